@@ -1,1 +1,46 @@
-//! smtpd-core
+//! The SMTP server protocol without any I/O.
+//!
+//! This crate knows what SMTP (RFC 5321) and LMTP (RFC 2033) mean, and nothing of sockets, clocks or threads.
+//! [`Connection`] is one session: octets and time go in; events, octets and deadlines come out, so it can be driven by
+//! any runtime, and tested without one. Its documentation plays a whole session by hand.
+//!
+//! Around it:
+//!
+//! - [`Reply`], [`Code`] and [`Status`]: what is answered, in a form that cannot carry a CR or LF;
+//! - [`Mailbox`], [`ReversePath`], [`ForwardPath`], [`Domain`], [`ClientName`]: addresses and names, parsed strictly
+//!   unless a [`Leniency`] says otherwise;
+//! - [`Parameters`], [`Parameter`], [`Extension`], [`Extensions`]: the parameters of MAIL and RCPT, an open set;
+//! - [`sasl`]: the mechanisms of AUTH;
+//! - [`Config`], [`Limits`], [`Timeouts`], [`BareNewline`]: what a server is set up to do.
+//!
+//! Who writes a server wants `smtpd-tower`, which runs this crate on tokio and calls tower services.
+#![forbid(unsafe_code)]
+
+mod address;
+mod command;
+mod config;
+mod connection;
+mod extension;
+mod framing;
+mod parameter;
+mod reply;
+pub mod sasl;
+mod status;
+
+pub use address::{
+    AddressError, AddressErrorKind, AddressPart, Charset, ClientName, ClientNameKind, Domain,
+    ForwardPath, Leniency, Mailbox, PathOptions, Postmaster, ReversePath,
+};
+pub use config::{Config, Limits, Protocol};
+pub use connection::{
+    AuthOutcome, AuthRequest, CloseReason, Connection, Direction, Event, Greeting, Helo,
+    MailCommand, MessageError, RcptCommand, Timeouts, WireLine,
+};
+pub use extension::{Extension, Extensions, Standard};
+pub use framing::BareNewline;
+pub use parameter::{
+    BodyType, EnvelopeId, MailAuth, Notify, OriginalRecipient, Parameter, ParameterError,
+    ParameterRule, Parameters, Ret, Size, SmtpUtf8,
+};
+pub use reply::{Code, Reply};
+pub use status::Status;

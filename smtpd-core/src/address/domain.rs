@@ -1,0 +1,269 @@
+use std::fmt;
+use std::hash::{Hash, Hasher};
+use std::net::IpAddr;
+use std::str::{self, FromStr};
+use std::sync::Arc;
+
+use super::scan::{DomainParts, Scanner};
+use super::{AddressError, AddressErrorKind, Charset, Leniency, PathOptions, Span};
+
+/// A domain name, or an address literal in its place (RFC 5321 4.1.2, 4.1.3).
+///
+/// Names compare without regard to ASCII case (RFC 5321 2.4), and so do literals; two spellings of
+/// one IPv6 address differ, unless their [`ip`](Self::ip) is compared. Cloning is cheap.
+///
+/// ```
+/// use smtpd_core::Domain;
+///
+/// let domain: Domain = "Example.ORG".parse()?;
+/// assert_eq!(domain.as_str(), "Example.ORG");
+/// assert!(domain.eq_ignore_case("example.org"));
+/// assert!(!domain.is_literal());
+///
+/// let literal: Domain = "[IPv6:2001:db8::1]".parse()?;
+/// assert_eq!(literal.ip(), Some("2001:db8::1".parse().unwrap()));
+/// # Ok::<(), smtpd_core::AddressError>(())
+/// ```
+#[derive(Clone)]
+pub struct Domain {
+    /// The text of the whole path that the domain stood in.
+    source: Arc<str>,
+    span: Span,
+    ip: Option<IpAddr>,
+}
+
+impl Domain {
+    /// Parses `input`, all of which must be a domain or an address literal.
+    ///
+    /// # Errors
+    ///
+    /// When the grammar of RFC 5321 4.1.2 and 4.1.3 (extended by RFC 6531 3.3, if `options` say
+    /// so) does not allow it, or when a label is longer than 63 octets or all of it than 255.
+    pub fn parse(input: &[u8], options: PathOptions) -> Result<Self, AddressError> {
+        if input.is_empty() {
+            return Err(AddressErrorKind::Empty.into());
+        }
+        let mut scanner = Scanner::new(input, options);
+        let parts = scanner.domain()?;
+        if !scanner.rest().is_empty() {
+            return Err(scanner.unexpected(AddressErrorKind::Domain));
+        }
+        let text = str::from_utf8(input).map_err(|_| AddressErrorKind::MalformedUtf8)?;
+        Ok(Self::new(text.into(), &parts, 0))
+    }
+
+    /// The domain that `parts` found, where `source` begins `offset` octets into what was scanned.
+    pub(super) fn new(source: Arc<str>, parts: &DomainParts, offset: usize) -> Self {
+        Self {
+            source,
+            span: Span::new(parts.start - offset, parts.end - offset),
+            ip: parts.ip,
+        }
+    }
+
+    /// The domain in the case it was sent in; a literal with its brackets.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        self.span.of(&self.source)
+    }
+
+    /// Whether this is `other`, without regard to ASCII case.
+    #[must_use]
+    pub fn eq_ignore_case(&self, other: &str) -> bool {
+        self.as_str().eq_ignore_ascii_case(other)
+    }
+
+    /// Whether this is an address literal.
+    #[must_use]
+    pub const fn is_literal(&self) -> bool {
+        self.ip.is_some()
+    }
+
+    /// The address, if this is a literal.
+    #[must_use]
+    pub const fn ip(&self) -> Option<IpAddr> {
+        self.ip
+    }
+
+    pub(super) fn source(&self) -> &str {
+        &self.source
+    }
+
+    pub(super) fn span(&self) -> Span {
+        self.span
+    }
+}
+
+impl PartialEq for Domain {
+    fn eq(&self, other: &Self) -> bool {
+        self.eq_ignore_case(other.as_str())
+    }
+}
+
+impl Eq for Domain {}
+
+impl Hash for Domain {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        for octet in self.as_str().bytes() {
+            state.write_u8(octet.to_ascii_lowercase());
+        }
+        state.write_u8(0xff);
+    }
+}
+
+impl fmt::Debug for Domain {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Domain").field(&self.as_str()).finish()
+    }
+}
+
+impl fmt::Display for Domain {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// Strict, with non-ASCII labels allowed.
+impl FromStr for Domain {
+    type Err = AddressError;
+
+    fn from_str(text: &str) -> Result<Self, AddressError> {
+        let options = PathOptions::new(Leniency::STRICT, Charset::Utf8);
+        Self::parse(text.as_bytes(), options)
+    }
+}
+
+impl TryFrom<&str> for Domain {
+    type Error = AddressError;
+
+    fn try_from(text: &str) -> Result<Self, AddressError> {
+        text.parse()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use AddressErrorKind as Kind;
+
+    use super::super::AddressPart;
+    use super::*;
+
+    fn kind(text: &str) -> Kind {
+        text.parse::<Domain>().expect_err(text).kind()
+    }
+
+    #[test]
+    fn names() {
+        let label = "a".repeat(63);
+        let longest = [label.as_str(); 4].join(".");
+        assert_eq!(longest.len(), 255);
+        for text in [
+            "x", "a-b.c", "a--b", "3com.com", "1.2.3.4", &label, &longest,
+        ] {
+            let domain: Domain = text.parse().expect(text);
+            assert_eq!((domain.as_str(), domain.ip()), (text, None));
+        }
+        for text in [
+            "a..b", ".a", "a.", ".", "-a", "a-", "a.-b", "a-.b", "a_b", "a b", "a@b",
+        ] {
+            assert_eq!(kind(text), Kind::Domain, "{text}");
+        }
+        assert_eq!(kind(""), Kind::Empty);
+        assert_eq!(kind("a\r\nb"), Kind::Control);
+        let too_long = |part| Kind::TooLong { part };
+        assert_eq!(kind(&"a".repeat(64)), too_long(AddressPart::Label));
+        assert_eq!(
+            kind(&format!("{label}.{}a.b", "a.".repeat(95))),
+            too_long(AddressPart::Domain)
+        );
+    }
+
+    #[test]
+    fn literals() {
+        for (text, ip) in [
+            ("[127.0.0.1]", "127.0.0.1"),
+            ("[010.001.000.255]", "10.1.0.255"),
+            ("[IPv6:2001:db8::1]", "2001:db8::1"),
+            ("[ipv6:2001:DB8::1]", "2001:db8::1"),
+            ("[IPv6:::]", "::"),
+            ("[IPv6:::ffff:192.0.2.1]", "::ffff:192.0.2.1"),
+        ] {
+            let domain: Domain = text.parse().expect(text);
+            assert_eq!((domain.as_str(), domain.ip()), (text, ip.parse().ok()));
+        }
+        for text in [
+            "[]",
+            "[",
+            "[127.0.0.1",
+            "[127.0.0.]",
+            "[127.0.0]",
+            "[127.0.0.1.]",
+            "[127.0.0.1.1]",
+            "[256.1.1.1]",
+            "[0127.0.0.1]",
+            "[+1.0.0.1]",
+            "[ 127.0.0.1]",
+            "[127.0.0.1 ]",
+            "[::1]",
+            "[IPv6:]",
+            "[IPv6:127.0.0.1]",
+            "[IPv6:1:2]",
+            "[IPv6:::1%1]",
+            "[x-:y]",
+            "[x:]",
+            "[a]",
+            "[[1.2.3.4]]",
+            "[127.0.0.\u{663}]",
+        ] {
+            assert_eq!(kind(text), Kind::Literal, "{text}");
+        }
+        assert_eq!(kind("[127.0.0.1]x"), Kind::Domain);
+        assert_eq!(kind("[X400:c=de]"), Kind::UnsupportedLiteral);
+        assert_eq!(kind("[127.0.0.1\0]"), Kind::Control);
+    }
+
+    #[test]
+    fn non_ascii_labels() {
+        // 40 characters, 80 octets, 47 octets as an A-label
+        let long = "я".repeat(40);
+        for text in ["grå.org", "例え.テスト", "a.ö", &long] {
+            assert_eq!(text.parse::<Domain>().expect(text).as_str(), text);
+            let error = Domain::parse(text.as_bytes(), PathOptions::default()).unwrap_err();
+            assert_eq!(error.kind(), Kind::NonAscii, "{text}");
+        }
+        let part = AddressPart::Label;
+        assert_eq!(kind(&"я".repeat(64)), Kind::TooLong { part });
+        assert_eq!(kind("a\u{a0}b"), Kind::Domain);
+        assert_eq!(kind("a\u{2028}b"), Kind::Domain);
+        assert_eq!(kind("a\u{85}b"), Kind::Control);
+        let options = PathOptions::new(Leniency::STRICT, Charset::Utf8);
+        for octets in [&b"a\xff"[..], b"\xed\xa0\x80", b"\xc0\xae", b"\xe2\x82"] {
+            let error = Domain::parse(octets, options).unwrap_err();
+            assert_eq!(error.kind(), Kind::MalformedUtf8, "{octets:?}");
+        }
+    }
+
+    #[test]
+    fn leniency() {
+        let parse = |text: &str, leniency| {
+            Domain::parse(text.as_bytes(), PathOptions::new(leniency, Charset::Ascii))
+                .map(|domain| domain.to_string())
+                .map_err(|error| error.kind())
+        };
+        let underscore = Leniency::STRICT.allow_underscore_in_domain(true);
+        assert_eq!(parse("_a_.b_c", underscore), Ok("_a_.b_c".to_owned()));
+        assert_eq!(parse("a_b.", underscore), Err(Kind::Domain));
+        let dot = Leniency::STRICT.allow_trailing_dot_in_domain(true);
+        assert_eq!(parse("a.b.", dot), Ok("a.b".to_owned()));
+        for text in ["a..", ".", ".a", "a._", "a.-"] {
+            assert_eq!(parse(text, dot), Err(Kind::Domain), "{text}");
+        }
+    }
+
+    #[test]
+    fn equality_ignores_case() {
+        let (a, b): (Domain, Domain) = ("A.example".parse().unwrap(), "a.EXAMPLE".parse().unwrap());
+        assert_eq!(a, b);
+        assert_eq!(std::collections::HashSet::from([a, b]).len(), 1);
+    }
+}

@@ -1,0 +1,149 @@
+use std::error::Error;
+use std::fmt;
+
+/// Why octets are not an address.
+///
+/// Its `Display` never repeats what the client sent, so it may stand in a reply.
+///
+/// ```
+/// use smtpd_core::{AddressErrorKind, Mailbox};
+///
+/// let error = "a..b@example.org".parse::<Mailbox>().unwrap_err();
+/// assert_eq!(error.kind(), AddressErrorKind::LocalPart);
+/// assert_eq!(error.to_string(), "malformed local part");
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct AddressError {
+    kind: AddressErrorKind,
+}
+
+impl AddressError {
+    /// What is wrong.
+    #[must_use]
+    pub const fn kind(&self) -> AddressErrorKind {
+        self.kind
+    }
+}
+
+impl From<AddressErrorKind> for AddressError {
+    fn from(kind: AddressErrorKind) -> Self {
+        Self { kind }
+    }
+}
+
+impl fmt::Display for AddressError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self.kind {
+            AddressErrorKind::Empty => "no address given",
+            AddressErrorKind::Space => "space before or inside the address",
+            AddressErrorKind::MissingBracket => "address not in angle brackets",
+            AddressErrorKind::Route => "malformed source route",
+            AddressErrorKind::LocalPart => "malformed local part",
+            AddressErrorKind::NoDomain => "address without a domain",
+            AddressErrorKind::Domain => "malformed domain",
+            AddressErrorKind::Literal => "malformed address literal",
+            AddressErrorKind::UnsupportedLiteral => "unsupported kind of address literal",
+            AddressErrorKind::TooLong { part } => {
+                return write!(f, "{} longer than {} octets", part.name(), part.limit());
+            }
+            AddressErrorKind::NonAscii => "non-ASCII octets in the address",
+            AddressErrorKind::MalformedUtf8 => "malformed UTF-8 in the address",
+            AddressErrorKind::Control => "control character in the address",
+            AddressErrorKind::Trailing => "unexpected text after the address",
+        })
+    }
+}
+
+impl Error for AddressError {}
+
+/// The kinds of [`AddressError`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum AddressErrorKind {
+    /// Nothing stands where an address is needed; so it is for `RCPT TO:<>`.
+    Empty,
+    /// A space stands before the path, or inside the name a client gives itself.
+    Space,
+    /// A path lacks its `<` or `>`.
+    MissingBracket,
+    /// The source route before the mailbox is malformed.
+    Route,
+    /// The local part is neither a dot-string nor a quoted string.
+    LocalPart,
+    /// The address ends behind the local part.
+    NoDomain,
+    /// The domain is malformed.
+    Domain,
+    /// The address literal is malformed.
+    Literal,
+    /// The address literal has a tag other than `IPv6`.
+    UnsupportedLiteral,
+    /// A part of the address, or all of it, is too long.
+    TooLong {
+        /// The part that is too long.
+        part: AddressPart,
+    },
+    /// There are octets above 127, but SMTPUTF8 was not asked for.
+    NonAscii,
+    /// The octets are not UTF-8.
+    MalformedUtf8,
+    /// There is a control character, quoted or not.
+    Control,
+    /// Something other than a space follows the path.
+    Trailing,
+}
+
+/// A part of an address that has a limit of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum AddressPart {
+    /// What stands before the `@`, with its quotes.
+    LocalPart,
+    /// One label of a domain.
+    Label,
+    /// A domain, or the name a client gives itself.
+    Domain,
+    /// A whole path with its brackets and its source route.
+    Path,
+}
+
+impl AddressPart {
+    /// The most octets that the part may have.
+    #[must_use]
+    pub const fn limit(self) -> usize {
+        match self {
+            Self::LocalPart => 64, // RFC 5321 4.5.3.1.1
+            Self::Label => 63,     // RFC 1035 2.3.4
+            Self::Domain => 255,   // RFC 5321 4.5.3.1.2
+            Self::Path => 256,     // RFC 5321 4.5.3.1.3
+        }
+    }
+
+    pub(super) fn check(self, octets: usize) -> Result<(), AddressError> {
+        if octets > self.limit() {
+            return Err(AddressErrorKind::TooLong { part: self }.into());
+        }
+        Ok(())
+    }
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::LocalPart => "local part",
+            Self::Label => "domain label",
+            Self::Domain => "domain",
+            Self::Path => "path",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn too_long_names_part_and_limit() {
+        let error = AddressPart::Path.check(257).unwrap_err();
+        assert_eq!(error.to_string(), "path longer than 256 octets");
+        assert_eq!(AddressPart::Path.check(256), Ok(()));
+    }
+}

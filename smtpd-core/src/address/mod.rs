@@ -1,0 +1,42 @@
+//! Addresses: what MAIL, RCPT, HELO and EHLO name (RFC 5321 4.1.2, RFC 6531 3.3).
+//!
+//! Everything is parsed from octets, strictly unless a [`Leniency`] says otherwise by name. The
+//! text of one address is stored once and shared by its parts, so clones are cheap.
+
+mod client_name;
+mod domain;
+mod error;
+mod mailbox;
+mod options;
+mod path;
+mod scan;
+
+pub use client_name::{ClientName, ClientNameKind};
+pub use domain::Domain;
+pub use error::{AddressError, AddressErrorKind, AddressPart};
+pub use mailbox::Mailbox;
+pub use options::{Charset, Leniency, PathOptions};
+pub use path::{ForwardPath, Postmaster, ReversePath};
+
+/// A range of the shared text of an address.
+#[derive(Clone, Copy, Debug)]
+struct Span {
+    start: u16,
+    end: u16,
+}
+
+impl Span {
+    fn new(start: usize, end: usize) -> Self {
+        // No address is longer than a path, so this never saturates.
+        let narrow = |at| u16::try_from(at).unwrap_or(u16::MAX);
+        Self {
+            start: narrow(start),
+            end: narrow(end),
+        }
+    }
+
+    fn of(self, text: &str) -> &str {
+        text.get(usize::from(self.start)..usize::from(self.end))
+            .unwrap_or_default()
+    }
+}

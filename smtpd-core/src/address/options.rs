@@ -1,0 +1,133 @@
+/// Which faults of clients a parser of addresses overlooks. The default overlooks none.
+///
+/// ```
+/// use smtpd_core::{Charset, Leniency, PathOptions, ReversePath};
+///
+/// let lenient = Leniency::STRICT.allow_space_after_colon(true);
+/// let options = PathOptions::new(lenient, Charset::Ascii);
+/// assert!(ReversePath::parse(b" <a@example.org>", options).is_ok());
+/// assert!(ReversePath::parse(b" <a@example.org>", PathOptions::default()).is_err());
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Leniency {
+    space_after_colon: bool,
+    missing_brackets: bool,
+    long_local_part: bool,
+    underscore_in_domain: bool,
+    trailing_dot_in_domain: bool,
+}
+
+impl Leniency {
+    /// Overlooks nothing.
+    pub const STRICT: Self = Self {
+        space_after_colon: false,
+        missing_brackets: false,
+        long_local_part: false,
+        underscore_in_domain: false,
+        trailing_dot_in_domain: false,
+    };
+
+    /// Sets whether spaces may stand between the colon and the path: `MAIL FROM: <a@b>`.
+    #[must_use]
+    pub const fn allow_space_after_colon(mut self, allow: bool) -> Self {
+        self.space_after_colon = allow;
+        self
+    }
+
+    /// Sets whether a path may come without its brackets: `MAIL FROM:a@b`. Such a path ends at the
+    /// first space outside quotes.
+    #[must_use]
+    pub const fn allow_missing_brackets(mut self, allow: bool) -> Self {
+        self.missing_brackets = allow;
+        self
+    }
+
+    /// Sets whether a local part may be longer than 64 octets (RFC 5321 4.5.3.1.1), up to what the
+    /// limit of the path leaves.
+    #[must_use]
+    pub const fn allow_long_local_part(mut self, allow: bool) -> Self {
+        self.long_local_part = allow;
+        self
+    }
+
+    /// Sets whether a domain may hold underscores, which RFC 5321 4.1.2 forbids by name.
+    #[must_use]
+    pub const fn allow_underscore_in_domain(mut self, allow: bool) -> Self {
+        self.underscore_in_domain = allow;
+        self
+    }
+
+    /// Sets whether a domain may end in a dot, which is dropped from the parsed address.
+    #[must_use]
+    pub const fn allow_trailing_dot_in_domain(mut self, allow: bool) -> Self {
+        self.trailing_dot_in_domain = allow;
+        self
+    }
+
+    /// Whether spaces may stand between the colon and the path.
+    #[must_use]
+    pub const fn space_after_colon(&self) -> bool {
+        self.space_after_colon
+    }
+
+    /// Whether a path may come without its brackets.
+    #[must_use]
+    pub const fn missing_brackets(&self) -> bool {
+        self.missing_brackets
+    }
+
+    /// Whether a local part may be longer than 64 octets.
+    #[must_use]
+    pub const fn long_local_part(&self) -> bool {
+        self.long_local_part
+    }
+
+    /// Whether a domain may hold underscores.
+    #[must_use]
+    pub const fn underscore_in_domain(&self) -> bool {
+        self.underscore_in_domain
+    }
+
+    /// Whether a domain may end in a dot.
+    #[must_use]
+    pub const fn trailing_dot_in_domain(&self) -> bool {
+        self.trailing_dot_in_domain
+    }
+}
+
+/// Which characters an address may hold.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Charset {
+    /// ASCII only (RFC 5321 4.1.2).
+    #[default]
+    Ascii,
+    /// UTF-8, as a client may send once it gave SMTPUTF8 (RFC 6531 3.3).
+    Utf8,
+}
+
+/// How to parse an address: [`Leniency`] and [`Charset`]. The default is strict and ASCII.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct PathOptions {
+    leniency: Leniency,
+    charset: Charset,
+}
+
+impl PathOptions {
+    /// Options of the given leniency and charset.
+    #[must_use]
+    pub const fn new(leniency: Leniency, charset: Charset) -> Self {
+        Self { leniency, charset }
+    }
+
+    /// Which faults are overlooked.
+    #[must_use]
+    pub const fn leniency(&self) -> Leniency {
+        self.leniency
+    }
+
+    /// Which characters are allowed.
+    #[must_use]
+    pub const fn charset(&self) -> Charset {
+        self.charset
+    }
+}

@@ -1,0 +1,331 @@
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::str;
+
+use super::{AddressError, AddressErrorKind, AddressPart, Charset, PathOptions};
+
+/// Reads the elements of an address one after the other and checks each; stores nothing.
+pub(super) struct Scanner<'a> {
+    input: &'a [u8],
+    at: usize,
+    options: PathOptions,
+    /// Classes of octets, as the options extend them.
+    atext: u8,
+    qtext: u8,
+    label: u8,
+}
+
+/// Where the parts of a mailbox lie in the scanned octets.
+pub(super) struct MailboxParts {
+    pub(super) start: usize,
+    pub(super) at_sign: usize,
+    pub(super) domain: DomainParts,
+}
+
+/// Where a domain lies in the scanned octets, and the address if it is a literal.
+pub(super) struct DomainParts {
+    pub(super) start: usize,
+    pub(super) end: usize,
+    pub(super) ip: Option<IpAddr>,
+}
+
+impl<'a> Scanner<'a> {
+    pub(super) fn new(input: &'a [u8], options: PathOptions) -> Self {
+        // RFC 6531 3.3: atext, qtextSMTP and sub-domain are extended to all that is not ASCII
+        let non_ascii = match options.charset() {
+            Charset::Ascii => 0,
+            Charset::Utf8 => NON_ASCII,
+        };
+        let underscore = match options.leniency().underscore_in_domain() {
+            false => 0,
+            true => UNDERSCORE,
+        };
+        Self {
+            input,
+            at: 0,
+            options,
+            atext: ATEXT | non_ascii,
+            qtext: QTEXT | non_ascii,
+            label: LABEL | non_ascii | underscore,
+        }
+    }
+
+    pub(super) fn position(&self) -> usize {
+        self.at
+    }
+
+    pub(super) fn since(&self, start: usize) -> &'a [u8] {
+        self.input.get(start..self.at).unwrap_or_default()
+    }
+
+    pub(super) fn rest(&self) -> &'a [u8] {
+        self.input.get(self.at..).unwrap_or_default()
+    }
+
+    pub(super) fn peek(&self) -> Option<u8> {
+        self.input.get(self.at).copied()
+    }
+
+    pub(super) fn eat(&mut self, octet: u8) -> bool {
+        let found = self.peek() == Some(octet);
+        self.at += usize::from(found);
+        found
+    }
+
+    /// Goes `count` octets on, which the caller has seen in [`rest`](Self::rest).
+    pub(super) fn skip(&mut self, count: usize) {
+        self.at += count;
+    }
+
+    /// The error for the next octet: `otherwise`, unless the octet is allowed nowhere.
+    pub(super) fn unexpected(&self, otherwise: AddressErrorKind) -> AddressError {
+        match self.peek() {
+            Some(octet) if octet.is_ascii_control() => AddressErrorKind::Control,
+            Some(0x80..) if self.options.charset() == Charset::Ascii => AddressErrorKind::NonAscii,
+            _ => otherwise,
+        }
+        .into()
+    }
+
+    /// Reads `A-d-l ":"`, if there is one (RFC 5321 4.1.2).
+    pub(super) fn route(&mut self) -> Result<(), AddressError> {
+        if self.peek() != Some(b'@') {
+            return Ok(());
+        }
+        loop {
+            // RFC 5321 4.1.2: At-domain = "@" Domain, and a literal is no Domain
+            if !self.eat(b'@') || self.peek() == Some(b'[') {
+                return Err(self.unexpected(AddressErrorKind::Route));
+            }
+            self.domain_name()?;
+            if self.eat(b':') {
+                return Ok(());
+            }
+            if !self.eat(b',') {
+                return Err(self.unexpected(AddressErrorKind::Route));
+            }
+        }
+    }
+
+    /// Reads `Mailbox` (RFC 5321 4.1.2).
+    pub(super) fn mailbox(&mut self) -> Result<MailboxParts, AddressError> {
+        let start = self.at;
+        self.local_part()?;
+        let at_sign = self.at;
+        if !self.eat(b'@') {
+            return Err(match self.peek() {
+                None | Some(b'>') => AddressErrorKind::NoDomain.into(),
+                Some(_) => self.unexpected(AddressErrorKind::LocalPart),
+            });
+        }
+        Ok(MailboxParts {
+            start,
+            at_sign,
+            domain: self.domain()?,
+        })
+    }
+
+    /// Reads `Domain / address-literal` (RFC 5321 4.1.2).
+    pub(super) fn domain(&mut self) -> Result<DomainParts, AddressError> {
+        let start = self.at;
+        if self.eat(b'[') {
+            let ip = Some(self.literal()?);
+            let end = self.at;
+            return Ok(DomainParts { start, end, ip });
+        }
+        let end = self.domain_name()?;
+        Ok(DomainParts {
+            start,
+            end,
+            ip: None,
+        })
+    }
+
+    fn local_part(&mut self) -> Result<(), AddressError> {
+        let start = self.at;
+        if self.eat(b'"') {
+            self.quoted_string()?;
+        } else {
+            self.dot_string()?;
+        }
+        let local = self.since(start);
+        if !self.options.leniency().long_local_part() {
+            AddressPart::LocalPart.check(local.len())?; // RFC 5321 4.5.3.1.1
+        }
+        match self.non_ascii(local)? {
+            Some(text) if text.contains(char::is_control) => Err(AddressErrorKind::Control.into()),
+            _ => Ok(()),
+        }
+    }
+
+    fn dot_string(&mut self) -> Result<(), AddressError> {
+        loop {
+            if self.run(self.atext).is_empty() {
+                return Err(self.unexpected(AddressErrorKind::LocalPart));
+            }
+            if !self.eat(b'.') {
+                return Ok(());
+            }
+        }
+    }
+
+    fn quoted_string(&mut self) -> Result<(), AddressError> {
+        loop {
+            self.run(self.qtext);
+            if self.eat(b'"') {
+                return Ok(());
+            }
+            // RFC 5321 4.1.2: quoted-pairSMTP; RFC 6531 3.3 does not extend it
+            if !self.eat(b'\\') || !matches!(self.peek(), Some(b' '..=b'~')) {
+                return Err(self.unexpected(AddressErrorKind::LocalPart));
+            }
+            self.skip(1);
+        }
+    }
+
+    /// Reads `Domain` and tells its end, which a forgiven trailing dot lies behind.
+    fn domain_name(&mut self) -> Result<usize, AddressError> {
+        let start = self.at;
+        let end = loop {
+            self.label()?;
+            let end = self.at;
+            if !self.eat(b'.') || self.ends_after_dot() {
+                break end;
+            }
+        };
+        AddressPart::Domain.check(end - start)?; // RFC 5321 4.5.3.1.2
+        Ok(end)
+    }
+
+    fn ends_after_dot(&self) -> bool {
+        self.options.leniency().trailing_dot_in_domain()
+            && !self.peek().is_some_and(|octet| is(self.label, octet))
+    }
+
+    fn label(&mut self) -> Result<(), AddressError> {
+        let label = self.run(self.label);
+        // RFC 5321 4.1.2: sub-domain = Let-dig [Ldh-str]
+        if label.is_empty() || label.starts_with(b"-") || label.ends_with(b"-") {
+            return Err(self.unexpected(AddressErrorKind::Domain));
+        }
+        let Some(text) = self.non_ascii(label)? else {
+            return AddressPart::Label.check(label.len()); // RFC 1035 2.3.4
+        };
+        if text.contains(char::is_control) {
+            return Err(AddressErrorKind::Control.into());
+        }
+        if text.contains(char::is_whitespace) {
+            return Err(AddressErrorKind::Domain.into());
+        }
+        // RFC 5890 4.2: the DNS limits the A-label, which has at least one octet per character of
+        // the U-label, but may well be shorter than the U-label in UTF-8.
+        AddressPart::Label.check(text.chars().count())
+    }
+
+    /// Reads what follows the `[` of an address literal (RFC 5321 4.1.3).
+    fn literal(&mut self) -> Result<IpAddr, AddressError> {
+        let content = self.run(DCONTENT);
+        if !self.eat(b']') {
+            return Err(self.unexpected(AddressErrorKind::Literal));
+        }
+        let content = utf8(content)?;
+        let Some((tag, text)) = content.split_once(':') else {
+            return ipv4(content)
+                .map(IpAddr::V4)
+                .ok_or_else(|| AddressErrorKind::Literal.into());
+        };
+        if !tag.eq_ignore_ascii_case("IPv6") {
+            return Err(if is_ldh_str(tag) && !text.is_empty() {
+                AddressErrorKind::UnsupportedLiteral.into()
+            } else {
+                AddressErrorKind::Literal.into()
+            });
+        }
+        // RFC 5321 4.1.3 wants "::" to stand for two groups or more. RFC 4291 2.2, the form's own
+        // definition, allows one, and nothing is gained by refusing it.
+        text.parse()
+            .map(|ip: Ipv6Addr| ip.into())
+            .map_err(|_| AddressErrorKind::Literal.into())
+    }
+
+    /// The text of octets that are not all ASCII.
+    fn non_ascii(&self, octets: &'a [u8]) -> Result<Option<&'a str>, AddressError> {
+        if self.options.charset() == Charset::Ascii || octets.is_ascii() {
+            return Ok(None);
+        }
+        utf8(octets).map(Some)
+    }
+
+    /// Reads the octets of a class that come next.
+    fn run(&mut self, class: u8) -> &'a [u8] {
+        let rest = self.rest();
+        let end = rest.iter().position(|&octet| !is(class, octet));
+        let (found, _) = rest.split_at(end.unwrap_or(rest.len()));
+        self.at += found.len();
+        found
+    }
+}
+
+fn utf8(octets: &[u8]) -> Result<&str, AddressError> {
+    str::from_utf8(octets).map_err(|_| AddressErrorKind::MalformedUtf8.into())
+}
+
+fn is(class: u8, octet: u8) -> bool {
+    CLASSES[usize::from(octet)] & class != 0
+}
+
+/// `Ldh-str` (RFC 5321 4.1.2).
+fn is_ldh_str(text: &str) -> bool {
+    !text.is_empty() && !text.ends_with('-') && text.bytes().all(|octet| is(LABEL, octet))
+}
+
+/// `IPv4-address-literal` (RFC 5321 4.1.3). The parser of the standard library takes no leading
+/// zeros, which an Snum may have.
+fn ipv4(text: &str) -> Option<Ipv4Addr> {
+    let mut octets = [0; 4];
+    let mut fields = text.split('.');
+    for octet in &mut octets {
+        let field = fields.next()?;
+        let is_snum = (1..=3).contains(&field.len()) && field.bytes().all(|b| b.is_ascii_digit());
+        *octet = field.parse().ok().filter(|_| is_snum)?;
+    }
+    fields.next().is_none().then(|| octets.into())
+}
+
+/// `atext` (RFC 5322 3.2.3).
+const ATEXT: u8 = 1 << 0;
+/// `qtextSMTP` (RFC 5321 4.1.2).
+const QTEXT: u8 = 1 << 1;
+/// What a `sub-domain` consists of (RFC 5321 4.1.2).
+const LABEL: u8 = 1 << 2;
+/// `dcontent` (RFC 5321 4.1.3).
+const DCONTENT: u8 = 1 << 3;
+const UNDERSCORE: u8 = 1 << 4;
+const NON_ASCII: u8 = 1 << 5;
+
+/// The classes that each octet is of.
+static CLASSES: [u8; 256] = {
+    let mut classes = [0; 256];
+    let mut octet = 0;
+    while octet < classes.len() {
+        classes[octet] = classes_of(octet as u8);
+        octet += 1;
+    }
+    classes
+};
+
+const fn classes_of(octet: u8) -> u8 {
+    let mut classes = match octet {
+        b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' => ATEXT | LABEL,
+        b'_' => ATEXT | UNDERSCORE,
+        b'!' | b'#'..=b'\'' | b'*' | b'+' | b'/' | b'=' | b'?' | b'^' | b'`' | b'{'..=b'~' => ATEXT,
+        0x80.. => NON_ASCII,
+        _ => 0,
+    };
+    if matches!(octet, 32..=33 | 35..=91 | 93..=126) {
+        classes |= QTEXT;
+    }
+    if matches!(octet, 33..=90 | 94..=126) {
+        classes |= DCONTENT;
+    }
+    classes
+}

@@ -1,0 +1,301 @@
+//! What a server is set up to do, shared by its connections.
+
+use std::sync::{Arc, OnceLock};
+
+use crate::{
+    BareNewline, Extensions, Leniency, Timeouts,
+    extension::{AUTH_PARAMETER, Extension, SIZE_PARAMETER},
+    parameter::{ParameterRule, RuleIter},
+    sasl::Mechanisms,
+};
+
+/// The protocol of a listener.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Protocol {
+    /// SMTP (RFC 5321): HELO or EHLO, one reply to a message.
+    #[default]
+    Smtp,
+    /// LMTP (RFC 2033): LHLO, one reply to a message for each recipient that was accepted.
+    Lmtp,
+}
+
+/// How much of everything a session may have. Each limit is there to keep one client from taking a server's memory,
+/// time, or attention without end (RFC 5321 sections 4.5.3.1 and 7.8).
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Limits {
+    /// Octets of a message, announced by SIZE and checked while receiving (RFC 1870); `None` for no limit. 1 MiB.
+    pub message_size: Option<u64>,
+    /// Recipients of a message; one more is answered 452 4.5.3 (RFC 5321 section 4.5.3.1.8 asks for 100 at least). 100.
+    pub recipients: u32,
+    /// Octets of a command line with its CRLF; RFC 5321 section 4.5.3.1.4 asks for 512 and more with extensions. 2,048.
+    pub command_line: usize,
+    /// Wrong commands until the session is ended with 421. 20.
+    pub errors: u32,
+    /// Failed authentications until the session is ended with 421. 5.
+    pub auth_failures: u32,
+    /// Commands without a message taken until the session is ended with 421. 1,000.
+    pub idle_commands: u32,
+    /// Messages until MAIL is answered with 421. 10,000.
+    pub messages: u32,
+    /// Octets of a refused message that are read on, so that the reply can be given at its end; beyond, the session is
+    /// ended. 64 MiB.
+    pub drain: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            message_size: Some(1 << 20),
+            recipients: 100,
+            command_line: 2048,
+            errors: 20,
+            auth_failures: 5,
+            idle_commands: 1000,
+            messages: 10_000,
+            drain: 64 << 20,
+        }
+    }
+}
+
+/// The configuration of a server. Only the host name must be given; what is not set is safe.
+///
+/// ```
+/// use smtpd_core::{Config, Extensions};
+///
+/// let config = Config::new("mx.example.org").app_name("gateway").max_message_size(10 << 20);
+/// assert_eq!(config.hostname(), "mx.example.org");
+/// ```
+#[derive(Clone, Debug)]
+pub struct Config {
+    pub(crate) hostname: String,
+    pub(crate) app_name: String,
+    pub(crate) protocol: Protocol,
+    pub(crate) extensions: Extensions,
+    pub(crate) mechanisms: Mechanisms,
+    pub(crate) limits: Limits,
+    pub(crate) timeouts: Timeouts,
+    pub(crate) leniency: Leniency,
+    pub(crate) bare_newline: BareNewline,
+    pub(crate) starttls: bool,
+    pub(crate) require_tls: bool,
+    pub(crate) require_auth: bool,
+    pub(crate) insecure_auth: bool,
+    pub(crate) strict_pipelining: bool,
+    pub(crate) log_wire: bool,
+    pub(crate) entropy: Option<fn(&mut [u8])>,
+    /// EHLO's answer as it goes out, once for each of the four states that it depends on.
+    pub(crate) ehlo: [Arc<OnceLock<Vec<u8>>>; 4],
+}
+
+impl Config {
+    /// The name of the program, where no other is set.
+    pub const DEFAULT_APP_NAME: &'static str = "smtpd";
+
+    /// A configuration for the host of that name, which the greeting, EHLO's answer and closing replies show.
+    ///
+    /// Control characters and blanks in the name become hyphens.
+    pub fn new(hostname: impl Into<String>) -> Self {
+        Self {
+            hostname: word(hostname.into()),
+            app_name: Self::DEFAULT_APP_NAME.to_owned(),
+            protocol: Protocol::Smtp,
+            extensions: Extensions::default(),
+            mechanisms: Mechanisms::none(),
+            limits: Limits::default(),
+            timeouts: Timeouts::default(),
+            leniency: Leniency::STRICT,
+            bare_newline: BareNewline::default(),
+            starttls: false,
+            require_tls: false,
+            require_auth: false,
+            insecure_auth: false,
+            strict_pipelining: false,
+            log_wire: false,
+            entropy: None,
+            ehlo: Default::default(),
+        }
+    }
+
+    /// The name of the program, shown beside the host's. `smtpd` by default.
+    #[must_use]
+    pub fn app_name(mut self, name: impl Into<String>) -> Self {
+        self.app_name = word(name.into());
+        self.changed()
+    }
+
+    /// SMTP or LMTP.
+    #[must_use]
+    pub fn protocol(mut self, protocol: Protocol) -> Self {
+        self.protocol = protocol;
+        self.changed()
+    }
+
+    /// The extensions that are on.
+    #[must_use]
+    pub fn extensions(mut self, extensions: Extensions) -> Self {
+        self.extensions = extensions;
+        self.changed()
+    }
+
+    /// The SASL mechanisms that are on; none by default, and AUTH is then neither offered nor taken.
+    #[must_use]
+    pub fn mechanisms(mut self, mechanisms: Mechanisms) -> Self {
+        self.mechanisms = mechanisms;
+        self.changed()
+    }
+
+    /// How much of everything a session may have.
+    #[must_use]
+    pub fn limits(mut self, limits: Limits) -> Self {
+        self.limits = limits;
+        self.changed()
+    }
+
+    /// Octets of a message at most; 0 for no limit.
+    #[must_use]
+    pub fn max_message_size(mut self, octets: u64) -> Self {
+        self.limits.message_size = (octets > 0).then_some(octets);
+        self.changed()
+    }
+
+    /// How long a session may take over what.
+    #[must_use]
+    pub fn timeouts(mut self, timeouts: Timeouts) -> Self {
+        self.timeouts = timeouts;
+        self
+    }
+
+    /// What malformed addresses are taken all the same; none by default.
+    #[must_use]
+    pub fn leniency(mut self, leniency: Leniency) -> Self {
+        self.leniency = leniency;
+        self
+    }
+
+    /// What to do with messages that hold a bare CR or LF; refuse them by default.
+    #[must_use]
+    pub fn bare_newline(mut self, policy: BareNewline) -> Self {
+        self.bare_newline = policy;
+        self
+    }
+
+    /// Whether the caller can upgrade a connection to TLS, so that STARTTLS is offered (RFC 3207).
+    #[must_use]
+    pub fn starttls(mut self, available: bool) -> Self {
+        self.starttls = available;
+        self.changed()
+    }
+
+    /// Before TLS, allow only EHLO, HELO, NOOP, STARTTLS and QUIT (RFC 3207 section 4).
+    #[must_use]
+    pub fn require_tls(mut self, required: bool) -> Self {
+        self.require_tls = required;
+        self
+    }
+
+    /// Before AUTH, allow only AUTH, EHLO, HELO, NOOP, RSET, STARTTLS and QUIT (RFC 4954 section 6). It has no effect
+    /// while no mechanism is on.
+    #[must_use]
+    pub fn require_auth(mut self, required: bool) -> Self {
+        self.require_auth = required;
+        self
+    }
+
+    /// Offer and take mechanisms that show the password, such as PLAIN, also without TLS. Whoever can watch the network
+    /// then learns the passwords (RFC 4954 section 4, RFC 8314 section 4.1).
+    #[must_use]
+    pub fn allow_insecure_auth(mut self, allowed: bool) -> Self {
+        self.insecure_auth = allowed;
+        self.changed()
+    }
+
+    /// End a session whose client sends commands, or a message, behind a command that must be the last of a group, such as
+    /// EHLO or DATA (RFC 2920 section 3.1). Senders of junk do that often, some careless programs too; off by default.
+    /// Behind STARTTLS it is never allowed.
+    #[must_use]
+    pub fn strict_pipelining(mut self, strict: bool) -> Self {
+        self.strict_pipelining = strict;
+        self
+    }
+
+    /// Keep every line for [`Connection::poll_wire_line`](crate::Connection::poll_wire_line); off by default.
+    #[must_use]
+    pub fn log_wire(mut self, on: bool) -> Self {
+        self.log_wire = on;
+        self
+    }
+
+    /// Where mechanisms that challenge the client take their random octets from: a function that fills a slice from a
+    /// cryptographic source. Without one, such mechanisms are neither offered nor taken.
+    #[must_use]
+    pub fn entropy(mut self, fill: fn(&mut [u8])) -> Self {
+        self.entropy = Some(fill);
+        self.changed()
+    }
+
+    /// The host's name.
+    pub fn hostname(&self) -> &str {
+        &self.hostname
+    }
+
+    /// The program's name.
+    pub fn program(&self) -> &str {
+        &self.app_name
+    }
+
+    /// The limits in force.
+    pub fn limits_ref(&self) -> &Limits {
+        &self.limits
+    }
+
+    /// The time limits in force.
+    pub fn timeouts_ref(&self) -> &Timeouts {
+        &self.timeouts
+    }
+
+    /// What MAIL may have as parameters.
+    pub(crate) fn mail_rules(&self) -> RuleIter<'_> {
+        const SIZE: &[ParameterRule] = &[SIZE_PARAMETER];
+        const AUTH: &[ParameterRule] = &[AUTH_PARAMETER];
+        let size = if self.announces_size() { SIZE } else { &[] };
+        let auth = if self.mechanisms.is_empty() {
+            &[]
+        } else {
+            AUTH
+        };
+        Box::new(
+            size.iter()
+                .chain(auth)
+                .chain(self.extensions.iter().flat_map(Extension::mail_parameters)),
+        )
+    }
+
+    /// What RCPT may have as parameters.
+    pub(crate) fn rcpt_rules(&self) -> RuleIter<'_> {
+        Box::new(self.extensions.iter().flat_map(Extension::rcpt_parameters))
+    }
+
+    /// SIZE is always announced; without a limit, without a number or as 0 (RFC 1870 section 4).
+    pub(crate) const fn announces_size(&self) -> bool {
+        true
+    }
+
+    fn changed(mut self) -> Self {
+        self.ehlo = Default::default();
+        self
+    }
+}
+
+fn word(name: String) -> String {
+    name.chars()
+        .map(|c| {
+            if c.is_control() || c.is_whitespace() {
+                '-'
+            } else {
+                c
+            }
+        })
+        .collect()
+}

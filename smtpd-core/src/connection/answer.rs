@@ -1,0 +1,93 @@
+//! The caller's answers to what it was asked.
+
+use super::{Asked, CloseReason, Connection, State};
+use crate::Reply;
+
+impl Connection {
+    /// Answers the event that was asked last.
+    ///
+    /// - To [`Event::Connect`](super::Event::Connect) any positive reply sends the greeting, and to
+    ///   [`Event::Helo`](super::Event::Helo) the answer with the extensions.
+    /// - To [`Event::Data`](super::Event::Data), a negative reply stands in place of 354; a positive one takes the message unseen,
+    ///   once it has been received.
+    /// - While a message is being received, it is the answer to it, given before its end: what is left is read and
+    ///   dropped, and the reply sent at the end.
+    /// - A reply that [closes](Reply::closes) ends the session.
+    ///
+    /// An intermediate reply (3yz) is no answer, and becomes 451 4.3.0. Without anything to answer this has no effect.
+    pub fn reply(&mut self, reply: Reply) {
+        let reply = if reply.code().is_intermediate() {
+            Reply::try_again("Local error in processing")
+        } else {
+            reply
+        };
+        let Some(asked) = self.asked else {
+            return self.answer_early(reply);
+        };
+        if asked == Asked::Auth {
+            return self.reply_auth(reply.into());
+        }
+        self.asked = None;
+        match asked {
+            Asked::Connect => self.greet(reply),
+            Asked::Data => self.refuse_data(reply),
+            Asked::Message => self.answer_message(vec![reply]),
+            Asked::Chunk => {
+                self.answer_early(reply);
+                self.chunk_end();
+            }
+            _ if reply.closes() => self.close_with(reply, CloseReason::Refused),
+            Asked::Helo => self.greeted(reply),
+            Asked::Mail => self.mail_answered(&reply),
+            Asked::Rcpt => self.rcpt_answered(&reply),
+            Asked::Auth => {}
+        }
+    }
+
+    /// Answers [`Event::MessageEnd`](super::Event::MessageEnd) with one reply for each recipient that was accepted, in
+    /// the order of their RCPT commands. LMTP sends them one by one (RFC 2033 section 4.2). SMTP has room for one: it is
+    /// positive where all are; otherwise it is the first transient one, or else the first permanent one.
+    pub fn reply_each(&mut self, replies: impl IntoIterator<Item = Reply>) {
+        if self.asked == Some(Asked::Message) {
+            self.asked = None;
+            self.answer_message(replies.into_iter().collect());
+        }
+    }
+
+    fn greet(&mut self, reply: Reply) {
+        if reply.is_positive() {
+            return self.put_banner();
+        }
+        if reply.closes() || reply.code().is_transient() {
+            return self.close_with(reply, CloseReason::Refused);
+        }
+        // RFC 5321 section 3.1: after a refusal the client is to say QUIT, and hears 503 until it does.
+        self.state = State::Refused;
+        self.put(&reply);
+    }
+
+    fn greeted(&mut self, reply: Reply) {
+        if !reply.is_positive() {
+            return self.put(&reply);
+        }
+        self.state = State::Ready;
+        self.put_hello();
+    }
+
+    fn mail_answered(&mut self, reply: &Reply) {
+        self.put(reply);
+        if reply.is_positive() {
+            self.state = State::Mail;
+        } else {
+            self.end_transaction();
+        }
+    }
+
+    fn rcpt_answered(&mut self, reply: &Reply) {
+        self.put(reply);
+        if reply.is_positive() {
+            self.state = State::Rcpt;
+            self.transaction.recipients += 1;
+        }
+    }
+}

@@ -1,0 +1,176 @@
+//! AUTH (RFC 4954).
+
+use super::{
+    Asked, AuthOutcome, AuthRequest, CloseReason, Connection, Event, Reading, Running, Step,
+    command::syntax_error,
+};
+use crate::{
+    Code, Reply, Status,
+    sasl::{self, Exchange, ExchangeContext, Identity, NONCE_LEN, SaslError},
+};
+
+impl Connection {
+    pub(super) fn auth(&mut self, argument: &[u8]) -> Step {
+        let mut words = argument.splitn(2, |&octet| octet == b' ');
+        let name = words.next().unwrap_or_default();
+        let initial = words.next().map(<[u8]>::trim_ascii);
+        if name.is_empty() {
+            return self.fault(syntax_error());
+        }
+        if self.identity.is_some() {
+            return self.fault(Reply::fixed(
+                Code::BAD_SEQUENCE,
+                Status::INVALID_COMMAND,
+                "Already authenticated",
+            ));
+        }
+        if self.greeting == Some(super::Greeting::Helo) {
+            return self.fault(Reply::fixed(
+                Code::BAD_SEQUENCE,
+                Status::INVALID_COMMAND,
+                "AUTH needs EHLO",
+            ));
+        }
+        let config = self.config.clone();
+        let Some(factory) = config.mechanisms.find(name) else {
+            return self.fault(Reply::fixed(
+                Code::PARAMETER_NOT_IMPLEMENTED,
+                Status::INVALID_PARAMETERS,
+                "Unrecognized authentication mechanism",
+            ));
+        };
+        if !config.may_use(factory, self.tls) {
+            return self.fault(weak_mechanism(factory.is_plaintext()));
+        }
+        let mut nonce = [0; NONCE_LEN];
+        if let Some(fill) = config.entropy {
+            fill(&mut nonce);
+        }
+        let mut exchange =
+            Exchange::new(factory.start(&ExchangeContext::new(&config.hostname, &nonce)));
+        let step = exchange.handle_initial(initial);
+        self.exchange = Some(Box::new(Running {
+            exchange,
+            mechanism: factory.name(),
+            refusal: None,
+        }));
+        self.sasl_step(step)
+    }
+
+    /// Takes a line that answers a challenge.
+    pub(super) fn sasl_response(&mut self, line: &[u8], _more: bool) -> Step {
+        self.log_received("[redacted]");
+        self.reading = Reading::Commands;
+        let step = match &mut self.exchange {
+            Some(running) => running.exchange.handle_line(line),
+            None => Err(SaslError::OutOfSequence),
+        };
+        self.sasl_step(step)
+    }
+
+    /// Answers [`Event::Auth`]. It has no effect while that is not asked.
+    pub fn reply_auth(&mut self, outcome: AuthOutcome) {
+        if self.asked != Some(Asked::Auth) {
+            return;
+        }
+        self.asked = None;
+        let Some(running) = &mut self.exchange else {
+            return;
+        };
+        let step = match outcome {
+            AuthOutcome::Accept(identity) => running.exchange.handle_accepted(identity),
+            AuthOutcome::Verify(secret) => running.exchange.handle_secret(&secret),
+            AuthOutcome::Refuse(reply) => {
+                // A reply that takes the command would leave the client in doubt about who it is.
+                running.refusal = Some(if reply.is_positive() {
+                    Reply::auth_failed()
+                } else {
+                    reply
+                });
+                running.exchange.handle_refused()
+            }
+        };
+        if let Step::Tell(event) = self.sasl_step(step) {
+            self.news = Some(event);
+        }
+    }
+
+    fn sasl_step(&mut self, step: Result<sasl::Step, SaslError>) -> Step {
+        match step {
+            Ok(sasl::Step::Challenge(challenge)) => {
+                self.put_raw(&sasl::challenge_line(&challenge));
+                self.reading = Reading::SaslResponse;
+                Step::Again
+            }
+            Ok(sasl::Step::Ask(credentials)) => {
+                let Some(running) = &self.exchange else {
+                    return Step::Again;
+                };
+                let request = AuthRequest {
+                    mechanism: running.mechanism,
+                    credentials,
+                };
+                self.ask(Asked::Auth, Event::Auth(request))
+            }
+            Ok(sasl::Step::Done(identity)) => self.authenticated(identity),
+            Ok(_) => {
+                let refusal = self.exchange.take().and_then(|running| running.refusal);
+                self.auth_failure(refusal.unwrap_or(Reply::auth_failed()))
+            }
+            Err(SaslError::Empty) => {
+                self.exchange = None;
+                self.auth_failure(Reply::auth_failed())
+            }
+            Err(error) => {
+                self.exchange = None;
+                self.fault(error.reply())
+            }
+        }
+    }
+
+    fn authenticated(&mut self, identity: Identity) -> Step {
+        self.exchange = None;
+        self.identity = Some(identity.clone());
+        // RFC 4954 section 6.
+        self.put(&Reply::fixed(
+            Code::AUTHENTICATED,
+            Status::POLICY,
+            "Authentication succeeded",
+        ));
+        Step::Tell(Event::Authenticated(identity))
+    }
+
+    fn auth_failure(&mut self, reply: Reply) -> Step {
+        if reply.closes() {
+            return self.end(reply, CloseReason::Refused);
+        }
+        self.counts.auth_failures += 1;
+        if self.counts.auth_failures >= self.config.limits.auth_failures {
+            let reply = Reply::fixed(
+                Code::SERVICE_UNAVAILABLE,
+                Status::POLICY,
+                "Too many failed authentications, closing the connection",
+            );
+            return self.end(reply, CloseReason::Limit);
+        }
+        self.put(&reply);
+        Step::Again
+    }
+}
+
+fn weak_mechanism(plaintext: bool) -> Reply {
+    if plaintext {
+        // RFC 4954 section 6.
+        Reply::fixed(
+            Code::ENCRYPTION_REQUIRED,
+            Status::ENCRYPTION_NEEDED,
+            "This mechanism needs TLS",
+        )
+    } else {
+        Reply::fixed(
+            Code::TLS_UNAVAILABLE,
+            Status::POLICY,
+            "This mechanism is not available now",
+        )
+    }
+}

@@ -1,0 +1,365 @@
+//! Commands: what each of them comes to in the present state.
+
+use super::{
+    Asked, CloseReason, Connection, Event, MailCommand, RcptCommand, Reading, State, Step,
+    Transaction,
+};
+use crate::{
+    AddressError, AddressErrorKind, BodyType, Charset, Code, ForwardPath, ParameterError,
+    Parameters, PathOptions, Protocol, Reply, ReversePath, Size, Status,
+    command::{Command, Verb},
+};
+
+const SYNTAX: Reply = Reply::fixed(
+    Code::PARAMETER_ERROR,
+    Status::INVALID_PARAMETERS,
+    "Syntax error in arguments",
+);
+const SEQUENCE: Reply = Reply::fixed(
+    Code::BAD_SEQUENCE,
+    Status::INVALID_COMMAND,
+    "Bad sequence of commands",
+);
+const UNKNOWN: Reply = Reply::fixed(
+    Code::SYNTAX_ERROR,
+    Status::INVALID_COMMAND,
+    "Command not recognized",
+);
+
+impl Connection {
+    /// Takes one command line. `more` tells whether input follows it.
+    pub(super) fn command(&mut self, line: &[u8], more: bool) -> Step {
+        let command = Command::new(line);
+        let verb = Verb::parse(command.word).filter(|&verb| self.is_known(verb));
+        self.log_line(line, verb);
+        // RFC 5321 sections 2.3.8 and 4.1.1: neither a bare CR or LF nor any other control character is part of a command.
+        if line
+            .iter()
+            .any(|&octet| octet.is_ascii_control() && octet != b'\t')
+        {
+            return self.fault(Reply::fixed(
+                Code::SYNTAX_ERROR,
+                Status::SYNTAX_ERROR,
+                "Control characters, bare CR or LF in a command",
+            ));
+        }
+        let Some(verb) = verb else {
+            return self.unknown(command);
+        };
+        if let Some(reply) = self.refusal(verb) {
+            return self.refuse(verb, command.argument, reply);
+        }
+        if more && verb.must_be_last() && (self.config.strict_pipelining || verb == Verb::StartTls)
+        {
+            // RFC 3207 section 4.2: commands smuggled in behind STARTTLS must never be run inside TLS.
+            let reply = Reply::fixed(
+                Code::TRANSACTION_FAILED,
+                Status::INVALID_COMMAND,
+                "Commands were sent too early",
+            );
+            return self.end(reply, CloseReason::Violation);
+        }
+        if verb.is_junk() {
+            self.counts.idle_commands += 1;
+            if self.counts.idle_commands > self.config.limits.idle_commands {
+                return self.end(
+                    Reply::closing("Too many commands without mail"),
+                    CloseReason::Limit,
+                );
+            }
+        }
+        self.run(verb, command.argument)
+    }
+
+    fn run(&mut self, verb: Verb, argument: &[u8]) -> Step {
+        match verb {
+            Verb::Helo | Verb::Ehlo | Verb::Lhlo => self.hello(verb, argument),
+            Verb::StartTls => self.start_tls(argument),
+            Verb::Auth => self.auth(argument),
+            Verb::Mail => self.mail(argument),
+            Verb::Rcpt => self.rcpt(argument),
+            Verb::Data => self.data(argument),
+            Verb::Bdat => self.bdat(argument),
+            Verb::Rset => self.rset(argument),
+            Verb::Noop => self.answer(Reply::OK),
+            Verb::Vrfy if argument.is_empty() => self.fault(SYNTAX),
+            // RFC 5321 section 3.5.3: 252 where verification is not offered.
+            Verb::Vrfy => self.answer(Reply::fixed(
+                Code::CANNOT_VERIFY,
+                Status::UNDEFINED,
+                "Cannot VRFY user, but will take a message and attempt delivery",
+            )),
+            Verb::Expn => self.fault(Reply::fixed(
+                Code::NOT_IMPLEMENTED,
+                Status::INVALID_COMMAND,
+                "EXPN not implemented",
+            )),
+            Verb::Help => self.answer(Reply::fixed(Code::HELP, Status::UNDEFINED, "See RFC 5321")),
+            Verb::Quit => self.quit(),
+        }
+    }
+
+    fn answer(&mut self, reply: Reply) -> Step {
+        self.put(&reply);
+        Step::Again
+    }
+
+    pub(super) fn ask(&mut self, asked: Asked, event: Event) -> Step {
+        self.asked = Some(asked);
+        Step::Tell(event)
+    }
+
+    /// Whether the verb exists here: an extension that is off has no command.
+    fn is_known(&self, verb: Verb) -> bool {
+        let config = &self.config;
+        match verb {
+            Verb::Bdat => config.extensions.contains("CHUNKING"),
+            Verb::StartTls => config.starttls,
+            Verb::Auth => !config.mechanisms.is_empty(),
+            // RFC 2033 section 4.1: LHLO in place of HELO and EHLO.
+            Verb::Lhlo => config.protocol == Protocol::Lmtp,
+            Verb::Helo | Verb::Ehlo => config.protocol == Protocol::Smtp,
+            _ => true,
+        }
+    }
+
+    fn log_line(&mut self, line: &[u8], verb: Option<Verb>) {
+        // What is no command may be a password sent at the wrong moment.
+        match verb {
+            None if !self.config.mechanisms.is_empty() => self.log_received("[unknown command]"),
+            _ => self.log_command(line),
+        }
+    }
+
+    fn unknown(&mut self, command: Command<'_>) -> Step {
+        if command.is_foreign() {
+            let reply = Reply::fixed(
+                Code::TRANSACTION_FAILED,
+                Status::INVALID_COMMAND,
+                "This is a mail server",
+            );
+            return self.end(reply, CloseReason::Violation);
+        }
+        if self.state == State::Refused {
+            return self.fault(SEQUENCE);
+        }
+        self.fault(UNKNOWN)
+    }
+
+    /// Why the verb is not in order here and now, in the order of RFC 3207, RFC 4954 and RFC 5321.
+    fn refusal(&self, verb: Verb) -> Option<Reply> {
+        if self.config.require_tls && !self.tls && !verb.is_allowed_before_tls() {
+            return Some(Reply::tls_required());
+        }
+        if self.must_authenticate() && !verb.is_allowed_before_auth() {
+            return Some(Reply::auth_required());
+        }
+        let reply = match (verb, self.state) {
+            _ if verb.is_in_order(self.state) => return None,
+            (Verb::Data | Verb::Bdat, State::Mail) => Reply::fixed(
+                Code::BAD_SEQUENCE,
+                Status::INVALID_COMMAND,
+                "No valid recipients",
+            ),
+            (Verb::Mail, State::Start) => Reply::fixed(
+                Code::BAD_SEQUENCE,
+                Status::INVALID_COMMAND,
+                "Introduce yourself first",
+            ),
+            (Verb::Mail, State::Mail | State::Rcpt) => Reply::fixed(
+                Code::BAD_SEQUENCE,
+                Status::INVALID_COMMAND,
+                "A transaction is already open",
+            ),
+            _ => SEQUENCE,
+        };
+        Some(reply)
+    }
+
+    fn must_authenticate(&self) -> bool {
+        self.config.require_auth && !self.config.mechanisms.is_empty() && self.identity.is_none()
+    }
+
+    fn refuse(&mut self, verb: Verb, argument: &[u8], reply: Reply) -> Step {
+        if verb == Verb::Bdat {
+            return self.refuse_bdat(argument, reply);
+        }
+        self.fault(reply)
+    }
+
+    fn start_tls(&mut self, argument: &[u8]) -> Step {
+        // RFC 3207 section 4: no parameters; section 4.2: not offered, so not taken, inside TLS.
+        if !argument.is_empty() {
+            return self.fault(SYNTAX);
+        }
+        if self.tls {
+            return self.fault(Reply::fixed(
+                Code::BAD_SEQUENCE,
+                Status::INVALID_COMMAND,
+                "TLS is already active",
+            ));
+        }
+        self.put(&Reply::fixed(
+            Code::READY,
+            Status::UNDEFINED,
+            "Ready to start TLS",
+        ));
+        self.reading = Reading::Handshake;
+        Step::Tell(Event::StartTls)
+    }
+
+    fn mail(&mut self, argument: &[u8]) -> Step {
+        if self.counts.messages >= self.config.limits.messages {
+            return self.end(
+                Reply::closing("Too many messages on one connection"),
+                CloseReason::Limit,
+            );
+        }
+        let Some(path) = strip_prefix(argument, b"FROM:") else {
+            return self.fault(SYNTAX);
+        };
+        let (sender, parameters) = match self.parse_mail(path) {
+            Ok(parsed) => parsed,
+            Err(reply) => return self.fault(reply),
+        };
+        let declared = parameters.get::<Size>().map_or(0, |size| size.0);
+        if self
+            .config
+            .limits
+            .message_size
+            .is_some_and(|limit| declared > limit)
+        {
+            return self.answer(Reply::too_large());
+        }
+        self.transaction = Transaction {
+            utf8: parameters.contains("SMTPUTF8"),
+            binary: parameters.get() == Some(BodyType::BinaryMime),
+            recipients: 0,
+        };
+        self.ask(Asked::Mail, Event::Mail(MailCommand { sender, parameters }))
+    }
+
+    fn parse_mail(&self, path: &[u8]) -> Result<(ReversePath, Parameters), Reply> {
+        let (sender, rest) =
+            ReversePath::parse(path, self.path_options(true)).map_err(|e| sender_error(&e))?;
+        let parameters =
+            Parameters::parse(rest, || self.config.mail_rules()).map_err(parameter_error)?;
+        if !sender.as_str().is_ascii() && !parameters.contains("SMTPUTF8") {
+            return Err(non_ascii());
+        }
+        Ok((sender, parameters))
+    }
+
+    fn rcpt(&mut self, argument: &[u8]) -> Step {
+        let Some(path) = strip_prefix(argument, b"TO:") else {
+            return self.fault(SYNTAX);
+        };
+        if self.transaction.recipients >= self.config.limits.recipients {
+            return self.answer(Reply::too_many_recipients());
+        }
+        match self.parse_rcpt(path) {
+            Ok((recipient, parameters)) => self.ask(
+                Asked::Rcpt,
+                Event::Rcpt(RcptCommand {
+                    recipient,
+                    parameters,
+                }),
+            ),
+            Err(reply) => self.fault(reply),
+        }
+    }
+
+    fn parse_rcpt(&self, path: &[u8]) -> Result<(ForwardPath, Parameters), Reply> {
+        let options = self.path_options(self.transaction.utf8);
+        let (recipient, rest) =
+            ForwardPath::parse(path, options).map_err(|e| recipient_error(&e))?;
+        let parameters =
+            Parameters::parse(rest, || self.config.rcpt_rules()).map_err(parameter_error)?;
+        Ok((recipient, parameters))
+    }
+
+    fn path_options(&self, utf8: bool) -> PathOptions {
+        let utf8 = utf8 && self.config.extensions.contains("SMTPUTF8");
+        PathOptions::new(
+            self.config.leniency,
+            if utf8 { Charset::Utf8 } else { Charset::Ascii },
+        )
+    }
+
+    fn rset(&mut self, argument: &[u8]) -> Step {
+        if !argument.is_empty() {
+            return self.fault(SYNTAX);
+        }
+        self.end_transaction();
+        self.put(&Reply::OK);
+        Step::Tell(Event::Reset)
+    }
+
+    fn quit(&mut self) -> Step {
+        let text = format!(
+            "{} {} closing the connection",
+            self.config.hostname, self.config.app_name
+        );
+        self.end(
+            Reply::new(Code::CLOSING, Status::UNDEFINED, text),
+            CloseReason::Quit,
+        )
+    }
+
+    fn data(&mut self, argument: &[u8]) -> Step {
+        if !argument.is_empty() {
+            return self.fault(SYNTAX);
+        }
+        if self.transaction.binary {
+            // RFC 3030 section 3: BINARYMIME cannot be sent by DATA.
+            return self.fault(SEQUENCE.with_text("BINARYMIME requires BDAT"));
+        }
+        self.ask(Asked::Data, Event::Data)
+    }
+}
+
+pub(super) const fn syntax_error() -> Reply {
+    SYNTAX
+}
+
+/// Cuts a keyword off, in any case (RFC 5321 section 2.4).
+fn strip_prefix<'a>(argument: &'a [u8], prefix: &[u8]) -> Option<&'a [u8]> {
+    let (keyword, rest) = argument.split_at_checked(prefix.len())?;
+    keyword.eq_ignore_ascii_case(prefix).then_some(rest)
+}
+
+fn sender_error(error: &AddressError) -> Reply {
+    match error.kind() {
+        AddressErrorKind::NonAscii => non_ascii(),
+        _ => address_error(error, Status::BAD_SENDER_SYNTAX),
+    }
+}
+
+fn recipient_error(error: &AddressError) -> Reply {
+    match error.kind() {
+        AddressErrorKind::NonAscii => non_ascii(),
+        _ => address_error(error, Status::BAD_MAILBOX_SYNTAX),
+    }
+}
+
+fn address_error(error: &AddressError, status: Status) -> Reply {
+    Reply::new(Code::PARAMETER_ERROR, status, error.to_string())
+}
+
+/// RFC 6531 section 3.5: 553 5.6.7.
+fn non_ascii() -> Reply {
+    Reply::fixed(
+        Code::MAILBOX_NAME,
+        Status::NON_ASCII_ADDRESS,
+        "A non-ASCII address needs SMTPUTF8",
+    )
+}
+
+fn parameter_error(error: ParameterError) -> Reply {
+    let code = match error {
+        // RFC 5321 section 4.1.1.11.
+        ParameterError::Unknown => Code::PARAMETERS_UNKNOWN,
+        _ => Code::PARAMETER_ERROR,
+    };
+    Reply::new(code, Status::INVALID_PARAMETERS, error.to_string())
+}

@@ -1,0 +1,111 @@
+//! HELO, EHLO and LHLO, and what EHLO announces.
+
+use super::{Asked, Connection, Event, Greeting, Helo, Step};
+use crate::{
+    ClientName, Code, Config, Reply, Status, command::Verb, reply::Form, sasl::MechanismFactory,
+};
+
+const PLAIN: Form = Form {
+    status: false,
+    utf8: false,
+};
+
+impl Connection {
+    pub(super) fn hello(&mut self, verb: Verb, argument: &[u8]) -> Step {
+        let Ok(name) = ClientName::parse(argument) else {
+            return self.fault(Reply::fixed(
+                Code::PARAMETER_ERROR,
+                Status::INVALID_PARAMETERS,
+                "Give your domain or address literal",
+            ));
+        };
+        let greeting = match verb {
+            Verb::Helo => Greeting::Helo,
+            Verb::Lhlo => Greeting::Lhlo,
+            _ => Greeting::Ehlo,
+        };
+        // RFC 5321 section 4.1.4: it resets as RSET does, even where it is refused then.
+        self.end_transaction();
+        self.greeting = Some(greeting);
+        self.ask(Asked::Helo, Event::Helo(Helo { name, greeting }))
+    }
+
+    /// The greeting itself (RFC 5321 section 4.3.1); no enhanced code on it (RFC 2034 section 4).
+    pub(super) fn put_banner(&mut self) {
+        let service = if self.config.protocol == crate::Protocol::Lmtp {
+            "LMTP"
+        } else {
+            "ESMTP"
+        };
+        let text = format!(
+            "{} {} {service}",
+            self.config.hostname, self.config.app_name
+        );
+        self.put_as(&Reply::new(Code::READY, Status::UNDEFINED, text), PLAIN);
+    }
+
+    /// The positive answer to the greeting of the client.
+    pub(super) fn put_hello(&mut self) {
+        if self.greeting == Some(Greeting::Helo) {
+            let reply = Reply::new(Code::OK, Status::UNDEFINED, self.config.hostname.clone());
+            return self.put_as(&reply, PLAIN);
+        }
+        let config = self.config.clone();
+        let kind = usize::from(self.tls) | usize::from(self.identity.is_some()) << 1;
+        self.put_raw(config.ehlo[kind].get_or_init(|| self.ehlo_answer()));
+    }
+
+    fn ehlo_answer(&self) -> Vec<u8> {
+        let mut lines = vec![self.config.hostname.clone()];
+        lines.extend(
+            self.config
+                .extensions
+                .iter()
+                .map(|extension| join(extension.keyword(), &extension.announcement())),
+        );
+        // RFC 1870 section 4: no number where there is no fixed limit.
+        let size = self.config.limits.message_size.map(|size| size.to_string());
+        lines.push(join("SIZE", &size.unwrap_or_default()));
+        if self.config.starttls && !self.tls {
+            lines.push("STARTTLS".to_owned());
+        }
+        // RFC 4954 section 4: one authentication in a session.
+        let mechanisms: Vec<_> = self
+            .offered()
+            .map(|factory| factory.name().as_str())
+            .collect();
+        if !mechanisms.is_empty() && self.identity.is_none() {
+            lines.push(join("AUTH", &mechanisms.join(" ")));
+        }
+        let mut answer = Vec::new();
+        Reply::multiline(Code::OK, Status::UNDEFINED, lines).encode(PLAIN, &mut answer);
+        answer
+    }
+
+    /// The mechanisms that a client may use now.
+    pub(super) fn offered(&self) -> impl Iterator<Item = &dyn MechanismFactory> {
+        self.config
+            .mechanisms
+            .iter()
+            .filter(|factory| self.config.may_use(*factory, self.tls))
+    }
+}
+
+impl Config {
+    /// RFC 4954 section 4: what shows the password needs TLS. What challenges the client needs random octets.
+    pub(super) fn may_use(&self, factory: &dyn MechanismFactory, tls: bool) -> bool {
+        if factory.is_plaintext() {
+            tls || self.insecure_auth
+        } else {
+            self.entropy.is_some()
+        }
+    }
+}
+
+fn join(keyword: &str, rest: &str) -> String {
+    if rest.is_empty() {
+        keyword.to_owned()
+    } else {
+        format!("{keyword} {rest}")
+    }
+}

@@ -1,0 +1,463 @@
+//! The message itself, by DATA or in chunks of BDAT.
+
+use bytes::{Bytes, BytesMut};
+
+use super::{Asked, CloseReason, Connection, Event, MessageError, Reading, State, Step};
+use crate::{
+    Code, Reply, Status,
+    framing::{BareNewline, ChunkReader, DotReader, NewlineFilter, Piece},
+};
+
+/// A message that is being received.
+#[derive(Debug)]
+pub(super) struct Message {
+    source: Source,
+    newlines: NewlineFilter,
+    limit: u64,
+    received: u64,
+    /// Octets that nobody wants any more.
+    drained: u64,
+    error: Option<MessageError>,
+    /// The reply, where it is known before the end.
+    early: Option<Reply>,
+    /// A BDAT that was not in order: its octets are read only to be dropped.
+    void: bool,
+}
+
+#[derive(Debug)]
+enum Source {
+    Dots(DotReader),
+    Chunk {
+        reader: ChunkReader,
+        size: u64,
+        last: bool,
+    },
+    /// Nothing more to come.
+    Over,
+}
+
+enum Part {
+    Octets(Bytes),
+    ChunkEnd,
+    End,
+}
+
+impl Message {
+    fn new(source: Source, limit: Option<u64>, newlines: BareNewline) -> Self {
+        Self {
+            source,
+            newlines: NewlineFilter::new(newlines),
+            limit: limit.unwrap_or(u64::MAX),
+            received: 0,
+            drained: 0,
+            error: None,
+            early: None,
+            void: false,
+        }
+    }
+
+    /// How many octets have come so far.
+    pub(super) fn octets(&self) -> u64 {
+        self.received
+    }
+
+    fn poll(&mut self, input: &mut BytesMut) -> Option<Part> {
+        match &mut self.source {
+            Source::Dots(reader) => match reader.poll(input)? {
+                Piece::Text(octets) => Some(Part::Octets(octets)),
+                Piece::End => Some(Part::End),
+            },
+            Source::Chunk { reader, last, .. } => match reader.poll(input) {
+                Some(octets) => Some(Part::Octets(octets)),
+                None if !reader.is_done() => None,
+                None if *last => Some(Part::End),
+                None => Some(Part::ChunkEnd),
+            },
+            Source::Over => Some(Part::End),
+        }
+    }
+
+    /// What of these octets is to be handed on.
+    fn take(&mut self, octets: Bytes) -> Option<Bytes> {
+        // RFC 1870 section 5: the octets of the message, without the dots that were added for transparency.
+        self.received = self.received.saturating_add(octets.len() as u64);
+        if self.received > self.limit {
+            self.error.get_or_insert(MessageError::TooLarge);
+        }
+        if self.is_unwanted() {
+            self.drained += octets.len() as u64;
+            return None;
+        }
+        let octets = self.newlines.apply(octets);
+        if self.newlines.refuses() {
+            self.error = Some(MessageError::BareNewline);
+            return None;
+        }
+        Some(octets)
+    }
+
+    fn is_unwanted(&self) -> bool {
+        self.void || self.error.is_some() || self.early.is_some()
+    }
+
+    /// The reply that all the octets yet to come can no longer change.
+    fn refusal(&self) -> Option<Reply> {
+        let error = self.error.map(MessageError::reply);
+        self.early
+            .clone()
+            .filter(|reply| !reply.is_positive())
+            .or(error)
+    }
+
+    fn chunk(&self) -> Option<(u64, bool)> {
+        match self.source {
+            Source::Chunk { size, last, .. } => Some((size, last)),
+            _ => None,
+        }
+    }
+}
+
+impl Connection {
+    fn new_message(&self, source: Source) -> Box<Message> {
+        let newlines = if self.transaction.binary {
+            BareNewline::PassThrough
+        } else {
+            self.config.bare_newline
+        };
+        Box::new(Message::new(
+            source,
+            self.config.limits.message_size,
+            newlines,
+        ))
+    }
+
+    pub(super) fn bdat(&mut self, argument: &[u8]) -> Step {
+        let Some((size, last)) = parse_bdat(argument) else {
+            return self.malformed_bdat();
+        };
+        let source = Source::Chunk {
+            reader: ChunkReader::new(size),
+            size,
+            last,
+        };
+        match &mut self.message {
+            Some(message) => {
+                message.source = source;
+                self.reading = Reading::Message;
+                Step::Again
+            }
+            None => {
+                self.message = Some(self.new_message(source));
+                self.ask(Asked::Data, Event::Data)
+            }
+        }
+    }
+
+    /// RFC 3030 section 2: the octets that a refused BDAT announces are on their way, so they have to be read off.
+    pub(super) fn refuse_bdat(&mut self, argument: &[u8], reply: Reply) -> Step {
+        let Some((size, last)) = parse_bdat(argument) else {
+            return self.malformed_bdat();
+        };
+        if size > self.config.limits.drain {
+            return self.end(reply, CloseReason::Violation);
+        }
+        let mut message = self.new_message(Source::Chunk {
+            reader: ChunkReader::new(size),
+            size,
+            last,
+        });
+        message.early = Some(reply);
+        message.void = true;
+        self.message = Some(message);
+        self.reading = Reading::Message;
+        Step::Again
+    }
+
+    /// Where the message ends cannot be known, so there is no way to go on.
+    fn malformed_bdat(&mut self) -> Step {
+        let reply = Reply::fixed(
+            Code::PARAMETER_ERROR,
+            Status::INVALID_PARAMETERS,
+            "Syntax: BDAT octets [LAST]",
+        );
+        self.end(reply, CloseReason::Violation)
+    }
+
+    pub(super) fn step_message(&mut self, input: &mut BytesMut) -> Step {
+        let Some(message) = &mut self.message else {
+            self.reading = Reading::Commands;
+            return Step::Again;
+        };
+        match message.poll(input) {
+            None => Step::Starved,
+            Some(Part::Octets(octets)) => match message.take(octets) {
+                Some(octets) => Step::Tell(Event::Chunk(octets)),
+                None if message.drained > self.config.limits.drain => match message.refusal() {
+                    Some(reply) => self.end(reply, CloseReason::Limit),
+                    None => Step::Again,
+                },
+                None => Step::Again,
+            },
+            Some(Part::ChunkEnd) => self.chunk_end(),
+            Some(Part::End) => self.message_end(),
+        }
+    }
+
+    pub(super) fn chunk_end(&mut self) -> Step {
+        self.reading = Reading::Commands;
+        self.clock.restart();
+        let Some(message) = &mut self.message else {
+            return Step::Again;
+        };
+        if message.void {
+            return self.void_end();
+        }
+        match (&message.early, message.error) {
+            (Some(reply), _) if !reply.is_positive() => {
+                let reply = reply.clone();
+                self.break_chunks(&reply);
+                Step::Again
+            }
+            (None, Some(error)) => self.ask(Asked::Message, Event::MessageEnd(Err(error))),
+            (Some(_), Some(error)) => {
+                self.break_chunks(&error.reply());
+                Step::Again
+            }
+            (Some(_), None) => {
+                self.put_chunk_taken();
+                Step::Again
+            }
+            (None, None) => self.ask(Asked::Chunk, Event::ChunkEnd),
+        }
+    }
+
+    fn message_end(&mut self) -> Step {
+        let Some(message) = &mut self.message else {
+            return Step::Again;
+        };
+        if !message.is_unwanted()
+            && let Some(rest) = message.newlines.finish()
+        {
+            message.source = Source::Over;
+            return Step::Tell(Event::Chunk(rest));
+        }
+        if message.newlines.refuses() {
+            message.error.get_or_insert(MessageError::BareNewline);
+        }
+        self.reading = Reading::Commands;
+        self.clock.restart();
+        if message.void {
+            return self.void_end();
+        }
+        self.log_received(&format!(
+            "[message of {} octets]",
+            self.message.as_ref().map_or(0, |m| m.received)
+        ));
+        match self
+            .message
+            .as_mut()
+            .and_then(|message| message.early.take())
+        {
+            Some(reply) => {
+                self.answer_message(vec![reply]);
+                Step::Again
+            }
+            None => {
+                let result = self
+                    .message
+                    .as_ref()
+                    .and_then(|message| message.error)
+                    .map_or(Ok(()), Err);
+                self.ask(Asked::Message, Event::MessageEnd(result))
+            }
+        }
+    }
+
+    /// The octets of a BDAT that was not in order are gone; the transaction is what it was.
+    fn void_end(&mut self) -> Step {
+        let reply = self.message.take().and_then(|message| message.early);
+        reply.map_or(Step::Again, |reply| self.fault(reply))
+    }
+
+    /// RFC 3030 section 2: after a refused chunk only RSET brings the transaction to an end.
+    fn break_chunks(&mut self, reply: &Reply) {
+        self.message = None;
+        self.state = State::Broken;
+        if reply.closes() {
+            return self.close_with(reply.clone(), CloseReason::Refused);
+        }
+        self.put(reply);
+    }
+
+    fn put_chunk_taken(&mut self) {
+        self.state = State::Chunks;
+        let size = self
+            .message
+            .as_ref()
+            .and_then(|message| message.chunk())
+            .map_or(0, |(size, _)| size);
+        self.put(&Reply::ok(format!("{size} octets received")));
+    }
+
+    /// Starts to receive the message that [`Event::Data`] has announced: DATA is answered with 354, and BDAT when its
+    /// octets have come. It has no effect while that is not asked.
+    pub fn accept_data(&mut self) {
+        if self.asked != Some(Asked::Data) {
+            return;
+        }
+        self.asked = None;
+        self.clock.restart();
+        self.reading = Reading::Message;
+        if self.message.is_none() {
+            self.message = Some(self.new_message(Source::Dots(DotReader::new())));
+            self.put(&Reply::fixed(
+                Code::START_MAIL,
+                Status::UNDEFINED,
+                "Start mail input; end with <CRLF>.<CRLF>",
+            ));
+        }
+    }
+
+    /// Answers [`Event::ChunkEnd`]: the octets have been taken. It has no effect while that is not asked.
+    pub fn accept_chunk(&mut self) {
+        if self.asked == Some(Asked::Chunk) {
+            self.asked = None;
+            self.put_chunk_taken();
+        }
+    }
+
+    /// Keeps a reply that has come before the end of the message: what is left of it is read and dropped.
+    pub(super) fn answer_early(&mut self, reply: Reply) {
+        if let Some(message) = &mut self.message {
+            message.early.get_or_insert(reply);
+        }
+    }
+
+    /// A reply in place of the message (or of the first chunk, whose octets then have to be read off).
+    pub(super) fn refuse_data(&mut self, reply: Reply) {
+        if reply.is_positive() {
+            // The message is taken unseen: it has to be received all the same.
+            self.asked = Some(Asked::Data);
+            self.accept_data();
+            return self.answer_early(reply);
+        }
+        let too_long = self
+            .message
+            .as_ref()
+            .and_then(|m| m.chunk())
+            .is_some_and(|(size, _)| size > self.config.limits.drain);
+        if too_long || reply.closes() {
+            return self.close_with(reply, CloseReason::Refused);
+        }
+        if self.message.is_some() {
+            self.reading = Reading::Message;
+            return self.answer_early(reply);
+        }
+        self.put(&reply);
+        self.end_transaction();
+    }
+
+    /// The replies to a message that is over: one, or with LMTP one for each recipient (RFC 2033 section 4.2).
+    pub(super) fn answer_message(&mut self, replies: Vec<Reply>) {
+        let Some(message) = self.message.take() else {
+            return;
+        };
+        let replies: Vec<_> = replies
+            .into_iter()
+            .map(|reply| settle(reply, message.error))
+            .collect();
+        let is_last = message.chunk().is_none_or(|(_, last)| last);
+        if !is_last {
+            return self.break_chunks(&merge(&replies));
+        }
+        if replies.iter().any(Reply::is_positive) {
+            self.counts.messages += 1;
+            self.counts.idle_commands = 0;
+        }
+        let merged = merge(&replies);
+        if self.config.protocol == crate::Protocol::Lmtp {
+            for n in 0..self.transaction.recipients as usize {
+                self.put(replies.get(n).or_else(|| replies.last()).unwrap_or(&merged));
+            }
+        } else {
+            self.put(&merged);
+        }
+        self.end_transaction();
+        if merged.closes() {
+            self.close(CloseReason::Refused);
+        }
+    }
+}
+
+/// A message that must be refused is never taken, whatever the service has said.
+fn settle(reply: Reply, error: Option<MessageError>) -> Reply {
+    match error {
+        Some(error) if reply.is_positive() => error.reply(),
+        _ => reply,
+    }
+}
+
+/// One reply for all recipients: positive only where all are. Otherwise a transient one goes first, so that no recipient
+/// loses mail; some may get it twice.
+fn merge(replies: &[Reply]) -> Reply {
+    let transient = replies.iter().find(|reply| reply.code().is_transient());
+    let permanent = replies.iter().find(|reply| !reply.is_positive());
+    transient
+        .or(permanent)
+        .or_else(|| replies.first())
+        .cloned()
+        .unwrap_or_else(|| Reply::try_again("No answer"))
+}
+
+/// RFC 3030 section 2: `"BDAT" SP chunk-size [ SP end-marker ]`.
+fn parse_bdat(argument: &[u8]) -> Option<(u64, bool)> {
+    let mut words = argument
+        .split(|&octet| octet == b' ')
+        .filter(|word| !word.is_empty());
+    let digits = words.next()?;
+    let size = std::str::from_utf8(digits)
+        .ok()
+        .filter(|d| d.bytes().all(|b| b.is_ascii_digit()))?
+        .parse()
+        .ok()?;
+    match (words.next(), words.next()) {
+        (None, _) => Some((size, false)),
+        (Some(last), None) if last.eq_ignore_ascii_case(b"LAST") => Some((size, true)),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bdat_lines() {
+        let cases: [(&str, Option<(u64, bool)>); 13] = [
+            ("0", Some((0, false))),
+            ("10 LAST", Some((10, true))),
+            ("10 last", Some((10, true))),
+            ("18446744073709551615", Some((u64::MAX, false))),
+            ("18446744073709551616", None),
+            ("", None),
+            ("abc", None),
+            ("-1", None),
+            ("+3", None),
+            ("0x3 LAST", None),
+            ("3LAST", None),
+            ("1 FIRST", None),
+            ("1 LAST x", None),
+        ];
+        for (argument, expected) in cases {
+            assert_eq!(parse_bdat(argument.as_bytes()), expected, "{argument:?}");
+        }
+    }
+
+    #[test]
+    fn replies_are_merged_so_that_no_recipient_loses_mail() {
+        let (yes, later, no) = (Reply::OK, Reply::busy(), Reply::no_such_user());
+        assert_eq!(merge(&[yes.clone(), yes.clone()]), yes);
+        assert_eq!(merge(&[yes.clone(), no.clone(), later.clone()]), later);
+        assert_eq!(merge(&[yes, no.clone()]), no);
+    }
+}

@@ -1,0 +1,461 @@
+//! The state machine of one session.
+
+mod answer;
+mod auth;
+mod command;
+mod deadline;
+mod event;
+mod hello;
+mod message;
+mod output;
+mod state;
+mod wire;
+
+use std::{sync::Arc, time::Instant};
+
+use bytes::{Buf, BytesMut};
+
+use self::{deadline::Clock, message::Message, output::Output, state::State, wire::WireLog};
+use crate::{
+    Code, Config, Reply, Status,
+    framing::{Line, LineReader},
+    sasl::{Exchange, Identity, MAX_RESPONSE_LINE, MechanismName},
+};
+
+pub use self::{
+    deadline::Timeouts,
+    event::{
+        AuthOutcome, AuthRequest, CloseReason, Event, Greeting, Helo, MailCommand, MessageError,
+        RcptCommand,
+    },
+    wire::{Direction, WireLine},
+};
+
+/// One session of SMTP or LMTP, without any I/O: octets, time and answers go in; events, octets and deadlines come out.
+///
+/// Its methods are of these kinds:
+///
+/// - **take input**: [`poll_event`](Self::poll_event) takes octets from the front of a buffer that the caller owns, and
+///   yields what they mean; [`handle_timeout`](Self::handle_timeout) and [`handle_tls`](Self::handle_tls) take what has
+///   happened otherwise.
+/// - **take answers** to an event that asks: [`reply`](Self::reply), [`reply_auth`](Self::reply_auth),
+///   [`accept_data`](Self::accept_data), [`accept_chunk`](Self::accept_chunk), [`reply_each`](Self::reply_each).
+/// - **give output**: [`output`](Self::output) is what has to be written, [`advance_output`](Self::advance_output) notes
+///   what was; [`poll_timeout`](Self::poll_timeout) tells until when to wait.
+///
+/// The order of calls: poll events, answering each that asks, until there is none; write the output; then wait for
+/// octets or for the deadline. Writing only then puts the replies of a pipelined group into one write (RFC 2920
+/// section 3.2). Nothing is yielded while an answer is outstanding, so replies keep the order of the commands.
+///
+/// ```
+/// use std::{sync::Arc, time::Instant};
+///
+/// use bytes::BytesMut;
+/// use smtpd_core::{Config, Connection, Event, Reply};
+///
+/// let now = Instant::now();
+/// let mut connection = Connection::new(Arc::new(Config::new("mx.example.org")), now);
+/// let mut input = BytesMut::new();
+///
+/// // The caller decides whether the client is welcome.
+/// assert!(matches!(connection.poll_event(now, &mut input), Some(Event::Connect)));
+/// connection.reply(Reply::OK);
+/// assert!(connection.output().starts_with(b"220 mx.example.org smtpd ESMTP"));
+/// connection.advance_output(connection.output().len());
+///
+/// // A whole group of commands arrives at once.
+/// input.extend_from_slice(
+///     b"EHLO client.example\r\nMAIL FROM:<a@example.com>\r\nRCPT TO:<b@example.org>\r\nDATA\r\n",
+/// );
+/// let Some(Event::Helo(helo)) = connection.poll_event(now, &mut input) else { panic!() };
+/// assert_eq!(helo.name.as_str(), "client.example");
+/// connection.reply(Reply::OK);
+/// let Some(Event::Mail(mail)) = connection.poll_event(now, &mut input) else { panic!() };
+/// assert_eq!(mail.sender.as_str(), "a@example.com");
+/// assert!(connection.poll_event(now, &mut input).is_none(), "MAIL has not been answered");
+/// connection.reply(Reply::OK);
+/// let Some(Event::Rcpt(rcpt)) = connection.poll_event(now, &mut input) else { panic!() };
+/// assert_eq!(rcpt.recipient.as_str(), "b@example.org");
+/// connection.reply(Reply::OK);
+/// assert!(matches!(connection.poll_event(now, &mut input), Some(Event::Data)));
+/// connection.accept_data();
+/// assert!(connection.output().ends_with(b"354 Start mail input; end with <CRLF>.<CRLF>\r\n"));
+///
+/// // The message comes, its dots undone; the reply to it is the caller's.
+/// input.extend_from_slice(b"Hello\r\n..dot\r\n.\r\nQUIT\r\n");
+/// let mut message = Vec::new();
+/// loop {
+///     match connection.poll_event(now, &mut input) {
+///         Some(Event::Chunk(octets)) => message.extend_from_slice(&octets),
+///         Some(Event::MessageEnd(result)) => break assert!(result.is_ok()),
+///         other => panic!("{other:?}"),
+///     }
+/// }
+/// assert_eq!(message, b"Hello\r\n.dot\r\n");
+/// connection.reply(Reply::queued("4F2A"));
+/// assert!(matches!(connection.poll_event(now, &mut input), Some(Event::Closed(_))));
+/// assert!(connection.output().ends_with(b"221 2.0.0 mx.example.org smtpd closing the connection\r\n"));
+/// ```
+#[derive(Debug)]
+pub struct Connection {
+    config: Arc<Config>,
+    state: State,
+    reading: Reading,
+    /// The question that the caller has not answered.
+    asked: Option<Asked>,
+    /// What the caller has to be told before anything else.
+    news: Option<Event>,
+    output: Output,
+    line: LineReader,
+    clock: Clock,
+    tls: bool,
+    greeting: Option<Greeting>,
+    identity: Option<Identity>,
+    counts: Counts,
+    transaction: Transaction,
+    /// The message that is being received.
+    message: Option<Box<Message>>,
+    /// The authentication that is going on.
+    exchange: Option<Box<Running>>,
+    wire: Option<Box<WireLog>>,
+}
+
+/// What the next octets are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Reading {
+    Commands,
+    SaslResponse,
+    Message,
+    /// A TLS handshake, which is the caller's business.
+    Handshake,
+    /// Nothing is read any more.
+    Closed,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Asked {
+    Connect,
+    Helo,
+    Auth,
+    Mail,
+    Rcpt,
+    Data,
+    Chunk,
+    Message,
+}
+
+#[derive(Debug, Default)]
+struct Counts {
+    errors: u32,
+    auth_failures: u32,
+    idle_commands: u32,
+    messages: u32,
+}
+
+/// What MAIL has settled for the commands that follow it.
+#[derive(Debug, Default)]
+struct Transaction {
+    utf8: bool,
+    binary: bool,
+    recipients: u32,
+}
+
+#[derive(Debug)]
+struct Running {
+    exchange: Exchange,
+    mechanism: MechanismName,
+    /// The caller's reply to a refusal, kept until the mechanism has come to its end.
+    refusal: Option<Reply>,
+}
+
+/// What a step of the machine came to.
+enum Step {
+    /// Something was taken; look again.
+    Again,
+    /// The caller has to hear of this.
+    Tell(Event),
+    /// More input is needed.
+    Starved,
+}
+
+impl Connection {
+    /// No command is taken while more than this many octets of replies wait to be written.
+    const MAX_UNSENT: usize = 64 << 10;
+
+    /// A session that begins now, in plaintext.
+    pub fn new(config: Arc<Config>, now: Instant) -> Self {
+        let wire = config.log_wire.then(Box::default);
+        Self {
+            config,
+            state: State::Start,
+            reading: Reading::Commands,
+            asked: Some(Asked::Connect),
+            news: Some(Event::Connect),
+            output: Output::default(),
+            line: LineReader::default(),
+            clock: Clock::new(now),
+            tls: false,
+            greeting: None,
+            identity: None,
+            counts: Counts::default(),
+            transaction: Transaction::default(),
+            message: None,
+            exchange: None,
+            wire,
+        }
+    }
+
+    /// A session over a connection that was encrypted from its first octet (RFC 8314 section 3.3).
+    pub fn with_tls(config: Arc<Config>, now: Instant) -> Self {
+        Self {
+            tls: true,
+            ..Self::new(config, now)
+        }
+    }
+
+    /// The next event, or `None` until there is more input, an answer, room for more output, or a TLS handshake.
+    ///
+    /// Takes from the front of `input` what it can use, and leaves the rest there: less than a line or a handful of
+    /// octets of a message, or what stands behind the command that has to be answered first. `now` is when the last of
+    /// the input came.
+    pub fn poll_event(&mut self, now: Instant, input: &mut BytesMut) -> Option<Event> {
+        self.clock.arrived(now, input.len());
+        loop {
+            if let Some(news) = self.news.take() {
+                self.clock.pause();
+                return Some(news);
+            }
+            if self.asked.is_some() || self.output.unsent() >= Self::MAX_UNSENT {
+                self.clock.pause();
+                return None;
+            }
+            match self.step(input) {
+                Step::Again => {}
+                Step::Tell(event) => {
+                    self.clock.pause();
+                    return Some(event);
+                }
+                Step::Starved => {
+                    self.clock.wait(now, input.len());
+                    return None;
+                }
+            }
+        }
+    }
+
+    /// When [`handle_timeout`](Self::handle_timeout) is due, if nothing comes from the client until then. `None` while
+    /// the client is not waited for.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        let limits = &self.config.timeouts;
+        match self.reading {
+            Reading::Commands | Reading::SaslResponse => {
+                let whole = self.line.is_within().then_some(limits.line);
+                let deadline = self.clock.deadline(limits.command, whole)?;
+                let in_transaction =
+                    !matches!(self.state, State::Start | State::Ready | State::Refused);
+                let end = if in_transaction {
+                    deadline
+                } else {
+                    self.clock.session_end(limits.session)
+                };
+                Some(deadline.min(end))
+            }
+            Reading::Message => {
+                let earned = self.message.as_ref().map_or(0, |message| message.octets())
+                    / u64::from(limits.min_rate.max(1));
+                let whole = limits.transfer + std::time::Duration::from_secs(earned);
+                self.clock.deadline(limits.data, Some(whole))
+            }
+            Reading::Handshake | Reading::Closed => None,
+        }
+    }
+
+    /// Ends the session with 421 4.4.2 if its deadline has passed.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        if self.poll_timeout().is_some_and(|deadline| deadline <= now) {
+            let text = format!(
+                "{} {} timed out, closing the connection",
+                self.config.hostname, self.config.app_name
+            );
+            self.close_with(
+                Reply::new(Code::SERVICE_UNAVAILABLE, Status::BAD_CONNECTION, text),
+                CloseReason::Timeout,
+            );
+        }
+    }
+
+    /// Ends the session with 421 4.3.2 where it is between two commands and no answer is outstanding. Returns whether
+    /// it has: a transaction that is going on may still end.
+    pub fn handle_shutdown(&mut self) -> bool {
+        let idle = self.asked.is_none()
+            && matches!(self.state, State::Start | State::Ready | State::Refused);
+        if idle && self.reading != Reading::Closed {
+            self.shut_down();
+        }
+        idle
+    }
+
+    /// Ends the session with 421 4.3.2 wherever it is, as when the time for a graceful shutdown is over.
+    pub fn shut_down(&mut self) {
+        let text = format!(
+            "{} {} shuts down, closing the connection",
+            self.config.hostname, self.config.app_name
+        );
+        self.close_with(Reply::closing(text), CloseReason::Shutdown);
+    }
+
+    /// Notes that the TLS handshake is done. The session starts anew: whatever the client has said in plaintext is
+    /// forgotten (RFC 3207 section 4.2), and what came behind STARTTLS was dropped with it.
+    pub fn handle_tls(&mut self) {
+        self.state = State::Start;
+        self.reading = Reading::Commands;
+        self.tls = true;
+        self.greeting = None;
+        self.identity = None;
+        self.line = LineReader::default();
+        self.end_transaction();
+    }
+
+    /// The octets that have to be written.
+    pub fn output(&self) -> &[u8] {
+        self.output.as_slice()
+    }
+
+    /// Notes that so many octets of [`output`](Self::output) have been written.
+    pub fn advance_output(&mut self, written: usize) {
+        self.output.advance(written);
+    }
+
+    /// Whether [`poll_event`](Self::poll_event) waits for output to be written before it takes more commands.
+    pub fn is_congested(&self) -> bool {
+        self.output.unsent() >= Self::MAX_UNSENT
+    }
+
+    /// Whether the session runs over TLS.
+    pub const fn is_tls(&self) -> bool {
+        self.tls
+    }
+
+    /// Whether a message is being received.
+    pub fn is_receiving(&self) -> bool {
+        self.message.is_some()
+    }
+
+    /// What the session was set up with.
+    pub fn config(&self) -> &Arc<Config> {
+        &self.config
+    }
+
+    /// The next line of the wire log, if [`Config::log_wire`] is on. Secrets and messages are not in it.
+    pub fn poll_wire_line(&mut self) -> Option<WireLine> {
+        self.wire.as_mut()?.pop()
+    }
+
+    fn step(&mut self, input: &mut BytesMut) -> Step {
+        match self.reading {
+            Reading::Commands => self.step_line(
+                input,
+                self.config.limits.command_line.max(512),
+                Self::command,
+            ),
+            Reading::SaslResponse => {
+                self.step_line(input, MAX_RESPONSE_LINE + 2, Self::sasl_response)
+            }
+            Reading::Message => self.step_message(input),
+            Reading::Handshake | Reading::Closed => Step::Starved,
+        }
+    }
+
+    fn step_line(
+        &mut self,
+        input: &mut BytesMut,
+        limit: usize,
+        handle: fn(&mut Self, line: &[u8], more: bool) -> Step,
+    ) -> Step {
+        // An initial response counts as part of the exchange, not of the command (RFC 4954 section 4).
+        let limit = if is_auth(input) {
+            limit.max(MAX_RESPONSE_LINE + 32)
+        } else {
+            limit
+        };
+        let step = match self.line.poll(input, limit) {
+            None => return Step::Starved,
+            Some(Line::TooLong) => self.line_too_long(),
+            Some(Line::Complete(len)) => {
+                let more = input.len() > len + 2;
+                let step = handle(self, &input[..len], more);
+                input.advance(len + 2);
+                step
+            }
+        };
+        self.clock.restart();
+        if matches!(self.reading, Reading::Handshake | Reading::Closed) {
+            // RFC 3207 section 4.2: nothing that came in plaintext is ever looked at.
+            input.clear();
+        }
+        step
+    }
+
+    fn line_too_long(&mut self) -> Step {
+        self.log_received("[line too long]");
+        self.exchange = None;
+        if self.reading == Reading::SaslResponse {
+            self.reading = Reading::Commands;
+            return self.fault(crate::sasl::SaslError::TooLong.reply());
+        }
+        self.fault(Reply::fixed(
+            Code::SYNTAX_ERROR,
+            Status::SYNTAX_ERROR,
+            "Line too long",
+        ))
+    }
+
+    /// Answers a command that was wrong, and ends the session where it was one too many.
+    fn fault(&mut self, reply: Reply) -> Step {
+        self.counts.errors += 1;
+        if self.counts.errors >= self.config.limits.errors {
+            let reply = Reply::new(
+                Code::SERVICE_UNAVAILABLE,
+                Status::POLICY,
+                "Too many errors, closing the connection",
+            );
+            return self.end(reply, CloseReason::Limit);
+        }
+        self.put(&reply);
+        Step::Again
+    }
+
+    fn end(&mut self, reply: Reply, reason: CloseReason) -> Step {
+        self.close_with(reply, reason);
+        Step::Again
+    }
+
+    fn close_with(&mut self, reply: Reply, reason: CloseReason) {
+        if self.reading != Reading::Closed {
+            self.put(&reply);
+            self.close(reason);
+        }
+    }
+
+    fn close(&mut self, reason: CloseReason) {
+        self.reading = Reading::Closed;
+        self.asked = None;
+        self.exchange = None;
+        self.end_transaction();
+        self.news = Some(Event::Closed(reason));
+    }
+
+    fn end_transaction(&mut self) {
+        self.transaction = Transaction::default();
+        self.message = None;
+        if !matches!(self.state, State::Start | State::Refused) {
+            self.state = State::Ready;
+        }
+    }
+}
+
+fn is_auth(input: &[u8]) -> bool {
+    input
+        .get(..5)
+        .is_some_and(|verb| verb.eq_ignore_ascii_case(b"AUTH "))
+}

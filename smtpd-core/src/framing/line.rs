@@ -1,0 +1,138 @@
+use bytes::{Buf, BytesMut};
+
+/// Cuts command lines. Only CRLF ends one (RFC 5321 section 2.3.8); a bare LF or CR is just an octet of it.
+#[derive(Debug, Default)]
+pub(crate) struct LineReader {
+    /// How much of the buffer is known to hold no CRLF, so that a dripping client costs linear time.
+    scanned: usize,
+    /// Within a line that has passed the limit.
+    skipping: bool,
+}
+
+/// What [`LineReader::poll`] found.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Line {
+    /// The buffer begins with a line of that many octets before its CRLF.
+    Complete(usize),
+    /// A line longer than the limit has gone by; nothing of it is left in the buffer.
+    TooLong,
+}
+
+impl LineReader {
+    /// The next line, or `None` where more input is needed. `limit` counts the CRLF too (RFC 5321 section 4.5.3.1.4).
+    pub(crate) fn poll(&mut self, input: &mut BytesMut, limit: usize) -> Option<Line> {
+        let Some(end) = self.find_crlf(input) else {
+            if self.skipping || input.len() > limit {
+                self.skip(input);
+            }
+            return None;
+        };
+        self.scanned = 0;
+        if std::mem::take(&mut self.skipping) || end + 2 > limit {
+            input.advance(end + 2);
+            return Some(Line::TooLong);
+        }
+        Some(Line::Complete(end))
+    }
+
+    /// Whether a line had begun and not ended when more input was asked for.
+    pub(crate) fn is_within(&self) -> bool {
+        self.skipping || self.scanned > 0
+    }
+
+    fn find_crlf(&mut self, input: &BytesMut) -> Option<usize> {
+        let mut from = self.scanned.min(input.len());
+        while let Some(found) = memchr::memchr(b'\n', &input[from..]) {
+            let lf = from + found;
+            if lf > 0 && input[lf - 1] == b'\r' {
+                return Some(lf - 1);
+            }
+            from = lf + 1;
+        }
+        self.scanned = input.len();
+        None
+    }
+
+    /// Drops what cannot be the end of the line, so that an endless one costs no memory.
+    fn skip(&mut self, input: &mut BytesMut) {
+        let keep = usize::from(input.last() == Some(&b'\r'));
+        input.advance(input.len() - keep);
+        self.scanned = 0;
+        self.skipping = true;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lines(input: &[u8], step: usize, limit: usize) -> (Vec<Option<Vec<u8>>>, usize) {
+        let (mut reader, mut buffer, mut got, mut most) =
+            (LineReader::default(), BytesMut::new(), Vec::new(), 0);
+        for part in input.chunks(step) {
+            buffer.extend_from_slice(part);
+            while let Some(line) = reader.poll(&mut buffer, limit) {
+                got.push(match line {
+                    Line::TooLong => None,
+                    Line::Complete(len) => {
+                        let text = buffer[..len].to_vec();
+                        buffer.advance(len + 2);
+                        Some(text)
+                    }
+                });
+            }
+            most = most.max(buffer.len());
+        }
+        (got, most)
+    }
+
+    #[test]
+    fn only_crlf_ends_a_line_however_it_is_split() {
+        let cases: [(&[u8], &[&[u8]]); 5] = [
+            (b"NOOP\r\nQUIT\r\n", &[b"NOOP", b"QUIT"]),
+            (b"a\nb\r\n", &[b"a\nb"]),
+            (b"a\rb\r\n", &[b"a\rb"]),
+            (b"a\r\r\n\n\r\n", &[b"a\r", b"\n"]),
+            (b"\r\n", &[b""]),
+        ];
+        for (input, expected) in cases {
+            for step in 1..=input.len() {
+                let (got, _) = lines(input, step, 512);
+                let expected: Vec<_> = expected.iter().map(|line| Some(line.to_vec())).collect();
+                assert_eq!(got, expected, "{input:?} in steps of {step}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_line_of_exactly_the_limit_is_taken_and_one_more_octet_is_not() {
+        for step in [1, 3, 64] {
+            assert!(lines(&[&[b'x'; 14][..], b"\r\n"].concat(), step, 16).0[0].is_some());
+            let (got, _) = lines(&[&[b'x'; 15][..], b"\r\nNOOP\r\n"].concat(), step, 16);
+            assert_eq!(got, [None, Some(b"NOOP".to_vec())]);
+        }
+    }
+
+    #[test]
+    fn an_endless_line_fills_no_memory() {
+        let (mut reader, mut buffer) = (LineReader::default(), BytesMut::with_capacity(1 << 16));
+        for _ in 0..(1 << 30) / (1 << 16) {
+            buffer.resize(buffer.len() + (1 << 16) - 1, b'x');
+            assert_eq!(reader.poll(&mut buffer, 2048), None);
+            assert!(buffer.len() <= 1);
+        }
+        assert!(buffer.capacity() <= 1 << 17);
+        buffer.extend_from_slice(b"\r\nNOOP\r\n");
+        assert_eq!(reader.poll(&mut buffer, 2048), Some(Line::TooLong));
+        assert_eq!(reader.poll(&mut buffer, 2048), Some(Line::Complete(4)));
+    }
+
+    #[test]
+    fn a_crlf_split_behind_the_limit_still_ends_the_line() {
+        for step in 1..40 {
+            let (got, most) = lines(&[&[b'x'; 40][..], b"\r\nRSET\r\n"].concat(), step, 16);
+            assert_eq!(got, [None, Some(b"RSET".to_vec())], "steps of {step}");
+            assert!(most <= 16 + step);
+        }
+    }
+}

@@ -1,0 +1,15 @@
+//! What the octets of a session are cut into: lines, a message that ends with a dot, or counted chunks.
+//!
+//! Every reader takes from the front of a buffer that its caller owns, keeps only a few octets of state of its own,
+//! and gives the same result however the input was split.
+
+mod chunk;
+mod dot;
+mod line;
+mod newline;
+
+pub(crate) use chunk::ChunkReader;
+pub(crate) use dot::{DotReader, Piece};
+pub(crate) use line::{Line, LineReader};
+pub use newline::BareNewline;
+pub(crate) use newline::NewlineFilter;

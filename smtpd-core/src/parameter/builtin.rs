@@ -1,0 +1,145 @@
+use super::{Parameter, ParameterError, xtext};
+
+/// `SIZE=`: how many octets the message will have, as its sender declares it (RFC 1870 section 6).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Size(pub u64);
+
+impl Parameter for Size {
+    const KEYWORD: &'static str = "SIZE";
+
+    fn parse(value: Option<&str>) -> Result<Self, ParameterError> {
+        // RFC 1870 section 4: 1*20DIGIT, so a value may pass 64 bits; it is then as large as can be.
+        match value {
+            Some(digits)
+                if (1..=20).contains(&digits.len())
+                    && digits.bytes().all(|b| b.is_ascii_digit()) =>
+            {
+                Ok(Self(digits.parse().unwrap_or(u64::MAX)))
+            }
+            _ => Err(ParameterError::Malformed),
+        }
+    }
+}
+
+/// `BODY=`: what octets the message holds (RFC 6152 section 2, RFC 3030 section 3).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum BodyType {
+    /// `7BIT`: lines of US-ASCII.
+    #[default]
+    SevenBit,
+    /// `8BITMIME`: lines of octets.
+    EightBitMime,
+    /// `BINARYMIME`: octets without any line structure.
+    BinaryMime,
+}
+
+impl BodyType {
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::SevenBit => "7BIT",
+            Self::EightBitMime => "8BITMIME",
+            Self::BinaryMime => "BINARYMIME",
+        }
+    }
+}
+
+impl Parameter for BodyType {
+    const KEYWORD: &'static str = "BODY";
+
+    fn parse(value: Option<&str>) -> Result<Self, ParameterError> {
+        let value = value.ok_or(ParameterError::Malformed)?;
+        [Self::SevenBit, Self::EightBitMime, Self::BinaryMime]
+            .into_iter()
+            .find(|body| body.as_str().eq_ignore_ascii_case(value))
+            .ok_or(ParameterError::Malformed)
+    }
+}
+
+/// `SMTPUTF8`: addresses and header fields may hold UTF-8 (RFC 6531 section 3.4). It has no value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct SmtpUtf8;
+
+impl Parameter for SmtpUtf8 {
+    const KEYWORD: &'static str = "SMTPUTF8";
+
+    fn parse(value: Option<&str>) -> Result<Self, ParameterError> {
+        value.map_or(Ok(Self), |_| Err(ParameterError::Malformed))
+    }
+}
+
+/// `AUTH=` on MAIL: who submitted the message first, as a trusted client says (RFC 4954 section 5).
+///
+/// `None` is `AUTH=<>`: not known, or not to be trusted. Believe it only of clients that you trust.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct MailAuth(pub Option<String>);
+
+impl Parameter for MailAuth {
+    const KEYWORD: &'static str = "AUTH";
+
+    fn parse(value: Option<&str>) -> Result<Self, ParameterError> {
+        match value.ok_or(ParameterError::Malformed)? {
+            "<>" => Ok(Self(None)),
+            text => {
+                let identity = xtext::decode(text)?;
+                if identity.contains(char::is_control) {
+                    Err(ParameterError::Malformed)
+                } else {
+                    Ok(Self(Some(identity)))
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes() {
+        let cases = [
+            (Some("0"), Some(0)),
+            (Some("1048576"), Some(1_048_576)),
+            (Some("18446744073709551615"), Some(u64::MAX)),
+            (Some("18446744073709551626"), Some(u64::MAX)),
+            (Some("99999999999999999999"), Some(u64::MAX)),
+            (Some("100000000000000000000"), None),
+            (Some(""), None),
+            (Some("-1"), None),
+            (Some("+1"), None),
+            (Some("1.5"), None),
+            (Some("0x10"), None),
+            (None, None),
+        ];
+        for (value, expected) in cases {
+            assert_eq!(Size::parse(value).ok().map(|s| s.0), expected, "{value:?}");
+        }
+    }
+
+    #[test]
+    fn body_types_in_any_case() {
+        assert_eq!(
+            BodyType::parse(Some("8bitmime")),
+            Ok(BodyType::EightBitMime)
+        );
+        assert_eq!(BodyType::parse(Some("7BIT")), Ok(BodyType::SevenBit));
+        assert_eq!(
+            BodyType::parse(Some("BinaryMIME")),
+            Ok(BodyType::BinaryMime)
+        );
+        assert!(BodyType::parse(Some("NONSENSE")).is_err() && BodyType::parse(None).is_err());
+    }
+
+    #[test]
+    fn mail_auth() {
+        assert_eq!(MailAuth::parse(Some("<>")), Ok(MailAuth(None)));
+        assert_eq!(
+            MailAuth::parse(Some("e+3Dmc2@example.com")),
+            Ok(MailAuth(Some("e=mc2@example.com".into())))
+        );
+        for bad in [None, Some("a+0D+0Ab"), Some("a+3")] {
+            assert!(MailAuth::parse(bad).is_err(), "{bad:?}");
+        }
+    }
+}

@@ -1,0 +1,186 @@
+//! Delivery status notifications (RFC 3461 section 4).
+
+use super::{Parameter, ParameterError, xtext};
+
+/// `RET=` on MAIL: how much of the message a failure report shall return (RFC 3461 section 4.3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Ret {
+    /// The whole message.
+    Full,
+    /// Its headers only.
+    Headers,
+}
+
+impl Parameter for Ret {
+    const KEYWORD: &'static str = "RET";
+
+    fn parse(value: Option<&str>) -> Result<Self, ParameterError> {
+        match value {
+            Some(v) if v.eq_ignore_ascii_case("FULL") => Ok(Self::Full),
+            Some(v) if v.eq_ignore_ascii_case("HDRS") => Ok(Self::Headers),
+            _ => Err(ParameterError::Malformed),
+        }
+    }
+}
+
+/// `ENVID=` on MAIL: the sender's name for this transaction, decoded from xtext (RFC 3461 section 4.4).
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct EnvelopeId(pub String);
+
+impl Parameter for EnvelopeId {
+    const KEYWORD: &'static str = "ENVID";
+
+    fn parse(value: Option<&str>) -> Result<Self, ParameterError> {
+        let text = value
+            .filter(|v| v.len() <= 100)
+            .ok_or(ParameterError::Malformed)?;
+        printable(text).map(Self)
+    }
+}
+
+/// `NOTIFY=` on RCPT: of what the sender wants to hear (RFC 3461 section 4.1). All three false is `NEVER`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Notify {
+    /// The message was delivered.
+    pub success: bool,
+    /// It could not be delivered.
+    pub failure: bool,
+    /// It is late.
+    pub delay: bool,
+}
+
+impl Parameter for Notify {
+    const KEYWORD: &'static str = "NOTIFY";
+
+    fn parse(value: Option<&str>) -> Result<Self, ParameterError> {
+        let value = value.ok_or(ParameterError::Malformed)?;
+        let mut notify = Self::default();
+        // NEVER stands alone.
+        if value.eq_ignore_ascii_case("NEVER") {
+            return Ok(notify);
+        }
+        for word in value.split(',') {
+            let flag = match word.to_ascii_uppercase().as_str() {
+                "SUCCESS" => &mut notify.success,
+                "FAILURE" => &mut notify.failure,
+                "DELAY" => &mut notify.delay,
+                _ => return Err(ParameterError::Malformed),
+            };
+            *flag = true;
+        }
+        Ok(notify)
+    }
+}
+
+/// `ORCPT=` on RCPT: the recipient as the sender first wrote it (RFC 3461 section 4.2).
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct OriginalRecipient {
+    address_type: String,
+    address: String,
+}
+
+impl OriginalRecipient {
+    /// The type of the address, mostly `rfc822`.
+    pub fn address_type(&self) -> &str {
+        &self.address_type
+    }
+
+    /// The address, decoded from xtext.
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+}
+
+impl Parameter for OriginalRecipient {
+    const KEYWORD: &'static str = "ORCPT";
+
+    fn parse(value: Option<&str>) -> Result<Self, ParameterError> {
+        // RFC 3461 section 4.2: up to 500 octets; RFC 6533 section 3 allows UTF-8 in the address of type utf-8.
+        let (kind, text) = value
+            .filter(|v| v.len() <= 500)
+            .and_then(|v| v.split_once(';'))
+            .ok_or(ParameterError::Malformed)?;
+        if kind.is_empty()
+            || text.is_empty()
+            || !kind.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
+        {
+            return Err(ParameterError::Malformed);
+        }
+        Ok(Self {
+            address_type: kind.to_owned(),
+            address: printable(text)?,
+        })
+    }
+}
+
+/// RFC 3461 section 4: what xtext stands for here is printable, so that it can never end a line of a report.
+fn printable(text: &str) -> Result<String, ParameterError> {
+    let decoded = xtext::decode(text)?;
+    if decoded.contains(char::is_control) {
+        Err(ParameterError::Malformed)
+    } else {
+        Ok(decoded)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn notify_lists() {
+        let some = |success, failure, delay| {
+            Some(Notify {
+                success,
+                failure,
+                delay,
+            })
+        };
+        let cases = [
+            ("NEVER", some(false, false, false)),
+            ("SUCCESS", some(true, false, false)),
+            ("notify", None),
+            ("delay,FAILURE,success", some(true, true, true)),
+            ("NEVER,SUCCESS", None),
+            ("FAILURE,NEVER", None),
+            ("SUCCESS,,DELAY", None),
+            ("SUCCESS,", None),
+            ("", None),
+        ];
+        for (value, expected) in cases {
+            assert_eq!(Notify::parse(Some(value)).ok(), expected, "{value:?}");
+        }
+        assert!(Notify::parse(None).is_err());
+    }
+
+    #[test]
+    fn original_recipients_have_a_type() {
+        let good = OriginalRecipient::parse(Some("rfc822;a+2Bb@example.org")).unwrap();
+        assert_eq!(
+            (good.address_type(), good.address()),
+            ("rfc822", "a+b@example.org")
+        );
+        for bad in [
+            "user@example.org",
+            ";user@example.org",
+            "rfc822;",
+            "",
+            "rfc822;a+0D+0AX-Injected:+20yes",
+        ] {
+            assert!(OriginalRecipient::parse(Some(bad)).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn envelope_ids_and_ret() {
+        assert_eq!(EnvelopeId::parse(Some("a+2Bb")).unwrap().0, "a+b");
+        assert!(EnvelopeId::parse(Some(&"e".repeat(100))).is_ok());
+        assert!(EnvelopeId::parse(Some("a+0Ab")).is_err() && EnvelopeId::parse(None).is_err());
+        assert_eq!(Ret::parse(Some("hdrs")), Ok(Ret::Headers));
+        assert!(
+            ["BODY", "", "FULLX"]
+                .iter()
+                .all(|bad| Ret::parse(Some(bad)).is_err())
+        );
+    }
+}

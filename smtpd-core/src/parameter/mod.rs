@@ -1,0 +1,304 @@
+//! The parameters of MAIL and RCPT: an open, typed set (RFC 5321 section 4.1.2, `Mail-parameters` and `Rcpt-parameters`).
+
+mod builtin;
+mod dsn;
+mod xtext;
+
+use std::{error::Error, fmt, sync::Arc};
+
+pub use builtin::{BodyType, MailAuth, Size, SmtpUtf8};
+pub use dsn::{EnvelopeId, Notify, OriginalRecipient, Ret};
+
+/// A parameter as a type: what its value means, and how it is read.
+///
+/// Types of your own work like those of this crate: give them to the server within an
+/// [`Extension`](crate::Extension), and read them from the request with [`Parameters::get`].
+///
+/// ```
+/// use smtpd_core::{Parameter, ParameterError};
+///
+/// #[derive(Debug, PartialEq)]
+/// struct Color(String);
+///
+/// impl Parameter for Color {
+///     const KEYWORD: &'static str = "XCOLOR";
+///
+///     fn parse(value: Option<&str>) -> Result<Self, ParameterError> {
+///         value.map(|v| Self(v.to_owned())).ok_or(ParameterError::Malformed)
+///     }
+/// }
+/// assert_eq!(Color::parse(Some("red")), Ok(Color("red".into())));
+/// ```
+pub trait Parameter: Sized {
+    /// The keyword, in upper case; it is matched in any case (RFC 5321 section 2.4).
+    const KEYWORD: &'static str;
+
+    /// Reads the value, which is `None` where there is no `=`.
+    ///
+    /// # Errors
+    ///
+    /// [`ParameterError::Malformed`] where the value is not what the parameter's grammar allows.
+    fn parse(value: Option<&str>) -> Result<Self, ParameterError>;
+}
+
+/// A keyword and the check of its values: what an extension allows on MAIL or RCPT.
+///
+/// Two extensions may allow the same keyword, each with values of its own: a value is good when either takes it.
+#[derive(Clone, Copy)]
+pub struct ParameterRule {
+    keyword: &'static str,
+    check: fn(Option<&str>) -> Result<(), ParameterError>,
+}
+
+impl ParameterRule {
+    /// The rule of a typed parameter.
+    pub const fn of<P: Parameter>() -> Self {
+        Self {
+            keyword: P::KEYWORD,
+            check: |value| P::parse(value).map(drop),
+        }
+    }
+
+    /// The rule of a keyword with a check of its own.
+    pub const fn new(
+        keyword: &'static str,
+        check: fn(Option<&str>) -> Result<(), ParameterError>,
+    ) -> Self {
+        Self { keyword, check }
+    }
+
+    /// The keyword.
+    pub const fn keyword(&self) -> &'static str {
+        self.keyword
+    }
+}
+
+impl fmt::Debug for ParameterRule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("ParameterRule").field(&self.keyword).finish()
+    }
+}
+
+/// Why the parameters of a command were refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ParameterError {
+    /// The text is not that of a parameter, or the value is not what the keyword allows: 501 5.5.4.
+    Malformed,
+    /// The same keyword twice: 501 5.5.4.
+    Duplicate,
+    /// No extension that is on knows the keyword on this command: 555 5.5.4 (RFC 5321 section 4.1.1.11).
+    Unknown,
+}
+
+impl fmt::Display for ParameterError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Malformed => "malformed parameter",
+            Self::Duplicate => "parameter given twice",
+            Self::Unknown => "parameter not recognized or not implemented",
+        })
+    }
+}
+
+impl Error for ParameterError {}
+
+/// The parameters that came with one MAIL or RCPT, each of them known and well-formed.
+///
+/// ```
+/// use smtpd_core::{Parameters, Size};
+///
+/// let parameters = Parameters::of([("SIZE", Some("1000")), ("XOWN", None)]);
+/// assert_eq!(parameters.get::<Size>(), Some(Size(1000)));
+/// assert!(parameters.contains("xown"));
+/// ```
+// An empty set, by far the most common, allocates nothing.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Parameters(Option<Arc<[Given]>>);
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Given {
+    keyword: Box<str>,
+    value: Option<Box<str>>,
+}
+
+impl Parameters {
+    /// A set made by hand, for tests. Nothing is checked.
+    pub fn of<'a>(parameters: impl IntoIterator<Item = (&'a str, Option<&'a str>)>) -> Self {
+        let given = parameters
+            .into_iter()
+            .map(|(keyword, value)| Given::new(keyword, value))
+            .collect();
+        Self::from_vec(given)
+    }
+
+    /// The parameter of that type, if it was given.
+    pub fn get<P: Parameter>(&self) -> Option<P> {
+        self.given()
+            .iter()
+            .find(|g| g.keyword.eq_ignore_ascii_case(P::KEYWORD))
+            .and_then(|g| P::parse(g.value.as_deref()).ok())
+    }
+
+    /// Whether that keyword was given, in any case.
+    pub fn contains(&self, keyword: &str) -> bool {
+        self.given()
+            .iter()
+            .any(|g| g.keyword.eq_ignore_ascii_case(keyword))
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_none()
+    }
+
+    /// Keywords and values as they were sent, in order.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, Option<&str>)> {
+        self.given()
+            .iter()
+            .map(|g| (&*g.keyword, g.value.as_deref()))
+    }
+
+    /// Reads what stands behind the path of a MAIL or RCPT command.
+    pub(crate) fn parse<'r>(
+        text: &[u8],
+        rules: impl Fn() -> RuleIter<'r>,
+    ) -> Result<Self, ParameterError> {
+        let mut given = Vec::new();
+        for word in text
+            .split(|&octet| octet == b' ')
+            .filter(|word| !word.is_empty())
+        {
+            let (keyword, value) = split(word)?;
+            if given
+                .iter()
+                .any(|g: &Given| g.keyword.eq_ignore_ascii_case(keyword))
+            {
+                return Err(ParameterError::Duplicate);
+            }
+            check(keyword, value, rules())?;
+            given.push(Given::new(keyword, value));
+        }
+        Ok(Self::from_vec(given))
+    }
+
+    fn from_vec(given: Vec<Given>) -> Self {
+        Self((!given.is_empty()).then(|| given.into()))
+    }
+
+    fn given(&self) -> &[Given] {
+        self.0.as_deref().unwrap_or_default()
+    }
+}
+
+impl fmt::Debug for Parameters {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_map().entries(self.iter()).finish()
+    }
+}
+
+pub(crate) type RuleIter<'r> = Box<dyn Iterator<Item = &'r ParameterRule> + 'r>;
+
+impl Given {
+    fn new(keyword: &str, value: Option<&str>) -> Self {
+        Self {
+            keyword: keyword.into(),
+            value: value.map(Into::into),
+        }
+    }
+}
+
+/// RFC 5321 section 4.1.2: `esmtp-keyword ["=" esmtp-value]`; UTF-8 in values by RFC 6531 section 3.3.
+fn split(word: &[u8]) -> Result<(&str, Option<&str>), ParameterError> {
+    let word = std::str::from_utf8(word).map_err(|_| ParameterError::Malformed)?;
+    let (keyword, value) = word
+        .split_once('=')
+        .map_or((word, None), |(keyword, value)| (keyword, Some(value)));
+    let keyword_ok = keyword.starts_with(|c: char| c.is_ascii_alphanumeric())
+        && keyword
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b == b'-');
+    let value_ok =
+        value.is_none_or(|v| !v.is_empty() && !v.contains(|c: char| c == '=' || c.is_control()));
+    if keyword_ok && value_ok {
+        Ok((keyword, value))
+    } else {
+        Err(ParameterError::Malformed)
+    }
+}
+
+fn check<'r>(
+    keyword: &str,
+    value: Option<&str>,
+    rules: impl Iterator<Item = &'r ParameterRule>,
+) -> Result<(), ParameterError> {
+    let mut outcome = Err(ParameterError::Unknown);
+    for rule in rules.filter(|rule| rule.keyword.eq_ignore_ascii_case(keyword)) {
+        outcome = (rule.check)(value);
+        if outcome.is_ok() {
+            break;
+        }
+    }
+    outcome
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RULES: [ParameterRule; 3] = [
+        ParameterRule::of::<Size>(),
+        ParameterRule::of::<SmtpUtf8>(),
+        ParameterRule::new("X-ONE", |_| Ok(())),
+    ];
+
+    fn parse(text: &str) -> Result<Parameters, ParameterError> {
+        Parameters::parse(text.as_bytes(), || Box::new(RULES.iter()))
+    }
+
+    #[test]
+    fn parameters_are_known_well_formed_and_given_once() {
+        use ParameterError::*;
+        let cases = [
+            ("", Ok(0)),
+            ("   ", Ok(0)),
+            ("SIZE=10", Ok(1)),
+            ("size=10  x-one=a,b SMTPUTF8 ", Ok(3)),
+            ("SIZE=10 Size=20", Err(Duplicate)),
+            ("SIZE", Err(Malformed)),
+            ("SIZE=", Err(Malformed)),
+            ("X-ONE=a=b", Err(Malformed)),
+            ("=a", Err(Malformed)),
+            ("-A=1", Err(Malformed)),
+            ("X_ONE=1", Err(Malformed)),
+            ("SMTPUTF8=yes", Err(Malformed)),
+            ("FROBNICATE=1", Err(Unknown)),
+            ("FROBNICATE", Err(Unknown)),
+        ];
+        for (text, expected) in cases {
+            assert_eq!(parse(text).map(|p| p.iter().count()), expected, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_value_is_good_when_one_of_two_rules_takes_it() {
+        const ONLY_A: ParameterRule = ParameterRule::new("K", |v| {
+            if v == Some("a") {
+                Ok(())
+            } else {
+                Err(ParameterError::Malformed)
+            }
+        });
+        const ONLY_B: ParameterRule = ParameterRule::new("K", |v| {
+            if v == Some("b") {
+                Ok(())
+            } else {
+                Err(ParameterError::Malformed)
+            }
+        });
+        static BOTH: [ParameterRule; 2] = [ONLY_A, ONLY_B];
+        let parse = |text: &str| Parameters::parse(text.as_bytes(), || Box::new(BOTH.iter()));
+        assert!(parse("K=a").is_ok() && parse("K=b").is_ok());
+        assert_eq!(parse("K=c"), Err(ParameterError::Malformed));
+    }
+}

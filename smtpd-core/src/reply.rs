@@ -1,0 +1,521 @@
+//! Replies: what the server answers (RFC 5321 section 4.2).
+
+use std::{borrow::Cow, error::Error, fmt};
+
+use crate::Status;
+
+/// The three digits of a reply, 200 to 599 (RFC 5321 section 4.2.1).
+///
+/// ```
+/// use smtpd_core::Code;
+///
+/// assert_eq!(Code::new(550), Some(Code::MAILBOX_UNAVAILABLE));
+/// assert_eq!(Code::new(99), None);
+/// assert!(Code::OK.is_positive() && !Code::OK.is_transient());
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Code(u16);
+
+impl Code {
+    /// The code of that number, or `None` outside of 200 to 599.
+    pub const fn new(number: u16) -> Option<Self> {
+        if 200 <= number && number <= 599 {
+            Some(Self(number))
+        } else {
+            None
+        }
+    }
+
+    /// Its number.
+    pub const fn as_u16(self) -> u16 {
+        self.0
+    }
+
+    /// 2yz or 3yz: the command was taken.
+    pub const fn is_positive(self) -> bool {
+        self.0 < 400
+    }
+
+    /// 3yz: the client has to go on, with a message or a SASL response.
+    pub const fn is_intermediate(self) -> bool {
+        300 <= self.0 && self.0 < 400
+    }
+
+    /// 4yz: refused for now, the client may try again.
+    pub const fn is_transient(self) -> bool {
+        400 <= self.0 && self.0 < 500
+    }
+
+    /// 5yz: refused for good.
+    pub const fn is_permanent(self) -> bool {
+        500 <= self.0
+    }
+
+    /// 421: the server closes the connection after it (RFC 5321 section 3.8); so does 521 (RFC 7504 section 3).
+    pub const fn closes(self) -> bool {
+        self.0 == 421 || self.0 == 521
+    }
+
+    const fn digits(self) -> [u8; 3] {
+        [
+            b'0' + (self.0 / 100) as u8,
+            b'0' + (self.0 / 10 % 10) as u8,
+            b'0' + (self.0 % 10) as u8,
+        ]
+    }
+}
+
+impl fmt::Display for Code {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+macro_rules! codes {
+    ($($name:ident = $number:literal, $doc:literal;)*) => {
+        impl Code {
+            $(
+                #[doc = concat!($number, ": ", $doc, ".")]
+                pub const $name: Self = Self($number);
+            )*
+        }
+    };
+}
+
+// RFC 5321 section 4.2.3, RFC 4954 section 6, RFC 7504 section 3.
+codes! {
+    HELP = 214, "help message";
+    READY = 220, "service ready";
+    CLOSING = 221, "service closing the connection";
+    AUTHENTICATED = 235, "authentication succeeded";
+    OK = 250, "requested mail action okay, completed";
+    WILL_FORWARD = 251, "user not local, will forward";
+    CANNOT_VERIFY = 252, "cannot verify the user, but will accept the message";
+    CHALLENGE = 334, "a SASL challenge";
+    START_MAIL = 354, "start mail input";
+    SERVICE_UNAVAILABLE = 421, "service not available, closing the connection";
+    MAILBOX_BUSY = 450, "mailbox unavailable for now";
+    LOCAL_ERROR = 451, "local error in processing";
+    INSUFFICIENT_STORAGE = 452, "insufficient system storage, or too many recipients";
+    TLS_UNAVAILABLE = 454, "TLS or authentication not available for a temporary reason";
+    SYNTAX_ERROR = 500, "syntax error, command unrecognized";
+    PARAMETER_ERROR = 501, "syntax error in parameters or arguments";
+    NOT_IMPLEMENTED = 502, "command not implemented";
+    BAD_SEQUENCE = 503, "bad sequence of commands";
+    PARAMETER_NOT_IMPLEMENTED = 504, "command parameter not implemented";
+    NO_MAIL = 521, "host does not accept mail";
+    AUTH_REQUIRED = 530, "authentication or encryption required";
+    AUTH_FAILED = 535, "authentication credentials invalid";
+    ENCRYPTION_REQUIRED = 538, "encryption required for the requested mechanism";
+    MAILBOX_UNAVAILABLE = 550, "mailbox unavailable, not found, or refused by policy";
+    EXCEEDED_STORAGE = 552, "exceeded storage allocation, message too big";
+    MAILBOX_NAME = 553, "mailbox name not allowed";
+    TRANSACTION_FAILED = 554, "transaction failed, or no service here";
+    PARAMETERS_UNKNOWN = 555, "MAIL or RCPT parameters not recognized or not implemented";
+}
+
+/// One reply: a code, an enhanced status code, and text of one or more lines.
+///
+/// A reply can hold no CR, LF, NUL or other control character: each becomes a space when the reply is made, so what a
+/// handler puts into a text can never become a reply of its own. Lines that would pass the 512 octets of RFC 5321
+/// section 4.5.3.1.5 are broken when the reply is written.
+///
+/// `Reply` is also an [`Error`], so that it can be thrown with `?` and travel through layers that know only errors.
+///
+/// ```
+/// use smtpd_core::{Code, Reply, Status};
+///
+/// let reply = Reply::ok("Queued as 4F2A");
+/// assert_eq!((reply.code(), reply.text()), (Code::OK, "Queued as 4F2A"));
+///
+/// let hostile = Reply::rejected("bad\r\n250 2.0.0 fine");
+/// assert_eq!(hostile.to_string(), "554 5.7.1 bad  250 2.0.0 fine");
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Reply {
+    code: Code,
+    status: Status,
+    /// Lines are parted by LF, which no line can hold.
+    text: Cow<'static, str>,
+}
+
+impl Reply {
+    /// 250 2.0.0, the plain yes.
+    pub const OK: Self = Self::fixed(Code::OK, Status::UNDEFINED, "OK");
+
+    /// A reply of one line. Control characters in `text` become spaces.
+    pub fn new(code: Code, status: Status, text: impl Into<Cow<'static, str>>) -> Self {
+        Self {
+            code,
+            status,
+            text: clean(text.into()),
+        }
+    }
+
+    /// A reply of several lines; a single empty one where `lines` is empty.
+    pub fn multiline<T: Into<Cow<'static, str>>>(
+        code: Code,
+        status: Status,
+        lines: impl IntoIterator<Item = T>,
+    ) -> Self {
+        let lines: Vec<_> = lines.into_iter().map(|line| clean(line.into())).collect();
+        Self {
+            code,
+            status,
+            text: lines.join("\n").into(),
+        }
+    }
+
+    /// 250 2.0.0 with a text of your own.
+    pub fn ok(text: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(Code::OK, Status::UNDEFINED, text)
+    }
+
+    /// 250 2.0.0, telling the client the name under which the message was queued.
+    pub fn queued(id: impl fmt::Display) -> Self {
+        Self::ok(format!("Queued as {id}"))
+    }
+
+    /// 451 4.3.0: something on this side failed, the client shall try again.
+    pub fn try_again(text: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(Code::LOCAL_ERROR, Status::MAIL_SYSTEM, text)
+    }
+
+    /// 450 4.2.1: this mailbox takes nothing at the moment.
+    pub fn mailbox_busy(text: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(Code::MAILBOX_BUSY, Status::MAILBOX_DISABLED, text)
+    }
+
+    /// 554 5.7.1: refused by policy, for good.
+    pub fn rejected(text: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(Code::TRANSACTION_FAILED, Status::DENIED, text)
+    }
+
+    /// 421 4.3.2: the server closes the connection after it.
+    pub fn closing(text: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(Code::SERVICE_UNAVAILABLE, Status::SYSTEM_BUSY, text)
+    }
+
+    /// 451 4.3.2: too much to do, try again later.
+    pub const fn busy() -> Self {
+        Self::fixed(
+            Code::LOCAL_ERROR,
+            Status::SYSTEM_BUSY,
+            "System is busy, try again later",
+        )
+    }
+
+    /// 550 5.1.1.
+    pub const fn no_such_user() -> Self {
+        Self::fixed(
+            Code::MAILBOX_UNAVAILABLE,
+            Status::BAD_MAILBOX,
+            "No such user",
+        )
+    }
+
+    /// 550 5.7.1: no mail for that domain here.
+    pub const fn relay_denied() -> Self {
+        Self::fixed(Code::MAILBOX_UNAVAILABLE, Status::DENIED, "Relaying denied")
+    }
+
+    /// 452 4.2.2: over quota.
+    pub const fn mailbox_full() -> Self {
+        Self::fixed(
+            Code::INSUFFICIENT_STORAGE,
+            Status::MAILBOX_FULL,
+            "Mailbox full",
+        )
+    }
+
+    /// 452 4.5.3 (RFC 5321 section 4.5.3.1.10).
+    pub const fn too_many_recipients() -> Self {
+        Self::fixed(
+            Code::INSUFFICIENT_STORAGE,
+            Status::TOO_MANY_RECIPIENTS,
+            "Too many recipients",
+        )
+    }
+
+    /// 552 5.3.4 (RFC 1870 section 6.1).
+    pub const fn too_large() -> Self {
+        Self::fixed(
+            Code::EXCEEDED_STORAGE,
+            Status::MESSAGE_TOO_BIG,
+            "Message exceeds the maximum size",
+        )
+    }
+
+    /// 530 5.7.0 (RFC 4954 section 6).
+    pub const fn auth_required() -> Self {
+        Self::fixed(
+            Code::AUTH_REQUIRED,
+            Status::POLICY,
+            "Authentication required",
+        )
+    }
+
+    /// 530 5.7.0 (RFC 3207 section 4).
+    pub const fn tls_required() -> Self {
+        Self::fixed(
+            Code::AUTH_REQUIRED,
+            Status::POLICY,
+            "Must issue a STARTTLS command first",
+        )
+    }
+
+    /// 535 5.7.8 (RFC 4954 section 6).
+    pub const fn auth_failed() -> Self {
+        Self::fixed(
+            Code::AUTH_FAILED,
+            Status::CREDENTIALS_INVALID,
+            "Authentication credentials invalid",
+        )
+    }
+
+    pub(crate) const fn fixed(code: Code, status: Status, text: &'static str) -> Self {
+        Self {
+            code,
+            status,
+            text: Cow::Borrowed(text),
+        }
+    }
+
+    /// The three digits.
+    pub const fn code(&self) -> Code {
+        self.code
+    }
+
+    /// The enhanced status code, whose class is that of [`code`](Self::code).
+    pub const fn status(&self) -> Status {
+        self.status
+    }
+
+    /// The text, its lines parted by LF.
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// The same reply with another text.
+    #[must_use]
+    pub fn with_text(self, text: impl Into<Cow<'static, str>>) -> Self {
+        Self {
+            text: clean(text.into()),
+            ..self
+        }
+    }
+
+    /// Whether the command was taken.
+    pub const fn is_positive(&self) -> bool {
+        self.code.is_positive()
+    }
+
+    /// Whether the server closes the connection after it.
+    pub const fn closes(&self) -> bool {
+        self.code.closes()
+    }
+
+    /// Appends the reply as it goes over the wire.
+    pub(crate) fn encode(&self, form: Form, out: &mut Vec<u8>) {
+        let mut lines = self.text.split('\n').peekable();
+        while let Some(line) = lines.next() {
+            let mut rest = line;
+            loop {
+                let (now, later) = split_at_limit(rest);
+                self.encode_line(form, now, later.is_empty() && lines.peek().is_none(), out);
+                if later.is_empty() {
+                    break;
+                }
+                rest = later;
+            }
+        }
+    }
+
+    fn encode_line(&self, form: Form, line: &str, last: bool, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.code.digits());
+        out.push(if last { b' ' } else { b'-' });
+        // RFC 2034 section 4: on every line of 2yz, 4yz and 5yz replies, but not on the greeting and on EHLO's answer.
+        if form.status && !self.code.is_intermediate() {
+            out.push(b'0' + (self.code.as_u16() / 100) as u8);
+            for number in [self.status.subject(), self.status.detail()] {
+                out.push(b'.');
+                push_decimal(number, out);
+            }
+            if !line.is_empty() {
+                out.push(b' ');
+            }
+        }
+        if form.utf8 || line.is_ascii() {
+            out.extend_from_slice(line.as_bytes());
+        } else {
+            // RFC 6531 section 3.7.4.2: UTF-8 in replies only to those who asked for it.
+            out.extend(
+                line.chars()
+                    .map(|c| if c.is_ascii() { c as u8 } else { b'?' }),
+            );
+        }
+        out.extend_from_slice(b"\r\n");
+    }
+}
+
+impl fmt::Display for Reply {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.code)?;
+        if !self.code.is_intermediate() {
+            write!(f, " {}.{}", self.code.as_u16() / 100, self.status)?;
+        }
+        for line in self.text.split('\n') {
+            write!(f, " {line}")?;
+        }
+        Ok(())
+    }
+}
+
+impl Error for Reply {}
+
+/// How replies are written in the present state of the session.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Form {
+    pub(crate) status: bool,
+    pub(crate) utf8: bool,
+}
+
+/// A line's text may take what the 512 octets leave beside code, separator, status and CRLF (RFC 5321 section 4.5.3.1.5).
+const LINE_TEXT: usize = 512 - "550-5.999.999 ".len() - 2;
+
+fn split_at_limit(line: &str) -> (&str, &str) {
+    if line.len() <= LINE_TEXT {
+        return (line, "");
+    }
+    let mut end = LINE_TEXT;
+    while !line.is_char_boundary(end) {
+        end -= 1;
+    }
+    line.split_at(end)
+}
+
+fn push_decimal(number: u16, out: &mut Vec<u8>) {
+    if number >= 100 {
+        out.push(b'0' + (number / 100 % 10) as u8);
+    }
+    if number >= 10 {
+        out.push(b'0' + (number / 10 % 10) as u8);
+    }
+    out.push(b'0' + (number % 10) as u8);
+}
+
+fn clean(text: Cow<'static, str>) -> Cow<'static, str> {
+    if text.chars().any(char::is_control) {
+        text.chars()
+            .map(|c| if c.is_control() { ' ' } else { c })
+            .collect::<String>()
+            .into()
+    } else {
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ENHANCED: Form = Form {
+        status: true,
+        utf8: false,
+    };
+    const PLAIN: Form = Form {
+        status: false,
+        utf8: false,
+    };
+
+    fn wire(reply: &Reply, form: Form) -> String {
+        let mut out = Vec::new();
+        reply.encode(form, &mut out);
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn replies_on_the_wire() {
+        let start = Reply::fixed(Code::START_MAIL, Status::UNDEFINED, "Go ahead");
+        let odd = Status::new(10, 205).unwrap();
+        let cases = [
+            (Reply::OK, ENHANCED, "250 2.0.0 OK\r\n"),
+            (Reply::OK, PLAIN, "250 OK\r\n"),
+            (
+                Reply::no_such_user(),
+                ENHANCED,
+                "550 5.1.1 No such user\r\n",
+            ),
+            (
+                Reply::busy(),
+                ENHANCED,
+                "451 4.3.2 System is busy, try again later\r\n",
+            ),
+            (Reply::new(Code::OK, odd, ""), ENHANCED, "250 2.10.205\r\n"),
+            (start, ENHANCED, "354 Go ahead\r\n"),
+            (
+                Reply::multiline(Code::HELP, Status::UNDEFINED, ["one", "two"]),
+                ENHANCED,
+                "214-2.0.0 one\r\n214 2.0.0 two\r\n",
+            ),
+        ];
+        for (reply, form, expected) in cases {
+            assert_eq!(wire(&reply, form), expected);
+        }
+    }
+
+    #[test]
+    fn text_cannot_inject_a_reply_line() {
+        for hostile in [
+            "a\r\n250 ok",
+            "a\n250 ok",
+            "a\r250 ok",
+            "a\0b",
+            "a\u{85}b",
+            "\x1b[2J",
+        ] {
+            for reply in [
+                Reply::ok(hostile),
+                Reply::multiline(Code::OK, Status::UNDEFINED, [hostile]),
+            ] {
+                let wire = wire(&reply, ENHANCED);
+                assert_eq!(wire.matches('\n').count(), 1, "{wire:?}");
+                assert!(!wire.trim_end().contains(char::is_control), "{wire:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn long_text_is_broken_into_lines_of_512_octets() {
+        let wire = wire(
+            &Reply::rejected("é".repeat(700)),
+            Form {
+                status: true,
+                utf8: true,
+            },
+        );
+        let lines: Vec<_> = wire.split_inclusive("\r\n").collect();
+        assert!(lines.len() > 1);
+        assert!(lines.iter().all(|line| line.len() <= 512));
+        let (last, first) = lines.split_last().unwrap();
+        assert!(
+            first.iter().all(|line| line.starts_with("554-5.7.1 "))
+                && last.starts_with("554 5.7.1 ")
+        );
+    }
+
+    #[test]
+    fn non_ascii_text_is_masked_unless_the_client_asked_for_utf8() {
+        assert_eq!(wire(&Reply::ok("é"), ENHANCED), "250 2.0.0 ?\r\n");
+        assert_eq!(
+            wire(
+                &Reply::ok("é"),
+                Form {
+                    status: true,
+                    utf8: true
+                }
+            ),
+            "250 2.0.0 é\r\n"
+        );
+    }
+}

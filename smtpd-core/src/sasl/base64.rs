@@ -1,0 +1,81 @@
+//! Base64 as RFC 4954 4 wants it: strict, nothing ignored.
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+use zeroize::Zeroizing;
+
+use super::SaslError;
+
+/// Decodes a response. Padding is required, stray bits, white space and anything else outside the alphabet refused.
+pub(super) fn decode(encoded: &[u8]) -> Result<Zeroizing<Vec<u8>>, SaslError> {
+    // Sized once: a buffer that grows would leave copies of a password behind.
+    let mut decoded = Zeroizing::new(vec![0; encoded.len().div_ceil(4) * 3]);
+    let len = STANDARD
+        .decode_slice(encoded, &mut decoded)
+        .map_err(|_| SaslError::Base64)?;
+    decoded.truncate(len);
+    Ok(decoded)
+}
+
+/// Appends the encoded octets to `line`.
+pub(super) fn encode_into(octets: &[u8], line: &mut Vec<u8>) {
+    line.extend_from_slice(STANDARD.encode(octets).as_bytes());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn strict_decoding() {
+        let good: [(&str, &[u8]); 5] = [
+            ("", b""),
+            ("AA==", b"\0"),
+            ("Zm8=", b"fo"),
+            ("Zm9v", b"foo"),
+            ("+/+/", b"\xfb\xff\xbf"),
+        ];
+        for (encoded, want) in good {
+            assert_eq!(
+                decode(encoded.as_bytes()).unwrap().as_slice(),
+                want,
+                "{encoded}"
+            );
+            let mut line = b"334 ".to_vec();
+            encode_into(want, &mut line);
+            assert_eq!(line, format!("334 {encoded}").into_bytes());
+        }
+        let bad = [
+            "!!!!",
+            "=AAA",
+            "AAA=BBB",
+            "AGFsaWNl*",
+            "=",
+            "==",
+            "====",
+            "*",
+            "A",
+            "AA",
+            "AAA",
+            "AA=",
+            "AAAAA",
+            "AAAA=",
+            "AA==AA==",
+            "Zm9v ",
+            " Zm9v",
+            "Zm9v\r\n",
+            "Zm\n9v",
+            "Zm9v\0",
+            "-_-_",
+            "AB==",
+            "AAB=",
+            "Zm\u{e9}",
+        ];
+        for encoded in bad {
+            assert_eq!(
+                decode(encoded.as_bytes()).unwrap_err(),
+                SaslError::Base64,
+                "{encoded:?}"
+            );
+        }
+    }
+}

@@ -1,0 +1,203 @@
+use hmac::{Hmac, KeyInit, Mac};
+use md5::Md5;
+use subtle::ConstantTimeEq;
+
+use super::{
+    Credentials, ExchangeContext, Mechanism, MechanismFactory, MechanismName, SaslError, Step,
+    credentials::text,
+};
+
+/// Octets of an MD5 digest.
+pub(super) const DIGEST_LEN: usize = 16;
+
+/// CRAM-MD5 (RFC 2195): the client answers a challenge with a digest that is keyed with the password.
+///
+/// The password does not cross the network, but the server must keep it in the clear, and who listens can try
+/// passwords at leisure. Where there is TLS, [`Plain`](super::Plain) is the better choice.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct CramMd5;
+
+impl MechanismFactory for CramMd5 {
+    fn name(&self) -> MechanismName {
+        const { MechanismName::from_static("CRAM-MD5") }
+    }
+
+    fn is_plaintext(&self) -> bool {
+        false
+    }
+
+    fn start(&self, context: &ExchangeContext<'_>) -> Box<dyn Mechanism> {
+        Box::new(CramMd5Exchange {
+            challenge: challenge(context),
+            challenged: false,
+        })
+    }
+}
+
+#[derive(Debug)]
+struct CramMd5Exchange {
+    challenge: Vec<u8>,
+    challenged: bool,
+}
+
+impl Mechanism for CramMd5Exchange {
+    fn step(&mut self, response: Option<&[u8]>) -> Result<Step, SaslError> {
+        match response {
+            None => {
+                self.challenged = true;
+                Ok(Step::Challenge(self.challenge.clone()))
+            }
+            // RFC 4954 4: the server speaks first here, so an initial response is refused.
+            Some(_) if !self.challenged => Err(SaslError::UnexpectedInitial),
+            Some(response) => Ok(Step::Ask(parse(text(response)?, &self.challenge)?)),
+        }
+    }
+}
+
+/// Whether the digest is the one that the password makes of the challenge (RFC 2195 2).
+pub(super) fn verify(password: &str, challenge: &[u8], digest: &[u8; DIGEST_LEN]) -> bool {
+    let Ok(mut mac) = Hmac::<Md5>::new_from_slice(password.as_bytes()) else {
+        return false;
+    };
+    mac.update(challenge);
+    // An empty password never authenticates.
+    !password.is_empty() && bool::from(mac.finalize().into_bytes().as_slice().ct_eq(digest))
+}
+
+/// RFC 2195 2: the challenge has the form of a msg-id. Of the nonce it holds all, of the clock nothing.
+fn challenge(context: &ExchangeContext<'_>) -> Vec<u8> {
+    let random: String = context
+        .nonce()
+        .iter()
+        .map(|octet| format!("{octet:02x}"))
+        .collect();
+    format!("<{random}@{}>", context.hostname()).into_bytes()
+}
+
+/// RFC 2195 2: the user name, a space and the digest in hexadecimal. The user name may hold spaces.
+fn parse(response: &str, challenge: &[u8]) -> Result<Credentials, SaslError> {
+    let (username, digest) = response.rsplit_once(' ').ok_or(SaslError::Malformed)?;
+    let digest = parse_digest(digest.as_bytes()).ok_or(SaslError::Malformed)?;
+    Credentials::cram_md5(username, challenge, digest)
+}
+
+/// Takes upper-case digits too: they say the same.
+fn parse_digest(hex: &[u8]) -> Option<[u8; DIGEST_LEN]> {
+    let (pairs, []) = hex.as_chunks::<2>() else {
+        return None;
+    };
+    let octets: Option<Vec<u8>> = pairs
+        .iter()
+        .map(|&[high, low]| Some(hex_digit(high)? << 4 | hex_digit(low)?))
+        .collect();
+    octets?.try_into().ok()
+}
+
+fn hex_digit(digit: u8) -> Option<u8> {
+    char::from(digit)
+        .to_digit(16)
+        .and_then(|value| value.try_into().ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::Secret, *};
+
+    /// RFC 2195 2, the example.
+    const CHALLENGE: &[u8] = b"<1896.697170952@postoffice.reston.mci.net>";
+
+    #[test]
+    fn the_example_of_rfc_2195() {
+        let mut exchange = CramMd5Exchange {
+            challenge: CHALLENGE.to_vec(),
+            challenged: false,
+        };
+        let Ok(Step::Challenge(challenge)) = exchange.step(None) else {
+            panic!()
+        };
+        assert_eq!(challenge, CHALLENGE);
+        let Ok(Step::Ask(credentials)) =
+            exchange.step(Some(b"tim b913a602c7eda7a495b4e6e7334d3890"))
+        else {
+            panic!()
+        };
+        assert_eq!(credentials.username(), "tim");
+        assert_eq!(credentials.password(), None);
+        let secret = Secret::plain("tanstaaftanstaaf");
+        assert!(
+            matches!(exchange.secret(&credentials, &secret), Ok(Step::Done(name)) if name.as_str() == "tim")
+        );
+    }
+
+    #[test]
+    fn digests() {
+        let cases = [
+            ("tim b913a602c7eda7a495b4e6e7334d3890", Ok(true)),
+            ("tim B913A602C7EDA7A495B4E6E7334D3890", Ok(true)),
+            ("tim t. b913a602c7eda7a495b4e6e7334d3890", Ok(true)),
+            ("tim b913a602c7eda7a495b4e6e7334d3891", Ok(false)),
+            ("tim 0913a602c7eda7a495b4e6e7334d3890", Ok(false)),
+            (" b913a602c7eda7a495b4e6e7334d3890", Err(SaslError::Empty)),
+            (
+                "timb913a602c7eda7a495b4e6e7334d3890",
+                Err(SaslError::Malformed),
+            ),
+            ("", Err(SaslError::Malformed)),
+            ("tim", Err(SaslError::Malformed)),
+            ("tim ", Err(SaslError::Malformed)),
+            (
+                "tim b913a602c7eda7a495b4e6e7334d3890 ",
+                Err(SaslError::Malformed),
+            ),
+            (
+                "tim b913a602c7eda7a495b4e6e7334d389",
+                Err(SaslError::Malformed),
+            ),
+            (
+                "tim b913a602c7eda7a495b4e6e7334d38901",
+                Err(SaslError::Malformed),
+            ),
+            (
+                "tim b913a602c7eda7a495b4e6e7334d389000",
+                Err(SaslError::Malformed),
+            ),
+            (
+                "tim g913a602c7eda7a495b4e6e7334d3890",
+                Err(SaslError::Malformed),
+            ),
+            (
+                "t\nim b913a602c7eda7a495b4e6e7334d3890",
+                Err(SaslError::Malformed),
+            ),
+        ];
+        let secret = Secret::plain("tanstaaftanstaaf");
+        for (response, want) in cases {
+            let judged = parse(response, CHALLENGE).map(|credentials| credentials.verify(&secret));
+            assert_eq!(judged, want, "{response:?}");
+        }
+    }
+
+    #[test]
+    fn another_challenge_or_secret_does_not_verify() {
+        let response = "tim b913a602c7eda7a495b4e6e7334d3890";
+        let replayed = parse(response, b"<1896.697170953@postoffice.reston.mci.net>").unwrap();
+        assert!(!replayed.verify(&Secret::plain("tanstaaftanstaaf")));
+        assert!(
+            !parse(response, CHALLENGE)
+                .unwrap()
+                .verify(&Secret::plain("tanstaaftanstaa"))
+        );
+    }
+
+    #[test]
+    fn an_empty_password_never_authenticates() {
+        let mut mac = Hmac::<Md5>::new_from_slice(b"").unwrap();
+        mac.update(CHALLENGE);
+        let digest = mac.finalize().into_bytes().into();
+        assert!(
+            !Credentials::cram_md5("tim", CHALLENGE, digest)
+                .unwrap()
+                .verify(&Secret::plain(""))
+        );
+    }
+}

@@ -1,0 +1,263 @@
+use std::{fmt, sync::Arc};
+
+use zeroize::Zeroizing;
+
+use super::{SaslError, Secret, cram_md5};
+
+/// What a client presented to be authenticated, for the application to judge.
+///
+/// A mechanism that carries the password shows it with [`password`](Self::password). With the others the application
+/// answers with the stored [`Secret`] of [`username`](Self::username), or uses [`verify`](Self::verify) itself.
+///
+/// Names hold no control characters; the user name and the password are never empty. A clone shares the secret
+/// part instead of copying it; it is wiped from memory with the last clone, and `Debug` does not show it.
+///
+/// ```
+/// use smtpd_core::sasl::{Credentials, Secret};
+///
+/// let credentials = Credentials::plain("alice", "hunter2")?;
+/// assert!(credentials.verify(&Secret::plain("hunter2")));
+/// assert!(!format!("{credentials:?}").contains("hunter2"));
+/// # Ok::<(), smtpd_core::sasl::SaslError>(())
+/// ```
+#[derive(Clone)]
+pub struct Credentials {
+    authzid: Option<Arc<str>>,
+    username: Arc<str>,
+    proof: Arc<Proof>,
+}
+
+enum Proof {
+    Nothing,
+    Password(Zeroizing<String>),
+    CramMd5 {
+        challenge: Vec<u8>,
+        digest: Zeroizing<[u8; cram_md5::DIGEST_LEN]>,
+    },
+}
+
+impl Credentials {
+    /// A user name with its password, as PLAIN and LOGIN carry them.
+    ///
+    /// # Errors
+    /// [`SaslError::Malformed`] if the name holds control characters or the password NUL, [`SaslError::Empty`] if one
+    /// of them is empty.
+    pub fn plain(username: &str, password: &str) -> Result<Self, SaslError> {
+        if password.contains('\0') {
+            return Err(SaslError::Malformed); // RFC 4616 2
+        }
+        if password.is_empty() {
+            return Err(SaslError::Empty); // RFC 4616 2: passwd = 1*SAFE
+        }
+        Self::new(
+            username,
+            Proof::Password(Zeroizing::new(password.to_owned())),
+        )
+    }
+
+    /// A user name with the digest that answers this challenge (RFC 2195 2).
+    ///
+    /// # Errors
+    /// As [`plain`](Self::plain), for the name.
+    pub fn cram_md5(username: &str, challenge: &[u8], digest: [u8; 16]) -> Result<Self, SaslError> {
+        Self::new(
+            username,
+            Proof::CramMd5 {
+                challenge: challenge.to_vec(),
+                digest: Zeroizing::new(digest),
+            },
+        )
+    }
+
+    /// A user name alone, for a mechanism that needs the stored secret to go on; [`verify`](Self::verify) is false.
+    ///
+    /// # Errors
+    /// As [`plain`](Self::plain), for the name.
+    pub fn lookup(username: &str) -> Result<Self, SaslError> {
+        Self::new(username, Proof::Nothing)
+    }
+
+    fn new(username: &str, proof: Proof) -> Result<Self, SaslError> {
+        check_name(username)?;
+        if username.is_empty() {
+            return Err(SaslError::Empty); // RFC 4616 2: authcid = 1*SAFE
+        }
+        Ok(Self {
+            authzid: None,
+            username: username.into(),
+            proof: Arc::new(proof),
+        })
+    }
+
+    /// Sets the identity to act as (RFC 4422 3.4.1); an empty one is the same as none.
+    ///
+    /// # Errors
+    /// [`SaslError::Malformed`] if it holds control characters.
+    pub fn with_authzid(mut self, authzid: &str) -> Result<Self, SaslError> {
+        check_name(authzid)?;
+        self.authzid = (!authzid.is_empty()).then(|| authzid.into());
+        Ok(self)
+    }
+
+    /// The authentication identity: whose password or key this is.
+    pub fn username(&self) -> &str {
+        &self.username
+    }
+
+    /// The authorization identity: whom the client asks to act as, if it named one.
+    pub fn authzid(&self) -> Option<&str> {
+        self.authzid.as_deref()
+    }
+
+    /// Whether the client asks to act as somebody else than the user whose secret it proves to know.
+    ///
+    /// Only the application can allow that, by accepting the credentials; a matching secret is not enough.
+    pub fn acts_as_other(&self) -> bool {
+        self.authzid()
+            .is_some_and(|authzid| authzid != self.username())
+    }
+
+    /// The password, if the mechanism carries it.
+    ///
+    /// It may be checked against anything the application has: a hash, a directory, another server.
+    pub fn password(&self) -> Option<&str> {
+        match &*self.proof {
+            Proof::Password(password) => Some(password),
+            Proof::Nothing | Proof::CramMd5 { .. } => None,
+        }
+    }
+
+    /// Whether they prove the knowledge of this secret, in a time that does not tell how close they come.
+    ///
+    /// That the user may act as [`authzid`](Self::authzid) is another question: see
+    /// [`acts_as_other`](Self::acts_as_other).
+    #[must_use]
+    pub fn verify(&self, secret: &Secret) -> bool {
+        match &*self.proof {
+            Proof::Nothing => false,
+            Proof::Password(password) => secret.matches(password),
+            Proof::CramMd5 { challenge, digest } => secret
+                .as_plain()
+                .is_some_and(|key| cram_md5::verify(key, challenge, digest)),
+        }
+    }
+}
+
+impl fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Credentials")
+            .field("authzid", &self.authzid)
+            .field("username", &self.username)
+            .field("proof", &self.proof)
+            .finish()
+    }
+}
+
+impl fmt::Debug for Proof {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Nothing => "Nothing",
+            Self::Password(_) => "Password([redacted])",
+            Self::CramMd5 { .. } => "CramMd5([redacted])",
+        })
+    }
+}
+
+/// The text of a response, or of a part of it.
+pub(super) fn text(octets: &[u8]) -> Result<&str, SaslError> {
+    std::str::from_utf8(octets).map_err(|_| SaslError::Malformed)
+}
+
+fn check_name(name: &str) -> Result<(), SaslError> {
+    // A name goes into logs, headers and queries: CR, LF and NUL must not.
+    if name.contains(char::is_control) {
+        Err(SaslError::Malformed)
+    } else {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_and_passwords_are_checked() {
+        for (username, password, want) in [
+            ("alice", "secret", None),
+            ("ålice", "sé cret\t", None),
+            ("", "secret", Some(SaslError::Empty)),
+            ("alice", "", Some(SaslError::Empty)),
+            ("", "", Some(SaslError::Empty)),
+            ("a\rb", "secret", Some(SaslError::Malformed)),
+            ("a\nb", "secret", Some(SaslError::Malformed)),
+            ("a\0b", "secret", Some(SaslError::Malformed)),
+            ("a\u{85}b", "secret", Some(SaslError::Malformed)),
+            ("alice", "sec\0ret", Some(SaslError::Malformed)),
+        ] {
+            assert_eq!(
+                Credentials::plain(username, password).err(),
+                want,
+                "{username:?} {password:?}"
+            );
+        }
+        for (username, want) in [("", SaslError::Empty), ("a\tb", SaslError::Malformed)] {
+            assert_eq!(Credentials::lookup(username).unwrap_err(), want);
+            assert_eq!(
+                Credentials::cram_md5(username, b"<1@a>", [0; 16]).unwrap_err(),
+                want
+            );
+        }
+    }
+
+    #[test]
+    fn only_another_authzid_acts_as_other() {
+        for (authzid, want) in [
+            ("", false),
+            ("alice", false),
+            ("bob", true),
+            ("Alice", true),
+        ] {
+            let credentials = Credentials::plain("alice", "secret")
+                .unwrap()
+                .with_authzid(authzid)
+                .unwrap();
+            assert_eq!(
+                credentials.authzid(),
+                Some(authzid).filter(|authzid| !authzid.is_empty())
+            );
+            assert_eq!(credentials.acts_as_other(), want, "{authzid:?}");
+        }
+        let malformed = Credentials::lookup("alice").unwrap().with_authzid("a\nb");
+        assert_eq!(malformed.unwrap_err(), SaslError::Malformed);
+    }
+
+    #[test]
+    fn a_lookup_is_never_verified() {
+        assert!(
+            !Credentials::lookup("alice")
+                .unwrap()
+                .verify(&Secret::plain("alice"))
+        );
+    }
+
+    #[test]
+    fn debug_shows_the_names_but_no_proof() {
+        let plain = Credentials::plain("alice", "hunter2")
+            .unwrap()
+            .with_authzid("bob")
+            .unwrap();
+        let cram = Credentials::cram_md5("alice", b"<1@a>", [0xb9; 16]).unwrap();
+        for credentials in [plain, cram] {
+            let shown = format!("{credentials:?} {credentials:#?}");
+            assert!(
+                shown.contains("alice") && shown.contains("[redacted]"),
+                "{shown}"
+            );
+            assert!(
+                !shown.contains("hunter2") && !shown.contains("185") && !shown.contains("b9"),
+                "{shown}"
+            );
+        }
+    }
+}

@@ -1,0 +1,55 @@
+use std::{error, fmt};
+
+use crate::{Code, Reply, Status};
+
+/// Why an exchange ended before the credentials could be judged.
+///
+/// [`reply`](Self::reply) says how SMTP answers it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum SaslError {
+    /// The response is no strict base64 (RFC 4954 4).
+    Base64,
+    /// The decoded response breaks the grammar of the mechanism, is not UTF-8, or a name in it holds controls.
+    Malformed,
+    /// The user name or the password is empty, which never authenticates (RFC 4616 2).
+    Empty,
+    /// The client cancelled the exchange with `*` (RFC 4954 4).
+    Cancelled,
+    /// An initial response came for a mechanism in which the server speaks first (RFC 4954 4).
+    UnexpectedInitial,
+    /// The response line is longer than [`MAX_RESPONSE_LINE`](super::MAX_RESPONSE_LINE) (RFC 4954 4).
+    TooLong,
+    /// A method was called that the exchange does not wait for; a fault of the caller.
+    OutOfSequence,
+}
+
+impl SaslError {
+    /// The reply that answers it (RFC 4954 4 and 6).
+    pub fn reply(self) -> Reply {
+        let (code, status) = match self {
+            Self::Base64 | Self::Malformed => (Code::PARAMETER_ERROR, Status::SYNTAX_ERROR),
+            Self::Cancelled | Self::UnexpectedInitial => (Code::PARAMETER_ERROR, Status::POLICY),
+            Self::Empty => return Reply::auth_failed(),
+            Self::TooLong => (Code::SYNTAX_ERROR, Status::EXCHANGE_TOO_LONG),
+            Self::OutOfSequence => (Code::BAD_SEQUENCE, Status::INVALID_COMMAND),
+        };
+        Reply::new(code, status, self.to_string())
+    }
+}
+
+impl fmt::Display for SaslError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Base64 => "Invalid base64",
+            Self::Malformed => "Malformed authentication response",
+            Self::Empty => "Empty user name or password",
+            Self::Cancelled => "Authentication cancelled",
+            Self::UnexpectedInitial => "This mechanism takes no initial response",
+            Self::TooLong => "Authentication response too long",
+            Self::OutOfSequence => "Authentication step out of sequence",
+        })
+    }
+}
+
+impl error::Error for SaslError {}

@@ -1,0 +1,45 @@
+use super::{
+    Credentials, ExchangeContext, Mechanism, MechanismFactory, MechanismName, SaslError, Step,
+    credentials::text,
+};
+
+/// LOGIN (draft-murchison-sasl-login): the user name and the password, each asked for by a challenge.
+///
+/// An initial response is taken as the user name. Obsolete, but there are clients that know nothing else.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Login;
+
+impl MechanismFactory for Login {
+    fn name(&self) -> MechanismName {
+        const { MechanismName::from_static("LOGIN") }
+    }
+
+    fn is_plaintext(&self) -> bool {
+        true
+    }
+
+    fn start(&self, _: &ExchangeContext<'_>) -> Box<dyn Mechanism> {
+        Box::new(LoginExchange { username: None })
+    }
+}
+
+#[derive(Debug)]
+struct LoginExchange {
+    username: Option<String>,
+}
+
+impl Mechanism for LoginExchange {
+    fn step(&mut self, response: Option<&[u8]>) -> Result<Step, SaslError> {
+        let Some(response) = response else {
+            return Ok(Step::Challenge(b"Username:".to_vec()));
+        };
+        let response = text(response)?;
+        if let Some(username) = self.username.take() {
+            return Ok(Step::Ask(Credentials::plain(&username, response)?));
+        }
+        // Checked at once, so that no password is asked for in vain.
+        Credentials::lookup(response)?;
+        self.username = Some(response.to_owned());
+        Ok(Step::Challenge(b"Password:".to_vec()))
+    }
+}

@@ -1,0 +1,95 @@
+use std::fmt;
+
+use subtle::ConstantTimeEq;
+use zeroize::Zeroizing;
+
+/// What the application keeps of a user to compare a proof with.
+///
+/// It is wiped from memory when dropped, and its `Debug` does not show it.
+///
+/// ```
+/// use smtpd_core::sasl::Secret;
+///
+/// assert_eq!(format!("{:?}", Secret::plain("hunter2")), "Secret([redacted])");
+/// ```
+#[derive(Clone)]
+pub struct Secret(Kind);
+
+#[derive(Clone)]
+enum Kind {
+    Plain(Zeroizing<String>),
+}
+
+impl Secret {
+    /// The password itself. It fits every mechanism; CRAM-MD5 takes nothing else.
+    ///
+    /// An empty one matches nothing.
+    pub fn plain(password: impl Into<String>) -> Self {
+        Self(Kind::Plain(Zeroizing::new(password.into())))
+    }
+
+    /// Whether the password that a client sent is the right one.
+    pub(super) fn matches(&self, given: &str) -> bool {
+        match &self.0 {
+            Kind::Plain(stored) => !stored.is_empty() && equal(given.as_bytes(), stored.as_bytes()),
+        }
+    }
+
+    /// The password itself, if that is what is kept.
+    pub(super) fn as_plain(&self) -> Option<&str> {
+        match &self.0 {
+            Kind::Plain(stored) => Some(stored),
+        }
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret([redacted])")
+    }
+}
+
+/// Compares in a time that follows from the length of `given`, so it tells neither where the two differ nor, by
+/// ending early, how long `stored` is.
+fn equal(given: &[u8], stored: &[u8]) -> bool {
+    let mut same = given.len().ct_eq(&stored.len());
+    for (a, b) in given.iter().zip(stored.iter().cycle()) {
+        same &= a.ct_eq(b);
+    }
+    same.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_same_password_matches() {
+        for (given, stored, want) in [
+            ("secret", "secret", true),
+            ("sécret ☃", "sécret ☃", true),
+            ("secreT", "secret", false),
+            ("Secret", "secret", false),
+            ("secre", "secret", false),
+            ("secret1", "secret", false),
+            // The stored text is repeated while comparing: a repetition is still another password.
+            ("secretsecret", "secret", false),
+            ("aaaa", "a", false),
+            ("a", "aaaa", false),
+            ("", "secret", false),
+            ("secret", "", false),
+            ("", "", false),
+        ] {
+            assert_eq!(
+                Secret::plain(stored).matches(given),
+                want,
+                "{given:?} {stored:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn debug_does_not_show_the_secret() {
+        assert!(!format!("{:?}", Secret::plain("hunter2")).contains("hunter2"));
+    }
+}

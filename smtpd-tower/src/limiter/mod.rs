@@ -1,0 +1,514 @@
+//! Rate limits by key, in memory: how many events a client may cause in a time.
+//!
+//! A [`RateLimiter`] is asked with a key, mostly the [`ClientKey`] of an address, and answers
+//! with a [`Decision`] by its [`Rate`]. It neither waits nor spawns anything.
+//!
+//! # Memory is bounded
+//!
+//! A limiter remembers at most [`capacity`](RateLimiter::capacity) keys (100,000 unless
+//! set, about 130 bytes each for a `ClientKey`). Keys are spread over up to 16 locked shards
+//! that share the capacity evenly. When a new key comes to a full shard, the limiter looks
+//! at the next 8 entries of that shard, in turn, and the new key takes the place of the one
+//! that would be free again soonest. An entry whose debt is paid already says nothing that a
+//! new one would not, and is the first to go; nothing else sweeps.
+//!
+//! So a flood of addresses can never grow memory, and a check never looks at more than 8
+//! other entries. At worst the flood makes the limiter forget some limits, those of clients
+//! far from their limit before those of clients at it, and whoever is forgotten begins with
+//! a whole burst. Keys are hashed with a random seed, so no one can aim at a chosen shard.
+//!
+//! ```
+//! use std::net::IpAddr;
+//!
+//! use smtpd_tower::limiter::{ClientKey, Decision, Rate, RateLimiter};
+//!
+//! let limiter = RateLimiter::new(Rate::per_minute(2)?);
+//! let client: IpAddr = "2001:db8::1".parse()?;
+//! let neighbour: IpAddr = "2001:db8::2".parse()?;
+//!
+//! assert!(limiter.check(ClientKey::new(client)).is_allowed());
+//! assert!(limiter.check(ClientKey::new(neighbour)).is_allowed());
+//! match limiter.check(ClientKey::new(client)) {
+//!     Decision::Limited { retry_after } => assert!(retry_after.as_secs() <= 30),
+//!     Decision::Allowed => unreachable!("neighbours in a /64 share one limit"),
+//! }
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+mod client;
+mod gcra;
+
+use std::collections::HashMap;
+use std::fmt;
+use std::hash::{BuildHasher, Hash, RandomState};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+pub use self::client::ClientKey;
+use self::gcra::Gcra;
+pub use self::gcra::{Rate, RateError};
+
+/// One limit for each key, in a table that all clones share.
+///
+/// Cloning is cheap and never copies the table: give each connection a clone. Time is
+/// tokio's, so a paused clock works in tests; outside a runtime it is the system's.
+///
+/// What is remembered and what is forgotten: [module documentation](self).
+///
+/// ```
+/// use smtpd_tower::limiter::{Rate, RateLimiter};
+///
+/// let limiter = RateLimiter::new(Rate::per_hour(1)?);
+/// let clone = limiter.clone();
+///
+/// assert!(limiter.check("alice").is_allowed());
+/// assert!(!clone.check("alice").is_allowed());
+/// assert!(clone.check("bob").is_allowed());
+/// # Ok::<(), smtpd_tower::limiter::RateError>(())
+/// ```
+pub struct RateLimiter<K> {
+    shared: Arc<Shared<K>>,
+}
+
+impl<K> RateLimiter<K> {
+    /// How many keys [`new`](Self::new) makes room for.
+    pub const DEFAULT_CAPACITY: usize = 100_000;
+
+    /// A limiter that remembers up to [`DEFAULT_CAPACITY`](Self::DEFAULT_CAPACITY) keys.
+    #[must_use]
+    pub fn new(rate: Rate) -> Self {
+        Self::with_capacity(rate, Self::DEFAULT_CAPACITY)
+    }
+
+    /// A limiter that remembers up to `capacity` keys; 0 is taken as 1.
+    ///
+    /// Memory is taken as keys come, not beforehand.
+    #[must_use]
+    pub fn with_capacity(rate: Rate, capacity: usize) -> Self {
+        let capacity = capacity.max(1);
+        let shards = (capacity / LEAST_SHARD_CAPACITY).clamp(1, MOST_SHARDS);
+        Self {
+            shared: Arc::new(Shared {
+                rate,
+                gcra: Gcra::new(rate),
+                capacity,
+                shard_capacity: capacity / shards,
+                epoch: Instant::now(),
+                shard_hasher: RandomState::new(),
+                shards: (0..shards).map(|_| Mutex::default()).collect(),
+            }),
+        }
+    }
+
+    /// The rate each key is held to.
+    #[must_use]
+    pub fn rate(&self) -> Rate {
+        self.shared.rate
+    }
+
+    /// How many keys are remembered at most.
+    #[must_use]
+    pub fn capacity(&self) -> usize {
+        self.shared.capacity
+    }
+
+    /// How many keys are remembered now, those at rest included: a figure for metrics.
+    #[must_use]
+    pub fn tracked(&self) -> usize {
+        let shards = self.shared.shards.iter();
+        shards.map(|shard| lock(shard).entries.len()).sum()
+    }
+}
+
+impl<K: Hash + Eq + Clone> RateLimiter<K> {
+    /// Counts one event of `key` if its rate allows it now.
+    ///
+    /// A refused event is not counted.
+    pub fn check(&self, key: K) -> Decision {
+        let shared = &*self.shared;
+        let now = nanos(shared.epoch.elapsed());
+        let mut shard = lock(shared.shard_of(&key));
+        match shared.gcra.admit(shard.tat(&key), now) {
+            Ok(tat) => {
+                shard.set_tat(key, tat, shared.shard_capacity);
+                Decision::Allowed
+            }
+            Err(retry_after) => Decision::Limited { retry_after },
+        }
+    }
+}
+
+// By hand: a derived Clone would ask for K: Clone.
+impl<K> Clone for RateLimiter<K> {
+    fn clone(&self) -> Self {
+        Self {
+            shared: Arc::clone(&self.shared),
+        }
+    }
+}
+
+// By hand: the table may be large, and its keys are clients.
+impl<K> fmt::Debug for RateLimiter<K> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RateLimiter")
+            .field("rate", &self.shared.rate)
+            .field("capacity", &self.shared.capacity)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The answer of a [`RateLimiter`]. Nothing will be added to it: a limiter says yes or no.
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use smtpd_tower::limiter::Decision;
+///
+/// let retry_after = Duration::from_secs(30);
+/// assert!(!Decision::Limited { retry_after }.is_allowed());
+/// assert!(Decision::Allowed.is_allowed());
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Decision {
+    /// The event may happen and was counted.
+    Allowed,
+    /// The event must not happen and was not counted.
+    Limited {
+        /// The time until the key's next event is allowed, if it causes none before; never
+        /// zero.
+        retry_after: Duration,
+    },
+}
+
+impl Decision {
+    /// Whether the event may happen.
+    #[must_use]
+    pub const fn is_allowed(&self) -> bool {
+        matches!(self, Self::Allowed)
+    }
+}
+
+const MOST_SHARDS: usize = 16;
+
+/// A small table is not split further: uneven shards would forget keys well before
+/// the capacity is reached.
+const LEAST_SHARD_CAPACITY: usize = 64;
+
+/// How many entries a new key may look at to find itself a place.
+const LOOKED_AT: usize = 8;
+
+struct Shared<K> {
+    rate: Rate,
+    gcra: Gcra,
+    capacity: usize,
+    shard_capacity: usize,
+    epoch: Instant,
+    /// Apart from the hashers of the maps: the keys of a shard are alike in what this one
+    /// says of them, and a map that used it too would crowd them together.
+    shard_hasher: RandomState,
+    shards: Box<[Mutex<Shard<K>>]>,
+}
+
+impl<K: Hash> Shared<K> {
+    fn shard_of(&self, key: &K) -> &Mutex<Shard<K>> {
+        let hash = self.shard_hasher.hash_one(key) as usize;
+        // In range: there is at least one shard.
+        &self.shards[hash % self.shards.len()]
+    }
+}
+
+/// Entries in a `Vec`, so that any few of them are found at once, and where each key's is.
+struct Shard<K> {
+    slots: HashMap<K, usize>,
+    entries: Vec<Entry<K>>,
+    /// Where the next look for a place begins: it goes round, so every entry has its turn.
+    hand: usize,
+}
+
+struct Entry<K> {
+    key: K,
+    tat: u64,
+}
+
+impl<K: Hash + Eq + Clone> Shard<K> {
+    /// The key's theoretical arrival time; 0, which is always past, for an unknown key.
+    fn tat(&self, key: &K) -> u64 {
+        let slot = self.slots.get(key);
+        let entry = slot.and_then(|&slot| self.entries.get(slot));
+        entry.map_or(0, |entry| entry.tat)
+    }
+
+    fn set_tat(&mut self, key: K, tat: u64, capacity: usize) {
+        let slot = self.slots.get(&key);
+        if let Some(entry) = slot.and_then(|&slot| self.entries.get_mut(slot)) {
+            entry.tat = tat;
+            return;
+        }
+        let entry = Entry {
+            key: key.clone(),
+            tat,
+        };
+        let slot = if self.entries.len() < capacity {
+            self.entries.push(entry);
+            self.entries.len() - 1
+        } else {
+            self.replace_soonest_free(entry)
+        };
+        self.slots.insert(key, slot);
+    }
+
+    /// Puts `entry` in the place of the one with the least TAT among the next few.
+    fn replace_soonest_free(&mut self, entry: Entry<K>) -> usize {
+        let len = self.entries.len();
+        let looked_at = (self.hand..self.hand + LOOKED_AT).map(|slot| slot % len);
+        let soonest = looked_at.min_by_key(|&slot| self.entries[slot].tat);
+        let slot = soonest.unwrap_or(0);
+        self.hand = (self.hand + LOOKED_AT) % len;
+        let forgotten = std::mem::replace(&mut self.entries[slot], entry);
+        self.slots.remove(&forgotten.key);
+        slot
+    }
+}
+
+// By hand: a derived Default would ask for K: Default.
+impl<K> Default for Shard<K> {
+    fn default() -> Self {
+        Self {
+            slots: HashMap::new(),
+            entries: Vec::new(),
+            hand: 0,
+        }
+    }
+}
+
+/// Locks a shard even if a key's own code (hash, comparison, clone) panicked under the lock:
+/// what that can leave behind is a limit forgotten, not a table unfit for use.
+fn lock<K>(shard: &Mutex<Shard<K>>) -> MutexGuard<'_, Shard<K>> {
+    shard.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{IpAddr, Ipv6Addr};
+    use std::thread;
+
+    use tokio::time::advance;
+
+    use super::*;
+
+    fn limiter<K>(events: u32, seconds: u64) -> RateLimiter<K> {
+        RateLimiter::new(Rate::new(events, Duration::from_secs(seconds)).unwrap())
+    }
+
+    fn limited(retry_after: Duration) -> Decision {
+        Decision::Limited { retry_after }
+    }
+
+    /// How many of `tries` events of `key` are allowed now.
+    fn allowed<K: Hash + Eq + Clone>(limiter: &RateLimiter<K>, key: K, tries: usize) -> usize {
+        let decisions = (0..tries).map(|_| limiter.check(key.clone()));
+        decisions.filter(Decision::is_allowed).count()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn burst_at_once_then_one_each_interval() {
+        let limiter = limiter(5, 10);
+        assert_eq!(allowed(&limiter, "a", 20), 5);
+        for _ in 0..10 {
+            advance(Duration::from_nanos(1_999_999_999)).await;
+            assert_eq!(allowed(&limiter, "a", 3), 0);
+            advance(Duration::from_nanos(1)).await;
+            assert_eq!(allowed(&limiter, "a", 3), 1);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn long_rest_earns_one_burst_and_no_more() {
+        let limiter = limiter(5, 10);
+        assert_eq!(allowed(&limiter, "a", 20), 5);
+        advance(Duration::from_secs(10)).await;
+        assert_eq!(allowed(&limiter, "a", 20), 5);
+        advance(Duration::from_secs(1_000_000)).await;
+        assert_eq!(allowed(&limiter, "a", 20), 5);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn set_burst_leaves_the_rate_alone() {
+        let rate = Rate::per_minute(60).unwrap().with_burst(2).unwrap();
+        let limiter = RateLimiter::new(rate);
+        assert_eq!(allowed(&limiter, "a", 20), 2);
+        advance(Duration::from_secs(1)).await;
+        assert_eq!(allowed(&limiter, "a", 20), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn keys_are_independent() {
+        let limiter = limiter(2, 60);
+        assert_eq!(allowed(&limiter, "a", 5), 2);
+        assert_eq!(allowed(&limiter, "b", 5), 2);
+        assert_eq!(allowed(&limiter, "a", 5), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn limit_state_cloned_per_connection() {
+        let limiter = limiter(3, 60);
+        let connections: Vec<_> = (0..10).map(|_| limiter.clone()).collect();
+        let passed: usize = connections.iter().map(|c| allowed(c, "a", 3)).sum();
+        assert_eq!(passed, 3);
+        assert_eq!(allowed(&limiter, "a", 1), 0);
+    }
+
+    #[test]
+    fn events_of_many_threads_are_all_counted() {
+        let limiter = limiter(1000, 1 << 32);
+        let threads: Vec<_> = (0..4)
+            .map(|_| {
+                let limiter = limiter.clone();
+                thread::spawn(move || allowed(&limiter, "a", 1000))
+            })
+            .collect();
+        let passed: usize = threads.into_iter().map(|t| t.join().unwrap()).sum();
+        assert_eq!(passed, 1000);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn client_addresses_are_counted_by_their_network() {
+        let key = |ip: &str| ClientKey::new(ip.parse().unwrap());
+        let limiter = limiter(1, 60);
+        let table = [
+            ("2001:db8::1", true),
+            ("2001:db8::ffff", false),
+            ("2001:db8:0:1::1", true),
+            ("192.0.2.1", true),
+            ("::ffff:192.0.2.1", false),
+            ("192.0.2.2", true),
+        ];
+        for (ip, passes) in table {
+            assert_eq!(limiter.check(key(ip)).is_allowed(), passes, "{ip}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn retry_after_is_when_the_next_one_passes() {
+        let limiter = limiter(4, 60);
+        assert_eq!(allowed(&limiter, "a", 4), 4);
+        assert_eq!(limiter.check("a"), limited(Duration::from_secs(15)));
+        advance(Duration::from_secs(10)).await;
+        let rest = Duration::from_secs(5);
+        assert_eq!(limiter.check("a"), limited(rest));
+        advance(rest - Duration::from_nanos(1)).await;
+        assert_eq!(limiter.check("a"), limited(Duration::from_nanos(1)));
+        advance(Duration::from_nanos(1)).await;
+        assert_eq!(limiter.check("a"), Decision::Allowed);
+        assert_eq!(limiter.check("a"), limited(Duration::from_secs(15)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn huge_period_overflows_into_free_passage() {
+        let limiter = RateLimiter::new(Rate::new(2, Duration::MAX).unwrap());
+        advance(Duration::from_secs(1 << 30)).await;
+        assert_eq!(allowed(&limiter, "a", 100), 2);
+        advance(Duration::from_secs(1 << 30)).await;
+        assert_eq!(allowed(&limiter, "a", 100), 0);
+    }
+
+    fn flood_key(n: u32) -> ClientKey {
+        let ip = Ipv6Addr::from_bits((0x2001_0db8 << 96) | (u128::from(n) << 64));
+        ClientKey::new(IpAddr::V6(ip))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn flood_of_addresses_grows_memory() {
+        let rate = Rate::per_hour(10).unwrap();
+        let limiter = RateLimiter::with_capacity(rate, 1000);
+        for n in 0..1_000_000 {
+            assert!(limiter.check(flood_key(n)).is_allowed());
+            assert!(n % 10_000 != 0 || limiter.tracked() <= 1000);
+        }
+        let mut slots = 0;
+        for shard in &limiter.shared.shards {
+            let shard = lock(shard);
+            assert!(shard.entries.capacity() <= 2 * limiter.shared.shard_capacity);
+            assert!(shard.slots.capacity() <= 5 * limiter.shared.shard_capacity);
+            assert_eq!(shard.slots.len(), shard.entries.len());
+            slots += shard.slots.len();
+        }
+        assert!((900..=1000).contains(&slots), "{slots}");
+        assert_eq!(limiter.tracked(), slots);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn flood_of_addresses_sets_a_limited_client_free() {
+        let limiter = RateLimiter::with_capacity(Rate::per_hour(3).unwrap(), 1000);
+        let client = ClientKey::new("192.0.2.1".parse().unwrap());
+        assert_eq!(allowed(&limiter, client, 9), 3);
+        for n in 0..100_000 {
+            assert!(limiter.check(flood_key(n)).is_allowed());
+        }
+        assert_eq!(allowed(&limiter, client, 9), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn place_of_a_client_at_rest_is_taken_first() {
+        let limiter = RateLimiter::with_capacity(Rate::per_minute(1).unwrap(), 8);
+        assert_eq!(allowed(&limiter, 0, 1), 1);
+        advance(Duration::from_secs(60)).await;
+        for key in 1..=8 {
+            assert_eq!(allowed(&limiter, key, 1), 1);
+        }
+        assert_eq!(limiter.tracked(), 8);
+        for key in 1..=8 {
+            assert_eq!(allowed(&limiter, key, 1), 0, "{key}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn capacity_is_never_exceeded_and_small_ones_are_exact() {
+        for (capacity, kept) in [(0, 1), (1, 1), (5, 5), (127, 127), (1000, 990)] {
+            let limiter = RateLimiter::with_capacity(Rate::per_minute(1).unwrap(), capacity);
+            for key in 0..20_000 {
+                assert!(limiter.check(key).is_allowed());
+            }
+            assert_eq!(limiter.tracked(), kept, "capacity {capacity}");
+            assert!(limiter.tracked() <= limiter.capacity());
+        }
+    }
+
+    #[derive(PartialEq, Eq, Hash)]
+    struct Fragile(u32);
+
+    impl Clone for Fragile {
+        fn clone(&self) -> Self {
+            assert_ne!(self.0, 13);
+            Self(self.0)
+        }
+    }
+
+    #[test]
+    fn panic_in_one_check_breaks_all_later_ones() {
+        let rate = Rate::per_hour(1).unwrap();
+        let limiter = RateLimiter::with_capacity(rate, 10);
+        let doomed = limiter.clone();
+        let panicked = thread::spawn(move || doomed.check(Fragile(13)).is_allowed());
+        assert!(panicked.join().is_err());
+        assert!(limiter.shared.shards[0].is_poisoned());
+        assert!(limiter.check(Fragile(1)).is_allowed());
+        assert!(!limiter.check(Fragile(1)).is_allowed());
+    }
+
+    #[test]
+    fn clones_may_cross_threads_and_keys_need_not_be_shown() {
+        fn is_shareable<T: Send + Sync + Clone + fmt::Debug>(_: &T) {}
+        let limiter: RateLimiter<Fragile> = limiter(1, 60);
+        is_shareable(&limiter);
+        let shown = format!("{limiter:?}");
+        assert!(shown.contains("capacity: 100000"), "{shown}");
+    }
+}
