@@ -1,0 +1,168 @@
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll, Waker},
+};
+
+use bytes::Bytes;
+
+use super::{Body, BodyError, Source};
+
+/// The two ends of a message on its way: the engine feeds it, the service reads it.
+///
+/// Mostly both run in one task and poll each other in turn, so a piece is handed over through one short lock, without a
+/// channel and without waking anybody.
+pub(crate) fn incoming() -> (Feed, Body) {
+    let shared = Arc::new(Shared(Mutex::default()));
+    (
+        Feed(shared.clone()),
+        Source::Incoming(Incoming(shared)).into(),
+    )
+}
+
+#[derive(Default)]
+struct Shared(Mutex<State>);
+
+#[derive(Default)]
+struct State {
+    pieces: VecDeque<Bytes>,
+    end: Option<Result<(), BodyError>>,
+    /// The reader has found nothing and waits.
+    wanted: bool,
+    reader: Option<Waker>,
+    feeder: Option<Waker>,
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The engine's end.
+pub(crate) struct Feed(Arc<Shared>);
+
+impl Feed {
+    /// Ready when the reader waits for a piece.
+    pub(crate) fn poll_wanted(&self, cx: &Context<'_>) -> Poll<()> {
+        let mut state = self.0.lock();
+        if state.wanted {
+            return Poll::Ready(());
+        }
+        keep(&mut state.feeder, cx);
+        Poll::Pending
+    }
+
+    /// Hands a piece over. The caller polls the service next: it is not woken for that.
+    pub(crate) fn push(&self, piece: Bytes, cx: &Context<'_>) {
+        let mut state = self.0.lock();
+        state.pieces.push_back(piece);
+        wake_reader(state, Some(cx));
+    }
+
+    /// Ends the message, unless it has ended.
+    pub(crate) fn finish(&self, result: Result<(), BodyError>) {
+        let mut state = self.0.lock();
+        state.end.get_or_insert(result);
+        wake_reader(state, None);
+    }
+}
+
+impl Drop for Feed {
+    fn drop(&mut self) {
+        // Never a clean end without `finish`.
+        self.finish(Err(BodyError::Incomplete));
+    }
+}
+
+/// The service's end.
+pub(super) struct Incoming(Arc<Shared>);
+
+impl Incoming {
+    pub(super) fn poll_next(&mut self, cx: &Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
+        let mut state = self.0.lock();
+        if let Some(piece) = state.pieces.pop_front() {
+            return Poll::Ready(Some(Ok(piece)));
+        }
+        match &mut state.end {
+            Some(end) => Poll::Ready(std::mem::replace(end, Ok(())).err().map(Err)),
+            None => {
+                state.wanted = true;
+                keep(&mut state.reader, cx);
+                if let Some(feeder) = state
+                    .feeder
+                    .take()
+                    .filter(|feeder| !feeder.will_wake(cx.waker()))
+                {
+                    drop(state);
+                    feeder.wake();
+                }
+                Poll::Pending
+            }
+        }
+    }
+}
+
+fn keep(slot: &mut Option<Waker>, cx: &Context<'_>) {
+    if slot
+        .as_ref()
+        .is_none_or(|waker| !waker.will_wake(cx.waker()))
+    {
+        *slot = Some(cx.waker().clone());
+    }
+}
+
+fn wake_reader(mut state: MutexGuard<'_, State>, polled_next: Option<&Context<'_>>) {
+    state.wanted = false;
+    let reader = state.reader.take();
+    drop(state);
+    if let Some(reader) =
+        reader.filter(|reader| polled_next.is_none_or(|cx| !reader.will_wake(cx.waker())))
+    {
+        reader.wake();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio_test::{assert_pending, assert_ready, task};
+
+    use super::*;
+
+    #[test]
+    fn nothing_is_wanted_before_the_body_is_polled() {
+        let (feed, mut body) = incoming();
+        let mut engine = task::spawn(());
+        assert!(engine.enter(|cx, _| feed.poll_wanted(cx)).is_pending());
+        let mut chunk = task::spawn(body.chunk());
+        assert_pending!(chunk.poll());
+        assert!(engine.is_woken());
+        assert_ready!(engine.enter(|cx, _| feed.poll_wanted(cx)));
+        engine.enter(|cx, _| feed.push(Bytes::from_static(b"one"), cx));
+        assert!(chunk.is_woken());
+        assert!(engine.enter(|cx, _| feed.poll_wanted(cx)).is_pending());
+        assert_eq!(assert_ready!(chunk.poll()).unwrap().unwrap(), "one");
+    }
+
+    #[tokio::test]
+    async fn a_feed_that_is_dropped_never_ends_a_message_cleanly() {
+        let (feed, mut body) = incoming();
+        std::future::poll_fn(|cx| Poll::Ready(feed.push(Bytes::from_static(b"half"), cx))).await;
+        drop(feed);
+        assert_eq!(body.chunk().await.unwrap().unwrap(), "half");
+        assert!(matches!(
+            body.chunk().await,
+            Some(Err(BodyError::Incomplete))
+        ));
+        assert!(body.chunk().await.is_none());
+    }
+
+    #[tokio::test]
+    async fn the_end_comes_once() {
+        let (feed, mut body) = incoming();
+        feed.finish(Ok(()));
+        feed.finish(Err(BodyError::TooLarge));
+        assert!(body.chunk().await.is_none());
+        assert!(body.chunk().await.is_none());
+    }
+}

@@ -1,0 +1,243 @@
+//! The message as it arrives.
+
+mod incoming;
+
+use std::{
+    error::Error,
+    fmt,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use bytes::{Bytes, BytesMut};
+use futures_core::Stream;
+use smtpd_core::{Code, MessageError, Reply, Status};
+use sync_wrapper::SyncWrapper;
+
+use self::incoming::Incoming;
+pub(crate) use self::incoming::{Feed, incoming};
+
+/// The message as it arrives, dots undone: a stream of octets in pieces of any size.
+///
+/// Nothing is read from the client before a piece is asked for: the first poll makes the server send 354, and a service
+/// that stops polling stops the client. Only when the stream has ended with `None` has the whole message come; a client
+/// that goes away yields [`BodyError::Incomplete`] as the last item, so what commits at the end can never store half a
+/// message.
+///
+/// ```
+/// use smtpd_tower::{Body, BodyError};
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), BodyError> {
+/// let mut body = Body::from("Subject: hi\r\n\r\nHello\r\n");
+/// let mut size = 0;
+/// while let Some(piece) = body.chunk().await {
+///     size += piece?.len();
+/// }
+/// assert_eq!(size, 22);
+/// # Ok(()) }
+/// ```
+pub struct Body {
+    front: Option<Bytes>,
+    source: Source,
+}
+
+enum Source {
+    Fixed(Option<Bytes>),
+    Incoming(Incoming),
+    // Only ever reached through `&mut`, so the wrapper makes the body `Sync` for free.
+    Stream(SyncWrapper<Pin<Box<dyn Stream<Item = Result<Bytes, BodyError>> + Send>>>),
+}
+
+impl Body {
+    /// A body of that stream, for instance one that changes another body.
+    pub fn new(stream: impl Stream<Item = Result<Bytes, BodyError>> + Send + 'static) -> Self {
+        Source::Stream(SyncWrapper::new(Box::pin(stream))).into()
+    }
+
+    /// The next piece; `None` when the message has come whole.
+    ///
+    /// # Errors
+    ///
+    /// See [`BodyError`]. After an error there is no more.
+    pub async fn chunk(&mut self) -> Option<Result<Bytes, BodyError>> {
+        std::future::poll_fn(|cx| self.poll_chunk(cx)).await
+    }
+
+    /// The whole message in memory. How large it can get is up to the server's limit for a message.
+    ///
+    /// # Errors
+    ///
+    /// See [`BodyError`].
+    pub async fn collect(self) -> Result<Bytes, BodyError> {
+        self.collect_to(usize::MAX).await
+    }
+
+    /// The whole message in memory, if it has no more than `limit` octets.
+    ///
+    /// # Errors
+    ///
+    /// [`BodyError::TooLarge`] as soon as it has more; else see [`BodyError`].
+    pub async fn collect_to(mut self, limit: usize) -> Result<Bytes, BodyError> {
+        let mut whole = BytesMut::new();
+        while let Some(piece) = self.chunk().await {
+            let piece = piece?;
+            if piece.len() > limit - whole.len() {
+                return Err(BodyError::TooLarge);
+            }
+            whole.extend_from_slice(&piece);
+        }
+        Ok(whole.freeze())
+    }
+
+    /// The same body with these octets before it, such as a trace header.
+    #[must_use]
+    pub fn prepend(mut self, octets: impl Into<Bytes>) -> Self {
+        let octets = octets.into();
+        self.front = Some(match self.front {
+            Some(front) => [octets, front].concat().into(),
+            None => octets,
+        });
+        self
+    }
+
+    fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
+        if let Some(front) = self.front.take() {
+            return Poll::Ready(Some(Ok(front)));
+        }
+        match &mut self.source {
+            Source::Fixed(octets) => Poll::Ready(octets.take().map(Ok)),
+            Source::Incoming(incoming) => incoming.poll_next(cx),
+            Source::Stream(stream) => stream.get_mut().as_mut().poll_next(cx),
+        }
+    }
+}
+
+impl Stream for Body {
+    type Item = Result<Bytes, BodyError>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.poll_chunk(cx)
+    }
+}
+
+impl From<Source> for Body {
+    fn from(source: Source) -> Self {
+        Self {
+            front: None,
+            source,
+        }
+    }
+}
+
+impl From<Bytes> for Body {
+    fn from(octets: Bytes) -> Self {
+        Source::Fixed(Some(octets).filter(|octets| !octets.is_empty())).into()
+    }
+}
+
+impl From<&'static str> for Body {
+    fn from(text: &'static str) -> Self {
+        Bytes::from_static(text.as_bytes()).into()
+    }
+}
+
+impl From<Vec<u8>> for Body {
+    fn from(octets: Vec<u8>) -> Self {
+        Bytes::from(octets).into()
+    }
+}
+
+impl fmt::Debug for Body {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Body").finish_non_exhaustive()
+    }
+}
+
+/// Why a message did not come whole.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum BodyError {
+    /// The client went away, was too slow, or gave the message up before its end. It must not be delivered.
+    Incomplete,
+    /// It has more octets than the server's limit, or than a limit of the reader's own.
+    TooLarge,
+    /// It holds a bare CR or LF, which the server refuses ([`BareNewline::Reject`](smtpd_core::BareNewline::Reject)).
+    BareNewline,
+    /// A body of the user's own failed.
+    Other(Arc<dyn Error + Send + Sync>),
+}
+
+impl BodyError {
+    /// A failure of a body of your own.
+    pub fn other(error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self::Other(error.into().into())
+    }
+
+    /// The reply that belongs to it.
+    pub fn reply(&self) -> Reply {
+        match self {
+            Self::TooLarge => MessageError::TooLarge.reply(),
+            Self::BareNewline => MessageError::BareNewline.reply(),
+            Self::Incomplete => Reply::new(
+                Code::LOCAL_ERROR,
+                Status::BAD_CONNECTION,
+                "Message incomplete",
+            ),
+            Self::Other(_) => Reply::try_again("Local error in processing"),
+        }
+    }
+}
+
+impl From<MessageError> for BodyError {
+    fn from(error: MessageError) -> Self {
+        match error {
+            MessageError::TooLarge => Self::TooLarge,
+            MessageError::BareNewline => Self::BareNewline,
+            other => Self::Other(Arc::new(other)),
+        }
+    }
+}
+
+impl From<BodyError> for Reply {
+    fn from(error: BodyError) -> Self {
+        error.reply()
+    }
+}
+
+impl fmt::Display for BodyError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Incomplete => "message incomplete",
+            Self::TooLarge => "message too large",
+            Self::BareNewline => "message holds a bare CR or LF",
+            Self::Other(_) => "message body failed",
+        })
+    }
+}
+
+impl Error for BodyError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match self {
+            Self::Other(error) => Some(&**error),
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_body_is_collected_up_to_a_limit() {
+        let body = || Body::from("56789").prepend("34").prepend("12");
+        assert_eq!(body().collect().await.unwrap(), "123456789");
+        assert_eq!(body().collect_to(9).await.unwrap(), "123456789");
+        assert!(matches!(
+            body().collect_to(8).await,
+            Err(BodyError::TooLarge)
+        ));
+        assert_eq!(Body::from("").collect().await.unwrap(), "");
+    }
+}

@@ -1,0 +1,86 @@
+use smtpd_core::{ForwardPath, Parameters, ReversePath};
+
+/// From whom a message comes and for whom it is, as MAIL and RCPT said; not what stands in its header.
+///
+/// ```
+/// use smtpd_tower::Envelope;
+///
+/// let envelope = Envelope::new("a@example.com".parse()?).with_recipient("b@example.org".parse()?);
+/// assert_eq!(envelope.recipients()[0].path().as_str(), "b@example.org");
+/// # Ok::<(), smtpd_tower::AddressError>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Envelope {
+    sender: ReversePath,
+    parameters: Parameters,
+    recipients: Vec<Recipient>,
+}
+
+/// A recipient that was accepted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Recipient {
+    path: ForwardPath,
+    parameters: Parameters,
+}
+
+impl Default for Envelope {
+    /// From the null sender, for nobody.
+    fn default() -> Self {
+        Self::new(ReversePath::Null)
+    }
+}
+
+impl Envelope {
+    /// From that sender, for nobody yet.
+    pub fn new(sender: ReversePath) -> Self {
+        Self {
+            sender,
+            parameters: Parameters::default(),
+            recipients: Vec::new(),
+        }
+    }
+
+    /// The same with these parameters of MAIL.
+    #[must_use]
+    pub fn with_parameters(self, parameters: Parameters) -> Self {
+        Self { parameters, ..self }
+    }
+
+    /// The same for one more recipient.
+    #[must_use]
+    pub fn with_recipient(mut self, recipient: ForwardPath) -> Self {
+        self.push(recipient, Parameters::default());
+        self
+    }
+
+    pub(crate) fn push(&mut self, path: ForwardPath, parameters: Parameters) {
+        self.recipients.push(Recipient { path, parameters });
+    }
+
+    /// Where failures are to be reported.
+    pub const fn sender(&self) -> &ReversePath {
+        &self.sender
+    }
+
+    /// The parameters of MAIL.
+    pub const fn parameters(&self) -> &Parameters {
+        &self.parameters
+    }
+
+    /// The accepted recipients, in the order of their RCPT commands.
+    pub fn recipients(&self) -> &[Recipient] {
+        &self.recipients
+    }
+}
+
+impl Recipient {
+    /// Its path.
+    pub const fn path(&self) -> &ForwardPath {
+        &self.path
+    }
+
+    /// The parameters of its RCPT.
+    pub const fn parameters(&self) -> &Parameters {
+        &self.parameters
+    }
+}

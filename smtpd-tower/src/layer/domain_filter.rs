@@ -1,0 +1,100 @@
+use std::{
+    collections::HashSet,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use smtpd_core::{ForwardPath, Reply};
+use tower_layer::Layer;
+use tower_service::Service;
+
+use super::AnswerFuture;
+use crate::{Rcpt, Request};
+
+/// Lets recipients of the given domains pass, and refuses all others with 550 5.7.1.
+///
+/// Domains are compared in any case (RFC 5321 section 2.4); a sub-domain is another domain. `<Postmaster>` without a domain passes,
+/// as RFC 5321 section 4.5.1 demands. It fits the RCPT phase only; around another it does not compile.
+///
+/// ```
+/// use smtpd_tower::{Rcpt, Request, Session, handler_fn, layer::DomainFilterLayer};
+/// use tower::{ServiceBuilder, ServiceExt};
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let rcpt = ServiceBuilder::new()
+///     .layer(DomainFilterLayer::new(["example.org"]))
+///     .service(handler_fn(async |_: Request<Rcpt>| {}));
+/// let ask = |address: &str| {
+///     let rcpt = rcpt.clone();
+///     let request = address.parse().map(|path| Request::new(Session::local(), Rcpt::new(path)));
+///     async move { Ok::<_, Box<dyn std::error::Error>>(rcpt.oneshot(request?).await?.code().as_u16()) }
+/// };
+/// assert_eq!(ask("user@Example.Org").await?, 250);
+/// assert_eq!(ask("user@example.com").await?, 550);
+/// # Ok(()) }
+/// ```
+#[derive(Clone, Debug)]
+pub struct DomainFilterLayer {
+    domains: Arc<HashSet<Box<str>>>,
+}
+
+impl DomainFilterLayer {
+    /// Lets these domains pass.
+    pub fn new<T: AsRef<str>>(domains: impl IntoIterator<Item = T>) -> Self {
+        let domains = domains
+            .into_iter()
+            .map(|domain| domain.as_ref().to_ascii_lowercase().into());
+        Self {
+            domains: Arc::new(domains.collect()),
+        }
+    }
+}
+
+impl<S> Layer<S> for DomainFilterLayer {
+    type Service = DomainFilter<S>;
+
+    fn layer(&self, inner: S) -> DomainFilter<S> {
+        DomainFilter {
+            inner,
+            domains: self.domains.clone(),
+        }
+    }
+}
+
+/// The service of [`DomainFilterLayer`].
+#[derive(Clone, Debug)]
+pub struct DomainFilter<S> {
+    inner: S,
+    domains: Arc<HashSet<Box<str>>>,
+}
+
+impl<S> DomainFilter<S> {
+    fn passes(&self, recipient: &ForwardPath) -> bool {
+        let Some(mailbox) = recipient.mailbox() else {
+            return true;
+        };
+        let domain = mailbox.domain().as_str();
+        self.domains.contains(domain) || self.domains.contains(domain.to_ascii_lowercase().as_str())
+    }
+}
+
+impl<S> Service<Request<Rcpt>> for DomainFilter<S>
+where
+    S: Service<Request<Rcpt>, Response = Reply>,
+{
+    type Response = Reply;
+    type Error = S::Error;
+    type Future = AnswerFuture<S::Future, Reply>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<Rcpt>) -> Self::Future {
+        if self.passes(request.recipient()) {
+            AnswerFuture::inner(self.inner.call(request))
+        } else {
+            AnswerFuture::answer(Reply::relay_denied())
+        }
+    }
+}

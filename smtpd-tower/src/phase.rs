@@ -1,0 +1,198 @@
+//! The phases of a session, and what each of them asks.
+
+use std::sync::Arc;
+
+use smtpd_core::{
+    AuthOutcome, ClientName, ForwardPath, Greeting, Parameters, Reply, ReversePath,
+    sasl::{Credentials, MechanismName},
+};
+
+use crate::{Body, Envelope};
+
+mod sealed {
+    #[expect(unnameable_types, reason = "that is what seals the trait")]
+    pub trait Sealed {}
+}
+
+/// A phase of a session. Sealed, for the protocol decides which there are.
+///
+/// It is there for services and layers that fit every phase: `impl<S, P: Phase> Service<Request<P>> for MyLayer<S>`.
+pub trait Phase: sealed::Sealed + Send + Sync + 'static {
+    /// What answers it: a [`Reply`], but for [`Auth`].
+    type Response: From<Reply> + Send + 'static;
+
+    /// Its name, such as `rcpt`.
+    const NAME: &'static str;
+
+    /// What the response tells the client, if that is settled already.
+    fn reply(response: &Self::Response) -> Option<&Reply>;
+}
+
+/// A client has connected, and waits for the greeting.
+#[derive(Clone, Copy, Debug, Default)]
+#[non_exhaustive]
+pub struct Connect;
+
+impl Connect {
+    /// The payload of a connect request.
+    pub const fn new() -> Self {
+        Self
+    }
+}
+
+/// A client introduces itself by HELO, EHLO or LHLO (RFC 5321 section 4.1.1.1).
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Helo {
+    /// The name that it gives itself. Nothing vouches for it.
+    pub name: ClientName,
+    /// By which command.
+    pub greeting: Greeting,
+}
+
+impl Helo {
+    /// An EHLO of that name.
+    pub const fn new(name: ClientName) -> Self {
+        Self {
+            name,
+            greeting: Greeting::Ehlo,
+        }
+    }
+}
+
+/// A client wants to authenticate (RFC 4954).
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Auth {
+    /// The SASL mechanism.
+    pub mechanism: MechanismName,
+    /// What it presented.
+    pub credentials: Credentials,
+}
+
+impl Auth {
+    /// An attempt by that mechanism.
+    pub const fn new(mechanism: MechanismName, credentials: Credentials) -> Self {
+        Self {
+            mechanism,
+            credentials,
+        }
+    }
+}
+
+/// MAIL: a transaction begins (RFC 5321 section 4.1.1.2).
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Mail {
+    /// Where failures are to be reported; null for reports themselves.
+    pub sender: ReversePath,
+    /// SIZE, BODY and so on.
+    pub parameters: Parameters,
+}
+
+impl Mail {
+    /// A MAIL without parameters.
+    pub fn new(sender: ReversePath) -> Self {
+        Self {
+            sender,
+            parameters: Parameters::default(),
+        }
+    }
+
+    /// The same with these parameters.
+    #[must_use]
+    pub fn with_parameters(self, parameters: Parameters) -> Self {
+        Self { parameters, ..self }
+    }
+}
+
+/// RCPT: one recipient (RFC 5321 section 4.1.1.3).
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Rcpt {
+    /// For whom the message is.
+    pub recipient: ForwardPath,
+    /// NOTIFY, ORCPT and so on.
+    pub parameters: Parameters,
+    /// The sender, and the recipients accepted before this one.
+    pub envelope: Arc<Envelope>,
+}
+
+impl Rcpt {
+    /// A RCPT without parameters, the first of a message from the null sender.
+    pub fn new(recipient: ForwardPath) -> Self {
+        Self {
+            recipient,
+            parameters: Parameters::default(),
+            envelope: Arc::default(),
+        }
+    }
+
+    /// The same within a transaction that has come so far.
+    #[must_use]
+    pub fn with_envelope(self, envelope: impl Into<Arc<Envelope>>) -> Self {
+        Self {
+            envelope: envelope.into(),
+            ..self
+        }
+    }
+
+    /// The same with these parameters.
+    #[must_use]
+    pub fn with_parameters(self, parameters: Parameters) -> Self {
+        Self { parameters, ..self }
+    }
+}
+
+/// DATA or BDAT: the message itself.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Data {
+    /// From whom and to whom.
+    pub envelope: Arc<Envelope>,
+    /// The message as it arrives. 354 is sent when it is first polled.
+    pub body: Body,
+}
+
+impl Data {
+    /// A message of that envelope.
+    pub fn new(envelope: impl Into<Arc<Envelope>>, body: Body) -> Self {
+        Self {
+            envelope: envelope.into(),
+            body,
+        }
+    }
+}
+
+macro_rules! phases {
+    ($($phase:ty => $name:literal),*) => {
+        $(
+            impl sealed::Sealed for $phase {}
+
+            impl Phase for $phase {
+                type Response = Reply;
+                const NAME: &'static str = $name;
+
+                fn reply(response: &Reply) -> Option<&Reply> {
+                    Some(response)
+                }
+            }
+        )*
+    };
+}
+
+phases!(Connect => "connect", Helo => "helo", Mail => "mail", Rcpt => "rcpt", Data => "data");
+
+impl sealed::Sealed for Auth {}
+
+impl Phase for Auth {
+    type Response = AuthOutcome;
+    const NAME: &'static str = "auth";
+
+    fn reply(response: &AuthOutcome) -> Option<&Reply> {
+        match response {
+            AuthOutcome::Refuse(reply) => Some(reply),
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,227 @@
+use std::{
+    fmt,
+    task::{Context, Poll},
+};
+
+use smtpd_core::Reply;
+use tower::{BoxError, ServiceExt, util::BoxCloneSyncService};
+use tower_layer::Layer;
+use tower_service::Service;
+
+use crate::{Auth, Connect, Data, Helo, Mail, Phase, Rcpt, Request, handler_fn};
+
+/// A service that can serve phase `P`. It has a blanket implementation, and is there to keep bounds short.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot serve the SMTP phase `{P}`",
+    label = "not a service for this phase",
+    note = "it must be `Service<Request<{P}>>` with the response of the phase, and `Clone + Send + Sync + 'static`",
+    note = "an async function becomes a service by `handler_fn(...)`",
+    note = "tower's `rate_limit` is not `Clone`: put `buffer` around it, or take `RateLimitLayer` of this crate"
+)]
+pub trait ServePhase<P: Phase>:
+    Service<Request<P>, Response = P::Response, Error: Into<BoxError>, Future: Send + 'static>
+    + Clone
+    + Send
+    + Sync
+    + 'static
+{
+}
+
+impl<P, S> ServePhase<P> for S
+where
+    P: Phase,
+    S: Service<Request<P>, Response = P::Response, Error: Into<BoxError>, Future: Send + 'static>
+        + Clone
+        + Send
+        + Sync
+        + 'static,
+{
+}
+
+/// A layer that can wrap phase `P`. It has a blanket implementation.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot wrap the SMTP phase `{P}`",
+    note = "`Pipeline::layer` wraps every phase; a layer for one phase goes around that phase's service, by `ServiceBuilder`"
+)]
+pub trait LayerPhase<P: Phase>: Layer<PhaseService<P>, Service: ServePhase<P>> {}
+
+impl<P: Phase, L> LayerPhase<P> for L where L: Layer<PhaseService<P>, Service: ServePhase<P>> {}
+
+/// The service of one phase, its type erased: what a [`Pipeline`] holds, and what its layers wrap.
+pub struct PhaseService<P: Phase>(BoxCloneSyncService<Request<P>, P::Response, BoxError>);
+
+impl<P: Phase> PhaseService<P> {
+    /// Erases the type of a service.
+    pub fn new<S: ServePhase<P>>(service: S) -> Self {
+        Self(BoxCloneSyncService::new(service.map_err(Into::into)))
+    }
+}
+
+impl<P: Phase> Clone for PhaseService<P> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
+impl<P: Phase> fmt::Debug for PhaseService<P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("PhaseService").field(&P::NAME).finish()
+    }
+}
+
+impl<P: Phase> Service<Request<P>> for PhaseService<P> {
+    type Response = P::Response;
+    type Error = BoxError;
+    type Future =
+        <BoxCloneSyncService<Request<P>, P::Response, BoxError> as Service<Request<P>>>::Future;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        self.0.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<P>) -> Self::Future {
+        self.0.call(request)
+    }
+}
+
+/// The services of a server, one for each phase.
+///
+/// What is not set is safe: connect, HELO and MAIL are accepted, AUTH is not offered, every recipient is refused
+/// (550 5.7.1), and so is every message (451 4.3.0). An open relay takes a line of code.
+///
+/// A service is cloned for each command, made ready, called once, and dropped. What its clones have to share belongs
+/// into an `Arc`; the layers of this crate do so.
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use smtpd_tower::{Data, Pipeline, Rcpt, Reply, Request, handler_fn, layer::DomainFilterLayer};
+/// use tower::{ServiceBuilder, timeout::TimeoutLayer};
+///
+/// let rcpt = ServiceBuilder::new()
+///     .layer(DomainFilterLayer::new(["example.org"]))
+///     .service(handler_fn(async |_: Request<Rcpt>| {}));
+/// let pipeline = Pipeline::new()
+///     .rcpt(rcpt)
+///     .data(handler_fn(async |_: Request<Data>| Reply::ok("Dropped")))
+///     .layer(TimeoutLayer::new(Duration::from_secs(60))); // around every phase
+/// ```
+#[derive(Clone, Debug, Default)]
+pub struct Pipeline {
+    pub(crate) connect: Option<PhaseService<Connect>>,
+    pub(crate) helo: Option<PhaseService<Helo>>,
+    pub(crate) auth: Option<PhaseService<Auth>>,
+    pub(crate) mail: Option<PhaseService<Mail>>,
+    pub(crate) rcpt: Option<PhaseService<Rcpt>>,
+    pub(crate) data: Option<PhaseService<Data>>,
+}
+
+impl Pipeline {
+    /// A pipeline with nothing set.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Who decides whether a client is greeted.
+    #[must_use]
+    pub fn connect(self, service: impl ServePhase<Connect>) -> Self {
+        Self {
+            connect: Some(PhaseService::new(service)),
+            ..self
+        }
+    }
+
+    /// Who decides on HELO, EHLO and LHLO.
+    #[must_use]
+    pub fn helo(self, service: impl ServePhase<Helo>) -> Self {
+        Self {
+            helo: Some(PhaseService::new(service)),
+            ..self
+        }
+    }
+
+    /// Who authenticates. Only with it is AUTH offered.
+    #[must_use]
+    pub fn auth(self, service: impl ServePhase<Auth>) -> Self {
+        Self {
+            auth: Some(PhaseService::new(service)),
+            ..self
+        }
+    }
+
+    /// Who decides on senders.
+    #[must_use]
+    pub fn mail(self, service: impl ServePhase<Mail>) -> Self {
+        Self {
+            mail: Some(PhaseService::new(service)),
+            ..self
+        }
+    }
+
+    /// Who decides on recipients.
+    #[must_use]
+    pub fn rcpt(self, service: impl ServePhase<Rcpt>) -> Self {
+        Self {
+            rcpt: Some(PhaseService::new(service)),
+            ..self
+        }
+    }
+
+    /// Who takes messages: 250 is sent when it says so, never before.
+    #[must_use]
+    pub fn data(self, service: impl ServePhase<Data>) -> Self {
+        Self {
+            data: Some(PhaseService::new(service)),
+            ..self
+        }
+    }
+
+    /// Wraps every phase, also those that are not set, but for AUTH where that is not offered. As in
+    /// [`ServiceBuilder`](tower::ServiceBuilder) the outermost layer sees a request first; a later call wraps an earlier one.
+    #[must_use]
+    pub fn layer<L>(self, layer: L) -> Self
+    where
+        L: LayerPhase<Connect>
+            + LayerPhase<Helo>
+            + LayerPhase<Auth>
+            + LayerPhase<Mail>
+            + LayerPhase<Rcpt>
+            + LayerPhase<Data>,
+    {
+        Self {
+            connect: wrap(&layer, self.connect.or_else(|| accept())),
+            helo: wrap(&layer, self.helo.or_else(|| accept())),
+            auth: wrap(&layer, self.auth),
+            mail: wrap(&layer, self.mail.or_else(|| accept())),
+            rcpt: wrap(&layer, self.rcpt.or_else(|| answer(no_recipient()))),
+            data: wrap(&layer, self.data.or_else(|| answer(no_delivery()))),
+        }
+    }
+}
+
+/// What RCPT hears where no service is set.
+pub(crate) const fn no_recipient() -> Reply {
+    Reply::relay_denied()
+}
+
+/// What DATA hears where no service is set.
+pub(crate) fn no_delivery() -> Reply {
+    Reply::try_again("No delivery is set up")
+}
+
+fn wrap<P: Phase, L: LayerPhase<P>>(
+    layer: &L,
+    service: Option<PhaseService<P>>,
+) -> Option<PhaseService<P>> {
+    service.map(|service| PhaseService::new(layer.layer(service)))
+}
+
+fn accept<P: Phase<Response = Reply>>() -> Option<PhaseService<P>> {
+    answer(Reply::OK)
+}
+
+fn answer<P: Phase<Response = Reply>>(reply: Reply) -> Option<PhaseService<P>> {
+    Some(PhaseService::new(handler_fn(move |_: Request<P>| {
+        std::future::ready(reply.clone())
+    })))
+}

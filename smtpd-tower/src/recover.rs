@@ -1,0 +1,97 @@
+use std::error::Error;
+
+use smtpd_core::{Code, Reply, Status};
+use tower::{BoxError, load_shed::error::Overloaded, timeout::error::Elapsed};
+
+use crate::BodyError;
+
+/// The reply for an error that no layer has turned into one: the first known cause decides.
+///
+/// | in the chain of sources | reply |
+/// |---|---|
+/// | a [`Reply`] | itself |
+/// | a [`BodyError`] | the reply that belongs to it |
+/// | tower's `Elapsed` | 451 4.3.0 |
+/// | tower's `Overloaded` | 451 4.3.2 |
+/// | anything else | 451 4.3.0 |
+///
+/// It is never a 5yz of its own making: a fault on this side must not bounce mail. The text of the error goes to the log,
+/// never to the client.
+///
+/// ```
+/// use smtpd_tower::{Reply, recover};
+///
+/// assert_eq!(recover(&Reply::no_such_user().into()), Reply::no_such_user());
+/// assert_eq!(recover(&"password=secret".into()).to_string(), "451 4.3.0 Local error in processing");
+/// ```
+pub fn recover(error: &BoxError) -> Reply {
+    known(error).unwrap_or_else(|| Reply::try_again("Local error in processing"))
+}
+
+/// The reply of the first cause that is known.
+pub(crate) fn known(error: &BoxError) -> Option<Reply> {
+    let mut cause: Option<&(dyn Error + 'static)> = Some(error.as_ref());
+    while let Some(error) = cause {
+        if let Some(reply) = error.downcast_ref::<Reply>() {
+            return Some(reply.clone());
+        }
+        if let Some(body) = error.downcast_ref::<BodyError>() {
+            return Some(body.reply());
+        }
+        if error.is::<Elapsed>() {
+            return Some(timed_out());
+        }
+        if error.is::<Overloaded>() {
+            return Some(Reply::busy());
+        }
+        cause = error.source();
+    }
+    None
+}
+
+pub(crate) fn timed_out() -> Reply {
+    Reply::new(
+        Code::LOCAL_ERROR,
+        Status::MAIL_SYSTEM,
+        "Timed out, try again later",
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fmt;
+
+    use super::*;
+
+    #[derive(Debug)]
+    struct Wrapped(BoxError);
+
+    impl fmt::Display for Wrapped {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("lookup failed")
+        }
+    }
+
+    impl Error for Wrapped {
+        fn source(&self) -> Option<&(dyn Error + 'static)> {
+            Some(&*self.0)
+        }
+    }
+
+    #[test]
+    fn the_first_known_cause_decides() {
+        let cases: [(BoxError, u16); 6] = [
+            (Reply::no_such_user().into(), 550),
+            (Elapsed::new().into(), 451),
+            (Overloaded::new().into(), 451),
+            (BodyError::TooLarge.into(), 552),
+            (BodyError::Incomplete.into(), 451),
+            ("db down".into(), 451),
+        ];
+        for (error, code) in cases {
+            let shown = error.to_string();
+            let wrapped = Wrapped(Wrapped(error).into()).into();
+            assert_eq!(recover(&wrapped).code().as_u16(), code, "{shown}");
+        }
+    }
+}

@@ -1,0 +1,224 @@
+//! What is known of one connection.
+
+mod peer;
+mod state;
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
+
+use smtpd_core::{ClientName, Greeting, Protocol, sasl::Identity};
+
+use crate::TlsInfo;
+
+pub use peer::PeerAddr;
+pub use state::TypedMap;
+
+/// What is known of one connection: a snapshot of facts, cheap to clone, and two typed maps for your own state.
+///
+/// [`insert`](Self::insert) and [`get`](Self::get) keep state for the whole connection, seen by every phase and layer;
+/// what [`transaction`](Self::transaction) keeps ends with the transaction, at RSET, the next MAIL, EHLO or STARTTLS.
+///
+/// ```
+/// use smtpd_tower::Session;
+///
+/// #[derive(Clone, Copy, Debug, PartialEq)]
+/// struct Score(u32);
+///
+/// let session = Session::local();
+/// session.insert(Score(7));
+/// assert_eq!(session.clone().get::<Score>(), Some(Score(7)));
+/// assert_eq!(session.transaction().get::<Score>(), None);
+/// ```
+#[derive(Clone, Debug)]
+pub struct Session {
+    facts: Arc<Facts>,
+    state: Arc<TypedMap>,
+    transaction: Arc<TypedMap>,
+}
+
+#[derive(Clone, Debug)]
+struct Facts {
+    id: u64,
+    peer: PeerAddr,
+    local: PeerAddr,
+    server: Arc<ServerNames>,
+    protocol: Protocol,
+    helo: Option<(ClientName, Greeting)>,
+    tls: Option<TlsInfo>,
+    identity: Option<Identity>,
+}
+
+/// Under which names the server shows itself.
+#[derive(Debug)]
+pub(crate) struct ServerNames {
+    pub(crate) hostname: String,
+    pub(crate) app_name: String,
+}
+
+impl Session {
+    /// A session that begins.
+    pub(crate) fn new(
+        peer: PeerAddr,
+        local: PeerAddr,
+        server: Arc<ServerNames>,
+        protocol: Protocol,
+    ) -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        let id = NEXT.fetch_add(1, Ordering::Relaxed);
+        let facts = Facts {
+            id,
+            peer,
+            local,
+            server,
+            protocol,
+            helo: None,
+            tls: None,
+            identity: None,
+        };
+        Self {
+            facts: Arc::new(facts),
+            state: Arc::default(),
+            transaction: Arc::default(),
+        }
+    }
+
+    /// A session for tests: from 127.0.0.1, with nothing negotiated.
+    pub fn local() -> Self {
+        Self::from_peer(([127, 0, 0, 1], 0))
+    }
+
+    /// A session for tests, from that address.
+    pub fn from_peer(peer: impl Into<PeerAddr>) -> Self {
+        let names = ServerNames {
+            hostname: "localhost".to_owned(),
+            app_name: "smtpd".to_owned(),
+        };
+        Self::new(
+            peer.into(),
+            ([127, 0, 0, 1], 25).into(),
+            Arc::new(names),
+            Protocol::Smtp,
+        )
+    }
+
+    /// The same session with another client name, for tests.
+    #[must_use]
+    pub fn with_helo(mut self, name: ClientName, greeting: Greeting) -> Self {
+        self.greeted(name, greeting);
+        self
+    }
+
+    /// The same session over TLS, for tests.
+    #[must_use]
+    pub fn with_tls(mut self, tls: TlsInfo) -> Self {
+        self.update(|facts| facts.tls = Some(tls));
+        self
+    }
+
+    /// The same session with an authenticated client, for tests.
+    #[must_use]
+    pub fn with_identity(mut self, identity: impl Into<Identity>) -> Self {
+        self.authenticated(identity.into());
+        self
+    }
+
+    /// A number that no other session of this process has.
+    pub fn id(&self) -> u64 {
+        self.facts.id
+    }
+
+    /// The client's address.
+    pub fn peer(&self) -> &PeerAddr {
+        &self.facts.peer
+    }
+
+    /// The address that the client has connected to.
+    pub fn local_addr(&self) -> &PeerAddr {
+        &self.facts.local
+    }
+
+    /// The name of the server, as its greeting shows it.
+    pub fn hostname(&self) -> &str {
+        &self.facts.server.hostname
+    }
+
+    /// The name of the program, as its greeting shows it.
+    pub fn app_name(&self) -> &str {
+        &self.facts.server.app_name
+    }
+
+    /// SMTP or LMTP.
+    pub fn protocol(&self) -> Protocol {
+        self.facts.protocol
+    }
+
+    /// The name that the client gave itself by HELO, EHLO or LHLO. Nothing vouches for it.
+    pub fn helo(&self) -> Option<&ClientName> {
+        self.facts.helo.as_ref().map(|(name, _)| name)
+    }
+
+    /// By which command it did so.
+    pub fn greeting(&self) -> Option<Greeting> {
+        self.facts.helo.as_ref().map(|&(_, greeting)| greeting)
+    }
+
+    /// What was negotiated, where the session runs over TLS.
+    pub fn tls(&self) -> Option<&TlsInfo> {
+        self.facts.tls.as_ref()
+    }
+
+    /// Who the client is, where it has authenticated.
+    pub fn identity(&self) -> Option<&Identity> {
+        self.facts.identity.as_ref()
+    }
+
+    /// The state of the connection.
+    pub fn state(&self) -> &TypedMap {
+        &self.state
+    }
+
+    /// The state of the transaction.
+    pub fn transaction(&self) -> &TypedMap {
+        &self.transaction
+    }
+
+    /// Keeps a value for the rest of the connection, in place of one of the same type.
+    pub fn insert<T: Send + Sync + 'static>(&self, value: T) {
+        self.state.insert(value);
+    }
+
+    /// The value of that type that was kept for the connection.
+    pub fn get<T: Clone + 'static>(&self) -> Option<T> {
+        self.state.get()
+    }
+
+    pub(crate) fn greeted(&mut self, name: ClientName, greeting: Greeting) {
+        self.update(|facts| facts.helo = Some((name, greeting)));
+    }
+
+    pub(crate) fn authenticated(&mut self, identity: Identity) {
+        self.update(|facts| facts.identity = Some(identity));
+    }
+
+    /// The session starts anew over TLS (RFC 3207 section 4.2).
+    pub(crate) fn secured(&mut self, tls: TlsInfo) {
+        self.update(|facts| {
+            facts.tls = Some(tls);
+            facts.helo = None;
+            facts.identity = None;
+        });
+        self.end_transaction();
+    }
+
+    pub(crate) fn end_transaction(&mut self) {
+        if !self.transaction.is_empty() {
+            self.transaction = Arc::default();
+        }
+    }
+
+    fn update(&mut self, f: impl FnOnce(&mut Facts)) {
+        f(Arc::make_mut(&mut self.facts));
+    }
+}

@@ -1,0 +1,170 @@
+//! What can be wrong with a certificate or a key.
+
+use std::{error::Error, fmt, io, path::Path};
+
+use rustls_pki_types::pem;
+use tokio_rustls::rustls;
+
+pub(super) type BoxError = Box<dyn Error + Send + Sync>;
+
+/// Why no [`TlsConfig`](super::TlsConfig) could be made.
+///
+/// Its text says which file and what was wrong, as in
+/// `key.pem: the private key is encrypted and no passphrase was given`; `source` has the rest.
+/// Neither ever holds the passphrase or a part of the key.
+///
+/// ```
+/// use smtpd_tower::tls::TlsConfig;
+///
+/// let error = TlsConfig::from_pem_files("no/such/cert.pem", "no/such/key.pem").unwrap_err();
+/// assert!(error.is_io());
+/// assert_eq!(error.to_string(), "no/such/cert.pem: the file cannot be read");
+/// ```
+#[derive(Debug)]
+pub struct TlsError {
+    problem: Problem,
+    path: Option<Box<Path>>,
+}
+
+impl TlsError {
+    pub(super) fn new(problem: Problem, path: Option<&Path>) -> Self {
+        Self {
+            problem,
+            path: path.map(Box::from),
+        }
+    }
+
+    /// The file at fault; `None` if the PEM did not come from a file.
+    pub fn path(&self) -> Option<&Path> {
+        self.path.as_deref()
+    }
+
+    /// Whether the file could not be read; `source` is the [`io::Error`].
+    pub fn is_io(&self) -> bool {
+        matches!(self.problem, Problem::Io(_))
+    }
+
+    /// Whether there is no certificate.
+    pub fn is_certificate_missing(&self) -> bool {
+        matches!(self.problem, Problem::NoCertificate)
+    }
+
+    /// Whether there is no private key.
+    pub fn is_key_missing(&self) -> bool {
+        matches!(self.problem, Problem::NoKey)
+    }
+
+    /// Whether the private key is encrypted and no passphrase was given.
+    pub fn is_passphrase_missing(&self) -> bool {
+        matches!(self.problem, Problem::PassphraseMissing)
+    }
+
+    /// Whether the passphrase does not open the private key. A damaged key looks the same.
+    pub fn is_passphrase_wrong(&self) -> bool {
+        matches!(self.problem, Problem::PassphraseWrong)
+    }
+
+    /// Whether the private key is not the one of the certificate.
+    pub fn is_key_mismatch(&self) -> bool {
+        matches!(self.problem, Problem::KeyMismatch)
+    }
+
+    /// Whether the private key is of a kind, or encrypted in a way, that cannot be read here.
+    pub fn is_unsupported(&self) -> bool {
+        matches!(
+            self.problem,
+            Problem::KeyUnsupported(_)
+                | Problem::EncryptionUnsupported(_)
+                | Problem::EncryptionDisabled
+        )
+    }
+}
+
+impl fmt::Display for TlsError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(path) = &self.path {
+            write!(f, "{}: ", path.display())?;
+        }
+        self.problem.fmt(f)
+    }
+}
+
+impl Error for TlsError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        self.problem.source()
+    }
+}
+
+#[derive(Debug)]
+#[allow(
+    dead_code,
+    reason = "the feature `encrypted-keys` decides which of them can happen"
+)]
+pub(super) enum Problem {
+    Io(io::Error),
+    Unterminated,
+    Base64(pem::Error),
+    NoCertificate,
+    CertificateUnusable(rustls::Error),
+    NoKey,
+    KeyUnsupported(String),
+    KeyUnusable(BoxError),
+    KeyMismatch,
+    PassphraseMissing,
+    PassphraseWrong,
+    EncryptionUnsupported(BoxError),
+    EncryptionDisabled,
+    Setup(rustls::Error),
+}
+
+impl Problem {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match self {
+            Self::Io(error) => Some(error),
+            Self::Base64(error) => Some(error),
+            Self::CertificateUnusable(error) | Self::Setup(error) => Some(error),
+            Self::KeyUnusable(error) | Self::EncryptionUnsupported(error) => Some(error.as_ref()),
+            Self::Unterminated
+            | Self::NoCertificate
+            | Self::NoKey
+            | Self::KeyUnsupported(_)
+            | Self::KeyMismatch
+            | Self::PassphraseMissing
+            | Self::PassphraseWrong
+            | Self::EncryptionDisabled => None,
+        }
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Io(_) => "the file cannot be read",
+            Self::Unterminated => "damaged PEM: a section does not end",
+            Self::Base64(_) => "damaged PEM: a section is not base64",
+            Self::NoCertificate => "no certificate found",
+            Self::CertificateUnusable(_) => "the certificate cannot be used",
+            Self::NoKey => "no private key found",
+            Self::KeyUnsupported(label) => {
+                return write!(
+                    f,
+                    "a key of the kind \"{}\" is not supported",
+                    label.escape_debug()
+                );
+            }
+            Self::KeyUnusable(_) => "the private key cannot be used",
+            Self::KeyMismatch => "the key does not fit the certificate",
+            Self::PassphraseMissing => "the private key is encrypted and no passphrase was given",
+            Self::PassphraseWrong => "wrong passphrase or damaged key",
+            Self::EncryptionUnsupported(_) => {
+                "the private key is encrypted in a way that is not supported \
+                 (`openssl pkcs8 -topk8 -v2 aes256` converts it)"
+            }
+            Self::EncryptionDisabled => {
+                "the private key is encrypted, and smtpd-tower was built without its feature \
+                 `encrypted-keys`"
+            }
+            Self::Setup(_) => "TLS cannot be set up",
+        })
+    }
+}

@@ -1,0 +1,411 @@
+//! From PEM to a [`TlsConfig`], and the settings it gets.
+
+use std::{fs, path::Path, sync::Arc};
+
+use tokio_rustls::rustls::{
+    CipherSuite, Error, InconsistentKeys, ServerConfig,
+    crypto::{CryptoProvider, ring},
+    sign::{CertifiedKey, SingleCertAndKey},
+    version::{TLS12, TLS13},
+};
+use zeroize::Zeroizing;
+
+use super::{
+    TlsConfig,
+    error::{Problem, TlsError},
+    key, pem,
+};
+
+impl TlsConfig {
+    /// Reads the certificate chain (the server's own certificate first) and the private key from
+    /// two PEM files, which may be the same file.
+    ///
+    /// The key is PKCS#8, PKCS#1 or SEC1. This blocks on the files: call it before the server
+    /// starts, or from `spawn_blocking`.
+    ///
+    /// # Errors
+    /// A [`TlsError`] that names the file and what is wrong with it.
+    ///
+    /// ```no_run
+    /// use smtpd_tower::tls::{TlsConfig, TlsError};
+    ///
+    /// # fn main() -> Result<(), TlsError> {
+    /// let tls = TlsConfig::from_pem_files("/etc/smtpd/fullchain.pem", "/etc/smtpd/privkey.pem")?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn from_pem_files(cert: impl AsRef<Path>, key: impl AsRef<Path>) -> Result<Self, TlsError> {
+        load_files(cert.as_ref(), key.as_ref(), None)
+    }
+
+    /// As [`from_pem_files`](Self::from_pem_files), with the passphrase of an encrypted key.
+    ///
+    /// Takes encrypted PKCS#8 (PBES2 with PBKDF2 or scrypt; AES or triple DES) and the older PEM
+    /// encryption (`Proc-Type: 4,ENCRYPTED`; AES or triple DES). A key that is not encrypted is
+    /// taken as it is. Deriving the key from the passphrase may take a second of CPU.
+    ///
+    /// # Errors
+    /// A [`TlsError`] that names the file and what is wrong with it; the passphrase is in none.
+    pub fn from_pem_files_with_passphrase(
+        cert: impl AsRef<Path>,
+        key: impl AsRef<Path>,
+        passphrase: &str,
+    ) -> Result<Self, TlsError> {
+        load_files(cert.as_ref(), key.as_ref(), Some(passphrase))
+    }
+
+    /// As [`from_pem_files`](Self::from_pem_files), with the text of the files.
+    ///
+    /// # Errors
+    /// A [`TlsError`] without the name of a file.
+    ///
+    /// ```
+    /// use smtpd_tower::tls::TlsConfig;
+    ///
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let dev = rcgen::generate_simple_self_signed(["localhost".to_owned()])?;
+    /// let (cert, key) = (dev.cert.pem(), dev.signing_key.serialize_pem());
+    /// let tls = TlsConfig::from_pem(cert.as_bytes(), key.as_bytes())?;
+    ///
+    /// let refused = TlsConfig::from_pem(b"", key.as_bytes()).unwrap_err();
+    /// assert_eq!(refused.to_string(), "no certificate found");
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn from_pem(cert: &[u8], key: &[u8]) -> Result<Self, TlsError> {
+        load(Input::text(cert), Input::text(key), None)
+    }
+
+    /// As [`from_pem_files_with_passphrase`](Self::from_pem_files_with_passphrase), with the text
+    /// of the files.
+    ///
+    /// # Errors
+    /// A [`TlsError`] without the name of a file; the passphrase is in none.
+    pub fn from_pem_with_passphrase(
+        cert: &[u8],
+        key: &[u8],
+        passphrase: &str,
+    ) -> Result<Self, TlsError> {
+        load(Input::text(cert), Input::text(key), Some(passphrase))
+    }
+}
+
+/// PEM text, and the file it came from.
+#[derive(Clone, Copy)]
+struct Input<'a> {
+    pem: &'a [u8],
+    path: Option<&'a Path>,
+}
+
+impl<'a> Input<'a> {
+    fn text(pem: &'a [u8]) -> Self {
+        Self { pem, path: None }
+    }
+
+    fn file(pem: &'a [u8], path: &'a Path) -> Self {
+        Self {
+            pem,
+            path: Some(path),
+        }
+    }
+
+    fn blame(self, problem: Problem) -> TlsError {
+        TlsError::new(problem, self.path)
+    }
+}
+
+fn load_files(cert: &Path, key: &Path, passphrase: Option<&str>) -> Result<TlsConfig, TlsError> {
+    let cert_pem = read(cert)?;
+    let key_pem = read(key)?;
+    load(
+        Input::file(&cert_pem, cert),
+        Input::file(&key_pem, key),
+        passphrase,
+    )
+}
+
+fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, TlsError> {
+    fs::read(path)
+        .map(Zeroizing::new)
+        .map_err(|error| TlsError::new(Problem::Io(error), Some(path)))
+}
+
+fn load(cert: Input<'_>, key: Input<'_>, passphrase: Option<&str>) -> Result<TlsConfig, TlsError> {
+    let chain = pem::certificates(cert.pem).map_err(|problem| cert.blame(problem))?;
+    let der = key::read(key.pem, passphrase).map_err(|problem| key.blame(problem))?;
+    let provider = provider();
+    // The provider zeroizes the key's DER, whether it takes the key or not.
+    let signing_key = provider
+        .key_provider
+        .load_private_key(der)
+        .map_err(|error| key.blame(Problem::KeyUnusable(error.into())))?;
+    let certified = CertifiedKey::new(chain, signing_key);
+    match certified.keys_match() {
+        Ok(()) | Err(Error::InconsistentKeys(InconsistentKeys::Unknown)) => {}
+        Err(Error::InconsistentKeys(_)) => return Err(key.blame(Problem::KeyMismatch)),
+        Err(error) => return Err(cert.blame(Problem::CertificateUnusable(error))),
+    }
+    settings(provider, certified).map_err(|error| TlsError::new(Problem::Setup(error), None))
+}
+
+fn settings(provider: CryptoProvider, certified: CertifiedKey) -> Result<TlsConfig, Error> {
+    // RFC 8996 sections 4 and 5: nothing older than TLS 1.2.
+    let mut config = ServerConfig::builder_with_provider(Arc::new(provider))
+        .with_protocol_versions(&[&TLS13, &TLS12])?
+        .with_no_client_auth()
+        .with_cert_resolver(Arc::new(SingleCertAndKey::from(certified)));
+    config.ignore_client_order = true;
+    config.ticketer = ring::Ticketer::new()?;
+    Ok(TlsConfig::from(config))
+}
+
+/// The process-wide default provider is never used: it panics when two providers are compiled in.
+fn provider() -> CryptoProvider {
+    let mut provider = ring::default_provider();
+    // SHA-384 alone is a seventh of a handshake's CPU; SHA-256 is fast in hardware. Every client
+    // has the suite (RFC 8446 section 9.1).
+    provider
+        .cipher_suites
+        .sort_by_key(|suite| !is_preferred(suite.suite()));
+    provider
+}
+
+fn is_preferred(suite: CipherSuite) -> bool {
+    matches!(
+        suite,
+        CipherSuite::TLS13_AES_128_GCM_SHA256
+            | CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256
+            | CipherSuite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{error::Error as _, path::PathBuf};
+
+    use super::*;
+
+    fn fixture(name: &str) -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("src/tls/fixtures")
+            .join(name)
+    }
+
+    /// Loads a key with the certificate that its name begins with.
+    fn load_fixture(key: &str, passphrase: Option<&str>) -> Result<TlsConfig, TlsError> {
+        let cert = if key.starts_with("rsa") {
+            "rsa.crt"
+        } else {
+            "ec.crt"
+        };
+        load_files(&fixture(cert), &fixture(key), passphrase)
+    }
+
+    #[test]
+    fn plain_keys_load_with_and_without_a_passphrase() {
+        for key in ["rsa.key", "rsa-pkcs1.key", "ec.key", "ec-sec1.key"] {
+            for passphrase in [None, Some("not needed")] {
+                let config = load_fixture(key, passphrase);
+                assert!(config.is_ok(), "{key}: {config:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn settings_are_those_promised() {
+        let TlsConfig(config) = load_fixture("ec.key", None).unwrap();
+        // A session cache would resume too, but with a lock and memory shared by all sessions.
+        assert!(config.ticketer.enabled());
+        assert!(config.ignore_client_order);
+        assert!(config.alpn_protocols.is_empty());
+    }
+
+    #[cfg(feature = "encrypted-keys")]
+    const ENCRYPTED: [&str; 13] = [
+        "rsa-legacy-aes256.key",
+        "rsa-legacy-des3.key",
+        "ec-legacy-aes128.key",
+        "ec-legacy-aes192.key",
+        "ec-legacy-aes256.key",
+        "ec-legacy-des3.key",
+        "rsa-pkcs8-aes256.key",
+        "ec-pkcs8-aes128.key",
+        "ec-pkcs8-aes192.key",
+        "ec-pkcs8-aes256.key",
+        "ec-pkcs8-sha1.key",
+        "ec-pkcs8-des3.key",
+        "ec-pkcs8-scrypt.key",
+    ];
+
+    #[cfg(feature = "encrypted-keys")]
+    #[test]
+    fn encrypted_keys_load_with_their_passphrase_only() {
+        for key in ENCRYPTED {
+            let config = load_fixture(key, Some("correct horse"));
+            assert!(config.is_ok(), "{key}: {config:?}");
+
+            let wrong = load_fixture(key, Some("battery staple")).unwrap_err();
+            assert!(wrong.is_passphrase_wrong(), "{key}: {wrong:?}");
+            let text = format!("{wrong} {wrong:?}");
+            assert!(text.contains("wrong passphrase or damaged key"), "{text}");
+            assert!(!text.contains("staple"), "{text}");
+
+            let missing = load_fixture(key, None).unwrap_err();
+            assert!(missing.is_passphrase_missing(), "{key}: {missing:?}");
+            assert!(
+                missing
+                    .to_string()
+                    .starts_with(&fixture(key).display().to_string())
+            );
+        }
+    }
+
+    #[cfg(feature = "encrypted-keys")]
+    #[test]
+    fn wrong_passphrase_is_told_even_if_the_padding_looks_right() {
+        // Of 2000 wrong passphrases about 8 give a valid padding.
+        let cert = fs::read(fixture("ec.crt")).unwrap();
+        let key = fs::read(fixture("ec-legacy-aes128.key")).unwrap();
+        for n in 0..2000 {
+            let wrong = TlsConfig::from_pem_with_passphrase(&cert, &key, &n.to_string());
+            let wrong = wrong.unwrap_err();
+            assert!(wrong.is_passphrase_wrong(), "{n}: {wrong:?}");
+        }
+    }
+
+    #[cfg(feature = "encrypted-keys")]
+    #[test]
+    fn keys_that_cannot_be_used_are_not_blamed_on_the_passphrase() {
+        for key in ["ec-legacy-camellia256.key", "ec-pkcs8-pbes1.key"] {
+            let error = load_fixture(key, Some("correct horse")).unwrap_err();
+            assert!(
+                error.is_unsupported() && error.source().is_some(),
+                "{key}: {error:?}"
+            );
+        }
+        let error = load_fixture("p521-pkcs8-aes256.key", Some("correct horse")).unwrap_err();
+        assert!(
+            error
+                .to_string()
+                .ends_with(": the private key cannot be used"),
+            "{error:?}"
+        );
+    }
+
+    #[cfg(not(feature = "encrypted-keys"))]
+    #[test]
+    fn encrypted_keys_name_the_feature_that_reads_them() {
+        for key in ["ec-legacy-aes128.key", "ec-pkcs8-aes256.key"] {
+            for passphrase in [None, Some("correct horse")] {
+                let error = load_fixture(key, passphrase).unwrap_err();
+                assert!(error.is_unsupported(), "{key}: {error:?}");
+                assert!(error.to_string().contains("`encrypted-keys`"), "{error}");
+            }
+        }
+    }
+
+    type Question = fn(&TlsError) -> bool;
+
+    #[test]
+    fn each_fault_names_its_file() {
+        let garbage = "README.md";
+        let table: [(_, _, _, Question); 7] = [
+            (
+                "none.crt",
+                "ec.key",
+                "none.crt: the file cannot be read",
+                TlsError::is_io,
+            ),
+            (
+                "ec.crt",
+                "none.key",
+                "none.key: the file cannot be read",
+                TlsError::is_io,
+            ),
+            (
+                garbage,
+                "ec.key",
+                "README.md: no certificate found",
+                TlsError::is_certificate_missing,
+            ),
+            (
+                "ec.key",
+                "ec.key",
+                "ec.key: no certificate found",
+                TlsError::is_certificate_missing,
+            ),
+            (
+                "ec.crt",
+                garbage,
+                "README.md: no private key found",
+                TlsError::is_key_missing,
+            ),
+            (
+                "ec.crt",
+                "ec.crt",
+                "ec.crt: no private key found",
+                TlsError::is_key_missing,
+            ),
+            (
+                "rsa.crt",
+                "ec.key",
+                "ec.key: the key does not fit the certificate",
+                TlsError::is_key_mismatch,
+            ),
+        ];
+        for (cert, key, text, is) in table {
+            let error = TlsConfig::from_pem_files(fixture(cert), fixture(key)).unwrap_err();
+            assert!(
+                error.to_string().ends_with(&format!("/{text}")),
+                "{text}: {error}"
+            );
+            assert!(is(&error), "{error:?}");
+            assert_eq!(error.is_io(), error.source().is_some(), "{error:?}");
+        }
+    }
+
+    #[test]
+    fn damaged_certificate_and_key_are_told_apart() {
+        let pem = |label: &str| format!("-----BEGIN {label}-----\nMAA=\n-----END {label}-----\n");
+        let cert = fs::read_to_string(fixture("ec.crt")).unwrap();
+        let key = fs::read_to_string(fixture("ec.key")).unwrap();
+        let table = [
+            (
+                pem("CERTIFICATE"),
+                key.clone(),
+                "the certificate cannot be used",
+            ),
+            (
+                cert.clone(),
+                pem("PRIVATE KEY"),
+                "the private key cannot be used",
+            ),
+            (
+                cert.clone(),
+                pem("OPENSSH PRIVATE KEY"),
+                "a key of the kind \"OPENSSH PRIVATE KEY\" is not supported",
+            ),
+            (
+                cert.clone(),
+                key.replace("-----END", "-----ENDE"),
+                "damaged PEM: a section does not end",
+            ),
+        ];
+        for (cert, key, text) in table {
+            let error = TlsConfig::from_pem(cert.as_bytes(), key.as_bytes()).unwrap_err();
+            assert_eq!(error.to_string(), text);
+            assert_eq!(error.path(), None);
+        }
+    }
+
+    #[cfg(feature = "encrypted-keys")]
+    #[test]
+    fn one_file_holds_an_encrypted_key_and_the_chain() {
+        let mut both = fs::read(fixture("ec-legacy-aes256.key")).unwrap();
+        for cert in ["ec.crt", "rsa.crt"] {
+            both.extend(fs::read(fixture(cert)).unwrap());
+        }
+        assert_eq!(pem::certificates(&both).unwrap().len(), 2);
+        TlsConfig::from_pem_with_passphrase(&both, &both, "correct horse").unwrap();
+    }
+}
