@@ -1,1 +1,20 @@
-fn main() {}
+//! The smallest server: takes mail for anyone, and prints it.
+//!
+//! `cargo run --example hello`, then `curl smtp://127.0.0.1:2525 --mail-rcpt you@example.org -T README.md`
+
+use smtpd_tower::{BodyError, Data, Pipeline, Rcpt, Reply, Request, Server, handler_fn};
+
+#[tokio::main]
+async fn main() -> std::io::Result<()> {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:2525").await?;
+    let pipeline = Pipeline::new()
+        .rcpt(handler_fn(async |_: Request<Rcpt>| {}))
+        .data(handler_fn(print));
+    Server::new("localhost", pipeline).serve(listener).await
+}
+
+async fn print(req: Request<Data>) -> Result<Reply, BodyError> {
+    let message = req.into_body().collect().await?;
+    println!("{}", message.escape_ascii());
+    Ok(Reply::ok("Printed"))
+}

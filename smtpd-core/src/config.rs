@@ -84,7 +84,7 @@ pub struct Config {
     pub(crate) insecure_auth: bool,
     pub(crate) strict_pipelining: bool,
     pub(crate) log_wire: bool,
-    pub(crate) entropy: Option<fn(&mut [u8])>,
+    pub(crate) entropy: Option<fn(&mut [u8]) -> bool>,
     /// EHLO's answer as it goes out, once for each of the four states that it depends on.
     pub(crate) ehlo: [Arc<OnceLock<Vec<u8>>>; 4],
 }
@@ -228,9 +228,9 @@ impl Config {
     }
 
     /// Where mechanisms that challenge the client take their random octets from: a function that fills a slice from a
-    /// cryptographic source. Without one, such mechanisms are neither offered nor taken.
+    /// cryptographic source, or tells by `false` that it cannot. Without one, such mechanisms are neither offered nor taken.
     #[must_use]
-    pub fn entropy(mut self, fill: fn(&mut [u8])) -> Self {
+    pub fn entropy(mut self, fill: fn(&mut [u8]) -> bool) -> Self {
         self.entropy = Some(fill);
         self.changed()
     }

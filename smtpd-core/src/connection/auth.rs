@@ -43,8 +43,8 @@ impl Connection {
             return self.fault(weak_mechanism(factory.is_plaintext()));
         }
         let mut nonce = [0; NONCE_LEN];
-        if let Some(fill) = config.entropy {
-            fill(&mut nonce);
+        if config.entropy.is_some_and(|fill| !fill(&mut nonce)) {
+            return self.answer(weak_mechanism(false));
         }
         let mut exchange =
             Exchange::new(factory.start(&ExchangeContext::new(&config.hostname, &nonce)));

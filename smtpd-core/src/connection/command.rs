@@ -99,7 +99,7 @@ impl Connection {
         }
     }
 
-    fn answer(&mut self, reply: Reply) -> Step {
+    pub(super) fn answer(&mut self, reply: Reply) -> Step {
         self.put(&reply);
         Step::Again
     }

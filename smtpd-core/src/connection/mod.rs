@@ -341,6 +341,11 @@ impl Connection {
         self.message.is_some()
     }
 
+    /// How many messages have been taken.
+    pub const fn messages(&self) -> u32 {
+        self.counts.messages
+    }
+
     /// What the session was set up with.
     pub fn config(&self) -> &Arc<Config> {
         &self.config

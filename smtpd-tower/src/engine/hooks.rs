@@ -1,0 +1,122 @@
+use std::{error::Error, fmt, io, sync::Arc, time::Duration};
+
+use smtpd_core::{CloseReason, WireLine};
+use tower::BoxError;
+
+use super::ask::Failure;
+use crate::Session;
+
+type Hook<T> = Option<Arc<dyn Fn(&Session, &T) + Send + Sync>>;
+
+/// What a user wants to be told of.
+#[derive(Clone, Default)]
+pub(crate) struct Hooks {
+    pub(crate) wire: Hook<WireLine>,
+    pub(crate) error: Hook<SessionError>,
+    pub(crate) close: Hook<Summary>,
+}
+
+impl fmt::Debug for Hooks {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Hooks").finish_non_exhaustive()
+    }
+}
+
+/// Something that went wrong in a session. The client has been told at most that something has.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum SessionError {
+    /// The connection failed.
+    Io(io::Error),
+    /// The TLS handshake failed, or took too long.
+    Tls(io::Error),
+    /// A service failed; the client heard 451.
+    Service {
+        /// The name of the phase.
+        phase: &'static str,
+        /// The service's error.
+        error: BoxError,
+    },
+    /// A service did not become ready, or did not answer, in time.
+    ServiceTimeout {
+        /// The name of the phase.
+        phase: &'static str,
+    },
+    /// A service panicked; the session was ended with 421.
+    Panic {
+        /// The name of the phase.
+        phase: &'static str,
+        /// The panic's message.
+        message: String,
+    },
+}
+
+impl SessionError {
+    pub(super) fn of(phase: &'static str, failure: Failure) -> Self {
+        match failure {
+            Failure::Error(error) => Self::Service { phase, error },
+            Failure::NotReady | Failure::TimedOut => Self::ServiceTimeout { phase },
+            Failure::Panic(message) => Self::Panic { phase, message },
+        }
+    }
+}
+
+impl fmt::Display for SessionError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Io(_) => f.write_str("connection failed"),
+            Self::Tls(_) => f.write_str("TLS handshake failed"),
+            Self::Service { phase, .. } => write!(f, "{phase} service failed"),
+            Self::ServiceTimeout { phase } => write!(f, "{phase} service took too long"),
+            Self::Panic { phase, message } => write!(f, "{phase} service panicked: {message}"),
+        }
+    }
+}
+
+impl Error for SessionError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match self {
+            Self::Io(error) | Self::Tls(error) => Some(error),
+            Self::Service { error, .. } => Some(&**error),
+            _ => None,
+        }
+    }
+}
+
+/// A session that has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Summary {
+    /// Why it has ended.
+    pub reason: EndReason,
+    /// Messages that were taken.
+    pub messages: u32,
+    /// Octets that came, after decryption.
+    pub received: u64,
+    /// Octets that were sent, before encryption.
+    pub sent: u64,
+    /// How long it took.
+    pub duration: Duration,
+}
+
+/// Why a session has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum EndReason {
+    /// By the protocol.
+    Closed(CloseReason),
+    /// The client went away.
+    Lost,
+    /// The TLS handshake failed.
+    TlsFailed,
+}
+
+impl fmt::Display for EndReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Closed(reason) => reason.fmt(f),
+            Self::Lost => f.write_str("lost"),
+            Self::TlsFailed => f.write_str("tls failed"),
+        }
+    }
+}

@@ -1,0 +1,51 @@
+//! TLS: the handshake, in the session's own task and with its own limit.
+
+use std::io;
+
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    time::timeout,
+};
+
+use super::{Driver, Stop, stream::Stream};
+use crate::{TlsInfo, server::Stage};
+
+impl<IO: AsyncRead + AsyncWrite + Unpin + Send> Driver<IO> {
+    /// STARTTLS: the 220 leaves alone, then everything starts anew (RFC 3207 section 4).
+    pub(super) async fn start_tls(&mut self) -> Result<(), Stop> {
+        self.flush().await?;
+        self.wire.input.clear();
+        self.secure().await?;
+        self.connection.handle_tls();
+        Ok(())
+    }
+
+    /// Puts TLS around the stream. A handshake that fails ends the session: it never goes on in plaintext.
+    pub(super) async fn secure(&mut self) -> Result<(), Stop> {
+        let Some(acceptor) = self
+            .engine
+            .tls
+            .as_ref()
+            .map(crate::tls::TlsConfig::acceptor)
+        else {
+            return Err(Stop::TlsFailed(io::Error::other("no TLS configuration")));
+        };
+        let Stream::Plain(io) = std::mem::replace(&mut self.wire.stream, Stream::Gone) else {
+            return Err(Stop::TlsFailed(io::ErrorKind::AlreadyExists.into()));
+        };
+        self.wire.park();
+        let limit = self.engine.config.timeouts_ref().handshake;
+        let seat = &self.seat;
+        let handshake = Box::pin(timeout(limit, acceptor.accept(io)));
+        let ending = std::future::poll_fn(|cx| seat.poll_stage(cx, Stage::Ending));
+        let result = tokio::select! {
+            result = handshake => result.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())),
+            () = ending => Err(io::Error::other("the server shuts down")),
+        };
+        let stream = Box::new(result.map_err(Stop::TlsFailed)?);
+        self.session.secured(TlsInfo::of(stream.get_ref().1));
+        self.end_transaction();
+        self.wire.stream = Stream::Tls(stream);
+        Ok(())
+    }
+}

@@ -1,0 +1,57 @@
+use std::{
+    io,
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+/// A connection, in plaintext or over TLS. What TLS needs is boxed, so that plain sessions do not carry it.
+pub(super) enum Stream<IO> {
+    Plain(IO),
+    #[cfg(feature = "tls")]
+    Tls(Box<tokio_rustls::server::TlsStream<IO>>),
+    /// Nothing is left: a handshake has failed.
+    #[cfg(feature = "tls")]
+    Gone,
+}
+
+macro_rules! each {
+    ($self:expr, $io:ident => $then:expr) => {
+        match $self.get_mut() {
+            Self::Plain($io) => $then,
+            #[cfg(feature = "tls")]
+            Self::Tls($io) => $then,
+            #[cfg(feature = "tls")]
+            Self::Gone => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
+        }
+    };
+}
+
+impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncRead for Stream<IO> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        each!(self, io => Pin::new(io).poll_read(cx, buf))
+    }
+}
+
+impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Stream<IO> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        octets: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        each!(self, io => Pin::new(io).poll_write(cx, octets))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        each!(self, io => Pin::new(io).poll_flush(cx))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        each!(self, io => Pin::new(io).poll_shutdown(cx))
+    }
+}

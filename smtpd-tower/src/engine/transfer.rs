@@ -1,0 +1,277 @@
+//! The message, from DATA or the first BDAT to the reply that ends it.
+
+use std::{future::poll_fn, pin::Pin, task::Poll, time::Duration};
+
+use smtpd_core::{Event, Reply};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    time::Instant,
+};
+
+use super::{
+    Driver, SessionError, Stop,
+    ask::{CatchPanic, Failure, ask},
+};
+use crate::{
+    BodyError, Data, Phase, Request,
+    body::{Feed, incoming},
+    pipeline::no_delivery,
+    server::Stage,
+};
+
+type Answer = Pin<Box<dyn Future<Output = Result<Reply, Failure>> + Send>>;
+
+/// A call of the data service that is going on, and the message that it reads.
+struct Transfer {
+    answer: Answer,
+    feed: Feed,
+    /// The message has come to its end; all that is missing is the answer.
+    ended: bool,
+    /// The service has not taken all octets of a chunk that is over.
+    chunk_open: bool,
+}
+
+/// What to do next.
+enum Next {
+    Answered(Result<Reply, Failure>),
+    /// The service asks for more of the message.
+    Wanted,
+    Input,
+    ClientGone,
+    ClientTimeout,
+    /// The service has had its time.
+    ServiceTimeout,
+    Ending,
+}
+
+/// How long a service that has lost its client may take to clean up.
+const GRACE: Duration = Duration::from_secs(10);
+
+impl<IO: AsyncRead + AsyncWrite + Unpin + Send> Driver<IO> {
+    /// Runs the data service beside the client. Returns an event that has ended the message before its time, if any.
+    pub(super) async fn transfer(&mut self) -> Result<Option<Event>, Stop> {
+        let Some(service) = self.engine.pipeline.data.clone() else {
+            self.answered(no_delivery());
+            return Ok(None);
+        };
+        let (feed, body) = incoming();
+        let envelope = self.envelope.clone().unwrap_or_default();
+        let request = Request::new(self.session.clone(), Data::new(envelope, body));
+        let ready = self.engine.config.timeouts_ref().ready;
+        let answer = Box::pin(CatchPanic(ask(service, request, ready, None)));
+        let result = self
+            .run_transfer(&mut Transfer {
+                answer,
+                feed,
+                ended: false,
+                chunk_open: false,
+            })
+            .await;
+        self.wire.end_large();
+        result
+    }
+
+    async fn run_transfer(&mut self, transfer: &mut Transfer) -> Result<Option<Event>, Stop> {
+        let timeouts = self.engine.config.timeouts_ref();
+        let (start, delivery) = (timeouts.data_start + timeouts.ready, timeouts.delivery);
+        let mut started = false;
+        loop {
+            let limit = if started { delivery } else { start };
+            match self.serve_message(transfer, limit).await {
+                Next::Answered(result) => {
+                    self.settle(result);
+                    return Ok(None);
+                }
+                Next::ServiceTimeout => {
+                    self.settle(Err(Failure::TimedOut));
+                    return Ok(None);
+                }
+                Next::ClientGone => return self.lose(transfer).await,
+                Next::Ending => return self.give_up(transfer),
+                Next::Wanted if !started => {
+                    started = true;
+                    self.connection.accept_data();
+                }
+                _ => {}
+            }
+            match self.feed(transfer).await {
+                Feeding::Fed => {}
+                Feeding::Answered(result) => {
+                    self.settle(result);
+                    return Ok(None);
+                }
+                Feeding::Interrupted(event) => {
+                    self.abandon(transfer).await;
+                    return Ok(Some(event));
+                }
+                Feeding::ClientGone => return self.lose(transfer).await,
+                Feeding::Ending => return self.give_up(transfer),
+            }
+        }
+    }
+
+    /// Lets the service work until it answers or asks for more of the message.
+    async fn serve_message(&mut self, transfer: &mut Transfer, limit: Duration) -> Next {
+        let mut deadline = None;
+        poll_fn(|cx| {
+            if let Poll::Ready(result) = transfer.answer.as_mut().poll(cx) {
+                return Poll::Ready(Next::Answered(result));
+            }
+            if !transfer.ended && transfer.feed.poll_wanted(cx).is_ready() {
+                return Poll::Ready(Next::Wanted);
+            }
+            // RFC 5321 section 6.1: a message that has come whole is delivered, even if nobody waits for the reply.
+            match self.poll_idle(cx, !transfer.ended) {
+                Poll::Ready(Stop::Closed(_)) => return Poll::Ready(Next::Ending),
+                Poll::Ready(_) if !transfer.ended => return Poll::Ready(Next::ClientGone),
+                _ => {}
+            }
+            let deadline = *deadline.get_or_insert_with(|| Instant::now() + limit);
+            self.wire
+                .timer
+                .poll_until(cx, deadline)
+                .map(|()| Next::ServiceTimeout)
+        })
+        .await
+    }
+
+    /// Gets more of the message to the service, which waits for it.
+    async fn feed(&mut self, transfer: &mut Transfer) -> Feeding {
+        let mut fed = false;
+        if std::mem::take(&mut transfer.chunk_open) {
+            // It asks for more, so it has taken what there was.
+            self.connection.accept_chunk();
+        }
+        loop {
+            let now = Instant::now().into_std();
+            while let Some(event) = self.connection.poll_event(now, &mut self.wire.input) {
+                self.log_wire();
+                match event {
+                    Event::Chunk(octets) => {
+                        let piece = self.wire.piece(octets);
+                        poll_fn(|cx| Poll::Ready(transfer.feed.push(piece.clone(), cx))).await;
+                        fed = true;
+                    }
+                    Event::ChunkEnd if fed => {
+                        transfer.chunk_open = true;
+                        return Feeding::Fed;
+                    }
+                    Event::ChunkEnd => self.connection.accept_chunk(),
+                    Event::MessageEnd(result) => {
+                        transfer.ended = true;
+                        transfer.feed.finish(result.map_err(BodyError::from));
+                        return Feeding::Fed;
+                    }
+                    event => return Feeding::Interrupted(event),
+                }
+            }
+            if fed {
+                return Feeding::Fed;
+            }
+            match self.more(transfer).await {
+                Next::Answered(result) => return Feeding::Answered(result),
+                Next::ClientGone => return Feeding::ClientGone,
+                Next::ClientTimeout => self.connection.handle_timeout(Instant::now().into_std()),
+                Next::Ending => return Feeding::Ending,
+                _ => {}
+            }
+        }
+    }
+
+    /// Waits for more input, or for the service to answer without it.
+    async fn more(&mut self, transfer: &mut Transfer) -> Next {
+        let deadline = self.connection.poll_timeout().map(Instant::from_std);
+        if self.connection.is_receiving() {
+            self.wire.begin_large();
+        }
+        let mut first = true;
+        poll_fn(|cx| {
+            // The service has just been polled: it waits for the message.
+            if !std::mem::take(&mut first)
+                && let Poll::Ready(result) = transfer.answer.as_mut().poll(cx)
+            {
+                return Poll::Ready(Next::Answered(result));
+            }
+            if let Poll::Ready(Err(_)) = self.wire.poll_flush(cx, &mut self.connection) {
+                return Poll::Ready(Next::ClientGone);
+            }
+            if let Poll::Ready(read) = self.wire.poll_read(cx) {
+                return Poll::Ready(if matches!(read, Ok(1..)) {
+                    Next::Input
+                } else {
+                    Next::ClientGone
+                });
+            }
+            if deadline.is_some_and(|deadline| self.wire.timer.poll_until(cx, deadline).is_ready())
+            {
+                return Poll::Ready(Next::ClientTimeout);
+            }
+            self.seat
+                .poll_stage(cx, Stage::Ending)
+                .map(|()| Next::Ending)
+        })
+        .await
+    }
+
+    /// Passes the service's answer on.
+    fn settle(&mut self, result: Result<Reply, Failure>) {
+        let reply = match result {
+            Ok(reply) => reply,
+            Err(failure) => {
+                let reply = failure.reply();
+                if !failure.is_decision() {
+                    self.report(SessionError::of(Data::NAME, failure));
+                }
+                reply
+            }
+        };
+        self.answered(reply);
+    }
+
+    fn answered(&mut self, reply: Reply) {
+        self.connection.reply(reply);
+        self.end_transaction();
+    }
+
+    /// The client is gone before the end: the service hears of it, and gets a moment to clean up.
+    async fn lose(&mut self, transfer: &mut Transfer) -> Result<Option<Event>, Stop> {
+        self.abandon(transfer).await;
+        Err(Stop::Lost(None))
+    }
+
+    /// The time for a graceful shutdown is over: the call is dropped.
+    fn give_up(&mut self, transfer: &Transfer) -> Result<Option<Event>, Stop> {
+        self.connection.shut_down();
+        transfer.feed.finish(Err(BodyError::Incomplete));
+        self.end_transaction();
+        Ok(None)
+    }
+
+    async fn abandon(&mut self, transfer: &mut Transfer) {
+        transfer.feed.finish(Err(BodyError::Incomplete));
+        // Only a service that waits for the message can notice; what else it does is in vain.
+        let result = poll_fn(|cx| Poll::Ready(transfer.answer.as_mut().poll(cx))).await;
+        let result = match result {
+            Poll::Ready(result) => Some(result),
+            Poll::Pending => tokio::time::timeout(GRACE, transfer.answer.as_mut())
+                .await
+                .ok(),
+        };
+        if let Some(Err(failure)) = result
+            && !failure.is_decision()
+        {
+            self.report(SessionError::of(Data::NAME, failure));
+        }
+        self.end_transaction();
+    }
+}
+
+/// What has come of feeding.
+enum Feeding {
+    Fed,
+    Answered(Result<Reply, Failure>),
+    /// The session has gone on without the end of the message.
+    Interrupted(Event),
+    ClientGone,
+    Ending,
+}

@@ -1,0 +1,110 @@
+use std::{
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use smtpd_core::Reply;
+use tokio::{
+    io::{AsyncRead, AsyncWrite, AsyncWriteExt},
+    time::{sleep, timeout},
+};
+
+use super::{
+    Listener,
+    registry::{Registry, Stage},
+};
+use crate::{PeerAddr, engine::Engine};
+
+/// Accepts the connections of one listener.
+#[derive(Clone)]
+pub(super) struct Acceptor {
+    pub(super) engine: Arc<Engine>,
+    pub(super) registry: Arc<Registry>,
+    pub(super) max_sessions: usize,
+    pub(super) implicit_tls: bool,
+}
+
+/// How long to wait after an error of accept that is not the fault of one connection, such as EMFILE.
+const PAUSE: Duration = Duration::from_millis(100);
+
+impl Acceptor {
+    pub(super) async fn run<L: Listener>(self, mut listener: L) -> io::Result<()> {
+        let bound = listener.local_addr();
+        let open = bound.ip().is_some_and(|ip| ip.is_unspecified());
+        let registry = self.registry.clone();
+        loop {
+            let accepted = tokio::select! {
+                biased;
+                () = registry.draining() => break,
+                accepted = listener.accept() => accepted,
+            };
+            match accepted {
+                Ok((io, peer)) => {
+                    let local = if open { L::connection_addr(&io) } else { None };
+                    let local = local.unwrap_or_else(|| bound.clone());
+                    tokio::spawn(self.clone().serve(io, peer, local));
+                }
+                Err(error) => self.pause(&error).await,
+            }
+        }
+        // The port is free from now on, while the sessions end.
+        drop(listener);
+        registry.empty().await;
+        Ok(())
+    }
+
+    /// Serves one connection, or turns it away.
+    pub(super) async fn serve<IO>(self, io: IO, peer: PeerAddr, local: PeerAddr)
+    where
+        IO: AsyncRead + AsyncWrite + Unpin + Send,
+    {
+        let full = self.registry.stage() != Stage::Running;
+        match self
+            .registry
+            .enter(if full { 0 } else { self.max_sessions })
+        {
+            Some(seat) => {
+                self.engine
+                    .serve(io, peer, local, self.implicit_tls, seat)
+                    .await
+            }
+            None => self.turn_away(io, &peer).await,
+        }
+    }
+
+    async fn turn_away<IO: AsyncWrite + Unpin>(&self, mut io: IO, peer: &PeerAddr) {
+        /// How many connections may be told so at once; others are just closed.
+        const AT_ONCE: usize = 1000;
+        static NOW: AtomicUsize = AtomicUsize::new(0);
+        tracing::warn!(%peer, sessions = self.registry.taken(), "too many sessions, connection turned away");
+        if !self.implicit_tls && NOW.fetch_add(1, Ordering::Relaxed) < AT_ONCE {
+            let reply = format!(
+                "{}\r\n",
+                Reply::closing("Too many sessions, try again later")
+            );
+            let farewell = async {
+                io.write_all(reply.as_bytes()).await?;
+                io.shutdown().await
+            };
+            let _ = timeout(Duration::from_secs(1), farewell).await;
+        }
+        if !self.implicit_tls {
+            NOW.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    async fn pause(&self, error: &io::Error) {
+        use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
+        if !matches!(
+            error.kind(),
+            ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted
+        ) {
+            tracing::error!(%error, "accept failed, waiting for a moment");
+            sleep(PAUSE).await;
+        }
+    }
+}

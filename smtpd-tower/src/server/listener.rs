@@ -1,0 +1,63 @@
+use std::{future::Future, io};
+
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpListener, TcpStream},
+};
+
+use crate::PeerAddr;
+
+/// Where connections come from: TCP, a Unix socket, or anything of your own.
+pub trait Listener: Send + 'static {
+    /// A connection.
+    type Io: AsyncRead + AsyncWrite + Unpin + Send + 'static;
+
+    /// The next connection, and who is at its other end. It must not wait for anything that the client sends.
+    ///
+    /// # Errors
+    ///
+    /// An error concerns one connection, or passes by: the server waits for a moment and asks again.
+    fn accept(&mut self) -> impl Future<Output = io::Result<(Self::Io, PeerAddr)>> + Send;
+
+    /// The address that is listened on.
+    fn local_addr(&self) -> PeerAddr;
+
+    /// The address that a client has connected to, where [`local_addr`](Self::local_addr) leaves it open.
+    fn connection_addr(_io: &Self::Io) -> Option<PeerAddr> {
+        None
+    }
+}
+
+impl Listener for TcpListener {
+    type Io = TcpStream;
+
+    async fn accept(&mut self) -> io::Result<(TcpStream, PeerAddr)> {
+        let (stream, peer) = Self::accept(self).await?;
+        // Replies leave in one write each: held back, they would wait for the client's delayed acknowledgement.
+        stream.set_nodelay(true)?;
+        Ok((stream, peer.into()))
+    }
+
+    fn local_addr(&self) -> PeerAddr {
+        Self::local_addr(self).map_or(PeerAddr::Unknown, PeerAddr::from)
+    }
+
+    fn connection_addr(io: &TcpStream) -> Option<PeerAddr> {
+        io.local_addr().ok().map(PeerAddr::from)
+    }
+}
+
+#[cfg(unix)]
+impl Listener for tokio::net::UnixListener {
+    type Io = tokio::net::UnixStream;
+
+    async fn accept(&mut self) -> io::Result<(Self::Io, PeerAddr)> {
+        let (stream, peer) = Self::accept(self).await?;
+        Ok((stream, PeerAddr::unix(peer.as_pathname())))
+    }
+
+    fn local_addr(&self) -> PeerAddr {
+        let addr = Self::local_addr(self).ok();
+        PeerAddr::unix(addr.as_ref().and_then(|addr| addr.as_pathname()))
+    }
+}

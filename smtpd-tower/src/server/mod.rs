@@ -1,0 +1,300 @@
+//! A server: listeners, limits and its end.
+
+mod accept;
+mod listener;
+mod registry;
+
+use std::{fmt, io, sync::Arc, time::Duration};
+
+use smtpd_core::{Config, Protocol, WireLine, sasl::Mechanisms};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpListener, ToSocketAddrs},
+    time::timeout,
+};
+
+pub use self::listener::Listener;
+pub(crate) use self::registry::{Seat, Stage};
+use self::{accept::Acceptor, registry::Registry};
+use crate::{
+    PeerAddr, Pipeline, Session, SessionError, Summary,
+    engine::{Engine, Hooks},
+    session::ServerNames,
+};
+
+/// Serves SMTP, SMTP over TLS and LMTP by a [`Pipeline`].
+///
+/// What must be given is an argument of [`new`](Self::new); the rest is set before the first listener is served. A server
+/// is cheap to clone; clones share limits, sessions and the end.
+///
+/// ```no_run
+/// use smtpd_tower::{Data, Pipeline, Rcpt, Reply, Request, Server, handler_fn};
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> std::io::Result<()> {
+/// let pipeline = Pipeline::new()
+///     .rcpt(handler_fn(async |_: Request<Rcpt>| {}))
+///     .data(handler_fn(async |request: Request<Data>| {
+///         request.into_body().collect().await.map(|message| Reply::ok(format!("{} octets", message.len())))
+///     }));
+/// let listener = tokio::net::TcpListener::bind("127.0.0.1:2525").await?;
+/// Server::new("mx.example.org", pipeline)
+///     .configure(|config| config.max_message_size(10 << 20))
+///     .serve(listener)
+///     .await
+/// # }
+/// ```
+#[derive(Clone, Debug)]
+pub struct Server {
+    settings: Settings,
+    registry: Arc<Registry>,
+}
+
+#[derive(Clone)]
+struct Settings {
+    config: Config,
+    pipeline: Pipeline,
+    hooks: Hooks,
+    max_sessions: usize,
+    #[cfg(feature = "tls")]
+    tls: Option<crate::tls::TlsConfig>,
+}
+
+impl fmt::Debug for Settings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Settings")
+            .field("config", &self.config)
+            .field("pipeline", &self.pipeline)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Server {
+    /// Where [`listen_and_serve`](Self::listen_and_serve) listens by custom: port 25 of every address.
+    pub const DEFAULT_ADDRESS: &'static str = "[::]:25";
+
+    /// How many sessions there may be at once, where nothing else is set.
+    pub const DEFAULT_MAX_SESSIONS: usize = 10_000;
+
+    /// A server for the host of that name; [`system_hostname`] tells this machine's.
+    ///
+    /// With an [`auth`](Pipeline::auth) service in the pipeline, PLAIN and LOGIN are on, over TLS only.
+    pub fn new(hostname: impl Into<String>, pipeline: Pipeline) -> Self {
+        let mechanisms = if pipeline.auth.is_some() {
+            Mechanisms::default()
+        } else {
+            Mechanisms::none()
+        };
+        let config = Config::new(hostname)
+            .mechanisms(mechanisms)
+            .entropy(fill_random);
+        let settings = Settings {
+            config,
+            pipeline,
+            hooks: Hooks::default(),
+            max_sessions: Self::DEFAULT_MAX_SESSIONS,
+            #[cfg(feature = "tls")]
+            tls: None,
+        };
+        Self {
+            settings,
+            registry: Registry::new(),
+        }
+    }
+
+    /// Changes the protocol's settings: limits, timeouts, extensions, mechanisms, what is required.
+    #[must_use]
+    pub fn configure(mut self, change: impl FnOnce(Config) -> Config) -> Self {
+        self.settings.config = change(self.settings.config);
+        self
+    }
+
+    /// The certificate and all else that TLS needs. STARTTLS is offered with it, and [`serve_tls`](Self::serve_tls) works.
+    #[cfg(feature = "tls")]
+    #[must_use]
+    pub fn tls(mut self, config: crate::tls::TlsConfig) -> Self {
+        self.settings.tls = Some(config);
+        self
+    }
+
+    /// Sessions at once, over all listeners; one more is turned away with 421 4.3.2. 10,000 by default.
+    #[must_use]
+    pub fn max_sessions(mut self, sessions: usize) -> Self {
+        self.settings.max_sessions = sessions;
+        self
+    }
+
+    /// Calls a function for every line that is read or written. Secrets and messages are left out.
+    #[must_use]
+    pub fn on_wire(mut self, hook: impl Fn(&Session, &WireLine) + Send + Sync + 'static) -> Self {
+        self.settings.hooks.wire = Some(Arc::new(hook));
+        self.settings.config = self.settings.config.log_wire(true);
+        self
+    }
+
+    /// Calls a function for everything that goes wrong in a session, beside the log.
+    #[must_use]
+    pub fn on_error(
+        mut self,
+        hook: impl Fn(&Session, &SessionError) + Send + Sync + 'static,
+    ) -> Self {
+        self.settings.hooks.error = Some(Arc::new(hook));
+        self
+    }
+
+    /// Calls a function when a session has ended, however it did: exactly once for each.
+    #[must_use]
+    pub fn on_close(mut self, hook: impl Fn(&Session, &Summary) + Send + Sync + 'static) -> Self {
+        self.settings.hooks.close = Some(Arc::new(hook));
+        self
+    }
+
+    /// A handle that ends the server.
+    pub fn handle(&self) -> Handle {
+        Handle {
+            registry: self.registry.clone(),
+        }
+    }
+
+    /// Serves a listener until the server is shut down and its sessions have ended.
+    ///
+    /// Several listeners are served by as many calls, awaited together.
+    ///
+    /// # Errors
+    ///
+    /// None at present: errors of accept are logged and survived.
+    pub fn serve<L: Listener>(
+        &self,
+        listener: L,
+    ) -> impl Future<Output = io::Result<()>> + Send + use<L> {
+        self.acceptor(Protocol::Smtp, false).run(listener)
+    }
+
+    /// Serves a listener whose clients begin with TLS (RFC 8314 section 3.3), as on port 465.
+    ///
+    /// # Errors
+    ///
+    /// Without a [`tls`](Self::tls) configuration.
+    #[cfg(feature = "tls")]
+    pub fn serve_tls<L: Listener>(
+        &self,
+        listener: L,
+    ) -> impl Future<Output = io::Result<()>> + Send + use<L> {
+        let acceptor = self
+            .settings
+            .tls
+            .is_some()
+            .then(|| self.acceptor(Protocol::Smtp, true));
+        async move {
+            match acceptor {
+                Some(acceptor) => acceptor.run(listener).await,
+                None => Err(io::Error::new(
+                    io::ErrorKind::InvalidInput,
+                    "serve_tls needs a TLS configuration",
+                )),
+            }
+        }
+    }
+
+    /// Serves a listener whose clients speak LMTP (RFC 2033).
+    ///
+    /// # Errors
+    ///
+    /// As [`serve`](Self::serve).
+    pub fn serve_lmtp<L: Listener>(
+        &self,
+        listener: L,
+    ) -> impl Future<Output = io::Result<()>> + Send + use<L> {
+        self.acceptor(Protocol::Lmtp, false).run(listener)
+    }
+
+    /// Serves one connection, over whatever it runs, until it ends.
+    pub fn serve_connection<IO>(
+        &self,
+        io: IO,
+        peer: PeerAddr,
+    ) -> impl Future<Output = ()> + Send + use<IO>
+    where
+        IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let acceptor = self.acceptor(Protocol::Smtp, false);
+        async move { acceptor.serve(io, peer, PeerAddr::Unknown).await }
+    }
+
+    /// Listens on that address, mostly [`DEFAULT_ADDRESS`](Self::DEFAULT_ADDRESS), and serves it.
+    ///
+    /// # Errors
+    ///
+    /// Where the address cannot be listened on.
+    pub async fn listen_and_serve(&self, address: impl ToSocketAddrs) -> io::Result<()> {
+        self.serve(TcpListener::bind(address).await?).await
+    }
+
+    fn acceptor(&self, protocol: Protocol, implicit_tls: bool) -> Acceptor {
+        let settings = self.settings.clone();
+        #[cfg(feature = "tls")]
+        let config = settings
+            .config
+            .starttls(settings.tls.is_some() && !implicit_tls)
+            .protocol(protocol);
+        #[cfg(not(feature = "tls"))]
+        let config = settings.config.protocol(protocol);
+        let names = ServerNames {
+            hostname: config.hostname().to_owned(),
+            app_name: config.program().to_owned(),
+        };
+        let log_wire = tracing::enabled!(tracing::Level::TRACE) || settings.hooks.wire.is_some();
+        let engine = Engine {
+            pipeline: settings.pipeline,
+            config: Arc::new(config.log_wire(log_wire)),
+            names: Arc::new(names),
+            protocol,
+            #[cfg(feature = "tls")]
+            tls: settings.tls,
+            hooks: settings.hooks,
+        };
+        Acceptor {
+            engine: Arc::new(engine),
+            registry: self.registry.clone(),
+            max_sessions: settings.max_sessions,
+            implicit_tls,
+        }
+    }
+}
+
+/// Ends a [`Server`], and tells how many sessions it has.
+#[derive(Clone, Debug)]
+pub struct Handle {
+    registry: Arc<Registry>,
+}
+
+impl Handle {
+    /// Shuts the server down, and returns when it has no session any more: no connection is accepted from now on; a
+    /// session between two messages ends at once with 421; a transaction that is going on may still end. What is left
+    /// after `grace` is ended with 421 wherever it is, and the calls of services dropped.
+    pub async fn shutdown(&self, grace: Duration) {
+        self.registry.advance(Stage::Draining);
+        if timeout(grace, self.registry.empty()).await.is_err() {
+            self.registry.advance(Stage::Ending);
+            self.registry.empty().await;
+        }
+    }
+
+    /// Sessions at present.
+    pub fn sessions(&self) -> usize {
+        self.registry.taken()
+    }
+}
+
+/// This machine's name, or `localhost` where it has none.
+pub fn system_hostname() -> String {
+    let name = hostname::get()
+        .ok()
+        .and_then(|name| name.into_string().ok());
+    name.filter(|name| !name.is_empty())
+        .unwrap_or_else(|| "localhost".to_owned())
+}
+
+/// Random octets for challenges, from the operating system.
+fn fill_random(octets: &mut [u8]) -> bool {
+    getrandom::fill(octets).is_ok()
+}

@@ -1,0 +1,217 @@
+use std::{
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU8, Ordering},
+    },
+    task::{Context, Poll, Waker},
+};
+
+use tokio::sync::Notify;
+
+/// How far a server has come to its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Stage {
+    Running,
+    /// No more connections; sessions end when they are between two messages.
+    Draining,
+    /// The time for that is over.
+    Ending,
+}
+
+/// The sessions of a server: how many there are, and how to reach them.
+#[derive(Debug)]
+pub(crate) struct Registry {
+    stage: AtomicU8,
+    seats: Mutex<Seats>,
+    changed: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Seats {
+    bells: Vec<Option<Arc<Bell>>>,
+    free: Vec<usize>,
+    taken: usize,
+}
+
+/// Wakes one session. Its lock is shared with nobody but a server that shuts down.
+#[derive(Debug, Default)]
+struct Bell(Mutex<Option<Waker>>);
+
+impl Registry {
+    pub(crate) fn new() -> Arc<Self> {
+        let stage = AtomicU8::new(Stage::Running as u8);
+        Arc::new(Self {
+            stage,
+            seats: Mutex::default(),
+            changed: Notify::new(),
+        })
+    }
+
+    /// A seat for one more session, if there are fewer than `limit`.
+    pub(crate) fn enter(self: &Arc<Self>, limit: usize) -> Option<Seat> {
+        let mut seats = self.seats();
+        if seats.taken >= limit {
+            return None;
+        }
+        seats.taken += 1;
+        let bell = Arc::new(Bell::default());
+        let number = match seats.free.pop() {
+            Some(number) => {
+                seats.bells[number] = Some(bell.clone());
+                number
+            }
+            None => {
+                seats.bells.push(Some(bell.clone()));
+                seats.bells.len() - 1
+            }
+        };
+        Some(Seat {
+            registry: self.clone(),
+            number,
+            bell,
+        })
+    }
+
+    pub(crate) fn taken(&self) -> usize {
+        self.seats().taken
+    }
+
+    pub(crate) fn stage(&self) -> Stage {
+        match self.stage.load(Ordering::Acquire) {
+            0 => Stage::Running,
+            1 => Stage::Draining,
+            _ => Stage::Ending,
+        }
+    }
+
+    /// Goes on to a stage, and tells every session.
+    pub(crate) fn advance(&self, stage: Stage) {
+        self.stage.fetch_max(stage as u8, Ordering::AcqRel);
+        for bell in self.seats().bells.iter().flatten() {
+            bell.ring();
+        }
+        self.changed.notify_waiters();
+    }
+
+    /// Returns when the server is to accept no more connections.
+    pub(crate) async fn draining(&self) {
+        self.until(|| self.stage() >= Stage::Draining).await;
+    }
+
+    /// Returns when there is no session.
+    pub(crate) async fn empty(&self) {
+        self.until(|| self.taken() == 0).await;
+    }
+
+    async fn until(&self, done: impl Fn() -> bool) {
+        loop {
+            let changed = self.changed.notified();
+            if done() {
+                return;
+            }
+            changed.await;
+        }
+    }
+
+    fn seats(&self) -> MutexGuard<'_, Seats> {
+        self.seats.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Bell {
+    fn ring(&self) {
+        if let Some(waker) = self.slot().take() {
+            waker.wake();
+        }
+    }
+
+    fn listen(&self, cx: &Context<'_>) {
+        let mut slot = self.slot();
+        if slot
+            .as_ref()
+            .is_none_or(|waker| !waker.will_wake(cx.waker()))
+        {
+            *slot = Some(cx.waker().clone());
+        }
+    }
+
+    fn slot(&self) -> MutexGuard<'_, Option<Waker>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The place of one session, given back when it is dropped.
+#[derive(Debug)]
+pub(crate) struct Seat {
+    registry: Arc<Registry>,
+    number: usize,
+    bell: Arc<Bell>,
+}
+
+impl Seat {
+    pub(crate) fn stage(&self) -> Stage {
+        self.registry.stage()
+    }
+
+    /// Ready when the server has come to that stage.
+    pub(crate) fn poll_stage(&self, cx: &Context<'_>, stage: Stage) -> Poll<()> {
+        self.bell.listen(cx);
+        if self.stage() >= stage {
+            Poll::Ready(())
+        } else {
+            Poll::Pending
+        }
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        let mut seats = self.registry.seats();
+        seats.bells[self.number] = None;
+        seats.free.push(self.number);
+        seats.taken -= 1;
+        let empty = seats.taken == 0;
+        drop(seats);
+        if empty {
+            self.registry.changed.notify_waiters();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio_test::{assert_pending, assert_ready, task};
+
+    use super::*;
+
+    #[test]
+    fn seats_are_limited_and_given_back() {
+        let registry = Registry::new();
+        let one = registry.enter(2).unwrap();
+        let _two = registry.enter(2).unwrap();
+        assert!(registry.enter(2).is_none());
+        drop(one);
+        assert!(registry.enter(2).is_some());
+        assert_eq!((registry.taken(), registry.seats().bells.len()), (1, 2));
+    }
+
+    #[test]
+    fn every_session_hears_of_the_end() {
+        let registry = Registry::new();
+        let seats: Vec<_> = (0..3).map(|_| registry.enter(9).unwrap()).collect();
+        let mut waits: Vec<_> = seats.iter().map(|_| task::spawn(())).collect();
+        for (wait, seat) in waits.iter_mut().zip(&seats) {
+            assert!(
+                wait.enter(|cx, _| seat.poll_stage(cx, Stage::Draining))
+                    .is_pending()
+            );
+        }
+        let mut empty = task::spawn(registry.empty());
+        assert_pending!(empty.poll());
+        registry.advance(Stage::Draining);
+        assert!(waits.iter().all(|wait| wait.is_woken()));
+        assert_pending!(empty.poll());
+        drop(seats);
+        assert_ready!(empty.poll());
+    }
+}
