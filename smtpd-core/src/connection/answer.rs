@@ -1,7 +1,7 @@
 //! The caller's answers to what it was asked.
 
 use super::{Asked, CloseReason, Connection, State};
-use crate::Reply;
+use crate::{Code, Reply};
 
 impl Connection {
     /// Answers the event that was asked last.
@@ -58,7 +58,16 @@ impl Connection {
         if reply.is_positive() {
             return self.put_banner();
         }
-        if reply.closes() || reply.code().is_transient() {
+        if reply.code().is_transient() {
+            // RFC 5321 section 3.8: to refuse for now is to close with 421.
+            let reply = Reply::new(
+                Code::SERVICE_UNAVAILABLE,
+                reply.status(),
+                reply.text().to_owned(),
+            );
+            return self.close_with(reply, CloseReason::Refused);
+        }
+        if reply.closes() {
             return self.close_with(reply, CloseReason::Refused);
         }
         // RFC 5321 section 3.1: after a refusal the client is to say QUIT, and hears 503 until it does.
