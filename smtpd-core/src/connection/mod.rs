@@ -287,21 +287,20 @@ impl Connection {
     /// Ends the session with 421 4.3.2 where it is between two commands and no answer is outstanding. Returns whether
     /// it has: a transaction that is going on may still end.
     pub fn handle_shutdown(&mut self) -> bool {
-        let idle = self.asked.is_none()
-            && matches!(self.state, State::Start | State::Ready | State::Refused);
-        if idle && self.reading != Reading::Closed {
-            self.shut_down();
-        }
-        idle
+        let idle = matches!(self.state, State::Start | State::Ready | State::Refused);
+        self.asked.is_none() && self.message.is_none() && idle && self.shut_down()
     }
 
-    /// Ends the session with 421 4.3.2 wherever it is, as when the time for a graceful shutdown is over.
-    pub fn shut_down(&mut self) {
+    /// Ends the session with 421 4.3.2 wherever it is, as when the time for a graceful shutdown is over. Returns whether
+    /// it has not ended before.
+    pub fn shut_down(&mut self) -> bool {
+        let open = self.reading != Reading::Closed;
         let text = format!(
             "{} {} shuts down, closing the connection",
             self.config.hostname, self.config.app_name
         );
         self.close_with(Reply::closing(text), CloseReason::Shutdown);
+        open
     }
 
     /// Notes that the TLS handshake is done. The session starts anew: whatever the client has said in plaintext is

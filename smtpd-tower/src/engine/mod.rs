@@ -150,44 +150,38 @@ impl<IO: AsyncRead + AsyncWrite + Unpin + Send> Driver<IO> {
                 continue;
             }
             match self.arrival().await? {
-                Arrival::Input => {}
+                Arrival::Input | Arrival::Draining => {}
                 Arrival::End => return Err(Stop::Lost(None)),
                 Arrival::Timeout => self.connection.handle_timeout(Instant::now().into_std()),
-                Arrival::Draining => self.heed_stage(),
             }
         }
     }
 
     /// Handles all that the input means, so that the replies to a group of commands leave together.
     async fn take_events(&mut self) -> Result<Option<CloseReason>, Stop> {
-        self.heed_stage();
         let now = Instant::now().into_std();
         let mut next = None;
         loop {
             let event = match next.take() {
-                Some(event) => event,
-                None => match self.connection.poll_event(now, &mut self.wire.input) {
-                    Some(event) => event,
-                    None => break,
-                },
+                Some(event) => Some(event),
+                None => self.connection.poll_event(now, &mut self.wire.input),
             };
             self.log_wire();
             match event {
-                Event::Closed(reason) => return Ok(Some(reason)),
-                event => next = self.handle(event).await?,
+                Some(Event::Closed(reason)) => return Ok(Some(reason)),
+                Some(event) => next = self.handle(event).await?,
+                None if self.heed_stage() => {}
+                None => return Ok(None),
             }
         }
-        self.log_wire();
-        Ok(None)
     }
 
     /// Ends the session between two messages while the server drains, and anywhere once the time for that is over.
-    fn heed_stage(&mut self) {
+    /// Returns whether it has.
+    fn heed_stage(&mut self) -> bool {
         match self.seat.stage() {
-            Stage::Running => {}
-            Stage::Draining => {
-                self.connection.handle_shutdown();
-            }
+            Stage::Running => false,
+            Stage::Draining => self.connection.handle_shutdown(),
             Stage::Ending => self.connection.shut_down(),
         }
     }

@@ -1,0 +1,311 @@
+//! The server around the sessions: listeners, limits, shutdown.
+
+mod support;
+
+use std::{io, sync::Arc, time::Duration};
+
+use smtpd_tower::{Data, Listener, PeerAddr, Rcpt, Reply, Request, Server, handler_fn};
+use support::*;
+use tokio::{
+    io::DuplexStream,
+    net::{TcpListener, TcpStream, UnixListener, UnixStream},
+    sync::mpsc,
+    time::{Instant, timeout},
+};
+
+#[tokio::test]
+async fn several_listeners_of_several_kinds() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("smtp.sock");
+    let tcp = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = tcp.local_addr().unwrap();
+    let server = server(smtpd_tower::Pipeline::new().rcpt(handler_fn(
+        async |req: Request<Rcpt>| {
+            Reply::ok(format!(
+                "{} {}",
+                req.session().peer().is_local(),
+                req.session().local_addr()
+            ))
+        },
+    )));
+    let handle = server.handle();
+    let tcp = tokio::spawn(server.serve(tcp));
+    let unix = tokio::spawn(server.serve(UnixListener::bind(&path).unwrap()));
+    let mut over_tcp = Client::over(TcpStream::connect(addr).await.unwrap());
+    let mut over_unix = Client::over(UnixStream::connect(&path).await.unwrap());
+    over_tcp.expect("220").await;
+    over_tcp.cmd("EHLO c", "250").await;
+    over_tcp.cmd("MAIL FROM:<a@b.c>", "250").await;
+    over_tcp
+        .cmd("RCPT TO:<c@d.e>", &format!("250 2.0.0 true {addr}"))
+        .await;
+    over_unix.expect("220").await;
+    over_unix.cmd("EHLO c", "250").await;
+    over_unix.cmd("MAIL FROM:<a@b.c>", "250").await;
+    over_unix
+        .cmd("RCPT TO:<c@d.e>", "250 2.0.0 true unix:/")
+        .await;
+    assert_eq!(handle.sessions(), 2);
+    over_tcp.cmd("QUIT", "221").await;
+    over_unix.cmd("QUIT", "221").await;
+    handle.shutdown(SECOND).await;
+    tcp.await.unwrap().unwrap();
+    unix.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn lmtp_answers_for_each_recipient() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    tokio::spawn(collecting().serve_lmtp(listener));
+    let mut client = Client::over(TcpStream::connect(addr).await.unwrap());
+    client.expect("220 mx.test smtpd LMTP").await;
+    client.cmd("EHLO c", "500").await;
+    client.cmd("LHLO c", "250").await;
+    client.cmd("MAIL FROM:<a@b.c>", "250").await;
+    for _ in 0..3 {
+        client.cmd("RCPT TO:<c@d.e>", "250").await;
+    }
+    client.cmd("DATA", "354").await;
+    client.send("x\r\n.\r\n").await;
+    for _ in 0..3 {
+        client.expect("250 2.0.0 3").await;
+    }
+    client.cmd("NOOP", "250").await;
+}
+
+#[tokio::test]
+async fn one_session_more_than_the_limit_is_turned_away() {
+    let server = collecting().max_sessions(2);
+    let mut one = Client::greeted(&server).await;
+    let _two = Client::greeted(&server).await;
+    let mut three = Client::connect(&server);
+    three.expect("421 4.3.2").await;
+    three.expect_close().await;
+    one.cmd("QUIT", "221").await;
+    one.session.take().unwrap().await.unwrap();
+    Client::greeted(&server).await;
+}
+
+#[tokio::test]
+async fn a_thousand_idle_sessions_do_not_keep_the_next_from_being_served() {
+    let server = collecting();
+    let mut idle = Vec::new();
+    for _ in 0..1000 {
+        idle.push(Client::greeted(&server).await);
+    }
+    let mut client = Client::greeted(&server).await;
+    client.begin().await;
+    client.send("x\r\n.\r\n").await;
+    client.expect("250").await;
+}
+
+/// A listener that is fed by hand.
+struct Fed(mpsc::UnboundedReceiver<io::Result<DuplexStream>>);
+
+impl Listener for Fed {
+    type Io = DuplexStream;
+
+    async fn accept(&mut self) -> io::Result<(DuplexStream, PeerAddr)> {
+        match self.0.recv().await {
+            Some(io) => Ok((io?, PeerAddr::Unknown)),
+            None => std::future::pending().await,
+        }
+    }
+
+    fn local_addr(&self) -> PeerAddr {
+        PeerAddr::Unknown
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn errors_of_accept_are_survived() {
+    let (feed, fed) = mpsc::unbounded_channel();
+    tokio::spawn(collecting().serve(Fed(fed)));
+    for errno in [24, 23, 105, 103] {
+        feed.send(Err(io::Error::from_raw_os_error(errno))).unwrap();
+    }
+    let (near, far) = tokio::io::duplex(1 << 16);
+    feed.send(Ok(far)).unwrap();
+    let begun = Instant::now();
+    Client::over(near).expect("220").await;
+    assert_eq!(
+        begun.elapsed(),
+        Duration::from_millis(300),
+        "a pause for each but ECONNABORTED"
+    );
+}
+
+async fn draining(server: &Server) -> (tokio::task::JoinHandle<()>, Instant) {
+    let handle = server.handle();
+    let task = tokio::spawn(async move { handle.shutdown(SECOND * 30).await });
+    settle().await;
+    (task, Instant::now())
+}
+
+#[tokio::test(start_paused = true)]
+async fn shutdown_ends_idle_sessions_at_once_and_lets_transactions_end() {
+    let server = collecting();
+    let mut idle = Client::greeted(&server).await;
+    let mut early = Client::greeted(&server).await;
+    early.cmd("EHLO c", "250").await;
+    let mut busy = Client::greeted(&server).await;
+    busy.begin().await;
+    busy.send("half a ").await;
+    let (task, begun) = draining(&server).await;
+    for client in [&mut idle, &mut early] {
+        client.expect("421 4.3.2 mx.test smtpd").await;
+        client.expect_close().await;
+    }
+    busy.send("message\r\n.\r\n").await;
+    assert_eq!(busy.reply().await, "250 2.0.0 16");
+    busy.expect("421 4.3.2").await;
+    busy.expect_close().await;
+    task.await.unwrap();
+    assert!(begun.elapsed() < SECOND * 5, "{:?}", begun.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn shutdown_has_a_hard_deadline() {
+    let server = server(pipeline(async |req: Request<Data>| {
+        let _ = req.into_body().collect().await;
+        std::future::pending::<()>().await;
+    }));
+    let mut stalled = Client::greeted(&server).await;
+    stalled.begin().await;
+    stalled.send("half").await;
+    let mut delivering = Client::greeted(&server).await;
+    delivering.begin().await;
+    delivering.send("whole\r\n.\r\n").await;
+    let (task, begun) = draining(&server).await;
+    task.await.unwrap();
+    assert!(
+        (30..35).contains(&begun.elapsed().as_secs()),
+        "{:?}",
+        begun.elapsed()
+    );
+    stalled.expect("421 4.3.2").await;
+    assert!(
+        !delivering
+            .rest()
+            .await
+            .iter()
+            .any(|line| line.starts_with("250"))
+    );
+}
+
+#[tokio::test]
+async fn after_shutdown_nobody_is_greeted_and_the_port_is_free() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    let server = collecting();
+    let task = tokio::spawn(server.serve(listener));
+    let mut client = Client::over(TcpStream::connect(addr).await.unwrap());
+    client.expect("220").await;
+    server.handle().shutdown(SECOND).await;
+    client.expect("421").await;
+    task.await.unwrap().unwrap();
+    assert!(TcpStream::connect(addr).await.is_err());
+    Client::connect(&server).expect("421 4.3.2").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn silent_dripping_and_never_reading_clients_are_dropped() {
+    let server = collecting().configure(|config| {
+        let timeouts = smtpd_tower::Timeouts::default().inactivity(SECOND * 5);
+        config.timeouts(timeouts)
+    });
+    // Silent.
+    let mut client = Client::greeted(&server).await;
+    let begun = Instant::now();
+    client.expect("421 4.4.2").await;
+    assert_eq!(begun.elapsed(), SECOND * 5);
+    // One octet of a command each second.
+    let mut client = Client::greeted(&server).await;
+    let begun = Instant::now();
+    while client.try_send("x").await.is_ok() && begun.elapsed() < SECOND * 60 {
+        tokio::time::sleep(SECOND).await;
+    }
+    assert!(
+        (10..=13).contains(&begun.elapsed().as_secs()),
+        "{:?}",
+        begun.elapsed()
+    );
+    // One octet of a message each second.
+    let mut client = Client::greeted(&server).await;
+    client.begin().await;
+    let begun = Instant::now();
+    while client.try_send("x").await.is_ok() && begun.elapsed() < SECOND * 60 {
+        tokio::time::sleep(SECOND).await;
+    }
+    assert!(
+        (15..=18).contains(&begun.elapsed().as_secs()),
+        "{:?}",
+        begun.elapsed()
+    );
+    // Replies that nobody reads.
+    let mut client = Client::connect_through(&server, 512);
+    let begun = Instant::now();
+    while client.try_send("EHLO c\r\n").await.is_ok() && begun.elapsed() < SECOND * 60 {}
+    assert!(
+        (5..=8).contains(&begun.elapsed().as_secs()),
+        "{:?}",
+        begun.elapsed()
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_but_living_client_is_served() {
+    let server = collecting().configure(|config| {
+        let timeouts = smtpd_tower::Timeouts::default().inactivity(SECOND * 5);
+        config.timeouts(timeouts)
+    });
+    let mut client = Client::greeted(&server).await;
+    for (line, start) in [
+        ("EHLO c", "250"),
+        ("MAIL FROM:<a@b.c>", "250"),
+        ("RCPT TO:<c@d.e>", "250"),
+        ("DATA", "354"),
+    ] {
+        tokio::time::sleep(SECOND * 4).await;
+        client.cmd(line, start).await;
+    }
+    for part in ["one ", "two ", "three\r\n.\r\n"] {
+        tokio::time::sleep(SECOND * 4).await;
+        client.send(part).await;
+    }
+    client.expect("250 2.0.0 15").await;
+}
+
+/// What a service takes is not held against its client.
+#[tokio::test(start_paused = true)]
+async fn the_time_of_a_service_does_not_count_as_the_clients() {
+    let server = server(pipeline(async |mut req: Request<Data>| {
+        while let Some(chunk) = req.body_mut().chunk().await {
+            chunk?;
+            tokio::time::sleep(SECOND * 100).await;
+        }
+        Ok::<_, smtpd_tower::BodyError>(())
+    }))
+    .configure(|config| config.timeouts(smtpd_tower::Timeouts::default().inactivity(SECOND * 5)));
+    let mut client = Client::greeted(&server).await;
+    client.begin().await;
+    client.send("one\r\n").await;
+    timeout(SECOND * 101, settle()).await.unwrap();
+    client.send("two\r\n.\r\n").await;
+    client.expect("250").await;
+}
+
+#[tokio::test]
+async fn both_names_show_in_banner_and_farewell() {
+    let server = collecting().configure(|config| config.app_name("gateway"));
+    let mut client = Client::connect(&server);
+    assert_eq!(client.reply().await, "220 mx.test gateway ESMTP");
+    assert_eq!(
+        client.cmd("QUIT", "221").await,
+        "221 2.0.0 mx.test gateway closing the connection"
+    );
+    assert!(!smtpd_tower::system_hostname().is_empty());
+    assert_eq!(Server::DEFAULT_ADDRESS, "[::]:25");
+    let _: Arc<str> = smtpd_tower::system_hostname().into();
+}

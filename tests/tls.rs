@@ -1,0 +1,273 @@
+//! TLS: STARTTLS and implicit, over a pipe and over TCP.
+
+mod support;
+
+use std::sync::Arc;
+
+use rcgen::{CertifiedKey, generate_simple_self_signed};
+use smtpd_tower::{
+    Data, EndReason, Identity, Mail, Reply, Request, Server, Session, TlsVersion, handler_fn,
+    tls::TlsConfig,
+};
+use support::*;
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    time::Instant,
+};
+use tokio_rustls::{
+    TlsConnector,
+    client::TlsStream,
+    rustls::{self, ClientConfig, RootCertStore, pki_types::ServerName},
+};
+
+struct Pki {
+    server: TlsConfig,
+    client: ClientConfig,
+    roots: Arc<RootCertStore>,
+}
+
+fn pki() -> Pki {
+    let CertifiedKey { cert, signing_key } =
+        generate_simple_self_signed(["mx.test".to_owned()]).unwrap();
+    let server = TlsConfig::from_pem(
+        cert.pem().as_bytes(),
+        signing_key.serialize_pem().as_bytes(),
+    )
+    .unwrap();
+    let mut roots = RootCertStore::empty();
+    roots.add(cert.der().clone()).unwrap();
+    let roots = Arc::new(roots);
+    Pki {
+        server,
+        client: client_config(&roots, rustls::DEFAULT_VERSIONS),
+        roots,
+    }
+}
+
+fn client_config(
+    roots: &Arc<RootCertStore>,
+    versions: &[&'static rustls::SupportedProtocolVersion],
+) -> ClientConfig {
+    ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .with_protocol_versions(versions)
+        .unwrap()
+        .with_root_certificates(roots.clone())
+        .with_no_client_auth()
+}
+
+async fn handshake<IO: AsyncRead + AsyncWrite + Unpin>(
+    io: IO,
+    config: &ClientConfig,
+) -> Client<TlsStream<IO>> {
+    let connector = TlsConnector::from(Arc::new(config.clone()));
+    Client::over(
+        connector
+            .connect(ServerName::try_from("mx.test").unwrap(), io)
+            .await
+            .unwrap(),
+    )
+}
+
+fn tls_server(pki: &Pki) -> Server {
+    let facts = pipeline(async |req: Request<Data>| {
+        let (session, data) = req.into_parts();
+        let tls = session
+            .tls()
+            .map(|tls| format!("{} {} {:?}", tls.version(), tls.cipher(), tls.sni()));
+        data.body
+            .collect()
+            .await
+            .map(|m| Reply::ok(format!("{} {}", m.len(), tls.unwrap_or_default())))
+    });
+    server(facts).tls(pki.server.clone())
+}
+
+#[tokio::test]
+async fn a_message_over_starttls() {
+    let pki = pki();
+    let mut client = Client::greeted(&tls_server(&pki)).await;
+    assert!(client.cmd("EHLO c", "250").await.contains("STARTTLS"));
+    client.cmd("STARTTLS", "220 2.0.0").await;
+    let mut client = handshake(client.into_io(), &pki.client).await;
+    assert!(!client.cmd("EHLO c", "250").await.contains("STARTTLS"));
+    client.envelope().await;
+    client.cmd("DATA", "354").await;
+    client.send("over TLS\r\n.\r\n").await;
+    assert_eq!(
+        client.reply().await,
+        "250 2.0.0 10 TLSv1.3 TLS_AES_128_GCM_SHA256 Some(\"mx.test\")"
+    );
+    client.cmd("STARTTLS", "503").await;
+    client.cmd("QUIT", "221").await;
+    client.expect_close().await;
+}
+
+#[tokio::test]
+async fn after_the_handshake_all_is_forgotten() {
+    let pki = pki();
+    let server = server(
+        accept_rcpt()
+            .auth(handler_fn(async |_: Request<smtpd_tower::Auth>| {
+                Identity::new("alice")
+            }))
+            .mail(handler_fn(async |req: Request<Mail>| {
+                Reply::ok(format!("{:?}", req.session().identity().is_some()))
+            })),
+    )
+    .tls(pki.server.clone())
+    .configure(|config| config.allow_insecure_auth(true));
+    let mut client = Client::greeted(&server).await;
+    client.cmd("EHLO before", "250").await;
+    client.cmd("AUTH PLAIN AGEAYg==", "235").await;
+    client.cmd("STARTTLS", "220").await;
+    let mut client = handshake(client.into_io(), &pki.client).await;
+    client.cmd("MAIL FROM:<a@b.c>", "503").await;
+    client.cmd("RCPT TO:<a@b.c>", "503").await;
+    client.cmd("EHLO after", "250").await;
+    client.cmd("MAIL FROM:<a@b.c>", "250 2.0.0 false").await;
+}
+
+/// CVE-2011-0411: commands smuggled in behind STARTTLS were run inside TLS.
+#[tokio::test]
+async fn what_comes_behind_starttls_in_plaintext_is_never_run() {
+    let pki = pki();
+    for injected in [
+        "NOOP\r\n",
+        "\r\n",
+        "MAIL FROM:<a@b.c>\r\nRCPT TO:<c@d.e>\r\nDATA\r\n",
+        "EHLO evil\r\n",
+        "N",
+        "\n",
+        "\0",
+    ] {
+        let mut client = Client::greeted(&tls_server(&pki)).await;
+        client.cmd("EHLO c", "250").await;
+        client.send(format!("STARTTLS\r\n{injected}")).await;
+        client.expect("554").await;
+        client.expect_close().await;
+    }
+}
+
+#[tokio::test]
+async fn a_failed_handshake_ends_the_connection() {
+    let pki = pki();
+    let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
+    let server =
+        tls_server(&pki).on_close(move |_: &Session, summary| tell.send(summary.reason).unwrap());
+    let mut client = Client::greeted(&server).await;
+    client.cmd("EHLO c", "250").await;
+    client.cmd("STARTTLS", "220").await;
+    client.send("EHLO plain\r\nMAIL FROM:<a@b.c>\r\n").await;
+    let mut rest = Vec::new();
+    client.into_io().read_to_end(&mut rest).await.unwrap();
+    assert!(!rest.starts_with(b"250"), "{}", rest.escape_ascii());
+    assert_eq!(told.recv().await, Some(EndReason::TlsFailed));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stalled_handshake_is_given_up() {
+    let pki = pki();
+    let mut client = Client::greeted(&tls_server(&pki)).await;
+    client.cmd("EHLO c", "250").await;
+    client.cmd("STARTTLS", "220").await;
+    let begun = Instant::now();
+    client.expect_close().await;
+    assert_eq!(begun.elapsed().as_secs(), 30);
+}
+
+#[tokio::test]
+async fn tls_is_required_before_authentication_is() {
+    let pki = pki();
+    let server = server(
+        accept_rcpt().auth(handler_fn(async |_: Request<smtpd_tower::Auth>| {
+            Identity::new("alice")
+        })),
+    )
+    .tls(pki.server.clone())
+    .configure(|config| config.require_tls(true).require_auth(true));
+    let mut client = Client::greeted(&server).await;
+    let ehlo = client.cmd("EHLO c", "250").await;
+    assert!(!ehlo.contains("AUTH"), "{ehlo}");
+    for refused in [
+        "MAIL FROM:<a@b.c>",
+        "RSET",
+        "VRFY x",
+        "HELP",
+        "AUTH PLAIN AGEAYg==",
+    ] {
+        client.cmd(refused, "530 5.7.0 Must issue a STARTTLS").await;
+    }
+    client.cmd("NOOP", "250").await;
+    client.cmd("STARTTLS", "220").await;
+    let mut client = handshake(client.into_io(), &pki.client).await;
+    let ehlo = client.cmd("EHLO c", "250").await;
+    assert!(ehlo.contains("AUTH PLAIN LOGIN"), "{ehlo}");
+    client
+        .cmd("MAIL FROM:<a@b.c>", "530 5.7.0 Authentication")
+        .await;
+    client.cmd("RSET", "250").await;
+    client.cmd("AUTH PLAIN AGEAYg==", "235").await;
+    client.envelope().await;
+}
+
+#[tokio::test]
+async fn implicit_tls_over_tcp_with_tls_1_2_and_1_3() {
+    let pki = pki();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    let server = tls_server(&pki);
+    tokio::spawn(server.serve_tls(listener));
+    for (version, name) in [
+        (&rustls::version::TLS12, TlsVersion::Tls12),
+        (&rustls::version::TLS13, TlsVersion::Tls13),
+    ] {
+        let config = client_config(&pki.roots, &[version]);
+        let mut client = handshake(TcpStream::connect(addr).await.unwrap(), &config).await;
+        client.expect("220 mx.test").await;
+        assert!(!client.cmd("EHLO c", "250").await.contains("STARTTLS"));
+        client.envelope().await;
+        client.cmd("DATA", "354").await;
+        client
+            .send([b"x".repeat(100_000), b"\r\n.\r\n".to_vec()].concat())
+            .await;
+        client.expect(&format!("250 2.0.0 100002 {name} ")).await;
+        client.cmd("QUIT", "221").await;
+        client.expect_close().await;
+    }
+}
+
+#[tokio::test]
+async fn plaintext_on_a_tls_listener_gets_no_smtp_reply() {
+    let pki = pki();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    tokio::spawn(tls_server(&pki).serve_tls(listener));
+    let mut io = TcpStream::connect(addr).await.unwrap();
+    io.write_all(b"EHLO plain\r\nQUIT\r\n").await.unwrap();
+    let mut rest = Vec::new();
+    let _ = io.read_to_end(&mut rest).await;
+    assert!(!rest.starts_with(b"2"), "{}", rest.escape_ascii());
+}
+
+/// A TLS handshake in the accept loop lets one silent client stop all others.
+#[tokio::test]
+async fn a_silent_client_does_not_keep_others_from_their_handshake() {
+    let pki = pki();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    tokio::spawn(tls_server(&pki).serve_tls(listener));
+    let _silent = TcpStream::connect(addr).await.unwrap();
+    let mut client = handshake(TcpStream::connect(addr).await.unwrap(), &pki.client).await;
+    client.expect("220").await;
+}
+
+#[tokio::test]
+async fn serve_tls_without_a_certificate_is_an_error() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let error = server(accept_rcpt()).serve_tls(listener).await.unwrap_err();
+    assert_eq!(error.to_string(), "serve_tls needs a TLS configuration");
+    let mut client = Client::connect(&server(accept_rcpt()));
+    client.expect("220").await;
+    client.cmd("STARTTLS", "500").await;
+}
