@@ -3,6 +3,7 @@
 
 mod body;
 mod engine;
+pub mod deliver;
 mod envelope;
 mod handler;
 pub mod layer;

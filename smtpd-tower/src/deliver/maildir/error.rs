@@ -1,0 +1,48 @@
+use std::{
+    error::Error,
+    fmt, io,
+    path::{Path, PathBuf},
+};
+
+/// Why a message could not be stored, or a maildir not be made. Its text names a path: it is for the log only.
+#[derive(Debug)]
+pub struct MaildirError {
+    action: &'static str,
+    path: PathBuf,
+    source: io::Error,
+}
+
+impl MaildirError {
+    pub(super) fn new(action: &'static str, path: &Path, source: io::Error) -> Self {
+        Self {
+            action,
+            path: path.to_owned(),
+            source,
+        }
+    }
+
+    /// The file or directory that it is about.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whether the disk is full or the quota used up.
+    pub fn is_full(&self) -> bool {
+        matches!(
+            self.source.kind(),
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+        )
+    }
+}
+
+impl fmt::Display for MaildirError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "cannot {} {}", self.action, self.path.display())
+    }
+}
+
+impl Error for MaildirError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        Some(&self.source)
+    }
+}

@@ -1,0 +1,510 @@
+mod draft;
+mod durable;
+mod error;
+mod folders;
+mod header;
+mod name;
+
+use std::{
+    fmt, io,
+    path::{Path, PathBuf},
+    pin::Pin,
+    sync::{Arc, Weak},
+    task::{Context, Poll},
+    time::{Duration, SystemTime},
+};
+
+use smtpd_core::{Code, Reply, Status};
+use tower_service::Service;
+
+pub use self::error::MaildirError;
+use self::{draft::Draft, folders::Folders, header::HeaderLines};
+use crate::{Body, BodyError, Data, Request};
+
+/// So much is gathered before it is written; a smaller message is delivered in one go.
+const BUFFER: usize = 64 * 1024;
+
+/// Stores each message as a file of a maildir, once for all its recipients.
+///
+/// A message is written into `tmp`, synced to disk, moved into `new`, and the move synced too; only then the client hears
+/// 250. So a message appears whole or not at all, and one that was acknowledged outlives a crash. What does not arrive
+/// whole, is not wanted any more (a client gone, a timeout) or cannot be written leaves no file. Clones are cheap and
+/// share their fsyncs of `new`.
+///
+/// The file holds `Return-Path`, one `Delivered-To` for each recipient, and the message as it came, with CRLF. The lines
+/// show every reader of the maildir all recipients of the envelope, those of a `Bcc` as well; where that must not be, see
+/// [`with_delivered_to`](Self::with_delivered_to).
+///
+/// The maildir is made when the first message comes, for its owner alone; [`create`](Self::create) does so before. The
+/// directory above must be there.
+///
+/// | what fails | the answer |
+/// |---|---|
+/// | the message itself, see [`BodyError`] | its [reply](BodyError::reply) |
+/// | the disk is full, the quota used up | 452 4.3.1 |
+/// | anything else | [`MaildirError`], which becomes 451 4.3.0; its text goes to the log only |
+///
+/// It needs the tokio runtime. It is there on Unix only, for its file names have colons.
+///
+/// ```
+/// use smtpd_tower::{Body, Data, Envelope, Request, Session, deliver::Maildir};
+/// use tower::ServiceExt;
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let dir = tempfile::tempdir()?;
+/// let maildir = Maildir::new(dir.path().join("mail"));
+/// maildir.create().await?;
+///
+/// let envelope = Envelope::new("a@example.com".parse()?).with_recipient("b@example.org".parse()?);
+/// let data = Data::new(envelope, Body::from("Subject: hi\r\n\r\nHello\r\n"));
+/// let reply = maildir.clone().oneshot(Request::new(Session::local(), data)).await?;
+/// assert!(reply.is_positive());
+///
+/// let file = std::fs::read_dir(maildir.path().join("new"))?.next().ok_or("no message")??;
+/// assert_eq!(
+///     std::fs::read_to_string(file.path())?,
+///     "Return-Path: <a@example.com>\r\nDelivered-To: b@example.org\r\nSubject: hi\r\n\r\nHello\r\n",
+/// );
+/// # Ok(()) }
+/// ```
+#[derive(Clone, Debug)]
+pub struct Maildir {
+    folders: Arc<Folders>,
+    lines: HeaderLines,
+}
+
+impl Maildir {
+    /// The maildir of that path, the directory that holds `tmp`, `new` and `cur`. Nothing is touched yet.
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        Self {
+            folders: Arc::new(Folders::new(path.into())),
+            lines: HeaderLines {
+                return_path: true,
+                delivered_to: true,
+            },
+        }
+    }
+
+    /// Whether to put a `Return-Path` line before each message, as final delivery has to (RFC 5321 section 4.4). On
+    /// unless set.
+    #[must_use]
+    pub fn with_return_path(mut self, on: bool) -> Self {
+        self.lines.return_path = on;
+        self
+    }
+
+    /// Whether to put a `Delivered-To` line for each recipient before the message. On unless set.
+    #[must_use]
+    pub fn with_delivered_to(mut self, on: bool) -> Self {
+        self.lines.delivered_to = on;
+        self
+    }
+
+    /// The directory that holds `tmp`, `new` and `cur`.
+    pub fn path(&self) -> &Path {
+        self.folders.root()
+    }
+
+    /// Makes the directories that are missing, with mode 0700: for a server that wants to hear of a wrong path when it
+    /// starts, not when mail comes.
+    ///
+    /// # Errors
+    ///
+    /// When a directory cannot be made, or is not a directory.
+    pub async fn create(&self) -> Result<(), MaildirError> {
+        self.blocking(|folders| folders.create()).await
+    }
+
+    /// Removes files in `tmp` that were last written that long ago, and returns how many. A crash leaves such files;
+    /// deliveries that go on are younger. Custom is 36 hours, at the start of the server or once a day.
+    ///
+    /// # Errors
+    ///
+    /// When the directory cannot be read, or a file not be removed.
+    pub async fn clean_tmp(&self, older_than: Duration) -> Result<usize, MaildirError> {
+        self.blocking(move |folders| folders.clean_tmp(older_than, SystemTime::now()))
+            .await
+    }
+
+    /// Writes the message as it comes, and delivers it when it has come whole. The id, by which it is known from then.
+    async fn deliver(self, mut octets: Vec<u8>, mut body: Body) -> Result<String, Failure> {
+        let mut draft = None;
+        while let Some(piece) = body.chunk().await {
+            octets.extend_from_slice(&piece?);
+            if octets.len() >= BUFFER {
+                (draft, octets) = self
+                    .blocking(move |folders| {
+                        let draft = append(draft, &octets, folders)?;
+                        octets.clear();
+                        Ok((Some(draft), octets))
+                    })
+                    .await?;
+            }
+        }
+        // What runs in another thread cannot be dropped with this future, but it can see that the future is gone.
+        let wanted = Arc::new(());
+        let still_wanted: Weak<()> = Arc::downgrade(&wanted);
+        let id = self
+            .blocking(move |folders| append(draft, &octets, folders)?.commit(&still_wanted))
+            .await?;
+        drop(wanted);
+        Ok(id)
+    }
+
+    async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Arc<Folders>) -> Result<T, MaildirError> + Send + 'static,
+    ) -> Result<T, MaildirError> {
+        let folders = self.folders.clone();
+        let done = tokio::task::spawn_blocking(move || work(&folders)).await;
+        // The runtime shuts down, or the work has panicked.
+        done.unwrap_or_else(|error| {
+            Err(MaildirError::new(
+                "work on",
+                self.path(),
+                io::Error::other(error),
+            ))
+        })
+    }
+}
+
+fn append(
+    draft: Option<Draft>,
+    octets: &[u8],
+    folders: &Arc<Folders>,
+) -> Result<Draft, MaildirError> {
+    let mut draft = match draft {
+        Some(draft) => draft,
+        None => Draft::create(folders.clone())?,
+    };
+    draft.write(octets)?;
+    Ok(draft)
+}
+
+/// Why there was no delivery.
+enum Failure {
+    Body(BodyError),
+    Maildir(MaildirError),
+}
+
+impl From<BodyError> for Failure {
+    fn from(error: BodyError) -> Self {
+        Self::Body(error)
+    }
+}
+
+impl From<MaildirError> for Failure {
+    fn from(error: MaildirError) -> Self {
+        Self::Maildir(error)
+    }
+}
+
+fn answer(outcome: Result<String, Failure>) -> Result<Reply, MaildirError> {
+    match outcome {
+        Ok(id) => Ok(Reply::queued(id)),
+        Err(Failure::Body(error)) => Ok(error.reply()),
+        Err(Failure::Maildir(error)) if error.is_full() => Ok(Reply::new(
+            Code::INSUFFICIENT_STORAGE,
+            Status::SYSTEM_FULL,
+            "Insufficient system storage",
+        )),
+        Err(Failure::Maildir(error)) => Err(error),
+    }
+}
+
+impl Service<Request<Data>> for Maildir {
+    type Response = Reply;
+    type Error = MaildirError;
+    type Future = MaildirFuture;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), MaildirError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Data>) -> MaildirFuture {
+        let lines = self.lines.encode(request.envelope());
+        let delivery = self.clone().deliver(lines, request.into_body());
+        MaildirFuture(Box::pin(async { answer(delivery.await) }))
+    }
+}
+
+/// The future of [`Maildir`].
+pub struct MaildirFuture(Pin<Box<dyn Future<Output = Result<Reply, MaildirError>> + Send>>);
+
+impl Future for MaildirFuture {
+    type Output = Result<Reply, MaildirError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        self.0.as_mut().poll(cx)
+    }
+}
+
+impl fmt::Debug for MaildirFuture {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MaildirFuture").finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::BTreeSet, fs};
+
+    use bytes::Bytes;
+    use futures_core::Stream;
+    use tempfile::TempDir;
+    use tokio::{runtime, sync::mpsc, task::JoinSet};
+    use tokio_test::{assert_pending, task};
+    use tower::{BoxError, ServiceExt};
+
+    use super::*;
+    use crate::{Envelope, Session, recover};
+
+    /// A maildir within a directory of its own.
+    struct Fixture {
+        dir: TempDir,
+        maildir: Maildir,
+    }
+
+    impl Fixture {
+        fn new() -> Self {
+            let dir = tempfile::tempdir().unwrap();
+            let maildir = Maildir::new(dir.path().join("mail"))
+                .with_return_path(false)
+                .with_delivered_to(false);
+            Self { dir, maildir }
+        }
+
+        fn call(&self, body: Body) -> MaildirFuture {
+            let data = Data::new(Envelope::default(), body);
+            self.maildir
+                .clone()
+                .call(Request::new(Session::local(), data))
+        }
+
+        async fn code(&self, body: Body) -> u16 {
+            self.call(body).await.unwrap().code().as_u16()
+        }
+
+        fn files(&self, folder: &str) -> Vec<PathBuf> {
+            match fs::read_dir(self.maildir.path().join(folder)) {
+                Ok(files) => files.map(|file| file.unwrap().path()).collect(),
+                Err(_) => Vec::new(),
+            }
+        }
+
+        /// What was delivered, once it is sure that nothing else is there.
+        fn delivered(&self) -> Vec<Vec<u8>> {
+            assert!(self.files("tmp").is_empty());
+            let files = self.files("new").into_iter();
+            files.map(|file| fs::read(file).unwrap()).collect()
+        }
+    }
+
+    struct Pieces(mpsc::Receiver<Result<Bytes, BodyError>>);
+
+    impl Stream for Pieces {
+        type Item = Result<Bytes, BodyError>;
+
+        fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+            self.0.poll_recv(cx)
+        }
+    }
+
+    /// A body whose sender gets through with a piece only when the one before it has been asked for.
+    fn pieces() -> (mpsc::Sender<Result<Bytes, BodyError>>, Body) {
+        let (sender, receiver) = mpsc::channel(1);
+        (sender, Body::new(Pieces(receiver)))
+    }
+
+    fn large_piece() -> Result<Bytes, BodyError> {
+        Ok(vec![b'x'; BUFFER].into())
+    }
+
+    #[tokio::test]
+    async fn octets_are_stored_as_they_came() {
+        let all: Vec<u8> = (0..=255).collect();
+        let large = all.repeat(5 * 4096);
+        for message in [&[][..], &all, &large] {
+            for size in [251, 4096, BUFFER, usize::MAX] {
+                let fixture = Fixture::new();
+                let (sender, body) = pieces();
+                let answer = tokio::spawn(fixture.call(body));
+                for piece in message.chunks(size) {
+                    sender
+                        .send(Ok(Bytes::copy_from_slice(piece)))
+                        .await
+                        .unwrap();
+                }
+                drop(sender);
+                assert_eq!(answer.await.unwrap().unwrap().code(), Code::OK);
+                assert!(fixture.delivered() == [message], "in pieces of {size}");
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn lines_stand_before_what_a_layer_prepends() {
+        let fixture = Fixture::new();
+        let maildir = fixture.maildir.clone();
+        let sender = "\"../../../etc/cron.d/x\"@example.com";
+        let recipient = "\"../new/x\"@example.org";
+        let envelope =
+            Envelope::new(sender.parse().unwrap()).with_recipient(recipient.parse().unwrap());
+        let body = Body::from("Subject: hi\r\n").prepend("Received: here\r\n");
+        let reply = maildir
+            .with_return_path(true)
+            .with_delivered_to(true)
+            .oneshot(Request::new(Session::local(), Data::new(envelope, body)))
+            .await
+            .unwrap();
+        let expected = format!(
+            "Return-Path: <{sender}>\r\nDelivered-To: {recipient}\r\n\
+             Received: here\r\nSubject: hi\r\n"
+        );
+        assert_eq!(fixture.delivered(), [expected.as_bytes()]);
+        let name = fixture.files("new").remove(0);
+        let id = reply.text().strip_prefix("Queued as ").unwrap();
+        assert!(name.to_str().unwrap().contains(id));
+        // Nothing that the client says is part of a path.
+        assert_eq!(fs::read_dir(fixture.dir.path()).unwrap().count(), 1);
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn concurrent_deliveries_do_not_meet() {
+        let fixture = Fixture::new();
+        let mut answers = JoinSet::new();
+        let sent: BTreeSet<Vec<u8>> = (0..200).map(|n: u32| n.to_string().into()).collect();
+        for message in sent.iter().cloned() {
+            answers.spawn(fixture.call(message.into()));
+        }
+        let replies = answers.join_all().await.into_iter();
+        let ids: BTreeSet<_> = replies.map(|reply| reply.unwrap().to_string()).collect();
+        assert_eq!(ids.len(), 200);
+        let delivered = fixture.delivered();
+        assert_eq!(delivered.len(), 200);
+        assert_eq!(delivered.into_iter().collect::<BTreeSet<_>>(), sent);
+    }
+
+    #[tokio::test]
+    async fn a_message_that_does_not_come_whole_leaves_nothing() {
+        for (error, code) in [
+            (BodyError::Incomplete, 451),
+            (BodyError::TooLarge, 552),
+            (BodyError::BareNewline, 550),
+            (BodyError::other("filter failed"), 451),
+        ] {
+            for first in [Ok(Bytes::from_static(b"small")), large_piece()] {
+                let fixture = Fixture::new();
+                let (sender, body) = pieces();
+                let answer = tokio::spawn(fixture.call(body));
+                sender.send(first).await.unwrap();
+                sender.send(Err(error.clone())).await.unwrap();
+                let reply = answer.await.unwrap().unwrap();
+                assert_eq!(reply.code().as_u16(), code);
+                assert!(fixture.delivered().is_empty());
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_message_is_not_in_new_before_its_end() {
+        for delivered in [true, false] {
+            let fixture = Fixture::new();
+            let (sender, body) = pieces();
+            let answer = tokio::spawn(fixture.call(body));
+            for piece in [large_piece(), Ok("a".into()), Ok("b".into())] {
+                sender.send(piece).await.unwrap();
+            }
+            let written = fixture.files("tmp");
+            assert_eq!(written.len(), 1);
+            assert_eq!(written[0].metadata().unwrap().len(), BUFFER as u64);
+            assert!(fixture.files("new").is_empty());
+            if delivered {
+                drop(sender);
+                assert!(answer.await.unwrap().unwrap().is_positive());
+                assert_eq!(fixture.delivered()[0].len(), BUFFER + 2);
+            } else {
+                answer.abort();
+                assert!(answer.await.unwrap_err().is_cancelled());
+                assert!(fixture.delivered().is_empty());
+            }
+        }
+    }
+
+    #[test]
+    fn a_future_dropped_while_a_thread_writes_leaves_no_draft() {
+        for size in [10, BUFFER] {
+            let fixture = Fixture::new();
+            let runtime = runtime::Builder::new_current_thread().build().unwrap();
+            {
+                let _guard = runtime.enter();
+                let mut answer = task::spawn(fixture.call(vec![b'x'; size].into()));
+                assert_pending!(answer.poll());
+            }
+            // It waits for the thread.
+            drop(runtime);
+            // The thread may have been faster than the drop: then the message is there, whole.
+            let delivered = fixture.delivered();
+            assert!(delivered.iter().all(|message| message.len() == size));
+            assert!(delivered.is_empty() || size < BUFFER);
+        }
+    }
+
+    #[test]
+    fn a_message_that_nobody_waits_for_is_not_delivered() {
+        let fixture = Fixture::new();
+        let draft = append(None, b"late", &fixture.maildir.folders).unwrap();
+        assert_eq!(fixture.files("tmp").len(), 1);
+        draft.commit(&Weak::new()).unwrap_err();
+        assert!(fixture.delivered().is_empty());
+    }
+
+    #[tokio::test]
+    async fn what_cannot_be_stored_is_an_error_and_leaves_nothing() {
+        for (file, action) in [
+            ("mail", "create"),
+            ("mail/tmp", "create"),
+            ("mail/new", "rename"),
+        ] {
+            let fixture = Fixture::new();
+            let path = fixture.dir.path().join(file);
+            if file != "mail" {
+                fixture.maildir.create().await.unwrap();
+                fs::remove_dir(&path).unwrap();
+            }
+            fs::write(&path, "in the way").unwrap();
+            let error = fixture.call(Body::from("lost")).await.unwrap_err();
+            assert!(error.to_string().starts_with(&format!("cannot {action} ")));
+            assert!(fixture.files("tmp").is_empty());
+            assert!(fixture.files("new").is_empty());
+            let created = fixture.maildir.create().await.unwrap_err();
+            assert_eq!(created.path(), path);
+            let reply = recover(&BoxError::from(error));
+            assert_eq!(reply.to_string(), "451 4.3.0 Local error in processing");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_directory_that_disappears_is_made_again() {
+        for folder in ["", "tmp", "new"] {
+            let fixture = Fixture::new();
+            assert_eq!(fixture.code(Body::from("one")).await, 250);
+            fs::remove_dir_all(fixture.maildir.path().join(folder)).unwrap();
+            assert_eq!(fixture.code(Body::from("two")).await, 250);
+            assert!(fixture.delivered().contains(&b"two".to_vec()), "{folder}");
+        }
+    }
+
+    #[test]
+    fn a_full_disk_is_the_only_failure_with_a_reply_of_its_own() {
+        let failed = |kind: io::ErrorKind| {
+            let error = MaildirError::new("write", Path::new("/secret"), kind.into());
+            answer(Err(error.into())).map(|reply| reply.to_string())
+        };
+        for kind in [io::ErrorKind::StorageFull, io::ErrorKind::QuotaExceeded] {
+            let reply = failed(kind).unwrap();
+            assert_eq!(reply, "452 4.3.1 Insufficient system storage");
+        }
+        failed(io::ErrorKind::PermissionDenied).unwrap_err();
+    }
+}

@@ -1,0 +1,17 @@
+//! Delivery services: where messages end up. They serve the DATA phase, and answer 250 only when the message is theirs.
+//!
+//! | service | keeps messages |
+//! |---|---|
+//! | [`Maildir`] | in a maildir on disk, durable when 250 is sent |
+//! | [`Inbox`] | in memory, for tests |
+//! | [`Discard`] | not at all, for measuring |
+
+mod discard;
+mod inbox;
+#[cfg(unix)]
+mod maildir;
+
+pub use discard::{Discard, DiscardFuture};
+pub use inbox::{Delivered, Inbox, InboxFuture};
+#[cfg(unix)]
+pub use maildir::{Maildir, MaildirError, MaildirFuture};
