@@ -1,0 +1,456 @@
+//! Sessions as they go over the wire, one in each file of `transcripts/`.
+//!
+//! ```text
+//! # config: max_size=100, auth=PLAIN LOGIN       how the server is set up (see `apply`)
+//! # rcpt bad@x -> 550 5.1.1 No such user         how the caller answers the next such event
+//! C: MAIL FROM:<a@b>                             the client sends this and CRLF
+//! C| a\x00\*30\n                                 the client sends just this, the last octet before \* 30 times
+//! S: 250 2.0.0 OK                                the server sends this and CRLF
+//! S| 334 \r\n                                    the server sends just this
+//! E: rcpt b@c {}                                 the caller is told this
+//! ```
+//!
+//! **Order.** What the server sends must come as an answer to the lines of the client right before it. The same octets
+//! must come when the client sends all of it at once, octet by octet, in sevens, or in random pieces.
+//!
+//! **Events.** A file that names a kind of event (`E: octets`, `E: taken`, ...) names every event of that kind; `E: closed`
+//! is never left out; `E: never octets` says that there is none.
+//!
+//! **The caller** accepts what no line `# EVENT [KEY] -> ANSWER` says otherwise about. Such a line is used up by the first
+//! event that the client's octets behind it bring about: `connect`, `helo`, `mail`, `rcpt` (their key is the name or the
+//! address), `auth`, `data`, `early` (at the first octets of a message), `chunk` (the end of one), `message`. An answer is
+//! a reply, for `message` perhaps several, parted by `|`; for `auth` also `accept NAME`.
+//!
+//! **What the client waits for.** `# tls` stands for a handshake, and `# wait` for a client that reads all replies before
+//! it goes on. With `# config: whole` no other pieces are tried.
+#![allow(clippy::unwrap_used, reason = "all of it is a test")]
+
+use std::{fs, path::Path, sync::Arc};
+
+use smtpd_core::{
+    BareNewline, Code, Config, Connection, Event, Extensions, Limits, Protocol, Reply, Status,
+    sasl::{CramMd5, Identity, Login, Mechanisms, Plain},
+};
+
+use self::support::{Caller, Session, Told};
+
+mod support;
+
+#[test]
+fn every_transcript_plays_the_same_in_all_pieces() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/transcripts");
+    let mut paths: Vec<_> = fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .collect();
+    paths.sort();
+    assert!(paths.len() > 50, "only {} transcripts", paths.len());
+    paths.retain(|path| std::panic::catch_unwind(|| play_in_all_pieces(path)).is_err());
+    assert!(paths.is_empty(), "these have failed: {paths:#?}");
+}
+
+fn play_in_all_pieces(path: &Path) {
+    let script = Script::parse(
+        &fs::read_to_string(path).unwrap(),
+        &path.display().to_string(),
+    );
+    script.play_in_step();
+    script.play("at once", |left| left);
+    if script.whole {
+        return;
+    }
+    script.play("octet by octet", |_| 1);
+    script.play("in sevens", |_| 7);
+    for seed in 1..=20 {
+        let mut random = Random(seed);
+        script.play(&format!("in random pieces, seed {seed}"), |_| {
+            random.next() % 40
+        });
+    }
+}
+
+/// A file, read.
+struct Script {
+    name: String,
+    config: Arc<Config>,
+    tls: bool,
+    whole: bool,
+    lines: Vec<Line>,
+    answers: Vec<Answer>,
+}
+
+enum Line {
+    Client(Vec<u8>),
+    Server(Vec<u8>),
+    Told(Told),
+    Never(&'static str),
+    Wait,
+    Tls,
+}
+
+/// What the caller says to the first event of a kind behind some place.
+#[derive(Clone)]
+struct Answer {
+    /// How many octets the client sends before it.
+    from: usize,
+    event: String,
+    key: Option<String>,
+    text: String,
+    line: String,
+}
+
+impl Script {
+    /// The client does not go on before the server has said what the file shows.
+    fn play_in_step(&self) {
+        let mut session = self.session();
+        let (mut client, mut server) = (Vec::new(), Vec::new());
+        for line in &self.lines {
+            match line {
+                Line::Client(octets) => {
+                    if !server.is_empty() {
+                        self.step(&mut session, &mut client, &mut server);
+                    }
+                    client.extend_from_slice(octets);
+                }
+                Line::Server(octets) => server.extend_from_slice(octets),
+                Line::Told(_) | Line::Never(_) => {}
+                Line::Wait => self.step(&mut session, &mut client, &mut server),
+                Line::Tls => {
+                    self.step(&mut session, &mut client, &mut server);
+                    session.connection.handle_tls();
+                }
+            }
+        }
+        self.step(&mut session, &mut client, &mut server);
+        self.check_told(&session, "in step");
+    }
+
+    fn step(&self, session: &mut Session<Answers>, client: &mut Vec<u8>, server: &mut Vec<u8>) {
+        session.feed(client);
+        let said = std::mem::take(&mut session.output);
+        assert_eq!(
+            show(&said),
+            show(server),
+            "{}: the answer to {}",
+            self.name,
+            show(client)
+        );
+        client.clear();
+        server.clear();
+    }
+
+    fn play(&self, how: &str, mut piece: impl FnMut(usize) -> usize) {
+        let (mut session, mut server) = (self.session(), Vec::new());
+        let mut client = Vec::new();
+        let mut flush = |session: &mut Session<Answers>, client: &mut Vec<u8>| {
+            session.feed(b"");
+            while !client.is_empty() {
+                let rest = client.split_off(piece(client.len()).clamp(1, client.len()));
+                session.feed(&std::mem::replace(client, rest));
+            }
+        };
+        for line in &self.lines {
+            match line {
+                Line::Client(octets) => client.extend_from_slice(octets),
+                Line::Server(octets) => server.extend_from_slice(octets),
+                Line::Told(_) | Line::Never(_) => {}
+                Line::Wait => flush(&mut session, &mut client),
+                Line::Tls => {
+                    flush(&mut session, &mut client);
+                    session.connection.handle_tls();
+                }
+            }
+        }
+        flush(&mut session, &mut client);
+        assert_eq!(show(&session.output), show(&server), "{} {how}", self.name);
+        self.check_told(&session, how);
+    }
+
+    fn check_told(&self, session: &Session<Answers>, how: &str) {
+        let (mut named, mut expected) = (vec!["closed"], Vec::new());
+        for line in &self.lines {
+            match line {
+                Line::Told(told) => {
+                    named.push(told.kind);
+                    expected.push(told.clone());
+                }
+                Line::Never(kind) => named.push(kind),
+                _ => {}
+            }
+        }
+        let mut told = session.told();
+        told.retain(|this| named.contains(&this.kind));
+        assert_eq!(told, expected, "{} {how}", self.name);
+        let unused: Vec<_> = session.caller.0.iter().map(|answer| &answer.line).collect();
+        assert!(
+            unused.is_empty(),
+            "{} {how}: nobody asked for {unused:?}",
+            self.name
+        );
+    }
+
+    fn session(&self) -> Session<Answers> {
+        Session::new(self.config.clone(), self.tls, Answers(self.answers.clone()))
+    }
+
+    fn parse(text: &str, name: &str) -> Self {
+        let mut script = Self {
+            name: name.to_owned(),
+            config: Arc::new(Config::new("mx.example.org")),
+            tls: false,
+            whole: false,
+            lines: Vec::new(),
+            answers: Vec::new(),
+        };
+        let mut sent = 0;
+        for line in text.lines().filter(|line| !line.is_empty()) {
+            let (mark, rest) = line.split_at(2);
+            let rest = rest.strip_prefix(' ').unwrap_or(rest);
+            let parsed = match mark {
+                "C:" => Line::Client([rest.as_bytes(), b"\r\n"].concat()),
+                "C|" => Line::Client(unescape(rest)),
+                "S:" => Line::Server([rest.as_bytes(), b"\r\n"].concat()),
+                "S|" => Line::Server(unescape(rest)),
+                "E:" => event(rest),
+                "# " if rest == "tls" => Line::Tls,
+                "# " if rest == "wait" => Line::Wait,
+                "# " => {
+                    script.directive(rest, sent);
+                    continue;
+                }
+                _ => panic!("{name}: {line:?}"),
+            };
+            if let Line::Client(octets) = &parsed {
+                sent += octets.len();
+            }
+            script.lines.push(parsed);
+        }
+        script
+    }
+
+    fn directive(&mut self, line: &str, from: usize) {
+        if let Some(settings) = line.strip_prefix("config: ") {
+            return self.configure(settings);
+        }
+        // Anything else without an arrow is a comment.
+        let Some((what, text)) = line.split_once(" -> ") else {
+            return;
+        };
+        let (event, key) = what
+            .split_once(' ')
+            .map_or((what, None), |(event, key)| (event, Some(key)));
+        self.answers.push(Answer {
+            from,
+            event: event.to_owned(),
+            key: key.map(str::to_owned),
+            text: text.to_owned(),
+            line: line.to_owned(),
+        });
+    }
+
+    fn configure(&mut self, settings: &str) {
+        let (mut config, mut limits) = (Config::new("mx.example.org"), Limits::default());
+        for setting in settings.split(", ") {
+            let (key, value) = setting.split_once('=').unwrap_or((setting, ""));
+            match key {
+                "tls" => self.tls = true,
+                "whole" => self.whole = true,
+                _ => config = apply(config, &mut limits, key, value),
+            }
+        }
+        self.config = Arc::new(config.limits(limits));
+    }
+}
+
+fn apply(config: Config, limits: &mut Limits, key: &str, value: &str) -> Config {
+    let number = || value.parse::<u32>().unwrap();
+    match key {
+        "max_size" => limits.message_size = (number() > 0).then(|| number().into()),
+        "max_rcpt" => limits.recipients = number(),
+        "max_line" => limits.command_line = number() as usize,
+        "max_errors" => limits.errors = number(),
+        "max_auth_failures" => limits.auth_failures = number(),
+        "max_idle" => limits.idle_commands = number(),
+        "max_messages" => limits.messages = number(),
+        "max_drain" => limits.drain = number().into(),
+        "starttls" => return config.starttls(true),
+        "require_tls" => return config.starttls(true).require_tls(true),
+        "require_auth" => return config.require_auth(true),
+        "insecure_auth" => return config.allow_insecure_auth(true),
+        "strict_pipelining" => return config.strict_pipelining(true),
+        "lmtp" => return config.protocol(Protocol::Lmtp),
+        "auth" => {
+            return config
+                .mechanisms(mechanisms(value))
+                .entropy(|nonce| nonce.fill(0));
+        }
+        "no_entropy" => return config.mechanisms(Mechanisms::none().with(CramMd5)),
+        "bare_newline" => return config.bare_newline(policy(value)),
+        "without" => {
+            let extensions = value
+                .split(' ')
+                .fold(Extensions::default(), Extensions::without);
+            return config.extensions(extensions);
+        }
+        _ => panic!("no such setting: {key}"),
+    }
+    config
+}
+
+fn mechanisms(names: &str) -> Mechanisms {
+    names
+        .split(' ')
+        .fold(Mechanisms::none(), |mechanisms, name| match name {
+            "PLAIN" => mechanisms.with(Plain),
+            "LOGIN" => mechanisms.with(Login),
+            "CRAM-MD5" => mechanisms.with(CramMd5),
+            _ => panic!("no such mechanism: {name}"),
+        })
+}
+
+fn policy(name: &str) -> BareNewline {
+    match name {
+        "reject" => BareNewline::Reject,
+        "normalise" => BareNewline::Normalise,
+        "pass" => BareNewline::PassThrough,
+        _ => panic!("no such policy: {name}"),
+    }
+}
+
+/// The answers that a file gives, as far as they are not used up.
+struct Answers(Vec<Answer>);
+
+impl Caller for Answers {
+    fn answer(&mut self, connection: &mut Connection, event: &Event, taken: usize) -> bool {
+        let (name, key) = match event {
+            Event::Connect => ("connect", None),
+            Event::Helo(helo) => ("helo", Some(helo.name.as_str())),
+            Event::Mail(mail) => ("mail", Some(mail.sender.as_str())),
+            Event::Rcpt(rcpt) => ("rcpt", Some(rcpt.recipient.as_str())),
+            Event::Auth(_) => ("auth", None),
+            Event::Data => ("data", None),
+            Event::Chunk(_) => ("early", None),
+            Event::ChunkEnd => ("chunk", None),
+            Event::MessageEnd(_) => ("message", None),
+            _ => return false,
+        };
+        let due = self.0.iter().position(|answer| {
+            answer.event == name
+                && (answer.from < taken || name == "connect")
+                && answer
+                    .key
+                    .as_deref()
+                    .is_none_or(|wanted| Some(wanted) == key)
+        });
+        let Some(due) = due else { return false };
+        let text = self.0.remove(due).text;
+        let mut replies: Vec<_> = text.split(" | ").map(parse_reply).collect();
+        match text.strip_prefix("accept ") {
+            Some(name) => connection.reply_auth(Identity::new(name).into()),
+            None if replies.len() > 1 => connection.reply_each(replies),
+            None => connection.reply(replies.remove(0)),
+        }
+        true
+    }
+}
+
+/// `550 5.1.1 No such user`.
+fn parse_reply(text: &str) -> Reply {
+    let mut words = text.splitn(3, ' ');
+    let code = words
+        .next()
+        .and_then(|code| Code::new(code.parse().ok()?))
+        .unwrap_or(Code::OK);
+    let mut numbers = words
+        .next()
+        .unwrap_or("2.0.0")
+        .split('.')
+        .skip(1)
+        .map(|n| n.parse().unwrap());
+    let status = Status::new(numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)).unwrap();
+    Reply::new(code, status, words.next().unwrap_or_default().to_owned())
+}
+
+fn event(text: &str) -> Line {
+    const KINDS: [&str; 15] = [
+        "connect",
+        "helo",
+        "auth",
+        "authenticated",
+        "mail",
+        "rcpt",
+        "data",
+        "octets",
+        "chunk-end",
+        "taken",
+        "refused",
+        "reset",
+        "tls",
+        "closed",
+        "never",
+    ];
+    let known = |word| {
+        *KINDS
+            .iter()
+            .find(|&&kind| kind == word)
+            .unwrap_or_else(|| panic!("no such event: {word}"))
+    };
+    let (kind, text) = text.split_once(' ').unwrap_or((text, ""));
+    match known(kind) {
+        "never" => Line::Never(known(text)),
+        kind => Line::Told(Told {
+            kind,
+            text: unescape(text),
+        }),
+    }
+}
+
+/// Undoes `\r`, `\n`, `\t`, `\\`, `\xHH`, and `\*N`: the octet before it stands N times.
+fn unescape(text: &str) -> Vec<u8> {
+    let mut octets = Vec::new();
+    let mut rest = text;
+    while let Some((plain, escape)) = rest.split_once('\\') {
+        octets.extend_from_slice(plain.as_bytes());
+        let (kind, after) = escape.split_at(1);
+        rest = after;
+        match kind {
+            "r" => octets.push(b'\r'),
+            "n" => octets.push(b'\n'),
+            "t" => octets.push(b'\t'),
+            "\\" => octets.push(b'\\'),
+            "x" => {
+                let (digits, after) = rest.split_at(2);
+                octets.push(u8::from_str_radix(digits, 16).unwrap());
+                rest = after;
+            }
+            "*" => {
+                let end = rest
+                    .find(|c: char| !c.is_ascii_digit())
+                    .unwrap_or(rest.len());
+                let (digits, after) = rest.split_at(end);
+                let (times, last) = (digits.parse::<usize>().unwrap(), *octets.last().unwrap());
+                octets.resize(octets.len() + times - 1, last);
+                rest = after;
+            }
+            _ => panic!("no such escape: \\{kind}"),
+        }
+    }
+    octets.extend_from_slice(rest.as_bytes());
+    octets
+}
+
+fn show(octets: &[u8]) -> String {
+    octets.escape_ascii().to_string().replace("\\r\\n", "\n")
+}
+
+/// Xorshift: the same numbers in every run.
+struct Random(u32);
+
+impl Random {
+    fn next(&mut self) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 17;
+        self.0 ^= self.0 << 5;
+        self.0 as usize
+    }
+}
