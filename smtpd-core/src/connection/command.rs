@@ -49,15 +49,8 @@ impl Connection {
         if let Some(reply) = self.refusal(verb) {
             return self.refuse(verb, command.argument, reply);
         }
-        if more && verb.must_be_last() && (self.config.strict_pipelining || verb == Verb::StartTls)
-        {
-            // RFC 3207 section 4.2: commands smuggled in behind STARTTLS must never be run inside TLS.
-            let reply = Reply::fixed(
-                Code::TRANSACTION_FAILED,
-                Status::INVALID_COMMAND,
-                "Commands were sent too early",
-            );
-            return self.end(reply, CloseReason::Violation);
+        if more && verb.must_be_last() && self.config.strict_pipelining {
+            return self.too_early();
         }
         if verb.is_junk() {
             self.counts.idle_commands += 1;
@@ -68,13 +61,13 @@ impl Connection {
                 );
             }
         }
-        self.run(verb, command.argument)
+        self.run(verb, command.argument, more)
     }
 
-    fn run(&mut self, verb: Verb, argument: &[u8]) -> Step {
+    fn run(&mut self, verb: Verb, argument: &[u8], more: bool) -> Step {
         match verb {
             Verb::Helo | Verb::Ehlo | Verb::Lhlo => self.hello(verb, argument),
-            Verb::StartTls => self.start_tls(argument),
+            Verb::StartTls => self.start_tls(argument, more),
             Verb::Auth => self.auth(argument),
             Verb::Mail => self.mail(argument),
             Verb::Rcpt => self.rcpt(argument),
@@ -97,6 +90,15 @@ impl Connection {
             Verb::Help => self.answer(Reply::fixed(Code::HELP, Status::UNDEFINED, "See RFC 5321")),
             Verb::Quit => self.quit(),
         }
+    }
+
+    fn too_early(&mut self) -> Step {
+        let reply = Reply::fixed(
+            Code::TRANSACTION_FAILED,
+            Status::INVALID_COMMAND,
+            "Commands were sent too early",
+        );
+        self.end(reply, CloseReason::Violation)
     }
 
     pub(super) fn answer(&mut self, reply: Reply) -> Step {
@@ -187,7 +189,7 @@ impl Connection {
         self.fault(reply)
     }
 
-    fn start_tls(&mut self, argument: &[u8]) -> Step {
+    fn start_tls(&mut self, argument: &[u8], more: bool) -> Step {
         // RFC 3207 section 4: no parameters; section 4.2: not offered, so not taken, inside TLS.
         if !argument.is_empty() {
             return self.fault(SYNTAX);
@@ -198,6 +200,10 @@ impl Connection {
                 Status::INVALID_COMMAND,
                 "TLS is already active",
             ));
+        }
+        if more {
+            // RFC 3207 section 4.2: commands smuggled in behind STARTTLS must never be run inside TLS.
+            return self.too_early();
         }
         self.put(&Reply::fixed(
             Code::READY,
