@@ -241,6 +241,17 @@ fn a_client_is_not_waited_for_while_it_has_replies_to_read() {
 }
 
 #[test]
+fn the_time_of_a_handshake_is_not_held_against_the_client() {
+    let mut session = session();
+    session.later(0, "STARTTLS\r\n");
+    assert_eq!(session.connection.poll_timeout(), None);
+    session.now += seconds(299);
+    session.connection.handle_tls();
+    session.feed(b"");
+    assert_eq!(session.left(), Some(300));
+}
+
+#[test]
 fn a_session_s_time_ends_between_two_messages_only() {
     let mut session = session();
     session.later(0, "HELO client.example\r\n");
@@ -347,4 +358,20 @@ fn a_forced_shutdown_ends_everything_and_late_answers_say_nothing() {
             .count(),
         1
     );
+}
+
+#[test]
+fn a_handshake_that_ends_after_a_shutdown_does_not_bring_the_session_back() {
+    let mut session = session();
+    session.later(0, "STARTTLS\r\n");
+    session.output.clear();
+    session.connection.shut_down();
+    session.connection.handle_tls();
+    session.feed(b"EHLO client.example\r\n");
+    assert_eq!(
+        format!("{:?}", session.told().last().unwrap()),
+        "closed shutdown"
+    );
+    // What is sent in plaintext while a handshake is awaited would be taken for a part of it.
+    assert_eq!(String::from_utf8_lossy(&session.output), "");
 }

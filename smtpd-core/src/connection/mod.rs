@@ -304,14 +304,19 @@ impl Connection {
     }
 
     /// Notes that the TLS handshake is done. The session starts anew: whatever the client has said in plaintext is
-    /// forgotten (RFC 3207 section 4.2), and what came behind STARTTLS was dropped with it.
+    /// forgotten (RFC 3207 section 4.2), and what came behind STARTTLS was dropped with it. It has no effect while no
+    /// handshake is awaited, as when the session has been ended in the meantime.
     pub fn handle_tls(&mut self) {
+        if self.reading != Reading::Handshake {
+            return;
+        }
         self.state = State::Start;
         self.reading = Reading::Commands;
         self.tls = true;
         self.greeting = None;
         self.identity = None;
         self.line = LineReader::default();
+        self.clock.pause();
         self.end_transaction();
     }
 
@@ -435,10 +440,13 @@ impl Connection {
     }
 
     fn close_with(&mut self, reply: Reply, reason: CloseReason) {
-        if self.reading != Reading::Closed {
-            self.put(&reply);
-            self.close(reason);
+        match self.reading {
+            Reading::Closed => return,
+            // The client would take a reply in plaintext for a part of the handshake.
+            Reading::Handshake => {}
+            _ => self.put(&reply),
         }
+        self.close(reason);
     }
 
     fn close(&mut self, reason: CloseReason) {
