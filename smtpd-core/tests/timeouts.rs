@@ -126,6 +126,27 @@ fn a_poll_without_input_renews_nothing() {
 }
 
 #[test]
+fn a_dripping_command_line_ends_the_session() {
+    let mut session = session();
+    for octet in ["N", "O", "O", "P", " ", "x"] {
+        session.later(10, octet);
+    }
+    session.assert_ends_in(10);
+}
+
+#[test]
+fn the_pause_before_a_line_is_not_part_of_the_line() {
+    let mut session = session();
+    session.later(250, "NO");
+    assert_eq!(session.left(), Some(60));
+    session.later(50, "OP\r\nNOOP\r\n");
+    assert_eq!(session.left(), Some(300));
+    session.later(250, "EHLO client.example\r\nAUTH CRAM-MD5\r\n");
+    session.later(250, "YWx");
+    assert_eq!(session.left(), Some(60));
+}
+
+#[test]
 fn a_dripping_line_that_is_too_long_ends_the_session() {
     let mut session = session();
     session.later(0, &"x".repeat(3000));

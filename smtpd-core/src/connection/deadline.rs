@@ -1,5 +1,8 @@
 use std::time::{Duration, Instant};
 
+use super::{CloseReason, Connection, Reading, State};
+use crate::{Code, Reply, Status};
+
 /// How long a session may take over what. The defaults are those of RFC 5321 section 4.5.3.2, which tells how long a
 /// client waits: what a service takes must be less than that.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -67,6 +70,49 @@ impl Timeouts {
             handshake: default.handshake.min(limit * 2),
             transfer: default.transfer.min(limit * 3),
             ..self
+        }
+    }
+}
+
+impl Connection {
+    /// When [`handle_timeout`](Self::handle_timeout) is due, if nothing comes from the client until then. `None` while
+    /// the client is not waited for.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        let limits = &self.config.timeouts;
+        match self.reading {
+            Reading::Commands | Reading::SaslResponse => {
+                let whole = self.line.is_within().then_some(limits.line);
+                let deadline = self.clock.deadline(limits.command, whole)?;
+                let in_transaction =
+                    !matches!(self.state, State::Start | State::Ready | State::Refused);
+                let end = if in_transaction {
+                    deadline
+                } else {
+                    self.clock.session_end(limits.session)
+                };
+                Some(deadline.min(end))
+            }
+            Reading::Message => {
+                let earned = self.message.as_ref().map_or(0, |message| message.octets())
+                    / u64::from(limits.min_rate.max(1));
+                let whole = limits.transfer + Duration::from_secs(earned);
+                self.clock.deadline(limits.data, Some(whole))
+            }
+            Reading::Handshake | Reading::Closed => None,
+        }
+    }
+
+    /// Ends the session with 421 4.4.2 if its deadline has passed.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        if self.poll_timeout().is_some_and(|deadline| deadline <= now) {
+            let text = format!(
+                "{} {} timed out, closing the connection",
+                self.config.hostname, self.config.app_name
+            );
+            self.close_with(
+                Reply::new(Code::SERVICE_UNAVAILABLE, Status::BAD_CONNECTION, text),
+                CloseReason::Timeout,
+            );
         }
     }
 }

@@ -220,6 +220,9 @@ impl Connection {
     /// the input came.
     pub fn poll_event(&mut self, now: Instant, input: &mut BytesMut) -> Option<Event> {
         self.clock.arrived(now, input.len());
+        if self.is_between_lines() {
+            self.clock.restart();
+        }
         loop {
             if let Some(news) = self.news.take() {
                 self.clock.pause();
@@ -240,47 +243,6 @@ impl Connection {
                     return None;
                 }
             }
-        }
-    }
-
-    /// When [`handle_timeout`](Self::handle_timeout) is due, if nothing comes from the client until then. `None` while
-    /// the client is not waited for.
-    pub fn poll_timeout(&self) -> Option<Instant> {
-        let limits = &self.config.timeouts;
-        match self.reading {
-            Reading::Commands | Reading::SaslResponse => {
-                let whole = self.line.is_within().then_some(limits.line);
-                let deadline = self.clock.deadline(limits.command, whole)?;
-                let in_transaction =
-                    !matches!(self.state, State::Start | State::Ready | State::Refused);
-                let end = if in_transaction {
-                    deadline
-                } else {
-                    self.clock.session_end(limits.session)
-                };
-                Some(deadline.min(end))
-            }
-            Reading::Message => {
-                let earned = self.message.as_ref().map_or(0, |message| message.octets())
-                    / u64::from(limits.min_rate.max(1));
-                let whole = limits.transfer + std::time::Duration::from_secs(earned);
-                self.clock.deadline(limits.data, Some(whole))
-            }
-            Reading::Handshake | Reading::Closed => None,
-        }
-    }
-
-    /// Ends the session with 421 4.4.2 if its deadline has passed.
-    pub fn handle_timeout(&mut self, now: Instant) {
-        if self.poll_timeout().is_some_and(|deadline| deadline <= now) {
-            let text = format!(
-                "{} {} timed out, closing the connection",
-                self.config.hostname, self.config.app_name
-            );
-            self.close_with(
-                Reply::new(Code::SERVICE_UNAVAILABLE, Status::BAD_CONNECTION, text),
-                CloseReason::Timeout,
-            );
         }
     }
 
@@ -373,6 +335,11 @@ impl Connection {
             Reading::Message => self.step_message(input),
             Reading::Handshake | Reading::Closed => Step::Starved,
         }
+    }
+
+    /// Whether the next octet begins a line.
+    fn is_between_lines(&self) -> bool {
+        matches!(self.reading, Reading::Commands | Reading::SaslResponse) && !self.line.is_within()
     }
 
     fn step_line(
