@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::BytesMut;
 use smtpd_core::{
-    CloseReason, Config, Event, Reply,
+    CloseReason, Config, Event, Reply, Timeouts,
     sasl::{CramMd5, Mechanisms},
 };
 
@@ -297,6 +297,26 @@ fn a_session_s_time_ends_between_two_messages_only() {
     session.connection.handle_timeout(session.now);
     session.feed(b"MAIL FROM:<a@b>\r\n");
     assert_eq!(String::from_utf8_lossy(&session.output), TIMED_OUT);
+}
+
+#[test]
+fn limits_without_end_are_no_fault() {
+    let mut timeouts = Timeouts::default().inactivity(Duration::MAX);
+    timeouts.transfer = Duration::MAX;
+    timeouts.line = Duration::MAX;
+    timeouts.session = Duration::MAX;
+    let mut session = started(config().timeouts(timeouts));
+    for text in [
+        "NO",
+        "OP\r\n",
+        TRANSACTION,
+        "DATA\r\n",
+        &"x".repeat(10_000),
+        "\r\n.\r\n",
+    ] {
+        session.later(1_000_000, text);
+        assert!(session.left() > Some(1 << 29));
+    }
 }
 
 #[test]

@@ -66,9 +66,9 @@ impl Timeouts {
             command: limit,
             data: limit,
             write: limit,
-            line: default.line.min(limit * 2),
-            handshake: default.handshake.min(limit * 2),
-            transfer: default.transfer.min(limit * 3),
+            line: default.line.min(limit.saturating_mul(2)),
+            handshake: default.handshake.min(limit.saturating_mul(2)),
+            transfer: default.transfer.min(limit.saturating_mul(3)),
             ..self
         }
     }
@@ -95,7 +95,7 @@ impl Connection {
             Reading::Message => {
                 let earned = self.message.as_ref().map_or(0, |message| message.octets())
                     / u64::from(limits.min_rate.max(1));
-                let whole = limits.transfer + Duration::from_secs(earned);
+                let whole = limits.transfer.saturating_add(Duration::from_secs(earned));
                 self.clock.deadline(limits.data, Some(whole))
             }
             Reading::Handshake | Reading::Closed => None,
@@ -130,6 +130,9 @@ pub(super) struct Clock {
 }
 
 impl Clock {
+    /// What stands for any longer time, so that no deadline is beyond what an `Instant` can be.
+    const FOREVER: Duration = Duration::from_secs(30 * 365 * 24 * 3600);
+
     pub(super) fn new(now: Instant) -> Self {
         Self {
             started: now,
@@ -171,12 +174,12 @@ impl Clock {
         let left = whole.map_or(silence, |whole| {
             silence.min(whole.saturating_sub(self.waited))
         });
-        Some(since + left)
+        Some(since + left.min(Self::FOREVER))
     }
 
     /// When the session has lasted for `limit`.
     pub(super) fn session_end(&self, limit: Duration) -> Instant {
-        self.started + limit
+        self.started + limit.min(Self::FOREVER)
     }
 }
 
