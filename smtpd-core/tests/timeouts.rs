@@ -197,6 +197,18 @@ fn octets_earn_time_at_the_least_rate() {
 }
 
 #[test]
+fn a_message_that_drips_chunk_by_chunk_ends_with_the_session_s_time() {
+    let mut session = session();
+    session.later(0, TRANSACTION);
+    let mut passed = 0;
+    while passed < 3600 + 900 - 299 {
+        session.later(250, "BDAT 1\r\nx");
+        passed += 250;
+    }
+    session.assert_ends_in(3600 + 900 - passed);
+}
+
+#[test]
 fn what_the_caller_takes_is_not_held_against_the_client() {
     let mut session = Session::new(Arc::new(config()), false, Yes);
     let (connection, mut input) = (&mut session.connection, BytesMut::new());
@@ -297,6 +309,18 @@ fn a_session_s_time_ends_between_two_messages_only() {
     session.connection.handle_timeout(session.now);
     session.feed(b"MAIL FROM:<a@b>\r\n");
     assert_eq!(String::from_utf8_lossy(&session.output), TIMED_OUT);
+}
+
+#[test]
+fn a_transaction_is_not_kept_open_without_end() {
+    let mut session = session();
+    session.later(0, TRANSACTION);
+    let mut passed = 0;
+    while passed < 3600 + 900 - 299 {
+        session.later(250, "RCPT TO:<>\r\nRCPT TO:<e@f>\r\n");
+        passed += 250;
+    }
+    session.assert_ends_in(3600 + 900 - passed);
 }
 
 #[test]

@@ -22,7 +22,8 @@ pub struct Timeouts {
     pub handshake: Duration,
     /// The client takes no octet of the replies. 5 minutes.
     pub write: Duration,
-    /// The session as a whole; when it has passed, the next pause between two messages ends it. 1 hour.
+    /// The session as a whole; when it has passed, the next pause between two messages ends it. A transaction that is
+    /// open then may go on for as long as a message may take. 1 hour.
     pub session: Duration,
     /// A service becomes ready. 30 seconds.
     pub ready: Duration,
@@ -83,21 +84,16 @@ impl Connection {
             Reading::Commands | Reading::SaslResponse => {
                 let whole = self.line.is_within().then_some(limits.line);
                 let deadline = self.clock.deadline(limits.command, whole)?;
-                let in_transaction =
-                    !matches!(self.state, State::Start | State::Ready | State::Refused);
-                let end = if in_transaction {
-                    deadline
-                } else {
-                    self.clock.session_end(limits.session)
+                let session = match self.state {
+                    State::Start | State::Ready | State::Refused => limits.session,
+                    // Else commands that lead nowhere, or chunks of an octet, would keep it open without end.
+                    _ => limits.session.saturating_add(self.transfer_limit()),
                 };
-                Some(deadline.min(end))
+                Some(deadline.min(self.clock.session_end(session)))
             }
-            Reading::Message => {
-                let earned = self.message.as_ref().map_or(0, |message| message.octets())
-                    / u64::from(limits.min_rate.max(1));
-                let whole = limits.transfer.saturating_add(Duration::from_secs(earned));
-                self.clock.deadline(limits.data, Some(whole))
-            }
+            Reading::Message => self
+                .clock
+                .deadline(limits.data, Some(self.transfer_limit())),
             Reading::Handshake | Reading::Closed => None,
         }
     }
@@ -114,6 +110,13 @@ impl Connection {
                 CloseReason::Timeout,
             );
         }
+    }
+
+    fn transfer_limit(&self) -> Duration {
+        let limits = &self.config.timeouts;
+        let octets = self.message.as_ref().map_or(0, |message| message.octets());
+        let earned = Duration::from_secs(octets / u64::from(limits.min_rate.max(1)));
+        limits.transfer.saturating_add(earned)
     }
 }
 
