@@ -79,21 +79,27 @@ impl Message {
 
     /// What of these octets is to be handed on.
     fn take(&mut self, octets: Bytes) -> Option<Bytes> {
-        // RFC 1870 section 5: the octets of the message, without the dots that were added for transparency.
-        self.received = self.received.saturating_add(octets.len() as u64);
-        if self.received > self.limit {
-            self.error.get_or_insert(MessageError::TooLarge);
-        }
+        let len = octets.len() as u64;
         if self.is_unwanted() {
-            self.drained += octets.len() as u64;
+            self.drained = self.drained.saturating_add(len);
+        }
+        // RFC 1870 section 5: the octets of the message, without the dots that were added for transparency.
+        self.received = self.received.saturating_add(len);
+        let excess = self.received.saturating_sub(self.limit);
+        if excess > 0 {
+            // It outdoes a bare newline: which of the two was found first depends on the pieces.
+            self.error = Some(MessageError::TooLarge);
+            self.drained = self.drained.max(excess);
+        }
+        if self.void || self.error.is_some() {
             return None;
         }
+        // A message that was taken early is looked at to its end: it may yet have to be refused.
         let octets = self.newlines.apply(octets);
         if self.newlines.refuses() {
             self.error = Some(MessageError::BareNewline);
-            return None;
         }
-        Some(octets)
+        (!self.is_unwanted()).then_some(octets)
     }
 
     fn is_unwanted(&self) -> bool {
@@ -235,14 +241,13 @@ impl Connection {
         let Some(message) = &mut self.message else {
             return Step::Again;
         };
-        if !message.is_unwanted()
-            && let Some(rest) = message.newlines.finish()
-        {
-            message.source = Source::Over;
-            return Step::Tell(Event::Chunk(rest));
-        }
+        let rest = message.newlines.finish();
         if message.newlines.refuses() {
             message.error.get_or_insert(MessageError::BareNewline);
+        }
+        if let Some(rest) = rest.filter(|_| !message.is_unwanted()) {
+            message.source = Source::Over;
+            return Step::Tell(Event::Chunk(rest));
         }
         self.reading = Reading::Commands;
         self.clock.restart();
