@@ -150,6 +150,10 @@ impl Connection {
 
     /// Why the verb is not in order here and now, in the order of RFC 3207, RFC 4954 and RFC 5321.
     fn refusal(&self, verb: Verb) -> Option<Reply> {
+        // RFC 5321 section 3.1: 503, whatever else is the matter.
+        if self.state == State::Refused && !verb.is_in_order(self.state) {
+            return Some(SEQUENCE);
+        }
         if self.config.require_tls && !self.tls && !verb.is_allowed_before_tls() {
             return Some(Reply::tls_required());
         }
