@@ -380,15 +380,18 @@ impl Connection {
             self.counts.idle_commands = 0;
         }
         let merged = merge(&replies);
+        let mut closes = merged.closes();
         if self.config.protocol == crate::Protocol::Lmtp {
             for n in 0..self.transaction.recipients as usize {
-                self.put(replies.get(n).or_else(|| replies.last()).unwrap_or(&merged));
+                let reply = replies.get(n).or_else(|| replies.last()).unwrap_or(&merged);
+                closes |= reply.closes();
+                self.put(reply);
             }
         } else {
             self.put(&merged);
         }
         self.end_transaction();
-        if merged.closes() {
+        if closes {
             self.close(CloseReason::Refused);
         }
     }
