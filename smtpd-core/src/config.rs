@@ -132,10 +132,14 @@ impl Config {
         self.changed()
     }
 
-    /// The extensions that are on.
+    /// The extensions that are on. Without CHUNKING there is no BINARYMIME either (RFC 3030 section 3).
     #[must_use]
     pub fn extensions(mut self, extensions: Extensions) -> Self {
-        self.extensions = extensions;
+        self.extensions = if extensions.contains("CHUNKING") {
+            extensions
+        } else {
+            extensions.without("BINARYMIME")
+        };
         self.changed()
     }
 
