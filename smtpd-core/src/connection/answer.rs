@@ -37,7 +37,7 @@ impl Connection {
                 self.chunk_end();
             }
             _ if reply.closes() => self.close_with(reply, CloseReason::Refused),
-            Asked::Helo => self.greeted(reply),
+            Asked::Helo(greeting) => self.greeted(greeting, &reply),
             Asked::Mail => self.mail_answered(&reply),
             Asked::Rcpt => self.rcpt_answered(&reply),
             Asked::Auth => {}
@@ -73,14 +73,6 @@ impl Connection {
         // RFC 5321 section 3.1: after a refusal the client is to say QUIT, and hears 503 until it does.
         self.state = State::Refused;
         self.put(&reply);
-    }
-
-    fn greeted(&mut self, reply: Reply) {
-        if !reply.is_positive() {
-            return self.put(&reply);
-        }
-        self.state = State::Ready;
-        self.put_hello();
     }
 
     fn mail_answered(&mut self, reply: &Reply) {

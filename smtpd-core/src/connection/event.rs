@@ -15,7 +15,8 @@ use crate::{
 pub enum Event {
     /// A client is there. Asks: a positive reply greets it.
     Connect,
-    /// HELO, EHLO or LHLO. Asks. What was known of a transaction is void.
+    /// HELO, EHLO or LHLO. Asks. A positive reply makes void what was known of a transaction; where it is refused,
+    /// everything stays as it was (RFC 5321 section 4.1.4).
     Helo(Helo),
     /// A client wants to authenticate. Asks, by [`Connection::reply_auth`](crate::Connection::reply_auth).
     Auth(AuthRequest),

@@ -1,6 +1,6 @@
 //! HELO, EHLO and LHLO, and what EHLO announces.
 
-use super::{Asked, Connection, Event, Greeting, Helo, Step};
+use super::{Asked, Connection, Event, Greeting, Helo, State, Step};
 use crate::{
     ClientName, Code, Config, Reply, Status, command::Verb, reply::Form, sasl::MechanismFactory,
 };
@@ -24,10 +24,18 @@ impl Connection {
             Verb::Lhlo => Greeting::Lhlo,
             _ => Greeting::Ehlo,
         };
-        // RFC 5321 section 4.1.4: it resets as RSET does, even where it is refused then.
+        self.ask(Asked::Helo(greeting), Event::Helo(Helo { name, greeting }))
+    }
+
+    /// RFC 5321 section 4.1.4: it resets as RSET does, but where it is refused, everything stays as it was.
+    pub(super) fn greeted(&mut self, greeting: Greeting, reply: &Reply) {
+        if !reply.is_positive() {
+            return self.put(reply);
+        }
         self.end_transaction();
         self.greeting = Some(greeting);
-        self.ask(Asked::Helo, Event::Helo(Helo { name, greeting }))
+        self.state = State::Ready;
+        self.put_hello();
     }
 
     /// The greeting itself (RFC 5321 section 4.3.1); no enhanced code on it (RFC 2034 section 4).
@@ -45,7 +53,7 @@ impl Connection {
     }
 
     /// The positive answer to the greeting of the client.
-    pub(super) fn put_hello(&mut self) {
+    fn put_hello(&mut self) {
         if self.greeting == Some(Greeting::Helo) {
             let reply = Reply::new(Code::OK, Status::UNDEFINED, self.config.hostname.clone());
             return self.put_as(&reply, PLAIN);

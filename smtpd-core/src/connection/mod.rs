@@ -135,7 +135,7 @@ enum Reading {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Asked {
     Connect,
-    Helo,
+    Helo(Greeting),
     Auth,
     Mail,
     Rcpt,
