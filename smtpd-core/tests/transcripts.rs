@@ -162,8 +162,22 @@ impl Script {
             }
         }
         flush(&mut session, &mut client);
+        self.check_log(&mut session);
         assert_eq!(show(&session.output), show(&server), "{} {how}", self.name);
         self.check_told(&session, how);
+    }
+
+    /// In no session does the log hold the base64 of a user, of a password, or of a challenge.
+    fn check_log(&self, session: &mut Session<Answers>) {
+        while let Some(line) = session.connection.poll_wire_line() {
+            for secret in ["AGFsaWNl", "YWxpY2U", "c2VjcmV0", "PDAwMD"] {
+                assert!(
+                    !line.text.contains(secret),
+                    "{}: {line} is logged",
+                    self.name
+                );
+            }
+        }
     }
 
     fn check_told(&self, session: &Session<Answers>, how: &str) {
@@ -196,7 +210,7 @@ impl Script {
     fn parse(text: &str, name: &str) -> Self {
         let mut script = Self {
             name: name.to_owned(),
-            config: Arc::new(Config::new("mx.example.org")),
+            config: Arc::new(Config::new("mx.example.org").log_wire(true)),
             tls: false,
             whole: false,
             lines: Vec::new(),
@@ -258,7 +272,7 @@ impl Script {
                 _ => config = apply(config, &mut limits, key, value),
             }
         }
-        self.config = Arc::new(config.limits(limits));
+        self.config = Arc::new(config.limits(limits).log_wire(true));
     }
 }
 
