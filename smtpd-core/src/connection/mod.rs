@@ -128,7 +128,7 @@ enum Reading {
     Message,
     /// A TLS handshake, which is the caller's business.
     Handshake,
-    /// Nothing is read any more.
+    /// Nothing is read any more, and what comes is dropped.
     Closed,
 }
 
@@ -333,7 +333,11 @@ impl Connection {
                 self.step_line(input, MAX_RESPONSE_LINE + 2, Self::sasl_response)
             }
             Reading::Message => self.step_message(input),
-            Reading::Handshake | Reading::Closed => Step::Starved,
+            Reading::Handshake => Step::Starved,
+            Reading::Closed => {
+                input.clear();
+                Step::Starved
+            }
         }
     }
 
@@ -365,7 +369,7 @@ impl Connection {
             }
         };
         self.clock.restart();
-        if matches!(self.reading, Reading::Handshake | Reading::Closed) {
+        if self.reading == Reading::Handshake {
             // RFC 3207 section 4.2: nothing that came in plaintext is ever looked at.
             input.clear();
         }

@@ -7,6 +7,8 @@ use std::{collections::VecDeque, fmt, sync::Arc, time::Instant};
 use bytes::BytesMut;
 use smtpd_core::{Config, Connection, Event, MessageError, Reply, sasl::Secret};
 
+pub(crate) mod differential;
+
 /// Who answers the events. What is left to the defaults is accepted, and the password of everybody is `secret`.
 pub(crate) trait Caller {
     /// Answers an event that the client's first `taken` octets have brought about, or tells that the default is due.

@@ -1,0 +1,155 @@
+//! What holds for every input: random octets, and random sessions.
+
+use proptest::{collection::vec, prelude::*, sample::select};
+use smtpd_core::BareNewline;
+
+use self::support::differential::{AUTH_LINE, COMMAND_LINE, Setting};
+
+mod support;
+
+const FRAGMENTS: [&str; 60] = [
+    "HELO client.example\r\n",
+    "EHLO client.example\r\n",
+    "LHLO client.example\r\n",
+    "EHLO\r\n",
+    "MAIL FROM:<a@b>\r\n",
+    "MAIL FROM:<> SIZE=30\r\n",
+    "MAIL FROM:<a@b> BODY=BINARYMIME\r\n",
+    "MAIL FROM:<\u{fc}@b> SMTPUTF8\r\n",
+    "MAIL FROM:<a@b> FROBNICATE\r\n",
+    "RCPT TO:<c@d>\r\n",
+    "RCPT TO:<e@f> NOTIFY=NEVER\r\n",
+    "RCPT TO:<Postmaster>\r\n",
+    "RCPT TO:<\u{fc}@d>\r\n",
+    "RCPT TO:<>\r\n",
+    "DATA\r\n",
+    "DATA\r\ntext\r\n.\r\n",
+    "BDAT 0\r\n",
+    "BDAT 0 LAST\r\n",
+    "BDAT 4\r\n",
+    "BDAT 6\r\ntext\r\n",
+    "BDAT 6 LAST\r\nNOOP\r\n",
+    "BDAT 1\r\n\r",
+    "BDAT 1\r\n\n",
+    "BDAT 100 LAST\r\n",
+    "BDAT 18446744073709551615\r\n",
+    "BDAT x\r\n",
+    "RSET\r\n",
+    "NOOP\r\n",
+    "VRFY a\r\n",
+    "EXPN a\r\n",
+    "HELP\r\n",
+    "QUIT\r\n",
+    "AUTH PLAIN\r\n",
+    "AUTH PLAIN AGFsaWNlAHNlY3JldA==\r\n",
+    "AUTH LOGIN\r\n",
+    "AUTH LOGIN YWxpY2U=\r\n",
+    "AUTH CRAM-MD5\r\n",
+    "AUTH FROBNICATE\r\n",
+    "AGFsaWNlAHNlY3JldA==\r\n",
+    "YWxpY2U=\r\n",
+    "c2VjcmV0\r\n",
+    "*\r\n",
+    "AUTH ",
+    "GET / HTTP/1.1\r\n",
+    "FROBNICATE\r\n",
+    "Subject: x\r\n",
+    "text\r\n",
+    "text",
+    ".\r\n",
+    "..\r\n",
+    ".",
+    "\r\n",
+    "\r\n.\r\n",
+    "\n.\r\n",
+    "\r.\r\n",
+    "\r",
+    "\n",
+    "\0",
+    "\u{fc}",
+    " ",
+];
+
+fn settings() -> impl Strategy<Value = Setting> {
+    let policy = select(vec![
+        BareNewline::Reject,
+        BareNewline::Normalise,
+        BareNewline::PassThrough,
+    ]);
+    let max_size = select(vec![0, 20, 1000]);
+    (
+        policy,
+        max_size,
+        prop::bool::weighted(0.2),
+        prop::bool::weighted(0.2),
+        prop_oneof![Just(0), any::<u32>()],
+    )
+        .prop_map(|(policy, max_size, lmtp, require_auth, mood)| Setting {
+            policy,
+            max_size,
+            lmtp,
+            require_auth,
+            mood,
+        })
+}
+
+/// Something that looks like SMTP: mostly fragments, now and then random octets, or many of one.
+fn sessions() -> impl Strategy<Value = Vec<u8>> {
+    let fragment = select(FRAGMENTS.to_vec()).prop_map(|fragment| fragment.as_bytes().to_vec());
+    let many = (any::<u8>(), select(vec![500, 506, 600, 12_290, 13_000]))
+        .prop_map(|(octet, len)| vec![octet; len]);
+    let piece = prop_oneof![60 => fragment, 2 => vec(any::<u8>(), 0..20), 1 => many];
+    // Most sessions begin well, so that they come to something.
+    (0..4_usize, vec(piece, 0..40)).prop_map(|(start, pieces)| {
+        let text = "EHLO client.example\r\nMAIL FROM:<a@b>\r\nRCPT TO:<c@d>\r\n";
+        let start: String = text.split_inclusive('\n').take(start).collect();
+        [start.into_bytes(), pieces.concat()].concat()
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(1000))]
+
+    #[test]
+    fn a_session_is_the_same_in_all_pieces(
+        setting in settings(),
+        input in sessions(),
+        cuts in vec(1..60_usize, 1..20),
+    ) {
+        setting.check(&input, &cuts);
+    }
+
+    #[test]
+    fn random_octets_are_the_same_in_all_pieces(
+        setting in settings(),
+        input in vec(any::<u8>(), 0..2000),
+        cuts in vec(1..60_usize, 1..20),
+    ) {
+        setting.check(&input, &cuts);
+    }
+
+    #[test]
+    fn a_message_is_the_same_in_all_pieces(
+        setting in settings(),
+        text in "[a.\r\n\0]{0,40}",
+        cuts in vec(1..6_usize, 1..20),
+    ) {
+        let input = format!("EHLO x\r\nLHLO x\r\nMAIL FROM:<a@b>\r\nRCPT TO:<c@d>\r\nDATA\r\n{text}\r\n.\r\nNOOP\r\n");
+        setting.check(input.as_bytes(), &cuts);
+    }
+
+    #[test]
+    fn a_command_without_end_fills_no_memory(start in "[A-Za-z :\r]{0,10}", len in 0..60_000_usize, piece in 1..5000_usize) {
+        let mut session = Setting::OPEN.session();
+        session.feed(start.as_bytes());
+        let limit = if start.get(..5).is_some_and(|verb| verb.eq_ignore_ascii_case("AUTH ")) {
+            AUTH_LINE
+        } else {
+            COMMAND_LINE
+        };
+        for piece in vec![b'x'; len].chunks(piece) {
+            session.feed(piece);
+            prop_assert!(session.input.len() <= limit);
+        }
+    }
+}
