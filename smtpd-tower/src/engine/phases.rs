@@ -46,7 +46,6 @@ impl<IO: AsyncRead + AsyncWrite + Unpin + Send> Driver<IO> {
     }
 
     async fn helo(&mut self, helo: smtpd_core::Helo) -> Result<(), Stop> {
-        self.end_transaction();
         let service = self.engine.pipeline.helo.clone();
         let (name, greeting) = (helo.name.clone(), helo.greeting);
         let reply = self
@@ -56,6 +55,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin + Send> Driver<IO> {
             })
             .await?;
         if reply.is_positive() {
+            self.end_transaction();
             self.session.greeted(name, greeting);
         }
         self.connection.reply(reply);
