@@ -1,7 +1,76 @@
 //! Layers: what stands around the services of a pipeline. One file holds a layer, its service and its future.
+//!
+//! | layer | phases | what it answers by itself |
+//! |---|---|---|
+//! | [`DomainFilterLayer`] | RCPT | 550 5.7.1 to recipients of other domains |
+//! | [`RateLimitLayer`] | any | 451 4.7.1 to clients that ask too often |
+//! | [`RequireAuthLayer`] | MAIL, RCPT, DATA | 530 5.7.0 before AUTH |
+//! | [`RequireTlsLayer`] | AUTH, MAIL, RCPT, DATA | 530 5.7.0 before STARTTLS |
+//! | [`ReverseDnsLayer`] | connect | nothing: it looks up the [`ReverseName`] of the client |
+//! | [`ReceivedLayer`] | DATA | nothing: it puts the trace header before the message, and names it by a [`QueueId`] |
+//! | [`TraceLayer`] | any | nothing: it logs by `tracing` |
+//!
+//! None of them changes the error of the service within: what a layer has to say to the client is a response. tower's own
+//! layers fit beside them; what those say by errors becomes a reply in [`recover`](crate::recover()). At connect a transient
+//! refusal closes the connection with 421.
+//!
+//! The first layer is the outermost, as everywhere in tower: it sees the request first and the response last.
+//!
+//! ```
+//! use std::{net::IpAddr, time::Duration};
+//!
+//! use smtpd_tower::{
+//!     Connect, Data, Mail, Pipeline, Rcpt, Reply, Request, handler_fn,
+//!     layer::{DomainFilterLayer, RateLimitLayer, ReceivedLayer, RequireTlsLayer, ReverseDnsLayer, TraceLayer},
+//! };
+//! use tower::ServiceBuilder;
+//!
+//! async fn resolve(_: IpAddr) -> Option<String> {
+//!     None // a query to the DNS
+//! }
+//!
+//! let per_client = RateLimitLayer::per_ip(100, Duration::from_secs(60));
+//! let connect = ServiceBuilder::new()
+//!     .layer(ReverseDnsLayer::new(resolve))
+//!     .service(handler_fn(async |_: Request<Connect>| {}));
+//! let mail = ServiceBuilder::new()
+//!     .layer(RequireTlsLayer::new())
+//!     .layer(per_client.clone())
+//!     .service(handler_fn(async |_: Request<Mail>| {}));
+//! let rcpt = ServiceBuilder::new()
+//!     .layer(per_client) // the same table: MAIL and RCPT count together
+//!     .layer(DomainFilterLayer::new(["example.org"]))
+//!     .service(handler_fn(async |_: Request<Rcpt>| {}));
+//! let data = ServiceBuilder::new()
+//!     .layer(ReceivedLayer::new())
+//!     .service(handler_fn(async |_: Request<Data>| Reply::ok("Dropped")));
+//! let pipeline = Pipeline::new()
+//!     .connect(connect)
+//!     .mail(mail)
+//!     .rcpt(rcpt)
+//!     .data(data)
+//!     .layer(TraceLayer::new());
+//! ```
 
 mod answer;
+mod clean;
 mod domain_filter;
+mod queue_id;
+mod rate_limit;
+mod received;
+mod require_auth;
+mod require_tls;
+mod reverse_dns;
+mod reverse_name;
+mod trace;
 
 pub use answer::AnswerFuture;
 pub use domain_filter::{DomainFilter, DomainFilterLayer};
+pub use queue_id::QueueId;
+pub use rate_limit::{RateLimit, RateLimitLayer};
+pub use received::{Received, ReceivedLayer};
+pub use require_auth::{RequireAuth, RequireAuthLayer};
+pub use require_tls::{RequireTls, RequireTlsLayer};
+pub use reverse_dns::{ReverseDns, ReverseDnsFuture, ReverseDnsLayer};
+pub use reverse_name::ReverseName;
+pub use trace::{Trace, TraceFuture, TraceLayer};
