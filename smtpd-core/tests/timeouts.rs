@@ -20,7 +20,10 @@ fn config() -> Config {
     Config::new("mx.example.org")
         .starttls(true)
         .mechanisms(Mechanisms::none().with(CramMd5))
-        .entropy(|nonce| nonce.fill(0))
+        .entropy(|nonce| {
+            nonce.fill(0);
+            true
+        })
 }
 
 fn session() -> Session<Yes> {

@@ -294,9 +294,10 @@ fn apply(config: Config, limits: &mut Limits, key: &str, value: &str) -> Config 
         "strict_pipelining" => return config.strict_pipelining(true),
         "lmtp" => return config.protocol(Protocol::Lmtp),
         "auth" => {
-            return config
-                .mechanisms(mechanisms(value))
-                .entropy(|nonce| nonce.fill(0));
+            return config.mechanisms(mechanisms(value)).entropy(|nonce| {
+                nonce.fill(0);
+                true
+            });
         }
         "no_entropy" => return config.mechanisms(Mechanisms::none().with(CramMd5)),
         "bare_newline" => return config.bare_newline(policy(value)),

@@ -50,7 +50,10 @@ impl Setting {
             .mechanisms(Mechanisms::default().with(CramMd5))
             .allow_insecure_auth(true)
             .require_auth(self.require_auth)
-            .entropy(|nonce| nonce.fill(0));
+            .entropy(|nonce| {
+                nonce.fill(0);
+                true
+            });
         let caller = Moody {
             mood: self.mood,
             asked: 0,
