@@ -48,8 +48,8 @@ impl<R: From<Reply>> IntoReply<R> for BodyError {
     }
 }
 
-impl IntoReply<AuthOutcome> for AuthOutcome {
-    fn into_reply(self) -> AuthOutcome {
+impl IntoReply<Self> for AuthOutcome {
+    fn into_reply(self) -> Self {
         self
     }
 }

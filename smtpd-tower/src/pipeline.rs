@@ -189,10 +189,10 @@ impl Pipeline {
             + LayerPhase<Data>,
     {
         Self {
-            connect: wrap(&layer, self.connect.or_else(|| accept())),
-            helo: wrap(&layer, self.helo.or_else(|| accept())),
+            connect: wrap(&layer, self.connect.or_else(accept)),
+            helo: wrap(&layer, self.helo.or_else(accept)),
             auth: wrap(&layer, self.auth),
-            mail: wrap(&layer, self.mail.or_else(|| accept())),
+            mail: wrap(&layer, self.mail.or_else(accept)),
             rcpt: wrap(&layer, self.rcpt.or_else(|| answer(no_recipient()))),
             data: wrap(&layer, self.data.or_else(|| answer(no_delivery()))),
         }

@@ -1,5 +1,6 @@
 use std::{
     collections::VecDeque,
+    future::poll_fn,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll, Waker},
 };
@@ -53,11 +54,16 @@ impl Feed {
         Poll::Pending
     }
 
-    /// Hands a piece over. The caller polls the service next: it is not woken for that.
-    pub(crate) fn push(&self, piece: Bytes, cx: &Context<'_>) {
-        let mut state = self.0.lock();
-        state.pieces.push_back(piece);
-        wake_reader(state, Some(cx));
+    /// Hands a piece over. The caller polls the service next, so its own task is not woken for that.
+    pub(crate) async fn push(&self, piece: Bytes) {
+        let mut piece = Some(piece);
+        poll_fn(|cx| {
+            let mut state = self.0.lock();
+            state.pieces.extend(piece.take());
+            wake_reader(state, Some(cx));
+            Poll::Ready(())
+        })
+        .await;
     }
 
     /// Ends the message, unless it has ended.
@@ -138,7 +144,7 @@ mod tests {
         assert_pending!(chunk.poll());
         assert!(engine.is_woken());
         assert_ready!(engine.enter(|cx, _| feed.poll_wanted(cx)));
-        engine.enter(|cx, _| feed.push(Bytes::from_static(b"one"), cx));
+        assert_ready!(task::spawn(feed.push(Bytes::from_static(b"one"))).poll());
         assert!(chunk.is_woken());
         assert!(engine.enter(|cx, _| feed.poll_wanted(cx)).is_pending());
         assert_eq!(assert_ready!(chunk.poll()).unwrap().unwrap(), "one");
@@ -147,7 +153,7 @@ mod tests {
     #[tokio::test]
     async fn a_feed_that_is_dropped_never_ends_a_message_cleanly() {
         let (feed, mut body) = incoming();
-        std::future::poll_fn(|cx| Poll::Ready(feed.push(Bytes::from_static(b"half"), cx))).await;
+        feed.push(Bytes::from_static(b"half")).await;
         drop(feed);
         assert_eq!(body.chunk().await.unwrap().unwrap(), "half");
         assert!(matches!(

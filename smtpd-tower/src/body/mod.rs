@@ -46,8 +46,10 @@ enum Source {
     Fixed(Option<Bytes>),
     Incoming(Incoming),
     // Only ever reached through `&mut`, so the wrapper makes the body `Sync` for free.
-    Stream(SyncWrapper<Pin<Box<dyn Stream<Item = Result<Bytes, BodyError>> + Send>>>),
+    Stream(SyncWrapper<Pin<Box<Pieces>>>),
 }
+
+type Pieces = dyn Stream<Item = Result<Bytes, BodyError>> + Send;
 
 impl Body {
     /// A body of that stream, for instance one that changes another body.

@@ -267,7 +267,7 @@ mod tests {
         let request = Request::new(Session::local(), Data::new(Envelope::default(), body));
         let mut answer = task::spawn(inbox.clone().call(request));
         assert_pending!(answer.poll());
-        task::spawn(()).enter(|cx, _| feed.push("half".into(), cx));
+        assert!(task::spawn(feed.push("half".into())).poll().is_ready());
         assert_pending!(answer.poll());
         drop(feed);
         assert_eq!(assert_ready_ok!(answer.poll()).code().as_u16(), 451);

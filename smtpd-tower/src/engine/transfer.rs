@@ -149,7 +149,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin + Send> Driver<IO> {
                 match event {
                     Event::Chunk(octets) => {
                         let piece = self.wire.piece(octets);
-                        poll_fn(|cx| Poll::Ready(transfer.feed.push(piece.clone(), cx))).await;
+                        transfer.feed.push(piece).await;
                         fed = true;
                     }
                     Event::ChunkEnd if fed => {
