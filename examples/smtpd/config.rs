@@ -1,0 +1,72 @@
+//! From the options to the settings of the protocol.
+
+use std::time::Duration;
+
+use smtpd_tower::{Config, Timeouts};
+
+use crate::options::Options;
+
+/// The protocol as the options want it. What they leave open stays as the framework has it.
+pub(crate) fn apply(options: &Options, config: Config) -> Config {
+    let mut limits = config.limits_ref().clone();
+    if let Some(octets) = options.max_size {
+        limits.message_size = (octets > 0).then_some(octets);
+    }
+    for (limit, option) in [
+        (&mut limits.recipients, options.max_recipients),
+        (&mut limits.errors, options.max_errors),
+        (&mut limits.auth_failures, options.max_auth_failures),
+    ] {
+        *limit = option.map_or(*limit, |number| number.get());
+    }
+    let timeouts = options.timeout.map_or_else(Timeouts::default, |seconds| {
+        Timeouts::default().inactivity(Duration::from_secs(seconds.get().into()))
+    });
+    let on = |switch: Option<bool>| switch.unwrap_or_default();
+    let config = config
+        .limits(limits)
+        .timeouts(timeouts)
+        .require_tls(on(options.require_tls))
+        .require_auth(on(options.require_auth))
+        .allow_insecure_auth(on(options.allow_plaintext_auth))
+        .bare_newline(options.bare_lf.map(Into::into).unwrap_or_default());
+    let config = match options.has_users() {
+        true => config.mechanisms(options.mechanisms()),
+        false => config,
+    };
+    match &options.app_name {
+        Some(name) => config.app_name(name),
+        None => config,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(line: &str) -> Config {
+        let args = ["smtpd"].into_iter().chain(line.split_whitespace());
+        apply(&Options::read(args).unwrap(), Config::new("mx.test"))
+    }
+
+    #[test]
+    fn what_is_not_given_stays_as_it_is() {
+        let (set, unset) = (of(""), Config::new("mx.test"));
+        assert_eq!(set.limits_ref(), unset.limits_ref());
+        assert_eq!(set.timeouts_ref(), unset.timeouts_ref());
+        assert_eq!(set.program(), unset.program());
+    }
+
+    #[test]
+    fn limits_are_taken_over() {
+        let config = of(
+            "--max-size 0 --max-recipients 1 --max-errors 2 --max-auth-failures 3 --timeout 5 --app-name x",
+        );
+        let limits = config.limits_ref();
+        assert_eq!((limits.message_size, limits.recipients), (None, 1));
+        assert_eq!((limits.errors, limits.auth_failures), (2, 3));
+        assert_eq!(config.timeouts_ref().command, Duration::from_secs(5));
+        assert_eq!(config.program(), "x");
+        assert_eq!(of("--max-size 7").limits_ref().message_size, Some(7));
+    }
+}

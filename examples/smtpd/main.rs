@@ -1,0 +1,162 @@
+//! The reference server: SMTP, SMTP over TLS and LMTP into a Maildir.
+//!
+//! It is also a tour of the framework. This file holds what every server has: a [`pipeline`] of services, one for each
+//! phase of a session, and a [`server`] around it. The rest is in a file each:
+//!
+//! | file | what it shows |
+//! |---|---|
+//! | `message_log.rs` | a layer of one's own |
+//! | `users.rs` | authentication, by passwords or by their hashes |
+//! | `config.rs` | limits, timeouts, what is required |
+//! | `tls.rs` | certificates |
+//! | `listen.rs` | several listeners, on TCP and Unix sockets |
+//! | `log.rs` | hooks and the log |
+//! | `options.rs`, `values.rs`, `file.rs` | the command line and the file of options |
+#![forbid(unsafe_code)]
+
+mod config;
+mod file;
+mod listen;
+mod log;
+mod message_log;
+mod options;
+mod signals;
+mod tls;
+mod users;
+mod values;
+
+use std::{env, error::Error, process::ExitCode, time::Duration};
+
+use smtpd_tower::{
+    BoxError, Connect, Data, Domain, Mail, PhaseService, Pipeline, Rcpt, Reply, Request, Server,
+    deliver::{Discard, Maildir},
+    handler_fn,
+    layer::{DomainFilterLayer, RateLimitLayer, ReceivedLayer},
+    system_hostname,
+};
+use tower::ServiceBuilder;
+
+use crate::{message_log::MessageLogLayer, options::Options, signals::Signals, users::Users};
+
+/// How long the sessions may go on once the server has been told to end.
+const GRACE: Duration = Duration::from_secs(30);
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let options = Options::read(env::args_os()).unwrap_or_else(|error| error.exit());
+    log::start(&options);
+    match run(&options).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("smtpd: {}", with_causes(&*error));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(options: &Options) -> Result<(), BoxError> {
+    let mut signals = Signals::catch()?;
+    let server = server(options, pipeline(options).await?)?;
+    let mut serving = listen::serve(listen::bind(options).await?, &server);
+
+    tokio::select! {
+        () = signals.next() => tracing::info!("shutting down"),
+        // A listener ends by itself only where it fails.
+        Some(ended) = serving.join_next() => ended??,
+    }
+    let handle = server.handle();
+    tokio::select! {
+        () = handle.shutdown(GRACE) => {}
+        () = signals.next() => handle.shutdown(Duration::ZERO).await,
+    }
+    while let Some(ended) = serving.join_next().await {
+        ended??;
+    }
+    Ok(())
+}
+
+/// Who decides on what. AUTH is not offered where nobody answers it; HELO, which nobody answers here, is always taken.
+async fn pipeline(options: &Options) -> Result<Pipeline, BoxError> {
+    // Sessions and messages are counted apart, each in a table of its own.
+    let rate_limit = || options.rate.map(RateLimitLayer::new);
+    let domains = options.domain.iter().map(Domain::as_str);
+    let anywhere = !options.domain.is_empty();
+
+    let connect = ServiceBuilder::new()
+        .option_layer(rate_limit())
+        .service(handler_fn(move |request| welcome(request, anywhere)));
+    let mail = ServiceBuilder::new()
+        .option_layer(rate_limit())
+        .service(handler_fn(async |_: Request<Mail>| {}));
+    let rcpt = ServiceBuilder::new()
+        .option_layer(anywhere.then(|| DomainFilterLayer::new(domains)))
+        .service(handler_fn(async |_: Request<Rcpt>| {}));
+    let data = ServiceBuilder::new()
+        .option_layer(tracing::enabled!(tracing::Level::INFO).then_some(MessageLogLayer))
+        .service(store(options).await?);
+
+    let pipeline = Pipeline::new()
+        .connect(connect)
+        .mail(mail)
+        .rcpt(rcpt)
+        .data(data);
+    Ok(match Users::new(options)? {
+        Some(users) => pipeline.auth(handler_fn(move |request| users.clone().login(request))),
+        None => pipeline,
+    })
+}
+
+/// Greets clients of this machine, and others only where it is said for which domains mail is taken.
+async fn welcome(request: Request<Connect>, anywhere: bool) -> Result<(), Reply> {
+    if anywhere || request.session().peer().is_local() {
+        Ok(())
+    } else {
+        Err(Reply::rejected("No mail from other machines here"))
+    }
+}
+
+/// Where messages go.
+async fn store(options: &Options) -> Result<PhaseService<Data>, BoxError> {
+    if options.discard == Some(true) {
+        return Ok(PhaseService::new(Discard));
+    }
+    let maildir = Maildir::new(options.maildir());
+    if let Some(parent) = maildir.path().parent() {
+        tokio::fs::create_dir_all(parent).await?;
+    }
+    maildir.create().await?;
+    // What a crash has left is of no use to anybody after a day and a half.
+    maildir.clean_tmp(Duration::from_secs(36 * 3600)).await?;
+    Ok(PhaseService::new(
+        ServiceBuilder::new()
+            .layer(ReceivedLayer::new())
+            .service(maildir),
+    ))
+}
+
+/// A server of that pipeline.
+fn server(options: &Options, pipeline: Pipeline) -> Result<Server, BoxError> {
+    let hostname = options.hostname.clone().unwrap_or_else(system_hostname);
+    let tls = tls::config(options, &hostname)?;
+    let mut server = Server::new(hostname, pipeline)
+        .configure(|config| config::apply(options, config))
+        .on_close(log::session);
+    if let Some(sessions) = options.max_sessions {
+        server = server.max_sessions(usize::try_from(sessions.get())?);
+    }
+    if let Some(tls) = tls {
+        server = server.tls(tls);
+    }
+    Ok(server)
+}
+
+/// An error in one line, with what has caused it.
+fn with_causes(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text += &format!(": {error}");
+        cause = error.source();
+    }
+    text
+}

@@ -1,0 +1,384 @@
+//! What the server can be told: on the command line, in a file, or both.
+//!
+//! One struct serves both: clap fills it from flags, serde from TOML, under the same names. What neither says stays
+//! `None`, so that the defaults of the framework hold.
+
+use std::{any::TypeId, ffi::OsString, num::NonZeroU32, path::PathBuf};
+
+use clap::{Arg, CommandFactory, Error, FromArgMatches, Parser, error::ErrorKind};
+use serde::Deserialize;
+use smtpd_tower::{Domain, limiter::Rate, sasl::Mechanisms};
+
+use crate::{
+    file,
+    values::{Address, BareLf, LogFormat, LogLevel, Mechanism, User},
+};
+
+const LISTENERS: &str = "Listeners";
+const NAMES: &str = "Names";
+const STORAGE: &str = "Recipients and storage";
+const USERS: &str = "Authentication";
+const TLS: &str = "TLS";
+const LIMITS: &str = "Limits";
+const LOG: &str = "Log";
+
+/// Takes mail by SMTP and LMTP, and stores it in a Maildir.
+///
+/// Without --domain, mail for any recipient is taken, but only from this machine: other clients are turned away. With
+/// it, clients may be anywhere, and only mail for these domains and for <postmaster> is taken, whoever sends it.
+/// Nothing is ever relayed.
+#[derive(Clone, Debug, Default, Parser, Deserialize)]
+#[command(name = "smtpd", version)]
+#[serde(default, rename_all = "kebab-case", deny_unknown_fields)]
+pub(crate) struct Options {
+    /// Read options from a TOML file: its fields have their names, without the hyphens in front, and repeatable ones
+    /// are arrays. The command line goes before it
+    #[arg(long, value_name = "FILE")]
+    #[serde(skip)]
+    pub(crate) config: Option<PathBuf>,
+
+    /// Listen for SMTP at HOST:PORT or unix:PATH; repeatable [default: 127.0.0.1:2525, if no listener is given]
+    #[arg(long, value_name = "ADDR", help_heading = LISTENERS)]
+    #[serde(deserialize_with = "file::list")]
+    pub(crate) listen: Vec<Address>,
+
+    /// The same for SMTP within TLS from the first octet; repeatable
+    #[arg(long, value_name = "ADDR", help_heading = LISTENERS)]
+    #[serde(deserialize_with = "file::list")]
+    pub(crate) listen_tls: Vec<Address>,
+
+    /// The same for LMTP; repeatable
+    #[arg(long, value_name = "ADDR", help_heading = LISTENERS)]
+    #[serde(deserialize_with = "file::list")]
+    pub(crate) listen_lmtp: Vec<Address>,
+
+    /// The name of this host, as the greeting shows it [default: the system's]
+    #[arg(long, value_name = "NAME", help_heading = NAMES)]
+    pub(crate) hostname: Option<String>,
+
+    /// The name of this program, as the greeting shows it [default: smtpd]
+    #[arg(long, value_name = "NAME", help_heading = NAMES)]
+    pub(crate) app_name: Option<String>,
+
+    /// Take mail for this domain, and answer others with 550; repeatable [default: any, from this machine]
+    #[arg(long, value_name = "NAME", help_heading = STORAGE)]
+    #[serde(deserialize_with = "file::list")]
+    pub(crate) domain: Vec<Domain>,
+
+    /// Where messages are stored [default: ./mail]
+    #[arg(long, value_name = "DIR", help_heading = STORAGE)]
+    pub(crate) maildir: Option<PathBuf>,
+
+    /// Take messages and drop them, to measure
+    #[arg(long, help_heading = STORAGE)]
+    pub(crate) discard: Option<bool>,
+
+    /// What to do with CR without LF, and LF without CR, in a message [default: reject]
+    #[arg(long, value_name = "POLICY", help_heading = STORAGE)]
+    pub(crate) bare_lf: Option<BareLf>,
+
+    /// A user; repeatable. Whoever can list processes sees the password, but not in the file of --config
+    #[arg(long, value_name = "NAME:PASSWORD", help_heading = USERS)]
+    #[serde(deserialize_with = "file::list")]
+    pub(crate) user: Vec<User>,
+
+    /// A file with a line NAME:$argon2id$... for each user, instead of --user
+    #[arg(long, value_name = "FILE", help_heading = USERS)]
+    pub(crate) users: Option<PathBuf>,
+
+    /// The mechanisms to offer [default: PLAIN,LOGIN,CRAM-MD5; with --users PLAIN,LOGIN]
+    #[arg(long, value_name = "LIST", value_delimiter = ',', ignore_case = true, help_heading = USERS)]
+    #[serde(deserialize_with = "file::list")]
+    pub(crate) auth_mechanisms: Vec<Mechanism>,
+
+    /// Take mail only from clients that have authenticated
+    #[arg(long, help_heading = USERS)]
+    pub(crate) require_auth: Option<bool>,
+
+    /// Offer PLAIN and LOGIN without TLS too: whoever watches the network learns the passwords
+    #[arg(long, help_heading = USERS)]
+    pub(crate) allow_plaintext_auth: Option<bool>,
+
+    /// The certificate and its chain, in PEM; with it, STARTTLS is offered
+    #[arg(long, value_name = "FILE", help_heading = TLS)]
+    pub(crate) tls_cert: Option<PathBuf>,
+
+    /// Its private key, in PEM [default: the file of --tls-cert]
+    #[arg(long, value_name = "FILE", help_heading = TLS)]
+    pub(crate) tls_key: Option<PathBuf>,
+
+    /// A file with the passphrase of the key
+    #[arg(long, value_name = "FILE", help_heading = TLS)]
+    pub(crate) tls_key_passphrase_file: Option<PathBuf>,
+
+    /// Make a certificate at start, instead of --tls-cert; no client can verify it
+    #[arg(long, help_heading = TLS)]
+    pub(crate) tls_self_signed: Option<bool>,
+
+    /// The same, but keep it for the next start: smtpd-cert.pem and smtpd-key.pem beside the Maildir
+    #[arg(long, help_heading = TLS)]
+    pub(crate) tls_self_signed_keep: Option<bool>,
+
+    /// Take no mail before STARTTLS
+    #[arg(long, help_heading = TLS)]
+    pub(crate) require_tls: Option<bool>,
+
+    /// Octets of a message, 0 for no limit [default: 1048576]
+    #[arg(long, value_name = "OCTETS", help_heading = LIMITS)]
+    pub(crate) max_size: Option<u64>,
+
+    /// Recipients of a message; more are answered with 452 [default: 100]
+    #[arg(long, value_name = "N", help_heading = LIMITS)]
+    pub(crate) max_recipients: Option<NonZeroU32>,
+
+    /// Sessions at a time; more clients are turned away with 421 [default: 10000]
+    #[arg(long, value_name = "N", help_heading = LIMITS)]
+    pub(crate) max_sessions: Option<NonZeroU32>,
+
+    /// Wrong commands until the session is ended [default: 20]
+    #[arg(long, value_name = "N", help_heading = LIMITS)]
+    pub(crate) max_errors: Option<NonZeroU32>,
+
+    /// Failed authentications until the session is ended [default: 5]
+    #[arg(long, value_name = "N", help_heading = LIMITS)]
+    pub(crate) max_auth_failures: Option<NonZeroU32>,
+
+    /// Silence until the session is ended; the time for a command line, a handshake and a message shrinks with it
+    /// [default: 300]
+    #[arg(long, value_name = "SECONDS", help_heading = LIMITS)]
+    pub(crate) timeout: Option<NonZeroU32>,
+
+    /// Sessions, and messages, that one client address may begin in so many seconds [default: no limit]
+    #[arg(long, value_name = "N/SECONDS", help_heading = LIMITS)]
+    #[serde(deserialize_with = "file::text")]
+    pub(crate) rate: Option<Rate>,
+
+    /// Lines to be read, or JSON for machines; on standard error [default: text]
+    #[arg(long, value_name = "FORMAT", help_heading = LOG)]
+    pub(crate) log_format: Option<LogFormat>,
+
+    /// How much to log: info has a line for each session and message, trace what was sent and received [default: info]
+    #[arg(long, value_name = "LEVEL", help_heading = LOG)]
+    pub(crate) log_level: Option<LogLevel>,
+
+    /// Log errors only
+    #[arg(long, help_heading = LOG)]
+    pub(crate) quiet: Option<bool>,
+}
+
+impl Options {
+    /// Reads the command line, and the file that it names.
+    ///
+    /// # Errors
+    /// What is wrong with them, in a form that can be printed; so come `--help` and `--version`.
+    pub(crate) fn read(
+        args: impl IntoIterator<Item = impl Into<OsString> + Clone>,
+    ) -> Result<Self, Error> {
+        let usage = |fault| Error::raw(ErrorKind::ArgumentConflict, format!("{fault}\n"));
+        let matches = Self::command()
+            .mut_args(switch)
+            .try_get_matches_from(args)?;
+        let mut options = match matches.get_one::<PathBuf>("config") {
+            Some(path) => file::read(path).map_err(usage)?,
+            None => Self::default(),
+        };
+        options.update_from_arg_matches(&matches)?;
+        match options.fault() {
+            Some(fault) => Err(usage(fault.to_owned())),
+            None => Ok(options),
+        }
+    }
+
+    /// Where messages are stored.
+    pub(crate) fn maildir(&self) -> PathBuf {
+        self.maildir.clone().unwrap_or_else(|| "mail".into())
+    }
+
+    /// Whether anybody can authenticate.
+    pub(crate) fn has_users(&self) -> bool {
+        !self.user.is_empty() || self.users.is_some()
+    }
+
+    /// The mechanisms to offer; CRAM-MD5 only where the passwords themselves are known.
+    pub(crate) fn mechanisms(&self) -> Mechanisms {
+        let default: &[_] = match self.users {
+            Some(_) => &[Mechanism::Plain, Mechanism::Login],
+            None => &[Mechanism::Plain, Mechanism::Login, Mechanism::CramMd5],
+        };
+        let wanted = match &*self.auth_mechanisms {
+            [] => default,
+            wanted => wanted,
+        };
+        let none = Mechanisms::none();
+        wanted
+            .iter()
+            .fold(none, |set, mechanism| mechanism.add_to(set))
+    }
+
+    /// What could not work, told before anything starts.
+    fn fault(&self) -> Option<&'static str> {
+        let on = |switch: Option<bool>| switch.unwrap_or_default();
+        let self_signed = on(self.tls_self_signed) || on(self.tls_self_signed_keep);
+        let tls = self.tls_cert.is_some() || self_signed;
+        let in_the_clear = !tls && !on(self.allow_plaintext_auth);
+        let faults = [
+            (
+                on(self.require_tls) && !tls,
+                "--require-tls needs --tls-cert or --tls-self-signed",
+            ),
+            (
+                !self.listen_tls.is_empty() && !tls,
+                "--listen-tls needs --tls-cert or --tls-self-signed",
+            ),
+            (
+                self.tls_cert.is_some() && self_signed,
+                "--tls-cert and --tls-self-signed exclude each other",
+            ),
+            (
+                self.tls_cert.is_none() && self.tls_key.is_some(),
+                "--tls-key needs --tls-cert",
+            ),
+            (
+                self.tls_cert.is_none() && self.tls_key_passphrase_file.is_some(),
+                "--tls-key-passphrase-file needs --tls-cert",
+            ),
+            (
+                !self.user.is_empty() && self.users.is_some(),
+                "--user and --users exclude each other",
+            ),
+            (
+                self.users.is_some() && self.auth_mechanisms.contains(&Mechanism::CramMd5),
+                "CRAM-MD5 needs the passwords themselves, and --users has only their hashes",
+            ),
+            (
+                on(self.require_auth) && !self.has_users(),
+                "--require-auth needs --user or --users",
+            ),
+            (
+                on(self.require_auth)
+                    && in_the_clear
+                    && self.mechanisms().iter().all(|m| m.is_plaintext()),
+                "--require-auth lets nobody in: PLAIN and LOGIN need --tls-cert, --tls-self-signed or --allow-plaintext-auth",
+            ),
+        ];
+        faults
+            .into_iter()
+            .find_map(|(found, fault)| found.then_some(fault))
+    }
+}
+
+/// Lets a switch be written `--switch` and `--switch=false`, so that the command line can undo what the file says.
+fn switch(arg: Arg) -> Arg {
+    if arg.get_value_parser().type_id() != TypeId::of::<bool>() {
+        return arg;
+    }
+    arg.num_args(0..=1)
+        .require_equals(true)
+        .default_missing_value("true")
+        .hide_possible_values(true)
+        .value_name("BOOL")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    fn read(line: &str) -> Result<Options, Error> {
+        Options::read(["smtpd"].into_iter().chain(line.split_whitespace()))
+    }
+
+    #[test]
+    fn the_command_is_well_formed() {
+        Options::command().mut_args(switch).debug_assert();
+    }
+
+    #[test]
+    fn every_option_is_taken() {
+        let options = read(
+            "--listen 127.0.0.1:0 --listen [::1]:25 --listen-tls a:465 --listen-lmtp unix:/run/lmtp \
+             --hostname mx.test --app-name x --domain a.test --domain b.test --maildir m --discard --bare-lf normalise \
+             --user a:b --auth-mechanisms plain,CRAM-MD5 --require-auth --allow-plaintext-auth \
+             --tls-cert c --tls-key k --tls-key-passphrase-file p --require-tls \
+             --max-size 0 --max-recipients 1 --max-sessions 2 --max-errors 3 --max-auth-failures 4 --timeout 5 \
+             --rate 6/7 --log-format json --log-level trace --quiet",
+        )
+        .unwrap();
+        assert_eq!((options.listen.len(), options.domain.len()), (2, 2));
+        assert_eq!(options.max_errors.map(NonZeroU32::get), Some(3));
+        assert_eq!(options.discard, Some(true));
+    }
+
+    #[test]
+    fn the_command_line_goes_before_the_file() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("smtpd.toml");
+        let text = "listen = 'a:1'\nmax-size = 1\nmax-errors = 2\nquiet = true\ndiscard = true\n";
+        fs::write(&path, text).unwrap();
+        let line = format!(
+            "--config {} --listen b:2 --listen c:3 --max-size 5 --quiet=false",
+            path.display()
+        );
+        let options = read(&line).unwrap();
+        let listen: Vec<_> = options.listen.iter().map(ToString::to_string).collect();
+        assert_eq!(listen, ["b:2", "c:3"]);
+        assert_eq!((options.max_size, options.quiet), (Some(5), Some(false)));
+        assert_eq!(options.max_errors.map(NonZeroU32::get), Some(2));
+        assert_eq!(options.discard, Some(true));
+    }
+
+    #[test]
+    fn what_cannot_work_is_refused() {
+        for line in [
+            "--no-such-option",
+            "--listen 25",
+            "--domain a@b",
+            "--user alice",
+            "--user alice:",
+            "--max-recipients 0",
+            "--timeout 0",
+            "--rate 5",
+            "--auth-mechanisms NTLM",
+            "--config /no/such/file.toml",
+            "--require-tls",
+            "--listen-tls a:465",
+            "--tls-cert c --tls-self-signed",
+            "--tls-key k",
+            "--tls-self-signed --tls-key-passphrase-file p",
+            "--user a:b --users f",
+            "--users f --auth-mechanisms PLAIN,CRAM-MD5",
+            "--require-auth",
+            "--require-auth --users f",
+            "--require-auth --user a:b --auth-mechanisms LOGIN",
+        ] {
+            let error = read(line).unwrap_err();
+            assert_eq!(error.exit_code(), 2, "{line}");
+        }
+        for line in [
+            "",
+            "--require-auth --user a:b",
+            "--require-auth --users f --allow-plaintext-auth",
+        ] {
+            assert!(read(line).is_ok(), "{line}");
+        }
+    }
+
+    #[test]
+    fn cram_md5_is_offered_only_where_passwords_are_known() {
+        for (line, names) in [
+            ("--user a:b", &["PLAIN", "LOGIN", "CRAM-MD5"][..]),
+            ("--users f", &["PLAIN", "LOGIN"]),
+            ("--user a:b --auth-mechanisms login", &["LOGIN"]),
+        ] {
+            let mechanisms = read(line).unwrap().mechanisms();
+            assert!(
+                mechanisms
+                    .iter()
+                    .map(|m| m.name().as_str())
+                    .eq(names.iter().copied()),
+                "{line}"
+            );
+        }
+    }
+}

@@ -1,0 +1,174 @@
+//! The values of options that are more than a number or a word.
+
+use std::{fmt, path::PathBuf, str::FromStr};
+
+use clap::ValueEnum;
+use serde::Deserialize;
+use smtpd_tower::{
+    BareNewline, Secret,
+    sasl::{CramMd5, Login, Mechanisms, Plain},
+};
+
+/// Where to listen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Address {
+    /// A host's name or address, and a port.
+    Tcp(String),
+    Unix(PathBuf),
+}
+
+impl FromStr for Address {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if let Some(path) = text.strip_prefix("unix:").filter(|path| !path.is_empty()) {
+            return Ok(Self::Unix(path.into()));
+        }
+        let (host, port) = text.rsplit_once(':').unwrap_or_default();
+        // An IPv6 address needs its brackets, or its last group would be taken for the port.
+        let host_is_whole = host.starts_with('[') || !host.contains(':');
+        if host.is_empty() || !host_is_whole || port.parse::<u16>().is_err() {
+            return Err("expected HOST:PORT, [IPV6]:PORT or unix:PATH");
+        }
+        Ok(Self::Tcp(text.to_owned()))
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => f.write_str(address),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+/// A user with the password itself.
+#[derive(Clone, Debug)]
+pub(crate) struct User {
+    pub(crate) name: String,
+    pub(crate) password: Secret,
+}
+
+impl FromStr for User {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text.split_once(':') {
+            Some((name, password)) if !name.is_empty() && !password.is_empty() => Ok(Self {
+                name: name.to_owned(),
+                password: Secret::plain(password),
+            }),
+            _ => Err("expected NAME:PASSWORD, neither of them empty"),
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Mechanism {
+    #[value(name = "PLAIN")]
+    Plain,
+    #[value(name = "LOGIN")]
+    Login,
+    #[value(name = "CRAM-MD5")]
+    CramMd5,
+}
+
+impl Mechanism {
+    pub(crate) fn add_to(self, set: Mechanisms) -> Mechanisms {
+        match self {
+            Self::Plain => set.with(Plain),
+            Self::Login => set.with(Login),
+            Self::CramMd5 => set.with(CramMd5),
+        }
+    }
+}
+
+impl FromStr for Mechanism {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        ValueEnum::from_str(text, true).map_err(|_| format!("no mechanism {text:?} here"))
+    }
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum BareLf {
+    /// Refuse the message
+    Reject,
+    /// Make it CRLF
+    Normalise,
+    /// Leave it as it is: unsafe where another server reads the messages
+    Pass,
+}
+
+impl From<BareLf> for BareNewline {
+    fn from(policy: BareLf) -> Self {
+        match policy {
+            BareLf::Reject => Self::Reject,
+            BareLf::Normalise => Self::Normalise,
+            BareLf::Pass => Self::PassThrough,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum LogFormat {
+    #[default]
+    Text,
+    Json,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum LogLevel {
+    Off,
+    Error,
+    Warn,
+    #[default]
+    Info,
+    Debug,
+    Trace,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses() {
+        for text in [
+            "127.0.0.1:0",
+            "[::1]:25",
+            "localhost:2525",
+            "unix:/run/smtpd.sock",
+        ] {
+            assert_eq!(text.parse::<Address>().unwrap().to_string(), text);
+        }
+        for text in [
+            "",
+            "25",
+            ":25",
+            "::1:25",
+            "localhost",
+            "localhost:",
+            "a:70000",
+            "a:-1",
+            "unix:",
+        ] {
+            assert!(text.parse::<Address>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn users_with_an_empty_name_or_password_are_refused() {
+        let user: User = "alice:a:b".parse().unwrap();
+        assert_eq!(user.name, "alice");
+        assert!(!format!("{user:?}").contains("a:b"));
+        for text in ["alice", "alice:", ":secret", ":", ""] {
+            assert!(text.parse::<User>().is_err(), "{text}");
+        }
+    }
+}
