@@ -39,11 +39,8 @@ fn every_mode_and_mechanism_delivers_the_same_octets() {
                     .credentials(credentials)
                     .authentication(vec![mechanism]);
             }
-            let message = format!(
-                "Subject: {}\r\n\r\n.\r\n..dots\r\nfrom lettre\r\n",
-                sent.len()
-            )
-            .into_bytes();
+            let message =
+                format!("Subject: {}\r\n\r\n.\r\n..dots\r\nfrom lettre", sent.len()).into_bytes();
             let recipients = vec![
                 "user@example.org".parse().unwrap(),
                 "other@example.org".parse().unwrap(),
@@ -51,7 +48,8 @@ fn every_mode_and_mechanism_delivers_the_same_octets() {
             let envelope =
                 Envelope::new(Some("alice@example.org".parse().unwrap()), recipients).unwrap();
             transport.build().send_raw(&envelope, &message).unwrap();
-            sent.push(message);
+            // lettre ends every message with CRLF.CRLF.
+            sent.push([&message[..], b"\r\n"].concat());
         }
     }
     let delivered = server.delivered();
