@@ -54,7 +54,7 @@ pub(crate) fn message(
     envelope: &Envelope,
     size: u64,
     began: Instant,
-    reply: &Reply,
+    reply: Option<&Reply>,
 ) {
     let to: Vec<_> = envelope
         .recipients()
@@ -68,7 +68,7 @@ pub(crate) fn message(
         to = to.join(","),
         size,
         ms = began.elapsed().as_millis() as u64,
-        reply = %reply,
+        reply = reply.map(display),
         "message"
     );
 }

@@ -12,7 +12,7 @@ use std::{
 
 use bytes::Bytes;
 use futures_core::Stream;
-use smtpd_tower::{Body, BodyError, BoxError, Data, Reply, Request, recover};
+use smtpd_tower::{Answer, Body, BodyError, BoxError, Data, Request, recover};
 use tower::{Layer, Service};
 
 use crate::log;
@@ -37,11 +37,11 @@ pub(crate) struct MessageLog<S> {
 
 impl<S> Service<Request<Data>> for MessageLog<S>
 where
-    S: Service<Request<Data>, Response = Reply, Error = BoxError, Future: Send + 'static>,
+    S: Service<Request<Data>, Response: Answer, Error = BoxError, Future: Send + 'static>,
 {
-    type Response = Reply;
+    type Response = S::Response;
     type Error = BoxError;
-    type Future = Pin<Box<dyn Future<Output = Result<Reply, BoxError>> + Send>>;
+    type Future = Pin<Box<dyn Future<Output = Result<S::Response, BoxError>> + Send>>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
         self.inner.poll_ready(cx)
@@ -63,8 +63,8 @@ where
             let result = reply.await;
             let size = size.load(Ordering::Relaxed);
             match &result {
-                Ok(reply) => log::message(&session, &envelope, size, began, reply),
-                Err(error) => log::message(&session, &envelope, size, began, &recover(error)),
+                Ok(answer) => log::message(&session, &envelope, size, began, answer.reply()),
+                Err(error) => log::message(&session, &envelope, size, began, Some(&recover(error))),
             }
             result
         })

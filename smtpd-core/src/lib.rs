@@ -20,6 +20,7 @@ mod address;
 mod command;
 mod config;
 mod connection;
+mod data_reply;
 mod extension;
 mod framing;
 mod parameter;
@@ -36,6 +37,7 @@ pub use connection::{
     AuthOutcome, AuthRequest, CloseReason, Connection, Direction, Event, Greeting, Helo,
     MailCommand, MessageError, RcptCommand, Timeouts, WireLine,
 };
+pub use data_reply::DataReply;
 pub use extension::{Extension, Extensions, Standard};
 pub use framing::BareNewline;
 pub use parameter::{

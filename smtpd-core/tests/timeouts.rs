@@ -415,7 +415,9 @@ fn a_forced_shutdown_ends_everything_and_late_answers_say_nothing() {
     session.connection.reply(Reply::OK);
     session.connection.accept_data();
     session.connection.accept_chunk();
-    session.connection.reply_each([Reply::OK]);
+    session
+        .connection
+        .reply(smtpd_core::DataReply::each([Reply::OK]));
     assert!(session.connection.output().starts_with(b"421 "));
     assert_eq!(
         session

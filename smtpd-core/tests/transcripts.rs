@@ -28,7 +28,8 @@
 use std::{fs, path::Path, sync::Arc};
 
 use smtpd_core::{
-    BareNewline, Code, Config, Connection, Event, Extensions, Limits, Protocol, Reply, Status,
+    BareNewline, Code, Config, Connection, DataReply, Event, Extensions, Limits, Protocol, Reply,
+    Status,
     sasl::{CramMd5, Identity, Login, Mechanisms, Plain},
 };
 
@@ -362,7 +363,7 @@ impl Caller for Answers {
         let mut replies: Vec<_> = text.split(" | ").map(parse_reply).collect();
         match text.strip_prefix("accept ") {
             Some(name) => connection.reply_auth(Identity::new(name).into()),
-            None if replies.len() > 1 => connection.reply_each(replies),
+            None if replies.len() > 1 => connection.reply(DataReply::each(replies)),
             None => connection.reply(replies.remove(0)),
         }
         true

@@ -8,7 +8,7 @@ use std::{
 
 use pin_project::pin_project;
 use smtpd_core::{
-    AuthOutcome, Reply,
+    AuthOutcome, DataReply, Reply,
     sasl::{Identity, Secret},
 };
 use tower_service::Service;
@@ -17,7 +17,8 @@ use crate::{BodyError, Phase, Request};
 
 /// What a handler may return for a phase whose response is `R`.
 ///
-/// `()` is 250; a [`Reply`] is itself; of a `Result` either side counts. AUTH is answered by an [`Identity`] (accepted), a
+/// `()` is 250; a [`Reply`] is itself; of a `Result` either side counts. A message may be answered with a [`DataReply`], one
+/// reply for each recipient. AUTH is answered by an [`Identity`] (accepted), a
 /// [`Secret`] (for the mechanism to verify), an [`AuthOutcome`], or a [`Reply`] that refuses.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not an answer to this SMTP phase",
@@ -39,6 +40,18 @@ impl<R: From<Self>> IntoReply<R> for Reply {
 impl IntoReply for () {
     fn into_reply(self) -> Reply {
         Reply::OK
+    }
+}
+
+impl IntoReply<DataReply> for () {
+    fn into_reply(self) -> DataReply {
+        Reply::OK.into()
+    }
+}
+
+impl IntoReply<Self> for DataReply {
+    fn into_reply(self) -> Self {
+        self
     }
 }
 

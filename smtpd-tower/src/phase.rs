@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use smtpd_core::{
-    AuthOutcome, ClientName, ForwardPath, Greeting, Parameters, Reply, ReversePath,
+    AuthOutcome, ClientName, DataReply, ForwardPath, Greeting, Parameters, Reply, ReversePath,
     sasl::{Credentials, MechanismName},
 };
 
@@ -18,14 +18,46 @@ mod sealed {
 ///
 /// It is there for services and layers that fit every phase: `impl<S, P: Phase> Service<Request<P>> for MyLayer<S>`.
 pub trait Phase: sealed::Sealed + Send + Sync + 'static {
-    /// What answers it: a [`Reply`], but for [`Auth`].
-    type Response: From<Reply> + Send + 'static;
+    /// What answers it: a [`Reply`], but for [`Auth`] and [`Data`].
+    type Response: Answer;
 
     /// Its name, such as `rcpt`.
     const NAME: &'static str;
+}
 
-    /// What the response tells the client, if that is settled already.
-    fn reply(response: &Self::Response) -> Option<&Reply>;
+/// What a service may answer with: a [`Reply`], a [`DataReply`], an [`AuthOutcome`]. Sealed.
+///
+/// A layer that looks at answers is generic over this, and fits every phase.
+pub trait Answer: sealed::Sealed + From<Reply> + Send + 'static {
+    /// What the client is told, if that is settled already: for AUTH it is not before the mechanism has verified a secret.
+    fn reply(&self) -> Option<&Reply>;
+}
+
+impl sealed::Sealed for Reply {}
+
+impl Answer for Reply {
+    fn reply(&self) -> Option<&Reply> {
+        Some(self)
+    }
+}
+
+impl sealed::Sealed for DataReply {}
+
+impl Answer for DataReply {
+    fn reply(&self) -> Option<&Reply> {
+        Some(self.merged())
+    }
+}
+
+impl sealed::Sealed for AuthOutcome {}
+
+impl Answer for AuthOutcome {
+    fn reply(&self) -> Option<&Reply> {
+        match self {
+            Self::Refuse(reply) => Some(reply),
+            _ => None,
+        }
+    }
 }
 
 /// A client has connected, and waits for the greeting.
@@ -165,34 +197,23 @@ impl Data {
 }
 
 macro_rules! phases {
-    ($($phase:ty => $name:literal),*) => {
+    ($($phase:ty => $name:literal, $response:ty;)*) => {
         $(
             impl sealed::Sealed for $phase {}
 
             impl Phase for $phase {
-                type Response = Reply;
+                type Response = $response;
                 const NAME: &'static str = $name;
-
-                fn reply(response: &Reply) -> Option<&Reply> {
-                    Some(response)
-                }
             }
         )*
     };
 }
 
-phases!(Connect => "connect", Helo => "helo", Mail => "mail", Rcpt => "rcpt", Data => "data");
-
-impl sealed::Sealed for Auth {}
-
-impl Phase for Auth {
-    type Response = AuthOutcome;
-    const NAME: &'static str = "auth";
-
-    fn reply(response: &AuthOutcome) -> Option<&Reply> {
-        match response {
-            AuthOutcome::Refuse(reply) => Some(reply),
-            _ => None,
-        }
-    }
+phases! {
+    Connect => "connect", Reply;
+    Helo => "helo", Reply;
+    Auth => "auth", AuthOutcome;
+    Mail => "mail", Reply;
+    Rcpt => "rcpt", Reply;
+    Data => "data", DataReply;
 }

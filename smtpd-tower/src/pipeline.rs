@@ -19,7 +19,7 @@ use crate::{Auth, Connect, Data, Helo, Mail, Phase, Rcpt, Request, handler_fn};
     note = "tower's `rate_limit` is not `Clone`: put `buffer` around it, or take `RateLimitLayer` of this crate"
 )]
 pub trait ServePhase<P: Phase>:
-    Service<Request<P>, Response = P::Response, Error: Into<BoxError>, Future: Send + 'static>
+    Service<Request<P>, Response: Into<P::Response>, Error: Into<BoxError>, Future: Send + 'static>
     + Clone
     + Send
     + Sync
@@ -30,8 +30,12 @@ pub trait ServePhase<P: Phase>:
 impl<P, S> ServePhase<P> for S
 where
     P: Phase,
-    S: Service<Request<P>, Response = P::Response, Error: Into<BoxError>, Future: Send + 'static>
-        + Clone
+    S: Service<
+            Request<P>,
+            Response: Into<P::Response>,
+            Error: Into<BoxError>,
+            Future: Send + 'static,
+        > + Clone
         + Send
         + Sync
         + 'static,
@@ -53,7 +57,9 @@ pub struct PhaseService<P: Phase>(BoxCloneSyncService<Request<P>, P::Response, B
 impl<P: Phase> PhaseService<P> {
     /// Erases the type of a service.
     pub fn new<S: ServePhase<P>>(service: S) -> Self {
-        Self(BoxCloneSyncService::new(service.map_err(Into::into)))
+        Self(BoxCloneSyncService::new(
+            service.map_response(Into::into).map_err(Into::into),
+        ))
     }
 }
 
@@ -216,11 +222,11 @@ fn wrap<P: Phase, L: LayerPhase<P>>(
     service.map(|service| PhaseService::new(layer.layer(service)))
 }
 
-fn accept<P: Phase<Response = Reply>>() -> Option<PhaseService<P>> {
+fn accept<P: Phase>() -> Option<PhaseService<P>> {
     answer(Reply::OK)
 }
 
-fn answer<P: Phase<Response = Reply>>(reply: Reply) -> Option<PhaseService<P>> {
+fn answer<P: Phase>(reply: Reply) -> Option<PhaseService<P>> {
     Some(PhaseService::new(handler_fn(move |_: Request<P>| {
         std::future::ready(reply.clone())
     })))

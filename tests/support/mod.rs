@@ -168,7 +168,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Client<IO> {
 pub fn pipeline<F, Fut>(data: F) -> Pipeline
 where
     F: FnMut(Request<Data>) -> Fut + Clone + Send + Sync + 'static,
-    Fut: Future<Output: smtpd_tower::IntoReply> + Send + 'static,
+    Fut: Future<Output: smtpd_tower::IntoReply<smtpd_tower::DataReply>> + Send + 'static,
 {
     accept_rcpt().data(handler_fn(data))
 }

@@ -1,7 +1,7 @@
 //! The caller's answers to what it was asked.
 
 use super::{Asked, CloseReason, Connection, State};
-use crate::{Code, Reply};
+use crate::{Code, DataReply, Reply};
 
 impl Connection {
     /// Answers the event that was asked last.
@@ -14,47 +14,41 @@ impl Connection {
     ///   dropped, and the reply sent at the end.
     /// - A reply that [closes](Reply::closes) ends the session.
     ///
+    /// A [`DataReply`] has a reply for each recipient of a message. To any other question it is its
+    /// [merged](DataReply::merged) reply.
+    ///
     /// An intermediate reply (3yz) is no answer, and becomes 451 4.3.0. Without anything to answer this has no effect.
-    pub fn reply(&mut self, reply: Reply) {
-        let reply = if reply.code().is_intermediate() {
-            Reply::try_again("Local error in processing")
-        } else {
-            reply
-        };
-        let Some(asked) = self.asked else {
-            return self.answer_early(reply);
-        };
-        if asked == Asked::Auth {
-            return self.reply_auth(reply.into());
+    pub fn reply(&mut self, reply: impl Into<DataReply>) {
+        let replies = reply.into().map(final_reply);
+        match self.asked {
+            None => self.answer_early(replies),
+            Some(Asked::Auth) => self.reply_auth(replies.merged().clone().into()),
+            Some(asked) => {
+                self.asked = None;
+                self.answer_question(asked, replies);
+            }
         }
-        self.asked = None;
+    }
+
+    fn answer_question(&mut self, asked: Asked, replies: DataReply) {
+        let reply = replies.merged();
         match asked {
             Asked::Connect => self.greet(reply),
-            Asked::Data => self.refuse_data(reply),
-            Asked::Message => self.answer_message(vec![reply]),
+            Asked::Data => self.refuse_data(replies),
+            Asked::Message => self.answer_message(replies),
             Asked::Chunk => {
-                self.answer_early(reply);
+                self.answer_early(replies);
                 self.chunk_end();
             }
-            _ if reply.closes() => self.close_with(reply, CloseReason::Refused),
-            Asked::Helo(greeting) => self.greeted(greeting, &reply),
-            Asked::Mail => self.mail_answered(&reply),
-            Asked::Rcpt => self.rcpt_answered(&reply),
+            _ if reply.closes() => self.close_with(reply.clone(), CloseReason::Refused),
+            Asked::Helo(greeting) => self.greeted(greeting, reply),
+            Asked::Mail => self.mail_answered(reply),
+            Asked::Rcpt => self.rcpt_answered(reply),
             Asked::Auth => {}
         }
     }
 
-    /// Answers [`Event::MessageEnd`](super::Event::MessageEnd) with one reply for each recipient that was accepted, in
-    /// the order of their RCPT commands. LMTP sends them one by one (RFC 2033 section 4.2). SMTP has room for one: it is
-    /// positive where all are; otherwise it is the first transient one, or else the first permanent one.
-    pub fn reply_each(&mut self, replies: impl IntoIterator<Item = Reply>) {
-        if self.asked == Some(Asked::Message) {
-            self.asked = None;
-            self.answer_message(replies.into_iter().collect());
-        }
-    }
-
-    fn greet(&mut self, reply: Reply) {
+    fn greet(&mut self, reply: &Reply) {
         if reply.is_positive() {
             return self.put_banner();
         }
@@ -68,11 +62,11 @@ impl Connection {
             return self.close_with(reply, CloseReason::Refused);
         }
         if reply.closes() {
-            return self.close_with(reply, CloseReason::Refused);
+            return self.close_with(reply.clone(), CloseReason::Refused);
         }
         // RFC 5321 section 3.1: after a refusal the client is to say QUIT, and hears 503 until it does.
         self.state = State::Refused;
-        self.put(&reply);
+        self.put(reply);
     }
 
     fn mail_answered(&mut self, reply: &Reply) {
@@ -90,5 +84,13 @@ impl Connection {
             self.state = State::Rcpt;
             self.transaction.recipients += 1;
         }
+    }
+}
+
+fn final_reply(reply: Reply) -> Reply {
+    if reply.code().is_intermediate() {
+        Reply::try_again("Local error in processing")
+    } else {
+        reply
     }
 }

@@ -4,7 +4,7 @@ use bytes::{Bytes, BytesMut};
 
 use super::{Asked, CloseReason, Connection, Event, MessageError, Reading, State, Step};
 use crate::{
-    Code, Reply, Status,
+    Code, DataReply, Reply, Status,
     framing::{BareNewline, ChunkReader, DotReader, NewlineFilter, Piece},
 };
 
@@ -19,7 +19,7 @@ pub(super) struct Message {
     drained: u64,
     error: Option<MessageError>,
     /// The reply, where it is known before the end.
-    early: Option<Reply>,
+    early: Option<DataReply>,
     /// A BDAT that was not in order: its octets are read only to be dropped.
     void: bool,
 }
@@ -108,11 +108,9 @@ impl Message {
 
     /// The reply that all the octets yet to come can no longer change.
     fn refusal(&self) -> Option<Reply> {
-        let error = self.error.map(MessageError::reply);
-        self.early
-            .clone()
-            .filter(|reply| !reply.is_positive())
-            .or(error)
+        let early = self.early.as_ref().filter(|reply| !reply.is_taken());
+        let early = early.map(|reply| reply.merged().clone());
+        early.or_else(|| self.error.map(MessageError::reply))
     }
 
     fn chunk(&self) -> Option<(u64, bool)> {
@@ -172,7 +170,7 @@ impl Connection {
             size,
             last,
         });
-        message.early = Some(reply);
+        message.early = Some(reply.into());
         message.void = true;
         self.message = Some(message);
         self.reading = Reading::Message;
@@ -219,8 +217,8 @@ impl Connection {
             return self.void_end();
         }
         match (&message.early, message.error) {
-            (Some(reply), _) if !reply.is_positive() => {
-                let reply = reply.clone();
+            (Some(reply), _) if !reply.is_taken() => {
+                let reply = reply.merged().clone();
                 self.break_chunks(&reply);
                 Step::Again
             }
@@ -264,7 +262,7 @@ impl Connection {
             .and_then(|message| message.early.take())
         {
             Some(reply) => {
-                self.answer_message(vec![reply]);
+                self.answer_message(reply);
                 Step::Again
             }
             None => {
@@ -281,7 +279,7 @@ impl Connection {
     /// The octets of a BDAT that was not in order are gone; the transaction is what it was.
     fn void_end(&mut self) -> Step {
         let reply = self.message.take().and_then(|message| message.early);
-        reply.map_or(Step::Again, |reply| self.fault(reply))
+        reply.map_or(Step::Again, |reply| self.fault(reply.merged().clone()))
     }
 
     /// RFC 3030 section 2: after a refused chunk only RSET brings the transaction to an end.
@@ -332,15 +330,15 @@ impl Connection {
     }
 
     /// Keeps a reply that has come before the end of the message: what is left of it is read and dropped.
-    pub(super) fn answer_early(&mut self, reply: Reply) {
+    pub(super) fn answer_early(&mut self, reply: DataReply) {
         if let Some(message) = &mut self.message {
             message.early.get_or_insert(reply);
         }
     }
 
     /// A reply in place of the message (or of the first chunk, whose octets then have to be read off).
-    pub(super) fn refuse_data(&mut self, reply: Reply) {
-        if reply.is_positive() {
+    pub(super) fn refuse_data(&mut self, reply: DataReply) {
+        if reply.is_taken() {
             // The message is taken unseen: it has to be received all the same.
             self.asked = Some(Asked::Data);
             self.accept_data();
@@ -351,44 +349,39 @@ impl Connection {
             .as_ref()
             .and_then(|m| m.chunk())
             .is_some_and(|(size, _)| size > self.config.limits.drain);
-        if too_long || reply.closes() {
-            return self.close_with(reply, CloseReason::Refused);
+        if too_long || reply.merged().closes() {
+            return self.close_with(reply.merged().clone(), CloseReason::Refused);
         }
         if self.message.is_some() {
             self.reading = Reading::Message;
             return self.answer_early(reply);
         }
-        self.put(&reply);
+        self.put(reply.merged());
         self.end_transaction();
     }
 
     /// The replies to a message that is over: one, or with LMTP one for each recipient (RFC 2033 section 4.2).
-    pub(super) fn answer_message(&mut self, replies: Vec<Reply>) {
+    pub(super) fn answer_message(&mut self, reply: DataReply) {
         let Some(message) = self.message.take() else {
             return;
         };
-        let replies: Vec<_> = replies
-            .into_iter()
-            .map(|reply| settle(reply, message.error))
-            .collect();
+        let reply = reply.map(|reply| settle(reply, message.error));
         let is_last = message.chunk().is_none_or(|(_, last)| last);
         if !is_last {
-            return self.break_chunks(&merge(&replies));
+            return self.break_chunks(reply.merged());
         }
-        if replies.iter().any(Reply::is_positive) {
+        if reply.is_taken() {
             self.counts.messages += 1;
             self.counts.idle_commands = 0;
         }
-        let merged = merge(&replies);
-        let mut closes = merged.closes();
+        let mut closes = reply.merged().closes();
         if self.config.protocol == crate::Protocol::Lmtp {
-            for n in 0..self.transaction.recipients as usize {
-                let reply = replies.get(n).or_else(|| replies.last()).unwrap_or(&merged);
-                closes |= reply.closes();
-                self.put(reply);
+            for number in 0..self.transaction.recipients as usize {
+                closes |= reply.for_recipient(number).closes();
+                self.put(reply.for_recipient(number));
             }
         } else {
-            self.put(&merged);
+            self.put(reply.merged());
         }
         self.end_transaction();
         if closes {
@@ -403,18 +396,6 @@ fn settle(reply: Reply, error: Option<MessageError>) -> Reply {
         Some(error) if reply.is_positive() => error.reply(),
         _ => reply,
     }
-}
-
-/// One reply for all recipients: positive only where all are. Otherwise a transient one goes first, so that no recipient
-/// loses mail; some may get it twice.
-fn merge(replies: &[Reply]) -> Reply {
-    let transient = replies.iter().find(|reply| reply.code().is_transient());
-    let permanent = replies.iter().find(|reply| !reply.is_positive());
-    transient
-        .or(permanent)
-        .or_else(|| replies.first())
-        .cloned()
-        .unwrap_or_else(|| Reply::try_again("No answer"))
 }
 
 /// RFC 3030 section 2: `"BDAT" SP chunk-size [ SP end-marker ]`.
@@ -459,13 +440,5 @@ mod tests {
         for (argument, expected) in cases {
             assert_eq!(parse_bdat(argument.as_bytes()), expected, "{argument:?}");
         }
-    }
-
-    #[test]
-    fn replies_are_merged_so_that_no_recipient_loses_mail() {
-        let (yes, later, no) = (Reply::OK, Reply::busy(), Reply::no_such_user());
-        assert_eq!(merge(&[yes.clone(), yes.clone()]), yes);
-        assert_eq!(merge(&[yes.clone(), no.clone(), later.clone()]), later);
-        assert_eq!(merge(&[yes, no.clone()]), no);
     }
 }

@@ -39,7 +39,7 @@ pub use self::{
 ///   yields what they mean; [`handle_timeout`](Self::handle_timeout) and [`handle_tls`](Self::handle_tls) take what has
 ///   happened otherwise.
 /// - **take answers** to an event that asks: [`reply`](Self::reply), [`reply_auth`](Self::reply_auth),
-///   [`accept_data`](Self::accept_data), [`accept_chunk`](Self::accept_chunk), [`reply_each`](Self::reply_each).
+///   [`accept_data`](Self::accept_data), [`accept_chunk`](Self::accept_chunk).
 /// - **give output**: [`output`](Self::output) is what has to be written, [`advance_output`](Self::advance_output) notes
 ///   what was; [`poll_timeout`](Self::poll_timeout) tells until when to wait.
 ///

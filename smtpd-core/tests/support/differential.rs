@@ -121,9 +121,11 @@ impl Caller for Moody {
                 return false;
             }
             _ if self.is_kind() => return false,
-            Event::MessageEnd(_) => {
-                connection.reply_each([self.reply(0), self.reply(1), self.reply(2)])
-            }
+            Event::MessageEnd(_) => connection.reply(smtpd_core::DataReply::each([
+                self.reply(0),
+                self.reply(1),
+                self.reply(2),
+            ])),
             _ => connection.reply(self.reply(0)),
         }
         true

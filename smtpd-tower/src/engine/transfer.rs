@@ -2,7 +2,7 @@
 
 use std::{future::poll_fn, pin::Pin, task::Poll, time::Duration};
 
-use smtpd_core::{Event, Reply};
+use smtpd_core::{DataReply, Event};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     time::Instant,
@@ -19,7 +19,7 @@ use crate::{
     server::Stage,
 };
 
-type Answer = Pin<Box<dyn Future<Output = Result<Reply, Failure>> + Send>>;
+type Answer = Pin<Box<dyn Future<Output = Result<DataReply, Failure>> + Send>>;
 
 /// A call of the data service that is going on, and the message that it reads.
 struct Transfer {
@@ -33,7 +33,7 @@ struct Transfer {
 
 /// What to do next.
 enum Next {
-    Answered(Result<Reply, Failure>),
+    Answered(Result<DataReply, Failure>),
     /// The service asks for more of the message.
     Wanted,
     Input,
@@ -51,7 +51,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin + Send> Driver<IO> {
     /// Runs the data service beside the client. Returns an event that has ended the message before its time, if any.
     pub(super) async fn transfer(&mut self) -> Result<Option<Event>, Stop> {
         let Some(service) = self.engine.pipeline.data.clone() else {
-            self.answered(no_delivery());
+            self.answered(no_delivery().into());
             return Ok(None);
         };
         let (feed, body) = incoming();
@@ -214,11 +214,11 @@ impl<IO: AsyncRead + AsyncWrite + Unpin + Send> Driver<IO> {
     }
 
     /// Passes the service's answer on.
-    fn settle(&mut self, result: Result<Reply, Failure>) {
+    fn settle(&mut self, result: Result<DataReply, Failure>) {
         let reply = match result {
             Ok(reply) => reply,
             Err(failure) => {
-                let reply = failure.reply();
+                let reply = failure.reply().into();
                 if !failure.is_decision() {
                     self.report(SessionError::of(Data::NAME, failure));
                 }
@@ -228,7 +228,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin + Send> Driver<IO> {
         self.answered(reply);
     }
 
-    fn answered(&mut self, reply: Reply) {
+    fn answered(&mut self, reply: DataReply) {
         self.connection.reply(reply);
         self.end_transaction();
     }
@@ -269,7 +269,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin + Send> Driver<IO> {
 /// What has come of feeding.
 enum Feeding {
     Fed,
-    Answered(Result<Reply, Failure>),
+    Answered(Result<DataReply, Failure>),
     /// The session has gone on without the end of the message.
     Interrupted(Event),
     ClientGone,

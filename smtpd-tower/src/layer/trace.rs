@@ -1,6 +1,5 @@
 use std::{
     fmt,
-    marker::PhantomData,
     pin::Pin,
     task::{Context, Poll, ready},
 };
@@ -12,7 +11,7 @@ use tower_layer::Layer;
 use tower_service::Service;
 use tracing::{Level, Span, field};
 
-use crate::{Data, Phase, Request, Session};
+use crate::{Answer, Data, Phase, Request, Session};
 
 /// Logs every request by [`tracing`]: a span around the service, and one event with the answer and how long it took.
 ///
@@ -73,12 +72,13 @@ pub struct Trace<S> {
 impl<S, P> Service<Request<P>> for Trace<S>
 where
     P: Phase,
-    S: Service<Request<P>, Response = P::Response>,
+    S: Service<Request<P>>,
+    S::Response: Answer,
     S::Error: fmt::Display,
 {
-    type Response = P::Response;
+    type Response = S::Response;
     type Error = S::Error;
-    type Future = TraceFuture<S::Future, P>;
+    type Future = TraceFuture<S::Future>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
         self.inner.poll_ready(cx)
@@ -90,28 +90,23 @@ where
             Some(record) => record.span.in_scope(|| self.inner.call(request)),
             None => self.inner.call(request),
         };
-        TraceFuture {
-            record,
-            inner,
-            phase: PhantomData,
-        }
+        TraceFuture { record, inner }
     }
 }
 
 /// The future of [`Trace`].
 #[pin_project]
 #[derive(Debug)]
-pub struct TraceFuture<F, P> {
+pub struct TraceFuture<F> {
     record: Option<Record>,
     #[pin]
     inner: F,
-    phase: PhantomData<fn() -> P>,
 }
 
-impl<F, P, E> Future for TraceFuture<F, P>
+impl<F, R, E> Future for TraceFuture<F>
 where
-    P: Phase,
-    F: Future<Output = Result<P::Response, E>>,
+    R: Answer,
+    F: Future<Output = Result<R, E>>,
     E: fmt::Display,
 {
     type Output = F::Output;
@@ -124,7 +119,7 @@ where
         };
         if let Some(record) = this.record.take() {
             match &result {
-                Ok(response) => record.answered(P::reply(response)),
+                Ok(response) => record.answered(response.reply()),
                 Err(error) => record.failed(error),
             }
         }
@@ -334,7 +329,7 @@ mod tests {
         ask(mail(session.clone()), Ok(Reply::OK)).await;
         assert_eq!(log.lines(), ["WARN within"]);
         let data = Data::new(Envelope::default(), Body::from(""));
-        ask(Request::new(session, data), Ok(Reply::OK)).await;
+        ask(Request::new(session, data), Ok(Reply::OK.into())).await;
         let span = format!(r#"smtp{{phase="data" session={id} peer=127.0.0.1:0}}"#);
         assert_eq!(
             log.lines(),

@@ -1,0 +1,112 @@
+use crate::Reply;
+
+/// The answer to a message: one reply for all its recipients, or one for each.
+///
+/// LMTP sends a reply for each recipient (RFC 2033 section 4.2). SMTP has room for one, the [`merged`](Self::merged) reply.
+///
+/// ```
+/// use smtpd_core::{DataReply, Reply};
+///
+/// let reply = DataReply::each([Reply::OK, Reply::mailbox_full(), Reply::no_such_user()]);
+/// assert_eq!(reply.merged(), &Reply::mailbox_full());
+/// assert_eq!(reply.for_recipient(2), &Reply::no_such_user());
+/// assert_eq!(DataReply::from(Reply::OK), Reply::OK);
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DataReply(Replies);
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Replies {
+    All(Reply),
+    /// Never empty.
+    Each(Vec<Reply>),
+}
+
+impl DataReply {
+    /// A reply for each recipient that was accepted, in the order of their RCPT commands. If there are too few, the last
+    /// one stands for the rest; none at all is 451 4.3.0.
+    pub fn each(replies: impl IntoIterator<Item = Reply>) -> Self {
+        let replies: Vec<_> = replies.into_iter().collect();
+        if replies.is_empty() {
+            Reply::try_again("No answer").into()
+        } else {
+            Self(Replies::Each(replies))
+        }
+    }
+
+    /// The reply where there is room for one: positive only if all are. Otherwise a transient one goes first, so that no
+    /// recipient loses mail, though some may get it twice when the client tries again.
+    pub fn merged(&self) -> &Reply {
+        let replies = self.replies();
+        let transient = replies.iter().find(|reply| reply.code().is_transient());
+        let refused = replies.iter().find(|reply| !reply.is_positive());
+        transient.or(refused).unwrap_or(&replies[0])
+    }
+
+    /// The reply for the recipient of that number, counted from 0.
+    pub fn for_recipient(&self, number: usize) -> &Reply {
+        let replies = self.replies();
+        &replies[number.min(replies.len() - 1)]
+    }
+
+    /// The replies as they were given: one for all, or one for each.
+    pub fn replies(&self) -> &[Reply] {
+        match &self.0 {
+            Replies::All(reply) => std::slice::from_ref(reply),
+            Replies::Each(replies) => replies,
+        }
+    }
+
+    /// Whether the message was taken for any of its recipients.
+    pub fn is_taken(&self) -> bool {
+        self.replies().iter().any(Reply::is_positive)
+    }
+
+    /// The same with every reply changed.
+    #[must_use]
+    pub fn map(self, mut f: impl FnMut(Reply) -> Reply) -> Self {
+        match self.0 {
+            Replies::All(reply) => Self(Replies::All(f(reply))),
+            Replies::Each(replies) => Self(Replies::Each(replies.into_iter().map(f).collect())),
+        }
+    }
+}
+
+impl From<Reply> for DataReply {
+    fn from(reply: Reply) -> Self {
+        Self(Replies::All(reply))
+    }
+}
+
+impl PartialEq<Reply> for DataReply {
+    fn eq(&self, reply: &Reply) -> bool {
+        self.replies().iter().all(|own| own == reply)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn replies_are_merged_so_that_no_recipient_loses_mail() {
+        let (yes, later, no) = (Reply::OK, Reply::busy(), Reply::no_such_user());
+        let merged = |replies: &[&Reply]| {
+            DataReply::each(replies.iter().map(|&r| r.clone()))
+                .merged()
+                .clone()
+        };
+        assert_eq!(merged(&[&yes, &yes]), yes);
+        assert_eq!(merged(&[&yes, &no, &later]), later);
+        assert_eq!(merged(&[&yes, &no]), no);
+        assert_eq!(merged(&[]).code().as_u16(), 451);
+    }
+
+    #[test]
+    fn the_last_reply_stands_for_those_that_are_missing() {
+        let reply = DataReply::each([Reply::OK, Reply::busy()]);
+        assert_eq!(reply.for_recipient(0), &Reply::OK);
+        assert_eq!(reply.for_recipient(7), &Reply::busy());
+        assert!(reply.is_taken() && reply != Reply::OK);
+    }
+}
