@@ -1,0 +1,41 @@
+//! SASL exchanges, alone and within a session: nobody is authenticated without the password.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use smtpd_core::sasl::{CramMd5, Exchange, ExchangeContext, Mechanisms, Secret, Step};
+use smtpd_core_fuzz::check_session;
+
+fuzz_target!(|input: &[u8]| {
+    check_session(input, "EHLO x\r\nLHLO x\r\nAUTH ", "");
+    for factory in Mechanisms::default().with(CramMd5).iter() {
+        let nonce = [0; 24];
+        let exchange =
+            Exchange::new(factory.start(&ExchangeContext::new("mx.example.org", &nonce)));
+        play(exchange, input);
+    }
+});
+
+fn play(mut exchange: Exchange, input: &[u8]) {
+    let secret = Secret::plain("secret");
+    let mut lines = input.split(|&octet| octet == b'\n');
+    let mut step = exchange.handle_initial(lines.next().filter(|line| !line.is_empty()));
+    loop {
+        step =
+            match step {
+                Ok(Step::Challenge(_)) => match lines.next() {
+                    Some(line) => exchange.handle_line(line),
+                    None => return,
+                },
+                Ok(Step::Ask(credentials)) => {
+                    let step = exchange.handle_secret(&secret);
+                    let is_right = credentials.verify(&secret) && !credentials.acts_as_other();
+                    assert_eq!(matches!(step, Ok(Step::Done(_))), is_right);
+                    assert!(credentials.password().is_none_or(
+                        |password| (password == "secret") == credentials.verify(&secret)
+                    ));
+                    step
+                }
+                _ => return assert!(exchange.handle_line(b"").is_err(), "it is over"),
+            };
+    }
+}

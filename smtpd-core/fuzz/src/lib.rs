@@ -1,0 +1,40 @@
+//! What the fuzz targets share: the player of the tests, and settings taken from the first octets of an input.
+#![forbid(unsafe_code)]
+
+use smtpd_core::BareNewline;
+
+#[path = "../../tests/support/mod.rs"]
+mod support;
+
+use support::differential::Setting;
+
+/// Plays a session at once, in pieces, and octet by octet, and panics where that makes a difference.
+///
+/// The first four octets of the input say what the server is set up to do, what its caller is inclined to, and how long
+/// the pieces are.
+pub fn check_session(input: &[u8], start: &str, end: &str) {
+    let Some((&[flags, mood, cut, other], rest)) = input.split_first_chunk() else {
+        return;
+    };
+    let setting = Setting {
+        policy: match flags & 3 {
+            0 => BareNewline::Normalise,
+            1 => BareNewline::PassThrough,
+            _ => BareNewline::Reject,
+        },
+        max_size: [0, 20, 1000, 0][usize::from(flags >> 2 & 3)],
+        lmtp: flags & 0x10 != 0,
+        require_auth: flags & 0x20 != 0,
+        mood: mood.into(),
+    };
+    let session = [start.as_bytes(), rest, end.as_bytes()].concat();
+    setting.check(&session, &[cut.into(), other.into()]);
+}
+
+/// What becomes of an input where everything is accepted: the kind of each event and its text.
+pub fn told(input: &[u8], cut: usize) -> Vec<(&'static str, Vec<u8>)> {
+    let (told, _) = Setting::OPEN.play(input, &[cut]);
+    told.into_iter()
+        .map(|told| (told.kind, told.text))
+        .collect()
+}
