@@ -40,7 +40,8 @@ impl Output {
 impl Connection {
     /// Appends a reply in the form that the session has come to.
     pub(super) fn put(&mut self, reply: &Reply) {
-        // RFC 2034 section 4: enhanced codes from EHLO on; before, the client has not learnt of them.
+        // RFC 2034 section 4 asks for them from EHLO's answer on. They are sent before it too: to a client that does not know
+        // them they are text.
         let status = self.config.extensions.contains("ENHANCEDSTATUSCODES");
         self.put_as(
             reply,
