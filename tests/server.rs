@@ -4,7 +4,7 @@ mod support;
 
 use std::{io, sync::Arc, time::Duration};
 
-use smtpd_tower::{Data, Listener, PeerAddr, Rcpt, Reply, Request, Server, handler_fn};
+use smtpd_tower::{Data, DataReply, Listener, PeerAddr, Rcpt, Reply, Request, Server, handler_fn};
 use support::*;
 use tokio::{
     io::DuplexStream,
@@ -72,6 +72,48 @@ async fn lmtp_answers_for_each_recipient() {
         client.expect("250 2.0.0 3").await;
     }
     client.cmd("NOOP", "250").await;
+}
+
+/// The same reply for all would tell senders that mail was delivered which was not.
+#[tokio::test]
+async fn lmtp_with_three_recipients_has_three_different_replies() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    let each =
+        pipeline(async |req: Request<Data>| {
+            let replies = req.envelope().recipients().iter().map(|recipient| {
+                match recipient.path().as_str() {
+                    "full@d.e" => Reply::mailbox_full(),
+                    "gone@d.e" => Reply::no_such_user(),
+                    _ => Reply::OK,
+                }
+            });
+            let replies = DataReply::each(replies);
+            req.into_body().collect().await.map(|_| replies)
+        });
+    let server = server(each);
+    tokio::spawn(server.serve_lmtp(listener));
+    let mut lmtp = Client::over(TcpStream::connect(addr).await.unwrap());
+    lmtp.expect("220").await;
+    lmtp.cmd("LHLO c", "250").await;
+    let mut smtp = Client::greeted(&server).await;
+    smtp.cmd("EHLO c", "250").await;
+    let group = "MAIL FROM:<a@b.c>\r\nRCPT TO:<full@d.e>\r\nRCPT TO:<fine@d.e>\r\nRCPT TO:<gone@d.e>\r\nDATA\r\n";
+    lmtp.send(group).await;
+    smtp.send(group).await;
+    for start in ["250", "250", "250", "250", "354"] {
+        lmtp.expect(start).await;
+        smtp.expect(start).await;
+    }
+    lmtp.send("x\r\n.\r\n").await;
+    for start in ["452 4.2.2", "250 2.0.0", "550 5.1.1"] {
+        lmtp.expect(start).await;
+    }
+    lmtp.cmd("NOOP", "250").await;
+    // SMTP has room for one: the transient one goes first.
+    smtp.send("x\r\n.\r\n").await;
+    smtp.expect("452 4.2.2").await;
+    smtp.cmd("NOOP", "250").await;
 }
 
 #[tokio::test]

@@ -93,7 +93,7 @@ impl Stream for Counted {
 mod tests {
     use std::sync::Mutex;
 
-    use smtpd_tower::{Envelope, PhaseService, Session, handler_fn};
+    use smtpd_tower::{Envelope, PhaseService, Reply, Session, handler_fn};
     use tower::ServiceExt;
     use tracing_subscriber::fmt::MakeWriter;
 

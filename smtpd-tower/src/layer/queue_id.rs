@@ -25,7 +25,7 @@ use std::{
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let data = ServiceBuilder::new().layer(ReceivedLayer::new()).service(handler_fn(deliver));
 /// let request = Request::new(Session::local(), Data::new(Envelope::default(), Body::from("Hello\r\n")));
-/// assert!(data.oneshot(request).await?.text().starts_with("Queued as "));
+/// assert!(data.oneshot(request).await?.merged().text().starts_with("Queued as "));
 /// # Ok(()) }
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
