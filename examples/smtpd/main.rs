@@ -160,3 +160,78 @@ fn with_causes(error: &dyn Error) -> String {
     }
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use smtpd_tower::PeerAddr;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, duplex};
+
+    use super::*;
+
+    /// What a server of these options says to a client that says all this at once.
+    async fn replies(options: &str, peer: [u8; 4], said: &str) -> String {
+        let args = ["smtpd", "--discard"]
+            .into_iter()
+            .chain(options.split_whitespace());
+        let options = Options::read(args).unwrap();
+        let server = server(&options, pipeline(&options).await.unwrap()).unwrap();
+        let (mut client, io) = duplex(1 << 16);
+        client.write_all(said.as_bytes()).await.unwrap();
+        let mut heard = String::new();
+        let serving = server.serve_connection(io, PeerAddr::from((peer, 4711)));
+        let (_, read) = tokio::join!(serving, client.read_to_string(&mut heard));
+        read.unwrap();
+        heard
+    }
+
+    fn codes(replies: &str) -> Vec<&str> {
+        replies.lines().filter_map(|line| line.get(..3)).collect()
+    }
+
+    const HERE: [u8; 4] = [127, 0, 0, 1];
+    const ELSEWHERE: [u8; 4] = [192, 0, 2, 1];
+    const MAIL: &str = "HELO a.test\r\nMAIL FROM:<>\r\nRCPT TO:<a@Example.Org>\r\nRCPT TO:<a@x.test>\r\n\
+        RCPT TO:<Postmaster>\r\nDATA\r\nHello\r\n.\r\nQUIT\r\n";
+
+    #[tokio::test]
+    async fn without_domains_nobody_elsewhere_finds_an_open_door() {
+        let here = replies("", HERE, MAIL).await;
+        let taken = [
+            "220", "250", "250", "250", "250", "250", "354", "250", "221",
+        ];
+        assert_eq!(codes(&here), taken);
+        for options in ["", "--user alice:secret"] {
+            let elsewhere = replies(options, ELSEWHERE, "QUIT\r\n").await;
+            assert!(elsewhere.starts_with("554 "), "{elsewhere}");
+        }
+    }
+
+    #[tokio::test]
+    async fn with_domains_no_other_is_relayed_for() {
+        for peer in [HERE, ELSEWHERE] {
+            let heard = replies("--domain example.org", peer, MAIL).await;
+            let taken = [
+                "220", "250", "250", "250", "550", "250", "354", "250", "221",
+            ];
+            assert_eq!(codes(&heard), taken);
+        }
+    }
+
+    #[tokio::test]
+    async fn messages_are_limited_by_client() {
+        let said = "HELO a.test\r\nMAIL FROM:<>\r\nRSET\r\nMAIL FROM:<>\r\nQUIT\r\n";
+        let heard = replies("--rate 1/60", HERE, said).await;
+        assert_eq!(codes(&heard), ["220", "250", "250", "250", "451", "221"]);
+    }
+
+    #[tokio::test]
+    async fn auth_is_offered_where_there_are_users() {
+        let offer = async |options| replies(options, HERE, "EHLO a.test\r\nQUIT\r\n").await;
+        assert!(!offer("").await.contains("AUTH"));
+        // Without TLS, only what does not show the password.
+        let heard = offer("--user alice:secret").await;
+        assert!(heard.contains("AUTH CRAM-MD5\r\n"), "{heard}");
+        let heard = offer("--user alice:secret --allow-plaintext-auth").await;
+        assert!(heard.contains("AUTH PLAIN LOGIN CRAM-MD5\r\n"), "{heard}");
+    }
+}
