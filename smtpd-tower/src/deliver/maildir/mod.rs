@@ -19,7 +19,7 @@ use tower_service::Service;
 
 pub use self::error::MaildirError;
 use self::{draft::Draft, folders::Folders, header::HeaderLines};
-use crate::{Body, BodyError, Data, Request};
+use crate::{Body, BodyError, Data, Request, layer::QueueId};
 
 /// So much is gathered before it is written; a smaller message is delivered in one go.
 const BUFFER: usize = 64 * 1024;
@@ -223,8 +223,13 @@ impl Service<Request<Data>> for Maildir {
 
     fn call(&mut self, request: Request<Data>) -> MaildirFuture {
         let lines = self.lines.encode(request.envelope());
+        // The name that the trace header and the log know it by, where there is one.
+        let known = request.session().transaction().get::<QueueId>();
         let delivery = self.clone().deliver(lines, request.into_body());
-        MaildirFuture(Box::pin(async { answer(delivery.await) }))
+        MaildirFuture(Box::pin(async move {
+            let id = delivery.await;
+            answer(id.map(|own| known.map_or(own, |known| known.to_string())))
+        }))
     }
 }
 
