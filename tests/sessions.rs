@@ -11,8 +11,11 @@ use std::{
 };
 
 use smtpd_tower::{
-    Auth, BodyError, BoxError, Connect, Data, EndReason, Helo, Identity, Mail, PeerAddr, Pipeline,
-    Rcpt, Reply, Request, Session, SessionError, handler_fn, sasl::Mechanisms,
+    Auth, BodyError, BoxError, Command, Connect, Data, EndReason, Extension, Helo, Identity, Mail,
+    PeerAddr, Pipeline, Rcpt, Reply, Request, Session, SessionError,
+    core::{ParameterError, ParameterRule},
+    handler_fn,
+    sasl::Mechanisms,
 };
 use support::*;
 use tokio::{sync::Notify, time::Instant};
@@ -651,4 +654,76 @@ async fn state_of_a_transaction_ends_with_it() {
             .await;
         client.cmd("RSET", "250").await;
     }
+}
+
+#[tokio::test]
+async fn verbs_keywords_and_parameters_of_ones_own() {
+    #[derive(Debug)]
+    struct Color;
+    impl Extension for Color {
+        fn keyword(&self) -> &str {
+            "XCOLOR"
+        }
+        fn announcement(&self) -> std::borrow::Cow<'_, str> {
+            "RED GREEN".into()
+        }
+        fn mail_parameters(&self) -> &[ParameterRule] {
+            &[
+                const { ParameterRule::new("XCOLOR", |v| v.map(drop).ok_or(ParameterError::Malformed)) },
+            ]
+        }
+    }
+    let pipeline = Pipeline::new()
+        .command(handler_fn(async |req: Request<Command>| {
+            let (_, command) = req.into_parts();
+            match (command.verb.as_str(), command.argument.as_str()) {
+                ("XTIME", zone) => Reply::ok(format!("noon in {zone}")),
+                ("VRFY", "alice") => Reply::ok("<alice@example.org>"),
+                _ => command.default_reply,
+            }
+        }))
+        .mail(handler_fn(async |req: Request<Mail>| {
+            let color = req
+                .parameters()
+                .iter()
+                .find(|(keyword, _)| *keyword == "XCOLOR")
+                .and_then(|(_, value)| value);
+            Reply::ok(color.unwrap_or("none").to_owned())
+        }));
+    let server = server(pipeline)
+        .configure(|config| config.extensions(smtpd_tower::Extensions::default().with(Color)));
+    let mut client = Client::greeted(&server).await;
+    assert!(
+        client
+            .cmd("EHLO c", "250")
+            .await
+            .contains("250-XCOLOR RED GREEN")
+    );
+    client.cmd("xtime UTC", "250 2.0.0 noon in UTC").await;
+    client
+        .cmd("VRFY alice", "250 2.0.0 <alice@example.org>")
+        .await;
+    client.cmd("VRFY bob", "252 2.0.0").await;
+    client.cmd("XOTHER", "500 5.5.1").await;
+    client.cmd("EXPN list", "502 5.5.1").await;
+    client
+        .cmd("MAIL FROM:<a@b.c> XCOLOR=red", "250 2.0.0 red")
+        .await;
+    client.cmd("RSET", "250").await;
+    client.cmd("MAIL FROM:<a@b.c> XCOLOR", "501").await;
+}
+
+#[tokio::test]
+async fn a_reset_is_told_with_the_envelope_that_is_given_up() {
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let log = told.clone();
+    let server = server(accept_rcpt()).on_reset(move |_: &Session, envelope| {
+        log.lock().unwrap().push(envelope.recipients().len())
+    });
+    let mut client = Client::greeted(&server).await;
+    client.cmd("EHLO c", "250").await;
+    client.cmd("RSET", "250").await;
+    client.envelope().await;
+    client.cmd("RSET", "250").await;
+    assert_eq!(*told.lock().unwrap(), [1]);
 }

@@ -83,6 +83,7 @@ pub struct Config {
     pub(crate) require_auth: bool,
     pub(crate) insecure_auth: bool,
     pub(crate) strict_pipelining: bool,
+    pub(crate) custom_commands: bool,
     pub(crate) log_wire: bool,
     pub(crate) entropy: Option<fn(&mut [u8]) -> bool>,
     /// EHLO's answer as it goes out, once for each of the four states that it depends on.
@@ -112,6 +113,7 @@ impl Config {
             require_auth: false,
             insecure_auth: false,
             strict_pipelining: false,
+            custom_commands: false,
             log_wire: false,
             entropy: None,
             ehlo: Default::default(),
@@ -221,6 +223,14 @@ impl Config {
     #[must_use]
     pub fn strict_pipelining(mut self, strict: bool) -> Self {
         self.strict_pipelining = strict;
+        self
+    }
+
+    /// Ask the caller, by [`Event::Command`](crate::Event::Command), about VRFY, EXPN, HELP and every verb that the connection does not know;
+    /// off by default, so that it answers them by itself.
+    #[must_use]
+    pub fn custom_commands(mut self, on: bool) -> Self {
+        self.custom_commands = on;
         self
     }
 

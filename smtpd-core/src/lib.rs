@@ -34,8 +34,8 @@ pub use address::{
 };
 pub use config::{Config, Limits, Protocol};
 pub use connection::{
-    AuthOutcome, AuthRequest, CloseReason, Connection, Direction, Event, Greeting, Helo,
-    MailCommand, MessageError, RcptCommand, Timeouts, WireLine,
+    AuthOutcome, AuthRequest, CloseReason, CommandLine, Connection, Direction, Event, Greeting,
+    Helo, MailCommand, MessageError, RcptCommand, Timeouts, WireLine,
 };
 pub use data_reply::DataReply;
 pub use extension::{Extension, Extensions, Standard};

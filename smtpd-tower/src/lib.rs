@@ -29,6 +29,7 @@
 //! | [`Mail`] | MAIL | sender, parameters | accepted |
 //! | [`Rcpt`] | RCPT | recipient, parameters, envelope so far | 550 5.7.1 |
 //! | [`Data`] | DATA, BDAT | envelope, the message as a stream | 451 4.3.0 |
+//! | [`Command`] | VRFY, EXPN, HELP, verbs of your own | verb, argument | 252, 502, 214, 500 |
 //!
 //! Every [`Request`] has a [`Session`]: addresses, names, TLS, identity, and your own state in two typed maps, one for the
 //! connection and one for the transaction.
@@ -73,7 +74,7 @@
 //!
 //! # More
 //!
-//! [`guide`] has longer pages. The protocol itself is [`core`](smtpd_core), without any I/O.
+//! [`guide`] has longer pages. The protocol itself is in [`smtpd_core`], without any I/O.
 #![forbid(unsafe_code)]
 
 mod body;
@@ -98,7 +99,7 @@ pub use body::{Body, BodyError};
 pub use engine::{EndReason, SessionError, Summary};
 pub use envelope::{Envelope, Recipient};
 pub use handler::{HandlerFn, HandlerFuture, IntoReply, handler_fn};
-pub use phase::{Answer, Auth, Connect, Data, Helo, Mail, Phase, Rcpt};
+pub use phase::{Answer, Auth, Command, Connect, Data, Helo, Mail, Phase, Rcpt};
 pub use pipeline::{LayerPhase, PhaseService, Pipeline, ServePhase};
 pub use recover::recover;
 pub use request::Request;

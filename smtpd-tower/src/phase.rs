@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use smtpd_core::{
-    AuthOutcome, ClientName, DataReply, ForwardPath, Greeting, Parameters, Reply, ReversePath,
+    AuthOutcome, ClientName, Code, DataReply, ForwardPath, Greeting, Parameters, Reply,
+    ReversePath, Status,
     sasl::{Credentials, MechanismName},
 };
 
@@ -176,6 +177,36 @@ impl Rcpt {
     }
 }
 
+/// VRFY, EXPN, HELP, or a verb that the protocol does not know.
+///
+/// A service for it adds verbs of its own; to all others it answers with the [`default_reply`](Self::default_reply).
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Command {
+    /// The first word, in upper case.
+    pub verb: String,
+    /// What follows it. Nothing but the absence of control characters is known of it.
+    pub argument: String,
+    /// What the client would hear without a service, such as 500 5.5.1.
+    pub default_reply: Reply,
+}
+
+impl Command {
+    /// An unknown command.
+    pub fn new(verb: impl Into<String>, argument: impl Into<String>) -> Self {
+        let default_reply = Reply::new(
+            Code::SYNTAX_ERROR,
+            Status::INVALID_COMMAND,
+            "Command not recognized",
+        );
+        Self {
+            verb: verb.into().to_ascii_uppercase(),
+            argument: argument.into(),
+            default_reply,
+        }
+    }
+}
+
 /// DATA or BDAT: the message itself.
 #[derive(Debug)]
 #[non_exhaustive]
@@ -216,4 +247,5 @@ phases! {
     Mail => "mail", Reply;
     Rcpt => "rcpt", Reply;
     Data => "data", DataReply;
+    Command => "command", Reply;
 }

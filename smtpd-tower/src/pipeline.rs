@@ -8,7 +8,7 @@ use tower::{BoxError, ServiceExt, util::BoxCloneSyncService};
 use tower_layer::Layer;
 use tower_service::Service;
 
-use crate::{Auth, Connect, Data, Helo, Mail, Phase, Rcpt, Request, handler_fn};
+use crate::{Auth, Command, Connect, Data, Helo, Mail, Phase, Rcpt, Request, handler_fn};
 
 /// A service that can serve phase `P`. It has a blanket implementation, and is there to keep bounds short.
 #[diagnostic::on_unimplemented(
@@ -120,6 +120,7 @@ pub struct Pipeline {
     pub(crate) mail: Option<PhaseService<Mail>>,
     pub(crate) rcpt: Option<PhaseService<Rcpt>>,
     pub(crate) data: Option<PhaseService<Data>>,
+    pub(crate) command: Option<PhaseService<Command>>,
 }
 
 impl Pipeline {
@@ -182,7 +183,27 @@ impl Pipeline {
         }
     }
 
-    /// Wraps every phase, also those that are not set, but for AUTH where that is not offered. As in
+    /// Who answers VRFY, EXPN, HELP and verbs that the protocol does not know. Without it they hear 252, 502, 214 and 500.
+    ///
+    /// ```
+    /// use smtpd_tower::{Command, Pipeline, Reply, Request, handler_fn};
+    ///
+    /// let pipeline = Pipeline::new().command(handler_fn(async |request: Request<Command>| {
+    ///     match request.payload().verb.as_str() {
+    ///         "XTIME" => Reply::ok("It is late"),
+    ///         _ => request.payload().default_reply.clone(),
+    ///     }
+    /// }));
+    /// ```
+    #[must_use]
+    pub fn command(self, service: impl ServePhase<Command>) -> Self {
+        Self {
+            command: Some(PhaseService::new(service)),
+            ..self
+        }
+    }
+
+    /// Wraps every phase, also those that are not set, but for AUTH and commands of your own where they are not. As in
     /// [`ServiceBuilder`](tower::ServiceBuilder) the outermost layer sees a request first; a later call wraps an earlier one.
     #[must_use]
     pub fn layer<L>(self, layer: L) -> Self
@@ -192,7 +213,8 @@ impl Pipeline {
             + LayerPhase<Auth>
             + LayerPhase<Mail>
             + LayerPhase<Rcpt>
-            + LayerPhase<Data>,
+            + LayerPhase<Data>
+            + LayerPhase<Command>,
     {
         Self {
             connect: wrap(&layer, self.connect.or_else(accept)),
@@ -201,6 +223,7 @@ impl Pipeline {
             mail: wrap(&layer, self.mail.or_else(accept)),
             rcpt: wrap(&layer, self.rcpt.or_else(|| answer(no_recipient()))),
             data: wrap(&layer, self.data.or_else(|| answer(no_delivery()))),
+            command: wrap(&layer, self.command),
         }
     }
 }

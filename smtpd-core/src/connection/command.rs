@@ -1,8 +1,8 @@
 //! Commands: what each of them comes to in the present state.
 
 use super::{
-    Asked, CloseReason, Connection, Event, MailCommand, RcptCommand, Reading, State, Step,
-    Transaction,
+    Asked, CloseReason, CommandLine, Connection, Event, MailCommand, RcptCommand, Reading, State,
+    Step, Transaction,
 };
 use crate::{
     AddressError, AddressErrorKind, BodyType, Charset, Code, ForwardPath, ParameterError,
@@ -76,18 +76,9 @@ impl Connection {
             Verb::Rset => self.rset(argument),
             Verb::Noop => self.answer(Reply::OK),
             Verb::Vrfy if argument.is_empty() => self.fault(SYNTAX),
-            // RFC 5321 section 3.5.3: 252 where verification is not offered.
-            Verb::Vrfy => self.answer(Reply::fixed(
-                Code::CANNOT_VERIFY,
-                Status::UNDEFINED,
-                "Cannot VRFY user, but will take a message and attempt delivery",
-            )),
-            Verb::Expn => self.fault(Reply::fixed(
-                Code::NOT_IMPLEMENTED,
-                Status::INVALID_COMMAND,
-                "EXPN not implemented",
-            )),
-            Verb::Help => self.answer(Reply::fixed(Code::HELP, Status::UNDEFINED, "See RFC 5321")),
+            Verb::Vrfy | Verb::Expn | Verb::Help => {
+                self.other(verb.name(), argument, default_reply(verb))
+            }
             Verb::Quit => self.quit(),
         }
     }
@@ -145,7 +136,33 @@ impl Connection {
         if self.state == State::Refused {
             return self.fault(SEQUENCE);
         }
-        self.fault(UNKNOWN)
+        if self.config.custom_commands
+            && let Some(reply) = self.missing_requirement(false, false)
+        {
+            return self.fault(reply);
+        }
+        self.other(command.word, command.argument, UNKNOWN)
+    }
+
+    /// A command that means nothing to the session itself.
+    fn other(&mut self, verb: &[u8], argument: &[u8], default_reply: Reply) -> Step {
+        if !self.config.custom_commands || !verb.is_ascii() || verb.is_empty() {
+            return self.answer_other(&default_reply);
+        }
+        let line = CommandLine {
+            verb: String::from_utf8_lossy(verb).to_ascii_uppercase(),
+            argument: String::from_utf8_lossy(argument).into_owned(),
+            default_reply,
+        };
+        self.ask(Asked::Command, Event::Command(line))
+    }
+
+    pub(super) fn answer_other(&mut self, reply: &Reply) -> Step {
+        if reply.code().is_permanent() {
+            self.fault(reply.clone())
+        } else {
+            self.answer(reply.clone())
+        }
     }
 
     /// Why the verb is not in order here and now, in the order of RFC 3207, RFC 4954 and RFC 5321.
@@ -154,11 +171,10 @@ impl Connection {
         if self.state == State::Refused && !verb.is_in_order(self.state) {
             return Some(SEQUENCE);
         }
-        if self.config.require_tls && !self.tls && !verb.is_allowed_before_tls() {
-            return Some(Reply::tls_required());
-        }
-        if self.must_authenticate() && !verb.is_allowed_before_auth() {
-            return Some(Reply::auth_required());
+        let requirement =
+            self.missing_requirement(verb.is_allowed_before_tls(), verb.is_allowed_before_auth());
+        if requirement.is_some() {
+            return requirement;
         }
         let reply = match (verb, self.state) {
             _ if verb.is_in_order(self.state) => return None,
@@ -180,6 +196,14 @@ impl Connection {
             _ => SEQUENCE,
         };
         Some(reply)
+    }
+
+    /// What has to come first, for a command that may or may not come before it.
+    fn missing_requirement(&self, before_tls: bool, before_auth: bool) -> Option<Reply> {
+        if self.config.require_tls && !self.tls && !before_tls {
+            return Some(Reply::tls_required());
+        }
+        (self.must_authenticate() && !before_auth).then(Reply::auth_required)
     }
 
     fn must_authenticate(&self) -> bool {
@@ -325,6 +349,23 @@ impl Connection {
             return self.fault(SEQUENCE.with_text("BINARYMIME requires BDAT"));
         }
         self.ask(Asked::Data, Event::Data)
+    }
+}
+
+const fn default_reply(verb: Verb) -> Reply {
+    match verb {
+        // RFC 5321 section 3.5.3: 252 where verification is not offered.
+        Verb::Vrfy => Reply::fixed(
+            Code::CANNOT_VERIFY,
+            Status::UNDEFINED,
+            "Cannot VRFY user, but will take a message and attempt delivery",
+        ),
+        Verb::Help => Reply::fixed(Code::HELP, Status::UNDEFINED, "See RFC 5321"),
+        _ => Reply::fixed(
+            Code::NOT_IMPLEMENTED,
+            Status::INVALID_COMMAND,
+            "Not implemented",
+        ),
     }
 }
 

@@ -36,6 +36,8 @@ pub enum Event {
     ChunkEnd,
     /// The message is over: whole, or to be refused. Asks: a positive reply takes it.
     MessageEnd(Result<(), MessageError>),
+    /// VRFY, EXPN, HELP or an unknown verb, if [`Config::custom_commands`](crate::Config::custom_commands) is on. Asks.
+    Command(CommandLine),
     /// RSET: the transaction is void.
     Reset,
     /// The client waits for a TLS handshake. Everything that was sent before has to be written first; then comes
@@ -94,6 +96,18 @@ pub struct RcptCommand {
     pub recipient: ForwardPath,
     /// Its parameters.
     pub parameters: Parameters,
+}
+
+/// A command that means nothing to the session itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct CommandLine {
+    /// The first word, in upper case.
+    pub verb: String,
+    /// What follows it. What is not UTF-8 in it has been replaced.
+    pub argument: String,
+    /// What the connection would have answered by itself, such as 500 to an unknown verb.
+    pub default_reply: Reply,
 }
 
 /// The answer to [`Event::Auth`].

@@ -25,8 +25,8 @@ use crate::{
 pub use self::{
     deadline::Timeouts,
     event::{
-        AuthOutcome, AuthRequest, CloseReason, Event, Greeting, Helo, MailCommand, MessageError,
-        RcptCommand,
+        AuthOutcome, AuthRequest, CloseReason, CommandLine, Event, Greeting, Helo, MailCommand,
+        MessageError, RcptCommand,
     },
     wire::{Direction, WireLine},
 };
@@ -142,6 +142,7 @@ enum Asked {
     Data,
     Chunk,
     Message,
+    Command,
 }
 
 #[derive(Debug, Default)]

@@ -100,6 +100,10 @@ impl Verb {
             .map(|rule| rule.verb)
     }
 
+    pub(super) fn name(self) -> &'static [u8] {
+        self.rule().name
+    }
+
     fn rule(self) -> &'static Rule {
         // The table is in the order of the enum, which the tests below hold it to.
         &TABLE[self as usize]

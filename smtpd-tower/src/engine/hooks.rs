@@ -4,7 +4,7 @@ use smtpd_core::{CloseReason, WireLine};
 use tower::BoxError;
 
 use super::ask::Failure;
-use crate::Session;
+use crate::{Envelope, Session};
 
 type Hook<T> = Option<Arc<dyn Fn(&Session, &T) + Send + Sync>>;
 
@@ -13,6 +13,7 @@ type Hook<T> = Option<Arc<dyn Fn(&Session, &T) + Send + Sync>>;
 pub(crate) struct Hooks {
     pub(crate) wire: Hook<WireLine>,
     pub(crate) error: Hook<SessionError>,
+    pub(crate) reset: Hook<Envelope>,
     pub(crate) close: Hook<Summary>,
 }
 

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use smtpd_core::{AuthOutcome, AuthRequest, Event, MailCommand, RcptCommand, Reply, ReversePath};
+use smtpd_core::{
+    AuthOutcome, AuthRequest, CommandLine, Event, MailCommand, RcptCommand, Reply, ReversePath,
+};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::{
@@ -10,7 +12,8 @@ use super::{
     ask::{CatchPanic, ask},
 };
 use crate::{
-    Auth, Connect, Envelope, Helo, Mail, Phase, PhaseService, Rcpt, Request, pipeline::no_recipient,
+    Auth, Command, Connect, Envelope, Helo, Mail, Phase, PhaseService, Rcpt, Request,
+    pipeline::no_recipient,
 };
 
 impl<IO: AsyncRead + AsyncWrite + Unpin + Send> Driver<IO> {
@@ -24,7 +27,8 @@ impl<IO: AsyncRead + AsyncWrite + Unpin + Send> Driver<IO> {
             Event::Mail(mail) => self.mail(mail).await?,
             Event::Rcpt(rcpt) => self.rcpt(rcpt).await?,
             Event::Data => return Box::pin(self.transfer()).await,
-            Event::Reset => self.end_transaction(),
+            Event::Command(line) => self.command(line).await?,
+            Event::Reset => self.reset(),
             #[cfg(feature = "tls")]
             Event::StartTls => self.start_tls().await?,
             // The connection asks these only within a transfer, which answers them.
@@ -36,6 +40,23 @@ impl<IO: AsyncRead + AsyncWrite + Unpin + Send> Driver<IO> {
     pub(super) fn end_transaction(&mut self) {
         self.envelope = None;
         self.session.end_transaction();
+    }
+
+    /// RSET, told to whom it concerns if there was something to give up.
+    fn reset(&mut self) {
+        if let (Some(envelope), Some(hook)) = (&self.envelope, &self.engine.hooks.reset) {
+            hook(&self.session, envelope);
+        }
+        self.end_transaction();
+    }
+
+    async fn command(&mut self, line: CommandLine) -> Result<(), Stop> {
+        let mut payload = Command::new(line.verb, line.argument);
+        payload.default_reply = line.default_reply.clone();
+        let service = self.engine.pipeline.command.clone();
+        let reply = self.decide(service, line.default_reply, || payload).await?;
+        self.connection.reply(reply);
+        Ok(())
     }
 
     async fn connect(&mut self) -> Result<(), Stop> {

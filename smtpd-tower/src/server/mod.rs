@@ -17,7 +17,7 @@ pub use self::listener::Listener;
 pub(crate) use self::registry::{Seat, Stage};
 use self::{accept::Acceptor, registry::Registry};
 use crate::{
-    PeerAddr, Pipeline, Session, SessionError, Summary,
+    Envelope, PeerAddr, Pipeline, Session, SessionError, Summary,
     engine::{Engine, Hooks},
     session::ServerNames,
 };
@@ -141,6 +141,13 @@ impl Server {
         self
     }
 
+    /// Calls a function when a client gives a transaction up by RSET, with what the envelope had come to.
+    #[must_use]
+    pub fn on_reset(mut self, hook: impl Fn(&Session, &Envelope) + Send + Sync + 'static) -> Self {
+        self.settings.hooks.reset = Some(Arc::new(hook));
+        self
+    }
+
     /// Calls a function when a session has ended, however it did: exactly once for each.
     #[must_use]
     pub fn on_close(mut self, hook: impl Fn(&Session, &Summary) + Send + Sync + 'static) -> Self {
@@ -238,6 +245,7 @@ impl Server {
             .protocol(protocol);
         #[cfg(not(feature = "tls"))]
         let config = settings.config.protocol(protocol);
+        let config = config.custom_commands(settings.pipeline.command.is_some());
         let names = ServerNames {
             hostname: config.hostname().to_owned(),
             app_name: config.program().to_owned(),
