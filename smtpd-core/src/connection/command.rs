@@ -364,7 +364,7 @@ const fn default_reply(verb: Verb) -> Reply {
         _ => Reply::fixed(
             Code::NOT_IMPLEMENTED,
             Status::INVALID_COMMAND,
-            "Not implemented",
+            "EXPN not implemented",
         ),
     }
 }
