@@ -85,6 +85,8 @@ pub mod guide;
 mod handler;
 pub mod layer;
 pub mod limiter;
+#[cfg(feature = "mime")]
+pub mod mime;
 mod phase;
 mod pipeline;
 mod recover;
@@ -95,7 +97,11 @@ mod session;
 pub mod tls;
 mod tls_info;
 
-pub use body::{Body, BodyError};
+pub use body::{
+    Body, BodyError, BodyReader, Head, HeaderField, HeaderFields, OctetCount, SinkFailure,
+};
+#[cfg(feature = "spool")]
+pub use body::{Spooled, Spooling};
 pub use engine::{EndReason, SessionError, Summary};
 pub use envelope::{Envelope, Recipient};
 pub use handler::{HandlerFn, HandlerFuture, IntoReply, handler_fn};

@@ -1,4 +1,4 @@
-use std::error::Error;
+use std::{error::Error, io};
 
 use smtpd_core::{Code, Reply, Status};
 use tower::{BoxError, load_shed::error::Overloaded, timeout::error::Elapsed};
@@ -44,9 +44,18 @@ pub(crate) fn known(error: &BoxError) -> Option<Reply> {
         if error.is::<Overloaded>() {
             return Some(Reply::busy());
         }
-        cause = error.source();
+        cause = cause_of(error);
     }
     None
+}
+
+/// The next error of the chain.
+pub(crate) fn cause_of<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a (dyn Error + 'static)> {
+    // The `source` of an `io::Error` passes over the error that it was made of.
+    match error.downcast_ref().and_then(io::Error::get_ref) {
+        Some(inner) => Some(inner),
+        None => error.source(),
+    }
 }
 
 pub(crate) fn timed_out() -> Reply {
@@ -80,13 +89,15 @@ mod tests {
 
     #[test]
     fn the_first_known_cause_decides() {
-        let cases: [(BoxError, u16); 6] = [
+        let cases: [(BoxError, u16); 8] = [
             (Reply::no_such_user().into(), 550),
             (Elapsed::new().into(), 451),
             (Overloaded::new().into(), 451),
             (BodyError::TooLarge.into(), 552),
             (BodyError::Incomplete.into(), 451),
             ("db down".into(), 451),
+            (io::Error::other(Reply::no_such_user()).into(), 550),
+            (io::Error::from(BodyError::TooLarge).into(), 552),
         ];
         for (error, code) in cases {
             let shown = error.to_string();

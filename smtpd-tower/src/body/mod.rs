@@ -1,6 +1,14 @@
 //! The message as it arrives.
 
+mod head;
 mod incoming;
+mod inspect;
+mod reader;
+#[cfg(feature = "spool")]
+mod spool;
+#[cfg(feature = "spool")]
+mod spooled_file;
+mod tee;
 
 use std::{
     error::Error,
@@ -17,6 +25,14 @@ use sync_wrapper::SyncWrapper;
 
 use self::incoming::Incoming;
 pub(crate) use self::incoming::{Feed, incoming};
+#[cfg(feature = "spool")]
+pub use self::spool::{Spooled, Spooling};
+pub use self::{
+    head::{Head, HeaderField, HeaderFields},
+    inspect::OctetCount,
+    reader::BodyReader,
+    tee::SinkFailure,
+};
 
 /// The message as it arrives, dots undone: a stream of octets in pieces of any size.
 ///
@@ -24,6 +40,18 @@ pub(crate) use self::incoming::{Feed, incoming};
 /// that stops polling stops the client. Only when the stream has ended with `None` has the whole message come; a client
 /// that goes away yields [`BodyError::Incomplete`] as the last item, so what commits at the end can never store half a
 /// message.
+///
+/// | to have | take |
+/// |---|---|
+/// | piece by piece | [`chunk`](Self::chunk), or it as a [`Stream`] |
+/// | as an `AsyncRead` | [`into_reader`](Self::into_reader) |
+/// | in memory | [`collect`](Self::collect), [`collect_to`](Self::collect_to) |
+/// | in memory or a temporary file | `spool` (feature `spool`) |
+/// | the header section first | [`head`](Self::head) |
+/// | as MIME | `mime::Parsed` (feature `mime`) |
+/// | more before it | [`prepend`](Self::prepend) |
+/// | a look at what passes | [`inspect`](Self::inspect), [`counted`](Self::counted) |
+/// | a copy of what passes | [`tee`](Self::tee) |
 ///
 /// ```
 /// use smtpd_tower::{Body, BodyError};
@@ -96,6 +124,9 @@ impl Body {
     #[must_use]
     pub fn prepend(mut self, octets: impl Into<Bytes>) -> Self {
         let octets = octets.into();
+        if octets.is_empty() {
+            return self;
+        }
         self.front = Some(match self.front {
             Some(front) => [octets, front].concat().into(),
             None => octets,
@@ -112,6 +143,13 @@ impl Body {
             Source::Incoming(incoming) => incoming.poll_next(cx),
             Source::Stream(stream) => stream.get_mut().as_mut().poll_next(cx),
         }
+    }
+}
+
+impl Default for Body {
+    /// A message without an octet.
+    fn default() -> Self {
+        Source::Fixed(None).into()
     }
 }
 
@@ -164,6 +202,8 @@ pub enum BodyError {
     Incomplete,
     /// It has more octets than the server's limit, or than a limit of the reader's own.
     TooLarge,
+    /// Its header section is larger than the reader of it would have it; see [`Body::head`].
+    HeadTooLarge,
     /// It holds a bare CR or LF, which the server refuses ([`BareNewline::Reject`](smtpd_core::BareNewline::Reject)).
     BareNewline,
     /// A body of the user's own failed.
@@ -180,6 +220,11 @@ impl BodyError {
     pub fn reply(&self) -> Reply {
         match self {
             Self::TooLarge => MessageError::TooLarge.reply(),
+            Self::HeadTooLarge => Reply::new(
+                Code::EXCEEDED_STORAGE,
+                Status::MESSAGE_TOO_BIG,
+                "Message header too large",
+            ),
             Self::BareNewline => MessageError::BareNewline.reply(),
             Self::Incomplete => Reply::new(
                 Code::LOCAL_ERROR,
@@ -212,6 +257,7 @@ impl fmt::Display for BodyError {
         f.write_str(match self {
             Self::Incomplete => "message incomplete",
             Self::TooLarge => "message too large",
+            Self::HeadTooLarge => "message header too large",
             Self::BareNewline => "message holds a bare CR or LF",
             Self::Other(_) => "message body failed",
         })
@@ -225,6 +271,21 @@ impl Error for BodyError {
             _ => None,
         }
     }
+}
+
+/// A message that has come in these pieces, and has ended so.
+#[cfg(test)]
+pub(crate) fn in_pieces<'a, T: AsRef<[u8]> + ?Sized + 'a>(
+    pieces: impl IntoIterator<Item = &'a T>,
+    end: Result<(), BodyError>,
+) -> Body {
+    let (feed, body) = incoming();
+    for piece in pieces {
+        let piece = Bytes::copy_from_slice(piece.as_ref());
+        tokio_test::assert_ready!(tokio_test::task::spawn(feed.push(piece)).poll());
+    }
+    feed.finish(end);
+    body
 }
 
 #[cfg(test)]

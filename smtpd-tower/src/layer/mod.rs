@@ -8,6 +8,9 @@
 //! | [`RequireTlsLayer`] | AUTH, MAIL, RCPT, DATA | 530 5.7.0 before STARTTLS |
 //! | [`ReverseDnsLayer`] | connect | nothing: it looks up the [`ReverseName`] of the client |
 //! | [`ReceivedLayer`] | DATA | nothing: it puts the trace header before the message, and names it by a [`QueueId`] |
+//! | [`MapBodyLayer`] | DATA | nothing: it gives the service another body |
+//! | [`TeeLayer`] | DATA | nothing: it writes a copy of the message to a sink |
+//! | `SpoolLayer` (feature `spool`) | DATA | the reply of a [`BodyError`](crate::BodyError): it takes the whole message before the service is asked |
 //! | [`TraceLayer`] | any | nothing: it logs by `tracing` |
 //!
 //! None of them changes the error of the service within: what a layer has to say to the client is a response. tower's own
@@ -55,6 +58,7 @@
 mod answer;
 mod clean;
 mod domain_filter;
+mod map_body;
 mod queue_id;
 mod rate_limit;
 mod received;
@@ -62,10 +66,14 @@ mod require_auth;
 mod require_tls;
 mod reverse_dns;
 mod reverse_name;
+#[cfg(feature = "spool")]
+mod spool;
+mod tee;
 mod trace;
 
 pub use answer::AnswerFuture;
 pub use domain_filter::{DomainFilter, DomainFilterLayer};
+pub use map_body::{MapBody, MapBodyLayer};
 pub use queue_id::QueueId;
 pub use rate_limit::{RateLimit, RateLimitLayer};
 pub use received::{Received, ReceivedLayer};
@@ -73,4 +81,7 @@ pub use require_auth::{RequireAuth, RequireAuthLayer};
 pub use require_tls::{RequireTls, RequireTlsLayer};
 pub use reverse_dns::{ReverseDns, ReverseDnsFuture, ReverseDnsLayer};
 pub use reverse_name::ReverseName;
+#[cfg(feature = "spool")]
+pub use spool::{Spool, SpoolFuture, SpoolLayer};
+pub use tee::{Tee, TeeLayer};
 pub use trace::{Trace, TraceFuture, TraceLayer};

@@ -1,0 +1,349 @@
+use std::{borrow::Cow, fmt};
+
+use bytes::{Bytes, BytesMut};
+
+use super::{Body, BodyError};
+
+impl Body {
+    /// Reads the header section, and leaves the rest where it is: it is neither kept nor asked for.
+    ///
+    /// The head ends with the first empty line (RFC 5322 section 2.1), which belongs to it; a message without one is all
+    /// head. Only CRLF ends a line. [`Head::into_body`] puts it back, octet by octet as it came.
+    ///
+    /// ```
+    /// use smtpd_tower::{Body, BodyError, Data, Reply, Request, handler_fn, Pipeline};
+    ///
+    /// async fn judge(request: Request<Data>) -> Result<Reply, Reply> {
+    ///     let (head, body) = request.into_body().head(64 * 1024).await?;
+    ///     if head.field("subject").is_some_and(|subject| subject.value().starts_with(b"[SPAM]")) {
+    ///         return Err(Reply::rejected("No, thanks")); // the rest is never kept
+    ///     }
+    ///     deliver(head.into_body(body)).await?;
+    ///     Ok(Reply::OK)
+    /// }
+    /// # async fn deliver(body: Body) -> Result<(), BodyError> { body.collect().await.map(drop) }
+    /// let pipeline = Pipeline::new().data(handler_fn(judge));
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`BodyError::HeadTooLarge`] when no end is found within `limit` octets, which a client is told by 552; else see
+    /// [`BodyError`].
+    pub async fn head(mut self, limit: usize) -> Result<(Head, Self), BodyError> {
+        let mut head = BytesMut::new();
+        while let Some(piece) = self.chunk().await {
+            let mut piece = piece?;
+            let known = head.len();
+            let taken = piece.len().min(limit - known);
+            head.extend_from_slice(piece.get(..taken).unwrap_or_default());
+            if let Some(end) = end_of_head(&head, known) {
+                head.truncate(end);
+                let rest = piece.split_off(end - known);
+                return Ok((Head::from(head.freeze()), self.prepend(rest)));
+            }
+            if taken < piece.len() {
+                return Err(BodyError::HeadTooLarge);
+            }
+        }
+        Ok((Head::from(head.freeze()), Self::default()))
+    }
+}
+
+/// Where the body begins; the first `known` octets were looked at before, and the empty line does not end within them.
+fn end_of_head(octets: &[u8], known: usize) -> Option<usize> {
+    const END: &[u8] = b"\r\n\r\n";
+    if octets.starts_with(b"\r\n") {
+        return Some(2);
+    }
+    let from = known.saturating_sub(END.len() - 1);
+    let mut windows = octets.get(from..)?.windows(END.len());
+    let found = windows.position(|window| window == END)?;
+    Some(from + found + END.len())
+}
+
+/// The header section of a message, octet by octet as it came; see [`Body::head`].
+///
+/// ```
+/// use smtpd_tower::{Body, BodyError};
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), BodyError> {
+/// let message = "From: a@example.com\r\nSubject: a long\r\n story\r\n\r\nHello\r\n";
+/// let (head, body) = Body::from(message).head(1000).await?;
+/// let names: Vec<_> = head.fields().map(|field| field.name()).collect();
+/// assert_eq!(names, ["From", "Subject"]);
+/// assert_eq!(*head.field("SUBJECT").unwrap().unfolded(), *b"a long story");
+///
+/// assert_eq!(head.into_body(body).collect().await?, message);
+/// # Ok(()) }
+/// ```
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Head {
+    octets: Bytes,
+}
+
+impl Head {
+    /// Its octets, with the empty line that ends it if there is one.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.octets
+    }
+
+    /// Its octets, with the empty line that ends it if there is one.
+    pub fn into_bytes(self) -> Bytes {
+        self.octets
+    }
+
+    /// Its fields from top to bottom. Lines that are no field, which a message need not have, are left out.
+    pub fn fields(&self) -> HeaderFields<'_> {
+        HeaderFields { rest: &self.octets }
+    }
+
+    /// The topmost field of that name, in any case (RFC 5322 section 1.2.2). There may be more: see [`fields`](Self::fields).
+    pub fn field(&self, name: &str) -> Option<HeaderField<'_>> {
+        self.fields().find(|field| field.is(name))
+    }
+
+    /// The message again: this head before that body.
+    pub fn into_body(self, body: Body) -> Body {
+        body.prepend(self.octets)
+    }
+}
+
+impl From<Bytes> for Head {
+    /// The head of these octets, which end with the empty line if there is one.
+    fn from(octets: Bytes) -> Self {
+        Self { octets }
+    }
+}
+
+impl fmt::Debug for Head {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.fields()).finish()
+    }
+}
+
+/// The fields of a [`Head`].
+#[derive(Clone, Debug)]
+pub struct HeaderFields<'a> {
+    rest: &'a [u8],
+}
+
+impl<'a> Iterator for HeaderFields<'a> {
+    type Item = HeaderField<'a>;
+
+    fn next(&mut self) -> Option<HeaderField<'a>> {
+        while !self.rest.is_empty() && !self.rest.starts_with(b"\r\n") {
+            let (raw, rest) = self.rest.split_at(end_of_field(self.rest));
+            self.rest = rest;
+            if let Some(field) = HeaderField::new(raw) {
+                return Some(field);
+            }
+        }
+        None
+    }
+}
+
+/// A line that begins with white space goes on with the field above it (RFC 5322 section 2.2.3).
+fn end_of_field(octets: &[u8]) -> usize {
+    octets
+        .windows(3)
+        .position(|window| matches!(window, [b'\r', b'\n', next] if !is_blank(*next)))
+        .map_or(octets.len(), |at| at + 2)
+}
+
+const fn is_blank(octet: u8) -> bool {
+    matches!(octet, b' ' | b'\t')
+}
+
+/// One field of a [`Head`].
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct HeaderField<'a> {
+    raw: &'a [u8],
+    name: &'a str,
+    value: &'a [u8],
+}
+
+impl<'a> HeaderField<'a> {
+    fn new(raw: &'a [u8]) -> Option<Self> {
+        let colon = raw.iter().position(|octet| *octet == b':')?;
+        let (mut name, value) = raw.split_at(colon);
+        // RFC 5322 section 4.5: white space before the colon is obsolete, but understood.
+        while let [before @ .., b' ' | b'\t'] = name {
+            name = before;
+        }
+        // RFC 5322 section 2.2: printable US-ASCII.
+        if name.is_empty() || !name.iter().all(u8::is_ascii_graphic) {
+            return None;
+        }
+        Some(Self {
+            raw,
+            name: std::str::from_utf8(name).ok()?,
+            value: value.get(1..)?.trim_ascii(),
+        })
+    }
+
+    /// Its name as it is written.
+    pub const fn name(&self) -> &'a str {
+        self.name
+    }
+
+    /// Whether that is its name, in any case (RFC 5322 section 1.2.2).
+    pub fn is(&self, name: &str) -> bool {
+        self.name.eq_ignore_ascii_case(name)
+    }
+
+    /// Its value without the white space around it: any octets, with the line breaks of folding still in it.
+    pub const fn value(&self) -> &'a [u8] {
+        self.value
+    }
+
+    /// Its value on one line: the CRLF of folding is left out (RFC 5322 section 2.2.3). Encoded words stay as they are.
+    pub fn unfolded(&self) -> Cow<'a, [u8]> {
+        let mut line = Vec::new();
+        let mut rest = self.value;
+        while let Some(at) = rest.windows(2).position(|window| window == b"\r\n") {
+            let (before, after) = rest.split_at(at);
+            line.extend_from_slice(before);
+            rest = after.get(2..).unwrap_or_default();
+        }
+        if rest.len() == self.value.len() {
+            return rest.into();
+        }
+        line.extend_from_slice(rest);
+        line.into()
+    }
+
+    /// The whole field as it came: name, colon, value, and the CRLF that ends it.
+    pub const fn raw(&self) -> &'a [u8] {
+        self.raw
+    }
+}
+
+impl fmt::Debug for HeaderField<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "\"{}\"", self.raw.trim_ascii_end().escape_ascii())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::body::in_pieces;
+
+    /// Message, and how many octets of it are head.
+    const MESSAGES: [(&[u8], usize); 11] = [
+        (b"A: 1\r\nB: 2\r\n\r\nbody\r\n\r\nmore", 14),
+        (b"A: 1\r\n\r\n", 8),
+        (b"A: 1\r\n\r\n\r\n\r\n", 8),
+        (b"A: 1\r\n", 6),
+        (b"A: 1\r\n\r", 7),
+        (b"A: 1", 4),
+        (b"\r\nbody\r\n\r\n", 2),
+        (b"\r\n", 2),
+        (b"", 0),
+        (b"A: 1\n\nB: 2\r\r\n\r\r\n\r\nbody", 18),
+        (b"A: 1\r\n \r\n\r\nbody", 11),
+    ];
+
+    async fn check(message: &[u8], head_len: usize, pieces: &[&[u8]]) {
+        let cut = || in_pieces(pieces.iter().copied(), Ok(()));
+        let (head, rest) = cut().head(head_len).await.unwrap();
+        assert_eq!(head.as_bytes(), &message[..head_len], "{pieces:?}");
+        let rest = rest.collect().await.unwrap();
+        assert_eq!(rest, &message[head_len..], "{pieces:?}");
+        let (head, rest) = cut().head(head_len + 1).await.unwrap();
+        assert_eq!(head.into_body(rest).collect().await.unwrap(), message);
+        if let Some(limit) = head_len.checked_sub(1) {
+            let error = cut().head(limit).await.unwrap_err();
+            assert!(matches!(error, BodyError::HeadTooLarge), "{pieces:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn wherever_a_message_is_cut_its_head_is_the_same() {
+        for (message, head_len) in MESSAGES {
+            for first in 0..=message.len() {
+                for second in first..=message.len() {
+                    let (one, two) = (&message[..first], &message[first..second]);
+                    check(message, head_len, &[one, two, &message[second..]]).await;
+                }
+            }
+            let octets: Vec<_> = message.chunks(1).collect();
+            check(message, head_len, &octets).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn the_rest_is_not_asked_for() {
+        let (feed, body) = crate::body::incoming();
+        feed.push("A: 1\r\n\r\nbo".into()).await;
+        let (head, mut rest) = body.head(100).await.unwrap();
+        assert_eq!(head.as_bytes(), b"A: 1\r\n\r\n");
+        assert_eq!(rest.chunk().await.unwrap().unwrap(), "bo");
+        feed.push("dy".into()).await;
+        assert_eq!(rest.chunk().await.unwrap().unwrap(), "dy");
+        drop(feed);
+        assert!(rest.chunk().await.unwrap().is_err());
+    }
+
+    #[tokio::test]
+    async fn a_head_that_breaks_off_is_an_error() {
+        let body = in_pieces([b"A: 1\r\n"], Err(BodyError::Incomplete));
+        assert!(matches!(body.head(100).await, Err(BodyError::Incomplete)));
+    }
+
+    type Fields = &'static [(&'static str, &'static [u8], &'static [u8])];
+
+    #[test]
+    fn fields_in_a_head() {
+        let table: [(&str, Fields); 10] = [
+            ("", &[]),
+            ("\r\n", &[]),
+            (
+                "A: 1\r\nb:2\r\n\r\nC: 3\r\n",
+                &[("A", b"1", b"1"), ("b", b"2", b"2")],
+            ),
+            (
+                "A: 1\r\n\t2\r\n  3 \r\nB:\r\n 4\r\n",
+                &[("A", b"1\r\n\t2\r\n  3", b"1\t2  3"), ("B", b"4", b"4")],
+            ),
+            ("A : 1\r\nB\t :2", &[("A", b"1", b"1"), ("B", b"2", b"2")]),
+            ("A:\r\nB: \r\n", &[("A", b"", b""), ("B", b"", b"")]),
+            ("A: b: c\r\n", &[("A", b"b: c", b"b: c")]),
+            (
+                // Nothing that is no field hides the next one, nor is taken for one.
+                "hello\r\n A: 1\r\n: 2\r\nB C: 3\r\nD\r\n : 4\r\nå: 5\r\nE: 6\r\n",
+                &[("E", b"6", b"6")],
+            ),
+            (" A: 1\r\nB: 2\r\n", &[("B", b"2", b"2")]),
+            ("A: 1\nB: 2\r\n", &[("A", b"1\nB: 2", b"1\nB: 2")]),
+        ];
+        for (head, expected) in table {
+            let head = Head::from(Bytes::from_static(head.as_bytes()));
+            let fields: Vec<_> = head.fields().collect();
+            let shown: Vec<_> = fields
+                .iter()
+                .map(|field| (field.name(), field.value(), field.unfolded()))
+                .collect();
+            let expected: Vec<_> = expected
+                .iter()
+                .map(|(name, value, line)| (*name, *value, Cow::from(*line)))
+                .collect();
+            assert_eq!(shown, expected, "{head:?}");
+        }
+    }
+
+    #[test]
+    fn fields_are_found_by_name_in_any_case() {
+        let head = Head::from(Bytes::from(
+            "A: 1\r\nReceived: 2\r\n x\r\nRECEIVED: 3\r\n\r\n",
+        ));
+        let received = head.field("received").unwrap();
+        assert_eq!(received.raw(), b"Received: 2\r\n x\r\n");
+        assert_eq!(head.field("Receive"), None);
+        assert_eq!(head.fields().filter(|f| f.is("Received")).count(), 2);
+        assert_eq!(
+            format!("{head:?}"),
+            r#"["A: 1", "Received: 2\r\n x", "RECEIVED: 3"]"#
+        );
+    }
+}

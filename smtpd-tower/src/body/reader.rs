@@ -1,0 +1,178 @@
+use std::{
+    error::Error,
+    io,
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use bytes::{Buf, Bytes};
+use tokio::io::{AsyncBufRead, AsyncRead, ReadBuf};
+
+use super::{Body, BodyError};
+use crate::recover::cause_of;
+
+impl Body {
+    /// The same body for what reads by [`AsyncRead`] or [`AsyncBufRead`].
+    ///
+    /// A [`BodyError`] comes as an [`io::Error`] made of it, and comes again at every further read, so a message that has
+    /// not come whole never seems to end well. [`recover`](crate::recover()) and `BodyError::from` find it in there.
+    ///
+    /// ```
+    /// use smtpd_tower::{Body, BodyError};
+    /// use tokio::io::AsyncBufReadExt;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), BodyError> {
+    /// let mut lines = Body::from("Subject: hi\r\n\r\nHello\r\n").into_reader().lines();
+    /// assert_eq!(lines.next_line().await?.as_deref(), Some("Subject: hi"));
+    /// # Ok(()) }
+    /// ```
+    pub fn into_reader(self) -> BodyReader {
+        BodyReader {
+            body: self,
+            piece: Bytes::new(),
+            end: None,
+        }
+    }
+}
+
+/// A [`Body`] as [`AsyncRead`] and [`AsyncBufRead`], made by [`Body::into_reader`].
+#[derive(Debug)]
+pub struct BodyReader {
+    body: Body,
+    piece: Bytes,
+    end: Option<Result<(), BodyError>>,
+}
+
+impl AsyncBufRead for BodyReader {
+    fn poll_fill_buf(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<&[u8]>> {
+        let this = self.get_mut();
+        // A body may have empty pieces; a reader that reads nothing is at its end.
+        while this.piece.is_empty() {
+            match &this.end {
+                Some(Ok(())) => break,
+                Some(Err(error)) => return Poll::Ready(Err(error.clone().into())),
+                None => match ready!(this.body.poll_chunk(cx)) {
+                    Some(Ok(piece)) => this.piece = piece,
+                    Some(Err(error)) => this.end = Some(Err(error)),
+                    None => this.end = Some(Ok(())),
+                },
+            }
+        }
+        Poll::Ready(Ok(&this.piece))
+    }
+
+    fn consume(mut self: Pin<&mut Self>, octets: usize) {
+        let octets = octets.min(self.piece.len());
+        self.piece.advance(octets);
+    }
+}
+
+impl AsyncRead for BodyReader {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let there = ready!(self.as_mut().poll_fill_buf(cx))?;
+        let (taken, _) = there.split_at(there.len().min(buffer.remaining()));
+        buffer.put_slice(taken);
+        let taken = taken.len();
+        self.consume(taken);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl From<BodyError> for io::Error {
+    /// An error made of it, which [`io::Error::get_ref`] lends.
+    fn from(error: BodyError) -> Self {
+        let kind = match &error {
+            BodyError::Incomplete => io::ErrorKind::UnexpectedEof,
+            BodyError::TooLarge | BodyError::HeadTooLarge => io::ErrorKind::FileTooLarge,
+            BodyError::BareNewline => io::ErrorKind::InvalidData,
+            BodyError::Other(error) => error
+                .downcast_ref::<Self>()
+                .map_or(io::ErrorKind::Other, Self::kind),
+        };
+        Self::new(kind, error)
+    }
+}
+
+impl From<io::Error> for BodyError {
+    /// The body error that it was made of; else [`BodyError::Other`].
+    fn from(error: io::Error) -> Self {
+        let mut cause: Option<&(dyn Error + 'static)> = Some(&error);
+        while let Some(error) = cause {
+            if let Some(body) = error.downcast_ref::<Self>() {
+                return body.clone();
+            }
+            cause = cause_of(error);
+        }
+        Self::other(error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+    use crate::{BoxError, body::in_pieces, recover};
+
+    #[tokio::test]
+    async fn every_octet_is_read_whatever_the_pieces_and_buffers() {
+        for size in 1..=8 {
+            let body = in_pieces([&b"ab"[..], b"", b"cdefg", b"", b"h"], Ok(())).prepend("");
+            let mut reader = body.into_reader();
+            let mut read = Vec::new();
+            let mut buffer = vec![0; size];
+            loop {
+                match reader.read(&mut buffer).await.unwrap() {
+                    0 => break,
+                    taken => read.extend_from_slice(&buffer[..taken]),
+                }
+            }
+            assert_eq!(read, b"abcdefgh", "buffer of {size}");
+            assert_eq!(reader.read(&mut buffer).await.unwrap(), 0);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_message_that_breaks_off_never_seems_to_end_well() {
+        let mut reader = in_pieces([b"half"], Err(BodyError::Incomplete)).into_reader();
+        let mut read = Vec::new();
+        for _ in 0..3 {
+            let error = reader.read_to_end(&mut read).await.unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
+            assert_eq!(error.to_string(), "message incomplete");
+        }
+        assert_eq!(read, b"half");
+    }
+
+    #[tokio::test]
+    async fn the_reply_is_found_behind_an_io_error() {
+        let disk_full = BodyError::other(io::Error::from(io::ErrorKind::StorageFull));
+        let table = [
+            (BodyError::TooLarge, io::ErrorKind::FileTooLarge, 552),
+            (BodyError::HeadTooLarge, io::ErrorKind::FileTooLarge, 552),
+            (BodyError::BareNewline, io::ErrorKind::InvalidData, 550),
+            (BodyError::Incomplete, io::ErrorKind::UnexpectedEof, 451),
+            (disk_full, io::ErrorKind::StorageFull, 451),
+        ];
+        for (expected, kind, code) in table {
+            let mut reader = in_pieces([b"half"], Err(expected.clone())).into_reader();
+            let mut sink = Vec::new();
+            let error = tokio::io::copy(&mut reader, &mut sink).await.unwrap_err();
+            assert_eq!(error.kind(), kind);
+            assert!(sink.flush().await.is_ok());
+
+            let wrapped = io::Error::other(error);
+            let found = BodyError::from(wrapped);
+            assert_eq!(found.to_string(), expected.to_string());
+            let error = BoxError::from(io::Error::other(io::Error::from(found)));
+            assert_eq!(recover(&error), expected.reply());
+            assert_eq!(recover(&error).code().as_u16(), code);
+        }
+        let error = BodyError::from(io::Error::other("disk"));
+        assert_eq!(error.source().unwrap().to_string(), "disk");
+    }
+}
