@@ -203,6 +203,7 @@ impl Session {
     }
 
     /// The session starts anew over TLS (RFC 3207 section 4.2).
+    #[cfg(feature = "tls")]
     pub(crate) fn secured(&mut self, tls: TlsInfo) {
         self.update(|facts| {
             facts.tls = Some(tls);
