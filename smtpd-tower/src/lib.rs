@@ -70,7 +70,8 @@
 //! # Testing
 //!
 //! Pipelines need no socket: `service.oneshot(Request::new(Session::local(), Rcpt::new(path)))`. Whole sessions run over
-//! [`Server::serve_connection`] and `tokio::io::duplex`; [`deliver::Inbox`] keeps what was delivered.
+//! [`Server::serve_connection`] and `tokio::io::duplex`; [`deliver::Inbox`] keeps what was delivered. With the feature `test`
+//! there is a module `test`: a client, a recording service, transcripts, faults on purpose, a server on a free port.
 //!
 //! # More
 //!
@@ -93,6 +94,8 @@ mod recover;
 mod request;
 mod server;
 mod session;
+#[cfg(feature = "test")]
+pub mod test;
 #[cfg(feature = "tls")]
 pub mod tls;
 mod tls_info;

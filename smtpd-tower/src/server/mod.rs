@@ -223,7 +223,20 @@ impl Server {
     where
         IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let acceptor = self.acceptor(Protocol::Smtp, false);
+        self.serve_one(Protocol::Smtp, io, peer)
+    }
+
+    /// Serves one connection by that protocol.
+    pub(crate) fn serve_one<IO>(
+        &self,
+        protocol: Protocol,
+        io: IO,
+        peer: PeerAddr,
+    ) -> impl Future<Output = ()> + Send + use<IO>
+    where
+        IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let acceptor = self.acceptor(protocol, false);
         async move { acceptor.serve(io, peer, PeerAddr::Unknown).await }
     }
 

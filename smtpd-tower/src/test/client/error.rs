@@ -1,0 +1,56 @@
+use std::{error::Error, fmt, io};
+
+use super::ClientReply;
+
+/// Why a [`Client`](super::Client) has no reply to show, or not the one that was expected.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum ClientError {
+    /// The other end has closed the connection, or reset it.
+    Closed,
+    /// What came is no reply of RFC 5321 section 4.2: what is wrong with it.
+    Malformed(String),
+    /// The argument of a command holds CR or LF; [`raw`](super::Client::raw) sends those.
+    LineBreak,
+    /// A reply came with another code.
+    Unexpected {
+        /// The code that was expected.
+        expected: u16,
+        /// The reply that came.
+        reply: ClientReply,
+    },
+    /// The connection failed otherwise.
+    Io(io::Error),
+}
+
+impl From<io::Error> for ClientError {
+    fn from(error: io::Error) -> Self {
+        use io::ErrorKind::*;
+        match error.kind() {
+            BrokenPipe | ConnectionReset | ConnectionAborted | NotConnected | UnexpectedEof
+            | WriteZero => Self::Closed,
+            _ => Self::Io(error),
+        }
+    }
+}
+
+impl fmt::Display for ClientError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Closed => f.write_str("the server has closed the connection"),
+            Self::Malformed(what) => write!(f, "not an SMTP reply: {what}"),
+            Self::LineBreak => f.write_str("a command cannot hold a line break"),
+            Self::Unexpected { expected, reply } => write!(f, "expected {expected}, got {reply}"),
+            Self::Io(_) => f.write_str("the connection failed"),
+        }
+    }
+}
+
+impl Error for ClientError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match self {
+            Self::Io(error) => Some(error),
+            _ => None,
+        }
+    }
+}

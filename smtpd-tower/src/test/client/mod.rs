@@ -1,0 +1,529 @@
+//! A client that speaks SMTP step by step.
+
+mod error;
+mod keywords;
+mod message;
+mod options;
+mod reply;
+mod sasl;
+mod wire;
+
+use smtpd_core::Protocol;
+use tokio::{
+    io::{AsyncRead, AsyncWrite, AsyncWriteExt, DuplexStream},
+    net::{TcpStream, ToSocketAddrs},
+    task::JoinHandle,
+};
+
+use self::wire::Wire;
+pub use self::{
+    error::ClientError, keywords::EhloKeywords, options::ClientOptions, reply::ClientReply,
+};
+use crate::{PeerAddr, Server};
+
+/// A client for tests. It speaks SMTP or LMTP step by step, or sends whole messages, and never panics by itself.
+///
+/// Each step sends one command and returns the reply to it, whatever its code;
+/// [`expect_code`](ClientReply::expect_code) makes another code an error. What the server says unasked, as its greeting,
+/// is read by [`greeting`](Self::greeting) and [`reply`](Self::reply). What no step fits goes through
+/// [`command`](Self::command) and [`raw`](Self::raw).
+///
+/// ```
+/// use smtpd_tower::{Pipeline, Rcpt, Request, Server, deliver::Inbox, handler_fn, test::{Client, ClientError}};
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), ClientError> {
+/// let inbox = Inbox::new();
+/// let pipeline = Pipeline::new().rcpt(handler_fn(async |_: Request<Rcpt>| {})).data(inbox.clone());
+/// let mut client = Client::connect(&Server::new("mx.example.org", pipeline));
+///
+/// let reply = client.send("a@example.com", ["b@example.org"], "Subject: hi\r\n\r\n.dot\r\n").await?;
+/// assert_eq!(reply.expect_code(250)?.text(), "OK");
+/// client.quit().await?.expect_code(221)?;
+/// client.ended().await?;
+/// assert_eq!(inbox.messages()[0].message(), "Subject: hi\r\n\r\n.dot\r\n");
+/// # Ok(()) }
+/// ```
+#[derive(Debug)]
+pub struct Client<IO = DuplexStream> {
+    wire: Wire<IO>,
+    protocol: Protocol,
+    /// Whether the server has said anything.
+    greeted: bool,
+    /// Whether HELO, EHLO or LHLO was taken.
+    introduced: bool,
+    keywords: EhloKeywords,
+    /// The recipients of this transaction that were accepted.
+    recipients: usize,
+    session: Option<JoinHandle<()>>,
+}
+
+impl Client {
+    /// The name that [`send`](Self::send) introduces the client by.
+    pub const NAME: &'static str = "client.test";
+
+    /// Connects to a server in memory, as a client from 127.0.0.1. The session runs in a task of its own.
+    ///
+    /// # Panics
+    ///
+    /// Outside of a tokio runtime.
+    pub fn connect(server: &Server) -> Self {
+        Self::options().connect(server)
+    }
+
+    /// The same, as a client from that address.
+    ///
+    /// # Panics
+    ///
+    /// Outside of a tokio runtime.
+    pub fn from_peer(server: &Server, peer: impl Into<PeerAddr>) -> Self {
+        Self::options().peer(peer).connect(server)
+    }
+
+    /// What else can be chosen: the size of the pipe, LMTP, faults.
+    pub fn options() -> ClientOptions {
+        ClientOptions::new()
+    }
+
+    fn connected(io: DuplexStream, protocol: Protocol, session: JoinHandle<()>) -> Self {
+        Self {
+            protocol,
+            session: Some(session),
+            ..Self::over(io)
+        }
+    }
+
+    /// Closes the connection, and waits until the server has ended the session: until it has dropped its services and
+    /// called its hooks.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError::Io`] if the session has panicked.
+    pub async fn ended(self) -> Result<(), ClientError> {
+        drop(self.wire);
+        match self.session {
+            Some(session) => session.await.map_err(|error| ClientError::Io(error.into())),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Client<TcpStream> {
+    /// Connects by TCP.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError::Closed`] if nobody listens there any more, else [`ClientError::Io`].
+    pub async fn tcp(address: impl ToSocketAddrs) -> Result<Self, ClientError> {
+        let io = TcpStream::connect(address).await?;
+        // A small command that waits for the acknowledgement of the one before makes a test slow.
+        io.set_nodelay(true)?;
+        Ok(Self::over(io))
+    }
+}
+
+impl<IO: AsyncRead + AsyncWrite + Unpin> Client<IO> {
+    /// A client over a connection that is there already, such as TLS over the one that [`into_io`](Self::into_io) gave.
+    pub fn over(io: IO) -> Self {
+        Self {
+            wire: Wire::new(io),
+            protocol: Protocol::Smtp,
+            greeted: false,
+            introduced: false,
+            keywords: EhloKeywords::default(),
+            recipients: 0,
+            session: None,
+        }
+    }
+
+    /// The connection, as for a TLS handshake after `command("STARTTLS")`. What has been read ahead is dropped.
+    pub fn into_io(self) -> IO {
+        self.wire.io
+    }
+
+    /// What the last EHLO or LHLO has announced; nothing after HELO.
+    pub const fn extensions(&self) -> &EhloKeywords {
+        &self.keywords
+    }
+
+    /// Reads the greeting.
+    ///
+    /// # Errors
+    ///
+    /// As [`reply`](Self::reply).
+    pub async fn greeting(&mut self) -> Result<ClientReply, ClientError> {
+        self.reply().await
+    }
+
+    /// EHLO. What it announces is in [`extensions`](Self::extensions).
+    ///
+    /// # Errors
+    ///
+    /// As [`command`](Self::command), and so do all steps that follow.
+    pub async fn ehlo(&mut self, name: &str) -> Result<ClientReply, ClientError> {
+        self.command(&format!("EHLO {name}")).await
+    }
+
+    /// HELO.
+    ///
+    /// # Errors
+    ///
+    /// As [`command`](Self::command).
+    pub async fn helo(&mut self, name: &str) -> Result<ClientReply, ClientError> {
+        self.command(&format!("HELO {name}")).await
+    }
+
+    /// LHLO (RFC 2033 section 4.1). From now on [`data`](Self::data) reads a reply for each recipient.
+    ///
+    /// # Errors
+    ///
+    /// As [`command`](Self::command).
+    pub async fn lhlo(&mut self, name: &str) -> Result<ClientReply, ClientError> {
+        self.command(&format!("LHLO {name}")).await
+    }
+
+    /// MAIL FROM of that address; empty is the null sender. With parameters write `<a@example.com> SIZE=1000`.
+    ///
+    /// # Errors
+    ///
+    /// As [`command`](Self::command).
+    pub async fn mail(&mut self, from: &str) -> Result<ClientReply, ClientError> {
+        self.command(&format!("MAIL FROM:{}", path(from))).await
+    }
+
+    /// RCPT TO of that address. With parameters write `<b@example.org> NOTIFY=NEVER`.
+    ///
+    /// # Errors
+    ///
+    /// As [`command`](Self::command).
+    pub async fn rcpt(&mut self, to: &str) -> Result<ClientReply, ClientError> {
+        self.command(&format!("RCPT TO:{}", path(to))).await
+    }
+
+    /// RSET.
+    ///
+    /// # Errors
+    ///
+    /// As [`command`](Self::command).
+    pub async fn rset(&mut self) -> Result<ClientReply, ClientError> {
+        self.command("RSET").await
+    }
+
+    /// NOOP.
+    ///
+    /// # Errors
+    ///
+    /// As [`command`](Self::command).
+    pub async fn noop(&mut self) -> Result<ClientReply, ClientError> {
+        self.command("NOOP").await
+    }
+
+    /// QUIT.
+    ///
+    /// # Errors
+    ///
+    /// As [`command`](Self::command).
+    pub async fn quit(&mut self) -> Result<ClientReply, ClientError> {
+        self.command("QUIT").await
+    }
+
+    /// Sends a line and reads the reply to it.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError::LineBreak`] if the line holds CR or LF; else as [`reply`](Self::reply).
+    pub async fn command(&mut self, line: &str) -> Result<ClientReply, ClientError> {
+        if line.contains(['\r', '\n']) {
+            return Err(ClientError::LineBreak);
+        }
+        let reply = self.exchange(format!("{line}\r\n").as_bytes()).await?;
+        if reply.is_positive() {
+            self.taken(line, &reply);
+        }
+        Ok(reply)
+    }
+
+    /// Sends these octets as they are, and reads nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError::Closed`], [`ClientError::Io`]
+    pub async fn raw(&mut self, octets: impl AsRef<[u8]>) -> Result<(), ClientError> {
+        self.wire.write(octets.as_ref()).await
+    }
+
+    /// Closes the way to the server, and not the way back.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError::Closed`], [`ClientError::Io`]
+    pub async fn finish(&mut self) -> Result<(), ClientError> {
+        Ok(self.wire.io.shutdown().await?)
+    }
+
+    /// Reads one reply.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError::Closed`] where the connection ends instead, [`ClientError::Malformed`] if it is none,
+    /// [`ClientError::Io`].
+    pub async fn reply(&mut self) -> Result<ClientReply, ClientError> {
+        self.greeted = true;
+        self.wire.reply().await
+    }
+
+    /// One line without its CRLF; `None` at the end of the connection.
+    pub(super) async fn line(&mut self) -> Result<Option<String>, ClientError> {
+        self.greeted = true;
+        self.wire.line().await
+    }
+
+    /// A server may say why it closes while the client still sends; that counts, and not that the rest found no reader.
+    async fn exchange(&mut self, octets: &[u8]) -> Result<ClientReply, ClientError> {
+        match self.raw(octets).await {
+            Ok(()) => self.reply().await,
+            Err(error) => self.reply().await.map_err(|_| error),
+        }
+    }
+
+    /// Notes what a command that was taken has changed.
+    fn taken(&mut self, line: &str, reply: &ClientReply) {
+        let verb = line.split(' ').next().unwrap_or_default();
+        let is = |other: &str| verb.eq_ignore_ascii_case(other);
+        if is("RCPT") {
+            self.recipients += 1;
+        } else if is("MAIL") || is("RSET") {
+            self.recipients = 0;
+        } else if is("HELO") || is("EHLO") || is("LHLO") {
+            self.recipients = 0;
+            self.introduced = true;
+            self.keywords = if is("HELO") {
+                EhloKeywords::default()
+            } else {
+                EhloKeywords::of(reply)
+            };
+            if is("LHLO") {
+                self.protocol = Protocol::Lmtp;
+            }
+        }
+    }
+}
+
+/// In angle brackets, unless it has them.
+fn path(address: &str) -> String {
+    if address.starts_with('<') {
+        address.to_owned()
+    } else {
+        format!("<{address}>")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use smtpd_core::{
+        AuthOutcome, Reply,
+        sasl::{CramMd5, Mechanisms, Secret},
+    };
+
+    use super::*;
+    use crate::{Auth, Data, Pipeline, Rcpt, Request, deliver::Inbox, handler_fn, test::Recorder};
+
+    fn server(inbox: &Inbox) -> Server {
+        let rcpt = handler_fn(async |request: Request<Rcpt>| {
+            if request.recipient().as_str().starts_with("no") {
+                return Err(Reply::no_such_user());
+            }
+            Ok(())
+        });
+        Server::new("mx.test", Pipeline::new().rcpt(rcpt).data(inbox.clone()))
+    }
+
+    #[tokio::test]
+    async fn a_session_step_by_step() -> Result<(), ClientError> {
+        let inbox = Inbox::new();
+        let mut client = Client::from_peer(&server(&inbox), ([192, 0, 2, 1], 9));
+        client.greeting().await?.expect_code(220)?;
+        client.helo("c").await?.expect_code(250)?;
+        assert_eq!(client.extensions(), &EhloKeywords::default());
+        client.ehlo("c").await?.expect_code(250)?;
+        assert!(client.extensions().contains("chunking"));
+        client.noop().await?.expect_code(250)?;
+        client.mail("<a@b.c> SIZE=10").await?.expect_code(250)?;
+        client.rset().await?.expect_code(250)?;
+        client.mail("").await?.expect_code(250)?;
+        client.rcpt("nobody@d.e").await?.expect_code(550)?;
+        client.data("early").await?.expect_code(503)?;
+        client.rcpt("user@d.e").await?.expect_code(250)?;
+        client.bdat("one\r\n", false).await?.expect_code(250)?;
+        client.bdat(".two\r\n", true).await?.expect_code(250)?;
+        client.mail("a@b.c").await?.expect_code(250)?;
+        client.rcpt("user@d.e").await?.expect_code(250)?;
+        client.data(".\r\n..x").await?.expect_code(250)?;
+        client.lhlo("c").await?.expect_code(500)?;
+        client.quit().await?.expect_code(221)?;
+        assert!(matches!(client.reply().await, Err(ClientError::Closed)));
+        client.ended().await?;
+        let messages: Vec<_> = inbox
+            .take()
+            .iter()
+            .map(|m| (m.session().peer().to_string(), m.message().clone()))
+            .collect();
+        let peer = || "192.0.2.1:9".to_owned();
+        assert_eq!(
+            messages,
+            [
+                (peer(), "one\r\n.two\r\n".into()),
+                (peer(), ".\r\n..x\r\n".into())
+            ]
+        );
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn whole_messages_and_the_first_refusal() -> Result<(), ClientError> {
+        let inbox = Inbox::new();
+        let mut client = Client::connect(&server(&inbox));
+        client
+            .send("a@b.c", ["d@e.f"], "one")
+            .await?
+            .expect_code(250)?;
+        let refused = client
+            .send("a@b.c", ["d@e.f", "no@e.f", "x@e.f"], "two")
+            .await?;
+        assert_eq!(refused.to_string(), "550 5.1.1 No such user");
+        client
+            .send("not an address", ["d@e.f"], "three")
+            .await?
+            .expect_code(501)?;
+        client
+            .send("a@b.c", ["d@e.f"], "four")
+            .await?
+            .expect_code(250)?;
+        assert_eq!(inbox.len(), 2);
+        let closed = Pipeline::new().connect(handler_fn(async |_| Reply::rejected("No")));
+        let mut client = Client::connect(&Server::new("mx.test", closed));
+        client
+            .send("a@b.c", ["d@e.f"], "one")
+            .await?
+            .expect_code(554)?;
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn lmtp_has_a_reply_for_each_recipient() -> Result<(), ClientError> {
+        let inbox = Inbox::new();
+        let mut client = Client::options().lmtp().connect(&server(&inbox));
+        client.greeting().await?.expect_code(220)?;
+        client.lhlo("c").await?.expect_code(250)?;
+        client.mail("a@b.c").await?.expect_code(250)?;
+        for (to, code) in [("one@d.e", 250), ("no@d.e", 550), ("two@d.e", 250)] {
+            client.rcpt(to).await?.expect_code(code)?;
+        }
+        assert_eq!(client.data_each("hi").await?.len(), 2);
+        client
+            .send("a@b.c", ["one@d.e", "two@d.e"], "hi")
+            .await?
+            .expect_code(250)?;
+        client.quit().await?.expect_code(221)?;
+        client.ended().await
+    }
+
+    #[tokio::test]
+    async fn every_mechanism_authenticates() -> Result<(), ClientError> {
+        let auth =
+            handler_fn(
+                async |request: Request<Auth>| match request.credentials().username() {
+                    "alice" => AuthOutcome::Verify(Secret::plain("secret")),
+                    _ => AuthOutcome::Refuse(Reply::auth_failed()),
+                },
+            );
+        let server = Server::new("mx.test", Pipeline::new().auth(auth)).configure(|config| {
+            config
+                .mechanisms(Mechanisms::default().with(CramMd5))
+                .allow_insecure_auth(true)
+        });
+        for (user, password, code) in [
+            ("alice", "secret", 235),
+            ("alice", "wrong", 535),
+            ("bob", "secret", 535),
+        ] {
+            for mechanism in ["PLAIN", "LOGIN", "CRAM-MD5"] {
+                let mut client = Client::connect(&server);
+                client.greeting().await?;
+                client.ehlo("c").await?;
+                assert_eq!(
+                    client.extensions().parameters("AUTH"),
+                    Some("PLAIN LOGIN CRAM-MD5")
+                );
+                let reply = match mechanism {
+                    "PLAIN" => client.auth_plain(user, password).await?,
+                    "LOGIN" => client.auth_login(user, password).await?,
+                    _ => client.auth_cram_md5(user, password).await?,
+                };
+                assert_eq!(reply.code().as_u16(), code, "{mechanism} {user} {password}");
+            }
+        }
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn a_command_cannot_smuggle_another() {
+        let recorder = Recorder::new();
+        let mut client = Client::connect(&Server::new("mx.test", recorder.pipeline()));
+        for line in ["NOOP\r\nQUIT", "NOOP\nQUIT", "NOOP\r"] {
+            assert!(matches!(
+                client.command(line).await,
+                Err(ClientError::LineBreak)
+            ));
+        }
+        assert_eq!(client.greeting().await.unwrap().code().as_u16(), 220);
+        assert_eq!(client.noop().await.unwrap().code().as_u16(), 250);
+    }
+
+    /// Replies that fill the pipe keep the server from reading: a client that only writes waits for ever.
+    #[tokio::test]
+    async fn a_long_group_over_a_small_pipe_does_not_deadlock() -> Result<(), ClientError> {
+        let server = Server::new("mx.test", Pipeline::new());
+        let mut client = Client::options().pipe(8).connect(&server);
+        client.greeting().await?.expect_code(220)?;
+        client.raw("NOOP\r\n".repeat(900)).await?;
+        for _ in 0..900 {
+            client.reply().await?.expect_code(250)?;
+        }
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn a_reply_that_came_before_the_end_is_not_lost() -> Result<(), ClientError> {
+        let data = handler_fn(async |_: Request<Data>| Reply::closing("Full"));
+        let pipeline = Pipeline::new()
+            .rcpt(handler_fn(async |_: Request<Rcpt>| {}))
+            .data(data);
+        let mut client = Client::connect(&Server::new("mx.test", pipeline));
+        client
+            .send("a@b.c", ["d@e.f"], "hi")
+            .await?
+            .expect_code(421)?;
+        assert!(matches!(client.noop().await, Err(ClientError::Closed)));
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn what_is_no_server_is_told_apart() {
+        for (wire, expected) in [
+            ("", "the server has closed the connection"),
+            ("220-hi\r\n", "not an SMTP reply: 220-hi and no more"),
+            ("220 hi", "not an SMTP reply: 220 hi"),
+            ("220 h\ni\r\n", "not an SMTP reply: 220 h\\ni\\r\\n"),
+            (
+                "HTTP/1.1 400 Bad Request\r\n",
+                "not an SMTP reply: HTTP/1.1 400 Bad Request",
+            ),
+        ] {
+            let (near, mut far) = tokio::io::duplex(1 << 10);
+            far.write_all(wire.as_bytes()).await.unwrap();
+            drop(far);
+            let error = Client::over(near).greeting().await.unwrap_err();
+            assert_eq!(error.to_string(), expected);
+        }
+    }
+}

@@ -1,0 +1,92 @@
+use std::net::Ipv4Addr;
+
+use smtpd_core::Protocol;
+
+use super::Client;
+use crate::{
+    PeerAddr, Server,
+    test::{ChaosStream, StreamChaos},
+};
+
+/// How a [`Client`] is connected to a [`Server`] in memory.
+///
+/// ```
+/// use smtpd_tower::{Pipeline, Server, test::{ClientError, ClientOptions}};
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), ClientError> {
+/// let server = Server::new("mx.example.org", Pipeline::new());
+/// let mut client = ClientOptions::new().peer(([192, 0, 2, 1], 4711)).pipe(16).connect(&server);
+/// client.greeting().await?.expect_code(220)?;
+/// # Ok(()) }
+/// ```
+#[derive(Clone, Debug)]
+pub struct ClientOptions {
+    peer: PeerAddr,
+    pipe: usize,
+    protocol: Protocol,
+    chaos: StreamChaos,
+}
+
+impl Default for ClientOptions {
+    /// See [`new`](Self::new).
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl ClientOptions {
+    /// From 127.0.0.1, over a pipe of 64 KiB, by SMTP, without any fault.
+    pub fn new() -> Self {
+        Self {
+            peer: (Ipv4Addr::LOCALHOST, 0).into(),
+            pipe: 64 << 10,
+            protocol: Protocol::Smtp,
+            chaos: StreamChaos::new(),
+        }
+    }
+
+    /// The address that the server sees.
+    #[must_use]
+    pub fn peer(self, peer: impl Into<PeerAddr>) -> Self {
+        Self {
+            peer: peer.into(),
+            ..self
+        }
+    }
+
+    /// How many octets the pipe takes in each direction before the writer has to wait; 0 is taken as 1.
+    #[must_use]
+    pub fn pipe(self, octets: usize) -> Self {
+        Self {
+            pipe: octets.max(1),
+            ..self
+        }
+    }
+
+    /// By LMTP (RFC 2033) instead of SMTP.
+    #[must_use]
+    pub fn lmtp(self) -> Self {
+        Self {
+            protocol: Protocol::Lmtp,
+            ..self
+        }
+    }
+
+    /// With these faults at the server's end.
+    #[must_use]
+    pub fn chaos(self, chaos: StreamChaos) -> Self {
+        Self { chaos, ..self }
+    }
+
+    /// Connects. The session runs in a task of its own.
+    ///
+    /// # Panics
+    ///
+    /// Outside of a tokio runtime.
+    pub fn connect(self, server: &Server) -> Client {
+        let (io, far) = tokio::io::duplex(self.pipe);
+        let far = ChaosStream::new(far, self.chaos);
+        let session = tokio::spawn(server.serve_one(self.protocol, far, self.peer));
+        Client::connected(io, self.protocol, session)
+    }
+}

@@ -1,0 +1,139 @@
+use std::{
+    io,
+    net::{Ipv4Addr, SocketAddr},
+    time::Duration,
+};
+
+use tokio::{
+    net::{TcpListener, TcpStream},
+    task::JoinHandle,
+};
+
+use super::{Client, ClientError};
+use crate::{Handle, Listener, Server};
+
+/// A server that runs on a free port of 127.0.0.1, for clients that need a socket.
+///
+/// Where it is dropped instead of stopped, it accepts no more connections; those that are there go on.
+///
+/// ```
+/// use smtpd_tower::{Server, test::{Recorder, Running}};
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let running = Running::start(Server::new("mx.example.org", Recorder::new().pipeline())).await?;
+/// let mut client = running.client().await?;
+/// client.greeting().await?.expect_code(220)?;
+/// let address = running.address();
+/// running.stop().await?;
+/// assert!(tokio::net::TcpStream::connect(address).await.is_err());
+/// # Ok(()) }
+/// ```
+#[derive(Debug)]
+pub struct Running {
+    address: SocketAddr,
+    handle: Handle,
+    serving: JoinHandle<io::Result<()>>,
+}
+
+impl Running {
+    /// Starts it. It accepts connections when this returns.
+    ///
+    /// # Errors
+    ///
+    /// Where no port can be listened on.
+    pub async fn start(server: Server) -> io::Result<Self> {
+        Self::start_with(server, |listener| listener).await
+    }
+
+    /// Starts it with what the function makes of the listener, such as a [`ChaosListener`](super::ChaosListener).
+    ///
+    /// # Errors
+    ///
+    /// Where no port can be listened on.
+    pub async fn start_with<L: Listener>(
+        server: Server,
+        wrap: impl FnOnce(TcpListener) -> L,
+    ) -> io::Result<Self> {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+        Ok(Self {
+            address: listener.local_addr()?,
+            handle: server.handle(),
+            serving: tokio::spawn(server.serve(wrap(listener))),
+        })
+    }
+
+    /// Where it listens.
+    pub const fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// What ends the server, and counts its sessions.
+    pub const fn handle(&self) -> &Handle {
+        &self.handle
+    }
+
+    /// A new client of it.
+    ///
+    /// # Errors
+    ///
+    /// As [`Client::tcp`].
+    pub async fn client(&self) -> Result<Client<TcpStream>, ClientError> {
+        Client::tcp(self.address).await
+    }
+
+    /// Ends it, and returns when no session is left; those that are there end at once, with 421. The [`Server`] and its
+    /// clones serve nothing more.
+    ///
+    /// # Errors
+    ///
+    /// What [`Server::serve`] returns, or that it panicked.
+    pub async fn stop(mut self) -> io::Result<()> {
+        self.handle.shutdown(Duration::ZERO).await;
+        (&mut self.serving).await?
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.serving.abort();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::test::Recorder;
+
+    fn server() -> Server {
+        Server::new("mx.test", Recorder::new().pipeline())
+    }
+
+    #[tokio::test]
+    async fn sessions_end_when_it_stops() -> Result<(), ClientError> {
+        let running = Running::start(server()).await?;
+        let mut client = running.client().await?;
+        client
+            .send("a@b.c", ["d@e.f"], "hi")
+            .await?
+            .expect_code(250)?;
+        client.mail("a@b.c").await?.expect_code(250)?;
+        assert_eq!(running.handle().sessions(), 1);
+        // A client that stays is waited for.
+        let last = async move { client.reply().await };
+        let (stopped, last) = tokio::join!(running.stop(), last);
+        stopped?;
+        last?.expect_code(421)?;
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn the_port_is_free_when_it_is_dropped() -> io::Result<()> {
+        let running = Running::start(server()).await?;
+        let address = running.address();
+        drop(running);
+        // The task ends when it is next looked at.
+        tokio::task::yield_now().await;
+        assert!(TcpStream::connect(address).await.is_err());
+        Ok(())
+    }
+}

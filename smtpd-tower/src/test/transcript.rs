@@ -1,0 +1,302 @@
+use std::{error::Error, fmt};
+
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use super::{Client, ClientError};
+use crate::Server;
+
+/// Plays a session: sends the `C:` lines, and checks that the server says the `S:` lines, and no more.
+///
+/// - `C: ` and a line: sent with CRLF. Several in a row are sent at once, as a group.
+/// - `S: ` and a line of a reply: with `*` at its end it is the beginning of the line. `S: [closed]` is the end of the connection.
+/// - Blank lines, and those that begin with `#`, are left out. Blanks before a line do not count.
+///
+/// ```
+/// use smtpd_tower::{Server, test::{Recorder, TranscriptError, transcript}};
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), TranscriptError> {
+/// let server = Server::new("mx.example.org", Recorder::new().pipeline());
+/// transcript(&server, "
+///     S: 220 mx.example.org *
+///     C: HELO client.example
+///     S: 250 mx.example.org
+///     C: MAIL FROM:<a@example.com>
+///     C: RCPT TO:<b@example.org>
+///     C: DATA
+///     S: 250 2.0.0 OK
+///     S: 250 2.0.0 OK
+///     S: 354 *
+///     C: Subject: hi
+///     C:
+///     C: Hello
+///     C: .
+///     S: 250 *
+///     C: QUIT
+///     S: 221 *
+///     S: [closed]
+/// ").await
+/// # }
+/// ```
+///
+/// # Errors
+///
+/// At the first line that differs. Both `Display` and `Debug` of the error show what was expected and what came, with the
+/// numbers of the lines, so that `?` and `unwrap` in a test do.
+pub async fn transcript(server: &Server, script: &str) -> Result<(), TranscriptError> {
+    let mut client = Client::connect(server);
+    client.play(script).await?;
+    // What the server has still to say, it says before it sees the end.
+    let more = match client.finish().await {
+        Ok(()) => client.line().await.unwrap_or_default(),
+        Err(_) => None,
+    };
+    match more {
+        Some(line) => Err(TranscriptError::new(
+            script,
+            script.lines().count(),
+            "nothing more",
+            line,
+        )),
+        None => Ok(()),
+    }
+}
+
+impl<IO: AsyncRead + AsyncWrite + Unpin> Client<IO> {
+    /// Plays a part of a session, see [`transcript`]. What the server says after the last line is left to be read.
+    ///
+    /// # Errors
+    ///
+    /// At the first line that differs.
+    pub async fn play(&mut self, script: &str) -> Result<(), TranscriptError> {
+        let mut group = String::new();
+        for (at, line) in script.lines().enumerate() {
+            let differs =
+                |expected: &str, actual: String| TranscriptError::new(script, at, expected, actual);
+            match Line::of(line) {
+                Line::Client(text) => group.extend([text, "\r\n"]),
+                Line::Server(expected) => {
+                    // Where nobody reads any more, what is read instead shows it: the end, or why it has come.
+                    let _ = self.raw(std::mem::take(&mut group)).await;
+                    let actual = self
+                        .said()
+                        .await
+                        .map_err(|error| differs(expected, error))?;
+                    if !matches(expected, &actual) {
+                        return Err(differs(expected, actual));
+                    }
+                }
+                Line::Nothing => {}
+                Line::Unknown => {
+                    return Err(differs(
+                        "a line that begins with C:, S: or #",
+                        line.trim().to_owned(),
+                    ));
+                }
+            }
+        }
+        let end = script.lines().count();
+        let sent = self.raw(group).await;
+        sent.map_err(|error| {
+            TranscriptError::new(script, end, "the last lines to be read", error.to_string())
+        })
+    }
+
+    async fn said(&mut self) -> Result<String, String> {
+        match self.line().await {
+            Ok(line) => Ok(line.unwrap_or_else(|| CLOSED.to_owned())),
+            Err(ClientError::Closed) => Ok(CLOSED.to_owned()),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+}
+
+/// How the end of the connection is written.
+const CLOSED: &str = "[closed]";
+
+enum Line<'a> {
+    Client(&'a str),
+    Server(&'a str),
+    Nothing,
+    Unknown,
+}
+
+impl<'a> Line<'a> {
+    fn of(line: &'a str) -> Self {
+        let line = line.trim_start();
+        let text = |text: &'a str| text.strip_prefix(' ').unwrap_or(text);
+        if line.is_empty() || line.starts_with('#') {
+            Self::Nothing
+        } else if let Some(line) = line.strip_prefix("C:") {
+            Self::Client(text(line))
+        } else if let Some(line) = line.strip_prefix("S:") {
+            Self::Server(text(line))
+        } else {
+            Self::Unknown
+        }
+    }
+}
+
+fn matches(expected: &str, actual: &str) -> bool {
+    match expected.strip_suffix('*') {
+        Some(start) => actual.starts_with(start),
+        None => actual == expected,
+    }
+}
+
+/// Where a session differs from its transcript.
+#[derive(Clone, PartialEq, Eq)]
+pub struct TranscriptError {
+    /// From 1.
+    line: usize,
+    expected: String,
+    actual: String,
+    /// The lines before, with their numbers.
+    before: Vec<(usize, String)>,
+}
+
+impl TranscriptError {
+    /// At that line, counted from 0.
+    fn new(script: &str, at: usize, expected: &str, actual: String) -> Self {
+        /// How many lines before are shown.
+        const SHOWN: usize = 4;
+        let before = script.lines().take(at).enumerate();
+        let before = before
+            .map(|(at, line)| (at + 1, line.trim().to_owned()))
+            .filter(|(_, line)| !line.is_empty());
+        let mut before: Vec<_> = before.collect();
+        before.drain(..before.len().saturating_sub(SHOWN));
+        Self {
+            line: at + 1,
+            expected: expected.to_owned(),
+            actual,
+            before,
+        }
+    }
+
+    /// The line of the transcript, from 1.
+    pub const fn line(&self) -> usize {
+        self.line
+    }
+
+    /// What stands there.
+    pub fn expected(&self) -> &str {
+        &self.expected
+    }
+
+    /// What the server said instead, or what went wrong.
+    pub fn actual(&self) -> &str {
+        &self.actual
+    }
+}
+
+impl fmt::Display for TranscriptError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(
+            f,
+            "the session differs at line {} of the transcript",
+            self.line
+        )?;
+        for (number, line) in &self.before {
+            writeln!(f, "{number:>6} | {line}")?;
+        }
+        writeln!(f, "{:>6} | expected: {}", self.line, self.expected)?;
+        write!(f, "{:>6} |   actual: {}", "", self.actual)
+    }
+}
+
+impl fmt::Debug for TranscriptError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl Error for TranscriptError {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Pipeline, test::Recorder};
+
+    fn server() -> Server {
+        Server::new("mx.test", Recorder::new().pipeline())
+    }
+
+    #[tokio::test]
+    async fn scripts_that_hold_and_scripts_that_do_not() {
+        let cases = [
+            ("S: 220 mx.test smtpd ESMTP", None),
+            (
+                "# a comment\n\n  S: 220 *\nC: NOOP\nC: NOOP\nS: 250 *\nS: 250 *\nC: QUIT\nS: 221 *\nS: [closed]\n",
+                None,
+            ),
+            (
+                "S: 220 *\nC: HELO c\nS: 250-*",
+                Some((3, "250-*", "250 mx.test")),
+            ),
+            (
+                "S: 220 *\nC: NOOP\nS: 250 2.0.0 O",
+                Some((3, "250 2.0.0 O", "250 2.0.0 OK")),
+            ),
+            (
+                "S: 220 *\nC: NOOP\nS: [closed]",
+                Some((3, "[closed]", "250 2.0.0 OK")),
+            ),
+            (
+                "S: 220 *\nC: QUIT\nS: 221 *\nC: NOOP\nS: 250 *",
+                Some((5, "250 *", "[closed]")),
+            ),
+            (
+                "S: 220 *\nC: NOOP",
+                Some((3, "nothing more", "250 2.0.0 OK")),
+            ),
+            (
+                "S: 220 *\nX: NOOP",
+                Some((2, "a line that begins with C:, S: or #", "X: NOOP")),
+            ),
+            (
+                "S: 220 *\nC: NOOP\nC: NOOP\nS: 250 *",
+                Some((5, "nothing more", "250 2.0.0 OK")),
+            ),
+        ];
+        for (script, expected) in cases {
+            let found = transcript(&server(), script).await.err();
+            let found = found.as_ref().map(|e| (e.line(), e.expected(), e.actual()));
+            assert_eq!(found, expected, "{script}");
+        }
+    }
+
+    #[tokio::test]
+    async fn the_error_shows_both_sides_and_the_lines_before() {
+        let script = "
+            S: 220 *
+            C: HELO c
+
+            S: 250 mx.test
+            C: MAIL FROM:<a@b.c>
+            S: 250 *
+            C: RCPT TO:<d@e.f>
+            S: 250 *
+        ";
+        let server = Server::new("mx.test", Pipeline::new());
+        let error = transcript(&server, script).await.unwrap_err();
+        let expected = "the session differs at line 9 of the transcript
+     5 | S: 250 mx.test
+     6 | C: MAIL FROM:<a@b.c>
+     7 | S: 250 *
+     8 | C: RCPT TO:<d@e.f>
+     9 | expected: 250 *
+       |   actual: 550 5.7.1 Relaying denied";
+        assert_eq!(error.to_string(), expected);
+        assert_eq!(format!("{error:?}"), expected);
+    }
+
+    #[tokio::test]
+    async fn a_part_of_a_session_can_be_played() {
+        let mut client = Client::connect(&server());
+        client
+            .play("S: 220 *\nC: HELO c\nS: 250 *\nC: NOOP")
+            .await
+            .unwrap();
+        assert_eq!(client.reply().await.unwrap().to_string(), "250 2.0.0 OK");
+    }
+}
