@@ -3,10 +3,16 @@
 //! | layer | phases | what it answers by itself |
 //! |---|---|---|
 //! | [`DomainFilterLayer`] | RCPT | 550 5.7.1 to recipients of other domains |
+//! | [`GreylistLayer`] | RCPT | 451 4.7.1 to strangers, until they try again (RFC 6647) |
+//! | [`MaxRecipientsLayer`] | RCPT | 452 4.5.3 to recipients over a number per message |
+//! | [`QuotaLayer`] | any | 450 4.7.1 to identities, or other keys, that have used up their quota |
 //! | [`RateLimitLayer`] | any | 451 4.7.1 to clients that ask too often |
 //! | [`RequireAuthLayer`] | MAIL, RCPT, DATA | 530 5.7.0 before AUTH |
 //! | [`RequireTlsLayer`] | AUTH, MAIL, RCPT, DATA | 530 5.7.0 before STARTTLS |
 //! | [`ReverseDnsLayer`] | connect | nothing: it looks up the [`ReverseName`] of the client |
+//! | [`ScoreLayer`] | any | nothing: it adds points to the [`Score`] of a connection or message |
+//! | [`ScoreGateLayer`] | DATA, RCPT | 550 5.7.1 to those with too high a [`Score`] |
+//! | [`TarpitLayer`] | any | nothing: it delays what the service refuses |
 //! | [`ReceivedLayer`] | DATA | nothing: it puts the trace header before the message, and names it by a [`QueueId`] |
 //! | [`MapBodyLayer`] | DATA | nothing: it gives the service another body |
 //! | [`TeeLayer`] | DATA | nothing: it writes a copy of the message to a sink |
@@ -58,30 +64,43 @@
 mod answer;
 mod clean;
 mod domain_filter;
+mod greylist;
 mod map_body;
+mod max_recipients;
 mod queue_id;
+mod quota;
 mod rate_limit;
 mod received;
 mod require_auth;
 mod require_tls;
 mod reverse_dns;
 mod reverse_name;
+mod score;
 #[cfg(feature = "spool")]
 mod spool;
+mod tarpit;
 mod tee;
 mod trace;
 
 pub use answer::AnswerFuture;
 pub use domain_filter::{DomainFilter, DomainFilterLayer};
+pub use greylist::{
+    Greylist, GreylistFuture, GreylistKey, GreylistLayer, GreylistPolicy, GreylistStore,
+    GreylistVerdict, MemoryGreylist,
+};
 pub use map_body::{MapBody, MapBodyLayer};
+pub use max_recipients::{MaxRecipients, MaxRecipientsLayer};
 pub use queue_id::QueueId;
+pub use quota::{Quota, QuotaLayer};
 pub use rate_limit::{RateLimit, RateLimitLayer};
 pub use received::{Received, ReceivedLayer};
 pub use require_auth::{RequireAuth, RequireAuthLayer};
 pub use require_tls::{RequireTls, RequireTlsLayer};
 pub use reverse_dns::{ReverseDns, ReverseDnsFuture, ReverseDnsLayer};
 pub use reverse_name::ReverseName;
+pub use score::{Score, ScoreGate, ScoreGateLayer, ScoreLayer, Scored};
 #[cfg(feature = "spool")]
 pub use spool::{Spool, SpoolFuture, SpoolLayer};
+pub use tarpit::{Tarpit, TarpitFuture, TarpitLayer};
 pub use tee::{Tee, TeeLayer};
 pub use trace::{Trace, TraceFuture, TraceLayer};
