@@ -338,6 +338,40 @@ async fn the_time_of_a_service_does_not_count_as_the_clients() {
     client.expect("250").await;
 }
 
+/// The client's silence begins with the reply, however long a service took over it.
+#[tokio::test(start_paused = true)]
+async fn the_command_timeout_begins_when_the_service_has_answered() {
+    for seconds in [1, 200, 310, 500] {
+        let slow = server(
+            pipeline(move |req: Request<Data>| async move {
+                let message = req.into_body().collect().await;
+                tokio::time::sleep(SECOND * seconds).await;
+                message.map(drop)
+            })
+            .connect(handler_fn(async |_: Request<smtpd_tower::Connect>| {
+                tokio::time::sleep(SECOND * 200).await
+            })),
+        );
+        let mut client = Client::greeted(&slow).await;
+        let begun = Instant::now();
+        assert!(
+            timeout(SECOND * 299, client.line()).await.is_err(),
+            "after a slow greeting"
+        );
+        client.begin().await;
+        client.send("x\r\n.\r\n").await;
+        client.expect("250").await;
+        let answered = Instant::now();
+        assert_eq!((answered - begun).as_secs(), 299 + u64::from(seconds));
+        client.expect("421 4.4.2").await;
+        assert_eq!(
+            answered.elapsed().as_secs(),
+            300,
+            "after a delivery of {seconds} s"
+        );
+    }
+}
+
 #[tokio::test]
 async fn both_names_show_in_banner_and_farewell() {
     let server = collecting().configure(|config| config.app_name("gateway"));

@@ -144,6 +144,11 @@ impl Connection {
         if reply.closes() {
             return self.end(reply, CloseReason::Refused);
         }
+        if reply.code().is_transient() {
+            // Not the client's failure, but a fault on this side.
+            self.put(&reply);
+            return Step::Again;
+        }
         self.counts.auth_failures += 1;
         if self.counts.auth_failures >= self.config.limits.auth_failures {
             let reply = Reply::fixed(

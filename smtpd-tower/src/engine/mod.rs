@@ -55,6 +55,8 @@ struct Driver<IO> {
     envelope: Option<Arc<Envelope>>,
     seat: Seat,
     started: Instant,
+    /// When a service has answered that did not do so at once.
+    answered_at: Option<Instant>,
 }
 
 /// Why a session cannot go on.
@@ -105,6 +107,7 @@ impl Engine {
             envelope: None,
             seat,
             started: now,
+            answered_at: None,
         };
         driver.run(implicit_tls).await;
     }
@@ -159,17 +162,23 @@ impl<IO: AsyncRead + AsyncWrite + Unpin + Send> Driver<IO> {
 
     /// Handles all that the input means, so that the replies to a group of commands leave together.
     async fn take_events(&mut self) -> Result<Option<CloseReason>, Stop> {
-        let now = Instant::now().into_std();
+        let mut now = Instant::now();
         let mut next = None;
         loop {
             let event = match next.take() {
                 Some(event) => Some(event),
-                None => self.connection.poll_event(now, &mut self.wire.input),
+                None => self
+                    .connection
+                    .poll_event(now.into_std(), &mut self.wire.input),
             };
             self.log_wire();
             match event {
                 Some(Event::Closed(reason)) => return Ok(Some(reason)),
-                Some(event) => next = self.handle(event).await?,
+                Some(event) => {
+                    next = self.handle(event).await?;
+                    // What a service took is not the client's time: its silence begins with the answer.
+                    now = self.answered_at.take().unwrap_or(now);
+                }
                 None if self.heed_stage() => {}
                 None => return Ok(None),
             }
@@ -244,13 +253,19 @@ impl<IO: AsyncRead + AsyncWrite + Unpin + Send> Driver<IO> {
     /// been answered before is written meanwhile.
     async fn attend<F: Future>(&mut self, future: F) -> Result<F::Output, Stop> {
         let mut future = pin!(future);
-        poll_fn(|cx| {
+        let mut waited = false;
+        let result = poll_fn(|cx| {
             if let Poll::Ready(output) = future.as_mut().poll(cx) {
                 return Poll::Ready(Ok(output));
             }
+            waited = true;
             self.poll_idle(cx, true).map(Err)
         })
-        .await
+        .await;
+        if waited {
+            self.answered_at = Some(Instant::now());
+        }
+        result
     }
 
     /// What goes on while a service works. Ready when it is in vain.

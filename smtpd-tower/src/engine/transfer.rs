@@ -68,6 +68,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin + Send> Driver<IO> {
             })
             .await;
         self.wire.end_large();
+        self.answered_at = Some(Instant::now());
         result
     }
 

@@ -3,7 +3,7 @@
 //! | layer | phases | what it answers by itself |
 //! |---|---|---|
 //! | [`DomainFilterLayer`] | RCPT | 550 5.7.1 to recipients of other domains |
-//! | [`GreylistLayer`] | RCPT | 451 4.7.1 to strangers, until they try again (RFC 6647) |
+//! | [`GreylistLayer`] | RCPT | 450 4.7.1 to strangers, until they try again (RFC 6647) |
 //! | [`MaxRecipientsLayer`] | RCPT | 452 4.5.3 to recipients over a number per message |
 //! | [`QuotaLayer`] | any | 450 4.7.1 to identities, or other keys, that have used up their quota |
 //! | [`RateLimitLayer`] | any | 451 4.7.1 to clients that ask too often |

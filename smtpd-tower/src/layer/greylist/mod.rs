@@ -28,7 +28,7 @@ pub use self::{
 };
 use crate::{Rcpt, Request, limiter::ClientKey};
 
-/// Puts recipients off with 451 4.7.1 until a client has tried the same message again (RFC 6647).
+/// Puts recipients off with 450 4.7.1 until a client has tried the same message again (RFC 6647).
 ///
 /// What is tried again is told by a [`GreylistKey`]: the network of the client, the sender and the recipient (section 2.4).
 /// When a retry is taken, how long that is remembered, and when a whole network is trusted, is said by a
@@ -60,7 +60,7 @@ use crate::{Rcpt, Request, limiter::ClientKey};
 /// let ask = |session| rcpt.clone().oneshot(Request::new(session, Rcpt::new(path.clone())));
 /// let stranger = Session::from_peer(([192, 0, 2, 1], 4711));
 ///
-/// assert_eq!(ask(stranger.clone()).await?.to_string(), "451 4.7.1 Greylisted, try again later");
+/// assert_eq!(ask(stranger.clone()).await?.to_string(), "450 4.7.1 Greylisted, try again later");
 /// tokio::time::advance(Duration::from_secs(60)).await;
 /// assert_eq!(ask(stranger).await?.code().as_u16(), 250);
 ///
@@ -107,7 +107,7 @@ impl<G: GreylistStore> GreylistLayer<G> {
     /// Remembers in that store. All servers of a domain should share one (RFC 6647 section 5, item 4).
     pub fn with_store(store: G) -> Self {
         let reply = Reply::new(
-            Code::LOCAL_ERROR,
+            Code::MAILBOX_BUSY,
             Status::DENIED,
             "Greylisted, try again later",
         );
@@ -342,7 +342,7 @@ mod tests {
         let attempt = || request(stranger("192.0.2.1"), "a@example.com", "b@example.org");
         assert_ready_ok!(service.poll_ready());
         let first = service.call(attempt()).await.unwrap();
-        assert_eq!(first.to_string(), "451 4.7.1 Greylisted, try again later");
+        assert_eq!(first.to_string(), "450 4.7.1 Greylisted, try again later");
         assert_pending!(handle.poll_request());
 
         advance(MINUTE).await;
@@ -359,8 +359,8 @@ mod tests {
             .with_exempt("203.0.113.0".parse().unwrap(), 24)
             .with_exempt("2001:db8:5::".parse().unwrap(), 48);
         let table = [
-            (stranger("192.0.2.1"), 451),
-            (stranger("2001:db8:6::1"), 451),
+            (stranger("192.0.2.1"), 450),
+            (stranger("2001:db8:6::1"), 450),
             (stranger("192.0.2.2").with_identity("alice"), 250),
             (stranger("127.0.0.2"), 250),
             (stranger("::1"), 250),
@@ -368,7 +368,7 @@ mod tests {
             (Session::from_peer(PeerAddr::Unknown), 250),
             (stranger("203.0.113.77"), 250),
             (stranger("::ffff:203.0.113.77"), 250),
-            (stranger("203.0.114.77"), 451),
+            (stranger("203.0.114.77"), 450),
             (stranger("2001:db8:5:9::1"), 250),
         ];
         for (session, expected) in table {
@@ -381,21 +381,21 @@ mod tests {
     async fn a_retry_may_come_from_a_neighbour() {
         let table = [
             ("192.0.2.1", "192.0.2.254", 250),
-            ("192.0.2.1", "192.0.3.1", 451),
+            ("192.0.2.1", "192.0.3.1", 450),
             ("2001:db8::1", "2001:db8::2", 250),
-            ("2001:db8::1", "2001:db8:0:1::1", 451),
+            ("2001:db8::1", "2001:db8:0:1::1", 450),
         ];
         for (first, second, expected) in table {
             let layer = GreylistLayer::new();
-            assert_eq!(code(&layer, stranger(first)).await, 451);
+            assert_eq!(code(&layer, stranger(first)).await, 450);
             advance(MINUTE).await;
             let retried = code(&layer, stranger(second)).await;
             assert_eq!(retried, expected, "{first}, {second}");
         }
         let layer = GreylistLayer::new().with_prefix(32, 128);
-        assert_eq!(code(&layer, stranger("192.0.2.1")).await, 451);
+        assert_eq!(code(&layer, stranger("192.0.2.1")).await, 450);
         advance(MINUTE).await;
-        assert_eq!(code(&layer, stranger("192.0.2.2")).await, 451);
+        assert_eq!(code(&layer, stranger("192.0.2.2")).await, 450);
     }
 
     #[tokio::test(start_paused = true)]
@@ -404,7 +404,7 @@ mod tests {
         let layer = GreylistLayer::with_store(failing);
         assert_eq!(code(&layer, stranger("192.0.2.1")).await, 250);
         let layer = layer.fail_closed();
-        assert_eq!(code(&layer, stranger("192.0.2.1")).await, 451);
+        assert_eq!(code(&layer, stranger("192.0.2.1")).await, 450);
     }
 
     #[tokio::test(start_paused = true)]
@@ -414,7 +414,7 @@ mod tests {
         assert_eq!(code(&layer, stranger("192.0.2.1")).await, 250);
         assert_eq!(start.elapsed().as_secs(), 5);
         let layer = layer.with_timeout(MINUTE).fail_closed();
-        assert_eq!(code(&layer, stranger("192.0.2.1")).await, 451);
+        assert_eq!(code(&layer, stranger("192.0.2.1")).await, 450);
         assert_eq!(start.elapsed().as_secs(), 65);
     }
 
