@@ -23,8 +23,9 @@ use crate::{BodyError, Phase, Request};
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not an answer to this SMTP phase",
     label = "the handler returns this",
-    note = "handlers answer with `()`, `Reply`, or a `Result` of these; AUTH is answered with `Identity`, `Secret`, `AuthOutcome` or a refusing `Reply`",
-    note = "for a text of your own use `Reply::ok(\"...\")`, `Reply::rejected(\"...\")` or `Reply::try_again(\"...\")`"
+    note = "handlers answer with `()`, `Reply`, or a `Result` of these; DATA also with `DataReply`; AUTH with `Identity`, `Secret`, `AuthOutcome` or a refusing `Reply`",
+    note = "for a text of your own use `Reply::ok(\"...\")`, `Reply::rejected(\"...\")` or `Reply::try_again(\"...\")`",
+    note = "an error of another kind becomes an answer by `.map_err(|error| Reply::try_again(\"...\"))`, or by `impl From<YourError> for Reply` and `?`"
 )]
 pub trait IntoReply<R = Reply> {
     /// The response that it stands for.

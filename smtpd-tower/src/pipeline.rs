@@ -16,7 +16,8 @@ use crate::{Auth, Command, Connect, Data, Helo, Mail, Phase, Rcpt, Request, hand
     label = "not a service for this phase",
     note = "it must be `Service<Request<{P}>>` with the response of the phase, and `Clone + Send + Sync + 'static`",
     note = "an async function becomes a service by `handler_fn(...)`",
-    note = "tower's `rate_limit` is not `Clone`: put `buffer` around it, or take `RateLimitLayer` of this crate"
+    note = "tower's `rate_limit` is not `Clone`: put `buffer` around it, or take `RateLimitLayer` of this crate",
+    note = "a layer that fits one phase goes around the service of that phase, by `ServiceBuilder`; `Pipeline::layer` wraps every phase"
 )]
 pub trait ServePhase<P: Phase>:
     Service<Request<P>, Response: Into<P::Response>, Error: Into<BoxError>, Future: Send + 'static>
@@ -208,13 +209,13 @@ impl Pipeline {
     #[must_use]
     pub fn layer<L>(self, layer: L) -> Self
     where
-        L: LayerPhase<Connect>
-            + LayerPhase<Helo>
-            + LayerPhase<Auth>
-            + LayerPhase<Mail>
-            + LayerPhase<Rcpt>
-            + LayerPhase<Data>
-            + LayerPhase<Command>,
+        L: Layer<PhaseService<Connect>, Service: ServePhase<Connect>>
+            + Layer<PhaseService<Helo>, Service: ServePhase<Helo>>
+            + Layer<PhaseService<Auth>, Service: ServePhase<Auth>>
+            + Layer<PhaseService<Mail>, Service: ServePhase<Mail>>
+            + Layer<PhaseService<Rcpt>, Service: ServePhase<Rcpt>>
+            + Layer<PhaseService<Data>, Service: ServePhase<Data>>
+            + Layer<PhaseService<Command>, Service: ServePhase<Command>>,
     {
         Self {
             connect: wrap(&layer, self.connect.or_else(accept)),
