@@ -53,6 +53,28 @@ impl Envelope {
         self
     }
 
+    /// The same for those recipients alone that `keep` is true of. It is asked once about each, in their order.
+    ///
+    /// ```
+    /// use smtpd_tower::Envelope;
+    ///
+    /// let envelope = Envelope::default()
+    ///     .with_recipient("a@example.com".parse()?)
+    ///     .with_recipient("b@example.org".parse()?);
+    /// let org = envelope.subset(|recipient| recipient.path().as_str().ends_with(".org"));
+    /// assert_eq!(org, Envelope::default().with_recipient("b@example.org".parse()?));
+    /// # Ok::<(), smtpd_tower::AddressError>(())
+    /// ```
+    #[must_use]
+    pub fn subset(&self, mut keep: impl FnMut(&Recipient) -> bool) -> Self {
+        let kept = self.recipients.iter().filter(|recipient| keep(recipient));
+        Self {
+            sender: self.sender.clone(),
+            parameters: self.parameters.clone(),
+            recipients: kept.cloned().collect(),
+        }
+    }
+
     pub(crate) fn push(&mut self, path: ForwardPath, parameters: Parameters) {
         self.recipients.push(Recipient { path, parameters });
     }

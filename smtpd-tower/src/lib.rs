@@ -47,6 +47,8 @@
 //! - `rate_limit` delays instead of refusing, and needs `buffer` around it; [`layer::RateLimitLayer`] refuses, per client;
 //! - one `GlobalConcurrencyLimitLayer` given to [`Pipeline::layer`] is one semaphore for all phases.
 //!
+//! A [`router::Router`] chooses between services by recipient, listener, identity, or whatever you like.
+//!
 //! # What the engine does
 //!
 //! For each command the service is cloned, made ready within [`Timeouts::ready`], called within its limit, and dropped. So an
@@ -92,6 +94,7 @@ mod phase;
 mod pipeline;
 mod recover;
 mod request;
+pub mod router;
 mod server;
 mod session;
 #[cfg(feature = "test")]

@@ -1,0 +1,76 @@
+//! Different services for different recipients: a list, and a maildir for each of two domains.
+//!
+//! `cargo run --example router`: SMTP at 127.0.0.1:2525, LMTP at 127.0.0.1:2424, mail in `./mail/org` and `./mail/net`.
+//! Over LMTP each recipient gets a reply of its own.
+
+use std::path::Path;
+
+use smtpd_tower::{
+    BodyError, Data, Pipeline, Rcpt, Reply, Request, ServePhase, Server,
+    deliver::Maildir,
+    handler_fn,
+    router::{RoutePhase, Router},
+    system_hostname,
+};
+use tokio::net::TcpListener;
+
+#[tokio::main]
+async fn main() -> std::io::Result<()> {
+    let mail = Path::new("mail");
+    std::fs::create_dir_all(mail)?;
+    let server = server(mail);
+    let smtp = TcpListener::bind("127.0.0.1:2525").await?;
+    let lmtp = TcpListener::bind("127.0.0.1:2424").await?;
+    println!("SMTP at {}", smtp.local_addr()?);
+    println!("LMTP at {}", lmtp.local_addr()?);
+    tokio::try_join!(server.serve(smtp), server.serve_lmtp(lmtp))?;
+    Ok(())
+}
+
+pub fn server(mail: &Path) -> Server {
+    let accept = || handler_fn(async |_: Request<Rcpt>| {});
+    let rcpt = routes(handler_fn(may_post), handler_fn(is_user), accept());
+    let data = routes(
+        handler_fn(distribute),
+        Maildir::new(mail.join("org")),
+        Maildir::new(mail.join("net")),
+    );
+    Server::new(system_hostname(), Pipeline::new().rcpt(rcpt).data(data))
+}
+
+/// The same routes for both phases, so that what is accepted is also delivered. What is special goes first.
+fn routes<P: RoutePhase>(
+    list: impl ServePhase<P>,
+    org: impl ServePhase<P>,
+    net: impl ServePhase<P>,
+) -> Router<P> {
+    Router::new()
+        .address("list@example.org", list)
+        .domain("example.org", org.clone())
+        .address("postmaster", org)
+        .domain("example.net", net)
+}
+
+/// Reports of failed deliveries, which have no sender, are no posts.
+async fn may_post(request: Request<Rcpt>) -> Result<(), Reply> {
+    if request.sender().is_null() {
+        return Err(Reply::rejected("Lists take no reports"));
+    }
+    Ok(())
+}
+
+async fn is_user(request: Request<Rcpt>) -> Result<(), Reply> {
+    match request.recipient().mailbox() {
+        Some(mailbox) if !["alice", "postmaster"].contains(&mailbox.local_part()) => {
+            Err(Reply::no_such_user())
+        }
+        _ => Ok(()),
+    }
+}
+
+async fn distribute(request: Request<Data>) -> Result<Reply, BodyError> {
+    let sender = request.envelope().sender().clone();
+    let post = request.into_body().collect_to(64 << 10).await?;
+    println!("{} octets from <{sender}> for the list", post.len());
+    Ok(Reply::ok(format!("Posted {} octets", post.len())))
+}

@@ -1,0 +1,216 @@
+//! What a route can depend on.
+
+use std::collections::HashSet;
+
+use smtpd_core::{Domain, ForwardPath, Mailbox, sasl::Identity};
+
+use super::{RoutePhase, Router};
+use crate::{PeerAddr, Request, ServePhase};
+
+impl<P: RoutePhase> Router<P> {
+    /// Recipients of that domain, in any case (RFC 5321 section 2.4). A sub-domain is another domain.
+    #[must_use]
+    pub fn domain(self, domain: impl Into<String>, service: impl ServePhase<P>) -> Self {
+        let domain = domain.into();
+        self.recipient(
+            move |path| domain_of(path).is_some_and(|own| own.eq_ignore_case(&domain)),
+            service,
+        )
+    }
+
+    /// Recipients of any of those domains, in any case. However many there are, they are found at once.
+    #[must_use]
+    pub fn domains<T: AsRef<str>>(
+        self,
+        domains: impl IntoIterator<Item = T>,
+        service: impl ServePhase<P>,
+    ) -> Self {
+        let domains: HashSet<_> = domains
+            .into_iter()
+            .map(|domain| domain.as_ref().to_ascii_lowercase())
+            .collect();
+        self.recipient(
+            move |path| {
+                domain_of(path)
+                    .is_some_and(|own| domains.contains(&own.as_str().to_ascii_lowercase()))
+            },
+            service,
+        )
+    }
+
+    /// The recipient of that address: the local part in the same case, but however it is quoted, the domain in any case
+    /// (RFC 5321 sections 2.4 and 4.1.2). `Postmaster` is the one without a domain.
+    ///
+    /// What is no address by the RFC is compared letter by letter, for servers that are lenient.
+    #[must_use]
+    pub fn address(self, address: impl Into<String>, service: impl ServePhase<P>) -> Self {
+        let address = address.into();
+        let parsed = address.parse::<ForwardPath>().ok();
+        self.recipient(
+            move |path| match &parsed {
+                Some(parsed) => path == parsed,
+                None => path.as_str() == address,
+            },
+            service,
+        )
+    }
+
+    /// Recipients that `matches` is true of.
+    #[must_use]
+    pub fn recipient(
+        self,
+        matches: impl Fn(&ForwardPath) -> bool + Send + Sync + 'static,
+        service: impl ServePhase<P>,
+    ) -> Self {
+        self.add(move |_, path| matches(path), service)
+    }
+
+    /// Whoever has come by that listener. A port of every address (`0.0.0.0` or `::`) matches whichever address the client
+    /// has connected to.
+    #[must_use]
+    pub fn listener(self, address: impl Into<PeerAddr>, service: impl ServePhase<P>) -> Self {
+        let address = address.into();
+        self.route(
+            move |request| is_at(request.session().local_addr(), &address),
+            service,
+        )
+    }
+
+    /// Whoever has authenticated under that name, in the same case.
+    #[must_use]
+    pub fn identity(self, identity: impl Into<Identity>, service: impl ServePhase<P>) -> Self {
+        let identity = identity.into();
+        self.route(
+            move |request| request.session().identity() == Some(&identity),
+            service,
+        )
+    }
+
+    /// Requests that `matches` is true of. At DATA it is asked about each recipient anew that no earlier route has matched.
+    #[must_use]
+    pub fn route(
+        self,
+        matches: impl Fn(&Request<P>) -> bool + Send + Sync + 'static,
+        service: impl ServePhase<P>,
+    ) -> Self {
+        self.add(move |request, _| matches(request), service)
+    }
+}
+
+/// The domain of all but `<Postmaster>` (RFC 5321 section 4.1.1.3).
+fn domain_of(path: &ForwardPath) -> Option<&Domain> {
+    path.mailbox().map(Mailbox::domain)
+}
+
+fn is_at(local: &PeerAddr, listener: &PeerAddr) -> bool {
+    match (local, listener) {
+        (PeerAddr::Inet(own), PeerAddr::Inet(bound)) => {
+            let any = bound.ip().is_unspecified();
+            own.port() == bound.port() && (any || local.ip() == listener.ip())
+        }
+        _ => local == listener,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use smtpd_core::Protocol;
+    use tower::ServiceExt;
+
+    use super::*;
+    use crate::{Rcpt, Reply, Session, handler_fn, session::ServerNames};
+
+    fn answer(text: &'static str) -> impl ServePhase<Rcpt> {
+        handler_fn(move |_: Request<Rcpt>| std::future::ready(Reply::ok(text)))
+    }
+
+    async fn route(router: &Router<Rcpt>, session: &Session, recipient: &str) -> String {
+        let request = Request::new(session.clone(), Rcpt::new(recipient.parse().unwrap()));
+        let reply = router.clone().oneshot(request).await.unwrap();
+        reply.text().to_owned()
+    }
+
+    #[tokio::test]
+    async fn the_first_route_for_a_recipient_is_taken() {
+        let router = Router::new()
+            .address("List@Example.Org", answer("address"))
+            .address("john doe@lenient.example", answer("no address"))
+            .address("postmaster", answer("postmaster"))
+            .domain("Example.ORG", answer("domain"))
+            .address("late@example.org", answer("never"))
+            .domains(["Example.net", "[192.0.2.1]"], answer("domains"))
+            .recipient(
+                |path| path.as_str().ends_with(".example"),
+                answer("recipient"),
+            )
+            .otherwise(answer("otherwise"));
+        for (recipient, expected) in [
+            ("List@example.org", "address"),
+            (r#""List"@EXAMPLE.org"#, "address"),
+            ("list@example.org", "domain"),
+            ("late@example.org", "domain"),
+            ("user@sub.example.org", "otherwise"),
+            ("POSTMASTER", "postmaster"),
+            ("postmaster@example.org", "domain"),
+            ("user@EXAMPLE.NET", "domains"),
+            ("user@[192.0.2.1]", "domains"),
+            ("user@[192.0.2.2]", "otherwise"),
+            ("doe@lenient.example", "recipient"),
+        ] {
+            let taken = route(&router, &Session::local(), recipient).await;
+            assert_eq!(taken, expected, "{recipient}");
+        }
+    }
+
+    #[tokio::test]
+    async fn routes_by_identity_and_by_any_closure() {
+        let router = Router::new()
+            .identity("alice", answer("alice"))
+            .route(
+                |request: &Request<Rcpt>| request.session().identity().is_some(),
+                answer("user"),
+            )
+            .otherwise(answer("stranger"));
+        let session = Session::local();
+        assert_eq!(route(&router, &session, "a@b.example").await, "stranger");
+        for (identity, expected) in [("alice", "alice"), ("Alice", "user"), ("bob", "user")] {
+            let session = session.clone().with_identity(identity);
+            let taken = route(&router, &session, "a@b.example").await;
+            assert_eq!(taken, expected, "{identity}");
+        }
+    }
+
+    fn at(local: PeerAddr) -> Session {
+        let names = ServerNames {
+            hostname: String::new(),
+            app_name: String::new(),
+        };
+        Session::new(PeerAddr::Unknown, local, Arc::new(names), Protocol::Smtp)
+    }
+
+    #[tokio::test]
+    async fn routes_by_listener() {
+        let inet = |address: &str| PeerAddr::Inet(address.parse().unwrap());
+        let router = Router::new()
+            .listener(PeerAddr::unix(Some("/run/smtp")), answer("unix"))
+            .listener(inet("192.0.2.1:25"), answer("one"))
+            .listener(([0, 0, 0, 0], 587), answer("submission"))
+            .otherwise(answer("other"));
+        for (local, expected) in [
+            (PeerAddr::unix(Some("/run/smtp")), "unix"),
+            (PeerAddr::unix(Some("/run/lmtp")), "other"),
+            (PeerAddr::Unknown, "other"),
+            (inet("192.0.2.1:25"), "one"),
+            (inet("[::ffff:192.0.2.1]:25"), "one"),
+            (inet("192.0.2.2:25"), "other"),
+            (inet("192.0.2.1:587"), "submission"),
+            (inet("[2001:db8::1]:587"), "submission"),
+        ] {
+            let shown = local.to_string();
+            let taken = route(&router, &at(local), "a@b.example").await;
+            assert_eq!(taken, expected, "{shown}");
+        }
+    }
+}

@@ -1,0 +1,404 @@
+//! One message for several services.
+
+use std::{
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use smtpd_core::{DataReply, Protocol, Reply};
+use tower::BoxError;
+use tower_service::Service;
+
+use super::{RouteFuture, Router, broadcast::broadcast};
+use crate::{
+    Data, Request, Session,
+    recover::{self, recover},
+};
+
+impl Service<Request<Data>> for Router<Data> {
+    type Response = DataReply;
+    type Error = BoxError;
+    type Future = SplitFuture;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Data>) -> SplitFuture {
+        let recipients = request.envelope().recipients().iter();
+        let plan: Vec<_> = recipients
+            .map(|recipient| self.find(&request, recipient.path()))
+            .collect();
+        let first = plan.first().copied().flatten();
+        if plan.iter().all(|route| *route == first) {
+            return SplitFuture(State::One(self.ask(first, request)));
+        }
+        // The reply of SMTP would be negative whatever the services say: then none of them is to deliver in vain.
+        if request.session().protocol() == Protocol::Smtp
+            && plan.contains(&None)
+            && let Some(refusal) = self.refuses()
+        {
+            let answer = RouteFuture::answer(refusal.clone().into());
+            return SplitFuture(State::One(answer));
+        }
+        SplitFuture(State::Several(Split::new(self, plan, request)))
+    }
+}
+
+/// The future of a [`Router`] at DATA.
+#[derive(Debug)]
+pub struct SplitFuture(State);
+
+#[derive(Debug)]
+enum State {
+    One(RouteFuture<Data>),
+    Several(Split),
+}
+
+#[derive(Debug)]
+struct Split {
+    session: Session,
+    /// The route of each recipient.
+    plan: Vec<Option<usize>>,
+    parts: Vec<Part>,
+}
+
+/// What one service has to do with the message.
+#[derive(Debug)]
+struct Part {
+    route: Option<usize>,
+    future: RouteFuture<Data>,
+    answer: Option<DataReply>,
+    /// How many of its recipients have got their replies.
+    told: usize,
+}
+
+impl Future for SplitFuture {
+    type Output = Result<DataReply, BoxError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        match &mut self.0 {
+            State::One(future) => Pin::new(future).poll(cx),
+            State::Several(split) => split.poll(cx).map(Ok),
+        }
+    }
+}
+
+impl Split {
+    fn new(router: &Router<Data>, plan: Vec<Option<usize>>, request: Request<Data>) -> Self {
+        let (session, data) = request.into_parts();
+        let mut routes = plan.clone();
+        routes.sort_unstable();
+        routes.dedup();
+        let bodies = broadcast(data.body, routes.len(), router.ahead);
+        let part = |(route, body)| {
+            let mut routes = plan.iter();
+            let envelope = data.envelope.subset(|_| routes.next() == Some(&route));
+            let request = Request::new(session.clone(), Data::new(envelope, body));
+            Part {
+                route,
+                future: router.ask(route, request),
+                answer: None,
+                told: 0,
+            }
+        };
+        let parts = routes.into_iter().zip(bodies).map(part).collect();
+        Self {
+            session,
+            plan,
+            parts,
+        }
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<DataReply> {
+        let mut done = true;
+        for part in &mut self.parts {
+            done &= part.poll(cx, &self.session);
+        }
+        if done {
+            Poll::Ready(self.merge())
+        } else {
+            Poll::Pending
+        }
+    }
+
+    /// The replies in the order of the recipients.
+    fn merge(&mut self) -> DataReply {
+        let parts = &mut self.parts;
+        DataReply::each(self.plan.iter().map(|route| {
+            let part = parts.iter_mut().find(|part| part.route == *route);
+            part.and_then(Part::next_reply)
+                .unwrap_or_else(|| Reply::try_again("No answer"))
+        }))
+    }
+}
+
+impl Part {
+    /// Returns whether it has answered.
+    fn poll(&mut self, cx: &mut Context<'_>, session: &Session) -> bool {
+        if self.answer.is_none()
+            && let Poll::Ready(result) = Pin::new(&mut self.future).poll(cx)
+        {
+            self.answer = Some(result.unwrap_or_else(|error| failed(session, &error)));
+        }
+        self.answer.is_some()
+    }
+
+    fn next_reply(&mut self) -> Option<Reply> {
+        let reply = self.answer.as_ref()?.for_recipient(self.told).clone();
+        self.told += 1;
+        Some(reply)
+    }
+}
+
+fn failed(session: &Session, error: &BoxError) -> DataReply {
+    if recover::known(error).is_none() {
+        // Others have perhaps taken the message, so the error cannot be that of the whole call, and is told of here.
+        let (id, peer) = (session.id(), session.peer());
+        let cause = error.to_string().escape_debug().to_string();
+        tracing::error!(session = id, %peer, cause, "a route of the data service failed");
+    }
+    recover(error).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{future::ready, sync::Arc, time::Duration};
+
+    use tokio::time::advance;
+    use tokio_test::{assert_pending, assert_ready_ok, task};
+    use tower::{ServiceBuilder, ServiceExt, service_fn};
+
+    use super::*;
+    use crate::{
+        Body, BodyError, Envelope, PeerAddr, ServePhase, body::incoming, deliver::Inbox,
+        handler_fn, session::ServerNames,
+    };
+
+    fn session(protocol: Protocol) -> Session {
+        let names = ServerNames {
+            hostname: String::new(),
+            app_name: String::new(),
+        };
+        let unknown = PeerAddr::Unknown;
+        Session::new(unknown.clone(), unknown, Arc::new(names), protocol)
+    }
+
+    fn request(protocol: Protocol, recipients: &[&str], body: Body) -> Request<Data> {
+        let envelope = Envelope::new("sender@example.com".parse().unwrap());
+        let envelope = recipients.iter().fold(envelope, |envelope, recipient| {
+            envelope.with_recipient(recipient.parse().unwrap())
+        });
+        Request::new(session(protocol), Data::new(envelope, body))
+    }
+
+    async fn deliver(
+        router: &Router<Data>,
+        protocol: Protocol,
+        recipients: &[&str],
+    ) -> Vec<String> {
+        let request = request(protocol, recipients, Body::from("text"));
+        texts(&router.clone().oneshot(request).await.unwrap())
+    }
+
+    fn texts(reply: &DataReply) -> Vec<String> {
+        reply.replies().iter().map(Reply::to_string).collect()
+    }
+
+    /// Answers each recipient with what it has got.
+    fn echo(name: &'static str) -> impl ServePhase<Data> {
+        handler_fn(move |request: Request<Data>| async move {
+            let envelope = request.payload().envelope.clone();
+            let message = request.into_body().collect().await?;
+            let (from, size) = (envelope.sender(), message.len());
+            let recipients = envelope.recipients().iter();
+            Ok::<_, BodyError>(DataReply::each(recipients.map(|recipient| {
+                Reply::ok(format!("{name}: {from} {} {size}", recipient.path()))
+            })))
+        })
+    }
+
+    fn answer(reply: Reply) -> impl ServePhase<Data> {
+        handler_fn(move |_: Request<Data>| ready(reply.clone()))
+    }
+
+    #[tokio::test]
+    async fn replies_come_in_the_order_of_the_recipients() {
+        let router = Router::new()
+            .domain("a.example", echo("A"))
+            .domain("b.example", echo("B"));
+        let replies = deliver(
+            &router,
+            Protocol::Smtp,
+            &["1@b.example", "2@a.example", "3@b.example", "2@a.example"],
+        );
+        assert_eq!(
+            replies.await,
+            [
+                "250 2.0.0 B: sender@example.com 1@b.example 4",
+                "250 2.0.0 A: sender@example.com 2@a.example 4",
+                "250 2.0.0 B: sender@example.com 3@b.example 4",
+                "250 2.0.0 A: sender@example.com 2@a.example 4",
+            ]
+        );
+    }
+
+    #[tokio::test]
+    async fn a_service_that_fails_is_answered_for_alone() {
+        let fails = |error: fn() -> BoxError| {
+            service_fn(move |_: Request<Data>| ready(Err::<Reply, _>(error())))
+        };
+        let router = Router::new()
+            .domain("a.example", fails(|| "password=secret".into()))
+            .domain("b.example", fails(|| Reply::mailbox_full().into()))
+            .domain("c.example", answer(Reply::OK));
+        let recipients = ["1@c.example", "2@a.example", "3@b.example", "4@a.example"];
+        assert_eq!(
+            deliver(&router, Protocol::Smtp, &recipients).await,
+            [
+                "250 2.0.0 OK",
+                "451 4.3.0 Local error in processing",
+                "452 4.2.2 Mailbox full",
+                "451 4.3.0 Local error in processing",
+            ]
+        );
+        let alone = request(Protocol::Smtp, &["1@a.example"], Body::from("text"));
+        let error = router.oneshot(alone).await.unwrap_err();
+        assert_eq!(error.to_string(), "password=secret");
+    }
+
+    #[tokio::test]
+    async fn where_all_have_one_route_the_request_goes_on_as_it_is() {
+        let request = request(
+            Protocol::Smtp,
+            &["1@a.example", "2@a.example"],
+            Body::from("text"),
+        );
+        let envelope = request.payload().envelope.clone();
+        let same = handler_fn(move |request: Request<Data>| {
+            let same = Arc::ptr_eq(&request.payload().envelope, &envelope);
+            ready(Reply::ok(same.to_string()))
+        });
+        let router = Router::new().domain("a.example", same);
+        let reply = router.oneshot(request).await.unwrap();
+        assert_eq!(reply, Reply::ok("true"));
+    }
+
+    #[tokio::test]
+    async fn over_smtp_nobody_delivers_what_is_refused_for_another() {
+        use Protocol::{Lmtp, Smtp};
+        let router = Router::new().domain("a.example", echo("A"));
+        let refusing = router.clone().otherwise_reply(Reply::no_such_user());
+        let dropping = router.clone().otherwise_reply(Reply::ok("Dropped"));
+        let (known, no, later, dropped) = (
+            "250 2.0.0 A: sender@example.com 1@a.example 4",
+            "550 5.1.1 No such user",
+            "451 4.3.0 No delivery is set up",
+            "250 2.0.0 Dropped",
+        );
+        let both = ["2@b.example", "1@a.example"];
+        for (router, protocol, recipients, expected) in [
+            (&router, Smtp, &both[..], &[later][..]),
+            (&router, Lmtp, &both, &[later, known]),
+            (&refusing, Smtp, &both, &[no]),
+            (&refusing, Lmtp, &both, &[no, known]),
+            (&dropping, Smtp, &both, &[dropped, known]),
+            (&refusing, Lmtp, &["2@b.example", "3@b.example"], &[no]),
+            (&refusing, Lmtp, &[], &[no]),
+        ] {
+            let replies = deliver(router, protocol, recipients).await;
+            assert_eq!(replies, expected, "{protocol:?} {recipients:?}");
+        }
+    }
+
+    #[test]
+    fn a_message_is_refused_as_a_whole_before_it_is_read() {
+        let router = Router::new().domain("a.example", echo("A"));
+        let (feed, body) = incoming();
+        let recipients = ["1@a.example", "2@b.example"];
+        let mut answer = task::spawn(router.oneshot(request(Protocol::Smtp, &recipients, body)));
+        let reply = assert_ready_ok!(answer.poll());
+        assert_eq!(texts(&reply), ["451 4.3.0 No delivery is set up"]);
+        assert_pending!(answer.enter(|cx, _| feed.poll_wanted(cx)));
+    }
+
+    const PIECE: &[u8] = &[b'x'; 1000];
+
+    /// A message of that many pieces of 1000 octets.
+    async fn long(pieces: usize, end: Result<(), BodyError>) -> Body {
+        let (feed, body) = incoming();
+        for _ in 0..pieces {
+            feed.push(PIECE.into()).await;
+        }
+        feed.finish(end);
+        body
+    }
+
+    const BOTH: [&str; 2] = ["1@a.example", "2@b.example"];
+
+    #[tokio::test]
+    async fn a_service_that_answers_early_does_not_stop_the_others() {
+        let router = Router::new()
+            .domain("a.example", Inbox::new().with_limit(2500))
+            .domain("b.example", echo("B"))
+            .read_ahead(5000);
+        let request = request(Protocol::Smtp, &BOTH, long(100, Ok(())).await);
+        let reply = router.oneshot(request).await.unwrap();
+        assert_eq!(reply.for_recipient(0), &BodyError::TooLarge.reply());
+        let expected = Reply::ok("B: sender@example.com 2@b.example 100000");
+        assert_eq!(reply.for_recipient(1), &expected);
+    }
+
+    #[tokio::test]
+    async fn a_message_that_breaks_off_does_so_for_all() {
+        let router = Router::new()
+            .domain("a.example", echo("A"))
+            .domain("b.example", echo("B"));
+        let body = long(3, Err(BodyError::Incomplete)).await;
+        let reply = router
+            .oneshot(request(Protocol::Smtp, &BOTH, body))
+            .await
+            .unwrap();
+        assert_eq!(texts(&reply), ["451 4.4.2 Message incomplete"; 2]);
+    }
+
+    /// Two routes, of which one can be called at a time.
+    fn sharing_a_limit() -> Router<Data> {
+        let one = tower::limit::GlobalConcurrencyLimitLayer::new(1);
+        let limited = |name| ServiceBuilder::new().layer(one.clone()).service(echo(name));
+        Router::new()
+            .domain("a.example", limited("A"))
+            .domain("b.example", limited("B"))
+            .read_ahead(5000)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn routes_that_share_a_limit_take_a_short_message_one_after_the_other() {
+        let request = request(Protocol::Smtp, &BOTH, long(4, Ok(())).await);
+        let begun = tokio::time::Instant::now();
+        let reply = sharing_a_limit().oneshot(request).await.unwrap();
+        assert!(reply.replies().iter().all(Reply::is_positive));
+        assert!(begun.elapsed().is_zero());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_route_that_is_not_ready_does_not_hold_up_a_long_message_for_ever() {
+        let request = request(Protocol::Smtp, &BOTH, long(100, Ok(())).await);
+        let mut answer = task::spawn(sharing_a_limit().oneshot(request));
+        assert_pending!(answer.poll());
+        advance(Duration::from_secs(29)).await;
+        assert_pending!(answer.poll());
+        advance(Duration::from_secs(2)).await;
+        // Whoever gives up is polled after the one that waits for it.
+        assert_pending!(answer.poll());
+        assert!(answer.is_woken());
+        let reply = answer.await.unwrap();
+        assert_eq!(
+            texts(&reply),
+            [
+                "250 2.0.0 A: sender@example.com 1@a.example 100000".to_owned(),
+                Reply::busy().to_string(),
+            ]
+        );
+    }
+}
