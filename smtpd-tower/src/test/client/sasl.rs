@@ -1,6 +1,8 @@
 //! AUTH from the client's side (RFC 4954).
 
-use md5::{Digest, Md5};
+use base64::{Engine, engine::general_purpose::STANDARD};
+use hmac::{Hmac, KeyInit, Mac};
+use md5::Md5;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::{Client, ClientError, ClientReply};
@@ -54,65 +56,28 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Client<IO> {
         if reply.code().as_u16() != 334 {
             return Ok(reply);
         }
-        let challenge =
-            decode(&reply.text()).ok_or_else(|| ClientError::Malformed(reply.to_string()))?;
-        let answer = format!("{user} {}", cram_md5(password.as_bytes(), &challenge));
-        self.command(&encode(answer.as_bytes())).await
+        let digest = decode(&reply.text())
+            .and_then(|challenge| cram_md5(password.as_bytes(), &challenge))
+            .ok_or_else(|| ClientError::Malformed(reply.to_string()))?;
+        self.command(&encode(format!("{user} {digest}").as_bytes()))
+            .await
     }
 }
 
-/// RFC 2195 section 2: HMAC-MD5 (RFC 2104 section 2) of the challenge in hexadecimal.
-fn cram_md5(password: &[u8], challenge: &[u8]) -> String {
-    const BLOCK: usize = 64;
-    let mut key = if password.len() > BLOCK {
-        Md5::digest(password).to_vec()
-    } else {
-        password.to_vec()
-    };
-    key.resize(BLOCK, 0);
-    let keyed = |pad: u8, octets: &[u8]| {
-        let pad: Vec<u8> = key.iter().map(|octet| octet ^ pad).collect();
-        Md5::new().chain_update(pad).chain_update(octets).finalize()
-    };
-    let digest = keyed(0x5c, &keyed(0x36, challenge));
-    digest.iter().map(|octet| format!("{octet:02x}")).collect()
+/// RFC 2195 section 2: HMAC-MD5 of the challenge in hexadecimal.
+fn cram_md5(password: &[u8], challenge: &[u8]) -> Option<String> {
+    let mut hmac = Hmac::<Md5>::new_from_slice(password).ok()?;
+    hmac.update(challenge);
+    let digest = hmac.finalize().into_bytes();
+    Some(digest.iter().map(|octet| format!("{octet:02x}")).collect())
 }
 
-const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-
-/// Base64 (RFC 4648 section 4).
 fn encode(octets: &[u8]) -> String {
-    let mut text = String::new();
-    for group in octets.chunks(3) {
-        let bits = (0..3).fold(0_u32, |bits, at| {
-            bits << 8 | u32::from(group.get(at).copied().unwrap_or(0))
-        });
-        for at in 0..4 {
-            let digit = ALPHABET.get((bits >> (18 - 6 * at) & 63) as usize);
-            text.push(
-                digit
-                    .filter(|_| at <= group.len())
-                    .map_or('=', |&digit| char::from(digit)),
-            );
-        }
-    }
-    text
+    STANDARD.encode(octets)
 }
 
 fn decode(text: &str) -> Option<Vec<u8>> {
-    let digits = text.trim_end_matches('=');
-    let mut octets = Vec::new();
-    let (mut bits, mut count) = (0_u32, 0);
-    for digit in digits.bytes() {
-        let value = ALPHABET.iter().position(|&known| known == digit)?;
-        bits = bits << 6 | u32::try_from(value).ok()?;
-        count += 6;
-        if count >= 8 {
-            count -= 8;
-            octets.push((bits >> count & 0xff) as u8);
-        }
-    }
-    Some(octets)
+    STANDARD.decode(text).ok()
 }
 
 #[cfg(test)]
@@ -120,34 +85,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn base64_goes_both_ways() {
-        let cases: [(&[u8], &str); 6] = [
-            (b"", ""),
-            (b"\0", "AA=="),
-            (b"fo", "Zm8="),
-            (b"foo", "Zm9v"),
-            (b"\xfb\xff\xbf", "+/+/"),
-            (b"\0alice\0secret", "AGFsaWNlAHNlY3JldA=="),
-        ];
-        for (octets, text) in cases {
-            assert_eq!(encode(octets), text);
-            assert_eq!(decode(text).as_deref(), Some(octets), "{text}");
-        }
-        assert_eq!(decode("a b"), None);
-    }
-
-    #[test]
-    fn digests_are_those_of_the_rfcs() {
-        // RFC 2195 section 2; RFC 2202 section 2, the sixth test, whose key is longer than a block.
+    fn the_digest_is_that_of_the_rfc() {
+        // RFC 2195 section 2.
         let challenge = b"<1896.697170952@postoffice.reston.mci.net>";
-        assert_eq!(
-            cram_md5(b"tanstaaftanstaaf", challenge),
-            "b913a602c7eda7a495b4e6e7334d3890"
-        );
-        let long = cram_md5(
-            &[0xaa; 80],
-            b"Test Using Larger Than Block-Size Key - Hash Key First",
-        );
-        assert_eq!(long, "6b1ab7fe4bd7bf8f0b62e6ce61b9d0cd");
+        let digest = cram_md5(b"tanstaaftanstaaf", challenge);
+        assert_eq!(digest.as_deref(), Some("b913a602c7eda7a495b4e6e7334d3890"));
     }
 }
