@@ -8,7 +8,7 @@ use smtpd_core::{
     sasl::{Credentials, MechanismName},
 };
 
-use crate::{Body, Envelope};
+use crate::{Body, Envelope, IntoReply};
 
 mod sealed {
     #[expect(unnameable_types, reason = "that is what seals the trait")]
@@ -29,9 +29,13 @@ pub trait Phase: sealed::Sealed + Send + Sync + 'static {
 /// What a service may answer with: a [`Reply`], a [`DataReply`], an [`AuthOutcome`]. Sealed.
 ///
 /// A layer that looks at answers is generic over this, and fits every phase.
-pub trait Answer: sealed::Sealed + From<Reply> + Send + 'static {
+pub trait Answer: sealed::Sealed + From<Reply> + IntoReply<Self> + Send + 'static {
     /// What the client is told, if that is settled already: for AUTH it is not before the mechanism has verified a secret.
     fn reply(&self) -> Option<&Reply>;
+
+    /// The same with every reply in it changed.
+    #[must_use]
+    fn map_reply(self, f: impl FnMut(Reply) -> Reply) -> Self;
 }
 
 impl sealed::Sealed for Reply {}
@@ -40,6 +44,10 @@ impl Answer for Reply {
     fn reply(&self) -> Option<&Reply> {
         Some(self)
     }
+
+    fn map_reply(self, mut f: impl FnMut(Self) -> Self) -> Self {
+        f(self)
+    }
 }
 
 impl sealed::Sealed for DataReply {}
@@ -47,6 +55,10 @@ impl sealed::Sealed for DataReply {}
 impl Answer for DataReply {
     fn reply(&self) -> Option<&Reply> {
         Some(self.merged())
+    }
+
+    fn map_reply(self, f: impl FnMut(Reply) -> Reply) -> Self {
+        self.map(f)
     }
 }
 
@@ -57,6 +69,13 @@ impl Answer for AuthOutcome {
         match self {
             Self::Refuse(reply) => Some(reply),
             _ => None,
+        }
+    }
+
+    fn map_reply(self, mut f: impl FnMut(Reply) -> Reply) -> Self {
+        match self {
+            Self::Refuse(reply) => Self::Refuse(f(reply)),
+            other => other,
         }
     }
 }

@@ -1,4 +1,4 @@
-use std::{error::Error, io};
+use std::{any::Any, error::Error, io};
 
 use smtpd_core::{Code, Reply, Status};
 use tower::{BoxError, load_shed::error::Overloaded, timeout::error::Elapsed};
@@ -64,6 +64,15 @@ pub(crate) fn timed_out() -> Reply {
         Status::MAIL_SYSTEM,
         "Timed out, try again later",
     )
+}
+
+/// What a panic has to say.
+pub(crate) fn panic_message(panic: &(dyn Any + Send)) -> String {
+    let text = panic
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    text.unwrap_or("no message").to_owned()
 }
 
 #[cfg(test)]

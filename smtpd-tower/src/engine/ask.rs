@@ -4,7 +4,6 @@
 //! nothing, and starve all others.
 
 use std::{
-    any::Any,
     future::poll_fn,
     panic::{AssertUnwindSafe, catch_unwind},
     pin::{Pin, pin},
@@ -19,7 +18,7 @@ use tower_service::Service;
 
 use crate::{
     Phase, PhaseService, Request,
-    recover::{self, recover},
+    recover::{self, panic_message, recover},
 };
 
 /// Why a service has not answered.
@@ -94,14 +93,6 @@ where
         let future = self.project().0;
         // The future is dropped after a panic, so nobody sees it in a broken state.
         catch_unwind(AssertUnwindSafe(|| future.poll(cx)))
-            .unwrap_or_else(|panic| Poll::Ready(Err(Failure::Panic(message(&*panic)))))
+            .unwrap_or_else(|panic| Poll::Ready(Err(Failure::Panic(panic_message(&*panic)))))
     }
-}
-
-fn message(panic: &(dyn Any + Send)) -> String {
-    let text = panic
-        .downcast_ref::<&str>()
-        .copied()
-        .or_else(|| panic.downcast_ref::<String>().map(String::as_str));
-    text.unwrap_or("no message").to_owned()
 }

@@ -18,9 +18,20 @@
 //! | [`TeeLayer`] | DATA | nothing: it writes a copy of the message to a sink |
 //! | `SpoolLayer` (feature `spool`) | DATA | the reply of a [`BodyError`](crate::BodyError): it takes the whole message before the service is asked |
 //! | [`TraceLayer`] | any | nothing: it logs by `tracing` |
+//! | [`AllowHostsLayer`] | any, best connect | 554 5.7.1 to clients outside of the given networks |
+//! | [`CatchPanicLayer`] | any | 451 4.3.0 where the service panics |
+//! | [`ConcurrencyLayer`] | any | 451 4.7.1 to clients or identities with too many requests in flight |
+//! | [`CondLayer`] | any | nothing: it puts another layer around some requests only |
+//! | [`DenyHostsLayer`] | any, best connect | 554 5.7.1 to clients of the given networks |
+//! | [`from_fn`] | any, one at a time | whatever an async function says |
+//! | [`HeloCheckLayer`] | HELO, MAIL | 550 5.7.1 to forged names |
+//! | [`MapReplyLayer`] | any | nothing: it changes replies |
+//! | [`SessionsPerIpLayer`] | connect | 421 4.7.0 to clients with too many sessions |
+//! | [`SizeLimitLayer`] | DATA | 552 5.3.4 to messages that are too large |
 //!
-//! None of them changes the error of the service within: what a layer has to say to the client is a response. tower's own
-//! layers fit beside them; what those say by errors becomes a reply in [`recover`](crate::recover()). At connect a transient
+//! None of them makes errors of its own: what a layer has to say to the client is a response. Nor do they change the type
+//! of the service's errors, but for [`CondLayer`] and [`from_fn`], where two kinds of errors may meet. tower's own layers
+//! fit beside them; what those say by errors becomes a reply in [`recover`](crate::recover()). At connect a transient
 //! refusal closes the connection with 421.
 //!
 //! The first layer is the outermost, as everywhere in tower: it sees the request first and the response last.
@@ -62,10 +73,18 @@
 //! ```
 
 mod answer;
+mod catch_panic;
+mod cidr;
 mod clean;
+mod concurrency;
+mod cond;
 mod domain_filter;
+mod from_fn;
 mod greylist;
+mod helo_check;
+mod hosts;
 mod map_body;
+mod map_reply;
 mod max_recipients;
 mod queue_id;
 mod quota;
@@ -76,6 +95,9 @@ mod require_tls;
 mod reverse_dns;
 mod reverse_name;
 mod score;
+mod sessions_per_ip;
+mod size_limit;
+mod slots;
 #[cfg(feature = "spool")]
 mod spool;
 mod tarpit;
@@ -83,12 +105,20 @@ mod tee;
 mod trace;
 
 pub use answer::AnswerFuture;
+pub use catch_panic::{CatchPanic, CatchPanicFuture, CatchPanicLayer};
+pub use cidr::{Cidr, CidrError, CidrErrorKind};
+pub use concurrency::{Concurrency, ConcurrencyFuture, ConcurrencyLayer};
+pub use cond::{Cond, CondFuture, CondLayer};
 pub use domain_filter::{DomainFilter, DomainFilterLayer};
+pub use from_fn::{FromFn, FromFnFuture, FromFnLayer, Next, from_fn};
 pub use greylist::{
     Greylist, GreylistFuture, GreylistKey, GreylistLayer, GreylistPolicy, GreylistStore,
     GreylistVerdict, MemoryGreylist,
 };
+pub use helo_check::{HeloCheck, HeloCheckLayer};
+pub use hosts::{AllowHostsLayer, DenyHostsLayer, HostFilter};
 pub use map_body::{MapBody, MapBodyLayer};
+pub use map_reply::{MapReply, MapReplyFuture, MapReplyLayer};
 pub use max_recipients::{MaxRecipients, MaxRecipientsLayer};
 pub use queue_id::QueueId;
 pub use quota::{Quota, QuotaLayer};
@@ -99,6 +129,8 @@ pub use require_tls::{RequireTls, RequireTlsLayer};
 pub use reverse_dns::{ReverseDns, ReverseDnsFuture, ReverseDnsLayer};
 pub use reverse_name::ReverseName;
 pub use score::{Score, ScoreGate, ScoreGateLayer, ScoreLayer, Scored};
+pub use sessions_per_ip::{SessionsPerIp, SessionsPerIpLayer};
+pub use size_limit::{SizeLimit, SizeLimitFuture, SizeLimitLayer};
 #[cfg(feature = "spool")]
 pub use spool::{Spool, SpoolFuture, SpoolLayer};
 pub use tarpit::{Tarpit, TarpitFuture, TarpitLayer};

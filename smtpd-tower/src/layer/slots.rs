@@ -1,0 +1,98 @@
+use std::{
+    collections::HashMap,
+    fmt,
+    hash::Hash,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+/// How many of each key are in use, up to a limit for each. A key that is not in use takes no memory.
+pub(super) struct Slots<K> {
+    limit: usize,
+    in_use: Mutex<HashMap<K, usize>>,
+}
+
+impl<K: Hash + Eq + Clone> Slots<K> {
+    /// That many for each key, and at least one.
+    pub(super) fn new(limit: usize) -> Arc<Self> {
+        Arc::new(Self {
+            limit: limit.max(1),
+            in_use: Mutex::default(),
+        })
+    }
+
+    /// One for that key, in use until it is dropped; `None` where all are.
+    pub(super) fn take(self: &Arc<Self>, key: K) -> Option<Slot<K>> {
+        let mut in_use = self.lock();
+        match in_use.get_mut(&key) {
+            Some(count) if *count >= self.limit => return None,
+            Some(count) => *count += 1,
+            None => {
+                in_use.insert(key.clone(), 1);
+            }
+        }
+        drop(in_use);
+        let slots = self.clone();
+        Some(Slot { key, slots })
+    }
+}
+
+impl<K> Slots<K> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<K, usize>> {
+        self.in_use.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<K> fmt::Debug for Slots<K> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Slots")
+            .field("limit", &self.limit)
+            .field("keys", &self.lock().len())
+            .finish()
+    }
+}
+
+/// One in use.
+#[derive(Debug)]
+pub(super) struct Slot<K: Hash + Eq + Clone> {
+    key: K,
+    slots: Arc<Slots<K>>,
+}
+
+impl<K: Hash + Eq + Clone> Drop for Slot<K> {
+    fn drop(&mut self) {
+        let mut in_use = self.slots.lock();
+        match in_use.get_mut(&self.key) {
+            Some(count) if *count > 1 => *count -= 1,
+            _ => {
+                in_use.remove(&self.key);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slot_is_free_again_when_dropped_and_its_key_forgotten() {
+        let slots = Slots::new(2);
+        let first = slots.take("a").unwrap();
+        let second = slots.take("a").unwrap();
+        assert!(slots.take("a").is_none());
+        let other = slots.take("b").unwrap();
+        assert_eq!(slots.lock().len(), 2);
+        drop(first);
+        let third = slots.take("a").unwrap();
+        assert!(slots.take("a").is_none());
+        drop((second, third, other));
+        assert!(slots.lock().is_empty());
+    }
+
+    #[test]
+    fn zero_does_not_lock_everybody_out() {
+        let slots = Slots::new(0);
+        let slot = slots.take(1);
+        assert!(slot.is_some() && slots.take(1).is_none());
+    }
+}
