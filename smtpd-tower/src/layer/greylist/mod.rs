@@ -404,7 +404,7 @@ mod tests {
         let layer = GreylistLayer::with_store(failing);
         assert_eq!(code(&layer, stranger("192.0.2.1")).await, 250);
         let layer = layer.fail_closed();
-        assert_eq!(code(&layer, stranger("192.0.2.1")).await, 450);
+        assert_eq!(code(&layer, stranger("192.0.2.1")).await, 451);
     }
 
     #[tokio::test(start_paused = true)]
@@ -414,7 +414,7 @@ mod tests {
         assert_eq!(code(&layer, stranger("192.0.2.1")).await, 250);
         assert_eq!(start.elapsed().as_secs(), 5);
         let layer = layer.with_timeout(MINUTE).fail_closed();
-        assert_eq!(code(&layer, stranger("192.0.2.1")).await, 450);
+        assert_eq!(code(&layer, stranger("192.0.2.1")).await, 451);
         assert_eq!(start.elapsed().as_secs(), 65);
     }
 
