@@ -23,7 +23,7 @@ pub struct GreylistFuture<C, S, F> {
 
 #[pin_project(project = StateProj)]
 #[derive(Debug)]
-#[expect(
+#[allow(
     clippy::large_enum_variant,
     reason = "layers do not box, and the size of `F` is not known here"
 )]
