@@ -269,18 +269,18 @@ impl Config {
         &self.timeouts
     }
 
-    /// What MAIL may have as parameters.
+    /// What MAIL may have as parameters: SIZE always, for it is always announced, without a number where there is no limit
+    /// (RFC 1870 section 4).
     pub(crate) fn mail_rules(&self) -> RuleIter<'_> {
         const SIZE: &[ParameterRule] = &[SIZE_PARAMETER];
         const AUTH: &[ParameterRule] = &[AUTH_PARAMETER];
-        let size = if self.announces_size() { SIZE } else { &[] };
         let auth = if self.mechanisms.is_empty() {
             &[]
         } else {
             AUTH
         };
         Box::new(
-            size.iter()
+            SIZE.iter()
                 .chain(auth)
                 .chain(self.extensions.iter().flat_map(Extension::mail_parameters)),
         )
@@ -289,11 +289,6 @@ impl Config {
     /// What RCPT may have as parameters.
     pub(crate) fn rcpt_rules(&self) -> RuleIter<'_> {
         Box::new(self.extensions.iter().flat_map(Extension::rcpt_parameters))
-    }
-
-    /// SIZE is always announced; without a limit, without a number or as 0 (RFC 1870 section 4).
-    pub(crate) const fn announces_size(&self) -> bool {
-        true
     }
 
     fn changed(mut self) -> Self {
