@@ -1,12 +1,17 @@
 //! What a server is set up to do, shared by its connections.
 
-use std::sync::{Arc, OnceLock};
+use std::{
+    fmt,
+    sync::{Arc, OnceLock},
+};
+
+use zeroize::Zeroizing;
 
 use crate::{
     BareNewline, Extensions, Leniency, Timeouts,
     extension::{AUTH_PARAMETER, Extension, SIZE_PARAMETER},
     parameter::{ParameterRule, RuleIter},
-    sasl::Mechanisms,
+    sasl::{Mechanisms, SALT_KEY_LEN},
 };
 
 /// The protocol of a listener.
@@ -86,9 +91,14 @@ pub struct Config {
     pub(crate) custom_commands: bool,
     pub(crate) log_wire: bool,
     pub(crate) entropy: Option<fn(&mut [u8]) -> bool>,
-    /// EHLO's answer as it goes out, once for each of the four states that it depends on.
-    pub(crate) ehlo: [Arc<OnceLock<Vec<u8>>>; 4],
+    pub(crate) salt_key: SaltKey,
+    /// EHLO's answer as it goes out, once for each of the eight states that it depends on.
+    pub(crate) ehlo: [Arc<OnceLock<Vec<u8>>>; 8],
 }
+
+/// Shared by all clones of a configuration, and made when it is first needed.
+#[derive(Clone, Default)]
+pub(crate) struct SaltKey(Arc<OnceLock<Zeroizing<[u8; SALT_KEY_LEN]>>>);
 
 impl Config {
     /// The name of the program, where no other is set.
@@ -116,6 +126,7 @@ impl Config {
             custom_commands: false,
             log_wire: false,
             entropy: None,
+            salt_key: SaltKey::default(),
             ehlo: Default::default(),
         }
     }
@@ -249,6 +260,15 @@ impl Config {
         self.changed()
     }
 
+    /// The key from which SCRAM makes salts for users that there are not, so that they look like those that there are:
+    /// random and secret. By default [`entropy`](Self::entropy) gives one for the life of the process; who tries names
+    /// before and after a restart, or on two servers, sees such salts change, unless they are given the same key.
+    #[must_use]
+    pub fn salt_key(mut self, key: [u8; SALT_KEY_LEN]) -> Self {
+        self.salt_key = SaltKey(Arc::new(Zeroizing::new(key).into()));
+        self
+    }
+
     /// The host's name.
     pub fn hostname(&self) -> &str {
         &self.hostname
@@ -294,6 +314,23 @@ impl Config {
     fn changed(mut self) -> Self {
         self.ehlo = Default::default();
         self
+    }
+}
+
+impl SaltKey {
+    /// The key, made by `fill` if there was none. `None` if it could not be made.
+    pub(crate) fn get_or_fill(&self, fill: fn(&mut [u8]) -> bool) -> Option<&[u8; SALT_KEY_LEN]> {
+        if let Some(key) = self.0.get() {
+            return Some(key);
+        }
+        let mut key = Zeroizing::new([0; SALT_KEY_LEN]);
+        fill(&mut *key).then(|| &**self.0.get_or_init(|| key))
+    }
+}
+
+impl fmt::Debug for SaltKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("[redacted]")
     }
 }
 

@@ -13,6 +13,8 @@
 //! - [`sasl`]: the mechanisms of AUTH;
 //! - [`Config`], [`Limits`], [`Timeouts`], [`BareNewline`]: what a server is set up to do.
 //!
+//! The feature `scram` (default) adds the mechanisms that hash: SCRAM-SHA-1, SCRAM-SHA-256 and their -PLUS forms.
+//!
 //! Who writes a server wants `smtpd-tower`, which runs this crate on tokio and calls tower services.
 #![forbid(unsafe_code)]
 

@@ -2,12 +2,22 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use smtpd_core::sasl::{CramMd5, Exchange, ExchangeContext, Mechanisms, Secret, Step};
+use smtpd_core::sasl::{
+    Anonymous, CramMd5, Exchange, ExchangeContext, External, Mechanisms, OAuthBearer, Scram, Secret,
+    Step, XOAuth2,
+};
 use smtpd_core_fuzz::check_session;
 
 fuzz_target!(|input: &[u8]| {
     check_session(input, "EHLO x\r\nLHLO x\r\nAUTH ", "");
-    for factory in Mechanisms::default().with(CramMd5).iter() {
+    let mechanisms = Mechanisms::default()
+        .with(CramMd5)
+        .with(Scram::sha256())
+        .with(OAuthBearer::new())
+        .with(XOAuth2::new())
+        .with(External)
+        .with(Anonymous);
+    for factory in mechanisms.iter() {
         let nonce = [0; 24];
         let exchange =
             Exchange::new(factory.start(&ExchangeContext::new("mx.example.org", &nonce)));
@@ -28,7 +38,9 @@ fn play(mut exchange: Exchange, input: &[u8]) {
                 },
                 Ok(Step::Ask(credentials)) => {
                     let step = exchange.handle_secret(&secret);
-                    let is_right = credentials.verify(&secret) && !credentials.acts_as_other();
+                    let is_right = credentials.verify(&secret)
+                        && !credentials.acts_as_other()
+                        && !credentials.username().is_empty();
                     assert_eq!(matches!(step, Ok(Step::Done(_))), is_right);
                     assert!(credentials.password().is_none_or(
                         |password| (password == "secret") == credentials.verify(&secret)

@@ -5,8 +5,11 @@ use super::{
     command::syntax_error,
 };
 use crate::{
-    Code, Reply, Status,
-    sasl::{self, Exchange, ExchangeContext, Identity, NONCE_LEN, SaslError},
+    Code, Config, Reply, Status,
+    sasl::{
+        self, ChannelBindings, Exchange, ExchangeContext, Identity, MechanismFactory, NONCE_LEN,
+        SaslError,
+    },
 };
 
 impl Connection {
@@ -39,15 +42,13 @@ impl Connection {
                 "Unrecognized authentication mechanism",
             ));
         };
-        if !config.may_use(factory, self.tls) {
-            return self.fault(weak_mechanism(factory.is_plaintext()));
+        if !self.may_use(factory) {
+            let needs_tls = factory.is_plaintext() || factory.needs_channel_binding() && !self.tls;
+            return self.fault(weak_mechanism(needs_tls));
         }
-        let mut nonce = [0; NONCE_LEN];
-        if config.entropy.is_some_and(|fill| !fill(&mut nonce)) {
+        let Some(mut exchange) = start(&config, factory, self.bindings_for(factory)) else {
             return self.answer(weak_mechanism(false));
-        }
-        let mut exchange =
-            Exchange::new(factory.start(&ExchangeContext::new(&config.hostname, &nonce)));
+        };
         let step = exchange.handle_initial(initial);
         self.exchange = Some(Box::new(Running {
             exchange,
@@ -55,6 +56,13 @@ impl Connection {
             refusal: None,
         }));
         self.sasl_step(step)
+    }
+
+    /// RFC 5802 section 6: a mechanism that has a -PLUS form here learns that the client could have bound.
+    fn bindings_for(&self, factory: &dyn MechanismFactory) -> Option<&ChannelBindings> {
+        let binds =
+            factory.needs_channel_binding() || self.config.mechanisms.has_plus(factory.name());
+        self.bindings.as_deref().filter(|_| binds)
     }
 
     /// Takes a line that answers a challenge.
@@ -161,6 +169,28 @@ impl Connection {
         self.put(&reply);
         Step::Again
     }
+}
+
+/// Starts an exchange, unless the random octets for it cannot be had.
+fn start(
+    config: &Config,
+    factory: &dyn MechanismFactory,
+    bindings: Option<&ChannelBindings>,
+) -> Option<Exchange> {
+    let mut nonce = [0; NONCE_LEN];
+    let salt_key = match config.entropy {
+        Some(fill) if !fill(&mut nonce) => return None,
+        Some(fill) => Some(config.salt_key.get_or_fill(fill)?),
+        None => None,
+    };
+    let mut context = ExchangeContext::new(&config.hostname, &nonce);
+    if let Some(key) = salt_key {
+        context = context.with_salt_key(key);
+    }
+    if let Some(bindings) = bindings {
+        context = context.with_channel_bindings(bindings);
+    }
+    Some(Exchange::new(factory.start(&context)))
 }
 
 fn weak_mechanism(plaintext: bool) -> Reply {

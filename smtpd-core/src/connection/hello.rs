@@ -1,9 +1,7 @@
 //! HELO, EHLO and LHLO, and what EHLO announces.
 
 use super::{Asked, Connection, Event, Greeting, Helo, State, Step};
-use crate::{
-    ClientName, Code, Config, Reply, Status, command::Verb, reply::Form, sasl::MechanismFactory,
-};
+use crate::{ClientName, Code, Reply, Status, command::Verb, reply::Form, sasl::MechanismFactory};
 
 const PLAIN: Form = Form {
     status: false,
@@ -59,7 +57,9 @@ impl Connection {
             return self.put_as(&reply, PLAIN);
         }
         let config = self.config.clone();
-        let kind = usize::from(self.tls) | usize::from(self.identity.is_some()) << 1;
+        let kind = usize::from(self.tls)
+            | usize::from(self.identity.is_some()) << 1
+            | usize::from(self.bindings.is_some()) << 2;
         self.put_raw(config.ehlo[kind].get_or_init(|| self.ehlo_answer()));
     }
 
@@ -95,17 +95,18 @@ impl Connection {
         self.config
             .mechanisms
             .iter()
-            .filter(|factory| self.config.may_use(*factory, self.tls))
+            .filter(|factory| self.may_use(*factory))
     }
-}
 
-impl Config {
     /// RFC 4954 section 4: what shows the password needs TLS. What challenges the client needs random octets.
-    pub(super) fn may_use(&self, factory: &dyn MechanismFactory, tls: bool) -> bool {
+    pub(super) fn may_use(&self, factory: &dyn MechanismFactory) -> bool {
+        if factory.needs_channel_binding() && self.bindings.is_none() {
+            return false; // RFC 5802 section 6
+        }
         if factory.is_plaintext() {
-            tls || self.insecure_auth
+            self.tls || self.config.insecure_auth
         } else {
-            self.entropy.is_some()
+            self.config.entropy.is_some()
         }
     }
 }

@@ -19,7 +19,7 @@ use self::{deadline::Clock, message::Message, output::Output, state::State, wire
 use crate::{
     Code, Config, Reply, Status,
     framing::{Line, LineReader},
-    sasl::{Exchange, Identity, MAX_RESPONSE_LINE, MechanismName},
+    sasl::{ChannelBindings, Exchange, Identity, MAX_RESPONSE_LINE, MechanismName},
 };
 
 pub use self::{
@@ -36,8 +36,8 @@ pub use self::{
 /// Its methods are of these kinds:
 ///
 /// - **take input**: [`poll_event`](Self::poll_event) takes octets from the front of a buffer that the caller owns, and
-///   yields what they mean; [`handle_timeout`](Self::handle_timeout) and [`handle_tls`](Self::handle_tls) take what has
-///   happened otherwise.
+///   yields what they mean; [`handle_timeout`](Self::handle_timeout), [`handle_tls`](Self::handle_tls) and
+///   [`set_channel_bindings`](Self::set_channel_bindings) take what has happened otherwise.
 /// - **take answers** to an event that asks: [`reply`](Self::reply), [`reply_auth`](Self::reply_auth),
 ///   [`accept_data`](Self::accept_data), [`accept_chunk`](Self::accept_chunk).
 /// - **give output**: [`output`](Self::output) is what has to be written, [`advance_output`](Self::advance_output) notes
@@ -109,6 +109,8 @@ pub struct Connection {
     line: LineReader,
     clock: Clock,
     tls: bool,
+    /// What SCRAM can bind to; none where there is nothing.
+    bindings: Option<Box<ChannelBindings>>,
     greeting: Option<Greeting>,
     identity: Option<Identity>,
     counts: Counts,
@@ -196,6 +198,7 @@ impl Connection {
             line: LineReader::default(),
             clock: Clock::new(now),
             tls: false,
+            bindings: None,
             greeting: None,
             identity: None,
             counts: Counts::default(),
@@ -276,11 +279,19 @@ impl Connection {
         self.state = State::Start;
         self.reading = Reading::Commands;
         self.tls = true;
+        self.bindings = None;
         self.greeting = None;
         self.identity = None;
         self.line = LineReader::default();
         self.clock.pause();
         self.end_transaction();
+    }
+
+    /// Tells what this TLS connection can be told apart by, so that the -PLUS forms of SCRAM can be offered (RFC 5802
+    /// section 6): to be called before anything is polled after [`handle_tls`](Self::handle_tls) or
+    /// [`with_tls`](Self::with_tls). It has no effect while there is no TLS.
+    pub fn set_channel_bindings(&mut self, bindings: ChannelBindings) {
+        self.bindings = (self.tls && !bindings.is_empty()).then(|| Box::new(bindings));
     }
 
     /// The octets that have to be written.

@@ -16,6 +16,12 @@ pub(super) fn decode(encoded: &[u8]) -> Result<Zeroizing<Vec<u8>>, SaslError> {
     Ok(decoded)
 }
 
+/// The encoded octets.
+#[cfg(feature = "scram")]
+pub(super) fn encode(octets: &[u8]) -> String {
+    STANDARD.encode(octets)
+}
+
 /// Appends the encoded octets to `line`.
 pub(super) fn encode_into(octets: &[u8], line: &mut Vec<u8>) {
     line.extend_from_slice(STANDARD.encode(octets).as_bytes());

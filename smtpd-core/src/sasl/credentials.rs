@@ -6,11 +6,13 @@ use super::{SaslError, Secret, cram_md5};
 
 /// What a client presented to be authenticated, for the application to judge.
 ///
-/// A mechanism that carries the password shows it with [`password`](Self::password). With the others the application
-/// answers with the stored [`Secret`] of [`username`](Self::username), or uses [`verify`](Self::verify) itself.
+/// A mechanism that carries the password shows it with [`password`](Self::password), one that carries a token with
+/// [`bearer_token`](Self::bearer_token). With the others the application answers with the stored [`Secret`] of
+/// [`username`](Self::username), or uses [`verify`](Self::verify) itself.
 ///
-/// Names hold no control characters; the user name and the password are never empty. A clone shares the secret
-/// part instead of copying it; it is wiped from memory with the last clone, and `Debug` does not show it.
+/// Names hold no control characters. The password is never empty, and the user name only where the mechanism does not
+/// ask for one: EXTERNAL, ANONYMOUS, and OAUTHBEARER, whose token tells it. A clone shares the secret part instead of
+/// copying it; it is wiped from memory with the last clone, and `Debug` does not show it.
 ///
 /// ```
 /// use smtpd_core::sasl::{Credentials, Secret};
@@ -30,6 +32,8 @@ pub struct Credentials {
 enum Proof {
     Nothing,
     Password(Zeroizing<String>),
+    Bearer(Zeroizing<String>),
+    Trace(String),
     CramMd5 {
         challenge: Vec<u8>,
         digest: Zeroizing<[u8; cram_md5::DIGEST_LEN]>,
@@ -77,11 +81,45 @@ impl Credentials {
         Self::new(username, Proof::Nothing)
     }
 
+    /// A bearer token (RFC 6750), with the name of the user or an empty one.
+    ///
+    /// # Errors
+    /// [`SaslError::Malformed`] if the name holds control characters, [`SaslError::Empty`] if the token is empty.
+    pub fn bearer(username: &str, token: &str) -> Result<Self, SaslError> {
+        if token.is_empty() {
+            return Err(SaslError::Empty);
+        }
+        Self::unnamed(username, Proof::Bearer(Zeroizing::new(token.to_owned())))
+    }
+
+    /// Neither a name nor a proof: who the client is, the session knows already (RFC 4422 appendix A).
+    pub fn external() -> Self {
+        Self {
+            authzid: None,
+            username: "".into(),
+            proof: Arc::new(Proof::Nothing),
+        }
+    }
+
+    /// No name, but perhaps a trace of whom it could be (RFC 4505 section 2).
+    ///
+    /// # Errors
+    /// [`SaslError::Malformed`] if the trace holds control characters.
+    pub fn anonymous(trace: &str) -> Result<Self, SaslError> {
+        check_name(trace)?;
+        Self::unnamed("", Proof::Trace(trace.to_owned()))
+    }
+
     fn new(username: &str, proof: Proof) -> Result<Self, SaslError> {
-        check_name(username)?;
+        let credentials = Self::unnamed(username, proof)?;
         if username.is_empty() {
             return Err(SaslError::Empty); // RFC 4616 2: authcid = 1*SAFE
         }
+        Ok(credentials)
+    }
+
+    fn unnamed(username: &str, proof: Proof) -> Result<Self, SaslError> {
+        check_name(username)?;
         Ok(Self {
             authzid: None,
             username: username.into(),
@@ -123,7 +161,25 @@ impl Credentials {
     pub fn password(&self) -> Option<&str> {
         match &*self.proof {
             Proof::Password(password) => Some(password),
-            Proof::Nothing | Proof::CramMd5 { .. } => None,
+            _ => None,
+        }
+    }
+
+    /// The token, if the mechanism carries one: OAUTHBEARER and XOAUTH2.
+    ///
+    /// The application validates it, and accepts the identity that it was issued to.
+    pub fn bearer_token(&self) -> Option<&str> {
+        match &*self.proof {
+            Proof::Bearer(token) => Some(token),
+            _ => None,
+        }
+    }
+
+    /// What an anonymous client has left of itself (ANONYMOUS), perhaps nothing; nobody vouches for it.
+    pub fn trace(&self) -> Option<&str> {
+        match &*self.proof {
+            Proof::Trace(trace) => Some(trace),
+            _ => None,
         }
     }
 
@@ -134,8 +190,9 @@ impl Credentials {
     #[must_use]
     pub fn verify(&self, secret: &Secret) -> bool {
         match &*self.proof {
-            Proof::Nothing => false,
+            Proof::Nothing | Proof::Trace(_) => false,
             Proof::Password(password) => secret.matches(password),
+            Proof::Bearer(token) => secret.is(token),
             Proof::CramMd5 { challenge, digest } => secret
                 .as_plain()
                 .is_some_and(|key| cram_md5::verify(key, challenge, digest)),
@@ -158,6 +215,8 @@ impl fmt::Debug for Proof {
         f.write_str(match self {
             Self::Nothing => "Nothing",
             Self::Password(_) => "Password([redacted])",
+            Self::Bearer(_) => "Bearer([redacted])",
+            Self::Trace(trace) => return write!(f, "Trace({trace:?})"),
             Self::CramMd5 { .. } => "CramMd5([redacted])",
         })
     }
@@ -233,11 +292,29 @@ mod tests {
     }
 
     #[test]
-    fn a_lookup_is_never_verified() {
-        assert!(
-            !Credentials::lookup("alice")
-                .unwrap()
-                .verify(&Secret::plain("alice"))
+    fn what_proves_nothing_is_never_verified() {
+        for credentials in [
+            Credentials::lookup("alice").unwrap(),
+            Credentials::external().with_authzid("alice").unwrap(),
+            Credentials::anonymous("alice").unwrap(),
+        ] {
+            assert!(!credentials.verify(&Secret::plain("alice")));
+        }
+    }
+
+    #[test]
+    fn a_token_is_no_password() {
+        let bearer = Credentials::bearer("", "token").unwrap();
+        assert_eq!(
+            (bearer.bearer_token(), bearer.password()),
+            (Some("token"), None)
+        );
+        assert!(bearer.verify(&Secret::plain("token")) && !bearer.verify(&Secret::plain("other")));
+        let plain = Credentials::plain("alice", "secret").unwrap();
+        assert_eq!((plain.bearer_token(), plain.trace()), (None, None));
+        assert_eq!(
+            Credentials::bearer("alice", "").unwrap_err(),
+            SaslError::Empty
         );
     }
 
@@ -248,7 +325,8 @@ mod tests {
             .with_authzid("bob")
             .unwrap();
         let cram = Credentials::cram_md5("alice", b"<1@a>", [0xb9; 16]).unwrap();
-        for credentials in [plain, cram] {
+        let bearer = Credentials::bearer("alice", "hunter2").unwrap();
+        for credentials in [plain, cram, bearer] {
             let shown = format!("{credentials:?} {credentials:#?}");
             assert!(
                 shown.contains("alice") && shown.contains("[redacted]"),

@@ -1,9 +1,12 @@
 use std::fmt;
 
-use super::{Credentials, Identity, MechanismName, SaslError, Secret};
+use super::{ChannelBindings, Credentials, Identity, MechanismName, SaslError, Secret};
 
 /// Octets of randomness that each exchange is given.
 pub const NONCE_LEN: usize = 24;
+
+/// Octets of the key that the salts of unknown users are made with.
+pub const SALT_KEY_LEN: usize = 32;
 
 /// One running exchange of a SASL mechanism, on the server's side.
 ///
@@ -118,15 +121,23 @@ pub trait MechanismFactory: Send + Sync + fmt::Debug {
     /// a mechanism needs TLS (RFC 4954 4).
     fn is_plaintext(&self) -> bool;
 
+    /// Whether it binds to the TLS channel, so that it can be offered only where there are [`ChannelBindings`], under
+    /// a name that ends with `-PLUS` (RFC 5802 section 6). `false` by default.
+    fn needs_channel_binding(&self) -> bool {
+        false
+    }
+
     /// Starts an exchange.
     fn start(&self, context: &ExchangeContext<'_>) -> Box<dyn Mechanism>;
 }
 
 /// What a mechanism may know about the session that it runs in.
-#[derive(Debug, Clone, Copy)]
+#[derive(Clone, Copy)]
 pub struct ExchangeContext<'a> {
     hostname: &'a str,
     nonce: &'a [u8; NONCE_LEN],
+    salt_key: Option<&'a [u8; SALT_KEY_LEN]>,
+    channel_bindings: Option<&'a ChannelBindings>,
 }
 
 impl<'a> ExchangeContext<'a> {
@@ -135,7 +146,31 @@ impl<'a> ExchangeContext<'a> {
     /// The nonce must come from a cryptographic random number generator and serve one exchange only: who can foresee
     /// it, or sees it again, can replay the answer of a client.
     pub fn new(hostname: &'a str, nonce: &'a [u8; NONCE_LEN]) -> Self {
-        Self { hostname, nonce }
+        Self {
+            hostname,
+            nonce,
+            salt_key: None,
+            channel_bindings: None,
+        }
+    }
+
+    /// Sets the key that makes the salts of unknown users: random, secret, and the same for all exchanges of a server.
+    ///
+    /// Without it such salts change from exchange to exchange, which those of known users may not do.
+    #[must_use]
+    pub fn with_salt_key(mut self, key: &'a [u8; SALT_KEY_LEN]) -> Self {
+        self.salt_key = Some(key);
+        self
+    }
+
+    /// Sets what a mechanism may bind to.
+    ///
+    /// A SCRAM without -PLUS must have them too where its -PLUS form is offered, and only there: it then refuses
+    /// clients that believe it is not (RFC 5802 section 6).
+    #[must_use]
+    pub fn with_channel_bindings(mut self, bindings: &'a ChannelBindings) -> Self {
+        self.channel_bindings = Some(bindings).filter(|bindings| !bindings.is_empty());
+        self
     }
 
     /// The name of the server.
@@ -146,5 +181,24 @@ impl<'a> ExchangeContext<'a> {
     /// The randomness of this exchange: [`NONCE_LEN`] octets.
     pub fn nonce(&self) -> &'a [u8] {
         self.nonce
+    }
+
+    /// The key that makes the salts of unknown users.
+    pub fn salt_key(&self) -> Option<&'a [u8; SALT_KEY_LEN]> {
+        self.salt_key
+    }
+
+    /// What a mechanism may bind to; never without any binding in it.
+    pub fn channel_bindings(&self) -> Option<&'a ChannelBindings> {
+        self.channel_bindings
+    }
+}
+
+impl fmt::Debug for ExchangeContext<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ExchangeContext")
+            .field("hostname", &self.hostname)
+            .field("channel_bindings", &self.channel_bindings)
+            .finish_non_exhaustive()
     }
 }

@@ -26,28 +26,53 @@
 //! # Ok::<(), smtpd_core::sasl::SaslError>(())
 //! ```
 //!
+//! | mechanism | defined by | the application gets |
+//! |---|---|---|
+//! | [`Plain`], [`Login`] | RFC 4616, draft-murchison-sasl-login | the password |
+//! | [`CramMd5`] | RFC 2195 | the question for the password |
+//! | [`Scram`] | RFC 5802, RFC 7677 | the question for the keys or the password |
+//! | [`OAuthBearer`], [`XOAuth2`] | RFC 7628, Google | a token |
+//! | [`External`] | RFC 4422 appendix A | the question who the client is |
+//! | [`Anonymous`] | RFC 4505 | a trace |
+//!
 //! Names and passwords are compared octet by octet: they are not prepared with SASLprep, which RFC 4954 4 only
-//! recommends.
+//! recommends. SCRAM alone prepares them, as RFC 5802 demands.
 
+mod anonymous;
 mod base64;
+mod bearer;
+mod channel_binding;
 mod cram_md5;
 mod credentials;
 mod error;
 mod exchange;
+mod external;
+mod gs2;
 mod identity;
 mod login;
 mod mechanism;
+mod oauthbearer;
 mod plain;
+#[cfg(feature = "scram")]
+mod scram;
 mod secret;
 mod set;
+mod xoauth2;
 
+pub use anonymous::Anonymous;
+pub use channel_binding::{ChannelBinding, ChannelBindings};
 pub use cram_md5::CramMd5;
 pub use credentials::Credentials;
 pub use error::SaslError;
 pub use exchange::{Exchange, MAX_RESPONSE_LINE, challenge_line};
+pub use external::External;
 pub use identity::Identity;
 pub use login::Login;
-pub use mechanism::{ExchangeContext, Mechanism, MechanismFactory, NONCE_LEN, Step};
+pub use mechanism::{ExchangeContext, Mechanism, MechanismFactory, NONCE_LEN, SALT_KEY_LEN, Step};
+pub use oauthbearer::OAuthBearer;
 pub use plain::Plain;
+#[cfg(feature = "scram")]
+pub use scram::{Scram, ScramHash, ScramKeys, ScramKeysError};
 pub use secret::Secret;
 pub use set::{MechanismName, Mechanisms};
+pub use xoauth2::XOAuth2;

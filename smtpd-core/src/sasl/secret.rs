@@ -3,6 +3,9 @@ use std::fmt;
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
+#[cfg(feature = "scram")]
+use super::ScramKeys;
+
 /// What the application keeps of a user to compare a proof with.
 ///
 /// It is wiped from memory when dropped, and its `Debug` does not show it.
@@ -18,27 +21,56 @@ pub struct Secret(Kind);
 #[derive(Clone)]
 enum Kind {
     Plain(Zeroizing<String>),
+    #[cfg(feature = "scram")]
+    Scram(Box<ScramKeys>),
 }
 
 impl Secret {
-    /// The password itself. It fits every mechanism; CRAM-MD5 takes nothing else.
+    /// The password itself. It fits every mechanism; CRAM-MD5 takes nothing else. For OAUTHBEARER and XOAUTH2 it is the
+    /// token.
     ///
     /// An empty one matches nothing.
     pub fn plain(password: impl Into<String>) -> Self {
         Self(Kind::Plain(Zeroizing::new(password.into())))
     }
 
+    /// The keys that SCRAM derives from the password (RFC 5802 section 3). They fit SCRAM with the same hash, and the
+    /// mechanisms that carry the password, PLAIN and LOGIN, which derive the keys of what they were given.
+    #[cfg(feature = "scram")]
+    pub fn scram(keys: ScramKeys) -> Self {
+        Self(Kind::Scram(Box::new(keys)))
+    }
+
     /// Whether the password that a client sent is the right one.
     pub(super) fn matches(&self, given: &str) -> bool {
         match &self.0 {
-            Kind::Plain(stored) => !stored.is_empty() && equal(given.as_bytes(), stored.as_bytes()),
+            Kind::Plain(_) => self.is(given),
+            #[cfg(feature = "scram")]
+            Kind::Scram(keys) => keys.fit(given),
         }
+    }
+
+    /// Whether it is that text, and not something derived from it.
+    pub(super) fn is(&self, given: &str) -> bool {
+        self.as_plain()
+            .is_some_and(|stored| !stored.is_empty() && equal(given.as_bytes(), stored.as_bytes()))
     }
 
     /// The password itself, if that is what is kept.
     pub(super) fn as_plain(&self) -> Option<&str> {
         match &self.0 {
             Kind::Plain(stored) => Some(stored),
+            #[cfg(feature = "scram")]
+            Kind::Scram(_) => None,
+        }
+    }
+
+    /// The keys, if that is what is kept.
+    #[cfg(feature = "scram")]
+    pub(super) fn as_scram(&self) -> Option<&ScramKeys> {
+        match &self.0 {
+            Kind::Plain(_) => None,
+            Kind::Scram(keys) => Some(keys),
         }
     }
 }

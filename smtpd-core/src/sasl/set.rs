@@ -48,6 +48,14 @@ impl Mechanisms {
         self.iter().find(|factory| factory.name().matches(name))
     }
 
+    /// Whether the mechanism of this name has a -PLUS form here.
+    pub(crate) fn has_plus(&self, name: MechanismName) -> bool {
+        self.iter().any(|factory| {
+            factory.needs_channel_binding()
+                && factory.name().as_str().strip_suffix("-PLUS") == Some(name.as_str())
+        })
+    }
+
     /// The mechanisms in their order.
     pub fn iter(&self) -> impl Iterator<Item = &dyn MechanismFactory> {
         self.0.iter().map(|factory| &**factory)

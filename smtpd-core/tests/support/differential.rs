@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use smtpd_core::{
     BareNewline, Code, Config, Connection, Event, Limits, Protocol, Reply, Status,
-    sasl::{CramMd5, Mechanisms},
+    sasl::{CramMd5, Mechanisms, OAuthBearer},
 };
 
 use super::{Caller, Session, Told};
@@ -47,7 +47,7 @@ impl Setting {
             } else {
                 Protocol::Smtp
             })
-            .mechanisms(Mechanisms::default().with(CramMd5))
+            .mechanisms(Mechanisms::default().with(CramMd5).with(OAuthBearer::new()))
             .allow_insecure_auth(true)
             .require_auth(self.require_auth)
             .entropy(|nonce| {

@@ -1,0 +1,69 @@
+use super::{
+    Credentials, ExchangeContext, Mechanism, MechanismFactory, MechanismName, SaslError, Step,
+    credentials::text,
+};
+
+/// EXTERNAL (RFC 4422 appendix A): who the client is, the session knows already, as from its TLS certificate.
+///
+/// The [`Credentials`] hold no user name and no proof, only the identity that the client asks to act as, if it names
+/// one. The application looks at what it knows of the client, and accepts the identity that follows from it; a client
+/// of which it knows nothing must be refused. It is offered where mechanisms are that need TLS.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct External;
+
+impl MechanismFactory for External {
+    fn name(&self) -> MechanismName {
+        const { MechanismName::from_static("EXTERNAL") }
+    }
+
+    fn is_plaintext(&self) -> bool {
+        true // RFC 4422 A.3: by itself it protects nothing.
+    }
+
+    fn start(&self, _: &ExchangeContext<'_>) -> Box<dyn Mechanism> {
+        Box::new(ExternalExchange)
+    }
+}
+
+#[derive(Debug)]
+struct ExternalExchange;
+
+impl Mechanism for ExternalExchange {
+    fn step(&mut self, response: Option<&[u8]>) -> Result<Step, SaslError> {
+        let Some(response) = response else {
+            return Ok(Step::Challenge(Vec::new())); // RFC 4422 A.1: the client speaks first
+        };
+        let credentials = Credentials::external().with_authzid(text(response)?)?;
+        Ok(Step::Ask(credentials))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::Secret, *};
+
+    #[test]
+    fn the_authzid_is_all_that_comes() {
+        for (response, want) in [
+            (&b""[..], Some(None)),
+            (b"fred@example.com", Some(Some("fred@example.com"))),
+            (b"a\0b", None),
+            (b"\xff", None),
+        ] {
+            let step = ExternalExchange.step(Some(response));
+            match want {
+                None => assert_eq!(step.unwrap_err(), SaslError::Malformed),
+                Some(authzid) => {
+                    let Ok(Step::Ask(credentials)) = step else {
+                        panic!("{step:?}")
+                    };
+                    assert_eq!(
+                        (credentials.authzid(), credentials.username()),
+                        (authzid, "")
+                    );
+                    assert!(!credentials.verify(&Secret::plain("")));
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,345 @@
+//! SCRAM (RFC 5802, RFC 7677).
+
+mod hash;
+mod keys;
+mod message;
+mod prepare;
+
+use subtle::ConstantTimeEq;
+use zeroize::Zeroizing;
+
+use self::message::{Final, First};
+pub use self::{
+    hash::ScramHash,
+    keys::{ScramKeys, ScramKeysError},
+};
+use super::{
+    ChannelBindings, Credentials, ExchangeContext, Identity, Mechanism, MechanismFactory,
+    MechanismName, SALT_KEY_LEN, SaslError, Secret, Step, base64,
+    credentials::text,
+    gs2::{BindingFlag, Header},
+};
+
+/// SCRAM-SHA-1, SCRAM-SHA-256 and their -PLUS forms (RFC 5802, RFC 7677): client and server prove to each other that
+/// they know the password, which does not cross the network.
+///
+/// The application answers [`Step::Ask`] with [`Secret::scram`] of the same hash, or with [`Secret::plain`], of which
+/// the keys are then derived each time: with 4,096 iterations that takes about half a millisecond of the session's
+/// thread, so many users are better kept as keys. Accepting without a secret makes the exchange fail.
+///
+/// # Channel binding
+/// The -PLUS forms tie the exchange to the TLS connection that it runs in, so that nobody can sit between. They are
+/// offered only where the connection has [`ChannelBindings`], and a client that could have used one, but was made to
+/// believe that there is none, fails (RFC 5802 section 6). Offer both forms.
+///
+/// # Unknown users
+/// A user that the application refuses goes through the whole exchange, with a salt that stays the same for that name
+/// as long as the server's [`salt_key`](crate::Config::salt_key) does, and fails at its end. For such names to look
+/// like users, [`iterations`](Self::iterations) and [`salt_len`](Self::salt_len) must be those of the stored keys. An
+/// application that keeps passwords does better to answer for unknown users with a [`Secret::plain`] that nobody knows:
+/// then they take the time that deriving the keys takes, too.
+///
+/// ```
+/// use smtpd_core::sasl::{Mechanisms, Scram};
+///
+/// let mechanisms = Mechanisms::default()
+///     .with(Scram::sha256().plus())
+///     .with(Scram::sha256().iterations(10_000));
+/// assert!(mechanisms.find(b"SCRAM-SHA-256-PLUS").is_some());
+/// ```
+#[derive(Debug, Clone, Copy)]
+pub struct Scram {
+    hash: ScramHash,
+    plus: bool,
+    iterations: u32,
+    salt_len: usize,
+}
+
+impl Scram {
+    /// SCRAM-SHA-256 (RFC 7677).
+    pub const fn sha256() -> Self {
+        Self::new(ScramHash::Sha256)
+    }
+
+    /// SCRAM-SHA-1 (RFC 5802), for clients that know nothing better.
+    pub const fn sha1() -> Self {
+        Self::new(ScramHash::Sha1)
+    }
+
+    const fn new(hash: ScramHash) -> Self {
+        Self {
+            hash,
+            plus: false,
+            iterations: ScramKeys::MIN_ITERATIONS,
+            salt_len: 16,
+        }
+    }
+
+    /// The form that binds to the TLS channel: SCRAM-SHA-256-PLUS, SCRAM-SHA-1-PLUS.
+    #[must_use]
+    pub const fn plus(mut self) -> Self {
+        self.plus = true;
+        self
+    }
+
+    /// Iterations for plain passwords and unknown users: 4,096 by default, which is also the least.
+    #[must_use]
+    pub const fn iterations(mut self, iterations: u32) -> Self {
+        self.iterations = if iterations < ScramKeys::MIN_ITERATIONS {
+            ScramKeys::MIN_ITERATIONS
+        } else {
+            iterations
+        };
+        self
+    }
+
+    /// Octets of the salt for plain passwords and unknown users: 16 by default, 8 at least and 32 at most.
+    #[must_use]
+    pub const fn salt_len(mut self, octets: usize) -> Self {
+        self.salt_len = if octets < 8 {
+            8
+        } else if octets > 32 {
+            32
+        } else {
+            octets
+        };
+        self
+    }
+}
+
+impl MechanismFactory for Scram {
+    fn name(&self) -> MechanismName {
+        const SHA1: MechanismName = MechanismName::from_static("SCRAM-SHA-1");
+        const SHA1_PLUS: MechanismName = MechanismName::from_static("SCRAM-SHA-1-PLUS");
+        const SHA256: MechanismName = MechanismName::from_static("SCRAM-SHA-256");
+        const SHA256_PLUS: MechanismName = MechanismName::from_static("SCRAM-SHA-256-PLUS");
+        match (self.hash, self.plus) {
+            (ScramHash::Sha1, false) => SHA1,
+            (ScramHash::Sha1, true) => SHA1_PLUS,
+            (ScramHash::Sha256, false) => SHA256,
+            (ScramHash::Sha256, true) => SHA256_PLUS,
+        }
+    }
+
+    fn is_plaintext(&self) -> bool {
+        false
+    }
+
+    fn needs_channel_binding(&self) -> bool {
+        self.plus
+    }
+
+    fn start(&self, context: &ExchangeContext<'_>) -> Box<dyn Mechanism> {
+        let mut salt_key = Zeroizing::new([0; SALT_KEY_LEN]);
+        match context.salt_key() {
+            Some(key) => *salt_key = *key,
+            None => {
+                for (octet, random) in salt_key.iter_mut().zip(context.nonce()) {
+                    *octet = *random;
+                }
+            }
+        }
+        Box::new(ScramExchange {
+            scram: *self,
+            server_nonce: base64::encode(context.nonce()),
+            salt_key,
+            bindings: context.channel_bindings().cloned(),
+            state: State::Start,
+        })
+    }
+}
+
+struct ScramExchange {
+    scram: Scram,
+    server_nonce: String,
+    salt_key: Zeroizing<[u8; SALT_KEY_LEN]>,
+    bindings: Option<ChannelBindings>,
+    state: State,
+}
+
+enum State {
+    Start,
+    /// The application was asked for the secret.
+    Asked(Opening),
+    /// The proof of the client is due.
+    Challenged(Box<Challenge>),
+    /// The client has to take note of the server's signature.
+    Proved(Identity),
+    Over,
+}
+
+/// What the first message has settled.
+struct Opening {
+    username: String,
+    bare: String,
+    /// Of the client and the server.
+    nonce: String,
+    /// What `c=` has to be.
+    binding: String,
+}
+
+struct Challenge {
+    opening: Opening,
+    server_first: String,
+    keys: ScramKeys,
+    /// Whether there is such a user, who may be whom the client asks to act as.
+    genuine: bool,
+}
+
+impl Mechanism for ScramExchange {
+    fn step(&mut self, response: Option<&[u8]>) -> Result<Step, SaslError> {
+        match (std::mem::replace(&mut self.state, State::Over), response) {
+            (State::Start, None) => {
+                self.state = State::Start;
+                Ok(Step::Challenge(Vec::new())) // RFC 5802 section 5.2: the client speaks first
+            }
+            (State::Start, Some(response)) => self.open(text(response)?),
+            (State::Challenged(challenge), Some(response)) => {
+                self.prove(*challenge, text(response)?)
+            }
+            // RFC 4954 section 4: SMTP cannot send data along with success, so the client answers it with nothing.
+            (State::Proved(identity), Some([])) => Ok(Step::Done(identity)),
+            (State::Proved(_), Some(_)) => Err(SaslError::Malformed),
+            _ => Err(SaslError::OutOfSequence),
+        }
+    }
+
+    fn secret(&mut self, credentials: &Credentials, secret: &Secret) -> Result<Step, SaslError> {
+        let keys = match secret.as_scram() {
+            Some(keys) => Some(keys.clone()).filter(|keys| keys.hash() == self.scram.hash),
+            None => {
+                let salt = self.salt(credentials.username());
+                secret.as_plain().and_then(|password| {
+                    ScramKeys::derive(self.scram.hash, password, &salt, self.scram.iterations).ok()
+                })
+            }
+        };
+        self.challenge(keys, !credentials.acts_as_other())
+    }
+
+    fn accepted(&mut self, _: Identity) -> Result<Step, SaslError> {
+        Ok(Step::Failed) // Nothing is proved yet.
+    }
+
+    fn refused(&mut self) -> Result<Step, SaslError> {
+        self.challenge(None, false)
+    }
+}
+
+impl ScramExchange {
+    fn open(&mut self, message: &str) -> Result<Step, SaslError> {
+        let (header, bare) = super::gs2::parse(message)?;
+        let First { username, nonce } = message::first(bare)?;
+        let Some(binding) = self.binding(&header) else {
+            return Ok(Step::Failed);
+        };
+        // RFC 5802 section 5.1: prepared for the look-up, and used in the hash as it came.
+        let username = prepare::name(&username).ok_or(SaslError::Empty)?;
+        let authzid = match &header.authzid {
+            Some(authzid) => prepare::name(authzid).ok_or(SaslError::Empty)?,
+            None => Default::default(),
+        };
+        let credentials = Credentials::lookup(&username)?.with_authzid(&authzid)?;
+        self.state = State::Asked(Opening {
+            username: username.into_owned(),
+            bare: bare.to_owned(),
+            nonce: format!("{nonce}{}", self.server_nonce),
+            binding,
+        });
+        Ok(Step::Ask(credentials))
+    }
+
+    /// What `c=` has to be in the next message, or `None` where the client wants a binding that cannot be (RFC 5802
+    /// section 6).
+    fn binding(&self, header: &Header<'_>) -> Option<String> {
+        let mut input = header.text.as_bytes().to_vec();
+        match (header.flag, self.scram.plus) {
+            (BindingFlag::Required(name), true) => {
+                input.extend_from_slice(self.bindings.as_ref()?.find(name)?);
+            }
+            (BindingFlag::Unsupported, false) => {}
+            // The client did not see that the server can: somebody has taken the -PLUS form out of the list.
+            (BindingFlag::Unused, false) if self.bindings.is_none() => {}
+            _ => return None,
+        }
+        Some(base64::encode(&input))
+    }
+
+    /// Sends the server-first-message. Who reads it cannot tell whether there are keys.
+    fn challenge(&mut self, keys: Option<ScramKeys>, may_act: bool) -> Result<Step, SaslError> {
+        let State::Asked(opening) = std::mem::replace(&mut self.state, State::Over) else {
+            return Err(SaslError::OutOfSequence);
+        };
+        let genuine = keys.is_some() && may_act;
+        let keys = keys.unwrap_or_else(|| {
+            let salt = self.salt(&opening.username);
+            ScramKeys::of_nobody(self.scram.hash, salt, self.scram.iterations)
+        });
+        let server_first = format!(
+            "r={},s={},i={}",
+            opening.nonce,
+            base64::encode(keys.salt()),
+            keys.iterations()
+        );
+        let message = server_first.clone().into_bytes();
+        self.state = State::Challenged(Box::new(Challenge {
+            opening,
+            server_first,
+            keys,
+            genuine,
+        }));
+        Ok(Step::Challenge(message))
+    }
+
+    fn prove(&mut self, challenge: Challenge, message: &str) -> Result<Step, SaslError> {
+        let message = message::last(message)?;
+        let Some(signature) = challenge.judge(&message) else {
+            return Ok(Step::Failed); // RFC 5802 section 5.1: the server-final-message is optional then
+        };
+        self.state = State::Proved(Identity::new(&challenge.opening.username));
+        Ok(Step::Challenge(
+            format!("v={}", base64::encode(&signature)).into_bytes(),
+        ))
+    }
+
+    /// The salt for a name without one: random to look at, and the same each time.
+    fn salt(&self, username: &str) -> Vec<u8> {
+        let named = format!("{}\0{username}", self.scram.hash);
+        let mut salt = ScramHash::Sha256
+            .hmac(&*self.salt_key, named.as_bytes())
+            .to_vec();
+        salt.truncate(self.scram.salt_len);
+        salt
+    }
+}
+
+impl Challenge {
+    /// The signature of the server, if the client has proved what it has to.
+    fn judge(&self, message: &Final<'_>) -> Option<Zeroizing<Vec<u8>>> {
+        let auth_message = format!(
+            "{},{},{}",
+            self.opening.bare, self.server_first, message.without_proof
+        );
+        // All of it is computed whatever comes, so that the time tells nothing.
+        let proved = self.keys.verify(auth_message.as_bytes(), &message.proof);
+        let signature = self.keys.sign(auth_message.as_bytes());
+        let same_nonce = message.nonce == self.opening.nonce;
+        let same_channel: bool = message
+            .binding
+            .as_bytes()
+            .ct_eq(self.opening.binding.as_bytes())
+            .into();
+        (self.genuine && proved && same_nonce && same_channel).then_some(signature)
+    }
+}
+
+impl std::fmt::Debug for ScramExchange {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ScramExchange")
+            .field("scram", &self.scram)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests;
