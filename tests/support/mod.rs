@@ -60,6 +60,10 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Client<IO> {
         }
     }
 
+    pub fn io(&self) -> &IO {
+        &self.io
+    }
+
     pub fn into_io(self) -> IO {
         assert!(
             self.seen.is_empty(),

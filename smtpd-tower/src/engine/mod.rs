@@ -137,9 +137,10 @@ impl<IO: AsyncRead + AsyncWrite + Unpin + Send> Driver<IO> {
     async fn converse(&mut self, implicit_tls: bool) -> Result<CloseReason, Stop> {
         #[cfg(feature = "tls")]
         if implicit_tls {
-            self.secure().await?;
+            let bindings = self.secure().await?;
             self.connection =
                 Connection::with_tls(self.engine.config.clone(), Instant::now().into_std());
+            self.connection.set_channel_bindings(bindings);
         }
         #[cfg(not(feature = "tls"))]
         let _ = implicit_tls;

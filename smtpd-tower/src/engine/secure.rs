@@ -2,6 +2,7 @@
 
 use std::io;
 
+use smtpd_core::sasl::ChannelBindings;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     time::timeout,
@@ -15,13 +16,14 @@ impl<IO: AsyncRead + AsyncWrite + Unpin + Send> Driver<IO> {
     pub(super) async fn start_tls(&mut self) -> Result<(), Stop> {
         self.flush().await?;
         self.wire.input.clear();
-        self.secure().await?;
+        let bindings = self.secure().await?;
         self.connection.handle_tls();
+        self.connection.set_channel_bindings(bindings);
         Ok(())
     }
 
     /// Puts TLS around the stream. A handshake that fails ends the session: it never goes on in plaintext.
-    pub(super) async fn secure(&mut self) -> Result<(), Stop> {
+    pub(super) async fn secure(&mut self) -> Result<ChannelBindings, Stop> {
         let Some(acceptor) = self
             .engine
             .tls
@@ -43,9 +45,11 @@ impl<IO: AsyncRead + AsyncWrite + Unpin + Send> Driver<IO> {
             () = ending => Err(io::Error::other("the server shuts down")),
         };
         let stream = Box::new(result.map_err(Stop::TlsFailed)?);
-        self.session.secured(TlsInfo::of(stream.get_ref().1));
+        let tls = stream.get_ref().1;
+        let bindings = crate::tls::channel_bindings(tls);
+        self.session.secured(TlsInfo::of(tls));
         self.end_transaction();
         self.wire.stream = Stream::Tls(stream);
-        Ok(())
+        Ok(bindings)
     }
 }

@@ -13,6 +13,7 @@ use std::{fmt, sync::Arc};
 
 use tokio_rustls::TlsAcceptor;
 
+mod binding;
 #[cfg(all(feature = "tls-ring", feature = "encrypted-keys"))]
 mod encrypted;
 #[cfg(feature = "tls-ring")]
@@ -27,6 +28,7 @@ mod load;
 #[cfg(feature = "tls-ring")]
 mod pem;
 
+pub(crate) use self::binding::channel_bindings;
 pub use tokio_rustls::rustls;
 
 #[cfg(feature = "tls-ring")]
