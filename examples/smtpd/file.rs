@@ -132,6 +132,7 @@ mod tests {
             "listen = ['127.0.0.1:25', 'unix:/run/smtpd']\n\
              domain = 'example.org'\n\
              auth-mechanisms = ['plain', 'CRAM-MD5']\n\
+             oauth-token = ['alice:a', 'bob:b']\n\
              require-tls = true\n\
              max-size = 0\n\
              rate = '10/60'\n\
@@ -141,6 +142,7 @@ mod tests {
         let options = options.unwrap();
         assert_eq!((options.listen.len(), options.domain.len()), (2, 1));
         assert_eq!(options.auth_mechanisms.len(), 2);
+        assert_eq!(options.oauth_token.len(), 2);
         assert_eq!(
             (options.require_tls, options.max_size),
             (Some(true), Some(0))
@@ -181,7 +183,7 @@ mod tests {
             ),
             (
                 "user = 'alice:'",
-                "1: user: expected NAME:PASSWORD, neither of them empty",
+                "1: user: expected NAME:SECRET, neither of them empty",
             ),
             ("rate = '5'", "1: rate: a rate is N/SECONDS"),
             (

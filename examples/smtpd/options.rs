@@ -86,7 +86,13 @@ pub(crate) struct Options {
     #[arg(long, value_name = "FILE", help_heading = USERS)]
     pub(crate) users: Option<PathBuf>,
 
-    /// The mechanisms to offer [default: PLAIN,LOGIN,CRAM-MD5; with --users PLAIN,LOGIN]
+    /// A user with a token for OAUTHBEARER and XOAUTH2, to test with; repeatable
+    #[arg(long, value_name = "NAME:TOKEN", help_heading = USERS)]
+    #[serde(deserialize_with = "file::list")]
+    pub(crate) oauth_token: Vec<User>,
+
+    /// The mechanisms to offer [default: PLAIN,LOGIN,CRAM-MD5,SCRAM-SHA-256,SCRAM-SHA-1; with --users PLAIN,LOGIN; with
+    /// --oauth-token OAUTHBEARER,XOAUTH2 too]
     #[arg(long, value_name = "LIST", value_delimiter = ',', ignore_case = true, help_heading = USERS)]
     #[serde(deserialize_with = "file::list")]
     pub(crate) auth_mechanisms: Vec<Mechanism>,
@@ -95,7 +101,7 @@ pub(crate) struct Options {
     #[arg(long, help_heading = USERS)]
     pub(crate) require_auth: Option<bool>,
 
-    /// Offer PLAIN and LOGIN without TLS too: whoever watches the network learns the passwords
+    /// Offer PLAIN, LOGIN and tokens without TLS too: whoever watches the network learns them
     #[arg(long, help_heading = USERS)]
     pub(crate) allow_plaintext_auth: Option<bool>,
 
@@ -196,22 +202,36 @@ impl Options {
 
     /// Whether anybody can authenticate.
     pub(crate) fn has_users(&self) -> bool {
+        self.has_passwords() || !self.oauth_token.is_empty()
+    }
+
+    fn has_passwords(&self) -> bool {
         !self.user.is_empty() || self.users.is_some()
     }
 
-    /// The mechanisms to offer; CRAM-MD5 only where the passwords themselves are known.
+    /// The mechanisms to offer. Where they are not named: those that work with what is known of the users.
     pub(crate) fn mechanisms(&self) -> Mechanisms {
-        let default: &[_] = match self.users {
-            Some(_) => &[Mechanism::Plain, Mechanism::Login],
-            None => &[Mechanism::Plain, Mechanism::Login, Mechanism::CramMd5],
+        let known = [
+            Mechanism::Plain,
+            Mechanism::Login,
+            Mechanism::CramMd5,
+            Mechanism::ScramSha256,
+            Mechanism::ScramSha1,
+            Mechanism::OAuthBearer,
+            Mechanism::XOAuth2,
+        ];
+        let works = |mechanism: &Mechanism| match mechanism {
+            bearer if bearer.is_bearer() => !self.oauth_token.is_empty(),
+            secret if secret.needs_password() => !self.user.is_empty(),
+            _ => self.has_passwords(),
         };
         let wanted = match &*self.auth_mechanisms {
-            [] => default,
-            wanted => wanted,
+            [] => known.into_iter().filter(works).collect(),
+            wanted => wanted.to_vec(),
         };
         let none = Mechanisms::none();
         wanted
-            .iter()
+            .into_iter()
             .fold(none, |set, mechanism| mechanism.add_to(set))
     }
 
@@ -221,6 +241,7 @@ impl Options {
         let self_signed = on(self.tls_self_signed) || on(self.tls_self_signed_keep);
         let tls = self.tls_cert.is_some() || self_signed;
         let in_the_clear = !tls && !on(self.allow_plaintext_auth);
+        let wants = |what: fn(Mechanism) -> bool| self.auth_mechanisms.iter().any(|m| what(*m));
         let faults = [
             (
                 on(self.require_tls) && !tls,
@@ -247,18 +268,22 @@ impl Options {
                 "--user and --users exclude each other",
             ),
             (
-                self.users.is_some() && self.auth_mechanisms.contains(&Mechanism::CramMd5),
-                "CRAM-MD5 needs the passwords themselves, and --users has only their hashes",
+                self.users.is_some() && wants(Mechanism::needs_password),
+                "CRAM-MD5 and SCRAM need the passwords themselves, and --users has only their hashes",
+            ),
+            (
+                self.oauth_token.is_empty() && wants(Mechanism::is_bearer),
+                "OAUTHBEARER and XOAUTH2 need --oauth-token",
             ),
             (
                 on(self.require_auth) && !self.has_users(),
-                "--require-auth needs --user or --users",
+                "--require-auth needs --user, --users or --oauth-token",
             ),
             (
                 on(self.require_auth)
                     && in_the_clear
                     && self.mechanisms().iter().all(|m| m.is_plaintext()),
-                "--require-auth lets nobody in: PLAIN and LOGIN need --tls-cert, --tls-self-signed or --allow-plaintext-auth",
+                "--require-auth lets nobody in: these mechanisms need --tls-cert, --tls-self-signed or --allow-plaintext-auth",
             ),
         ];
         faults
@@ -299,7 +324,7 @@ mod tests {
         let options = read(
             "--listen 127.0.0.1:0 --listen [::1]:25 --listen-tls a:465 --listen-lmtp unix:/run/lmtp \
              --hostname mx.test --app-name x --domain a.test --domain b.test --maildir m --discard --bare-lf normalise \
-             --user a:b --auth-mechanisms plain,CRAM-MD5 --require-auth --allow-plaintext-auth \
+             --user a:b --auth-mechanisms plain,CRAM-MD5,scram-sha-256-plus,XOAUTH2 --oauth-token c:d --require-auth --allow-plaintext-auth \
              --tls-cert c --tls-key k --tls-key-passphrase-file p --require-tls \
              --max-size 0 --max-recipients 1 --max-sessions 2 --max-errors 3 --max-auth-failures 4 --timeout 5 \
              --rate 6/7 --log-format json --log-level trace --quiet",
@@ -348,6 +373,10 @@ mod tests {
             "--tls-self-signed --tls-key-passphrase-file p",
             "--user a:b --users f",
             "--users f --auth-mechanisms PLAIN,CRAM-MD5",
+            "--users f --auth-mechanisms SCRAM-SHA-256-PLUS",
+            "--user a:b --auth-mechanisms OAUTHBEARER",
+            "--oauth-token a",
+            "--require-auth --oauth-token a:b",
             "--require-auth",
             "--require-auth --users f",
             "--require-auth --user a:b --auth-mechanisms LOGIN",
@@ -365,11 +394,21 @@ mod tests {
     }
 
     #[test]
-    fn cram_md5_is_offered_only_where_passwords_are_known() {
+    fn the_mechanisms_follow_from_what_is_known_of_the_users() {
+        let passwords = ["PLAIN", "LOGIN", "CRAM-MD5", "SCRAM-SHA-256", "SCRAM-SHA-1"];
         for (line, names) in [
-            ("--user a:b", &["PLAIN", "LOGIN", "CRAM-MD5"][..]),
+            ("--user a:b", &passwords[..]),
             ("--users f", &["PLAIN", "LOGIN"]),
+            ("--oauth-token a:b", &["OAUTHBEARER", "XOAUTH2"]),
+            (
+                "--users f --oauth-token a:b",
+                &["PLAIN", "LOGIN", "OAUTHBEARER", "XOAUTH2"],
+            ),
             ("--user a:b --auth-mechanisms login", &["LOGIN"]),
+            (
+                "--user a:b --auth-mechanisms scram-sha-1-plus,SCRAM-SHA-1",
+                &["SCRAM-SHA-1-PLUS", "SCRAM-SHA-1"],
+            ),
         ] {
             let mechanisms = read(line).unwrap().mechanisms();
             assert!(

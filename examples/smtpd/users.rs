@@ -10,23 +10,60 @@ use crate::{options::Options, values::User};
 
 /// The users of the server. Whoever is not among them is told so no sooner than whoever gives a wrong password.
 #[derive(Clone, Debug)]
-pub(crate) enum Users {
-    /// With their passwords, so that the mechanism itself can verify what a client proves.
+pub(crate) struct Users {
+    passwords: Passwords,
+    tokens: Arc<[User]>,
+}
+
+#[derive(Clone, Debug)]
+enum Passwords {
+    /// The passwords, so that the mechanism itself can verify what a client proves.
     Known(Arc<Known>),
-    /// With hashes of their passwords.
+    /// Hashes of them.
     Hashed(Arc<Hashed>),
 }
 
 impl Users {
     /// The users that the options name, if they name any.
     pub(crate) fn new(options: &Options) -> io::Result<Option<Self>> {
-        match &options.users {
-            Some(path) => Self::hashed(path).map(Some),
-            None if options.user.is_empty() => Ok(None),
-            None => Self::known(&options.user).map(Some),
+        if !options.has_users() {
+            return Ok(None);
+        }
+        let passwords = match &options.users {
+            Some(path) => Passwords::hashed(path)?,
+            None => Passwords::known(&options.user)?,
+        };
+        let tokens = options.oauth_token.clone().into();
+        Ok(Some(Self { passwords, tokens }))
+    }
+
+    /// The handler of the AUTH phase.
+    pub(crate) async fn login(self, request: Request<Auth>) -> AuthOutcome {
+        let credentials = request.credentials();
+        if credentials.bearer_token().is_some() {
+            return self.owner(credentials);
+        }
+        match self.passwords {
+            Passwords::Known(users) => users.secret(credentials.username()).into(),
+            Passwords::Hashed(users) => users.login(credentials.clone()).await,
         }
     }
 
+    /// Whose token it is. Clients need not say who they are, but if they do, it must be so (RFC 7628 section 3.2.1).
+    fn owner(&self, credentials: &Credentials) -> AuthOutcome {
+        let name = credentials.username();
+        let mut owners = self
+            .tokens
+            .iter()
+            .filter(|user| name.is_empty() || user.name == name);
+        match owners.find(|user| credentials.verify(&user.password)) {
+            Some(user) => Identity::new(&user.name).into(),
+            None => Reply::auth_failed().into(),
+        }
+    }
+}
+
+impl Passwords {
     fn known(users: &[User]) -> io::Result<Self> {
         let mut nobody = [0; 32];
         getrandom::fill(&mut nobody).map_err(io::Error::other)?;
@@ -47,19 +84,10 @@ impl Users {
         let text = fs::read_to_string(path).map_err(|error| named(format!(" {error}")))?;
         Ok(Self::Hashed(Arc::new(Hashed::parse(&text).map_err(named)?)))
     }
-
-    /// The handler of the AUTH phase.
-    pub(crate) async fn login(self, request: Request<Auth>) -> AuthOutcome {
-        let credentials = request.credentials();
-        match self {
-            Self::Known(users) => users.secret(credentials.username()).into(),
-            Self::Hashed(users) => users.login(credentials.clone()).await,
-        }
-    }
 }
 
 #[derive(Debug)]
-pub(crate) struct Known {
+struct Known {
     secrets: HashMap<String, Secret>,
     /// Stands for the secret of unknown users: nobody can guess it, and verifying it takes as long as any other.
     nobody: Secret,
@@ -72,7 +100,7 @@ impl Known {
 }
 
 #[derive(Debug)]
-pub(crate) struct Hashed {
+struct Hashed {
     hashes: HashMap<String, PasswordHash>,
     /// What the password of an unknown user is verified with, for the time that it takes.
     nobody: PasswordHash,
@@ -166,9 +194,23 @@ mod tests {
             .await
     }
 
+    fn someone(name: &str, secret: &str) -> User {
+        User {
+            name: name.to_owned(),
+            password: Secret::plain(secret),
+        }
+    }
+
+    fn of(passwords: Passwords) -> Users {
+        Users {
+            passwords,
+            tokens: [someone("alice", "token-a"), someone("bob", "token-b")].into(),
+        }
+    }
+
     fn hashed() -> Users {
         let text = format!("# users\n\nalice:{HASH}\n");
-        Users::Hashed(Arc::new(Hashed::parse(&text).unwrap()))
+        of(Passwords::Hashed(Arc::new(Hashed::parse(&text).unwrap())))
     }
 
     #[tokio::test]
@@ -204,11 +246,7 @@ mod tests {
 
     #[tokio::test]
     async fn unknown_users_get_a_secret_that_nobody_knows() {
-        let users = [User {
-            name: "alice".to_owned(),
-            password: Secret::plain("secret"),
-        }];
-        let users = Users::known(&users).unwrap();
+        let users = of(Passwords::known(&[someone("alice", "secret")]).unwrap());
         for (name, password, welcome) in [
             ("alice", "secret", true),
             ("alice", "x", false),
@@ -219,6 +257,29 @@ mod tests {
                 panic!("the mechanism has to verify");
             };
             assert_eq!(credentials.verify(&secret), welcome);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_token_is_good_for_its_owner_alone() {
+        for (name, token, owner) in [
+            ("alice", "token-a", Some("alice")),
+            ("bob", "token-b", Some("bob")),
+            ("", "token-b", Some("bob")),
+            ("alice", "token-b", None),
+            ("carol", "token-a", None),
+            ("alice", "token-", None),
+            ("alice", "secret", None),
+            ("", "x", None),
+        ] {
+            let credentials = Credentials::bearer(name, token).unwrap();
+            match (login(&hashed(), credentials).await, owner) {
+                (AuthOutcome::Accept(identity), Some(owner)) => {
+                    assert_eq!(identity.as_str(), owner)
+                }
+                (AuthOutcome::Refuse(reply), None) => assert_eq!(reply, Reply::auth_failed()),
+                (outcome, _) => panic!("{name} {token}: {outcome:?}"),
+            }
         }
     }
 

@@ -6,7 +6,7 @@ use clap::ValueEnum;
 use serde::Deserialize;
 use smtpd_tower::{
     BareNewline, Secret,
-    sasl::{CramMd5, Login, Mechanisms, Plain},
+    sasl::{CramMd5, Login, Mechanisms, OAuthBearer, Plain, Scram, XOAuth2},
 };
 
 /// Where to listen.
@@ -43,7 +43,7 @@ impl fmt::Display for Address {
     }
 }
 
-/// A user with the password itself.
+/// A user with the password itself, or with a token.
 #[derive(Clone, Debug)]
 pub(crate) struct User {
     pub(crate) name: String,
@@ -59,7 +59,7 @@ impl FromStr for User {
                 name: name.to_owned(),
                 password: Secret::plain(password),
             }),
-            _ => Err("expected NAME:PASSWORD, neither of them empty"),
+            _ => Err("expected NAME:SECRET, neither of them empty"),
         }
     }
 }
@@ -72,6 +72,18 @@ pub(crate) enum Mechanism {
     Login,
     #[value(name = "CRAM-MD5")]
     CramMd5,
+    #[value(name = "SCRAM-SHA-256")]
+    ScramSha256,
+    #[value(name = "SCRAM-SHA-256-PLUS")]
+    ScramSha256Plus,
+    #[value(name = "SCRAM-SHA-1")]
+    ScramSha1,
+    #[value(name = "SCRAM-SHA-1-PLUS")]
+    ScramSha1Plus,
+    #[value(name = "OAUTHBEARER")]
+    OAuthBearer,
+    #[value(name = "XOAUTH2")]
+    XOAuth2,
 }
 
 impl Mechanism {
@@ -80,7 +92,23 @@ impl Mechanism {
             Self::Plain => set.with(Plain),
             Self::Login => set.with(Login),
             Self::CramMd5 => set.with(CramMd5),
+            Self::ScramSha256 => set.with(Scram::sha256()),
+            Self::ScramSha256Plus => set.with(Scram::sha256().plus()),
+            Self::ScramSha1 => set.with(Scram::sha1()),
+            Self::ScramSha1Plus => set.with(Scram::sha1().plus()),
+            Self::OAuthBearer => set.with(OAuthBearer::new()),
+            Self::XOAuth2 => set.with(XOAuth2::new()),
         }
+    }
+
+    /// Whether it takes a token.
+    pub(crate) fn is_bearer(self) -> bool {
+        matches!(self, Self::OAuthBearer | Self::XOAuth2)
+    }
+
+    /// Whether the password itself has to be known, and a hash of it does not do.
+    pub(crate) fn needs_password(self) -> bool {
+        !self.is_bearer() && !matches!(self, Self::Plain | Self::Login)
     }
 }
 

@@ -17,7 +17,8 @@ import sys
 import tempfile
 import time
 
-USER, PASSWORD = "alice", "secret"
+USER, PASSWORD, TOKEN = "alice", "secret", "token-of-alice"
+BEARER = ("OAUTHBEARER", "XOAUTH2")
 MESSAGE = (
     b"From: <alice@example.org>\r\nTo: <user@example.org>\r\nSubject: %s\r\nMessage-ID: <%s@client.example>\r\n"
     b"MIME-Version: 1.0\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Transfer-Encoding: 8bit\r\n\r\n"
@@ -98,7 +99,9 @@ def curl(server, mode, mechanism, path, message):
                "--mail-rcpt", "user@example.org", "-T", path]
     if mode == "starttls":
         command.append("--ssl-reqd")
-    if mechanism:
+    if mechanism in BEARER:
+        command += ["--login-options", "AUTH=" + mechanism, "--user", USER + ":", "--oauth2-bearer", TOKEN]
+    elif mechanism:
         command += ["--login-options", "AUTH=" + mechanism, "--user", USER + ":" + PASSWORD]
     run(command)
 
@@ -124,7 +127,8 @@ def msmtp(server, mode, mechanism, path, message):
     command += {"plain": ["--tls=off"], "starttls": ["--tls=on", "--tls-starttls=on"],
                 "tls": ["--tls=on", "--tls-starttls=off"]}[mode]
     if mechanism:
-        command += ["--auth=" + mechanism.lower(), "--user=" + USER, "--passwordeval=echo " + PASSWORD]
+        secret = TOKEN if mechanism in BEARER else PASSWORD
+        command += ["--auth=" + mechanism.lower(), "--user=" + USER, "--passwordeval=echo " + secret]
     else:
         command.append("--auth=off")
     # msmtp takes a file of the local system, with LF at line ends.
@@ -133,15 +137,15 @@ def msmtp(server, mode, mechanism, path, message):
 
 CLIENTS = {
     "python": (python, ["PLAIN", "LOGIN", "CRAM-MD5"]),
-    "curl": (curl, ["PLAIN", "LOGIN", "CRAM-MD5"]),
+    "curl": (curl, ["PLAIN", "LOGIN", "CRAM-MD5", *BEARER]),
     "swaks": (swaks, ["PLAIN", "LOGIN", "CRAM-MD5"]),
-    "msmtp": (msmtp, ["PLAIN", "LOGIN", "CRAM-MD5"]),
+    "msmtp": (msmtp, ["PLAIN", "LOGIN", "CRAM-MD5", "SCRAM-SHA-1", "SCRAM-SHA-256", *BEARER]),
 }
 
 
 def main():
     binary = sys.argv[1]
-    server = Server(binary, "--allow-plaintext-auth", "--auth-mechanisms", "PLAIN,LOGIN,CRAM-MD5")
+    server = Server(binary, "--allow-plaintext-auth", "--oauth-token", USER + ":" + TOKEN)
     passed = failed = skipped = 0
     scratch = tempfile.mkdtemp(prefix="smtpd-messages-")
     try:
