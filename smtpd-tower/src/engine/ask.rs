@@ -6,13 +6,12 @@
 use std::{
     future::poll_fn,
     panic::{AssertUnwindSafe, catch_unwind},
-    pin::{Pin, pin},
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
-use pin_project::pin_project;
 use smtpd_core::{Code, Reply, Status};
+use tokio::time::timeout;
 use tower::BoxError;
 use tower_service::Service;
 
@@ -50,49 +49,72 @@ impl Failure {
     }
 }
 
-/// Asks a service. `call` is the limit of the answer alone; readiness has its own.
-pub(super) async fn ask<P: Phase>(
-    mut service: PhaseService<P>,
-    request: Request<P>,
-    ready: Duration,
-    call: Option<Duration>,
-) -> Result<P::Response, Failure> {
-    match within(ready, poll_fn(|cx| service.poll_ready(cx))).await {
-        None => return Err(Failure::NotReady),
-        Some(Err(error)) => return Err(Failure::Error(error)),
-        Some(Ok(())) => {}
-    }
-    let answer = service.call(request);
-    let answer = match call {
-        Some(limit) => within(limit, answer).await,
-        None => Some(answer.await),
-    };
-    answer.ok_or(Failure::TimedOut)?.map_err(Failure::Error)
+/// One call of a service. A panic in it is an error: it must cost its own session, and nothing else.
+pub(super) struct Call<P: Phase> {
+    service: PhaseService<P>,
+    /// What the service has not been called with, as it is not ready.
+    request: Option<Request<P>>,
+    answer: Option<<PhaseService<P> as Service<Request<P>>>::Future>,
 }
 
-/// Awaits a future, but not for longer than that. What is ready at once costs no timer.
-async fn within<F: Future>(limit: Duration, future: F) -> Option<F::Output> {
-    let mut future = pin!(future);
-    match poll_fn(|cx| Poll::Ready(future.as_mut().poll(cx))).await {
-        Poll::Ready(output) => Some(output),
-        Poll::Pending => tokio::time::timeout(limit, future).await.ok(),
+impl<P: Phase> Call<P> {
+    pub(super) const fn new(service: PhaseService<P>, request: Request<P>) -> Self {
+        Self {
+            service,
+            request: Some(request),
+            answer: None,
+        }
+    }
+
+    /// The answer, without any limit: to be polled once, and handed to [`finish`](Self::finish) if that was not enough.
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<P::Response, Failure>> {
+        ready!(self.poll_called(cx))?;
+        match &mut self.answer {
+            Some(answer) => caught(|| answer.as_mut().poll(cx)),
+            None => Poll::Pending,
+        }
+    }
+
+    /// Waits for the answer. `call` is the limit of the answer alone; readiness has its own.
+    pub(super) async fn finish(
+        mut self,
+        ready: Duration,
+        call: Option<Duration>,
+    ) -> Result<P::Response, Failure> {
+        match timeout(ready, poll_fn(|cx| self.poll_called(cx))).await {
+            Ok(called) => called?,
+            Err(_) => return Err(Failure::NotReady),
+        }
+        let answer = poll_fn(|cx| self.poll(cx));
+        match call {
+            Some(limit) => timeout(limit, answer)
+                .await
+                .unwrap_or(Err(Failure::TimedOut)),
+            None => answer.await,
+        }
+    }
+
+    /// Calls the service as soon as it is ready.
+    fn poll_called(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Failure>> {
+        if self.request.is_none() {
+            return Poll::Ready(Ok(()));
+        }
+        ready!(caught(|| self.service.poll_ready(cx)))?;
+        let called = caught(|| {
+            let answer = self
+                .request
+                .take()
+                .map(|request| self.service.call(request));
+            Poll::Ready(Ok(answer))
+        });
+        self.answer = ready!(called)?;
+        Poll::Ready(Ok(()))
     }
 }
 
-/// A future whose panic is an error: it must cost its own session, and nothing else.
-#[pin_project]
-pub(super) struct CatchPanic<F>(#[pin] pub(super) F);
-
-impl<F, T> Future for CatchPanic<F>
-where
-    F: Future<Output = Result<T, Failure>>,
-{
-    type Output = F::Output;
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
-        let future = self.project().0;
-        // The future is dropped after a panic, so nobody sees it in a broken state.
-        catch_unwind(AssertUnwindSafe(|| future.poll(cx)))
-            .unwrap_or_else(|panic| Poll::Ready(Err(Failure::Panic(panic_message(&*panic)))))
+fn caught<T>(poll: impl FnOnce() -> Poll<Result<T, BoxError>>) -> Poll<Result<T, Failure>> {
+    match catch_unwind(AssertUnwindSafe(poll)) {
+        Ok(polled) => polled.map_err(Failure::Error),
+        Err(panic) => Poll::Ready(Err(Failure::Panic(panic_message(&*panic)))),
     }
 }

@@ -1,8 +1,8 @@
 //! One session: drives a [`Connection`] over a stream, and asks the services.
 
 mod ask;
+mod commands;
 mod hooks;
-mod phases;
 #[cfg(feature = "tls")]
 mod secure;
 mod stream;
@@ -13,7 +13,7 @@ mod wire;
 use std::{
     future::poll_fn,
     io,
-    pin::{Pin, pin},
+    pin::Pin,
     sync::Arc,
     task::{Context, Poll},
     time::Duration,
@@ -27,7 +27,11 @@ use tokio::{
 
 pub(crate) use self::hooks::Hooks;
 pub use self::hooks::{EndReason, SessionError, Summary};
-use self::{stream::Stream, wire::Wire};
+use self::{
+    commands::{Asking, Turn},
+    stream::Stream,
+    wire::Wire,
+};
 use crate::{
     Envelope, PeerAddr, Pipeline, Session,
     server::{Seat, Stage},
@@ -55,8 +59,9 @@ struct Driver<IO> {
     envelope: Option<Arc<Envelope>>,
     seat: Seat,
     started: Instant,
-    /// When a service has answered that did not do so at once.
-    answered_at: Option<Instant>,
+    /// What has ended a message before its time, and is to be handled next.
+    next: Option<Box<Event>>,
+    asking: Option<Asking<IO>>,
 }
 
 /// Why a session cannot go on.
@@ -88,18 +93,20 @@ const LINGER_OCTETS: u64 = 1 << 20;
 
 impl Engine {
     /// Serves one connection to its end. `implicit_tls` tells that TLS comes before the greeting.
-    pub(crate) async fn serve<IO>(
+    // No async function: its future would hold the arguments twice, and every idle session pays for that.
+    pub(crate) fn serve<IO>(
         self: Arc<Self>,
         io: IO,
         peer: PeerAddr,
         local: PeerAddr,
         implicit_tls: bool,
         seat: Seat,
-    ) where
-        IO: AsyncRead + AsyncWrite + Unpin + Send,
+    ) -> impl Future<Output = ()> + Send + use<IO>
+    where
+        IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let now = Instant::now();
-        let driver = Driver {
+        let mut driver = Driver {
             connection: Connection::new(self.config.clone(), now.into_std()),
             wire: Wire::new(Stream::Plain(io)),
             session: Session::new(peer, local, self.names.clone(), self.protocol),
@@ -107,14 +114,15 @@ impl Engine {
             envelope: None,
             seat,
             started: now,
-            answered_at: None,
+            next: None,
+            asking: None,
         };
-        driver.run(implicit_tls).await;
+        async move { driver.run(implicit_tls).await }
     }
 }
 
-impl<IO: AsyncRead + AsyncWrite + Unpin + Send> Driver<IO> {
-    async fn run(mut self, implicit_tls: bool) {
+impl<IO: AsyncRead + AsyncWrite + Unpin + Send + 'static> Driver<IO> {
+    async fn run(&mut self, implicit_tls: bool) {
         let stop = match self.converse(implicit_tls).await {
             Ok(reason) => Stop::Closed(reason),
             Err(stop) => stop,
@@ -137,16 +145,23 @@ impl<IO: AsyncRead + AsyncWrite + Unpin + Send> Driver<IO> {
     async fn converse(&mut self, implicit_tls: bool) -> Result<CloseReason, Stop> {
         #[cfg(feature = "tls")]
         if implicit_tls {
-            let bindings = self.secure().await?;
-            self.connection =
-                Connection::with_tls(self.engine.config.clone(), Instant::now().into_std());
-            self.connection.set_channel_bindings(bindings);
+            Box::pin(self.begin_tls()).await?;
         }
         #[cfg(not(feature = "tls"))]
         let _ = implicit_tls;
         loop {
-            if let Some(reason) = self.take_events().await? {
-                return Ok(reason);
+            match poll_fn(|cx| self.poll_commands(cx)).await? {
+                Turn::Starved => {}
+                Turn::Data => {
+                    Box::pin(self.transfer()).await?;
+                    continue;
+                }
+                #[cfg(feature = "tls")]
+                Turn::StartTls => {
+                    Box::pin(self.start_tls()).await?;
+                    continue;
+                }
+                Turn::Closed(reason) => return Ok(reason),
             }
             let congested = self.connection.is_congested();
             self.flush().await?;
@@ -157,31 +172,6 @@ impl<IO: AsyncRead + AsyncWrite + Unpin + Send> Driver<IO> {
                 Arrival::Input | Arrival::Draining => {}
                 Arrival::End => return Err(Stop::Lost(None)),
                 Arrival::Timeout => self.connection.handle_timeout(Instant::now().into_std()),
-            }
-        }
-    }
-
-    /// Handles all that the input means, so that the replies to a group of commands leave together.
-    async fn take_events(&mut self) -> Result<Option<CloseReason>, Stop> {
-        let mut now = Instant::now();
-        let mut next = None;
-        loop {
-            let event = match next.take() {
-                Some(event) => Some(event),
-                None => self
-                    .connection
-                    .poll_event(now.into_std(), &mut self.wire.input),
-            };
-            self.log_wire();
-            match event {
-                Some(Event::Closed(reason)) => return Ok(Some(reason)),
-                Some(event) => {
-                    next = self.handle(event).await?;
-                    // What a service took is not the client's time: its silence begins with the answer.
-                    now = self.answered_at.take().unwrap_or(now);
-                }
-                None if self.heed_stage() => {}
-                None => return Ok(None),
             }
         }
     }
@@ -250,25 +240,6 @@ impl<IO: AsyncRead + AsyncWrite + Unpin + Send> Driver<IO> {
         .await
     }
 
-    /// Lets a future run that needs nothing of the client. Ends it when the client goes away, or the server ends. What has
-    /// been answered before is written meanwhile.
-    async fn attend<F: Future>(&mut self, future: F) -> Result<F::Output, Stop> {
-        let mut future = pin!(future);
-        let mut waited = false;
-        let result = poll_fn(|cx| {
-            if let Poll::Ready(output) = future.as_mut().poll(cx) {
-                return Poll::Ready(Ok(output));
-            }
-            waited = true;
-            self.poll_idle(cx, true).map(Err)
-        })
-        .await;
-        if waited {
-            self.answered_at = Some(Instant::now());
-        }
-        result
-    }
-
     /// What goes on while a service works. Ready when it is in vain.
     fn poll_idle(&mut self, cx: &mut Context<'_>, watch: bool) -> Poll<Stop> {
         let lost = match self.wire.poll_flush(cx, &mut self.connection) {
@@ -288,6 +259,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin + Send> Driver<IO> {
 
     /// Says the last words and closes.
     async fn close(&mut self, stop: Stop) -> EndReason {
+        self.asking = None;
         match stop {
             Stop::Closed(reason) => {
                 if self.flush().await.is_ok() && reason != CloseReason::Quit {
@@ -356,5 +328,24 @@ impl<IO: AsyncRead + AsyncWrite + Unpin + Send> Driver<IO> {
                 hook(&self.session, &line);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The size of what a function of the engine's form returns.
+    fn size_of_result<T, A, B, C, D, E, F>(_: fn(A, B, C, D, E, F) -> T) -> usize {
+        size_of::<T>()
+    }
+
+    #[test]
+    fn an_idle_session_carries_no_room_for_what_is_rare() {
+        let session = size_of_result(Engine::serve::<tokio::net::TcpStream>);
+        assert!(
+            session <= 720,
+            "the future of a session has {session} octets"
+        );
     }
 }

@@ -2,16 +2,16 @@
 
 use std::io;
 
-use smtpd_core::sasl::ChannelBindings;
+use smtpd_core::{Connection, sasl::ChannelBindings};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    time::timeout,
+    time::{Instant, timeout},
 };
 
 use super::{Driver, Stop, stream::Stream};
 use crate::{TlsInfo, server::Stage};
 
-impl<IO: AsyncRead + AsyncWrite + Unpin + Send> Driver<IO> {
+impl<IO: AsyncRead + AsyncWrite + Unpin + Send + 'static> Driver<IO> {
     /// STARTTLS: the 220 leaves alone, then everything starts anew (RFC 3207 section 4).
     pub(super) async fn start_tls(&mut self) -> Result<(), Stop> {
         self.flush().await?;
@@ -22,8 +22,17 @@ impl<IO: AsyncRead + AsyncWrite + Unpin + Send> Driver<IO> {
         Ok(())
     }
 
+    /// TLS from the first octet on (RFC 8314 section 3.3).
+    pub(super) async fn begin_tls(&mut self) -> Result<(), Stop> {
+        let bindings = self.secure().await?;
+        let now = Instant::now().into_std();
+        self.connection = Connection::with_tls(self.engine.config.clone(), now);
+        self.connection.set_channel_bindings(bindings);
+        Ok(())
+    }
+
     /// Puts TLS around the stream. A handshake that fails ends the session: it never goes on in plaintext.
-    pub(super) async fn secure(&mut self) -> Result<ChannelBindings, Stop> {
+    async fn secure(&mut self) -> Result<ChannelBindings, Stop> {
         let Some(acceptor) = self
             .engine
             .tls
@@ -38,7 +47,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin + Send> Driver<IO> {
         self.wire.park();
         let limit = self.engine.config.timeouts_ref().handshake;
         let seat = &self.seat;
-        let handshake = Box::pin(timeout(limit, acceptor.accept(io)));
+        let handshake = timeout(limit, acceptor.accept(io));
         let ending = std::future::poll_fn(|cx| seat.poll_stage(cx, Stage::Ending));
         let result = tokio::select! {
             result = handshake => result.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())),

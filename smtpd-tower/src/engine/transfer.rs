@@ -10,7 +10,7 @@ use tokio::{
 
 use super::{
     Driver, SessionError, Stop,
-    ask::{CatchPanic, Failure, ask},
+    ask::{Call, Failure},
 };
 use crate::{
     BodyError, Data, Phase, Request,
@@ -47,18 +47,18 @@ enum Next {
 /// How long a service that has lost its client may take to clean up.
 const GRACE: Duration = Duration::from_secs(10);
 
-impl<IO: AsyncRead + AsyncWrite + Unpin + Send> Driver<IO> {
-    /// Runs the data service beside the client. Returns an event that has ended the message before its time, if any.
-    pub(super) async fn transfer(&mut self) -> Result<Option<Event>, Stop> {
+impl<IO: AsyncRead + AsyncWrite + Unpin + Send + 'static> Driver<IO> {
+    /// Runs the data service beside the client. An event that has ended the message before its time is left for later.
+    pub(super) async fn transfer(&mut self) -> Result<(), Stop> {
         let Some(service) = self.engine.pipeline.data.clone() else {
             self.answered(no_delivery().into());
-            return Ok(None);
+            return Ok(());
         };
         let (feed, body) = incoming();
         let envelope = self.envelope.clone().unwrap_or_default();
         let request = Request::new(self.session.clone(), Data::new(envelope, body));
         let ready = self.engine.config.timeouts_ref().ready;
-        let answer = Box::pin(CatchPanic(ask(service, request, ready, None)));
+        let answer = Box::pin(Call::new(service, request).finish(ready, None));
         let result = self
             .run_transfer(&mut Transfer {
                 answer,
@@ -68,11 +68,10 @@ impl<IO: AsyncRead + AsyncWrite + Unpin + Send> Driver<IO> {
             })
             .await;
         self.wire.end_large();
-        self.answered_at = Some(Instant::now());
         result
     }
 
-    async fn run_transfer(&mut self, transfer: &mut Transfer) -> Result<Option<Event>, Stop> {
+    async fn run_transfer(&mut self, transfer: &mut Transfer) -> Result<(), Stop> {
         let timeouts = self.engine.config.timeouts_ref();
         let (start, delivery) = (timeouts.data_start + timeouts.ready, timeouts.delivery);
         let mut started = false;
@@ -81,11 +80,11 @@ impl<IO: AsyncRead + AsyncWrite + Unpin + Send> Driver<IO> {
             match self.serve_message(transfer, limit).await {
                 Next::Answered(result) => {
                     self.settle(result);
-                    return Ok(None);
+                    return Ok(());
                 }
                 Next::ServiceTimeout => {
                     self.settle(Err(Failure::TimedOut));
-                    return Ok(None);
+                    return Ok(());
                 }
                 Next::ClientGone => return self.lose(transfer).await,
                 Next::Ending => return self.give_up(transfer),
@@ -99,11 +98,12 @@ impl<IO: AsyncRead + AsyncWrite + Unpin + Send> Driver<IO> {
                 Feeding::Fed => {}
                 Feeding::Answered(result) => {
                     self.settle(result);
-                    return Ok(None);
+                    return Ok(());
                 }
                 Feeding::Interrupted(event) => {
                     self.abandon(transfer).await;
-                    return Ok(Some(event));
+                    self.next = Some(Box::new(event));
+                    return Ok(());
                 }
                 Feeding::ClientGone => return self.lose(transfer).await,
                 Feeding::Ending => return self.give_up(transfer),
@@ -235,17 +235,17 @@ impl<IO: AsyncRead + AsyncWrite + Unpin + Send> Driver<IO> {
     }
 
     /// The client is gone before the end: the service hears of it, and gets a moment to clean up.
-    async fn lose(&mut self, transfer: &mut Transfer) -> Result<Option<Event>, Stop> {
+    async fn lose(&mut self, transfer: &mut Transfer) -> Result<(), Stop> {
         self.abandon(transfer).await;
         Err(Stop::Lost(None))
     }
 
     /// The time for a graceful shutdown is over: the call is dropped.
-    fn give_up(&mut self, transfer: &Transfer) -> Result<Option<Event>, Stop> {
+    fn give_up(&mut self, transfer: &Transfer) -> Result<(), Stop> {
         self.connection.shut_down();
         transfer.feed.finish(Err(BodyError::Incomplete));
         self.end_transaction();
-        Ok(None)
+        Ok(())
     }
 
     async fn abandon(&mut self, transfer: &mut Transfer) {

@@ -12,6 +12,7 @@ use tokio::{
     io::{AsyncRead, AsyncWrite, AsyncWriteExt},
     time::{sleep, timeout},
 };
+use tokio_util::either::Either;
 
 use super::{
     Listener,
@@ -58,25 +59,27 @@ impl Acceptor {
     }
 
     /// Serves one connection, or turns it away.
-    pub(super) async fn serve<IO>(self, io: IO, peer: PeerAddr, local: PeerAddr)
+    pub(super) fn serve<IO>(
+        self,
+        io: IO,
+        peer: PeerAddr,
+        local: PeerAddr,
+    ) -> impl Future<Output = ()> + Send + use<IO>
     where
-        IO: AsyncRead + AsyncWrite + Unpin + Send,
+        IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let full = self.registry.stage() != Stage::Running;
-        match self
-            .registry
-            .enter(if full { 0 } else { self.max_sessions })
-        {
+        let running = self.registry.stage() == Stage::Running;
+        let limit = if running { self.max_sessions } else { 0 };
+        match self.registry.enter(limit) {
             Some(seat) => {
-                self.engine
-                    .serve(io, peer, local, self.implicit_tls, seat)
-                    .await
+                let session = self.engine.serve(io, peer, local, self.implicit_tls, seat);
+                Either::Left(session)
             }
-            None => self.turn_away(io, &peer).await,
+            None => Either::Right(Box::pin(self.turn_away(io, peer))),
         }
     }
 
-    async fn turn_away<IO: AsyncWrite + Unpin>(&self, mut io: IO, peer: &PeerAddr) {
+    async fn turn_away<IO: AsyncWrite + Unpin>(self, mut io: IO, peer: PeerAddr) {
         /// How many connections may be told so at once; others are just closed.
         const AT_ONCE: usize = 1000;
         static NOW: AtomicUsize = AtomicUsize::new(0);

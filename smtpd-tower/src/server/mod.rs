@@ -236,8 +236,8 @@ impl Server {
     where
         IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let acceptor = self.acceptor(protocol, false);
-        async move { acceptor.serve(io, peer, PeerAddr::Unknown).await }
+        self.acceptor(protocol, false)
+            .serve(io, peer, PeerAddr::Unknown)
     }
 
     /// Listens on that address, mostly [`DEFAULT_ADDRESS`](Self::DEFAULT_ADDRESS), and serves it.
