@@ -317,6 +317,10 @@ impl Reply {
 
     /// Appends the reply as it goes over the wire.
     pub(crate) fn encode(&self, form: Form, out: &mut Vec<u8>) {
+        let text = self.text.as_bytes();
+        if text.len() <= LINE_TEXT && memchr::memchr(b'\n', text).is_none() {
+            return self.encode_line(form, &self.text, true, out);
+        }
         let mut lines = self.text.split('\n').peekable();
         while let Some(line) = lines.next() {
             let mut rest = line;
@@ -332,11 +336,12 @@ impl Reply {
     }
 
     fn encode_line(&self, form: Form, line: &str, last: bool, out: &mut Vec<u8>) {
-        out.extend_from_slice(&self.code.digits());
-        out.push(if last { b' ' } else { b'-' });
+        out.reserve("550-5.999.999 \r\n".len() + line.len());
+        let [hundreds, tens, ones] = self.code.digits();
+        out.extend_from_slice(&[hundreds, tens, ones, if last { b' ' } else { b'-' }]);
         // RFC 2034 section 4: on every line of 2yz, 4yz and 5yz replies, but not on the greeting and on EHLO's answer.
         if form.status && !self.code.is_intermediate() {
-            out.push(b'0' + (self.code.as_u16() / 100) as u8);
+            out.push(hundreds);
             for number in [self.status.subject(), self.status.detail()] {
                 out.push(b'.');
                 push_decimal(number, out);

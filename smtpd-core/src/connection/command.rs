@@ -33,10 +33,7 @@ impl Connection {
         let verb = Verb::parse(command.word).filter(|&verb| self.is_known(verb));
         self.log_line(line, verb);
         // RFC 5321 sections 2.3.8 and 4.1.1: neither a bare CR or LF nor any other control character is part of a command.
-        if line
-            .iter()
-            .any(|&octet| octet.is_ascii_control() && octet != b'\t')
-        {
+        if has_control(line) {
             return self.fault(Reply::fixed(
                 Code::SYNTAX_ERROR,
                 Status::SYNTAX_ERROR,
@@ -371,6 +368,13 @@ const fn default_reply(verb: Verb) -> Reply {
 
 pub(super) const fn syntax_error() -> Reply {
     SYNTAX
+}
+
+/// Whether a line holds a control character other than TAB. Without an early end, so that many octets are looked at at once.
+fn has_control(line: &[u8]) -> bool {
+    line.iter().fold(false, |found, &octet| {
+        found | ((octet < b' ') & (octet != b'\t')) | (octet == 0x7f)
+    })
 }
 
 /// Cuts a keyword off, in any case (RFC 5321 section 2.4).

@@ -38,6 +38,7 @@ use State::{Broken, Chunks, Mail, Rcpt, Ready, Refused, Start};
 struct Rule {
     verb: Verb,
     name: &'static [u8],
+    key: u64,
     /// The states in which it is in order; 503 in the others.
     states: &'static [State],
     /// Allowed while TLS is required and not there (RFC 3207 section 4).
@@ -63,6 +64,7 @@ const fn rule(
     Rule {
         verb,
         name,
+        key: key(name),
         states,
         before_tls: tls == 1,
         before_auth: auth == 1,
@@ -91,12 +93,26 @@ const TABLE: [Rule; 15] = [
     rule(Verb::Quit,     b"QUIT",     ALWAYS,                        [1, 1, 1, 0]),
 ];
 
+/// A name of up to eight octets as a number, in upper case, so that it is compared at once.
+const fn key(name: &[u8]) -> u64 {
+    let (mut key, mut at) = (0, 0);
+    while at < name.len() {
+        key = key << 8 | name[at].to_ascii_uppercase() as u64;
+        at += 1;
+    }
+    key
+}
+
 impl Verb {
     /// The verb of that name, in any case and whole (RFC 5321 section 2.4).
     pub(super) fn parse(word: &[u8]) -> Option<Self> {
+        if word.len() > size_of::<u64>() {
+            return None;
+        }
+        let key = key(word);
         TABLE
             .iter()
-            .find(|rule| rule.name.eq_ignore_ascii_case(word))
+            .find(|rule| rule.key == key && rule.name.len() == word.len())
             .map(|rule| rule.verb)
     }
 
