@@ -1,0 +1,134 @@
+//! What the parts cost that every message goes through, with the allocations of each. `cargo bench --bench micro`.
+
+use std::{sync::Arc, time::Instant};
+
+use bytes::BytesMut;
+use divan::{AllocProfiler, Bencher, black_box, counter::BytesCount};
+use smtpd_core::{Config, Connection, Event, ForwardPath, Limits, PathOptions, Reply};
+use smtpd_tower::{Rcpt, Request, Session, handler_fn, layer::DomainFilterLayer};
+use tower::{ServiceBuilder, ServiceExt};
+
+#[global_allocator]
+static ALLOCATIONS: AllocProfiler = AllocProfiler::system();
+
+fn main() {
+    divan::main();
+}
+
+/// A path as RCPT has it.
+#[divan::bench]
+fn parse_path() {
+    let path = black_box(b"<recipient.name@mail.example.org>");
+    black_box(ForwardPath::parse(path, PathOptions::default())).unwrap();
+}
+
+/// One command that asks nobody, with its reply.
+#[divan::bench]
+fn noop(bencher: Bencher<'_, '_>) {
+    let mut session = Played::greeted();
+    bencher.bench_local(|| session.say(b"NOOP\r\n"));
+}
+
+/// MAIL, RCPT and RSET with their replies, the services left out.
+#[divan::bench]
+fn mail_rcpt_rset(bencher: Bencher<'_, '_>) {
+    let mut session = Played::greeted();
+    let group = b"MAIL FROM:<a@example.com> SIZE=1024\r\nRCPT TO:<b@example.org>\r\nRSET\r\n";
+    bencher.bench_local(|| session.say(group));
+}
+
+/// A recipient through a layer to a handler: what tower and the layer cost.
+#[divan::bench]
+fn rcpt_through_a_pipeline(bencher: Bencher<'_, '_>) {
+    let service = ServiceBuilder::new()
+        .layer(DomainFilterLayer::new(["example.org"]))
+        .service(handler_fn(async |_: Request<Rcpt>| {}))
+        .boxed_clone();
+    let recipient: ForwardPath = "b@example.org".parse().unwrap();
+    let session = Session::local();
+    bencher.bench_local(|| {
+        let request = Request::new(session.clone(), Rcpt::new(recipient.clone()));
+        let mut call = tokio_test::task::spawn(service.clone().oneshot(request));
+        assert!(call.poll().is_ready());
+    });
+}
+
+/// The text of a message as DATA has it, in reads of 64 KiB: finds its end, undoes the dots, refuses bare CR and LF.
+#[divan::bench]
+fn data(bencher: Bencher<'_, '_>) {
+    let text = text();
+    let mut session = Played::in_data();
+    let counted = bencher.counter(BytesCount::of_slice(&text));
+    counted.bench_local(|| session.receive(&text));
+}
+
+/// The measure of [`data`]: the same octets copied, and nothing else.
+#[divan::bench]
+fn copy(bencher: Bencher<'_, '_>) {
+    let text = text();
+    let mut input = BytesMut::with_capacity(text.len());
+    bencher
+        .counter(BytesCount::of_slice(&text))
+        .bench_local(|| {
+            input.clear();
+            input.extend_from_slice(black_box(&text));
+            black_box(&input);
+        });
+}
+
+fn text() -> Vec<u8> {
+    b"The quick brown fox jumps over the lazy dog, and goes on with it for so long.\r\n".repeat(820)
+}
+
+/// A connection whose questions are all answered with OK.
+struct Played {
+    connection: Connection,
+    input: BytesMut,
+    now: Instant,
+}
+
+impl Played {
+    fn greeted() -> Self {
+        let mut limits = Limits::default();
+        limits.idle_commands = u32::MAX;
+        limits.message_size = None;
+        let config = Config::new("mx.example.org").limits(limits);
+        let now = Instant::now();
+        let connection = Connection::new(Arc::new(config), now);
+        let mut session = Self {
+            connection,
+            input: BytesMut::new(),
+            now,
+        };
+        session.say(b"EHLO client.example\r\n");
+        session
+    }
+
+    fn in_data() -> Self {
+        let mut session = Self::greeted();
+        session.say(b"MAIL FROM:<a@example.com>\r\nRCPT TO:<b@example.org>\r\nDATA\r\n");
+        session
+    }
+
+    fn say(&mut self, octets: &[u8]) {
+        self.input.extend_from_slice(black_box(octets));
+        while let Some(event) = self.connection.poll_event(self.now, &mut self.input) {
+            match event {
+                Event::Data => self.connection.accept_data(),
+                Event::Reset => {}
+                _ => self.connection.reply(Reply::OK),
+            }
+        }
+        let output = self.connection.output().len();
+        assert!(output > 0);
+        self.connection.advance_output(output);
+    }
+
+    fn receive(&mut self, octets: &[u8]) {
+        self.input.extend_from_slice(black_box(octets));
+        while let Some(event) = self.connection.poll_event(self.now, &mut self.input) {
+            assert!(matches!(event, Event::Chunk(_)));
+            drop(black_box(event));
+        }
+    }
+}
