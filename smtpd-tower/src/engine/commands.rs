@@ -165,9 +165,11 @@ impl<IO: AsyncRead + AsyncWrite + Unpin + Send + 'static> Driver<IO> {
             .envelope
             .get_or_insert_with(|| Arc::new(Envelope::new(ReversePath::Null)));
         let (recipient, parameters) = (rcpt.recipient.clone(), rcpt.parameters.clone());
-        let payload = Rcpt::new(rcpt.recipient)
-            .with_parameters(rcpt.parameters)
-            .with_envelope(envelope.clone());
+        let payload = Rcpt {
+            recipient: rcpt.recipient,
+            parameters: rcpt.parameters,
+            envelope: envelope.clone(),
+        };
         let service = self.engine.pipeline.rcpt.clone();
         self.ask_or(
             cx,
