@@ -18,6 +18,8 @@ pub(crate) enum Verb {
     Expn,
     Help,
     Quit,
+    XClient,
+    XForward,
 }
 
 /// A command line, cut at its first space.

@@ -89,6 +89,8 @@ pub struct Config {
     pub(crate) insecure_auth: bool,
     pub(crate) strict_pipelining: bool,
     pub(crate) custom_commands: bool,
+    pub(crate) xclient: bool,
+    pub(crate) xforward: bool,
     pub(crate) log_wire: bool,
     pub(crate) entropy: Option<fn(&mut [u8]) -> bool>,
     pub(crate) salt_key: SaltKey,
@@ -124,6 +126,8 @@ impl Config {
             insecure_auth: false,
             strict_pipelining: false,
             custom_commands: false,
+            xclient: false,
+            xforward: false,
             log_wire: false,
             entropy: None,
             salt_key: SaltKey::default(),
@@ -205,7 +209,7 @@ impl Config {
         self.changed()
     }
 
-    /// Before TLS, allow only EHLO, HELO, NOOP, STARTTLS and QUIT (RFC 3207 section 4).
+    /// Before TLS, allow only EHLO, HELO, NOOP, STARTTLS and QUIT (RFC 3207 section 4), and XCLIENT where it is on.
     #[must_use]
     pub fn require_tls(mut self, required: bool) -> Self {
         self.require_tls = required;
@@ -242,6 +246,22 @@ impl Config {
     #[must_use]
     pub fn custom_commands(mut self, on: bool) -> Self {
         self.custom_commands = on;
+        self
+    }
+
+    /// Whether there is a command XCLIENT, by which a proxy says who its client is. Nobody may use it but the peers for
+    /// which [`Connection::allow_xclient`](crate::Connection::allow_xclient) is called; others hear 550 5.7.0.
+    #[must_use]
+    pub fn xclient(mut self, on: bool) -> Self {
+        self.xclient = on;
+        self
+    }
+
+    /// Whether there is a command XFORWARD, by which a proxy says where its messages come from, for the peers for which
+    /// [`Connection::allow_xforward`](crate::Connection::allow_xforward) is called.
+    #[must_use]
+    pub fn xforward(mut self, on: bool) -> Self {
+        self.xforward = on;
         self
     }
 

@@ -11,6 +11,7 @@
 //!   unless a [`Leniency`] says otherwise;
 //! - [`Parameters`], [`Parameter`], [`Extension`], [`Extensions`]: the parameters of MAIL and RCPT, an open set;
 //! - [`sasl`]: the mechanisms of AUTH;
+//! - [`XClient`], [`Forwarded`]: what a trusted proxy says of its client by XCLIENT and XFORWARD;
 //! - [`Config`], [`Limits`], [`Timeouts`], [`BareNewline`]: what a server is set up to do.
 //!
 //! The feature `scram` (default) adds the mechanisms that hash: SCRAM-SHA-1, SCRAM-SHA-256 and their -PLUS forms.
@@ -26,6 +27,7 @@ mod data_reply;
 mod extension;
 mod framing;
 mod parameter;
+mod proxied;
 mod reply;
 pub mod sasl;
 mod status;
@@ -46,5 +48,6 @@ pub use parameter::{
     BodyType, EnvelopeId, MailAuth, Notify, OriginalRecipient, Parameter, ParameterError,
     ParameterRule, Parameters, Ret, Size, SmtpUtf8,
 };
+pub use proxied::{Attribute, AttributeError, Forwarded, MailSource, XClient};
 pub use reply::{Code, Reply};
 pub use status::Status;

@@ -7,7 +7,7 @@ use self::support::differential::{AUTH_LINE, COMMAND_LINE, Setting};
 
 mod support;
 
-const FRAGMENTS: [&str; 60] = [
+const FRAGMENTS: [&str; 65] = [
     "HELO client.example\r\n",
     "EHLO client.example\r\n",
     "LHLO client.example\r\n",
@@ -40,6 +40,11 @@ const FRAGMENTS: [&str; 60] = [
     "EXPN a\r\n",
     "HELP\r\n",
     "QUIT\r\n",
+    "XCLIENT HELO=a.test LOGIN=alice\r\n",
+    "XCLIENT NAME=[TEMPUNAVAIL] ADDR=192.0.2.1\r\n",
+    "XCLIENT ADDR\r\n",
+    "XFORWARD ADDR=192.0.2.1 IDENT=4F+2B2A\r\n",
+    "XFORWARD LOGIN=x\r\n",
     "AUTH PLAIN\r\n",
     "AUTH PLAIN AGFsaWNlAHNlY3JldA==\r\n",
     "AUTH LOGIN\r\n",

@@ -17,13 +17,13 @@
 //! is never left out; `E: never octets` says that there is none.
 //!
 //! **The caller** accepts what no line `# EVENT [KEY] -> ANSWER` says otherwise about. Such a line is used up by the first
-//! event that the client's octets behind it bring about: `connect`, `helo`, `mail`, `rcpt` (their key is the name or the
+//! event that the client's octets behind it bring about: `connect`, `xclient`, `helo`, `mail`, `rcpt` (their key is the name or the
 //! address), `auth`, `data`, `early` (at the first octets of a message), `chunk` (the end of one), `message`. An answer is
 //! a reply, for `message` perhaps several, parted by `|`; for `auth` also `accept NAME`.
 //!
 //! **What the client waits for.** `# tls` stands for a handshake, after which SCRAM can bind to 32 octets of `E` with
 //! `# config: exporter`, and `# wait` for a client that reads all replies before
-//! it goes on. With `# config: whole` no other pieces are tried.
+//! it goes on. With `# config: whole` no other pieces are tried, with `# config: trusted` the peer may use XCLIENT and XFORWARD.
 #![allow(clippy::unwrap_used, reason = "all of it is a test")]
 
 use std::{fs, path::Path, sync::Arc};
@@ -81,6 +81,7 @@ struct Script {
     config: Arc<Config>,
     tls: bool,
     exporter: bool,
+    trusted: bool,
     whole: bool,
     lines: Vec<Line>,
     answers: Vec<Answer>,
@@ -219,7 +220,13 @@ impl Script {
     }
 
     fn session(&self) -> Session<Answers> {
-        Session::new(self.config.clone(), self.tls, Answers(self.answers.clone()))
+        let mut session =
+            Session::new(self.config.clone(), self.tls, Answers(self.answers.clone()));
+        if self.trusted {
+            session.connection.allow_xclient();
+            session.connection.allow_xforward();
+        }
+        session
     }
 
     fn parse(text: &str, name: &str) -> Self {
@@ -228,6 +235,7 @@ impl Script {
             config: Arc::new(Config::new("mx.example.org").log_wire(true)),
             tls: false,
             exporter: false,
+            trusted: false,
             whole: false,
             lines: Vec::new(),
             answers: Vec::new(),
@@ -285,6 +293,7 @@ impl Script {
             match key {
                 "tls" => self.tls = true,
                 "exporter" => self.exporter = true,
+                "trusted" => self.trusted = true,
                 "whole" => self.whole = true,
                 _ => config = apply(config, &mut limits, key, value),
             }
@@ -309,6 +318,8 @@ fn apply(config: Config, limits: &mut Limits, key: &str, value: &str) -> Config 
         "require_auth" => return config.require_auth(true),
         "insecure_auth" => return config.allow_insecure_auth(true),
         "strict_pipelining" => return config.strict_pipelining(true),
+        "xclient" => return config.xclient(true),
+        "xforward" => return config.xforward(true),
         "lmtp" => return config.protocol(Protocol::Lmtp),
         "auth" => {
             return config.mechanisms(mechanisms(value)).entropy(|nonce| {
@@ -364,6 +375,7 @@ impl Caller for Answers {
     fn answer(&mut self, connection: &mut Connection, event: &Event, taken: usize) -> bool {
         let (name, key) = match event {
             Event::Connect => ("connect", None),
+            Event::XClient(_) => ("xclient", None),
             Event::Helo(helo) => ("helo", Some(helo.name.as_str())),
             Event::Mail(mail) => ("mail", Some(mail.sender.as_str())),
             Event::Rcpt(rcpt) => ("rcpt", Some(rcpt.recipient.as_str())),
@@ -412,8 +424,10 @@ fn parse_reply(text: &str) -> Reply {
 }
 
 fn event(text: &str) -> Line {
-    const KINDS: [&str; 15] = [
+    const KINDS: [&str; 17] = [
         "connect",
+        "xclient",
+        "xforward",
         "helo",
         "auth",
         "authenticated",

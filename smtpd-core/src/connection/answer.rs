@@ -1,12 +1,12 @@
 //! The caller's answers to what it was asked.
 
-use super::{Asked, CloseReason, Connection, State};
+use super::{Asked, CloseReason, Connection, State, Transaction};
 use crate::{Code, DataReply, Reply};
 
 impl Connection {
     /// Answers the event that was asked last.
     ///
-    /// - To [`Event::Connect`](super::Event::Connect) any positive reply sends the greeting, and to
+    /// - To [`Event::Connect`](super::Event::Connect) and [`Event::XClient`](super::Event::XClient) any positive reply sends the greeting, and to
     ///   [`Event::Helo`](super::Event::Helo) the answer with the extensions.
     /// - To [`Event::Data`](super::Event::Data), a negative reply stands in place of 354; a positive one takes the message unseen,
     ///   once it has been received.
@@ -75,7 +75,8 @@ impl Connection {
         if reply.is_positive() {
             self.state = State::Mail;
         } else {
-            self.end_transaction();
+            // None has begun, so what XFORWARD has said still holds for the next.
+            self.transaction = Transaction::default();
         }
     }
 

@@ -77,6 +77,8 @@ impl Connection {
                 self.other(verb.name(), argument, default_reply(verb))
             }
             Verb::Quit => self.quit(),
+            Verb::XClient => self.xclient(argument),
+            Verb::XForward => self.xforward(argument),
         }
     }
 
@@ -109,6 +111,8 @@ impl Connection {
             // RFC 2033 section 4.1: LHLO in place of HELO and EHLO.
             Verb::Lhlo => config.protocol == Protocol::Lmtp,
             Verb::Helo | Verb::Ehlo => config.protocol == Protocol::Smtp,
+            Verb::XClient => config.xclient,
+            Verb::XForward => config.xforward,
             _ => true,
         }
     }

@@ -3,7 +3,7 @@ use std::{error::Error, fmt};
 use bytes::Bytes;
 
 use crate::{
-    ClientName, ForwardPath, Parameters, Reply, ReversePath,
+    ClientName, ForwardPath, Forwarded, Parameters, Reply, ReversePath, XClient,
     sasl::{Credentials, Identity, MechanismName, Secret},
 };
 
@@ -15,6 +15,9 @@ use crate::{
 pub enum Event {
     /// A client is there. Asks: a positive reply greets it.
     Connect,
+    /// XCLIENT: the peer speaks for another client, and the session starts anew. This is all that it has said of that
+    /// client so far. Asks, as [`Connect`](Self::Connect) does: a positive reply greets the client.
+    XClient(Box<XClient>),
     /// HELO, EHLO or LHLO. Asks. A positive reply makes void what was known of a transaction; where it is refused,
     /// everything stays as it was (RFC 5321 section 4.1.4).
     Helo(Helo),
@@ -40,6 +43,9 @@ pub enum Event {
     Command(CommandLine),
     /// RSET: the transaction is void.
     Reset,
+    /// XFORWARD: where the next message comes from; all that was said of it so far. It holds to the end of that message's
+    /// transaction, by reply, RSET or HELO.
+    XForward(Box<Forwarded>),
     /// The client waits for a TLS handshake. Everything that was sent before has to be written first; then comes
     /// [`Connection::handle_tls`](crate::Connection::handle_tls).
     StartTls,

@@ -56,6 +56,9 @@ impl Connection {
             let reply = Reply::new(Code::OK, Status::UNDEFINED, self.config.hostname.clone());
             return self.put_as(&reply, PLAIN);
         }
+        if self.claim_keywords().next().is_some() {
+            return self.put_raw(&self.ehlo_answer());
+        }
         let config = self.config.clone();
         let kind = usize::from(self.tls)
             | usize::from(self.identity.is_some()) << 1
@@ -85,6 +88,7 @@ impl Connection {
         if !mechanisms.is_empty() && self.identity.is_none() {
             lines.push(join("AUTH", &mechanisms.join(" ")));
         }
+        lines.extend(self.claim_keywords());
         let mut answer = Vec::new();
         Reply::multiline(Code::OK, Status::UNDEFINED, lines).encode(PLAIN, &mut answer);
         answer

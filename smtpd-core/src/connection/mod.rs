@@ -2,6 +2,7 @@
 
 mod answer;
 mod auth;
+mod claims;
 mod command;
 mod deadline;
 mod event;
@@ -15,7 +16,9 @@ use std::{sync::Arc, time::Instant};
 
 use bytes::{Buf, BytesMut};
 
-use self::{deadline::Clock, message::Message, output::Output, state::State, wire::WireLog};
+use self::{
+    claims::Claims, deadline::Clock, message::Message, output::Output, state::State, wire::WireLog,
+};
 use crate::{
     Code, Config, Reply, Status,
     framing::{Line, LineReader},
@@ -37,7 +40,8 @@ pub use self::{
 ///
 /// - **take input**: [`poll_event`](Self::poll_event) takes octets from the front of a buffer that the caller owns, and
 ///   yields what they mean; [`handle_timeout`](Self::handle_timeout), [`handle_tls`](Self::handle_tls) and
-///   [`set_channel_bindings`](Self::set_channel_bindings) take what has happened otherwise.
+///   [`set_channel_bindings`](Self::set_channel_bindings) take what has happened otherwise;
+///   [`allow_xclient`](Self::allow_xclient) and [`allow_xforward`](Self::allow_xforward) that the peer is a trusted proxy.
 /// - **take answers** to an event that asks: [`reply`](Self::reply), [`reply_auth`](Self::reply_auth),
 ///   [`accept_data`](Self::accept_data), [`accept_chunk`](Self::accept_chunk).
 /// - **give output**: [`output`](Self::output) is what has to be written, [`advance_output`](Self::advance_output) notes
@@ -114,6 +118,8 @@ pub struct Connection {
     greeting: Option<Greeting>,
     identity: Option<Identity>,
     counts: Counts,
+    /// What a trusted peer says of its client.
+    claims: Option<Box<Claims>>,
     transaction: Transaction,
     /// The message that is being received.
     message: Option<Box<Message>>,
@@ -202,6 +208,7 @@ impl Connection {
             greeting: None,
             identity: None,
             counts: Counts::default(),
+            claims: None,
             transaction: Transaction::default(),
             message: None,
             exchange: None,
@@ -270,7 +277,8 @@ impl Connection {
     }
 
     /// Notes that the TLS handshake is done. The session starts anew: whatever the client has said in plaintext is
-    /// forgotten (RFC 3207 section 4.2), and what came behind STARTTLS was dropped with it. It has no effect while no
+    /// forgotten (RFC 3207 section 4.2), and what came behind STARTTLS was dropped with it. Only what XCLIENT has said
+    /// stays: else a client whose proxy hands it through after XCLIENT could get rid of its own address. It has no effect while no
     /// handshake is awaited, as when the session has been ended in the meantime.
     pub fn handle_tls(&mut self) {
         if self.reading != Reading::Handshake {
@@ -443,6 +451,7 @@ impl Connection {
     fn end_transaction(&mut self) {
         self.transaction = Transaction::default();
         self.message = None;
+        self.forget_forwarded();
         if !matches!(self.state, State::Start | State::Refused) {
             self.state = State::Ready;
         }

@@ -13,7 +13,7 @@ use crate::command::Verb;
 ///                            +------ LAST, RSET ------ Chunks --> Broken (a chunk was refused; only RSET helps)
 /// ```
 ///
-/// HELO, EHLO and LHLO lead to `Ready` from everywhere; a TLS handshake leads to `Start`.
+/// HELO, EHLO and LHLO lead to `Ready` from everywhere; a TLS handshake leads to `Start`, and so does XCLIENT.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum State {
     /// No HELO yet.
@@ -41,7 +41,7 @@ struct Rule {
     key: u64,
     /// The states in which it is in order; 503 in the others.
     states: &'static [State],
-    /// Allowed while TLS is required and not there (RFC 3207 section 4).
+    /// Allowed while TLS is required and not there (RFC 3207 section 4). XCLIENT is no command of the client.
     before_tls: bool,
     /// Allowed while AUTH is required and not done (RFC 4954 section 6).
     before_auth: bool,
@@ -74,7 +74,7 @@ const fn rule(
 }
 
 #[rustfmt::skip]
-const TABLE: [Rule; 15] = [
+const TABLE: [Rule; 17] = [
     //                                 in order in             before: TLS, AUTH; last, junk
     rule(Verb::Helo,     b"HELO",     ANY,                           [1, 1, 1, 1]),
     rule(Verb::Ehlo,     b"EHLO",     ANY,                           [1, 1, 1, 1]),
@@ -91,6 +91,8 @@ const TABLE: [Rule; 15] = [
     rule(Verb::Expn,     b"EXPN",     ANY,                           [0, 0, 0, 1]),
     rule(Verb::Help,     b"HELP",     ANY,                           [0, 0, 0, 1]),
     rule(Verb::Quit,     b"QUIT",     ALWAYS,                        [1, 1, 1, 0]),
+    rule(Verb::XClient,  b"XCLIENT",  &[Start, Ready],               [1, 1, 0, 1]),
+    rule(Verb::XForward, b"XFORWARD", &[Start, Ready],               [0, 0, 0, 1]),
 ];
 
 /// A name of up to eight octets as a number, in upper case, so that it is compared at once.
@@ -170,11 +172,11 @@ mod tests {
         use Verb::*;
         assert_eq!(
             before(|r| r.before_tls),
-            [Helo, Ehlo, Lhlo, StartTls, Noop, Quit]
+            [Helo, Ehlo, Lhlo, StartTls, Noop, Quit, XClient]
         );
         assert_eq!(
             before(|r| r.before_auth),
-            [Helo, Ehlo, Lhlo, StartTls, Auth, Rset, Noop, Quit]
+            [Helo, Ehlo, Lhlo, StartTls, Auth, Rset, Noop, Quit, XClient]
         );
     }
 

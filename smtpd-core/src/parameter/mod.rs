@@ -2,7 +2,7 @@
 
 mod builtin;
 mod dsn;
-mod xtext;
+pub(crate) mod xtext;
 
 use std::{error::Error, fmt, sync::Arc};
 

@@ -1,7 +1,7 @@
 use super::ParameterError;
 
 /// Undoes xtext: `+` and two upper-case hexadecimal digits stand for one octet (RFC 3461 section 4).
-pub(super) fn decode(text: &str) -> Result<String, ParameterError> {
+pub(crate) fn decode(text: &str) -> Result<String, ParameterError> {
     let mut octets = Vec::with_capacity(text.len());
     let mut rest = text.bytes();
     while let Some(octet) = rest.next() {

@@ -59,7 +59,11 @@ impl Setting {
             asked: 0,
             hasty: self.mood % 5 == 1 && self.policy != BareNewline::Reject && self.max_size == 0,
         };
-        Session::new(Arc::new(config), false, caller)
+        let config = config.xclient(true).xforward(true);
+        let mut session = Session::new(Arc::new(config), false, caller);
+        session.connection.allow_xclient();
+        session.connection.allow_xforward();
+        session
     }
 
     /// What the caller is told and what the server sends, where the input comes in pieces of these lengths, over and over.
@@ -117,6 +121,7 @@ impl Caller for Moody {
             Event::Chunk(_) if self.hasty => connection.reply(self.reply(0)),
             Event::Chunk(_)
             | Event::Reset
+            | Event::XForward(_)
             | Event::StartTls
             | Event::Closed(_)
             | Event::Authenticated(_) => {

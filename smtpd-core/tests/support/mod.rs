@@ -110,9 +110,11 @@ impl<C: Caller> Session<C> {
             return;
         }
         match event {
-            Event::Connect | Event::Helo(_) | Event::Mail(_) | Event::Rcpt(_) => {
-                self.connection.reply(Reply::OK)
-            }
+            Event::Connect
+            | Event::XClient(_)
+            | Event::Helo(_)
+            | Event::Mail(_)
+            | Event::Rcpt(_) => self.connection.reply(Reply::OK),
             Event::MessageEnd(_) => self.connection.reply(Reply::ok("Taken")),
             Event::Auth(_) => self.connection.reply_auth(Secret::plain("secret").into()),
             Event::Data => self.connection.accept_data(),
@@ -124,6 +126,8 @@ impl<C: Caller> Session<C> {
     fn note(&mut self, event: &Event) {
         let (kind, text) = match event {
             Event::Connect => ("connect", String::new()),
+            Event::XClient(client) => ("xclient", shown(client)),
+            Event::XForward(forwarded) => ("xforward", shown(forwarded)),
             Event::Helo(helo) => ("helo", helo.name.to_string()),
             Event::Auth(request) => (
                 "auth",
@@ -159,4 +163,17 @@ impl<C: Caller> Session<C> {
             }),
         }
     }
+}
+
+/// The fields of a struct that are there: `addr: Known(192.0.2.1), port: Known(25)`.
+fn shown(of: &impl fmt::Debug) -> String {
+    let text = format!("{of:?}");
+    let fields = text
+        .trim_start_matches(|c| c != '{')
+        .trim_matches(['{', '}', ' ']);
+    let given = fields
+        .split(", ")
+        .filter(|field| !field.ends_with(": None"));
+    let given = given.map(|field| field.replace("Some(", "(").replace('"', "'"));
+    given.collect::<Vec<_>>().join(", ")
 }

@@ -1,0 +1,157 @@
+use std::net::IpAddr;
+
+use super::{Attribute, AttributeError, attributes};
+use crate::{ClientName, Greeting, sasl::Identity};
+
+/// Who the client is, by the word of a proxy: the attributes of XCLIENT.
+///
+/// What is `None` was not said. Nothing but the trust in the proxy vouches for the rest.
+///
+/// ```
+/// use smtpd_core::{Attribute, XClient};
+///
+/// let client: XClient = "NAME=mx.example.net ADDR=192.0.2.1 LOGIN=[UNAVAILABLE]".parse()?;
+/// assert_eq!(client.addr.as_ref().and_then(Attribute::known), Some(&[192, 0, 2, 1].into()));
+/// assert_eq!((client.login, client.port), (Some(Attribute::Unavailable), None));
+/// assert_eq!("ADDR=here".parse::<XClient>().unwrap_err().to_string(), "Bad ADDR");
+/// # Ok::<(), smtpd_core::AttributeError>(())
+/// ```
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct XClient {
+    /// NAME: what the DNS calls the client's address.
+    pub name: Option<Attribute<ClientName>>,
+    /// ADDR: the client's address.
+    pub addr: Option<Attribute<IpAddr>>,
+    /// PORT: the client's port.
+    pub port: Option<Attribute<u16>>,
+    /// PROTO: [`Greeting::Helo`] for `SMTP`, [`Greeting::Ehlo`] for `ESMTP`.
+    pub protocol: Option<Greeting>,
+    /// HELO: the name that the client gave itself.
+    pub helo: Option<Attribute<ClientName>>,
+    /// LOGIN: as whom the client has authenticated to the proxy.
+    pub login: Option<Attribute<Identity>>,
+    /// DESTADDR: the address that the client has connected to.
+    pub dest_addr: Option<Attribute<IpAddr>>,
+    /// DESTPORT: the port that the client has connected to.
+    pub dest_port: Option<Attribute<u16>>,
+}
+
+impl XClient {
+    /// The attributes, as EHLO announces them.
+    pub(crate) const ATTRIBUTES: &str = "NAME ADDR PORT PROTO HELO LOGIN DESTADDR DESTPORT";
+
+    /// This, with what another command has said. HELO, PROTO and LOGIN belong to one command alone, for they are of a
+    /// client that the next command may change.
+    pub(crate) fn and(&self, argument: &[u8]) -> Result<Self, AttributeError> {
+        let mut client = Self {
+            protocol: None,
+            helo: None,
+            login: None,
+            ..self.clone()
+        };
+        for attribute in attributes(argument) {
+            let (name, value) = attribute?;
+            match &*name {
+                "NAME" if value.0.eq_ignore_ascii_case("[TEMPUNAVAIL]") => {
+                    client.name = Some(Attribute::TemporarilyUnavailable);
+                }
+                "NAME" => client.name = Some(value.host_name().ok_or(AttributeError("Bad NAME"))?),
+                "ADDR" => client.addr = Some(value.address().ok_or(AttributeError("Bad ADDR"))?),
+                "PORT" => client.port = Some(value.port().ok_or(AttributeError("Bad PORT"))?),
+                "PROTO" => {
+                    client.protocol = Some(protocol(&value.0).ok_or(AttributeError("Bad PROTO"))?)
+                }
+                "HELO" => client.helo = Some(value.helo().ok_or(AttributeError("Bad HELO"))?),
+                "LOGIN" => client.login = value.read(|text| Some(Identity::new(text))),
+                "DESTADDR" => {
+                    client.dest_addr = Some(value.address().ok_or(AttributeError("Bad DESTADDR"))?)
+                }
+                "DESTPORT" => {
+                    client.dest_port = Some(value.port().ok_or(AttributeError("Bad DESTPORT"))?)
+                }
+                _ => return Err(AttributeError("Unknown attribute of XCLIENT")),
+            }
+        }
+        Ok(client)
+    }
+}
+
+/// Reads the attributes as they stand in the command, for tests.
+impl std::str::FromStr for XClient {
+    type Err = AttributeError;
+
+    fn from_str(attributes: &str) -> Result<Self, AttributeError> {
+        Self::default().and(attributes.as_bytes())
+    }
+}
+
+fn protocol(text: &str) -> Option<Greeting> {
+    match text {
+        _ if text.eq_ignore_ascii_case("SMTP") => Some(Greeting::Helo),
+        _ if text.eq_ignore_ascii_case("ESMTP") => Some(Greeting::Ehlo),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_attribute_is_read() {
+        let client: XClient =
+            "name=mx.test ADDR=IPV6:2001:db8::1 PORT=4711 PROTO=esmtp HELO=[192.0.2.7] \
+             LOGIN=al+2Bice DESTADDR=192.0.2.9 DESTPORT=25"
+                .parse()
+                .unwrap();
+        let expected = XClient {
+            name: Some(Attribute::Known("mx.test".parse().unwrap())),
+            addr: Some(Attribute::Known("2001:db8::1".parse().unwrap())),
+            port: Some(Attribute::Known(4711)),
+            protocol: Some(Greeting::Ehlo),
+            helo: Some(Attribute::Known("[192.0.2.7]".parse().unwrap())),
+            login: Some(Attribute::Known("al+ice".into())),
+            dest_addr: Some(Attribute::Known("192.0.2.9".parse().unwrap())),
+            dest_port: Some(Attribute::Known(25)),
+        };
+        assert_eq!(client, expected);
+        for name in XClient::ATTRIBUTES.split(' ').filter(|&n| n != "PROTO") {
+            let client: Result<XClient, _> = format!("{name}=[unavailable]").parse();
+            assert_ne!(client.unwrap(), XClient::default(), "{name}");
+        }
+    }
+
+    #[test]
+    fn what_is_malformed_is_named() {
+        for (attributes, fault) in [
+            ("ADDR=example.org", "Bad ADDR"),
+            ("ADDR=[TEMPUNAVAIL]", "Bad ADDR"),
+            ("NAME=192.0.2.1", "Bad NAME"),
+            ("PORT=65536", "Bad PORT"),
+            ("PROTO=LMTP", "Bad PROTO"),
+            ("PROTO=[UNAVAILABLE]", "Bad PROTO"),
+            ("HELO=a+20b", "Bad HELO"),
+            ("DESTADDR=x", "Bad DESTADDR"),
+            ("DESTPORT=x", "Bad DESTPORT"),
+            ("SOURCE=LOCAL", "Unknown attribute of XCLIENT"),
+            ("ADDR=192.0.2.1 NAME", "Expected attribute=value"),
+        ] {
+            assert_eq!(
+                attributes.parse::<XClient>(),
+                Err(AttributeError(fault)),
+                "{attributes}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_one_command_says_of_a_login_does_not_reach_the_client_of_the_next() {
+        let first: XClient = "LOGIN=alice HELO=a.test PROTO=ESMTP NAME=mx.test PORT=1"
+            .parse()
+            .unwrap();
+        let second = first.and(b"ADDR=192.0.2.1 PORT=2").unwrap();
+        let whole: XClient = "NAME=mx.test ADDR=192.0.2.1 PORT=2".parse().unwrap();
+        assert_eq!(second, whole);
+    }
+}

@@ -1,0 +1,158 @@
+use std::net::IpAddr;
+
+use super::{Attribute, AttributeError, Value, attributes};
+use crate::ClientName;
+
+/// Where a message came from before it came to the proxy: the attributes of XFORWARD.
+///
+/// They are for logs and traces, and decide nothing by themselves. What is `None` is not known; without an address the
+/// message began at the proxy's own host.
+///
+/// ```
+/// use smtpd_core::{Forwarded, MailSource};
+///
+/// let forwarded: Forwarded = "ADDR=192.0.2.1 IDENT=4F2A SOURCE=REMOTE".parse()?;
+/// assert_eq!(forwarded.addr, Some([192, 0, 2, 1].into()));
+/// assert_eq!((forwarded.ident.as_deref(), forwarded.source), (Some("4F2A"), Some(MailSource::Remote)));
+/// # Ok::<(), smtpd_core::AttributeError>(())
+/// ```
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Forwarded {
+    /// NAME: what the client's address is called.
+    pub name: Option<ClientName>,
+    /// ADDR: the client's address.
+    pub addr: Option<IpAddr>,
+    /// PORT: the client's port.
+    pub port: Option<u16>,
+    /// PROTO: by what protocol the message came, such as `ESMTP`; at most 64 characters. As in [`ident`](Self::ident),
+    /// what could mean something in a header stands as `?`.
+    pub protocol: Option<String>,
+    /// HELO: the name that the client gave itself.
+    pub helo: Option<ClientName>,
+    /// IDENT: what the message is called at the proxy, such as a queue identifier.
+    pub ident: Option<String>,
+    /// SOURCE: whether the message was local there.
+    pub source: Option<MailSource>,
+}
+
+/// Whether a message came from the proxy's own surroundings, by its own word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum MailSource {
+    /// `LOCAL`.
+    Local,
+    /// `REMOTE`.
+    Remote,
+}
+
+impl Forwarded {
+    /// The attributes, as EHLO announces them.
+    pub(crate) const ATTRIBUTES: &str = "NAME ADDR PORT PROTO HELO IDENT SOURCE";
+
+    /// This, with what another command has said.
+    pub(crate) fn and(&self, argument: &[u8]) -> Result<Self, AttributeError> {
+        const MAX_PROTOCOL: usize = 64;
+        let mut this = self.clone();
+        for attribute in attributes(argument) {
+            let (name, value) = attribute?;
+            match &*name {
+                "NAME" => this.name = known(value.host_name(), "Bad NAME")?,
+                "ADDR" => this.addr = known(value.address(), "Bad ADDR")?,
+                "PORT" => this.port = known(value.port(), "Bad PORT")?,
+                "PROTO" => this.protocol = known(value.word(MAX_PROTOCOL), "Bad PROTO")?,
+                "HELO" => this.helo = known(value.helo(), "Bad HELO")?,
+                "IDENT" => this.ident = known(value.word(super::MAX_VALUE), "Bad IDENT")?,
+                "SOURCE" => this.source = known(source(&value), "Bad SOURCE")?,
+                _ => return Err(AttributeError("Unknown attribute of XFORWARD")),
+            }
+        }
+        Ok(this)
+    }
+}
+
+/// Reads the attributes as they stand in the command, for tests.
+impl std::str::FromStr for Forwarded {
+    type Err = AttributeError;
+
+    fn from_str(attributes: &str) -> Result<Self, AttributeError> {
+        Self::default().and(attributes.as_bytes())
+    }
+}
+
+fn known<T>(value: Option<Attribute<T>>, fault: &'static str) -> Result<Option<T>, AttributeError> {
+    value
+        .map(Attribute::into_known)
+        .ok_or(AttributeError(fault))
+}
+
+fn source(value: &Value) -> Option<Attribute<MailSource>> {
+    value.read(|text| match text {
+        _ if text.eq_ignore_ascii_case("LOCAL") => Some(MailSource::Local),
+        _ if text.eq_ignore_ascii_case("REMOTE") => Some(MailSource::Remote),
+        _ => None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_attribute_is_read_and_taken_back() {
+        let whole: Forwarded =
+            "NAME=mx.test ADDR=IPV6:2001:db8::1 PORT=4711 PROTO=ESMTP HELO=a.test IDENT=4F+2B2A source=local"
+                .parse()
+                .unwrap();
+        let expected = Forwarded {
+            name: Some("mx.test".parse().unwrap()),
+            addr: Some("2001:db8::1".parse().unwrap()),
+            port: Some(4711),
+            protocol: Some("ESMTP".to_owned()),
+            helo: Some("a.test".parse().unwrap()),
+            ident: Some("4F+2A".to_owned()),
+            source: Some(MailSource::Local),
+        };
+        assert_eq!(whole, expected);
+        let mut left = whole.clone();
+        for name in Forwarded::ATTRIBUTES.split(' ') {
+            let next = left.and(format!("{name}=[UNAVAILABLE]").as_bytes());
+            assert_ne!(next.as_ref(), Ok(&left), "{name}");
+            left = next.unwrap();
+        }
+        assert_eq!(left, Forwarded::default());
+    }
+
+    #[test]
+    fn attributes_that_a_command_does_not_name_stay() {
+        let first: Forwarded = "NAME=mx.test PORT=1".parse().unwrap();
+        let second = first.and(b"PORT=2 HELO=a.test").unwrap();
+        assert_eq!(Ok(second), "NAME=mx.test PORT=2 HELO=a.test".parse());
+    }
+
+    #[test]
+    fn what_is_malformed_is_named() {
+        let long = format!("PROTO={}", "x".repeat(65));
+        for (attributes, fault) in [
+            ("NAME=a(b)", "Bad NAME"),
+            ("ADDR=mx.test", "Bad ADDR"),
+            ("PORT=x", "Bad PORT"),
+            (&*long, "Bad PROTO"),
+            ("HELO=a+20b", "Bad HELO"),
+            ("SOURCE=HERE", "Bad SOURCE"),
+            ("LOGIN=alice", "Unknown attribute of XFORWARD"),
+        ] {
+            assert_eq!(
+                attributes.parse::<Forwarded>(),
+                Err(AttributeError(fault)),
+                "{attributes}"
+            );
+        }
+    }
+
+    #[test]
+    fn words_can_be_written_into_a_header() {
+        let forwarded: Forwarded = "IDENT=a+20b(c)+22 PROTO=x;y".parse().unwrap();
+        assert_eq!(forwarded.ident.as_deref(), Some("a?b?c??"));
+        assert_eq!(forwarded.protocol.as_deref(), Some("x?y"));
+    }
+}
