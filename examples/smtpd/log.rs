@@ -33,9 +33,11 @@ pub(crate) fn start(options: &Options) {
 
 /// A session has ended.
 pub(crate) fn session(session: &Session, summary: &Summary) {
+    let proxy = session.peer() != session.connection_peer();
     info!(
         session = session.id(),
         peer = %session.peer(),
+        proxy = proxy.then(|| display(session.connection_peer())),
         helo = session.helo().map(display),
         tls = session.tls().map(|tls| tls.version().as_str()),
         user = session.identity().map(display),
@@ -56,6 +58,7 @@ pub(crate) fn message(
     began: Instant,
     reply: Option<&Reply>,
 ) {
+    let forwarded = session.forwarded();
     let to: Vec<_> = envelope
         .recipients()
         .iter()
@@ -67,6 +70,8 @@ pub(crate) fn message(
         from = envelope.sender().as_str(),
         to = to.join(","),
         size,
+        origin = forwarded.and_then(|from| from.addr).map(display),
+        origin_id = forwarded.and_then(|from| from.ident.as_deref()),
         ms = began.elapsed().as_millis() as u64,
         reply = reply.map(display),
         "message"

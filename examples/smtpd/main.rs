@@ -28,7 +28,8 @@ mod values;
 use std::{env, error::Error, process::ExitCode, time::Duration};
 
 use smtpd_tower::{
-    BoxError, Connect, Data, Domain, Mail, PhaseService, Pipeline, Rcpt, Reply, Request, Server,
+    BoxError, Connect, Data, Domain, Mail, PhaseService, Pipeline, ProxyProtocol, Rcpt, Reply,
+    Request, Server,
     deliver::{Discard, Maildir},
     handler_fn,
     layer::{DomainFilterLayer, RateLimitLayer, ReceivedLayer},
@@ -36,7 +37,9 @@ use smtpd_tower::{
 };
 use tower::ServiceBuilder;
 
-use crate::{message_log::MessageLogLayer, options::Options, signals::Signals, users::Users};
+use crate::{
+    message_log::MessageLogLayer, options::Options, signals::Signals, users::Users, values::Proxy,
+};
 
 /// How long the sessions may go on once the server has been told to end.
 const GRACE: Duration = Duration::from_secs(30);
@@ -147,7 +150,21 @@ fn server(options: &Options, pipeline: Pipeline) -> Result<Server, BoxError> {
     if let Some(tls) = tls {
         server = server.tls(tls);
     }
-    Ok(server)
+    Ok(behind_proxies(options, server))
+}
+
+/// The same server, which believes some proxies.
+fn behind_proxies(options: &Options, mut server: Server) -> Server {
+    if let Some(peers) = Proxy::trusted(&options.proxy_from) {
+        server = server.proxy_protocol(ProxyProtocol::from_trusted(peers));
+    }
+    if let Some(peers) = Proxy::trusted(&options.xclient_from) {
+        server = server.xclient_from(peers);
+    }
+    if let Some(peers) = Proxy::trusted(&options.xforward_from) {
+        server = server.xforward_from(peers);
+    }
+    server
 }
 
 /// An error in one line, with what has caused it.
@@ -222,6 +239,37 @@ mod tests {
         let said = "HELO a.test\r\nMAIL FROM:<>\r\nRSET\r\nMAIL FROM:<>\r\nQUIT\r\n";
         let heard = replies("--rate 1/60", HERE, said).await;
         assert_eq!(codes(&heard), ["220", "250", "250", "250", "451", "221"]);
+    }
+
+    /// A proxy on this machine must not open the door to all that come through it.
+    #[tokio::test]
+    async fn clients_of_a_proxy_on_this_machine_are_not_of_it() {
+        for (options, said) in [
+            (
+                "--proxy-from 127.0.0.1",
+                "PROXY TCP4 192.0.2.1 127.0.0.1 1 2\r\nQUIT\r\n",
+            ),
+            (
+                "--xclient-from 127.0.0.1",
+                "XCLIENT ADDR=192.0.2.1\r\nQUIT\r\n",
+            ),
+            (
+                "--xclient-from 127.0.0.1",
+                "XCLIENT ADDR=[UNAVAILABLE]\r\nQUIT\r\n",
+            ),
+        ] {
+            let heard = replies(options, HERE, said).await;
+            assert!(
+                heard.contains("554 5.7.1 No mail from other machines here"),
+                "{heard}"
+            );
+        }
+        let said = "EHLO a.test\r\nXFORWARD ADDR=192.0.2.1\r\nQUIT\r\n";
+        let heard = replies("--xforward-from 127.0.0.1", HERE, said).await;
+        assert!(
+            heard.contains("XFORWARD NAME") && heard.contains("250 2.0.0 OK"),
+            "{heard}"
+        );
     }
 
     #[tokio::test]

@@ -11,10 +11,11 @@ use smtpd_tower::{Domain, limiter::Rate, sasl::Mechanisms};
 
 use crate::{
     file,
-    values::{Address, BareLf, LogFormat, LogLevel, Mechanism, User},
+    values::{Address, BareLf, LogFormat, LogLevel, Mechanism, Proxy, User},
 };
 
 const LISTENERS: &str = "Listeners";
+const PROXIES: &str = "Proxies";
 const NAMES: &str = "Names";
 const STORAGE: &str = "Recipients and storage";
 const USERS: &str = "Authentication";
@@ -51,6 +52,21 @@ pub(crate) struct Options {
     #[arg(long, value_name = "ADDR", help_heading = LISTENERS)]
     #[serde(deserialize_with = "file::list")]
     pub(crate) listen_lmtp: Vec<Address>,
+
+    /// Expect a PROXY header (version 1 or 2) from peers of this network, or `unix` for those on Unix sockets; repeatable
+    #[arg(long, value_name = "CIDR", help_heading = PROXIES)]
+    #[serde(deserialize_with = "file::list")]
+    pub(crate) proxy_from: Vec<Proxy>,
+
+    /// Let such peers say by XCLIENT who their client is; repeatable
+    #[arg(long, value_name = "CIDR", help_heading = PROXIES)]
+    #[serde(deserialize_with = "file::list")]
+    pub(crate) xclient_from: Vec<Proxy>,
+
+    /// Let such peers say by XFORWARD where their messages come from, for the log; repeatable
+    #[arg(long, value_name = "CIDR", help_heading = PROXIES)]
+    #[serde(deserialize_with = "file::list")]
+    pub(crate) xforward_from: Vec<Proxy>,
 
     /// The name of this host, as the greeting shows it [default: the system's]
     #[arg(long, value_name = "NAME", help_heading = NAMES)]
@@ -323,6 +339,7 @@ mod tests {
     fn every_option_is_taken() {
         let options = read(
             "--listen 127.0.0.1:0 --listen [::1]:25 --listen-tls a:465 --listen-lmtp unix:/run/lmtp \
+             --proxy-from 10.0.0.0/8 --proxy-from unix --xclient-from ::1 --xforward-from 127.0.0.1 \
              --hostname mx.test --app-name x --domain a.test --domain b.test --maildir m --discard --bare-lf normalise \
              --user a:b --auth-mechanisms plain,CRAM-MD5,scram-sha-256-plus,XOAUTH2 --oauth-token c:d --require-auth --allow-plaintext-auth \
              --tls-cert c --tls-key k --tls-key-passphrase-file p --require-tls \
@@ -331,6 +348,7 @@ mod tests {
         )
         .unwrap();
         assert_eq!((options.listen.len(), options.domain.len()), (2, 2));
+        assert_eq!(options.proxy_from.len(), 2);
         assert_eq!(options.max_errors.map(NonZeroU32::get), Some(3));
         assert_eq!(options.discard, Some(true));
     }
@@ -359,6 +377,8 @@ mod tests {
             "--no-such-option",
             "--listen 25",
             "--domain a@b",
+            "--proxy-from 10.0.0.1/8",
+            "--xclient-from localhost",
             "--user alice",
             "--user alice:",
             "--max-recipients 0",

@@ -5,7 +5,7 @@ use std::{fmt, path::PathBuf, str::FromStr};
 use clap::ValueEnum;
 use serde::Deserialize;
 use smtpd_tower::{
-    BareNewline, Secret,
+    BareNewline, Cidr, CidrError, Secret, TrustedPeers,
     sasl::{CramMd5, Login, Mechanisms, OAuthBearer, Plain, Scram, XOAuth2},
 };
 
@@ -39,6 +39,41 @@ impl fmt::Display for Address {
         match self {
             Self::Tcp(address) => f.write_str(address),
             Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+/// Proxies that are trusted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Proxy {
+    Network(Cidr),
+    /// Whoever may open a Unix socket.
+    Unix,
+}
+
+impl Proxy {
+    /// All of them, if there are any.
+    pub(crate) fn trusted(proxies: &[Self]) -> Option<TrustedPeers> {
+        let networks = proxies.iter().filter_map(|proxy| match proxy {
+            Self::Network(network) => Some(*network),
+            Self::Unix => None,
+        });
+        let peers = TrustedPeers::new(networks);
+        match proxies {
+            [] => None,
+            proxies if proxies.contains(&Self::Unix) => Some(peers.with_unix_sockets()),
+            _ => Some(peers),
+        }
+    }
+}
+
+impl FromStr for Proxy {
+    type Err = CidrError;
+
+    fn from_str(text: &str) -> Result<Self, CidrError> {
+        match text {
+            "unix" => Ok(Self::Unix),
+            network => network.parse().map(Self::Network),
         }
     }
 }
@@ -163,6 +198,8 @@ pub(crate) enum LogLevel {
 
 #[cfg(test)]
 mod tests {
+    use smtpd_tower::PeerAddr;
+
     use super::*;
 
     #[test]
@@ -188,6 +225,17 @@ mod tests {
         ] {
             assert!(text.parse::<Address>().is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn proxies() {
+        assert!(Proxy::trusted(&[]).is_none());
+        let socket = PeerAddr::Unix(None);
+        for (text, on_sockets) in [("10.0.0.0/8", false), ("unix", true)] {
+            let peers = Proxy::trusted(&[text.parse().unwrap()]).unwrap();
+            assert_eq!(peers.contains(&socket), on_sockets, "{text}");
+        }
+        assert!("unix:/run/x".parse::<Proxy>().is_err());
     }
 
     #[test]

@@ -63,6 +63,14 @@
 //!   [`BodyError::Incomplete`]. A message that has come whole is delivered all the same.
 //! - The replies to a group of pipelined commands leave in one write.
 //!
+//! # Behind a proxy
+//!
+//! Through a proxy every client has the proxy's address, unless that says whom it speaks for: by the PROXY protocol
+//! (`ProxyProtocol`, with the feature `proxy`), or by XCLIENT ([`Server::xclient_from`]). Both are believed only from
+//! [`TrustedPeers`]. [`Session::peer`] is then the client, for all limits, layers and logs, and [`Session::connection_peer`]
+//! the proxy. Where messages pass through a filter, XFORWARD ([`Server::xforward_from`]) tells where they came from, for logs
+//! alone ([`Session::forwarded`]).
+//!
 //! # Errors
 //!
 //! A decision is a response; an error is a failure. [`recover`] tells which reply an error becomes: its text goes to the log,
@@ -81,6 +89,7 @@
 #![forbid(unsafe_code)]
 
 mod body;
+mod cidr;
 pub mod deliver;
 mod engine;
 mod envelope;
@@ -108,6 +117,7 @@ pub use body::{
 };
 #[cfg(feature = "spool")]
 pub use body::{Spooled, Spooling};
+pub use cidr::{Cidr, CidrError, CidrErrorKind};
 pub use engine::{EndReason, SessionError, Summary};
 pub use envelope::{Envelope, Recipient};
 pub use handler::{HandlerFn, HandlerFuture, IntoReply, handler_fn};
@@ -115,12 +125,15 @@ pub use phase::{Answer, Auth, Command, Connect, Data, Helo, Mail, Phase, Rcpt};
 pub use pipeline::{LayerPhase, PhaseService, Pipeline, ServePhase};
 pub use recover::recover;
 pub use request::Request;
-pub use server::{Handle, Listener, Server, system_hostname};
+pub use server::{Handle, Listener, Server, TrustedPeers, system_hostname};
+#[cfg(feature = "proxy")]
+pub use server::{ProxyHeaderError, ProxyInfo, ProxyProtocol, ProxyTls, ProxyVersion};
 pub use session::{PeerAddr, Session, TypedMap};
 pub use smtpd_core::{
-    self as core, AddressError, AuthOutcome, BareNewline, ClientName, CloseReason, Code, Config,
-    DataReply, Direction, Domain, Extension, Extensions, ForwardPath, Greeting, Leniency, Limits,
-    Mailbox, Parameters, Protocol, Reply, ReversePath, Status, Timeouts, WireLine, sasl,
+    self as core, AddressError, Attribute, AttributeError, AuthOutcome, BareNewline, ClientName,
+    CloseReason, Code, Config, DataReply, Direction, Domain, Extension, Extensions, ForwardPath,
+    Forwarded, Greeting, Leniency, Limits, MailSource, Mailbox, Parameters, Protocol, Reply,
+    ReversePath, Status, Timeouts, WireLine, XClient, sasl,
     sasl::{Credentials, Identity, Secret},
 };
 pub use tls_info::{TlsInfo, TlsVersion};

@@ -171,7 +171,8 @@ mod tests {
     fn attributes_are_names_with_values() {
         let long = format!("A={}", "x".repeat(256));
         let most = format!("A={}", "x".repeat(255));
-        let cases: [(&str, Option<&[(&str, &str)]>); 14] = [
+        type Pairs<'a> = Option<&'a [(&'a str, &'a str)]>;
+        let cases: [(&str, Pairs<'_>); 14] = [
             ("A=b", Some(&[("A", "b")])),
             ("a=b  Cd=e", Some(&[("A", "b"), ("CD", "e")])),
             ("A=b+2Bc+3D", Some(&[("A", "b+c=")])),

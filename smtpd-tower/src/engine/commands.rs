@@ -71,6 +71,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin + Send + 'static> Driver<IO> {
     fn handle(&mut self, cx: &mut Context<'_>, event: Event) -> Option<Turn> {
         match event {
             Event::Connect => self.connect(cx),
+            Event::XClient(client) => self.xclient(cx, *client),
             Event::Helo(helo) => self.helo(cx, helo),
             Event::Auth(request) => self.auth(cx, request),
             Event::Authenticated(identity) => self.session.authenticated(identity),
@@ -78,6 +79,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin + Send + 'static> Driver<IO> {
             Event::Rcpt(rcpt) => self.rcpt(cx, rcpt),
             Event::Command(line) => self.command(cx, line),
             Event::Reset => self.reset(),
+            Event::XForward(forwarded) => self.session.forward(Some(*forwarded)),
             Event::Data => return Some(Turn::Data),
             #[cfg(feature = "tls")]
             Event::StartTls => return Some(Turn::StartTls),
@@ -91,6 +93,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin + Send + 'static> Driver<IO> {
     pub(super) fn end_transaction(&mut self) {
         self.envelope = None;
         self.session.end_transaction();
+        self.session.forward(None);
     }
 
     /// RSET, told to whom it concerns if there was something to give up.
@@ -112,7 +115,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin + Send + 'static> Driver<IO> {
         });
     }
 
-    fn connect(&mut self, cx: &mut Context<'_>) {
+    pub(super) fn connect(&mut self, cx: &mut Context<'_>) {
         let Some(service) = self.engine.pipeline.connect.clone() else {
             return self.connection.reply(Reply::OK);
         };
@@ -148,7 +151,9 @@ impl<IO: AsyncRead + AsyncWrite + Unpin + Send + 'static> Driver<IO> {
     }
 
     fn mail(&mut self, cx: &mut Context<'_>, mail: MailCommand) {
-        self.end_transaction();
+        // What XFORWARD has said is about this transaction.
+        self.envelope = None;
+        self.session.end_transaction();
         let envelope = Envelope::new(mail.sender.clone()).with_parameters(mail.parameters.clone());
         let payload = Mail::new(mail.sender).with_parameters(mail.parameters);
         let service = self.engine.pipeline.mail.clone();

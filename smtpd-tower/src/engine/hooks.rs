@@ -29,6 +29,8 @@ impl fmt::Debug for Hooks {
 pub enum SessionError {
     /// The connection failed.
     Io(io::Error),
+    /// A trusted peer has sent no PROXY header, or none that is good, in time.
+    Proxy(io::Error),
     /// The TLS handshake failed, or took too long.
     Tls(io::Error),
     /// A service failed; the client heard 451.
@@ -66,6 +68,7 @@ impl fmt::Display for SessionError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Io(_) => f.write_str("connection failed"),
+            Self::Proxy(_) => f.write_str("no PROXY header"),
             Self::Tls(_) => f.write_str("TLS handshake failed"),
             Self::Service { phase, .. } => write!(f, "{phase} service failed"),
             Self::ServiceTimeout { phase } => write!(f, "{phase} service took too long"),
@@ -77,7 +80,7 @@ impl fmt::Display for SessionError {
 impl Error for SessionError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match self {
-            Self::Io(error) | Self::Tls(error) => Some(error),
+            Self::Io(error) | Self::Proxy(error) | Self::Tls(error) => Some(error),
             Self::Service { error, .. } => Some(&**error),
             _ => None,
         }
@@ -108,6 +111,8 @@ pub enum EndReason {
     Closed(CloseReason),
     /// The client went away.
     Lost,
+    /// There was no PROXY header from a peer that has to send one.
+    ProxyFailed,
     /// The TLS handshake failed.
     TlsFailed,
 }
@@ -117,6 +122,7 @@ impl fmt::Display for EndReason {
         match self {
             Self::Closed(reason) => reason.fmt(f),
             Self::Lost => f.write_str("lost"),
+            Self::ProxyFailed => f.write_str("proxy failed"),
             Self::TlsFailed => f.write_str("tls failed"),
         }
     }

@@ -3,6 +3,7 @@
 mod ask;
 mod commands;
 mod hooks;
+mod proxied;
 #[cfg(feature = "tls")]
 mod secure;
 mod stream;
@@ -33,7 +34,7 @@ use self::{
     wire::Wire,
 };
 use crate::{
-    Envelope, PeerAddr, Pipeline, Session,
+    Envelope, PeerAddr, Pipeline, Session, TrustedPeers,
     server::{Seat, Stage},
     session::ServerNames,
 };
@@ -47,6 +48,10 @@ pub(crate) struct Engine {
     pub(crate) protocol: Protocol,
     #[cfg(feature = "tls")]
     pub(crate) tls: Option<crate::tls::TlsConfig>,
+    #[cfg(feature = "proxy")]
+    pub(crate) proxy: Option<crate::ProxyProtocol>,
+    pub(crate) xclient_from: Option<TrustedPeers>,
+    pub(crate) xforward_from: Option<TrustedPeers>,
     pub(crate) hooks: Hooks,
 }
 
@@ -68,6 +73,8 @@ struct Driver<IO> {
 enum Stop {
     Closed(CloseReason),
     Lost(Option<io::Error>),
+    #[cfg(feature = "proxy")]
+    ProxyFailed(io::Error),
     #[cfg(feature = "tls")]
     TlsFailed(io::Error),
 }
@@ -143,12 +150,17 @@ impl<IO: AsyncRead + AsyncWrite + Unpin + Send + 'static> Driver<IO> {
     }
 
     async fn converse(&mut self, implicit_tls: bool) -> Result<CloseReason, Stop> {
+        #[cfg(feature = "proxy")]
+        if self.expects_proxy() {
+            Box::pin(self.read_proxy_header()).await?;
+        }
         #[cfg(feature = "tls")]
         if implicit_tls {
             Box::pin(self.begin_tls()).await?;
         }
         #[cfg(not(feature = "tls"))]
         let _ = implicit_tls;
+        self.allow_claims();
         loop {
             match poll_fn(|cx| self.poll_commands(cx)).await? {
                 Turn::Starved => {}
@@ -275,6 +287,11 @@ impl<IO: AsyncRead + AsyncWrite + Unpin + Send + 'static> Driver<IO> {
                 }
                 EndReason::Lost
             }
+            #[cfg(feature = "proxy")]
+            Stop::ProxyFailed(error) => {
+                self.report(SessionError::Proxy(error));
+                EndReason::ProxyFailed
+            }
             #[cfg(feature = "tls")]
             Stop::TlsFailed(error) => {
                 self.report(SessionError::Tls(error));
@@ -311,7 +328,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin + Send + 'static> Driver<IO> {
         let cause = std::error::Error::source(&error)
             .map(|cause| cause.to_string().escape_debug().to_string());
         match &error {
-            SessionError::Io(_) | SessionError::Tls(_) => {
+            SessionError::Io(_) | SessionError::Proxy(_) | SessionError::Tls(_) => {
                 tracing::debug!(session, %peer, cause, "{error}");
             }
             _ => tracing::error!(session, %peer, cause, "{error}"),

@@ -7,8 +7,8 @@ use smtpd_core::Reply;
 use tower_layer::Layer;
 use tower_service::Service;
 
-use super::{AnswerFuture, Cidr, CidrError, cidr::CidrSet};
-use crate::{Request, Session};
+use super::AnswerFuture;
+use crate::{Cidr, CidrError, Request, Session, cidr::CidrSet};
 
 /// Refuses clients of the given networks, with 554 5.7.1, and lets all others pass.
 ///

@@ -74,7 +74,6 @@
 
 mod answer;
 mod catch_panic;
-mod cidr;
 mod clean;
 mod concurrency;
 mod cond;
@@ -106,7 +105,6 @@ mod trace;
 
 pub use answer::AnswerFuture;
 pub use catch_panic::{CatchPanic, CatchPanicFuture, CatchPanicLayer};
-pub use cidr::{Cidr, CidrError, CidrErrorKind};
 pub use concurrency::{Concurrency, ConcurrencyFuture, ConcurrencyLayer};
 pub use cond::{Cond, CondFuture, CondLayer};
 pub use domain_filter::{DomainFilter, DomainFilterLayer};

@@ -2,7 +2,10 @@
 
 mod accept;
 mod listener;
+#[cfg(feature = "proxy")]
+mod proxy;
 mod registry;
+mod trusted;
 
 use std::{fmt, io, sync::Arc, time::Duration};
 
@@ -13,9 +16,11 @@ use tokio::{
     time::timeout,
 };
 
-pub use self::listener::Listener;
+#[cfg(feature = "proxy")]
+pub use self::proxy::{ProxyHeaderError, ProxyInfo, ProxyProtocol, ProxyTls, ProxyVersion};
 pub(crate) use self::registry::{Seat, Stage};
 use self::{accept::Acceptor, registry::Registry};
+pub use self::{listener::Listener, trusted::TrustedPeers};
 use crate::{
     Envelope, PeerAddr, Pipeline, Session, SessionError, Summary,
     engine::{Engine, Hooks},
@@ -55,6 +60,10 @@ struct Settings {
     pipeline: Pipeline,
     hooks: Hooks,
     max_sessions: usize,
+    #[cfg(feature = "proxy")]
+    proxy: Option<ProxyProtocol>,
+    xclient_from: Option<TrustedPeers>,
+    xforward_from: Option<TrustedPeers>,
     #[cfg(feature = "tls")]
     tls: Option<crate::tls::TlsConfig>,
 }
@@ -92,6 +101,10 @@ impl Server {
             pipeline,
             hooks: Hooks::default(),
             max_sessions: Self::DEFAULT_MAX_SESSIONS,
+            #[cfg(feature = "proxy")]
+            proxy: None,
+            xclient_from: None,
+            xforward_from: None,
             #[cfg(feature = "tls")]
             tls: None,
         };
@@ -113,6 +126,35 @@ impl Server {
     #[must_use]
     pub fn tls(mut self, config: crate::tls::TlsConfig) -> Self {
         self.settings.tls = Some(config);
+        self
+    }
+
+    /// Expects a PROXY header from trusted peers, before anything else. A clone of the server without it can serve other
+    /// listeners.
+    #[cfg(feature = "proxy")]
+    #[must_use]
+    pub fn proxy_protocol(mut self, protocol: ProxyProtocol) -> Self {
+        self.settings.proxy = Some(protocol);
+        self
+    }
+
+    /// Lets trusted peers say by XCLIENT for which client they speak; who they are is looked up by
+    /// [`Session::peer`]. The session then starts anew: the connect service is asked again, now about
+    /// that client, and nothing of what was kept for the peer is left. So the peer itself has to get past that service
+    /// first, and its limits.
+    ///
+    /// Once the peer has named an address, neither XCLIENT nor XFORWARD is taken any more. Others hear 550 5.7.0, and EHLO
+    /// does not announce it to them.
+    #[must_use]
+    pub fn xclient_from(mut self, peers: TrustedPeers) -> Self {
+        self.settings.xclient_from = Some(peers);
+        self
+    }
+
+    /// Lets trusted peers say by XFORWARD where their messages came from, for [`Session::forwarded`]. It decides nothing.
+    #[must_use]
+    pub fn xforward_from(mut self, peers: TrustedPeers) -> Self {
+        self.settings.xforward_from = Some(peers);
         self
     }
 
@@ -258,7 +300,10 @@ impl Server {
             .protocol(protocol);
         #[cfg(not(feature = "tls"))]
         let config = settings.config.protocol(protocol);
-        let config = config.custom_commands(settings.pipeline.command.is_some());
+        let config = config
+            .custom_commands(settings.pipeline.command.is_some())
+            .xclient(settings.xclient_from.is_some())
+            .xforward(settings.xforward_from.is_some());
         let names = ServerNames {
             hostname: config.hostname().to_owned(),
             app_name: config.program().to_owned(),
@@ -271,6 +316,10 @@ impl Server {
             protocol,
             #[cfg(feature = "tls")]
             tls: settings.tls,
+            #[cfg(feature = "proxy")]
+            proxy: settings.proxy,
+            xclient_from: settings.xclient_from,
+            xforward_from: settings.xforward_from,
             hooks: settings.hooks,
         };
         Acceptor {

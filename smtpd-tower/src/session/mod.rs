@@ -1,6 +1,7 @@
 //! What is known of one connection.
 
 mod peer;
+mod proxied;
 mod state;
 
 use std::sync::{
@@ -10,6 +11,7 @@ use std::sync::{
 
 use smtpd_core::{ClientName, Greeting, Protocol, sasl::Identity};
 
+use self::proxied::Proxied;
 use crate::TlsInfo;
 
 pub use peer::PeerAddr;
@@ -18,7 +20,8 @@ pub use state::TypedMap;
 /// What is known of one connection: a snapshot of facts, cheap to clone, and two typed maps for your own state.
 ///
 /// [`insert`](Self::insert) and [`get`](Self::get) keep state for the whole connection, seen by every phase and layer;
-/// what [`transaction`](Self::transaction) keeps ends with the transaction, at RSET, the next MAIL, EHLO or STARTTLS.
+/// what [`transaction`](Self::transaction) keeps ends with the transaction, at RSET, the next MAIL, EHLO or STARTTLS. Both
+/// end where a proxy names another client by XCLIENT.
 ///
 /// ```
 /// use smtpd_tower::Session;
@@ -48,6 +51,7 @@ struct Facts {
     helo: Option<(ClientName, Greeting)>,
     tls: Option<TlsInfo>,
     identity: Option<Identity>,
+    proxied: Option<Box<Proxied>>,
 }
 
 /// Under which names the server shows itself.
@@ -76,6 +80,7 @@ impl Session {
             helo: None,
             tls: None,
             identity: None,
+            proxied: None,
         };
         Self {
             facts: Arc::new(facts),
@@ -129,12 +134,13 @@ impl Session {
         self.facts.id
     }
 
-    /// The client's address.
+    /// The client's address: of the socket, or by the word of a trusted proxy ([`connection_peer`](Self::connection_peer)
+    /// tells that one's). All limits, traces and logs are about it.
     pub fn peer(&self) -> &PeerAddr {
         &self.facts.peer
     }
 
-    /// The address that the client has connected to.
+    /// The address that the client has connected to, which may be a proxy's.
     pub fn local_addr(&self) -> &PeerAddr {
         &self.facts.local
     }

@@ -11,7 +11,7 @@ use std::{
 /// addresses of the other family: `::/0` is all of IPv6, and nothing of IPv4.
 ///
 /// ```
-/// use smtpd_tower::layer::Cidr;
+/// use smtpd_tower::Cidr;
 ///
 /// let network: Cidr = "192.0.2.0/24".parse()?;
 /// assert!(network.contains([192, 0, 2, 77].into()));
@@ -20,7 +20,7 @@ use std::{
 ///
 /// let error = "192.0.2.1/24".parse::<Cidr>().unwrap_err();
 /// assert_eq!(error.to_string(), "`192.0.2.1/24` has bits set behind its prefix; the network is 192.0.2.0/24");
-/// # Ok::<(), smtpd_tower::layer::CidrError>(())
+/// # Ok::<(), smtpd_tower::CidrError>(())
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Cidr {
@@ -182,14 +182,14 @@ impl fmt::Display for CidrError {
 impl Error for CidrError {}
 
 /// Many networks: sorted ranges, so that a look-up is a binary search.
-#[derive(Debug)]
-pub(super) struct CidrSet {
+#[derive(Debug, Default)]
+pub(crate) struct CidrSet {
     v4: Ranges<u32>,
     v6: Ranges<u128>,
 }
 
 impl CidrSet {
-    pub(super) fn contains(&self, ip: IpAddr) -> bool {
+    pub(crate) fn contains(&self, ip: IpAddr) -> bool {
         match ip.to_canonical() {
             IpAddr::V4(ip) => self.v4.contains(ip.to_bits()),
             IpAddr::V6(ip) => self.v6.contains(ip.to_bits()),
@@ -214,7 +214,7 @@ impl FromIterator<Cidr> for CidrSet {
 }
 
 /// First and last of each range, in ascending order; no two overlap.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Ranges<T>(Box<[(T, T)]>);
 
 impl<T: Ord + Copy> Ranges<T> {

@@ -1,0 +1,238 @@
+//! What is known of a client through the proxy before it: by the PROXY protocol, XCLIENT and XFORWARD.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    sync::Arc,
+};
+
+use smtpd_core::{Attribute, Forwarded, Greeting, XClient};
+
+use super::{Facts, PeerAddr, Session};
+#[cfg(feature = "proxy")]
+use crate::ProxyInfo;
+use crate::layer::ReverseName;
+
+/// Only sessions through a proxy have it.
+#[derive(Clone, Debug)]
+pub(super) struct Proxied {
+    /// Who is at the other end of the socket.
+    connection_peer: PeerAddr,
+    #[cfg(feature = "proxy")]
+    proxy: Option<ProxyInfo>,
+    xclient: Option<XClient>,
+    forwarded: Option<Forwarded>,
+}
+
+impl Session {
+    /// Who is at the other end of the connection itself: the proxy, where a PROXY header or XCLIENT has named the client
+    /// that is the [`peer`](Self::peer), and else that client.
+    pub fn connection_peer(&self) -> &PeerAddr {
+        match &self.facts.proxied {
+            Some(proxied) => &proxied.connection_peer,
+            None => self.peer(),
+        }
+    }
+
+    /// The PROXY header with which the connection began.
+    #[cfg(feature = "proxy")]
+    pub fn proxy(&self) -> Option<&ProxyInfo> {
+        self.facts.proxied.as_ref()?.proxy.as_ref()
+    }
+
+    /// What a trusted proxy has said of the client by XCLIENT.
+    pub fn xclient(&self) -> Option<&XClient> {
+        self.facts.proxied.as_ref()?.xclient.as_ref()
+    }
+
+    /// Where the message of this transaction, or the next one, came from before it came to the proxy that hands it over,
+    /// by XFORWARD. It is for logs: [`peer`](Self::peer) is the proxy.
+    pub fn forwarded(&self) -> Option<&Forwarded> {
+        self.facts.proxied.as_ref()?.forwarded.as_ref()
+    }
+
+    /// The same session through a proxy that has sent this header, for tests.
+    #[cfg(feature = "proxy")]
+    #[must_use]
+    pub fn with_proxy(mut self, info: ProxyInfo) -> Self {
+        self.proxied(info);
+        self
+    }
+
+    /// The same session after this XCLIENT, for tests.
+    #[must_use]
+    pub fn with_xclient(mut self, client: XClient) -> Self {
+        self.impersonated(client);
+        self
+    }
+
+    /// The same session after this XFORWARD, for tests.
+    #[must_use]
+    pub fn with_forwarded(mut self, forwarded: Forwarded) -> Self {
+        self.forward(Some(forwarded));
+        self
+    }
+
+    /// A PROXY header has come.
+    #[cfg(feature = "proxy")]
+    pub(crate) fn proxied(&mut self, info: ProxyInfo) {
+        self.update(|facts| {
+            let proxied = facts.proxied_mut();
+            let (source, destination) = (info.source(), info.destination());
+            proxied.proxy = Some(info);
+            if let Some(source) = source {
+                facts.peer = source.into();
+            }
+            if let Some(destination) = destination {
+                facts.local = destination.into();
+            }
+        });
+    }
+
+    /// The session starts anew for the client that XCLIENT names. What was kept of the one before does not concern it.
+    pub(crate) fn impersonated(&mut self, client: XClient) {
+        let name = known(&client.name).and_then(|name| ReverseName::new(name.as_str()));
+        self.state = Arc::default();
+        self.transaction = Arc::default();
+        if let Some(name) = name {
+            self.insert(name);
+        }
+        self.update(|facts| facts.impersonate(client));
+    }
+
+    /// XFORWARD has come, or its transaction has ended.
+    pub(crate) fn forward(&mut self, forwarded: Option<Forwarded>) {
+        if forwarded.is_some() || self.forwarded().is_some() {
+            self.update(|facts| facts.proxied_mut().forwarded = forwarded);
+        }
+    }
+}
+
+impl Facts {
+    fn proxied_mut(&mut self) -> &mut Proxied {
+        let peer = &self.peer;
+        self.proxied.get_or_insert_with(|| {
+            Box::new(Proxied {
+                connection_peer: peer.clone(),
+                #[cfg(feature = "proxy")]
+                proxy: None,
+                xclient: None,
+                forwarded: None,
+            })
+        })
+    }
+
+    fn impersonate(&mut self, client: XClient) {
+        self.proxied_mut();
+        self.peer = address(&self.peer, &client.addr, &client.port);
+        self.local = address(&self.local, &client.dest_addr, &client.dest_port);
+        let greeting = client.protocol.unwrap_or(Greeting::Helo);
+        self.helo = known(&client.helo).map(|name| (name.clone(), greeting));
+        self.identity = known(&client.login).cloned();
+        self.proxied_mut().xclient = Some(client);
+    }
+}
+
+/// The address that XCLIENT makes of this one. A port alone belongs to the address that is there.
+fn address(
+    before: &PeerAddr,
+    addr: &Option<Attribute<IpAddr>>,
+    port: &Option<Attribute<u16>>,
+) -> PeerAddr {
+    /// A client whose address is not known must not pass for one of this machine, nor slip through a limit by address.
+    const NOBODY: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+    let port = known(port).copied();
+    match (addr, before) {
+        (Some(addr), _) => {
+            let ip = addr.known().copied().unwrap_or(NOBODY);
+            SocketAddr::new(ip, port.unwrap_or(0)).into()
+        }
+        (None, PeerAddr::Inet(before)) => {
+            SocketAddr::new(before.ip(), port.unwrap_or_else(|| before.port())).into()
+        }
+        (None, _) => before.clone(),
+    }
+}
+
+fn known<T>(attribute: &Option<Attribute<T>>) -> Option<&T> {
+    attribute.as_ref().and_then(Attribute::known)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn xclient(attributes: &str) -> Session {
+        Session::local().with_xclient(attributes.parse().unwrap())
+    }
+
+    #[test]
+    fn the_client_counts_and_the_proxy_stays_visible() {
+        for (attributes, peer, local) in [
+            ("ADDR=192.0.2.1", "192.0.2.1:0", "127.0.0.1:25"),
+            ("ADDR=192.0.2.1 PORT=7", "192.0.2.1:7", "127.0.0.1:25"),
+            ("ADDR=IPV6:2001:db8::1", "[2001:db8::1]:0", "127.0.0.1:25"),
+            ("PORT=7", "127.0.0.1:7", "127.0.0.1:25"),
+            (
+                "DESTADDR=192.0.2.9 DESTPORT=26",
+                "127.0.0.1:0",
+                "192.0.2.9:26",
+            ),
+            ("HELO=a.test", "127.0.0.1:0", "127.0.0.1:25"),
+            (
+                "ADDR=[UNAVAILABLE] PORT=[UNAVAILABLE]",
+                "0.0.0.0:0",
+                "127.0.0.1:25",
+            ),
+        ] {
+            let session = xclient(attributes);
+            assert_eq!(session.peer().to_string(), peer, "{attributes}");
+            assert_eq!(session.local_addr().to_string(), local, "{attributes}");
+            assert_eq!(session.connection_peer().to_string(), "127.0.0.1:0");
+            assert_eq!(session.xclient(), attributes.parse().ok().as_ref());
+        }
+    }
+
+    #[test]
+    fn a_client_whose_address_is_not_known_is_not_of_this_machine() {
+        let session = xclient("ADDR=[UNAVAILABLE]");
+        assert!(!session.peer().is_local() && session.peer().ip().is_some());
+    }
+
+    #[test]
+    fn nothing_of_the_proxy_is_left_to_its_client() {
+        let session = Session::local().with_identity("proxy");
+        session.insert(7_u8);
+        let client = session.with_xclient(
+            "NAME=mx.test. HELO=a.test PROTO=ESMTP LOGIN=alice"
+                .parse()
+                .unwrap(),
+        );
+        assert_eq!(client.get::<u8>(), None);
+        assert_eq!(client.get::<ReverseName>(), ReverseName::new("mx.test"));
+        assert_eq!(client.identity().map(|i| i.as_str()), Some("alice"));
+        assert_eq!(client.greeting(), Some(Greeting::Ehlo));
+        let next = client.with_xclient("ADDR=192.0.2.1".parse().unwrap());
+        assert_eq!(
+            (next.identity(), next.helo(), next.get::<ReverseName>()),
+            (None, None, None)
+        );
+    }
+
+    #[cfg(feature = "proxy")]
+    #[test]
+    fn a_header_without_a_client_leaves_the_addresses_of_the_socket() {
+        let through =
+            |header: &[u8]| Session::local().with_proxy(ProxyInfo::parse(header).unwrap());
+        let unknown = through(b"PROXY UNKNOWN\r\n");
+        assert_eq!(unknown.peer(), Session::local().peer());
+        assert!(
+            unknown
+                .proxy()
+                .is_some_and(|proxy| proxy.source().is_none())
+        );
+        let named = through(b"PROXY TCP4 192.0.2.1 192.0.2.9 4711 25\r\n");
+        assert_eq!(named.peer().to_string(), "192.0.2.1:4711");
+        assert_eq!(named.local_addr().to_string(), "192.0.2.9:25");
+        assert_eq!(named.connection_peer(), Session::local().peer());
+    }
+}
