@@ -1,6 +1,6 @@
 //! The smallest server: takes mail for anyone, and prints it.
 //!
-//! `cargo run --example hello`, then `curl smtp://127.0.0.1:2525 --mail-rcpt you@example.org -T README.md`
+//! `cargo run --example hello`, then `curl --crlf smtp://127.0.0.1:2525 --mail-rcpt you@example.org -T README.md`
 
 use smtpd_tower::{BodyError, Data, Pipeline, Rcpt, Reply, Request, Server, handler_fn};
 

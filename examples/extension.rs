@@ -1,0 +1,102 @@
+//! An extension of one's own: a keyword in EHLO's answer, a parameter of MAIL and one of RCPT, both read as types.
+//!
+//! `cargo run --example extension -- 127.0.0.1:2525`, then by hand, as with `nc -C 127.0.0.1 2525`:
+//! `EHLO me`, `MAIL FROM:<a@example.com> XTENANT=acme`, `RCPT TO:<b@example.org> XFOLDER=archive`, and DATA.
+
+use std::borrow::Cow;
+
+use smtpd_tower::{
+    Data, Extension, Extensions, Mail, Pipeline, Rcpt, Reply, Request, Server,
+    core::{Parameter, ParameterError, ParameterRule},
+    handler_fn, system_hostname,
+};
+use tokio::net::TcpListener;
+
+#[tokio::main]
+async fn main() -> std::io::Result<()> {
+    let address = std::env::args()
+        .nth(1)
+        .unwrap_or_else(|| "127.0.0.1:2525".to_owned());
+    let listener = TcpListener::bind(address).await?;
+    println!("listening on {}", listener.local_addr()?);
+    let pipeline = Pipeline::new()
+        .mail(handler_fn(has_tenant))
+        .rcpt(handler_fn(async |_: Request<Rcpt>| {}))
+        .data(handler_fn(sort));
+    Server::new(system_hostname(), pipeline)
+        .configure(|config| config.extensions(Extensions::default().with(Filing)))
+        .serve(listener)
+        .await
+}
+
+/// Whose mail it is, and where to put it.
+#[derive(Debug)]
+struct Filing;
+
+impl Extension for Filing {
+    fn keyword(&self) -> &str {
+        "XFILING"
+    }
+
+    fn announcement(&self) -> Cow<'_, str> {
+        "INBOX ARCHIVE".into()
+    }
+
+    fn mail_parameters(&self) -> &[ParameterRule] {
+        &[const { ParameterRule::of::<Tenant>() }]
+    }
+
+    fn rcpt_parameters(&self) -> &[ParameterRule] {
+        &[const { ParameterRule::of::<Folder>() }]
+    }
+}
+
+#[derive(Debug)]
+struct Tenant(String);
+
+impl Parameter for Tenant {
+    const KEYWORD: &'static str = "XTENANT";
+
+    /// What is wrong here the client hears as 501 5.5.4, before any service is asked.
+    fn parse(value: Option<&str>) -> Result<Self, ParameterError> {
+        value
+            .filter(|name| name.bytes().all(|octet| octet.is_ascii_alphanumeric()))
+            .map(|name| Self(name.to_owned()))
+            .ok_or(ParameterError::Malformed)
+    }
+}
+
+#[derive(Debug)]
+enum Folder {
+    Inbox,
+    Archive,
+}
+
+impl Parameter for Folder {
+    const KEYWORD: &'static str = "XFOLDER";
+
+    fn parse(value: Option<&str>) -> Result<Self, ParameterError> {
+        match value.map(str::to_ascii_uppercase).as_deref() {
+            Some("INBOX") => Ok(Self::Inbox),
+            Some("ARCHIVE") => Ok(Self::Archive),
+            _ => Err(ParameterError::Malformed),
+        }
+    }
+}
+
+async fn has_tenant(request: Request<Mail>) -> Result<Reply, Reply> {
+    match request.parameters().get::<Tenant>() {
+        Some(Tenant(name)) => Ok(Reply::ok(format!("For {name}"))),
+        None => Err(Reply::rejected("Whose mail is it? Say XTENANT=")),
+    }
+}
+
+/// What MAIL and RCPT brought is in the envelope, too.
+async fn sort(request: Request<Data>) -> Reply {
+    let recipients = request.envelope().recipients().iter();
+    let folders = recipients.map(|recipient| match recipient.parameters().get() {
+        Some(Folder::Archive) => "the archive",
+        Some(Folder::Inbox) | None => "the inbox",
+    });
+    Reply::ok(format!("Into {}", folders.collect::<Vec<_>>().join(", ")))
+}

@@ -1,0 +1,55 @@
+//! A gateway: so many recipients a minute from one client, the domains that are its own, strangers only at their second try
+//! (RFC 6647), and what is taken goes into a Maildir.
+//!
+//! `cargo run --example gateway -- 127.0.0.1:2525 mail example.org example.net`, then
+//! `curl --crlf smtp://127.0.0.1:2525 --mail-rcpt you@example.org -T README.md`, and look at it with `cat mail/new/*`.
+//! Clients on this machine are no strangers.
+
+use std::{path::Path, time::Duration};
+
+use smtpd_tower::{
+    Connect, Pipeline, Rcpt, Request, Server,
+    deliver::Maildir,
+    handler_fn,
+    layer::{
+        DomainFilterLayer, GreylistLayer, RateLimitLayer, ReceivedLayer, SessionsPerIpLayer,
+        TraceLayer,
+    },
+    system_hostname,
+};
+use tokio::net::TcpListener;
+use tower::ServiceBuilder;
+
+#[tokio::main]
+async fn main() -> std::io::Result<()> {
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .init();
+    let mut arguments = std::env::args().skip(1);
+    let mut next = |default: &str| arguments.next().unwrap_or_else(|| default.to_owned());
+    let (address, maildir) = (next("127.0.0.1:2525"), next("mail"));
+    let domains: Vec<_> = arguments.collect();
+    let listener = TcpListener::bind(address).await?;
+    println!("listening on {}", listener.local_addr()?);
+    server(maildir.as_ref(), &domains).serve(listener).await
+}
+
+pub fn server(maildir: &Path, domains: &[String]) -> Server {
+    let connect = ServiceBuilder::new()
+        .layer(SessionsPerIpLayer::new(20))
+        .service(handler_fn(async |_: Request<Connect>| {}));
+    // The first layer is the outermost. Nothing is remembered of recipients in other domains, nor of clients over their rate.
+    let rcpt = ServiceBuilder::new()
+        .layer(RateLimitLayer::per_ip(100, Duration::from_secs(60)))
+        .layer(DomainFilterLayer::new(domains))
+        .layer(GreylistLayer::new())
+        .service(handler_fn(async |_: Request<Rcpt>| {}));
+    let data = ServiceBuilder::new()
+        .load_shed() // 451 to one message more, rather than letting it wait
+        .concurrency_limit(64)
+        .layer(ReceivedLayer::new())
+        .service(Maildir::new(maildir));
+    let pipeline = Pipeline::new().connect(connect).rcpt(rcpt).data(data);
+    Server::new(system_hostname(), pipeline.layer(TraceLayer::new()))
+        .configure(|config| config.max_message_size(25 << 20))
+}

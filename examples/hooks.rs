@@ -1,0 +1,70 @@
+//! What there is besides the phases: the end of a session, a transaction given up, a message that breaks off, errors, and a
+//! verb of one's own.
+//!
+//! `cargo run --example hooks -- 127.0.0.1:2525`, then by hand, as with `nc -C 127.0.0.1 2525`: `XUPTIME`; `RSET` after
+//! MAIL; DATA and an end of the connection in place of the final dot; QUIT.
+
+use smtpd_tower::{
+    BodyError, Command, Data, Pipeline, Rcpt, Reply, Request, Server, handler_fn, system_hostname,
+};
+use tokio::{net::TcpListener, time::Instant};
+
+#[tokio::main]
+async fn main() -> std::io::Result<()> {
+    let address = std::env::args()
+        .nth(1)
+        .unwrap_or_else(|| "127.0.0.1:2525".to_owned());
+    let listener = TcpListener::bind(address).await?;
+    println!("listening on {}", listener.local_addr()?);
+
+    let started = Instant::now();
+    let pipeline = Pipeline::new()
+        .rcpt(handler_fn(async |_: Request<Rcpt>| {}))
+        .data(handler_fn(take))
+        .command(handler_fn(move |request| verb(started, request)));
+    Server::new(system_hostname(), pipeline)
+        .on_reset(|session, envelope| {
+            let (sender, recipients) = (envelope.sender(), envelope.recipients().len());
+            println!("{} given up: from <{sender}> to {recipients}", session.id());
+        })
+        .on_error(|session, error| println!("{} failed: {error}", session.id()))
+        // Once for every session, whatever ended it.
+        .on_close(|session, end| {
+            println!(
+                "{} ended: {}, {} messages, {} octets in, {} out, {:?}",
+                session.id(),
+                end.reason,
+                end.messages,
+                end.received,
+                end.sent,
+                end.duration
+            );
+        })
+        .serve(listener)
+        .await
+}
+
+/// A body that has not ended with `None` has not come whole, and the error tells why.
+async fn take(mut request: Request<Data>) -> Result<Reply, BodyError> {
+    let mut octets = 0;
+    while let Some(piece) = request.body_mut().chunk().await {
+        match piece {
+            Ok(piece) => octets += piece.len(),
+            Err(BodyError::Incomplete) => {
+                println!("{} broke off after {octets}", request.session().id());
+                return Err(BodyError::Incomplete);
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(Reply::ok(format!("{octets} octets")))
+}
+
+/// VRFY, EXPN, HELP and unknown verbs come here; what it does not know it leaves as it was.
+async fn verb(started: Instant, request: Request<Command>) -> Reply {
+    match request.payload().verb.as_str() {
+        "XUPTIME" => Reply::ok(format!("{} seconds", started.elapsed().as_secs())),
+        "VRFY" if request.payload().argument == "alice" => Reply::ok("<alice@example.org>"),
+        _ => request.payload().default_reply.clone(),
+    }
+}

@@ -1,0 +1,76 @@
+//! Submission for one's own users: TLS by STARTTLS or from the first octet, AUTH, and a quota of recipients for each user.
+//!
+//! A certificate to try it with:
+//! `openssl req -x509 -newkey rsa:2048 -nodes -subj /CN=localhost -addext subjectAltName=DNS:localhost -keyout key.pem -out cert.pem`
+//!
+//! `cargo run --example submission -- 127.0.0.1:2587 127.0.0.1:2465 cert.pem key.pem`, then
+//! `curl --crlf --cacert cert.pem --ssl-reqd smtp://localhost:2587 --user alice:wonderland --mail-from alice@example.org
+//! --mail-rcpt you@example.com -T README.md`, or the same with `smtps://localhost:2465`. Mail goes into `./outbox`, a Maildir.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use smtpd_tower::{
+    Auth, Mail, Pipeline, Rcpt, Reply, Request, Secret, Server,
+    deliver::Maildir,
+    handler_fn,
+    layer::{QuotaLayer, RateLimitLayer, ReceivedLayer},
+    limiter::Rate,
+    system_hostname,
+    tls::TlsConfig,
+};
+use tokio::net::TcpListener;
+use tower::{BoxError, ServiceBuilder};
+
+#[tokio::main]
+async fn main() -> Result<(), BoxError> {
+    let arguments: Vec<_> = std::env::args().skip(1).collect();
+    let [starttls, implicit, certificate, key] = &arguments[..] else {
+        return Err("usage: submission ADDRESS ADDRESS-TLS CERTIFICATE KEY".into());
+    };
+    let tls = TlsConfig::from_pem_files(certificate, key)?;
+    let server = server(tls, Rate::per_hour(100)?, Maildir::new("outbox"));
+    let (starttls, implicit) = tokio::try_join!(
+        TcpListener::bind(starttls),
+        TcpListener::bind(implicit) // RFC 8314 section 3.3
+    )?;
+    println!("listening on {}", starttls.local_addr()?);
+    println!("TLS from the first octet on {}", implicit.local_addr()?);
+    tokio::try_join!(server.serve(starttls), server.serve_tls(implicit))?;
+    Ok(())
+}
+
+pub fn server(tls: TlsConfig, quota: Rate, outbox: Maildir) -> Server {
+    let users = Arc::new(HashMap::from([("alice", "wonderland"), ("bob", "builder")]));
+    let auth = ServiceBuilder::new()
+        .layer(RateLimitLayer::per_ip(20, Duration::from_secs(60))) // guesses of passwords
+        .service(handler_fn(move |request: Request<Auth>| {
+            // The stored secret, and the mechanism verifies what the client has sent.
+            let password = users.get(request.credentials().username());
+            let secret = password.map(|password| Secret::plain(*password));
+            async move { secret.ok_or_else(Reply::auth_failed) }
+        }));
+    let rcpt = ServiceBuilder::new()
+        .layer(QuotaLayer::per_identity(quota))
+        .service(handler_fn(async |_: Request<Rcpt>| {}));
+    let data = ServiceBuilder::new()
+        .layer(ReceivedLayer::new())
+        .service(outbox);
+    let pipeline = Pipeline::new()
+        .auth(auth)
+        .mail(handler_fn(is_own_address))
+        .rcpt(rcpt)
+        .data(data);
+    // Neither MAIL nor AUTH before TLS, nor MAIL before AUTH (RFC 6409 section 4.3).
+    Server::new(system_hostname(), pipeline)
+        .tls(tls)
+        .configure(|config| config.require_tls(true).require_auth(true))
+}
+
+/// Users send under their own address alone.
+async fn is_own_address(request: Request<Mail>) -> Result<(), Reply> {
+    let (user, sender) = (request.session().identity(), request.sender().mailbox());
+    match (user, sender) {
+        (Some(user), Some(sender)) if sender.local_part() == user.as_str() => Ok(()),
+        _ => Err(Reply::rejected("This sender is not you")),
+    }
+}
