@@ -15,6 +15,12 @@ use crate::{
 };
 
 /// The protocol of a listener.
+///
+/// ```
+/// use smtpd_core::{Config, Protocol};
+///
+/// let config = Config::new("mx.example.org").protocol(Protocol::Lmtp);
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Protocol {
@@ -27,6 +33,16 @@ pub enum Protocol {
 
 /// How much of everything a session may have. Each limit is there to keep one client from taking a server's memory,
 /// time, or attention without end (RFC 5321 sections 4.5.3.1 and 7.8).
+///
+/// ```
+/// use smtpd_core::{Config, Limits};
+///
+/// let mut limits = Limits::default();
+/// limits.recipients = 1000;
+/// limits.message_size = Some(50 << 20);
+/// let config = Config::new("mx.example.org").limits(limits);
+/// assert_eq!(config.limits_ref().recipients, 1000);
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Limits {

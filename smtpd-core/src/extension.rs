@@ -50,6 +50,13 @@ pub trait Extension: Send + Sync + fmt::Debug {
 /// The extensions of this crate that have no settings of their own.
 ///
 /// STARTTLS, AUTH and SIZE are no members: they are on when there is TLS, an authentication service, a size limit.
+///
+/// ```
+/// use smtpd_core::{Config, Extensions, Standard};
+///
+/// let few = Extensions::none().with(Standard::Pipelining).with(Standard::EightBitMime);
+/// let config = Config::new("mx.example.org").extensions(few);
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Standard {

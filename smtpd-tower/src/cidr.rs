@@ -127,6 +127,13 @@ impl fmt::Display for Cidr {
 }
 
 /// Why a text is no [`Cidr`].
+///
+/// ```
+/// use smtpd_tower::layer::{Cidr, CidrErrorKind};
+///
+/// let error = "192.0.2.1/24".parse::<Cidr>().unwrap_err();
+/// assert!(matches!(error.kind(), CidrErrorKind::HostBits { network } if network.to_string() == "192.0.2.0/24"));
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CidrError {
     input: String,

@@ -17,6 +17,17 @@ pub struct Envelope {
 }
 
 /// A recipient that was accepted.
+///
+/// ```
+/// use smtpd_tower::Envelope;
+///
+/// let envelope = Envelope::default().with_recipient("b@example.org".parse()?);
+/// for recipient in envelope.recipients() {
+///     assert_eq!(recipient.path().mailbox().map(|mailbox| mailbox.local_part()), Some("b"));
+///     assert!(recipient.parameters().is_empty());
+/// }
+/// # Ok::<(), smtpd_tower::AddressError>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Recipient {
     path: ForwardPath,

@@ -1,10 +1,52 @@
-//! Longer pages.
+//! Longer pages, to be read in this order or as needed.
+//!
+//! | page | |
+//! |---|---|
+//! | [`phases`] | what is asked when, what may be answered, what happens where nothing is set |
+//! | [`pipelines`] | services, handlers, layers, routes: how a server is put together |
+//! | [`order_of_layers`] | what goes around what, in two pictures |
+//! | [`backpressure`] | what waits, for how long, and what is refused |
+//! | [`errors`] | which error becomes which reply |
+//! | [`state`] | of the server, the connection, the message |
+//! | [`hooks`] | ends, resets, aborted messages, verbs, keywords and parameters of your own |
+//! | [`testing`] | from one service to programs that send |
+//! | [`tower_with_smtp`] | tower's own layers around each phase, and their traps |
+//! | [`coming_from_go_smtpd`], [`coming_from_mailin`] | what was there, and what is here |
+//!
+//! Every block of code in them is a test.
+
+#[doc = include_str!("../docs/phases.md")]
+pub mod phases {}
+
+#[doc = include_str!("../docs/pipelines.md")]
+pub mod pipelines {}
+
+#[doc = include_str!("../docs/order_of_layers.md")]
+pub mod order_of_layers {}
+
+#[doc = include_str!("../docs/backpressure.md")]
+pub mod backpressure {}
+
+#[doc = include_str!("../docs/errors.md")]
+pub mod errors {}
+
+#[doc = include_str!("../docs/state.md")]
+pub mod state {}
+
+#[doc = include_str!("../docs/hooks.md")]
+pub mod hooks {}
+
+#[doc = include_str!("../docs/testing.md")]
+pub mod testing {}
+
+#[doc = include_str!("../docs/tower_with_smtp.md")]
+pub mod tower_with_smtp {}
 
 #[doc = include_str!("../docs/coming_from_go_smtpd.md")]
 pub mod coming_from_go_smtpd {}
 
-#[doc = include_str!("../docs/tower_with_smtp.md")]
-pub mod tower_with_smtp {}
+#[doc = include_str!("../docs/coming_from_mailin.md")]
+pub mod coming_from_mailin {}
 
 #[cfg(doctest)]
 #[doc = include_str!("../../README.md")]

@@ -20,6 +20,15 @@ use crate::{BodyError, Phase, Request};
 /// `()` is 250; a [`Reply`] is itself; of a `Result` either side counts. A message may be answered with a [`DataReply`], one
 /// reply for each recipient. AUTH is answered by an [`Identity`] (accepted), a
 /// [`Secret`] (for the mechanism to verify), an [`AuthOutcome`], or a [`Reply`] that refuses.
+///
+/// ```
+/// use smtpd_tower::{BodyError, DataReply, IntoReply, Reply};
+///
+/// assert_eq!(IntoReply::<Reply>::into_reply(()), Reply::OK);
+/// assert_eq!(IntoReply::<Reply>::into_reply(Err::<(), _>(Reply::no_such_user())), Reply::no_such_user());
+/// let broken: DataReply = Err::<(), _>(BodyError::TooLarge).into_reply();
+/// assert_eq!(broken.merged().code().as_u16(), 552);
+/// ```
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not an answer to this SMTP phase",
     label = "the handler returns this",

@@ -1,67 +1,59 @@
 //! SMTP servers on tower: every phase of a session is a typed [`Service`](tower_service::Service) request.
 //!
 //! ```no_run
-//! use smtpd_tower::{BodyError, Data, Pipeline, Rcpt, Reply, Request, Server, handler_fn};
+//! use smtpd_tower::{
+//!     Pipeline, Rcpt, Reply, Request, Server,
+//!     deliver::Inbox,
+//!     handler_fn,
+//!     layer::{DomainFilterLayer, ReceivedLayer},
+//! };
+//! use tower::ServiceBuilder;
 //!
-//! #[tokio::main]
-//! async fn main() -> std::io::Result<()> {
-//!     let listener = tokio::net::TcpListener::bind("127.0.0.1:2525").await?;
-//!     let pipeline = Pipeline::new()
-//!         .rcpt(handler_fn(async |_: Request<Rcpt>| {}))
-//!         .data(handler_fn(print));
-//!     Server::new("localhost", pipeline).serve(listener).await
+//! async fn is_user(request: Request<Rcpt>) -> Result<(), Reply> {
+//!     match request.recipient().mailbox() {
+//!         Some(mailbox) if mailbox.local_part() != "alice" => Err(Reply::no_such_user()),
+//!         _ => Ok(()),
+//!     }
 //! }
 //!
-//! async fn print(request: Request<Data>) -> Result<Reply, BodyError> {
-//!     let message = request.into_body().collect().await?;
-//!     println!("{}", message.escape_ascii());
-//!     Ok(Reply::ok("Printed"))
-//! }
+//! # #[tokio::main(flavor = "current_thread")] async fn main() -> std::io::Result<()> {
+//! let rcpt = ServiceBuilder::new()
+//!     .layer(DomainFilterLayer::new(["example.org"]))
+//!     .service(handler_fn(is_user));
+//! let data = ServiceBuilder::new().layer(ReceivedLayer::new()).service(Inbox::new());
+//! let listener = tokio::net::TcpListener::bind("127.0.0.1:2525").await?;
+//! Server::new("mx.example.org", Pipeline::new().rcpt(rcpt).data(data)).serve(listener).await
+//! # }
 //! ```
 //!
-//! # Phases
+//! # The guide
 //!
-//! | phase | when | brings | where nothing is set |
-//! |---|---|---|---|
-//! | [`Connect`] | a client has connected; before the greeting | | accepted |
-//! | [`Helo`] | HELO, EHLO, LHLO | the name it gives itself | accepted |
-//! | [`Auth`] | AUTH | mechanism and credentials | AUTH is not offered |
-//! | [`Mail`] | MAIL | sender, parameters | accepted |
-//! | [`Rcpt`] | RCPT | recipient, parameters, envelope so far | 550 5.7.1 |
-//! | [`Data`] | DATA, BDAT | envelope, the message as a stream | 451 4.3.0 |
-//! | [`Command`] | VRFY, EXPN, HELP, verbs of your own | verb, argument | 252, 502, 214, 500 |
+//! | to know | read |
+//! |---|---|
+//! | what is asked when, and what may be answered | [`guide::phases`] |
+//! | how services and layers become a server | [`guide::pipelines`], [`guide::order_of_layers`] |
+//! | what waits and what is refused | [`guide::backpressure`] |
+//! | which error becomes which reply | [`guide::errors`] |
+//! | where to keep what | [`guide::state`] |
+//! | what happens beside the phases: ends, resets, verbs and parameters of your own | [`guide::hooks`] |
+//! | how to test all that, with and without sockets | [`guide::testing`] |
+//! | how tower's own layers behave here, and their traps | [`guide::tower_with_smtp`] |
+//! | where your code goes | [`guide::coming_from_go_smtpd`], [`guide::coming_from_mailin`] |
 //!
-//! Every [`Request`] has a [`Session`]: addresses, names, TLS, identity, and your own state in two typed maps, one for the
-//! connection and one for the transaction.
+//! Ready to be used: [`layer`]s, [`deliver`]y services, a [`router`], and with the feature `test` the module `test`. The
+//! repository has an example for each thing that one builds with this: gateway, submission, webhook, filter, test double.
 //!
-//! A service answers with a [`Reply`]; AUTH with an [`AuthOutcome`]. [`handler_fn`] makes a service of an async function; a type
-//! of yours implements `Service<Request<P>>`.
+//! # What holds
 //!
-//! # Pipelines and layers
-//!
-//! A [`Pipeline`] holds a service for each phase. Layers go around one service by `ServiceBuilder`, or around all by
-//! [`Pipeline::layer`]; the first layer is the outermost. [`layer`] has ours; tower's work as well:
-//!
-//! - `timeout` becomes 451 4.3.0, and does not cover readiness, which the engine limits by itself;
-//! - `load_shed` belongs outside `concurrency_limit`, and becomes 451 4.3.2;
-//! - `rate_limit` delays instead of refusing, and needs `buffer` around it; [`layer::RateLimitLayer`] refuses, per client;
-//! - one `GlobalConcurrencyLimitLayer` given to [`Pipeline::layer`] is one semaphore for all phases.
-//!
-//! A [`router::Router`] chooses between services by recipient, listener, identity, or whatever you like.
-//!
-//! # What the engine does
-//!
-//! For each command the service is cloned, made ready within [`Timeouts::ready`], called within its limit, and dropped. So an
-//! idle session holds no permit, and an instance that has failed is never used again. Readiness that is pending delays the
-//! reply, and nothing more is read from that client.
-//!
-//! - 354 is sent when the [`Body`] is first polled: a service or layer can answer DATA without an octet received.
-//! - The message streams; a service that stops polling stops the client.
-//! - A service may answer in the middle: what is left is read and dropped, and the reply sent at its end.
 //! - 250 after DATA is sent when the data service has said so, and never otherwise.
-//! - A client that goes away cancels the call that works for it; in the middle of a message the body ends with
-//!   [`BodyError::Incomplete`]. A message that has come whole is delivered all the same.
-//! - The replies to a group of pipelined commands leave in one write.
+//! - 354 is sent when the [`Body`] is first polled; a message streams, and a service that stops polling stops the client.
+//! - A client that goes away in the middle of a message makes its body end with [`BodyError::Incomplete`]; a message that has come
+//!   whole is delivered even if nobody waits for the reply.
+//! - A service is cloned for each command, made ready within [`Timeouts::ready`], called within its limit, and dropped: an idle
+//!   session holds no permit.
+//! - The text of an error goes to the log, never to the client, and a fault on this side is never 5yz; a panic costs its
+//!   session a 421.
+//! - The replies to a group of pipelined commands leave in one write, in order.
 //!
 //! # Behind a proxy
 //!
@@ -71,21 +63,7 @@
 //! the proxy. Where messages pass through a filter, XFORWARD ([`Server::xforward_from`]) tells where they came from, for logs
 //! alone ([`Session::forwarded`]).
 //!
-//! # Errors
-//!
-//! A decision is a response; an error is a failure. [`recover`] tells which reply an error becomes: its text goes to the log,
-//! never to the client. A [`Reply`] is also an error, so `?` works in handlers and it passes through layers that know only errors.
-//! A panic costs its session a 421.
-//!
-//! # Testing
-//!
-//! Pipelines need no socket: `service.oneshot(Request::new(Session::local(), Rcpt::new(path)))`. Whole sessions run over
-//! [`Server::serve_connection`] and `tokio::io::duplex`; [`deliver::Inbox`] keeps what was delivered. With the feature `test`
-//! there is a module `test`: a client, a recording service, transcripts, faults on purpose, a server on a free port.
-//!
-//! # More
-//!
-//! [`guide`] has longer pages. The protocol itself is in [`smtpd_core`], without any I/O.
+//! The protocol itself is in [`smtpd_core`], without any I/O.
 #![forbid(unsafe_code)]
 
 mod body;

@@ -18,6 +18,12 @@ mod sealed {
 /// A phase of a session. Sealed, for the protocol decides which there are.
 ///
 /// It is there for services and layers that fit every phase: `impl<S, P: Phase> Service<Request<P>> for MyLayer<S>`.
+///
+/// ```
+/// use smtpd_tower::{Connect, Data, Phase};
+///
+/// assert_eq!((Connect::NAME, Data::NAME), ("connect", "data"));
+/// ```
 pub trait Phase: sealed::Sealed + Send + Sync + 'static {
     /// What answers it: a [`Reply`], but for [`Auth`] and [`Data`].
     type Response: Answer;
@@ -29,6 +35,16 @@ pub trait Phase: sealed::Sealed + Send + Sync + 'static {
 /// What a service may answer with: a [`Reply`], a [`DataReply`], an [`AuthOutcome`]. Sealed.
 ///
 /// A layer that looks at answers is generic over this, and fits every phase.
+///
+/// ```
+/// use smtpd_tower::{Answer, DataReply, Reply};
+///
+/// fn hide<R: Answer>(answer: R) -> R {
+///     answer.map_reply(|reply| if reply.is_positive() { reply } else { reply.with_text("No") })
+/// }
+/// assert_eq!(hide(Reply::no_such_user()).text(), "No");
+/// assert_eq!(hide(DataReply::from(Reply::OK)).reply(), Some(&Reply::OK));
+/// ```
 pub trait Answer: sealed::Sealed + From<Reply> + IntoReply<Self> + Send + 'static {
     /// What the client is told, if that is settled already: for AUTH it is not before the mechanism has verified a secret.
     fn reply(&self) -> Option<&Reply>;
@@ -81,6 +97,15 @@ impl Answer for AuthOutcome {
 }
 
 /// A client has connected, and waits for the greeting.
+///
+/// ```
+/// use smtpd_tower::{Connect, Reply, Request, handler_fn};
+///
+/// let connect = handler_fn(async |request: Request<Connect>| match request.session().peer().ip() {
+///     Some(ip) if ip.is_multicast() => Err(Reply::rejected("How did you get here?")),
+///     _ => Ok(()),
+/// });
+/// ```
 #[derive(Clone, Copy, Debug, Default)]
 #[non_exhaustive]
 pub struct Connect;
@@ -93,6 +118,15 @@ impl Connect {
 }
 
 /// A client introduces itself by HELO, EHLO or LHLO (RFC 5321 section 4.1.1.1).
+///
+/// ```
+/// use smtpd_tower::{Helo, Reply, Request, handler_fn};
+///
+/// let helo = handler_fn(async |request: Request<Helo>| match request.name() {
+///     "localhost" => Err(Reply::rejected("That is me")),
+///     _ => Ok(()),
+/// });
+/// ```
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Helo {
@@ -113,6 +147,18 @@ impl Helo {
 }
 
 /// A client wants to authenticate (RFC 4954).
+///
+/// ```
+/// use smtpd_tower::{Auth, Identity, Reply, Request, handler_fn};
+///
+/// let auth = handler_fn(async |request: Request<Auth>| {
+///     let credentials = request.credentials();
+///     match (credentials.username(), credentials.password()) {
+///         ("alice", Some("wonderland")) => Ok(Identity::new("alice")),
+///         _ => Err(Reply::auth_failed()),
+///     }
+/// });
+/// ```
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Auth {
@@ -133,6 +179,15 @@ impl Auth {
 }
 
 /// MAIL: a transaction begins (RFC 5321 section 4.1.1.2).
+///
+/// ```
+/// use smtpd_tower::{Mail, Reply, Request, core::Size, handler_fn};
+///
+/// let mail = handler_fn(async |request: Request<Mail>| match request.parameters().get() {
+///     Some(Size(1_000_000..)) if request.sender().is_null() => Err(Reply::rejected("A report of that size?")),
+///     _ => Ok(()),
+/// });
+/// ```
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Mail {
@@ -159,6 +214,16 @@ impl Mail {
 }
 
 /// RCPT: one recipient (RFC 5321 section 4.1.1.3).
+///
+/// ```
+/// use smtpd_tower::{Rcpt, Reply, Request, handler_fn};
+///
+/// let rcpt = handler_fn(async |request: Request<Rcpt>| match request.recipient().as_str() {
+///     "alice@example.org" => Ok(()),
+///     _ if request.envelope().recipients().len() > 10 => Err(Reply::closing("Too many guesses")),
+///     _ => Err(Reply::no_such_user()),
+/// });
+/// ```
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Rcpt {
@@ -199,6 +264,21 @@ impl Rcpt {
 /// VRFY, EXPN, HELP, or a verb that the protocol does not know.
 ///
 /// A service for it adds verbs of its own; to all others it answers with the [`default_reply`](Self::default_reply).
+///
+/// ```
+/// use smtpd_tower::{Command, Reply, Request, Session, handler_fn};
+/// use tower::ServiceExt;
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), std::convert::Infallible> {
+/// let command = handler_fn(async |request: Request<Command>| match request.payload().verb.as_str() {
+///     "XPING" => Reply::ok(request.payload().argument.clone()),
+///     _ => request.payload().default_reply.clone(),
+/// });
+/// let ask = |verb| command.clone().oneshot(Request::new(Session::local(), Command::new(verb, "pong")));
+/// assert_eq!(ask("xping").await?.text(), "pong");
+/// assert_eq!(ask("XOTHER").await?.code().as_u16(), 500);
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Command {
@@ -227,6 +307,15 @@ impl Command {
 }
 
 /// DATA or BDAT: the message itself.
+///
+/// ```
+/// use smtpd_tower::{Data, Reply, Request, handler_fn};
+///
+/// let data = handler_fn(async |request: Request<Data>| {
+///     let recipients = request.envelope().recipients().len();
+///     request.into_body().collect().await.map(|octets| Reply::ok(format!("{} octets for {recipients}", octets.len())))
+/// });
+/// ```
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Data {

@@ -11,6 +11,15 @@ use tower_service::Service;
 use crate::{Auth, Command, Connect, Data, Helo, Mail, Phase, Rcpt, Request, handler_fn};
 
 /// A service that can serve phase `P`. It has a blanket implementation, and is there to keep bounds short.
+///
+/// ```
+/// use smtpd_tower::{Pipeline, Rcpt, Request, ServePhase, handler_fn};
+///
+/// fn server_for(rcpt: impl ServePhase<Rcpt>) -> Pipeline {
+///     Pipeline::new().rcpt(rcpt)
+/// }
+/// let pipeline = server_for(handler_fn(async |_: Request<Rcpt>| {}));
+/// ```
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot serve the SMTP phase `{P}`",
     label = "not a service for this phase",
@@ -53,6 +62,15 @@ pub trait LayerPhase<P: Phase>: Layer<PhaseService<P>, Service: ServePhase<P>> {
 impl<P: Phase, L> LayerPhase<P> for L where L: Layer<PhaseService<P>, Service: ServePhase<P>> {}
 
 /// The service of one phase, its type erased: what a [`Pipeline`] holds, and what its layers wrap.
+///
+/// ```
+/// use smtpd_tower::{Mail, PhaseService, Request, handler_fn, layer::RequireAuthLayer};
+/// use tower::Layer;
+///
+/// let open = PhaseService::<Mail>::new(handler_fn(async |_: Request<Mail>| {}));
+/// let closed = PhaseService::<Mail>::new(RequireAuthLayer::new().layer(open.clone()));
+/// let chosen = [open, closed]; // services of one type, whatever they are made of
+/// ```
 pub struct PhaseService<P: Phase>(BoxCloneSyncService<Request<P>, P::Response, BoxError>);
 
 impl<P: Phase> PhaseService<P> {

@@ -106,6 +106,16 @@ pub enum Charset {
 }
 
 /// How to parse an address: [`Leniency`] and [`Charset`]. The default is strict and ASCII.
+///
+/// ```
+/// use smtpd_core::{Charset, ForwardPath, Leniency, PathOptions};
+///
+/// let utf8 = PathOptions::new(Leniency::STRICT, Charset::Utf8);
+/// let (path, rest) = ForwardPath::parse("<пользователь@example.org> NOTIFY=NEVER".as_bytes(), utf8)?;
+/// assert_eq!(path.as_str(), "пользователь@example.org");
+/// assert_eq!(rest.trim_ascii(), b"NOTIFY=NEVER");
+/// # Ok::<(), smtpd_core::AddressError>(())
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct PathOptions {
     leniency: Leniency,

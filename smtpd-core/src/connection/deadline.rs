@@ -5,6 +5,17 @@ use crate::{Code, Reply, Status};
 
 /// How long a session may take over what. The defaults are those of RFC 5321 section 4.5.3.2, which tells how long a
 /// client waits: what a service takes must be less than that.
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use smtpd_core::{Config, Timeouts};
+///
+/// let mut timeouts = Timeouts::default().inactivity(Duration::from_secs(60));
+/// timeouts.call = Duration::from_secs(20);
+/// let config = Config::new("mx.example.org").timeouts(timeouts);
+/// assert_eq!(config.timeouts_ref().command, Duration::from_secs(60));
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Timeouts {

@@ -10,6 +10,23 @@ use crate::{
 /// What the caller has to decide, or to take. All else the connection answers by itself.
 ///
 /// An event that *asks* holds the connection until it is answered; the others only tell.
+///
+/// ```
+/// use std::time::Instant;
+///
+/// use bytes::BytesMut;
+/// use smtpd_core::{Config, Connection, Event, Reply};
+///
+/// let mut connection = Connection::new(Config::new("mx.example.org").into(), Instant::now());
+/// let mut input = BytesMut::new();
+/// while let Some(event) = connection.poll_event(Instant::now(), &mut input) {
+///     match event {
+///         Event::Connect => connection.reply(Reply::closing("Not today")),
+///         Event::Closed(reason) => assert_eq!(reason.as_str(), "refused"),
+///         other => unreachable!("{other:?}"),
+///     }
+/// }
+/// ```
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Event {
@@ -117,6 +134,19 @@ pub struct CommandLine {
 }
 
 /// The answer to [`Event::Auth`].
+///
+/// ```
+/// use smtpd_core::{AuthOutcome, Reply, sasl::{Identity, Secret}};
+///
+/// fn outcome(known: Option<&str>) -> AuthOutcome {
+///     match known {
+///         Some(password) => Secret::plain(password).into(), // for the mechanism to verify
+///         None => Reply::auth_failed().into(),
+///     }
+/// }
+/// assert!(matches!(outcome(None), AuthOutcome::Refuse(_)));
+/// assert!(matches!(AuthOutcome::from(Identity::new("alice")), AuthOutcome::Accept(_)));
+/// ```
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum AuthOutcome {
@@ -148,6 +178,12 @@ impl From<Secret> for AuthOutcome {
 }
 
 /// Why a message cannot be taken although all of it has come.
+///
+/// ```
+/// use smtpd_core::MessageError;
+///
+/// assert_eq!(MessageError::TooLarge.reply().code().as_u16(), 552);
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum MessageError {

@@ -3,6 +3,20 @@ use std::{collections::VecDeque, fmt};
 use super::Connection;
 
 /// One line of a session, for logs. What could end a line or hide another is escaped; secrets are left out.
+///
+/// ```
+/// use std::time::Instant;
+///
+/// use bytes::BytesMut;
+/// use smtpd_core::{Config, Connection, Direction, Reply};
+///
+/// let config = Config::new("mx.example.org").log_wire(true);
+/// let mut connection = Connection::new(config.into(), Instant::now());
+/// connection.poll_event(Instant::now(), &mut BytesMut::new()); // the client is there
+/// connection.reply(Reply::OK);
+/// let line = connection.poll_wire_line().unwrap();
+/// assert_eq!((line.direction, line.to_string()), (Direction::Sent, "S: 220 mx.example.org smtpd ESMTP".to_owned()));
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct WireLine {

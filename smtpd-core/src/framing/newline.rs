@@ -6,6 +6,12 @@ use bytes::Bytes;
 /// 4.1.1.4). What a server behind this one makes of them is another question, which is why they are refused by default.
 ///
 /// The policy does not apply to a message declared with `BODY=BINARYMIME` (RFC 3030 section 3).
+///
+/// ```
+/// use smtpd_core::{BareNewline, Config};
+///
+/// let config = Config::new("mx.example.org").bare_newline(BareNewline::Normalise);
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum BareNewline {

@@ -1,6 +1,13 @@
 use super::{Parameter, ParameterError, xtext};
 
 /// `SIZE=`: how many octets the message will have, as its sender declares it (RFC 1870 section 6).
+///
+/// ```
+/// use smtpd_core::{Parameters, Size};
+///
+/// let parameters = Parameters::of([("SIZE", Some("1000"))]);
+/// assert_eq!(parameters.get::<Size>(), Some(Size(1000)));
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Size(pub u64);
 
@@ -22,6 +29,14 @@ impl Parameter for Size {
 }
 
 /// `BODY=`: what octets the message holds (RFC 6152 section 2, RFC 3030 section 3).
+///
+/// ```
+/// use smtpd_core::{BodyType, Parameters};
+///
+/// let parameters = Parameters::of([("BODY", Some("8bitmime"))]);
+/// assert_eq!(parameters.get(), Some(BodyType::EightBitMime));
+/// assert_eq!(Parameters::default().get::<BodyType>().unwrap_or_default(), BodyType::SevenBit);
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum BodyType {
@@ -57,6 +72,12 @@ impl Parameter for BodyType {
 }
 
 /// `SMTPUTF8`: addresses and header fields may hold UTF-8 (RFC 6531 section 3.4). It has no value.
+///
+/// ```
+/// use smtpd_core::{Parameters, SmtpUtf8};
+///
+/// assert!(Parameters::of([("SMTPUTF8", None)]).get::<SmtpUtf8>().is_some());
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct SmtpUtf8;
 
@@ -71,6 +92,14 @@ impl Parameter for SmtpUtf8 {
 /// `AUTH=` on MAIL: who submitted the message first, as a trusted client says (RFC 4954 section 5).
 ///
 /// `None` is `AUTH=<>`: not known, or not to be trusted. Believe it only of clients that you trust.
+///
+/// ```
+/// use smtpd_core::{MailAuth, Parameters};
+///
+/// let parameters = Parameters::of([("AUTH", Some("e+3Dmc2@example.com"))]);
+/// assert_eq!(parameters.get(), Some(MailAuth(Some("e=mc2@example.com".into()))));
+/// assert_eq!(Parameters::of([("AUTH", Some("<>"))]).get(), Some(MailAuth(None)));
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct MailAuth(pub Option<String>);
 

@@ -3,6 +3,12 @@
 use super::{Parameter, ParameterError, xtext};
 
 /// `RET=` on MAIL: how much of the message a failure report shall return (RFC 3461 section 4.3).
+///
+/// ```
+/// use smtpd_core::{Parameters, Ret};
+///
+/// assert_eq!(Parameters::of([("RET", Some("HDRS"))]).get(), Some(Ret::Headers));
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Ret {
     /// The whole message.
@@ -24,6 +30,13 @@ impl Parameter for Ret {
 }
 
 /// `ENVID=` on MAIL: the sender's name for this transaction, decoded from xtext (RFC 3461 section 4.4).
+///
+/// ```
+/// use smtpd_core::{EnvelopeId, Parameters};
+///
+/// let parameters = Parameters::of([("ENVID", Some("QQ314159+2B"))]);
+/// assert_eq!(parameters.get(), Some(EnvelopeId("QQ314159+".into())));
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct EnvelopeId(pub String);
 
@@ -39,6 +52,14 @@ impl Parameter for EnvelopeId {
 }
 
 /// `NOTIFY=` on RCPT: of what the sender wants to hear (RFC 3461 section 4.1). All three false is `NEVER`.
+///
+/// ```
+/// use smtpd_core::{Notify, Parameters};
+///
+/// let parameters = Parameters::of([("NOTIFY", Some("SUCCESS,DELAY"))]);
+/// let notify = parameters.get::<Notify>().unwrap();
+/// assert!(notify.success && notify.delay && !notify.failure);
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Notify {
     /// The message was delivered.
@@ -73,6 +94,14 @@ impl Parameter for Notify {
 }
 
 /// `ORCPT=` on RCPT: the recipient as the sender first wrote it (RFC 3461 section 4.2).
+///
+/// ```
+/// use smtpd_core::{OriginalRecipient, Parameters};
+///
+/// let parameters = Parameters::of([("ORCPT", Some("rfc822;list+2Bowner@example.org"))]);
+/// let original = parameters.get::<OriginalRecipient>().unwrap();
+/// assert_eq!((original.address_type(), original.address()), ("rfc822", "list+owner@example.org"));
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct OriginalRecipient {
     address_type: String,

@@ -44,6 +44,17 @@ pub trait Parameter: Sized {
 /// A keyword and the check of its values: what an extension allows on MAIL or RCPT.
 ///
 /// Two extensions may allow the same keyword, each with values of its own: a value is good when either takes it.
+///
+/// ```
+/// use smtpd_core::{ParameterError, ParameterRule, Size};
+///
+/// const TYPED: ParameterRule = ParameterRule::of::<Size>();
+/// const FLAG: ParameterRule = ParameterRule::new("XURGENT", |value| match value {
+///     None => Ok(()),
+///     Some(_) => Err(ParameterError::Malformed),
+/// });
+/// assert_eq!((TYPED.keyword(), FLAG.keyword()), ("SIZE", "XURGENT"));
+/// ```
 #[derive(Clone, Copy)]
 pub struct ParameterRule {
     keyword: &'static str,
@@ -80,6 +91,12 @@ impl fmt::Debug for ParameterRule {
 }
 
 /// Why the parameters of a command were refused.
+///
+/// ```
+/// use smtpd_core::{Parameter, ParameterError, Size};
+///
+/// assert_eq!(Size::parse(Some("many")), Err(ParameterError::Malformed));
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ParameterError {

@@ -14,6 +14,13 @@ const MAX_ADDRESS: usize = 320;
 ///
 /// The application finds it in [`Credentials::trace`], and accepts the client under a name of its own choice, such as
 /// `anonymous`. Nobody vouches for the trace.
+///
+/// ```
+/// use smtpd_core::sasl::{Mechanisms, Anonymous};
+///
+/// let mechanisms = Mechanisms::none().with(Anonymous);
+/// assert!(mechanisms.find(b"anonymous").is_some());
+/// ```
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Anonymous;
 

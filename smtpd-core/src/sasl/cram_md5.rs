@@ -14,6 +14,13 @@ pub(super) const DIGEST_LEN: usize = 16;
 ///
 /// The password does not cross the network, but the server must keep it in the clear, and who listens can try
 /// passwords at leisure. Where there is TLS, [`Plain`](super::Plain) is the better choice.
+///
+/// ```
+/// use smtpd_core::sasl::{Mechanisms, CramMd5};
+///
+/// let mechanisms = Mechanisms::none().with(CramMd5);
+/// assert!(mechanisms.find(b"cram-md5").is_some());
+/// ```
 #[derive(Debug, Clone, Copy, Default)]
 pub struct CramMd5;
 

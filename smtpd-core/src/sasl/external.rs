@@ -8,6 +8,13 @@ use super::{
 /// The [`Credentials`] hold no user name and no proof, only the identity that the client asks to act as, if it names
 /// one. The application looks at what it knows of the client, and accepts the identity that follows from it; a client
 /// of which it knows nothing must be refused. It is offered where mechanisms are that need TLS.
+///
+/// ```
+/// use smtpd_core::sasl::{Mechanisms, External};
+///
+/// let mechanisms = Mechanisms::none().with(External);
+/// assert!(mechanisms.find(b"external").is_some());
+/// ```
 #[derive(Debug, Clone, Copy, Default)]
 pub struct External;
 

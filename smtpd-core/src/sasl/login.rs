@@ -6,6 +6,13 @@ use super::{
 /// LOGIN (draft-murchison-sasl-login): the user name and the password, each asked for by a challenge.
 ///
 /// An initial response is taken as the user name. Obsolete, but there are clients that know nothing else.
+///
+/// ```
+/// use smtpd_core::sasl::{Mechanisms, Login};
+///
+/// let mechanisms = Mechanisms::none().with(Login);
+/// assert!(mechanisms.find(b"login").is_some());
+/// ```
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Login;
 

@@ -113,6 +113,13 @@ pub enum Step {
 }
 
 /// Starts the exchanges of one mechanism.
+///
+/// ```
+/// use smtpd_core::sasl::{MechanismFactory, Plain};
+///
+/// assert_eq!(Plain.name().as_str(), "PLAIN");
+/// assert!(Plain.is_plaintext(), "so it is offered over TLS alone");
+/// ```
 pub trait MechanismFactory: Send + Sync + fmt::Debug {
     /// The name that EHLO lists and AUTH takes.
     fn name(&self) -> MechanismName;
@@ -132,6 +139,14 @@ pub trait MechanismFactory: Send + Sync + fmt::Debug {
 }
 
 /// What a mechanism may know about the session that it runs in.
+///
+/// ```
+/// use smtpd_core::sasl::{CramMd5, ExchangeContext, MechanismFactory, Step};
+///
+/// let nonce = [7; _]; // from the operating system's random numbers
+/// let mut exchange = CramMd5.start(&ExchangeContext::new("mx.example.org", &nonce));
+/// assert!(matches!(exchange.step(None), Ok(Step::Challenge(challenge)) if challenge.ends_with(b"@mx.example.org>")));
+/// ```
 #[derive(Clone, Copy)]
 pub struct ExchangeContext<'a> {
     hostname: &'a str,

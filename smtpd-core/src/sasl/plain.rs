@@ -4,6 +4,13 @@ use super::{
 };
 
 /// PLAIN (RFC 4616): one message with the authorization identity, the user name and the password.
+///
+/// ```
+/// use smtpd_core::sasl::{Mechanisms, Plain};
+///
+/// let mechanisms = Mechanisms::none().with(Plain);
+/// assert!(mechanisms.find(b"plain").is_some());
+/// ```
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Plain;
 

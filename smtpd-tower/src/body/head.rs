@@ -155,6 +155,18 @@ const fn is_blank(octet: u8) -> bool {
 }
 
 /// One field of a [`Head`].
+///
+/// ```
+/// use smtpd_tower::{Body, BodyError};
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), BodyError> {
+/// let (head, _) = Body::from("SUBJECT: a long\r\n story\r\n\r\n").head(1000).await?;
+/// let subject = head.field("Subject").unwrap();
+/// assert_eq!(subject.name(), "SUBJECT");
+/// assert_eq!(subject.value(), b"a long\r\n story");
+/// assert_eq!(*subject.unfolded(), *b"a long story");
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct HeaderField<'a> {
     raw: &'a [u8],

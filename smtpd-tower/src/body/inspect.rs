@@ -19,16 +19,26 @@ impl Body {
     /// Only a body read to its end has shown the whole message.
     ///
     /// ```
-    /// use std::{collections::hash_map::DefaultHasher, hash::Hasher, sync::{Arc, Mutex}};
+    /// use std::sync::{Arc, Mutex};
     ///
-    /// use smtpd_tower::{Body, BodyError};
+    /// use sha2::{Digest, Sha256};
+    /// use smtpd_tower::{Body, BodyError, Data, Envelope, Reply, Request, Session, handler_fn};
+    /// use tower::ServiceExt;
     ///
-    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), BodyError> {
-    /// let hasher = Arc::new(Mutex::new(DefaultHasher::new()));
-    /// let hashing = hasher.clone();
-    /// let body = Body::from("Hello\r\n").inspect(move |piece| hashing.lock().unwrap().write(piece));
-    /// body.collect().await?;
-    /// assert_ne!(hasher.lock().unwrap().finish(), DefaultHasher::new().finish());
+    /// /// Passes the message on piece by piece, and has its SHA-256 when it has passed.
+    /// async fn hashed(request: Request<Data>) -> Result<Reply, BodyError> {
+    ///     let hash = Arc::new(Mutex::new(Sha256::new()));
+    ///     let hashing = hash.clone();
+    ///     deliver(request.into_body().inspect(move |piece| hashing.lock().unwrap().update(piece))).await?;
+    ///     let hash = std::mem::take(&mut *hash.lock().unwrap()).finalize();
+    ///     Ok(Reply::queued(hash.iter().map(|octet| format!("{octet:02x}")).collect::<String>()))
+    /// }
+    /// # async fn deliver(mut body: Body) -> Result<(), BodyError> { while body.chunk().await.transpose()?.is_some() {} Ok(()) }
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let message = Data::new(Envelope::default(), Body::from("Hello\r\n"));
+    /// let reply = handler_fn(hashed).oneshot(Request::new(Session::local(), message)).await?;
+    /// assert!(reply.merged().text().starts_with("Queued as 05ade08fcfb104f4"));
     /// # Ok(()) }
     /// ```
     #[must_use]

@@ -195,6 +195,16 @@ impl fmt::Debug for Body {
 }
 
 /// Why a message did not come whole.
+///
+/// ```
+/// use smtpd_tower::{Body, BodyError};
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() {
+/// let error = Body::from("Hello\r\n").collect_to(3).await.unwrap_err();
+/// assert!(matches!(error, BodyError::TooLarge));
+/// assert_eq!(error.reply().code().as_u16(), 552);
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum BodyError {

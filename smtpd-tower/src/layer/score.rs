@@ -248,6 +248,23 @@ where
 /// [`tracing`].
 ///
 /// See [`ScoreLayer`] for an example.
+///
+/// ```
+/// use smtpd_tower::{Rcpt, Request, Session, handler_fn, layer::{Score, ScoreGateLayer}};
+/// use tower::{ServiceBuilder, ServiceExt};
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let rcpt = ServiceBuilder::new()
+///     .layer(ScoreGateLayer::new(10))
+///     .service(handler_fn(async |_: Request<Rcpt>| {}));
+/// let session = Session::local();
+/// for (points, code) in [(9, 250), (1, 550)] {
+///     Score::add_to_message(&session, points, "looks like spam");
+///     let request = Request::new(session.clone(), Rcpt::new("user@example.org".parse()?));
+///     assert_eq!(rcpt.clone().oneshot(request).await?.code().as_u16(), code);
+/// }
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Debug)]
 pub struct ScoreGateLayer {
     gate: Arc<Gate>,

@@ -116,6 +116,15 @@ pub struct Router<P: RoutePhase> {
 }
 
 /// A phase that a [`Router`] knows: [`Rcpt`] and [`Data`].
+///
+/// ```
+/// use smtpd_tower::{ServePhase, router::{RoutePhase, Router}};
+///
+/// /// The same routes for RCPT and for DATA.
+/// fn routes<P: RoutePhase>(org: impl ServePhase<P>, net: impl ServePhase<P>) -> Router<P> {
+///     Router::new().domain("example.org", org).domain("example.net", net)
+/// }
+/// ```
 pub trait RoutePhase: Phase {
     /// What is answered where no route matches, and nothing else is set.
     fn refusal() -> Reply;

@@ -8,6 +8,31 @@ use tokio::{
 use crate::PeerAddr;
 
 /// Where connections come from: TCP, a Unix socket, or anything of your own.
+///
+/// ```
+/// use std::io;
+///
+/// use smtpd_tower::{Listener, PeerAddr};
+/// use tokio::{io::DuplexStream, sync::mpsc};
+///
+/// /// Connections that come from within the process.
+/// struct Pipes(mpsc::Receiver<DuplexStream>);
+///
+/// impl Listener for Pipes {
+///     type Io = DuplexStream;
+///
+///     async fn accept(&mut self) -> io::Result<(DuplexStream, PeerAddr)> {
+///         match self.0.recv().await {
+///             Some(pipe) => Ok((pipe, PeerAddr::Unknown)),
+///             None => std::future::pending().await, // none will come any more
+///         }
+///     }
+///
+///     fn local_addr(&self) -> PeerAddr {
+///         PeerAddr::Unknown
+///     }
+/// }
+/// ```
 pub trait Listener: Send + 'static {
     /// A connection.
     type Io: AsyncRead + AsyncWrite + Unpin + Send + 'static;

@@ -166,6 +166,12 @@ impl Server {
     }
 
     /// Calls a function for every line that is read or written. Secrets and messages are left out.
+    ///
+    /// ```
+    /// # use smtpd_tower::{Pipeline, Server};
+    /// let server = Server::new("mx.example.org", Pipeline::new())
+    ///     .on_wire(|session, line| println!("{} {line}", session.id())); // 7 C: EHLO client.example
+    /// ```
     #[must_use]
     pub fn on_wire(mut self, hook: impl Fn(&Session, &WireLine) + Send + Sync + 'static) -> Self {
         self.settings.hooks.wire = Some(Arc::new(hook));
@@ -174,6 +180,14 @@ impl Server {
     }
 
     /// Calls a function for everything that goes wrong in a session, beside the log.
+    ///
+    /// ```
+    /// # use smtpd_tower::{Pipeline, Server, SessionError};
+    /// let server = Server::new("mx.example.org", Pipeline::new()).on_error(|session, error| match error {
+    ///     SessionError::Service { phase, error } => eprintln!("{}: {phase}: {error}", session.id()),
+    ///     other => eprintln!("{}: {other}", session.id()),
+    /// });
+    /// ```
     #[must_use]
     pub fn on_error(
         mut self,
@@ -184,6 +198,13 @@ impl Server {
     }
 
     /// Calls a function when a client gives a transaction up by RSET, with what the envelope had come to.
+    ///
+    /// ```
+    /// # use smtpd_tower::{Pipeline, Server};
+    /// let server = Server::new("mx.example.org", Pipeline::new()).on_reset(|session, envelope| {
+    ///     println!("{}: a message for {} was given up", session.id(), envelope.recipients().len());
+    /// });
+    /// ```
     #[must_use]
     pub fn on_reset(mut self, hook: impl Fn(&Session, &Envelope) + Send + Sync + 'static) -> Self {
         self.settings.hooks.reset = Some(Arc::new(hook));
@@ -191,6 +212,27 @@ impl Server {
     }
 
     /// Calls a function when a session has ended, however it did: exactly once for each.
+    ///
+    /// ```
+    /// # #[cfg(feature = "test")]
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use smtpd_tower::{CloseReason, EndReason, Pipeline, Server, test::Client};
+    ///
+    /// let (ended, mut ends) = tokio::sync::mpsc::unbounded_channel();
+    /// let server = Server::new("mx.example.org", Pipeline::new()).on_close(move |session, end| {
+    ///     let _ = ended.send((session.id(), *end));
+    /// });
+    /// let mut client = Client::connect(&server);
+    /// client.greeting().await?;
+    /// client.quit().await?.expect_code(221)?;
+    ///
+    /// let (_, end) = ends.recv().await.ok_or("no end")?;
+    /// assert_eq!((end.reason, end.messages), (EndReason::Closed(CloseReason::Quit), 0));
+    /// assert_eq!(end.received, "QUIT\r\n".len() as u64);
+    /// # Ok(()) }
+    /// # #[cfg(not(feature = "test"))]
+    /// # fn main() {}
+    /// ```
     #[must_use]
     pub fn on_close(mut self, hook: impl Fn(&Session, &Summary) + Send + Sync + 'static) -> Self {
         self.settings.hooks.close = Some(Arc::new(hook));
@@ -332,6 +374,24 @@ impl Server {
 }
 
 /// Ends a [`Server`], and tells how many sessions it has.
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use smtpd_tower::{Pipeline, Server};
+/// use tokio::net::TcpListener;
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let server = Server::new("mx.example.org", Pipeline::new());
+/// let handle = server.handle();
+/// let serving = tokio::spawn(server.serve(TcpListener::bind("127.0.0.1:0").await?));
+///
+/// // Where a signal comes, for instance:
+/// handle.shutdown(Duration::from_secs(30)).await;
+/// assert_eq!(handle.sessions(), 0);
+/// serving.await??;
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Debug)]
 pub struct Handle {
     registry: Arc<Registry>,
@@ -356,6 +416,10 @@ impl Handle {
 }
 
 /// This machine's name, or `localhost` where it has none.
+///
+/// ```
+/// assert!(!smtpd_tower::system_hostname().is_empty());
+/// ```
 pub fn system_hostname() -> String {
     let name = hostname::get()
         .ok()

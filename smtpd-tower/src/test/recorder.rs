@@ -171,6 +171,19 @@ impl<R: From<Reply>> Future for RecorderFuture<R> {
 }
 
 /// What a [`Recorder`] was asked. `Display` shows phase and subject, such as `rcpt user@example.org`.
+///
+/// ```
+/// use smtpd_tower::{Server, test::{Client, ClientError, Recorder}};
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), ClientError> {
+/// let recorder = Recorder::new();
+/// let mut client = Client::connect(&Server::new("mx.example.org", recorder.pipeline()));
+/// client.send("a@example.com", ["b@example.org"], "Hello\r\n").await?.expect_code(250)?;
+/// let asked = recorder.take().pop().unwrap();
+/// assert_eq!((asked.phase(), asked.subject()), ("data", "a@example.com to b@example.org"));
+/// assert_eq!(asked.message().unwrap(), "Hello\r\n");
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Debug)]
 pub struct Asked(Arc<Facts>);
 

@@ -6,6 +6,12 @@ use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
 /// The hash function of a SCRAM mechanism.
+///
+/// ```
+/// use smtpd_core::sasl::ScramHash;
+///
+/// assert_eq!(ScramHash::Sha256.as_str(), "SCRAM-SHA-256");
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ScramHash {

@@ -3,6 +3,18 @@ use std::{error::Error, fmt, io};
 use super::ClientReply;
 
 /// Why a [`Client`](super::Client) has no reply to show, or not the one that was expected.
+///
+/// ```
+/// use smtpd_tower::{Pipeline, Server, test::{Client, ClientError}};
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), ClientError> {
+/// let mut client = Client::connect(&Server::new("mx.example.org", Pipeline::new()));
+/// match client.greeting().await?.expect_code(554) {
+///     Err(ClientError::Unexpected { expected: 554, reply }) => assert_eq!(reply.code().as_u16(), 220),
+///     other => panic!("{other:?}"),
+/// }
+/// # Ok(()) }
+/// ```
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum ClientError {
