@@ -21,7 +21,7 @@ use tower::{
     layer::layer_fn,
     limit::{ConcurrencyLimitLayer, GlobalConcurrencyLimitLayer},
     load_shed::error::Overloaded,
-    timeout::Timeout,
+    timeout::{Timeout, TimeoutLayer},
 };
 
 use crate::{
@@ -100,6 +100,19 @@ async fn a_timeout_around_data_covers_the_time_that_the_client_takes() {
     tokio::time::sleep(6 * SECOND).await;
     client.send("age\r\n.\r\n").await;
     client.expect("451 4.3.0").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_timeout_around_every_phase_does_not_cover_a_command_that_trickles_in() {
+    let server = server_of(accept_rcpt().layer(TimeoutLayer::new(SECOND)));
+    let mut client = Client::greeted(&server).await;
+    client.send("EHLO").await;
+    tokio::time::sleep(30 * SECOND).await;
+    client.cmd(" client.example", "250").await;
+    let begun = Instant::now();
+    client.send("MAIL FROM:<").await;
+    client.expect("421 4.4.2").await;
+    assert_eq!(begun.elapsed(), MINUTE);
 }
 
 #[tokio::test(start_paused = true)]
