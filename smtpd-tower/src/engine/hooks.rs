@@ -23,7 +23,8 @@ impl fmt::Debug for Hooks {
     }
 }
 
-/// Something that went wrong in a session. The client has been told at most that something has.
+/// Something that went wrong in a session, as [`Server::on_error`](crate::Server::on_error) tells it. The client has been told at
+/// most that something has.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum SessionError {
@@ -87,7 +88,7 @@ impl Error for SessionError {
     }
 }
 
-/// A session that has ended.
+/// A session that has ended, as [`Server::on_close`](crate::Server::on_close) tells it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Summary {
