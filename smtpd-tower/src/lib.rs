@@ -69,6 +69,7 @@
 mod body;
 mod cidr;
 pub mod deliver;
+mod domains;
 mod engine;
 mod envelope;
 pub mod guide;

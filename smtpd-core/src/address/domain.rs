@@ -1,3 +1,5 @@
+#[cfg(feature = "idna")]
+use std::borrow::Cow;
 use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::net::IpAddr;
@@ -10,7 +12,8 @@ use super::{AddressError, AddressErrorKind, Charset, Leniency, PathOptions, Span
 /// A domain name, or an address literal in its place (RFC 5321 4.1.2, 4.1.3).
 ///
 /// Names compare without regard to ASCII case (RFC 5321 2.4), and so do literals; two spellings of
-/// one IPv6 address differ, unless their [`ip`](Self::ip) is compared. Cloning is cheap.
+/// one IPv6 address differ, unless their [`ip`](Self::ip) is compared. An A-label and its U-label
+/// differ, unless `canonical` (with the feature `idna`) is compared. Cloning is cheap.
 ///
 /// ```
 /// use smtpd_core::Domain;
@@ -71,6 +74,39 @@ impl Domain {
     #[must_use]
     pub fn eq_ignore_case(&self, other: &str) -> bool {
         self.as_str().eq_ignore_ascii_case(other)
+    }
+
+    /// The form in which domains that are the same are equal: A-labels in lower case, whether it was
+    /// sent in those or in U-labels (RFC 5890 2.3.2.4, RFC 6531 3.2).
+    ///
+    /// U-labels are read by UTS #46, which takes other case and compatibility forms for what they
+    /// stand for. What it refuses, and so can be no A-label, is kept as it is, its ASCII in lower
+    /// case. Where all of it is ASCII, its labels are not looked at, and nothing is allocated
+    /// unless there are capitals.
+    ///
+    /// ```
+    /// use smtpd_core::Domain;
+    ///
+    /// let (u, a): (Domain, Domain) = ("grå.Example".parse()?, "XN--gr-zia.example".parse()?);
+    /// assert_eq!(u.canonical(), "xn--gr-zia.example");
+    /// assert_eq!(a.canonical(), u.canonical());
+    /// # Ok::<(), smtpd_core::AddressError>(())
+    /// ```
+    #[cfg(feature = "idna")]
+    #[must_use]
+    pub fn canonical(&self) -> Cow<'_, str> {
+        let text = self.as_str();
+        if !text.is_ascii()
+            && let Ok(ascii) =
+                idna::domain_to_ascii_cow(text.as_bytes(), idna::AsciiDenyList::EMPTY)
+        {
+            return ascii;
+        }
+        if text.bytes().any(|octet| octet.is_ascii_uppercase()) {
+            Cow::Owned(text.to_ascii_lowercase())
+        } else {
+            Cow::Borrowed(text)
+        }
     }
 
     /// Whether this is an address literal.
@@ -258,6 +294,37 @@ mod tests {
         for text in ["a..", ".", ".a", "a._", "a.-"] {
             assert_eq!(parse(text, dot), Err(Kind::Domain), "{text}");
         }
+    }
+
+    #[test]
+    #[cfg(feature = "idna")]
+    fn canonical_forms() {
+        for (text, canonical) in [
+            ("example.org", "example.org"),
+            ("Example.ORG", "example.org"),
+            ("[IPv6:2001:DB8::1]", "[ipv6:2001:db8::1]"),
+            ("XN--NXASMQ6B.example", "xn--nxasmq6b.example"),
+            ("βόλος.example", "xn--nxasmm1c.example"),
+            ("ΒΌΛΟΣ.Example", "xn--nxasmq6b.example"),
+            ("bücher.example", "xn--bcher-kva.example"),
+            ("BU\u{308}CHER.example", "xn--bcher-kva.example"),
+            ("faß.example", "xn--fa-hia.example"),
+            ("例え。テスト", "xn--r8jz45g.xn--zckzah"),
+            ("xn--gr-zia.grå", "xn--gr-zia.xn--gr-zia"),
+            // No A-label: a joiner where none may be.
+            ("a\u{200d}B.example", "a\u{200d}b.example"),
+        ] {
+            let domain: Domain = text.parse().expect(text);
+            assert_eq!(domain.canonical(), canonical, "{text}");
+            assert_eq!(canonical.parse::<Domain>().unwrap().canonical(), canonical);
+        }
+    }
+
+    #[test]
+    #[cfg(feature = "idna")]
+    fn the_canonical_form_of_an_ascii_domain_costs_nothing() {
+        let domain: Domain = "xn--gr-zia.example.org".parse().unwrap();
+        assert!(matches!(domain.canonical(), Cow::Borrowed(_)));
     }
 
     #[test]

@@ -1,5 +1,4 @@
 use std::{
-    collections::HashSet,
     sync::Arc,
     task::{Context, Poll},
 };
@@ -9,11 +8,12 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 use super::AnswerFuture;
-use crate::{Rcpt, Request};
+use crate::{Rcpt, Request, domains::DomainSet};
 
 /// Lets recipients of the given domains pass, and refuses all others with 550 5.7.1.
 ///
-/// Domains are compared in any case (RFC 5321 section 2.4); a sub-domain is another domain. `<Postmaster>` without a domain passes,
+/// Domains are compared in any case (RFC 5321 section 2.4), and in A-labels as in U-labels (RFC 5890 section 2.3.2.4); a
+/// sub-domain is another domain. `<Postmaster>` without a domain passes,
 /// as RFC 5321 section 4.5.1 demands. It fits the RCPT phase only; around another it does not compile.
 ///
 /// ```
@@ -35,17 +35,14 @@ use crate::{Rcpt, Request};
 /// ```
 #[derive(Clone, Debug)]
 pub struct DomainFilterLayer {
-    domains: Arc<HashSet<Box<str>>>,
+    domains: Arc<DomainSet>,
 }
 
 impl DomainFilterLayer {
     /// Lets these domains pass.
     pub fn new<T: AsRef<str>>(domains: impl IntoIterator<Item = T>) -> Self {
-        let domains = domains
-            .into_iter()
-            .map(|domain| domain.as_ref().to_ascii_lowercase().into());
         Self {
-            domains: Arc::new(domains.collect()),
+            domains: Arc::new(domains.into_iter().collect()),
         }
     }
 }
@@ -65,7 +62,7 @@ impl<S> Layer<S> for DomainFilterLayer {
 #[derive(Clone, Debug)]
 pub struct DomainFilter<S> {
     inner: S,
-    domains: Arc<HashSet<Box<str>>>,
+    domains: Arc<DomainSet>,
 }
 
 impl<S> DomainFilter<S> {
@@ -73,8 +70,7 @@ impl<S> DomainFilter<S> {
         let Some(mailbox) = recipient.mailbox() else {
             return true;
         };
-        let domain = mailbox.domain().as_str();
-        self.domains.contains(domain) || self.domains.contains(domain.to_ascii_lowercase().as_str())
+        self.domains.contains(mailbox.domain())
     }
 }
 

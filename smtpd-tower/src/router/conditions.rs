@@ -1,45 +1,41 @@
 //! What a route can depend on.
 
-use std::collections::HashSet;
-
-use smtpd_core::{Domain, ForwardPath, Mailbox, sasl::Identity};
+use smtpd_core::{ForwardPath, sasl::Identity};
 
 use super::{RoutePhase, Router};
-use crate::{PeerAddr, Request, ServePhase};
+use crate::{
+    PeerAddr, Request, ServePhase,
+    domains::{DomainSet, is_same_recipient},
+};
 
 impl<P: RoutePhase> Router<P> {
-    /// Recipients of that domain, in any case (RFC 5321 section 2.4). A sub-domain is another domain.
+    /// Recipients of that domain, in any case (RFC 5321 section 2.4), in A-labels or in U-labels (RFC 5890 section 2.3.2.4).
+    /// A sub-domain is another domain.
     #[must_use]
     pub fn domain(self, domain: impl Into<String>, service: impl ServePhase<P>) -> Self {
-        let domain = domain.into();
-        self.recipient(
-            move |path| domain_of(path).is_some_and(|own| own.eq_ignore_case(&domain)),
-            service,
-        )
+        self.domains([domain.into()], service)
     }
 
-    /// Recipients of any of those domains, in any case. However many there are, they are found at once.
+    /// Recipients of any of those domains, as with [`domain`](Self::domain). However many there are, they are found at once.
     #[must_use]
     pub fn domains<T: AsRef<str>>(
         self,
         domains: impl IntoIterator<Item = T>,
         service: impl ServePhase<P>,
     ) -> Self {
-        let domains: HashSet<_> = domains
-            .into_iter()
-            .map(|domain| domain.as_ref().to_ascii_lowercase())
-            .collect();
+        let domains: DomainSet = domains.into_iter().collect();
         self.recipient(
+            // All but `<Postmaster>` have a domain (RFC 5321 section 4.1.1.3).
             move |path| {
-                domain_of(path)
-                    .is_some_and(|own| domains.contains(&own.as_str().to_ascii_lowercase()))
+                path.mailbox()
+                    .is_some_and(|own| domains.contains(own.domain()))
             },
             service,
         )
     }
 
-    /// The recipient of that address: the local part in the same case, but however it is quoted, the domain in any case
-    /// (RFC 5321 sections 2.4 and 4.1.2). `Postmaster` is the one without a domain.
+    /// The recipient of that address: the local part in the same case, but however it is quoted, the domain as with
+    /// [`domain`](Self::domain) (RFC 5321 sections 2.4 and 4.1.2). `Postmaster` is the one without a domain.
     ///
     /// What is no address by the RFC is compared letter by letter, for servers that are lenient.
     #[must_use]
@@ -48,7 +44,7 @@ impl<P: RoutePhase> Router<P> {
         let parsed = address.parse::<ForwardPath>().ok();
         self.recipient(
             move |path| match &parsed {
-                Some(parsed) => path == parsed,
+                Some(parsed) => is_same_recipient(path, parsed),
                 None => path.as_str() == address,
             },
             service,
@@ -97,11 +93,6 @@ impl<P: RoutePhase> Router<P> {
     }
 }
 
-/// The domain of all but `<Postmaster>` (RFC 5321 section 4.1.1.3).
-fn domain_of(path: &ForwardPath) -> Option<&Domain> {
-    path.mailbox().map(Mailbox::domain)
-}
-
 fn is_at(local: &PeerAddr, listener: &PeerAddr) -> bool {
     match (local, listener) {
         (PeerAddr::Inet(own), PeerAddr::Inet(bound)) => {
@@ -145,6 +136,8 @@ mod tests {
                 |path| path.as_str().ends_with(".example"),
                 answer("recipient"),
             )
+            .domain("XN--GR-ZIA.test", answer("both kinds of labels"))
+            .address("chef@bücher.test", answer("address in U-labels"))
             .otherwise(answer("otherwise"));
         for (recipient, expected) in [
             ("List@example.org", "address"),
@@ -158,6 +151,9 @@ mod tests {
             ("user@[192.0.2.1]", "domains"),
             ("user@[192.0.2.2]", "otherwise"),
             ("doe@lenient.example", "recipient"),
+            ("user@grå.test", "both kinds of labels"),
+            ("user@xn--gr-zia.test", "both kinds of labels"),
+            ("chef@xn--bcher-kva.test", "address in U-labels"),
         ] {
             let taken = route(&router, &Session::local(), recipient).await;
             assert_eq!(taken, expected, "{recipient}");

@@ -1,0 +1,94 @@
+//! Domains compared as RFC 5890 section 2.3.2.4 wants it: A-labels and U-labels of the same name are the same.
+
+use std::collections::HashSet;
+
+use smtpd_core::{Domain, ForwardPath};
+
+/// Domains that a user has named, however many, found at once.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct DomainSet(HashSet<Box<str>>);
+
+impl<T: AsRef<str>> FromIterator<T> for DomainSet {
+    fn from_iter<I: IntoIterator<Item = T>>(domains: I) -> Self {
+        let domains = domains.into_iter().map(|domain| canonical(domain.as_ref()));
+        Self(domains.collect())
+    }
+}
+
+impl DomainSet {
+    /// Whether that domain is among them. A sub-domain is another domain.
+    pub(crate) fn contains(&self, domain: &Domain) -> bool {
+        // Most come as they stand in the set: nothing is allocated then.
+        self.0.contains(domain.as_str()) || self.0.contains(&*domain.canonical())
+    }
+}
+
+/// Whether two recipients are the same: the local part in the same case, but however it is quoted (RFC 5321 sections 2.4
+/// and 4.1.2), the domain in any case and in A-labels or U-labels.
+pub(crate) fn is_same_recipient(one: &ForwardPath, other: &ForwardPath) -> bool {
+    match (one.mailbox(), other.mailbox()) {
+        (Some(a), Some(b))
+            if !a.domain().as_str().is_ascii() || !b.domain().as_str().is_ascii() =>
+        {
+            a.domain().canonical() == b.domain().canonical()
+                && a.local_part_unquoted() == b.local_part_unquoted()
+        }
+        _ => one == other,
+    }
+}
+
+/// What is no domain by the RFC is compared letter by letter, for servers that are lenient.
+fn canonical(domain: &str) -> Box<str> {
+    match domain.parse::<Domain>() {
+        Ok(domain) => (*domain.canonical()).into(),
+        Err(_) => domain.to_ascii_lowercase().into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn labels_of_both_kinds_are_the_same() {
+        let set: DomainSet = ["grå.example", "XN--BCHER-KVA.example", "lenient_name"]
+            .into_iter()
+            .collect();
+        for (domain, expected) in [
+            ("grå.example", true),
+            ("GRÅ.Example", true),
+            ("xn--gr-zia.example", true),
+            ("XN--GR-ZIA.EXAMPLE", true),
+            ("bücher.example", true),
+            ("xn--bcher-kva.example", true),
+            ("gra.example", false),
+            ("sub.grå.example", false),
+            ("bucher.example", false),
+        ] {
+            let domain: Domain = domain.parse().unwrap();
+            assert_eq!(set.contains(&domain), expected, "{domain}");
+        }
+    }
+
+    #[test]
+    fn recipients() {
+        let same = |one: &str, other: &str| {
+            is_same_recipient(&one.parse().unwrap(), &other.parse().unwrap())
+        };
+        for (one, other) in [
+            ("a@b.example", r#""a"@B.EXAMPLE"#),
+            ("a@grå.example", r#""a"@xn--gr-zia.example"#),
+            ("ü@xn--gr-zia.example", "ü@GRÅ.example"),
+            ("Postmaster", "POSTMASTER"),
+        ] {
+            assert!(same(one, other) && same(other, one), "{one} and {other}");
+        }
+        for (one, other) in [
+            ("A@grå.example", "a@grå.example"),
+            ("a@grå.example", "a@gra.example"),
+            ("a@grå.example", "Postmaster"),
+        ] {
+            assert!(!same(one, other) && !same(other, one), "{one} and {other}");
+        }
+    }
+}
