@@ -13,7 +13,7 @@ use std::{
 use smtpd_tower::{
     Auth, BodyError, BoxError, Command, Connect, Data, EndReason, Extension, Helo, Identity, Mail,
     PeerAddr, Pipeline, Rcpt, Reply, Request, Session, SessionError,
-    core::{ParameterError, ParameterRule},
+    core::{ParameterError, ParameterRule, SessionFacts},
     handler_fn,
     sasl::Mechanisms,
 };
@@ -664,7 +664,7 @@ async fn verbs_keywords_and_parameters_of_ones_own() {
         fn keyword(&self) -> &str {
             "XCOLOR"
         }
-        fn announcement(&self) -> std::borrow::Cow<'_, str> {
+        fn announcement(&self, _: SessionFacts<'_>) -> std::borrow::Cow<'_, str> {
             "RED GREEN".into()
         }
         fn mail_parameters(&self) -> &[ParameterRule] {

@@ -16,6 +16,7 @@ pub(crate) enum Verb {
     Noop,
     Vrfy,
     Expn,
+    Etrn,
     Help,
     Quit,
     XClient,

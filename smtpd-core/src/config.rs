@@ -8,8 +8,8 @@ use std::{
 use zeroize::Zeroizing;
 
 use crate::{
-    BareNewline, Extensions, Leniency, Timeouts,
-    extension::{AUTH_PARAMETER, Extension, SIZE_PARAMETER},
+    BareNewline, Extension, Extensions, Leniency, Timeouts,
+    extension::standard::{AUTH_PARAMETER, SIZE_PARAMETER},
     parameter::{ParameterRule, RuleIter},
     sasl::{Mechanisms, SALT_KEY_LEN},
 };
@@ -50,7 +50,11 @@ pub struct Limits {
     pub message_size: Option<u64>,
     /// Recipients of a message; one more is answered 452 4.5.3 (RFC 5321 section 4.5.3.1.8 asks for 100 at least). 100.
     pub recipients: u32,
-    /// Octets of a command line with its CRLF; RFC 5321 section 4.5.3.1.4 asks for 512 and more with extensions. 2,048.
+    /// Domains that the recipients of a session may be of, all its messages taken together; a recipient of one more is
+    /// answered 452 4.5.3 (RFC 9422 section 4.3). `None`, for no limit.
+    pub recipient_domains: Option<u32>,
+    /// Octets of a command line with its CRLF; RFC 5321 section 4.5.3.1.4 asks for 512 and more with extensions. 2,048, to
+    /// which comes what the extensions that are off by default ask for.
     pub command_line: usize,
     /// Wrong commands until the session is ended with 421. 20.
     pub errors: u32,
@@ -58,7 +62,7 @@ pub struct Limits {
     pub auth_failures: u32,
     /// Commands without a message taken until the session is ended with 421. 1,000.
     pub idle_commands: u32,
-    /// Messages until MAIL is answered with 421. 10,000.
+    /// MAIL commands, whatever became of them, until MAIL is answered with 421 (RFC 9422 section 4.1). 10,000.
     pub messages: u32,
     /// Octets of a refused message that are read on, so that the reply can be given at its end; beyond, the session is
     /// ended. 64 MiB.
@@ -70,6 +74,7 @@ impl Default for Limits {
         Self {
             message_size: Some(1 << 20),
             recipients: 100,
+            recipient_domains: None,
             command_line: 2048,
             errors: 20,
             auth_failures: 5,
@@ -94,6 +99,8 @@ pub struct Config {
     pub(crate) app_name: String,
     pub(crate) protocol: Protocol,
     pub(crate) extensions: Extensions,
+    /// What the extensions add to a command line's length.
+    extra_octets: usize,
     pub(crate) mechanisms: Mechanisms,
     pub(crate) limits: Limits,
     pub(crate) timeouts: Timeouts,
@@ -131,6 +138,7 @@ impl Config {
             app_name: Self::DEFAULT_APP_NAME.to_owned(),
             protocol: Protocol::Smtp,
             extensions: Extensions::default(),
+            extra_octets: 0,
             mechanisms: Mechanisms::none(),
             limits: Limits::default(),
             timeouts: Timeouts::default(),
@@ -165,14 +173,12 @@ impl Config {
         self.changed()
     }
 
-    /// The extensions that are on. Without CHUNKING there is no BINARYMIME either (RFC 3030 section 3).
+    /// The extensions that are on, but for those that [lack another one](Extension::requires): without CHUNKING there is no
+    /// BINARYMIME either.
     #[must_use]
     pub fn extensions(mut self, extensions: Extensions) -> Self {
-        self.extensions = if extensions.contains("CHUNKING") {
-            extensions
-        } else {
-            extensions.without("BINARYMIME")
-        };
+        self.extensions = extensions.complete();
+        self.extra_octets = self.extensions.iter().map(Extension::extra_octets).sum();
         self.changed()
     }
 
@@ -257,7 +263,7 @@ impl Config {
         self
     }
 
-    /// Ask the caller, by [`Event::Command`](crate::Event::Command), about VRFY, EXPN, HELP and every verb that the connection does not know;
+    /// Ask the caller, by [`Event::Command`](crate::Event::Command), about VRFY, EXPN, HELP, ETRN and every verb that the connection does not know;
     /// off by default, so that it answers them by itself.
     #[must_use]
     pub fn custom_commands(mut self, on: bool) -> Self {
@@ -323,6 +329,15 @@ impl Config {
     /// The time limits in force.
     pub fn timeouts_ref(&self) -> &Timeouts {
         &self.timeouts
+    }
+
+    /// Octets that a command line may have, with its CRLF.
+    pub(crate) fn line_limit(&self) -> usize {
+        // RFC 5321 section 4.5.3.1.4.
+        self.limits
+            .command_line
+            .max(512)
+            .saturating_add(self.extra_octets)
     }
 
     /// What MAIL may have as parameters: SIZE always, for it is always announced, without a number where there is no limit

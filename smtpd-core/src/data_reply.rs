@@ -43,6 +43,17 @@ impl DataReply {
         transient.or(refused).unwrap_or(&replies[0])
     }
 
+    /// The reply for the message as a whole where each recipient has one of its own: positive if any is, for then it was
+    /// taken (draft-hall-prdr-00 section 4.5.3).
+    pub(crate) fn overall(&self) -> Reply {
+        let merged = self.merged();
+        if self.is_taken() && !merged.is_positive() {
+            Reply::ok("Taken for some of the recipients")
+        } else {
+            merged.clone()
+        }
+    }
+
     /// The reply for the recipient of that number, counted from 0.
     pub fn for_recipient(&self, number: usize) -> &Reply {
         let replies = self.replies();
@@ -100,6 +111,21 @@ mod tests {
         assert_eq!(merged(&[&yes, &no, &later]), later);
         assert_eq!(merged(&[&yes, &no]), no);
         assert_eq!(merged(&[]).code().as_u16(), 451);
+    }
+
+    #[test]
+    fn a_message_that_some_recipients_took_is_taken() {
+        let overall = |replies: [Reply; 2]| DataReply::each(replies).overall().to_string();
+        assert_eq!(
+            overall([Reply::busy(), Reply::ok("Two")]),
+            "250 2.0.0 Taken for some of the recipients"
+        );
+        assert_eq!(
+            overall([Reply::ok("One"), Reply::ok("Two")]),
+            "250 2.0.0 One"
+        );
+        let refused = [Reply::no_such_user(), Reply::busy()];
+        assert_eq!(overall(refused), Reply::busy().to_string());
     }
 
     #[test]

@@ -10,11 +10,13 @@
 //! - [`Mailbox`], [`ReversePath`], [`ForwardPath`], [`Domain`], [`ClientName`]: addresses and names, parsed strictly
 //!   unless a [`Leniency`] says otherwise;
 //! - [`Parameters`], [`Parameter`], [`Extension`], [`Extensions`]: the parameters of MAIL and RCPT, an open set;
+//! - [`extension`]: the extensions that are off by default;
 //! - [`sasl`]: the mechanisms of AUTH;
 //! - [`XClient`], [`Forwarded`]: what a trusted proxy says of its client by XCLIENT and XFORWARD;
 //! - [`Config`], [`Limits`], [`Timeouts`], [`BareNewline`]: what a server is set up to do.
 //!
-//! The feature `scram` (default) adds the mechanisms that hash: SCRAM-SHA-1, SCRAM-SHA-256 and their -PLUS forms.
+//! The feature `scram` (default) adds the mechanisms that hash: SCRAM-SHA-1, SCRAM-SHA-256 and their -PLUS forms; the feature
+//! `idna` adds [`Domain::canonical`](Domain), by which A-labels and U-labels are the same domain.
 //!
 //! Who writes a server wants `smtpd-tower`, which runs this crate on tokio and calls tower services.
 #![forbid(unsafe_code)]
@@ -24,7 +26,7 @@ mod command;
 mod config;
 mod connection;
 mod data_reply;
-mod extension;
+pub mod extension;
 mod framing;
 mod parameter;
 mod proxied;
@@ -42,11 +44,16 @@ pub use connection::{
     Helo, MailCommand, MessageError, RcptCommand, Timeouts, WireLine,
 };
 pub use data_reply::DataReply;
-pub use extension::{Extension, Extensions, Standard};
+pub use extension::{
+    facts::SessionFacts,
+    set::{Extension, Extensions},
+    standard::Standard,
+};
 pub use framing::BareNewline;
 pub use parameter::{
-    BodyType, EnvelopeId, MailAuth, Notify, OriginalRecipient, Parameter, ParameterError,
-    ParameterRule, Parameters, Ret, Size, SmtpUtf8,
+    BodyType, By, ByMode, DateTime, DateTimeError, EnvelopeId, HoldFor, HoldUntil, MailAuth,
+    NoSupport, Notify, OriginalRecipient, Parameter, ParameterError, ParameterRule, Parameters,
+    Priority, Ret, Size, SmtpUtf8, Solicit, ValidSince,
 };
 pub use proxied::{Attribute, AttributeError, Forwarded, MailSource, XClient};
 pub use reply::{Code, Reply};

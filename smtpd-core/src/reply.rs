@@ -82,7 +82,7 @@ macro_rules! codes {
     };
 }
 
-// RFC 5321 section 4.2.3, RFC 4954 section 6, RFC 7504 section 3.
+// RFC 5321 section 4.2.3, RFC 4954 section 6, RFC 7504 section 3, RFC 1985 section 5.1, draft-hall-prdr-00 section 4.
 codes! {
     HELP = 214, "help message";
     READY = 220, "service ready";
@@ -92,12 +92,14 @@ codes! {
     WILL_FORWARD = 251, "user not local, will forward";
     CANNOT_VERIFY = 252, "cannot verify the user, but will accept the message";
     CHALLENGE = 334, "a SASL challenge";
+    EACH_RECIPIENT = 353, "a reply for each recipient follows";
     START_MAIL = 354, "start mail input";
     SERVICE_UNAVAILABLE = 421, "service not available, closing the connection";
     MAILBOX_BUSY = 450, "mailbox unavailable for now";
     LOCAL_ERROR = 451, "local error in processing";
     INSUFFICIENT_STORAGE = 452, "insufficient system storage, or too many recipients";
     TLS_UNAVAILABLE = 454, "TLS or authentication not available for a temporary reason";
+    QUEUE_UNAVAILABLE = 458, "unable to queue messages for the node";
     SYNTAX_ERROR = 500, "syntax error, command unrecognized";
     PARAMETER_ERROR = 501, "syntax error in parameters or arguments";
     NOT_IMPLEMENTED = 502, "command not implemented";

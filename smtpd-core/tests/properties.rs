@@ -7,7 +7,7 @@ use self::support::differential::{AUTH_LINE, COMMAND_LINE, Setting};
 
 mod support;
 
-const FRAGMENTS: [&str; 65] = [
+const FRAGMENTS: [&str; 70] = [
     "HELO client.example\r\n",
     "EHLO client.example\r\n",
     "LHLO client.example\r\n",
@@ -17,6 +17,11 @@ const FRAGMENTS: [&str; 65] = [
     "MAIL FROM:<a@b> BODY=BINARYMIME\r\n",
     "MAIL FROM:<\u{fc}@b> SMTPUTF8\r\n",
     "MAIL FROM:<a@b> FROBNICATE\r\n",
+    "MAIL FROM:<a@b> PRDR\r\n",
+    "MAIL FROM:<a@b> BY=9;R HOLDFOR=9 MT-PRIORITY=9 SOLICIT=a\r\n",
+    "MAIL FROM:<a@b> REQUIRETLS\r\n",
+    "RCPT TO:<c@d> RRVS=2014-04-03T23:01:00Z;C\r\n",
+    "ETRN example.org\r\n",
     "RCPT TO:<c@d>\r\n",
     "RCPT TO:<e@f> NOTIFY=NEVER\r\n",
     "RCPT TO:<Postmaster>\r\n",

@@ -37,7 +37,7 @@ use smtpd_core::{
     },
 };
 
-use self::support::{Caller, Session, Told};
+use self::support::{Caller, Session, Told, extensions};
 
 mod support;
 
@@ -288,6 +288,7 @@ impl Script {
 
     fn configure(&mut self, settings: &str) {
         let (mut config, mut limits) = (Config::new("mx.example.org"), Limits::default());
+        let mut extensions = Extensions::default();
         for setting in settings.split(", ") {
             let (key, value) = setting.split_once('=').unwrap_or((setting, ""));
             match key {
@@ -295,10 +296,13 @@ impl Script {
                 "exporter" => self.exporter = true,
                 "trusted" => self.trusted = true,
                 "whole" => self.whole = true,
+                "with" => extensions = value.split(' ').fold(extensions, extensions::with),
+                "without" => extensions = value.split(' ').fold(extensions, Extensions::without),
                 _ => config = apply(config, &mut limits, key, value),
             }
         }
-        self.config = Arc::new(config.limits(limits).log_wire(true));
+        let config = config.extensions(extensions).limits(limits);
+        self.config = Arc::new(config.log_wire(true));
     }
 }
 
@@ -307,6 +311,7 @@ fn apply(config: Config, limits: &mut Limits, key: &str, value: &str) -> Config 
     match key {
         "max_size" => limits.message_size = (number() > 0).then(|| number().into()),
         "max_rcpt" => limits.recipients = number(),
+        "max_domains" => limits.recipient_domains = Some(number()),
         "max_line" => limits.command_line = number() as usize,
         "max_errors" => limits.errors = number(),
         "max_auth_failures" => limits.auth_failures = number(),
@@ -329,12 +334,6 @@ fn apply(config: Config, limits: &mut Limits, key: &str, value: &str) -> Config 
         }
         "no_entropy" => return config.mechanisms(Mechanisms::none().with(CramMd5)),
         "bare_newline" => return config.bare_newline(policy(value)),
-        "without" => {
-            let extensions = value
-                .split(' ')
-                .fold(Extensions::default(), Extensions::without);
-            return config.extensions(extensions);
-        }
         _ => panic!("no such setting: {key}"),
     }
     config

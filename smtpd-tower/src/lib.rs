@@ -112,7 +112,7 @@ pub use smtpd_core::{
     self as core, AddressError, Attribute, AttributeError, AuthOutcome, BareNewline, ClientName,
     CloseReason, Code, Config, DataReply, Direction, Domain, Extension, Extensions, ForwardPath,
     Forwarded, Greeting, Leniency, Limits, MailSource, Mailbox, Parameters, Protocol, Reply,
-    ReversePath, Status, Timeouts, WireLine, XClient, sasl,
+    ReversePath, Status, Timeouts, WireLine, XClient, extension, sasl,
     sasl::{Credentials, Identity, Secret},
 };
 pub use tls_info::{TlsInfo, TlsVersion};

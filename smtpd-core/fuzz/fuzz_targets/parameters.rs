@@ -1,13 +1,19 @@
 //! The parameters of MAIL and RCPT: what is taken is what was sent, and is taken again.
 #![no_main]
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use bytes::BytesMut;
 use libfuzzer_sys::fuzz_target;
 use smtpd_core::{
-    BodyType, Config, Connection, EnvelopeId, Event, MailAuth, Notify, OriginalRecipient,
-    Parameters, Reply, Ret, Size, SmtpUtf8, sasl::Mechanisms,
+    BodyType, By, Config, Connection, EnvelopeId, Event, Extensions, HoldFor, HoldUntil, MailAuth,
+    Notify, OriginalRecipient, Parameter, Parameters, Priority, Reply, Ret, Size, SmtpUtf8, Solicit,
+    ValidSince,
+    extension::{DeliverBy, FutureRelease, MtPriority, NoSoliciting, Prdr, RequireTls, Rrvs},
+    sasl::Mechanisms,
 };
 
 fuzz_target!(|input: &[u8]| {
@@ -31,38 +37,39 @@ fuzz_target!(|input: &[u8]| {
 
 /// A value that was taken is one that its type can read.
 fn check_types(parameters: &Parameters) {
-    assert_eq!(
-        parameters.contains("SIZE"),
-        parameters.get::<Size>().is_some()
-    );
-    assert_eq!(
-        parameters.contains("BODY"),
-        parameters.get::<BodyType>().is_some()
-    );
-    assert_eq!(
-        parameters.contains("SMTPUTF8"),
-        parameters.get::<SmtpUtf8>().is_some()
-    );
-    assert_eq!(
-        parameters.contains("AUTH"),
-        parameters.get::<MailAuth>().is_some()
-    );
-    assert_eq!(
-        parameters.contains("RET"),
-        parameters.get::<Ret>().is_some()
-    );
-    assert_eq!(
-        parameters.contains("ENVID"),
-        parameters.get::<EnvelopeId>().is_some()
-    );
-    assert_eq!(
-        parameters.contains("NOTIFY"),
-        parameters.get::<Notify>().is_some()
-    );
-    assert_eq!(
-        parameters.contains("ORCPT"),
-        parameters.get::<OriginalRecipient>().is_some()
-    );
+    check::<Size>(parameters);
+    check::<BodyType>(parameters);
+    check::<SmtpUtf8>(parameters);
+    check::<MailAuth>(parameters);
+    check::<Ret>(parameters);
+    check::<EnvelopeId>(parameters);
+    check::<Notify>(parameters);
+    check::<OriginalRecipient>(parameters);
+    check::<By>(parameters);
+    check::<HoldFor>(parameters);
+    check::<HoldUntil>(parameters);
+    check::<Priority>(parameters);
+    check::<Solicit>(parameters);
+    check::<ValidSince>(parameters);
+}
+
+fn check<P: Parameter>(parameters: &Parameters) {
+    let given = parameters.contains(P::KEYWORD);
+    assert_eq!(given, parameters.get::<P>().is_some(), "{}", P::KEYWORD);
+}
+
+/// Those with parameters of their own, with nothing that any value would be refused for.
+fn extensions() -> Extensions {
+    let longest = Duration::from_secs(HoldFor::MAX_SECONDS.into());
+    let latest = "9999-12-31T23:59:59Z".parse().unwrap();
+    Extensions::default()
+        .with(DeliverBy::new())
+        .with(FutureRelease::new(longest, latest))
+        .with(MtPriority::new().trust_unauthenticated())
+        .with(NoSoliciting::new())
+        .with(Prdr)
+        .with(RequireTls)
+        .with(Rrvs)
 }
 
 /// The parameters of the first such command that is taken.
@@ -75,9 +82,10 @@ fn parse(command: &str, parameters: &[u8]) -> Option<Parameters> {
         BytesMut::from(&[start.as_bytes(), command.as_bytes(), parameters, b"\r\n"].concat()[..]);
     let config = Config::new("mx.example.org")
         .max_message_size(0)
+        .extensions(extensions())
         .mechanisms(Mechanisms::default());
     let (now, mut found) = (Instant::now(), None);
-    let mut connection = Connection::new(Arc::new(config), now);
+    let mut connection = Connection::with_tls(Arc::new(config), now);
     while let Some(event) = connection.poll_event(now, &mut input) {
         match event {
             Event::Mail(mail) if command.starts_with("MAIL") => {

@@ -20,6 +20,11 @@ const SEQUENCE: Reply = Reply::fixed(
     Status::INVALID_COMMAND,
     "Bad sequence of commands",
 );
+const NOT_IMPLEMENTED: Reply = Reply::fixed(
+    Code::NOT_IMPLEMENTED,
+    Status::INVALID_COMMAND,
+    "Command not implemented",
+);
 const UNKNOWN: Reply = Reply::fixed(
     Code::SYNTAX_ERROR,
     Status::INVALID_COMMAND,
@@ -76,6 +81,7 @@ impl Connection {
             Verb::Vrfy | Verb::Expn | Verb::Help => {
                 self.other(verb.name(), argument, default_reply(verb))
             }
+            Verb::Etrn => self.etrn(argument),
             Verb::Quit => self.quit(),
             Verb::XClient => self.xclient(argument),
             Verb::XForward => self.xforward(argument),
@@ -106,6 +112,7 @@ impl Connection {
         let config = &self.config;
         match verb {
             Verb::Bdat => config.extensions.contains("CHUNKING"),
+            Verb::Etrn => self.is_offered("ETRN"),
             Verb::StartTls => config.starttls,
             Verb::Auth => !config.mechanisms.is_empty(),
             // RFC 2033 section 4.1: LHLO in place of HELO and EHLO.
@@ -142,11 +149,16 @@ impl Connection {
         {
             return self.fault(reply);
         }
-        self.other(command.word, command.argument, UNKNOWN)
+        let reply = match Verb::parse(command.word) {
+            // RFC 5321 section 4.2.4: the verb of an extension that is off is known, but not implemented.
+            Some(Verb::Bdat | Verb::Etrn) => NOT_IMPLEMENTED,
+            _ => UNKNOWN,
+        };
+        self.other(command.word, command.argument, reply)
     }
 
     /// A command that means nothing to the session itself.
-    fn other(&mut self, verb: &[u8], argument: &[u8], default_reply: Reply) -> Step {
+    pub(super) fn other(&mut self, verb: &[u8], argument: &[u8], default_reply: Reply) -> Step {
         if !self.config.custom_commands || !verb.is_ascii() || verb.is_empty() {
             return self.answer_other(&default_reply);
         }
@@ -244,12 +256,13 @@ impl Connection {
     }
 
     fn mail(&mut self, argument: &[u8]) -> Step {
-        if self.counts.messages >= self.config.limits.messages {
+        if self.counts.transactions >= self.config.limits.messages {
             return self.end(
                 Reply::closing("Too many messages on one connection"),
                 CloseReason::Limit,
             );
         }
+        self.counts.transactions += 1;
         let Some(path) = strip_prefix(argument, b"FROM:") else {
             return self.fault(SYNTAX);
         };
@@ -269,6 +282,7 @@ impl Connection {
         self.transaction = Transaction {
             utf8: parameters.contains("SMTPUTF8"),
             binary: parameters.get() == Some(BodyType::BinaryMime),
+            reply_to_each: self.replies_to_each(&parameters),
             recipients: 0,
         };
         self.ask(Asked::Mail, Event::Mail(MailCommand { sender, parameters }))
@@ -279,6 +293,7 @@ impl Connection {
             ReversePath::parse(path, self.path_options(true)).map_err(|e| sender_error(&e))?;
         let parameters =
             Parameters::parse(rest, || self.config.mail_rules()).map_err(parameter_error)?;
+        self.check_mail_parameters(&parameters)?;
         if !sender.as_str().is_ascii() && !parameters.contains("SMTPUTF8") {
             return Err(non_ascii());
         }
@@ -293,6 +308,9 @@ impl Connection {
             return self.answer(Reply::too_many_recipients());
         }
         match self.parse_rcpt(path) {
+            Ok((recipient, _)) if self.is_one_domain_too_many(&recipient) => {
+                self.answer(Reply::too_many_recipients().with_text("Too many domains"))
+            }
             Ok((recipient, parameters)) => self.ask(
                 Asked::Rcpt,
                 Event::Rcpt(RcptCommand {
@@ -310,6 +328,7 @@ impl Connection {
             ForwardPath::parse(path, options).map_err(|e| recipient_error(&e))?;
         let parameters =
             Parameters::parse(rest, || self.config.rcpt_rules()).map_err(parameter_error)?;
+        self.check_rcpt_parameters(&parameters)?;
         Ok((recipient, parameters))
     }
 
@@ -414,7 +433,7 @@ fn non_ascii() -> Reply {
     )
 }
 
-fn parameter_error(error: ParameterError) -> Reply {
+pub(super) fn parameter_error(error: ParameterError) -> Reply {
     let code = match error {
         // RFC 5321 section 4.1.1.11.
         ParameterError::Unknown => Code::PARAMETERS_UNKNOWN,

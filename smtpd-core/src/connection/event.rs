@@ -56,7 +56,7 @@ pub enum Event {
     ChunkEnd,
     /// The message is over: whole, or to be refused. Asks: a positive reply takes it.
     MessageEnd(Result<(), MessageError>),
-    /// VRFY, EXPN, HELP or an unknown verb, if [`Config::custom_commands`](crate::Config::custom_commands) is on. Asks.
+    /// VRFY, EXPN, HELP, ETRN or an unknown verb, if [`Config::custom_commands`](crate::Config::custom_commands) is on. Asks.
     Command(CommandLine),
     /// RSET: the transaction is void.
     Reset,

@@ -68,11 +68,12 @@ impl Connection {
 
     fn ehlo_answer(&self) -> Vec<u8> {
         let mut lines = vec![self.config.hostname.clone()];
+        let facts = self.facts();
+        let offered = self.config.extensions.iter();
         lines.extend(
-            self.config
-                .extensions
-                .iter()
-                .map(|extension| join(extension.keyword(), &extension.announcement())),
+            offered
+                .filter(|extension| extension.is_offered(facts))
+                .map(|extension| join(extension.keyword(), &extension.announcement(facts))),
         );
         // RFC 1870 section 4: no number where there is no fixed limit.
         let size = self.config.limits.message_size.map(|size| size.to_string());

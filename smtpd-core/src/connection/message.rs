@@ -360,7 +360,7 @@ impl Connection {
         self.end_transaction();
     }
 
-    /// The replies to a message that is over: one, or with LMTP one for each recipient (RFC 2033 section 4.2).
+    /// Answers a message that is over.
     pub(super) fn answer_message(&mut self, reply: DataReply) {
         let Some(message) = self.message.take() else {
             return;
@@ -374,15 +374,7 @@ impl Connection {
             self.counts.messages += 1;
             self.counts.idle_commands = 0;
         }
-        let mut closes = reply.merged().closes();
-        if self.config.protocol == crate::Protocol::Lmtp {
-            for number in 0..self.transaction.recipients as usize {
-                closes |= reply.for_recipient(number).closes();
-                self.put(reply.for_recipient(number));
-            }
-        } else {
-            self.put(reply.merged());
-        }
+        let closes = self.put_data_reply(&reply);
         self.end_transaction();
         if closes {
             self.close(CloseReason::Refused);

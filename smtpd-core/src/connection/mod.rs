@@ -5,10 +5,13 @@ mod auth;
 mod claims;
 mod command;
 mod deadline;
+mod etrn;
 mod event;
+mod extension;
 mod hello;
 mod message;
 mod output;
+mod recipients;
 mod state;
 mod wire;
 
@@ -158,7 +161,12 @@ struct Counts {
     errors: u32,
     auth_failures: u32,
     idle_commands: u32,
+    /// Taken.
     messages: u32,
+    /// MAIL commands.
+    transactions: u32,
+    /// The recipients' domains, where they are limited.
+    domains: Vec<Box<str>>,
 }
 
 /// What MAIL has settled for the commands that follow it.
@@ -166,6 +174,8 @@ struct Counts {
 struct Transaction {
     utf8: bool,
     binary: bool,
+    /// Whether the client asked for a reply to each recipient of the message.
+    reply_to_each: bool,
     recipients: u32,
 }
 
@@ -344,11 +354,7 @@ impl Connection {
 
     fn step(&mut self, input: &mut BytesMut) -> Step {
         match self.reading {
-            Reading::Commands => self.step_line(
-                input,
-                self.config.limits.command_line.max(512),
-                Self::command,
-            ),
+            Reading::Commands => self.step_line(input, self.config.line_limit(), Self::command),
             Reading::SaslResponse => {
                 self.step_line(input, MAX_RESPONSE_LINE + 2, Self::sasl_response)
             }

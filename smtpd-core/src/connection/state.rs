@@ -74,7 +74,7 @@ const fn rule(
 }
 
 #[rustfmt::skip]
-const TABLE: [Rule; 17] = [
+const TABLE: [Rule; 18] = [
     //                                 in order in             before: TLS, AUTH; last, junk
     rule(Verb::Helo,     b"HELO",     ANY,                           [1, 1, 1, 1]),
     rule(Verb::Ehlo,     b"EHLO",     ANY,                           [1, 1, 1, 1]),
@@ -89,6 +89,7 @@ const TABLE: [Rule; 17] = [
     rule(Verb::Noop,     b"NOOP",     ANY,                           [1, 1, 0, 1]),
     rule(Verb::Vrfy,     b"VRFY",     ANY,                           [0, 0, 0, 1]),
     rule(Verb::Expn,     b"EXPN",     ANY,                           [0, 0, 0, 1]),
+    rule(Verb::Etrn,     b"ETRN",     &[Ready],                      [0, 0, 0, 1]),
     rule(Verb::Help,     b"HELP",     ANY,                           [0, 0, 0, 1]),
     rule(Verb::Quit,     b"QUIT",     ALWAYS,                        [1, 1, 1, 0]),
     rule(Verb::XClient,  b"XCLIENT",  &[Start, Ready],               [1, 1, 0, 1]),

@@ -1,4 +1,4 @@
-use super::{Parameter, ParameterError, xtext};
+use super::{Parameter, ParameterError, no_value, xtext};
 
 /// `SIZE=`: how many octets the message will have, as its sender declares it (RFC 1870 section 6).
 ///
@@ -85,7 +85,7 @@ impl Parameter for SmtpUtf8 {
     const KEYWORD: &'static str = "SMTPUTF8";
 
     fn parse(value: Option<&str>) -> Result<Self, ParameterError> {
-        value.map_or(Ok(Self), |_| Err(ParameterError::Malformed))
+        no_value(value).map(|()| Self)
     }
 }
 

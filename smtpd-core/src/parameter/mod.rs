@@ -1,13 +1,28 @@
 //! The parameters of MAIL and RCPT: an open, typed set (RFC 5321 section 4.1.2, `Mail-parameters` and `Rcpt-parameters`).
 
 mod builtin;
+mod date_time;
+mod deliver_by;
 mod dsn;
+mod future_release;
+mod priority;
+mod solicit;
+mod valid_since;
 pub(crate) mod xtext;
 
 use std::{error::Error, fmt, sync::Arc};
 
 pub use builtin::{BodyType, MailAuth, Size, SmtpUtf8};
+pub use date_time::{DateTime, DateTimeError};
+pub use deliver_by::{By, ByMode};
 pub use dsn::{EnvelopeId, Notify, OriginalRecipient, Ret};
+pub use future_release::{HoldFor, HoldUntil};
+pub use priority::Priority;
+pub use solicit::Solicit;
+pub(crate) use solicit::is_solicitation;
+pub use valid_since::{NoSupport, ValidSince};
+
+use crate::{Code, Reply, Status};
 
 /// A parameter as a type: what its value means, and how it is read.
 ///
@@ -223,6 +238,16 @@ impl Given {
             value: value.map(Into::into),
         }
     }
+}
+
+/// The check of a parameter that has no value.
+pub(crate) fn no_value(value: Option<&str>) -> Result<(), ParameterError> {
+    value.map_or(Ok(()), |_| Err(ParameterError::Malformed))
+}
+
+/// 501 5.5.4: the parameters are not in order.
+pub(crate) const fn malformed(text: &'static str) -> Reply {
+    Reply::fixed(Code::PARAMETER_ERROR, Status::INVALID_PARAMETERS, text)
 }
 
 /// RFC 5321 section 4.1.2: `esmtp-keyword ["=" esmtp-value]`; UTF-8 in values by RFC 6531 section 3.3.

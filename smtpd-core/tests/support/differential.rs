@@ -7,9 +7,10 @@ use smtpd_core::{
     sasl::{CramMd5, Mechanisms, OAuthBearer},
 };
 
-use super::{Caller, Session, Told};
+use super::{Caller, Session, Told, extensions};
 
-pub(crate) const COMMAND_LINE: usize = 512;
+/// RFC 5321 section 4.5.3.1.4, and what each extension adds.
+pub(crate) const COMMAND_LINE: usize = 512 + 17 + 34 + 15 + 1007 + 5 + 11 + 33;
 /// An AUTH command with the longest response (RFC 4954 section 4).
 pub(crate) const AUTH_LINE: usize = 12_288 + 32;
 
@@ -37,9 +38,10 @@ impl Setting {
 
     pub(crate) fn session(&self) -> Session<Moody> {
         let mut limits = Limits::default();
-        (limits.errors, limits.command_line, limits.recipients) = (30, COMMAND_LINE, 3);
+        (limits.errors, limits.command_line, limits.recipients) = (30, 512, 3);
         let config = Config::new("mx.example.org")
             .limits(limits)
+            .extensions(extensions::all())
             .max_message_size(self.max_size)
             .bare_newline(self.policy)
             .protocol(if self.lmtp {

@@ -8,6 +8,7 @@ use bytes::BytesMut;
 use smtpd_core::{Config, Connection, Event, MessageError, Reply, sasl::Secret};
 
 pub(crate) mod differential;
+pub(crate) mod extensions;
 
 /// Who answers the events. What is left to the defaults is accepted, and the password of everybody is `secret`.
 pub(crate) trait Caller {

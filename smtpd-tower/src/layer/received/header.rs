@@ -1,6 +1,6 @@
 use std::{borrow::Cow, fmt, net::IpAddr, time::SystemTime};
 
-use smtpd_core::{ForwardPath, Greeting, Mailbox, Protocol, SmtpUtf8};
+use smtpd_core::{ForwardPath, Greeting, Mailbox, Priority, Protocol, SmtpUtf8};
 
 use super::{QueueId, date::Date};
 use crate::{
@@ -30,6 +30,10 @@ impl fmt::Display for Header<'_> {
         if let [recipient] = self.envelope.recipients() {
             let path = path(recipient.path(), self.is_utf8());
             write!(f, "\r\n\tfor <{path}>")?;
+        }
+        // RFC 6710 section 4.1 (2).
+        if let Some(priority) = self.envelope.parameters().get::<Priority>() {
+            write!(f, "\r\n\tPRIORITY {}", priority.value())?;
         }
         write!(f, ";\r\n\t{}\r\n", Date(self.time))
     }
@@ -206,6 +210,18 @@ mod tests {
              \tfor <user@example.org>;\r\n\
              \tSun, 22 Nov 2026 20:00:00 +0000\r\n"
         );
+    }
+
+    #[test]
+    fn the_priority_that_the_client_has_given() {
+        let session = session(PeerAddr::Unknown, Protocol::Smtp);
+        let envelope = to(&["user@example.org"]);
+        assert!(!header(&session, &envelope).contains("PRIORITY"));
+        let parameters = Parameters::of([("mt-priority", Some("-3"))]);
+        let header = header(&session, &envelope.with_parameters(parameters));
+        let end =
+            "\tfor <user@example.org>\r\n\tPRIORITY -3;\r\n\tSun, 22 Nov 2026 20:00:00 +0000\r\n";
+        assert!(header.ends_with(end), "{header}");
     }
 
     #[test]

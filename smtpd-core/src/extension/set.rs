@@ -2,10 +2,8 @@
 
 use std::{borrow::Cow, fmt, sync::Arc};
 
-use crate::{
-    ParameterError, ParameterRule,
-    parameter::{BodyType, EnvelopeId, MailAuth, Notify, OriginalRecipient, Ret, Size, SmtpUtf8},
-};
+use super::{SessionFacts, SessionLimits, Standard};
+use crate::{ParameterRule, Parameters, Reply};
 
 /// One extension. What is in a server's [`Extensions`] is on, and announced; what is not, is neither.
 ///
@@ -31,8 +29,25 @@ pub trait Extension: Send + Sync + fmt::Debug {
     /// The EHLO keyword (RFC 5321 section 4.1.1.1, `ehlo-keyword`).
     fn keyword(&self) -> &str;
 
-    /// What follows the keyword in EHLO's answer; empty by default.
-    fn announcement(&self) -> Cow<'_, str> {
+    /// The keywords of other extensions that must be on as well: [`Config::extensions`](crate::Config::extensions) takes out what lacks one. None by
+    /// default.
+    fn requires(&self) -> &[&str] {
+        &[]
+    }
+
+    /// Whether a session may use it now; always by default. Where it may not, EHLO does not announce it, and its parameters
+    /// are refused with 555 5.5.4.
+    ///
+    /// EHLO's answer is prepared once for each of the states that `session` tells of, so nothing else may decide.
+    fn is_offered(&self, session: SessionFacts<'_>) -> bool {
+        let _ = session;
+        true
+    }
+
+    /// What follows the keyword in EHLO's answer; empty by default. As with [`is_offered`](Self::is_offered), nothing but
+    /// `session` may decide.
+    fn announcement(&self, session: SessionFacts<'_>) -> Cow<'_, str> {
+        let _ = session;
         Cow::Borrowed("")
     }
 
@@ -45,97 +60,22 @@ pub trait Extension: Send + Sync + fmt::Debug {
     fn rcpt_parameters(&self) -> &[ParameterRule] {
         &[]
     }
-}
 
-/// The extensions of this crate that have no settings of their own.
-///
-/// STARTTLS, AUTH and SIZE are no members: they are on when there is TLS, an authentication service, a size limit.
-///
-/// ```
-/// use smtpd_core::{Config, Extensions, Standard};
-///
-/// let few = Extensions::none().with(Standard::Pipelining).with(Standard::EightBitMime);
-/// let config = Config::new("mx.example.org").extensions(few);
-/// ```
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum Standard {
-    /// PIPELINING (RFC 2920). The connection always takes commands in groups; this announces it.
-    Pipelining,
-    /// 8BITMIME (RFC 6152), with `BODY=` on MAIL.
-    EightBitMime,
-    /// ENHANCEDSTATUSCODES (RFC 2034): replies carry enhanced status codes.
-    EnhancedStatusCodes,
-    /// SMTPUTF8 (RFC 6531): UTF-8 in addresses, for transactions that ask for it.
-    SmtpUtf8,
-    /// CHUNKING (RFC 3030): the command BDAT.
-    Chunking,
-    /// BINARYMIME (RFC 3030), with `BODY=BINARYMIME` on MAIL; of use only with CHUNKING.
-    BinaryMime,
-    /// DSN (RFC 3461): `RET=` and `ENVID=` on MAIL, `NOTIFY=` and `ORCPT=` on RCPT, handed to the services.
-    Dsn,
-}
-
-impl Extension for Standard {
-    fn keyword(&self) -> &str {
-        match self {
-            Self::Pipelining => "PIPELINING",
-            Self::EightBitMime => "8BITMIME",
-            Self::EnhancedStatusCodes => "ENHANCEDSTATUSCODES",
-            Self::SmtpUtf8 => "SMTPUTF8",
-            Self::Chunking => "CHUNKING",
-            Self::BinaryMime => "BINARYMIME",
-            Self::Dsn => "DSN",
-        }
-    }
-
-    fn mail_parameters(&self) -> &[ParameterRule] {
-        const BODY: &[ParameterRule] = &[ParameterRule::new("BODY", |value| {
-            body(value, BodyType::BinaryMime, false)
-        })];
-        const BINARY: &[ParameterRule] = &[ParameterRule::new("BODY", |value| {
-            body(value, BodyType::BinaryMime, true)
-        })];
-        const UTF8: &[ParameterRule] = &[ParameterRule::of::<SmtpUtf8>()];
-        const DSN: &[ParameterRule] = &[
-            ParameterRule::of::<Ret>(),
-            ParameterRule::of::<EnvelopeId>(),
-        ];
-        match self {
-            Self::EightBitMime => BODY,
-            Self::BinaryMime => BINARY,
-            Self::SmtpUtf8 => UTF8,
-            Self::Dsn => DSN,
-            Self::Pipelining | Self::EnhancedStatusCodes | Self::Chunking => &[],
-        }
-    }
-
-    fn rcpt_parameters(&self) -> &[ParameterRule] {
-        const DSN: &[ParameterRule] = &[
-            ParameterRule::of::<Notify>(),
-            ParameterRule::of::<OriginalRecipient>(),
-        ];
-        match self {
-            Self::Dsn => DSN,
-            _ => &[],
-        }
-    }
-}
-
-/// 8BITMIME allows every body type but BINARYMIME, and BINARYMIME allows that one.
-fn body(value: Option<&str>, of: BodyType, wanted: bool) -> Result<(), ParameterError> {
-    use crate::Parameter;
-    if (BodyType::parse(value)? == of) == wanted {
+    /// Looks at all the parameters of a MAIL that has one of this extension's, each of them well-formed.
+    ///
+    /// # Errors
+    ///
+    /// The reply with which MAIL is refused; it counts as an error of the client.
+    fn check_mail(&self, parameters: &Parameters, session: SessionFacts<'_>) -> Result<(), Reply> {
+        let _ = (parameters, session);
         Ok(())
-    } else {
-        Err(ParameterError::Malformed)
+    }
+
+    /// How many octets longer than usual MAIL or RCPT may be (RFC 5321 section 2.2.1, item 5); 0 by default.
+    fn extra_octets(&self) -> usize {
+        0
     }
 }
-
-/// `AUTH=` on MAIL, wherever AUTH is offered (RFC 4954 section 5).
-pub(crate) const AUTH_PARAMETER: ParameterRule = ParameterRule::of::<MailAuth>();
-/// `SIZE=` on MAIL (RFC 1870 section 6).
-pub(crate) const SIZE_PARAMETER: ParameterRule = ParameterRule::of::<Size>();
 
 /// The extensions that are on, in the order in which EHLO names them.
 ///
@@ -150,7 +90,7 @@ pub(crate) const SIZE_PARAMETER: ParameterRule = ParameterRule::of::<Size>();
 pub struct Extensions(Vec<Arc<dyn Extension>>);
 
 impl Default for Extensions {
-    /// Every [`Standard`] extension.
+    /// Every [`Standard`] extension, and [`SessionLimits`].
     fn default() -> Self {
         use Standard::*;
         [
@@ -164,6 +104,7 @@ impl Default for Extensions {
         ]
         .into_iter()
         .fold(Self::none(), Self::with)
+        .with(SessionLimits)
     }
 }
 
@@ -191,9 +132,28 @@ impl Extensions {
 
     /// Whether the extension of that keyword is on, in any case.
     pub fn contains(&self, keyword: &str) -> bool {
-        self.0
-            .iter()
-            .any(|extension| extension.keyword().eq_ignore_ascii_case(keyword))
+        self.find(keyword).is_some()
+    }
+
+    pub(crate) fn find(&self, keyword: &str) -> Option<&dyn Extension> {
+        self.iter()
+            .find(|extension| extension.keyword().eq_ignore_ascii_case(keyword))
+    }
+
+    /// These without those that lack another one, and without those that lacked those.
+    pub(crate) fn complete(mut self) -> Self {
+        loop {
+            let incomplete =
+                |one: &&dyn Extension| one.requires().iter().any(|other| !self.contains(other));
+            let Some(keyword) = self
+                .iter()
+                .find(incomplete)
+                .map(|one| one.keyword().to_owned())
+            else {
+                return self;
+            };
+            self = self.without(&keyword);
+        }
     }
 
     /// The extensions in order.
@@ -228,5 +188,34 @@ mod tests {
     fn an_extension_is_in_the_set_once() {
         let twice = Extensions::default().with(Standard::Dsn);
         assert_eq!(twice.iter().filter(|e| e.keyword() == "DSN").count(), 1);
+    }
+
+    #[test]
+    fn what_lacks_another_extension_is_taken_out() {
+        use crate::extension::Prdr;
+        #[derive(Debug)]
+        struct OnPrdr;
+        impl Extension for OnPrdr {
+            fn keyword(&self) -> &str {
+                "XONPRDR"
+            }
+            fn requires(&self) -> &[&str] {
+                &["prdr"]
+            }
+        }
+        let all = Extensions::none().with(OnPrdr).with(Prdr);
+        let left = |extensions: &Extensions| extensions.clone().complete().iter().count();
+        assert_eq!(left(&all), 0);
+        let all = Extensions::default().with(OnPrdr).with(Prdr);
+        assert_eq!(left(&all), all.iter().count());
+        for (keyword, others) in [
+            ("PIPELINING", 2),
+            ("CHUNKING", 1),
+            ("8BITMIME", 1),
+            ("DSN", 0),
+        ] {
+            let some = all.clone().without(keyword);
+            assert_eq!(left(&some), some.iter().count() - others, "{keyword}");
+        }
     }
 }

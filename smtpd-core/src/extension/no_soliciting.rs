@@ -1,0 +1,81 @@
+use std::borrow::Cow;
+
+use crate::{
+    Code, Extension, ParameterRule, Parameters, Reply, SessionFacts, Solicit, Status,
+    parameter::is_solicitation,
+};
+
+/// NO-SOLICITING (RFC 3865): [`SOLICIT=`](Solicit) on MAIL, the classes of advertising that the message belongs to.
+///
+/// ```
+/// use smtpd_core::{Extensions, extension::NoSoliciting};
+///
+/// let none = NoSoliciting::refusing(["net.example:ADV"]).unwrap();
+/// assert!(Extensions::default().with(none).contains("NO-SOLICITING"));
+/// assert!(NoSoliciting::refusing(["no word"]).is_none());
+/// ```
+#[derive(Clone, Debug, Default)]
+pub struct NoSoliciting {
+    keywords: Vec<String>,
+}
+
+impl NoSoliciting {
+    /// What a reply line has room for (RFC 5321 section 4.5.3.1.5).
+    const MAX_ANNOUNCED: usize = 480;
+
+    /// Every class is taken, and handed to the services; there is no default class (section 2.8).
+    pub const fn new() -> Self {
+        Self {
+            keywords: Vec::new(),
+        }
+    }
+
+    /// Messages of these classes are refused at MAIL with 550 5.7.1 (section 2.4), and the classes announced. `None` where
+    /// one is no solicitation class keyword, or where together they pass 480 octets.
+    pub fn refusing<T: Into<String>>(keywords: impl IntoIterator<Item = T>) -> Option<Self> {
+        let keywords: Vec<_> = keywords.into_iter().map(Into::into).collect();
+        let text = keywords.join(",");
+        (is_solicitation(&text) && text.len() <= Self::MAX_ANNOUNCED).then_some(Self { keywords })
+    }
+}
+
+impl Extension for NoSoliciting {
+    fn keyword(&self) -> &str {
+        "NO-SOLICITING"
+    }
+
+    fn announcement(&self, _: SessionFacts<'_>) -> Cow<'_, str> {
+        self.keywords.join(",").into()
+    }
+
+    fn mail_parameters(&self) -> &[ParameterRule] {
+        &[const { ParameterRule::of::<Solicit>() }]
+    }
+
+    fn check_mail(&self, parameters: &Parameters, _: SessionFacts<'_>) -> Result<(), Reply> {
+        let Some(solicit) = parameters.get::<Solicit>() else {
+            return Ok(());
+        };
+        let refused: Vec<_> = self
+            .keywords
+            .iter()
+            .filter(|own| {
+                solicit
+                    .keywords()
+                    .any(|word| own.eq_ignore_ascii_case(word))
+            })
+            .map(String::as_str)
+            .collect();
+        if refused.is_empty() {
+            return Ok(());
+        }
+        // RFC 3865 section 2.4: the reply names what has matched.
+        let text = format!("SOLICIT={}", refused.join(","));
+        Err(Reply::new(Code::MAILBOX_UNAVAILABLE, Status::DENIED, text))
+    }
+
+    /// RFC 3865 section 4.1.
+    fn extra_octets(&self) -> usize {
+        1007
+    }
+}

@@ -1,0 +1,56 @@
+use std::borrow::Cow;
+
+use crate::{Extension, SessionFacts};
+
+/// LIMITS (RFC 9422): tells clients how many messages, recipients and recipients' domains they may send. It is on by default.
+///
+/// The numbers are those of [`Limits`](crate::Limits), which hold whether they are announced or not.
+///
+/// ```
+/// use smtpd_core::{Config, Extension, Limits, SessionFacts, extension::SessionLimits};
+///
+/// let mut limits = Limits::default();
+/// limits.recipient_domains = Some(1);
+/// let config = Config::new("mx.example.org").limits(limits);
+/// assert_eq!(
+///     SessionLimits.announcement(SessionFacts::new(&config)),
+///     "MAILMAX=10000 RCPTMAX=100 RCPTDOMAINMAX=1"
+/// );
+/// ```
+#[derive(Clone, Copy, Debug)]
+pub struct SessionLimits;
+
+impl SessionLimits {
+    /// RFC 9422 section 4: a value is not 0, and has six digits at most.
+    const VALUES: std::ops::RangeInclusive<u32> = 1..=999_999;
+
+    fn announced(session: SessionFacts<'_>) -> impl Iterator<Item = (&'static str, u32)> {
+        let limits = session.limits();
+        [
+            ("MAILMAX", Some(limits.messages)),
+            ("RCPTMAX", Some(limits.recipients)),
+            ("RCPTDOMAINMAX", limits.recipient_domains),
+        ]
+        .into_iter()
+        .filter_map(|(name, value)| Some((name, value?)))
+        .filter(|(_, value)| Self::VALUES.contains(value))
+    }
+}
+
+impl Extension for SessionLimits {
+    fn keyword(&self) -> &str {
+        "LIMITS"
+    }
+
+    /// RFC 9422 section 3: with one limit at least.
+    fn is_offered(&self, session: SessionFacts<'_>) -> bool {
+        Self::announced(session).next().is_some()
+    }
+
+    fn announcement(&self, session: SessionFacts<'_>) -> Cow<'_, str> {
+        let words: Vec<_> = Self::announced(session)
+            .map(|(name, value)| format!("{name}={value}"))
+            .collect();
+        words.join(" ").into()
+    }
+}

@@ -1,0 +1,172 @@
+use std::time::SystemTime;
+
+use super::{By, DateTime, Parameter, ParameterError, Parameters, date_time::Written, malformed};
+use crate::Reply;
+
+/// `HOLDFOR=` on MAIL: for how many seconds the message must not be released (RFC 4865 section 3).
+///
+/// ```
+/// use smtpd_core::{HoldFor, Parameter};
+///
+/// assert_eq!(HoldFor::parse(Some("3600")).map(HoldFor::seconds), Ok(3600));
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct HoldFor(u32);
+
+impl HoldFor {
+    /// The most seconds that can be asked for.
+    pub const MAX_SECONDS: u32 = 999_999_999;
+
+    /// Seconds from MAIL on, 1 at least.
+    pub const fn seconds(self) -> u32 {
+        self.0
+    }
+}
+
+impl Parameter for HoldFor {
+    const KEYWORD: &'static str = "HOLDFOR";
+
+    fn parse(value: Option<&str>) -> Result<Self, ParameterError> {
+        // RFC 4865 section 3: %x31-39 *8DIGIT.
+        value
+            .filter(|v| {
+                v.len() <= 9 && !v.starts_with('0') && v.bytes().all(|b| b.is_ascii_digit())
+            })
+            .and_then(|v| v.parse().ok())
+            .map(Self)
+            .ok_or(ParameterError::Malformed)
+    }
+}
+
+/// `HOLDUNTIL=` on MAIL: until when the message must not be released (RFC 4865 section 3). A fraction of a second counts as
+/// a whole one.
+///
+/// ```
+/// use std::time::{Duration, UNIX_EPOCH};
+///
+/// use smtpd_core::{HoldUntil, Parameters};
+///
+/// let now = UNIX_EPOCH + Duration::from_secs(1_790_000_000);
+/// let hold = HoldUntil::resolve(&Parameters::of([("HOLDFOR", Some("60"))]), now);
+/// assert_eq!(hold.unwrap().unwrap().time().unix_seconds(), 1_790_000_060);
+///
+/// let passed = Parameters::of([("HOLDUNTIL", Some("2001-01-01T00:00:00Z"))]);
+/// assert_eq!(HoldUntil::resolve(&passed, now).unwrap_err().code().as_u16(), 501);
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct HoldUntil(DateTime);
+
+impl HoldUntil {
+    /// The time before which the message must not be released.
+    pub const fn time(self) -> DateTime {
+        self.0
+    }
+
+    /// Until when a message with these parameters of MAIL is to be held, whichever form the client has chosen; `None` where
+    /// it is not.
+    ///
+    /// `now` is when MAIL came. The connection has no clock, so what depends on it is not checked before: the service of
+    /// MAIL is the place to call this.
+    ///
+    /// # Errors
+    ///
+    /// 501 5.5.4, as the reply to MAIL, where that time has passed (RFC 4865 section 4.2), or is later than the one by
+    /// which [`By`] wants the message delivered (section 5.2.2).
+    pub fn resolve(parameters: &Parameters, now: SystemTime) -> Result<Option<Self>, Reply> {
+        let now = DateTime::from(now);
+        let until = match (parameters.get::<HoldFor>(), parameters.get::<Self>()) {
+            (None, None) => return Ok(None),
+            (Some(hold), _) => now.plus_seconds(hold.seconds().into()),
+            (None, Some(until)) => until.time(),
+        };
+        if until <= now {
+            return Err(malformed("HOLDUNTIL has passed"));
+        }
+        let by = parameters.get::<By>();
+        if by.is_some_and(|by| until > now.plus_seconds(by.seconds().into())) {
+            return Err(malformed("The message would be held beyond BY"));
+        }
+        Ok(Some(Self(until)))
+    }
+}
+
+impl Parameter for HoldUntil {
+    const KEYWORD: &'static str = "HOLDUNTIL";
+
+    fn parse(value: Option<&str>) -> Result<Self, ParameterError> {
+        // RFC 4865 section 3: normalized to UTC.
+        let written = Written::parse(value.unwrap_or_default())
+            .filter(|written| written.is_utc)
+            .ok_or(ParameterError::Malformed)?;
+        Ok(Self(written.time.plus_seconds(written.has_fraction.into())))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, UNIX_EPOCH};
+
+    use super::*;
+
+    #[test]
+    fn intervals() {
+        for (value, expected) in [
+            (Some("1"), Some(1)),
+            (Some("999999999"), Some(999_999_999)),
+            (Some("1000000000"), None),
+            (Some("0"), None),
+            (Some("01"), None),
+            (Some("+1"), None),
+            (Some("-1"), None),
+            (Some("1s"), None),
+            (Some(""), None),
+            (None, None),
+        ] {
+            let seconds = HoldFor::parse(value).ok().map(HoldFor::seconds);
+            assert_eq!(seconds, expected, "{value:?}");
+        }
+    }
+
+    #[test]
+    fn times() {
+        for (value, expected) in [
+            (Some("2030-01-01T00:00:00Z"), Some(1_893_456_000)),
+            (Some("2030-01-01T00:00:00+00:00"), Some(1_893_456_000)),
+            (Some("2030-01-01T00:00:00.05Z"), Some(1_893_456_001)),
+            (Some("2030-01-01T00:00:00+01:00"), None),
+            (Some("2030-01-01"), None),
+            (Some(""), None),
+            (None, None),
+        ] {
+            let hold = HoldUntil::parse(value).ok();
+            let seconds = hold.map(|hold| hold.time().unix_seconds());
+            assert_eq!(seconds, expected, "{value:?}");
+        }
+    }
+
+    #[test]
+    fn what_depends_on_the_clock() {
+        let now = UNIX_EPOCH + Duration::from_secs(1_893_456_000);
+        let resolve = |parameters: &[(&'static str, &'static str)]| {
+            let given = parameters
+                .iter()
+                .map(|&(keyword, value)| (keyword, Some(value)));
+            let resolved = HoldUntil::resolve(&Parameters::of(given), now);
+            let seconds = |hold: HoldUntil| hold.time().unix_seconds() - 1_893_456_000;
+            resolved
+                .map(|hold| hold.map(seconds))
+                .map_err(|reply| reply.code().as_u16())
+        };
+        assert_eq!(resolve(&[("BY", "1;R")]), Ok(None));
+        assert_eq!(resolve(&[("HOLDFOR", "9"), ("BY", "9;R")]), Ok(Some(9)));
+        assert_eq!(resolve(&[("HOLDFOR", "9"), ("BY", "8;R")]), Err(501));
+        assert_eq!(
+            resolve(&[("HOLDUNTIL", "2030-01-01T00:00:02Z")]),
+            Ok(Some(2))
+        );
+        assert_eq!(resolve(&[("HOLDUNTIL", "2030-01-01T00:00:00Z")]), Err(501));
+        let late = ("HOLDUNTIL", "2030-01-01T00:00:02Z");
+        assert_eq!(resolve(&[late, ("BY", "2;N")]), Ok(Some(2)));
+        assert_eq!(resolve(&[late, ("BY", "1;N")]), Err(501));
+    }
+}

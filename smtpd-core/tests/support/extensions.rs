@@ -1,0 +1,63 @@
+#![allow(clippy::unwrap_used, reason = "for tests alone")]
+
+use std::time::Duration;
+
+use smtpd_core::{
+    Extensions,
+    extension::{
+        DeliverBy, Etrn, FutureRelease, MtPriority, NoSoliciting, Prdr, PriorityPolicy, RequireTls,
+        Rrvs,
+    },
+};
+
+/// Adds an extension by its keyword and, behind a colon, what it is set up with: `DELIVERBY:240`.
+pub(crate) fn with(extensions: Extensions, text: &str) -> Extensions {
+    let (keyword, setting) = text
+        .split_once(':')
+        .map_or((text, None), |(keyword, setting)| (keyword, Some(setting)));
+    let seconds = |text: &str| Duration::from_secs(text.parse().unwrap());
+    match (keyword, setting) {
+        ("DELIVERBY", None) => extensions.with(DeliverBy::new()),
+        ("DELIVERBY", Some(least)) => extensions.with(DeliverBy::new().minimum(seconds(least))),
+        ("ETRN", None) => extensions.with(Etrn),
+        ("FUTURERELEASE", Some(setting)) => {
+            let (longest, latest) = setting.split_once(':').unwrap();
+            extensions.with(FutureRelease::new(
+                seconds(longest),
+                latest.parse().unwrap(),
+            ))
+        }
+        ("MT-PRIORITY", None) => extensions.with(MtPriority::new()),
+        ("MT-PRIORITY", Some("trusting")) => {
+            extensions.with(MtPriority::new().trust_unauthenticated())
+        }
+        ("MT-PRIORITY", Some(policy)) => {
+            let policy = PriorityPolicy::new(policy).unwrap();
+            extensions.with(MtPriority::new().policy(policy))
+        }
+        ("NO-SOLICITING", None) => extensions.with(NoSoliciting::new()),
+        ("NO-SOLICITING", Some(keywords)) => {
+            extensions.with(NoSoliciting::refusing(keywords.split(',')).unwrap())
+        }
+        ("PRDR", None) => extensions.with(Prdr),
+        ("REQUIRETLS", None) => extensions.with(RequireTls),
+        ("RRVS", None) => extensions.with(Rrvs),
+        _ => panic!("no such extension: {text}"),
+    }
+}
+
+/// The default ones and all others.
+pub(crate) fn all() -> Extensions {
+    [
+        "DELIVERBY",
+        "ETRN",
+        "FUTURERELEASE:86400:2030-01-01T00:00:00Z",
+        "MT-PRIORITY:trusting",
+        "NO-SOLICITING:net.example:ADV",
+        "PRDR",
+        "REQUIRETLS",
+        "RRVS",
+    ]
+    .into_iter()
+    .fold(Extensions::default(), with)
+}
