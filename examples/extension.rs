@@ -7,7 +7,7 @@ use std::borrow::Cow;
 
 use smtpd_tower::{
     Data, Extension, Extensions, Mail, Pipeline, Rcpt, Reply, Request, Server,
-    core::{Parameter, ParameterError, ParameterRule},
+    core::{Parameter, ParameterError, ParameterRule, SessionFacts},
     handler_fn, system_hostname,
 };
 use tokio::net::TcpListener;
@@ -38,7 +38,7 @@ impl Extension for Filing {
         "XFILING"
     }
 
-    fn announcement(&self) -> Cow<'_, str> {
+    fn announcement(&self, _: SessionFacts<'_>) -> Cow<'_, str> {
         "INBOX ARCHIVE".into()
     }
 

@@ -18,6 +18,8 @@
 //! The feature `scram` (default) adds the mechanisms that hash: SCRAM-SHA-1, SCRAM-SHA-256 and their -PLUS forms; the feature
 //! `idna` adds [`Domain::canonical`](Domain), by which A-labels and U-labels are the same domain.
 //!
+//! [`guide::rfc`] tells which RFC is kept how, and where that is tested.
+//!
 //! Who writes a server wants `smtpd-tower`, which runs this crate on tokio and calls tower services.
 #![forbid(unsafe_code)]
 
@@ -28,6 +30,7 @@ mod connection;
 mod data_reply;
 pub mod extension;
 mod framing;
+pub mod guide;
 mod parameter;
 mod proxied;
 mod reply;

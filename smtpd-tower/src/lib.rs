@@ -63,7 +63,8 @@
 //! the proxy. Where messages pass through a filter, XFORWARD ([`Server::xforward_from`]) tells where they came from, for logs
 //! alone ([`Session::forwarded`]).
 //!
-//! The protocol itself is in [`smtpd_core`], without any I/O.
+//! The protocol itself is in [`smtpd_core`], without any I/O; [its page of RFCs](smtpd_core::guide::rfc)
+//! tells what is done of each.
 #![forbid(unsafe_code)]
 
 mod body;

@@ -1,0 +1,4 @@
+//! Longer pages.
+
+#[doc = include_str!("../docs/rfc.md")]
+pub mod rfc {}

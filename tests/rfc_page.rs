@@ -1,0 +1,46 @@
+//! The page that tells how each RFC is kept names files that there are.
+
+use std::path::Path;
+
+const PAGE: &str = include_str!("../smtpd-core/docs/rfc.md");
+
+/// What stands in backticks in the last column of the tables.
+fn shown_in() -> impl Iterator<Item = (&'static str, &'static str)> {
+    let rows = PAGE
+        .lines()
+        .filter_map(|line| line.strip_prefix("| ")?.strip_suffix(" |"));
+    let rows = rows.filter(|row| !row.starts_with("document"));
+    rows.filter_map(|row| row.rsplit_once(" | ").map(|(_, last)| (row, last)))
+}
+
+#[test]
+fn every_row_names_files_that_exist() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut rows = 0;
+    for (row, shown_in) in shown_in() {
+        let names: Vec<_> = shown_in.split('`').skip(1).step_by(2).collect();
+        assert!(!names.is_empty(), "nothing shows this: {row}");
+        for name in names {
+            let path = match name.strip_suffix(".smtp") {
+                Some(_) => root.join("smtpd-core/tests/transcripts").join(name),
+                None => root.join(name),
+            };
+            assert!(path.is_file(), "{name} does not exist: {row}");
+        }
+        rows += 1;
+    }
+    assert!(rows >= 35, "only {rows} rows are read");
+}
+
+#[test]
+fn no_document_of_the_protocol_is_left_out() {
+    for number in [
+        1870, 1985, 2033, 2034, 2195, 2852, 2920, 3030, 3207, 3461, 3463, 3848, 3865, 4422, 4505,
+        4616, 4865, 4954, 5248, 5321, 5322, 5802, 5890, 5929, 6152, 6409, 6531, 6532, 6710, 6758,
+        7293, 7504, 7628, 7677, 8314, 8689, 9266, 9422,
+    ] {
+        let name = format!("RFC {number}");
+        let named = shown_in().any(|(row, _)| row.contains(&name));
+        assert!(named, "{name} has no row");
+    }
+}
