@@ -129,7 +129,7 @@ impl fmt::Display for Cidr {
 /// Why a text is no [`Cidr`].
 ///
 /// ```
-/// use smtpd_tower::layer::{Cidr, CidrErrorKind};
+/// use smtpd_tower::{Cidr, CidrErrorKind};
 ///
 /// let error = "192.0.2.1/24".parse::<Cidr>().unwrap_err();
 /// assert!(matches!(error.kind(), CidrErrorKind::HostBits { network } if network.to_string() == "192.0.2.0/24"));
