@@ -117,8 +117,8 @@ pub struct Config {
     pub(crate) log_wire: bool,
     pub(crate) entropy: Option<fn(&mut [u8]) -> bool>,
     pub(crate) salt_key: SaltKey,
-    /// EHLO's answer as it goes out, once for each of the eight states that it depends on.
-    pub(crate) ehlo: [Arc<OnceLock<Vec<u8>>>; 8],
+    /// EHLO's answer as it goes out, once for each of the sixteen states that it depends on.
+    pub(crate) ehlo: [Arc<OnceLock<Vec<u8>>>; 16],
 }
 
 /// Shared by all clones of a configuration, and made when it is first needed.

@@ -22,8 +22,9 @@
 //! a reply, for `message` perhaps several, parted by `|`; for `auth` also `accept NAME`.
 //!
 //! **What the client waits for.** `# tls` stands for a handshake, after which SCRAM can bind to 32 octets of `E` with
-//! `# config: exporter`, and `# wait` for a client that reads all replies before
-//! it goes on. With `# config: whole` no other pieces are tried, with `# config: trusted` the peer may use XCLIENT and XFORWARD.
+//! `# config: exporter`, and in which the client has shown its certificate with `# config: certificate`; `# wait` stands for
+//! a client that reads all replies before it goes on. With `# config: whole` no other pieces are tried, with
+//! `# config: trusted` the peer may use XCLIENT and XFORWARD.
 #![allow(clippy::unwrap_used, reason = "all of it is a test")]
 
 use std::{fs, path::Path, sync::Arc};
@@ -82,6 +83,7 @@ struct Script {
     tls: bool,
     exporter: bool,
     trusted: bool,
+    certificate: bool,
     whole: bool,
     lines: Vec<Line>,
     answers: Vec<Answer>,
@@ -135,10 +137,15 @@ impl Script {
 
     fn handshake(&self, session: &mut Session<Answers>) {
         session.connection.handle_tls();
+        self.certify(session);
         if self.exporter {
             let bindings = ChannelBindings::none().with(ChannelBinding::TlsExporter, [b'E'; 32]);
             session.connection.set_channel_bindings(bindings);
         }
+    }
+
+    fn certify(&self, session: &mut Session<Answers>) {
+        session.connection.set_client_certificate(self.certificate);
     }
 
     fn step(&self, session: &mut Session<Answers>, client: &mut Vec<u8>, server: &mut Vec<u8>) {
@@ -220,8 +227,9 @@ impl Script {
     }
 
     fn session(&self) -> Session<Answers> {
-        let mut session =
-            Session::new(self.config.clone(), self.tls, Answers(self.answers.clone()));
+        let answers = Answers(self.answers.clone());
+        let mut session = Session::new(self.config.clone(), self.tls, answers);
+        self.certify(&mut session);
         if self.trusted {
             session.connection.allow_xclient();
             session.connection.allow_xforward();
@@ -236,6 +244,7 @@ impl Script {
             tls: false,
             exporter: false,
             trusted: false,
+            certificate: false,
             whole: false,
             lines: Vec::new(),
             answers: Vec::new(),
@@ -295,6 +304,7 @@ impl Script {
                 "tls" => self.tls = true,
                 "exporter" => self.exporter = true,
                 "trusted" => self.trusted = true,
+                "certificate" => self.certificate = true,
                 "whole" => self.whole = true,
                 "with" => extensions = value.split(' ').fold(extensions, extensions::with),
                 "without" => extensions = value.split(' ').fold(extensions, Extensions::without),

@@ -43,7 +43,8 @@ impl Connection {
             ));
         };
         if !self.may_use(factory) {
-            let needs_tls = factory.is_plaintext() || factory.needs_channel_binding() && !self.tls;
+            let bound = factory.needs_channel_binding() || factory.needs_client_certificate();
+            let needs_tls = !self.tls && (factory.is_plaintext() || bound);
             return self.fault(weak_mechanism(needs_tls));
         }
         let Some(mut exchange) = start(&config, factory, self.bindings_for(factory)) else {

@@ -62,7 +62,8 @@ impl Connection {
         let config = self.config.clone();
         let kind = usize::from(self.tls)
             | usize::from(self.identity.is_some()) << 1
-            | usize::from(self.bindings.is_some()) << 2;
+            | usize::from(self.bindings.is_some()) << 2
+            | usize::from(self.certified) << 3;
         self.put_raw(config.ehlo[kind].get_or_init(|| self.ehlo_answer()));
     }
 
@@ -107,6 +108,9 @@ impl Connection {
     pub(super) fn may_use(&self, factory: &dyn MechanismFactory) -> bool {
         if factory.needs_channel_binding() && self.bindings.is_none() {
             return false; // RFC 5802 section 6
+        }
+        if factory.needs_client_certificate() && !self.certified {
+            return false; // RFC 4422 appendix A: without it there is nothing to authenticate by
         }
         if factory.is_plaintext() {
             self.tls || self.config.insecure_auth

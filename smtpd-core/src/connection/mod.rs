@@ -43,7 +43,8 @@ pub use self::{
 ///
 /// - **take input**: [`poll_event`](Self::poll_event) takes octets from the front of a buffer that the caller owns, and
 ///   yields what they mean; [`handle_timeout`](Self::handle_timeout), [`handle_tls`](Self::handle_tls) and
-///   [`set_channel_bindings`](Self::set_channel_bindings) take what has happened otherwise;
+///   [`set_channel_bindings`](Self::set_channel_bindings) and
+///   [`set_client_certificate`](Self::set_client_certificate) take what has happened otherwise;
 ///   [`allow_xclient`](Self::allow_xclient) and [`allow_xforward`](Self::allow_xforward) that the peer is a trusted proxy.
 /// - **take answers** to an event that asks: [`reply`](Self::reply), [`reply_auth`](Self::reply_auth),
 ///   [`accept_data`](Self::accept_data), [`accept_chunk`](Self::accept_chunk).
@@ -118,6 +119,8 @@ pub struct Connection {
     tls: bool,
     /// What SCRAM can bind to; none where there is nothing.
     bindings: Option<Box<ChannelBindings>>,
+    /// Whether the client has shown a certificate that was verified.
+    certified: bool,
     greeting: Option<Greeting>,
     identity: Option<Identity>,
     counts: Counts,
@@ -215,6 +218,7 @@ impl Connection {
             clock: Clock::new(now),
             tls: false,
             bindings: None,
+            certified: false,
             greeting: None,
             identity: None,
             counts: Counts::default(),
@@ -298,6 +302,7 @@ impl Connection {
         self.reading = Reading::Commands;
         self.tls = true;
         self.bindings = None;
+        self.certified = false;
         self.greeting = None;
         self.identity = None;
         self.line = LineReader::default();
@@ -310,6 +315,13 @@ impl Connection {
     /// [`with_tls`](Self::with_tls). It has no effect while there is no TLS.
     pub fn set_channel_bindings(&mut self, bindings: ChannelBindings) {
         self.bindings = (self.tls && !bindings.is_empty()).then(|| Box::new(bindings));
+    }
+
+    /// Tells whether the client has shown a certificate that was verified, so that EXTERNAL can be offered (RFC 4422
+    /// appendix A): to be called when [`set_channel_bindings`](Self::set_channel_bindings) is. It has no effect while
+    /// there is no TLS.
+    pub fn set_client_certificate(&mut self, verified: bool) {
+        self.certified = self.tls && verified;
     }
 
     /// The octets that have to be written.

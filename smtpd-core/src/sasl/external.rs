@@ -3,11 +3,12 @@ use super::{
     credentials::text,
 };
 
-/// EXTERNAL (RFC 4422 appendix A): who the client is, the session knows already, as from its TLS certificate.
+/// EXTERNAL (RFC 4422 appendix A): who the client is, the session knows already, from its TLS certificate.
 ///
 /// The [`Credentials`] hold no user name and no proof, only the identity that the client asks to act as, if it names
-/// one. The application looks at what it knows of the client, and accepts the identity that follows from it; a client
-/// of which it knows nothing must be refused. It is offered where mechanisms are that need TLS.
+/// one. The application looks at the certificate, and accepts the identity that follows from it; a client whose
+/// certificate tells it nothing must be refused. It is offered where the client has shown a certificate that was
+/// verified, and only there: [`Connection::set_client_certificate`](crate::Connection::set_client_certificate).
 ///
 /// ```
 /// use smtpd_core::sasl::{Mechanisms, External};
@@ -25,6 +26,10 @@ impl MechanismFactory for External {
 
     fn is_plaintext(&self) -> bool {
         true // RFC 4422 A.3: by itself it protects nothing.
+    }
+
+    fn needs_client_certificate(&self) -> bool {
+        true
     }
 
     fn start(&self, _: &ExchangeContext<'_>) -> Box<dyn Mechanism> {

@@ -134,6 +134,12 @@ pub trait MechanismFactory: Send + Sync + fmt::Debug {
         false
     }
 
+    /// Whether it goes by the certificate that the client has shown to TLS, so that it can be offered only where there
+    /// is a verified one. `false` by default.
+    fn needs_client_certificate(&self) -> bool {
+        false
+    }
+
     /// Starts an exchange.
     fn start(&self, context: &ExchangeContext<'_>) -> Box<dyn Mechanism>;
 }
