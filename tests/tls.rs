@@ -5,18 +5,8 @@ mod support;
 use std::sync::Arc;
 
 use rcgen::{CertifiedKey, generate_simple_self_signed};
-use rsasl::{
-    callback::{Context, Request as SaslRequest, SessionCallback, SessionData},
-    mechanisms::scram::SCRAM_SHA256_PLUS,
-    prelude::{
-        ChannelBindingCallback, Mechanism, Mechname, Registry, SASLClient, SASLConfig, SessionError,
-    },
-    property::{AuthId, Password},
-};
 use smtpd_tower::{
-    Auth, Data, EndReason, Identity, Mail, Reply, Request, Secret, Server, Session, TlsVersion,
-    handler_fn,
-    sasl::{Mechanisms, Scram},
+    Data, EndReason, Identity, Mail, Reply, Request, Server, Session, TlsVersion, handler_fn,
     tls::TlsConfig,
 };
 use support::*;
@@ -280,108 +270,4 @@ async fn serve_tls_without_a_certificate_is_an_error() {
     let mut client = Client::connect(&server(accept_rcpt()));
     client.expect("220").await;
     client.cmd("STARTTLS", "500").await;
-}
-
-/// What the server's AUTH line offers.
-async fn offered<IO: AsyncRead + AsyncWrite + Unpin>(client: &mut Client<IO>) -> String {
-    let answer = client.cmd("EHLO c", "250").await;
-    let auth = answer
-        .lines()
-        .find_map(|line| line.get(4..)?.strip_prefix("AUTH "));
-    auth.unwrap_or_default().to_owned()
-}
-
-#[tokio::test]
-async fn scram_binds_to_tls_1_3() {
-    let pki = pki();
-    let auth = handler_fn(async |_: Request<Auth>| Secret::plain("pencil"));
-    let mechanisms = Mechanisms::none()
-        .with(Scram::sha256().plus())
-        .with(Scram::sha256());
-    let server = server(accept_rcpt().auth(auth))
-        .tls(pki.server.clone())
-        .configure(|config| config.mechanisms(mechanisms));
-    for (version, names) in [
-        (&rustls::version::TLS12, "SCRAM-SHA-256"),
-        (&rustls::version::TLS13, "SCRAM-SHA-256-PLUS SCRAM-SHA-256"),
-    ] {
-        let mut client = Client::greeted(&server).await;
-        assert_eq!(offered(&mut client).await, "SCRAM-SHA-256");
-        client.cmd("STARTTLS", "220").await;
-        let mut client = handshake(client.into_io(), &client_config(&pki.roots, &[version])).await;
-        assert_eq!(offered(&mut client).await, names);
-        if version.version == rustls::ProtocolVersion::TLSv1_2 {
-            client.cmd("AUTH SCRAM-SHA-256-PLUS", "454").await;
-            continue;
-        }
-        // A client that could have bound, and did not see that it can (RFC 5802 section 6): `y,,n=alice,r=abc`.
-        client
-            .cmd("AUTH SCRAM-SHA-256 eSwsbj1hbGljZSxyPWFiYw==", "535")
-            .await;
-        let tls = client.io().get_ref().1;
-        let exported = tls
-            .export_keying_material([0; 32], b"EXPORTER-Channel-Binding", Some(b""))
-            .unwrap();
-        let mut elsewhere = exported;
-        elsewhere[0] ^= 1;
-        for (exported, authenticated) in [(elsewhere, false), (exported, true)] {
-            assert_eq!(scram_plus(&mut client, exported).await, authenticated);
-        }
-    }
-}
-
-/// Authenticates with rsasl's client, which believes to be on that channel.
-async fn scram_plus<IO: AsyncRead + AsyncWrite + Unpin>(
-    client: &mut Client<IO>,
-    exported: [u8; 32],
-) -> bool {
-    static PLUS: &[Mechanism] = &[SCRAM_SHA256_PLUS];
-    let config = SASLConfig::builder()
-        .with_registry(Registry::with_mechanisms(PLUS))
-        .with_callback(Alice(exported))
-        .unwrap();
-    let name = Mechname::parse(b"SCRAM-SHA-256-PLUS").unwrap();
-    let mut sasl = SASLClient::with_cb(config, Alice(exported))
-        .start_suggested(&[name])
-        .unwrap();
-    let mut sent = Vec::new();
-    sasl.step64(None, &mut sent).unwrap();
-    let mut line = format!("AUTH {name} {}", String::from_utf8(sent).unwrap());
-    loop {
-        client.send(format!("{line}\r\n")).await;
-        let reply = client.reply().await;
-        let Some(challenge) = reply.strip_prefix("334 ") else {
-            return reply.starts_with("235 ");
-        };
-        let mut sent = Vec::new();
-        sasl.step64(Some(challenge.as_bytes()), &mut sent).unwrap();
-        line = String::from_utf8(sent).unwrap();
-    }
-}
-
-/// With the channel that she believes to be on.
-struct Alice([u8; 32]);
-
-impl ChannelBindingCallback for Alice {
-    fn get_cb_data(&self, name: &str) -> Option<&[u8]> {
-        (name == "tls-exporter").then_some(&self.0)
-    }
-}
-
-impl SessionCallback for Alice {
-    fn callback(
-        &self,
-        _: &SessionData,
-        _: &Context<'_>,
-        request: &mut SaslRequest<'_>,
-    ) -> Result<(), SessionError> {
-        request
-            .satisfy::<AuthId>("alice")?
-            .satisfy::<Password>(b"pencil")?;
-        Ok(())
-    }
-
-    fn enable_channel_binding(&self) -> bool {
-        true
-    }
 }

@@ -148,6 +148,9 @@ impl Helo {
 
 /// A client wants to authenticate (RFC 4954).
 ///
+/// How it is answered follows from the mechanism: see [`Credentials`]. For EXTERNAL, the service goes by the certificate
+/// in [`Session::tls`](crate::Session::tls); the documentation of the module `tls` has an example.
+///
 /// ```
 /// use smtpd_tower::{Auth, Identity, Reply, Request, handler_fn};
 ///

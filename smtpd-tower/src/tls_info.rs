@@ -91,7 +91,8 @@ impl TlsInfo {
 
     /// The client's certificates, each in DER, its own first; empty if it showed none.
     ///
-    /// The handshake has verified them if the server's configuration asks for client certificates.
+    /// They have been verified: by the authorities of the server's configuration, or by the verifier in a rustls
+    /// configuration of the user's own.
     pub fn peer_certificates(&self) -> &[Bytes] {
         &self.0.peer_certificates
     }

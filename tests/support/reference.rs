@@ -1,4 +1,5 @@
 //! The reference server as a process of its own.
+#![allow(dead_code, reason = "each test binary uses its own part of it")]
 
 use std::{
     io::{BufRead, BufReader},

@@ -156,7 +156,11 @@ impl<IO: AsyncRead + AsyncWrite + Unpin + Send + 'static> Driver<IO> {
         }
         #[cfg(feature = "tls")]
         if implicit_tls {
-            Box::pin(self.begin_tls()).await?;
+            let config = self.engine.config.clone();
+            let restart = |connection: &mut Connection| {
+                *connection = Connection::with_tls(config, Instant::now().into_std());
+            };
+            Box::pin(self.secure(restart)).await?;
         }
         #[cfg(not(feature = "tls"))]
         let _ = implicit_tls;

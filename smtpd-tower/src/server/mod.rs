@@ -158,6 +158,12 @@ impl Server {
         self
     }
 
+    /// What [`tls`](Self::tls) was given: to [reload](crate::tls::TlsConfig::reload) it, for one.
+    #[cfg(feature = "tls")]
+    pub fn tls_ref(&self) -> Option<&crate::tls::TlsConfig> {
+        self.settings.tls.as_ref()
+    }
+
     /// Sessions at once, over all listeners; one more is turned away with 421 4.3.2. 10,000 by default.
     #[must_use]
     pub fn max_sessions(mut self, sessions: usize) -> Self {

@@ -110,6 +110,9 @@ pub(super) enum Problem {
     KeyUnsupported(String),
     KeyUnusable(BoxError),
     KeyMismatch,
+    NoName,
+    NameInvalid(String),
+    AuthoritiesUnusable(BoxError),
     PassphraseMissing,
     PassphraseWrong,
     EncryptionUnsupported(BoxError),
@@ -123,12 +126,16 @@ impl Problem {
             Self::Io(error) => Some(error),
             Self::Base64(error) => Some(error),
             Self::CertificateUnusable(error) | Self::Setup(error) => Some(error),
-            Self::KeyUnusable(error) | Self::EncryptionUnsupported(error) => Some(error.as_ref()),
+            Self::KeyUnusable(error)
+            | Self::AuthoritiesUnusable(error)
+            | Self::EncryptionUnsupported(error) => Some(error.as_ref()),
             Self::Unterminated
             | Self::NoCertificate
             | Self::NoKey
             | Self::KeyUnsupported(_)
             | Self::KeyMismatch
+            | Self::NoName
+            | Self::NameInvalid(_)
             | Self::PassphraseMissing
             | Self::PassphraseWrong
             | Self::EncryptionDisabled => None,
@@ -154,6 +161,11 @@ impl fmt::Display for Problem {
             }
             Self::KeyUnusable(_) => "the private key cannot be used",
             Self::KeyMismatch => "the key does not fit the certificate",
+            Self::NoName => "the certificate has no DNS name, and none was given",
+            Self::NameInvalid(name) => {
+                return write!(f, "\"{}\" is no name of a host", name.escape_debug());
+            }
+            Self::AuthoritiesUnusable(_) => "these authorities cannot be used",
             Self::PassphraseMissing => "the private key is encrypted and no passphrase was given",
             Self::PassphraseWrong => "wrong passphrase or damaged key",
             Self::EncryptionUnsupported(_) => {

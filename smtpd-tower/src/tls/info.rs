@@ -3,14 +3,21 @@
 use std::borrow::Cow;
 
 use bytes::Bytes;
+use rustls_pki_types::CertificateDer;
 use tokio_rustls::rustls::{CipherSuite, HandshakeKind, ProtocolVersion, ServerConnection};
 
+use super::CertificateNames;
 use crate::{TlsInfo, TlsVersion};
 
 impl TlsInfo {
-    /// The facts of `connection`, whose handshake is done.
-    #[allow(dead_code, reason = "the engine is its caller")]
-    pub(crate) fn of(connection: &ServerConnection) -> Self {
+    /// The names in the client's own certificate, if it has shown one: who the client is, as the authority that signed
+    /// it says.
+    pub fn client_names(&self) -> Option<CertificateNames> {
+        CertificateNames::parse(self.peer_certificates().first()?)
+    }
+
+    /// The facts of `connection`, whose handshake is done, with what was verified of the client's certificates.
+    pub(super) fn of(connection: &ServerConnection, verified: &[CertificateDer<'_>]) -> Self {
         debug_assert!(!connection.is_handshaking());
         let version = match connection.protocol_version() {
             Some(ProtocolVersion::TLSv1_3) => TlsVersion::Tls13,
@@ -20,9 +27,8 @@ impl TlsInfo {
         let suite = connection
             .negotiated_cipher_suite()
             .map(|suite| suite.suite());
-        let certificates = connection.peer_certificates().unwrap_or_default();
         let info = Self::new(version, suite.map_or(Cow::Borrowed("unknown"), iana_name))
-            .with_peer_certificates(certificates.iter().map(|der| Bytes::copy_from_slice(der)))
+            .with_peer_certificates(verified.iter().map(|der| Bytes::copy_from_slice(der)))
             .with_resumed(connection.handshake_kind() == Some(HandshakeKind::Resumed));
         match connection.server_name() {
             Some(name) => info.with_sni(name),
@@ -47,7 +53,7 @@ fn iana_name(suite: CipherSuite) -> Cow<'static, str> {
 mod tests {
     use std::sync::Arc;
 
-    use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+    use rustls_pki_types::{PrivateKeyDer, ServerName};
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio_rustls::{
         TlsConnector,
@@ -98,6 +104,34 @@ mod tests {
         }
     }
 
+    #[cfg(feature = "tls-aws-lc")]
+    #[tokio::test]
+    async fn aws_lc_is_there_beside_ring() {
+        use crate::tls::{Provider, ServerCertificate, TlsBuilder};
+
+        let identity = identity();
+        let pem = || ServerCertificate::from_pem(&*identity.pem.0, &*identity.pem.1);
+        let server = TlsBuilder::with_provider(pem(), Provider::aws_lc()).build();
+        let server = server.unwrap();
+        for (version, cipher) in [
+            (&TLS13, "TLS_AES_128_GCM_SHA256"),
+            (&TLS12, "TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256"),
+        ] {
+            let client = Arc::new(identity.client(&[version]));
+            for resumed in [false, true] {
+                let info = session(&server, &client, "mail.example.org").await;
+                assert_eq!((info.cipher(), info.is_resumed()), (cipher, resumed));
+            }
+        }
+        let aws = |provider: &Provider| {
+            let groups = &provider.crypto().kx_groups;
+            groups
+                .iter()
+                .any(|group| format!("{:?}", group.name()).contains("MLKEM"))
+        };
+        assert!(aws(&Provider::aws_lc()) && !aws(&Provider::default()));
+    }
+
     /// A whole session: the handshake, and one octet from the server, behind its tickets.
     async fn session(server: &TlsConfig, client: &Arc<ClientConfig>, name: &str) -> TlsInfo {
         let (near, far) = tokio::io::duplex(4096);
@@ -108,10 +142,10 @@ mod tests {
             assert_eq!(stream.read_u8().await.unwrap(), b'2');
         };
         let server = async {
-            let mut stream = server.acceptor().accept(far).await.unwrap();
-            stream.write_u8(b'2').await.unwrap();
-            stream.flush().await.unwrap();
-            TlsInfo::of(stream.get_ref().1)
+            let mut secured = server.accept(far).await.unwrap();
+            secured.stream.write_u8(b'2').await.unwrap();
+            secured.stream.flush().await.unwrap();
+            secured.info
         };
         tokio::join!(server, client).0
     }

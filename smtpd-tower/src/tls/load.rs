@@ -1,21 +1,21 @@
-//! From PEM to a [`TlsConfig`], and the settings it gets.
+//! From PEM to a certificate with its key.
 
-use std::{fs, path::Path, sync::Arc};
+#[cfg(any(feature = "tls-ring", feature = "tls-aws-lc"))]
+use std::path::Path;
 
-use tokio_rustls::rustls::{
-    CipherSuite, Error, InconsistentKeys, ServerConfig,
-    crypto::{CryptoProvider, ring},
-    sign::{CertifiedKey, SingleCertAndKey},
-    version::{TLS12, TLS13},
-};
-use zeroize::Zeroizing;
+use tokio_rustls::rustls::{Error, InconsistentKeys, sign::CertifiedKey};
 
+#[cfg(any(feature = "tls-ring", feature = "tls-aws-lc"))]
+use super::{TlsBuilder, TlsConfig};
 use super::{
-    TlsConfig,
     error::{Problem, TlsError},
     key, pem,
+    provider::Provider,
+    source::ServerCertificate,
 };
 
+/// For one certificate, with the default provider; [`TlsBuilder`] is for everything else.
+#[cfg(any(feature = "tls-ring", feature = "tls-aws-lc"))]
 impl TlsConfig {
     /// Reads the certificate chain (the server's own certificate first) and the private key from
     /// two PEM files, which may be the same file.
@@ -35,7 +35,8 @@ impl TlsConfig {
     /// # }
     /// ```
     pub fn from_pem_files(cert: impl AsRef<Path>, key: impl AsRef<Path>) -> Result<Self, TlsError> {
-        load_files(cert.as_ref(), key.as_ref(), None)
+        let certificate = ServerCertificate::from_files(cert.as_ref(), key.as_ref());
+        TlsBuilder::new(certificate).build()
     }
 
     /// As [`from_pem_files`](Self::from_pem_files), with the passphrase of an encrypted key.
@@ -51,7 +52,8 @@ impl TlsConfig {
         key: impl AsRef<Path>,
         passphrase: &str,
     ) -> Result<Self, TlsError> {
-        load_files(cert.as_ref(), key.as_ref(), Some(passphrase))
+        let certificate = ServerCertificate::from_files(cert.as_ref(), key.as_ref());
+        TlsBuilder::new(certificate.passphrase(passphrase)).build()
     }
 
     /// As [`from_pem_files`](Self::from_pem_files), with the text of the files.
@@ -73,7 +75,7 @@ impl TlsConfig {
     /// # }
     /// ```
     pub fn from_pem(cert: &[u8], key: &[u8]) -> Result<Self, TlsError> {
-        load(Input::text(cert), Input::text(key), None)
+        TlsBuilder::new(ServerCertificate::from_pem(cert, key)).build()
     }
 
     /// As [`from_pem_files_with_passphrase`](Self::from_pem_files_with_passphrase), with the text
@@ -86,102 +88,39 @@ impl TlsConfig {
         key: &[u8],
         passphrase: &str,
     ) -> Result<Self, TlsError> {
-        load(Input::text(cert), Input::text(key), Some(passphrase))
+        let certificate = ServerCertificate::from_pem(cert, key).passphrase(passphrase);
+        TlsBuilder::new(certificate).build()
     }
 }
 
-/// PEM text, and the file it came from.
-#[derive(Clone, Copy)]
-struct Input<'a> {
-    pem: &'a [u8],
-    path: Option<&'a Path>,
-}
-
-impl<'a> Input<'a> {
-    fn text(pem: &'a [u8]) -> Self {
-        Self { pem, path: None }
-    }
-
-    fn file(pem: &'a [u8], path: &'a Path) -> Self {
-        Self {
-            pem,
-            path: Some(path),
-        }
-    }
-
-    fn blame(self, problem: Problem) -> TlsError {
-        TlsError::new(problem, self.path)
-    }
-}
-
-fn load_files(cert: &Path, key: &Path, passphrase: Option<&str>) -> Result<TlsConfig, TlsError> {
-    let cert_pem = read(cert)?;
-    let key_pem = read(key)?;
-    load(
-        Input::file(&cert_pem, cert),
-        Input::file(&key_pem, key),
-        passphrase,
-    )
-}
-
-fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, TlsError> {
-    fs::read(path)
-        .map(Zeroizing::new)
-        .map_err(|error| TlsError::new(Problem::Io(error), Some(path)))
-}
-
-fn load(cert: Input<'_>, key: Input<'_>, passphrase: Option<&str>) -> Result<TlsConfig, TlsError> {
-    let chain = pem::certificates(cert.pem).map_err(|problem| cert.blame(problem))?;
-    let der = key::read(key.pem, passphrase).map_err(|problem| key.blame(problem))?;
-    let provider = provider();
+/// Reads a certificate and its key, which must fit each other.
+pub(super) fn certified_key(
+    source: &ServerCertificate,
+    provider: &Provider,
+) -> Result<CertifiedKey, TlsError> {
+    let (cert, key) = (&source.chain, &source.key);
+    let (cert_pem, key_pem) = (cert.read()?, key.read()?);
+    let chain = pem::certificates(&cert_pem).map_err(|problem| cert.blame(problem))?;
+    let passphrase = source.passphrase.as_ref().map(|text| text.as_str());
+    let der = key::read(&key_pem, passphrase).map_err(|problem| key.blame(problem))?;
     // The provider zeroizes the key's DER, whether it takes the key or not.
     let signing_key = provider
+        .crypto()
         .key_provider
         .load_private_key(der)
         .map_err(|error| key.blame(Problem::KeyUnusable(error.into())))?;
     let certified = CertifiedKey::new(chain, signing_key);
     match certified.keys_match() {
-        Ok(()) | Err(Error::InconsistentKeys(InconsistentKeys::Unknown)) => {}
-        Err(Error::InconsistentKeys(_)) => return Err(key.blame(Problem::KeyMismatch)),
-        Err(error) => return Err(cert.blame(Problem::CertificateUnusable(error))),
+        Ok(()) | Err(Error::InconsistentKeys(InconsistentKeys::Unknown)) => Ok(certified),
+        Err(Error::InconsistentKeys(_)) => Err(key.blame(Problem::KeyMismatch)),
+        Err(error) => Err(cert.blame(Problem::CertificateUnusable(error))),
     }
-    settings(provider, certified).map_err(|error| TlsError::new(Problem::Setup(error), None))
-}
-
-fn settings(provider: CryptoProvider, certified: CertifiedKey) -> Result<TlsConfig, Error> {
-    // RFC 8996 sections 4 and 5: nothing older than TLS 1.2.
-    let mut config = ServerConfig::builder_with_provider(Arc::new(provider))
-        .with_protocol_versions(&[&TLS13, &TLS12])?
-        .with_no_client_auth()
-        .with_cert_resolver(Arc::new(SingleCertAndKey::from(certified)));
-    config.ignore_client_order = true;
-    config.ticketer = ring::Ticketer::new()?;
-    Ok(TlsConfig::from(config))
-}
-
-/// The process-wide default provider is never used: it panics when two providers are compiled in.
-fn provider() -> CryptoProvider {
-    let mut provider = ring::default_provider();
-    // SHA-384 alone is a seventh of a handshake's CPU; SHA-256 is fast in hardware. Every client
-    // has the suite (RFC 8446 section 9.1).
-    provider
-        .cipher_suites
-        .sort_by_key(|suite| !is_preferred(suite.suite()));
-    provider
-}
-
-fn is_preferred(suite: CipherSuite) -> bool {
-    matches!(
-        suite,
-        CipherSuite::TLS13_AES_128_GCM_SHA256
-            | CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256
-            | CipherSuite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256
-    )
 }
 
 #[cfg(test)]
+#[cfg(feature = "tls-ring")]
 mod tests {
-    use std::{error::Error as _, path::PathBuf};
+    use std::{error::Error as _, fs, path::PathBuf};
 
     use super::*;
 
@@ -198,7 +137,11 @@ mod tests {
         } else {
             "ec.crt"
         };
-        load_files(&fixture(cert), &fixture(key), passphrase)
+        let (cert, key) = (fixture(cert), fixture(key));
+        match passphrase {
+            Some(passphrase) => TlsConfig::from_pem_files_with_passphrase(cert, key, passphrase),
+            None => TlsConfig::from_pem_files(cert, key),
+        }
     }
 
     #[test]
@@ -213,7 +156,8 @@ mod tests {
 
     #[test]
     fn settings_are_those_promised() {
-        let TlsConfig(config) = load_fixture("ec.key", None).unwrap();
+        let config = load_fixture("ec.key", None).unwrap().current();
+        let config = &config.config;
         // A session cache would resume too, but with a lock and memory shared by all sessions.
         assert!(config.ticketer.enabled());
         assert!(config.ignore_client_order);

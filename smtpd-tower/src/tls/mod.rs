@@ -1,44 +1,103 @@
-//! TLS: the server's certificate, key and settings.
+//! TLS: the server's certificates, keys and settings.
 //!
 //! Only this module knows that TLS is done by [`rustls`]; everything else works with [`TlsConfig`]
-//! and [`TlsInfo`](crate::TlsInfo).
+//! and [`TlsInfo`].
 //!
 //! | feature | adds |
 //! |---|---|
-//! | `tls` | [`TlsConfig`] from a `rustls::ServerConfig` of your own, with a crypto provider of your own |
-//! | `tls-ring` (default) | the constructors that read PEM, and the ring provider |
-//! | `encrypted-keys` (default) | private keys under a passphrase |
+//! | `tls` | all of this module, with a [`Provider`] of your own |
+//! | `tls-ring` (default) | the provider ring, and the constructors that need no other |
+//! | `tls-aws-lc` | the provider aws-lc; it has to be [asked for](Provider::aws_lc) where ring is there too |
+//! | `encrypted-keys` | private keys under a passphrase |
+//!
+//! # New certificates
+//!
+//! A [`TlsConfig`] reads its files again by [`reload`](TlsConfig::reload), and by itself with
+//! [`watch`](TlsConfig::watch). What is read is taken over at once and whole; where something is wrong with it, all stays
+//! as it was. Sessions that are there go on; for new ones, the handshakes of earlier sessions are not resumed.
+//!
+//! # Certificates of clients
+//!
+//! With [`TlsBuilder::client_certificates`] the chain that a client has shown, and that was verified, is in
+//! [`TlsInfo::peer_certificates`], also in a session that was resumed. Then SASL's EXTERNAL can be offered, and the AUTH
+//! service answers it by what is in the certificate:
+//!
+//! ```
+//! use smtpd_tower::{
+//!     Auth, AuthOutcome, Identity, Pipeline, Reply, Request, Server, TlsInfo, handler_fn,
+//!     sasl::{External, Mechanisms}, tls::TlsConfig,
+//! };
+//!
+//! fn server(tls: TlsConfig) -> Server {
+//!     Server::new("mx.example.org", Pipeline::new().auth(handler_fn(login)))
+//!         .tls(tls)
+//!         .configure(|config| config.mechanisms(Mechanisms::none().with(External)))
+//! }
+//!
+//! async fn login(request: Request<Auth>) -> AuthOutcome {
+//!     let names = request.session().tls().and_then(TlsInfo::client_names).unwrap_or_default();
+//!     // Whom the client wants to act as, if it says so (RFC 4422 section 3.4.1).
+//!     let claimed = request.credentials().authzid();
+//!     let mut own = names.emails().iter().filter(|email| email.ends_with("@example.org"));
+//!     match own.find(|email| claimed.is_none_or(|claimed| claimed == *email)) {
+//!         Some(email) => Identity::new(email).into(),
+//!         None => Reply::auth_failed().into(),
+//!     }
+//! }
+//! ```
+//!
+//! Where other mechanisms are offered too, such a service looks at [`Request::mechanism`](crate::Request::mechanism)
+//! first.
 
-use std::{fmt, sync::Arc};
+use std::{
+    fmt, io,
+    sync::{Arc, PoisonError, RwLock},
+};
 
-use tokio_rustls::TlsAcceptor;
+use smtpd_core::sasl::ChannelBindings;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_rustls::{TlsAcceptor, server::TlsStream};
+
+use crate::TlsInfo;
 
 mod binding;
-#[cfg(all(feature = "tls-ring", feature = "encrypted-keys"))]
+mod builder;
+mod certificate;
+mod client;
+mod der;
+#[cfg(feature = "encrypted-keys")]
 mod encrypted;
-#[cfg(feature = "tls-ring")]
 mod error;
 mod info;
-#[cfg(feature = "tls-ring")]
 mod key;
-#[cfg(all(feature = "tls-ring", feature = "encrypted-keys"))]
+#[cfg(feature = "encrypted-keys")]
 mod legacy;
-#[cfg(feature = "tls-ring")]
 mod load;
-#[cfg(feature = "tls-ring")]
 mod pem;
+mod provider;
+mod sni;
+mod source;
+mod watch;
 
-pub(crate) use self::binding::channel_bindings;
 pub use tokio_rustls::rustls;
 
-#[cfg(feature = "tls-ring")]
-pub use self::error::TlsError;
+pub use self::{
+    builder::TlsBuilder,
+    certificate::CertificateNames,
+    error::TlsError,
+    provider::Provider,
+    source::{ClientCertificates, ServerCertificate},
+};
+use self::{client::ClientVerifier, sni::Certificates, watch::Stamp};
 
-/// How the server does TLS: its certificate, its private key, and its settings. A clone is cheap.
+/// How the server does TLS: its certificates, its private keys, and its settings.
+///
+/// A clone is cheap and shares them: what one clone [reloads](Self::reload) or [replaces](Self::replace), the server
+/// uses from the next handshake on.
 ///
 /// The constructors that read PEM take TLS 1.2 and 1.3, prefer AES-128-GCM with SHA-256, hand out
-/// stateless tickets for resumption, offer no ALPN and ask for no client certificate. Whoever needs
-/// something else (many certificates, client certificates, another provider) converts a
+/// stateless tickets for resumption, offer no ALPN and ask for no client certificate. [`TlsBuilder`] is for several
+/// certificates, client certificates, and another provider. Whoever needs something else still converts a
 /// [`rustls::ServerConfig`]:
 ///
 /// ```
@@ -49,25 +108,131 @@ pub use self::error::TlsError;
 /// }
 /// ```
 #[derive(Clone)]
-pub struct TlsConfig(Arc<rustls::ServerConfig>);
+pub struct TlsConfig(Arc<RwLock<Arc<Snapshot>>>);
+
+/// All that a handshake needs, as it was read at one time.
+struct Snapshot {
+    config: Arc<rustls::ServerConfig>,
+    /// `None` for a configuration of the user's own.
+    origin: Option<Origin>,
+}
+
+/// Where a snapshot comes from, and what has come of it.
+struct Origin {
+    certificates: Arc<Certificates>,
+    clients: Option<ClientVerifier>,
+    recipe: TlsBuilder,
+    stamps: Vec<Stamp>,
+}
+
+/// A connection after its handshake.
+pub(crate) struct Secured<IO> {
+    pub(crate) stream: Box<TlsStream<IO>>,
+    pub(crate) info: TlsInfo,
+    pub(crate) bindings: ChannelBindings,
+}
 
 impl TlsConfig {
+    fn new(snapshot: Snapshot) -> Self {
+        Self(Arc::new(RwLock::new(Arc::new(snapshot))))
+    }
+
+    /// Reads all files again, for the handshakes that begin from now on. Sessions are not disturbed, but earlier ones
+    /// are not resumed any more. A configuration without files does nothing but that, and one of the user's own
+    /// [`rustls::ServerConfig`] nothing at all.
+    ///
+    /// This blocks on the files: call it from `spawn_blocking`.
+    ///
+    /// # Errors
+    /// A [`TlsError`] that names the file and what is wrong with it; then everything stays as it was.
+    pub fn reload(&self) -> Result<(), TlsError> {
+        loop {
+            let old = self.current();
+            let Some(origin) = &old.origin else {
+                return Ok(());
+            };
+            let new = Arc::new(origin.recipe.clone().snapshot()?);
+            let mut current = self.0.write().unwrap_or_else(PoisonError::into_inner);
+            // Not what has been replaced in the meantime.
+            if Arc::ptr_eq(&current, &old) {
+                *current = new;
+                return Ok(());
+            }
+        }
+    }
+
+    /// Takes over what `other` has at present, for the handshakes that begin from now on.
+    pub fn replace(&self, other: &Self) {
+        let new = other.current();
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = new;
+    }
+
     /// Takes a connection through the handshake.
-    #[allow(dead_code, reason = "the engine is its caller")]
-    pub(crate) fn acceptor(&self) -> TlsAcceptor {
-        TlsAcceptor::from(Arc::clone(&self.0))
+    pub(crate) async fn accept<IO>(&self, io: IO) -> io::Result<Secured<IO>>
+    where
+        IO: AsyncRead + AsyncWrite + Unpin,
+    {
+        let snapshot = self.current();
+        let acceptor = TlsAcceptor::from(snapshot.config.clone());
+        let stream = Box::new(acceptor.accept(io).await?);
+        let connection = stream.get_ref().1;
+        let (info, bindings) = (snapshot.info(connection)?, snapshot.bindings(connection));
+        Ok(Secured {
+            stream,
+            info,
+            bindings,
+        })
+    }
+
+    fn current(&self) -> Arc<Snapshot> {
+        let current = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        current.clone()
+    }
+}
+
+impl Snapshot {
+    fn info(&self, connection: &rustls::ServerConnection) -> io::Result<TlsInfo> {
+        let shown = connection.peer_certificates().unwrap_or_default();
+        let clients = self.origin.as_ref().and_then(|o| o.clients.as_ref());
+        let verified = match clients {
+            Some(clients) => clients.verified(shown)?,
+            None => shown,
+        };
+        Ok(TlsInfo::of(connection, verified))
+    }
+
+    fn bindings(&self, connection: &rustls::ServerConnection) -> ChannelBindings {
+        let end_point = self
+            .origin
+            .as_ref()
+            .and_then(|origin| origin.certificates.end_point(connection.server_name()));
+        binding::channel_bindings(connection, self.config.require_ems, end_point)
+    }
+
+    /// How the files were when they were read.
+    fn stamps(&self) -> &[Stamp] {
+        self.origin.as_ref().map_or(&[], |origin| &origin.stamps)
+    }
+
+    /// How they are now.
+    fn look(&self) -> Vec<Stamp> {
+        let origin = self.origin.as_ref();
+        origin.map_or_else(Vec::new, |origin| origin.recipe.look())
     }
 }
 
 impl From<Arc<rustls::ServerConfig>> for TlsConfig {
     fn from(config: Arc<rustls::ServerConfig>) -> Self {
-        Self(config)
+        Self::new(Snapshot {
+            config,
+            origin: None,
+        })
     }
 }
 
 impl From<rustls::ServerConfig> for TlsConfig {
     fn from(config: rustls::ServerConfig) -> Self {
-        Self(Arc::new(config))
+        Arc::new(config).into()
     }
 }
 

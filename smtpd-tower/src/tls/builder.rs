@@ -1,0 +1,166 @@
+//! All that can be set.
+
+use std::sync::Arc;
+
+use tokio_rustls::rustls::{
+    Error, ServerConfig,
+    version::{TLS12, TLS13},
+};
+
+use super::{
+    Origin, Snapshot, TlsConfig, TlsError,
+    client::ClientVerifier,
+    error::Problem,
+    provider::Provider,
+    sni::Certificates,
+    source::{ClientCertificates, ServerCertificate},
+    watch::Stamp,
+};
+use crate::TlsVersion;
+
+/// Makes a [`TlsConfig`] of several certificates, with certificates of clients, and with whatever else can be set.
+///
+/// ```
+/// use smtpd_tower::{TlsVersion, tls::{ServerCertificate, TlsBuilder}};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let made = |name: &str| rcgen::generate_simple_self_signed([name.to_owned()]);
+/// # let pem = |made: rcgen::CertifiedKey<rcgen::KeyPair>| ServerCertificate::from_pem(made.cert.pem(), made.signing_key.serialize_pem());
+/// # let (mx, guests) = (pem(made("mx.example.org")?), pem(made("mail.example.net")?));
+/// let tls = TlsBuilder::new(mx)
+///     .certificate(guests)
+///     .min_version(TlsVersion::Tls13)
+///     .build()?;
+/// # Ok(()) }
+/// ```
+#[derive(Clone, Debug)]
+pub struct TlsBuilder {
+    default: ServerCertificate,
+    others: Vec<ServerCertificate>,
+    provider: Provider,
+    clients: Option<ClientCertificates>,
+    min_version: TlsVersion,
+    extended_master_secret: bool,
+}
+
+impl TlsBuilder {
+    /// With a certificate for clients that ask for its names, for those that ask for none, and for names that are not
+    /// known.
+    #[cfg(any(feature = "tls-ring", feature = "tls-aws-lc"))]
+    pub fn new(certificate: ServerCertificate) -> Self {
+        Self::with_provider(certificate, Provider::default())
+    }
+
+    /// The same, with the cryptography of that provider.
+    pub fn with_provider(certificate: ServerCertificate, provider: Provider) -> Self {
+        Self {
+            default: certificate,
+            others: Vec::new(),
+            provider,
+            clients: None,
+            min_version: TlsVersion::Tls12,
+            extended_master_secret: false,
+        }
+    }
+
+    /// Adds a certificate for clients that ask for its names (SNI, RFC 6066 section 3).
+    ///
+    /// A name is compared without regard to the case of letters, and whole; `*.example.org` stands for every name of one
+    /// label more. Where several have it: one that was [given](ServerCertificate::names) goes before one in a
+    /// certificate, the exact one before that with `*`, and the first before the next.
+    #[must_use]
+    pub fn certificate(mut self, certificate: ServerCertificate) -> Self {
+        self.others.push(certificate);
+        self
+    }
+
+    /// Asks clients for a certificate. By default they are asked for none.
+    #[must_use]
+    pub fn client_certificates(mut self, clients: ClientCertificates) -> Self {
+        self.clients = Some(clients);
+        self
+    }
+
+    /// The oldest version to speak: TLS 1.2 by default. Before that come only versions that RFC 8996 forbids.
+    #[must_use]
+    pub fn min_version(mut self, version: TlsVersion) -> Self {
+        self.min_version = version;
+        self
+    }
+
+    /// Whether TLS 1.2 is spoken only with clients that have the extended master secret (RFC 7627). `false` by default,
+    /// for software from before 2016 has not.
+    ///
+    /// With it SCRAM can bind to `tls-exporter` over TLS 1.2 too (RFC 9266 section 4.2).
+    #[must_use]
+    pub fn require_extended_master_secret(mut self, required: bool) -> Self {
+        self.extended_master_secret = required;
+        self
+    }
+
+    /// Reads all of it. This blocks on the files: call it before the server starts, or from `spawn_blocking`.
+    ///
+    /// # Errors
+    /// A [`TlsError`] that names the file and what is wrong with it.
+    pub fn build(self) -> Result<TlsConfig, TlsError> {
+        self.snapshot().map(TlsConfig::new)
+    }
+
+    pub(super) fn snapshot(self) -> Result<Snapshot, TlsError> {
+        // Taken before the files are read: what changes in between is noticed later.
+        let stamps = self.look();
+        let certificates = Certificates::read(&self.default, &self.others, &self.provider)?;
+        let certificates = Arc::new(certificates);
+        let clients = self.clients.as_ref();
+        let clients = clients
+            .map(|clients| ClientVerifier::read(clients, &self.provider))
+            .transpose()?;
+        let config = self
+            .config(certificates.clone(), clients.as_ref())
+            .map_err(|error| TlsError::new(Problem::Setup(error), None))?;
+        Ok(Snapshot {
+            config: Arc::new(config),
+            origin: Some(Origin {
+                certificates,
+                clients,
+                recipe: self,
+                stamps,
+            }),
+        })
+    }
+
+    /// How the files are now.
+    pub(super) fn look(&self) -> Vec<Stamp> {
+        let certificates = [&self.default].into_iter().chain(&self.others);
+        let authorities = self.clients.iter().filter_map(|c| c.authorities.path());
+        certificates
+            .flat_map(ServerCertificate::files)
+            .chain(authorities)
+            .map(Stamp::of)
+            .collect()
+    }
+
+    fn config(
+        &self,
+        certificates: Arc<Certificates>,
+        clients: Option<&ClientVerifier>,
+    ) -> Result<ServerConfig, Error> {
+        let versions: &[_] = match self.min_version {
+            TlsVersion::Tls12 => &[&TLS13, &TLS12],
+            TlsVersion::Tls13 => &[&TLS13],
+        };
+        let builder = ServerConfig::builder_with_provider(self.provider.crypto().clone())
+            .with_protocol_versions(versions)?;
+        let builder = match clients {
+            Some(clients) => builder.with_client_cert_verifier(clients.for_handshake()),
+            None => builder.with_no_client_auth(),
+        };
+        let mut config = builder.with_cert_resolver(certificates);
+        config.ignore_client_order = true;
+        config.require_ems |= self.extended_master_secret;
+        // Made anew each time: a ticket from before a reload is worth nothing after it, and the client shows its
+        // certificate again.
+        config.ticketer = self.provider.tickets()?;
+        Ok(config)
+    }
+}

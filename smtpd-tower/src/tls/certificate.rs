@@ -1,0 +1,305 @@
+//! What a certificate says: whose it is, and how it is signed.
+
+use std::fmt::{self, Write as _};
+
+use super::der::{
+    BOOLEAN, Element, INTEGER, OBJECT_IDENTIFIER, OCTET_STRING, Reader, SEQUENCE, SET, context,
+};
+
+/// The names in a certificate (RFC 5280): its subject, and the addresses and hosts it is for.
+///
+/// They are worth as much as the authority that signed it: use those of a certificate that the handshake has verified,
+/// such as [`TlsInfo::client_names`](crate::TlsInfo::client_names). An address in UTF-8 (RFC 8398) is not among them.
+///
+/// ```
+/// use smtpd_tower::tls::CertificateNames;
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let made = rcgen::generate_simple_self_signed(["mx.example.org".to_owned()])?;
+/// let names = CertificateNames::parse(made.cert.der()).ok_or("no certificate")?;
+/// assert_eq!(names.dns_names(), ["mx.example.org"]);
+/// assert_eq!(names.subject(), "CN=rcgen self signed cert");
+/// # Ok(()) }
+/// ```
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CertificateNames {
+    subject: String,
+    common_name: Option<String>,
+    emails: Vec<String>,
+    dns_names: Vec<String>,
+}
+
+impl CertificateNames {
+    /// Reads them from the DER of a certificate; `None` if it is none.
+    pub fn parse(der: &[u8]) -> Option<Self> {
+        let mut tbs = Reader::new(der).enter(SEQUENCE)?.enter(SEQUENCE)?;
+        tbs.optional(context(0)); // the version
+        tbs.read(INTEGER)?; // the serial number
+        for _ in ["signature", "issuer", "validity"] {
+            tbs.read(SEQUENCE)?;
+        }
+        let mut names = Self::default();
+        names.read_subject(tbs.enter(SEQUENCE)?)?;
+        if let Some(extensions) = tbs.find(|element| element.tag == context(3)) {
+            let extensions = Reader::new(extensions.value).enter(SEQUENCE)?;
+            for extension in extensions {
+                names.read_extension(Reader::new(extension.value))?;
+            }
+        }
+        Some(names)
+    }
+
+    /// The distinguished name of the subject as text (RFC 4514), with control characters escaped; empty if it has none.
+    pub fn subject(&self) -> &str {
+        &self.subject
+    }
+
+    /// The common name of the subject, the last if there are several, unless there are control characters in it.
+    pub fn common_name(&self) -> Option<&str> {
+        self.common_name.as_deref()
+    }
+
+    /// The mail addresses among the subject's alternative names (RFC 5280 section 4.2.1.6), all of them printable ASCII.
+    pub fn emails(&self) -> &[String] {
+        &self.emails
+    }
+
+    /// The host names among them, all of them printable ASCII in lower case, perhaps with `*` as the first label.
+    pub fn dns_names(&self) -> &[String] {
+        &self.dns_names
+    }
+
+    /// RFC 4514 section 2.1: the last part of the name comes first.
+    fn read_subject(&mut self, name: Reader<'_>) -> Option<()> {
+        let mut parts = Vec::new();
+        for set in name {
+            if set.tag != SET {
+                return None;
+            }
+            let mut part = String::new();
+            for attribute in Reader::new(set.value) {
+                let mut attribute = Reader::new(attribute.value);
+                let kind = attribute.read(OBJECT_IDENTIFIER)?;
+                let value = attribute.next()?;
+                if kind == COMMON_NAME {
+                    self.common_name = text(value)
+                        .filter(|text| !text.contains(char::is_control))
+                        .map(str::to_owned);
+                }
+                // RFC 4514 section 2.2
+                let plus = if part.is_empty() { "" } else { "+" };
+                let _ = write!(part, "{plus}{}={}", Kind(kind), Value(value));
+            }
+            parts.push(part);
+        }
+        parts.reverse();
+        self.subject = parts.join(",");
+        Some(())
+    }
+
+    fn read_extension(&mut self, mut extension: Reader<'_>) -> Option<()> {
+        let kind = extension.read(OBJECT_IDENTIFIER)?;
+        extension.optional(BOOLEAN); // whether it is critical
+        let value = extension.read(OCTET_STRING)?;
+        if kind != SUBJECT_ALT_NAME {
+            return Some(());
+        }
+        for name in Reader::new(value).enter(SEQUENCE)? {
+            let Ok(text) = str::from_utf8(name.value) else {
+                continue;
+            };
+            if text.is_empty() || !text.bytes().all(|octet| octet.is_ascii_graphic()) {
+                continue;
+            }
+            match name.tag {
+                0x81 => self.emails.push(text.to_owned()),
+                0x82 => self.dns_names.push(text.to_ascii_lowercase()),
+                _ => {}
+            }
+        }
+        Some(())
+    }
+}
+
+/// By which algorithm a certificate is signed: the octets of its identifier, and its parameters.
+pub(super) fn signature_algorithm(der: &[u8]) -> Option<(&[u8], Option<Element<'_>>)> {
+    let mut certificate = Reader::new(der).enter(SEQUENCE)?;
+    certificate.read(SEQUENCE)?; // what is signed
+    let mut algorithm = certificate.enter(SEQUENCE)?;
+    Some((algorithm.read(OBJECT_IDENTIFIER)?, algorithm.next()))
+}
+
+const COMMON_NAME: &[u8] = &[0x55, 0x04, 0x03];
+const SUBJECT_ALT_NAME: &[u8] = &[0x55, 0x1D, 0x11];
+
+/// The attributes that have a short name (RFC 4514 section 3, and the one that many old certificates have).
+const KINDS: [(&[u8], &str); 10] = [
+    (COMMON_NAME, "CN"),
+    (&[0x55, 0x04, 0x06], "C"),
+    (&[0x55, 0x04, 0x07], "L"),
+    (&[0x55, 0x04, 0x08], "ST"),
+    (&[0x55, 0x04, 0x09], "STREET"),
+    (&[0x55, 0x04, 0x0A], "O"),
+    (&[0x55, 0x04, 0x0B], "OU"),
+    (
+        &[0x09, 0x92, 0x26, 0x89, 0x93, 0xF2, 0x2C, 0x64, 0x01, 0x01],
+        "UID",
+    ),
+    (
+        &[0x09, 0x92, 0x26, 0x89, 0x93, 0xF2, 0x2C, 0x64, 0x01, 0x19],
+        "DC",
+    ),
+    (
+        &[0x2A, 0x86, 0x48, 0x86, 0xF7, 0x0D, 0x01, 0x09, 0x01],
+        "emailAddress",
+    ),
+];
+
+/// The kind of an attribute: its short name, or its identifier in dots.
+struct Kind<'a>(&'a [u8]);
+
+impl fmt::Display for Kind<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some((_, name)) = KINDS.iter().find(|(kind, _)| *kind == self.0) {
+            return f.write_str(name);
+        }
+        let (mut arc, mut first) = (0_u64, true);
+        for &octet in self.0 {
+            // An arc that is longer than it can be told comes out as another one: it is for reading only.
+            arc = arc << 7 | u64::from(octet & 0x7F);
+            if octet & 0x80 != 0 {
+                continue;
+            }
+            if std::mem::take(&mut first) {
+                // X.690 section 8.19.4
+                let root = (arc / 40).min(2);
+                write!(f, "{root}.{}", arc - root * 40)?;
+            } else {
+                write!(f, ".{arc}")?;
+            }
+            arc = 0;
+        }
+        Ok(())
+    }
+}
+
+/// The value of an attribute.
+struct Value<'a>(Element<'a>);
+
+impl fmt::Display for Value<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Some(text) = text(self.0) else {
+            // RFC 4514 section 2.4: what is no text stands there in hexadecimal.
+            f.write_char('#')?;
+            return self.0.whole.iter().try_for_each(|o| write!(f, "{o:02x}"));
+        };
+        let last = text.chars().count().saturating_sub(1);
+        for (at, c) in text.chars().enumerate() {
+            let edge = c == ' ' && (at == 0 || at == last) || c == '#' && at == 0;
+            match c {
+                '"' | '+' | ',' | ';' | '<' | '>' | '\\' | '=' => write!(f, "\\{c}")?,
+                _ if edge => write!(f, "\\{c}")?,
+                _ if c.is_control() => {
+                    let mut octets = [0; 4];
+                    let octets = c.encode_utf8(&mut octets).bytes();
+                    octets
+                        .into_iter()
+                        .try_for_each(|o| write!(f, "\\{o:02x}"))?;
+                }
+                _ => f.write_char(c)?,
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The text of a `UTF8String`, a `PrintableString` or an `IA5String`.
+fn text(element: Element<'_>) -> Option<&str> {
+    matches!(element.tag, 0x0C | 0x13 | 0x16)
+        .then(|| str::from_utf8(element.value).ok())
+        .flatten()
+}
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{CertificateParams, DistinguishedName, DnType, DnValue, KeyPair, SanType};
+
+    use super::*;
+
+    fn made(change: impl FnOnce(&mut CertificateParams)) -> Vec<u8> {
+        let mut params = CertificateParams::default();
+        params.distinguished_name = DistinguishedName::new();
+        change(&mut params);
+        let key = KeyPair::generate().unwrap();
+        params.self_signed(&key).unwrap().der().to_vec()
+    }
+
+    #[test]
+    fn names_are_read() {
+        let der = made(|params| {
+            let subject = &mut params.distinguished_name;
+            subject.push(DnType::CountryName, "AT");
+            subject.push(DnType::OrganizationName, "Cheese, Inc.");
+            subject.push(DnType::CustomDnType(vec![1, 2, 840, 9999]), "x");
+            subject.push(DnType::CommonName, "fred");
+            params.subject_alt_names = vec![
+                SanType::Rfc822Name("Fred@Example.org".try_into().unwrap()),
+                SanType::DnsName("MX.example.org".try_into().unwrap()),
+                SanType::IpAddress([127, 0, 0, 1].into()),
+                SanType::DnsName("*.example.net".try_into().unwrap()),
+            ];
+        });
+        let names = CertificateNames::parse(&der).unwrap();
+        assert_eq!(
+            names.subject(),
+            "CN=fred,1.2.840.9999=x,O=Cheese\\, Inc.,C=AT"
+        );
+        assert_eq!(names.common_name(), Some("fred"));
+        assert_eq!(names.emails(), ["Fred@Example.org"]);
+        assert_eq!(names.dns_names(), ["mx.example.org", "*.example.net"]);
+    }
+
+    #[test]
+    fn a_certificate_need_not_have_names() {
+        let names = CertificateNames::parse(&made(|_| {})).unwrap();
+        assert_eq!(names, CertificateNames::default());
+    }
+
+    #[test]
+    fn nothing_in_a_name_can_break_a_line() {
+        for (name, shown, common) in [
+            (" a ", "CN=\\ a\\ ", Some(" a ")),
+            ("#a\"b\\c=d", "CN=\\#a\\\"b\\\\c\\=d", Some("#a\"b\\c=d")),
+            ("a\r\nb\0", "CN=a\\0d\\0ab\\00", None),
+            ("\u{85}ä", "CN=\\c2\\85ä", None),
+        ] {
+            let der = made(|params| params.distinguished_name.push(DnType::CommonName, name));
+            let names = CertificateNames::parse(&der).unwrap();
+            assert_eq!((names.subject(), names.common_name()), (shown, common));
+        }
+        let der = made(|params| {
+            let email = SanType::Rfc822Name("a\r\n@b".try_into().unwrap());
+            params.subject_alt_names = vec![email];
+            let name = DnValue::BmpString("a".try_into().unwrap());
+            params.distinguished_name.push(DnType::CommonName, name);
+        });
+        let names = CertificateNames::parse(&der).unwrap();
+        assert_eq!((names.subject(), names.emails().len()), ("CN=#1e020061", 0));
+    }
+
+    /// Whatever comes of it, it must not panic.
+    #[test]
+    fn damaged_certificates_are_survived() {
+        let der = made(|params| params.distinguished_name.push(DnType::CommonName, "fred"));
+        for end in 0..der.len() {
+            assert_eq!(CertificateNames::parse(&der[..end]), None, "{end}");
+        }
+        for at in 0..der.len() {
+            for octet in [0x00, 0x1F, 0x30, 0x7F, 0x80, 0x84, 0xFF] {
+                let mut der = der.clone();
+                der[at] = octet;
+                let _ = (CertificateNames::parse(&der), signature_algorithm(&der));
+            }
+        }
+    }
+}

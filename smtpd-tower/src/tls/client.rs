@@ -1,0 +1,179 @@
+//! Certificates of clients.
+
+use std::{io, sync::Arc};
+
+use rustls_pki_types::{CertificateDer, UnixTime};
+use tokio_rustls::rustls::{
+    DigitallySignedStruct, DistinguishedName, Error, RootCertStore, SignatureScheme,
+    client::danger::HandshakeSignatureValid,
+    server::{
+        WebPkiClientVerifier,
+        danger::{ClientCertVerified, ClientCertVerifier},
+    },
+};
+
+use super::{
+    error::{Problem, TlsError},
+    pem,
+    provider::Provider,
+    source::ClientCertificates,
+};
+
+/// Verifies what clients show.
+#[derive(Clone, Debug)]
+pub(super) struct ClientVerifier(Arc<dyn ClientCertVerifier>);
+
+impl ClientVerifier {
+    pub(super) fn read(source: &ClientCertificates, provider: &Provider) -> Result<Self, TlsError> {
+        let blame = |problem| source.authorities.blame(problem);
+        let text = source.authorities.read()?;
+        let mut roots = RootCertStore::empty();
+        for certificate in pem::certificates(&text).map_err(blame)? {
+            roots
+                .add(certificate)
+                .map_err(|error| blame(Problem::CertificateUnusable(error)))?;
+        }
+        let crypto = provider.crypto().clone();
+        let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), crypto);
+        let builder = if source.required {
+            builder
+        } else {
+            builder.allow_unauthenticated()
+        };
+        let verifier = builder.build();
+        Ok(Self(verifier.map_err(|error| {
+            blame(Problem::AuthoritiesUnusable(error.into()))
+        })?))
+    }
+
+    /// What the handshake asks.
+    pub(super) fn for_handshake(&self) -> Arc<dyn ClientCertVerifier> {
+        if self.0.client_auth_mandatory() {
+            self.0.clone()
+        } else {
+            Arc::new(Lenient(self.0.clone()))
+        }
+    }
+
+    /// The chain, if it is one that verifies now: also in a session that was resumed, for which the handshake does not
+    /// verify it again. Where a certificate is required, none is an error.
+    pub(super) fn verified<'a, 'c>(
+        &self,
+        chain: &'c [CertificateDer<'a>],
+    ) -> io::Result<&'c [CertificateDer<'a>]> {
+        let Some((own, others)) = chain.split_first() else {
+            return Ok(&[]);
+        };
+        match self.0.verify_client_cert(own, others, UnixTime::now()) {
+            Ok(_) => Ok(chain),
+            Err(error) if self.0.client_auth_mandatory() => {
+                Err(io::Error::new(io::ErrorKind::InvalidData, error))
+            }
+            Err(_) => Ok(&[]),
+        }
+    }
+}
+
+/// Lets a certificate pass that does not verify. Whose key it is, is verified all the same; and the session does not see
+/// it, for [`ClientVerifier::verified`] is asked after the handshake.
+#[derive(Debug)]
+struct Lenient(Arc<dyn ClientCertVerifier>);
+
+impl ClientCertVerifier for Lenient {
+    fn client_auth_mandatory(&self) -> bool {
+        false
+    }
+
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        self.0.root_hint_subjects()
+    }
+
+    fn verify_client_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: UnixTime,
+    ) -> Result<ClientCertVerified, Error> {
+        Ok(ClientCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.0.verify_tls12_signature(message, certificate, signed)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.0.verify_tls13_signature(message, certificate, signed)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.supported_verify_schemes()
+    }
+}
+
+#[cfg(test)]
+#[cfg(feature = "tls-ring")]
+mod tests {
+    use rcgen::{CertificateParams, CertifiedIssuer, KeyPair, date_time_ymd};
+
+    use super::*;
+
+    type Authority = CertifiedIssuer<'static, KeyPair>;
+
+    fn authority() -> Authority {
+        let mut params = CertificateParams::default();
+        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap()
+    }
+
+    fn issued(by: &Authority, expires: i32) -> CertificateDer<'static> {
+        let mut params = CertificateParams::new(["client.test".to_owned()]).unwrap();
+        params.not_after = date_time_ymd(expires, 1, 1);
+        let key = KeyPair::generate().unwrap();
+        params.signed_by(&key, by).unwrap().into()
+    }
+
+    /// So it goes after the handshake, also where that has resumed a session and not looked at the certificate.
+    #[test]
+    fn only_what_verifies_now_is_shown() {
+        let (ours, theirs) = (authority(), authority());
+        let optional = ClientCertificates::from_pem(ours.pem());
+        for source in [optional.clone(), optional.required()] {
+            let verifier = ClientVerifier::read(&source, &Provider::ring()).unwrap();
+            for (certificate, good) in [
+                (issued(&ours, 4000), true),
+                (issued(&ours, 2001), false),
+                (issued(&theirs, 4000), false),
+                (CertificateDer::from(vec![0x30, 0x00]), false),
+            ] {
+                let chain = [certificate];
+                let shown = verifier.verified(&chain).map(<[_]>::len).ok();
+                let none = if source.required { None } else { Some(0) };
+                assert_eq!(shown, if good { Some(1) } else { none });
+            }
+            assert!(verifier.verified(&[]).unwrap().is_empty());
+        }
+    }
+
+    #[test]
+    fn authorities_that_cannot_be_used_are_named() {
+        let pem = "-----BEGIN CERTIFICATE-----\nMAA=\n-----END CERTIFICATE-----\n";
+        for (pem, text) in [
+            ("", "no certificate found"),
+            (pem, "the certificate cannot be used"),
+        ] {
+            let source = ClientCertificates::from_pem(pem);
+            let error = ClientVerifier::read(&source, &Provider::ring()).unwrap_err();
+            assert_eq!(error.to_string(), text);
+        }
+    }
+}

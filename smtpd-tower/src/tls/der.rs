@@ -1,0 +1,123 @@
+//! As much of DER (X.690) as certificates are read with.
+
+/// `SEQUENCE`, and `SEQUENCE OF`.
+pub(super) const SEQUENCE: u8 = 0x30;
+/// `SET OF`.
+pub(super) const SET: u8 = 0x31;
+pub(super) const INTEGER: u8 = 0x02;
+pub(super) const BOOLEAN: u8 = 0x01;
+pub(super) const OCTET_STRING: u8 = 0x04;
+pub(super) const OBJECT_IDENTIFIER: u8 = 0x06;
+
+/// The tag of a context of that number, around other elements.
+pub(super) const fn context(number: u8) -> u8 {
+    0xA0 | number
+}
+
+/// Reads one element after the other.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Reader<'a>(&'a [u8]);
+
+/// A tag, its value, and both of them with the length as they stand there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Element<'a> {
+    pub(super) tag: u8,
+    pub(super) value: &'a [u8],
+    pub(super) whole: &'a [u8],
+}
+
+impl<'a> Reader<'a> {
+    pub(super) fn new(der: &'a [u8]) -> Self {
+        Self(der)
+    }
+
+    /// The value of the next element, which must have that tag.
+    pub(super) fn read(&mut self, tag: u8) -> Option<&'a [u8]> {
+        self.next()
+            .filter(|element| element.tag == tag)
+            .map(|element| element.value)
+    }
+
+    /// The same, for what is in the element.
+    pub(super) fn enter(&mut self, tag: u8) -> Option<Self> {
+        self.read(tag).map(Self)
+    }
+
+    /// Takes the next element if it has that tag.
+    pub(super) fn optional(&mut self, tag: u8) -> Option<&'a [u8]> {
+        let mut ahead = *self;
+        let value = ahead.read(tag)?;
+        *self = ahead;
+        Some(value)
+    }
+}
+
+impl<'a> Iterator for Reader<'a> {
+    type Item = Element<'a>;
+
+    /// `None` at the end, and where what follows is no element.
+    fn next(&mut self) -> Option<Element<'a>> {
+        let (&tag, rest) = self.0.split_first()?;
+        // X.690 section 8.1.2.4: no certificate has a tag of several octets.
+        if tag & 0x1F == 0x1F {
+            return None;
+        }
+        let (length, rest) = length(rest)?;
+        let (value, rest) = rest.split_at_checked(length)?;
+        let whole = self.0.get(..self.0.len() - rest.len())?;
+        self.0 = rest;
+        Some(Element { tag, value, whole })
+    }
+}
+
+/// The length in front of a value (X.690 section 8.1.3), and what stands behind it.
+fn length(der: &[u8]) -> Option<(usize, &[u8])> {
+    let (&first, rest) = der.split_first()?;
+    if first < 0x80 {
+        return Some((first.into(), rest));
+    }
+    let (octets, rest) = rest.split_at_checked((first & 0x7F).into())?;
+    // None is the indefinite form, which DER does not have; and nothing here is longer than four octets can tell.
+    if octets.is_empty() || octets.len() > 4 {
+        return None;
+    }
+    let length = octets
+        .iter()
+        .fold(0_usize, |length, &octet| length << 8 | usize::from(octet));
+    Some((length, rest))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn elements_are_read_one_by_one() {
+        let mut long = vec![0x04, 0x82, 0x01, 0x00];
+        long.extend([7; 256]);
+        long.extend([0x05, 0x00]);
+        let mut reader = Reader::new(&long);
+        assert_eq!(reader.optional(SEQUENCE), None);
+        let first = reader.next().unwrap();
+        assert_eq!((first.tag, first.value.len()), (OCTET_STRING, 256));
+        assert_eq!(first.whole.len(), 260);
+        assert_eq!(reader.optional(0x05), Some(&[][..]));
+        assert_eq!(reader.next(), None);
+    }
+
+    #[test]
+    fn what_is_no_element_ends_it() {
+        for der in [
+            &[][..],
+            &[0x30],
+            &[0x30, 0x01],
+            &[0x30, 0x80, 0x00, 0x00],
+            &[0x30, 0x81],
+            &[0x30, 0x85, 0, 0, 0, 0, 1, 9],
+            &[0x30, 0x84, 0xff, 0xff, 0xff, 0xff, 1],
+            &[0x1f, 0x01, 0x00],
+        ] {
+            assert_eq!(Reader::new(der).next(), None, "{der:?}");
+        }
+    }
+}

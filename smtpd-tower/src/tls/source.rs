@@ -1,0 +1,165 @@
+//! Where certificates and keys come from, so that they can be read again.
+
+use std::{
+    fmt, fs,
+    path::{Path, PathBuf},
+};
+
+use zeroize::Zeroizing;
+
+use super::error::{Problem, TlsError};
+
+/// A certificate of the server with its chain and its key, and the names that it is shown for.
+///
+/// The certificate and its chain (the server's own first) and the key are PEM, from files or as text. The key is
+/// PKCS#8, PKCS#1 or SEC1.
+///
+/// ```
+/// use smtpd_tower::tls::ServerCertificate;
+///
+/// let mx = ServerCertificate::from_files("/etc/smtpd/mx.pem", "/etc/smtpd/mx-key.pem");
+/// let guests = ServerCertificate::from_files("/etc/smtpd/guests.pem", "/etc/smtpd/guests-key.pem")
+///     .names(["*.example.net", "mail.example.com"]);
+/// ```
+#[derive(Clone)]
+pub struct ServerCertificate {
+    pub(super) chain: Pem,
+    pub(super) key: Pem,
+    pub(super) passphrase: Option<Zeroizing<String>>,
+    pub(super) names: Vec<String>,
+}
+
+impl ServerCertificate {
+    /// From two files, which may be the same.
+    pub fn from_files(chain: impl Into<PathBuf>, key: impl Into<PathBuf>) -> Self {
+        Self::new(Pem::File(chain.into()), Pem::File(key.into()))
+    }
+
+    /// From the text of them.
+    pub fn from_pem(chain: impl Into<Vec<u8>>, key: impl Into<Vec<u8>>) -> Self {
+        Self::new(Pem::text(chain), Pem::text(key))
+    }
+
+    fn new(chain: Pem, key: Pem) -> Self {
+        Self {
+            chain,
+            key,
+            passphrase: None,
+            names: Vec::new(),
+        }
+    }
+
+    /// The passphrase of the key, which is kept for reading it again. A key that is not encrypted is taken as it is.
+    #[must_use]
+    pub fn passphrase(mut self, passphrase: impl Into<String>) -> Self {
+        self.passphrase = Some(Zeroizing::new(passphrase.into()));
+        self
+    }
+
+    /// The names that it is shown for, in any case of letters, perhaps with `*` as the first label. By default those in
+    /// the certificate.
+    #[must_use]
+    pub fn names<N: Into<String>>(mut self, names: impl IntoIterator<Item = N>) -> Self {
+        self.names = names.into_iter().map(Into::into).collect();
+        self
+    }
+
+    pub(super) fn files(&self) -> impl Iterator<Item = &Path> {
+        [&self.chain, &self.key].into_iter().filter_map(Pem::path)
+    }
+}
+
+impl fmt::Debug for ServerCertificate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ServerCertificate")
+            .field("chain", &self.chain)
+            .field("key", &self.key)
+            .field("names", &self.names)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What is asked of clients: a certificate that one of these authorities has signed.
+///
+/// It is optional unless it is [`required`](Self::required). Where it is optional, one that does not verify is as good
+/// as none, and the session goes on without: many mail servers show a certificate to whoever asks, by an authority of
+/// their own choice. A certificate that a session [shows](crate::TlsInfo::peer_certificates) is a verified one.
+///
+/// ```
+/// use smtpd_tower::tls::ClientCertificates;
+///
+/// let optional = ClientCertificates::from_file("/etc/smtpd/clients-ca.pem");
+/// let required = optional.clone().required();
+/// ```
+#[derive(Clone, Debug)]
+pub struct ClientCertificates {
+    pub(super) authorities: Pem,
+    pub(super) required: bool,
+}
+
+impl ClientCertificates {
+    /// By the authorities whose certificates are in that file of PEM.
+    pub fn from_file(authorities: impl Into<PathBuf>) -> Self {
+        Self {
+            authorities: Pem::File(authorities.into()),
+            required: false,
+        }
+    }
+
+    /// By those in that text.
+    pub fn from_pem(authorities: impl Into<Vec<u8>>) -> Self {
+        Self {
+            authorities: Pem::text(authorities),
+            required: false,
+        }
+    }
+
+    /// Ends the handshake with a client that has none.
+    #[must_use]
+    pub fn required(mut self) -> Self {
+        self.required = true;
+        self
+    }
+}
+
+/// PEM text, or the file it is in.
+#[derive(Clone)]
+pub(super) enum Pem {
+    File(PathBuf),
+    Text(Zeroizing<Vec<u8>>),
+}
+
+impl Pem {
+    pub(super) fn text(pem: impl Into<Vec<u8>>) -> Self {
+        Self::Text(Zeroizing::new(pem.into()))
+    }
+
+    pub(super) fn read(&self) -> Result<Zeroizing<Vec<u8>>, TlsError> {
+        match self {
+            Self::File(path) => fs::read(path)
+                .map(Zeroizing::new)
+                .map_err(|error| self.blame(Problem::Io(error))),
+            Self::Text(pem) => Ok(pem.clone()),
+        }
+    }
+
+    pub(super) fn path(&self) -> Option<&Path> {
+        match self {
+            Self::File(path) => Some(path),
+            Self::Text(_) => None,
+        }
+    }
+
+    pub(super) fn blame(&self, problem: Problem) -> TlsError {
+        TlsError::new(problem, self.path())
+    }
+}
+
+impl fmt::Debug for Pem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(path) => path.fmt(f),
+            Self::Text(_) => f.write_str("[redacted]"),
+        }
+    }
+}

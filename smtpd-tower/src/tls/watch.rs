@@ -1,0 +1,92 @@
+//! Notices that a file has changed.
+
+use std::{
+    fs::Metadata,
+    path::Path,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use tokio::{task, time};
+
+use super::{TlsConfig, TlsError};
+
+impl TlsConfig {
+    /// Looks at the files in that interval, reads them [again](Self::reload) when one of them has changed, and tells
+    /// what came of it. It ends when the last other clone of this configuration is gone.
+    ///
+    /// A file has changed when its time, its length or the file behind its name has: so a link that leads elsewhere
+    /// counts too. Where reading fails, as between the new certificate and its new key, the old ones stay in use, and
+    /// the files are read again at their next change. On a configuration without files it ends at once.
+    ///
+    /// ```no_run
+    /// use std::time::Duration;
+    /// use smtpd_tower::tls::{TlsConfig, TlsError};
+    ///
+    /// # async fn start() -> Result<(), TlsError> {
+    /// let tls = TlsConfig::from_pem_files("/etc/smtpd/cert.pem", "/etc/smtpd/key.pem")?;
+    /// tokio::spawn(tls.watch(Duration::from_secs(60), |result| match result {
+    ///     Ok(()) => println!("new certificates"),
+    ///     Err(error) => eprintln!("the old certificates stay: {error}"),
+    /// }));
+    /// # Ok(()) }
+    /// ```
+    pub fn watch<F>(
+        &self,
+        interval: Duration,
+        mut told: F,
+    ) -> impl Future<Output = ()> + Send + use<F>
+    where
+        F: FnMut(Result<(), TlsError>) + Send,
+    {
+        let mut seen = self.current().stamps().to_vec();
+        let shared = Arc::downgrade(&self.0);
+        async move {
+            while !seen.is_empty() {
+                time::sleep(interval).await;
+                let Some(tls) = shared.upgrade().map(Self) else {
+                    return;
+                };
+                let before = seen.clone();
+                let looked = task::spawn_blocking(move || tls.reload_changed(&before)).await;
+                let Ok((stamps, result)) = looked else {
+                    return; // the runtime ends
+                };
+                seen = stamps;
+                if let Some(result) = result {
+                    told(result);
+                }
+            }
+        }
+    }
+
+    /// Reads the files again if they are not as they were seen last. Tells how they are now.
+    fn reload_changed(&self, seen: &[Stamp]) -> (Vec<Stamp>, Option<Result<(), TlsError>>) {
+        // Taken before the files are read: what changes in between is noticed the next time.
+        let current = self.current();
+        let stamps = current.look();
+        let changed = stamps != seen && stamps != current.stamps();
+        (stamps, changed.then(|| self.reload()))
+    }
+}
+
+/// By what a changed file is known; of a file that cannot be looked at, by nothing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Stamp(Option<(SystemTime, u64, u64)>);
+
+impl Stamp {
+    pub(super) fn of(path: &Path) -> Self {
+        let facts = |file: Metadata| Some((file.modified().ok()?, file.len(), number(&file)));
+        Self(path.metadata().ok().and_then(facts))
+    }
+}
+
+#[cfg(unix)]
+fn number(file: &Metadata) -> u64 {
+    std::os::unix::fs::MetadataExt::ino(file)
+}
+
+#[cfg(not(unix))]
+fn number(_: &Metadata) -> u64 {
+    0
+}
