@@ -79,6 +79,8 @@ pub mod layer;
 pub mod limiter;
 #[cfg(feature = "mime")]
 pub mod mime;
+#[cfg(feature = "password-hash")]
+mod password_hash;
 mod phase;
 mod pipeline;
 mod recover;
@@ -101,6 +103,8 @@ pub use cidr::{Cidr, CidrError, CidrErrorKind};
 pub use engine::{EndReason, SessionError, Summary};
 pub use envelope::{Envelope, Recipient};
 pub use handler::{HandlerFn, HandlerFuture, IntoReply, handler_fn};
+#[cfg(feature = "password-hash")]
+pub use password_hash::{PasswordHash, PasswordHashError, PasswordVerifier};
 pub use phase::{Answer, Auth, Command, Connect, Data, Helo, Mail, Phase, Rcpt};
 pub use pipeline::{LayerPhase, PhaseService, Pipeline, ServePhase};
 pub use recover::recover;
