@@ -134,6 +134,9 @@ mod tests {
              auth-mechanisms = ['plain', 'CRAM-MD5']\n\
              oauth-token = ['alice:a', 'bob:b']\n\
              require-tls = true\n\
+             tls-cert = 'c'\n\
+             sni = ['a.test=c,k']\n\
+             client-ca = 'f'\n\
              max-size = 0\n\
              rate = '10/60'\n\
              bare-lf = 'pass'\n\
@@ -146,6 +149,10 @@ mod tests {
         assert_eq!(
             (options.require_tls, options.max_size),
             (Some(true), Some(0))
+        );
+        assert_eq!(
+            (options.sni.len(), options.client_ca),
+            (1, Some("f".into()))
         );
         assert_eq!(options.rate, "10/60".parse().ok());
     }
@@ -186,6 +193,7 @@ mod tests {
                 "1: user: expected NAME:SECRET, neither of them empty",
             ),
             ("rate = '5'", "1: rate: a rate is N/SECONDS"),
+            ("sni = 'a=b'", "1: sni: expected NAME=CERT,KEY"),
             (
                 "discard = 'yes'",
                 "1: discard: invalid type: string \"yes\", expected a boolean",

@@ -6,9 +6,9 @@
 //! | file | what it shows |
 //! |---|---|
 //! | `message_log.rs` | a layer of one's own |
-//! | `users.rs` | authentication, by passwords or by their hashes |
+//! | `users.rs` | authentication, by passwords, by their hashes, or by a certificate |
 //! | `config.rs` | limits, timeouts, what is required |
-//! | `tls.rs` | certificates |
+//! | `tls.rs` | certificates, and new ones while the server runs |
 //! | `listen.rs` | several listeners, on TCP and Unix sockets |
 //! | `log.rs` | hooks and the log |
 //! | `options.rs`, `values.rs`, `file.rs` | the command line and the file of options |
@@ -60,6 +60,7 @@ async fn main() -> ExitCode {
 async fn run(options: &Options) -> Result<(), BoxError> {
     let mut signals = Signals::catch()?;
     let server = server(options, pipeline(options).await?)?;
+    tls::keep_fresh(&server, signals::hangup()?);
     let mut serving = listen::serve(listen::bind(options).await?, &server);
 
     tokio::select! {

@@ -11,7 +11,7 @@ use smtpd_tower::{Domain, limiter::Rate, sasl::Mechanisms};
 
 use crate::{
     file,
-    values::{Address, BareLf, LogFormat, LogLevel, Mechanism, Proxy, User},
+    values::{Address, BareLf, LogFormat, LogLevel, Mechanism, NamedCertificate, Proxy, User},
 };
 
 const LISTENERS: &str = "Listeners";
@@ -108,7 +108,7 @@ pub(crate) struct Options {
     pub(crate) oauth_token: Vec<User>,
 
     /// The mechanisms to offer [default: PLAIN,LOGIN,CRAM-MD5,SCRAM-SHA-256,SCRAM-SHA-1; with --users PLAIN,LOGIN; with
-    /// --oauth-token OAUTHBEARER,XOAUTH2 too]
+    /// --oauth-token OAUTHBEARER,XOAUTH2 too, with --client-ca EXTERNAL]
     #[arg(long, value_name = "LIST", value_delimiter = ',', ignore_case = true, help_heading = USERS)]
     #[serde(deserialize_with = "file::list")]
     pub(crate) auth_mechanisms: Vec<Mechanism>,
@@ -121,7 +121,8 @@ pub(crate) struct Options {
     #[arg(long, help_heading = USERS)]
     pub(crate) allow_plaintext_auth: Option<bool>,
 
-    /// The certificate and its chain, in PEM; with it, STARTTLS is offered
+    /// The certificate and its chain, in PEM; with it, STARTTLS is offered. All files of TLS are read again at SIGHUP,
+    /// and within a minute when one of them has changed
     #[arg(long, value_name = "FILE", help_heading = TLS)]
     pub(crate) tls_cert: Option<PathBuf>,
 
@@ -129,9 +130,20 @@ pub(crate) struct Options {
     #[arg(long, value_name = "FILE", help_heading = TLS)]
     pub(crate) tls_key: Option<PathBuf>,
 
-    /// A file with the passphrase of the key
+    /// A file with the passphrase of the key, and of those of --sni
     #[arg(long, value_name = "FILE", help_heading = TLS)]
     pub(crate) tls_key_passphrase_file: Option<PathBuf>,
+
+    /// A certificate and its key for clients that ask for this name, perhaps *.DOMAIN; repeatable. Others get --tls-cert
+    #[arg(long, value_name = "NAME=CERT,KEY", help_heading = TLS)]
+    #[serde(deserialize_with = "file::list")]
+    pub(crate) sni: Vec<NamedCertificate>,
+
+    /// Ask clients for a certificate of these authorities, in PEM; none is fine too. Where there are users, EXTERNAL is
+    /// offered to those that have one: a client is the user that has the name of a mail address, a host or else the
+    /// common name in it
+    #[arg(long, value_name = "FILE", help_heading = TLS)]
+    pub(crate) client_ca: Option<PathBuf>,
 
     /// Make a certificate at start, instead of --tls-cert; no client can verify it
     #[arg(long, help_heading = TLS)]
@@ -235,8 +247,10 @@ impl Options {
             Mechanism::ScramSha1,
             Mechanism::OAuthBearer,
             Mechanism::XOAuth2,
+            Mechanism::External,
         ];
         let works = |mechanism: &Mechanism| match mechanism {
+            Mechanism::External => self.client_ca.is_some(),
             bearer if bearer.is_bearer() => !self.oauth_token.is_empty(),
             secret if secret.needs_password() => !self.user.is_empty(),
             _ => self.has_passwords(),
@@ -278,6 +292,18 @@ impl Options {
             (
                 self.tls_cert.is_none() && self.tls_key_passphrase_file.is_some(),
                 "--tls-key-passphrase-file needs --tls-cert",
+            ),
+            (
+                !self.sni.is_empty() && !tls,
+                "--sni needs --tls-cert or --tls-self-signed",
+            ),
+            (
+                self.client_ca.is_some() && !tls,
+                "--client-ca needs --tls-cert or --tls-self-signed",
+            ),
+            (
+                self.client_ca.is_none() && wants(|m| m == Mechanism::External),
+                "EXTERNAL needs --client-ca",
             ),
             (
                 !self.user.is_empty() && self.users.is_some(),
@@ -343,12 +369,14 @@ mod tests {
              --hostname mx.test --app-name x --domain a.test --domain b.test --maildir m --discard --bare-lf normalise \
              --user a:b --auth-mechanisms plain,CRAM-MD5,scram-sha-256-plus,XOAUTH2 --oauth-token c:d --require-auth --allow-plaintext-auth \
              --tls-cert c --tls-key k --tls-key-passphrase-file p --require-tls \
+             --sni a.test=c,k --sni *.b.test=c,k --client-ca f \
              --max-size 0 --max-recipients 1 --max-sessions 2 --max-errors 3 --max-auth-failures 4 --timeout 5 \
              --rate 6/7 --log-format json --log-level trace --quiet",
         )
         .unwrap();
         assert_eq!((options.listen.len(), options.domain.len()), (2, 2));
         assert_eq!(options.proxy_from.len(), 2);
+        assert_eq!(options.sni.len(), 2);
         assert_eq!(options.max_errors.map(NonZeroU32::get), Some(3));
         assert_eq!(options.discard, Some(true));
     }
@@ -390,6 +418,10 @@ mod tests {
             "--listen-tls a:465",
             "--tls-cert c --tls-self-signed",
             "--tls-key k",
+            "--sni a.test=c,k",
+            "--tls-self-signed --sni a.test=c",
+            "--client-ca f",
+            "--user a:b --tls-self-signed --auth-mechanisms EXTERNAL",
             "--tls-self-signed --tls-key-passphrase-file p",
             "--user a:b --users f",
             "--users f --auth-mechanisms PLAIN,CRAM-MD5",
@@ -423,6 +455,10 @@ mod tests {
             (
                 "--users f --oauth-token a:b",
                 &["PLAIN", "LOGIN", "OAUTHBEARER", "XOAUTH2"],
+            ),
+            (
+                "--users f --tls-self-signed --client-ca f",
+                &["PLAIN", "LOGIN", "EXTERNAL"],
             ),
             ("--user a:b --auth-mechanisms login", &["LOGIN"]),
             (

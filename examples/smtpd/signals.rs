@@ -1,8 +1,13 @@
-//! SIGTERM and SIGINT.
+//! SIGTERM, SIGINT and SIGHUP.
 
 use std::io;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
+
+/// The signal by which the server is told to read its certificates again; it does not kill the process any more.
+pub(crate) fn hangup() -> io::Result<Signal> {
+    signal(SignalKind::hangup())
+}
 
 /// The signals by which the server is told to end.
 #[derive(Debug)]

@@ -1,51 +1,100 @@
-//! The certificate: from files, or made at start.
+//! The certificates: from files, or made at start; and kept fresh.
 
 use std::{
-    error::Error,
     fs::{self, OpenOptions},
     io::Write as _,
     os::unix::fs::OpenOptionsExt as _,
     path::Path,
+    time::Duration,
 };
 
 use rcgen::CertifiedKey;
-use smtpd_tower::tls::TlsConfig;
+use smtpd_tower::{
+    BoxError, Server,
+    tls::{ClientCertificates, ServerCertificate, TlsBuilder, TlsConfig, TlsError},
+};
+use tokio::{signal::unix::Signal, task};
 
-use crate::options::Options;
+use crate::{options::Options, with_causes};
 
-type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
+type Result<T> = std::result::Result<T, BoxError>;
+
+/// How often the files are looked at.
+const INTERVAL: Duration = Duration::from_secs(60);
 
 /// TLS as the options want it; `None` where they do not.
 pub(crate) fn config(options: &Options, hostname: &str) -> Result<Option<TlsConfig>> {
+    let passphrase = passphrase(options)?;
+    let with_passphrase = |certificate: ServerCertificate| match &passphrase {
+        Some(passphrase) => certificate.passphrase(passphrase),
+        None => certificate,
+    };
+    let Some(certificate) = certificate(options, hostname)? else {
+        return Ok(None);
+    };
+    let mut tls = TlsBuilder::new(with_passphrase(certificate));
+    for sni in &options.sni {
+        let certificate = ServerCertificate::from_files(&sni.cert, &sni.key).names([&sni.name]);
+        tls = tls.certificate(with_passphrase(certificate));
+    }
+    if let Some(authorities) = &options.client_ca {
+        tls = tls.client_certificates(ClientCertificates::from_file(authorities));
+    }
+    Ok(Some(tls.build()?))
+}
+
+/// From now on the files are read again when one of them has changed, and at that signal.
+pub(crate) fn keep_fresh(server: &Server, mut signal: Signal) {
+    let tls = server.tls_ref().cloned();
+    if let Some(tls) = &tls {
+        task::spawn(tls.watch(INTERVAL, tell));
+    }
+    task::spawn(async move {
+        while signal.recv().await.is_some() {
+            let Some(tls) = tls.clone() else { continue };
+            if let Ok(result) = task::spawn_blocking(move || tls.reload()).await {
+                tell(result);
+            }
+        }
+    });
+}
+
+fn tell(reloaded: std::result::Result<(), TlsError>) {
+    match reloaded {
+        Ok(()) => tracing::info!("the certificates have been read again"),
+        Err(error) => tracing::error!("the old certificates stay: {}", with_causes(&error)),
+    }
+}
+
+fn passphrase(options: &Options) -> Result<Option<String>> {
+    let Some(file) = &options.tls_key_passphrase_file else {
+        return Ok(None);
+    };
+    let text = fs::read_to_string(file).map_err(|error| named(file, error))?;
+    // An editor ends the line, but a passphrase may end with a blank.
+    Ok(Some(text.trim_end_matches(['\r', '\n']).to_owned()))
+}
+
+/// The certificate for whoever asks for no other.
+fn certificate(options: &Options, hostname: &str) -> Result<Option<ServerCertificate>> {
     if let Some(cert) = &options.tls_cert {
         let key = options.tls_key.as_ref().unwrap_or(cert);
-        let Some(file) = &options.tls_key_passphrase_file else {
-            return Ok(Some(TlsConfig::from_pem_files(cert, key)?));
-        };
-        let text = fs::read_to_string(file).map_err(|error| named(file, error))?;
-        // An editor ends the line, but a passphrase may end with a blank.
-        let passphrase = text.trim_end_matches(['\r', '\n']);
-        return Ok(Some(TlsConfig::from_pem_files_with_passphrase(
-            cert, key, passphrase,
-        )?));
+        return Ok(Some(ServerCertificate::from_files(cert, key)));
     }
     if options.tls_self_signed_keep == Some(true) {
-        let parent = options
-            .maildir()
-            .parent()
-            .map(Path::to_owned)
-            .unwrap_or_default();
-        return Ok(Some(kept(&parent, hostname)?));
+        let maildir = options.maildir();
+        let parent = maildir.parent().unwrap_or(Path::new(""));
+        return Ok(Some(kept(parent, hostname)?));
     }
     if options.tls_self_signed == Some(true) {
         let (cert, key) = self_signed(hostname)?;
-        return Ok(Some(TlsConfig::from_pem(cert.as_bytes(), key.as_bytes())?));
+        return Ok(Some(ServerCertificate::from_pem(cert, key)));
     }
     Ok(None)
 }
 
 /// The certificate of an earlier start; at the first one it is made.
-fn kept(directory: &Path, hostname: &str) -> Result<TlsConfig> {
+fn kept(directory: &Path, hostname: &str) -> Result<ServerCertificate> {
     let (cert, key) = (
         directory.join("smtpd-cert.pem"),
         directory.join("smtpd-key.pem"),
@@ -56,7 +105,7 @@ fn kept(directory: &Path, hostname: &str) -> Result<TlsConfig> {
         write_private(&key, &key_pem).map_err(|error| named(&key, error))?;
         fs::write(&cert, cert_pem).map_err(|error| named(&cert, error))?;
     }
-    Ok(TlsConfig::from_pem_files(cert, key)?)
+    Ok(ServerCertificate::from_files(cert, key))
 }
 
 /// A certificate for the host, and for whoever connects on this machine; with its key.

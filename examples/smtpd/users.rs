@@ -1,10 +1,11 @@
 //! Who may authenticate.
 
-use std::{collections::HashMap, fs, io, num::NonZero, path::Path, sync::Arc, thread};
+use std::{collections::HashMap, fs, io, path::Path, sync::Arc};
 
-use argon2::{Argon2, Params, password_hash::PasswordVerifier, password_hash::phc::PasswordHash};
-use smtpd_tower::{Auth, AuthOutcome, Credentials, Identity, Reply, Request, Secret};
-use tokio::{sync::Semaphore, task};
+use smtpd_tower::{
+    Auth, AuthOutcome, Credentials, Identity, PasswordHash, PasswordVerifier, Reply, Request,
+    Secret, TlsInfo,
+};
 
 use crate::{options::Options, values::User};
 
@@ -39,14 +40,42 @@ impl Users {
 
     /// The handler of the AUTH phase.
     pub(crate) async fn login(self, request: Request<Auth>) -> AuthOutcome {
+        if request.mechanism() == "EXTERNAL" {
+            return self.certified(&request);
+        }
         let credentials = request.credentials();
         if credentials.bearer_token().is_some() {
             return self.owner(credentials);
         }
-        match self.passwords {
+        match &self.passwords {
             Passwords::Known(users) => users.secret(credentials.username()).into(),
-            Passwords::Hashed(users) => users.login(credentials.clone()).await,
+            Passwords::Hashed(users) => users.login(credentials).await,
         }
+    }
+
+    /// The user that the client's certificate is for: that of a mail address in it, of a host, or of the common name. A
+    /// client that says who it is must be that one (RFC 4422 section 3.4.1).
+    fn certified(&self, request: &Request<Auth>) -> AuthOutcome {
+        let tls = request.session().tls();
+        let names = tls.and_then(TlsInfo::client_names).unwrap_or_default();
+        let claimed = request.credentials().authzid();
+        let hosts = names.emails().iter().chain(names.dns_names());
+        let mut users = hosts
+            .map(String::as_str)
+            .chain(names.common_name())
+            .filter(|name| self.knows(name));
+        match users.find(|name| claimed.is_none_or(|claimed| claimed == *name)) {
+            Some(name) => Identity::new(name).into(),
+            None => Reply::auth_failed().into(),
+        }
+    }
+
+    fn knows(&self, name: &str) -> bool {
+        self.tokens.iter().any(|user| user.name == name)
+            || match &self.passwords {
+                Passwords::Known(users) => users.secrets.contains_key(name),
+                Passwords::Hashed(users) => users.hashes.contains_key(name),
+            }
     }
 
     /// Whose token it is. Clients need not say who they are, but if they do, it must be so (RFC 7628 section 3.2.1).
@@ -102,10 +131,7 @@ impl Known {
 #[derive(Debug)]
 struct Hashed {
     hashes: HashMap<String, PasswordHash>,
-    /// What the password of an unknown user is verified with, for the time that it takes.
-    nobody: PasswordHash,
-    /// A verification takes tens of milliseconds and of MiB, so there is one at a time for each processor.
-    turns: Arc<Semaphore>,
+    verifier: PasswordVerifier,
 }
 
 impl Hashed {
@@ -117,57 +143,27 @@ impl Hashed {
         let users =
             lines.map(|(line, number)| user(line).map_err(|fault| format!("{number}: {fault}")));
         let users: Vec<_> = users.collect::<Result<_, _>>()?;
-        let (_, nobody) = users.first().cloned().ok_or(" there is no user in it")?;
+        let (_, hash) = users.first().ok_or(" there is no user in it")?;
         Ok(Self {
+            verifier: PasswordVerifier::new().unknown_users_like(hash),
             hashes: users.into_iter().collect(),
-            nobody,
-            turns: Arc::new(Semaphore::new(
-                thread::available_parallelism().map_or(1, NonZero::get),
-            )),
         })
     }
 
-    async fn login(self: Arc<Self>, credentials: Credentials) -> AuthOutcome {
-        let Ok(turn) = self.turns.clone().acquire_owned().await else {
-            return Reply::try_again("Cannot authenticate now").into();
-        };
-        let verified = task::spawn_blocking(move || {
-            // Held by the work and not by the session: a client that goes away does not end the work.
-            let _turn = turn;
-            self.verify(&credentials)
-        });
-        match verified.await {
-            Ok(outcome) => outcome,
-            Err(_) => Reply::try_again("Cannot authenticate now").into(),
-        }
-    }
-
-    fn verify(&self, credentials: &Credentials) -> AuthOutcome {
-        let name = credentials.username();
-        let hash = self.hashes.get(name);
-        let password = credentials.password().unwrap_or_default();
-        let fits = Argon2::default()
-            .verify_password(password.as_bytes(), hash.unwrap_or(&self.nobody))
-            .is_ok();
-        // Nobody here may act as somebody else (RFC 4616 section 2).
-        if hash.is_some() && fits && !password.is_empty() && !credentials.acts_as_other() {
-            Identity::new(name).into()
-        } else {
-            Reply::auth_failed().into()
-        }
+    async fn login(&self, credentials: &Credentials) -> AuthOutcome {
+        let hash = self.hashes.get(credentials.username());
+        self.verifier.verify(credentials, hash).await
     }
 }
 
-fn user(line: &str) -> Result<(String, PasswordHash), &'static str> {
-    const FORM: &str = "expected NAME:$argon2id$...";
-    let (name, hash) = line.trim().split_once(':').ok_or(FORM)?;
-    let hash = PasswordHash::new(hash).map_err(|_| FORM)?;
-    // Whatever could go wrong with it later goes wrong here.
-    let usable = Params::try_from(&hash).is_ok() && hash.salt.is_some() && hash.hash.is_some();
-    if name.is_empty() || hash.algorithm.as_str() != "argon2id" || !usable {
-        return Err(FORM);
+fn user(line: &str) -> Result<(String, PasswordHash), String> {
+    match line.trim().split_once(':') {
+        Some((name, hash)) if !name.is_empty() => {
+            let hash = hash.parse().map_err(|fault| format!("{fault}"))?;
+            Ok((name.to_owned(), hash))
+        }
+        _ => Err("expected NAME:HASH".to_owned()),
     }
-    Ok((name.to_owned(), hash))
 }
 
 #[cfg(test)]
@@ -283,24 +279,74 @@ mod tests {
         }
     }
 
+    #[tokio::test]
+    async fn a_certificate_is_good_for_the_users_in_it() {
+        const EXTERNAL: MechanismName = MechanismName::from_static("EXTERNAL");
+        let der = |emails: &[&str], hosts: &[&str], name: &str| {
+            let hosts: Vec<_> = hosts.iter().map(|host| (*host).to_owned()).collect();
+            let mut params = rcgen::CertificateParams::new(hosts).unwrap();
+            let emails = emails.iter().map(|email| (*email).try_into().unwrap());
+            params
+                .subject_alt_names
+                .extend(emails.map(rcgen::SanType::Rfc822Name));
+            params
+                .distinguished_name
+                .push(rcgen::DnType::CommonName, name);
+            let key = rcgen::KeyPair::generate().unwrap();
+            params.self_signed(&key).unwrap().der().to_vec()
+        };
+        let users =
+            of(Passwords::known(&[someone("a@b.test", "x"), someone("c.test", "x")]).unwrap());
+        for (der, claimed, user) in [
+            (
+                der(&["a@b.test"], &["c.test"], "alice"),
+                "",
+                Some("a@b.test"),
+            ),
+            (der(&["z@b.test"], &["c.test"], "alice"), "", Some("c.test")),
+            (der(&[], &["d.test"], "alice"), "", Some("alice")),
+            (
+                der(&["a@b.test"], &["c.test"], "x"),
+                "c.test",
+                Some("c.test"),
+            ),
+            (der(&["a@b.test"], &[], "x"), "alice", None),
+            (der(&["a@b.test"], &[], "x"), "x", None),
+            (der(&[], &[], "mallory"), "", None),
+            (Vec::new(), "", None),
+        ] {
+            let tls = TlsInfo::new(smtpd_tower::TlsVersion::Tls13, "x")
+                .with_peer_certificates(Some(der.into()));
+            let credentials = Credentials::external().with_authzid(claimed).unwrap();
+            let auth = Auth::new(EXTERNAL, credentials);
+            let request = Request::new(Session::local().with_tls(tls), auth);
+            match users.clone().login(request).await {
+                AuthOutcome::Accept(identity) => assert_eq!(Some(identity.as_str()), user),
+                AuthOutcome::Refuse(_) => assert_eq!(user, None, "{claimed}"),
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
     #[test]
     fn a_faulty_file_names_the_line() {
         for (text, fault) in [
             ("", " there is no user in it"),
             ("# nobody\n", " there is no user in it"),
-            ("\nalice", "2: expected NAME:$argon2id$..."),
-            ("alice:secret", "1: expected NAME:$argon2id$..."),
-            ("alice:", "1: expected NAME:$argon2id$..."),
+            ("\nalice", "2: expected NAME:HASH"),
+            ("alice:secret", "1: expected a hash such as $argon2id$"),
+            ("alice:", "1: expected a hash such as $argon2id$"),
             (
                 "alice:$argon2id$v=19$m=8,t=1,p=1$c29tZXNhbHQ",
-                "1: expected NAME:$argon2id$...",
+                "1: expected a hash such as $argon2id$",
             ),
             (
-                "alice:$argon2i$v=19$m=8,t=1,p=1$c29tZXNhbHQ$AAAAAAAAAAAAAAAAAAAAAA",
-                "1: expected NAME:$argon2id$...",
+                "#\nalice:$scrypt$ln=4$c29tZXNhbHQ$AAAAAAAAAAAAAAAAAAAAAA",
+                "2: the hash is not by Argon2",
             ),
         ] {
-            assert_eq!(Hashed::parse(text).unwrap_err(), fault, "{text}");
+            let error = Hashed::parse(text).unwrap_err();
+            assert!(error.starts_with(fault), "{text}: {error}");
         }
         let nameless = format!(":{HASH}");
         assert!(Hashed::parse(&nameless).is_err());

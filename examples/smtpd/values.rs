@@ -6,7 +6,7 @@ use clap::ValueEnum;
 use serde::Deserialize;
 use smtpd_tower::{
     BareNewline, Cidr, CidrError, Secret, TrustedPeers,
-    sasl::{CramMd5, Login, Mechanisms, OAuthBearer, Plain, Scram, XOAuth2},
+    sasl::{CramMd5, External, Login, Mechanisms, OAuthBearer, Plain, Scram, XOAuth2},
 };
 
 /// Where to listen.
@@ -99,6 +99,30 @@ impl FromStr for User {
     }
 }
 
+/// A certificate for clients that ask for this name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct NamedCertificate {
+    pub(crate) name: String,
+    pub(crate) cert: PathBuf,
+    pub(crate) key: PathBuf,
+}
+
+impl FromStr for NamedCertificate {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (name, files) = text.split_once('=').unwrap_or_default();
+        match files.split_once(',') {
+            Some((cert, key)) if ![name, cert, key].contains(&"") => Ok(Self {
+                name: name.to_owned(),
+                cert: cert.into(),
+                key: key.into(),
+            }),
+            _ => Err("expected NAME=CERT,KEY"),
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Mechanism {
     #[value(name = "PLAIN")]
@@ -119,6 +143,8 @@ pub(crate) enum Mechanism {
     OAuthBearer,
     #[value(name = "XOAUTH2")]
     XOAuth2,
+    #[value(name = "EXTERNAL")]
+    External,
 }
 
 impl Mechanism {
@@ -133,6 +159,7 @@ impl Mechanism {
             Self::ScramSha1Plus => set.with(Scram::sha1().plus()),
             Self::OAuthBearer => set.with(OAuthBearer::new()),
             Self::XOAuth2 => set.with(XOAuth2::new()),
+            Self::External => set.with(External),
         }
     }
 
@@ -143,7 +170,7 @@ impl Mechanism {
 
     /// Whether the password itself has to be known, and a hash of it does not do.
     pub(crate) fn needs_password(self) -> bool {
-        !self.is_bearer() && !matches!(self, Self::Plain | Self::Login)
+        !self.is_bearer() && !matches!(self, Self::Plain | Self::Login | Self::External)
     }
 }
 
@@ -236,6 +263,26 @@ mod tests {
             assert_eq!(peers.contains(&socket), on_sockets, "{text}");
         }
         assert!("unix:/run/x".parse::<Proxy>().is_err());
+    }
+
+    #[test]
+    fn a_certificate_has_a_name_and_two_files() {
+        let text = "mx.test=/etc/a=b.pem,/etc/key.pem";
+        let named: NamedCertificate = text.parse().unwrap();
+        assert_eq!(named.name, "mx.test");
+        assert_eq!(named.cert, PathBuf::from("/etc/a=b.pem"));
+        assert_eq!(named.key, PathBuf::from("/etc/key.pem"));
+        for text in [
+            "",
+            "mx.test",
+            "mx.test=a",
+            "mx.test=a,",
+            "mx.test=,b",
+            "=a,b",
+            "a,b",
+        ] {
+            assert!(text.parse::<NamedCertificate>().is_err(), "{text}");
+        }
     }
 
     #[test]

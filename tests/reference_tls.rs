@@ -1,0 +1,94 @@
+//! The reference server as a process: certificates by name, of clients, and new ones at SIGHUP.
+
+#[path = "support/pki.rs"]
+mod pki;
+#[path = "support/reference.rs"]
+mod reference;
+mod support;
+
+use std::{net::SocketAddr, process::Command, sync::Arc, time::Duration};
+
+use pki::{Authority, TLS13};
+use reference::Reference;
+use support::Client;
+use tokio::{net::TcpStream, time::timeout};
+use tokio_rustls::{
+    TlsConnector,
+    client::TlsStream,
+    rustls::{
+        ClientConfig,
+        pki_types::{CertificateDer, ServerName},
+    },
+};
+
+type TlsClient = Client<TlsStream<TcpStream>>;
+
+async fn connect(address: SocketAddr, client: &ClientConfig, name: &str) -> TlsClient {
+    let io = TcpStream::connect(address).await.unwrap();
+    let name = ServerName::try_from(name.to_owned()).unwrap();
+    let connector = TlsConnector::from(Arc::new(client.clone()));
+    let mut client = Client::over(connector.connect(name, io).await.unwrap());
+    client.expect("220").await;
+    client
+}
+
+fn shown(client: &TlsClient) -> CertificateDer<'static> {
+    client.io().get_ref().1.peer_certificates().unwrap()[0].clone()
+}
+
+#[tokio::test]
+async fn certificates_by_name_of_clients_and_new_ones() {
+    let authority = Authority::new();
+    let (old, new) = (authority.issue(&["mx.test"]), authority.issue(&["mx.test"]));
+    let guest = authority.issue(&["mail.guest.test"]);
+    let (own, others) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (cert, key) = old.write(own.path());
+    let (guest_cert, guest_key) = guest.write(others.path());
+    let ca = own.path().join("ca.pem");
+    std::fs::write(&ca, authority.pem()).unwrap();
+    let sni = format!(
+        "*.guest.test={},{}",
+        guest_cert.display(),
+        guest_key.display()
+    );
+    let server = Reference::start(
+        1,
+        &[
+            "--listen-tls=127.0.0.1:0",
+            "--user=fred@example.org:secret",
+            &format!("--tls-cert={}", cert.display()),
+            &format!("--tls-key={}", key.display()),
+            &format!("--client-ca={}", ca.display()),
+            &format!("--sni={sni}"),
+        ],
+    );
+    let address = server.address("smtps");
+    let anonymous = authority.client(TLS13, None);
+
+    let mut early = connect(address, &anonymous, "mx.test").await;
+    assert!(shown(&early) == old.der);
+    let ehlo = early.cmd("EHLO c", "250").await;
+    assert!(
+        ehlo.contains("AUTH PLAIN") && !ehlo.contains("EXTERNAL"),
+        "{ehlo}"
+    );
+    let other = connect(address, &anonymous, "mail.guest.test").await;
+    assert!(shown(&other) == guest.der);
+
+    for (name, reply) in [("fred@example.org", "235"), ("bob@example.org", "535")] {
+        let client = authority.client(TLS13, Some(&authority.issue(&[name])));
+        let mut client = connect(address, &client, "mx.test").await;
+        let ehlo = client.cmd("EHLO c", "250").await;
+        assert!(ehlo.contains(" EXTERNAL"), "{ehlo}");
+        client.cmd("AUTH EXTERNAL =", reply).await;
+    }
+
+    new.write(own.path());
+    let pid = server.process.id().to_string();
+    let sent = Command::new("kill").args(["-HUP", &pid]).status().unwrap();
+    assert!(sent.success());
+    let renewed =
+        async { while shown(&connect(address, &anonymous, "mx.test").await) != new.der {} };
+    timeout(Duration::from_secs(20), renewed).await.unwrap();
+    early.cmd("NOOP", "250").await;
+}
