@@ -8,9 +8,9 @@ use std::{
 use zeroize::Zeroizing;
 
 use crate::{
-    BareNewline, Extension, Extensions, Leniency, Timeouts,
+    BareNewline, Extension, Extensions, Leniency, ParameterError, ParameterRule, Timeouts,
     extension::standard::{AUTH_PARAMETER, SIZE_PARAMETER},
-    parameter::{ParameterRule, RuleIter},
+    parameter,
     sasl::{Mechanisms, SALT_KEY_LEN},
 };
 
@@ -235,7 +235,7 @@ impl Config {
     #[must_use]
     pub fn require_tls(mut self, required: bool) -> Self {
         self.require_tls = required;
-        self
+        self.changed()
     }
 
     /// Before AUTH, allow only AUTH, EHLO, HELO, NOOP, RSET, STARTTLS and QUIT (RFC 4954 section 6). It has no effect
@@ -340,26 +340,27 @@ impl Config {
             .saturating_add(self.extra_octets)
     }
 
-    /// What MAIL may have as parameters: SIZE always, for it is always announced, without a number where there is no limit
-    /// (RFC 1870 section 4).
-    pub(crate) fn mail_rules(&self) -> RuleIter<'_> {
-        const SIZE: &[ParameterRule] = &[SIZE_PARAMETER];
-        const AUTH: &[ParameterRule] = &[AUTH_PARAMETER];
-        let auth = if self.mechanisms.is_empty() {
-            &[]
-        } else {
-            AUTH
-        };
-        Box::new(
-            SIZE.iter()
-                .chain(auth)
-                .chain(self.extensions.iter().flat_map(Extension::mail_parameters)),
-        )
+    /// Whether MAIL may have that parameter: SIZE always, for it is always announced, without a number where there is no
+    /// limit (RFC 1870 section 4).
+    pub(crate) fn check_mail_parameter(
+        &self,
+        keyword: &str,
+        value: Option<&str>,
+    ) -> Result<(), ParameterError> {
+        const OWN: [ParameterRule; 2] = [SIZE_PARAMETER, AUTH_PARAMETER];
+        let own = &OWN[..1 + usize::from(!self.mechanisms.is_empty())];
+        let others = self.extensions.iter().flat_map(Extension::mail_parameters);
+        parameter::check(own.iter().chain(others), keyword, value)
     }
 
-    /// What RCPT may have as parameters.
-    pub(crate) fn rcpt_rules(&self) -> RuleIter<'_> {
-        Box::new(self.extensions.iter().flat_map(Extension::rcpt_parameters))
+    /// Whether RCPT may have that parameter.
+    pub(crate) fn check_rcpt_parameter(
+        &self,
+        keyword: &str,
+        value: Option<&str>,
+    ) -> Result<(), ParameterError> {
+        let rules = self.extensions.iter().flat_map(Extension::rcpt_parameters);
+        parameter::check(rules, keyword, value)
     }
 
     fn changed(mut self) -> Self {

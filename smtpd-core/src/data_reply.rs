@@ -37,7 +37,10 @@ impl DataReply {
     /// The reply where there is room for one: positive only if all are. Otherwise a transient one goes first, so that no
     /// recipient loses mail, though some may get it twice when the client tries again.
     pub fn merged(&self) -> &Reply {
-        let replies = self.replies();
+        let replies = match &self.0 {
+            Replies::All(reply) => return reply,
+            Replies::Each(replies) => replies,
+        };
         let transient = replies.iter().find(|reply| reply.code().is_transient());
         let refused = replies.iter().find(|reply| !reply.is_positive());
         transient.or(refused).unwrap_or(&replies[0])

@@ -19,7 +19,14 @@ impl Connection {
     ///
     /// An intermediate reply (3yz) is no answer, and becomes 451 4.3.0. Without anything to answer this has no effect.
     pub fn reply(&mut self, reply: impl Into<DataReply>) {
-        let replies = reply.into().map(final_reply);
+        let mut replies = reply.into();
+        if replies
+            .replies()
+            .iter()
+            .any(|one| one.code().is_intermediate())
+        {
+            replies = replies.map(final_reply);
+        }
         match self.asked {
             None => self.answer_early(replies),
             Some(Asked::Auth) => self.reply_auth(replies.merged().clone().into()),

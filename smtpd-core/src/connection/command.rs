@@ -111,7 +111,7 @@ impl Connection {
     fn is_known(&self, verb: Verb) -> bool {
         let config = &self.config;
         match verb {
-            Verb::Bdat => config.extensions.contains("CHUNKING"),
+            Verb::Bdat => config.extensions.known().chunking,
             Verb::Etrn => self.is_offered("ETRN"),
             Verb::StartTls => config.starttls,
             Verb::Auth => !config.mechanisms.is_empty(),
@@ -291,8 +291,10 @@ impl Connection {
     fn parse_mail(&self, path: &[u8]) -> Result<(ReversePath, Parameters), Reply> {
         let (sender, rest) =
             ReversePath::parse(path, self.path_options(true)).map_err(|e| sender_error(&e))?;
-        let parameters =
-            Parameters::parse(rest, || self.config.mail_rules()).map_err(parameter_error)?;
+        let parameters = Parameters::parse(rest, |keyword, value| {
+            self.config.check_mail_parameter(keyword, value)
+        })
+        .map_err(parameter_error)?;
         self.check_mail_parameters(&parameters)?;
         if !sender.as_str().is_ascii() && !parameters.contains("SMTPUTF8") {
             return Err(non_ascii());
@@ -326,14 +328,16 @@ impl Connection {
         let options = self.path_options(self.transaction.utf8);
         let (recipient, rest) =
             ForwardPath::parse(path, options).map_err(|e| recipient_error(&e))?;
-        let parameters =
-            Parameters::parse(rest, || self.config.rcpt_rules()).map_err(parameter_error)?;
+        let parameters = Parameters::parse(rest, |keyword, value| {
+            self.config.check_rcpt_parameter(keyword, value)
+        })
+        .map_err(parameter_error)?;
         self.check_rcpt_parameters(&parameters)?;
         Ok((recipient, parameters))
     }
 
     fn path_options(&self, utf8: bool) -> PathOptions {
-        let utf8 = utf8 && self.config.extensions.contains("SMTPUTF8");
+        let utf8 = utf8 && self.config.extensions.known().utf8;
         PathOptions::new(
             self.config.leniency,
             if utf8 { Charset::Utf8 } else { Charset::Ascii },

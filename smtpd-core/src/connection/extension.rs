@@ -2,7 +2,8 @@
 
 use super::{Connection, command::parameter_error};
 use crate::{
-    Extension, ParameterError, ParameterRule, Parameters, Reply, SessionFacts, extension::Prdr,
+    Extension, MailAuth, Parameter, ParameterError, ParameterRule, Parameters, Reply, SessionFacts,
+    Size, extension::Prdr,
 };
 
 impl Connection {
@@ -50,7 +51,12 @@ impl Connection {
         parameters: &Parameters,
         rules: for<'e> fn(&'e dyn Extension) -> &'e [ParameterRule],
     ) -> impl Iterator<Item = &dyn Extension> {
-        let all = (!parameters.is_empty()).then(|| self.config.extensions.iter());
+        let others = |(keyword, _): (&str, _)| {
+            let own = [Size::KEYWORD, MailAuth::KEYWORD];
+            !own.iter().any(|one| one.eq_ignore_ascii_case(keyword))
+        };
+        let any = parameters.iter().any(others);
+        let all = any.then(|| self.config.extensions.iter());
         all.into_iter().flatten().filter(move |&extension| {
             rules(extension)
                 .iter()

@@ -106,6 +106,9 @@ impl Connection {
 
     /// RFC 4954 section 4: what shows the password needs TLS. What challenges the client needs random octets.
     pub(super) fn may_use(&self, factory: &dyn MechanismFactory) -> bool {
+        if self.config.require_tls && !self.tls {
+            return false; // AUTH would hear 530.
+        }
         if factory.needs_channel_binding() && self.bindings.is_none() {
             return false; // RFC 5802 section 6
         }

@@ -42,7 +42,7 @@ impl Connection {
     pub(super) fn put(&mut self, reply: &Reply) {
         // RFC 2034 section 4 asks for them from EHLO's answer on. They are sent before it too: to a client that does not know
         // them they are text.
-        let status = self.config.extensions.contains("ENHANCEDSTATUSCODES");
+        let status = self.config.extensions.known().status_codes;
         self.put_as(
             reply,
             Form {

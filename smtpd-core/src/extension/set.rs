@@ -87,7 +87,18 @@ pub trait Extension: Send + Sync + fmt::Debug {
 /// assert!(!Extensions::none().with(Standard::Chunking).contains("PIPELINING"));
 /// ```
 #[derive(Clone, Debug)]
-pub struct Extensions(Vec<Arc<dyn Extension>>);
+pub struct Extensions {
+    all: Vec<Arc<dyn Extension>>,
+    known: Known,
+}
+
+/// Those of the extensions that the connection asks for at every command.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Known {
+    pub(crate) status_codes: bool,
+    pub(crate) chunking: bool,
+    pub(crate) utf8: bool,
+}
 
 impl Default for Extensions {
     /// Every [`Standard`] extension, and [`SessionLimits`].
@@ -111,28 +122,48 @@ impl Default for Extensions {
 impl Extensions {
     /// No extension at all.
     pub const fn none() -> Self {
-        Self(Vec::new())
+        Self {
+            all: Vec::new(),
+            known: Known {
+                status_codes: false,
+                chunking: false,
+                utf8: false,
+            },
+        }
     }
 
     /// These and one more; it takes the place of one with the same keyword.
     #[must_use]
     pub fn with(self, extension: impl Extension + 'static) -> Self {
         let mut rest = self.without(extension.keyword());
-        rest.0.push(Arc::new(extension));
-        rest
+        rest.all.push(Arc::new(extension));
+        rest.noted()
     }
 
     /// These without the one of that keyword, in any case.
     #[must_use]
     pub fn without(mut self, keyword: &str) -> Self {
-        self.0
+        self.all
             .retain(|extension| !extension.keyword().eq_ignore_ascii_case(keyword));
-        self
+        self.noted()
     }
 
     /// Whether the extension of that keyword is on, in any case.
     pub fn contains(&self, keyword: &str) -> bool {
         self.find(keyword).is_some()
+    }
+
+    pub(crate) const fn known(&self) -> Known {
+        self.known
+    }
+
+    fn noted(mut self) -> Self {
+        self.known = Known {
+            status_codes: self.contains("ENHANCEDSTATUSCODES"),
+            chunking: self.contains("CHUNKING"),
+            utf8: self.contains("SMTPUTF8"),
+        };
+        self
     }
 
     pub(crate) fn find(&self, keyword: &str) -> Option<&dyn Extension> {
@@ -158,7 +189,7 @@ impl Extensions {
 
     /// The extensions in order.
     pub fn iter(&self) -> impl Iterator<Item = &dyn Extension> {
-        self.0.iter().map(|extension| &**extension)
+        self.all.iter().map(|extension| &**extension)
     }
 }
 
@@ -167,12 +198,8 @@ mod tests {
     use super::*;
 
     fn allows(extensions: &Extensions, keyword: &str, value: Option<&str>) -> bool {
-        let text = value.map_or_else(|| keyword.to_owned(), |v| format!("{keyword}={v}"));
-        let rules = || {
-            Box::new(extensions.iter().flat_map(Extension::mail_parameters))
-                as Box<dyn Iterator<Item = _>>
-        };
-        crate::Parameters::parse(text.as_bytes(), rules).is_ok()
+        let rules = extensions.iter().flat_map(Extension::mail_parameters);
+        crate::parameter::check(rules, keyword, value).is_ok()
     }
 
     #[test]

@@ -144,84 +144,83 @@ impl Error for ParameterError {}
 /// assert_eq!(parameters.get::<Size>(), Some(Size(1000)));
 /// assert!(parameters.contains("xown"));
 /// ```
-// An empty set, by far the most common, allocates nothing.
-#[derive(Clone, Default, PartialEq, Eq)]
-pub struct Parameters(Option<Arc<[Given]>>);
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Given {
-    keyword: Box<str>,
-    value: Option<Box<str>>,
-}
+// The words as they came, parted by blanks. An empty set, by far the most common, allocates nothing.
+#[derive(Clone, Default)]
+pub struct Parameters(Option<Arc<str>>);
 
 impl Parameters {
-    /// A set made by hand, for tests. Nothing is checked.
+    /// A set made by hand, for tests. Nothing is checked; a value must not hold a blank.
     pub fn of<'a>(parameters: impl IntoIterator<Item = (&'a str, Option<&'a str>)>) -> Self {
-        let given = parameters
+        let words: Vec<_> = parameters
             .into_iter()
-            .map(|(keyword, value)| Given::new(keyword, value))
+            .map(|(keyword, value)| match value {
+                Some(value) => format!("{keyword}={value}"),
+                None => keyword.to_owned(),
+            })
             .collect();
-        Self::from_vec(given)
+        Self::of_text(&words.join(" "))
     }
 
     /// The parameter of that type, if it was given.
     pub fn get<P: Parameter>(&self) -> Option<P> {
-        self.given()
-            .iter()
-            .find(|g| g.keyword.eq_ignore_ascii_case(P::KEYWORD))
-            .and_then(|g| P::parse(g.value.as_deref()).ok())
+        let (_, value) = self.find(P::KEYWORD)?;
+        P::parse(value).ok()
     }
 
     /// Whether that keyword was given, in any case.
     pub fn contains(&self, keyword: &str) -> bool {
-        self.given()
-            .iter()
-            .any(|g| g.keyword.eq_ignore_ascii_case(keyword))
+        self.find(keyword).is_some()
     }
 
     /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
+    pub const fn is_empty(&self) -> bool {
         self.0.is_none()
     }
 
     /// Keywords and values as they were sent, in order.
     pub fn iter(&self) -> impl Iterator<Item = (&str, Option<&str>)> {
-        self.given()
-            .iter()
-            .map(|g| (&*g.keyword, g.value.as_deref()))
+        words(self.0.as_deref().unwrap_or_default()).map(halves)
     }
 
-    /// Reads what stands behind the path of a MAIL or RCPT command.
-    pub(crate) fn parse<'r>(
+    /// Reads what stands behind the path of a MAIL or RCPT command. `check` tells whether a keyword is known and its value
+    /// what it has to be.
+    pub(crate) fn parse(
         text: &[u8],
-        rules: impl Fn() -> RuleIter<'r>,
+        check: impl Fn(&str, Option<&str>) -> Result<(), ParameterError>,
     ) -> Result<Self, ParameterError> {
-        let mut given = Vec::new();
-        for word in text
-            .split(|&octet| octet == b' ')
-            .filter(|word| !word.is_empty())
-        {
-            let (keyword, value) = split(word)?;
-            if given
-                .iter()
-                .any(|g: &Given| g.keyword.eq_ignore_ascii_case(keyword))
-            {
+        if text.is_empty() {
+            return Ok(Self::default());
+        }
+        let text = std::str::from_utf8(text).map_err(|_| ParameterError::Malformed)?;
+        for (number, word) in words(text).enumerate() {
+            let (keyword, value) = well_formed(word)?;
+            let mut before = words(text).take(number);
+            if before.any(|one| halves(one).0.eq_ignore_ascii_case(keyword)) {
                 return Err(ParameterError::Duplicate);
             }
-            check(keyword, value, rules())?;
-            given.push(Given::new(keyword, value));
+            check(keyword, value)?;
         }
-        Ok(Self::from_vec(given))
+        Ok(Self::of_text(text))
     }
 
-    fn from_vec(given: Vec<Given>) -> Self {
-        Self((!given.is_empty()).then(|| given.into()))
+    fn of_text(text: &str) -> Self {
+        let text = text.trim_matches(' ');
+        Self((!text.is_empty()).then(|| text.into()))
     }
 
-    fn given(&self) -> &[Given] {
-        self.0.as_deref().unwrap_or_default()
+    fn find(&self, keyword: &str) -> Option<(&str, Option<&str>)> {
+        self.iter()
+            .find(|(own, _)| own.eq_ignore_ascii_case(keyword))
     }
 }
+
+impl PartialEq for Parameters {
+    fn eq(&self, other: &Self) -> bool {
+        self.iter().eq(other.iter())
+    }
+}
+
+impl Eq for Parameters {}
 
 impl fmt::Debug for Parameters {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -229,15 +228,13 @@ impl fmt::Debug for Parameters {
     }
 }
 
-pub(crate) type RuleIter<'r> = Box<dyn Iterator<Item = &'r ParameterRule> + 'r>;
+fn words(text: &str) -> impl Iterator<Item = &str> {
+    text.split(' ').filter(|word| !word.is_empty())
+}
 
-impl Given {
-    fn new(keyword: &str, value: Option<&str>) -> Self {
-        Self {
-            keyword: keyword.into(),
-            value: value.map(Into::into),
-        }
-    }
+fn halves(word: &str) -> (&str, Option<&str>) {
+    word.split_once('=')
+        .map_or((word, None), |(keyword, value)| (keyword, Some(value)))
 }
 
 /// The check of a parameter that has no value.
@@ -251,11 +248,8 @@ pub(crate) const fn malformed(text: &'static str) -> Reply {
 }
 
 /// RFC 5321 section 4.1.2: `esmtp-keyword ["=" esmtp-value]`; UTF-8 in values by RFC 6531 section 3.3.
-fn split(word: &[u8]) -> Result<(&str, Option<&str>), ParameterError> {
-    let word = std::str::from_utf8(word).map_err(|_| ParameterError::Malformed)?;
-    let (keyword, value) = word
-        .split_once('=')
-        .map_or((word, None), |(keyword, value)| (keyword, Some(value)));
+fn well_formed(word: &str) -> Result<(&str, Option<&str>), ParameterError> {
+    let (keyword, value) = halves(word);
     let keyword_ok = keyword.starts_with(|c: char| c.is_ascii_alphanumeric())
         && keyword
             .bytes()
@@ -269,10 +263,11 @@ fn split(word: &[u8]) -> Result<(&str, Option<&str>), ParameterError> {
     }
 }
 
-fn check<'r>(
+/// Whether one of the rules knows the keyword and takes the value.
+pub(crate) fn check<'r>(
+    rules: impl Iterator<Item = &'r ParameterRule>,
     keyword: &str,
     value: Option<&str>,
-    rules: impl Iterator<Item = &'r ParameterRule>,
 ) -> Result<(), ParameterError> {
     let mut outcome = Err(ParameterError::Unknown);
     for rule in rules.filter(|rule| rule.keyword.eq_ignore_ascii_case(keyword)) {
@@ -295,7 +290,9 @@ mod tests {
     ];
 
     fn parse(text: &str) -> Result<Parameters, ParameterError> {
-        Parameters::parse(text.as_bytes(), || Box::new(RULES.iter()))
+        Parameters::parse(text.as_bytes(), |keyword, value| {
+            check(RULES.iter(), keyword, value)
+        })
     }
 
     #[test]
@@ -339,7 +336,8 @@ mod tests {
             }
         });
         static BOTH: [ParameterRule; 2] = [ONLY_A, ONLY_B];
-        let parse = |text: &str| Parameters::parse(text.as_bytes(), || Box::new(BOTH.iter()));
+        let parse =
+            |text: &str| Parameters::parse(text.as_bytes(), |k, v| check(BOTH.iter(), k, v));
         assert!(parse("K=a").is_ok() && parse("K=b").is_ok());
         assert_eq!(parse("K=c"), Err(ParameterError::Malformed));
     }
