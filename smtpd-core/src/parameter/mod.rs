@@ -163,8 +163,7 @@ impl Parameters {
 
     /// The parameter of that type, if it was given.
     pub fn get<P: Parameter>(&self) -> Option<P> {
-        let (_, value) = self.find(P::KEYWORD)?;
-        P::parse(value).ok()
+        P::parse(self.find(P::KEYWORD)?).ok()
     }
 
     /// Whether that keyword was given, in any case.
@@ -208,9 +207,17 @@ impl Parameters {
         Self((!text.is_empty()).then(|| text.into()))
     }
 
-    fn find(&self, keyword: &str) -> Option<(&str, Option<&str>)> {
-        self.iter()
-            .find(|(own, _)| own.eq_ignore_ascii_case(keyword))
+    /// The value of a keyword that was given.
+    fn find(&self, keyword: &str) -> Option<Option<&str>> {
+        let text = self.0.as_deref()?;
+        // By octets: every command asks for some that are not there.
+        let is_it = |word: &&[u8]| match word.split_at_checked(keyword.len()) {
+            Some((own, [] | [b'=', ..])) => own.eq_ignore_ascii_case(keyword.as_bytes()),
+            _ => false,
+        };
+        let word = text.as_bytes().split(|&octet| octet == b' ').find(is_it)?;
+        let value = word.get(keyword.len() + 1..);
+        Some(value.and_then(|value| std::str::from_utf8(value).ok()))
     }
 }
 

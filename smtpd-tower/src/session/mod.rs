@@ -37,8 +37,6 @@ pub use state::TypedMap;
 #[derive(Clone, Debug)]
 pub struct Session {
     facts: Arc<Facts>,
-    state: Arc<TypedMap>,
-    transaction: Arc<TypedMap>,
 }
 
 #[derive(Clone, Debug)]
@@ -51,6 +49,8 @@ struct Facts {
     helo: Option<(ClientName, Greeting)>,
     tls: Option<TlsInfo>,
     identity: Option<Identity>,
+    state: Arc<TypedMap>,
+    transaction: Arc<TypedMap>,
     proxied: Option<Box<Proxied>>,
 }
 
@@ -80,12 +80,12 @@ impl Session {
             helo: None,
             tls: None,
             identity: None,
+            state: Arc::default(),
+            transaction: Arc::default(),
             proxied: None,
         };
         Self {
             facts: Arc::new(facts),
-            state: Arc::default(),
-            transaction: Arc::default(),
         }
     }
 
@@ -182,22 +182,22 @@ impl Session {
 
     /// The state of the connection.
     pub fn state(&self) -> &TypedMap {
-        &self.state
+        &self.facts.state
     }
 
     /// The state of the transaction.
     pub fn transaction(&self) -> &TypedMap {
-        &self.transaction
+        &self.facts.transaction
     }
 
     /// Keeps a value for the rest of the connection, in place of one of the same type.
     pub fn insert<T: Send + Sync + 'static>(&self, value: T) {
-        self.state.insert(value);
+        self.facts.state.insert(value);
     }
 
     /// The value of that type that was kept for the connection.
     pub fn get<T: Clone + 'static>(&self) -> Option<T> {
-        self.state.get()
+        self.facts.state.get()
     }
 
     pub(crate) fn greeted(&mut self, name: ClientName, greeting: Greeting) {
@@ -220,8 +220,8 @@ impl Session {
     }
 
     pub(crate) fn end_transaction(&mut self) {
-        if !self.transaction.is_empty() {
-            self.transaction = Arc::default();
+        if !self.facts.transaction.is_empty() {
+            self.update(|facts| facts.transaction = Arc::default());
         }
     }
 

@@ -91,12 +91,14 @@ impl Session {
     /// The session starts anew for the client that XCLIENT names. What was kept of the one before does not concern it.
     pub(crate) fn impersonated(&mut self, client: XClient) {
         let name = known(&client.name).and_then(|name| ReverseName::new(name.as_str()));
-        self.state = Arc::default();
-        self.transaction = Arc::default();
+        self.update(|facts| {
+            facts.state = Arc::default();
+            facts.transaction = Arc::default();
+            facts.impersonate(client);
+        });
         if let Some(name) = name {
             self.insert(name);
         }
-        self.update(|facts| facts.impersonate(client));
     }
 
     /// XFORWARD has come, or its transaction has ended.
