@@ -55,7 +55,7 @@ impl Connection {
             let own = [Size::KEYWORD, MailAuth::KEYWORD];
             !own.iter().any(|one| one.eq_ignore_ascii_case(keyword))
         };
-        let any = parameters.iter().any(others);
+        let any = !parameters.is_empty() && parameters.iter().any(others);
         let all = any.then(|| self.config.extensions.iter());
         all.into_iter().flatten().filter(move |&extension| {
             rules(extension)

@@ -1,0 +1,133 @@
+//! What the benchmarks share: a server like the reference server's `--discard`, and a client in memory.
+
+use std::{
+    io,
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use bytes::{Buf, Bytes};
+use smtpd_tower::{
+    Connect, Limits, Mail, Pipeline, Rcpt, Request, Server, deliver::Discard, handler_fn,
+    layer::DomainFilterLayer,
+};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tower::ServiceBuilder;
+
+/// A server with a service for each phase, whose limits are out of the way.
+pub(crate) fn server() -> Server {
+    let rcpt = ServiceBuilder::new()
+        .layer(DomainFilterLayer::new(["example.org"]))
+        .service(handler_fn(async |_: Request<Rcpt>| {}));
+    let pipeline = Pipeline::new()
+        .connect(handler_fn(async |_: Request<Connect>| {}))
+        .mail(handler_fn(async |_: Request<Mail>| {}))
+        .rcpt(rcpt)
+        .data(Discard);
+    let mut limits = Limits::default();
+    limits.recipients = u32::MAX;
+    limits.messages = u32::MAX;
+    limits.message_size = None;
+    Server::new("mx.example.org", pipeline).configure(|config| config.limits(limits))
+}
+
+/// The client's side: each read gives the next group of commands, as if it came after the replies to the one before.
+pub(crate) struct Client {
+    groups: std::vec::IntoIter<Bytes>,
+    now: Bytes,
+    /// How much one read gives at most.
+    step: usize,
+    /// Let other sessions run before each group.
+    yields: bool,
+    yielded: bool,
+}
+
+impl Client {
+    /// Says EHLO, these groups, and QUIT.
+    pub(crate) fn new(groups: impl IntoIterator<Item = Bytes>) -> Self {
+        let mut all = vec![Bytes::from_static(b"EHLO client.example\r\n")];
+        all.extend(groups);
+        all.push(Bytes::from_static(b"QUIT\r\n"));
+        Self {
+            groups: all.into_iter(),
+            now: Bytes::new(),
+            step: usize::MAX,
+            yields: false,
+            yielded: false,
+        }
+    }
+
+    /// The same in packets of so many octets at most.
+    pub(crate) fn in_steps(self, step: usize) -> Self {
+        Self { step, ..self }
+    }
+
+    /// The same, but other sessions come first each time.
+    pub(crate) fn yielding(self) -> Self {
+        Self {
+            yields: true,
+            ..self
+        }
+    }
+}
+
+/// MAIL, RCPT and DATA as groups of their own.
+pub(crate) fn commands(recipients: usize) -> Vec<Bytes> {
+    let rcpt = |n| format!("RCPT TO:<recipient{n}@example.org>\r\n").into();
+    let mut all = vec![Bytes::from_static(
+        b"MAIL FROM:<sender@example.com> SIZE=1024\r\n",
+    )];
+    all.extend((0..recipients).map(rcpt));
+    all.push(Bytes::from_static(b"DATA\r\n"));
+    all
+}
+
+/// Text of at least so many octets, in lines.
+pub(crate) fn text(octets: usize) -> String {
+    let line = "The quick brown fox jumps over the lazy dog, and goes on with it for so long.\r\n";
+    line.repeat(octets.div_ceil(line.len()))
+}
+
+/// The same with its end.
+pub(crate) fn dotted(octets: usize) -> Bytes {
+    (text(octets) + ".\r\n").into()
+}
+
+impl AsyncRead for Client {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.now.is_empty() {
+            if self.yields && !std::mem::replace(&mut self.yielded, true) {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            self.yielded = false;
+            self.now = self.groups.next().unwrap_or_default();
+        }
+        let octets = self.now.len().min(buf.remaining()).min(self.step);
+        buf.put_slice(&self.now[..octets]);
+        self.now.advance(octets);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Client {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        octets: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Poll::Ready(Ok(octets.len()))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
