@@ -25,7 +25,8 @@ pub struct XClient {
     pub addr: Option<Attribute<IpAddr>>,
     /// PORT: the client's port.
     pub port: Option<Attribute<u16>>,
-    /// PROTO: [`Greeting::Helo`] for `SMTP`, [`Greeting::Ehlo`] for `ESMTP`.
+    /// PROTO: [`Greeting::Helo`] for `SMTP`, [`Greeting::Ehlo`] for `ESMTP`, [`Greeting::Lhlo`] for `LMTP`, which the document
+    /// does not know, but proxies for LMTP say.
     pub protocol: Option<Greeting>,
     /// HELO: the name that the client gave itself.
     pub helo: Option<Attribute<ClientName>>,
@@ -90,6 +91,7 @@ fn protocol(text: &str) -> Option<Greeting> {
     match text {
         _ if text.eq_ignore_ascii_case("SMTP") => Some(Greeting::Helo),
         _ if text.eq_ignore_ascii_case("ESMTP") => Some(Greeting::Ehlo),
+        _ if text.eq_ignore_ascii_case("LMTP") => Some(Greeting::Lhlo),
         _ => None,
     }
 }
@@ -123,13 +125,25 @@ mod tests {
     }
 
     #[test]
+    fn every_protocol_of_this_crate_is_known() {
+        for (attribute, greeting) in [
+            ("PROTO=SMTP", Greeting::Helo),
+            ("PROTO=esmtp", Greeting::Ehlo),
+            ("PROTO=LMTP", Greeting::Lhlo),
+        ] {
+            let client: XClient = attribute.parse().unwrap();
+            assert_eq!(client.protocol, Some(greeting), "{attribute}");
+        }
+    }
+
+    #[test]
     fn what_is_malformed_is_named() {
         for (attributes, fault) in [
             ("ADDR=example.org", "Bad ADDR"),
             ("ADDR=[TEMPUNAVAIL]", "Bad ADDR"),
             ("NAME=192.0.2.1", "Bad NAME"),
             ("PORT=65536", "Bad PORT"),
-            ("PROTO=LMTP", "Bad PROTO"),
+            ("PROTO=QMQP", "Bad PROTO"),
             ("PROTO=[UNAVAILABLE]", "Bad PROTO"),
             ("HELO=a+20b", "Bad HELO"),
             ("DESTADDR=x", "Bad DESTADDR"),
