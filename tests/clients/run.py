@@ -1,24 +1,23 @@
 #!/usr/bin/env python3
-"""Real clients against the reference server: plain, STARTTLS, implicit TLS, every AUTH mechanism they know.
+"""Real clients against the reference server: plain, STARTTLS, implicit TLS, every AUTH mechanism they know, DSN, SMTPUTF8.
 
     tests/clients/run.py target/release/examples/smtpd
 
-Each message must arrive in the Maildir octet for octet. A client that is not installed is skipped, or fails the run
-where CI is set. Python's standard library only.
+Each message must arrive in the Maildir octet for octet. At the end stands a table of what each client has done. A client
+that is not installed is skipped, or fails the run where CI is set. Python's standard library only.
 """
 import os
 import re
 import shutil
 import signal
-import smtplib
-import ssl
 import subprocess
 import sys
 import tempfile
 import time
 
-USER, PASSWORD, TOKEN = "alice", "secret", "token-of-alice"
-BEARER = ("OAUTHBEARER", "XOAUTH2")
+from senders import BEARER, EXTENSIONS, PASSWORD, PASSWORDS, PLUS, SCRAM, TOKEN, USER, Job, clients
+
+MECHANISMS = (*PASSWORDS, *SCRAM, *PLUS, *BEARER)
 MESSAGE = (
     b"From: <alice@example.org>\r\nTo: <user@example.org>\r\nSubject: %s\r\nMessage-ID: <%s@client.example>\r\n"
     b"MIME-Version: 1.0\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Transfer-Encoding: 8bit\r\n\r\n"
@@ -51,9 +50,14 @@ class Server:
                 with open(os.path.join(new, name), "rb") as file:
                     content = file.read()
                 if token in content:
+                    os.rename(os.path.join(new, name), os.path.join(self.maildir, "cur", name))
                     return content
             time.sleep(0.05)
         raise AssertionError("not delivered")
+
+    def logged(self):
+        with open(self.log.name, errors="replace") as file:
+            return file.read()
 
     def stop(self):
         self.process.send_signal(signal.SIGTERM)
@@ -64,120 +68,90 @@ class Server:
             raise SystemExit("the server ended with status %d" % status)
 
 
-def run(command, **options):
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=30, **options)
-    if done.returncode != 0:
-        raise AssertionError("exit status %d: %s" % (done.returncode, done.stdout.decode(errors="replace")[-800:]))
+def received_with(mode, mechanism, smtputf8):
+    """The protocol that the Received header names (RFC 3848, RFC 6531 section 4.3)."""
+    name = "UTF8SMTP" if smtputf8 else "ESMTP"
+    return name + ("" if mode == "plain" else "S") + ("A" if mechanism else "")
 
 
-def unverified():
-    context = ssl.create_default_context()
-    context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE
-    return context
+def check(server, client, mode, mechanism, extension, scratch):
+    """One session of the client; raises what is wrong with it."""
+    token = ("tk%d.%s" % (time.monotonic_ns(), os.urandom(4).hex())).encode()
+    message = MESSAGE % (" ".join(filter(None, (mode, mechanism, extension))).encode(), token)
+    path = os.path.join(scratch, "message")
+    with open(path, "wb") as file:
+        file.write(message)
+    sender, recipient = "alice@example.org", "user@example.org"
+    if extension == "SMTPUTF8":
+        sender, recipient = "жанна@example.org", "коля@example.org"
+    before = len(server.logged())
+    client.send(Job(mode, mechanism, extension, server.ports["smtps" if mode == "tls" else "smtp"], sender, recipient, path, message))
+    log = server.logged()[before:]
+    # Some clients say SMTPUTF8 wherever they may.
+    smtputf8 = re.search("(?i)C: MAIL FROM:<.* SMTPUTF8", log)
+    if client.sends:
+        content = server.delivered(token)
+        assert content.endswith(message), "octets differ: %r" % content[-len(message) - 200:]
+        word = received_with(mode, mechanism, smtputf8)
+        assert re.search(rb"\bwith %s id" % word.encode(), content), "no 'with %s': %r" % (word, content[:300])
+    assert not mechanism or re.search("C: AUTH %s( |$)" % mechanism, log, re.MULTILINE), "another mechanism"
+    if extension == "DSN":
+        assert re.search("(?i)C: MAIL FROM:<.* RET=HDRS(?s:.*)C: RCPT TO:<.* NOTIFY=FAILURE", log), "no DSN"
+    if extension == "SMTPUTF8":
+        assert smtputf8, "no SMTPUTF8"
 
 
-def python(server, mode, mechanism, path, message):
-    if mode == "tls":
-        client = smtplib.SMTP_SSL("127.0.0.1", server.ports["smtps"], context=unverified())
-    else:
-        client = smtplib.SMTP("127.0.0.1", server.ports["smtp"])
-    with client:
-        if mode == "starttls":
-            client.starttls(context=unverified())
-        client.ehlo()
-        if mechanism:
-            client.user, client.password = USER, PASSWORD
-            authenticate = getattr(client, "auth_" + mechanism.lower().replace("-", "_"))
-            client.auth(mechanism, authenticate)
-        client.sendmail("alice@example.org", ["user@example.org"], message, ["BODY=8BITMIME"])
+def check_client(server, name, client, scratch, results):
+    """All that the client can do; `results` takes a mode for each row of the table that went well."""
+    plain = [] if not client.sends else [(None, None)] + [(None, extension) for extension in client.extensions]
+    failed = 0
+    for mode in client.modes:
+        for mechanism, extension in plain + [(mechanism, None) for mechanism in client.mechanisms]:
+            if mechanism in PLUS and mode == "plain":
+                continue
+            row = mechanism or extension or "no AUTH"
+            try:
+                check(server, client, mode, mechanism, extension, scratch)
+                results.setdefault((row, name), []).append(mode)
+            except Exception as error:  # noqa: BLE001 - whatever goes wrong is a failure of the client's session
+                failed += 1
+                results.setdefault((row, name), []).append("FAILED")
+                print("FAILED %s %s %s: %s" % (name, mode, row, error))
+    return failed
 
 
-def curl(server, mode, mechanism, path, message):
-    scheme, port = ("smtps", server.ports["smtps"]) if mode == "tls" else ("smtp", server.ports["smtp"])
-    command = ["curl", "-sS", "-k", "%s://127.0.0.1:%d" % (scheme, port), "--mail-from", "alice@example.org",
-               "--mail-rcpt", "user@example.org", "-T", path]
-    if mode == "starttls":
-        command.append("--ssl-reqd")
-    if mechanism in BEARER:
-        command += ["--login-options", "AUTH=" + mechanism, "--user", USER + ":", "--oauth2-bearer", TOKEN]
-    elif mechanism:
-        command += ["--login-options", "AUTH=" + mechanism, "--user", USER + ":" + PASSWORD]
-    run(command)
-
-
-def swaks(server, mode, mechanism, path, message):
-    port = server.ports["smtps" if mode == "tls" else "smtp"]
-    command = ["swaks", "--server", "127.0.0.1", "--port", str(port), "--from", "alice@example.org", "--to",
-               "user@example.org", "--data", "@" + path, "--no-data-fixup", "--suppress-data"]
-    command += {"plain": [], "starttls": ["--tls"], "tls": ["--tls-on-connect"]}[mode]
-    if mechanism:
-        command += ["--auth", mechanism, "--auth-user", USER, "--auth-password", PASSWORD]
-    # With this option swaks neither stuffs dots nor ends the message: it is given as it goes over the wire.
-    wire = path + ".wire"
-    with open(wire, "wb") as file:
-        file.write(re.sub(rb"(?m)^\.", b"..", message) + b".")
-    command[command.index("@" + path)] = "@" + wire
-    run(command)
-
-
-def msmtp(server, mode, mechanism, path, message):
-    port = server.ports["smtps" if mode == "tls" else "smtp"]
-    command = ["msmtp", "--host=127.0.0.1", "--port=%d" % port, "--from=alice@example.org", "--tls-certcheck=off"]
-    command += {"plain": ["--tls=off"], "starttls": ["--tls=on", "--tls-starttls=on"],
-                "tls": ["--tls=on", "--tls-starttls=off"]}[mode]
-    if mechanism:
-        secret = TOKEN if mechanism in BEARER else PASSWORD
-        command += ["--auth=" + mechanism.lower(), "--user=" + USER, "--passwordeval=echo " + secret]
-    else:
-        command.append("--auth=off")
-    # msmtp takes a file of the local system, with LF at line ends.
-    run(command + ["user@example.org"], input=message.replace(b"\r\n", b"\n"))
-
-
-CLIENTS = {
-    "python": (python, ["PLAIN", "LOGIN", "CRAM-MD5"]),
-    "curl": (curl, ["PLAIN", "LOGIN", "CRAM-MD5", *BEARER]),
-    "swaks": (swaks, ["PLAIN", "LOGIN", "CRAM-MD5"]),
-    "msmtp": (msmtp, ["PLAIN", "LOGIN", "CRAM-MD5", "SCRAM-SHA-1", "SCRAM-SHA-256", *BEARER]),
-}
+def print_table(names, results):
+    """Each mechanism and extension by each client, with the initials of the modes that went well."""
+    widths = [max(len(name), 4) for name in names]
+    print("\n%-19s %s" % ("", " ".join(name.ljust(width) for name, width in zip(names, widths))))
+    for row in ("no AUTH", *MECHANISMS, *EXTENSIONS):
+        cells = ("".join(mode[0].upper() for mode in results.get((row, name), "-")).ljust(width) for name, width in zip(names, widths))
+        print(("%-19s %s" % (row, " ".join(cells))).rstrip())
+    print("P plain, S STARTTLS, T TLS from the start, F failed\n")
 
 
 def main():
-    binary = sys.argv[1]
-    server = Server(binary, "--allow-plaintext-auth", "--oauth-token", USER + ":" + TOKEN)
-    passed = failed = skipped = 0
+    # Whoever offers the -PLUS forms is proof against those who would hide them.
+    server = Server(sys.argv[1], "--allow-plaintext-auth", "--oauth-token", USER + ":" + TOKEN, "--log-level", "trace",
+                    "--auth-mechanisms", ",".join(MECHANISMS))
+    failed = skipped = 0
+    results = {}
     scratch = tempfile.mkdtemp(prefix="smtpd-messages-")
     try:
-        for name, (send, mechanisms) in CLIENTS.items():
-            if name != "python" and not shutil.which(name):
+        for name, client in clients().items():
+            if client.installed:
+                failed += check_client(server, name, client, scratch, results)
+            else:
                 skipped += 1
                 failed += bool(os.environ.get("CI"))
-                print("%-8s not installed" % name)
-                continue
-            for mode in ("plain", "starttls", "tls"):
-                for mechanism in [None, *mechanisms]:
-                    what = "%s %s %s" % (name, mode, mechanism or "no auth")
-                    token = ("tk%d.%s" % (time.monotonic_ns(), os.urandom(4).hex())).encode()
-                    message = MESSAGE % (what.encode(), token)
-                    path = os.path.join(scratch, "message")
-                    with open(path, "wb") as file:
-                        file.write(message)
-                    try:
-                        send(server, mode, mechanism, path, message)
-                        content = server.delivered(token)
-                        assert content.endswith(message), "octets differ: %r" % content[-len(message) - 200:]
-                        word = {"plain": b"ESMTP", "starttls": b"ESMTPS", "tls": b"ESMTPS"}[mode] + (b"A" if mechanism else b"")
-                        assert re.search(rb"\bwith " + word + rb"\b", content), "no 'with %s': %r" % (word, content[:300])
-                        passed += 1
-                    except Exception as error:  # noqa: BLE001 - whatever goes wrong is a failure of the client's session
-                        failed += 1
-                        print("FAILED %s: %s" % (what, error))
+                print("%s is not installed" % name)
         server.stop()
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
         if server.process.poll() is None:
             server.process.kill()
+    print_table(list(clients()), results)
+    passed = sum(mode != "FAILED" for modes in results.values() for mode in modes)
     print("%d passed, %d failed, %d skipped" % (passed, failed, skipped))
     return 1 if failed else 0
 
