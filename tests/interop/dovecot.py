@@ -4,7 +4,7 @@
     tests/interop/dovecot.py target/release/examples/smtpd
 
 They say by XCLIENT who their client is. It is an instance of its own with random ports; the system's is not touched. Without
-Dovecot, or root to start it, the run is skipped, or fails where CI is set. Python's standard library only.
+Dovecot, or root to start it, the run is skipped, or fails where REQUIRE_PEERS is set. Python's standard library only.
 """
 import os
 import shutil

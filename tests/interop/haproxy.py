@@ -4,7 +4,7 @@
     tests/interop/haproxy.py target/release/examples/smtpd
 
 Each message comes from an address of its own, which its Received header must show. Without haproxy the run is skipped, or
-fails where CI is set. Python's standard library only.
+fails where REQUIRE_PEERS is set. Python's standard library only.
 """
 import csv
 import os

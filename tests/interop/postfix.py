@@ -4,7 +4,7 @@
     tests/interop/postfix.py target/release/examples/smtpd
 
 It is an instance of its own with random ports; the system's is not touched. Without Postfix, or root to start it, the run is
-skipped, or fails where CI is set. Python's standard library only.
+skipped, or fails where REQUIRE_PEERS is set. Python's standard library only.
 """
 import os
 import re
