@@ -24,6 +24,7 @@
 #![forbid(unsafe_code)]
 
 mod address;
+mod code;
 mod command;
 mod config;
 mod connection;
@@ -41,6 +42,7 @@ pub use address::{
     AddressError, AddressErrorKind, AddressPart, Charset, ClientName, ClientNameKind, Domain,
     ForwardPath, Leniency, Mailbox, PathOptions, Postmaster, ReversePath,
 };
+pub use code::Code;
 pub use config::{Config, Limits, Protocol};
 pub use connection::{
     AuthOutcome, AuthRequest, CloseReason, CommandLine, Connection, Direction, Event, Greeting,
@@ -59,5 +61,5 @@ pub use parameter::{
     Priority, Ret, Size, SmtpUtf8, Solicit, ValidSince,
 };
 pub use proxied::{Attribute, AttributeError, Forwarded, MailSource, XClient};
-pub use reply::{Code, Reply};
+pub use reply::Reply;
 pub use status::Status;

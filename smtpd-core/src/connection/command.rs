@@ -1,12 +1,8 @@
 //! Commands: what each of them comes to in the present state.
 
-use super::{
-    Asked, CloseReason, CommandLine, Connection, Event, MailCommand, RcptCommand, Reading, State,
-    Step, Transaction,
-};
+use super::{Asked, CloseReason, CommandLine, Connection, Event, Reading, State, Step};
 use crate::{
-    AddressError, AddressErrorKind, BodyType, Charset, Code, ForwardPath, ParameterError,
-    Parameters, PathOptions, Protocol, Reply, ReversePath, Size, Status,
+    Code, Protocol, Reply, Status,
     command::{Command, Verb},
 };
 
@@ -255,95 +251,6 @@ impl Connection {
         Step::Tell(Event::StartTls)
     }
 
-    fn mail(&mut self, argument: &[u8]) -> Step {
-        if self.counts.transactions >= self.config.limits.messages {
-            return self.end(
-                Reply::closing("Too many messages on one connection"),
-                CloseReason::Limit,
-            );
-        }
-        self.counts.transactions += 1;
-        let Some(path) = strip_prefix(argument, b"FROM:") else {
-            return self.fault(SYNTAX);
-        };
-        let (sender, parameters) = match self.parse_mail(path) {
-            Ok(parsed) => parsed,
-            Err(reply) => return self.fault(reply),
-        };
-        let declared = parameters.get::<Size>().map_or(0, |size| size.0);
-        if self
-            .config
-            .limits
-            .message_size
-            .is_some_and(|limit| declared > limit)
-        {
-            return self.answer(Reply::too_large());
-        }
-        self.transaction = Transaction {
-            utf8: parameters.contains("SMTPUTF8"),
-            binary: parameters.get() == Some(BodyType::BinaryMime),
-            reply_to_each: self.replies_to_each(&parameters),
-            recipients: 0,
-        };
-        self.ask(Asked::Mail, Event::Mail(MailCommand { sender, parameters }))
-    }
-
-    fn parse_mail(&self, path: &[u8]) -> Result<(ReversePath, Parameters), Reply> {
-        let (sender, rest) =
-            ReversePath::parse(path, self.path_options(true)).map_err(|e| sender_error(&e))?;
-        let parameters = Parameters::parse(rest, |keyword, value| {
-            self.config.check_mail_parameter(keyword, value)
-        })
-        .map_err(parameter_error)?;
-        self.check_mail_parameters(&parameters)?;
-        if !sender.as_str().is_ascii() && !parameters.contains("SMTPUTF8") {
-            return Err(non_ascii());
-        }
-        Ok((sender, parameters))
-    }
-
-    fn rcpt(&mut self, argument: &[u8]) -> Step {
-        let Some(path) = strip_prefix(argument, b"TO:") else {
-            return self.fault(SYNTAX);
-        };
-        if self.transaction.recipients >= self.config.limits.recipients {
-            return self.answer(Reply::too_many_recipients());
-        }
-        match self.parse_rcpt(path) {
-            Ok((recipient, _)) if self.is_one_domain_too_many(&recipient) => {
-                self.answer(Reply::too_many_recipients().with_text("Too many domains"))
-            }
-            Ok((recipient, parameters)) => self.ask(
-                Asked::Rcpt,
-                Event::Rcpt(RcptCommand {
-                    recipient,
-                    parameters,
-                }),
-            ),
-            Err(reply) => self.fault(reply),
-        }
-    }
-
-    fn parse_rcpt(&self, path: &[u8]) -> Result<(ForwardPath, Parameters), Reply> {
-        let options = self.path_options(self.transaction.utf8);
-        let (recipient, rest) =
-            ForwardPath::parse(path, options).map_err(|e| recipient_error(&e))?;
-        let parameters = Parameters::parse(rest, |keyword, value| {
-            self.config.check_rcpt_parameter(keyword, value)
-        })
-        .map_err(parameter_error)?;
-        self.check_rcpt_parameters(&parameters)?;
-        Ok((recipient, parameters))
-    }
-
-    fn path_options(&self, utf8: bool) -> PathOptions {
-        let utf8 = utf8 && self.config.extensions.known().utf8;
-        PathOptions::new(
-            self.config.leniency,
-            if utf8 { Charset::Utf8 } else { Charset::Ascii },
-        )
-    }
-
     fn rset(&mut self, argument: &[u8]) -> Step {
         if !argument.is_empty() {
             return self.fault(SYNTAX);
@@ -402,46 +309,4 @@ fn has_control(line: &[u8]) -> bool {
     line.iter().fold(false, |found, &octet| {
         found | ((octet < b' ') & (octet != b'\t')) | (octet == 0x7f)
     })
-}
-
-/// Cuts a keyword off, in any case (RFC 5321 section 2.4).
-fn strip_prefix<'a>(argument: &'a [u8], prefix: &[u8]) -> Option<&'a [u8]> {
-    let (keyword, rest) = argument.split_at_checked(prefix.len())?;
-    keyword.eq_ignore_ascii_case(prefix).then_some(rest)
-}
-
-fn sender_error(error: &AddressError) -> Reply {
-    match error.kind() {
-        AddressErrorKind::NonAscii => non_ascii(),
-        _ => address_error(error, Status::BAD_SENDER_SYNTAX),
-    }
-}
-
-fn recipient_error(error: &AddressError) -> Reply {
-    match error.kind() {
-        AddressErrorKind::NonAscii => non_ascii(),
-        _ => address_error(error, Status::BAD_MAILBOX_SYNTAX),
-    }
-}
-
-fn address_error(error: &AddressError, status: Status) -> Reply {
-    Reply::new(Code::PARAMETER_ERROR, status, error.to_string())
-}
-
-/// RFC 6531 section 3.5: 553 5.6.7.
-fn non_ascii() -> Reply {
-    Reply::fixed(
-        Code::MAILBOX_NAME,
-        Status::NON_ASCII_ADDRESS,
-        "A non-ASCII address needs SMTPUTF8",
-    )
-}
-
-pub(super) fn parameter_error(error: ParameterError) -> Reply {
-    let code = match error {
-        // RFC 5321 section 4.1.1.11.
-        ParameterError::Unknown => Code::PARAMETERS_UNKNOWN,
-        _ => Code::PARAMETER_ERROR,
-    };
-    Reply::new(code, Status::INVALID_PARAMETERS, error.to_string())
 }

@@ -1,6 +1,6 @@
 //! What the extensions have to say of a session and of its parameters.
 
-use super::{Connection, command::parameter_error};
+use super::{Connection, envelope::parameter_error};
 use crate::{
     Extension, MailAuth, Parameter, ParameterError, ParameterRule, Parameters, Reply, SessionFacts,
     Size, extension::Prdr,

@@ -3,12 +3,15 @@
 mod answer;
 mod auth;
 mod claims;
+mod closing;
 mod command;
 mod deadline;
+mod envelope;
 mod etrn;
 mod event;
 mod extension;
 mod hello;
+mod line;
 mod message;
 mod output;
 mod recipients;
@@ -17,14 +20,14 @@ mod wire;
 
 use std::{sync::Arc, time::Instant};
 
-use bytes::{Buf, BytesMut};
+use bytes::BytesMut;
 
 use self::{
     claims::Claims, deadline::Clock, message::Message, output::Output, state::State, wire::WireLog,
 };
 use crate::{
-    Code, Config, Reply, Status,
-    framing::{Line, LineReader},
+    Config, Reply,
+    framing::LineReader,
     sasl::{ChannelBindings, Exchange, Identity, MAX_RESPONSE_LINE, MechanismName},
 };
 
@@ -271,25 +274,6 @@ impl Connection {
         }
     }
 
-    /// Ends the session with 421 4.3.2 where it is between two commands and no answer is outstanding. Returns whether
-    /// it has: a transaction that is going on may still end.
-    pub fn handle_shutdown(&mut self) -> bool {
-        let idle = matches!(self.state, State::Start | State::Ready | State::Refused);
-        self.asked.is_none() && self.message.is_none() && idle && self.shut_down()
-    }
-
-    /// Ends the session with 421 4.3.2 wherever it is, as when the time for a graceful shutdown is over. Returns whether
-    /// it has not ended before.
-    pub fn shut_down(&mut self) -> bool {
-        let open = self.reading != Reading::Closed;
-        let text = format!(
-            "{} {} shuts down, closing the connection",
-            self.config.hostname, self.config.app_name
-        );
-        self.close_with(Reply::closing(text), CloseReason::Shutdown);
-        open
-    }
-
     /// Notes that the TLS handshake is done. The session starts anew: whatever the client has said in plaintext is
     /// forgotten (RFC 3207 section 4.2), and what came behind STARTTLS was dropped with it. Only what XCLIENT has said
     /// stays: else a client whose proxy hands it through after XCLIENT could get rid of its own address. It has no effect while no
@@ -379,93 +363,6 @@ impl Connection {
         }
     }
 
-    /// Whether the next octet begins a line.
-    fn is_between_lines(&self) -> bool {
-        matches!(self.reading, Reading::Commands | Reading::SaslResponse) && !self.line.is_within()
-    }
-
-    fn step_line(
-        &mut self,
-        input: &mut BytesMut,
-        limit: usize,
-        handle: fn(&mut Self, line: &[u8], more: bool) -> Step,
-    ) -> Step {
-        // An initial response counts as part of the exchange, not of the command (RFC 4954 section 4).
-        let limit = if is_auth(input) {
-            limit.max(MAX_RESPONSE_LINE + 32)
-        } else {
-            limit
-        };
-        let step = match self.line.poll(input, limit) {
-            None => return Step::Starved,
-            Some(Line::TooLong) => self.line_too_long(),
-            Some(Line::Complete(len)) => {
-                let more = input.len() > len + 2;
-                let step = handle(self, &input[..len], more);
-                input.advance(len + 2);
-                step
-            }
-        };
-        self.clock.restart();
-        if self.reading == Reading::Handshake {
-            // RFC 3207 section 4.2: nothing that came in plaintext is ever looked at.
-            input.clear();
-        }
-        step
-    }
-
-    fn line_too_long(&mut self) -> Step {
-        self.log_received("[line too long]");
-        self.exchange = None;
-        if self.reading == Reading::SaslResponse {
-            self.reading = Reading::Commands;
-            return self.fault(crate::sasl::SaslError::TooLong.reply());
-        }
-        self.fault(Reply::fixed(
-            Code::SYNTAX_ERROR,
-            Status::SYNTAX_ERROR,
-            "Line too long",
-        ))
-    }
-
-    /// Answers a command that was wrong, and ends the session where it was one too many.
-    fn fault(&mut self, reply: Reply) -> Step {
-        self.counts.errors += 1;
-        if self.counts.errors >= self.config.limits.errors {
-            let reply = Reply::new(
-                Code::SERVICE_UNAVAILABLE,
-                Status::POLICY,
-                "Too many errors, closing the connection",
-            );
-            return self.end(reply, CloseReason::Limit);
-        }
-        self.put(&reply);
-        Step::Again
-    }
-
-    fn end(&mut self, reply: Reply, reason: CloseReason) -> Step {
-        self.close_with(reply, reason);
-        Step::Again
-    }
-
-    fn close_with(&mut self, reply: Reply, reason: CloseReason) {
-        match self.reading {
-            Reading::Closed => return,
-            // The client would take a reply in plaintext for a part of the handshake.
-            Reading::Handshake => {}
-            _ => self.put(&reply),
-        }
-        self.close(reason);
-    }
-
-    fn close(&mut self, reason: CloseReason) {
-        self.reading = Reading::Closed;
-        self.asked = None;
-        self.exchange = None;
-        self.end_transaction();
-        self.news = Some(Event::Closed(reason));
-    }
-
     fn end_transaction(&mut self) {
         self.transaction = Transaction::default();
         self.message = None;
@@ -474,10 +371,4 @@ impl Connection {
             self.state = State::Ready;
         }
     }
-}
-
-fn is_auth(input: &[u8]) -> bool {
-    input
-        .get(..5)
-        .is_some_and(|verb| verb.eq_ignore_ascii_case(b"AUTH "))
 }

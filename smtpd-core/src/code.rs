@@ -1,0 +1,113 @@
+use std::fmt;
+
+/// The three digits of a reply, 200 to 599 (RFC 5321 section 4.2.1).
+///
+/// ```
+/// use smtpd_core::Code;
+///
+/// assert_eq!(Code::new(550), Some(Code::MAILBOX_UNAVAILABLE));
+/// assert_eq!(Code::new(99), None);
+/// assert!(Code::OK.is_positive() && !Code::OK.is_transient());
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Code(u16);
+
+impl Code {
+    /// The code of that number, or `None` outside of 200 to 599.
+    pub const fn new(number: u16) -> Option<Self> {
+        if 200 <= number && number <= 599 {
+            Some(Self(number))
+        } else {
+            None
+        }
+    }
+
+    /// Its number.
+    pub const fn as_u16(self) -> u16 {
+        self.0
+    }
+
+    /// 2yz or 3yz: the command was taken.
+    pub const fn is_positive(self) -> bool {
+        self.0 < 400
+    }
+
+    /// 3yz: the client has to go on, with a message or a SASL response.
+    pub const fn is_intermediate(self) -> bool {
+        300 <= self.0 && self.0 < 400
+    }
+
+    /// 4yz: refused for now, the client may try again.
+    pub const fn is_transient(self) -> bool {
+        400 <= self.0 && self.0 < 500
+    }
+
+    /// 5yz: refused for good.
+    pub const fn is_permanent(self) -> bool {
+        500 <= self.0
+    }
+
+    /// 421: the server closes the connection after it (RFC 5321 section 3.8); so does 521 (RFC 7504 section 3).
+    pub const fn closes(self) -> bool {
+        self.0 == 421 || self.0 == 521
+    }
+
+    pub(crate) const fn digits(self) -> [u8; 3] {
+        [
+            b'0' + (self.0 / 100) as u8,
+            b'0' + (self.0 / 10 % 10) as u8,
+            b'0' + (self.0 % 10) as u8,
+        ]
+    }
+}
+
+impl fmt::Display for Code {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+macro_rules! codes {
+    ($($name:ident = $number:literal, $doc:literal;)*) => {
+        impl Code {
+            $(
+                #[doc = concat!($number, ": ", $doc, ".")]
+                pub const $name: Self = Self($number);
+            )*
+        }
+    };
+}
+
+// RFC 5321 section 4.2.3, RFC 4954 section 6, RFC 7504 section 3, RFC 1985 section 5.1, draft-hall-prdr-00 section 4.
+codes! {
+    HELP = 214, "help message";
+    READY = 220, "service ready";
+    CLOSING = 221, "service closing the connection";
+    AUTHENTICATED = 235, "authentication succeeded";
+    OK = 250, "requested mail action okay, completed";
+    WILL_FORWARD = 251, "user not local, will forward";
+    CANNOT_VERIFY = 252, "cannot verify the user, but will accept the message";
+    CHALLENGE = 334, "a SASL challenge";
+    EACH_RECIPIENT = 353, "a reply for each recipient follows";
+    START_MAIL = 354, "start mail input";
+    SERVICE_UNAVAILABLE = 421, "service not available, closing the connection";
+    MAILBOX_BUSY = 450, "mailbox unavailable for now";
+    LOCAL_ERROR = 451, "local error in processing";
+    INSUFFICIENT_STORAGE = 452, "insufficient system storage, or too many recipients";
+    TLS_UNAVAILABLE = 454, "TLS or authentication not available for a temporary reason";
+    QUEUE_UNAVAILABLE = 458, "unable to queue messages for the node";
+    SYNTAX_ERROR = 500, "syntax error, command unrecognized";
+    PARAMETER_ERROR = 501, "syntax error in parameters or arguments";
+    NOT_IMPLEMENTED = 502, "command not implemented";
+    BAD_SEQUENCE = 503, "bad sequence of commands";
+    PARAMETER_NOT_IMPLEMENTED = 504, "command parameter not implemented";
+    NO_MAIL = 521, "host does not accept mail";
+    AUTH_REQUIRED = 530, "authentication or encryption required";
+    AUTH_FAILED = 535, "authentication credentials invalid";
+    ENCRYPTION_REQUIRED = 538, "encryption required for the requested mechanism";
+    MAILBOX_UNAVAILABLE = 550, "mailbox unavailable, not found, or refused by policy";
+    EXCEEDED_STORAGE = 552, "exceeded storage allocation, message too big";
+    MAILBOX_NAME = 553, "mailbox name not allowed";
+    TRANSACTION_FAILED = 554, "transaction failed, or no service here";
+    PARAMETERS_UNKNOWN = 555, "MAIL or RCPT parameters not recognized or not implemented";
+}

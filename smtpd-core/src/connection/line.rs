@@ -1,0 +1,63 @@
+//! Lines: commands and the responses of SASL, cut from the input.
+
+use bytes::{Buf, BytesMut};
+
+use super::{Connection, Reading, Step};
+use crate::{Code, Reply, Status, framing::Line, sasl::MAX_RESPONSE_LINE};
+
+impl Connection {
+    /// Whether the next octet begins a line.
+    pub(super) fn is_between_lines(&self) -> bool {
+        matches!(self.reading, Reading::Commands | Reading::SaslResponse) && !self.line.is_within()
+    }
+
+    pub(super) fn step_line(
+        &mut self,
+        input: &mut BytesMut,
+        limit: usize,
+        handle: fn(&mut Self, line: &[u8], more: bool) -> Step,
+    ) -> Step {
+        // An initial response counts as part of the exchange, not of the command (RFC 4954 section 4).
+        let limit = if is_auth(input) {
+            limit.max(MAX_RESPONSE_LINE + 32)
+        } else {
+            limit
+        };
+        let step = match self.line.poll(input, limit) {
+            None => return Step::Starved,
+            Some(Line::TooLong) => self.line_too_long(),
+            Some(Line::Complete(len)) => {
+                let more = input.len() > len + 2;
+                let step = handle(self, &input[..len], more);
+                input.advance(len + 2);
+                step
+            }
+        };
+        self.clock.restart();
+        if self.reading == Reading::Handshake {
+            // RFC 3207 section 4.2: nothing that came in plaintext is ever looked at.
+            input.clear();
+        }
+        step
+    }
+
+    fn line_too_long(&mut self) -> Step {
+        self.log_received("[line too long]");
+        self.exchange = None;
+        if self.reading == Reading::SaslResponse {
+            self.reading = Reading::Commands;
+            return self.fault(crate::sasl::SaslError::TooLong.reply());
+        }
+        self.fault(Reply::fixed(
+            Code::SYNTAX_ERROR,
+            Status::SYNTAX_ERROR,
+            "Line too long",
+        ))
+    }
+}
+
+fn is_auth(input: &[u8]) -> bool {
+    input
+        .get(..5)
+        .is_some_and(|verb| verb.eq_ignore_ascii_case(b"AUTH "))
+}
