@@ -38,7 +38,7 @@ pub(crate) fn is_same_recipient(one: &ForwardPath, other: &ForwardPath) -> bool 
 }
 
 /// What is no domain by the RFC is compared letter by letter, for servers that are lenient.
-fn canonical(domain: &str) -> Box<str> {
+pub(crate) fn canonical(domain: &str) -> Box<str> {
     match domain.parse::<Domain>() {
         Ok(domain) => (*domain.canonical()).into(),
         Err(_) => domain.to_ascii_lowercase().into(),

@@ -50,7 +50,7 @@ impl Body {
 }
 
 /// Where the body begins; the first `known` octets were looked at before, and the empty line does not end within them.
-fn end_of_head(octets: &[u8], known: usize) -> Option<usize> {
+pub(super) fn end_of_head(octets: &[u8], known: usize) -> Option<usize> {
     const END: &[u8] = b"\r\n\r\n";
     if octets.starts_with(b"\r\n") {
         return Some(2);

@@ -3,6 +3,7 @@
 mod head;
 mod incoming;
 mod inspect;
+mod prepend_by_head;
 mod reader;
 #[cfg(feature = "spool")]
 mod spool;

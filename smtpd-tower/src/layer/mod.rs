@@ -5,6 +5,7 @@
 //! | [`DomainFilterLayer`] | RCPT | 550 5.7.1 to recipients of other domains |
 //! | [`GreylistLayer`] | RCPT | 450 4.7.1 to strangers, until they try again (RFC 6647) |
 //! | [`MaxRecipientsLayer`] | RCPT | 452 4.5.3 to recipients over a number per message |
+//! | [`OwnSenderLayer`] | MAIL | 550 5.7.1 to users who send under the address of another |
 //! | [`QuotaLayer`] | any | 450 4.7.1 to identities, or other keys, that have used up their quota |
 //! | [`RateLimitLayer`] | any | 451 4.7.1 to clients that ask too often |
 //! | [`RequireAuthLayer`] | MAIL, RCPT, DATA | 530 5.7.0 before AUTH |
@@ -14,6 +15,7 @@
 //! | [`ScoreGateLayer`] | DATA, RCPT | 550 5.7.1 to those with too high a [`Score`] |
 //! | [`TarpitLayer`] | any | nothing: it delays what the service refuses |
 //! | [`ReceivedLayer`] | DATA | nothing: it puts the trace header before the message, and names it by a [`QueueId`] |
+//! | [`SubmissionFieldsLayer`] | DATA | nothing: it adds the date and the id that a message lacks |
 //! | [`MapBodyLayer`] | DATA | nothing: it gives the service another body |
 //! | [`TeeLayer`] | DATA | nothing: it writes a copy of the message to a sink |
 //! | `SpoolLayer` (feature `spool`) | DATA | the reply of a [`BodyError`](crate::BodyError): it takes the whole message before the service is asked |
@@ -77,6 +79,7 @@ mod catch_panic;
 mod clean;
 mod concurrency;
 mod cond;
+mod date;
 mod domain_filter;
 mod from_fn;
 mod greylist;
@@ -85,6 +88,7 @@ mod hosts;
 mod map_body;
 mod map_reply;
 mod max_recipients;
+mod own_sender;
 mod queue_id;
 mod quota;
 mod rate_limit;
@@ -99,6 +103,7 @@ mod size_limit;
 mod slots;
 #[cfg(feature = "spool")]
 mod spool;
+mod submission_fields;
 mod tarpit;
 mod tee;
 mod trace;
@@ -118,6 +123,7 @@ pub use hosts::{AllowHostsLayer, DenyHostsLayer, HostFilter};
 pub use map_body::{MapBody, MapBodyLayer};
 pub use map_reply::{MapReply, MapReplyFuture, MapReplyLayer};
 pub use max_recipients::{MaxRecipients, MaxRecipientsLayer};
+pub use own_sender::{OwnSender, OwnSenderLayer};
 pub use queue_id::QueueId;
 pub use quota::{Quota, QuotaLayer};
 pub use rate_limit::{RateLimit, RateLimitLayer};
@@ -131,6 +137,7 @@ pub use sessions_per_ip::{SessionsPerIp, SessionsPerIpLayer};
 pub use size_limit::{SizeLimit, SizeLimitFuture, SizeLimitLayer};
 #[cfg(feature = "spool")]
 pub use spool::{Spool, SpoolFuture, SpoolLayer};
+pub use submission_fields::{SubmissionFields, SubmissionFieldsLayer};
 pub use tarpit::{Tarpit, TarpitFuture, TarpitLayer};
 pub use tee::{Tee, TeeLayer};
 pub use trace::{Trace, TraceFuture, TraceLayer};

@@ -2,10 +2,10 @@ use std::{borrow::Cow, fmt, net::IpAddr, time::SystemTime};
 
 use smtpd_core::{ForwardPath, Greeting, Mailbox, Priority, Protocol, SmtpUtf8};
 
-use super::{QueueId, date::Date};
+use super::QueueId;
 use crate::{
     Envelope, PeerAddr, Session,
-    layer::{ReverseName, clean},
+    layer::{ReverseName, clean, date::Date},
 };
 
 /// The trace header of one message, with its CRLF (RFC 5321 section 4.4).
@@ -160,7 +160,7 @@ mod tests {
     use smtpd_core::{ClientName, Parameters, ReversePath};
 
     use super::*;
-    use crate::{TlsInfo, TlsVersion, session::ServerNames};
+    use crate::{TlsInfo, TlsVersion, session::ListenerFacts};
 
     fn header(session: &Session, envelope: &Envelope) -> String {
         let header = Header {
@@ -173,9 +173,10 @@ mod tests {
     }
 
     fn session(peer: impl Into<PeerAddr>, protocol: Protocol) -> Session {
-        let names = ServerNames {
+        let names = ListenerFacts {
             hostname: "mail.example.org".to_owned(),
             app_name: "smtpd (a\\b)\r\n".to_owned(),
+            profile: None,
         };
         let local = PeerAddr::Unknown;
         Session::new(peer.into(), local, Arc::new(names), protocol)

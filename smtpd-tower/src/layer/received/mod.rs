@@ -1,6 +1,5 @@
 //! The trace header: [`ReceivedLayer`].
 
-mod date;
 mod header;
 
 use std::{

@@ -1,0 +1,99 @@
+use std::{
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use bytes::BytesMut;
+use futures_core::Stream;
+
+use super::{Body, BodyError, Head, head::end_of_head};
+
+impl Body {
+    /// The same body with what `make` says before it, once it has seen the header section, of which it sees so many octets at
+    /// most and one piece more.
+    pub(crate) fn prepend_by_head(
+        self,
+        limit: usize,
+        make: impl FnOnce(&Head) -> String + Unpin + Send + 'static,
+    ) -> Self {
+        Self::new(PrependByHead {
+            body: self,
+            seen: BytesMut::new(),
+            limit,
+            make: Some(make),
+        })
+    }
+}
+
+struct PrependByHead<F> {
+    body: Body,
+    seen: BytesMut,
+    limit: usize,
+    /// Taken when the head is there.
+    make: Option<F>,
+}
+
+impl<F: FnOnce(&Head) -> String + Unpin> Stream for PrependByHead<F> {
+    type Item = Result<bytes::Bytes, BodyError>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let this = &mut *self;
+        while this.make.is_some() {
+            let known = this.seen.len();
+            let piece = ready!(this.body.poll_chunk(cx)).transpose()?;
+            this.seen
+                .extend_from_slice(piece.as_deref().unwrap_or_default());
+            let end = end_of_head(&this.seen, known);
+            if end.is_none() && piece.is_some() && this.seen.len() < this.limit {
+                continue;
+            }
+            let octets = this.seen.split().freeze();
+            let head = Head::from(octets.slice(..end.unwrap_or(octets.len())));
+            if let Some(make) = this.make.take() {
+                let body = std::mem::take(&mut this.body);
+                this.body = body.prepend(octets).prepend(make(&head));
+            }
+        }
+        this.body.poll_chunk(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::body::in_pieces;
+
+    fn names(head: &Head) -> String {
+        head.fields().map(|field| field.name()).collect()
+    }
+
+    #[tokio::test]
+    async fn wherever_a_message_is_cut_the_same_stands_before_it() {
+        for (message, before) in [
+            ("A: 1\r\nB: 2\r\n\r\nC: 3\r\n\r\n", "AB"),
+            ("\r\nC: 3\r\n", ""),
+            ("A: 1\r\n", "A"),
+            ("", ""),
+        ] {
+            for cut in 0..=message.len() {
+                let (first, second) = message.as_bytes().split_at(cut);
+                let body = in_pieces([first, second], Ok(())).prepend_by_head(100, names);
+                let whole = body.collect().await.unwrap();
+                assert_eq!(whole, format!("{before}{message}"), "{cut}");
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn an_endless_head_is_not_kept() {
+        let lines = ["A: 1\r\n", "B: 2\r\n", "C: 3\r\n"].map(str::as_bytes);
+        let body = in_pieces(lines, Ok(())).prepend_by_head(10, names);
+        assert_eq!(body.collect().await.unwrap(), "ABA: 1\r\nB: 2\r\nC: 3\r\n");
+    }
+
+    #[tokio::test]
+    async fn a_head_that_breaks_off_is_an_error() {
+        let body = in_pieces([b"A: 1\r\n"], Err(BodyError::Incomplete)).prepend_by_head(100, names);
+        assert!(matches!(body.collect().await, Err(BodyError::Incomplete)));
+    }
+}

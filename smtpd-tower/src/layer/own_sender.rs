@@ -1,0 +1,183 @@
+use std::{
+    fmt,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use smtpd_core::{Code, Mailbox, Reply, Status, sasl::Identity};
+use tower_layer::Layer;
+use tower_service::Service;
+
+use super::AnswerFuture;
+use crate::{
+    Mail, Request,
+    domains::{DomainSet, canonical},
+};
+
+/// Lets users send under their own addresses, and refuses others with 550 5.7.1 (RFC 6409 section 6.1); who has not
+/// authenticated is refused with 530 5.7.0.
+///
+/// It fits MAIL only. The empty sender, which reports of having read a message must have (RFC 8098 section 3), is everybody's.
+/// Where one pipeline also takes mail from other servers, put it into a [`CondLayer`](super::CondLayer) that asks for
+/// [`Session::profile`](crate::Session::profile).
+///
+/// ```
+/// use smtpd_tower::{Mail, Request, Session, handler_fn, layer::OwnSenderLayer};
+/// use tower::{ServiceBuilder, ServiceExt};
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let mail = ServiceBuilder::new()
+///     .layer(OwnSenderLayer::in_domains(["example.org"]))
+///     .service(handler_fn(async |_: Request<Mail>| {}));
+/// let session = Session::local().with_identity("alice");
+/// let ask = |sender: &str| sender.parse().map(|path| mail.clone().oneshot(Request::new(session.clone(), Mail::new(path))));
+///
+/// assert_eq!(ask("alice@example.org")?.await?.code().as_u16(), 250);
+/// assert_eq!(ask("bob@example.org")?.await?.to_string(), "550 5.7.1 This sender is not you");
+/// # Ok(()) }
+/// ```
+#[derive(Clone)]
+pub struct OwnSenderLayer {
+    owns: Arc<Owns>,
+}
+
+type Owns = dyn Fn(&Identity, &Mailbox) -> bool + Send + Sync;
+
+impl OwnSenderLayer {
+    /// Lets a user send under the addresses of which `owns` says so.
+    pub fn new(owns: impl Fn(&Identity, &Mailbox) -> bool + Send + Sync + 'static) -> Self {
+        Self {
+            owns: Arc::new(owns),
+        }
+    }
+
+    /// Lets a user of the name `alice` send as `alice` of each of these domains, and one whose name is the whole address as that
+    /// one alone. The case of letters matters in names, not in domains; these may be in A-labels or U-labels.
+    pub fn in_domains<T: AsRef<str>>(domains: impl IntoIterator<Item = T>) -> Self {
+        let domains: DomainSet = domains.into_iter().collect();
+        Self::new(move |user, sender| {
+            domains.contains(sender.domain()) && is_named(user.as_str(), sender)
+        })
+    }
+}
+
+fn is_named(user: &str, sender: &Mailbox) -> bool {
+    let local_part = sender.local_part_unquoted();
+    user == local_part
+        || user.rsplit_once('@').is_some_and(|(name, domain)| {
+            name == local_part && *canonical(domain) == *sender.domain().canonical()
+        })
+}
+
+impl fmt::Debug for OwnSenderLayer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("OwnSenderLayer").finish_non_exhaustive()
+    }
+}
+
+impl<S> Layer<S> for OwnSenderLayer {
+    type Service = OwnSender<S>;
+
+    fn layer(&self, inner: S) -> OwnSender<S> {
+        OwnSender {
+            inner,
+            layer: self.clone(),
+        }
+    }
+}
+
+/// The service of [`OwnSenderLayer`].
+#[derive(Clone, Debug)]
+pub struct OwnSender<S> {
+    inner: S,
+    layer: OwnSenderLayer,
+}
+
+impl<S> OwnSender<S> {
+    fn refusal(&self, request: &Request<Mail>) -> Option<Reply> {
+        let Some(user) = request.session().identity() else {
+            return Some(Reply::auth_required());
+        };
+        let sender = request.sender().mailbox()?;
+        let is_own = (self.layer.owns)(user, sender);
+        (!is_own).then(|| {
+            Reply::new(
+                Code::MAILBOX_UNAVAILABLE,
+                Status::DENIED,
+                "This sender is not you",
+            )
+        })
+    }
+}
+
+impl<S> Service<Request<Mail>> for OwnSender<S>
+where
+    S: Service<Request<Mail>, Response = Reply>,
+{
+    type Response = Reply;
+    type Error = S::Error;
+    type Future = AnswerFuture<S::Future, Reply>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<Mail>) -> Self::Future {
+        match self.refusal(&request) {
+            None => AnswerFuture::inner(self.inner.call(request)),
+            Some(reply) => AnswerFuture::answer(reply),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tower::{ServiceBuilder, ServiceExt};
+
+    use super::*;
+    use crate::{Session, handler_fn};
+
+    async fn ask(layer: &OwnSenderLayer, session: Session, sender: &str) -> u16 {
+        let mail = ServiceBuilder::new()
+            .layer(layer.clone())
+            .service(handler_fn(async |_: Request<Mail>| {}));
+        let sender = sender.parse().unwrap();
+        let reply = mail.oneshot(Request::new(session, Mail::new(sender)));
+        reply.await.unwrap().code().as_u16()
+    }
+
+    #[tokio::test]
+    async fn addresses_of_users() {
+        let layer = OwnSenderLayer::in_domains(["example.org", "gr\u{e5}.example"]);
+        for (user, sender, code) in [
+            ("alice", "alice@example.org", 250),
+            ("alice", r#""alice"@EXAMPLE.org"#, 250),
+            ("alice", "alice@xn--gr-zia.example", 250),
+            ("alice", "", 250),
+            ("alice", "Alice@example.org", 550),
+            ("alice", "alice@example.com", 550),
+            ("alice", "alice@sub.example.org", 550),
+            ("alice", "bob@example.org", 550),
+            ("alice@example.org", "alice@Example.org", 250),
+            ("alice@gr\u{e5}.example", "alice@xn--gr-zia.example", 250),
+            ("alice@example.org", "alice@gr\u{e5}.example", 550),
+            ("alice@example.com", "alice@example.com", 550),
+            ("alice@example.org", "bob@example.org", 550),
+            ("", "alice@example.org", 550),
+        ] {
+            let session = Session::local().with_identity(user);
+            assert_eq!(ask(&layer, session, sender).await, code, "{user} {sender}");
+        }
+    }
+
+    #[tokio::test]
+    async fn strangers_own_nothing_and_users_what_a_closure_says() {
+        let layer = OwnSenderLayer::new(|user, _| user.as_str() == "root");
+        assert_eq!(ask(&layer, Session::local(), "a@b.test").await, 530);
+        assert_eq!(ask(&layer, Session::local(), "").await, 530);
+        for (user, code) in [("root", 250), ("alice", 550)] {
+            let session = Session::local().with_identity(user);
+            assert_eq!(ask(&layer, session, "a@b.test").await, code);
+        }
+    }
+}
