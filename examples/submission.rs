@@ -10,10 +10,10 @@
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use smtpd_tower::{
-    Auth, Mail, Pipeline, Rcpt, Reply, Request, Secret, Server,
+    Auth, Mail, Pipeline, Profile, Rcpt, Reply, Request, Secret, Server,
     deliver::Maildir,
     handler_fn,
-    layer::{QuotaLayer, RateLimitLayer, ReceivedLayer},
+    layer::{OwnSenderLayer, QuotaLayer, RateLimitLayer, ReceivedLayer, SubmissionFieldsLayer},
     limiter::Rate,
     system_hostname,
     tls::TlsConfig,
@@ -35,7 +35,8 @@ async fn main() -> Result<(), BoxError> {
     )?;
     println!("listening on {}", starttls.local_addr()?);
     println!("TLS from the first octet on {}", implicit.local_addr()?);
-    tokio::try_join!(server.serve(starttls), server.serve_tls(implicit))?;
+    let submissions = server.clone().profile(Profile::Submissions);
+    tokio::try_join!(server.serve(starttls), submissions.serve(implicit))?;
     Ok(())
 }
 
@@ -49,28 +50,19 @@ pub fn server(tls: TlsConfig, quota: Rate, outbox: Maildir) -> Server {
             let secret = password.map(|password| Secret::plain(*password));
             async move { secret.ok_or_else(Reply::auth_failed) }
         }));
+    let mail = ServiceBuilder::new()
+        .layer(OwnSenderLayer::in_domains(["example.org"]))
+        .service(handler_fn(async |_: Request<Mail>| {}));
     let rcpt = ServiceBuilder::new()
         .layer(QuotaLayer::per_identity(quota))
         .service(handler_fn(async |_: Request<Rcpt>| {}));
     let data = ServiceBuilder::new()
+        .layer(SubmissionFieldsLayer::new()) // Date and Message-ID, where they lack
         .layer(ReceivedLayer::new())
         .service(outbox);
-    let pipeline = Pipeline::new()
-        .auth(auth)
-        .mail(handler_fn(is_own_address))
-        .rcpt(rcpt)
-        .data(data);
+    let pipeline = Pipeline::new().auth(auth).mail(mail).rcpt(rcpt).data(data);
     // Neither MAIL nor AUTH before TLS, nor MAIL before AUTH (RFC 6409 section 4.3).
     Server::new(system_hostname(), pipeline)
         .tls(tls)
-        .configure(|config| config.require_tls(true).require_auth(true))
-}
-
-/// Users send under their own address alone.
-async fn is_own_address(request: Request<Mail>) -> Result<(), Reply> {
-    let (user, sender) = (request.session().identity(), request.sender().mailbox());
-    match (user, sender) {
-        (Some(user), Some(sender)) if sender.local_part() == user.as_str() => Ok(()),
-        _ => Err(Reply::rejected("This sender is not you")),
-    }
+        .profile(Profile::Submission)
 }

@@ -109,7 +109,7 @@ pub use phase::{Answer, Auth, Command, Connect, Data, Helo, Mail, Phase, Rcpt};
 pub use pipeline::{LayerPhase, PhaseService, Pipeline, ServePhase};
 pub use recover::recover;
 pub use request::Request;
-pub use server::{Handle, Listener, Server, TrustedPeers, system_hostname};
+pub use server::{Handle, Listener, Profile, Server, TrustedPeers, system_hostname};
 #[cfg(feature = "proxy")]
 pub use server::{ProxyHeaderError, ProxyInfo, ProxyProtocol, ProxyTls, ProxyVersion};
 pub use session::{PeerAddr, Session, TypedMap};

@@ -76,7 +76,7 @@ async fn by_its_command_line() {
             implicit,
             Tls::Wrapper(trusting()),
             ["alice", "wonderland", "bob@example.org"],
-            Err(554),
+            Err(550),
         ),
     ];
     for (port, tls, who, expected) in table {

@@ -36,7 +36,7 @@ use self::{
 use crate::{
     Envelope, PeerAddr, Pipeline, Session, TrustedPeers,
     server::{Seat, Stage},
-    session::ServerNames,
+    session::ListenerFacts,
 };
 
 /// What the sessions of a listener share.
@@ -44,7 +44,7 @@ use crate::{
 pub(crate) struct Engine {
     pub(crate) pipeline: Pipeline,
     pub(crate) config: Arc<Config>,
-    pub(crate) names: Arc<ServerNames>,
+    pub(crate) listener: Arc<ListenerFacts>,
     pub(crate) protocol: Protocol,
     #[cfg(feature = "tls")]
     pub(crate) tls: Option<crate::tls::TlsConfig>,
@@ -116,7 +116,7 @@ impl Engine {
         let mut driver = Driver {
             connection: Connection::new(self.config.clone(), now.into_std()),
             wire: Wire::new(Stream::Plain(io)),
-            session: Session::new(peer, local, self.names.clone(), self.protocol),
+            session: Session::new(peer, local, self.listener.clone(), self.protocol),
             engine: self,
             envelope: None,
             seat,

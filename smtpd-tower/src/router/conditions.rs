@@ -4,7 +4,7 @@ use smtpd_core::{ForwardPath, sasl::Identity};
 
 use super::{RoutePhase, Router};
 use crate::{
-    PeerAddr, Request, ServePhase,
+    PeerAddr, Profile, Request, ServePhase,
     domains::{DomainSet, is_same_recipient},
 };
 
@@ -72,6 +72,15 @@ impl<P: RoutePhase> Router<P> {
         )
     }
 
+    /// Whoever has come by a listener of that [profile](crate::Server::profile).
+    #[must_use]
+    pub fn profile(self, profile: Profile, service: impl ServePhase<P>) -> Self {
+        self.route(
+            move |request| request.session().profile() == Some(profile),
+            service,
+        )
+    }
+
     /// Whoever has authenticated under that name, in the same case.
     #[must_use]
     pub fn identity(self, identity: impl Into<Identity>, service: impl ServePhase<P>) -> Self {
@@ -111,7 +120,7 @@ mod tests {
     use tower::ServiceExt;
 
     use super::*;
-    use crate::{Rcpt, Reply, Session, handler_fn, session::ServerNames};
+    use crate::{Rcpt, Reply, Session, handler_fn};
 
     fn answer(text: &'static str) -> impl ServePhase<Rcpt> {
         handler_fn(move |_: Request<Rcpt>| std::future::ready(Reply::ok(text)))
@@ -178,12 +187,25 @@ mod tests {
         }
     }
 
+    #[tokio::test]
+    async fn routes_by_profile() {
+        let router = Router::new()
+            .profile(Profile::Submission, answer("users"))
+            .otherwise(answer("others"));
+        let session = Session::local();
+        assert_eq!(route(&router, &session, "a@b.example").await, "others");
+        for (profile, expected) in [
+            (Profile::Submission, "users"),
+            (Profile::Submissions, "others"),
+            (Profile::Mx, "others"),
+        ] {
+            let session = session.clone().with_profile(profile);
+            assert_eq!(route(&router, &session, "a@b.example").await, expected);
+        }
+    }
+
     fn at(local: PeerAddr) -> Session {
-        let names = ServerNames {
-            hostname: String::new(),
-            app_name: String::new(),
-        };
-        Session::new(PeerAddr::Unknown, local, Arc::new(names), Protocol::Smtp)
+        Session::new(PeerAddr::Unknown, local, Arc::default(), Protocol::Smtp)
     }
 
     #[tokio::test]

@@ -171,17 +171,12 @@ mod tests {
 
     use super::*;
     use crate::{
-        Body, BodyError, Envelope, PeerAddr, ServePhase, body::incoming, deliver::Inbox,
-        handler_fn, session::ServerNames,
+        Body, BodyError, Envelope, PeerAddr, ServePhase, body::incoming, deliver::Inbox, handler_fn,
     };
 
     fn session(protocol: Protocol) -> Session {
-        let names = ServerNames {
-            hostname: String::new(),
-            app_name: String::new(),
-        };
         let unknown = PeerAddr::Unknown;
-        Session::new(unknown.clone(), unknown, Arc::new(names), protocol)
+        Session::new(unknown.clone(), unknown, Arc::default(), protocol)
     }
 
     fn request(protocol: Protocol, recipients: &[&str], body: Body) -> Request<Data> {

@@ -1,30 +1,33 @@
 //! A server: listeners, limits and its end.
 
 mod accept;
+mod handle;
 mod listener;
+mod profile;
 #[cfg(feature = "proxy")]
 mod proxy;
 mod registry;
 mod trusted;
 
-use std::{fmt, io, sync::Arc, time::Duration};
+use std::{fmt, future::ready, io, sync::Arc};
 
-use smtpd_core::{Config, Protocol, WireLine, sasl::Mechanisms};
+use smtpd_core::{Config, Protocol, WireLine};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, ToSocketAddrs},
-    time::timeout,
 };
+use tokio_util::either::Either;
 
 #[cfg(feature = "proxy")]
 pub use self::proxy::{ProxyHeaderError, ProxyInfo, ProxyProtocol, ProxyTls, ProxyVersion};
 pub(crate) use self::registry::{Seat, Stage};
 use self::{accept::Acceptor, registry::Registry};
-pub use self::{listener::Listener, trusted::TrustedPeers};
+pub use self::{handle::Handle, listener::Listener, profile::Profile, trusted::TrustedPeers};
 use crate::{
     Envelope, PeerAddr, Pipeline, Session, SessionError, Summary,
     engine::{Engine, Hooks},
-    session::ServerNames,
+    layer::DomainFilterLayer,
+    session::ListenerFacts,
 };
 
 /// Serves SMTP, SMTP over TLS and LMTP by a [`Pipeline`].
@@ -57,6 +60,8 @@ pub struct Server {
 #[derive(Clone)]
 struct Settings {
     config: Config,
+    profile: Option<Profile>,
+    domains: Option<DomainFilterLayer>,
     pipeline: Pipeline,
     hooks: Hooks,
     max_sessions: usize,
@@ -72,6 +77,7 @@ impl fmt::Debug for Settings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Settings")
             .field("config", &self.config)
+            .field("profile", &self.profile)
             .field("pipeline", &self.pipeline)
             .finish_non_exhaustive()
     }
@@ -88,17 +94,11 @@ impl Server {
     ///
     /// With an [`auth`](Pipeline::auth) service in the pipeline, PLAIN and LOGIN are on, over TLS only.
     pub fn new(hostname: impl Into<String>, pipeline: Pipeline) -> Self {
-        let mechanisms = if pipeline.auth.is_some() {
-            Mechanisms::default()
-        } else {
-            Mechanisms::none()
-        };
-        let config = Config::new(hostname)
-            .mechanisms(mechanisms)
-            .entropy(fill_random);
         let settings = Settings {
-            config,
-            pipeline,
+            config: Config::new(hostname).entropy(fill_random),
+            profile: None,
+            domains: None,
+            pipeline: Pipeline::new(),
             hooks: Hooks::default(),
             max_sessions: Self::DEFAULT_MAX_SESSIONS,
             #[cfg(feature = "proxy")]
@@ -108,10 +108,21 @@ impl Server {
             #[cfg(feature = "tls")]
             tls: None,
         };
-        Self {
+        let server = Self {
             settings,
             registry: Registry::new(),
-        }
+        };
+        server.pipeline(pipeline)
+    }
+
+    /// Serves by another pipeline. A listener has one of its own by a clone of the server:
+    /// `server.clone().pipeline(users).serve(listener)`.
+    ///
+    /// AUTH is offered as [`new`](Self::new) tells, or by the mechanisms that were set before.
+    #[must_use]
+    pub fn pipeline(mut self, pipeline: Pipeline) -> Self {
+        self.settings.pipeline = pipeline;
+        self.offer_auth()
     }
 
     /// Changes the protocol's settings: limits, timeouts, extensions, mechanisms, what is required.
@@ -258,12 +269,14 @@ impl Server {
     ///
     /// # Errors
     ///
-    /// None at present: errors of accept are logged and survived.
+    /// Where something is missing that the [`profile`](Self::profile) cannot do without. Errors of accept are logged and
+    /// survived.
     pub fn serve<L: Listener>(
         &self,
         listener: L,
     ) -> impl Future<Output = io::Result<()>> + Send + use<L> {
-        self.acceptor(Protocol::Smtp, false).run(listener)
+        let tls_first = self.settings.profile == Some(Profile::Submissions);
+        self.run(self.protocol(), tls_first, listener)
     }
 
     /// Serves a listener whose clients begin with TLS (RFC 8314 section 3.3), as on port 465.
@@ -276,20 +289,7 @@ impl Server {
         &self,
         listener: L,
     ) -> impl Future<Output = io::Result<()>> + Send + use<L> {
-        let acceptor = self
-            .settings
-            .tls
-            .is_some()
-            .then(|| self.acceptor(Protocol::Smtp, true));
-        async move {
-            match acceptor {
-                Some(acceptor) => acceptor.run(listener).await,
-                None => Err(io::Error::new(
-                    io::ErrorKind::InvalidInput,
-                    "serve_tls needs a TLS configuration",
-                )),
-            }
-        }
+        self.run(self.protocol(), true, listener)
     }
 
     /// Serves a listener whose clients speak LMTP (RFC 2033).
@@ -301,10 +301,11 @@ impl Server {
         &self,
         listener: L,
     ) -> impl Future<Output = io::Result<()>> + Send + use<L> {
-        self.acceptor(Protocol::Lmtp, false).run(listener)
+        self.run(Protocol::Lmtp, false, listener)
     }
 
-    /// Serves one connection, over whatever it runs, until it ends.
+    /// Serves one connection, over whatever it runs, until it ends. One that [`serve`](Self::serve) could not serve is closed
+    /// at once.
     pub fn serve_connection<IO>(
         &self,
         io: IO,
@@ -313,7 +314,7 @@ impl Server {
     where
         IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        self.serve_one(Protocol::Smtp, io, peer)
+        self.serve_one(self.protocol(), io, peer)
     }
 
     /// Serves one connection by that protocol.
@@ -326,8 +327,14 @@ impl Server {
     where
         IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        self.acceptor(protocol, false)
-            .serve(io, peer, PeerAddr::Unknown)
+        let tls_first = self.settings.profile == Some(Profile::Submissions);
+        match self.acceptor(protocol, tls_first) {
+            Ok(acceptor) => Either::Left(acceptor.serve(io, peer, PeerAddr::Unknown)),
+            Err(error) => {
+                tracing::error!(%error, "connection not served");
+                Either::Right(ready(()))
+            }
+        }
     }
 
     /// Listens on that address, mostly [`DEFAULT_ADDRESS`](Self::DEFAULT_ADDRESS), and serves it.
@@ -339,28 +346,40 @@ impl Server {
         self.serve(TcpListener::bind(address).await?).await
     }
 
-    fn acceptor(&self, protocol: Protocol, implicit_tls: bool) -> Acceptor {
+    fn run<L: Listener>(
+        &self,
+        protocol: Protocol,
+        implicit_tls: bool,
+        listener: L,
+    ) -> impl Future<Output = io::Result<()>> + Send + use<L> {
+        let acceptor = self.acceptor(protocol, implicit_tls);
+        async move { acceptor?.run(listener).await }
+    }
+
+    fn acceptor(&self, protocol: Protocol, implicit_tls: bool) -> io::Result<Acceptor> {
         let settings = self.settings.clone();
-        #[cfg(feature = "tls")]
+        if let Some(fault) = settings.fault(implicit_tls) {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, fault));
+        }
+        let pipeline = settings.guarded_pipeline();
+        let starttls = settings.offers_starttls() && !implicit_tls;
         let config = settings
             .config
-            .starttls(settings.tls.is_some() && !implicit_tls)
-            .protocol(protocol);
-        #[cfg(not(feature = "tls"))]
-        let config = settings.config.protocol(protocol);
-        let config = config
+            .protocol(protocol)
+            .starttls(starttls)
             .custom_commands(settings.pipeline.command.is_some())
             .xclient(settings.xclient_from.is_some())
             .xforward(settings.xforward_from.is_some());
-        let names = ServerNames {
+        let listener = ListenerFacts {
             hostname: config.hostname().to_owned(),
             app_name: config.program().to_owned(),
+            profile: settings.profile,
         };
         let log_wire = tracing::enabled!(tracing::Level::TRACE) || settings.hooks.wire.is_some();
         let engine = Engine {
-            pipeline: settings.pipeline,
+            pipeline,
             config: Arc::new(config.log_wire(log_wire)),
-            names: Arc::new(names),
+            listener: Arc::new(listener),
             protocol,
             #[cfg(feature = "tls")]
             tls: settings.tls,
@@ -370,54 +389,12 @@ impl Server {
             xforward_from: settings.xforward_from,
             hooks: settings.hooks,
         };
-        Acceptor {
+        Ok(Acceptor {
             engine: Arc::new(engine),
             registry: self.registry.clone(),
             max_sessions: settings.max_sessions,
             implicit_tls,
-        }
-    }
-}
-
-/// Ends a [`Server`], and tells how many sessions it has.
-///
-/// ```
-/// use std::time::Duration;
-///
-/// use smtpd_tower::{Pipeline, Server};
-/// use tokio::net::TcpListener;
-///
-/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// let server = Server::new("mx.example.org", Pipeline::new());
-/// let handle = server.handle();
-/// let serving = tokio::spawn(server.serve(TcpListener::bind("127.0.0.1:0").await?));
-///
-/// // Where a signal comes, for instance:
-/// handle.shutdown(Duration::from_secs(30)).await;
-/// assert_eq!(handle.sessions(), 0);
-/// serving.await??;
-/// # Ok(()) }
-/// ```
-#[derive(Clone, Debug)]
-pub struct Handle {
-    registry: Arc<Registry>,
-}
-
-impl Handle {
-    /// Shuts the server down, and returns when it has no session any more: no connection is accepted from now on; a
-    /// session between two messages ends at once with 421; a transaction that is going on may still end. What is left
-    /// after `grace` is ended with 421 wherever it is, and the calls of services dropped.
-    pub async fn shutdown(&self, grace: Duration) {
-        self.registry.advance(Stage::Draining);
-        if timeout(grace, self.registry.empty()).await.is_err() {
-            self.registry.advance(Stage::Ending);
-            self.registry.empty().await;
-        }
-    }
-
-    /// Sessions at present.
-    pub fn sessions(&self) -> usize {
-        self.registry.taken()
+        })
     }
 }
 

@@ -12,7 +12,7 @@ use std::sync::{
 use smtpd_core::{ClientName, Greeting, Protocol, sasl::Identity};
 
 use self::proxied::Proxied;
-use crate::TlsInfo;
+use crate::{Profile, TlsInfo};
 
 pub use peer::PeerAddr;
 pub use state::TypedMap;
@@ -44,7 +44,7 @@ struct Facts {
     id: u64,
     peer: PeerAddr,
     local: PeerAddr,
-    server: Arc<ServerNames>,
+    listener: Arc<ListenerFacts>,
     protocol: Protocol,
     helo: Option<(ClientName, Greeting)>,
     tls: Option<TlsInfo>,
@@ -54,11 +54,13 @@ struct Facts {
     proxied: Option<Box<Proxied>>,
 }
 
-/// Under which names the server shows itself.
-#[derive(Debug)]
-pub(crate) struct ServerNames {
+/// What the sessions of a listener have in common.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct ListenerFacts {
+    /// Under which names the server shows itself.
     pub(crate) hostname: String,
     pub(crate) app_name: String,
+    pub(crate) profile: Option<Profile>,
 }
 
 impl Session {
@@ -66,7 +68,7 @@ impl Session {
     pub(crate) fn new(
         peer: PeerAddr,
         local: PeerAddr,
-        server: Arc<ServerNames>,
+        listener: Arc<ListenerFacts>,
         protocol: Protocol,
     ) -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(1);
@@ -75,7 +77,7 @@ impl Session {
             id,
             peer,
             local,
-            server,
+            listener,
             protocol,
             helo: None,
             tls: None,
@@ -96,14 +98,15 @@ impl Session {
 
     /// A session for tests, from that address.
     pub fn from_peer(peer: impl Into<PeerAddr>) -> Self {
-        let names = ServerNames {
+        let listener = ListenerFacts {
             hostname: "localhost".to_owned(),
             app_name: "smtpd".to_owned(),
+            profile: None,
         };
         Self::new(
             peer.into(),
             ([127, 0, 0, 1], 25).into(),
-            Arc::new(names),
+            Arc::new(listener),
             Protocol::Smtp,
         )
     }
@@ -119,6 +122,13 @@ impl Session {
     #[must_use]
     pub fn with_tls(mut self, tls: TlsInfo) -> Self {
         self.update(|facts| facts.tls = Some(tls));
+        self
+    }
+
+    /// The same session at a listener of that profile, for tests.
+    #[must_use]
+    pub fn with_profile(mut self, profile: Profile) -> Self {
+        self.update(|facts| Arc::make_mut(&mut facts.listener).profile = Some(profile));
         self
     }
 
@@ -147,17 +157,22 @@ impl Session {
 
     /// The name of the server, as its greeting shows it.
     pub fn hostname(&self) -> &str {
-        &self.facts.server.hostname
+        &self.facts.listener.hostname
     }
 
     /// The name of the program, as its greeting shows it.
     pub fn app_name(&self) -> &str {
-        &self.facts.server.app_name
+        &self.facts.listener.app_name
     }
 
     /// SMTP or LMTP.
     pub fn protocol(&self) -> Protocol {
         self.facts.protocol
+    }
+
+    /// What the listener is for, where [`Server::profile`](crate::Server::profile) tells it.
+    pub fn profile(&self) -> Option<Profile> {
+        self.facts.listener.profile
     }
 
     /// The name that the client gave itself by HELO, EHLO or LHLO. Nothing vouches for it.

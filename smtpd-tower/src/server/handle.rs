@@ -1,0 +1,47 @@
+use std::{sync::Arc, time::Duration};
+
+use tokio::time::timeout;
+
+use super::registry::{Registry, Stage};
+
+/// Ends a [`Server`](crate::Server), and tells how many sessions it has.
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use smtpd_tower::{Pipeline, Server};
+/// use tokio::net::TcpListener;
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let server = Server::new("mx.example.org", Pipeline::new());
+/// let handle = server.handle();
+/// let serving = tokio::spawn(server.serve(TcpListener::bind("127.0.0.1:0").await?));
+///
+/// // Where a signal comes, for instance:
+/// handle.shutdown(Duration::from_secs(30)).await;
+/// assert_eq!(handle.sessions(), 0);
+/// serving.await??;
+/// # Ok(()) }
+/// ```
+#[derive(Clone, Debug)]
+pub struct Handle {
+    pub(super) registry: Arc<Registry>,
+}
+
+impl Handle {
+    /// Shuts the server down, and returns when it has no session any more: no connection is accepted from now on; a
+    /// session between two messages ends at once with 421; a transaction that is going on may still end. What is left
+    /// after `grace` is ended with 421 wherever it is, and the calls of services dropped.
+    pub async fn shutdown(&self, grace: Duration) {
+        self.registry.advance(Stage::Draining);
+        if timeout(grace, self.registry.empty()).await.is_err() {
+            self.registry.advance(Stage::Ending);
+            self.registry.empty().await;
+        }
+    }
+
+    /// Sessions at present.
+    pub fn sessions(&self) -> usize {
+        self.registry.taken()
+    }
+}

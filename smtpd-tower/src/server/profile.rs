@@ -1,0 +1,286 @@
+use std::fmt;
+
+use smtpd_core::{Config, Protocol, sasl::Mechanisms};
+use tower_layer::Layer;
+
+use super::{Server, Settings};
+use crate::{PhaseService, Pipeline, layer::DomainFilterLayer};
+
+/// What a listener is for, and so what is usual there; see [`Server::profile`].
+///
+/// | | [`Mx`](Self::Mx) | [`Submission`](Self::Submission) | [`Submissions`](Self::Submissions) | [`Lmtp`](Self::Lmtp) |
+/// |---|---|---|---|---|
+/// | clients | other servers | users | users | the server that is in front of this one |
+/// | usual port | 25 | 587 | 465 | a Unix socket |
+/// | TLS | STARTTLS, where there is a certificate | STARTTLS, required | from the first octet | none |
+/// | AUTH | none | within TLS, required | required | none |
+/// | recipients | of [`Server::domains`] alone | the pipeline decides | the pipeline decides | the pipeline decides |
+///
+/// ```
+/// use smtpd_tower::{Profile, Rcpt, Request, Session, handler_fn, layer::{CondLayer, DomainFilterLayer}};
+/// use tower::{ServiceBuilder, ServiceExt};
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// // One pipeline for all listeners: by LMTP comes mail for these domains, from users for any.
+/// let is_delivery = |request: &Request<Rcpt>| request.session().profile() == Some(Profile::Lmtp);
+/// let rcpt = ServiceBuilder::new()
+///     .layer(CondLayer::new(is_delivery, DomainFilterLayer::new(["example.org"])))
+///     .service(handler_fn(async |_: Request<Rcpt>| {}));
+/// let path: smtpd_tower::ForwardPath = "user@example.com".parse()?;
+/// let ask = |profile| {
+///     let session = Session::local().with_profile(profile);
+///     rcpt.clone().oneshot(Request::new(session, Rcpt::new(path.clone())))
+/// };
+///
+/// assert_eq!(ask(Profile::Submission).await?.code().as_u16(), 250);
+/// assert_eq!(ask(Profile::Lmtp).await?.code().as_u16(), 550);
+/// # Ok(()) }
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Profile {
+    /// Mail from other servers, for one's own domains: it is for nobody to relay through (RFC 5321 section 7.9), and TLS must
+    /// not be required (RFC 3207 section 4).
+    Mx,
+    /// Mail from users (RFC 6409): neither AUTH before TLS (RFC 8314 section 3.3), nor mail before AUTH (RFC 6409 section
+    /// 4.3).
+    Submission,
+    /// The same within TLS from the first octet (RFC 8314 section 3.3).
+    Submissions,
+    /// Delivery by LMTP (RFC 2033), from a server that has done all that: whoever reaches the listener is trusted, so it
+    /// belongs on a Unix socket or an address of this machine.
+    Lmtp,
+}
+
+impl Profile {
+    /// Whether the clients are users, who authenticate.
+    pub const fn is_submission(self) -> bool {
+        matches!(self, Self::Submission | Self::Submissions)
+    }
+
+    /// Its name, in small letters.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Mx => "mx",
+            Self::Submission => "submission",
+            Self::Submissions => "submissions",
+            Self::Lmtp => "lmtp",
+        }
+    }
+
+    const fn protocol(self) -> Protocol {
+        match self {
+            Self::Lmtp => Protocol::Lmtp,
+            Self::Mx | Self::Submission | Self::Submissions => Protocol::Smtp,
+        }
+    }
+
+    fn configure(self, config: Config) -> Config {
+        config
+            .require_tls(self.is_submission())
+            .require_auth(self.is_submission())
+            .allow_insecure_auth(false)
+    }
+}
+
+impl fmt::Display for Profile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+impl Server {
+    /// Sets what is usual at a listener of that profile: the protocol, what of TLS and AUTH is offered and required, which
+    /// recipients are taken. The services see it by [`Session::profile`](crate::Session::profile). Without one, everything is
+    /// as [`configure`](Self::configure) says.
+    ///
+    /// Several listeners are served by clones, which share limits, sessions and the end. What is set after the profile goes
+    /// before it, such as `configure(|config| config.require_tls(false))` behind a proxy that ends TLS.
+    ///
+    /// ```no_run
+    /// use smtpd_tower::{Pipeline, Profile, Server, tls::TlsConfig};
+    /// use tokio::net::{TcpListener, UnixListener};
+    ///
+    /// # async fn run(pipeline: Pipeline, lists: Pipeline) -> Result<(), Box<dyn std::error::Error>> {
+    /// let server = Server::new("mail.example.org", pipeline)
+    ///     .tls(TlsConfig::from_pem_files("cert.pem", "key.pem")?)
+    ///     .domains(["example.org", "example.net"]);
+    /// let at = |profile| server.clone().profile(profile);
+    /// tokio::try_join!(
+    ///     at(Profile::Mx).serve(TcpListener::bind("[::]:25").await?),
+    ///     at(Profile::Submission).serve(TcpListener::bind("[::]:587").await?),
+    ///     at(Profile::Submissions).serve(TcpListener::bind("[::]:465").await?),
+    ///     at(Profile::Lmtp).pipeline(lists).serve(UnixListener::bind("/run/lists")?), // with a pipeline of its own
+    /// )?;
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// [`serve`](Self::serve) returns an error where something is missing that the profile cannot do without: the domains of
+    /// [`Mx`](Profile::Mx); for users an AUTH service with a mechanism, and a TLS configuration. The last two are not asked
+    /// for where [`configure`](Self::configure) says that they are not required.
+    #[must_use]
+    pub fn profile(mut self, profile: Profile) -> Self {
+        self.settings.profile = Some(profile);
+        self.configure(|config| profile.configure(config))
+            .offer_auth()
+    }
+
+    /// The domains that mail is taken for at listeners of [`Profile::Mx`]: recipients of others are refused with 550 5.7.1
+    /// before the RCPT service is asked, as by [`DomainFilterLayer`]. It has no effect at others.
+    ///
+    /// Where domains come and go, serve the listener without a profile, and let its RCPT service decide.
+    #[must_use]
+    pub fn domains<T: AsRef<str>>(mut self, domains: impl IntoIterator<Item = T>) -> Self {
+        self.settings.domains = Some(DomainFilterLayer::new(domains));
+        self
+    }
+
+    /// AUTH is on where somebody answers it, and where the profile has a use for it.
+    pub(super) fn offer_auth(self) -> Self {
+        let settings = &self.settings;
+        let is_wanted = settings.profile.is_none_or(Profile::is_submission);
+        let is_on = settings.pipeline.auth.is_some() && is_wanted;
+        self.configure(|config| match is_on {
+            true if config.mechanisms_ref().is_empty() => config.mechanisms(Mechanisms::default()),
+            true => config,
+            false => config.mechanisms(Mechanisms::none()),
+        })
+    }
+
+    pub(super) fn protocol(&self) -> Protocol {
+        let profile = self.settings.profile;
+        profile.map_or(Protocol::Smtp, Profile::protocol)
+    }
+}
+
+impl Settings {
+    /// Why no listener can be served so.
+    pub(super) fn fault(&self, implicit_tls: bool) -> Option<&'static str> {
+        let config = &self.config;
+        let has_auth = self.pipeline.auth.is_some() && !config.mechanisms_ref().is_empty();
+        let is_submission = self.profile.is_some_and(Profile::is_submission);
+        let faults = [
+            (
+                self.profile == Some(Profile::Mx) && self.domains.is_none(),
+                "Profile::Mx needs Server::domains",
+            ),
+            (
+                is_submission && config.is_auth_required() && !has_auth,
+                "a profile for submission needs an AUTH service and a mechanism",
+            ),
+            (
+                is_submission && config.is_tls_required() && !self.has_tls(),
+                "a profile for submission needs a TLS configuration",
+            ),
+            (
+                implicit_tls && !self.has_tls(),
+                "serve_tls needs a TLS configuration",
+            ),
+        ];
+        faults
+            .into_iter()
+            .find_map(|(is_found, fault)| is_found.then_some(fault))
+    }
+
+    /// The services, and around them what the profile refuses by itself.
+    pub(super) fn guarded_pipeline(&self) -> Pipeline {
+        let mut pipeline = self.pipeline.clone();
+        if let (Some(Profile::Mx), Some(domains)) = (self.profile, &self.domains) {
+            let guard = |rcpt| PhaseService::new(domains.layer(rcpt));
+            pipeline.rcpt = pipeline.rcpt.map(guard);
+        }
+        pipeline
+    }
+
+    /// LMTP has no use for it behind a server of one's own.
+    pub(super) fn offers_starttls(&self) -> bool {
+        self.has_tls() && self.profile != Some(Profile::Lmtp)
+    }
+
+    fn has_tls(&self) -> bool {
+        #[cfg(feature = "tls")]
+        let has_tls = self.tls.is_some();
+        #[cfg(not(feature = "tls"))]
+        let has_tls = false;
+        has_tls
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Auth, Rcpt, Reply, Request, handler_fn};
+
+    fn pipeline() -> Pipeline {
+        Pipeline::new().rcpt(handler_fn(async |_: Request<Rcpt>| {}))
+    }
+
+    fn with_users() -> Pipeline {
+        pipeline().auth(handler_fn(async |_: Request<Auth>| {
+            Err::<smtpd_core::sasl::Identity, _>(Reply::auth_failed())
+        }))
+    }
+
+    fn mechanisms(server: &Server) -> usize {
+        server.settings.config.mechanisms_ref().iter().count()
+    }
+
+    #[test]
+    fn what_a_profile_cannot_do_without_is_missed_before_a_client_comes() {
+        let users = Server::new("mx.test", with_users());
+        let nobody = Server::new("mx.test", pipeline());
+        let open = |config: Config| config.require_tls(false);
+        for (server, profile, fault) in [
+            (&nobody, Profile::Mx, "Profile::Mx needs Server::domains"),
+            (
+                &nobody,
+                Profile::Submission,
+                "a profile for submission needs an AUTH service and a mechanism",
+            ),
+            (
+                &users,
+                Profile::Submission,
+                "a profile for submission needs a TLS configuration",
+            ),
+            (
+                &users,
+                Profile::Submissions,
+                "a profile for submission needs a TLS configuration",
+            ),
+        ] {
+            let server = server.clone().profile(profile);
+            assert_eq!(server.settings.fault(false), Some(fault), "{profile}");
+        }
+        for server in [
+            nobody.clone().profile(Profile::Lmtp),
+            nobody.clone().domains(["a.test"]).profile(Profile::Mx),
+            users.clone().profile(Profile::Submission).configure(open),
+            users,
+            nobody,
+        ] {
+            assert_eq!(server.settings.fault(false), None, "{server:?}");
+        }
+    }
+
+    #[test]
+    fn auth_is_on_where_it_is_answered_and_of_use() {
+        let users = Server::new("mx.test", with_users());
+        let nobody = Server::new("mx.test", pipeline());
+        for (server, expected) in [
+            (users.clone(), 2),
+            (nobody.clone(), 0),
+            (users.clone().profile(Profile::Submission), 2),
+            (users.clone().profile(Profile::Mx), 0),
+            (users.clone().profile(Profile::Lmtp), 0),
+            (nobody.clone().profile(Profile::Submission), 0),
+            (nobody.pipeline(with_users()), 2),
+            (users.clone().pipeline(pipeline()), 0),
+            (users.profile(Profile::Mx).pipeline(with_users()), 0),
+        ] {
+            assert_eq!(mechanisms(&server), expected, "{server:?}");
+        }
+        let few = Mechanisms::default().without("LOGIN");
+        let server = Server::new("mx.test", with_users()).configure(|c| c.mechanisms(few));
+        assert_eq!(mechanisms(&server.profile(Profile::Submissions)), 1);
+    }
+}
