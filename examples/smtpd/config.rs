@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use smtpd_tower::{Config, Timeouts};
+use smtpd_tower::{Config, Profile, Server, Timeouts};
 
-use crate::options::Options;
+use crate::{extensions, options::Options};
 
 /// The protocol as the options want it. What they leave open stays as the framework has it.
 pub(crate) fn apply(options: &Options, config: Config) -> Config {
@@ -22,13 +22,9 @@ pub(crate) fn apply(options: &Options, config: Config) -> Config {
     let timeouts = options.timeout.map_or_else(Timeouts::default, |seconds| {
         Timeouts::default().inactivity(Duration::from_secs(seconds.get().into()))
     });
-    let on = |switch: Option<bool>| switch.unwrap_or_default();
     let config = config
         .limits(limits)
         .timeouts(timeouts)
-        .require_tls(on(options.require_tls))
-        .require_auth(on(options.require_auth))
-        .allow_insecure_auth(on(options.allow_plaintext_auth))
         .bare_newline(options.bare_lf.map(Into::into).unwrap_or_default());
     let config = match options.has_users() {
         true => config.mechanisms(options.mechanisms()),
@@ -38,6 +34,40 @@ pub(crate) fn apply(options: &Options, config: Config) -> Config {
         Some(name) => config.app_name(name),
         None => config,
     }
+}
+
+/// The server for a listener of that profile: what the options say of TLS and AUTH goes before what the profile says.
+pub(crate) fn at(options: &Options, server: &Server, profile: Option<Profile>) -> Server {
+    let server = match profile {
+        Some(profile) => server.clone().profile(profile),
+        None => server.clone(),
+    };
+    server.configure(|config| {
+        let config = match profile {
+            Some(Profile::Lmtp) => config,
+            _ => require(options, config),
+        };
+        match &*options.extensions {
+            [] => config,
+            lists => config.extensions(extensions::of(lists, profile)),
+        }
+    })
+}
+
+fn require(options: &Options, mut config: Config) -> Config {
+    for (switch, set) in [
+        (
+            options.require_tls,
+            Config::require_tls as fn(Config, bool) -> Config,
+        ),
+        (options.require_auth, Config::require_auth),
+        (options.allow_plaintext_auth, Config::allow_insecure_auth),
+    ] {
+        if let Some(on) = switch {
+            config = set(config, on);
+        }
+    }
+    config
 }
 
 #[cfg(test)]

@@ -125,6 +125,7 @@ impl<'de, T: FromStr<Err: fmt::Display>> Visitor<'de> for ListVisitor<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::mode::Mode;
 
     #[test]
     fn a_file_has_the_names_of_the_options() {
@@ -140,12 +141,18 @@ mod tests {
              max-size = 0\n\
              rate = '10/60'\n\
              bare-lf = 'pass'\n\
+             mode = 'mx'\n\
+             extensions = ['all,-DSN', '+DSN']\n\
              log-format = 'json'\n",
         );
         let options = options.unwrap();
         assert_eq!((options.listen.len(), options.domain.len()), (2, 1));
         assert_eq!(options.auth_mechanisms.len(), 2);
         assert_eq!(options.oauth_token.len(), 2);
+        assert_eq!(
+            (options.mode, options.extensions.len()),
+            (Some(Mode::Mx), 2)
+        );
         assert_eq!(
             (options.require_tls, options.max_size),
             (Some(true), Some(0))
@@ -194,6 +201,11 @@ mod tests {
             ),
             ("rate = '5'", "1: rate: a rate is N/SECONDS"),
             ("sni = 'a=b'", "1: sni: expected NAME=CERT,KEY"),
+            ("mode = 'relay'", "1: mode: unknown variant `relay`"),
+            (
+                "mode = 'mx'\nextensions = [\n'DSN',\n'+XFOO']",
+                "4: extensions: no extension \"XFOO\" here; there are all, PIPELINING, ",
+            ),
             (
                 "discard = 'yes'",
                 "1: discard: invalid type: string \"yes\", expected a boolean",

@@ -7,26 +7,27 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use smtpd_tower::{Listener, Server};
+use smtpd_tower::{Listener, Profile, Server};
 use tokio::{
     net::{TcpListener, UnixListener, UnixStream},
     task::JoinSet,
 };
 
-use crate::{options::Options, values::Address};
+use crate::{config, options::Options, values::Address};
 
 /// A listener that nobody serves yet.
 pub(crate) struct Bound {
-    protocol: Protocol,
+    kind: Kind,
     socket: Socket,
     address: String,
 }
 
 #[derive(Clone, Copy)]
-enum Protocol {
-    Smtp,
-    Smtps,
-    Lmtp,
+struct Kind {
+    /// As it is told on standard output.
+    name: &'static str,
+    profile: Option<Profile>,
+    implicit_tls: bool,
 }
 
 enum Socket {
@@ -37,39 +38,55 @@ enum Socket {
 /// Binds what the options name; port 2525 of this machine where they name nothing.
 pub(crate) async fn bind(options: &Options) -> io::Result<Vec<Bound>> {
     let default = [Address::Tcp("127.0.0.1:2525".to_owned())];
-    let nothing = options.listen.is_empty()
-        && options.listen_tls.is_empty()
-        && options.listen_lmtp.is_empty();
-    let smtp = if nothing { &default } else { &*options.listen };
+    let mode = |implicit_tls| options.mode.map(|mode| mode.profile(implicit_tls));
+    let kinds = [
+        (Kind::new("smtp", mode(false)), &options.listen),
+        (Kind::new("smtps", mode(true)).tls(), &options.listen_tls),
+        (
+            Kind::new("submission", Some(Profile::Submission)),
+            &options.listen_submission,
+        ),
+        (
+            Kind::new("submissions", Some(Profile::Submissions)).tls(),
+            &options.listen_submissions,
+        ),
+        (Kind::new("lmtp", Some(Profile::Lmtp)), &options.listen_lmtp),
+    ];
+    let is_nothing_given = kinds.iter().all(|(_, addresses)| addresses.is_empty());
     let mut bound = Vec::new();
-    for (protocol, addresses) in [
-        (Protocol::Smtp, smtp),
-        (Protocol::Smtps, &options.listen_tls),
-        (Protocol::Lmtp, &options.listen_lmtp),
-    ] {
+    for (kind, addresses) in kinds {
+        let addresses = match kind.name {
+            "smtp" if is_nothing_given => &default[..],
+            _ => addresses,
+        };
         for address in addresses {
             let named = |error| io::Error::other(format!("cannot listen on {address}: {error}"));
-            bound.push(Bound::new(protocol, address).await.map_err(named)?);
+            bound.push(Bound::new(kind, address).await.map_err(named)?);
         }
     }
     Ok(bound)
 }
 
 /// Serves the listeners, and tells so on standard output.
-pub(crate) fn serve(bound: Vec<Bound>, server: &Server) -> JoinSet<io::Result<()>> {
+pub(crate) fn serve(
+    bound: Vec<Bound>,
+    options: &Options,
+    server: &Server,
+) -> JoinSet<io::Result<()>> {
     let mut tasks = JoinSet::new();
     for Bound {
-        protocol,
+        kind,
         socket,
         address,
     } in bound
     {
+        let server = config::at(options, server, kind.profile);
         match socket {
             Socket::Tcp(listener) => {
-                tasks.spawn(protocol.serve(server, listener));
+                tasks.spawn(kind.serve(server, listener));
             }
             Socket::Unix(listener, file) => {
-                let serving = protocol.serve(server, listener);
+                let serving = kind.serve(server, listener);
                 tasks.spawn(async move {
                     let _file = file;
                     serving.await
@@ -77,13 +94,13 @@ pub(crate) fn serve(bound: Vec<Bound>, server: &Server) -> JoinSet<io::Result<()
             }
         }
         // Nobody has to read it.
-        let _ = writeln!(io::stdout(), "listening {} {address}", protocol.as_str());
+        let _ = writeln!(io::stdout(), "listening {} {address}", kind.name);
     }
     tasks
 }
 
 impl Bound {
-    async fn new(protocol: Protocol, address: &Address) -> io::Result<Self> {
+    async fn new(kind: Kind, address: &Address) -> io::Result<Self> {
         let (socket, address) = match address {
             Address::Tcp(address) => {
                 let listener = TcpListener::bind(address).await?;
@@ -100,34 +117,34 @@ impl Bound {
             }
         };
         Ok(Self {
-            protocol,
+            kind,
             socket,
             address,
         })
     }
 }
 
-impl Protocol {
-    const fn as_str(self) -> &'static str {
-        match self {
-            Self::Smtp => "smtp",
-            Self::Smtps => "smtps",
-            Self::Lmtp => "lmtp",
+impl Kind {
+    const fn new(name: &'static str, profile: Option<Profile>) -> Self {
+        Self {
+            name,
+            profile,
+            implicit_tls: false,
         }
     }
 
-    fn serve<L: Listener>(
-        self,
-        server: &Server,
-        listener: L,
-    ) -> impl Future<Output = io::Result<()>> + Send + use<L> {
-        let server = server.clone();
-        async move {
-            match self {
-                Self::Smtp => server.serve(listener).await,
-                Self::Smtps => server.serve_tls(listener).await,
-                Self::Lmtp => server.serve_lmtp(listener).await,
-            }
+    const fn tls(self) -> Self {
+        Self {
+            implicit_tls: true,
+            ..self
+        }
+    }
+
+    async fn serve(self, server: Server, listener: impl Listener) -> io::Result<()> {
+        if self.implicit_tls {
+            server.serve_tls(listener).await
+        } else {
+            server.serve(listener).await
         }
     }
 }

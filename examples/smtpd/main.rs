@@ -7,7 +7,8 @@
 //! |---|---|
 //! | `message_log.rs` | a layer of one's own |
 //! | `users.rs` | authentication, by passwords, by their hashes, or by a certificate |
-//! | `config.rs` | limits, timeouts, what is required |
+//! | `config.rs`, `extensions.rs` | limits, timeouts, what is required, extensions |
+//! | `mode.rs` | listeners for servers, for users, or for both |
 //! | `tls.rs` | certificates, and new ones while the server runs |
 //! | `listen.rs` | several listeners, on TCP and Unix sockets |
 //! | `log.rs` | hooks and the log |
@@ -15,24 +16,35 @@
 #![forbid(unsafe_code)]
 
 mod config;
+mod extensions;
 mod file;
 mod listen;
 mod log;
 mod message_log;
+mod mode;
 mod options;
 mod signals;
 mod tls;
 mod users;
 mod values;
 
-use std::{env, error::Error, process::ExitCode, time::Duration};
+use std::{
+    env,
+    error::Error,
+    process::ExitCode,
+    time::{Duration, SystemTime},
+};
 
 use smtpd_tower::{
-    BoxError, Connect, Data, Domain, Mail, PhaseService, Pipeline, ProxyProtocol, Rcpt, Reply,
-    Request, Server,
+    BoxError, Connect, Data, Domain, Mail, PhaseService, Pipeline, Profile, ProxyProtocol, Rcpt,
+    Reply, Request, Server,
+    core::HoldUntil,
     deliver::{Discard, Maildir},
     handler_fn,
-    layer::{DomainFilterLayer, RateLimitLayer, ReceivedLayer},
+    layer::{
+        CondLayer, DomainFilterLayer, OwnSenderLayer, RateLimitLayer, ReceivedLayer,
+        SubmissionFieldsLayer,
+    },
     system_hostname,
 };
 use tower::ServiceBuilder;
@@ -61,7 +73,7 @@ async fn run(options: &Options) -> Result<(), BoxError> {
     let mut signals = Signals::catch()?;
     let server = server(options, pipeline(options).await?)?;
     tls::keep_fresh(&server, signals::hangup()?);
-    let mut serving = listen::serve(listen::bind(options).await?, &server);
+    let mut serving = listen::serve(listen::bind(options).await?, options, &server);
 
     tokio::select! {
         () = signals.next() => tracing::info!("shutting down"),
@@ -85,18 +97,23 @@ async fn pipeline(options: &Options) -> Result<Pipeline, BoxError> {
     let rate_limit = || options.rate.map(RateLimitLayer::new);
     let domains = options.domain.iter().map(Domain::as_str);
     let anywhere = !options.domain.is_empty();
+    let submission = options.has_submission();
 
     let connect = ServiceBuilder::new()
         .option_layer(rate_limit())
         .service(handler_fn(move |request| welcome(request, anywhere)));
     let mail = ServiceBuilder::new()
         .option_layer(rate_limit())
-        .service(handler_fn(async |_: Request<Mail>| {}));
+        .option_layer(submission.then(|| CondLayer::new(is_of_user, own_sender(options))))
+        .service(handler_fn(accept));
     let rcpt = ServiceBuilder::new()
-        .option_layer(anywhere.then(|| DomainFilterLayer::new(domains)))
+        .option_layer(
+            anywhere.then(|| CondLayer::new(is_of_stranger, DomainFilterLayer::new(domains))),
+        )
         .service(handler_fn(async |_: Request<Rcpt>| {}));
     let data = ServiceBuilder::new()
         .option_layer(tracing::enabled!(tracing::Level::INFO).then_some(MessageLogLayer))
+        .option_layer(submission.then(|| CondLayer::new(is_of_user, SubmissionFieldsLayer::new())))
         .service(store(options).await?);
 
     let pipeline = Pipeline::new()
@@ -110,12 +127,37 @@ async fn pipeline(options: &Options) -> Result<Pipeline, BoxError> {
     })
 }
 
-/// Greets clients of this machine, and others only where it is said for which domains mail is taken.
+fn is_of_user<P>(request: &Request<P>) -> bool {
+    let profile = request.session().profile();
+    profile.is_some_and(Profile::is_submission)
+}
+
+fn is_of_stranger<P>(request: &Request<P>) -> bool {
+    !is_of_user(request)
+}
+
+/// Greets clients of this machine, and others only where they have to authenticate, or where it is said for which domains
+/// mail is taken.
 async fn welcome(request: Request<Connect>, anywhere: bool) -> Result<(), Reply> {
-    if anywhere || request.session().peer().is_local() {
+    if anywhere || is_of_user(&request) || request.session().peer().is_local() {
         Ok(())
     } else {
         Err(Reply::rejected("No mail from other machines here"))
+    }
+}
+
+/// Takes any sender. Only who has a clock can tell that a message is to be held until a time that has passed.
+async fn accept(request: Request<Mail>) -> Result<(), Reply> {
+    HoldUntil::resolve(request.parameters(), SystemTime::now()).map(drop)
+}
+
+/// Users send under their own name, at any domain where none is said.
+fn own_sender(options: &Options) -> OwnSenderLayer {
+    match &*options.domain {
+        [] => OwnSenderLayer::new(|user, sender| {
+            [&*sender.local_part_unquoted(), sender.as_str()].contains(&user.as_str())
+        }),
+        domains => OwnSenderLayer::in_domains(domains.iter().map(Domain::as_str)),
     }
 }
 
@@ -150,6 +192,9 @@ fn server(options: &Options, pipeline: Pipeline) -> Result<Server, BoxError> {
     }
     if let Some(tls) = tls {
         server = server.tls(tls);
+    }
+    if !options.domain.is_empty() {
+        server = server.domains(options.domain.iter().map(Domain::as_str));
     }
     Ok(behind_proxies(options, server))
 }
@@ -193,6 +238,8 @@ mod tests {
             .chain(options.split_whitespace());
         let options = Options::read(args).unwrap();
         let server = server(&options, pipeline(&options).await.unwrap()).unwrap();
+        let profile = options.mode.map(|mode| mode.profile(false));
+        let server = config::at(&options, &server, profile);
         let (mut client, io) = duplex(1 << 16);
         client.write_all(said.as_bytes()).await.unwrap();
         let mut heard = String::new();
@@ -240,6 +287,67 @@ mod tests {
         let said = "HELO a.test\r\nMAIL FROM:<>\r\nRSET\r\nMAIL FROM:<>\r\nQUIT\r\n";
         let heard = replies("--rate 1/60", HERE, said).await;
         assert_eq!(codes(&heard), ["220", "250", "250", "250", "451", "221"]);
+    }
+
+    #[tokio::test]
+    async fn users_submit_under_their_own_name_to_anybody() {
+        let options =
+            "--mode submission --user alice:secret --require-tls=false --allow-plaintext-auth";
+        let said = |sender: &str| {
+            format!(
+                "EHLO a.test\r\nMAIL FROM:<{sender}>\r\nAUTH PLAIN AGFsaWNlAHNlY3JldA==\r\nMAIL FROM:<{sender}>\r\n\
+                RCPT TO:<a@x.test>\r\nDATA\r\nHello\r\n.\r\nQUIT\r\n"
+            )
+        };
+        let own = ["530", "235", "250", "250", "354", "250", "221"];
+        for (domain, sender, is_own) in [
+            ("", "alice@example.com", true),
+            ("", "bob@example.com", false),
+            ("--domain example.org", "alice@example.org", true),
+            ("--domain example.org", "alice@example.com", false),
+        ] {
+            let heard = replies(&format!("{options} {domain}"), ELSEWHERE, &said(sender)).await;
+            let codes = codes(&heard);
+            let after_hello = codes.iter().position(|code| *code == "530").unwrap();
+            match is_own {
+                true => assert_eq!(codes[after_hello..], own, "{domain} {sender}"),
+                false => assert_eq!(codes[after_hello + 2], "550", "{domain} {sender}"),
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn other_servers_do_not_authenticate() {
+        let options = "--mode mx --domain example.org --user alice:secret --allow-plaintext-auth";
+        let heard = replies(options, ELSEWHERE, MAIL).await;
+        let taken = [
+            "220", "250", "250", "250", "550", "250", "354", "250", "221",
+        ];
+        assert_eq!(codes(&heard), taken);
+        let said = "EHLO a.test\r\nAUTH PLAIN AGFsaWNlAHNlY3JldA==\r\nQUIT\r\n";
+        let heard = replies(options, ELSEWHERE, said).await;
+        assert!(
+            !heard.contains("AUTH") && heard.contains("\r\n50"),
+            "{heard}"
+        );
+    }
+
+    #[tokio::test]
+    async fn extensions_are_those_of_the_list() {
+        let offer = async |options| replies(options, HERE, "EHLO a.test\r\nQUIT\r\n").await;
+        let heard = offer("--extensions -DSN,+RRVS").await;
+        assert!(
+            heard.contains("-RRVS\r\n") && heard.contains("-CHUNKING\r\n"),
+            "{heard}"
+        );
+        assert!(!heard.contains("DSN"), "{heard}");
+        let heard = offer("--extensions PIPELINING").await;
+        let shown: Vec<_> = heard.lines().skip(2).collect();
+        assert_eq!(
+            shown[..2],
+            ["250-PIPELINING", "250 SIZE 1048576"],
+            "{heard}"
+        );
     }
 
     /// A proxy on this machine must not open the door to all that come through it.

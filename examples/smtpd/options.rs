@@ -10,7 +10,9 @@ use serde::Deserialize;
 use smtpd_tower::{Domain, limiter::Rate, sasl::Mechanisms};
 
 use crate::{
+    extensions::ExtensionList,
     file,
+    mode::Mode,
     values::{Address, BareLf, LogFormat, LogLevel, Mechanism, NamedCertificate, Proxy, User},
 };
 
@@ -21,13 +23,14 @@ const STORAGE: &str = "Recipients and storage";
 const USERS: &str = "Authentication";
 const TLS: &str = "TLS";
 const LIMITS: &str = "Limits";
+const EXTENSIONS: &str = "Extensions";
 const LOG: &str = "Log";
 
 /// Takes mail by SMTP and LMTP, and stores it in a Maildir.
 ///
 /// Without --domain, mail for any recipient is taken, but only from this machine: other clients are turned away. With
 /// it, clients may be anywhere, and only mail for these domains and for <postmaster> is taken, whoever sends it.
-/// Nothing is ever relayed.
+/// Nothing is ever relayed: what users submit is stored too.
 #[derive(Clone, Debug, Default, Parser, Deserialize)]
 #[command(name = "smtpd", version)]
 #[serde(default, rename_all = "kebab-case", deny_unknown_fields)]
@@ -48,7 +51,21 @@ pub(crate) struct Options {
     #[serde(deserialize_with = "file::list")]
     pub(crate) listen_tls: Vec<Address>,
 
-    /// The same for LMTP; repeatable
+    /// What the clients of --listen and --listen-tls are [default: either, by the other options]
+    #[arg(long, value_name = "MODE", help_heading = LISTENERS)]
+    pub(crate) mode: Option<Mode>,
+
+    /// The same as --listen with --mode submission, beside other listeners; repeatable
+    #[arg(long, value_name = "ADDR", help_heading = LISTENERS)]
+    #[serde(deserialize_with = "file::list")]
+    pub(crate) listen_submission: Vec<Address>,
+
+    /// The same as --listen-tls with --mode submission, beside other listeners; repeatable
+    #[arg(long, value_name = "ADDR", help_heading = LISTENERS)]
+    #[serde(deserialize_with = "file::list")]
+    pub(crate) listen_submissions: Vec<Address>,
+
+    /// Listen for LMTP, for a server that is trusted: neither AUTH nor STARTTLS; repeatable
     #[arg(long, value_name = "ADDR", help_heading = LISTENERS)]
     #[serde(deserialize_with = "file::list")]
     pub(crate) listen_lmtp: Vec<Address>,
@@ -186,6 +203,14 @@ pub(crate) struct Options {
     #[arg(long, value_name = "N/SECONDS", help_heading = LIMITS)]
     #[serde(deserialize_with = "file::text")]
     pub(crate) rate: Option<Rate>,
+
+    /// Extensions by their names in EHLO: the given ones alone, or with +NAME and -NAME these more or less than by default;
+    /// `all` stands for all. Each brings along those that it needs. By default those are off that a server which only
+    /// stores cannot keep: DELIVERBY, ETRN, FUTURERELEASE, MT-PRIORITY, NO-SOLICITING, PRDR, REQUIRETLS, RRVS. They are to
+    /// test clients with
+    #[arg(long, value_name = "LIST", allow_hyphen_values = true, help_heading = EXTENSIONS)]
+    #[serde(deserialize_with = "file::list")]
+    pub(crate) extensions: Vec<ExtensionList>,
 
     /// Lines to be read, or JSON for machines; on standard error [default: text]
     #[arg(long, value_name = "FORMAT", help_heading = LOG)]
@@ -331,6 +356,7 @@ impl Options {
         faults
             .into_iter()
             .find_map(|(found, fault)| found.then_some(fault))
+            .or_else(|| self.mode_fault(tls))
     }
 }
 
@@ -365,6 +391,7 @@ mod tests {
     fn every_option_is_taken() {
         let options = read(
             "--listen 127.0.0.1:0 --listen [::1]:25 --listen-tls a:465 --listen-lmtp unix:/run/lmtp \
+             --mode submission --listen-submission a:587 --listen-submissions b:465 --extensions -DSN --extensions +PRDR,+rrvs \
              --proxy-from 10.0.0.0/8 --proxy-from unix --xclient-from ::1 --xforward-from 127.0.0.1 \
              --hostname mx.test --app-name x --domain a.test --domain b.test --maildir m --discard --bare-lf normalise \
              --user a:b --auth-mechanisms plain,CRAM-MD5,scram-sha-256-plus,XOAUTH2 --oauth-token c:d --require-auth --allow-plaintext-auth \
@@ -377,6 +404,10 @@ mod tests {
         assert_eq!((options.listen.len(), options.domain.len()), (2, 2));
         assert_eq!(options.proxy_from.len(), 2);
         assert_eq!(options.sni.len(), 2);
+        assert_eq!(
+            (options.mode, options.extensions.len()),
+            (Some(Mode::Submission), 2)
+        );
         assert_eq!(options.max_errors.map(NonZeroU32::get), Some(3));
         assert_eq!(options.discard, Some(true));
     }
@@ -413,6 +444,8 @@ mod tests {
             "--timeout 0",
             "--rate 5",
             "--auth-mechanisms NTLM",
+            "--extensions DSN,XFOO",
+            "--extensions",
             "--config /no/such/file.toml",
             "--require-tls",
             "--listen-tls a:465",

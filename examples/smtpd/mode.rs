@@ -1,0 +1,129 @@
+//! What the listeners are for.
+
+use clap::ValueEnum;
+use serde::Deserialize;
+use smtpd_tower::Profile;
+
+use crate::options::Options;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Mode {
+    /// Other servers: mail for --domain, which must be given, and no AUTH
+    Mx,
+    /// Users: neither AUTH before TLS nor mail before AUTH. They write to anybody, under their own name: alice as
+    /// alice@DOMAIN, of any domain without --domain. Date and Message-ID are added where they lack
+    Submission,
+}
+
+impl Mode {
+    pub(crate) fn profile(self, implicit_tls: bool) -> Profile {
+        match self {
+            Self::Mx => Profile::Mx,
+            Self::Submission if implicit_tls => Profile::Submissions,
+            Self::Submission => Profile::Submission,
+        }
+    }
+}
+
+impl Options {
+    /// Whether there is a listener for users.
+    pub(crate) fn has_submission(&self) -> bool {
+        self.mode == Some(Mode::Submission)
+            || !self.listen_submission.is_empty()
+            || !self.listen_submissions.is_empty()
+    }
+
+    /// What could not work of that, told before anything starts.
+    pub(crate) fn mode_fault(&self, has_tls: bool) -> Option<&'static str> {
+        let is_mx = self.mode == Some(Mode::Mx);
+        let has_submission = self.has_submission();
+        let faults = [
+            (
+                is_mx && self.domain.is_empty(),
+                "--mode mx needs --domain: mail for other domains is not taken",
+            ),
+            (
+                is_mx && self.require_auth == Some(true),
+                "--mode mx and --require-auth exclude each other: other servers do not authenticate",
+            ),
+            (
+                has_submission && !self.has_users(),
+                "submission needs --user, --users or --oauth-token",
+            ),
+            (
+                has_submission && self.require_auth == Some(false),
+                "submission always requires authentication, --require-auth=false does not fit",
+            ),
+            (
+                has_submission && !has_tls && self.require_tls != Some(false),
+                "submission needs --tls-cert or --tls-self-signed, or --require-tls=false",
+            ),
+            (
+                !self.listen_submissions.is_empty() && !has_tls,
+                "--listen-submissions needs --tls-cert or --tls-self-signed",
+            ),
+            (
+                has_submission
+                    && !has_tls
+                    && self.allow_plaintext_auth != Some(true)
+                    && self.mechanisms().iter().all(|m| m.is_plaintext()),
+                "submission lets nobody in: without TLS these mechanisms need --allow-plaintext-auth",
+            ),
+        ];
+        faults
+            .into_iter()
+            .find_map(|(is_found, fault)| is_found.then_some(fault))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(line: &str) -> Result<Options, clap::Error> {
+        Options::read(["smtpd"].into_iter().chain(line.split_whitespace()))
+    }
+
+    #[test]
+    fn what_cannot_work_is_refused() {
+        for (line, fault) in [
+            ("--mode relay", "invalid value 'relay'"),
+            ("--mode mx", "--mode mx needs --domain"),
+            (
+                "--mode mx --domain a.test --require-auth --user a:b --tls-self-signed",
+                "exclude each other",
+            ),
+            ("--mode submission", "submission needs --user"),
+            ("--listen-submission a:1", "submission needs --user"),
+            (
+                "--mode submission --user a:b",
+                "submission needs --tls-cert",
+            ),
+            (
+                "--mode submission --user a:b --tls-self-signed --require-auth=false",
+                "submission always requires",
+            ),
+            (
+                "--listen-submissions a:1 --user a:b --require-tls=false",
+                "--listen-submissions needs",
+            ),
+            (
+                "--mode submission --users f --require-tls=false",
+                "lets nobody in",
+            ),
+        ] {
+            let error = read(line).unwrap_err();
+            assert_eq!(error.exit_code(), 2, "{line}");
+            assert!(error.to_string().contains(fault), "{line}: {error}");
+        }
+        for line in [
+            "--mode mx --domain a.test --user a:b",
+            "--mode submission --user a:b --tls-self-signed",
+            "--mode submission --user a:b --require-tls=false",
+            "--mode mx --domain a.test --listen a:1 --listen-submissions a:2 --user a:b --tls-self-signed",
+        ] {
+            assert!(read(line).is_ok(), "{line}");
+        }
+    }
+}
