@@ -232,6 +232,7 @@ impl Config {
     }
 
     /// Before TLS, allow only EHLO, HELO, NOOP, STARTTLS and QUIT (RFC 3207 section 4), and XCLIENT where it is on.
+    /// AUTH, which is not allowed then, is not offered either.
     #[must_use]
     pub fn require_tls(mut self, required: bool) -> Self {
         self.require_tls = required;
@@ -329,6 +330,21 @@ impl Config {
     /// The time limits in force.
     pub fn timeouts_ref(&self) -> &Timeouts {
         &self.timeouts
+    }
+
+    /// The SASL mechanisms that are on.
+    pub fn mechanisms_ref(&self) -> &Mechanisms {
+        &self.mechanisms
+    }
+
+    /// Whether mail is taken within TLS alone; see [`require_tls`](Self::require_tls).
+    pub fn is_tls_required(&self) -> bool {
+        self.require_tls
+    }
+
+    /// Whether mail is taken after AUTH alone; see [`require_auth`](Self::require_auth).
+    pub fn is_auth_required(&self) -> bool {
+        self.require_auth
     }
 
     /// Octets that a command line may have, with its CRLF.
