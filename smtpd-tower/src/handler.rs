@@ -11,9 +11,10 @@ use smtpd_core::{
     AuthOutcome, DataReply, Reply,
     sasl::{Identity, Secret},
 };
+use tower::BoxError;
 use tower_service::Service;
 
-use crate::{BodyError, Phase, Request};
+use crate::{BodyError, Phase, Request, Session};
 
 /// What a handler may return for a phase whose response is `R`.
 ///
@@ -34,11 +35,17 @@ use crate::{BodyError, Phase, Request};
     label = "the handler returns this",
     note = "handlers answer with `()`, `Reply`, or a `Result` of these; DATA also with `DataReply`; AUTH with `Identity`, `Secret`, `AuthOutcome` or a refusing `Reply`",
     note = "for a text of your own use `Reply::ok(\"...\")`, `Reply::rejected(\"...\")` or `Reply::try_again(\"...\")`",
-    note = "an error of another kind becomes an answer by `.map_err(|error| Reply::try_again(\"...\"))`, or by `impl From<YourError> for Reply` and `?`"
+    note = "an error of another kind becomes an answer by `.map_err(|error| Reply::try_again(\"...\"))`, or by `impl From<YourError> for Reply` and `?`",
+    note = "a function that returns `Result<Reply, BoxError>`, with `?` for any error, becomes a service by `tower::service_fn(...)`"
 )]
 pub trait IntoReply<R = Reply> {
     /// The response that it stands for.
     fn into_reply(self) -> R;
+
+    /// A fault on this side that the response does not show, for the log and [`Server::on_error`](crate::Server::on_error).
+    fn fault(&self) -> Option<BoxError> {
+        None
+    }
 }
 
 impl<R: From<Self>> IntoReply<R> for Reply {
@@ -68,6 +75,10 @@ impl IntoReply<Self> for DataReply {
 impl<R: From<Reply>> IntoReply<R> for BodyError {
     fn into_reply(self) -> R {
         self.reply().into()
+    }
+
+    fn fault(&self) -> Option<BoxError> {
+        self.is_fault().then(|| self.clone().into())
     }
 }
 
@@ -102,10 +113,18 @@ impl<R, T: IntoReply<R>, E: IntoReply<R>> IntoReply<R> for Result<T, E> {
             Err(answer) => answer.into_reply(),
         }
     }
+
+    fn fault(&self) -> Option<BoxError> {
+        match self {
+            Ok(answer) => answer.fault(),
+            Err(answer) => answer.fault(),
+        }
+    }
 }
 
-/// Makes a service of `async fn(Request<P>) -> impl IntoReply`, a function or a closure. It never fails: what goes wrong
-/// in it is a [`Reply`] too.
+/// Makes a service of `async fn(Request<P>) -> impl IntoReply`, a function or a closure. The service never fails: what goes
+/// wrong in the function is a [`Reply`] too, and a [fault](IntoReply::fault) among it is told to the log and to
+/// [`Server::on_error`](crate::Server::on_error).
 ///
 /// ```
 /// use smtpd_tower::{Pipeline, Rcpt, Reply, Request, handler_fn};
@@ -119,19 +138,88 @@ impl<R, T: IntoReply<R>, E: IntoReply<R>> IntoReply<R> for Result<T, E> {
 /// let pipeline = Pipeline::new().rcpt(handler_fn(rcpt));
 /// ```
 ///
-/// State comes by a closure that captures it:
+/// # State
+///
+/// [`handler_fn_with`] hands a clone of some state to each call. A closure can capture it as well, and clones what its future
+/// takes along:
 ///
 /// ```
-/// # use std::{collections::HashSet, sync::Arc};
-/// # use smtpd_tower::{Pipeline, Rcpt, Reply, Request, handler_fn};
+/// use std::{collections::HashSet, sync::Arc};
+///
+/// use smtpd_tower::{Pipeline, Rcpt, Reply, Request, handler_fn};
+///
 /// let users = Arc::new(HashSet::from(["alice@example.org"]));
 /// let pipeline = Pipeline::new().rcpt(handler_fn(move |request: Request<Rcpt>| {
-///     let known = users.contains(request.recipient().as_str());
-///     async move { if known { Ok(()) } else { Err(Reply::no_such_user()) } }
+///     let users = users.clone();
+///     async move {
+///         let known = users.contains(request.recipient().as_str());
+///         if known { Ok(()) } else { Err(Reply::no_such_user()) }
+///     }
 /// }));
+/// ```
+///
+/// An async closure that captures is none of a service: it lends what it has captured to its future, and the future of a
+/// call has to live without the service. "Async closure does not implement `FnMut` because it captures state from its
+/// environment" says the compiler of
+///
+/// ```compile_fail
+/// # use std::{collections::HashSet, sync::Arc};
+/// # use smtpd_tower::{Pipeline, Rcpt, Reply, Request, handler_fn};
+/// # let users = Arc::new(HashSet::from(["alice@example.org"]));
+/// let pipeline = Pipeline::new().rcpt(handler_fn(async move |request: Request<Rcpt>| {
+///     let known = users.contains(request.recipient().as_str());
+///     if known { Ok(()) } else { Err(Reply::no_such_user()) }
+/// }));
+/// ```
+///
+/// # Any error by `?`
+///
+/// `?` takes what becomes the error of the function's `Result`: of `Result<_, Reply>` all that becomes a [`Reply`], of
+/// `Result<_, BodyError>` a [`Reply`], an [`io::Error`](std::io::Error) and what a body fails with. For a function that fails
+/// with whatever it calls, there is tower's [`service_fn`](tower::service_fn) in place of `handler_fn`:
+/// [`recover`](crate::recover()) finds the reply in the error, and what has none is 451 and told to `on_error`.
+///
+/// ```
+/// use smtpd_tower::{BoxError, Data, Pipeline, Reply, Request};
+/// use tokio::{fs::File, io};
+/// use tower::service_fn;
+///
+/// async fn store(request: Request<Data>) -> Result<Reply, BoxError> {
+///     if request.envelope().sender().is_null() {
+///         return Err(Reply::rejected("No reports here").into()); // the client hears this
+///     }
+///     let mut file = File::create("/var/mail/last").await?; // a fault: 451, and told to `on_error`
+///     let octets = io::copy(&mut request.into_body().into_reader(), &mut file).await?; // what belongs to it
+///     file.sync_all().await?;
+///     Ok(Reply::ok(format!("{octets} octets")))
+/// }
+/// let pipeline = Pipeline::new().data(service_fn(store));
 /// ```
 pub const fn handler_fn<F>(f: F) -> HandlerFn<F> {
     HandlerFn { f }
+}
+
+/// The same with state: makes a service of `async fn(S, Request<P>) -> impl IntoReply`, which gets a clone of the state in
+/// each call. So the state is an `Arc`, or a pool that is one.
+///
+/// ```
+/// use std::{collections::HashSet, sync::Arc};
+///
+/// use smtpd_tower::{Pipeline, Rcpt, Reply, Request, handler_fn_with};
+///
+/// type Users = Arc<HashSet<&'static str>>;
+///
+/// async fn rcpt(users: Users, request: Request<Rcpt>) -> Result<(), Reply> {
+///     match users.contains(request.recipient().as_str()) {
+///         true => Ok(()),
+///         false => Err(Reply::no_such_user()),
+///     }
+/// }
+/// let users = Users::new(HashSet::from(["alice@example.org"]));
+/// let pipeline = Pipeline::new().rcpt(handler_fn_with(users, rcpt));
+/// ```
+pub const fn handler_fn_with<S, F>(state: S, f: F) -> HandlerFnWith<S, F> {
+    HandlerFnWith { state, f }
 }
 
 /// The service of [`handler_fn`].
@@ -157,7 +245,7 @@ where
 {
     type Response = P::Response;
     type Error = Infallible;
-    type Future = HandlerFuture<Fut, P::Response>;
+    type Future = HandlerFuture<Fut, P>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         Poll::Ready(Ok(()))
@@ -165,29 +253,79 @@ where
 
     fn call(&mut self, request: Request<P>) -> Self::Future {
         HandlerFuture {
+            session: request.session().clone(),
             answer: (self.f)(request),
-            response: PhantomData,
+            phase: PhantomData,
         }
     }
 }
 
-/// The future of [`HandlerFn`].
-#[pin_project]
-#[derive(Debug)]
-pub struct HandlerFuture<F, R> {
-    #[pin]
-    answer: F,
-    response: PhantomData<fn() -> R>,
+/// The service of [`handler_fn_with`].
+#[derive(Clone, Copy)]
+pub struct HandlerFnWith<S, F> {
+    state: S,
+    f: F,
 }
 
-impl<F, R> Future for HandlerFuture<F, R>
+// The state may hold secrets.
+impl<S, F> fmt::Debug for HandlerFnWith<S, F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("HandlerFnWith")
+            .field(&std::any::type_name::<F>())
+            .finish()
+    }
+}
+
+impl<S, F, Fut, P> Service<Request<P>> for HandlerFnWith<S, F>
 where
-    F: Future,
-    F::Output: IntoReply<R>,
+    P: Phase,
+    S: Clone,
+    F: FnMut(S, Request<P>) -> Fut,
+    Fut: Future,
+    Fut::Output: IntoReply<P::Response>,
 {
-    type Output = Result<R, Infallible>;
+    type Response = P::Response;
+    type Error = Infallible;
+    type Future = HandlerFuture<Fut, P>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<P>) -> Self::Future {
+        HandlerFuture {
+            session: request.session().clone(),
+            answer: (self.f)(self.state.clone(), request),
+            phase: PhantomData,
+        }
+    }
+}
+
+/// The future of [`HandlerFn`] and [`HandlerFnWith`].
+#[pin_project]
+#[derive(Debug)]
+pub struct HandlerFuture<F, P> {
+    /// Whom a fault is told of.
+    session: Session,
+    #[pin]
+    answer: F,
+    phase: PhantomData<fn() -> P>,
+}
+
+impl<F, P> Future for HandlerFuture<F, P>
+where
+    P: Phase,
+    F: Future,
+    F::Output: IntoReply<P::Response>,
+{
+    type Output = Result<P::Response, Infallible>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        Poll::Ready(Ok(ready!(self.project().answer.poll(cx)).into_reply()))
+        let this = self.project();
+        let answer = ready!(this.answer.poll(cx));
+        if let Some(fault) = answer.fault() {
+            this.session.report_fault::<P>(fault);
+        }
+        Poll::Ready(Ok(answer.into_reply()))
     }
 }

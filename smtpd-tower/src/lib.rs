@@ -102,7 +102,9 @@ pub use body::{Spooled, Spooling};
 pub use cidr::{Cidr, CidrError, CidrErrorKind};
 pub use engine::{EndReason, SessionError, Summary};
 pub use envelope::{Envelope, Recipient};
-pub use handler::{HandlerFn, HandlerFuture, IntoReply, handler_fn};
+pub use handler::{
+    HandlerFn, HandlerFnWith, HandlerFuture, IntoReply, handler_fn, handler_fn_with,
+};
 #[cfg(feature = "password-hash")]
 pub use password_hash::{PasswordHash, PasswordHashError, PasswordVerifier};
 pub use phase::{Answer, Auth, Command, Connect, Data, Helo, Mail, Phase, Rcpt};

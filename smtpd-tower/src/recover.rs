@@ -10,7 +10,7 @@ use crate::BodyError;
 /// | in the chain of sources | reply |
 /// |---|---|
 /// | a [`Reply`] | itself |
-/// | a [`BodyError`] | the reply that belongs to it |
+/// | a [`BodyError`] | [the reply](BodyError::reply) that belongs to it |
 /// | tower's `Elapsed` | 451 4.3.0 |
 /// | tower's `Overloaded` | 451 4.3.2 |
 /// | anything else | 451 4.3.0 |
@@ -25,18 +25,23 @@ use crate::BodyError;
 /// assert_eq!(recover(&"password=secret".into()).to_string(), "451 4.3.0 Local error in processing");
 /// ```
 pub fn recover(error: &BoxError) -> Reply {
-    known(error).unwrap_or_else(|| Reply::try_again("Local error in processing"))
+    known(&**error).unwrap_or_else(local_error)
 }
 
-/// The reply of the first cause that is known.
-pub(crate) fn known(error: &BoxError) -> Option<Reply> {
-    let mut cause: Option<&(dyn Error + 'static)> = Some(error.as_ref());
+/// What a client hears of a fault on this side.
+pub(crate) fn local_error() -> Reply {
+    Reply::try_again("Local error in processing")
+}
+
+/// The reply of the first cause that is known: without one, the error is a fault on this side.
+pub(crate) fn known(error: &(dyn Error + 'static)) -> Option<Reply> {
+    let mut cause = Some(error);
     while let Some(error) = cause {
         if let Some(reply) = error.downcast_ref::<Reply>() {
             return Some(reply.clone());
         }
         if let Some(body) = error.downcast_ref::<BodyError>() {
-            return Some(body.reply());
+            return body.decision();
         }
         if error.is::<Elapsed>() {
             return Some(timed_out());
@@ -98,7 +103,7 @@ mod tests {
 
     #[test]
     fn the_first_known_cause_decides() {
-        let cases: [(BoxError, u16); 8] = [
+        let cases: [(BoxError, u16); 11] = [
             (Reply::no_such_user().into(), 550),
             (Elapsed::new().into(), 451),
             (Overloaded::new().into(), 451),
@@ -107,6 +112,12 @@ mod tests {
             ("db down".into(), 451),
             (io::Error::other(Reply::no_such_user()).into(), 550),
             (io::Error::from(BodyError::TooLarge).into(), 552),
+            (BodyError::other("disk gone").into(), 451),
+            (BodyError::refused(Reply::no_such_user()).into(), 550),
+            (
+                io::Error::from(BodyError::refused(Reply::no_such_user())).into(),
+                550,
+            ),
         ];
         for (error, code) in cases {
             let shown = error.to_string();

@@ -42,8 +42,36 @@ impl Body {
     /// # Ok(()) }
     /// ```
     #[must_use]
-    pub fn inspect(self, see: impl FnMut(&Bytes) + Send + 'static) -> Self {
-        Self::new(Inspect { body: self, see })
+    pub fn inspect(self, mut see: impl FnMut(&Bytes) + Send + 'static) -> Self {
+        self.try_inspect(move |piece| {
+            see(piece);
+            Ok(())
+        })
+    }
+
+    /// The same, but `see` may end the message: by [`BodyError::refused`], or by a failure of its own. Whoever reads the
+    /// body gets that error in place of the piece; [`MapBodyLayer`](crate::layer::MapBodyLayer) shows a filter made so.
+    ///
+    /// ```
+    /// use smtpd_tower::{Body, BodyError, Reply};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() {
+    /// let body = Body::from("MZ\0\0").try_inspect(|piece| match piece.starts_with(b"MZ") {
+    ///     true => Err(BodyError::refused(Reply::rejected("No programs, please"))),
+    ///     false => Ok(()),
+    /// });
+    /// assert_eq!(body.collect().await.unwrap_err().reply().text(), "No programs, please");
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn try_inspect(
+        self,
+        see: impl FnMut(&Bytes) -> Result<(), BodyError> + Send + 'static,
+    ) -> Self {
+        Self::new(Inspect {
+            body: Some(self),
+            see,
+        })
     }
 
     /// The same body, and how many octets of it have passed so far.
@@ -82,18 +110,25 @@ impl OctetCount {
 
 #[pin_project]
 struct Inspect<F> {
-    body: Body,
+    /// Nothing after an error of `see`.
+    body: Option<Body>,
     see: F,
 }
 
-impl<F: FnMut(&Bytes)> Stream for Inspect<F> {
+impl<F: FnMut(&Bytes) -> Result<(), BodyError>> Stream for Inspect<F> {
     type Item = Result<Bytes, BodyError>;
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let this = self.project();
-        let piece = ready!(this.body.poll_chunk(cx));
-        if let Some(Ok(piece)) = &piece {
-            (this.see)(piece);
+        let Some(body) = this.body else {
+            return Poll::Ready(None);
+        };
+        let piece = ready!(body.poll_chunk(cx));
+        if let Some(Ok(octets)) = &piece
+            && let Err(error) = (this.see)(octets)
+        {
+            *this.body = None;
+            return Poll::Ready(Some(Err(error)));
         }
         Poll::Ready(piece)
     }
@@ -103,6 +138,22 @@ impl<F: FnMut(&Bytes)> Stream for Inspect<F> {
 mod tests {
     use super::*;
     use crate::body::in_pieces;
+
+    #[tokio::test]
+    async fn a_body_that_was_refused_yields_nothing_more() {
+        let mut pieces = 0;
+        let mut body = in_pieces(["one", "two", "three"], Ok(())).try_inspect(move |_| {
+            pieces += 1;
+            match pieces {
+                2 => Err(smtpd_core::Reply::rejected("No").into()),
+                _ => Ok(()),
+            }
+        });
+        assert_eq!(body.chunk().await.unwrap().unwrap(), "one");
+        let error = body.chunk().await.unwrap().unwrap_err();
+        assert_eq!(error.reply().text(), "No");
+        assert!(body.chunk().await.is_none());
+    }
 
     #[tokio::test]
     async fn what_has_passed_is_counted_and_nothing_else() {

@@ -34,6 +34,7 @@ pub use self::{
     reader::BodyReader,
     tee::SinkFailure,
 };
+use crate::{Data, Session, recover};
 
 /// The message as it arrives, dots undone: a stream of octets in pieces of any size.
 ///
@@ -52,6 +53,7 @@ pub use self::{
 /// | as MIME | `mime::Parsed` (feature `mime`) |
 /// | more before it | [`prepend`](Self::prepend) |
 /// | a look at what passes | [`inspect`](Self::inspect), [`counted`](Self::counted) |
+/// | to refuse it as it passes | [`try_inspect`](Self::try_inspect) |
 /// | a copy of what passes | [`tee`](Self::tee) |
 ///
 /// ```
@@ -217,19 +219,59 @@ pub enum BodyError {
     HeadTooLarge,
     /// It holds a bare CR or LF, which the server refuses ([`BareNewline::Reject`](smtpd_core::BareNewline::Reject)).
     BareNewline,
-    /// A body of the user's own failed.
+    /// A body of the user's own failed, or refuses the message: see [`other`](Self::other), [`refused`](Self::refused).
     Other(Arc<dyn Error + Send + Sync>),
 }
 
 impl BodyError {
-    /// A failure of a body of your own.
+    /// A failure of a body of your own. Where a [`Reply`] is among its sources it is a decision, and the client hears that
+    /// reply; else it is a fault, and the client hears 451.
     pub fn other(error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         Self::Other(error.into().into())
     }
 
-    /// The reply that belongs to it.
+    /// A refusal by a body of your own, as by a filter that looks at what passes: whatever reads the body, the client hears
+    /// that reply.
+    ///
+    /// ```
+    /// use smtpd_tower::{BodyError, Reply};
+    ///
+    /// assert_eq!(BodyError::refused(Reply::rejected("Virus found")).reply(), Reply::rejected("Virus found"));
+    /// ```
+    pub fn refused(reply: Reply) -> Self {
+        Self::other(reply)
+    }
+
+    /// The reply that belongs to it. Of [`Other`](Self::Other) it is the reply among its sources, or else 451 4.3.0.
     pub fn reply(&self) -> Reply {
-        match self {
+        self.decision().unwrap_or_else(recover::local_error)
+    }
+
+    /// Whether it is a fault on this side: neither the client's, nor a refusal.
+    ///
+    /// ```
+    /// use smtpd_tower::{BodyError, Reply};
+    ///
+    /// assert!(BodyError::other("connection to the scanner lost").is_fault());
+    /// assert!(!BodyError::refused(Reply::rejected("Virus found")).is_fault());
+    /// assert!(!BodyError::Incomplete.is_fault());
+    /// ```
+    pub fn is_fault(&self) -> bool {
+        self.decision().is_none()
+    }
+
+    /// Its reply, and a fault told of: for services whose answer does not show it.
+    pub(crate) fn answer(self, session: &Session) -> Reply {
+        let reply = self.reply();
+        if self.is_fault() {
+            session.report_fault::<Data>(self);
+        }
+        reply
+    }
+
+    /// Its reply, if it is no fault on this side.
+    pub(crate) fn decision(&self) -> Option<Reply> {
+        Some(match self {
             Self::TooLarge => MessageError::TooLarge.reply(),
             Self::HeadTooLarge => Reply::new(
                 Code::EXCEEDED_STORAGE,
@@ -242,8 +284,8 @@ impl BodyError {
                 Status::BAD_CONNECTION,
                 "Message incomplete",
             ),
-            Self::Other(_) => Reply::try_again("Local error in processing"),
-        }
+            Self::Other(error) => return recover::known(&**error),
+        })
     }
 }
 
@@ -257,8 +299,23 @@ impl From<MessageError> for BodyError {
     }
 }
 
+impl From<Reply> for BodyError {
+    /// See [`refused`](Self::refused).
+    fn from(reply: Reply) -> Self {
+        Self::refused(reply)
+    }
+}
+
 impl From<BodyError> for Reply {
+    /// Its [`reply`](BodyError::reply). A fault is written to the log here, for the reply shows nothing of it; return the
+    /// error itself, and [`Server::on_error`](crate::Server::on_error) hears of it too.
     fn from(error: BodyError) -> Self {
+        if let BodyError::Other(cause) = &error
+            && error.is_fault()
+        {
+            let cause = cause.to_string().escape_debug().to_string();
+            tracing::error!(cause, "{error}");
+        }
         error.reply()
     }
 }

@@ -8,7 +8,7 @@ use futures_core::Stream;
 use smtpd_core::Reply;
 use tower_service::Service;
 
-use crate::{Body, Data, Request};
+use crate::{Body, Data, Request, Session};
 
 /// Reads each message to its end, drops it, and answers 250: for measuring everything but a delivery.
 ///
@@ -34,8 +34,10 @@ impl Service<Request<Data>> for Discard {
     }
 
     fn call(&mut self, request: Request<Data>) -> DiscardFuture {
+        let (session, data) = request.into_parts();
         DiscardFuture {
-            body: request.into_body(),
+            session,
+            body: data.body,
         }
     }
 }
@@ -43,6 +45,7 @@ impl Service<Request<Data>> for Discard {
 /// The future of [`Discard`].
 #[derive(Debug)]
 pub struct DiscardFuture {
+    session: Session,
     body: Body,
 }
 
@@ -53,7 +56,7 @@ impl Future for DiscardFuture {
         loop {
             match ready!(Pin::new(&mut self.body).poll_next(cx)) {
                 Some(Ok(_)) => {}
-                Some(Err(error)) => return Poll::Ready(Ok(error.reply())),
+                Some(Err(error)) => return Poll::Ready(Ok(error.answer(&self.session))),
                 None => return Poll::Ready(Ok(Reply::OK)),
             }
         }

@@ -189,7 +189,7 @@ impl Future for InboxFuture {
         let this = &mut *self;
         while let Some(piece) = ready!(Pin::new(&mut this.body).poll_next(cx)) {
             if let Err(error) = piece.and_then(|piece| this.append(&piece)) {
-                return Poll::Ready(Ok(error.reply()));
+                return Poll::Ready(Ok(error.answer(&this.session)));
             }
         }
         this.inbox.shared.keep(Delivered {

@@ -45,7 +45,7 @@ impl Failure {
 
     /// Whether it is a refusal that merely travels as an error.
     pub(super) fn is_decision(&self) -> bool {
-        matches!(self, Self::Error(error) if recover::known(error).is_some())
+        matches!(self, Self::Error(error) if recover::known(&**error).is_some())
     }
 }
 

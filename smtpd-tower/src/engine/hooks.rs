@@ -4,15 +4,18 @@ use smtpd_core::{CloseReason, WireLine};
 use tower::BoxError;
 
 use super::ask::Failure;
-use crate::{Envelope, Session};
+use crate::{Envelope, Session, recover::cause_of};
 
 type Hook<T> = Option<Arc<dyn Fn(&Session, &T) + Send + Sync>>;
+
+/// Who is told of what goes wrong.
+pub(crate) type ErrorHook = Hook<SessionError>;
 
 /// What a user wants to be told of.
 #[derive(Clone, Default)]
 pub(crate) struct Hooks {
     pub(crate) wire: Hook<WireLine>,
-    pub(crate) error: Hook<SessionError>,
+    pub(crate) error: ErrorHook,
     pub(crate) reset: Hook<Envelope>,
     pub(crate) close: Hook<Summary>,
 }
@@ -62,6 +65,29 @@ impl SessionError {
             Failure::NotReady | Failure::TimedOut => Self::ServiceTimeout { phase },
             Failure::Panic(message) => Self::Panic { phase, message },
         }
+    }
+
+    /// Writes it into the log.
+    pub(crate) fn log(&self, session: &Session) {
+        let (session, peer, cause) = (session.id(), session.peer(), self.causes());
+        match self {
+            Self::Io(_) | Self::Proxy(_) | Self::Tls(_) => {
+                tracing::debug!(session, %peer, cause, "{self}");
+            }
+            _ => tracing::error!(session, %peer, cause, "{self}"),
+        }
+    }
+
+    /// What all the errors behind it say, in one line.
+    fn causes(&self) -> Option<String> {
+        let mut cause = self.source()?;
+        let mut text = cause.to_string();
+        while let Some(next) = cause_of(cause) {
+            text.push_str(": ");
+            text.push_str(&next.to_string());
+            cause = next;
+        }
+        Some(text.escape_debug().to_string())
     }
 }
 

@@ -26,8 +26,8 @@ use tokio::{
     time::Instant,
 };
 
-pub(crate) use self::hooks::Hooks;
 pub use self::hooks::{EndReason, SessionError, Summary};
+pub(crate) use self::hooks::{ErrorHook, Hooks};
 use self::{
     commands::{Asking, Turn},
     stream::Stream,
@@ -328,18 +328,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin + Send + 'static> Driver<IO> {
     }
 
     fn report(&self, error: SessionError) {
-        let (session, peer) = (self.session.id(), self.session.peer());
-        let cause = std::error::Error::source(&error)
-            .map(|cause| cause.to_string().escape_debug().to_string());
-        match &error {
-            SessionError::Io(_) | SessionError::Proxy(_) | SessionError::Tls(_) => {
-                tracing::debug!(session, %peer, cause, "{error}");
-            }
-            _ => tracing::error!(session, %peer, cause, "{error}"),
-        }
-        if let Some(hook) = &self.engine.hooks.error {
-            hook(&self.session, &error);
-        }
+        self.session.report(&error);
     }
 
     fn log_wire(&mut self) {

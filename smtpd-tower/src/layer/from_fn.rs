@@ -231,7 +231,10 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let answer = ready!(self.project().answer.poll(cx))?;
-        Poll::Ready(Ok(answer.into_reply()))
+        Poll::Ready(match answer.fault() {
+            Some(fault) => Err(fault),
+            None => Ok(answer.into_reply()),
+        })
     }
 }
 

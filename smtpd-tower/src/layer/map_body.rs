@@ -11,7 +11,7 @@ use crate::{Body, Data, Request};
 
 /// Gives the service another body made of that which comes: one that changes, counts or inspects what passes.
 ///
-/// It fits DATA only, and refuses nothing. Nothing is read before the service reads.
+/// It fits DATA only. Nothing is read before the service reads.
 ///
 /// ```
 /// use smtpd_tower::{Body, Data, Envelope, Request, Session, deliver::Inbox, layer::MapBodyLayer};
@@ -25,6 +25,41 @@ use crate::{Body, Data, Request};
 /// let message = Data::new(Envelope::default(), Body::from("Subject: hi\r\n\r\n"));
 /// data.oneshot(Request::new(Session::local(), message)).await?;
 /// assert_eq!(inbox.next().await.message(), "X-Scanned: yes\r\nSubject: hi\r\n\r\n");
+/// # Ok(()) }
+/// ```
+///
+/// # A filter as a layer
+///
+/// A body that ends with [`BodyError::refused`](crate::BodyError::refused) is refused by that reply, whichever service reads
+/// it: each service and layer of this crate answers it, and a service of your own does by `?`. What is left of the message is
+/// read and dropped by the server. One that ends with [`BodyError::other`](crate::BodyError::other) of anything else, because
+/// a scanner does not answer for instance, is 451, and told to [`Server::on_error`](crate::Server::on_error).
+///
+/// ```
+/// use smtpd_tower::{Body, BodyError, Data, Envelope, Reply, Request, Session, deliver::Inbox, layer::MapBodyLayer};
+/// use tower::{ServiceBuilder, ServiceExt};
+///
+/// /// Refuses a message once the word has passed, also where it lies in two pieces.
+/// fn without_casino(body: Body) -> Body {
+///     const WORD: &[u8] = b"casino";
+///     let mut tail = Vec::new();
+///     body.try_inspect(move |piece| {
+///         tail.extend_from_slice(piece);
+///         if tail.windows(WORD.len()).any(|octets| octets == WORD) {
+///             return Err(BodyError::refused(Reply::rejected("No gambling, please")));
+///         }
+///         tail.drain(..tail.len().saturating_sub(WORD.len() - 1));
+///         Ok(())
+///     })
+/// }
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let data = ServiceBuilder::new().layer(MapBodyLayer::new(without_casino)).service(Inbox::new());
+/// for (text, code) in [("Hello\r\n", 250), ("Win at the casino\r\n", 554)] {
+///     let message = Data::new(Envelope::default(), Body::from(text));
+///     let reply = data.clone().oneshot(Request::new(Session::local(), message)).await?;
+///     assert_eq!(reply.code().as_u16(), code);
+/// }
 /// # Ok(()) }
 /// ```
 #[derive(Clone, Copy)]

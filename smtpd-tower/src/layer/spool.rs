@@ -12,7 +12,7 @@ use tower::util::Oneshot;
 use tower_layer::Layer;
 use tower_service::Service;
 
-use crate::{BodyError, Data, Request, Spooled, Spooling};
+use crate::{Data, Request, Spooled, Spooling};
 
 /// Takes the whole message before the service is asked: into memory, above a limit into a temporary file.
 ///
@@ -23,7 +23,7 @@ use crate::{BodyError, Data, Request, Spooled, Spooling};
 /// or limit how many messages are spooled at a time, belongs outside of it; what limits how many are delivered, inside. While
 /// the service is not ready the message waits, within the engine's limit for a delivery.
 ///
-/// A message that does not come whole never reaches the service: the client is told the reply of its [`BodyError`], which is
+/// A message that does not come whole never reaches the service: the client is told the reply of its [`BodyError`](crate::BodyError), which is
 /// 451 where the file fails.
 ///
 /// ```
@@ -175,19 +175,14 @@ where
                     let request = request.map_body(|_| Spooled::body(&spooled));
                     state.set(State::Inner(Oneshot::new(service, request)));
                 }
-                (Err(error), Some(_)) => return Poll::Ready(Ok(refused(&error).into())),
+                (Err(error), Some((_, request))) => {
+                    return Poll::Ready(Ok(error.answer(request.session()).into()));
+                }
                 // Polled after its end, it stays pending like a fused future.
                 (_, None) => return Poll::Pending,
             }
         }
     }
-}
-
-fn refused(error: &BodyError) -> Reply {
-    if let BodyError::Other(cause) = error {
-        tracing::error!(%cause, "a message could not be spooled");
-    }
-    error.reply()
 }
 
 #[cfg(test)]
@@ -198,7 +193,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        Body, Envelope, PeerAddr, Pipeline, Rcpt, Server, Session,
+        Body, BodyError, Envelope, PeerAddr, Pipeline, Rcpt, Server, Session,
         body::{in_pieces, incoming},
         deliver::Inbox,
         handler_fn,
@@ -239,6 +234,7 @@ mod tests {
             (Err(BodyError::Incomplete), 100, 451),
             (Err(BodyError::TooLarge), 100, 552),
             (Err(BodyError::BareNewline), 100, 550),
+            (Err(BodyError::refused(Reply::rejected("No"))), 100, 554),
             // The file cannot be made.
             (Ok(()), 0, 451),
         ];

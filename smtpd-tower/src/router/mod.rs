@@ -67,7 +67,7 @@ use crate::{
 /// holds up the others no longer.
 ///
 /// The answer has the reply of each recipient's route. A service that fails is answered for with [`recover`](crate::recover),
-/// for its own recipients, and its error is logged; the others go on.
+/// for its own recipients, and its error goes to the log and to [`Server::on_error`](crate::Server::on_error); the others go on.
 ///
 /// ```
 /// use smtpd_tower::{Body, Data, Envelope, Reply, Request, Session, deliver::Inbox, handler_fn, router::Router};

@@ -139,7 +139,7 @@ impl Part {
         if self.answer.is_none()
             && let Poll::Ready(result) = Pin::new(&mut self.future).poll(cx)
         {
-            self.answer = Some(result.unwrap_or_else(|error| failed(session, &error)));
+            self.answer = Some(result.unwrap_or_else(|error| failed(session, error)));
         }
         self.answer.is_some()
     }
@@ -151,14 +151,13 @@ impl Part {
     }
 }
 
-fn failed(session: &Session, error: &BoxError) -> DataReply {
-    if recover::known(error).is_none() {
+fn failed(session: &Session, error: BoxError) -> DataReply {
+    let reply = recover(&error);
+    if recover::known(&*error).is_none() {
         // Others have perhaps taken the message, so the error cannot be that of the whole call, and is told of here.
-        let (id, peer) = (session.id(), session.peer());
-        let cause = error.to_string().escape_debug().to_string();
-        tracing::error!(session = id, %peer, cause, "a route of the data service failed");
+        session.report_fault::<Data>(error);
     }
-    recover(error).into()
+    reply.into()
 }
 
 #[cfg(test)]

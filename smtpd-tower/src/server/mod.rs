@@ -374,6 +374,7 @@ impl Server {
             hostname: config.hostname().to_owned(),
             app_name: config.program().to_owned(),
             profile: settings.profile,
+            on_error: settings.hooks.error.clone(),
         };
         let log_wire = tracing::enabled!(tracing::Level::TRACE) || settings.hooks.wire.is_some();
         let engine = Engine {

@@ -4,15 +4,19 @@ mod peer;
 mod proxied;
 mod state;
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering},
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use smtpd_core::{ClientName, Greeting, Protocol, sasl::Identity};
+use tower::BoxError;
 
 use self::proxied::Proxied;
-use crate::{Profile, TlsInfo};
+use crate::{Phase, Profile, SessionError, TlsInfo, engine::ErrorHook};
 
 pub use peer::PeerAddr;
 pub use state::TypedMap;
@@ -20,8 +24,8 @@ pub use state::TypedMap;
 /// What is known of one connection: a snapshot of facts, cheap to clone, and two typed maps for your own state.
 ///
 /// [`insert`](Self::insert) and [`get`](Self::get) keep state for the whole connection, seen by every phase and layer;
-/// what [`transaction`](Self::transaction) keeps ends with the transaction, at RSET, the next MAIL, EHLO or STARTTLS. Both
-/// end where a proxy names another client by XCLIENT.
+/// what [`transaction`](Self::transaction) keeps ends with the transaction: at the reply to the message, at RSET, EHLO or
+/// STARTTLS. Both end where a proxy names another client by XCLIENT.
 ///
 /// ```
 /// use smtpd_tower::Session;
@@ -55,12 +59,23 @@ struct Facts {
 }
 
 /// What the sessions of a listener have in common.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub(crate) struct ListenerFacts {
     /// Under which names the server shows itself.
     pub(crate) hostname: String,
     pub(crate) app_name: String,
     pub(crate) profile: Option<Profile>,
+    pub(crate) on_error: ErrorHook,
+}
+
+impl fmt::Debug for ListenerFacts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ListenerFacts")
+            .field("hostname", &self.hostname)
+            .field("app_name", &self.app_name)
+            .field("profile", &self.profile)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Session {
@@ -89,54 +104,6 @@ impl Session {
         Self {
             facts: Arc::new(facts),
         }
-    }
-
-    /// A session for tests: from 127.0.0.1, with nothing negotiated.
-    pub fn local() -> Self {
-        Self::from_peer(([127, 0, 0, 1], 0))
-    }
-
-    /// A session for tests, from that address.
-    pub fn from_peer(peer: impl Into<PeerAddr>) -> Self {
-        let listener = ListenerFacts {
-            hostname: "localhost".to_owned(),
-            app_name: "smtpd".to_owned(),
-            profile: None,
-        };
-        Self::new(
-            peer.into(),
-            ([127, 0, 0, 1], 25).into(),
-            Arc::new(listener),
-            Protocol::Smtp,
-        )
-    }
-
-    /// The same session with another client name, for tests.
-    #[must_use]
-    pub fn with_helo(mut self, name: ClientName, greeting: Greeting) -> Self {
-        self.greeted(name, greeting);
-        self
-    }
-
-    /// The same session over TLS, for tests.
-    #[must_use]
-    pub fn with_tls(mut self, tls: TlsInfo) -> Self {
-        self.update(|facts| facts.tls = Some(tls));
-        self
-    }
-
-    /// The same session at a listener of that profile, for tests.
-    #[must_use]
-    pub fn with_profile(mut self, profile: Profile) -> Self {
-        self.update(|facts| Arc::make_mut(&mut facts.listener).profile = Some(profile));
-        self
-    }
-
-    /// The same session with an authenticated client, for tests.
-    #[must_use]
-    pub fn with_identity(mut self, identity: impl Into<Identity>) -> Self {
-        self.authenticated(identity.into());
-        self
     }
 
     /// A number that no other session of this process has.
@@ -215,6 +182,22 @@ impl Session {
         self.facts.state.get()
     }
 
+    /// Tells the log and [`Server::on_error`](crate::Server::on_error) of something that went wrong.
+    pub(crate) fn report(&self, error: &SessionError) {
+        error.log(self);
+        if let Some(hook) = &self.facts.listener.on_error {
+            hook(self, error);
+        }
+    }
+
+    /// The same of a fault on this side that the answer of a service does not show.
+    pub(crate) fn report_fault<P: Phase>(&self, error: impl Into<BoxError>) {
+        self.report(&SessionError::Service {
+            phase: P::NAME,
+            error: error.into(),
+        });
+    }
+
     pub(crate) fn greeted(&mut self, name: ClientName, greeting: Greeting) {
         self.update(|facts| facts.helo = Some((name, greeting)));
     }
@@ -242,5 +225,58 @@ impl Session {
 
     fn update(&mut self, f: impl FnOnce(&mut Facts)) {
         f(Arc::make_mut(&mut self.facts));
+    }
+}
+
+/// # For tests
+///
+/// Sessions made by hand, for requests that no server asks.
+impl Session {
+    /// A session for tests: from 127.0.0.1, with nothing negotiated.
+    pub fn local() -> Self {
+        Self::from_peer(([127, 0, 0, 1], 0))
+    }
+
+    /// A session for tests, from that address.
+    pub fn from_peer(peer: impl Into<PeerAddr>) -> Self {
+        let listener = ListenerFacts {
+            hostname: "localhost".to_owned(),
+            app_name: "smtpd".to_owned(),
+            ..Default::default()
+        };
+        Self::new(
+            peer.into(),
+            ([127, 0, 0, 1], 25).into(),
+            Arc::new(listener),
+            Protocol::Smtp,
+        )
+    }
+
+    /// The same session with another client name, for tests.
+    #[must_use]
+    pub fn with_helo(mut self, name: ClientName, greeting: Greeting) -> Self {
+        self.greeted(name, greeting);
+        self
+    }
+
+    /// The same session over TLS, for tests.
+    #[must_use]
+    pub fn with_tls(mut self, tls: TlsInfo) -> Self {
+        self.update(|facts| facts.tls = Some(tls));
+        self
+    }
+
+    /// The same session at a listener of that profile, for tests.
+    #[must_use]
+    pub fn with_profile(mut self, profile: Profile) -> Self {
+        self.update(|facts| Arc::make_mut(&mut facts.listener).profile = Some(profile));
+        self
+    }
+
+    /// The same session with an authenticated client, for tests.
+    #[must_use]
+    pub fn with_identity(mut self, identity: impl Into<Identity>) -> Self {
+        self.authenticated(identity.into());
+        self
     }
 }

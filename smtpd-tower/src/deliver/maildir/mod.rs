@@ -19,7 +19,7 @@ use tower_service::Service;
 
 pub use self::error::MaildirError;
 use self::{draft::Draft, folders::Folders, header::HeaderLines};
-use crate::{Body, BodyError, Data, Request, layer::QueueId};
+use crate::{Body, BodyError, Data, Request, Session, layer::QueueId};
 
 /// So much is gathered before it is written; a smaller message is delivered in one go.
 const BUFFER: usize = 64 * 1024;
@@ -199,10 +199,10 @@ impl From<MaildirError> for Failure {
     }
 }
 
-fn answer(outcome: Result<String, Failure>) -> Result<Reply, MaildirError> {
+fn answer(outcome: Result<String, Failure>, session: &Session) -> Result<Reply, MaildirError> {
     match outcome {
         Ok(id) => Ok(Reply::queued(id)),
-        Err(Failure::Body(error)) => Ok(error.reply()),
+        Err(Failure::Body(error)) => Ok(error.answer(session)),
         Err(Failure::Maildir(error)) if error.is_full() => Ok(Reply::new(
             Code::INSUFFICIENT_STORAGE,
             Status::SYSTEM_FULL,
@@ -225,10 +225,12 @@ impl Service<Request<Data>> for Maildir {
         let lines = self.lines.encode(request.envelope());
         // The name that the trace header and the log know it by, where there is one.
         let known = request.session().transaction().get::<QueueId>();
-        let delivery = self.clone().deliver(lines, request.into_body());
+        let (session, data) = request.into_parts();
+        let delivery = self.clone().deliver(lines, data.body);
         MaildirFuture(Box::pin(async move {
             let id = delivery.await;
-            answer(id.map(|own| known.map_or(own, |known| known.to_string())))
+            let id = id.map(|own| known.map_or(own, |known| known.to_string()));
+            answer(id, &session)
         }))
     }
 }
@@ -262,7 +264,7 @@ mod tests {
     use tower::{BoxError, ServiceExt};
 
     use super::*;
-    use crate::{Envelope, Session, recover};
+    use crate::{Envelope, recover};
 
     /// A maildir within a directory of its own.
     struct Fixture {
@@ -504,7 +506,7 @@ mod tests {
     fn a_full_disk_is_the_only_failure_with_a_reply_of_its_own() {
         let failed = |kind: io::ErrorKind| {
             let error = MaildirError::new("write", Path::new("/secret"), kind.into());
-            answer(Err(error.into())).map(|reply| reply.to_string())
+            answer(Err(error.into()), &Session::local()).map(|reply| reply.to_string())
         };
         for kind in [io::ErrorKind::StorageFull, io::ErrorKind::QuotaExceeded] {
             let reply = failed(kind).unwrap();

@@ -173,13 +173,13 @@ mod tests {
     }
 
     fn session(peer: impl Into<PeerAddr>, protocol: Protocol) -> Session {
-        let names = ListenerFacts {
+        let server = ListenerFacts {
             hostname: "mail.example.org".to_owned(),
             app_name: "smtpd (a\\b)\r\n".to_owned(),
-            profile: None,
+            ..Default::default()
         };
         let local = PeerAddr::Unknown;
-        Session::new(peer.into(), local, Arc::new(names), protocol)
+        Session::new(peer.into(), local, Arc::new(server), protocol)
     }
 
     fn to(recipients: &[&str]) -> Envelope {

@@ -1,0 +1,184 @@
+//! What a client hears of a body that fails, and who else hears of it.
+
+use std::sync::{Arc, Mutex};
+
+use smtpd_tower::{
+    Body, BodyError, BoxError, Data, PhaseService, Pipeline, Rcpt, Reply, Request, ServePhase,
+    Server,
+    deliver::{Discard, Inbox, Maildir},
+    handler_fn,
+    layer::{MapBodyLayer, SizeLimitLayer, TeeLayer},
+    router::Router,
+    test::Client,
+};
+use tower::{Layer, ServiceBuilder, service_fn};
+
+/// What one message hears, and what `on_error` is told meanwhile, with all causes.
+async fn told(data: impl ServePhase<Data>) -> (String, Vec<String>) {
+    let errors = Arc::<Mutex<Vec<String>>>::default();
+    let heard = errors.clone();
+    let pipeline = Pipeline::new()
+        .rcpt(handler_fn(async |_: Request<Rcpt>| {}))
+        .data(data);
+    let server = Server::new("mx.test", pipeline).on_error(move |_, error| {
+        let mut text = error.to_string();
+        let mut source = std::error::Error::source(error);
+        while let Some(cause) = source {
+            text = format!("{text}: {cause}");
+            source = cause.source();
+        }
+        heard.lock().unwrap().push(text);
+    });
+    let mut client = Client::connect(&server);
+    let to = ["b@example.org", "c@example.net"];
+    let reply = client.send("a@example.com", to, "Hello\r\n").await.unwrap();
+    client.quit().await.unwrap();
+    client.ended().await.unwrap();
+    (
+        reply.to_string(),
+        std::mem::take(&mut errors.lock().unwrap()),
+    )
+}
+
+/// Yields that error in place of the message.
+fn failing(error: BodyError) -> impl Layer<DataService, Service: ServePhase<Data>> + Clone {
+    MapBodyLayer::new(move |body: Body| {
+        let error = error.clone();
+        body.try_inspect(move |_| Err(error.clone()))
+    })
+}
+
+type DataService = PhaseService<Data>;
+
+fn around(
+    layer: impl Layer<DataService, Service: ServePhase<Data>>,
+    service: impl ServePhase<Data>,
+) -> DataService {
+    DataService::new(layer.layer(DataService::new(service)))
+}
+
+/// Everything that reads a body and answers by itself.
+fn readers(directory: &std::path::Path) -> Vec<(&'static str, DataService)> {
+    async fn body_error(request: Request<Data>) -> Result<Reply, BodyError> {
+        request.into_body().collect().await.map(|_| Reply::OK)
+    }
+    async fn any_error(request: Request<Data>) -> Result<Reply, BoxError> {
+        request.into_body().collect().await?;
+        Ok(Reply::OK)
+    }
+    async fn reader(request: Request<Data>) -> Result<Reply, BoxError> {
+        tokio::io::copy(
+            &mut request.into_body().into_reader(),
+            &mut tokio::io::sink(),
+        )
+        .await?;
+        Ok(Reply::OK)
+    }
+    let sink = TeeLayer::new(|_| Some(async { Ok(tokio::io::sink()) }));
+    let split = || {
+        Router::new()
+            .domain("example.org", Inbox::new())
+            .domain("example.net", Discard)
+    };
+    vec![
+        ("handler_fn", DataService::new(handler_fn(body_error))),
+        ("service_fn", DataService::new(service_fn(any_error))),
+        ("reader", DataService::new(service_fn(reader))),
+        ("Inbox", DataService::new(Inbox::new())),
+        ("Discard", DataService::new(Discard)),
+        (
+            "Maildir",
+            DataService::new(Maildir::new(directory.join("mail"))),
+        ),
+        (
+            "SizeLimitLayer",
+            around(SizeLimitLayer::new(100), Inbox::new()),
+        ),
+        ("TeeLayer", around(sink, Inbox::new())),
+        (
+            "MapBodyLayer",
+            around(
+                MapBodyLayer::new(|body: Body| body.prepend("X: 1\r\n")),
+                Inbox::new(),
+            ),
+        ),
+        ("Router", DataService::new(split())),
+    ]
+}
+
+#[tokio::test]
+async fn a_refusal_in_a_body_is_not_lost_in_a_451() {
+    let directory = tempfile::tempdir().unwrap();
+    let virus = Reply::rejected("Virus found");
+    let deep = BodyError::other(std::io::Error::other(BodyError::refused(virus.clone())));
+    for error in [
+        BodyError::refused(virus.clone()),
+        deep,
+        virus.clone().into(),
+    ] {
+        for (name, reader) in readers(directory.path()) {
+            let told = told(around(failing(error.clone()), reader)).await;
+            assert_eq!(told, (virus.to_string(), vec![]), "{name}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_fault_in_a_body_is_not_hidden_by_its_451() {
+    let directory = tempfile::tempdir().unwrap();
+    for (name, reader) in readers(directory.path()) {
+        let fault = BodyError::other(std::io::Error::other("scanner at 10.0.0.5 is gone"));
+        let (reply, errors) = told(around(failing(fault), reader)).await;
+        assert_eq!(reply, "451 4.3.0 Local error in processing", "{name}");
+        // Two routes have read it, and each tells.
+        assert_eq!(
+            errors.len(),
+            if name == "Router" { 2 } else { 1 },
+            "{name}: {errors:?}"
+        );
+        for error in errors {
+            assert!(
+                error.starts_with("data service failed: ") && error.ends_with("is gone"),
+                "{name}: {error}"
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_the_client_has_done_wrong_is_no_fault() {
+    let directory = tempfile::tempdir().unwrap();
+    for (error, code) in [
+        (BodyError::TooLarge, "552"),
+        (BodyError::BareNewline, "550"),
+    ] {
+        for (name, reader) in readers(directory.path()) {
+            let (reply, errors) = told(around(failing(error.clone()), reader)).await;
+            assert!(reply.starts_with(code), "{name}: {reply}");
+            assert!(errors.is_empty(), "{name}: {errors:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_handler_that_fails_by_itself_is_told_of() {
+    let data = handler_fn(async |_: Request<Data>| Err::<Reply, _>(BodyError::other("disk gone")));
+    let (reply, errors) = told(data).await;
+    assert_eq!(reply, "451 4.3.0 Local error in processing");
+    assert_eq!(
+        errors,
+        ["data service failed: message body failed: disk gone"]
+    );
+
+    let data = ServiceBuilder::new()
+        .layer(smtpd_tower::layer::from_fn(async |_: Request<Data>, _| {
+            Ok(Err::<Reply, _>(BodyError::other("disk gone")))
+        }))
+        .service(Inbox::new());
+    let (reply, errors) = told(data).await;
+    assert_eq!(reply, "451 4.3.0 Local error in processing");
+    assert_eq!(
+        errors,
+        ["data service failed: message body failed: disk gone"]
+    );
+}
