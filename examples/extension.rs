@@ -6,9 +6,8 @@
 use std::borrow::Cow;
 
 use smtpd_tower::{
-    Data, Extension, Extensions, Mail, Pipeline, Rcpt, Reply, Request, Server,
-    core::{Parameter, ParameterError, ParameterRule, SessionFacts},
-    handler_fn, system_hostname,
+    Data, Extension, Extensions, Mail, Parameter, ParameterError, ParameterRule, Pipeline, Rcpt,
+    Reply, Request, Server, SessionFacts, handler_fn, system_hostname,
 };
 use tokio::net::TcpListener;
 

@@ -8,11 +8,11 @@ use std::{
 };
 
 use smtpd_tower::{
-    Command, Data, DataReply, Extensions, Mail, Pipeline, Rcpt, Reply, Request,
-    core::{By, Code, HoldUntil, NoSupport, Priority, Status, ValidSince},
+    Code, Command, Data, DataReply, Extensions, Mail, Pipeline, Rcpt, Reply, Request, Status,
     extension::{DeliverBy, Etrn, FutureRelease, MtPriority, Prdr, Rrvs},
     handler_fn,
     layer::DomainFilterLayer,
+    smtpd_core::{By, HoldUntil, NoSupport, Priority, ValidSince},
 };
 use support::*;
 use tower::ServiceBuilder;

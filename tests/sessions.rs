@@ -12,10 +12,8 @@ use std::{
 
 use smtpd_tower::{
     Auth, BodyError, BoxError, Command, Connect, Data, EndReason, Extension, Helo, Identity, Mail,
-    PeerAddr, Pipeline, Rcpt, Reply, Request, Session, SessionError,
-    core::{ParameterError, ParameterRule, SessionFacts},
-    handler_fn,
-    sasl::Mechanisms,
+    ParameterError, ParameterRule, PeerAddr, Pipeline, Rcpt, Reply, Request, Session, SessionError,
+    SessionFacts, handler_fn, sasl::Mechanisms,
 };
 use support::*;
 use tokio::{sync::Notify, time::Instant};

@@ -166,7 +166,7 @@ impl Config {
         self.changed()
     }
 
-    /// SMTP or LMTP.
+    /// SMTP or LMTP. `Server` of smtpd-tower sets it by itself, for each listener.
     #[must_use]
     pub fn protocol(mut self, protocol: Protocol) -> Self {
         self.protocol = protocol;
@@ -182,7 +182,8 @@ impl Config {
         self.changed()
     }
 
-    /// The SASL mechanisms that are on; none by default, and AUTH is then neither offered nor taken.
+    /// The SASL mechanisms that are on, in place of those that were. None by default, and AUTH is then neither offered nor
+    /// taken; `Server` of smtpd-tower begins with [`Mechanisms::default`] instead where its pipeline has an AUTH service.
     #[must_use]
     pub fn mechanisms(mut self, mechanisms: Mechanisms) -> Self {
         self.mechanisms = mechanisms;
@@ -225,6 +226,7 @@ impl Config {
     }
 
     /// Whether the caller can upgrade a connection to TLS, so that STARTTLS is offered (RFC 3207).
+    /// `Server` of smtpd-tower sets it by itself, where it has a certificate.
     #[must_use]
     pub fn starttls(mut self, available: bool) -> Self {
         self.starttls = available;
@@ -265,7 +267,8 @@ impl Config {
     }
 
     /// Ask the caller, by [`Event::Command`](crate::Event::Command), about VRFY, EXPN, HELP, ETRN and every verb that the connection does not know;
-    /// off by default, so that it answers them by itself.
+    /// off by default, so that it answers them by itself. `Server` of smtpd-tower sets it by itself, where its pipeline has a
+    /// service for commands.
     #[must_use]
     pub fn custom_commands(mut self, on: bool) -> Self {
         self.custom_commands = on;
@@ -273,7 +276,8 @@ impl Config {
     }
 
     /// Whether there is a command XCLIENT, by which a proxy says who its client is. Nobody may use it but the peers for
-    /// which [`Connection::allow_xclient`](crate::Connection::allow_xclient) is called; others hear 550 5.7.0.
+    /// which [`Connection::allow_xclient`](crate::Connection::allow_xclient) is called; others hear 550 5.7.0. `Server` of
+    /// smtpd-tower sets it by itself, where it is told whom to trust.
     #[must_use]
     pub fn xclient(mut self, on: bool) -> Self {
         self.xclient = on;
@@ -281,7 +285,8 @@ impl Config {
     }
 
     /// Whether there is a command XFORWARD, by which a proxy says where its messages come from, for the peers for which
-    /// [`Connection::allow_xforward`](crate::Connection::allow_xforward) is called.
+    /// [`Connection::allow_xforward`](crate::Connection::allow_xforward) is called. `Server` of smtpd-tower sets it by itself,
+    /// where it is told whom to trust.
     #[must_use]
     pub fn xforward(mut self, on: bool) -> Self {
         self.xforward = on;
@@ -289,6 +294,7 @@ impl Config {
     }
 
     /// Keep every line for [`Connection::poll_wire_line`](crate::Connection::poll_wire_line); off by default.
+    /// `Server` of smtpd-tower sets it by itself, where somebody listens.
     #[must_use]
     pub fn log_wire(mut self, on: bool) -> Self {
         self.log_wire = on;
@@ -297,6 +303,7 @@ impl Config {
 
     /// Where mechanisms that challenge the client take their random octets from: a function that fills a slice from a
     /// cryptographic source, or tells by `false` that it cannot. Without one, such mechanisms are neither offered nor taken.
+    /// `Server` of smtpd-tower begins with that of the operating system.
     #[must_use]
     pub fn entropy(mut self, fill: fn(&mut [u8]) -> bool) -> Self {
         self.entropy = Some(fill);

@@ -1,8 +1,12 @@
-use crate::Reply;
+use std::fmt;
+
+use crate::{Code, Reply};
 
 /// The answer to a message: one reply for all its recipients, or one for each.
 ///
-/// LMTP sends a reply for each recipient (RFC 2033 section 4.2). SMTP has room for one, the [`merged`](Self::merged) reply.
+/// LMTP sends a reply for each recipient (RFC 2033 section 4.2). SMTP has room for one, the [`merged`](Self::merged) reply;
+/// its [`code`](Self::code) and what `Display` shows are those of that one, so what is written for a [`Reply`] reads the same.
+/// It equals a `Reply` if all its replies do.
 ///
 /// ```
 /// use smtpd_core::{DataReply, Reply};
@@ -10,6 +14,8 @@ use crate::Reply;
 /// let reply = DataReply::each([Reply::OK, Reply::mailbox_full(), Reply::no_such_user()]);
 /// assert_eq!(reply.merged(), &Reply::mailbox_full());
 /// assert_eq!(reply.for_recipient(2), &Reply::no_such_user());
+/// assert_eq!((reply.code().as_u16(), reply.is_positive(), reply.is_taken()), (452, false, true));
+/// assert_eq!(reply.to_string(), "452 4.2.2 Mailbox full");
 /// assert_eq!(DataReply::from(Reply::OK), Reply::OK);
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,6 +50,17 @@ impl DataReply {
         let transient = replies.iter().find(|reply| reply.code().is_transient());
         let refused = replies.iter().find(|reply| !reply.is_positive());
         transient.or(refused).unwrap_or(&replies[0])
+    }
+
+    /// The code of the [`merged`](Self::merged) reply.
+    pub fn code(&self) -> Code {
+        self.merged().code()
+    }
+
+    /// Whether the [`merged`](Self::merged) reply is positive, so that every recipient has taken the message;
+    /// [`is_taken`](Self::is_taken) tells whether any has.
+    pub fn is_positive(&self) -> bool {
+        self.merged().is_positive()
     }
 
     /// The reply for the message as a whole where each recipient has one of its own: positive if any is, for then it was
@@ -98,6 +115,18 @@ impl PartialEq<Reply> for DataReply {
     }
 }
 
+impl PartialEq<DataReply> for Reply {
+    fn eq(&self, reply: &DataReply) -> bool {
+        reply == self
+    }
+}
+
+impl fmt::Display for DataReply {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.merged().fmt(f)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -136,6 +165,8 @@ mod tests {
         let reply = DataReply::each([Reply::OK, Reply::busy()]);
         assert_eq!(reply.for_recipient(0), &Reply::OK);
         assert_eq!(reply.for_recipient(7), &Reply::busy());
-        assert!(reply.is_taken() && reply != Reply::OK);
+        assert!(reply.is_taken() && reply != Reply::OK && Reply::OK != reply);
+        let both = DataReply::each([Reply::OK, Reply::OK]);
+        assert!(both == Reply::OK && Reply::OK == both);
     }
 }

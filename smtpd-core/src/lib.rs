@@ -22,6 +22,7 @@
 //!
 //! Who writes a server wants `smtpd-tower`, which runs this crate on tokio and calls tower services.
 #![forbid(unsafe_code)]
+#![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod address;
 mod code;

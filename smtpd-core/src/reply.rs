@@ -163,6 +163,15 @@ impl Reply {
         )
     }
 
+    /// 550 5.7.1: the client may not send as that address (RFC 6409 section 6.1).
+    pub const fn sender_refused() -> Self {
+        Self::fixed(
+            Code::MAILBOX_UNAVAILABLE,
+            Status::DENIED,
+            "Sender address not allowed",
+        )
+    }
+
     pub(crate) const fn fixed(code: Code, status: Status, text: &'static str) -> Self {
         Self {
             code,
@@ -186,11 +195,40 @@ impl Reply {
         &self.text
     }
 
-    /// The same reply with another text.
+    /// The lines of the text; one at least, which may be empty.
+    ///
+    /// ```
+    /// use smtpd_core::{Code, Reply, Status};
+    ///
+    /// let help = Reply::multiline(Code::HELP, Status::UNDEFINED, ["Commands:", "EHLO MAIL RCPT DATA"]);
+    /// assert_eq!(help.lines().collect::<Vec<_>>(), ["Commands:", "EHLO MAIL RCPT DATA"]);
+    /// ```
+    pub fn lines(&self) -> impl DoubleEndedIterator<Item = &str> {
+        self.text.split('\n')
+    }
+
+    /// The same reply with another text, of one line: it stands in place of all lines that there were, and a line end in it
+    /// becomes a space. [`multiline`](Self::multiline) makes several lines, [`with_line`](Self::with_line) adds one.
     #[must_use]
     pub fn with_text(self, text: impl Into<Cow<'static, str>>) -> Self {
         Self {
             text: clean(text.into()),
+            ..self
+        }
+    }
+
+    /// The same reply with one more line, such as whom to ask about a refusal. Control characters in it become spaces.
+    ///
+    /// ```
+    /// use smtpd_core::Reply;
+    ///
+    /// let reply = Reply::no_such_user().with_line("Questions: postmaster@example.org");
+    /// assert_eq!(reply.lines().collect::<Vec<_>>(), ["No such user", "Questions: postmaster@example.org"]);
+    /// ```
+    #[must_use]
+    pub fn with_line(self, line: impl Into<Cow<'static, str>>) -> Self {
+        Self {
+            text: format!("{}\n{}", self.text, clean(line.into())).into(),
             ..self
         }
     }
@@ -211,7 +249,7 @@ impl Reply {
         if text.len() <= LINE_TEXT && memchr::memchr(b'\n', text).is_none() {
             return self.encode_line(form, &self.text, true, out);
         }
-        let mut lines = self.text.split('\n').peekable();
+        let mut lines = self.lines().peekable();
         while let Some(line) = lines.next() {
             let mut rest = line;
             loop {
@@ -259,7 +297,7 @@ impl fmt::Display for Reply {
         if !self.code.is_intermediate() {
             write!(f, " {}.{}", self.code.as_u16() / 100, self.status)?;
         }
-        for line in self.text.split('\n') {
+        for line in self.lines() {
             write!(f, " {line}")?;
         }
         Ok(())
@@ -353,6 +391,16 @@ mod tests {
                 ENHANCED,
                 "214-2.0.0 one\r\n214 2.0.0 two\r\n",
             ),
+            (
+                Reply::sender_refused().with_line("Ask\nus"),
+                ENHANCED,
+                "550-5.7.1 Sender address not allowed\r\n550 5.7.1 Ask us\r\n",
+            ),
+            (
+                Reply::sender_refused().with_line("Ask").with_text("a\nb"),
+                ENHANCED,
+                "550 5.7.1 a b\r\n",
+            ),
         ];
         for (reply, form, expected) in cases {
             assert_eq!(wire(&reply, form), expected);
@@ -372,10 +420,16 @@ mod tests {
             for reply in [
                 Reply::ok(hostile),
                 Reply::multiline(Code::OK, Status::UNDEFINED, [hostile]),
+                Reply::OK.with_text(hostile),
+                Reply::OK.with_line(hostile),
             ] {
                 let wire = wire(&reply, ENHANCED);
-                assert_eq!(wire.matches('\n').count(), 1, "{wire:?}");
-                assert!(!wire.trim_end().contains(char::is_control), "{wire:?}");
+                let lines: Vec<_> = wire.split_terminator("\r\n").collect();
+                assert_eq!(lines.len(), reply.lines().count(), "{wire:?}");
+                for line in lines {
+                    assert!(line.starts_with("250"), "{wire:?}");
+                    assert!(!line.contains(char::is_control), "{wire:?}");
+                }
             }
         }
     }

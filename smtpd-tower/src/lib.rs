@@ -63,9 +63,24 @@
 //! the proxy. Where messages pass through a filter, XFORWARD ([`Server::xforward_from`]) tells where they came from, for logs
 //! alone ([`Session::forwarded`]).
 //!
+//! # Features
+//!
+//! | feature | adds | default |
+//! |---|---|---|
+//! | `tls-ring` | the module `tls`, with the cryptography of ring | yes |
+//! | `tls-aws-lc` | the same with that of aws-lc; where both are on, it has to be asked for | |
+//! | `tls` | the same with a provider of your own | |
+//! | `encrypted-keys` | private keys under a passphrase | |
+//! | `password-hash` | `PasswordHash` and `PasswordVerifier`: passwords compared with their hashes by Argon2 | |
+//! | `proxy` | the PROXY protocol: `ProxyProtocol`, `ProxyInfo` | |
+//! | `spool` | `Body::spool`, `SpoolLayer`: messages in memory, and above a limit in temporary files | |
+//! | `mime` | the module `mime`: messages parsed by mail-parser | |
+//! | `test` | the module `test`: a client, a recorder, transcripts, faults on purpose; for `[dev-dependencies]` | |
+//!
 //! The protocol itself is in [`smtpd_core`], without any I/O; [its page of RFCs](smtpd_core::guide::rfc)
 //! tells what is done of each.
 #![forbid(unsafe_code)]
+#![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod body;
 mod cidr;
@@ -115,11 +130,13 @@ pub use server::{Handle, Listener, Profile, Server, TrustedPeers, system_hostnam
 #[cfg(feature = "proxy")]
 pub use server::{ProxyHeaderError, ProxyInfo, ProxyProtocol, ProxyTls, ProxyVersion};
 pub use session::{PeerAddr, Session, TypedMap};
+pub use smtpd_core;
 pub use smtpd_core::{
-    self as core, AddressError, Attribute, AttributeError, AuthOutcome, BareNewline, ClientName,
-    CloseReason, Code, Config, DataReply, Direction, Domain, Extension, Extensions, ForwardPath,
-    Forwarded, Greeting, Leniency, Limits, MailSource, Mailbox, Parameters, Protocol, Reply,
-    ReversePath, Status, Timeouts, WireLine, XClient, extension, sasl,
+    AddressError, Attribute, AttributeError, AuthOutcome, BareNewline, ClientName, CloseReason,
+    Code, Config, DataReply, Direction, Domain, Extension, Extensions, ForwardPath, Forwarded,
+    Greeting, Leniency, Limits, MailSource, Mailbox, Parameter, ParameterError, ParameterRule,
+    Parameters, Protocol, Reply, ReversePath, SessionFacts, Status, Timeouts, WireLine, XClient,
+    extension, sasl,
     sasl::{Credentials, Identity, Secret},
 };
 pub use tls_info::{TlsInfo, TlsVersion};

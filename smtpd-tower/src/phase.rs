@@ -184,7 +184,7 @@ impl Auth {
 /// MAIL: a transaction begins (RFC 5321 section 4.1.1.2).
 ///
 /// ```
-/// use smtpd_tower::{Mail, Reply, Request, core::Size, handler_fn};
+/// use smtpd_tower::{Mail, Reply, Request, handler_fn, smtpd_core::Size};
 ///
 /// let mail = handler_fn(async |request: Request<Mail>| match request.parameters().get() {
 ///     Some(Size(1_000_000..)) if request.sender().is_null() => Err(Reply::rejected("A report of that size?")),
@@ -287,7 +287,8 @@ impl Rcpt {
 pub struct Command {
     /// The first word, in upper case.
     pub verb: String,
-    /// What follows it. Nothing but the absence of control characters is known of it.
+    /// What follows it, without the blanks before and at the end of it. Nothing else is known of it but that it holds no control
+    /// characters.
     pub argument: String,
     /// What the client would hear without a service, such as 500 5.5.1.
     pub default_reply: Reply,
