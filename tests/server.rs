@@ -237,6 +237,38 @@ async fn shutdown_has_a_hard_deadline() {
 }
 
 #[tokio::test]
+async fn a_signal_does_not_cut_off_a_transaction_that_goes_on() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    let (signal, signalled) = tokio::sync::oneshot::channel::<()>();
+    let serving = collecting().serve_with_graceful_shutdown(listener, signalled, SECOND * 30);
+    let serving = tokio::spawn(serving);
+    let mut client = Client::over(TcpStream::connect(addr).await.unwrap());
+    client.expect("220").await;
+    client.begin().await;
+    let mut idle = Client::over(TcpStream::connect(addr).await.unwrap());
+    idle.expect("220").await;
+    signal.send(()).unwrap();
+    idle.expect("421").await;
+    assert!(!serving.is_finished());
+    client.send("whole\r\n.\r\n").await;
+    assert_eq!(client.reply().await, "250 2.0.0 7");
+    client.expect("421").await;
+    serving.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_server_that_its_handle_has_ended_does_not_wait_for_the_signal() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let server = collecting();
+    let never = std::future::pending::<()>();
+    let serving = tokio::spawn(server.serve_with_graceful_shutdown(listener, never, SECOND));
+    server.handle().shutdown(SECOND).await;
+    let ended = timeout(SECOND * 10, serving).await;
+    ended.expect("it ends").unwrap().unwrap();
+}
+
+#[tokio::test]
 async fn after_shutdown_nobody_is_greeted_and_the_port_is_free() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap();

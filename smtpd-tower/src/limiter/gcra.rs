@@ -25,6 +25,7 @@ use std::time::Duration;
 /// assert_eq!(rate, Rate::new(100, Duration::from_secs(60))?);
 ///
 /// assert_eq!(Rate::per_hour(0), Err(RateError::ZeroEvents));
+/// assert_eq!(Rate::per_day(500)?.period(), 24 * Rate::per_hour(1)?.period());
 /// # Ok::<(), RateError>(())
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -79,6 +80,15 @@ impl Rate {
     /// [`RateError::ZeroEvents`].
     pub const fn per_hour(events: u32) -> Result<Self, RateError> {
         Self::new(events, Duration::from_secs(3600))
+    }
+
+    /// At most `events` each day, all of them at once if need be.
+    ///
+    /// # Errors
+    ///
+    /// [`RateError::ZeroEvents`].
+    pub const fn per_day(events: u32) -> Result<Self, RateError> {
+        Self::new(events, Duration::from_secs(24 * 3600))
     }
 
     /// Lets `burst` events happen at once; the rate of their return stays as it is.

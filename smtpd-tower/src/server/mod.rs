@@ -9,7 +9,7 @@ mod proxy;
 mod registry;
 mod trusted;
 
-use std::{fmt, future::ready, io, sync::Arc};
+use std::{fmt, future::ready, io, pin::pin, sync::Arc, time::Duration};
 
 use smtpd_core::{Config, Protocol, WireLine};
 use tokio::{
@@ -92,7 +92,9 @@ impl Server {
 
     /// A server for the host of that name; [`system_hostname`] tells this machine's.
     ///
-    /// With an [`auth`](Pipeline::auth) service in the pipeline, PLAIN and LOGIN are on, over TLS only.
+    /// With an [`auth`](Pipeline::auth) service in the pipeline, the [default mechanisms](smtpd_core::sasl::Mechanisms::default) are on, PLAIN
+    /// and LOGIN, which are offered over TLS only; [`Config::mechanisms`] puts others in their place. Without that service
+    /// none is.
     pub fn new(hostname: impl Into<String>, pipeline: Pipeline) -> Self {
         let settings = Settings {
             config: Config::new(hostname).entropy(fill_random),
@@ -277,6 +279,48 @@ impl Server {
     ) -> impl Future<Output = io::Result<()>> + Send + use<L> {
         let tls_first = self.settings.profile == Some(Profile::Submissions);
         self.run(self.protocol(), tls_first, listener)
+    }
+
+    /// The same, until `signal` is ready; what it gives is of no matter. Then the server is shut down as
+    /// [`Handle::shutdown`] does it, with `grace` for what is going on.
+    ///
+    /// ```no_run
+    /// use std::time::Duration;
+    ///
+    /// use smtpd_tower::{Pipeline, Server};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> std::io::Result<()> {
+    /// let listener = tokio::net::TcpListener::bind("127.0.0.1:2525").await?;
+    /// Server::new("mx.example.org", Pipeline::new())
+    ///     .serve_with_graceful_shutdown(listener, tokio::signal::ctrl_c(), Duration::from_secs(30))
+    ///     .await
+    /// # }
+    /// ```
+    ///
+    /// All listeners of the server end so, and those of its clones; with [`Handle::shutdown`] they can be awaited together.
+    ///
+    /// # Errors
+    ///
+    /// As [`serve`](Self::serve).
+    pub fn serve_with_graceful_shutdown<L, F>(
+        &self,
+        listener: L,
+        signal: F,
+        grace: Duration,
+    ) -> impl Future<Output = io::Result<()>> + Send + use<L, F>
+    where
+        L: Listener,
+        F: Future + Send,
+    {
+        let (serving, handle) = (self.serve(listener), self.handle());
+        async move {
+            let mut serving = pin!(serving);
+            tokio::select! {
+                served = &mut serving => return served,
+                _ = signal => {}
+            }
+            tokio::join!(serving, handle.shutdown(grace)).0
+        }
     }
 
     /// Serves a listener whose clients begin with TLS (RFC 8314 section 3.3), as on port 465.

@@ -8,7 +8,8 @@ use crate::Server;
 /// Plays a session: sends the `C:` lines, and checks that the server says the `S:` lines, and no more.
 ///
 /// - `C: ` and a line: sent with CRLF. Several in a row are sent at once, as a group.
-/// - `S: ` and a line of a reply: with `*` at its end it is the beginning of the line. `S: [closed]` is the end of the connection.
+/// - `S: ` and a line of a reply: with `*` at its end it is the beginning of the line. `S: 250-...` is all lines to the end of a
+///   reply of that code, one at least: the rest of what EHLO hears, for instance. `S: [closed]` is the end of the connection.
 /// - Blank lines, and those that begin with `#`, are left out. Blanks before a line do not count.
 ///
 /// ```
@@ -18,8 +19,9 @@ use crate::Server;
 /// let server = Server::new("mx.example.org", Recorder::new().pipeline());
 /// transcript(&server, "
 ///     S: 220 mx.example.org *
-///     C: HELO client.example
-///     S: 250 mx.example.org
+///     C: EHLO client.example
+///     S: 250-mx.example.org
+///     S: 250-...
 ///     C: MAIL FROM:<a@example.com>
 ///     C: RCPT TO:<b@example.org>
 ///     C: DATA
@@ -38,27 +40,14 @@ use crate::Server;
 /// # }
 /// ```
 ///
+/// The client comes from 127.0.0.1 and speaks SMTP; [`ClientOptions::transcript`](super::ClientOptions::transcript) plays others.
+///
 /// # Errors
 ///
 /// At the first line that differs. Both `Display` and `Debug` of the error show what was expected and what came, with the
 /// numbers of the lines, so that `?` and `unwrap` in a test do.
 pub async fn transcript(server: &Server, script: &str) -> Result<(), TranscriptError> {
-    let mut client = Client::connect(server);
-    client.play(script).await?;
-    // What the server has still to say, it says before it sees the end.
-    let more = match client.finish().await {
-        Ok(()) => client.line().await.unwrap_or_default(),
-        Err(_) => None,
-    };
-    match more {
-        Some(line) => Err(TranscriptError::new(
-            script,
-            script.lines().count(),
-            "nothing more",
-            line,
-        )),
-        None => Ok(()),
-    }
+    Client::connect(server).play_to_the_end(script).await
 }
 
 impl<IO: AsyncRead + AsyncWrite + Unpin> Client<IO> {
@@ -77,13 +66,8 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Client<IO> {
                 Line::Server(expected) => {
                     // Where nobody reads any more, what is read instead shows it: the end, or why it has come.
                     let _ = self.raw(std::mem::take(&mut group)).await;
-                    let actual = self
-                        .said()
-                        .await
-                        .map_err(|error| differs(expected, error))?;
-                    if !matches(expected, &actual) {
-                        return Err(differs(expected, actual));
-                    }
+                    let said = self.hear(expected).await;
+                    said.map_err(|actual| differs(expected, actual))?;
                 }
                 Line::Nothing => {}
                 Line::Unknown => {
@@ -101,6 +85,39 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Client<IO> {
         })
     }
 
+    /// The same of a whole session.
+    pub(super) async fn play_to_the_end(mut self, script: &str) -> Result<(), TranscriptError> {
+        self.play(script).await?;
+        // What the server has still to say, it says before it sees the end.
+        let more = match self.finish().await {
+            Ok(()) => self.line().await.unwrap_or_default(),
+            Err(_) => None,
+        };
+        let end = script.lines().count();
+        more.map_or(Ok(()), |line| {
+            Err(TranscriptError::new(script, end, "nothing more", line))
+        })
+    }
+
+    /// Reads what the line of a transcript stands for; what comes instead is the error.
+    async fn hear(&mut self, expected: &str) -> Result<(), String> {
+        loop {
+            let actual = self.said().await?;
+            let line = match expected.strip_suffix(REST) {
+                Some(code)
+                    if actual
+                        .strip_prefix(code)
+                        .is_some_and(|s| s.starts_with('-')) =>
+                {
+                    continue;
+                }
+                Some(code) => matches(&format!("{code} *"), &actual),
+                None => matches(expected, &actual),
+            };
+            return if line { Ok(()) } else { Err(actual) };
+        }
+    }
+
     async fn said(&mut self) -> Result<String, String> {
         match self.line().await {
             Ok(line) => Ok(line.unwrap_or_else(|| CLOSED.to_owned())),
@@ -109,6 +126,9 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Client<IO> {
         }
     }
 }
+
+/// How the lines to the end of a reply are written, behind its code.
+const REST: &str = "-...";
 
 /// How the end of the connection is written.
 const CLOSED: &str = "[closed]";
@@ -248,6 +268,18 @@ mod tests {
             (
                 "S: 220 *\nC: NOOP",
                 Some((3, "nothing more", "250 2.0.0 OK")),
+            ),
+            (
+                "S: 220 *\nC: EHLO c\nS: 250-mx.test\nS: 250-...\nC: NOOP\nS: 250-...",
+                None,
+            ),
+            (
+                "S: 220 *\nC: EHLO c\nS: 550-...",
+                Some((3, "550-...", "250-mx.test")),
+            ),
+            (
+                "S: 220 *\nC: QUIT\nS: 221-...\nS: 250-...",
+                Some((4, "250-...", "[closed]")),
             ),
             (
                 "S: 220 *\nX: NOOP",

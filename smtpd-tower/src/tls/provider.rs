@@ -56,7 +56,7 @@ impl Provider {
         )
     }
 
-    pub(super) fn crypto(&self) -> &Arc<CryptoProvider> {
+    pub(crate) fn crypto(&self) -> &Arc<CryptoProvider> {
         &self.crypto
     }
 

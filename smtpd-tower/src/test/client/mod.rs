@@ -6,6 +6,9 @@ mod message;
 mod options;
 mod reply;
 mod sasl;
+mod scram;
+#[cfg(any(feature = "tls-ring", feature = "tls-aws-lc"))]
+mod tls;
 mod wire;
 
 use smtpd_core::Protocol;
@@ -91,20 +94,6 @@ impl Client {
             ..Self::over(io)
         }
     }
-
-    /// Closes the connection, and waits until the server has ended the session: until it has dropped its services and
-    /// called its hooks.
-    ///
-    /// # Errors
-    ///
-    /// [`ClientError::Io`] if the session has panicked.
-    pub async fn ended(self) -> Result<(), ClientError> {
-        drop(self.wire);
-        match self.session {
-            Some(session) => session.await.map_err(|error| ClientError::Io(error.into())),
-            None => Ok(()),
-        }
-    }
 }
 
 impl Client<TcpStream> {
@@ -132,6 +121,20 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Client<IO> {
             keywords: EhloKeywords::default(),
             recipients: 0,
             session: None,
+        }
+    }
+
+    /// Closes the connection, and waits until a server in memory has ended the session: until it has dropped its services and
+    /// called its hooks.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError::Io`] if the session has panicked.
+    pub async fn ended(self) -> Result<(), ClientError> {
+        drop(self.wire);
+        match self.session {
+            Some(session) => session.await.map_err(|error| ClientError::Io(error.into())),
+            None => Ok(()),
         }
     }
 
@@ -321,7 +324,7 @@ fn path(address: &str) -> String {
 mod tests {
     use smtpd_core::{
         AuthOutcome, Reply,
-        sasl::{CramMd5, Mechanisms, Secret},
+        sasl::{CramMd5, Mechanisms, Scram, Secret},
     };
 
     use super::*;
@@ -438,7 +441,7 @@ mod tests {
             );
         let server = Server::new("mx.test", Pipeline::new().auth(auth)).configure(|config| {
             config
-                .mechanisms(Mechanisms::default().with(CramMd5))
+                .mechanisms(Mechanisms::default().with(CramMd5).with(Scram::sha256()))
                 .allow_insecure_auth(true)
         });
         for (user, password, code) in [
@@ -446,18 +449,19 @@ mod tests {
             ("alice", "wrong", 535),
             ("bob", "secret", 535),
         ] {
-            for mechanism in ["PLAIN", "LOGIN", "CRAM-MD5"] {
+            for mechanism in ["PLAIN", "LOGIN", "CRAM-MD5", "SCRAM-SHA-256"] {
                 let mut client = Client::connect(&server);
                 client.greeting().await?;
                 client.ehlo("c").await?;
                 assert_eq!(
                     client.extensions().parameters("AUTH"),
-                    Some("PLAIN LOGIN CRAM-MD5")
+                    Some("PLAIN LOGIN CRAM-MD5 SCRAM-SHA-256")
                 );
                 let reply = match mechanism {
                     "PLAIN" => client.auth_plain(user, password).await?,
                     "LOGIN" => client.auth_login(user, password).await?,
-                    _ => client.auth_cram_md5(user, password).await?,
+                    "CRAM-MD5" => client.auth_cram_md5(user, password).await?,
+                    _ => client.auth_scram_sha256(user, password).await?,
                 };
                 assert_eq!(reply.code().as_u16(), code, "{mechanism} {user} {password}");
             }

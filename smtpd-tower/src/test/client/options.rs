@@ -5,7 +5,7 @@ use smtpd_core::Protocol;
 use super::Client;
 use crate::{
     PeerAddr, Server,
-    test::{ChaosStream, StreamChaos},
+    test::{ChaosStream, StreamChaos, TranscriptError},
 };
 
 /// How a [`Client`] is connected to a [`Server`] in memory.
@@ -76,6 +76,35 @@ impl ClientOptions {
     #[must_use]
     pub fn chaos(self, chaos: StreamChaos) -> Self {
         Self { chaos, ..self }
+    }
+
+    /// Plays a whole session, see [`transcript`](super::super::transcript()).
+    ///
+    /// ```
+    /// use smtpd_tower::{Server, layer::DenyHostsLayer, test::{ClientOptions, Recorder, TranscriptError}};
+    /// use tower::Layer;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let recorder = Recorder::new();
+    /// let denied = DenyHostsLayer::new(["192.0.2.0/24".parse()?]).layer(recorder.clone());
+    /// let server = Server::new("mx.example.org", recorder.pipeline().connect(denied));
+    /// ClientOptions::new().peer(([192, 0, 2, 1], 4711)).transcript(&server, "
+    ///     S: 554 *
+    ///     C: QUIT
+    ///     S: 221 *
+    /// ").await?;
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// At the first line that differs.
+    ///
+    /// # Panics
+    ///
+    /// Outside of a tokio runtime.
+    pub async fn transcript(self, server: &Server, script: &str) -> Result<(), TranscriptError> {
+        self.connect(server).play_to_the_end(script).await
     }
 
     /// Connects. The session runs in a task of its own.
