@@ -7,11 +7,11 @@ use std::{
 
 use smtpd_tower::{
     Extensions, Profile,
-    core::{DateTime, Standard},
     extension::{
         DeliverBy, Etrn, FutureRelease, MtPriority, NoSoliciting, Prdr, PriorityPolicy, RequireTls,
         Rrvs, SessionLimits,
     },
+    smtpd_core::{DateTime, Standard},
 };
 
 /// Names, each with a sign or without.

@@ -38,13 +38,13 @@ use std::{
 use smtpd_tower::{
     BoxError, Connect, Data, Domain, Mail, PhaseService, Pipeline, Profile, ProxyProtocol, Rcpt,
     Reply, Request, Server,
-    core::HoldUntil,
     deliver::{Discard, Maildir},
     handler_fn,
     layer::{
         CondLayer, DomainFilterLayer, OwnSenderLayer, RateLimitLayer, ReceivedLayer,
         SubmissionFieldsLayer,
     },
+    smtpd_core::HoldUntil,
     system_hostname,
 };
 use tower::ServiceBuilder;
