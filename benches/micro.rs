@@ -5,8 +5,6 @@ use std::{sync::Arc, time::Instant};
 use bytes::BytesMut;
 use divan::{AllocProfiler, Bencher, black_box, counter::BytesCount};
 use smtpd_core::{Config, Connection, Event, ForwardPath, Limits, PathOptions, Reply};
-use smtpd_tower::{Rcpt, Request, Session, handler_fn, layer::DomainFilterLayer};
-use tower::{ServiceBuilder, ServiceExt};
 
 #[global_allocator]
 static ALLOCATIONS: AllocProfiler = AllocProfiler::system();
@@ -37,20 +35,84 @@ fn mail_rcpt_rset(bencher: Bencher<'_, '_>) {
     bencher.bench_local(|| session.say(group));
 }
 
-/// A recipient through a layer to a handler: what tower and the layer cost.
-#[divan::bench]
-fn rcpt_through_a_pipeline(bencher: Bencher<'_, '_>) {
-    let service = ServiceBuilder::new()
-        .layer(DomainFilterLayer::new(["example.org"]))
-        .service(handler_fn(async |_: Request<Rcpt>| {}))
-        .boxed_clone();
-    let recipient: ForwardPath = "b@example.org".parse().unwrap();
-    let session = Session::local();
-    bencher.bench_local(|| {
-        let request = Request::new(session.clone(), Rcpt::new(recipient.clone()));
-        let mut call = tokio_test::task::spawn(service.clone().oneshot(request));
-        assert!(call.poll().is_ready());
-    });
+/// What a layer adds to a recipient: each of them alone around a handler, called as the engine does it. `none` is the
+/// handler by itself.
+mod a_recipient_through {
+    use std::time::Duration;
+
+    use smtpd_tower::{
+        Rcpt, Reply, Request, ServePhase, Session, handler_fn,
+        layer::{DomainFilterLayer, RateLimitLayer, TraceLayer},
+    };
+    use tower::{
+        Layer, ServiceExt, layer::util::Identity, limit::ConcurrencyLimitLayer,
+        timeout::TimeoutLayer,
+    };
+
+    use super::Bencher;
+
+    #[divan::bench]
+    fn none(bencher: Bencher<'_, '_>) {
+        run(bencher, Identity::new());
+    }
+
+    #[divan::bench]
+    fn domain_filter(bencher: Bencher<'_, '_>) {
+        run(bencher, DomainFilterLayer::new(["example.org"]));
+    }
+
+    #[divan::bench]
+    fn rate_limit(bencher: Bencher<'_, '_>) {
+        run(
+            bencher,
+            RateLimitLayer::per_ip(u32::MAX, Duration::from_secs(1)),
+        );
+    }
+
+    /// With a subscriber that writes every event of level INFO to nowhere.
+    #[divan::bench]
+    fn trace_at_info(bencher: Bencher<'_, '_>) {
+        let subscriber = tracing_subscriber::fmt()
+            .with_max_level(tracing::Level::INFO)
+            .with_writer(std::io::sink)
+            .finish();
+        tracing::subscriber::with_default(subscriber, || run(bencher, TraceLayer::new()));
+    }
+
+    #[divan::bench]
+    fn tower_timeout(bencher: Bencher<'_, '_>) {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .build();
+        let _context = runtime.as_ref().map(tokio::runtime::Runtime::enter);
+        run(bencher, TimeoutLayer::new(Duration::from_secs(5)));
+    }
+
+    #[divan::bench]
+    fn tower_concurrency_limit(bencher: Bencher<'_, '_>) {
+        run(bencher, ConcurrencyLimitLayer::new(64));
+    }
+
+    fn run<L>(bencher: Bencher<'_, '_>, layer: L)
+    where
+        L: Layer<Handler>,
+        L::Service: ServePhase<Rcpt>,
+    {
+        let service = smtpd_tower::PhaseService::new(layer.layer(handler_fn(taken as _)));
+        let recipient: smtpd_tower::ForwardPath = "b@example.org".parse().unwrap();
+        let session = Session::local();
+        bencher.bench_local(|| {
+            let request = Request::new(session.clone(), Rcpt::new(recipient.clone()));
+            let mut call = tokio_test::task::spawn(service.clone().oneshot(request));
+            assert!(call.poll().is_ready());
+        });
+    }
+
+    type Handler = smtpd_tower::HandlerFn<fn(Request<Rcpt>) -> std::future::Ready<Reply>>;
+
+    fn taken(_: Request<Rcpt>) -> std::future::Ready<Reply> {
+        std::future::ready(Reply::OK)
+    }
 }
 
 /// The text of a message as DATA has it, in reads of 64 KiB: finds its end, undoes the dots, refuses bare CR and LF.

@@ -161,17 +161,17 @@ async fn users_only<IO: AsyncRead + AsyncWrite + Unpin>(client: &mut Client<IO>)
 }
 
 #[tokio::test]
-async fn lmtp_has_neither_tls_nor_auth() {
+async fn lmtp_offers_tls_and_requires_neither_tls_nor_auth() {
     let (server, _) = server_and_connector();
     let mut client = listener(&server, Profile::Lmtp);
     client.expect("220 mx.test smtpd LMTP").await;
     client.cmd("EHLO c.test", "500").await;
-    assert!(offer(&mut client, "LHLO").await.is_empty());
+    let offered = offer(&mut client, "LHLO").await;
+    assert_eq!(offered, ["STARTTLS", "AUTH CRAM-MD5"]);
     talk(
         &mut client,
         &[
-            ["STARTTLS", "50"],
-            [ALICE, "50"],
+            [ALICE, "538"],
             [FROM, "250"],
             ["RCPT TO:<user@example.com>", "250"],
             ["DATA", "354"],

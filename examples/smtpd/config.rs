@@ -44,7 +44,10 @@ pub(crate) fn at(options: &Options, server: &Server, profile: Option<Profile>) -
     };
     server.configure(|config| {
         let config = match profile {
-            Some(Profile::Lmtp) => config,
+            // Offered, but not required of a server that is trusted.
+            Some(Profile::Lmtp) => {
+                config.allow_insecure_auth(options.allow_plaintext_auth == Some(true))
+            }
             _ => require(options, config),
         };
         match &*options.extensions {

@@ -65,7 +65,7 @@ pub(crate) struct Options {
     #[serde(deserialize_with = "file::list")]
     pub(crate) listen_submissions: Vec<Address>,
 
-    /// Listen for LMTP, for a server that is trusted: neither AUTH nor STARTTLS; repeatable
+    /// Listen for LMTP, for a server that is trusted: neither AUTH nor TLS is required; repeatable
     #[arg(long, value_name = "ADDR", help_heading = LISTENERS)]
     #[serde(deserialize_with = "file::list")]
     pub(crate) listen_lmtp: Vec<Address>,

@@ -406,7 +406,7 @@ impl Server {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, fault));
         }
         let pipeline = settings.guarded_pipeline();
-        let starttls = settings.offers_starttls() && !implicit_tls;
+        let starttls = settings.has_tls() && !implicit_tls;
         let config = settings
             .config
             .protocol(protocol)

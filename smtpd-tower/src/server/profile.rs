@@ -12,8 +12,8 @@ use crate::{PhaseService, Pipeline, layer::DomainFilterLayer};
 /// |---|---|---|---|---|
 /// | clients | other servers | users | users | the server that is in front of this one |
 /// | usual port | 25 | 587 | 465 | a Unix socket |
-/// | TLS | STARTTLS, where there is a certificate | STARTTLS, required | from the first octet | none |
-/// | AUTH | none | within TLS, required | required | none |
+/// | TLS | STARTTLS, where there is a certificate | STARTTLS, required | from the first octet | as for MX |
+/// | AUTH | none | within TLS, required | required | offered, where there is a service |
 /// | recipients | of [`Server::domains`] alone | the pipeline decides | the pipeline decides | the pipeline decides |
 ///
 /// ```
@@ -48,7 +48,7 @@ pub enum Profile {
     /// The same within TLS from the first octet (RFC 8314 section 3.3).
     Submissions,
     /// Delivery by LMTP (RFC 2033), from a server that has done all that: whoever reaches the listener is trusted, so it
-    /// belongs on a Unix socket or an address of this machine.
+    /// belongs on a Unix socket or an address of this machine, or behind a RCPT service that asks for an identity.
     Lmtp,
 }
 
@@ -138,7 +138,7 @@ impl Server {
     /// AUTH is on where somebody answers it, and where the profile has a use for it.
     pub(super) fn offer_auth(self) -> Self {
         let settings = &self.settings;
-        let is_wanted = settings.profile.is_none_or(Profile::is_submission);
+        let is_wanted = settings.profile != Some(Profile::Mx);
         let is_on = settings.pipeline.auth.is_some() && is_wanted;
         self.configure(|config| match is_on {
             true if config.mechanisms_ref().is_empty() => config.mechanisms(Mechanisms::default()),
@@ -192,12 +192,7 @@ impl Settings {
         pipeline
     }
 
-    /// LMTP has no use for it behind a server of one's own.
-    pub(super) fn offers_starttls(&self) -> bool {
-        self.has_tls() && self.profile != Some(Profile::Lmtp)
-    }
-
-    fn has_tls(&self) -> bool {
+    pub(super) fn has_tls(&self) -> bool {
         #[cfg(feature = "tls")]
         let has_tls = self.tls.is_some();
         #[cfg(not(feature = "tls"))]
@@ -271,7 +266,7 @@ mod tests {
             (nobody.clone(), 0),
             (users.clone().profile(Profile::Submission), 2),
             (users.clone().profile(Profile::Mx), 0),
-            (users.clone().profile(Profile::Lmtp), 0),
+            (users.clone().profile(Profile::Lmtp), 2),
             (nobody.clone().profile(Profile::Submission), 0),
             (nobody.pipeline(with_users()), 2),
             (users.clone().pipeline(pipeline()), 0),
