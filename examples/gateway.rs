@@ -17,7 +17,7 @@ use smtpd_tower::{
     },
     system_hostname,
 };
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, signal};
 use tower::ServiceBuilder;
 
 #[tokio::main]
@@ -31,7 +31,10 @@ async fn main() -> std::io::Result<()> {
     let domains: Vec<_> = arguments.collect();
     let listener = TcpListener::bind(address).await?;
     println!("listening on {}", listener.local_addr()?);
-    server(maildir.as_ref(), &domains).serve(listener).await
+    // At Ctrl-C, messages that are on their way have half a minute to arrive.
+    server(maildir.as_ref(), &domains)
+        .serve_with_graceful_shutdown(listener, signal::ctrl_c(), Duration::from_secs(30))
+        .await
 }
 
 pub fn server(maildir: &Path, domains: &[String]) -> Server {

@@ -61,10 +61,14 @@ async fn may_post(request: Request<Rcpt>) -> Result<(), Reply> {
 
 async fn is_user(request: Request<Rcpt>) -> Result<(), Reply> {
     match request.recipient().mailbox() {
-        Some(mailbox) if !["alice", "postmaster"].contains(&mailbox.local_part()) => {
-            Err(Reply::no_such_user())
+        Some(mailbox) => {
+            let user = mailbox.local_part_unquoted().to_lowercase();
+            match user.as_str() {
+                "alice" | "postmaster" => Ok(()),
+                _ => Err(Reply::no_such_user()),
+            }
         }
-        _ => Ok(()),
+        None => Ok(()),
     }
 }
 

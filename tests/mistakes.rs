@@ -22,3 +22,19 @@ fn every_mistake_is_explained() {
     }
     trybuild::TestCases::new().compile_fail("tests/mistakes/*.rs");
 }
+
+#[test]
+fn every_mistake_has_its_cure_in_the_guide() {
+    let page = include_str!("../smtpd-tower/docs/compile_errors.md");
+    let directory = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/mistakes");
+    let mut mistakes = 0;
+    for file in std::fs::read_dir(directory).expect("the directory is there") {
+        let path = file.expect("a file").path();
+        if path.extension().is_some_and(|extension| extension == "rs") {
+            let name = path.file_stem().unwrap_or_default().display().to_string();
+            assert!(page.contains(&format!("`{name}`")), "{name} has no row");
+            mistakes += 1;
+        }
+    }
+    assert!(mistakes > 10, "only {mistakes} were found");
+}

@@ -9,8 +9,10 @@
 //! | [`errors`] | which error becomes which reply |
 //! | [`state`] | of the server, the connection, the message |
 //! | [`hooks`] | ends, resets, aborted messages, verbs, keywords and parameters of your own |
+//! | [`authentication`] | users, passwords, tokens, certificates, and who may send as whom |
 //! | [`testing`] | from one service to programs that send |
 //! | [`tower_with_smtp`] | tower's own layers around each phase, and their traps |
+//! | [`compile_errors`] | what the compiler says, and what to do |
 //! | [`coming_from_go_smtpd`], [`coming_from_mailin`] | what was there, and what is here |
 //!
 //! Every block of code in them is a test.
@@ -36,11 +38,17 @@ pub mod state {}
 #[doc = include_str!("../docs/hooks.md")]
 pub mod hooks {}
 
+#[doc = include_str!("../docs/authentication.md")]
+pub mod authentication {}
+
 #[doc = include_str!("../docs/testing.md")]
 pub mod testing {}
 
 #[doc = include_str!("../docs/tower_with_smtp.md")]
 pub mod tower_with_smtp {}
+
+#[doc = include_str!("../docs/compile_errors.md")]
+pub mod compile_errors {}
 
 #[doc = include_str!("../docs/coming_from_go_smtpd.md")]
 pub mod coming_from_go_smtpd {}

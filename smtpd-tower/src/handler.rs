@@ -172,6 +172,11 @@ impl<R, T: IntoReply<R>, E: IntoReply<R>> IntoReply<R> for Result<T, E> {
 /// }));
 /// ```
 ///
+/// # As an argument
+///
+/// A function that takes a handler, or any other service, takes an `impl` [`ServePhase<P>`](crate::ServePhase); before a layer
+/// that refuses goes around it, [`PhaseService::new(service)`](crate::PhaseService::new) does.
+///
 /// # Any error by `?`
 ///
 /// `?` takes what becomes the error of the function's `Result`: of `Result<_, Reply>` all that becomes a [`Reply`], of

@@ -11,8 +11,8 @@
 //!
 //! async fn is_user(request: Request<Rcpt>) -> Result<(), Reply> {
 //!     match request.recipient().mailbox() {
-//!         Some(mailbox) if mailbox.local_part() != "alice" => Err(Reply::no_such_user()),
-//!         _ => Ok(()),
+//!         Some(mailbox) if !mailbox.local_part_unquoted().eq_ignore_ascii_case("alice") => Err(Reply::no_such_user()),
+//!         _ => Ok(()), // and <Postmaster>
 //!     }
 //! }
 //!
@@ -36,8 +36,10 @@
 //! | which error becomes which reply | [`guide::errors`] |
 //! | where to keep what | [`guide::state`] |
 //! | what happens beside the phases: ends, resets, verbs and parameters of your own | [`guide::hooks`] |
+//! | who may log in, and how | [`guide::authentication`] |
 //! | how to test all that, with and without sockets | [`guide::testing`] |
 //! | how tower's own layers behave here, and their traps | [`guide::tower_with_smtp`] |
+//! | what to do about an error of the compiler | [`guide::compile_errors`] |
 //! | where your code goes | [`guide::coming_from_go_smtpd`], [`guide::coming_from_mailin`] |
 //!
 //! Ready to be used: [`layer`]s, [`deliver`]y services, a [`router`], and with the feature `test` the module `test`. The

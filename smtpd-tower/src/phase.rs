@@ -34,7 +34,13 @@ pub trait Phase: sealed::Sealed + Send + Sync + 'static {
 
 /// What a service may answer with: a [`Reply`], a [`DataReply`], an [`AuthOutcome`]. Sealed.
 ///
-/// A layer that looks at answers is generic over this, and fits every phase.
+/// A layer that looks at answers is generic over this, and fits every phase; the [guide](crate::guide::pipelines#a-layer-for-every-phase)
+/// has one. It sees what services say. It never sees
+///
+/// - a reply that travels as an error, thrown by a `filter` for instance, nor what [`recover`](crate::recover()) makes of a failure
+///   further out;
+/// - what AUTH ends with where the service has answered with a secret, for the mechanism has the last word;
+/// - what the protocol answers by itself: bad syntax, wrong order, limits, and positive replies to the greeting and EHLO.
 ///
 /// ```
 /// use smtpd_tower::{Answer, DataReply, Reply};

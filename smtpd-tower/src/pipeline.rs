@@ -20,6 +20,22 @@ use crate::{Auth, Command, Connect, Data, Helo, Mail, Phase, Rcpt, Request, hand
 /// }
 /// let pipeline = server_for(handler_fn(async |_: Request<Rcpt>| {}));
 /// ```
+///
+/// What such a service answers is only known to *become* the response of the phase, so a layer that refuses, and has to make
+/// such a response, does not fit around it. [`PhaseService::new`] makes it a service that answers with just that:
+///
+/// ```
+/// use smtpd_tower::{Data, Pipeline, PhaseService, ServePhase, deliver::Inbox, layer::SizeLimitLayer};
+/// use tower::ServiceBuilder;
+///
+/// fn small(deliver: impl ServePhase<Data>) -> Pipeline {
+///     let data = ServiceBuilder::new()
+///         .layer(SizeLimitLayer::new(100_000))
+///         .service(PhaseService::new(deliver));
+///     Pipeline::new().data(data)
+/// }
+/// let pipeline = small(Inbox::new());
+/// ```
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot serve the SMTP phase `{P}`",
     label = "not a service for this phase",

@@ -78,6 +78,12 @@ async fn by_its_command_line() {
             ["alice", "wonderland", "bob@example.org"],
             Err(550),
         ),
+        (
+            implicit,
+            Tls::Wrapper(trusting()),
+            ["alice", "wonderland", "alice@example.net"],
+            Err(550),
+        ),
     ];
     for (port, tls, who, expected) in table {
         let sent = spawn_blocking(move || submit(port, tls, who))

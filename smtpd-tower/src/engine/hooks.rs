@@ -37,7 +37,7 @@ pub enum SessionError {
     Proxy(io::Error),
     /// The TLS handshake failed, or took too long.
     Tls(io::Error),
-    /// A service failed; the client heard 451.
+    /// A service failed, or [told of a fault](Session::report_fault); mostly the client heard 451.
     Service {
         /// The name of the phase.
         phase: &'static str,

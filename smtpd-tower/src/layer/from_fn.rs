@@ -46,8 +46,10 @@ use crate::{IntoReply, Phase, PhaseService, Request, ServePhase};
 /// State comes by a closure that captures it, as with [`handler_fn`](crate::handler_fn):
 ///
 /// ```
-/// # use std::sync::{Arc, atomic::{AtomicU64, Ordering}};
-/// # use smtpd_tower::{BoxError, Data, Request, layer::{self, Next}};
+/// use std::sync::{Arc, atomic::{AtomicU64, Ordering}};
+///
+/// use smtpd_tower::{Data, Request, layer::{self, Next}};
+///
 /// let messages = Arc::new(AtomicU64::new(0));
 /// let count = layer::from_fn(move |request: Request<Data>, next: Next<Data>| {
 ///     let messages = messages.clone();

@@ -23,8 +23,8 @@ use crate::{Data, Request, SinkFailure};
 /// use tokio::fs::File;
 ///
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// # let directory = tempfile::tempdir()?;
-/// # let path = directory.path().join("copy.eml");
+/// let directory = tempfile::tempdir()?;
+/// let path = directory.path().join("copy.eml");
 /// let journal = path.clone();
 /// let data = ServiceBuilder::new()
 ///     .layer(TeeLayer::new(move |request| {
@@ -45,9 +45,11 @@ use crate::{Data, Request, SinkFailure};
 /// [`with_failure`](Self::with_failure) says otherwise.
 ///
 /// ```
-/// # use std::io;
-/// # use smtpd_tower::{Body, Data, Envelope, Request, Session, SinkFailure, deliver::Inbox, layer::TeeLayer};
-/// # use tower::{ServiceBuilder, ServiceExt};
+/// use std::io;
+///
+/// use smtpd_tower::{Body, Data, Envelope, Request, Session, SinkFailure, deliver::Inbox, layer::TeeLayer};
+/// use tower::{ServiceBuilder, ServiceExt};
+///
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// async fn full() -> io::Result<tokio::fs::File> {
 ///     Err(io::ErrorKind::StorageFull.into())

@@ -187,7 +187,8 @@ impl Server {
     /// Calls a function for every line that is read or written. Secrets and messages are left out.
     ///
     /// ```
-    /// # use smtpd_tower::{Pipeline, Server};
+    /// use smtpd_tower::{Pipeline, Server};
+    ///
     /// let server = Server::new("mx.example.org", Pipeline::new())
     ///     .on_wire(|session, line| println!("{} {line}", session.id())); // 7 C: EHLO client.example
     /// ```
@@ -201,7 +202,8 @@ impl Server {
     /// Calls a function for everything that goes wrong in a session, beside the log.
     ///
     /// ```
-    /// # use smtpd_tower::{Pipeline, Server, SessionError};
+    /// use smtpd_tower::{Pipeline, Server, SessionError};
+    ///
     /// let server = Server::new("mx.example.org", Pipeline::new()).on_error(|session, error| match error {
     ///     SessionError::Service { phase, error } => eprintln!("{}: {phase}: {error}", session.id()),
     ///     other => eprintln!("{}: {other}", session.id()),
@@ -219,7 +221,8 @@ impl Server {
     /// Calls a function when a client gives a transaction up by RSET, with what the envelope had come to.
     ///
     /// ```
-    /// # use smtpd_tower::{Pipeline, Server};
+    /// use smtpd_tower::{Pipeline, Server};
+    ///
     /// let server = Server::new("mx.example.org", Pipeline::new()).on_reset(|session, envelope| {
     ///     println!("{}: a message for {} was given up", session.id(), envelope.recipients().len());
     /// });

@@ -182,20 +182,32 @@ impl Session {
         self.facts.state.get()
     }
 
+    /// Tells the log and [`Server::on_error`](crate::Server::on_error) of a fault on this side, for a service that answers all
+    /// the same. A service that fails does not need it, nor does one whose answer is a [`BodyError`](crate::BodyError).
+    ///
+    /// ```
+    /// use smtpd_tower::{Rcpt, Request, handler_fn};
+    ///
+    /// # async fn count(request: &Request<Rcpt>) -> std::io::Result<()> { Ok(()) }
+    /// let rcpt = handler_fn(async |request: Request<Rcpt>| {
+    ///     if let Err(error) = count(&request).await {
+    ///         request.session().report_fault::<Rcpt>(error); // the recipient is taken uncounted
+    ///     }
+    /// });
+    /// ```
+    pub fn report_fault<P: Phase>(&self, error: impl Into<BoxError>) {
+        self.report(&SessionError::Service {
+            phase: P::NAME,
+            error: error.into(),
+        });
+    }
+
     /// Tells the log and [`Server::on_error`](crate::Server::on_error) of something that went wrong.
     pub(crate) fn report(&self, error: &SessionError) {
         error.log(self);
         if let Some(hook) = &self.facts.listener.on_error {
             hook(self, error);
         }
-    }
-
-    /// The same of a fault on this side that the answer of a service does not show.
-    pub(crate) fn report_fault<P: Phase>(&self, error: impl Into<BoxError>) {
-        self.report(&SessionError::Service {
-            phase: P::NAME,
-            error: error.into(),
-        });
     }
 
     pub(crate) fn greeted(&mut self, name: ClientName, greeting: Greeting) {

@@ -44,6 +44,8 @@ const BUFFER: usize = 64 * 1024;
 /// | the disk is full, the quota used up | 452 4.3.1 |
 /// | anything else | [`MaildirError`], which becomes 451 4.3.0; its text goes to the log only |
 ///
+/// There is one maildir for each service. For one of each user, see [below](#a-maildir-for-each-user).
+///
 /// It needs the tokio runtime. It is there on Unix only, for its file names have colons.
 ///
 /// ```
@@ -65,6 +67,66 @@ const BUFFER: usize = 64 * 1024;
 ///     std::fs::read_to_string(file.path())?,
 ///     "Return-Path: <a@example.com>\r\nDelivered-To: b@example.org\r\nSubject: hi\r\n\r\nHello\r\n",
 /// );
+/// # Ok(()) }
+/// ```
+///
+/// # A maildir for each user
+///
+/// Where users are known when the server starts, a [`Router`](crate::router::Router) has a route for each, and splits messages:
+///
+/// ```
+/// use smtpd_tower::{Data, deliver::Maildir, router::Router};
+///
+/// let mut data = Router::<Data>::new();
+/// for user in ["alice", "bob"] {
+///     let maildir = Maildir::new(format!("/var/mail/{user}"));
+///     data = data.recipient(
+///         move |path| path.mailbox().is_some_and(|m| m.local_part_unquoted().eq_ignore_ascii_case(user)),
+///         maildir,
+///     );
+/// }
+/// ```
+///
+/// Where they are looked up, a handler reads the message and asks the maildir of each recipient. The name of a directory
+/// comes from the lookup, never from the client.
+///
+/// ```
+/// use smtpd_tower::{
+///     Body, BodyError, Data, DataReply, Envelope, ForwardPath, Reply, Request, Session, deliver::Maildir, handler_fn,
+/// };
+/// use tower::ServiceExt;
+///
+/// # async fn maildir_of(recipient: &ForwardPath) -> Result<Maildir, Reply> {
+/// #     let dir = std::env::temp_dir().join(format!("maildir-of-each-{}", std::process::id()));
+/// #     Ok(Maildir::new(dir))
+/// # }
+/// async fn deliver(request: Request<Data>) -> Result<DataReply, BodyError> {
+///     let (session, data) = request.into_parts();
+///     let message = data.body.collect().await?;
+///     let mut replies = Vec::new();
+///     for recipient in data.envelope.recipients() {
+///         let envelope = Envelope::new(data.envelope.sender().clone()).with_recipient(recipient.path().clone());
+///         let request = Request::new(session.clone(), Data::new(envelope, Body::from(message.clone())));
+///         let reply = match maildir_of(recipient.path()).await {
+///             Ok(maildir) => maildir.oneshot(request).await,
+///             Err(refusal) => Ok(refusal),
+///         };
+///         replies.push(reply.unwrap_or_else(|error| {
+///             session.report_fault::<Data>(error);
+///             Reply::try_again("Cannot be stored now") // the others have it
+///         }));
+///     }
+///     Ok(DataReply::each(replies))
+/// }
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let envelope = Envelope::default().with_recipient("a@example.org".parse()?).with_recipient("b@example.org".parse()?);
+/// # let data = Data::new(envelope, Body::from("Hello\r\n"));
+/// # let reply = handler_fn(deliver).oneshot(Request::new(Session::local(), data)).await?;
+/// # let path = maildir_of(&"a@example.org".parse()?).await?.path().to_owned();
+/// # let files = std::fs::read_dir(path.join("new"))?.count();
+/// # std::fs::remove_dir_all(path)?;
+/// # assert!(reply.is_positive());
+/// # assert_eq!(files, 2);
 /// # Ok(()) }
 /// ```
 #[derive(Clone, Debug)]
