@@ -165,8 +165,11 @@ mod tests {
         let reply = DataReply::each([Reply::OK, Reply::busy()]);
         assert_eq!(reply.for_recipient(0), &Reply::OK);
         assert_eq!(reply.for_recipient(7), &Reply::busy());
-        assert!(reply.is_taken() && reply != Reply::OK && Reply::OK != reply);
+        assert!(reply.is_taken());
+        assert_ne!(reply, Reply::OK);
+        assert_ne!(Reply::OK, reply);
         let both = DataReply::each([Reply::OK, Reply::OK]);
-        assert!(both == Reply::OK && Reply::OK == both);
+        assert_eq!(both, Reply::OK);
+        assert_eq!(Reply::OK, both);
     }
 }
