@@ -8,14 +8,19 @@ use std::{
 
 use bytes::{Buf, Bytes};
 use smtpd_tower::{
-    Connect, Limits, Mail, Pipeline, Rcpt, Request, Server, deliver::Discard, handler_fn,
-    layer::DomainFilterLayer,
+    Connect, Data, Limits, Mail, Pipeline, Rcpt, Request, ServePhase, Server, deliver::Discard,
+    handler_fn, layer::DomainFilterLayer,
 };
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tower::ServiceBuilder;
 
 /// A server with a service for each phase, whose limits are out of the way.
 pub(crate) fn server() -> Server {
+    server_into(Discard)
+}
+
+/// The same, but messages go to that service.
+pub(crate) fn server_into(data: impl ServePhase<Data>) -> Server {
     let rcpt = ServiceBuilder::new()
         .layer(DomainFilterLayer::new(["example.org"]))
         .service(handler_fn(async |_: Request<Rcpt>| {}));
@@ -23,7 +28,7 @@ pub(crate) fn server() -> Server {
         .connect(handler_fn(async |_: Request<Connect>| {}))
         .mail(handler_fn(async |_: Request<Mail>| {}))
         .rcpt(rcpt)
-        .data(Discard);
+        .data(data);
     let mut limits = Limits::default();
     limits.recipients = u32::MAX;
     limits.messages = u32::MAX;
