@@ -6,6 +6,7 @@ mod support;
 
 use std::{
     collections::HashSet,
+    env,
     net::SocketAddr,
     sync::{
         Arc, Mutex,
@@ -17,42 +18,74 @@ use reference::Reference;
 use support::Client;
 use tokio::{net::TcpStream, task::JoinSet};
 
-const MESSAGES: u32 = 1000;
+const SENDERS: u32 = 16;
 
+/// Kills a server at forty moments, or at as many as `SMTPD_KILLS` says.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn kill_9_in_the_middle_of_a_thousand_deliveries_loses_nothing_acknowledged() {
-    let mut server = Reference::start(1, &["--listen", "127.0.0.1:0"]);
-    let address = server.address("smtp");
-    let (next, acknowledged) = (
-        Arc::new(AtomicU32::new(0)),
-        Arc::new(Mutex::new(HashSet::new())),
-    );
-    let mut senders = JoinSet::new();
-    for _ in 0..16 {
-        senders.spawn(send_until_killed(
-            address,
-            next.clone(),
-            acknowledged.clone(),
-        ));
+async fn kill_9_at_any_moment_loses_nothing_acknowledged() {
+    let kills = env::var("SMTPD_KILLS").map_or(40, |kills| kills.parse().expect("a number"));
+    let mut acknowledged = 0;
+    for kill in 0..kills {
+        // From the first connections on to some hundred messages.
+        let steps = 1 + kill * 37 % 1001;
+        let runtime = ["threads", "per-core"][kill as usize % 2];
+        acknowledged += killed_after(steps, runtime).await;
     }
-    while acknowledged.lock().unwrap().len() < MESSAGES as usize / 3 {
+    assert!(acknowledged > kills, "it was killed amid deliveries");
+}
+
+/// Kills a server when its clients have done so much. How many messages it had acknowledged.
+async fn killed_after(steps: u32, runtime: &str) -> u32 {
+    let mut server = Reference::start(1, &["--listen", "127.0.0.1:0", "--runtime", runtime]);
+    let address = server.address("smtp");
+    let seen = Arc::<Seen>::default();
+    let mut senders = JoinSet::new();
+    for _ in 0..SENDERS {
+        senders.spawn(send_until_killed(address, seen.clone()));
+    }
+    while seen.steps.load(Ordering::SeqCst) < steps {
         assert!(!senders.is_empty(), "the server was there");
         tokio::task::yield_now().await;
     }
     server.process.kill().unwrap();
     server.process.wait().unwrap();
-    while senders.join_next().await.is_some() {}
+    while let Some(ended) = senders.join_next().await {
+        ended.unwrap();
+    }
+    let acknowledged = seen.acknowledged.lock().unwrap();
+    let delivered = delivered(&server);
+    let lost: Vec<_> = acknowledged.difference(&delivered).collect();
+    assert!(
+        lost.is_empty(),
+        "{runtime}, killed after {steps}: acknowledged, yet lost: {lost:?}"
+    );
+    acknowledged.len() as u32
+}
 
+/// What the clients have done, and what the server has told them.
+#[derive(Default)]
+struct Seen {
+    steps: AtomicU32,
+    next: AtomicU32,
+    acknowledged: Mutex<HashSet<u32>>,
+}
+
+impl Seen {
+    fn step(&self) {
+        self.steps.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+/// The numbers of the messages that lie in the Maildir, once it is sure that all are whole and there once.
+fn delivered(server: &Reference) -> HashSet<u32> {
     let mut delivered = HashSet::new();
     for content in server.delivered() {
         let text = String::from_utf8(content).unwrap();
-        let number: u32 = text
+        let number = text
             .rsplit_once("X-Number: ")
             .and_then(|(_, n)| n.split_once("\r\n"))
-            .unwrap()
-            .0
-            .parse()
-            .unwrap();
+            .and_then(|(n, _)| n.parse().ok())
+            .expect("a message has its number");
         assert!(
             text.ends_with(&message(number)),
             "message {number} is not whole: {} octets",
@@ -63,49 +96,42 @@ async fn kill_9_in_the_middle_of_a_thousand_deliveries_loses_nothing_acknowledge
             "message {number} was delivered twice"
         );
     }
-    let acknowledged = acknowledged.lock().unwrap();
-    let lost: Vec<_> = acknowledged.difference(&delivered).collect();
-    assert!(lost.is_empty(), "acknowledged, yet lost: {lost:?}");
-    assert!(
-        acknowledged.len() < MESSAGES as usize,
-        "it was killed before the end"
-    );
+    delivered
 }
 
-async fn send_until_killed(
-    address: SocketAddr,
-    next: Arc<AtomicU32>,
-    acknowledged: Arc<Mutex<HashSet<u32>>>,
-) {
-    let mut client = Client::over(TcpStream::connect(address).await.unwrap());
-    client.expect("220").await;
-    client.cmd("EHLO client.example", "250").await;
+/// Sends message after message; `None` when the server is gone.
+async fn send_until_killed(address: SocketAddr, seen: Arc<Seen>) -> Option<()> {
+    let mut client = Client::over(TcpStream::connect(address).await.ok()?);
+    said(&mut client, &seen).await?;
+    client.try_send("EHLO client.example\r\n").await.ok()?;
+    said(&mut client, &seen).await?;
     loop {
-        let number = next.fetch_add(1, Ordering::SeqCst);
+        let number = seen.next.fetch_add(1, Ordering::SeqCst);
         let group = "MAIL FROM:<a@example.com>\r\nRCPT TO:<b@example.org>\r\nDATA\r\n";
-        if number >= MESSAGES || client.try_send(group).await.is_err() {
-            return;
-        }
+        client.try_send(group).await.ok()?;
         for _ in 0..3 {
-            if client.reply().await.is_empty() {
-                return;
-            }
+            said(&mut client, &seen).await?;
         }
-        if client.try_send(message(number) + ".\r\n").await.is_err() {
-            return;
-        }
-        match client.reply().await.as_str() {
-            reply if reply.starts_with("250") => {
-                assert!(acknowledged.lock().unwrap().insert(number))
-            }
-            _ => return,
+        client.try_send(message(number) + ".\r\n").await.ok()?;
+        seen.step();
+        if said(&mut client, &seen).await?.starts_with("250") {
+            assert!(seen.acknowledged.lock().unwrap().insert(number));
         }
     }
 }
 
+/// The next reply; `None` when there is none any more.
+async fn said(client: &mut Client<TcpStream>, seen: &Seen) -> Option<String> {
+    let reply = client.reply().await;
+    seen.step();
+    (!reply.is_empty()).then_some(reply)
+}
+
+/// A message that is delivered in one go, or a larger one.
 fn message(number: u32) -> String {
+    let lines = if number % 8 == 7 { 5000 } else { 200 };
     format!(
         "Subject: crash\r\nX-Number: {number}\r\n\r\n{}",
-        format!("line of message {number}\r\n").repeat(200)
+        format!("line of message {number}\r\n").repeat(lines)
     )
 }
