@@ -3,7 +3,7 @@ use std::{
     io,
     path::{Path, PathBuf},
     sync::{
-        Mutex, PoisonError,
+        Condvar, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
 };
@@ -15,18 +15,21 @@ pub(super) struct DirSync {
     path: PathBuf,
     /// How many fsyncs have begun.
     begun: AtomicU64,
-    ended: Mutex<Ended>,
+    progress: Mutex<Progress>,
+    /// An fsync has ended.
+    ended: Condvar,
 }
 
 /// A rename that is to be made durable: by any fsync that begins after it.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Mark(u64);
 
-/// The last fsync that has ended.
+/// How far the fsyncs have come, which are numbered from 1.
 #[derive(Debug, Default)]
-struct Ended {
-    number: u64,
-    failure: Option<Failure>,
+struct Progress {
+    running: bool,
+    last: u64,
+    last_failed: Option<(u64, Failure)>,
 }
 
 /// [`io::Error`] is not `Clone`, and all whom an fsync served must hear of its failure.
@@ -41,7 +44,8 @@ impl DirSync {
         Self {
             path,
             begun: AtomicU64::new(0),
-            ended: Mutex::default(),
+            progress: Mutex::default(),
+            ended: Condvar::new(),
         }
     }
 
@@ -56,21 +60,40 @@ impl DirSync {
     }
 
     fn sync_by(&self, mark: Mark, fsync: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
-        // Held during the fsync: whoever comes meanwhile waits here, and the first of them serves all the others.
-        let mut ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
-        if ended.number > mark.0 {
-            return ended.result();
+        // One at a time: whoever comes meanwhile waits, and the first of them serves all the others.
+        let busy = |progress: &mut Progress| progress.running && progress.last <= mark.0;
+        let waited = self.ended.wait_while(self.progress(), busy);
+        let mut progress = waited.unwrap_or_else(PoisonError::into_inner);
+        if progress.last > mark.0 {
+            return progress.result(mark);
         }
+        progress.running = true;
         let number = self.begun.fetch_add(1, Ordering::SeqCst) + 1;
+        // What is on disk already does not wait for this one.
+        drop(progress);
         let failure = fsync().err().map(Failure::from);
-        *ended = Ended { number, failure };
-        ended.result()
+        let mut progress = self.progress();
+        progress.running = false;
+        progress.last = number;
+        progress.last_failed = failure
+            .map(|failure| (number, failure))
+            .or(progress.last_failed);
+        self.ended.notify_all();
+        progress.result(mark)
+    }
+
+    fn progress(&self) -> MutexGuard<'_, Progress> {
+        self.progress.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Ended {
-    fn result(&self) -> io::Result<()> {
-        self.failure.map_or(Ok(()), |failure| Err(failure.into()))
+impl Progress {
+    /// Of the fsyncs that were to serve a mark. That a later one succeeds says nothing about what an earlier one lost.
+    fn result(&self, mark: Mark) -> io::Result<()> {
+        match self.last_failed {
+            Some((number, failure)) if number > mark.0 => Err(failure.into()),
+            _ => Ok(()),
+        }
     }
 }
 
@@ -130,5 +153,42 @@ mod tests {
         let shared = dir.sync_by(two, || Ok(()));
         assert_eq!(shared.unwrap_err().raw_os_error(), Some(5));
         dir.sync_by(dir.mark(), || Ok(())).unwrap();
+        let late = dir.sync_by(two, || Ok(()));
+        assert_eq!(late.unwrap_err().raw_os_error(), Some(5));
+    }
+
+    #[test]
+    fn what_is_on_disk_does_not_wait_for_the_next_fsync() {
+        let dir = DirSync::new(PathBuf::new());
+        let early = dir.mark();
+        dir.sync_by(early, || Ok(())).unwrap();
+        let next = || dir.sync_by(early, || unreachable!("it was served"));
+        dir.sync_by(dir.mark(), next).unwrap();
+    }
+
+    #[test]
+    fn many_threads_share_their_fsyncs() {
+        let dir = DirSync::new(PathBuf::new());
+        let (renamed, durable) = (AtomicU64::new(0), AtomicU64::new(0));
+        let start = std::sync::Barrier::new(8);
+        let fsync = || {
+            let seen = renamed.load(Ordering::SeqCst);
+            std::thread::yield_now();
+            durable.fetch_max(seen, Ordering::SeqCst);
+            Ok(())
+        };
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    start.wait();
+                    for _ in 0..1000 {
+                        let mine = renamed.fetch_add(1, Ordering::SeqCst) + 1;
+                        dir.sync_by(dir.mark(), fsync).unwrap();
+                        assert!(durable.load(Ordering::SeqCst) >= mine);
+                    }
+                });
+            }
+        });
+        assert!(dir.begun.into_inner() < 8000, "none was shared");
     }
 }
