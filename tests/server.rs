@@ -2,9 +2,21 @@
 
 mod support;
 
-use std::{io, sync::Arc, time::Duration};
+use std::{
+    collections::HashSet,
+    io,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+    thread,
+    time::Duration,
+};
 
-use smtpd_tower::{Data, DataReply, Listener, PeerAddr, Rcpt, Reply, Request, Server, handler_fn};
+use smtpd_tower::{
+    Connect, Data, DataReply, Listener, PeerAddr, Rcpt, Reply, Request, Server, bind_reuse_port,
+    handler_fn,
+};
 use support::*;
 use tokio::{
     io::DuplexStream,
@@ -140,6 +152,75 @@ async fn a_thousand_idle_sessions_do_not_keep_the_next_from_being_served() {
     client.begin().await;
     client.send("x\r\n.\r\n").await;
     client.expect("250").await;
+}
+
+/// Serves an address on a thread and a runtime of its own, from when this returns.
+fn serve_on_a_thread(server: &Server, address: &str) -> (String, thread::JoinHandle<()>) {
+    let (server, address) = (server.clone(), address.to_owned());
+    let (bound, is_bound) = std::sync::mpsc::channel();
+    let thread = thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        runtime.block_on(async {
+            let listener = bind_reuse_port(address).await.unwrap();
+            bound.send(listener.local_addr().unwrap()).unwrap();
+            server.serve(listener).await.unwrap();
+        });
+    });
+    (is_bound.recv().unwrap().to_string(), thread)
+}
+
+#[tokio::test]
+async fn clones_on_several_runtimes_share_limits_hooks_and_the_end() {
+    // So many that not all of them come to one listener.
+    const SESSIONS: usize = 64;
+    let threads = Arc::<Mutex<HashSet<_>>>::default();
+    let closed = Arc::<AtomicUsize>::default();
+    let (seen, count) = (threads.clone(), closed.clone());
+    let connect = handler_fn(move |_: Request<Connect>| {
+        seen.lock().unwrap().insert(thread::current().id());
+        async {}
+    });
+    let server = server(accept_rcpt().connect(connect))
+        .max_sessions(SESSIONS)
+        .on_close(move |_, _| {
+            count.fetch_add(1, Ordering::SeqCst);
+        });
+    let handle = server.handle();
+
+    let (address, one) = serve_on_a_thread(&server, "127.0.0.1:0");
+    let (same, two) = serve_on_a_thread(&server, &address);
+    assert_eq!(address, same);
+    let connect = async || Client::over(TcpStream::connect(&address).await.unwrap());
+    let mut clients = Vec::new();
+    while clients.len() < SESSIONS {
+        let mut client = connect().await;
+        client.expect("220").await;
+        clients.push(client);
+    }
+    assert_eq!(threads.lock().unwrap().len(), 2);
+    for _ in 0..8 {
+        connect().await.expect("421 4.3.2").await;
+    }
+    clients.pop().unwrap().cmd("QUIT", "221").await;
+    while handle.sessions() == SESSIONS {
+        tokio::task::yield_now().await;
+    }
+    let mut another = connect().await;
+    another.expect("220").await;
+    clients.push(another);
+
+    handle.shutdown(SECOND).await;
+    for mut client in clients {
+        client.expect("421 4.3.2").await;
+        client.expect_close().await;
+    }
+    one.join().unwrap();
+    two.join().unwrap();
+    assert_eq!(closed.load(Ordering::SeqCst), SESSIONS + 1);
+    assert!(TcpStream::connect(&address).await.is_err());
 }
 
 /// A listener that is fed by hand.

@@ -7,13 +7,13 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use smtpd_tower::{Listener, Profile, Server};
+use smtpd_tower::{Listener, Profile, Server, bind_reuse_port};
 use tokio::{
     net::{TcpListener, UnixListener, UnixStream},
     task::JoinSet,
 };
 
-use crate::{config, options::Options, values::Address};
+use crate::{config, cores::Cores, options::Options, values::Address};
 
 /// A listener that nobody serves yet.
 pub(crate) struct Bound {
@@ -31,12 +31,13 @@ struct Kind {
 }
 
 enum Socket {
-    Tcp(TcpListener),
+    /// A listener for each of the cores.
+    Tcp(Vec<TcpListener>),
     Unix(UnixListener, SocketFile),
 }
 
 /// Binds what the options name; port 2525 of this machine where they name nothing.
-pub(crate) async fn bind(options: &Options) -> io::Result<Vec<Bound>> {
+pub(crate) async fn bind(options: &Options, cores: &Cores) -> io::Result<Vec<Bound>> {
     let default = [Address::Tcp("127.0.0.1:2525".to_owned())];
     let mode = |implicit_tls| options.mode.map(|mode| mode.profile(implicit_tls));
     let kinds = [
@@ -61,7 +62,7 @@ pub(crate) async fn bind(options: &Options) -> io::Result<Vec<Bound>> {
         };
         for address in addresses {
             let named = |error| io::Error::other(format!("cannot listen on {address}: {error}"));
-            bound.push(Bound::new(kind, address).await.map_err(named)?);
+            bound.push(Bound::new(kind, address, cores).await.map_err(named)?);
         }
     }
     Ok(bound)
@@ -72,6 +73,7 @@ pub(crate) fn serve(
     bound: Vec<Bound>,
     options: &Options,
     server: &Server,
+    cores: &Cores,
 ) -> JoinSet<io::Result<()>> {
     let mut tasks = JoinSet::new();
     for Bound {
@@ -82,8 +84,10 @@ pub(crate) fn serve(
     {
         let server = config::at(options, server, kind.profile);
         match socket {
-            Socket::Tcp(listener) => {
-                tasks.spawn(kind.serve(server, listener));
+            Socket::Tcp(listeners) => {
+                for (listener, core) in listeners.into_iter().zip(cores.iter()) {
+                    tasks.spawn_on(kind.serve(server.clone(), listener), core);
+                }
             }
             Socket::Unix(listener, file) => {
                 let serving = kind.serve(server, listener);
@@ -100,12 +104,11 @@ pub(crate) fn serve(
 }
 
 impl Bound {
-    async fn new(kind: Kind, address: &Address) -> io::Result<Self> {
+    async fn new(kind: Kind, address: &Address, cores: &Cores) -> io::Result<Self> {
         let (socket, address) = match address {
             Address::Tcp(address) => {
-                let listener = TcpListener::bind(address).await?;
-                let address = listener.local_addr()?.to_string();
-                (Socket::Tcp(listener), address)
+                let (listeners, address) = bind_tcp(address, cores).await?;
+                (Socket::Tcp(listeners), address)
             }
             Address::Unix(path) => {
                 remove_leftover(path).await?;
@@ -121,6 +124,28 @@ impl Bound {
             socket,
             address,
         })
+    }
+}
+
+/// A listener for each of the cores, and the address that they have in common.
+async fn bind_tcp(address: &str, cores: &Cores) -> io::Result<(Vec<TcpListener>, String)> {
+    let shared = cores.iter().count() > 1;
+    let mut address = address.to_owned();
+    let mut listeners = Vec::new();
+    for core in cores.iter() {
+        let listener = core.spawn(bind_one(address, shared)).await??;
+        // Where the port was left open, the first listener has found one for all.
+        address = listener.local_addr()?.to_string();
+        listeners.push(listener);
+    }
+    Ok((listeners, address))
+}
+
+async fn bind_one(address: String, shared: bool) -> io::Result<TcpListener> {
+    if shared {
+        bind_reuse_port(address).await
+    } else {
+        TcpListener::bind(address).await
     }
 }
 

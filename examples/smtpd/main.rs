@@ -11,11 +11,13 @@
 //! | `mode.rs` | listeners for servers, for users, or for both |
 //! | `tls.rs` | certificates, and new ones while the server runs |
 //! | `listen.rs` | several listeners, on TCP and Unix sockets |
+//! | `cores.rs` | one runtime with several threads, or one for each core |
 //! | `log.rs` | hooks and the log |
 //! | `options.rs`, `values.rs`, `file.rs` | the command line and the file of options |
 #![forbid(unsafe_code)]
 
 mod config;
+mod cores;
 mod extensions;
 mod file;
 mod listen;
@@ -50,17 +52,18 @@ use smtpd_tower::{
 use tower::ServiceBuilder;
 
 use crate::{
-    message_log::MessageLogLayer, options::Options, signals::Signals, users::Users, values::Proxy,
+    cores::Cores, message_log::MessageLogLayer, options::Options, signals::Signals, users::Users,
+    values::Proxy,
 };
 
 /// How long the sessions may go on once the server has been told to end.
 const GRACE: Duration = Duration::from_secs(30);
 
-#[tokio::main]
-async fn main() -> ExitCode {
+fn main() -> ExitCode {
     let options = Options::read(env::args_os()).unwrap_or_else(|error| error.exit());
     log::start(&options);
-    match run(&options).await {
+    let runtime = cores::main_runtime(&options).map_err(BoxError::from);
+    match runtime.and_then(|runtime| runtime.block_on(run(&options))) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("smtpd: {}", with_causes(&*error));
@@ -73,7 +76,9 @@ async fn run(options: &Options) -> Result<(), BoxError> {
     let mut signals = Signals::catch()?;
     let server = server(options, pipeline(options).await?)?;
     tls::keep_fresh(&server, signals::hangup()?);
-    let mut serving = listen::serve(listen::bind(options).await?, options, &server);
+    let cores = Cores::start(options)?;
+    let bound = listen::bind(options, &cores).await?;
+    let mut serving = listen::serve(bound, options, &server, &cores);
 
     tokio::select! {
         () = signals.next() => tracing::info!("shutting down"),

@@ -13,7 +13,9 @@ use crate::{
     extensions::ExtensionList,
     file,
     mode::Mode,
-    values::{Address, BareLf, LogFormat, LogLevel, Mechanism, NamedCertificate, Proxy, User},
+    values::{
+        Address, BareLf, LogFormat, LogLevel, Mechanism, NamedCertificate, Proxy, RuntimeKind, User,
+    },
 };
 
 const LISTENERS: &str = "Listeners";
@@ -25,6 +27,7 @@ const TLS: &str = "TLS";
 const LIMITS: &str = "Limits";
 const EXTENSIONS: &str = "Extensions";
 const LOG: &str = "Log";
+const CORES: &str = "Cores";
 
 /// Takes mail by SMTP and LMTP, and stores it in a Maildir.
 ///
@@ -223,6 +226,14 @@ pub(crate) struct Options {
     /// Log errors only
     #[arg(long, help_heading = LOG)]
     pub(crate) quiet: Option<bool>,
+
+    /// How several cores are used [default: threads]
+    #[arg(long, value_name = "KIND", help_heading = CORES)]
+    pub(crate) runtime: Option<RuntimeKind>,
+
+    /// Threads that serve sessions [default: one for each core]
+    #[arg(long, value_name = "N", help_heading = CORES)]
+    pub(crate) threads: Option<NonZeroU32>,
 }
 
 impl Options {
@@ -410,6 +421,16 @@ mod tests {
         );
         assert_eq!(options.max_errors.map(NonZeroU32::get), Some(3));
         assert_eq!(options.discard, Some(true));
+    }
+
+    #[test]
+    fn how_cores_are_used() {
+        let options = read("--runtime per-core --threads 3").unwrap();
+        assert_eq!(options.runtime, Some(RuntimeKind::PerCore));
+        assert_eq!(options.threads.map(NonZeroU32::get), Some(3));
+        for line in ["--runtime fibers", "--threads 0"] {
+            assert!(read(line).is_err(), "{line}");
+        }
     }
 
     #[test]

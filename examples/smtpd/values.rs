@@ -223,6 +223,17 @@ pub(crate) enum LogLevel {
     Trace,
 }
 
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum RuntimeKind {
+    /// One listener, and threads that take each other's work
+    #[default]
+    Threads,
+    /// Threads with a listener each; the system deals out the connections, and another server on the same address is no
+    /// error
+    PerCore,
+}
+
 #[cfg(test)]
 mod tests {
     use smtpd_tower::PeerAddr;

@@ -6,6 +6,7 @@
 //! | [`pipelines`] | services, handlers, layers, routes: how a server is put together |
 //! | [`order_of_layers`] | what goes around what, in two pictures |
 //! | [`backpressure`] | what waits, for how long, and what is refused |
+//! | [`cores`] | one runtime with several threads, or several runtimes with one each |
 //! | [`errors`] | which error becomes which reply |
 //! | [`state`] | of the server, the connection, the message |
 //! | [`hooks`] | ends, resets, aborted messages, verbs, keywords and parameters of your own |
@@ -28,6 +29,9 @@ pub mod order_of_layers {}
 
 #[doc = include_str!("../docs/backpressure.md")]
 pub mod backpressure {}
+
+#[doc = include_str!("../docs/cores.md")]
+pub mod cores {}
 
 #[doc = include_str!("../docs/errors.md")]
 pub mod errors {}

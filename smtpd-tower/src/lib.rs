@@ -33,6 +33,7 @@
 //! | what is asked when, and what may be answered | [`guide::phases`] |
 //! | how services and layers become a server | [`guide::pipelines`], [`guide::order_of_layers`] |
 //! | what waits and what is refused | [`guide::backpressure`] |
+//! | how to use several cores | [`guide::cores`] |
 //! | which error becomes which reply | [`guide::errors`] |
 //! | where to keep what | [`guide::state`] |
 //! | what happens beside the phases: ends, resets, verbs and parameters of your own | [`guide::hooks`] |
@@ -128,6 +129,8 @@ pub use phase::{Answer, Auth, Command, Connect, Data, Helo, Mail, Phase, Rcpt};
 pub use pipeline::{LayerPhase, PhaseService, Pipeline, ServePhase};
 pub use recover::recover;
 pub use request::Request;
+#[cfg(unix)]
+pub use server::bind_reuse_port;
 pub use server::{Handle, Listener, Profile, Server, TrustedPeers, system_hostname};
 #[cfg(feature = "proxy")]
 pub use server::{ProxyHeaderError, ProxyInfo, ProxyProtocol, ProxyTls, ProxyVersion};

@@ -7,6 +7,8 @@ mod profile;
 #[cfg(feature = "proxy")]
 mod proxy;
 mod registry;
+#[cfg(unix)]
+mod reuse_port;
 mod trusted;
 
 use std::{fmt, future::ready, io, pin::pin, sync::Arc, time::Duration};
@@ -21,6 +23,8 @@ use tokio_util::either::Either;
 #[cfg(feature = "proxy")]
 pub use self::proxy::{ProxyHeaderError, ProxyInfo, ProxyProtocol, ProxyTls, ProxyVersion};
 pub(crate) use self::registry::{Seat, Stage};
+#[cfg(unix)]
+pub use self::reuse_port::bind_reuse_port;
 use self::{accept::Acceptor, registry::Registry};
 pub use self::{handle::Handle, listener::Listener, profile::Profile, trusted::TrustedPeers};
 use crate::{
@@ -270,7 +274,8 @@ impl Server {
 
     /// Serves a listener until the server is shut down and its sessions have ended.
     ///
-    /// Several listeners are served by as many calls, awaited together.
+    /// Several listeners are served by as many calls, awaited together, or each on a runtime of its own; see
+    /// [`guide::cores`](crate::guide::cores).
     ///
     /// # Errors
     ///
