@@ -14,6 +14,7 @@
 //! | [`testing`] | from one service to programs that send |
 //! | [`tower_with_smtp`] | tower's own layers around each phase, and their traps |
 //! | [`compile_errors`] | what the compiler says, and what to do |
+//! | [`what_a_message_costs`] | system calls, instructions, memory, what layers add |
 //! | [`coming_from_go_smtpd`], [`coming_from_mailin`] | what was there, and what is here |
 //!
 //! Every block of code in them is a test.
@@ -53,6 +54,10 @@ pub mod tower_with_smtp {}
 
 #[doc = include_str!("../docs/compile_errors.md")]
 pub mod compile_errors {}
+
+#[doc = include_str!("../docs/what_a_message_costs.md")]
+#[doc = include_str!("../docs/cpu_per_message.svg")]
+pub mod what_a_message_costs {}
 
 #[doc = include_str!("../docs/coming_from_go_smtpd.md")]
 pub mod coming_from_go_smtpd {}

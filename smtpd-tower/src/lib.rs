@@ -41,6 +41,7 @@
 //! | how to test all that, with and without sockets | [`guide::testing`] |
 //! | how tower's own layers behave here, and their traps | [`guide::tower_with_smtp`] |
 //! | what to do about an error of the compiler | [`guide::compile_errors`] |
+//! | what it costs | [`guide::what_a_message_costs`], [`guide::cores`] |
 //! | where your code goes | [`guide::coming_from_go_smtpd`], [`guide::coming_from_mailin`] |
 //!
 //! Ready to be used: [`layer`]s, [`deliver`]y services, a [`router`], and with the feature `test` the module `test`. The

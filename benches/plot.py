@@ -1,0 +1,54 @@
+#!/usr/bin/env python3
+"""Draws CPU time per message against the floor, as SVG: plot.py RUNS.jsonl > cpu_per_message.svg
+
+RUNS.jsonl has a line for each measurement, with "server", "scenario", "cpu_us" and "user_us". The floor is the server
+"floor", and where that has no figure (TLS), "floor-tokio". Python's standard library only."""
+
+import json
+import statistics
+import sys
+
+WIDTH, ROW, LEFT, TOP = 720, 30, 110, 50
+SCALE = 170  # pixels for one floor
+NAMES = {"smtpd": "#2a6f97", "floor-tokio": "#bcb8b1"}
+
+
+def medians(path):
+    runs = {}
+    with open(path) as lines:
+        for line in lines:
+            run = json.loads(line)
+            if run.get("cpu_us"):
+                runs.setdefault(run["scenario"], {}).setdefault(run["server"], []).append(run["cpu_us"])
+    return {scenario: {server: statistics.median(each) for server, each in servers.items()}
+            for scenario, servers in runs.items()}
+
+
+def bar(y, times, microseconds, color):
+    width = min(times * SCALE, WIDTH - LEFT - 120)
+    return (f'<rect x="{LEFT}" y="{y}" width="{width:.0f}" height="9" fill="{color}"/>'
+            f'<text x="{LEFT + width + 6:.0f}" y="{y + 9}" font-size="10">{times:.2f} x, {microseconds:,.0f} us</text>')
+
+
+def main():
+    rows, y = [], TOP
+    for scenario, servers in medians(sys.argv[1]).items():
+        floor = servers.get("floor", servers.get("floor-tokio"))
+        if not floor or "smtpd" not in servers:
+            continue
+        rows.append(f'<text x="8" y="{y + 14}" font-size="12">{scenario}</text>')
+        for offset, (name, color) in enumerate(NAMES.items()):
+            if name in servers:
+                rows.append(bar(y + 10 * offset, servers[name] / floor, servers[name], color))
+        y += ROW
+    line = LEFT + SCALE
+    print(f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{y + 10}" font-family="sans-serif" fill="#222">')
+    print('<text x="8" y="18" font-size="14">CPU time per message, in multiples of the floor</text>')
+    print('<text x="8" y="36" font-size="10">dark: smtpd --discard; light: the floor on tokio; line: the floor, '
+          'a program that finds line ends and answers</text>')
+    print(f'<line x1="{line}" y1="{TOP - 6}" x2="{line}" y2="{y}" stroke="#222" stroke-dasharray="3 3"/>')
+    print("\n".join(rows))
+    print("</svg>")
+
+
+main()
