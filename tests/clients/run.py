@@ -15,9 +15,11 @@ import sys
 import tempfile
 import time
 
-from senders import BEARER, EXTENSIONS, PASSWORD, PASSWORDS, PLUS, SCRAM, TOKEN, USER, Job, clients
+from senders import (
+    AUTHORITY, BEARER, CERTIFICATES, CERTIFIED, EXTENSIONS, PASSWORD, PASSWORDS, PLUS, SCRAM, TOKEN, USER, Job, clients,
+    make_certificates)
 
-MECHANISMS = (*PASSWORDS, *SCRAM, *PLUS, *BEARER)
+MECHANISMS = (*PASSWORDS, *SCRAM, *PLUS, *BEARER, *CERTIFIED)
 MESSAGE = (
     b"From: <alice@example.org>\r\nTo: <user@example.org>\r\nSubject: %s\r\nMessage-ID: <%s@client.example>\r\n"
     b"MIME-Version: 1.0\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Transfer-Encoding: 8bit\r\n\r\n"
@@ -107,7 +109,7 @@ def check_client(server, name, client, scratch, results):
     failed = 0
     for mode in client.modes:
         for mechanism, extension in plain + [(mechanism, None) for mechanism in client.mechanisms]:
-            if mechanism in PLUS and mode == "plain":
+            if mechanism in PLUS + CERTIFIED and mode == "plain":
                 continue
             row = mechanism or extension or "no AUTH"
             try:
@@ -131,9 +133,10 @@ def print_table(names, results):
 
 
 def main():
+    make_certificates()
     # Whoever offers the -PLUS forms is proof against those who would hide them.
     server = Server(sys.argv[1], "--allow-plaintext-auth", "--oauth-token", USER + ":" + TOKEN, "--log-level", "trace",
-                    "--auth-mechanisms", ",".join(MECHANISMS))
+                    "--auth-mechanisms", ",".join(MECHANISMS), "--client-ca", AUTHORITY)
     failed = skipped = 0
     results = {}
     scratch = tempfile.mkdtemp(prefix="smtpd-messages-")
@@ -148,6 +151,7 @@ def main():
         server.stop()
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+        shutil.rmtree(CERTIFICATES, ignore_errors=True)
         if server.process.poll() is None:
             server.process.kill()
     print_table(list(clients()), results)

@@ -9,6 +9,7 @@ import smtplib
 import ssl
 import subprocess
 import sys
+import tempfile
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 # Where .ci/peers puts what comes from the registries of npm and PyPI.
@@ -17,6 +18,10 @@ sys.path.append(os.path.join(INSTALLED, "python"))
 
 USER, PASSWORD, TOKEN = "alice", "secret", "token-of-alice"
 BEARER = ("OAUTHBEARER", "XOAUTH2")
+# By the certificate that stands in this directory: see make_certificates.
+CERTIFIED = ("EXTERNAL",)
+CERTIFICATES = tempfile.mkdtemp(prefix="smtpd-certificates-")
+CERTIFICATE, KEY, AUTHORITY = (os.path.join(CERTIFICATES, name) for name in ("alice.pem", "alice.key", "ca.pem"))
 
 # mode: plain, starttls or tls. mechanism: of SASL, or None. extension: DSN, SMTPUTF8 or None. path: a file with the message.
 Job = collections.namedtuple("Job", "mode mechanism extension port sender recipient path message")
@@ -29,10 +34,22 @@ def run(command, **options):
     return done.stdout
 
 
-def unverified():
+def make_certificates():
+    """An authority, and a certificate of it for the user."""
+    request = ["openssl", "req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]
+    authority_key, signing = (os.path.join(CERTIFICATES, name) for name in ("ca.key", "alice.csr"))
+    run(request + ["-x509", "-days", "2", "-subj", "/CN=authority", "-keyout", authority_key, "-out", AUTHORITY])
+    run(request + ["-subj", "/CN=" + USER, "-keyout", KEY, "-out", signing])
+    run(["openssl", "x509", "-req", "-days", "2", "-in", signing, "-CA", AUTHORITY, "-CAkey", authority_key, "-CAcreateserial",
+         "-extfile", "/dev/stdin", "-out", CERTIFICATE], input=b"extendedKeyUsage=clientAuth")
+
+
+def unverified(mechanism=None):
     context = ssl.create_default_context()
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
+    if mechanism in CERTIFIED:
+        context.load_cert_chain(CERTIFICATE, KEY)
     return context
 
 
@@ -44,14 +61,16 @@ def parameters(job):
 
 def python(job):
     if job.mode == "tls":
-        client = smtplib.SMTP_SSL("127.0.0.1", job.port, context=unverified())
+        client = smtplib.SMTP_SSL("127.0.0.1", job.port, context=unverified(job.mechanism))
     else:
         client = smtplib.SMTP("127.0.0.1", job.port)
     with client:
         if job.mode == "starttls":
-            client.starttls(context=unverified())
+            client.starttls(context=unverified(job.mechanism))
         client.ehlo()
-        if job.mechanism:
+        if job.mechanism in CERTIFIED:
+            client.auth(job.mechanism, lambda challenge=None: USER)
+        elif job.mechanism:
             client.user, client.password = USER, PASSWORD
             name = "auth_" + job.mechanism.lower().replace("-", "_")
             client.auth(job.mechanism, getattr(client, name, None) or scram(job.mechanism))
@@ -105,6 +124,8 @@ def curl(job):
         command.append("--ssl-reqd")
     if job.mechanism in BEARER:
         command += ["--user", USER + ":", "--oauth2-bearer", TOKEN]
+    elif job.mechanism in CERTIFIED:
+        command += ["--user", USER + ":", "--cert", CERTIFICATE, "--key", KEY]
     elif job.mechanism:
         command += ["--user", USER + ":" + PASSWORD]
     if job.mechanism:
@@ -134,6 +155,8 @@ def msmtp(job):
         command += ["--auth=" + job.mechanism.lower(), "--user=" + USER, "--passwordeval=echo " + secret]
     else:
         command.append("--auth=off")
+    if job.mechanism in CERTIFIED:
+        command += ["--tls-cert-file=" + CERTIFICATE, "--tls-key-file=" + KEY]
     if job.extension == "DSN":
         command += ["--dsn-return=hdrs", "--dsn-notify=failure"]
     # msmtp takes a file of the local system, with LF at line ends.
@@ -201,12 +224,12 @@ def clients():
     has_nodemailer = shutil.which("node") and os.path.isdir(os.path.join(INSTALLED, "node_modules", "nodemailer"))
     has_go_smtp = shutil.which("go") and os.path.isdir("/usr/share/gocode/src/github.com/emersion/go-smtp")
     return {
-        "python": Client(python, True, ALL_MODES, PASSWORDS + python_scram, EXTENSIONS),
+        "python": Client(python, True, ALL_MODES, PASSWORDS + python_scram + CERTIFIED, EXTENSIONS),
         "aiosmtplib": Client(aiosmtplib, has_module("aiosmtplib"), ALL_MODES, (*PASSWORDS, "XOAUTH2"), EXTENSIONS),
         # Whatever it is told, it takes OAUTHBEARER where that is offered, and never XOAUTH2.
-        "curl": Client(curl, shutil.which("curl"), ALL_MODES, (*PASSWORDS, "OAUTHBEARER"), ("SMTPUTF8",)),
+        "curl": Client(curl, shutil.which("curl"), ALL_MODES, (*PASSWORDS, "OAUTHBEARER", "EXTERNAL"), ("SMTPUTF8",)),
         "swaks": Client(swaks, shutil.which("swaks"), ALL_MODES, PASSWORDS, ()),
-        "msmtp": Client(msmtp, shutil.which("msmtp"), ALL_MODES, PASSWORDS + SCRAM + BEARER, ("DSN",)),
+        "msmtp": Client(msmtp, shutil.which("msmtp"), ALL_MODES, PASSWORDS + SCRAM + BEARER + CERTIFIED, ("DSN",)),
         "gsasl": Client(gsasl, shutil.which("gsasl"), ("plain", "starttls"), PASSWORDS + SCRAM + PLUS, (), sends=False),
         "nodemailer": Client(nodemailer, has_nodemailer, ALL_MODES, (*PASSWORDS, "XOAUTH2"), EXTENSIONS),
         "net/smtp": Client(net_smtp, has_go_smtp, ALL_MODES, ("PLAIN", "CRAM-MD5"), ("SMTPUTF8",)),
