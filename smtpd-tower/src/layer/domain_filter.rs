@@ -1,13 +1,8 @@
-use std::{
-    sync::Arc,
-    task::{Context, Poll},
-};
+use std::sync::Arc;
 
-use smtpd_core::{ForwardPath, Reply};
-use tower_layer::Layer;
-use tower_service::Service;
+use smtpd_core::Reply;
 
-use super::AnswerFuture;
+use super::Admit;
 use crate::{Rcpt, Request, domains::DomainSet};
 
 /// Lets recipients of the given domains pass, and refuses all others with 550 5.7.1.
@@ -47,50 +42,11 @@ impl DomainFilterLayer {
     }
 }
 
-impl<S> Layer<S> for DomainFilterLayer {
-    type Service = DomainFilter<S>;
-
-    fn layer(&self, inner: S) -> DomainFilter<S> {
-        DomainFilter {
-            inner,
-            domains: self.domains.clone(),
-        }
-    }
-}
-
-/// The service of [`DomainFilterLayer`].
-#[derive(Clone, Debug)]
-pub struct DomainFilter<S> {
-    inner: S,
-    domains: Arc<DomainSet>,
-}
-
-impl<S> DomainFilter<S> {
-    fn passes(&self, recipient: &ForwardPath) -> bool {
-        let Some(mailbox) = recipient.mailbox() else {
-            return true;
-        };
-        self.domains.contains(mailbox.domain())
-    }
-}
-
-impl<S> Service<Request<Rcpt>> for DomainFilter<S>
-where
-    S: Service<Request<Rcpt>, Response = Reply>,
-{
-    type Response = Reply;
-    type Error = S::Error;
-    type Future = AnswerFuture<S::Future, Reply>;
-
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
-        self.inner.poll_ready(cx)
-    }
-
-    fn call(&mut self, request: Request<Rcpt>) -> Self::Future {
-        if self.passes(request.recipient()) {
-            AnswerFuture::inner(self.inner.call(request))
-        } else {
-            AnswerFuture::answer(Reply::relay_denied())
+impl Admit<Rcpt> for DomainFilterLayer {
+    fn admit(&self, request: &Request<Rcpt>) -> Result<(), Reply> {
+        match request.recipient().mailbox() {
+            Some(mailbox) if !self.domains.contains(mailbox.domain()) => Err(Reply::relay_denied()),
+            _ => Ok(()),
         }
     }
 }

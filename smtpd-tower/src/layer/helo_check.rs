@@ -1,14 +1,8 @@
-use std::{
-    net::IpAddr,
-    sync::Arc,
-    task::{Context, Poll},
-};
+use std::{net::IpAddr, sync::Arc};
 
 use smtpd_core::{ClientName, ClientNameKind, Code, Reply, Status};
-use tower_layer::Layer;
-use tower_service::Service;
 
-use super::AnswerFuture;
+use super::Admit;
 use crate::{Helo, Mail, Request, Session};
 
 /// Refuses clients by the name they give themselves, with 550 5.7.1, which RFC 5321 section 4.1.4 has for that.
@@ -130,81 +124,37 @@ impl HeloCheckLayer {
     }
 }
 
-impl<S> Layer<S> for HeloCheckLayer {
-    type Service = HeloCheck<S>;
-
-    fn layer(&self, inner: S) -> HeloCheck<S> {
-        HeloCheck {
-            inner,
-            config: self.config.clone(),
-        }
+impl Admit<Helo> for HeloCheckLayer {
+    fn admit(&self, request: &Request<Helo>) -> Result<(), Reply> {
+        self.config
+            .judge(request.session(), &request.payload().name)
     }
 }
 
-/// The service of [`HeloCheckLayer`].
-#[derive(Clone, Debug)]
-pub struct HeloCheck<S> {
-    inner: S,
-    config: Arc<Config>,
-}
-
-impl<S> Service<Request<Helo>> for HeloCheck<S>
-where
-    S: Service<Request<Helo>>,
-    S::Response: From<Reply>,
-{
-    type Response = S::Response;
-    type Error = S::Error;
-    type Future = AnswerFuture<S::Future, S::Response>;
-
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
-        self.inner.poll_ready(cx)
-    }
-
-    fn call(&mut self, request: Request<Helo>) -> Self::Future {
-        let name = &request.payload().name;
-        match self.config.objection(request.session(), name) {
-            None => AnswerFuture::inner(self.inner.call(request)),
-            Some(reply) => AnswerFuture::answer(reply.into()),
-        }
-    }
-}
-
-impl<S> Service<Request<Mail>> for HeloCheck<S>
-where
-    S: Service<Request<Mail>>,
-    S::Response: From<Reply>,
-{
-    type Response = S::Response;
-    type Error = S::Error;
-    type Future = AnswerFuture<S::Future, S::Response>;
-
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
-        self.inner.poll_ready(cx)
-    }
-
-    fn call(&mut self, request: Request<Mail>) -> Self::Future {
+impl Admit<Mail> for HeloCheckLayer {
+    fn admit(&self, request: &Request<Mail>) -> Result<(), Reply> {
         let session = request.session();
-        let name = session.helo();
-        match name.and_then(|name| self.config.objection(session, name)) {
-            None => AnswerFuture::inner(self.inner.call(request)),
-            Some(reply) => AnswerFuture::answer(reply.into()),
-        }
+        session
+            .helo()
+            .map_or(Ok(()), |name| self.config.judge(session, name))
     }
 }
 
 impl Config {
-    fn objection(&self, session: &Session, name: &ClientName) -> Option<Reply> {
+    fn judge(&self, session: &Session, name: &ClientName) -> Result<(), Reply> {
         if is_trusted(session) {
-            return None;
+            return Ok(());
         }
-        let rule = self
-            .rules
-            .iter()
-            .find(|rule| self.objects(**rule, session, name))?;
-        // RFC 5321 section 4.1.4: 550 is one of those for an EHLO that is not acceptable; 504 is not.
-        let code = Code::MAILBOX_UNAVAILABLE;
-        Some(Reply::new(code, Status::DENIED, rule.text()))
+        let mut rules = self.rules.iter();
+        match rules.find(|rule| self.objects(**rule, session, name)) {
+            // RFC 5321 section 4.1.4: 550 is one of those for an EHLO that is not acceptable; 504 is not.
+            Some(rule) => Err(Reply::new(
+                Code::MAILBOX_UNAVAILABLE,
+                Status::DENIED,
+                rule.text(),
+            )),
+            None => Ok(()),
+        }
     }
 
     fn objects(&self, rule: Rule, session: &Session, name: &ClientName) -> bool {
@@ -267,7 +217,7 @@ mod tests {
 
     use smtpd_core::{Greeting, ReversePath};
     use tokio_test::{assert_pending, assert_ready_ok};
-    use tower::{ServiceExt, service_fn};
+    use tower::{Layer, ServiceExt, service_fn};
     use tower_test::mock::spawn_layer;
 
     use super::*;

@@ -1,13 +1,8 @@
-use std::{
-    sync::Arc,
-    task::{Context, Poll},
-};
+use std::sync::Arc;
 
 use smtpd_core::Reply;
-use tower_layer::Layer;
-use tower_service::Service;
 
-use super::AnswerFuture;
+use super::Admit;
 use crate::{Cidr, CidrError, Request, Session, cidr::CidrSet};
 
 /// Refuses clients of the given networks, with 554 5.7.1, and lets all others pass.
@@ -62,14 +57,9 @@ impl DenyHostsLayer {
     }
 }
 
-impl<S> Layer<S> for DenyHostsLayer {
-    type Service = HostFilter<S>;
-
-    fn layer(&self, inner: S) -> HostFilter<S> {
-        HostFilter {
-            inner,
-            rule: self.rule.clone(),
-        }
+impl<P> Admit<P> for DenyHostsLayer {
+    fn admit(&self, request: &Request<P>) -> Result<(), Reply> {
+        self.rule.admit(request.session())
     }
 }
 
@@ -123,43 +113,9 @@ impl AllowHostsLayer {
     }
 }
 
-impl<S> Layer<S> for AllowHostsLayer {
-    type Service = HostFilter<S>;
-
-    fn layer(&self, inner: S) -> HostFilter<S> {
-        HostFilter {
-            inner,
-            rule: self.rule.clone(),
-        }
-    }
-}
-
-/// The service of [`DenyHostsLayer`] and [`AllowHostsLayer`].
-#[derive(Clone, Debug)]
-pub struct HostFilter<S> {
-    inner: S,
-    rule: Rule,
-}
-
-impl<S, P> Service<Request<P>> for HostFilter<S>
-where
-    S: Service<Request<P>>,
-    S::Response: From<Reply>,
-{
-    type Response = S::Response;
-    type Error = S::Error;
-    type Future = AnswerFuture<S::Future, S::Response>;
-
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
-        self.inner.poll_ready(cx)
-    }
-
-    fn call(&mut self, request: Request<P>) -> Self::Future {
-        if self.rule.admits(request.session()) {
-            AnswerFuture::inner(self.inner.call(request))
-        } else {
-            AnswerFuture::answer(self.rule.reply.clone().into())
-        }
+impl<P> Admit<P> for AllowHostsLayer {
+    fn admit(&self, request: &Request<P>) -> Result<(), Reply> {
+        self.rule.admit(request.session())
     }
 }
 
@@ -186,11 +142,12 @@ impl Rule {
         }
     }
 
-    fn admits(&self, session: &Session) -> bool {
-        session
+    fn admit(&self, session: &Session) -> Result<(), Reply> {
+        let passes = session
             .peer()
             .ip()
-            .is_none_or(|ip| self.hosts.contains(ip) == (self.listed == Listed::Passes))
+            .is_none_or(|ip| self.hosts.contains(ip) == (self.listed == Listed::Passes));
+        passes.then_some(()).ok_or_else(|| self.reply.clone())
     }
 }
 
@@ -207,16 +164,18 @@ mod tests {
 
     use tokio_test::{assert_pending, assert_ready_ok};
     use tower::{ServiceExt, service_fn};
+    use tower_layer::Layer;
     use tower_test::mock::spawn_layer;
 
     use super::*;
+    use crate::layer::Gate;
     use crate::{Connect, PeerAddr, Rcpt};
 
     const LIST: [&str; 3] = ["192.0.2.0/24", "2001:db8::/32", "198.51.100.7"];
 
     async fn code<L, P>(layer: &L, peer: impl Into<PeerAddr>, payload: P) -> u16
     where
-        L: Layer<Accept<P>, Service = HostFilter<Accept<P>>>,
+        L: Layer<Accept<P>, Service = Gate<Accept<P>, L>> + Admit<P>,
     {
         let inner: Accept<P> = service_fn(|_| std::future::ready(Ok::<_, Infallible>(Reply::OK)));
         let request = Request::new(Session::from_peer(peer), payload);

@@ -1,10 +1,6 @@
-use std::task::{Context, Poll};
-
 use smtpd_core::Reply;
-use tower_layer::Layer;
-use tower_service::Service;
 
-use super::AnswerFuture;
+use super::Admit;
 use crate::{Rcpt, Request};
 
 /// Lets a message have so many recipients, and refuses all further ones with 452 4.5.3 (RFC 5321 section 4.5.3.1.10).
@@ -43,43 +39,10 @@ impl MaxRecipientsLayer {
     }
 }
 
-impl<S> Layer<S> for MaxRecipientsLayer {
-    type Service = MaxRecipients<S>;
-
-    fn layer(&self, inner: S) -> MaxRecipients<S> {
-        MaxRecipients {
-            inner,
-            limit: self.limit,
-        }
-    }
-}
-
-/// The service of [`MaxRecipientsLayer`].
-#[derive(Clone, Debug)]
-pub struct MaxRecipients<S> {
-    inner: S,
-    limit: usize,
-}
-
-impl<S> Service<Request<Rcpt>> for MaxRecipients<S>
-where
-    S: Service<Request<Rcpt>>,
-    S::Response: From<Reply>,
-{
-    type Response = S::Response;
-    type Error = S::Error;
-    type Future = AnswerFuture<S::Future, S::Response>;
-
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
-        self.inner.poll_ready(cx)
-    }
-
-    fn call(&mut self, request: Request<Rcpt>) -> Self::Future {
-        if request.envelope().recipients().len() < self.limit {
-            AnswerFuture::inner(self.inner.call(request))
-        } else {
-            AnswerFuture::answer(Reply::too_many_recipients().into())
-        }
+impl Admit<Rcpt> for MaxRecipientsLayer {
+    fn admit(&self, request: &Request<Rcpt>) -> Result<(), Reply> {
+        let passes = request.envelope().recipients().len() < self.limit;
+        passes.then_some(()).ok_or_else(Reply::too_many_recipients)
     }
 }
 

@@ -1,4 +1,5 @@
-//! Layers: what stands around the services of a pipeline. One file holds a layer, its service and its future.
+//! Layers: what stands around the services of a pipeline. One file holds a layer, its service and its future. Those that
+//! only let requests pass or refuse them are rules ([`Admit`]), whose service is a [`Gate`].
 //!
 //! | layer | phases | what it answers by itself |
 //! |---|---|---|
@@ -82,6 +83,7 @@ mod cond;
 mod date;
 mod domain_filter;
 mod from_fn;
+mod gate;
 mod greylist;
 mod helo_check;
 mod hosts;
@@ -112,28 +114,29 @@ pub use answer::AnswerFuture;
 pub use catch_panic::{CatchPanic, CatchPanicFuture, CatchPanicLayer};
 pub use concurrency::{Concurrency, ConcurrencyFuture, ConcurrencyLayer};
 pub use cond::{Cond, CondFuture, CondLayer};
-pub use domain_filter::{DomainFilter, DomainFilterLayer};
+pub use domain_filter::DomainFilterLayer;
 pub use from_fn::{FromFn, FromFnFuture, FromFnLayer, Next, from_fn};
+pub use gate::{Admit, Gate};
 pub use greylist::{
     Greylist, GreylistFuture, GreylistKey, GreylistLayer, GreylistPolicy, GreylistStore,
     GreylistVerdict, MemoryGreylist,
 };
-pub use helo_check::{HeloCheck, HeloCheckLayer};
-pub use hosts::{AllowHostsLayer, DenyHostsLayer, HostFilter};
+pub use helo_check::HeloCheckLayer;
+pub use hosts::{AllowHostsLayer, DenyHostsLayer};
 pub use map_body::{MapBody, MapBodyLayer};
 pub use map_reply::{MapReply, MapReplyFuture, MapReplyLayer};
-pub use max_recipients::{MaxRecipients, MaxRecipientsLayer};
-pub use own_sender::{OwnSender, OwnSenderLayer};
+pub use max_recipients::MaxRecipientsLayer;
+pub use own_sender::OwnSenderLayer;
 pub use queue_id::QueueId;
-pub use quota::{Quota, QuotaLayer};
-pub use rate_limit::{RateLimit, RateLimitLayer};
+pub use quota::QuotaLayer;
+pub use rate_limit::RateLimitLayer;
 pub use received::{Received, ReceivedLayer};
-pub use require_auth::{RequireAuth, RequireAuthLayer};
-pub use require_tls::{RequireTls, RequireTlsLayer};
+pub use require_auth::RequireAuthLayer;
+pub use require_tls::RequireTlsLayer;
 pub use reverse_dns::{ReverseDns, ReverseDnsFuture, ReverseDnsLayer};
 pub use reverse_name::ReverseName;
-pub use score::{Score, ScoreGate, ScoreGateLayer, ScoreLayer, Scored};
-pub use sessions_per_ip::{SessionsPerIp, SessionsPerIpLayer};
+pub use score::{Score, ScoreGateLayer, ScoreLayer, Scored};
+pub use sessions_per_ip::SessionsPerIpLayer;
 pub use size_limit::{SizeLimit, SizeLimitFuture, SizeLimitLayer};
 #[cfg(feature = "spool")]
 pub use spool::{Spool, SpoolFuture, SpoolLayer};

@@ -1,14 +1,8 @@
-use std::{
-    fmt,
-    sync::Arc,
-    task::{Context, Poll},
-};
+use std::{fmt, sync::Arc};
 
 use smtpd_core::{Code, Mailbox, Reply, Status, sasl::Identity};
-use tower_layer::Layer;
-use tower_service::Service;
 
-use super::AnswerFuture;
+use super::Admit;
 use crate::{
     Mail, Request,
     domains::{DomainSet, canonical},
@@ -75,57 +69,17 @@ impl fmt::Debug for OwnSenderLayer {
     }
 }
 
-impl<S> Layer<S> for OwnSenderLayer {
-    type Service = OwnSender<S>;
-
-    fn layer(&self, inner: S) -> OwnSender<S> {
-        OwnSender {
-            inner,
-            layer: self.clone(),
-        }
-    }
-}
-
-/// The service of [`OwnSenderLayer`].
-#[derive(Clone, Debug)]
-pub struct OwnSender<S> {
-    inner: S,
-    layer: OwnSenderLayer,
-}
-
-impl<S> OwnSender<S> {
-    fn refusal(&self, request: &Request<Mail>) -> Option<Reply> {
-        let Some(user) = request.session().identity() else {
-            return Some(Reply::auth_required());
-        };
-        let sender = request.sender().mailbox()?;
-        let is_own = (self.layer.owns)(user, sender);
-        (!is_own).then(|| {
-            Reply::new(
+impl Admit<Mail> for OwnSenderLayer {
+    fn admit(&self, request: &Request<Mail>) -> Result<(), Reply> {
+        let user = request.session().identity();
+        let user = user.ok_or_else(Reply::auth_required)?;
+        match request.sender().mailbox() {
+            Some(sender) if !(self.owns)(user, sender) => Err(Reply::new(
                 Code::MAILBOX_UNAVAILABLE,
                 Status::DENIED,
                 "This sender is not you",
-            )
-        })
-    }
-}
-
-impl<S> Service<Request<Mail>> for OwnSender<S>
-where
-    S: Service<Request<Mail>, Response = Reply>,
-{
-    type Response = Reply;
-    type Error = S::Error;
-    type Future = AnswerFuture<S::Future, Reply>;
-
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
-        self.inner.poll_ready(cx)
-    }
-
-    fn call(&mut self, request: Request<Mail>) -> Self::Future {
-        match self.refusal(&request) {
-            None => AnswerFuture::inner(self.inner.call(request)),
-            Some(reply) => AnswerFuture::answer(reply),
+            )),
+            _ => Ok(()),
         }
     }
 }

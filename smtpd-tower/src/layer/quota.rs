@@ -1,16 +1,8 @@
-use std::{
-    any::type_name,
-    fmt,
-    hash::Hash,
-    sync::Arc,
-    task::{Context, Poll},
-};
+use std::{any::type_name, fmt, hash::Hash, sync::Arc};
 
 use smtpd_core::{Code, Reply, Status, sasl::Identity};
-use tower_layer::Layer;
-use tower_service::Service;
 
-use super::AnswerFuture;
+use super::Admit;
 use crate::{
     Request, Session,
     limiter::{Rate, RateLimiter},
@@ -125,14 +117,6 @@ where
         change(Arc::make_mut(&mut self.config));
         self
     }
-
-    fn refusal(&self, session: &Session) -> Option<Reply> {
-        let Some(key) = (self.key)(session) else {
-            return self.config.without_key.clone();
-        };
-        let allowed = self.config.limiter.check(key).is_allowed();
-        (!allowed).then(|| self.config.reply.clone())
-    }
 }
 
 // By hand: a closure has no Debug.
@@ -147,44 +131,19 @@ impl<K, F> fmt::Debug for QuotaLayer<K, F> {
     }
 }
 
-impl<S, K: Clone, F: Clone> Layer<S> for QuotaLayer<K, F> {
-    type Service = Quota<S, K, F>;
-
-    fn layer(&self, inner: S) -> Quota<S, K, F> {
-        Quota {
-            inner,
-            quota: self.clone(),
-        }
-    }
-}
-
-/// The service of [`QuotaLayer`].
-#[derive(Clone, Debug)]
-pub struct Quota<S, K, F = fn(&Session) -> Option<K>> {
-    inner: S,
-    quota: QuotaLayer<K, F>,
-}
-
-impl<S, P, K, F> Service<Request<P>> for Quota<S, K, F>
+impl<P, K, F> Admit<P> for QuotaLayer<K, F>
 where
-    S: Service<Request<P>>,
-    S::Response: From<Reply>,
     K: Hash + Eq + Clone,
     F: Fn(&Session) -> Option<K>,
 {
-    type Response = S::Response;
-    type Error = S::Error;
-    type Future = AnswerFuture<S::Future, S::Response>;
-
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
-        self.inner.poll_ready(cx)
-    }
-
-    fn call(&mut self, request: Request<P>) -> Self::Future {
-        match self.quota.refusal(request.session()) {
-            None => AnswerFuture::inner(self.inner.call(request)),
-            Some(reply) => AnswerFuture::answer(reply.into()),
-        }
+    fn admit(&self, request: &Request<P>) -> Result<(), Reply> {
+        let Some(key) = (self.key)(request.session()) else {
+            return self.config.without_key.clone().map_or(Ok(()), Err);
+        };
+        let passes = self.config.limiter.check(key).is_allowed();
+        passes
+            .then_some(())
+            .ok_or_else(|| self.config.reply.clone())
     }
 }
 
@@ -194,7 +153,7 @@ mod tests {
 
     use tokio::time::advance;
     use tokio_test::{assert_pending, assert_ready, assert_ready_ok};
-    use tower::ServiceExt;
+    use tower::{Layer, ServiceExt};
     use tower_test::mock::spawn_layer;
 
     use super::*;

@@ -1,16 +1,10 @@
-use std::{
-    sync::Arc,
-    task::{Context, Poll},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use smtpd_core::{Code, Reply, Status};
-use tower_layer::Layer;
-use tower_service::Service;
 
-use super::AnswerFuture;
+use super::Admit;
 use crate::{
-    Request, Session,
+    Request,
     limiter::{ClientKey, Rate, RateLimiter},
 };
 
@@ -50,7 +44,7 @@ pub struct RateLimitLayer {
 #[derive(Clone, Debug)]
 struct Config {
     limiter: RateLimiter<ClientKey>,
-    prefix: Option<(u8, u8)>,
+    prefix: (u8, u8),
     reply: Reply,
 }
 
@@ -76,7 +70,7 @@ impl RateLimitLayer {
         Self {
             config: Arc::new(Config {
                 limiter: RateLimiter::new(rate),
-                prefix: None,
+                prefix: ClientKey::PREFIX,
                 reply,
             }),
         }
@@ -95,7 +89,7 @@ impl RateLimitLayer {
     /// More bits than an address has mean the whole address; 0 makes one client of the whole family.
     #[must_use]
     pub fn with_prefix(mut self, v4_bits: u8, v6_bits: u8) -> Self {
-        Arc::make_mut(&mut self.config).prefix = Some((v4_bits, v6_bits));
+        Arc::make_mut(&mut self.config).prefix = (v4_bits, v6_bits);
         self
     }
 
@@ -107,56 +101,16 @@ impl RateLimitLayer {
     }
 }
 
-impl<S> Layer<S> for RateLimitLayer {
-    type Service = RateLimit<S>;
-
-    fn layer(&self, inner: S) -> RateLimit<S> {
-        RateLimit {
-            inner,
-            config: self.config.clone(),
-        }
-    }
-}
-
-/// The service of [`RateLimitLayer`].
-#[derive(Clone, Debug)]
-pub struct RateLimit<S> {
-    inner: S,
-    config: Arc<Config>,
-}
-
-impl<S, P> Service<Request<P>> for RateLimit<S>
-where
-    S: Service<Request<P>>,
-    S::Response: From<Reply>,
-{
-    type Response = S::Response;
-    type Error = S::Error;
-    type Future = AnswerFuture<S::Future, S::Response>;
-
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
-        self.inner.poll_ready(cx)
-    }
-
-    fn call(&mut self, request: Request<P>) -> Self::Future {
-        if self.config.allows(request.session()) {
-            AnswerFuture::inner(self.inner.call(request))
-        } else {
-            AnswerFuture::answer(self.config.reply.clone().into())
-        }
-    }
-}
-
-impl Config {
-    fn allows(&self, session: &Session) -> bool {
-        let Some(ip) = session.peer().ip() else {
-            return true;
-        };
-        let key = match self.prefix {
-            Some((v4_bits, v6_bits)) => ClientKey::with_prefix(ip, v4_bits, v6_bits),
-            None => ClientKey::new(ip),
-        };
-        self.limiter.check(key).is_allowed()
+impl<P> Admit<P> for RateLimitLayer {
+    fn admit(&self, request: &Request<P>) -> Result<(), Reply> {
+        let Config {
+            limiter,
+            prefix,
+            reply,
+        } = &*self.config;
+        let client = ClientKey::of_session(request.session(), *prefix);
+        let passes = client.is_none_or(|client| limiter.check(client).is_allowed());
+        passes.then_some(()).ok_or_else(|| reply.clone())
     }
 }
 
@@ -167,11 +121,11 @@ mod tests {
     use smtpd_core::AuthOutcome;
     use tokio::time::advance;
     use tokio_test::{assert_pending, assert_ready, assert_ready_ok};
-    use tower::{BoxError, ServiceExt, service_fn};
+    use tower::{BoxError, Layer, ServiceExt, service_fn};
     use tower_test::mock::spawn_layer;
 
     use super::*;
-    use crate::{Connect, PeerAddr};
+    use crate::{Connect, PeerAddr, Session};
 
     const MINUTE: Duration = Duration::from_secs(60);
 

@@ -1,10 +1,6 @@
-use std::task::{Context, Poll};
-
 use smtpd_core::Reply;
-use tower_layer::Layer;
-use tower_service::Service;
 
-use super::AnswerFuture;
+use super::Admit;
 use crate::Request;
 
 /// Lets only authenticated clients pass, and refuses all others with 530 5.7.0 (RFC 4954 section 6).
@@ -37,39 +33,10 @@ impl RequireAuthLayer {
     }
 }
 
-impl<S> Layer<S> for RequireAuthLayer {
-    type Service = RequireAuth<S>;
-
-    fn layer(&self, inner: S) -> RequireAuth<S> {
-        RequireAuth { inner }
-    }
-}
-
-/// The service of [`RequireAuthLayer`].
-#[derive(Clone, Debug)]
-pub struct RequireAuth<S> {
-    inner: S,
-}
-
-impl<S, P> Service<Request<P>> for RequireAuth<S>
-where
-    S: Service<Request<P>>,
-    S::Response: From<Reply>,
-{
-    type Response = S::Response;
-    type Error = S::Error;
-    type Future = AnswerFuture<S::Future, S::Response>;
-
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
-        self.inner.poll_ready(cx)
-    }
-
-    fn call(&mut self, request: Request<P>) -> Self::Future {
-        if request.session().identity().is_some() {
-            AnswerFuture::inner(self.inner.call(request))
-        } else {
-            AnswerFuture::answer(Reply::auth_required().into())
-        }
+impl<P> Admit<P> for RequireAuthLayer {
+    fn admit(&self, request: &Request<P>) -> Result<(), Reply> {
+        let passes = request.session().identity().is_some();
+        passes.then_some(()).ok_or_else(Reply::auth_required)
     }
 }
 

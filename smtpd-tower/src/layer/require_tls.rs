@@ -1,10 +1,6 @@
-use std::task::{Context, Poll};
-
 use smtpd_core::Reply;
-use tower_layer::Layer;
-use tower_service::Service;
 
-use super::AnswerFuture;
+use super::Admit;
 use crate::Request;
 
 /// Lets only sessions over TLS pass, and refuses all others with 530 5.7.0 (RFC 3207 section 4).
@@ -38,39 +34,10 @@ impl RequireTlsLayer {
     }
 }
 
-impl<S> Layer<S> for RequireTlsLayer {
-    type Service = RequireTls<S>;
-
-    fn layer(&self, inner: S) -> RequireTls<S> {
-        RequireTls { inner }
-    }
-}
-
-/// The service of [`RequireTlsLayer`].
-#[derive(Clone, Debug)]
-pub struct RequireTls<S> {
-    inner: S,
-}
-
-impl<S, P> Service<Request<P>> for RequireTls<S>
-where
-    S: Service<Request<P>>,
-    S::Response: From<Reply>,
-{
-    type Response = S::Response;
-    type Error = S::Error;
-    type Future = AnswerFuture<S::Future, S::Response>;
-
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
-        self.inner.poll_ready(cx)
-    }
-
-    fn call(&mut self, request: Request<P>) -> Self::Future {
-        if request.session().tls().is_some() {
-            AnswerFuture::inner(self.inner.call(request))
-        } else {
-            AnswerFuture::answer(Reply::tls_required().into())
-        }
+impl<P> Admit<P> for RequireTlsLayer {
+    fn admit(&self, request: &Request<P>) -> Result<(), Reply> {
+        let passes = request.session().tls().is_some();
+        passes.then_some(()).ok_or_else(Reply::tls_required)
     }
 }
 

@@ -2,10 +2,7 @@ use std::{
     any::type_name,
     borrow::Cow,
     fmt,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::atomic::{AtomicU64, Ordering},
     task::{Context, Poll},
 };
 
@@ -13,7 +10,7 @@ use smtpd_core::{Code, Reply, Status};
 use tower_layer::Layer;
 use tower_service::Service;
 
-use super::AnswerFuture;
+use super::Admit;
 use crate::{Auth, Connect, Helo, Phase, Request, Session, TypedMap};
 
 /// How suspicious a message is: points with their reasons, gathered phase by phase.
@@ -267,11 +264,6 @@ where
 /// ```
 #[derive(Clone, Debug)]
 pub struct ScoreGateLayer {
-    gate: Arc<Gate>,
-}
-
-#[derive(Clone, Debug)]
-struct Gate {
     threshold: i32,
     reply: Reply,
 }
@@ -284,54 +276,22 @@ impl ScoreGateLayer {
             Status::DENIED,
             "Message refused by policy",
         );
-        Self {
-            gate: Arc::new(Gate { threshold, reply }),
-        }
+        Self { threshold, reply }
     }
 
     /// Refuses with that reply.
     #[must_use]
     pub fn with_reply(mut self, reply: Reply) -> Self {
-        Arc::make_mut(&mut self.gate).reply = reply;
+        self.reply = reply;
         self
     }
 }
 
-impl<S> Layer<S> for ScoreGateLayer {
-    type Service = ScoreGate<S>;
-
-    fn layer(&self, inner: S) -> ScoreGate<S> {
-        ScoreGate {
-            inner,
-            gate: self.gate.clone(),
-        }
-    }
-}
-
-/// The service of [`ScoreGateLayer`].
-#[derive(Clone, Debug)]
-pub struct ScoreGate<S> {
-    inner: S,
-    gate: Arc<Gate>,
-}
-
-impl<S, P> Service<Request<P>> for ScoreGate<S>
-where
-    S: Service<Request<P>>,
-    S::Response: From<Reply>,
-{
-    type Response = S::Response;
-    type Error = S::Error;
-    type Future = AnswerFuture<S::Future, S::Response>;
-
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
-        self.inner.poll_ready(cx)
-    }
-
-    fn call(&mut self, request: Request<P>) -> Self::Future {
+impl<P> Admit<P> for ScoreGateLayer {
+    fn admit(&self, request: &Request<P>) -> Result<(), Reply> {
         let score = Score::of(request.session());
-        if score.total() < self.gate.threshold {
-            return AnswerFuture::inner(self.inner.call(request));
+        if score.total() < self.threshold {
+            return Ok(());
         }
         tracing::info!(
             session = request.session().id(),
@@ -339,7 +299,7 @@ where
             reasons = ?score.reasons().collect::<Vec<_>>(),
             "refused by score"
         );
-        AnswerFuture::answer(self.gate.reply.clone().into())
+        Err(self.reply.clone())
     }
 }
 

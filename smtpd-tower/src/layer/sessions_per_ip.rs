@@ -1,23 +1,18 @@
-use std::{
-    sync::Arc,
-    task::{Context, Poll},
-};
+use std::sync::Arc;
 
 use smtpd_core::{Code, Reply, Status};
-use tower_layer::Layer;
-use tower_service::Service;
 
 use super::{
-    AnswerFuture,
+    Admit,
     slots::{Slot, Slots},
 };
-use crate::{Connect, Request, Session, limiter::ClientKey};
+use crate::{Connect, Request, limiter::ClientKey};
 
 /// Refuses a client that already has as many sessions as it may, with 421 4.7.0.
 ///
 /// It fits connect only. A session counts from its connect request to its end, however it ends: its place is kept in the
-/// [state](Session::state) of the session, and given back when that is dropped. So a task of yours that keeps a
-/// [`Session`] for longer keeps its place, too.
+/// [state](crate::Session::state) of the session, and given back when that is dropped. So a task of yours that keeps a
+/// [`Session`](crate::Session) for longer keeps its place, too.
 ///
 /// A client is an IPv4 address or an IPv6 /64, see [`with_prefix`](Self::with_prefix). One without an IP address, as on a
 /// Unix socket, is never limited. All clones of a layer, and all services that they make, count together.
@@ -48,7 +43,7 @@ pub struct SessionsPerIpLayer {
 #[derive(Clone, Debug)]
 struct Config {
     slots: Arc<Slots<ClientKey>>,
-    prefix: Option<(u8, u8)>,
+    prefix: (u8, u8),
     reply: Reply,
 }
 
@@ -67,7 +62,7 @@ impl SessionsPerIpLayer {
         Self {
             config: Config {
                 slots: Slots::new(n),
-                prefix: None,
+                prefix: ClientKey::PREFIX,
                 reply,
             },
         }
@@ -78,7 +73,7 @@ impl SessionsPerIpLayer {
     /// More bits than an address has mean the whole address; 0 makes one client of the whole family.
     #[must_use]
     pub fn with_prefix(mut self, v4_bits: u8, v6_bits: u8) -> Self {
-        self.config.prefix = Some((v4_bits, v6_bits));
+        self.config.prefix = (v4_bits, v6_bits);
         self
     }
 
@@ -90,62 +85,18 @@ impl SessionsPerIpLayer {
     }
 }
 
-impl<S> Layer<S> for SessionsPerIpLayer {
-    type Service = SessionsPerIp<S>;
-
-    fn layer(&self, inner: S) -> SessionsPerIp<S> {
-        SessionsPerIp {
-            inner,
-            config: self.config.clone(),
-        }
-    }
-}
-
-/// The service of [`SessionsPerIpLayer`].
-#[derive(Clone, Debug)]
-pub struct SessionsPerIp<S> {
-    inner: S,
-    config: Config,
-}
-
-impl<S> Service<Request<Connect>> for SessionsPerIp<S>
-where
-    S: Service<Request<Connect>>,
-    S::Response: From<Reply>,
-{
-    type Response = S::Response;
-    type Error = S::Error;
-    type Future = AnswerFuture<S::Future, S::Response>;
-
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
-        self.inner.poll_ready(cx)
-    }
-
-    fn call(&mut self, request: Request<Connect>) -> Self::Future {
-        if self.config.admits(request.session()) {
-            AnswerFuture::inner(self.inner.call(request))
-        } else {
-            AnswerFuture::answer(self.config.reply.clone().into())
-        }
-    }
-}
-
-impl Config {
-    fn admits(&self, session: &Session) -> bool {
-        let Some(ip) = session.peer().ip() else {
-            return true;
+impl Admit<Connect> for SessionsPerIpLayer {
+    fn admit(&self, request: &Request<Connect>) -> Result<(), Reply> {
+        let (config, session) = (&self.config, request.session());
+        let Some(client) = ClientKey::of_session(session, config.prefix) else {
+            return Ok(());
         };
-        let key = match self.prefix {
-            Some((v4_bits, v6_bits)) => ClientKey::with_prefix(ip, v4_bits, v6_bits),
-            None => ClientKey::new(ip),
-        };
-        let Some(slot) = self.slots.take(key) else {
-            return false;
-        };
+        let slot = config.slots.take(client);
+        let slot = slot.ok_or_else(|| config.reply.clone())?;
         session
             .state()
             .update(|places: &mut Places| places.0.push(slot));
-        true
+        Ok(())
     }
 }
 
@@ -155,10 +106,12 @@ mod tests {
 
     use tokio_test::{assert_pending, assert_ready_ok};
     use tower::{ServiceExt, service_fn};
+    use tower_layer::Layer;
+    use tower_service::Service;
     use tower_test::mock::spawn_layer;
 
     use super::*;
-    use crate::PeerAddr;
+    use crate::{PeerAddr, Session};
 
     fn from(ip: &str) -> Session {
         let ip: IpAddr = ip.parse().unwrap();

@@ -1,6 +1,8 @@
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use crate::Session;
+
 const V4_BITS: u8 = 32;
 const V6_BITS: u8 = 128;
 
@@ -33,6 +35,15 @@ pub struct ClientKey {
 }
 
 impl ClientKey {
+    /// How many bits of an IPv4 and of an IPv6 address a client is told by, where nothing else is set.
+    pub(crate) const PREFIX: (u8, u8) = (V4_BITS, V6_LINK_BITS);
+
+    /// The key of a session's client by so many bits, if that has an IP address.
+    pub(crate) fn of_session(session: &Session, (v4_bits, v6_bits): (u8, u8)) -> Option<Self> {
+        let ip = session.peer().ip()?;
+        Some(Self::with_prefix(ip, v4_bits, v6_bits))
+    }
+
     /// The key of an address: IPv4 whole, IPv6 by its /64.
     #[must_use]
     pub fn new(ip: IpAddr) -> Self {
