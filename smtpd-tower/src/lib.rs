@@ -101,6 +101,7 @@ pub mod mime;
 #[cfg(feature = "password-hash")]
 mod password_hash;
 mod phase;
+mod phase_service;
 mod pipeline;
 mod recover;
 mod request;
@@ -127,7 +128,8 @@ pub use handler::{
 #[cfg(feature = "password-hash")]
 pub use password_hash::{PasswordHash, PasswordHashError, PasswordVerifier};
 pub use phase::{Answer, Auth, Command, Connect, Data, Helo, Mail, Phase, Rcpt};
-pub use pipeline::{LayerPhase, PhaseService, Pipeline, ServePhase};
+pub use phase_service::PhaseService;
+pub use pipeline::{LayerPhase, Pipeline, ServePhase};
 pub use recover::recover;
 pub use request::Request;
 #[cfg(unix)]

@@ -1,14 +1,11 @@
-use std::{
-    fmt,
-    task::{Context, Poll},
-};
-
 use smtpd_core::Reply;
-use tower::{BoxError, ServiceExt, util::BoxCloneSyncService};
+use tower::BoxError;
 use tower_layer::Layer;
 use tower_service::Service;
 
-use crate::{Auth, Command, Connect, Data, Helo, Mail, Phase, Rcpt, Request, handler_fn};
+use crate::{
+    Auth, Command, Connect, Data, Helo, Mail, Phase, PhaseService, Rcpt, Request, handler_fn,
+};
 
 /// A service that can serve phase `P`. It has a blanket implementation, and is there to keep bounds short.
 ///
@@ -76,54 +73,6 @@ where
 pub trait LayerPhase<P: Phase>: Layer<PhaseService<P>, Service: ServePhase<P>> {}
 
 impl<P: Phase, L> LayerPhase<P> for L where L: Layer<PhaseService<P>, Service: ServePhase<P>> {}
-
-/// The service of one phase, its type erased: what a [`Pipeline`] holds, and what its layers wrap.
-///
-/// ```
-/// use smtpd_tower::{Mail, PhaseService, Request, handler_fn, layer::RequireAuthLayer};
-/// use tower::Layer;
-///
-/// let open = PhaseService::<Mail>::new(handler_fn(async |_: Request<Mail>| {}));
-/// let closed = PhaseService::<Mail>::new(RequireAuthLayer::new().layer(open.clone()));
-/// let chosen = [open, closed]; // services of one type, whatever they are made of
-/// ```
-pub struct PhaseService<P: Phase>(BoxCloneSyncService<Request<P>, P::Response, BoxError>);
-
-impl<P: Phase> PhaseService<P> {
-    /// Erases the type of a service.
-    pub fn new<S: ServePhase<P>>(service: S) -> Self {
-        Self(BoxCloneSyncService::new(
-            service.map_response(Into::into).map_err(Into::into),
-        ))
-    }
-}
-
-impl<P: Phase> Clone for PhaseService<P> {
-    fn clone(&self) -> Self {
-        Self(self.0.clone())
-    }
-}
-
-impl<P: Phase> fmt::Debug for PhaseService<P> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("PhaseService").field(&P::NAME).finish()
-    }
-}
-
-impl<P: Phase> Service<Request<P>> for PhaseService<P> {
-    type Response = P::Response;
-    type Error = BoxError;
-    type Future =
-        <BoxCloneSyncService<Request<P>, P::Response, BoxError> as Service<Request<P>>>::Future;
-
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
-        self.0.poll_ready(cx)
-    }
-
-    fn call(&mut self, request: Request<P>) -> Self::Future {
-        self.0.call(request)
-    }
-}
 
 /// The services of a server, one for each phase.
 ///

@@ -1,6 +1,5 @@
 use std::{
     collections::VecDeque,
-    future::poll_fn,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll, Waker},
 };
@@ -17,7 +16,11 @@ pub(crate) fn incoming() -> (Feed, Body) {
     let shared = Arc::new(Shared(Mutex::default()));
     (
         Feed(shared.clone()),
-        Source::Incoming(Incoming(shared)).into(),
+        Source::Incoming(Incoming {
+            shared,
+            pieces: Pieces::default(),
+        })
+        .into(),
     )
 }
 
@@ -26,12 +29,47 @@ struct Shared(Mutex<State>);
 
 #[derive(Default)]
 struct State {
-    pieces: VecDeque<Bytes>,
+    pieces: Pieces,
     end: Option<Result<(), BodyError>>,
     /// The reader has found nothing and waits.
     wanted: bool,
     reader: Option<Waker>,
     feeder: Option<Waker>,
+}
+
+/// Pieces in their order. Mostly there is one, which needs no queue.
+#[derive(Debug, Default)]
+pub(crate) struct Pieces {
+    first: Option<Bytes>,
+    rest: VecDeque<Bytes>,
+}
+
+impl Pieces {
+    pub(crate) fn push(&mut self, piece: Bytes) {
+        if self.is_empty() {
+            self.first = Some(piece);
+        } else {
+            self.rest.push_back(piece);
+        }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.first.is_none() && self.rest.is_empty()
+    }
+
+    fn pop(&mut self) -> Option<Bytes> {
+        self.first.take().or_else(|| self.rest.pop_front())
+    }
+
+    fn append(&mut self, mut others: Self) {
+        if self.is_empty() {
+            *self = others;
+            return;
+        }
+        while let Some(piece) = others.pop() {
+            self.push(piece);
+        }
+    }
 }
 
 impl Shared {
@@ -54,16 +92,17 @@ impl Feed {
         Poll::Pending
     }
 
-    /// Hands a piece over. The caller polls the service next, so its own task is not woken for that.
-    pub(crate) async fn push(&self, piece: Bytes) {
-        let mut piece = Some(piece);
-        poll_fn(|cx| {
-            let mut state = self.0.lock();
-            state.pieces.extend(piece.take());
-            wake_reader(state, Some(cx));
-            Poll::Ready(())
-        })
-        .await;
+    /// Hands pieces over, and perhaps the end. The caller polls the service next, so its own task is not woken for that.
+    pub(crate) fn hand_over(
+        &self,
+        pieces: Pieces,
+        end: Option<Result<(), BodyError>>,
+        cx: &Context<'_>,
+    ) {
+        let mut state = self.0.lock();
+        state.pieces.append(pieces);
+        state.end = state.end.take().or(end);
+        wake_reader(state, Some(cx));
     }
 
     /// Ends the message, unless it has ended.
@@ -72,22 +111,42 @@ impl Feed {
         state.end.get_or_insert(result);
         wake_reader(state, None);
     }
+
+    /// Hands one piece over.
+    #[cfg(test)]
+    pub(crate) async fn push(&self, piece: Bytes) {
+        let mut pieces = Pieces::default();
+        pieces.push(piece);
+        std::future::poll_fn(|cx| {
+            self.hand_over(std::mem::take(&mut pieces), None, cx);
+            Poll::Ready(())
+        })
+        .await;
+    }
 }
 
 impl Drop for Feed {
+    /// A feed that goes away before the end leaves half a message.
     fn drop(&mut self) {
-        // Never a clean end without `finish`.
         self.finish(Err(BodyError::Incomplete));
     }
 }
 
 /// The service's end.
-pub(super) struct Incoming(Arc<Shared>);
+pub(super) struct Incoming {
+    shared: Arc<Shared>,
+    /// What has been taken out of there at once.
+    pieces: Pieces,
+}
 
 impl Incoming {
     pub(super) fn poll_next(&mut self, cx: &Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
-        let mut state = self.0.lock();
-        if let Some(piece) = state.pieces.pop_front() {
+        if let Some(piece) = self.pieces.pop() {
+            return Poll::Ready(Some(Ok(piece)));
+        }
+        let mut state = self.shared.lock();
+        std::mem::swap(&mut self.pieces, &mut state.pieces);
+        if let Some(piece) = self.pieces.pop() {
             return Poll::Ready(Some(Ok(piece)));
         }
         match &mut state.end {

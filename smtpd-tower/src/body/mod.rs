@@ -25,7 +25,7 @@ use smtpd_core::{Code, MessageError, Reply, Status};
 use sync_wrapper::SyncWrapper;
 
 use self::incoming::Incoming;
-pub(crate) use self::incoming::{Feed, incoming};
+pub(crate) use self::incoming::{Feed, Pieces, incoming};
 #[cfg(feature = "spool")]
 pub use self::spool::{Spooled, Spooling};
 pub use self::{
@@ -77,10 +77,10 @@ enum Source {
     Fixed(Option<Bytes>),
     Incoming(Incoming),
     // Only ever reached through `&mut`, so the wrapper makes the body `Sync` for free.
-    Stream(SyncWrapper<Pin<Box<Pieces>>>),
+    Stream(SyncWrapper<Pin<Box<PieceStream>>>),
 }
 
-type Pieces = dyn Stream<Item = Result<Bytes, BodyError>> + Send;
+type PieceStream = dyn Stream<Item = Result<Bytes, BodyError>> + Send;
 
 impl Body {
     /// A body of that stream, for instance one that changes another body.

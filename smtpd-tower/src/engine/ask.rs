@@ -4,6 +4,7 @@
 //! nothing, and starve all others.
 
 use std::{
+    any::Any,
     future::poll_fn,
     panic::{AssertUnwindSafe, catch_unwind},
     task::{Context, Poll, ready},
@@ -13,10 +14,10 @@ use std::{
 use smtpd_core::{Code, Reply, Status};
 use tokio::time::timeout;
 use tower::BoxError;
-use tower_service::Service;
 
 use crate::{
     Phase, PhaseService, Request,
+    phase_service::{Asked, PhaseFuture, Unready},
     recover::{self, panic_message, recover},
 };
 
@@ -30,6 +31,10 @@ pub(crate) enum Failure {
 }
 
 impl Failure {
+    fn panic(panic: &(dyn Any + Send)) -> Self {
+        Self::Panic(panic_message(panic))
+    }
+
     pub(super) fn reply(&self) -> Reply {
         match self {
             Self::Error(error) => recover(error),
@@ -49,29 +54,47 @@ impl Failure {
     }
 }
 
-/// One call of a service. A panic in it is an error: it must cost its own session, and nothing else.
-pub(super) struct Call<P: Phase> {
-    service: PhaseService<P>,
-    /// What the service has not been called with, as it is not ready.
-    request: Option<Request<P>>,
-    answer: Option<<PhaseService<P> as Service<Request<P>>>::Future>,
+/// What has come of asking a service.
+pub(super) enum Outcome<P: Phase> {
+    Answered(Result<P::Response, Failure>),
+    Pending(Call<P>),
+}
+
+/// One call of a service that has not answered at once. A panic in it is an error: it must cost its own session, and
+/// nothing else.
+pub(super) enum Call<P: Phase> {
+    /// The request waits for the service to become ready.
+    Waiting(Unready<P>, Option<Request<P>>),
+    Called(PhaseFuture<P>),
 }
 
 impl<P: Phase> Call<P> {
-    pub(super) const fn new(service: PhaseService<P>, request: Request<P>) -> Self {
-        Self {
-            service,
-            request: Some(request),
-            answer: None,
+    /// Asks the service, without any limit: what has not answered by that is handed to [`finish`](Self::finish).
+    pub(super) fn start(
+        service: &PhaseService<P>,
+        request: Request<P>,
+        cx: &mut Context<'_>,
+    ) -> Outcome<P> {
+        let mut request = Some(request);
+        match catch_unwind(AssertUnwindSafe(|| service.ask(&mut request, cx))) {
+            Ok(Asked::Answered(result)) => Outcome::Answered(result.map_err(Failure::Error)),
+            Ok(Asked::Called(answer)) => Outcome::Pending(Self::Called(answer)),
+            Ok(Asked::NotReady(service)) => Outcome::Pending(Self::Waiting(service, request)),
+            Err(panic) => Outcome::Answered(Err(Failure::panic(&*panic))),
         }
     }
 
-    /// The answer, without any limit: to be polled once, and handed to [`finish`](Self::finish) if that was not enough.
+    /// Whether the service is not ready yet.
+    pub(super) const fn is_waiting(&self) -> bool {
+        matches!(self, Self::Waiting(..))
+    }
+
+    /// The answer, without any limit.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<P::Response, Failure>> {
         ready!(self.poll_called(cx))?;
-        match &mut self.answer {
-            Some(answer) => caught(|| answer.as_mut().poll(cx)),
-            None => Poll::Pending,
+        match self {
+            Self::Called(answer) => caught(|| answer.as_mut().poll(cx)),
+            Self::Waiting(..) => Poll::Pending,
         }
     }
 
@@ -79,35 +102,27 @@ impl<P: Phase> Call<P> {
     pub(super) async fn finish(
         mut self,
         ready: Duration,
-        call: Option<Duration>,
+        call: Duration,
     ) -> Result<P::Response, Failure> {
         match timeout(ready, poll_fn(|cx| self.poll_called(cx))).await {
             Ok(called) => called?,
             Err(_) => return Err(Failure::NotReady),
         }
-        let answer = poll_fn(|cx| self.poll(cx));
-        match call {
-            Some(limit) => timeout(limit, answer)
-                .await
-                .unwrap_or(Err(Failure::TimedOut)),
-            None => answer.await,
-        }
+        timeout(call, poll_fn(|cx| self.poll(cx)))
+            .await
+            .unwrap_or(Err(Failure::TimedOut))
     }
 
     /// Calls the service as soon as it is ready.
     fn poll_called(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Failure>> {
-        if self.request.is_none() {
+        let Self::Waiting(service, request) = self else {
             return Poll::Ready(Ok(()));
+        };
+        ready!(caught(|| service.poll_ready(cx)))?;
+        if let Some(request) = request.take() {
+            let called = caught(|| Poll::Ready(Ok(service.call(request))));
+            *self = Self::Called(ready!(called)?);
         }
-        ready!(caught(|| self.service.poll_ready(cx)))?;
-        let called = caught(|| {
-            let answer = self
-                .request
-                .take()
-                .map(|request| self.service.call(request));
-            Poll::Ready(Ok(answer))
-        });
-        self.answer = ready!(called)?;
         Poll::Ready(Ok(()))
     }
 }
@@ -115,6 +130,6 @@ impl<P: Phase> Call<P> {
 fn caught<T>(poll: impl FnOnce() -> Poll<Result<T, BoxError>>) -> Poll<Result<T, Failure>> {
     match catch_unwind(AssertUnwindSafe(poll)) {
         Ok(polled) => polled.map_err(Failure::Error),
-        Err(panic) => Poll::Ready(Err(Failure::Panic(panic_message(&*panic)))),
+        Err(panic) => Poll::Ready(Err(Failure::panic(&*panic))),
     }
 }

@@ -15,10 +15,10 @@ use tokio::{
 
 use super::{
     Driver, SessionError, Stop,
-    ask::{Call, Failure},
+    ask::{Call, Failure, Outcome},
 };
 use crate::{
-    Auth, Command, Connect, Envelope, Helo, Mail, Phase, PhaseService, Rcpt, Request,
+    Auth, Command, Connect, Envelope, Helo, Mail, Phase, PhaseService, Pipeline, Rcpt, Request,
     pipeline::no_recipient,
 };
 
@@ -105,23 +105,26 @@ impl<IO: AsyncRead + AsyncWrite + Unpin + Send + 'static> Driver<IO> {
     }
 
     fn command(&mut self, cx: &mut Context<'_>, line: CommandLine) {
-        let Some(service) = self.engine.pipeline.command.clone() else {
-            return self.connection.reply(line.default_reply);
-        };
+        let unset = line.default_reply.clone();
         let mut payload = Command::new(line.verb, line.argument);
         payload.default_reply = line.default_reply;
-        self.ask(cx, service, payload, |driver, reply| {
-            driver.connection.reply(reply)
-        });
+        self.ask(
+            cx,
+            |pipeline| &pipeline.command,
+            unset,
+            payload,
+            Self::reply,
+        );
     }
 
     pub(super) fn connect(&mut self, cx: &mut Context<'_>) {
-        let Some(service) = self.engine.pipeline.connect.clone() else {
-            return self.connection.reply(Reply::OK);
-        };
-        self.ask(cx, service, Connect::new(), |driver, reply| {
-            driver.connection.reply(reply)
-        });
+        self.ask(
+            cx,
+            |pipeline| &pipeline.connect,
+            Reply::OK,
+            Connect::new(),
+            Self::reply,
+        );
     }
 
     fn helo(&mut self, cx: &mut Context<'_>, helo: smtpd_core::Helo) {
@@ -130,24 +133,33 @@ impl<IO: AsyncRead + AsyncWrite + Unpin + Send + 'static> Driver<IO> {
             name: name.clone(),
             greeting,
         };
-        let service = self.engine.pipeline.helo.clone();
-        self.ask_or(cx, service, Reply::OK, payload, move |driver, reply| {
-            if reply.is_positive() {
-                driver.end_transaction();
-                driver.session.greeted(name, greeting);
-            }
-            driver.connection.reply(reply);
-        });
+        self.ask(
+            cx,
+            |pipeline| &pipeline.helo,
+            Reply::OK,
+            payload,
+            move |driver, reply| {
+                if reply.is_positive() {
+                    driver.end_transaction();
+                    driver.session.greeted(name, greeting);
+                }
+                driver.reply(reply);
+            },
+        );
     }
 
     fn auth(&mut self, cx: &mut Context<'_>, request: AuthRequest) {
-        let Some(service) = self.engine.pipeline.auth.clone() else {
-            return self.connection.reply(Reply::auth_failed());
-        };
         let payload = Auth::new(request.mechanism, request.credentials);
-        self.ask(cx, service, payload, |driver, outcome| {
-            driver.connection.reply_auth(outcome);
-        });
+        let unset = Reply::auth_failed().into();
+        self.ask(
+            cx,
+            |pipeline| &pipeline.auth,
+            unset,
+            payload,
+            |driver, outcome| {
+                driver.connection.reply_auth(outcome);
+            },
+        );
     }
 
     fn mail(&mut self, cx: &mut Context<'_>, mail: MailCommand) {
@@ -156,13 +168,18 @@ impl<IO: AsyncRead + AsyncWrite + Unpin + Send + 'static> Driver<IO> {
         self.session.end_transaction();
         let envelope = Envelope::new(mail.sender.clone()).with_parameters(mail.parameters.clone());
         let payload = Mail::new(mail.sender).with_parameters(mail.parameters);
-        let service = self.engine.pipeline.mail.clone();
-        self.ask_or(cx, service, Reply::OK, payload, move |driver, reply| {
-            if reply.is_positive() {
-                driver.envelope = Some(Arc::new(envelope));
-            }
-            driver.connection.reply(reply);
-        });
+        self.ask(
+            cx,
+            |pipeline| &pipeline.mail,
+            Reply::OK,
+            payload,
+            move |driver, reply| {
+                if reply.is_positive() {
+                    driver.envelope = Some(Arc::new(envelope));
+                }
+                driver.reply(reply);
+            },
+        );
     }
 
     fn rcpt(&mut self, cx: &mut Context<'_>, rcpt: RcptCommand) {
@@ -175,10 +192,9 @@ impl<IO: AsyncRead + AsyncWrite + Unpin + Send + 'static> Driver<IO> {
             parameters: rcpt.parameters,
             envelope: envelope.clone(),
         };
-        let service = self.engine.pipeline.rcpt.clone();
-        self.ask_or(
+        self.ask(
             cx,
-            service,
+            |pipeline| &pipeline.rcpt,
             no_recipient(),
             payload,
             move |driver, reply| {
@@ -188,42 +204,38 @@ impl<IO: AsyncRead + AsyncWrite + Unpin + Send + 'static> Driver<IO> {
                     // The request is gone by now, so mostly nothing is copied.
                     Arc::make_mut(envelope).push(recipient, parameters);
                 }
-                driver.connection.reply(reply);
+                driver.reply(reply);
             },
         );
     }
 
-    /// Asks a service, or heeds the answer that stands where none is set.
-    fn ask_or<P: Phase>(
+    fn reply(&mut self, reply: Reply) {
+        self.connection.reply(reply);
+    }
+
+    /// Asks a service, or heeds the answer that stands where none is set. An answer that comes at once is heeded at once,
+    /// any other by [`Driver::asking`].
+    fn ask<P: Phase>(
         &mut self,
         cx: &mut Context<'_>,
-        service: Option<PhaseService<P>>,
+        service: fn(&Pipeline) -> &Option<PhaseService<P>>,
         unset: P::Response,
         payload: P,
         heed: impl FnOnce(&mut Self, P::Response) + Send + 'static,
     ) {
-        match service {
-            Some(service) => self.ask(cx, service, payload, heed),
-            None => heed(self, unset),
-        }
-    }
-
-    /// Asks a service, and heeds its answer: at once if it has one at once, else by [`Driver::asking`].
-    fn ask<P: Phase>(
-        &mut self,
-        cx: &mut Context<'_>,
-        service: PhaseService<P>,
-        payload: P,
-        heed: impl FnOnce(&mut Self, P::Response) + Send + 'static,
-    ) {
-        let mut call = Call::new(service, Request::new(self.session.clone(), payload));
-        if let Poll::Ready(result) = call.poll(cx) {
-            drop(call);
-            let answer = self.judge::<P>(result);
-            return heed(self, answer);
-        }
+        let Some(service) = service(&self.engine.pipeline) else {
+            return heed(self, unset);
+        };
+        let request = Request::new(self.session.clone(), payload);
+        let call = match Call::start(service, request, cx) {
+            Outcome::Answered(result) => {
+                let answer = self.judge::<P>(result);
+                return heed(self, answer);
+            }
+            Outcome::Pending(call) => call,
+        };
         let timeouts = self.engine.config.timeouts_ref();
-        let mut call = Box::pin(call.finish(timeouts.ready, Some(timeouts.call)));
+        let mut call = Box::pin(call.finish(timeouts.ready, timeouts.call));
         let mut heed = Some(heed);
         self.asking = Some(Box::new(move |driver, cx| {
             let result = ready!(call.as_mut().poll(cx));

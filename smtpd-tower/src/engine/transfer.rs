@@ -1,6 +1,6 @@
 //! The message, from DATA or the first BDAT to the reply that ends it.
 
-use std::{future::poll_fn, pin::Pin, task::Poll, time::Duration};
+use std::{future::poll_fn, mem::take, task::Poll, time::Duration};
 
 use smtpd_core::{DataReply, Event};
 use tokio::{
@@ -10,21 +10,23 @@ use tokio::{
 
 use super::{
     Driver, SessionError, Stop,
-    ask::{Call, Failure},
+    ask::{Call, Failure, Outcome},
 };
 use crate::{
     BodyError, Data, Phase, Request,
-    body::{Feed, incoming},
+    body::{Feed, Pieces, incoming},
     pipeline::no_delivery,
     server::Stage,
 };
 
-type Answer = Pin<Box<dyn Future<Output = Result<DataReply, Failure>> + Send>>;
-
 /// A call of the data service that is going on, and the message that it reads.
 struct Transfer {
-    answer: Answer,
+    call: Call<Data>,
     feed: Feed,
+    /// The service has just been polled, and has been given nothing since.
+    polled: bool,
+    /// The service has asked for the message.
+    started: bool,
     /// The message has come to its end; all that is missing is the answer.
     ended: bool,
     /// The service has not taken all octets of a chunk that is over.
@@ -39,8 +41,6 @@ enum Next {
     Input,
     ClientGone,
     ClientTimeout,
-    /// The service has had its time.
-    ServiceTimeout,
     Ending,
 }
 
@@ -50,19 +50,34 @@ const GRACE: Duration = Duration::from_secs(10);
 impl<IO: AsyncRead + AsyncWrite + Unpin + Send + 'static> Driver<IO> {
     /// Runs the data service beside the client. An event that has ended the message before its time is left for later.
     pub(super) async fn transfer(&mut self) -> Result<(), Stop> {
-        let Some(service) = self.engine.pipeline.data.clone() else {
+        let Some(service) = &self.engine.pipeline.data else {
             self.answered(no_delivery().into());
             return Ok(());
         };
         let (feed, body) = incoming();
         let envelope = self.envelope.clone().unwrap_or_default();
-        let request = Request::new(self.session.clone(), Data::new(envelope, body));
-        let ready = self.engine.config.timeouts_ref().ready;
-        let answer = Box::pin(Call::new(service, request).finish(ready, None));
+        let mut request = Some(Request::new(
+            self.session.clone(),
+            Data::new(envelope, body),
+        ));
+        let outcome = poll_fn(|cx| match request.take() {
+            Some(request) => Poll::Ready(Call::start(service, request, cx)),
+            None => Poll::Pending,
+        })
+        .await;
+        let call = match outcome {
+            Outcome::Pending(call) => call,
+            Outcome::Answered(result) => {
+                self.settle(result);
+                return Ok(());
+            }
+        };
         let result = self
             .run_transfer(&mut Transfer {
-                answer,
+                call,
                 feed,
+                polled: true,
+                started: false,
                 ended: false,
                 chunk_open: false,
             })
@@ -72,24 +87,16 @@ impl<IO: AsyncRead + AsyncWrite + Unpin + Send + 'static> Driver<IO> {
     }
 
     async fn run_transfer(&mut self, transfer: &mut Transfer) -> Result<(), Stop> {
-        let timeouts = self.engine.config.timeouts_ref();
-        let (start, delivery) = (timeouts.data_start + timeouts.ready, timeouts.delivery);
-        let mut started = false;
         loop {
-            let limit = if started { delivery } else { start };
-            match self.serve_message(transfer, limit).await {
+            match self.serve_message(transfer).await {
                 Next::Answered(result) => {
                     self.settle(result);
                     return Ok(());
                 }
-                Next::ServiceTimeout => {
-                    self.settle(Err(Failure::TimedOut));
-                    return Ok(());
-                }
                 Next::ClientGone => return self.lose(transfer).await,
                 Next::Ending => return self.give_up(transfer),
-                Next::Wanted if !started => {
-                    started = true;
+                Next::Wanted if !transfer.started => {
+                    transfer.started = true;
                     self.connection.accept_data();
                 }
                 _ => {}
@@ -112,13 +119,17 @@ impl<IO: AsyncRead + AsyncWrite + Unpin + Send + 'static> Driver<IO> {
     }
 
     /// Lets the service work until it answers or asks for more of the message.
-    async fn serve_message(&mut self, transfer: &mut Transfer, limit: Duration) -> Next {
-        let mut deadline = None;
+    async fn serve_message(&mut self, transfer: &mut Transfer) -> Next {
+        let mut polled = take(&mut transfer.polled);
+        let mut began = None;
         poll_fn(|cx| {
-            if let Poll::Ready(result) = transfer.answer.as_mut().poll(cx) {
+            if !take(&mut polled)
+                && let Poll::Ready(result) = transfer.call.poll(cx)
+            {
                 return Poll::Ready(Next::Answered(result));
             }
             if !transfer.ended && transfer.feed.poll_wanted(cx).is_ready() {
+                transfer.polled = true;
                 return Poll::Ready(Next::Wanted);
             }
             // RFC 5321 section 6.1: a message that has come whole is delivered, even if nobody waits for the reply.
@@ -127,44 +138,59 @@ impl<IO: AsyncRead + AsyncWrite + Unpin + Send + 'static> Driver<IO> {
                 Poll::Ready(_) if !transfer.ended => return Poll::Ready(Next::ClientGone),
                 _ => {}
             }
-            let deadline = *deadline.get_or_insert_with(|| Instant::now() + limit);
+            let (limit, failure) = self.limit_of(transfer);
+            let deadline = *began.get_or_insert_with(Instant::now) + limit;
             self.wire
                 .timer
                 .poll_until(cx, deadline)
-                .map(|()| Next::ServiceTimeout)
+                .map(|()| Next::Answered(Err(failure)))
         })
         .await
     }
 
+    /// How long the service may take over what it does, and what it is if it takes longer.
+    fn limit_of(&self, transfer: &Transfer) -> (Duration, Failure) {
+        let timeouts = self.engine.config.timeouts_ref();
+        if transfer.call.is_waiting() {
+            (timeouts.ready, Failure::NotReady)
+        } else if transfer.started {
+            (timeouts.delivery, Failure::TimedOut)
+        } else {
+            (timeouts.ready + timeouts.data_start, Failure::TimedOut)
+        }
+    }
+
     /// Gets more of the message to the service, which waits for it.
     async fn feed(&mut self, transfer: &mut Transfer) -> Feeding {
-        let mut fed = false;
-        if std::mem::take(&mut transfer.chunk_open) {
+        if take(&mut transfer.chunk_open) {
             // It asks for more, so it has taken what there was.
             self.connection.accept_chunk();
         }
         loop {
-            let now = Instant::now().into_std();
-            while let Some(event) = self.connection.poll_event(now, &mut self.wire.input) {
-                self.log_wire();
-                match event {
-                    Event::Chunk(octets) => {
-                        let piece = self.wire.piece(octets);
-                        transfer.feed.push(piece).await;
-                        fed = true;
-                    }
-                    Event::ChunkEnd if fed => {
-                        transfer.chunk_open = true;
-                        return Feeding::Fed;
-                    }
-                    Event::ChunkEnd => self.connection.accept_chunk(),
-                    Event::MessageEnd(result) => {
-                        transfer.ended = true;
-                        transfer.feed.finish(result.map_err(BodyError::from));
-                        return Feeding::Fed;
-                    }
-                    event => return Feeding::Interrupted(event),
+            let mut pieces = Pieces::default();
+            let event = self.gather(&mut pieces);
+            let mut end = match event {
+                Some(Event::MessageEnd(result)) => Some(result.map_err(BodyError::from)),
+                _ => None,
+            };
+            transfer.ended = end.is_some();
+            let fed = transfer.ended || !pieces.is_empty();
+            if fed {
+                transfer.polled = false;
+                poll_fn(|cx| {
+                    transfer.feed.hand_over(take(&mut pieces), end.take(), cx);
+                    Poll::Ready(())
+                })
+                .await;
+            }
+            match event {
+                Some(Event::ChunkEnd) if fed => transfer.chunk_open = true,
+                Some(Event::ChunkEnd) => {
+                    self.connection.accept_chunk();
+                    continue;
                 }
+                None | Some(Event::MessageEnd(_)) => {}
+                Some(event) => return Feeding::Interrupted(event),
             }
             if fed {
                 return Feeding::Fed;
@@ -179,20 +205,27 @@ impl<IO: AsyncRead + AsyncWrite + Unpin + Send + 'static> Driver<IO> {
         }
     }
 
+    /// Takes what has come of the message, up to an event that is something else.
+    fn gather(&mut self, pieces: &mut Pieces) -> Option<Event> {
+        let now = Instant::now().into_std();
+        loop {
+            let event = self.connection.poll_event(now, &mut self.wire.input);
+            self.log_wire();
+            match event {
+                Some(Event::Chunk(octets)) => pieces.push(self.wire.piece(octets)),
+                other => return other,
+            }
+        }
+    }
+
     /// Waits for more input, or for the service to answer without it.
     async fn more(&mut self, transfer: &mut Transfer) -> Next {
         let deadline = self.connection.poll_timeout().map(Instant::from_std);
         if self.connection.is_receiving() {
             self.wire.begin_large();
         }
-        let mut first = true;
+        let mut polled = take(&mut transfer.polled);
         poll_fn(|cx| {
-            // The service has just been polled: it waits for the message.
-            if !std::mem::take(&mut first)
-                && let Poll::Ready(result) = transfer.answer.as_mut().poll(cx)
-            {
-                return Poll::Ready(Next::Answered(result));
-            }
             if let Poll::Ready(Err(_)) = self.wire.poll_flush(cx, &mut self.connection) {
                 return Poll::Ready(Next::ClientGone);
             }
@@ -202,6 +235,11 @@ impl<IO: AsyncRead + AsyncWrite + Unpin + Send + 'static> Driver<IO> {
                 } else {
                     Next::ClientGone
                 });
+            }
+            if !take(&mut polled)
+                && let Poll::Ready(result) = transfer.call.poll(cx)
+            {
+                return Poll::Ready(Next::Answered(result));
             }
             if deadline.is_some_and(|deadline| self.wire.timer.poll_until(cx, deadline).is_ready())
             {
@@ -251,12 +289,13 @@ impl<IO: AsyncRead + AsyncWrite + Unpin + Send + 'static> Driver<IO> {
     async fn abandon(&mut self, transfer: &mut Transfer) {
         transfer.feed.finish(Err(BodyError::Incomplete));
         // Only a service that waits for the message can notice; what else it does is in vain.
-        let result = poll_fn(|cx| Poll::Ready(transfer.answer.as_mut().poll(cx))).await;
+        let result = poll_fn(|cx| Poll::Ready(transfer.call.poll(cx))).await;
         let result = match result {
             Poll::Ready(result) => Some(result),
-            Poll::Pending => tokio::time::timeout(GRACE, transfer.answer.as_mut())
-                .await
-                .ok(),
+            Poll::Pending => {
+                let answer = poll_fn(|cx| transfer.call.poll(cx));
+                tokio::time::timeout(GRACE, answer).await.ok()
+            }
         };
         if let Some(Err(failure)) = result
             && !failure.is_decision()

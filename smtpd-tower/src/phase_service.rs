@@ -1,0 +1,179 @@
+use std::{
+    fmt,
+    marker::PhantomData,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use pin_project::pin_project;
+use tower::BoxError;
+use tower_service::Service;
+
+use crate::{Phase, Request, ServePhase};
+
+/// The service of one phase, its type erased: what a [`Pipeline`](crate::Pipeline) holds, and what its layers wrap.
+///
+/// ```
+/// use smtpd_tower::{Mail, PhaseService, Request, handler_fn, layer::RequireAuthLayer};
+/// use tower::Layer;
+///
+/// let open = PhaseService::<Mail>::new(handler_fn(async |_: Request<Mail>| {}));
+/// let closed = PhaseService::<Mail>::new(RequireAuthLayer::new().layer(open.clone()));
+/// let chosen = [open, closed]; // services of one type, whatever they are made of
+/// ```
+pub struct PhaseService<P: Phase> {
+    /// What every request gets a clone of. Never asked itself, so all clones of this share it.
+    template: Arc<dyn Erased<P>>,
+    /// The clone whose readiness belongs to this one.
+    own: Option<Box<dyn Erased<P>>>,
+}
+
+/// What answers a request at last.
+pub(crate) type PhaseFuture<P> =
+    Pin<Box<dyn Future<Output = Result<<P as Phase>::Response, BoxError>> + Send>>;
+
+/// How far a request has come that was made of a fresh clone.
+pub(crate) enum Asked<P: Phase> {
+    Answered(Result<P::Response, BoxError>),
+    Called(PhaseFuture<P>),
+    /// The clone is not ready, and the request is where it was.
+    NotReady(Unready<P>),
+}
+
+/// A clone that has to become ready.
+pub(crate) struct Unready<P: Phase>(Box<dyn Erased<P>>);
+
+/// A service of any type.
+trait Erased<P: Phase>: Send + Sync {
+    fn boxed_clone(&self) -> Box<dyn Erased<P>>;
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>>;
+    fn call(&mut self, request: Request<P>) -> PhaseFuture<P>;
+    fn ask(&self, request: &mut Option<Request<P>>, cx: &mut Context<'_>) -> Asked<P>;
+}
+
+impl<P: Phase> PhaseService<P> {
+    /// Erases the type of a service.
+    pub fn new<S: ServePhase<P>>(service: S) -> Self {
+        Self {
+            template: Arc::new(service),
+            own: None,
+        }
+    }
+
+    /// Asks a clone that is made for this request and dropped after it. Nothing is boxed but the future of the answer, and
+    /// the clone where it is not ready. Requests are large, so it is not moved until the clone is called.
+    pub(crate) fn ask(&self, request: &mut Option<Request<P>>, cx: &mut Context<'_>) -> Asked<P> {
+        self.template.ask(request, cx)
+    }
+
+    fn own(&mut self) -> &mut dyn Erased<P> {
+        let template = &self.template;
+        &mut **self.own.get_or_insert_with(|| template.boxed_clone())
+    }
+}
+
+impl<P: Phase> Clone for PhaseService<P> {
+    /// The clone has to become ready by itself.
+    fn clone(&self) -> Self {
+        Self {
+            template: self.template.clone(),
+            own: None,
+        }
+    }
+}
+
+impl<P: Phase> fmt::Debug for PhaseService<P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("PhaseService").field(&P::NAME).finish()
+    }
+}
+
+impl<P: Phase> Service<Request<P>> for PhaseService<P> {
+    type Response = P::Response;
+    type Error = BoxError;
+    type Future = PhaseFuture<P>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        self.own().poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<P>) -> PhaseFuture<P> {
+        self.own().call(request)
+    }
+}
+
+impl<P: Phase> Unready<P> {
+    pub(crate) fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        self.0.poll_ready(cx)
+    }
+
+    pub(crate) fn call(&mut self, request: Request<P>) -> PhaseFuture<P> {
+        self.0.call(request)
+    }
+}
+
+impl<P: Phase, S: ServePhase<P>> Erased<P> for S {
+    fn boxed_clone(&self) -> Box<dyn Erased<P>> {
+        Box::new(self.clone())
+    }
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        Service::poll_ready(self, cx).map_err(Into::into)
+    }
+
+    fn call(&mut self, request: Request<P>) -> PhaseFuture<P> {
+        Box::pin(Answering::new(Service::call(self, request)))
+    }
+
+    fn ask(&self, request: &mut Option<Request<P>>, cx: &mut Context<'_>) -> Asked<P> {
+        let mut service = self.clone();
+        match Erased::poll_ready(&mut service, cx) {
+            Poll::Ready(Ok(())) => {}
+            Poll::Ready(Err(error)) => return Asked::Answered(Err(error)),
+            Poll::Pending => return Asked::NotReady(Unready(Box::new(service))),
+        }
+        let Some(request) = request.take() else {
+            return Asked::NotReady(Unready(Box::new(service)));
+        };
+        let mut answer = Box::pin(Answering::new(Service::call(&mut service, request)));
+        match answer.as_mut().poll(cx) {
+            Poll::Ready(answer) => Asked::Answered(answer),
+            Poll::Pending => Asked::Called(answer),
+        }
+    }
+}
+
+/// The future of a service, which answers as the phase wants it.
+#[pin_project]
+struct Answering<F, R> {
+    #[pin]
+    answer: F,
+    response: PhantomData<fn() -> R>,
+}
+
+impl<F, R> Answering<F, R> {
+    const fn new(answer: F) -> Self {
+        Self {
+            answer,
+            response: PhantomData,
+        }
+    }
+}
+
+impl<F, T, E, R> Future for Answering<F, R>
+where
+    F: Future<Output = Result<T, E>>,
+    T: Into<R>,
+    E: Into<BoxError>,
+{
+    type Output = Result<R, BoxError>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        match self.project().answer.poll(cx) {
+            Poll::Pending => Poll::Pending,
+            Poll::Ready(Ok(answer)) => Poll::Ready(Ok(answer.into())),
+            Poll::Ready(Err(error)) => Poll::Ready(Err(error.into())),
+        }
+    }
+}
