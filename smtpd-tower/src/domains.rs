@@ -1,17 +1,17 @@
 //! Domains compared as RFC 5890 section 2.3.2.4 wants it: A-labels and U-labels of the same name are the same.
 
-use std::collections::HashSet;
-
 use smtpd_core::{Domain, ForwardPath};
 
-/// Domains that a user has named, however many, found at once.
+/// Domains that a user has named, in order. Mostly there are few, and then to halve is quicker than to hash.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct DomainSet(HashSet<Box<str>>);
+pub(crate) struct DomainSet(Box<[Box<str>]>);
 
 impl<T: AsRef<str>> FromIterator<T> for DomainSet {
     fn from_iter<I: IntoIterator<Item = T>>(domains: I) -> Self {
         let domains = domains.into_iter().map(|domain| canonical(domain.as_ref()));
-        Self(domains.collect())
+        let mut domains: Vec<_> = domains.collect();
+        domains.sort_unstable();
+        Self(domains.into())
     }
 }
 
@@ -19,7 +19,11 @@ impl DomainSet {
     /// Whether that domain is among them. A sub-domain is another domain.
     pub(crate) fn contains(&self, domain: &Domain) -> bool {
         // Most come as they stand in the set: nothing is allocated then.
-        self.0.contains(domain.as_str()) || self.0.contains(&*domain.canonical())
+        self.has(domain.as_str()) || self.has(&domain.canonical())
+    }
+
+    fn has(&self, domain: &str) -> bool {
+        self.0.binary_search_by(|one| (**one).cmp(domain)).is_ok()
     }
 }
 
