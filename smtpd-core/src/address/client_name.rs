@@ -1,8 +1,7 @@
 use std::fmt;
 use std::str;
-use std::sync::Arc;
 
-use super::{AddressError, AddressErrorKind, AddressPart, Domain, PathOptions};
+use super::{AddressError, AddressErrorKind, AddressPart, Domain, PathOptions, Text};
 
 /// The name a client gives itself in HELO or EHLO (RFC 5321 4.1.1.1).
 ///
@@ -25,7 +24,7 @@ pub struct ClientName(Name);
 #[derive(Clone, PartialEq, Eq, Hash)]
 enum Name {
     Domain(Domain),
-    Other(Arc<str>),
+    Other(Text),
 }
 
 impl ClientName {

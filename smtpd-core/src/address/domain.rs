@@ -3,11 +3,10 @@ use std::borrow::Cow;
 use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::net::IpAddr;
-use std::str::{self, FromStr};
-use std::sync::Arc;
+use std::str::FromStr;
 
-use super::scan::{DomainParts, Scanner};
-use super::{AddressError, AddressErrorKind, Charset, Leniency, PathOptions, Span};
+use super::scan::{Scanner, literal_ip};
+use super::{AddressError, AddressErrorKind, Charset, Leniency, PathOptions, Span, Text};
 
 /// A domain name, or an address literal in its place (RFC 5321 4.1.2, 4.1.3).
 ///
@@ -30,9 +29,10 @@ use super::{AddressError, AddressErrorKind, Charset, Leniency, PathOptions, Span
 #[derive(Clone)]
 pub struct Domain {
     /// The text of the whole path that the domain stood in.
-    source: Arc<str>,
+    source: Text,
     span: Span,
-    ip: Option<IpAddr>,
+    /// Where the mailbox begins that the domain is of. Kept here, where there is room for it.
+    mailbox: u16,
 }
 
 impl Domain {
@@ -47,20 +47,20 @@ impl Domain {
             return Err(AddressErrorKind::Empty.into());
         }
         let mut scanner = Scanner::new(input, options);
-        let parts = scanner.domain()?;
+        let end = scanner.domain()?;
         if !scanner.rest().is_empty() {
             return Err(scanner.unexpected(AddressErrorKind::Domain));
         }
-        let text = str::from_utf8(input).map_err(|_| AddressErrorKind::MalformedUtf8)?;
-        Ok(Self::new(text.into(), &parts, 0))
+        let text = Text::from_utf8(input).map_err(|_| AddressErrorKind::MalformedUtf8)?;
+        Ok(Self::new(text, 0, Span::new(0, end)))
     }
 
-    /// The domain that `parts` found, where `source` begins `offset` octets into what was scanned.
-    pub(super) fn new(source: Arc<str>, parts: &DomainParts, offset: usize) -> Self {
+    /// The domain that lies there in a path, and where the mailbox begins that it is of.
+    pub(super) fn new(source: Text, mailbox: u16, span: Span) -> Self {
         Self {
             source,
-            span: Span::new(parts.start - offset, parts.end - offset),
-            ip: parts.ip,
+            span,
+            mailbox,
         }
     }
 
@@ -111,14 +111,15 @@ impl Domain {
 
     /// Whether this is an address literal.
     #[must_use]
-    pub const fn is_literal(&self) -> bool {
-        self.ip.is_some()
+    pub fn is_literal(&self) -> bool {
+        self.as_str().starts_with('[')
     }
 
     /// The address, if this is a literal.
     #[must_use]
-    pub const fn ip(&self) -> Option<IpAddr> {
-        self.ip
+    pub fn ip(&self) -> Option<IpAddr> {
+        let content = self.as_str().strip_prefix('[')?.strip_suffix(']')?;
+        literal_ip(content).ok()
     }
 
     pub(super) fn source(&self) -> &str {
@@ -127,6 +128,10 @@ impl Domain {
 
     pub(super) fn span(&self) -> Span {
         self.span
+    }
+
+    pub(super) fn mailbox(&self) -> u16 {
+        self.mailbox
     }
 }
 

@@ -1,11 +1,11 @@
 use std::borrow::Cow;
 use std::fmt;
 use std::hash::{Hash, Hasher};
-use std::str::{self, FromStr};
+use std::str::FromStr;
 
 use super::scan::{MailboxParts, Scanner};
 use super::{
-    AddressError, AddressErrorKind, AddressPart, Charset, Domain, Leniency, PathOptions, Span,
+    AddressError, AddressErrorKind, AddressPart, Charset, Domain, Leniency, PathOptions, Span, Text,
 };
 
 /// A mailbox, `local-part@domain` (RFC 5321 4.1.2).
@@ -25,9 +25,8 @@ use super::{
 /// ```
 #[derive(Clone)]
 pub struct Mailbox {
-    /// Holds the text of the whole path, in which the mailbox lies.
+    /// Holds the text of the whole path, and where in it the mailbox lies.
     domain: Domain,
-    local_part: Span,
 }
 
 impl Mailbox {
@@ -57,25 +56,27 @@ impl Mailbox {
         offset: usize,
     ) -> Result<Self, AddressError> {
         AddressPart::Path.check(source.len() + "<>".len())?; // RFC 5321 4.5.3.1.3
-        let text = str::from_utf8(source).map_err(|_| AddressErrorKind::MalformedUtf8)?;
+        let text = Text::from_utf8(source).map_err(|_| AddressErrorKind::MalformedUtf8)?;
+        let Span { start, .. } = Span::new(parts.start - offset, parts.at_sign - offset);
+        let domain = Span::new(parts.at_sign + 1 - offset, parts.end - offset);
         Ok(Self {
-            domain: Domain::new(text.into(), &parts.domain, offset),
-            local_part: Span::new(parts.start - offset, parts.at_sign - offset),
+            domain: Domain::new(text, start, domain),
         })
     }
 
     /// The address as it was sent: `local-part@domain`.
     #[must_use]
     pub fn as_str(&self) -> &str {
-        let Span { start, .. } = self.local_part;
-        let Span { end, .. } = self.domain.span();
+        let (start, end) = (self.domain.mailbox(), self.domain.span().end);
         Span { start, end }.of(self.source())
     }
 
     /// The local part as it was sent, with its quotes.
     #[must_use]
     pub fn local_part(&self) -> &str {
-        self.local_part.of(self.source())
+        let start = self.domain.mailbox();
+        let end = self.domain.span().start.saturating_sub(1);
+        Span { start, end }.of(self.source())
     }
 
     /// The local part without quotes and backslashes. It may hold spaces, `@` and other specials.

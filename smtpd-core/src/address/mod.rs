@@ -1,7 +1,7 @@
 //! Addresses: what MAIL, RCPT, HELO and EHLO name (RFC 5321 4.1.2, RFC 6531 3.3).
 //!
 //! Everything is parsed from octets, strictly unless a [`Leniency`] says otherwise by name. The
-//! text of one address is stored once and shared by its parts, so clones are cheap.
+//! text of one address is stored once for all its parts, and clones are cheap.
 
 mod client_name;
 mod domain;
@@ -10,6 +10,7 @@ mod mailbox;
 mod options;
 mod path;
 mod scan;
+mod text;
 
 pub use client_name::{ClientName, ClientNameKind};
 pub use domain::Domain;
@@ -17,6 +18,8 @@ pub use error::{AddressError, AddressErrorKind, AddressPart};
 pub use mailbox::Mailbox;
 pub use options::{Charset, Leniency, PathOptions};
 pub use path::{ForwardPath, Postmaster, ReversePath};
+
+use text::Text;
 
 /// A range of the shared text of an address.
 #[derive(Clone, Copy, Debug)]

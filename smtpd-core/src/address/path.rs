@@ -1,10 +1,9 @@
 use std::fmt;
 use std::hash::{Hash, Hasher};
-use std::str::{self, FromStr};
-use std::sync::Arc;
+use std::str::FromStr;
 
 use super::scan::Scanner;
-use super::{AddressError, AddressErrorKind, AddressPart, Mailbox, PathOptions};
+use super::{AddressError, AddressErrorKind, AddressPart, Mailbox, PathOptions, Text};
 
 /// Where a message comes from: the argument of MAIL FROM (RFC 5321 4.1.1.2).
 ///
@@ -197,7 +196,7 @@ impl FromStr for ForwardPath {
 /// The word `Postmaster`, the only recipient that needs no domain, in any case
 /// (RFC 5321 4.1.1.3). All are equal.
 #[derive(Clone, Debug)]
-pub struct Postmaster(Arc<str>);
+pub struct Postmaster(Text);
 
 impl Postmaster {
     const NAME: &str = "Postmaster";
@@ -213,7 +212,7 @@ impl Postmaster {
         if !word.eq_ignore_ascii_case(Self::NAME.as_bytes()) {
             return None;
         }
-        str::from_utf8(word).ok().map(|word| Self(word.into()))
+        Text::from_utf8(word).ok().map(Self)
     }
 }
 

@@ -15,17 +15,11 @@ pub(super) struct Scanner<'a> {
 }
 
 /// Where the parts of a mailbox lie in the scanned octets.
+#[derive(Debug, PartialEq, Eq)]
 pub(super) struct MailboxParts {
     pub(super) start: usize,
     pub(super) at_sign: usize,
-    pub(super) domain: DomainParts,
-}
-
-/// Where a domain lies in the scanned octets, and the address if it is a literal.
-pub(super) struct DomainParts {
-    pub(super) start: usize,
     pub(super) end: usize,
-    pub(super) ip: Option<IpAddr>,
 }
 
 impl<'a> Scanner<'a> {
@@ -108,6 +102,13 @@ impl<'a> Scanner<'a> {
 
     /// Reads `Mailbox` (RFC 5321 4.1.2).
     pub(super) fn mailbox(&mut self) -> Result<MailboxParts, AddressError> {
+        match self.plain_mailbox() {
+            Some(parts) => Ok(parts),
+            None => self.any_mailbox(),
+        }
+    }
+
+    fn any_mailbox(&mut self) -> Result<MailboxParts, AddressError> {
         let start = self.at;
         self.local_part()?;
         let at_sign = self.at;
@@ -120,24 +121,56 @@ impl<'a> Scanner<'a> {
         Ok(MailboxParts {
             start,
             at_sign,
-            domain: self.domain()?,
+            end: self.domain()?,
         })
     }
 
-    /// Reads `Domain / address-literal` (RFC 5321 4.1.2).
-    pub(super) fn domain(&mut self) -> Result<DomainParts, AddressError> {
+    /// Reads a mailbox of the form that most have: atoms, `@` and labels, with nothing to forgive. All else is left to
+    /// [`any_mailbox`](Self::any_mailbox), which tells what is wrong with it.
+    fn plain_mailbox(&mut self) -> Option<MailboxParts> {
         let start = self.at;
-        if self.eat(b'[') {
-            let ip = Some(self.literal()?);
-            let end = self.at;
-            return Ok(DomainParts { start, end, ip });
+        let mut at = start;
+        loop {
+            let atom = at;
+            at = self.end_of(ATEXT, atom);
+            match self.input.get(at)? {
+                _ if at == atom => return None,
+                b'.' => at += 1,
+                b'@' => break,
+                _ => return None,
+            }
         }
-        let end = self.domain_name()?;
-        Ok(DomainParts {
+        let at_sign = at;
+        loop {
+            let label = at + 1;
+            at = self.end_of(LABEL, label);
+            match self.input.get(label..at)? {
+                [] | [b'-', ..] | [.., b'-'] => return None,
+                label => AddressPart::Label.check(label.len()).ok()?,
+            }
+            match self.input.get(at) {
+                Some(b'.') => {}
+                None | Some(b'>' | b' ') => break,
+                Some(_) => return None,
+            }
+        }
+        AddressPart::LocalPart.check(at_sign - start).ok()?;
+        AddressPart::Domain.check(at - at_sign - 1).ok()?;
+        self.at = at;
+        Some(MailboxParts {
             start,
-            end,
-            ip: None,
+            at_sign,
+            end: at,
         })
+    }
+
+    /// Reads `Domain / address-literal` (RFC 5321 4.1.2) and tells its end, which a forgiven trailing dot lies behind.
+    pub(super) fn domain(&mut self) -> Result<usize, AddressError> {
+        if self.eat(b'[') {
+            self.literal()?;
+            return Ok(self.at);
+        }
+        self.domain_name()
     }
 
     fn local_part(&mut self) -> Result<(), AddressError> {
@@ -182,7 +215,7 @@ impl<'a> Scanner<'a> {
         }
     }
 
-    /// Reads `Domain` and tells its end, which a forgiven trailing dot lies behind.
+    /// Reads `Domain` (RFC 5321 4.1.2).
     fn domain_name(&mut self) -> Result<usize, AddressError> {
         let start = self.at;
         let end = loop {
@@ -222,29 +255,13 @@ impl<'a> Scanner<'a> {
     }
 
     /// Reads what follows the `[` of an address literal (RFC 5321 4.1.3).
-    fn literal(&mut self) -> Result<IpAddr, AddressError> {
+    fn literal(&mut self) -> Result<(), AddressError> {
         let content = self.run(DCONTENT);
         if !self.eat(b']') {
             return Err(self.unexpected(AddressErrorKind::Literal));
         }
-        let content = utf8(content)?;
-        let Some((tag, text)) = content.split_once(':') else {
-            return ipv4(content)
-                .map(IpAddr::V4)
-                .ok_or_else(|| AddressErrorKind::Literal.into());
-        };
-        if !tag.eq_ignore_ascii_case("IPv6") {
-            return Err(if is_ldh_str(tag) && !text.is_empty() {
-                AddressErrorKind::UnsupportedLiteral.into()
-            } else {
-                AddressErrorKind::Literal.into()
-            });
-        }
-        // RFC 5321 4.1.3 wants "::" to stand for two groups or more. RFC 4291 2.2, the form's own
-        // definition, allows one, and nothing is gained by refusing it.
-        text.parse()
-            .map(|ip: Ipv6Addr| ip.into())
-            .map_err(|_| AddressErrorKind::Literal.into())
+        literal_ip(utf8(content)?)?;
+        Ok(())
     }
 
     /// The text of octets that are not all ASCII.
@@ -257,12 +274,38 @@ impl<'a> Scanner<'a> {
 
     /// Reads the octets of a class that come next.
     fn run(&mut self, class: u8) -> &'a [u8] {
-        let rest = self.rest();
-        let end = rest.iter().position(|&octet| !is(class, octet));
-        let (found, _) = rest.split_at(end.unwrap_or(rest.len()));
-        self.at += found.len();
-        found
+        let start = self.at;
+        self.at = self.end_of(class, start);
+        self.since(start)
     }
+
+    /// Where those of a class end that begin at `at`.
+    fn end_of(&self, class: u8, at: usize) -> usize {
+        let rest = self.input.get(at..).unwrap_or_default();
+        let others = rest.iter().position(|&octet| !is(class, octet));
+        at + others.unwrap_or(rest.len())
+    }
+}
+
+/// The address that stands between the brackets of a literal (RFC 5321 4.1.3).
+pub(super) fn literal_ip(content: &str) -> Result<IpAddr, AddressErrorKind> {
+    let Some((tag, text)) = content.split_once(':') else {
+        return ipv4(content)
+            .map(IpAddr::V4)
+            .ok_or(AddressErrorKind::Literal);
+    };
+    if !tag.eq_ignore_ascii_case("IPv6") {
+        return Err(if is_ldh_str(tag) && !text.is_empty() {
+            AddressErrorKind::UnsupportedLiteral
+        } else {
+            AddressErrorKind::Literal
+        });
+    }
+    // RFC 5321 4.1.3 wants "::" to stand for two groups or more. RFC 4291 2.2, the form's own
+    // definition, allows one, and nothing is gained by refusing it.
+    text.parse()
+        .map(|ip: Ipv6Addr| ip.into())
+        .map_err(|_| AddressErrorKind::Literal)
 }
 
 fn utf8(octets: &[u8]) -> Result<&str, AddressError> {
@@ -328,4 +371,62 @@ const fn classes_of(octet: u8) -> u8 {
         classes |= DCONTENT;
     }
     classes
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::Leniency;
+    use super::*;
+
+    /// What is read of a mailbox, and how far: by the quick way where that leads, and by the one that always does.
+    fn both_ways(input: &[u8], options: PathOptions) -> Option<[(MailboxParts, usize); 2]> {
+        let (mut quick, mut whole) = (Scanner::new(input, options), Scanner::new(input, options));
+        let parts = quick.plain_mailbox()?;
+        let expected = whole
+            .any_mailbox()
+            .expect("the quick way has found a mailbox");
+        Some([(parts, quick.at), (expected, whole.at)])
+    }
+
+    #[test]
+    fn most_mailboxes_are_read_the_quick_way_up_to_all_limits() {
+        let (local, label) = ("l".repeat(64), "d".repeat(63));
+        let longest = [label.as_str(); 4].join(".");
+        for (input, quick) in [
+            ("a@b".to_owned(), true),
+            ("first.last+tag@mail.example.org>".to_owned(), true),
+            (format!("{local}@x SIZE=1"), true),
+            (format!("l{local}@x"), false),
+            (format!("a@{longest}"), true),
+            (format!("a@{longest}.d"), false),
+            (format!("a@d{label}"), false),
+            ("a@[127.0.0.1]".to_owned(), false),
+            ("\"a\"@b".to_owned(), false),
+            ("a@b.>".to_owned(), false),
+            ("a@under_score.example".to_owned(), false),
+        ] {
+            let read = both_ways(input.as_bytes(), PathOptions::default());
+            assert_eq!(read.is_some(), quick, "{input}");
+            assert!(read.is_none_or(|[one, other]| one == other), "{input}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn the_quick_way_reads_what_the_whole_grammar_reads(
+            input in "[ab.@-]{0,9}@[ab.-]{0,9}[>_ \"é\\[]{0,2}",
+            lenient in any::<bool>(),
+            utf8 in any::<bool>(),
+        ) {
+            let leniency = Leniency::STRICT
+                .allow_long_local_part(lenient)
+                .allow_underscore_in_domain(lenient)
+                .allow_trailing_dot_in_domain(lenient);
+            let charset = if utf8 { Charset::Utf8 } else { Charset::Ascii };
+            let read = both_ways(input.as_bytes(), PathOptions::new(leniency, charset));
+            prop_assert!(read.is_none_or(|[one, other]| one == other));
+        }
+    }
 }
