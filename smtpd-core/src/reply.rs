@@ -2,6 +2,8 @@
 
 use std::{borrow::Cow, error::Error, fmt};
 
+use arrayvec::ArrayVec;
+
 use crate::{Code, Status};
 
 /// One reply: a code, an enhanced status code, and text of one or more lines.
@@ -245,16 +247,17 @@ impl Reply {
 
     /// Appends the reply as it goes over the wire.
     pub(crate) fn encode(&self, form: Form, out: &mut Vec<u8>) {
-        let text = self.text.as_bytes();
-        if text.len() <= LINE_TEXT && memchr::memchr(b'\n', text).is_none() {
-            return self.encode_line(form, &self.text, true, out);
+        let mut head = self.head(form);
+        if is_one_plain_line(&self.text) {
+            return put_line(&mut head, &self.text, true, form, out);
         }
         let mut lines = self.lines().peekable();
         while let Some(line) = lines.next() {
             let mut rest = line;
             loop {
                 let (now, later) = split_at_limit(rest);
-                self.encode_line(form, now, later.is_empty() && lines.peek().is_none(), out);
+                let last = later.is_empty() && lines.peek().is_none();
+                put_line(&mut head, now, last, form, out);
                 if later.is_empty() {
                     break;
                 }
@@ -263,31 +266,31 @@ impl Reply {
         }
     }
 
-    fn encode_line(&self, form: Form, line: &str, last: bool, out: &mut Vec<u8>) {
-        out.reserve("550-5.999.999 \r\n".len() + line.len());
+    /// What every line begins with, up to its text.
+    fn head(&self, form: Form) -> Head {
         let [hundreds, tens, ones] = self.code.digits();
-        out.extend_from_slice(&[hundreds, tens, ones, if last { b' ' } else { b'-' }]);
+        let mut head = Head::new();
         // RFC 2034 section 4: on every line of 2yz, 4yz and 5yz replies, but not on the greeting and on EHLO's answer.
-        if form.status && !self.code.is_intermediate() {
-            out.push(hundreds);
-            for number in [self.status.subject(), self.status.detail()] {
-                out.push(b'.');
-                push_decimal(number, out);
-            }
-            if !line.is_empty() {
-                out.push(b' ');
-            }
+        if !form.status || self.code.is_intermediate() {
+            head.extend([hundreds, tens, ones, b' ']);
+            return head;
         }
-        if form.utf8 || line.is_ascii() {
-            out.extend_from_slice(line.as_bytes());
-        } else {
-            // RFC 6531 section 3.7.4.2: UTF-8 in replies only to those who asked for it.
-            out.extend(
-                line.chars()
-                    .map(|c| if c.is_ascii() { c as u8 } else { b'?' }),
-            );
+        let digit = |number: u16| (number < 10).then_some(b'0' + number as u8);
+        let (subject, detail) = (self.status.subject(), self.status.detail());
+        if let (Some(subject), Some(detail)) = (digit(subject), digit(detail)) {
+            let octets = [
+                hundreds, tens, ones, b' ', hundreds, b'.', subject, b'.', detail, b' ',
+            ];
+            head.extend(octets);
+            return head;
         }
-        out.extend_from_slice(b"\r\n");
+        head.extend([hundreds, tens, ones, b' ', hundreds]);
+        for number in [subject, detail] {
+            head.push(b'.');
+            push_decimal(number, &mut head);
+        }
+        head.push(b' ');
+        head
     }
 }
 
@@ -327,7 +330,38 @@ fn split_at_limit(line: &str) -> (&str, &str) {
     line.split_at(end)
 }
 
-fn push_decimal(number: u16, out: &mut Vec<u8>) {
+/// Code, separator and status of a line, and the blank before its text.
+type Head = ArrayVec<u8, { "550-5.999.999 ".len() }>;
+
+fn put_line(head: &mut Head, line: &str, last: bool, form: Form, out: &mut Vec<u8>) {
+    out.reserve(head.len() + line.len() + "\r\n".len());
+    head[3] = if last { b' ' } else { b'-' };
+    match head.as_slice() {
+        [start @ .., _] if line.is_empty() && start.len() > 3 => out.extend_from_slice(start),
+        head => out.extend_from_slice(head),
+    }
+    if form.utf8 || line.is_ascii() {
+        out.extend_from_slice(line.as_bytes());
+    } else {
+        // RFC 6531 section 3.7.4.2: UTF-8 in replies only to those who asked for it.
+        out.extend(
+            line.chars()
+                .map(|c| if c.is_ascii() { c as u8 } else { b'?' }),
+        );
+    }
+    out.extend_from_slice(b"\r\n");
+}
+
+/// Whether the text goes out as it is. Without an early end, so that many octets are looked at at once.
+fn is_one_plain_line(text: &str) -> bool {
+    let octets = text.as_bytes();
+    octets.len() <= LINE_TEXT
+        && octets.iter().fold(true, |plain, &octet| {
+            plain & (octet != b'\n') & octet.is_ascii()
+        })
+}
+
+fn push_decimal(number: u16, out: &mut Head) {
     if number >= 100 {
         out.push(b'0' + (number / 100 % 10) as u8);
     }

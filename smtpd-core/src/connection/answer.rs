@@ -51,7 +51,7 @@ impl Connection {
             Asked::Helo(greeting) => self.greeted(greeting, reply),
             Asked::Mail => self.mail_answered(reply),
             Asked::Rcpt => self.rcpt_answered(reply),
-            Asked::Command => drop(self.answer_other(reply)),
+            Asked::Command => self.answer_other(reply),
             Asked::Auth => {}
         }
     }

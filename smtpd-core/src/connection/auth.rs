@@ -1,7 +1,7 @@
 //! AUTH (RFC 4954).
 
 use super::{
-    Asked, AuthOutcome, AuthRequest, CloseReason, Connection, Event, Reading, Running, Step,
+    Asked, AuthOutcome, AuthRequest, CloseReason, Connection, Event, Reading, Running,
     command::syntax_error,
 };
 use crate::{
@@ -13,7 +13,7 @@ use crate::{
 };
 
 impl Connection {
-    pub(super) fn auth(&mut self, argument: &[u8]) -> Step {
+    pub(super) fn auth(&mut self, argument: &[u8]) {
         let mut words = argument.splitn(2, |&octet| octet == b' ');
         let name = words.next().unwrap_or_default();
         let initial = words.next().map(<[u8]>::trim_ascii);
@@ -67,7 +67,7 @@ impl Connection {
     }
 
     /// Takes a line that answers a challenge.
-    pub(super) fn sasl_response(&mut self, line: &[u8], _more: bool) -> Step {
+    pub(super) fn sasl_response(&mut self, line: &[u8], _more: bool) {
         self.log_received("[redacted]");
         self.reading = Reading::Commands;
         let step = match &mut self.exchange {
@@ -99,21 +99,18 @@ impl Connection {
                 running.exchange.handle_refused()
             }
         };
-        if let Step::Tell(event) = self.sasl_step(step) {
-            self.news = Some(event);
-        }
+        self.sasl_step(step);
     }
 
-    fn sasl_step(&mut self, step: Result<sasl::Step, SaslError>) -> Step {
+    fn sasl_step(&mut self, step: Result<sasl::Step, SaslError>) {
         match step {
             Ok(sasl::Step::Challenge(challenge)) => {
                 self.put_raw(&sasl::challenge_line(&challenge));
                 self.reading = Reading::SaslResponse;
-                Step::Again
             }
             Ok(sasl::Step::Ask(credentials)) => {
                 let Some(running) = &self.exchange else {
-                    return Step::Again;
+                    return;
                 };
                 let request = AuthRequest {
                     mechanism: running.mechanism,
@@ -137,7 +134,7 @@ impl Connection {
         }
     }
 
-    fn authenticated(&mut self, identity: Identity) -> Step {
+    fn authenticated(&mut self, identity: Identity) {
         self.exchange = None;
         self.identity = Some(identity.clone());
         // RFC 4954 section 6.
@@ -146,17 +143,17 @@ impl Connection {
             Status::POLICY,
             "Authentication succeeded",
         ));
-        Step::Tell(Event::Authenticated(identity))
+        self.tell(Event::Authenticated(identity));
     }
 
-    fn auth_failure(&mut self, reply: Reply) -> Step {
+    fn auth_failure(&mut self, reply: Reply) {
         if reply.closes() {
-            return self.end(reply, CloseReason::Refused);
+            return self.close_with(reply, CloseReason::Refused);
         }
         if reply.code().is_transient() {
             // Not the client's failure, but a fault on this side.
             self.put(&reply);
-            return Step::Again;
+            return;
         }
         self.counts.auth_failures += 1;
         if self.counts.auth_failures >= self.config.limits.auth_failures {
@@ -165,10 +162,9 @@ impl Connection {
                 Status::POLICY,
                 "Too many failed authentications, closing the connection",
             );
-            return self.end(reply, CloseReason::Limit);
+            return self.close_with(reply, CloseReason::Limit);
         }
         self.put(&reply);
-        Step::Again
     }
 }
 

@@ -1,7 +1,7 @@
 //! XCLIENT and XFORWARD: what a trusted peer claims of the client for which it speaks (XCLIENT_README and XFORWARD_README
 //! of Postfix).
 
-use super::{Asked, Connection, Event, State, Step};
+use super::{Asked, Connection, Event, State};
 use crate::{Attribute, AttributeError, Code, Forwarded, Reply, Status, XClient};
 
 /// What a peer may claim, and has claimed so far. Most peers may nothing.
@@ -52,7 +52,7 @@ impl Connection {
     }
 
     /// The session starts anew for another client, up to the greeting; TLS stays.
-    pub(super) fn xclient(&mut self, argument: &[u8]) -> Step {
+    pub(super) fn xclient(&mut self, argument: &[u8]) {
         let Some(claims) = self.claims.as_mut().filter(|claims| claims.may_xclient) else {
             return self.unauthorized(argument);
         };
@@ -71,7 +71,7 @@ impl Connection {
         self.ask(Asked::Connect, Event::XClient(Box::new(client)))
     }
 
-    pub(super) fn xforward(&mut self, argument: &[u8]) -> Step {
+    pub(super) fn xforward(&mut self, argument: &[u8]) {
         let Some(claims) = self.claims.as_mut().filter(|claims| claims.may_xforward) else {
             return self.unauthorized(argument);
         };
@@ -82,7 +82,7 @@ impl Connection {
         };
         claims.forwarded = Some(forwarded.clone());
         self.put(&Reply::OK);
-        Step::Tell(Event::XForward(Box::new(forwarded)))
+        self.tell(Event::XForward(Box::new(forwarded)));
     }
 
     /// XFORWARD holds for one transaction.
@@ -92,7 +92,7 @@ impl Connection {
         }
     }
 
-    fn unauthorized(&mut self, argument: &[u8]) -> Step {
+    fn unauthorized(&mut self, argument: &[u8]) {
         if argument.is_empty() {
             return self.malformed(None);
         }
@@ -103,7 +103,7 @@ impl Connection {
         ))
     }
 
-    fn malformed(&mut self, error: Option<AttributeError>) -> Step {
+    fn malformed(&mut self, error: Option<AttributeError>) {
         self.fault(Reply::fixed(
             Code::PARAMETER_ERROR,
             Status::INVALID_PARAMETERS,

@@ -1,6 +1,6 @@
 //! How a session comes to its end, and what brings it nearer.
 
-use super::{CloseReason, Connection, Event, Reading, State, Step};
+use super::{CloseReason, Connection, Event, Reading, State};
 use crate::{Code, Reply, Status};
 
 impl Connection {
@@ -24,7 +24,7 @@ impl Connection {
     }
 
     /// Answers a command that was wrong, and ends the session where it was one too many.
-    pub(super) fn fault(&mut self, reply: Reply) -> Step {
+    pub(super) fn fault(&mut self, reply: Reply) {
         self.counts.errors += 1;
         if self.counts.errors >= self.config.limits.errors {
             let reply = Reply::new(
@@ -32,15 +32,9 @@ impl Connection {
                 Status::POLICY,
                 "Too many errors, closing the connection",
             );
-            return self.end(reply, CloseReason::Limit);
+            return self.close_with(reply, CloseReason::Limit);
         }
         self.put(&reply);
-        Step::Again
-    }
-
-    pub(super) fn end(&mut self, reply: Reply, reason: CloseReason) -> Step {
-        self.close_with(reply, reason);
-        Step::Again
     }
 
     pub(super) fn close_with(&mut self, reply: Reply, reason: CloseReason) {
@@ -58,6 +52,6 @@ impl Connection {
         self.asked = None;
         self.exchange = None;
         self.end_transaction();
-        self.news = Some(Event::Closed(reason));
+        self.tell(Event::Closed(reason));
     }
 }

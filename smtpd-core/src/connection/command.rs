@@ -1,6 +1,6 @@
 //! Commands: what each of them comes to in the present state.
 
-use super::{Asked, CloseReason, CommandLine, Connection, Event, Reading, State, Step};
+use super::{Asked, CloseReason, CommandLine, Connection, Event, Reading, State};
 use crate::{
     Code, Protocol, Reply, Status,
     command::{Command, Verb},
@@ -29,7 +29,7 @@ const UNKNOWN: Reply = Reply::fixed(
 
 impl Connection {
     /// Takes one command line. `more` tells whether input follows it.
-    pub(super) fn command(&mut self, line: &[u8], more: bool) -> Step {
+    pub(super) fn command(&mut self, line: &[u8], more: bool) {
         let command = Command::new(line);
         let verb = Verb::parse(command.word).filter(|&verb| self.is_known(verb));
         self.log_line(line, verb);
@@ -53,7 +53,7 @@ impl Connection {
         if verb.is_junk() {
             self.counts.idle_commands += 1;
             if self.counts.idle_commands > self.config.limits.idle_commands {
-                return self.end(
+                return self.close_with(
                     Reply::closing("Too many commands without mail"),
                     CloseReason::Limit,
                 );
@@ -62,7 +62,7 @@ impl Connection {
         self.run(verb, command.argument, more)
     }
 
-    fn run(&mut self, verb: Verb, argument: &[u8], more: bool) -> Step {
+    fn run(&mut self, verb: Verb, argument: &[u8], more: bool) {
         match verb {
             Verb::Helo | Verb::Ehlo | Verb::Lhlo => self.hello(verb, argument),
             Verb::StartTls => self.start_tls(argument, more),
@@ -84,23 +84,22 @@ impl Connection {
         }
     }
 
-    fn too_early(&mut self) -> Step {
+    fn too_early(&mut self) {
         let reply = Reply::fixed(
             Code::TRANSACTION_FAILED,
             Status::INVALID_COMMAND,
             "Commands were sent too early",
         );
-        self.end(reply, CloseReason::Violation)
+        self.close_with(reply, CloseReason::Violation)
     }
 
-    pub(super) fn answer(&mut self, reply: Reply) -> Step {
+    pub(super) fn answer(&mut self, reply: Reply) {
         self.put(&reply);
-        Step::Again
     }
 
-    pub(super) fn ask(&mut self, asked: Asked, event: Event) -> Step {
+    pub(super) fn ask(&mut self, asked: Asked, event: Event) {
         self.asked = Some(asked);
-        Step::Tell(event)
+        self.tell(event);
     }
 
     /// Whether the verb exists here: an extension that is off has no command.
@@ -128,14 +127,14 @@ impl Connection {
         }
     }
 
-    fn unknown(&mut self, command: Command<'_>) -> Step {
+    fn unknown(&mut self, command: Command<'_>) {
         if command.is_foreign() {
             let reply = Reply::fixed(
                 Code::TRANSACTION_FAILED,
                 Status::INVALID_COMMAND,
                 "This is a mail server",
             );
-            return self.end(reply, CloseReason::Violation);
+            return self.close_with(reply, CloseReason::Violation);
         }
         if self.state == State::Refused {
             return self.fault(SEQUENCE);
@@ -154,7 +153,7 @@ impl Connection {
     }
 
     /// A command that means nothing to the session itself.
-    pub(super) fn other(&mut self, verb: &[u8], argument: &[u8], default_reply: Reply) -> Step {
+    pub(super) fn other(&mut self, verb: &[u8], argument: &[u8], default_reply: Reply) {
         if !self.config.custom_commands || !verb.is_ascii() || verb.is_empty() {
             return self.answer_other(&default_reply);
         }
@@ -166,7 +165,7 @@ impl Connection {
         self.ask(Asked::Command, Event::Command(line))
     }
 
-    pub(super) fn answer_other(&mut self, reply: &Reply) -> Step {
+    pub(super) fn answer_other(&mut self, reply: &Reply) {
         if reply.code().is_permanent() {
             self.fault(reply.clone())
         } else {
@@ -219,14 +218,14 @@ impl Connection {
         self.config.require_auth && !self.config.mechanisms.is_empty() && self.identity.is_none()
     }
 
-    fn refuse(&mut self, verb: Verb, argument: &[u8], reply: Reply) -> Step {
+    fn refuse(&mut self, verb: Verb, argument: &[u8], reply: Reply) {
         if verb == Verb::Bdat {
             return self.refuse_bdat(argument, reply);
         }
         self.fault(reply)
     }
 
-    fn start_tls(&mut self, argument: &[u8], more: bool) -> Step {
+    fn start_tls(&mut self, argument: &[u8], more: bool) {
         // RFC 3207 section 4: no parameters; section 4.2: not offered, so not taken, inside TLS.
         if !argument.is_empty() {
             return self.fault(SYNTAX);
@@ -248,30 +247,30 @@ impl Connection {
             "Ready to start TLS",
         ));
         self.reading = Reading::Handshake;
-        Step::Tell(Event::StartTls)
+        self.tell(Event::StartTls);
     }
 
-    fn rset(&mut self, argument: &[u8]) -> Step {
+    fn rset(&mut self, argument: &[u8]) {
         if !argument.is_empty() {
             return self.fault(SYNTAX);
         }
         self.end_transaction();
         self.put(&Reply::OK);
-        Step::Tell(Event::Reset)
+        self.tell(Event::Reset);
     }
 
-    fn quit(&mut self) -> Step {
+    fn quit(&mut self) {
         let text = format!(
             "{} {} closing the connection",
             self.config.hostname, self.config.app_name
         );
-        self.end(
+        self.close_with(
             Reply::new(Code::CLOSING, Status::UNDEFINED, text),
             CloseReason::Quit,
         )
     }
 
-    fn data(&mut self, argument: &[u8]) -> Step {
+    fn data(&mut self, argument: &[u8]) {
         if !argument.is_empty() {
             return self.fault(SYNTAX);
         }

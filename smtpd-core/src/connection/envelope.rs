@@ -1,7 +1,7 @@
 //! MAIL and RCPT: from whom a message is, and for whom.
 
 use super::{
-    Asked, CloseReason, Connection, Event, MailCommand, RcptCommand, Step, Transaction,
+    Asked, CloseReason, Connection, Event, MailCommand, RcptCommand, Transaction,
     command::syntax_error,
 };
 use crate::{
@@ -10,9 +10,9 @@ use crate::{
 };
 
 impl Connection {
-    pub(super) fn mail(&mut self, argument: &[u8]) -> Step {
+    pub(super) fn mail(&mut self, argument: &[u8]) {
         if self.counts.transactions >= self.config.limits.messages {
-            return self.end(
+            return self.close_with(
                 Reply::closing("Too many messages on one connection"),
                 CloseReason::Limit,
             );
@@ -57,7 +57,7 @@ impl Connection {
         Ok((sender, parameters))
     }
 
-    pub(super) fn rcpt(&mut self, argument: &[u8]) -> Step {
+    pub(super) fn rcpt(&mut self, argument: &[u8]) {
         let Some(path) = strip_prefix(argument, b"TO:") else {
             return self.fault(syntax_error());
         };

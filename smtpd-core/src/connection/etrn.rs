@@ -1,6 +1,6 @@
 //! ETRN (RFC 1985).
 
-use super::{Connection, Step, command::syntax_error};
+use super::{Connection, command::syntax_error};
 use crate::{Charset, Code, Domain, PathOptions, Reply, Status};
 
 const SYNTAX: Reply = Reply::fixed(
@@ -16,7 +16,7 @@ const NO_QUEUE: Reply = Reply::fixed(
 );
 
 impl Connection {
-    pub(super) fn etrn(&mut self, argument: &[u8]) -> Step {
+    pub(super) fn etrn(&mut self, argument: &[u8]) {
         // RFC 1985 section 7: 500 without a node, 501 for what is none.
         if argument.is_empty() {
             return self.fault(SYNTAX);

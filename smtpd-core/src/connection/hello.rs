@@ -1,6 +1,6 @@
 //! HELO, EHLO and LHLO, and what EHLO announces.
 
-use super::{Asked, Connection, Event, Greeting, Helo, State, Step};
+use super::{Asked, Connection, Event, Greeting, Helo, State};
 use crate::{ClientName, Code, Reply, Status, command::Verb, reply::Form, sasl::MechanismFactory};
 
 const PLAIN: Form = Form {
@@ -9,7 +9,7 @@ const PLAIN: Form = Form {
 };
 
 impl Connection {
-    pub(super) fn hello(&mut self, verb: Verb, argument: &[u8]) -> Step {
+    pub(super) fn hello(&mut self, verb: Verb, argument: &[u8]) {
         let Ok(name) = ClientName::parse(argument) else {
             return self.fault(Reply::fixed(
                 Code::PARAMETER_ERROR,

@@ -2,7 +2,7 @@
 
 use bytes::{Buf, BytesMut};
 
-use super::{Connection, Reading, Step};
+use super::{Connection, Reading};
 use crate::{Code, Reply, Status, framing::Line, sasl::MAX_RESPONSE_LINE};
 
 impl Connection {
@@ -11,37 +11,38 @@ impl Connection {
         matches!(self.reading, Reading::Commands | Reading::SaslResponse) && !self.line.is_within()
     }
 
+    /// Takes a line. Returns whether there was one.
+    #[inline]
     pub(super) fn step_line(
         &mut self,
         input: &mut BytesMut,
         limit: usize,
-        handle: fn(&mut Self, line: &[u8], more: bool) -> Step,
-    ) -> Step {
+        handle: impl FnOnce(&mut Self, &[u8], bool),
+    ) -> bool {
         // An initial response counts as part of the exchange, not of the command (RFC 4954 section 4).
         let limit = if is_auth(input) {
             limit.max(MAX_RESPONSE_LINE + 32)
         } else {
             limit
         };
-        let step = match self.line.poll(input, limit) {
-            None => return Step::Starved,
+        match self.line.poll(input, limit) {
+            None => return false,
             Some(Line::TooLong) => self.line_too_long(),
             Some(Line::Complete(len)) => {
                 let more = input.len() > len + 2;
-                let step = handle(self, &input[..len], more);
+                handle(self, &input[..len], more);
                 input.advance(len + 2);
-                step
             }
-        };
+        }
         self.clock.restart();
         if self.reading == Reading::Handshake {
             // RFC 3207 section 4.2: nothing that came in plaintext is ever looked at.
             input.clear();
         }
-        step
+        true
     }
 
-    fn line_too_long(&mut self) -> Step {
+    fn line_too_long(&mut self) {
         self.log_received("[line too long]");
         self.exchange = None;
         if self.reading == Reading::SaslResponse {

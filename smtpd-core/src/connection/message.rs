@@ -2,7 +2,7 @@
 
 use bytes::{Bytes, BytesMut};
 
-use super::{Asked, CloseReason, Connection, Event, MessageError, Reading, State, Step};
+use super::{Asked, CloseReason, Connection, Event, MessageError, Reading, State};
 use crate::{
     Code, DataReply, Reply, Status,
     framing::{BareNewline, ChunkReader, DotReader, NewlineFilter, Piece},
@@ -135,7 +135,7 @@ impl Connection {
         ))
     }
 
-    pub(super) fn bdat(&mut self, argument: &[u8]) -> Step {
+    pub(super) fn bdat(&mut self, argument: &[u8]) {
         let Some((size, last)) = parse_bdat(argument) else {
             return self.malformed_bdat();
         };
@@ -148,7 +148,6 @@ impl Connection {
             Some(message) => {
                 message.source = source;
                 self.reading = Reading::Message;
-                Step::Again
             }
             None => {
                 self.message = Some(self.new_message(source));
@@ -158,12 +157,12 @@ impl Connection {
     }
 
     /// RFC 3030 section 2: the octets that a refused BDAT announces are on their way, so they have to be read off.
-    pub(super) fn refuse_bdat(&mut self, argument: &[u8], reply: Reply) -> Step {
+    pub(super) fn refuse_bdat(&mut self, argument: &[u8], reply: Reply) {
         let Some((size, last)) = parse_bdat(argument) else {
             return self.malformed_bdat();
         };
         if size > self.config.limits.drain {
-            return self.end(reply, CloseReason::Violation);
+            return self.close_with(reply, CloseReason::Violation);
         }
         let mut message = self.new_message(Source::Chunk {
             reader: ChunkReader::new(size),
@@ -174,44 +173,46 @@ impl Connection {
         message.void = true;
         self.message = Some(message);
         self.reading = Reading::Message;
-        Step::Again
     }
 
     /// Where the message ends cannot be known, so there is no way to go on.
-    fn malformed_bdat(&mut self) -> Step {
+    fn malformed_bdat(&mut self) {
         let reply = Reply::fixed(
             Code::PARAMETER_ERROR,
             Status::INVALID_PARAMETERS,
             "Syntax: BDAT octets [LAST]",
         );
-        self.end(reply, CloseReason::Violation)
+        self.close_with(reply, CloseReason::Violation)
     }
 
-    pub(super) fn step_message(&mut self, input: &mut BytesMut) -> Step {
+    /// Takes what there is of a message. Returns whether that was anything.
+    pub(super) fn step_message(&mut self, input: &mut BytesMut) -> bool {
         let Some(message) = &mut self.message else {
             self.reading = Reading::Commands;
-            return Step::Again;
+            return true;
         };
         match message.poll(input) {
-            None => Step::Starved,
+            None => return false,
             Some(Part::Octets(octets)) => match message.take(octets) {
-                Some(octets) => Step::Tell(Event::Chunk(octets)),
-                None if message.drained > self.config.limits.drain => match message.refusal() {
-                    Some(reply) => self.end(reply, CloseReason::Limit),
-                    None => Step::Again,
-                },
-                None => Step::Again,
+                Some(octets) => self.tell(Event::Chunk(octets)),
+                None if message.drained > self.config.limits.drain => {
+                    if let Some(reply) = message.refusal() {
+                        self.close_with(reply, CloseReason::Limit);
+                    }
+                }
+                None => {}
             },
             Some(Part::ChunkEnd) => self.chunk_end(),
             Some(Part::End) => self.message_end(),
         }
+        true
     }
 
-    pub(super) fn chunk_end(&mut self) -> Step {
+    pub(super) fn chunk_end(&mut self) {
         self.reading = Reading::Commands;
         self.clock.restart();
         let Some(message) = &mut self.message else {
-            return Step::Again;
+            return;
         };
         if message.void {
             return self.void_end();
@@ -220,24 +221,17 @@ impl Connection {
             (Some(reply), _) if !reply.is_taken() => {
                 let reply = reply.merged().clone();
                 self.break_chunks(&reply);
-                Step::Again
             }
             (None, Some(error)) => self.ask(Asked::Message, Event::MessageEnd(Err(error))),
-            (Some(_), Some(error)) => {
-                self.break_chunks(&error.reply());
-                Step::Again
-            }
-            (Some(_), None) => {
-                self.put_chunk_taken();
-                Step::Again
-            }
+            (Some(_), Some(error)) => self.break_chunks(&error.reply()),
+            (Some(_), None) => self.put_chunk_taken(),
             (None, None) => self.ask(Asked::Chunk, Event::ChunkEnd),
         }
     }
 
-    fn message_end(&mut self) -> Step {
+    fn message_end(&mut self) {
         let Some(message) = &mut self.message else {
-            return Step::Again;
+            return;
         };
         let rest = message.newlines.finish();
         if message.newlines.refuses() {
@@ -245,7 +239,7 @@ impl Connection {
         }
         if let Some(rest) = rest.filter(|_| !message.is_unwanted()) {
             message.source = Source::Over;
-            return Step::Tell(Event::Chunk(rest));
+            return self.tell(Event::Chunk(rest));
         }
         self.reading = Reading::Commands;
         self.clock.restart();
@@ -261,10 +255,7 @@ impl Connection {
             .as_mut()
             .and_then(|message| message.early.take())
         {
-            Some(reply) => {
-                self.answer_message(reply);
-                Step::Again
-            }
+            Some(reply) => self.answer_message(reply),
             None => {
                 let result = self
                     .message
@@ -277,9 +268,11 @@ impl Connection {
     }
 
     /// The octets of a BDAT that was not in order are gone; the transaction is what it was.
-    fn void_end(&mut self) -> Step {
+    fn void_end(&mut self) {
         let reply = self.message.take().and_then(|message| message.early);
-        reply.map_or(Step::Again, |reply| self.fault(reply.merged().clone()))
+        if let Some(reply) = reply {
+            self.fault(reply.merged().clone());
+        }
     }
 
     /// RFC 3030 section 2: after a refused chunk only RSET brings the transaction to an end.

@@ -193,16 +193,6 @@ struct Running {
     refusal: Option<Reply>,
 }
 
-/// What a step of the machine came to.
-enum Step {
-    /// Something was taken; look again.
-    Again,
-    /// The caller has to hear of this.
-    Tell(Event),
-    /// More input is needed.
-    Starved,
-}
-
 impl Connection {
     /// No command is taken while more than this many octets of replies wait to be written.
     const MAX_UNSENT: usize = 64 << 10;
@@ -252,24 +242,17 @@ impl Connection {
             self.clock.restart();
         }
         loop {
-            if let Some(news) = self.news.take() {
+            if self.news.is_some() {
                 self.clock.pause();
-                return Some(news);
+                return self.news.take();
             }
             if self.asked.is_some() || self.output.unsent() >= Self::MAX_UNSENT {
                 self.clock.pause();
                 return None;
             }
-            match self.step(input) {
-                Step::Again => {}
-                Step::Tell(event) => {
-                    self.clock.pause();
-                    return Some(event);
-                }
-                Step::Starved => {
-                    self.clock.wait(now, input.len());
-                    return None;
-                }
+            if !self.step(input) {
+                self.clock.wait(now, input.len());
+                return None;
             }
         }
     }
@@ -348,19 +331,25 @@ impl Connection {
         self.wire.as_mut()?.pop()
     }
 
-    fn step(&mut self, input: &mut BytesMut) -> Step {
+    /// Takes something from the input. Returns whether there was enough of it.
+    fn step(&mut self, input: &mut BytesMut) -> bool {
         match self.reading {
             Reading::Commands => self.step_line(input, self.config.line_limit(), Self::command),
             Reading::SaslResponse => {
                 self.step_line(input, MAX_RESPONSE_LINE + 2, Self::sasl_response)
             }
             Reading::Message => self.step_message(input),
-            Reading::Handshake => Step::Starved,
+            Reading::Handshake => false,
             Reading::Closed => {
                 input.clear();
-                Step::Starved
+                false
             }
         }
+    }
+
+    /// Tells the caller, before anything else is looked at.
+    fn tell(&mut self, event: Event) {
+        self.news = Some(event);
     }
 
     fn end_transaction(&mut self) {

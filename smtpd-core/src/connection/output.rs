@@ -33,6 +33,9 @@ impl Output {
     }
 
     pub(super) fn buffer(&mut self) -> &mut Vec<u8> {
+        if self.octets.capacity() == 0 {
+            self.octets.reserve(Self::KEPT);
+        }
         &mut self.octets
     }
 }
@@ -83,6 +86,6 @@ mod tests {
         output.advance(400);
         assert_eq!(output.unsent(), 600);
         output.advance(600);
-        assert_eq!((output.unsent(), output.buffer().capacity()), (0, 0));
+        assert_eq!((output.unsent(), output.octets.capacity()), (0, 0));
     }
 }

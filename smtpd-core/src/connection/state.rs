@@ -40,7 +40,7 @@ struct Rule {
     name: &'static [u8],
     key: u64,
     /// The states in which it is in order; 503 in the others.
-    states: &'static [State],
+    states: u8,
     /// Allowed while TLS is required and not there (RFC 3207 section 4). XCLIENT is no command of the client.
     before_tls: bool,
     /// Allowed while AUTH is required and not done (RFC 4954 section 6).
@@ -58,14 +58,14 @@ const ALWAYS: &[State] = &[Start, Ready, Mail, Rcpt, Chunks, Broken, Refused];
 const fn rule(
     verb: Verb,
     name: &'static [u8],
-    states: &'static [State],
+    states: &[State],
     [tls, auth, last, junk]: [u8; 4],
 ) -> Rule {
     Rule {
         verb,
         name,
         key: key(name),
-        states,
+        states: bits(states),
         before_tls: tls == 1,
         before_auth: auth == 1,
         last: last == 1,
@@ -95,6 +95,16 @@ const TABLE: [Rule; 18] = [
     rule(Verb::XClient,  b"XCLIENT",  &[Start, Ready],               [1, 1, 0, 1]),
     rule(Verb::XForward, b"XFORWARD", &[Start, Ready],               [0, 0, 0, 1]),
 ];
+
+/// States as a number that has a bit for each.
+const fn bits(states: &[State]) -> u8 {
+    let (mut bits, mut at) = (0, 0);
+    while at < states.len() {
+        bits |= 1 << states[at] as u8;
+        at += 1;
+    }
+    bits
+}
 
 /// A name of up to eight octets as a number, in upper case, so that it is compared at once.
 const fn key(name: &[u8]) -> u64 {
@@ -129,7 +139,7 @@ impl Verb {
     }
 
     pub(super) fn is_in_order(self, state: State) -> bool {
-        self.rule().states.contains(&state)
+        self.rule().states & bits(&[state]) != 0
     }
 
     pub(super) fn is_allowed_before_tls(self) -> bool {
