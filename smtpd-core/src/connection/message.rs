@@ -37,7 +37,8 @@ enum Source {
 }
 
 enum Part {
-    Octets(Bytes),
+    /// Whether a CR or LF within them stands alone is only known where it was seen on the way.
+    Octets(Bytes, Option<bool>),
     ChunkEnd,
     End,
 }
@@ -64,11 +65,11 @@ impl Message {
     fn poll(&mut self, input: &mut BytesMut) -> Option<Part> {
         match &mut self.source {
             Source::Dots(reader) => match reader.poll(input)? {
-                Piece::Text(octets) => Some(Part::Octets(octets)),
+                Piece::Text { octets, bare } => Some(Part::Octets(octets, Some(bare))),
                 Piece::End => Some(Part::End),
             },
             Source::Chunk { reader, last, .. } => match reader.poll(input) {
-                Some(octets) => Some(Part::Octets(octets)),
+                Some(octets) => Some(Part::Octets(octets, None)),
                 None if !reader.is_done() => None,
                 None if *last => Some(Part::End),
                 None => Some(Part::ChunkEnd),
@@ -78,7 +79,7 @@ impl Message {
     }
 
     /// What of these octets is to be handed on.
-    fn take(&mut self, octets: Bytes) -> Option<Bytes> {
+    fn take(&mut self, octets: Bytes, bare: Option<bool>) -> Option<Bytes> {
         let len = octets.len() as u64;
         if self.is_unwanted() {
             self.drained = self.drained.saturating_add(len);
@@ -95,7 +96,7 @@ impl Message {
             return None;
         }
         // A message that was taken early is looked at to its end: it may yet have to be refused.
-        let octets = self.newlines.apply(octets);
+        let octets = self.newlines.apply(octets, bare);
         if self.newlines.refuses() {
             self.error = Some(MessageError::BareNewline);
         }
@@ -193,7 +194,7 @@ impl Connection {
         };
         match message.poll(input) {
             None => return false,
-            Some(Part::Octets(octets)) => match message.take(octets) {
+            Some(Part::Octets(octets, bare)) => match message.take(octets, bare) {
                 Some(octets) => self.tell(Event::Chunk(octets)),
                 None if message.drained > self.config.limits.drain => {
                     if let Some(reply) = message.refusal() {

@@ -1,7 +1,6 @@
-use std::sync::LazyLock;
-
 use bytes::{Buf, Bytes, BytesMut};
-use memchr::memmem::Finder;
+
+use super::scan;
 
 /// Takes the dots out of a message that DATA carries (RFC 5321 section 4.5.2).
 ///
@@ -15,13 +14,11 @@ pub(crate) struct DotReader {
 /// What [`DotReader::poll`] found.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Piece {
-    /// Octets of the message.
-    Text(Bytes),
+    /// Octets of the message, and whether a CR or LF within them stands alone; those at either end are not judged.
+    Text { octets: Bytes, bare: bool },
     /// The line with nothing but a dot.
     End,
 }
-
-static STUFFED: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b"\r\n."));
 
 impl DotReader {
     pub(crate) fn new() -> Self {
@@ -44,23 +41,20 @@ impl DotReader {
             }
             self.at_line_start = false;
         }
-        let (len, at_line_start) = text_before_dot(input)?;
+        let text = scan::text_before_dot(input);
+        let (len, at_line_start) = match input.as_ref() {
+            _ if text.dot => (text.len, true),
+            [.., b'\r', b'\n'] => (text.len, true),
+            [] | [b'\r'] => return None,
+            // A last CR is held back: what follows tells whether it ends a line.
+            [.., b'\r'] => (text.len - 1, false),
+            _ => (text.len, false),
+        };
         self.at_line_start = at_line_start;
-        Some(Piece::Text(input.split_to(len).freeze()))
-    }
-}
-
-/// How much of the input is text, and whether a line begins behind it. A last CR is held back: what follows tells
-/// whether it ends a line.
-fn text_before_dot(input: &[u8]) -> Option<(usize, bool)> {
-    if let Some(found) = STUFFED.find(input) {
-        return Some((found + 2, true));
-    }
-    match input {
-        [.., b'\r', b'\n'] => Some((input.len(), true)),
-        [] | [b'\r'] => None,
-        [.., b'\r'] => Some((input.len() - 1, false)),
-        _ => Some((input.len(), false)),
+        Some(Piece::Text {
+            octets: input.split_to(len).freeze(),
+            bare: text.bare,
+        })
     }
 }
 
@@ -74,7 +68,7 @@ mod tests {
         let mut parts = input.chunks(step);
         loop {
             match reader.poll(&mut buffer) {
-                Some(Piece::Text(piece)) => text.extend_from_slice(&piece),
+                Some(Piece::Text { octets, .. }) => text.extend_from_slice(&octets),
                 Some(Piece::End) => {
                     let rest = parts.flatten().copied();
                     return (text, Some(buffer.into_iter().chain(rest).collect()));
@@ -187,7 +181,7 @@ mod tests {
         let mut buffer = BytesMut::from(&b"line one\r\nline two\r\n..dot\r\n.\r\n"[..]);
         let start = buffer.as_ptr();
         let mut reader = DotReader::new();
-        let Some(Piece::Text(first)) = reader.poll(&mut buffer) else {
+        let Some(Piece::Text { octets: first, .. }) = reader.poll(&mut buffer) else {
             panic!("no text")
         };
         assert_eq!(

@@ -7,6 +7,7 @@ mod chunk;
 mod dot;
 mod line;
 mod newline;
+mod scan;
 
 pub(crate) use chunk::ChunkReader;
 pub(crate) use dot::{DotReader, Piece};

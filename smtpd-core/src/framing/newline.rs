@@ -1,5 +1,6 @@
 use bytes::Bytes;
-use multiversion::multiversion;
+
+use super::scan;
 
 /// What to do with a CR without LF, or an LF without CR, in the text of a message.
 ///
@@ -48,14 +49,17 @@ impl NewlineFilter {
         self.found && self.policy == BareNewline::Reject
     }
 
-    /// The piece as it is to be handed on.
-    pub(crate) fn apply(&mut self, piece: Bytes) -> Bytes {
+    /// The piece as it is to be handed on. `bare` tells whether a CR or LF within it stands alone, where that is known.
+    pub(crate) fn apply(&mut self, piece: Bytes, bare: Option<bool>) -> Bytes {
+        let (Some(first), Some(last)) = (piece.first(), piece.last()) else {
+            return piece;
+        };
         if self.policy == BareNewline::PassThrough {
             return piece;
         }
-        let after_cr = self.after_cr;
-        self.after_cr = piece.last() == Some(&b'\r');
-        if !has_bare_newline(&piece, after_cr) {
+        let after_cr = std::mem::replace(&mut self.after_cr, *last == b'\r');
+        let parted = after_cr != (*first == b'\n');
+        if !parted && !bare.unwrap_or_else(|| scan::has_bare_newline(&piece)) {
             return piece;
         }
         self.found = true;
@@ -73,24 +77,6 @@ impl NewlineFilter {
         self.found = true;
         (self.policy == BareNewline::Normalise).then(|| Bytes::from_static(b"\n"))
     }
-}
-
-/// Whether a CR or an LF stands alone. A CR at the end is judged with the next piece.
-fn has_bare_newline(piece: &[u8], after_cr: bool) -> bool {
-    let Some(&first) = piece.first() else {
-        return false;
-    };
-    after_cr != (first == b'\n') || has_bare_newline_within(piece)
-}
-
-/// One branch-free pass, so that the compiler makes vector instructions of it, as wide as the processor has them: that is
-/// looked up when it runs.
-#[multiversion(targets("x86_64+avx2"))]
-fn has_bare_newline_within(piece: &[u8]) -> bool {
-    let pairs = piece.iter().zip(piece.iter().skip(1));
-    pairs.fold(false, |bare, (&a, &b)| {
-        bare | ((a == b'\r') != (b == b'\n'))
-    })
 }
 
 fn normalise(piece: &[u8], mut after_cr: bool) -> Bytes {
@@ -116,7 +102,7 @@ mod tests {
         let mut filter = NewlineFilter::new(policy);
         let mut out = Vec::new();
         for piece in input.chunks(step) {
-            out.extend_from_slice(&filter.apply(Bytes::copy_from_slice(piece)));
+            out.extend_from_slice(&filter.apply(Bytes::copy_from_slice(piece), None));
         }
         out.extend_from_slice(&filter.finish().unwrap_or_default());
         (out, filter.refuses())
@@ -161,7 +147,7 @@ mod tests {
     #[test]
     fn clean_text_is_not_copied() {
         let piece = Bytes::from_static(b"one\r\ntwo\r\n");
-        let out = NewlineFilter::new(BareNewline::Normalise).apply(piece.clone());
+        let out = NewlineFilter::new(BareNewline::Normalise).apply(piece.clone(), None);
         assert_eq!(out.as_ptr(), piece.as_ptr());
     }
 }

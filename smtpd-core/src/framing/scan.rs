@@ -1,0 +1,129 @@
+//! What the text of a message is looked at for, many octets at once.
+//!
+//! The loops have no branches, so that the compiler makes vector instructions of them, as wide as the processor has them:
+//! that is looked up when they run.
+
+use memchr::memmem;
+use multiversion::multiversion;
+
+/// How many octets are looked at together. Where there is something in them, they are looked at once more.
+const BLOCK: usize = 256;
+
+/// Text up to a dot that begins a line, or all of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Text {
+    pub(super) len: usize,
+    /// A dot that begins a line follows (RFC 5321 section 4.5.2).
+    pub(super) dot: bool,
+    /// A CR in it is not followed by LF, or an LF does not follow a CR; what stands at either end is not judged.
+    pub(super) bare: bool,
+}
+
+/// Finds the first CRLF that a dot follows, and notices bare CR and LF on the way.
+pub(super) fn text_before_dot(input: &[u8]) -> Text {
+    let (mut at, mut bare) = (0, false);
+    loop {
+        at += plain_text(&input[at..]);
+        let block = &input[at..input.len().min(at + BLOCK + 1)];
+        if block.len() < 2 {
+            let len = input.len();
+            return Text {
+                len,
+                dot: false,
+                bare,
+            };
+        }
+        // The CR before an LF that begins the block is the last octet of the one before.
+        let from = at.saturating_sub(1);
+        let end = at + block.len();
+        if let Some(found) = memmem::find(&input[from..end], b"\r\n.") {
+            let len = from + found + 2;
+            let bare = bare || has_bare_newline(&input[at..len]);
+            return Text {
+                len,
+                dot: true,
+                bare,
+            };
+        }
+        bare |= has_bare_newline(block);
+        at = end - 1;
+    }
+}
+
+/// How much of the input is whole blocks with neither an LF before a dot nor a bare CR or LF.
+#[multiversion(targets("x86_64+avx2"))]
+fn plain_text(input: &[u8]) -> usize {
+    let last = input.len().saturating_sub(1);
+    let mut at = 0;
+    while at < last {
+        let end = last.min(at + BLOCK);
+        let pairs = input[at..end].iter().zip(&input[at + 1..=end]);
+        if pairs.fold(false, |found, (&a, &b)| {
+            found | is_bare(a, b) | ((a == b'\n') & (b == b'.'))
+        }) {
+            return at;
+        }
+        at = end;
+    }
+    at
+}
+
+/// Whether a CR is not followed by LF, or an LF does not follow a CR; what stands at either end is not judged.
+#[multiversion(targets("x86_64+avx2"))]
+pub(super) fn has_bare_newline(octets: &[u8]) -> bool {
+    let pairs = octets.iter().zip(octets.iter().skip(1));
+    pairs.fold(false, |found, (&a, &b)| found | is_bare(a, b))
+}
+
+#[inline(always)]
+fn is_bare(a: u8, b: u8) -> bool {
+    (a == b'\r') != (b == b'\n')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn has_bare(input: &[u8]) -> bool {
+        input.windows(2).any(|pair| is_bare(pair[0], pair[1]))
+    }
+
+    /// The rule itself, octet by octet.
+    fn reference(input: &[u8]) -> Text {
+        let found = input.windows(3).position(|w| w == b"\r\n.");
+        let len = found.map_or(input.len(), |found| found + 2);
+        Text {
+            len,
+            dot: found.is_some(),
+            bare: has_bare(&input[..len]),
+        }
+    }
+
+    /// Every string of four octets that matter, at every place around the border of a block.
+    #[test]
+    fn all_that_matters_is_found_wherever_it_stands() {
+        const ALPHABET: [u8; 4] = *b"\r\n.a";
+        for n in 0..ALPHABET.len().pow(4) {
+            let middle: Vec<u8> = (0..4).map(|i| ALPHABET[n >> (2 * i) & 3]).collect();
+            for before in (0..4).chain(BLOCK - 6..BLOCK + 4).chain([2 * BLOCK - 2]) {
+                for behind in [0, 1, 40] {
+                    let input = [&vec![b'x'; before][..], &middle, &vec![b'y'; behind]].concat();
+                    let shown = middle.escape_ascii();
+                    assert_eq!(
+                        (text_before_dot(&input), has_bare_newline(&input)),
+                        (reference(&input), has_bare(&input)),
+                        "{shown} between {before} and {behind} others"
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_dot_is_found_behind_any_number_of_bare_line_feeds_with_dots() {
+        for decoys in [1, BLOCK / 3, BLOCK] {
+            let input = [&b"x\n.".repeat(decoys)[..], b"\r\n.\r\n..\r\n"].concat();
+            assert_eq!(text_before_dot(&input), reference(&input), "{decoys}");
+        }
+    }
+}
