@@ -41,6 +41,9 @@ impl Connection {
 
     /// The same of a RCPT.
     pub(super) fn check_rcpt_parameters(&self, parameters: &Parameters) -> Result<(), Reply> {
+        if parameters.is_empty() {
+            return Ok(());
+        }
         self.asked_of(parameters, |one| one.rcpt_parameters())
             .try_for_each(|extension| self.check_offer(extension))
     }
@@ -55,7 +58,7 @@ impl Connection {
             let own = [Size::KEYWORD, MailAuth::KEYWORD];
             !own.iter().any(|one| one.eq_ignore_ascii_case(keyword))
         };
-        let any = !parameters.is_empty() && parameters.iter().any(others);
+        let any = parameters.iter().any(others);
         let all = any.then(|| self.config.extensions.iter());
         all.into_iter().flatten().filter(move |&extension| {
             rules(extension)

@@ -327,6 +327,7 @@ impl Connection {
     }
 
     /// The next line of the wire log, if [`Config::log_wire`] is on. Secrets and messages are not in it.
+    #[inline]
     pub fn poll_wire_line(&mut self) -> Option<WireLine> {
         self.wire.as_mut()?.pop()
     }

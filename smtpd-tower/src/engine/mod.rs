@@ -331,6 +331,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin + Send + 'static> Driver<IO> {
         self.session.report(&error);
     }
 
+    #[inline]
     fn log_wire(&mut self) {
         while let Some(line) = self.connection.poll_wire_line() {
             tracing::trace!(session = self.session.id(), "{line}");
