@@ -45,11 +45,10 @@ mod a_recipient_through {
         layer::{DomainFilterLayer, RateLimitLayer, TraceLayer},
     };
     use tower::{
-        Layer, ServiceExt, layer::util::Identity, limit::ConcurrencyLimitLayer,
-        timeout::TimeoutLayer,
+        Layer, Service, layer::util::Identity, limit::ConcurrencyLimitLayer, timeout::TimeoutLayer,
     };
 
-    use super::Bencher;
+    use super::{Bencher, black_box};
 
     #[divan::bench]
     fn none(bencher: Bencher<'_, '_>) {
@@ -98,13 +97,18 @@ mod a_recipient_through {
         L: Layer<Handler>,
         L::Service: ServePhase<Rcpt>,
     {
-        let service = smtpd_tower::PhaseService::new(layer.layer(handler_fn(taken as _)));
+        let service = layer.layer(handler_fn(taken as _));
         let recipient: smtpd_tower::ForwardPath = "b@example.org".parse().unwrap();
         let session = Session::local();
+        let mut task = tokio_test::task::spawn(());
         bencher.bench_local(|| {
             let request = Request::new(session.clone(), Rcpt::new(recipient.clone()));
-            let mut call = tokio_test::task::spawn(service.clone().oneshot(request));
-            assert!(call.poll().is_ready());
+            let mut service = service.clone();
+            task.enter(|cx, _| {
+                assert!(service.poll_ready(cx).is_ready());
+                let mut answer = black_box(Box::pin(service.call(request)));
+                assert!(answer.as_mut().poll(cx).is_ready());
+            });
         });
     }
 
