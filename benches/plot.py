@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
 """Draws CPU time per message against the floor, as SVG: plot.py RUNS.jsonl > cpu_per_message.svg
 
-RUNS.jsonl has a line for each measurement, with "server", "scenario", "cpu_us" and "user_us". The floor is the server
-"floor", and where that has no figure (TLS), "floor-tokio". Python's standard library only."""
+RUNS.jsonl has a line for each measurement, with "server", "scenario", "cpu_us" and "user_us", rounds one after the other.
+The floor is the server "floor", and where that has no figure (TLS), "floor-tokio". A machine changes its speed from
+round to round, so what is drawn is the median of the ratios within a round. Python's standard library only."""
 
 import json
 import statistics
@@ -13,15 +14,15 @@ SCALE = 170  # pixels for one floor
 NAMES = {"smtpd": "#2a6f97", "floor-tokio": "#bcb8b1"}
 
 
-def medians(path):
+def read(path):
+    """The CPU times by scenario and server, in the order of the rounds."""
     runs = {}
     with open(path) as lines:
         for line in lines:
             run = json.loads(line)
             if run.get("cpu_us"):
                 runs.setdefault(run["scenario"], {}).setdefault(run["server"], []).append(run["cpu_us"])
-    return {scenario: {server: statistics.median(each) for server, each in servers.items()}
-            for scenario, servers in runs.items()}
+    return runs
 
 
 def bar(y, times, microseconds, color):
@@ -32,14 +33,15 @@ def bar(y, times, microseconds, color):
 
 def main():
     rows, y = [], TOP
-    for scenario, servers in medians(sys.argv[1]).items():
+    for scenario, servers in read(sys.argv[1]).items():
         floor = servers.get("floor", servers.get("floor-tokio"))
         if not floor or "smtpd" not in servers:
             continue
         rows.append(f'<text x="8" y="{y + 14}" font-size="12">{scenario}</text>')
         for offset, (name, color) in enumerate(NAMES.items()):
             if name in servers:
-                rows.append(bar(y + 10 * offset, servers[name] / floor, servers[name], color))
+                times = statistics.median(own / least for own, least in zip(servers[name], floor))
+                rows.append(bar(y + 10 * offset, times, statistics.median(servers[name]), color))
         y += ROW
     line = LEFT + SCALE
     print(f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{y + 10}" font-family="sans-serif" fill="#222">')

@@ -37,8 +37,8 @@ pub(crate) type PhaseFuture<P> =
 pub(crate) enum Asked<P: Phase> {
     Answered(Result<P::Response, BoxError>),
     Called(PhaseFuture<P>),
-    /// The clone is not ready, and the request is where it was.
-    NotReady(Unready<P>),
+    /// The clone is not ready, and has not been called with the request.
+    NotReady(Unready<P>, Request<P>),
 }
 
 /// A clone that has to become ready.
@@ -49,7 +49,7 @@ trait Erased<P: Phase>: Send + Sync {
     fn boxed_clone(&self) -> Box<dyn Erased<P>>;
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>>;
     fn call(&mut self, request: Request<P>) -> PhaseFuture<P>;
-    fn ask(&self, request: &mut Option<Request<P>>, cx: &mut Context<'_>) -> Asked<P>;
+    fn ask(&self, request: Request<P>, cx: &mut Context<'_>) -> Asked<P>;
 }
 
 impl<P: Phase> PhaseService<P> {
@@ -62,8 +62,8 @@ impl<P: Phase> PhaseService<P> {
     }
 
     /// Asks a clone that is made for this request and dropped after it. Nothing is boxed but the future of the answer, and
-    /// the clone where it is not ready. Requests are large, so it is not moved until the clone is called.
-    pub(crate) fn ask(&self, request: &mut Option<Request<P>>, cx: &mut Context<'_>) -> Asked<P> {
+    /// the clone where it is not ready.
+    pub(crate) fn ask(&self, request: Request<P>, cx: &mut Context<'_>) -> Asked<P> {
         self.template.ask(request, cx)
     }
 
@@ -126,16 +126,13 @@ impl<P: Phase, S: ServePhase<P>> Erased<P> for S {
         Box::pin(Answering::new(Service::call(self, request)))
     }
 
-    fn ask(&self, request: &mut Option<Request<P>>, cx: &mut Context<'_>) -> Asked<P> {
+    fn ask(&self, request: Request<P>, cx: &mut Context<'_>) -> Asked<P> {
         let mut service = self.clone();
         match Erased::poll_ready(&mut service, cx) {
             Poll::Ready(Ok(())) => {}
             Poll::Ready(Err(error)) => return Asked::Answered(Err(error)),
-            Poll::Pending => return Asked::NotReady(Unready(Box::new(service))),
+            Poll::Pending => return Asked::NotReady(Unready(Box::new(service)), request),
         }
-        let Some(request) = request.take() else {
-            return Asked::NotReady(Unready(Box::new(service)));
-        };
         let mut answer = Box::pin(Answering::new(Service::call(&mut service, request)));
         match answer.as_mut().poll(cx) {
             Poll::Ready(answer) => Asked::Answered(answer),

@@ -75,11 +75,12 @@ impl<P: Phase> Call<P> {
         request: Request<P>,
         cx: &mut Context<'_>,
     ) -> Outcome<P> {
-        let mut request = Some(request);
-        match catch_unwind(AssertUnwindSafe(|| service.ask(&mut request, cx))) {
+        match catch_unwind(AssertUnwindSafe(|| service.ask(request, cx))) {
             Ok(Asked::Answered(result)) => Outcome::Answered(result.map_err(Failure::Error)),
             Ok(Asked::Called(answer)) => Outcome::Pending(Self::Called(answer)),
-            Ok(Asked::NotReady(service)) => Outcome::Pending(Self::Waiting(service, request)),
+            Ok(Asked::NotReady(service, request)) => {
+                Outcome::Pending(Self::Waiting(service, Some(request)))
+            }
             Err(panic) => Outcome::Answered(Err(Failure::panic(&*panic))),
         }
     }
