@@ -128,8 +128,8 @@ pub use handler::{
 #[cfg(feature = "password-hash")]
 pub use password_hash::{PasswordHash, PasswordHashError, PasswordVerifier};
 pub use phase::{Answer, Auth, Command, Connect, Data, Helo, Mail, Phase, Rcpt};
-pub use phase_service::PhaseService;
-pub use pipeline::{LayerPhase, Pipeline, ServePhase};
+pub use phase_service::{PhaseService, ServePhase};
+pub use pipeline::{LayerPhase, Pipeline};
 pub use recover::recover;
 pub use request::Request;
 #[cfg(unix)]

@@ -1,69 +1,10 @@
 use smtpd_core::Reply;
-use tower::BoxError;
 use tower_layer::Layer;
-use tower_service::Service;
 
 use crate::{
-    Auth, Command, Connect, Data, Helo, Mail, Phase, PhaseService, Rcpt, Request, handler_fn,
+    Auth, Command, Connect, Data, Helo, Mail, Phase, PhaseService, Rcpt, Request, ServePhase,
+    handler_fn,
 };
-
-/// A service that can serve phase `P`. It has a blanket implementation, and is there to keep bounds short.
-///
-/// ```
-/// use smtpd_tower::{Pipeline, Rcpt, Request, ServePhase, handler_fn};
-///
-/// fn server_for(rcpt: impl ServePhase<Rcpt>) -> Pipeline {
-///     Pipeline::new().rcpt(rcpt)
-/// }
-/// let pipeline = server_for(handler_fn(async |_: Request<Rcpt>| {}));
-/// ```
-///
-/// What such a service answers is only known to *become* the response of the phase, so a layer that refuses, and has to make
-/// such a response, does not fit around it. [`PhaseService::new`] makes it a service that answers with just that:
-///
-/// ```
-/// use smtpd_tower::{Data, Pipeline, PhaseService, ServePhase, deliver::Inbox, layer::SizeLimitLayer};
-/// use tower::ServiceBuilder;
-///
-/// fn small(deliver: impl ServePhase<Data>) -> Pipeline {
-///     let data = ServiceBuilder::new()
-///         .layer(SizeLimitLayer::new(100_000))
-///         .service(PhaseService::new(deliver));
-///     Pipeline::new().data(data)
-/// }
-/// let pipeline = small(Inbox::new());
-/// ```
-#[diagnostic::on_unimplemented(
-    message = "`{Self}` cannot serve the SMTP phase `{P}`",
-    label = "not a service for this phase",
-    note = "it must be `Service<Request<{P}>>` with the response of the phase, and `Clone + Send + Sync + 'static`",
-    note = "an async function becomes a service by `handler_fn(...)`",
-    note = "tower's `rate_limit` is not `Clone`: put `buffer` around it, or take `RateLimitLayer` of this crate",
-    note = "a layer that fits one phase goes around the service of that phase, by `ServiceBuilder`; `Pipeline::layer` wraps every phase"
-)]
-pub trait ServePhase<P: Phase>:
-    Service<Request<P>, Response: Into<P::Response>, Error: Into<BoxError>, Future: Send + 'static>
-    + Clone
-    + Send
-    + Sync
-    + 'static
-{
-}
-
-impl<P, S> ServePhase<P> for S
-where
-    P: Phase,
-    S: Service<
-            Request<P>,
-            Response: Into<P::Response>,
-            Error: Into<BoxError>,
-            Future: Send + 'static,
-        > + Clone
-        + Send
-        + Sync
-        + 'static,
-{
-}
 
 /// A layer that can wrap phase `P`. It has a blanket implementation.
 #[diagnostic::on_unimplemented(

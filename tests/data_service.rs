@@ -1,0 +1,162 @@
+//! What a data service may take its time over, and what becomes of one that panics.
+
+mod support;
+
+use std::{
+    convert::Infallible,
+    future::{Future, pending, poll_fn},
+    pin::Pin,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use smtpd_tower::{Data, Pipeline, Rcpt, Reply, Request, ServePhase, deliver::Discard, handler_fn};
+use support::*;
+use tokio::time::Instant;
+use tower::{Service, ServiceBuilder, limit::GlobalConcurrencyLimitLayer};
+
+fn into(data: impl ServePhase<Data>) -> Pipeline {
+    Pipeline::new()
+        .rcpt(handler_fn(async |_: Request<Rcpt>| {}))
+        .data(data)
+}
+
+/// A client whose next command is DATA.
+async fn with_envelope(server: &smtpd_tower::Server) -> Client {
+    let mut client = Client::greeted(server).await;
+    client.cmd("EHLO c", "250").await;
+    client.cmd("MAIL FROM:<a@b.c>", "250").await;
+    client.cmd("RCPT TO:<c@d.e>", "250").await;
+    client
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_service_that_is_never_ready_is_answered_in_place_of_354() {
+    let stuck = ServiceBuilder::new()
+        .layer(GlobalConcurrencyLimitLayer::new(0))
+        .service(Discard);
+    let mut client = with_envelope(&server(into(stuck))).await;
+    let begun = Instant::now();
+    client.cmd("DATA", "451 4.3.2").await;
+    assert_eq!(begun.elapsed(), Duration::from_secs(30));
+    client.cmd("NOOP", "250").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_service_that_becomes_ready_late_is_sent_the_message() {
+    let one = ServiceBuilder::new()
+        .layer(GlobalConcurrencyLimitLayer::new(1))
+        .service(Discard);
+    let server = server(into(one));
+    let (mut first, mut second) = (with_envelope(&server).await, with_envelope(&server).await);
+    first.cmd("DATA", "354").await;
+    second.send("DATA\r\n").await;
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    first.cmd("one\r\n.", "250").await;
+    second.expect("354").await;
+    second.cmd("two\r\n.", "250").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_service_that_never_asks_for_the_message_is_answered_in_place_of_354() {
+    let idle = handler_fn(async |_: Request<Data>| pending::<()>().await);
+    let mut client = with_envelope(&server(into(idle))).await;
+    let begun = Instant::now();
+    client.cmd("DATA", "451 4.3.0").await;
+    assert_eq!(begun.elapsed(), Duration::from_secs(30 + 100));
+    client.cmd("NOOP", "250").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_service_that_never_answers_is_given_up_after_the_message() {
+    let silent = handler_fn(async |request: Request<Data>| {
+        let _ = request.into_body().collect().await;
+        pending::<()>().await
+    });
+    let mut client = with_envelope(&server(into(silent))).await;
+    client.cmd("DATA", "354").await;
+    client.send("one\r\n").await;
+    tokio::time::sleep(Duration::from_secs(200)).await;
+    let begun = Instant::now();
+    client.cmd("two\r\n.", "451 4.3.0").await;
+    assert_eq!(begun.elapsed(), Duration::from_secs(9 * 60));
+    client.cmd("NOOP", "250").await;
+}
+
+/// An answer that comes on its own, while the client is in the middle of the message, is not held up by its silence.
+#[tokio::test(start_paused = true)]
+async fn a_service_that_gives_up_in_the_middle_is_heard_at_the_end() {
+    let impatient = handler_fn(async |mut request: Request<Data>| {
+        let _ = request.body_mut().chunk().await;
+        let more = tokio::time::timeout(Duration::from_secs(60), request.body_mut().chunk());
+        match more.await {
+            Ok(_) => Ok(()),
+            Err(_) => Err(Reply::rejected("Too slow for me")),
+        }
+    });
+    let mut client = with_envelope(&server(into(impatient))).await;
+    client.cmd("DATA", "354").await;
+    client.send("one\r\n").await;
+    tokio::time::sleep(Duration::from_secs(100)).await;
+    client
+        .cmd("MAIL FROM:<x@y.z>\r\n.", "554 5.7.1 Too slow")
+        .await;
+    client.cmd("NOOP", "250").await;
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Panics {
+    Unready,
+    Called,
+    PolledAtFirst,
+    PolledLater,
+}
+
+impl Service<Request<Data>> for Panics {
+    type Response = Reply;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Reply, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        assert_ne!(*self, Self::Unready, "in poll_ready");
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, mut request: Request<Data>) -> Self::Future {
+        assert_ne!(*self, Self::Called, "in call");
+        let later = *self == Self::PolledLater;
+        let mut polls = 0;
+        Box::pin(async move {
+            let first = poll_fn(|_| {
+                polls += 1;
+                assert!(later, "in the first poll");
+                Poll::Ready(polls)
+            });
+            first.await;
+            let _ = request.body_mut().chunk().await;
+            panic!("in a later poll");
+        })
+    }
+}
+
+#[tokio::test]
+async fn a_panic_at_any_moment_of_a_delivery_costs_its_session_a_421() {
+    for panics in [
+        Panics::Unready,
+        Panics::Called,
+        Panics::PolledAtFirst,
+        Panics::PolledLater,
+    ] {
+        let server = server(into(panics));
+        for _ in 0..2 {
+            let mut client = with_envelope(&server).await;
+            if panics == Panics::PolledLater {
+                client.cmd("DATA", "354").await;
+                client.cmd("one\r\n.", "421 4.3.0").await;
+            } else {
+                client.cmd("DATA", "421 4.3.0").await;
+            }
+            client.expect_close().await;
+        }
+    }
+}
