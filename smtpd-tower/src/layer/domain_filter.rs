@@ -2,7 +2,7 @@ use std::sync::Arc;
 
 use smtpd_core::Reply;
 
-use super::Admit;
+use super::{Admit, gate::rule_layer};
 use crate::{Rcpt, Request, domains::DomainSet};
 
 /// Lets recipients of the given domains pass, and refuses all others with 550 5.7.1.
@@ -41,6 +41,8 @@ impl DomainFilterLayer {
         }
     }
 }
+
+rule_layer!(DomainFilterLayer);
 
 impl Admit<Rcpt> for DomainFilterLayer {
     fn admit(&self, request: &Request<Rcpt>) -> Result<(), Reply> {

@@ -1,7 +1,6 @@
 use std::task::{Context, Poll};
 
 use smtpd_core::Reply;
-use tower_layer::Layer;
 use tower_service::Service;
 
 use super::AnswerFuture;
@@ -36,7 +35,8 @@ use crate::Request;
     note = "a layer that fits one phase goes around the service of that phase, by `ServiceBuilder`; `Pipeline::layer` wraps every phase"
 )]
 pub trait Admit<P> {
-    /// Asked once for each request. A rule that counts does so here.
+    /// Asked once for each request. A rule that counts does so here. It is cloned with its service for each command, so what
+    /// is dear to clone belongs into an `Arc`.
     ///
     /// # Errors
     ///
@@ -80,39 +80,17 @@ where
     }
 }
 
-/// Layers that are rules themselves.
-macro_rules! gates {
-    ($($layer:ty),* $(,)?) => {
-        $(
-            impl<S> Layer<S> for $layer {
-                type Service = Gate<S, Self>;
+/// Makes a layer of a type that is a rule: its service is a [`Gate`] with a clone of it.
+macro_rules! rule_layer {
+    ($layer:ty) => {
+        impl<S> ::tower_layer::Layer<S> for $layer {
+            type Service = $crate::layer::Gate<S, Self>;
 
-                fn layer(&self, inner: S) -> Gate<S, Self> {
-                    Gate::new(inner, self.clone())
-                }
+            fn layer(&self, inner: S) -> Self::Service {
+                $crate::layer::Gate::new(inner, self.clone())
             }
-        )*
+        }
     };
 }
 
-gates! {
-    super::AllowHostsLayer,
-    super::DenyHostsLayer,
-    super::DomainFilterLayer,
-    super::HeloCheckLayer,
-    super::MaxRecipientsLayer,
-    super::OwnSenderLayer,
-    super::RateLimitLayer,
-    super::RequireAuthLayer,
-    super::RequireTlsLayer,
-    super::ScoreGateLayer,
-    super::SessionsPerIpLayer,
-}
-
-impl<S, K: Clone, F: Clone> Layer<S> for super::QuotaLayer<K, F> {
-    type Service = Gate<S, Self>;
-
-    fn layer(&self, inner: S) -> Gate<S, Self> {
-        Gate::new(inner, self.clone())
-    }
-}
+pub(super) use rule_layer;

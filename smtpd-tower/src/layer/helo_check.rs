@@ -2,7 +2,7 @@ use std::{net::IpAddr, sync::Arc};
 
 use smtpd_core::{ClientName, ClientNameKind, Code, Reply, Status};
 
-use super::Admit;
+use super::{Admit, gate::rule_layer};
 use crate::{Helo, Mail, Request, Session};
 
 /// Refuses clients by the name they give themselves, with 550 5.7.1, which RFC 5321 section 4.1.4 has for that.
@@ -123,6 +123,8 @@ impl HeloCheckLayer {
         self
     }
 }
+
+rule_layer!(HeloCheckLayer);
 
 impl Admit<Helo> for HeloCheckLayer {
     fn admit(&self, request: &Request<Helo>) -> Result<(), Reply> {

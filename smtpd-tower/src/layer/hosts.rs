@@ -2,7 +2,7 @@ use std::sync::Arc;
 
 use smtpd_core::Reply;
 
-use super::Admit;
+use super::{Admit, gate::rule_layer};
 use crate::{Cidr, CidrError, Request, Session, cidr::CidrSet};
 
 /// Refuses clients of the given networks, with 554 5.7.1, and lets all others pass.
@@ -52,10 +52,12 @@ impl DenyHostsLayer {
     /// Refuses with that reply. One of 4yz makes clients try again; at connect it becomes 421.
     #[must_use]
     pub fn with_reply(mut self, reply: Reply) -> Self {
-        self.rule.reply = reply;
+        self.rule.reply = reply.into();
         self
     }
 }
+
+rule_layer!(DenyHostsLayer);
 
 impl<P> Admit<P> for DenyHostsLayer {
     fn admit(&self, request: &Request<P>) -> Result<(), Reply> {
@@ -108,10 +110,12 @@ impl AllowHostsLayer {
     /// Refuses with that reply. One of 4yz makes clients try again; at connect it becomes 421.
     #[must_use]
     pub fn with_reply(mut self, reply: Reply) -> Self {
-        self.rule.reply = reply;
+        self.rule.reply = reply.into();
         self
     }
 }
+
+rule_layer!(AllowHostsLayer);
 
 impl<P> Admit<P> for AllowHostsLayer {
     fn admit(&self, request: &Request<P>) -> Result<(), Reply> {
@@ -123,7 +127,7 @@ impl<P> Admit<P> for AllowHostsLayer {
 struct Rule {
     hosts: Arc<CidrSet>,
     listed: Listed,
-    reply: Reply,
+    reply: Arc<Reply>,
 }
 
 /// What becomes of a client that is on the list.
@@ -138,16 +142,17 @@ impl Rule {
         Self {
             hosts: Arc::new(hosts),
             listed,
-            reply: Reply::rejected("Access denied"),
+            reply: Reply::rejected("Access denied").into(),
         }
     }
 
     fn admit(&self, session: &Session) -> Result<(), Reply> {
-        let passes = session
-            .peer()
-            .ip()
-            .is_none_or(|ip| self.hosts.contains(ip) == (self.listed == Listed::Passes));
-        passes.then_some(()).ok_or_else(|| self.reply.clone())
+        let passes = |ip| self.hosts.contains(ip) == (self.listed == Listed::Passes);
+        if session.peer().ip().is_none_or(passes) {
+            Ok(())
+        } else {
+            Err(Reply::clone(&self.reply))
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 use smtpd_core::Reply;
 
-use super::Admit;
+use super::{Admit, gate::rule_layer};
 use crate::{Rcpt, Request};
 
 /// Lets a message have so many recipients, and refuses all further ones with 452 4.5.3 (RFC 5321 section 4.5.3.1.10).
@@ -39,10 +39,15 @@ impl MaxRecipientsLayer {
     }
 }
 
+rule_layer!(MaxRecipientsLayer);
+
 impl Admit<Rcpt> for MaxRecipientsLayer {
     fn admit(&self, request: &Request<Rcpt>) -> Result<(), Reply> {
-        let passes = request.envelope().recipients().len() < self.limit;
-        passes.then_some(()).ok_or_else(Reply::too_many_recipients)
+        if request.envelope().recipients().len() < self.limit {
+            Ok(())
+        } else {
+            Err(Reply::too_many_recipients())
+        }
     }
 }
 

@@ -2,7 +2,7 @@ use std::{fmt, sync::Arc};
 
 use smtpd_core::{Code, Mailbox, Reply, Status, sasl::Identity};
 
-use super::Admit;
+use super::{Admit, gate::rule_layer};
 use crate::{
     Mail, Request,
     domains::{DomainSet, canonical},
@@ -68,6 +68,8 @@ impl fmt::Debug for OwnSenderLayer {
         f.debug_struct("OwnSenderLayer").finish_non_exhaustive()
     }
 }
+
+rule_layer!(OwnSenderLayer);
 
 impl Admit<Mail> for OwnSenderLayer {
     fn admit(&self, request: &Request<Mail>) -> Result<(), Reply> {

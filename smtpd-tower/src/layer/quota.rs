@@ -1,8 +1,9 @@
 use std::{any::type_name, fmt, hash::Hash, sync::Arc};
 
 use smtpd_core::{Code, Reply, Status, sasl::Identity};
+use tower_layer::Layer;
 
-use super::Admit;
+use super::{Admit, Gate};
 use crate::{
     Request, Session,
     limiter::{Rate, RateLimiter},
@@ -131,6 +132,14 @@ impl<K, F> fmt::Debug for QuotaLayer<K, F> {
     }
 }
 
+impl<S, K: Clone, F: Clone> Layer<S> for QuotaLayer<K, F> {
+    type Service = Gate<S, Self>;
+
+    fn layer(&self, inner: S) -> Gate<S, Self> {
+        Gate::new(inner, self.clone())
+    }
+}
+
 impl<P, K, F> Admit<P> for QuotaLayer<K, F>
 where
     K: Hash + Eq + Clone,
@@ -140,10 +149,11 @@ where
         let Some(key) = (self.key)(request.session()) else {
             return self.config.without_key.clone().map_or(Ok(()), Err);
         };
-        let passes = self.config.limiter.check(key).is_allowed();
-        passes
-            .then_some(())
-            .ok_or_else(|| self.config.reply.clone())
+        if self.config.limiter.check(key).is_allowed() {
+            Ok(())
+        } else {
+            Err(self.config.reply.clone())
+        }
     }
 }
 
@@ -153,7 +163,7 @@ mod tests {
 
     use tokio::time::advance;
     use tokio_test::{assert_pending, assert_ready, assert_ready_ok};
-    use tower::{Layer, ServiceExt};
+    use tower::ServiceExt;
     use tower_test::mock::spawn_layer;
 
     use super::*;

@@ -2,7 +2,7 @@ use std::{sync::Arc, time::Duration};
 
 use smtpd_core::{Code, Reply, Status};
 
-use super::Admit;
+use super::{Admit, gate::rule_layer};
 use crate::{
     Request,
     limiter::{ClientKey, Rate, RateLimiter},
@@ -101,16 +101,15 @@ impl RateLimitLayer {
     }
 }
 
+rule_layer!(RateLimitLayer);
+
 impl<P> Admit<P> for RateLimitLayer {
     fn admit(&self, request: &Request<P>) -> Result<(), Reply> {
-        let Config {
-            limiter,
-            prefix,
-            reply,
-        } = &*self.config;
-        let client = ClientKey::of_session(request.session(), *prefix);
-        let passes = client.is_none_or(|client| limiter.check(client).is_allowed());
-        passes.then_some(()).ok_or_else(|| reply.clone())
+        let config = &*self.config;
+        match ClientKey::of_session(request.session(), config.prefix) {
+            Some(client) if !config.limiter.check(client).is_allowed() => Err(config.reply.clone()),
+            _ => Ok(()),
+        }
     }
 }
 

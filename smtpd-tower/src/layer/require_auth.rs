@@ -1,6 +1,6 @@
 use smtpd_core::Reply;
 
-use super::Admit;
+use super::{Admit, gate::rule_layer};
 use crate::Request;
 
 /// Lets only authenticated clients pass, and refuses all others with 530 5.7.0 (RFC 4954 section 6).
@@ -33,10 +33,14 @@ impl RequireAuthLayer {
     }
 }
 
+rule_layer!(RequireAuthLayer);
+
 impl<P> Admit<P> for RequireAuthLayer {
     fn admit(&self, request: &Request<P>) -> Result<(), Reply> {
-        let passes = request.session().identity().is_some();
-        passes.then_some(()).ok_or_else(Reply::auth_required)
+        match request.session().identity() {
+            Some(_) => Ok(()),
+            None => Err(Reply::auth_required()),
+        }
     }
 }
 

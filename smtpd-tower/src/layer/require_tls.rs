@@ -1,6 +1,6 @@
 use smtpd_core::Reply;
 
-use super::Admit;
+use super::{Admit, gate::rule_layer};
 use crate::Request;
 
 /// Lets only sessions over TLS pass, and refuses all others with 530 5.7.0 (RFC 3207 section 4).
@@ -34,10 +34,14 @@ impl RequireTlsLayer {
     }
 }
 
+rule_layer!(RequireTlsLayer);
+
 impl<P> Admit<P> for RequireTlsLayer {
     fn admit(&self, request: &Request<P>) -> Result<(), Reply> {
-        let passes = request.session().tls().is_some();
-        passes.then_some(()).ok_or_else(Reply::tls_required)
+        match request.session().tls() {
+            Some(_) => Ok(()),
+            None => Err(Reply::tls_required()),
+        }
     }
 }
 

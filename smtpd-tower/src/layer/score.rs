@@ -2,7 +2,10 @@ use std::{
     any::type_name,
     borrow::Cow,
     fmt,
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     task::{Context, Poll},
 };
 
@@ -10,7 +13,7 @@ use smtpd_core::{Code, Reply, Status};
 use tower_layer::Layer;
 use tower_service::Service;
 
-use super::Admit;
+use super::{Admit, gate::rule_layer};
 use crate::{Auth, Connect, Helo, Phase, Request, Session, TypedMap};
 
 /// How suspicious a message is: points with their reasons, gathered phase by phase.
@@ -265,7 +268,7 @@ where
 #[derive(Clone, Debug)]
 pub struct ScoreGateLayer {
     threshold: i32,
-    reply: Reply,
+    reply: Arc<Reply>,
 }
 
 impl ScoreGateLayer {
@@ -276,16 +279,21 @@ impl ScoreGateLayer {
             Status::DENIED,
             "Message refused by policy",
         );
-        Self { threshold, reply }
+        Self {
+            threshold,
+            reply: reply.into(),
+        }
     }
 
     /// Refuses with that reply.
     #[must_use]
     pub fn with_reply(mut self, reply: Reply) -> Self {
-        self.reply = reply;
+        self.reply = reply.into();
         self
     }
 }
+
+rule_layer!(ScoreGateLayer);
 
 impl<P> Admit<P> for ScoreGateLayer {
     fn admit(&self, request: &Request<P>) -> Result<(), Reply> {
@@ -299,7 +307,7 @@ impl<P> Admit<P> for ScoreGateLayer {
             reasons = ?score.reasons().collect::<Vec<_>>(),
             "refused by score"
         );
-        Err(self.reply.clone())
+        Err(Reply::clone(&self.reply))
     }
 }
 

@@ -4,6 +4,7 @@ use smtpd_core::{Code, Reply, Status};
 
 use super::{
     Admit,
+    gate::rule_layer,
     slots::{Slot, Slots},
 };
 use crate::{Connect, Request, limiter::ClientKey};
@@ -44,7 +45,7 @@ pub struct SessionsPerIpLayer {
 struct Config {
     slots: Arc<Slots<ClientKey>>,
     prefix: (u8, u8),
-    reply: Reply,
+    reply: Arc<Reply>,
 }
 
 /// The places of a session: one for each such layer that it has passed.
@@ -63,7 +64,7 @@ impl SessionsPerIpLayer {
             config: Config {
                 slots: Slots::new(n),
                 prefix: ClientKey::PREFIX,
-                reply,
+                reply: reply.into(),
             },
         }
     }
@@ -80,10 +81,12 @@ impl SessionsPerIpLayer {
     /// Refuses with that reply.
     #[must_use]
     pub fn with_reply(mut self, reply: Reply) -> Self {
-        self.config.reply = reply;
+        self.config.reply = reply.into();
         self
     }
 }
+
+rule_layer!(SessionsPerIpLayer);
 
 impl Admit<Connect> for SessionsPerIpLayer {
     fn admit(&self, request: &Request<Connect>) -> Result<(), Reply> {
@@ -92,7 +95,7 @@ impl Admit<Connect> for SessionsPerIpLayer {
             return Ok(());
         };
         let slot = config.slots.take(client);
-        let slot = slot.ok_or_else(|| config.reply.clone())?;
+        let slot = slot.ok_or_else(|| Reply::clone(&config.reply))?;
         session
             .state()
             .update(|places: &mut Places| places.0.push(slot));
