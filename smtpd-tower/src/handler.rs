@@ -278,9 +278,8 @@ where
     }
 
     fn call(&mut self, request: Request<P>) -> Self::Future {
-        let faults = Fut::Output::HAS_FAULTS.then(|| request.session().clone());
         HandlerFuture {
-            faults,
+            session: Fut::Output::HAS_FAULTS.then(|| request.session().clone()),
             answer: (self.f)(request),
             phase: PhantomData,
         }
@@ -320,9 +319,8 @@ where
     }
 
     fn call(&mut self, request: Request<P>) -> Self::Future {
-        let faults = Fut::Output::HAS_FAULTS.then(|| request.session().clone());
         HandlerFuture {
-            faults,
+            session: Fut::Output::HAS_FAULTS.then(|| request.session().clone()),
             answer: (self.f)(self.state.clone(), request),
             phase: PhantomData,
         }
@@ -333,8 +331,8 @@ where
 #[pin_project]
 #[derive(Debug)]
 pub struct HandlerFuture<F, P> {
-    /// Whose faults are told of, where there may be any.
-    faults: Option<Session>,
+    /// Whom a fault is told of, where there may be one.
+    session: Option<Session>,
     #[pin]
     answer: F,
     phase: PhantomData<fn() -> P>,
@@ -351,7 +349,7 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         let answer = ready!(this.answer.poll(cx));
-        if let Some(session) = this.faults
+        if let Some(session) = this.session
             && let Some(fault) = answer.fault()
         {
             session.report_fault::<P>(fault);

@@ -96,14 +96,11 @@ pub(crate) enum Asked<P: Phase> {
     Answered(Result<P::Response, BoxError>),
     Called(PhaseFuture<P>),
     /// The clone is not ready, and has not been called with the request.
-    NotReady(Unready<P>, Request<P>),
+    NotReady(Box<dyn Erased<P>>, Request<P>),
 }
 
-/// A clone that has to become ready.
-pub(crate) struct Unready<P: Phase>(Box<dyn Erased<P>>);
-
 /// A service of any type.
-trait Erased<P: Phase>: Send + Sync {
+pub(crate) trait Erased<P: Phase>: Send + Sync {
     fn boxed_clone(&self) -> Box<dyn Erased<P>>;
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>>;
     fn call(&mut self, request: Request<P>) -> PhaseFuture<P>;
@@ -161,16 +158,6 @@ impl<P: Phase> Service<Request<P>> for PhaseService<P> {
     }
 }
 
-impl<P: Phase> Unready<P> {
-    pub(crate) fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
-        self.0.poll_ready(cx)
-    }
-
-    pub(crate) fn call(&mut self, request: Request<P>) -> PhaseFuture<P> {
-        self.0.call(request)
-    }
-}
-
 impl<P: Phase, S: ServePhase<P>> Erased<P> for S {
     fn boxed_clone(&self) -> Box<dyn Erased<P>> {
         Box::new(self.clone())
@@ -189,7 +176,7 @@ impl<P: Phase, S: ServePhase<P>> Erased<P> for S {
         match Erased::poll_ready(&mut service, cx) {
             Poll::Ready(Ok(())) => {}
             Poll::Ready(Err(error)) => return Asked::Answered(Err(error)),
-            Poll::Pending => return Asked::NotReady(Unready(Box::new(service)), request),
+            Poll::Pending => return Asked::NotReady(Box::new(service), request),
         }
         let mut answer = Box::pin(Answering::new(Service::call(&mut service, request)));
         match answer.as_mut().poll(cx) {

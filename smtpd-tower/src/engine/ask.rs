@@ -17,7 +17,7 @@ use tower::BoxError;
 
 use crate::{
     Phase, PhaseService, Request,
-    phase_service::{Asked, PhaseFuture, Unready},
+    phase_service::{Asked, Erased, PhaseFuture},
     recover::{self, panic_message, recover},
 };
 
@@ -64,7 +64,7 @@ pub(super) enum Outcome<P: Phase> {
 /// nothing else.
 pub(super) enum Call<P: Phase> {
     /// The request waits for the service to become ready.
-    Waiting(Unready<P>, Option<Request<P>>),
+    Waiting(Box<dyn Erased<P>>, Option<Request<P>>),
     Called(PhaseFuture<P>),
 }
 
@@ -126,6 +126,16 @@ impl<P: Phase> Call<P> {
         }
         Poll::Ready(Ok(()))
     }
+}
+
+/// Runs that at once, with the context of the task.
+pub(super) async fn in_context<T>(run: impl FnOnce(&mut Context<'_>) -> T) -> T {
+    let mut run = Some(run);
+    poll_fn(|cx| match run.take() {
+        Some(run) => Poll::Ready(run(cx)),
+        None => Poll::Pending,
+    })
+    .await
 }
 
 fn caught<T>(poll: impl FnOnce() -> Poll<Result<T, BoxError>>) -> Poll<Result<T, Failure>> {

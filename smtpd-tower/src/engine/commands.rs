@@ -248,7 +248,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin + Send + 'static> Driver<IO> {
     }
 
     /// The answer, or what stands for it where the service has failed.
-    fn judge<P: Phase>(&self, result: Result<P::Response, Failure>) -> P::Response {
+    pub(super) fn judge<P: Phase>(&self, result: Result<P::Response, Failure>) -> P::Response {
         result.unwrap_or_else(|failure| {
             let reply = failure.reply();
             if !failure.is_decision() {

@@ -1,6 +1,11 @@
 //! The message, from DATA or the first BDAT to the reply that ends it.
 
-use std::{future::poll_fn, mem::take, task::Poll, time::Duration};
+use std::{
+    future::poll_fn,
+    mem::take,
+    task::{Context, Poll},
+    time::Duration,
+};
 
 use smtpd_core::{DataReply, Event};
 use tokio::{
@@ -9,11 +14,11 @@ use tokio::{
 };
 
 use super::{
-    Driver, SessionError, Stop,
-    ask::{Call, Failure, Outcome},
+    Driver, Stop,
+    ask::{Call, Failure, Outcome, in_context},
 };
 use crate::{
-    BodyError, Data, Phase, Request,
+    BodyError, Data, Request,
     body::{Feed, Pieces, incoming},
     pipeline::no_delivery,
     server::Stage,
@@ -56,16 +61,8 @@ impl<IO: AsyncRead + AsyncWrite + Unpin + Send + 'static> Driver<IO> {
         };
         let (feed, body) = incoming();
         let envelope = self.envelope.clone().unwrap_or_default();
-        let mut request = Some(Request::new(
-            self.session.clone(),
-            Data::new(envelope, body),
-        ));
-        let outcome = poll_fn(|cx| match request.take() {
-            Some(request) => Poll::Ready(Call::start(service, request, cx)),
-            None => Poll::Pending,
-        })
-        .await;
-        let call = match outcome {
+        let request = Request::new(self.session.clone(), Data::new(envelope, body));
+        let call = match in_context(|cx| Call::start(service, request, cx)).await {
             Outcome::Pending(call) => call,
             Outcome::Answered(result) => {
                 self.settle(result);
@@ -167,22 +164,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin + Send + 'static> Driver<IO> {
             self.connection.accept_chunk();
         }
         loop {
-            let mut pieces = Pieces::default();
-            let event = self.gather(&mut pieces);
-            let mut end = match event {
-                Some(Event::MessageEnd(result)) => Some(result.map_err(BodyError::from)),
-                _ => None,
-            };
-            transfer.ended = end.is_some();
-            let fed = transfer.ended || !pieces.is_empty();
-            if fed {
-                transfer.polled = false;
-                poll_fn(|cx| {
-                    transfer.feed.hand_over(take(&mut pieces), end.take(), cx);
-                    Poll::Ready(())
-                })
-                .await;
-            }
+            let (fed, event) = in_context(|cx| self.pour(transfer, cx)).await;
             match event {
                 Some(Event::ChunkEnd) if fed => transfer.chunk_open = true,
                 Some(Event::ChunkEnd) => {
@@ -205,17 +187,29 @@ impl<IO: AsyncRead + AsyncWrite + Unpin + Send + 'static> Driver<IO> {
         }
     }
 
-    /// Takes what has come of the message, up to an event that is something else.
-    fn gather(&mut self, pieces: &mut Pieces) -> Option<Event> {
+    /// Hands over what has come of the message. Returns whether there was anything, and the event that is something else.
+    fn pour(&mut self, transfer: &mut Transfer, cx: &Context<'_>) -> (bool, Option<Event>) {
         let now = Instant::now().into_std();
-        loop {
+        let mut pieces = Pieces::default();
+        let event = loop {
             let event = self.connection.poll_event(now, &mut self.wire.input);
             self.log_wire();
             match event {
                 Some(Event::Chunk(octets)) => pieces.push(self.wire.piece(octets)),
-                other => return other,
+                other => break other,
             }
+        };
+        let end = match event {
+            Some(Event::MessageEnd(result)) => Some(result.map_err(BodyError::from)),
+            _ => None,
+        };
+        transfer.ended = end.is_some();
+        let fed = transfer.ended || !pieces.is_empty();
+        if fed {
+            transfer.polled = false;
+            transfer.feed.hand_over(pieces, end, cx);
         }
+        (fed, event)
     }
 
     /// Waits for more input, or for the service to answer without it.
@@ -254,16 +248,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin + Send + 'static> Driver<IO> {
 
     /// Passes the service's answer on.
     fn settle(&mut self, result: Result<DataReply, Failure>) {
-        let reply = match result {
-            Ok(reply) => reply,
-            Err(failure) => {
-                let reply = failure.reply().into();
-                if !failure.is_decision() {
-                    self.report(SessionError::of(Data::NAME, failure));
-                }
-                reply
-            }
-        };
+        let reply = self.judge::<Data>(result);
         self.answered(reply);
     }
 
@@ -289,18 +274,10 @@ impl<IO: AsyncRead + AsyncWrite + Unpin + Send + 'static> Driver<IO> {
     async fn abandon(&mut self, transfer: &mut Transfer) {
         transfer.feed.finish(Err(BodyError::Incomplete));
         // Only a service that waits for the message can notice; what else it does is in vain.
-        let result = poll_fn(|cx| Poll::Ready(transfer.call.poll(cx))).await;
-        let result = match result {
-            Poll::Ready(result) => Some(result),
-            Poll::Pending => {
-                let answer = poll_fn(|cx| transfer.call.poll(cx));
-                tokio::time::timeout(GRACE, answer).await.ok()
-            }
-        };
-        if let Some(Err(failure)) = result
-            && !failure.is_decision()
-        {
-            self.report(SessionError::of(Data::NAME, failure));
+        let answer = poll_fn(|cx| transfer.call.poll(cx));
+        if let Ok(result) = tokio::time::timeout(GRACE, answer).await {
+            // Nobody hears the answer, but a failure is told of.
+            self.judge::<Data>(result);
         }
         self.end_transaction();
     }
