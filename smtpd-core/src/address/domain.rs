@@ -31,8 +31,6 @@ pub struct Domain {
     /// The text of the whole path that the domain stood in.
     source: Text,
     span: Span,
-    /// Where the mailbox begins that the domain is of. Kept here, where there is room for it.
-    mailbox: u16,
 }
 
 impl Domain {
@@ -52,16 +50,12 @@ impl Domain {
             return Err(scanner.unexpected(AddressErrorKind::Domain));
         }
         let text = Text::from_utf8(input).map_err(|_| AddressErrorKind::MalformedUtf8)?;
-        Ok(Self::new(text, 0, Span::new(0, end)))
+        Ok(Self::new(text, Span::new(0, end)))
     }
 
-    /// The domain that lies there in a path, and where the mailbox begins that it is of.
-    pub(super) fn new(source: Text, mailbox: u16, span: Span) -> Self {
-        Self {
-            source,
-            span,
-            mailbox,
-        }
+    /// The domain that lies there in the text of a path.
+    pub(super) fn new(source: Text, span: Span) -> Self {
+        Self { source, span }
     }
 
     /// The domain in the case it was sent in; a literal with its brackets.
@@ -128,10 +122,6 @@ impl Domain {
 
     pub(super) fn span(&self) -> Span {
         self.span
-    }
-
-    pub(super) fn mailbox(&self) -> u16 {
-        self.mailbox
     }
 }
 

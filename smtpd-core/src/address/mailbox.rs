@@ -1,9 +1,10 @@
 use std::borrow::Cow;
 use std::fmt;
 use std::hash::{Hash, Hasher};
+use std::ops::Range;
 use std::str::FromStr;
 
-use super::scan::{MailboxParts, Scanner};
+use super::scan::Scanner;
 use super::{
     AddressError, AddressErrorKind, AddressPart, Charset, Domain, Leniency, PathOptions, Span, Text,
 };
@@ -25,7 +26,7 @@ use super::{
 /// ```
 #[derive(Clone)]
 pub struct Mailbox {
-    /// Holds the text of the whole path, and where in it the mailbox lies.
+    /// Holds the text of the whole path, in which the mailbox lies.
     domain: Domain,
 }
 
@@ -41,42 +42,38 @@ impl Mailbox {
             return Err(AddressErrorKind::Empty.into());
         }
         let mut scanner = Scanner::new(input, options);
-        let parts = scanner.mailbox()?;
+        let domain = scanner.mailbox()?;
         if !scanner.rest().is_empty() {
             return Err(scanner.unexpected(AddressErrorKind::Domain));
         }
-        Self::new(input, &parts, 0)
+        Self::new(input, domain, 0)
     }
 
-    /// The mailbox that `parts` found in the path `source`, which begins `offset` octets into what
-    /// was scanned and has no brackets.
+    /// The mailbox of the path `source`, which begins `offset` octets into what was scanned and has no brackets; its domain
+    /// lies there in what was scanned.
     pub(super) fn new(
         source: &[u8],
-        parts: &MailboxParts,
+        domain: Range<usize>,
         offset: usize,
     ) -> Result<Self, AddressError> {
         AddressPart::Path.check(source.len() + "<>".len())?; // RFC 5321 4.5.3.1.3
         let text = Text::from_utf8(source).map_err(|_| AddressErrorKind::MalformedUtf8)?;
-        let Span { start, .. } = Span::new(parts.start - offset, parts.at_sign - offset);
-        let domain = Span::new(parts.at_sign + 1 - offset, parts.end - offset);
+        let span = Span::new(domain.start - offset, domain.end - offset);
         Ok(Self {
-            domain: Domain::new(text, start, domain),
+            domain: Domain::new(text, span),
         })
     }
 
     /// The address as it was sent: `local-part@domain`.
     #[must_use]
     pub fn as_str(&self) -> &str {
-        let (start, end) = (self.domain.mailbox(), self.domain.span().end);
-        Span { start, end }.of(self.source())
+        self.up_to(self.domain.span().end)
     }
 
     /// The local part as it was sent, with its quotes.
     #[must_use]
     pub fn local_part(&self) -> &str {
-        let start = self.domain.mailbox();
-        let end = self.domain.span().start.saturating_sub(1);
-        Span { start, end }.of(self.source())
+        self.up_to(self.domain.span().start.saturating_sub(1)) // the `@`
     }
 
     /// The local part without quotes and backslashes. It may hold spaces, `@` and other specials.
@@ -114,6 +111,19 @@ impl Mailbox {
     #[must_use]
     pub fn is_ascii(&self) -> bool {
         self.as_str().is_ascii()
+    }
+
+    /// From where the mailbox begins: behind the source route, if there is one (RFC 5321 4.1.2: `[ A-d-l ":" ] Mailbox`). No
+    /// local part begins with `@`, and no domain of a route holds a colon.
+    fn up_to(&self, end: u16) -> &str {
+        let path = self.source().get(..end.into()).unwrap_or_default();
+        match path
+            .strip_prefix('@')
+            .and_then(|route| route.split_once(':'))
+        {
+            Some((_, mailbox)) => mailbox,
+            None => path,
+        }
     }
 
     /// The path that the mailbox was parsed from, without brackets.

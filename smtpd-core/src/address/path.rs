@@ -285,10 +285,10 @@ impl<'a> Frame<'a> {
             return Err(AddressErrorKind::Empty.into());
         }
         self.scanner.route()?;
-        let parts = self.scanner.mailbox()?;
+        let domain = self.scanner.mailbox()?;
         let start = self.start;
         let Closed { content, rest } = self.close()?;
-        Ok((Mailbox::new(content, &parts, start)?, rest))
+        Ok((Mailbox::new(content, domain, start)?, rest))
     }
 
     fn close(mut self) -> Result<Closed<'a>, AddressError> {

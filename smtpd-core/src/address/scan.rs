@@ -1,4 +1,5 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::ops::Range;
 use std::str;
 
 use super::{AddressError, AddressErrorKind, AddressPart, Charset, PathOptions};
@@ -12,14 +13,6 @@ pub(super) struct Scanner<'a> {
     atext: u8,
     qtext: u8,
     label: u8,
-}
-
-/// Where the parts of a mailbox lie in the scanned octets.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct MailboxParts {
-    pub(super) start: usize,
-    pub(super) at_sign: usize,
-    pub(super) end: usize,
 }
 
 impl<'a> Scanner<'a> {
@@ -100,34 +93,28 @@ impl<'a> Scanner<'a> {
         }
     }
 
-    /// Reads `Mailbox` (RFC 5321 4.1.2).
-    pub(super) fn mailbox(&mut self) -> Result<MailboxParts, AddressError> {
+    /// Reads `Mailbox` (RFC 5321 4.1.2) and tells where its domain lies.
+    pub(super) fn mailbox(&mut self) -> Result<Range<usize>, AddressError> {
         match self.plain_mailbox() {
-            Some(parts) => Ok(parts),
+            Some(domain) => Ok(domain),
             None => self.any_mailbox(),
         }
     }
 
-    fn any_mailbox(&mut self) -> Result<MailboxParts, AddressError> {
-        let start = self.at;
+    fn any_mailbox(&mut self) -> Result<Range<usize>, AddressError> {
         self.local_part()?;
-        let at_sign = self.at;
         if !self.eat(b'@') {
             return Err(match self.peek() {
                 None | Some(b'>') => AddressErrorKind::NoDomain.into(),
                 Some(_) => self.unexpected(AddressErrorKind::LocalPart),
             });
         }
-        Ok(MailboxParts {
-            start,
-            at_sign,
-            end: self.domain()?,
-        })
+        Ok(self.at..self.domain()?)
     }
 
     /// Reads a mailbox of the form that most have: atoms, `@` and labels, with nothing to forgive. All else is left to
     /// [`any_mailbox`](Self::any_mailbox), which tells what is wrong with it.
-    fn plain_mailbox(&mut self) -> Option<MailboxParts> {
+    fn plain_mailbox(&mut self) -> Option<Range<usize>> {
         let start = self.at;
         let mut at = start;
         loop {
@@ -157,11 +144,7 @@ impl<'a> Scanner<'a> {
         AddressPart::LocalPart.check(at_sign - start).ok()?;
         AddressPart::Domain.check(at - at_sign - 1).ok()?;
         self.at = at;
-        Some(MailboxParts {
-            start,
-            at_sign,
-            end: at,
-        })
+        Some(at_sign + 1..at)
     }
 
     /// Reads `Domain / address-literal` (RFC 5321 4.1.2) and tells its end, which a forgiven trailing dot lies behind.
@@ -381,7 +364,7 @@ mod tests {
     use super::*;
 
     /// What is read of a mailbox, and how far: by the quick way where that leads, and by the one that always does.
-    fn both_ways(input: &[u8], options: PathOptions) -> Option<[(MailboxParts, usize); 2]> {
+    fn both_ways(input: &[u8], options: PathOptions) -> Option<[(Range<usize>, usize); 2]> {
         let (mut quick, mut whole) = (Scanner::new(input, options), Scanner::new(input, options));
         let parts = quick.plain_mailbox()?;
         let expected = whole

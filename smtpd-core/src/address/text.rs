@@ -52,6 +52,11 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_mailbox_is_as_small_as_is_said() {
+        assert_eq!(size_of::<crate::Mailbox>(), 48);
+    }
+
+    #[test]
     fn text_is_the_same_however_long_it_is() {
         for len in [0, 1, SHORT - 1, SHORT, SHORT + 1, 300] {
             let text = "x".repeat(len);
