@@ -275,17 +275,8 @@ impl Reply {
             head.extend([hundreds, tens, ones, b' ']);
             return head;
         }
-        let digit = |number: u16| (number < 10).then_some(b'0' + number as u8);
-        let (subject, detail) = (self.status.subject(), self.status.detail());
-        if let (Some(subject), Some(detail)) = (digit(subject), digit(detail)) {
-            let octets = [
-                hundreds, tens, ones, b' ', hundreds, b'.', subject, b'.', detail, b' ',
-            ];
-            head.extend(octets);
-            return head;
-        }
         head.extend([hundreds, tens, ones, b' ', hundreds]);
-        for number in [subject, detail] {
+        for number in [self.status.subject(), self.status.detail()] {
             head.push(b'.');
             push_decimal(number, &mut head);
         }

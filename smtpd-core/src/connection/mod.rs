@@ -242,6 +242,7 @@ impl Connection {
             self.clock.restart();
         }
         loop {
+            // Looked at before it is taken: an event is large, and mostly there is none.
             if self.news.is_some() {
                 self.clock.pause();
                 return self.news.take();

@@ -34,6 +34,7 @@ impl Output {
 
     pub(super) fn buffer(&mut self) -> &mut Vec<u8> {
         if self.octets.capacity() == 0 {
+            // It would grow by doubling from the first reply on, one allocation after the other.
             self.octets.reserve(Self::KEPT);
         }
         &mut self.octets
@@ -56,15 +57,17 @@ impl Connection {
     }
 
     pub(super) fn put_as(&mut self, reply: &Reply, form: Form) {
-        let start = self.output.buffer().len();
-        reply.encode(form, self.output.buffer());
+        let buffer = self.output.buffer();
+        let start = buffer.len();
+        reply.encode(form, buffer);
         self.log_sent(start);
     }
 
     /// Appends octets that are a whole reply already.
     pub(super) fn put_raw(&mut self, octets: &[u8]) {
-        let start = self.output.buffer().len();
-        self.output.buffer().extend_from_slice(octets);
+        let buffer = self.output.buffer();
+        let start = buffer.len();
+        buffer.extend_from_slice(octets);
         self.log_sent(start);
     }
 

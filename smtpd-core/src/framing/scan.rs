@@ -9,9 +9,9 @@ use multiversion::multiversion;
 /// How many octets are looked at together. Where there is something in them, they are looked at once more.
 const BLOCK: usize = 256;
 
-/// Text up to a dot that begins a line, or all of it.
+/// A stretch of text up to a dot that begins a line, or all of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Text {
+pub(super) struct Stretch {
     pub(super) len: usize,
     /// A dot that begins a line follows (RFC 5321 section 4.5.2).
     pub(super) dot: bool,
@@ -20,14 +20,14 @@ pub(super) struct Text {
 }
 
 /// Finds the first CRLF that a dot follows, and notices bare CR and LF on the way.
-pub(super) fn text_before_dot(input: &[u8]) -> Text {
+pub(super) fn text_before_dot(input: &[u8]) -> Stretch {
     let (mut at, mut bare) = (0, false);
     loop {
         at += plain_text(&input[at..]);
         let block = &input[at..input.len().min(at + BLOCK + 1)];
         if block.len() < 2 {
             let len = input.len();
-            return Text {
+            return Stretch {
                 len,
                 dot: false,
                 bare,
@@ -39,13 +39,13 @@ pub(super) fn text_before_dot(input: &[u8]) -> Text {
         if let Some(found) = memmem::find(&input[from..end], b"\r\n.") {
             let len = from + found + 2;
             let bare = bare || has_bare_newline(&input[at..len]);
-            return Text {
+            return Stretch {
                 len,
                 dot: true,
                 bare,
             };
         }
-        bare |= has_bare_newline(block);
+        bare = bare || has_bare_newline(block);
         at = end - 1;
     }
 }
@@ -89,10 +89,10 @@ mod tests {
     }
 
     /// The rule itself, octet by octet.
-    fn reference(input: &[u8]) -> Text {
+    fn reference(input: &[u8]) -> Stretch {
         let found = input.windows(3).position(|w| w == b"\r\n.");
         let len = found.map_or(input.len(), |found| found + 2);
-        Text {
+        Stretch {
             len,
             dot: found.is_some(),
             bare: has_bare(&input[..len]),
