@@ -10,23 +10,20 @@ use std::{
     time::Duration,
 };
 
-use smtpd_tower::{Data, Pipeline, Rcpt, Reply, Request, ServePhase, deliver::Discard, handler_fn};
+use smtpd_tower::{Data, Reply, Request, ServePhase, Server, deliver::Discard, handler_fn};
 use support::*;
 use tokio::time::Instant;
 use tower::{Service, ServiceBuilder, limit::GlobalConcurrencyLimitLayer};
 
-fn into(data: impl ServePhase<Data>) -> Pipeline {
-    Pipeline::new()
-        .rcpt(handler_fn(async |_: Request<Rcpt>| {}))
-        .data(data)
+fn into(data: impl ServePhase<Data>) -> Server {
+    server(accept_rcpt().data(data))
 }
 
 /// A client whose next command is DATA.
-async fn with_envelope(server: &smtpd_tower::Server) -> Client {
+async fn with_envelope(server: &Server) -> Client {
     let mut client = Client::greeted(server).await;
     client.cmd("EHLO c", "250").await;
-    client.cmd("MAIL FROM:<a@b.c>", "250").await;
-    client.cmd("RCPT TO:<c@d.e>", "250").await;
+    client.envelope().await;
     client
 }
 
@@ -35,7 +32,7 @@ async fn a_service_that_is_never_ready_is_answered_in_place_of_354() {
     let stuck = ServiceBuilder::new()
         .layer(GlobalConcurrencyLimitLayer::new(0))
         .service(Discard);
-    let mut client = with_envelope(&server(into(stuck))).await;
+    let mut client = with_envelope(&into(stuck)).await;
     let begun = Instant::now();
     client.cmd("DATA", "451 4.3.2").await;
     assert_eq!(begun.elapsed(), Duration::from_secs(30));
@@ -47,7 +44,7 @@ async fn a_service_that_becomes_ready_late_is_sent_the_message() {
     let one = ServiceBuilder::new()
         .layer(GlobalConcurrencyLimitLayer::new(1))
         .service(Discard);
-    let server = server(into(one));
+    let server = into(one);
     let (mut first, mut second) = (with_envelope(&server).await, with_envelope(&server).await);
     first.cmd("DATA", "354").await;
     second.send("DATA\r\n").await;
@@ -60,7 +57,7 @@ async fn a_service_that_becomes_ready_late_is_sent_the_message() {
 #[tokio::test(start_paused = true)]
 async fn a_service_that_never_asks_for_the_message_is_answered_in_place_of_354() {
     let idle = handler_fn(async |_: Request<Data>| pending::<()>().await);
-    let mut client = with_envelope(&server(into(idle))).await;
+    let mut client = with_envelope(&into(idle)).await;
     let begun = Instant::now();
     client.cmd("DATA", "451 4.3.0").await;
     assert_eq!(begun.elapsed(), Duration::from_secs(30 + 100));
@@ -73,7 +70,7 @@ async fn a_service_that_never_answers_is_given_up_after_the_message() {
         let _ = request.into_body().collect().await;
         pending::<()>().await
     });
-    let mut client = with_envelope(&server(into(silent))).await;
+    let mut client = with_envelope(&into(silent)).await;
     client.cmd("DATA", "354").await;
     client.send("one\r\n").await;
     tokio::time::sleep(Duration::from_secs(200)).await;
@@ -94,7 +91,7 @@ async fn a_service_that_gives_up_in_the_middle_is_heard_at_the_end() {
             Err(_) => Err(Reply::rejected("Too slow for me")),
         }
     });
-    let mut client = with_envelope(&server(into(impatient))).await;
+    let mut client = with_envelope(&into(impatient)).await;
     client.cmd("DATA", "354").await;
     client.send("one\r\n").await;
     tokio::time::sleep(Duration::from_secs(100)).await;
@@ -147,7 +144,7 @@ async fn a_panic_at_any_moment_of_a_delivery_costs_its_session_a_421() {
         Panics::PolledAtFirst,
         Panics::PolledLater,
     ] {
-        let server = server(into(panics));
+        let server = into(panics);
         for _ in 0..2 {
             let mut client = with_envelope(&server).await;
             if panics == Panics::PolledLater {

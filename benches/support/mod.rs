@@ -8,8 +8,8 @@ use std::{
 
 use bytes::{Buf, Bytes};
 use smtpd_tower::{
-    Connect, Data, Limits, Mail, Pipeline, Rcpt, Request, ServePhase, Server, deliver::Discard,
-    handler_fn, layer::DomainFilterLayer,
+    Connect, Data, Helo, Limits, Mail, Pipeline, Rcpt, Request, ServePhase, Server,
+    deliver::Discard, handler_fn, layer::DomainFilterLayer,
 };
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tower::ServiceBuilder;
@@ -26,6 +26,7 @@ pub(crate) fn server_into(data: impl ServePhase<Data>) -> Server {
         .service(handler_fn(async |_: Request<Rcpt>| {}));
     let pipeline = Pipeline::new()
         .connect(handler_fn(async |_: Request<Connect>| {}))
+        .helo(handler_fn(async |_: Request<Helo>| {}))
         .mail(handler_fn(async |_: Request<Mail>| {}))
         .rcpt(rcpt)
         .data(data);

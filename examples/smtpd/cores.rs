@@ -11,15 +11,16 @@ pub(crate) struct Cores(Vec<Handle>);
 
 /// The runtime of the main thread, on which the server is put together, and its Unix sockets are served.
 pub(crate) fn main_runtime(options: &Options) -> io::Result<Runtime> {
-    let mut builder = match (options.runtime.unwrap_or_default(), threads(options)) {
+    match (options.runtime.unwrap_or_default(), threads(options)) {
         // One thread has nobody to share with, and the main thread is one already.
-        (RuntimeKind::Threads, 1) | (RuntimeKind::PerCore, _) => Builder::new_current_thread(),
-        (RuntimeKind::Threads, _) => Builder::new_multi_thread(),
-    };
-    builder
-        .worker_threads(threads(options))
-        .enable_all()
-        .build()
+        (RuntimeKind::Threads, 1) | (RuntimeKind::PerCore, _) => {
+            Builder::new_current_thread().enable_all().build()
+        }
+        (RuntimeKind::Threads, threads) => Builder::new_multi_thread()
+            .worker_threads(threads)
+            .enable_all()
+            .build(),
+    }
 }
 
 impl Cores {
