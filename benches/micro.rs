@@ -1,10 +1,20 @@
 //! What the parts cost that every message goes through, with the allocations of each. `cargo bench --bench micro`.
 
+#[allow(dead_code, reason = "each benchmark uses a part of it")]
+mod support;
+
 use std::{sync::Arc, time::Instant};
 
-use bytes::BytesMut;
-use divan::{AllocProfiler, Bencher, black_box, counter::BytesCount};
-use smtpd_core::{Config, Connection, Event, ForwardPath, Limits, PathOptions, Reply};
+use bytes::{Bytes, BytesMut};
+use divan::{
+    AllocProfiler, Bencher, black_box,
+    counter::{BytesCount, ItemsCount},
+};
+use smtpd_core::{
+    Code, Config, Connection, Event, ForwardPath, Limits, PathOptions, Reply, Status,
+};
+use smtpd_tower::PeerAddr;
+use support::{Client, commands, dotted, server};
 
 #[global_allocator]
 static ALLOCATIONS: AllocProfiler = AllocProfiler::system();
@@ -33,6 +43,30 @@ fn mail_rcpt_rset(bencher: Bencher<'_, '_>) {
     let mut session = Played::greeted();
     let group = b"MAIL FROM:<a@example.com> SIZE=1024\r\nRCPT TO:<b@example.org>\r\nRSET\r\n";
     bencher.bench_local(|| session.say(group));
+}
+
+/// A reply of three lines, written.
+#[divan::bench]
+fn reply_of_three_lines(bencher: Bencher<'_, '_>) {
+    let mut session = Played::greeted();
+    let lines = ["Commands:", "EHLO MAIL RCPT DATA", "See RFC 5321"];
+    session.answer = Reply::multiline(Code::HELP, Status::UNDEFINED, lines);
+    bencher.bench_local(|| session.say(b"HELP\r\n"));
+}
+
+/// Commands from their line to their reply, through the engine and a pipeline: a session with 1,000 recipients in one group.
+#[divan::bench]
+fn recipients_through_the_pipeline(bencher: Bencher<'_, '_>) {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .build()
+        .unwrap();
+    let (server, group) = (server(), Bytes::from(commands(1000).concat()));
+    let counted = bencher.counter(ItemsCount::new(1000_usize));
+    counted.bench_local(|| {
+        let client = Client::new([group.clone(), dotted(0)]);
+        runtime.block_on(server.serve_connection(client, PeerAddr::Unknown));
+    });
 }
 
 /// What a layer adds to a recipient: each of them alone around a handler, called as the engine does it. `none` is the
@@ -146,9 +180,10 @@ fn text() -> Vec<u8> {
     b"The quick brown fox jumps over the lazy dog, and goes on with it for so long.\r\n".repeat(820)
 }
 
-/// A connection whose questions are all answered with OK.
+/// A connection whose questions are all answered the same.
 struct Played {
     connection: Connection,
+    answer: Reply,
     input: BytesMut,
     now: Instant,
 }
@@ -158,11 +193,14 @@ impl Played {
         let mut limits = Limits::default();
         limits.idle_commands = u32::MAX;
         limits.message_size = None;
-        let config = Config::new("mx.example.org").limits(limits);
+        let config = Config::new("mx.example.org")
+            .limits(limits)
+            .custom_commands(true);
         let now = Instant::now();
         let connection = Connection::new(Arc::new(config), now);
         let mut session = Self {
             connection,
+            answer: Reply::OK,
             input: BytesMut::new(),
             now,
         };
@@ -182,7 +220,7 @@ impl Played {
             match event {
                 Event::Data => self.connection.accept_data(),
                 Event::Reset => {}
-                _ => self.connection.reply(Reply::OK),
+                _ => self.connection.reply(self.answer.clone()),
             }
         }
         let output = self.connection.output().len();
