@@ -266,7 +266,7 @@ impl Config {
         self
     }
 
-    /// Ask the caller, by [`Event::Command`](crate::Event::Command), about VRFY, EXPN, HELP, ETRN and every verb that the connection does not know;
+    /// Ask the caller, by [`Step::Command`](crate::Step::Command), about VRFY, EXPN, HELP, ETRN and every verb that the connection does not know;
     /// off by default, so that it answers them by itself. `Server` of smtpd-tower sets it by itself, where its pipeline has a
     /// service for commands.
     #[must_use]

@@ -30,6 +30,7 @@ mod command;
 mod config;
 mod connection;
 mod data_reply;
+mod envelope;
 pub mod extension;
 mod framing;
 pub mod guide;
@@ -43,13 +44,18 @@ pub use address::{
     AddressError, AddressErrorKind, AddressPart, Charset, ClientName, ClientNameKind, Domain,
     ForwardPath, Leniency, Mailbox, PathOptions, Postmaster, ReversePath,
 };
+/// The buffers of [`Connection::poll`], re-exported so that a driver uses the same version.
+pub use bytes;
 pub use code::Code;
 pub use config::{Config, Limits, Protocol};
 pub use connection::{
-    AuthOutcome, AuthRequest, CloseReason, CommandLine, Connection, Direction, Event, Greeting,
-    Helo, MailCommand, MessageError, RcptCommand, Timeouts, WireLine,
+    Answering, Ask, AuthOutcome, AuthRequest, CloseReason, CommandLine, Connection, Deferred,
+    Direction, Greeting, Handshaking, Helo, MailCommand, MessageError, Overdue, RcptCommand,
+    Reading, Receiving, Refusal, Step, Timeouts, TlsFacts, WireLine, Writing, ask_kind,
+    protocol_word,
 };
 pub use data_reply::DataReply;
+pub use envelope::{Envelope, Recipient};
 pub use extension::{
     facts::SessionFacts,
     set::{Extension, Extensions},

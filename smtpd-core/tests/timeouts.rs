@@ -5,8 +5,9 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::BytesMut;
 use smtpd_core::{
-    CloseReason, Config, Event, Reply, Timeouts,
-    sasl::{CramMd5, Mechanisms},
+    CloseReason, Code, Config, Connection, Limits, Overdue, Reply, Status, Step, Timeouts,
+    TlsFacts,
+    sasl::{CramMd5, Identity, Mechanisms},
 };
 
 use self::support::{Session, Yes};
@@ -44,41 +45,44 @@ impl Session<Yes> {
     /// So many seconds pass, then the client sends this.
     fn later(&mut self, passed: u64, octets: &str) {
         self.now += seconds(passed);
-        let deadline = self.connection.poll_timeout();
         assert!(
-            deadline.is_none_or(|deadline| deadline > self.now),
+            self.until.is_none_or(|until| until > self.now),
             "{passed} s were too long for {octets:?}"
         );
-        self.connection.handle_timeout(self.now);
         self.feed(octets.as_bytes());
     }
 
     /// How many seconds are left.
     fn left(&self) -> Option<u64> {
-        self.connection
-            .poll_timeout()
-            .map(|deadline| deadline.saturating_duration_since(self.now).as_secs())
+        self.until
+            .map(|until| until.saturating_duration_since(self.now).as_secs())
     }
 
     /// The session ends when that time has passed, not before.
     fn assert_ends_in(&mut self, passed: u64) {
-        let deadline = self.connection.poll_timeout().unwrap();
-        assert_eq!(deadline, self.now + seconds(passed));
+        let deadline = self.until.unwrap();
+        assert_eq!((deadline - self.now).as_secs(), passed);
         self.output.clear();
-        self.connection
-            .handle_timeout(deadline - Duration::from_nanos(1));
+        self.now = deadline - Duration::from_nanos(1);
         self.feed(b"");
         assert!(self.output.is_empty());
         self.now = deadline;
-        self.connection.handle_timeout(deadline);
-        self.feed(b"NOOP\r\n");
+        self.feed(b"");
         assert_eq!(String::from_utf8_lossy(&self.output), TIMED_OUT);
         assert_eq!(
             format!("{:?}", self.told().last().unwrap()),
             "closed timeout"
         );
-        assert_eq!(self.connection.poll_timeout(), None);
+        self.feed(b"NOOP\r\n");
+        assert_eq!(String::from_utf8_lossy(&self.output), TIMED_OUT);
     }
+}
+
+/// Limits that do not come into play.
+fn patient() -> Config {
+    let mut timeouts = Timeouts::default();
+    timeouts.without_message = Duration::MAX;
+    config().timeouts(timeouts)
 }
 
 #[test]
@@ -112,9 +116,10 @@ fn silence_ends_a_session_in_every_state() {
 #[test]
 fn silence_after_a_refused_greeting_ends_the_session() {
     let mut session = Session::new(Arc::new(config()), false, Yes);
-    let mut input = BytesMut::new();
-    session.connection.poll_event(session.now, &mut input);
-    session.connection.reply(Reply::rejected("No service"));
+    match session.connection.poll(session.now, &mut session.input) {
+        Step::Connect(ask) => ask.refuse(Reply::rejected("No service")),
+        other => panic!("{other:?}"),
+    }
     session.feed(b"NOOP\r\n");
     session.assert_ends_in(300);
 }
@@ -139,7 +144,7 @@ fn a_dripping_command_line_ends_the_session() {
 
 #[test]
 fn the_pause_before_a_line_is_not_part_of_the_line() {
-    let mut session = session();
+    let mut session = started(patient());
     session.later(250, "NO");
     assert_eq!(session.left(), Some(60));
     session.later(50, "OP\r\nNOOP\r\n");
@@ -167,11 +172,9 @@ fn a_slow_message_that_lives_is_never_cut() {
         session.later(100, &"0123456789".repeat(5000));
     }
     session.later(100, "\r\n.\r\n");
-    assert!(
-        session
-            .output
-            .ends_with(b"552 5.3.4 Message exceeds the maximum size\r\n")
-    );
+    // The message has outlived the session's time, which ends it now.
+    let expected = format!("552 5.3.4 Message exceeds the maximum size\r\n{TIMED_OUT}");
+    assert!(String::from_utf8_lossy(&session.output).ends_with(&expected));
 }
 
 #[test]
@@ -200,43 +203,162 @@ fn octets_earn_time_at_the_least_rate() {
 }
 
 #[test]
-fn a_message_that_drips_chunk_by_chunk_ends_with_the_session_s_time() {
+fn a_message_that_drips_chunk_by_chunk_has_the_time_of_one_message() {
     let mut session = session();
     session.later(0, TRANSACTION);
-    let mut passed = 0;
-    while passed < 3600 + 900 - 299 {
-        session.later(250, "BDAT 1\r\nx");
-        passed += 250;
+    session.later(0, "BDAT 1\r\nx");
+    for _ in 0..359 {
+        session.later(2, "BDAT");
+        session.later(0, " 1\r\nx");
     }
-    session.assert_ends_in(3600 + 900 - passed);
+    // Each of the 360 bytes has earned 2 ms.
+    let left = session.until.unwrap() - session.now;
+    assert_eq!(left, seconds(900 - 718) + Duration::from_millis(720));
 }
 
 #[test]
-fn what_the_caller_takes_is_not_held_against_the_client() {
-    let mut session = Session::new(Arc::new(config()), false, Yes);
-    let (connection, mut input) = (&mut session.connection, BytesMut::new());
-    let mut now = session.now;
-    assert!(matches!(
-        connection.poll_event(now, &mut input),
-        Some(Event::Connect)
-    ));
-    assert_eq!(connection.poll_timeout(), None);
-    connection.handle_timeout(now + seconds(10_000));
-    connection.reply(Reply::OK);
-    input.extend_from_slice(b"EHLO client.example\r\n");
-    now += seconds(1000);
-    assert!(matches!(
-        connection.poll_event(now, &mut input),
-        Some(Event::Helo(_))
-    ));
-    // Half a line comes while the caller is busy.
-    input.extend_from_slice(b"NO");
-    assert!(connection.poll_event(now, &mut input).is_none());
-    assert_eq!(connection.poll_timeout(), None);
-    now += seconds(1000);
-    connection.reply(Reply::OK);
-    assert!(connection.poll_event(now, &mut input).is_none());
-    assert_eq!(connection.poll_timeout(), Some(now + seconds(60)));
+fn a_message_that_drips_from_command_to_command_ends_the_session() {
+    let mut session = session();
+    session.later(0, TRANSACTION);
+    session.later(0, "BDAT 0\r\n");
+    let mut passed = 0;
+    while passed + 250 < 900 {
+        session.later(250, "BDAT 0\r\n");
+        passed += 250;
+    }
+    session.assert_ends_in(900 - passed);
+}
+
+/// What a question leads to that is deferred and never answered.
+fn unanswered(client: &str, ready: bool) -> (Vec<u64>, String) {
+    let config = config().allow_insecure_auth(true).custom_commands(true);
+    let mut connection = Connection::new(Arc::new(config));
+    let (mut now, mut input) = (std::time::Instant::now(), BytesMut::new());
+    let (mut waits, mut output) = (Vec::new(), String::new());
+    let mut client = client
+        .split_inclusive('\n')
+        .collect::<std::collections::VecDeque<_>>();
+    loop {
+        let last = client.is_empty();
+        match connection.poll(now, &mut input) {
+            Step::Connect(ask) => defer_if(last, ready, ask),
+            Step::Helo(_, ask) => defer_if(last, ready, ask),
+            Step::Mail(_, ask) => defer_if(last, ready, ask),
+            Step::Rcpt(_, ask) => defer_if(last, ready, ask),
+            Step::Command(_, ask) => defer_if(last, ready, ask),
+            Step::Data(ask) if last => drop(if ready { ask.defer() } else { ask.queue() }),
+            Step::Data(ask) => ask.receive(),
+            Step::ChunkEnd(ask) if last => drop(ask.defer()),
+            Step::ChunkEnd(ask) => ask.taken(),
+            Step::Message(_, ask) if last => drop(ask.defer()),
+            Step::Auth(_, ask) => drop(if ready { ask.defer() } else { ask.queue() }),
+            Step::Chunk(_, receiving)
+                if last
+                    && client.is_empty()
+                    && output.ends_with("354 Start mail input; end with <CRLF>.<CRLF>\r\n") =>
+            {
+                drop(receiving.hold());
+            }
+            Step::Write(mut writing) => {
+                output.push_str(std::str::from_utf8(writing.bytes()).unwrap());
+                writing.wrote(writing.bytes().len(), now);
+            }
+            Step::Read(_) => match client.pop_front() {
+                Some(line) => input.extend_from_slice(line.as_bytes()),
+                None => break,
+            },
+            Step::Answer(answering) => {
+                waits.push((answering.until() - now).as_secs());
+                now = answering.until();
+            }
+            Step::Overdue(overdue) => {
+                assert_eq!(overdue == Overdue::NotReady, !ready);
+                let _ = output.split_off(0);
+            }
+            Step::Closed(_) => break,
+            _ => {}
+        }
+    }
+    (waits, output)
+}
+
+fn defer_if<K: smtpd_core::ask_kind::OneReply>(
+    last: bool,
+    ready: bool,
+    ask: smtpd_core::Ask<'_, K>,
+) {
+    match (last, ready) {
+        (false, _) => ask.accept(),
+        (true, true) => drop(ask.defer()),
+        (true, false) => drop(ask.queue()),
+    }
+}
+
+#[test]
+fn a_question_that_is_never_answered_is_answered_451_in_time() {
+    let late = "451 4.3.0 Timed out, try again later\r\n";
+    let transaction = |rest: &str| format!("{TRANSACTION}{rest}");
+    for (client, limit, answer) in [
+        (
+            String::new(),
+            240,
+            "421 4.3.0 Timed out, try again later\r\n",
+        ),
+        ("EHLO a\r\n".into(), 240, late),
+        (
+            "EHLO a\r\nAUTH CRAM-MD5\r\nYWxpY2UgMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDA=\r\n"
+                .into(),
+            240,
+            late,
+        ),
+        ("EHLO a\r\nMAIL FROM:<a@b>\r\n".into(), 240, late),
+        (transaction(""), 240, late),
+        (transaction("FROBNICATE\r\n"), 240, late),
+        (transaction("DATA\r\n"), 100, late),
+        (transaction("BDAT 2\r\nx\n"), 540, ""),
+        (transaction("DATA\r\nHello\r\n.\r\n"), 540, late),
+    ] {
+        let (waits, output) = unanswered(&client, true);
+        assert_eq!(waits, [limit], "{client}");
+        assert!(output.ends_with(answer), "{client}: {output}");
+    }
+}
+
+#[test]
+fn a_service_that_is_never_ready_costs_30_seconds() {
+    let (waits, output) = unanswered(TRANSACTION, false);
+    assert_eq!(waits, [30]);
+    assert_eq!(output, "451 4.3.2 System is busy, try again later\r\n");
+}
+
+/// Polls until a question is asked, which takes away what there is to be written before.
+fn until_mail(session: &mut Session<Yes>) -> smtpd_core::Deferred<smtpd_core::ask_kind::Mail> {
+    session.input.extend_from_slice(b"MAIL FROM:<a@b>\r\n");
+    match session.connection.poll(session.now, &mut session.input) {
+        Step::Mail(_, ask) => ask.queue(),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_service_that_becomes_ready_has_the_time_of_a_call() {
+    let mut session = session();
+    session.feed(b"EHLO a\r\n");
+    let deferred = until_mail(&mut session);
+    session.feed(b"");
+    assert_eq!(session.left(), Some(30));
+    session.now += seconds(29);
+    session.connection.begin(&deferred);
+    session.feed(b"");
+    assert_eq!(session.left(), Some(240));
+    session.now += seconds(239);
+    session.connection.resume(deferred).unwrap().accept();
+    session.feed(b"");
+    assert_eq!(
+        session.left(),
+        Some(300),
+        "what a service took is not the client's time"
+    );
 }
 
 #[test]
@@ -246,50 +368,129 @@ fn what_the_caller_takes_for_a_piece_of_the_message_is_not_held_against_the_clie
     session.later(0, "DATA\r\n");
     for _ in 0..100 {
         session.input.extend_from_slice(b"x");
-        let event = session
-            .connection
-            .poll_event(session.now, &mut session.input);
-        assert!(matches!(event, Some(Event::Chunk(_))));
-        assert_eq!(session.connection.poll_timeout(), None);
+        let held = match session.connection.poll(session.now, &mut session.input) {
+            Step::Chunk(_, receiving) => receiving.hold().unwrap(),
+            other => panic!("{other:?}"),
+        };
         session.now += seconds(100);
-        assert!(
-            session
-                .connection
-                .poll_event(session.now, &mut session.input)
-                .is_none()
-        );
+        assert!(matches!(
+            session.connection.poll(session.now, &mut session.input),
+            Step::Answer(_)
+        ));
+        session.connection.resume(held).unwrap().taken();
+        session.feed(b"");
         assert_eq!(session.left(), Some(300));
     }
 }
 
 #[test]
-fn a_client_is_not_waited_for_while_it_has_replies_to_read() {
+fn a_message_that_is_held_up_too_long_is_answered_451_at_its_end() {
     let mut session = session();
-    let mut input = BytesMut::from(&b"VRFY a\r\n".repeat(1000)[..]);
-    assert!(
-        session
-            .connection
-            .poll_event(session.now, &mut input)
-            .is_none()
+    session.later(0, &format!("{TRANSACTION}DATA\r\n"));
+    session.input.extend_from_slice(b"x");
+    match session.connection.poll(session.now, &mut session.input) {
+        Step::Chunk(_, receiving) => drop(receiving.hold()),
+        other => panic!("{other:?}"),
+    }
+    session.feed(b"more\r\n.\r\n");
+    assert_eq!((session.left(), session.input.len()), (Some(540), 9));
+    session.now += seconds(540);
+    session.output.clear();
+    session.feed(b"");
+    assert_eq!(
+        String::from_utf8_lossy(&session.output),
+        "451 4.3.0 Timed out, try again later\r\n"
     );
-    assert!(session.connection.is_congested() && !input.is_empty());
-    assert_eq!(session.connection.poll_timeout(), None);
+}
+
+#[test]
+fn a_client_that_does_not_take_its_replies_is_given_up_in_time() {
+    let mut session = session();
+    session.input = BytesMut::from(&b"NOOP\r\n".repeat(10)[..]);
+    let start = session.now;
+    // It takes a byte now and then, which earns it 2 ms each time.
+    for n in 0..29 {
+        session.now = start + seconds(10 * n);
+        match session.connection.poll(session.now, &mut session.input) {
+            Step::Write(mut writing) => {
+                let earned = if n == 0 { 0 } else { n - 1 };
+                assert!(
+                    writing.until() <= start + seconds(300) + Duration::from_millis(2 * earned)
+                );
+                writing.wrote(usize::from(n > 0), session.now);
+            }
+            other => panic!("{n}: {other:?}"),
+        }
+    }
+    session.now = start + seconds(301);
+    assert!(matches!(
+        session.connection.poll(session.now, &mut session.input),
+        Step::Closed(CloseReason::Timeout)
+    ));
+}
+
+#[test]
+fn a_client_that_does_not_take_its_replies_is_not_read_from() {
+    let mut limits = Limits::default();
+    limits.idle_commands = u32::MAX;
+    let mut session = started(config().limits(limits));
+    session.input = BytesMut::from(&b"VRFY a\r\n".repeat(2000)[..]);
+    let before = session.input.len();
+    let mut writes = 0;
+    loop {
+        match session.connection.poll(session.now, &mut session.input) {
+            Step::Write(mut writing) => {
+                let unsent = writing.bytes().len();
+                assert!(unsent <= (64 << 10) + 512, "{unsent} bytes wait");
+                writes += 1;
+                if writes <= 3 {
+                    // Nothing is written: the same wait again.
+                    continue;
+                }
+                writing.wrote(unsent, session.now);
+            }
+            Step::Read(_) => break,
+            other => panic!("{other:?}"),
+        }
+        assert!(session.input.len() < before);
+    }
+    assert!(
+        session.input.is_empty(),
+        "input is left after the replies were written"
+    );
+}
+
+#[test]
+fn a_handshake_has_a_deadline() {
+    for tls_first in [false, true] {
+        let mut session = Session::new(Arc::new(config()), tls_first, Yes);
+        session.feed(if tls_first { b"" } else { b"STARTTLS\r\n" });
+        assert_eq!(session.left(), Some(30));
+        session.output.clear();
+        session.now += seconds(30);
+        session.feed(b"EHLO client.example\r\n");
+        assert_eq!(
+            format!("{:?}", session.told().last().unwrap()),
+            "closed tls failed"
+        );
+        // What is sent in plaintext would be taken for a part of the handshake.
+        assert!(session.output.is_empty());
+    }
 }
 
 #[test]
 fn the_time_of_a_handshake_is_not_held_against_the_client() {
     let mut session = session();
     session.later(0, "STARTTLS\r\n");
-    assert_eq!(session.connection.poll_timeout(), None);
-    session.now += seconds(299);
-    session.connection.handle_tls();
+    session.now += seconds(29);
+    session.handshake(TlsFacts::default());
     session.feed(b"");
     assert_eq!(session.left(), Some(300));
 }
 
 #[test]
 fn a_session_s_time_ends_between_two_messages_only() {
-    let mut session = session();
+    let mut session = started(patient());
     session.later(0, "HELO client.example\r\n");
     for _ in 0..17 {
         session.later(200, "NOOP\r\n");
@@ -304,19 +505,40 @@ fn a_session_s_time_ends_between_two_messages_only() {
     session.later(200, "RCPT TO:<c@d>\r\n");
     session.later(200, "DATA\r\n");
     session.later(200, "text\r\n");
-    session.later(0, ".\r\n");
-    assert!(session.output.ends_with(b"250 2.0.0 Taken\r\n"));
-    let deadline = session.connection.poll_timeout().unwrap();
-    assert!(deadline <= session.now, "but no other begins");
+    session.later(0, ".\r\nMAIL FROM:<a@b>\r\n");
+    let expected = format!("250 2.0.0 Taken\r\n{TIMED_OUT}");
+    assert!(String::from_utf8_lossy(&session.output).ends_with(&expected));
+}
+
+#[test]
+fn a_session_s_time_ends_while_commands_keep_coming() {
+    let mut session = started(patient());
+    session.feed(b"HELO client.example\r\n");
     session.output.clear();
-    session.connection.handle_timeout(session.now);
-    session.feed(b"MAIL FROM:<a@b>\r\n");
-    assert_eq!(String::from_utf8_lossy(&session.output), TIMED_OUT);
+    session
+        .input
+        .extend_from_slice(&b"MAIL FROM:<a@b>\r\nRSET\r\n".repeat(40));
+    for _ in 0..40 {
+        session.now += seconds(100);
+        session.input.extend_from_slice(b"NOOP\r\n");
+        match session.connection.poll(session.now, &mut session.input) {
+            Step::Mail(_, ask) => ask.refuse(Reply::busy()),
+            Step::Write(mut writing) => {
+                session.output.extend_from_slice(writing.bytes());
+                writing.wrote(writing.bytes().len(), session.now);
+            }
+            _ => {}
+        }
+    }
+    session.feed(b"");
+    let output = String::from_utf8_lossy(&session.output);
+    assert!(output.ends_with(TIMED_OUT), "{output}");
+    assert!(!session.told().iter().any(|told| told.kind == "mail"));
 }
 
 #[test]
 fn a_transaction_is_not_kept_open_without_end() {
-    let mut session = session();
+    let mut session = started(patient());
     session.later(0, TRANSACTION);
     let mut passed = 0;
     while passed < 3600 + 900 - 299 {
@@ -327,10 +549,63 @@ fn a_transaction_is_not_kept_open_without_end() {
 }
 
 #[test]
+fn a_session_that_delivers_nothing_ends() {
+    let mut session = session();
+    session.later(0, "HELO client.example\r\n");
+    for _ in 0..2 {
+        session.later(250, "NOOP\r\n");
+    }
+    assert_eq!(session.left(), Some(100));
+    session.later(
+        99,
+        "MAIL FROM:<a@b>\r\nRCPT TO:<c@d>\r\nDATA\r\nHello\r\n.\r\n",
+    );
+    assert_eq!(session.left(), Some(300), "a message was accepted");
+    for _ in 0..2 {
+        session.later(250, "NOOP\r\n");
+    }
+    session.assert_ends_in(100);
+}
+
+#[test]
+fn the_time_of_a_service_is_not_time_without_a_message() {
+    let mut session = session();
+    session.feed(b"EHLO a\r\n");
+    for _ in 0..10 {
+        let deferred = until_mail(&mut session);
+        session.connection.begin(&deferred);
+        session.feed(b"");
+        session.now += seconds(200);
+        let ask = session.connection.resume(deferred).unwrap();
+        ask.refuse(Reply::new(Code::MAILBOX_BUSY, Status::UNDEFINED, "Later"));
+        session.feed(b"");
+        assert_eq!(session.left(), Some(300));
+    }
+}
+
+#[test]
+fn a_client_that_does_not_log_in_where_it_has_to_is_ended_sooner() {
+    let mut session = started(
+        config()
+            .require_auth(true)
+            .allow_insecure_auth(true)
+            .mechanisms(Mechanisms::default()),
+    );
+    session.later(0, "EHLO client.example\r\n");
+    session.later(250, "NOOP\r\n");
+    assert_eq!(session.left(), Some(50));
+    session.later(49, "AUTH PLAIN AGFsaWNlAHNlY3JldA==\r\n");
+    assert_eq!(session.connection.identity(), Some(&Identity::new("alice")));
+    assert_eq!(session.left(), Some(300));
+}
+
+#[test]
 fn limits_without_end_are_no_fault() {
     let mut timeouts = Timeouts::default().inactivity(Duration::MAX);
     timeouts.transfer = Duration::MAX;
     timeouts.line = Duration::MAX;
+    timeouts.without_message = Duration::MAX;
+    timeouts.without_login = Duration::MAX;
     timeouts.session = Duration::MAX;
     let mut session = started(config().timeouts(timeouts));
     for text in [
@@ -347,6 +622,33 @@ fn limits_without_end_are_no_fault() {
 }
 
 #[test]
+fn limits_on_a_service_without_end_are_no_fault() {
+    let mut timeouts = Timeouts::default();
+    for limit in [
+        &mut timeouts.write,
+        &mut timeouts.handshake,
+        &mut timeouts.ready,
+        &mut timeouts.call,
+        &mut timeouts.data_start,
+        &mut timeouts.delivery,
+        &mut timeouts.linger,
+    ] {
+        *limit = Duration::MAX;
+    }
+    let mut session = started(config().timeouts(timeouts));
+    session.feed(b"EHLO a\r\n");
+    let deferred = until_mail(&mut session);
+    session.feed(b"");
+    assert!(session.left() > Some(1 << 29));
+    session.connection.begin(&deferred);
+    session.feed(b"");
+    assert!(session.left() > Some(1 << 29));
+    session.connection.resume(deferred).unwrap().accept();
+    session.feed(b"RSET\r\nSTARTTLS\r\n");
+    assert!(session.left() > Some(1 << 29));
+}
+
+#[test]
 fn a_shutdown_ends_what_is_idle_and_waits_for_what_is_not() {
     let refused = "421 4.3.2 mx.example.org smtpd shuts down, closing the connection\r\n";
     for (client, idle) in [
@@ -360,7 +662,7 @@ fn a_shutdown_ends_what_is_idle_and_waits_for_what_is_not() {
         let mut session = session();
         session.later(0, client);
         session.output.clear();
-        assert_eq!(session.connection.handle_shutdown(), idle, "{client:?}");
+        session.connection.drain();
         session.feed(b"");
         assert_eq!(
             String::from_utf8_lossy(&session.output),
@@ -368,9 +670,10 @@ fn a_shutdown_ends_what_is_idle_and_waits_for_what_is_not() {
             "{client:?}"
         );
         if !idle {
+            // It need not be told again.
             session.feed(b"RCPT TO:<c@d>\r\nDATA\r\ntext\r\n.\r\n");
-            assert!(session.output.ends_with(b"250 2.0.0 Taken\r\n"));
-            assert!(session.connection.handle_shutdown());
+            let expected = format!("250 2.0.0 Taken\r\n{refused}");
+            assert!(String::from_utf8_lossy(&session.output).ends_with(&expected));
             session.feed(b"MAIL FROM:<a@b>\r\n");
             assert!(session.output.ends_with(refused.as_bytes()));
         }
@@ -383,18 +686,29 @@ fn a_shutdown_ends_what_is_idle_and_waits_for_what_is_not() {
 
 #[test]
 fn a_shutdown_waits_for_an_answer_that_is_due() {
-    let mut session = Session::new(Arc::new(config()), false, Yes);
-    let (connection, mut input) = (&mut session.connection, BytesMut::new());
+    let mut connection = Connection::new(Arc::new(config()));
+    let (now, mut input) = (std::time::Instant::now(), BytesMut::new());
+    let deferred = match connection.poll(now, &mut input) {
+        Step::Connect(ask) => ask.defer(),
+        other => panic!("{other:?}"),
+    };
+    connection.drain();
+    assert!(matches!(connection.poll(now, &mut input), Step::Answer(_)));
+    connection.resume(deferred).unwrap().accept();
+    match connection.poll(now, &mut input) {
+        Step::Write(mut writing) => {
+            let text = String::from_utf8_lossy(writing.bytes()).into_owned();
+            assert!(
+                text.starts_with("220 ") && text.contains("\r\n421 4.3.2 "),
+                "{text}"
+            );
+            writing.wrote(text.len(), now);
+        }
+        other => panic!("{other:?}"),
+    }
     assert!(matches!(
-        connection.poll_event(session.now, &mut input),
-        Some(Event::Connect)
-    ));
-    assert!(!connection.handle_shutdown());
-    connection.reply(Reply::OK);
-    assert!(connection.handle_shutdown());
-    assert!(matches!(
-        connection.poll_event(session.now, &mut input),
-        Some(Event::Closed(CloseReason::Shutdown))
+        connection.poll(now, &mut input),
+        Step::Closed(CloseReason::Shutdown)
     ));
 }
 
@@ -408,35 +722,52 @@ fn a_forced_shutdown_ends_everything_and_late_answers_say_nothing() {
         session.feed(b"NOOP\r\n");
         assert!(session.output.starts_with(b"421 4.3.2 "));
     }
-    let mut session = Session::new(Arc::new(config()), false, Yes);
-    let mut input = BytesMut::new();
-    session.connection.poll_event(session.now, &mut input);
+    let mut session = session();
+    session.feed(b"EHLO a\r\n");
+    let deferred = until_mail(&mut session);
     session.connection.shut_down();
-    session.connection.reply(Reply::OK);
-    session.connection.accept_data();
-    session.connection.accept_chunk();
-    session
-        .connection
-        .reply(smtpd_core::DataReply::each([Reply::OK]));
-    assert!(session.connection.output().starts_with(b"421 "));
+    assert!(session.connection.resume(deferred).is_none());
+    session.output.clear();
+    session.feed(b"");
+    assert!(session.output.starts_with(b"421 "));
     assert_eq!(
-        session
-            .connection
-            .output()
-            .iter()
-            .filter(|&&octet| octet == b'\n')
-            .count(),
+        session.output.iter().filter(|&&byte| byte == b'\n').count(),
         1
     );
 }
 
 #[test]
-fn a_handshake_that_ends_after_a_shutdown_does_not_bring_the_session_back() {
+fn the_last_reply_of_a_forced_shutdown_has_a_second() {
+    let mut session = session();
+    session.input.extend_from_slice(b"NOOP\r\n");
+    assert!(matches!(
+        session.connection.poll(session.now, &mut session.input),
+        Step::Write(_)
+    ));
+    session.now += seconds(100);
+    session.connection.shut_down();
+    for _ in 0..3 {
+        // Saying it again changes nothing.
+        session.connection.shut_down();
+        match session.connection.poll(session.now, &mut session.input) {
+            Step::Write(writing) => assert!(writing.until() <= session.now + seconds(1)),
+            other => panic!("{other:?}"),
+        }
+        session.now += Duration::from_millis(300);
+    }
+    session.now += Duration::from_millis(300);
+    assert!(matches!(
+        session.connection.poll(session.now, &mut session.input),
+        Step::Closed(CloseReason::Shutdown)
+    ));
+}
+
+#[test]
+fn a_handshake_is_not_awaited_after_a_shutdown() {
     let mut session = session();
     session.later(0, "STARTTLS\r\n");
     session.output.clear();
     session.connection.shut_down();
-    session.connection.handle_tls();
     session.feed(b"EHLO client.example\r\n");
     assert_eq!(
         format!("{:?}", session.told().last().unwrap()),

@@ -30,15 +30,14 @@
 use std::{fs, path::Path, sync::Arc};
 
 use smtpd_core::{
-    BareNewline, Code, Config, Connection, DataReply, Event, Extensions, Limits, Protocol, Reply,
-    Status,
+    BareNewline, Code, Config, DataReply, Extensions, Limits, Protocol, Reply, Status, TlsFacts,
     sasl::{
         Anonymous, ChannelBinding, ChannelBindings, CramMd5, External, Identity, Login, Mechanisms,
         OAuthBearer, Plain, XOAuth2,
     },
 };
 
-use self::support::{Caller, Session, Told, extensions};
+use self::support::{Caller, Decision, Session, Told, extensions};
 
 mod support;
 
@@ -136,16 +135,12 @@ impl Script {
     }
 
     fn handshake(&self, session: &mut Session<Answers>) {
-        session.connection.handle_tls();
-        self.certify(session);
+        let mut facts = TlsFacts::default();
+        facts.client_certificate = self.certificate;
         if self.exporter {
-            let bindings = ChannelBindings::none().with(ChannelBinding::TlsExporter, [b'E'; 32]);
-            session.connection.set_channel_bindings(bindings);
+            facts.bindings = ChannelBindings::none().with(ChannelBinding::TlsExporter, [b'E'; 32]);
         }
-    }
-
-    fn certify(&self, session: &mut Session<Answers>) {
-        session.connection.set_client_certificate(self.certificate);
+        session.handshake(facts);
     }
 
     fn step(&self, session: &mut Session<Answers>, client: &mut Vec<u8>, server: &mut Vec<u8>) {
@@ -185,20 +180,17 @@ impl Script {
             }
         }
         flush(&mut session, &mut client);
-        self.check_log(&mut session);
+        self.check_log(&session);
         assert_eq!(show(&session.output), show(&server), "{} {how}", self.name);
         self.check_told(&session, how);
     }
 
     /// In no session does the log hold the base64 of a user, of a password, or of a challenge.
-    fn check_log(&self, session: &mut Session<Answers>) {
-        while let Some(line) = session.connection.poll_wire_line() {
+    fn check_log(&self, session: &Session<Answers>) {
+        assert!(!session.log.is_empty(), "{}: nothing is logged", self.name);
+        for line in &session.log {
             for secret in ["AGFsaWNl", "YWxpY2U", "c2VjcmV0", "PDAwMD"] {
-                assert!(
-                    !line.text.contains(secret),
-                    "{}: {line} is logged",
-                    self.name
-                );
+                assert!(!line.contains(secret), "{}: {line} is logged", self.name);
             }
         }
     }
@@ -229,7 +221,9 @@ impl Script {
     fn session(&self) -> Session<Answers> {
         let answers = Answers(self.answers.clone());
         let mut session = Session::new(self.config.clone(), self.tls, answers);
-        self.certify(&mut session);
+        if self.tls {
+            self.handshake(&mut session);
+        }
         if self.trusted {
             session.connection.allow_xclient();
             session.connection.allow_xforward();
@@ -381,19 +375,17 @@ fn policy(name: &str) -> BareNewline {
 struct Answers(Vec<Answer>);
 
 impl Caller for Answers {
-    fn answer(&mut self, connection: &mut Connection, event: &Event, taken: usize) -> bool {
-        let (name, key) = match event {
-            Event::Connect => ("connect", None),
-            Event::XClient(_) => ("xclient", None),
-            Event::Helo(helo) => ("helo", Some(helo.name.as_str())),
-            Event::Mail(mail) => ("mail", Some(mail.sender.as_str())),
-            Event::Rcpt(rcpt) => ("rcpt", Some(rcpt.recipient.as_str())),
-            Event::Auth(_) => ("auth", None),
-            Event::Data => ("data", None),
-            Event::Chunk(_) => ("early", None),
-            Event::ChunkEnd => ("chunk", None),
-            Event::MessageEnd(_) => ("message", None),
-            _ => return false,
+    fn decide(&mut self, told: &Told, taken: usize) -> Option<Decision> {
+        let text = String::from_utf8_lossy(&told.text);
+        let first = text.split(' ').next();
+        let (name, key) = match told.kind {
+            kind @ ("connect" | "xclient" | "auth" | "data" | "early") => (kind, None),
+            kind @ ("helo" | "mail" | "rcpt") => {
+                (kind, first.map(|path| path.trim_matches(['<', '>'])))
+            }
+            "chunk-end" => ("chunk", None),
+            "taken" | "refused" => ("message", None),
+            _ => return None,
         };
         let due = self.0.iter().position(|answer| {
             answer.event == name
@@ -403,15 +395,13 @@ impl Caller for Answers {
                     .as_deref()
                     .is_none_or(|wanted| Some(wanted) == key)
         });
-        let Some(due) = due else { return false };
-        let text = self.0.remove(due).text;
+        let text = self.0.remove(due?).text;
         let mut replies: Vec<_> = text.split(" | ").map(parse_reply).collect();
-        match text.strip_prefix("accept ") {
-            Some(name) => connection.reply_auth(Identity::new(name).into()),
-            None if replies.len() > 1 => connection.reply(DataReply::each(replies)),
-            None => connection.reply(replies.remove(0)),
-        }
-        true
+        Some(match text.strip_prefix("accept ") {
+            Some(name) => Decision::Auth(Identity::new(name).into()),
+            None if replies.len() > 1 => Decision::Replies(DataReply::each(replies)),
+            None => replies.remove(0).into(),
+        })
     }
 }
 

@@ -91,7 +91,7 @@ mod cidr;
 pub mod deliver;
 mod domains;
 mod engine;
-mod envelope;
+mod fault;
 pub mod guide;
 mod handler;
 pub mod layer;
@@ -121,7 +121,6 @@ pub use body::{
 pub use body::{Spooled, Spooling};
 pub use cidr::{Cidr, CidrError, CidrErrorKind};
 pub use engine::{EndReason, SessionError, Summary};
-pub use envelope::{Envelope, Recipient};
 pub use handler::{
     HandlerFn, HandlerFnWith, HandlerFuture, IntoReply, handler_fn, handler_fn_with,
 };
@@ -141,10 +140,10 @@ pub use session::{PeerAddr, Session, TypedMap};
 pub use smtpd_core;
 pub use smtpd_core::{
     AddressError, Attribute, AttributeError, AuthOutcome, BareNewline, ClientName, CloseReason,
-    Code, Config, DataReply, Direction, Domain, Extension, Extensions, ForwardPath, Forwarded,
-    Greeting, Leniency, Limits, MailSource, Mailbox, Parameter, ParameterError, ParameterRule,
-    Parameters, Protocol, Reply, ReversePath, SessionFacts, Status, Timeouts, WireLine, XClient,
-    extension, sasl,
+    Code, Config, DataReply, Direction, Domain, Envelope, Extension, Extensions, ForwardPath,
+    Forwarded, Greeting, Leniency, Limits, MailSource, Mailbox, Parameter, ParameterError,
+    ParameterRule, Parameters, Protocol, Recipient, Reply, ReversePath, SessionFacts, Status,
+    Timeouts, WireLine, XClient, extension, sasl,
     sasl::{Credentials, Identity, Secret},
 };
 pub use tls_info::{TlsInfo, TlsVersion};

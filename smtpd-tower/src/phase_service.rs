@@ -10,7 +10,7 @@ use pin_project::pin_project;
 use tower::BoxError;
 use tower_service::Service;
 
-use crate::{Phase, Request};
+use crate::{Phase, Request, fault::caught};
 
 /// A service that can serve phase `P`. It has a blanket implementation, and is there to keep bounds short.
 ///
@@ -93,7 +93,8 @@ pub(crate) type PhaseFuture<P> =
 
 /// How far a request has come that was made of a fresh clone.
 pub(crate) enum Asked<P: Phase> {
-    Answered(Result<P::Response, BoxError>),
+    /// And what it says where it has panicked when it was dropped.
+    Answered(Result<P::Response, BoxError>, Option<String>),
     Called(PhaseFuture<P>),
     /// The clone is not ready, and has not been called with the request.
     NotReady(Box<dyn Erased<P>>, Request<P>),
@@ -175,12 +176,15 @@ impl<P: Phase, S: ServePhase<P>> Erased<P> for S {
         let mut service = self.clone();
         match Erased::poll_ready(&mut service, cx) {
             Poll::Ready(Ok(())) => {}
-            Poll::Ready(Err(error)) => return Asked::Answered(Err(error)),
+            Poll::Ready(Err(error)) => return Asked::Answered(Err(error), None),
             Poll::Pending => return Asked::NotReady(Box::new(service), request),
         }
         let mut answer = Box::pin(Answering::new(Service::call(&mut service, request)));
         match answer.as_mut().poll(cx) {
-            Poll::Ready(answer) => Asked::Answered(answer),
+            // What was answered stands, whatever becomes of the service.
+            Poll::Ready(result) => {
+                Asked::Answered(result, caught(|| drop((answer, service))).err())
+            }
             Poll::Pending => Asked::Called(answer),
         }
     }

@@ -1,58 +1,120 @@
 //! The caller's answers to what it was asked.
 
-use super::{Asked, CloseReason, Connection, State, Transaction};
-use crate::{Code, DataReply, Reply};
+use std::sync::Arc;
+
+use super::{
+    Asked, AuthOutcome, CloseReason, Connection, Mode, Slot, State, Transaction, event::Event,
+};
+use crate::{Code, DataReply, Envelope, Recipient, Reply};
 
 impl Connection {
-    /// Answers the event that was asked last.
-    ///
-    /// - To [`Event::Connect`](super::Event::Connect) and [`Event::XClient`](super::Event::XClient) any positive reply sends the greeting, and to
-    ///   [`Event::Helo`](super::Event::Helo) the answer with the extensions.
-    /// - To [`Event::Data`](super::Event::Data), a negative reply stands in place of 354; a positive one takes the message unseen,
-    ///   once it has been received.
-    /// - While a message is being received, it is the answer to it, given before its end: what is left is read and
-    ///   dropped, and the reply sent at the end.
-    /// - A reply that [closes](Reply::closes) ends the session.
-    ///
-    /// A [`DataReply`] has a reply for each recipient of a message. To any other question it is its
-    /// [merged](DataReply::merged) reply.
-    ///
-    /// An intermediate reply (3yz) is no answer, and becomes 451 4.3.0. Without anything to answer this has no effect.
-    pub fn reply(&mut self, reply: impl Into<DataReply>) {
-        let mut replies = reply.into();
-        if replies
-            .replies()
-            .iter()
-            .any(|one| one.code().is_intermediate())
-        {
-            replies = replies.map(final_reply);
-        }
-        match self.asked {
-            None => self.answer_early(replies),
-            Some(Asked::Auth) => self.reply_auth(replies.merged().clone().into()),
-            Some(asked) => {
-                self.asked = None;
-                self.answer_question(asked, replies);
+    /// Asks a question: it is handed out next.
+    pub(super) fn ask(&mut self, asked: Asked, event: Event) {
+        self.asked = Some(asked);
+        self.tell(event);
+    }
+
+    /// Opens a question, which no answer to an earlier one fits.
+    pub(super) fn open(&mut self, asked: Asked) {
+        self.asked = Some(asked);
+        self.queued = false;
+        self.due = None;
+        self.serial += 1;
+    }
+
+    /// Keeps what the answer to the question in this event will make known.
+    pub(super) fn open_question(&mut self, event: &Event) {
+        let Some(asked) = self.asked else { return };
+        self.open(asked);
+        self.slot = match event {
+            Event::Helo(helo) => Slot::Helo(Box::new(helo.clone())),
+            Event::Mail(mail) => {
+                let envelope = Envelope::new(mail.sender.clone());
+                Slot::Mail(Arc::new(envelope.with_parameters(mail.parameters.clone())))
             }
+            Event::Rcpt(rcpt) => Slot::Rcpt(Recipient::new(
+                rcpt.recipient.clone(),
+                rcpt.parameters.clone(),
+            )),
+            _ => return,
+        };
+    }
+
+    fn take_asked(&mut self) -> Option<Asked> {
+        self.due = None;
+        self.asked.take()
+    }
+
+    /// Refuses whatever is asked.
+    pub(super) fn refuse_question(&mut self, reply: Reply) {
+        match self.asked {
+            Some(Asked::Auth) => self.answer_auth(AuthOutcome::Refuse(reply)),
+            Some(Asked::Message) => self.answer_whole(reply.into()),
+            Some(Asked::Room | Asked::Chunk) => self.discard_rest(reply.into()),
+            Some(Asked::Data) => {
+                self.take_asked();
+                self.refuse_data(reply);
+            }
+            _ => self.answer_question(reply),
         }
     }
 
-    fn answer_question(&mut self, asked: Asked, replies: DataReply) {
-        let reply = replies.merged();
-        match asked {
-            Asked::Connect => self.greet(reply),
-            Asked::Data => self.refuse_data(replies),
-            Asked::Message => self.answer_message(replies),
-            Asked::Chunk => {
-                self.answer_early(replies);
-                self.chunk_end();
-            }
-            _ if reply.closes() => self.close_with(reply.clone(), CloseReason::Refused),
-            Asked::Helo(greeting) => self.greeted(greeting, reply),
-            Asked::Mail => self.mail_answered(reply),
-            Asked::Rcpt => self.rcpt_answered(reply),
-            Asked::Command => self.answer_other(reply),
-            Asked::Auth => {}
+    /// Answers a question that has one reply.
+    pub(super) fn answer_question(&mut self, reply: Reply) {
+        let slot = std::mem::replace(&mut self.slot, Slot::Empty);
+        let asked = self.take_asked();
+        let reply = fitting(asked, reply);
+        match (asked, slot) {
+            (Some(Asked::Connect), _) => self.greet(&reply),
+            _ if reply.closes() => self.close_with(reply, CloseReason::Refused),
+            (Some(Asked::Helo), Slot::Helo(helo)) => self.greeted(helo, &reply),
+            (Some(Asked::Mail), Slot::Mail(envelope)) => self.mail_answered(envelope, &reply),
+            (Some(Asked::Rcpt), Slot::Rcpt(recipient)) => self.rcpt_answered(recipient, &reply),
+            (Some(Asked::StartTls), _) => self.put(&reply),
+            (Some(Asked::Command), _) => self.answer_other(&reply),
+            _ => {}
+        }
+    }
+
+    /// Answers the message that has ended.
+    pub(super) fn answer_whole(&mut self, replies: DataReply) {
+        self.take_asked();
+        self.answer_message(final_replies(replies));
+        if let Some(reason) = self.closed {
+            // The client was lost while the message was delivered.
+            self.close(reason);
+        }
+    }
+
+    /// Receives the message that [`Event::Data`] has announced.
+    pub(super) fn begin_message(&mut self) {
+        self.take_asked();
+        self.reading = Mode::Message;
+        self.clock.begin_line();
+        if self.message.is_none() {
+            self.begin_text();
+        }
+    }
+
+    /// Receives the message only to drop it.
+    pub(super) fn begin_discarding(&mut self, replies: DataReply) {
+        self.begin_message();
+        self.answer_early(final_replies(replies));
+    }
+
+    /// The caller has taken what there was of the message.
+    pub(super) fn go_on(&mut self) {
+        if self.take_asked() == Some(Asked::Chunk) {
+            self.put_chunk_taken();
+        }
+    }
+
+    /// Drops what is left of the message, and keeps the reply for its end.
+    pub(super) fn discard_rest(&mut self, replies: DataReply) {
+        let asked = self.take_asked();
+        self.answer_early(final_replies(replies));
+        if asked == Some(Asked::Chunk) {
+            self.chunk_end();
         }
     }
 
@@ -72,34 +134,59 @@ impl Connection {
         if reply.closes() {
             return self.close_with(reply.clone(), CloseReason::Refused);
         }
-        // RFC 5321 section 3.1: after a refusal the client is to say QUIT, and hears 503 until it does.
+        // RFC 5321 section 3.1: after a refusal the client is to say QUIT, and receives 503 until it does.
         self.state = State::Refused;
         self.put(reply);
     }
 
-    fn mail_answered(&mut self, reply: &Reply) {
+    fn mail_answered(&mut self, envelope: Arc<Envelope>, reply: &Reply) {
         self.put(reply);
         if reply.is_positive() {
             self.state = State::Mail;
+            self.transaction.envelope = Some(envelope);
         } else {
             // None has begun, so what XFORWARD has said still holds for the next.
             self.transaction = Transaction::default();
         }
     }
 
-    fn rcpt_answered(&mut self, reply: &Reply) {
+    fn rcpt_answered(&mut self, recipient: Recipient, reply: &Reply) {
         self.put(reply);
-        if reply.is_positive() {
+        if reply.is_positive()
+            && let Some(envelope) = &mut self.transaction.envelope
+        {
             self.state = State::Rcpt;
-            self.transaction.recipients += 1;
+            // Mostly nobody else holds the envelope any more, so nothing is copied.
+            Arc::make_mut(envelope).push(recipient);
         }
     }
 }
 
-fn final_reply(reply: Reply) -> Reply {
-    if reply.code().is_intermediate() {
-        Reply::try_again("Local error in processing")
+/// The reply with a code that the client can take for nothing but the answer to its command (RFC 5321 section 4.3.2).
+fn fitting(asked: Option<Asked>, reply: Reply) -> Reply {
+    let code = reply.code();
+    if code == Code::OK || !code.is_positive() {
+        return reply;
+    }
+    let fits = match (asked, code) {
+        (_, Code::READY | Code::CLOSING | Code::AUTHENTICATED) => false,
+        (Some(Asked::Rcpt), code) => code == Code::WILL_FORWARD,
+        (Some(Asked::Command), _) => true,
+        _ => false,
+    };
+    match code {
+        _ if code.is_intermediate() => Reply::try_again("Local error in processing"),
+        _ if fits => reply,
+        _ => reply.with_code(Code::OK),
+    }
+}
+
+/// The replies to a message, each with a code that is one (RFC 5321 section 4.3.2).
+fn final_replies(replies: DataReply) -> DataReply {
+    let fit = |reply: &Reply| reply.code() == Code::OK || !reply.is_positive();
+    if replies.replies().iter().all(fit) {
+        replies
     } else {
-        reply
+        replies.map(|reply| fitting(None, reply))
     }
 }

@@ -1,8 +1,8 @@
 //! AUTH (RFC 4954).
 
 use super::{
-    Asked, AuthOutcome, AuthRequest, CloseReason, Connection, Event, Reading, Running,
-    command::syntax_error,
+    Asked, AuthOutcome, AuthRequest, CloseReason, Connection, Mode, Running, command::syntax_error,
+    event::Event,
 };
 use crate::{
     Code, Config, Reply, Status,
@@ -27,7 +27,7 @@ impl Connection {
                 "Already authenticated",
             ));
         }
-        if self.greeting == Some(super::Greeting::Helo) {
+        if self.greeting() == Some(super::Greeting::Helo) {
             return self.fault(Reply::fixed(
                 Code::BAD_SEQUENCE,
                 Status::INVALID_COMMAND,
@@ -69,7 +69,7 @@ impl Connection {
     /// Takes a line that answers a challenge.
     pub(super) fn sasl_response(&mut self, line: &[u8], _more: bool) {
         self.log_received("[redacted]");
-        self.reading = Reading::Commands;
+        self.reading = Mode::Commands;
         let step = match &mut self.exchange {
             Some(running) => running.exchange.handle_line(line),
             None => Err(SaslError::OutOfSequence),
@@ -77,12 +77,10 @@ impl Connection {
         self.sasl_step(step)
     }
 
-    /// Answers [`Event::Auth`]. It has no effect while that is not asked.
-    pub fn reply_auth(&mut self, outcome: AuthOutcome) {
-        if self.asked != Some(Asked::Auth) {
-            return;
-        }
+    /// Answers [`Event::Auth`].
+    pub(super) fn answer_auth(&mut self, outcome: AuthOutcome) {
         self.asked = None;
+        self.due = None;
         let Some(running) = &mut self.exchange else {
             return;
         };
@@ -106,7 +104,7 @@ impl Connection {
         match step {
             Ok(sasl::Step::Challenge(challenge)) => {
                 self.put_raw(&sasl::challenge_line(&challenge));
-                self.reading = Reading::SaslResponse;
+                self.reading = Mode::SaslResponse;
             }
             Ok(sasl::Step::Ask(credentials)) => {
                 let Some(running) = &self.exchange else {

@@ -1,7 +1,7 @@
 //! XCLIENT and XFORWARD: what a trusted peer claims of the client for which it speaks (XCLIENT_README and XFORWARD_README
 //! of Postfix).
 
-use super::{Asked, Connection, Event, State};
+use super::{Asked, Connection, State, event::Event};
 use crate::{Attribute, AttributeError, Code, Forwarded, Reply, Status, XClient};
 
 /// What a peer may claim, and has claimed so far. Most peers may nothing.
@@ -27,13 +27,13 @@ impl Claims {
 }
 
 impl Connection {
-    /// Lets this peer say by XCLIENT who its client is, until it has named an address: to be called before anything is
-    /// polled, and only for peers that are trusted. It has no effect unless [`Config::xclient`](crate::Config::xclient) is
-    /// on.
+    /// Lets this peer say by XCLIENT who its client is, until it has named an address. Call it only for peers that are trusted,
+    /// and before the greeting: it has no effect once [`Step::Connect`](super::Step::Connect) was returned, or unless
+    /// [`Config::xclient`](crate::Config::xclient) is on.
     ///
-    /// What comes behind an address may be the words of that client, so neither command is taken from then on.
+    /// What follows an address may be the words of that client, so neither XCLIENT nor XFORWARD is accepted from then on.
     pub fn allow_xclient(&mut self) {
-        if self.config.xclient {
+        if self.config.xclient && self.has_not_begun() {
             self.claims.get_or_insert_default().may_xclient = true;
         }
     }
@@ -41,9 +41,13 @@ impl Connection {
     /// Lets this peer say by XFORWARD where its messages come from, as [`allow_xclient`](Self::allow_xclient) does for
     /// XCLIENT; [`Config::xforward`](crate::Config::xforward) has to be on.
     pub fn allow_xforward(&mut self) {
-        if self.config.xforward {
+        if self.config.xforward && self.has_not_begun() {
             self.claims.get_or_insert_default().may_xforward = true;
         }
+    }
+
+    const fn has_not_begun(&self) -> bool {
+        self.serial.is_multiple_of(super::SERIALS)
     }
 
     /// What EHLO announces to this peer and to no other.
@@ -65,7 +69,7 @@ impl Connection {
         }
         claims.client = client.clone();
         self.identity = client.login.as_ref().and_then(Attribute::known).cloned();
-        self.greeting = None;
+        self.helo = None;
         self.end_transaction();
         self.state = State::Start;
         self.ask(Asked::Connect, Event::XClient(Box::new(client)))

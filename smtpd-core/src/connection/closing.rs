@@ -1,26 +1,75 @@
 //! How a session comes to its end, and what brings it nearer.
 
-use super::{CloseReason, Connection, Event, Reading, State};
+use super::{Asked, CloseReason, Connection, Mode, Slot, State};
 use crate::{Code, Reply, Status};
 
 impl Connection {
-    /// Ends the session with 421 4.3.2 where it is between two commands and no answer is outstanding. Returns whether
-    /// it has: a transaction that is going on may still end.
-    pub fn handle_shutdown(&mut self) -> bool {
-        let idle = matches!(self.state, State::Start | State::Ready | State::Refused);
-        self.asked.is_none() && self.message.is_none() && idle && self.shut_down()
+    /// Ends the session with 421 4.3.2 (RFC 5321 section 3.8) as soon as it is between two messages: when the commands that
+    /// have arrived are answered, and a transaction that is open has come to its end. It holds from now on.
+    pub fn drain(&mut self) {
+        self.draining = true;
     }
 
-    /// Ends the session with 421 4.3.2 wherever it is, as when the time for a graceful shutdown is over. Returns whether
-    /// it has not ended before.
-    pub fn shut_down(&mut self) -> bool {
-        let open = self.reading != Reading::Closed;
+    /// Ends the session with 421 4.3.2 wherever it is, as when the time for a graceful shutdown is over. What remains to be
+    /// written has [`Timeouts::linger`](super::Timeouts::linger).
+    ///
+    /// Answers that are outstanding can no longer be given: a client that has sent a whole message is not told that it was
+    /// taken, and will send it again. [`drain`](Self::drain) waits for them.
+    pub fn shut_down(&mut self) {
         let text = format!(
             "{} {} shuts down, closing the connection",
             self.config.hostname, self.config.app_name
         );
-        self.close_with(Reply::closing(text), CloseReason::Shutdown);
-        open
+        if self.closed.is_none() {
+            self.close_with(Reply::closing(text), CloseReason::Shutdown);
+        } else if self.reading != Mode::Closed {
+            // The client is lost, and only the answer to its message was awaited.
+            self.close(CloseReason::Shutdown);
+        }
+        if !self.cut {
+            self.cut = true;
+            self.output.restart();
+        }
+    }
+
+    /// Ends the session with that reply wherever it is, as after a fault of the caller's. Answers that are outstanding can no
+    /// longer be given.
+    pub fn end(&mut self, reply: Reply) {
+        self.close_with(reply, CloseReason::Refused);
+    }
+
+    /// Notes that the client sends nothing more. What it has sent is still answered, and then the session is over.
+    pub fn handle_eof(&mut self) {
+        self.eof = true;
+    }
+
+    /// Notes that the connection is lost: nothing can be read or written any more. Only a message that has come whole is
+    /// still answered, so that its delivery can end (RFC 5321 section 6.1).
+    pub fn handle_lost(&mut self) {
+        self.lose(CloseReason::Lost);
+    }
+
+    pub(super) fn lose(&mut self, reason: CloseReason) {
+        self.output.clear();
+        match (self.closed, self.asked) {
+            (Some(_), _) => {}
+            (None, Some(Asked::Message)) => self.closed = Some(reason),
+            (None, _) => self.close(reason),
+        }
+    }
+
+    /// Whether no transaction is open, so that the session may end here.
+    pub(super) const fn is_between_messages(&self) -> bool {
+        matches!(self.state, State::Start | State::Ready | State::Refused) && self.message.is_none()
+    }
+
+    pub(super) fn shut_down_if_draining(&mut self) -> bool {
+        let due = self.draining && self.is_between_messages() && self.reading != Mode::Closed;
+        if due {
+            self.shut_down();
+            self.cut = false;
+        }
+        due
     }
 
     /// Answers a command that was wrong, and ends the session where it was one too many.
@@ -39,19 +88,20 @@ impl Connection {
 
     pub(super) fn close_with(&mut self, reply: Reply, reason: CloseReason) {
         match self.reading {
-            Reading::Closed => return,
+            Mode::Closed => return,
             // The client would take a reply in plaintext for a part of the handshake.
-            Reading::Handshake => {}
+            Mode::Handshake => {}
             _ => self.put(&reply),
         }
         self.close(reason);
     }
 
     pub(super) fn close(&mut self, reason: CloseReason) {
-        self.reading = Reading::Closed;
+        self.reading = Mode::Closed;
+        self.closed = Some(reason);
         self.asked = None;
+        self.slot = Slot::Empty;
         self.exchange = None;
         self.end_transaction();
-        self.tell(Event::Closed(reason));
     }
 }

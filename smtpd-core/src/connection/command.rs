@@ -1,6 +1,6 @@
 //! Commands: what each of them comes to in the present state.
 
-use super::{Asked, CloseReason, CommandLine, Connection, Event, Reading, State};
+use super::{Asked, CloseReason, CommandLine, Connection, Mode, State, event::Event};
 use crate::{
     Code, Protocol, Reply, Status,
     command::{Command, Verb},
@@ -95,11 +95,6 @@ impl Connection {
 
     pub(super) fn answer(&mut self, reply: Reply) {
         self.put(&reply);
-    }
-
-    pub(super) fn ask(&mut self, asked: Asked, event: Event) {
-        self.asked = Some(asked);
-        self.tell(event);
     }
 
     /// Whether the verb exists here: an extension that is off has no command.
@@ -214,7 +209,7 @@ impl Connection {
         (self.must_authenticate() && !before_auth).then(Reply::auth_required)
     }
 
-    fn must_authenticate(&self) -> bool {
+    pub(super) fn must_authenticate(&self) -> bool {
         self.config.require_auth && !self.config.mechanisms.is_empty() && self.identity.is_none()
     }
 
@@ -241,22 +236,29 @@ impl Connection {
             // RFC 3207 section 4.2: commands smuggled in behind STARTTLS must never be run inside TLS.
             return self.too_early();
         }
+        self.ask(Asked::StartTls, Event::StartTls);
+    }
+
+    /// Waits for the handshake, once the client was told to begin it.
+    pub(super) fn begin_tls(&mut self) {
+        self.asked = None;
         self.put(&Reply::fixed(
             Code::READY,
             Status::UNDEFINED,
             "Ready to start TLS",
         ));
-        self.reading = Reading::Handshake;
-        self.tell(Event::StartTls);
+        self.reading = Mode::Handshake;
+        self.due = None;
     }
 
     fn rset(&mut self, argument: &[u8]) {
         if !argument.is_empty() {
             return self.fault(SYNTAX);
         }
+        let envelope = self.transaction.envelope.take();
         self.end_transaction();
         self.put(&Reply::OK);
-        self.tell(Event::Reset);
+        self.tell(Event::Reset(envelope));
     }
 
     fn quit(&mut self) {

@@ -1,8 +1,8 @@
 //! MAIL and RCPT: from whom a message is, and for whom.
 
 use super::{
-    Asked, CloseReason, Connection, Event, MailCommand, RcptCommand, Transaction,
-    command::syntax_error,
+    Asked, CloseReason, Connection, MailCommand, RcptCommand, Transaction, command::syntax_error,
+    event::Event,
 };
 use crate::{
     AddressError, AddressErrorKind, BodyType, Charset, Code, ForwardPath, ParameterError,
@@ -38,7 +38,7 @@ impl Connection {
             utf8: parameters.contains("SMTPUTF8"),
             binary: parameters.get() == Some(BodyType::BinaryMime),
             reply_to_each: self.replies_to_each(&parameters),
-            recipients: 0,
+            envelope: None,
         };
         self.ask(Asked::Mail, Event::Mail(MailCommand { sender, parameters }))
     }
@@ -61,7 +61,7 @@ impl Connection {
         let Some(path) = strip_prefix(argument, b"TO:") else {
             return self.fault(syntax_error());
         };
-        if self.transaction.recipients >= self.config.limits.recipients {
+        if self.recipients() >= self.config.limits.recipients as usize {
             return self.answer(Reply::too_many_recipients());
         }
         match self.parse_rcpt(path) {

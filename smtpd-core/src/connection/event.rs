@@ -1,73 +1,43 @@
-use std::{error::Error, fmt};
+use std::{error::Error, fmt, sync::Arc};
 
 use bytes::Bytes;
 
+use super::WireLine;
 use crate::{
-    ClientName, ForwardPath, Forwarded, Parameters, Reply, ReversePath, XClient,
+    ClientName, Envelope, ForwardPath, Forwarded, Parameters, Reply, ReversePath, XClient,
     sasl::{Credentials, Identity, MechanismName, Secret},
 };
 
-/// What the caller has to decide, or to take. All else the connection answers by itself.
-///
-/// An event that *asks* holds the connection until it is answered; the others only tell.
-///
-/// ```
-/// use std::time::Instant;
-///
-/// use bytes::BytesMut;
-/// use smtpd_core::{Config, Connection, Event, Reply};
-///
-/// let mut connection = Connection::new(Config::new("mx.example.org").into(), Instant::now());
-/// let mut input = BytesMut::new();
-/// while let Some(event) = connection.poll_event(Instant::now(), &mut input) {
-///     match event {
-///         Event::Connect => connection.reply(Reply::closing("Not today")),
-///         Event::Closed(reason) => assert_eq!(reason.as_str(), "refused"),
-///         other => unreachable!("{other:?}"),
-///     }
-/// }
-/// ```
+/// What [`Connection::poll`](super::Connection::poll) has found in the input, or has to tell.
 #[derive(Debug)]
-#[non_exhaustive]
-pub enum Event {
-    /// A client is there. Asks: a positive reply greets it.
+pub(super) enum Event {
     Connect,
-    /// XCLIENT: the peer speaks for another client, and the session starts anew. This is all that it has said of that
-    /// client so far. Asks, as [`Connect`](Self::Connect) does: a positive reply greets the client.
     XClient(Box<XClient>),
-    /// HELO, EHLO or LHLO. Asks. A positive reply makes void what was known of a transaction; where it is refused,
-    /// everything stays as it was (RFC 5321 section 4.1.4).
     Helo(Helo),
-    /// A client wants to authenticate. Asks, by [`Connection::reply_auth`](crate::Connection::reply_auth).
     Auth(AuthRequest),
-    /// The client has authenticated.
     Authenticated(Identity),
-    /// MAIL. Asks.
     Mail(MailCommand),
-    /// RCPT. Asks.
     Rcpt(RcptCommand),
-    /// DATA, or the first BDAT of a message. Asks, either by a reply, or by
-    /// [`Connection::accept_data`](crate::Connection::accept_data).
-    Data,
-    /// Octets of the message, dots undone.
-    Chunk(Bytes),
-    /// A chunk of BDAT is over, but not the message. Asks, by
-    /// [`Connection::accept_chunk`](crate::Connection::accept_chunk) once the octets have been taken.
-    ChunkEnd,
-    /// The message is over: whole, or to be refused. Asks: a positive reply takes it.
-    MessageEnd(Result<(), MessageError>),
-    /// VRFY, EXPN, HELP, ETRN or an unknown verb, if [`Config::custom_commands`](crate::Config::custom_commands) is on. Asks.
-    Command(CommandLine),
-    /// RSET: the transaction is void.
-    Reset,
-    /// XFORWARD: where the next message comes from; all that was said of it so far. It holds to the end of that message's
-    /// transaction, by reply, RSET or HELO.
-    XForward(Box<Forwarded>),
-    /// The client waits for a TLS handshake. Everything that was sent before has to be written first; then comes
-    /// [`Connection::handle_tls`](crate::Connection::handle_tls).
     StartTls,
-    /// The session is over: what is left to be sent has to be written, then the connection closed.
-    Closed(CloseReason),
+    Data,
+    Chunk(Bytes),
+    ChunkEnd,
+    MessageEnd(Result<(), MessageError>),
+    Command(CommandLine),
+    Reset(Option<Arc<Envelope>>),
+    XForward(Box<Forwarded>),
+    Overdue(Overdue),
+    Line(WireLine),
+}
+
+/// Why a deferred question was answered by the connection itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Overdue {
+    /// The service did not become ready in time: 451 4.3.2.
+    NotReady,
+    /// The answer did not come in time: 451 4.3.0.
+    Unanswered,
 }
 
 /// How a client has introduced itself.
@@ -133,7 +103,7 @@ pub struct CommandLine {
     pub default_reply: Reply,
 }
 
-/// The answer to [`Event::Auth`].
+/// The answer to [`Step::Auth`](super::Step::Auth).
 ///
 /// ```
 /// use smtpd_core::{AuthOutcome, Reply, sasl::{Identity, Secret}};
@@ -235,6 +205,10 @@ pub enum CloseReason {
     Violation,
     /// The server shuts down.
     Shutdown,
+    /// The TLS handshake failed.
+    TlsFailed,
+    /// The client went away.
+    Lost,
 }
 
 impl CloseReason {
@@ -247,6 +221,8 @@ impl CloseReason {
             Self::Limit => "limit",
             Self::Violation => "violation",
             Self::Shutdown => "shutdown",
+            Self::TlsFailed => "tls failed",
+            Self::Lost => "lost",
         }
     }
 }

@@ -1,6 +1,6 @@
 //! HELO, EHLO and LHLO, and what EHLO announces.
 
-use super::{Asked, Connection, Event, Greeting, Helo, State};
+use super::{Asked, Connection, Greeting, Helo, State, event::Event};
 use crate::{ClientName, Code, Reply, Status, command::Verb, reply::Form, sasl::MechanismFactory};
 
 const PLAIN: Form = Form {
@@ -22,16 +22,16 @@ impl Connection {
             Verb::Lhlo => Greeting::Lhlo,
             _ => Greeting::Ehlo,
         };
-        self.ask(Asked::Helo(greeting), Event::Helo(Helo { name, greeting }))
+        self.ask(Asked::Helo, Event::Helo(Helo { name, greeting }))
     }
 
     /// RFC 5321 section 4.1.4: it resets as RSET does, but where it is refused, everything stays as it was.
-    pub(super) fn greeted(&mut self, greeting: Greeting, reply: &Reply) {
+    pub(super) fn greeted(&mut self, helo: Box<Helo>, reply: &Reply) {
         if !reply.is_positive() {
             return self.put(reply);
         }
         self.end_transaction();
-        self.greeting = Some(greeting);
+        self.helo = Some(helo);
         self.state = State::Ready;
         self.put_hello();
     }
@@ -52,7 +52,7 @@ impl Connection {
 
     /// The positive answer to the greeting of the client.
     fn put_hello(&mut self) {
-        if self.greeting == Some(Greeting::Helo) {
+        if self.greeting() == Some(Greeting::Helo) {
             let reply = Reply::new(Code::OK, Status::UNDEFINED, self.config.hostname.clone());
             return self.put_as(&reply, PLAIN);
         }

@@ -2,13 +2,13 @@
 
 use bytes::{Buf, BytesMut};
 
-use super::{Connection, Reading};
+use super::{Connection, Mode};
 use crate::{Code, Reply, Status, framing::Line, sasl::MAX_RESPONSE_LINE};
 
 impl Connection {
     /// Whether the next octet begins a line.
     pub(super) fn is_between_lines(&self) -> bool {
-        matches!(self.reading, Reading::Commands | Reading::SaslResponse) && !self.line.is_within()
+        matches!(self.reading, Mode::Commands | Mode::SaslResponse) && !self.line.is_within()
     }
 
     /// Takes a line. Returns whether there was one.
@@ -34,19 +34,15 @@ impl Connection {
                 input.advance(len + 2);
             }
         }
-        self.clock.restart();
-        if self.reading == Reading::Handshake {
-            // RFC 3207 section 4.2: nothing that came in plaintext is ever looked at.
-            input.clear();
-        }
+        self.clock.begin_line();
         true
     }
 
     fn line_too_long(&mut self) {
         self.log_received("[line too long]");
         self.exchange = None;
-        if self.reading == Reading::SaslResponse {
-            self.reading = Reading::Commands;
+        if self.reading == Mode::SaslResponse {
+            self.reading = Mode::Commands;
             return self.fault(crate::sasl::SaslError::TooLong.reply());
         }
         self.fault(Reply::fixed(

@@ -1,8 +1,10 @@
 //! The message itself, by DATA or in chunks of BDAT.
 
+use std::time::Duration;
+
 use bytes::{Bytes, BytesMut};
 
-use super::{Asked, CloseReason, Connection, Event, MessageError, Reading, State};
+use super::{Asked, CloseReason, Connection, MessageError, Mode, State, event::Event};
 use crate::{
     Code, DataReply, Reply, Status,
     framing::{BareNewline, ChunkReader, DotReader, NewlineFilter, Piece},
@@ -22,6 +24,8 @@ pub(super) struct Message {
     early: Option<DataReply>,
     /// A BDAT that was not in order: its octets are read only to be dropped.
     void: bool,
+    /// What the waits for it have come to, also those between its chunks.
+    waited: Duration,
 }
 
 #[derive(Debug)]
@@ -54,12 +58,26 @@ impl Message {
             error: None,
             early: None,
             void: false,
+            waited: Duration::ZERO,
         }
     }
 
-    /// How many octets have come so far.
-    pub(super) fn octets(&self) -> u64 {
+    /// How many bytes have come so far.
+    pub(super) const fn received(&self) -> u64 {
         self.received
+    }
+
+    pub(super) const fn waited(&self) -> Duration {
+        self.waited
+    }
+
+    pub(super) fn count(&mut self, waited: Duration) {
+        self.waited += waited;
+    }
+
+    /// Whether it can still be answered.
+    pub(super) const fn is_open(&self) -> bool {
+        !self.void && self.early.is_none()
     }
 
     fn poll(&mut self, input: &mut BytesMut) -> Option<Part> {
@@ -148,7 +166,7 @@ impl Connection {
         match &mut self.message {
             Some(message) => {
                 message.source = source;
-                self.reading = Reading::Message;
+                self.reading = Mode::Message;
             }
             None => {
                 self.message = Some(self.new_message(source));
@@ -173,7 +191,7 @@ impl Connection {
         message.early = Some(reply.into());
         message.void = true;
         self.message = Some(message);
-        self.reading = Reading::Message;
+        self.reading = Mode::Message;
     }
 
     /// Where the message ends cannot be known, so there is no way to go on.
@@ -189,7 +207,7 @@ impl Connection {
     /// Takes what there is of a message. Returns whether that was anything.
     pub(super) fn step_message(&mut self, input: &mut BytesMut) -> bool {
         let Some(message) = &mut self.message else {
-            self.reading = Reading::Commands;
+            self.reading = Mode::Commands;
             return true;
         };
         match message.poll(input) {
@@ -210,8 +228,8 @@ impl Connection {
     }
 
     pub(super) fn chunk_end(&mut self) {
-        self.reading = Reading::Commands;
-        self.clock.restart();
+        self.reading = Mode::Commands;
+        self.clock.begin_line();
         let Some(message) = &mut self.message else {
             return;
         };
@@ -242,8 +260,8 @@ impl Connection {
             message.source = Source::Over;
             return self.tell(Event::Chunk(rest));
         }
-        self.reading = Reading::Commands;
-        self.clock.restart();
+        self.reading = Mode::Commands;
+        self.clock.begin_line();
         if message.void {
             return self.void_end();
         }
@@ -286,7 +304,7 @@ impl Connection {
         self.put(reply);
     }
 
-    fn put_chunk_taken(&mut self) {
+    pub(super) fn put_chunk_taken(&mut self) {
         self.state = State::Chunks;
         let size = self
             .message
@@ -296,31 +314,14 @@ impl Connection {
         self.put(&Reply::ok(format!("{size} octets received")));
     }
 
-    /// Starts to receive the message that [`Event::Data`] has announced: DATA is answered with 354, and BDAT when its
-    /// octets have come. It has no effect while that is not asked.
-    pub fn accept_data(&mut self) {
-        if self.asked != Some(Asked::Data) {
-            return;
-        }
-        self.asked = None;
-        self.clock.restart();
-        self.reading = Reading::Message;
-        if self.message.is_none() {
-            self.message = Some(self.new_message(Source::Dots(DotReader::new())));
-            self.put(&Reply::fixed(
-                Code::START_MAIL,
-                Status::UNDEFINED,
-                "Start mail input; end with <CRLF>.<CRLF>",
-            ));
-        }
-    }
-
-    /// Answers [`Event::ChunkEnd`]: the octets have been taken. It has no effect while that is not asked.
-    pub fn accept_chunk(&mut self) {
-        if self.asked == Some(Asked::Chunk) {
-            self.asked = None;
-            self.put_chunk_taken();
-        }
+    /// Starts to receive a message that ends with a dot.
+    pub(super) fn begin_text(&mut self) {
+        self.message = Some(self.new_message(Source::Dots(DotReader::new())));
+        self.put(&Reply::fixed(
+            Code::START_MAIL,
+            Status::UNDEFINED,
+            "Start mail input; end with <CRLF>.<CRLF>",
+        ));
     }
 
     /// Keeps a reply that has come before the end of the message: what is left of it is read and dropped.
@@ -330,27 +331,21 @@ impl Connection {
         }
     }
 
-    /// A reply in place of the message (or of the first chunk, whose octets then have to be read off).
-    pub(super) fn refuse_data(&mut self, reply: DataReply) {
-        if reply.is_taken() {
-            // The message is taken unseen: it has to be received all the same.
-            self.asked = Some(Asked::Data);
-            self.accept_data();
-            return self.answer_early(reply);
-        }
+    /// A reply in place of the message, or of the first chunk, whose bytes then have to be read off.
+    pub(super) fn refuse_data(&mut self, reply: Reply) {
         let too_long = self
             .message
             .as_ref()
             .and_then(|m| m.chunk())
             .is_some_and(|(size, _)| size > self.config.limits.drain);
-        if too_long || reply.merged().closes() {
-            return self.close_with(reply.merged().clone(), CloseReason::Refused);
+        if too_long || reply.closes() {
+            return self.close_with(reply, CloseReason::Refused);
         }
         if self.message.is_some() {
-            self.reading = Reading::Message;
-            return self.answer_early(reply);
+            self.reading = Mode::Message;
+            return self.answer_early(reply.into());
         }
-        self.put(reply.merged());
+        self.put(&reply);
         self.end_transaction();
     }
 
@@ -367,6 +362,7 @@ impl Connection {
         if reply.is_taken() {
             self.counts.messages += 1;
             self.counts.idle_commands = 0;
+            self.clock.accepted();
         }
         let closes = self.put_data_reply(&reply);
         self.end_transaction();

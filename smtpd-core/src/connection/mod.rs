@@ -1,6 +1,10 @@
 //! The state machine of one session.
+//!
+//! [`Connection::poll`] is its center: it looks for what is to be decided next, and where nothing is, it says what to wait
+//! for and until when.
 
 mod answer;
+mod ask;
 mod auth;
 mod claims;
 mod closing;
@@ -14,117 +18,160 @@ mod hello;
 mod line;
 mod message;
 mod output;
+mod protocol_word;
+mod receiving;
 mod recipients;
 mod state;
+mod step;
 mod wire;
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Instant,
+};
 
 use bytes::BytesMut;
 
 use self::{
-    claims::Claims, deadline::Clock, message::Message, output::Output, state::State, wire::WireLog,
+    claims::Claims, deadline::Clock, event::Event, message::Message, output::Output, state::State,
+    step::Found, wire::WireLog,
 };
 use crate::{
-    Config, Reply,
+    Config, Envelope, Recipient, Reply,
     framing::LineReader,
     sasl::{ChannelBindings, Exchange, Identity, MAX_RESPONSE_LINE, MechanismName},
 };
 
 pub use self::{
+    ask::{Ask, Deferred, Refusal},
     deadline::Timeouts,
     event::{
-        AuthOutcome, AuthRequest, CloseReason, CommandLine, Event, Greeting, Helo, MailCommand,
-        MessageError, RcptCommand,
+        AuthOutcome, AuthRequest, CloseReason, CommandLine, Greeting, Helo, MailCommand,
+        MessageError, Overdue, RcptCommand,
     },
+    protocol_word::protocol_word,
+    receiving::Receiving,
+    step::{Answering, Handshaking, Reading, Step, TlsFacts, Writing},
     wire::{Direction, WireLine},
 };
 
-/// One session of SMTP or LMTP, without any I/O: octets, time and answers go in; events, octets and deadlines come out.
+/// The kinds of questions, which say how an [`Ask`] is answered.
+pub mod ask_kind {
+    pub use super::ask::{
+        Auth, Chunk, Command, Connect, Data, Helo, Mail, Message, OneReply, Rcpt, StartTls,
+    };
+}
+
+/// One session of SMTP or LMTP, without any I/O: bytes, time and answers go in; questions, bytes and deadlines come out.
 ///
-/// Its methods are of these kinds:
+/// A driver calls [`poll`](Self::poll) in a loop and does what the [`Step`] that it returns says. Each step is one of three
+/// kinds:
 ///
-/// - **take input**: [`poll_event`](Self::poll_event) takes octets from the front of a buffer that the caller owns, and
-///   yields what they mean; [`handle_timeout`](Self::handle_timeout), [`handle_tls`](Self::handle_tls) and
-///   [`set_channel_bindings`](Self::set_channel_bindings) and
-///   [`set_client_certificate`](Self::set_client_certificate) take what has happened otherwise;
-///   [`allow_xclient`](Self::allow_xclient) and [`allow_xforward`](Self::allow_xforward) that the peer is a trusted proxy.
-/// - **take answers** to an event that asks: [`reply`](Self::reply), [`reply_auth`](Self::reply_auth),
-///   [`accept_data`](Self::accept_data), [`accept_chunk`](Self::accept_chunk).
-/// - **give output**: [`output`](Self::output) is what has to be written, [`advance_output`](Self::advance_output) notes
-///   what was; [`poll_timeout`](Self::poll_timeout) tells until when to wait.
+/// | kind | steps | what to do |
+/// |---|---|---|
+/// | a question | [`Connect`](Step::Connect), [`XClient`](Step::XClient), [`Helo`](Step::Helo), [`Auth`](Step::Auth), [`Mail`](Step::Mail), [`Rcpt`](Step::Rcpt), [`Command`](Step::Command), [`StartTls`](Step::StartTls), [`Data`](Step::Data), [`ChunkEnd`](Step::ChunkEnd), [`Message`](Step::Message) | answer its [`Ask`], or [defer](Ask::defer) it |
+/// | news | [`Chunk`](Step::Chunk), [`Authenticated`](Step::Authenticated), [`Reset`](Step::Reset), [`XForward`](Step::XForward), [`Overdue`](Step::Overdue), [`Line`](Step::Line) | take it, and poll again |
+/// | a wait | [`Write`](Step::Write), [`Read`](Step::Read), [`Handshake`](Step::Handshake), [`Answer`](Step::Answer), [`Closed`](Step::Closed) | wait for exactly that, at most until its deadline, and poll again |
 ///
-/// The order of calls: poll events, answering each that asks, until there is none; write the output; then wait for
-/// octets or for the deadline. Writing only then puts the replies of a pipelined group into one write (RFC 2920
-/// section 3.2). Nothing is yielded while an answer is outstanding, so replies keep the order of the commands.
+/// There is nothing else to remember. A wait is returned only when nothing is left to decide, and each has a deadline, which
+/// `poll` acts on when it has passed. The replies to a group of commands leave in one write (RFC 2920 section 3.2), because
+/// [`Write`](Step::Write) comes when all the input is used up or 64 KiB of replies wait; as long as they do, nothing more has
+/// to be read, so a client cannot make the session grow. A question holds the session until it is answered, so replies keep
+/// the order of the commands. What is done where:
+///
+/// | the client | state | step | deadline ([`Timeouts`]) |
+/// |---|---|---|---|
+/// | has connected with TLS first, or was told to start TLS | handshake | `Handshake` | `handshake` |
+/// | has connected, or sent a command | a question is deferred | `Answer`, or `Write` while replies wait | `ready`, `call`, `data_start` |
+/// | is to send a command or a SASL response | commands | `Read` | `command`, `line`, `session`, `without_message`, `without_login` |
+/// | is to send more of a message | message | `Read` | `data`, `transfer` with `min_rate` |
+/// | has sent more than the caller can take | [on hold](Receiving::hold) | `Answer` | `delivery` |
+/// | has sent a whole message | a question is deferred | `Answer` | `delivery` |
+/// | has to take replies | any | `Write` | `write`, `linger` after [`shut_down`](Self::shut_down) |
+/// | is done | closed | `Write`, then `Closed` for ever | |
+///
+/// Besides, [`drain`](Self::drain), [`shut_down`](Self::shut_down), [`handle_eof`](Self::handle_eof) and
+/// [`handle_lost`](Self::handle_lost) tell the session what has happened outside of it, and [`resume`](Self::resume) answers
+/// deferred questions. [`envelope`](Self::envelope), [`identity`](Self::identity), [`helo`](Self::helo) and
+/// [`is_tls`](Self::is_tls) say what is known now; ask them instead of keeping copies, which go stale at RSET, EHLO, STARTTLS
+/// and XCLIENT.
 ///
 /// ```
 /// use std::{sync::Arc, time::Instant};
 ///
 /// use bytes::BytesMut;
-/// use smtpd_core::{Config, Connection, Event, Reply};
+/// use smtpd_core::{Config, Connection, Reply, Step};
 ///
-/// let now = Instant::now();
-/// let mut connection = Connection::new(Arc::new(Config::new("mx.example.org")), now);
-/// let mut input = BytesMut::new();
-///
-/// // The caller decides whether the client is welcome.
-/// assert!(matches!(connection.poll_event(now, &mut input), Some(Event::Connect)));
-/// connection.reply(Reply::OK);
-/// assert!(connection.output().starts_with(b"220 mx.example.org smtpd ESMTP"));
-/// connection.advance_output(connection.output().len());
-///
-/// // A whole group of commands arrives at once.
-/// input.extend_from_slice(
-///     b"EHLO client.example\r\nMAIL FROM:<a@example.com>\r\nRCPT TO:<b@example.org>\r\nDATA\r\n",
-/// );
-/// let Some(Event::Helo(helo)) = connection.poll_event(now, &mut input) else { panic!() };
-/// assert_eq!(helo.name.as_str(), "client.example");
-/// connection.reply(Reply::OK);
-/// let Some(Event::Mail(mail)) = connection.poll_event(now, &mut input) else { panic!() };
-/// assert_eq!(mail.sender.as_str(), "a@example.com");
-/// assert!(connection.poll_event(now, &mut input).is_none(), "MAIL has not been answered");
-/// connection.reply(Reply::OK);
-/// let Some(Event::Rcpt(rcpt)) = connection.poll_event(now, &mut input) else { panic!() };
-/// assert_eq!(rcpt.recipient.as_str(), "b@example.org");
-/// connection.reply(Reply::OK);
-/// assert!(matches!(connection.poll_event(now, &mut input), Some(Event::Data)));
-/// connection.accept_data();
-/// assert!(connection.output().ends_with(b"354 Start mail input; end with <CRLF>.<CRLF>\r\n"));
-///
-/// // The message comes, its dots undone; the reply to it is the caller's.
-/// input.extend_from_slice(b"Hello\r\n..dot\r\n.\r\nQUIT\r\n");
-/// let mut message = Vec::new();
+/// let mut connection = Connection::new(Arc::new(Config::new("mx.example.org")));
+/// // What the client sends, and what it receives.
+/// let mut client = [
+///     "EHLO client.example\r\nMAIL FROM:<a@example.com>\r\nRCPT TO:<b@example.org>\r\nDATA\r\n",
+///     "Hello\r\n..dot\r\n.\r\nQUIT\r\n",
+/// ]
+/// .into_iter();
+/// let (mut input, mut received, mut message) = (BytesMut::new(), String::new(), Vec::new());
 /// loop {
-///     match connection.poll_event(now, &mut input) {
-///         Some(Event::Chunk(octets)) => message.extend_from_slice(&octets),
-///         Some(Event::MessageEnd(result)) => break assert!(result.is_ok()),
-///         other => panic!("{other:?}"),
+///     let now = Instant::now();
+///     match connection.poll(now, &mut input) {
+///         // Waits. A real driver waits for its socket here, and until the deadline.
+///         Step::Write(mut writing) => {
+///             received.push_str(std::str::from_utf8(writing.bytes())?);
+///             writing.wrote(writing.bytes().len(), now);
+///         }
+///         Step::Read(reading) => {
+///             assert!(reading.until() > now);
+///             input.extend_from_slice(client.next().unwrap_or_default().as_bytes());
+///         }
+///         Step::Closed(reason) => break assert_eq!(reason.as_str(), "quit"),
+///         // Questions.
+///         Step::Connect(ask) => ask.accept(),
+///         Step::Helo(_, ask) => ask.accept(),
+///         Step::Mail(mail, ask) if mail.sender.as_str() == "a@example.com" => ask.accept(),
+///         Step::Rcpt(rcpt, ask) if rcpt.recipient.as_str() == "b@example.org" => ask.accept(),
+///         Step::Rcpt(_, ask) => ask.refuse(Reply::relay_denied()),
+///         Step::Data(ask) => ask.receive(),
+///         Step::Message(Ok(()), ask) => ask.reply(Reply::queued("4F2A")),
+///         // News.
+///         Step::Chunk(bytes, _) => message.extend_from_slice(&bytes),
+///         // A question that is dropped is answered with 451.
+///         other => drop(other),
 ///     }
 /// }
 /// assert_eq!(message, b"Hello\r\n.dot\r\n");
-/// connection.reply(Reply::queued("4F2A"));
-/// assert!(matches!(connection.poll_event(now, &mut input), Some(Event::Closed(_))));
-/// assert!(connection.output().ends_with(b"221 2.0.0 mx.example.org smtpd closing the connection\r\n"));
+/// assert!(received.contains("354 Start mail input; end with <CRLF>.<CRLF>\r\n250 2.0.0 Queued as 4F2A\r\n221 "));
+/// # Ok::<(), std::str::Utf8Error>(())
 /// ```
 #[derive(Debug)]
 pub struct Connection {
     config: Arc<Config>,
     state: State,
-    reading: Reading,
+    reading: Mode,
     /// The question that the caller has not answered.
     asked: Option<Asked>,
-    /// What the caller has to be told before anything else.
-    news: Option<Event>,
+    /// Whether the question waits for its service to become ready.
+    queued: bool,
+    draining: bool,
+    eof: bool,
+    /// Whether the session was ended by [`shut_down`](Self::shut_down).
+    cut: bool,
+    tls: bool,
+    /// Whether the client has shown a certificate that was verified.
+    certified: bool,
+    closed: Option<CloseReason>,
+    /// Tells questions apart, also those of different sessions.
+    serial: u64,
+    /// When the answer to a deferred question, or the handshake, is due.
+    due: Option<Instant>,
+    slot: Slot,
     output: Output,
     line: LineReader,
     clock: Clock,
-    tls: bool,
     /// What SCRAM can bind to; none where there is nothing.
     bindings: Option<Box<ChannelBindings>>,
-    /// Whether the client has shown a certificate that was verified.
-    certified: bool,
-    greeting: Option<Greeting>,
+    helo: Option<Box<Helo>>,
     identity: Option<Identity>,
     counts: Counts,
     /// What a trusted peer says of its client.
@@ -137,9 +184,19 @@ pub struct Connection {
     wire: Option<Box<WireLog>>,
 }
 
-/// What the next octets are.
+/// What the caller has to be told before anything else, or what the open question is about. Never both.
+#[derive(Debug)]
+enum Slot {
+    Empty,
+    News(Event),
+    Helo(Box<Helo>),
+    Mail(Arc<Envelope>),
+    Rcpt(Recipient),
+}
+
+/// What the next bytes are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Reading {
+enum Mode {
     Commands,
     SaslResponse,
     Message,
@@ -152,11 +209,14 @@ enum Reading {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Asked {
     Connect,
-    Helo(Greeting),
+    Helo,
     Auth,
     Mail,
     Rcpt,
+    StartTls,
     Data,
+    /// Whether the caller has taken what has come of the message so far.
+    Room,
     Chunk,
     Message,
     Command,
@@ -167,7 +227,7 @@ struct Counts {
     errors: u32,
     auth_failures: u32,
     idle_commands: u32,
-    /// Taken.
+    /// Accepted.
     messages: u32,
     /// MAIL commands.
     transactions: u32,
@@ -182,7 +242,7 @@ struct Transaction {
     binary: bool,
     /// Whether the client asked for a reply to each recipient of the message.
     reply_to_each: bool,
-    recipients: u32,
+    envelope: Option<Arc<Envelope>>,
 }
 
 #[derive(Debug)]
@@ -193,26 +253,37 @@ struct Running {
     refusal: Option<Reply>,
 }
 
+/// A session has so many questions at most before its serial numbers reach those of the next.
+const SERIALS: u64 = 1 << 32;
+
 impl Connection {
-    /// No command is taken while more than this many octets of replies wait to be written.
+    /// No command is taken while more than this many bytes of replies wait to be written.
     const MAX_UNSENT: usize = 64 << 10;
 
-    /// A session that begins now, in plaintext.
-    pub fn new(config: Arc<Config>, now: Instant) -> Self {
+    /// A session that begins in plaintext, at the first [`poll`](Self::poll).
+    pub fn new(config: Arc<Config>) -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
         let wire = config.log_wire.then(Box::default);
         Self {
             config,
             state: State::Start,
-            reading: Reading::Commands,
+            reading: Mode::Commands,
             asked: Some(Asked::Connect),
-            news: Some(Event::Connect),
+            queued: false,
+            draining: false,
+            eof: false,
+            cut: false,
+            tls: false,
+            certified: false,
+            closed: None,
+            serial: NEXT.fetch_add(SERIALS, Ordering::Relaxed),
+            due: None,
+            slot: Slot::News(Event::Connect),
             output: Output::default(),
             line: LineReader::default(),
-            clock: Clock::new(now),
-            tls: false,
+            clock: Clock::default(),
             bindings: None,
-            certified: false,
-            greeting: None,
+            helo: None,
             identity: None,
             counts: Counts::default(),
             claims: None,
@@ -223,88 +294,114 @@ impl Connection {
         }
     }
 
-    /// A session over a connection that was encrypted from its first octet (RFC 8314 section 3.3).
-    pub fn with_tls(config: Arc<Config>, now: Instant) -> Self {
+    /// A session over a connection that is encrypted from its first byte (RFC 8314 section 3.3): its first step is the
+    /// [`Handshake`](Step::Handshake).
+    pub fn with_tls(config: Arc<Config>) -> Self {
         Self {
-            tls: true,
-            ..Self::new(config, now)
+            reading: Mode::Handshake,
+            asked: None,
+            slot: Slot::Empty,
+            ..Self::new(config)
         }
     }
 
-    /// The next event, or `None` until there is more input, an answer, room for more output, or a TLS handshake.
+    /// Returns what has to be done next.
     ///
-    /// Takes from the front of `input` what it can use, and leaves the rest there: less than a line or a handful of
-    /// octets of a message, or what stands behind the command that has to be answered first. `now` is when the last of
-    /// the input came.
-    pub fn poll_event(&mut self, now: Instant, input: &mut BytesMut) -> Option<Event> {
-        self.clock.arrived(now, input.len());
-        if self.is_between_lines() {
-            self.clock.restart();
-        }
+    /// Takes from the front of `input` what it can use, and leaves the rest there: less than a line or a handful of bytes of
+    /// a message, or what follows the command that has to be answered first. Append what is read to it.
+    ///
+    /// `now` is the present time, at every call: the session begins with the first, and deadlines that have passed are acted
+    /// on here. What has arrived by then is still used.
+    pub fn poll(&mut self, now: Instant, input: &mut BytesMut) -> Step<'_> {
+        let found = self.find(now, input);
+        Step::new(self, found)
+    }
+
+    fn find(&mut self, now: Instant, input: &mut BytesMut) -> Found {
+        self.count(now, input.len());
         loop {
-            // Looked at before it is taken: an event is large, and mostly there is none.
-            if self.news.is_some() {
-                self.clock.pause();
-                return self.news.take();
-            }
-            if self.asked.is_some() || self.output.unsent() >= Self::MAX_UNSENT {
-                self.clock.pause();
-                return None;
-            }
-            if !self.step(input) {
-                self.clock.wait(now, input.len());
-                return None;
+            if let Some(found) = self.look(now, input) {
+                return found;
             }
         }
     }
 
-    /// Notes that the TLS handshake is done. The session starts anew: whatever the client has said in plaintext is
-    /// forgotten (RFC 3207 section 4.2), and what came behind STARTTLS was dropped with it. Only what XCLIENT has said
-    /// stays: else a client whose proxy hands it through after XCLIENT could get rid of its own address. It has no effect while no
-    /// handshake is awaited, as when the session has been ended in the meantime.
-    pub fn handle_tls(&mut self) {
-        if self.reading != Reading::Handshake {
-            return;
+    /// Counts the time that the client has taken, where it has sent something.
+    fn count(&mut self, now: Instant, input: usize) {
+        let waited = self.clock.arrived(now, input);
+        if !waited.is_zero() {
+            if let Some(message) = &mut self.message {
+                message.count(waited);
+            }
+            if self.reading != Mode::Message {
+                self.clock.count(waited);
+            }
         }
-        self.state = State::Start;
-        self.reading = Reading::Commands;
-        self.tls = true;
-        self.bindings = None;
-        self.certified = false;
-        self.greeting = None;
-        self.identity = None;
-        self.line = LineReader::default();
-        self.clock.pause();
-        self.end_transaction();
+        // The pause before a line is not part of the line.
+        if self.is_between_lines() {
+            self.clock.begin_line();
+        }
     }
 
-    /// Tells what this TLS connection can be told apart by, so that the -PLUS forms of SCRAM can be offered (RFC 5802
-    /// section 6): to be called before anything is polled after [`handle_tls`](Self::handle_tls) or
-    /// [`with_tls`](Self::with_tls). It has no effect while there is no TLS.
-    pub fn set_channel_bindings(&mut self, bindings: ChannelBindings) {
-        self.bindings = (self.tls && !bindings.is_empty()).then(|| Box::new(bindings));
+    /// Looks for what is to be done next. `None` where something was done, so that it has to be looked for again.
+    fn look(&mut self, now: Instant, input: &mut BytesMut) -> Option<Found> {
+        if let Some(line) = self.wire.as_mut().and_then(|wire| wire.pop()) {
+            return Some(Found::Event(Event::Line(line)));
+        }
+        // Looked at before it is taken: an event is large, and mostly there is none.
+        if matches!(self.slot, Slot::News(_)) {
+            self.clock.pause();
+            return self.take_news().map(Found::Event);
+        }
+        if self.asked.is_some() {
+            self.clock.pause();
+            return self.await_answer(now);
+        }
+        match self.reading {
+            Mode::Closed => {
+                input.clear();
+                return self.await_end(now);
+            }
+            Mode::Handshake => return self.await_handshake(now),
+            _ => {}
+        }
+        if self.output.unsent() >= Self::MAX_UNSENT {
+            self.clock.pause();
+            return self.await_write(now);
+        }
+        if self.is_over_time(now) {
+            self.time_out();
+            return None;
+        }
+        if self.step(input) {
+            return None;
+        }
+        self.starved(now, input.len())
     }
 
-    /// Tells whether the client has shown a certificate that was verified, so that EXTERNAL can be offered (RFC 4422
-    /// appendix A): to be called when [`set_channel_bindings`](Self::set_channel_bindings) is. It has no effect while
-    /// there is no TLS.
-    pub fn set_client_certificate(&mut self, verified: bool) {
-        self.certified = self.tls && verified;
+    /// Answers what was deferred. `None` where the session has ended, or answered the question by itself, in the meantime.
+    pub fn resume<K>(&mut self, deferred: Deferred<K>) -> Option<Ask<'_, K>> {
+        (self.asked.is_some() && deferred.serial() == self.serial).then(|| Ask::new(self))
     }
 
-    /// The octets that have to be written.
-    pub fn output(&self) -> &[u8] {
-        self.output.as_slice()
+    /// Notes that the service of a [queued](Ask::queue) question has become ready and is at work: from now on the answer has
+    /// the time that [`Timeouts`] gives to a call.
+    pub fn begin<K>(&mut self, deferred: &Deferred<K>) {
+        if self.asked.is_some() && deferred.serial() == self.serial && self.queued {
+            self.queued = false;
+            self.due = None;
+        }
     }
 
-    /// Notes that so many octets of [`output`](Self::output) have been written.
-    pub fn advance_output(&mut self, written: usize) {
-        self.output.advance(written);
-    }
-
-    /// Whether [`poll_event`](Self::poll_event) waits for output to be written before it takes more commands.
-    pub fn is_congested(&self) -> bool {
-        self.output.unsent() >= Self::MAX_UNSENT
+    /// The message that is being received, to be answered before its end or held up. `None` before [`Step::Data`] is
+    /// answered and after [`Step::Message`] was returned.
+    pub fn receiving(&mut self) -> Option<Receiving<'_>> {
+        let open = matches!(self.asked, None | Some(Asked::Room | Asked::Chunk));
+        let wanted = self
+            .message
+            .as_ref()
+            .is_some_and(|message| message.is_open());
+        (open && wanted && self.reading != Mode::Closed).then(|| Receiving::new(self))
     }
 
     /// Whether the session runs over TLS.
@@ -312,14 +409,40 @@ impl Connection {
         self.tls
     }
 
-    /// Whether a message is being received.
+    /// Whether the client may have more to send before it has to wait for a reply: whether a message is being received.
     pub fn is_receiving(&self) -> bool {
         self.message.is_some()
     }
 
-    /// How many messages have been taken.
+    /// How many messages were accepted.
     pub const fn messages(&self) -> u32 {
         self.counts.messages
+    }
+
+    /// How the client has introduced itself. `None` before HELO, and again after STARTTLS and XCLIENT.
+    pub fn helo(&self) -> Option<&Helo> {
+        self.helo.as_deref()
+    }
+
+    /// Who the client is, if it has authenticated and that still holds: STARTTLS and XCLIENT end it.
+    pub const fn identity(&self) -> Option<&Identity> {
+        self.identity.as_ref()
+    }
+
+    /// The sender and the recipients that were accepted, from the answer to MAIL until the transaction ends, however it does.
+    pub const fn envelope(&self) -> Option<&Arc<Envelope>> {
+        self.transaction.envelope.as_ref()
+    }
+
+    /// The word for this session in a Received field, after `with`, such as `ESMTPS` (RFC 3848, RFC 6531 section 4.3).
+    pub fn protocol_word(&self) -> &'static str {
+        protocol_word(
+            self.config.protocol,
+            self.greeting(),
+            self.transaction.utf8,
+            self.tls,
+            self.identity.is_some(),
+        )
     }
 
     /// What the session was set up with.
@@ -327,31 +450,33 @@ impl Connection {
         &self.config
     }
 
-    /// The next line of the wire log, if [`Config::log_wire`] is on. Secrets and messages are not in it.
-    #[inline]
-    pub fn poll_wire_line(&mut self) -> Option<WireLine> {
-        self.wire.as_mut()?.pop()
-    }
-
     /// Takes something from the input. Returns whether there was enough of it.
     fn step(&mut self, input: &mut BytesMut) -> bool {
         match self.reading {
-            Reading::Commands => self.step_line(input, self.config.line_limit(), Self::command),
-            Reading::SaslResponse => {
-                self.step_line(input, MAX_RESPONSE_LINE + 2, Self::sasl_response)
-            }
-            Reading::Message => self.step_message(input),
-            Reading::Handshake => false,
-            Reading::Closed => {
-                input.clear();
-                false
-            }
+            Mode::Commands => self.step_line(input, self.config.line_limit(), Self::command),
+            Mode::SaslResponse => self.step_line(input, MAX_RESPONSE_LINE + 2, Self::sasl_response),
+            Mode::Message => self.step_message(input),
+            Mode::Handshake | Mode::Closed => true,
         }
+    }
+
+    fn greeting(&self) -> Option<Greeting> {
+        self.helo.as_ref().map(|helo| helo.greeting)
     }
 
     /// Tells the caller, before anything else is looked at.
     fn tell(&mut self, event: Event) {
-        self.news = Some(event);
+        self.slot = Slot::News(event);
+    }
+
+    fn take_news(&mut self) -> Option<Event> {
+        match std::mem::replace(&mut self.slot, Slot::Empty) {
+            Slot::News(event) => {
+                self.open_question(&event);
+                Some(event)
+            }
+            _ => None,
+        }
     }
 
     fn end_transaction(&mut self) {

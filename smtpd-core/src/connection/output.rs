@@ -1,11 +1,15 @@
-use super::Connection;
+use std::time::Instant;
+
+use super::{Connection, deadline::earned};
 use crate::{Reply, reply::Form};
 
-/// Replies that wait to be written. An idle session owns no more than a few octets of room for them.
+/// Replies that wait to be written. An idle session owns no more than a few bytes of room for them.
 #[derive(Debug, Default)]
 pub(super) struct Output {
     octets: Vec<u8>,
     sent: usize,
+    /// Since when the client has them to take, less what it has earned by taking some.
+    since: Option<Instant>,
 }
 
 impl Output {
@@ -20,15 +24,36 @@ impl Output {
         self.octets.len() - self.sent
     }
 
-    pub(super) fn advance(&mut self, written: usize) {
+    /// Notes what was written. The client earns no more time by it than the least rate gives: else one that takes a byte now
+    /// and then would never be given up.
+    pub(super) fn wrote(&mut self, written: usize, now: Instant, least_rate: u32) {
+        debug_assert!(written <= self.unsent(), "more was written than there was");
         self.sent = (self.sent + written).min(self.octets.len());
         if self.sent == self.octets.len() {
-            self.sent = 0;
-            if self.octets.capacity() > Self::KEPT {
-                self.octets = Vec::new();
-            } else {
-                self.octets.clear();
-            }
+            return self.clear();
+        }
+        if let Some(since) = self.since {
+            let later = since.checked_add(earned(written as u64, least_rate));
+            self.since = later.map(|later| later.min(now));
+        }
+    }
+
+    /// Since when the client has them to take.
+    pub(super) fn waiting_since(&mut self, now: Instant) -> Instant {
+        *self.since.get_or_insert(now)
+    }
+
+    /// Measures the time that the client may take from now on.
+    pub(super) fn restart(&mut self) {
+        self.since = None;
+    }
+
+    pub(super) fn clear(&mut self) {
+        (self.sent, self.since) = (0, None);
+        if self.octets.capacity() > Self::KEPT {
+            self.octets = Vec::new();
+        } else {
+            self.octets.clear();
         }
     }
 
@@ -57,6 +82,9 @@ impl Connection {
     }
 
     pub(super) fn put_as(&mut self, reply: &Reply, form: Form) {
+        if self.closed.is_some() {
+            return; // The client is lost.
+        }
         let buffer = self.output.buffer();
         let start = buffer.len();
         reply.encode(form, buffer);
@@ -86,9 +114,9 @@ mod tests {
     fn an_idle_session_keeps_no_large_buffer() {
         let mut output = Output::default();
         output.buffer().extend_from_slice(&[b'x'; 1000]);
-        output.advance(400);
+        output.wrote(400, Instant::now(), 500);
         assert_eq!(output.unsent(), 600);
-        output.advance(600);
+        output.wrote(600, Instant::now(), 500);
         assert_eq!((output.unsent(), output.octets.capacity()), (0, 0));
     }
 }

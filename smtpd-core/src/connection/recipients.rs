@@ -50,9 +50,15 @@ impl Connection {
         closes || overall.closes()
     }
 
+    /// How many recipients of the transaction were accepted.
+    pub(super) fn recipients(&self) -> usize {
+        let envelope = self.transaction.envelope.as_ref();
+        envelope.map_or(0, |envelope| envelope.recipients().len())
+    }
+
     fn put_each(&mut self, reply: &DataReply) -> bool {
         let mut closes = false;
-        for number in 0..self.transaction.recipients as usize {
+        for number in 0..self.recipients() {
             closes |= reply.for_recipient(number).closes();
             self.put(reply.for_recipient(number));
         }
@@ -60,8 +66,7 @@ impl Connection {
     }
 
     fn is_same_for_all(&self, reply: &DataReply) -> bool {
-        (1..self.transaction.recipients as usize)
-            .all(|number| reply.for_recipient(number) == reply.for_recipient(0))
+        (1..self.recipients()).all(|number| reply.for_recipient(number) == reply.for_recipient(0))
     }
 }
 
@@ -75,7 +80,7 @@ fn key(domain: &Domain) -> Cow<'_, str> {
 
 #[cfg(test)]
 mod tests {
-    use std::{sync::Arc, time::Instant};
+    use std::sync::Arc;
 
     use super::*;
     use crate::{Config, Limits};
@@ -87,7 +92,7 @@ mod tests {
             ..Limits::default()
         };
         let config = Arc::new(Config::new("mx.example.org").limits(limits));
-        let mut connection = Connection::new(config, Instant::now());
+        let mut connection = Connection::new(config);
         let mut refused = |path: &str| connection.is_one_domain_too_many(&path.parse().unwrap());
         assert!(!refused("a@grå.example") && !refused("b@one.example"));
         assert!(!refused("c@ONE.example") && !refused("Postmaster"));

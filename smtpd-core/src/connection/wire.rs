@@ -8,13 +8,13 @@ use super::Connection;
 /// use std::time::Instant;
 ///
 /// use bytes::BytesMut;
-/// use smtpd_core::{Config, Connection, Direction, Reply};
+/// use smtpd_core::{Config, Connection, Direction, Step};
 ///
 /// let config = Config::new("mx.example.org").log_wire(true);
-/// let mut connection = Connection::new(config.into(), Instant::now());
-/// connection.poll_event(Instant::now(), &mut BytesMut::new()); // the client is there
-/// connection.reply(Reply::OK);
-/// let line = connection.poll_wire_line().unwrap();
+/// let mut connection = Connection::new(config.into());
+/// let Step::Connect(ask) = connection.poll(Instant::now(), &mut BytesMut::new()) else { panic!() };
+/// ask.accept();
+/// let Step::Line(line) = connection.poll(Instant::now(), &mut BytesMut::new()) else { panic!() };
 /// assert_eq!((line.direction, line.to_string()), (Direction::Sent, "S: 220 mx.example.org smtpd ESMTP".to_owned()));
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,7 +45,8 @@ impl fmt::Display for WireLine {
     }
 }
 
-/// Lines that the caller has not fetched yet.
+/// Lines that are to be handed out. They are before anything else happens, so there are never more than one command and the
+/// replies to it.
 #[derive(Debug, Default)]
 pub(super) struct WireLog(VecDeque<WireLine>);
 
@@ -107,7 +108,7 @@ impl Connection {
 
 #[cfg(test)]
 mod tests {
-    use std::{sync::Arc, time::Instant};
+    use std::sync::Arc;
 
     use super::*;
     use crate::{Config, sasl::Mechanisms};
@@ -116,9 +117,9 @@ mod tests {
         let config = Config::new("mx.example.org")
             .mechanisms(Mechanisms::default())
             .log_wire(true);
-        let mut connection = Connection::new(Arc::new(config), Instant::now());
+        let mut connection = Connection::new(Arc::new(config));
         connection.log_command(line.as_bytes());
-        connection.poll_wire_line().unwrap().text
+        connection.wire.unwrap().pop().unwrap().text
     }
 
     #[test]

@@ -2,7 +2,7 @@ use crate::{Extension, Protocol, SessionFacts};
 
 /// ETRN (RFC 1985): the command by which a client asks for the mail that waits for a node.
 ///
-/// It comes as an [`Event::Command`](crate::Event::Command) if [`Config::custom_commands`](crate::Config::custom_commands) is on,
+/// It comes as an [`Step::Command`](crate::Step::Command) if [`Config::custom_commands`](crate::Config::custom_commands) is on,
 /// its argument a node's name, `@` and a domain, or `#` and a queue; the answers are those of section 5.1: 250 to 253, 458,
 /// 459. Who answers has to look at who asks (section 8). Otherwise the answer is 458: nothing can be sent.
 ///

@@ -236,6 +236,21 @@ impl Reply {
         }
     }
 
+    /// The same reply with another code. The class of its status is that of the code.
+    #[must_use]
+    pub(crate) fn with_code(self, code: Code) -> Self {
+        Self { code, ..self }
+    }
+
+    /// 451 4.3.0: something on this side took too long.
+    pub(crate) const fn timed_out() -> Self {
+        Self::fixed(
+            Code::LOCAL_ERROR,
+            Status::MAIL_SYSTEM,
+            "Timed out, try again later",
+        )
+    }
+
     /// Whether the command was taken.
     pub const fn is_positive(&self) -> bool {
         self.code.is_positive()

@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use smtpd_core::{
-    BareNewline, Code, Config, Connection, Event, Limits, Protocol, Reply, Status,
+    BareNewline, Code, Config, DataReply, Limits, Protocol, Reply, Status,
     sasl::{CramMd5, Mechanisms, OAuthBearer},
 };
 
-use super::{Caller, Session, Told, extensions};
+use super::{Caller, Decision, Session, Told, extensions};
 
 /// RFC 5321 section 4.5.3.1.4, and what each extension adds.
 pub(crate) const COMMAND_LINE: usize = 512 + 17 + 34 + 15 + 1007 + 5 + 11 + 33;
@@ -117,27 +117,19 @@ pub(crate) struct Moody {
 }
 
 impl Caller for Moody {
-    fn answer(&mut self, connection: &mut Connection, event: &Event, _: usize) -> bool {
-        match event {
+    fn decide(&mut self, told: &Told, _: usize) -> Option<Decision> {
+        match told.kind {
             // The first answer counts, so how many octets come at once makes no difference.
-            Event::Chunk(_) if self.hasty => connection.reply(self.reply(0)),
-            Event::Chunk(_)
-            | Event::Reset
-            | Event::XForward(_)
-            | Event::StartTls
-            | Event::Closed(_)
-            | Event::Authenticated(_) => {
-                return false;
-            }
-            _ if self.is_kind() => return false,
-            Event::MessageEnd(_) => connection.reply(smtpd_core::DataReply::each([
+            "early" => self.hasty.then(|| self.reply(0).into()),
+            "tls" => None,
+            _ if self.is_kind() => None,
+            "taken" | "refused" => Some(Decision::Replies(DataReply::each([
                 self.reply(0),
                 self.reply(1),
                 self.reply(2),
-            ])),
-            _ => connection.reply(self.reply(0)),
+            ]))),
+            _ => Some(self.reply(0).into()),
         }
-        true
     }
 }
 

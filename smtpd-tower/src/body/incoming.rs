@@ -57,6 +57,12 @@ impl Pieces {
         self.first.is_none() && self.rest.is_empty()
     }
 
+    /// Whether they are so many that they cost more than their bytes: a message of dots comes in pieces of a few bytes.
+    pub(crate) fn are_many(&self) -> bool {
+        const MANY: usize = 512;
+        self.rest.len() >= MANY
+    }
+
     fn pop(&mut self) -> Option<Bytes> {
         self.first.take().or_else(|| self.rest.pop_front())
     }
@@ -82,6 +88,11 @@ impl Shared {
 pub(crate) struct Feed(Arc<Shared>);
 
 impl Feed {
+    /// Calls that, which polls the service that reads the message.
+    pub(crate) fn polling<T>(&self, poll: impl FnOnce() -> T) -> T {
+        poll()
+    }
+
     /// Ready when the reader waits for a piece.
     pub(crate) fn poll_wanted(&self, cx: &Context<'_>) -> Poll<()> {
         let mut state = self.0.lock();

@@ -6,249 +6,263 @@ use std::{
 };
 
 use smtpd_core::{
-    AuthRequest, CloseReason, CommandLine, Event, MailCommand, RcptCommand, Reply, ReversePath,
-};
-use tokio::{
-    io::{AsyncRead, AsyncWrite},
-    time::Instant,
+    AuthRequest, CommandLine, Deferred, MailCommand, Overdue, RcptCommand, Reply, WireLine,
+    XClient, ask_kind as kind,
 };
 
 use super::{
-    Driver, SessionError, Stop,
+    Driver, Io, SessionError, Work,
     ask::{Call, Failure, Outcome},
 };
 use crate::{
     Auth, Command, Connect, Envelope, Helo, Mail, Phase, PhaseService, Pipeline, Rcpt, Request,
-    pipeline::no_recipient,
+    fault::quietly, pipeline::no_recipient,
 };
 
-/// A service that has not answered at once, and what to do when it has. Boxed, so that a session that waits for its client
-/// does not carry room for it.
-pub(super) type Asking<IO> = Box<dyn FnMut(&mut Driver<IO>, &mut Context<'_>) -> Poll<()> + Send>;
-
-/// Where the commands lead that are not done with an answer.
-pub(super) enum Turn {
-    /// All that has come is handled.
-    Starved,
-    Data,
-    #[cfg(feature = "tls")]
-    StartTls,
-    Closed(CloseReason),
+/// A service that has not answered at once, and what to do when it has.
+pub(super) trait Asking<IO>: Send
+where
+    IO: Io,
+{
+    /// Ready when the service has answered, and its answer was passed on.
+    fn poll(&mut self, driver: &mut Driver<IO>, cx: &mut Context<'_>) -> Poll<()>;
+    fn phase(&self) -> &'static str;
 }
 
-impl<IO: AsyncRead + AsyncWrite + Unpin + Send + 'static> Driver<IO> {
-    /// Handles all that the input means, so that the replies to a group of commands leave together.
-    pub(super) fn poll_commands(&mut self, cx: &mut Context<'_>) -> Poll<Result<Turn, Stop>> {
-        let mut now = Instant::now();
-        loop {
-            if let Some(mut asking) = self.asking.take() {
-                if asking(self, cx).is_pending() {
-                    self.asking = Some(asking);
-                    return self.poll_idle(cx, true).map(Err);
-                }
-                // What a service took is not the client's time: its silence begins with the answer.
-                now = Instant::now();
-            }
-            let event = match self.next.take() {
-                Some(event) => Some(*event),
-                None => self
-                    .connection
-                    .poll_event(now.into_std(), &mut self.wire.input),
-            };
-            self.log_wire();
-            let turn = match event {
-                Some(event) => self.handle(cx, event),
-                None if self.heed_stage() => None,
-                None => Some(Turn::Starved),
-            };
-            if let Some(turn) = turn {
-                return Poll::Ready(Ok(turn));
-            }
+/// A call of the service of one phase.
+struct Pending<P: Phase, K, F> {
+    call: Call<P>,
+    /// The question that the call answers, and what to do with the answer.
+    answer: Option<(Deferred<K>, F)>,
+}
+
+impl<IO, P, K, F> Asking<IO> for Pending<P, K, F>
+where
+    IO: Io,
+    P: Phase,
+    F: FnOnce(&mut Driver<IO>, Deferred<K>, P::Response) + Send,
+{
+    fn poll(&mut self, driver: &mut Driver<IO>, cx: &mut Context<'_>) -> Poll<()> {
+        let polled = self.call.poll(cx);
+        if !self.call.is_waiting()
+            && let Some((question, _)) = &self.answer
+        {
+            driver.connection.begin(question);
         }
+        let result = ready!(polled);
+        if let Some((question, pass_on)) = self.answer.take() {
+            let answer = driver.resolve::<P>(result);
+            pass_on(driver, question, answer);
+        }
+        Poll::Ready(())
     }
 
-    /// Handles an event. Returns what is left to be done, but for the answer of a service.
-    fn handle(&mut self, cx: &mut Context<'_>, event: Event) -> Option<Turn> {
-        match event {
-            Event::Connect => self.connect(cx),
-            Event::XClient(client) => self.xclient(cx, *client),
-            Event::Helo(helo) => self.helo(cx, helo),
-            Event::Auth(request) => self.auth(cx, request),
-            Event::Authenticated(identity) => self.session.authenticated(identity),
-            Event::Mail(mail) => self.mail(cx, mail),
-            Event::Rcpt(rcpt) => self.rcpt(cx, rcpt),
-            Event::Command(line) => self.command(cx, line),
-            Event::Reset => self.reset(),
-            Event::XForward(forwarded) => self.session.forward(Some(*forwarded)),
-            Event::Data => return Some(Turn::Data),
-            #[cfg(feature = "tls")]
-            Event::StartTls => return Some(Turn::StartTls),
-            Event::Closed(reason) => return Some(Turn::Closed(reason)),
-            // The connection asks these only within a transfer, which answers them.
-            _ => {}
+    fn phase(&self) -> &'static str {
+        P::NAME
+    }
+}
+
+impl<IO: Io> Driver<IO> {
+    /// Lets the service of a command go on.
+    pub(super) fn poll_call(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if std::mem::replace(&mut self.polled, true) {
+            return Poll::Pending;
         }
-        None
+        let Some(Work::Call(mut call)) = self.work.take() else {
+            return Poll::Pending;
+        };
+        if call.poll(self, cx).is_pending() {
+            self.work = Some(Work::Call(call));
+            return Poll::Pending;
+        }
+        let phase = call.phase();
+        self.drop_caught(phase, call);
+        Poll::Ready(())
+    }
+
+    /// A service was too late. The client was told.
+    pub(super) fn overdue(&mut self, _: Overdue) {
+        let Some(work) = &self.work else { return };
+        let phase = work.phase();
+        self.report(SessionError::ServiceTimeout { phase });
+        self.give_up_work();
+    }
+
+    pub(super) fn line(&mut self, line: &WireLine) {
+        quietly(|| tracing::trace!(session = self.session.id(), "{line}"));
+        if let Some(hook) = &self.engine.hooks.wire {
+            quietly(|| hook(&self.session, line));
+        }
     }
 
     pub(super) fn end_transaction(&mut self) {
-        self.envelope = None;
         self.session.end_transaction();
         self.session.forward(None);
     }
 
-    /// RSET, told to whom it concerns if there was something to give up.
-    fn reset(&mut self) {
-        if let (Some(envelope), Some(hook)) = (&self.envelope, &self.engine.hooks.reset) {
-            hook(&self.session, envelope);
+    /// RSET. The hook is called if there was something to give up.
+    pub(super) fn reset(&mut self, envelope: Option<&Envelope>) {
+        if let (Some(envelope), Some(hook)) = (envelope, &self.engine.hooks.reset) {
+            quietly(|| hook(&self.session, envelope));
         }
         self.end_transaction();
     }
 
-    fn command(&mut self, cx: &mut Context<'_>, line: CommandLine) {
+    pub(super) fn command(
+        &mut self,
+        cx: &mut Context<'_>,
+        line: CommandLine,
+        question: Deferred<kind::Command>,
+    ) {
         let unset = line.default_reply.clone();
         let mut payload = Command::new(line.verb, line.argument);
         payload.default_reply = line.default_reply;
-        self.ask(
-            cx,
-            |pipeline| &pipeline.command,
-            unset,
-            payload,
-            Self::reply,
-        );
+        self.ask(cx, |p| &p.command, unset, payload, question, Self::reply);
     }
 
-    pub(super) fn connect(&mut self, cx: &mut Context<'_>) {
+    pub(super) fn connect(&mut self, cx: &mut Context<'_>, question: Deferred<kind::Connect>) {
+        let payload = Connect::new();
         self.ask(
             cx,
-            |pipeline| &pipeline.connect,
+            |p| &p.connect,
             Reply::OK,
-            Connect::new(),
+            payload,
+            question,
             Self::reply,
         );
     }
 
-    fn helo(&mut self, cx: &mut Context<'_>, helo: smtpd_core::Helo) {
-        let (name, greeting) = (helo.name, helo.greeting);
+    /// XCLIENT: the client is asked about as if it had connected itself.
+    pub(super) fn xclient(
+        &mut self,
+        cx: &mut Context<'_>,
+        client: XClient,
+        question: Deferred<kind::Connect>,
+    ) {
+        self.end_transaction();
+        self.session.impersonated(client);
+        self.connect(cx, question);
+    }
+
+    pub(super) fn helo(
+        &mut self,
+        cx: &mut Context<'_>,
+        helo: smtpd_core::Helo,
+        question: Deferred<kind::Helo>,
+    ) {
         let payload = Helo {
-            name: name.clone(),
-            greeting,
+            name: helo.name,
+            greeting: helo.greeting,
         };
-        self.ask(
-            cx,
-            |pipeline| &pipeline.helo,
-            Reply::OK,
-            payload,
-            move |driver, reply| {
-                if reply.is_positive() {
-                    driver.end_transaction();
-                    driver.session.greeted(name, greeting);
-                }
-                driver.reply(reply);
-            },
-        );
+        self.ask(cx, |p| &p.helo, Reply::OK, payload, question, Self::greeted);
     }
 
-    fn auth(&mut self, cx: &mut Context<'_>, request: AuthRequest) {
+    fn greeted(&mut self, question: Deferred<kind::Helo>, reply: Reply) {
+        let accepted = reply.is_positive();
+        self.reply(question, reply);
+        if accepted && let Some(helo) = self.connection.helo() {
+            self.session.greeted(helo.name.clone(), helo.greeting);
+            self.end_transaction();
+        }
+    }
+
+    pub(super) fn auth(
+        &mut self,
+        cx: &mut Context<'_>,
+        request: AuthRequest,
+        question: Deferred<kind::Auth>,
+    ) {
         let payload = Auth::new(request.mechanism, request.credentials);
         let unset = Reply::auth_failed().into();
-        self.ask(
-            cx,
-            |pipeline| &pipeline.auth,
-            unset,
-            payload,
-            |driver, outcome| {
-                driver.connection.reply_auth(outcome);
-            },
-        );
+        let pass_on = |driver: &mut Self, question, outcome| {
+            if let Some(ask) = driver.connection.resume::<kind::Auth>(question) {
+                ask.answer(outcome);
+            }
+        };
+        self.ask(cx, |p| &p.auth, unset, payload, question, pass_on);
     }
 
-    fn mail(&mut self, cx: &mut Context<'_>, mail: MailCommand) {
+    pub(super) fn mail(
+        &mut self,
+        cx: &mut Context<'_>,
+        mail: MailCommand,
+        question: Deferred<kind::Mail>,
+    ) {
         // What XFORWARD has said is about this transaction.
-        self.envelope = None;
         self.session.end_transaction();
-        let envelope = Envelope::new(mail.sender.clone()).with_parameters(mail.parameters.clone());
         let payload = Mail::new(mail.sender).with_parameters(mail.parameters);
-        self.ask(
-            cx,
-            |pipeline| &pipeline.mail,
-            Reply::OK,
-            payload,
-            move |driver, reply| {
-                if reply.is_positive() {
-                    driver.envelope = Some(Arc::new(envelope));
-                }
-                driver.reply(reply);
-            },
-        );
+        self.ask(cx, |p| &p.mail, Reply::OK, payload, question, Self::reply);
     }
 
-    fn rcpt(&mut self, cx: &mut Context<'_>, rcpt: RcptCommand) {
-        let envelope = self
-            .envelope
-            .get_or_insert_with(|| Arc::new(Envelope::new(ReversePath::Null)));
-        let (recipient, parameters) = (rcpt.recipient.clone(), rcpt.parameters.clone());
+    pub(super) fn rcpt(
+        &mut self,
+        cx: &mut Context<'_>,
+        rcpt: RcptCommand,
+        question: Deferred<kind::Rcpt>,
+    ) {
         let payload = Rcpt {
             recipient: rcpt.recipient,
             parameters: rcpt.parameters,
-            envelope: envelope.clone(),
+            envelope: self.envelope(),
         };
         self.ask(
             cx,
-            |pipeline| &pipeline.rcpt,
+            |p| &p.rcpt,
             no_recipient(),
             payload,
-            move |driver, reply| {
-                if reply.is_positive()
-                    && let Some(envelope) = &mut driver.envelope
-                {
-                    // The request is gone by now, so mostly nothing is copied.
-                    Arc::make_mut(envelope).push(recipient, parameters);
-                }
-                driver.reply(reply);
-            },
+            question,
+            Self::reply,
         );
     }
 
-    fn reply(&mut self, reply: Reply) {
-        self.connection.reply(reply);
+    /// The sender and the recipients that were accepted so far.
+    pub(super) fn envelope(&self) -> Arc<Envelope> {
+        self.connection.envelope().cloned().unwrap_or_default()
     }
 
-    /// Asks a service, or heeds the answer that stands where none is set. An answer that comes at once is heeded at once,
-    /// any other by [`Driver::asking`].
-    fn ask<P: Phase>(
+    fn reply<K: kind::OneReply>(&mut self, question: Deferred<K>, reply: Reply) {
+        if let Some(ask) = self.connection.resume(question) {
+            ask.reply(reply);
+        }
+    }
+
+    /// Calls the phase's service, or uses the default answer. An answer that comes at once is passed on at once.
+    fn ask<P: Phase, K: 'static>(
         &mut self,
         cx: &mut Context<'_>,
         service: fn(&Pipeline) -> &Option<PhaseService<P>>,
         unset: P::Response,
         payload: P,
-        heed: impl FnOnce(&mut Self, P::Response) + Send + 'static,
+        question: Deferred<K>,
+        pass_on: impl FnOnce(&mut Self, Deferred<K>, P::Response) + Send + 'static,
     ) {
         let Some(service) = service(&self.engine.pipeline) else {
-            return heed(self, unset);
+            return pass_on(self, question, unset);
         };
         let request = Request::new(self.session.clone(), payload);
-        let call = match Call::start(service, request, cx) {
+        match Call::start(service, request, cx) {
             Outcome::Answered(result) => {
-                let answer = self.judge::<P>(result);
-                return heed(self, answer);
+                let answer = self.resolve::<P>(result);
+                pass_on(self, question, answer);
             }
-            Outcome::Pending(call) => call,
-        };
-        let timeouts = self.engine.config.timeouts_ref();
-        let mut call = Box::pin(call.finish(timeouts.ready, timeouts.call));
-        let mut heed = Some(heed);
-        self.asking = Some(Box::new(move |driver, cx| {
-            let result = ready!(call.as_mut().poll(cx));
-            if let Some(heed) = heed.take() {
-                let answer = driver.judge::<P>(result);
-                heed(driver, answer);
+            Outcome::Panicked(result, message) => {
+                let answer = self.resolve::<P>(result);
+                pass_on(self, question, answer);
+                self.panicked(P::NAME, message);
             }
-            Poll::Ready(())
-        }));
+            Outcome::Pending(call) => {
+                if !call.is_waiting() {
+                    self.connection.begin(&question);
+                }
+                let answer = Some((question, pass_on));
+                self.polled = true;
+                self.work = Some(Work::Call(Box::new(Pending { call, answer })));
+            }
+        }
     }
 
     /// The answer, or what stands for it where the service has failed.
-    pub(super) fn judge<P: Phase>(&self, result: Result<P::Response, Failure>) -> P::Response {
+    pub(super) fn resolve<P: Phase>(&self, result: Result<P::Response, Failure>) -> P::Response {
         result.unwrap_or_else(|failure| {
             let reply = failure.reply();
             if !failure.is_decision() {

@@ -4,7 +4,7 @@ use smtpd_core::{CloseReason, WireLine};
 use tower::BoxError;
 
 use super::ask::Failure;
-use crate::{Envelope, Session, recover::cause_of};
+use crate::{Envelope, Session, fault::quietly, recover::cause_of};
 
 type Hook<T> = Option<Arc<dyn Fn(&Session, &T) + Send + Sync>>;
 
@@ -62,13 +62,19 @@ impl SessionError {
     pub(super) fn of(phase: &'static str, failure: Failure) -> Self {
         match failure {
             Failure::Error(error) => Self::Service { phase, error },
-            Failure::NotReady | Failure::TimedOut => Self::ServiceTimeout { phase },
             Failure::Panic(message) => Self::Panic { phase, message },
         }
     }
 
-    /// Writes it into the log.
-    pub(crate) fn log(&self, session: &Session) {
+    /// Writes it into the log, and calls the hook.
+    pub(crate) fn report(&self, session: &Session, hook: &ErrorHook) {
+        quietly(|| self.log(session));
+        if let Some(hook) = hook {
+            quietly(|| hook(session, self));
+        }
+    }
+
+    fn log(&self, session: &Session) {
         let (session, peer, cause) = (session.id(), session.peer(), self.causes());
         match self {
             Self::Io(_) | Self::Proxy(_) | Self::Tls(_) => {
@@ -142,6 +148,10 @@ pub enum EndReason {
     ProxyFailed,
     /// The TLS handshake failed.
     TlsFailed,
+    /// The future of the session was dropped before the session had ended.
+    Aborted,
+    /// The session panicked twice, so that it could not even be ended with 421.
+    Panicked,
 }
 
 impl fmt::Display for EndReason {
@@ -151,6 +161,8 @@ impl fmt::Display for EndReason {
             Self::Lost => f.write_str("lost"),
             Self::ProxyFailed => f.write_str("proxy failed"),
             Self::TlsFailed => f.write_str("tls failed"),
+            Self::Aborted => f.write_str("aborted"),
+            Self::Panicked => f.write_str("panicked"),
         }
     }
 }

@@ -1,40 +1,38 @@
-//! One session: drives a [`Connection`] over a stream, and asks the services.
+//! One session: drives a [`Connection`] over a stream, and calls the services.
+//!
+//! A session is one hand-written future, [`Driver`]. It asks the connection for its next step, takes it, and where there is
+//! nothing to do but to wait, [`wait`] waits: in that one function, for whatever the session waits for.
 
 mod ask;
+mod close;
 mod commands;
 mod hooks;
 mod proxied;
 #[cfg(feature = "tls")]
 mod secure;
+mod step;
 mod stream;
 mod timer;
 mod transfer;
+mod wait;
 mod wire;
 
 use std::{
-    future::poll_fn,
-    io,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
-    time::Duration,
 };
 
-use smtpd_core::{CloseReason, Config, Connection, Event, Protocol};
-use tokio::{
-    io::{AsyncRead, AsyncWrite, AsyncWriteExt},
-    time::Instant,
-};
+use smtpd_core::{Config, Connection, Protocol};
+use tokio::time::Instant;
 
 pub use self::hooks::{EndReason, SessionError, Summary};
 pub(crate) use self::hooks::{ErrorHook, Hooks};
-use self::{
-    commands::{Asking, Turn},
-    stream::Stream,
-    wire::Wire,
-};
+pub(crate) use self::stream::Io;
+use self::{close::Closing, commands::Asking, stream::Stream, wire::Wire};
 use crate::{
-    Envelope, PeerAddr, Pipeline, Session, TrustedPeers,
+    PeerAddr, Pipeline, Session, TrustedPeers,
+    fault::{self, caught, quietly},
     server::{Seat, Stage},
     session::ListenerFacts,
 };
@@ -55,52 +53,43 @@ pub(crate) struct Engine {
     pub(crate) hooks: Hooks,
 }
 
-/// One session.
-struct Driver<IO> {
+/// One session, as a future that ends with it. However it ends, also by being dropped, the session's permit is released and
+/// its end is reported once.
+struct Driver<IO: Io> {
     engine: Arc<Engine>,
     connection: Connection,
     wire: Wire<IO>,
     session: Session,
-    envelope: Option<Arc<Envelope>>,
     seat: Seat,
     started: Instant,
-    /// What has ended a message before its time, and is to be handled next.
-    next: Option<Box<Event>>,
-    asking: Option<Asking<IO>>,
+    /// The time, as of when the session was last woken or something has answered.
+    now: Instant,
+    /// What is at work for the session.
+    work: Option<Work<IO>>,
+    /// The work was polled since the session was woken, and was given nothing since.
+    polled: bool,
+    /// How far the session has followed the server's shutdown.
+    stage: Stage,
+    /// How the connection is closed, once the protocol is over.
+    closing: Option<Closing>,
+    /// A panic has ended the protocol.
+    broken: bool,
+    ended: bool,
 }
 
-/// Why a session cannot go on.
-enum Stop {
-    Closed(CloseReason),
-    Lost(Option<io::Error>),
-    #[cfg(feature = "proxy")]
-    ProxyFailed(io::Error),
+/// What a session may wait for, besides its client. Boxed, so that an idle session carries no room for it.
+enum Work<IO: Io> {
+    /// The service of a command, which has not answered at once.
+    Call(Box<dyn Asking<IO>>),
+    Transfer(Box<transfer::Transfer>),
     #[cfg(feature = "tls")]
-    TlsFailed(io::Error),
+    Handshake(secure::Handshake<IO>),
+    #[cfg(feature = "proxy")]
+    ProxyHeader(Box<proxied::ProxyHeader<IO>>),
 }
-
-impl From<io::Error> for Stop {
-    fn from(error: io::Error) -> Self {
-        Self::Lost(Some(error))
-    }
-}
-
-/// What has come of waiting for the client.
-enum Arrival {
-    Input,
-    End,
-    Timeout,
-    Draining,
-}
-
-/// How long a connection that is closed against the client's will is read on, and how much, so that the last reply is not
-/// lost in a reset.
-const LINGER: Duration = Duration::from_secs(1);
-const LINGER_OCTETS: u64 = 1 << 20;
 
 impl Engine {
     /// Serves one connection to its end. `implicit_tls` tells that TLS comes before the greeting.
-    // No async function: its future would hold the arguments twice, and every idle session pays for that.
     pub(crate) fn serve<IO>(
         self: Arc<Self>,
         io: IO,
@@ -110,32 +99,132 @@ impl Engine {
         seat: Seat,
     ) -> impl Future<Output = ()> + Send + use<IO>
     where
-        IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        IO: Io,
     {
         let now = Instant::now();
+        let connection = if implicit_tls {
+            Connection::with_tls(self.config.clone())
+        } else {
+            Connection::new(self.config.clone())
+        };
         let mut driver = Driver {
-            connection: Connection::new(self.config.clone(), now.into_std()),
+            connection,
             wire: Wire::new(Stream::Plain(io)),
             session: Session::new(peer, local, self.listener.clone(), self.protocol),
             engine: self,
-            envelope: None,
             seat,
             started: now,
-            next: None,
-            asking: None,
+            now,
+            work: None,
+            polled: false,
+            stage: Stage::Running,
+            closing: None,
+            broken: false,
+            ended: false,
         };
-        async move { driver.run(implicit_tls).await }
+        driver.begin();
+        driver
     }
 }
 
-impl<IO: AsyncRead + AsyncWrite + Unpin + Send + 'static> Driver<IO> {
-    async fn run(&mut self, implicit_tls: bool) {
-        let stop = match self.converse(implicit_tls).await {
-            Ok(reason) => Stop::Closed(reason),
-            Err(stop) => stop,
-        };
-        let reason = self.close(stop).await;
-        self.log_wire();
+impl<IO: Io> Future for Driver<IO> {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let driver = self.get_mut();
+        driver.now = Instant::now();
+        driver.polled = false;
+        loop {
+            #[cfg(debug_assertions)]
+            driver.disarm();
+            match caught(|| driver.drive(cx)) {
+                Ok(Poll::Ready(reason)) => {
+                    driver.end(reason);
+                    return Poll::Ready(());
+                }
+                Ok(Poll::Pending) => {
+                    #[cfg(debug_assertions)]
+                    driver.assert_armed();
+                    return Poll::Pending;
+                }
+                Err(_) if std::mem::replace(&mut driver.broken, true) => {
+                    driver.end(EndReason::Panicked);
+                    return Poll::Ready(());
+                }
+                Err(panic) => driver.panicked("session", panic),
+            }
+        }
+    }
+}
+
+impl<IO: Io> Driver<IO> {
+    fn begin(&mut self) {
+        #[cfg(feature = "proxy")]
+        if self.expects_proxy() {
+            return self.read_proxy_header();
+        }
+        self.allow_claims();
+    }
+
+    /// Goes on until there is nothing to do but to wait.
+    fn drive(&mut self, cx: &mut Context<'_>) -> Poll<EndReason> {
+        loop {
+            self.follow_shutdown();
+            // An answer that is there leaves with the replies before it.
+            if self.is_asking() && self.poll_work(cx).is_ready() {
+                self.now = Instant::now();
+                continue;
+            }
+            let wait = match self.step(cx) {
+                step::Next::Again => continue,
+                step::Next::Wait(wait) => wait,
+                step::Next::End(reason) => return Poll::Ready(reason),
+            };
+            if self.wait(cx, wait).is_pending() {
+                return Poll::Pending;
+            }
+        }
+    }
+
+    /// Ends the session between two messages while the server drains, and anywhere once the time for that is over.
+    fn follow_shutdown(&mut self) {
+        let stage = self.seat.stage();
+        if stage == self.stage {
+            return;
+        }
+        self.stage = stage;
+        match stage {
+            Stage::Running => {}
+            Stage::Draining => self.drain(),
+            Stage::Ending => self.shut_down(),
+        }
+    }
+
+    fn drain(&mut self) {
+        #[cfg(feature = "proxy")]
+        if matches!(self.work, Some(Work::ProxyHeader(_))) {
+            // There is no session yet.
+            return self.shut_down();
+        }
+        self.connection.drain();
+    }
+
+    fn shut_down(&mut self) {
+        self.give_up_work();
+        self.connection.shut_down();
+        self.hurry();
+    }
+
+    /// Ends the session after a panic that nothing else has caught. What the client was promised stands.
+    fn panicked(&mut self, phase: &'static str, message: String) {
+        self.report(SessionError::Panic { phase, message });
+        self.give_up_work();
+        self.connection.end(fault::internal_error());
+    }
+
+    /// Reports the end of the session.
+    fn end(&mut self, reason: EndReason) {
+        self.ended = true;
         let summary = Summary {
             reason,
             messages: self.connection.messages(),
@@ -143,201 +232,24 @@ impl<IO: AsyncRead + AsyncWrite + Unpin + Send + 'static> Driver<IO> {
             sent: self.wire.sent,
             duration: self.started.elapsed(),
         };
-        tracing::debug!(session = self.session.id(), peer = %self.session.peer(), %reason, summary.messages, "session closed");
+        quietly(|| {
+            tracing::debug!(session = self.session.id(), peer = %self.session.peer(), %reason, summary.messages, "session closed");
+        });
         if let Some(hook) = &self.engine.hooks.close {
-            hook(&self.session, &summary);
+            quietly(|| hook(&self.session, &summary));
         }
-    }
-
-    async fn converse(&mut self, implicit_tls: bool) -> Result<CloseReason, Stop> {
-        #[cfg(feature = "proxy")]
-        if self.expects_proxy() {
-            Box::pin(self.read_proxy_header()).await?;
-        }
-        #[cfg(feature = "tls")]
-        if implicit_tls {
-            let config = self.engine.config.clone();
-            let restart = |connection: &mut Connection| {
-                *connection = Connection::with_tls(config, Instant::now().into_std());
-            };
-            Box::pin(self.secure(restart)).await?;
-        }
-        #[cfg(not(feature = "tls"))]
-        let _ = implicit_tls;
-        self.allow_claims();
-        loop {
-            match poll_fn(|cx| self.poll_commands(cx)).await? {
-                Turn::Starved => {}
-                Turn::Data => {
-                    Box::pin(self.transfer()).await?;
-                    continue;
-                }
-                #[cfg(feature = "tls")]
-                Turn::StartTls => {
-                    Box::pin(self.start_tls()).await?;
-                    continue;
-                }
-                Turn::Closed(reason) => return Ok(reason),
-            }
-            let congested = self.connection.is_congested();
-            self.flush().await?;
-            if congested {
-                continue;
-            }
-            match self.arrival().await? {
-                Arrival::Input | Arrival::Draining => {}
-                Arrival::End => return Err(Stop::Lost(None)),
-                Arrival::Timeout => self.connection.handle_timeout(Instant::now().into_std()),
-            }
-        }
-    }
-
-    /// Ends the session between two messages while the server drains, and anywhere once the time for that is over.
-    /// Returns whether it has.
-    fn heed_stage(&mut self) -> bool {
-        match self.seat.stage() {
-            Stage::Running => false,
-            Stage::Draining => self.connection.handle_shutdown(),
-            Stage::Ending => self.connection.shut_down(),
-        }
-    }
-
-    /// Waits for the client.
-    async fn arrival(&mut self) -> Result<Arrival, Stop> {
-        let deadline = self.connection.poll_timeout().map(Instant::from_std);
-        let (wire, seat) = (&mut self.wire, &self.seat);
-        // A transaction that is going on may still end while the server drains.
-        let stage = if seat.stage() >= Stage::Draining {
-            Stage::Ending
-        } else {
-            Stage::Draining
-        };
-        poll_fn(|cx| {
-            if let Poll::Ready(read) = wire.poll_read(cx) {
-                let arrival = if read? == 0 {
-                    Arrival::End
-                } else {
-                    Arrival::Input
-                };
-                return Poll::Ready(Ok(arrival));
-            }
-            if deadline.is_some_and(|deadline| wire.timer.poll_until(cx, deadline).is_ready()) {
-                return Poll::Ready(Ok(Arrival::Timeout));
-            }
-            seat.poll_stage(cx, stage).map(|()| Ok(Arrival::Draining))
-        })
-        .await
-    }
-
-    /// Writes the replies. A client that takes none of them in time is given up.
-    async fn flush(&mut self) -> Result<(), Stop> {
-        if self.connection.output().is_empty() {
-            return Ok(());
-        }
-        let limit = self.engine.config.timeouts_ref().write;
-        let mut progress = (self.wire.sent, Instant::now());
-        let (wire, connection, seat) = (&mut self.wire, &mut self.connection, &self.seat);
-        poll_fn(|cx| {
-            if let Poll::Ready(result) = wire.poll_flush(cx, connection) {
-                return Poll::Ready(result.map_err(Stop::from));
-            }
-            if wire.sent > progress.0 {
-                progress = (wire.sent, Instant::now());
-            }
-            wire.park();
-            let stalled = wire.timer.poll_until(cx, progress.1 + limit).is_ready();
-            let ending = seat.poll_stage(cx, Stage::Ending).is_ready();
-            if stalled || ending {
-                Poll::Ready(Err(Stop::Lost(None)))
-            } else {
-                Poll::Pending
-            }
-        })
-        .await
-    }
-
-    /// What goes on while a service works. Ready when it is in vain.
-    fn poll_idle(&mut self, cx: &mut Context<'_>, watch: bool) -> Poll<Stop> {
-        let lost = match self.wire.poll_flush(cx, &mut self.connection) {
-            Poll::Ready(Err(error)) => Poll::Ready(Stop::from(error)),
-            _ if watch => self.wire.poll_gone(cx).map(|gone| Stop::Lost(gone.err())),
-            _ => Poll::Pending,
-        };
-        self.wire.park();
-        if lost.is_ready() {
-            return lost;
-        }
-        self.seat.poll_stage(cx, Stage::Ending).map(|()| {
-            self.connection.shut_down();
-            Stop::Closed(CloseReason::Shutdown)
-        })
-    }
-
-    /// Says the last words and closes.
-    async fn close(&mut self, stop: Stop) -> EndReason {
-        self.asking = None;
-        match stop {
-            Stop::Closed(reason) => {
-                if self.flush().await.is_ok() && reason != CloseReason::Quit {
-                    self.linger().await;
-                } else {
-                    let _ = tokio::time::timeout(LINGER, self.wire.stream.shutdown()).await;
-                }
-                EndReason::Closed(reason)
-            }
-            Stop::Lost(error) => {
-                if let Some(error) = error {
-                    self.report(SessionError::Io(error));
-                }
-                EndReason::Lost
-            }
-            #[cfg(feature = "proxy")]
-            Stop::ProxyFailed(error) => {
-                self.report(SessionError::Proxy(error));
-                EndReason::ProxyFailed
-            }
-            #[cfg(feature = "tls")]
-            Stop::TlsFailed(error) => {
-                self.report(SessionError::Tls(error));
-                EndReason::TlsFailed
-            }
-        }
-    }
-
-    /// Closes the way out, then reads on for a moment: closing with unread input would reset the connection, and the
-    /// client might never see why.
-    async fn linger(&mut self) {
-        let end = Instant::now() + LINGER;
-        let most = self.wire.received + LINGER_OCTETS;
-        let mut down = false;
-        let wire = &mut self.wire;
-        poll_fn(|cx| {
-            if !down {
-                down = Pin::new(&mut wire.stream).poll_shutdown(cx).is_ready();
-            }
-            wire.input.clear();
-            while let Poll::Ready(read) = wire.poll_read(cx) {
-                wire.input.clear();
-                if read.is_err() || wire.eof || wire.received > most {
-                    return Poll::Ready(());
-                }
-            }
-            wire.timer.poll_until(cx, end)
-        })
-        .await;
     }
 
     fn report(&self, error: SessionError) {
         self.session.report(&error);
     }
+}
 
-    #[inline]
-    fn log_wire(&mut self) {
-        while let Some(line) = self.connection.poll_wire_line() {
-            tracing::trace!(session = self.session.id(), "{line}");
-            if let Some(hook) = &self.engine.hooks.wire {
-                hook(&self.session, &line);
-            }
+impl<IO: Io> Drop for Driver<IO> {
+    fn drop(&mut self) {
+        if !self.ended {
+            self.give_up_work();
+            self.end(EndReason::Aborted);
         }
     }
 }
@@ -355,8 +267,8 @@ mod tests {
     fn an_idle_session_carries_no_room_for_what_is_rare() {
         let session = size_of_result(Engine::serve::<tokio::net::TcpStream>);
         assert!(
-            session <= 768,
-            "the future of a session has {session} octets"
+            session <= 800,
+            "the future of a session has {session} bytes"
         );
     }
 }

@@ -1,44 +1,11 @@
 //! Who the client is, where the peer is a proxy that speaks for it.
 
-use std::task::Context;
+use super::{Driver, Io};
 
-use smtpd_core::XClient;
-use tokio::io::{AsyncRead, AsyncWrite};
-
-use super::Driver;
 #[cfg(feature = "proxy")]
-use super::Stop;
+pub(super) use self::header::ProxyHeader;
 
-impl<IO: AsyncRead + AsyncWrite + Unpin + Send + 'static> Driver<IO> {
-    /// Whether the peer is a proxy that has to begin with a header.
-    #[cfg(feature = "proxy")]
-    pub(super) fn expects_proxy(&self) -> bool {
-        let proxy = self.engine.proxy.as_ref();
-        proxy.is_some_and(|proxy| proxy.trusts(self.session.peer()))
-    }
-
-    /// Reads the PROXY header.
-    #[cfg(feature = "proxy")]
-    pub(super) async fn read_proxy_header(&mut self) -> Result<(), Stop> {
-        use smtpd_core::CloseReason;
-
-        use crate::server::Stage;
-
-        let Some(proxy) = &self.engine.proxy else {
-            return Ok(());
-        };
-        let seat = &self.seat;
-        let header = proxy.read_header(&mut self.wire.stream);
-        let draining = std::future::poll_fn(|cx| seat.poll_stage(cx, Stage::Draining));
-        let info = tokio::select! {
-            biased;
-            header = header => header.map_err(Stop::ProxyFailed)?,
-            () = draining => return Err(Stop::Closed(CloseReason::Shutdown)),
-        };
-        self.session.proxied(info);
-        Ok(())
-    }
-
+impl<IO: Io> Driver<IO> {
     /// Lets a trusted peer say for whom it speaks.
     pub(super) fn allow_claims(&mut self) {
         let peer = self.session.peer();
@@ -52,11 +19,95 @@ impl<IO: AsyncRead + AsyncWrite + Unpin + Send + 'static> Driver<IO> {
             self.connection.allow_xforward();
         }
     }
+}
 
-    /// XCLIENT: the client is asked about as if it had connected itself.
-    pub(super) fn xclient(&mut self, cx: &mut Context<'_>, client: XClient) {
-        self.end_transaction();
-        self.session.impersonated(client);
-        self.connect(cx);
+#[cfg(feature = "proxy")]
+mod header {
+    use std::{
+        io,
+        pin::Pin,
+        task::{Context, Poll, ready},
+    };
+
+    use tokio::time::Instant;
+
+    use super::super::{
+        Driver, EndReason, Io, SessionError, Work,
+        close::later,
+        step::Next,
+        stream::Stream,
+        wait::{Wait, Want},
+    };
+    use crate::ProxyInfo;
+
+    type Reading<IO> = Pin<Box<dyn Future<Output = (Stream<IO>, io::Result<ProxyInfo>)> + Send>>;
+
+    /// A PROXY header that is awaited.
+    pub(in super::super) struct ProxyHeader<IO> {
+        reading: Reading<IO>,
+        until: Instant,
+        /// It did not come, or is none.
+        failed: Option<io::Error>,
+    }
+
+    impl<IO: Io> Driver<IO> {
+        /// Whether the peer is a proxy that has to begin with a header.
+        pub(in super::super) fn expects_proxy(&self) -> bool {
+            let proxy = self.engine.proxy.as_ref();
+            proxy.is_some_and(|proxy| proxy.trusts(self.session.peer()))
+        }
+
+        pub(in super::super) fn read_proxy_header(&mut self) {
+            let Some(proxy) = self.engine.proxy.clone() else {
+                return;
+            };
+            let until = later(self.now, proxy.limit());
+            let mut stream = self.wire.stream.take();
+            let reading = Box::pin(async move {
+                let header = proxy.read_header(&mut stream).await;
+                (stream, header)
+            });
+            self.work = Some(Work::ProxyHeader(Box::new(ProxyHeader {
+                reading,
+                until,
+                failed: None,
+            })));
+        }
+
+        /// What to wait for while the session has not begun, because a header is missing.
+        pub(in super::super) fn awaits_proxy_header(&mut self) -> Option<Next> {
+            let Some(Work::ProxyHeader(header)) = &mut self.work else {
+                return None;
+            };
+            let until = header.until;
+            let late = || Some(io::Error::from(io::ErrorKind::TimedOut));
+            let failed = header.failed.take();
+            if let Some(error) = failed.or_else(|| (until <= self.now).then(late).flatten()) {
+                self.report(SessionError::Proxy(error));
+                self.work = None;
+                return Some(Next::End(EndReason::ProxyFailed));
+            }
+            Some(Next::Wait(Wait {
+                want: Want::Answer,
+                until,
+            }))
+        }
+
+        pub(in super::super) fn poll_proxy_header(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+            let Some(Work::ProxyHeader(header)) = &mut self.work else {
+                return Poll::Pending;
+            };
+            let (stream, result) = ready!(header.reading.as_mut().poll(cx));
+            match result {
+                Ok(info) => {
+                    self.work = None;
+                    self.wire.stream = stream;
+                    self.session.proxied(info);
+                    self.allow_claims();
+                }
+                Err(error) => header.failed = Some(error),
+            }
+            Poll::Ready(())
+        }
     }
 }

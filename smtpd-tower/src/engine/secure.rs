@@ -1,57 +1,86 @@
-//! TLS: the handshake, in the session's own task and with its own limit.
+//! TLS: the handshake, in the session's own task.
 
-use std::io;
-
-use smtpd_core::Connection;
-use tokio::{
-    io::{AsyncRead, AsyncWrite},
-    time::timeout,
+use std::{
+    io,
+    pin::Pin,
+    task::{Context, Poll, ready},
 };
 
-use super::{Driver, Stop, stream::Stream};
-use crate::{server::Stage, tls::Secured};
+use smtpd_core::{Step, TlsFacts};
+use tokio::time::Instant;
 
-impl<IO: AsyncRead + AsyncWrite + Unpin + Send + 'static> Driver<IO> {
-    /// STARTTLS: the 220 leaves alone, then everything starts anew (RFC 3207 section 4).
-    pub(super) async fn start_tls(&mut self) -> Result<(), Stop> {
-        self.flush().await?;
-        self.wire.input.clear();
-        self.secure(Connection::handle_tls).await
+use super::{
+    Driver, Io, SessionError, Work,
+    step::Next,
+    stream::Stream,
+    wait::{Wait, Want},
+};
+use crate::tls::Secured;
+
+/// A handshake that is going on.
+pub(super) type Handshake<IO> = Pin<Box<dyn Future<Output = io::Result<Secured<IO>>> + Send>>;
+
+impl<IO: Io> Driver<IO> {
+    /// The client is to begin a handshake: after STARTTLS, or at once.
+    pub(super) fn handshake(&mut self, until: Instant) -> Next {
+        if self.work.is_none() {
+            match self.start_handshake() {
+                Ok(handshake) => self.work = Some(Work::Handshake(handshake)),
+                Err(error) => {
+                    self.handshake_failed(error);
+                    return Next::Again;
+                }
+            }
+        }
+        Next::Wait(Wait {
+            want: Want::Answer,
+            until,
+        })
     }
 
-    /// Puts TLS around the stream, and lets the protocol begin anew. A handshake that fails ends the session: it never
-    /// goes on in plaintext.
-    pub(super) async fn secure(
-        &mut self,
-        restart: impl FnOnce(&mut Connection),
-    ) -> Result<(), Stop> {
-        let Some(tls) = &self.engine.tls else {
-            return Err(Stop::TlsFailed(io::Error::other("no TLS configuration")));
+    fn start_handshake(&mut self) -> io::Result<Handshake<IO>> {
+        let tls = self.engine.tls.clone();
+        let tls = tls.ok_or_else(|| io::Error::other("no TLS configuration"))?;
+        let Stream::Plain(io) = self.wire.stream.take() else {
+            return Err(io::ErrorKind::AlreadyExists.into());
         };
-        let Stream::Plain(io) = std::mem::replace(&mut self.wire.stream, Stream::Gone) else {
-            return Err(Stop::TlsFailed(io::ErrorKind::AlreadyExists.into()));
+        Ok(Box::pin(async move { tls.accept(io).await }))
+    }
+
+    pub(super) fn poll_handshake(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(Work::Handshake(handshake)) = &mut self.work else {
+            return Poll::Pending;
         };
-        self.wire.park();
-        let limit = self.engine.config.timeouts_ref().handshake;
-        let seat = &self.seat;
-        let handshake = timeout(limit, tls.accept(io));
-        let ending = std::future::poll_fn(|cx| seat.poll_stage(cx, Stage::Ending));
-        let result = tokio::select! {
-            result = handshake => result.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())),
-            () = ending => Err(io::Error::other("the server shuts down")),
-        };
-        let Secured {
-            stream,
-            info,
-            bindings,
-        } = result.map_err(Stop::TlsFailed)?;
-        let certified = !info.peer_certificates().is_empty();
-        self.session.secured(info);
+        let result = ready!(handshake.as_mut().poll(cx));
+        self.work = None;
+        match result {
+            Ok(secured) => self.secured(secured),
+            Err(error) => self.handshake_failed(error),
+        }
+        Poll::Ready(())
+    }
+
+    /// Everything begins anew, over TLS (RFC 3207 section 4.2).
+    fn secured(&mut self, secured: Secured<IO>) {
+        let mut facts = TlsFacts::default();
+        facts.bindings = secured.bindings;
+        facts.client_certificate = !secured.info.peer_certificates().is_empty();
+        self.wire.stream = Stream::Tls(secured.stream);
+        self.session.secured(secured.info);
         self.end_transaction();
-        self.wire.stream = Stream::Tls(stream);
-        restart(&mut self.connection);
-        self.connection.set_channel_bindings(bindings);
-        self.connection.set_client_certificate(certified);
-        Ok(())
+        let now = self.now.into_std();
+        if let Step::Handshake(handshake) = self.connection.poll(now, &mut self.wire.input) {
+            handshake.done(&mut self.wire.input, facts);
+        }
+    }
+
+    /// A handshake that fails ends the session: it never goes on in plaintext.
+    fn handshake_failed(&mut self, error: io::Error) {
+        self.report(SessionError::Tls(error));
+        self.wire.dead = true;
+        let now = self.now.into_std();
+        if let Step::Handshake(handshake) = self.connection.poll(now, &mut self.wire.input) {
+            handshake.failed();
+        }
     }
 }

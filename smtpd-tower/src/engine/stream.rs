@@ -6,14 +6,26 @@ use std::{
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+/// What a session runs over.
+pub(crate) trait Io: AsyncRead + AsyncWrite + Unpin + Send + 'static {}
+
+impl<T: AsyncRead + AsyncWrite + Unpin + Send + 'static> Io for T {}
+
 /// A connection, in plaintext or over TLS. What TLS needs is boxed, so that plain sessions do not carry it.
 pub(super) enum Stream<IO> {
     Plain(IO),
     #[cfg(feature = "tls")]
     Tls(Box<tokio_rustls::server::TlsStream<IO>>),
-    /// Nothing is left: a handshake has failed.
-    #[cfg(feature = "tls")]
+    /// Nothing is left, for a handshake or a PROXY header is read from it.
     Gone,
+}
+
+impl<IO> Stream<IO> {
+    /// Takes the connection away, until it is put back.
+    #[cfg(any(feature = "tls", feature = "proxy"))]
+    pub(super) fn take(&mut self) -> Self {
+        std::mem::replace(self, Self::Gone)
+    }
 }
 
 macro_rules! each {
@@ -22,7 +34,6 @@ macro_rules! each {
             Self::Plain($io) => $then,
             #[cfg(feature = "tls")]
             Self::Tls($io) => $then,
-            #[cfg(feature = "tls")]
             Self::Gone => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
         }
     };

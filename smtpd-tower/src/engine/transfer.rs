@@ -1,294 +1,237 @@
 //! The message, from DATA or the first BDAT to the reply that ends it.
 
 use std::{
-    future::poll_fn,
-    mem::take,
     task::{Context, Poll},
     time::Duration,
 };
 
-use smtpd_core::{DataReply, Event};
-use tokio::{
-    io::{AsyncRead, AsyncWrite},
-    time::Instant,
-};
+use bytes::Bytes;
+use smtpd_core::{DataReply, Deferred, MessageError, ask_kind as kind};
+use tokio::time::Instant;
 
 use super::{
-    Driver, Stop,
-    ask::{Call, Failure, Outcome, in_context},
+    Driver, Io, Work,
+    ask::{Call, Failure, Outcome},
 };
 use crate::{
-    BodyError, Data, Request,
+    BodyError, Data, Phase, Request,
     body::{Feed, Pieces, incoming},
     pipeline::no_delivery,
-    server::Stage,
 };
 
 /// A call of the data service that is going on, and the message that it reads.
-struct Transfer {
+pub(super) struct Transfer {
     call: Call<Data>,
     feed: Feed,
-    /// The service has just been polled, and has been given nothing since.
-    polled: bool,
-    /// The service has asked for the message.
-    started: bool,
-    /// The message has come to its end; all that is missing is the answer.
-    ended: bool,
-    /// The service has not taken all octets of a chunk that is over.
-    chunk_open: bool,
+    /// What the connection waits for, and the service brings about.
+    question: Question,
+    /// What has come of the message and was not handed over.
+    pieces: Pieces,
+    /// The session is over, and the service has until then to clean up.
+    abandoned: Option<Instant>,
 }
 
-/// What to do next.
-enum Next {
-    Answered(Result<DataReply, Failure>),
-    /// The service asks for more of the message.
-    Wanted,
-    Input,
-    ClientGone,
-    ClientTimeout,
-    Ending,
+/// Where a message stands between the connection and the service.
+enum Question {
+    /// The service has not asked for the message.
+    Start(Deferred<kind::Data>),
+    /// The client is to send more.
+    None,
+    /// The service has not taken what there is.
+    Taken(Deferred<kind::Chunk>),
+    /// The message has ended.
+    End(Deferred<kind::Message>),
 }
 
 /// How long a service that has lost its client may take to clean up.
 const GRACE: Duration = Duration::from_secs(10);
 
-impl<IO: AsyncRead + AsyncWrite + Unpin + Send + 'static> Driver<IO> {
-    /// Runs the data service beside the client. An event that has ended the message before its time is left for later.
-    pub(super) async fn transfer(&mut self) -> Result<(), Stop> {
+impl<IO: Io> Driver<IO> {
+    /// DATA, or the first BDAT: asks the data service, which may ask for the message.
+    pub(super) fn data(&mut self, cx: &mut Context<'_>, question: Deferred<kind::Data>) {
         let Some(service) = &self.engine.pipeline.data else {
-            self.answered(no_delivery().into());
-            return Ok(());
+            return self.answered(Question::Start(question), no_delivery().into());
         };
         let (feed, body) = incoming();
-        let envelope = self.envelope.clone().unwrap_or_default();
-        let request = Request::new(self.session.clone(), Data::new(envelope, body));
-        let call = match in_context(|cx| Call::start(service, request, cx)).await {
-            Outcome::Pending(call) => call,
-            Outcome::Answered(result) => {
-                self.settle(result);
-                return Ok(());
+        let request = Request::new(self.session.clone(), Data::new(self.envelope(), body));
+        let outcome = feed.polling(|| Call::start(service, request, cx));
+        match outcome {
+            Outcome::Answered(result) => self.settle(Question::Start(question), result),
+            Outcome::Panicked(result, message) => {
+                self.settle(Question::Start(question), result);
+                self.panicked(Data::NAME, message);
             }
+            Outcome::Pending(call) => {
+                if !call.is_waiting() {
+                    self.connection.begin(&question);
+                }
+                self.polled = true;
+                self.work = Some(Work::Transfer(Box::new(Transfer {
+                    call,
+                    feed,
+                    question: Question::Start(question),
+                    pieces: Pieces::default(),
+                    abandoned: None,
+                })));
+            }
+        }
+    }
+
+    /// Lets the data service go on. Ready when it has answered, or wants more of the message.
+    pub(super) fn poll_transfer(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(Work::Transfer(transfer)) = &mut self.work else {
+            return Poll::Pending;
         };
-        let result = self
-            .run_transfer(&mut Transfer {
-                call,
-                feed,
-                polled: true,
-                started: false,
-                ended: false,
-                chunk_open: false,
-            })
-            .await;
+        if !std::mem::replace(&mut self.polled, true) {
+            let polled = transfer.feed.polling(|| transfer.call.poll(cx));
+            if let Question::Start(question) = &transfer.question
+                && !transfer.call.is_waiting()
+            {
+                self.connection.begin(question);
+            }
+            if let Poll::Ready(result) = polled {
+                self.finish_transfer(result);
+                return Poll::Ready(());
+            }
+        }
+        self.poll_wanted(cx)
+    }
+
+    /// Whether the service waits for more of the message.
+    fn poll_wanted(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(Work::Transfer(transfer)) = &mut self.work else {
+            return Poll::Pending;
+        };
+        if matches!(transfer.question, Question::None | Question::End(_))
+            || transfer.feed.poll_wanted(cx).is_pending()
+        {
+            return Poll::Pending;
+        }
+        let connection = &mut self.connection;
+        match std::mem::replace(&mut transfer.question, Question::None) {
+            Question::Start(question) => connection.resume(question).map(|ask| ask.receive()),
+            Question::Taken(question) => connection.resume(question).map(|ask| ask.taken()),
+            Question::None | Question::End(_) => None,
+        };
+        Poll::Ready(())
+    }
+
+    /// Bytes of the message have come.
+    pub(super) fn chunk(&mut self, cx: &mut Context<'_>, bytes: Bytes) {
+        let piece = self.wire.piece(bytes);
+        let Some(Work::Transfer(transfer)) = &mut self.work else {
+            return;
+        };
+        transfer.pieces.push(piece);
+        if transfer.pieces.are_many() {
+            self.hand_over(cx);
+        }
+    }
+
+    /// Hands over what has come of the message, and reads no more of it until the service has taken that. Returns whether there
+    /// was anything.
+    pub(super) fn hand_over(&mut self, cx: &mut Context<'_>) -> bool {
+        let Some(Work::Transfer(transfer)) = &mut self.work else {
+            return false;
+        };
+        if transfer.pieces.is_empty() {
+            return false;
+        }
+        let held = self
+            .connection
+            .receiving()
+            .and_then(|message| message.hold());
+        if let Some(question) = held {
+            transfer.question = Question::Taken(question);
+        }
+        transfer.hand_over(None, cx);
+        self.polled = false;
+        true
+    }
+
+    /// A BDAT chunk has ended. Its reply says that the service has taken it.
+    pub(super) fn chunk_end(&mut self, cx: &mut Context<'_>, question: Deferred<kind::Chunk>) {
+        if let Some(Work::Transfer(transfer)) = &mut self.work
+            && !transfer.pieces.is_empty()
+        {
+            transfer.question = Question::Taken(question);
+            transfer.hand_over(None, cx);
+            self.polled = false;
+        } else if let Some(ask) = self.connection.resume(question) {
+            ask.taken();
+        }
+    }
+
+    /// The message has ended.
+    pub(super) fn message_end(
+        &mut self,
+        cx: &mut Context<'_>,
+        result: Result<(), MessageError>,
+        question: Deferred<kind::Message>,
+    ) {
+        if let Some(Work::Transfer(transfer)) = &mut self.work {
+            transfer.question = Question::End(question);
+            transfer.hand_over(Some(result.map_err(BodyError::from)), cx);
+            self.polled = false;
+        }
+    }
+
+    /// The service has answered.
+    fn finish_transfer(&mut self, result: Result<DataReply, Failure>) {
+        let Some(Work::Transfer(transfer)) = self.work.take() else {
+            return;
+        };
+        let Transfer { call, question, .. } = *transfer;
+        self.settle(question, result);
+        self.drop_caught(Data::NAME, call);
+    }
+
+    fn settle(&mut self, question: Question, result: Result<DataReply, Failure>) {
+        let reply = self.resolve::<Data>(result);
+        self.answered(question, reply);
+    }
+
+    fn answered(&mut self, question: Question, reply: DataReply) {
+        match question {
+            Question::Start(question) => match self.connection.resume(question) {
+                // The message was taken unseen.
+                Some(ask) if reply.is_taken() => ask.discard(reply),
+                Some(ask) => ask.refuse(reply.merged().clone()),
+                None => {}
+            },
+            Question::End(question) => {
+                if let Some(ask) = self.connection.resume(question) {
+                    ask.reply(reply);
+                }
+            }
+            Question::None | Question::Taken(_) => {
+                if let Some(message) = self.connection.receiving() {
+                    message.discard(reply);
+                }
+            }
+        }
         self.wire.end_large();
-        result
-    }
-
-    async fn run_transfer(&mut self, transfer: &mut Transfer) -> Result<(), Stop> {
-        loop {
-            match self.serve_message(transfer).await {
-                Next::Answered(result) => {
-                    self.settle(result);
-                    return Ok(());
-                }
-                Next::ClientGone => return self.lose(transfer).await,
-                Next::Ending => return self.give_up(transfer),
-                Next::Wanted if !transfer.started => {
-                    transfer.started = true;
-                    self.connection.accept_data();
-                }
-                _ => {}
-            }
-            match self.feed(transfer).await {
-                Feeding::Fed => {}
-                Feeding::Answered(result) => {
-                    self.settle(result);
-                    return Ok(());
-                }
-                Feeding::Interrupted(event) => {
-                    self.abandon(transfer).await;
-                    self.next = Some(Box::new(event));
-                    return Ok(());
-                }
-                Feeding::ClientGone => return self.lose(transfer).await,
-                Feeding::Ending => return self.give_up(transfer),
-            }
-        }
-    }
-
-    /// Lets the service work until it answers or asks for more of the message.
-    async fn serve_message(&mut self, transfer: &mut Transfer) -> Next {
-        let mut polled = take(&mut transfer.polled);
-        let mut began = None;
-        poll_fn(|cx| {
-            if !take(&mut polled)
-                && let Poll::Ready(result) = transfer.call.poll(cx)
-            {
-                return Poll::Ready(Next::Answered(result));
-            }
-            if !transfer.ended && transfer.feed.poll_wanted(cx).is_ready() {
-                transfer.polled = true;
-                return Poll::Ready(Next::Wanted);
-            }
-            // RFC 5321 section 6.1: a message that has come whole is delivered, even if nobody waits for the reply.
-            match self.poll_idle(cx, !transfer.ended) {
-                Poll::Ready(Stop::Closed(_)) => return Poll::Ready(Next::Ending),
-                Poll::Ready(_) if !transfer.ended => return Poll::Ready(Next::ClientGone),
-                _ => {}
-            }
-            let (limit, failure) = self.limit_of(transfer);
-            let deadline = *began.get_or_insert_with(Instant::now) + limit;
-            self.wire
-                .timer
-                .poll_until(cx, deadline)
-                .map(|()| Next::Answered(Err(failure)))
-        })
-        .await
-    }
-
-    /// How long the service may take over what it does, and what it is if it takes longer.
-    fn limit_of(&self, transfer: &Transfer) -> (Duration, Failure) {
-        let timeouts = self.engine.config.timeouts_ref();
-        if transfer.call.is_waiting() {
-            (timeouts.ready, Failure::NotReady)
-        } else if transfer.started {
-            (timeouts.delivery, Failure::TimedOut)
-        } else {
-            (timeouts.ready + timeouts.data_start, Failure::TimedOut)
-        }
-    }
-
-    /// Gets more of the message to the service, which waits for it.
-    async fn feed(&mut self, transfer: &mut Transfer) -> Feeding {
-        if take(&mut transfer.chunk_open) {
-            // It asks for more, so it has taken what there was.
-            self.connection.accept_chunk();
-        }
-        loop {
-            let (fed, event) = in_context(|cx| self.pour(transfer, cx)).await;
-            match event {
-                Some(Event::ChunkEnd) if fed => transfer.chunk_open = true,
-                Some(Event::ChunkEnd) => {
-                    self.connection.accept_chunk();
-                    continue;
-                }
-                None | Some(Event::MessageEnd(_)) => {}
-                Some(event) => return Feeding::Interrupted(event),
-            }
-            if fed {
-                return Feeding::Fed;
-            }
-            match self.more(transfer).await {
-                Next::Answered(result) => return Feeding::Answered(result),
-                Next::ClientGone => return Feeding::ClientGone,
-                Next::ClientTimeout => self.connection.handle_timeout(Instant::now().into_std()),
-                Next::Ending => return Feeding::Ending,
-                _ => {}
-            }
-        }
-    }
-
-    /// Hands over what has come of the message. Returns whether there was anything, and the event that is something else.
-    fn pour(&mut self, transfer: &mut Transfer, cx: &Context<'_>) -> (bool, Option<Event>) {
-        let now = Instant::now().into_std();
-        let mut pieces = Pieces::default();
-        let event = loop {
-            let event = self.connection.poll_event(now, &mut self.wire.input);
-            self.log_wire();
-            match event {
-                Some(Event::Chunk(octets)) => pieces.push(self.wire.piece(octets)),
-                other => break other,
-            }
-        };
-        let end = match event {
-            Some(Event::MessageEnd(result)) => Some(result.map_err(BodyError::from)),
-            _ => None,
-        };
-        transfer.ended = end.is_some();
-        let fed = transfer.ended || !pieces.is_empty();
-        if fed {
-            transfer.polled = false;
-            transfer.feed.hand_over(pieces, end, cx);
-        }
-        (fed, event)
-    }
-
-    /// Waits for more input, or for the service to answer without it.
-    async fn more(&mut self, transfer: &mut Transfer) -> Next {
-        let deadline = self.connection.poll_timeout().map(Instant::from_std);
-        if self.connection.is_receiving() {
-            self.wire.begin_large();
-        }
-        let mut polled = take(&mut transfer.polled);
-        poll_fn(|cx| {
-            if let Poll::Ready(Err(_)) = self.wire.poll_flush(cx, &mut self.connection) {
-                return Poll::Ready(Next::ClientGone);
-            }
-            if let Poll::Ready(read) = self.wire.poll_read(cx) {
-                return Poll::Ready(if matches!(read, Ok(1..)) {
-                    Next::Input
-                } else {
-                    Next::ClientGone
-                });
-            }
-            if !take(&mut polled)
-                && let Poll::Ready(result) = transfer.call.poll(cx)
-            {
-                return Poll::Ready(Next::Answered(result));
-            }
-            if deadline.is_some_and(|deadline| self.wire.timer.poll_until(cx, deadline).is_ready())
-            {
-                return Poll::Ready(Next::ClientTimeout);
-            }
-            self.seat
-                .poll_stage(cx, Stage::Ending)
-                .map(|()| Next::Ending)
-        })
-        .await
-    }
-
-    /// Passes the service's answer on.
-    fn settle(&mut self, result: Result<DataReply, Failure>) {
-        let reply = self.judge::<Data>(result);
-        self.answered(reply);
-    }
-
-    fn answered(&mut self, reply: DataReply) {
-        self.connection.reply(reply);
-        self.end_transaction();
-    }
-
-    /// The client is gone before the end: the service hears of it, and gets a moment to clean up.
-    async fn lose(&mut self, transfer: &mut Transfer) -> Result<(), Stop> {
-        self.abandon(transfer).await;
-        Err(Stop::Lost(None))
-    }
-
-    /// The time for a graceful shutdown is over: the call is dropped.
-    fn give_up(&mut self, transfer: &Transfer) -> Result<(), Stop> {
-        self.connection.shut_down();
-        transfer.feed.finish(Err(BodyError::Incomplete));
-        self.end_transaction();
-        Ok(())
-    }
-
-    async fn abandon(&mut self, transfer: &mut Transfer) {
-        transfer.feed.finish(Err(BodyError::Incomplete));
-        // Only a service that waits for the message can notice; what else it does is in vain.
-        let answer = poll_fn(|cx| transfer.call.poll(cx));
-        if let Ok(result) = tokio::time::timeout(GRACE, answer).await {
-            // Nobody hears the answer, but a failure is told of.
-            self.judge::<Data>(result);
-        }
         self.end_transaction();
     }
 }
 
-/// What has come of feeding.
-enum Feeding {
-    Fed,
-    Answered(Result<DataReply, Failure>),
-    /// The session has gone on without the end of the message.
-    Interrupted(Event),
-    ClientGone,
-    Ending,
+impl Transfer {
+    /// Whether the client waits for the service, and not the service for the client.
+    pub(super) const fn is_asking(&self) -> bool {
+        !matches!(self.question, Question::None)
+    }
+
+    fn hand_over(&mut self, end: Option<Result<(), BodyError>>, cx: &Context<'_>) {
+        let pieces = std::mem::take(&mut self.pieces);
+        self.feed.hand_over(pieces, end, cx);
+    }
+
+    /// The session is over before the message is: the service learns of it, and may clean up until the time that is returned.
+    /// Only a service that waits for the message can notice; what else it does is in vain.
+    pub(super) fn abandon(&mut self, now: Instant) -> Instant {
+        *self.abandoned.get_or_insert_with(|| {
+            self.feed.finish(Err(BodyError::Incomplete));
+            now + GRACE
+        })
+    }
 }

@@ -3,10 +3,11 @@ use std::{
     io,
     pin::Pin,
     task::{Context, Poll, ready},
+    time::Instant,
 };
 
 use bytes::{Bytes, BytesMut};
-use smtpd_core::Connection;
+use smtpd_core::Writing;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::io::poll_read_buf;
 
@@ -34,7 +35,10 @@ pub(super) struct Wire<IO> {
     large: bool,
     last_read: usize,
     pub(super) eof: bool,
-    unflushed: bool,
+    /// The stream has taken that much of the output, but may have buffered it.
+    unflushed: usize,
+    /// Nothing more can be read or written.
+    pub(super) dead: bool,
     pub(super) timer: Timer,
     pub(super) received: u64,
     pub(super) sent: u64,
@@ -49,7 +53,8 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Wire<IO> {
             large: false,
             last_read: 0,
             eof: false,
-            unflushed: false,
+            unflushed: 0,
+            dead: false,
             timer: Timer::default(),
             received: 0,
             sent: 0,
@@ -88,25 +93,27 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Wire<IO> {
         }
     }
 
-    /// Writes what the connection has to say.
-    pub(super) fn poll_flush(
+    /// Writes what the connection has to say. Ready when some of it is on its way; what the stream has only buffered is not,
+    /// so the last of it counts as written when the stream is flushed.
+    pub(super) fn poll_write(
         &mut self,
         cx: &mut Context<'_>,
-        connection: &mut Connection,
+        writing: &mut Writing<'_>,
+        now: Instant,
     ) -> Poll<io::Result<()>> {
-        while !connection.output().is_empty() {
-            let written = ready!(Pin::new(&mut self.stream).poll_write(cx, connection.output()))?;
+        let bytes = writing.bytes();
+        if let Some(rest) = bytes.get(self.unflushed..).filter(|rest| !rest.is_empty()) {
+            let written = ready!(Pin::new(&mut self.stream).poll_write(cx, rest))?;
             if written == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
-            connection.advance_output(written);
             self.sent += written as u64;
-            self.unflushed = true;
+            self.unflushed += written;
         }
-        if self.unflushed {
+        if self.unflushed >= bytes.len() {
             ready!(Pin::new(&mut self.stream).poll_flush(cx))?;
-            self.unflushed = false;
         }
+        writing.wrote(std::mem::take(&mut self.unflushed), now);
         Poll::Ready(Ok(()))
     }
 

@@ -69,6 +69,8 @@ impl Registry {
             registry: self.clone(),
             number,
             bell,
+            #[cfg(debug_assertions)]
+            armed: false,
         })
     }
 
@@ -146,17 +148,34 @@ pub(crate) struct Seat {
     registry: Arc<Registry>,
     number: usize,
     bell: Arc<Bell>,
+    /// It was polled since the session was woken.
+    #[cfg(debug_assertions)]
+    armed: bool,
 }
 
 impl Seat {
+    #[cfg(debug_assertions)]
+    pub(crate) fn disarm(&mut self) {
+        self.armed = false;
+    }
+
+    #[cfg(debug_assertions)]
+    pub(crate) const fn is_armed(&self) -> bool {
+        self.armed
+    }
+
     pub(crate) fn stage(&self) -> Stage {
         self.registry.stage()
     }
 
-    /// Ready when the server has come to that stage.
-    pub(crate) fn poll_stage(&self, cx: &Context<'_>, stage: Stage) -> Poll<()> {
+    /// Ready when the server has gone on from that stage.
+    pub(crate) fn poll_past(&mut self, cx: &Context<'_>, stage: Stage) -> Poll<()> {
+        #[cfg(debug_assertions)]
+        {
+            self.armed = true;
+        }
         self.bell.listen(cx);
-        if self.stage() >= stage {
+        if self.stage() > stage {
             Poll::Ready(())
         } else {
             Poll::Pending
@@ -198,11 +217,11 @@ mod tests {
     #[test]
     fn every_session_hears_of_the_end() {
         let registry = Registry::new();
-        let seats: Vec<_> = (0..3).map(|_| registry.enter(9).unwrap()).collect();
+        let mut seats: Vec<_> = (0..3).map(|_| registry.enter(9).unwrap()).collect();
         let mut waits: Vec<_> = seats.iter().map(|_| task::spawn(())).collect();
-        for (wait, seat) in waits.iter_mut().zip(&seats) {
+        for (wait, seat) in waits.iter_mut().zip(&mut seats) {
             assert!(
-                wait.enter(|cx, _| seat.poll_stage(cx, Stage::Draining))
+                wait.enter(|cx, _| seat.poll_past(cx, Stage::Running))
                     .is_pending()
             );
         }

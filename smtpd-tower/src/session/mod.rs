@@ -204,10 +204,7 @@ impl Session {
 
     /// Tells the log and [`Server::on_error`](crate::Server::on_error) of something that went wrong.
     pub(crate) fn report(&self, error: &SessionError) {
-        error.log(self);
-        if let Some(hook) = &self.facts.listener.on_error {
-            hook(self, error);
-        }
+        error.report(self, &self.facts.listener.on_error);
     }
 
     pub(crate) fn greeted(&mut self, name: ClientName, greeting: Greeting) {

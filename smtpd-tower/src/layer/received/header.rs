@@ -1,6 +1,6 @@
 use std::{borrow::Cow, fmt, net::IpAddr, time::SystemTime};
 
-use smtpd_core::{ForwardPath, Greeting, Mailbox, Priority, Protocol, SmtpUtf8};
+use smtpd_core::{ForwardPath, Mailbox, Priority, SmtpUtf8, protocol_word};
 
 use super::QueueId;
 use crate::{
@@ -61,7 +61,7 @@ impl Header<'_> {
     fn write_by(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let hostname = clean::domain_or_literal(self.session.hostname());
         let app = clean::comment(self.session.app_name());
-        let word = protocol_word(self.session, self.is_utf8());
+        let word = with_word(self.session, self.is_utf8());
         write!(f, "\r\n\tby {hostname} ({app}) with {word} id {}", self.id)
     }
 
@@ -84,25 +84,15 @@ impl fmt::Display for Literal {
 }
 
 /// The word after `with`: RFC 3848, and RFC 6531 sections 3.7.3 and 4.3 for those with UTF8.
-fn protocol_word(session: &Session, utf8: bool) -> String {
-    let lmtp = session.protocol() == Protocol::Lmtp;
-    let extended = session.greeting().is_some_and(|by| by != Greeting::Helo);
-    if !lmtp && !extended {
-        return "SMTP".to_owned();
-    }
-    let base = match (lmtp, utf8) {
-        (false, false) => "ESMTP",
-        (false, true) => "UTF8SMTP",
-        (true, false) => "LMTP",
-        (true, true) => "UTF8LMTP",
-    };
-    let tls = if session.tls().is_some() { "S" } else { "" };
-    let auth = if session.identity().is_some() {
-        "A"
-    } else {
-        ""
-    };
-    format!("{base}{tls}{auth}")
+fn with_word(session: &Session, utf8: bool) -> &'static str {
+    let (tls, authenticated) = (session.tls().is_some(), session.identity().is_some());
+    protocol_word(
+        session.protocol(),
+        session.greeting(),
+        utf8,
+        tls,
+        authenticated,
+    )
 }
 
 fn path(path: &ForwardPath, utf8: bool) -> String {
@@ -158,6 +148,8 @@ mod tests {
     };
 
     use smtpd_core::{ClientName, Parameters, ReversePath};
+
+    use smtpd_core::{Greeting, Protocol};
 
     use super::*;
     use crate::{TlsInfo, TlsVersion, session::ListenerFacts};
@@ -290,16 +282,13 @@ mod tests {
                 if index & 2 != 0 {
                     session = session.with_identity("alice");
                 }
-                assert_eq!(protocol_word(&session, false), word);
+                assert_eq!(with_word(&session, false), word);
                 let utf8_base = match base {
                     "ESMTP" => "UTF8SMTP",
                     "LMTP" => "UTF8LMTP",
                     _ => base,
                 };
-                assert_eq!(
-                    protocol_word(&session, true),
-                    word.replacen(base, utf8_base, 1)
-                );
+                assert_eq!(with_word(&session, true), word.replacen(base, utf8_base, 1));
             }
         }
     }

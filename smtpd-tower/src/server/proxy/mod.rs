@@ -6,7 +6,7 @@ mod info;
 
 use std::{io, time::Duration};
 
-use tokio::{io::AsyncRead, time::timeout};
+use tokio::io::AsyncRead;
 
 pub use self::{
     header::ProxyHeaderError,
@@ -72,7 +72,10 @@ impl ProxyProtocol {
     where
         IO: AsyncRead + Unpin,
     {
-        let read = timeout(self.limit, header::read(io)).await;
-        read.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+        header::read(io).await
+    }
+
+    pub(crate) const fn limit(&self) -> Duration {
+        self.limit
     }
 }

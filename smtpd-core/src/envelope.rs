@@ -1,13 +1,13 @@
-use smtpd_core::{ForwardPath, Parameters, ReversePath};
+use crate::{ForwardPath, Parameters, ReversePath};
 
 /// From whom a message comes and for whom it is, as MAIL and RCPT said; not what stands in its header.
 ///
 /// ```
-/// use smtpd_tower::Envelope;
+/// use smtpd_core::Envelope;
 ///
 /// let envelope = Envelope::new("a@example.com".parse()?).with_recipient("b@example.org".parse()?);
 /// assert_eq!(envelope.recipients()[0].path().as_str(), "b@example.org");
-/// # Ok::<(), smtpd_tower::AddressError>(())
+/// # Ok::<(), smtpd_core::AddressError>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Envelope {
@@ -19,14 +19,14 @@ pub struct Envelope {
 /// A recipient that was accepted.
 ///
 /// ```
-/// use smtpd_tower::Envelope;
+/// use smtpd_core::Envelope;
 ///
 /// let envelope = Envelope::default().with_recipient("b@example.org".parse()?);
 /// for recipient in envelope.recipients() {
 ///     assert_eq!(recipient.path().mailbox().map(|mailbox| mailbox.local_part()), Some("b"));
 ///     assert!(recipient.parameters().is_empty());
 /// }
-/// # Ok::<(), smtpd_tower::AddressError>(())
+/// # Ok::<(), smtpd_core::AddressError>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Recipient {
@@ -60,21 +60,21 @@ impl Envelope {
     /// The same for one more recipient.
     #[must_use]
     pub fn with_recipient(mut self, recipient: ForwardPath) -> Self {
-        self.push(recipient, Parameters::default());
+        self.push(Recipient::new(recipient, Parameters::default()));
         self
     }
 
     /// The same for those recipients alone that `keep` is true of. It is asked once about each, in their order.
     ///
     /// ```
-    /// use smtpd_tower::Envelope;
+    /// use smtpd_core::Envelope;
     ///
     /// let envelope = Envelope::default()
     ///     .with_recipient("a@example.com".parse()?)
     ///     .with_recipient("b@example.org".parse()?);
     /// let org = envelope.subset(|recipient| recipient.path().as_str().ends_with(".org"));
     /// assert_eq!(org, Envelope::default().with_recipient("b@example.org".parse()?));
-    /// # Ok::<(), smtpd_tower::AddressError>(())
+    /// # Ok::<(), smtpd_core::AddressError>(())
     /// ```
     #[must_use]
     pub fn subset(&self, mut keep: impl FnMut(&Recipient) -> bool) -> Self {
@@ -86,8 +86,8 @@ impl Envelope {
         }
     }
 
-    pub(crate) fn push(&mut self, path: ForwardPath, parameters: Parameters) {
-        self.recipients.push(Recipient { path, parameters });
+    pub(crate) fn push(&mut self, recipient: Recipient) {
+        self.recipients.push(recipient);
     }
 
     /// Where failures are to be reported.
@@ -107,6 +107,10 @@ impl Envelope {
 }
 
 impl Recipient {
+    pub(crate) const fn new(path: ForwardPath, parameters: Parameters) -> Self {
+        Self { path, parameters }
+    }
+
     /// Its path.
     pub const fn path(&self) -> &ForwardPath {
         &self.path

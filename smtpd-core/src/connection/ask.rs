@@ -1,0 +1,294 @@
+//! Questions to the caller, each a value that is answered once.
+
+use std::{fmt, marker::PhantomData, mem::ManuallyDrop};
+
+use super::{AuthOutcome, Connection, MessageError};
+use crate::{
+    DataReply, Reply,
+    sasl::{Identity, Secret},
+};
+
+/// A question that the client waits for: answer it, refuse it, or defer it. If it is dropped, the answer is 451 4.3.0, so a
+/// forgotten question neither stalls the session nor accepts anything.
+///
+/// `K` says what is asked; each kind can be answered in its own ways only.
+///
+/// Two answers to one question do not compile:
+/// ```compile_fail,E0382
+/// # use smtpd_core::{Ask, ask_kind::Mail};
+/// fn twice(ask: Ask<'_, Mail>) {
+///     ask.accept();
+///     ask.accept();
+/// }
+/// ```
+/// Nor does the answer to another kind of question, such as a plain yes to DATA, which would discard the message, or to AUTH:
+/// ```compile_fail,E0599
+/// # use smtpd_core::{Ask, Reply, ask_kind::Data};
+/// fn yes(ask: Ask<'_, Data>) {
+///     ask.reply(Reply::OK);
+/// }
+/// ```
+/// ```compile_fail,E0599
+/// # use smtpd_core::{Ask, ask_kind::Auth};
+/// fn yes(ask: Ask<'_, Auth>) {
+///     ask.accept();
+/// }
+/// ```
+/// Nor does polling on while a question is open:
+/// ```compile_fail,E0499
+/// # use std::time::Instant;
+/// # use bytes::BytesMut;
+/// # use smtpd_core::Connection;
+/// fn skip(connection: &mut Connection, input: &mut BytesMut) {
+///     let question = connection.poll(Instant::now(), input);
+///     let next = connection.poll(Instant::now(), input);
+///     drop((question, next));
+/// }
+/// ```
+#[must_use = "the client waits for the answer; if this is dropped, it receives 451"]
+pub struct Ask<'c, K> {
+    connection: &'c mut Connection,
+    kind: PhantomData<K>,
+}
+
+/// A question that was put aside, to be [resumed](Connection::resume) when its answer is known. It fits the session and the
+/// question that it was made from, and no other.
+///
+/// If it is not resumed in time, the connection answers with 451 by itself and says so with
+/// [`Step::Overdue`](super::Step::Overdue).
+#[must_use = "the client waits for the answer"]
+pub struct Deferred<K> {
+    serial: u64,
+    kind: PhantomData<fn() -> K>,
+}
+
+macro_rules! kinds {
+    ($($(#[$doc:meta])* $kind:ident;)*) => { $($(#[$doc])* #[derive(Debug)] pub enum $kind {})* };
+}
+
+kinds! {
+    /// Whether the client is welcome.
+    Connect;
+    /// Whether a name given by HELO is accepted.
+    Helo;
+    /// Whether a client is who it says.
+    Auth;
+    /// Whether a sender is accepted.
+    Mail;
+    /// Whether a recipient is accepted.
+    Rcpt;
+    /// What a command is answered with.
+    Command;
+    /// Whether TLS can be had.
+    StartTls;
+    /// Whether a message is to be received.
+    Data;
+    /// Whether the bytes so far were taken.
+    Chunk;
+    /// What becomes of a message that has ended.
+    Message;
+}
+
+/// The kinds of questions that are answered by one reply.
+pub trait OneReply: sealed::Sealed {}
+
+mod sealed {
+    #[expect(unnameable_types, reason = "nobody else may implement it")]
+    pub trait Sealed {}
+}
+
+macro_rules! one_reply {
+    ($($kind:ident)*) => { $(impl sealed::Sealed for $kind {} impl OneReply for $kind {})* };
+}
+
+one_reply!(Connect Helo Mail Rcpt Command);
+
+impl<'c, K> Ask<'c, K> {
+    pub(super) const fn new(connection: &'c mut Connection) -> Self {
+        Self {
+            connection,
+            kind: PhantomData,
+        }
+    }
+
+    fn answered(self, answer: impl FnOnce(&mut Connection)) {
+        answer(ManuallyDrop::new(self).connection);
+    }
+
+    /// Refuses. At [`Data`], the reply takes the place of 354; the bytes of a BDAT chunk are read and dropped first.
+    pub fn refuse(self, refusal: impl Into<Refusal>) {
+        let Refusal(reply) = refusal.into();
+        self.answered(|connection| connection.refuse_question(reply));
+    }
+
+    /// Puts the question aside. The answer then has the time that [`Timeouts`](super::Timeouts) gives to it: `call`,
+    /// `data_start` at [`Data`], `delivery` at [`Chunk`] and [`Message`].
+    pub fn defer(self) -> Deferred<K> {
+        Deferred {
+            serial: ManuallyDrop::new(self).connection.serial,
+            kind: PhantomData,
+        }
+    }
+
+    /// Puts the question aside until its service is ready for it, which may take [`Timeouts::ready`](super::Timeouts::ready),
+    /// and [begins](Connection::begin).
+    pub fn queue(self) -> Deferred<K> {
+        self.connection.queued = true;
+        self.defer()
+    }
+
+    /// The session that asks.
+    pub const fn connection(&self) -> &Connection {
+        self.connection
+    }
+}
+
+impl<K: OneReply> Ask<'_, K> {
+    /// Says yes: the greeting at [`Connect`], the extensions at [`Helo`], else 250.
+    pub fn accept(self) {
+        self.reply(Reply::OK);
+    }
+
+    /// Answers with that reply, which may also refuse. A reply that [closes](Reply::closes) ends the session.
+    ///
+    /// A positive code that would mean something else to the client, such as 221 at MAIL, becomes 250; 251 is for RCPT and
+    /// commands. An intermediate reply (3yz) is no answer, and becomes 451 4.3.0. At [`Connect`] and [`Helo`], the text of a
+    /// positive reply is not used.
+    pub fn reply(self, reply: Reply) {
+        self.answered(|connection| connection.answer_question(reply));
+    }
+}
+
+impl Ask<'_, Auth> {
+    /// The client is who it says, and is known by that name from now on.
+    pub fn accept(self, identity: Identity) {
+        self.answer(AuthOutcome::Accept(identity));
+    }
+
+    /// Lets the mechanism compare what the client has presented with the user's secret.
+    pub fn verify(self, secret: Secret) {
+        self.answer(AuthOutcome::Verify(secret));
+    }
+
+    /// Answers with an outcome of any kind.
+    pub fn answer(self, outcome: AuthOutcome) {
+        self.answered(|connection| connection.answer_auth(outcome));
+    }
+}
+
+impl Ask<'_, StartTls> {
+    /// Sends 220, and waits for the handshake.
+    pub fn accept(self) {
+        self.answered(Connection::begin_tls);
+    }
+}
+
+impl Ask<'_, Data> {
+    /// Receives the message: DATA is answered with 354, and BDAT when its bytes have come.
+    pub fn receive(self) {
+        self.answered(Connection::begin_message);
+    }
+
+    /// Receives the message only to drop it, and answers with that reply at its end. If the reply is positive, the client
+    /// believes the message to be delivered.
+    pub fn discard(self, reply: impl Into<DataReply>) {
+        let reply = reply.into();
+        self.answered(|connection| connection.begin_discarding(reply));
+    }
+}
+
+impl Ask<'_, Chunk> {
+    /// The bytes were taken: the session goes on.
+    pub fn taken(self) {
+        self.answered(Connection::go_on);
+    }
+
+    /// Answers the message before its end, as [`Receiving::discard`](super::Receiving::discard) does.
+    pub fn discard(self, reply: impl Into<DataReply>) {
+        let reply = reply.into();
+        self.answered(|connection| connection.discard_rest(reply));
+    }
+}
+
+impl Ask<'_, Message> {
+    /// Answers the message. A [`DataReply`] has a reply for each recipient, which LMTP sends (RFC 2033 section 4.2).
+    ///
+    /// A positive reply means that the message was taken, durably if it is delivered or queued. Its codes are sent as 250.
+    pub fn reply(self, reply: impl Into<DataReply>) {
+        let reply = reply.into();
+        self.answered(|connection| connection.answer_whole(reply));
+    }
+}
+
+impl<K> Drop for Ask<'_, K> {
+    fn drop(&mut self) {
+        self.connection.refuse_question(Refusal::FORGOTTEN.0);
+    }
+}
+
+impl<K> fmt::Debug for Ask<'_, K> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Ask").field(&self.connection.asked).finish()
+    }
+}
+
+impl<K> Deferred<K> {
+    pub(super) const fn new(serial: u64) -> Self {
+        Self {
+            serial,
+            kind: PhantomData,
+        }
+    }
+
+    pub(super) const fn serial(&self) -> u64 {
+        self.serial
+    }
+}
+
+impl<K> fmt::Debug for Deferred<K> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Deferred").field(&self.serial).finish()
+    }
+}
+
+/// A reply of 4yz or 5yz: all that can be given as a refusal.
+///
+/// A reply with any other code becomes 451 4.3.0 when it is made a refusal, so it can never accept anything.
+///
+/// ```
+/// use smtpd_core::{Refusal, Reply};
+///
+/// assert_eq!(Refusal::from(Reply::no_such_user()).reply(), &Reply::no_such_user());
+/// assert_eq!(Refusal::from(Reply::OK).reply().code().as_u16(), 451);
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal(Reply);
+
+impl Refusal {
+    const FORGOTTEN: Self = Self(Reply::fixed(
+        crate::Code::LOCAL_ERROR,
+        crate::Status::MAIL_SYSTEM,
+        "Local error in processing",
+    ));
+
+    /// The reply.
+    pub const fn reply(&self) -> &Reply {
+        &self.0
+    }
+}
+
+impl From<Reply> for Refusal {
+    fn from(reply: Reply) -> Self {
+        if reply.is_positive() {
+            Self::FORGOTTEN
+        } else {
+            Self(reply)
+        }
+    }
+}
+
+impl From<MessageError> for Refusal {
+    fn from(error: MessageError) -> Self {
+        Self(error.reply())
+    }
+}

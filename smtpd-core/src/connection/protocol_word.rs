@@ -1,0 +1,31 @@
+use super::Greeting;
+use crate::Protocol;
+
+/// The word for a session in a Received field, after `with`: RFC 3848, and RFC 6531 sections 3.7.3 and 4.3 where the message
+/// was sent with SMTPUTF8.
+///
+/// ```
+/// use smtpd_core::{Greeting, Protocol, protocol_word};
+///
+/// assert_eq!(protocol_word(Protocol::Smtp, Some(Greeting::Ehlo), false, true, true), "ESMTPSA");
+/// ```
+pub const fn protocol_word(
+    protocol: Protocol,
+    greeting: Option<Greeting>,
+    utf8: bool,
+    tls: bool,
+    authenticated: bool,
+) -> &'static str {
+    const ESMTP: [&str; 4] = ["ESMTP", "ESMTPS", "ESMTPA", "ESMTPSA"];
+    const UTF8SMTP: [&str; 4] = ["UTF8SMTP", "UTF8SMTPS", "UTF8SMTPA", "UTF8SMTPSA"];
+    const LMTP: [&str; 4] = ["LMTP", "LMTPS", "LMTPA", "LMTPSA"];
+    const UTF8LMTP: [&str; 4] = ["UTF8LMTP", "UTF8LMTPS", "UTF8LMTPA", "UTF8LMTPSA"];
+    let words = match (protocol, greeting, utf8) {
+        (Protocol::Lmtp, _, false) => LMTP,
+        (Protocol::Lmtp, _, true) => UTF8LMTP,
+        (Protocol::Smtp, None | Some(Greeting::Helo), _) => return "SMTP",
+        (Protocol::Smtp, _, false) => ESMTP,
+        (Protocol::Smtp, _, true) => UTF8SMTP,
+    };
+    words[tls as usize | (authenticated as usize) << 1]
+}

@@ -1,0 +1,49 @@
+//! A message that is being received, from outside.
+
+use super::{Asked, Connection, Deferred, Mode, Refusal, ask};
+use crate::DataReply;
+
+/// A message that is being received, to be held up or answered before its end. [`Connection::receiving`] returns it.
+#[derive(Debug)]
+pub struct Receiving<'c> {
+    connection: &'c mut Connection,
+}
+
+impl<'c> Receiving<'c> {
+    pub(super) const fn new(connection: &'c mut Connection) -> Self {
+        Self { connection }
+    }
+
+    /// How many bytes of the message have come so far.
+    pub fn received(&self) -> u64 {
+        let message = self.connection.message.as_ref();
+        message.map_or(0, |message| message.received())
+    }
+
+    /// Stops reading, because the caller has no room for more of the message. [`Ask::taken`](super::Ask::taken) on the
+    /// resumed question goes on; the client's time does not run meanwhile.
+    ///
+    /// `None` if an end of a chunk is to be answered already, which holds the session by itself.
+    pub fn hold(self) -> Option<Deferred<ask::Chunk>> {
+        let connection = self.connection;
+        if connection.asked.is_some() || connection.reading != Mode::Message {
+            return None;
+        }
+        connection.open(Asked::Room);
+        Some(Deferred::new(connection.serial))
+    }
+
+    /// Refuses the message before its end: what is left of it is read and dropped, and the reply sent at the end.
+    pub fn refuse(self, refusal: impl Into<Refusal>) {
+        self.discard(refusal.into().reply().clone());
+    }
+
+    /// Answers the message before its end: what is left of it is read and dropped, and the reply sent at the end. If the reply
+    /// is positive, the client believes the message to be delivered.
+    ///
+    /// Of a message that turns out to be too large, or to hold a bare CR or LF that is not allowed, the client is told so
+    /// instead.
+    pub fn discard(self, reply: impl Into<DataReply>) {
+        self.connection.discard_rest(reply.into());
+    }
+}

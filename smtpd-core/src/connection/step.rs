@@ -1,0 +1,240 @@
+//! What [`Connection::poll`] returns.
+
+use std::{sync::Arc, time::Instant};
+
+use bytes::{Bytes, BytesMut};
+
+use super::{
+    Ask, Asked, AuthRequest, CloseReason, CommandLine, Connection, Helo, MailCommand, MessageError,
+    Mode, Overdue, RcptCommand, Receiving, State, WireLine, ask, event::Event,
+};
+use crate::{
+    Envelope, Forwarded, XClient,
+    framing::LineReader,
+    sasl::{ChannelBindings, Identity},
+};
+
+/// What has to be done next: wait for something, answer a question, or take news. [`Connection`] explains the three kinds.
+///
+/// The enum is exhaustive on purpose: a driver that does not know a wait would spin on it.
+#[derive(Debug)]
+#[must_use = "the session goes on only when the step is taken"]
+pub enum Step<'c> {
+    /// Wait until bytes can be written, and write them. Read nothing meanwhile; a question that is deferred may be answered.
+    Write(Writing<'c>),
+    /// Wait for bytes from the client, and append them to the input.
+    Read(Reading<'c>),
+    /// Wait for the TLS handshake: nothing is left to be written in plaintext.
+    Handshake(Handshaking<'c>),
+    /// Wait for the answer to a question that was deferred.
+    Answer(Answering<'c>),
+    /// The session is over and everything is written: close the connection. Comes again however often the session is polled.
+    Closed(CloseReason),
+
+    /// A client is there. Accepting it sends the greeting.
+    Connect(Ask<'c, ask::Connect>),
+    /// XCLIENT: the peer speaks for another client, and the session starts anew. The attributes are all that it has said of
+    /// that client so far. Accepting the client sends the greeting.
+    XClient(Box<XClient>, Ask<'c, ask::Connect>),
+    /// HELO, EHLO or LHLO. Accepting it ends a transaction that is open; if it is refused, everything stays as it was
+    /// (RFC 5321 section 4.1.4).
+    Helo(Helo, Ask<'c, ask::Helo>),
+    /// The client wants to authenticate.
+    Auth(AuthRequest, Ask<'c, ask::Auth>),
+    /// MAIL.
+    Mail(MailCommand, Ask<'c, ask::Mail>),
+    /// RCPT.
+    Rcpt(RcptCommand, Ask<'c, ask::Rcpt>),
+    /// VRFY, EXPN, HELP, ETRN or an unknown verb, if [`Config::custom_commands`](crate::Config::custom_commands) is on.
+    Command(CommandLine, Ask<'c, ask::Command>),
+    /// STARTTLS. Accepting it leads to [`Handshake`](Self::Handshake); refuse it with 454 4.7.0 if TLS cannot be had now.
+    StartTls(Ask<'c, ask::StartTls>),
+    /// DATA, or the first BDAT of a message.
+    Data(Ask<'c, ask::Data>),
+    /// A BDAT chunk has ended, but not the message (RFC 3030 section 2). The reply to it says that its bytes were taken.
+    ChunkEnd(Ask<'c, ask::Chunk>),
+    /// The message has ended, and is whole, or has to be refused: a positive reply to one that has to be becomes
+    /// [the error's](MessageError::reply).
+    Message(Result<(), MessageError>, Ask<'c, ask::Message>),
+
+    /// Bytes of the message, without the dots that were added for transparency. The message may be held up or answered here,
+    /// before its end; to go on, ignore the second value.
+    Chunk(Bytes, Receiving<'c>),
+    /// The client has authenticated, and was told so.
+    Authenticated(Identity),
+    /// RSET: what had come of a transaction is void.
+    Reset(Option<Arc<Envelope>>),
+    /// XFORWARD: where the next message comes from, all that was said of it so far. It holds until that message's transaction
+    /// ends.
+    XForward(Box<Forwarded>),
+    /// A deferred question was not answered in time. The connection has answered it with 451.
+    Overdue(Overdue),
+    /// A line of the session, if [`Config::log_wire`](crate::Config::log_wire) is on. Secrets and messages are not in it.
+    Line(WireLine),
+}
+
+/// What [`Connection::poll`] has found, before it is tied to the connection.
+#[derive(Debug)]
+pub(super) enum Found {
+    Write(Instant),
+    Read(Instant),
+    Handshake(Instant),
+    Answer(Instant),
+    Closed(CloseReason),
+    Event(Event),
+}
+
+impl<'c> Step<'c> {
+    pub(super) fn new(connection: &'c mut Connection, found: Found) -> Self {
+        match found {
+            Found::Write(until) => Self::Write(Writing { connection, until }),
+            Found::Read(until) => Self::Read(Reading { connection, until }),
+            Found::Handshake(until) => Self::Handshake(Handshaking { connection, until }),
+            Found::Answer(until) => Self::Answer(Answering { connection, until }),
+            Found::Closed(reason) => Self::Closed(reason),
+            Found::Event(event) => Self::of_event(connection, event),
+        }
+    }
+
+    fn of_event(connection: &'c mut Connection, event: Event) -> Self {
+        match event {
+            Event::Connect => Self::Connect(Ask::new(connection)),
+            Event::XClient(client) => Self::XClient(client, Ask::new(connection)),
+            Event::Helo(helo) => Self::Helo(helo, Ask::new(connection)),
+            Event::Auth(request) => Self::Auth(request, Ask::new(connection)),
+            Event::Mail(mail) => Self::Mail(mail, Ask::new(connection)),
+            Event::Rcpt(rcpt) => Self::Rcpt(rcpt, Ask::new(connection)),
+            Event::Command(line) => Self::Command(line, Ask::new(connection)),
+            Event::StartTls => Self::StartTls(Ask::new(connection)),
+            Event::Data => Self::Data(Ask::new(connection)),
+            Event::ChunkEnd => Self::ChunkEnd(Ask::new(connection)),
+            Event::MessageEnd(result) => Self::Message(result, Ask::new(connection)),
+            Event::Chunk(bytes) => Self::Chunk(bytes, Receiving::new(connection)),
+            Event::Authenticated(identity) => Self::Authenticated(identity),
+            Event::Reset(envelope) => Self::Reset(envelope),
+            Event::XForward(forwarded) => Self::XForward(forwarded),
+            Event::Overdue(overdue) => Self::Overdue(overdue),
+            Event::Line(line) => Self::Line(line),
+        }
+    }
+}
+
+/// Bytes that have to be written, at the latest by [`until`](Self::until).
+#[derive(Debug)]
+pub struct Writing<'c> {
+    connection: &'c mut Connection,
+    until: Instant,
+}
+
+impl Writing<'_> {
+    /// The bytes that have to be written; never empty when the step is returned.
+    pub fn bytes(&self) -> &[u8] {
+        self.connection.output.as_slice()
+    }
+
+    /// Notes that so many of the bytes were written at that time.
+    ///
+    /// # Panics
+    ///
+    /// In debug builds, if there were not as many.
+    pub fn wrote(&mut self, written: usize, now: Instant) {
+        let least_rate = self.connection.config.timeouts.min_rate;
+        self.connection.output.wrote(written, now, least_rate);
+    }
+
+    /// When the client has taken too long. Poll then.
+    pub fn until(&self) -> Instant {
+        self.until
+    }
+}
+
+/// Bytes are needed from the client, at the latest by [`until`](Self::until).
+#[derive(Debug)]
+pub struct Reading<'c> {
+    connection: &'c mut Connection,
+    until: Instant,
+}
+
+impl Reading<'_> {
+    /// When the client has taken too long. Poll then.
+    pub fn until(&self) -> Instant {
+        self.until
+    }
+
+    /// Whether what is awaited belongs to a message.
+    pub fn is_message(&self) -> bool {
+        self.connection.reading == Mode::Message
+    }
+}
+
+/// The answer to a deferred question is needed, at the latest by [`until`](Self::until).
+#[derive(Debug)]
+pub struct Answering<'c> {
+    connection: &'c mut Connection,
+    until: Instant,
+}
+
+impl Answering<'_> {
+    /// When the question is answered with 451. Poll then.
+    pub fn until(&self) -> Instant {
+        self.until
+    }
+
+    /// Whether the answer still matters once the client is gone: a message that was received whole is to be delivered even
+    /// though nobody waits for the reply (RFC 5321 section 6.1).
+    pub fn outlives_client(&self) -> bool {
+        self.connection.asked == Some(Asked::Message)
+    }
+}
+
+/// What the TLS handshake has brought.
+#[derive(Debug, Default)]
+#[non_exhaustive]
+pub struct TlsFacts {
+    /// What the -PLUS forms of SCRAM can bind to (RFC 5802 section 6). They are offered only if this is not empty.
+    pub bindings: ChannelBindings,
+    /// Whether the client has shown a certificate that was verified. EXTERNAL is offered only then (RFC 4422 appendix A).
+    pub client_certificate: bool,
+}
+
+/// A TLS handshake is needed, at the latest by [`until`](Self::until).
+#[derive(Debug)]
+pub struct Handshaking<'c> {
+    connection: &'c mut Connection,
+    until: Instant,
+}
+
+impl Handshaking<'_> {
+    /// When the handshake has taken too long. Poll then.
+    pub fn until(&self) -> Instant {
+        self.until
+    }
+
+    /// Notes that the connection is encrypted. `input` is emptied, so that nothing sent in plaintext can pass for a command
+    /// under TLS, and the session starts anew: what the client said before is forgotten (RFC 3207 section 4.2). Only what
+    /// XCLIENT said stays: otherwise a client whose proxy hands it through after XCLIENT could get rid of its own address.
+    pub fn done(self, input: &mut BytesMut, facts: TlsFacts) {
+        input.clear();
+        let connection = self.connection;
+        let is_first = connection.serial.is_multiple_of(super::SERIALS);
+        connection.state = State::Start;
+        connection.reading = Mode::Commands;
+        connection.due = None;
+        connection.tls = true;
+        connection.certified = facts.client_certificate;
+        let bindings = Some(facts.bindings).filter(|bindings| !bindings.is_empty());
+        connection.bindings = bindings.map(Box::new);
+        connection.helo = None;
+        connection.identity = None;
+        connection.line = LineReader::default();
+        connection.end_transaction();
+        if is_first {
+            connection.ask(Asked::Connect, Event::Connect);
+        }
+    }
+
+    /// Notes that the handshake has failed. The session is over: it never goes on in plaintext.
+    pub fn failed(self) {
+        self.connection.close(CloseReason::TlsFailed);
+    }
+}

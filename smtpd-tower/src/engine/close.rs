@@ -1,0 +1,131 @@
+//! The end of a connection.
+
+use std::{
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use smtpd_core::CloseReason;
+use tokio::{io::AsyncWrite, time::Instant};
+
+use super::{
+    Driver, EndReason, Io, SessionError, Work,
+    step::Next,
+    wait::{Wait, Want},
+};
+
+/// How much is read off a connection that is closed against the client's will.
+const LINGER_BYTES: u64 = 1 << 20;
+
+/// A connection that is being closed.
+pub(super) struct Closing {
+    until: Instant,
+    /// What may have been received until the client is reset.
+    most: u64,
+    /// What the client still sends is read off.
+    lingers: bool,
+    /// The way out is closed.
+    down: bool,
+    done: bool,
+}
+
+impl<IO: Io> Driver<IO> {
+    /// The protocol is over, and everything is written.
+    pub(super) fn closed(&mut self, reason: CloseReason) -> Next {
+        if let Some(until) = self.abandon_work() {
+            return Next::Wait(Wait {
+                want: Want::Answer,
+                until,
+            });
+        }
+        if self.closing.is_none() {
+            self.hurry();
+        }
+        let Some(closing) = &mut self.closing else {
+            return Next::End(end_reason(reason));
+        };
+        closing.lingers = !matches!(reason, CloseReason::Quit | CloseReason::Lost);
+        if closing.done || self.wire.dead || closing.until <= self.now {
+            return Next::End(end_reason(reason));
+        }
+        Next::Wait(Wait {
+            want: Want::Close,
+            until: closing.until,
+        })
+    }
+
+    /// Begins the time that closing the connection may take. After a forced shutdown it includes that for the last reply.
+    pub(super) fn hurry(&mut self) {
+        let (now, limit) = (self.now, self.engine.config.timeouts_ref().linger);
+        let received = self.wire.received;
+        self.closing.get_or_insert_with(|| Closing {
+            until: later(now, limit),
+            most: received.saturating_add(LINGER_BYTES),
+            lingers: true,
+            down: false,
+            done: false,
+        });
+    }
+
+    /// What is at work when the session is over. Only a service that reads a message may go on for a moment, to clean up.
+    fn abandon_work(&mut self) -> Option<Instant> {
+        match &mut self.work {
+            Some(Work::Transfer(transfer)) => {
+                let until = transfer.abandon(self.now);
+                if until > self.now {
+                    return Some(until);
+                }
+            }
+            #[cfg(feature = "tls")]
+            Some(Work::Handshake(_)) => {
+                let error = std::io::ErrorKind::TimedOut.into();
+                self.report(SessionError::Tls(error));
+                self.wire.dead = true;
+            }
+            _ => {}
+        }
+        self.give_up_work();
+        None
+    }
+
+    /// Closes the way out, then reads on for a moment: closing with unread input would reset the connection, and the client
+    /// might never see the last reply.
+    pub(super) fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(closing) = &mut self.closing else {
+            return Poll::Ready(());
+        };
+        let wire = &mut self.wire;
+        if !closing.down {
+            closing.down = Pin::new(&mut wire.stream).poll_shutdown(cx).is_ready();
+        }
+        wire.input.clear();
+        while closing.lingers && !wire.eof && wire.received <= closing.most {
+            let read = wire.poll_read(cx);
+            wire.input.clear();
+            match read {
+                Poll::Ready(Ok(_)) => {}
+                Poll::Ready(Err(_)) => wire.eof = true,
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+        if !closing.down && !wire.eof && wire.received <= closing.most {
+            return Poll::Pending;
+        }
+        closing.done = true;
+        Poll::Ready(())
+    }
+}
+
+/// That time after `start`, or long after it, so that no deadline is beyond what an `Instant` can be.
+pub(super) fn later(start: Instant, limit: std::time::Duration) -> Instant {
+    const FOREVER: std::time::Duration = std::time::Duration::from_secs(30 * 365 * 24 * 3600);
+    start + limit.min(FOREVER)
+}
+
+const fn end_reason(reason: CloseReason) -> EndReason {
+    match reason {
+        CloseReason::Lost => EndReason::Lost,
+        CloseReason::TlsFailed => EndReason::TlsFailed,
+        reason => EndReason::Closed(reason),
+    }
+}

@@ -1,0 +1,128 @@
+//! Where a session waits.
+
+use std::task::{Context, Poll};
+
+use tokio::time::Instant;
+
+use super::{Driver, Io, Work};
+
+/// What a session waits for, and until when.
+pub(super) struct Wait {
+    pub(super) want: Want,
+    pub(super) until: Instant,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Want {
+    /// Room for the replies that have to be written. The writer has been asked for it.
+    Room,
+    /// Something from the client.
+    Input,
+    /// What is at work.
+    Answer,
+    /// The same, or that the client goes away, since then nobody waits for the answer.
+    AnswerOrLoss,
+    /// The end of the connection.
+    Close,
+}
+
+impl Wait {
+    pub(super) fn new(want: Want, until: std::time::Instant) -> Self {
+        Self {
+            want,
+            until: Instant::from_std(until),
+        }
+    }
+}
+
+impl<IO: Io> Driver<IO> {
+    /// Waits until something has changed. This is the only function in which a session waits, whatever state it is in, so that
+    /// every wait has a deadline and ends when the server shuts down.
+    pub(super) fn wait(&mut self, cx: &mut Context<'_>, wait: Wait) -> Poll<()> {
+        // What has come is used before anything else is asked for more.
+        if wait.want == Want::Input && self.poll_input(cx).is_ready() {
+            return Poll::Ready(());
+        }
+        if !self.is_asking() && self.poll_work(cx).is_ready() {
+            self.now = Instant::now();
+            return Poll::Ready(());
+        }
+        let changed = match wait.want {
+            Want::AnswerOrLoss => self.poll_loss(cx),
+            Want::Close => self.poll_close(cx),
+            Want::Room | Want::Input | Want::Answer => Poll::Pending,
+        };
+        if changed.is_ready() {
+            return changed;
+        }
+        let due = self.wire.timer.poll_until(cx, wait.until);
+        let shutdown = self.seat.poll_past(cx, self.stage);
+        if due.is_ready() || shutdown.is_ready() {
+            self.now = Instant::now();
+            return Poll::Ready(());
+        }
+        self.wire.park();
+        Poll::Pending
+    }
+
+    fn poll_input(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        match self.wire.poll_read(cx) {
+            Poll::Pending => return Poll::Pending,
+            Poll::Ready(Ok(0)) => self.connection.handle_eof(),
+            Poll::Ready(Ok(_)) => {}
+            Poll::Ready(Err(error)) => self.lost(Some(error)),
+        }
+        Poll::Ready(())
+    }
+
+    /// Whether the client has gone away while it has nothing left to be answered.
+    fn poll_loss(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        match self.wire.poll_gone(cx) {
+            Poll::Pending => return Poll::Pending,
+            Poll::Ready(Ok(())) => self.connection.handle_lost(),
+            Poll::Ready(Err(error)) => self.lost(Some(error)),
+        }
+        Poll::Ready(())
+    }
+
+    /// Whether a service has a question of the connection to answer.
+    pub(super) fn is_asking(&self) -> bool {
+        match &self.work {
+            Some(Work::Call(_)) => true,
+            Some(Work::Transfer(transfer)) => transfer.is_asking(),
+            _ => false,
+        }
+    }
+
+    /// Lets what is at work go on. Ready when that has changed the session.
+    pub(super) fn poll_work(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        match &mut self.work {
+            None => Poll::Pending,
+            Some(Work::Call(_)) => self.poll_call(cx),
+            Some(Work::Transfer(_)) => self.poll_transfer(cx),
+            #[cfg(feature = "tls")]
+            Some(Work::Handshake(_)) => self.poll_handshake(cx),
+            #[cfg(feature = "proxy")]
+            Some(Work::ProxyHeader(_)) => self.poll_proxy_header(cx),
+        }
+    }
+
+    #[cfg(debug_assertions)]
+    pub(super) fn disarm(&mut self) {
+        self.wire.timer.disarm();
+        self.seat.disarm();
+    }
+
+    /// A session that waits without a deadline, or deaf to a shutdown, may wait for ever.
+    #[cfg(debug_assertions)]
+    pub(super) fn assert_armed(&self) {
+        assert!(
+            self.wire.timer.is_armed(),
+            "a session waits without a deadline"
+        );
+        assert!(
+            self.seat.is_armed(),
+            "a session waits without hearing of a shutdown"
+        );
+    }
+}

@@ -1,0 +1,406 @@
+//! How sessions end: each is reported once, and releases what it has, whatever panics on the way.
+
+use std::{
+    pin::Pin,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use smtpd_tower::{
+    CloseReason, Connect, Data, EndReason, Mail, Pipeline, Reply, Request, Server, Session,
+    handler_fn,
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    time::{Instant, sleep},
+};
+use tower::Service;
+
+use crate::support::{Client, accept_rcpt, server};
+
+type Ends = Arc<Mutex<Vec<EndReason>>>;
+
+fn noting(pipeline: Pipeline) -> (Server, Ends) {
+    let ends = Ends::default();
+    let also = ends.clone();
+    let server = server(pipeline)
+        .max_sessions(1)
+        .on_close(move |_, end| also.lock().unwrap().push(end.reason));
+    (server, ends)
+}
+
+fn storing(stored: &Arc<AtomicUsize>) -> Pipeline {
+    let stored = stored.clone();
+    accept_rcpt().data(handler_fn(move |request: Request<Data>| {
+        let stored = stored.clone();
+        async move {
+            request.into_body().collect().await?;
+            stored.fetch_add(1, Ordering::SeqCst);
+            Ok::<_, smtpd_tower::BodyError>(Reply::queued("1"))
+        }
+    }))
+}
+
+async fn deliver(server: &Server) -> Vec<String> {
+    let (mut client, far) = tokio::io::duplex(1 << 16);
+    let session = server.serve_connection(far, Session::local().peer().clone());
+    let session = tokio::spawn(session);
+    client
+        .write_all(b"EHLO c\r\nMAIL FROM:<a@b>\r\nRSET\r\nMAIL FROM:<a@b>\r\nRCPT TO:<c@d>\r\nDATA\r\nHello\r\n.\r\nQUIT\r\n")
+        .await
+        .unwrap();
+    let mut received = String::new();
+    client.read_to_string(&mut received).await.unwrap();
+    session.await.unwrap();
+    received.lines().map(str::to_owned).collect()
+}
+
+/// The one permit is there again.
+async fn assert_released(server: &Server) {
+    let mut client = Client::greeted(server).await;
+    client.cmd("QUIT", "221").await;
+    client.session.take().unwrap().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_that_is_dropped_at_any_await_is_reported_once_and_releases_its_permit() {
+    let script = "EHLO c\r\nMAIL FROM:<a@b>\r\nRCPT TO:<c@d>\r\nDATA\r\nHello\r\n.\r\n";
+    for cut in 0..=script.len() {
+        let (server, ends) = noting(storing(&Arc::default()));
+        let (mut client, far) = tokio::io::duplex(16);
+        let mut session = Box::pin(server.serve_connection(far, Session::local().peer().clone()));
+        let talk = async {
+            let _ = client.write_all(&script.as_bytes()[..cut]).await;
+            std::future::pending::<()>().await;
+        };
+        tokio::select! {
+            biased;
+            () = &mut session => panic!("the session ended by itself"),
+            () = talk => unreachable!(),
+            () = sleep(Duration::from_millis(1)) => {}
+        }
+        assert!(ends.lock().unwrap().is_empty());
+        drop(session);
+        assert_eq!(
+            *ends.lock().unwrap(),
+            [EndReason::Aborted],
+            "after {cut} bytes"
+        );
+        assert_released(&server).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_that_is_never_polled_is_reported_once() {
+    let (server, ends) = noting(Pipeline::new());
+    let (_client, far) = tokio::io::duplex(16);
+    drop(server.serve_connection(far, Session::local().peer().clone()));
+    assert_eq!(*ends.lock().unwrap(), [EndReason::Aborted]);
+    assert_released(&server).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_task_that_is_aborted_is_reported_once() {
+    let (server, ends) = noting(Pipeline::new());
+    let mut client = Client::greeted(&server).await;
+    let session = client.session.take().unwrap();
+    session.abort();
+    assert!(session.await.unwrap_err().is_cancelled());
+    assert_eq!(*ends.lock().unwrap(), [EndReason::Aborted]);
+    assert_released(&server).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_hook_that_panics_costs_no_reply() {
+    let hooks: [(&str, fn(Server) -> Server); 3] = [
+        ("on_wire", |server| {
+            server.on_wire(|_, line| panic!("{line}"))
+        }),
+        ("on_reset", |server| server.on_reset(|_, _| panic!("reset"))),
+        ("on_error", |server| {
+            server.on_error(|_, error| panic!("{error}"))
+        }),
+    ];
+    for (name, hook) in hooks {
+        let stored = Arc::default();
+        let (server, ends) = noting(storing(&stored));
+        let server = hook(server);
+        let received = deliver(&server).await;
+        assert!(
+            received.contains(&"250 2.0.0 Queued as 1".to_owned()),
+            "{name}: {received:?}"
+        );
+        assert_eq!(stored.load(Ordering::SeqCst), 1, "{name}");
+        assert_eq!(
+            *ends.lock().unwrap(),
+            [EndReason::Closed(CloseReason::Quit)],
+            "{name}"
+        );
+        assert_released(&server).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_panic_in_on_close_releases_the_permit() {
+    let called = Arc::new(AtomicUsize::new(0));
+    let also = called.clone();
+    let server = server(storing(&Arc::default()))
+        .max_sessions(1)
+        .on_close(move |_, _| {
+            also.fetch_add(1, Ordering::SeqCst);
+            panic!("closed");
+        });
+    for n in 1..=3 {
+        assert_released(&server).await;
+        assert_eq!(called.load(Ordering::SeqCst), n);
+    }
+}
+
+/// Panics when it is dropped, with a value that panics when it is dropped.
+struct Bomb;
+
+impl Drop for Bomb {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            std::panic::panic_any(Fuse);
+        }
+    }
+}
+
+struct Fuse;
+
+impl Drop for Fuse {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            panic!("a panic in a panic's value");
+        }
+    }
+}
+
+/// A service whose future panics when it is dropped.
+#[derive(Clone)]
+struct Dropping<S>(S);
+
+#[pin_project::pin_project]
+struct DroppingFuture<F>(#[pin] F, Bomb);
+
+impl<F: Future> Future for DroppingFuture<F> {
+    type Output = F::Output;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
+        self.project().0.poll(cx)
+    }
+}
+
+impl<S: Service<R>, R> Service<R> for Dropping<S> {
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = DroppingFuture<S::Future>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.0.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: R) -> Self::Future {
+        DroppingFuture(self.0.call(request), Bomb)
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_panic_behind_the_answer_of_a_service_costs_a_421_and_not_the_answer() {
+    for slow in [false, true] {
+        let stored = Arc::new(AtomicUsize::new(0));
+        let also = stored.clone();
+        let store = handler_fn(move |request: Request<Data>| {
+            let stored = also.clone();
+            async move {
+                request.into_body().collect().await?;
+                if slow {
+                    sleep(Duration::from_millis(1)).await;
+                }
+                stored.fetch_add(1, Ordering::SeqCst);
+                Ok::<_, smtpd_tower::BodyError>(Reply::queued("1"))
+            }
+        });
+        let (server, ends) = noting(accept_rcpt().data(Dropping(store)));
+        let received = deliver(&server).await;
+        let end: Vec<_> = received
+            .iter()
+            .rev()
+            .take(2)
+            .rev()
+            .map(String::as_str)
+            .collect();
+        assert_eq!(
+            end,
+            [
+                "250 2.0.0 Queued as 1",
+                "421 4.3.0 Internal error, closing the connection"
+            ],
+            "slow: {slow}"
+        );
+        assert_eq!(stored.load(Ordering::SeqCst), 1);
+        assert_eq!(
+            *ends.lock().unwrap(),
+            [EndReason::Closed(CloseReason::Refused)]
+        );
+        assert_released(&server).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_panic_behind_the_answer_to_a_command_costs_a_421_and_not_the_answer() {
+    for slow in [false, true] {
+        let mail = handler_fn(move |_: Request<Mail>| async move {
+            if slow {
+                sleep(Duration::from_millis(1)).await;
+            }
+        });
+        let (server, ends) = noting(Pipeline::new().mail(Dropping(mail)));
+        let mut client = Client::greeted(&server).await;
+        client.cmd("EHLO c", "250").await;
+        client.cmd("MAIL FROM:<a@b>", "250 ").await;
+        client.expect("421 4.3.0").await;
+        client.expect_close().await;
+        client.session.take().unwrap().await.unwrap();
+        assert_eq!(ends.lock().unwrap().len(), 1);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_service_that_panics_when_it_is_given_up_costs_its_session_only() {
+    let stuck = handler_fn(async |_: Request<Mail>| std::future::pending::<()>().await);
+    let (server, ends) = noting(Pipeline::new().mail(Dropping(stuck)));
+    for end in 0..3 {
+        let mut client = Client::greeted(&server).await;
+        client.cmd("EHLO c", "250").await;
+        client.send("MAIL FROM:<a@b>\r\n").await;
+        sleep(Duration::from_millis(1)).await;
+        let session = client.session.take().unwrap();
+        match end {
+            // The client goes away; the answer is overdue; the session is aborted.
+            0 => drop(client),
+            1 => drop(client.rest().await),
+            _ => session.abort(),
+        }
+        let ended = session.await;
+        assert_eq!(ended.is_ok(), end < 2);
+        assert_eq!(ends.lock().unwrap().len(), end + 1);
+    }
+}
+
+/// A stream that panics when it is written to.
+struct Panicking(tokio::io::DuplexStream, bool);
+
+impl tokio::io::AsyncRead for Panicking {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut tokio::io::ReadBuf<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        if std::mem::take(&mut self.1) {
+            panic!("a stream panics");
+        }
+        Pin::new(&mut self.0).poll_read(cx, buf)
+    }
+}
+
+impl tokio::io::AsyncWrite for Panicking {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<std::io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.0).poll_shutdown(cx)
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_panic_that_nothing_else_has_caught_costs_a_421() {
+    let (server, ends) = noting(Pipeline::new());
+    let (mut client, far) = tokio::io::duplex(1 << 16);
+    let session = server.serve_connection(Panicking(far, true), Session::local().peer().clone());
+    let session = tokio::spawn(session);
+    let mut received = String::new();
+    client.read_to_string(&mut received).await.unwrap();
+    assert_eq!(
+        received.lines().last(),
+        Some("421 4.3.0 Internal error, closing the connection")
+    );
+    drop(client);
+    session.await.unwrap();
+    assert_eq!(
+        *ends.lock().unwrap(),
+        [EndReason::Closed(CloseReason::Refused)]
+    );
+    assert_released(&server).await;
+}
+
+/// A subscriber to the log that panics at every event.
+struct PanickingLog;
+
+impl tracing::Subscriber for PanickingLog {
+    fn enabled(&self, _: &tracing::Metadata<'_>) -> bool {
+        true
+    }
+
+    fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
+        tracing::span::Id::from_u64(1)
+    }
+
+    fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
+    fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
+
+    fn event(&self, event: &tracing::Event<'_>) {
+        if event.metadata().target().starts_with("smtpd") {
+            panic!("the log");
+        }
+    }
+
+    fn enter(&self, _: &tracing::span::Id) {}
+    fn exit(&self, _: &tracing::span::Id) {}
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_log_that_panics_costs_no_reply() {
+    let _guard = tracing::subscriber::set_default(PanickingLog);
+    let stored = Arc::default();
+    let (server, ends) = noting(storing(&stored));
+    let received = deliver(&server).await;
+    assert!(
+        received.contains(&"250 2.0.0 Queued as 1".to_owned()),
+        "{received:?}"
+    );
+    assert_eq!(
+        *ends.lock().unwrap(),
+        [EndReason::Closed(CloseReason::Quit)]
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connect_service_that_panics_is_told_the_client_as_421() {
+    let panics = handler_fn(async |request: Request<Connect>| -> Reply {
+        panic!("{:?}", request.session())
+    });
+    let (server, ends) = noting(Pipeline::new().connect(panics));
+    let mut client = Client::connect(&server);
+    client.expect("421 4.3.0").await;
+    client.expect_close().await;
+    let begun = Instant::now();
+    drop(client.into_io());
+    sleep(Duration::from_millis(1)).await;
+    assert!(begun.elapsed() < Duration::from_secs(1));
+    assert_eq!(ends.lock().unwrap().len(), 1);
+}
