@@ -113,6 +113,7 @@ pub mod test;
 #[cfg(feature = "tls")]
 pub mod tls;
 mod tls_info;
+mod waker;
 
 pub use body::{
     Body, BodyError, BodyReader, Head, HeaderField, HeaderFields, OctetCount, SinkFailure,

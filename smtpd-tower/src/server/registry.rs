@@ -3,10 +3,12 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU8, Ordering},
     },
-    task::{Context, Poll, Waker},
+    task::{Context, Poll},
 };
 
 use tokio::sync::Notify;
+
+use crate::waker::WakerSlot;
 
 /// How far a server has come to its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -28,14 +30,11 @@ pub(crate) struct Registry {
 
 #[derive(Debug, Default)]
 struct Seats {
-    bells: Vec<Option<Arc<Bell>>>,
+    /// Each wakes one session. Its lock is shared with nobody but a server that shuts down.
+    bells: Vec<Option<Arc<WakerSlot>>>,
     free: Vec<usize>,
     taken: usize,
 }
-
-/// Wakes one session. Its lock is shared with nobody but a server that shuts down.
-#[derive(Debug, Default)]
-struct Bell(Mutex<Option<Waker>>);
 
 impl Registry {
     pub(crate) fn new() -> Arc<Self> {
@@ -54,7 +53,7 @@ impl Registry {
             return None;
         }
         seats.taken += 1;
-        let bell = Arc::new(Bell::default());
+        let bell = Arc::new(WakerSlot::default());
         let number = match seats.free.pop() {
             Some(number) => {
                 seats.bells[number] = Some(bell.clone());
@@ -89,8 +88,10 @@ impl Registry {
     /// Goes on to a stage, and tells every session.
     pub(crate) fn advance(&self, stage: Stage) {
         self.stage.fetch_max(stage as u8, Ordering::AcqRel);
-        for bell in self.seats().bells.iter().flatten() {
-            bell.ring();
+        // Not under the lock: whoever is woken may come back at once.
+        let bells: Vec<_> = self.seats().bells.iter().flatten().cloned().collect();
+        for bell in bells {
+            bell.wake();
         }
         self.changed.notify_waiters();
     }
@@ -120,34 +121,12 @@ impl Registry {
     }
 }
 
-impl Bell {
-    fn ring(&self) {
-        if let Some(waker) = self.slot().take() {
-            waker.wake();
-        }
-    }
-
-    fn listen(&self, cx: &Context<'_>) {
-        let mut slot = self.slot();
-        if slot
-            .as_ref()
-            .is_none_or(|waker| !waker.will_wake(cx.waker()))
-        {
-            *slot = Some(cx.waker().clone());
-        }
-    }
-
-    fn slot(&self) -> MutexGuard<'_, Option<Waker>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
 /// The place of one session, given back when it is dropped.
 #[derive(Debug)]
 pub(crate) struct Seat {
     registry: Arc<Registry>,
     number: usize,
-    bell: Arc<Bell>,
+    bell: Arc<WakerSlot>,
     /// It was polled since the session was woken.
     #[cfg(debug_assertions)]
     armed: bool,
@@ -174,7 +153,7 @@ impl Seat {
         {
             self.armed = true;
         }
-        self.bell.listen(cx);
+        self.bell.register(cx);
         if self.stage() > stage {
             Poll::Ready(())
         } else {
@@ -199,6 +178,8 @@ impl Drop for Seat {
 
 #[cfg(test)]
 mod tests {
+    use std::task::{Wake, Waker};
+
     use tokio_test::{assert_pending, assert_ready, task};
 
     use super::*;
@@ -232,5 +213,40 @@ mod tests {
         assert_pending!(empty.poll());
         drop(seats);
         assert_ready!(empty.poll());
+    }
+
+    /// Wakes by polling, as some executors do: the session ends on the spot.
+    struct EndsAtOnce {
+        registry: Arc<Registry>,
+        seat: Mutex<Option<Seat>>,
+    }
+
+    impl Wake for EndsAtOnce {
+        fn wake(self: Arc<Self>) {
+            assert!(self.registry.seats.try_lock().is_ok());
+            let seat = self.seat.lock().unwrap().take();
+            let stage = seat.map(|mut seat| {
+                seat.poll_past(&Context::from_waker(Waker::noop()), Stage::Running)
+            });
+            assert_eq!(stage, Some(Poll::Ready(())));
+        }
+    }
+
+    #[test]
+    fn a_session_that_is_polled_where_it_is_woken_does_not_block_the_end() {
+        let registry = Registry::new();
+        let session = Arc::new(EndsAtOnce {
+            registry: registry.clone(),
+            seat: Mutex::new(registry.enter(9)),
+        });
+        let waker = Waker::from(session.clone());
+        let polled = {
+            let mut seat = session.seat.lock().unwrap();
+            let seat = seat.as_mut().unwrap();
+            seat.poll_past(&Context::from_waker(&waker), Stage::Running)
+        };
+        assert!(polled.is_pending());
+        registry.advance(Stage::Draining);
+        assert_eq!(registry.taken(), 0);
     }
 }
