@@ -40,7 +40,15 @@ impl<F: FnOnce(&Head) -> String + Unpin> Stream for PrependByHead<F> {
         let this = &mut *self;
         while this.make.is_some() {
             let known = this.seen.len();
-            let piece = ready!(this.body.poll_chunk(cx)).transpose()?;
+            let piece = match ready!(this.body.poll_chunk(cx)).transpose() {
+                Ok(piece) => piece,
+                Err(error) => {
+                    // Nothing comes after an error, neither what was seen nor an end that looks well.
+                    this.make = None;
+                    this.seen = BytesMut::new();
+                    return Poll::Ready(Some(Err(error)));
+                }
+            };
             this.seen
                 .extend_from_slice(piece.as_deref().unwrap_or_default());
             let end = end_of_head(&this.seen, known);
@@ -92,8 +100,13 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_head_that_breaks_off_is_an_error() {
-        let body = in_pieces([b"A: 1\r\n"], Err(BodyError::Incomplete)).prepend_by_head(100, names);
-        assert!(matches!(body.collect().await, Err(BodyError::Incomplete)));
+    async fn a_head_that_breaks_off_yields_its_error_and_nothing_after_it() {
+        let body = in_pieces([b"A: 1\r\n"], Err(BodyError::Incomplete));
+        let mut body = body.prepend_by_head(100, names);
+        assert!(matches!(
+            body.chunk().await,
+            Some(Err(BodyError::Incomplete))
+        ));
+        assert!(body.chunk().await.is_none());
     }
 }
