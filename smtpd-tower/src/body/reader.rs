@@ -64,6 +64,10 @@ impl AsyncBufRead for BodyReader {
     fn consume(mut self: Pin<&mut Self>, octets: usize) {
         let octets = octets.min(self.piece.len());
         self.piece.advance(octets);
+        if self.piece.is_empty() {
+            // Waiting for the next piece, it must not keep the memory of this one.
+            self.piece = Bytes::new();
+        }
     }
 }
 
@@ -146,6 +150,25 @@ mod tests {
             assert_eq!(error.to_string(), "message incomplete");
         }
         assert_eq!(read, b"half");
+    }
+
+    #[tokio::test]
+    async fn a_reader_that_waits_does_not_keep_the_piece_that_it_has_read() {
+        let piece = std::sync::Arc::new(*b"piece");
+        let alive = std::sync::Arc::downgrade(&piece);
+        let (feed, body) = crate::body::incoming();
+        feed.push(Bytes::from_owner(Owner(piece))).await;
+        let mut reader = body.into_reader();
+        reader.read_exact(&mut [0; 5]).await.unwrap();
+        assert!(alive.upgrade().is_none());
+    }
+
+    struct Owner(std::sync::Arc<[u8; 5]>);
+
+    impl AsRef<[u8]> for Owner {
+        fn as_ref(&self) -> &[u8] {
+            &*self.0
+        }
     }
 
     #[tokio::test]
