@@ -6,13 +6,16 @@ use std::{
     convert::Infallible,
     future::{Future, pending, poll_fn},
     pin::Pin,
+    sync::{Arc, Mutex},
     task::{Context, Poll},
     time::Duration,
 };
 
-use smtpd_tower::{Data, Reply, Request, ServePhase, Server, deliver::Discard, handler_fn};
+use smtpd_tower::{
+    Body, Data, PeerAddr, Reply, Request, ServePhase, Server, deliver::Discard, handler_fn,
+};
 use support::*;
-use tokio::time::Instant;
+use tokio::{sync::oneshot, time::Instant};
 use tower::{Service, ServiceBuilder, limit::GlobalConcurrencyLimitLayer};
 
 fn into(data: impl ServePhase<Data>) -> Server {
@@ -155,5 +158,72 @@ async fn a_panic_at_any_moment_of_a_delivery_costs_its_session_a_421() {
             }
             client.expect_close().await;
         }
+    }
+}
+
+/// How long a message takes whose service gives its body to a future that runs in the same task beside the session.
+async fn read_beside_the_session(
+    session_first: bool,
+    looks_first: bool,
+    at_once: bool,
+) -> Duration {
+    let (give, taken) = oneshot::channel();
+    let (answer, answered) = oneshot::channel();
+    let given = Arc::new(Mutex::new(Some((give, answered))));
+    let service = handler_fn(move |request: Request<Data>| {
+        let given = given.lock().unwrap().take();
+        async move {
+            let (give, answered) = given.unwrap();
+            let mut body = request.into_body();
+            if looks_first {
+                let look = poll_fn(|cx| Poll::Ready(Box::pin(body.chunk()).as_mut().poll(cx)));
+                assert!(look.await.is_pending());
+            }
+            give.send(body).unwrap();
+            Reply::ok(answered.await.unwrap())
+        }
+    });
+    let (near, far) = tokio::io::duplex(1024);
+    let session = into(service).serve_connection(far, PeerAddr::Unknown);
+    let consumer = async {
+        let body: Body = taken.await.unwrap();
+        let whole = body.collect().await.unwrap();
+        answer.send(format!("{} bytes", whole.len())).unwrap();
+    };
+    let client = tokio::spawn(async move {
+        let mut client = Client::over(near);
+        client.expect("220").await;
+        let begun = Instant::now();
+        client.begin().await;
+        if at_once {
+            client.cmd("one\r\ntwo\r\n.", "250 2.0.0 10 bytes").await;
+        } else {
+            for piece in ["one\r\n", "two\r\n"] {
+                client.send(piece).await;
+                settle().await;
+            }
+            client.cmd(".", "250 2.0.0 10 bytes").await;
+        }
+        client.cmd("QUIT", "221").await;
+        begun.elapsed()
+    });
+    if session_first {
+        tokio::join!(biased; session, consumer);
+    } else {
+        tokio::join!(biased; consumer, session);
+    }
+    client.await.unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_that_is_read_beside_the_session_in_one_task_never_stalls() {
+    for number in 0..8 {
+        let [session_first, looks_first, at_once] = [1, 2, 4].map(|bit| number & bit != 0);
+        let took = read_beside_the_session(session_first, looks_first, at_once).await;
+        assert_eq!(
+            took,
+            Duration::ZERO,
+            "session first: {session_first}, service looks first: {looks_first}, at once: {at_once}"
+        );
     }
 }

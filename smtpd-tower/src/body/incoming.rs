@@ -1,19 +1,30 @@
 use std::{
     collections::VecDeque,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     task::{Context, Poll, Waker},
 };
 
 use bytes::Bytes;
 
 use super::{Body, BodyError, Source};
+use crate::waker::Registration;
 
 /// The two ends of a message on its way: the engine feeds it, the service reads it.
 ///
-/// Mostly both run in one task and poll each other in turn, so a piece is handed over through one short lock, without a
-/// channel and without waking anybody.
+/// Usually both run in one task and poll each other in turn, so that a piece is handed over under one short lock, without
+/// a channel and without a wake. But the service may give its body away: to another task, or to a future that runs in
+/// the same task beside the session. Therefore a wake is left out only where it cannot matter, whoever is polled next:
+///
+/// - While the engine polls the service, a reader does not wake it: the engine looks at what the reader wants as soon as
+///   that poll returns ([`Feed::poll_service`]).
+/// - A reader with the waker of the engine's task is not woken by [`Feed::hand_over`], because that wake could not have an
+///   effect before the task's current poll is over. Within that poll, the engine polls the service. If the reader has not
+///   come for the pieces by then, it is elsewhere in the task, and is woken.
 pub(crate) fn incoming() -> (Feed, Body) {
-    let shared = Arc::new(Shared(Mutex::default()));
+    let shared = Arc::<Shared>::default();
     (
         Feed(shared.clone()),
         Source::Incoming(Incoming {
@@ -25,15 +36,24 @@ pub(crate) fn incoming() -> (Feed, Body) {
 }
 
 #[derive(Default)]
-struct Shared(Mutex<State>);
+struct Shared {
+    state: Mutex<State>,
+    /// The engine polls the service, and looks at the state afterwards.
+    ///
+    /// Readers look at it under the lock, and the engine clears it before it takes the lock to look: either the engine
+    /// sees what the reader wants, or the reader sees that the engine is not about to look.
+    serving: AtomicBool,
+}
 
 #[derive(Default)]
 struct State {
     pieces: Pieces,
     end: Option<Result<(), BodyError>>,
-    /// The reader has found nothing and waits.
-    wanted: bool,
+    /// The reader was told that there is nothing, and has not come again since.
+    waiting: bool,
+    /// The reader's task. Only woken while the reader is waiting; otherwise kept to save cloning it again.
     reader: Option<Waker>,
+    /// The engine's task. Only woken when the reader begins to wait.
     feeder: Option<Waker>,
 }
 
@@ -80,30 +100,82 @@ impl Pieces {
 
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn has_news(&self) -> bool {
+        self.end.is_some() || !self.pieces.is_empty()
+    }
+
+    /// The reader's waker, if there is something that the reader does not know of. It has to be woken.
+    fn take_unaware(&mut self) -> Option<Waker> {
+        if self.waiting && self.has_news() {
+            self.reader.take()
+        } else {
+            None
+        }
     }
 }
 
 /// The engine's end.
 pub(crate) struct Feed(Arc<Shared>);
 
+/// What a service does that has been polled and is not idle.
+#[derive(Debug)]
+pub(crate) enum Served<T> {
+    /// It has returned.
+    Answered(T),
+    /// It waits for more of the message.
+    Wanted,
+}
+
 impl Feed {
-    /// Calls that, which polls the service that reads the message.
-    pub(crate) fn polling<T>(&self, poll: impl FnOnce() -> T) -> T {
-        poll()
-    }
-
-    /// Ready when the reader waits for a piece.
-    pub(crate) fn poll_wanted(&self, cx: &Context<'_>) -> Poll<()> {
-        let mut state = self.0.lock();
-        if state.wanted {
-            return Poll::Ready(());
+    /// Polls the service by `poll`, and then looks whether the reader waits for a piece, as [`poll_wanted`](Self::poll_wanted)
+    /// does.
+    ///
+    /// This is how to poll the service after pieces were handed over: it wakes a reader that has not come for them.
+    pub(crate) fn poll_service<T>(
+        &self,
+        cx: &mut Context<'_>,
+        poll: impl FnOnce(&mut Context<'_>) -> Poll<T>,
+    ) -> Poll<Served<T>> {
+        let serving = Serving::begin(&self.0);
+        let polled = poll(cx);
+        drop(serving);
+        if let Poll::Ready(answer) = polled {
+            self.wake_unaware();
+            return Poll::Ready(Served::Answered(answer));
         }
-        keep(&mut state.feeder, cx);
-        Poll::Pending
+        self.poll_wanted(cx).map(|()| Served::Wanted)
     }
 
-    /// Hands pieces over, and perhaps the end. The caller polls the service next, so its own task is not woken for that.
+    /// Ready when the reader waits for a piece. Never ready once the message has ended.
+    ///
+    /// A reader that waits although there is something for it is woken.
+    pub(crate) fn poll_wanted(&self, cx: &Context<'_>) -> Poll<()> {
+        let mut registration = Registration::new(cx);
+        loop {
+            let mut state = self.0.lock();
+            if state.waiting && !state.has_news() {
+                return Poll::Ready(());
+            }
+            let unaware = state.take_unaware();
+            let stored = registration.store(&mut state.feeder);
+            drop(state);
+            wake(unaware);
+            if stored {
+                return Poll::Pending;
+            }
+            registration.prepare();
+        }
+    }
+
+    /// Hands pieces over, and perhaps the end.
+    ///
+    /// A reader of another task is woken. One of the engine's own task may not be: call [`poll_service`](Self::poll_service)
+    /// in the same poll of the task.
     pub(crate) fn hand_over(
         &self,
         pieces: Pieces,
@@ -112,15 +184,41 @@ impl Feed {
     ) {
         let mut state = self.0.lock();
         state.pieces.append(pieces);
-        state.end = state.end.take().or(end);
-        wake_reader(state, Some(cx));
+        let surplus = if state.end.is_none() {
+            state.end = end;
+            None
+        } else {
+            end
+        };
+        let own = state
+            .reader
+            .as_ref()
+            .is_some_and(|reader| reader.will_wake(cx.waker()));
+        let reader = if own { None } else { state.take_unaware() };
+        drop(state);
+        drop(surplus);
+        wake(reader);
     }
 
     /// Ends the message, unless it has ended.
     pub(crate) fn finish(&self, result: Result<(), BodyError>) {
         let mut state = self.0.lock();
-        state.end.get_or_insert(result);
-        wake_reader(state, None);
+        let surplus = if state.end.is_none() {
+            state.end = Some(result);
+            None
+        } else {
+            Some(result)
+        };
+        let reader = state.take_unaware();
+        drop(state);
+        drop(surplus);
+        wake(reader);
+    }
+
+    /// Wakes a reader that waits although there is something for it.
+    fn wake_unaware(&self) {
+        let reader = self.0.lock().take_unaware();
+        wake(reader);
     }
 
     /// Hands one piece over.
@@ -130,6 +228,7 @@ impl Feed {
         pieces.push(piece);
         std::future::poll_fn(|cx| {
             self.hand_over(std::mem::take(&mut pieces), None, cx);
+            self.wake_unaware();
             Poll::Ready(())
         })
         .await;
@@ -139,7 +238,30 @@ impl Feed {
 impl Drop for Feed {
     /// A feed that goes away before the end leaves half a message.
     fn drop(&mut self) {
-        self.finish(Err(BodyError::Incomplete));
+        let mut state = self.0.lock();
+        state.end.get_or_insert(Err(BodyError::Incomplete));
+        let unaware = state.take_unaware();
+        // Nobody else is woken from now on: the body may live on for long, and must not keep two tasks alive.
+        let wakers = (state.reader.take(), state.feeder.take());
+        drop(state);
+        wake(unaware);
+        drop(wakers);
+    }
+}
+
+/// While it lives, the engine polls the service. A panic of the service ends it too.
+struct Serving<'a>(&'a AtomicBool);
+
+impl<'a> Serving<'a> {
+    fn begin(shared: &'a Shared) -> Self {
+        shared.serving.store(true, Ordering::Relaxed);
+        Self(&shared.serving)
+    }
+}
+
+impl Drop for Serving<'_> {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Relaxed);
     }
 }
 
@@ -155,52 +277,55 @@ impl Incoming {
         if let Some(piece) = self.pieces.pop() {
             return Poll::Ready(Some(Ok(piece)));
         }
-        let mut state = self.shared.lock();
-        std::mem::swap(&mut self.pieces, &mut state.pieces);
-        if let Some(piece) = self.pieces.pop() {
-            return Poll::Ready(Some(Ok(piece)));
-        }
-        match &mut state.end {
-            Some(end) => Poll::Ready(std::mem::replace(end, Ok(())).err().map(Err)),
-            None => {
-                state.wanted = true;
-                keep(&mut state.reader, cx);
-                if let Some(feeder) = state
-                    .feeder
-                    .take()
-                    .filter(|feeder| !feeder.will_wake(cx.waker()))
-                {
-                    drop(state);
-                    feeder.wake();
-                }
-                Poll::Pending
+        let mut registration = Registration::new(cx);
+        loop {
+            let mut state = self.shared.lock();
+            std::mem::swap(&mut self.pieces, &mut state.pieces);
+            if let Some(piece) = self.pieces.pop() {
+                state.waiting = false;
+                return Poll::Ready(Some(Ok(piece)));
             }
+            if let Some(end) = &mut state.end {
+                let error = std::mem::replace(end, Ok(())).err();
+                state.waiting = false;
+                return Poll::Ready(error.map(Err));
+            }
+            if registration.store(&mut state.reader) {
+                let feeder = self.begin_to_wait(&mut state);
+                drop(state);
+                wake(feeder);
+                return Poll::Pending;
+            }
+            drop(state);
+            registration.prepare();
+        }
+    }
+
+    /// Returns the feeder's waker, if the feeder has to be woken.
+    fn begin_to_wait(&self, state: &mut State) -> Option<Waker> {
+        let began = !std::mem::replace(&mut state.waiting, true);
+        if began && !self.shared.serving.load(Ordering::Relaxed) {
+            state.feeder.take()
+        } else {
+            None
         }
     }
 }
 
-fn keep(slot: &mut Option<Waker>, cx: &Context<'_>) {
-    if slot
-        .as_ref()
-        .is_none_or(|waker| !waker.will_wake(cx.waker()))
-    {
-        *slot = Some(cx.waker().clone());
-    }
-}
-
-fn wake_reader(mut state: MutexGuard<'_, State>, polled_next: Option<&Context<'_>>) {
-    state.wanted = false;
-    let reader = state.reader.take();
-    drop(state);
-    if let Some(reader) =
-        reader.filter(|reader| polled_next.is_none_or(|cx| !reader.will_wake(cx.waker())))
-    {
-        reader.wake();
+fn wake(waker: Option<Waker>) {
+    if let Some(waker) = waker {
+        waker.wake();
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::{
+        panic::{AssertUnwindSafe, catch_unwind},
+        pin::Pin,
+        task::Wake,
+    };
+
     use tokio_test::{assert_pending, assert_ready, task};
 
     use super::*;
@@ -218,6 +343,121 @@ mod tests {
         assert!(chunk.is_woken());
         assert!(engine.enter(|cx, _| feed.poll_wanted(cx)).is_pending());
         assert_eq!(assert_ready!(chunk.poll()).unwrap().unwrap(), "one");
+    }
+
+    /// Polls the service, which does nothing or looks for a piece.
+    fn serve(feed: &Feed, session: &mut Session, chunk: Option<&mut Chunk<'_>>) -> bool {
+        let served = session.enter(|cx, _| {
+            feed.poll_service(cx, |cx| match chunk {
+                Some(chunk) => chunk.as_mut().poll(cx),
+                None => Poll::Pending,
+            })
+        });
+        matches!(served, Poll::Ready(Served::Wanted))
+    }
+
+    fn hand_over(feed: &Feed, session: &mut Session, piece: &'static str) {
+        let mut pieces = Pieces::default();
+        pieces.push(Bytes::from_static(piece.as_bytes()));
+        session.enter(|cx, _| feed.hand_over(pieces, None, cx));
+    }
+
+    type Session = task::Spawn<()>;
+    type Chunk<'a> = Pin<Box<dyn Future<Output = Option<Result<Bytes, BodyError>>> + 'a>>;
+
+    #[test]
+    fn a_service_that_reads_its_body_itself_wakes_nobody() {
+        let (feed, mut body) = incoming();
+        let mut session = task::spawn(());
+        for piece in ["one", "two"] {
+            // Not wanted yet: the engine sleeps, and would be woken.
+            assert!(!serve(&feed, &mut session, None));
+            let mut chunk: Chunk<'_> = Box::pin(body.chunk());
+            assert!(serve(&feed, &mut session, Some(&mut chunk)));
+            hand_over(&feed, &mut session, piece);
+            let read = session.enter(|cx, _| {
+                feed.poll_service(cx, |cx| chunk.as_mut().poll(cx))
+                    .map(|served| match served {
+                        Served::Answered(read) => read.unwrap().unwrap(),
+                        Served::Wanted => panic!("it has not come"),
+                    })
+            });
+            assert_eq!(assert_ready!(read), piece);
+        }
+        assert!(!session.is_woken());
+    }
+
+    #[test]
+    fn a_reader_beside_the_session_in_its_task_wakes_the_engine_and_is_woken() {
+        let (feed, mut body) = incoming();
+        let mut session = task::spawn(());
+        let mut chunk: Chunk<'_> = Box::pin(body.chunk());
+        assert!(!serve(&feed, &mut session, None));
+        // The same waker, but not within the poll of the service.
+        assert_pending!(session.enter(|cx, _| chunk.as_mut().poll(cx)));
+        assert!(session.is_woken());
+        assert!(session.enter(|cx, _| feed.poll_wanted(cx)).is_ready());
+        hand_over(&feed, &mut session, "one");
+        assert!(!session.is_woken());
+        assert!(!serve(&feed, &mut session, None));
+        assert!(session.is_woken());
+        let piece = assert_ready!(session.enter(|cx, _| chunk.as_mut().poll(cx)));
+        assert_eq!(piece.unwrap().unwrap(), "one");
+    }
+
+    /// It has looked within the service, and is polled elsewhere in the task from then on, or the service has answered.
+    #[test]
+    fn a_reader_that_has_left_the_service_is_woken() {
+        for answers in [false, true] {
+            let (feed, mut body) = incoming();
+            let mut session = task::spawn(());
+            let mut chunk: Chunk<'_> = Box::pin(body.chunk());
+            assert!(serve(&feed, &mut session, Some(&mut chunk)));
+            hand_over(&feed, &mut session, "one");
+            assert!(!session.is_woken());
+            let answer = if answers {
+                Poll::Ready(())
+            } else {
+                Poll::Pending
+            };
+            let served = session.enter(|cx, _| feed.poll_service(cx, |_| answer));
+            assert_eq!(served.is_ready(), answers);
+            assert!(session.is_woken());
+        }
+    }
+
+    #[test]
+    fn a_service_that_panics_does_not_leave_the_engine_deaf() {
+        let (feed, mut body) = incoming();
+        let mut session = task::spawn(());
+        assert!(!serve(&feed, &mut session, None));
+        let panicking = AssertUnwindSafe(|| {
+            session.enter(|cx, _| feed.poll_service::<()>(cx, |_| panic!("on purpose")))
+        });
+        assert!(catch_unwind(panicking).is_err());
+        let mut session = task::spawn(());
+        assert!(session.enter(|cx, _| feed.poll_wanted(cx)).is_pending());
+        assert_pending!(task::spawn(body.chunk()).poll());
+        assert!(session.is_woken());
+    }
+
+    /// A body may be kept for long after its message.
+    #[test]
+    fn a_body_whose_feed_is_gone_keeps_no_task_alive() {
+        struct Task;
+
+        impl Wake for Task {
+            fn wake(self: Arc<Self>) {}
+        }
+
+        let (feed, mut body) = incoming();
+        let [session, reader] = [Arc::new(Task), Arc::new(Task)];
+        let alive = [Arc::downgrade(&session), Arc::downgrade(&reader)];
+        let [session, reader] = [Waker::from(session), Waker::from(reader)];
+        assert_pending!(feed.poll_wanted(&Context::from_waker(&session)));
+        assert_pending!(body.poll_chunk(&mut Context::from_waker(&reader)));
+        drop((feed, session, reader));
+        assert!(alive.iter().all(|task| task.upgrade().is_none()));
     }
 
     #[tokio::test]

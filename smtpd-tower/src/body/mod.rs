@@ -25,7 +25,7 @@ use smtpd_core::{Code, MessageError, Reply, Status};
 use sync_wrapper::SyncWrapper;
 
 use self::incoming::Incoming;
-pub(crate) use self::incoming::{Feed, Pieces, incoming};
+pub(crate) use self::incoming::{Feed, Pieces, Served, incoming};
 #[cfg(feature = "spool")]
 pub use self::spool::{Spooled, Spooling};
 pub use self::{

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     BodyError, Data, Phase, Request,
-    body::{Feed, Pieces, incoming},
+    body::{Feed, Pieces, Served, incoming},
     pipeline::no_delivery,
 };
 
@@ -54,7 +54,10 @@ impl<IO: Io> Driver<IO> {
         };
         let (feed, body) = incoming();
         let request = Request::new(self.session.clone(), Data::new(self.envelope(), body));
-        let outcome = feed.polling(|| Call::start(service, request, cx));
+        let start = |cx: &mut Context<'_>| Poll::Ready(Call::start(service, request, cx));
+        let Poll::Ready(Served::Answered(outcome)) = feed.poll_service(cx, start) else {
+            return;
+        };
         match outcome {
             Outcome::Answered(result) => self.settle(Question::Start(question), result),
             Outcome::Panicked(result, message) => {
@@ -82,38 +85,40 @@ impl<IO: Io> Driver<IO> {
         let Some(Work::Transfer(transfer)) = &mut self.work else {
             return Poll::Pending;
         };
-        if !std::mem::replace(&mut self.polled, true) {
-            let polled = transfer.feed.polling(|| transfer.call.poll(cx));
-            if let Question::Start(question) = &transfer.question
-                && !transfer.call.is_waiting()
-            {
-                self.connection.begin(question);
-            }
-            if let Poll::Ready(result) = polled {
-                self.finish_transfer(result);
-                return Poll::Ready(());
-            }
+        let served = if std::mem::replace(&mut self.polled, true) {
+            transfer.feed.poll_wanted(cx).map(|()| Served::Wanted)
+        } else {
+            let call = &mut transfer.call;
+            transfer.feed.poll_service(cx, |cx| call.poll(cx))
+        };
+        if let Question::Start(question) = &transfer.question
+            && !transfer.call.is_waiting()
+        {
+            self.connection.begin(question);
         }
-        self.poll_wanted(cx)
+        match served {
+            Poll::Ready(Served::Answered(result)) => self.finish_transfer(result),
+            Poll::Ready(Served::Wanted) if transfer.is_asking() => self.go_on(),
+            _ => return Poll::Pending,
+        }
+        Poll::Ready(())
     }
 
-    /// Whether the service waits for more of the message.
-    fn poll_wanted(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    /// The service waits for more of the message.
+    fn go_on(&mut self) {
         let Some(Work::Transfer(transfer)) = &mut self.work else {
-            return Poll::Pending;
+            return;
         };
-        if matches!(transfer.question, Question::None | Question::End(_))
-            || transfer.feed.poll_wanted(cx).is_pending()
-        {
-            return Poll::Pending;
-        }
         let connection = &mut self.connection;
         match std::mem::replace(&mut transfer.question, Question::None) {
             Question::Start(question) => connection.resume(question).map(|ask| ask.receive()),
             Question::Taken(question) => connection.resume(question).map(|ask| ask.taken()),
-            Question::None | Question::End(_) => None,
+            // The end was handed over: there is no more.
+            end => {
+                transfer.question = end;
+                None
+            }
         };
-        Poll::Ready(())
     }
 
     /// Bytes of the message have come.
