@@ -11,13 +11,18 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
+    time::Duration,
 };
 
 use smtpd_tower::{
-    Data, Pipeline, Reply, Request, Server, deliver::Inbox, handler_fn, router::Router,
+    BodyError, Data, Pipeline, Reply, Request, Server, deliver::Inbox, handler_fn, router::Router,
 };
 use support::*;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::mpsc,
+    time::{Instant, sleep, timeout},
+};
 
 const FOR_THREE: [&str; 4] = [
     "MAIL FROM:<sender@example.com>",
@@ -148,4 +153,45 @@ async fn a_long_message_reaches_all_services_through_a_small_window() {
     client.send(".\r\n").await;
     client.expect("250").await;
     assert_eq!(octets.load(Ordering::Relaxed), 2 * 12 * LINES);
+}
+
+/// Two services read the message in tasks of their own. One looks last, gives that up, and keeps its body.
+#[tokio::test(start_paused = true)]
+async fn a_service_that_gives_up_waiting_for_a_piece_does_not_hold_up_another() {
+    let (seen, mut sights) = mpsc::unbounded_channel();
+    let reader = handler_fn(move |request: Request<Data>| {
+        let (mut body, seen) = (request.into_body(), seen.clone());
+        let reading = tokio::spawn(async move {
+            while let Some(piece) = body.chunk().await.transpose()? {
+                seen.send((piece, Instant::now())).unwrap();
+            }
+            Ok::<_, BodyError>(())
+        });
+        async { reading.await.unwrap() }
+    });
+    let idler = handler_fn(async |request: Request<Data>| {
+        let mut body = request.into_body();
+        let idling = tokio::spawn(async move {
+            sleep(SECOND).await;
+            assert!(timeout(SECOND, body.chunk()).await.is_err());
+            sleep(60 * SECOND).await;
+            body.collect().await
+        });
+        idling.await.unwrap().map(drop)
+    });
+    let data = Router::new()
+        .address("alice@example.org", reader)
+        .address("list@example.org", idler);
+    let mut client = Client::greeted(&server(accept_rcpt().data(data))).await;
+    client.cmd("EHLO client.example", "250").await;
+    for command in &FOR_THREE[..3] {
+        client.cmd(command, "250").await;
+    }
+    client.cmd("DATA", "354").await;
+    sleep(10 * SECOND).await;
+    let sent = Instant::now();
+    client.send("Hello\r\n").await;
+    let (piece, seen) = sights.recv().await.unwrap();
+    assert_eq!((&*piece, seen - sent), (&b"Hello\r\n"[..], Duration::ZERO));
+    client.cmd(".", "250").await;
 }

@@ -3,193 +3,342 @@
 use std::{
     collections::VecDeque,
     pin::Pin,
-    sync::{Arc, Mutex, PoisonError},
-    task::{Context, Poll, Waker},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll, Wake, Waker},
 };
 
 use bytes::Bytes;
 use futures_core::Stream;
 
-use crate::{Body, BodyError};
+use crate::{Body, BodyError, waker::Registration};
 
-/// As many bodies, all with what that one brings.
+/// Returns `readers` bodies, each with everything that `body` yields.
 ///
-/// The first of them that wants a piece gets it from the source, and it is kept for the others. Whoever is ahead of the
-/// slowest by `ahead` octets or more waits for it. An error ends them all.
+/// The first reader that wants a piece gets it from the source, and the piece is kept for the others. A reader that is
+/// `ahead` bytes or more ahead of the slowest waits for it. An error ends them all.
 pub(super) fn broadcast(body: Body, readers: usize, ahead: usize) -> Vec<Body> {
-    let state = State {
-        source: body,
-        pieces: VecDeque::new(),
-        taken: 0,
-        octets: 0,
-        ahead,
-        end: None,
-        readers: (0..readers).map(|_| Some(Place::default())).collect(),
-        woken: Vec::new(),
-    };
-    let shared = Arc::new(Shared(Mutex::new(state)));
-    let reader = |number| Reader {
-        shared: shared.clone(),
-        number,
-    };
-    (0..readers).map(reader).map(Body::new).collect()
+    Hub::new(readers, ahead).bodies(body, readers)
 }
 
 struct Reader {
-    shared: Arc<Shared>,
+    hub: Arc<Hub>,
+    /// Empty while a reader polls it, and once it has ended.
+    source: Arc<Mutex<Option<Body>>>,
     number: usize,
-}
-
-struct Shared(Mutex<State>);
-
-struct State {
-    source: Body,
-    /// What has come, and was not taken by all readers.
-    pieces: VecDeque<Bytes>,
-    /// How many pieces came before these.
-    taken: usize,
-    /// What the pieces cost in memory.
-    octets: usize,
-    ahead: usize,
-    end: Option<Result<(), BodyError>>,
-    /// Those that have not come to the end.
-    readers: Vec<Option<Place>>,
-    /// Whom to wake when the lock is given back.
-    woken: Vec<Waker>,
-}
-
-#[derive(Default)]
-struct Place {
-    /// The number of the piece that it takes next.
-    next: usize,
-    waker: Option<Waker>,
 }
 
 impl Stream for Reader {
     type Item = Result<Bytes, BodyError>;
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        self.shared.with(|state| state.poll(self.number, cx))
+        let mut registration = Registration::new(cx);
+        loop {
+            let next = self.hub.lock().next(self.number, &mut registration);
+            match next {
+                Next::Piece(piece) => {
+                    self.hub.forget();
+                    return Poll::Ready(Some(Ok(piece)));
+                }
+                Next::End(error) => {
+                    self.hub.leave(self.number);
+                    return Poll::Ready(error.map(Err));
+                }
+                Next::Register => registration.prepare(),
+                Next::Wait => return Poll::Pending,
+                Next::Receive => {
+                    if self.receive().is_pending() {
+                        return Poll::Pending;
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl Reader {
+    /// Polls the source for one more piece, or the end. Only one reader does that at a time.
+    fn receive(&self) -> Poll<()> {
+        let mut turn = Turn::begin(self);
+        turn.poll();
+        if matches!(turn.polled, Some(Poll::Pending)) {
+            Poll::Pending
+        } else {
+            Poll::Ready(())
+        }
+    }
+
+    fn source(&self) -> MutexGuard<'_, Option<Body>> {
+        self.source.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Drop for Reader {
     fn drop(&mut self) {
-        self.shared.with(|state| {
-            // It may have been the one that the source wakes.
-            state.wake_all();
-            state.leave(self.number);
+        self.hub.leave(self.number);
+    }
+}
+
+/// The time in which one reader has the source.
+struct Turn<'a> {
+    reader: &'a Reader,
+    source: Option<Body>,
+    /// `None` if the source has panicked.
+    polled: Option<Poll<Option<Result<Bytes, BodyError>>>>,
+}
+
+impl<'a> Turn<'a> {
+    fn begin(reader: &'a Reader) -> Self {
+        let source = reader.source().take();
+        Self {
+            reader,
+            source,
+            polled: None,
+        }
+    }
+
+    /// The source wakes the hub, and so all readers that wait: the one that polls it now may give up waiting.
+    fn poll(&mut self) {
+        let waker = Waker::from(self.reader.hub.clone());
+        let mut cx = Context::from_waker(&waker);
+        self.polled = Some(match &mut self.source {
+            Some(source) => Pin::new(source).poll_next(&mut cx),
+            None => Poll::Ready(None),
         });
     }
 }
 
-impl Shared {
-    fn with<T>(&self, f: impl FnOnce(&mut State) -> T) -> T {
-        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let result = f(&mut state);
+impl Drop for Turn<'_> {
+    /// Puts the source back, unless it has ended.
+    fn drop(&mut self) {
+        let polled = self.polled.take();
+        if !matches!(polled, Some(Poll::Ready(None | Some(Err(_))))) {
+            *self.reader.source() = self.source.take();
+        }
+        self.reader.hub.received(self.reader.number, polled);
+    }
+}
+
+/// What the readers share beside the source. It is the waker of the source, so it must not own the source.
+struct Hub(Mutex<State>);
+
+struct State {
+    /// What has come, and was not taken by all readers.
+    pieces: VecDeque<Bytes>,
+    /// How many pieces came before these.
+    taken: usize,
+    /// What the pieces cost in memory.
+    cost: usize,
+    ahead: usize,
+    end: Option<Result<(), BodyError>>,
+    /// Those that have not come to the end.
+    places: Vec<Option<Place>>,
+    /// A reader polls the source.
+    receiving: bool,
+    /// The source has woken the hub meanwhile.
+    woken: bool,
+}
+
+#[derive(Default)]
+struct Place {
+    /// The number of the piece that it takes next.
+    next: usize,
+    /// It has found nothing, or polls the source.
+    waiting: bool,
+    /// Only woken while it is waiting; otherwise kept to save cloning it again.
+    waker: Option<Waker>,
+}
+
+/// What a reader does next.
+enum Next {
+    Piece(Bytes),
+    End(Option<BodyError>),
+    /// Its waker has to be cloned first.
+    Register,
+    Wait,
+    Receive,
+}
+
+impl Hub {
+    fn new(readers: usize, ahead: usize) -> Arc<Self> {
+        Arc::new(Self(Mutex::new(State {
+            pieces: VecDeque::new(),
+            taken: 0,
+            cost: 0,
+            ahead,
+            end: None,
+            places: (0..readers).map(|_| Some(Place::default())).collect(),
+            receiving: false,
+            woken: false,
+        })))
+    }
+
+    fn bodies(self: &Arc<Self>, source: Body, readers: usize) -> Vec<Body> {
+        let source = Arc::new(Mutex::new(Some(source)));
+        let reader = |number| Reader {
+            hub: self.clone(),
+            source: source.clone(),
+            number,
+        };
+        (0..readers).map(reader).map(Body::new).collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes what that reader has got from the source.
+    fn received(&self, number: usize, polled: Option<Poll<Option<Result<Bytes, BodyError>>>>) {
+        let mut state = self.lock();
+        state.receiving = false;
         let woken = std::mem::take(&mut state.woken);
+        let pending = matches!(polled, Some(Poll::Pending));
+        if let Some(Poll::Ready(item)) = polled {
+            state.push(item);
+            // This reader goes on at once.
+            if let Some(Some(place)) = state.places.get_mut(number) {
+                place.waiting = false;
+            }
+        }
         drop(state);
-        // Not under the lock: whoever is woken may drop a reader at once.
-        woken.into_iter().for_each(Waker::wake);
-        result
+        if woken || !pending {
+            self.wake_all();
+        }
+    }
+
+    fn leave(&self, number: usize) {
+        let place = self.lock().places.get_mut(number).and_then(Option::take);
+        // Not under the lock: it may hold a waker.
+        drop(place);
+        self.forget();
+    }
+
+    /// Drops the pieces that all readers have taken. One at a time, because they must not be dropped under the lock.
+    fn forget(&self) {
+        let mut room = false;
+        loop {
+            let mut state = self.lock();
+            let full = state.is_full();
+            let piece = state.pop_taken();
+            room |= full && !state.is_full();
+            drop(state);
+            if piece.is_none() {
+                break;
+            }
+        }
+        if room {
+            self.wake_all();
+        }
+    }
+
+    /// Wakes all readers that wait.
+    fn wake_all(&self) {
+        let mut number = 0;
+        loop {
+            let mut state = self.lock();
+            let Some(place) = state.places.get_mut(number) else {
+                break;
+            };
+            let waker = place.as_mut().and_then(Place::take_waker);
+            drop(state);
+            // Not under the lock: whoever is woken may come back at once.
+            if let Some(waker) = waker {
+                waker.wake();
+            }
+            number += 1;
+        }
+    }
+}
+
+impl Wake for Hub {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        let mut state = self.lock();
+        if state.receiving {
+            // Whoever were woken now would not get the source. The reader that has it wakes all when it is done.
+            state.woken = true;
+            return;
+        }
+        drop(state);
+        self.wake_all();
     }
 }
 
 impl State {
-    fn poll(
-        &mut self,
-        number: usize,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Bytes, BodyError>>> {
-        let Some(Some(place)) = self.readers.get_mut(number) else {
-            return Poll::Ready(None);
+    fn next(&mut self, number: usize, registration: &mut Registration<'_>) -> Next {
+        let full = self.is_full();
+        let Some(Some(place)) = self.places.get_mut(number) else {
+            return Next::End(None);
         };
-        let position = place.next - self.taken;
-        if position == self.pieces.len() && self.end.is_none() {
-            let full = !self.pieces.is_empty() && self.octets >= self.ahead;
-            if full || self.receive(cx).is_pending() {
-                self.wait(number, cx);
-                return Poll::Pending;
-            }
+        if let Some(piece) = self.pieces.get(place.next - self.taken) {
+            place.next += 1;
+            place.waiting = false;
+            return Next::Piece(piece.clone());
         }
-        let piece = self.pieces.get(position).cloned();
-        if let Some(piece) = piece {
-            self.advance(number);
-            return Poll::Ready(Some(Ok(piece)));
+        if let Some(end) = &self.end {
+            return Next::End(end.clone().err());
         }
-        self.leave(number);
-        let error = self.end.clone().and_then(Result::err);
-        Poll::Ready(error.map(Err))
+        if !registration.store(&mut place.waker) {
+            return Next::Register;
+        }
+        place.waiting = true;
+        if full || self.receiving {
+            return Next::Wait;
+        }
+        self.receiving = true;
+        Next::Receive
     }
 
-    /// Gets one more piece, or the end.
-    fn receive(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        match std::task::ready!(Pin::new(&mut self.source).poll_next(cx)) {
+    fn push(&mut self, item: Option<Result<Bytes, BodyError>>) {
+        match item {
             Some(Ok(piece)) => {
-                self.octets += cost(&piece);
+                self.cost += cost(&piece);
                 self.pieces.push_back(piece);
             }
             Some(Err(error)) => self.end = Some(Err(error)),
             None => self.end = Some(Ok(())),
         }
-        self.wake_all();
-        Poll::Ready(())
     }
 
-    fn wait(&mut self, number: usize, cx: &Context<'_>) {
-        if let Some(Some(place)) = self.readers.get_mut(number) {
-            place.waker = Some(cx.waker().clone());
-        }
+    fn is_full(&self) -> bool {
+        !self.pieces.is_empty() && self.cost >= self.ahead
     }
 
-    fn advance(&mut self, number: usize) {
-        if let Some(Some(place)) = self.readers.get_mut(number) {
-            place.next += 1;
+    /// Takes out the first piece, if no reader needs it.
+    fn pop_taken(&mut self) -> Option<Bytes> {
+        let places = self.places.iter().flatten();
+        let slowest = places.map(|place| place.next).min();
+        if slowest.is_some_and(|slowest| slowest <= self.taken) {
+            return None;
         }
-        self.forget();
-    }
-
-    fn leave(&mut self, number: usize) {
-        if let Some(place) = self.readers.get_mut(number) {
-            *place = None;
-        }
-        self.forget();
-    }
-
-    /// Drops the pieces that all readers have taken.
-    fn forget(&mut self) {
-        let places = self.readers.iter().flatten();
-        let Some(slowest) = places.map(|place| place.next).min() else {
-            self.pieces.clear();
-            return;
-        };
-        let full = self.octets >= self.ahead;
-        while self.taken < slowest {
-            let Some(piece) = self.pieces.pop_front() else {
-                break;
-            };
-            self.octets -= cost(&piece);
-            self.taken += 1;
-        }
-        if full && (self.octets < self.ahead || self.pieces.is_empty()) {
-            self.wake_all();
-        }
-    }
-
-    fn wake_all(&mut self) {
-        let places = self.readers.iter_mut().flatten();
-        self.woken
-            .extend(places.filter_map(|place| place.waker.take()));
+        let piece = self.pieces.pop_front()?;
+        self.cost -= cost(&piece);
+        self.taken += 1;
+        Some(piece)
     }
 }
 
-/// Also of the smallest piece, for a message may come octet by octet.
+impl Place {
+    fn take_waker(&mut self) -> Option<Waker> {
+        if std::mem::take(&mut self.waiting) {
+            self.waker.take()
+        } else {
+            None
+        }
+    }
+}
+
+/// Also of the smallest piece, for a message may come byte by byte.
 const fn cost(piece: &Bytes) -> usize {
     piece.len() + size_of::<Bytes>()
 }
 
 #[cfg(test)]
 mod tests {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+
     use tokio_test::{assert_pending, assert_ready, task};
 
     use super::*;
@@ -258,16 +407,60 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_reader_is_woken_where_the_one_that_the_source_would_wake_goes_away() {
-        let (feed, [mut one, mut two]) = several(100);
-        let mut first = task::spawn(one.chunk());
-        assert_pending!(first.poll());
-        assert_pending!(task::spawn(two.chunk()).poll());
-        drop(two);
-        assert!(first.is_woken());
-        assert_pending!(first.poll());
-        push(&feed, "piece").await;
-        assert!(first.is_woken());
+    async fn every_reader_that_waits_is_woken_also_if_the_last_one_to_look_has_given_up() {
+        for goes_away in [false, true] {
+            let (feed, [mut one, mut two]) = several(100);
+            let mut first = task::spawn(one.chunk());
+            assert_pending!(first.poll());
+            assert_pending!(task::spawn(two.chunk()).poll());
+            let kept = Some(two).filter(|_| !goes_away);
+            push(&feed, "piece").await;
+            assert!(first.is_woken());
+            assert_eq!(assert_ready!(first.poll()).unwrap().unwrap(), "piece");
+            drop(kept);
+        }
+    }
+
+    /// Polls another reader of the broadcast whose source it is, and then yields a piece, waits, or panics.
+    struct Reentrant {
+        other: Arc<Mutex<Option<Body>>>,
+        waker: Waker,
+        then: fn() -> Poll<Option<Result<Bytes, BodyError>>>,
+    }
+
+    impl Stream for Reentrant {
+        type Item = Result<Bytes, BodyError>;
+
+        fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+            let other = self.other.lock().unwrap().take();
+            if let Some(mut other) = other {
+                let polled = Pin::new(&mut other).poll_next(&mut Context::from_waker(&self.waker));
+                assert_pending!(polled);
+                *self.other.lock().unwrap() = Some(other);
+            }
+            // It comes between the poll of the other reader and what this one gets.
+            cx.waker().wake_by_ref();
+            (self.then)()
+        }
+    }
+
+    #[test]
+    fn a_reader_that_looks_while_another_polls_the_source_is_woken_when_that_is_done() {
+        let piece = || Poll::Ready(Some(Ok(Bytes::from_static(b"piece"))));
+        for then in [piece, || Poll::Pending, || panic!("on purpose")] {
+            let mut second = task::spawn(());
+            let other = Arc::default();
+            let source = Reentrant {
+                other: Arc::clone(&other),
+                waker: second.enter(|cx, _| cx.waker().clone()),
+                then,
+            };
+            let [mut one, two] = broadcast(Body::new(source), 2, 100).try_into().unwrap();
+            *other.lock().unwrap() = Some(two);
+            let mut first = task::spawn(one.chunk());
+            let _ = catch_unwind(AssertUnwindSafe(|| drop(first.poll())));
+            assert!(second.is_woken());
+        }
     }
 
     #[tokio::test]
