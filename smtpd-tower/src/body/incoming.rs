@@ -233,6 +233,13 @@ impl Feed {
         })
         .await;
     }
+
+    /// Tells whether the lock is held.
+    #[cfg(test)]
+    pub(crate) fn lock_probe(&self) -> impl Fn() -> bool + Send + Sync + use<> {
+        let shared = self.0.clone();
+        move || shared.state.try_lock().is_err()
+    }
 }
 
 impl Drop for Feed {

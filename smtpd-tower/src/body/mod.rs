@@ -1,5 +1,7 @@
 //! The message as it arrives.
 
+#[cfg(test)]
+mod explore;
 mod head;
 mod incoming;
 mod inspect;

@@ -20,6 +20,18 @@ pub(super) fn broadcast(body: Body, readers: usize, ahead: usize) -> Vec<Body> {
     Hub::new(readers, ahead).bodies(body, readers)
 }
 
+/// Also returns what tells whether the lock is held.
+#[cfg(test)]
+pub(crate) fn probed_broadcast(
+    body: Body,
+    readers: usize,
+    ahead: usize,
+) -> (Vec<Body>, impl Fn() -> bool + Send + Sync) {
+    let hub = Hub::new(readers, ahead);
+    let bodies = hub.bodies(body, readers);
+    (bodies, move || hub.0.try_lock().is_err())
+}
+
 struct Reader {
     hub: Arc<Hub>,
     /// Empty while a reader polls it, and once it has ended.

@@ -16,6 +16,8 @@ use smtpd_core::{ForwardPath, Reply, Timeouts};
 use tower::BoxError;
 use tower_service::Service;
 
+#[cfg(test)]
+pub(crate) use self::broadcast::probed_broadcast;
 pub use self::{future::RouteFuture, split::SplitFuture};
 use crate::{
     Data, Phase, PhaseService, Rcpt, Request, ServePhase,
