@@ -132,7 +132,15 @@ pub use phase_service::{PhaseService, ServePhase};
 pub use pipeline::{LayerPhase, Pipeline};
 pub use recover::recover;
 pub use request::Request;
-#[cfg(unix)]
+#[cfg(all(
+    unix,
+    not(any(
+        target_os = "solaris",
+        target_os = "illumos",
+        target_os = "cygwin",
+        target_os = "nuttx"
+    ))
+))]
 pub use server::bind_reuse_port;
 pub use server::{Handle, Listener, Profile, Server, TrustedPeers, system_hostname};
 #[cfg(feature = "proxy")]

@@ -59,7 +59,8 @@ impl Listener for TcpListener {
     async fn accept(&mut self) -> io::Result<(TcpStream, PeerAddr)> {
         let (stream, peer) = Self::accept(self).await?;
         // Replies leave in one write each: held back, they would wait for the client's delayed acknowledgement.
-        stream.set_nodelay(true)?;
+        // macOS refuses this for a connection that was reset already; the session finds that out by itself.
+        let _ = stream.set_nodelay(true);
         Ok((stream, peer.into()))
     }
 

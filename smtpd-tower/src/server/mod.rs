@@ -7,7 +7,16 @@ mod profile;
 #[cfg(feature = "proxy")]
 mod proxy;
 mod registry;
-#[cfg(unix)]
+// Where tokio offers `TcpSocket::set_reuseport`.
+#[cfg(all(
+    unix,
+    not(any(
+        target_os = "solaris",
+        target_os = "illumos",
+        target_os = "cygwin",
+        target_os = "nuttx"
+    ))
+))]
 mod reuse_port;
 mod trusted;
 
@@ -23,7 +32,15 @@ use tokio_util::either::Either;
 #[cfg(feature = "proxy")]
 pub use self::proxy::{ProxyHeaderError, ProxyInfo, ProxyProtocol, ProxyTls, ProxyVersion};
 pub(crate) use self::registry::{Seat, Stage};
-#[cfg(unix)]
+#[cfg(all(
+    unix,
+    not(any(
+        target_os = "solaris",
+        target_os = "illumos",
+        target_os = "cygwin",
+        target_os = "nuttx"
+    ))
+))]
 pub use self::reuse_port::bind_reuse_port;
 use self::{accept::Acceptor, registry::Registry};
 pub use self::{handle::Handle, listener::Listener, profile::Profile, trusted::TrustedPeers};

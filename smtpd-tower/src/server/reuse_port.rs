@@ -9,6 +9,8 @@ const BACKLOG: u32 = 1024;
 /// system gives each connection to one of them. So each thread with a runtime of its own can have a listener of its own;
 /// [`guide::cores`](crate::guide::cores) shows how, and when it pays.
 ///
+/// It exists where the system has that option: on Unix other than Solaris, illumos, Cygwin and NuttX.
+///
 /// An address that is taken already is no error here if it was taken so, by any process of the same user. Port 0 stands
 /// for another port each time: later listeners need the address of the first.
 ///
