@@ -1,9 +1,7 @@
 use std::{
     io,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
     time::Duration,
 };
 
@@ -80,11 +78,15 @@ impl Acceptor {
     }
 
     async fn turn_away<IO: AsyncWrite + Unpin>(self, mut io: IO, peer: PeerAddr) {
-        /// How many connections may be told so at once; others are just closed.
-        const AT_ONCE: usize = 1000;
-        static NOW: AtomicUsize = AtomicUsize::new(0);
-        tracing::warn!(%peer, sessions = self.registry.taken(), "too many sessions, connection turned away");
-        if !self.implicit_tls && NOW.fetch_add(1, Ordering::Relaxed) < AT_ONCE {
+        // A subscriber that panics must not keep the client from its reply.
+        let _ = catch_unwind(AssertUnwindSafe(|| {
+            tracing::warn!(%peer, sessions = self.registry.taken(), "too many sessions, connection turned away");
+        }));
+        if self.implicit_tls {
+            return;
+        }
+        // One that gets no permit is closed without a reply.
+        if let Some(_permit) = self.registry.farewell() {
             let reply = format!(
                 "{}\r\n",
                 Reply::closing("Too many sessions, try again later")
@@ -94,9 +96,6 @@ impl Acceptor {
                 io.shutdown().await
             };
             let _ = timeout(Duration::from_secs(1), farewell).await;
-        }
-        if !self.implicit_tls {
-            NOW.fetch_sub(1, Ordering::Relaxed);
         }
     }
 

@@ -6,7 +6,7 @@ use std::{
     task::{Context, Poll},
 };
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore, SemaphorePermit};
 
 use crate::waker::WakerSlot;
 
@@ -26,7 +26,12 @@ pub(crate) struct Registry {
     stage: AtomicU8,
     seats: Mutex<Seats>,
     changed: Notify,
+    /// Permits to tell clients that there is no seat for them.
+    farewells: Semaphore,
 }
+
+/// How many connections that are turned away may be told so at once; others are just closed.
+const MOST_FAREWELLS: usize = 1000;
 
 #[derive(Debug, Default)]
 struct Seats {
@@ -43,6 +48,7 @@ impl Registry {
             stage,
             seats: Mutex::default(),
             changed: Notify::new(),
+            farewells: Semaphore::new(MOST_FAREWELLS),
         })
     }
 
@@ -71,6 +77,11 @@ impl Registry {
             #[cfg(debug_assertions)]
             armed: false,
         })
+    }
+
+    /// A permit to tell one client that it is turned away, held until it is dropped.
+    pub(crate) fn farewell(&self) -> Option<SemaphorePermit<'_>> {
+        self.farewells.try_acquire().ok()
     }
 
     pub(crate) fn taken(&self) -> usize {
