@@ -1,10 +1,127 @@
-//! Connections for which there is no session.
+//! Listeners that fail, or never wait, and connections for which there is no session.
 
 mod support;
 
-use smtpd_tower::PeerAddr;
+use std::{
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use smtpd_tower::{Listener, PeerAddr};
 use support::*;
-use tokio::io::AsyncWriteExt;
+use tokio::{
+    io::{AsyncWriteExt, DuplexStream},
+    time::{Instant, sleep},
+};
+
+/// A listener that is always ready, until it was asked more often than any test allows.
+struct Ready<F> {
+    accept: F,
+    accepted: Arc<AtomicUsize>,
+}
+
+const TOO_OFTEN: usize = 100_000;
+
+impl<F> Listener for Ready<F>
+where
+    F: FnMut() -> io::Result<DuplexStream> + Send + 'static,
+{
+    type Io = DuplexStream;
+
+    async fn accept(&mut self) -> io::Result<(DuplexStream, PeerAddr)> {
+        if self.accepted.fetch_add(1, Ordering::Relaxed) > TOO_OFTEN {
+            std::future::pending::<()>().await;
+        }
+        (self.accept)().map(|io| (io, PeerAddr::Unknown))
+    }
+
+    fn local_addr(&self) -> PeerAddr {
+        PeerAddr::Unknown
+    }
+}
+
+fn ready<F>(accept: F) -> (Ready<F>, Arc<AtomicUsize>) {
+    let accepted = Arc::<AtomicUsize>::default();
+    let listener = Ready {
+        accept,
+        accepted: accepted.clone(),
+    };
+    (listener, accepted)
+}
+
+const KINDS: [io::ErrorKind; 6] = [
+    io::ErrorKind::ConnectionAborted,
+    io::ErrorKind::ConnectionRefused,
+    io::ErrorKind::ConnectionReset,
+    io::ErrorKind::Interrupted,
+    io::ErrorKind::PermissionDenied,
+    io::ErrorKind::Other,
+];
+
+#[tokio::test(start_paused = true)]
+async fn a_listener_that_fails_for_ever_does_not_starve_other_tasks() {
+    for kind in KINDS {
+        let server = collecting();
+        let (listener, accepted) = ready(move || Err(kind.into()));
+        let serving = tokio::spawn(server.serve(listener));
+        sleep(SECOND).await;
+        let first = accepted.load(Ordering::Relaxed);
+        assert!((1..=1_200).contains(&first), "{kind:?}: {first} accepts");
+        sleep(SECOND).await;
+        let second = accepted.load(Ordering::Relaxed) - first;
+        assert!((1..=1_000).contains(&second), "{kind:?}: {second} accepts");
+        serving.abort();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_shutdown_does_not_wait_for_a_listener_that_fails() {
+    for kind in KINDS {
+        let server = collecting();
+        let (listener, _) = ready(move || Err(kind.into()));
+        let serving = tokio::spawn(server.serve(listener));
+        sleep(SECOND + SECOND / 20).await; // in the middle of a pause
+        let begun = Instant::now();
+        server.handle().shutdown(SECOND).await;
+        serving.await.unwrap().unwrap();
+        assert!(begun.elapsed().is_zero(), "{kind:?}: {:?}", begun.elapsed());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_listener_works_again_after_many_errors() {
+    let (near, far) = tokio::io::duplex(1 << 16);
+    let (mut left, mut far) = (1_000, Some(far));
+    let (listener, _) = ready(move || {
+        left -= 1;
+        match far.take_if(|_| left < 0) {
+            Some(io) => Ok(io),
+            None => Err(io::ErrorKind::ConnectionReset.into()),
+        }
+    });
+    let serving = tokio::spawn(collecting().serve(listener));
+    let mut client = Client::over(near);
+    client.expect("220").await;
+    client.cmd("QUIT", "221").await;
+    serving.abort();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_listener_that_never_waits_does_not_starve_other_tasks() {
+    let server = collecting().max_sessions(10);
+    let (listener, accepted) = ready(|| Ok(tokio::io::duplex(64).1));
+    let serving = tokio::spawn(server.serve(listener));
+    for _ in 0..10 {
+        tokio::task::yield_now().await;
+    }
+    let accepted = accepted.load(Ordering::Relaxed);
+    assert!((1..TOO_OFTEN).contains(&accepted), "{accepted} accepts");
+    server.handle().shutdown(SECOND).await;
+    serving.await.unwrap().unwrap();
+}
 
 /// As many as may be told at once that they are turned away.
 const FAREWELLS: usize = 1_000;

@@ -8,6 +8,7 @@ use std::{
 use smtpd_core::Reply;
 use tokio::{
     io::{AsyncRead, AsyncWrite, AsyncWriteExt},
+    task::{coop::consume_budget, yield_now},
     time::{sleep, timeout},
 };
 use tokio_util::either::Either;
@@ -27,15 +28,15 @@ pub(super) struct Acceptor {
     pub(super) implicit_tls: bool,
 }
 
-/// How long to wait after an error of accept that is not the fault of one connection, such as EMFILE.
-const PAUSE: Duration = Duration::from_millis(100);
-
 impl Acceptor {
     pub(super) async fn run<L: Listener>(self, mut listener: L) -> io::Result<()> {
         let bound = listener.local_addr();
         let open = bound.ip().is_some_and(|ip| ip.is_unspecified());
         let registry = self.registry.clone();
+        let mut failures = Failures::default();
         loop {
+            // A listener that is always ready must not keep the other tasks of its thread from running.
+            consume_budget().await;
             let accepted = tokio::select! {
                 biased;
                 () = registry.draining() => break,
@@ -43,11 +44,16 @@ impl Acceptor {
             };
             match accepted {
                 Ok((io, peer)) => {
+                    failures = Failures::default();
                     let local = if open { L::connection_addr(&io) } else { None };
                     let local = local.unwrap_or_else(|| bound.clone());
                     tokio::spawn(self.clone().serve(io, peer, local));
                 }
-                Err(error) => self.pause(&error).await,
+                Err(error) => tokio::select! {
+                    biased;
+                    () = registry.draining() => break,
+                    () = failures.wait_after(&error) => {}
+                },
             }
         }
         // The port is free from now on, while the sessions end.
@@ -98,15 +104,43 @@ impl Acceptor {
             let _ = timeout(Duration::from_secs(1), farewell).await;
         }
     }
+}
 
-    async fn pause(&self, error: &io::Error) {
-        use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
-        if !matches!(
-            error.kind(),
-            ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted
-        ) {
+/// Counts the errors of accept in a row, and waits after each.
+#[derive(Debug, Default)]
+struct Failures(u32);
+
+impl Failures {
+    /// How long to wait after an error that is not the fault of one connection, such as EMFILE.
+    const PAUSE: Duration = Duration::from_millis(100);
+
+    /// How long to wait after the fault of one connection, once [`MOST_AT_ONCE`](Self::MOST_AT_ONCE) have failed in a
+    /// row. It is short, because clients can cause these errors and must not keep others waiting.
+    const SHORT_PAUSE: Duration = Duration::from_millis(1);
+
+    const MOST_AT_ONCE: u32 = 100;
+
+    async fn wait_after(&mut self, error: &io::Error) {
+        if !is_of_one_connection(error) {
             tracing::error!(%error, "accept failed, waiting for a moment");
-            sleep(PAUSE).await;
+            return sleep(Self::PAUSE).await;
         }
+        self.0 = self.0.saturating_add(1);
+        if self.0 < Self::MOST_AT_ONCE {
+            return yield_now().await;
+        }
+        if self.0 == Self::MOST_AT_ONCE {
+            tracing::error!(%error, "accept fails again and again, waiting for a moment each time");
+        }
+        sleep(Self::SHORT_PAUSE).await;
     }
+}
+
+/// Whether the client has gone away before its connection was accepted: the next one may be well.
+fn is_of_one_connection(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
+    matches!(
+        error.kind(),
+        ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted
+    )
 }

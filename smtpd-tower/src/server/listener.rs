@@ -41,7 +41,10 @@ pub trait Listener: Send + 'static {
     ///
     /// # Errors
     ///
-    /// An error concerns one connection, or passes by: the server waits for a moment and asks again.
+    /// The server survives every error and calls this again. `ConnectionAborted`, `ConnectionRefused`, `ConnectionReset`
+    /// and `Interrupted` concern one connection: it goes on after the other tasks of its thread had their turn, and from
+    /// the hundredth in a row waits for a millisecond after each. After any other error, such as too many open files, it
+    /// waits for 100 ms. Where no connection will come any more, return a future that stays pending.
     fn accept(&mut self) -> impl Future<Output = io::Result<(Self::Io, PeerAddr)>> + Send;
 
     /// The address that is listened on.
