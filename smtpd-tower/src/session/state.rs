@@ -3,12 +3,15 @@ use std::{
     collections::HashMap,
     fmt,
     hash::{BuildHasherDefault, Hasher},
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Condvar, Mutex, MutexGuard, PoisonError},
+    thread::{self, ThreadId},
 };
 
-type Map = HashMap<TypeId, Box<dyn Any + Send + Sync>, BuildHasherDefault<TypeIdHasher>>;
-
 /// A map with one value of each type, shared by all that hold it.
+///
+/// Every method is atomic. No lock is held while code of a value runs (its `Clone`, `Default` or `Drop`, or the closure of
+/// [`update`](Self::update)), so that code may use the map: it finds all values but the one that it works on. Other threads
+/// wait meanwhile.
 ///
 /// ```
 /// use smtpd_tower::TypedMap;
@@ -21,51 +24,124 @@ type Map = HashMap<TypeId, Box<dyn Any + Send + Sync>, BuildHasherDefault<TypeId
 /// assert_eq!(map.get::<Refused>().map(|r| r.0), Some(1));
 /// ```
 #[derive(Default)]
-pub struct TypedMap(Mutex<Map>);
+pub struct TypedMap {
+    state: Mutex<State>,
+    /// The state has no owner any more.
+    released: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    values: HashMap<TypeId, Value, BuildHasherDefault<TypeIdHasher>>,
+    /// The thread that works on a value, which is not among the values meanwhile. It is the only one to go on: one owner
+    /// for all types, or two threads that update two types within each other would wait for ever.
+    owner: Option<ThreadId>,
+    /// How many threads wait for the owner: waking none costs a system call too.
+    waiting: usize,
+}
+
+type Value = Box<dyn Any + Send + Sync>;
 
 impl TypedMap {
     /// Keeps a value, in place of one of the same type.
     pub fn insert<T: Send + Sync + 'static>(&self, value: T) {
-        self.lock().insert(TypeId::of::<T>(), Box::new(value));
+        let value = Box::new(value);
+        let replaced = self.lock().values.insert(TypeId::of::<T>(), value);
+        drop(replaced); // The lock is open again.
     }
 
-    /// A clone of the value of that type.
+    /// Returns a clone of the value of that type.
     pub fn get<T: Clone + 'static>(&self) -> Option<T> {
-        self.lock().get(&TypeId::of::<T>())?.downcast_ref().cloned()
+        let lent = self.lend::<T>();
+        lent.value.as_ref()?.downcast_ref().cloned()
     }
 
     /// Takes the value of that type out.
     pub fn remove<T: 'static>(&self) -> Option<T> {
-        self.lock()
-            .remove(&TypeId::of::<T>())?
-            .downcast()
-            .ok()
-            .map(|value| *value)
+        let removed = self.lock().values.remove(&TypeId::of::<T>())?;
+        removed.downcast().ok().map(|value| *value)
     }
 
-    /// Changes the value of that type, which is the default where there is none. Not atomic: two updates of the same type at once may lose one.
+    /// Changes the value of that type, which is the default where there is none.
+    ///
+    /// No other thread sees or changes the map before `f` returns, so two updates at once never lose one. Let `f` only
+    /// compute: if it waits for another thread that uses the map, both wait for ever. What `f` itself keeps of that type in
+    /// the map is replaced by the value when it returns. If `f` panics, the value is gone.
     pub fn update<T: Default + Send + Sync + 'static, R>(&self, f: impl FnOnce(&mut T) -> R) -> R {
-        let mut value = self.remove::<T>().unwrap_or_default();
+        let mut lent = self.lend::<T>();
+        let value = lent.value.take().and_then(|value| value.downcast().ok());
+        let mut value: Box<T> = value.unwrap_or_default();
         let result = f(&mut value);
-        self.insert(value);
+        lent.value = Some(value);
         result
     }
 
     /// Whether nothing is kept.
     pub fn is_empty(&self) -> bool {
-        self.lock().is_empty()
+        self.lock().values.is_empty()
     }
 
-    fn lock(&self) -> MutexGuard<'_, Map> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Lends the value of that type to the code of a user, which runs without the lock.
+    fn lend<T: 'static>(&self) -> Lent<'_> {
+        let key = TypeId::of::<T>();
+        let mut state = self.lock();
+        Lent {
+            map: self,
+            key,
+            value: state.values.remove(&key),
+            owner_before: state.owner.replace(thread::current().id()),
+        }
+    }
+
+    /// The state, once no other thread works on a value.
+    fn lock(&self) -> MutexGuard<'_, State> {
+        let mut state = self.lock_at_once();
+        if state.owner.is_some() {
+            let this = thread::current().id();
+            while state.owner.is_some_and(|owner| owner != this) {
+                state.waiting += 1;
+                let waited = self.released.wait(state);
+                state = waited.unwrap_or_else(PoisonError::into_inner);
+                state.waiting -= 1;
+            }
+        }
+        state
+    }
+
+    fn lock_at_once(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl fmt::Debug for TypedMap {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("TypedMap")
-            .field("values", &self.lock().len())
+            .field("values", &self.lock_at_once().values.len())
             .finish()
+    }
+}
+
+/// A value that is put back when this is dropped, also by a panic.
+struct Lent<'a> {
+    map: &'a TypedMap,
+    key: TypeId,
+    value: Option<Value>,
+    /// This thread already, where its code uses the map while it works on another value.
+    owner_before: Option<ThreadId>,
+}
+
+impl Drop for Lent<'_> {
+    fn drop(&mut self) {
+        let mut state = self.map.lock_at_once();
+        let value = self.value.take();
+        let replaced = value.and_then(|value| state.values.insert(self.key, value));
+        state.owner = self.owner_before;
+        let others_wait = state.owner.is_none() && state.waiting > 0;
+        drop(state);
+        if others_wait {
+            self.map.released.notify_all();
+        }
+        drop(replaced); // Its own code runs without the lock too.
     }
 }
 
@@ -91,6 +167,12 @@ impl Hasher for TypeIdHasher {
 
 #[cfg(test)]
 mod tests {
+    use std::{
+        mem,
+        panic::{AssertUnwindSafe, catch_unwind},
+        sync::Arc,
+    };
+
     use super::*;
 
     #[test]
@@ -110,7 +192,100 @@ mod tests {
     #[test]
     fn update_begins_with_the_default() {
         let map = TypedMap::default();
-        assert_eq!(map.update(|n: &mut u32| std::mem::replace(n, 5)), 0);
+        assert_eq!(map.update(|n: &mut u32| mem::replace(n, 5)), 0);
         assert_eq!(map.get::<u32>(), Some(5));
+    }
+
+    /// A value of which each piece of code uses the map that it is in, and the values of its own type too.
+    struct Reentrant(Arc<TypedMap>);
+
+    impl Reentrant {
+        fn use_map(&self) {
+            assert_eq!(self.0.get::<u8>(), Some(1));
+            self.0.insert(2_u16);
+            self.0.update(|n: &mut u32| *n += 1);
+            assert!(self.0.get::<Self>().is_none());
+            assert!(!self.0.is_empty());
+        }
+    }
+
+    impl Clone for Reentrant {
+        fn clone(&self) -> Self {
+            self.use_map();
+            Self(self.0.clone())
+        }
+    }
+
+    impl Drop for Reentrant {
+        fn drop(&mut self) {
+            assert_eq!(self.0.get::<u8>(), Some(1));
+            self.0.update(|n: &mut u32| *n += 1);
+        }
+    }
+
+    #[test]
+    fn a_value_whose_code_uses_its_map_does_not_deadlock() {
+        let map = Arc::<TypedMap>::default();
+        map.insert(1_u8);
+        map.insert(Reentrant(map.clone()));
+        map.insert(Reentrant(map.clone())); // The one before is dropped.
+        let clone = map.get::<Reentrant>();
+        map.insert(clone.unwrap());
+        drop(map.remove::<Reentrant>());
+        assert_eq!(map.get::<u32>(), Some(4));
+    }
+
+    #[test]
+    fn what_an_update_keeps_of_the_type_that_it_changes_is_replaced() {
+        let map = TypedMap::default();
+        map.update(|outer: &mut u32| {
+            *outer += 1;
+            assert_eq!(map.update(|inner: &mut u32| mem::replace(inner, 7)), 0);
+            assert_eq!((map.get::<u32>(), map.get::<u8>()), (Some(7), None));
+            map.insert(8_u8);
+        });
+        assert_eq!((map.get::<u32>(), map.get::<u8>()), (Some(1), Some(8)));
+    }
+
+    #[test]
+    fn updates_on_many_threads_lose_none() {
+        const EACH: usize = 200;
+        let map = TypedMap::default();
+        map.insert(String::new());
+        let change = || {
+            for _ in 0..EACH {
+                map.update(|text: &mut String| {
+                    thread::yield_now();
+                    text.push('x');
+                    map.update(|n: &mut usize| *n += 1);
+                });
+                assert!(map.get::<String>().is_some(), "lent to another thread");
+                map.update(|n: &mut usize| {
+                    *n += 1;
+                    map.update(|text: &mut String| text.push('x'));
+                });
+            }
+        };
+        thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(change);
+            }
+        });
+        assert_eq!(map.get::<String>().map(|text| text.len()), Some(8 * EACH));
+        assert_eq!(map.get::<usize>(), Some(8 * EACH));
+    }
+
+    #[test]
+    fn an_update_that_panics_leaves_the_map_in_order() {
+        let map = TypedMap::default();
+        map.insert(1_u8);
+        map.insert(2_u16);
+        let update = || map.update(|_: &mut u8| panic!("no"));
+        assert!(catch_unwind(AssertUnwindSafe(update)).is_err());
+        let seen = thread::scope(|scope| {
+            let other = scope.spawn(|| (map.get::<u8>(), map.get::<u16>()));
+            other.join().unwrap()
+        });
+        assert_eq!(seen, (None, Some(2)));
     }
 }
