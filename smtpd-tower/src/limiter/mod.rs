@@ -6,7 +6,7 @@
 //! # Memory is bounded
 //!
 //! A limiter remembers at most [`capacity`](RateLimiter::capacity) keys (100,000 unless
-//! set, about 130 bytes each for a `ClientKey`). Keys are spread over up to 16 locked shards
+//! set, about 60 bytes each: a hash with a secret seed stands for the key). Keys are spread over up to 16 locked shards
 //! that share the capacity evenly. When a new key comes to a full shard, the limiter looks
 //! at the next 8 entries of that shard, in turn, and the new key takes the place of the one
 //! that would be free again soonest. An entry whose debt is paid already says nothing that a
@@ -41,6 +41,7 @@ mod gcra;
 use std::collections::HashMap;
 use std::fmt;
 use std::hash::{BuildHasher, Hash, RandomState};
+use std::marker::PhantomData;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -69,7 +70,8 @@ pub use self::gcra::{Rate, RateError};
 /// # Ok::<(), smtpd_tower::limiter::RateError>(())
 /// ```
 pub struct RateLimiter<K> {
-    shared: Arc<Shared<K>>,
+    shared: Arc<Shared>,
+    keys: PhantomData<fn(K)>,
 }
 
 impl<K> RateLimiter<K> {
@@ -96,9 +98,10 @@ impl<K> RateLimiter<K> {
                 capacity,
                 shard_capacity: capacity / shards,
                 epoch: Instant::now(),
-                shard_hasher: RandomState::new(),
+                key_hasher: RandomState::new(),
                 shards: (0..shards).map(|_| Mutex::default()).collect(),
             }),
+            keys: PhantomData,
         }
     }
 
@@ -122,15 +125,17 @@ impl<K> RateLimiter<K> {
     }
 }
 
-impl<K: Hash + Eq + Clone> RateLimiter<K> {
+impl<K: Hash> RateLimiter<K> {
     /// Counts one event of `key` if its rate allows it now.
     ///
     /// A refused event is not counted.
     pub fn check(&self, key: K) -> Decision {
         let shared = &*self.shared;
+        // The key's own code runs here and not under the lock.
+        let key = KeyHash(shared.key_hasher.hash_one(key));
         let now = nanos(shared.epoch.elapsed());
-        let mut shard = lock(shared.shard_of(&key));
-        match shared.gcra.admit(shard.tat(&key), now) {
+        let mut shard = lock(shared.shard_of(key));
+        match shared.gcra.admit(shard.tat(key), now) {
             Ok(tat) => {
                 shard.set_tat(key, tat, shared.shard_capacity);
                 Decision::Allowed
@@ -145,6 +150,7 @@ impl<K> Clone for RateLimiter<K> {
     fn clone(&self) -> Self {
         Self {
             shared: Arc::clone(&self.shared),
+            keys: PhantomData,
         }
     }
 }
@@ -200,57 +206,56 @@ const LEAST_SHARD_CAPACITY: usize = 64;
 /// How many entries a new key may look at to find itself a place.
 const LOOKED_AT: usize = 8;
 
-struct Shared<K> {
+struct Shared {
     rate: Rate,
     gcra: Gcra,
     capacity: usize,
     shard_capacity: usize,
     epoch: Instant,
-    /// Apart from the hashers of the maps: the keys of a shard are alike in what this one
-    /// says of them, and a map that used it too would crowd them together.
-    shard_hasher: RandomState,
-    shards: Box<[Mutex<Shard<K>>]>,
+    key_hasher: RandomState,
+    shards: Box<[Mutex<Shard>]>,
 }
 
-impl<K: Hash> Shared<K> {
-    fn shard_of(&self, key: &K) -> &Mutex<Shard<K>> {
-        let hash = self.shard_hasher.hash_one(key) as usize;
+impl Shared {
+    fn shard_of(&self, key: KeyHash) -> &Mutex<Shard> {
         // In range: there is at least one shard.
-        &self.shards[hash % self.shards.len()]
+        &self.shards[key.0 as usize % self.shards.len()]
     }
 }
 
+/// What stands for a key: that two of 100,000 keys share one is a chance of one in four thousand millions.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+struct KeyHash(u64);
+
 /// Entries in a `Vec`, so that any few of them are found at once, and where each key's is.
-struct Shard<K> {
-    slots: HashMap<K, usize>,
-    entries: Vec<Entry<K>>,
+#[derive(Default)]
+struct Shard {
+    slots: HashMap<KeyHash, usize>,
+    entries: Vec<Entry>,
     /// Where the next look for a place begins: it goes round, so every entry has its turn.
     hand: usize,
 }
 
-struct Entry<K> {
-    key: K,
+struct Entry {
+    key: KeyHash,
     tat: u64,
 }
 
-impl<K: Hash + Eq + Clone> Shard<K> {
+impl Shard {
     /// The key's theoretical arrival time; 0, which is always past, for an unknown key.
-    fn tat(&self, key: &K) -> u64 {
-        let slot = self.slots.get(key);
+    fn tat(&self, key: KeyHash) -> u64 {
+        let slot = self.slots.get(&key);
         let entry = slot.and_then(|&slot| self.entries.get(slot));
         entry.map_or(0, |entry| entry.tat)
     }
 
-    fn set_tat(&mut self, key: K, tat: u64, capacity: usize) {
+    fn set_tat(&mut self, key: KeyHash, tat: u64, capacity: usize) {
         let slot = self.slots.get(&key);
         if let Some(entry) = slot.and_then(|&slot| self.entries.get_mut(slot)) {
             entry.tat = tat;
             return;
         }
-        let entry = Entry {
-            key: key.clone(),
-            tat,
-        };
+        let entry = Entry { key, tat };
         let slot = if self.entries.len() < capacity {
             self.entries.push(entry);
             self.entries.len() - 1
@@ -261,7 +266,7 @@ impl<K: Hash + Eq + Clone> Shard<K> {
     }
 
     /// Puts `entry` in the place of the one with the least TAT among the next few.
-    fn replace_soonest_free(&mut self, entry: Entry<K>) -> usize {
+    fn replace_soonest_free(&mut self, entry: Entry) -> usize {
         let len = self.entries.len();
         let looked_at = (self.hand..self.hand + LOOKED_AT).map(|slot| slot % len);
         let soonest = looked_at.min_by_key(|&slot| self.entries[slot].tat);
@@ -273,20 +278,7 @@ impl<K: Hash + Eq + Clone> Shard<K> {
     }
 }
 
-// By hand: a derived Default would ask for K: Default.
-impl<K> Default for Shard<K> {
-    fn default() -> Self {
-        Self {
-            slots: HashMap::new(),
-            entries: Vec::new(),
-            hand: 0,
-        }
-    }
-}
-
-/// Locks a shard even if a key's own code (hash, comparison, clone) panicked under the lock:
-/// what that can leave behind is a limit forgotten, not a table unfit for use.
-fn lock<K>(shard: &Mutex<Shard<K>>) -> MutexGuard<'_, Shard<K>> {
+fn lock(shard: &Mutex<Shard>) -> MutexGuard<'_, Shard> {
     shard.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -296,6 +288,7 @@ fn nanos(time: Duration) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use std::hash::Hasher;
     use std::net::{IpAddr, Ipv6Addr};
     use std::thread;
 
@@ -312,7 +305,7 @@ mod tests {
     }
 
     /// How many of `tries` events of `key` are allowed now.
-    fn allowed<K: Hash + Eq + Clone>(limiter: &RateLimiter<K>, key: K, tries: usize) -> usize {
+    fn allowed<K: Hash + Clone>(limiter: &RateLimiter<K>, key: K, tries: usize) -> usize {
         let decisions = (0..tries).map(|_| limiter.check(key.clone()));
         decisions.filter(Decision::is_allowed).count()
     }
@@ -481,32 +474,37 @@ mod tests {
         }
     }
 
-    #[derive(PartialEq, Eq, Hash)]
-    struct Fragile(u32);
+    /// A key whose code uses the limiter that it is counted by.
+    struct Reentrant(RateLimiter<Self>);
 
-    impl Clone for Fragile {
-        fn clone(&self) -> Self {
-            assert_ne!(self.0, 13);
-            Self(self.0)
+    impl Hash for Reentrant {
+        fn hash<H: Hasher>(&self, state: &mut H) {
+            assert!(self.0.tracked() < 10);
+            0.hash(state);
+        }
+    }
+
+    impl Drop for Reentrant {
+        fn drop(&mut self) {
+            assert!(self.0.tracked() < 10);
         }
     }
 
     #[test]
-    fn panic_in_one_check_breaks_all_later_ones() {
-        let rate = Rate::per_hour(1).unwrap();
-        let limiter = RateLimiter::with_capacity(rate, 10);
-        let doomed = limiter.clone();
-        let panicked = thread::spawn(move || doomed.check(Fragile(13)).is_allowed());
-        assert!(panicked.join().is_err());
-        assert!(limiter.shared.shards[0].is_poisoned());
-        assert!(limiter.check(Fragile(1)).is_allowed());
-        assert!(!limiter.check(Fragile(1)).is_allowed());
+    fn a_key_whose_code_uses_the_limiter_does_not_deadlock() {
+        let limiter = limiter(1, 60);
+        assert!(limiter.check(Reentrant(limiter.clone())).is_allowed());
+        assert!(!limiter.check(Reentrant(limiter.clone())).is_allowed());
     }
+
+    /// A key that is neither shareable nor fit to be shown.
+    #[derive(Hash)]
+    struct Bare(*const u8);
 
     #[test]
     fn clones_may_cross_threads_and_keys_need_not_be_shown() {
         fn is_shareable<T: Send + Sync + Clone + fmt::Debug>(_: &T) {}
-        let limiter: RateLimiter<Fragile> = limiter(1, 60);
+        let limiter: RateLimiter<Bare> = limiter(1, 60);
         is_shareable(&limiter);
         let shown = format!("{limiter:?}");
         assert!(shown.contains("capacity: 100000"), "{shown}");
