@@ -226,9 +226,12 @@ impl Session {
         self.end_transaction();
     }
 
+    /// Ends the transaction with its map, so that a task that still has this session cannot keep anything for the next.
     pub(crate) fn end_transaction(&mut self) {
-        if !self.facts.transaction.is_empty() {
-            self.update(|facts| facts.transaction = Arc::default());
+        match Arc::get_mut(&mut self.facts).map(|facts| Arc::get_mut(&mut facts.transaction)) {
+            // Nobody else has the map: it ends where it is, without another allocation.
+            Some(Some(map)) => *map = TypedMap::default(),
+            _ => self.update(|facts| facts.transaction = Arc::default()),
         }
     }
 
@@ -287,5 +290,48 @@ impl Session {
     pub fn with_identity(mut self, identity: impl Into<Identity>) -> Self {
         self.authenticated(identity.into());
         self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use smtpd_core::XClient;
+
+    use super::*;
+
+    #[test]
+    fn what_a_task_keeps_after_the_end_of_its_message_is_not_seen_in_the_next() {
+        for kept_before in [false, true] {
+            let mut session = Session::local();
+            if kept_before {
+                session.transaction().insert(1_u8);
+            }
+            let task = session.clone();
+            session.end_transaction();
+            task.transaction().insert(2_u8);
+            assert_eq!(session.transaction().get::<u8>(), None);
+            assert_eq!(session.id(), task.id());
+        }
+    }
+
+    #[test]
+    fn what_a_task_keeps_for_the_client_before_xclient_is_not_seen_by_the_next() {
+        let session = Session::local();
+        let task = session.clone();
+        let session = session.with_xclient(XClient::default());
+        task.insert(1_u8);
+        task.transaction().insert(1_u8);
+        assert_eq!(session.get::<u8>(), None);
+        assert_eq!(session.transaction().get::<u8>(), None);
+    }
+
+    #[test]
+    fn a_map_that_nobody_else_has_ends_without_an_allocation() {
+        let mut session = Session::local();
+        let before = Arc::as_ptr(&session.facts.transaction);
+        session.transaction().insert(1_u8);
+        session.end_transaction();
+        assert!(session.transaction().is_empty());
+        assert_eq!(Arc::as_ptr(&session.facts.transaction), before);
     }
 }
