@@ -110,7 +110,7 @@ impl<B> Policy<Post, Response<B>, BoxError> for Again {
             return None;
         }
         let pause = self.pause;
-        (self.left, self.pause) = (self.left - 1, pause * 4);
+        (self.left, self.pause) = (self.left - 1, pause.saturating_mul(4));
         Some(sleep(pause))
     }
 
