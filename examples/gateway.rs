@@ -24,6 +24,8 @@ use tower::ServiceBuilder;
 async fn main() -> std::io::Result<()> {
     tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
+        // By `eprintln!`, which panics where standard error cannot be written.
+        .log_internal_errors(false)
         .init();
     let mut arguments = std::env::args().skip(1);
     let mut next = |default: &str| arguments.next().unwrap_or_else(|| default.to_owned());

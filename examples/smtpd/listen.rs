@@ -5,6 +5,7 @@ use std::{
     io::{self, Write as _},
     os::unix::fs::FileTypeExt as _,
     path::{Path, PathBuf},
+    thread,
 };
 
 use smtpd_tower::{Listener, Profile, Server, bind_reuse_port};
@@ -76,6 +77,7 @@ pub(crate) fn serve(
     cores: &Cores,
 ) -> JoinSet<io::Result<()>> {
     let mut tasks = JoinSet::new();
+    let mut told = String::new();
     for Bound {
         kind,
         socket,
@@ -97,10 +99,18 @@ pub(crate) fn serve(
                 });
             }
         }
-        // Nobody has to read it.
-        let _ = writeln!(io::stdout(), "listening {} {address}", kind.name);
+        told += &format!("listening {} {address}\n", kind.name);
     }
+    tell(told);
     tasks
+}
+
+/// Writes to standard output, on a thread of its own: it may be a pipe that is full and never read.
+fn tell(text: String) {
+    let told = move || drop(io::stdout().write_all(text.as_bytes()));
+    let _ = thread::Builder::new()
+        .name("listening".to_owned())
+        .spawn(told);
 }
 
 impl Bound {

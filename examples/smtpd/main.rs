@@ -12,7 +12,7 @@
 //! | `tls.rs` | certificates, and new ones while the server runs |
 //! | `listen.rs` | several listeners, on TCP and Unix sockets |
 //! | `cores.rs` | one runtime with several threads, or one for each core |
-//! | `log.rs` | hooks and the log |
+//! | `log/` | hooks, and a log that mail never waits for |
 //! | `options.rs`, `values.rs`, `file.rs` | the command line and the file of options |
 #![forbid(unsafe_code)]
 
@@ -33,6 +33,7 @@ mod values;
 use std::{
     env,
     error::Error,
+    io::{self, Write as _},
     process::ExitCode,
     time::{Duration, SystemTime},
 };
@@ -52,8 +53,8 @@ use smtpd_tower::{
 use tower::ServiceBuilder;
 
 use crate::{
-    cores::Cores, message_log::MessageLogLayer, options::Options, signals::Signals, users::Users,
-    values::Proxy,
+    cores::Cores, log::Log, message_log::MessageLogLayer, options::Options, signals::Signals,
+    users::Users, values::Proxy,
 };
 
 /// How long the sessions may go on once the server has been told to end.
@@ -61,12 +62,18 @@ const GRACE: Duration = Duration::from_secs(30);
 
 fn main() -> ExitCode {
     let options = Options::read(env::args_os()).unwrap_or_else(|error| error.exit());
-    log::start(&options);
+    let log = match Log::start(&options) {
+        Ok(log) => log,
+        Err(error) => {
+            let _ = writeln!(io::stderr(), "smtpd: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
     let runtime = cores::main_runtime(&options).map_err(BoxError::from);
     match runtime.and_then(|runtime| runtime.block_on(run(&options))) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("smtpd: {}", with_causes(&*error));
+            log.say(&format!("smtpd: {}", with_causes(&*error)));
             ExitCode::FAILURE
         }
     }

@@ -120,14 +120,8 @@ mod tests {
         }
     }
 
-    #[tokio::test]
-    async fn a_message_is_told_of_in_one_line() {
-        let lines = Lines::default();
-        let subscriber = tracing_subscriber::fmt()
-            .without_time()
-            .with_writer(lines.clone())
-            .finish();
-        let _guard = tracing::subscriber::set_default(subscriber);
+    /// Sends a message through the layer around a service that stores it.
+    async fn stored() -> Reply {
         let store = handler_fn(async |request: Request<Data>| {
             request
                 .into_body()
@@ -140,10 +134,28 @@ mod tests {
             .with_recipient("b@b.test".parse().unwrap())
             .with_recipient("c@c.test".parse().unwrap());
         let data = Data::new(envelope, Body::from("Hello\r\n"));
-        service
-            .oneshot(Request::new(Session::local(), data))
-            .await
-            .unwrap();
+        let request = Request::new(Session::local(), data);
+        service.oneshot(request).await.unwrap().merged().clone()
+    }
+
+    #[tokio::test]
+    async fn a_log_that_panics_does_not_cost_the_reply_to_a_stored_message() {
+        let subscriber = tracing_subscriber::fmt()
+            .with_writer(|| -> std::io::Sink { panic!("the log") })
+            .finish();
+        let _guard = tracing::subscriber::set_default(subscriber);
+        assert_eq!(stored().await, Reply::ok("Stored"));
+    }
+
+    #[tokio::test]
+    async fn a_message_is_told_of_in_one_line() {
+        let lines = Lines::default();
+        let subscriber = tracing_subscriber::fmt()
+            .without_time()
+            .with_writer(lines.clone())
+            .finish();
+        let _guard = tracing::subscriber::set_default(subscriber);
+        stored().await;
         let lines = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
         assert_eq!(lines.lines().count(), 1);
         for part in [

@@ -17,13 +17,16 @@ pub struct Reference {
 impl Reference {
     /// Starts it with these options beside its Maildir, and waits until that many listeners are ready.
     pub fn start(listeners: usize, options: &[&str]) -> Self {
+        let options = [&["--log-level", "error"], options].concat();
+        Self::start_logging_to(Stdio::inherit(), listeners, &options)
+    }
+
+    /// The same with another standard error, and the log level of the options.
+    pub fn start_logging_to(log: Stdio, listeners: usize, options: &[&str]) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let mut process = Command::new(binary())
-            .arg("--maildir")
-            .arg(dir.path().join("mail"))
-            .args(["--hostname", "mx.test", "--log-level", "error"])
-            .args(options)
+        let mut process = Self::command(&dir, options)
             .stdout(Stdio::piped())
+            .stderr(log)
             .spawn()
             .expect("the example `smtpd` is built with the tests");
         let lines = BufReader::new(process.stdout.take().unwrap()).lines();
@@ -45,12 +48,39 @@ impl Reference {
         }
     }
 
+    /// The command that starts it with these options, beside its Maildir.
+    pub fn command(dir: &tempfile::TempDir, options: &[&str]) -> Command {
+        let mut command = Command::new(binary());
+        command
+            .arg("--maildir")
+            .arg(dir.path().join("mail"))
+            .args(["--hostname", "mx.test"])
+            .args(options);
+        command
+    }
+
+    /// A process that was started by such a command.
+    pub fn of(process: Child, dir: tempfile::TempDir) -> Self {
+        Self {
+            process,
+            dir,
+            addresses: Vec::new(),
+        }
+    }
+
     pub fn address(&self, kind: &str) -> SocketAddr {
         self.addresses
             .iter()
             .find(|(name, _)| name == kind)
             .unwrap()
             .1
+    }
+
+    /// Sends a signal, by its name.
+    pub fn signal(&self, name: &str) {
+        let pid = self.process.id().to_string();
+        let sent = Command::new("kill").args(["-s", name, &pid]).status();
+        assert!(sent.unwrap().success());
     }
 
     /// Every file that has been delivered.

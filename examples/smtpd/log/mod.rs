@@ -1,0 +1,242 @@
+//! The log on standard error: a line for each session and for each message.
+//!
+//! Mail does not depend on it: a thread of its own writes the lines, and drops and counts those that it cannot write; a
+//! panic on the way there is caught. See [`writer`].
+
+mod queue;
+mod writer;
+
+use std::{
+    any::Any,
+    backtrace::{Backtrace, BacktraceStatus},
+    borrow::Cow,
+    io,
+    panic::{self, AssertUnwindSafe, PanicHookInfo},
+    time::Instant,
+};
+
+use smtpd_tower::{Envelope, Reply, Session, Summary, layer::QueueId};
+use tracing::{info, level_filters::LevelFilter};
+use tracing_subscriber::fmt::{
+    format::Writer,
+    time::{FormatTime as _, SystemTime},
+};
+
+use self::writer::{Lines, WriterThread};
+use crate::{
+    options::Options,
+    values::{LogFormat, LogLevel},
+};
+
+/// The log of this process. Its last lines are written when it is dropped.
+#[derive(Debug)]
+pub(crate) struct Log {
+    lines: Lines,
+    _thread: WriterThread,
+}
+
+impl Log {
+    /// Starts the log. Without it, the events of the framework go nowhere.
+    ///
+    /// # Errors
+    /// Fails when the system refuses another thread.
+    pub(crate) fn start(options: &Options) -> io::Result<Self> {
+        let format = options.log_format.unwrap_or_default();
+        let (lines, thread) = writer::start(match format {
+            LogFormat::Text => lost_in_text,
+            LogFormat::Json => lost_in_json,
+        })?;
+        let log = tracing_subscriber::fmt()
+            .with_max_level(max_level(options))
+            .with_target(false)
+            // It would report a failure by `eprintln!`, which panics where standard error is what has failed.
+            .log_internal_errors(false)
+            .with_writer(lines.clone());
+        match format {
+            LogFormat::Text => log.init(),
+            LogFormat::Json => log.json().flatten_event(true).init(),
+        }
+        panic::set_hook(Box::new(panicked));
+        Ok(Self {
+            lines,
+            _thread: thread,
+        })
+    }
+
+    /// Writes a line as it is, whatever the level.
+    pub(crate) fn say(&self, line: &str) {
+        self.lines.push(&format!("{line}\n"));
+    }
+}
+
+fn max_level(options: &Options) -> LevelFilter {
+    match options.log_level.unwrap_or_default() {
+        _ if options.quiet == Some(true) => LevelFilter::ERROR,
+        LogLevel::Off => LevelFilter::OFF,
+        LogLevel::Error => LevelFilter::ERROR,
+        LogLevel::Warn => LevelFilter::WARN,
+        LogLevel::Info => LevelFilter::INFO,
+        LogLevel::Debug => LevelFilter::DEBUG,
+        LogLevel::Trace => LevelFilter::TRACE,
+    }
+}
+
+/// Logs a panic. The hook of the standard library writes to standard error itself, and would block the thread that panicked
+/// where nobody reads it.
+///
+/// A panic in here would abort the process: nothing is formatted that others have written.
+fn panicked(info: &PanicHookInfo<'_>) {
+    let backtrace = Backtrace::capture();
+    let is_captured = backtrace.status() == BacktraceStatus::Captured;
+    // Not within the current span, which may be what has panicked.
+    tracing::error!(
+        parent: None,
+        thread = std::thread::current().name(),
+        location = info.location().map(display),
+        panic = message_of(info.payload()),
+        backtrace = is_captured.then(|| backtrace.to_string()),
+        "panicked"
+    );
+}
+
+fn message_of(payload: &(dyn Any + Send)) -> &str {
+    let text = payload.downcast_ref::<&str>().copied();
+    text.or_else(|| payload.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("no message")
+}
+
+/// The line that reports lost lines. The subscriber cannot write it: its line would wait behind others, and could be lost.
+fn lost_in_text(lines: u64) -> String {
+    format!("{}  WARN log lines lost lines={lines}\n", now())
+}
+
+fn lost_in_json(lines: u64) -> String {
+    format!(
+        "{{\"timestamp\":\"{}\",\"level\":\"WARN\",\"message\":\"log lines lost\",\"lines\":{lines}}}\n",
+        now()
+    )
+}
+
+/// The time, as the subscriber writes it.
+fn now() -> String {
+    let mut text = String::new();
+    // Writing into a string does not fail.
+    let _ = SystemTime.format_time(&mut Writer::new(&mut text));
+    text
+}
+
+/// A session has ended.
+pub(crate) fn session(session: &Session, summary: &Summary) {
+    let proxy = session.peer() != session.connection_peer();
+    quietly(|| {
+        info!(
+            session = session.id(),
+            peer = %session.peer(),
+            proxy = proxy.then(|| display(session.connection_peer())),
+            helo = session.helo().map(display),
+            tls = session.tls().map(|tls| tls.version().as_str()),
+            user = session.identity().map(display),
+            messages = summary.messages,
+            received = summary.received,
+            sent = summary.sent,
+            ms = summary.duration.as_millis() as u64,
+            end = %summary.reason,
+            "session"
+        );
+    });
+}
+
+/// A message was taken or refused.
+pub(crate) fn message(
+    session: &Session,
+    envelope: &Envelope,
+    size: u64,
+    began: Instant,
+    reply: Option<&Reply>,
+) {
+    let forwarded = session.forwarded();
+    quietly(|| {
+        info!(
+            session = session.id(),
+            id = session.transaction().get::<QueueId>().map(display),
+            from = envelope.sender().as_str(),
+            to = &*recipients(envelope),
+            size,
+            origin = forwarded.and_then(|from| from.addr).map(display),
+            origin_id = forwarded.and_then(|from| from.ident.as_deref()),
+            ms = began.elapsed().as_millis() as u64,
+            reply = reply.map(display),
+            "message"
+        );
+    });
+}
+
+/// All recipients in one text.
+fn recipients(envelope: &Envelope) -> Cow<'_, str> {
+    match envelope.recipients() {
+        [one] => one.path().as_str().into(),
+        all => {
+            let all: Vec<_> = all.iter().map(|to| to.path().as_str()).collect();
+            all.join(",").into()
+        }
+    }
+}
+
+/// Logs something. A panic in it must not cost the reply to a message that is stored, so it goes no further than its hook.
+fn quietly(event: impl FnOnce()) {
+    let _ = panic::catch_unwind(AssertUnwindSafe(event));
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Written(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Written {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_panic_is_a_line_of_the_log() {
+        let written = Written::default();
+        let writer = written.clone();
+        let subscriber = tracing_subscriber::fmt()
+            .without_time()
+            .with_target(false)
+            .with_writer(move || writer.clone())
+            .finish();
+        let _guard = tracing::subscriber::set_default(subscriber);
+        // A test that fails meanwhile does not say why; the hook of this process is set for a moment only.
+        let hook = panic::take_hook();
+        panic::set_hook(Box::new(panicked));
+        quietly(|| panic!("at\n{}", 7));
+        panic::set_hook(hook);
+        let line = String::from_utf8(written.0.lock().unwrap().clone()).unwrap();
+        assert_eq!(line.lines().count(), 1, "{line}");
+        for part in ["ERROR panicked thread=", "mod.rs:", r#"panic="at\n7""#] {
+            assert!(line.contains(part), "{line}");
+        }
+    }
+
+    #[test]
+    fn lost_lines_are_told_in_the_format_of_the_log() {
+        let text = lost_in_text(3);
+        let (time, rest) = text.split_once("  ").unwrap();
+        assert_eq!(time.len(), "2026-11-30T01:02:03.456789Z".len());
+        assert_eq!(rest, "WARN log lines lost lines=3\n");
+        let json = lost_in_json(3);
+        assert!(json.starts_with(r#"{"timestamp":"2"#), "{json}");
+        let rest = r#"Z","level":"WARN","message":"log lines lost","lines":3}"#;
+        assert!(json.trim_end().ends_with(rest), "{json}");
+    }
+}

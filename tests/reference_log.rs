@@ -1,0 +1,249 @@
+//! The log of the reference server, where it cannot be written: mail is taken and answered as ever, and SIGTERM obeyed.
+
+#[path = "support/reference.rs"]
+mod reference;
+mod support;
+
+use std::{
+    fs::{File, OpenOptions},
+    io::{BufRead, BufReader, PipeWriter, Read, Write as _, pipe},
+    path::Path,
+    process::{Command, ExitStatus, Stdio},
+    thread,
+    time::Duration,
+};
+
+use reference::Reference;
+use support::Client;
+use tokio::{
+    net::{TcpStream, UnixStream},
+    time::timeout,
+};
+
+/// Far more than anything in here takes; only what hangs takes longer.
+const HANGS: Duration = Duration::from_secs(60);
+
+const LISTEN: &str = "--listen=127.0.0.1:0";
+
+fn start(log: impl Into<Stdio>, options: &[&str]) -> Reference {
+    Reference::start_logging_to(log.into(), 1, &[&[LISTEN], options].concat())
+}
+
+fn full_disk() -> File {
+    OpenOptions::new().write(true).open("/dev/full").unwrap()
+}
+
+async fn connect(server: &Reference) -> Client<TcpStream> {
+    let mut client = Client::over(TcpStream::connect(server.address("smtp")).await.unwrap());
+    client.expect("220").await;
+    client.cmd("EHLO client.example", "250").await;
+    client
+}
+
+/// Sends so many messages in one session, each of which must be answered.
+async fn send(server: &Reference, messages: usize) {
+    let sending = async {
+        let mut client = connect(server).await;
+        for _ in 0..messages {
+            client.envelope().await;
+            client.cmd("DATA", "354").await;
+            client.cmd("Subject: log\r\n\r\nHello\r\n.", "250").await;
+        }
+        client.cmd("QUIT", "221").await;
+    };
+    timeout(HANGS, sending).await.expect("every reply comes");
+}
+
+/// Sends so many messages, whose lines in the log are of 25,000 bytes each.
+async fn send_with_long_lines(server: &Reference, messages: usize) {
+    let domain = "example.".repeat(25);
+    let to = |n| format!("RCPT TO:<recipient{n}@{domain}org>\r\n");
+    let recipients: String = (0..100).map(to).collect();
+    let sending = async {
+        let mut client = connect(server).await;
+        for _ in 0..messages {
+            let group = format!("MAIL FROM:<sender@example.net>\r\n{recipients}DATA\r\n");
+            client.send(group).await;
+            for _ in 0..101 {
+                client.expect("250").await;
+            }
+            client.expect("354").await;
+            client.cmd("Subject: log\r\n\r\nHello\r\n.", "250").await;
+        }
+        client.cmd("QUIT", "221").await;
+    };
+    timeout(HANGS, sending).await.expect("every reply comes");
+}
+
+/// Ends the server by SIGTERM, which must not take long.
+async fn terminate(server: &mut Reference) -> ExitStatus {
+    server.signal("TERM");
+    ended(server).await
+}
+
+async fn ended(server: &mut Reference) -> ExitStatus {
+    let ended = async {
+        loop {
+            match server.process.try_wait().unwrap() {
+                Some(status) => break status,
+                None => tokio::time::sleep(Duration::from_millis(10)).await,
+            }
+        }
+    };
+    timeout(HANGS / 4, ended).await.expect("the server ends")
+}
+
+/// How many lines are of the log, and how many of them it says are lost.
+#[derive(Debug, Default, PartialEq)]
+struct Seen {
+    lines: usize,
+    lost: usize,
+}
+
+impl Seen {
+    fn add(&mut self, line: &str) {
+        match line.split_once(" WARN log lines lost lines=") {
+            Some((_, lost)) => self.lost += lost.parse::<usize>().unwrap(),
+            None => self.lines += 1,
+        }
+    }
+
+    fn all(&self) -> usize {
+        self.lines + self.lost
+    }
+}
+
+/// Reads the log to its end, on a thread of its own.
+fn read_all(log: impl Read + Send + 'static) -> thread::JoinHandle<Seen> {
+    thread::spawn(move || {
+        let mut seen = Seen::default();
+        let lines = BufReader::new(log).lines();
+        lines.for_each(|line| seen.add(&line.unwrap()));
+        seen
+    })
+}
+
+#[tokio::test]
+async fn a_message_that_is_stored_is_answered_though_the_log_is_on_a_full_disk() {
+    for options in [&[][..], &["--log-format=json", "--log-level=trace"]] {
+        let mut server = start(full_disk(), options);
+        send(&server, 30).await;
+        let mut waiting = connect(&server).await;
+        assert_eq!(server.delivered().len(), 30);
+        assert!(terminate(&mut server).await.success());
+        waiting.expect("421").await;
+    }
+}
+
+#[tokio::test]
+async fn a_message_that_is_stored_is_answered_though_the_reader_of_the_log_is_gone() {
+    let (log, far) = pipe().unwrap();
+    let mut server = start(far, &[]);
+    send(&server, 2).await;
+    let mut during = connect(&server).await;
+    drop(log);
+    during.envelope().await;
+    during.cmd("DATA", "354").await;
+    during.cmd("Hello\r\n.", "250").await;
+    send(&server, 30).await;
+    assert_eq!(server.delivered().len(), 33);
+    assert!(terminate(&mut server).await.success());
+}
+
+/// The pipe holds 64 KiB, and the queue of the log 4 MiB.
+#[tokio::test]
+async fn the_server_does_not_stand_when_nobody_reads_the_log() {
+    for runtime in ["threads", "per-core"] {
+        let (_log, far) = pipe().unwrap();
+        let mut server = start(far, &["--discard", "--runtime", runtime]);
+        send_with_long_lines(&server, 250).await;
+        for _ in 0..20 {
+            send(&server, 1).await;
+        }
+        assert!(terminate(&mut server).await.success(), "{runtime}");
+    }
+}
+
+#[tokio::test]
+async fn lines_that_were_lost_are_counted_once_the_log_is_read_again() {
+    let (log, far) = pipe().unwrap();
+    let mut server = start(far, &["--discard"]);
+    send_with_long_lines(&server, 250).await;
+    let reading = read_all(log);
+    send(&server, 1).await;
+    assert!(terminate(&mut server).await.success());
+    let seen = reading.join().unwrap();
+    // A line for each message and session, and the one that the server shuts down.
+    assert_eq!(seen.all(), 251 + 2 + 1, "{seen:?}");
+    assert!(seen.lost > 0, "{seen:?}");
+}
+
+#[tokio::test]
+async fn lines_that_were_lost_are_counted_once_the_log_has_a_reader_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let fifo = dir.path().join("log");
+    let made = Command::new("mkfifo").arg(&fifo).status().unwrap();
+    assert!(made.success());
+    let (first, far) = open_both_ends(&fifo);
+    let mut server = start(far, &["--discard"]);
+    drop(first);
+    send(&server, 300).await;
+    let reading = read_all(File::open(&fifo).unwrap());
+    send(&server, 1).await;
+    assert!(terminate(&mut server).await.success());
+    let seen = reading.join().unwrap();
+    assert_eq!(seen.all(), 301 + 2 + 1, "{seen:?}");
+    assert!(seen.lost > 0, "{seen:?}");
+}
+
+/// Each end of a FIFO waits for the other to be opened.
+fn open_both_ends(fifo: &Path) -> (File, File) {
+    let path = fifo.to_owned();
+    let reader = thread::spawn(move || File::open(path).unwrap());
+    let writer = OpenOptions::new().write(true).open(fifo).unwrap();
+    (reader.join().unwrap(), writer)
+}
+
+#[tokio::test]
+async fn the_last_lines_are_written_before_the_end() {
+    let (log, far) = pipe().unwrap();
+    let reading = read_all(log);
+    let mut server = start(far, &["--discard"]);
+    send(&server, 10).await;
+    assert!(terminate(&mut server).await.success());
+    let seen = reading.join().unwrap();
+    assert_eq!(seen, Seen { lines: 12, lost: 0 });
+}
+
+#[tokio::test]
+async fn a_server_that_cannot_start_fails_as_ever_though_it_cannot_say_why() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let listen = format!("--listen={}", taken.local_addr().unwrap());
+    let mut server = Reference::start_logging_to(full_disk().into(), 0, &["--discard", &listen]);
+    assert_eq!(ended(&mut server).await.code(), Some(1));
+}
+
+#[tokio::test]
+async fn the_server_does_not_stand_when_nobody_reads_its_standard_output() {
+    let (_out, far) = pipe().unwrap();
+    keep_full(far.try_clone().unwrap());
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("socket");
+    let listen = format!("--listen=unix:{}", socket.display());
+    let mut command = Reference::command(&dir, &["--discard", "--quiet", &listen]);
+    let process = command.stdout(far).spawn().unwrap();
+    drop(command);
+    let mut server = Reference::of(process, dir);
+    let connecting = async {
+        while UnixStream::connect(&socket).await.is_err() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(HANGS, connecting).await.expect("it serves");
+    assert!(terminate(&mut server).await.success());
+}
+
+/// Writes into a pipe for as long as it has a reader.
+fn keep_full(mut pipe: PipeWriter) {
+    thread::spawn(move || while pipe.write(&[b'\n'; 4096]).is_ok() {});
+}
