@@ -182,3 +182,25 @@ async fn a_handler_that_fails_by_itself_is_told_of() {
         ["data service failed: message body failed: disk gone"]
     );
 }
+
+#[tokio::test]
+async fn an_error_hook_that_panics_costs_no_reply() {
+    let data = handler_fn(async |request: Request<Data>| {
+        let stored = request.session().clone();
+        request.into_body().collect().await.map(|_| {
+            stored.report_fault::<Data>("the index is gone");
+            Reply::ok("Stored")
+        })
+    });
+    let pipeline = Pipeline::new()
+        .rcpt(handler_fn(async |_: Request<Rcpt>| {}))
+        .data(data);
+    let server = Server::new("mx.test", pipeline).on_error(|_, error| panic!("{error}"));
+    let mut client = Client::connect(&server);
+    for _ in 0..2 {
+        let reply = client.send("a@example.com", ["b@example.org"], "Hello\r\n");
+        assert_eq!(reply.await.unwrap().to_string(), "250 2.0.0 Stored");
+    }
+    client.quit().await.unwrap();
+    client.ended().await.unwrap();
+}

@@ -1,35 +1,38 @@
-//! Panics in code that is not ours: each costs its own session at most, and never what was promised to a client.
+//! Panics of code that is not the service's: a subscriber, a hook, a destructor.
+//!
+//! A client that receives no reply to a stored message sends it again, for days. So code that only observes must not lose the
+//! answer of a service by its panic.
 
 use std::{
     any::Any,
+    mem,
     panic::{AssertUnwindSafe, catch_unwind},
 };
 
 use smtpd_core::{Code, Reply, Status};
+use tracing::{Span, span};
 
 use crate::recover::panic_message;
 
-/// Calls that, and returns what a panic in it says.
-pub(crate) fn caught<T>(call: impl FnOnce() -> T) -> Result<T, String> {
-    catch_unwind(AssertUnwindSafe(call)).map_err(|panic| {
-        let message = panic_message(&*panic);
-        discard(panic);
-        message
-    })
+/// Runs code that only observes, such as an event of `tracing`. A panic in it ends here, after the panic hook has reported it.
+///
+/// It costs nothing measurable where nothing panics.
+pub(crate) fn quietly(observe: impl FnOnce()) {
+    let _ = caught(observe);
 }
 
-/// Calls a hook, or writes to the log. Neither may cost a session anything, so a panic is only counted by the panic hook of the
-/// process, which has seen it already.
-pub(crate) fn quietly(call: impl FnOnce()) {
-    let _ = caught(call);
+/// Runs a function. Returns its result, or the message of its panic.
+pub(crate) fn caught<T>(f: impl FnOnce() -> T) -> Result<T, String> {
+    catch_unwind(AssertUnwindSafe(f)).map_err(message)
 }
 
-/// Drops what a panic has thrown, which may panic in turn.
-fn discard(panic: Box<dyn Any + Send>) {
-    if let Err(another) = catch_unwind(AssertUnwindSafe(|| drop(panic))) {
-        // There is no end to this but to leak it.
-        std::mem::forget(another);
+/// Returns the message of a panic and drops its payload. That may panic as well; the second payload is leaked.
+fn message(panic: Box<dyn Any + Send>) -> String {
+    let text = panic_message(&*panic);
+    if let Err(again) = catch_unwind(AssertUnwindSafe(|| drop(panic))) {
+        mem::forget(again);
     }
+    text
 }
 
 /// What the client is told of a panic.
@@ -39,4 +42,170 @@ pub(crate) fn internal_error() -> Reply {
         Status::MAIL_SYSTEM,
         "Internal error, closing the connection",
     )
+}
+
+/// A span that is entered, left and closed [quietly], also while another panic unwinds.
+#[derive(Debug)]
+pub(crate) struct QuietSpan(Span);
+
+impl QuietSpan {
+    pub(crate) const fn new(span: Span) -> Self {
+        Self(span)
+    }
+
+    pub(crate) const fn get(&self) -> &Span {
+        &self.0
+    }
+
+    /// Runs a function within the span.
+    pub(crate) fn in_scope<T>(&self, f: impl FnOnce() -> T) -> T {
+        let _entered = Entered(caught(|| self.0.enter()).ok());
+        f()
+    }
+}
+
+impl Drop for QuietSpan {
+    fn drop(&mut self) {
+        let span = mem::replace(&mut self.0, Span::none());
+        quietly(|| drop(span));
+    }
+}
+
+struct Entered<'a>(Option<span::Entered<'a>>);
+
+impl Drop for Entered<'_> {
+    fn drop(&mut self) {
+        let entered = self.0.take();
+        quietly(|| drop(entered));
+    }
+}
+
+/// A subscriber that panics.
+#[cfg(test)]
+pub(crate) mod test {
+    use tracing::{
+        Event, Level, Metadata, Subscriber,
+        span::{Attributes, Id, Record},
+        subscriber::{DefaultGuard, Interest},
+    };
+
+    /// Where a subscriber may panic.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub(crate) enum At {
+        Enabled,
+        NewSpan,
+        Enter,
+        Exit,
+        Event,
+        Close,
+        Everywhere,
+    }
+
+    pub(crate) const ALL: [At; 7] = [
+        At::Enabled,
+        At::NewSpan,
+        At::Enter,
+        At::Exit,
+        At::Event,
+        At::Close,
+        At::Everywhere,
+    ];
+
+    pub(crate) struct Panicking(At);
+
+    impl Panicking {
+        /// Is current on this thread until the guard is dropped.
+        pub(crate) fn listen(at: At) -> DefaultGuard {
+            tracing::subscriber::set_default(Self(at))
+        }
+
+        fn pass(&self, at: At) {
+            assert!(![at, At::Everywhere].contains(&self.0), "{at:?}");
+        }
+    }
+
+    impl Subscriber for Panicking {
+        // Asked under a lock of tracing's, which a panic would poison for the process.
+        fn register_callsite(&self, _: &'static Metadata<'static>) -> Interest {
+            Interest::sometimes()
+        }
+
+        fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+            assert!(self.0 != At::Enabled, "{:?}", self.0);
+            *metadata.level() <= Level::INFO
+        }
+
+        fn new_span(&self, _: &Attributes<'_>) -> Id {
+            self.pass(At::NewSpan);
+            Id::from_u64(1)
+        }
+
+        fn record(&self, _: &Id, _: &Record<'_>) {}
+
+        fn record_follows_from(&self, _: &Id, _: &Id) {}
+
+        fn event(&self, _: &Event<'_>) {
+            self.pass(At::Event);
+        }
+
+        fn enter(&self, _: &Id) {
+            self.pass(At::Enter);
+        }
+
+        fn exit(&self, _: &Id) {
+            self.pass(At::Exit);
+        }
+
+        fn try_close(&self, _: Id) -> bool {
+            self.pass(At::Close);
+            true
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::panic::panic_any;
+
+    use super::{
+        test::{ALL, Panicking},
+        *,
+    };
+
+    /// Panics once more when it is dropped.
+    struct Bomb;
+
+    impl Drop for Bomb {
+        fn drop(&mut self) {
+            panic_any(Self);
+        }
+    }
+
+    #[test]
+    fn a_payload_that_panics_when_it_is_dropped_is_caught_too() {
+        assert_eq!(
+            caught(|| panic_any(Bomb)),
+            Err::<(), _>("no message".into())
+        );
+        assert_eq!(caught(|| panic!("at {}", 7)), Err::<(), _>("at 7".into()));
+        assert_eq!(caught(|| 7), Ok(7));
+    }
+
+    #[test]
+    fn a_span_of_a_subscriber_that_panics_lets_results_and_panics_through() {
+        for at in ALL {
+            let _guard = Panicking::listen(at);
+            let span = caught(|| tracing::info_span!("span"));
+            let span = QuietSpan::new(span.unwrap_or(Span::none()));
+            assert_eq!(span.in_scope(|| 7), 7, "{at:?}");
+            let panicked = caught(|| span.in_scope(|| panic!("within")));
+            assert_eq!(panicked, Err::<(), _>("within".into()), "{at:?}");
+            // Closed while a panic unwinds.
+            let panicked = caught(move || {
+                let _span = span;
+                panic!("before")
+            });
+            assert_eq!(panicked, Err::<(), _>("before".into()), "{at:?}");
+        }
+    }
 }

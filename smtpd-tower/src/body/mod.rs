@@ -36,7 +36,7 @@ pub use self::{
     reader::BodyReader,
     tee::SinkFailure,
 };
-use crate::{Data, Session, recover};
+use crate::{Data, Session, fault::quietly, recover};
 
 /// The message as it arrives, dots undone: a stream of octets in pieces of any size.
 ///
@@ -315,8 +315,10 @@ impl From<BodyError> for Reply {
         if let BodyError::Other(cause) = &error
             && error.is_fault()
         {
-            let cause = cause.to_string().escape_debug().to_string();
-            tracing::error!(cause, "{error}");
+            quietly(|| {
+                let cause = cause.to_string().escape_debug().to_string();
+                tracing::error!(cause, "{error}");
+            });
         }
         error.reply()
     }

@@ -11,6 +11,7 @@ use pin_project::pin_project;
 use tokio::io::AsyncWrite;
 
 use super::{Body, BodyError};
+use crate::fault::quietly;
 
 /// What becomes of a message when the sink that takes a copy of it fails; see [`Body::tee`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -133,7 +134,7 @@ where
                     *this.state = State::Ended;
                     return Poll::Ready(Some(Err(BodyError::other(error))));
                 }
-                tracing::warn!(%error, "a copy of a message was given up");
+                quietly(|| tracing::warn!(%error, "a copy of a message was given up"));
             }
             match std::mem::replace(this.state, State::Reading) {
                 State::Writing { piece, .. } => return Poll::Ready(Some(Ok(piece))),

@@ -13,6 +13,7 @@ use smtpd_core::{
 use super::{
     Driver, Io, SessionError, Work,
     ask::{Call, Failure, Outcome},
+    hooks,
 };
 use crate::{
     Auth, Command, Connect, Envelope, Helo, Mail, Phase, PhaseService, Pipeline, Rcpt, Request,
@@ -91,7 +92,7 @@ impl<IO: Io> Driver<IO> {
     pub(super) fn line(&mut self, line: &WireLine) {
         quietly(|| tracing::trace!(session = self.session.id(), "{line}"));
         if let Some(hook) = &self.engine.hooks.wire {
-            quietly(|| hook(&self.session, line));
+            hooks::call(&self.session, "on_wire", || hook(&self.session, line));
         }
     }
 
@@ -103,7 +104,7 @@ impl<IO: Io> Driver<IO> {
     /// RSET. The hook is called if there was something to give up.
     pub(super) fn reset(&mut self, envelope: Option<&Envelope>) {
         if let (Some(envelope), Some(hook)) = (envelope, &self.engine.hooks.reset) {
-            quietly(|| hook(&self.session, envelope));
+            hooks::call(&self.session, "on_reset", || hook(&self.session, envelope));
         }
         self.end_transaction();
     }

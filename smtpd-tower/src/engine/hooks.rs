@@ -4,7 +4,11 @@ use smtpd_core::{CloseReason, WireLine};
 use tower::BoxError;
 
 use super::ask::Failure;
-use crate::{Envelope, Session, fault::quietly, recover::cause_of};
+use crate::{
+    Envelope, Session,
+    fault::{caught, quietly},
+    recover::cause_of,
+};
 
 type Hook<T> = Option<Arc<dyn Fn(&Session, &T) + Send + Sync>>;
 
@@ -23,6 +27,14 @@ pub(crate) struct Hooks {
 impl fmt::Debug for Hooks {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Hooks").finish_non_exhaustive()
+    }
+}
+
+/// Calls a hook. Its panic costs the session nothing; it is logged.
+pub(super) fn call(session: &Session, name: &'static str, hook: impl FnOnce()) {
+    if let Err(panic) = caught(hook) {
+        let (session, panic) = (session.id(), panic.escape_debug());
+        quietly(|| tracing::error!(session, %panic, "{name} panicked"));
     }
 }
 
@@ -70,7 +82,7 @@ impl SessionError {
     pub(crate) fn report(&self, session: &Session, hook: &ErrorHook) {
         quietly(|| self.log(session));
         if let Some(hook) = hook {
-            quietly(|| hook(session, self));
+            call(session, "on_error", || hook(session, self));
         }
     }
 

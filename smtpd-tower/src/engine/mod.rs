@@ -236,7 +236,7 @@ impl<IO: Io> Driver<IO> {
             tracing::debug!(session = self.session.id(), peer = %self.session.peer(), %reason, summary.messages, "session closed");
         });
         if let Some(hook) = &self.engine.hooks.close {
-            quietly(|| hook(&self.session, &summary));
+            hooks::call(&self.session, "on_close", || hook(&self.session, &summary));
         }
     }
 

@@ -1,6 +1,4 @@
 use std::{
-    any::Any,
-    panic::{AssertUnwindSafe, catch_unwind},
     pin::Pin,
     task::{Context, Poll},
 };
@@ -11,7 +9,10 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 use super::AnswerFuture;
-use crate::{Phase, Request, Session, recover::panic_message};
+use crate::{
+    Phase, Request, Session,
+    fault::{caught, quietly},
+};
 
 /// Answers with 451 4.3.0 where the service panics, and logs the panic as an error by [`tracing`].
 ///
@@ -84,7 +85,7 @@ where
     type Future = CatchPanicFuture<S::Future, S::Response>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
-        catch(|| self.inner.poll_ready(cx)).unwrap_or_else(|panic| {
+        caught(|| self.inner.poll_ready(cx)).unwrap_or_else(|panic| {
             self.unready = Some(panic);
             Poll::Ready(Ok(()))
         })
@@ -97,7 +98,7 @@ where
         };
         let called = match self.unready.take() {
             Some(panic) => Err(panic),
-            None => catch(|| self.inner.call(request)),
+            None => caught(|| self.inner.call(request)),
         };
         let answer = match called {
             Ok(future) => AnswerFuture::inner(future),
@@ -125,7 +126,8 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
         let this = self.project();
-        catch(|| this.answer.poll(cx))
+        // A future that has panicked is not polled again; what services share is up to them, as the layer says.
+        caught(|| this.answer.poll(cx))
             .unwrap_or_else(|panic| Poll::Ready(Ok(this.site.report(&panic).into())))
     }
 }
@@ -140,21 +142,17 @@ struct Site {
 impl Site {
     /// Logs a panic. Returns what the client hears of it.
     fn report(&self, panic: &str) -> Reply {
-        tracing::error!(
-            phase = self.phase,
-            session = self.session.id(),
-            peer = %self.session.peer(),
-            panic = %panic.escape_debug(),
-            "service panicked"
-        );
+        quietly(|| {
+            tracing::error!(
+                phase = self.phase,
+                session = self.session.id(),
+                peer = %self.session.peer(),
+                panic = %panic.escape_debug(),
+                "service panicked"
+            );
+        });
         Reply::try_again("Local error in processing")
     }
-}
-
-/// What a function returns, or the message of its panic.
-fn catch<T>(f: impl FnOnce() -> T) -> Result<T, String> {
-    // A future that has panicked is not polled again; what services share is up to them, as the layer says.
-    catch_unwind(AssertUnwindSafe(f)).map_err(|panic: Box<dyn Any + Send>| panic_message(&*panic))
 }
 
 #[cfg(test)]
@@ -168,7 +166,10 @@ mod tests {
     use tower::{BoxError, ServiceExt};
 
     use super::*;
-    use crate::Connect;
+    use crate::{
+        Connect,
+        fault::test::{At, Panicking},
+    };
 
     /// Panics at that point.
     #[derive(Clone, Copy, PartialEq)]
@@ -253,6 +254,17 @@ mod tests {
             } else {
                 assert_eq!((reply.as_str(), logged.as_str()), ("250 2.0.0 OK", ""));
             }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_log_that_panics_too_does_not_end_the_session() {
+        for bomb in [Bomb::Ready, Bomb::Call, Bomb::Poll] {
+            let _guard = Panicking::listen(At::Event);
+            let service = CatchPanicLayer::new().layer(bomb);
+            let request = Request::new(Session::local(), Connect::new());
+            let reply = service.oneshot(request).await.unwrap();
+            assert_eq!(reply.to_string(), "451 4.3.0 Local error in processing");
         }
     }
 

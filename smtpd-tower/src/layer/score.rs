@@ -14,7 +14,7 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 use super::{Admit, gate::rule_layer};
-use crate::{Auth, Connect, Helo, Phase, Request, Session, TypedMap};
+use crate::{Auth, Connect, Helo, Phase, Request, Session, TypedMap, fault::quietly};
 
 /// How suspicious a message is: points with their reasons, gathered phase by phase.
 ///
@@ -301,12 +301,14 @@ impl<P> Admit<P> for ScoreGateLayer {
         if score.total() < self.threshold {
             return Ok(());
         }
-        tracing::info!(
-            session = request.session().id(),
-            score = score.total(),
-            reasons = ?score.reasons().collect::<Vec<_>>(),
-            "refused by score"
-        );
+        quietly(|| {
+            tracing::info!(
+                session = request.session().id(),
+                score = score.total(),
+                reasons = ?score.reasons().collect::<Vec<_>>(),
+                "refused by score"
+            );
+        });
         Err(Reply::clone(&self.reply))
     }
 }

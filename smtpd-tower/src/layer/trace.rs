@@ -11,7 +11,10 @@ use tower_layer::Layer;
 use tower_service::Service;
 use tracing::{Level, Span, field};
 
-use crate::{Answer, Data, Phase, Request, Session};
+use crate::{
+    Answer, Data, Phase, Request, Session,
+    fault::{QuietSpan, caught, quietly},
+};
 
 /// Logs every request by [`tracing`]: a span around the service, and one event with the answer and how long it took.
 ///
@@ -22,7 +25,8 @@ use crate::{Answer, Data, Phase, Request, Session};
 /// session and peer itself, for the span may be off.
 ///
 /// No address of an envelope and no credentials are logged, and what the client chose is escaped, so that it can never look
-/// like a line of the log. A level that no subscriber wants costs a comparison.
+/// like a line of the log. A level that no subscriber wants costs a comparison. A subscriber that panics loses its event, and
+/// no answer.
 ///
 /// ```
 /// use smtpd_tower::{Mail, Reply, Request, ReversePath, Session, handler_fn, layer::TraceLayer};
@@ -118,10 +122,10 @@ where
             None => return this.inner.poll(cx),
         };
         if let Some(record) = this.record.take() {
-            match &result {
+            quietly(|| match &result {
                 Ok(response) => record.answered(response.reply()),
                 Err(error) => record.failed(error),
-            }
+            });
         }
         Poll::Ready(result)
     }
@@ -130,7 +134,7 @@ where
 /// A request on its way, for as long as somebody may want to know of its end.
 #[derive(Debug)]
 struct Record {
-    span: Span,
+    span: QuietSpan,
     phase: &'static str,
     session: Session,
     start: Instant,
@@ -155,7 +159,7 @@ macro_rules! span {
 macro_rules! answered {
     ($record:expr, $level:expr, $reply:expr) => {
         tracing::event!(
-            parent: &$record.span,
+            parent: $record.span.get(),
             $level,
             code = $reply.map(|reply| reply.code().as_u16()),
             status = $reply.map(|reply| field::display(status(reply))),
@@ -166,18 +170,25 @@ macro_rules! answered {
 }
 
 impl Record {
-    /// `None` where nobody wants even the warnings.
+    /// `None` where nobody wants even the warnings, and where the subscriber panics.
     fn begin(phase: &'static str, session: &Session) -> Option<Self> {
-        tracing::enabled!(Level::WARN).then(|| Self {
-            span: if phase == Data::NAME {
-                span!(Level::INFO, phase, session)
-            } else {
-                span!(Level::DEBUG, phase, session)
-            },
+        let span = caught(|| Self::span(phase, session)).ok().flatten()?;
+        Some(Self {
+            span: QuietSpan::new(span),
             phase,
             session: session.clone(),
             start: Instant::now(),
             ended: false,
+        })
+    }
+
+    fn span(phase: &'static str, session: &Session) -> Option<Span> {
+        tracing::enabled!(Level::WARN).then(|| {
+            if phase == Data::NAME {
+                span!(Level::INFO, phase, session)
+            } else {
+                span!(Level::DEBUG, phase, session)
+            }
         })
     }
 
@@ -193,7 +204,7 @@ impl Record {
     fn failed(mut self, error: &impl fmt::Display) {
         self.ended = true;
         tracing::warn!(
-            parent: &self.span,
+            parent: self.span.get(),
             phase = self.phase,
             session = self.session.id(),
             peer = %self.session.peer(),
@@ -213,14 +224,16 @@ impl Drop for Record {
         if self.ended {
             return;
         }
-        tracing::warn!(
-            parent: &self.span,
-            phase = self.phase,
-            session = self.session.id(),
-            peer = %self.session.peer(),
-            latency_ms = self.latency_ms(),
-            "cancelled"
-        );
+        quietly(|| {
+            tracing::warn!(
+                parent: self.span.get(),
+                phase = self.phase,
+                session = self.session.id(),
+                peer = %self.session.peer(),
+                latency_ms = self.latency_ms(),
+                "cancelled"
+            );
+        });
     }
 }
 
@@ -247,7 +260,10 @@ mod tests {
     use tracing::subscriber::DefaultGuard;
 
     use super::*;
-    use crate::{Auth, Body, Envelope, Mail, PeerAddr};
+    use crate::{
+        Auth, Body, Envelope, Mail, PeerAddr,
+        fault::{self, test::Panicking},
+    };
 
     #[derive(Clone, Default)]
     struct Log(Arc<Mutex<Vec<u8>>>);
@@ -419,10 +435,31 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_subscriber_that_panics_costs_no_answer() {
+        let inner = service_fn(async |_: Request<Data>| Ok::<_, BoxError>(Reply::ok("Stored")));
+        for at in fault::test::ALL {
+            let _guard = Panicking::listen(at);
+            let data = Data::new(Envelope::default(), Body::from(""));
+            let request = Request::new(Session::local(), data);
+            let answer = TraceLayer::new().layer(inner).oneshot(request).await;
+            assert_eq!(answer.unwrap(), Reply::ok("Stored"), "{at:?}");
+            // A failure and a request that is given up.
+            let failing = service_fn(async |_: Request<Mail>| Err::<Reply, _>("db down"));
+            let failed = TraceLayer::new()
+                .layer(failing)
+                .oneshot(mail(Session::local()));
+            assert_eq!(failed.await.unwrap_err(), "db down", "{at:?}");
+            let (mut service, _handle) = spawn_layer::<_, Reply, _>(TraceLayer::new());
+            assert_ready_ok!(service.poll_ready());
+            drop(service.call(mail(Session::local())));
+        }
+    }
+
+    #[tokio::test]
     async fn without_a_subscriber_nothing_is_recorded() {
         assert!(Record::begin("data", &Session::local()).is_none());
         let (_log, _guard) = Log::listen(Level::WARN);
         let record = Record::begin("data", &Session::local()).unwrap();
-        assert!(record.span.is_none());
+        assert!(record.span.get().is_none());
     }
 }

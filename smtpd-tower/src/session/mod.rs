@@ -202,7 +202,8 @@ impl Session {
         });
     }
 
-    /// Tells the log and [`Server::on_error`](crate::Server::on_error) of something that went wrong.
+    /// Tells the log and [`Server::on_error`](crate::Server::on_error) of something that went wrong. Neither can cost the
+    /// session its reply by a panic.
     pub(crate) fn report(&self, error: &SessionError) {
         error.report(self, &self.facts.listener.on_error);
     }

@@ -26,7 +26,7 @@ pub use self::{
     memory::MemoryGreylist,
     store::{GreylistPolicy, GreylistStore, GreylistVerdict},
 };
-use crate::{Rcpt, Request, limiter::ClientKey};
+use crate::{Rcpt, Request, fault::quietly, limiter::ClientKey};
 
 /// Puts recipients off with 450 4.7.1 until a client has tried the same message again (RFC 6647).
 ///
@@ -276,7 +276,8 @@ impl Settings {
             (Ok(GreylistVerdict::Wait), _) => Some(self.reply.clone()),
             (Err(error), on_failure) => {
                 let error = error.to_string();
-                tracing::warn!(error = %error.escape_debug(), "the greylist store has failed");
+                let error = error.escape_debug();
+                quietly(|| tracing::warn!(%error, "the greylist store has failed"));
                 match on_failure {
                     OnFailure::Pass => None,
                     OnFailure::Refuse => Some(Reply::try_again("Local error in processing")),
