@@ -184,6 +184,31 @@ async fn a_handler_that_fails_by_itself_is_told_of() {
 }
 
 #[tokio::test]
+async fn an_io_error_of_a_handler_is_not_blamed_on_the_body() {
+    async fn own(_: Request<Data>) -> Result<Reply, BodyError> {
+        Err(std::io::Error::from(std::io::ErrorKind::StorageFull))?
+    }
+    let (reply, errors) = told(handler_fn(own)).await;
+    assert_eq!(reply, "451 4.3.0 Local error in processing");
+    let expected = "data service failed: I/O of the handler failed: no storage space";
+    assert_eq!(errors, [expected]);
+}
+
+#[tokio::test]
+async fn an_io_error_that_a_body_made_is_not_blamed_on_the_handler() {
+    async fn reader(request: Request<Data>) -> Result<Reply, BodyError> {
+        let mut reader = request.into_body().into_reader();
+        tokio::io::copy(&mut reader, &mut tokio::io::sink()).await?;
+        Ok(Reply::OK)
+    }
+    let full = std::io::Error::from(std::io::ErrorKind::StorageFull);
+    let layer = failing(BodyError::other(full));
+    let (_, errors) = told(around(layer, handler_fn(reader))).await;
+    let expected = "data service failed: message body failed: no storage space";
+    assert_eq!(errors, [expected]);
+}
+
+#[tokio::test]
 async fn an_error_hook_that_panics_costs_no_reply() {
     let data = handler_fn(async |request: Request<Data>| {
         let stored = request.session().clone();

@@ -15,7 +15,7 @@ mod tee;
 
 use std::{
     error::Error,
-    fmt,
+    fmt, io,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
@@ -199,7 +199,7 @@ impl fmt::Debug for Body {
     }
 }
 
-/// Why a message did not come whole.
+/// Why a message did not come whole, or why the handler that reads it failed.
 ///
 /// ```
 /// use smtpd_tower::{Body, BodyError};
@@ -221,6 +221,9 @@ pub enum BodyError {
     HeadTooLarge,
     /// It holds a bare CR or LF, which the server refuses ([`BareNewline::Reject`](smtpd_core::BareNewline::Reject)).
     BareNewline,
+    /// Not the message: an I/O error of a handler's own, which `?` has made a `BodyError`. Where a [`Reply`] is among its
+    /// sources, the client receives that reply, else 451.
+    Handler(Arc<io::Error>),
     /// A body of the user's own failed, or refuses the message: see [`other`](Self::other), [`refused`](Self::refused).
     Other(Arc<dyn Error + Send + Sync>),
 }
@@ -244,7 +247,8 @@ impl BodyError {
         Self::other(reply)
     }
 
-    /// The reply that belongs to it. Of [`Other`](Self::Other) it is the reply among its sources, or else 451 4.3.0.
+    /// The reply that belongs to it. Of [`Handler`](Self::Handler) and [`Other`](Self::Other) it is the reply among its
+    /// sources, or else 451 4.3.0.
     pub fn reply(&self) -> Reply {
         self.decision().unwrap_or_else(recover::local_error)
     }
@@ -286,6 +290,7 @@ impl BodyError {
                 Status::BAD_CONNECTION,
                 "Message incomplete",
             ),
+            Self::Handler(error) => return recover::known(&**error),
             Self::Other(error) => return recover::known(&**error),
         })
     }
@@ -312,11 +317,10 @@ impl From<BodyError> for Reply {
     /// Its [`reply`](BodyError::reply). A fault is written to the log here, for the reply shows nothing of it; return the
     /// error itself, and [`Server::on_error`](crate::Server::on_error) hears of it too.
     fn from(error: BodyError) -> Self {
-        if let BodyError::Other(cause) = &error
-            && error.is_fault()
-        {
+        if error.is_fault() {
             quietly(|| {
-                let cause = cause.to_string().escape_debug().to_string();
+                let cause = error.source().map(ToString::to_string);
+                let cause = cause.map(|cause| cause.escape_debug().to_string());
                 tracing::error!(cause, "{error}");
             });
         }
@@ -331,6 +335,7 @@ impl fmt::Display for BodyError {
             Self::TooLarge => "message too large",
             Self::HeadTooLarge => "message header too large",
             Self::BareNewline => "message holds a bare CR or LF",
+            Self::Handler(_) => "I/O of the handler failed",
             Self::Other(_) => "message body failed",
         })
     }
@@ -339,6 +344,7 @@ impl fmt::Display for BodyError {
 impl Error for BodyError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match self {
+            Self::Handler(error) => Some(&**error),
             Self::Other(error) => Some(&**error),
             _ => None,
         }

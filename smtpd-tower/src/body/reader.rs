@@ -93,6 +93,7 @@ impl From<BodyError> for io::Error {
             BodyError::Incomplete => io::ErrorKind::UnexpectedEof,
             BodyError::TooLarge | BodyError::HeadTooLarge => io::ErrorKind::FileTooLarge,
             BodyError::BareNewline => io::ErrorKind::InvalidData,
+            BodyError::Handler(error) => error.kind(),
             BodyError::Other(error) => error
                 .downcast_ref::<Self>()
                 .map_or(io::ErrorKind::Other, Self::kind),
@@ -102,7 +103,8 @@ impl From<BodyError> for io::Error {
 }
 
 impl From<io::Error> for BodyError {
-    /// The body error that it was made of; else [`BodyError::Other`].
+    /// The body error that it was made of; else [`BodyError::Handler`], for a body has no other. A body of your own that
+    /// fails by an I/O error yields [`BodyError::other`] of it.
     fn from(error: io::Error) -> Self {
         let mut cause: Option<&(dyn Error + 'static)> = Some(&error);
         while let Some(error) = cause {
@@ -111,7 +113,7 @@ impl From<io::Error> for BodyError {
             }
             cause = cause_of(error);
         }
-        Self::other(error)
+        Self::Handler(error.into())
     }
 }
 
@@ -121,6 +123,7 @@ mod tests {
 
     use super::*;
     use crate::{BoxError, body::in_pieces, recover};
+    use smtpd_core::Reply;
 
     #[tokio::test]
     async fn every_octet_is_read_whatever_the_pieces_and_buffers() {
@@ -195,7 +198,18 @@ mod tests {
             assert_eq!(recover(&error), expected.reply());
             assert_eq!(recover(&error).code().as_u16(), code);
         }
-        let error = BodyError::from(io::Error::other("disk"));
-        assert_eq!(error.source().unwrap().to_string(), "disk");
+    }
+
+    #[test]
+    fn an_io_error_that_no_body_made_is_the_handlers() {
+        let error = BodyError::from(io::Error::from(io::ErrorKind::StorageFull));
+        assert_eq!(error.to_string(), "I/O of the handler failed");
+        assert_eq!(error.source().unwrap().to_string(), "no storage space");
+        assert!(error.is_fault());
+        let error = io::Error::from(error);
+        assert_eq!(error.kind(), io::ErrorKind::StorageFull);
+        assert!(matches!(BodyError::from(error), BodyError::Handler(_)));
+        let refusal = BodyError::from(io::Error::other(Reply::no_such_user()));
+        assert_eq!(refusal.reply(), Reply::no_such_user());
     }
 }

@@ -115,7 +115,8 @@ impl Future for Spooling {
         loop {
             if let Storage::Writing(job) = &mut this.storage {
                 let written = ready!(Pin::new(job).poll(cx)).map_err(io::Error::from);
-                this.storage = Storage::File(written.and_then(|result| result)?);
+                let file = written.and_then(|result| result);
+                this.storage = Storage::File(file.map_err(BodyError::other)?);
             }
             if let Some(piece) = ready!(this.body.poll_chunk(cx)) {
                 this.store(piece?);
