@@ -75,8 +75,9 @@ impl Domain {
     ///
     /// U-labels are read by UTS #46, which takes other case and compatibility forms for what they
     /// stand for. What it refuses, and so can be no A-label, is kept as it is, its ASCII in lower
-    /// case. Where all of it is ASCII, its labels are not looked at, and nothing is allocated
-    /// unless there are capitals.
+    /// case. A form that stands for what no domain holds, such as `⁇` for `??`, is kept as well.
+    /// Where all of it is ASCII, its labels are not looked at, and nothing is allocated unless there
+    /// are capitals.
     ///
     /// ```
     /// use smtpd_core::Domain;
@@ -93,6 +94,7 @@ impl Domain {
         if !text.is_ascii()
             && let Ok(ascii) =
                 idna::domain_to_ascii_cow(text.as_bytes(), idna::AsciiDenyList::EMPTY)
+            && is_name(&ascii, text.contains('_'))
         {
             return ascii;
         }
@@ -170,6 +172,14 @@ impl TryFrom<&str> for Domain {
     fn try_from(text: &str) -> Result<Self, AddressError> {
         text.parse()
     }
+}
+
+/// Returns whether `text` is a domain name in ASCII: not an address literal, and nothing else.
+#[cfg(feature = "idna")]
+fn is_name(text: &str, allow_underscore: bool) -> bool {
+    let leniency = Leniency::STRICT.allow_underscore_in_domain(allow_underscore);
+    let options = PathOptions::new(leniency, Charset::Ascii);
+    Domain::parse(text.as_bytes(), options).is_ok_and(|domain| !domain.is_literal())
 }
 
 #[cfg(test)]
@@ -313,6 +323,29 @@ mod tests {
             assert_eq!(domain.canonical(), canonical, "{text}");
             assert_eq!(canonical.parse::<Domain>().unwrap().canonical(), canonical);
         }
+    }
+
+    #[test]
+    #[cfg(feature = "idna")]
+    fn a_compatibility_form_of_what_no_domain_holds_is_kept() {
+        for text in [
+            "₇⁇₇",
+            "［192.0.2.1］",
+            "a／b",
+            "a＠b",
+            "a＿b",
+            "－a",
+            "a。。b",
+        ] {
+            let domain: Domain = text.parse().expect(text);
+            assert_eq!(domain.canonical(), text);
+        }
+        let options = PathOptions::new(
+            Leniency::STRICT.allow_underscore_in_domain(true),
+            Charset::Utf8,
+        );
+        let domain = Domain::parse("a_b.grå".as_bytes(), options).unwrap();
+        assert_eq!(domain.canonical(), "a_b.xn--gr-zia");
     }
 
     #[test]
