@@ -40,10 +40,10 @@ impl CertificateNames {
         }
         let mut names = Self::default();
         names.read_subject(tbs.enter(SEQUENCE)?)?;
-        if let Some(extensions) = tbs.find(|element| element.tag == context(3)) {
-            let extensions = Reader::new(extensions.value).enter(SEQUENCE)?;
-            for extension in extensions {
-                names.read_extension(Reader::new(extension.value))?;
+        while !tbs.is_empty() {
+            let field = tbs.next()?;
+            if field.tag == context(3) {
+                names.read_extensions(Reader::new(field.value).enter(SEQUENCE)?)?;
             }
         }
         Some(names)
@@ -72,13 +72,10 @@ impl CertificateNames {
     /// RFC 4514 section 2.1: the last part of the name comes first.
     fn read_subject(&mut self, name: Reader<'_>) -> Option<()> {
         let mut parts = Vec::new();
-        for set in name {
-            if set.tag != SET {
-                return None;
-            }
+        for set in name.each(SET) {
             let mut part = String::new();
-            for attribute in Reader::new(set.value) {
-                let mut attribute = Reader::new(attribute.value);
+            for attribute in set?.each(SEQUENCE) {
+                let mut attribute = attribute?;
                 let kind = attribute.read(OBJECT_IDENTIFIER)?;
                 let value = attribute.next()?;
                 if kind == COMMON_NAME {
@@ -97,6 +94,13 @@ impl CertificateNames {
         Some(())
     }
 
+    fn read_extensions(&mut self, extensions: Reader<'_>) -> Option<()> {
+        for extension in extensions.each(SEQUENCE) {
+            self.read_extension(extension?)?;
+        }
+        Some(())
+    }
+
     fn read_extension(&mut self, mut extension: Reader<'_>) -> Option<()> {
         let kind = extension.read(OBJECT_IDENTIFIER)?;
         extension.optional(BOOLEAN); // whether it is critical
@@ -104,7 +108,9 @@ impl CertificateNames {
         if kind != SUBJECT_ALT_NAME {
             return Some(());
         }
-        for name in Reader::new(value).enter(SEQUENCE)? {
+        let mut alternatives = Reader::new(value).enter(SEQUENCE)?;
+        while !alternatives.is_empty() {
+            let name = alternatives.next()?;
             let Ok(text) = str::from_utf8(name.value) else {
                 continue;
             };
@@ -285,6 +291,31 @@ mod tests {
         });
         let names = CertificateNames::parse(&der).unwrap();
         assert_eq!((names.subject(), names.emails().len()), ("CN=#1e020061", 0));
+    }
+
+    #[test]
+    fn names_in_what_is_no_attribute_or_damaged_are_not_read() {
+        let der = made(|params| {
+            params.distinguished_name.push(DnType::CommonName, "fred");
+            params.subject_alt_names = ["a.example", "b.example"]
+                .map(|name| SanType::DnsName(name.try_into().unwrap()))
+                .into();
+        });
+        // The subject stands behind the issuer, which is the same here.
+        let attribute = [&[SET, 13, SEQUENCE, 11, 6, 3], COMMON_NAME].concat();
+        let at = |part: &[u8]| der.windows(part.len()).rposition(|found| found == part);
+        for (part, offset) in [
+            (&attribute[..], 2),
+            (&attribute, 3),
+            (b"\x82\x09a.example", 1),
+            (b"\x82\x09b.example", 1),
+            (b"\xA3\x23\x30\x21", 1),
+        ] {
+            let mut der = der.clone();
+            der[at(part).unwrap() + offset] += 2;
+            assert_eq!(CertificateNames::parse(&der), None, "{part:x?}");
+        }
+        assert!(CertificateNames::parse(&der).is_some());
     }
 
     /// Whatever comes of it, it must not panic.

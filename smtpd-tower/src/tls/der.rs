@@ -31,6 +31,10 @@ impl<'a> Reader<'a> {
         Self(der)
     }
 
+    pub(super) const fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// The value of the next element, which must have that tag.
     pub(super) fn read(&mut self, tag: u8) -> Option<&'a [u8]> {
         self.next()
@@ -41,6 +45,20 @@ impl<'a> Reader<'a> {
     /// The same, for what is in the element.
     pub(super) fn enter(&mut self, tag: u8) -> Option<Self> {
         self.read(tag).map(Self)
+    }
+
+    /// What is in each element, up to the end; all of them must have that tag. An element that is damaged, or another one, is
+    /// the last and `None`.
+    pub(super) fn each(mut self, tag: u8) -> impl Iterator<Item = Option<Self>> {
+        let mut damaged = false;
+        std::iter::from_fn(move || {
+            if damaged || self.is_empty() {
+                return None;
+            }
+            let element = self.enter(tag);
+            damaged = element.is_none();
+            Some(element)
+        })
     }
 
     /// Takes the next element if it has that tag.
@@ -103,6 +121,24 @@ mod tests {
         assert_eq!(first.whole.len(), 260);
         assert_eq!(reader.optional(0x05), Some(&[][..]));
         assert_eq!(reader.next(), None);
+    }
+
+    #[test]
+    fn no_damaged_element_of_a_list_is_passed_over() {
+        let each = |der| {
+            Reader::new(der)
+                .each(SET)
+                .map(|set| set.map(|set| set.0.len()))
+        };
+        for (der, lengths) in [
+            (&[][..], &[][..]),
+            (&[0x31, 0x00, 0x31, 0x01, 0x05], &[Some(0), Some(1)]),
+            (&[0x31, 0x00, 0x12, 0x00, 0x31, 0x00], &[Some(0), None]),
+            (&[0x31, 0x00, 0x31, 0x01], &[Some(0), None]),
+            (&[0x31], &[None]),
+        ] {
+            assert!(each(der).eq(lengths.iter().copied()), "{der:?}");
+        }
     }
 
     #[test]
