@@ -44,10 +44,13 @@ impl ClientReply {
     }
 
     /// The text of each line, without code and enhanced status code.
+    ///
+    /// Where the first line has no status no other has one either: what looks like it is text, as in the reply to EHLO.
     pub fn lines(&self) -> impl Iterator<Item = &str> {
         self.wire.iter().map(|line| {
             let text = text(line);
-            status(self.code, text).map_or(text, |(_, rest)| rest)
+            let status = self.status.and_then(|_| status(self.code, text));
+            status.map_or(text, |(_, rest)| rest)
         })
     }
 
@@ -106,8 +109,11 @@ fn text(line: &str) -> &str {
     line.get(4..).unwrap_or_default()
 }
 
-/// The enhanced status code before a text, and what follows it (RFC 2034 section 4).
+/// The enhanced status code before a text, and what follows it (RFC 2034 section 4: in replies of 2yz, 4yz and 5yz alone).
 fn status(code: Code, text: &str) -> Option<(Status, &str)> {
+    if code.is_intermediate() {
+        return None;
+    }
     let (word, rest) = text.split_once(' ').unwrap_or((text, ""));
     let mut numbers = word.split('.').map(number);
     let (class, subject, detail) = (numbers.next()??, numbers.next()??, numbers.next()??);
@@ -160,6 +166,17 @@ mod tests {
                 (reply.text(), reply.to_string()),
                 (text.into(), wire.into())
             );
+        }
+    }
+
+    #[test]
+    fn text_is_not_taken_for_an_enhanced_status_code() {
+        for (wire, text) in [
+            ("354 3.5.1 Go ahead", "3.5.1 Go ahead"),
+            ("250-mx.test\n250 2.0.0 SIZE", "mx.test\n2.0.0 SIZE"),
+        ] {
+            let reply = parse(wire).unwrap();
+            assert_eq!((reply.status(), &*reply.text()), (None, text), "{wire}");
         }
     }
 
