@@ -3,7 +3,7 @@
 use pkcs8::{
     EncryptedPrivateKeyInfoRef,
     der::{Decode, ErrorKind, Tag, Tagged, asn1::AnyRef},
-    pkcs5,
+    pkcs5::{self, EncryptionScheme, pbes2::Kdf},
 };
 use zeroize::Zeroizing;
 
@@ -28,6 +28,7 @@ pub(super) fn decrypt(section: &Section<'_>, passphrase: Option<&str>) -> Result
 /// `EncryptedPrivateKeyInfo` (RFC 5958 section 3).
 fn decrypt_pkcs8(der: &[u8], passphrase: &str) -> Result<Zeroizing<Vec<u8>>, Problem> {
     let info = EncryptedPrivateKeyInfoRef::try_from(der).map_err(not_parsed)?;
+    check_cost(&info.encryption_algorithm)?;
     let mut key = Zeroizing::new(info.encrypted_data.as_bytes().to_vec());
     let len = match info
         .encryption_algorithm
@@ -39,6 +40,33 @@ fn decrypt_pkcs8(der: &[u8], passphrase: &str) -> Result<Zeroizing<Vec<u8>>, Pro
     };
     key.truncate(len);
     Ok(key)
+}
+
+/// The iterations that RFC 8018 section 4.2 calls appropriate for especially critical keys: some seconds of CPU.
+const MAX_ITERATIONS: u32 = if cfg!(fuzzing) { 1_000 } else { 10_000_000 };
+/// The memory that scrypt may use, in bytes, and the memory times the number of its parallel parts.
+const MAX_MEMORY: u64 = if cfg!(fuzzing) { 1 << 20 } else { 1 << 30 };
+const MAX_WORK: u64 = 16 * MAX_MEMORY;
+
+/// Refuses a key whose file asks for hours of work, or for so much memory that the process would be aborted.
+fn check_cost(scheme: &EncryptionScheme) -> Result<(), Problem> {
+    let is_bearable = match scheme.pbes2().map(|scheme| &scheme.kdf) {
+        Some(Kdf::Pbkdf2(kdf)) => kdf.iteration_count <= MAX_ITERATIONS,
+        Some(Kdf::Scrypt(kdf)) => {
+            // RFC 7914 section 2.
+            let block = 128 * u64::from(kdf.block_size);
+            let memory = block.saturating_mul(kdf.cost_parameter);
+            memory <= MAX_MEMORY && memory.saturating_mul(kdf.parallelization.into()) <= MAX_WORK
+        }
+        _ => true,
+    };
+    if is_bearable {
+        Ok(())
+    } else {
+        Err(Problem::EncryptionUnsupported(
+            "the key derivation asks for too much work or memory".into(),
+        ))
+    }
 }
 
 fn not_parsed(error: pkcs8::Error) -> Problem {
@@ -65,4 +93,60 @@ fn is_private_key(der: &[u8]) -> bool {
     AnyRef::from_der(der).is_ok_and(|any| {
         any.tag() == Tag::Sequence && matches!(any.value(), [0x02, 0x01, 0x00 | 0x01, ..])
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use pkcs8::{
+        der::{Encode, asn1::OctetStringRef},
+        pkcs5::pbes2::{self, Pbkdf2Params, Pbkdf2Prf, Salt, ScryptParams},
+    };
+
+    use super::*;
+
+    fn encrypted(kdf: Kdf) -> Vec<u8> {
+        let encryption = pbes2::EncryptionScheme::Aes128Cbc { iv: [0; 16] };
+        let info = EncryptedPrivateKeyInfoRef {
+            encryption_algorithm: EncryptionScheme::Pbes2(pbes2::Parameters { kdf, encryption }),
+            encrypted_data: OctetStringRef::new(&[0; 16]).unwrap(),
+        };
+        info.to_der().unwrap()
+    }
+
+    #[test]
+    fn a_key_cannot_ask_for_hours_or_for_all_memory() {
+        let salt = || Salt::new([0; 8]).unwrap();
+        let pbkdf2 = |iteration_count| {
+            Kdf::Pbkdf2(Pbkdf2Params {
+                salt: salt(),
+                iteration_count,
+                key_length: None,
+                prf: Pbkdf2Prf::HmacWithSha256,
+            })
+        };
+        let scrypt = |cost_parameter, block_size, parallelization| {
+            Kdf::Scrypt(ScryptParams {
+                salt: salt(),
+                cost_parameter,
+                block_size,
+                parallelization,
+                key_length: None,
+            })
+        };
+        for (kdf, is_refused) in [
+            (pbkdf2(1), false),
+            (pbkdf2(MAX_ITERATIONS + 1), true),
+            (pbkdf2(u32::MAX), true),
+            (scrypt(16, 8, 1), false),
+            (scrypt(1 << 20, 16, 1), true),
+            (scrypt(1 << 40, 8, 1), true),
+            (scrypt(1 << 63, u16::MAX, u16::MAX), true),
+            (scrypt(1 << 10, 8, u16::MAX), true),
+        ] {
+            let shown = format!("{kdf:?}");
+            let problem = decrypt_pkcs8(&encrypted(kdf), "secret").unwrap_err();
+            let found = matches!(problem, Problem::EncryptionUnsupported(_));
+            assert_eq!(found, is_refused, "{shown}: {problem:?}");
+        }
+    }
 }

@@ -43,7 +43,9 @@ impl TlsConfig {
     ///
     /// Takes encrypted PKCS#8 (PBES2 with PBKDF2 or scrypt; AES or triple DES) and the older PEM
     /// encryption (`Proc-Type: 4,ENCRYPTED`; AES or triple DES). A key that is not encrypted is
-    /// taken as it is. Deriving the key from the passphrase may take a second of CPU.
+    /// taken as it is. Deriving the key from the passphrase may take a second of CPU. A file that asks
+    /// for more than ten million iterations of PBKDF2, or for more than 1 GiB of memory or sixteen
+    /// passes through it by scrypt, is rejected as [unsupported](TlsError::is_unsupported).
     ///
     /// # Errors
     /// A [`TlsError`] that names the file and what is wrong with it; the passphrase is in none.
