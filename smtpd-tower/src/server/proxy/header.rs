@@ -49,7 +49,10 @@ pub(super) fn parse(header: &[u8]) -> Result<ProxyInfo, ProxyHeaderError> {
     }
     let malformed = |_| ProxyHeaderError::new(Kind::Malformed, header);
     let (parsed, len) = ProxyHeader::parse(header, ParseConfig::default()).map_err(malformed)?;
-    if len != header.len() || !is_sound(&parsed) {
+    // Section 2.1: ports are decimal numbers, which have no sign.
+    let is_signed =
+        version == ProxyVersion::V1 && parsed.proxied_address().is_some() && header.contains(&b'+');
+    if len != header.len() || is_signed || !is_sound(&parsed) {
         return Err(ProxyHeaderError::new(Kind::Malformed, header));
     }
     if version == ProxyVersion::V2 && !checksum::is_right(header) {
@@ -308,6 +311,17 @@ mod tests {
             read(&mut io).await.unwrap();
             assert_eq!(io, b"EHLO client.example\r\n", "at once");
         }
+    }
+
+    #[test]
+    fn a_port_with_a_sign_is_no_number() {
+        for ports in ["+4711 25", "4711 +25"] {
+            let header = format!("PROXY TCP4 192.0.2.1 192.0.2.9 {ports}\r\n");
+            let error = parse(header.as_bytes()).unwrap_err();
+            assert_eq!(error.kind, Kind::Malformed, "{ports}");
+        }
+        // What follows UNKNOWN is not looked at.
+        assert!(parse(b"PROXY UNKNOWN +1 +2\r\n").is_ok());
     }
 
     #[tokio::test]
