@@ -33,6 +33,9 @@ mod data_reply;
 mod envelope;
 pub mod extension;
 mod framing;
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod guide;
 mod parameter;
 mod proxied;

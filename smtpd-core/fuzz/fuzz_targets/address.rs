@@ -2,7 +2,9 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use smtpd_core::{Charset, ClientName, ForwardPath, Leniency, PathOptions, ReversePath};
+use smtpd_core::{
+    Charset, ClientName, Domain, ForwardPath, Leniency, Mailbox, PathOptions, ReversePath,
+};
 
 fuzz_target!(|input: &[u8]| {
     let Some((&flags, input)) = input.split_first() else {
@@ -29,8 +31,11 @@ fuzz_target!(|input: &[u8]| {
         let again = format!("<{}>", path.raw());
         assert_eq!(
             ReversePath::parse(again.as_bytes(), options),
-            Ok((path, &b""[..]))
+            Ok((path.clone(), &b""[..]))
         );
+        path.mailbox()
+            .into_iter()
+            .for_each(|mailbox| check_mailbox(mailbox, options));
     }
     if let Ok((path, rest)) = ForwardPath::parse(input, options) {
         assert!(rest.is_empty() || rest.starts_with(b" "));
@@ -38,11 +43,62 @@ fuzz_target!(|input: &[u8]| {
         let again = format!("<{path}>");
         assert_eq!(
             ForwardPath::parse(again.as_bytes(), options),
-            Ok((path, &b""[..]))
+            Ok((path.clone(), &b""[..]))
         );
+        path.mailbox()
+            .into_iter()
+            .for_each(|mailbox| check_mailbox(mailbox, options));
+    }
+    if let Ok(domain) = Domain::parse(input, options) {
+        let written = domain.as_str().as_bytes();
+        assert!(written == input || [written, b"."].concat() == input);
+        check_domain(&domain, options);
     }
     if let Ok(name) = ClientName::parse(input) {
         assert!(name.as_str().bytes().all(|octet| octet.is_ascii_graphic()));
         assert_eq!(name.as_str().as_bytes(), input);
     }
 });
+
+fn check_mailbox(mailbox: &Mailbox, options: PathOptions) {
+    let (local, domain) = (mailbox.local_part(), mailbox.domain());
+    assert_eq!(mailbox.as_str(), format!("{local}@{domain}"));
+    let parsed = Mailbox::parse(mailbox.as_str().as_bytes(), options);
+    assert_eq!(parsed.as_ref(), Ok(mailbox));
+    // Quoted as it need not be, it is the same.
+    let unquoted = mailbox.local_part_unquoted();
+    let escaped: String = unquoted.chars().flat_map(|c| ['\\', c]).collect();
+    let escaped = match unquoted.is_ascii() {
+        true => escaped,
+        false => unquoted.replace('\\', "\\\\").replace('"', "\\\""),
+    };
+    let lenient = options.leniency().allow_long_local_part(true);
+    let options = PathOptions::new(lenient, options.charset());
+    match Mailbox::parse(format!("\"{escaped}\"@{domain}").as_bytes(), options) {
+        Ok(quoted) => {
+            assert_eq!(quoted.local_part_unquoted(), unquoted);
+            assert_eq!((&quoted, quoted.domain()), (mailbox, domain));
+        }
+        Err(error) => assert!(mailbox.as_str().len() > 100, "{mailbox}: {error}"),
+    }
+    check_domain(domain, options);
+}
+
+fn check_domain(domain: &Domain, options: PathOptions) {
+    let canonical = domain.canonical();
+    assert_eq!(domain.is_literal(), domain.as_str().starts_with('['));
+    let parsed = Domain::parse(canonical.as_bytes(), options)
+        .unwrap_or_else(|error| panic!("{domain} is {canonical}: {error}"));
+    assert_eq!(parsed.canonical(), canonical);
+    if let Some(ip) = domain.ip() {
+        assert!(domain.is_literal());
+        let written = match ip {
+            std::net::IpAddr::V4(ip) => format!("[{ip}]"),
+            std::net::IpAddr::V6(ip) => format!("[IPv6:{ip}]"),
+        };
+        assert_eq!(
+            written.parse::<Domain>().ok().and_then(|d| d.ip()),
+            Some(ip)
+        );
+    }
+}

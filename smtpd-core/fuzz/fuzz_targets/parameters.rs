@@ -9,14 +9,15 @@ use std::{
 use bytes::BytesMut;
 use libfuzzer_sys::fuzz_target;
 use smtpd_core::{
-    BodyType, By, Config, Connection, EnvelopeId, Event, Extensions, HoldFor, HoldUntil, MailAuth,
-    Notify, OriginalRecipient, Parameter, Parameters, Priority, Reply, Ret, Size, SmtpUtf8, Solicit,
-    ValidSince,
+    BodyType, By, ByMode, Config, Connection, DateTime, EnvelopeId, Event, Extensions, HoldFor,
+    HoldUntil, MailAuth, Notify, OriginalRecipient, Parameter, Parameters, Priority, Reply, Ret,
+    Size, SmtpUtf8, Solicit, ValidSince,
     extension::{DeliverBy, FutureRelease, MtPriority, NoSoliciting, Prdr, RequireTls, Rrvs},
     sasl::Mechanisms,
 };
 
 fuzz_target!(|input: &[u8]| {
+    check_value(&String::from_utf8_lossy(input));
     for command in ["MAIL FROM:<a@b> ", "RCPT TO:<c@d> "] {
         let Some(parameters) = parse(command, input) else {
             continue;
@@ -34,6 +35,69 @@ fuzz_target!(|input: &[u8]| {
         check_types(&parameters);
     }
 });
+
+/// One value by itself: what is decoded is safe to show, and means the same when it is written anew.
+fn check_value(text: &str) {
+    if let Ok(id) = EnvelopeId::parse(Some(text)) {
+        check_text(&id.0);
+        check_again(&id, &xtext(&id.0), 100);
+    }
+    if let Ok(auth @ MailAuth(Some(_))) = MailAuth::parse(Some(text)) {
+        let address = auth.0.as_deref().unwrap_or_default();
+        check_text(address);
+        check_again(&auth, &xtext(address), 500);
+    }
+    if let Ok(original) = OriginalRecipient::parse(Some(text)) {
+        check_text(original.address());
+        let written = format!("{};{}", original.address_type(), xtext(original.address()));
+        check_again(&original, &written, 500);
+    }
+    if let Ok(by) = By::parse(Some(text)) {
+        let mode = if by.mode() == ByMode::Return {
+            'R'
+        } else {
+            'N'
+        };
+        let trace = if by.is_traced() { "T" } else { "" };
+        check_again(&by, &format!("{};{mode}{trace}", by.seconds()), 20);
+    }
+    if let Ok(solicit) = Solicit::parse(Some(text)) {
+        let keywords: Vec<_> = solicit.keywords().collect();
+        assert!(keywords.iter().all(|keyword| !keyword.is_empty()));
+        check_again(&solicit, &keywords.join(","), 1000);
+    }
+    if let Ok(time) = text.parse::<DateTime>() {
+        assert_eq!(time.to_string().parse(), Ok(time));
+        assert_eq!(
+            HoldUntil::parse(Some(&time.to_string())).map(HoldUntil::time),
+            Ok(time)
+        );
+        for seconds in [i64::MIN, -1, 1, i64::MAX] {
+            let other = time.plus_seconds(seconds);
+            assert_eq!(other.to_string().parse(), Ok(other));
+        }
+    }
+}
+
+fn check_text(text: &str) {
+    assert!(!text.contains(char::is_control), "{text:?}");
+}
+
+fn check_again<P: Parameter + PartialEq + std::fmt::Debug>(value: &P, written: &str, limit: usize) {
+    match P::parse(Some(written)) {
+        Ok(again) => assert_eq!(again, *value, "{written}"),
+        Err(error) => assert!(written.len() > limit, "{written}: {error}"),
+    }
+}
+
+/// RFC 3461 section 4.
+fn xtext(text: &str) -> String {
+    let octet = |octet: u8| match octet {
+        b'+' | b'=' | ..=b' ' | 0x7f.. => format!("+{octet:02X}"),
+        _ => char::from(octet).to_string(),
+    };
+    text.bytes().map(octet).collect()
+}
 
 /// A value that was taken is one that its type can read.
 fn check_types(parameters: &Parameters) {
