@@ -92,6 +92,9 @@ pub mod deliver;
 mod domains;
 mod engine;
 mod fault;
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod guide;
 mod handler;
 pub mod layer;

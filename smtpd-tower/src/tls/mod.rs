@@ -68,6 +68,8 @@ mod der;
 #[cfg(feature = "encrypted-keys")]
 mod encrypted;
 mod error;
+#[cfg(fuzzing)]
+pub(crate) mod fuzzing;
 mod info;
 mod key;
 #[cfg(feature = "encrypted-keys")]

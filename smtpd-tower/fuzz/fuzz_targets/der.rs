@@ -1,0 +1,96 @@
+//! DER and certificates: no element leads out of another, the names are safe to show, and x509-parser reads the same ones.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use smtpd_tower::{fuzzing::tls, tls::CertificateNames};
+use x509_parser::{
+    certificate::X509Certificate, der_parser::asn1_rs::FromDer, extensions::GeneralName,
+};
+
+fuzz_target!(|input: &[u8]| {
+    check_elements(input, 0);
+    let hash = tls::end_point(input);
+    assert!(hash.is_none_or(|hash| matches!(hash.len(), 28 | 32 | 48 | 64)));
+    let Some(names) = CertificateNames::parse(input) else {
+        return;
+    };
+    check_names(&names, input.len());
+    if let Ok((b"", certificate)) = X509Certificate::from_der(input) {
+        compare(&certificate, &names);
+    }
+});
+
+/// One after the other, without a gap.
+fn check_elements(der: &[u8], depth: usize) {
+    let mut rest = der;
+    for (tag, value, whole) in tls::elements(der) {
+        assert!(rest.starts_with(whole) && whole.ends_with(value) && whole[0] == tag);
+        assert!(whole.len() - value.len() <= 6 && whole.len() > value.len());
+        rest = &rest[whole.len()..];
+        // X.690 section 8.1.2.5: a constructed one holds others.
+        if tag & 0x20 != 0 && depth < 8 {
+            check_elements(value, depth + 1);
+        }
+    }
+}
+
+fn check_names(names: &CertificateNames, len: usize) {
+    assert!(
+        !names.subject().contains(char::is_control),
+        "{:?}",
+        names.subject()
+    );
+    // Two hexadecimal digits for each byte, three characters for each that is escaped, and dots.
+    assert!(names.subject().len() <= 16 + 5 * len);
+    let common = names.common_name().unwrap_or_default();
+    assert!(!common.contains(char::is_control) && common.len() <= len);
+    let hosts = names.dns_names().iter();
+    assert!(
+        hosts
+            .clone()
+            .all(|name| !name.bytes().any(|octet| octet.is_ascii_uppercase()))
+    );
+    for name in hosts.chain(names.emails()) {
+        let is_printable = name.bytes().all(|octet| octet.is_ascii_graphic());
+        assert!(!name.is_empty() && is_printable, "{name:?}");
+    }
+}
+
+fn compare(certificate: &X509Certificate<'_>, names: &CertificateNames) {
+    let is_printable = |text: &&str| !text.is_empty() && text.bytes().all(|o| o.is_ascii_graphic());
+    let mut hosts = Vec::new();
+    let mut emails = Vec::new();
+    if let Ok(Some(extension)) = certificate.subject_alternative_name() {
+        for name in &extension.value.general_names {
+            match name {
+                GeneralName::DNSName(name) => hosts.push(*name),
+                GeneralName::RFC822Name(name) => emails.push(*name),
+                _ => {}
+            }
+        }
+        let hosts = hosts
+            .into_iter()
+            .filter(is_printable)
+            .map(str::to_ascii_lowercase);
+        assert!(hosts.eq(names.dns_names().iter().cloned()));
+        assert!(
+            emails
+                .into_iter()
+                .filter(is_printable)
+                .eq(names.emails().iter().map(String::as_str))
+        );
+    }
+    // The last is that of the certificate, if it is text of a kind that is read.
+    let Some(name) = certificate.subject().iter_common_name().last() else {
+        return assert_eq!(names.common_name(), None);
+    };
+    let is_text = matches!(
+        name.attr_value().header.raw_tag(),
+        Some([0x0C | 0x13 | 0x16])
+    );
+    let text = name
+        .as_str()
+        .ok()
+        .filter(|text| is_text && !text.contains(char::is_control));
+    assert_eq!(names.common_name(), text);
+}

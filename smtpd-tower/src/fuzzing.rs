@@ -1,0 +1,34 @@
+//! What the fuzz targets call and users cannot. It exists only where cargo-fuzz compiles this crate.
+
+use std::{io, sync::Arc};
+
+use smtpd_core::Protocol;
+use tokio::io::AsyncRead;
+
+use crate::{PeerAddr, ProxyInfo, ProxyProtocol, Session, TrustedPeers, session::ListenerFacts};
+
+/// Returns a session with a server that has these names.
+pub fn session(hostname: &str, app_name: &str, peer: PeerAddr, protocol: Protocol) -> Session {
+    let listener = ListenerFacts {
+        hostname: hostname.to_owned(),
+        app_name: app_name.to_owned(),
+        ..Default::default()
+    };
+    Session::new(peer, PeerAddr::Unknown, Arc::new(listener), protocol)
+}
+
+/// Reads a PROXY header as a server does, off a connection.
+///
+/// # Errors
+///
+/// If what comes is not one, or ends too early.
+pub async fn read_proxy_header<IO: AsyncRead + Unpin>(io: &mut IO) -> io::Result<ProxyInfo> {
+    let anyone = ProxyProtocol::from_trusted(TrustedPeers::default());
+    anyone.read_header(io).await
+}
+
+/// PEM, DER and keys.
+#[cfg(feature = "tls")]
+pub mod tls {
+    pub use crate::tls::fuzzing::*;
+}

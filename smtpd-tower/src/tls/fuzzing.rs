@@ -1,0 +1,50 @@
+//! What the fuzz targets call of this module; see `crate::fuzzing`.
+
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+
+use super::{
+    binding,
+    der::Reader,
+    key,
+    pem::{self, Section},
+};
+
+/// Returns the tag, the value and the whole of each element of a DER text, up to the first that is damaged.
+pub fn elements(der: &[u8]) -> Vec<(u8, &[u8], &[u8])> {
+    Reader::new(der)
+        .map(|element| (element.tag, element.value, element.whole))
+        .collect()
+}
+
+/// Returns the label and the content of each section of a PEM text, up to the first that is damaged. The content of a
+/// section that is not base64 is `None`.
+pub fn sections(pem: &[u8]) -> Vec<(&str, Option<Vec<u8>>)> {
+    let read = |section: Section<'_>| section.decode().ok();
+    pem::sections(pem)
+        .map_while(Result::ok)
+        .map(|section| (section.label, read(section)))
+        .collect()
+}
+
+/// Returns the certificates in a PEM text, or what is wrong with it.
+///
+/// # Errors
+///
+/// If there are none, or the text is damaged.
+pub fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
+    pem::certificates(pem).map_err(|problem| problem.to_string())
+}
+
+/// Returns the first private key in a PEM text, or what is wrong with it.
+///
+/// # Errors
+///
+/// If there is none, the text is damaged, or the passphrase is not that of the key.
+pub fn private_key(pem: &[u8], passphrase: &str) -> Result<PrivateKeyDer<'static>, String> {
+    key::read(pem, Some(passphrase)).map_err(|problem| problem.to_string())
+}
+
+/// Returns the hash of a certificate for `tls-server-end-point`.
+pub fn end_point(der: &[u8]) -> Option<Vec<u8>> {
+    binding::end_point(der)
+}
