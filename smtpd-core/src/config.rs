@@ -293,8 +293,8 @@ impl Config {
         self
     }
 
-    /// Keep every line for [`Connection::poll_wire_line`](crate::Connection::poll_wire_line); off by default.
-    /// `Server` of smtpd-tower sets it by itself, where somebody listens.
+    /// Hand out every line of the session as a [`Step::Line`](crate::Step::Line), before anything that follows it. Off by
+    /// default. `Server` of smtpd-tower turns it on where a hook wants the lines.
     #[must_use]
     pub fn log_wire(mut self, on: bool) -> Self {
         self.log_wire = on;

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use super::{
-    Asked, AuthOutcome, CloseReason, Connection, Mode, Slot, State, Transaction, event::Event,
+    Asked, AuthOutcome, CloseReason, Connection, MessageError, Mode, Slot, State, Transaction,
+    event::Event,
 };
 use crate::{Code, DataReply, Envelope, Recipient, Reply};
 
@@ -59,6 +60,16 @@ impl Connection {
         }
     }
 
+    /// Answers a question that the caller has not answered. A message that has to be refused for good is not refused for now:
+    /// the client would send it again and again.
+    pub(super) fn give_up_question(&mut self, reply: Reply) {
+        let error = match self.asked {
+            Some(Asked::Message) => self.message.as_ref().and_then(|message| message.error()),
+            _ => None,
+        };
+        self.refuse_question(error.map_or(reply, MessageError::reply));
+    }
+
     /// Answers a question that has one reply.
     pub(super) fn answer_question(&mut self, reply: Reply) {
         let slot = std::mem::replace(&mut self.slot, Slot::Empty);
@@ -79,8 +90,9 @@ impl Connection {
     /// Answers the message that has ended.
     pub(super) fn answer_whole(&mut self, replies: DataReply) {
         self.take_asked();
+        let lost = self.closed;
         self.answer_message(final_replies(replies));
-        if let Some(reason) = self.closed {
+        if let Some(reason) = lost {
             // The client was lost while the message was delivered.
             self.close(reason);
         }

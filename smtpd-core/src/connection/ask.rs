@@ -8,8 +8,8 @@ use crate::{
     sasl::{Identity, Secret},
 };
 
-/// A question that the client waits for: answer it, refuse it, or defer it. If it is dropped, the answer is 451 4.3.0, so a
-/// forgotten question neither stalls the session nor accepts anything.
+/// A question that the client waits for: answer it, refuse it, or defer it. If it is dropped, the answer is 451 4.3.0 (or that
+/// of the [`MessageError`], if there is one), so a forgotten question neither stalls the session nor accepts anything.
 ///
 /// `K` says what is asked; each kind can be answered in its own ways only.
 ///
@@ -29,9 +29,17 @@ use crate::{
 /// }
 /// ```
 /// ```compile_fail,E0599
-/// # use smtpd_core::{Ask, ask_kind::Auth};
+/// # use smtpd_core::{Ask, Reply, ask_kind::Auth};
 /// fn yes(ask: Ask<'_, Auth>) {
-///     ask.accept();
+///     ask.reply(Reply::OK);
+/// }
+/// ```
+/// Nor does the answer to another kind of question that was deferred:
+/// ```compile_fail,E0599
+/// # use smtpd_core::{Connection, Deferred, ask_kind::Mail};
+/// fn receive(connection: &mut Connection, deferred: Deferred<Mail>) {
+///     let Some(ask) = connection.resume(deferred) else { return };
+///     ask.receive();
 /// }
 /// ```
 /// Nor does polling on while a question is open:
@@ -222,7 +230,7 @@ impl Ask<'_, Message> {
 
 impl<K> Drop for Ask<'_, K> {
     fn drop(&mut self) {
-        self.connection.refuse_question(Refusal::FORGOTTEN.0);
+        self.connection.give_up_question(Refusal::FORGOTTEN.0);
     }
 }
 

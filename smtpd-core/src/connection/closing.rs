@@ -5,7 +5,8 @@ use crate::{Code, Reply, Status};
 
 impl Connection {
     /// Ends the session with 421 4.3.2 (RFC 5321 section 3.8) as soon as it is between two messages: when the commands that
-    /// have arrived are answered, and a transaction that is open has come to its end. It holds from now on.
+    /// have arrived are answered, and a transaction that is open has come to its end. A TLS handshake that is going on is
+    /// awaited too, because nothing can be sent within it. Calling it again changes nothing.
     pub fn drain(&mut self) {
         self.draining = true;
     }
@@ -38,7 +39,8 @@ impl Connection {
         self.close_with(reply, CloseReason::Refused);
     }
 
-    /// Notes that the client sends nothing more. What it has sent is still answered, and then the session is over.
+    /// Notes that the client sends nothing more. What it has sent is still answered, and then the session is over; a message
+    /// that is not whole is void. During a TLS handshake the session is over at once.
     pub fn handle_eof(&mut self) {
         self.eof = true;
     }
@@ -51,11 +53,18 @@ impl Connection {
 
     pub(super) fn lose(&mut self, reason: CloseReason) {
         self.output.clear();
-        match (self.closed, self.asked) {
-            (Some(_), _) => {}
-            (None, Some(Asked::Message)) => self.closed = Some(reason),
-            (None, _) => self.close(reason),
+        match self.closed {
+            Some(_) => {}
+            None if self.is_delivering() => self.closed = Some(reason),
+            None => self.close(reason),
         }
+    }
+
+    /// Whether a message has come whole, and the answer to it is awaited.
+    pub(super) fn is_delivering(&self) -> bool {
+        let message = self.message.as_ref();
+        self.asked == Some(Asked::Message)
+            && message.is_some_and(|message| message.error().is_none())
     }
 
     /// Whether no transaction is open, so that the session may end here.

@@ -80,6 +80,11 @@ impl Message {
         !self.void && self.early.is_none()
     }
 
+    /// Why it has to be refused, if that was found so far.
+    pub(super) const fn error(&self) -> Option<MessageError> {
+        self.error
+    }
+
     fn poll(&mut self, input: &mut BytesMut) -> Option<Part> {
         match &mut self.source {
             Source::Dots(reader) => match reader.poll(input)? {

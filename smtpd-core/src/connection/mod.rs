@@ -36,8 +36,8 @@ use std::{
 use bytes::BytesMut;
 
 use self::{
-    claims::Claims, deadline::Clock, event::Event, message::Message, output::Output, state::State,
-    step::Found, wire::WireLog,
+    claims::Claims, deadline::Clock, event::Event, message::Message, output::Output,
+    recipients::Domains, state::State, step::Found, wire::WireLog,
 };
 use crate::{
     Config, Envelope, Recipient, Reply,
@@ -78,9 +78,9 @@ pub mod ask_kind {
 ///
 /// There is nothing else to remember. A wait is returned only when nothing is left to decide, and each has a deadline, which
 /// `poll` acts on when it has passed. The replies to a group of commands leave in one write (RFC 2920 section 3.2), because
-/// [`Write`](Step::Write) comes when all the input is used up or 64 KiB of replies wait; as long as they do, nothing more has
-/// to be read, so a client cannot make the session grow. A question holds the session until it is answered, so replies keep
-/// the order of the commands. What is done where:
+/// [`Write`](Step::Write) comes when all the input is used up or 64 KiB of replies wait. While it is returned, do not read:
+/// then a client cannot make the session grow. A question holds the session until it is answered, so replies keep the order
+/// of the commands. Which wait and which deadline applies where:
 ///
 /// | the client | state | step | deadline ([`Timeouts`]) |
 /// |---|---|---|---|
@@ -93,11 +93,14 @@ pub mod ask_kind {
 /// | has to take replies | any | `Write` | `write`, `linger` after [`shut_down`](Self::shut_down) |
 /// | is done | closed | `Write`, then `Closed` for ever | |
 ///
-/// Besides, [`drain`](Self::drain), [`shut_down`](Self::shut_down), [`handle_eof`](Self::handle_eof) and
+/// [`drain`](Self::drain), [`shut_down`](Self::shut_down), [`handle_eof`](Self::handle_eof) and
 /// [`handle_lost`](Self::handle_lost) tell the session what has happened outside of it, and [`resume`](Self::resume) answers
-/// deferred questions. [`envelope`](Self::envelope), [`identity`](Self::identity), [`helo`](Self::helo) and
-/// [`is_tls`](Self::is_tls) say what is known now; ask them instead of keeping copies, which go stale at RSET, EHLO, STARTTLS
-/// and XCLIENT.
+/// deferred questions. Poll again after each of them: the wait that was returned before is out of date. Within a `match` on
+/// the step, [`Reading::into_connection`] and its like give the session back for these calls.
+///
+/// [`envelope`](Self::envelope), [`identity`](Self::identity), [`helo`](Self::helo) and [`is_tls`](Self::is_tls) return what
+/// holds now. Ask them instead of keeping copies, which go stale at RSET, EHLO, STARTTLS, XCLIENT and a refused DATA.
+/// [`guide::driver`](crate::guide::driver) shows how to write a driver, and what it must not forget.
 ///
 /// ```
 /// use std::{sync::Arc, time::Instant};
@@ -132,7 +135,10 @@ pub mod ask_kind {
 ///         Step::Mail(mail, ask) if mail.sender.as_str() == "a@example.com" => ask.accept(),
 ///         Step::Rcpt(rcpt, ask) if rcpt.recipient.as_str() == "b@example.org" => ask.accept(),
 ///         Step::Rcpt(_, ask) => ask.refuse(Reply::relay_denied()),
-///         Step::Data(ask) => ask.receive(),
+///         Step::Data(ask) => {
+///             message.clear();
+///             ask.receive();
+///         }
 ///         Step::Message(Ok(()), ask) => ask.reply(Reply::queued("4F2A")),
 ///         // News.
 ///         Step::Chunk(bytes, _) => message.extend_from_slice(&bytes),
@@ -232,7 +238,7 @@ struct Counts {
     /// MAIL commands.
     transactions: u32,
     /// The recipients' domains, where they are limited.
-    domains: Vec<Box<str>>,
+    domains: Option<Box<Domains>>,
 }
 
 /// What MAIL has settled for the commands that follow it.
@@ -310,8 +316,9 @@ impl Connection {
     /// Takes from the front of `input` what it can use, and leaves the rest there: less than a line or a handful of bytes of
     /// a message, or what follows the command that has to be answered first. Append what is read to it.
     ///
-    /// `now` is the present time, at every call: the session begins with the first, and deadlines that have passed are acted
-    /// on here. What has arrived by then is still used.
+    /// `now` is the present time: read the clock anew for every call, because the time that an answer took must not count as
+    /// the client's. The session begins at the first call, and deadlines that have passed are acted on here. Input that has
+    /// arrived by then is still used.
     pub fn poll(&mut self, now: Instant, input: &mut BytesMut) -> Step<'_> {
         let found = self.find(now, input);
         Step::new(self, found)
@@ -379,13 +386,14 @@ impl Connection {
         self.starved(now, input.len())
     }
 
-    /// Answers what was deferred. `None` where the session has ended, or answered the question by itself, in the meantime.
+    /// Returns the question that was deferred, so that it can be answered. `None` if the session has ended or has answered it
+    /// by itself in the meantime, or if it is a question of another session.
     pub fn resume<K>(&mut self, deferred: Deferred<K>) -> Option<Ask<'_, K>> {
         (self.asked.is_some() && deferred.serial() == self.serial).then(|| Ask::new(self))
     }
 
-    /// Notes that the service of a [queued](Ask::queue) question has become ready and is at work: from now on the answer has
-    /// the time that [`Timeouts`] gives to a call.
+    /// Notes that the service of a [queued](Ask::queue) question has become ready and is at work: from the next poll on, the
+    /// answer has the time that [`Timeouts`] gives to a call.
     pub fn begin<K>(&mut self, deferred: &Deferred<K>) {
         if self.asked.is_some() && deferred.serial() == self.serial && self.queued {
             self.queued = false;
@@ -409,12 +417,13 @@ impl Connection {
         self.tls
     }
 
-    /// Whether the client may have more to send before it has to wait for a reply: whether a message is being received.
+    /// Returns whether a message is being received: from the answer to DATA, or the first BDAT, until the reply to the message,
+    /// also between two BDAT chunks.
     pub fn is_receiving(&self) -> bool {
         self.message.is_some()
     }
 
-    /// How many messages were accepted.
+    /// Returns how many messages were answered with a positive reply.
     pub const fn messages(&self) -> u32 {
         self.counts.messages
     }

@@ -1,10 +1,11 @@
 //! A message that is being received, from outside.
 
+use std::fmt;
+
 use super::{Asked, Connection, Deferred, Mode, Refusal, ask};
 use crate::DataReply;
 
 /// A message that is being received, to be held up or answered before its end. [`Connection::receiving`] returns it.
-#[derive(Debug)]
 pub struct Receiving<'c> {
     connection: &'c mut Connection,
 }
@@ -45,5 +46,14 @@ impl<'c> Receiving<'c> {
     /// instead.
     pub fn discard(self, reply: impl Into<DataReply>) {
         self.connection.discard_rest(reply.into());
+    }
+}
+
+impl fmt::Debug for Receiving<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut shown = f.debug_struct("Receiving");
+        shown
+            .field("received", &self.received())
+            .finish_non_exhaustive()
     }
 }

@@ -16,16 +16,8 @@ impl Connection {
         else {
             return false;
         };
-        let domain = key(mailbox.domain());
-        let domains = &mut self.counts.domains;
-        if domains.iter().any(|known| **known == *domain) {
-            return false;
-        }
-        if domains.len() >= limit as usize {
-            return true;
-        }
-        domains.push(domain.into());
-        false
+        let domains = self.counts.domains.get_or_insert_default();
+        !domains.note(mailbox.domain(), limit as usize)
     }
 
     /// Sends the reply to a message: one, or one for each recipient. Returns whether any of them closes the session.
@@ -67,6 +59,25 @@ impl Connection {
 
     fn is_same_for_all(&self, reply: &DataReply) -> bool {
         (1..self.recipients()).all(|number| reply.for_recipient(number) == reply.for_recipient(0))
+    }
+}
+
+/// The domains that the recipients of a session are of.
+#[derive(Debug, Default)]
+pub(super) struct Domains(Vec<Box<str>>);
+
+impl Domains {
+    /// Notes a domain. Returns whether it is one of no more than `limit`.
+    fn note(&mut self, domain: &Domain, limit: usize) -> bool {
+        let domain = key(domain);
+        if self.0.iter().any(|known| **known == *domain) {
+            return true;
+        }
+        if self.0.len() >= limit {
+            return false;
+        }
+        self.0.push(domain.into());
+        true
     }
 }
 

@@ -79,7 +79,7 @@ const TABLE: [Rule; 18] = [
     rule(Verb::Helo,     b"HELO",     ANY,                           [1, 1, 1, 1]),
     rule(Verb::Ehlo,     b"EHLO",     ANY,                           [1, 1, 1, 1]),
     rule(Verb::Lhlo,     b"LHLO",     ANY,                           [1, 1, 1, 1]),
-    rule(Verb::StartTls, b"STARTTLS", &[Start, Ready],               [1, 1, 1, 0]),
+    rule(Verb::StartTls, b"STARTTLS", &[Start, Ready],               [1, 1, 1, 1]),
     rule(Verb::Auth,     b"AUTH",     &[Ready],                      [0, 1, 1, 0]),
     rule(Verb::Mail,     b"MAIL",     &[Ready],                      [0, 0, 0, 0]),
     rule(Verb::Rcpt,     b"RCPT",     &[Mail, Rcpt],                 [0, 0, 0, 0]),

@@ -1,6 +1,6 @@
 //! What [`Connection::poll`] returns.
 
-use std::{sync::Arc, time::Instant};
+use std::{fmt, sync::Arc, time::Instant};
 
 use bytes::{Bytes, BytesMut};
 
@@ -29,6 +29,11 @@ pub enum Step<'c> {
     /// Wait for the answer to a question that was deferred.
     Answer(Answering<'c>),
     /// The session is over and everything is written: close the connection. Comes again however often the session is polled.
+    ///
+    /// To close a TCP connection while input is unread resets it, which can cost the client the last reply. Shut the sending
+    /// side down first, then read and drop what still comes until the client closes, for [`Timeouts::linger`] at most.
+    ///
+    /// [`Timeouts::linger`]: super::Timeouts::linger
     Closed(CloseReason),
 
     /// A client is there. Accepting it sends the greeting.
@@ -47,14 +52,16 @@ pub enum Step<'c> {
     Rcpt(RcptCommand, Ask<'c, ask::Rcpt>),
     /// VRFY, EXPN, HELP, ETRN or an unknown verb, if [`Config::custom_commands`](crate::Config::custom_commands) is on.
     Command(CommandLine, Ask<'c, ask::Command>),
-    /// STARTTLS. Accepting it leads to [`Handshake`](Self::Handshake); refuse it with 454 4.7.0 if TLS cannot be had now.
+    /// STARTTLS. Accepting it leads to [`Handshake`](Self::Handshake). If TLS is not available now, refuse it with 454 4.7.0
+    /// (RFC 3207 section 4).
     StartTls(Ask<'c, ask::StartTls>),
-    /// DATA, or the first BDAT of a message.
+    /// DATA, or the first BDAT of a message. Begin a new message here: the one before may have ended without
+    /// [`Message`](Self::Message), by RSET or EHLO between two chunks or because the client was lost.
     Data(Ask<'c, ask::Data>),
     /// A BDAT chunk has ended, but not the message (RFC 3030 section 2). The reply to it says that its bytes were taken.
     ChunkEnd(Ask<'c, ask::Chunk>),
-    /// The message has ended, and is whole, or has to be refused: a positive reply to one that has to be becomes
-    /// [the error's](MessageError::reply).
+    /// The message has ended. If it is an error, the message has to be refused, and a positive reply becomes
+    /// [the error's](MessageError::reply); forget what came of it.
     Message(Result<(), MessageError>, Ask<'c, ask::Message>),
 
     /// Bytes of the message, without the dots that were added for transparency. The message may be held up or answered here,
@@ -120,13 +127,12 @@ impl<'c> Step<'c> {
 }
 
 /// Bytes that have to be written, at the latest by [`until`](Self::until).
-#[derive(Debug)]
 pub struct Writing<'c> {
     connection: &'c mut Connection,
     until: Instant,
 }
 
-impl Writing<'_> {
+impl<'c> Writing<'c> {
     /// The bytes that have to be written; never empty when the step is returned.
     pub fn bytes(&self) -> &[u8] {
         self.connection.output.as_slice()
@@ -146,16 +152,20 @@ impl Writing<'_> {
     pub fn until(&self) -> Instant {
         self.until
     }
+
+    /// Gives the session back, to tell it what has happened meanwhile: that the client is lost, or that the server shuts down.
+    pub const fn into_connection(self) -> &'c mut Connection {
+        self.connection
+    }
 }
 
 /// Bytes are needed from the client, at the latest by [`until`](Self::until).
-#[derive(Debug)]
 pub struct Reading<'c> {
     connection: &'c mut Connection,
     until: Instant,
 }
 
-impl Reading<'_> {
+impl<'c> Reading<'c> {
     /// When the client has taken too long. Poll then.
     pub fn until(&self) -> Instant {
         self.until
@@ -165,16 +175,20 @@ impl Reading<'_> {
     pub fn is_message(&self) -> bool {
         self.connection.reading == Mode::Message
     }
+
+    /// Gives the session back, to tell it what has happened meanwhile: that the client sends nothing more or is lost, or that the server shuts down.
+    pub const fn into_connection(self) -> &'c mut Connection {
+        self.connection
+    }
 }
 
 /// The answer to a deferred question is needed, at the latest by [`until`](Self::until).
-#[derive(Debug)]
 pub struct Answering<'c> {
     connection: &'c mut Connection,
     until: Instant,
 }
 
-impl Answering<'_> {
+impl<'c> Answering<'c> {
     /// When the question is answered with 451. Poll then.
     pub fn until(&self) -> Instant {
         self.until
@@ -183,7 +197,12 @@ impl Answering<'_> {
     /// Whether the answer still matters once the client is gone: a message that was received whole is to be delivered even
     /// though nobody waits for the reply (RFC 5321 section 6.1).
     pub fn outlives_client(&self) -> bool {
-        self.connection.asked == Some(Asked::Message)
+        self.connection.is_delivering()
+    }
+
+    /// Gives the session back, to [resume](Connection::resume) the question, or to tell it what has happened meanwhile.
+    pub const fn into_connection(self) -> &'c mut Connection {
+        self.connection
     }
 }
 
@@ -198,13 +217,12 @@ pub struct TlsFacts {
 }
 
 /// A TLS handshake is needed, at the latest by [`until`](Self::until).
-#[derive(Debug)]
 pub struct Handshaking<'c> {
     connection: &'c mut Connection,
     until: Instant,
 }
 
-impl Handshaking<'_> {
+impl<'c> Handshaking<'c> {
     /// When the handshake has taken too long. Poll then.
     pub fn until(&self) -> Instant {
         self.until
@@ -237,4 +255,22 @@ impl Handshaking<'_> {
     pub fn failed(self) {
         self.connection.close(CloseReason::TlsFailed);
     }
+
+    /// Gives the session back, to tell it what has happened meanwhile: that the client sends nothing more or is lost, or that the server shuts down.
+    pub const fn into_connection(self) -> &'c mut Connection {
+        self.connection
+    }
 }
+
+macro_rules! debug {
+    ($($wait:ident)*) => { $(
+        impl fmt::Debug for $wait<'_> {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                let mut shown = f.debug_struct(stringify!($wait));
+                shown.field("until", &self.until).finish_non_exhaustive()
+            }
+        }
+    )* };
+}
+
+debug!(Writing Reading Answering Handshaking);

@@ -3,8 +3,9 @@ use bytes::{Buf, BytesMut};
 /// Cuts command lines. Only CRLF ends one (RFC 5321 section 2.3.8); a bare LF or CR is just an octet of it.
 #[derive(Debug, Default)]
 pub(crate) struct LineReader {
-    /// How much of the buffer is known to hold no CRLF, so that a dripping client costs linear time.
-    scanned: usize,
+    /// How much of the buffer is known to hold no CRLF, so that a dripping client costs linear time. A `usize` would make
+    /// every session larger, for lines of more than 4 GiB.
+    scanned: u32,
     /// Within a line that has passed the limit.
     skipping: bool,
 }
@@ -41,7 +42,7 @@ impl LineReader {
     }
 
     fn find_crlf(&mut self, input: &BytesMut) -> Option<usize> {
-        let mut from = self.scanned.min(input.len());
+        let mut from = (self.scanned as usize).min(input.len());
         while let Some(found) = memchr::memchr(b'\n', &input[from..]) {
             let lf = from + found;
             if lf > 0 && input[lf - 1] == b'\r' {
@@ -49,7 +50,7 @@ impl LineReader {
             }
             from = lf + 1;
         }
-        self.scanned = input.len();
+        self.scanned = u32::try_from(input.len()).unwrap_or(u32::MAX);
         None
     }
 

@@ -8,7 +8,7 @@ use super::{
 /// The [`Credentials`] hold no user name and no proof, only the identity that the client asks to act as, if it names
 /// one. The application looks at the certificate, and accepts the identity that follows from it; a client whose
 /// certificate tells it nothing must be refused. It is offered where the client has shown a certificate that was
-/// verified, and only there: [`Connection::set_client_certificate`](crate::Connection::set_client_certificate).
+/// verified, and only there: [`TlsFacts::client_certificate`](crate::TlsFacts::client_certificate).
 ///
 /// ```
 /// use smtpd_core::sasl::{Mechanisms, External};

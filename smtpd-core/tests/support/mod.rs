@@ -101,9 +101,14 @@ impl<C: Caller> Session<C> {
 
     /// Gives bytes to the connection, and plays on until it has to wait for more.
     pub(crate) fn feed(&mut self, octets: &[u8]) {
+        self.send(octets);
+        while self.step() {}
+    }
+
+    /// Gives bytes to the connection, which is not polled.
+    pub(crate) fn send(&mut self, octets: &[u8]) {
         self.input.extend_from_slice(octets);
         self.fed += octets.len();
-        while self.step() {}
     }
 
     /// Takes one step. Returns whether the session goes on.
