@@ -1,0 +1,342 @@
+//! Clients: machines that play a script, one small act at a time.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    time::Duration,
+};
+
+use tokio::time::Instant;
+
+use crate::{
+    journal::Digest,
+    model::Model,
+    network::Link,
+    script::{Cut, Op, Reading, Script},
+    shared::Shared,
+    tls::ClientTls,
+};
+
+/// One client, at its end of a connection.
+pub struct Client {
+    shared: Shared,
+    link: Link,
+    ops: VecDeque<Op>,
+    /// What it is about to write, and how much of that is written.
+    out: (Vec<u8>, usize),
+    reading: Reading,
+    drip: Option<Duration>,
+    /// When the present op is over, the next byte is due, or the next read.
+    until: Option<Instant>,
+    next_write: Option<Instant>,
+    next_read: Option<Instant>,
+    /// At how many bytes it cuts the connection, and how.
+    cut: Option<(u64, Cut)>,
+    tls: Option<ClientTls>,
+    /// It has closed the connection in both directions.
+    closed: bool,
+    /// What the message of each sender comes to.
+    messages: BTreeMap<String, Digest>,
+    /// The senders of the messages that it has said to the end, with the event of that.
+    said: BTreeMap<String, u64>,
+}
+
+/// What a client can do now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Act {
+    Read,
+    Write,
+    Step,
+}
+
+impl Client {
+    pub fn new(shared: &Shared, link: &Link, (ops, messages): Script) -> Self {
+        let dice = &shared.dice;
+        let cuts = dice.chance(shared.swarm.cuts);
+        Self {
+            shared: shared.clone(),
+            link: link.clone(),
+            ops,
+            out: (Vec::new(), 0),
+            reading: Reading::All,
+            drip: None,
+            until: None,
+            next_write: None,
+            next_read: None,
+            cut: cuts.then(|| (dice.below(400) as u64, dice.pick(&Cut::ALL))),
+            tls: None,
+            closed: false,
+            messages,
+            said: BTreeMap::new(),
+        }
+    }
+
+    /// Whether it will do nothing any more but read.
+    pub fn is_passive(&self) -> bool {
+        self.closed || (self.ops.is_empty() && !self.has_output())
+    }
+
+    /// What it is about to do.
+    pub fn show(&self) -> String {
+        let left = self.out.0.len() - self.out.1;
+        let op = format!("{:?}", self.ops.front());
+        format!(
+            "{left} bytes to write, closed {}, reads {:?}, next {}",
+            self.closed,
+            self.reading,
+            &op[..op.len().min(100)]
+        )
+    }
+
+    /// Whether it is there to read what the server says.
+    pub fn listens(&self) -> bool {
+        !self.closed && self.reading != Reading::Never
+    }
+
+    /// Whether it takes all that arrives at once.
+    pub fn reads_promptly(&self) -> bool {
+        !self.closed && self.reading == Reading::All
+    }
+
+    pub fn uses_tls(&self) -> bool {
+        self.tls.is_some()
+    }
+
+    /// Whether it has said that message of that sender to the end before that event, if it is one that is known.
+    pub fn has_said(&self, sender: &str, digest: Digest, event: u64) -> bool {
+        let ended = self.said.get(sender).is_some_and(|said| *said < event);
+        let message = self.messages.get(sender);
+        message.is_none_or(|message| ended && *message == digest)
+    }
+
+    /// When it can do something that it cannot do now.
+    pub fn wakes_at(&self) -> Option<Instant> {
+        if self.closed {
+            return None;
+        }
+        let now = Instant::now();
+        let write = self.next_write.filter(|_| self.has_output());
+        let times = [self.until, write, self.next_read];
+        times.into_iter().flatten().filter(|at| *at > now).min()
+    }
+
+    pub fn acts(&self, model: &Model) -> Vec<Act> {
+        if self.closed {
+            return Vec::new();
+        }
+        let now = Instant::now();
+        let mut acts = Vec::new();
+        if self.can_read(now) {
+            acts.push(Act::Read);
+        }
+        if self.has_output() {
+            if self.can_write(now) {
+                acts.push(Act::Write);
+            }
+        } else if self.can_step(now, model) {
+            acts.push(Act::Step);
+        }
+        acts
+    }
+
+    fn can_read(&self, now: Instant) -> bool {
+        let wires = self.link.lock();
+        let something = wires.down.arrived() > 0 || wires.down.is_at_end();
+        something && self.reading != Reading::Never && self.next_read.is_none_or(|at| at <= now)
+    }
+
+    fn can_write(&self, now: Instant) -> bool {
+        let wires = self.link.lock();
+        (wires.gone || wires.up.room() > 0) && self.next_write.is_none_or(|at| at <= now)
+    }
+
+    fn can_step(&self, now: Instant, model: &Model) -> bool {
+        match self.ops.front() {
+            None => false,
+            Some(Op::Await(_)) => {
+                let over = self.until.is_some_and(|until| until <= now);
+                self.until.is_none() || over || self.has_all_replies(model)
+            }
+            Some(Op::Pause(_)) => self.until.is_none_or(|until| until <= now),
+            _ => true,
+        }
+    }
+
+    fn has_all_replies(&self, model: &Model) -> bool {
+        let wires = self.link.lock();
+        !model.is_owed(u64::MAX) && wires.down.is_empty() && wires.written.is_empty()
+    }
+
+    fn has_output(&self) -> bool {
+        self.out.1 < self.out.0.len()
+    }
+
+    pub fn act(&mut self, act: Act, model: &mut Model) {
+        match act {
+            Act::Read => self.read(model),
+            Act::Write => self.write(model),
+            Act::Step => self.step(model),
+        }
+    }
+
+    fn read(&mut self, model: &mut Model) {
+        let most = match self.reading {
+            Reading::Slowly(bytes, pause) => {
+                self.next_read = Some(Instant::now() + Duration::from_millis(pause));
+                bytes
+            }
+            _ => self.shared.dice.pick(&[1, 100, 70_000, 70_000]),
+        };
+        let mut wires = self.link.lock();
+        if wires.down.is_at_end() {
+            drop(wires);
+            self.shared.trace.event("eof", self.link.id, String::new);
+            return self.close();
+        }
+        let (bytes, waker) = wires.down.take(most);
+        wires.congested = false;
+        drop(wires);
+        self.shared
+            .trace
+            .count("client<", self.link.id, bytes.len());
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+        if let Some(tls) = &mut self.tls {
+            tls.read(&bytes, model, &self.shared.trace);
+        }
+    }
+
+    fn write(&mut self, model: &mut Model) {
+        let rest = &self.out.0[self.out.1..];
+        let most = match self.drip {
+            Some(pause) => {
+                self.next_write = Some(Instant::now() + pause);
+                1
+            }
+            None => match self.shared.dice.below(6) {
+                0 => self.shared.dice.between(1, rest.len()),
+                1 => 1,
+                _ => rest.len(),
+            },
+        };
+        let mut wires = self.link.lock();
+        if wires.gone {
+            drop(wires);
+            self.shared.trace.event("refused", self.link.id, String::new);
+            return self.close();
+        }
+        let before = wires.up.sent;
+        let most = match self.cut {
+            Some((at, _)) => most.min(at.saturating_sub(before) as usize),
+            None => most,
+        };
+        let count = wires.up.put(&rest[..most]);
+        drop(wires);
+        let said = &self.out.0[self.out.1..][..count];
+        self.shared.trace.event("client>", self.link.id, || {
+            format!("{count}: {}", said[..count.min(70)].escape_ascii())
+        });
+        if self.tls.is_none() {
+            model.sent(said);
+        }
+        self.out.1 += count;
+        if !self.has_output()
+            && let Some(Op::Said(sender)) = self.ops.front()
+        {
+            let event = self.shared.trace.event("said", self.link.id, String::new);
+            self.said.insert(sender.clone(), event);
+        }
+        self.cut_if_due(before + count as u64);
+    }
+
+    fn cut_if_due(&mut self, sent: u64) {
+        if let Some((at, cut)) = self.cut
+            && sent >= at
+        {
+            self.cut = None;
+            self.perform_cut(cut);
+        }
+    }
+
+    fn step(&mut self, model: &mut Model) {
+        let now = Instant::now();
+        let Some(op) = self.ops.pop_front() else {
+            return;
+        };
+        match op {
+            Op::Say(bytes) => self.say(bytes, model),
+            Op::Repeat(bytes, count) => {
+                let now_many = count.min(300);
+                self.say(bytes.repeat(now_many), model);
+                if count > now_many {
+                    self.ops.push_front(Op::Repeat(bytes, count - now_many));
+                }
+            }
+            Op::Endless(bytes) => {
+                self.say(bytes.clone(), model);
+                self.ops.push_front(Op::Endless(bytes));
+            }
+            Op::Body(sender, bytes) if model.takes_data() => {
+                self.say(bytes, model);
+                self.ops.push_front(Op::Said(sender));
+            }
+            Op::Body(..) => {}
+            // Noted when the last byte was written.
+            Op::Said(_) => {}
+            Op::Await(limit) | Op::Pause(limit) if self.until.is_none() => {
+                self.until = Some(now + Duration::from_millis(limit));
+                self.ops.push_front(op);
+            }
+            Op::Await(_) | Op::Pause(_) => self.until = None,
+            Op::Drip(pause) => self.drip = Some(Duration::from_millis(pause)),
+            Op::Read(reading) => self.reading = reading,
+            Op::StartTls => self.start_tls(model),
+            Op::Cut(cut) => self.perform_cut(cut),
+        }
+    }
+
+    fn say(&mut self, bytes: Vec<u8>, model: &mut Model) {
+        let bytes = match &mut self.tls {
+            Some(tls) => {
+                model.sent(&bytes);
+                tls.encrypt(&bytes)
+            }
+            None => bytes,
+        };
+        self.out = (bytes, 0);
+    }
+
+    fn start_tls(&mut self, model: &mut Model) {
+        if !model.shakes_hands() {
+            return;
+        }
+        let mut tls = ClientTls::new();
+        self.out = (tls.pending(), 0);
+        self.tls = Some(tls);
+    }
+
+    fn perform_cut(&mut self, cut: Cut) {
+        self.shared
+            .trace
+            .event("cut", self.link.id, || format!("{cut:?}"));
+        self.ops.clear();
+        self.out = (Vec::new(), 0);
+        match cut {
+            Cut::HalfClose => self.link.lock().up.end(),
+            Cut::Close => self.close(),
+            Cut::Reset => {
+                self.link.reset();
+                self.closed = true;
+            }
+            Cut::Silence => {}
+            Cut::Deafness => self.reading = Reading::Never,
+        }
+    }
+
+    fn close(&mut self) {
+        self.closed = true;
+        self.ops.clear();
+        self.out = (Vec::new(), 0);
+        self.link.close();
+    }
+}

@@ -1,0 +1,303 @@
+//! What must hold: after each step, whenever nothing moves, and at the end.
+
+use std::time::Duration;
+
+use smtpd_tower::{Connect, Reply, Request, Session};
+use tokio::time::Instant;
+use tower::{Layer, ServiceExt, service_fn};
+
+use crate::{
+    journal::{Call, Kind, Outcome, Pages},
+    swarm::Swarm,
+    world::{Site, Stage, World},
+};
+
+/// What the framework may keep for a connection: 256 KiB, and what the replies can stand for that wait to be written.
+const MOST_KEPT: usize = (256 + 128) << 10;
+
+/// How long a session lingers after its last reply, and how exact timers are.
+const LINGER: Duration = Duration::from_millis(1000 + 50);
+
+impl World {
+    /// What must hold after each step.
+    pub fn check_step(&mut self) {
+        crate::panics::check(&self.shared.trace);
+        for number in 0..self.sites.len() {
+            let site = &mut self.sites[number];
+            if site.stage != Stage::Open {
+                continue;
+            }
+            site.read_replies();
+            let fault = site.buffered_too_much();
+            let is_gone = site.link.lock().gone;
+            let fault = fault.or_else(|| is_gone.then(|| self.close(number)).flatten());
+            if let Some(fault) = fault {
+                let conn = self.sites[number].link.id;
+                self.shared.trace.violate(format!("session {conn}: {fault}"));
+            }
+        }
+        self.check_shutdown();
+    }
+
+    /// The server has closed a connection. Returns what is wrong with that.
+    fn close(&mut self, number: usize) -> Option<String> {
+        let site = &mut self.sites[number];
+        site.stage = Stage::Over;
+        let pages = self.shared.journal.lock();
+        let conn = site.link.id;
+        let closes = pages.closes.get(&conn).copied().unwrap_or(0);
+        let began = pages.by_conn.contains_key(&conn) || site.model.has_begun();
+        if closes > 1 || (began && closes == 0) {
+            return Some(format!("on_close was called {closes} times"));
+        }
+        let wires = site.link.lock();
+        let lost = wires.reset || wires.closed || wires.up.is_ended() || wires.congested;
+        let refused = self.shared.swarm.listener && self.shutdown.is_some() && !began;
+        let excused = lost || site.aborted || refused || site.client.uses_tls();
+        (!excused && !site.model.may_end())
+            .then(|| "the connection was closed without a last reply".to_owned())
+    }
+
+    fn check_shutdown(&mut self) {
+        let Some(shutdown) = &self.shutdown else {
+            return;
+        };
+        let limit = self.shared.swarm.grace + LINGER;
+        if let Some(ended) = shutdown.ended
+            && ended - shutdown.began > limit
+        {
+            let took = ended - shutdown.began;
+            self.shared.trace.violate(format!(
+                "a shutdown with {:?} of grace took {took:?}",
+                self.shared.swarm.grace
+            ));
+        }
+        if shutdown.ended.is_some() && self.handle.sessions() > 0 {
+            self.shared
+                .trace
+                .violate("a shutdown has ended before its sessions");
+        }
+    }
+
+    /// What must hold when nothing moves until time passes.
+    pub fn check_stillness(&mut self) {
+        let pages = self.shared.journal.lock();
+        let mut faults = Vec::new();
+        for site in self.sites.iter().filter(|site| site.stage == Stage::Open) {
+            let stalled = site.is_stalled();
+            let found = [
+                site.is_owed_a_reply(&pages, &self.shared.swarm),
+                site.is_not_told(self.shutdown.is_some()),
+                site.has_idle_reader(&pages, self.shared.swarm.router),
+            ];
+            let found = found.into_iter().flatten().filter(|_| !stalled);
+            faults.extend(found.map(|fault| format!("session {}: {fault}", site.link.id)));
+        }
+        drop(pages);
+        for fault in faults {
+            self.shared.trace.violate(fault);
+        }
+        self.check_ages();
+    }
+
+    /// Every session ends within its limits.
+    fn check_ages(&mut self) {
+        let Some(sum) = self.shared.swarm.times.sum() else {
+            return;
+        };
+        let swarm = self.shared.swarm.clone();
+        let each = [swarm.times.ready, swarm.times.call].into_iter().flatten();
+        let each = Duration::from_millis(each.sum());
+        let now = Instant::now();
+        let mut faults = Vec::new();
+        for site in self.sites.iter_mut().filter(|site| site.stage == Stage::Open) {
+            if !site.client.is_passive() {
+                continue;
+            }
+            let owed = site.model.owed();
+            let (since, owed) = *site.passive_since.get_or_insert((now, owed));
+            // Ten seconds are for a service to clean up whose client is lost.
+            let limit = sum + each * owed + Duration::from_secs(15);
+            if now - since > limit && !site.trickles() {
+                let conn = site.link.id;
+                faults.push(format!(
+                    "session {conn}: the client does nothing, and the session lives for {:?}",
+                    now - since
+                ));
+            }
+        }
+        for fault in faults {
+            self.shared.trace.violate(fault);
+        }
+        self.check_lifetimes(sum);
+    }
+
+    /// A client that never pauses does not live longer than others.
+    fn check_lifetimes(&self, sum: Duration) {
+        if self.shared.swarm.cost.is_zero() {
+            return;
+        }
+        let now = Instant::now();
+        for site in self.sites.iter().filter(|site| site.stage == Stage::Open) {
+            let age = now - site.opens_at;
+            if age > sum + Duration::from_secs(15) {
+                let conn = site.link.id;
+                self.shared
+                    .trace
+                    .violate(format!("session {conn} lives for {age:?}"));
+            }
+        }
+    }
+
+    /// What must hold when all sessions have ended and all tasks are dropped.
+    pub fn check_end(&mut self) {
+        crate::panics::check(&self.shared.trace);
+        let trace = &self.shared.trace;
+        if self.handle.sessions() > 0 {
+            trace.violate(format!("{} sessions are left", self.handle.sessions()));
+        }
+        let pages = self.shared.journal.lock();
+        for site in &self.sites {
+            if let Some(fault) = site.check_deliveries(&pages) {
+                trace.violate(format!("session {}: {fault}", site.link.id));
+            }
+        }
+        if pages.unready > 0 {
+            trace.violate(format!("{} services are kept", pages.unready));
+        }
+        let working = pages
+            .calls
+            .iter()
+            .filter(|call| call.outcome == Outcome::Working);
+        if working.count() > 0 {
+            trace.violate("calls are kept");
+        }
+        drop(pages);
+        self.check_permits();
+    }
+
+    fn check_permits(&self) {
+        let trace = &self.shared.trace;
+        if let Some((permits, all)) = &self.built.permits
+            && permits.available_permits() != *all
+        {
+            let left = permits.available_permits();
+            trace.violate(format!("{left} of {all} permits are given back"));
+        }
+        let Some(layer) = &self.built.per_ip else {
+            return;
+        };
+        let accept = service_fn(async |_: Request<Connect>| Ok::<_, Reply>(Reply::OK));
+        let session = Session::from_peer(([192, 0, 2, 1], 9));
+        let request = Request::new(session, Connect::new());
+        let asked = layer.layer(accept).oneshot(request);
+        let reply = tokio_test::task::spawn(asked).poll();
+        if !matches!(reply, std::task::Poll::Ready(Ok(reply)) if reply.is_positive()) {
+            trace.violate("the address of the clients is still counted");
+        }
+    }
+}
+
+impl Site {
+    /// Lets the model see what the server has written; within TLS the client does.
+    fn read_replies(&mut self) {
+        let written = std::mem::take(&mut self.link.lock().written);
+        if self.client.uses_tls() {
+            return;
+        }
+        for (event, bytes) in written {
+            self.model.received(event, &bytes);
+        }
+    }
+
+    fn buffered_too_much(&self) -> Option<String> {
+        if self.client.uses_tls() {
+            return None;
+        }
+        let read = self.link.lock().up.read;
+        let ahead = self.model.ahead(read);
+        (ahead > MOST_KEPT).then(|| format!("the server has read {ahead} bytes ahead"))
+    }
+
+    /// A complete command has come, no service works, there is room for the reply, and nothing happens.
+    fn is_owed_a_reply(&self, pages: &Pages, swarm: &Swarm) -> Option<String> {
+        if swarm.listener && !self.model.has_begun() {
+            // It may wait to be accepted.
+            return None;
+        }
+        let wires = self.link.lock();
+        let idle =
+            !pages.is_busy(self.link.id) && pages.unready == 0 && swarm.permits.is_none();
+        let seen = wires.up.read + wires.up.arrived() as u64;
+        let able = wires.down.room() > 0 && !wires.reset && !wires.closed;
+        let owed = !self.client.uses_tls() && self.model.is_owed(seen);
+        (idle && able && owed).then(|| "nothing moves, and a reply is owed".to_owned())
+    }
+
+    /// A session between two messages is told at once that the server shuts down.
+    fn is_not_told(&self, shuts_down: bool) -> Option<String> {
+        let wires = self.link.lock();
+        let quiet = wires.up.is_empty() && wires.down.is_empty() && !wires.up.is_ended();
+        let idle = shuts_down && quiet && !wires.reset && self.model.is_idle();
+        idle.then(|| "it is idle, and is not told that the server shuts down".to_owned())
+    }
+
+    /// A service waits for more of a message, and it is there.
+    fn has_idle_reader(&self, pages: &Pages, router: Option<usize>) -> Option<String> {
+        let wires = self.link.lock();
+        if self.client.uses_tls() || wires.down.room() == 0 || wires.reset || wires.closed {
+            return None;
+        }
+        let seen = wires.up.read + wires.up.arrived() as u64;
+        let readers: Vec<&Call> = pages
+            .calls_of(self.link.id)
+            .filter(|call| call.kind == Kind::Data && call.outcome == Outcome::Working)
+            .collect();
+        let slowest = readers.iter().map(|call| position(call)).min()?;
+        let stalls = |call: &&&Call| {
+            let Some((len, whole)) = self.model.available(&call.subject, seen) else {
+                return false;
+            };
+            let reader = call.reader.unwrap_or_default();
+            let due = whole || (!reader.collects && len > reader.position);
+            // Whoever is ahead of others has to wait for them. The smallest chunk counts as 33 bytes.
+            let ahead = reader.position.saturating_sub(slowest) * 33 + 64;
+            reader.waits && due && (readers.len() < 2 || router.is_none_or(|most| ahead < most))
+        };
+        let stalled = readers.iter().find(stalls)?;
+        Some(format!(
+            "route {} waits for more of a message at {}, and it is there",
+            stalled.route,
+            position(stalled)
+        ))
+    }
+
+    /// Whether bytes move so slowly that it takes long for good reason.
+    fn trickles(&self) -> bool {
+        self.client.listens() && !self.client.reads_promptly()
+    }
+
+    /// Without a 250 a message is stored at most once by each service, and if so it is whole.
+    fn check_deliveries(&self, pages: &Pages) -> Option<String> {
+        let own = |number: usize| pages.calls[number].conn == self.link.id;
+        for commit in pages.commits.iter().filter(|commit| own(commit.call)) {
+            let call = &pages.calls[commit.call];
+            let same = |other: usize| {
+                let other = &pages.calls[other];
+                other.conn == call.conn && other.subject == call.subject && other.route == call.route
+            };
+            if pages.commits.iter().filter(|other| same(other.call)).count() > 1 {
+                return Some(format!("{} was stored twice", call.subject));
+            }
+            let known = self.model.knows(commit.call, &call.subject, commit.digest);
+            if !known && !self.client.has_said(&call.subject, commit.digest, commit.event) {
+                return Some(format!("half of {} was stored", call.subject));
+            }
+        }
+        None
+    }
+}
+
+fn position(call: &Call) -> usize {
+    call.reader.unwrap_or_default().position
+}

@@ -1,0 +1,299 @@
+//! Which reply belongs to a command in which state.
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+
+use super::{Mode, Model, State, Transaction, expect, stream::chunk_size};
+use crate::journal::Kind;
+
+/// A command line, cut at its first space.
+pub(super) struct Line {
+    verb: String,
+    argument: String,
+    text: Vec<u8>,
+}
+
+impl Line {
+    fn new(text: &[u8]) -> Self {
+        let trimmed = text.trim_ascii_end();
+        let space = trimmed.iter().position(|byte| *byte == b' ');
+        let (verb, argument) = match space {
+            Some(space) => (&trimmed[..space], trimmed[space + 1..].trim_ascii_start()),
+            None => (trimmed, &[][..]),
+        };
+        Self {
+            verb: String::from_utf8_lossy(verb).to_ascii_uppercase(),
+            argument: String::from_utf8_lossy(argument).into_owned(),
+            text: text.to_vec(),
+        }
+    }
+
+    /// What stands between `<` and `>`, where the rest is as it should be.
+    fn path(&self, prefix: &str) -> Option<&str> {
+        let path = self.argument.strip_prefix(prefix)?;
+        let path = path.strip_prefix('<')?.strip_suffix('>')?;
+        (!path.contains(['<', '>', ' ']) && path.contains('@')).then_some(path)
+    }
+
+    pub(super) fn has_argument(&self) -> bool {
+        !self.argument.is_empty()
+    }
+
+    fn has_control(&self) -> bool {
+        let text = &self.text[..self.text.len() - 2];
+        text.iter().any(|byte| (*byte < b' ' && *byte != b'\t') || *byte == 0x7f)
+    }
+}
+
+/// Longer than any limit of a line that is not AUTH's.
+const LONG: usize = 15_000;
+
+impl Model {
+    /// The length of the next command, with the chunk that belongs to it, if all of it is there.
+    pub(super) fn unit(&self, read: u64) -> Option<usize> {
+        let line = self.stream.line(read)?;
+        match chunk_size(&self.stream.rest(read)[..line - 2]) {
+            Some((size, _)) => {
+                let there = self.stream.rest(read).len() >= line + size;
+                there.then_some(line + size)
+            }
+            None => Some(line),
+        }
+    }
+
+    /// The length of the line of the next command, the size of its chunk and whether it is the last.
+    pub(super) fn chunk(&self, read: u64) -> Option<(usize, usize, bool)> {
+        let line = self.stream.line(read)?;
+        let (size, last) = chunk_size(&self.stream.rest(read)[..line - 2])?;
+        Some((line, size, last))
+    }
+
+    pub(super) fn command(&mut self, event: u64, code: u16) -> Result<(), String> {
+        let Some(line) = self.stream.line(u64::MAX) else {
+            return Err("there is no command that it answers".to_owned());
+        };
+        if self.chunk(u64::MAX).is_some() {
+            return self.bdat(event, code);
+        }
+        let line = Line::new(&self.stream.advance(line));
+        if line.text.len() > LONG || line.has_control() {
+            return expect(code, &[500]);
+        }
+        if self.state == State::Refused && line.verb != "QUIT" {
+            let foreign = self.is_foreign(&line);
+            return self.violated(code, if foreign { &[503, 554] } else { &[503] }, foreign);
+        }
+        self.count(&line);
+        self.run(event, code, &line)
+    }
+
+    fn count(&mut self, line: &Line) {
+        if matches!(
+            line.verb.as_str(),
+            "HELO" | "EHLO" | "LHLO" | "RSET" | "NOOP" | "VRFY" | "EXPN" | "HELP"
+        ) {
+            self.counts.junk += 1;
+        }
+    }
+
+    fn run(&mut self, event: u64, code: u16, line: &Line) -> Result<(), String> {
+        let lmtp = self.swarm.lmtp;
+        match line.verb.as_str() {
+            "NOOP" => expect(code, &[250]),
+            "RSET" if line.argument.is_empty() => self.rset(code),
+            "RSET" => expect(code, &[501]),
+            "QUIT" => {
+                self.mode = Mode::Over;
+                expect(code, &[221])
+            }
+            "HELO" | "EHLO" if !lmtp => self.hello(event, code, line),
+            "LHLO" if lmtp => self.hello(event, code, line),
+            "MAIL" => self.mail(event, code, line),
+            "RCPT" => self.rcpt(event, code, line),
+            "DATA" => self.data(event, code, line),
+            "BDAT" => {
+                // Where the message ends cannot be known.
+                self.violated(code, &[501], true)
+            }
+            "AUTH" => self.auth(event, code, line),
+            "STARTTLS" if self.swarm.tls => self.start_tls(code, line),
+            "VRFY" if line.argument.is_empty() => expect(code, &[501]),
+            _ => self.other(event, code, line),
+        }
+    }
+
+    fn rset(&mut self, code: u16) -> Result<(), String> {
+        if self.state != State::Start {
+            self.state = State::Ready;
+        }
+        self.transaction = Transaction::default();
+        expect(code, &[250])
+    }
+
+    fn hello(&mut self, event: u64, code: u16, line: &Line) -> Result<(), String> {
+        if line.argument.is_empty() {
+            return expect(code, &[501]);
+        }
+        let codes = self.answers(Kind::Helo, &line.argument, event)?;
+        if code == 250 {
+            self.state = State::Ready;
+            self.helo = line.verb == "HELO";
+            self.transaction = Transaction::default();
+        }
+        expect(code, &codes)
+    }
+
+    fn mail(&mut self, event: u64, code: u16, line: &Line) -> Result<(), String> {
+        if self.state != State::Ready {
+            return expect(code, &[503]);
+        }
+        let Some(sender) = line.path("FROM:") else {
+            return expect(code, &[500, 501, 553, 555]);
+        };
+        let codes = self.answers(Kind::Mail, sender, event)?;
+        if code == 250 {
+            self.state = State::Mail;
+            self.transaction = Transaction {
+                sender: sender.to_owned(),
+                ..Transaction::default()
+            };
+        }
+        expect(code, &codes)
+    }
+
+    fn rcpt(&mut self, event: u64, code: u16, line: &Line) -> Result<(), String> {
+        if !matches!(self.state, State::Mail | State::Rcpt) {
+            return expect(code, &[503]);
+        }
+        let Some(recipient) = line.path("TO:") else {
+            return expect(code, &[500, 501, 553, 555]);
+        };
+        let full = self.transaction.recipients.len() >= self.swarm.limits.recipients as usize;
+        if full && !self.is_asked(Kind::Rcpt, recipient) {
+            return expect(code, &[452]);
+        }
+        let codes = self.answers(Kind::Rcpt, recipient, event)?;
+        if code == 250 {
+            self.state = State::Rcpt;
+            self.transaction.recipients.push(recipient.to_owned());
+        }
+        expect(code, &codes)
+    }
+
+    fn start_tls(&mut self, code: u16, line: &Line) -> Result<(), String> {
+        if !line.argument.is_empty() {
+            return expect(code, &[501]);
+        }
+        if self.tls || !matches!(self.state, State::Start | State::Ready) {
+            return expect(code, &[503]);
+        }
+        if code == 220 {
+            self.mode = Mode::Handshake;
+            return Ok(());
+        }
+        // RFC 3207 section 4.2: what was sent behind it must never be run within TLS.
+        let more = !self.stream.rest(u64::MAX).is_empty();
+        self.violated(code, if more { &[554, 501, 503] } else { &[220] }, true)
+    }
+
+    /// VRFY, EXPN, HELP and all that the protocol does not know.
+    fn other(&mut self, event: u64, code: u16, line: &Line) -> Result<(), String> {
+        let subject = format!("{} {}", line.verb, line.argument);
+        if self.is_asked(Kind::Command, &subject) {
+            let codes = self.answers(Kind::Command, &subject, event)?;
+            return expect(code, &codes);
+        }
+        if self.is_foreign(line) {
+            return self.violated(code, &[554], true);
+        }
+        let faulty = if self.may_be_unasked() { 451 } else { 500 };
+        match line.verb.as_str() {
+            "VRFY" => expect(code, &[252, 502, faulty]),
+            "HELP" => expect(code, &[214, faulty]),
+            _ => expect(code, &[500, 502, 503, faulty]),
+        }
+    }
+
+    /// A reply after which the server closes, if `closes`.
+    fn violated(&mut self, code: u16, codes: &[u16], closes: bool) -> Result<(), String> {
+        if closes {
+            self.mode = Mode::Over;
+        }
+        expect(code, codes)
+    }
+
+    /// Whether it is no command of mail at all: HTTP, or a line of a header.
+    fn is_foreign(&self, line: &Line) -> bool {
+        line.verb.ends_with(':') || line.verb == "GET"
+    }
+
+    fn auth(&mut self, event: u64, code: u16, line: &Line) -> Result<(), String> {
+        if self.state != State::Ready || self.helo || self.identified {
+            return expect(code, &[503]);
+        }
+        let mut words = line.argument.split_ascii_whitespace();
+        let mechanism = words.next().unwrap_or_default().to_ascii_uppercase();
+        let login = match mechanism.as_str() {
+            "PLAIN" => false,
+            "LOGIN" => true,
+            "" => return expect(code, &[501]),
+            _ => return expect(code, &[504]),
+        };
+        let lines = words.next().map(str::to_owned).into_iter().collect();
+        self.responses(event, code, login, lines)
+    }
+
+    pub(super) fn sasl(
+        &mut self,
+        event: u64,
+        code: u16,
+        login: bool,
+        mut lines: Vec<String>,
+    ) -> Result<(), String> {
+        let Some(line) = self.stream.line(u64::MAX) else {
+            return Err("there is no response that it answers".to_owned());
+        };
+        let line = self.stream.advance(line);
+        self.mode = Mode::Commands;
+        let text = String::from_utf8_lossy(&line[..line.len() - 2]).into_owned();
+        if text == "*" {
+            return expect(code, &[501]);
+        }
+        lines.push(text);
+        self.responses(event, code, login, lines)
+    }
+
+    fn responses(
+        &mut self,
+        event: u64,
+        code: u16,
+        login: bool,
+        lines: Vec<String>,
+    ) -> Result<(), String> {
+        let decoded: Option<Vec<String>> = lines.iter().map(|line| decode(line)).collect();
+        let Some(decoded) = decoded else {
+            return expect(code, &[501, 535]);
+        };
+        if decoded.len() < if login { 2 } else { 1 } {
+            self.mode = Mode::Sasl { login, lines };
+            return expect(code, &[334]);
+        }
+        let user = match login {
+            true => Some(decoded[0].as_str()),
+            false => decoded[0].split('\0').nth(1),
+        };
+        let Some(user) = user.filter(|user| self.is_asked(Kind::Auth, user)) else {
+            let faulty = if self.may_be_unasked() { 451 } else { 535 };
+            return expect(code, &[501, 535, faulty]);
+        };
+        let user = user.to_owned();
+        let codes = self.answers(Kind::Auth, &user, event)?;
+        self.identified |= code == 235;
+        self.counts.auth_failures += u32::from(code >= 500);
+        expect(code, &codes)
+    }
+}
+
+fn decode(text: &str) -> Option<String> {
+    let bytes = STANDARD.decode(text).ok()?;
+    String::from_utf8(bytes).ok()
+}

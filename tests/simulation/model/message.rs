@@ -1,0 +1,323 @@
+//! Which reply belongs to a message, and what must have been delivered before it.
+
+use super::{
+    Mode, Model, State, Transaction, code_of, expect,
+    stream::{chunk_size, has_bare_newline, unstuffed},
+};
+use crate::journal::{Call, Commit, Digest, Kind, Outcome, Pages};
+
+impl Model {
+    pub(super) fn data(
+        &mut self,
+        event: u64,
+        code: u16,
+        line: &super::commands::Line,
+    ) -> Result<(), String> {
+        if self.state != State::Rcpt {
+            return expect(code, &[503]);
+        }
+        if line.has_argument() {
+            return expect(code, &[501]);
+        }
+        if code == 354 {
+            self.mode = Mode::Data;
+            let asked = !self.data_calls().is_empty();
+            return asked
+                .then_some(())
+                .ok_or_else(|| "the data service was not asked".to_owned());
+        }
+        let codes = self.codes(event, &[])?;
+        self.end_transaction();
+        expect(code, &refusals(&codes))
+    }
+
+    /// The reply to a message by DATA.
+    pub(super) fn message(&mut self, event: u64, code: u16) -> Result<(), String> {
+        let Some(len) = self.stream.message(u64::MAX) else {
+            return self.drained(event, code);
+        };
+        let text = self.stream.advance(len);
+        let content = unstuffed(&text[..len - 3]);
+        self.mode = Mode::Commands;
+        self.over(event, code, &content)
+    }
+
+    /// A reply in the middle of a message that is not worth to be read on.
+    fn drained(&mut self, event: u64, code: u16) -> Result<(), String> {
+        if !self.drains_little() {
+            return Err("the message has not ended".to_owned());
+        }
+        let content = unstuffed(self.stream.rest(u64::MAX));
+        let codes = self.codes(event, &content)?;
+        self.mode = Mode::Over;
+        expect(code, &refusals(&codes))
+    }
+
+    /// The reply to the last of a message.
+    fn over(&mut self, event: u64, code: u16, content: &[u8]) -> Result<(), String> {
+        let codes = self.codes(event, content)?;
+        self.may_close = self.drains_little() && code >= 400;
+        if self.swarm.lmtp && !self.data_calls().is_empty() {
+            self.check_deliveries(event, content)?;
+            let mut each = self.codes_of_recipients(event, content);
+            if self.may_close {
+                each.iter_mut().for_each(|codes| codes.extend(self.flaws(content)));
+            }
+            self.end_transaction();
+            return self.each(0, each, code);
+        }
+        if code == 250 {
+            self.check_deliveries(event, content)?;
+        }
+        self.end_transaction();
+        expect(code, &codes)
+    }
+
+    /// LMTP: the reply for one recipient (RFC 2033 section 4.2).
+    pub(super) fn each(
+        &mut self,
+        next: usize,
+        codes: Vec<Vec<u16>>,
+        code: u16,
+    ) -> Result<(), String> {
+        let expected = codes[next].clone();
+        self.mode = match next + 1 < codes.len() {
+            true => Mode::Each {
+                next: next + 1,
+                codes,
+            },
+            false => Mode::Commands,
+        };
+        expect(code, &expected)
+    }
+
+    /// The reply to a chunk (RFC 3030 section 2).
+    pub(super) fn bdat(&mut self, event: u64, code: u16) -> Result<(), String> {
+        let Some((line, size, last)) = self.chunk(u64::MAX) else {
+            return Err("there is no chunk that it answers".to_owned());
+        };
+        if self.stream.rest(u64::MAX).len() < line + size {
+            self.may_close = self.drains_little();
+            let early = self.may_close && code >= 400;
+            return early
+                .then_some(())
+                .ok_or_else(|| "the chunk has not come".to_owned());
+        }
+        let chunk = self.stream.advance(line + size).split_off(line);
+        if !matches!(self.state, State::Rcpt | State::Chunks) {
+            self.may_close = self.drains_little() && size as u64 > self.swarm.limits.drain;
+            return expect(code, &[503]);
+        }
+        self.transaction.content.extend_from_slice(&chunk);
+        if last {
+            let content = std::mem::take(&mut self.transaction.content);
+            return self.over(event, code, &content);
+        }
+        self.chunk_taken(event, code)
+    }
+
+    fn chunk_taken(&mut self, event: u64, code: u16) -> Result<(), String> {
+        if code == 250 {
+            self.state = State::Chunks;
+            let asked = !self.data_calls().is_empty();
+            return asked
+                .then_some(())
+                .ok_or_else(|| "the data service was not asked".to_owned());
+        }
+        let content = std::mem::take(&mut self.transaction.content);
+        let codes = self.codes(event, &content)?;
+        self.state = State::Broken;
+        self.may_close = self.drains_little();
+        expect(code, &refusals(&codes))
+    }
+
+    /// How much of the present message of that sender must be within the reach of its readers when the server has read so
+    /// much, and whether that is all of it. `None` where the message is not one that readers see to its end.
+    pub fn available(&self, sender: &str, read: u64) -> Option<(usize, bool)> {
+        /// The server holds back what may belong to the end.
+        const HELD_BACK: usize = 4;
+        if self.transaction.sender != sender {
+            return None;
+        }
+        let rest = self.stream.rest(read);
+        let (content, whole) = match self.mode {
+            Mode::Data => match self.stream.message(read) {
+                Some(end) => (unstuffed(&rest[..end - 3]), true),
+                None => {
+                    let mut content = unstuffed(rest);
+                    content.truncate(content.len().saturating_sub(HELD_BACK));
+                    (content, false)
+                }
+            },
+            Mode::Commands => {
+                let (line, size, last) = self.chunk(read)?;
+                let chunk = &rest[line..rest.len().min(line + size)];
+                let whole = last && chunk.len() == size;
+                let mut content = self.transaction.content.clone();
+                content.extend_from_slice(chunk);
+                if !whole {
+                    // A CR may be half of a line end.
+                    content.truncate(content.len() - usize::from(content.ends_with(b"\r")));
+                }
+                (content, whole)
+            }
+            _ => return None,
+        };
+        self.flaws(&content).is_empty().then_some((content.len(), whole))
+    }
+
+    /// Whether that call has stored what the client has sent: as a reply has confirmed, or as the client has sent it since
+    /// the last reply.
+    pub fn knows(&self, call: usize, sender: &str, digest: Digest) -> bool {
+        if self.confirmed.borrow().contains(&call) {
+            return true;
+        }
+        let own = self.transaction.sender == sender;
+        own && self.unanswered().is_some_and(|content| Digest::of(&content) == digest)
+    }
+
+    /// The message that the client has sent to the end, and that is not answered.
+    fn unanswered(&self) -> Option<Vec<u8>> {
+        let mut rest = self.stream.rest(u64::MAX);
+        if self.mode == Mode::Data {
+            let end = self.stream.message(u64::MAX)?;
+            return Some(unstuffed(&rest[..end - 3]));
+        }
+        let mut content = self.transaction.content.clone();
+        loop {
+            let line = rest.iter().position(|byte| *byte == b'\n')? + 1;
+            let (size, last) = chunk_size(rest[..line].trim_ascii_end())?;
+            content.extend_from_slice(rest.get(line..line + size)?);
+            rest = &rest[line + size..];
+            if last {
+                return Some(content);
+            }
+        }
+    }
+
+    fn end_transaction(&mut self) {
+        self.state = State::Ready;
+        self.transaction = Transaction::default();
+    }
+
+    /// Whether the server closes rather than read on after a refusal.
+    fn drains_little(&self) -> bool {
+        self.swarm.limits.drain < 10_000
+    }
+
+    fn data_calls(&self) -> Vec<(usize, Call)> {
+        let pages = self.shared.journal.lock();
+        calls_of(&pages, self.conn, &self.transaction.sender)
+    }
+
+    /// The codes that the answers of the data services can have become.
+    fn codes(&self, event: u64, content: &[u8]) -> Result<Vec<u16>, String> {
+        let calls = self.data_calls();
+        let mut codes: Vec<u16> = calls
+            .iter()
+            .map(|(_, call)| code_of(call.outcome))
+            .collect();
+        let flaws = self.flaws(content);
+        let unfinished = |call: &Call| call.outcome == Outcome::Working || call.ended > event;
+        if flaws.is_empty() && calls.iter().any(|(_, call)| unfinished(call)) {
+            return Err("the data service has not answered".to_owned());
+        }
+        if calls.is_empty() && !self.may_be_unasked() {
+            return Err("the data service was not asked".to_owned());
+        }
+        if self.may_be_unasked() && calls.len() < 2 {
+            codes.push(451);
+        }
+        if codes.iter().any(|code| *code != 250) {
+            // One reply for all routes is positive only if all are.
+            codes.retain(|code| *code != 250 || self.swarm.lmtp || calls.len() == 1);
+        }
+        if !flaws.is_empty() {
+            codes.retain(|code| *code != 250);
+            codes.extend(flaws);
+        }
+        Ok(codes)
+    }
+
+    /// The codes of each recipient, by the service of its route.
+    fn codes_of_recipients(&self, event: u64, content: &[u8]) -> Vec<Vec<u16>> {
+        let calls = self.data_calls();
+        let flaws = self.flaws(content);
+        // Where the call as a whole has taken too long, that is the answer to all.
+        let all_late = calls
+            .iter()
+            .any(|(_, call)| call.outcome == Outcome::Dropped);
+        let codes = |recipient: &String| {
+            let own = calls
+                .iter()
+                .find(|(_, call)| call.recipients.contains(recipient));
+            match own {
+                _ if all_late => vec![250, 451],
+                Some((_, call)) if call.ended <= event && code_of(call.outcome) != 250 => {
+                    vec![code_of(call.outcome)]
+                }
+                Some(_) if flaws.is_empty() => vec![250],
+                Some(_) => flaws.clone(),
+                None => vec![451],
+            }
+        };
+        self.transaction.recipients.iter().map(codes).collect()
+    }
+
+    /// What a message has that must never be accepted.
+    fn flaws(&self, content: &[u8]) -> Vec<u16> {
+        let size = self.swarm.limits.message_size;
+        let mut flaws = Vec::new();
+        if size.is_some_and(|limit| content.len() as u64 > limit) {
+            flaws.push(552);
+        }
+        if has_bare_newline(content) {
+            flaws.push(550);
+        }
+        flaws
+    }
+
+    /// Checks that each service that has accepted the message has stored it once, byte by byte, before the reply.
+    fn check_deliveries(&self, event: u64, content: &[u8]) -> Result<(), String> {
+        let pages = self.shared.journal.lock();
+        for (number, call) in calls_of(&pages, self.conn, &self.transaction.sender) {
+            let accepted = code_of(call.outcome) == 250 && !call.discards;
+            if !accepted || !self.flaws(content).is_empty() {
+                continue;
+            }
+            let commits: Vec<&Commit> = pages
+                .commits
+                .iter()
+                .filter(|commit| commit.call == number)
+                .collect();
+            match commits[..] {
+                [commit] if commit.event >= event => {
+                    return Err("the message was stored after the reply".to_owned());
+                }
+                [commit] if commit.digest != Digest::of(content) => {
+                    let (stored, sent) = (commit.digest.len, content.len());
+                    return Err(format!(
+                        "{stored} bytes were stored where {sent} were sent, or others"
+                    ));
+                }
+                [_] => self.confirmed.borrow_mut().push(number),
+                _ => return Err(format!("the message was stored {} times", commits.len())),
+            }
+        }
+        Ok(())
+    }
+}
+
+fn calls_of(pages: &Pages, conn: u64, sender: &str) -> Vec<(usize, Call)> {
+    let numbers = pages.by_conn.get(&conn).map_or(&[][..], Vec::as_slice);
+    numbers
+        .iter()
+        .map(|number| (*number, &pages.calls[*number]))
+        .filter(|(_, call)| call.kind == Kind::Data && call.subject == sender)
+        .map(|(number, call)| (number, call.clone()))
+        .collect()
+}
+
+fn refusals(codes: &[u16]) -> Vec<u16> {
+    codes.iter().copied().filter(|code| *code >= 400).collect()
+}

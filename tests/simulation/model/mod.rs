@@ -1,0 +1,351 @@
+//! The server as RFC 5321 has it, played beside the real one: it knows what the client has sent and what the services have
+//! answered, and so which reply has to be next.
+
+mod commands;
+mod message;
+mod replies;
+mod stream;
+
+use std::{cell::RefCell, sync::Arc, time::Duration};
+
+use tokio::time::Instant;
+
+use self::{replies::ReplyReader, stream::Stream};
+use crate::{
+    journal::{Call, Kind, Outcome},
+    shared::Shared,
+    swarm::Swarm,
+};
+
+/// What is known of one session.
+pub struct Model {
+    conn: u64,
+    shared: Shared,
+    swarm: Arc<Swarm>,
+    stream: Stream,
+    replies: ReplyReader,
+    mode: Mode,
+    state: State,
+    transaction: Transaction,
+    /// How many of the calls of this connection the replies have accounted for.
+    used: usize,
+    counts: Counts,
+    started: Instant,
+    tls: bool,
+    identified: bool,
+    helo: bool,
+    /// The last reply was one after which the server may close without another.
+    may_close: bool,
+    shuts_down: bool,
+    greeted: bool,
+    /// The calls whose stored messages a reply has confirmed.
+    confirmed: RefCell<Vec<usize>>,
+}
+
+/// What the next bytes of the client are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Mode {
+    Greeting,
+    Commands,
+    /// The message after 354.
+    Data,
+    /// Responses within AUTH, of that many so far.
+    Sasl { login: bool, lines: Vec<String> },
+    /// LMTP: the replies to the recipients from that one on.
+    Each { next: usize, codes: Vec<Vec<u16>> },
+    Handshake,
+    Over,
+}
+
+/// Where the session stands (RFC 5321 section 4.1.4).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Start,
+    Ready,
+    Mail,
+    Rcpt,
+    Chunks,
+    Broken,
+    Refused,
+}
+
+#[derive(Debug, Default)]
+struct Transaction {
+    sender: String,
+    recipients: Vec<String>,
+    /// What the chunks have brought so far.
+    content: Vec<u8>,
+}
+
+#[derive(Debug, Default)]
+struct Counts {
+    errors: u32,
+    junk: u32,
+    auth_failures: u32,
+}
+
+impl Model {
+    pub fn new(shared: &Shared, conn: u64) -> Self {
+        Self {
+            conn,
+            shared: shared.clone(),
+            swarm: shared.swarm.clone(),
+            stream: Stream::default(),
+            replies: ReplyReader::default(),
+            mode: Mode::Greeting,
+            state: State::Start,
+            transaction: Transaction::default(),
+            used: 0,
+            counts: Counts::default(),
+            started: Instant::now(),
+            tls: false,
+            identified: false,
+            helo: false,
+            may_close: false,
+            shuts_down: false,
+            greeted: false,
+            confirmed: RefCell::default(),
+        }
+    }
+
+    /// Notes what the client has sent.
+    pub fn sent(&mut self, bytes: &[u8]) {
+        self.stream.push(bytes);
+    }
+
+    /// Notes that the server is being shut down.
+    pub fn shut_down(&mut self) {
+        self.shuts_down = true;
+    }
+
+    /// Notes that the TLS handshake is done (RFC 3207 section 4.2).
+    pub fn secured(&mut self) {
+        self.stream.clear();
+        self.mode = Mode::Commands;
+        self.state = State::Start;
+        self.tls = true;
+        self.identified = false;
+        self.transaction = Transaction::default();
+    }
+
+    /// Checks what the server has written, by the event of that.
+    pub fn received(&mut self, event: u64, bytes: &[u8]) {
+        for byte in bytes {
+            let checked = match self.replies.push(*byte) {
+                Ok(None) => continue,
+                Ok(Some((code, line))) => {
+                    self.shared
+                        .trace
+                        .event("reply", self.conn, || line.clone());
+                    self.reply(event, code)
+                        .map_err(|fault| format!("reply {line:?}: {fault}"))
+                }
+                Err(fault) => Err(fault),
+            };
+            if let Err(fault) = checked {
+                let place = format!("in {:?} at {:?}", self.mode, self.state);
+                let conn = self.conn;
+                self.shared
+                    .trace
+                    .violate(format!("session {conn}: {fault} ({place})"));
+                self.mode = Mode::Over;
+            }
+        }
+    }
+
+    /// Whether the server has to answer something of the first `read` bytes.
+    pub fn is_owed(&self, read: u64) -> bool {
+        match &self.mode {
+            Mode::Greeting | Mode::Each { .. } => true,
+            Mode::Commands => self.unit(read).is_some(),
+            Mode::Data => self.stream.message(read).is_some(),
+            Mode::Sasl { .. } => self.stream.line(read).is_some(),
+            Mode::Handshake | Mode::Over => false,
+        }
+    }
+
+    /// How many commands at the most the server has to answer.
+    pub fn owed(&self) -> u32 {
+        let rest = self.stream.rest(u64::MAX);
+        1 + rest.iter().filter(|byte| **byte == b'\n').count() as u32
+    }
+
+    /// Whether a message is expected, after 354.
+    pub fn takes_data(&self) -> bool {
+        self.mode == Mode::Data
+    }
+
+    pub fn shakes_hands(&self) -> bool {
+        self.mode == Mode::Handshake
+    }
+
+    /// Whether the session stands between two messages, and owes nothing.
+    pub fn is_idle(&self) -> bool {
+        let between = matches!(self.state, State::Start | State::Ready | State::Refused);
+        between && self.mode == Mode::Commands && self.stream.rest(u64::MAX).is_empty()
+    }
+
+    /// Whether the server may close now.
+    pub fn may_end(&self) -> bool {
+        self.mode == Mode::Over || self.may_close || self.mode == Mode::Handshake
+    }
+
+    /// Whether the greeting has been said.
+    pub fn has_begun(&self) -> bool {
+        self.greeted
+    }
+
+    /// How many bytes the server has read beyond what it is about to answer.
+    pub fn ahead(&self, read: u64) -> usize {
+        let rest = self.stream.rest(read).len();
+        let unit = match &self.mode {
+            Mode::Data => self.stream.message(read).unwrap_or(rest),
+            Mode::Commands => match self.chunk(read) {
+                Some((line, size, _)) => rest.min(line + size),
+                None if self.stream.line(read).is_none() => rest,
+                None => 0,
+            },
+            _ => 0,
+        };
+        rest - unit
+    }
+
+    fn reply(&mut self, event: u64, code: u16) -> Result<(), String> {
+        self.may_close = false;
+        if code == 421 && self.mode != Mode::Over {
+            return self.closing(event);
+        }
+        if (500..600).contains(&code) {
+            self.counts.errors += 1;
+        }
+        match self.mode.clone() {
+            Mode::Greeting => self.greeting(event, code),
+            Mode::Commands => self.command(event, code),
+            Mode::Data => self.message(event, code),
+            Mode::Sasl { login, lines } => self.sasl(event, code, login, lines),
+            Mode::Each { next, codes } => self.each(next, codes, code),
+            Mode::Handshake => Err("comes within a TLS handshake".to_owned()),
+            Mode::Over => Err("comes after the end".to_owned()),
+        }
+    }
+
+    fn greeting(&mut self, event: u64, code: u16) -> Result<(), String> {
+        let codes = self.answers(Kind::Connect, "", event)?;
+        self.mode = Mode::Commands;
+        self.greeted = true;
+        match code {
+            220 if codes.contains(&250) => Ok(()),
+            500..600 if codes.contains(&code) => {
+                self.state = State::Refused;
+                Ok(())
+            }
+            _ => Err(format!("the connect service has said {codes:?}")),
+        }
+    }
+
+    /// 421 needs a reason, for it loses what was sent behind.
+    fn closing(&mut self, event: u64) -> Result<(), String> {
+        let pages = self.shared.journal.lock();
+        let panicked = pages.panics.contains_key(&self.conn);
+        let by_service = pages.calls_of(self.conn).any(|call| {
+            let closes = matches!(call.outcome, Outcome::Panicked | Outcome::Replied(421));
+            // A refusal for now is no greeting (RFC 5321 section 3.8).
+            let refuses = call.kind == Kind::Connect && call.outcome != Outcome::Replied(250);
+            (closes || refuses) && call.ended < event
+        });
+        drop(pages);
+        let limits = &self.swarm.limits;
+        let counted = self.counts.errors + 1 >= limits.errors
+            || self.counts.junk >= limits.idle_commands
+            || self.counts.auth_failures + 1 >= 5;
+        let turned_away = self.mode == Mode::Greeting
+            && (self.swarm.max_sessions < 100 || self.swarm.per_ip.is_some());
+        let timed_out = self.started.elapsed() >= self.swarm.times.least().saturating_sub(SLACK);
+        let unasked = self.may_be_unasked();
+        let reasons = [
+            self.shuts_down,
+            panicked,
+            by_service,
+            counted,
+            turned_away,
+            timed_out,
+            unasked,
+        ];
+        self.mode = Mode::Over;
+        match reasons.contains(&true) {
+            true => Ok(()),
+            false => Err("there is no reason for it".to_owned()),
+        }
+    }
+
+    /// The codes that the service's answer can have become, and the call counted as accounted for.
+    fn answers(&mut self, kind: Kind, subject: &str, event: u64) -> Result<Vec<u16>, String> {
+        if !self.swarm.has(kind) {
+            return Ok(vec![250]);
+        }
+        let pages = self.shared.journal.lock();
+        let numbers = pages.by_conn.get(&self.conn).map_or(&[][..], Vec::as_slice);
+        let is_next = |number: &&usize| pages.calls[**number].kind != Kind::Data;
+        let mut rest = numbers.iter().enumerate().skip(self.used);
+        let next = rest.find(|(_, number)| is_next(number));
+        let call = next.map(|(at, number)| (at, pages.calls[*number].clone()));
+        drop(pages);
+        match call {
+            Some((at, call)) if call.kind == kind && call.subject == subject => {
+                self.used = at + 1;
+                codes_of(&call, event)
+            }
+            _ if self.may_be_unasked() => Ok(vec![451]),
+            Some((_, call)) => Err(format!(
+                "{kind:?} should have been asked about {subject:?}, not {:?} about {:?}",
+                call.kind, call.subject
+            )),
+            None => Err(format!("{kind:?} was not asked about {subject:?}")),
+        }
+    }
+
+    /// Whether the next call is that one.
+    fn is_asked(&self, kind: Kind, subject: &str) -> bool {
+        let pages = self.shared.journal.lock();
+        let mut calls = pages.calls_of(self.conn).skip(self.used);
+        let next = calls.find(|call| call.kind != Kind::Data);
+        next.is_some_and(|call| call.kind == kind && call.subject == subject)
+    }
+
+    /// Whether a service may not be asked though it should be: it was not ready, or a limit is in its way.
+    fn may_be_unasked(&self) -> bool {
+        use crate::services::Fault::{NeverReady, ReadyError, ReadyPanic, Unready};
+        let swarm = &self.swarm;
+        let unready = [Unready, NeverReady, ReadyError, ReadyPanic];
+        let faulty = swarm.fault_rate > 0 && unready.iter().any(|f| swarm.faults.contains(f));
+        faulty || swarm.permits.is_some()
+    }
+}
+
+/// Timers are as exact as a millisecond.
+const SLACK: Duration = Duration::from_millis(2);
+
+fn codes_of(call: &Call, event: u64) -> Result<Vec<u16>, String> {
+    if call.outcome == Outcome::Working || call.ended > event {
+        return Err(format!(
+            "the {:?} service has not answered about {:?}",
+            call.kind, call.subject
+        ));
+    }
+    Ok(vec![code_of(call.outcome)])
+}
+
+fn code_of(outcome: Outcome) -> u16 {
+    match outcome {
+        Outcome::Replied(code) | Outcome::Fragile(code) => code,
+        Outcome::Failed | Outcome::Dropped | Outcome::Working => 451,
+        Outcome::Panicked => 421,
+    }
+}
+
+fn expect(code: u16, codes: &[u16]) -> Result<(), String> {
+    match codes.contains(&code) {
+        true => Ok(()),
+        false => Err(format!("expected {codes:?}")),
+    }
+}

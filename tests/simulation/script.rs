@@ -1,0 +1,507 @@
+//! What clients say: scripts of all commands, in and out of order.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+
+use crate::{dice::Dice, journal::Digest, swarm::Swarm};
+
+/// What a client does, and what the message of each sender comes to.
+pub type Script = (VecDeque<Op>, BTreeMap<String, Digest>);
+
+/// One thing that a client does.
+#[derive(Debug)]
+pub enum Op {
+    Say(Vec<u8>),
+    /// Says the same so many times.
+    Repeat(Vec<u8>, usize),
+    /// Says the same until the connection is closed.
+    Endless(Vec<u8>),
+    /// Says the message of that sender, if 354 was the last reply.
+    Body(String, Vec<u8>),
+    /// All of the message of that sender is said.
+    Said(String),
+    /// Waits until there is a reply to all that was said, or so many milliseconds.
+    Await(u64),
+    Pause(u64),
+    /// From now on says a byte in so many milliseconds.
+    Drip(u64),
+    Read(Reading),
+    StartTls,
+    Cut(Cut),
+}
+
+/// How a client reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reading {
+    All,
+    /// So many bytes at a time, with so many milliseconds between.
+    Slowly(usize, u64),
+    Never,
+}
+
+/// How a client ends a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cut {
+    /// Closes what it sends; and reads to the end.
+    HalfClose,
+    Close,
+    Reset,
+    /// Says nothing any more.
+    Silence,
+    /// Neither says nor reads anything any more.
+    Deafness,
+}
+
+impl Cut {
+    pub const ALL: [Self; 5] = [
+        Self::HalfClose,
+        Self::Close,
+        Self::Reset,
+        Self::Silence,
+        Self::Deafness,
+    ];
+}
+
+/// What kind of client it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Sends messages, and waits for each reply.
+    Mail,
+    /// Sends messages in groups of commands.
+    Pipelined,
+    /// Does not even wait for 354.
+    Blind,
+    /// Sends messages by BDAT.
+    Chunks,
+    /// Sends commands without a plan.
+    Soup,
+    /// Sends a byte at a time.
+    Dripping,
+    /// Sends nothing, or not a whole line.
+    Silent,
+    Auth,
+    /// Leaves in the middle of a message.
+    Half,
+    /// Sends empty chunks in large numbers.
+    EmptyChunks,
+    /// Sends chunks of a byte in large numbers.
+    TinyChunks,
+    /// Never pauses.
+    Endless,
+}
+
+impl Kind {
+    pub const COMMON: [Self; 9] = [
+        Self::Mail,
+        Self::Pipelined,
+        Self::Blind,
+        Self::Chunks,
+        Self::Soup,
+        Self::Dripping,
+        Self::Silent,
+        Self::Auth,
+        Self::Half,
+    ];
+    pub const RARE: [Self; 3] = [Self::EmptyChunks, Self::TinyChunks, Self::Endless];
+}
+
+/// Writes the script of one client.
+pub struct Author<'a> {
+    dice: &'a Dice,
+    swarm: &'a Swarm,
+    conn: u64,
+    ops: VecDeque<Op>,
+    senders: usize,
+    messages: BTreeMap<String, Digest>,
+}
+
+impl<'a> Author<'a> {
+    pub fn new(dice: &'a Dice, swarm: &'a Swarm, conn: u64) -> Self {
+        Self {
+            dice,
+            swarm,
+            conn,
+            ops: VecDeque::new(),
+            senders: 0,
+            messages: BTreeMap::new(),
+        }
+    }
+
+    pub fn write(mut self, kind: Kind) -> Script {
+        let read = match self.dice.below(12) {
+            0 => Reading::Slowly(self.dice.pick(&[1, 30, 400]), self.dice.pick(&[1, 300, 3000])),
+            1 if self.dice.chance(50) => Reading::Never,
+            _ => Reading::All,
+        };
+        if read != Reading::All && !Kind::RARE.contains(&kind) {
+            self.ops.push_back(Op::Read(read));
+        }
+        if self.dice.chance(60) {
+            self.await_replies();
+        }
+        if self.swarm.tls && self.dice.chance(80) {
+            self.start_tls();
+        }
+        self.body(kind);
+        self.end(kind);
+        (self.ops, self.messages)
+    }
+
+    fn body(&mut self, kind: Kind) {
+        match kind {
+            Kind::Soup => return self.soup(),
+            Kind::Silent => return self.silent(),
+            Kind::EmptyChunks | Kind::TinyChunks => return self.many_chunks(kind),
+            Kind::Endless => return self.endless(),
+            _ => {}
+        }
+        if kind == Kind::Dripping {
+            let gap = self.dice.pick(&[1, 30, 700, 2500]);
+            self.ops.push_back(Op::Drip(gap));
+        }
+        self.hello(kind);
+        if kind == Kind::Auth || self.dice.chance(10) {
+            self.auth();
+        }
+        for _ in 0..self.dice.pick(&[1, 1, 2, 4]) {
+            self.transaction(kind);
+        }
+    }
+
+    fn hello(&mut self, kind: Kind) {
+        let verb = match self.swarm.lmtp {
+            true => "LHLO",
+            false if self.dice.chance(10) => "HELO",
+            false => "EHLO",
+        };
+        self.say(format!("{verb} c{}.example\r\n", self.conn));
+        if !matches!(kind, Kind::Blind) {
+            self.await_replies();
+        }
+    }
+
+    fn transaction(&mut self, kind: Kind) {
+        let pipelined = matches!(kind, Kind::Pipelined | Kind::Blind) || self.dice.chance(20);
+        let sender = self.sender();
+        let mut group = format!("MAIL FROM:<{sender}>\r\n");
+        for _ in 0..self.dice.pick(&[1, 1, 2, 3, 5]) {
+            if !pipelined {
+                self.say(std::mem::take(&mut group));
+                self.await_replies();
+            }
+            group += &format!("RCPT TO:<{}>\r\n", self.recipient());
+        }
+        self.say(group);
+        if !pipelined {
+            self.await_replies();
+        }
+        match kind {
+            Kind::Chunks => self.message_in_chunks(&sender, true),
+            Kind::Half => self.half_a_message(&sender),
+            _ if self.dice.chance(15) => self.message_in_chunks(&sender, true),
+            Kind::Blind => self.message_at_once(&sender),
+            _ => self.message(&sender),
+        }
+        if self.dice.chance(70) || !pipelined {
+            self.await_replies();
+        }
+        if self.dice.chance(10) {
+            self.say("RSET\r\n");
+        }
+    }
+
+    fn sender(&mut self) -> String {
+        self.senders += 1;
+        format!("m{}x{}@sender.example", self.conn, self.senders)
+    }
+
+    /// A recipient of one of the routes.
+    fn recipient(&mut self) -> String {
+        let domain = self.dice.pick(&["a.example", "b.example", "b.example"]);
+        format!("r{}@{domain}", self.dice.below(1000))
+    }
+
+    /// The content of the message of that sender.
+    fn content(&mut self, sender: &str) -> Vec<u8> {
+        let content = content(self.dice);
+        self.messages.insert(sender.to_owned(), Digest::of(&content));
+        content
+    }
+
+    fn message(&mut self, sender: &str) {
+        self.say("DATA\r\n");
+        self.await_replies();
+        let content = self.content(sender);
+        self.ops
+            .push_back(Op::Body(sender.to_owned(), stuffed(&content)));
+    }
+
+    fn message_at_once(&mut self, sender: &str) {
+        let content = stuffed(&self.content(sender));
+        self.say([b"DATA\r\n", &content[..]].concat());
+        self.ops.push_back(Op::Said(sender.to_owned()));
+    }
+
+    fn half_a_message(&mut self, sender: &str) {
+        if self.dice.chance(40) {
+            return self.message_in_chunks(sender, false);
+        }
+        self.say("DATA\r\n");
+        self.await_replies();
+        let mut content = stuffed(&content(self.dice));
+        content.truncate(self.dice.below(content.len() - 1));
+        self.ops.push_back(Op::Body(String::new(), content));
+        let pause = self.dice.pick(&[0, 1, 3000]);
+        self.ops.push_back(Op::Pause(pause));
+        let cut = self.dice.pick(&Cut::ALL);
+        self.ops.push_back(Op::Cut(cut));
+    }
+
+    fn message_in_chunks(&mut self, sender: &str, whole: bool) {
+        let (waits, most) = (
+            self.dice.chance(40),
+            self.dice.pick(&[1, 10, 1000, 100_000]),
+        );
+        let mut content = content(self.dice);
+        content.truncate(most * 200);
+        self.messages.insert(sender.to_owned(), Digest::of(&content));
+        let mut rest = &content[..];
+        while self.dice.chance(5) || !rest.is_empty() {
+            let size = if self.dice.chance(10) {
+                0
+            } else {
+                rest.len().min(self.dice.between(1, most))
+            };
+            let (chunk, left) = rest.split_at(size);
+            rest = left;
+            let last = rest.is_empty() && self.dice.chance(50);
+            self.chunk(chunk, last && whole);
+            if last && whole {
+                self.ops.push_back(Op::Said(sender.to_owned()));
+                return;
+            }
+            if waits {
+                self.await_replies();
+            }
+            self.interlude();
+        }
+        if whole {
+            self.say("BDAT 0 LAST\r\n");
+            self.ops.push_back(Op::Said(sender.to_owned()));
+        }
+    }
+
+    fn chunk(&mut self, chunk: &[u8], last: bool) {
+        let last = if last { " LAST" } else { "" };
+        self.say([format!("BDAT {}{last}\r\n", chunk.len()).as_bytes(), chunk].concat());
+    }
+
+    /// A command that has no place between two chunks, or does no harm there.
+    fn interlude(&mut self) {
+        if self.dice.chance(4) {
+            let command = self
+                .dice
+                .pick(&["NOOP", "VRFY x", "XOK", "HELP", "RSET", "EHLO again.example"]);
+            self.say(format!("{command}\r\n"));
+        }
+    }
+
+    fn auth(&mut self) {
+        let password = self.dice.pick(&["right", "wrong"]);
+        let plain = STANDARD.encode(format!("\0u{}\0{password}", self.conn));
+        let user = STANDARD.encode(format!("u{}", self.conn));
+        let password = STANDARD.encode(password);
+        match self.dice.below(6) {
+            0 => self.say(format!("AUTH PLAIN {plain}\r\n")),
+            1 => self.dialog(&["AUTH PLAIN", &plain]),
+            2 => self.dialog(&["AUTH LOGIN", &user, &password]),
+            3 => self.dialog(&["AUTH LOGIN", &user, "*"]),
+            4 => self.dialog(&["AUTH PLAIN", "!!!"]),
+            _ => self.say(format!(
+                "AUTH LOGIN {user}\r\n{password}\r\nAUTH NONSENSE\r\n"
+            )),
+        }
+        self.await_replies();
+    }
+
+    fn dialog(&mut self, lines: &[&str]) {
+        let waits = self.dice.chance(70);
+        for line in lines {
+            self.say(format!("{line}\r\n"));
+            if waits {
+                self.await_replies();
+            }
+        }
+    }
+
+    fn soup(&mut self) {
+        let size = self.dice.pick(&[1, 3, 12]);
+        for _ in 0..self.dice.between(1, 40) {
+            let group: Vec<u8> = (0..self.dice.between(1, size))
+                .flat_map(|_| self.ingredient())
+                .collect();
+            self.say(group);
+            match self.dice.below(4) {
+                0 => self.pause(),
+                1 => {}
+                _ => self.await_replies(),
+            }
+        }
+    }
+
+    fn ingredient(&mut self) -> Vec<u8> {
+        let line = match self.dice.below(26) {
+            0..3 => "EHLO soup.example".to_owned(),
+            3 => "HELO soup.example".to_owned(),
+            4..6 => "LHLO soup.example".to_owned(),
+            6..9 => format!("MAIL FROM:<{}>", self.sender()),
+            9..12 => format!("RCPT TO:<{}>", self.recipient()),
+            12 => "DATA".to_owned(),
+            13 => "BDAT 3 LAST\r\nabc".to_owned(),
+            14 => return b"BDAT 5\r\nab\r\nc".to_vec(),
+            15 => "RSET".to_owned(),
+            16 => "NOOP".to_owned(),
+            17 => "VRFY someone".to_owned(),
+            18 => "HELP".to_owned(),
+            19 => "XOK now".to_owned(),
+            20 => "EXPN list".to_owned(),
+            21 => ".".to_owned(),
+            22 => self.odd_line(),
+            23 => "MAIL FROM:<evil@sender.example>".to_owned(),
+            24 if self.dice.chance(30) => "QUIT".to_owned(),
+            _ => "STARTTLS".to_owned(),
+        };
+        [line.as_bytes(), b"\r\n"].concat()
+    }
+
+    fn odd_line(&mut self) -> String {
+        match self.dice.below(10) {
+            0 => "x".repeat(20_000),
+            1 => "NO\x01OP".to_owned(),
+            2 => String::new(),
+            3 => "MAIL FROM:nobody".to_owned(),
+            4 => "RCPT TO:<>".to_owned(),
+            5 => "EHLO".to_owned(),
+            6 => "RSET now".to_owned(),
+            7 => "NOOP\nQUIT".to_owned(),
+            8 if self.dice.chance(50) => "BDAT x".to_owned(),
+            9 if self.dice.chance(50) => "GET / HTTP/1.1".to_owned(),
+            _ => "DATA now".to_owned(),
+        }
+    }
+
+    fn silent(&mut self) {
+        let text = self.dice.pick(&["", "N", "NOOP\r\nNOO", "EHLO c.example\r\nMAIL FROM:<"]);
+        self.say(text);
+    }
+
+    fn many_chunks(&mut self, kind: Kind) {
+        let sender = self.sender();
+        let verb = if self.swarm.lmtp { "LHLO" } else { "EHLO" };
+        self.say(format!(
+            "{verb} c.example\r\nMAIL FROM:<{sender}>\r\nRCPT TO:<r@a.example>\r\n"
+        ));
+        self.await_replies();
+        let (chunk, count) = match kind {
+            Kind::EmptyChunks => ("BDAT 0\r\n", self.dice.pick(&[300, 3000, 70_000])),
+            _ => ("BDAT 1\r\nx", self.dice.pick(&[300, 3000, 6000])),
+        };
+        if count > 10_000 || self.dice.chance(30) {
+            let read = self.dice.pick(&[Reading::Never, Reading::Never, Reading::All]);
+            self.ops.push_back(Op::Read(read));
+        }
+        self.ops.push_back(Op::Repeat(chunk.into(), count));
+        let content = if kind == Kind::EmptyChunks { 0 } else { count };
+        let content = Digest::of(&b"x".repeat(content));
+        self.messages.insert(sender.clone(), content);
+        if self.dice.chance(80) {
+            self.say("BDAT 0 LAST\r\n");
+            self.ops.push_back(Op::Said(sender));
+        }
+    }
+
+    fn endless(&mut self) {
+        let sender = self.sender();
+        self.say(format!("EHLO c.example\r\nMAIL FROM:<{sender}>\r\n"));
+        self.await_replies();
+        let line = self
+            .dice
+            .pick(&["RCPT TO:<evil@a.example>\r\n", "NOOP\r\n", "RSET\r\nMAIL FROM:<evil@b>\r\n"]);
+        self.ops.push_back(Op::Endless(line.repeat(20).into()));
+    }
+
+    fn start_tls(&mut self) {
+        self.say("EHLO c.example\r\n");
+        self.await_replies();
+        self.say("STARTTLS\r\n");
+        self.await_replies();
+        self.ops.push_back(Op::StartTls);
+    }
+
+    fn end(&mut self, kind: Kind) {
+        if kind == Kind::Endless {
+            return;
+        }
+        if self.dice.chance(50) {
+            self.say("QUIT\r\n");
+            self.await_replies();
+        }
+        if self.dice.chance(30) {
+            self.pause();
+        }
+        let cut = self.dice.pick(&Cut::ALL);
+        self.ops.push_back(Op::Cut(cut));
+    }
+
+    fn say(&mut self, text: impl Into<Vec<u8>>) {
+        let text = text.into();
+        if !text.is_empty() {
+            self.ops.push_back(Op::Say(text));
+        }
+    }
+
+    fn await_replies(&mut self) {
+        let limit = self.dice.pick(&[5000, 2_000_000, 2_000_000]);
+        self.ops.push_back(Op::Await(limit));
+    }
+
+    fn pause(&mut self) {
+        let time = self.dice.pick(&[0, 1, 200, 4000, 100_000]);
+        self.ops.push_back(Op::Pause(time));
+    }
+}
+
+/// The content of a message, which ends with CRLF.
+fn content(dice: &Dice) -> Vec<u8> {
+    let mut content = Vec::new();
+    for _ in 0..dice.pick(&[0, 1, 3, 3, 20]) {
+        match dice.below(14) {
+            0 => content.extend(b"."),
+            1 => content.extend(b"..two"),
+            2 => content.extend(b"MAIL FROM:<evil@sender.example>"),
+            3 => content.extend(b"QUIT"),
+            4 if dice.chance(20) => content.extend(b"bare\nnewline"),
+            5 if dice.chance(30) => content.extend((0..dice.below(6000)).map(|_| b'y')),
+            6 => content.extend(b"\xc3\xa9\xff"),
+            7 => {}
+            _ => content.extend(format!("line {}", dice.below(1_000_000)).bytes()),
+        }
+        content.extend(b"\r\n");
+    }
+    content
+}
+
+/// A message as DATA has it, with its end (RFC 5321 section 4.5.2).
+fn stuffed(content: &[u8]) -> Vec<u8> {
+    let mut stuffed = Vec::with_capacity(content.len() + 10);
+    for line in content.split_inclusive(|byte| *byte == b'\n') {
+        let at_start = stuffed.is_empty() || stuffed.ends_with(b"\r\n");
+        if at_start && line.starts_with(b".") {
+            stuffed.push(b'.');
+        }
+        stuffed.extend(line);
+    }
+    stuffed.extend(b".\r\n");
+    stuffed
+}

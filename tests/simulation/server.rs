@@ -1,0 +1,136 @@
+//! The server that is tested, set up as the swarm says.
+
+use std::{sync::Arc, time::Duration};
+
+use smtpd_tower::{
+    Data, PhaseService, Pipeline, Profile, Server, Timeouts,
+    layer::SessionsPerIpLayer,
+    router::Router,
+};
+use tokio::sync::Semaphore;
+use tower::{Layer, ServiceBuilder, limit::GlobalConcurrencyLimitLayer};
+
+use crate::{
+    delivery::Delivery,
+    hooks,
+    journal::Kind,
+    services::SimService,
+    shared::Shared,
+    swarm::{Limits, Times},
+    tls,
+};
+
+/// A server, and what the end of a run looks at.
+pub struct Built {
+    pub server: Server,
+    pub per_ip: Option<SessionsPerIpLayer>,
+    pub permits: Option<(Arc<Semaphore>, usize)>,
+}
+
+pub fn build(shared: &Shared) -> Built {
+    let swarm = &shared.swarm;
+    let per_ip = swarm.per_ip.map(SessionsPerIpLayer::new);
+    let permits = swarm
+        .permits
+        .map(|permits| (Arc::new(Semaphore::new(permits)), permits));
+    let pipeline = pipeline(shared, per_ip.as_ref(), permits.as_ref());
+    let mut server = Server::new("mx.example", pipeline)
+        .max_sessions(swarm.max_sessions)
+        .configure(|config| {
+            config
+                .timeouts(timeouts(&swarm.times))
+                .limits(limits(&swarm.limits))
+                .allow_insecure_auth(true)
+                .entropy(no_entropy)
+        });
+    if swarm.lmtp {
+        server = server
+            .profile(Profile::Lmtp)
+            .configure(|config| config.allow_insecure_auth(true));
+    }
+    if swarm.tls {
+        server = server.tls(tls::server_config());
+    }
+    Built {
+        server: hooks::set(server, shared),
+        per_ip,
+        permits,
+    }
+}
+
+fn pipeline(
+    shared: &Shared,
+    per_ip: Option<&SessionsPerIpLayer>,
+    permits: Option<&(Arc<Semaphore>, usize)>,
+) -> Pipeline {
+    let mut pipeline = Pipeline::new()
+        .auth(SimService::new(shared))
+        .rcpt(SimService::new(shared));
+    if shared.swarm.has(Kind::Connect) {
+        let connect = SimService::new(shared);
+        pipeline = match per_ip {
+            Some(layer) => pipeline.connect(layer.layer(connect)),
+            None => pipeline.connect(connect),
+        };
+    }
+    if shared.swarm.has(Kind::Helo) {
+        pipeline = pipeline.helo(SimService::new(shared));
+    }
+    if shared.swarm.has(Kind::Mail) {
+        pipeline = pipeline.mail(SimService::new(shared));
+    }
+    if shared.swarm.has(Kind::Command) {
+        pipeline = pipeline.command(SimService::new(shared));
+    }
+    let data = match shared.swarm.router {
+        Some(ahead) => router(shared, ahead),
+        None => PhaseService::<Data>::new(Delivery::new(shared, 0)),
+    };
+    match permits {
+        Some((permits, _)) => {
+            let limit = GlobalConcurrencyLimitLayer::with_semaphore(permits.clone());
+            pipeline.data(ServiceBuilder::new().layer(limit).service(data))
+        }
+        None => pipeline.data(data),
+    }
+}
+
+fn router(shared: &Shared, ahead: usize) -> PhaseService<Data> {
+    let router = Router::<Data>::new()
+        .domain("a.example", Delivery::new(shared, 0))
+        .domain("b.example", Delivery::new(shared, 1))
+        .read_ahead(ahead);
+    PhaseService::new(router)
+}
+
+fn timeouts(times: &Times) -> Timeouts {
+    let time = |time: Option<u64>| time.map_or(Duration::MAX, Duration::from_millis);
+    let mut timeouts = Timeouts::default();
+    timeouts.command = time(times.command);
+    timeouts.line = time(times.line);
+    timeouts.data = time(times.data);
+    timeouts.transfer = time(times.transfer);
+    timeouts.write = time(times.write);
+    timeouts.session = time(times.session);
+    timeouts.ready = time(times.ready);
+    timeouts.call = time(times.call);
+    timeouts.data_start = time(times.data_start);
+    timeouts.delivery = time(times.delivery);
+    timeouts
+}
+
+fn limits(own: &Limits) -> smtpd_tower::Limits {
+    let mut limits = smtpd_tower::Limits::default();
+    limits.message_size = own.message_size;
+    limits.recipients = own.recipients;
+    limits.errors = own.errors;
+    limits.idle_commands = own.idle_commands;
+    limits.drain = own.drain;
+    limits
+}
+
+/// Chance would make two runs of a seed differ.
+fn no_entropy(bytes: &mut [u8]) -> bool {
+    bytes.fill(7);
+    true
+}
