@@ -222,7 +222,9 @@ impl Client {
         let mut wires = self.link.lock();
         if wires.gone {
             drop(wires);
-            self.shared.trace.event("refused", self.link.id, String::new);
+            self.shared
+                .trace
+                .event("refused", self.link.id, String::new);
             return self.close();
         }
         let before = wires.up.sent;

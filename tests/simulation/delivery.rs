@@ -124,9 +124,9 @@ fn begin(shared: &Shared, route: usize, conn: u64, request: &Request<Data>) -> u
         .map(|recipient| recipient.path().as_str().to_owned())
         .collect();
     let call = shared.journal.begin(conn, Kind::Data, sender);
-    shared
-        .journal
-        .with(call, |call| (call.route, call.recipients) = (route, recipients));
+    shared.journal.with(call, |call| {
+        (call.route, call.recipients) = (route, recipients)
+    });
     call
 }
 

@@ -33,7 +33,9 @@ impl World {
             let fault = fault.or_else(|| is_gone.then(|| self.close(number)).flatten());
             if let Some(fault) = fault {
                 let conn = self.sites[number].link.id;
-                self.shared.trace.violate(format!("session {conn}: {fault}"));
+                self.shared
+                    .trace
+                    .violate(format!("session {conn}: {fault}"));
             }
         }
         self.check_shutdown();
@@ -110,7 +112,11 @@ impl World {
         let each = Duration::from_millis(each.sum());
         let now = Instant::now();
         let mut faults = Vec::new();
-        for site in self.sites.iter_mut().filter(|site| site.stage == Stage::Open) {
+        for site in self
+            .sites
+            .iter_mut()
+            .filter(|site| site.stage == Stage::Open)
+        {
             if !site.client.is_passive() {
                 continue;
             }
@@ -226,8 +232,7 @@ impl Site {
             return None;
         }
         let wires = self.link.lock();
-        let idle =
-            !pages.is_busy(self.link.id) && pages.unready == 0 && swarm.permits.is_none();
+        let idle = !pages.is_busy(self.link.id) && pages.unready == 0 && swarm.permits.is_none();
         let seen = wires.up.read + wires.up.arrived() as u64;
         let able = wires.down.room() > 0 && !wires.reset && !wires.closed;
         let owed = !self.client.uses_tls() && self.model.is_owed(seen);
@@ -284,13 +289,25 @@ impl Site {
             let call = &pages.calls[commit.call];
             let same = |other: usize| {
                 let other = &pages.calls[other];
-                other.conn == call.conn && other.subject == call.subject && other.route == call.route
+                other.conn == call.conn
+                    && other.subject == call.subject
+                    && other.route == call.route
             };
-            if pages.commits.iter().filter(|other| same(other.call)).count() > 1 {
+            if pages
+                .commits
+                .iter()
+                .filter(|other| same(other.call))
+                .count()
+                > 1
+            {
                 return Some(format!("{} was stored twice", call.subject));
             }
             let known = self.model.knows(commit.call, &call.subject, commit.digest);
-            if !known && !self.client.has_said(&call.subject, commit.digest, commit.event) {
+            if !known
+                && !self
+                    .client
+                    .has_said(&call.subject, commit.digest, commit.event)
+            {
                 return Some(format!("half of {} was stored", call.subject));
             }
         }

@@ -48,7 +48,10 @@ fn nothing_hangs_nothing_grows_and_no_reply_is_lost() {
         assert_eq!(report.violation, None);
         return;
     }
-    let (first, seeds) = (number("SIM_FIRST").unwrap_or(1), number("SIM_SEEDS").unwrap_or(1000));
+    let (first, seeds) = (
+        number("SIM_FIRST").unwrap_or(1),
+        number("SIM_SEEDS").unwrap_or(1000),
+    );
     let began = Instant::now();
     let failed = run_all(first, seeds);
     println!("{seeds} seeds in {:?}", began.elapsed());
@@ -139,6 +142,10 @@ async fn simulate(seed: u64, with_text: bool) -> Report {
         events: trace.events(),
         steps,
         violation: trace.violation(),
-        text: if with_text { features + "\n" + &trace.take_text() } else { String::new() },
+        text: if with_text {
+            features + "\n" + &trace.take_text()
+        } else {
+            String::new()
+        },
     }
 }

@@ -130,7 +130,10 @@ impl<'a> Author<'a> {
 
     pub fn write(mut self, kind: Kind) -> Script {
         let read = match self.dice.below(12) {
-            0 => Reading::Slowly(self.dice.pick(&[1, 30, 400]), self.dice.pick(&[1, 300, 3000])),
+            0 => Reading::Slowly(
+                self.dice.pick(&[1, 30, 400]),
+                self.dice.pick(&[1, 300, 3000]),
+            ),
             1 if self.dice.chance(50) => Reading::Never,
             _ => Reading::All,
         };
@@ -225,7 +228,8 @@ impl<'a> Author<'a> {
     /// The content of the message of that sender.
     fn content(&mut self, sender: &str) -> Vec<u8> {
         let content = content(self.dice);
-        self.messages.insert(sender.to_owned(), Digest::of(&content));
+        self.messages
+            .insert(sender.to_owned(), Digest::of(&content));
         content
     }
 
@@ -265,7 +269,8 @@ impl<'a> Author<'a> {
         );
         let mut content = content(self.dice);
         content.truncate(most * 200);
-        self.messages.insert(sender.to_owned(), Digest::of(&content));
+        self.messages
+            .insert(sender.to_owned(), Digest::of(&content));
         let mut rest = &content[..];
         while self.dice.chance(5) || !rest.is_empty() {
             let size = if self.dice.chance(10) {
@@ -300,9 +305,14 @@ impl<'a> Author<'a> {
     /// A command that has no place between two chunks, or does no harm there.
     fn interlude(&mut self) {
         if self.dice.chance(4) {
-            let command = self
-                .dice
-                .pick(&["NOOP", "VRFY x", "XOK", "HELP", "RSET", "EHLO again.example"]);
+            let command = self.dice.pick(&[
+                "NOOP",
+                "VRFY x",
+                "XOK",
+                "HELP",
+                "RSET",
+                "EHLO again.example",
+            ]);
             self.say(format!("{command}\r\n"));
         }
     }
@@ -392,7 +402,9 @@ impl<'a> Author<'a> {
     }
 
     fn silent(&mut self) {
-        let text = self.dice.pick(&["", "N", "NOOP\r\nNOO", "EHLO c.example\r\nMAIL FROM:<"]);
+        let text = self
+            .dice
+            .pick(&["", "N", "NOOP\r\nNOO", "EHLO c.example\r\nMAIL FROM:<"]);
         self.say(text);
     }
 
@@ -408,7 +420,9 @@ impl<'a> Author<'a> {
             _ => ("BDAT 1\r\nx", self.dice.pick(&[300, 3000, 6000])),
         };
         if count > 10_000 || self.dice.chance(30) {
-            let read = self.dice.pick(&[Reading::Never, Reading::Never, Reading::All]);
+            let read = self
+                .dice
+                .pick(&[Reading::Never, Reading::Never, Reading::All]);
             self.ops.push_back(Op::Read(read));
         }
         self.ops.push_back(Op::Repeat(chunk.into(), count));
@@ -425,9 +439,11 @@ impl<'a> Author<'a> {
         let sender = self.sender();
         self.say(format!("EHLO c.example\r\nMAIL FROM:<{sender}>\r\n"));
         self.await_replies();
-        let line = self
-            .dice
-            .pick(&["RCPT TO:<evil@a.example>\r\n", "NOOP\r\n", "RSET\r\nMAIL FROM:<evil@b>\r\n"]);
+        let line = self.dice.pick(&[
+            "RCPT TO:<evil@a.example>\r\n",
+            "NOOP\r\n",
+            "RSET\r\nMAIL FROM:<evil@b>\r\n",
+        ]);
         self.ops.push_back(Op::Endless(line.repeat(20).into()));
     }
 

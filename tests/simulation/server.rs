@@ -3,8 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use smtpd_tower::{
-    Data, PhaseService, Pipeline, Profile, Server, Timeouts,
-    layer::SessionsPerIpLayer,
+    Data, PhaseService, Pipeline, Profile, Server, Timeouts, layer::SessionsPerIpLayer,
     router::Router,
 };
 use tokio::sync::Semaphore;

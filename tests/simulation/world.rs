@@ -199,9 +199,9 @@ impl World {
         self.shared.trace.event("poll", task as u64, String::new);
         let polled = self.executor.poll(task);
         if matches!(polled, Polled::Panicked) {
-            self.shared
-                .trace
-                .event("escaped", task as u64, || "a panic has ended a task".to_owned());
+            self.shared.trace.event("escaped", task as u64, || {
+                "a panic has ended a task".to_owned()
+            });
         }
         if let Some(shutdown) = &mut self.shutdown
             && shutdown.task == task
@@ -367,7 +367,9 @@ impl World {
             false => "no timer is armed and nothing moves any more",
         };
         for site in &self.sites {
-            self.shared.trace.event("stuck", site.link.id, || site.client.show());
+            self.shared
+                .trace
+                .event("stuck", site.link.id, || site.client.show());
         }
         self.shared
             .trace
@@ -386,7 +388,11 @@ impl World {
 
 /// The task of a session, with a helper beside it that runs what services hand to it.
 fn session_task(shared: &Shared, conn: u64, session: BoxFuture) -> BoxFuture {
-    if !shared.swarm.places.contains(&crate::delivery::Place::Beside) {
+    if !shared
+        .swarm
+        .places
+        .contains(&crate::delivery::Place::Beside)
+    {
         return session;
     }
     let (jobs, mut inbox) = mpsc::unbounded_channel::<BoxFuture>();

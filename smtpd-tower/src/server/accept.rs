@@ -1,9 +1,4 @@
-use std::{
-    io,
-    panic::{AssertUnwindSafe, catch_unwind},
-    sync::Arc,
-    time::Duration,
-};
+use std::{io, sync::Arc, time::Duration};
 
 use smtpd_core::Reply;
 use tokio::{
@@ -17,7 +12,7 @@ use super::{
     Listener,
     registry::{Registry, Stage},
 };
-use crate::{PeerAddr, engine::Engine};
+use crate::{PeerAddr, engine::Engine, fault::quietly};
 
 /// Accepts the connections of one listener.
 #[derive(Clone)]
@@ -85,9 +80,9 @@ impl Acceptor {
 
     async fn turn_away<IO: AsyncWrite + Unpin>(self, mut io: IO, peer: PeerAddr) {
         // A subscriber that panics must not keep the client from its reply.
-        let _ = catch_unwind(AssertUnwindSafe(|| {
+        quietly(|| {
             tracing::warn!(%peer, sessions = self.registry.taken(), "too many sessions, connection turned away");
-        }));
+        });
         if self.implicit_tls {
             return;
         }
@@ -122,7 +117,7 @@ impl Failures {
 
     async fn wait_after(&mut self, error: &io::Error) {
         if !is_of_one_connection(error) {
-            tracing::error!(%error, "accept failed, waiting for a moment");
+            quietly(|| tracing::error!(%error, "accept failed, waiting for a moment"));
             return sleep(Self::PAUSE).await;
         }
         self.0 = self.0.saturating_add(1);
@@ -130,7 +125,9 @@ impl Failures {
             return yield_now().await;
         }
         if self.0 == Self::MOST_AT_ONCE {
-            tracing::error!(%error, "accept fails again and again, waiting for a moment each time");
+            quietly(
+                || tracing::error!(%error, "accept fails again and again, waiting for a moment each time"),
+            );
         }
         sleep(Self::SHORT_PAUSE).await;
     }

@@ -29,9 +29,15 @@ pub struct Handle {
 }
 
 impl Handle {
-    /// Shuts the server down, and returns when it has no session any more: no connection is accepted from now on; a
-    /// session between two messages ends at once with 421; a transaction that is going on may still end. What is left
-    /// after `grace` is ended with 421 wherever it is, and the calls of services dropped.
+    /// Shuts the server down, and returns when it has no session left.
+    ///
+    /// From now on no connection is accepted. A session between two messages ends at once with 421 4.3.2 (RFC 5321 section
+    /// 3.8); a transaction that is open may still end. What is left after `grace` is ended with 421 wherever it is, and the
+    /// calls of services are dropped.
+    ///
+    /// A connection is closed once the client has closed its side, or after
+    /// [`Timeouts::linger`](crate::Timeouts::linger), 1 second, so that the last reply is not lost in a reset. So this returns
+    /// within `grace` and 1 second, and `grace` of zero takes up to 1 second where clients do not close.
     pub async fn shutdown(&self, grace: Duration) {
         self.registry.advance(Stage::Draining);
         if timeout(grace, self.registry.empty()).await.is_err() {

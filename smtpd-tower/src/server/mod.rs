@@ -47,6 +47,7 @@ pub use self::{handle::Handle, listener::Listener, profile::Profile, trusted::Tr
 use crate::{
     Envelope, PeerAddr, Pipeline, Session, SessionError, Summary,
     engine::{Engine, Hooks},
+    fault::quietly,
     layer::DomainFilterLayer,
     session::ListenerFacts,
 };
@@ -400,7 +401,7 @@ impl Server {
         match self.acceptor(protocol, tls_first) {
             Ok(acceptor) => Either::Left(acceptor.serve(io, peer, PeerAddr::Unknown)),
             Err(error) => {
-                tracing::error!(%error, "connection not served");
+                quietly(|| tracing::error!(%error, "connection not served"));
                 Either::Right(ready(()))
             }
         }

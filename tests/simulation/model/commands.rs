@@ -40,7 +40,8 @@ impl Line {
 
     fn has_control(&self) -> bool {
         let text = &self.text[..self.text.len() - 2];
-        text.iter().any(|byte| (*byte < b' ' && *byte != b'\t') || *byte == 0x7f)
+        text.iter()
+            .any(|byte| (*byte < b' ' && *byte != b'\t') || *byte == 0x7f)
     }
 }
 

@@ -61,7 +61,8 @@ impl Model {
             self.check_deliveries(event, content)?;
             let mut each = self.codes_of_recipients(event, content);
             if self.may_close {
-                each.iter_mut().for_each(|codes| codes.extend(self.flaws(content)));
+                each.iter_mut()
+                    .for_each(|codes| codes.extend(self.flaws(content)));
             }
             self.end_transaction();
             return self.each(0, each, code);
@@ -163,7 +164,9 @@ impl Model {
             }
             _ => return None,
         };
-        self.flaws(&content).is_empty().then_some((content.len(), whole))
+        self.flaws(&content)
+            .is_empty()
+            .then_some((content.len(), whole))
     }
 
     /// Whether that call has stored what the client has sent: as a reply has confirmed, or as the client has sent it since
@@ -173,7 +176,9 @@ impl Model {
             return true;
         }
         let own = self.transaction.sender == sender;
-        own && self.unanswered().is_some_and(|content| Digest::of(&content) == digest)
+        own && self
+            .unanswered()
+            .is_some_and(|content| Digest::of(&content) == digest)
     }
 
     /// The message that the client has sent to the end, and that is not answered.

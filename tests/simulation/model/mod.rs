@@ -50,9 +50,15 @@ enum Mode {
     /// The message after 354.
     Data,
     /// Responses within AUTH, of that many so far.
-    Sasl { login: bool, lines: Vec<String> },
+    Sasl {
+        login: bool,
+        lines: Vec<String>,
+    },
     /// LMTP: the replies to the recipients from that one on.
-    Each { next: usize, codes: Vec<Vec<u16>> },
+    Each {
+        next: usize,
+        codes: Vec<Vec<u16>>,
+    },
     Handshake,
     Over,
 }
@@ -134,9 +140,7 @@ impl Model {
             let checked = match self.replies.push(*byte) {
                 Ok(None) => continue,
                 Ok(Some((code, line))) => {
-                    self.shared
-                        .trace
-                        .event("reply", self.conn, || line.clone());
+                    self.shared.trace.event("reply", self.conn, || line.clone());
                     self.reply(event, code)
                         .map_err(|fault| format!("reply {line:?}: {fault}"))
                 }
