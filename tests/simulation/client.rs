@@ -236,7 +236,7 @@ impl Client {
         drop(wires);
         let said = &self.out.0[self.out.1..][..count];
         self.shared.trace.event("client>", self.link.id, || {
-            format!("{count}: {}", said[..count.min(70)].escape_ascii())
+            format!("{count}: {}", said[..count.min(1200)].escape_ascii())
         });
         if self.tls.is_none() {
             model.sent(said);
@@ -274,10 +274,7 @@ impl Client {
                     self.ops.push_front(Op::Repeat(bytes, count - now_many));
                 }
             }
-            Op::Endless(bytes) => {
-                self.say(bytes.clone(), model);
-                self.ops.push_front(Op::Endless(bytes));
-            }
+            Op::Endless(bytes) => self.link.never_pause(bytes),
             Op::Body(sender, bytes) if model.takes_data() => {
                 self.say(bytes, model);
                 self.ops.push_front(Op::Said(sender));

@@ -66,10 +66,6 @@ pub enum Place {
     Beside,
 }
 
-impl Place {
-    pub const ALL: [Self; 3] = [Self::Here, Self::Task, Self::Beside];
-}
-
 /// The service of DATA, or of one route of it.
 pub struct Delivery {
     shared: Shared,
@@ -236,6 +232,8 @@ impl Reading {
             Style::Unread => Ok(None),
             Style::Kept => {
                 let body = std::mem::take(&mut self.body);
+                let keep = |call: &mut Call| call.keeps = true;
+                self.shared.journal.with(self.call, keep);
                 self.shared.journal.lock().kept.push(body);
                 Ok(None)
             }
@@ -301,6 +299,9 @@ impl Reading {
     }
 
     fn note(&self, position: usize) {
+        self.shared
+            .trace
+            .count("has_read", self.call as u64, position);
         let set = |call: &mut Call| call.reader.get_or_insert_default().position = position;
         self.shared.journal.with(self.call, set);
     }

@@ -39,6 +39,7 @@ impl World {
             }
         }
         self.check_shutdown();
+        self.check_lifetimes();
     }
 
     /// The server has closed a connection. Returns what is wrong with that.
@@ -104,10 +105,10 @@ impl World {
 
     /// Every session ends within its limits.
     fn check_ages(&mut self) {
-        let Some(sum) = self.shared.swarm.times.sum() else {
-            return;
-        };
         let swarm = self.shared.swarm.clone();
+        let Some(sum) = swarm.times.sum().filter(|_| !swarm.endless) else {
+            return self.check_lifetimes();
+        };
         let each = [swarm.times.ready, swarm.times.call].into_iter().flatten();
         let each = Duration::from_millis(each.sum());
         let now = Instant::now();
@@ -135,14 +136,14 @@ impl World {
         for fault in faults {
             self.shared.trace.violate(fault);
         }
-        self.check_lifetimes(sum);
     }
 
     /// A client that never pauses does not live longer than others.
-    fn check_lifetimes(&self, sum: Duration) {
-        if self.shared.swarm.cost.is_zero() {
+    fn check_lifetimes(&self) {
+        let swarm = &self.shared.swarm;
+        let Some(sum) = swarm.times.sum().filter(|_| swarm.endless) else {
             return;
-        }
+        };
         let now = Instant::now();
         for site in self.sites.iter().filter(|site| site.stage == Stage::Open) {
             let age = now - site.opens_at;
@@ -207,7 +208,11 @@ impl World {
 impl Site {
     /// Lets the model see what the server has written; within TLS the client does.
     fn read_replies(&mut self) {
-        let written = std::mem::take(&mut self.link.lock().written);
+        let mut wires = self.link.lock();
+        let written = std::mem::take(&mut wires.written);
+        let said = std::mem::take(&mut wires.said);
+        drop(wires);
+        self.model.sent(&said);
         if self.client.uses_tls() {
             return;
         }
@@ -227,8 +232,8 @@ impl Site {
 
     /// A complete command has come, no service works, there is room for the reply, and nothing happens.
     fn is_owed_a_reply(&self, pages: &Pages, swarm: &Swarm) -> Option<String> {
-        if swarm.listener && !self.model.has_begun() {
-            // It may wait to be accepted.
+        // It may wait to be accepted, or may have come to its end.
+        if (swarm.listener && !self.model.has_begun()) || self.model.may_end() {
             return None;
         }
         let wires = self.link.lock();
@@ -254,11 +259,15 @@ impl Site {
             return None;
         }
         let seen = wires.up.read + wires.up.arrived() as u64;
-        let readers: Vec<&Call> = pages
+        let reads = |call: &&Call| call.outcome == Outcome::Working || call.keeps;
+        let data = pages
             .calls_of(self.link.id)
-            .filter(|call| call.kind == Kind::Data && call.outcome == Outcome::Working)
-            .collect();
-        let slowest = readers.iter().map(|call| position(call)).min()?;
+            .filter(|call| call.kind == Kind::Data);
+        let readers: Vec<&Call> = data.filter(reads).collect();
+        // A route that is not ready yet has a reader, too.
+        let unready = (pages.unready > 0).then_some(0);
+        let positions = readers.iter().map(|call| position(call));
+        let slowest = positions.chain(unready).min()?;
         let stalls = |call: &&&Call| {
             let Some((len, whole)) = self.model.available(&call.subject, seen) else {
                 return false;
@@ -266,8 +275,13 @@ impl Site {
             let reader = call.reader.unwrap_or_default();
             let due = whole || (!reader.collects && len > reader.position);
             // Whoever is ahead of others has to wait for them. The smallest chunk counts as 33 bytes.
-            let ahead = reader.position.saturating_sub(slowest) * 33 + 64;
-            reader.waits && due && (readers.len() < 2 || router.is_none_or(|most| ahead < most))
+            let position = if reader.collects {
+                len
+            } else {
+                reader.position
+            };
+            let ahead = position.saturating_sub(slowest) * 33 + 64;
+            reader.waits && due && (position == slowest || router.is_none_or(|most| ahead < most))
         };
         let stalled = readers.iter().find(stalls)?;
         Some(format!(

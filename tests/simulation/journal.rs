@@ -21,18 +21,6 @@ pub enum Kind {
     Command,
 }
 
-impl Kind {
-    pub const ALL: [Self; 7] = [
-        Self::Connect,
-        Self::Helo,
-        Self::Auth,
-        Self::Mail,
-        Self::Rcpt,
-        Self::Data,
-        Self::Command,
-    ];
-}
-
 /// What has come of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
@@ -59,10 +47,11 @@ pub struct Call {
     /// The recipients of a message.
     pub recipients: Vec<String>,
     pub outcome: Outcome,
-    pub begun: u64,
     pub ended: u64,
     /// The service takes the message without reading it.
     pub discards: bool,
+    /// The body outlives the answer, and is not read.
+    pub keeps: bool,
     pub reader: Option<Reader>,
 }
 
@@ -152,8 +141,7 @@ impl Journal {
 
     /// Records that a call has begun. Returns its number.
     pub fn begin(&self, conn: u64, kind: Kind, subject: String) -> usize {
-        let begun = self
-            .trace
+        self.trace
             .event("call", conn, || format!("{kind:?} {subject}"));
         let mut pages = self.lock();
         let number = pages.calls.len();
@@ -164,9 +152,9 @@ impl Journal {
             route: 0,
             recipients: Vec::new(),
             outcome: Outcome::Working,
-            begun,
             ended: 0,
             discards: false,
+            keeps: false,
             reader: None,
         });
         pages.by_conn.entry(conn).or_default().push(number);

@@ -1,4 +1,47 @@
-//! Simulation of the whole server.
+//! A simulation of the whole server: random clients, services, networks and administrators, and what must hold whatever
+//! they do.
+//!
+//! One seed determines everything. A failing seed is printed with its trace and the command that runs it again:
+//!
+//! ```text
+//! SIM_SEED=1234 cargo test --test simulation -- --nocapture
+//! ```
+//!
+//! | variable | means |
+//! |---|---|
+//! | `SIM_SEEDS` | how many seeds are run; 1,000 by default |
+//! | `SIM_FIRST` | the first of them; 1 by default |
+//! | `SIM_SEED` | only this seed, with its trace |
+//! | `SIM_LIST` | set to anything, prints a line for each seed that fails |
+//!
+//! # How it works
+//!
+//! The server is used by its public API alone: `Server`, `Pipeline`, `Listener`, `Handle`, hooks and layers. Each run has a
+//! thread and a current-thread runtime of its own, so that nothing that a thread keeps is left over from another seed. The
+//! clock of the runtime is paused.
+//!
+//! | module | is |
+//! |---|---|
+//! | `dice` | the only source of chance |
+//! | `swarm` | which features and faults a run has |
+//! | `script`, `client` | what clients say, and the machines that say it |
+//! | `network` | bounded buffers between them and the server |
+//! | `services`, `delivery`, `hooks` | what a user of the framework may write, at its worst |
+//! | `executor`, `world` | what happens next |
+//! | `journal`, `trace` | what has happened |
+//! | `model` | the server as RFC 5321 has it: which reply has to be next |
+//! | `invariants` | what must hold: after each step, whenever nothing moves, and at the end |
+//!
+//! # Why not turmoil
+//!
+//! turmoil simulates hosts whose tasks its own runtime schedules in turn: it decides when segments arrive, but not which task
+//! is polled next, how many bytes a read returns, or that a task is polled without a reason or dropped halfway. The faults that
+//! this test is for hide just there. So the sessions are tasks of a small executor here, polled one at a time in the order that
+//! the dice say, over streams whose every byte arrives when the dice say. tokio lends the paused clock: time passes only
+//! when nothing else can happen, so "nothing moves" is a state that can be looked at, and a session that waits without a
+//! timer is found because time then jumps past every limit at once.
+//!
+//! What the server itself spawns on tokio (the sessions of a listener) is scheduled by tokio, in a fixed order.
 #![forbid(unsafe_code)]
 
 mod client;

@@ -3,18 +3,22 @@
 use std::{
     collections::VecDeque,
     io,
-    pin::Pin,
+    pin::{Pin, pin},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll, Waker},
+    time::Duration,
 };
 
 use smtpd_tower::{Listener, PeerAddr};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    time::Instant,
+    time::{Instant, advance},
 };
 
 use crate::{dice::Dice, executor::Alarm, trace::Trace};
+
+/// How long a client that never pauses takes for a line.
+const MOMENT: Duration = Duration::from_millis(20);
 
 /// A connection, as the client and the world see it. Clones are the same connection.
 #[derive(Clone)]
@@ -37,6 +41,10 @@ pub struct Wires {
     pub gone: bool,
     /// Nothing arrives, in either direction, until then.
     pub stalled: Option<Instant>,
+    /// What the client says again and again, whenever the server reads; each time takes a moment.
+    endless: Option<Vec<u8>>,
+    /// What it has said so, and nobody has looked at.
+    pub said: Vec<u8>,
     /// What the server has written and nobody has looked at, with the event of the write.
     pub written: Vec<(u64, Vec<u8>)>,
     /// The server has found no room to write into since the client last read.
@@ -67,6 +75,8 @@ impl Link {
             closed: false,
             gone: false,
             stalled: None,
+            endless: None,
+            said: Vec::new(),
             written: Vec::new(),
             congested: false,
         };
@@ -89,6 +99,17 @@ impl Link {
         }
     }
 
+    /// Lets the client say that without a pause.
+    pub fn never_pause(&self, bytes: Vec<u8>) {
+        let mut wires = self.lock();
+        wires.endless = Some(bytes);
+        let waker = wires.up.reader.take();
+        drop(wires);
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
     /// Closes the connection from the client's side, in both directions.
     pub fn close(&self) {
         let mut wires = self.lock();
@@ -108,6 +129,23 @@ impl Link {
         let wakers = [wires.up.reader.take(), wires.down.writer.take()];
         drop(wires);
         wakers.into_iter().flatten().for_each(Waker::wake);
+    }
+}
+
+impl Wires {
+    /// Lets a client that never pauses say something, which takes a moment.
+    fn go_on(&mut self) {
+        let Some(line) = self.endless.clone().filter(|_| self.up.is_empty()) else {
+            return;
+        };
+        let count = self.up.put(&line);
+        self.said.extend_from_slice(&line[..count]);
+        self.up.arrive(count);
+        // The time passes at once; what is left of the future would only let other tasks run.
+        let mut passing = pin!(advance(MOMENT));
+        let _ = passing
+            .as_mut()
+            .poll(&mut Context::from_waker(Waker::noop()));
     }
 }
 
@@ -212,6 +250,7 @@ impl AsyncRead for ServerEnd {
         if wires.reset {
             return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
         }
+        wires.go_on();
         let most = wires.up.arrived.min(buffer.remaining());
         if most > 0 {
             let (bytes, _) = wires.up.take(self.part(most));

@@ -15,7 +15,7 @@ pub enum Op {
     Say(Vec<u8>),
     /// Says the same so many times.
     Repeat(Vec<u8>, usize),
-    /// Says the same until the connection is closed.
+    /// Says the same without a pause, as fast as the server reads.
     Endless(Vec<u8>),
     /// Says the message of that sender, if 354 was the last reply.
     Body(String, Vec<u8>),
@@ -112,7 +112,7 @@ pub struct Author<'a> {
     swarm: &'a Swarm,
     conn: u64,
     ops: VecDeque<Op>,
-    senders: usize,
+    numbers: usize,
     messages: BTreeMap<String, Digest>,
 }
 
@@ -123,7 +123,7 @@ impl<'a> Author<'a> {
             swarm,
             conn,
             ops: VecDeque::new(),
-            senders: 0,
+            numbers: 0,
             messages: BTreeMap::new(),
         }
     }
@@ -214,15 +214,21 @@ impl<'a> Author<'a> {
         }
     }
 
+    /// A new number, so that no two commands are about the same.
+    fn number(&mut self) -> usize {
+        self.numbers += 1;
+        self.numbers
+    }
+
     fn sender(&mut self) -> String {
-        self.senders += 1;
-        format!("m{}x{}@sender.example", self.conn, self.senders)
+        let number = self.number();
+        format!("m{}x{number}@sender.example", self.conn)
     }
 
     /// A recipient of one of the routes.
     fn recipient(&mut self) -> String {
         let domain = self.dice.pick(&["a.example", "b.example", "b.example"]);
-        format!("r{}@{domain}", self.dice.below(1000))
+        format!("r{}@{domain}", self.number())
     }
 
     /// The content of the message of that sender.
@@ -305,22 +311,24 @@ impl<'a> Author<'a> {
     /// A command that has no place between two chunks, or does no harm there.
     fn interlude(&mut self) {
         if self.dice.chance(4) {
-            let command = self.dice.pick(&[
-                "NOOP",
-                "VRFY x",
-                "XOK",
-                "HELP",
-                "RSET",
-                "EHLO again.example",
-            ]);
+            let n = self.number();
+            let command = match self.dice.below(6) {
+                0 => "NOOP".to_owned(),
+                1 => format!("VRFY {n}"),
+                2 => format!("XOK {n}"),
+                3 => format!("HELP {n}"),
+                4 => "RSET".to_owned(),
+                _ => format!("EHLO again{n}.example"),
+            };
             self.say(format!("{command}\r\n"));
         }
     }
 
     fn auth(&mut self) {
         let password = self.dice.pick(&["right", "wrong"]);
-        let plain = STANDARD.encode(format!("\0u{}\0{password}", self.conn));
-        let user = STANDARD.encode(format!("u{}", self.conn));
+        let user = format!("u{}", self.number());
+        let plain = STANDARD.encode(format!("\0{user}\0{password}"));
+        let user = STANDARD.encode(user);
         let password = STANDARD.encode(password);
         match self.dice.below(6) {
             0 => self.say(format!("AUTH PLAIN {plain}\r\n")),
@@ -361,10 +369,11 @@ impl<'a> Author<'a> {
     }
 
     fn ingredient(&mut self) -> Vec<u8> {
+        let n = self.number();
         let line = match self.dice.below(26) {
-            0..3 => "EHLO soup.example".to_owned(),
-            3 => "HELO soup.example".to_owned(),
-            4..6 => "LHLO soup.example".to_owned(),
+            0..3 => format!("EHLO soup{n}.example"),
+            3 => format!("HELO soup{n}.example"),
+            4..6 => format!("LHLO soup{n}.example"),
             6..9 => format!("MAIL FROM:<{}>", self.sender()),
             9..12 => format!("RCPT TO:<{}>", self.recipient()),
             12 => "DATA".to_owned(),
@@ -372,15 +381,16 @@ impl<'a> Author<'a> {
             14 => return b"BDAT 5\r\nab\r\nc".to_vec(),
             15 => "RSET".to_owned(),
             16 => "NOOP".to_owned(),
-            17 => "VRFY someone".to_owned(),
-            18 => "HELP".to_owned(),
-            19 => "XOK now".to_owned(),
-            20 => "EXPN list".to_owned(),
-            21 => ".".to_owned(),
+            17 => format!("VRFY someone{n}"),
+            18 => format!("HELP {n}"),
+            19 => format!("XOK {n}"),
+            20 => format!("EXPN list{n}"),
+            21 => format!(". {n}"),
             22 => self.odd_line(),
             23 => "MAIL FROM:<evil@sender.example>".to_owned(),
             24 if self.dice.chance(30) => "QUIT".to_owned(),
-            _ => "STARTTLS".to_owned(),
+            _ if self.swarm.tls => "STARTTLS".to_owned(),
+            _ => format!("STARTTLS {n}"),
         };
         [line.as_bytes(), b"\r\n"].concat()
     }
@@ -444,7 +454,7 @@ impl<'a> Author<'a> {
             "NOOP\r\n",
             "RSET\r\nMAIL FROM:<evil@b>\r\n",
         ]);
-        self.ops.push_back(Op::Endless(line.repeat(20).into()));
+        self.ops.push_back(Op::Endless(line.into()));
     }
 
     fn start_tls(&mut self) {

@@ -25,8 +25,8 @@ pub struct Swarm {
     pub capacity: (usize, usize),
     pub weights: [usize; 3],
     pub spurious_polls: bool,
-    /// The time that a step takes; zero mostly.
-    pub cost: Duration,
+    /// A client never pauses.
+    pub endless: bool,
     /// In how many of 100 calls a service does something of `faults`.
     pub fault_rate: usize,
     pub faults: Vec<Fault>,
@@ -89,6 +89,9 @@ impl Swarm {
         let clients = Self::choose_clients(dice);
         let endless = clients.contains(&Kind::Endless);
         let rare = clients.iter().any(|kind| Kind::RARE.contains(kind));
+        let router = dice.chance(30);
+        // Routes that read in tasks of their own, of which some are slow.
+        let parted = router && dice.chance(25);
         let hook_rate = if dice.chance(10) { 20 } else { 0 };
         let hooks = [
             HookFault::Wire,
@@ -101,7 +104,7 @@ impl Swarm {
             listener_errors: dice.chance(30),
             lmtp: dice.chance(12),
             tls: false,
-            router: dice.chance(30).then(|| dice.pick(&[1, 500, 128 << 10])),
+            router: router.then(|| dice.pick(&[1, 500, 128 << 10])),
             no_service: [0; 4].map(|_| dice.chance(15)),
             capacity: match rare {
                 true => (65_536, dice.pick(&[4096, 65_536])),
@@ -112,15 +115,21 @@ impl Swarm {
             },
             weights: [0; 3].map(|_| dice.pick(&[1, 4, 16])),
             spurious_polls: dice.chance(20),
-            cost: Duration::from_millis(if endless { 20 } else { 0 }),
+            endless,
             fault_rate: if endless {
                 0
             } else {
                 dice.pick(&[0, 0, 3, 10, 30])
             },
             faults: dice.some_of(&Fault::ALL),
-            styles: dice.some_of(&Style::ALL),
-            places: dice.some_of(&Place::ALL),
+            styles: match parted {
+                true => vec![Style::Abandoning, Style::Chunks],
+                false => dice.some_of(&Style::ALL),
+            },
+            places: match parted {
+                true => vec![Place::Task],
+                false => Self::choose_places(dice),
+            },
             times: Times::new(dice, endless),
             limits: Limits::new(dice),
             cuts: dice.pick(&[0, 0, 20, 60]),
@@ -147,6 +156,14 @@ impl Swarm {
         let kinds = dice.some_of(&Kind::COMMON);
         let count = dice.pick(&[1, 1, 1, 2, 3]);
         (0..count).map(|_| dice.pick(&kinds)).collect()
+    }
+
+    fn choose_places(dice: &Dice) -> Vec<Place> {
+        let mut places = dice.some_of(&[Place::Here, Place::Task]);
+        if dice.chance(10) {
+            places.push(Place::Beside);
+        }
+        places
     }
 
     pub fn has(&self, kind: crate::journal::Kind) -> bool {

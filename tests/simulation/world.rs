@@ -6,7 +6,7 @@ use smtpd_tower::{Handle, PeerAddr};
 use tokio::{
     sync::mpsc,
     task::yield_now,
-    time::{Instant, advance, sleep, sleep_until},
+    time::{Instant, sleep, sleep_until},
 };
 
 use crate::{
@@ -107,6 +107,9 @@ impl World {
 
     /// Runs until everything has come to its end, or something is wrong.
     pub async fn run(mut self) -> usize {
+        if self.shared.swarm.flood {
+            self.flood();
+        }
         while self.shared.trace.is_clean() {
             match self.choose() {
                 Some(step) => {
@@ -127,6 +130,34 @@ impl World {
         self.steps
     }
 
+    /// Drops more connections to a server that is full than are told so at a time; the next one has to be told.
+    fn flood(&mut self) {
+        const AT_ONCE: usize = 50;
+        let full = self.built.server.clone().max_sessions(0);
+        let shared = self.shared.clone();
+        let connect = |executor: &mut Executor, room| {
+            let link = Link::new(0, 1, room);
+            let end = link.server_end(&shared.dice, &shared.trace, &shared.alarm);
+            let session = full.serve_connection(end, PeerAddr::Unknown);
+            let task = executor.spawn(Box::pin(session));
+            executor.poll(task);
+            (link, task)
+        };
+        for _ in 0..1100 / AT_ONCE {
+            let tasks: Vec<usize> = (0..AT_ONCE)
+                .map(|_| connect(&mut self.executor, 0).1)
+                .collect();
+            tasks.into_iter().for_each(|task| self.executor.abort(task));
+        }
+        let (link, task) = connect(&mut self.executor, 100);
+        self.executor.abort(task);
+        if link.lock().down.is_empty() {
+            self.shared
+                .trace
+                .violate("a client of a full server is not told so");
+        }
+    }
+
     async fn settle_step(&mut self) {
         self.steps += 1;
         yield_now().await;
@@ -140,10 +171,6 @@ impl World {
             self.shared
                 .trace
                 .violate("steps without end, and no time passes");
-        }
-        let cost = self.shared.swarm.cost;
-        if !cost.is_zero() && self.shared.dice.one_in(4) {
-            advance(cost).await;
         }
     }
 

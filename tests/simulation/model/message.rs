@@ -144,11 +144,7 @@ impl Model {
         let (content, whole) = match self.mode {
             Mode::Data => match self.stream.message(read) {
                 Some(end) => (unstuffed(&rest[..end - 3]), true),
-                None => {
-                    let mut content = unstuffed(rest);
-                    content.truncate(content.len().saturating_sub(HELD_BACK));
-                    (content, false)
-                }
+                None => (unstuffed(rest), false),
             },
             Mode::Commands => {
                 let (line, size, last) = self.chunk(read)?;
@@ -156,17 +152,15 @@ impl Model {
                 let whole = last && chunk.len() == size;
                 let mut content = self.transaction.content.clone();
                 content.extend_from_slice(chunk);
-                if !whole {
-                    // A CR may be half of a line end.
-                    content.truncate(content.len() - usize::from(content.ends_with(b"\r")));
-                }
                 (content, whole)
             }
             _ => return None,
         };
-        self.flaws(&content)
-            .is_empty()
-            .then_some((content.len(), whole))
+        // A CR at the end may be half of a line end.
+        let judged = content.strip_suffix(b"\r").unwrap_or(&content);
+        let held_back = if whole { 0 } else { HELD_BACK };
+        let len = content.len().saturating_sub(held_back);
+        self.flaws(judged).is_empty().then_some((len, whole))
     }
 
     /// Whether that call has stored what the client has sent: as a reply has confirmed, or as the client has sent it since

@@ -38,6 +38,8 @@ pub struct Model {
     may_close: bool,
     shuts_down: bool,
     greeted: bool,
+    /// How many more replies belong to the one that has closed.
+    tail: usize,
     /// The calls whose stored messages a reply has confirmed.
     confirmed: RefCell<Vec<usize>>,
 }
@@ -110,6 +112,7 @@ impl Model {
             may_close: false,
             shuts_down: false,
             greeted: false,
+            tail: 0,
             confirmed: RefCell::default(),
         }
     }
@@ -125,6 +128,7 @@ impl Model {
     }
 
     /// Notes that the TLS handshake is done (RFC 3207 section 4.2).
+    #[expect(dead_code, reason = "clients do not speak TLS yet")]
     pub fn secured(&mut self) {
         self.stream.clear();
         self.mode = Mode::Commands;
@@ -209,6 +213,8 @@ impl Model {
                 None if self.stream.line(read).is_none() => rest,
                 None => 0,
             },
+            // What comes after the end is dropped.
+            Mode::Over => rest,
             _ => 0,
         };
         rest - unit
@@ -216,6 +222,11 @@ impl Model {
 
     fn reply(&mut self, event: u64, code: u16) -> Result<(), String> {
         self.may_close = false;
+        if self.mode == Mode::Over && self.tail > 0 {
+            // LMTP has a reply for each recipient, also where the first closes.
+            self.tail -= 1;
+            return Ok(());
+        }
         if code == 421 && self.mode != Mode::Over {
             return self.closing(event);
         }
@@ -275,6 +286,9 @@ impl Model {
             timed_out,
             unasked,
         ];
+        if self.swarm.lmtp && by_service {
+            self.tail = self.transaction.recipients.len().saturating_sub(1);
+        }
         self.mode = Mode::Over;
         match reasons.contains(&true) {
             true => Ok(()),
