@@ -7,7 +7,8 @@ use self::support::differential::{AUTH_LINE, COMMAND_LINE, Setting};
 
 mod support;
 
-const FRAGMENTS: [&str; 70] = [
+const FRAGMENTS: [&str; 71] = [
+    "STARTTLS\r\n",
     "HELO client.example\r\n",
     "EHLO client.example\r\n",
     "LHLO client.example\r\n",
@@ -108,7 +109,9 @@ fn sessions() -> impl Strategy<Value = Vec<u8>> {
     let fragment = select(FRAGMENTS.to_vec()).prop_map(|fragment| fragment.as_bytes().to_vec());
     let many = (any::<u8>(), select(vec![500, 506, 600, 12_290, 13_000]))
         .prop_map(|(octet, len)| vec![octet; len]);
-    let piece = prop_oneof![60 => fragment, 2 => vec(any::<u8>(), 0..20), 1 => many];
+    // More replies than may wait to be written.
+    let flood = Just(b"EHLO client.example\r\n".repeat(300));
+    let piece = prop_oneof![120 => fragment, 4 => vec(any::<u8>(), 0..20), 2 => many, 1 => flood];
     // Most sessions begin well, so that they come to something.
     (0..4_usize, vec(piece, 0..40)).prop_map(|(start, pieces)| {
         let text = "EHLO client.example\r\nMAIL FROM:<a@b>\r\nRCPT TO:<c@d>\r\n";
@@ -127,6 +130,26 @@ proptest! {
         cuts in vec(1..60_usize, 1..20),
     ) {
         setting.check(&input, &cuts);
+    }
+
+    #[test]
+    fn a_session_is_the_same_with_every_driver(
+        setting in settings(),
+        input in sessions(),
+        cuts in vec(1..300_usize, 1..20),
+        whims in vec(any::<u8>(), 0..200),
+    ) {
+        setting.check_driver(&input, &cuts, &whims);
+    }
+
+    #[test]
+    fn a_session_ends_with_every_driver(
+        setting in settings(),
+        input in sessions(),
+        cuts in vec(1..300_usize, 1..20),
+        whims in vec(any::<u8>(), 0..200),
+    ) {
+        setting.check_wild_driver(&input, &cuts, &whims);
     }
 
     #[test]

@@ -7,12 +7,15 @@ use smtpd_core::{
     sasl::{CramMd5, Mechanisms, OAuthBearer},
 };
 
-use super::{Caller, Decision, Session, Told, extensions};
+use super::{Caller, Decision, Session, Told, extensions, whims::Whims};
 
 /// RFC 5321 section 4.5.3.1.4, and what each extension adds.
 pub(crate) const COMMAND_LINE: usize = 512 + 17 + 34 + 15 + 1007 + 5 + 11 + 33;
 /// An AUTH command with the longest response (RFC 4954 section 4).
 pub(crate) const AUTH_LINE: usize = 12_288 + 32;
+
+/// 64 KiB, and the replies to one command.
+const MOST_OUTPUT: usize = (64 << 10) + (8 << 10);
 
 /// What a server is set up to do, and its caller inclined to.
 #[derive(Debug, Clone)]
@@ -37,12 +40,17 @@ impl Setting {
     };
 
     pub(crate) fn session(&self) -> Session<Moody> {
+        self.start(false)
+    }
+
+    fn start(&self, starttls: bool) -> Session<Moody> {
         let mut limits = Limits::default();
         (limits.errors, limits.command_line, limits.recipients) = (30, 512, 3);
         let config = Config::new("mx.example.org")
             .limits(limits)
             .extensions(extensions::all())
             .max_message_size(self.max_size)
+            .starttls(starttls)
             .bare_newline(self.policy)
             .protocol(if self.lmtp {
                 Protocol::Lmtp
@@ -63,6 +71,7 @@ impl Setting {
         };
         let config = config.xclient(true).xforward(true);
         let mut session = Session::new(Arc::new(config), false, caller);
+        session.most_output = MOST_OUTPUT;
         session.connection.allow_xclient();
         session.connection.allow_xforward();
         session
@@ -70,23 +79,64 @@ impl Setting {
 
     /// What the caller is told and what the server sends, where the input comes in pieces of these lengths, over and over.
     pub(crate) fn play(&self, input: &[u8], cuts: &[usize]) -> (Vec<Told>, Vec<u8>) {
+        self.play_with(input, cuts, Whims::default())
+    }
+
+    fn play_with(&self, input: &[u8], cuts: &[usize], whims: Whims) -> (Vec<Told>, Vec<u8>) {
         let mut session = self.session();
+        session.whims = whims;
         session.feed(b"");
-        let mut rest = input;
-        for cut in cuts.iter().cycle() {
-            if rest.is_empty() {
-                break;
-            }
-            let (piece, later) = rest.split_at((*cut).clamp(1, rest.len()));
+        for piece in pieces(input, cuts) {
             session.feed(piece);
-            assert!(
-                session.input.len() <= AUTH_LINE,
-                "{} octets are kept",
-                session.input.len()
-            );
-            rest = later;
+            let kept = session.input.len();
+            assert!(kept <= AUTH_LINE, "{kept} bytes are kept");
         }
         (session.told(), session.output)
+    }
+
+    /// Asserts that it makes no difference whether a driver answers at once, defers questions, holds messages up, or writes in
+    /// pieces: as many replies are sent, in the same order.
+    pub(crate) fn check_driver(&self, input: &[u8], cuts: &[usize], whims: &[u8]) {
+        let (told, output) = self.play(input, &[usize::MAX]);
+        let (other_told, other_output) = self.play_with(input, cuts, Whims::harmless(whims));
+        assert!(
+            output == other_output,
+            "{}\nor {}",
+            output.escape_ascii(),
+            other_output.escape_ascii()
+        );
+        assert_eq!(told, other_told);
+    }
+
+    /// Plays with a driver that also forgets questions, comes too late, and is told of the end of the connection or of the server.
+    /// Asserts that each session ends, whatever happens, and that no answer reaches another question.
+    pub(crate) fn check_wild_driver(&self, input: &[u8], cuts: &[usize], whims: &[u8]) {
+        let mut session = self.start(true);
+        session.whims = Whims::wild(whims);
+        session.feed(b"");
+        for piece in pieces(input, cuts) {
+            session.happens();
+            session.feed(piece);
+        }
+        let mut waits = 0;
+        while let Some(until) = session.until {
+            waits += 1;
+            assert!(waits < 10 + 2 * input.len(), "the session never ends");
+            session.now = until;
+            session.feed(b"");
+        }
+        let (told, sent) = (session.told(), session.output.len());
+        session.feed(b"EHLO client.example\r\n");
+        assert_eq!((session.told(), session.output.len()), (told, sent));
+        assert!(session.input.is_empty());
+        // What is taken early may be answered after a question that comes between its chunks.
+        if !input
+            .to_ascii_uppercase()
+            .windows(4)
+            .any(|word| word == b"BDAT")
+        {
+            check_order(&session.output);
+        }
     }
 
     /// Asserts that it makes no difference whether the input comes at once, in these pieces, or octet by octet.
@@ -104,6 +154,15 @@ impl Setting {
         }
         check_replies(&output);
     }
+}
+
+/// The input in pieces of these lengths, over and over.
+fn pieces<'i>(mut input: &'i [u8], cuts: &[usize]) -> impl Iterator<Item = &'i [u8]> {
+    let mut cuts = cuts.iter().cycle();
+    std::iter::from_fn(move || {
+        let len = (*cuts.next()?).clamp(1, input.len().max(1));
+        input.split_off(..len)
+    })
 }
 
 /// One that refuses now and then, each time on the same occasion.
@@ -145,14 +204,19 @@ impl Moody {
     }
 
     fn reply(&self, more: u32) -> Reply {
+        // The client can tell from it which question was answered.
+        let text = format!("#{}.{more} ", self.asked);
         match (self.mood ^ (self.asked + more)) % 8 {
-            0 => Reply::ok("Yes"),
-            1 => Reply::busy(),
-            2 => Reply::ok("a long story. ".repeat(100)),
-            3 => Reply::multiline(Code::HELP, Status::UNDEFINED, ["one", "", "\r\n250 three"]),
+            0 => Reply::ok(text),
+            1 => Reply::busy().with_text(text),
+            2 => Reply::ok(text + &"a long story. ".repeat(100)),
+            3 => {
+                let lines = [text, String::new(), "\r\n250 three".to_owned()];
+                Reply::multiline(Code::HELP, Status::UNDEFINED, lines)
+            }
             4 => Reply::new(Code::START_MAIL, Status::UNDEFINED, "No answer to anything"),
-            5 if self.mood.is_multiple_of(3) => Reply::closing("Going down"),
-            _ => Reply::rejected("No"),
+            5 if self.mood.is_multiple_of(3) => Reply::closing(text),
+            _ => Reply::rejected(text),
         }
     }
 }
@@ -179,4 +243,15 @@ fn check_replies(output: &[u8]) {
         open = (rest[0] == b'-').then_some(code);
     }
     assert!(open.is_none());
+}
+
+/// The replies to questions are in the order in which they were asked.
+fn check_order(output: &[u8]) {
+    let output = String::from_utf8_lossy(output);
+    let answered: Vec<u32> = output
+        .split('#')
+        .skip(1)
+        .filter_map(|reply| reply.split_once('.')?.0.parse().ok())
+        .collect();
+    assert!(answered.is_sorted(), "{output}");
 }

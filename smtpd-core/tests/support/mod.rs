@@ -10,8 +10,11 @@ use smtpd_core::{
     sasl::Secret,
 };
 
+use self::whims::{Happening, Open, Treated, Whims};
+
 pub(crate) mod differential;
 pub(crate) mod extensions;
+pub(crate) mod whims;
 
 /// Who answers the questions. What is left to the defaults is accepted, and the password of everybody is `secret`.
 pub(crate) trait Caller {
@@ -55,7 +58,6 @@ impl fmt::Debug for Told {
     }
 }
 
-#[derive(Debug)]
 pub(crate) struct Session<C> {
     pub(crate) connection: Connection,
     /// What was given to the connection and not taken yet.
@@ -65,10 +67,28 @@ pub(crate) struct Session<C> {
     /// Until when the session waits.
     pub(crate) until: Option<Instant>,
     pub(crate) caller: C,
+    pub(crate) whims: Whims,
+    /// How many bytes may wait to be written.
+    pub(crate) most_output: usize,
     /// The wire log.
     pub(crate) log: Vec<String>,
     fed: usize,
     told: Vec<Told>,
+    open: Option<Box<dyn Open>>,
+    /// Those that the connection has answered by itself.
+    stale: Vec<Box<dyn Open>>,
+    /// Whether a question was neither answered nor kept.
+    leaked: bool,
+}
+
+/// What came of a step.
+enum Taken {
+    On,
+    Waits,
+    Closed,
+    Question(Treated),
+    Answer(Instant),
+    Overdue,
 }
 
 impl<C: Caller> Session<C> {
@@ -85,9 +105,14 @@ impl<C: Caller> Session<C> {
             now: Instant::now(),
             until: None,
             caller,
+            whims: Whims::default(),
+            most_output: usize::MAX,
             log: Vec::new(),
             fed: 0,
             told: Vec::new(),
+            open: None,
+            stale: Vec::new(),
+            leaked: false,
         }
     }
 
@@ -102,7 +127,10 @@ impl<C: Caller> Session<C> {
     /// Gives bytes to the connection, and plays on until it has to wait for more.
     pub(crate) fn feed(&mut self, octets: &[u8]) {
         self.send(octets);
-        while self.step() {}
+        // Each step uses up input, or a choice of the driver, or is one of the few with which a session ends.
+        let most = 100 + 8 * self.input.len() + 4 * self.whims.left();
+        let steps = (0..=most).take_while(|_| self.step()).count();
+        assert!(steps <= most, "the session makes no progress");
     }
 
     /// Gives bytes to the connection, which is not polled.
@@ -113,8 +141,45 @@ impl<C: Caller> Session<C> {
 
     /// Takes one step. Returns whether the session goes on.
     fn step(&mut self) -> bool {
+        let is_open = self.open.is_some();
+        let taken = self.take();
+        if let Taken::Question(_) | Taken::Waits = taken {
+            assert!(!is_open, "the session goes on without an answer");
+        }
+        match taken {
+            Taken::On => return true,
+            Taken::Waits => return false,
+            Taken::Closed => {
+                self.stale.extend(self.open.take());
+                self.check_stale();
+                return false;
+            }
+            Taken::Question(Treated::Answered) => {}
+            Taken::Question(Treated::Open(open)) => {
+                self.check_stale();
+                self.open = Some(open);
+            }
+            Taken::Question(Treated::Leaked) => self.leaked = true,
+            Taken::Answer(until) => return self.answer_later(until),
+            Taken::Overdue => {
+                self.leaked = false;
+                self.stale.extend(self.open.take());
+            }
+        }
+        true
+    }
+
+    /// What was answered in place of the caller stays answered, whatever is asked now.
+    fn check_stale(&mut self) {
+        for stale in self.stale.drain(..) {
+            assert!(!stale.answer(&mut self.connection), "it is answered twice");
+        }
+    }
+
+    fn take(&mut self) -> Taken {
         let (now, taken) = (self.now, self.fed);
         let (told, caller, input) = (&mut self.told, &mut self.caller, &mut self.input);
+        let whims = &mut self.whims;
         let step = self.connection.poll(now, input);
         let taken = taken - input.len();
         let mut decide = |kind, text: String| {
@@ -123,80 +188,168 @@ impl<C: Caller> Session<C> {
             told.push(this);
             decision
         };
-        match step {
+        Taken::Question(match step {
             Step::Write(mut writing) => {
-                self.output.extend_from_slice(writing.bytes());
-                writing.wrote(writing.bytes().len(), now);
+                check_wait(now, writing.until());
+                let waiting = writing.bytes().len();
+                assert!(waiting <= self.most_output, "{waiting} bytes wait");
+                let written = whims.written(waiting);
+                self.output.extend_from_slice(&writing.bytes()[..written]);
+                writing.wrote(written, now);
+                if written < waiting {
+                    self.now = whims.later(now, writing.until());
+                }
+                return Taken::On;
             }
             Step::Read(reading) => return wait(&mut self.until, now, reading.until()),
             Step::Handshake(handshake) => return wait(&mut self.until, now, handshake.until()),
-            Step::Answer(answering) => return wait(&mut self.until, now, answering.until()),
+            Step::Answer(answering) => {
+                let until = answering.until();
+                wait(&mut self.until, now, until);
+                return Taken::Answer(until);
+            }
             Step::Closed(reason) => {
                 if self.until.take().is_some()
                     || told.last().is_none_or(|last| last.kind != "closed")
                 {
                     told.push(Told::new("closed", reason.to_string()));
                 }
-                return false;
+                return Taken::Closed;
             }
-            Step::Connect(ask) => reply(ask, decide("connect", String::new())),
-            Step::XClient(client, ask) => reply(ask, decide("xclient", shown(&client))),
-            Step::Helo(helo, ask) => reply(ask, decide("helo", helo.name.to_string())),
+            Step::Connect(ask) => reply(whims, ask, decide("connect", String::new())),
+            Step::XClient(client, ask) => reply(whims, ask, decide("xclient", shown(&client))),
+            Step::Helo(helo, ask) => reply(whims, ask, decide("helo", helo.name.to_string())),
             Step::Mail(mail, ask) => {
                 let text = format!("{} {:?}", mail.sender, mail.parameters);
-                reply(ask, decide("mail", text));
+                reply(whims, ask, decide("mail", text))
             }
             Step::Rcpt(rcpt, ask) => {
                 let text = format!("{} {:?}", rcpt.recipient, rcpt.parameters);
-                reply(ask, decide("rcpt", text));
+                reply(whims, ask, decide("rcpt", text))
             }
-            Step::Command(_, ask) => reply(ask, None),
+            Step::Command(_, ask) => reply(whims, ask, None),
             Step::Auth(request, ask) => {
                 let text = format!("{} {}", request.mechanism, request.credentials.username());
-                match decide("auth", text) {
+                let decision = decide("auth", text);
+                whims.treat(ask, |ask| match decision {
                     Some(Decision::Auth(outcome)) => ask.answer(outcome),
                     Some(Decision::Replies(replies)) => ask.answer(replies.merged().clone().into()),
                     None => ask.verify(Secret::plain("secret")),
-                }
+                })
             }
-            Step::StartTls(ask) => match decide("tls", String::new()) {
-                Some(Decision::Replies(replies)) => ask.refuse(replies.merged().clone()),
-                _ => ask.accept(),
-            },
-            Step::Data(ask) => match decide("data", String::new()) {
-                Some(Decision::Replies(replies)) if replies.is_taken() => ask.discard(replies),
-                Some(Decision::Replies(replies)) => ask.refuse(replies.merged().clone()),
-                _ => ask.receive(),
-            },
-            Step::ChunkEnd(ask) => match decide("chunk-end", String::new()) {
-                Some(Decision::Replies(replies)) => ask.discard(replies),
-                _ => ask.taken(),
-            },
+            Step::StartTls(ask) => {
+                let decision = decide("tls", String::new());
+                whims.treat(ask, |ask| match decision {
+                    Some(Decision::Replies(replies)) => ask.refuse(replies.merged().clone()),
+                    _ => ask.accept(),
+                })
+            }
+            Step::Data(ask) => {
+                let decision = decide("data", String::new());
+                whims.treat(ask, |ask| match decision {
+                    Some(Decision::Replies(replies)) if replies.is_taken() => ask.discard(replies),
+                    Some(Decision::Replies(replies)) => ask.refuse(replies.merged().clone()),
+                    _ => ask.receive(),
+                })
+            }
+            Step::ChunkEnd(ask) => {
+                let decision = decide("chunk-end", String::new());
+                whims.treat(ask, |ask| match decision {
+                    Some(Decision::Replies(replies)) => ask.discard(replies),
+                    _ => ask.taken(),
+                })
+            }
             Step::Message(result, ask) => {
                 let decision = match result {
                     Ok(()) => decide("taken", String::new()),
                     Err(MessageError::TooLarge) => decide("refused", "too large".into()),
                     Err(error) => decide("refused", error.to_string()),
                 };
-                match decision {
+                whims.treat(ask, |ask| match decision {
                     Some(Decision::Replies(replies)) => ask.reply(replies),
                     _ => ask.reply(Reply::ok("Taken")),
-                }
+                })
             }
             Step::Chunk(octets, receiving) => {
                 note_octets(told, &octets);
                 let decision = caller.decide(&Told::new("early", String::new()), taken);
-                if let Some(Decision::Replies(replies)) = decision {
-                    receiving.discard(replies);
+                match decision {
+                    Some(Decision::Replies(replies)) => {
+                        receiving.discard(replies);
+                        Treated::Answered
+                    }
+                    _ if whims.pick(4) == 1 => match receiving.hold() {
+                        Some(held) => Treated::open(held, |ask| ask.taken()),
+                        None => panic!("a message cannot be held up"),
+                    },
+                    _ => Treated::Answered,
                 }
             }
             Step::Authenticated(identity) => {
                 told.push(Told::new("authenticated", identity.to_string()));
+                return Taken::On;
             }
-            Step::Reset(_) => told.push(Told::new("reset", String::new())),
-            Step::XForward(forwarded) => told.push(Told::new("xforward", shown(&forwarded))),
-            Step::Line(line) => self.log.push(line.to_string()),
-            Step::Overdue(_) => {}
+            Step::Reset(_) => {
+                told.push(Told::new("reset", String::new()));
+                return Taken::On;
+            }
+            Step::XForward(forwarded) => {
+                told.push(Told::new("xforward", shown(&forwarded)));
+                return Taken::On;
+            }
+            Step::Line(line) => {
+                self.log.push(line.to_string());
+                return Taken::On;
+            }
+            Step::Overdue(_) => return Taken::Overdue,
+        })
+    }
+
+    /// Something happens while the session waits, or time passes, or a handshake ends.
+    pub(crate) fn happens(&mut self) {
+        self.happen();
+        if let Some(until) = self.until {
+            self.now = self.whims.later(self.now, until);
+        }
+        if let Step::Handshake(handshake) = self.connection.poll(self.now, &mut self.input) {
+            match self.whims.pick(4) {
+                0 => handshake.failed(),
+                1 => drop(handshake),
+                _ => handshake.done(&mut self.input, TlsFacts::default()),
+            }
+        }
+    }
+
+    fn happen(&mut self) {
+        match self.whims.happening() {
+            Some(Happening::Drain) => self.connection.drain(),
+            Some(Happening::ShutDown) => self.connection.shut_down(),
+            Some(Happening::Eof) => self.connection.handle_eof(),
+            Some(Happening::Lost) => self.connection.handle_lost(),
+            None => {}
+        }
+    }
+
+    /// An answer is awaited. Returns whether the driver does anything about it.
+    fn answer_later(&mut self, until: Instant) -> bool {
+        let Some(open) = self.open.take() else {
+            if std::mem::take(&mut self.leaked) {
+                self.now = until;
+                return true;
+            }
+            return false;
+        };
+        match self.whims.pick(4) {
+            1 => {
+                self.now = self.whims.later(self.now, until);
+                self.happen();
+                self.open = Some(open);
+            }
+            2 => {
+                open.begin(&mut self.connection);
+                self.open = Some(open);
+            }
+            _ => assert!(open.answer(&mut self.connection), "an answer is lost"),
         }
         true
     }
@@ -228,17 +381,25 @@ impl Told {
 }
 
 /// No wait is without a deadline that lies ahead.
-fn wait(kept: &mut Option<Instant>, now: Instant, until: Instant) -> bool {
+fn check_wait(now: Instant, until: Instant) {
     assert!(until > now, "a wait for what is over");
-    *kept = Some(until);
-    false
 }
 
-fn reply<K: ask_kind::OneReply>(ask: Ask<'_, K>, decision: Option<Decision>) {
-    match decision {
+fn wait(kept: &mut Option<Instant>, now: Instant, until: Instant) -> Taken {
+    check_wait(now, until);
+    *kept = Some(until);
+    Taken::Waits
+}
+
+fn reply<K: ask_kind::OneReply + 'static>(
+    whims: &mut Whims,
+    ask: Ask<'_, K>,
+    decision: Option<Decision>,
+) -> Treated {
+    whims.treat(ask, |ask| match decision {
         Some(Decision::Replies(replies)) => ask.reply(replies.merged().clone()),
         _ => ask.accept(),
-    }
+    })
 }
 
 fn note_octets(told: &mut Vec<Told>, octets: &[u8]) {
