@@ -9,6 +9,7 @@ use zeroize::Zeroizing;
 
 use crate::{
     BareNewline, Extension, Extensions, Leniency, ParameterError, ParameterRule, Timeouts,
+    check::SHORTEST_LINE_LIMIT,
     extension::standard::{AUTH_PARAMETER, SIZE_PARAMETER},
     parameter,
     sasl::{Mechanisms, SALT_KEY_LEN},
@@ -242,7 +243,7 @@ impl Config {
     }
 
     /// Before AUTH, allow only AUTH, EHLO, HELO, NOOP, RSET, STARTTLS and QUIT (RFC 4954 section 6). It has no effect
-    /// while no mechanism is on.
+    /// while no mechanism is on, which [`check`](Self::check) reports.
     #[must_use]
     pub fn require_auth(mut self, required: bool) -> Self {
         self.require_auth = required;
@@ -301,13 +302,29 @@ impl Config {
         self
     }
 
-    /// Where mechanisms that challenge the client take their random octets from: a function that fills a slice from a
-    /// cryptographic source, or tells by `false` that it cannot. Without one, such mechanisms are neither offered nor taken.
-    /// `Server` of smtpd-tower begins with that of the operating system.
+    /// Sets where mechanisms that challenge the client take random bytes from: a function that fills a slice from a
+    /// cryptographic source, or returns `false` if it cannot. None by default, and mechanisms that need one, such as SCRAM and
+    /// CRAM-MD5, are then neither offered nor accepted, which [`check`](Self::check) reports. `Server` of smtpd-tower begins with
+    /// the source of the operating system, and so does `os_entropy`, which the feature `getrandom` adds.
     #[must_use]
     pub fn entropy(mut self, fill: fn(&mut [u8]) -> bool) -> Self {
         self.entropy = Some(fill);
         self.changed()
+    }
+
+    /// Sets [`entropy`](Self::entropy) to the random number generator of the operating system.
+    ///
+    /// ```
+    /// use smtpd_core::{Config, sasl::{CramMd5, Mechanisms}};
+    ///
+    /// let config = Config::new("mx.example.org").mechanisms(Mechanisms::none().with(CramMd5));
+    /// assert!(config.check().is_err());
+    /// assert_eq!(config.os_entropy().check(), Ok(()));
+    /// ```
+    #[cfg(feature = "getrandom")]
+    #[must_use]
+    pub fn os_entropy(self) -> Self {
+        self.entropy(|bytes| getrandom::fill(bytes).is_ok())
     }
 
     /// The key from which SCRAM makes salts for users that there are not, so that they look like those that there are:
@@ -359,7 +376,7 @@ impl Config {
         // RFC 5321 section 4.5.3.1.4.
         self.limits
             .command_line
-            .max(512)
+            .max(SHORTEST_LINE_LIMIT)
             .saturating_add(self.extra_octets)
     }
 

@@ -16,7 +16,8 @@
 //! - [`Config`], [`Limits`], [`Timeouts`], [`BareNewline`]: what a server is set up to do.
 //!
 //! The feature `scram` (default) adds the mechanisms that hash: SCRAM-SHA-1, SCRAM-SHA-256 and their -PLUS forms; the feature
-//! `idna` adds [`Domain::canonical`](Domain), by which A-labels and U-labels are the same domain.
+//! `idna` adds [`Domain::canonical`](Domain), by which A-labels and U-labels are the same domain; the feature `getrandom` adds
+//! `Config::os_entropy`, the operating system's random bytes for mechanisms that challenge the client.
 //!
 //! [`guide::rfc`] tells which RFC is kept how, and where that is tested.
 //!
@@ -25,6 +26,7 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod address;
+mod check;
 mod code;
 mod command;
 mod config;
@@ -49,6 +51,7 @@ pub use address::{
 };
 /// The buffers of [`Connection::poll`], re-exported so that a driver uses the same version.
 pub use bytes;
+pub use check::ConfigError;
 pub use code::Code;
 pub use config::{Config, Limits, Protocol};
 pub use connection::{

@@ -10,7 +10,7 @@ use smtpd_core::{
     Ask, CloseReason, Code, Config, Connection, DataReply, Deferred, Limits, MessageError, Overdue,
     Protocol, Reply, Status, Step, TlsFacts, ask_kind,
     bytes::BytesMut,
-    sasl::{CramMd5, Identity, Mechanisms, Scram, Secret},
+    sasl::{Anonymous, CramMd5, Identity, Mechanisms, Scram, Secret},
 };
 
 use self::support::{Session, Yes};
@@ -897,6 +897,15 @@ fn an_authentication_without_proof_succeeds() {
         assert_eq!(session.codes().last(), Some(&535), "{number}");
         assert!(session.connection.identity().is_none());
     }
+}
+
+#[test]
+fn a_mechanism_is_left_out_for_want_of_random_bytes_that_it_does_not_need() {
+    let anonymous = Mechanisms::none().with(Anonymous);
+    let mut session = with(config().mechanisms(anonymous), HELLO);
+    assert!(session.sent().contains("AUTH ANONYMOUS\r\n"));
+    session.send(b"AUTH ANONYMOUS dHJhY2U=\r\n");
+    assert!(matches!(session.poll(), Step::Auth(..)));
 }
 
 #[test]

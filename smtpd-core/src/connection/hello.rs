@@ -104,7 +104,7 @@ impl Connection {
             .filter(|factory| self.may_use(*factory))
     }
 
-    /// RFC 4954 section 4: what shows the password needs TLS. What challenges the client needs random octets.
+    /// RFC 4954 section 4: what shows the password needs TLS. What challenges the client needs random bytes.
     pub(super) fn may_use(&self, factory: &dyn MechanismFactory) -> bool {
         if self.config.require_tls && !self.tls {
             return false; // AUTH would hear 530.
@@ -115,11 +115,10 @@ impl Connection {
         if factory.needs_client_certificate() && !self.certified {
             return false; // RFC 4422 appendix A: without it there is nothing to authenticate by
         }
-        if factory.is_plaintext() {
-            self.tls || self.config.insecure_auth
-        } else {
-            self.config.entropy.is_some()
+        if factory.is_plaintext() && !self.tls && !self.config.insecure_auth {
+            return false;
         }
+        !factory.needs_entropy() || self.config.entropy.is_some()
     }
 }
 

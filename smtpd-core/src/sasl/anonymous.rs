@@ -33,6 +33,10 @@ impl MechanismFactory for Anonymous {
         false
     }
 
+    fn needs_entropy(&self) -> bool {
+        false
+    }
+
     fn start(&self, _: &ExchangeContext<'_>) -> Box<dyn Mechanism> {
         Box::new(AnonymousExchange)
     }

@@ -15,6 +15,8 @@ pub(super) const DIGEST_LEN: usize = 16;
 /// The password does not cross the network, but the server must keep it in the clear, and who listens can try
 /// passwords at leisure. Where there is TLS, [`Plain`](super::Plain) is the better choice.
 ///
+/// The challenge is random, so it is offered only if [`Config::entropy`](crate::Config::entropy) is set.
+///
 /// ```
 /// use smtpd_core::sasl::{Mechanisms, CramMd5};
 ///

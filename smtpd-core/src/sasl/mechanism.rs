@@ -140,6 +140,12 @@ pub trait MechanismFactory: Send + Sync + fmt::Debug {
         false
     }
 
+    /// Whether its exchanges need random bytes, so that it can be offered only if [`Config::entropy`](crate::Config::entropy) is
+    /// set. By default `true` of every mechanism that is not plaintext, because those challenge the client.
+    fn needs_entropy(&self) -> bool {
+        !self.is_plaintext()
+    }
+
     /// Starts an exchange.
     fn start(&self, context: &ExchangeContext<'_>) -> Box<dyn Mechanism>;
 }

@@ -5,7 +5,11 @@ use super::{Login, MechanismFactory, Plain};
 /// The mechanisms that a server offers, in the order in which EHLO lists them.
 ///
 /// The default is PLAIN and LOGIN. [`CramMd5`](super::CramMd5) must be added: it makes the server keep passwords in
-/// the clear.
+/// the clear. Mechanisms that challenge the client, such as CRAM-MD5 and SCRAM, are offered only if
+/// [`Config::entropy`](crate::Config::entropy) is set; [`Config::check`](crate::Config::check) says so where it is missing.
+///
+/// The mechanisms with settings have a constructor, such as `XOAuth2::new()`; the others are named by their type, such as
+/// `Plain`.
 ///
 /// ```
 /// use smtpd_core::sasl::{CramMd5, Mechanisms};

@@ -39,6 +39,8 @@ use super::{
 /// application that keeps passwords does better to answer for unknown users with a [`Secret::plain`] that nobody knows:
 /// then they take the time that deriving the keys takes, too.
 ///
+/// Each exchange needs a nonce, so it is offered only if [`Config::entropy`](crate::Config::entropy) is set.
+///
 /// ```
 /// use smtpd_core::sasl::{Mechanisms, Scram};
 ///
