@@ -8,6 +8,7 @@ use tower::{Layer, ServiceExt, service_fn};
 
 use crate::{
     journal::{Call, Kind, Outcome, Pages},
+    network::Wires,
     swarm::Swarm,
     world::{Site, Stage, World},
 };
@@ -55,6 +56,7 @@ impl World {
         }
         let wires = site.link.lock();
         let lost = wires.reset || wires.closed || wires.up.is_ended() || wires.congested;
+        let lost = lost || is_given_up(&wires, &self.shared.swarm);
         let refused = self.shared.swarm.listener && self.shutdown.is_some() && !began;
         let excused = lost || site.aborted || refused || site.client.uses_tls();
         (!excused && !site.model.may_end())
@@ -240,6 +242,7 @@ impl Site {
         let idle = !pages.is_busy(self.link.id) && pages.unready == 0 && swarm.permits.is_none();
         let seen = wires.up.read + wires.up.arrived() as u64;
         let able = wires.down.room() > 0 && !wires.reset && !wires.closed;
+        let able = able && !is_given_up(&wires, swarm);
         let owed = !self.client.uses_tls() && self.model.is_owed(seen);
         (idle && able && owed).then(|| "nothing moves, and a reply is owed".to_owned())
     }
@@ -331,4 +334,12 @@ impl Site {
 
 fn position(call: &Call) -> usize {
     call.reader.unwrap_or_default().position
+}
+
+/// Whether the client has taken so little of the replies for so long that the server need not go on.
+fn is_given_up(wires: &Wires, swarm: &Swarm) -> bool {
+    let limit = Duration::from_millis(swarm.times.write.unwrap_or(300_000));
+    wires
+        .unwritten
+        .is_some_and(|since| since.elapsed() >= limit)
 }

@@ -49,6 +49,8 @@ pub struct Wires {
     pub written: Vec<(u64, Vec<u8>)>,
     /// The server has found no room to write into since the client last read.
     pub congested: bool,
+    /// Since when the server has had something that it could not write at once.
+    pub unwritten: Option<Instant>,
 }
 
 /// One direction: what was sent, and how much of it has arrived.
@@ -79,6 +81,7 @@ impl Link {
             said: Vec::new(),
             written: Vec::new(),
             congested: false,
+            unwritten: None,
         };
         Self {
             id,
@@ -281,11 +284,15 @@ impl AsyncWrite for ServerEnd {
         let room = wires.down.room().min(bytes.len());
         if room == 0 && !bytes.is_empty() {
             wires.congested = true;
+            wires.unwritten.get_or_insert_with(Instant::now);
             wires.down.writer = Some(cx.waker().clone());
             return Poll::Pending;
         }
         let part = if room == 0 { 0 } else { self.part(room) };
         let count = wires.down.put(&bytes[..part]);
+        if count == bytes.len() {
+            wires.unwritten = None;
+        }
         let event = self.trace.count("writes", self.link.id, count);
         wires.written.push((event, bytes[..count].to_vec()));
         drop(wires);

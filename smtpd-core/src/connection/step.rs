@@ -144,8 +144,13 @@ impl<'c> Writing<'c> {
     ///
     /// In debug builds, if there were not as many.
     pub fn wrote(&mut self, written: usize, now: Instant) {
-        let least_rate = self.connection.config.timeouts.min_rate;
-        self.connection.output.wrote(written, now, least_rate);
+        let connection = &mut self.connection;
+        // After a forced shutdown nothing earns the client more time.
+        let least_rate = match connection.cut {
+            true => u32::MAX,
+            false => connection.config.timeouts.min_rate,
+        };
+        connection.output.wrote(written, now, least_rate);
     }
 
     /// When the client has taken too long. Poll then.

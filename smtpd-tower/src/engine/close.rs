@@ -98,15 +98,12 @@ impl<IO: Io> Driver<IO> {
         if !closing.down {
             closing.down = Pin::new(&mut wire.stream).poll_shutdown(cx).is_ready();
         }
-        wire.input.clear();
-        while closing.lingers && !wire.eof && wire.received <= closing.most {
-            let read = wire.poll_read(cx);
-            wire.input.clear();
-            match read {
-                Poll::Ready(Ok(_)) => {}
-                Poll::Ready(Err(_)) => wire.eof = true,
-                Poll::Pending => return Poll::Pending,
-            }
+        if closing.lingers && !wire.eof && wire.received <= closing.most {
+            let read = self.poll_read(cx);
+            self.wire.input.clear();
+            // The client is gone, and nobody is interested in how.
+            self.wire.eof |= matches!(read, Poll::Ready(Err(_)));
+            return read.map(|_| ());
         }
         if !closing.down && !wire.eof && wire.received <= closing.most {
             return Poll::Pending;

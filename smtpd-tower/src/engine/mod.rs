@@ -68,6 +68,8 @@ struct Driver<IO: Io> {
     work: Option<Work<IO>>,
     /// The work was polled since the session was woken, and was given nothing since.
     polled: bool,
+    /// How often the client was read from since the session was woken.
+    reads: u32,
     /// How far the session has followed the server's shutdown.
     stage: Stage,
     /// How the connection is closed, once the protocol is over.
@@ -117,6 +119,7 @@ impl Engine {
             now,
             work: None,
             polled: false,
+            reads: 0,
             stage: Stage::Running,
             closing: None,
             broken: false,
@@ -133,7 +136,7 @@ impl<IO: Io> Future for Driver<IO> {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let driver = self.get_mut();
         driver.now = Instant::now();
-        driver.polled = false;
+        (driver.polled, driver.reads) = (false, 0);
         loop {
             #[cfg(debug_assertions)]
             driver.disarm();

@@ -1,6 +1,9 @@
 //! Where a session waits.
 
-use std::task::{Context, Poll};
+use std::{
+    io,
+    task::{Context, Poll},
+};
 
 use tokio::time::Instant;
 
@@ -25,6 +28,9 @@ pub(super) enum Want {
     /// The end of the connection.
     Close,
 }
+
+/// How often a session reads from its client before other tasks get their turn.
+const READS: u32 = 32;
 
 impl Wait {
     pub(super) fn new(want: Want, until: std::time::Instant) -> Self {
@@ -66,13 +72,30 @@ impl<IO: Io> Driver<IO> {
     }
 
     fn poll_input(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        match self.wire.poll_read(cx) {
+        match self.poll_read(cx) {
             Poll::Pending => return Poll::Pending,
             Poll::Ready(Ok(0)) => self.connection.handle_eof(),
             Poll::Ready(Ok(_)) => {}
             Poll::Ready(Err(error)) => self.lost(Some(error)),
         }
         Poll::Ready(())
+    }
+
+    /// Reads from the client. One that sends faster than it is served would be read from for ever in one poll: other tasks get
+    /// their turn now and then, and time goes on.
+    pub(super) fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        if self.reads >= READS {
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        let read = self.wire.poll_read(cx);
+        if read.is_ready() {
+            if self.reads > 0 {
+                self.now = Instant::now();
+            }
+            self.reads += 1;
+        }
+        read
     }
 
     /// Whether the client has gone away while it has nothing left to be answered.
