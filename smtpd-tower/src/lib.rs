@@ -108,6 +108,17 @@ mod phase_service;
 mod pipeline;
 mod recover;
 mod request;
+// Where tokio has `TcpSocket::set_reuseport`.
+#[cfg(all(
+    unix,
+    not(any(
+        target_os = "solaris",
+        target_os = "illumos",
+        target_os = "cygwin",
+        target_os = "nuttx"
+    ))
+))]
+mod reuse_port;
 pub mod router;
 mod server;
 mod session;
@@ -144,7 +155,7 @@ pub use request::Request;
         target_os = "nuttx"
     ))
 ))]
-pub use server::bind_reuse_port;
+pub use reuse_port::bind_reuse_port;
 pub use server::{Handle, Listener, Profile, Server, TrustedPeers, system_hostname};
 #[cfg(feature = "proxy")]
 pub use server::{ProxyHeaderError, ProxyInfo, ProxyProtocol, ProxyTls, ProxyVersion};

@@ -56,7 +56,9 @@ impl World {
         }
         let wires = site.link.lock();
         let lost = wires.reset || wires.closed || wires.up.is_ended() || wires.congested;
-        let lost = lost || is_given_up(&wires, &self.shared.swarm);
+        // At the end of a shutdown the last reply has a second.
+        let hurried = self.shutdown.is_some() && wires.unwritten.is_some();
+        let lost = lost || hurried || is_given_up(&wires, &self.shared.swarm);
         let refused = self.shared.swarm.listener && self.shutdown.is_some() && !began;
         let excused = lost || site.aborted || refused || site.client.uses_tls();
         (!excused && !site.model.may_end())
@@ -227,8 +229,12 @@ impl Site {
         if self.client.uses_tls() {
             return None;
         }
-        let read = self.link.lock().up.read;
-        let ahead = self.model.ahead(read);
+        let wires = self.link.lock();
+        if wires.down.is_ended() {
+            // What is read off while the connection is closed is not kept.
+            return None;
+        }
+        let ahead = self.model.ahead(wires.up.read);
         (ahead > MOST_KEPT).then(|| format!("the server has read {ahead} bytes ahead"))
     }
 

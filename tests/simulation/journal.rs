@@ -207,7 +207,7 @@ impl Pages {
 
     /// Whether a service works on a command of that connection.
     pub fn is_busy(&self, conn: u64) -> bool {
-        let mut calls = self.calls_of(conn).rev().take(3);
+        let mut calls = self.calls_of(conn);
         calls.any(|call| call.outcome == Outcome::Working)
     }
 }

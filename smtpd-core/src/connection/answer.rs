@@ -123,7 +123,11 @@ impl Connection {
 
     /// Drops what is left of the message, and keeps the reply for its end.
     pub(super) fn discard_rest(&mut self, replies: DataReply) {
-        let asked = self.take_asked();
+        // The question of a command between two chunks stays open.
+        let asked = match self.asked {
+            Some(Asked::Room | Asked::Chunk) => self.take_asked(),
+            _ => None,
+        };
         self.answer_early(final_replies(replies));
         if asked == Some(Asked::Chunk) {
             self.chunk_end();

@@ -404,7 +404,7 @@ impl Connection {
     /// The message that is being received, to be answered before its end or held up. `None` before [`Step::Data`] is
     /// answered and after [`Step::Message`] was returned.
     pub fn receiving(&mut self) -> Option<Receiving<'_>> {
-        let open = matches!(self.asked, None | Some(Asked::Room | Asked::Chunk));
+        let open = !matches!(self.asked, Some(Asked::Data | Asked::Message));
         let wanted = self
             .message
             .as_ref()

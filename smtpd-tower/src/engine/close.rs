@@ -69,23 +69,38 @@ impl<IO: Io> Driver<IO> {
 
     /// What is at work when the session is over. Only a service that reads a message may go on for a moment, to clean up.
     fn abandon_work(&mut self) -> Option<Instant> {
-        match &mut self.work {
-            Some(Work::Transfer(transfer)) => {
-                let until = transfer.abandon(self.now);
-                if until > self.now {
-                    return Some(until);
-                }
-            }
-            #[cfg(feature = "tls")]
-            Some(Work::Handshake(_)) => {
-                let error = std::io::ErrorKind::TimedOut.into();
-                self.report(SessionError::Tls(error));
-                self.wire.dead = true;
-            }
-            _ => {}
+        #[cfg(feature = "tls")]
+        if let Some(Work::Handshake(_)) = &self.work {
+            let error = std::io::ErrorKind::TimedOut.into();
+            self.report(SessionError::Tls(error));
+            self.wire.dead = true;
         }
-        self.give_up_work();
-        None
+        if let Some(work) = self.work.take() {
+            let phase = work.phase();
+            self.drop_caught(phase, work);
+        }
+        let until = self
+            .transfer
+            .as_mut()
+            .map(|transfer| transfer.abandon(self.now));
+        if until.is_none_or(|until| until <= self.now) {
+            self.give_up_transfer();
+            return None;
+        }
+        until
+    }
+
+    /// A data service whose message was given up cleans up before the session goes on.
+    pub(super) fn awaits_clean_up(&mut self) -> Option<Next> {
+        let until = self.transfer.as_ref()?.abandoned()?;
+        if until <= self.now {
+            self.give_up_transfer();
+            return None;
+        }
+        Some(Next::Wait(Wait {
+            want: Want::Answer,
+            until,
+        }))
     }
 
     /// Closes the way out, then reads on for a moment: closing with unread input would reset the connection, and the client

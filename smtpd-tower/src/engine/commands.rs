@@ -16,8 +16,8 @@ use super::{
     hooks,
 };
 use crate::{
-    Auth, Command, Connect, Envelope, Helo, Mail, Phase, PhaseService, Pipeline, Rcpt, Request,
-    fault::quietly, pipeline::no_recipient,
+    Auth, Command, Connect, Data, Envelope, Helo, Mail, Phase, PhaseService, Pipeline, Rcpt,
+    Request, fault::quietly, pipeline::no_recipient,
 };
 
 /// A service that has not answered at once, and what to do when it has.
@@ -66,7 +66,7 @@ where
 impl<IO: Io> Driver<IO> {
     /// Lets the service of a command go on.
     pub(super) fn poll_call(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if std::mem::replace(&mut self.polled, true) {
+        if std::mem::replace(&mut self.polled.work, true) {
             return Poll::Pending;
         }
         let Some(Work::Call(mut call)) = self.work.take() else {
@@ -83,10 +83,18 @@ impl<IO: Io> Driver<IO> {
 
     /// A service was too late. The client was told.
     pub(super) fn overdue(&mut self, _: Overdue) {
-        let Some(work) = &self.work else { return };
-        let phase = work.phase();
+        let phase = match &self.work {
+            Some(work) => work.phase(),
+            None => Data::NAME,
+        };
         self.report(SessionError::ServiceTimeout { phase });
-        self.give_up_work();
+        match self.work.take() {
+            Some(work) => self.drop_caught(phase, work),
+            None => {
+                self.give_up_transfer();
+                self.end_transaction();
+            }
+        }
     }
 
     pub(super) fn line(&mut self, line: &WireLine) {
@@ -97,6 +105,10 @@ impl<IO: Io> Driver<IO> {
     }
 
     pub(super) fn end_transaction(&mut self) {
+        if let Some(transfer) = &mut self.transfer {
+            // RSET or EHLO between the chunks of the message.
+            transfer.abandon(self.now);
+        }
         self.session.end_transaction();
         self.session.forward(None);
     }
@@ -256,7 +268,7 @@ impl<IO: Io> Driver<IO> {
                     self.connection.begin(&question);
                 }
                 let answer = Some((question, pass_on));
-                self.polled = true;
+                self.polled.work = true;
                 self.work = Some(Work::Call(Box::new(Pending { call, answer })));
             }
         }

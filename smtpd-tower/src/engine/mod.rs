@@ -29,7 +29,7 @@ use tokio::time::Instant;
 pub use self::hooks::{EndReason, SessionError, Summary};
 pub(crate) use self::hooks::{ErrorHook, Hooks};
 pub(crate) use self::stream::Io;
-use self::{close::Closing, commands::Asking, stream::Stream, wire::Wire};
+use self::{close::Closing, commands::Asking, stream::Stream, transfer::Transfer, wire::Wire};
 use crate::{
     PeerAddr, Pipeline, Session, TrustedPeers,
     fault::{self, caught, quietly},
@@ -64,10 +64,11 @@ struct Driver<IO: Io> {
     started: Instant,
     /// The time, as of when the session was last woken or something has answered.
     now: Instant,
-    /// What is at work for the session.
+    /// What is at work for the session, besides the data service.
     work: Option<Work<IO>>,
-    /// The work was polled since the session was woken, and was given nothing since.
-    polled: bool,
+    transfer: Option<Box<Transfer>>,
+    /// Both were polled since the session was woken, and the data service was given nothing since.
+    polled: Polled,
     /// How often the client was read from since the session was woken.
     reads: u32,
     /// How far the session has followed the server's shutdown.
@@ -79,11 +80,16 @@ struct Driver<IO: Io> {
     ended: bool,
 }
 
+#[derive(Default)]
+struct Polled {
+    work: bool,
+    transfer: bool,
+}
+
 /// What a session may wait for, besides its client. Boxed, so that an idle session carries no room for it.
 enum Work<IO: Io> {
-    /// The service of a command, which has not answered at once.
+    /// The service of a command, which has not answered at once. The command may stand between the chunks of a message.
     Call(Box<dyn Asking<IO>>),
-    Transfer(Box<transfer::Transfer>),
     #[cfg(feature = "tls")]
     Handshake(secure::Handshake<IO>),
     #[cfg(feature = "proxy")]
@@ -118,7 +124,8 @@ impl Engine {
             started: now,
             now,
             work: None,
-            polled: false,
+            transfer: None,
+            polled: Polled::default(),
             reads: 0,
             stage: Stage::Running,
             closing: None,
@@ -136,7 +143,7 @@ impl<IO: Io> Future for Driver<IO> {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let driver = self.get_mut();
         driver.now = Instant::now();
-        (driver.polled, driver.reads) = (false, 0);
+        (driver.polled, driver.reads) = (Polled::default(), 0);
         loop {
             #[cfg(debug_assertions)]
             driver.disarm();
@@ -174,7 +181,7 @@ impl<IO: Io> Driver<IO> {
         loop {
             self.follow_shutdown();
             // An answer that is there leaves with the replies before it.
-            if self.is_asking() && self.poll_work(cx).is_ready() {
+            if self.poll_asked(cx).is_ready() {
                 self.now = Instant::now();
                 continue;
             }

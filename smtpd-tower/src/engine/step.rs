@@ -56,6 +56,9 @@ impl<IO: Io> Driver<IO> {
         if let Some(next) = self.awaits_proxy_header() {
             return next;
         }
+        if let Some(next) = self.awaits_clean_up() {
+            return next;
+        }
         match self.poll_connection(cx) {
             Turn::Done => {}
             Turn::Wait(wait) => return Next::Wait(wait),
@@ -161,10 +164,18 @@ impl<IO: Io> Driver<IO> {
 
     /// Drops what is at work, since nobody waits for it any more. A panic in its `Drop` is reported.
     pub(super) fn give_up_work(&mut self) {
-        let Some(work) = self.work.take() else { return };
-        let phase = work.phase();
-        self.wire.end_large();
-        self.drop_caught(phase, work);
+        if let Some(work) = self.work.take() {
+            let phase = work.phase();
+            self.drop_caught(phase, work);
+        }
+        self.give_up_transfer();
+    }
+
+    pub(super) fn give_up_transfer(&mut self) {
+        if let Some(transfer) = self.transfer.take() {
+            self.wire.end_large();
+            self.drop_caught(<crate::Data as crate::Phase>::NAME, transfer);
+        }
     }
 
     /// Drops what is a service's. A panic in its `Drop` ends the session, but not before what was answered is said.
@@ -181,7 +192,6 @@ impl<IO: Io> Work<IO> {
     pub(super) fn phase(&self) -> &'static str {
         match self {
             Self::Call(call) => call.phase(),
-            Self::Transfer(_) => <crate::Data as crate::Phase>::NAME,
             #[cfg(feature = "tls")]
             Self::Handshake(_) => "tls",
             #[cfg(feature = "proxy")]

@@ -10,12 +10,13 @@ use smtpd_core::{DataReply, Deferred, MessageError, ask_kind as kind};
 use tokio::time::Instant;
 
 use super::{
-    Driver, Io, Work,
+    Driver, Io,
     ask::{Call, Failure, Outcome},
 };
 use crate::{
     BodyError, Data, Phase, Request,
     body::{Feed, Pieces, Served, incoming},
+    fault::caught,
     pipeline::no_delivery,
 };
 
@@ -68,24 +69,24 @@ impl<IO: Io> Driver<IO> {
                 if !call.is_waiting() {
                     self.connection.begin(&question);
                 }
-                self.polled = true;
-                self.work = Some(Work::Transfer(Box::new(Transfer {
+                self.polled.transfer = true;
+                self.transfer = Some(Box::new(Transfer {
                     call,
                     feed,
                     question: Question::Start(question),
                     pieces: Pieces::default(),
                     abandoned: None,
-                })));
+                }));
             }
         }
     }
 
     /// Lets the data service go on. Ready when it has answered, or wants more of the message.
     pub(super) fn poll_transfer(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let Some(Work::Transfer(transfer)) = &mut self.work else {
+        let Some(transfer) = &mut self.transfer else {
             return Poll::Pending;
         };
-        let served = if std::mem::replace(&mut self.polled, true) {
+        let served = if std::mem::replace(&mut self.polled.transfer, true) {
             transfer.feed.poll_wanted(cx).map(|()| Served::Wanted)
         } else {
             let call = &mut transfer.call;
@@ -106,7 +107,7 @@ impl<IO: Io> Driver<IO> {
 
     /// The service waits for more of the message.
     fn go_on(&mut self) {
-        let Some(Work::Transfer(transfer)) = &mut self.work else {
+        let Some(transfer) = &mut self.transfer else {
             return;
         };
         let connection = &mut self.connection;
@@ -124,7 +125,7 @@ impl<IO: Io> Driver<IO> {
     /// Bytes of the message have come.
     pub(super) fn chunk(&mut self, cx: &mut Context<'_>, bytes: Bytes) {
         let piece = self.wire.piece(bytes);
-        let Some(Work::Transfer(transfer)) = &mut self.work else {
+        let Some(transfer) = &mut self.transfer else {
             return;
         };
         transfer.pieces.push(piece);
@@ -136,7 +137,7 @@ impl<IO: Io> Driver<IO> {
     /// Hands over what has come of the message, and reads no more of it until the service has taken that. Returns whether there
     /// was anything.
     pub(super) fn hand_over(&mut self, cx: &mut Context<'_>) -> bool {
-        let Some(Work::Transfer(transfer)) = &mut self.work else {
+        let Some(transfer) = &mut self.transfer else {
             return false;
         };
         if transfer.pieces.is_empty() {
@@ -150,18 +151,18 @@ impl<IO: Io> Driver<IO> {
             transfer.question = Question::Taken(question);
         }
         transfer.hand_over(None, cx);
-        self.polled = false;
+        self.polled.transfer = false;
         true
     }
 
     /// A BDAT chunk has ended. Its reply says that the service has taken it.
     pub(super) fn chunk_end(&mut self, cx: &mut Context<'_>, question: Deferred<kind::Chunk>) {
-        if let Some(Work::Transfer(transfer)) = &mut self.work
+        if let Some(transfer) = &mut self.transfer
             && !transfer.pieces.is_empty()
         {
             transfer.question = Question::Taken(question);
             transfer.hand_over(None, cx);
-            self.polled = false;
+            self.polled.transfer = false;
         } else if let Some(ask) = self.connection.resume(question) {
             ask.taken();
         }
@@ -174,21 +175,28 @@ impl<IO: Io> Driver<IO> {
         result: Result<(), MessageError>,
         question: Deferred<kind::Message>,
     ) {
-        if let Some(Work::Transfer(transfer)) = &mut self.work {
+        if let Some(transfer) = &mut self.transfer {
             transfer.question = Question::End(question);
             transfer.hand_over(Some(result.map_err(BodyError::from)), cx);
-            self.polled = false;
+            self.polled.transfer = false;
+        } else {
+            // Nobody takes it, so the client has to send it again.
+            drop(self.connection.resume(question));
         }
     }
 
     /// The service has answered.
     fn finish_transfer(&mut self, result: Result<DataReply, Failure>) {
-        let Some(Work::Transfer(transfer)) = self.work.take() else {
+        let Some(transfer) = self.transfer.take() else {
             return;
         };
         let Transfer { call, question, .. } = *transfer;
+        // The call is dropped first, since it holds the session, but what it has answered stands.
+        let dropped = caught(|| drop(call));
         self.settle(question, result);
-        self.drop_caught(Data::NAME, call);
+        if let Err(message) = dropped {
+            self.panicked(Data::NAME, message);
+        }
     }
 
     fn settle(&mut self, question: Question, result: Result<DataReply, Failure>) {
@@ -223,7 +231,12 @@ impl<IO: Io> Driver<IO> {
 impl Transfer {
     /// Whether the client waits for the service, and not the service for the client.
     pub(super) const fn is_asking(&self) -> bool {
-        !matches!(self.question, Question::None)
+        self.abandoned.is_some() || !matches!(self.question, Question::None)
+    }
+
+    /// Until when the service may clean up, where the message was given up.
+    pub(super) const fn abandoned(&self) -> Option<Instant> {
+        self.abandoned
     }
 
     fn hand_over(&mut self, end: Option<Result<(), BodyError>>, cx: &Context<'_>) {

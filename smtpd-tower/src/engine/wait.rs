@@ -49,7 +49,7 @@ impl<IO: Io> Driver<IO> {
         if wait.want == Want::Input && self.poll_input(cx).is_ready() {
             return Poll::Ready(());
         }
-        if !self.is_asking() && self.poll_work(cx).is_ready() {
+        if self.poll_others(cx).is_ready() {
             self.now = Instant::now();
             return Poll::Ready(());
         }
@@ -108,25 +108,31 @@ impl<IO: Io> Driver<IO> {
         Poll::Ready(())
     }
 
-    /// Whether a service has a question of the connection to answer.
-    pub(super) fn is_asking(&self) -> bool {
-        match &self.work {
-            Some(Work::Call(_)) => true,
-            Some(Work::Transfer(transfer)) => transfer.is_asking(),
-            _ => false,
+    /// Lets the service go on that the connection waits for. Ready when that has changed the session.
+    pub(super) fn poll_asked(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        match (&self.work, &self.transfer) {
+            (Some(Work::Call(_)), _) => self.poll_call(cx),
+            (_, Some(transfer)) if transfer.is_asking() => self.poll_transfer(cx),
+            _ => Poll::Pending,
         }
     }
 
-    /// Lets what is at work go on. Ready when that has changed the session.
-    pub(super) fn poll_work(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        match &mut self.work {
-            None => Poll::Pending,
-            Some(Work::Call(_)) => self.poll_call(cx),
-            Some(Work::Transfer(_)) => self.poll_transfer(cx),
+    /// Lets everything else go on. Ready when that has changed the session.
+    fn poll_others(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let work = match &self.work {
             #[cfg(feature = "tls")]
             Some(Work::Handshake(_)) => self.poll_handshake(cx),
             #[cfg(feature = "proxy")]
             Some(Work::ProxyHeader(_)) => self.poll_proxy_header(cx),
+            _ => Poll::Pending,
+        };
+        match &self.transfer {
+            _ if work.is_ready() => work,
+            // The service of a command is at work, or more of the message is awaited.
+            Some(transfer) if self.work.is_some() || !transfer.is_asking() => {
+                self.poll_transfer(cx)
+            }
+            _ => Poll::Pending,
         }
     }
 

@@ -7,17 +7,6 @@ mod profile;
 #[cfg(feature = "proxy")]
 mod proxy;
 mod registry;
-// Where tokio offers `TcpSocket::set_reuseport`.
-#[cfg(all(
-    unix,
-    not(any(
-        target_os = "solaris",
-        target_os = "illumos",
-        target_os = "cygwin",
-        target_os = "nuttx"
-    ))
-))]
-mod reuse_port;
 mod trusted;
 
 use std::{fmt, future::ready, io, pin::pin, sync::Arc, time::Duration};
@@ -32,16 +21,6 @@ use tokio_util::either::Either;
 #[cfg(feature = "proxy")]
 pub use self::proxy::{ProxyHeaderError, ProxyInfo, ProxyProtocol, ProxyTls, ProxyVersion};
 pub(crate) use self::registry::{Seat, Stage};
-#[cfg(all(
-    unix,
-    not(any(
-        target_os = "solaris",
-        target_os = "illumos",
-        target_os = "cygwin",
-        target_os = "nuttx"
-    ))
-))]
-pub use self::reuse_port::bind_reuse_port;
 use self::{accept::Acceptor, registry::Registry};
 pub use self::{handle::Handle, listener::Listener, profile::Profile, trusted::TrustedPeers};
 use crate::{
