@@ -12,8 +12,8 @@ use std::{
 
 use crate::support::{Client, accept_rcpt, server};
 use smtpd_tower::{
-    Body, CloseReason, Data, EndReason, Mail, Pipeline, Rcpt, Reply, Request, Server, Session,
-    Timeouts, handler_fn,
+    Body, CloseReason, Command, Data, EndReason, Mail, Pipeline, Rcpt, Reply, Request, Server,
+    Session, Timeouts, handler_fn,
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, DuplexStream},
@@ -509,4 +509,38 @@ async fn a_message_handed_to_another_task_or_future_never_stalls() {
             begun.elapsed()
         );
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_command_between_two_chunks_does_not_take_the_place_of_the_message() {
+    let stored = Arc::new(Mutex::new(Vec::new()));
+    let also = stored.clone();
+    let store = handler_fn(move |request: Request<Data>| {
+        let stored = also.clone();
+        async move {
+            let message = request.into_body().collect().await?;
+            stored.lock().unwrap().push(message);
+            Ok::<_, smtpd_tower::BodyError>(Reply::OK)
+        }
+    });
+    let slow = handler_fn(async |_: Request<Command>| {
+        sleep(Duration::from_secs(1)).await;
+        Reply::ok("Slow")
+    });
+    let mut client = Client::greeted(&server(accept_rcpt().data(store).command(slow))).await;
+    client.cmd("EHLO c", "250").await;
+    client.envelope().await;
+    client.cmd("BDAT 7\r\nHello", "250").await;
+    client.cmd("HELP", "250 2.0.0 Slow").await;
+    client.cmd("BDAT 5 LAST\r\nyou", "250 2.0.0 OK").await;
+    assert_eq!(*stored.lock().unwrap(), [&b"Hello\r\nyou\r\n"[..]]);
+
+    // RSET gives a message up; the next one is its own.
+    client.envelope().await;
+    client.cmd("BDAT 7\r\nFirst", "250").await;
+    client.cmd("RSET", "250").await;
+    client.envelope().await;
+    client.cmd("BDAT 8 LAST\r\nSecond", "250 2.0.0 OK").await;
+    assert_eq!(stored.lock().unwrap().last().unwrap(), &b"Second\r\n"[..]);
+    assert_eq!(stored.lock().unwrap().len(), 2);
 }
