@@ -40,10 +40,15 @@ impl CertificateNames {
         }
         let mut names = Self::default();
         names.read_subject(tbs.enter(SEQUENCE)?)?;
+        tbs.read(SEQUENCE)?; // the public key
         while !tbs.is_empty() {
             let field = tbs.next()?;
-            if field.tag == context(3) {
-                names.read_extensions(Reader::new(field.value).enter(SEQUENCE)?)?;
+            match field.tag {
+                0x81 | 0x82 => {} // unique identifiers of issuer and subject
+                tag if tag == context(3) => {
+                    names.read_extensions(Reader::new(field.value).enter(SEQUENCE)?)?;
+                }
+                _ => return None,
             }
         }
         Some(names)
@@ -309,6 +314,7 @@ mod tests {
             (&attribute, 3),
             (b"\x82\x09a.example", 1),
             (b"\x82\x09b.example", 1),
+            (b"\xA3\x23\x30\x21", 0),
             (b"\xA3\x23\x30\x21", 1),
         ] {
             let mut der = der.clone();
