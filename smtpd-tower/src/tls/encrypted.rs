@@ -48,12 +48,15 @@ const MAX_ITERATIONS: u32 = if cfg!(fuzzing) { 1_000 } else { 10_000_000 };
 const MAX_MEMORY: u64 = if cfg!(fuzzing) { 1 << 20 } else { 1 << 30 };
 const MAX_WORK: u64 = 16 * MAX_MEMORY;
 
-/// Refuses a key whose file asks for hours of work, or for so much memory that the process would be aborted.
+/// Refuses a key whose file asks for hours of work, for so much memory that the process would be aborted, or for what the
+/// decoder panics at.
 fn check_cost(scheme: &EncryptionScheme) -> Result<(), Problem> {
     let is_bearable = match scheme.pbes2().map(|scheme| &scheme.kdf) {
-        Some(Kdf::Pbkdf2(kdf)) => kdf.iteration_count <= MAX_ITERATIONS,
+        // RFC 8018 appendix A.2.
+        Some(Kdf::Pbkdf2(kdf)) => (1..=MAX_ITERATIONS).contains(&kdf.iteration_count),
+        // RFC 7914 section 2.
+        Some(Kdf::Scrypt(kdf)) if kdf.cost_parameter < 2 => false,
         Some(Kdf::Scrypt(kdf)) => {
-            // RFC 7914 section 2.
             let block = 128 * u64::from(kdf.block_size);
             let memory = block.saturating_mul(kdf.cost_parameter);
             memory <= MAX_MEMORY && memory.saturating_mul(kdf.parallelization.into()) <= MAX_WORK
@@ -64,7 +67,7 @@ fn check_cost(scheme: &EncryptionScheme) -> Result<(), Problem> {
         Ok(())
     } else {
         Err(Problem::EncryptionUnsupported(
-            "the key derivation asks for too much work or memory".into(),
+            "the key derivation asks for nothing, or for too much work or memory".into(),
         ))
     }
 }
@@ -114,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_cannot_ask_for_hours_or_for_all_memory() {
+    fn a_key_cannot_ask_for_hours_for_all_memory_or_for_nothing() {
         let salt = || Salt::new([0; 8]).unwrap();
         let pbkdf2 = |iteration_count| {
             Kdf::Pbkdf2(Pbkdf2Params {
@@ -134,9 +137,14 @@ mod tests {
             })
         };
         for (kdf, is_refused) in [
+            (pbkdf2(0), true),
             (pbkdf2(1), false),
             (pbkdf2(MAX_ITERATIONS + 1), true),
             (pbkdf2(u32::MAX), true),
+            (scrypt(0, 8, 1), true),
+            (scrypt(1, 8, 1), true),
+            (scrypt(3, 8, 1), true),
+            (scrypt(16, 0, 1), true),
             (scrypt(16, 8, 1), false),
             (scrypt(1 << 20, 16, 1), true),
             (scrypt(1 << 40, 8, 1), true),
