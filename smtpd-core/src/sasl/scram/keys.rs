@@ -37,20 +37,24 @@ impl ScramKeys {
     /// The fewest iterations to derive keys with (RFC 7677 section 4).
     pub const MIN_ITERATIONS: u32 = 4096;
 
+    /// The most iterations that keys may have: about a second and a half. A password that is sent as it is, as by PLAIN, is
+    /// compared by deriving its keys, so stored keys decide how long a login takes.
+    pub const MAX_ITERATIONS: u32 = 10_000_000;
+
     /// Derives the keys of a password, which takes a time that grows with the iterations: 4,096 of them half a
     /// millisecond, 600,000 about 85.
     ///
     /// # Errors
     /// [`ScramKeysError::Password`] if the password is empty or cannot be prepared by SASLprep (RFC 4013),
     /// [`ScramKeysError::Salt`] if the salt is empty, [`ScramKeysError::Iterations`] if they are fewer than
-    /// [`MIN_ITERATIONS`](Self::MIN_ITERATIONS).
+    /// [`MIN_ITERATIONS`](Self::MIN_ITERATIONS) or more than [`MAX_ITERATIONS`](Self::MAX_ITERATIONS).
     pub fn derive(
         hash: ScramHash,
         password: &str,
         salt: &[u8],
         iterations: u32,
     ) -> Result<Self, ScramKeysError> {
-        if iterations < Self::MIN_ITERATIONS {
+        if !(Self::MIN_ITERATIONS..=Self::MAX_ITERATIONS).contains(&iterations) {
             return Err(ScramKeysError::Iterations);
         }
         Self::compute(hash, password, salt, iterations)
@@ -59,7 +63,8 @@ impl ScramKeys {
     /// Keys that were stored in parts. The iterations may be fewer than what [`derive`](Self::derive) asks for.
     ///
     /// # Errors
-    /// [`ScramKeysError::Salt`] if the salt is empty, [`ScramKeysError::Iterations`] if there is none,
+    /// [`ScramKeysError::Salt`] if the salt is empty, [`ScramKeysError::Iterations`] if there is none or if there are more
+    /// than [`MAX_ITERATIONS`](Self::MAX_ITERATIONS),
     /// [`ScramKeysError::Key`] if a key does not have the length of the hash.
     pub fn from_parts(
         hash: ScramHash,
@@ -71,7 +76,7 @@ impl ScramKeys {
         if salt.is_empty() {
             return Err(ScramKeysError::Salt);
         }
-        if iterations == 0 {
+        if !(1..=Self::MAX_ITERATIONS).contains(&iterations) {
             return Err(ScramKeysError::Iterations);
         }
         if stored_key.len() != hash.output_len() || server_key.len() != hash.output_len() {
@@ -214,7 +219,7 @@ pub enum ScramKeysError {
     Password,
     /// The salt is empty.
     Salt,
-    /// The iterations are too few, or no number.
+    /// The iterations are too few, too many, or no number.
     Iterations,
     /// A key does not have the length of the hash.
     Key,
@@ -227,7 +232,7 @@ impl fmt::Display for ScramKeysError {
         f.write_str(match self {
             Self::Password => "the password is empty or holds forbidden characters",
             Self::Salt => "the salt is empty",
-            Self::Iterations => "too few iterations",
+            Self::Iterations => "too few or too many iterations",
             Self::Key => "a key has the wrong length",
             Self::Text => "expected SCRAM-SHA-256$iterations:salt$StoredKey:ServerKey",
         })
@@ -239,6 +244,25 @@ impl error::Error for ScramKeysError {}
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn stored_keys_cannot_make_a_login_take_hours() {
+        let most = ScramKeys::MAX_ITERATIONS;
+        let key = [0; 32];
+        let stored = |n| ScramKeys::from_parts(ScramHash::Sha256, b"salt", n, &key, &key);
+        let text = stored(most)
+            .unwrap()
+            .to_text()
+            .replace("$10000000:", "$10000001:");
+        for error in [
+            stored(most + 1).unwrap_err(),
+            stored(u32::MAX).unwrap_err(),
+            text.parse::<ScramKeys>().unwrap_err(),
+            ScramKeys::derive(ScramHash::Sha256, "secret", b"salt", most + 1).unwrap_err(),
+        ] {
+            assert_eq!(error, ScramKeysError::Iterations);
+        }
+    }
 
     #[test]
     fn text_and_back() {
