@@ -304,6 +304,56 @@ fn a_busy_driver_ends_a_session_whose_command_has_come() {
 }
 
 #[test]
+fn a_driver_that_is_late_ends_a_session_before_it_looks_at_its_socket() {
+    // The client has been in time, but nobody has looked.
+    let mut session = after(HELLO);
+    session.sent();
+    session.now = session.until.unwrap() + seconds(1);
+    session.feed(b"");
+    session.feed(b"NOOP\r\n");
+    assert_eq!(session.codes(), [250]);
+    let mut session = after("STARTTLS\r\n");
+    session.now = session.until.unwrap() + seconds(1);
+    session.feed(b"");
+    session.handshake(TlsFacts::default());
+    let mut session = after("");
+    session.send(b"NOOP\r\n");
+    assert!(matches!(session.poll(), Step::Write(_)));
+    session.now += seconds(301);
+    session.sent();
+    session.feed(b"");
+    assert_eq!(session.codes(), [250]);
+    let mut session = after(TRANSACTION);
+    let open = session.ask("DATA\r\nab\r\n.\r\n");
+    session.feed(b"");
+    session.now = session.until.unwrap() + seconds(1);
+    session.feed(b"");
+    assert!(open(&mut session.connection, Answer::Accept));
+}
+
+#[test]
+fn a_driver_that_is_always_late_ends_no_session() {
+    for client in PAUSES {
+        let mut session = after(client);
+        session.now = session.until.unwrap() + seconds(1);
+        session.feed(b"");
+        session.now = session.until.unwrap() + seconds(1);
+        session.feed(b"");
+        assert!(matches!(session.poll(), Step::Closed(_)), "{client:?}");
+    }
+    // Replies and an answer wait at the same time.
+    let mut session = after(TRANSACTION);
+    let late = session.ask("DATA\r\nab\r\n.\r\n");
+    for _ in 0..2 {
+        session.now += seconds(541);
+        assert!(matches!(session.poll(), Step::Write(_)));
+    }
+    session.now += seconds(541);
+    assert!(matches!(session.poll(), Step::Overdue(_)));
+    assert!(!late(&mut session.connection, Answer::Accept));
+}
+
+#[test]
 fn a_clock_that_runs_backwards_ends_a_session() {
     let mut session = after(HELLO);
     session.sent();

@@ -41,11 +41,6 @@ impl Connection {
         };
     }
 
-    fn take_asked(&mut self) -> Option<Asked> {
-        self.due = None;
-        self.asked.take()
-    }
-
     /// Refuses whatever is asked.
     pub(super) fn refuse_question(&mut self, reply: Reply) {
         match self.asked {
@@ -53,7 +48,7 @@ impl Connection {
             Some(Asked::Message) => self.answer_whole(reply.into()),
             Some(Asked::Room | Asked::Chunk) => self.discard_rest(reply.into()),
             Some(Asked::Data) => {
-                self.take_asked();
+                self.asked = None;
                 self.refuse_data(reply);
             }
             _ => self.answer_question(reply),
@@ -73,7 +68,7 @@ impl Connection {
     /// Answers a question that has one reply.
     pub(super) fn answer_question(&mut self, reply: Reply) {
         let slot = std::mem::replace(&mut self.slot, Slot::Empty);
-        let asked = self.take_asked();
+        let asked = self.asked.take();
         let reply = fitting(asked, reply);
         match (asked, slot) {
             (Some(Asked::Connect), _) => self.greet(&reply),
@@ -89,7 +84,7 @@ impl Connection {
 
     /// Answers the message that has ended.
     pub(super) fn answer_whole(&mut self, replies: DataReply) {
-        self.take_asked();
+        self.asked = None;
         let lost = self.closed;
         self.answer_message(final_replies(replies));
         if let Some(reason) = lost {
@@ -100,7 +95,7 @@ impl Connection {
 
     /// Receives the message that [`Event::Data`] has announced.
     pub(super) fn begin_message(&mut self) {
-        self.take_asked();
+        self.asked = None;
         self.reading = Mode::Message;
         self.clock.begin_line();
         if self.message.is_none() {
@@ -116,7 +111,7 @@ impl Connection {
 
     /// The caller has taken what there was of the message.
     pub(super) fn go_on(&mut self) {
-        if self.take_asked() == Some(Asked::Chunk) {
+        if self.asked.take() == Some(Asked::Chunk) {
             self.put_chunk_taken();
         }
     }
@@ -125,7 +120,7 @@ impl Connection {
     pub(super) fn discard_rest(&mut self, replies: DataReply) {
         // The question of a command between two chunks stays open.
         let asked = match self.asked {
-            Some(Asked::Room | Asked::Chunk) => self.take_asked(),
+            Some(Asked::Room | Asked::Chunk) => self.asked.take(),
             _ => None,
         };
         self.answer_early(final_replies(replies));

@@ -80,7 +80,6 @@ impl Connection {
     /// Answers [`Event::Auth`].
     pub(super) fn answer_auth(&mut self, outcome: AuthOutcome) {
         self.asked = None;
-        self.due = None;
         let Some(running) = &mut self.exchange else {
             return;
         };

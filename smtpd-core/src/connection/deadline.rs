@@ -122,13 +122,18 @@ impl Connection {
             self.close(CloseReason::Lost);
             return None;
         }
-        self.clock.wait(now, input);
-        let until = self.read_deadline(now);
-        if until <= now {
-            self.time_out();
-            return None;
+        if self.clock.wait(now, input) {
+            self.late = false;
         }
-        Some(Found::Read(until))
+        let until = self.read_deadline(now);
+        if until > now {
+            return Some(Found::Read(until));
+        }
+        match lateness(&mut self.late, until, now) {
+            Some(late) => self.clock.postpone(late),
+            None => self.time_out(),
+        }
+        None
     }
 
     fn read_deadline(&self, now: Instant) -> Instant {
@@ -205,12 +210,19 @@ impl Connection {
         } else {
             limits.write
         };
-        let until = later(self.output.waiting_since(now), limit);
-        if until <= now {
-            self.lose(CloseReason::Timeout);
-            return None;
+        let (since, is_new) = self.output.waiting_since(now);
+        if is_new {
+            self.late_to_write = false;
         }
-        Some(Found::Write(until))
+        let until = later(since, limit);
+        if until > now {
+            return Some(Found::Write(until));
+        }
+        match lateness(&mut self.late_to_write, until, now) {
+            Some(late) => self.output.postpone(late),
+            None => self.lose(CloseReason::Timeout),
+        }
+        None
     }
 
     /// What is left to be written is awaited, then nothing.
@@ -229,23 +241,21 @@ impl Connection {
             self.close(CloseReason::Lost);
             return None;
         }
-        let limit = self.config.timeouts.handshake;
-        let until = *self.due.get_or_insert_with(|| later(now, limit));
-        if until <= now {
-            self.close(CloseReason::TlsFailed);
-            return None;
+        match self.due_in(self.config.timeouts.handshake, now) {
+            Some(until) => Some(Found::Handshake(until)),
+            None => {
+                self.close(CloseReason::TlsFailed);
+                None
+            }
         }
-        Some(Found::Handshake(until))
     }
 
     /// The answer to a question is awaited. `None` where it did not come in time.
     pub(super) fn await_answer(&mut self, now: Instant) -> Option<Found> {
-        let limit = self.answer_limit();
-        let due = *self.due.get_or_insert_with(|| later(now, limit));
-        if due <= now {
+        let Some(due) = self.due_in(self.answer_limit(), now) else {
             self.overdue();
             return None;
-        }
+        };
         if self.output.as_slice().is_empty() {
             return Some(Found::Answer(due));
         }
@@ -253,6 +263,20 @@ impl Connection {
             Found::Write(until) => Some(Found::Write(until.min(due))),
             other => Some(other),
         }
+    }
+
+    /// When a handshake or an answer is due. `None` if that has passed.
+    fn due_in(&mut self, limit: Duration, now: Instant) -> Option<Instant> {
+        let Some(due) = self.due else {
+            self.late = false;
+            self.due = Some(later(now, limit));
+            return self.due.filter(|due| *due > now);
+        };
+        if due <= now {
+            let late = lateness(&mut self.late, due, now)?;
+            self.due = Some(due + late);
+        }
+        self.due
     }
 
     fn answer_limit(&self) -> Duration {
@@ -274,6 +298,16 @@ impl Connection {
         self.give_up_question(reply);
         self.tell(Event::Overdue(overdue));
     }
+}
+
+/// How late a driver may look at a deadline that has passed, and be on time.
+const PUNCTUAL: Duration = Duration::from_millis(10);
+
+/// By how much a deadline that has passed is postponed, once. A driver that is late was too busy to look at its socket, where
+/// what it waits for may have arrived in time. It is given a moment to find it.
+fn lateness(was_late: &mut bool, until: Instant, now: Instant) -> Option<Duration> {
+    let late = now.saturating_duration_since(until);
+    (late > PUNCTUAL && !std::mem::replace(was_late, true)).then(|| late + PUNCTUAL)
 }
 
 /// That time after `start`, or long after it, so that no deadline is beyond what an `Instant` can be.
@@ -324,10 +358,17 @@ impl Clock {
         self.idle = self.idle.saturating_add(waited);
     }
 
-    /// Notes that the client has to go on.
-    pub(super) fn wait(&mut self, now: Instant, input: usize) {
+    /// Notes that the client has to go on. Returns whether it has not had to before.
+    pub(super) fn wait(&mut self, now: Instant, input: usize) -> bool {
         self.seen = input;
+        let is_new = self.waiting.is_none();
         self.waiting.get_or_insert(now);
+        is_new
+    }
+
+    /// Lets a wait have begun later by this.
+    fn postpone(&mut self, late: Duration) {
+        self.waiting = self.waiting.map(|since| since + late);
     }
 
     /// Notes that the client is not waited for.

@@ -161,6 +161,10 @@ pub struct Connection {
     queued: bool,
     draining: bool,
     eof: bool,
+    /// Whether the driver was told once that it is late for a deadline that has passed.
+    late: bool,
+    /// The same for that of a write.
+    late_to_write: bool,
     /// Whether the session was ended by [`shut_down`](Self::shut_down).
     cut: bool,
     tls: bool,
@@ -278,6 +282,8 @@ impl Connection {
             queued: false,
             draining: false,
             eof: false,
+            late: false,
+            late_to_write: false,
             cut: false,
             tls: false,
             certified: false,
@@ -318,7 +324,8 @@ impl Connection {
     ///
     /// `now` is the present time: read the clock anew for every call, because the time that an answer took must not count as
     /// the client's. The session begins at the first call, and deadlines that have passed are acted on here. Input that has
-    /// arrived by then is still used.
+    /// arrived by then is still used, and if the call itself is late, the same wait is returned once more for a moment: what
+    /// the driver was too busy to look at may be there.
     pub fn poll(&mut self, now: Instant, input: &mut BytesMut) -> Step<'_> {
         let found = self.find(now, input);
         Step::new(self, found)

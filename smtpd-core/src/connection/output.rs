@@ -1,4 +1,4 @@
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::{Connection, deadline::earned};
 use crate::{Reply, reply::Form};
@@ -38,9 +38,15 @@ impl Output {
         }
     }
 
-    /// Since when the client has them to take.
-    pub(super) fn waiting_since(&mut self, now: Instant) -> Instant {
-        *self.since.get_or_insert(now)
+    /// Since when the client has them to take, and whether that is new.
+    pub(super) fn waiting_since(&mut self, now: Instant) -> (Instant, bool) {
+        let is_new = self.since.is_none();
+        (*self.since.get_or_insert(now), is_new)
+    }
+
+    /// Lets the client have had them later by this.
+    pub(super) fn postpone(&mut self, late: Duration) {
+        self.since = self.since.map(|since| since + late);
     }
 
     /// Measures the time that the client may take from now on.
