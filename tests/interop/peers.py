@@ -32,7 +32,7 @@ def main(programs, check_all, root=False):
     checks = Checks()
     with contextlib.ExitStack() as running:
         # Directly below /tmp, because paths of Unix sockets are short; other users have to get there.
-        scratch = tempfile.mkdtemp(prefix="smtpd-%s-" % programs[0], dir="/tmp")
+        scratch = tempfile.mkdtemp(prefix="smtpd-%s-" % os.path.basename(programs[0]), dir="/tmp")
         running.callback(shutil.rmtree, scratch, ignore_errors=True)
         os.chmod(scratch, 0o755)
         check_all(checks, running, sys.argv[1], scratch)
@@ -73,14 +73,14 @@ def submit(port, sender, recipients, content, mail=(), rcpt=(), source="127.0.0.
 
 
 class Server:
-    """The reference server, with a Maildir and a log in `scratch`."""
+    """The reference server, or another one with such options, with a Maildir and a log in `scratch`."""
 
-    def __init__(self, running, binary, scratch, *options):
+    def __init__(self, running, binary, scratch, *options, log=("--log-level", "trace")):
         self.maildir = os.path.join(scratch, "mail")
         self.log = os.path.join(scratch, "log")
         # Others must be able to write to its sockets, who in these tests are other users.
         self.process = subprocess.Popen(
-            [binary, "--maildir", self.maildir, "--hostname", "mx.test", "--log-level", "trace", *options],
+            [binary, "--maildir", self.maildir, "--hostname", "mx.test", *log, *options],
             stdout=subprocess.PIPE, stderr=open(self.log, "wb"), umask=0)
         running.callback(self.stop)
         self.ports = {}

@@ -1,0 +1,345 @@
+//! A server with one thread for all sessions and sockets that never block, on mio.
+//!
+//! ```sh
+//! cargo run -p smtpd-core --example mio -- --listen 127.0.0.1:2525 --tls
+//! ```
+
+mod shared;
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    error::Error,
+    io,
+    net::{Shutdown, SocketAddr},
+    sync::{Arc, mpsc},
+    thread,
+    time::{Duration, Instant},
+};
+
+use mio::{
+    Events, Interest, Poll, Registry, Token, Waker,
+    net::{TcpListener, TcpStream},
+};
+use shared::{
+    Delivery, Options, Stage, Stream,
+    options::{Kind, Listener},
+};
+use smtpd_core::{Connection, Deferred, Reply, Step, ask_kind, bytes::BytesMut};
+
+const WAKER: Token = Token(usize::MAX);
+/// A session that always has more input is interrupted after that many reads, so that the others get on too.
+const MOST_READS: u32 = 16;
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let options = Options::parse()?;
+    let poll = Poll::new()?;
+    let waker = Arc::new(Waker::new(poll.registry(), WAKER)?);
+    let (sender, done) = mpsc::channel();
+    let at_signal = waker.clone();
+    Stage::follow_signals(move || drop(at_signal.wake()))?;
+    let mut server = Server {
+        listeners: Vec::new(),
+        sessions: HashMap::new(),
+        deadlines: BTreeSet::new(),
+        next: 0,
+        common: Common {
+            options,
+            buffer: vec![0; 16 << 10],
+            deliverer: Deliverer { sender, waker },
+        },
+        done,
+    };
+    for listener in server.common.options.bind()? {
+        listener.socket.set_nonblocking(true)?;
+        let mut socket = TcpListener::from_std(listener.socket.try_clone()?);
+        let token = server.token();
+        poll.registry()
+            .register(&mut socket, token, Interest::READABLE)?;
+        server.listeners.push((token, socket, listener));
+    }
+    server.run(poll)
+}
+
+struct Server {
+    common: Common,
+    listeners: Vec<(Token, TcpListener, Listener)>,
+    sessions: HashMap<Token, Session>,
+    /// When which session has to be polled, even though nothing happens at its socket.
+    deadlines: BTreeSet<(Instant, Token)>,
+    next: usize,
+    done: mpsc::Receiver<Delivered>,
+}
+
+/// What every session needs.
+struct Common {
+    options: Options,
+    buffer: Vec<u8>,
+    deliverer: Deliverer,
+}
+
+/// Delivers messages in threads of their own, because the disk may block.
+struct Deliverer {
+    sender: mpsc::Sender<Delivered>,
+    waker: Arc<Waker>,
+}
+
+/// A message that is delivered, or not, and the question that it answers.
+struct Delivered {
+    session: Token,
+    question: Deferred<ask_kind::Message>,
+    name: io::Result<String>,
+}
+
+impl Server {
+    fn run(&mut self, mut poll: Poll) -> Result<(), Box<dyn Error>> {
+        let (mut events, mut stage) = (Events::with_capacity(1024), Stage::Running);
+        while stage == Stage::Running || !self.sessions.is_empty() {
+            let until = self.deadlines.first().map(|(until, _)| *until);
+            let timeout = until.map(|until| until.saturating_duration_since(Instant::now()));
+            match poll.poll(&mut events, timeout) {
+                Err(error) if error.kind() != io::ErrorKind::Interrupted => {
+                    return Err(error.into());
+                }
+                _ => {}
+            }
+            for token in events.iter().map(|event| event.token()) {
+                self.accept(poll.registry(), token)?;
+                self.advance(token);
+            }
+            while let Ok(delivered) = self.done.try_recv() {
+                self.answer(delivered);
+            }
+            let now = Instant::now();
+            while let Some(&(until, token)) =
+                self.deadlines.first().filter(|(until, _)| *until <= now)
+            {
+                self.deadlines.remove(&(until, token));
+                self.accept(poll.registry(), token)?;
+                self.advance(token);
+            }
+            if Stage::now() != stage {
+                stage = Stage::now();
+                self.listeners.clear();
+                for token in self.sessions.keys().copied().collect::<Vec<_>>() {
+                    self.advance(token);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn token(&mut self) -> Token {
+        self.next += 1;
+        Token(self.next)
+    }
+
+    /// Accepts all clients that wait, where the token is that of a listener.
+    fn accept(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
+        let Some(at) = self.listeners.iter().position(|(of, ..)| *of == token) else {
+            return Ok(());
+        };
+        loop {
+            let (_, socket, listener) = &self.listeners[at];
+            let (mut socket, peer) = match socket.accept() {
+                Ok(accepted) => accepted,
+                Err(error) if is_blocked(&error) => return Ok(()),
+                Err(_) => {
+                    // Perhaps there are too many open files. There may be no further event for those that wait.
+                    let soon = Instant::now() + Duration::from_millis(100);
+                    self.deadlines.insert((soon, token));
+                    return Ok(());
+                }
+            };
+            let config = listener.config.clone();
+            let connection = match listener.kind {
+                Kind::Smtps => Connection::with_tls(config),
+                Kind::Smtp | Kind::Lmtp => Connection::new(config),
+            };
+            let token = self.token();
+            let _ = socket.set_nodelay(true);
+            registry.register(&mut socket, token, Interest::READABLE | Interest::WRITABLE)?;
+            self.sessions
+                .insert(token, Session::new(token, connection, socket, peer));
+            self.advance(token);
+        }
+    }
+
+    /// Answers a message, unless its session is over.
+    fn answer(&mut self, delivered: Delivered) {
+        let token = delivered.session;
+        let session = self.sessions.get_mut(&token);
+        let Some(ask) = session.and_then(|session| session.connection.resume(delivered.question))
+        else {
+            return;
+        };
+        match delivered.name {
+            Ok(name) => ask.reply(Reply::queued(name)),
+            Err(_) => ask.refuse(Reply::try_again("No room for messages")),
+        }
+        self.advance(token);
+    }
+
+    /// Lets a session go on as far as it can, and notes when it has to be looked at again.
+    fn advance(&mut self, token: Token) {
+        let Some(session) = self.sessions.get_mut(&token) else {
+            return;
+        };
+        self.deadlines.remove(&(session.until, token));
+        match session.advance(&mut self.common) {
+            Some(until) => {
+                session.until = until;
+                self.deadlines.insert((until, token));
+            }
+            None => drop(self.sessions.remove(&token)),
+        }
+    }
+}
+
+impl Deliverer {
+    fn deliver(&self, session: Token, delivery: Delivery, question: Deferred<ask_kind::Message>) {
+        let (sender, waker) = (self.sender.clone(), self.waker.clone());
+        let work = move || {
+            let name = delivery.commit();
+            let delivered = Delivered {
+                session,
+                question,
+                name,
+            };
+            if sender.send(delivered).is_ok() {
+                let _ = waker.wake();
+            }
+        };
+        // If no thread can be had, nobody answers, and the session does so itself when the time for it is over.
+        let _ = thread::Builder::new().spawn(work);
+    }
+}
+
+struct Session {
+    token: Token,
+    connection: Connection,
+    stream: Stream<TcpStream>,
+    peer: SocketAddr,
+    input: BytesMut,
+    delivery: Option<Delivery>,
+    /// When it has to be polled.
+    until: Instant,
+    /// Until when what still comes is read off, once the session is over.
+    lingers: Option<Instant>,
+}
+
+impl Session {
+    fn new(token: Token, connection: Connection, socket: TcpStream, peer: SocketAddr) -> Self {
+        Self {
+            token,
+            connection,
+            stream: Stream::new(socket),
+            peer,
+            input: BytesMut::new(),
+            delivery: None,
+            until: Instant::now(),
+            lingers: None,
+        }
+    }
+
+    /// Goes on until the socket would block. Returns until when to wait then; `None` once everything is over.
+    ///
+    /// The events of mio come once for each change, so nothing may be left undone that could be done now.
+    fn advance(&mut self, common: &mut Common) -> Option<Instant> {
+        let options = &common.options;
+        match Stage::now() {
+            Stage::Running => {}
+            Stage::Draining => self.connection.drain(),
+            Stage::Ending => self.connection.shut_down(),
+        }
+        let mut reads = 0;
+        loop {
+            match self.connection.poll(Instant::now(), &mut self.input) {
+                Step::Write(mut writing) => match self.stream.write(writing.bytes()) {
+                    Ok(written) => writing.wrote(written, Instant::now()),
+                    Err(error) if is_blocked(&error) => return Some(writing.until()),
+                    Err(_) => writing.into_connection().handle_lost(),
+                },
+                Step::Read(_) if reads == MOST_READS => return Some(Instant::now()),
+                Step::Read(reading) => {
+                    reads += 1;
+                    match self.stream.read(&mut common.buffer) {
+                        Ok(0) => reading.into_connection().handle_eof(),
+                        Ok(read) => self.input.extend_from_slice(&common.buffer[..read]),
+                        Err(error) if is_blocked(&error) => return Some(reading.until()),
+                        Err(_) => reading.into_connection().handle_lost(),
+                    }
+                }
+                Step::Handshake(handshake) => match self.stream.handshake(&options.tls) {
+                    Ok(Some(facts)) => handshake.done(&mut self.input, facts),
+                    Ok(None) => {}
+                    Err(error) if is_blocked(&error) => return Some(handshake.until()),
+                    Err(_) => handshake.failed(),
+                },
+                Step::Answer(answering) => return Some(answering.until()),
+                Step::Closed(_) => break,
+
+                Step::Connect(ask) => ask.accept(),
+                Step::Helo(_, ask) => ask.accept(),
+                Step::StartTls(ask) => ask.accept(),
+                Step::Auth(request, ask) => ask.answer(shared::login(options, &request)),
+                Step::Mail(_, ask) => ask.accept(),
+                Step::Rcpt(rcpt, ask) => ask.reply(shared::recipient(options, &rcpt)),
+                Step::Data(ask) => match Delivery::begin(options, ask.connection(), self.peer) {
+                    Ok(begun) => {
+                        self.delivery = Some(begun);
+                        ask.receive();
+                    }
+                    Err(_) => ask.refuse(Reply::try_again("No room for messages")),
+                },
+                Step::Chunk(bytes, receiving) => {
+                    if self
+                        .delivery
+                        .as_mut()
+                        .is_some_and(|delivery| delivery.write(&bytes).is_err())
+                    {
+                        self.delivery = None;
+                        receiving.refuse(Reply::try_again("No room for messages"));
+                    }
+                }
+                Step::ChunkEnd(ask) => ask.taken(),
+                Step::Message(Ok(()), ask) => match self.delivery.take() {
+                    Some(delivery) => common.deliverer.deliver(self.token, delivery, ask.defer()),
+                    None => ask.refuse(Reply::try_again("No room for messages")),
+                },
+                Step::Message(Err(error), ask) => {
+                    self.delivery = None;
+                    ask.refuse(error);
+                }
+                Step::Reset(_) => self.delivery = None,
+                // No proxy is trusted, no other command is asked about, and nothing is logged.
+                Step::XClient(..) | Step::Command(..) => {}
+                Step::Authenticated(_) | Step::XForward(_) | Step::Overdue(_) | Step::Line(_) => {}
+            }
+        }
+        self.close(&mut common.buffer)
+    }
+
+    /// Closes without a reset, which could cost the client the last reply: what it still sends is read off first.
+    fn close(&mut self, buffer: &mut [u8]) -> Option<Instant> {
+        self.delivery = None;
+        let now = Instant::now();
+        let until = *self.lingers.get_or_insert_with(|| {
+            self.stream.close();
+            let _ = self.stream.socket().shutdown(Shutdown::Write);
+            let linger = self.connection.config().timeouts_ref().linger;
+            now + linger.min(Duration::from_secs(60))
+        });
+        for _ in 0..MOST_READS {
+            match io::Read::read(self.stream.socket(), buffer) {
+                Ok(1..) if now < until => {}
+                Err(error) if is_blocked(&error) && now < until => return Some(until),
+                _ => return None,
+            }
+        }
+        Some(now)
+    }
+}
+
+fn is_blocked(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::WouldBlock
+}

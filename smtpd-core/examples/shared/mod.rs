@@ -1,0 +1,87 @@
+//! What both examples share: options, policy, TLS, and where messages go. It is no part of a driver.
+
+pub(crate) mod delivery;
+pub(crate) mod options;
+pub(crate) mod stream;
+
+use std::{
+    io,
+    sync::atomic::{AtomicU8, Ordering},
+    time::Duration,
+};
+
+use smtpd_core::{AuthOutcome, AuthRequest, RcptCommand, Reply, sasl};
+
+pub(crate) use self::{delivery::Delivery, options::Options, stream::Stream};
+
+/// How long sessions may go on after the signal to shut down.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// How far the shutdown of the server is. It only ever goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Stage {
+    Running,
+    /// Sessions end as soon as they are between two messages.
+    Draining,
+    /// Sessions end at once.
+    Ending,
+}
+
+static STAGE: AtomicU8 = AtomicU8::new(Stage::Running as u8);
+
+impl Stage {
+    pub(crate) fn now() -> Self {
+        match STAGE.load(Ordering::Relaxed) {
+            0 => Self::Running,
+            1 => Self::Draining,
+            _ => Self::Ending,
+        }
+    }
+
+    /// Shuts the server down at SIGTERM or SIGINT. `notify` is called at each stage.
+    pub(crate) fn follow_signals(notify: impl Fn() + Send + 'static) -> io::Result<()> {
+        use signal_hook::consts::{SIGINT, SIGTERM};
+        let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM])?;
+        std::thread::spawn(move || {
+            let enter = |stage: Self| {
+                STAGE.store(stage as u8, Ordering::Relaxed);
+                notify();
+            };
+            signals.forever().next();
+            enter(Self::Draining);
+            std::thread::sleep(GRACE);
+            enter(Self::Ending);
+        });
+        Ok(())
+    }
+}
+
+/// Accepts mail for one domain, and for the postmaster (RFC 5321 section 4.5.1).
+pub(crate) fn recipient(options: &Options, rcpt: &RcptCommand) -> Reply {
+    match rcpt.recipient.mailbox() {
+        Some(mailbox) if !mailbox.domain().eq_ignore_case(&options.domain) => Reply::relay_denied(),
+        _ => Reply::OK,
+    }
+}
+
+/// Looks a user up.
+pub(crate) fn login(options: &Options, request: &AuthRequest) -> AuthOutcome {
+    let credentials = &request.credentials;
+    if credentials.acts_as_other() {
+        return Reply::auth_failed().into();
+    }
+    let name = credentials.username();
+    if let Some(token) = credentials.bearer_token() {
+        let owner = options.tokens.iter().find(|(_, known)| known == token);
+        return match owner {
+            Some((owner, _)) if name.is_empty() || owner == name => {
+                sasl::Identity::new(owner).into()
+            }
+            _ => Reply::auth_failed().into(),
+        };
+    }
+    match options.users.iter().find(|(user, _)| user == name) {
+        Some((_, password)) => sasl::Secret::plain(password).into(),
+        None => Reply::auth_failed().into(),
+    }
+}
