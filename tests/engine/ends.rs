@@ -116,7 +116,8 @@ async fn a_task_that_is_aborted_is_reported_once() {
 
 #[tokio::test(start_paused = true)]
 async fn a_hook_that_panics_costs_no_reply() {
-    let hooks: [(&str, fn(Server) -> Server); 3] = [
+    type Set = fn(Server) -> Server;
+    let hooks: [(&str, Set); 3] = [
         ("on_wire", |server| {
             server.on_wire(|_, line| panic!("{line}"))
         }),
