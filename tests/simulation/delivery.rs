@@ -192,6 +192,9 @@ impl Reading {
             }
             _ => {}
         }
+        if self.shared.swarm.slow_delivery && code == 250 {
+            self.shared.sleep(&[3000, 100_000, 500_000]).await;
+        }
         self.shared.delay(self.fault).await;
         Ok(code)
     }

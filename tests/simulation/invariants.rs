@@ -93,9 +93,9 @@ impl World {
         for site in self.sites.iter().filter(|site| site.stage == Stage::Open) {
             let stalled = site.is_stalled();
             let found = [
+                site.has_idle_reader(&pages, self.shared.swarm.router),
                 site.is_owed_a_reply(&pages, &self.shared.swarm),
                 site.is_not_told(self.shutdown.is_some()),
-                site.has_idle_reader(&pages, self.shared.swarm.router),
             ];
             let found = found.into_iter().flatten().filter(|_| !stalled);
             faults.extend(found.map(|fault| format!("session {}: {fault}", site.link.id)));

@@ -205,9 +205,12 @@ impl Pages {
         numbers.iter().map(|number| &self.calls[*number])
     }
 
-    /// Whether a service works on a command of that connection.
+    /// Whether a service works on a command of that connection, and not the server.
     pub fn is_busy(&self, conn: u64) -> bool {
         let mut calls = self.calls_of(conn);
-        calls.any(|call| call.outcome == Outcome::Working)
+        calls.any(|call| {
+            let waits = call.reader.is_some_and(|reader| reader.waits);
+            call.keeps || (call.outcome == Outcome::Working && !waits)
+        })
     }
 }

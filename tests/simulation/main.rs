@@ -24,7 +24,7 @@
 //! |---|---|
 //! | `dice` | the only source of chance |
 //! | `swarm` | which features and faults a run has |
-//! | `script`, `client` | what clients say, and the machines that say it |
+//! | `script`, `soup`, `content`, `client` | what clients say, and the machines that say it |
 //! | `network` | bounded buffers between them and the server |
 //! | `services`, `delivery`, `hooks` | what a user of the framework may write, at its worst |
 //! | `executor`, `world` | what happens next |
@@ -45,9 +45,11 @@
 #![forbid(unsafe_code)]
 
 mod client;
+mod content;
 mod delivery;
 mod dice;
 mod executor;
+mod flood;
 mod hooks;
 mod invariants;
 mod journal;
@@ -58,6 +60,7 @@ mod script;
 mod server;
 mod services;
 mod shared;
+mod soup;
 mod swarm;
 mod tls;
 mod trace;
@@ -65,6 +68,7 @@ mod world;
 
 use std::{
     env,
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::atomic::{AtomicU64, Ordering},
     thread,
     time::Instant,
@@ -96,8 +100,11 @@ fn nothing_hangs_nothing_grows_and_no_reply_is_lost() {
         number("SIM_SEEDS").unwrap_or(1000),
     );
     let began = Instant::now();
-    let failed = run_all(first, seeds);
-    println!("{seeds} seeds in {:?}", began.elapsed());
+    let (failed, digest) = run_all(first, seeds);
+    println!(
+        "{seeds} seeds in {:?}; all traces together: {digest:016x}",
+        began.elapsed()
+    );
     if let Some(first) = failed.first() {
         let again = run(first.seed, true);
         println!("{}", again.text);
@@ -127,9 +134,9 @@ fn number(name: &str) -> Option<u64> {
     env::var(name).ok()?.parse().ok()
 }
 
-/// Runs the seeds on all cores. Returns those that failed.
-fn run_all(first: u64, seeds: u64) -> Vec<Report> {
-    let next = AtomicU64::new(first);
+/// Runs the seeds on all cores. Returns those that failed, and what the traces of all come to.
+fn run_all(first: u64, seeds: u64) -> (Vec<Report>, u64) {
+    let (next, digest) = (AtomicU64::new(first), AtomicU64::new(0));
     let threads = thread::available_parallelism().map_or(2, usize::from);
     let worker = || {
         let mut failed = Vec::new();
@@ -139,6 +146,7 @@ fn run_all(first: u64, seeds: u64) -> Vec<Report> {
                 return failed;
             }
             let report = run(seed, false);
+            digest.fetch_xor(report.hash.wrapping_mul(seed | 1), Ordering::Relaxed);
             if let Some(violation) = &report.violation {
                 if env::var("SIM_LIST").is_ok() {
                     println!("{seed}: {violation}");
@@ -153,7 +161,7 @@ fn run_all(first: u64, seeds: u64) -> Vec<Report> {
         joined.flatten().collect::<Vec<_>>()
     });
     failed.sort_by_key(|report| report.seed);
-    failed
+    (failed, digest.into_inner())
 }
 
 /// Runs a seed on a thread of its own, so that nothing that a thread keeps is left over from another seed.
@@ -165,9 +173,25 @@ fn run(seed: u64, with_text: bool) -> Report {
             .start_paused(true)
             .build()
             .unwrap();
-        runtime.block_on(simulate(seed, with_text))
+        let run = AssertUnwindSafe(|| runtime.block_on(simulate(seed, with_text)));
+        catch_unwind(run).unwrap_or_else(|_| Report::of_panic(seed))
     };
     thread::spawn(simulate).join().unwrap()
+}
+
+impl Report {
+    /// A panic that no task of the server has caught, so most likely a fault of the simulation itself.
+    fn of_panic(seed: u64) -> Self {
+        let last = panics::take().pop().unwrap_or_default();
+        Self {
+            seed,
+            hash: 0,
+            events: 0,
+            steps: 0,
+            violation: Some(format!("panic: {last}")),
+            text: String::new(),
+        }
+    }
 }
 
 async fn simulate(seed: u64, with_text: bool) -> Report {

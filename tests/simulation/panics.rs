@@ -37,10 +37,15 @@ pub fn watch() {
 
 /// Records the panics since the last time that are not part of the plan.
 pub fn check(trace: &Trace) {
-    let seen = SEEN.with_borrow_mut(|all| all.as_mut().map(std::mem::take));
-    for panic in seen.unwrap_or_default() {
+    for panic in take() {
         if !panic.starts_with("sim:") {
             trace.violate(format!("the server panics: {panic}"));
         }
     }
+}
+
+/// The panics since the last time.
+pub fn take() -> Vec<String> {
+    let seen = SEEN.with_borrow_mut(|all| all.as_mut().map(std::mem::take));
+    seen.unwrap_or_default()
 }

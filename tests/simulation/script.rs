@@ -4,7 +4,12 @@ use std::collections::{BTreeMap, VecDeque};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 
-use crate::{dice::Dice, journal::Digest, swarm::Swarm};
+use crate::{
+    content::{content, stuffed},
+    dice::Dice,
+    journal::Digest,
+    swarm::Swarm,
+};
 
 /// What a client does, and what the message of each sender comes to.
 pub type Script = (VecDeque<Op>, BTreeMap<String, Digest>);
@@ -103,13 +108,18 @@ impl Kind {
         Self::Auth,
         Self::Half,
     ];
-    pub const RARE: [Self; 3] = [Self::EmptyChunks, Self::TinyChunks, Self::Endless];
+    pub const RARE: [Self; 4] = [
+        Self::EmptyChunks,
+        Self::TinyChunks,
+        Self::TinyChunks,
+        Self::Endless,
+    ];
 }
 
 /// Writes the script of one client.
 pub struct Author<'a> {
-    dice: &'a Dice,
-    swarm: &'a Swarm,
+    pub(super) dice: &'a Dice,
+    pub(super) swarm: &'a Swarm,
     conn: u64,
     ops: VecDeque<Op>,
     numbers: usize,
@@ -215,18 +225,18 @@ impl<'a> Author<'a> {
     }
 
     /// A new number, so that no two commands are about the same.
-    fn number(&mut self) -> usize {
+    pub(super) fn number(&mut self) -> usize {
         self.numbers += 1;
         self.numbers
     }
 
-    fn sender(&mut self) -> String {
+    pub(super) fn sender(&mut self) -> String {
         let number = self.number();
         format!("m{}x{number}@sender.example", self.conn)
     }
 
     /// A recipient of one of the routes.
-    fn recipient(&mut self) -> String {
+    pub(super) fn recipient(&mut self) -> String {
         let domain = self.dice.pick(&["a.example", "b.example", "b.example"]);
         format!("r{}@{domain}", self.number())
     }
@@ -368,49 +378,6 @@ impl<'a> Author<'a> {
         }
     }
 
-    fn ingredient(&mut self) -> Vec<u8> {
-        let n = self.number();
-        let line = match self.dice.below(26) {
-            0..3 => format!("EHLO soup{n}.example"),
-            3 => format!("HELO soup{n}.example"),
-            4..6 => format!("LHLO soup{n}.example"),
-            6..9 => format!("MAIL FROM:<{}>", self.sender()),
-            9..12 => format!("RCPT TO:<{}>", self.recipient()),
-            12 => "DATA".to_owned(),
-            13 => "BDAT 3 LAST\r\nabc".to_owned(),
-            14 => return b"BDAT 5\r\nab\r\nc".to_vec(),
-            15 => "RSET".to_owned(),
-            16 => "NOOP".to_owned(),
-            17 => format!("VRFY someone{n}"),
-            18 => format!("HELP {n}"),
-            19 => format!("XOK {n}"),
-            20 => format!("EXPN list{n}"),
-            21 => format!(". {n}"),
-            22 => self.odd_line(),
-            23 => "MAIL FROM:<evil@sender.example>".to_owned(),
-            24 if self.dice.chance(30) => "QUIT".to_owned(),
-            _ if self.swarm.tls => "STARTTLS".to_owned(),
-            _ => format!("STARTTLS {n}"),
-        };
-        [line.as_bytes(), b"\r\n"].concat()
-    }
-
-    fn odd_line(&mut self) -> String {
-        match self.dice.below(10) {
-            0 => "x".repeat(20_000),
-            1 => "NO\x01OP".to_owned(),
-            2 => String::new(),
-            3 => "MAIL FROM:nobody".to_owned(),
-            4 => "RCPT TO:<>".to_owned(),
-            5 => "EHLO".to_owned(),
-            6 => "RSET now".to_owned(),
-            7 => "NOOP\nQUIT".to_owned(),
-            8 if self.dice.chance(50) => "BDAT x".to_owned(),
-            9 if self.dice.chance(50) => "GET / HTTP/1.1".to_owned(),
-            _ => "DATA now".to_owned(),
-        }
-    }
-
     fn silent(&mut self) {
         let text = self
             .dice
@@ -427,9 +394,9 @@ impl<'a> Author<'a> {
         self.await_replies();
         let (chunk, count) = match kind {
             Kind::EmptyChunks => ("BDAT 0\r\n", self.dice.pick(&[300, 3000, 70_000])),
-            _ => ("BDAT 1\r\nx", self.dice.pick(&[300, 3000, 6000])),
+            _ => ("BDAT 1\r\nx", self.dice.pick(&[300, 3000, 3000, 6000])),
         };
-        if count > 10_000 || self.dice.chance(30) {
+        if count > 10_000 || self.dice.chance(60) {
             let read = self
                 .dice
                 .pick(&[Reading::Never, Reading::Never, Reading::All]);
@@ -442,6 +409,11 @@ impl<'a> Author<'a> {
         if self.dice.chance(80) {
             self.say("BDAT 0 LAST\r\n");
             self.ops.push_back(Op::Said(sender));
+        }
+        if self.dice.chance(50) {
+            self.pause();
+            self.ops.push_back(Op::Read(Reading::All));
+            self.await_replies();
         }
     }
 
@@ -496,38 +468,4 @@ impl<'a> Author<'a> {
         let time = self.dice.pick(&[0, 1, 200, 4000, 100_000]);
         self.ops.push_back(Op::Pause(time));
     }
-}
-
-/// The content of a message, which ends with CRLF.
-fn content(dice: &Dice) -> Vec<u8> {
-    let mut content = Vec::new();
-    for _ in 0..dice.pick(&[0, 1, 3, 3, 20]) {
-        match dice.below(14) {
-            0 => content.extend(b"."),
-            1 => content.extend(b"..two"),
-            2 => content.extend(b"MAIL FROM:<evil@sender.example>"),
-            3 => content.extend(b"QUIT"),
-            4 if dice.chance(20) => content.extend(b"bare\nnewline"),
-            5 if dice.chance(30) => content.extend((0..dice.below(6000)).map(|_| b'y')),
-            6 => content.extend(b"\xc3\xa9\xff"),
-            7 => {}
-            _ => content.extend(format!("line {}", dice.below(1_000_000)).bytes()),
-        }
-        content.extend(b"\r\n");
-    }
-    content
-}
-
-/// A message as DATA has it, with its end (RFC 5321 section 4.5.2).
-fn stuffed(content: &[u8]) -> Vec<u8> {
-    let mut stuffed = Vec::with_capacity(content.len() + 10);
-    for line in content.split_inclusive(|byte| *byte == b'\n') {
-        let at_start = stuffed.is_empty() || stuffed.ends_with(b"\r\n");
-        if at_start && line.starts_with(b".") {
-            stuffed.push(b'.');
-        }
-        stuffed.extend(line);
-    }
-    stuffed.extend(b".\r\n");
-    stuffed
 }

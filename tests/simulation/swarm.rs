@@ -30,6 +30,8 @@ pub struct Swarm {
     /// In how many of 100 calls a service does something of `faults`.
     pub fault_rate: usize,
     pub faults: Vec<Fault>,
+    /// Services take long between storing a message and the answer.
+    pub slow_delivery: bool,
     pub styles: Vec<Style>,
     pub places: Vec<Place>,
     pub times: Times,
@@ -99,7 +101,7 @@ impl Swarm {
             HookFault::Reset,
             HookFault::Close,
         ];
-        Self {
+        let swarm = Self {
             listener: dice.chance(25),
             listener_errors: dice.chance(30),
             lmtp: dice.chance(12),
@@ -122,6 +124,7 @@ impl Swarm {
                 dice.pick(&[0, 0, 3, 10, 30])
             },
             faults: dice.some_of(&Fault::ALL),
+            slow_delivery: dice.chance(15),
             styles: match parted {
                 true => vec![Style::Abandoning, Style::Chunks],
                 false => dice.some_of(&Style::ALL),
@@ -146,11 +149,29 @@ impl Swarm {
             max_sessions: if dice.chance(10) { 1 } else { 100 },
             flood: dice.one_in(200),
             clients,
+        };
+        match rare {
+            true => swarm.calmed(),
+            false => swarm,
         }
     }
 
+    /// Nothing else keeps a client from what it does in large numbers.
+    fn calmed(mut self) -> Self {
+        let reads = |style: &Style| matches!(style, Style::Whole | Style::Chunks | Style::Paused);
+        self.styles.retain(reads);
+        self.styles.push(Style::Chunks);
+        self.fault_rate = 0;
+        self.hook_rate = 0;
+        self.limits.message_size = Some(1 << 20);
+        self.cuts = 0;
+        self.aborts = false;
+        self.subscriber = false;
+        self
+    }
+
     fn choose_clients(dice: &Dice) -> Vec<Kind> {
-        if dice.one_in(60) {
+        if dice.one_in(40) {
             return vec![dice.pick(&Kind::RARE)];
         }
         let kinds = dice.some_of(&Kind::COMMON);

@@ -56,7 +56,7 @@ pub struct World {
     pub handle: Handle,
     pub shutdown: Option<Shutdown>,
     pub built: Built,
-    executor: Executor,
+    pub executor: Executor,
     backlog: Option<Backlog>,
     steps: usize,
     moved: (Instant, usize),
@@ -128,34 +128,6 @@ impl World {
         }
         self.finish();
         self.steps
-    }
-
-    /// Drops more connections to a server that is full than are told so at a time; the next one has to be told.
-    fn flood(&mut self) {
-        const AT_ONCE: usize = 50;
-        let full = self.built.server.clone().max_sessions(0);
-        let shared = self.shared.clone();
-        let connect = |executor: &mut Executor, room| {
-            let link = Link::new(0, 1, room);
-            let end = link.server_end(&shared.dice, &shared.trace, &shared.alarm);
-            let session = full.serve_connection(end, PeerAddr::Unknown);
-            let task = executor.spawn(Box::pin(session));
-            executor.poll(task);
-            (link, task)
-        };
-        for _ in 0..1100 / AT_ONCE {
-            let tasks: Vec<usize> = (0..AT_ONCE)
-                .map(|_| connect(&mut self.executor, 0).1)
-                .collect();
-            tasks.into_iter().for_each(|task| self.executor.abort(task));
-        }
-        let (link, task) = connect(&mut self.executor, 100);
-        self.executor.abort(task);
-        if link.lock().down.is_empty() {
-            self.shared
-                .trace
-                .violate("a client of a full server is not told so");
-        }
     }
 
     async fn settle_step(&mut self) {
@@ -406,8 +378,11 @@ impl World {
     fn finish(&mut self) {
         let calls = std::mem::take(&mut self.shared.journal.lock().kept);
         drop(calls);
+        for future in self.shared.spawner.take() {
+            self.executor.spawn(future);
+        }
+        self.executor.abort_all();
         if self.shared.trace.is_clean() {
-            self.executor.abort_all();
             self.check_end();
         }
     }

@@ -45,6 +45,9 @@ impl Line {
     }
 }
 
+/// Not longer than any limit of a line.
+const SHORT: usize = 2000;
+
 /// Longer than any limit of a line that is not AUTH's.
 const LONG: usize = 15_000;
 
@@ -78,6 +81,9 @@ impl Model {
         let line = Line::new(&self.stream.advance(line));
         if line.text.len() > LONG || line.has_control() {
             return expect(code, &[500]);
+        }
+        if code == 500 && line.text.len() > SHORT {
+            return Ok(());
         }
         if self.state == State::Refused && line.verb != "QUIT" {
             let foreign = self.is_foreign(&line);

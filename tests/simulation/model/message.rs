@@ -57,18 +57,16 @@ impl Model {
     fn over(&mut self, event: u64, code: u16, content: &[u8]) -> Result<(), String> {
         let codes = self.codes(event, content)?;
         self.may_close = self.drains_little() && code >= 400;
+        self.check_deliveries(event, content)?;
         if self.swarm.lmtp && !self.data_calls().is_empty() {
-            self.check_deliveries(event, content)?;
             let mut each = self.codes_of_recipients(event, content);
-            if self.may_close {
+            // A message that has to be refused is refused for good, also where its service is late.
+            if self.may_close || code >= 500 {
                 each.iter_mut()
                     .for_each(|codes| codes.extend(self.flaws(content)));
             }
             self.end_transaction();
             return self.each(0, each, code);
-        }
-        if code == 250 {
-            self.check_deliveries(event, content)?;
         }
         self.end_transaction();
         expect(code, &codes)
@@ -135,7 +133,7 @@ impl Model {
     /// How much of the present message of that sender must be within the reach of its readers when the server has read so
     /// much, and whether that is all of it. `None` where the message is not one that readers see to its end.
     pub fn available(&self, sender: &str, read: u64) -> Option<(usize, bool)> {
-        /// The server holds back what may belong to the end.
+        /// What may belong to the end of DATA is held back.
         const HELD_BACK: usize = 4;
         if self.transaction.sender != sender {
             return None;
@@ -158,8 +156,11 @@ impl Model {
         };
         // A CR at the end may be half of a line end.
         let judged = content.strip_suffix(b"\r").unwrap_or(&content);
-        let held_back = if whole { 0 } else { HELD_BACK };
-        let len = content.len().saturating_sub(held_back);
+        let len = match (whole, &self.mode) {
+            (true, _) => content.len(),
+            (false, Mode::Data) => content.len().saturating_sub(HELD_BACK),
+            (false, _) => judged.len(),
+        };
         self.flaws(judged).is_empty().then_some((len, whole))
     }
 
@@ -169,14 +170,22 @@ impl Model {
         if self.confirmed.borrow().contains(&call) {
             return true;
         }
-        let own = self.transaction.sender == sender;
-        own && self
-            .unanswered()
-            .is_some_and(|content| Digest::of(&content) == digest)
+        let last = self.unanswered.clone().or_else(|| self.find_unanswered());
+        last.is_some_and(|(of, message)| of == sender && message == digest)
+    }
+
+    /// Keeps what is known of a message that is not answered, for the session ends here.
+    pub(super) fn note_unanswered(&mut self) {
+        self.unanswered = self.find_unanswered();
+    }
+
+    fn find_unanswered(&self) -> Option<(String, Digest)> {
+        let content = self.unanswered_content()?;
+        Some((self.transaction.sender.clone(), Digest::of(&content)))
     }
 
     /// The message that the client has sent to the end, and that is not answered.
-    fn unanswered(&self) -> Option<Vec<u8>> {
+    fn unanswered_content(&self) -> Option<Vec<u8>> {
         let mut rest = self.stream.rest(u64::MAX);
         if self.mode == Mode::Data {
             let end = self.stream.message(u64::MAX)?;

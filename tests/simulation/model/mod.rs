@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use self::{replies::ReplyReader, stream::Stream};
 use crate::{
-    journal::{Call, Kind, Outcome},
+    journal::{Call, Digest, Kind, Outcome},
     shared::Shared,
     swarm::Swarm,
 };
@@ -42,6 +42,8 @@ pub struct Model {
     tail: usize,
     /// The calls whose stored messages a reply has confirmed.
     confirmed: RefCell<Vec<usize>>,
+    /// The sender of the message that had come whole when the session was closed, and what it comes to.
+    unanswered: Option<(String, Digest)>,
 }
 
 /// What the next bytes of the client are.
@@ -114,6 +116,7 @@ impl Model {
             greeted: false,
             tail: 0,
             confirmed: RefCell::default(),
+            unanswered: None,
         }
     }
 
@@ -289,6 +292,7 @@ impl Model {
         if self.swarm.lmtp && by_service {
             self.tail = self.transaction.recipients.len().saturating_sub(1);
         }
+        self.note_unanswered();
         self.mode = Mode::Over;
         match reasons.contains(&true) {
             true => Ok(()),

@@ -1,0 +1,35 @@
+//! A server that is full, and clients that do not wait to be told so.
+
+use smtpd_tower::PeerAddr;
+
+use crate::{executor::Executor, network::Link, world::World};
+
+impl World {
+    /// Drops more connections to a server that is full than are told so at a time; the next one has to be told.
+    pub fn flood(&mut self) {
+        const AT_ONCE: usize = 50;
+        let full = self.built.server.clone().max_sessions(0);
+        let shared = self.shared.clone();
+        let connect = |executor: &mut Executor, room| {
+            let link = Link::new(0, 1, room);
+            let end = link.server_end(&shared.dice, &shared.trace, &shared.alarm);
+            let session = full.serve_connection(end, PeerAddr::Unknown);
+            let task = executor.spawn(Box::pin(session));
+            executor.poll(task);
+            (link, task)
+        };
+        for _ in 0..1100 / AT_ONCE {
+            let tasks: Vec<usize> = (0..AT_ONCE)
+                .map(|_| connect(&mut self.executor, 0).1)
+                .collect();
+            tasks.into_iter().for_each(|task| self.executor.abort(task));
+        }
+        let (link, task) = connect(&mut self.executor, 100);
+        self.executor.abort(task);
+        if link.lock().down.is_empty() {
+            self.shared
+                .trace
+                .violate("a client of a full server is not told so");
+        }
+    }
+}
