@@ -69,7 +69,11 @@ impl World {
         let Some(shutdown) = &self.shutdown else {
             return;
         };
-        let limit = self.shared.swarm.grace + LINGER;
+        let swarm = &self.shared.swarm;
+        // Tokio looks at its timers only now and then while a task is always ready, and here each of its reads takes a moment.
+        let busy = swarm.listener && swarm.endless;
+        let late = Duration::from_secs(if busy { 5 } else { 0 });
+        let limit = swarm.grace + LINGER + late;
         if let Some(ended) = shutdown.ended
             && ended - shutdown.began > limit
         {

@@ -32,6 +32,9 @@ pub(super) enum Want {
 /// How often a session reads from its client before other tasks get their turn.
 const READS: u32 = 32;
 
+/// A client is watched while a service works until so much of what it sends ahead has been read.
+const AHEAD: usize = 4 << 10;
+
 impl Wait {
     pub(super) fn new(want: Want, until: std::time::Instant) -> Self {
         Self {
@@ -98,13 +101,23 @@ impl<IO: Io> Driver<IO> {
         read
     }
 
-    /// Whether the client has gone away while it has nothing left to be answered.
+    /// Looks whether the client has gone away, without reading more than a little ahead. It has not as long as there is something
+    /// left to be answered.
     fn poll_loss(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        match self.wire.poll_gone(cx) {
-            Poll::Pending => return Poll::Pending,
-            Poll::Ready(Ok(())) => self.connection.handle_lost(),
-            Poll::Ready(Err(error)) => self.lost(Some(error)),
+        while !self.wire.eof && self.wire.input.len() < AHEAD {
+            match self.poll_read(cx) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Ok(_)) => {}
+                Poll::Ready(Err(error)) => {
+                    self.lost(Some(error));
+                    return Poll::Ready(());
+                }
+            }
         }
+        if !self.wire.eof || !self.wire.input.is_empty() {
+            return Poll::Pending;
+        }
+        self.connection.handle_lost();
         Poll::Ready(())
     }
 

@@ -15,8 +15,6 @@ use super::{stream::Stream, timer::Timer};
 
 /// How much is read at once.
 const READ: usize = 64 << 10;
-/// A client is watched while a service works until so much of what it sends ahead has been read.
-const AHEAD: usize = 4 << 10;
 /// A piece of a message of up to this size is copied out of the buffer it came in.
 const SMALL: usize = 8 << 10;
 
@@ -78,19 +76,6 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Wire<IO> {
             Poll::Ready(Err(_)) => {}
         }
         read
-    }
-
-    /// Looks, without taking more than a little from it, whether the client has gone away while a service works. It has
-    /// not as long as there is something left to be answered.
-    pub(super) fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while !self.eof && self.input.len() < AHEAD {
-            ready!(self.poll_read(cx))?;
-        }
-        if self.eof && self.input.is_empty() {
-            Poll::Ready(Ok(()))
-        } else {
-            Poll::Pending
-        }
     }
 
     /// Writes what the connection has to say. Ready when some of it is on its way; what the stream has only buffered is not,

@@ -243,6 +243,8 @@ impl Model {
             Mode::Sasl { login, lines } => self.sasl(event, code, login, lines),
             Mode::Each { next, codes } => self.each(next, codes, code),
             Mode::Handshake => Err("comes within a TLS handshake".to_owned()),
+            // One for each recipient (RFC 2033 section 4.2).
+            Mode::Over if self.swarm.lmtp && code == 421 => Ok(()),
             Mode::Over => Err("comes after the end".to_owned()),
         }
     }
