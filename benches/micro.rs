@@ -10,9 +10,7 @@ use divan::{
     AllocProfiler, Bencher, black_box,
     counter::{BytesCount, ItemsCount},
 };
-use smtpd_core::{
-    Code, Config, Connection, Event, ForwardPath, Limits, PathOptions, Reply, Status,
-};
+use smtpd_core::{Code, Config, Connection, ForwardPath, Limits, PathOptions, Reply, Status, Step};
 use smtpd_tower::PeerAddr;
 use support::{Client, commands, dotted, server};
 
@@ -196,13 +194,11 @@ impl Played {
         let config = Config::new("mx.example.org")
             .limits(limits)
             .custom_commands(true);
-        let now = Instant::now();
-        let connection = Connection::new(Arc::new(config), now);
         let mut session = Self {
-            connection,
+            connection: Connection::new(Arc::new(config)),
             answer: Reply::OK,
             input: BytesMut::new(),
-            now,
+            now: Instant::now(),
         };
         session.say(b"EHLO client.example\r\n");
         session
@@ -214,25 +210,38 @@ impl Played {
         session
     }
 
+    /// Plays until the client has to go on, and all replies are written.
     fn say(&mut self, octets: &[u8]) {
         self.input.extend_from_slice(black_box(octets));
-        while let Some(event) = self.connection.poll_event(self.now, &mut self.input) {
-            match event {
-                Event::Data => self.connection.accept_data(),
-                Event::Reset => {}
-                _ => self.connection.reply(self.answer.clone()),
+        let mut written = 0;
+        loop {
+            let answer = || self.answer.clone();
+            match self.connection.poll(self.now, &mut self.input) {
+                Step::Write(mut writing) => {
+                    written += writing.bytes().len();
+                    writing.wrote(writing.bytes().len(), self.now);
+                }
+                Step::Read(_) => break assert!(written > 0),
+                Step::Connect(ask) => ask.accept(),
+                Step::Helo(_, ask) => ask.reply(answer()),
+                Step::Mail(_, ask) => ask.reply(answer()),
+                Step::Rcpt(_, ask) => ask.reply(answer()),
+                Step::Command(_, ask) => ask.reply(answer()),
+                Step::Data(ask) => ask.receive(),
+                Step::Reset(_) => {}
+                other => panic!("{other:?}"),
             }
         }
-        let output = self.connection.output().len();
-        assert!(output > 0);
-        self.connection.advance_output(output);
     }
 
     fn receive(&mut self, octets: &[u8]) {
         self.input.extend_from_slice(black_box(octets));
-        while let Some(event) = self.connection.poll_event(self.now, &mut self.input) {
-            assert!(matches!(event, Event::Chunk(_)));
-            drop(black_box(event));
+        loop {
+            match self.connection.poll(self.now, &mut self.input) {
+                Step::Chunk(octets, _) => drop(black_box(octets)),
+                Step::Read(_) => break,
+                other => panic!("{other:?}"),
+            }
         }
     }
 }
