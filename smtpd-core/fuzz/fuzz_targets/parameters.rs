@@ -9,9 +9,9 @@ use std::{
 use bytes::BytesMut;
 use libfuzzer_sys::fuzz_target;
 use smtpd_core::{
-    BodyType, By, ByMode, Config, Connection, DateTime, EnvelopeId, Event, Extensions, HoldFor,
-    HoldUntil, MailAuth, Notify, OriginalRecipient, Parameter, Parameters, Priority, Reply, Ret,
-    Size, SmtpUtf8, Solicit, ValidSince,
+    BodyType, By, ByMode, Config, Connection, DateTime, EnvelopeId, Extensions, HoldFor, HoldUntil,
+    MailAuth, Notify, OriginalRecipient, Parameter, Parameters, Priority, Ret, Size, SmtpUtf8,
+    Solicit, Step, TlsFacts, ValidSince,
     extension::{DeliverBy, FutureRelease, MtPriority, NoSoliciting, Prdr, RequireTls, Rrvs},
     sasl::Mechanisms,
 };
@@ -149,16 +149,26 @@ fn parse(command: &str, parameters: &[u8]) -> Option<Parameters> {
         .extensions(extensions())
         .mechanisms(Mechanisms::default());
     let (now, mut found) = (Instant::now(), None);
-    let mut connection = Connection::with_tls(Arc::new(config), now);
-    while let Some(event) = connection.poll_event(now, &mut input) {
-        match event {
-            Event::Mail(mail) if command.starts_with("MAIL") => {
-                found = found.or(Some(mail.parameters))
+    let mut connection = Connection::with_tls(Arc::new(config));
+    loop {
+        match connection.poll(now, &mut input) {
+            Step::Handshake(handshake) => handshake.done(&mut BytesMut::new(), TlsFacts::default()),
+            Step::Connect(ask) => ask.accept(),
+            Step::Helo(_, ask) => ask.accept(),
+            Step::Mail(mail, ask) => {
+                ask.accept();
+                if command.starts_with("MAIL") {
+                    found = found.or(Some(mail.parameters));
+                }
             }
-            Event::Rcpt(rcpt) => found = found.or(Some(rcpt.parameters)),
-            _ => {}
+            Step::Rcpt(rcpt, ask) => {
+                ask.accept();
+                found = found.or(Some(rcpt.parameters));
+            }
+            Step::Write(mut writing) => writing.wrote(writing.bytes().len(), now),
+            Step::Read(_) | Step::Closed(_) => return found,
+            // What follows a CRLF in the parameters may be any command.
+            other => drop(other),
         }
-        connection.reply(Reply::OK);
     }
-    found
 }

@@ -13,9 +13,31 @@ use support::differential::Setting;
 /// The first four octets of the input say what the server is set up to do, what its caller is inclined to, and how long
 /// the pieces are.
 pub fn check_session(input: &[u8], start: &str, end: &str) {
-    let Some((&[flags, mood, cut, other], rest)) = input.split_first_chunk() else {
+    let Some((setting, cuts, rest)) = setting(input) else {
         return;
     };
+    let session = [start.as_bytes(), rest, end.as_bytes()].concat();
+    setting.check(&session, &cuts);
+}
+
+/// Plays a session with a driver that is slow, and with one that is wild, and panics where the one makes a difference or
+/// the other can do harm.
+///
+/// The input begins as for [`check_session`]. Its last byte says how many of those before it are choices of the driver.
+pub fn check_drivers(input: &[u8]) {
+    let Some((setting, cuts, rest)) = setting(input) else {
+        return;
+    };
+    let Some((&choices, rest)) = rest.split_last() else {
+        return;
+    };
+    let (session, whims) = rest.split_at(rest.len().saturating_sub(choices.into()));
+    setting.check_driver(session, &cuts, whims);
+    setting.check_wild_driver(session, &cuts, whims);
+}
+
+fn setting(input: &[u8]) -> Option<(Setting, [usize; 2], &[u8])> {
+    let (&[flags, mood, cut, other], rest) = input.split_first_chunk()?;
     let setting = Setting {
         policy: match flags & 3 {
             0 => BareNewline::Normalise,
@@ -27,8 +49,7 @@ pub fn check_session(input: &[u8], start: &str, end: &str) {
         require_auth: flags & 0x20 != 0,
         mood: mood.into(),
     };
-    let session = [start.as_bytes(), rest, end.as_bytes()].concat();
-    setting.check(&session, &[cut.into(), other.into()]);
+    Some((setting, [cut.into(), other.into()], rest))
 }
 
 /// What becomes of an input where everything is accepted: the kind of each event and its text.
