@@ -1,27 +1,33 @@
-//! The SMTP server protocol without any I/O.
+//! The server side of SMTP (RFC 5321) and LMTP (RFC 2033), without any I/O.
 //!
-//! This crate knows what SMTP (RFC 5321) and LMTP (RFC 2033) mean, and nothing of sockets, clocks or threads.
-//! [`Connection`] is one session: octets and time go in; events, octets and deadlines come out, so it can be driven by
-//! any runtime, and tested without one. Its documentation plays a whole session by hand.
+//! This crate has no sockets, clocks or threads. [`Connection`] is the state machine of one session: bytes, the time and
+//! answers go in; questions, replies and deadlines come out. It runs on any runtime or on none, and is tested without one. To
+//! write a server on tokio, use the crate `smtpd-tower`, which calls a `tower` service for each question.
 //!
-//! Around it:
+//! A program that owns the socket, called the driver, calls [`Connection::poll`] in a loop and does what the [`Step`] that it
+//! returns says: wait for something until a deadline, answer a question, or take news. Each question is an [`Ask`], a value
+//! that is answered once, in the ways that its kind allows, at once or [later](Deferred). The documentation of [`Connection`]
+//! plays a whole session by hand, and [`guide::driver`] shows how to write a driver and what to look out for.
 //!
-//! - [`Reply`], [`Code`] and [`Status`]: what is answered, in a form that cannot carry a CR or LF;
-//! - [`Mailbox`], [`ReversePath`], [`ForwardPath`], [`Domain`], [`ClientName`]: addresses and names, parsed strictly
-//!   unless a [`Leniency`] says otherwise;
+//! The other modules and types are:
+//!
+//! - [`Reply`], [`Code`], [`Status`]: what is answered, in a form that cannot carry a CR or LF;
+//! - [`Envelope`], [`Mailbox`], [`ReversePath`], [`ForwardPath`], [`Domain`], [`ClientName`]: senders, recipients and names,
+//!   parsed strictly unless a [`Leniency`] says otherwise;
 //! - [`Parameters`], [`Parameter`], [`Extension`], [`Extensions`]: the parameters of MAIL and RCPT, an open set;
 //! - [`extension`]: the extensions that are off by default;
 //! - [`sasl`]: the mechanisms of AUTH;
-//! - [`XClient`], [`Forwarded`]: what a trusted proxy says of its client by XCLIENT and XFORWARD;
-//! - [`Config`], [`Limits`], [`Timeouts`], [`BareNewline`]: what a server is set up to do.
+//! - [`XClient`], [`Forwarded`]: what a trusted proxy says about its client by XCLIENT and XFORWARD;
+//! - [`Config`], [`Limits`], [`Timeouts`], [`BareNewline`]: the settings of a server. [`Config::check`] finds those with which
+//!   no session could work.
 //!
-//! The feature `scram` (default) adds the mechanisms that hash: SCRAM-SHA-1, SCRAM-SHA-256 and their -PLUS forms; the feature
-//! `idna` adds [`Domain::canonical`](Domain), by which A-labels and U-labels are the same domain; the feature `getrandom` adds
-//! `Config::os_entropy`, the operating system's random bytes for mechanisms that challenge the client.
+//! | feature | default | adds |
+//! |---|---|---|
+//! | `scram` | yes | the mechanisms that hash: SCRAM-SHA-1, SCRAM-SHA-256 and their -PLUS forms |
+//! | `idna` | no | [`Domain::canonical`](Domain), by which the A-label and the U-label of a domain are equal |
+//! | `getrandom` | no | `Config::os_entropy`, the operating system's random bytes for mechanisms that challenge the client |
 //!
-//! [`guide::rfc`] tells which RFC is kept how, and where that is tested.
-//!
-//! Who writes a server wants `smtpd-tower`, which runs this crate on tokio and calls tower services.
+//! [`guide::rfc`] says how each RFC is followed, and where that is tested.
 #![forbid(unsafe_code)]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
