@@ -81,6 +81,22 @@ const FRAGMENTS: [&str; 71] = [
     " ",
 ];
 
+/// Commands that are answered once, whatever the state.
+const COMMANDS: [&str; 12] = [
+    "NOOP\r\n",
+    "RSET\r\n",
+    "HELO client.example\r\n",
+    "EHLO client.example\r\n",
+    "MAIL FROM:<a@b>\r\n",
+    "RCPT TO:<c@d>\r\n",
+    "RCPT TO:<>\r\n",
+    "VRFY a\r\n",
+    "HELP\r\n",
+    "FROBNICATE\r\n",
+    "DATA x\r\n",
+    "XFORWARD ADDR=192.0.2.1\r\n",
+];
+
 fn settings() -> impl Strategy<Value = Setting> {
     let policy = select(vec![
         BareNewline::Reject,
@@ -140,6 +156,22 @@ proptest! {
         whims in vec(any::<u8>(), 0..200),
     ) {
         setting.check_driver(&input, &cuts, &whims);
+    }
+
+    #[test]
+    fn each_command_has_one_reply(
+        commands in vec(select(COMMANDS.to_vec()), 0..25),
+        cuts in vec(1..60_usize, 1..20),
+        whims in vec(any::<u8>(), 0..200),
+    ) {
+        let (mood, input) = (whims.len() as u32, commands.concat());
+        let setting = Setting { mood: mood & !1, ..Setting::OPEN };
+        setting.check_driver(input.as_bytes(), &cuts, &whims);
+        let (_, output) = setting.play(input.as_bytes(), &cuts);
+        let last = output.split_inclusive(|&byte| byte == b'\n').filter(|line| line[3] == b' ');
+        let closes = output.windows(4).any(|start| start == b"421 " || start == b"421-");
+        let replies = last.count();
+        prop_assert!(replies == 1 + commands.len() || closes && replies <= 1 + commands.len());
     }
 
     #[test]

@@ -8,7 +8,7 @@ use smtpd_core::{
 };
 
 use super::{
-    AUTH, Answer, HELLO, QUESTIONS, TRANSACTION, after, config,
+    Answer, HELLO, QUESTIONS, TRANSACTION, after, config,
     support::{Session, Yes},
     with,
 };
@@ -98,6 +98,7 @@ fn a_refusal_accepts() {
 #[test]
 #[cfg(feature = "scram")]
 fn an_authentication_without_proof_succeeds() {
+    use super::AUTH;
     use smtpd_core::sasl::{CramMd5, Identity, Scram, Secret};
 
     let config = |mechanisms| {
