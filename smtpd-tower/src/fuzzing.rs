@@ -1,11 +1,11 @@
-//! What the fuzz targets call and users cannot. It exists only where cargo-fuzz compiles this crate.
+//! What the fuzz targets call and users cannot. It exists only where cargo-fuzz compiles this crate: perhaps for targets of
+//! others, with any features.
 
-use std::{io, sync::Arc};
+use std::sync::Arc;
 
 use smtpd_core::Protocol;
-use tokio::io::AsyncRead;
 
-use crate::{PeerAddr, ProxyInfo, ProxyProtocol, Session, TrustedPeers, session::ListenerFacts};
+use crate::{PeerAddr, Session, session::ListenerFacts};
 
 /// Returns a session with a server that has these names.
 pub fn session(hostname: &str, app_name: &str, peer: PeerAddr, protocol: Protocol) -> Session {
@@ -22,8 +22,12 @@ pub fn session(hostname: &str, app_name: &str, peer: PeerAddr, protocol: Protoco
 /// # Errors
 ///
 /// If what comes is not one, or ends too early.
-pub async fn read_proxy_header<IO: AsyncRead + Unpin>(io: &mut IO) -> io::Result<ProxyInfo> {
-    let anyone = ProxyProtocol::from_trusted(TrustedPeers::default());
+#[cfg(feature = "proxy")]
+pub async fn read_proxy_header<IO>(io: &mut IO) -> std::io::Result<crate::ProxyInfo>
+where
+    IO: tokio::io::AsyncRead + Unpin,
+{
+    let anyone = crate::ProxyProtocol::from_trusted(crate::TrustedPeers::default());
     anyone.read_header(io).await
 }
 
