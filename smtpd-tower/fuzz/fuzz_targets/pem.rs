@@ -31,9 +31,8 @@ fuzz_target!(|input: &[u8]| {
 /// What this takes without a complaint, the other takes for the same.
 fn check_other(pem: &[u8]) {
     // For headers, indented lines, lines that end by CR, and labels that are no text the other has other rules.
-    let is_plain = |line: &[u8]| {
-        line.trim_ascii() == line && !line.contains(&b':') && !line.contains(&b'\r')
-    };
+    let is_plain =
+        |line: &[u8]| line.trim_ascii() == line && !line.contains(&b':') && !line.contains(&b'\r');
     if !pem.is_ascii() || !pem.split(|&octet| octet == b'\n').all(is_plain) {
         return;
     }
