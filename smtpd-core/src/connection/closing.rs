@@ -1,6 +1,6 @@
 //! How a session comes to its end, and what brings it nearer.
 
-use super::{Asked, CloseReason, Connection, Mode, Slot, State};
+use super::{Asked, CloseReason, Connection, Mode, Refusal, Slot, State};
 use crate::{Code, Reply, Status};
 
 impl Connection {
@@ -35,8 +35,8 @@ impl Connection {
 
     /// Ends the session with that reply wherever it is, as after a fault of the caller's. Answers that are outstanding can no
     /// longer be given.
-    pub fn end(&mut self, reply: Reply) {
-        self.close_with(reply, CloseReason::Refused);
+    pub fn end(&mut self, refusal: impl Into<Refusal>) {
+        self.close_with(refusal.into().reply().clone(), CloseReason::Refused);
     }
 
     /// Notes that the client sends nothing more. What it has sent is still answered, and then the session is over; a message
@@ -107,7 +107,8 @@ impl Connection {
 
     pub(super) fn close(&mut self, reason: CloseReason) {
         self.reading = Mode::Closed;
-        self.closed = Some(reason);
+        // Of a client that was lost before that, it stays the reason.
+        self.closed.get_or_insert(reason);
         self.asked = None;
         self.slot = Slot::Empty;
         self.exchange = None;

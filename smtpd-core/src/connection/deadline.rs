@@ -115,7 +115,7 @@ impl Connection {
         }
         if !self.output.as_slice().is_empty() {
             // Not before it has the replies.
-            self.clock.pause();
+            self.pause(now);
             return self.await_write(now);
         }
         if self.eof {
@@ -371,10 +371,11 @@ impl Clock {
         self.waiting = self.waiting.map(|since| since + late);
     }
 
-    /// Notes that the client is not waited for.
-    pub(super) fn pause(&mut self) {
-        self.waiting = None;
+    /// Notes that the client is not waited for. Returns what was waited for it until now.
+    pub(super) fn pause(&mut self, now: Instant) -> Duration {
         self.seen = 0;
+        let since = self.waiting.take();
+        since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since))
     }
 
     /// A new line begins.

@@ -31,7 +31,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use bytes::BytesMut;
@@ -344,17 +344,28 @@ impl Connection {
     /// Counts the time that the client has taken, where it has sent something.
     fn count(&mut self, now: Instant, input: usize) {
         let waited = self.clock.arrived(now, input);
-        if !waited.is_zero() {
-            if let Some(message) = &mut self.message {
-                message.count(waited);
-            }
-            if self.reading != Mode::Message {
-                self.clock.count(waited);
-            }
-        }
+        self.charge(waited);
         // The pause before a line is not part of the line.
         if self.is_between_lines() {
             self.clock.begin_line();
+        }
+    }
+
+    /// Notes that the client is not waited for, and counts the time that it was until now.
+    fn pause(&mut self, now: Instant) {
+        let waited = self.clock.pause(now);
+        self.charge(waited);
+    }
+
+    fn charge(&mut self, waited: Duration) {
+        if waited.is_zero() {
+            return;
+        }
+        if let Some(message) = &mut self.message {
+            message.count(waited);
+        }
+        if self.reading != Mode::Message {
+            self.clock.count(waited);
         }
     }
 
@@ -365,11 +376,11 @@ impl Connection {
         }
         // Looked at before it is taken: an event is large, and mostly there is none.
         if matches!(self.slot, Slot::News(_)) {
-            self.clock.pause();
+            self.pause(now);
             return self.take_news().map(Found::Event);
         }
         if self.asked.is_some() {
-            self.clock.pause();
+            self.pause(now);
             return self.await_answer(now);
         }
         match self.reading {
@@ -381,7 +392,7 @@ impl Connection {
             _ => {}
         }
         if self.output.unsent() >= Self::MAX_UNSENT {
-            self.clock.pause();
+            self.pause(now);
             return self.await_write(now);
         }
         if self.is_over_time(now) {
@@ -397,13 +408,19 @@ impl Connection {
     /// Returns the question that was deferred, so that it can be answered. `None` if the session has ended or has answered it
     /// by itself in the meantime, or if it is a question of another session.
     pub fn resume<K>(&mut self, deferred: Deferred<K>) -> Option<Ask<'_, K>> {
-        (self.asked.is_some() && deferred.serial() == self.serial).then(|| Ask::new(self))
+        self.is_open(&deferred).then(|| Ask::new(self))
+    }
+
+    /// Whether that question is open. One that was found, but not handed out yet, is another.
+    fn is_open<K>(&self, deferred: &Deferred<K>) -> bool {
+        let handed_out = self.asked.is_some() && !matches!(self.slot, Slot::News(_));
+        handed_out && deferred.serial() == self.serial
     }
 
     /// Notes that the service of a [queued](Ask::queue) question has become ready and is at work: from the next poll on, the
     /// answer has the time that [`Timeouts`] gives to a call.
     pub fn begin<K>(&mut self, deferred: &Deferred<K>) {
-        if self.asked.is_some() && deferred.serial() == self.serial && self.queued {
+        if self.is_open(deferred) && self.queued {
             self.queued = false;
             self.due = None;
         }

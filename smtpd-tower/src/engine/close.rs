@@ -32,11 +32,9 @@ pub(super) struct Closing {
 impl<IO: Io> Driver<IO> {
     /// The protocol is over, and everything is written.
     pub(super) fn closed(&mut self, reason: CloseReason) -> Next {
-        if let Some(until) = self.abandon_work() {
-            return Next::Wait(Wait {
-                want: Want::Answer,
-                until,
-            });
+        if self.abandon_work() {
+            // The service learns of it before anything is waited for.
+            return Next::Again;
         }
         if self.closing.is_none() {
             self.hurry();
@@ -67,8 +65,9 @@ impl<IO: Io> Driver<IO> {
         });
     }
 
-    /// What is at work when the session is over. Only a service that reads a message may go on for a moment, to clean up.
-    fn abandon_work(&mut self) -> Option<Instant> {
+    /// Gives up what is at work when the session is over. Returns whether there is a service that reads a message: it may go on
+    /// for a moment, to clean up.
+    fn abandon_work(&mut self) -> bool {
         #[cfg(feature = "tls")]
         if let Some(Work::Handshake(_)) = &self.work {
             let error = std::io::ErrorKind::TimedOut.into();
@@ -79,15 +78,13 @@ impl<IO: Io> Driver<IO> {
             let phase = work.phase();
             self.drop_caught(phase, work);
         }
-        let until = self
-            .transfer
-            .as_mut()
-            .map(|transfer| transfer.abandon(self.now));
-        if until.is_none_or(|until| until <= self.now) {
-            self.give_up_transfer();
-            return None;
+        match &mut self.transfer {
+            Some(transfer) => {
+                transfer.abandon(self.now);
+                true
+            }
+            None => false,
         }
-        until
     }
 
     /// A data service whose message was given up cleans up before the session goes on.

@@ -115,7 +115,8 @@ impl<IO: Io> Driver<IO> {
 
     /// RSET. The hook is called if there was something to give up.
     pub(super) fn reset(&mut self, envelope: Option<&Envelope>) {
-        if let (Some(envelope), Some(hook)) = (envelope, &self.engine.hooks.reset) {
+        let open = envelope.filter(|_| !self.answered);
+        if let (Some(envelope), Some(hook)) = (open, &self.engine.hooks.reset) {
             hooks::call(&self.session, "on_reset", || hook(&self.session, envelope));
         }
         self.end_transaction();
@@ -171,7 +172,8 @@ impl<IO: Io> Driver<IO> {
     }
 
     fn greeted(&mut self, question: Deferred<kind::Helo>, reply: Reply) {
-        let accepted = reply.is_positive();
+        // An intermediate reply is none to HELO.
+        let accepted = reply.is_positive() && !reply.code().is_intermediate();
         self.reply(question, reply);
         if accepted && let Some(helo) = self.connection.helo() {
             self.session.greeted(helo.name.clone(), helo.greeting);
@@ -201,6 +203,7 @@ impl<IO: Io> Driver<IO> {
         mail: MailCommand,
         question: Deferred<kind::Mail>,
     ) {
+        self.answered = false;
         // What XFORWARD has said is about this transaction.
         self.session.end_transaction();
         let payload = Mail::new(mail.sender).with_parameters(mail.parameters);

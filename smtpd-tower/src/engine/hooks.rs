@@ -63,7 +63,7 @@ pub enum SessionError {
     },
     /// A service panicked; the session was ended with 421.
     Panic {
-        /// The name of the phase.
+        /// The name of the phase, or `session` where it was no service of a phase.
         phase: &'static str,
         /// The panic's message.
         message: String,

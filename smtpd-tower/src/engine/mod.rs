@@ -75,6 +75,8 @@ struct Driver<IO: Io> {
     stage: Stage,
     /// How the connection is closed, once the protocol is over.
     closing: Option<Closing>,
+    /// The transaction's message was answered, whatever the client says of it from now on.
+    answered: bool,
     /// A panic has ended the protocol.
     broken: bool,
     ended: bool,
@@ -129,6 +131,7 @@ impl Engine {
             reads: 0,
             stage: Stage::Running,
             closing: None,
+            answered: false,
             broken: false,
             ended: false,
         };
@@ -222,6 +225,10 @@ impl<IO: Io> Driver<IO> {
     fn shut_down(&mut self) {
         self.give_up_work();
         self.connection.shut_down();
+        if self.wire.dead {
+            // The stream went with the work.
+            self.connection.handle_lost();
+        }
         self.hurry();
     }
 

@@ -75,7 +75,12 @@ mod header {
         }
 
         /// What to wait for while the session has not begun, because a header is missing.
-        pub(in super::super) fn awaits_proxy_header(&mut self) -> Option<Next> {
+        pub(in super::super) fn awaits_proxy_header(
+            &mut self,
+            cx: &mut Context<'_>,
+        ) -> Option<Next> {
+            // What has come is looked at before the time is.
+            let _ = self.poll_proxy_header(cx);
             let Some(Work::ProxyHeader(header)) = &mut self.work else {
                 return None;
             };
@@ -97,6 +102,9 @@ mod header {
             let Some(Work::ProxyHeader(header)) = &mut self.work else {
                 return Poll::Pending;
             };
+            if header.failed.is_some() {
+                return Poll::Ready(());
+            }
             let (stream, result) = ready!(header.reading.as_mut().poll(cx));
             match result {
                 Ok(info) => {

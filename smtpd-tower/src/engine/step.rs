@@ -53,7 +53,7 @@ impl<IO: Io> Driver<IO> {
     /// Takes the next step of the session.
     pub(super) fn step(&mut self, cx: &mut Context<'_>) -> Next {
         #[cfg(feature = "proxy")]
-        if let Some(next) = self.awaits_proxy_header() {
+        if let Some(next) = self.awaits_proxy_header(cx) {
             return next;
         }
         if let Some(next) = self.awaits_clean_up() {
@@ -165,6 +165,8 @@ impl<IO: Io> Driver<IO> {
     /// Drops what is at work, since nobody waits for it any more. A panic in its `Drop` is reported.
     pub(super) fn give_up_work(&mut self) {
         if let Some(work) = self.work.take() {
+            // A handshake, or a PROXY header, is read by who has the stream.
+            self.wire.dead |= !matches!(work, Work::Call(_));
             let phase = work.phase();
             self.drop_caught(phase, work);
         }

@@ -223,6 +223,7 @@ impl<IO: Io> Driver<IO> {
                 }
             }
         }
+        self.answered = true;
         self.wire.end_large();
         self.end_transaction();
     }
@@ -244,12 +245,12 @@ impl Transfer {
         self.feed.hand_over(pieces, end, cx);
     }
 
-    /// The session is over before the message is: the service learns of it, and may clean up until the time that is returned.
+    /// The session is over before the message is: the service learns of it, and may clean up for a moment.
     /// Only a service that waits for the message can notice; what else it does is in vain.
-    pub(super) fn abandon(&mut self, now: Instant) -> Instant {
-        *self.abandoned.get_or_insert_with(|| {
+    pub(super) fn abandon(&mut self, now: Instant) {
+        if self.abandoned.is_none() {
             self.feed.finish(Err(BodyError::Incomplete));
-            now + GRACE
-        })
+            self.abandoned = Some(now + GRACE);
+        }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{
     io,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
 use tokio::time::Instant;
@@ -29,7 +29,7 @@ pub(super) enum Want {
     Close,
 }
 
-/// How often a session reads from its client before other tasks get their turn.
+/// How often a session reads up to 8 KiB from its client before other tasks get their turn.
 const READS: u32 = 32;
 
 /// A client is watched while a service works until so much of what it sends ahead has been read.
@@ -91,14 +91,14 @@ impl<IO: Io> Driver<IO> {
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }
-        let read = self.wire.poll_read(cx);
-        if read.is_ready() {
-            if self.reads > 0 {
-                self.now = Instant::now();
-            }
-            self.reads += 1;
+        let read = ready!(self.wire.poll_read(cx));
+        if self.reads > 0 {
+            self.now = Instant::now();
         }
-        read
+        // A long read counts as many.
+        let bytes = *read.as_ref().unwrap_or(&0);
+        self.reads += 1 + (bytes >> 13) as u32;
+        Poll::Ready(read)
     }
 
     /// Looks whether the client has gone away, without reading more than a little ahead. It has not as long as there is something

@@ -223,7 +223,7 @@ impl Shared {
     }
 }
 
-/// What stands for a key: that two of 100,000 keys share one is a chance of one in four thousand millions.
+/// What stands for a key: that two of 100,000 keys share one has a chance of about one in 4 billion.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 struct KeyHash(u64);
 
