@@ -405,3 +405,38 @@ async fn a_connect_service_that_panics_is_told_the_client_as_421() {
     assert!(begun.elapsed() < Duration::from_secs(1));
     assert_eq!(ends.lock().unwrap().len(), 1);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_message_that_was_answered_is_not_told_to_on_reset() {
+    let refuse = handler_fn(async |mut request: Request<Data>| {
+        let _ = request.body_mut().chunk().await;
+        Reply::rejected("No")
+    });
+    let resets = Arc::new(AtomicUsize::new(0));
+    let also = resets.clone();
+    let server = server(accept_rcpt().data(refuse)).on_reset(move |_, _| {
+        also.fetch_add(1, Ordering::SeqCst);
+    });
+    let mut client = Client::greeted(&server).await;
+    client.cmd("EHLO c", "250").await;
+    client.envelope().await;
+    // RFC 3030 section 2: only RSET helps after a chunk that was refused.
+    client.cmd("BDAT 3\r\nx", "554").await;
+    client.cmd("RSET", "250").await;
+    assert_eq!(resets.load(Ordering::SeqCst), 0);
+    client.envelope().await;
+    client.cmd("RSET", "250").await;
+    assert_eq!(resets.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test]
+async fn a_server_whose_clients_could_never_send_does_not_start() {
+    let server = server(accept_rcpt()).configure(|config| config.require_auth(true));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let error = server.serve(listener).await.unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::InvalidInput);
+    assert_eq!(
+        error.to_string(),
+        "authentication is required, but there is no mechanism for it"
+    );
+}

@@ -119,7 +119,7 @@ fn a_message_is_delivered_without_end_for_a_client_that_is_lost() {
     let late = session.ask("DATA\r\nab\r\n.\r\n");
     session.connection.handle_lost();
     session.connection.shut_down();
-    assert_eq!(session.end(), CloseReason::Shutdown);
+    assert_eq!(session.end(), CloseReason::Lost);
     assert!(!late(&mut session.connection, Answer::Accept));
 }
 

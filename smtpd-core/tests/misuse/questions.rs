@@ -77,3 +77,49 @@ fn a_peer_is_trusted_after_it_was_greeted() {
     session.feed(b"XCLIENT NAME=a.example\r\nEHLO a\r\nXFORWARD NAME=a.example\r\n");
     assert_eq!(session.codes(), [550, 250, 550]);
 }
+
+#[test]
+fn a_late_answer_reaches_a_question_that_was_not_handed_out_yet() {
+    // With the wire log, the line of a command is handed out before its question is.
+    let mut session = super::with(config().log_wire(true), HELLO);
+    session.feed(b"MAIL FROM:<a@b>\r\n");
+    session.input.extend_from_slice(b"RCPT TO:<c@d>\r\n");
+    let late = loop {
+        match session.poll() {
+            Step::Rcpt(_, ask) => break ask.defer(),
+            Step::Line(_) => {}
+            other => panic!("{other:?}"),
+        }
+    };
+    session.feed(b"");
+    session.now = session.until.unwrap();
+    session.feed(b"");
+    session.input.extend_from_slice(b"RCPT TO:<e@f>\r\n");
+    assert!(matches!(session.poll(), Step::Line(_)));
+    assert!(session.connection.resume(late).is_none());
+    session.output.clear();
+    session.feed(b"");
+    assert_eq!(session.output, b"250 2.0.0 OK\r\n");
+    let envelope = session.connection.envelope().unwrap();
+    assert_eq!(envelope.recipients().len(), 1);
+}
+
+#[test]
+fn the_time_before_a_hold_is_the_client_s() {
+    let mut session = after(&format!("{}DATA\r\nx", super::TRANSACTION));
+    session.now += seconds(299);
+    session.feed(b"");
+    let held = session.connection.receiving().unwrap().hold().unwrap();
+    session.feed(b"");
+    session.connection.resume(held).unwrap().taken();
+    session.feed(b"");
+    // Silence begins anew, for the caller was not ready to see what had come; the time of the message does not.
+    let message = smtpd_core::Timeouts::default().transfer;
+    for _ in 0..2 {
+        session.now += seconds(299);
+        session.feed(b"x");
+        session.feed(b"");
+    }
+    let left = session.until.unwrap() - session.now;
+    assert!(left <= message - seconds(3 * 299) + seconds(1), "{left:?}");
+}

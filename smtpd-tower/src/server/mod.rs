@@ -276,8 +276,8 @@ impl Server {
     ///
     /// # Errors
     ///
-    /// Where something is missing that the [`profile`](Self::profile) cannot do without. Errors of accept are logged and
-    /// survived.
+    /// Where something is missing that the [`profile`](Self::profile) cannot do without, or where no session could work with the
+    /// configuration, as [`Config::check`] says. Errors of accept are logged and survived.
     pub fn serve<L: Listener>(
         &self,
         listener: L,
@@ -419,6 +419,12 @@ impl Server {
             .custom_commands(settings.pipeline.command.is_some())
             .xclient(settings.xclient_from.is_some())
             .xforward(settings.xforward_from.is_some());
+        let checked = if implicit_tls {
+            config.check()
+        } else {
+            config.check_plaintext()
+        };
+        checked.map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
         let listener = ListenerFacts {
             hostname: config.hostname().to_owned(),
             app_name: config.program().to_owned(),
