@@ -174,8 +174,8 @@ impl Config {
         self.changed()
     }
 
-    /// The extensions that are on, but for those that [lack another one](Extension::requires): without CHUNKING there is no
-    /// BINARYMIME either.
+    /// The extensions that are on, except those that [need another one](Extension::requires) which is off: without CHUNKING
+    /// there is no BINARYMIME either.
     #[must_use]
     pub fn extensions(mut self, extensions: Extensions) -> Self {
         self.extensions = extensions.complete();
@@ -327,9 +327,9 @@ impl Config {
         self.entropy(|bytes| getrandom::fill(bytes).is_ok())
     }
 
-    /// The key from which SCRAM makes salts for users that there are not, so that they look like those that there are:
-    /// random and secret. By default [`entropy`](Self::entropy) gives one for the life of the process; who tries names
-    /// before and after a restart, or on two servers, sees such salts change, unless they are given the same key.
+    /// The key from which SCRAM makes salts for users that do not exist, so that they look like those of users that do. It has
+    /// to be random and secret. By default [`entropy`](Self::entropy) gives one for the life of the process. Then someone who
+    /// tries names before and after a restart, or on two servers, sees such salts change. The same key prevents that.
     #[must_use]
     pub fn salt_key(mut self, key: [u8; SALT_KEY_LEN]) -> Self {
         self.salt_key = SaltKey(Arc::new(Zeroizing::new(key).into()));

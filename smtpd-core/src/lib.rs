@@ -1,8 +1,9 @@
 //! The server side of SMTP (RFC 5321) and LMTP (RFC 2033), without any I/O.
 //!
 //! This crate has no sockets, clocks or threads. [`Connection`] is the state machine of one session: bytes, the time and
-//! answers go in; questions, replies and deadlines come out. It runs on any runtime or on none, and is tested without one. To
-//! write a server on tokio, use the crate `smtpd-tower`, which calls a `tower` service for each question.
+//! answers go in; questions, replies and deadlines come out. It runs on any runtime or on none, and is tested without one.
+//!
+//! If you are writing a server, you want `smtpd-tower`, which runs this on tokio and calls a `tower` service for each question.
 //!
 //! A program that owns the socket, called the driver, calls [`Connection::poll`] in a loop and does what the [`Step`] that it
 //! returns says: wait for something until a deadline, answer a question, or take news. Each question is an [`Ask`], a value

@@ -11,7 +11,9 @@ use crate::{
 /// A question that the client waits for: answer it, refuse it, or defer it. If it is dropped, the answer is 451 4.3.0 (or that
 /// of the [`MessageError`], if there is one), so a forgotten question neither stalls the session nor accepts anything.
 ///
-/// `K` says what is asked; each kind can be answered in its own ways only.
+/// `K` says what is asked; each kind can be answered in its own ways only, which [`ask_kind`](super::ask_kind) lists.
+///
+/// It borrows the session; to answer from elsewhere, [`defer`](Self::defer) it.
 ///
 /// Two answers to one question do not compile:
 /// ```compile_fail,E0382
@@ -45,8 +47,7 @@ use crate::{
 /// Nor does polling on while a question is open:
 /// ```compile_fail,E0499
 /// # use std::time::Instant;
-/// # use bytes::BytesMut;
-/// # use smtpd_core::Connection;
+/// # use smtpd_core::{Connection, bytes::BytesMut};
 /// fn skip(connection: &mut Connection, input: &mut BytesMut) {
 ///     let question = connection.poll(Instant::now(), input);
 ///     let next = connection.poll(Instant::now(), input);
@@ -62,8 +63,82 @@ pub struct Ask<'c, K> {
 /// A question that was put aside, to be [resumed](Connection::resume) when its answer is known. It fits the session and the
 /// question that it was made from, and no other.
 ///
+/// Its type names the kind of question, such as `Deferred<ask_kind::Rcpt>`; [`ask_kind`](super::ask_kind) lists the kinds. It
+/// borrows nothing and is [`Send`], so it can go to another thread or task and come back with the answer.
+///
 /// If it is not resumed in time, the connection answers with 451 by itself and says so with
-/// [`Step::Overdue`](super::Step::Overdue).
+/// [`Step::Overdue`](super::Step::Overdue). A later answer is harmless: `resume` returns `None` for it. Unlike an [`Ask`], a
+/// `Deferred` that is dropped answers nothing, and the client waits until that limit. So send it back in every case, also when
+/// the work has failed.
+///
+/// ```
+/// use std::{sync::mpsc, thread, time::Instant};
+///
+/// use smtpd_core::{Config, Connection, Deferred, Reply, Step, ask_kind, bytes::BytesMut};
+///
+/// /// What the other threads send back.
+/// enum Answer {
+///     Rcpt(Deferred<ask_kind::Rcpt>, Reply),
+///     Message(Deferred<ask_kind::Message>, Reply),
+/// }
+///
+/// let (sender, answers) = mpsc::channel();
+/// let mut connection = Connection::new(Config::new("mx.example.org").into());
+/// let mut input = BytesMut::from(
+///     "HELO client.example\r\nMAIL FROM:<a@example.com>\r\nRCPT TO:<b@example.org>\r\nDATA\r\nHello\r\n.\r\nQUIT\r\n",
+/// );
+/// let mut received = String::new();
+/// loop {
+///     match connection.poll(Instant::now(), &mut input) {
+///         Step::Rcpt(rcpt, ask) => {
+///             let (deferred, sender) = (ask.defer(), sender.clone());
+///             thread::spawn(move || {
+///                 // Look the recipient up, however long that takes.
+///                 let known = rcpt.recipient.mailbox().is_some_and(|mailbox| mailbox.local_part() == "b");
+///                 let reply = if known { Reply::OK } else { Reply::no_such_user() };
+///                 sender.send(Answer::Rcpt(deferred, reply))
+///             });
+///         }
+///         Step::Message(Ok(()), ask) => {
+///             let (deferred, sender) = (ask.defer(), sender.clone());
+///             thread::spawn(move || sender.send(Answer::Message(deferred, Reply::queued("4F2A"))));
+///         }
+///         // A real driver also looks for the end of the connection here.
+///         Step::Answer(wait) => {
+///             let left = wait.until().saturating_duration_since(Instant::now());
+///             let connection = wait.into_connection();
+///             match answers.recv_timeout(left) {
+///                 Ok(Answer::Rcpt(deferred, reply)) => {
+///                     if let Some(ask) = connection.resume(deferred) {
+///                         ask.reply(reply);
+///                     }
+///                 }
+///                 Ok(Answer::Message(deferred, reply)) => {
+///                     if let Some(ask) = connection.resume(deferred) {
+///                         ask.reply(reply);
+///                     }
+///                 }
+///                 Err(_) => {} // The deadline has passed: poll.
+///             }
+///         }
+///         Step::Write(mut writing) => {
+///             received.push_str(std::str::from_utf8(writing.bytes())?);
+///             writing.wrote(writing.bytes().len(), Instant::now());
+///         }
+///         Step::Read(wait) => wait.into_connection().handle_eof(),
+///         Step::Handshake(wait) => wait.failed(),
+///         Step::Closed(_) => break,
+///         Step::Connect(ask) => ask.accept(),
+///         Step::Helo(_, ask) => ask.accept(),
+///         Step::Mail(_, ask) => ask.accept(),
+///         Step::Data(ask) => ask.receive(),
+///         Step::ChunkEnd(ask) => ask.taken(),
+///         _ => {}
+///     }
+/// }
+/// assert!(received.contains("250 2.0.0 Queued as 4F2A\r\n221 "));
+/// # Ok::<(), std::str::Utf8Error>(())
+/// ```
 #[must_use = "the client waits for the answer"]
 pub struct Deferred<K> {
     serial: u64,
@@ -138,8 +213,8 @@ impl<'c, K> Ask<'c, K> {
         }
     }
 
-    /// Puts the question aside until its service is ready for it, which may take [`Timeouts::ready`](super::Timeouts::ready),
-    /// and [begins](Connection::begin).
+    /// Puts the question aside until the service is ready, for at most [`Timeouts::ready`](super::Timeouts::ready). Call
+    /// [`Connection::begin`] when it starts; answering without `begin` is allowed.
     pub fn queue(self) -> Deferred<K> {
         self.connection.queued = true;
         self.defer()

@@ -5,6 +5,10 @@ use crate::{Code, Reply, Status};
 
 /// Time limits for each stage of a session. [`Connection`] enforces all of them; a limit of [`Duration::MAX`] is none.
 ///
+/// A client that is too slow receives 421 4.4.2, and the session ends with [`CloseReason::Timeout`]. Nothing can be sent to one
+/// that does not take its replies, nor within a TLS handshake, which ends with [`CloseReason::TlsFailed`]. A service that is too
+/// slow costs the command 451 ([`Overdue`]), and the session goes on.
+///
 /// The limits on a service (`ready`, `call`, `data_start`, `delivery`) hold for questions that are
 /// [deferred](crate::Ask::defer): while a driver answers in place, the session cannot interrupt it.
 ///
@@ -32,7 +36,8 @@ pub struct Timeouts {
     /// The client's time for a whole message, including what passes between its BDAT chunks. [`min_rate`](Self::min_rate)
     /// adds to it as bytes come. Default: 15 minutes.
     pub transfer: Duration,
-    /// Bytes per second that a message has to keep up once `transfer` is used up, and replies once `write` is. Default: 500.
+    /// Bytes per second: a message of n bytes may take `transfer` + n / `min_rate`, and the time for replies grows
+    /// likewise as the client takes them. 0 acts as 1. Default: 500.
     pub min_rate: u32,
     /// A TLS handshake. Default: 30 seconds.
     pub handshake: Duration,
@@ -57,7 +62,8 @@ pub struct Timeouts {
     /// Default: 100 seconds.
     pub data_start: Duration,
     /// The data service takes more of the message, or answers it once it has ended (RFC 5321 section 4.5.3.2.6: clients wait
-    /// 10 minutes). Default: 9 minutes.
+    /// 10 minutes). If it is exceeded after the end of a message, the client sends the message again, so let the work end before
+    /// the limit or be able to undo it. Default: 9 minutes.
     pub delivery: Duration,
     /// The last replies are written after [`Connection::shut_down`]. The driver may take as long again to read off what the
     /// client still sends, before it closes the connection. Default: 1 second.
@@ -90,8 +96,8 @@ impl Default for Timeouts {
 }
 
 impl Timeouts {
-    /// Derives the limits on the client from one limit of silence. What has to end as a whole gets two or three times as long,
-    /// but never more than by default.
+    /// Sets `command`, `data` and `write` to the limit, `line` and `handshake` to twice and `transfer` to three times as long,
+    /// the last three at most to their defaults. The other limits stay.
     #[must_use]
     pub fn inactivity(self, limit: Duration) -> Self {
         let default = Self::default();

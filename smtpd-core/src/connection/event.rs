@@ -36,7 +36,8 @@ pub(super) enum Event {
 pub enum Overdue {
     /// The service did not become ready in time: 451 4.3.2.
     NotReady,
-    /// The answer did not come in time: 451 4.3.0.
+    /// The answer did not come in time: 451 4.3.0. If it was a message, the client sends it again, so let the work end before
+    /// the limit or be able to undo it.
     Unanswered,
 }
 

@@ -60,6 +60,16 @@ pub use self::{
 };
 
 /// The kinds of questions, which say how an [`Ask`] is answered.
+///
+/// | kind | methods of its [`Ask`] |
+/// |---|---|
+/// | [`Connect`](ask_kind::Connect), [`Helo`](ask_kind::Helo), [`Mail`](ask_kind::Mail), [`Rcpt`](ask_kind::Rcpt), [`Command`](ask_kind::Command) | `accept()`, `reply(reply)` |
+/// | [`Auth`](ask_kind::Auth) | `accept(identity)`, `verify(secret)`, `answer(outcome)` |
+/// | [`StartTls`](ask_kind::StartTls) | `accept()` |
+/// | [`Data`](ask_kind::Data) | `receive()`, `discard(reply)` |
+/// | [`Chunk`](ask_kind::Chunk) | `taken()`, `discard(reply)` |
+/// | [`Message`](ask_kind::Message) | `reply(reply)` |
+/// | all | [`refuse`](Ask::refuse), [`defer`](Ask::defer), [`queue`](Ask::queue) |
 pub mod ask_kind {
     pub use super::ask::{
         Auth, Chunk, Command, Connect, Data, Helo, Mail, Message, OneReply, Rcpt, StartTls,
@@ -77,7 +87,7 @@ pub mod ask_kind {
 /// | news | [`Chunk`](Step::Chunk), [`Authenticated`](Step::Authenticated), [`Reset`](Step::Reset), [`XForward`](Step::XForward), [`Overdue`](Step::Overdue), [`Line`](Step::Line) | take it, and poll again |
 /// | a wait | [`Write`](Step::Write), [`Read`](Step::Read), [`Handshake`](Step::Handshake), [`Answer`](Step::Answer), [`Closed`](Step::Closed) | wait for exactly that, at most until its deadline, and poll again |
 ///
-/// There is nothing else to remember. A wait is returned only when nothing is left to decide, and each has a deadline, which
+/// [`guide::driver`](crate::guide::driver) lists what else a driver has to keep. A wait is returned only when nothing is left to decide, and each has a deadline, which
 /// `poll` acts on when it has passed. The replies to a group of commands leave in one write (RFC 2920 section 3.2), because
 /// [`Write`](Step::Write) comes when all the input is used up or 64 KiB of replies wait. While it is returned, do not read:
 /// then a client cannot make the session grow. A question holds the session until it is answered, so replies keep the order
@@ -101,13 +111,11 @@ pub mod ask_kind {
 ///
 /// [`envelope`](Self::envelope), [`identity`](Self::identity), [`helo`](Self::helo) and [`is_tls`](Self::is_tls) return what
 /// holds now. Ask them instead of keeping copies, which go stale at RSET, EHLO, STARTTLS, XCLIENT and a refused DATA.
-/// [`guide::driver`](crate::guide::driver) shows how to write a driver, and what it must not forget.
 ///
 /// ```
 /// use std::{sync::Arc, time::Instant};
 ///
-/// use bytes::BytesMut;
-/// use smtpd_core::{Config, Connection, Reply, Step};
+/// use smtpd_core::{Config, Connection, Reply, Step, bytes::BytesMut};
 ///
 /// let mut connection = Connection::new(Arc::new(Config::new("mx.example.org")));
 /// // What the client sends, and what it receives.
@@ -129,22 +137,28 @@ pub mod ask_kind {
 ///             assert!(reading.until() > now);
 ///             input.extend_from_slice(client.next().unwrap_or_default().as_bytes());
 ///         }
+///         Step::Handshake(wait) => wait.failed(), // STARTTLS is not offered.
+///         Step::Answer(_) => unreachable!("nothing is deferred here"),
 ///         Step::Closed(reason) => break assert_eq!(reason.as_str(), "quit"),
 ///         // Questions.
 ///         Step::Connect(ask) => ask.accept(),
 ///         Step::Helo(_, ask) => ask.accept(),
 ///         Step::Mail(mail, ask) if mail.sender.as_str() == "a@example.com" => ask.accept(),
-///         Step::Rcpt(rcpt, ask) if rcpt.recipient.as_str() == "b@example.org" => ask.accept(),
-///         Step::Rcpt(_, ask) => ask.refuse(Reply::relay_denied()),
+///         Step::Rcpt(rcpt, ask) => match rcpt.recipient.mailbox() {
+///             Some(mailbox) if !mailbox.domain().eq_ignore_case("example.org") => ask.refuse(Reply::relay_denied()),
+///             _ => ask.accept(),
+///         },
 ///         Step::Data(ask) => {
 ///             message.clear();
 ///             ask.receive();
 ///         }
+///         Step::ChunkEnd(ask) => ask.taken(),
 ///         Step::Message(Ok(()), ask) => ask.reply(Reply::queued("4F2A")),
 ///         // News.
 ///         Step::Chunk(bytes, _) => message.extend_from_slice(&bytes),
 ///         // A question that is dropped is answered with 451.
-///         other => drop(other),
+///         // Do not end with `_` in a driver of your own: it would hide a wait.
+///         _ => {}
 ///     }
 /// }
 /// assert_eq!(message, b"Hello\r\n.dot\r\n");
@@ -324,9 +338,9 @@ impl Connection {
     /// a message, or what follows the command that has to be answered first. Append what is read to it.
     ///
     /// `now` is the present time: read the clock anew for every call, because the time that an answer took must not count as
-    /// the client's. The session begins at the first call, and deadlines that have passed are acted on here. Input that has
-    /// arrived by then is still used, and if the call itself is late, the same wait is returned once more for a moment: what
-    /// the driver was too busy to look at may be there.
+    /// the client's. The session begins at the first call, and deadlines that have passed are acted on here. Input that was
+    /// appended before this call is still used. If a deadline passed more than 10 ms before this call, the wait is returned
+    /// once more for 10 ms, so that input already in the socket can be read. Neither holds for [`Timeouts::session`].
     pub fn poll(&mut self, now: Instant, input: &mut BytesMut) -> Step<'_> {
         let found = self.find(now, input);
         Step::new(self, found)
@@ -406,7 +420,8 @@ impl Connection {
     }
 
     /// Returns the question that was deferred, so that it can be answered. `None` if the session has ended or has answered it
-    /// by itself in the meantime, or if it is a question of another session.
+    /// by itself in the meantime, or if it is a question of another session: such an answer is late, and harmless.
+    #[must_use = "a question that is resumed and dropped is answered with 451"]
     pub fn resume<K>(&mut self, deferred: Deferred<K>) -> Option<Ask<'_, K>> {
         self.is_open(&deferred).then(|| Ask::new(self))
     }

@@ -24,7 +24,8 @@ impl<'c> Receiving<'c> {
     /// Stops reading, because the caller has no room for more of the message. [`Ask::taken`](super::Ask::taken) on the
     /// resumed question goes on; the client's time does not run meanwhile.
     ///
-    /// `None` if an end of a chunk is to be answered already, which holds the session by itself.
+    /// `None` while a [`ChunkEnd`](super::Step::ChunkEnd) is unanswered, which holds the session anyway.
+    #[must_use = "the session goes on only when the question is resumed and answered"]
     pub fn hold(self) -> Option<Deferred<ask::Chunk>> {
         let connection = self.connection;
         if connection.asked.is_some() || connection.reading != Mode::Message {
@@ -34,13 +35,15 @@ impl<'c> Receiving<'c> {
         Some(Deferred::new(connection.serial))
     }
 
-    /// Refuses the message before its end: what is left of it is read and dropped, and the reply sent at the end.
+    /// Refuses the message before its end: what is left of it is read and dropped, and the reply sent at the end. No further
+    /// [`Chunk`](super::Step::Chunk) and no [`Message`](super::Step::Message) follow for it.
     pub fn refuse(self, refusal: impl Into<Refusal>) {
         self.discard(refusal.into().reply().clone());
     }
 
     /// Answers the message before its end: what is left of it is read and dropped, and the reply sent at the end. If the reply
-    /// is positive, the client believes the message to be delivered.
+    /// is positive, the client believes the message to be delivered. No further [`Chunk`](super::Step::Chunk) and no
+    /// [`Message`](super::Step::Message) follow for it.
     ///
     /// Of a message that turns out to be too large, or to hold a bare CR or LF that is not allowed, the client is told so
     /// instead.

@@ -16,6 +16,9 @@ use crate::{
 
 /// What has to be done next: wait for something, answer a question, or take news. [`Connection`] explains the three kinds.
 ///
+/// Within the `match` on a step, the session is borrowed by every step. Take the `Arc<Config>` and whatever else is needed out
+/// of it before.
+///
 /// The enum is exhaustive on purpose: a driver that does not know a wait would spin on it.
 #[derive(Debug)]
 #[must_use = "the session goes on only when the step is taken"]
@@ -36,7 +39,9 @@ pub enum Step<'c> {
     /// [`Timeouts::linger`]: super::Timeouts::linger
     Closed(CloseReason),
 
-    /// A client is there. Accepting it sends the greeting.
+    /// A client is there. Accepting it sends the greeting. If it is refused with 4yz, or the question is dropped, the client
+    /// receives 421 and the session is over. If it is refused with 5yz, the client receives that and may only QUIT (RFC 5321
+    /// section 3.1).
     Connect(Ask<'c, ask::Connect>),
     /// XCLIENT: the peer speaks for another client, and the session starts anew. The attributes are all that it has said of
     /// that client so far. Accepting the client sends the greeting.
@@ -62,6 +67,9 @@ pub enum Step<'c> {
     ChunkEnd(Ask<'c, ask::Chunk>),
     /// The message has ended. If it is an error, the message has to be refused, and a positive reply becomes
     /// [the error's](MessageError::reply); forget what came of it.
+    ///
+    /// Its envelope is `ask.connection().envelope()`, which is never `None` here. Take it before answering: the answer ends the
+    /// transaction.
     Message(Result<(), MessageError>, Ask<'c, ask::Message>),
 
     /// Bytes of the message, without the dots that were added for transparency. The message may be held up or answered here,
@@ -69,7 +77,8 @@ pub enum Step<'c> {
     Chunk(Bytes, Receiving<'c>),
     /// The client has authenticated, and was told so.
     Authenticated(Identity),
-    /// RSET: what had come of a transaction is void.
+    /// RSET: what had come of a transaction is void. `None` if no transaction was open. EHLO, STARTTLS and a lost client end a
+    /// transaction without this step.
     Reset(Option<Arc<Envelope>>),
     /// XFORWARD: where the next message comes from, all that was said of it so far. It holds until that message's transaction
     /// ends.
@@ -138,11 +147,11 @@ impl<'c> Writing<'c> {
         self.connection.output.as_slice()
     }
 
-    /// Notes that so many of the bytes were written at that time.
+    /// Notes that so many of the bytes were written at that time. More than there were are ignored.
     ///
     /// # Panics
     ///
-    /// In debug builds, if there were not as many.
+    /// In debug builds, if that is more than there were.
     pub fn wrote(&mut self, written: usize, now: Instant) {
         let connection = &mut self.connection;
         // After a forced shutdown nothing earns the client more time.

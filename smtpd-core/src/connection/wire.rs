@@ -7,8 +7,7 @@ use super::Connection;
 /// ```
 /// use std::time::Instant;
 ///
-/// use bytes::BytesMut;
-/// use smtpd_core::{Config, Connection, Direction, Step};
+/// use smtpd_core::{Config, Connection, Direction, Step, bytes::BytesMut};
 ///
 /// let config = Config::new("mx.example.org").log_wire(true);
 /// let mut connection = Connection::new(config.into());
