@@ -9,10 +9,12 @@ use smtpd_core::CloseReason;
 use tokio::{io::AsyncWrite, time::Instant};
 
 use super::{
-    Driver, EndReason, Io, SessionError, Work,
+    Driver, EndReason, Io,
     step::Next,
     wait::{Wait, Want},
 };
+#[cfg(feature = "tls")]
+use super::{SessionError, Work};
 
 /// How much is read off a connection that is closed against the client's will.
 const LINGER_BYTES: u64 = 1 << 20;

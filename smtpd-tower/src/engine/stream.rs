@@ -17,6 +17,7 @@ pub(super) enum Stream<IO> {
     #[cfg(feature = "tls")]
     Tls(Box<tokio_rustls::server::TlsStream<IO>>),
     /// Nothing is left, for a handshake or a PROXY header is read from it.
+    #[cfg(any(feature = "tls", feature = "proxy"))]
     Gone,
 }
 
@@ -34,6 +35,7 @@ macro_rules! each {
             Self::Plain($io) => $then,
             #[cfg(feature = "tls")]
             Self::Tls($io) => $then,
+            #[cfg(any(feature = "tls", feature = "proxy"))]
             Self::Gone => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
         }
     };
