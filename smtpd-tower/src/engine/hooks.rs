@@ -152,7 +152,8 @@ pub struct Summary {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum EndReason {
-    /// By the protocol.
+    /// By the protocol. `CloseReason::Lost` and `CloseReason::TlsFailed` are never in here: they are reported as
+    /// [`Lost`](Self::Lost) and [`TlsFailed`](Self::TlsFailed).
     Closed(CloseReason),
     /// The client went away.
     Lost,

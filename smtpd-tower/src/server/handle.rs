@@ -38,6 +38,12 @@ impl Handle {
     /// A connection is closed once the client has closed its side, or after
     /// [`Timeouts::linger`](crate::Timeouts::linger), 1 second, so that the last reply is not lost in a reset. So this returns
     /// within `grace` and 1 second, and `grace` of zero takes up to 1 second where clients do not close.
+    ///
+    /// A message whose service was still at work after `grace` is not acknowledged, so the client sends it again; what the
+    /// service had done may be done twice.
+    ///
+    /// Await it to the end: the grace is kept by this future. If it is dropped, nothing more is accepted, but sessions that are
+    /// still open go on until they end by themselves. Calling it again is allowed; the shorter grace holds.
     pub async fn shutdown(&self, grace: Duration) {
         self.registry.advance(Stage::Draining);
         if timeout(grace, self.registry.empty()).await.is_err() {

@@ -34,7 +34,8 @@ use crate::{
 /// Serves SMTP, SMTP over TLS and LMTP by a [`Pipeline`].
 ///
 /// What must be given is an argument of [`new`](Self::new); the rest is set before the first listener is served. A server
-/// is cheap to clone; clones share limits, sessions and the end.
+/// is cheap to clone. Clones count their sessions together ([`max_sessions`](Self::max_sessions)) and are shut down together;
+/// profile, pipeline and configuration are each clone's own.
 ///
 /// ```no_run
 /// use smtpd_tower::{Data, Pipeline, Rcpt, Reply, Request, Server, handler_fn};
@@ -179,13 +180,16 @@ impl Server {
     }
 
     /// Sessions at once, over all listeners; one more is turned away with 421 4.3.2. 10,000 by default.
+    ///
+    /// Each session takes a file descriptor: raise the limit of the process, or set this below it.
     #[must_use]
     pub fn max_sessions(mut self, sessions: usize) -> Self {
         self.settings.max_sessions = sessions;
         self
     }
 
-    /// Calls a function for every line that is read or written. Secrets and messages are left out.
+    /// Calls a function for every line that is read or written. Secrets and messages are left out. Replaces a hook that was set
+    /// before.
     ///
     /// ```
     /// use smtpd_tower::{Pipeline, Server};
@@ -200,7 +204,9 @@ impl Server {
         self
     }
 
-    /// Calls a function for everything that goes wrong in a session, beside the log.
+    /// Calls a function for everything that goes wrong in a session, beside the log: faults on this side, and failures of the
+    /// connection. What tower's `Timeout` and `LoadShed` turn away is not among it; [`guide::errors`](crate::guide::errors) has
+    /// the whole table. Replaces a hook that was set before.
     ///
     /// ```
     /// use smtpd_tower::{Pipeline, Server, SessionError};
@@ -219,7 +225,8 @@ impl Server {
         self
     }
 
-    /// Calls a function when a client gives a transaction up by RSET, with what the envelope had come to.
+    /// Calls a function when a client gives a transaction up by RSET, with what the envelope had come to. Replaces a hook that
+    /// was set before.
     ///
     /// ```
     /// use smtpd_tower::{Pipeline, Server};
@@ -234,7 +241,8 @@ impl Server {
         self
     }
 
-    /// Calls a function when a session has ended, however it did: exactly once for each.
+    /// Calls a function when a session has ended, however it did: exactly once for each. A client that is turned away because
+    /// of [`max_sessions`](Self::max_sessions) has no session. Replaces a hook that was set before.
     ///
     /// ```
     /// # #[cfg(feature = "test")]
