@@ -166,6 +166,19 @@ async fn a_failed_handshake_ends_the_connection() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_stalled_handshake_does_not_keep_a_shutdown_waiting() {
+    let pki = pki();
+    let server = tls_server(&pki);
+    let mut client = Client::greeted(&server).await;
+    client.cmd("EHLO c", "250").await;
+    client.cmd("STARTTLS", "220").await;
+    let begun = Instant::now();
+    let handle = server.handle();
+    tokio::join!(handle.shutdown(SECOND * 60), client.expect_close());
+    assert!(begun.elapsed() <= SECOND, "{:?}", begun.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_stalled_handshake_is_given_up() {
     let pki = pki();
     let mut client = Client::greeted(&tls_server(&pki)).await;

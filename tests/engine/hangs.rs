@@ -544,3 +544,89 @@ async fn a_slow_command_between_two_chunks_does_not_take_the_place_of_the_messag
     assert_eq!(stored.lock().unwrap().last().unwrap(), &b"Second\r\n"[..]);
     assert_eq!(stored.lock().unwrap().len(), 2);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_has_sent_ahead_does_not_keep_a_shutdown_waiting() {
+    let stored = Arc::new(AtomicUsize::new(0));
+    let also = stored.clone();
+    let slow = accept_rcpt().data(handler_fn(move |request: Request<Data>| {
+        let stored = also.clone();
+        async move {
+            request.into_body().collect().await?;
+            sleep(Duration::from_millis(100)).await;
+            stored.fetch_add(1, Ordering::SeqCst);
+            Ok::<_, smtpd_tower::BodyError>(Reply::OK)
+        }
+    }));
+    let (server, ends) = noting(slow);
+    let (mut client, _session) = session(&server, 1 << 20);
+    let message = "MAIL FROM:<a@b>\r\nRCPT TO:<c@d>\r\nBDAT 5 LAST\r\nhello";
+    let text = format!("EHLO c\r\n{}", message.repeat(1000));
+    client.write_all(text.as_bytes()).await.unwrap();
+    sleep(Duration::from_millis(250)).await;
+    let begun = Instant::now();
+    let handle = server.handle();
+    let mut received = String::new();
+    tokio::join!(handle.shutdown(Duration::from_secs(30)), async {
+        client.read_to_string(&mut received).await.unwrap();
+        drop(client);
+    });
+    assert!(
+        begun.elapsed() <= Duration::from_secs(1),
+        "{:?}",
+        begun.elapsed()
+    );
+    // The message that was going on was answered, then the session ended.
+    assert_eq!(stored.load(Ordering::SeqCst), 3);
+    let last: Vec<_> = received.lines().rev().take(2).collect();
+    assert!(
+        last[0].starts_with("421 4.3.2") && last[1] == "250 2.0.0 OK",
+        "{last:?}"
+    );
+    assert_eq!(
+        *ends.lock().unwrap(),
+        [EndReason::Closed(CloseReason::Shutdown)]
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_message_that_is_being_stored_when_the_server_has_to_end_is_answered() {
+    for (takes, acknowledged) in [(400, true), (2000, false)] {
+        let slow = accept_rcpt().data(handler_fn(move |request: Request<Data>| async move {
+            request.into_body().collect().await?;
+            sleep(Duration::from_millis(takes)).await;
+            Ok::<_, smtpd_tower::BodyError>(Reply::queued("1"))
+        }));
+        let (server, ends) = noting(slow);
+        let (mut client, _session) = session(&server, 1 << 16);
+        client
+            .write_all(format!("{ENVELOPE}DATA\r\nHello\r\n.\r\n").as_bytes())
+            .await
+            .unwrap();
+        sleep(Duration::from_millis(1)).await;
+        let begun = Instant::now();
+        let handle = server.handle();
+        let mut received = String::new();
+        tokio::join!(
+            handle.shutdown(Duration::ZERO),
+            client.read_to_string(&mut received)
+        )
+        .1
+        .unwrap();
+        assert!(
+            begun.elapsed() <= Duration::from_millis(1001),
+            "{:?}",
+            begun.elapsed()
+        );
+        assert_eq!(
+            received.contains("250 2.0.0 Queued as 1"),
+            acknowledged,
+            "{received}"
+        );
+        assert!(
+            received.lines().last().unwrap().starts_with("421 4.3.2"),
+            "{received}"
+        );
+        assert_eq!(ends.lock().unwrap().len(), 1);
+    }
+}

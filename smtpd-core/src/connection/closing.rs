@@ -4,9 +4,9 @@ use super::{Asked, CloseReason, Connection, Mode, Refusal, Slot, State};
 use crate::{Code, Reply, Status};
 
 impl Connection {
-    /// Ends the session with 421 4.3.2 (RFC 5321 section 3.8) as soon as it is between two messages: when the commands that
-    /// have arrived are answered, and a transaction that is open has come to its end. A TLS handshake that is going on is
-    /// awaited too, because nothing can be sent within it. Calling it again changes nothing.
+    /// Ends the session with 421 4.3.2 (RFC 5321 section 3.8) as soon as it is between two messages: at once, or when the
+    /// transaction that is open has come to its end. What a client has sent ahead is not answered any more, and a TLS handshake
+    /// is not waited for. It holds from now on.
     pub fn drain(&mut self) {
         self.draining = true;
     }

@@ -116,9 +116,6 @@ impl Timeouts {
 impl Connection {
     /// The client is awaited. `None` where it has been too long.
     pub(super) fn starved(&mut self, now: Instant, input: usize) -> Option<Found> {
-        if self.shut_down_if_draining() {
-            return None;
-        }
         if !self.output.as_slice().is_empty() {
             // Not before it has the replies.
             self.pause(now);
@@ -240,6 +237,10 @@ impl Connection {
     }
 
     pub(super) fn await_handshake(&mut self, now: Instant) -> Option<Found> {
+        if self.draining {
+            self.close(CloseReason::Shutdown);
+            return None;
+        }
         if !self.output.as_slice().is_empty() {
             return self.await_write(now);
         }

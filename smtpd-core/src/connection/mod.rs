@@ -409,6 +409,9 @@ impl Connection {
             self.pause(now);
             return self.await_write(now);
         }
+        if self.shut_down_if_draining() {
+            return None;
+        }
         if self.is_over_time(now) {
             self.time_out();
             return None;

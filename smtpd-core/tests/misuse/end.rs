@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use smtpd_core::{CloseReason, Reply, Step, TlsFacts};
+use smtpd_core::{CloseReason, Reply, Step};
 
 use super::{
     Answer, HELLO, PAUSES, QUESTIONS, TRANSACTION, after, config, is_whole_message, seconds,
@@ -181,13 +181,13 @@ fn an_answer_is_lost_or_a_session_left_when_the_server_drains() {
         if session.connection.envelope().is_some() {
             session.feed(b"RCPT TO:<c@d>\r\nDATA\r\nab\r\n.\r\n");
         }
-        if question == "STARTTLS\r\n" {
-            session.handshake(TlsFacts::default());
-        }
         assert_eq!(session.end(), CloseReason::Shutdown, "{question:?}");
         let sent = session.codes();
-        assert_eq!(sent.last(), Some(&421), "{question:?}");
-        assert!(sent.len() > 1, "the answer itself: {question:?} {sent:?}");
+        // A handshake is not waited for, and the client would take a reply for a part of it.
+        let last = if question == "STARTTLS\r\n" { 220 } else { 421 };
+        assert_eq!(sent.last(), Some(&last), "{question:?}");
+        let answered = sent.len() > 1 || last == 220;
+        assert!(answered, "the answer itself: {question:?} {sent:?}");
     }
 }
 

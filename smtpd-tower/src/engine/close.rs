@@ -19,7 +19,7 @@ use super::{SessionError, Work};
 /// How much is read off a connection that is closed against the client's will.
 const LINGER_BYTES: u64 = 1 << 20;
 
-/// A connection that is being closed.
+/// A connection that is being closed, or has to be soon.
 pub(super) struct Closing {
     until: Instant,
     /// What may have been received until the client is reset.
@@ -31,10 +31,16 @@ pub(super) struct Closing {
     done: bool,
 }
 
+impl Closing {
+    pub(super) const fn until(&self) -> Instant {
+        self.until
+    }
+}
+
 impl<IO: Io> Driver<IO> {
     /// The protocol is over, and everything is written.
     pub(super) fn closed(&mut self, reason: CloseReason) -> Next {
-        if self.abandon_work() {
+        if self.abandon_work(reason) {
             // The service learns of it before anything is waited for.
             return Next::Again;
         }
@@ -69,11 +75,13 @@ impl<IO: Io> Driver<IO> {
 
     /// Gives up what is at work when the session is over. Returns whether there is a service that reads a message: it may go on
     /// for a moment, to clean up.
-    fn abandon_work(&mut self) -> bool {
+    fn abandon_work(&mut self, reason: CloseReason) -> bool {
         #[cfg(feature = "tls")]
         if let Some(Work::Handshake(_)) = &self.work {
-            let error = std::io::ErrorKind::TimedOut.into();
-            self.report(SessionError::Tls(error));
+            if reason == CloseReason::TlsFailed {
+                let error = std::io::ErrorKind::TimedOut.into();
+                self.report(SessionError::Tls(error));
+            }
             self.wire.dead = true;
         }
         if let Some(work) = self.work.take() {

@@ -73,6 +73,8 @@ struct Driver<IO: Io> {
     reads: u32,
     /// How far the session has followed the server's shutdown.
     stage: Stage,
+    /// Until when a whole message may still be answered, although the server has to end.
+    patience: Option<Instant>,
     /// How the connection is closed, once the protocol is over.
     closing: Option<Closing>,
     /// The transaction's message was answered, whatever the client says of it from now on.
@@ -130,6 +132,7 @@ impl Engine {
             polled: Polled::default(),
             reads: 0,
             stage: Stage::Running,
+            patience: None,
             closing: None,
             answered: false,
             broken: false,
@@ -203,13 +206,45 @@ impl<IO: Io> Driver<IO> {
     fn follow_shutdown(&mut self) {
         let stage = self.seat.stage();
         if stage == self.stage {
-            return;
+            return self.enforce_end();
         }
         self.stage = stage;
         match stage {
             Stage::Running => {}
             Stage::Draining => self.drain(),
-            Stage::Ending => self.shut_down(),
+            Stage::Ending => self.end_soon(),
+        }
+    }
+
+    /// Ends the session now, but for a message that has come whole: if its delivery ends in a moment, the client is told so.
+    /// Otherwise it would send again what was delivered.
+    fn end_soon(&mut self) {
+        if !self
+            .transfer
+            .as_ref()
+            .is_some_and(|transfer| transfer.is_whole())
+        {
+            return self.shut_down();
+        }
+        self.connection.drain();
+        self.hurry();
+        let limit = self.engine.config.timeouts_ref().linger;
+        self.patience = Some(close::later(self.now, limit / 2));
+    }
+
+    /// Ends what has not ended by itself, once the server has to end.
+    fn enforce_end(&mut self) {
+        if self.patience.is_some_and(|until| until <= self.now) {
+            self.patience = None;
+            self.shut_down();
+        }
+        let over = self
+            .closing
+            .as_ref()
+            .is_some_and(|closing| closing.until() <= self.now);
+        if over && self.stage == Stage::Ending && !self.wire.dead {
+            self.give_up_work();
+            self.lost(None);
         }
     }
 

@@ -235,6 +235,11 @@ impl Transfer {
         self.abandoned.is_some() || !matches!(self.question, Question::None)
     }
 
+    /// Whether the message has come whole.
+    pub(super) const fn is_whole(&self) -> bool {
+        self.abandoned.is_none() && matches!(self.question, Question::End(_))
+    }
+
     /// Until when the service may clean up, where the message was given up.
     pub(super) const fn abandoned(&self) -> Option<Instant> {
         self.abandoned

@@ -8,6 +8,7 @@ use std::{
 use tokio::time::Instant;
 
 use super::{Driver, Io, Work};
+use crate::server::Stage;
 
 /// What a session waits for, and until when.
 pub(super) struct Wait {
@@ -64,7 +65,7 @@ impl<IO: Io> Driver<IO> {
         if changed.is_ready() {
             return changed;
         }
-        let due = self.wire.timer.poll_until(cx, wait.until);
+        let due = self.wire.timer.poll_until(cx, self.deadline(wait.until));
         let shutdown = self.seat.poll_past(cx, self.stage);
         if due.is_ready() || shutdown.is_ready() {
             self.now = Instant::now();
@@ -72,6 +73,17 @@ impl<IO: Io> Driver<IO> {
         }
         self.wire.park();
         Poll::Pending
+    }
+
+    /// When the wait ends, which the end of the server may bring forward.
+    fn deadline(&self, until: Instant) -> Instant {
+        let until = self.patience.map_or(until, |patience| patience.min(until));
+        match &self.closing {
+            Some(closing) if self.stage == Stage::Ending && !self.wire.dead => {
+                closing.until().min(until)
+            }
+            _ => until,
+        }
     }
 
     fn poll_input(&mut self, cx: &mut Context<'_>) -> Poll<()> {
