@@ -8,13 +8,13 @@ use std::{
 use smtpd_core::CloseReason;
 use tokio::{io::AsyncWrite, time::Instant};
 
+#[cfg(feature = "tls")]
+use super::SessionError;
 use super::{
-    Driver, EndReason, Io,
+    Driver, EndReason, Io, Work,
     step::Next,
     wait::{Wait, Want},
 };
-#[cfg(feature = "tls")]
-use super::{SessionError, Work};
 
 /// How much is read off a connection that is closed against the client's will.
 const LINGER_BYTES: u64 = 1 << 20;
@@ -40,7 +40,9 @@ impl Closing {
 impl<IO: Io> Driver<IO> {
     /// The protocol is over, and everything is written.
     pub(super) fn closed(&mut self, reason: CloseReason) -> Next {
-        if self.abandon_work(reason) {
+        #[cfg(feature = "tls")]
+        self.report_late_handshake(reason);
+        if self.abandon_work() {
             // The service learns of it before anything is waited for.
             return Next::Again;
         }
@@ -73,18 +75,18 @@ impl<IO: Io> Driver<IO> {
         });
     }
 
+    #[cfg(feature = "tls")]
+    fn report_late_handshake(&self, reason: CloseReason) {
+        if reason == CloseReason::TlsFailed && matches!(self.work, Some(Work::Handshake(_))) {
+            self.report(SessionError::Tls(std::io::ErrorKind::TimedOut.into()));
+        }
+    }
+
     /// Gives up what is at work when the session is over. Returns whether there is a service that reads a message: it may go on
     /// for a moment, to clean up.
-    fn abandon_work(&mut self, reason: CloseReason) -> bool {
-        #[cfg(feature = "tls")]
-        if let Some(Work::Handshake(_)) = &self.work {
-            if reason == CloseReason::TlsFailed {
-                let error = std::io::ErrorKind::TimedOut.into();
-                self.report(SessionError::Tls(error));
-            }
-            self.wire.dead = true;
-        }
+    fn abandon_work(&mut self) -> bool {
         if let Some(work) = self.work.take() {
+            self.wire.dead |= !matches!(work, Work::Call(_));
             let phase = work.phase();
             self.drop_caught(phase, work);
         }

@@ -5,7 +5,7 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use smtpd_core::{
     AuthRequest, CloseReason, CommandLine, Deferred, Forwarded, Helo, MailCommand, MessageError,
-    Overdue, RcptCommand, Reply, Step, WireLine, XClient, ask_kind as ask, sasl::Identity,
+    Overdue, RcptCommand, Step, WireLine, XClient, ask_kind as ask, sasl::Identity,
 };
 use tokio::time::Instant;
 
@@ -96,14 +96,7 @@ impl<IO: Io> Driver<IO> {
                 Poll::Pending => Turn::Wait(Wait::new(Want::Room, writing.until())),
             },
             Step::Read(reading) => Turn::Starved(Instant::from_std(reading.until())),
-            Step::Answer(answer) => {
-                let want = if answer.outlives_client() {
-                    Want::Answer
-                } else {
-                    Want::AnswerOrLoss
-                };
-                Turn::Wait(Wait::new(want, answer.until()))
-            }
+            Step::Answer(answer) => Turn::Wait(Wait::new(Want::of(&answer), answer.until())),
             Step::Closed(reason) => Turn::Closed(reason),
             #[cfg(feature = "tls")]
             Step::Handshake(handshake) => Turn::Handshake(Instant::from_std(handshake.until())),
@@ -120,11 +113,7 @@ impl<IO: Io> Driver<IO> {
             Step::Rcpt(rcpt, ask) => Turn::Rcpt(rcpt, ask.queue()),
             Step::Command(line, ask) => Turn::Command(line, ask.queue()),
             Step::StartTls(ask) => {
-                if cfg!(feature = "tls") {
-                    ask.accept();
-                } else {
-                    ask.refuse(Reply::try_again("TLS not available"));
-                }
+                ask.accept();
                 Turn::Done
             }
             Step::Data(ask) => Turn::Data(ask.queue()),

@@ -5,6 +5,7 @@ use std::{
     task::{Context, Poll, ready},
 };
 
+use smtpd_core::Answering;
 use tokio::time::Instant;
 
 use super::{Driver, Io, Work};
@@ -35,6 +36,17 @@ const READS: u32 = 32;
 
 /// A client is watched while a service works until so much of what it sends ahead has been read.
 const AHEAD: usize = 4 << 10;
+
+impl Want {
+    /// A message that has come whole is delivered even though nobody waits for the reply (RFC 5321 section 6.1).
+    pub(super) fn of(answer: &Answering<'_>) -> Self {
+        if answer.outlives_client() {
+            Self::Answer
+        } else {
+            Self::AnswerOrLoss
+        }
+    }
+}
 
 impl Wait {
     pub(super) fn new(want: Want, until: std::time::Instant) -> Self {

@@ -419,20 +419,7 @@ impl Server {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, fault));
         }
         let pipeline = settings.guarded_pipeline();
-        let starttls = settings.has_tls() && !implicit_tls;
-        let config = settings
-            .config
-            .protocol(protocol)
-            .starttls(starttls)
-            .custom_commands(settings.pipeline.command.is_some())
-            .xclient(settings.xclient_from.is_some())
-            .xforward(settings.xforward_from.is_some());
-        let checked = if implicit_tls {
-            config.check()
-        } else {
-            config.check_plaintext()
-        };
-        checked.map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
+        let config = settings.config_for(protocol, implicit_tls)?;
         let listener = ListenerFacts {
             hostname: config.hostname().to_owned(),
             app_name: config.program().to_owned(),

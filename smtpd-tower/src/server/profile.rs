@@ -1,4 +1,4 @@
-use std::fmt;
+use std::{fmt, io};
 
 use smtpd_core::{Config, Protocol, sasl::Mechanisms};
 use tower_layer::Layer;
@@ -154,6 +154,23 @@ impl Server {
 }
 
 impl Settings {
+    /// The configuration of a listener, if any session can work with it.
+    pub(super) fn config_for(&self, protocol: Protocol, implicit_tls: bool) -> io::Result<Config> {
+        let config = self.config.clone().protocol(protocol);
+        let config = config
+            .starttls(self.has_tls() && !implicit_tls)
+            .custom_commands(self.pipeline.command.is_some())
+            .xclient(self.xclient_from.is_some())
+            .xforward(self.xforward_from.is_some());
+        let checked = if implicit_tls {
+            config.check()
+        } else {
+            config.check_plaintext()
+        };
+        checked.map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
+        Ok(config)
+    }
+
     /// Why no listener can be served so.
     pub(super) fn fault(&self, implicit_tls: bool) -> Option<&'static str> {
         let config = &self.config;
