@@ -64,6 +64,7 @@ pub async fn deliver(
 
 fn begin(shared: &Shared) -> usize {
     let mut journal = shared.lock();
+    journal.waits = false;
     journal.deliveries.push(Delivery::default());
     journal.deliveries.len() - 1
 }
@@ -101,7 +102,8 @@ async fn read(
     most: usize,
 ) -> Result<(), BodyError> {
     for _ in 0..most {
-        match next(plan, body).await {
+        let piece = next(shared, plan, body).await;
+        match piece {
             Some(Ok(piece)) => shared.lock().deliveries[number]
                 .body
                 .extend_from_slice(&piece),
@@ -116,7 +118,7 @@ async fn read(
 }
 
 /// The next piece, after what the plan does before it.
-async fn next(plan: Plan, body: &mut Body) -> Option<Result<Bytes, BodyError>> {
+async fn next(shared: &Shared, plan: Plan, body: &mut Body) -> Option<Result<Bytes, BodyError>> {
     match plan.style() {
         1 => yield_once().await,
         2 => sleep(plan.time()).await,
@@ -129,5 +131,8 @@ async fn next(plan: Plan, body: &mut Body) -> Option<Result<Bytes, BodyError>> {
         }
         _ => {}
     }
-    body.chunk().await
+    shared.lock().waits = true;
+    let piece = body.chunk().await;
+    shared.lock().waits = false;
+    piece
 }

@@ -170,6 +170,19 @@ impl World {
     /// Lets everything go on until nothing moves.
     async fn settle(&mut self) {
         poll_fn(|cx| self.turn(cx)).await;
+        self.check_stillness();
+    }
+
+    /// A message by DATA has ended, nothing moves, and nobody waits for its rest.
+    fn check_stillness(&self) {
+        let (journal, wires) = (self.shared.lock(), self.pipe.lock());
+        let last = last_line(&wires.written);
+        let is_whole = last.starts_with(b"354") && wires.sent.ends_with(b"\r\n.\r\n");
+        let waits = journal.alive > 0 && journal.waits && !wires.was_reset();
+        assert!(
+            !is_whole || !waits,
+            "a message has ended, and its reader waits"
+        );
     }
 
     /// Lets time pass, until the session is over.

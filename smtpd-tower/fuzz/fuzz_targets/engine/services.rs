@@ -32,6 +32,8 @@ pub struct Journal {
     data_asked: usize,
     /// Calls whose futures exist.
     pub alive: usize,
+    /// A service waits for the next piece of its message, and for nothing else.
+    pub waits: bool,
     pub deliveries: Vec<Delivery>,
     /// Bodies that have outlived their calls.
     pub kept: Vec<Body>,
