@@ -13,7 +13,6 @@ use crate::{
     network::Link,
     script::{Cut, Op, Reading, Script},
     shared::Shared,
-    tls::ClientTls,
 };
 
 /// One client, at its end of a connection.
@@ -31,7 +30,6 @@ pub struct Client {
     next_read: Option<Instant>,
     /// At how many bytes it cuts the connection, and how.
     cut: Option<(u64, Cut)>,
-    tls: Option<ClientTls>,
     /// It has closed the connection in both directions.
     closed: bool,
     /// What the message of each sender comes to.
@@ -63,7 +61,6 @@ impl Client {
             next_write: None,
             next_read: None,
             cut: cuts.then(|| (dice.below(400) as u64, dice.pick(&Cut::ALL))),
-            tls: None,
             closed: false,
             messages,
             said: BTreeMap::new(),
@@ -95,10 +92,6 @@ impl Client {
     /// Whether it takes all that arrives at once.
     pub fn reads_promptly(&self) -> bool {
         !self.closed && self.reading == Reading::All
-    }
-
-    pub fn uses_tls(&self) -> bool {
-        self.tls.is_some()
     }
 
     /// Whether it has said that message of that sender to the end before that event, if it is one that is known.
@@ -172,13 +165,13 @@ impl Client {
 
     pub fn act(&mut self, act: Act, model: &mut Model) {
         match act {
-            Act::Read => self.read(model),
+            Act::Read => self.read(),
             Act::Write => self.write(model),
             Act::Step => self.step(model),
         }
     }
 
-    fn read(&mut self, model: &mut Model) {
+    fn read(&mut self) {
         let most = match self.reading {
             Reading::Slowly(bytes, pause) => {
                 self.next_read = Some(Instant::now() + Duration::from_millis(pause));
@@ -200,9 +193,6 @@ impl Client {
             .count("client<", self.link.id, bytes.len());
         if let Some(waker) = waker {
             waker.wake();
-        }
-        if let Some(tls) = &mut self.tls {
-            tls.read(&bytes, model, &self.shared.trace);
         }
     }
 
@@ -238,9 +228,7 @@ impl Client {
         self.shared.trace.event("client>", self.link.id, || {
             format!("{count}: {}", said[..count.min(1200)].escape_ascii())
         });
-        if self.tls.is_none() {
-            model.sent(said);
-        }
+        model.sent(said);
         self.out.1 += count;
         if !self.has_output()
             && let Some(Op::Said(sender)) = self.ops.front()
@@ -266,17 +254,17 @@ impl Client {
             return;
         };
         match op {
-            Op::Say(bytes) => self.say(bytes, model),
+            Op::Say(bytes) => self.say(bytes),
             Op::Repeat(bytes, count) => {
                 let now_many = count.min(300);
-                self.say(bytes.repeat(now_many), model);
+                self.say(bytes.repeat(now_many));
                 if count > now_many {
                     self.ops.push_front(Op::Repeat(bytes, count - now_many));
                 }
             }
             Op::Endless(bytes) => self.link.never_pause(bytes),
             Op::Body(sender, bytes) if model.takes_data() => {
-                self.say(bytes, model);
+                self.say(bytes);
                 self.ops.push_front(Op::Said(sender));
             }
             Op::Body(..) => {}
@@ -289,29 +277,12 @@ impl Client {
             Op::Await(_) | Op::Pause(_) => self.until = None,
             Op::Drip(pause) => self.drip = Some(Duration::from_millis(pause)),
             Op::Read(reading) => self.reading = reading,
-            Op::StartTls => self.start_tls(model),
             Op::Cut(cut) => self.perform_cut(cut),
         }
     }
 
-    fn say(&mut self, bytes: Vec<u8>, model: &mut Model) {
-        let bytes = match &mut self.tls {
-            Some(tls) => {
-                model.sent(&bytes);
-                tls.encrypt(&bytes)
-            }
-            None => bytes,
-        };
+    fn say(&mut self, bytes: Vec<u8>) {
         self.out = (bytes, 0);
-    }
-
-    fn start_tls(&mut self, model: &mut Model) {
-        if !model.shakes_hands() {
-            return;
-        }
-        let mut tls = ClientTls::new();
-        self.out = (tls.pending(), 0);
-        self.tls = Some(tls);
     }
 
     fn perform_cut(&mut self, cut: Cut) {

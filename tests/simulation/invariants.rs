@@ -60,7 +60,7 @@ impl World {
         let hurried = self.shutdown.is_some() && wires.unwritten.is_some();
         let lost = lost || hurried || is_given_up(&wires, &self.shared.swarm);
         let refused = self.shared.swarm.listener && self.shutdown.is_some() && !began;
-        let excused = lost || site.aborted || refused || site.client.uses_tls();
+        let excused = lost || site.aborted || refused;
         (!excused && !site.model.may_end())
             .then(|| "the connection was closed without a last reply".to_owned())
     }
@@ -221,18 +221,12 @@ impl Site {
         let said = std::mem::take(&mut wires.said);
         drop(wires);
         self.model.sent(&said);
-        if self.client.uses_tls() {
-            return;
-        }
         for (event, bytes) in written {
             self.model.received(event, &bytes);
         }
     }
 
     fn buffered_too_much(&self) -> Option<String> {
-        if self.client.uses_tls() {
-            return None;
-        }
         let wires = self.link.lock();
         if wires.down.is_ended() {
             // What is read off while the connection is closed is not kept.
@@ -253,7 +247,7 @@ impl Site {
         let seen = wires.up.read + wires.up.arrived() as u64;
         let able = wires.down.room() > 0 && !wires.reset && !wires.closed;
         let able = able && !is_given_up(&wires, swarm);
-        let owed = !self.client.uses_tls() && self.model.is_owed(seen);
+        let owed = self.model.is_owed(seen);
         (idle && able && owed).then(|| "nothing moves, and a reply is owed".to_owned())
     }
 
@@ -268,7 +262,7 @@ impl Site {
     /// A service waits for more of a message, and it is there.
     fn has_idle_reader(&self, pages: &Pages, router: Option<usize>) -> Option<String> {
         let wires = self.link.lock();
-        if self.client.uses_tls() || wires.down.room() == 0 || wires.reset || wires.closed {
+        if wires.down.room() == 0 || wires.reset || wires.closed {
             return None;
         }
         let seen = wires.up.read + wires.up.arrived() as u64;

@@ -62,7 +62,6 @@ mod services;
 mod shared;
 mod soup;
 mod swarm;
-mod tls;
 mod trace;
 mod world;
 

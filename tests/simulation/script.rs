@@ -32,7 +32,6 @@ pub enum Op {
     /// From now on says a byte in so many milliseconds.
     Drip(u64),
     Read(Reading),
-    StartTls,
     Cut(Cut),
 }
 
@@ -152,9 +151,6 @@ impl<'a> Author<'a> {
         }
         if self.dice.chance(60) {
             self.await_replies();
-        }
-        if self.swarm.tls && self.dice.chance(80) {
-            self.start_tls();
         }
         self.body(kind);
         self.end(kind);
@@ -427,14 +423,6 @@ impl<'a> Author<'a> {
             "RSET\r\nMAIL FROM:<evil@b>\r\n",
         ]);
         self.ops.push_back(Op::Endless(line.into()));
-    }
-
-    fn start_tls(&mut self) {
-        self.say("EHLO c.example\r\n");
-        self.await_replies();
-        self.say("STARTTLS\r\n");
-        self.await_replies();
-        self.ops.push_back(Op::StartTls);
     }
 
     fn end(&mut self, kind: Kind) {

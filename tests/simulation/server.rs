@@ -16,7 +16,6 @@ use crate::{
     services::SimService,
     shared::Shared,
     swarm::{Limits, Times},
-    tls,
 };
 
 /// A server, and what the end of a run looks at.
@@ -46,9 +45,6 @@ pub fn build(shared: &Shared) -> Built {
         server = server
             .profile(Profile::Lmtp)
             .configure(|config| config.allow_insecure_auth(true));
-    }
-    if swarm.tls {
-        server = server.tls(tls::server_config());
     }
     Built {
         server: hooks::set(server, shared),

@@ -25,7 +25,6 @@ impl Author<'_> {
             22 => self.odd_line(),
             23 => "MAIL FROM:<evil@sender.example>".to_owned(),
             24 if self.dice.chance(30) => "QUIT".to_owned(),
-            _ if self.swarm.tls => "STARTTLS".to_owned(),
             _ => format!("STARTTLS {n}"),
         };
         [line.as_bytes(), b"\r\n"].concat()

@@ -17,7 +17,6 @@ pub struct Swarm {
     pub listener: bool,
     pub listener_errors: bool,
     pub lmtp: bool,
-    pub tls: bool,
     pub router: Option<usize>,
     pub no_service: [bool; 4],
     pub clients: Vec<Kind>,
@@ -105,7 +104,6 @@ impl Swarm {
             listener: dice.chance(25),
             listener_errors: dice.chance(30),
             lmtp: dice.chance(12),
-            tls: false,
             router: router.then(|| dice.pick(&[1, 500, 128 << 10])),
             no_service: [0; 4].map(|_| dice.chance(15)),
             capacity: match rare {

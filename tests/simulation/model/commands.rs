@@ -122,7 +122,6 @@ impl Model {
                 self.violated(code, &[501], true)
             }
             "AUTH" => self.auth(event, code, line),
-            "STARTTLS" if self.swarm.tls => self.start_tls(code, line),
             "VRFY" if line.argument.is_empty() => expect(code, &[501]),
             _ => self.other(event, code, line),
         }
@@ -184,22 +183,6 @@ impl Model {
             self.transaction.recipients.push(recipient.to_owned());
         }
         expect(code, &codes)
-    }
-
-    fn start_tls(&mut self, code: u16, line: &Line) -> Result<(), String> {
-        if !line.argument.is_empty() {
-            return expect(code, &[501]);
-        }
-        if self.tls || !matches!(self.state, State::Start | State::Ready) {
-            return expect(code, &[503]);
-        }
-        if code == 220 {
-            self.mode = Mode::Handshake;
-            return Ok(());
-        }
-        // RFC 3207 section 4.2: what was sent behind it must never be run within TLS.
-        let more = !self.stream.rest(u64::MAX).is_empty();
-        self.violated(code, if more { &[554, 501, 503] } else { &[220] }, true)
     }
 
     /// VRFY, EXPN, HELP and all that the protocol does not know.

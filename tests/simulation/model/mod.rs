@@ -31,7 +31,6 @@ pub struct Model {
     used: usize,
     counts: Counts,
     started: Instant,
-    tls: bool,
     identified: bool,
     helo: bool,
     /// The last reply was one after which the server may close without another.
@@ -63,7 +62,6 @@ enum Mode {
         next: usize,
         codes: Vec<Vec<u16>>,
     },
-    Handshake,
     Over,
 }
 
@@ -108,7 +106,6 @@ impl Model {
             used: 0,
             counts: Counts::default(),
             started: Instant::now(),
-            tls: false,
             identified: false,
             helo: false,
             may_close: false,
@@ -128,17 +125,6 @@ impl Model {
     /// Notes that the server is being shut down.
     pub fn shut_down(&mut self) {
         self.shuts_down = true;
-    }
-
-    /// Notes that the TLS handshake is done (RFC 3207 section 4.2).
-    #[expect(dead_code, reason = "clients do not speak TLS yet")]
-    pub fn secured(&mut self) {
-        self.stream.clear();
-        self.mode = Mode::Commands;
-        self.state = State::Start;
-        self.tls = true;
-        self.identified = false;
-        self.transaction = Transaction::default();
     }
 
     /// Checks what the server has written, by the event of that.
@@ -171,7 +157,7 @@ impl Model {
             Mode::Commands => self.unit(read).is_some(),
             Mode::Data => self.stream.message(read).is_some(),
             Mode::Sasl { .. } => self.stream.line(read).is_some(),
-            Mode::Handshake | Mode::Over => false,
+            Mode::Over => false,
         }
     }
 
@@ -186,10 +172,6 @@ impl Model {
         self.mode == Mode::Data
     }
 
-    pub fn shakes_hands(&self) -> bool {
-        self.mode == Mode::Handshake
-    }
-
     /// Whether the session stands between two messages, and owes nothing.
     pub fn is_idle(&self) -> bool {
         let between = matches!(self.state, State::Start | State::Ready | State::Refused);
@@ -198,7 +180,7 @@ impl Model {
 
     /// Whether the server may close now.
     pub fn may_end(&self) -> bool {
-        self.mode == Mode::Over || self.may_close || self.mode == Mode::Handshake
+        self.mode == Mode::Over || self.may_close
     }
 
     /// Whether the greeting has been said.
@@ -242,7 +224,6 @@ impl Model {
             Mode::Data => self.message(event, code),
             Mode::Sasl { login, lines } => self.sasl(event, code, login, lines),
             Mode::Each { next, codes } => self.each(next, codes, code),
-            Mode::Handshake => Err("comes within a TLS handshake".to_owned()),
             // One for each recipient (RFC 2033 section 4.2).
             Mode::Over if self.swarm.lmtp && code == 421 => Ok(()),
             Mode::Over => Err("comes after the end".to_owned()),

@@ -19,11 +19,6 @@ impl Stream {
         self.bytes.extend_from_slice(bytes);
     }
 
-    /// Begins anew, as within TLS.
-    pub fn clear(&mut self) {
-        *self = Self::default();
-    }
-
     /// What is not answered, of the first `read` bytes that were ever sent.
     pub fn rest(&self, read: u64) -> &[u8] {
         let end = usize::try_from(read.saturating_sub(self.base)).unwrap_or(usize::MAX);
