@@ -165,6 +165,25 @@ async fn a_failed_handshake_ends_the_connection() {
     assert_eq!(told.recv().await, Some(EndReason::TlsFailed));
 }
 
+#[tokio::test]
+async fn a_client_that_ends_tls_without_quit_is_answered_with_close_notify() {
+    let pki = pki();
+    let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
+    let server =
+        tls_server(&pki).on_close(move |_: &Session, summary| tell.send(summary.reason).unwrap());
+    let mut client = Client::greeted(&server).await;
+    client.cmd("EHLO c", "250").await;
+    client.cmd("STARTTLS", "220").await;
+    let mut client = handshake(client.into_io(), &pki.client).await;
+    client.cmd("EHLO c", "250").await;
+    let mut stream = client.into_io();
+    stream.shutdown().await.unwrap();
+    // Without it, this would be an unexpected end.
+    let mut rest = Vec::new();
+    stream.read_to_end(&mut rest).await.unwrap();
+    assert_eq!(told.recv().await, Some(EndReason::Lost));
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_stalled_handshake_does_not_keep_a_shutdown_waiting() {
     let pki = pki();
