@@ -154,23 +154,29 @@ impl Connection {
             left = left.min(self.clock.left_of_line(limits.line));
         }
         let idle = self.clock.idle();
-        left = left.min(self.extended(limits.without_message).saturating_sub(idle));
+        if limits.without_message.saturating_sub(idle) < left {
+            left = left.min(self.extended(limits.without_message).saturating_sub(idle));
+        }
         if self.must_authenticate() {
             left = left.min(limits.without_login.saturating_sub(idle));
         }
-        later(since, left).min(self.session_end(now))
+        let until = later(since, left);
+        match self.clock.end() {
+            Some(end) if end <= until => until.min(self.session_end(end)),
+            _ => until,
+        }
     }
 
     /// Whether the session has lasted too long, whatever the client still sends.
     pub(super) fn is_over_time(&self, now: Instant) -> bool {
-        matches!(self.reading, Mode::Commands | Mode::SaslResponse) && self.session_end(now) <= now
+        let is_command = matches!(self.reading, Mode::Commands | Mode::SaslResponse);
+        let end = self.clock.end().filter(|end| *end <= now && is_command);
+        end.is_some_and(|end| self.session_end(end) <= now)
     }
 
-    fn session_end(&self, now: Instant) -> Instant {
-        later(
-            self.clock.started(now),
-            self.extended(self.config.timeouts.session),
-        )
+    /// When the session has to end, which is later than `end` within a transaction.
+    fn session_end(&self, end: Instant) -> Instant {
+        later(end, self.extended(Duration::ZERO))
     }
 
     /// A limit on what leads to no message. Within a transaction it is longer by what a message may take: without any,
@@ -325,6 +331,9 @@ fn later(start: Instant, limit: Duration) -> Instant {
 
 /// The time that so many bytes may take.
 pub(super) fn earned(bytes: u64, least_rate: u32) -> Duration {
+    if bytes == 0 {
+        return Duration::ZERO;
+    }
     let rate = u64::from(least_rate.max(1));
     let whole = Duration::from_secs(bytes / rate);
     whole.saturating_add(Duration::from_nanos(bytes % rate * 1_000_000_000 / rate))
@@ -333,8 +342,8 @@ pub(super) fn earned(bytes: u64, least_rate: u32) -> Duration {
 /// Counts the time that was spent in waiting for the client. What a service takes is not held against it.
 #[derive(Debug, Default)]
 pub(super) struct Clock {
-    /// When the session began: at its first poll.
-    started: Option<Instant>,
+    /// When the session has lasted for its time, which begins at its first poll.
+    end: Option<Instant>,
     /// Since when nothing has come; `None` while the client is not waited for.
     waiting: Option<Instant>,
     /// What earlier waits for the same line came to, in nanoseconds. A `Duration` would take twice the room in each session.
@@ -348,7 +357,6 @@ pub(super) struct Clock {
 impl Clock {
     /// Notes that input may have come. Returns what was waited for it.
     pub(super) fn arrived(&mut self, now: Instant, input: usize) -> Duration {
-        self.started.get_or_insert(now);
         if input == self.seen {
             return Duration::ZERO;
         }
@@ -395,8 +403,15 @@ impl Clock {
         self.idle = 0;
     }
 
-    fn started(&self, now: Instant) -> Instant {
-        self.started.unwrap_or(now)
+    /// The session begins, and may last so long.
+    pub(super) fn begin(&mut self, now: Instant, limit: Duration) {
+        if self.end.is_none() {
+            self.end = Some(later(now, limit));
+        }
+    }
+
+    const fn end(&self) -> Option<Instant> {
+        self.end
     }
 
     fn waiting_since(&self, now: Instant) -> Instant {

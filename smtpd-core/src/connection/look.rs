@@ -19,6 +19,7 @@ impl Connection {
 
     /// Counts the time that the client has taken, where it has sent something.
     fn count(&mut self, now: Instant, input: usize) {
+        self.clock.begin(now, self.config.timeouts.session);
         let waited = self.clock.arrived(now, input);
         self.charge(waited);
         // The pause before a line is not part of the line.

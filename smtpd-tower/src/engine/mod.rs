@@ -69,6 +69,8 @@ struct Driver<IO: Io> {
     transfer: Option<Box<Transfer>>,
     /// Both were polled since the session was woken, and the data service was given nothing since.
     polled: Polled,
+    /// The session waits for its client, and for nothing else.
+    starved: bool,
     /// How often the client was read from since the session was woken.
     reads: u32,
     /// How far the session has followed the server's shutdown.
@@ -130,6 +132,7 @@ impl Engine {
             work: None,
             transfer: None,
             polled: Polled::default(),
+            starved: false,
             reads: 0,
             stage: Stage::Running,
             patience: None,
@@ -184,6 +187,10 @@ impl<IO: Io> Driver<IO> {
 
     /// Goes on until there is nothing to do but to wait.
     fn drive(&mut self, cx: &mut Context<'_>) -> Poll<EndReason> {
+        if std::mem::take(&mut self.starved) {
+            // Mostly what it was woken for: the connection need not be asked again what it waits for.
+            let _ = self.poll_input(cx);
+        }
         loop {
             self.follow_shutdown();
             // An answer that is there leaves with the replies before it.

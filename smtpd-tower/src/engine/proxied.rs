@@ -79,12 +79,18 @@ mod header {
             &mut self,
             cx: &mut Context<'_>,
         ) -> Option<Next> {
-            // What has come is looked at before the time is.
-            let _ = self.poll_proxy_header(cx);
             let Some(Work::ProxyHeader(header)) = &mut self.work else {
                 return None;
             };
             let until = header.until;
+            let unread = header.failed.is_none() && until <= self.now;
+            if unread && self.poll_proxy_header(cx).is_ready() {
+                // What has come is looked at before the time is.
+                return Some(Next::Again);
+            }
+            let Some(Work::ProxyHeader(header)) = &mut self.work else {
+                return None;
+            };
             let late = || Some(io::Error::from(io::ErrorKind::TimedOut));
             let failed = header.failed.take();
             if let Some(error) = failed.or_else(|| (until <= self.now).then(late).flatten()) {

@@ -84,6 +84,7 @@ impl<IO: Io> Driver<IO> {
             return Poll::Ready(());
         }
         self.wire.park();
+        self.starved = wait.want == Want::Input;
         Poll::Pending
     }
 
@@ -98,7 +99,7 @@ impl<IO: Io> Driver<IO> {
         }
     }
 
-    fn poll_input(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    pub(super) fn poll_input(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         match self.poll_read(cx) {
             Poll::Pending => return Poll::Pending,
             Poll::Ready(Ok(0)) => self.connection.handle_eof(),
