@@ -83,7 +83,7 @@ impl<'a> Setup<'a> {
         if self.small_limits {
             limits.message_size = Some(64);
             limits.recipients = 2;
-            limits.command_line = 80;
+            limits.command_line = 512;
             limits.errors = 3;
             limits.auth_failures = 2;
             limits.idle_commands = 12;
