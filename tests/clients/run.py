@@ -57,9 +57,16 @@ class Server:
             time.sleep(0.05)
         raise AssertionError("not delivered")
 
-    def logged(self):
-        with open(self.log.name, errors="replace") as file:
-            return file.read()
+    def logged(self, more_than=-1):
+        """The log, once it holds more than so many characters and grows no more: it is written in batches."""
+        text = ""
+        for _ in range(50):
+            with open(self.log.name, errors="replace") as file:
+                before, text = text, file.read()
+            if len(text) > more_than and text == before:
+                break
+            time.sleep(0.06)
+        return text
 
     def stop(self):
         self.process.send_signal(signal.SIGTERM)
@@ -88,7 +95,7 @@ def check(server, client, mode, mechanism, extension, scratch):
         sender, recipient = "жанна@example.org", "коля@example.org"
     before = len(server.logged())
     client.send(Job(mode, mechanism, extension, server.ports["smtps" if mode == "tls" else "smtp"], sender, recipient, path, message))
-    log = server.logged()[before:]
+    log = server.logged(more_than=before)[before:]
     # Some clients say SMTPUTF8 wherever they may.
     smtputf8 = re.search("(?i)C: MAIL FROM:<.* SMTPUTF8", log)
     if client.sends:
