@@ -3,6 +3,7 @@
 use arrayvec::ArrayVec;
 
 use super::Reply;
+use crate::{Code, Status};
 
 /// How replies are written in the present state of the session.
 #[derive(Clone, Copy, Debug)]
@@ -14,6 +15,15 @@ pub(crate) struct Form {
 impl Reply {
     /// Appends the reply as it goes over the wire.
     pub(crate) fn encode(&self, form: Form, out: &mut Vec<u8>) {
+        if self.is_plain_yes() {
+            // What most commands are answered with needs no composing.
+            let line: &[u8] = if form.status {
+                b"250 2.0.0 OK\r\n"
+            } else {
+                b"250 OK\r\n"
+            };
+            return out.extend_from_slice(line);
+        }
         let mut head = self.head(form);
         if is_one_plain_line(&self.text) {
             return put_line(&mut head, &self.text, true, form, out);
@@ -31,6 +41,11 @@ impl Reply {
                 rest = later;
             }
         }
+    }
+
+    /// Whether this is [`Reply::OK`].
+    fn is_plain_yes(&self) -> bool {
+        self.code == Code::OK && self.status == Status::UNDEFINED && self.text == "OK"
     }
 
     /// What every line begins with, up to its text.
@@ -110,7 +125,6 @@ fn push_decimal(number: u16, out: &mut Head) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Code, Status};
 
     const ENHANCED: Form = Form {
         status: true,
