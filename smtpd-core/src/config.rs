@@ -10,6 +10,7 @@ use zeroize::Zeroizing;
 use crate::{
     BareNewline, Extension, Extensions, Leniency, ParameterError, ParameterRule, Timeouts,
     check::SHORTEST_LINE_LIMIT,
+    connection::Times,
     extension::standard::{AUTH_PARAMETER, SIZE_PARAMETER},
     parameter,
     sasl::{Mechanisms, SALT_KEY_LEN},
@@ -105,6 +106,7 @@ pub struct Config {
     pub(crate) mechanisms: Mechanisms,
     pub(crate) limits: Limits,
     pub(crate) timeouts: Timeouts,
+    pub(crate) times: Times,
     pub(crate) leniency: Leniency,
     pub(crate) bare_newline: BareNewline,
     pub(crate) starttls: bool,
@@ -143,6 +145,7 @@ impl Config {
             mechanisms: Mechanisms::none(),
             limits: Limits::default(),
             timeouts: Timeouts::default(),
+            times: Times::from(&Timeouts::default()),
             leniency: Leniency::STRICT,
             bare_newline: BareNewline::default(),
             starttls: false,
@@ -208,6 +211,7 @@ impl Config {
     /// How long a session may take over what.
     #[must_use]
     pub fn timeouts(mut self, timeouts: Timeouts) -> Self {
+        self.times = Times::from(&timeouts);
         self.timeouts = timeouts;
         self
     }

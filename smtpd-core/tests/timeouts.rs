@@ -431,6 +431,30 @@ fn a_client_that_does_not_take_its_replies_is_given_up_in_time() {
 }
 
 #[test]
+fn what_a_busy_driver_takes_is_not_held_against_the_client() {
+    let mut session = session();
+    session.feed(b"NOOP");
+    // It has polled with the time at which it was woken, and finds that it has worked for 100 s since.
+    for (input, left) in [("", 60), ("\r\nNOOP\r\n", 300)] {
+        session.input.extend_from_slice(input.as_bytes());
+        let woken = session.now;
+        let _ = session.connection.poll(woken, &mut session.input);
+        session.now = woken + seconds(100);
+        session.connection.handle_busy(session.now);
+        let until = match session.connection.poll(session.now, &mut session.input) {
+            Step::Write(writing) => writing.until(),
+            Step::Read(reading) => reading.until(),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(until, session.now + seconds(left), "{input:?}");
+    }
+    session.feed(b"");
+    // What it waits for in vain is the client's time, as ever.
+    session.later(100, "");
+    assert_eq!(session.left(), Some(200));
+}
+
+#[test]
 fn a_client_that_does_not_take_its_replies_is_not_read_from() {
     let mut limits = Limits::default();
     limits.idle_commands = u32::MAX;

@@ -4,15 +4,15 @@ use std::sync::Arc;
 
 use super::{
     Asked, AuthOutcome, CloseReason, Connection, MessageError, Mode, Slot, State, Transaction,
-    event::Event,
 };
-use crate::{Code, DataReply, Envelope, Recipient, Reply};
+use crate::{Code, DataReply, Reply};
 
 impl Connection {
     /// Asks a question: it is handed out next.
-    pub(super) fn ask(&mut self, asked: Asked, event: Event) {
+    pub(super) fn ask(&mut self, asked: Asked, about: impl Into<Slot>) {
         self.asked = Some(asked);
-        self.tell(event);
+        self.told = false;
+        self.slot = about.into();
     }
 
     /// Opens a question, which no answer to an earlier one fits.
@@ -21,24 +21,6 @@ impl Connection {
         self.queued = false;
         self.due = None;
         self.serial += 1;
-    }
-
-    /// Keeps what the answer to the question in this event will make known.
-    pub(super) fn open_question(&mut self, event: &Event) {
-        let Some(asked) = self.asked else { return };
-        self.open(asked);
-        self.slot = match event {
-            Event::Helo(helo) => Slot::Helo(Box::new(helo.clone())),
-            Event::Mail(mail) => {
-                let envelope = Envelope::new(mail.sender.clone());
-                Slot::Mail(Arc::new(envelope.with_parameters(mail.parameters.clone())))
-            }
-            Event::Rcpt(rcpt) => Slot::Rcpt(Recipient::new(
-                rcpt.recipient.clone(),
-                rcpt.parameters.clone(),
-            )),
-            _ => return,
-        };
     }
 
     /// Refuses whatever is asked.
@@ -67,17 +49,16 @@ impl Connection {
 
     /// Answers a question that has one reply.
     pub(super) fn answer_question(&mut self, reply: Reply) {
-        let slot = std::mem::replace(&mut self.slot, Slot::Empty);
         let asked = self.asked.take();
         let reply = fitting(asked, reply);
-        match (asked, slot) {
-            (Some(Asked::Connect), _) => self.greet(&reply),
+        match asked {
+            Some(Asked::Connect) => self.greet(&reply),
             _ if reply.closes() => self.close_with(reply, CloseReason::Refused),
-            (Some(Asked::Helo), Slot::Helo(helo)) => self.greeted(helo, &reply),
-            (Some(Asked::Mail), Slot::Mail(envelope)) => self.mail_answered(envelope, &reply),
-            (Some(Asked::Rcpt), Slot::Rcpt(recipient)) => self.rcpt_answered(recipient, &reply),
-            (Some(Asked::StartTls), _) => self.put(&reply),
-            (Some(Asked::Command), _) => self.answer_other(&reply),
+            Some(Asked::Rcpt) => self.rcpt_answered(&reply),
+            Some(Asked::Mail) => self.mail_answered(&reply),
+            Some(Asked::Helo) => self.greeted(&reply),
+            Some(Asked::StartTls) => self.put(&reply),
+            Some(Asked::Command) => self.answer_other(&reply),
             _ => {}
         }
     }
@@ -150,21 +131,23 @@ impl Connection {
         self.put(reply);
     }
 
-    fn mail_answered(&mut self, envelope: Arc<Envelope>, reply: &Reply) {
+    fn mail_answered(&mut self, reply: &Reply) {
         self.put(reply);
-        if reply.is_positive() {
-            self.state = State::Mail;
-            self.transaction.envelope = Some(envelope);
-        } else {
+        match self.take_slot() {
+            Slot::Mail(envelope) if reply.is_positive() => {
+                self.state = State::Mail;
+                self.transaction.envelope = Some(envelope);
+            }
             // None has begun, so what XFORWARD has said still holds for the next.
-            self.transaction = Transaction::default();
+            _ => self.transaction = Transaction::default(),
         }
     }
 
-    fn rcpt_answered(&mut self, recipient: Recipient, reply: &Reply) {
+    fn rcpt_answered(&mut self, reply: &Reply) {
         self.put(reply);
-        if reply.is_positive()
+        if let Slot::Rcpt(recipient) = self.take_slot()
             && let Some(envelope) = &mut self.transaction.envelope
+            && reply.is_positive()
         {
             self.state = State::Rcpt;
             // Mostly nobody else holds the envelope any more, so nothing is copied.

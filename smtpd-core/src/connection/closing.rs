@@ -1,5 +1,7 @@
 //! How a session comes to its end, and what brings it nearer.
 
+use std::time::Instant;
+
 use super::{Asked, CloseReason, Connection, Mode, Refusal, Slot, State};
 use crate::{Code, Reply, Status};
 
@@ -43,6 +45,17 @@ impl Connection {
     /// that is not whole is void. During a TLS handshake the session is over at once.
     pub fn handle_eof(&mut self) {
         self.eof = true;
+    }
+
+    /// Notes that the driver was busy from the last poll until now, and did not look for the client: that time is not the
+    /// client's. Poll again after it.
+    ///
+    /// A driver that reads the clock anew for every poll has no need of this. It is for one that polls many times with the time
+    /// at which it was woken, and finds only before it waits that much has passed since.
+    pub fn handle_busy(&mut self, now: Instant) {
+        let busy = self.clock.pass(now);
+        self.clock.postpone(busy);
+        self.output.postpone(busy);
     }
 
     /// Notes that the connection is lost: nothing can be read or written any more. Only a message that has come whole is
@@ -110,6 +123,7 @@ impl Connection {
         // Of a client that was lost before that, it stays the reason.
         self.closed.get_or_insert(reason);
         self.asked = None;
+        self.told = true;
         self.slot = Slot::Empty;
         self.exchange = None;
         self.end_transaction();

@@ -1,12 +1,11 @@
 //! MAIL and RCPT: from whom a message is, and for whom.
 
-use super::{
-    Asked, CloseReason, Connection, MailCommand, RcptCommand, Transaction, command::syntax_error,
-    event::Event,
-};
+use std::sync::Arc;
+
+use super::{Asked, CloseReason, Connection, Slot, Transaction, command::syntax_error};
 use crate::{
-    AddressError, AddressErrorKind, BodyType, Charset, Code, ForwardPath, ParameterError,
-    Parameters, PathOptions, Reply, ReversePath, Size, Status,
+    AddressError, AddressErrorKind, BodyType, Charset, Code, Envelope, ForwardPath, ParameterError,
+    Parameters, PathOptions, Recipient, Reply, ReversePath, Size, Status,
 };
 
 impl Connection {
@@ -40,7 +39,8 @@ impl Connection {
             reply_to_each: self.replies_to_each(&parameters),
             envelope: None,
         };
-        self.ask(Asked::Mail, Event::Mail(MailCommand { sender, parameters }))
+        let envelope = Envelope::new(sender).with_parameters(parameters);
+        self.ask(Asked::Mail, Slot::Mail(Arc::new(envelope)))
     }
 
     fn parse_mail(&self, path: &[u8]) -> Result<(ReversePath, Parameters), Reply> {
@@ -70,10 +70,7 @@ impl Connection {
             }
             Ok((recipient, parameters)) => self.ask(
                 Asked::Rcpt,
-                Event::Rcpt(RcptCommand {
-                    recipient,
-                    parameters,
-                }),
+                Slot::Rcpt(Recipient::new(recipient, parameters)),
             ),
             Err(reply) => self.fault(reply),
         }

@@ -2,9 +2,10 @@ use std::{error::Error, fmt, sync::Arc};
 
 use bytes::Bytes;
 
-use super::WireLine;
+use super::{Slot, WireLine};
 use crate::{
-    ClientName, Envelope, ForwardPath, Forwarded, Parameters, Reply, ReversePath, XClient,
+    ClientName, Envelope, ForwardPath, Forwarded, Parameters, Recipient, Reply, ReversePath,
+    XClient,
     sasl::{Credentials, Identity, MechanismName, Secret},
 };
 
@@ -28,6 +29,12 @@ pub(super) enum Event {
     XForward(Box<Forwarded>),
     Overdue(Overdue),
     Line(WireLine),
+}
+
+impl From<Event> for Slot {
+    fn from(event: Event) -> Self {
+        Self::News(event)
+    }
 }
 
 /// Why a deferred question was answered by the connection itself.
@@ -82,6 +89,15 @@ pub struct MailCommand {
     pub parameters: Parameters,
 }
 
+impl MailCommand {
+    pub(super) fn of(envelope: &Envelope) -> Self {
+        Self {
+            sender: envelope.sender().clone(),
+            parameters: envelope.parameters().clone(),
+        }
+    }
+}
+
 /// A RCPT command (RFC 5321 section 4.1.1.3).
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -90,6 +106,15 @@ pub struct RcptCommand {
     pub recipient: ForwardPath,
     /// Its parameters.
     pub parameters: Parameters,
+}
+
+impl RcptCommand {
+    pub(super) fn of(recipient: &Recipient) -> Self {
+        Self {
+            recipient: recipient.path().clone(),
+            parameters: recipient.parameters().clone(),
+        }
+    }
 }
 
 /// A command that means nothing to the session itself.

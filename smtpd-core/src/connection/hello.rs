@@ -1,6 +1,6 @@
 //! HELO, EHLO and LHLO, and what EHLO announces.
 
-use super::{Asked, Connection, Greeting, Helo, State, event::Event};
+use super::{Asked, Connection, Greeting, Helo, Slot, State};
 use crate::{ClientName, Code, Reply, Status, command::Verb, reply::Form, sasl::MechanismFactory};
 
 const PLAIN: Form = Form {
@@ -22,14 +22,15 @@ impl Connection {
             Verb::Lhlo => Greeting::Lhlo,
             _ => Greeting::Ehlo,
         };
-        self.ask(Asked::Helo, Event::Helo(Helo { name, greeting }))
+        self.ask(Asked::Helo, Slot::Helo(Box::new(Helo { name, greeting })))
     }
 
     /// RFC 5321 section 4.1.4: it resets as RSET does, but where it is refused, everything stays as it was.
-    pub(super) fn greeted(&mut self, helo: Box<Helo>, reply: &Reply) {
-        if !reply.is_positive() {
-            return self.put(reply);
-        }
+    pub(super) fn greeted(&mut self, reply: &Reply) {
+        let helo = match self.take_slot() {
+            Slot::Helo(helo) if reply.is_positive() => helo,
+            _ => return self.put(reply),
+        };
         self.end_transaction();
         self.helo = Some(helo);
         self.state = State::Ready;

@@ -1,41 +1,38 @@
 //! What is to be done next.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bytes::BytesMut;
 
-use super::{Connection, Mode, Slot, event::Event, step::Found};
+use super::{
+    Connection, Mode,
+    clock::{Moment, Nanos},
+    event::Event,
+    step::Found,
+};
 use crate::sasl::MAX_RESPONSE_LINE;
 
 impl Connection {
-    pub(super) fn find(&mut self, now: Instant, input: &mut BytesMut) -> Found {
-        self.count(now, input.len());
-        loop {
-            if let Some(found) = self.look(now, input) {
-                return found;
-            }
-        }
-    }
-
-    /// Counts the time that the client has taken, where it has sent something.
-    fn count(&mut self, now: Instant, input: usize) {
-        self.clock.begin(now, self.config.timeouts.session);
+    /// Counts the time that the client has taken, where it has sent something. Returns what time it is.
+    pub(super) fn count(&mut self, now: Instant, input: usize) -> Moment {
+        let now = self.clock.moment(now);
         let waited = self.clock.arrived(now, input);
         self.charge(waited);
         // The pause before a line is not part of the line.
         if self.is_between_lines() {
             self.clock.begin_line();
         }
+        now
     }
 
     /// Notes that the client is not waited for, and counts the time that it was until now.
-    pub(super) fn pause(&mut self, now: Instant) {
+    pub(super) fn pause(&mut self, now: Moment) {
         let waited = self.clock.pause(now);
         self.charge(waited);
     }
 
-    fn charge(&mut self, waited: Duration) {
-        if waited.is_zero() {
+    fn charge(&mut self, waited: Nanos) {
+        if waited == Nanos::ZERO {
             return;
         }
         if let Some(message) = &mut self.message {
@@ -46,16 +43,26 @@ impl Connection {
         }
     }
 
+    pub(super) fn find(&mut self, now: Instant, input: &mut BytesMut) -> Found {
+        let now = self.count(now, input.len());
+        loop {
+            if let Some(line) = self.wire.as_mut().and_then(|wire| wire.pop()) {
+                return Found::Event(Event::Line(line));
+            }
+            if !self.told {
+                self.pause(now);
+                if let Some(event) = self.hand_out() {
+                    return Found::Event(event);
+                }
+            }
+            if let Some(found) = self.look(now, input) {
+                return found;
+            }
+        }
+    }
+
     /// Looks for what is to be done next. `None` where something was done, so that it has to be looked for again.
-    fn look(&mut self, now: Instant, input: &mut BytesMut) -> Option<Found> {
-        if let Some(line) = self.wire.as_mut().and_then(|wire| wire.pop()) {
-            return Some(Found::Event(Event::Line(line)));
-        }
-        // Looked at before it is taken: an event is large, and mostly there is none.
-        if matches!(self.slot, Slot::News(_)) {
-            self.pause(now);
-            return self.take_news().map(Found::Event);
-        }
+    pub(super) fn look(&mut self, now: Moment, input: &mut BytesMut) -> Option<Found> {
         if self.asked.is_some() {
             self.pause(now);
             return self.await_answer(now);
@@ -66,7 +73,7 @@ impl Connection {
                 return self.await_end(now);
             }
             Mode::Handshake => return self.await_handshake(now),
-            _ => {}
+            Mode::Commands | Mode::SaslResponse | Mode::Message => {}
         }
         if self.output.unsent() >= Self::MAX_UNSENT {
             self.pause(now);
@@ -88,9 +95,11 @@ impl Connection {
     /// Takes something from the input. Returns whether there was enough of it.
     fn step(&mut self, input: &mut BytesMut) -> bool {
         match self.reading {
+            Mode::Message => self.step_message(input),
+            // A line ends with something; a message may end with nothing, as a chunk of no bytes does.
+            _ if input.is_empty() => false,
             Mode::Commands => self.step_line(input, self.config.line_limit(), Self::command),
             Mode::SaslResponse => self.step_line(input, MAX_RESPONSE_LINE + 2, Self::sasl_response),
-            Mode::Message => self.step_message(input),
             Mode::Handshake | Mode::Closed => true,
         }
     }

@@ -1,10 +1,10 @@
 //! The message itself, by DATA or in chunks of BDAT.
 
-use std::time::Duration;
-
 use bytes::{Bytes, BytesMut};
 
-use super::{Asked, CloseReason, Connection, MessageError, Mode, State, event::Event};
+use super::{
+    Asked, CloseReason, Connection, MessageError, Mode, State, clock::Nanos, event::Event,
+};
 use crate::{
     Code, DataReply, Reply, Status,
     framing::{BareNewline, ChunkReader, DotReader, NewlineFilter, Piece},
@@ -25,7 +25,7 @@ pub(super) struct Message {
     /// A BDAT that was not in order: its octets are read only to be dropped.
     void: bool,
     /// What the waits for it have come to, also those between its chunks.
-    waited: Duration,
+    waited: Nanos,
 }
 
 #[derive(Debug)]
@@ -58,7 +58,7 @@ impl Message {
             error: None,
             early: None,
             void: false,
-            waited: Duration::ZERO,
+            waited: Nanos::ZERO,
         }
     }
 
@@ -67,12 +67,12 @@ impl Message {
         self.received
     }
 
-    pub(super) const fn waited(&self) -> Duration {
+    pub(super) const fn waited(&self) -> Nanos {
         self.waited
     }
 
-    pub(super) fn count(&mut self, waited: Duration) {
-        self.waited += waited;
+    pub(super) fn count(&mut self, waited: Nanos) {
+        self.waited = self.waited.plus(waited);
     }
 
     /// Whether it can still be answered.

@@ -7,6 +7,7 @@ mod answer;
 mod ask;
 mod auth;
 mod claims;
+mod clock;
 mod closing;
 mod command;
 mod deadline;
@@ -25,6 +26,7 @@ mod receiving;
 mod recipients;
 mod state;
 mod step;
+mod timeouts;
 mod wire;
 
 use std::{
@@ -38,8 +40,15 @@ use std::{
 use bytes::BytesMut;
 
 use self::{
-    claims::Claims, deadline::Clock, event::Event, message::Message, output::Output,
-    recipients::Domains, state::State, wire::WireLog,
+    claims::Claims,
+    clock::{Clock, Moment},
+    event::Event,
+    message::Message,
+    output::Output,
+    recipients::Domains,
+    state::State,
+    step::Found,
+    wire::WireLog,
 };
 use crate::{
     Config, Envelope, Recipient, Reply,
@@ -47,9 +56,9 @@ use crate::{
     sasl::{ChannelBindings, Exchange, Identity, MechanismName},
 };
 
+pub(crate) use self::timeouts::Times;
 pub use self::{
     ask::{Ask, Deferred, Refusal},
-    deadline::Timeouts,
     event::{
         AuthOutcome, AuthRequest, CloseReason, CommandLine, Greeting, Helo, MailCommand,
         MessageError, Overdue, RcptCommand,
@@ -57,6 +66,7 @@ pub use self::{
     protocol_word::protocol_word,
     receiving::Receiving,
     step::{Answering, Handshaking, Reading, Step, TlsFacts, Writing},
+    timeouts::Timeouts,
     wire::{Direction, WireLine},
 };
 
@@ -173,6 +183,8 @@ pub struct Connection {
     reading: Mode,
     /// The question that the caller has not answered.
     asked: Option<Asked>,
+    /// Whether the caller was given that question, or what else there was to be told.
+    told: bool,
     /// Whether the question waits for its service to become ready.
     queued: bool,
     draining: bool,
@@ -190,7 +202,7 @@ pub struct Connection {
     /// Tells questions apart, also those of different sessions.
     serial: u64,
     /// When the answer to a deferred question, or the handshake, is due.
-    due: Option<Instant>,
+    due: Option<Moment>,
     slot: Slot,
     output: Output,
     line: LineReader,
@@ -210,7 +222,7 @@ pub struct Connection {
     wire: Option<Box<WireLog>>,
 }
 
-/// What the caller has to be told before anything else, or what the open question is about. Never both.
+/// What the caller has to be told before anything else, or what the question is about. Never both.
 #[derive(Debug)]
 enum Slot {
     Empty,
@@ -295,6 +307,7 @@ impl Connection {
             state: State::Start,
             reading: Mode::Commands,
             asked: Some(Asked::Connect),
+            told: false,
             queued: false,
             draining: false,
             eof: false,
@@ -328,6 +341,7 @@ impl Connection {
         Self {
             reading: Mode::Handshake,
             asked: None,
+            told: true,
             slot: Slot::Empty,
             ..Self::new(config)
         }
@@ -342,9 +356,13 @@ impl Connection {
     /// the client's. The session begins at the first call, and deadlines that have passed are acted on here. Input that was
     /// appended before this call is still used. If a deadline passed more than 10 ms before this call, the wait is returned
     /// once more for 10 ms, so that input already in the socket can be read. Neither holds for [`Timeouts::session`].
+    #[inline]
     pub fn poll(&mut self, now: Instant, input: &mut BytesMut) -> Step<'_> {
-        let found = self.find(now, input);
-        Step::new(self, found)
+        match self.find(now, input) {
+            Found::Event(event) => Step::of_event(self, event),
+            Found::Wait(need, until) => Step::of_wait(self, need, until),
+            Found::Closed(reason) => Step::Closed(reason),
+        }
     }
 
     /// Returns the question that was deferred, so that it can be answered. `None` if the session has ended or has answered it
@@ -356,8 +374,7 @@ impl Connection {
 
     /// Whether that question is open. One that was found, but not handed out yet, is another.
     fn is_open<K>(&self, deferred: &Deferred<K>) -> bool {
-        let handed_out = self.asked.is_some() && !matches!(self.slot, Slot::News(_));
-        handed_out && deferred.serial() == self.serial
+        self.told && self.asked.is_some() && deferred.serial() == self.serial
     }
 
     /// Notes that the service of a [queued](Ask::queue) question has become ready and is at work: from the next poll on, the
@@ -386,17 +403,30 @@ impl Connection {
 
     /// Tells the caller, before anything else is looked at.
     fn tell(&mut self, event: Event) {
+        debug_assert!(self.asked.is_none(), "news would hide a question");
         self.slot = Slot::News(event);
+        self.told = false;
     }
 
-    fn take_news(&mut self) -> Option<Event> {
-        match std::mem::replace(&mut self.slot, Slot::Empty) {
-            Slot::News(event) => {
-                self.open_question(&event);
-                Some(event)
-            }
-            _ => None,
+    /// What the caller has to be told before anything else. What the answer to a question will make known is kept.
+    fn hand_out(&mut self) -> Option<Event> {
+        self.told = true;
+        if let Some(asked) = self.asked {
+            self.open(asked);
         }
+        match &self.slot {
+            Slot::Rcpt(recipient) => Some(Event::Rcpt(RcptCommand::of(recipient))),
+            Slot::Mail(envelope) => Some(Event::Mail(MailCommand::of(envelope))),
+            Slot::Helo(helo) => Some(Event::Helo(Helo::clone(helo))),
+            Slot::News(_) | Slot::Empty => match self.take_slot() {
+                Slot::News(event) => Some(event),
+                _ => None,
+            },
+        }
+    }
+
+    fn take_slot(&mut self) -> Slot {
+        std::mem::replace(&mut self.slot, Slot::Empty)
     }
 
     fn end_transaction(&mut self) {

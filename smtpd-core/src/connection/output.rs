@@ -1,6 +1,7 @@
-use std::time::{Duration, Instant};
-
-use super::{Connection, deadline::earned};
+use super::{
+    Connection,
+    clock::{Moment, Nanos},
+};
 use crate::{Reply, reply::Form};
 
 /// Replies that wait to be written. An idle session owns no more than a few bytes of room for them.
@@ -9,7 +10,7 @@ pub(super) struct Output {
     octets: Vec<u8>,
     sent: usize,
     /// Since when the client has them to take, less what it has earned by taking some.
-    since: Option<Instant>,
+    since: Option<Moment>,
 }
 
 impl Output {
@@ -26,27 +27,27 @@ impl Output {
 
     /// Notes what was written. The client earns no more time by it than the least rate gives: else one that takes a byte now
     /// and then would never be given up.
-    pub(super) fn wrote(&mut self, written: usize, now: Instant, least_rate: u32) {
+    pub(super) fn wrote(&mut self, written: usize, least_rate: u32, now: impl FnOnce() -> Moment) {
         debug_assert!(written <= self.unsent(), "more was written than there was");
         self.sent = (self.sent + written).min(self.octets.len());
         if self.sent == self.octets.len() {
             return self.clear();
         }
         if let Some(since) = self.since {
-            let later = since.checked_add(earned(written as u64, least_rate));
-            self.since = later.map(|later| later.min(now));
+            let later = since.plus(Nanos::earned(written as u64, least_rate));
+            self.since = Some(later.min(now()));
         }
     }
 
     /// Since when the client has them to take, and whether that is new.
-    pub(super) fn waiting_since(&mut self, now: Instant) -> (Instant, bool) {
+    pub(super) fn waiting_since(&mut self, now: Moment) -> (Moment, bool) {
         let is_new = self.since.is_none();
         (*self.since.get_or_insert(now), is_new)
     }
 
     /// Lets the client have had them later by this.
-    pub(super) fn postpone(&mut self, late: Duration) {
-        self.since = self.since.map(|since| since + late);
+    pub(super) fn postpone(&mut self, late: Nanos) {
+        self.since = self.since.map(|since| since.plus(late));
     }
 
     /// Measures the time that the client may take from now on.
@@ -120,9 +121,9 @@ mod tests {
     fn an_idle_session_keeps_no_large_buffer() {
         let mut output = Output::default();
         output.buffer().extend_from_slice(&[b'x'; 1000]);
-        output.wrote(400, Instant::now(), 500);
+        output.wrote(400, 500, || Moment::START);
         assert_eq!(output.unsent(), 600);
-        output.wrote(600, Instant::now(), 500);
+        output.wrote(600, 500, || Moment::START);
         assert_eq!((output.unsent(), output.octets.capacity()), (0, 0));
     }
 }

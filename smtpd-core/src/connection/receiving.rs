@@ -28,7 +28,7 @@ impl<'c> Receiving<'c> {
     #[must_use = "the session goes on only when the question is resumed and answered"]
     pub fn hold(self) -> Option<Deferred<ask::Chunk>> {
         let connection = self.connection;
-        if connection.asked.is_some() || connection.reading != Mode::Message {
+        if connection.asked.is_some() || !connection.told || connection.reading != Mode::Message {
             return None;
         }
         connection.open(Asked::Room);

@@ -6,7 +6,7 @@ use bytes::{Bytes, BytesMut};
 
 use super::{
     Ask, Asked, AuthRequest, CloseReason, CommandLine, Connection, Helo, MailCommand, MessageError,
-    Mode, Overdue, RcptCommand, Receiving, State, WireLine, ask, event::Event,
+    Mode, Overdue, RcptCommand, Receiving, State, WireLine, ask, clock::Moment, event::Event,
 };
 use crate::{
     Envelope, Forwarded, XClient,
@@ -89,30 +89,36 @@ pub enum Step<'c> {
     Line(WireLine),
 }
 
-/// What [`Connection::poll`] has found, before it is tied to the connection.
+/// What [`Connection::poll`] has found.
 #[derive(Debug)]
 pub(super) enum Found {
-    Write(Instant),
-    Read(Instant),
-    Handshake(Instant),
-    Answer(Instant),
-    Closed(CloseReason),
     Event(Event),
+    Wait(Need, Moment),
+    Closed(CloseReason),
+}
+
+/// What has to be waited for.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Need {
+    Write,
+    Read,
+    Handshake,
+    Answer,
 }
 
 impl<'c> Step<'c> {
-    pub(super) fn new(connection: &'c mut Connection, found: Found) -> Self {
-        match found {
-            Found::Write(until) => Self::Write(Writing { connection, until }),
-            Found::Read(until) => Self::Read(Reading { connection, until }),
-            Found::Handshake(until) => Self::Handshake(Handshaking { connection, until }),
-            Found::Answer(until) => Self::Answer(Answering { connection, until }),
-            Found::Closed(reason) => Self::Closed(reason),
-            Found::Event(event) => Self::of_event(connection, event),
+    #[inline]
+    pub(super) fn of_wait(connection: &'c mut Connection, need: Need, until: Moment) -> Self {
+        match need {
+            Need::Write => Self::Write(Writing { connection, until }),
+            Need::Read => Self::Read(Reading { connection, until }),
+            Need::Handshake => Self::Handshake(Handshaking { connection, until }),
+            Need::Answer => Self::Answer(Answering { connection, until }),
         }
     }
 
-    fn of_event(connection: &'c mut Connection, event: Event) -> Self {
+    #[inline]
+    pub(super) fn of_event(connection: &'c mut Connection, event: Event) -> Self {
         match event {
             Event::Connect => Self::Connect(Ask::new(connection)),
             Event::XClient(client) => Self::XClient(client, Ask::new(connection)),
@@ -138,7 +144,7 @@ impl<'c> Step<'c> {
 /// Bytes that have to be written, at the latest by [`until`](Self::until).
 pub struct Writing<'c> {
     connection: &'c mut Connection,
-    until: Instant,
+    until: Moment,
 }
 
 impl<'c> Writing<'c> {
@@ -152,19 +158,23 @@ impl<'c> Writing<'c> {
     /// # Panics
     ///
     /// In debug builds, if that is more than there were.
+    #[inline]
     pub fn wrote(&mut self, written: usize, now: Instant) {
         let connection = &mut self.connection;
         // After a forced shutdown nothing earns the client more time.
         let least_rate = match connection.cut {
             true => u32::MAX,
-            false => connection.config.timeouts.min_rate,
+            false => connection.config.times.min_rate,
         };
-        connection.output.wrote(written, now, least_rate);
+        let clock = &mut connection.clock;
+        connection
+            .output
+            .wrote(written, least_rate, || clock.moment(now));
     }
 
     /// When the client has taken too long. Poll then.
     pub fn until(&self) -> Instant {
-        self.until
+        self.connection.clock.instant(self.until)
     }
 
     /// Gives the session back, to tell it what has happened meanwhile: that the client is lost, or that the server shuts down.
@@ -176,13 +186,13 @@ impl<'c> Writing<'c> {
 /// Bytes are needed from the client, at the latest by [`until`](Self::until).
 pub struct Reading<'c> {
     connection: &'c mut Connection,
-    until: Instant,
+    until: Moment,
 }
 
 impl<'c> Reading<'c> {
     /// When the client has taken too long. Poll then.
     pub fn until(&self) -> Instant {
-        self.until
+        self.connection.clock.instant(self.until)
     }
 
     /// Whether what is awaited belongs to a message.
@@ -199,13 +209,13 @@ impl<'c> Reading<'c> {
 /// The answer to a deferred question is needed, at the latest by [`until`](Self::until).
 pub struct Answering<'c> {
     connection: &'c mut Connection,
-    until: Instant,
+    until: Moment,
 }
 
 impl<'c> Answering<'c> {
     /// When the question is answered with 451. Poll then.
     pub fn until(&self) -> Instant {
-        self.until
+        self.connection.clock.instant(self.until)
     }
 
     /// Whether the answer still matters once the client is gone: a message that was received whole is to be delivered even
@@ -233,13 +243,13 @@ pub struct TlsFacts {
 /// A TLS handshake is needed, at the latest by [`until`](Self::until).
 pub struct Handshaking<'c> {
     connection: &'c mut Connection,
-    until: Instant,
+    until: Moment,
 }
 
 impl<'c> Handshaking<'c> {
     /// When the handshake has taken too long. Poll then.
     pub fn until(&self) -> Instant {
-        self.until
+        self.connection.clock.instant(self.until)
     }
 
     /// Notes that the connection is encrypted. `input` is emptied, so that nothing sent in plaintext can pass for a command
@@ -281,7 +291,7 @@ macro_rules! debug {
         impl fmt::Debug for $wait<'_> {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 let mut shown = f.debug_struct(stringify!($wait));
-                shown.field("until", &self.until).finish_non_exhaustive()
+                shown.field("until", &self.until()).finish_non_exhaustive()
             }
         }
     )* };

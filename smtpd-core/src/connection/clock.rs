@@ -1,0 +1,247 @@
+//! The time of a session.
+//!
+//! Every poll compares several times. As numbers they are compared in one instruction each, and take half the room of an
+//! [`Instant`] in every session.
+
+use std::{
+    num::NonZeroU64,
+    time::{Duration, Instant},
+};
+
+/// A span of time, in nanoseconds. None is longer than [`MAX`](Self::MAX).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Nanos(u64);
+
+/// A point of time: how long after the first poll of the session, and one nanosecond, so that `Option` takes no room.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Moment(NonZeroU64);
+
+const SECOND: u64 = 1_000_000_000;
+
+impl Nanos {
+    pub(super) const ZERO: Self = Self(0);
+    /// 30 years, which stands for ever. Not every platform can add much more to an `Instant`.
+    pub(super) const MAX: Self = Self(30 * 365 * 24 * 3600 * SECOND);
+
+    pub(super) const fn from_millis(millis: u64) -> Self {
+        Self(millis * 1_000_000)
+    }
+
+    pub(super) const fn of(duration: Duration) -> Self {
+        if duration.as_secs() >= Self::MAX.0 / SECOND {
+            return Self::MAX;
+        }
+        Self(duration.as_secs() * SECOND + duration.subsec_nanos() as u64)
+    }
+
+    /// The time that so many bytes may take.
+    pub(super) fn earned(bytes: u64, least_rate: u32) -> Self {
+        if bytes == 0 {
+            return Self::ZERO;
+        }
+        let rate = u64::from(least_rate.max(1));
+        let whole = (bytes / rate).saturating_mul(SECOND);
+        Self(whole.saturating_add(bytes % rate * SECOND / rate)).min(Self::MAX)
+    }
+
+    pub(super) fn plus(self, other: Self) -> Self {
+        Self(self.0 + other.0).min(Self::MAX)
+    }
+
+    /// What is left after `other`.
+    pub(super) const fn less(self, other: Self) -> Self {
+        Self(self.0.saturating_sub(other.0))
+    }
+}
+
+impl Moment {
+    /// The first poll of the session.
+    pub(super) const START: Self = Self(NonZeroU64::MIN);
+
+    pub(super) const fn plus(self, span: Nanos) -> Self {
+        Self(self.0.saturating_add(span.0))
+    }
+
+    /// How long this is after `earlier`.
+    pub(super) const fn since(self, earlier: Self) -> Nanos {
+        Nanos(self.0.get().saturating_sub(earlier.0.get()))
+    }
+}
+
+impl Default for Moment {
+    fn default() -> Self {
+        Self::START
+    }
+}
+
+/// Counts the time that was spent in waiting for the client. What a service takes is not held against it.
+#[derive(Debug, Default)]
+pub(super) struct Clock {
+    /// When the caller has looked at its clock last, and which moment of the session that was.
+    seen_at: Option<Instant>,
+    moment: Moment,
+    /// Since when nothing has come; `None` while the client is not waited for.
+    waiting: Option<Moment>,
+    /// What earlier waits for the same line came to.
+    waited: Nanos,
+    /// What all waits for commands have come to since a message was accepted.
+    idle: Nanos,
+    /// How much input lay there when the wait began.
+    seen: usize,
+}
+
+impl Clock {
+    /// The session's time, which begins when it is asked for first.
+    pub(super) fn moment(&mut self, now: Instant) -> Moment {
+        // Mostly the session is polled several times without a new look at the clock.
+        if self.seen_at != Some(now) {
+            self.advance(now);
+        }
+        self.moment
+    }
+
+    /// Notes that it is later now. Returns by how much.
+    pub(super) fn pass(&mut self, now: Instant) -> Nanos {
+        let before = self.moment;
+        self.moment(now).since(before)
+    }
+
+    /// A clock that goes back is taken for one that stands.
+    fn advance(&mut self, now: Instant) {
+        let before = *self.seen_at.get_or_insert(now);
+        if now > before {
+            self.seen_at = Some(now);
+            self.moment = self.moment.plus(Nanos::of(now - before));
+        }
+    }
+
+    /// That moment as the caller counts time, from whom the session has it.
+    pub(super) fn instant(&self, moment: Moment) -> Instant {
+        let now = self.seen_at.unwrap_or_else(Instant::now);
+        now + Duration::from_nanos(moment.since(self.moment).min(Nanos::MAX).0)
+    }
+
+    /// Notes that input may have come. Returns what was waited for it.
+    pub(super) fn arrived(&mut self, now: Moment, input: usize) -> Nanos {
+        if input == self.seen {
+            return Nanos::ZERO;
+        }
+        let since = self.waiting.take();
+        since.map_or(Nanos::ZERO, |since| now.since(since))
+    }
+
+    /// Counts a wait for a command.
+    pub(super) fn count(&mut self, waited: Nanos) {
+        self.waited = self.waited.plus(waited);
+        self.idle = self.idle.plus(waited);
+    }
+
+    /// Notes that the client has to go on. Returns whether it has not had to before.
+    pub(super) fn wait(&mut self, now: Moment, input: usize) -> bool {
+        self.seen = input;
+        let is_new = self.waiting.is_none();
+        self.waiting.get_or_insert(now);
+        is_new
+    }
+
+    /// Lets a wait have begun later by this.
+    pub(super) fn postpone(&mut self, late: Nanos) {
+        self.waiting = self.waiting.map(|since| since.plus(late));
+    }
+
+    /// Notes that the client is not waited for. Returns what was waited for it until now.
+    pub(super) fn pause(&mut self, now: Moment) -> Nanos {
+        self.seen = 0;
+        let since = self.waiting.take();
+        since.map_or(Nanos::ZERO, |since| now.since(since))
+    }
+
+    /// A new line begins.
+    pub(super) const fn begin_line(&mut self) {
+        self.waited = Nanos::ZERO;
+    }
+
+    /// A message was accepted.
+    pub(super) const fn accepted(&mut self) {
+        self.idle = Nanos::ZERO;
+    }
+
+    pub(super) fn waiting_since(&self, now: Moment) -> Moment {
+        self.waiting.unwrap_or(now)
+    }
+
+    pub(super) const fn left_of_line(&self, limit: Nanos) -> Nanos {
+        limit.less(self.waited)
+    }
+
+    pub(super) const fn idle(&self) -> Nanos {
+        self.idle
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn seconds(n: u64) -> Nanos {
+        Nanos(n * SECOND)
+    }
+
+    fn at(n: u64) -> Moment {
+        Moment::START.plus(seconds(n))
+    }
+
+    #[test]
+    fn waits_for_the_same_line_add_up() {
+        let mut clock = Clock::default();
+        for n in 1..4 {
+            clock.wait(at(n), n as usize);
+            let waited = clock.arrived(at(2 * n), n as usize + 1);
+            assert_eq!(waited, seconds(n));
+            clock.count(waited);
+        }
+        assert_eq!(clock.left_of_line(seconds(8)), seconds(2));
+        assert_eq!(clock.idle(), seconds(6));
+        clock.begin_line();
+        assert_eq!(clock.left_of_line(seconds(8)), seconds(8));
+        assert_eq!(clock.idle(), seconds(6));
+        clock.accepted();
+        assert_eq!(clock.idle(), Nanos::ZERO);
+    }
+
+    #[test]
+    fn a_poll_without_input_ends_no_wait() {
+        let mut clock = Clock::default();
+        clock.wait(at(0), 3);
+        assert_eq!(clock.arrived(at(1), 3), Nanos::ZERO);
+        clock.wait(at(1), 3);
+        assert_eq!(clock.waiting_since(at(1)), at(0));
+    }
+
+    #[test]
+    fn a_moment_is_the_instant_that_it_was_made_of() {
+        let start = Instant::now();
+        let mut clock = Clock::default();
+        assert_eq!(clock.moment(start), Moment::START);
+        let later = start + Duration::new(3600, 7);
+        let moment = clock.moment(later);
+        assert_eq!(clock.instant(moment), later);
+        assert_eq!(clock.moment(start), moment, "the clock has gone back");
+    }
+
+    #[test]
+    fn bytes_earn_time() {
+        assert_eq!(Nanos::earned(1250, 500), Nanos::from_millis(2500));
+        assert_eq!(Nanos::earned(0, 0), Nanos::ZERO);
+        assert_eq!(Nanos::earned(u64::MAX, 0), Nanos::MAX);
+    }
+
+    #[test]
+    fn no_limit_leads_to_no_overflow() {
+        let clock = Clock::default();
+        assert_eq!(Nanos::of(Duration::MAX), Nanos::MAX);
+        assert_eq!(Nanos::MAX.plus(Nanos::MAX), Nanos::MAX);
+        let end = (0..100).fold(Moment::START, |moment, _| moment.plus(Nanos::MAX));
+        assert!(clock.instant(end) > Instant::now());
+    }
+}
