@@ -10,7 +10,10 @@ use std::{
     time::Duration,
 };
 
-use crate::support::{Client, accept_rcpt, server};
+use crate::{
+    ENVELOPE, collecting, noting, session,
+    support::{Client, accept_rcpt, server},
+};
 use smtpd_tower::{
     Body, CloseReason, Command, Data, EndReason, Mail, Pipeline, Rcpt, Reply, Request, Server,
     Session, Timeouts, handler_fn,
@@ -20,32 +23,8 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
-const ENVELOPE: &str = "EHLO c\r\nMAIL FROM:<a@b>\r\nRCPT TO:<c@d>\r\n";
 /// What the framework may buffer for a connection, whatever its client does.
 const BOUND: usize = 256 << 10;
-
-type Ends = Arc<Mutex<Vec<EndReason>>>;
-
-/// A server that notes how its sessions end.
-fn noting(pipeline: Pipeline) -> (Server, Ends) {
-    let ends = Ends::default();
-    let also = ends.clone();
-    let server = server(pipeline).on_close(move |_, end| also.lock().unwrap().push(end.reason));
-    (server, ends)
-}
-
-fn collecting() -> Pipeline {
-    accept_rcpt().data(handler_fn(async |request: Request<Data>| {
-        request.into_body().collect().await.map(|_| Reply::OK)
-    }))
-}
-
-/// A session over a pipe that holds so much in either direction.
-fn session(server: &Server, pipe: usize) -> (DuplexStream, tokio::task::JoinHandle<()>) {
-    let (client, far) = tokio::io::duplex(pipe);
-    let session = tokio::spawn(server.serve_connection(far, Session::local().peer().clone()));
-    (client, session)
-}
 
 /// Sends that over and over, and reads nothing. Returns how much the server has taken before it stopped.
 async fn flood(client: &mut DuplexStream, text: &[u8], most: usize) -> usize {
@@ -342,125 +321,6 @@ async fn a_service_that_does_not_notice_that_its_client_is_lost_has_ten_seconds(
     let begun = Instant::now();
     session.await.unwrap();
     assert_eq!(begun.elapsed().as_secs(), 10);
-}
-
-#[tokio::test(start_paused = true)]
-async fn limits_without_end_do_not_end_a_session() {
-    let mut timeouts = Timeouts::default().inactivity(Duration::MAX);
-    for limit in [
-        &mut timeouts.transfer,
-        &mut timeouts.ready,
-        &mut timeouts.call,
-        &mut timeouts.data_start,
-        &mut timeouts.delivery,
-        &mut timeouts.session,
-        &mut timeouts.without_message,
-        &mut timeouts.linger,
-    ] {
-        *limit = Duration::MAX;
-    }
-    let slow = accept_rcpt()
-        .mail(handler_fn(async |_: Request<Mail>| {
-            sleep(Duration::from_secs(100_000)).await
-        }))
-        .data(handler_fn(async |request: Request<Data>| {
-            sleep(Duration::from_secs(100_000)).await;
-            let collected = request.into_body().collect().await;
-            sleep(Duration::from_secs(100_000)).await;
-            collected.map(|_| Reply::OK)
-        }));
-    let (server, _) = noting(slow);
-    let server = server.configure(|config| config.timeouts(timeouts.clone()));
-    let mut client = Client::greeted(&server).await;
-    client.cmd("EHLO c", "250").await;
-    sleep(Duration::from_secs(100_000)).await;
-    client.cmd("MAIL FROM:<a@b>", "250").await;
-    client.cmd("RCPT TO:<c@d>", "250").await;
-    client.cmd("DATA", "354").await;
-    sleep(Duration::from_secs(100_000)).await;
-    client.cmd("Hello\r\n.", "250").await;
-    client.cmd("QUIT", "221").await;
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_client_that_never_pauses_is_ended_at_the_session_s_time() {
-    let refusing = Pipeline::new().rcpt(handler_fn(async |_: Request<Rcpt>| {
-        sleep(Duration::from_millis(1)).await;
-        Reply::busy()
-    }));
-    let (server, ends) = noting(refusing);
-    let server = server.configure(|config| {
-        let mut timeouts = Timeouts::default();
-        (timeouts.session, timeouts.transfer) = (Duration::from_secs(3), Duration::from_secs(1));
-        config.timeouts(timeouts)
-    });
-    let (client, session) = session(&server, 1 << 16);
-    let (mut read, mut write) = tokio::io::split(client);
-    let reader = tokio::spawn(async move {
-        let mut received = Vec::new();
-        let _ = read.read_to_end(&mut received).await;
-        received
-    });
-    let begun = Instant::now();
-    write
-        .write_all(b"EHLO c\r\nMAIL FROM:<a@b>\r\n")
-        .await
-        .unwrap();
-    while write
-        .write_all(&b"RCPT TO:<c@d>\r\n".repeat(100))
-        .await
-        .is_ok()
-    {
-        assert!(begun.elapsed() < Duration::from_secs(10), "it lives on");
-    }
-    session.await.unwrap();
-    assert!(
-        begun.elapsed() <= Duration::from_secs(6),
-        "{:?}",
-        begun.elapsed()
-    );
-    let received = reader.await.unwrap();
-    assert!(String::from_utf8_lossy(&received).contains("421 4.4.2"));
-    assert_eq!(
-        *ends.lock().unwrap(),
-        [EndReason::Closed(CloseReason::Timeout)]
-    );
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_client_that_delivers_nothing_is_ended() {
-    for (text, pause, most) in [
-        ("NOOP\r\n", 5, 601),
-        ("BDAT 1\r\nx", 2, 910),
-        ("RSET\r\n", 200, 801),
-    ] {
-        let (server, ends) = noting(collecting());
-        let (mut client, session) = session(&server, 1 << 20);
-        client.write_all(ENVELOPE.as_bytes()).await.unwrap();
-        let begun = Instant::now();
-        while !session.is_finished() {
-            let _ = client.write_all(text.as_bytes()).await;
-            sleep(Duration::from_secs(pause)).await;
-            assert!(
-                begun.elapsed() <= Duration::from_secs(2000),
-                "{text:?} goes on"
-            );
-        }
-        let most = if text.starts_with("NOOP") {
-            most + 910
-        } else {
-            most
-        };
-        assert!(
-            begun.elapsed() <= Duration::from_secs(most),
-            "{text:?}: {:?}",
-            begun.elapsed()
-        );
-        assert_eq!(
-            *ends.lock().unwrap(),
-            [EndReason::Closed(CloseReason::Timeout)]
-        );
-    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -3,5 +3,37 @@
 
 mod ends;
 mod hangs;
+mod limits;
 #[path = "../support/mod.rs"]
 mod support;
+
+use std::sync::{Arc, Mutex};
+
+use smtpd_tower::{Data, EndReason, Pipeline, Reply, Request, Server, Session, handler_fn};
+use support::{accept_rcpt, server};
+use tokio::io::DuplexStream;
+
+const ENVELOPE: &str = "EHLO c\r\nMAIL FROM:<a@b>\r\nRCPT TO:<c@d>\r\n";
+
+type Ends = Arc<Mutex<Vec<EndReason>>>;
+
+/// A server that notes how its sessions end.
+fn noting(pipeline: Pipeline) -> (Server, Ends) {
+    let ends = Ends::default();
+    let also = ends.clone();
+    let server = server(pipeline).on_close(move |_, end| also.lock().unwrap().push(end.reason));
+    (server, ends)
+}
+
+fn collecting() -> Pipeline {
+    accept_rcpt().data(handler_fn(async |request: Request<Data>| {
+        request.into_body().collect().await.map(|_| Reply::OK)
+    }))
+}
+
+/// A session over a pipe that holds so much in either direction.
+fn session(server: &Server, pipe: usize) -> (DuplexStream, tokio::task::JoinHandle<()>) {
+    let (client, far) = tokio::io::duplex(pipe);
+    let session = tokio::spawn(server.serve_connection(far, Session::local().peer().clone()));
+    (client, session)
+}

@@ -135,7 +135,8 @@ impl Feed {
     /// Polls the service by `poll`, and then looks whether the reader waits for a piece, as [`poll_wanted`](Self::poll_wanted)
     /// does.
     ///
-    /// This is how to poll the service after pieces were handed over: it wakes a reader that has not come for them.
+    /// This is how to poll the service after pieces were handed over: it wakes a reader that has not come for them. Where the
+    /// service has answered, dropping the feed does that.
     pub(crate) fn poll_service<T>(
         &self,
         cx: &mut Context<'_>,
@@ -145,7 +146,6 @@ impl Feed {
         let polled = poll(cx);
         drop(serving);
         if let Poll::Ready(answer) = polled {
-            self.wake_unaware();
             return Poll::Ready(Served::Answered(answer));
         }
         self.poll_wanted(cx).map(|()| Served::Wanted)
@@ -216,6 +216,7 @@ impl Feed {
     }
 
     /// Wakes a reader that waits although there is something for it.
+    #[cfg(test)]
     fn wake_unaware(&self) {
         let reader = self.0.lock().take_unaware();
         wake(reader);
@@ -429,6 +430,9 @@ mod tests {
             };
             let served = session.enter(|cx, _| feed.poll_service(cx, |_| answer));
             assert_eq!(served.is_ready(), answers);
+            if answers {
+                drop(feed);
+            }
             assert!(session.is_woken());
         }
     }

@@ -193,15 +193,12 @@ impl<IO: Io> Driver<IO> {
         }
         loop {
             self.follow_shutdown();
-            // An answer that is there leaves with the replies before it.
-            if self.poll_asked(cx).is_ready() {
-                self.now = Instant::now();
-                continue;
-            }
-            let wait = match self.step(cx) {
-                step::Next::Again => continue,
-                step::Next::Wait(wait) => wait,
-                step::Next::End(reason) => return Poll::Ready(reason),
+            let wait = loop {
+                match self.step(cx) {
+                    step::Next::Again => {}
+                    step::Next::Wait(wait) => break wait,
+                    step::Next::End(reason) => return Poll::Ready(reason),
+                }
             };
             if self.wait(cx, wait).is_pending() {
                 return Poll::Pending;

@@ -52,11 +52,9 @@ enum Turn {
 impl<IO: Io> Driver<IO> {
     /// Takes the next step of the session.
     pub(super) fn step(&mut self, cx: &mut Context<'_>) -> Next {
-        #[cfg(feature = "proxy")]
-        if let Some(next) = self.awaits_proxy_header(cx) {
-            return next;
-        }
-        if let Some(next) = self.awaits_clean_up() {
+        if (self.work.is_some() || self.transfer.is_some())
+            && let Some(next) = self.step_at_work(cx)
+        {
             return next;
         }
         match self.poll_connection(cx) {
@@ -85,6 +83,20 @@ impl<IO: Io> Driver<IO> {
             Turn::Line(line) => self.line(&line),
         }
         Next::Again
+    }
+
+    /// Lets what is at work for the session go on. `None` where the connection has the next step.
+    fn step_at_work(&mut self, cx: &mut Context<'_>) -> Option<Next> {
+        // An answer that is there leaves with the replies before it.
+        if self.poll_asked(cx).is_ready() {
+            self.now = Instant::now();
+            return Some(Next::Again);
+        }
+        #[cfg(feature = "proxy")]
+        if let Some(next) = self.awaits_proxy_header(cx) {
+            return Some(next);
+        }
+        self.awaits_clean_up()
     }
 
     fn poll_connection(&mut self, cx: &mut Context<'_>) -> Turn {

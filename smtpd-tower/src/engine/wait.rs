@@ -3,6 +3,7 @@
 use std::{
     io,
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use smtpd_core::Answering;
@@ -33,6 +34,9 @@ pub(super) enum Want {
 
 /// How often a session reads up to 8 KiB from its client before other tasks get their turn.
 const READS: u32 = 32;
+
+/// How old the session's time may be when it begins to wait.
+const PUNCTUAL: Duration = Duration::from_millis(1);
 
 /// A client is watched while a service works until so much of what it sends ahead has been read.
 const AHEAD: usize = 4 << 10;
@@ -77,6 +81,9 @@ impl<IO: Io> Driver<IO> {
         if changed.is_ready() {
             return changed;
         }
+        if self.is_behind_time() {
+            return Poll::Ready(());
+        }
         let due = self.wire.timer.poll_until(cx, self.deadline(wait.until));
         let shutdown = self.seat.poll_past(cx, self.stage);
         if due.is_ready() || shutdown.is_ready() {
@@ -86,6 +93,18 @@ impl<IO: Io> Driver<IO> {
         self.wire.park();
         self.starved = wait.want == Want::Input;
         Poll::Pending
+    }
+
+    /// Looks whether what was done since the session was woken has taken so long that a wait cannot begin at that time. A service
+    /// that computes, or one poll that serves many commands, would be counted as the client's time.
+    fn is_behind_time(&mut self) -> bool {
+        let now = Instant::now();
+        let is_behind = now > self.now + PUNCTUAL;
+        if is_behind {
+            self.now = now;
+            self.connection.handle_busy(now.into_std());
+        }
+        is_behind
     }
 
     /// When the wait ends, which the end of the server may bring forward.
@@ -117,9 +136,6 @@ impl<IO: Io> Driver<IO> {
             return Poll::Pending;
         }
         let read = ready!(self.wire.poll_read(cx));
-        if self.reads > 0 {
-            self.now = Instant::now();
-        }
         // A long read counts as many.
         let bytes = *read.as_ref().unwrap_or(&0);
         self.reads += 1 + (bytes >> 13) as u32;
