@@ -440,7 +440,7 @@ fn what_a_busy_driver_takes_is_not_held_against_the_client() {
         let woken = session.now;
         let _ = session.connection.poll(woken, &mut session.input);
         session.now = woken + seconds(100);
-        session.connection.handle_busy(session.now);
+        session.connection.handle_busy(woken, session.now);
         let until = match session.connection.poll(session.now, &mut session.input) {
             Step::Write(writing) => writing.until(),
             Step::Read(reading) => reading.until(),
@@ -452,6 +452,18 @@ fn what_a_busy_driver_takes_is_not_held_against_the_client() {
     // What it waits for in vain is the client's time, as ever.
     session.later(100, "");
     assert_eq!(session.left(), Some(200));
+}
+
+#[test]
+fn what_a_busy_driver_takes_is_not_held_against_a_handshake() {
+    let mut session = Session::new(Arc::new(config()), true, Yes);
+    session.feed(b"");
+    assert_eq!(session.left(), Some(30));
+    let woken = session.now + seconds(10);
+    session.now = woken + seconds(100);
+    session.connection.handle_busy(woken, session.now);
+    session.feed(b"");
+    assert_eq!(session.left(), Some(20));
 }
 
 #[test]

@@ -45,14 +45,19 @@ fn storing(stored: &Arc<AtomicUsize>) -> Pipeline {
     }))
 }
 
+const DELIVERY: &str =
+    "MAIL FROM:<a@b>\r\nRSET\r\nMAIL FROM:<a@b>\r\nRCPT TO:<c@d>\r\nDATA\r\nHello\r\n.\r\nQUIT\r\n";
+
 async fn deliver(server: &Server) -> Vec<String> {
+    deliver_after(server, "EHLO c\r\n").await
+}
+
+async fn deliver_after(server: &Server, start: &str) -> Vec<String> {
     let (mut client, far) = tokio::io::duplex(1 << 16);
     let session = server.serve_connection(far, Session::local().peer().clone());
     let session = tokio::spawn(session);
-    client
-        .write_all(b"EHLO c\r\nMAIL FROM:<a@b>\r\nRSET\r\nMAIL FROM:<a@b>\r\nRCPT TO:<c@d>\r\nDATA\r\nHello\r\n.\r\nQUIT\r\n")
-        .await
-        .unwrap();
+    let text = format!("{start}{DELIVERY}");
+    client.write_all(text.as_bytes()).await.unwrap();
     let mut received = String::new();
     client.read_to_string(&mut received).await.unwrap();
     session.await.unwrap();
@@ -116,21 +121,35 @@ async fn a_task_that_is_aborted_is_reported_once() {
 
 #[tokio::test(start_paused = true)]
 async fn a_hook_that_panics_costs_no_reply() {
-    type Set = fn(Server) -> Server;
+    type Set = fn(Server, Arc<AtomicUsize>) -> Server;
+    fn explode(called: &AtomicUsize) {
+        called.fetch_add(1, Ordering::SeqCst);
+        panic!("in a hook");
+    }
     let hooks: [(&str, Set); 3] = [
-        ("on_wire", |server| {
-            server.on_wire(|_, line| panic!("{line}"))
+        ("on_wire", |server, called| {
+            server.on_wire(move |_, _| explode(&called))
         }),
-        ("on_reset", |server| server.on_reset(|_, _| panic!("reset"))),
-        ("on_error", |server| {
-            server.on_error(|_, error| panic!("{error}"))
+        ("on_reset", |server, called| {
+            server.on_reset(move |_, _| explode(&called))
+        }),
+        ("on_error", |server, called| {
+            server.on_error(move |_, _| explode(&called))
         }),
     ];
     for (name, hook) in hooks {
-        let stored = Arc::default();
-        let (server, ends) = noting(storing(&stored));
-        let server = hook(server);
-        let received = deliver(&server).await;
+        let [stored, called] = std::array::from_fn(|_| Arc::new(AtomicUsize::new(0)));
+        let failing =
+            tower::service_fn(
+                async |request: Request<Mail>| match request.sender().as_str() {
+                    "fails@b" => Err(std::io::Error::other("the disk is gone")),
+                    _ => Ok(Reply::OK),
+                },
+            );
+        let (server, ends) = noting(storing(&stored).mail(failing));
+        let server = hook(server, called.clone());
+        let received = deliver_after(&server, "EHLO c\r\nMAIL FROM:<fails@b>\r\n").await;
+        assert!(called.load(Ordering::SeqCst) > 0, "{name} is not called");
         assert!(
             received.contains(&"250 2.0.0 Queued as 1".to_owned()),
             "{name}: {received:?}"

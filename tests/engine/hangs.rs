@@ -15,8 +15,7 @@ use crate::{
     support::{Client, accept_rcpt, server},
 };
 use smtpd_tower::{
-    Body, CloseReason, Command, Data, EndReason, Mail, Pipeline, Rcpt, Reply, Request, Server,
-    Session, Timeouts, handler_fn,
+    Body, CloseReason, Command, Data, EndReason, Pipeline, Reply, Request, Session, handler_fn,
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, DuplexStream},

@@ -1,58 +1,18 @@
 //! How long a session may take: whose time is counted, and when it is over. All with a paused clock.
 
-use std::{
-    pin::pin,
-    task::{Context, Waker},
-    time::Duration,
-};
+use std::time::Duration;
 
 use crate::{
     ENVELOPE, collecting, noting, session,
-    support::{Client, accept_rcpt, server},
+    support::{Client, accept_rcpt},
 };
 use smtpd_tower::{
     CloseReason, Data, EndReason, Mail, Pipeline, Rcpt, Reply, Request, Timeouts, handler_fn,
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    time::{Instant, advance, sleep},
+    time::{Instant, sleep},
 };
-
-/// Lets time pass without giving the thread away, as a service that computes does.
-fn compute(time: Duration) {
-    let _ = pin!(advance(time)).poll(&mut Context::from_waker(Waker::noop()));
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_service_that_computes_takes_no_time_from_its_client() {
-    const COMPUTES: Duration = Duration::from_secs(5);
-    const LIMIT: Duration = Duration::from_secs(6);
-    let busy = Pipeline::new()
-        .mail(handler_fn(async |_: Request<Mail>| compute(COMPUTES)))
-        .rcpt(handler_fn(async |_: Request<Rcpt>| compute(COMPUTES)))
-        .data(handler_fn(async |request: Request<Data>| {
-            compute(COMPUTES);
-            request.into_body().collect().await.map(|_| Reply::OK)
-        }));
-    let server = server(busy).configure(|config| {
-        let mut timeouts = Timeouts::default();
-        (timeouts.command, timeouts.data) = (LIMIT, LIMIT);
-        config.timeouts(timeouts)
-    });
-    let mut client = Client::greeted(&server).await;
-    client.cmd("EHLO c", "250").await;
-    for (line, reply) in [
-        ("MAIL FROM:<a@b>", "250"),
-        ("RCPT TO:<c@d>", "250"),
-        ("DATA", "354"),
-        ("Hello\r\n.", "250"),
-        ("NOOP", "250"),
-    ] {
-        client.cmd(line, reply).await;
-        sleep(LIMIT - Duration::from_secs(1)).await;
-    }
-    client.cmd("QUIT", "221").await;
-}
 
 #[tokio::test(start_paused = true)]
 async fn limits_without_end_do_not_end_a_session() {

@@ -1,6 +1,7 @@
 //! What the engine keeps to whatever its clients and services do: nothing hangs, nothing grows, no reply is lost, and every
 //! session ends once.
 
+mod computing;
 mod ends;
 mod hangs;
 mod limits;

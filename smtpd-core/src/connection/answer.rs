@@ -11,7 +11,7 @@ impl Connection {
     /// Asks a question: it is handed out next.
     pub(super) fn ask(&mut self, asked: Asked, about: impl Into<Slot>) {
         self.asked = Some(asked);
-        self.told = false;
+        self.notified = false;
         self.slot = about.into();
     }
 

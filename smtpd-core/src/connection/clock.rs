@@ -63,8 +63,8 @@ impl Moment {
     }
 
     /// How long this is after `earlier`.
-    pub(super) const fn since(self, earlier: Self) -> Nanos {
-        Nanos(self.0.get().saturating_sub(earlier.0.get()))
+    pub(super) fn since(self, earlier: Self) -> Nanos {
+        Nanos(self.0.get().saturating_sub(earlier.0.get())).min(Nanos::MAX)
     }
 }
 
@@ -98,12 +98,6 @@ impl Clock {
             self.advance(now);
         }
         self.moment
-    }
-
-    /// Notes that it is later now. Returns by how much.
-    pub(super) fn pass(&mut self, now: Instant) -> Nanos {
-        let before = self.moment;
-        self.moment(now).since(before)
     }
 
     /// A clock that goes back is taken for one that stands.
@@ -144,7 +138,7 @@ impl Clock {
         is_new
     }
 
-    /// Lets a wait have begun later by this.
+    /// Moves the start of the wait later by `late`.
     pub(super) fn postpone(&mut self, late: Nanos) {
         self.waiting = self.waiting.map(|since| since.plus(late));
     }

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::{Asked, CloseReason, Connection, Mode, Refusal, Slot, State};
+use super::{Asked, CloseReason, Connection, Mode, Refusal, Slot, State, clock::Nanos};
 use crate::{Code, Reply, Status};
 
 impl Connection {
@@ -47,15 +47,20 @@ impl Connection {
         self.eof = true;
     }
 
-    /// Notes that the driver was busy from the last poll until now, and did not look for the client: that time is not the
-    /// client's. Poll again after it.
+    /// Notes that the driver was busy between these two times and did not look at its socket. None of that time is the
+    /// client's: the deadlines of [`Read`](super::Step::Read), [`Write`](super::Step::Write) and
+    /// [`Handshake`](super::Step::Handshake) move by as much. The deadline of an [`Answer`](super::Step::Answer) stays. Poll
+    /// again after it.
     ///
-    /// A driver that reads the clock anew for every poll has no need of this. It is for one that polls many times with the time
-    /// at which it was woken, and finds only before it waits that much has passed since.
-    pub fn handle_busy(&mut self, now: Instant) {
-        let busy = self.clock.pass(now);
+    /// A driver that reads the clock anew for every [`poll`](Self::poll) does not need this. It is for one that polls many
+    /// times with the time at which it was woken, and finds only later how much has passed since.
+    pub fn handle_busy(&mut self, since: Instant, now: Instant) {
+        let busy = Nanos::of(now.saturating_duration_since(since));
         self.clock.postpone(busy);
         self.output.postpone(busy);
+        if self.reading == Mode::Handshake {
+            self.due = self.due.map(|due| due.plus(busy));
+        }
     }
 
     /// Notes that the connection is lost: nothing can be read or written any more. Only a message that has come whole is
@@ -123,7 +128,7 @@ impl Connection {
         // Of a client that was lost before that, it stays the reason.
         self.closed.get_or_insert(reason);
         self.asked = None;
-        self.told = true;
+        self.notified = true;
         self.slot = Slot::Empty;
         self.exchange = None;
         self.end_transaction();

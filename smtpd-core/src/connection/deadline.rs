@@ -210,11 +210,11 @@ impl Connection {
     }
 }
 
-/// How late a driver may look at a deadline that has passed, and be on time.
+/// How late a poll may be and still count as on time.
 const PUNCTUAL: Nanos = Nanos::from_millis(10);
 
-/// By how much a deadline that has passed is postponed, once. A driver that is late was too busy to look at its socket, where
-/// what it waits for may have arrived in time. It is given a moment to find it.
+/// How much to postpone a missed deadline, once per wait. A driver that is late was too busy to look at its socket, where what it
+/// waits for may have arrived in time. It is given a moment to find it.
 fn lateness(was_late: &mut bool, until: Moment, now: Moment) -> Option<Nanos> {
     let late = now.since(until);
     (late > PUNCTUAL && !std::mem::replace(was_late, true)).then(|| late.plus(PUNCTUAL))

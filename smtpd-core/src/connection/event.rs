@@ -1,3 +1,5 @@
+//! What a connection hands out.
+
 use std::{error::Error, fmt, sync::Arc};
 
 use bytes::Bytes;

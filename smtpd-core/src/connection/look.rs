@@ -43,13 +43,14 @@ impl Connection {
         }
     }
 
+    /// Goes on until there is something to be handed out or waited for.
     pub(super) fn find(&mut self, now: Instant, input: &mut BytesMut) -> Found {
         let now = self.count(now, input.len());
         loop {
             if let Some(line) = self.wire.as_mut().and_then(|wire| wire.pop()) {
                 return Found::Event(Event::Line(line));
             }
-            if !self.told {
+            if !self.notified {
                 self.pause(now);
                 if let Some(event) = self.hand_out() {
                     return Found::Event(event);

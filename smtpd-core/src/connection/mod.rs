@@ -98,8 +98,8 @@ pub mod ask_kind {
 /// | news | [`Chunk`](Step::Chunk), [`Authenticated`](Step::Authenticated), [`Reset`](Step::Reset), [`XForward`](Step::XForward), [`Overdue`](Step::Overdue), [`Line`](Step::Line) | take it, and poll again |
 /// | a wait | [`Write`](Step::Write), [`Read`](Step::Read), [`Handshake`](Step::Handshake), [`Answer`](Step::Answer), [`Closed`](Step::Closed) | wait for exactly that, at most until its deadline, and poll again |
 ///
-/// [`guide::driver`](crate::guide::driver) lists what else a driver has to keep. A wait is returned only when nothing is left to decide, and each has a deadline, which
-/// `poll` acts on when it has passed. The replies to a group of commands leave in one write (RFC 2920 section 3.2), because
+/// [`guide::driver`](crate::guide::driver) lists what else a driver has to keep. A wait is returned only when nothing is left
+/// to decide, and each has a deadline, which `poll` acts on when it has passed. The replies to a group of commands leave in one write (RFC 2920 section 3.2), because
 /// [`Write`](Step::Write) comes when all the input is used up or 64 KiB of replies wait. While it is returned, do not read:
 /// then a client cannot make the session grow. A question holds the session until it is answered, so replies keep the order
 /// of the commands. Which wait and which deadline applies where:
@@ -184,14 +184,14 @@ pub struct Connection {
     /// The question that the caller has not answered.
     asked: Option<Asked>,
     /// Whether the caller was given that question, or what else there was to be told.
-    told: bool,
+    notified: bool,
     /// Whether the question waits for its service to become ready.
     queued: bool,
     draining: bool,
     eof: bool,
     /// Whether the driver was told once that it is late for a deadline that has passed.
     late: bool,
-    /// The same for that of a write.
+    /// Whether the driver was told once that it is late for a write.
     late_to_write: bool,
     /// Whether the session was ended by [`shut_down`](Self::shut_down).
     cut: bool,
@@ -291,7 +291,7 @@ struct Running {
     refusal: Option<Reply>,
 }
 
-/// A session has so many questions at most before its serial numbers reach those of the next.
+/// The most questions in one session: each session's serial numbers begin at a multiple of it.
 const SERIALS: u64 = 1 << 32;
 
 impl Connection {
@@ -307,7 +307,7 @@ impl Connection {
             state: State::Start,
             reading: Mode::Commands,
             asked: Some(Asked::Connect),
-            told: false,
+            notified: false,
             queued: false,
             draining: false,
             eof: false,
@@ -341,7 +341,7 @@ impl Connection {
         Self {
             reading: Mode::Handshake,
             asked: None,
-            told: true,
+            notified: true,
             slot: Slot::Empty,
             ..Self::new(config)
         }
@@ -353,7 +353,8 @@ impl Connection {
     /// a message, or what follows the command that has to be answered first. Append what is read to it.
     ///
     /// `now` is the present time: read the clock anew for every call, because the time that an answer took must not count as
-    /// the client's. The session begins at the first call, and deadlines that have passed are acted on here. Input that was
+    /// the client's, or call [`handle_busy`](Self::handle_busy) before the session has to wait. The session begins at the first
+    /// call, and deadlines that have passed are acted on here. Input that was
     /// appended before this call is still used. If a deadline passed more than 10 ms before this call, the wait is returned
     /// once more for 10 ms, so that input already in the socket can be read. Neither holds for [`Timeouts::session`].
     #[inline]
@@ -366,7 +367,8 @@ impl Connection {
     }
 
     /// Returns the question that was deferred, so that it can be answered. `None` if the session has ended or has answered it
-    /// by itself in the meantime, or if it is a question of another session: such an answer is late, and harmless.
+    /// by itself in the meantime: such an answer is late, and harmless. `None` as well if it is a question of another session, whose
+    /// client then waits until the time limit and receives 451.
     #[must_use = "a question that is resumed and dropped is answered with 451"]
     pub fn resume<K>(&mut self, deferred: Deferred<K>) -> Option<Ask<'_, K>> {
         self.is_open(&deferred).then(|| Ask::new(self))
@@ -374,7 +376,7 @@ impl Connection {
 
     /// Whether that question is open. One that was found, but not handed out yet, is another.
     fn is_open<K>(&self, deferred: &Deferred<K>) -> bool {
-        self.told && self.asked.is_some() && deferred.serial() == self.serial
+        self.notified && self.asked.is_some() && deferred.serial() == self.serial
     }
 
     /// Notes that the service of a [queued](Ask::queue) question has become ready and is at work: from the next poll on, the
@@ -403,14 +405,14 @@ impl Connection {
 
     /// Tells the caller, before anything else is looked at.
     fn tell(&mut self, event: Event) {
-        debug_assert!(self.asked.is_none(), "news would hide a question");
+        debug_assert!(self.asked.is_none() && self.notified, "something is hidden");
         self.slot = Slot::News(event);
-        self.told = false;
+        self.notified = false;
     }
 
     /// What the caller has to be told before anything else. What the answer to a question will make known is kept.
     fn hand_out(&mut self) -> Option<Event> {
-        self.told = true;
+        self.notified = true;
         if let Some(asked) = self.asked {
             self.open(asked);
         }

@@ -1,3 +1,5 @@
+//! Replies on their way to the client.
+
 use super::{
     Connection,
     clock::{Moment, Nanos},
@@ -9,7 +11,7 @@ use crate::{Reply, reply::Form};
 pub(super) struct Output {
     octets: Vec<u8>,
     sent: usize,
-    /// Since when the client has them to take, less what it has earned by taking some.
+    /// When the client began to owe a read of them, moved forward by the time that it has earned by reading some.
     since: Option<Moment>,
 }
 
@@ -45,7 +47,7 @@ impl Output {
         (*self.since.get_or_insert(now), is_new)
     }
 
-    /// Lets the client have had them later by this.
+    /// Moves the start of the wait later by `late`.
     pub(super) fn postpone(&mut self, late: Nanos) {
         self.since = self.since.map(|since| since.plus(late));
     }

@@ -24,11 +24,13 @@ impl<'c> Receiving<'c> {
     /// Stops reading, because the caller has no room for more of the message. [`Ask::taken`](super::Ask::taken) on the
     /// resumed question goes on; the client's time does not run meanwhile.
     ///
-    /// `None` while a [`ChunkEnd`](super::Step::ChunkEnd) is unanswered, which holds the session anyway.
+    /// `None` while another question is open or about to be asked, such as [`ChunkEnd`](super::Step::ChunkEnd), which holds the session
+    /// anyway, and between two chunks, when there is nothing to hold.
     #[must_use = "the session goes on only when the question is resumed and answered"]
     pub fn hold(self) -> Option<Deferred<ask::Chunk>> {
         let connection = self.connection;
-        if connection.asked.is_some() || !connection.told || connection.reading != Mode::Message {
+        if connection.asked.is_some() || !connection.notified || connection.reading != Mode::Message
+        {
             return None;
         }
         connection.open(Asked::Room);

@@ -6,7 +6,7 @@ use super::Connection;
 use crate::{Code, DataReply, Domain, ForwardPath, Protocol, Reply, Status};
 
 impl Connection {
-    /// Whether a recipient is of a domain more than a session may have (RFC 9422 section 4.3). Notes its domain if not.
+    /// Whether the recipient's domain exceeds the session's limit (RFC 9422 section 4.3). Notes the domain if not.
     ///
     /// What a service refuses later counts as well: the limit is on what appears in RCPT.
     pub(super) fn is_one_domain_too_many(&mut self, recipient: &ForwardPath) -> bool {

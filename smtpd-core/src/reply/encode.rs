@@ -26,7 +26,9 @@ impl Reply {
         }
         let mut head = self.head(form);
         if is_one_plain_line(&self.text) {
-            return put_line(&mut head, &self.text, true, form, out);
+            // It is ASCII, which needs no second look.
+            let as_it_is = Form { utf8: true, ..form };
+            return put_line(&mut head, &self.text, true, as_it_is, out);
         }
         let mut lines = self.lines().peekable();
         while let Some(line) = lines.next() {

@@ -88,7 +88,8 @@ impl Exchange {
 
     /// The application answered [`Step::Ask`] by refusing the client.
     ///
-    /// Its reply is due at [`Step::Failed`]; a mechanism may want a challenge answered before.
+    /// Its reply is due at [`Step::Failed`]; a mechanism may want a challenge answered before. One that asks again, or is content
+    /// with the client, fails: the application has said no.
     ///
     /// # Errors
     /// Those of [`Mechanism::refused`].
@@ -96,7 +97,12 @@ impl Exchange {
         let State::Asking(_) = self.leave() else {
             return Err(SaslError::OutOfSequence);
         };
-        self.enter(|mechanism| mechanism.refused())
+        self.enter(|mechanism| {
+            Ok(match mechanism.refused()? {
+                Step::Ask(_) | Step::Done(_) => Step::Failed,
+                step => step,
+            })
+        })
     }
 
     fn respond(&mut self, encoded: &[u8]) -> Result<Step, SaslError> {
@@ -513,6 +519,28 @@ mod tests {
                     prop_assert!(matches!(step, Ok(Step::Failed)));
                 }
             }
+        }
+    }
+
+    /// Whatever the mechanism says to it: a refusal that led to another question, or to success, would be none.
+    #[test]
+    fn who_is_refused_is_not_asked_about_again() {
+        #[derive(Debug)]
+        struct Stubborn(fn() -> Step);
+        impl Mechanism for Stubborn {
+            fn step(&mut self, _: Option<&[u8]>) -> Result<Step, SaslError> {
+                Ok(Step::Ask(Credentials::plain("alice", "secret")?))
+            }
+            fn refused(&mut self) -> Result<Step, SaslError> {
+                Ok(self.0())
+            }
+        }
+        let asks = || Step::Ask(Credentials::plain("bob", "secret").unwrap());
+        let accepts = || Step::Done(Identity::new("alice"));
+        for stubborn in [asks as fn() -> Step, accepts] {
+            let mut exchange = Exchange::new(Box::new(Stubborn(stubborn)));
+            assert_eq!(told(&exchange.handle_initial(None)), "ask alice");
+            assert_eq!(told(&exchange.handle_refused()), "failed");
         }
     }
 }

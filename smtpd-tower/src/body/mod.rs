@@ -214,6 +214,9 @@ impl fmt::Debug for Body {
 #[non_exhaustive]
 pub enum BodyError {
     /// The client went away, was too slow, or gave the message up before its end. It must not be delivered.
+    ///
+    /// The service has 10 seconds to clean up. A client that has given the message up by RSET or EHLO waits for that before it
+    /// is answered, so do not take long.
     Incomplete,
     /// It has more octets than the server's limit, or than a limit of the reader's own.
     TooLarge,

@@ -53,7 +53,7 @@ impl<IO: Io> Driver<IO> {
             return Next::End(end_reason(reason));
         };
         closing.lingers = !matches!(reason, CloseReason::Quit | CloseReason::Lost);
-        if closing.done || self.wire.dead || closing.until <= self.now {
+        if closing.done || self.wire.dead || closing.until <= self.pace.now() {
             return Next::End(end_reason(reason));
         }
         Next::Wait(Wait {
@@ -64,10 +64,10 @@ impl<IO: Io> Driver<IO> {
 
     /// Begins the time that closing the connection may take. After a forced shutdown it includes that for the last reply.
     pub(super) fn hurry(&mut self) {
-        let (now, limit) = (self.now, self.engine.config.timeouts_ref().linger);
+        let limit = self.engine.config.timeouts_ref().linger;
         let received = self.wire.received;
         self.closing.get_or_insert_with(|| Closing {
-            until: later(now, limit),
+            until: later(Instant::now(), limit),
             most: received.saturating_add(LINGER_BYTES),
             lingers: true,
             down: false,
@@ -92,7 +92,7 @@ impl<IO: Io> Driver<IO> {
         }
         match &mut self.transfer {
             Some(transfer) => {
-                transfer.abandon(self.now);
+                transfer.abandon();
                 true
             }
             None => false,
@@ -102,7 +102,7 @@ impl<IO: Io> Driver<IO> {
     /// A data service whose message was given up cleans up before the session goes on.
     pub(super) fn awaits_clean_up(&mut self) -> Option<Next> {
         let until = self.transfer.as_ref()?.abandoned()?;
-        if until <= self.now {
+        if until <= self.pace.now() {
             self.give_up_transfer();
             return None;
         }

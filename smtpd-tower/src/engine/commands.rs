@@ -44,10 +44,13 @@ where
     F: FnOnce(&mut Driver<IO>, Deferred<K>, P::Response) + Send,
 {
     fn poll(&mut self, driver: &mut Driver<IO>, cx: &mut Context<'_>) -> Poll<()> {
+        let waited = self.call.is_waiting();
         let polled = self.call.poll(cx);
-        if !self.call.is_waiting()
+        if waited
+            && !self.call.is_waiting()
             && let Some((question, _)) = &self.answer
         {
+            driver.catch_up();
             driver.connection.begin(question);
         }
         let result = ready!(polled);
@@ -107,7 +110,7 @@ impl<IO: Io> Driver<IO> {
     pub(super) fn end_transaction(&mut self) {
         if let Some(transfer) = &mut self.transfer {
             // RSET or EHLO between the chunks of the message.
-            transfer.abandon(self.now);
+            transfer.abandon();
         }
         self.session.end_transaction();
         self.session.forward(None);
@@ -255,6 +258,7 @@ impl<IO: Io> Driver<IO> {
         let Some(service) = service(&self.engine.pipeline) else {
             return pass_on(self, question, unset);
         };
+        self.pace.asked();
         let request = Request::new(self.session.clone(), payload);
         match Call::start(service, request, cx) {
             Outcome::Answered(result) => {
@@ -270,6 +274,8 @@ impl<IO: Io> Driver<IO> {
                 if !call.is_waiting() {
                     self.connection.begin(&question);
                 }
+                // The time that the service has begins now, and not when the session was woken.
+                self.catch_up();
                 let answer = Some((question, pass_on));
                 self.polled.work = true;
                 self.work = Some(Work::Call(Box::new(Pending { call, answer })));

@@ -1,3 +1,5 @@
+//! What a server tells its owner of sessions and of what fails in them.
+
 use std::{error::Error, fmt, io, sync::Arc, time::Duration};
 
 use smtpd_core::{CloseReason, WireLine};
@@ -49,7 +51,7 @@ pub enum SessionError {
     Proxy(io::Error),
     /// The TLS handshake failed, or took too long.
     Tls(io::Error),
-    /// A service failed, or [told of a fault](Session::report_fault); mostly the client heard 451.
+    /// A service failed, or [told of a fault](Session::report_fault); mostly the client received 451.
     Service {
         /// The name of the phase.
         phase: &'static str,

@@ -7,6 +7,7 @@ mod ask;
 mod close;
 mod commands;
 mod hooks;
+mod pace;
 mod proxied;
 #[cfg(feature = "tls")]
 mod secure;
@@ -20,7 +21,7 @@ mod wire;
 use std::{
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
 use smtpd_core::{Config, Connection, Protocol};
@@ -29,7 +30,9 @@ use tokio::time::Instant;
 pub use self::hooks::{EndReason, SessionError, Summary};
 pub(crate) use self::hooks::{ErrorHook, Hooks};
 pub(crate) use self::stream::Io;
-use self::{close::Closing, commands::Asking, stream::Stream, transfer::Transfer, wire::Wire};
+use self::{
+    close::Closing, commands::Asking, pace::Pace, stream::Stream, transfer::Transfer, wire::Wire,
+};
 use crate::{
     PeerAddr, Pipeline, Session, TrustedPeers,
     fault::{self, caught, quietly},
@@ -62,17 +65,14 @@ struct Driver<IO: Io> {
     session: Session,
     seat: Seat,
     started: Instant,
-    /// The time, as of when the session was last woken or something has answered.
-    now: Instant,
+    pace: Pace,
     /// What is at work for the session, besides the data service.
     work: Option<Work<IO>>,
     transfer: Option<Box<Transfer>>,
-    /// Both were polled since the session was woken, and the data service was given nothing since.
+    /// What was polled since the session was woken.
     polled: Polled,
     /// The session waits for its client, and for nothing else.
     starved: bool,
-    /// How often the client was read from since the session was woken.
-    reads: u32,
     /// How far the session has followed the server's shutdown.
     stage: Stage,
     /// Until when a whole message may still be answered, although the server has to end.
@@ -89,6 +89,7 @@ struct Driver<IO: Io> {
 #[derive(Default)]
 struct Polled {
     work: bool,
+    /// And it was given nothing since.
     transfer: bool,
 }
 
@@ -115,7 +116,6 @@ impl Engine {
     where
         IO: Io,
     {
-        let now = Instant::now();
         let connection = if implicit_tls {
             Connection::with_tls(self.config.clone())
         } else {
@@ -127,13 +127,12 @@ impl Engine {
             session: Session::new(peer, local, self.listener.clone(), self.protocol),
             engine: self,
             seat,
-            started: now,
-            now,
+            started: Instant::now(),
+            pace: Pace::new(),
             work: None,
             transfer: None,
             polled: Polled::default(),
             starved: false,
-            reads: 0,
             stage: Stage::Running,
             patience: None,
             closing: None,
@@ -151,8 +150,8 @@ impl<IO: Io> Future for Driver<IO> {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let driver = self.get_mut();
-        driver.now = Instant::now();
-        (driver.polled, driver.reads) = (Polled::default(), 0);
+        driver.pace.wake();
+        driver.polled = Polled::default();
         loop {
             #[cfg(debug_assertions)]
             driver.disarm();
@@ -193,15 +192,24 @@ impl<IO: Io> Driver<IO> {
         }
         loop {
             self.follow_shutdown();
-            let wait = loop {
-                match self.step(cx) {
-                    step::Next::Again => {}
-                    step::Next::Wait(wait) => break wait,
-                    step::Next::End(reason) => return Poll::Ready(reason),
+            match self.advance(cx) {
+                step::Next::Again => {}
+                step::Next::Wait(wait) => ready!(self.wait(cx, wait)),
+                step::Next::End(reason) => return Poll::Ready(reason),
+            }
+        }
+    }
+
+    /// Takes steps, until something has to be waited for or the server goes on to another stage.
+    fn advance(&mut self, cx: &mut Context<'_>) -> step::Next {
+        loop {
+            match self.step(cx) {
+                step::Next::Again if self.seat.stage() != self.stage => return step::Next::Again,
+                step::Next::Again if self.pace.is_due() => {
+                    self.catch_up();
                 }
-            };
-            if self.wait(cx, wait).is_pending() {
-                return Poll::Pending;
+                step::Next::Again => {}
+                next => return next,
             }
         }
     }
@@ -233,19 +241,19 @@ impl<IO: Io> Driver<IO> {
         self.connection.drain();
         self.hurry();
         let limit = self.engine.config.timeouts_ref().linger;
-        self.patience = Some(close::later(self.now, limit / 2));
+        self.patience = Some(close::later(Instant::now(), limit / 2));
     }
 
     /// Ends what has not ended by itself, once the server has to end.
     fn enforce_end(&mut self) {
-        if self.patience.is_some_and(|until| until <= self.now) {
+        if self.patience.is_some_and(|until| until <= self.pace.now()) {
             self.patience = None;
             self.shut_down();
         }
         let over = self
             .closing
             .as_ref()
-            .is_some_and(|closing| closing.until() <= self.now);
+            .is_some_and(|closing| closing.until() <= self.pace.now());
         if over && self.stage == Stage::Ending && !self.wire.dead {
             self.give_up_work();
             self.lost(None);

@@ -27,6 +27,7 @@ mod header {
         io,
         pin::Pin,
         task::{Context, Poll, ready},
+        time::Duration,
     };
 
     use tokio::time::Instant;
@@ -45,7 +46,9 @@ mod header {
     /// A PROXY header that is awaited.
     pub(in super::super) struct ProxyHeader<IO> {
         reading: Reading<IO>,
-        until: Instant,
+        limit: Duration,
+        /// When it has to be there, once it is waited for.
+        until: Option<Instant>,
         /// It did not come, or is none.
         failed: Option<io::Error>,
     }
@@ -61,7 +64,7 @@ mod header {
             let Some(proxy) = self.engine.proxy.clone() else {
                 return;
             };
-            let until = later(self.now, proxy.limit());
+            let limit = proxy.limit();
             let mut stream = self.wire.stream.take();
             let reading = Box::pin(async move {
                 let header = proxy.read_header(&mut stream).await;
@@ -69,7 +72,8 @@ mod header {
             });
             self.work = Some(Work::ProxyHeader(Box::new(ProxyHeader {
                 reading,
-                until,
+                limit,
+                until: None,
                 failed: None,
             })));
         }
@@ -82,8 +86,11 @@ mod header {
             let Some(Work::ProxyHeader(header)) = &mut self.work else {
                 return None;
             };
-            let until = header.until;
-            let unread = header.failed.is_none() && until <= self.now;
+            let limit = header.limit;
+            let until = *header
+                .until
+                .get_or_insert_with(|| later(Instant::now(), limit));
+            let unread = header.failed.is_none() && until <= self.pace.now();
             if unread && self.poll_proxy_header(cx).is_ready() {
                 // What has come is looked at before the time is.
                 return Some(Next::Again);
@@ -93,7 +100,8 @@ mod header {
             };
             let late = || Some(io::Error::from(io::ErrorKind::TimedOut));
             let failed = header.failed.take();
-            if let Some(error) = failed.or_else(|| (until <= self.now).then(late).flatten()) {
+            if let Some(error) = failed.or_else(|| (until <= self.pace.now()).then(late).flatten())
+            {
                 self.report(SessionError::Proxy(error));
                 self.work = None;
                 return Some(Next::End(EndReason::ProxyFailed));

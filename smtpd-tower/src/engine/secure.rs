@@ -68,7 +68,7 @@ impl<IO: Io> Driver<IO> {
         self.wire.stream = Stream::Tls(secured.stream);
         self.session.secured(secured.info);
         self.end_transaction();
-        let now = self.now.into_std();
+        let now = self.pace.now().into_std();
         if let Step::Handshake(handshake) = self.connection.poll(now, &mut self.wire.input) {
             handshake.done(&mut self.wire.input, facts);
         }
@@ -78,7 +78,7 @@ impl<IO: Io> Driver<IO> {
     fn handshake_failed(&mut self, error: io::Error) {
         self.report(SessionError::Tls(error));
         self.wire.dead = true;
-        let now = self.now.into_std();
+        let now = self.pace.now().into_std();
         if let Step::Handshake(handshake) = self.connection.poll(now, &mut self.wire.input) {
             handshake.failed();
         }

@@ -22,7 +22,8 @@ pub(super) enum Next {
     End(EndReason),
 }
 
-/// A step that the connection is not borrowed for. Every question is deferred, for its service may take its time.
+/// A step that does not borrow the connection. A [`Step`] borrows it until the end of a `match`, within which nothing else could be
+/// done for the session. Every question is deferred, for its service may take its time.
 enum Turn {
     Done,
     Wait(Wait),
@@ -89,7 +90,7 @@ impl<IO: Io> Driver<IO> {
     fn step_at_work(&mut self, cx: &mut Context<'_>) -> Option<Next> {
         // An answer that is there leaves with the replies before it.
         if self.poll_asked(cx).is_ready() {
-            self.now = Instant::now();
+            self.catch_up();
             return Some(Next::Again);
         }
         #[cfg(feature = "proxy")]
@@ -100,7 +101,7 @@ impl<IO: Io> Driver<IO> {
     }
 
     fn poll_connection(&mut self, cx: &mut Context<'_>) -> Turn {
-        let now = self.now.into_std();
+        let now = self.pace.now().into_std();
         match self.connection.poll(now, &mut self.wire.input) {
             Step::Write(mut writing) => match self.wire.poll_write(cx, &mut writing, now) {
                 Poll::Ready(Ok(())) => Turn::Done,

@@ -1,3 +1,5 @@
+//! What a session runs over.
+
 use std::{
     io,
     pin::Pin,

@@ -1,3 +1,5 @@
+//! The timer of a session.
+
 use std::{
     pin::Pin,
     task::{Context, Poll, ready},

@@ -53,6 +53,7 @@ impl<IO: Io> Driver<IO> {
         let Some(service) = &self.engine.pipeline.data else {
             return self.answered(Question::Start(question), no_delivery().into());
         };
+        self.pace.asked();
         let (feed, body) = incoming();
         let request = Request::new(self.session.clone(), Data::new(self.envelope(), body));
         let start = |cx: &mut Context<'_>| Poll::Ready(Call::start(service, request, cx));
@@ -69,6 +70,7 @@ impl<IO: Io> Driver<IO> {
                 if !call.is_waiting() {
                     self.connection.begin(&question);
                 }
+                self.catch_up();
                 self.polled.transfer = true;
                 self.transfer = Some(Box::new(Transfer {
                     call,
@@ -86,20 +88,24 @@ impl<IO: Io> Driver<IO> {
         let Some(transfer) = &mut self.transfer else {
             return Poll::Pending;
         };
+        let waited = transfer.call.is_waiting();
         let served = if std::mem::replace(&mut self.polled.transfer, true) {
             transfer.feed.poll_wanted(cx).map(|()| Served::Wanted)
         } else {
             let call = &mut transfer.call;
             transfer.feed.poll_service(cx, |cx| call.poll(cx))
         };
-        if let Question::Start(question) = &transfer.question
-            && !transfer.call.is_waiting()
-        {
+        let began = waited && !transfer.call.is_waiting();
+        if began && let Question::Start(question) = &transfer.question {
             self.connection.begin(question);
+        }
+        let is_asking = transfer.is_asking();
+        if began {
+            self.catch_up();
         }
         match served {
             Poll::Ready(Served::Answered(result)) => self.finish_transfer(result),
-            Poll::Ready(Served::Wanted) if transfer.is_asking() => self.go_on(),
+            Poll::Ready(Served::Wanted) if is_asking => self.go_on(),
             _ => return Poll::Pending,
         }
         Poll::Ready(())
@@ -252,10 +258,10 @@ impl Transfer {
 
     /// The session is over before the message is: the service learns of it, and may clean up for a moment.
     /// Only a service that waits for the message can notice; what else it does is in vain.
-    pub(super) fn abandon(&mut self, now: Instant) {
+    pub(super) fn abandon(&mut self) {
         if self.abandoned.is_none() {
             self.feed.finish(Err(BodyError::Incomplete));
-            self.abandoned = Some(now + GRACE);
+            self.abandoned = Some(Instant::now() + GRACE);
         }
     }
 }

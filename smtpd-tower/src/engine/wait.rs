@@ -3,7 +3,6 @@
 use std::{
     io,
     task::{Context, Poll, ready},
-    time::Duration,
 };
 
 use smtpd_core::Answering;
@@ -31,12 +30,6 @@ pub(super) enum Want {
     /// The end of the connection.
     Close,
 }
-
-/// How often a session reads up to 8 KiB from its client before other tasks get their turn.
-const READS: u32 = 32;
-
-/// How old the session's time may be when it begins to wait.
-const PUNCTUAL: Duration = Duration::from_millis(1);
 
 /// A client is watched while a service works until so much of what it sends ahead has been read.
 const AHEAD: usize = 4 << 10;
@@ -70,7 +63,7 @@ impl<IO: Io> Driver<IO> {
             return Poll::Ready(());
         }
         if self.poll_others(cx).is_ready() {
-            self.now = Instant::now();
+            self.catch_up();
             return Poll::Ready(());
         }
         let changed = match wait.want {
@@ -81,30 +74,18 @@ impl<IO: Io> Driver<IO> {
         if changed.is_ready() {
             return changed;
         }
-        if self.is_behind_time() {
+        if self.catch_up() {
             return Poll::Ready(());
         }
         let due = self.wire.timer.poll_until(cx, self.deadline(wait.until));
         let shutdown = self.seat.poll_past(cx, self.stage);
         if due.is_ready() || shutdown.is_ready() {
-            self.now = Instant::now();
+            self.pace.look();
             return Poll::Ready(());
         }
         self.wire.park();
         self.starved = wait.want == Want::Input;
         Poll::Pending
-    }
-
-    /// Looks whether what was done since the session was woken has taken so long that a wait cannot begin at that time. A service
-    /// that computes, or one poll that serves many commands, would be counted as the client's time.
-    fn is_behind_time(&mut self) -> bool {
-        let now = Instant::now();
-        let is_behind = now > self.now + PUNCTUAL;
-        if is_behind {
-            self.now = now;
-            self.connection.handle_busy(now.into_std());
-        }
-        is_behind
     }
 
     /// When the wait ends, which the end of the server may bring forward.
@@ -131,14 +112,12 @@ impl<IO: Io> Driver<IO> {
     /// Reads from the client. One that sends faster than it is served would be read from for ever in one poll: other tasks get
     /// their turn now and then, and time goes on.
     pub(super) fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        if self.reads >= READS {
+        if self.pace.has_read_enough() {
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }
         let read = ready!(self.wire.poll_read(cx));
-        // A long read counts as many.
-        let bytes = *read.as_ref().unwrap_or(&0);
-        self.reads += 1 + (bytes >> 13) as u32;
+        self.pace.read(*read.as_ref().unwrap_or(&0));
         Poll::Ready(read)
     }
 
@@ -196,7 +175,7 @@ impl<IO: Io> Driver<IO> {
         self.seat.disarm();
     }
 
-    /// A session that waits without a deadline, or deaf to a shutdown, may wait for ever.
+    /// A session that waits without a deadline, or is not told of a shutdown, may wait for ever.
     #[cfg(debug_assertions)]
     pub(super) fn assert_armed(&self) {
         assert!(
@@ -205,7 +184,7 @@ impl<IO: Io> Driver<IO> {
         );
         assert!(
             self.seat.is_armed(),
-            "a session waits without hearing of a shutdown"
+            "a session waits without being told of a shutdown"
         );
     }
 }

@@ -1,3 +1,5 @@
+//! The bytes of a session: what has come and is not used up, and the way out.
+
 use std::{
     cell::Cell,
     io,

@@ -1,0 +1,90 @@
+//! The pace of a session: what time it is for it, and how much it does before it lets others run.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::{Driver, Io};
+
+/// How often a session reads up to 8 KiB from its client before other tasks get their turn.
+const READS: u32 = 32;
+
+/// How many services a session asks before it looks at the clock again.
+const QUESTIONS: u32 = 16;
+
+/// How far the session's time may lag behind the clock when it begins to wait.
+const LAG: Duration = Duration::from_millis(1);
+
+/// What time it is for a session, and what it has done since it was woken.
+///
+/// The clock is read once when the session is woken, and again where much time may have passed since: a session that serves many
+/// commands in one go would spend more on it than on them.
+pub(super) struct Pace {
+    now: Instant,
+    /// How often the client was read from.
+    reads: u32,
+    /// How many services were asked.
+    questions: u32,
+}
+
+impl Pace {
+    pub(super) fn new() -> Self {
+        Self {
+            now: Instant::now(),
+            reads: 0,
+            questions: 0,
+        }
+    }
+
+    /// Notes that the session was woken.
+    pub(super) fn wake(&mut self) {
+        *self = Self::new();
+    }
+
+    /// Reads the clock.
+    pub(super) fn look(&mut self) {
+        self.now = Instant::now();
+    }
+
+    /// The time as of when the clock was read last. A time limit that begins now begins at `Instant::now()` instead.
+    pub(super) const fn now(&self) -> Instant {
+        self.now
+    }
+
+    /// Notes that a service was asked.
+    pub(super) const fn asked(&mut self) {
+        self.questions += 1;
+    }
+
+    /// Whether so many services were asked that much time may have passed.
+    pub(super) const fn is_due(&self) -> bool {
+        self.questions >= QUESTIONS
+    }
+
+    /// Notes that so many bytes were read. A long read counts as many.
+    pub(super) const fn read(&mut self, bytes: usize) {
+        self.reads += 1 + (bytes >> 13) as u32;
+    }
+
+    /// Whether the client was read from so much that other tasks have to get their turn.
+    pub(super) const fn has_read_enough(&self) -> bool {
+        self.reads >= READS
+    }
+}
+
+impl<IO: Io> Driver<IO> {
+    /// Reads the clock, because much time may have passed since the session was woken. Returns whether it has.
+    ///
+    /// A service that computes, or one poll that serves many commands, takes none of the client's time.
+    pub(super) fn catch_up(&mut self) -> bool {
+        let (before, now) = (self.pace.now, Instant::now());
+        self.pace.questions = 0;
+        if now <= before + LAG {
+            return false;
+        }
+        self.pace.now = now;
+        self.connection
+            .handle_busy(before.into_std(), now.into_std());
+        true
+    }
+}
