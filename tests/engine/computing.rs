@@ -2,12 +2,13 @@
 //! does not wait for more than a few of them. Most with a paused clock, which such a service advances by hand.
 
 use std::{
+    future::poll_fn,
     pin::pin,
     sync::{
         Arc, OnceLock,
         atomic::{AtomicUsize, Ordering},
     },
-    task::{Context, Waker},
+    task::{Context, Poll, Waker},
     time::Duration,
 };
 
@@ -261,6 +262,43 @@ async fn a_forced_shutdown_ends_a_session_that_never_waits() {
     server.handle().shutdown(Duration::ZERO).await;
     session.await.unwrap();
     assert!(calls.load(Ordering::SeqCst) < COMMANDS);
+}
+
+async fn take(request: Request<Data>) -> Result<Reply, smtpd_tower::BodyError> {
+    request.into_body().collect().await.map(|_| Reply::OK)
+}
+
+/// How many lines went either way between two turns of another task, at most.
+async fn longest_turn(text: String) -> usize {
+    let [served, longest] = std::array::from_fn(|_| Arc::new(AtomicUsize::new(0)));
+    let (also, most) = (served.clone(), longest.clone());
+    let server = talkative(noting(accept_rcpt().data(handler_fn(take))).0).on_wire(move |_, _| {
+        let now = also.fetch_add(1, Ordering::SeqCst) + 1;
+        most.fetch_max(now, Ordering::SeqCst);
+    });
+    // It is woken at once, as by a socket, and not behind all others, as by yield_now.
+    let other = tokio::spawn(poll_fn::<(), _>(move |cx| {
+        served.store(0, Ordering::SeqCst);
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }));
+    play(&server, &text).await;
+    other.abort();
+    longest.load(Ordering::SeqCst)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_has_sent_thousands_of_commands_ahead_leaves_other_tasks_their_turns() {
+    for (start, command) in [
+        ("", "VRFY a\r\n"),
+        ("EHLO c\r\nMAIL FROM:<a@b>\r\n", "RCPT TO:<c@d>\r\n"),
+        ("EHLO c\r\n", "MAIL FROM:<a@b>\r\nRSET\r\n"),
+        (ENVELOPE, "BDAT 1\r\nx"),
+    ] {
+        let text = format!("{start}{}", command.repeat(3000));
+        let lines = longest_turn(text).await;
+        assert!(lines <= 600, "{lines} lines in one turn of {command:?}");
+    }
 }
 
 #[tokio::test(start_paused = true)]

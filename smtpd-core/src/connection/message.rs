@@ -322,11 +322,8 @@ impl Connection {
     /// Starts to receive a message that ends with a dot.
     pub(super) fn begin_text(&mut self) {
         self.message = Some(self.new_message(Source::Dots(DotReader::new())));
-        self.put(&Reply::fixed(
-            Code::START_MAIL,
-            Status::UNDEFINED,
-            "Start mail input; end with <CRLF>.<CRLF>",
-        ));
+        // RFC 2034 section 4: an intermediate reply has no enhanced code, so it is the same in every session.
+        self.put_raw(b"354 Start mail input; end with <CRLF>.<CRLF>\r\n");
     }
 
     /// Keeps a reply that has come before the end of the message: what is left of it is read and dropped.

@@ -124,6 +124,7 @@ impl<IO: Io> Driver<IO> {
         }
         if closing.lingers && !wire.eof && wire.received <= closing.most {
             let read = self.poll_read(cx);
+            self.catch_up();
             self.wire.input.clear();
             // The client is gone, and nobody is interested in how.
             self.wire.eof |= matches!(read, Poll::Ready(Err(_)));

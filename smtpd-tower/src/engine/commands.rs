@@ -258,7 +258,6 @@ impl<IO: Io> Driver<IO> {
         let Some(service) = service(&self.engine.pipeline) else {
             return pass_on(self, question, unset);
         };
-        self.pace.asked();
         let request = Request::new(self.session.clone(), payload);
         match Call::start(service, request, cx) {
             Outcome::Answered(result) => {

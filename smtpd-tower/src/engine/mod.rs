@@ -194,22 +194,33 @@ impl<IO: Io> Driver<IO> {
             self.follow_shutdown();
             match self.advance(cx) {
                 step::Next::Again => {}
+                step::Next::Pause => {
+                    cx.waker().wake_by_ref();
+                    self.wire.park();
+                    return Poll::Pending;
+                }
                 step::Next::Wait(wait) => ready!(self.wait(cx, wait)),
                 step::Next::End(reason) => return Poll::Ready(reason),
             }
         }
     }
 
-    /// Takes steps, until something has to be waited for or the server goes on to another stage.
+    /// Takes steps, until something has to be waited for, other tasks have to get their turn, or the server goes on to another
+    /// stage.
     fn advance(&mut self, cx: &mut Context<'_>) -> step::Next {
         loop {
             match self.step(cx) {
-                step::Next::Again if self.seat.stage() != self.stage => return step::Next::Again,
-                step::Next::Again if self.pace.is_due() => {
-                    self.catch_up();
-                }
                 step::Next::Again => {}
                 next => return next,
+            }
+            if self.seat.stage() != self.stage {
+                return step::Next::Again;
+            }
+            if self.pace.step() {
+                if self.pace.has_done_enough() {
+                    return step::Next::Pause;
+                }
+                self.catch_up();
             }
         }
     }

@@ -9,8 +9,12 @@ use super::{Driver, Io};
 /// How often a session reads up to 8 KiB from its client before other tasks get their turn.
 const READS: u32 = 32;
 
-/// How many services a session asks before it looks at the clock again.
-const QUESTIONS: u32 = 16;
+/// How many steps a session takes before other tasks get their turn: each may be a command, or a chunk of a message, of a client that
+/// has sent thousands of them ahead.
+const STEPS: u32 = 256;
+
+/// After how many steps a session looks at the clock again, for services may have taken their time.
+const LOOK: u32 = 32;
 
 /// How far the session's time may lag behind the clock when it begins to wait.
 const LAG: Duration = Duration::from_millis(1);
@@ -23,8 +27,8 @@ pub(super) struct Pace {
     now: Instant,
     /// How often the client was read from.
     reads: u32,
-    /// How many services were asked.
-    questions: u32,
+    /// How many steps were taken.
+    steps: u32,
 }
 
 impl Pace {
@@ -32,7 +36,7 @@ impl Pace {
         Self {
             now: Instant::now(),
             reads: 0,
-            questions: 0,
+            steps: 0,
         }
     }
 
@@ -51,14 +55,15 @@ impl Pace {
         self.now
     }
 
-    /// Notes that a service was asked.
-    pub(super) const fn asked(&mut self) {
-        self.questions += 1;
+    /// Counts a step. Returns whether the clock should be looked at.
+    pub(super) const fn step(&mut self) -> bool {
+        self.steps += 1;
+        self.steps.is_multiple_of(LOOK)
     }
 
-    /// Whether so many services were asked that much time may have passed.
-    pub(super) const fn is_due(&self) -> bool {
-        self.questions >= QUESTIONS
+    /// Whether so many steps were taken that other tasks have to get their turn.
+    pub(super) const fn has_done_enough(&self) -> bool {
+        self.steps >= STEPS
     }
 
     /// Notes that so many bytes were read. A long read counts as many.
@@ -78,7 +83,6 @@ impl<IO: Io> Driver<IO> {
     /// A service that computes, or one poll that serves many commands, takes none of the client's time.
     pub(super) fn catch_up(&mut self) -> bool {
         let (before, now) = (self.pace.now, Instant::now());
-        self.pace.questions = 0;
         if now <= before + LAG {
             return false;
         }

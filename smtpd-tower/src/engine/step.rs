@@ -18,6 +18,8 @@ use crate::Envelope;
 /// What is left to be done when a step was taken.
 pub(super) enum Next {
     Again,
+    /// Other tasks have to get their turn.
+    Pause,
     Wait(Wait),
     End(EndReason),
 }

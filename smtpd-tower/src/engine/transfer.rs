@@ -53,7 +53,6 @@ impl<IO: Io> Driver<IO> {
         let Some(service) = &self.engine.pipeline.data else {
             return self.answered(Question::Start(question), no_delivery().into());
         };
-        self.pace.asked();
         let (feed, body) = incoming();
         let request = Request::new(self.session.clone(), Data::new(self.envelope(), body));
         let start = |cx: &mut Context<'_>| Poll::Ready(Call::start(service, request, cx));

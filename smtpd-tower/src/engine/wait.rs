@@ -178,6 +178,9 @@ impl<IO: Io> Driver<IO> {
     /// A session that waits without a deadline, or is not told of a shutdown, may wait for ever.
     #[cfg(debug_assertions)]
     pub(super) fn assert_armed(&self) {
+        if self.pace.has_done_enough() {
+            return;
+        }
         assert!(
             self.wire.timer.is_armed(),
             "a session waits without a deadline"
