@@ -78,19 +78,7 @@ async fn send_with_long_lines(server: &Reference, messages: usize) {
 /// Ends the server by SIGTERM, which must not take long.
 async fn terminate(server: &mut Reference) -> ExitStatus {
     server.signal("TERM");
-    ended(server).await
-}
-
-async fn ended(server: &mut Reference) -> ExitStatus {
-    let ended = async {
-        loop {
-            match server.process.try_wait().unwrap() {
-                Some(status) => break status,
-                None => tokio::time::sleep(Duration::from_millis(10)).await,
-            }
-        }
-    };
-    timeout(HANGS / 4, ended).await.expect("the server ends")
+    server.ended().await
 }
 
 /// How many lines are of the log, and how many of them it says are lost.
@@ -220,7 +208,7 @@ async fn a_server_that_cannot_start_fails_as_ever_though_it_cannot_say_why() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let listen = format!("--listen={}", taken.local_addr().unwrap());
     let mut server = Reference::start_logging_to(full_disk().into(), 0, &["--discard", &listen]);
-    assert_eq!(ended(&mut server).await.code(), Some(1));
+    assert_eq!(server.ended().await.code(), Some(1));
 }
 
 #[tokio::test]

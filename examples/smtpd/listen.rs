@@ -3,7 +3,7 @@
 use std::{
     fs,
     io::{self, Write as _},
-    os::unix::fs::FileTypeExt as _,
+    os::unix::fs::{FileTypeExt as _, MetadataExt as _},
     path::{Path, PathBuf},
     thread,
 };
@@ -124,7 +124,7 @@ impl Bound {
                 remove_leftover(path).await?;
                 let listener = UnixListener::bind(path)?;
                 (
-                    Socket::Unix(listener, SocketFile(path.clone())),
+                    Socket::Unix(listener, SocketFile::bound(path)?),
                     address.to_string(),
                 )
             }
@@ -184,13 +184,36 @@ impl Kind {
     }
 }
 
-/// The file of a Unix socket; it goes with the listener.
-struct SocketFile(PathBuf);
+/// The file of a Unix socket; it goes with the listener, unless a successor has put its own in its place meanwhile.
+struct SocketFile {
+    path: PathBuf,
+    inode: Inode,
+}
+
+/// What tells one file from another of the same name.
+type Inode = (u64, u64);
+
+impl SocketFile {
+    /// The file that a listener has just made.
+    fn bound(path: &Path) -> io::Result<Self> {
+        Ok(Self {
+            path: path.to_owned(),
+            inode: inode(path)?,
+        })
+    }
+}
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        let _ = fs::remove_file(&self.0);
+        if inode(&self.path).is_ok_and(|now| now == self.inode) {
+            let _ = fs::remove_file(&self.path);
+        }
     }
+}
+
+fn inode(path: &Path) -> io::Result<Inode> {
+    let file = fs::symlink_metadata(path)?;
+    Ok((file.dev(), file.ino()))
 }
 
 /// Removes the socket of a server that could not do so itself: nobody answers there any more.

@@ -70,7 +70,13 @@ fn main() -> ExitCode {
         }
     };
     let runtime = cores::main_runtime(&options).map_err(BoxError::from);
-    match runtime.and_then(|runtime| runtime.block_on(run(&options))) {
+    let ended = runtime.and_then(|runtime| {
+        let ended = runtime.block_on(run(&options));
+        // What is still blocked, for instance by a disk that hangs, is not waited for: nobody was told that it is done.
+        runtime.shutdown_background();
+        ended
+    });
+    match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             log.say(&format!("smtpd: {}", with_causes(&*error)));

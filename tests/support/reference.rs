@@ -5,7 +5,8 @@ use std::{
     io::{BufRead, BufReader},
     net::SocketAddr,
     path::PathBuf,
-    process::{Child, Command, Stdio},
+    process::{Child, Command, ExitStatus, Stdio},
+    time::Duration,
 };
 
 pub struct Reference {
@@ -81,6 +82,21 @@ impl Reference {
         let pid = self.process.id().to_string();
         let sent = Command::new("kill").args(["-s", name, &pid]).status();
         assert!(sent.unwrap().success());
+    }
+
+    /// Its exit status. It has much more time to end than it may take.
+    pub async fn ended(&mut self) -> ExitStatus {
+        let ended = async {
+            loop {
+                match self.process.try_wait().unwrap() {
+                    Some(status) => break status,
+                    None => tokio::time::sleep(Duration::from_millis(10)).await,
+                }
+            }
+        };
+        let most = Duration::from_secs(60);
+        let ended = tokio::time::timeout(most, ended).await;
+        ended.expect("the server ends")
     }
 
     /// Every file that has been delivered.
