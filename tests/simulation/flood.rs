@@ -2,7 +2,7 @@
 
 use smtpd_tower::PeerAddr;
 
-use crate::{executor::Executor, network::Link, world::World};
+use crate::{executor::Executor, network::Link, swarm::Tls, world::World};
 
 impl World {
     /// Drops more connections to a server that is full than are told so at a time; the next one has to be told.
@@ -26,7 +26,8 @@ impl World {
         }
         let (link, task) = connect(&mut self.executor, 100);
         self.executor.abort(task);
-        if link.lock().down.is_empty() {
+        let speaks = self.shared.swarm.tls != Some(Tls::First);
+        if speaks && link.lock().down.is_empty() {
             self.shared
                 .trace
                 .violate("a client of a full server is not told so");

@@ -8,9 +8,10 @@ use tower::{Layer, ServiceExt, service_fn};
 
 use crate::{
     journal::{Call, Kind, Outcome, Pages},
-    network::Wires,
+    network::{LONGEST_POLL, Wires},
+    site::{Site, Stage},
     swarm::Swarm,
-    world::{Site, Stage, World},
+    world::World,
 };
 
 /// What the framework may keep for a connection: 256 KiB, and what the replies can stand for that wait to be written.
@@ -18,6 +19,9 @@ const MOST_KEPT: usize = (256 + 128) << 10;
 
 /// How long a session lingers after its last reply, and how exact timers are.
 const LINGER: Duration = Duration::from_millis(1000 + 50);
+
+/// How long a data service may clean up whose message nobody waits for any more.
+const CLEAN_UP: Duration = Duration::from_millis(10_000 + 50);
 
 impl World {
     /// What must hold after each step.
@@ -28,8 +32,8 @@ impl World {
             if site.stage != Stage::Open {
                 continue;
             }
-            site.read_replies();
-            let fault = site.buffered_too_much();
+            let fault = site.read_replies(&self.shared);
+            let fault = fault.or_else(|| site.buffered_too_much());
             let is_gone = site.link.lock().gone;
             let fault = fault.or_else(|| is_gone.then(|| self.close(number)).flatten());
             if let Some(fault) = fault {
@@ -54,13 +58,24 @@ impl World {
         if closes > 1 || (began && closes == 0) {
             return Some(format!("on_close was called {closes} times"));
         }
+        let full = self.shared.swarm.max_sessions < 100;
+        if let Some(fault) =
+            site.ends_handshake_for_no_reason(self.shutdown.is_some(), full, &pages)
+        {
+            return Some(fault);
+        }
+        if let Some(fault) = site.ends_tls_badly() {
+            return Some(fault);
+        }
         let wires = site.link.lock();
-        let lost = wires.reset || wires.closed || wires.up.is_ended() || wires.congested;
+        let ended = site.client.has_ended(&wires);
+        let lost = wires.reset || wires.closed || ended || wires.congested;
         // At the end of a shutdown the last reply has a second.
         let hurried = self.shutdown.is_some() && wires.unwritten.is_some();
         let lost = lost || hurried || is_given_up(&wires, &self.shared.swarm);
         let refused = self.shared.swarm.listener && self.shutdown.is_some() && !began;
-        let excused = lost || site.aborted || refused;
+        let shakes = site.shakes(&wires);
+        let excused = lost || site.aborted || refused || shakes;
         (!excused && !site.model.may_end())
             .then(|| "the connection was closed without a last reply".to_owned())
     }
@@ -70,9 +85,13 @@ impl World {
             return;
         };
         let swarm = &self.shared.swarm;
-        // Tokio looks at its timers only now and then while a task is always ready, and here each of its reads takes a moment.
-        let busy = swarm.listener && swarm.endless;
-        let late = Duration::from_secs(if busy { 5 } else { 0 });
+        // Where time passes within the polls of a session, one may be going on when the grace ends, two may come before the
+        // shutdown is polled, and one goes on when the session has lingered for its time.
+        let late = if swarm.endless {
+            LONGEST_POLL * 4
+        } else {
+            Duration::ZERO
+        };
         let limit = swarm.grace + LINGER + late;
         if let Some(ended) = shutdown.ended
             && ended - shutdown.began > limit
@@ -99,7 +118,8 @@ impl World {
             let found = [
                 site.has_idle_reader(&pages, self.shared.swarm.router),
                 site.is_owed_a_reply(&pages, &self.shared.swarm),
-                site.is_not_told(self.shutdown.is_some()),
+                site.is_not_told(&pages, self.shutdown.is_some()),
+                site.shakes_for_too_long(self.shutdown.is_some()),
             ];
             let found = found.into_iter().flatten().filter(|_| !stalled);
             faults.extend(found.map(|fault| format!("session {}: {fault}", site.link.id)));
@@ -214,16 +234,10 @@ impl World {
 }
 
 impl Site {
-    /// Lets the model see what the server has written; within TLS the client does.
-    fn read_replies(&mut self) {
-        let mut wires = self.link.lock();
-        let written = std::mem::take(&mut wires.written);
-        let said = std::mem::take(&mut wires.said);
-        drop(wires);
-        self.model.sent(&said);
-        for (event, bytes) in written {
-            self.model.received(event, &bytes);
-        }
+    /// How much of what the client has said the server can know of.
+    fn seen(&self, wires: &Wires) -> u64 {
+        let there = wires.up.read + wires.up.arrived() as u64;
+        self.client.passage.said(there)
     }
 
     fn buffered_too_much(&self) -> Option<String> {
@@ -232,7 +246,7 @@ impl Site {
             // What is read off while the connection is closed is not kept.
             return None;
         }
-        let ahead = self.model.ahead(wires.up.read);
+        let ahead = self.model.ahead(self.client.passage.said(wires.up.read));
         (ahead > MOST_KEPT).then(|| format!("the server has read {ahead} bytes ahead"))
     }
 
@@ -243,18 +257,32 @@ impl Site {
             return None;
         }
         let wires = self.link.lock();
+        if self.shakes(&wires) {
+            return None;
+        }
         let idle = !pages.is_busy(self.link.id) && pages.unready == 0 && swarm.permits.is_none();
-        let seen = wires.up.read + wires.up.arrived() as u64;
+        let seen = self.seen(&wires);
         let able = wires.down.room() > 0 && !wires.reset && !wires.closed;
         let able = able && !is_given_up(&wires, swarm);
         let owed = self.model.is_owed(seen);
         (idle && able && owed).then(|| "nothing moves, and a reply is owed".to_owned())
     }
 
-    /// A session between two messages is told at once that the server shuts down.
-    fn is_not_told(&self, shuts_down: bool) -> Option<String> {
+    /// A session between two messages is told at once that the server shuts down, unless the last reply has closed it, or a
+    /// service still has to clean up whose message was answered before its end.
+    fn is_not_told(&self, pages: &Pages, shuts_down: bool) -> Option<String> {
+        let answered = self.model.answered_at;
+        let excuse = match (self.model.may_end(), pages.is_delivering(self.link.id)) {
+            (false, false) => Duration::ZERO,
+            (false, true) => CLEAN_UP,
+            (true, _) => CLEAN_UP + LINGER,
+        };
+        if answered.is_some_and(|at| at.elapsed() < excuse) {
+            return None;
+        }
         let wires = self.link.lock();
-        let quiet = wires.up.is_empty() && wires.down.is_empty() && !wires.up.is_ended();
+        let quiet = wires.up.is_empty() && wires.down.is_empty();
+        let quiet = quiet && !self.client.has_ended(&wires);
         let idle = shuts_down && quiet && !wires.reset && self.model.is_idle();
         idle.then(|| "it is idle, and is not told that the server shuts down".to_owned())
     }
@@ -265,7 +293,7 @@ impl Site {
         if wires.down.room() == 0 || wires.reset || wires.closed {
             return None;
         }
-        let seen = wires.up.read + wires.up.arrived() as u64;
+        let seen = self.seen(&wires);
         let reads = |call: &&Call| call.outcome == Outcome::Working || call.keeps;
         let data = pages
             .calls_of(self.link.id)
@@ -323,12 +351,7 @@ impl Site {
             {
                 return Some(format!("{} was stored twice", call.subject));
             }
-            let known = self.model.knows(commit.call, &call.subject, commit.digest);
-            if !known
-                && !self
-                    .client
-                    .has_said(&call.subject, commit.digest, commit.event)
-            {
+            if !self.model.knows(commit.call, &call.subject, commit.digest) {
                 return Some(format!("half of {} was stored", call.subject));
             }
         }

@@ -205,6 +205,12 @@ impl Pages {
         numbers.iter().map(|number| &self.calls[*number])
     }
 
+    /// Whether a data service of that connection is at work.
+    pub fn is_delivering(&self, conn: u64) -> bool {
+        let mut calls = self.calls_of(conn);
+        calls.any(|call| call.kind == Kind::Data && call.outcome == Outcome::Working)
+    }
+
     /// Whether a service works on a command of that connection, and not the server.
     pub fn is_busy(&self, conn: u64) -> bool {
         let mut calls = self.calls_of(conn);

@@ -24,8 +24,9 @@
 //! |---|---|
 //! | `dice` | the only source of chance |
 //! | `swarm` | which features and faults a run has |
-//! | `script`, `soup`, `content`, `client` | what clients say, and the machines that say it |
+//! | `script`, `script_tls`, `soup`, `content`, `client` | what clients say, and the machines that say it |
 //! | `network` | bounded buffers between them and the server |
+//! | `tls` | what both ends need for TLS, with nothing in it that differs between two runs of a seed |
 //! | `services`, `delivery`, `hooks` | what a user of the framework may write, at its worst |
 //! | `executor`, `world` | what happens next |
 //! | `journal`, `trace` | what has happened |
@@ -55,13 +56,17 @@ mod invariants;
 mod journal;
 mod model;
 mod network;
+mod oracle;
 mod panics;
 mod script;
+mod script_tls;
 mod server;
 mod services;
 mod shared;
+mod site;
 mod soup;
 mod swarm;
+mod tls;
 mod trace;
 mod world;
 
@@ -167,8 +172,11 @@ fn run_all(first: u64, seeds: u64) -> (Vec<Report>, u64) {
 fn run(seed: u64, with_text: bool) -> Report {
     let simulate = move || {
         panics::watch();
+        tls::begin(seed);
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_time()
+            // Timers are looked at after each task, also while others are always ready.
+            .event_interval(1)
             .start_paused(true)
             .build()
             .unwrap();

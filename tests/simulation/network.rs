@@ -20,6 +20,9 @@ use crate::{dice::Dice, executor::Alarm, trace::Trace};
 /// How long a client that never pauses takes for a line.
 const MOMENT: Duration = Duration::from_millis(20);
 
+/// How long such a client can keep one poll of its session busy, since that reads so often at the most.
+pub const LONGEST_POLL: Duration = MOMENT.saturating_mul(32);
+
 /// A connection, as the client and the world see it. Clones are the same connection.
 #[derive(Clone)]
 pub struct Link {

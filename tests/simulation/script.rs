@@ -1,18 +1,15 @@
 //! What clients say: scripts of all commands, in and out of order.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 
 use crate::{
     content::{content, stuffed},
     dice::Dice,
-    journal::Digest,
-    swarm::Swarm,
+    swarm::{Swarm, Tls},
+    tls::Flaw,
 };
-
-/// What a client does, and what the message of each sender comes to.
-pub type Script = (VecDeque<Op>, BTreeMap<String, Digest>);
 
 /// One thing that a client does.
 #[derive(Debug)]
@@ -22,10 +19,8 @@ pub enum Op {
     Repeat(Vec<u8>, usize),
     /// Says the same without a pause, as fast as the server reads.
     Endless(Vec<u8>),
-    /// Says the message of that sender, if 354 was the last reply.
-    Body(String, Vec<u8>),
-    /// All of the message of that sender is said.
-    Said(String),
+    /// Says a message, if 354 was the last reply.
+    Body(Vec<u8>),
     /// Waits until there is a reply to all that was said, or so many milliseconds.
     Await(u64),
     Pause(u64),
@@ -33,6 +28,12 @@ pub enum Op {
     Drip(u64),
     Read(Reading),
     Cut(Cut),
+    /// Begins a handshake if the server has asked for it, or, where it is true, will.
+    Secure(bool, Flaw),
+    /// Waits until the handshake is done, or cuts the connection after so many milliseconds.
+    Secured(u64),
+    /// Ends TLS as it has to be.
+    Finish,
 }
 
 /// How a client reads.
@@ -120,9 +121,8 @@ pub struct Author<'a> {
     pub(super) dice: &'a Dice,
     pub(super) swarm: &'a Swarm,
     conn: u64,
-    ops: VecDeque<Op>,
+    pub(super) ops: VecDeque<Op>,
     numbers: usize,
-    messages: BTreeMap<String, Digest>,
 }
 
 impl<'a> Author<'a> {
@@ -133,11 +133,10 @@ impl<'a> Author<'a> {
             conn,
             ops: VecDeque::new(),
             numbers: 0,
-            messages: BTreeMap::new(),
         }
     }
 
-    pub fn write(mut self, kind: Kind) -> Script {
+    pub fn write(mut self, kind: Kind) -> VecDeque<Op> {
         let read = match self.dice.below(12) {
             0 => Reading::Slowly(
                 self.dice.pick(&[1, 30, 400]),
@@ -149,12 +148,15 @@ impl<'a> Author<'a> {
         if read != Reading::All && !Kind::RARE.contains(&kind) {
             self.ops.push_back(Op::Read(read));
         }
+        if self.swarm.tls == Some(Tls::First) {
+            self.tls_first();
+        }
         if self.dice.chance(60) {
             self.await_replies();
         }
         self.body(kind);
         self.end(kind);
-        (self.ops, self.messages)
+        self.ops
     }
 
     fn body(&mut self, kind: Kind) {
@@ -170,6 +172,9 @@ impl<'a> Author<'a> {
             self.ops.push_back(Op::Drip(gap));
         }
         self.hello(kind);
+        if self.swarm.tls == Some(Tls::Started) && self.dice.chance(70) {
+            self.starttls(kind);
+        }
         if kind == Kind::Auth || self.dice.chance(10) {
             self.auth();
         }
@@ -178,7 +183,7 @@ impl<'a> Author<'a> {
         }
     }
 
-    fn hello(&mut self, kind: Kind) {
+    pub(super) fn hello(&mut self, kind: Kind) {
         let verb = match self.swarm.lmtp {
             true => "LHLO",
             false if self.dice.chance(10) => "HELO",
@@ -206,11 +211,11 @@ impl<'a> Author<'a> {
             self.await_replies();
         }
         match kind {
-            Kind::Chunks => self.message_in_chunks(&sender, true),
-            Kind::Half => self.half_a_message(&sender),
-            _ if self.dice.chance(15) => self.message_in_chunks(&sender, true),
-            Kind::Blind => self.message_at_once(&sender),
-            _ => self.message(&sender),
+            Kind::Chunks => self.message_in_chunks(true),
+            Kind::Half => self.half_a_message(),
+            _ if self.dice.chance(15) => self.message_in_chunks(true),
+            Kind::Blind => self.message_at_once(),
+            _ => self.message(),
         }
         if self.dice.chance(70) || !pipelined {
             self.await_replies();
@@ -237,52 +242,40 @@ impl<'a> Author<'a> {
         format!("r{}@{domain}", self.number())
     }
 
-    /// The content of the message of that sender.
-    fn content(&mut self, sender: &str) -> Vec<u8> {
-        let content = content(self.dice);
-        self.messages
-            .insert(sender.to_owned(), Digest::of(&content));
-        content
-    }
-
-    fn message(&mut self, sender: &str) {
+    fn message(&mut self) {
         self.say("DATA\r\n");
         self.await_replies();
-        let content = self.content(sender);
-        self.ops
-            .push_back(Op::Body(sender.to_owned(), stuffed(&content)));
+        let content = stuffed(&content(self.dice));
+        self.ops.push_back(Op::Body(content));
     }
 
-    fn message_at_once(&mut self, sender: &str) {
-        let content = stuffed(&self.content(sender));
+    fn message_at_once(&mut self) {
+        let content = stuffed(&content(self.dice));
         self.say([b"DATA\r\n", &content[..]].concat());
-        self.ops.push_back(Op::Said(sender.to_owned()));
     }
 
-    fn half_a_message(&mut self, sender: &str) {
+    fn half_a_message(&mut self) {
         if self.dice.chance(40) {
-            return self.message_in_chunks(sender, false);
+            return self.message_in_chunks(false);
         }
         self.say("DATA\r\n");
         self.await_replies();
         let mut content = stuffed(&content(self.dice));
         content.truncate(self.dice.below(content.len() - 1));
-        self.ops.push_back(Op::Body(String::new(), content));
+        self.ops.push_back(Op::Body(content));
         let pause = self.dice.pick(&[0, 1, 3000]);
         self.ops.push_back(Op::Pause(pause));
         let cut = self.dice.pick(&Cut::ALL);
         self.ops.push_back(Op::Cut(cut));
     }
 
-    fn message_in_chunks(&mut self, sender: &str, whole: bool) {
+    fn message_in_chunks(&mut self, whole: bool) {
         let (waits, most) = (
             self.dice.chance(40),
             self.dice.pick(&[1, 10, 1000, 100_000]),
         );
         let mut content = content(self.dice);
         content.truncate(most * 200);
-        self.messages
-            .insert(sender.to_owned(), Digest::of(&content));
         let mut rest = &content[..];
         while self.dice.chance(5) || !rest.is_empty() {
             let size = if self.dice.chance(10) {
@@ -295,7 +288,6 @@ impl<'a> Author<'a> {
             let last = rest.is_empty() && self.dice.chance(50);
             self.chunk(chunk, last && whole);
             if last && whole {
-                self.ops.push_back(Op::Said(sender.to_owned()));
                 return;
             }
             if waits {
@@ -305,7 +297,6 @@ impl<'a> Author<'a> {
         }
         if whole {
             self.say("BDAT 0 LAST\r\n");
-            self.ops.push_back(Op::Said(sender.to_owned()));
         }
     }
 
@@ -399,12 +390,8 @@ impl<'a> Author<'a> {
             self.ops.push_back(Op::Read(read));
         }
         self.ops.push_back(Op::Repeat(chunk.into(), count));
-        let content = if kind == Kind::EmptyChunks { 0 } else { count };
-        let content = Digest::of(&b"x".repeat(content));
-        self.messages.insert(sender.clone(), content);
         if self.dice.chance(80) {
             self.say("BDAT 0 LAST\r\n");
-            self.ops.push_back(Op::Said(sender));
         }
         if self.dice.chance(50) {
             self.pause();
@@ -436,23 +423,26 @@ impl<'a> Author<'a> {
         if self.dice.chance(30) {
             self.pause();
         }
+        if self.swarm.tls.is_some() && self.dice.chance(60) {
+            self.ops.push_back(Op::Finish);
+        }
         let cut = self.dice.pick(&Cut::ALL);
         self.ops.push_back(Op::Cut(cut));
     }
 
-    fn say(&mut self, text: impl Into<Vec<u8>>) {
+    pub(super) fn say(&mut self, text: impl Into<Vec<u8>>) {
         let text = text.into();
         if !text.is_empty() {
             self.ops.push_back(Op::Say(text));
         }
     }
 
-    fn await_replies(&mut self) {
+    pub(super) fn await_replies(&mut self) {
         let limit = self.dice.pick(&[5000, 2_000_000, 2_000_000]);
         self.ops.push_back(Op::Await(limit));
     }
 
-    fn pause(&mut self) {
+    pub(super) fn pause(&mut self) {
         let time = self.dice.pick(&[0, 1, 200, 4000, 100_000]);
         self.ops.push_back(Op::Pause(time));
     }

@@ -15,7 +15,7 @@ use crate::{
     journal::Kind,
     services::SimService,
     shared::Shared,
-    swarm::{Limits, Times},
+    swarm::{Limits, Times, Tls},
 };
 
 /// A server, and what the end of a run looks at.
@@ -42,10 +42,19 @@ pub fn build(shared: &Shared) -> Built {
                 .entropy(no_entropy)
         });
     if swarm.lmtp {
-        server = server
-            .profile(Profile::Lmtp)
-            .configure(|config| config.allow_insecure_auth(true));
+        server = server.profile(Profile::Lmtp);
     }
+    if swarm.tls == Some(Tls::First) {
+        server = server.profile(Profile::Submissions);
+    }
+    if let Some(certificates) = shared.certificates() {
+        server = server.tls(certificates.config.clone());
+    }
+    // What a profile requires is not what is looked at here.
+    let server = server.configure(|config| {
+        let config = config.require_tls(false).require_auth(false);
+        config.allow_insecure_auth(true)
+    });
     Built {
         server: hooks::set(server, shared),
         per_ip,
@@ -110,6 +119,7 @@ fn timeouts(times: &Times) -> Timeouts {
     timeouts.ready = time(times.ready);
     timeouts.call = time(times.call);
     timeouts.data_start = time(times.data_start);
+    timeouts.handshake = time(times.handshake);
     timeouts.delivery = time(times.delivery);
     timeouts
 }

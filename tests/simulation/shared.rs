@@ -2,16 +2,18 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use tokio::sync::mpsc::UnboundedSender;
+use tokio_rustls::rustls::ClientConfig;
 
 use crate::{
     dice::Dice,
     executor::{Alarm, BoxFuture, Spawner},
     journal::Journal,
     swarm::Swarm,
+    tls::{self, Certificates},
     trace::Trace,
 };
 
@@ -24,6 +26,9 @@ pub struct Shared {
     pub swarm: Arc<Swarm>,
     pub alarm: Alarm,
     pub spawner: Spawner,
+    pub certificates: Option<Arc<Mutex<Certificates>>>,
+    /// How the clients do TLS.
+    pub clients: Option<Arc<ClientConfig>>,
     helpers: Arc<Mutex<BTreeMap<u64, UnboundedSender<BoxFuture>>>>,
 }
 
@@ -32,8 +37,12 @@ impl Shared {
         let dice = Dice::new(seed);
         let trace = Trace::new(with_text);
         let alarm = Alarm::default();
+        let swarm = Swarm::new(&dice);
+        let certificates = || Arc::new(Mutex::new(Certificates::new()));
         Self {
-            swarm: Arc::new(Swarm::new(&dice)),
+            certificates: swarm.tls.map(|_| certificates()),
+            clients: swarm.tls.map(|_| tls::clients(&dice)),
+            swarm: Arc::new(swarm),
             journal: Journal::new(trace.clone()),
             spawner: Spawner::new(alarm.clone()),
             helpers: Arc::default(),
@@ -41,6 +50,17 @@ impl Shared {
             trace,
             alarm,
         }
+    }
+
+    pub fn certificates(&self) -> Option<MutexGuard<'_, Certificates>> {
+        let certificates = self.certificates.as_ref()?;
+        Some(certificates.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The number of the server's present certificate.
+    pub fn generation(&self) -> usize {
+        self.certificates()
+            .map_or(0, |certificates| certificates.generation())
     }
 
     /// Sets where futures go that are to run within the task of that connection's session.

@@ -49,6 +49,18 @@ pub struct Swarm {
     pub permits: Option<usize>,
     pub max_sessions: usize,
     pub flood: bool,
+    pub tls: Option<Tls>,
+    /// The certificate is read again now and then.
+    pub renews: bool,
+}
+
+/// How clients come to TLS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tls {
+    /// By STARTTLS, if they want to.
+    Started,
+    /// At once.
+    First,
 }
 
 /// The time limits of the server, in milliseconds; `None` for no limit.
@@ -63,6 +75,7 @@ pub struct Times {
     pub ready: Option<u64>,
     pub call: Option<u64>,
     pub data_start: Option<u64>,
+    pub handshake: Option<u64>,
     pub delivery: Option<u64>,
 }
 
@@ -100,7 +113,7 @@ impl Swarm {
             HookFault::Reset,
             HookFault::Close,
         ];
-        let swarm = Self {
+        let mut swarm = Self {
             listener: dice.chance(25),
             listener_errors: dice.chance(30),
             lmtp: dice.chance(12),
@@ -146,12 +159,24 @@ impl Swarm {
             permits: dice.chance(20).then(|| dice.between(1, 3)),
             max_sessions: if dice.chance(10) { 1 } else { 100 },
             flood: dice.one_in(200),
+            tls: Self::choose_tls(dice, rare),
+            renews: dice.chance(40),
             clients,
         };
+        if swarm.lmtp {
+            // No profile has both.
+            swarm.tls = swarm.tls.map(|_| Tls::Started);
+        }
         match rare {
             true => swarm.calmed(),
             false => swarm,
         }
+    }
+
+    /// Handshakes take time, so most runs have none.
+    fn choose_tls(dice: &Dice, rare: bool) -> Option<Tls> {
+        let tls = dice.pick(&[Tls::Started, Tls::Started, Tls::First]);
+        (dice.chance(12) && !rare).then_some(tls)
     }
 
     /// Nothing else keeps a client from what it does in large numbers.
@@ -166,6 +191,14 @@ impl Swarm {
         self.aborts = false;
         self.subscriber = false;
         self
+    }
+
+    /// At how many bytes a client cuts the connection at the latest.
+    pub fn most_cut(&self) -> usize {
+        match self.tls {
+            Some(_) => 1200,
+            None => 400,
+        }
     }
 
     fn choose_clients(dice: &Dice) -> Vec<Kind> {
@@ -219,6 +252,7 @@ impl Times {
         ready: Some(30_000),
         call: Some(240_000),
         data_start: Some(100_000),
+        handshake: Some(30_000),
         delivery: Some(540_000),
     };
 
@@ -234,6 +268,7 @@ impl Times {
             ready: time,
             call: time,
             data_start: time,
+            handshake: time,
             delivery: time,
         }
     }
@@ -249,6 +284,7 @@ impl Times {
             &mut self.ready,
             &mut self.call,
             &mut self.data_start,
+            &mut self.handshake,
             &mut self.delivery,
         ];
         times.into_iter().for_each(change);

@@ -10,37 +10,14 @@ use tokio::{
 };
 
 use crate::{
-    client::{Act, Client},
+    client::Act,
     executor::{BoxFuture, Executor, Polled, Together},
     model::Model,
-    network::{Backlog, Link, port},
-    script::Author,
+    network::{Backlog, port},
     server::{Built, build},
     shared::Shared,
+    site::{Site, Stage},
 };
-
-/// A connection with both its ends.
-pub struct Site {
-    pub link: Link,
-    pub client: Client,
-    pub model: Model,
-    pub opens_at: Instant,
-    pub stage: Stage,
-    /// The session's task, where it is one of the simulation.
-    pub task: Option<usize>,
-    pub aborted: bool,
-    /// Since when the client does nothing but read.
-    pub passive_since: Option<(Instant, u32)>,
-}
-
-/// How far a connection has come.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stage {
-    Waiting,
-    Open,
-    /// The server has closed its end, which was looked at.
-    Over,
-}
 
 /// A shutdown that has begun.
 pub struct Shutdown {
@@ -163,6 +140,12 @@ impl World {
         let [polls, arrivals, acts] = self.shared.swarm.weights;
         let mut steps: Vec<(usize, Step)> = Vec::new();
         let woken = self.executor.woken();
+        if self.shared.swarm.endless {
+            // Time passes in a session that is always ready: nothing may wait for longer than it would in a runtime.
+            if let Some(task) = woken.first().filter(|_| self.steps.is_multiple_of(2)) {
+                return vec![(1, Step::Poll(*task))];
+            }
+        }
         steps.extend(woken.into_iter().map(|task| (polls, Step::Poll(task))));
         let now = Instant::now();
         for (number, site) in self.sites.iter().enumerate() {
@@ -288,8 +271,23 @@ impl World {
             let site = &self.sites[dice.below(self.sites.len())];
             site.link.lock().stalled = Some(Instant::now() + time);
         }
+        if swarm.renews && dice.one_in(30) {
+            self.renew();
+        }
+        let (dice, swarm) = (&self.shared.dice, &self.shared.swarm);
         if swarm.aborts && dice.one_in(50) {
             self.abort(dice.below(self.sites.len()));
+        }
+    }
+
+    /// Gives the server another certificate while it runs.
+    fn renew(&self) {
+        let Some(mut certificates) = self.shared.certificates() else {
+            return;
+        };
+        self.shared.trace.event("renews", 0, String::new);
+        if let Some(fault) = certificates.renew(&self.shared.dice) {
+            self.shared.trace.violate(fault);
         }
     }
 
@@ -410,59 +408,4 @@ fn session_task(shared: &Shared, conn: u64, session: BoxFuture) -> BoxFuture {
         others: vec![helper],
         others_first: shared.dice.chance(50),
     })
-}
-
-impl Site {
-    fn new(shared: &Shared, conn: u64) -> Self {
-        let (dice, swarm) = (&shared.dice, &shared.swarm);
-        let link = Link::new(conn, swarm.capacity.0, swarm.capacity.1);
-        let kind = swarm.clients[conn as usize - 1];
-        let ops = Author::new(dice, swarm, conn).write(kind);
-        let wait = if conn == 1 {
-            0
-        } else {
-            dice.pick(&[0, 0, 10, 3000, 40_000])
-        };
-        Self {
-            client: Client::new(shared, &link, ops),
-            model: Model::new(shared, conn),
-            opens_at: Instant::now() + Duration::from_millis(wait),
-            stage: Stage::Waiting,
-            task: None,
-            aborted: false,
-            passive_since: None,
-            link,
-        }
-    }
-
-    fn in_flight(&self, now: Instant) -> (bool, bool) {
-        let wires = self.link.lock();
-        if wires.stalled.is_some_and(|until| until > now) {
-            return (false, false);
-        }
-        (wires.up.is_in_flight(), wires.down.is_in_flight())
-    }
-
-    pub fn is_stalled(&self) -> bool {
-        let stalled = self.link.lock().stalled;
-        stalled.is_some_and(|until| until > Instant::now())
-    }
-
-    fn wakes_at(&self) -> Option<Instant> {
-        if self.stage == Stage::Waiting {
-            return Some(self.opens_at);
-        }
-        let now = Instant::now();
-        let stalled = self.link.lock().stalled.filter(|until| *until > now);
-        let client = self.client.wakes_at();
-        stalled.into_iter().chain(client).min()
-    }
-
-    pub fn is_over(&self) -> bool {
-        self.stage == Stage::Over
-    }
-
-    fn is_passive(&self) -> bool {
-        self.stage != Stage::Waiting && self.client.is_passive()
-    }
 }

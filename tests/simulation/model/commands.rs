@@ -3,7 +3,7 @@
 use base64::{Engine, engine::general_purpose::STANDARD};
 
 use super::{Mode, Model, State, Transaction, expect, stream::chunk_size};
-use crate::journal::Kind;
+use crate::{journal::Kind, swarm::Tls};
 
 /// A command line, cut at its first space.
 pub(super) struct Line {
@@ -13,7 +13,7 @@ pub(super) struct Line {
 }
 
 impl Line {
-    fn new(text: &[u8]) -> Self {
+    pub(super) fn new(text: &[u8]) -> Self {
         let trimmed = text.trim_ascii_end();
         let space = trimmed.iter().position(|byte| *byte == b' ');
         let (verb, argument) = match space {
@@ -28,10 +28,14 @@ impl Line {
     }
 
     /// What stands between `<` and `>`, where the rest is as it should be.
-    fn path(&self, prefix: &str) -> Option<&str> {
+    pub(super) fn path(&self, prefix: &str) -> Option<&str> {
         let path = self.argument.strip_prefix(prefix)?;
         let path = path.strip_prefix('<')?.strip_suffix('>')?;
         (!path.contains(['<', '>', ' ']) && path.contains('@')).then_some(path)
+    }
+
+    pub(super) fn verb(&self) -> &str {
+        &self.verb
     }
 
     pub(super) fn has_argument(&self) -> bool {
@@ -96,7 +100,7 @@ impl Model {
     fn count(&mut self, line: &Line) {
         if matches!(
             line.verb.as_str(),
-            "HELO" | "EHLO" | "LHLO" | "RSET" | "NOOP" | "VRFY" | "EXPN" | "HELP"
+            "HELO" | "EHLO" | "LHLO" | "STARTTLS" | "RSET" | "NOOP" | "VRFY" | "EXPN" | "HELP"
         ) {
             self.counts.junk += 1;
         }
@@ -122,6 +126,7 @@ impl Model {
                 self.violated(code, &[501], true)
             }
             "AUTH" => self.auth(event, code, line),
+            "STARTTLS" if self.swarm.tls == Some(Tls::Started) => self.starttls(code, line),
             "VRFY" if line.argument.is_empty() => expect(code, &[501]),
             _ => self.other(event, code, line),
         }

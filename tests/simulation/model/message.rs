@@ -1,10 +1,13 @@
 //! Which reply belongs to a message, and what must have been delivered before it.
 
 use super::{
-    Mode, Model, State, Transaction, code_of, expect,
-    stream::{chunk_size, has_bare_newline, unstuffed},
+    Mode, Model, State, Transaction,
+    ahead::Ahead,
+    code_of, expect,
+    stream::{has_bare_newline, unstuffed},
 };
 use crate::journal::{Call, Commit, Digest, Kind, Outcome, Pages};
+use tokio::time::Instant;
 
 impl Model {
     pub(super) fn data(
@@ -58,6 +61,7 @@ impl Model {
         let codes = self.codes(event, content)?;
         self.may_close = self.drains_little() && code >= 400;
         self.check_deliveries(event, content)?;
+        self.note_answered(content);
         if self.swarm.lmtp && !self.data_calls().is_empty() {
             let mut each = self.codes_of_recipients(event, content);
             // A message that has to be refused is refused for good, also where its service is late.
@@ -164,43 +168,42 @@ impl Model {
         self.flaws(judged).is_empty().then_some((len, whole))
     }
 
-    /// Whether that call has stored what the client has sent: as a reply has confirmed, or as the client has sent it since
-    /// the last reply.
+    /// Whether that call has stored what the client has sent: before the reply to it, or since the last reply.
     pub fn knows(&self, call: usize, sender: &str, digest: Digest) -> bool {
-        if self.confirmed.borrow().contains(&call) {
-            return true;
+        if let Some(answered) = self.answered.get(&call) {
+            return *answered == Some(digest);
         }
-        let last = self.unanswered.clone().or_else(|| self.find_unanswered());
-        last.is_some_and(|(of, message)| of == sender && message == digest)
+        let unanswered = self.unanswered.clone();
+        let unanswered = unanswered.unwrap_or_else(|| self.find_unanswered());
+        unanswered.contains(&(sender.to_owned(), digest))
     }
 
-    /// Keeps what is known of a message that is not answered, for the session ends here.
+    /// Keeps what the message comes to that a reply answers.
+    fn note_answered(&mut self, content: &[u8]) {
+        let sound = self.flaws(content).is_empty();
+        let digest = sound.then(|| Digest::of(content));
+        for (call, _) in self.data_calls() {
+            self.answered.insert(call, digest);
+        }
+        self.answered_at = Some(Instant::now());
+    }
+
+    /// Keeps what is known of messages that are not answered, for the session ends here.
     pub(super) fn note_unanswered(&mut self) {
-        self.unanswered = self.find_unanswered();
+        self.unanswered = Some(self.find_unanswered());
     }
 
-    fn find_unanswered(&self) -> Option<(String, Digest)> {
-        let content = self.unanswered_content()?;
-        Some((self.transaction.sender.clone(), Digest::of(&content)))
-    }
-
-    /// The message that the client has sent to the end, and that is not answered.
-    fn unanswered_content(&self) -> Option<Vec<u8>> {
-        let mut rest = self.stream.rest(u64::MAX);
+    fn find_unanswered(&self) -> Vec<(String, Digest)> {
+        let rest = self.stream.rest(u64::MAX);
+        let mut ahead = Ahead::new(&self.transaction);
         if self.mode == Mode::Data {
-            let end = self.stream.message(u64::MAX)?;
-            return Some(unstuffed(&rest[..end - 3]));
+            let end = self.stream.message(u64::MAX);
+            ahead.message(&rest[..end.unwrap_or(0)]);
+            ahead.walk(&rest[end.unwrap_or(rest.len())..]);
+        } else {
+            ahead.walk(rest);
         }
-        let mut content = self.transaction.content.clone();
-        loop {
-            let line = rest.iter().position(|byte| *byte == b'\n')? + 1;
-            let (size, last) = chunk_size(rest[..line].trim_ascii_end())?;
-            content.extend_from_slice(rest.get(line..line + size)?);
-            rest = &rest[line + size..];
-            if last {
-                return Some(content);
-            }
-        }
+        ahead.found
     }
 
     fn end_transaction(&mut self) {
@@ -308,7 +311,7 @@ impl Model {
                         "{stored} bytes were stored where {sent} were sent, or others"
                     ));
                 }
-                [_] => self.confirmed.borrow_mut().push(number),
+                [_] => {}
                 _ => return Err(format!("the message was stored {} times", commits.len())),
             }
         }

@@ -1,20 +1,23 @@
 //! The server as RFC 5321 has it, played beside the real one: it knows what the client has sent and what the services have
 //! answered, and so which reply has to be next.
 
+mod ahead;
 mod commands;
 mod message;
 mod replies;
+mod secure;
 mod stream;
 
-use std::{cell::RefCell, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
+pub use self::secure::Shaking;
 use self::{replies::ReplyReader, stream::Stream};
 use crate::{
     journal::{Call, Digest, Kind, Outcome},
     shared::Shared,
-    swarm::Swarm,
+    swarm::{Swarm, Tls},
 };
 
 /// What is known of one session.
@@ -33,16 +36,25 @@ pub struct Model {
     started: Instant,
     identified: bool,
     helo: bool,
+    /// The client has not waited for the reply to STARTTLS.
+    hurries: bool,
+    /// The session is within TLS.
+    tls: bool,
+    /// The handshake, if there was one.
+    pub handshake: Option<Shaking>,
     /// The last reply was one after which the server may close without another.
     may_close: bool,
     shuts_down: bool,
     greeted: bool,
     /// How many more replies belong to the one that has closed.
     tail: usize,
-    /// The calls whose stored messages a reply has confirmed.
-    confirmed: RefCell<Vec<usize>>,
-    /// The sender of the message that had come whole when the session was closed, and what it comes to.
-    unanswered: Option<(String, Digest)>,
+    /// What each call that a reply has answered may have stored: the message that the client has sent to its end, unless it
+    /// has flaws.
+    answered: BTreeMap<usize, Option<Digest>>,
+    /// When the last message was answered.
+    pub answered_at: Option<Instant>,
+    /// The messages that had come whole and were not answered when the session was closed.
+    unanswered: Option<Vec<(String, Digest)>>,
 }
 
 /// What the next bytes of the client are.
@@ -50,6 +62,8 @@ pub struct Model {
 enum Mode {
     Greeting,
     Commands,
+    /// A TLS handshake, and nothing of the protocol.
+    Handshake,
     /// The message after 354.
     Data,
     /// Responses within AUTH, of that many so far.
@@ -94,6 +108,14 @@ struct Counts {
 
 impl Model {
     pub fn new(shared: &Shared, conn: u64) -> Self {
+        let mut model = Self::begin(shared, conn);
+        if shared.swarm.tls == Some(Tls::First) {
+            model.begin_tls();
+        }
+        model
+    }
+
+    fn begin(shared: &Shared, conn: u64) -> Self {
         Self {
             conn,
             shared: shared.clone(),
@@ -108,11 +130,15 @@ impl Model {
             started: Instant::now(),
             identified: false,
             helo: false,
+            hurries: false,
+            tls: false,
+            handshake: None,
             may_close: false,
             shuts_down: false,
             greeted: false,
             tail: 0,
-            confirmed: RefCell::default(),
+            answered: BTreeMap::new(),
+            answered_at: None,
             unanswered: None,
         }
     }
@@ -120,6 +146,9 @@ impl Model {
     /// Notes what the client has sent.
     pub fn sent(&mut self, bytes: &[u8]) {
         self.stream.push(bytes);
+        if self.mode == Mode::Handshake {
+            self.drop_plaintext();
+        }
     }
 
     /// Notes that the server is being shut down.
@@ -127,9 +156,12 @@ impl Model {
         self.shuts_down = true;
     }
 
-    /// Checks what the server has written, by the event of that.
-    pub fn received(&mut self, event: u64, bytes: &[u8]) {
-        for byte in bytes {
+    /// Checks what the server has written, by the event of that, up to where a handshake begins. Returns how much that is.
+    pub fn received(&mut self, event: u64, bytes: &[u8]) -> usize {
+        for (at, byte) in bytes.iter().enumerate() {
+            if self.mode == Mode::Handshake {
+                return at;
+            }
             let checked = match self.replies.push(*byte) {
                 Ok(None) => continue,
                 Ok(Some((code, line))) => {
@@ -148,6 +180,7 @@ impl Model {
                 self.mode = Mode::Over;
             }
         }
+        bytes.len()
     }
 
     /// Whether the server has to answer something of the first `read` bytes.
@@ -157,7 +190,7 @@ impl Model {
             Mode::Commands => self.unit(read).is_some(),
             Mode::Data => self.stream.message(read).is_some(),
             Mode::Sasl { .. } => self.stream.line(read).is_some(),
-            Mode::Over => false,
+            Mode::Over | Mode::Handshake => false,
         }
     }
 
@@ -225,6 +258,7 @@ impl Model {
             Mode::Sasl { login, lines } => self.sasl(event, code, login, lines),
             Mode::Each { next, codes } => self.each(next, codes, code),
             // One for each recipient (RFC 2033 section 4.2).
+            Mode::Handshake => Err("comes within a handshake".to_owned()),
             Mode::Over if self.swarm.lmtp && code == 421 => Ok(()),
             Mode::Over => Err("comes after the end".to_owned()),
         }

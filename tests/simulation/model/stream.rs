@@ -74,6 +74,13 @@ impl Stream {
     }
 }
 
+/// The length of a message by DATA, with the line that ends it.
+pub fn message_end(text: &[u8]) -> Option<usize> {
+    let mut stream = Stream::default();
+    stream.push(text);
+    stream.message(u64::MAX)
+}
+
 /// The dots of DATA undone (RFC 5321 section 4.5.2).
 pub fn unstuffed(text: &[u8]) -> Vec<u8> {
     let mut content = Vec::with_capacity(text.len());

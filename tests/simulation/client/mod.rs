@@ -1,18 +1,18 @@
 //! Clients: machines that play a script, one small act at a time.
 
-use std::{
-    collections::{BTreeMap, VecDeque},
-    time::Duration,
-};
+mod secure;
+mod write;
+
+use std::{collections::VecDeque, time::Duration};
 
 use tokio::time::Instant;
 
 use crate::{
-    journal::Digest,
     model::Model,
     network::Link,
-    script::{Cut, Op, Reading, Script},
+    script::{Cut, Op, Reading},
     shared::Shared,
+    tls::{Outbox, Passage, Secure},
 };
 
 /// One client, at its end of a connection.
@@ -20,8 +20,17 @@ pub struct Client {
     shared: Shared,
     link: Link,
     ops: VecDeque<Op>,
-    /// What it is about to write, and how much of that is written.
-    out: (Vec<u8>, usize),
+    /// What it is about to write.
+    out: Outbox,
+    /// What of that which it has written the protocol has heard.
+    pub passage: Passage,
+    pub tls: Option<Secure>,
+    /// What it says is said within TLS.
+    speaks_tls: bool,
+    /// With which of its bytes it has done its part of the handshake.
+    shaken_at: u64,
+    /// It has said within TLS that it sends nothing more.
+    pub finished: bool,
     reading: Reading,
     drip: Option<Duration>,
     /// When the present op is over, the next byte is due, or the next read.
@@ -32,10 +41,6 @@ pub struct Client {
     cut: Option<(u64, Cut)>,
     /// It has closed the connection in both directions.
     closed: bool,
-    /// What the message of each sender comes to.
-    messages: BTreeMap<String, Digest>,
-    /// The senders of the messages that it has said to the end, with the event of that.
-    said: BTreeMap<String, u64>,
 }
 
 /// What a client can do now.
@@ -47,23 +52,31 @@ pub enum Act {
 }
 
 impl Client {
-    pub fn new(shared: &Shared, link: &Link, (ops, messages): Script) -> Self {
+    pub fn new(shared: &Shared, link: &Link, ops: VecDeque<Op>) -> Self {
         let dice = &shared.dice;
         let cuts = dice.chance(shared.swarm.cuts);
         Self {
             shared: shared.clone(),
             link: link.clone(),
             ops,
-            out: (Vec::new(), 0),
+            out: Outbox::default(),
+            passage: Passage::default(),
+            tls: None,
+            speaks_tls: false,
+            shaken_at: 0,
+            finished: false,
             reading: Reading::All,
             drip: None,
             until: None,
             next_write: None,
             next_read: None,
-            cut: cuts.then(|| (dice.below(400) as u64, dice.pick(&Cut::ALL))),
+            cut: cuts.then(|| {
+                (
+                    dice.below(shared.swarm.most_cut()) as u64,
+                    dice.pick(&Cut::ALL),
+                )
+            }),
             closed: false,
-            messages,
-            said: BTreeMap::new(),
         }
     }
 
@@ -74,7 +87,7 @@ impl Client {
 
     /// What it is about to do.
     pub fn show(&self) -> String {
-        let left = self.out.0.len() - self.out.1;
+        let left = self.out.next().len();
         let op = format!("{:?}", self.ops.front());
         format!(
             "{left} bytes to write, closed {}, reads {:?}, next {}",
@@ -92,13 +105,6 @@ impl Client {
     /// Whether it takes all that arrives at once.
     pub fn reads_promptly(&self) -> bool {
         !self.closed && self.reading == Reading::All
-    }
-
-    /// Whether it has said that message of that sender to the end before that event, if it is one that is known.
-    pub fn has_said(&self, sender: &str, digest: Digest, event: u64) -> bool {
-        let ended = self.said.get(sender).is_some_and(|said| *said < event);
-        let message = self.messages.get(sender);
-        message.is_none_or(|message| ended && *message == digest)
     }
 
     /// When it can do something that it cannot do now.
@@ -150,6 +156,7 @@ impl Client {
                 self.until.is_none() || over || self.has_all_replies(model)
             }
             Some(Op::Pause(_)) => self.until.is_none_or(|until| until <= now),
+            Some(Op::Secured(_)) => self.can_go_on_with_tls(now),
             _ => true,
         }
     }
@@ -160,7 +167,7 @@ impl Client {
     }
 
     fn has_output(&self) -> bool {
-        self.out.1 < self.out.0.len()
+        !self.out.is_empty()
     }
 
     pub fn act(&mut self, act: Act, model: &mut Model) {
@@ -196,58 +203,6 @@ impl Client {
         }
     }
 
-    fn write(&mut self, model: &mut Model) {
-        let rest = &self.out.0[self.out.1..];
-        let most = match self.drip {
-            Some(pause) => {
-                self.next_write = Some(Instant::now() + pause);
-                1
-            }
-            None => match self.shared.dice.below(6) {
-                0 => self.shared.dice.between(1, rest.len()),
-                1 => 1,
-                _ => rest.len(),
-            },
-        };
-        let mut wires = self.link.lock();
-        if wires.gone {
-            drop(wires);
-            self.shared
-                .trace
-                .event("refused", self.link.id, String::new);
-            return self.close();
-        }
-        let before = wires.up.sent;
-        let most = match self.cut {
-            Some((at, _)) => most.min(at.saturating_sub(before) as usize),
-            None => most,
-        };
-        let count = wires.up.put(&rest[..most]);
-        drop(wires);
-        let said = &self.out.0[self.out.1..][..count];
-        self.shared.trace.event("client>", self.link.id, || {
-            format!("{count}: {}", said[..count.min(1200)].escape_ascii())
-        });
-        model.sent(said);
-        self.out.1 += count;
-        if !self.has_output()
-            && let Some(Op::Said(sender)) = self.ops.front()
-        {
-            let event = self.shared.trace.event("said", self.link.id, String::new);
-            self.said.insert(sender.clone(), event);
-        }
-        self.cut_if_due(before + count as u64);
-    }
-
-    fn cut_if_due(&mut self, sent: u64) {
-        if let Some((at, cut)) = self.cut
-            && sent >= at
-        {
-            self.cut = None;
-            self.perform_cut(cut);
-        }
-    }
-
     fn step(&mut self, model: &mut Model) {
         let now = Instant::now();
         let Some(op) = self.ops.pop_front() else {
@@ -263,13 +218,8 @@ impl Client {
                 }
             }
             Op::Endless(bytes) => self.link.never_pause(bytes),
-            Op::Body(sender, bytes) if model.takes_data() => {
-                self.say(bytes);
-                self.ops.push_front(Op::Said(sender));
-            }
-            Op::Body(..) => {}
-            // Noted when the last byte was written.
-            Op::Said(_) => {}
+            Op::Body(bytes) if model.takes_data() => self.say(bytes),
+            Op::Body(_) => {}
             Op::Await(limit) | Op::Pause(limit) if self.until.is_none() => {
                 self.until = Some(now + Duration::from_millis(limit));
                 self.ops.push_front(op);
@@ -278,11 +228,10 @@ impl Client {
             Op::Drip(pause) => self.drip = Some(Duration::from_millis(pause)),
             Op::Read(reading) => self.reading = reading,
             Op::Cut(cut) => self.perform_cut(cut),
+            Op::Secure(blind, flaw) => self.begin_tls(model, blind, flaw),
+            Op::Secured(limit) => self.go_on_with_tls(model, limit),
+            Op::Finish => self.finish_tls(),
         }
-    }
-
-    fn say(&mut self, bytes: Vec<u8>) {
-        self.out = (bytes, 0);
     }
 
     fn perform_cut(&mut self, cut: Cut) {
@@ -290,7 +239,8 @@ impl Client {
             .trace
             .event("cut", self.link.id, || format!("{cut:?}"));
         self.ops.clear();
-        self.out = (Vec::new(), 0);
+        self.finished &= self.out.is_empty();
+        self.out.clear();
         match cut {
             Cut::HalfClose => self.link.lock().up.end(),
             Cut::Close => self.close(),
@@ -306,7 +256,7 @@ impl Client {
     fn close(&mut self) {
         self.closed = true;
         self.ops.clear();
-        self.out = (Vec::new(), 0);
+        self.out.clear();
         self.link.close();
     }
 }
