@@ -1,10 +1,15 @@
 //! What messages hold.
 
-use crate::dice::Dice;
+use crate::{dice::Dice, swarm::Swarm};
 
 /// The content of a message, which ends with CRLF.
-pub fn content(dice: &Dice) -> Vec<u8> {
+pub fn content(dice: &Dice, swarm: &Swarm) -> Vec<u8> {
     let mut content = Vec::new();
+    if swarm.capacity.0 >= 65_536 && dice.one_in(150) {
+        // More than a session may keep.
+        let line = [&[b'z'; 998][..], b"\r\n"].concat();
+        return line.repeat(dice.between(300, 900));
+    }
     for _ in 0..dice.pick(&[0, 1, 3, 3, 20]) {
         match dice.below(14) {
             0 => content.extend(b"."),

@@ -102,7 +102,7 @@ impl Service<Request<Data>> for Delivery {
         let shared = self.shared.clone();
         let fault = self.readiness.fault_of_call();
         let conn = conn_of(request.session());
-        let call = begin(&shared, self.route, conn, &request);
+        let call = begin(&shared, self.route, &request);
         if fault == Some(Fault::PanicInCall) {
             shared.journal.end(call, Outcome::Panicked);
             panic!("sim: a data service panics in call");
@@ -113,13 +113,13 @@ impl Service<Request<Data>> for Delivery {
     }
 }
 
-fn begin(shared: &Shared, route: usize, conn: u64, request: &Request<Data>) -> usize {
+fn begin(shared: &Shared, route: usize, request: &Request<Data>) -> usize {
     let sender = request.envelope().sender().as_str().to_owned();
     let recipients = request.envelope().recipients().iter();
     let recipients = recipients
         .map(|recipient| recipient.path().as_str().to_owned())
         .collect();
-    let call = shared.journal.begin(conn, Kind::Data, sender);
+    let call = shared.journal.begin(request.session(), Kind::Data, sender);
     shared.journal.with(call, |call| {
         (call.route, call.recipients) = (route, recipients)
     });

@@ -7,6 +7,7 @@ use tokio::time::Instant;
 use tower::{Layer, ServiceExt, service_fn};
 
 use crate::{
+    bounds::is_given_up,
     journal::{Call, Kind, Outcome, Pages},
     network::{LONGEST_POLL, Wires},
     site::{Site, Stage},
@@ -14,14 +15,16 @@ use crate::{
     world::World,
 };
 
-/// What the framework may keep for a connection: 256 KiB, and what the replies can stand for that wait to be written.
-const MOST_KEPT: usize = (256 + 128) << 10;
-
 /// How long a session lingers after its last reply, and how exact timers are.
-const LINGER: Duration = Duration::from_millis(1000 + 50);
+pub const LINGER: Duration = LINGER_TIME.saturating_add(SLACK);
+
+const LINGER_TIME: Duration = Duration::from_secs(1);
+
+/// How exact timers are.
+pub const SLACK: Duration = Duration::from_millis(50);
 
 /// How long a data service may clean up whose message nobody waits for any more.
-const CLEAN_UP: Duration = Duration::from_millis(10_000 + 50);
+pub const CLEAN_UP: Duration = Duration::from_millis(10_000 + 50);
 
 impl World {
     /// What must hold after each step.
@@ -33,7 +36,7 @@ impl World {
                 continue;
             }
             let fault = site.read_replies(&self.shared);
-            let fault = fault.or_else(|| site.buffered_too_much());
+            let fault = fault.or_else(|| site.keeps_too_much(&self.shared));
             let is_gone = site.link.lock().gone;
             let fault = fault.or_else(|| is_gone.then(|| self.close(number)).flatten());
             if let Some(fault) = fault {
@@ -64,17 +67,21 @@ impl World {
         {
             return Some(fault);
         }
-        if let Some(fault) = site.ends_tls_badly() {
+        let fault = site.ends_header_for_no_reason(self.shutdown.is_some(), full);
+        if let Some(fault) = fault.or_else(|| site.ends_tls_badly()) {
             return Some(fault);
         }
         let wires = site.link.lock();
         let ended = site.client.has_ended(&wires);
         let lost = wires.reset || wires.closed || ended || wires.congested;
-        // At the end of a shutdown the last reply has a second.
-        let hurried = self.shutdown.is_some() && wires.unwritten.is_some();
-        let lost = lost || hurried || is_given_up(&wires, &self.shared.swarm);
+        let cut_off = self.shutdown.as_ref().is_some_and(|shutdown| {
+            // The last reply has a second when the grace is over, and no more.
+            let due = self.shared.swarm.grace + LINGER_TIME;
+            shutdown.began.elapsed() + SLACK >= due && wires.unwritten.is_some()
+        });
+        let lost = lost || cut_off || is_given_up(&wires, &self.shared.swarm);
         let refused = self.shared.swarm.listener && self.shutdown.is_some() && !began;
-        let shakes = site.shakes(&wires);
+        let shakes = site.shakes(&wires) || site.model.awaits_header();
         let excused = lost || site.aborted || refused || shakes;
         (!excused && !site.model.may_end())
             .then(|| "the connection was closed without a last reply".to_owned())
@@ -120,6 +127,9 @@ impl World {
                 site.is_owed_a_reply(&pages, &self.shared.swarm),
                 site.is_not_told(&pages, self.shutdown.is_some()),
                 site.shakes_for_too_long(self.shutdown.is_some()),
+                site.waits_for_header(self.shutdown.is_some()),
+                site.waits_to_write(&pages, &self.shared.swarm),
+                site.lingers(),
             ];
             let found = found.into_iter().flatten().filter(|_| !stalled);
             faults.extend(found.map(|fault| format!("session {}: {fault}", site.link.id)));
@@ -240,16 +250,6 @@ impl Site {
         self.client.passage.said(there)
     }
 
-    fn buffered_too_much(&self) -> Option<String> {
-        let wires = self.link.lock();
-        if wires.down.is_ended() {
-            // What is read off while the connection is closed is not kept.
-            return None;
-        }
-        let ahead = self.model.ahead(self.client.passage.said(wires.up.read));
-        (ahead > MOST_KEPT).then(|| format!("the server has read {ahead} bytes ahead"))
-    }
-
     /// A complete command has come, no service works, there is room for the reply, and nothing happens.
     fn is_owed_a_reply(&self, pages: &Pages, swarm: &Swarm) -> Option<String> {
         // It may wait to be accepted, or may have come to its end.
@@ -361,12 +361,4 @@ impl Site {
 
 fn position(call: &Call) -> usize {
     call.reader.unwrap_or_default().position
-}
-
-/// Whether the client has taken so little of the replies for so long that the server need not go on.
-fn is_given_up(wires: &Wires, swarm: &Swarm) -> bool {
-    let limit = Duration::from_millis(swarm.times.write.unwrap_or(300_000));
-    wires
-        .unwritten
-        .is_some_and(|since| since.elapsed() >= limit)
 }

@@ -5,9 +5,10 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use smtpd_tower::Body;
+use smtpd_tower::{Body, Session};
+use tokio::time::Instant;
 
-use crate::trace::Trace;
+use crate::{facts::Facts, services::conn_of, trace::Trace};
 
 /// Which service was called.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -40,6 +41,8 @@ pub enum Outcome {
 pub struct Call {
     pub conn: u64,
     pub kind: Kind,
+    /// What the service could see of the session.
+    pub facts: Facts,
     /// What the call is about, in the client's own words.
     pub subject: String,
     /// The route of a message, where there are several.
@@ -48,6 +51,7 @@ pub struct Call {
     pub recipients: Vec<String>,
     pub outcome: Outcome,
     pub ended: u64,
+    pub ended_at: Option<Instant>,
     /// The service takes the message without reading it.
     pub discards: bool,
     /// The body outlives the answer, and is not read.
@@ -140,7 +144,8 @@ impl Journal {
     }
 
     /// Records that a call has begun. Returns its number.
-    pub fn begin(&self, conn: u64, kind: Kind, subject: String) -> usize {
+    pub fn begin(&self, session: &Session, kind: Kind, subject: String) -> usize {
+        let conn = conn_of(session);
         self.trace
             .event("call", conn, || format!("{kind:?} {subject}"));
         let mut pages = self.lock();
@@ -148,11 +153,13 @@ impl Journal {
         pages.calls.push(Call {
             conn,
             kind,
+            facts: Facts::of(session),
             subject,
             route: 0,
             recipients: Vec::new(),
             outcome: Outcome::Working,
             ended: 0,
+            ended_at: None,
             discards: false,
             keeps: false,
             reader: None,
@@ -166,7 +173,10 @@ impl Journal {
         let ended = self
             .trace
             .event("answer", conn, || format!("{kind:?} {outcome:?}"));
-        self.with(call, |call| (call.outcome, call.ended) = (outcome, ended));
+        self.with(call, |call| {
+            (call.outcome, call.ended) = (outcome, ended);
+            call.ended_at = Some(Instant::now());
+        });
     }
 
     /// Records that a service has stored a message.
@@ -209,6 +219,13 @@ impl Pages {
     pub fn is_delivering(&self, conn: u64) -> bool {
         let mut calls = self.calls_of(conn);
         calls.any(|call| call.kind == Kind::Data && call.outcome == Outcome::Working)
+    }
+
+    /// Since when no data service of that connection is at work. `None` while one is.
+    pub fn idle_since(&self, conn: u64, began: Instant) -> Option<Instant> {
+        let data = self.calls_of(conn).filter(|call| call.kind == Kind::Data);
+        data.map(|call| call.ended_at)
+            .try_fold(began, |last, ended| Some(last.max(ended?)))
     }
 
     /// Whether a service works on a command of that connection, and not the server.

@@ -26,12 +26,13 @@
 //! | `swarm` | which features and faults a run has |
 //! | `script`, `script_tls`, `soup`, `content`, `client` | what clients say, and the machines that say it |
 //! | `network` | bounded buffers between them and the server |
+//! | `scram`, `proxy` | SCRAM as both ends have it, and PROXY headers |
 //! | `tls` | what both ends need for TLS, with nothing in it that differs between two runs of a seed |
 //! | `services`, `delivery`, `hooks` | what a user of the framework may write, at its worst |
 //! | `executor`, `world` | what happens next |
-//! | `journal`, `trace` | what has happened |
+//! | `journal`, `facts`, `trace` | what has happened, and what services have seen |
 //! | `model` | the server as RFC 5321 has it: which reply has to be next |
-//! | `invariants` | what must hold: after each step, whenever nothing moves, and at the end |
+//! | `invariants`, `oracle`, `bounds` | what must hold: after each step, whenever nothing moves, and at the end |
 //!
 //! # Why not turmoil
 //!
@@ -45,11 +46,13 @@
 //! What the server itself spawns on tokio (the sessions of a listener) is scheduled by tokio, in a fixed order.
 #![forbid(unsafe_code)]
 
+mod bounds;
 mod client;
 mod content;
 mod delivery;
 mod dice;
 mod executor;
+mod facts;
 mod flood;
 mod hooks;
 mod invariants;
@@ -58,6 +61,8 @@ mod model;
 mod network;
 mod oracle;
 mod panics;
+mod proxy;
+mod scram;
 mod script;
 mod script_tls;
 mod server;

@@ -52,8 +52,10 @@ pub struct Wires {
     pub written: Vec<(u64, Vec<u8>)>,
     /// The server has found no room to write into since the client last read.
     pub congested: bool,
-    /// Since when the server has had something that it could not write at once.
-    pub unwritten: Option<Instant>,
+    /// Since when the server has had something that it could not write at once, and what it had written before.
+    pub unwritten: Option<(Instant, u64)>,
+    /// When the server has ended what it writes, and what it had read before.
+    pub shut: Option<(Instant, u64)>,
 }
 
 /// One direction: what was sent, and how much of it has arrived.
@@ -85,6 +87,7 @@ impl Link {
             written: Vec::new(),
             congested: false,
             unwritten: None,
+            shut: None,
         };
         Self {
             id,
@@ -287,7 +290,10 @@ impl AsyncWrite for ServerEnd {
         let room = wires.down.room().min(bytes.len());
         if room == 0 && !bytes.is_empty() {
             wires.congested = true;
-            wires.unwritten.get_or_insert_with(Instant::now);
+            let sent = wires.down.sent;
+            wires
+                .unwritten
+                .get_or_insert_with(|| (Instant::now(), sent));
             wires.down.writer = Some(cx.waker().clone());
             return Poll::Pending;
         }
@@ -309,7 +315,11 @@ impl AsyncWrite for ServerEnd {
 
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.trace.event("shuts", self.link.id, String::new);
-        self.link.lock().down.end();
+        let mut wires = self.link.lock();
+        wires.down.end();
+        let read = wires.up.read;
+        wires.shut.get_or_insert_with(|| (Instant::now(), read));
+        drop(wires);
         self.alarm.ring();
         Poll::Ready(Ok(()))
     }

@@ -2,10 +2,9 @@
 
 use std::time::Duration;
 
-use crate::{journal::Pages, network::Wires, shared::Shared, site::Site, tls::Heard};
-
-/// How exact timers are.
-const SLACK: Duration = Duration::from_millis(50);
+use crate::{
+    invariants::SLACK, journal::Pages, network::Wires, shared::Shared, site::Site, tls::Heard,
+};
 
 impl Site {
     /// Lets the model see what client and server have said. Returns what is wrong with the TLS that it was said in.
@@ -13,7 +12,15 @@ impl Site {
         let mut wires = self.link.lock();
         let written = std::mem::take(&mut wires.written);
         let said = std::mem::take(&mut wires.said);
+        let read = wires.up.read;
         drop(wires);
+        if let Some((header, end)) = &self.client.header
+            && self.model.awaits_header()
+            && header.sound
+            && *end <= read
+        {
+            self.model.header_read(header.peer.clone());
+        }
         if !said.is_empty() {
             self.client.passage.add(said.len(), &Heard::Same);
             self.model.sent(&said);
@@ -46,11 +53,12 @@ impl Site {
         let before = tls.is_settled();
         let text = tls.receive(self.written, bytes);
         let text = text.map_err(|error| format!("what the server writes is no TLS: {error}"))?;
+        let binds = !text.is_empty() && tls.exporter().is_some();
         if !before && tls.is_settled() {
             self.check_certificate(shared)?;
         }
         if !text.is_empty() {
-            self.model.secured();
+            self.model.secured(binds);
             self.model.received(event, &text);
         }
         Ok(())
@@ -72,6 +80,29 @@ impl Site {
         self.model.handshake.is_some() && !through
     }
 
+    /// A header is waited for as long as it may take, and not where the server shuts down.
+    pub fn waits_for_header(&self, shuts_down: bool) -> Option<String> {
+        if shuts_down && self.model.awaits_header() && self.written == 0 {
+            return Some("the server shuts down, and a header is awaited".to_owned());
+        }
+        let age = self.model.waits_too_long_for_header()?;
+        Some(format!("a header is awaited for {age:?}"))
+    }
+
+    /// A session without a header ends without a word, but only if none can come any more.
+    pub fn ends_header_for_no_reason(&self, shuts_down: bool, full: bool) -> Option<String> {
+        let wires = self.link.lock();
+        let lost = wires.reset || wires.closed || wires.up.is_ended();
+        drop(wires);
+        let reasons = [
+            !self.model.awaits_header(),
+            self.client.has_no_header(),
+            self.model.is_late_for_header(),
+            lost || shuts_down || full || self.aborted,
+        ];
+        (!reasons.contains(&true)).then(|| "a header was not waited for".to_owned())
+    }
+
     /// A handshake ends within its time, and at once where the server shuts down.
     pub fn shakes_for_too_long(&self, shuts_down: bool) -> Option<String> {
         let handshake = self.model.handshake.as_ref()?;
@@ -79,12 +110,16 @@ impl Site {
         if !self.shakes(&wires) || wires.reset {
             return None;
         }
+        if wires.shut.is_some() {
+            // It closes.
+            return None;
+        }
         if shuts_down && wires.unwritten.is_none() {
             return Some("the server shuts down, and a handshake goes on".to_owned());
         }
         let limit = handshake.limit?;
         let age = handshake.since.elapsed();
-        (age > limit + SLACK).then(|| format!("a handshake lasts for {age:?}"))
+        (age > limit + handshake.late + SLACK).then(|| format!("a handshake lasts for {age:?}"))
     }
 
     /// A handshake that fails ends the session without a word, but only if there is something wrong.
@@ -112,6 +147,7 @@ impl Site {
 
     /// TLS ends with its own end, so that nobody can cut off what the server has said (RFC 8446 section 6.1).
     pub fn ends_tls_badly(&self) -> Option<String> {
+        self.model.handshake.as_ref()?;
         let tls = self.client.tls.as_ref()?;
         let wires = self.link.lock();
         let gone = wires.reset || wires.closed || wires.up.is_ended() && !self.client.finished;

@@ -7,6 +7,7 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use crate::{
     content::{content, stuffed},
     dice::Dice,
+    proxy::Header,
     swarm::{Swarm, Tls},
     tls::Flaw,
 };
@@ -24,16 +25,35 @@ pub enum Op {
     /// Waits until there is a reply to all that was said, or so many milliseconds.
     Await(u64),
     Pause(u64),
-    /// From now on says a byte in so many milliseconds.
+    /// From now on says a byte in so many milliseconds; 0 is without a pause.
     Drip(u64),
     Read(Reading),
     Cut(Cut),
+    /// Says a PROXY header.
+    Header(Header),
+    /// Begins SCRAM.
+    Scram(Scram),
+    /// Answers a challenge of SCRAM, with the right proof or another.
+    Proof(bool),
+    /// Ends SCRAM.
+    Proved,
     /// Begins a handshake if the server has asked for it, or, where it is true, will.
     Secure(bool, Flaw),
     /// Waits until the handshake is done, or cuts the connection after so many milliseconds.
     Secured(u64),
     /// Ends TLS as it has to be.
     Finish,
+}
+
+/// How SCRAM is begun.
+#[derive(Clone, Debug)]
+pub struct Scram {
+    pub user: String,
+    pub plus: bool,
+    /// The header says that the client could have bound, or that it binds to something else.
+    pub wrong: bool,
+    /// With the first message in the command.
+    pub initial: bool,
 }
 
 /// How a client reads.
@@ -148,6 +168,9 @@ impl<'a> Author<'a> {
         if read != Reading::All && !Kind::RARE.contains(&kind) {
             self.ops.push_back(Op::Read(read));
         }
+        if self.swarm.proxy.is_some() {
+            self.header();
+        }
         if self.swarm.tls == Some(Tls::First) {
             self.tls_first();
         }
@@ -175,6 +198,9 @@ impl<'a> Author<'a> {
         if self.swarm.tls == Some(Tls::Started) && self.dice.chance(70) {
             self.starttls(kind);
         }
+        if self.swarm.trusts.is_some() && self.dice.chance(60) {
+            self.claims(kind);
+        }
         if kind == Kind::Auth || self.dice.chance(10) {
             self.auth();
         }
@@ -189,7 +215,8 @@ impl<'a> Author<'a> {
             false if self.dice.chance(10) => "HELO",
             false => "EHLO",
         };
-        self.say(format!("{verb} c{}.example\r\n", self.conn));
+        let n = self.number();
+        self.say(format!("{verb} c{}n{n}.example\r\n", self.conn));
         if !matches!(kind, Kind::Blind) {
             self.await_replies();
         }
@@ -245,12 +272,12 @@ impl<'a> Author<'a> {
     fn message(&mut self) {
         self.say("DATA\r\n");
         self.await_replies();
-        let content = stuffed(&content(self.dice));
+        let content = stuffed(&content(self.dice, self.swarm));
         self.ops.push_back(Op::Body(content));
     }
 
     fn message_at_once(&mut self) {
-        let content = stuffed(&content(self.dice));
+        let content = stuffed(&content(self.dice, self.swarm));
         self.say([b"DATA\r\n", &content[..]].concat());
     }
 
@@ -260,7 +287,7 @@ impl<'a> Author<'a> {
         }
         self.say("DATA\r\n");
         self.await_replies();
-        let mut content = stuffed(&content(self.dice));
+        let mut content = stuffed(&content(self.dice, self.swarm));
         content.truncate(self.dice.below(content.len() - 1));
         self.ops.push_back(Op::Body(content));
         let pause = self.dice.pick(&[0, 1, 3000]);
@@ -274,7 +301,7 @@ impl<'a> Author<'a> {
             self.dice.chance(40),
             self.dice.pick(&[1, 10, 1000, 100_000]),
         );
-        let mut content = content(self.dice);
+        let mut content = content(self.dice, self.swarm);
         content.truncate(most * 200);
         let mut rest = &content[..];
         while self.dice.chance(5) || !rest.is_empty() {
@@ -321,7 +348,40 @@ impl<'a> Author<'a> {
         }
     }
 
+    fn claims(&mut self, kind: Kind) {
+        for _ in 0..self.dice.between(1, 3) {
+            self.claim();
+        }
+        if self.dice.chance(80) {
+            self.hello(kind);
+        }
+        if self.dice.chance(40) {
+            self.claim();
+        }
+    }
+
+    fn scram(&mut self) {
+        let scram = Scram {
+            user: format!("u{}", self.number()),
+            plus: self.dice.chance(50),
+            wrong: self.dice.chance(10),
+            initial: self.dice.chance(60),
+        };
+        self.ops.push_back(Op::Scram(scram));
+        self.await_replies();
+        if self.dice.chance(10) {
+            self.say(self.dice.pick(&["*\r\n", "!!!\r\n", "bm9uc2Vuc2U=\r\n"]));
+        }
+        self.ops.push_back(Op::Proof(self.dice.chance(80)));
+        self.await_replies();
+        self.ops.push_back(Op::Proved);
+        self.await_replies();
+    }
+
     fn auth(&mut self) {
+        if self.dice.chance(40) {
+            return self.scram();
+        }
         let password = self.dice.pick(&["right", "wrong"]);
         let user = format!("u{}", self.number());
         let plain = STANDARD.encode(format!("\0{user}\0{password}"));

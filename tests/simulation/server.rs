@@ -3,8 +3,10 @@
 use std::{sync::Arc, time::Duration};
 
 use smtpd_tower::{
-    Data, PhaseService, Pipeline, Profile, Server, Timeouts, layer::SessionsPerIpLayer,
+    Data, PhaseService, Pipeline, Profile, ProxyProtocol, Server, Timeouts, TrustedPeers,
+    layer::SessionsPerIpLayer,
     router::Router,
+    sasl::{Mechanisms, Scram},
 };
 use tokio::sync::Semaphore;
 use tower::{Layer, ServiceBuilder, limit::GlobalConcurrencyLimitLayer};
@@ -40,6 +42,7 @@ pub fn build(shared: &Shared) -> Built {
                 .limits(limits(&swarm.limits))
                 .allow_insecure_auth(true)
                 .entropy(no_entropy)
+                .mechanisms(mechanisms())
         });
     if swarm.lmtp {
         server = server.profile(Profile::Lmtp);
@@ -49,6 +52,14 @@ pub fn build(shared: &Shared) -> Built {
     }
     if let Some(certificates) = shared.certificates() {
         server = server.tls(certificates.config.clone());
+    }
+    if let Some(limit) = swarm.proxy {
+        let proxy = ProxyProtocol::from_trusted(peers("192.0.2.0/24"));
+        server = server.proxy_protocol(proxy.with_timeout(limit));
+    }
+    if let Some(trusts) = swarm.trusts {
+        let peers = peers(if trusts { "192.0.2.0/24" } else { "10.0.0.0/8" });
+        server = server.xclient_from(peers.clone()).xforward_from(peers);
     }
     // What a profile requires is not what is looked at here.
     let server = server.configure(|config| {
@@ -60,6 +71,16 @@ pub fn build(shared: &Shared) -> Built {
         per_ip,
         permits,
     }
+}
+
+fn peers(network: &str) -> TrustedPeers {
+    TrustedPeers::parse([network]).unwrap()
+}
+
+fn mechanisms() -> Mechanisms {
+    Mechanisms::default()
+        .with(Scram::sha256().plus())
+        .with(Scram::sha256())
 }
 
 fn pipeline(

@@ -18,6 +18,7 @@ use tower::Service;
 use crate::{
     executor::BoxFuture,
     journal::{Kind, Outcome},
+    scram,
     shared::Shared,
 };
 
@@ -117,8 +118,7 @@ impl<P: SimPhase> Service<Request<P>> for SimService<P> {
         // Text that looks like a command has this sender, and must never become one.
         let evil = subject.starts_with("evil").then_some(Fault::Reject);
         let fault = evil.or(self.readiness.fault_of_call());
-        let conn = conn_of(request.session());
-        let call = shared.journal.begin(conn, P::KIND, subject);
+        let call = shared.journal.begin(request.session(), P::KIND, subject);
         if fault == Some(Fault::PanicInCall) {
             shared.journal.end(call, Outcome::Panicked);
             panic!("sim: a service panics in call");
@@ -128,9 +128,9 @@ impl<P: SimPhase> Service<Request<P>> for SimService<P> {
     }
 }
 
-/// The number of a connection, which is the port of its client.
+/// The number of a connection, which is the port of its client, or of the proxy before that.
 pub fn conn_of(session: &Session) -> u64 {
-    match session.peer() {
+    match session.connection_peer() {
         PeerAddr::Inet(address) => u64::from(address.port()),
         _ => 0,
     }
@@ -414,6 +414,8 @@ impl SimPhase for Auth {
     fn accept(request: &Request<Self>) -> (u16, smtpd_tower::AuthOutcome) {
         let credentials = request.credentials();
         match credentials.password() {
+            // Whether the proof is right, the session finds out.
+            None => (334, scram::secret().into()),
             Some("wrong") => (535, Reply::auth_failed().into()),
             _ => (235, Identity::new(credentials.username()).into()),
         }

@@ -50,6 +50,10 @@ pub struct Swarm {
     pub max_sessions: usize,
     pub flood: bool,
     pub tls: Option<Tls>,
+    /// Each client is a proxy, whose header is awaited for so long.
+    pub proxy: Option<Duration>,
+    /// XCLIENT and XFORWARD are known, and whether the clients may use them.
+    pub trusts: Option<bool>,
     /// The certificate is read again now and then.
     pub renews: bool,
 }
@@ -160,6 +164,8 @@ impl Swarm {
             max_sessions: if dice.chance(10) { 1 } else { 100 },
             flood: dice.one_in(200),
             tls: Self::choose_tls(dice, rare),
+            proxy: Self::choose_proxy(dice, rare),
+            trusts: dice.chance(15).then(|| dice.chance(75)),
             renews: dice.chance(40),
             clients,
         };
@@ -167,9 +173,30 @@ impl Swarm {
             // No profile has both.
             swarm.tls = swarm.tls.map(|_| Tls::Started);
         }
+        if swarm.tls.is_some() && dice.chance(75) {
+            swarm.widen(dice);
+        }
         match rare {
             true => swarm.calmed(),
             false => swarm,
+        }
+    }
+
+    fn choose_proxy(dice: &Dice, rare: bool) -> Option<Duration> {
+        let limit = Duration::from_millis(dice.pick(&[500, 5000]));
+        (dice.chance(8) && !rare).then_some(limit)
+    }
+
+    /// Handshakes are long, and few would come to their end where everything is slow and fails.
+    fn widen(&mut self, dice: &Dice) {
+        let capacity = dice.pick(&[700, 4096, 65_536]);
+        self.capacity = (self.capacity.0.max(capacity), self.capacity.1.max(capacity));
+        self.cuts = self.cuts.min(20);
+        self.fault_rate = self.fault_rate.min(3);
+        for kind in &mut self.clients {
+            if matches!(kind, Kind::Silent | Kind::Dripping | Kind::Soup) {
+                *kind = dice.pick(&[Kind::Mail, Kind::Pipelined, Kind::Chunks, Kind::Auth]);
+            }
         }
     }
 
@@ -191,6 +218,12 @@ impl Swarm {
         self.aborts = false;
         self.subscriber = false;
         self
+    }
+
+    /// How long a connection may wait to be accepted, since others fail.
+    pub fn late_accept(&self) -> Duration {
+        let fails = self.listener && self.listener_errors;
+        Duration::from_secs(if fails { 1 } else { 0 })
     }
 
     /// At how many bytes a client cuts the connection at the latest.

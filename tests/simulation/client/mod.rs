@@ -1,5 +1,6 @@
 //! Clients: machines that play a script, one small act at a time.
 
+mod auth;
 mod secure;
 mod write;
 
@@ -10,6 +11,8 @@ use tokio::time::Instant;
 use crate::{
     model::Model,
     network::Link,
+    proxy::Header,
+    scram::Opening,
     script::{Cut, Op, Reading},
     shared::Shared,
     tls::{Outbox, Passage, Secure},
@@ -27,8 +30,14 @@ pub struct Client {
     pub tls: Option<Secure>,
     /// What it says is said within TLS.
     speaks_tls: bool,
+    /// It will not do its part of the handshake to the end.
+    gives_up: bool,
     /// With which of its bytes it has done its part of the handshake.
     shaken_at: u64,
+    /// The PROXY header, and where it ends.
+    pub header: Option<(Header, u64)>,
+    /// How it has begun SCRAM.
+    opening: Option<Opening>,
     /// It has said within TLS that it sends nothing more.
     pub finished: bool,
     reading: Reading,
@@ -63,7 +72,10 @@ impl Client {
             passage: Passage::default(),
             tls: None,
             speaks_tls: false,
+            gives_up: false,
             shaken_at: 0,
+            header: None,
+            opening: None,
             finished: false,
             reading: Reading::All,
             drip: None,
@@ -225,7 +237,12 @@ impl Client {
                 self.ops.push_front(op);
             }
             Op::Await(_) | Op::Pause(_) => self.until = None,
-            Op::Drip(pause) => self.drip = Some(Duration::from_millis(pause)),
+            Op::Drip(pause) => self.drip = (pause > 0).then(|| Duration::from_millis(pause)),
+            Op::Header(header) => self.say_header(header),
+            Op::Scram(scram) => self.begin_scram(scram),
+            Op::Proof(right) => self.prove(model, right),
+            Op::Proved if model.is_proved() => self.say(b"\r\n".to_vec()),
+            Op::Proved => {}
             Op::Read(reading) => self.reading = reading,
             Op::Cut(cut) => self.perform_cut(cut),
             Op::Secure(blind, flaw) => self.begin_tls(model, blind, flaw),
@@ -239,6 +256,7 @@ impl Client {
             .trace
             .event("cut", self.link.id, || format!("{cut:?}"));
         self.ops.clear();
+        self.gives_tls_up();
         self.finished &= self.out.is_empty();
         self.out.clear();
         match cut {

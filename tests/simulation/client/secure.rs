@@ -51,7 +51,7 @@ impl Client {
         } else if tls.is_done(read) {
             self.until = None;
             self.speaks_tls = true;
-            return model.secured();
+            return model.secured(tls.exporter().is_some());
         } else if self.until.is_some_and(|until| until <= now) {
             let cut = self.shared.dice.pick(&Cut::ALL);
             return self.perform_cut(cut);
@@ -70,13 +70,19 @@ impl Client {
         }
     }
 
+    /// Notes whether it leaves in the middle of a handshake.
+    pub(super) fn gives_tls_up(&mut self) {
+        let holds = self.tls.as_ref().is_some_and(|tls| tls.holds());
+        self.gives_up |= !self.speaks_tls && (holds || !self.out.is_empty());
+    }
+
     /// Whether the server has come to the end of the handshake, or can have.
     pub fn is_shaken(&self, wires: &Wires) -> bool {
         let Some(tls) = &self.tls else {
             return false;
         };
         let said = self.speaks_tls || (!tls.holds() && self.out.is_empty());
-        tls.is_settled() && said && wires.up.read >= self.shaken_at
+        tls.is_settled() && said && !self.gives_up && wires.up.read >= self.shaken_at
     }
 
     /// Whether it has sent what is no TLS where TLS was awaited.

@@ -1,7 +1,5 @@
 //! Which reply belongs to a command in which state.
 
-use base64::{Engine, engine::general_purpose::STANDARD};
-
 use super::{Mode, Model, State, Transaction, expect, stream::chunk_size};
 use crate::{journal::Kind, swarm::Tls};
 
@@ -34,6 +32,10 @@ impl Line {
         (!path.contains(['<', '>', ' ']) && path.contains('@')).then_some(path)
     }
 
+    pub(super) fn argument(&self) -> &str {
+        &self.argument
+    }
+
     pub(super) fn verb(&self) -> &str {
         &self.verb
     }
@@ -48,6 +50,12 @@ impl Line {
             .any(|byte| (*byte < b' ' && *byte != b'\t') || *byte == 0x7f)
     }
 }
+
+/// The commands that bring no mail about, of which there may be only so many.
+const JUNK: [&str; 11] = [
+    "HELO", "EHLO", "LHLO", "STARTTLS", "RSET", "NOOP", "VRFY", "EXPN", "HELP", "XCLIENT",
+    "XFORWARD",
+];
 
 /// Not longer than any limit of a line.
 const SHORT: usize = 2000;
@@ -98,12 +106,7 @@ impl Model {
     }
 
     fn count(&mut self, line: &Line) {
-        if matches!(
-            line.verb.as_str(),
-            "HELO" | "EHLO" | "LHLO" | "STARTTLS" | "RSET" | "NOOP" | "VRFY" | "EXPN" | "HELP"
-        ) {
-            self.counts.junk += 1;
-        }
+        self.counts.junk += u32::from(JUNK.contains(&line.verb.as_str()));
     }
 
     fn run(&mut self, event: u64, code: u16, line: &Line) -> Result<(), String> {
@@ -126,6 +129,8 @@ impl Model {
                 self.violated(code, &[501], true)
             }
             "AUTH" => self.auth(event, code, line),
+            "XCLIENT" if self.swarm.trusts.is_some() => self.xclient(event, code, line),
+            "XFORWARD" if self.swarm.trusts.is_some() => self.xforward(code, line),
             "STARTTLS" if self.swarm.tls == Some(Tls::Started) => self.starttls(code, line),
             "VRFY" if line.argument.is_empty() => expect(code, &[501]),
             _ => self.other(event, code, line),
@@ -136,7 +141,7 @@ impl Model {
         if self.state != State::Start {
             self.state = State::Ready;
         }
-        self.transaction = Transaction::default();
+        self.forget_transaction();
         expect(code, &[250])
     }
 
@@ -148,7 +153,8 @@ impl Model {
         if code == 250 {
             self.state = State::Ready;
             self.helo = line.verb == "HELO";
-            self.transaction = Transaction::default();
+            self.facts.helo = Some(line.argument.clone());
+            self.forget_transaction();
         }
         expect(code, &codes)
     }
@@ -220,75 +226,4 @@ impl Model {
     fn is_foreign(&self, line: &Line) -> bool {
         line.verb.ends_with(':') || line.verb == "GET"
     }
-
-    fn auth(&mut self, event: u64, code: u16, line: &Line) -> Result<(), String> {
-        if self.state != State::Ready || self.helo || self.identified {
-            return expect(code, &[503]);
-        }
-        let mut words = line.argument.split_ascii_whitespace();
-        let mechanism = words.next().unwrap_or_default().to_ascii_uppercase();
-        let login = match mechanism.as_str() {
-            "PLAIN" => false,
-            "LOGIN" => true,
-            "" => return expect(code, &[501]),
-            _ => return expect(code, &[504]),
-        };
-        let lines = words.next().map(str::to_owned).into_iter().collect();
-        self.responses(event, code, login, lines)
-    }
-
-    pub(super) fn sasl(
-        &mut self,
-        event: u64,
-        code: u16,
-        login: bool,
-        mut lines: Vec<String>,
-    ) -> Result<(), String> {
-        let Some(line) = self.stream.line(u64::MAX) else {
-            return Err("there is no response that it answers".to_owned());
-        };
-        let line = self.stream.advance(line);
-        self.mode = Mode::Commands;
-        let text = String::from_utf8_lossy(&line[..line.len() - 2]).into_owned();
-        if text == "*" {
-            return expect(code, &[501]);
-        }
-        lines.push(text);
-        self.responses(event, code, login, lines)
-    }
-
-    fn responses(
-        &mut self,
-        event: u64,
-        code: u16,
-        login: bool,
-        lines: Vec<String>,
-    ) -> Result<(), String> {
-        let decoded: Option<Vec<String>> = lines.iter().map(|line| decode(line)).collect();
-        let Some(decoded) = decoded else {
-            return expect(code, &[501, 535]);
-        };
-        if decoded.len() < if login { 2 } else { 1 } {
-            self.mode = Mode::Sasl { login, lines };
-            return expect(code, &[334]);
-        }
-        let user = match login {
-            true => Some(decoded[0].as_str()),
-            false => decoded[0].split('\0').nth(1),
-        };
-        let Some(user) = user.filter(|user| self.is_asked(Kind::Auth, user)) else {
-            let faulty = if self.may_be_unasked() { 451 } else { 535 };
-            return expect(code, &[501, 535, faulty]);
-        };
-        let user = user.to_owned();
-        let codes = self.answers(Kind::Auth, &user, event)?;
-        self.identified |= code == 235;
-        self.counts.auth_failures += u32::from(code >= 500);
-        expect(code, &codes)
-    }
-}
-
-fn decode(text: &str) -> Option<String> {
-    let bytes = STANDARD.decode(text).ok()?;
-    String::from_utf8(bytes).ok()
 }

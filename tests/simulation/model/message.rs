@@ -7,6 +7,7 @@ use super::{
     stream::{has_bare_newline, unstuffed},
 };
 use crate::journal::{Call, Commit, Digest, Kind, Outcome, Pages};
+use std::collections::VecDeque;
 use tokio::time::Instant;
 
 impl Model {
@@ -22,6 +23,7 @@ impl Model {
         if line.has_argument() {
             return expect(code, &[501]);
         }
+        self.check_facts()?;
         if code == 354 {
             self.mode = Mode::Data;
             let asked = !self.data_calls().is_empty();
@@ -58,6 +60,7 @@ impl Model {
 
     /// The reply to the last of a message.
     fn over(&mut self, event: u64, code: u16, content: &[u8]) -> Result<(), String> {
+        self.check_facts()?;
         let codes = self.codes(event, content)?;
         self.may_close = self.drains_little() && code >= 400;
         self.check_deliveries(event, content)?;
@@ -92,6 +95,31 @@ impl Model {
             false => Mode::Commands,
         };
         expect(code, &expected)
+    }
+
+    /// LMTP: the codes for the recipients behind the one that was just answered.
+    pub(super) fn codes_behind(&self, event: u64) -> VecDeque<Vec<u16>> {
+        let mut codes: VecDeque<Vec<u16>> = match (&self.mode, self.message_at_hand()) {
+            (Mode::Each { next, codes }, _) => return codes[next + 1..].to_vec().into(),
+            (_, Some(content)) if self.swarm.lmtp => {
+                self.codes_of_recipients(event, &content).into()
+            }
+            _ => return VecDeque::new(),
+        };
+        codes.pop_front();
+        codes
+    }
+
+    /// The message that is to be answered next, if it has come whole.
+    fn message_at_hand(&self) -> Option<Vec<u8>> {
+        let rest = self.stream.rest(u64::MAX);
+        if self.mode == Mode::Data {
+            let end = self.stream.message(u64::MAX)?;
+            return Some(unstuffed(&rest[..end - 3]));
+        }
+        let (line, size, last) = self.chunk(u64::MAX)?;
+        let chunk = rest.get(line..line + size).filter(|_| last)?;
+        Some([&self.transaction.content[..], chunk].concat())
     }
 
     /// The reply to a chunk (RFC 3030 section 2).
@@ -130,8 +158,14 @@ impl Model {
         let content = std::mem::take(&mut self.transaction.content);
         let codes = self.codes(event, &content)?;
         self.state = State::Broken;
+        self.facts.forwarded = None;
         self.may_close = self.drains_little();
         expect(code, &refusals(&codes))
+    }
+
+    /// How much of a message the server can have read by now at the most, which is cheap to tell.
+    pub fn most_available(&self, read: u64) -> usize {
+        self.transaction.content.len() + self.stream.rest(read).len()
     }
 
     /// How much of the present message of that sender must be within the reach of its readers when the server has read so
@@ -208,7 +242,25 @@ impl Model {
 
     fn end_transaction(&mut self) {
         self.state = State::Ready;
+        self.forget_transaction();
+    }
+
+    /// What XFORWARD has said ends with the transaction.
+    pub(super) fn forget_transaction(&mut self) {
         self.transaction = Transaction::default();
+        self.facts.forwarded = None;
+    }
+
+    /// The data services have seen the session as it is.
+    fn check_facts(&self) -> Result<(), String> {
+        let mut calls = self.data_calls().into_iter();
+        let wrong = calls.find(|(_, call)| call.facts != self.facts);
+        wrong.map_or(Ok(()), |(_, call)| {
+            Err(format!(
+                "the data service was told {:?}, not {:?}",
+                call.facts, self.facts
+            ))
+        })
     }
 
     /// Whether the server closes rather than read on after a refusal.

@@ -2,22 +2,29 @@
 //! answered, and so which reply has to be next.
 
 mod ahead;
+mod claims;
 mod commands;
 mod message;
 mod replies;
+mod sasl;
 mod secure;
 mod stream;
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
 
 use tokio::time::Instant;
 
-pub use self::secure::Shaking;
-use self::{replies::ReplyReader, stream::Stream};
+pub use self::{claims::ADDRESSES, secure::Shaking};
+use self::{claims::Claims, replies::ReplyReader, sasl::Sasl, stream::Stream};
 use crate::{
+    facts::Facts,
     journal::{Call, Digest, Kind, Outcome},
     shared::Shared,
-    swarm::{Swarm, Tls},
+    swarm::Swarm,
 };
 
 /// What is known of one session.
@@ -33,21 +40,27 @@ pub struct Model {
     /// How many of the calls of this connection the replies have accounted for.
     used: usize,
     counts: Counts,
-    started: Instant,
-    identified: bool,
+    pub started: Instant,
     helo: bool,
+    /// What services are to see of the session.
+    facts: Facts,
+    claims: Claims,
+    /// The last line of the last reply.
+    last_line: String,
+    /// The session has something that SCRAM can bind to.
+    binds: bool,
+    /// The proof that the client sends next is right.
+    proves: bool,
     /// The client has not waited for the reply to STARTTLS.
     hurries: bool,
-    /// The session is within TLS.
-    tls: bool,
     /// The handshake, if there was one.
     pub handshake: Option<Shaking>,
     /// The last reply was one after which the server may close without another.
     may_close: bool,
     shuts_down: bool,
     greeted: bool,
-    /// How many more replies belong to the one that has closed.
-    tail: usize,
+    /// LMTP: the codes of the replies that still belong to the one that has closed, for the recipients behind.
+    tail: VecDeque<Vec<u16>>,
     /// What each call that a reply has answered may have stored: the message that the client has sent to its end, unless it
     /// has flaws.
     answered: BTreeMap<usize, Option<Digest>>,
@@ -60,17 +73,16 @@ pub struct Model {
 /// What the next bytes of the client are.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Mode {
+    /// A PROXY header.
+    Header,
     Greeting,
     Commands,
     /// A TLS handshake, and nothing of the protocol.
     Handshake,
     /// The message after 354.
     Data,
-    /// Responses within AUTH, of that many so far.
-    Sasl {
-        login: bool,
-        lines: Vec<String>,
-    },
+    /// A response within AUTH.
+    Sasl(Sasl),
     /// LMTP: the replies to the recipients from that one on.
     Each {
         next: usize,
@@ -109,9 +121,7 @@ struct Counts {
 impl Model {
     pub fn new(shared: &Shared, conn: u64) -> Self {
         let mut model = Self::begin(shared, conn);
-        if shared.swarm.tls == Some(Tls::First) {
-            model.begin_tls();
-        }
+        model.begin_session();
         model
     }
 
@@ -128,15 +138,18 @@ impl Model {
             used: 0,
             counts: Counts::default(),
             started: Instant::now(),
-            identified: false,
             helo: false,
+            facts: Facts::of_connection(conn),
+            claims: Claims::default(),
+            last_line: String::new(),
+            binds: false,
+            proves: false,
             hurries: false,
-            tls: false,
             handshake: None,
             may_close: false,
             shuts_down: false,
             greeted: false,
-            tail: 0,
+            tail: VecDeque::new(),
             answered: BTreeMap::new(),
             answered_at: None,
             unanswered: None,
@@ -166,6 +179,7 @@ impl Model {
                 Ok(None) => continue,
                 Ok(Some((code, line))) => {
                     self.shared.trace.event("reply", self.conn, || line.clone());
+                    self.last_line.clone_from(&line);
                     self.reply(event, code)
                         .map_err(|fault| format!("reply {line:?}: {fault}"))
                 }
@@ -189,8 +203,8 @@ impl Model {
             Mode::Greeting | Mode::Each { .. } => true,
             Mode::Commands => self.unit(read).is_some(),
             Mode::Data => self.stream.message(read).is_some(),
-            Mode::Sasl { .. } => self.stream.line(read).is_some(),
-            Mode::Over | Mode::Handshake => false,
+            Mode::Sasl(_) => self.stream.line(read).is_some(),
+            Mode::Over | Mode::Handshake | Mode::Header => false,
         }
     }
 
@@ -231,7 +245,7 @@ impl Model {
                 None if self.stream.line(read).is_none() => rest,
                 None => 0,
             },
-            // What comes after the end is dropped.
+            // What was sent behind the end is dropped. Nothing is read any more until the way out is shut.
             Mode::Over => rest,
             _ => 0,
         };
@@ -240,10 +254,11 @@ impl Model {
 
     fn reply(&mut self, event: u64, code: u16) -> Result<(), String> {
         self.may_close = false;
-        if self.mode == Mode::Over && self.tail > 0 {
-            // LMTP has a reply for each recipient, also where the first closes.
-            self.tail -= 1;
-            return Ok(());
+        if self.mode == Mode::Over
+            && let Some(codes) = self.tail.pop_front()
+        {
+            // LMTP has a reply for each recipient, also where the first closes (RFC 2033 section 4.2).
+            return expect(code, &codes);
         }
         if code == 421 && self.mode != Mode::Over {
             return self.closing(event);
@@ -255,17 +270,20 @@ impl Model {
             Mode::Greeting => self.greeting(event, code),
             Mode::Commands => self.command(event, code),
             Mode::Data => self.message(event, code),
-            Mode::Sasl { login, lines } => self.sasl(event, code, login, lines),
+            Mode::Sasl(sasl) => self.sasl(event, code, sasl),
             Mode::Each { next, codes } => self.each(next, codes, code),
-            // One for each recipient (RFC 2033 section 4.2).
-            Mode::Handshake => Err("comes within a handshake".to_owned()),
-            Mode::Over if self.swarm.lmtp && code == 421 => Ok(()),
+            Mode::Handshake | Mode::Header => Err("comes before the session".to_owned()),
             Mode::Over => Err("comes after the end".to_owned()),
         }
     }
 
     fn greeting(&mut self, event: u64, code: u16) -> Result<(), String> {
         let codes = self.answers(Kind::Connect, "", event)?;
+        self.greeted(code, &codes)
+    }
+
+    /// The client is let in, or not.
+    fn greeted(&mut self, code: u16, codes: &[u16]) -> Result<(), String> {
         self.mode = Mode::Commands;
         self.greeted = true;
         match code {
@@ -293,8 +311,8 @@ impl Model {
         let counted = self.counts.errors + 1 >= limits.errors
             || self.counts.junk >= limits.idle_commands
             || self.counts.auth_failures + 1 >= 5;
-        let turned_away = self.mode == Mode::Greeting
-            && (self.swarm.max_sessions < 100 || self.swarm.per_ip.is_some());
+        let comes = matches!(self.mode, Mode::Greeting | Mode::Header) || self.is_asked_anew();
+        let turned_away = comes && (self.swarm.max_sessions < 100 || self.swarm.per_ip.is_some());
         let timed_out = self.started.elapsed() >= self.swarm.times.least().saturating_sub(SLACK);
         let unasked = self.may_be_unasked();
         let reasons = [
@@ -306,9 +324,7 @@ impl Model {
             timed_out,
             unasked,
         ];
-        if self.swarm.lmtp && by_service {
-            self.tail = self.transaction.recipients.len().saturating_sub(1);
-        }
+        self.tail = self.codes_behind(event);
         self.note_unanswered();
         self.mode = Mode::Over;
         match reasons.contains(&true) {
@@ -331,6 +347,9 @@ impl Model {
         drop(pages);
         match call {
             Some((at, call)) if call.kind == kind && call.subject == subject => {
+                if call.facts != self.facts {
+                    return self.told_wrong(kind, &call);
+                }
                 self.used = at + 1;
                 codes_of(&call, event)
             }
@@ -341,6 +360,17 @@ impl Model {
             )),
             None => Err(format!("{kind:?} was not asked about {subject:?}")),
         }
+    }
+
+    /// The next call does not see the session as it is, unless it belongs to a later command that says the same.
+    fn told_wrong(&self, kind: Kind, call: &Call) -> Result<Vec<u16>, String> {
+        if self.may_be_unasked() {
+            return Ok(vec![451]);
+        }
+        let (told, facts) = (&call.facts, &self.facts);
+        Err(format!(
+            "the {kind:?} service was told {told:?}, not {facts:?}"
+        ))
     }
 
     /// Whether the next call is that one.

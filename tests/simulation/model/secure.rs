@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::{Mode, Model, State, Transaction, commands::Line, expect};
-use crate::swarm::Tls;
+use crate::{facts::Facts, swarm::Tls};
 
 /// A handshake that has begun.
 #[derive(Clone, Copy, Debug)]
@@ -13,6 +13,8 @@ pub struct Shaking {
     pub since: Instant,
     /// How long it may take.
     pub limit: Option<Duration>,
+    /// How much later the server may have begun to wait for it.
+    pub late: Duration,
     /// What the client has sent is no TLS.
     pub spoilt: bool,
     /// Which certificate the server had.
@@ -25,6 +27,7 @@ impl Model {
         self.handshake = Some(Shaking {
             since: Instant::now(),
             limit: self.swarm.times.handshake.map(Duration::from_millis),
+            late: self.swarm.late_accept(),
             spoilt: false,
             generation: self.shared.generation(),
         });
@@ -41,7 +44,8 @@ impl Model {
     }
 
     /// The session starts anew, over TLS. It has forgotten what was said before.
-    pub fn secured(&mut self) {
+    /// SCRAM can bind to it, if `binds`.
+    pub fn secured(&mut self, binds: bool) {
         if self.mode != Mode::Handshake {
             return;
         }
@@ -51,15 +55,19 @@ impl Model {
             false => Mode::Greeting,
         };
         self.state = State::Start;
-        self.tls = true;
         self.helo = false;
-        self.identified = false;
+        self.binds = binds;
         self.transaction = Transaction::default();
+        self.facts = Facts {
+            peer: std::mem::take(&mut self.facts.peer),
+            tls: true,
+            ..Facts::default()
+        };
     }
 
     /// Notes that the client has sent what is no command, perhaps a handshake before it was asked for.
     pub fn hurries(&mut self) {
-        self.hurries |= !self.tls;
+        self.hurries |= !self.facts.tls && !self.awaits_header();
     }
 
     /// Whether a handshake is awaited.
@@ -75,7 +83,7 @@ impl Model {
 
     fn has_starttls(&self) -> bool {
         let between = matches!(self.state, State::Start | State::Ready);
-        self.swarm.tls == Some(Tls::Started) && between && !self.tls
+        self.swarm.tls == Some(Tls::Started) && between && !self.facts.tls
     }
 
     pub(super) fn starttls(&mut self, code: u16, line: &Line) -> Result<(), String> {
@@ -85,7 +93,7 @@ impl Model {
         if line.has_argument() {
             return expect(code, &[501]);
         }
-        if self.tls {
+        if self.facts.tls {
             return expect(code, &[503]);
         }
         let too_early = self.hurries || !self.stream.rest(u64::MAX).is_empty();

@@ -6,7 +6,9 @@ use std::{
     sync::Arc,
 };
 
-use tokio_rustls::rustls::{ClientConfig, ClientConnection, HandshakeKind, pki_types::ServerName};
+use tokio_rustls::rustls::{
+    ClientConfig, ClientConnection, HandshakeKind, ProtocolVersion, pki_types::ServerName,
+};
 
 use super::{Records, Shown};
 
@@ -127,6 +129,16 @@ impl Secure {
             der: chain.first().map_or_else(Vec::new, |first| first.to_vec()),
             resumed: self.connection.handshake_kind() == Some(HandshakeKind::Resumed),
         }
+    }
+
+    /// What the -PLUS forms of SCRAM bind to (RFC 9266). Over TLS 1.2 nothing is sure to be unique.
+    pub fn exporter(&self) -> Option<Vec<u8>> {
+        let unique = self.connection.protocol_version() == Some(ProtocolVersion::TLSv1_3);
+        let label = b"EXPORTER-Channel-Binding";
+        let exported = self
+            .connection
+            .export_keying_material(vec![0; 32], label, Some(b""));
+        exported.ok().filter(|_| unique)
     }
 
     /// Whether the server has written whole records.

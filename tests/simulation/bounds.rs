@@ -1,0 +1,94 @@
+//! What a session may keep, and how long it may wait for a client that does not take what it has for it.
+
+use std::time::Duration;
+
+use crate::{
+    invariants::{CLEAN_UP, LINGER},
+    journal::{Call, Kind, Outcome, Pages},
+    network::{LONGEST_POLL, Wires},
+    shared::Shared,
+    site::Site,
+    swarm::Swarm,
+};
+
+/// What a session may keep of what its client sends: 256 KiB.
+const MOST_KEPT: usize = 256 << 10;
+
+/// What may be read at once beyond a limit.
+const ONE_READ: usize = 64 << 10;
+
+/// What a session reads off, so that its last reply is not lost.
+const LINGER_BYTES: u64 = 1 << 20;
+
+/// How many bytes a second the client has to take of the replies, once it is late.
+const LEAST_RATE: u64 = 500;
+
+impl Site {
+    /// What the client has sent, and the server has read but done nothing with.
+    pub fn keeps_too_much(&self, shared: &Shared) -> Option<String> {
+        let wires = self.link.lock();
+        if let Some((_, before)) = wires.shut {
+            // What is read off while the connection is closed is not kept, and there is a limit to it, too.
+            let off = wires.up.read - before;
+            let too_much = off > LINGER_BYTES + ONE_READ as u64;
+            return too_much.then(|| format!("the server has read off {off} bytes"));
+        }
+        let read = self.client.passage.said(wires.up.read);
+        drop(wires);
+        let ahead = self.model.ahead(read);
+        // Commands that follow a message lie behind it.
+        let kept = ahead + self.kept_of_message(&shared.journal.lock(), read);
+        let most = MOST_KEPT + ONE_READ + shared.swarm.router.unwrap_or(0);
+        (kept > most)
+            .then(|| format!("the server keeps {kept} bytes, of which {ahead} are read ahead"))
+    }
+
+    /// How much of the present message the slowest of its services has not taken, where it may be much.
+    fn kept_of_message(&self, pages: &Pages, read: u64) -> usize {
+        let kept = |call: &Call| {
+            let taken = match call.reader {
+                // What a service collects it has taken.
+                Some(reader) if reader.collects => return 0,
+                reader => reader.unwrap_or_default().position,
+            };
+            if self.model.most_available(read) < taken + MOST_KEPT {
+                return 0;
+            }
+            let available = self.model.available(&call.subject, read);
+            available.map_or(0, |(len, _)| len.saturating_sub(taken))
+        };
+        let calls = pages.calls_of(self.link.id);
+        let working = calls.filter(|call| {
+            call.kind == Kind::Data && call.outcome == Outcome::Working && !call.keeps
+        });
+        working.map(kept).max().unwrap_or(0)
+    }
+
+    /// A client that does not take its replies is given up in time. Only a message that has come whole is still delivered.
+    pub fn waits_to_write(&self, pages: &Pages, swarm: &Swarm) -> Option<String> {
+        let wires = self.link.lock();
+        let (since, before) = wires.unwritten?;
+        let limit = Duration::from_millis(swarm.times.write?);
+        let earned = Duration::from_millis((wires.down.sent - before) * 1000 / LEAST_RATE);
+        let delivered = pages.idle_since(self.link.id, since)?;
+        let waited = since.elapsed();
+        let due = delivered.max(since + limit + earned);
+        (due.elapsed() > CLEAN_UP + LINGER)
+            .then(|| format!("a client that takes nothing is waited for, {waited:?} so far"))
+    }
+
+    /// A session whose way out is closed ends within its time.
+    pub fn lingers(&self) -> Option<String> {
+        let (since, _) = self.link.lock().shut?;
+        let age = since.elapsed();
+        (age > LINGER + LONGEST_POLL).then(|| format!("a session lingers for {age:?}"))
+    }
+}
+
+/// Whether the client has taken so little of the replies for so long that the server need not go on.
+pub fn is_given_up(wires: &Wires, swarm: &Swarm) -> bool {
+    let limit = Duration::from_millis(swarm.times.write.unwrap_or(u64::MAX));
+    wires
+        .unwritten
+        .is_some_and(|(since, _)| since.elapsed() >= limit)
+}

@@ -1,0 +1,35 @@
+//! What a service can see of the session that it is asked in.
+
+use smtpd_tower::Session;
+
+/// The facts that begin anew at STARTTLS, EHLO or XCLIENT.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Facts {
+    pub peer: String,
+    pub tls: bool,
+    pub helo: Option<String>,
+    pub identity: Option<String>,
+    /// What XFORWARD has called the message of this transaction.
+    pub forwarded: Option<String>,
+}
+
+impl Facts {
+    pub fn of(session: &Session) -> Self {
+        let forwarded = session.forwarded();
+        Self {
+            peer: session.peer().to_string(),
+            tls: session.tls().is_some(),
+            helo: session.helo().map(|helo| helo.as_str().to_owned()),
+            identity: session.identity().map(|name| name.as_str().to_owned()),
+            forwarded: forwarded.and_then(|forwarded| forwarded.ident.clone()),
+        }
+    }
+
+    /// A session from that connection that begins.
+    pub fn of_connection(conn: u64) -> Self {
+        Self {
+            peer: format!("192.0.2.1:{conn}"),
+            ..Self::default()
+        }
+    }
+}
