@@ -26,6 +26,8 @@ pub const SLACK: Duration = Duration::from_millis(50);
 /// How long a data service may clean up whose message nobody waits for any more.
 pub const CLEAN_UP: Duration = Duration::from_millis(10_000 + 50);
 
+const NO_REPLY: &str = "the connection was closed without a last reply";
+
 impl World {
     /// What must hold after each step.
     pub fn check_step(&mut self) {
@@ -52,8 +54,7 @@ impl World {
 
     /// The server has closed a connection. Returns what is wrong with that.
     fn close(&mut self, number: usize) -> Option<String> {
-        let site = &mut self.sites[number];
-        site.stage = Stage::Over;
+        let site = &self.sites[number];
         let pages = self.shared.journal.lock();
         let conn = site.link.id;
         let closes = pages.closes.get(&conn).copied().unwrap_or(0);
@@ -61,30 +62,34 @@ impl World {
         if closes > 1 || (began && closes == 0) {
             return Some(format!("on_close was called {closes} times"));
         }
+        let shuts_down = self.shutdown.is_some();
         let full = self.shared.swarm.max_sessions < 100;
-        if let Some(fault) =
-            site.ends_handshake_for_no_reason(self.shutdown.is_some(), full, &pages)
-        {
-            return Some(fault);
-        }
-        let fault = site.ends_header_for_no_reason(self.shutdown.is_some(), full);
-        if let Some(fault) = fault.or_else(|| site.ends_tls_badly()) {
-            return Some(fault);
-        }
+        let fault = site
+            .ends_handshake_for_no_reason(shuts_down, full, &pages)
+            .or_else(|| site.ends_header_for_no_reason(shuts_down, full))
+            .or_else(|| site.ends_tls_badly());
+        let refused = self.shared.swarm.listener && shuts_down && !began;
+        let excused = refused || site.aborted || site.model.may_end();
+        let excused = excused || self.may_lose_reply(site, closes == 0);
+        let fault = fault.or_else(|| (!excused).then(|| NO_REPLY.to_owned()));
+        drop(pages);
+        self.sites[number].stage = Stage::Over;
+        fault
+    }
+
+    /// Whether the last reply need not be seen: the client is lost, it takes nothing, or there is no session yet.
+    fn may_lose_reply(&self, site: &Site, turned_away: bool) -> bool {
         let wires = site.link.lock();
-        let ended = site.client.has_ended(&wires);
-        let lost = wires.reset || wires.closed || ended || wires.congested;
-        let cut_off = self.shutdown.as_ref().is_some_and(|shutdown| {
-            // The last reply has a second when the grace is over, and no more.
-            let due = self.shared.swarm.grace + LINGER_TIME;
-            shutdown.began.elapsed() + SLACK >= due && wires.unwritten.is_some()
+        let lost = wires.reset || wires.closed || site.client.has_ended(&wires);
+        let shutdown = self.shutdown.as_ref();
+        let over = shutdown.map(|shutdown| shutdown.began + self.shared.swarm.grace);
+        let told = turned_away.then_some(site.model.started);
+        // What is said to one that is turned away has a second, and what is left to be said when the grace is over, too.
+        let cut_off = [over, told].into_iter().flatten().any(|since| {
+            Instant::now() + SLACK >= since + LINGER_TIME && wires.unwritten.is_some()
         });
-        let lost = lost || cut_off || is_given_up(&wires, &self.shared.swarm);
-        let refused = self.shared.swarm.listener && self.shutdown.is_some() && !began;
-        let shakes = site.shakes(&wires) || site.model.awaits_header();
-        let excused = lost || site.aborted || refused || shakes;
-        (!excused && !site.model.may_end())
-            .then(|| "the connection was closed without a last reply".to_owned())
+        let early = site.shakes(&wires) || site.model.awaits_header();
+        lost || cut_off || early || is_given_up(&wires, &self.shared.swarm)
     }
 
     fn check_shutdown(&mut self) {

@@ -24,7 +24,7 @@
 //! |---|---|
 //! | `dice` | the only source of chance |
 //! | `swarm` | which features and faults a run has |
-//! | `script`, `script_tls`, `soup`, `content`, `client` | what clients say, and the machines that say it |
+//! | `script`, `script_auth`, `script_tls`, `acts`, `soup`, `content`, `client` | what clients say, and the machines that say it |
 //! | `network` | bounded buffers between them and the server |
 //! | `scram`, `proxy` | SCRAM as both ends have it, and PROXY headers |
 //! | `tls` | what both ends need for TLS, with nothing in it that differs between two runs of a seed |
@@ -46,6 +46,7 @@
 //! What the server itself spawns on tokio (the sessions of a listener) is scheduled by tokio, in a fixed order.
 #![forbid(unsafe_code)]
 
+mod acts;
 mod bounds;
 mod client;
 mod content;
@@ -64,6 +65,7 @@ mod panics;
 mod proxy;
 mod scram;
 mod script;
+mod script_auth;
 mod script_tls;
 mod server;
 mod services;

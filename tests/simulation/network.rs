@@ -50,8 +50,6 @@ pub struct Wires {
     pub said: Vec<u8>,
     /// What the server has written and nobody has looked at, with the event of the write.
     pub written: Vec<(u64, Vec<u8>)>,
-    /// The server has found no room to write into since the client last read.
-    pub congested: bool,
     /// Since when the server has had something that it could not write at once, and what it had written before.
     pub unwritten: Option<(Instant, u64)>,
     /// When the server has ended what it writes, and what it had read before.
@@ -85,7 +83,6 @@ impl Link {
             endless: None,
             said: Vec::new(),
             written: Vec::new(),
-            congested: false,
             unwritten: None,
             shut: None,
         };
@@ -289,7 +286,6 @@ impl AsyncWrite for ServerEnd {
         }
         let room = wires.down.room().min(bytes.len());
         if room == 0 && !bytes.is_empty() {
-            wires.congested = true;
             let sent = wires.down.sent;
             wires
                 .unwritten

@@ -1,9 +1,6 @@
 //! PROXY headers, whole and broken, and what trusted peers say of their clients.
 
-use crate::{
-    model::ADDRESSES,
-    script::{Author, Op},
-};
+use crate::{acts::Op, model::ADDRESSES, script::Author};
 
 /// A header, and whom it names.
 #[derive(Clone, Debug)]

@@ -2,91 +2,12 @@
 
 use std::collections::VecDeque;
 
-use base64::{Engine, engine::general_purpose::STANDARD};
-
 use crate::{
+    acts::{Cut, Op, Reading},
     content::{content, stuffed},
     dice::Dice,
-    proxy::Header,
     swarm::{Swarm, Tls},
-    tls::Flaw,
 };
-
-/// One thing that a client does.
-#[derive(Debug)]
-pub enum Op {
-    Say(Vec<u8>),
-    /// Says the same so many times.
-    Repeat(Vec<u8>, usize),
-    /// Says the same without a pause, as fast as the server reads.
-    Endless(Vec<u8>),
-    /// Says a message, if 354 was the last reply.
-    Body(Vec<u8>),
-    /// Waits until there is a reply to all that was said, or so many milliseconds.
-    Await(u64),
-    Pause(u64),
-    /// From now on says a byte in so many milliseconds; 0 is without a pause.
-    Drip(u64),
-    Read(Reading),
-    Cut(Cut),
-    /// Says a PROXY header.
-    Header(Header),
-    /// Begins SCRAM.
-    Scram(Scram),
-    /// Answers a challenge of SCRAM, with the right proof or another.
-    Proof(bool),
-    /// Ends SCRAM.
-    Proved,
-    /// Begins a handshake if the server has asked for it, or, where it is true, will.
-    Secure(bool, Flaw),
-    /// Waits until the handshake is done, or cuts the connection after so many milliseconds.
-    Secured(u64),
-    /// Ends TLS as it has to be.
-    Finish,
-}
-
-/// How SCRAM is begun.
-#[derive(Clone, Debug)]
-pub struct Scram {
-    pub user: String,
-    pub plus: bool,
-    /// The header says that the client could have bound, or that it binds to something else.
-    pub wrong: bool,
-    /// With the first message in the command.
-    pub initial: bool,
-}
-
-/// How a client reads.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reading {
-    All,
-    /// So many bytes at a time, with so many milliseconds between.
-    Slowly(usize, u64),
-    Never,
-}
-
-/// How a client ends a connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Cut {
-    /// Closes what it sends; and reads to the end.
-    HalfClose,
-    Close,
-    Reset,
-    /// Says nothing any more.
-    Silence,
-    /// Neither says nor reads anything any more.
-    Deafness,
-}
-
-impl Cut {
-    pub const ALL: [Self; 5] = [
-        Self::HalfClose,
-        Self::Close,
-        Self::Reset,
-        Self::Silence,
-        Self::Deafness,
-    ];
-}
 
 /// What kind of client it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -345,68 +266,6 @@ impl<'a> Author<'a> {
                 _ => format!("EHLO again{n}.example"),
             };
             self.say(format!("{command}\r\n"));
-        }
-    }
-
-    fn claims(&mut self, kind: Kind) {
-        for _ in 0..self.dice.between(1, 3) {
-            self.claim();
-        }
-        if self.dice.chance(80) {
-            self.hello(kind);
-        }
-        if self.dice.chance(40) {
-            self.claim();
-        }
-    }
-
-    fn scram(&mut self) {
-        let scram = Scram {
-            user: format!("u{}", self.number()),
-            plus: self.dice.chance(50),
-            wrong: self.dice.chance(10),
-            initial: self.dice.chance(60),
-        };
-        self.ops.push_back(Op::Scram(scram));
-        self.await_replies();
-        if self.dice.chance(10) {
-            self.say(self.dice.pick(&["*\r\n", "!!!\r\n", "bm9uc2Vuc2U=\r\n"]));
-        }
-        self.ops.push_back(Op::Proof(self.dice.chance(80)));
-        self.await_replies();
-        self.ops.push_back(Op::Proved);
-        self.await_replies();
-    }
-
-    fn auth(&mut self) {
-        if self.dice.chance(40) {
-            return self.scram();
-        }
-        let password = self.dice.pick(&["right", "wrong"]);
-        let user = format!("u{}", self.number());
-        let plain = STANDARD.encode(format!("\0{user}\0{password}"));
-        let user = STANDARD.encode(user);
-        let password = STANDARD.encode(password);
-        match self.dice.below(6) {
-            0 => self.say(format!("AUTH PLAIN {plain}\r\n")),
-            1 => self.dialog(&["AUTH PLAIN", &plain]),
-            2 => self.dialog(&["AUTH LOGIN", &user, &password]),
-            3 => self.dialog(&["AUTH LOGIN", &user, "*"]),
-            4 => self.dialog(&["AUTH PLAIN", "!!!"]),
-            _ => self.say(format!(
-                "AUTH LOGIN {user}\r\n{password}\r\nAUTH NONSENSE\r\n"
-            )),
-        }
-        self.await_replies();
-    }
-
-    fn dialog(&mut self, lines: &[&str]) {
-        let waits = self.dice.chance(70);
-        for line in lines {
-            self.say(format!("{line}\r\n"));
-            if waits {
-                self.await_replies();
-            }
         }
     }
 

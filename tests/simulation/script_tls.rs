@@ -1,7 +1,8 @@
 //! Clients that begin with TLS, or come to it by STARTTLS.
 
 use crate::{
-    script::{Author, Kind, Op},
+    acts::Op,
+    script::{Author, Kind},
     tls::Flaw,
 };
 

@@ -17,7 +17,7 @@ use crate::{
     journal::Kind,
     services::SimService,
     shared::Shared,
-    swarm::{Limits, Times, Tls},
+    swarm::{Limits, Swarm, Times, Tls},
 };
 
 /// A server, and what the end of a run looks at.
@@ -34,25 +34,40 @@ pub fn build(shared: &Shared) -> Built {
         .permits
         .map(|permits| (Arc::new(Semaphore::new(permits)), permits));
     let pipeline = pipeline(shared, per_ip.as_ref(), permits.as_ref());
-    let mut server = Server::new("mx.example", pipeline)
+    let server = Server::new("mx.example", pipeline)
         .max_sessions(swarm.max_sessions)
         .configure(|config| {
             config
                 .timeouts(timeouts(&swarm.times))
                 .limits(limits(&swarm.limits))
-                .allow_insecure_auth(true)
                 .entropy(no_entropy)
                 .mechanisms(mechanisms())
         });
-    if swarm.lmtp {
+    Built {
+        server: hooks::set(with_peers(with_profile(server, shared), swarm), shared),
+        per_ip,
+        permits,
+    }
+}
+
+fn with_profile(mut server: Server, shared: &Shared) -> Server {
+    if shared.swarm.lmtp {
         server = server.profile(Profile::Lmtp);
     }
-    if swarm.tls == Some(Tls::First) {
+    if shared.swarm.tls == Some(Tls::First) {
         server = server.profile(Profile::Submissions);
     }
     if let Some(certificates) = shared.certificates() {
         server = server.tls(certificates.config.clone());
     }
+    // What a profile requires is not what is looked at here.
+    server.configure(|config| {
+        let config = config.require_tls(false).require_auth(false);
+        config.allow_insecure_auth(true)
+    })
+}
+
+fn with_peers(mut server: Server, swarm: &Swarm) -> Server {
     if let Some(limit) = swarm.proxy {
         let proxy = ProxyProtocol::from_trusted(peers("192.0.2.0/24"));
         server = server.proxy_protocol(proxy.with_timeout(limit));
@@ -61,16 +76,7 @@ pub fn build(shared: &Shared) -> Built {
         let peers = peers(if trusts { "192.0.2.0/24" } else { "10.0.0.0/8" });
         server = server.xclient_from(peers.clone()).xforward_from(peers);
     }
-    // What a profile requires is not what is looked at here.
-    let server = server.configure(|config| {
-        let config = config.require_tls(false).require_auth(false);
-        config.allow_insecure_auth(true)
-    });
-    Built {
-        server: hooks::set(server, shared),
-        per_ip,
-        permits,
-    }
+    server
 }
 
 fn peers(network: &str) -> TrustedPeers {

@@ -1,7 +1,7 @@
 //! How a client says who it is: by a PROXY header, and by SCRAM.
 
 use super::Client;
-use crate::{model::Model, proxy::Header, scram::Opening, script::Scram, tls::Heard};
+use crate::{acts::Scram, model::Model, proxy::Header, scram::Opening, tls::Heard};
 
 impl Client {
     pub(super) fn say_header(&mut self, header: Header) {

@@ -9,11 +9,11 @@ use std::{collections::VecDeque, time::Duration};
 use tokio::time::Instant;
 
 use crate::{
+    acts::{Cut, Op, Reading},
     model::Model,
     network::Link,
     proxy::Header,
     scram::Opening,
-    script::{Cut, Op, Reading},
     shared::Shared,
     tls::{Outbox, Passage, Secure},
 };
@@ -205,7 +205,6 @@ impl Client {
             return self.close();
         }
         let (bytes, waker) = wires.down.take(most);
-        wires.congested = false;
         drop(wires);
         self.shared
             .trace

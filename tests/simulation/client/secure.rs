@@ -6,9 +6,9 @@ use tokio::time::Instant;
 
 use super::Client;
 use crate::{
+    acts::{Cut, Op},
     model::Model,
     network::Wires,
-    script::{Cut, Op},
     tls::{Flaw, Heard, Secure},
 };
 
