@@ -235,7 +235,7 @@ pub enum CloseReason {
     Shutdown,
     /// The TLS handshake failed.
     TlsFailed,
-    /// The client went away.
+    /// The client went away, or closed its side without QUIT. What it had sent before was answered if it could be.
     Lost,
 }
 

@@ -356,7 +356,8 @@ impl Connection {
     /// the client's, or call [`handle_busy`](Self::handle_busy) before the session has to wait. The session begins at the first
     /// call, and deadlines that have passed are acted on here. Input that was
     /// appended before this call is still used. If a deadline passed more than 10 ms before this call, the wait is returned
-    /// once more for 10 ms, so that input already in the socket can be read. Neither holds for [`Timeouts::session`].
+    /// once more for 10 ms, so that input already in the socket can be read. For [`Timeouts::session`], input that was
+    /// appended is not used, and there are no extra 10 ms.
     #[inline]
     pub fn poll(&mut self, now: Instant, input: &mut BytesMut) -> Step<'_> {
         match self.find(now, input) {

@@ -142,11 +142,11 @@ pub struct Summary {
     pub reason: EndReason,
     /// Messages that were taken.
     pub messages: u32,
-    /// Octets that came, after decryption.
+    /// Octets that came, after decryption, with those that were read off while the connection was closed.
     pub received: u64,
     /// Octets that were sent, before encryption.
     pub sent: u64,
-    /// How long it took.
+    /// How long the session took, with the time for closing the connection: up to [`Timeouts::linger`](crate::Timeouts::linger).
     pub duration: Duration,
 }
 
@@ -155,9 +155,10 @@ pub struct Summary {
 #[non_exhaustive]
 pub enum EndReason {
     /// By the protocol. `CloseReason::Lost` and `CloseReason::TlsFailed` are never in here: they are reported as
-    /// [`Lost`](Self::Lost) and [`TlsFailed`](Self::TlsFailed).
+    /// [`Lost`](Self::Lost) and [`TlsFailed`](Self::TlsFailed). A session that a panic has ended with 421 is
+    /// `Closed(CloseReason::Refused)`, and [`Server::on_error`](crate::Server::on_error) is told of the panic.
     Closed(CloseReason),
-    /// The client went away.
+    /// The client went away, or closed its side without QUIT.
     Lost,
     /// There was no PROXY header from a peer that has to send one.
     ProxyFailed,
