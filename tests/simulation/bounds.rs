@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use crate::{
     invariants::{CLEAN_UP, LINGER},
     journal::{Call, Kind, Outcome, Pages},
@@ -65,13 +67,20 @@ impl Site {
     }
 
     /// A client that does not take its replies is given up in time. Only a message that has come whole is still delivered.
-    pub fn waits_to_write(&self, pages: &Pages, swarm: &Swarm) -> Option<String> {
+    pub fn waits_to_write(
+        &self,
+        pages: &Pages,
+        swarm: &Swarm,
+        shutdown: Option<Instant>,
+    ) -> Option<String> {
         let wires = self.link.lock();
         let (since, before) = wires.unwritten?;
         let limit = Duration::from_millis(swarm.times.write?);
         let earned = Duration::from_millis((wires.down.sent - before) * 1000 / LEAST_RATE);
         let delivered = pages.idle_since(self.link.id, since)?;
         let waited = since.elapsed();
+        // The reply that tells of a shutdown has its time from then on.
+        let since = shutdown.map_or(since, |began| began.max(since));
         let due = delivered.max(since + limit + earned);
         (due.elapsed() > CLEAN_UP + LINGER)
             .then(|| format!("a client that takes nothing is waited for, {waited:?} so far"))

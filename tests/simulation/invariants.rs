@@ -127,13 +127,14 @@ impl World {
         let mut faults = Vec::new();
         for site in self.sites.iter().filter(|site| site.stage == Stage::Open) {
             let stalled = site.is_stalled();
+            let shutdown = self.shutdown.as_ref().map(|shutdown| shutdown.began);
             let found = [
                 site.has_idle_reader(&pages, self.shared.swarm.router),
                 site.is_owed_a_reply(&pages, &self.shared.swarm),
                 site.is_not_told(&pages, self.shutdown.is_some()),
                 site.shakes_for_too_long(self.shutdown.is_some()),
                 site.waits_for_header(self.shutdown.is_some()),
-                site.waits_to_write(&pages, &self.shared.swarm),
+                site.waits_to_write(&pages, &self.shared.swarm, shutdown),
                 site.lingers(),
             ];
             let found = found.into_iter().flatten().filter(|_| !stalled);

@@ -3,7 +3,12 @@
 use std::time::Duration;
 
 use crate::{
-    invariants::SLACK, journal::Pages, network::Wires, shared::Shared, site::Site, tls::Heard,
+    invariants::{LINGER, SLACK},
+    journal::Pages,
+    network::Wires,
+    shared::Shared,
+    site::Site,
+    tls::Heard,
 };
 
 impl Site {
@@ -82,7 +87,13 @@ impl Site {
 
     /// A header is waited for as long as it may take, and not where the server shuts down.
     pub fn waits_for_header(&self, shuts_down: bool) -> Option<String> {
-        if shuts_down && self.model.awaits_header() && self.written == 0 {
+        if self.written > 0 {
+            // It is turned away.
+            let age = self.model.started.elapsed();
+            let late = self.model.awaits_header() && age > LINGER + self.model.late_accept();
+            return late.then(|| format!("it takes {age:?} to turn it away"));
+        }
+        if shuts_down && self.model.awaits_header() {
             return Some("the server shuts down, and a header is awaited".to_owned());
         }
         let age = self.model.waits_too_long_for_header()?;

@@ -281,7 +281,9 @@ impl World {
     }
 
     /// Gives the server another certificate while it runs.
-    fn renew(&self) {
+    fn renew(&mut self) {
+        // A handshake that has just begun has the old one.
+        self.check_step();
         let Some(mut certificates) = self.shared.certificates() else {
             return;
         };

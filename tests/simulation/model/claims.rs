@@ -58,6 +58,11 @@ impl Model {
         (age > limit + self.swarm.late_accept() + SLACK).then_some(age)
     }
 
+    /// How much later than it came the connection may have been accepted.
+    pub fn late_accept(&self) -> Duration {
+        self.swarm.late_accept()
+    }
+
     /// Whether the time for a header is over.
     pub fn is_late_for_header(&self) -> bool {
         let limit = self.swarm.proxy;

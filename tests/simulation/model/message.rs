@@ -100,13 +100,18 @@ impl Model {
     /// LMTP: the codes for the recipients behind the one that was just answered.
     pub(super) fn codes_behind(&self, event: u64) -> VecDeque<Vec<u16>> {
         let mut codes: VecDeque<Vec<u16>> = match (&self.mode, self.message_at_hand()) {
-            (Mode::Each { next, codes }, _) => return codes[next + 1..].to_vec().into(),
+            (Mode::Each { next, codes }, _) => codes[*next..].to_vec().into(),
             (_, Some(content)) if self.swarm.lmtp => {
                 self.codes_of_recipients(event, &content).into()
             }
             _ => return VecDeque::new(),
         };
         codes.pop_front();
+        let panics = |call: &Call| matches!(call.outcome, Outcome::Panicked | Outcome::Fragile(_));
+        if self.data_calls().iter().any(|(_, call)| panics(call)) {
+            // Then that is the answer to all.
+            codes.iter_mut().for_each(|codes| codes.push(421));
+        }
         codes
     }
 
