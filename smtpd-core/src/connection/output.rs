@@ -102,6 +102,9 @@ impl Connection {
 
     /// Appends octets that are a whole reply already.
     pub(super) fn put_raw(&mut self, octets: &[u8]) {
+        if self.closed.is_some() {
+            return; // The client is lost.
+        }
         let buffer = self.output.buffer();
         let start = buffer.len();
         buffer.extend_from_slice(octets);
