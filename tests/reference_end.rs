@@ -7,7 +7,8 @@ mod reference;
 mod support;
 
 use std::{
-    io::Read,
+    io::{BufRead, BufReader, Read},
+    net::SocketAddr,
     path::Path,
     process::{Command, Stdio},
     time::Duration,
@@ -17,7 +18,7 @@ use pki::Authority;
 use reference::Reference;
 use support::Client;
 use tokio::{
-    net::UnixStream,
+    net::{TcpStream, UnixStream},
     time::{sleep, timeout},
 };
 
@@ -64,48 +65,49 @@ async fn a_file_that_cannot_be_opened_does_not_keep_it_from_ending() {
     assert!(server.ended().await.success());
 }
 
-fn start_at(socket: &Path) -> Reference {
+/// A server that listens there and on a port of its own.
+fn start_at(socket: &Path) -> (Reference, SocketAddr) {
     let dir = tempfile::tempdir().unwrap();
-    let listen = format!("--listen-lmtp=unix:{}", socket.display());
-    let process = Reference::command(&dir, &["--log-level", "error", &listen])
-        .stdout(Stdio::null())
+    let lmtp = format!("--listen-lmtp=unix:{}", socket.display());
+    let options = ["--log-level", "error", "--listen=127.0.0.1:0", &lmtp];
+    let mut process = Reference::command(&dir, &options)
+        .stdout(Stdio::piped())
         .spawn()
         .unwrap();
-    Reference::of(process, dir)
+    let lines = BufReader::new(process.stdout.take().unwrap()).lines();
+    let mut addresses =
+        lines.map_while(|line| line.unwrap().strip_prefix("listening smtp ")?.parse().ok());
+    let address = addresses.next().expect("a port");
+    (Reference::of(process, dir), address)
 }
 
-async fn connect(socket: &Path) -> Client<UnixStream> {
-    let connected = timeout(Duration::from_secs(60), async {
-        loop {
-            if let Ok(stream) = UnixStream::connect(socket).await {
-                return stream;
-            }
-            sleep(Duration::from_millis(20)).await;
-        }
-    });
-    let mut client = Client::over(connected.await.expect("nobody listens"));
+async fn said_by_lmtp(socket: &Path, command: &str, reply: &str) {
+    let stream = UnixStream::connect(socket).await.expect("somebody listens");
+    let mut client = Client::over(stream);
     client.expect("220").await;
-    client
+    client.cmd(command, reply).await;
 }
 
 #[tokio::test]
 async fn the_socket_of_its_successor_stays() {
     let dir = tempfile::tempdir().unwrap();
     let socket = dir.path().join("lmtp");
-    let mut old = start_at(&socket);
-    let mut client = connect(&socket).await;
-    client.cmd("LHLO c", "250").await;
+    let (mut old, address) = start_at(&socket);
+    said_by_lmtp(&socket, "QUIT", "221").await;
+    let mut client = Client::over(TcpStream::connect(address).await.unwrap());
+    client.expect("220").await;
+    client.cmd("HELO c", "250").await;
     client.cmd("MAIL FROM:<a@b>", "250").await;
     old.signal("TERM");
     // It does not listen any more, but waits for its client.
     while UnixStream::connect(&socket).await.is_ok() {
         sleep(Duration::from_millis(20)).await;
     }
-    let mut new = start_at(&socket);
-    connect(&socket).await.cmd("QUIT", "221").await;
+    let (mut new, _) = start_at(&socket);
+    said_by_lmtp(&socket, "QUIT", "221").await;
     drop(client);
     assert!(old.ended().await.success());
-    connect(&socket).await.cmd("QUIT", "221").await;
+    said_by_lmtp(&socket, "QUIT", "221").await;
     new.signal("TERM");
     assert!(new.ended().await.success());
     assert!(!socket.exists(), "its own is left behind");

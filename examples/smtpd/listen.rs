@@ -3,12 +3,12 @@
 use std::{
     fs,
     io::{self, Write as _},
-    os::unix::fs::{FileTypeExt as _, MetadataExt as _},
+    os::unix::fs::FileTypeExt as _,
     path::{Path, PathBuf},
     thread,
 };
 
-use smtpd_tower::{Listener, Profile, Server, bind_reuse_port};
+use smtpd_tower::{Listener, PeerAddr, Profile, Server, bind_reuse_port};
 use tokio::{
     net::{TcpListener, UnixListener, UnixStream},
     task::JoinSet,
@@ -34,7 +34,7 @@ struct Kind {
 enum Socket {
     /// A listener for each of the cores.
     Tcp(Vec<TcpListener>),
-    Unix(UnixListener, SocketFile),
+    Unix(UnixSocket),
 }
 
 /// Binds what the options name; port 2525 of this machine where they name nothing.
@@ -91,12 +91,8 @@ pub(crate) fn serve(
                     tasks.spawn_on(kind.serve(server.clone(), listener), core);
                 }
             }
-            Socket::Unix(listener, file) => {
-                let serving = kind.serve(server, listener);
-                tasks.spawn(async move {
-                    let _file = file;
-                    serving.await
-                });
+            Socket::Unix(socket) => {
+                tasks.spawn(kind.serve(server, socket));
             }
         }
         told += &format!("listening {} {address}\n", kind.name);
@@ -122,11 +118,11 @@ impl Bound {
             }
             Address::Unix(path) => {
                 remove_leftover(path).await?;
-                let listener = UnixListener::bind(path)?;
-                (
-                    Socket::Unix(listener, SocketFile::bound(path)?),
-                    address.to_string(),
-                )
+                let socket = UnixSocket {
+                    listener: UnixListener::bind(path)?,
+                    _file: SocketFile(path.clone()),
+                };
+                (Socket::Unix(socket), address.to_string())
             }
         };
         Ok(Self {
@@ -184,36 +180,31 @@ impl Kind {
     }
 }
 
-/// The file of a Unix socket; it goes with the listener, unless a successor has put its own in its place meanwhile.
-struct SocketFile {
-    path: PathBuf,
-    inode: Inode,
+/// A Unix socket with its file. The file goes first: as long as it is there somebody listens, so no successor takes it for a
+/// leftover, and this server cannot remove that of a successor.
+struct UnixSocket {
+    _file: SocketFile,
+    listener: UnixListener,
 }
 
-/// What tells one file from another of the same name.
-type Inode = (u64, u64);
-
-impl SocketFile {
-    /// The file that a listener has just made.
-    fn bound(path: &Path) -> io::Result<Self> {
-        Ok(Self {
-            path: path.to_owned(),
-            inode: inode(path)?,
-        })
-    }
-}
+struct SocketFile(PathBuf);
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        if inode(&self.path).is_ok_and(|now| now == self.inode) {
-            let _ = fs::remove_file(&self.path);
-        }
+        let _ = fs::remove_file(&self.0);
     }
 }
 
-fn inode(path: &Path) -> io::Result<Inode> {
-    let file = fs::symlink_metadata(path)?;
-    Ok((file.dev(), file.ino()))
+impl Listener for UnixSocket {
+    type Io = UnixStream;
+
+    async fn accept(&mut self) -> io::Result<(UnixStream, PeerAddr)> {
+        Listener::accept(&mut self.listener).await
+    }
+
+    fn local_addr(&self) -> PeerAddr {
+        Listener::local_addr(&self.listener)
+    }
 }
 
 /// Removes the socket of a server that could not do so itself: nobody answers there any more.

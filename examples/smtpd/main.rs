@@ -72,8 +72,9 @@ fn main() -> ExitCode {
     let runtime = cores::main_runtime(&options).map_err(BoxError::from);
     let ended = runtime.and_then(|runtime| {
         let ended = runtime.block_on(run(&options));
-        // What is still blocked, for instance by a disk that hangs, is not waited for: nobody was told that it is done.
-        runtime.shutdown_background();
+        // Do not wait for calls that are still blocked, for instance by a disk that hangs: no client was told that they are
+        // done. Others are about to end, and remove their temporary files.
+        runtime.shutdown_timeout(Duration::from_millis(500));
         ended
     });
     match ended {

@@ -16,7 +16,9 @@ use crate::{
     ENVELOPE, noting, session,
     support::{Client, accept_rcpt, server},
 };
-use smtpd_tower::{Data, Helo, Mail, Pipeline, Rcpt, Reply, Request, Server, Timeouts, handler_fn};
+use smtpd_tower::{
+    Command, Data, Helo, Mail, Pipeline, Rcpt, Reply, Request, Server, Timeouts, handler_fn,
+};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     time::{Instant, advance, sleep},
@@ -124,6 +126,29 @@ async fn it_takes_no_time_from_the_service_of_the_next_command() {
     for reply in ["250", "250", "554"] {
         client.expect(reply).await;
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn it_takes_no_time_from_the_delivery_of_a_message_behind_it() {
+    let slow = accept_rcpt()
+        .command(handler_fn(async |_: Request<Command>| {
+            compute(5);
+            Reply::OK
+        }))
+        .data(handler_fn(async |request: Request<Data>| {
+            let result = request.into_body().collect().await;
+            sleep(seconds(3)).await;
+            result.map(|_| Reply::OK)
+        }));
+    let server = with_timeouts(server(slow), |timeouts| timeouts.delivery = seconds(6));
+    let mut client = Client::greeted(&server).await;
+    client.cmd("EHLO c", "250").await;
+    client.envelope().await;
+    client.send("BDAT 1\r\nx").await;
+    client.expect("250").await;
+    client.send("VRFY a\r\nBDAT 1 LAST\r\ny").await;
+    client.expect("250").await;
+    client.expect("250").await;
 }
 
 #[tokio::test(start_paused = true)]

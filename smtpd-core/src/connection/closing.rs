@@ -47,10 +47,10 @@ impl Connection {
         self.eof = true;
     }
 
-    /// Notes that the driver was busy between these two times and did not look at its socket. None of that time is the
-    /// client's: the deadlines of [`Read`](super::Step::Read), [`Write`](super::Step::Write) and
-    /// [`Handshake`](super::Step::Handshake) move by as much. The deadline of an [`Answer`](super::Step::Answer) stays. Poll
-    /// again after it.
+    /// Notes that the driver was busy between these two times and did not look at its socket. That time is not charged to the
+    /// client: the deadlines of [`Read`](super::Step::Read), [`Write`](super::Step::Write) and
+    /// [`Handshake`](super::Step::Handshake) move later by it. The deadline of an [`Answer`](super::Step::Answer) does not
+    /// move. `since` is the time of the last poll, or later. Poll again after it.
     ///
     /// A driver that reads the clock anew for every [`poll`](Self::poll) does not need this. It is for one that polls many
     /// times with the time at which it was woken, and finds only later how much has passed since.

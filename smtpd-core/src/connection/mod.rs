@@ -406,7 +406,10 @@ impl Connection {
 
     /// Tells the caller, before anything else is looked at.
     fn tell(&mut self, event: Event) {
-        debug_assert!(self.asked.is_none() && self.notified, "something is hidden");
+        debug_assert!(
+            self.asked.is_none() && self.notified,
+            "news would hide a question or other news"
+        );
         self.slot = Slot::News(event);
         self.notified = false;
     }

@@ -11,7 +11,7 @@ use crate::{Reply, reply::Form};
 pub(super) struct Output {
     octets: Vec<u8>,
     sent: usize,
-    /// When the client began to owe a read of them, moved forward by the time that it has earned by reading some.
+    /// When the client's time to take them began, moved later by what it has earned by taking some.
     since: Option<Moment>,
 }
 

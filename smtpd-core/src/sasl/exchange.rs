@@ -16,6 +16,8 @@ pub const MAX_RESPONSE_LINE: usize = 12_288;
 pub struct Exchange {
     mechanism: Box<dyn Mechanism>,
     state: State,
+    /// The application has said no, which nothing can turn into a yes or another question.
+    refused: bool,
 }
 
 #[derive(Debug)]
@@ -32,6 +34,7 @@ impl Exchange {
         Self {
             mechanism,
             state: State::Start,
+            refused: false,
         }
     }
 
@@ -97,12 +100,8 @@ impl Exchange {
         let State::Asking(_) = self.leave() else {
             return Err(SaslError::OutOfSequence);
         };
-        self.enter(|mechanism| {
-            Ok(match mechanism.refused()? {
-                Step::Ask(_) | Step::Done(_) => Step::Failed,
-                step => step,
-            })
-        })
+        self.refused = true;
+        self.enter(|mechanism| mechanism.refused())
     }
 
     fn respond(&mut self, encoded: &[u8]) -> Result<Step, SaslError> {
@@ -122,7 +121,10 @@ impl Exchange {
         &mut self,
         advance: impl FnOnce(&mut dyn Mechanism) -> Result<Step, SaslError>,
     ) -> Result<Step, SaslError> {
-        let step = advance(&mut *self.mechanism)?;
+        let step = match advance(&mut *self.mechanism)? {
+            Step::Ask(_) | Step::Done(_) if self.refused => Step::Failed,
+            step => step,
+        };
         self.state = match &step {
             Step::Challenge(_) => State::Responding,
             Step::Ask(credentials) => State::Asking(credentials.clone()),
@@ -526,21 +528,32 @@ mod tests {
     #[test]
     fn who_is_refused_is_not_asked_about_again() {
         #[derive(Debug)]
-        struct Stubborn(fn() -> Step);
+        struct Stubborn(fn() -> Step, bool);
         impl Mechanism for Stubborn {
-            fn step(&mut self, _: Option<&[u8]>) -> Result<Step, SaslError> {
-                Ok(Step::Ask(Credentials::plain("alice", "secret")?))
+            fn step(&mut self, response: Option<&[u8]>) -> Result<Step, SaslError> {
+                match response {
+                    None => Ok(Step::Ask(Credentials::plain("alice", "secret")?)),
+                    Some(_) => Ok(self.0()),
+                }
             }
             fn refused(&mut self) -> Result<Step, SaslError> {
-                Ok(self.0())
+                Ok(if self.1 {
+                    Step::Challenge(Vec::new())
+                } else {
+                    self.0()
+                })
             }
         }
         let asks = || Step::Ask(Credentials::plain("bob", "secret").unwrap());
         let accepts = || Step::Done(Identity::new("alice"));
         for stubborn in [asks as fn() -> Step, accepts] {
-            let mut exchange = Exchange::new(Box::new(Stubborn(stubborn)));
+            let mut exchange = Exchange::new(Box::new(Stubborn(stubborn, false)));
             assert_eq!(told(&exchange.handle_initial(None)), "ask alice");
             assert_eq!(told(&exchange.handle_refused()), "failed");
+            let mut exchange = Exchange::new(Box::new(Stubborn(stubborn, true)));
+            assert_eq!(told(&exchange.handle_initial(None)), "ask alice");
+            assert_eq!(told(&exchange.handle_refused()), "334 ");
+            assert_eq!(told(&exchange.handle_line(b"")), "failed");
         }
     }
 }

@@ -89,7 +89,7 @@ struct Driver<IO: Io> {
 #[derive(Default)]
 struct Polled {
     work: bool,
-    /// And it was given nothing since.
+    /// The data service was polled, and was given nothing since.
     transfer: bool,
 }
 
@@ -194,12 +194,13 @@ impl<IO: Io> Driver<IO> {
             self.follow_shutdown();
             match self.advance(cx) {
                 step::Next::Again => {}
-                step::Next::Pause => {
-                    cx.waker().wake_by_ref();
-                    self.wire.park();
-                    return Poll::Pending;
+                step::Next::Pause => return self.pause(cx),
+                step::Next::Wait(wait) => {
+                    ready!(self.wait(cx, wait));
+                    if self.pace.step() && self.pace.has_done_enough() {
+                        return self.pause(cx);
+                    }
                 }
-                step::Next::Wait(wait) => ready!(self.wait(cx, wait)),
                 step::Next::End(reason) => return Poll::Ready(reason),
             }
         }
@@ -217,10 +218,10 @@ impl<IO: Io> Driver<IO> {
                 return step::Next::Again;
             }
             if self.pace.step() {
+                self.catch_up();
                 if self.pace.has_done_enough() {
                     return step::Next::Pause;
                 }
-                self.catch_up();
             }
         }
     }

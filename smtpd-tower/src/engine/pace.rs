@@ -1,19 +1,22 @@
 //! The pace of a session: what time it is for it, and how much it does before it lets others run.
 
-use std::time::Duration;
+use std::{
+    task::{Context, Poll},
+    time::Duration,
+};
 
 use tokio::time::Instant;
 
 use super::{Driver, Io};
 
-/// How often a session reads up to 8 KiB from its client before other tasks get their turn.
+/// How many reads of up to 8 KiB a session does before other tasks get their turn.
 const READS: u32 = 32;
 
-/// How many steps a session takes before other tasks get their turn: each may be a command, or a chunk of a message, of a client that
-/// has sent thousands of them ahead.
+/// How many steps a session takes before other tasks get their turn. Each may be a command or a chunk of a message, of a client
+/// that has sent thousands of them ahead.
 const STEPS: u32 = 256;
 
-/// After how many steps a session looks at the clock again, for services may have taken their time.
+/// After how many steps a session looks at the clock again, because services may have taken long.
 const LOOK: u32 = 32;
 
 /// How far the session's time may lag behind the clock when it begins to wait.
@@ -25,10 +28,13 @@ const LAG: Duration = Duration::from_millis(1);
 /// commands in one go would spend more on it than on them.
 pub(super) struct Pace {
     now: Instant,
-    /// How often the client was read from.
+    /// How many times the client was read from.
     reads: u32,
     /// How many steps were taken.
     steps: u32,
+    /// The session goes on as soon as other tasks had their turn.
+    #[cfg(debug_assertions)]
+    paused: bool,
 }
 
 impl Pace {
@@ -37,6 +43,8 @@ impl Pace {
             now: Instant::now(),
             reads: 0,
             steps: 0,
+            #[cfg(debug_assertions)]
+            paused: false,
         }
     }
 
@@ -50,7 +58,7 @@ impl Pace {
         self.now = Instant::now();
     }
 
-    /// The time as of when the clock was read last. A time limit that begins now begins at `Instant::now()` instead.
+    /// The time as of when the clock was read last. A limit of the engine's own begins at `Instant::now()` instead.
     pub(super) const fn now(&self) -> Instant {
         self.now
     }
@@ -66,7 +74,13 @@ impl Pace {
         self.steps >= STEPS
     }
 
-    /// Notes that so many bytes were read. A long read counts as many.
+    /// Whether the session does not wait for anything, but for its next turn.
+    #[cfg(debug_assertions)]
+    pub(super) const fn is_paused(&self) -> bool {
+        self.paused
+    }
+
+    /// Notes that so many bytes were read. A long read counts as several.
     pub(super) const fn read(&mut self, bytes: usize) {
         self.reads += 1 + (bytes >> 13) as u32;
     }
@@ -78,9 +92,20 @@ impl Pace {
 }
 
 impl<IO: Io> Driver<IO> {
-    /// Reads the clock, because much time may have passed since the session was woken. Returns whether it has.
+    /// Lets other tasks have their turn.
+    pub(super) fn pause<T>(&mut self, cx: &Context<'_>) -> Poll<T> {
+        #[cfg(debug_assertions)]
+        {
+            self.pace.paused = true;
+        }
+        self.wire.park();
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    /// Reads the clock, because much time may have passed since it was read last. Returns whether more than [`LAG`] has.
     ///
-    /// A service that computes, or one poll that serves many commands, takes none of the client's time.
+    /// That time was spent on services and commands: it is not charged to the client.
     pub(super) fn catch_up(&mut self) -> bool {
         let (before, now) = (self.pace.now, Instant::now());
         if now <= before + LAG {

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::Envelope;
 
-/// What is left to be done when a step was taken.
+/// What is left to be done after a step.
 pub(super) enum Next {
     Again,
     /// Other tasks have to get their turn.
@@ -24,8 +24,8 @@ pub(super) enum Next {
     End(EndReason),
 }
 
-/// A step that does not borrow the connection. A [`Step`] borrows it until the end of a `match`, within which nothing else could be
-/// done for the session. Every question is deferred, for its service may take its time.
+/// A step that does not borrow the connection. A [`Step`] borrows it until the end of a `match`, within which nothing else could
+/// be done for the session. Every question is deferred, because its service may take its time.
 enum Turn {
     Done,
     Wait(Wait),

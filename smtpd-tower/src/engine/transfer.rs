@@ -156,8 +156,14 @@ impl<IO: Io> Driver<IO> {
             transfer.question = Question::Taken(question);
         }
         transfer.hand_over(None, cx);
-        self.polled.transfer = false;
+        self.handed_over();
         true
+    }
+
+    /// The service was given something, which it has to be polled for. The time that it has for it begins now.
+    fn handed_over(&mut self) {
+        self.polled.transfer = false;
+        self.catch_up();
     }
 
     /// A BDAT chunk has ended. Its reply says that the service has taken it.
@@ -167,7 +173,7 @@ impl<IO: Io> Driver<IO> {
         {
             transfer.question = Question::Taken(question);
             transfer.hand_over(None, cx);
-            self.polled.transfer = false;
+            self.handed_over();
         } else if let Some(ask) = self.connection.resume(question) {
             ask.taken();
         }
@@ -183,7 +189,7 @@ impl<IO: Io> Driver<IO> {
         if let Some(transfer) = &mut self.transfer {
             transfer.question = Question::End(question);
             transfer.hand_over(Some(result.map_err(BodyError::from)), cx);
-            self.polled.transfer = false;
+            self.handed_over();
         } else {
             // Nobody takes it, so the client has to send it again.
             drop(self.connection.resume(question));

@@ -178,7 +178,7 @@ impl<IO: Io> Driver<IO> {
     /// A session that waits without a deadline, or is not told of a shutdown, may wait for ever.
     #[cfg(debug_assertions)]
     pub(super) fn assert_armed(&self) {
-        if self.pace.has_done_enough() {
+        if self.pace.is_paused() {
             return;
         }
         assert!(
