@@ -82,7 +82,9 @@ impl Client {
             return false;
         };
         let said = self.speaks_tls || (!tls.holds() && self.out.is_empty());
-        tls.is_settled() && said && !self.gives_up && wires.up.read >= self.shaken_at
+        // It may still have tickets to write.
+        let stuck = wires.unwritten.is_some() && !tls.has_spoken();
+        tls.is_settled() && said && !stuck && !self.gives_up && wires.up.read >= self.shaken_at
     }
 
     /// Whether it has sent what is no TLS where TLS was awaited.

@@ -38,6 +38,8 @@ pub struct Secure {
     sent: usize,
     /// Rubbish was sent: whatever comes of it need not make sense.
     pub spoilt: bool,
+    /// The server has said something.
+    spoken: bool,
     /// The server has said that it sends nothing more.
     pub finished: bool,
 }
@@ -56,6 +58,7 @@ impl Secure {
             },
             sent: 0,
             spoilt: false,
+            spoken: false,
             finished: false,
         };
         secure.collect(read);
@@ -80,6 +83,7 @@ impl Secure {
         if self.done.is_none() && !self.connection.is_handshaking() {
             self.done = Some(end);
         }
+        self.spoken |= !text.is_empty();
         Ok(text)
     }
 
@@ -104,6 +108,11 @@ impl Secure {
     /// Whether the handshake is done as soon as the client has read and written all that belongs to it.
     pub fn is_settled(&self) -> bool {
         self.done.is_some()
+    }
+
+    /// Whether the server is through the handshake, and not only the client.
+    pub fn has_spoken(&self) -> bool {
+        self.spoken
     }
 
     /// Whether there is something to be sent that has to wait until the client has read more.
