@@ -150,8 +150,11 @@ impl World {
     /// Every session ends within its limits.
     fn check_ages(&mut self) {
         let swarm = self.shared.swarm.clone();
-        let Some(sum) = swarm.times.sum().filter(|_| !swarm.endless) else {
+        if swarm.endless {
             return self.check_lifetimes();
+        }
+        let Some(sum) = swarm.times.sum() else {
+            return;
         };
         let each = [swarm.times.ready, swarm.times.call].into_iter().flatten();
         let each = Duration::from_millis(each.sum());

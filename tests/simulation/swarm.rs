@@ -351,8 +351,8 @@ impl Times {
 
     /// All of them together; `None` where one is without a limit.
     pub fn sum(&self) -> Option<Duration> {
-        let times: Option<Vec<u64>> = self.list().into_iter().collect();
-        times.map(|times| Duration::from_millis(times.iter().sum()))
+        let sum: Option<u64> = self.list().into_iter().sum();
+        sum.map(Duration::from_millis)
     }
 }
 
