@@ -55,6 +55,14 @@ impl TlsInfo {
         self
     }
 
+    /// The same for a client that is not the one of the handshake.
+    pub(crate) fn without_peer_certificates(mut self) -> Self {
+        if !self.0.peer_certificates.is_empty() {
+            Arc::make_mut(&mut self.0).peer_certificates.clear();
+        }
+        self
+    }
+
     /// Sets whether the handshake resumed an earlier session.
     #[must_use]
     pub fn with_resumed(mut self, resumed: bool) -> Self {

@@ -20,7 +20,7 @@ impl Connection {
         if name.is_empty() {
             return self.fault(syntax_error());
         }
-        if self.identity.is_some() {
+        if self.client.identity.is_some() {
             return self.fault(Reply::fixed(
                 Code::BAD_SEQUENCE,
                 Status::INVALID_COMMAND,
@@ -63,7 +63,7 @@ impl Connection {
     fn bindings_for(&self, factory: &dyn MechanismFactory) -> Option<&ChannelBindings> {
         let binds =
             factory.needs_channel_binding() || self.config.mechanisms.has_plus(factory.name());
-        self.bindings.as_deref().filter(|_| binds)
+        self.client.channel.bindings.as_deref().filter(|_| binds)
     }
 
     /// Takes a line that answers a challenge.
@@ -133,7 +133,7 @@ impl Connection {
 
     fn authenticated(&mut self, identity: Identity) {
         self.exchange = None;
-        self.identity = Some(identity.clone());
+        self.client.identity = Some(identity.clone());
         // RFC 4954 section 6.
         self.put(&Reply::fixed(
             Code::AUTHENTICATED,

@@ -1,7 +1,7 @@
 //! XCLIENT and XFORWARD: what a trusted peer claims of the client for which it speaks (XCLIENT_README and XFORWARD_README
 //! of Postfix).
 
-use super::{Asked, Connection, State, event::Event};
+use super::{Asked, Connection, client::Client, event::Event};
 use crate::{Attribute, AttributeError, Code, Forwarded, Reply, Status, XClient};
 
 /// What a peer may claim, and has claimed so far. Most peers may nothing.
@@ -68,10 +68,11 @@ impl Connection {
             (claims.may_xclient, claims.may_xforward) = (false, false);
         }
         claims.client = client.clone();
-        self.identity = client.login.as_ref().and_then(Attribute::known).cloned();
-        self.helo = None;
-        self.end_transaction();
-        self.state = State::Start;
+        let identity = client.login.as_ref().and_then(Attribute::known).cloned();
+        self.start_anew(Client {
+            identity,
+            ..Client::default()
+        });
         self.ask(Asked::Connect, Event::XClient(Box::new(client)))
     }
 

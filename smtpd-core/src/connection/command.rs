@@ -210,7 +210,9 @@ impl Connection {
     }
 
     pub(super) fn must_authenticate(&self) -> bool {
-        self.config.require_auth && !self.config.mechanisms.is_empty() && self.identity.is_none()
+        self.config.require_auth
+            && !self.config.mechanisms.is_empty()
+            && self.client.identity.is_none()
     }
 
     fn refuse(&mut self, verb: Verb, argument: &[u8], reply: Reply) {

@@ -13,7 +13,7 @@ impl Connection {
         if self.tls {
             facts = facts.with_tls();
         }
-        if self.identity.is_some() {
+        if self.client.identity.is_some() {
             facts = facts.with_identity();
         }
         facts

@@ -32,7 +32,7 @@ impl Connection {
             _ => return self.put(reply),
         };
         self.end_transaction();
-        self.helo = Some(helo);
+        self.client.helo = Some(helo);
         self.state = State::Ready;
         self.put_hello();
     }
@@ -62,9 +62,9 @@ impl Connection {
         }
         let config = self.config.clone();
         let kind = usize::from(self.tls)
-            | usize::from(self.identity.is_some()) << 1
-            | usize::from(self.bindings.is_some()) << 2
-            | usize::from(self.certified) << 3;
+            | usize::from(self.client.identity.is_some()) << 1
+            | usize::from(self.client.channel.bindings.is_some()) << 2
+            | usize::from(self.client.channel.certified) << 3;
         self.put_raw(config.ehlo[kind].get_or_init(|| self.ehlo_answer()));
     }
 
@@ -88,7 +88,7 @@ impl Connection {
             .offered()
             .map(|factory| factory.name().as_str())
             .collect();
-        if !mechanisms.is_empty() && self.identity.is_none() {
+        if !mechanisms.is_empty() && self.client.identity.is_none() {
             lines.push(join("AUTH", &mechanisms.join(" ")));
         }
         lines.extend(self.claim_keywords());
@@ -110,10 +110,10 @@ impl Connection {
         if self.config.require_tls && !self.tls {
             return false; // AUTH would hear 530.
         }
-        if factory.needs_channel_binding() && self.bindings.is_none() {
+        if factory.needs_channel_binding() && self.client.channel.bindings.is_none() {
             return false; // RFC 5802 section 6
         }
-        if factory.needs_client_certificate() && !self.certified {
+        if factory.needs_client_certificate() && !self.client.channel.certified {
             return false; // RFC 4422 appendix A: without it there is nothing to authenticate by
         }
         if factory.is_plaintext() && !self.tls && !self.config.insecure_auth {

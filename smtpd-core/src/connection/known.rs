@@ -24,12 +24,12 @@ impl Connection {
 
     /// How the client has introduced itself. `None` before HELO, and again after STARTTLS and XCLIENT.
     pub fn helo(&self) -> Option<&Helo> {
-        self.helo.as_deref()
+        self.client.helo.as_deref()
     }
 
     /// Who the client is, if it has authenticated and that still holds: STARTTLS and XCLIENT end it.
     pub const fn identity(&self) -> Option<&Identity> {
-        self.identity.as_ref()
+        self.client.identity.as_ref()
     }
 
     /// The sender and the recipients that were accepted, from the answer to MAIL until the transaction ends, however it does.
@@ -44,7 +44,7 @@ impl Connection {
             self.greeting(),
             self.transaction.utf8,
             self.tls,
-            self.identity.is_some(),
+            self.client.identity.is_some(),
         )
     }
 

@@ -7,6 +7,7 @@ mod answer;
 mod ask;
 mod auth;
 mod claims;
+mod client;
 mod clock;
 mod closing;
 mod command;
@@ -41,6 +42,7 @@ use bytes::BytesMut;
 
 use self::{
     claims::Claims,
+    client::Client,
     clock::{Clock, Moment},
     event::Event,
     message::Message,
@@ -53,7 +55,7 @@ use self::{
 use crate::{
     Config, Envelope, Recipient, Reply,
     framing::LineReader,
-    sasl::{ChannelBindings, Exchange, Identity, MechanismName},
+    sasl::{Exchange, MechanismName},
 };
 
 pub(crate) use self::timeouts::Times;
@@ -196,8 +198,6 @@ pub struct Connection {
     /// Whether the session was ended by [`shut_down`](Self::shut_down).
     cut: bool,
     tls: bool,
-    /// Whether the client has shown a certificate that was verified.
-    certified: bool,
     closed: Option<CloseReason>,
     /// Tells questions apart, also those of different sessions.
     serial: u64,
@@ -207,10 +207,7 @@ pub struct Connection {
     output: Output,
     line: LineReader,
     clock: Clock,
-    /// What SCRAM can bind to; none where there is nothing.
-    bindings: Option<Box<ChannelBindings>>,
-    helo: Option<Box<Helo>>,
-    identity: Option<Identity>,
+    client: Client,
     counts: Counts,
     /// What a trusted peer says of its client.
     claims: Option<Box<Claims>>,
@@ -315,7 +312,6 @@ impl Connection {
             late_to_write: false,
             cut: false,
             tls: false,
-            certified: false,
             closed: None,
             serial: NEXT.fetch_add(SERIALS, Ordering::Relaxed),
             due: None,
@@ -323,9 +319,7 @@ impl Connection {
             output: Output::default(),
             line: LineReader::default(),
             clock: Clock::default(),
-            bindings: None,
-            helo: None,
-            identity: None,
+            client: Client::default(),
             counts: Counts::default(),
             claims: None,
             transaction: Transaction::default(),
@@ -401,7 +395,7 @@ impl Connection {
     }
 
     fn greeting(&self) -> Option<Greeting> {
-        self.helo.as_ref().map(|helo| helo.greeting)
+        self.client.helo.as_ref().map(|helo| helo.greeting)
     }
 
     /// Tells the caller, before anything else is looked at.

@@ -6,11 +6,13 @@ use bytes::{Bytes, BytesMut};
 
 use super::{
     Ask, Asked, AuthRequest, CloseReason, CommandLine, Connection, Helo, MailCommand, MessageError,
-    Mode, Overdue, RcptCommand, Receiving, State, WireLine, ask, clock::Moment, event::Event,
+    Mode, Overdue, RcptCommand, Receiving, WireLine, ask,
+    client::{Channel, Client},
+    clock::Moment,
+    event::Event,
 };
 use crate::{
     Envelope, Forwarded, XClient,
-    framing::LineReader,
     sasl::{ChannelBindings, Identity},
 };
 
@@ -259,17 +261,16 @@ impl<'c> Handshaking<'c> {
         input.clear();
         let connection = self.connection;
         let is_first = connection.serial.is_multiple_of(super::SERIALS);
-        connection.state = State::Start;
-        connection.reading = Mode::Commands;
-        connection.due = None;
-        connection.tls = true;
-        connection.certified = facts.client_certificate;
         let bindings = Some(facts.bindings).filter(|bindings| !bindings.is_empty());
-        connection.bindings = bindings.map(Box::new);
-        connection.helo = None;
-        connection.identity = None;
-        connection.line = LineReader::default();
-        connection.end_transaction();
+        connection.start_anew(Client {
+            channel: Channel {
+                bindings: bindings.map(Box::new),
+                certified: facts.client_certificate,
+            },
+            ..Client::default()
+        });
+        connection.tls = true;
+        connection.due = None;
         if is_first {
             connection.ask(Asked::Connect, Event::Connect);
         }

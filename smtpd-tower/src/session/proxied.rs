@@ -10,6 +10,7 @@ use smtpd_core::{Attribute, Forwarded, Greeting, XClient};
 use super::{Facts, PeerAddr, Session};
 #[cfg(feature = "proxy")]
 use crate::ProxyInfo;
+use crate::TlsInfo;
 use crate::layer::ReverseName;
 
 /// Only sessions through a proxy have it.
@@ -130,6 +131,8 @@ impl Facts {
         let greeting = client.protocol.unwrap_or(Greeting::Helo);
         self.helo = known(&client.helo).map(|name| (name.clone(), greeting));
         self.identity = known(&client.login).cloned();
+        // What the handshake has shown is the peer's certificate, not the client's.
+        self.tls = self.tls.take().map(TlsInfo::without_peer_certificates);
         self.proxied_mut().xclient = Some(client);
     }
 }

@@ -1,0 +1,47 @@
+//! What is known of the client.
+
+use super::{Connection, Helo, Mode, State};
+use crate::{
+    framing::LineReader,
+    sasl::{ChannelBindings, Identity},
+};
+
+/// What the client has said of itself and shown. A session that starts anew replaces it as a whole, so that nothing of it can
+/// pass for what is known of another client.
+///
+/// | what is known | RSET | HELO | AUTH | STARTTLS | XCLIENT |
+/// |---|---|---|---|---|---|
+/// | the greeting | stays | new | stays | ends | ends |
+/// | the identity | stays | stays | new | ends | that of LOGIN, or ends |
+/// | the channel: bindings and certificate | stays | stays | stays | new | ends: it is the peer's, not the client's |
+/// | the transaction | ends | ends | there is none | ends | ends |
+/// | the messages, errors and failures counted | stay | stay | stay | stay | stay |
+///
+/// STARTTLS is RFC 3207 section 4.2. The extensions and mechanisms that EHLO offers follow from all of this.
+#[derive(Debug, Default)]
+pub(super) struct Client {
+    pub(super) helo: Option<Box<Helo>>,
+    pub(super) identity: Option<Identity>,
+    pub(super) channel: Channel,
+}
+
+/// What there is of the TLS channel that ends at the client.
+#[derive(Debug, Default)]
+pub(super) struct Channel {
+    /// What SCRAM can bind to; none where there is nothing.
+    pub(super) bindings: Option<Box<ChannelBindings>>,
+    /// Whether the client has shown a certificate that was verified.
+    pub(super) certified: bool,
+}
+
+impl Connection {
+    /// The session starts anew, up to HELO.
+    pub(super) fn start_anew(&mut self, client: Client) {
+        self.end_transaction();
+        self.client = client;
+        self.exchange = None;
+        self.line = LineReader::default();
+        self.state = State::Start;
+        self.reading = Mode::Commands;
+    }
+}
