@@ -355,6 +355,8 @@ fn mechanisms(names: &str) -> Mechanisms {
             "EXTERNAL" => mechanisms.with(External),
             "ANONYMOUS" => mechanisms.with(Anonymous),
             #[cfg(feature = "scram")]
+            "SCRAM-SHA-1" => mechanisms.with(smtpd_core::sasl::Scram::sha1()),
+            #[cfg(feature = "scram")]
             "SCRAM-SHA-256" => mechanisms.with(smtpd_core::sasl::Scram::sha256()),
             #[cfg(feature = "scram")]
             "SCRAM-SHA-256-PLUS" => mechanisms.with(smtpd_core::sasl::Scram::sha256().plus()),

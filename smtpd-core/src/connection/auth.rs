@@ -59,10 +59,9 @@ impl Connection {
         self.sasl_step(step)
     }
 
-    /// RFC 5802 section 6: a mechanism that has a -PLUS form here learns that the client could have bound.
+    /// RFC 5802 section 6: a mechanism beside which there is a -PLUS form learns that the client could have bound.
     fn bindings_for(&self, factory: &dyn MechanismFactory) -> Option<&ChannelBindings> {
-        let binds =
-            factory.needs_channel_binding() || self.config.mechanisms.has_plus(factory.name());
+        let binds = self.config.mechanisms.has_plus_beside(factory.name());
         self.client.channel.bindings.as_deref().filter(|_| binds)
     }
 
@@ -120,14 +119,23 @@ impl Connection {
                 let refusal = self.exchange.take().and_then(|running| running.refusal);
                 self.auth_failure(refusal.unwrap_or(Reply::auth_failed()))
             }
-            Err(SaslError::Empty) => {
-                self.exchange = None;
-                self.auth_failure(Reply::auth_failed())
-            }
-            Err(error) => {
-                self.exchange = None;
-                self.fault(error.reply())
-            }
+            Err(error) => self.auth_broken_off(error),
+        }
+    }
+
+    /// The client has cancelled, or has said what is no response. A verdict that it knows stands, so that nobody guesses for free
+    /// by not hearing it out, and so does a reply that ends the session.
+    fn auth_broken_off(&mut self, error: SaslError) {
+        let running = self.exchange.take();
+        let knows = running
+            .as_ref()
+            .is_some_and(|running| running.exchange.has_told_failure());
+        let refusal = running.and_then(|running| running.refusal);
+        match refusal.filter(|refusal| knows || refusal.closes()) {
+            Some(refusal) => self.auth_refused(&refusal, error.reply()),
+            None if knows => self.auth_refused(&Reply::auth_failed(), error.reply()),
+            None if error == SaslError::Empty => self.auth_failure(Reply::auth_failed()),
+            None => self.fault(error.reply()),
         }
     }
 
@@ -144,10 +152,15 @@ impl Connection {
     }
 
     fn auth_failure(&mut self, reply: Reply) {
-        if reply.closes() {
-            return self.close_with(reply, CloseReason::Refused);
+        self.auth_refused(&reply.clone(), reply);
+    }
+
+    /// Draws the consequences of a refusal, and answers with `reply` unless they end the session.
+    fn auth_refused(&mut self, refusal: &Reply, reply: Reply) {
+        if refusal.closes() {
+            return self.close_with(refusal.clone(), CloseReason::Refused);
         }
-        if reply.code().is_transient() {
+        if refusal.code().is_transient() {
             // Not the client's failure, but a fault on this side.
             self.put(&reply);
             return;

@@ -56,6 +56,10 @@ impl Mechanism for BearerExchange {
     fn refused(&mut self) -> Result<Step, SaslError> {
         Ok(self.refuse())
     }
+
+    fn has_told_failure(&self) -> bool {
+        self.refused
+    }
 }
 
 impl std::fmt::Debug for BearerExchange {

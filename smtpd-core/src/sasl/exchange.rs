@@ -104,6 +104,11 @@ impl Exchange {
         self.enter(|mechanism| mechanism.refused())
     }
 
+    /// Returns whether the client knows already that it has failed, although the exchange goes on.
+    pub fn has_told_failure(&self) -> bool {
+        self.mechanism.has_told_failure()
+    }
+
     fn respond(&mut self, encoded: &[u8]) -> Result<Step, SaslError> {
         if encoded.len() > MAX_RESPONSE_LINE {
             return Err(SaslError::TooLong); // RFC 4954 4

@@ -96,6 +96,12 @@ pub trait Mechanism: Send + fmt::Debug {
     fn refused(&mut self) -> Result<Step, SaslError> {
         Ok(Step::Failed)
     }
+
+    /// Returns whether a challenge has told the client that it failed, as that of OAUTHBEARER does (RFC 7628 section 3.2.3).
+    /// Such an exchange counts as a failed authentication even if the client cancels it.
+    fn has_told_failure(&self) -> bool {
+        false
+    }
 }
 
 /// What is to be done next in an exchange.

@@ -52,11 +52,12 @@ impl Mechanisms {
         self.iter().find(|factory| factory.name().matches(name))
     }
 
-    /// Whether the mechanism of this name has a -PLUS form here.
-    pub(crate) fn has_plus(&self, name: MechanismName) -> bool {
+    /// Whether a mechanism of the same family, such as SCRAM, has a -PLUS form here. It need not be of the same hash: a client
+    /// that could bind would use that one, unless somebody has taken it out of the offer (RFC 5802 section 6).
+    pub(crate) fn has_plus_beside(&self, name: MechanismName) -> bool {
+        let family = |name: MechanismName| name.as_str().split('-').next();
         self.iter().any(|factory| {
-            factory.needs_channel_binding()
-                && factory.name().as_str().strip_suffix("-PLUS") == Some(name.as_str())
+            factory.needs_channel_binding() && family(factory.name()) == family(name)
         })
     }
 
