@@ -171,6 +171,17 @@ mod tests {
     }
 
     #[test]
+    fn the_certificate_of_a_proxy_is_not_that_of_its_client() {
+        let tls = TlsInfo::new(crate::TlsVersion::Tls13, "TLS_AES_128_GCM_SHA256");
+        let tls = tls.with_peer_certificates([bytes::Bytes::from_static(b"the proxy's")]);
+        let session = Session::local().with_tls(tls);
+        assert_eq!(session.tls().unwrap().peer_certificates().len(), 1);
+        let session = session.with_xclient("ADDR=192.0.2.1".parse().unwrap());
+        let tls = session.tls().expect("the connection is encrypted");
+        assert!(tls.peer_certificates().is_empty());
+    }
+
+    #[test]
     fn the_client_counts_and_the_proxy_stays_visible() {
         for (attributes, peer, local) in [
             ("ADDR=192.0.2.1", "192.0.2.1:0", "127.0.0.1:25"),
