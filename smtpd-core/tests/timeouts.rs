@@ -449,7 +449,7 @@ fn what_a_busy_driver_takes_is_not_held_against_the_client() {
         assert_eq!(until, session.now + seconds(left), "{input:?}");
     }
     session.feed(b"");
-    // What it waits for in vain is the client's time, as ever.
+    // The time that it waits for the client still counts.
     session.later(100, "");
     assert_eq!(session.left(), Some(200));
 }

@@ -52,7 +52,7 @@ impl Site {
 
     fn read_tls(&mut self, shared: &Shared, event: u64, bytes: &[u8]) -> Result<(), String> {
         let Some(tls) = self.client.tls.as_mut() else {
-            // It has not begun TLS, and can hear nothing but that this is wrong.
+            // The client has not begun TLS, so all that it may receive is an alert.
             return self.alerts.check(bytes);
         };
         let before = tls.is_settled();

@@ -123,13 +123,13 @@ impl Connection {
         }
     }
 
-    /// The client has cancelled, or has said what is no response. A verdict that it knows stands, so that nobody guesses for free
-    /// by not hearing it out, and so does a reply that ends the session.
+    /// The client has cancelled, or has sent something that is not a response. If it knows already that it was refused, the attempt
+    /// counts as failed: otherwise it could guess for free by cancelling each time. A refusal that ends the session ends it.
     fn auth_broken_off(&mut self, error: SaslError) {
         let running = self.exchange.take();
         let knows = running
             .as_ref()
-            .is_some_and(|running| running.exchange.has_told_failure());
+            .is_some_and(|running| running.exchange.has_reported_failure());
         let refusal = running.and_then(|running| running.refusal);
         match refusal.filter(|refusal| knows || refusal.closes()) {
             Some(refusal) => self.auth_refused(&refusal, error.reply()),

@@ -13,8 +13,8 @@ use super::{
 use crate::sasl::MAX_RESPONSE_LINE;
 
 impl Connection {
-    /// Counts the time that the client has taken, where it has sent something. Returns what time it is.
-    pub(super) fn count(&mut self, now: Instant, input: usize) -> Moment {
+    /// Counts the time that the client has taken, if it has sent something. Returns the present time.
+    fn count(&mut self, now: Instant, input: usize) -> Moment {
         let now = self.clock.moment(now);
         let waited = self.clock.arrived(now, input);
         self.charge(waited);
@@ -62,8 +62,8 @@ impl Connection {
         }
     }
 
-    /// Looks for what is to be done next. `None` where something was done, so that it has to be looked for again.
-    pub(super) fn look(&mut self, now: Moment, input: &mut BytesMut) -> Option<Found> {
+    /// Looks once for what is to be done next. `None` if something was done, so that `find` has to look again.
+    fn look(&mut self, now: Moment, input: &mut BytesMut) -> Option<Found> {
         if self.asked.is_some() {
             self.pause(now);
             return self.await_answer(now);

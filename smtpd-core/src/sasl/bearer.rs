@@ -57,7 +57,7 @@ impl Mechanism for BearerExchange {
         Ok(self.refuse())
     }
 
-    fn has_told_failure(&self) -> bool {
+    fn has_reported_failure(&self) -> bool {
         self.refused
     }
 }

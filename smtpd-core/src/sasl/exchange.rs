@@ -105,8 +105,8 @@ impl Exchange {
     }
 
     /// Returns whether the client knows already that it has failed, although the exchange goes on.
-    pub fn has_told_failure(&self) -> bool {
-        self.mechanism.has_told_failure()
+    pub fn has_reported_failure(&self) -> bool {
+        self.mechanism.has_reported_failure()
     }
 
     fn respond(&mut self, encoded: &[u8]) -> Result<Step, SaslError> {

@@ -97,9 +97,9 @@ pub trait Mechanism: Send + fmt::Debug {
         Ok(Step::Failed)
     }
 
-    /// Returns whether a challenge has told the client that it failed, as that of OAUTHBEARER does (RFC 7628 section 3.2.3).
+    /// Returns whether a challenge has reported to the client that it failed, as that of OAUTHBEARER does (RFC 7628 section 3.2.3).
     /// Such an exchange counts as a failed authentication even if the client cancels it.
-    fn has_told_failure(&self) -> bool {
+    fn has_reported_failure(&self) -> bool {
         false
     }
 }

@@ -189,7 +189,7 @@ fn bytes_of_an_earlier_message_are_taken_for_the_next() {
     let told = session.told();
     let begun = told.iter().rposition(|told| told.kind == "data").unwrap();
     let after_data: Vec<_> = told[begun..].iter().map(|told| told.kind).collect();
-    // Step::Data begins each message, whatever became of the one before.
+    // Every message begins with Step::Data, also if the one before it was not finished.
     assert_eq!(after_data, ["data", "octets", "taken"]);
     assert_eq!(told[begun + 1].text, b"new\r\n");
 }

@@ -1,4 +1,4 @@
-//! What is known of the session, which a copy of one's own does not follow.
+//! What the session returns about itself. A driver's own copy of it would go stale.
 
 use smtpd_core::{Reply, TlsFacts};
 
