@@ -222,3 +222,64 @@ fn nothing_of_a_client_survives_what_begins_a_session_anew() {
         }
     }
 }
+
+/// The words of a row of the table in the guide, without the name of what is known.
+fn documented(known: &str) -> Vec<&'static str> {
+    let page = include_str!("../docs/driver.md");
+    let row = page
+        .lines()
+        .find_map(|line| line.strip_prefix(&format!("| {known} |")));
+    row.unwrap()
+        .trim_end_matches('|')
+        .split('|')
+        .map(str::trim)
+        .collect()
+}
+
+#[test]
+fn the_guide_says_what_a_session_forgets() {
+    let before = Known {
+        tls: true,
+        channel: true,
+        helo: Some("before"),
+        identity: Some("before"),
+        transaction: true,
+    };
+    let forgotten_or =
+        |forgotten: bool, other: &'static str| if forgotten { "forgotten" } else { other };
+    let name = |name: Option<&str>| {
+        forgotten_or(
+            name.is_none(),
+            if name == before.helo { "kept" } else { "new" },
+        )
+    };
+    let columns = ["RSET", "EHLO", "AUTH", "STARTTLS", "XCLIENT NAME"];
+    for (column, command) in columns.into_iter().enumerate() {
+        let row = COMMANDS
+            .iter()
+            .find(|row| row.0.starts_with(command))
+            .unwrap();
+        let after = (row.3)(before.clone());
+        assert_eq!(
+            documented("the HELO name")[column],
+            name(after.helo),
+            "{command}"
+        );
+        assert_eq!(
+            documented("the identity")[column],
+            name(after.identity),
+            "{command}"
+        );
+        let channel = if command == "STARTTLS" { "new" } else { "kept" };
+        assert_eq!(
+            documented("the channel")[column],
+            forgotten_or(!after.channel, channel),
+            "{command}"
+        );
+        assert_eq!(
+            documented("the transaction")[column],
+            forgotten_or(!after.transaction, "kept"),
+            "{command}"
+        );
+    }
+}
