@@ -1,29 +1,33 @@
 use super::ParameterError;
 
-/// Undoes xtext: `+` and two upper-case hexadecimal digits stand for one octet (RFC 3461 section 4).
+/// Undoes xtext (RFC 3461 section 4), which stands for UTF-8 here.
 pub(crate) fn decode(text: &str) -> Result<String, ParameterError> {
-    let mut octets = Vec::with_capacity(text.len());
-    let mut rest = text.bytes();
-    while let Some(octet) = rest.next() {
-        octets.push(match octet {
-            b'+' => match (rest.next().and_then(hex), rest.next().and_then(hex)) {
-                (Some(high), Some(low)) => high << 4 | low,
-                _ => return Err(ParameterError::Malformed),
-            },
-            b'=' => return Err(ParameterError::Malformed),
-            b'!'..=b'~' => octet,
-            _ => return Err(ParameterError::Malformed),
-        });
-    }
+    let octets = decode_octets(text.as_bytes()).ok_or(ParameterError::Malformed)?;
     String::from_utf8(octets).map_err(|_| ParameterError::Malformed)
 }
 
-fn hex(digit: u8) -> Option<u8> {
-    match digit {
-        b'0'..=b'9' => Some(digit - b'0'),
-        b'A'..=b'F' => Some(digit - b'A' + 10),
-        _ => None,
+/// Undoes xtext: `+` and two hexadecimal digits stand for one octet. `None` if it is not xtext.
+///
+/// RFC 3461 section 4 requires upper-case digits. Exim sent lower-case ones until 2018, and they can mean nothing else.
+pub(crate) fn decode_octets(text: &[u8]) -> Option<Vec<u8>> {
+    let mut octets = Vec::with_capacity(text.len());
+    let mut rest = text.iter().copied();
+    while let Some(octet) = rest.next() {
+        octets.push(match octet {
+            b'+' => hex_octet(&mut rest)?,
+            b'=' => return None,
+            b'!'..=b'~' => octet,
+            _ => return None,
+        });
     }
+    Some(octets)
+}
+
+/// The octet that the next two digits stand for.
+pub(super) fn hex_octet(digits: &mut impl Iterator<Item = u8>) -> Option<u8> {
+    let mut digit = || char::from(digits.next()?).to_digit(16);
+    let (high, low) = (digit()?, digit()?);
+    u8::try_from(high << 4 | low).ok()
 }
 
 #[cfg(test)]
@@ -37,8 +41,9 @@ mod tests {
             ("abc", Some("abc")),
             ("a+2Bb+3Dc", Some("a+b=c")),
             ("+C3+A9", Some("é")),
-            ("a+2b", None),
             ("a+2", None),
+            ("a+2g", None),
+            ("a+ 2", None),
             ("+", None),
             ("a b", None),
             ("a=b", None),
@@ -47,6 +52,13 @@ mod tests {
         ];
         for (text, expected) in cases {
             assert_eq!(decode(text).ok().as_deref(), expected, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn digits_in_lower_case_are_not_refused() {
+        for (text, expected) in [("a+2bb+3dc", "a+b=c"), ("+c3+a9", "é"), ("+C3+a9", "é")] {
+            assert_eq!(decode(text).as_deref(), Ok(expected), "{text:?}");
         }
     }
 }
