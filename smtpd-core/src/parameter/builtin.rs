@@ -1,4 +1,5 @@
 use super::{Parameter, ParameterError, no_value, xtext};
+use crate::Mailbox;
 
 /// `SIZE=`: how many octets the message will have, as its sender declares it (RFC 1870 section 6).
 ///
@@ -91,7 +92,8 @@ impl Parameter for SmtpUtf8 {
 
 /// `AUTH=` on MAIL: who submitted the message first, as a trusted client says (RFC 4954 section 5).
 ///
-/// `None` is `AUTH=<>`: not known, or not to be trusted. Believe it only of clients that you trust.
+/// It is a mailbox, decoded from xtext. `None` is `AUTH=<>`: not known, or not to be trusted. Believe it only of clients that
+/// you trust.
 ///
 /// ```
 /// use smtpd_core::{MailAuth, Parameters};
@@ -107,16 +109,14 @@ impl Parameter for MailAuth {
     const KEYWORD: &'static str = "AUTH";
 
     fn parse(value: Option<&str>) -> Result<Self, ParameterError> {
-        match value.ok_or(ParameterError::Malformed)? {
-            "<>" => Ok(Self(None)),
-            text => {
-                let identity = xtext::decode(text)?;
-                if identity.contains(char::is_control) {
-                    Err(ParameterError::Malformed)
-                } else {
-                    Ok(Self(Some(identity)))
-                }
-            }
+        let identity = xtext::decode(value.ok_or(ParameterError::Malformed)?)?;
+        // RFC 4954 section 5: a mailbox or `<>`, either of them in xtext.
+        if identity == "<>" {
+            return Ok(Self(None));
+        }
+        match identity.parse::<Mailbox>() {
+            Ok(_) => Ok(Self(Some(identity))),
+            Err(_) => Err(ParameterError::Malformed),
         }
     }
 }
@@ -167,8 +167,33 @@ mod tests {
             MailAuth::parse(Some("e+3Dmc2@example.com")),
             Ok(MailAuth(Some("e=mc2@example.com".into())))
         );
-        for bad in [None, Some("a+0D+0Ab"), Some("a+3")] {
+        assert_eq!(
+            MailAuth::parse(Some("u+2btag@example.com")),
+            Ok(MailAuth(Some("u+tag@example.com".into())))
+        );
+        for bad in [None, Some("a+0D+0Ab@example.com"), Some("a+3@b"), Some("")] {
             assert!(MailAuth::parse(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn mail_auth_is_a_mailbox_or_nobody() {
+        for nobody in ["<>", "+3C+3E", "+3c>"] {
+            assert_eq!(
+                MailAuth::parse(Some(nobody)),
+                Ok(MailAuth(None)),
+                "{nobody}"
+            );
+        }
+        for bad in [
+            "not-an-address",
+            "<a@example.com>",
+            "a@",
+            "a@example.com,b@example.com",
+            "a+20b@example.com",
+            "<",
+        ] {
+            assert!(MailAuth::parse(Some(bad)).is_err(), "{bad:?}");
         }
     }
 }
