@@ -10,7 +10,7 @@ use bytes::BytesMut;
 use libfuzzer_sys::fuzz_target;
 use smtpd_core::{
     BodyType, By, ByMode, Config, Connection, DateTime, EnvelopeId, Extensions, HoldFor, HoldUntil,
-    MailAuth, Notify, OriginalRecipient, Parameter, Parameters, Priority, Ret, Size, SmtpUtf8,
+    MailAuth, Mailbox, Notify, OriginalRecipient, Parameter, Parameters, Priority, Ret, Size, SmtpUtf8,
     Solicit, Step, TlsFacts, ValidSince,
     extension::{DeliverBy, FutureRelease, MtPriority, NoSoliciting, Prdr, RequireTls, Rrvs},
     sasl::Mechanisms,
@@ -45,6 +45,7 @@ fn check_value(text: &str) {
     if let Ok(auth @ MailAuth(Some(_))) = MailAuth::parse(Some(text)) {
         let address = auth.0.as_deref().unwrap_or_default();
         check_text(address);
+        assert!(address.parse::<Mailbox>().is_ok(), "{address:?}");
         check_again(&auth, &xtext(address), 500);
     }
     if let Ok(original) = OriginalRecipient::parse(Some(text)) {
@@ -90,10 +91,10 @@ fn check_again<P: Parameter + PartialEq + std::fmt::Debug>(value: &P, written: &
     }
 }
 
-/// RFC 3461 section 4.
+/// RFC 3461 section 4. The backslash is encoded too, which has a meaning in addresses of type utf-8 (RFC 6533 section 3).
 fn xtext(text: &str) -> String {
     let octet = |octet: u8| match octet {
-        b'+' | b'=' | ..=b' ' | 0x7f.. => format!("+{octet:02X}"),
+        b'+' | b'=' | b'\\' | ..=b' ' | 0x7f.. => format!("+{octet:02X}"),
         _ => char::from(octet).to_string(),
     };
     text.bytes().map(octet).collect()

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::{Asked, CloseReason, Connection, Slot, Transaction, command::syntax_error};
 use crate::{
     AddressError, AddressErrorKind, BodyType, Charset, Code, Envelope, ForwardPath, ParameterError,
-    Parameters, PathOptions, Recipient, Reply, ReversePath, Size, Status,
+    Parameters, PathOptions, Recipient, Reply, ReversePath, Size, Status, parameter::malformed,
 };
 
 impl Connection {
@@ -51,8 +51,11 @@ impl Connection {
         })
         .map_err(parameter_error)?;
         self.check_mail_parameters(&parameters)?;
-        if !sender.as_str().is_ascii() && !parameters.contains("SMTPUTF8") {
-            return Err(non_ascii());
+        if !parameters.contains("SMTPUTF8") {
+            if !sender.as_str().is_ascii() {
+                return Err(non_ascii());
+            }
+            check_ascii(&parameters)?;
         }
         Ok((sender, parameters))
     }
@@ -85,6 +88,9 @@ impl Connection {
         })
         .map_err(parameter_error)?;
         self.check_rcpt_parameters(&parameters)?;
+        if !self.transaction.utf8 {
+            check_ascii(&parameters)?;
+        }
         Ok((recipient, parameters))
     }
 
@@ -128,6 +134,14 @@ fn non_ascii() -> Reply {
         Status::NON_ASCII_ADDRESS,
         "A non-ASCII address needs SMTPUTF8",
     )
+}
+
+/// RFC 6531 section 3.3: `esmtp-value` is extended to UTF-8 by SMTPUTF8 alone, as in `ORCPT=utf-8;` (RFC 6533 section 3).
+fn check_ascii(parameters: &Parameters) -> Result<(), Reply> {
+    match parameters.is_ascii() {
+        true => Ok(()),
+        false => Err(malformed("A non-ASCII parameter needs SMTPUTF8")),
+    }
 }
 
 pub(super) fn parameter_error(error: ParameterError) -> Reply {

@@ -1,6 +1,6 @@
 //! Delivery status notifications (RFC 3461 section 4).
 
-use super::{Parameter, ParameterError, xtext};
+use super::{Parameter, ParameterError, unitext, xtext};
 
 /// `RET=` on MAIL: how much of the message a failure report shall return (RFC 3461 section 4.3).
 ///
@@ -47,7 +47,7 @@ impl Parameter for EnvelopeId {
         let text = value
             .filter(|v| v.len() <= 100)
             .ok_or(ParameterError::Malformed)?;
-        printable(text).map(Self)
+        printable(xtext::decode(text)?).map(Self)
     }
 }
 
@@ -93,7 +93,7 @@ impl Parameter for Notify {
     }
 }
 
-/// `ORCPT=` on RCPT: the recipient as the sender first wrote it (RFC 3461 section 4.2).
+/// `ORCPT=` on RCPT: the recipient as the sender first wrote it (RFC 3461 section 4.2, RFC 6533 section 3).
 ///
 /// ```
 /// use smtpd_core::{OriginalRecipient, Parameters};
@@ -101,6 +101,10 @@ impl Parameter for Notify {
 /// let parameters = Parameters::of([("ORCPT", Some("rfc822;list+2Bowner@example.org"))]);
 /// let original = parameters.get::<OriginalRecipient>().unwrap();
 /// assert_eq!((original.address_type(), original.address()), ("rfc822", "list+owner@example.org"));
+///
+/// let parameters = Parameters::of([("ORCPT", Some(r"utf-8;gr\x{E5}@example.org"))]);
+/// let original = parameters.get::<OriginalRecipient>().unwrap();
+/// assert_eq!((original.address_type(), original.address()), ("utf-8", "grå@example.org"));
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct OriginalRecipient {
@@ -109,12 +113,12 @@ pub struct OriginalRecipient {
 }
 
 impl OriginalRecipient {
-    /// The type of the address, mostly `rfc822`.
+    /// The type of the address as it was sent, mostly `rfc822` or `utf-8`, in any case.
     pub fn address_type(&self) -> &str {
         &self.address_type
     }
 
-    /// The address, decoded from xtext.
+    /// The address, decoded from xtext, or from the forms of RFC 6533 section 3 if the type is `utf-8`.
     pub fn address(&self) -> &str {
         &self.address
     }
@@ -124,7 +128,7 @@ impl Parameter for OriginalRecipient {
     const KEYWORD: &'static str = "ORCPT";
 
     fn parse(value: Option<&str>) -> Result<Self, ParameterError> {
-        // RFC 3461 section 4.2: up to 500 octets; RFC 6533 section 3 allows UTF-8 in the address of type utf-8.
+        // RFC 3461 section 4.2: up to 500 octets.
         let (kind, text) = value
             .filter(|v| v.len() <= 500)
             .and_then(|v| v.split_once(';'))
@@ -135,16 +139,20 @@ impl Parameter for OriginalRecipient {
         {
             return Err(ParameterError::Malformed);
         }
+        let address = if kind.eq_ignore_ascii_case("utf-8") {
+            unitext::decode(text)?
+        } else {
+            xtext::decode(text)?
+        };
         Ok(Self {
             address_type: kind.to_owned(),
-            address: printable(text)?,
+            address: printable(address)?,
         })
     }
 }
 
 /// RFC 3461 section 4: what xtext stands for here is printable, so that it can never end a line of a report.
-fn printable(text: &str) -> Result<String, ParameterError> {
-    let decoded = xtext::decode(text)?;
+fn printable(decoded: String) -> Result<String, ParameterError> {
     if decoded.contains(char::is_control) {
         Err(ParameterError::Malformed)
     } else {
@@ -198,6 +206,31 @@ mod tests {
         ] {
             assert!(OriginalRecipient::parse(Some(bad)).is_err(), "{bad:?}");
         }
+    }
+
+    #[test]
+    fn original_recipients_of_type_utf8_are_not_refused() {
+        for value in [
+            "utf-8;å+2Bb@example.org",
+            "UTF-8;+c3+a5+2bb@example.org",
+            r"utf-8;\x{E5}\x{2B}b@example.org",
+        ] {
+            let good = OriginalRecipient::parse(Some(value)).unwrap();
+            assert_eq!(good.address(), "å+b@example.org", "{value}");
+        }
+        for bad in [
+            "rfc822;å@example.org",
+            r"utf-8;a\x{0A}b@example.org",
+            r"utf-8;a\x{85}b@example.org",
+            "utf-8;a+0Ab@example.org",
+            r"utf-8;a\b@example.org",
+            "utf-8;",
+        ] {
+            assert!(OriginalRecipient::parse(Some(bad)).is_err(), "{bad:?}");
+        }
+        // In any other type a backslash is a backslash.
+        let other = OriginalRecipient::parse(Some(r"rfc822;\x{E5}@example.org")).unwrap();
+        assert_eq!(other.address(), r"\x{E5}@example.org");
     }
 
     #[test]

@@ -7,6 +7,7 @@ mod dsn;
 mod future_release;
 mod priority;
 mod solicit;
+mod unitext;
 mod valid_since;
 pub(crate) mod xtext;
 
@@ -174,6 +175,11 @@ impl Parameters {
     /// Whether there are none.
     pub const fn is_empty(&self) -> bool {
         self.0.is_none()
+    }
+
+    /// Whether all of it is ASCII, as it has to be without SMTPUTF8 (RFC 6531 section 3.3).
+    pub(crate) fn is_ascii(&self) -> bool {
+        self.0.as_deref().is_none_or(str::is_ascii)
     }
 
     /// Keywords and values as they were sent, in order.
