@@ -10,7 +10,7 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
-use crate::{ClientName, parameter::xtext};
+use crate::{Charset, ClientName, Domain, Leniency, PathOptions, parameter::xtext};
 
 pub use self::{
     xclient::XClient,
@@ -81,53 +81,71 @@ fn attributes(argument: &[u8]) -> impl Iterator<Item = Result<(String, Value), A
         .split(|&octet| octet == b' ')
         .filter(|word| !word.is_empty())
         .map(|word| {
-            let word = std::str::from_utf8(word)
-                .map_err(|_| AttributeError("Attributes are ASCII, in xtext"))?;
-            match word.split_once('=') {
-                Some((_, "")) | None => Err(AttributeError::NONE),
-                Some((_, raw)) if raw.len() > MAX_VALUE => {
-                    Err(AttributeError("Attribute value too long"))
-                }
-                Some((name, raw)) => Ok((name.to_ascii_uppercase(), Value::new(raw)?)),
-            }
+            let equals = word.iter().position(|&octet| octet == b'=');
+            let (name, raw) = equals
+                .and_then(|at| word.split_at_checked(at))
+                .ok_or(AttributeError::NONE)?;
+            let name = String::from_utf8_lossy(name).to_ascii_uppercase();
+            Ok((name, Value::new(&raw[1..])))
         })
 }
 
-/// A value as it was meant; no control characters.
-struct Value(String);
+/// A value as it was meant. `None` if it is too long.
+///
+/// Some attributes repeat what a client or its DNS says, whatever that is: [`host_name`](Self::host_name),
+/// [`helo`](Self::helo) and [`word`](Self::word). If they were refused, a proxy could never deliver a message of such a
+/// client. The others are the proxy's own, and decide who the client is: they are refused unless they are well-formed.
+struct Value(Option<Vec<u8>>);
 
 impl Value {
-    fn new(raw: &str) -> Result<Self, AttributeError> {
-        // Note 3: who does not know xtext sends the value as it is; so do some proxies to this day.
-        let text = xtext::decode(raw).unwrap_or_else(|_| raw.to_owned());
-        if text.contains(char::is_control) {
-            return Err(AttributeError("Control characters in an attribute"));
-        }
-        Ok(Self(text))
+    fn new(raw: &[u8]) -> Self {
+        // Note 3: a proxy that does not know xtext sends the value as it is. Some still do.
+        let value = || xtext::decode_octets(raw).unwrap_or_else(|| raw.to_owned());
+        Self((raw.len() <= MAX_VALUE).then(value))
+    }
+
+    fn octets(&self) -> &[u8] {
+        self.0.as_deref().unwrap_or_default()
+    }
+
+    fn is_unavailable(&self) -> bool {
+        // Note 2: in any case.
+        self.octets().eq_ignore_ascii_case(b"[UNAVAILABLE]")
     }
 
     fn read<T>(&self, parse: impl FnOnce(&str) -> Option<T>) -> Option<Attribute<T>> {
-        // Note 2: in any case.
-        if self.0.eq_ignore_ascii_case("[UNAVAILABLE]") {
+        if self.is_unavailable() {
             return Some(Attribute::Unavailable);
         }
-        parse(&self.0).map(Attribute::Known)
+        let text = std::str::from_utf8(self.octets()).ok()?;
+        if text.is_empty() || text.contains(char::is_control) {
+            return None;
+        }
+        parse(text).map(Attribute::Known)
     }
 
-    /// The name of a host, as the DNS has them, underscores included.
-    fn host_name(&self) -> Option<Attribute<ClientName>> {
-        self.read(|text| {
-            let is_host = text
-                .bytes()
-                .all(|octet| octet.is_ascii_alphanumeric() || b".-_".contains(&octet));
-            let name = ClientName::parse(text.as_bytes()).ok()?;
-            (is_host && text.parse::<Ipv4Addr>().is_err()).then_some(name)
-        })
+    /// The name of a host, as the DNS has them, underscores included. What is no such name is unavailable.
+    fn host_name(&self) -> Attribute<ClientName> {
+        let leniency = Leniency::STRICT
+            .allow_underscore_in_domain(true)
+            .allow_trailing_dot_in_domain(true);
+        let options = PathOptions::new(leniency, Charset::Ascii);
+        let name = self.read(|text| {
+            let domain = Domain::parse(text.as_bytes(), options).ok()?;
+            let is_address = domain.is_literal() || text.parse::<Ipv4Addr>().is_ok();
+            let name = ClientName::parse(text.as_bytes()).ok();
+            name.filter(|_| !is_address)
+        });
+        name.unwrap_or(Attribute::Unavailable)
     }
 
-    /// What a client says in HELO.
-    fn helo(&self) -> Option<Attribute<ClientName>> {
-        self.read(|text| ClientName::parse(text.as_bytes()).ok())
+    /// What a client says in HELO. Octets that such a name cannot have become `?`, and an empty name is unavailable.
+    fn helo(&self) -> Attribute<ClientName> {
+        if self.is_unavailable() {
+            return Attribute::Unavailable;
+        }
+        let name = clean(self.octets(), |_| true);
+        ClientName::parse(name.as_bytes()).map_or(Attribute::Unavailable, Attribute::Known)
     }
 
     /// An IPv4 address, or `IPV6:` and one of IPv6.
@@ -148,19 +166,25 @@ impl Value {
         })
     }
 
-    /// Text that is safe wherever it is written: what could mean something in a header becomes `?`.
+    /// Text that is safe wherever it is written: what could mean something in a header becomes `?`. An empty one is
+    /// unavailable.
     fn word(&self, longest: usize) -> Option<Attribute<String>> {
-        self.read(|text| {
-            let clean = |c: char| {
-                if c.is_ascii_graphic() && !"<>()\\\";@".contains(c) {
-                    c
-                } else {
-                    '?'
-                }
-            };
-            (text.len() <= longest).then(|| text.chars().map(clean).collect())
-        })
+        let octets = self.0.as_deref()?;
+        if octets.is_empty() || self.is_unavailable() {
+            return Some(Attribute::Unavailable);
+        }
+        let word = || clean(octets, |octet| !b"<>()\\\";@".contains(&octet));
+        (octets.len() <= longest).then(|| Attribute::Known(word()))
     }
+}
+
+/// The text with a `?` for each octet that is not printable ASCII, or is not safe.
+fn clean(octets: &[u8], is_safe: impl Fn(u8) -> bool) -> String {
+    let clean = |&octet: &u8| match octet.is_ascii_graphic() && is_safe(octet) {
+        true => char::from(octet),
+        false => '?',
+    };
+    octets.iter().map(clean).collect()
 }
 
 #[cfg(test)]
@@ -172,7 +196,7 @@ mod tests {
         let long = format!("A={}", "x".repeat(256));
         let most = format!("A={}", "x".repeat(255));
         type Pairs<'a> = Option<&'a [(&'a str, &'a str)]>;
-        let cases: [(&str, Pairs<'_>); 14] = [
+        let cases: [(&str, Pairs<'_>); 12] = [
             ("A=b", Some(&[("A", "b")])),
             ("a=b  Cd=e", Some(&[("A", "b"), ("CD", "e")])),
             ("A=b+2Bc+3D", Some(&[("A", "b+c=")])),
@@ -180,19 +204,17 @@ mod tests {
             ("A=user+tag", Some(&[("A", "user+tag")])),
             ("A=+C3+A9", Some(&[("A", "é")])),
             (&most, Some(&[("A", &most[2..])])),
+            (&long, Some(&[("A", "")])),
+            ("A=", Some(&[("A", "")])),
             ("", Some(&[])),
             ("A", None),
-            ("A=", None),
             ("A=b C", None),
-            ("A=b+0Ac", None),
-            ("A=b+7F", None),
-            (&long, None),
         ];
         for (argument, expected) in cases {
             let found: Result<Vec<_>, _> = attributes(argument.as_bytes()).collect();
             let found = found.map(|list| {
                 list.into_iter()
-                    .map(|(name, value)| (name, value.0))
+                    .map(|(name, value)| (name, String::from_utf8(value.octets().into()).unwrap()))
                     .collect::<Vec<_>>()
             });
             let expected = expected.map(|list| {
@@ -202,13 +224,12 @@ mod tests {
             });
             assert_eq!(found.ok(), expected, "{argument:?}");
         }
-        assert!(attributes(b"A=\xff").any(|attribute| attribute.is_err()));
     }
 
     #[test]
     fn values_are_read_strictly() {
         use Attribute::{Known, Unavailable};
-        let value = |text: &str| Value::new(text).unwrap();
+        let value = |text: &str| Value::new(text.as_bytes());
         let ip = |text: &str| Some(Known(text.parse::<IpAddr>().unwrap()));
         for (text, expected) in [
             ("192.0.2.1", ip("192.0.2.1")),
@@ -222,6 +243,9 @@ mod tests {
             ("192.0.2.256", None),
             ("IPV6:", None),
             ("é", None),
+            ("", None),
+            ("+FF", None),
+            ("192.0.2.1+0A", None),
         ] {
             assert_eq!(value(text).address(), expected, "{text}");
         }
@@ -232,22 +256,57 @@ mod tests {
             ("65536", None),
             ("+1", None),
             ("1a", None),
+            ("", None),
         ] {
             assert_eq!(value(text).port(), expected, "{text}");
         }
-        for (text, taken) in [
-            ("mx.example.org", true),
-            ("my_host", true),
-            ("[UNAVAILABLE]", true),
-            ("192.0.2.1", false),
-            ("[192.0.2.1]", false),
-            ("a(b)", false),
-            ("a b", false),
-        ] {
-            assert_eq!(value(text).host_name().is_some(), taken, "{text}");
+    }
+
+    #[test]
+    fn what_odd_clients_say_is_cleaned_or_unavailable() {
+        use Attribute::{Known, Unavailable};
+        let long = "x".repeat(256);
+        for name in ["mx.example.org", "my_host", "mx.example.org.", "x"] {
+            let parsed = Known(name.parse().unwrap());
+            assert_eq!(Value::new(name.as_bytes()).host_name(), parsed, "{name}");
         }
-        let word = |text: &str| value(text).word(8).and_then(Attribute::into_known);
-        assert_eq!(word("a<b>(\"é").as_deref(), Some("a?b????"));
-        assert_eq!(word("123456789"), None);
+        for name in [
+            "[UNAVAILABLE]",
+            "192.0.2.1",
+            "[192.0.2.1]",
+            "a(b)",
+            "a+20b",
+            "a+0Ab",
+            "-a",
+            "a..b",
+            "gr+C3+A5",
+            "+FF",
+            "",
+            &long,
+        ] {
+            let parsed = Value::new(name.as_bytes()).host_name();
+            assert_eq!(parsed, Unavailable, "{name}");
+        }
+        for (helo, expected) in [
+            ("M+C3+BCller-PC", Some("M??ller-PC")),
+            ("M\u{fc}ller-PC", Some("M??ller-PC")),
+            ("two+20words", Some("two?words")),
+            ("a+0D+0Ab+00+FF+7f", Some("a??b???")),
+            ("user+tag", Some("user+tag")),
+            ("[192.0.2.7]", Some("[192.0.2.7]")),
+            ("[unavailable]", None),
+            ("", None),
+            (&long, None),
+        ] {
+            let parsed = Value::new(helo.as_bytes()).helo().into_known();
+            let parsed = parsed.as_ref().map(ClientName::as_str);
+            assert_eq!(parsed, expected, "{helo}");
+        }
+        let word = |text: &str| Value::new(text.as_bytes()).word(9);
+        assert_eq!(word("a<b>(\"é"), Some(Known("a?b?????".to_owned())));
+        assert_eq!(word("+FF+0A"), Some(Known("??".to_owned())));
+        assert_eq!(word(""), Some(Unavailable));
+        assert_eq!(word("[Unavailable]"), Some(Unavailable));
+        assert_eq!((word("1234567890"), word(&long)), (None, None));
     }
 }

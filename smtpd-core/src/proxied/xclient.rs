@@ -19,7 +19,7 @@ use crate::{ClientName, Greeting, sasl::Identity};
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct XClient {
-    /// NAME: what the DNS calls the client's address.
+    /// NAME: what the DNS calls the client's address. A value that is not a host name counts as unavailable.
     pub name: Option<Attribute<ClientName>>,
     /// ADDR: the client's address.
     pub addr: Option<Attribute<IpAddr>>,
@@ -28,7 +28,8 @@ pub struct XClient {
     /// PROTO: [`Greeting::Helo`] for `SMTP`, [`Greeting::Ehlo`] for `ESMTP`, [`Greeting::Lhlo`] for `LMTP`, which the document
     /// does not know, but proxies for LMTP say.
     pub protocol: Option<Greeting>,
-    /// HELO: the name that the client gave itself.
+    /// HELO: the name that the client gave itself. Each byte that is not printable ASCII is replaced by `?`. An empty
+    /// name counts as unavailable.
     pub helo: Option<Attribute<ClientName>>,
     /// LOGIN: as whom the client has authenticated to the proxy.
     pub login: Option<Attribute<Identity>>,
@@ -54,17 +55,21 @@ impl XClient {
         for attribute in attributes(argument) {
             let (name, value) = attribute?;
             match &*name {
-                "NAME" if value.0.eq_ignore_ascii_case("[TEMPUNAVAIL]") => {
+                "NAME" if value.octets().eq_ignore_ascii_case(b"[TEMPUNAVAIL]") => {
                     client.name = Some(Attribute::TemporarilyUnavailable);
                 }
-                "NAME" => client.name = Some(value.host_name().ok_or(AttributeError("Bad NAME"))?),
+                "NAME" => client.name = Some(value.host_name()),
                 "ADDR" => client.addr = Some(value.address().ok_or(AttributeError("Bad ADDR"))?),
                 "PORT" => client.port = Some(value.port().ok_or(AttributeError("Bad PORT"))?),
                 "PROTO" => {
-                    client.protocol = Some(protocol(&value.0).ok_or(AttributeError("Bad PROTO"))?)
+                    let protocol = protocol(value.octets());
+                    client.protocol = Some(protocol.ok_or(AttributeError("Bad PROTO"))?)
                 }
-                "HELO" => client.helo = Some(value.helo().ok_or(AttributeError("Bad HELO"))?),
-                "LOGIN" => client.login = value.read(|text| Some(Identity::new(text))),
+                "HELO" => client.helo = Some(value.helo()),
+                "LOGIN" => {
+                    let login = value.read(|text| Some(Identity::new(text)));
+                    client.login = Some(login.ok_or(AttributeError("Bad LOGIN"))?)
+                }
                 "DESTADDR" => {
                     client.dest_addr = Some(value.address().ok_or(AttributeError("Bad DESTADDR"))?)
                 }
@@ -87,11 +92,11 @@ impl std::str::FromStr for XClient {
     }
 }
 
-fn protocol(text: &str) -> Option<Greeting> {
+fn protocol(text: &[u8]) -> Option<Greeting> {
     match text {
-        _ if text.eq_ignore_ascii_case("SMTP") => Some(Greeting::Helo),
-        _ if text.eq_ignore_ascii_case("ESMTP") => Some(Greeting::Ehlo),
-        _ if text.eq_ignore_ascii_case("LMTP") => Some(Greeting::Lhlo),
+        _ if text.eq_ignore_ascii_case(b"SMTP") => Some(Greeting::Helo),
+        _ if text.eq_ignore_ascii_case(b"ESMTP") => Some(Greeting::Ehlo),
+        _ if text.eq_ignore_ascii_case(b"LMTP") => Some(Greeting::Lhlo),
         _ => None,
     }
 }
@@ -141,11 +146,15 @@ mod tests {
         for (attributes, fault) in [
             ("ADDR=example.org", "Bad ADDR"),
             ("ADDR=[TEMPUNAVAIL]", "Bad ADDR"),
-            ("NAME=192.0.2.1", "Bad NAME"),
+            ("ADDR=", "Bad ADDR"),
+            ("PORT=", "Bad PORT"),
+            ("LOGIN=", "Bad LOGIN"),
+            ("LOGIN=alice+0A", "Bad LOGIN"),
+            ("LOGIN=+FF", "Bad LOGIN"),
+            ("PROTO=", "Bad PROTO"),
             ("PORT=65536", "Bad PORT"),
             ("PROTO=QMQP", "Bad PROTO"),
             ("PROTO=[UNAVAILABLE]", "Bad PROTO"),
-            ("HELO=a+20b", "Bad HELO"),
             ("DESTADDR=x", "Bad DESTADDR"),
             ("DESTPORT=x", "Bad DESTPORT"),
             ("SOURCE=LOCAL", "Unknown attribute of XCLIENT"),

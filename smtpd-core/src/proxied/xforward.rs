@@ -19,7 +19,7 @@ use crate::ClientName;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Forwarded {
-    /// NAME: what the client's address is called.
+    /// NAME: what the client's address is called. A value that is not a host name counts as not known.
     pub name: Option<ClientName>,
     /// ADDR: the client's address.
     pub addr: Option<IpAddr>,
@@ -28,7 +28,7 @@ pub struct Forwarded {
     /// PROTO: by what protocol the message came, such as `ESMTP`; at most 64 characters. As in [`ident`](Self::ident),
     /// what could mean something in a header stands as `?`.
     pub protocol: Option<String>,
-    /// HELO: the name that the client gave itself.
+    /// HELO: the name that the client gave itself. Each byte that is not printable ASCII is replaced by `?`.
     pub helo: Option<ClientName>,
     /// IDENT: what the message is called at the proxy, such as a queue identifier.
     pub ident: Option<String>,
@@ -56,11 +56,11 @@ impl Forwarded {
         for attribute in attributes(argument) {
             let (name, value) = attribute?;
             match &*name {
-                "NAME" => this.name = known(value.host_name(), "Bad NAME")?,
+                "NAME" => this.name = value.host_name().into_known(),
                 "ADDR" => this.addr = known(value.address(), "Bad ADDR")?,
                 "PORT" => this.port = known(value.port(), "Bad PORT")?,
                 "PROTO" => this.protocol = known(value.word(MAX_PROTOCOL), "Bad PROTO")?,
-                "HELO" => this.helo = known(value.helo(), "Bad HELO")?,
+                "HELO" => this.helo = value.helo().into_known(),
                 "IDENT" => this.ident = known(value.word(super::MAX_VALUE), "Bad IDENT")?,
                 "SOURCE" => this.source = known(source(&value), "Bad SOURCE")?,
                 _ => return Err(AttributeError("Unknown attribute of XFORWARD")),
@@ -86,6 +86,9 @@ fn known<T>(value: Option<Attribute<T>>, fault: &'static str) -> Result<Option<T
 }
 
 fn source(value: &Value) -> Option<Attribute<MailSource>> {
+    if value.0.as_deref() == Some(b"") {
+        return Some(Attribute::Unavailable);
+    }
     value.read(|text| match text {
         _ if text.eq_ignore_ascii_case("LOCAL") => Some(MailSource::Local),
         _ if text.eq_ignore_ascii_case("REMOTE") => Some(MailSource::Remote),
@@ -133,11 +136,11 @@ mod tests {
     fn what_is_malformed_is_named() {
         let long = format!("PROTO={}", "x".repeat(65));
         for (attributes, fault) in [
-            ("NAME=a(b)", "Bad NAME"),
+            ("ADDR=", "Bad ADDR"),
+            ("PORT=", "Bad PORT"),
             ("ADDR=mx.test", "Bad ADDR"),
             ("PORT=x", "Bad PORT"),
             (&*long, "Bad PROTO"),
-            ("HELO=a+20b", "Bad HELO"),
             ("SOURCE=HERE", "Bad SOURCE"),
             ("LOGIN=alice", "Unknown attribute of XFORWARD"),
         ] {
@@ -154,5 +157,14 @@ mod tests {
         let forwarded: Forwarded = "IDENT=a+20b(c)+22 PROTO=x;y".parse().unwrap();
         assert_eq!(forwarded.ident.as_deref(), Some("a?b?c??"));
         assert_eq!(forwarded.protocol.as_deref(), Some("x?y"));
+    }
+
+    #[test]
+    fn words_that_are_empty_are_not_known() {
+        let before: Forwarded = "NAME=mx.test PROTO=ESMTP HELO=a.test IDENT=1 SOURCE=LOCAL"
+            .parse()
+            .unwrap();
+        let after = before.and(b"NAME= PROTO= HELO= IDENT= SOURCE=");
+        assert_eq!(after, Ok(Forwarded::default()));
     }
 }
