@@ -62,7 +62,8 @@ pub struct Limits {
     pub errors: u32,
     /// Failed authentications until the session is ended with 421. 5.
     pub auth_failures: u32,
-    /// Commands without a message taken until the session is ended with 421. 1,000.
+    /// Commands without a message taken until the session is ended with 421; one that ends what a MAIL has begun, such as
+    /// RSET, does not count. 1,000.
     pub idle_commands: u32,
     /// MAIL commands, whatever became of them, until MAIL is answered with 421 (RFC 9422 section 4.1). 10,000.
     pub messages: u32,

@@ -50,7 +50,7 @@ impl Connection {
         if more && verb.must_be_last() && self.config.strict_pipelining {
             return self.too_early();
         }
-        if verb.is_junk() {
+        if verb.is_junk() && !self.ends_attempt(verb) {
             self.counts.idle_commands += 1;
             if self.counts.idle_commands > self.config.limits.idle_commands {
                 return self.close_with(
@@ -60,6 +60,14 @@ impl Connection {
             }
         }
         self.run(verb, command.argument, more)
+    }
+
+    /// Whether the command ends what a MAIL has begun. Such a command is no more idle than its MAIL: as many messages as LIMITS
+    /// announces can be tried, each of them ended by RSET (RFC 9422 section 4.1) or by a new greeting, which does the same
+    /// (RFC 5321 section 4.1.4).
+    fn ends_attempt(&mut self, verb: Verb) -> bool {
+        let ends = matches!(verb, Verb::Rset | Verb::Helo | Verb::Ehlo | Verb::Lhlo);
+        ends && std::mem::take(&mut self.counts.attempted)
     }
 
     fn run(&mut self, verb: Verb, argument: &[u8], more: bool) {

@@ -17,6 +17,7 @@ impl Connection {
             );
         }
         self.counts.transactions += 1;
+        self.counts.attempted = true;
         let Some(path) = strip_prefix(argument, b"FROM:") else {
             return self.fault(syntax_error());
         };

@@ -364,6 +364,7 @@ impl Connection {
         if reply.is_taken() {
             self.counts.messages += 1;
             self.counts.idle_commands = 0;
+            self.counts.attempted = false;
             self.clock.accepted();
         }
         let closes = self.put_data_reply(&reply);

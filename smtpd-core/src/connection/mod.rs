@@ -262,6 +262,8 @@ struct Counts {
     errors: u32,
     auth_failures: u32,
     idle_commands: u32,
+    /// Whether there was a MAIL since the last message was accepted, or since the last command that ends a transaction.
+    attempted: bool,
     /// Accepted.
     messages: u32,
     /// MAIL commands.

@@ -48,7 +48,8 @@ struct Rule {
     /// Must be the last of a pipelined group, for its outcome changes what the next octets mean (RFC 2920 section 3.1,
     /// RFC 3207 section 4, RFC 4954 section 4).
     last: bool,
-    /// Brings no mail about: counted against the limit of such commands.
+    /// Brings no mail about: counted against the limit of such commands. XFORWARD belongs to the message that follows it, and
+    /// is for trusted peers only.
     junk: bool,
 }
 
@@ -93,7 +94,7 @@ const TABLE: [Rule; 18] = [
     rule(Verb::Help,     b"HELP",     ANY,                           [0, 0, 0, 1]),
     rule(Verb::Quit,     b"QUIT",     ALWAYS,                        [1, 1, 1, 0]),
     rule(Verb::XClient,  b"XCLIENT",  &[Start, Ready],               [1, 1, 0, 1]),
-    rule(Verb::XForward, b"XFORWARD", &[Start, Ready],               [0, 0, 0, 1]),
+    rule(Verb::XForward, b"XFORWARD", &[Start, Ready],               [0, 0, 0, 0]),
 ];
 
 /// States as a number that has a bit for each.

@@ -52,10 +52,12 @@ impl Line {
 }
 
 /// The commands that bring no mail about, of which there may be only so many.
-const JUNK: [&str; 11] = [
+const JUNK: [&str; 10] = [
     "HELO", "EHLO", "LHLO", "STARTTLS", "RSET", "NOOP", "VRFY", "EXPN", "HELP", "XCLIENT",
-    "XFORWARD",
 ];
+
+/// Those that end what a MAIL has begun, and are free then.
+const ENDS: [&str; 4] = ["HELO", "EHLO", "LHLO", "RSET"];
 
 /// Not longer than any limit of a line.
 const SHORT: usize = 2000;
@@ -106,6 +108,9 @@ impl Model {
     }
 
     fn count(&mut self, line: &Line) {
+        if ENDS.contains(&line.verb.as_str()) && std::mem::take(&mut self.counts.attempted) {
+            return;
+        }
         self.counts.junk += u32::from(JUNK.contains(&line.verb.as_str()));
     }
 
@@ -163,6 +168,7 @@ impl Model {
         if self.state != State::Ready {
             return expect(code, &[503]);
         }
+        self.counts.attempted = true;
         let Some(sender) = line.path("FROM:") else {
             return expect(code, &[500, 501, 553, 555]);
         };

@@ -247,6 +247,7 @@ impl Model {
 
     fn end_transaction(&mut self) {
         self.state = State::Ready;
+        self.counts.attempted = false;
         self.forget_transaction();
     }
 

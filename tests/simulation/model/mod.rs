@@ -115,6 +115,8 @@ struct Transaction {
 struct Counts {
     errors: u32,
     junk: u32,
+    /// Whether there was a MAIL, and since then neither a message nor an end of the transaction.
+    attempted: bool,
     auth_failures: u32,
 }
 
