@@ -27,13 +27,8 @@ impl Connection {
                 "Already authenticated",
             ));
         }
-        if self.greeting() == Some(super::Greeting::Helo) {
-            return self.fault(Reply::fixed(
-                Code::BAD_SEQUENCE,
-                Status::INVALID_COMMAND,
-                "AUTH needs EHLO",
-            ));
-        }
+        // After HELO as well: RFC 4954 section 4 lists when AUTH has to be refused, and HELO is not among it. Devices say EHLO
+        // first and HELO then, or HELO alone, and nothing is gained by sending them away: what a mechanism needs holds anyway.
         let config = self.config.clone();
         let Some(factory) = config.mechanisms.find(name) else {
             return self.fault(Reply::fixed(

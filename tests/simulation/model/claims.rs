@@ -89,7 +89,6 @@ impl Model {
             forwarded: None,
         };
         self.state = State::Start;
-        self.helo = false;
         self.transaction = Transaction::default();
         self.mode = Mode::Greeting;
         let codes = self.answers(Kind::Connect, "", event)?;

@@ -157,7 +157,6 @@ impl Model {
         let codes = self.answers(Kind::Helo, &line.argument, event)?;
         if code == 250 {
             self.state = State::Ready;
-            self.helo = line.verb == "HELO";
             self.facts.helo = Some(line.argument.clone());
             self.forget_transaction();
         }

@@ -41,7 +41,6 @@ pub struct Model {
     used: usize,
     counts: Counts,
     pub started: Instant,
-    helo: bool,
     /// What services are to see of the session.
     facts: Facts,
     claims: Claims,
@@ -140,7 +139,6 @@ impl Model {
             used: 0,
             counts: Counts::default(),
             started: Instant::now(),
-            helo: false,
             facts: Facts::of_connection(conn),
             claims: Claims::default(),
             last_line: String::new(),

@@ -28,7 +28,7 @@ impl Model {
         if mechanism.is_empty() {
             return expect(code, &[501]);
         }
-        if self.helo || self.facts.identity.is_some() {
+        if self.facts.identity.is_some() {
             return expect(code, &[503]);
         }
         let initial = words.next().map(str::to_owned);

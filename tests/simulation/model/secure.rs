@@ -55,7 +55,6 @@ impl Model {
             false => Mode::Greeting,
         };
         self.state = State::Start;
-        self.helo = false;
         self.binds = binds;
         self.transaction = Transaction::default();
         self.facts = Facts {
