@@ -49,12 +49,32 @@ impl<'a> Command<'a> {
         }
     }
 
-    /// Whether this is no mail client: the first line of HTTP, or a header line, as when a browser is led to post to this
-    /// port, or the text of a message is taken for commands.
+    /// Whether this is no mail client: the first line of HTTP or the like, the greeting of SSH, or a header line, as when a
+    /// browser is led to post to this port, or the text of a message is taken for commands.
     pub(crate) fn is_foreign(&self) -> bool {
-        const HTTP: [&[u8]; 6] = [b"GET", b"POST", b"PUT", b"HEAD", b"OPTIONS", b"CONNECT"];
-        HTTP.iter().any(|verb| verb.eq_ignore_ascii_case(self.word)) || self.word.ends_with(b":")
+        // RFC 9110 section 9.3, RFC 5789, and the preface of HTTP/2 (RFC 9113 section 3.4).
+        const HTTP: [&[u8]; 10] = [
+            b"GET", b"POST", b"PUT", b"HEAD", b"OPTIONS", b"CONNECT", b"DELETE", b"TRACE",
+            b"PATCH", b"PRI",
+        ];
+        HTTP.iter().any(|verb| verb.eq_ignore_ascii_case(self.word))
+            || self.word.ends_with(b":")
+            || self.word.starts_with(b"SSH-")
+            || self.has_foreign_version()
     }
+
+    /// Whether the line ends as a request of HTTP, of RTSP or of SIP does, by whatever method.
+    fn has_foreign_version(&self) -> bool {
+        let last = self.argument.rsplit(|&octet| octet == b' ').next();
+        let starts = |protocol: &&[u8]| last.is_some_and(|word| word.starts_with(protocol));
+        [&b"HTTP/"[..], b"RTSP/", b"SIP/"].iter().any(starts)
+    }
+}
+
+/// Whether no line of text begins so, but another protocol does: the record of a TLS handshake (RFC 8446 section 5.1), the
+/// hello of SSL 2, SOCKS 4 and 5, RDP, or a message that begins with its length, as in SMB, PostgreSQL and DNS.
+pub(crate) const fn is_foreign_start(octet: u8) -> bool {
+    matches!(octet, 0x16 | 0x80 | 4 | 5 | 3 | 0)
 }
 
 #[cfg(test)]
@@ -88,11 +108,28 @@ mod tests {
             &b"GET / HTTP/1.1"[..],
             b"post /x HTTP/1.0",
             b"CONNECT a:25 HTTP/1.1",
+            b"OPTIONS * HTTP/1.1",
+            b"DELETE /x HTTP/1.1",
+            b"Patch /x",
+            b"TRACE / HTTP/1.1",
+            b"PRI * HTTP/2.0",
+            b"PROPFIND / HTTP/1.1",
+            b"DESCRIBE rtsp://a/ RTSP/1.0",
+            b"INVITE sip:a@b SIP/2.0",
+            b"SSH-2.0-OpenSSH_9.9",
             b"Host: a.example",
             b"Subject: hi",
         ] {
             assert!(Command::new(line).is_foreign(), "{}", line.escape_ascii());
         }
-        assert!(!Command::new(b"FROBNICATE now").is_foreign());
+        for line in [
+            &b"FROBNICATE now"[..],
+            b"PRINT",
+            b"SSH",
+            b"XHTTP a HTTP",
+            b"",
+        ] {
+            assert!(!Command::new(line).is_foreign(), "{}", line.escape_ascii());
+        }
     }
 }

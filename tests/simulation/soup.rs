@@ -33,6 +33,7 @@ impl Author<'_> {
     fn odd_line(&mut self) -> String {
         match self.dice.below(10) {
             0 => "x".repeat(20_000),
+            1 if self.dice.chance(20) => "\x16\x03\x01".to_owned(),
             1 => "NO\x01OP".to_owned(),
             2 => String::new(),
             3 => "MAIL FROM:nobody".to_owned(),

@@ -3,7 +3,7 @@
 use super::{Asked, CloseReason, CommandLine, Connection, Mode, State, event::Event};
 use crate::{
     Code, Protocol, Reply, Status,
-    command::{Command, Verb},
+    command::{Command, Verb, is_foreign_start},
 };
 
 const SYNTAX: Reply = Reply::fixed(
@@ -130,14 +130,24 @@ impl Connection {
         }
     }
 
+    /// Whether the client begins with a protocol that has no lines: it would wait for an answer, and so would this session,
+    /// until its time is over. Only the first octet of a session is looked at, so that commands cost no more.
+    pub(super) fn begins_another_protocol(&self, input: &[u8]) -> bool {
+        self.line.is_new() && input.first().is_some_and(|&octet| is_foreign_start(octet))
+    }
+
+    pub(super) fn close_foreign(&mut self) {
+        let reply = Reply::fixed(
+            Code::TRANSACTION_FAILED,
+            Status::INVALID_COMMAND,
+            "This is a mail server",
+        );
+        self.close_with(reply, CloseReason::Violation)
+    }
+
     fn unknown(&mut self, command: Command<'_>) {
         if command.is_foreign() {
-            let reply = Reply::fixed(
-                Code::TRANSACTION_FAILED,
-                Status::INVALID_COMMAND,
-                "This is a mail server",
-            );
-            return self.close_with(reply, CloseReason::Violation);
+            return self.close_foreign();
         }
         if self.state == State::Refused {
             return self.fault(SEQUENCE);

@@ -99,6 +99,11 @@ impl Connection {
             Mode::Message => self.step_message(input),
             // A line ends with something; a message may end with nothing, as a chunk of no bytes does.
             _ if input.is_empty() => false,
+            Mode::Commands if self.begins_another_protocol(input) => {
+                self.log_received("[another protocol]");
+                self.close_foreign();
+                true
+            }
             Mode::Commands => self.step_line(input, self.config.line_limit(), Self::command),
             Mode::SaslResponse => self.step_line(input, MAX_RESPONSE_LINE + 2, Self::sasl_response),
             Mode::Handshake | Mode::Closed => true,

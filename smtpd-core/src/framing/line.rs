@@ -8,6 +8,8 @@ pub(crate) struct LineReader {
     scanned: u32,
     /// Within a line that has passed the limit.
     skipping: bool,
+    /// Whether a line has ended.
+    begun: bool,
 }
 
 /// What [`LineReader::poll`] found.
@@ -29,6 +31,7 @@ impl LineReader {
             return None;
         };
         self.scanned = 0;
+        self.begun = true;
         if std::mem::take(&mut self.skipping) || end + 2 > limit {
             input.advance(end + 2);
             return Some(Line::TooLong);
@@ -39,6 +42,11 @@ impl LineReader {
     /// Whether a line had begun and not ended when more input was asked for.
     pub(crate) fn is_within(&self) -> bool {
         self.skipping || self.scanned > 0
+    }
+
+    /// Whether nothing has been looked at: what comes next are the first octets of a session.
+    pub(crate) fn is_new(&self) -> bool {
+        !self.begun && !self.is_within()
     }
 
     fn find_crlf(&mut self, input: &BytesMut) -> Option<usize> {

@@ -89,6 +89,7 @@ impl Model {
             forwarded: None,
         };
         self.state = State::Start;
+        self.begun = false;
         self.transaction = Transaction::default();
         self.mode = Mode::Greeting;
         let codes = self.answers(Kind::Connect, "", event)?;

@@ -86,6 +86,10 @@ impl Model {
     }
 
     pub(super) fn command(&mut self, event: u64, code: u16) -> Result<(), String> {
+        if self.begins_another_protocol() {
+            return self.violated(code, &[554], true);
+        }
+        self.begun = true;
         let Some(line) = self.stream.line(u64::MAX) else {
             return Err("there is no command that it answers".to_owned());
         };
@@ -105,6 +109,12 @@ impl Model {
         }
         self.count(&line);
         self.run(event, code, &line)
+    }
+
+    /// Whether what comes first is no text at all, but TLS or the like.
+    fn begins_another_protocol(&self) -> bool {
+        let first = self.stream.rest(u64::MAX).first();
+        !self.begun && first.is_some_and(|octet| [0, 3, 4, 5, 0x16, 0x80].contains(octet))
     }
 
     fn count(&mut self, line: &Line) {

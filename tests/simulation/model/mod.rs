@@ -58,6 +58,8 @@ pub struct Model {
     may_close: bool,
     shuts_down: bool,
     greeted: bool,
+    /// A command was answered since the session has begun, or has begun anew.
+    begun: bool,
     /// LMTP: the codes of the replies that still belong to the one that has closed, for the recipients behind.
     tail: VecDeque<Vec<u16>>,
     /// What each call that a reply has answered may have stored: the message that the client has sent to its end, unless it
@@ -149,6 +151,7 @@ impl Model {
             may_close: false,
             shuts_down: false,
             greeted: false,
+            begun: false,
             tail: VecDeque::new(),
             answered: BTreeMap::new(),
             answered_at: None,

@@ -55,6 +55,7 @@ impl Model {
             false => Mode::Greeting,
         };
         self.state = State::Start;
+        self.begun = false;
         self.binds = binds;
         self.transaction = Transaction::default();
         self.facts = Facts {
