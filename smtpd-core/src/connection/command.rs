@@ -160,6 +160,9 @@ impl Connection {
         let reply = match Verb::parse(command.word) {
             // RFC 5321 section 4.2.4: the verb of an extension that is off is known, but not implemented.
             Some(Verb::Bdat | Verb::Etrn) => NOT_IMPLEMENTED,
+            // RFC 2033 section 4.1: neither protocol knows the greeting of the other.
+            Some(Verb::Helo | Verb::Ehlo) => UNKNOWN.with_text("This is LMTP, use LHLO"),
+            Some(Verb::Lhlo) => UNKNOWN.with_text("This is SMTP, use EHLO"),
             _ => UNKNOWN,
         };
         self.other(command.word, command.argument, reply)
