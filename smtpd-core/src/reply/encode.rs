@@ -30,18 +30,15 @@ impl Reply {
             let as_it_is = Form { utf8: true, ..form };
             return put_line(&mut head, &self.text, true, as_it_is, out);
         }
-        let mut lines = self.lines().peekable();
+        let mut lines = self.lines().flat_map(pieces).peekable();
+        let mut left = MAX_LINES;
         while let Some(line) = lines.next() {
-            let mut rest = line;
-            loop {
-                let (now, later) = split_at_limit(rest);
-                let last = later.is_empty() && lines.peek().is_none();
-                put_line(&mut head, now, last, form, out);
-                if later.is_empty() {
-                    break;
-                }
-                rest = later;
+            let last = lines.peek().is_none();
+            left -= 1;
+            if left == 0 && !last {
+                return put_line(&mut head, "...", true, form, out);
             }
+            put_line(&mut head, line, last, form, out);
         }
     }
 
@@ -71,6 +68,19 @@ impl Reply {
 
 /// A line's text may take what the 512 octets leave beside code, separator, status and CRLF (RFC 5321 section 4.5.3.1.5).
 const LINE_TEXT: usize = 512 - "550-5.999.999 ".len() - 2;
+
+/// The most lines of a reply. RFC 5321 has no limit, but clients have, and some gather all lines before they look at any.
+const MAX_LINES: usize = 100;
+
+/// A line of text, broken into lines that are not too long.
+fn pieces(line: &str) -> impl Iterator<Item = &str> {
+    let mut rest = Some(line);
+    std::iter::from_fn(move || {
+        let (now, later) = split_at_limit(rest?);
+        rest = (!later.is_empty()).then_some(later);
+        Some(now)
+    })
+}
 
 fn split_at_limit(line: &str) -> (&str, &str) {
     if line.len() <= LINE_TEXT {
@@ -227,6 +237,34 @@ mod tests {
             first.iter().all(|line| line.starts_with("554-5.7.1 "))
                 && last.starts_with("554 5.7.1 ")
         );
+    }
+
+    #[test]
+    fn text_of_any_length_makes_no_more_than_100_lines() {
+        let lines = |count: usize| vec!["x"; count];
+        let of = |count| Reply::multiline(Code::HELP, Status::UNDEFINED, lines(count));
+        let exact = LINE_TEXT * MAX_LINES;
+        for (reply, count, cut) in [
+            (of(99), 99, false),
+            (of(100), 100, false),
+            (of(101), 100, true),
+            (of(5000).with_line("y"), 100, true),
+            (Reply::rejected("x".repeat(exact)), 100, false),
+            (Reply::rejected("x".repeat(exact + 1)), 100, true),
+            (Reply::rejected("é".repeat(1 << 19)), 100, true),
+        ] {
+            let wire = wire(&reply, ENHANCED);
+            let lines: Vec<_> = wire.split_terminator("\r\n").collect();
+            let (last, first) = lines.split_last().unwrap();
+            assert_eq!(lines.len(), count);
+            assert!(first.iter().all(|line| line.as_bytes()[3] == b'-'));
+            assert_eq!(last.as_bytes()[3], b' ');
+            assert_eq!(
+                last.ends_with(".0 ...") || last.ends_with(".1 ..."),
+                cut,
+                "{last}"
+            );
+        }
     }
 
     #[test]

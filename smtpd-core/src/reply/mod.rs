@@ -11,7 +11,8 @@ use crate::{Code, Status};
 ///
 /// A reply can hold no CR, LF, NUL or other control character: each becomes a space when the reply is made, so what a
 /// handler puts into a text can never become a reply of its own. Lines that would pass the 512 octets of RFC 5321
-/// section 4.5.3.1.5 are broken when the reply is written.
+/// section 4.5.3.1.5 are broken when the reply is written. A reply has at most 100 lines on the wire: if there are more, the
+/// last one is `...` in place of the rest.
 ///
 /// `Reply` is also an [`Error`], so that it can be thrown with `?` and travel through layers that know only errors.
 ///
