@@ -25,7 +25,7 @@
 //! | feature | default | adds |
 //! |---|---|---|
 //! | `scram` | yes | the mechanisms that hash: SCRAM-SHA-1, SCRAM-SHA-256 and their -PLUS forms |
-//! | `idna` | no | [`Domain::canonical`](Domain), by which the A-label and the U-label of a domain are equal |
+//! | `idna` | no | [`Domain::canonical`](Domain), by which the A-label and the U-label of a domain are equal; U-labels are checked against the Unicode tables; without it, against a short list of deceptive characters |
 //! | `getrandom` | no | `Config::os_entropy`, the operating system's random bytes for mechanisms that challenge the client |
 //!
 //! [`guide::rfc`] says how each RFC is followed, and where that is tested.

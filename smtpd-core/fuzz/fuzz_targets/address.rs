@@ -90,6 +90,8 @@ fn check_domain(domain: &Domain, options: PathOptions) {
     let parsed = Domain::parse(canonical.as_bytes(), options)
         .unwrap_or_else(|error| panic!("{domain} is {canonical}: {error}"));
     assert_eq!(parsed.canonical(), canonical);
+    assert_eq!(parsed.is_literal(), domain.is_literal());
+    assert!(canonical.is_ascii(), "{domain} is {canonical}");
     if let Some(ip) = domain.ip() {
         assert!(domain.is_literal());
         let written = match ip {

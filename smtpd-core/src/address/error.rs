@@ -41,6 +41,7 @@ impl fmt::Display for AddressError {
             AddressErrorKind::LocalPart => "malformed local part",
             AddressErrorKind::NoDomain => "address without a domain",
             AddressErrorKind::Domain => "malformed domain",
+            AddressErrorKind::DisallowedLabel => "domain label not allowed by IDNA2008",
             AddressErrorKind::Literal => "malformed address literal",
             AddressErrorKind::UnsupportedLiteral => "unsupported kind of address literal",
             AddressErrorKind::TooLong { part } => {
@@ -74,6 +75,9 @@ pub enum AddressErrorKind {
     NoDomain,
     /// The domain is malformed.
     Domain,
+    /// A label of the domain is not ASCII, and IDNA2008 does not allow it: because of one of its characters, or because of
+    /// where that stands (RFC 5892).
+    DisallowedLabel,
     /// The address literal is malformed.
     Literal,
     /// The address literal has a tag other than `IPv6`.

@@ -11,6 +11,7 @@ mod options;
 mod path;
 mod scan;
 mod text;
+mod u_label;
 
 pub use client_name::{ClientName, ClientNameKind};
 pub use domain::Domain;

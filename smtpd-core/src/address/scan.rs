@@ -2,7 +2,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::Range;
 use std::str;
 
-use super::{AddressError, AddressErrorKind, AddressPart, Charset, PathOptions};
+use super::{AddressError, AddressErrorKind, AddressPart, Charset, PathOptions, u_label};
 
 /// Reads the elements of an address one after the other and checks each; stores nothing.
 pub(super) struct Scanner<'a> {
@@ -209,6 +209,10 @@ impl<'a> Scanner<'a> {
             }
         };
         AddressPart::Domain.check(end - start)?; // RFC 5321 4.5.3.1.2
+        let name = self.input.get(start..end).unwrap_or_default();
+        if let Some(name) = self.non_ascii(name)? {
+            u_label::check(name)?;
+        }
         Ok(end)
     }
 
@@ -233,7 +237,8 @@ impl<'a> Scanner<'a> {
             return Err(AddressErrorKind::Domain.into());
         }
         // RFC 5890 4.2: the DNS limits the A-label, which has at least one octet per character of
-        // the U-label, but may well be shorter than the U-label in UTF-8.
+        // the U-label, but may well be shorter than the U-label in UTF-8. Its length is checked
+        // with the whole domain.
         AddressPart::Label.check(text.chars().count())
     }
 

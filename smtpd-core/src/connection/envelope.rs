@@ -113,6 +113,7 @@ fn strip_prefix<'a>(argument: &'a [u8], prefix: &[u8]) -> Option<&'a [u8]> {
 fn sender_error(error: &AddressError) -> Reply {
     match error.kind() {
         AddressErrorKind::NonAscii => non_ascii(),
+        AddressErrorKind::DisallowedLabel => address_error(error, Status::BAD_SENDER_SYSTEM),
         _ => address_error(error, Status::BAD_SENDER_SYNTAX),
     }
 }
@@ -120,6 +121,7 @@ fn sender_error(error: &AddressError) -> Reply {
 fn recipient_error(error: &AddressError) -> Reply {
     match error.kind() {
         AddressErrorKind::NonAscii => non_ascii(),
+        AddressErrorKind::DisallowedLabel => address_error(error, Status::BAD_SYSTEM),
         _ => address_error(error, Status::BAD_MAILBOX_SYNTAX),
     }
 }
