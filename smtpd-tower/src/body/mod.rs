@@ -6,6 +6,7 @@ mod head;
 mod incoming;
 mod inspect;
 mod prepend_by_head;
+mod prepend_header;
 mod reader;
 #[cfg(feature = "spool")]
 mod spool;
@@ -26,8 +27,6 @@ use futures_core::Stream;
 use smtpd_core::{Code, MessageError, Reply, Status};
 use sync_wrapper::SyncWrapper;
 
-use self::incoming::Incoming;
-pub(crate) use self::incoming::{Feed, Pieces, Served, incoming};
 #[cfg(feature = "spool")]
 pub use self::spool::{Spooled, Spooling};
 pub use self::{
@@ -35,6 +34,11 @@ pub use self::{
     inspect::OctetCount,
     reader::BodyReader,
     tee::SinkFailure,
+};
+use self::{incoming::Incoming, prepend_header::Front};
+pub(crate) use self::{
+    incoming::{Feed, Pieces, Served, incoming},
+    prepend_header::continues_header,
 };
 use crate::{Data, Session, fault::quietly, recover};
 
@@ -53,7 +57,8 @@ use crate::{Data, Session, fault::quietly, recover};
 /// | in memory or a temporary file | `spool` (feature `spool`) |
 /// | the header section first | [`head`](Self::head) |
 /// | as MIME | `mime::Parsed` (feature `mime`) |
-/// | more before it | [`prepend`](Self::prepend) |
+/// | header fields before it | [`prepend_header`](Self::prepend_header) |
+/// | other bytes before it | [`prepend`](Self::prepend) |
 /// | a look at what passes | [`inspect`](Self::inspect), [`counted`](Self::counted) |
 /// | to refuse it as it passes | [`try_inspect`](Self::try_inspect) |
 /// | a copy of what passes | [`tee`](Self::tee) |
@@ -71,7 +76,7 @@ use crate::{Data, Session, fault::quietly, recover};
 /// # Ok(()) }
 /// ```
 pub struct Body {
-    front: Option<Bytes>,
+    front: Front,
     source: Source,
 }
 
@@ -125,28 +130,28 @@ impl Body {
         Ok(whole.freeze())
     }
 
-    /// The same body with these octets before it, such as a trace header.
+    /// The same body with these bytes before it, whatever they are. For header fields, use
+    /// [`prepend_header`](Self::prepend_header).
     #[must_use]
     pub fn prepend(mut self, octets: impl Into<Bytes>) -> Self {
-        let octets = octets.into();
-        if octets.is_empty() {
-            return self;
-        }
-        self.front = Some(match self.front {
-            Some(front) => [octets, front].concat().into(),
-            None => octets,
-        });
+        self.front = self.front.after(octets.into());
         self
     }
 
     fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
-        if let Some(front) = self.front.take() {
-            return Poll::Ready(Some(Ok(front)));
+        match &mut self.front {
+            Front::Nothing => self.source.poll_next(cx),
+            front => front.poll_next(&mut self.source, cx),
         }
-        match &mut self.source {
-            Source::Fixed(octets) => Poll::Ready(octets.take().map(Ok)),
-            Source::Incoming(incoming) => incoming.poll_next(cx),
-            Source::Stream(stream) => stream.get_mut().as_mut().poll_next(cx),
+    }
+}
+
+impl Source {
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
+        match self {
+            Self::Fixed(octets) => Poll::Ready(octets.take().map(Ok)),
+            Self::Incoming(incoming) => incoming.poll_next(cx),
+            Self::Stream(stream) => stream.get_mut().as_mut().poll_next(cx),
         }
     }
 }
@@ -169,7 +174,7 @@ impl Stream for Body {
 impl From<Source> for Body {
     fn from(source: Source) -> Self {
         Self {
-            front: None,
+            front: Front::Nothing,
             source,
         }
     }

@@ -6,11 +6,11 @@ use std::{
 use bytes::BytesMut;
 use futures_core::Stream;
 
-use super::{Body, BodyError, Head, head::end_of_head};
+use super::{Body, BodyError, Head, head::end_of_head, prepend_header::continues_header};
 
 impl Body {
-    /// The same body with what `make` says before it, once it has seen the header section, of which it sees so many octets at
-    /// most and one piece more.
+    /// The same body with the header fields before it that `make` returns, once it has seen the header section: at most `limit`
+    /// bytes of it and one chunk more. A message that does not begin with a header field has none, whatever follows.
     pub(crate) fn prepend_by_head(
         self,
         limit: usize,
@@ -56,10 +56,14 @@ impl<F: FnOnce(&Head) -> String + Unpin> Stream for PrependByHead<F> {
                 continue;
             }
             let octets = this.seen.split().freeze();
-            let head = Head::from(octets.slice(..end.unwrap_or(octets.len())));
+            let end = match continues_header(&octets) {
+                Some(true) => end.unwrap_or(octets.len()),
+                _ => 0,
+            };
+            let head = Head::from(octets.slice(..end));
             if let Some(make) = this.make.take() {
                 let body = std::mem::take(&mut this.body);
-                this.body = body.prepend(octets).prepend(make(&head));
+                this.body = body.prepend(octets).prepend_header(make(&head));
             }
         }
         this.body.poll_chunk(cx)
@@ -72,16 +76,19 @@ mod tests {
     use crate::body::in_pieces;
 
     fn names(head: &Head) -> String {
-        head.fields().map(|field| field.name()).collect()
+        let names: String = head.fields().map(|field| field.name()).collect();
+        format!("X: {names}\r\n")
     }
 
     #[tokio::test]
     async fn wherever_a_message_is_cut_the_same_stands_before_it() {
         for (message, before) in [
-            ("A: 1\r\nB: 2\r\n\r\nC: 3\r\n\r\n", "AB"),
-            ("\r\nC: 3\r\n", ""),
-            ("A: 1\r\n", "A"),
-            ("", ""),
+            ("A: 1\r\nB: 2\r\n\r\nC: 3\r\n\r\n", "X: AB\r\n"),
+            ("\r\nC: 3\r\n", "X: \r\n"),
+            ("A: 1\r\n", "X: A\r\n"),
+            ("", "X: \r\n"),
+            ("Hello\r\nC: 3\r\n\r\n", "X: \r\n\r\n"),
+            ("From a@b\r\nC: 3\r\n\r\n", "X: \r\n\r\n"),
         ] {
             for cut in 0..=message.len() {
                 let (first, second) = message.as_bytes().split_at(cut);
@@ -96,7 +103,8 @@ mod tests {
     async fn an_endless_head_is_not_kept() {
         let lines = ["A: 1\r\n", "B: 2\r\n", "C: 3\r\n"].map(str::as_bytes);
         let body = in_pieces(lines, Ok(())).prepend_by_head(10, names);
-        assert_eq!(body.collect().await.unwrap(), "ABA: 1\r\nB: 2\r\nC: 3\r\n");
+        let whole = body.collect().await.unwrap();
+        assert_eq!(whole, "X: AB\r\nA: 1\r\nB: 2\r\nC: 3\r\n");
     }
 
     #[tokio::test]

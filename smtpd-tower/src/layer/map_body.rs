@@ -20,7 +20,7 @@ use crate::{Body, Data, Request};
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let inbox = Inbox::new();
 /// let data = ServiceBuilder::new()
-///     .layer(MapBodyLayer::new(|body: Body| body.prepend("X-Scanned: yes\r\n")))
+///     .layer(MapBodyLayer::new(|body: Body| body.prepend_header("X-Scanned: yes\r\n")))
 ///     .service(inbox.clone());
 /// let message = Data::new(Envelope::default(), Body::from("Subject: hi\r\n\r\n"));
 /// data.oneshot(Request::new(Session::local(), message)).await?;

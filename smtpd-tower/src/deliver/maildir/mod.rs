@@ -189,8 +189,8 @@ impl Maildir {
     }
 
     /// Writes the message as it comes, and delivers it when it has come whole. The id, by which it is known from then.
-    async fn deliver(self, mut octets: Vec<u8>, mut body: Body) -> Result<String, Failure> {
-        let mut draft = None;
+    async fn deliver(self, mut body: Body) -> Result<String, Failure> {
+        let (mut draft, mut octets) = (None, Vec::new());
         while let Some(piece) = body.chunk().await {
             octets.extend_from_slice(&piece?);
             if octets.len() >= BUFFER {
@@ -288,7 +288,7 @@ impl Service<Request<Data>> for Maildir {
         // The name that the trace header and the log know it by, where there is one.
         let known = request.session().transaction().get::<QueueId>();
         let (session, data) = request.into_parts();
-        let delivery = self.clone().deliver(lines, data.body);
+        let delivery = self.clone().deliver(data.body.prepend_header(lines));
         MaildirFuture(Box::pin(async move {
             let id = delivery.await;
             let id = id.map(|own| known.map_or(own, |known| known.to_string()));

@@ -23,6 +23,9 @@ use crate::{Data, Request};
 ///
 /// What the client chose can neither end a line nor open a comment in it: such characters become `?`.
 ///
+/// Where the message has no header of its own, an empty line ends this one: see
+/// [`Body::prepend_header`](crate::Body::prepend_header).
+///
 /// The `id` of the header is a [`QueueId`], kept in the state of the transaction for the delivery and the logs. One that is
 /// there already, for instance from a service for MAIL, is used as it is.
 ///
@@ -122,7 +125,7 @@ where
         };
         let header = header.to_string();
         self.inner
-            .call(request.map_body(|body| body.prepend(header)))
+            .call(request.map_body(|body| body.prepend_header(header)))
     }
 }
 

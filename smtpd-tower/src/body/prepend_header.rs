@@ -1,0 +1,273 @@
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+
+use super::{Body, BodyError, Source};
+
+/// The longest line of a message (RFC 5322 section 2.1.1). A longer name of a field is not looked for.
+const LONGEST_NAME: usize = 998;
+
+impl Body {
+    /// The same body with these header fields before it, each with its CRLF, such as a trace header.
+    ///
+    /// Where the message begins neither with a header field nor with an empty line, an empty line ends the fields, for the text
+    /// of the message would otherwise be read as part of its header. That is the message of `printf text | curl -T -` and of
+    /// many devices; an mbox line `From ` at the top is no header field either.
+    ///
+    /// ```
+    /// use smtpd_tower::{Body, BodyError};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), BodyError> {
+    /// let with_header = |message: &'static str| Body::from(message).prepend_header("X-Scanned: yes\r\n").collect();
+    /// assert_eq!(with_header("Subject: hi\r\n\r\nHello\r\n").await?, "X-Scanned: yes\r\nSubject: hi\r\n\r\nHello\r\n");
+    /// assert_eq!(with_header("Hello\r\n").await?, "X-Scanned: yes\r\n\r\nHello\r\n");
+    /// # Ok(()) }
+    /// ```
+    #[must_use]
+    pub fn prepend_header(mut self, fields: impl Into<Bytes>) -> Self {
+        let fields = fields.into();
+        if !fields.is_empty() {
+            self.front = match self.front {
+                Front::Nothing => Front::header(fields, Bytes::new()),
+                Front::Bytes(seen) => Front::header(fields, seen),
+                header => header.after(fields),
+            };
+        }
+        self
+    }
+}
+
+/// What goes before the bytes that a body has from its source.
+#[derive(Default)]
+pub(super) enum Front {
+    #[default]
+    Nothing,
+    Bytes(Bytes),
+    Header(Header),
+}
+
+/// Header fields, and the beginning of the message that decides how they end.
+pub(super) struct Header {
+    fields: Bytes,
+    /// Never more than a line and a chunk.
+    seen: Bytes,
+}
+
+impl Front {
+    const fn header(fields: Bytes, seen: Bytes) -> Self {
+        Self::Header(Header { fields, seen })
+    }
+
+    /// This after those bytes.
+    pub(super) fn after(self, bytes: Bytes) -> Self {
+        if bytes.is_empty() {
+            return self;
+        }
+        match self {
+            Self::Nothing => Self::Bytes(bytes),
+            Self::Bytes(front) => Self::Bytes(joined(bytes, front)),
+            Self::Header(Header { fields, seen }) => Self::header(joined(bytes, fields), seen),
+        }
+    }
+
+    pub(super) fn poll_next(
+        &mut self,
+        source: &mut Source,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Bytes, BodyError>>> {
+        if let Self::Header(header) = self {
+            let has_field = match ready!(header.poll_beginning(source, cx)) {
+                Ok(has_field) => has_field,
+                Err(error) => {
+                    // Nothing comes after an error, neither what was seen nor an end that looks well.
+                    *self = Self::Nothing;
+                    return Poll::Ready(Some(Err(error)));
+                }
+            };
+            let fields = std::mem::take(&mut header.fields);
+            let seen = std::mem::take(&mut header.seen);
+            let fields = match has_field {
+                true => fields,
+                false => joined(fields, Bytes::from_static(b"\r\n")),
+            };
+            *self = Self::Nothing.after(seen);
+            return Poll::Ready(Some(Ok(fields)));
+        }
+        match std::mem::take(self) {
+            Self::Bytes(front) => Poll::Ready(Some(Ok(front))),
+            _ => source.poll_next(cx),
+        }
+    }
+}
+
+impl Header {
+    /// Whether the message may follow header fields as it is.
+    fn poll_beginning(
+        &mut self,
+        source: &mut Source,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<bool, BodyError>> {
+        loop {
+            if let Some(known) = continues_header(&self.seen) {
+                return Poll::Ready(Ok(known));
+            }
+            match ready!(source.poll_next(cx)).transpose()? {
+                Some(chunk) if self.seen.is_empty() => self.seen = chunk,
+                Some(chunk) => self.seen = joined(std::mem::take(&mut self.seen), chunk),
+                // RFC 5322 section 3.5: a message without a body needs no empty line.
+                None => return Poll::Ready(Ok(self.seen.is_empty())),
+            }
+        }
+    }
+}
+
+/// Whether a message begins with a header field or an empty line; `None` while that cannot be told.
+pub(crate) fn continues_header(message: &[u8]) -> Option<bool> {
+    let line = message.get(..LONGEST_NAME).unwrap_or(message);
+    let is_whole = line.len() == LONGEST_NAME;
+    match line {
+        [b'\r', next, ..] => return Some(*next == b'\n'),
+        [] | [b'\r'] => return None,
+        _ => {}
+    }
+    // RFC 5322 sections 2.2 and 3.6.8: printable US-ASCII without the colon.
+    let is_name = |octet: &u8| octet.is_ascii_graphic() && *octet != b':';
+    let name = line.iter().take_while(|octet| is_name(octet)).count();
+    // RFC 5322 section 4.5: white space before the colon is obsolete, but understood.
+    let mut rest = line.iter().skip(name);
+    match rest.find(|octet| !matches!(octet, b' ' | b'\t')) {
+        _ if name == 0 => Some(false),
+        Some(next) => Some(*next == b':'),
+        None if is_whole => Some(false),
+        None => None,
+    }
+}
+
+fn joined(first: Bytes, second: Bytes) -> Bytes {
+    if second.is_empty() {
+        return first;
+    }
+    [first, second].concat().into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::body::in_pieces;
+
+    const FIELD: &str = "Received: here\r\n";
+
+    /// Messages, and whether an empty line has to go before them.
+    const MESSAGES: [(&[u8], bool); 24] = [
+        (b"A: 1\r\n\r\nHello\r\n", false),
+        (b"A:\r\n", false),
+        (b"A : 1\r\n", false),
+        (b"A \t:1", false),
+        (b"A:", false),
+        (b">From: x\r\n", false),
+        (b"\r\nHello\r\n", false),
+        (b"\r\n", false),
+        (b"", false),
+        (b"Hello\r\n", true),
+        (b"Hello", true),
+        (b"A", true),
+        (b"A ", true),
+        (b"Hello world: it is\r\n", true),
+        (
+            b"From a@b Mon Nov 30 07:58:14 2026\r\nSubject: hi\r\n",
+            true,
+        ),
+        (
+            b">From a@b Mon Nov 30 07:58:14 2026\r\nSubject: hi\r\n",
+            true,
+        ),
+        (b"A\r\n: 1\r\n", true),
+        (b" A: 1\r\n", true),
+        (b"\tA: 1\r\n", true),
+        (b": 1\r\n", true),
+        (b"\xc3\xa5: 1\r\n", true),
+        (b"\r", true),
+        (b"\rA: 1\r\n", true),
+        (b"\nA: 1\r\n", true),
+    ];
+
+    async fn check(message: &[u8], chunks: &[&[u8]], needs_line: bool) {
+        let line = if needs_line { "\r\n" } else { "" };
+        let expected = [FIELD.as_bytes(), line.as_bytes(), message].concat();
+        let body = in_pieces(chunks.iter().copied(), Ok(()));
+        let whole = body.prepend_header(FIELD).collect().await.unwrap();
+        assert_eq!(whole, expected, "{chunks:?}");
+    }
+
+    #[tokio::test]
+    async fn text_without_a_header_does_not_become_one_wherever_it_is_cut() {
+        for (message, needs_line) in MESSAGES {
+            for first in 0..=message.len() {
+                for second in first..=message.len() {
+                    let (one, two) = (&message[..first], &message[first..second]);
+                    check(message, &[one, two, &message[second..]], needs_line).await;
+                }
+            }
+            let octets: Vec<_> = message.chunks(1).collect();
+            check(message, &octets, needs_line).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn several_headers_are_ended_by_one_empty_line() {
+        for (message, needs_line) in MESSAGES {
+            let line = if needs_line { "\r\n" } else { "" };
+            let expected = [b"A: 1\r\nB: 2\r\n", line.as_bytes(), message].concat();
+            let body = || in_pieces(message.chunks(3), Ok(()));
+            let at_once = body().prepend_header("B: 2\r\n").prepend_header("A: 1\r\n");
+            let around = Body::new(body().prepend_header("B: 2\r\n")).prepend_header("A: 1\r\n");
+            let put_back = body()
+                .prepend("")
+                .prepend_header("B: 2\r\n")
+                .prepend("A: 1\r\n");
+            for body in [at_once, around, put_back] {
+                let whole = body.prepend_header("").collect().await.unwrap();
+                assert_eq!(whole, expected, "{}", message.escape_ascii());
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn what_was_put_back_before_a_message_is_part_of_it() {
+        let body = |text| in_pieces([text], Ok(())).prepend("Hel");
+        let whole = body("lo\r\n")
+            .prepend_header(FIELD)
+            .collect()
+            .await
+            .unwrap();
+        assert_eq!(whole, format!("{FIELD}\r\nHello\r\n"));
+        let whole = body("lo: 1\r\n")
+            .prepend_header(FIELD)
+            .collect()
+            .await
+            .unwrap();
+        assert_eq!(whole, format!("{FIELD}Hello: 1\r\n"));
+    }
+
+    #[tokio::test]
+    async fn an_endless_first_line_is_not_kept() {
+        for first in ["x", " "] {
+            let (feed, body) = crate::body::incoming();
+            let mut body = body.prepend_header(FIELD);
+            let line = format!("A{}", first.repeat(LONGEST_NAME - 1));
+            feed.push(Bytes::from(line.clone())).await;
+            let fields = body.chunk().await.unwrap().unwrap();
+            assert_eq!(fields, format!("{FIELD}\r\n"));
+            assert_eq!(body.chunk().await.unwrap().unwrap(), line);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_message_that_breaks_off_yields_its_error_and_nothing_after_it() {
+        let body = in_pieces(["Hello"], Err(BodyError::Incomplete));
+        let mut body = body.prepend_header(FIELD);
+        let first = body.chunk().await;
+        assert!(matches!(first, Some(Err(BodyError::Incomplete))));
+        assert!(body.chunk().await.is_none());
+    }
+}
