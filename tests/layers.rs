@@ -5,10 +5,12 @@ mod support;
 use std::time::Duration;
 
 use smtpd_tower::{
-    BodyError, Connect, Data, PeerAddr, Pipeline, Rcpt, Reply, Request, Server, handler_fn,
+    BodyError, Connect, Data, PeerAddr, Pipeline, Profile, Rcpt, Reply, Request, Server,
+    deliver::Inbox,
+    handler_fn,
     layer::{
-        CatchPanicLayer, ConcurrencyLayer, DenyHostsLayer, MapReplyLayer, SessionsPerIpLayer,
-        SizeLimitLayer,
+        CatchPanicLayer, ConcurrencyLayer, DenyHostsLayer, HopLimitLayer, MapReplyLayer,
+        ReceivedLayer, SessionsPerIpLayer, SizeLimitLayer, SubmissionFieldsLayer,
     },
 };
 use support::*;
@@ -165,4 +167,87 @@ async fn layers_for_any_phase_go_around_all_of_them_at_once() {
     client.cmd("EHLO client.example", "250").await;
     client.cmd("MAIL FROM:<a@example.net>", "250").await;
     client.cmd("RCPT TO:<b@example.org>", "550 5.7.1 No").await;
+}
+
+/// The text of the message stays its text, however many layers add to its header, and however it comes.
+#[tokio::test]
+async fn text_without_a_header_does_not_become_one_in_data_and_bdat() {
+    let inbox = Inbox::new();
+    let data = ServiceBuilder::new()
+        .layer(SubmissionFieldsLayer::new())
+        .layer(ReceivedLayer::new())
+        .service(inbox.clone());
+    let mut client = Client::greeted(&server(accept_rcpt().data(data))).await;
+    client.begin().await;
+    client.send("Hello: it is me\r\n.\r\n").await;
+    client.expect("250").await;
+    assert_eq!(text_of(&inbox).await, "Hello: it is me\r\n");
+    client.envelope().await;
+    client.cmd("DATA", "354").await;
+    client.send("Hello, it is me\r\nDate: today\r\n.\r\n").await;
+    client.expect("250").await;
+    assert_eq!(
+        text_of(&inbox).await,
+        "\r\nHello, it is me\r\nDate: today\r\n"
+    );
+    for chunks in [&["From a@b\r\n"][..], &["F", "", "rom", " ", "a@b\r", "\n"]] {
+        client.envelope().await;
+        for chunk in chunks {
+            client
+                .send(format!("BDAT {}\r\n{chunk}", chunk.len()))
+                .await;
+            client.expect("250").await;
+        }
+        client.cmd("BDAT 0 LAST", "250").await;
+        assert_eq!(text_of(&inbox).await, "\r\nFrom a@b\r\n");
+    }
+}
+
+/// What stands behind the last field that was added.
+async fn text_of(inbox: &Inbox) -> String {
+    let delivery = inbox.next().await;
+    let message = String::from_utf8(delivery.message().to_vec()).unwrap();
+    let (_, rest) = message.split_once("Message-ID: <").unwrap();
+    let (_, text) = rest.split_once("\r\n").unwrap();
+    assert_eq!(
+        message.matches("\nDate: ").count(),
+        1 + text.matches("\nDate: ").count()
+    );
+    text.to_owned()
+}
+
+#[tokio::test]
+async fn a_message_that_loops_is_rejected_and_the_session_goes_on() {
+    let data = || {
+        handler_fn(async |request: Request<Data>| {
+            request.into_body().collect().await.map(|_| Reply::OK)
+        })
+    };
+    let layered = ServiceBuilder::new()
+        .layer(HopLimitLayer::new(100))
+        .service(data());
+    let plain = accept_rcpt().data(data());
+    let with_profile = server(plain.clone())
+        .domains(["example.org"])
+        .profile(Profile::Mx);
+    for (server, limit) in [
+        (server(accept_rcpt().data(layered)), 100),
+        (with_profile.clone(), 100),
+        (with_profile.max_hops(3), 3),
+        (server(plain.clone()).max_hops(7), 7),
+        (server(plain), 1_000),
+    ] {
+        let mut client = Client::greeted(&server).await;
+        client.cmd("EHLO client.example", "250").await;
+        for (hops, code) in [(limit, "250"), (limit + 1, "554 5.4.6"), (0, "250")] {
+            let code = if hops > 1_000 { "250" } else { code };
+            client.envelope().await;
+            client.cmd("DATA", "354").await;
+            client
+                .send("Received: from a\r\n\tby b\r\n".repeat(hops))
+                .await;
+            client.send("\r\nReceived: not me\r\n.\r\n").await;
+            client.expect(code).await;
+        }
+    }
 }

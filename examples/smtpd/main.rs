@@ -34,6 +34,7 @@ use std::{
     env,
     error::Error,
     io::{self, Write as _},
+    num::NonZeroU32,
     process::ExitCode,
     time::{Duration, SystemTime},
 };
@@ -44,7 +45,7 @@ use smtpd_tower::{
     deliver::{Discard, Maildir},
     handler_fn,
     layer::{
-        CondLayer, DomainFilterLayer, OwnSenderLayer, RateLimitLayer, ReceivedLayer,
+        CondLayer, DomainFilterLayer, HopLimitLayer, OwnSenderLayer, RateLimitLayer, ReceivedLayer,
         SubmissionFieldsLayer,
     },
     smtpd_core::HoldUntil,
@@ -209,6 +210,11 @@ fn server(options: &Options, pipeline: Pipeline) -> Result<Server, BoxError> {
     let tls = tls::config(options, &hostname)?;
     let mut server = Server::new(hostname, pipeline)
         .configure(|config| config::apply(options, config))
+        .max_hops(
+            options
+                .max_hops
+                .map_or(HopLimitLayer::DEFAULT, NonZeroU32::get),
+        )
         .on_close(log::session);
     if let Some(sessions) = options.max_sessions {
         server = server.max_sessions(usize::try_from(sessions.get())?);
@@ -302,6 +308,30 @@ mod tests {
                 "220", "250", "250", "250", "550", "250", "354", "250", "221",
             ];
             assert_eq!(codes(&heard), taken);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_message_that_loops_is_rejected() {
+        let said = |hops| {
+            let header = "Received: from a\r\n".repeat(hops);
+            format!(
+                "HELO a.test\r\nMAIL FROM:<>\r\nRCPT TO:<a@a.test>\r\nDATA\r\n{header}\r\n.\r\nQUIT\r\n"
+            )
+        };
+        for (options, limit) in [
+            ("", 100),
+            ("--max-hops 3", 3),
+            ("--max-hops 130", 130),
+            ("--mode mx --domain a.test", 100),
+            ("--mode mx --domain a.test --max-hops 130", 130),
+        ] {
+            for (hops, reply) in [(limit, "250 2.0.0"), (limit + 1, "554 5.4.6 Too many hops")] {
+                let heard = replies(options, HERE, &said(hops)).await;
+                let (_, after) = heard.split_once("\r\n354 ").unwrap();
+                let answered = after.lines().nth(1).unwrap();
+                assert!(answered.starts_with(reply), "{options}, {hops}: {heard}");
+            }
         }
     }
 

@@ -185,6 +185,10 @@ pub(crate) struct Options {
     #[arg(long, value_name = "N", help_heading = LIMITS)]
     pub(crate) max_recipients: Option<NonZeroU32>,
 
+    /// Received fields of a message; one with more is in a loop and rejected with 554 [default: 100]
+    #[arg(long, value_name = "N", help_heading = LIMITS)]
+    pub(crate) max_hops: Option<NonZeroU32>,
+
     /// Sessions at a time; more clients are turned away with 421 [default: 10000]
     #[arg(long, value_name = "N", help_heading = LIMITS)]
     pub(crate) max_sessions: Option<NonZeroU32>,
@@ -408,7 +412,7 @@ mod tests {
              --user a:b --auth-mechanisms plain,CRAM-MD5,scram-sha-256-plus,XOAUTH2 --oauth-token c:d --require-auth --allow-plaintext-auth \
              --tls-cert c --tls-key k --tls-key-passphrase-file p --require-tls \
              --sni a.test=c,k --sni *.b.test=c,k --client-ca f \
-             --max-size 0 --max-recipients 1 --max-sessions 2 --max-errors 3 --max-auth-failures 4 --timeout 5 \
+             --max-size 0 --max-recipients 1 --max-hops 8 --max-sessions 2 --max-errors 3 --max-auth-failures 4 --timeout 5 \
              --rate 6/7 --log-format json --log-level trace --quiet",
         )
         .unwrap();

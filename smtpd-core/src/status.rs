@@ -75,12 +75,14 @@ statuses! {
     SYSTEM_BUSY = 3 . 2, "system not accepting network messages, RFC 3463 section 3.4";
     MESSAGE_TOO_BIG = 3 . 4, "message too big for system, RFC 3463 section 3.4";
     BAD_CONNECTION = 4 . 2, "bad connection, RFC 3463 section 3.5";
+    ROUTING_LOOP = 4 . 6, "routing loop detected, RFC 3463 section 3.5";
     INVALID_COMMAND = 5 . 1, "invalid command, RFC 3463 section 3.6";
     SYNTAX_ERROR = 5 . 2, "syntax error, RFC 3463 section 3.6";
     TOO_MANY_RECIPIENTS = 5 . 3, "too many recipients, RFC 3463 section 3.6";
     INVALID_PARAMETERS = 5 . 4, "invalid command arguments, RFC 3463 section 3.6";
     EXCHANGE_TOO_LONG = 5 . 6, "authentication exchange line is too long, RFC 4954 section 6";
     MEDIA = 6 . 0, "other or undefined media error, RFC 3463 section 3.7";
+    MEDIA_NOT_SUPPORTED = 6 . 1, "media not supported, RFC 3463 section 3.7";
     CONVERSION_NEEDED = 6 . 3, "conversion required but not supported, RFC 3463 section 3.7";
     NON_ASCII_ADDRESS = 6 . 7, "non-ASCII addresses not permitted for that sender or recipient, RFC 6531 section 3.5";
     BAD_LINE_ENDING = 6 . 11, "invalid characters such as a bare CR or LF; in wide use, though not in the registry of RFC 5248";

@@ -28,6 +28,7 @@
 //! | [`DenyHostsLayer`] | any, best connect | 554 5.7.1 to clients of the given networks |
 //! | [`from_fn`] | any, one at a time | whatever an async function says |
 //! | [`HeloCheckLayer`] | HELO, MAIL | 550 5.7.1 to forged names |
+//! | [`HopLimitLayer`] | DATA | 554 5.4.6 to messages with too many `Received` fields (RFC 5321 section 6.3) |
 //! | [`MapReplyLayer`] | any | nothing: it changes replies |
 //! | [`SessionsPerIpLayer`] | connect | 421 4.7.0 to clients with too many sessions |
 //! | [`SizeLimitLayer`] | DATA | 552 5.3.4 to messages that are too large |
@@ -86,6 +87,7 @@ mod from_fn;
 mod gate;
 mod greylist;
 mod helo_check;
+mod hop_limit;
 mod hosts;
 mod map_body;
 mod map_reply;
@@ -122,6 +124,7 @@ pub use greylist::{
     GreylistVerdict, MemoryGreylist,
 };
 pub use helo_check::HeloCheckLayer;
+pub use hop_limit::{HopLimit, HopLimitFuture, HopLimitLayer};
 pub use hosts::{AllowHostsLayer, DenyHostsLayer};
 pub use map_body::{MapBody, MapBodyLayer};
 pub use map_reply::{MapReply, MapReplyFuture, MapReplyLayer};

@@ -4,7 +4,10 @@ use smtpd_core::{Config, Protocol, sasl::Mechanisms};
 use tower_layer::Layer;
 
 use super::{Server, Settings};
-use crate::{PhaseService, Pipeline, layer::DomainFilterLayer};
+use crate::{
+    PhaseService, Pipeline,
+    layer::{DomainFilterLayer, HopLimitLayer},
+};
 
 /// What a listener is for, and so what is usual there; see [`Server::profile`].
 ///
@@ -15,6 +18,7 @@ use crate::{PhaseService, Pipeline, layer::DomainFilterLayer};
 /// | TLS | STARTTLS, where there is a certificate | STARTTLS, required | from the first octet | as for MX |
 /// | AUTH | none | within TLS, required | required | offered, where there is a service |
 /// | recipients | of [`Server::domains`] alone | the pipeline decides | the pipeline decides | the pipeline decides |
+/// | messages in a loop | rejected, see [`Server::max_hops`] | rejected | rejected | rejected |
 ///
 /// ```
 /// use smtpd_tower::{Profile, Rcpt, Request, Session, handler_fn, layer::{CondLayer, DomainFilterLayer}};
@@ -135,6 +139,15 @@ impl Server {
         self
     }
 
+    /// Sets how many `Received` fields a message may have; one with more is in a loop and rejected with 554 5.4.6, as by
+    /// [`HopLimitLayer`] (RFC 5321 section 6.3). At listeners with a [profile](Self::profile) it is
+    /// [100](HopLimitLayer::DEFAULT) by default, at others nothing is counted by default. `u32::MAX` is no limit.
+    #[must_use]
+    pub fn max_hops(mut self, hops: u32) -> Self {
+        self.settings.max_hops = Some(hops);
+        self
+    }
+
     /// AUTH is on where somebody answers it, and where the profile has a use for it.
     pub(super) fn offer_auth(self) -> Self {
         let settings = &self.settings;
@@ -206,7 +219,19 @@ impl Settings {
             let guard = |rcpt| PhaseService::new(domains.layer(rcpt));
             pipeline.rcpt = pipeline.rcpt.map(guard);
         }
+        if let Some(hops) = self.hop_limit() {
+            let guard = |data| PhaseService::new(hops.layer(data));
+            pipeline.data = pipeline.data.map(guard);
+        }
         pipeline
+    }
+
+    fn hop_limit(&self) -> Option<HopLimitLayer> {
+        let by_default = self.profile.map(|_| HopLimitLayer::DEFAULT);
+        let limit = self.max_hops.or(by_default);
+        limit
+            .filter(|hops| *hops < u32::MAX)
+            .map(HopLimitLayer::new)
     }
 
     pub(super) fn has_tls(&self) -> bool {
