@@ -160,16 +160,22 @@ fn check_structure(header: &[u8]) {
     };
     assert!(*field == "Received:" && id.bytes().all(|octet| octet.is_ascii_alphanumeric()));
     assert!(protocol.trim_end_matches(['S', 'A']).ends_with("MTP"));
-    match rest {
-        [] => {}
-        ["for", path] | ["for", path, "PRIORITY", _] => {
-            assert!(path.starts_with('<') && path.ends_with('>'), "{path}");
-        }
-        ["PRIORITY", priority] => {
-            assert!((-9..=9).contains(&priority.parse::<i8>().expect("a number")))
-        }
-        _ => panic!("{rest:?}"),
+    let mut rest = rest;
+    if let ["for", path, after @ ..] = rest {
+        assert!(path.starts_with('<') && path.ends_with('>'), "{path}");
+        rest = after;
     }
+    // RFC 8314 section 4.3.
+    if let ["tls", cipher, after @ ..] = rest {
+        let is_allowed = |octet: u8| octet.is_ascii_alphanumeric() || octet == b'_';
+        assert!(cipher.bytes().all(is_allowed), "{cipher}");
+        rest = after;
+    }
+    if let ["PRIORITY", priority, after @ ..] = rest {
+        assert!((-9..=9).contains(&priority.parse::<i8>().expect("a number")));
+        rest = after;
+    }
+    assert!(rest.is_empty(), "{rest:?}");
 }
 
 fn check_parsers(message: &[u8], header: &[u8]) {

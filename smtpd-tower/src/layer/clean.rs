@@ -1,5 +1,7 @@
 //! Text of strangers in a form in which it can neither end a line or word of a header nor open a comment.
 
+use smtpd_core::Domain;
+
 /// The longest name that is kept, in characters: the limit of a domain (RFC 5321 section 4.5.3.1.2).
 const NAME_LIMIT: usize = 255;
 
@@ -8,9 +10,18 @@ pub(super) fn host_name(text: &str) -> String {
     replace(text, is_host_name)
 }
 
-/// A host name or an address literal, as clients and servers call themselves.
+/// A host name or an address literal, as clients and servers call themselves. Brackets and colons stay only where the whole is
+/// a literal.
 pub(super) fn domain_or_literal(text: &str) -> String {
-    replace(text, |c| is_host_name(c) || matches!(c, '[' | ']' | ':'))
+    match is_literal(text) {
+        true => text.to_owned(),
+        false => host_name(text),
+    }
+}
+
+/// Whether it is an address literal (RFC 5321 section 4.1.3).
+pub(super) fn is_literal(text: &str) -> bool {
+    text.starts_with('[') && text.parse().is_ok_and(|domain: Domain| domain.is_literal())
 }
 
 /// The text of a comment: no parentheses, no backslash (RFC 5322 section 3.2.2).
@@ -39,8 +50,28 @@ mod tests {
     fn what_could_break_a_header_is_replaced() {
         let hostile = "a_b-1.c\r\n\t [d:e](f)\\\"<g@h>;\0é";
         assert_eq!(host_name(hostile), "a_b-1.c?????d?e??f????g?h????");
-        assert_eq!(domain_or_literal(hostile), "a_b-1.c????[d:e]?f????g?h????");
+        assert_eq!(domain_or_literal(hostile), host_name(hostile));
         assert_eq!(comment(hostile), "a_b-1.c??? [d:e]?f??\"<g@h>;??");
+    }
+
+    #[test]
+    fn brackets_stay_only_around_an_address() {
+        for literal in ["[192.0.2.1]", "[IPv6:2001:db8::1]"] {
+            assert_eq!(domain_or_literal(literal), literal);
+        }
+        for (name, cleaned) in [
+            ("[192.0.2.1", "?192.0.2.1"),
+            ("192.0.2.1]", "192.0.2.1?"),
+            ("[192.0.2.256]", "?192.0.2.256?"),
+            ("[[192.0.2.1]]", "??192.0.2.1??"),
+            ("[192.0.2.1].example", "?192.0.2.1?.example"),
+            ("[]", "??"),
+            ("[tag:text]", "?tag?text?"),
+            ("IPv6:2001:db8::1", "IPv6?2001?db8??1"),
+            ("]:[", "???"),
+        ] {
+            assert_eq!(domain_or_literal(name), cleaned);
+        }
     }
 
     #[test]

@@ -6,13 +6,14 @@ use std::{
 use tower_layer::Layer;
 use tower_service::Service;
 
-use super::{QueueId, date::Date};
+use super::{QueueId, clean, date::Date};
 use crate::{Body, Data, Head, Request};
 
 /// Adds the `Date:` and the `Message-ID:` that a message from a user lacks (RFC 6409 sections 8.2 and 8.3).
 ///
 /// It fits DATA only, and refuses nothing. It is for submission: what another server has sent is not to be changed. A message
-/// from which nothing is missing passes octet by octet. The fields go before the message, so put
+/// from which nothing is missing passes octet by octet. Where a message has no header at all, an empty line ends the fields: see
+/// [`Body::prepend_header`]. The fields go before the message, so put
 /// [`ReceivedLayer`](super::ReceivedLayer) inside of this, for the trace header to be on top.
 ///
 /// The header section is kept until its end has come, or 64 KiB of it; the rest streams.
@@ -112,8 +113,11 @@ fn missing_fields(head: &Head, time: SystemTime, host: &str) -> String {
     }
     if head.field("Message-ID").is_none() {
         // RFC 5322 section 3.6.4: what is right of the at sign is a domain, or a literal in brackets.
-        let is_allowed = |c: char| c.is_ascii_alphanumeric() || "-.[]:".contains(c);
-        let host = host.replace(|c| !is_allowed(c), "-");
+        let is_allowed = |c: char| c.is_ascii_alphanumeric() || "-.".contains(c);
+        let host = match clean::is_literal(host) {
+            true => host.to_owned(),
+            false => host.replace(|c| !is_allowed(c), "-"),
+        };
         fields += &format!("Message-ID: <{}@{host}>\r\n", QueueId::at(time));
     }
     fields
@@ -146,6 +150,8 @@ mod tests {
         for (host, end) in [
             ("mx.test", "@mx.test>\r\n"),
             ("[192.0.2.1]", "@[192.0.2.1]>\r\n"),
+            ("[192.0.2.1", "@-192.0.2.1>\r\n"),
+            ("a:b[c]", "@a-b-c->\r\n"),
             ("a>b(c)\u{fc}", "@a-b-c-->\r\n"),
         ] {
             let fields = missing_fields(&head, SystemTime::now(), host);

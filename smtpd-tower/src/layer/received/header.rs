@@ -22,15 +22,13 @@ impl fmt::Display for Header<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.write_from(f)?;
         self.write_by(f)?;
-        if let Some(tls) = self.session.tls() {
-            let cipher = clean::comment(tls.cipher());
-            write!(f, "\r\n\t({} {cipher})", tls.version())?;
-        }
         // RFC 5321 section 7.6: with several recipients each would learn of the others.
         if let [recipient] = self.envelope.recipients() {
             let path = path(recipient.path(), self.is_utf8());
             write!(f, "\r\n\tfor <{path}>")?;
         }
+        // RFC 5321 section 4.4: registered clauses come last.
+        self.write_tls(f)?;
         // RFC 6710 section 4.1 (2).
         if let Some(priority) = self.envelope.parameters().get::<Priority>() {
             write!(f, "\r\n\tPRIORITY {}", priority.value())?;
@@ -65,6 +63,19 @@ impl Header<'_> {
         write!(f, "\r\n\tby {hostname} ({app}) with {word} id {}", self.id)
     }
 
+    /// The cipher suite, by its registered name in a clause of its own (RFC 8314 section 4.3). The name that a proxy gives may be
+    /// another one, which goes into a comment.
+    fn write_tls(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Some(tls) = self.session.tls() else {
+            return Ok(());
+        };
+        let (version, cipher) = (tls.version(), clean::comment(tls.cipher()));
+        match is_registered_cipher(&cipher) {
+            true => write!(f, "\r\n\ttls {cipher} ({version})"),
+            false => write!(f, "\r\n\t({version} {cipher})"),
+        }
+    }
+
     /// Whether the client has said that the message may hold UTF-8 in its header (RFC 6531 section 3.4).
     fn is_utf8(&self) -> bool {
         self.envelope.parameters().get::<SmtpUtf8>().is_some()
@@ -81,6 +92,12 @@ impl fmt::Display for Literal {
             IpAddr::V6(ip) => write!(f, "[IPv6:{ip}]"),
         }
     }
+}
+
+/// Whether it has the form of the names in IANA's registry of cipher suites.
+fn is_registered_cipher(name: &str) -> bool {
+    let is_allowed = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    name.starts_with("TLS_") && name.chars().all(is_allowed)
 }
 
 /// The word after `with`: RFC 3848, and RFC 6531 sections 3.7.3 and 4.3 for those with UTF8.
@@ -199,8 +216,8 @@ mod tests {
             header(&session, &to(&["user@example.org"])),
             "Received: from client.example (mx.example.net [192.0.2.1])\r\n\
              \tby mail.example.org (smtpd ?a?b???) with ESMTPSA id ID\r\n\
-             \t(TLSv1.3 TLS_AES_128_GCM_SHA256)\r\n\
-             \tfor <user@example.org>;\r\n\
+             \tfor <user@example.org>\r\n\
+             \ttls TLS_AES_128_GCM_SHA256 (TLSv1.3);\r\n\
              \tSun, 22 Nov 2026 20:00:00 +0000\r\n"
         );
     }
@@ -218,10 +235,36 @@ mod tests {
     }
 
     #[test]
+    fn the_cipher_suite_is_a_clause_where_it_has_its_registered_name() {
+        for (cipher, clause) in [
+            (
+                "TLS_AES_128_GCM_SHA256",
+                "tls TLS_AES_128_GCM_SHA256 (TLSv1.2)",
+            ),
+            (
+                "ECDHE-RSA-AES128-GCM-SHA256",
+                "(TLSv1.2 ECDHE-RSA-AES128-GCM-SHA256)",
+            ),
+            ("TLS_A for <x@y>", "(TLSv1.2 TLS_A for <x@y>)"),
+            ("TLS_A\r\n) (", "(TLSv1.2 TLS_A??? ?)"),
+            ("", "(TLSv1.2 )"),
+        ] {
+            let session = session(PeerAddr::Unknown, Protocol::Smtp)
+                .with_tls(TlsInfo::new(TlsVersion::Tls12, cipher));
+            let parameters = Parameters::of([("mt-priority", Some("3"))]);
+            let header = header(&session, &to(&["a@b"]).with_parameters(parameters));
+            let end = format!(
+                "\tfor <a@b>\r\n\t{clause}\r\n\tPRIORITY 3;\r\n\tSun, 22 Nov 2026 20:00:00 +0000\r\n"
+            );
+            assert!(header.ends_with(&end), "{header}");
+        }
+    }
+
+    #[test]
     fn whence_it_came() {
         let v6 = ([0x2001, 0xdb8, 0, 0, 0, 0, 0, 1], 4711);
         let mapped = ([0, 0, 0, 0, 0, 0xffff, 0xc000, 0x0201], 4711);
-        let table: [(PeerAddr, &str, &str); 9] = [
+        let table: [(PeerAddr, &str, &str); 10] = [
             (
                 v6.into(),
                 "[IPv6:2001:db8::1]",
@@ -238,10 +281,11 @@ mod tests {
             (PeerAddr::Unknown, "my_host", "my_host (unknown)"),
             (PeerAddr::Unknown, "a(b)c;d\\e", "a?b?c?d?e (unknown)"),
             (PeerAddr::Unknown, "<a@b>\"", "?a?b?? (unknown)"),
+            (PeerAddr::Unknown, "[192.0.2.1", "?192.0.2.1 (unknown)"),
             (
                 PeerAddr::Unknown,
                 "x=([10.0.0.1])",
-                "x??[10.0.0.1]? (unknown)",
+                "x???10.0.0.1?? (unknown)",
             ),
         ];
         for (peer, helo, from) in table {
@@ -354,7 +398,7 @@ mod tests {
         let domain = [&*"a".repeat(63); 2].join(".");
         let address = format!("{local}@{domain}");
         let header = header(&session, &to(&[&address]));
-        assert!(header.contains(&format!("for <{address}>;")), "{header}");
+        assert!(header.contains(&format!("for <{address}>\r\n")), "{header}");
         for (index, line) in header
             .strip_suffix("\r\n")
             .unwrap()
