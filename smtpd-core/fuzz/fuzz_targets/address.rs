@@ -16,7 +16,8 @@ fuzz_target!(|input: &[u8]| {
         .allow_missing_brackets(is_on(1))
         .allow_long_local_part(is_on(2))
         .allow_underscore_in_domain(is_on(3))
-        .allow_trailing_dot_in_domain(is_on(4));
+        .allow_trailing_dot_in_domain(is_on(4))
+        .allow_stray_dots_in_local_part(is_on(6));
     let options = PathOptions::new(
         leniency,
         if is_on(5) {

@@ -13,6 +13,7 @@ pub struct Leniency {
     space_after_colon: bool,
     missing_brackets: bool,
     long_local_part: bool,
+    stray_dots_in_local_part: bool,
     underscore_in_domain: bool,
     trailing_dot_in_domain: bool,
 }
@@ -23,6 +24,19 @@ impl Leniency {
         space_after_colon: false,
         missing_brackets: false,
         long_local_part: false,
+        stray_dots_in_local_part: false,
+        underscore_in_domain: false,
+        trailing_dot_in_domain: false,
+    };
+
+    /// Overlooks the faults that are common in mail that is wanted: spaces after the colon, as many programs and devices send
+    /// them, local parts of more than 64 octets, as of forwarded and mailing list mail, and stray dots in local parts, which some
+    /// providers have given out.
+    pub const COMMON: Self = Self {
+        space_after_colon: true,
+        missing_brackets: false,
+        long_local_part: true,
+        stray_dots_in_local_part: true,
         underscore_in_domain: false,
         trailing_dot_in_domain: false,
     };
@@ -47,6 +61,14 @@ impl Leniency {
     #[must_use]
     pub const fn allow_long_local_part(mut self, allow: bool) -> Self {
         self.long_local_part = allow;
+        self
+    }
+
+    /// Sets whether dots may stand at either end of a local part, or beside each other: `.a@b`, `a.@b`, `a..b@c`.
+    /// RFC 5321 4.1.2 allows them between atoms only, or within quotes. At least one atom is needed.
+    #[must_use]
+    pub const fn allow_stray_dots_in_local_part(mut self, allow: bool) -> Self {
+        self.stray_dots_in_local_part = allow;
         self
     }
 
@@ -80,6 +102,12 @@ impl Leniency {
     #[must_use]
     pub const fn long_local_part(&self) -> bool {
         self.long_local_part
+    }
+
+    /// Whether dots may stand at either end of a local part, or beside each other.
+    #[must_use]
+    pub const fn stray_dots_in_local_part(&self) -> bool {
+        self.stray_dots_in_local_part
     }
 
     /// Whether a domain may hold underscores.

@@ -461,6 +461,8 @@ mod tests {
         let brackets = Leniency::STRICT.allow_missing_brackets(true);
         let both = space.allow_missing_brackets(true);
         let dot = Leniency::STRICT.allow_trailing_dot_in_domain(true);
+        let dots = Leniency::STRICT.allow_stray_dots_in_local_part(true);
+        let common = Leniency::COMMON;
         for (leniency, input, expected) in [
             (space, "  <a@b> X", ok("a@b", "a@b", " X")),
             (space, " a@b", Err(Kind::MissingBracket)),
@@ -480,6 +482,23 @@ mod tests {
             (both, " a@b X", ok("a@b", "a@b", " X")),
             (both, " SIZE=1", Err(Kind::NoDomain)),
             (dot, "<a@b.>", ok("a@b", "a@b.", "")),
+            (dots, "<a..b@c> X", ok("a..b@c", "a..b@c", " X")),
+            (dots, "<.a@b>", ok(".a@b", ".a@b", "")),
+            (dots, "<a.@b>", ok("a.@b", "a.@b", "")),
+            (dots, "<@r:..a..@b>", ok("..a..@b", "@r:..a..@b", "")),
+            (dots, "<a.b@c>", ok("a.b@c", "a.b@c", "")),
+            (dots, "<.@b>", Err(Kind::LocalPart)),
+            (dots, "<...@b>", Err(Kind::LocalPart)),
+            (dots, "<@b>", Err(Kind::Route)),
+            (dots, "<a.>", Err(Kind::NoDomain)),
+            (dots, "<a..@b..c>", Err(Kind::Domain)),
+            (dots, "<\"a\".b@c>", Err(Kind::LocalPart)),
+            (dots, " <a@b>", Err(Kind::Space)),
+            (common, " <a..b@c> X", ok("a..b@c", "a..b@c", " X")),
+            (common, "a@b", Err(Kind::MissingBracket)),
+            (common, "<a@b_c>", Err(Kind::Domain)),
+            (common, "<a@b.>", Err(Kind::Domain)),
+            (Leniency::STRICT, "<a..b@c>", Err(Kind::LocalPart)),
         ] {
             let options = PathOptions::new(leniency, Charset::Ascii);
             assert_eq!(reverse(input.as_bytes(), options), expected, "{input}");
@@ -493,11 +512,12 @@ mod tests {
     }
 
     fn any_options() -> impl Strategy<Value = PathOptions> {
-        any::<[bool; 6]>().prop_map(|[space, brackets, long, underscore, dot, utf8]| {
+        any::<[bool; 7]>().prop_map(|[space, brackets, long, dots, underscore, dot, utf8]| {
             let leniency = Leniency::STRICT
                 .allow_space_after_colon(space)
                 .allow_missing_brackets(brackets)
                 .allow_long_local_part(long)
+                .allow_stray_dots_in_local_part(dots)
                 .allow_underscore_in_domain(underscore)
                 .allow_trailing_dot_in_domain(dot);
             PathOptions::new(leniency, if utf8 { Charset::Utf8 } else { Charset::Ascii })

@@ -174,6 +174,9 @@ impl<'a> Scanner<'a> {
     }
 
     fn dot_string(&mut self) -> Result<(), AddressError> {
+        if self.options.leniency().stray_dots_in_local_part() {
+            return self.atoms_and_dots();
+        }
         loop {
             if self.run(self.atext).is_empty() {
                 return Err(self.unexpected(AddressErrorKind::LocalPart));
@@ -181,6 +184,21 @@ impl<'a> Scanner<'a> {
             if !self.eat(b'.') {
                 return Ok(());
             }
+        }
+    }
+
+    /// Reads atoms and dots in any order, with one atom at least.
+    fn atoms_and_dots(&mut self) -> Result<(), AddressError> {
+        let mut has_atom = false;
+        loop {
+            has_atom |= !self.run(self.atext).is_empty();
+            if !self.eat(b'.') {
+                break;
+            }
+        }
+        match has_atom {
+            true => Ok(()),
+            false => Err(self.unexpected(AddressErrorKind::LocalPart)),
         }
     }
 
@@ -410,6 +428,7 @@ mod tests {
         ) {
             let leniency = Leniency::STRICT
                 .allow_long_local_part(lenient)
+                .allow_stray_dots_in_local_part(lenient)
                 .allow_underscore_in_domain(lenient)
                 .allow_trailing_dot_in_domain(lenient);
             let charset = if utf8 { Charset::Utf8 } else { Charset::Ascii };

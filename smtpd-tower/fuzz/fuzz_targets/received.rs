@@ -85,7 +85,8 @@ fn envelope<'a>(
         .allow_missing_brackets(true)
         .allow_long_local_part(flags & 1 != 0)
         .allow_underscore_in_domain(flags & 2 != 0)
-        .allow_trailing_dot_in_domain(flags & 4 != 0);
+        .allow_trailing_dot_in_domain(flags & 4 != 0)
+        .allow_stray_dots_in_local_part(flags & 8 != 0);
     let options = PathOptions::new(leniency, Charset::Utf8);
     let words = words.split(' ').filter(|word| !word.is_empty());
     let parameters = Parameters::of(words.map(|word| match word.split_once('=') {

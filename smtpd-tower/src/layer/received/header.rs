@@ -126,11 +126,14 @@ fn path(path: &ForwardPath, utf8: bool) -> String {
     }
 }
 
-/// The local part, quoted anew if it was: then nothing in it can end the quotes.
+/// The local part, quoted anew if it was: then nothing in it can end the quotes. Stray dots, which the server may have been told
+/// to overlook, must be quoted in a header (RFC 5322 section 3.4.1).
 fn local_part(mailbox: &Mailbox, utf8: bool) -> String {
-    if !mailbox.is_quoted() {
+    let local = mailbox.local_part();
+    let has_stray_dots = local.starts_with('.') || local.ends_with('.') || local.contains("..");
+    if !mailbox.is_quoted() && !has_stray_dots {
         // RFC 5322 section 3.2.3, dot-atom.
-        return filter(mailbox.local_part(), |c| {
+        return filter(local, |c| {
             c.is_ascii_alphanumeric() || ".!#$%&'*+-/=?^_`{|}~".contains(c) || is_utf8(c, utf8)
         });
     }
@@ -164,9 +167,9 @@ mod tests {
         time::{Duration, UNIX_EPOCH},
     };
 
-    use smtpd_core::{ClientName, Parameters, ReversePath};
-
-    use smtpd_core::{Greeting, Protocol};
+    use smtpd_core::{
+        Charset, ClientName, Greeting, Leniency, Parameters, PathOptions, Protocol, ReversePath,
+    };
 
     use super::*;
     use crate::{TlsInfo, TlsVersion, session::ListenerFacts};
@@ -385,6 +388,20 @@ mod tests {
                 panic!("{address:?} is no address");
             };
             assert_eq!(path(&parsed, utf8), shown);
+        }
+    }
+
+    #[test]
+    fn stray_dots_are_quoted() {
+        let options = PathOptions::new(Leniency::COMMON, Charset::Utf8);
+        for (sent, shown) in [
+            ("<a..b@example.org>", r#""a..b"@example.org"#),
+            ("<.a@example.org>", r#"".a"@example.org"#),
+            ("<a.@example.org>", r#""a."@example.org"#),
+            ("<a.b@example.org>", "a.b@example.org"),
+        ] {
+            let (parsed, _) = ForwardPath::parse(sent.as_bytes(), options).unwrap();
+            assert_eq!(path(&parsed, false), shown);
         }
     }
 
