@@ -151,6 +151,7 @@ async fn what_the_client_has_done_wrong_is_no_fault() {
     for (error, code) in [
         (BodyError::TooLarge, "552"),
         (BodyError::BareNewline, "550"),
+        (BodyError::NulByte, "554"),
     ] {
         for (name, reader) in readers(directory.path()) {
             let (reply, errors) = told(around(failing(error.clone()), reader)).await;

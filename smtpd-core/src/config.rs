@@ -8,7 +8,7 @@ use std::{
 use zeroize::Zeroizing;
 
 use crate::{
-    BareNewline, Extension, Extensions, Leniency, ParameterError, ParameterRule, Timeouts,
+    BareNewline, Extension, Extensions, Leniency, NulByte, ParameterError, ParameterRule, Timeouts,
     check::SHORTEST_LINE_LIMIT,
     connection::Times,
     extension::standard::{AUTH_PARAMETER, SIZE_PARAMETER},
@@ -110,6 +110,7 @@ pub struct Config {
     pub(crate) times: Times,
     pub(crate) leniency: Leniency,
     pub(crate) bare_newline: BareNewline,
+    pub(crate) nul_byte: NulByte,
     pub(crate) starttls: bool,
     pub(crate) require_tls: bool,
     pub(crate) require_auth: bool,
@@ -149,6 +150,7 @@ impl Config {
             times: Times::from(&Timeouts::default()),
             leniency: Leniency::STRICT,
             bare_newline: BareNewline::default(),
+            nul_byte: NulByte::default(),
             starttls: false,
             require_tls: false,
             require_auth: false,
@@ -228,6 +230,13 @@ impl Config {
     #[must_use]
     pub fn bare_newline(mut self, policy: BareNewline) -> Self {
         self.bare_newline = policy;
+        self
+    }
+
+    /// Sets what to do with messages that hold a NUL byte. By default they are rejected.
+    #[must_use]
+    pub fn nul_byte(mut self, policy: NulByte) -> Self {
+        self.nul_byte = policy;
         self
     }
 

@@ -19,7 +19,7 @@
 //! - [`extension`]: the extensions that are off by default;
 //! - [`sasl`]: the mechanisms of AUTH;
 //! - [`XClient`], [`Forwarded`]: what a trusted proxy says about its client by XCLIENT and XFORWARD;
-//! - [`Config`], [`Limits`], [`Timeouts`], [`BareNewline`]: the settings of a server. [`Config::check`] finds those with which
+//! - [`Config`], [`Limits`], [`Timeouts`], [`BareNewline`], [`NulByte`]: the settings of a server. [`Config::check`] finds those with which
 //!   no session could work.
 //!
 //! | feature | default | adds |
@@ -74,7 +74,7 @@ pub use extension::{
     set::{Extension, Extensions},
     standard::Standard,
 };
-pub use framing::BareNewline;
+pub use framing::{BareNewline, NulByte};
 pub use parameter::{
     BodyType, By, ByMode, DateTime, DateTimeError, EnvelopeId, HoldFor, HoldUntil, MailAuth,
     NoSupport, Notify, OriginalRecipient, Parameter, ParameterError, ParameterRule, Parameters,

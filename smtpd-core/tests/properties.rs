@@ -1,7 +1,7 @@
 //! What holds for every input: random octets, and random sessions.
 
 use proptest::{collection::vec, prelude::*, sample::select};
-use smtpd_core::BareNewline;
+use smtpd_core::{BareNewline, NulByte};
 
 use self::support::differential::{AUTH_LINE, COMMAND_LINE, Setting};
 
@@ -103,21 +103,26 @@ fn settings() -> impl Strategy<Value = Setting> {
         BareNewline::Normalise,
         BareNewline::PassThrough,
     ]);
+    let nul = select(vec![NulByte::Reject, NulByte::Strip, NulByte::PassThrough]);
     let max_size = select(vec![0, 20, 1000]);
     (
         policy,
+        nul,
         max_size,
         prop::bool::weighted(0.2),
         prop::bool::weighted(0.2),
         prop_oneof![Just(0), any::<u32>()],
     )
-        .prop_map(|(policy, max_size, lmtp, require_auth, mood)| Setting {
-            policy,
-            max_size,
-            lmtp,
-            require_auth,
-            mood,
-        })
+        .prop_map(
+            |(policy, nul, max_size, lmtp, require_auth, mood)| Setting {
+                policy,
+                nul,
+                max_size,
+                lmtp,
+                require_auth,
+                mood,
+            },
+        )
 }
 
 /// Something that looks like SMTP: mostly fragments, now and then random octets, or many of one.

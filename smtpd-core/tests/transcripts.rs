@@ -30,7 +30,8 @@
 use std::{fs, path::Path, sync::Arc};
 
 use smtpd_core::{
-    BareNewline, Code, Config, DataReply, Extensions, Limits, Protocol, Reply, Status, TlsFacts,
+    BareNewline, Code, Config, DataReply, Extensions, Leniency, Limits, NulByte, Protocol, Reply,
+    Status, TlsFacts,
     sasl::{
         Anonymous, ChannelBinding, ChannelBindings, CramMd5, External, Identity, Login, Mechanisms,
         OAuthBearer, Plain, XOAuth2,
@@ -338,6 +339,8 @@ fn apply(config: Config, limits: &mut Limits, key: &str, value: &str) -> Config 
         }
         "no_entropy" => return config.mechanisms(Mechanisms::none().with(CramMd5)),
         "bare_newline" => return config.bare_newline(policy(value)),
+        "lenient" => return config.leniency(Leniency::COMMON),
+        "nul" => return config.nul_byte(nul_policy(value)),
         _ => panic!("no such setting: {key}"),
     }
     config
@@ -369,6 +372,15 @@ fn policy(name: &str) -> BareNewline {
         "reject" => BareNewline::Reject,
         "normalise" => BareNewline::Normalise,
         "pass" => BareNewline::PassThrough,
+        _ => panic!("no such policy: {name}"),
+    }
+}
+
+fn nul_policy(name: &str) -> NulByte {
+    match name {
+        "reject" => NulByte::Reject,
+        "strip" => NulByte::Strip,
+        "pass" => NulByte::PassThrough,
         _ => panic!("no such policy: {name}"),
     }
 }

@@ -164,7 +164,7 @@ pub use smtpd_core;
 pub use smtpd_core::{
     AddressError, Attribute, AttributeError, AuthOutcome, BareNewline, ClientName, CloseReason,
     Code, Config, DataReply, Direction, Domain, Envelope, Extension, Extensions, ForwardPath,
-    Forwarded, Greeting, Leniency, Limits, MailSource, Mailbox, Parameter, ParameterError,
+    Forwarded, Greeting, Leniency, Limits, MailSource, Mailbox, NulByte, Parameter, ParameterError,
     ParameterRule, Parameters, Protocol, Recipient, Reply, ReversePath, SessionFacts, Status,
     Timeouts, WireLine, XClient, extension, sasl,
     sasl::{Credentials, Identity, Secret},

@@ -20,6 +20,7 @@ pub fn content(dice: &Dice, swarm: &Swarm) -> Vec<u8> {
             5 if dice.chance(30) => content.extend((0..dice.below(6000)).map(|_| b'y')),
             6 => content.extend(b"\xc3\xa9\xff"),
             7 => {}
+            8 if dice.chance(10) => content.extend(b"nul\0byte"),
             _ => content.extend(format!("line {}", dice.below(1_000_000)).bytes()),
         }
         content.extend(b"\r\n");

@@ -1,7 +1,7 @@
 //! What the fuzz targets share: the player of the tests, and settings taken from the first octets of an input.
 #![forbid(unsafe_code)]
 
-use smtpd_core::BareNewline;
+use smtpd_core::{BareNewline, NulByte};
 
 #[path = "../../tests/support/mod.rs"]
 mod support;
@@ -43,6 +43,11 @@ fn setting(input: &[u8]) -> Option<(Setting, [usize; 2], &[u8])> {
             0 => BareNewline::Normalise,
             1 => BareNewline::PassThrough,
             _ => BareNewline::Reject,
+        },
+        nul: match flags >> 6 {
+            0 => NulByte::PassThrough,
+            1 => NulByte::Strip,
+            _ => NulByte::Reject,
         },
         max_size: [0, 20, 1000, 0][usize::from(flags >> 2 & 3)],
         lmtp: flags & 0x10 != 0,

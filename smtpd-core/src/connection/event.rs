@@ -189,6 +189,8 @@ pub enum MessageError {
     TooLarge,
     /// It holds a CR without LF, or an LF without CR: 550 5.6.11 (RFC 5321 section 2.3.8).
     BareNewline,
+    /// It holds a NUL, and was not declared with `BODY=BINARYMIME`: 554 5.6.1 (RFC 2045 section 2.8).
+    NulByte,
 }
 
 impl MessageError {
@@ -202,6 +204,11 @@ impl MessageError {
                 Status::BAD_LINE_ENDING,
                 "Message holds a bare CR or LF; lines must end with CRLF",
             ),
+            Self::NulByte => Reply::fixed(
+                Code::TRANSACTION_FAILED,
+                Status::MEDIA_NOT_SUPPORTED,
+                "Message holds a NUL byte",
+            ),
         }
     }
 }
@@ -211,6 +218,7 @@ impl fmt::Display for MessageError {
         f.write_str(match self {
             Self::TooLarge => "message too large",
             Self::BareNewline => "message holds a bare CR or LF",
+            Self::NulByte => "message holds a NUL byte",
         })
     }
 }

@@ -7,14 +7,14 @@ use super::{
 };
 use crate::{
     Code, DataReply, Reply, Status,
-    framing::{BareNewline, ChunkReader, DotReader, NewlineFilter, Piece},
+    framing::{BareNewline, ChunkReader, DotReader, Flaws, NulByte, Piece, TextFilter},
 };
 
 /// A message that is being received.
 #[derive(Debug)]
 pub(super) struct Message {
     source: Source,
-    newlines: NewlineFilter,
+    text: TextFilter,
     limit: u64,
     received: u64,
     /// Octets that nobody wants any more.
@@ -41,17 +41,17 @@ enum Source {
 }
 
 enum Part {
-    /// Whether a CR or LF within them stands alone is only known where it was seen on the way.
-    Octets(Bytes, Option<bool>),
+    /// What stands within them is only known where it was seen on the way.
+    Octets(Bytes, Option<Flaws>),
     ChunkEnd,
     End,
 }
 
 impl Message {
-    fn new(source: Source, limit: Option<u64>, newlines: BareNewline) -> Self {
+    fn new(source: Source, limit: Option<u64>, text: TextFilter) -> Self {
         Self {
             source,
-            newlines: NewlineFilter::new(newlines),
+            text,
             limit: limit.unwrap_or(u64::MAX),
             received: 0,
             drained: 0,
@@ -88,7 +88,7 @@ impl Message {
     fn poll(&mut self, input: &mut BytesMut) -> Option<Part> {
         match &mut self.source {
             Source::Dots(reader) => match reader.poll(input)? {
-                Piece::Text { octets, bare } => Some(Part::Octets(octets, Some(bare))),
+                Piece::Text { octets, flaws } => Some(Part::Octets(octets, Some(flaws))),
                 Piece::End => Some(Part::End),
             },
             Source::Chunk { reader, last, .. } => match reader.poll(input) {
@@ -102,7 +102,7 @@ impl Message {
     }
 
     /// What of these octets is to be handed on.
-    fn take(&mut self, octets: Bytes, bare: Option<bool>) -> Option<Bytes> {
+    fn take(&mut self, octets: Bytes, flaws: Option<Flaws>) -> Option<Bytes> {
         let len = octets.len() as u64;
         if self.is_unwanted() {
             self.drained = self.drained.saturating_add(len);
@@ -111,19 +111,30 @@ impl Message {
         self.received = self.received.saturating_add(len);
         let excess = self.received.saturating_sub(self.limit);
         if excess > 0 {
-            // It outdoes a bare newline: which of the two was found first depends on the pieces.
+            // It outdoes what text must not have: which of the two was found first depends on the pieces.
             self.error = Some(MessageError::TooLarge);
             self.drained = self.drained.max(excess);
         }
-        if self.void || self.error.is_some() {
+        if self.void
+            || self
+                .error
+                .is_some_and(|error| error != MessageError::NulByte)
+        {
             return None;
         }
         // A message that was taken early is looked at to its end: it may yet have to be refused.
-        let octets = self.newlines.apply(octets, bare);
-        if self.newlines.refuses() {
+        let octets = self.text.apply(octets, flaws);
+        self.judge_text();
+        (!self.is_unwanted() && !octets.is_empty()).then_some(octets)
+    }
+
+    /// A bare CR or LF outdoes a NUL, so that it does not matter which is found first.
+    fn judge_text(&mut self) {
+        if self.text.refuses_newline() {
             self.error = Some(MessageError::BareNewline);
+        } else if self.text.refuses_nul() {
+            self.error = Some(MessageError::NulByte);
         }
-        (!self.is_unwanted()).then_some(octets)
     }
 
     fn is_unwanted(&self) -> bool {
@@ -147,16 +158,11 @@ impl Message {
 
 impl Connection {
     fn new_message(&self, source: Source) -> Box<Message> {
-        let newlines = if self.transaction.binary {
-            BareNewline::PassThrough
-        } else {
-            self.config.bare_newline
+        let text = match self.transaction.binary {
+            true => TextFilter::new(BareNewline::PassThrough, NulByte::PassThrough),
+            false => TextFilter::new(self.config.bare_newline, self.config.nul_byte),
         };
-        Box::new(Message::new(
-            source,
-            self.config.limits.message_size,
-            newlines,
-        ))
+        Box::new(Message::new(source, self.config.limits.message_size, text))
     }
 
     pub(super) fn bdat(&mut self, argument: &[u8]) {
@@ -217,7 +223,7 @@ impl Connection {
         };
         match message.poll(input) {
             None => return false,
-            Some(Part::Octets(octets, bare)) => match message.take(octets, bare) {
+            Some(Part::Octets(octets, flaws)) => match message.take(octets, flaws) {
                 Some(octets) => self.tell(Event::Chunk(octets)),
                 None if message.drained > self.config.limits.drain => {
                     if let Some(reply) = message.refusal() {
@@ -257,9 +263,9 @@ impl Connection {
         let Some(message) = &mut self.message else {
             return;
         };
-        let rest = message.newlines.finish();
-        if message.newlines.refuses() {
-            message.error.get_or_insert(MessageError::BareNewline);
+        let rest = message.text.finish();
+        if message.error != Some(MessageError::TooLarge) {
+            message.judge_text();
         }
         if let Some(rest) = rest.filter(|_| !message.is_unwanted()) {
             message.source = Source::Over;

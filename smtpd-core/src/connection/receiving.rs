@@ -47,7 +47,7 @@ impl<'c> Receiving<'c> {
     /// is positive, the client believes the message to be delivered. No further [`Chunk`](super::Step::Chunk) and no
     /// [`Message`](super::Step::Message) follow for it.
     ///
-    /// Of a message that turns out to be too large, or to hold a bare CR or LF that is not allowed, the client is told so
+    /// Of a message that turns out to be too large, or to hold a bare CR or LF or a NUL that is not allowed, the client is told so
     /// instead.
     pub fn discard(self, reply: impl Into<DataReply>) {
         self.connection.discard_rest(reply.into());

@@ -1,6 +1,6 @@
 use bytes::{Buf, Bytes, BytesMut};
 
-use super::scan;
+use super::{Flaws, scan};
 
 /// Takes the dots out of a message that DATA carries (RFC 5321 section 4.5.2).
 ///
@@ -14,8 +14,8 @@ pub(crate) struct DotReader {
 /// What [`DotReader::poll`] found.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Piece {
-    /// Octets of the message, and whether a CR or LF within them stands alone; those at either end are not judged.
-    Text { octets: Bytes, bare: bool },
+    /// Octets of the message, and what stands within them; a CR or LF at either end is not judged.
+    Text { octets: Bytes, flaws: Flaws },
     /// The line with nothing but a dot.
     End,
 }
@@ -53,7 +53,7 @@ impl DotReader {
         self.at_line_start = at_line_start;
         Some(Piece::Text {
             octets: input.split_to(len).freeze(),
-            bare: text.bare,
+            flaws: text.flaws,
         })
     }
 }

@@ -7,10 +7,14 @@ mod chunk;
 mod dot;
 mod line;
 mod newline;
+mod nul;
 mod scan;
+mod text;
 
 pub(crate) use chunk::ChunkReader;
 pub(crate) use dot::{DotReader, Piece};
 pub(crate) use line::{Line, LineReader};
 pub use newline::BareNewline;
-pub(crate) use newline::NewlineFilter;
+pub use nul::NulByte;
+pub(crate) use scan::Flaws;
+pub(crate) use text::TextFilter;

@@ -1,6 +1,6 @@
 use bytes::Bytes;
 
-use super::scan;
+use super::Flaws;
 
 /// What to do with a CR without LF, or an LF without CR, in the text of a message.
 ///
@@ -29,14 +29,14 @@ pub enum BareNewline {
 
 /// Applies a [`BareNewline`] policy to the pieces of a message.
 #[derive(Debug)]
-pub(crate) struct NewlineFilter {
+pub(super) struct NewlineFilter {
     policy: BareNewline,
     after_cr: bool,
     found: bool,
 }
 
 impl NewlineFilter {
-    pub(crate) fn new(policy: BareNewline) -> Self {
+    pub(super) fn new(policy: BareNewline) -> Self {
         Self {
             policy,
             after_cr: false,
@@ -45,12 +45,12 @@ impl NewlineFilter {
     }
 
     /// Whether the message has to be refused.
-    pub(crate) fn refuses(&self) -> bool {
+    pub(super) fn refuses(&self) -> bool {
         self.found && self.policy == BareNewline::Reject
     }
 
-    /// The piece as it is to be handed on. `bare` tells whether a CR or LF within it stands alone, where that is known.
-    pub(crate) fn apply(&mut self, piece: Bytes, bare: Option<bool>) -> Bytes {
+    /// The piece as it is to be handed on.
+    pub(super) fn apply(&mut self, piece: Bytes, flaws: Flaws) -> Bytes {
         let (Some(first), Some(last)) = (piece.first(), piece.last()) else {
             return piece;
         };
@@ -59,7 +59,7 @@ impl NewlineFilter {
         }
         let after_cr = std::mem::replace(&mut self.after_cr, *last == b'\r');
         let parted = after_cr != (*first == b'\n');
-        if !parted && !bare.unwrap_or_else(|| scan::has_bare_newline(&piece)) {
+        if !parted && !flaws.bare {
             return piece;
         }
         self.found = true;
@@ -70,7 +70,7 @@ impl NewlineFilter {
     }
 
     /// What still has to follow the last piece.
-    pub(crate) fn finish(&mut self) -> Option<Bytes> {
+    pub(super) fn finish(&mut self) -> Option<Bytes> {
         if !std::mem::take(&mut self.after_cr) {
             return None;
         }
@@ -97,12 +97,14 @@ fn normalise(piece: &[u8], mut after_cr: bool) -> Bytes {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::framing::scan::find_flaws;
 
     fn run(policy: BareNewline, input: &[u8], step: usize) -> (Vec<u8>, bool) {
         let mut filter = NewlineFilter::new(policy);
         let mut out = Vec::new();
         for piece in input.chunks(step) {
-            out.extend_from_slice(&filter.apply(Bytes::copy_from_slice(piece), None));
+            let flaws = find_flaws(piece);
+            out.extend_from_slice(&filter.apply(Bytes::copy_from_slice(piece), flaws));
         }
         out.extend_from_slice(&filter.finish().unwrap_or_default());
         (out, filter.refuses())
@@ -147,7 +149,8 @@ mod tests {
     #[test]
     fn clean_text_is_not_copied() {
         let piece = Bytes::from_static(b"one\r\ntwo\r\n");
-        let out = NewlineFilter::new(BareNewline::Normalise).apply(piece.clone(), None);
+        let mut filter = NewlineFilter::new(BareNewline::Normalise);
+        let out = filter.apply(piece.clone(), Flaws::default());
         assert_eq!(out.as_ptr(), piece.as_ptr());
     }
 }

@@ -15,22 +15,46 @@ pub(super) struct Stretch {
     pub(super) len: usize,
     /// A dot that begins a line follows (RFC 5321 section 4.5.2).
     pub(super) dot: bool,
-    /// A CR in it is not followed by LF, or an LF does not follow a CR; what stands at either end is not judged.
-    pub(super) bare: bool,
+    pub(super) flaws: Flaws,
 }
 
-/// Finds the first CRLF that a dot follows, and notices bare CR and LF on the way.
+/// What stands in text that the text of a message must not have.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Flaws {
+    /// A CR is not followed by LF, or an LF does not follow a CR. What stands at either end is not judged.
+    pub(crate) bare: bool,
+    /// A byte is NUL.
+    pub(crate) nul: bool,
+}
+
+impl Flaws {
+    fn or(self, of: impl FnOnce() -> Self) -> Self {
+        if self.bare && self.nul {
+            return self;
+        }
+        let other = of();
+        Self {
+            bare: self.bare | other.bare,
+            nul: self.nul | other.nul,
+        }
+    }
+}
+
+/// Finds the first CRLF that a dot follows, and notices bare CR and LF and NUL on the way.
 pub(super) fn text_before_dot(input: &[u8]) -> Stretch {
-    let (mut at, mut bare) = (0, false);
+    let (mut at, mut flaws) = (0, Flaws::default());
     loop {
         at += plain_text(&input[at..]);
         let block = &input[at..input.len().min(at + BLOCK + 1)];
         if block.len() < 2 {
-            let len = input.len();
             return Stretch {
-                len,
+                len: input.len(),
                 dot: false,
-                bare,
+                // A single byte is no pair.
+                flaws: flaws.or(|| Flaws {
+                    bare: false,
+                    nul: block == [0],
+                }),
             };
         }
         // The CR before an LF that begins the block is the last octet of the one before.
@@ -38,19 +62,18 @@ pub(super) fn text_before_dot(input: &[u8]) -> Stretch {
         let end = at + block.len();
         if let Some(found) = memmem::find(&input[from..end], b"\r\n.") {
             let len = from + found + 2;
-            let bare = bare || has_bare_newline(&input[at..len]);
             return Stretch {
                 len,
                 dot: true,
-                bare,
+                flaws: flaws.or(|| find_flaws(&input[at..len])),
             };
         }
-        bare = bare || has_bare_newline(block);
+        flaws = flaws.or(|| find_flaws(block));
         at = end - 1;
     }
 }
 
-/// How much of the input is whole blocks with neither an LF before a dot nor a bare CR or LF.
+/// How much of the input is whole blocks with neither an LF before a dot nor a bare CR or LF nor a NUL.
 #[multiversion(targets("x86_64+avx2"))]
 fn plain_text(input: &[u8]) -> usize {
     let last = input.len().saturating_sub(1);
@@ -59,7 +82,7 @@ fn plain_text(input: &[u8]) -> usize {
         let end = last.min(at + BLOCK);
         let pairs = input[at..end].iter().zip(&input[at + 1..=end]);
         if pairs.fold(false, |found, (&a, &b)| {
-            found | is_bare(a, b) | ((a == b'\n') & (b == b'.'))
+            found | is_bare(a, b) | (a == 0) | ((a == b'\n') & (b == b'.'))
         }) {
             return at;
         }
@@ -68,9 +91,17 @@ fn plain_text(input: &[u8]) -> usize {
     at
 }
 
+/// Looks for all that text must not have.
+pub(super) fn find_flaws(octets: &[u8]) -> Flaws {
+    Flaws {
+        bare: has_bare_newline(octets),
+        nul: memchr::memchr(0, octets).is_some(),
+    }
+}
+
 /// Whether a CR is not followed by LF, or an LF does not follow a CR; what stands at either end is not judged.
 #[multiversion(targets("x86_64+avx2"))]
-pub(super) fn has_bare_newline(octets: &[u8]) -> bool {
+fn has_bare_newline(octets: &[u8]) -> bool {
     let pairs = octets.iter().zip(octets.iter().skip(1));
     pairs.fold(false, |found, (&a, &b)| found | is_bare(a, b))
 }
@@ -84,8 +115,11 @@ fn is_bare(a: u8, b: u8) -> bool {
 mod tests {
     use super::*;
 
-    fn has_bare(input: &[u8]) -> bool {
-        input.windows(2).any(|pair| is_bare(pair[0], pair[1]))
+    fn flaws(input: &[u8]) -> Flaws {
+        Flaws {
+            bare: input.windows(2).any(|pair| is_bare(pair[0], pair[1])),
+            nul: input.contains(&0),
+        }
     }
 
     /// The rule itself, octet by octet.
@@ -95,23 +129,24 @@ mod tests {
         Stretch {
             len,
             dot: found.is_some(),
-            bare: has_bare(&input[..len]),
+            flaws: flaws(&input[..len]),
         }
     }
 
     /// Every string of four octets that matter, at every place around the border of a block.
     #[test]
     fn all_that_matters_is_found_wherever_it_stands() {
-        const ALPHABET: [u8; 4] = *b"\r\n.a";
+        const ALPHABET: [u8; 5] = *b"\r\n.a\0";
         for n in 0..ALPHABET.len().pow(4) {
-            let middle: Vec<u8> = (0..4).map(|i| ALPHABET[n >> (2 * i) & 3]).collect();
+            let at = |i| ALPHABET[n / ALPHABET.len().pow(i) % ALPHABET.len()];
+            let middle: Vec<u8> = (0..4).map(at).collect();
             for before in (0..4).chain(BLOCK - 6..BLOCK + 4).chain([2 * BLOCK - 2]) {
                 for behind in [0, 1, 40] {
                     let input = [&vec![b'x'; before][..], &middle, &vec![b'y'; behind]].concat();
                     let shown = middle.escape_ascii();
                     assert_eq!(
-                        (text_before_dot(&input), has_bare_newline(&input)),
-                        (reference(&input), has_bare(&input)),
+                        (text_before_dot(&input), find_flaws(&input)),
+                        (reference(&input), flaws(&input)),
                         "{shown} between {before} and {behind} others"
                     );
                 }

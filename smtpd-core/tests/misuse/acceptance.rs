@@ -152,6 +152,11 @@ fn a_message_with_a_fault_is_accepted() {
                 MessageError::BareNewline,
                 550,
             ),
+            (
+                "DATA\r\nabc\0\r\n.\r\n".to_owned(),
+                MessageError::NulByte,
+                554,
+            ),
         ] {
             let mut session = after(TRANSACTION);
             session.feed(&text.as_bytes()[..8]);

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use smtpd_core::{
-    BareNewline, Code, Config, DataReply, Limits, Protocol, Reply, Status,
+    BareNewline, Code, Config, DataReply, Limits, NulByte, Protocol, Reply, Status,
     sasl::{CramMd5, Mechanisms, OAuthBearer},
 };
 
@@ -21,6 +21,7 @@ const MOST_OUTPUT: usize = (64 << 10) + (8 << 10);
 #[derive(Debug, Clone)]
 pub(crate) struct Setting {
     pub(crate) policy: BareNewline,
+    pub(crate) nul: NulByte,
     /// 0 for no limit.
     pub(crate) max_size: u64,
     pub(crate) lmtp: bool,
@@ -33,6 +34,7 @@ impl Setting {
     /// Everything is accepted, and messages come through as they are.
     pub(crate) const OPEN: Self = Self {
         policy: BareNewline::PassThrough,
+        nul: NulByte::PassThrough,
         max_size: 0,
         lmtp: false,
         require_auth: false,
@@ -52,6 +54,7 @@ impl Setting {
             .max_message_size(self.max_size)
             .starttls(starttls)
             .bare_newline(self.policy)
+            .nul_byte(self.nul)
             .protocol(if self.lmtp {
                 Protocol::Lmtp
             } else {
@@ -67,7 +70,10 @@ impl Setting {
         let caller = Moody {
             mood: self.mood,
             asked: 0,
-            hasty: self.mood % 5 == 1 && self.policy != BareNewline::Reject && self.max_size == 0,
+            hasty: self.mood % 5 == 1
+                && self.policy != BareNewline::Reject
+                && self.nul != NulByte::Reject
+                && self.max_size == 0,
         };
         let config = config.xclient(true).xforward(true);
         let mut session = Session::new(Arc::new(config), false, caller);

@@ -229,6 +229,8 @@ pub enum BodyError {
     HeadTooLarge,
     /// It holds a bare CR or LF, which the server refuses ([`BareNewline::Reject`](smtpd_core::BareNewline::Reject)).
     BareNewline,
+    /// It holds a NUL byte, which the server refuses ([`NulByte::Reject`](smtpd_core::NulByte::Reject)).
+    NulByte,
     /// Not the message: an I/O error of a handler's own, which `?` has made a `BodyError`. Where a [`Reply`] is among its
     /// sources, the client receives that reply, else 451.
     Handler(Arc<io::Error>),
@@ -293,6 +295,7 @@ impl BodyError {
                 "Message header too large",
             ),
             Self::BareNewline => MessageError::BareNewline.reply(),
+            Self::NulByte => MessageError::NulByte.reply(),
             Self::Incomplete => Reply::new(
                 Code::LOCAL_ERROR,
                 Status::BAD_CONNECTION,
@@ -309,6 +312,7 @@ impl From<MessageError> for BodyError {
         match error {
             MessageError::TooLarge => Self::TooLarge,
             MessageError::BareNewline => Self::BareNewline,
+            MessageError::NulByte => Self::NulByte,
             other => Self::Other(Arc::new(other)),
         }
     }
@@ -343,6 +347,7 @@ impl fmt::Display for BodyError {
             Self::TooLarge => "message too large",
             Self::HeadTooLarge => "message header too large",
             Self::BareNewline => "message holds a bare CR or LF",
+            Self::NulByte => "message holds a NUL byte",
             Self::Handler(_) => "I/O of the handler failed",
             Self::Other(_) => "message body failed",
         })

@@ -92,7 +92,7 @@ impl From<BodyError> for io::Error {
         let kind = match &error {
             BodyError::Incomplete => io::ErrorKind::UnexpectedEof,
             BodyError::TooLarge | BodyError::HeadTooLarge => io::ErrorKind::FileTooLarge,
-            BodyError::BareNewline => io::ErrorKind::InvalidData,
+            BodyError::BareNewline | BodyError::NulByte => io::ErrorKind::InvalidData,
             BodyError::Handler(error) => error.kind(),
             BodyError::Other(error) => error
                 .downcast_ref::<Self>()
@@ -181,6 +181,7 @@ mod tests {
             (BodyError::TooLarge, io::ErrorKind::FileTooLarge, 552),
             (BodyError::HeadTooLarge, io::ErrorKind::FileTooLarge, 552),
             (BodyError::BareNewline, io::ErrorKind::InvalidData, 550),
+            (BodyError::NulByte, io::ErrorKind::InvalidData, 554),
             (BodyError::Incomplete, io::ErrorKind::UnexpectedEof, 451),
             (disk_full, io::ErrorKind::StorageFull, 451),
         ];

@@ -343,6 +343,9 @@ impl Model {
         if has_bare_newline(content) {
             flaws.push(550);
         }
+        if content.contains(&0) {
+            flaws.push(554);
+        }
         flaws
     }
 

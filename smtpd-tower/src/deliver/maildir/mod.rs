@@ -460,6 +460,7 @@ mod tests {
             (BodyError::Incomplete, 451),
             (BodyError::TooLarge, 552),
             (BodyError::BareNewline, 550),
+            (BodyError::NulByte, 554),
             (BodyError::other("filter failed"), 451),
         ] {
             for first in [Ok(Bytes::from_static(b"small")), large_piece()] {

@@ -1,0 +1,111 @@
+use bytes::Bytes;
+
+use super::{BareNewline, Flaws, NulByte, newline::NewlineFilter, nul, scan};
+
+/// Applies the policies for what the text of a message must not have to its pieces.
+#[derive(Debug)]
+pub(crate) struct TextFilter {
+    newlines: NewlineFilter,
+    nul: NulByte,
+    /// Nothing has to be looked for.
+    passes_all: bool,
+    has_nul: bool,
+}
+
+impl TextFilter {
+    pub(crate) fn new(newline: BareNewline, nul: NulByte) -> Self {
+        Self {
+            newlines: NewlineFilter::new(newline),
+            nul,
+            passes_all: newline == BareNewline::PassThrough && nul == NulByte::PassThrough,
+            has_nul: false,
+        }
+    }
+
+    /// Whether the message has to be refused for a bare CR or LF.
+    pub(crate) fn refuses_newline(&self) -> bool {
+        self.newlines.refuses()
+    }
+
+    /// Whether the message has to be refused for a NUL.
+    pub(crate) fn refuses_nul(&self) -> bool {
+        self.has_nul && self.nul == NulByte::Reject
+    }
+
+    /// The piece as it is to be handed on. `flaws` are those of the piece, where they are known.
+    pub(crate) fn apply(&mut self, piece: Bytes, flaws: Option<Flaws>) -> Bytes {
+        if self.passes_all {
+            return piece;
+        }
+        let flaws = flaws.unwrap_or_else(|| scan::find_flaws(&piece));
+        self.has_nul |= flaws.nul;
+        // A NUL parts CR from LF even where it is left out: what is one line end must not depend on that.
+        let text = self.newlines.apply(piece, flaws);
+        match self.nul {
+            NulByte::Strip if flaws.nul => nul::strip(text),
+            _ => text,
+        }
+    }
+
+    /// What still has to follow the last piece.
+    pub(crate) fn finish(&mut self) -> Option<Bytes> {
+        self.newlines.finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run(newline: BareNewline, nul: NulByte, input: &[u8], step: usize) -> (Vec<u8>, [bool; 2]) {
+        let mut filter = TextFilter::new(newline, nul);
+        let mut out = Vec::new();
+        for piece in input.chunks(step) {
+            out.extend_from_slice(&filter.apply(Bytes::copy_from_slice(piece), None));
+        }
+        out.extend_from_slice(&filter.finish().unwrap_or_default());
+        (out, [filter.refuses_newline(), filter.refuses_nul()])
+    }
+
+    #[test]
+    fn nul_under_each_policy_however_it_is_split() {
+        use BareNewline::{Normalise, PassThrough, Reject};
+        let cases: [(&[u8], &[u8], bool); 7] = [
+            (b"a\r\n", b"a\r\n", false),
+            (b"", b"", false),
+            (b"\0", b"", false),
+            (b"\0a\0\0b\0\r\n\0", b"ab\r\n", false),
+            (b"a\r\0\n", b"a\r\n\r\n", true),
+            (b"a\n\0", b"a\r\n", true),
+            (b"\0\r", b"\r\n", true),
+        ];
+        for (input, clean, bare) in cases {
+            let nul = input.contains(&0);
+            for step in 1..=input.len().max(1) {
+                let shown = input.escape_ascii();
+                let rejected = run(Reject, NulByte::Reject, input, step);
+                assert_eq!(rejected, (input.to_vec(), [bare, nul]), "{shown}");
+                let clean = (clean.to_vec(), [false, false]);
+                assert_eq!(
+                    run(Normalise, NulByte::Strip, input, step),
+                    clean,
+                    "{shown}"
+                );
+                let passed = run(PassThrough, NulByte::PassThrough, input, step);
+                assert_eq!(passed, (input.to_vec(), [false, false]), "{shown}");
+                let (_, found) = run(PassThrough, NulByte::Reject, input, step);
+                assert_eq!(found, [false, nul], "{shown}");
+                let (_, found) = run(Reject, NulByte::PassThrough, input, step);
+                assert_eq!(found, [bare, false], "{shown}");
+            }
+        }
+    }
+
+    #[test]
+    fn text_without_nul_is_not_copied() {
+        let piece = Bytes::from_static(b"one\r\ntwo\r\n");
+        let mut filter = TextFilter::new(BareNewline::Normalise, NulByte::Strip);
+        let out = filter.apply(piece.clone(), None);
+        assert_eq!(out.as_ptr(), piece.as_ptr());
+    }
+}
