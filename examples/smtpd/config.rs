@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use smtpd_tower::{Config, Profile, Server, Timeouts};
+use smtpd_tower::{Config, Leniency, Profile, Server, Timeouts};
 
-use crate::{extensions, options::Options};
+use crate::{extensions, options::Options, values::Lenient};
 
 /// The protocol as the options want it. What they leave open stays as the framework has it.
 pub(crate) fn apply(options: &Options, config: Config) -> Config {
@@ -25,7 +25,8 @@ pub(crate) fn apply(options: &Options, config: Config) -> Config {
     let config = config
         .limits(limits)
         .timeouts(timeouts)
-        .bare_newline(options.bare_lf.map(Into::into).unwrap_or_default());
+        .bare_newline(options.bare_lf.map(Into::into).unwrap_or_default())
+        .nul_byte(options.nul.map(Into::into).unwrap_or_default());
     let config = match options.has_users() {
         true => config.mechanisms(options.mechanisms()),
         false => config,
@@ -43,6 +44,7 @@ pub(crate) fn at(options: &Options, server: &Server, profile: Option<Profile>) -
         None => server.clone(),
     };
     server.configure(|config| {
+        let config = config.leniency(leniency(options, profile));
         let config = match profile {
             // Offered, but not required of a server that is trusted.
             Some(Profile::Lmtp) => {
@@ -55,6 +57,14 @@ pub(crate) fn at(options: &Options, server: &Server, profile: Option<Profile>) -
             lists => config.extensions(extensions::of(lists, profile)),
         }
     })
+}
+
+/// Other servers send what their users, and users of old programs, have come to rely on.
+fn leniency(options: &Options, profile: Option<Profile>) -> Leniency {
+    match (&*options.lenient, profile) {
+        ([], Some(Profile::Mx)) => Leniency::COMMON,
+        (list, _) => Lenient::all_of(list),
+    }
 }
 
 fn require(options: &Options, mut config: Config) -> Config {

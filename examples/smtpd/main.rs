@@ -336,6 +336,58 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_nul_in_a_message_is_rejected_left_out_or_passed() {
+        let said =
+            "HELO a.test\r\nMAIL FROM:<>\r\nRCPT TO:<a@a.test>\r\nDATA\r\na\0b\r\n.\r\nQUIT\r\n";
+        for (options, reply) in [
+            ("", "554"),
+            ("--nul reject", "554"),
+            ("--nul strip", "250"),
+            ("--nul pass", "250"),
+        ] {
+            let heard = replies(options, HERE, said).await;
+            assert_eq!(codes(&heard)[5..], [reply, "221"], "{options}: {heard}");
+        }
+    }
+
+    #[tokio::test]
+    async fn faults_in_addresses_are_overlooked_where_that_is_wanted() {
+        let said = |mail: &str, rcpt: &str| {
+            format!("HELO a.test\r\nMAIL FROM:{mail}\r\nRCPT TO:{rcpt}\r\nQUIT\r\n")
+        };
+        let long = format!("<{}@example.org>", "l".repeat(100));
+        for (options, [space, dots, length, brackets]) in [
+            ("", [false; 4]),
+            ("--domain example.org", [false; 4]),
+            ("--lenient space-after-colon", [true, false, false, false]),
+            (
+                "--lenient stray-dots,missing-brackets",
+                [false, true, false, true],
+            ),
+            ("--mode mx --domain example.org", [true, true, true, false]),
+            ("--mode mx --domain example.org --lenient none", [false; 4]),
+            ("--mode mx --domain example.org --lenient all", [true; 4]),
+        ] {
+            for (recipient, is_taken) in [
+                (" <a@example.org>", space),
+                ("<a..b@example.org>", dots),
+                (&long, length),
+                ("a@example.org", brackets),
+            ] {
+                let heard = replies(options, HERE, &said("<>", recipient)).await;
+                let reply = if is_taken { "250" } else { "501" };
+                assert_eq!(
+                    codes(&heard)[3..],
+                    [reply, "221"],
+                    "{options}: {recipient}: {heard}"
+                );
+                let heard = replies(options, HERE, &said(recipient, "<a@example.org>")).await;
+                assert_eq!(codes(&heard)[2], reply, "{options}: {recipient}: {heard}");
+            }
+        }
+    }
+
+    #[tokio::test]
     async fn messages_are_limited_by_client() {
         let said = "HELO a.test\r\nMAIL FROM:<>\r\nRSET\r\nMAIL FROM:<>\r\nQUIT\r\n";
         let heard = replies("--rate 1/60", HERE, said).await;

@@ -14,7 +14,8 @@ use crate::{
     file,
     mode::Mode,
     values::{
-        Address, BareLf, LogFormat, LogLevel, Mechanism, NamedCertificate, Proxy, RuntimeKind, User,
+        Address, BareLf, Lenient, LogFormat, LogLevel, Mechanism, NamedCertificate, Nul, Proxy,
+        RuntimeKind, User,
     },
 };
 
@@ -112,6 +113,15 @@ pub(crate) struct Options {
     /// What to do with CR without LF, and LF without CR, in a message [default: reject]
     #[arg(long, value_name = "POLICY", help_heading = STORAGE)]
     pub(crate) bare_lf: Option<BareLf>,
+
+    /// What to do with NUL bytes in a message that is not declared as BINARYMIME [default: reject]
+    #[arg(long, value_name = "POLICY", help_heading = STORAGE)]
+    pub(crate) nul: Option<Nul>,
+
+    /// Faults in addresses to overlook [default: none, with --mode mx common]
+    #[arg(long, value_name = "LIST", value_delimiter = ',', ignore_case = true, help_heading = STORAGE)]
+    #[serde(deserialize_with = "file::list")]
+    pub(crate) lenient: Vec<Lenient>,
 
     /// A user; repeatable. Whoever can list processes sees the password, but not in the file of --config
     #[arg(long, value_name = "NAME:PASSWORD", help_heading = USERS)]
@@ -408,7 +418,7 @@ mod tests {
             "--listen 127.0.0.1:0 --listen [::1]:25 --listen-tls a:465 --listen-lmtp unix:/run/lmtp \
              --mode submission --listen-submission a:587 --listen-submissions b:465 --extensions -DSN --extensions +PRDR,+rrvs \
              --proxy-from 10.0.0.0/8 --proxy-from unix --xclient-from ::1 --xforward-from 127.0.0.1 \
-             --hostname mx.test --app-name x --domain a.test --domain b.test --maildir m --discard --bare-lf normalise \
+             --hostname mx.test --app-name x --domain a.test --domain b.test --maildir m --discard --bare-lf normalise --nul strip --lenient common,missing-brackets \
              --user a:b --auth-mechanisms plain,CRAM-MD5,scram-sha-256-plus,XOAUTH2 --oauth-token c:d --require-auth --allow-plaintext-auth \
              --tls-cert c --tls-key k --tls-key-passphrase-file p --require-tls \
              --sni a.test=c,k --sni *.b.test=c,k --client-ca f \
@@ -469,6 +479,7 @@ mod tests {
             "--timeout 0",
             "--rate 5",
             "--auth-mechanisms NTLM",
+            "--lenient dots",
             "--extensions DSN,XFOO",
             "--extensions",
             "--config /no/such/file.toml",

@@ -5,7 +5,7 @@ use std::{fmt, path::PathBuf, str::FromStr};
 use clap::ValueEnum;
 use serde::Deserialize;
 use smtpd_tower::{
-    BareNewline, Cidr, CidrError, Secret, TrustedPeers,
+    BareNewline, Cidr, CidrError, Leniency, NulByte, Secret, TrustedPeers,
     sasl::{CramMd5, External, Login, Mechanisms, OAuthBearer, Plain, Scram, XOAuth2},
 };
 
@@ -203,6 +203,96 @@ impl From<BareLf> for BareNewline {
     }
 }
 
+#[derive(Clone, Copy, Debug, ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Nul {
+    /// Reject the message
+    Reject,
+    /// Leave it out
+    Strip,
+    /// Leave it as it is: programs that end a text there see less of the message than others
+    Pass,
+}
+
+impl From<Nul> for NulByte {
+    fn from(policy: Nul) -> Self {
+        match policy {
+            Nul::Reject => Self::Reject,
+            Nul::Strip => Self::Strip,
+            Nul::Pass => Self::PassThrough,
+        }
+    }
+}
+
+/// What to overlook in addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Lenient {
+    /// Nothing
+    None,
+    /// What is common in mail that is wanted: space-after-colon, long-local-part, stray-dots
+    Common,
+    /// Everything that can be overlooked
+    All,
+    /// MAIL FROM: <alice@example.org>
+    SpaceAfterColon,
+    /// MAIL FROM:alice@example.org
+    MissingBrackets,
+    /// More than 64 octets before the at sign, up to 256 in all
+    LongLocalPart,
+    /// a..b@example.org, .a@example.org, a.@example.org
+    StrayDots,
+    /// alice@my_host.example.org
+    UnderscoreInDomain,
+    /// alice@example.org.
+    TrailingDotInDomain,
+}
+
+impl Lenient {
+    /// What all of a list overlook together.
+    pub(crate) fn all_of(list: &[Self]) -> Leniency {
+        let start = Leniency::STRICT;
+        list.iter().fold(start, |set, lenient| lenient.add_to(set))
+    }
+
+    fn add_to(self, set: Leniency) -> Leniency {
+        use Lenient::{LongLocalPart, SpaceAfterColon, StrayDots};
+        let all = |list: &[Self]| list.iter().fold(set, |set, one| one.add_to(set));
+        match self {
+            Self::None => set,
+            Self::Common => all(&[SpaceAfterColon, LongLocalPart, StrayDots]),
+            Self::All => all(&[
+                Self::Common,
+                Self::MissingBrackets,
+                Self::UnderscoreInDomain,
+                Self::TrailingDotInDomain,
+            ]),
+            Self::SpaceAfterColon => set.allow_space_after_colon(true),
+            Self::MissingBrackets => set.allow_missing_brackets(true),
+            Self::LongLocalPart => set.allow_long_local_part(true),
+            Self::StrayDots => set.allow_stray_dots_in_local_part(true),
+            Self::UnderscoreInDomain => set.allow_underscore_in_domain(true),
+            Self::TrailingDotInDomain => set.allow_trailing_dot_in_domain(true),
+        }
+    }
+}
+
+impl FromStr for Lenient {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        ValueEnum::from_str(text, true).map_err(|_| {
+            let names = Self::value_variants()
+                .iter()
+                .filter_map(Self::to_possible_value);
+            let names: Vec<_> = names.map(|name| name.get_name().to_owned()).collect();
+            format!(
+                "{text:?} cannot be overlooked; there are {}",
+                names.join(", ")
+            )
+        })
+    }
+}
+
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum LogFormat {
@@ -294,6 +384,28 @@ mod tests {
         ] {
             assert!(text.parse::<NamedCertificate>().is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn what_is_overlooked_adds_up() {
+        let of = |list: &str| {
+            let list: Vec<_> = list.split(',').map(|one| one.parse().unwrap()).collect();
+            Lenient::all_of(&list)
+        };
+        assert_eq!(of("none"), Leniency::STRICT);
+        assert_eq!(of("common"), Leniency::COMMON);
+        assert_eq!(
+            of("stray-dots,LONG-LOCAL-PART,space-after-colon"),
+            Leniency::COMMON
+        );
+        let all = "common,missing-brackets,underscore-in-domain,trailing-dot-in-domain";
+        assert_eq!(of("all"), of(all));
+        assert_ne!(of("all"), of("common"));
+        let error = "dots".parse::<Lenient>().unwrap_err();
+        assert!(
+            error.contains("there are none, common, all, space-after-colon"),
+            "{error}"
+        );
     }
 
     #[test]
