@@ -235,3 +235,100 @@ async fn the_server_does_not_stand_when_nobody_reads_its_standard_output() {
 fn keep_full(mut pipe: PipeWriter) {
     thread::spawn(move || while pipe.write(&[b'\n'; 4096]).is_ok() {});
 }
+
+/// What a client sends that takes a refused AUTH for an accepted one, and other lines with passwords in them.
+const LINES_WITH_SECRETS: [&str; 10] = [
+    "AUTH LOGIN",
+    "c2VjcmV0LXVzZXI=",
+    "c2VjcmV0LXBhc3N3b3Jk",
+    "AUTH PLAIN=AGFsaWNlAHNlY3JldC1vbmU=",
+    "AUTH AGFsaWNlAHNlY3JldC10d28=",
+    "AUTH PLAIN AGFsaWNlAHNlY3JldC10aHJlZQ==",
+    "AUTHPLAIN AGFsaWNlAHNlY3JldC1mb3Vy",
+    "PASS secret-five",
+    "XCLIENT NAME=client.example LOGIN=secret-six PASS=secret-seven",
+    "GET /?password=secret-eight HTTP/1.1",
+];
+
+/// Both as they are sent and as they are meant.
+fn secrets() -> impl Iterator<Item = &'static str> {
+    let words = LINES_WITH_SECRETS
+        .iter()
+        .flat_map(|line| line.split([' ', '?']));
+    let is_secret = |word: &&str| {
+        ["c2Vjc", "AGFs", "secret"]
+            .iter()
+            .any(|part| word.contains(part))
+    };
+    let in_words = words.filter(is_secret).map(|word| {
+        word.split_once('=').map_or(word, |(name, value)| {
+            if value.trim_matches('=').is_empty() {
+                name
+            } else {
+                value
+            }
+        })
+    });
+    in_words.chain(["secret"])
+}
+
+#[tokio::test]
+async fn no_password_comes_into_the_log_in_any_mode() {
+    let user = ["--user=alice:x", "--allow-plaintext-auth"];
+    for options in [
+        &[LISTEN][..],
+        &[LISTEN, "--log-format=json"],
+        &[LISTEN, "--mode=mx", "--domain=a.test"],
+        &[LISTEN, "--mode=mx", "--domain=a.test", user[0], user[1]],
+        &[LISTEN, user[0], user[1]],
+        &[LISTEN, user[0]],
+        &[
+            LISTEN,
+            "--mode=submission",
+            "--require-tls=false",
+            user[0],
+            user[1],
+        ],
+        &[LISTEN, "--xclient-from=127.0.0.1"],
+        &["--listen-lmtp=127.0.0.1:0"],
+        &["--listen-lmtp=127.0.0.1:0", user[0], user[1]],
+    ] {
+        let log = log_of_secrets(options).await;
+        assert!(log.contains("C: NOOP"), "{options:?} logs lines: {log}");
+        for secret in secrets() {
+            assert!(
+                !log.contains(secret),
+                "{options:?}: {secret:?} is in the log: {log}"
+            );
+        }
+    }
+}
+
+/// The log of a session with all these lines.
+async fn log_of_secrets(options: &[&str]) -> String {
+    let (mut log, far) = pipe().unwrap();
+    let options = [options, &["--discard", "--log-level=trace"]].concat();
+    let mut server = Reference::start_logging_to(far.into(), 1, &options);
+    let reading = thread::spawn(move || {
+        let mut text = String::new();
+        log.read_to_string(&mut text).unwrap();
+        text
+    });
+    let (kind, hello) = match options[0].contains("lmtp") {
+        true => ("lmtp", "LHLO client.example"),
+        false => ("smtp", "EHLO client.example"),
+    };
+    let talking = async {
+        let mut client = Client::over(TcpStream::connect(server.address(kind)).await.unwrap());
+        client.expect("220").await;
+        client.cmd(hello, "250").await;
+        client.cmd("NOOP", "250").await;
+        for line in LINES_WITH_SECRETS {
+            client.cmd(line, "").await;
+        }
+    };
+    timeout(HANGS, talking).await.expect("every reply comes");
+    assert!(terminate(&mut server).await.success());
+    drop(server);
+    reading.join().unwrap()
+}

@@ -1,6 +1,6 @@
 //! The phases of a session, and what each of them asks.
 
-use std::sync::Arc;
+use std::{fmt, sync::Arc};
 
 use smtpd_core::{
     AuthOutcome, ClientName, Code, DataReply, ForwardPath, Greeting, Parameters, Reply,
@@ -288,7 +288,10 @@ impl Rcpt {
 /// assert_eq!(ask("XOTHER").await?.code().as_u16(), 500);
 /// # Ok(()) }
 /// ```
-#[derive(Clone, Debug)]
+///
+/// Its `Debug` form shows neither verb nor argument of an unknown command: a client whose AUTH was refused may go on with names and
+/// passwords.
+#[derive(Clone)]
 #[non_exhaustive]
 pub struct Command {
     /// The first word, in upper case.
@@ -298,6 +301,20 @@ pub struct Command {
     pub argument: String,
     /// What the client would hear without a service, such as 500 5.5.1.
     pub default_reply: Reply,
+}
+
+impl fmt::Debug for Command {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (verb, argument) = match &*self.verb {
+            "VRFY" | "EXPN" | "HELP" | "ETRN" => (&*self.verb, &*self.argument),
+            _ => ("[redacted]", "[redacted]"),
+        };
+        f.debug_struct("Command")
+            .field("verb", &verb)
+            .field("argument", &argument)
+            .field("default_reply", &self.default_reply)
+            .finish()
+    }
 }
 
 impl Command {
@@ -366,4 +383,23 @@ phases! {
     Rcpt => "rcpt", Reply;
     Data => "data", DataReply;
     Command => "command", Reply;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn debug_shows_no_password_that_was_taken_for_a_command() {
+        let shown = |verb, argument| format!("{:?}", Command::new(verb, argument));
+        assert!(shown("vrfy", "alice").contains("alice"));
+        for (verb, argument) in [
+            ("c2VjcmV0", ""),
+            ("AUTH", "PLAIN c2VjcmV0"),
+            ("pass", "c2VjcmV0"),
+        ] {
+            let shown = shown(verb, argument).to_ascii_uppercase();
+            assert!(!shown.contains("C2VJCMV0"), "{shown}");
+        }
+    }
 }

@@ -2,7 +2,7 @@
 
 use super::{
     Asked, AuthOutcome, AuthRequest, CloseReason, Connection, Mode, Running, command::syntax_error,
-    event::Event,
+    event::Event, redact,
 };
 use crate::{
     Code, Config, Reply, Status,
@@ -62,7 +62,7 @@ impl Connection {
 
     /// Takes a line that answers a challenge.
     pub(super) fn sasl_response(&mut self, line: &[u8], _more: bool) {
-        self.log_received("[redacted]");
+        self.log_received(redact::REDACTED);
         self.reading = Mode::Commands;
         let step = match &mut self.exchange {
             Some(running) => running.exchange.handle_line(line),

@@ -32,7 +32,7 @@ impl Connection {
     pub(super) fn command(&mut self, line: &[u8], more: bool) {
         let command = Command::new(line);
         let verb = Verb::parse(command.word).filter(|&verb| self.is_known(verb));
-        self.log_line(line, verb);
+        self.log_command(line);
         // RFC 5321 sections 2.3.8 and 4.1.1: neither a bare CR or LF nor any other control character is part of a command.
         if has_control(line) {
             return self.fault(Reply::fixed(
@@ -119,14 +119,6 @@ impl Connection {
             Verb::XClient => config.xclient,
             Verb::XForward => config.xforward,
             _ => true,
-        }
-    }
-
-    fn log_line(&mut self, line: &[u8], verb: Option<Verb>) {
-        // What is no command may be a password sent at the wrong moment.
-        match verb {
-            None if !self.config.mechanisms.is_empty() => self.log_received("[unknown command]"),
-            _ => self.log_command(line),
         }
     }
 

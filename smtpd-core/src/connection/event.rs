@@ -4,7 +4,7 @@ use std::{error::Error, fmt, sync::Arc};
 
 use bytes::Bytes;
 
-use super::{Slot, WireLine};
+use super::{Slot, WireLine, redact};
 use crate::{
     ClientName, Envelope, ForwardPath, Forwarded, Parameters, Recipient, Reply, ReversePath,
     XClient,
@@ -120,7 +120,10 @@ impl RcptCommand {
 }
 
 /// A command that means nothing to the session itself.
-#[derive(Clone, Debug, PartialEq, Eq)]
+///
+/// Its `Debug` form shows neither verb nor argument of an unknown command: a client whose AUTH was refused may go on with names and
+/// passwords.
+#[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct CommandLine {
     /// The first word, in upper case.
@@ -129,6 +132,20 @@ pub struct CommandLine {
     pub argument: String,
     /// What the connection would have answered by itself, such as 500 to an unknown verb.
     pub default_reply: Reply,
+}
+
+impl fmt::Debug for CommandLine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (verb, argument) = match redact::is_asked_about(&self.verb) {
+            true => (&*self.verb, &*self.argument),
+            false => (redact::REDACTED, redact::REDACTED),
+        };
+        f.debug_struct("CommandLine")
+            .field("verb", &verb)
+            .field("argument", &argument)
+            .field("default_reply", &self.default_reply)
+            .finish()
+    }
 }
 
 /// The answer to [`Step::Auth`](super::Step::Auth).

@@ -25,6 +25,7 @@ mod output;
 mod protocol_word;
 mod receiving;
 mod recipients;
+mod redact;
 mod state;
 mod step;
 mod timeouts;

@@ -1,0 +1,163 @@
+//! What may be shown of a command line: the only way from a client's line to a log.
+
+use crate::{
+    command::{Command, Verb},
+    sasl::Mechanisms,
+};
+
+/// What is shown in place of what may be secret.
+pub(super) const REDACTED: &str = "[redacted]";
+
+/// What is shown of a line that begins with no verb: a client that takes a refused AUTH for an accepted one goes on with names and
+/// passwords.
+const UNKNOWN: &str = "[unknown command]";
+
+/// SASL mechanisms that are not secret where a client asks for them, beside those that the server offers.
+const MECHANISMS: [&str; 16] = [
+    "ANONYMOUS",
+    "CRAM-MD5",
+    "DIGEST-MD5",
+    "EXTERNAL",
+    "GSSAPI",
+    "GSS-SPNEGO",
+    "LOGIN",
+    "NTLM",
+    "OAUTHBEARER",
+    "PLAIN",
+    "SCRAM-SHA-1",
+    "SCRAM-SHA-1-PLUS",
+    "SCRAM-SHA-256",
+    "SCRAM-SHA-256-PLUS",
+    "SCRAM-SHA-512",
+    "XOAUTH2",
+];
+
+/// Attributes of XCLIENT and XFORWARD whose value is shown. LOGIN is not among them, nor PASS, which some proxies send.
+const ATTRIBUTES: [&str; 9] = [
+    "NAME", "ADDR", "PORT", "PROTO", "HELO", "IDENT", "SOURCE", "DESTADDR", "DESTPORT",
+];
+
+/// The text of a command line without what may be a password: the line of a known verb, and no more than the mechanism of AUTH.
+/// Nothing behind a control character is shown, for a client that ends its lines with a bare LF sends a whole session in one.
+pub(super) fn command_line(line: &[u8], offered: &Mechanisms) -> String {
+    let line = line.trim_ascii_end();
+    let end = line.iter().position(u8::is_ascii_control);
+    let shown = &line[..end.unwrap_or(line.len())];
+    let command = Command::new(shown);
+    let (mut text, is_whole) = match Verb::parse(command.word) {
+        None => return UNKNOWN.to_owned(),
+        Some(Verb::Auth) => auth(command, offered),
+        Some(Verb::XClient | Verb::XForward) => (attributes(command), true),
+        Some(_) => (shown.escape_ascii().to_string(), true),
+    };
+    if !is_whole || end.is_some() {
+        text.push(' ');
+        text.push_str(REDACTED);
+    }
+    text
+}
+
+/// The command as far as it is shown, and whether that is all of it.
+fn auth(command: Command<'_>, offered: &Mechanisms) -> (String, bool) {
+    let mut words = command.argument.splitn(2, |&byte| byte == b' ');
+    let mechanism = words.next().unwrap_or_default();
+    let is_known = |name: &&str| name.as_bytes().eq_ignore_ascii_case(mechanism);
+    let is_named =
+        offered.find(mechanism).is_some() || MECHANISMS.iter().any(|name| is_known(&name));
+    let mut text = command.word.escape_ascii().to_string();
+    if is_named {
+        text.push(' ');
+        text.push_str(&mechanism.escape_ascii().to_string());
+    }
+    let is_whole = command.argument.is_empty() || is_named && words.next().is_none();
+    (text, is_whole)
+}
+
+fn attributes(command: Command<'_>) -> String {
+    let mut text = command.word.escape_ascii().to_string();
+    let attributes = command.argument.split(|&byte| byte == b' ');
+    for attribute in attributes.filter(|attribute| !attribute.is_empty()) {
+        let name = attribute
+            .split(|&byte| byte == b'=')
+            .next()
+            .unwrap_or_default();
+        let is_it = |known: &str| known.as_bytes().eq_ignore_ascii_case(name);
+        text.push(' ');
+        if ATTRIBUTES.into_iter().any(is_it) {
+            text.push_str(&attribute.escape_ascii().to_string());
+        } else if ["LOGIN", "PASS"].into_iter().any(is_it) {
+            text.push_str(&name.escape_ascii().to_string());
+            text.push('=');
+            text.push_str(REDACTED);
+        } else {
+            text.push_str(REDACTED);
+        }
+    }
+    text
+}
+
+/// Whether a verb and its argument may be shown by `Debug`: those that a caller is asked about although they are known.
+pub(super) fn is_asked_about(verb: &str) -> bool {
+    matches!(verb, "VRFY" | "EXPN" | "HELP" | "ETRN")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_that_may_be_a_password_is_logged() {
+        for (line, text) in [
+            ("NOOP", "NOOP"),
+            ("NOOP \t ", "NOOP"),
+            ("MAIL FROM:<ü@b>", "MAIL FROM:<\\xc3\\xbc@b>"),
+            ("AUTH", "AUTH"),
+            ("AUTH PLAIN", "AUTH PLAIN"),
+            ("auth plain c2VjcmV0", "auth plain [redacted]"),
+            ("AUTH  PLAIN c2VjcmV0", "AUTH PLAIN [redacted]"),
+            ("AUTH PLAIN\tc2VjcmV0", "AUTH PLAIN [redacted]"),
+            ("AUTH LOGIN\nYQ==\nc2VjcmV0", "AUTH LOGIN [redacted]"),
+            ("AUTH PLAIN=c2VjcmV0", "AUTH [redacted]"),
+            ("AUTH PLAIN:c2VjcmV0 x", "AUTH [redacted]"),
+            ("AUTH c2VjcmV0", "AUTH [redacted]"),
+            ("AUTH c2VjcmV0 PLAIN", "AUTH [redacted]"),
+            ("AUTH\tPLAIN c2VjcmV0", "AUTH [redacted]"),
+            ("AUTH NTLM c2VjcmV0", "AUTH NTLM [redacted]"),
+            ("AUTH=PLAIN c2VjcmV0", "[unknown command]"),
+            (" AUTH PLAIN c2VjcmV0", "[unknown command]"),
+            ("AUTHPLAIN c2VjcmV0", "[unknown command]"),
+            ("c2VjcmV0", "[unknown command]"),
+            ("PASS secret", "[unknown command]"),
+            ("", "[unknown command]"),
+            ("GET /?token=secret", "[unknown command]"),
+            ("EHLO a\nAUTH PLAIN c2VjcmV0", "EHLO a [redacted]"),
+            ("NOOP\0c2VjcmV0", "NOOP [redacted]"),
+            (
+                "XCLIENT ADDR=192.0.2.1 LOGIN=alice PASS=secret name=x",
+                "XCLIENT ADDR=192.0.2.1 LOGIN=[redacted] PASS=[redacted] name=x",
+            ),
+            ("xclient pass=secret", "xclient pass=[redacted]"),
+            ("XCLIENT c2VjcmV0= secret", "XCLIENT [redacted] [redacted]"),
+            (
+                "XFORWARD IDENT=4F PASS=secret",
+                "XFORWARD IDENT=4F PASS=[redacted]",
+            ),
+        ] {
+            for offered in [Mechanisms::none(), Mechanisms::default()] {
+                assert_eq!(command_line(line.as_bytes(), &offered), text, "{line:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_mechanism_that_is_offered_is_shown() {
+        use crate::sasl::XOAuth2;
+
+        let offered = Mechanisms::none().with(XOAuth2::new());
+        assert_eq!(
+            command_line(b"AUTH xoauth2 x", &offered),
+            "AUTH xoauth2 [redacted]"
+        );
+        assert_eq!(command_line(b"AUTH XOAUTH3 x", &offered), "AUTH [redacted]");
+    }
+}
