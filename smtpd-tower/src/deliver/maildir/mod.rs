@@ -6,6 +6,7 @@ mod header;
 mod name;
 
 use std::{
+    error::Error,
     fmt, io,
     path::{Path, PathBuf},
     pin::Pin,
@@ -19,7 +20,7 @@ use tower_service::Service;
 
 pub use self::error::MaildirError;
 use self::{draft::Draft, folders::Folders, header::HeaderLines};
-use crate::{Body, BodyError, Data, Request, Session, layer::QueueId};
+use crate::{Body, BodyError, Data, Request, Session, fault::quietly, layer::QueueId};
 
 /// So much is gathered before it is written; a smaller message is delivered in one go.
 const BUFFER: usize = 64 * 1024;
@@ -41,7 +42,7 @@ const BUFFER: usize = 64 * 1024;
 /// | what fails | the answer |
 /// |---|---|
 /// | the message itself, see [`BodyError`] | its [reply](BodyError::reply) |
-/// | the disk is full, the quota used up | 452 4.3.1 |
+/// | the disk is full, the quota used up | 452 4.3.1, and a warning in the log for each message |
 /// | anything else | [`MaildirError`], which becomes 451 4.3.0; its text goes to the log only |
 ///
 /// There is one maildir for each service. For one of each user, see [below](#a-maildir-for-each-user).
@@ -265,13 +266,31 @@ fn answer(outcome: Result<String, Failure>, session: &Session) -> Result<Reply, 
     match outcome {
         Ok(id) => Ok(Reply::queued(id)),
         Err(Failure::Body(error)) => Ok(error.answer(session)),
-        Err(Failure::Maildir(error)) if error.is_full() => Ok(Reply::new(
-            Code::INSUFFICIENT_STORAGE,
-            Status::SYSTEM_FULL,
-            "Insufficient system storage",
-        )),
+        Err(Failure::Maildir(error)) if error.is_full() => {
+            warn_of_full_disk(&error, session);
+            Ok(Reply::new(
+                Code::INSUFFICIENT_STORAGE,
+                Status::SYSTEM_FULL,
+                "Insufficient system storage",
+            ))
+        }
         Err(Failure::Maildir(error)) => Err(error),
     }
+}
+
+/// The reply is one that clients wait out, so nobody else would learn of it.
+fn warn_of_full_disk(error: &MaildirError, session: &Session) {
+    quietly(|| {
+        let cause = error.source().map(ToString::to_string);
+        let error = error.to_string();
+        tracing::warn!(
+            session = session.id(),
+            peer = %session.peer(),
+            error = %error.escape_debug(),
+            cause,
+            "no space left for a message"
+        );
+    });
 }
 
 impl Service<Request<Data>> for Maildir {
@@ -316,7 +335,7 @@ impl fmt::Debug for MaildirFuture {
 
 #[cfg(test)]
 mod tests {
-    use std::{collections::BTreeSet, fs};
+    use std::{collections::BTreeSet, fs, sync::Mutex};
 
     use bytes::Bytes;
     use futures_core::Stream;
@@ -474,6 +493,53 @@ mod tests {
                 assert!(fixture.delivered().is_empty());
             }
         }
+    }
+
+    /// Written by a subscriber of `tracing`.
+    #[derive(Clone, Default)]
+    struct Log(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Log {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_full_disk_is_a_452_and_a_warning() {
+        let log = Log::default();
+        let writer = log.clone();
+        let subscriber = tracing_subscriber::fmt()
+            .with_ansi(false)
+            .with_max_level(tracing::Level::WARN)
+            .with_writer(move || writer.clone())
+            .finish();
+        let _guard = tracing::subscriber::set_default(subscriber);
+        let path = Path::new("/var/mail/a\nb/tmp/1.test");
+        for kind in [io::ErrorKind::StorageFull, io::ErrorKind::QuotaExceeded] {
+            let error = MaildirError::new("write", path, kind.into());
+            let reply = answer(Err(error.into()), &Session::local()).unwrap();
+            assert_eq!(reply.to_string(), "452 4.3.1 Insufficient system storage");
+            let lines = std::mem::take(&mut *log.0.lock().unwrap());
+            let lines = String::from_utf8(lines).unwrap();
+            assert_eq!(lines.lines().count(), 1, "{lines}");
+            let cause = format!("cause=\"{}\"", io::Error::from(kind));
+            for part in [
+                " WARN ",
+                "no space left",
+                "peer=127.0.0.1",
+                r"cannot write /var/mail/a\nb/tmp/1.test",
+                &cause,
+            ] {
+                assert!(lines.contains(part), "{part}: {lines}");
+            }
+        }
+        let error = MaildirError::new("write", path, io::ErrorKind::PermissionDenied.into());
+        assert!(answer(Err(error.into()), &Session::local()).is_err());
     }
 
     #[tokio::test]
