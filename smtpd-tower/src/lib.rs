@@ -45,7 +45,8 @@
 //! | where your code goes | [`guide::coming_from_go_smtpd`], [`guide::coming_from_mailin`] |
 //!
 //! Ready to be used: [`layer`]s, [`deliver`]y services, a [`router`], and with the feature `test` the module `test`. The
-//! repository has an example for each thing that one builds with this: gateway, submission, webhook, filter, test double.
+//! repository has an example for each thing that one builds with this, such as `gateway`, `submission`, `webhook`, `custom_layer`
+//! and `test_double`.
 //!
 //! # What holds
 //!
@@ -82,7 +83,8 @@
 //! | `test` | the module `test`: a client, a recorder, transcripts, faults on purpose; for `[dev-dependencies]` | |
 //!
 //! The protocol itself is in [`smtpd_core`], without any I/O; [its page of RFCs](smtpd_core::guide::rfc)
-//! tells what is done of each.
+//! tells what is done of each. Where only smtpd-tower is a dependency, write `use smtpd_tower::smtpd_core;` before the examples of its
+//! types, which name that crate.
 #![forbid(unsafe_code)]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 

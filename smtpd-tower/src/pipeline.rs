@@ -24,10 +24,11 @@ impl<P: Phase, L> LayerPhase<P> for L where L: Layer<PhaseService<P>, Service: S
 /// into an `Arc`; the layers of this crate do so.
 ///
 /// ```
-/// use std::time::Duration;
-///
-/// use smtpd_tower::{Data, Pipeline, Rcpt, Reply, Request, handler_fn, layer::DomainFilterLayer};
-/// use tower::{ServiceBuilder, timeout::TimeoutLayer};
+/// use smtpd_tower::{
+///     Data, Pipeline, Rcpt, Reply, Request, handler_fn,
+///     layer::{DomainFilterLayer, TraceLayer},
+/// };
+/// use tower::ServiceBuilder;
 ///
 /// let rcpt = ServiceBuilder::new()
 ///     .layer(DomainFilterLayer::new(["example.org"]))
@@ -35,7 +36,7 @@ impl<P: Phase, L> LayerPhase<P> for L where L: Layer<PhaseService<P>, Service: S
 /// let pipeline = Pipeline::new()
 ///     .rcpt(rcpt)
 ///     .data(handler_fn(async |_: Request<Data>| Reply::ok("Dropped")))
-///     .layer(TimeoutLayer::new(Duration::from_secs(60))); // around every phase
+///     .layer(TraceLayer::new()); // around every phase
 /// ```
 #[derive(Clone, Debug, Default)]
 pub struct Pipeline {

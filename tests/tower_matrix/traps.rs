@@ -5,7 +5,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     task::{Context, Poll},
     time::Duration,
@@ -21,6 +21,8 @@ use tower::{
     layer::layer_fn,
     limit::{ConcurrencyLimitLayer, GlobalConcurrencyLimitLayer},
     load_shed::error::Overloaded,
+    retry::Policy,
+    service_fn,
     timeout::{Timeout, TimeoutLayer},
 };
 
@@ -351,5 +353,51 @@ where
         let clone = self.0.clone();
         let mut inner = std::mem::replace(&mut self.0, clone);
         Box::pin(async move { inner.call(request).await })
+    }
+}
+
+/// Asks a few times more, as long as the service fails.
+#[derive(Clone)]
+struct Again(usize);
+
+impl Policy<Request<Rcpt>, Reply, BoxError> for Again {
+    type Future = std::future::Ready<()>;
+
+    fn retry(
+        &mut self,
+        _: &mut Request<Rcpt>,
+        result: &mut Result<Reply, BoxError>,
+    ) -> Option<Self::Future> {
+        self.0 = self.0.checked_sub(1)?;
+        result.is_err().then(|| std::future::ready(()))
+    }
+
+    fn clone_request(&mut self, request: &Request<Rcpt>) -> Option<Request<Rcpt>> {
+        let session = request.session().clone();
+        Some(Request::new(session, request.payload().clone()))
+    }
+}
+
+#[tokio::test]
+async fn retry_asks_again_where_the_policy_makes_the_request_anew() {
+    for (failures, reply) in [(0, "250"), (2, "250"), (3, "451 4.3.0")] {
+        let left = Arc::new(AtomicUsize::new(failures));
+        let lookup = service_fn(move |request: Request<Rcpt>| {
+            assert_eq!(request.recipient().as_str(), "b@example.org");
+            let fails = left
+                .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| {
+                    left.checked_sub(1)
+                })
+                .is_ok();
+            std::future::ready(match fails {
+                true => Err(BoxError::from("the database is gone")),
+                false => Ok(Reply::OK),
+            })
+        });
+        let rcpt = ServiceBuilder::new().retry(Again(2)).service(lookup);
+        let mut client = Client::greeted(&server_of(Pipeline::new().rcpt(rcpt))).await;
+        client.cmd("EHLO client.example", "250").await;
+        client.cmd("MAIL FROM:<a@example.net>", "250").await;
+        client.cmd("RCPT TO:<b@example.org>", reply).await;
     }
 }
