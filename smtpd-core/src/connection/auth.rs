@@ -129,7 +129,9 @@ impl Connection {
         match refusal.filter(|refusal| knows || refusal.closes()) {
             Some(refusal) => self.auth_refused(&refusal, error.reply()),
             None if knows => self.auth_refused(&Reply::auth_failed(), error.reply()),
-            None if error == SaslError::Empty => self.auth_failure(Reply::auth_failed()),
+            None if matches!(error, SaslError::Empty | SaslError::Prohibited) => {
+                self.auth_failure(Reply::auth_failed())
+            }
             None => self.fault(error.reply()),
         }
     }

@@ -2,7 +2,9 @@ use std::{fmt, sync::Arc};
 
 use zeroize::Zeroizing;
 
-use super::{SaslError, Secret, cram_md5};
+#[cfg(feature = "scram")]
+use super::scram::{Derivation, Recipe};
+use super::{SaslError, Secret, cram_md5, prepare::prepare_name};
 
 /// What a client presented to be authenticated, for the application to judge.
 ///
@@ -10,7 +12,8 @@ use super::{SaslError, Secret, cram_md5};
 /// [`bearer_token`](Self::bearer_token). With the others the application answers with the stored [`Secret`] of
 /// [`username`](Self::username), or uses [`verify`](Self::verify) itself.
 ///
-/// Names hold no control characters. The password is never empty, and the user name only where the mechanism does not
+/// Names are prepared by SASLprep (RFC 4013): look them up among names that [`prepare_name`](super::prepare_name) has prepared. They
+/// hold no control characters. The password is never empty, and the user name only where the mechanism does not
 /// ask for one: EXTERNAL, ANONYMOUS, and OAUTHBEARER, whose token tells it. A clone shares the secret part instead of
 /// copying it; it is wiped from memory with the last clone, and `Debug` does not show it.
 ///
@@ -34,6 +37,8 @@ enum Proof {
     Password(Zeroizing<String>),
     Bearer(Zeroizing<String>),
     Trace(String),
+    #[cfg(feature = "scram")]
+    Scram(Recipe),
     CramMd5 {
         challenge: Vec<u8>,
         digest: Zeroizing<[u8; cram_md5::DIGEST_LEN]>,
@@ -45,7 +50,7 @@ impl Credentials {
     ///
     /// # Errors
     /// [`SaslError::Malformed`] if the name holds control characters or the password NUL, [`SaslError::Empty`] if one
-    /// of them is empty.
+    /// of them is empty, [`SaslError::Prohibited`] if SASLprep forbids the name.
     pub fn plain(username: &str, password: &str) -> Result<Self, SaslError> {
         if password.contains('\0') {
             return Err(SaslError::Malformed); // RFC 4616 2
@@ -84,7 +89,8 @@ impl Credentials {
     /// A bearer token (RFC 6750), with the name of the user or an empty one.
     ///
     /// # Errors
-    /// [`SaslError::Malformed`] if the name holds control characters, [`SaslError::Empty`] if the token is empty.
+    /// [`SaslError::Malformed`] if the name holds control characters, [`SaslError::Prohibited`] if SASLprep forbids it,
+    /// [`SaslError::Empty`] if the token is empty.
     pub fn bearer(username: &str, token: &str) -> Result<Self, SaslError> {
         if token.is_empty() {
             return Err(SaslError::Empty);
@@ -110,6 +116,15 @@ impl Credentials {
         Self::unnamed("", Proof::Trace(trace.to_owned()))
     }
 
+    /// The same for a mechanism that derives the keys of a stored password in this way.
+    #[cfg(feature = "scram")]
+    pub(super) fn with_recipe(self, recipe: Recipe) -> Self {
+        Self {
+            proof: Arc::new(Proof::Scram(recipe)),
+            ..self
+        }
+    }
+
     fn new(username: &str, proof: Proof) -> Result<Self, SaslError> {
         let credentials = Self::unnamed(username, proof)?;
         if username.is_empty() {
@@ -119,10 +134,9 @@ impl Credentials {
     }
 
     fn unnamed(username: &str, proof: Proof) -> Result<Self, SaslError> {
-        check_name(username)?;
         Ok(Self {
             authzid: None,
-            username: username.into(),
+            username: prepared(username)?,
             proof: Arc::new(proof),
         })
     }
@@ -130,10 +144,9 @@ impl Credentials {
     /// Sets the identity to act as (RFC 4422 3.4.1); an empty one is the same as none.
     ///
     /// # Errors
-    /// [`SaslError::Malformed`] if it holds control characters.
+    /// [`SaslError::Malformed`] if it holds control characters, [`SaslError::Prohibited`] if SASLprep forbids it.
     pub fn with_authzid(mut self, authzid: &str) -> Result<Self, SaslError> {
-        check_name(authzid)?;
-        self.authzid = (!authzid.is_empty()).then(|| authzid.into());
+        self.authzid = Some(prepared(authzid)?).filter(|authzid| !authzid.is_empty());
         Ok(self)
     }
 
@@ -155,7 +168,7 @@ impl Credentials {
             .is_some_and(|authzid| authzid != self.username())
     }
 
-    /// The password, if the mechanism carries it.
+    /// The password, if the mechanism carries it, as the client sent it.
     ///
     /// It may be checked against anything the application has: a hash, a directory, another server.
     pub fn password(&self) -> Option<&str> {
@@ -183,7 +196,29 @@ impl Credentials {
         }
     }
 
-    /// Whether they prove the knowledge of this secret, in a time that does not tell how close they come.
+    /// The slow part of comparing them with this secret, if there is one: a password is sent and the keys of SCRAM are stored, or the
+    /// other way round.
+    ///
+    /// [`verify`](Self::verify) and [`AuthOutcome::Verify`](crate::AuthOutcome::Verify) do it at once, in the thread that calls them.
+    /// Where other sessions wait for that thread, let the derivation [run](Derivation::run) elsewhere first, and use the secret that
+    /// it returns.
+    #[cfg(feature = "scram")]
+    pub fn derivation(&self, secret: &Secret) -> Option<Derivation> {
+        match &*self.proof {
+            Proof::Password(password) => {
+                let stored = secret.as_scram()?;
+                Some(Derivation::of_given(password, stored))
+            }
+            Proof::Scram(recipe) => {
+                let password = secret.as_plain().filter(|_| secret.supports_scram())?;
+                Some(recipe.of_stored(password))
+            }
+            _ => None,
+        }
+    }
+
+    /// Whether they prove the knowledge of this secret, in a time that does not tell how close they come. Keys of SCRAM are compared
+    /// with a password by deriving its keys, which can take a second: see [`derivation`](Self::derivation).
     ///
     /// That the user may act as [`authzid`](Self::authzid) is another question: see
     /// [`acts_as_other`](Self::acts_as_other).
@@ -191,6 +226,8 @@ impl Credentials {
     pub fn verify(&self, secret: &Secret) -> bool {
         match &*self.proof {
             Proof::Nothing | Proof::Trace(_) => false,
+            #[cfg(feature = "scram")]
+            Proof::Scram(_) => false,
             Proof::Password(password) => secret.matches(password),
             Proof::Bearer(token) => secret.is(token),
             Proof::CramMd5 { challenge, digest } => secret
@@ -214,6 +251,8 @@ impl fmt::Debug for Proof {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Nothing => "Nothing",
+            #[cfg(feature = "scram")]
+            Self::Scram(_) => "Nothing",
             Self::Password(_) => "Password([redacted])",
             Self::Bearer(_) => "Bearer([redacted])",
             Self::Trace(trace) => return write!(f, "Trace({trace:?})"),
@@ -225,6 +264,16 @@ impl fmt::Debug for Proof {
 /// The text of a response, or of a part of it.
 pub(super) fn text(octets: &[u8]) -> Result<&str, SaslError> {
     std::str::from_utf8(octets).map_err(|_| SaslError::Malformed)
+}
+
+/// An empty name stays one: it says that there is none.
+fn prepared(name: &str) -> Result<Arc<str>, SaslError> {
+    check_name(name)?;
+    match prepare_name(name) {
+        Some(name) => Ok(name.into()),
+        None if name.is_empty() => Ok("".into()),
+        None => Err(SaslError::Prohibited),
+    }
 }
 
 fn check_name(name: &str) -> Result<(), SaslError> {
@@ -252,6 +301,8 @@ mod tests {
             ("a\nb", "secret", Some(SaslError::Malformed)),
             ("a\0b", "secret", Some(SaslError::Malformed)),
             ("a\u{85}b", "secret", Some(SaslError::Malformed)),
+            ("a\u{202e}b", "secret", Some(SaslError::Prohibited)),
+            ("\u{ad}", "secret", Some(SaslError::Prohibited)),
             ("alice", "sec\0ret", Some(SaslError::Malformed)),
         ] {
             assert_eq!(
@@ -289,6 +340,28 @@ mod tests {
         }
         let malformed = Credentials::lookup("alice").unwrap().with_authzid("a\nb");
         assert_eq!(malformed.unwrap_err(), SaslError::Malformed);
+    }
+
+    #[test]
+    fn a_name_is_the_same_however_it_is_written() {
+        for (name, want) in [
+            ("mu\u{308}ller", "m\u{fc}ller"),
+            ("m\u{fc}ller", "m\u{fc}ller"),
+            ("\u{fb01}x", "fix"),
+            ("\u{ff41}lice", "alice"),
+        ] {
+            for credentials in [
+                Credentials::plain(name, "secret"),
+                Credentials::lookup(name),
+                Credentials::cram_md5(name, b"<1@a>", [0; 16]),
+                Credentials::bearer(name, "token"),
+            ] {
+                let credentials = credentials.unwrap();
+                assert_eq!(credentials.username(), want);
+                let itself = credentials.with_authzid(name).unwrap();
+                assert!(!itself.acts_as_other());
+            }
+        }
     }
 
     #[test]

@@ -14,6 +14,9 @@ pub enum SaslError {
     Malformed,
     /// The user name or the password is empty, which never authenticates (RFC 4616 2).
     Empty,
+    /// The user name or the identity to act as is forbidden by SASLprep (RFC 4013 section 2.3), or nothing is left of it: there is
+    /// no such user.
+    Prohibited,
     /// The client cancelled the exchange with `*` (RFC 4954 4).
     Cancelled,
     /// An initial response came for a mechanism in which the server speaks first (RFC 4954 4).
@@ -30,7 +33,7 @@ impl SaslError {
         let (code, status) = match self {
             Self::Base64 | Self::Malformed => (Code::PARAMETER_ERROR, Status::SYNTAX_ERROR),
             Self::Cancelled | Self::UnexpectedInitial => (Code::PARAMETER_ERROR, Status::POLICY),
-            Self::Empty => return Reply::auth_failed(),
+            Self::Empty | Self::Prohibited => return Reply::auth_failed(),
             Self::TooLong => (Code::SYNTAX_ERROR, Status::EXCHANGE_TOO_LONG),
             Self::OutOfSequence => (Code::BAD_SEQUENCE, Status::INVALID_COMMAND),
         };
@@ -44,6 +47,7 @@ impl fmt::Display for SaslError {
             Self::Base64 => "Invalid base64",
             Self::Malformed => "Malformed authentication response",
             Self::Empty => "Empty user name or password",
+            Self::Prohibited => "User name with forbidden characters",
             Self::Cancelled => "Authentication cancelled",
             Self::UnexpectedInitial => "This mechanism takes no initial response",
             Self::TooLong => "Authentication response too long",

@@ -35,8 +35,9 @@
 //! | [`External`] | RFC 4422 appendix A | the question who the client is |
 //! | [`Anonymous`] | RFC 4505 | a trace |
 //!
-//! Names and passwords are compared octet by octet: they are not prepared with SASLprep, which RFC 4954 4 only
-//! recommends. SCRAM alone prepares them, as RFC 5802 demands.
+//! User names come prepared by SASLprep, whatever the mechanism (RFC 4616 section 2, RFC 5802 section 5.1), so look them up among
+//! names that [`prepare_name`] has prepared. Passwords are prepared where they are compared with a [`Secret`], but not
+//! [`Credentials::password`], which is what the client sent.
 
 mod anonymous;
 mod base64;
@@ -53,6 +54,7 @@ mod login;
 mod mechanism;
 mod oauthbearer;
 mod plain;
+mod prepare;
 #[cfg(feature = "scram")]
 mod scram;
 mod secret;
@@ -71,8 +73,9 @@ pub use login::Login;
 pub use mechanism::{ExchangeContext, Mechanism, MechanismFactory, NONCE_LEN, SALT_KEY_LEN, Step};
 pub use oauthbearer::OAuthBearer;
 pub use plain::Plain;
+pub use prepare::prepare_name;
 #[cfg(feature = "scram")]
-pub use scram::{Scram, ScramHash, ScramKeys, ScramKeysError};
+pub use scram::{Derivation, Scram, ScramHash, ScramKeys, ScramKeysError};
 pub use secret::Secret;
 pub use set::{MechanismName, Mechanisms};
 pub use xoauth2::XOAuth2;

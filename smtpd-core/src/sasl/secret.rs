@@ -5,6 +5,7 @@ use zeroize::Zeroizing;
 
 #[cfg(feature = "scram")]
 use super::ScramKeys;
+use super::prepare;
 
 /// What the application keeps of a user to compare a proof with.
 ///
@@ -29,7 +30,8 @@ impl Secret {
     /// The password itself. It fits every mechanism; CRAM-MD5 takes nothing else. For OAUTHBEARER and XOAUTH2 it is the
     /// token.
     ///
-    /// An empty one matches nothing.
+    /// PLAIN and LOGIN compare what SASLprep (RFC 4013) makes of passwords, so that accents match however they are written; a
+    /// password that it forbids matches byte by byte. An empty one matches nothing.
     pub fn plain(password: impl Into<String>) -> Self {
         Self(Kind::Plain(Zeroizing::new(password.into())))
     }
@@ -41,10 +43,25 @@ impl Secret {
         Self(Kind::Scram(Box::new(keys)))
     }
 
+    /// Returns whether SCRAM can use it. It cannot use a password that SASLprep forbids, such as one with an emoji (RFC 5802
+    /// section 2.2): such a user could only log in by another mechanism, although clients prefer SCRAM.
+    pub fn supports_scram(&self) -> bool {
+        match &self.0 {
+            Kind::Plain(password) => prepare::password(password).is_some(),
+            #[cfg(feature = "scram")]
+            Kind::Scram(_) => true,
+        }
+    }
+
     /// Whether the password that a client sent is the right one.
     pub(super) fn matches(&self, given: &str) -> bool {
         match &self.0 {
-            Kind::Plain(_) => self.is(given),
+            Kind::Plain(stored) => {
+                let prepared = [given, &**stored].map(prepare::password);
+                // Both are compared whatever comes, so that the time tells nothing.
+                self.is(given)
+                    | matches!(&prepared, [Some(a), Some(b)] if equal(a.as_bytes(), b.as_bytes()))
+            }
             #[cfg(feature = "scram")]
             Kind::Scram(keys) => keys.fit(given),
         }
@@ -108,6 +125,13 @@ mod tests {
             ("secretsecret", "secret", false),
             ("aaaa", "a", false),
             ("a", "aaaa", false),
+            ("se\u{301}cret", "s\u{e9}cret", true),
+            ("\u{fb01}x", "fix", true),
+            ("secret\u{1f600}", "secret\u{1f600}", true),
+            ("secret\u{1f600}", "secret\u{1f601}", false),
+            ("\u{ad}", "\u{ad}", true),
+            ("\u{ad}", "\u{200d}", false),
+            ("", "\u{ad}", false),
             ("", "secret", false),
             ("secret", "", false),
             ("", "", false),
@@ -116,6 +140,23 @@ mod tests {
                 Secret::plain(stored).matches(given),
                 want,
                 "{given:?} {stored:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn scram_cannot_use_what_saslprep_forbids() {
+        for (password, want) in [
+            ("secret", true),
+            ("s\u{e9}cret", true),
+            ("\u{1f600}", false),
+            ("\u{ad}", false),
+            ("\u{627}a", false),
+        ] {
+            assert_eq!(
+                Secret::plain(password).supports_scram(),
+                want,
+                "{password:?}"
             );
         }
     }

@@ -3,7 +3,10 @@ use std::{error, fmt, str::FromStr};
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
-use super::{super::base64, ScramHash, prepare};
+use super::{
+    super::{base64, prepare},
+    ScramHash,
+};
 
 /// What a server keeps of a user for SCRAM instead of the password (RFC 5802 section 3).
 ///
@@ -131,7 +134,11 @@ impl ScramKeys {
     /// Whether these are the keys of that password.
     pub(in super::super) fn fit(&self, password: &str) -> bool {
         Self::compute(self.hash, password, &self.salt, self.iterations)
-            .is_ok_and(|given| given.stored_key.ct_eq(&self.stored_key).into())
+            .is_ok_and(|given| given.is_same(self))
+    }
+
+    pub(super) fn is_same(&self, other: &Self) -> bool {
+        self.stored_key.ct_eq(&other.stored_key).into()
     }
 
     /// Whether the proof is that of a client who knows the password (RFC 5802 section 3).
@@ -150,7 +157,7 @@ impl ScramKeys {
         self.hash.hmac(&self.server_key, auth_message)
     }
 
-    fn compute(
+    pub(super) fn compute(
         hash: ScramHash,
         password: &str,
         salt: &[u8],

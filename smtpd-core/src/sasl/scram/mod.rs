@@ -1,15 +1,17 @@
 //! SCRAM (RFC 5802, RFC 7677).
 
+mod derivation;
 mod hash;
 mod keys;
 mod message;
-mod prepare;
 
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
+pub(super) use self::derivation::Recipe;
 use self::message::{Final, First};
 pub use self::{
+    derivation::Derivation,
     hash::ScramHash,
     keys::{ScramKeys, ScramKeysError},
 };
@@ -24,8 +26,9 @@ use super::{
 /// they know the password, which does not cross the network.
 ///
 /// The application answers [`Step::Ask`] with [`Secret::scram`] of the same hash, or with [`Secret::plain`], of which
-/// the keys are then derived each time: with 4,096 iterations that takes about half a millisecond of the session's
-/// thread, so many users are better kept as keys. Accepting without a secret makes the exchange fail.
+/// the keys are then derived each time: with 4,096 iterations that takes about half a millisecond, so many users are better kept
+/// as keys. [`Credentials::derivation`] is that work, to be done in another thread. Accepting without a secret makes the exchange
+/// fail.
 ///
 /// # Channel binding
 /// The -PLUS forms tie the exchange to the TLS connection that it runs in, so that nobody can sit between. They are
@@ -84,11 +87,14 @@ impl Scram {
         self
     }
 
-    /// Iterations for plain passwords and unknown users: 4,096 by default, which is also the least.
+    /// Iterations for plain passwords and unknown users: 4,096 by default, which is also the least. The most is
+    /// [`ScramKeys::MAX_ITERATIONS`].
     #[must_use]
     pub const fn iterations(mut self, iterations: u32) -> Self {
         self.iterations = if iterations < ScramKeys::MIN_ITERATIONS {
             ScramKeys::MIN_ITERATIONS
+        } else if iterations > ScramKeys::MAX_ITERATIONS {
+            ScramKeys::MAX_ITERATIONS
         } else {
             iterations
         };
@@ -236,14 +242,16 @@ impl ScramExchange {
             return Ok(Step::Failed);
         };
         // RFC 5802 section 5.1: prepared for the look-up, and used in the hash as it came.
-        let username = prepare::name(&username).ok_or(SaslError::Empty)?;
-        let authzid = match &header.authzid {
-            Some(authzid) => prepare::name(authzid).ok_or(SaslError::Empty)?,
-            None => Default::default(),
-        };
+        let authzid = header.authzid.unwrap_or_default();
         let credentials = Credentials::lookup(&username)?.with_authzid(&authzid)?;
+        let recipe = Recipe {
+            hash: self.scram.hash,
+            salt: self.salt(credentials.username()),
+            iterations: self.scram.iterations,
+        };
+        let credentials = credentials.with_recipe(recipe);
         self.state = State::Asked(Opening {
-            username: username.into_owned(),
+            username: credentials.username().to_owned(),
             bare: bare.to_owned(),
             nonce: format!("{nonce}{}", self.server_nonce),
             binding,

@@ -197,8 +197,14 @@ fn who_authenticates() {
         ("n,,", alice, "", Some(&Secret::plain("")), "failed"),
         ("n,,", alice, "pencil", None, "failed"),
         ("p=tls-exporter,,", alice, "pencil", Some(&plain), "failed"),
-        ("n,,", "n=\u{ad},r=abc", "pencil", Some(&plain), "Empty"),
-        ("n,,", "n=\u{7},r=abc", "pencil", Some(&plain), "Empty"),
+        (
+            "n,,",
+            "n=\u{ad},r=abc",
+            "pencil",
+            Some(&plain),
+            "Prohibited",
+        ),
+        ("n,,", "n=\u{7},r=abc", "pencil", Some(&plain), "Malformed"),
         ("n,,", "n=,r=abc", "pencil", Some(&plain), "Malformed"),
         ("n,,", "n=alice,r=", "pencil", Some(&plain), "Malformed"),
         (
@@ -407,4 +413,50 @@ fn the_least_and_the_most() {
     let scram = Scram::sha1().iterations(1).salt_len(1);
     assert_eq!((scram.iterations, scram.salt_len), (4096, 8));
     assert_eq!(scram.salt_len(99).salt_len, 32);
+    assert_eq!(
+        scram.iterations(u32::MAX).iterations,
+        ScramKeys::MAX_ITERATIONS
+    );
+}
+
+/// Whether a client with the password `pencil` is authenticated, where the server derives the keys of a stored password beforehand,
+/// or within the exchange.
+fn proves(secret: &Secret, beforehand: bool) -> bool {
+    const BARE: &str = "n=user,r=abc";
+    let mut exchange = start(Scram::sha256(), &ChannelBindings::none());
+    let Ok(Step::Ask(credentials)) = send_first(&mut exchange, &format!("n,,{BARE}")) else {
+        panic!()
+    };
+    let derivation = credentials.derivation(secret);
+    assert_eq!(
+        derivation.is_some(),
+        secret.supports_scram() && secret.as_scram().is_none()
+    );
+    let derived = derivation.filter(|_| beforehand).map(Derivation::run);
+    let server_first = challenge(exchange.handle_secret(derived.as_ref().unwrap_or(secret)));
+    let client = Client {
+        password: "pencil",
+        header: "n,,",
+        bare: BARE,
+        binding: b"",
+    };
+    let last = client.last(ScramHash::Sha256, &server_first);
+    matches!(send(&mut exchange, &last), Ok(Step::Challenge(_)))
+}
+
+#[test]
+fn keys_that_are_derived_beforehand_authenticate_as_the_password_does() {
+    let keys = |hash| Secret::scram(ScramKeys::derive(hash, "pencil", b"salt", 4096).unwrap());
+    for (secret, want) in [
+        (Secret::plain("pencil"), true),
+        (Secret::plain("Pencil"), false),
+        (Secret::plain("\u{1f600}"), false),
+        (Secret::plain(""), false),
+        (keys(ScramHash::Sha256), true),
+        (keys(ScramHash::Sha1), false),
+    ] {
+        for beforehand in [true, false] {
+            assert_eq!(proves(&secret, beforehand), want);
+        }
+    }
 }

@@ -1,0 +1,135 @@
+use std::fmt;
+
+use zeroize::Zeroizing;
+
+use super::{super::Secret, ScramHash, ScramKeys};
+
+/// The slow part of comparing a password with a [`Secret`]: the keys of SCRAM are derived from the password, which takes about
+/// 85 milliseconds for 600,000 iterations and a second and a half for the most, [`ScramKeys::MAX_ITERATIONS`].
+///
+/// [`Credentials::derivation`](super::super::Credentials::derivation) returns it. It borrows nothing, so it can [`run`](Self::run)
+/// in another thread, and its result then stands in for the secret. A client that guesses passwords makes the server derive keys,
+/// so let only a few run at a time.
+///
+/// ```
+/// use smtpd_core::sasl::{Credentials, ScramHash, ScramKeys, Secret};
+///
+/// let keys = ScramKeys::derive(ScramHash::Sha256, "pencil", b"a random salt", 4096)?;
+/// let mut secret = Secret::scram(keys);
+/// let credentials = Credentials::plain("user", "pencil")?;
+/// if let Some(derivation) = credentials.derivation(&secret) {
+///     secret = std::thread::spawn(|| derivation.run()).join().unwrap();
+/// }
+/// assert!(credentials.derivation(&secret).is_none());
+/// assert!(credentials.verify(&secret)); // or answer with it: `AuthOutcome::Verify(secret)`
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub struct Derivation {
+    password: Zeroizing<String>,
+    hash: ScramHash,
+    salt: Vec<u8>,
+    iterations: u32,
+    /// What the password is compared with, where the client has sent it.
+    stored: Option<Box<ScramKeys>>,
+}
+
+impl Derivation {
+    /// Of the password that a client has sent, to be compared with these keys.
+    pub(in super::super) fn of_given(password: &str, stored: &ScramKeys) -> Self {
+        Self {
+            password: Zeroizing::new(password.to_owned()),
+            hash: stored.hash(),
+            salt: stored.salt().to_vec(),
+            iterations: stored.iterations(),
+            stored: Some(Box::new(stored.clone())),
+        }
+    }
+
+    /// How often the hash is computed. The time that [`run`](Self::run) takes grows with it.
+    pub const fn iterations(&self) -> u32 {
+        self.iterations
+    }
+
+    /// Derives the keys. Returns a secret for the same credentials that is compared in no time.
+    pub fn run(self) -> Secret {
+        let keys = ScramKeys::compute(self.hash, &self.password, &self.salt, self.iterations);
+        match (keys, self.stored) {
+            // The password itself stands in for the keys that it fits, and an empty one, which fits nothing, for all others.
+            (Ok(keys), Some(stored)) if keys.is_same(&stored) => {
+                Secret::plain(self.password.as_str())
+            }
+            (_, Some(_)) => Secret::plain(""),
+            (Ok(keys), None) => Secret::scram(keys),
+            (Err(_), None) => Secret::plain(""),
+        }
+    }
+}
+
+/// How a mechanism of SCRAM derives the keys of a password that is stored as it is.
+#[derive(Clone)]
+pub(in super::super) struct Recipe {
+    pub(super) hash: ScramHash,
+    pub(super) salt: Vec<u8>,
+    pub(super) iterations: u32,
+}
+
+impl Recipe {
+    pub(in super::super) fn of_stored(&self, password: &str) -> Derivation {
+        Derivation {
+            password: Zeroizing::new(password.to_owned()),
+            hash: self.hash,
+            salt: self.salt.clone(),
+            iterations: self.iterations,
+            stored: None,
+        }
+    }
+}
+
+impl fmt::Debug for Derivation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Derivation")
+            .field("hash", &self.hash)
+            .field("iterations", &self.iterations)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::super::Credentials, *};
+
+    #[test]
+    fn a_derived_secret_fits_whom_the_keys_fit() {
+        let keys = |hash| ScramKeys::derive(hash, "pencil", b"salt", 5000).unwrap();
+        let stored = [ScramHash::Sha256, ScramHash::Sha1].map(|hash| Secret::scram(keys(hash)));
+        for (secret, password) in stored
+            .iter()
+            .flat_map(|secret| ["pencil", "Pencil", "\u{1f600}", "\u{ad}"].map(|p| (secret, p)))
+        {
+            let credentials = Credentials::plain("user", password).unwrap();
+            let derivation = credentials.derivation(secret).unwrap();
+            assert_eq!(derivation.iterations(), 5000);
+            assert!(!format!("{derivation:?}").contains(password));
+            let derived = derivation.run();
+            assert!(credentials.derivation(&derived).is_none());
+            assert_eq!(credentials.verify(&derived), password == "pencil");
+            assert_eq!(credentials.verify(secret), password == "pencil");
+        }
+    }
+
+    #[test]
+    fn what_is_compared_at_once_needs_no_derivation() {
+        let keys = ScramKeys::derive(ScramHash::Sha256, "pencil", b"salt", 4096).unwrap();
+        let keys = Secret::scram(keys);
+        let plain = Credentials::plain("user", "pencil").unwrap();
+        assert!(plain.derivation(&Secret::plain("pencil")).is_none());
+        for credentials in [
+            Credentials::external(),
+            Credentials::lookup("user").unwrap(),
+            Credentials::bearer("user", "pencil").unwrap(),
+            Credentials::cram_md5("user", b"<1@a>", [0; 16]).unwrap(),
+        ] {
+            assert!(credentials.derivation(&keys).is_none());
+        }
+    }
+}
