@@ -49,7 +49,7 @@ impl Users {
         }
         match &self.passwords {
             Passwords::Known(users) => users.secret(credentials.username()).into(),
-            Passwords::Hashed(users) => users.login(credentials).await,
+            Passwords::Hashed(users) => users.login(&request).await,
         }
     }
 
@@ -150,9 +150,9 @@ impl Hashed {
         })
     }
 
-    async fn login(&self, credentials: &Credentials) -> AuthOutcome {
-        let hash = self.hashes.get(credentials.username());
-        self.verifier.verify(credentials, hash).await
+    async fn login(&self, request: &Request<Auth>) -> AuthOutcome {
+        let hash = self.hashes.get(request.credentials().username());
+        self.verifier.verify(request, hash).await
     }
 }
 

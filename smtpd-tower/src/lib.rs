@@ -105,6 +105,7 @@ pub mod limiter;
 pub mod mime;
 #[cfg(feature = "password-hash")]
 mod password_hash;
+mod permits;
 mod phase;
 mod phase_service;
 mod pipeline;

@@ -248,7 +248,8 @@ impl Ask<'_, Auth> {
         self.answer(AuthOutcome::Accept(identity));
     }
 
-    /// Lets the mechanism compare what the client has presented with the user's secret.
+    /// Lets the mechanism compare what the client has presented with the user's secret. It does so at once, and takes as long as the
+    /// [derivation](crate::sasl::Credentials::derivation), where there is one: let that run elsewhere first.
     pub fn verify(self, secret: Secret) {
         self.answer(AuthOutcome::Verify(secret));
     }

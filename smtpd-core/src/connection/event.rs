@@ -170,7 +170,8 @@ pub enum AuthOutcome {
     /// It is not, or not now. 535 5.7.8 is the usual reply.
     Refuse(Reply),
     /// This is the secret that belongs to the user: let the mechanism verify what the client presented. Mechanisms that
-    /// never show the password, such as CRAM-MD5, can be served in no other way.
+    /// never show the password, such as CRAM-MD5, can be served in no other way. Comparing takes no time, unless there is a
+    /// [derivation](Credentials::derivation).
     Verify(Secret),
 }
 

@@ -167,6 +167,16 @@ impl Reply {
         )
     }
 
+    /// 454 4.7.0: credentials cannot be checked now, so a client should not ask its user for others (RFC 4954 section 6). It does
+    /// not count as a failed authentication.
+    pub const fn auth_unavailable() -> Self {
+        Self::fixed(
+            Code::TLS_UNAVAILABLE,
+            Status::POLICY,
+            "Temporary authentication failure",
+        )
+    }
+
     /// 550 5.7.1: the client may not send as that address (RFC 6409 section 6.1).
     pub const fn sender_refused() -> Self {
         Self::fixed(

@@ -7,7 +7,8 @@ use argon2::{
 };
 use libfuzzer_sys::fuzz_target;
 use smtpd_tower::{
-    AuthOutcome, PasswordHash, PasswordHashError, PasswordVerifier, sasl::Credentials,
+    Auth, AuthOutcome, PasswordHash, PasswordHashError, PasswordVerifier, Request, Session,
+    sasl::{Credentials, MechanismName},
 };
 use smtpd_tower_fuzz::block_on;
 
@@ -37,6 +38,7 @@ fuzz_target!(|input: &[u8]| {
 fn check(hash: &PasswordHash, other: &phc::PasswordHash, password: &str) {
     assert!(["argon2id", "argon2i", "argon2d"].contains(&other.algorithm.as_str()));
     let params = Params::try_from(other).expect("its parameters");
+    assert!(params.keyid().is_empty());
     let (memory, passes) = (u64::from(params.m_cost()), u64::from(params.t_cost()));
     assert!(
         memory <= MOST_MEMORY && memory * passes <= MOST_COST,
@@ -52,16 +54,18 @@ fn check(hash: &PasswordHash, other: &phc::PasswordHash, password: &str) {
     other.version = other.version.or(Some(0x10));
     let expected = Argon2::default().verify_password(password.as_bytes(), &other);
     if let Ok(credentials) = Credentials::plain("alice", password) {
-        assert_eq!(is_accepted(hash, &credentials), expected.is_ok());
+        assert_eq!(is_accepted(hash, credentials), expected.is_ok());
     }
 }
 
-fn is_accepted(hash: &PasswordHash, credentials: &Credentials) -> bool {
+fn is_accepted(hash: &PasswordHash, credentials: Credentials) -> bool {
+    const PLAIN: MechanismName = MechanismName::from_static("PLAIN");
     thread_local! {
         static VERIFIER: PasswordVerifier = PasswordVerifier::new();
     }
     let verifier = VERIFIER.with(Clone::clone);
-    match block_on(verifier.verify(credentials, Some(hash))) {
+    let request = Request::new(Session::local(), Auth::new(PLAIN, credentials));
+    match block_on(verifier.verify(&request, Some(hash))) {
         AuthOutcome::Accept(identity) => identity.as_str() == "alice",
         AuthOutcome::Refuse(reply) => {
             assert_eq!(reply.code().as_u16(), 535, "{reply}");
@@ -82,7 +86,11 @@ fn check_refusal(error: PasswordHashError, other: &phc::PasswordHash) {
                 .version
                 .is_none_or(|version| matches!(version, 0x10 | 0x13));
             let salt = other.salt.is_none_or(|salt| salt.len() >= 8);
-            assert!(Params::try_from(other).is_err() || !version || !salt);
+            let names: Vec<_> = other.params.iter().map(|(name, _)| name.to_string()).collect();
+            let repeats = (1..names.len()).any(|at| names[..at].contains(&names[at]));
+            let keyed = names.iter().any(|name| name == "keyid");
+            let faulty = Params::try_from(other).is_err();
+            assert!(faulty || !version || !salt || repeats || keyed);
         }
         PasswordHashError::Cost => {
             let params = Params::try_from(other).expect("its parameters");

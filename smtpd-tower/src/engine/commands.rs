@@ -190,12 +190,11 @@ impl<IO: Io> Driver<IO> {
         request: AuthRequest,
         question: Deferred<kind::Auth>,
     ) {
+        let credentials = request.credentials.clone();
         let payload = Auth::new(request.mechanism, request.credentials);
         let unset = Reply::auth_failed().into();
-        let pass_on = |driver: &mut Self, question, outcome| {
-            if let Some(ask) = driver.connection.resume::<kind::Auth>(question) {
-                ask.answer(outcome);
-            }
+        let pass_on = move |driver: &mut Self, question, outcome| {
+            driver.authenticate(question, &credentials, outcome)
         };
         self.ask(cx, |p| &p.auth, unset, payload, question, pass_on);
     }

@@ -6,6 +6,7 @@
 mod ask;
 mod close;
 mod commands;
+mod derive;
 mod hooks;
 mod pace;
 mod proxied;

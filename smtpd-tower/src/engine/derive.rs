@@ -1,0 +1,202 @@
+//! Keys of SCRAM that are derived from a password, in another thread than the session's.
+
+use std::{
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use smtpd_core::{
+    AuthOutcome, Deferred, Reply, ask_kind as kind,
+    sasl::{Credentials, Derivation, Secret},
+};
+
+use super::{Driver, Io, Work, commands::Asking};
+use crate::{
+    Auth, Phase,
+    limiter::ClientKey,
+    permits::{Unavailable, compute},
+};
+
+/// A derivation. The question that its secret answers is open until it ends.
+struct Deriving {
+    secret: Pin<Box<dyn Future<Output = Result<Secret, Unavailable>> + Send>>,
+    question: Option<Deferred<kind::Auth>>,
+}
+
+impl<IO: Io> Asking<IO> for Deriving {
+    fn poll(&mut self, driver: &mut Driver<IO>, cx: &mut Context<'_>) -> Poll<()> {
+        let outcome = match ready!(self.secret.as_mut().poll(cx)) {
+            Ok(secret) => AuthOutcome::Verify(secret),
+            Err(Unavailable) => AuthOutcome::Refuse(Reply::auth_unavailable()),
+        };
+        if let Some(question) = self.question.take() {
+            driver.answer_auth(question, outcome);
+        }
+        Poll::Ready(())
+    }
+
+    fn phase(&self) -> &'static str {
+        Auth::NAME
+    }
+}
+
+impl<IO: Io> Driver<IO> {
+    /// Passes the answer on, unless comparing its secret would keep the thread's sessions waiting.
+    pub(super) fn authenticate(
+        &mut self,
+        question: Deferred<kind::Auth>,
+        credentials: &Credentials,
+        outcome: AuthOutcome,
+    ) {
+        match &outcome {
+            AuthOutcome::Verify(secret) => match credentials.derivation(secret) {
+                Some(derivation) => self.derive(question, derivation),
+                None => self.answer_auth(question, outcome),
+            },
+            _ => self.answer_auth(question, outcome),
+        }
+    }
+
+    fn derive(&mut self, question: Deferred<kind::Auth>, derivation: Derivation) {
+        let client = ClientKey::of_session(&self.session, ClientKey::PREFIX);
+        self.connection.begin(&question);
+        self.catch_up();
+        // It has not been polled since the session was woken, although the service may have.
+        self.polled.work = false;
+        self.work = Some(Work::Call(Box::new(Deriving {
+            secret: Box::pin(compute(client, move || derivation.run())),
+            question: Some(question),
+        })));
+    }
+
+    fn answer_auth(&mut self, question: Deferred<kind::Auth>, outcome: AuthOutcome) {
+        if let Some(ask) = self.connection.resume(question) {
+            ask.answer(outcome);
+        }
+    }
+}
+
+#[cfg(all(test, feature = "test"))]
+mod tests {
+    use std::{thread, time::Duration};
+
+    use smtpd_core::{
+        Timeouts,
+        sasl::{Mechanisms, ScramHash, ScramKeys},
+    };
+    use tokio::{sync::Mutex, task};
+
+    use crate::{
+        AuthOutcome, Pipeline, Request, Secret, Server, handler_fn,
+        limiter::ClientKey,
+        permits::{Permit, Permits},
+        phase::Auth,
+        test::Client,
+    };
+
+    /// Nobody else may take all permits while a test does.
+    static ALL: Mutex<()> = Mutex::const_new(());
+
+    async fn all_permits() -> Vec<Permit> {
+        let processors = thread::available_parallelism().unwrap().get();
+        let mut permits = Vec::new();
+        for _ in 0..processors {
+            permits.push(Permits::of_process().acquire(None).await.unwrap());
+        }
+        permits
+    }
+
+    fn server() -> Server {
+        let keys = ScramKeys::derive(ScramHash::Sha256, "pencil", b"salt", 4096).unwrap();
+        // One that answers later is polled within the same wake as the derivation.
+        let auth = handler_fn(move |request: Request<Auth>| {
+            let secret = Secret::scram(keys.clone());
+            async move {
+                if request.credentials().username() == "late" {
+                    task::yield_now().await;
+                }
+                AuthOutcome::from(secret)
+            }
+        });
+        let mut timeouts = Timeouts::default();
+        timeouts.call = Duration::from_secs(20);
+        Server::new("mx.test", Pipeline::new().auth(auth)).configure(move |config| {
+            let config = config.mechanisms(Mechanisms::default());
+            config.allow_insecure_auth(true).timeouts(timeouts)
+        })
+    }
+
+    async fn greeted(server: &Server) -> Client {
+        let mut client = Client::connect(server);
+        client.greeting().await.unwrap();
+        client.ehlo("client.test").await.unwrap();
+        client
+    }
+
+    #[tokio::test]
+    async fn other_sessions_are_answered_while_keys_are_derived() {
+        let _all = ALL.lock().await;
+        let server = server();
+        for (name, password, code) in [
+            ("alice", "pencil", 235),
+            ("late", "pencil", 235),
+            ("alice", "Pencil", 535),
+        ] {
+            let (mut guessing, mut other) = (greeted(&server).await, greeted(&server).await);
+            let permits = all_permits().await;
+            let guess = task::spawn(async move { guessing.auth_plain(name, password).await });
+            for _ in 0..50 {
+                let reply = other.noop().await.unwrap();
+                reply.expect_code(250).unwrap();
+            }
+            assert!(
+                !guess.is_finished(),
+                "the keys were derived without a permit"
+            );
+            drop(permits);
+            guess.await.unwrap().unwrap().expect_code(code).unwrap();
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_waits_for_a_permit_is_answered_in_time() {
+        let _all = ALL.lock().await;
+        // First the permits: while other tests have some, the paused clock goes on.
+        let permits = all_permits().await;
+        let mut client = greeted(&server()).await;
+        let begun = tokio::time::Instant::now();
+        let reply = client.auth_plain("alice", "pencil").await.unwrap();
+        reply.expect_code(451).unwrap();
+        assert_eq!(begun.elapsed().as_secs(), 20);
+        drop(permits);
+        let reply = client.auth_plain("alice", "pencil").await.unwrap();
+        reply.expect_code(235).unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_client_that_leaves_waits_no_more() {
+        let _all = ALL.lock().await;
+        let server = server();
+        let permits = all_permits().await;
+        let waiting = || Permits::of_process().waiting(ClientKey::new([192, 0, 2, 77].into()));
+        let mut clients = Vec::new();
+        for _ in 0..3 {
+            let mut client = Client::from_peer(&server, ([192, 0, 2, 77], 4711));
+            client.greeting().await.unwrap();
+            client.ehlo("client.test").await.unwrap();
+            client
+                .raw("AUTH PLAIN AGFsaWNlAHBlbmNpbA==\r\n")
+                .await
+                .unwrap();
+            clients.push(client);
+        }
+        while waiting() < 3 {
+            task::yield_now().await;
+        }
+        drop(clients);
+        while waiting() > 0 {
+            task::yield_now().await;
+        }
+        drop(permits);
+    }
+}

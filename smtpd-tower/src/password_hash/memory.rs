@@ -1,0 +1,69 @@
+//! The memory that Argon2 works in.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use argon2::Block;
+
+/// Memory of comparisons that have ended, for those to come: as many pieces as there are at once. If it were allocated anew for
+/// each, in a thread that has an arena of its own, the allocator would keep far more of it.
+#[derive(Debug, Default)]
+pub(super) struct Memory(Mutex<Vec<Vec<Block>>>);
+
+impl Memory {
+    /// The largest piece that is kept: 64 MiB. The system takes larger ones back when they are freed.
+    const MOST_KEPT: usize = (64 << 20) / Block::SIZE;
+
+    /// Runs `work` with that many blocks. `None` if there is not the memory for them.
+    pub(super) fn lend<T>(&self, blocks: usize, work: impl FnOnce(&mut [Block]) -> T) -> Option<T> {
+        let mut piece = self.take(blocks)?;
+        let result = work(piece.get_mut(..blocks)?);
+        if piece.len() <= Self::MOST_KEPT {
+            self.lock().push(piece);
+        }
+        Some(result)
+    }
+
+    fn take(&self, blocks: usize) -> Option<Vec<Block>> {
+        let kept = self.lock().pop();
+        match kept.filter(|piece| piece.len() >= blocks) {
+            Some(piece) => Some(piece),
+            None => {
+                let mut piece = Vec::new();
+                piece.try_reserve_exact(blocks).ok()?;
+                piece.resize_with(blocks, Block::default);
+                Some(piece)
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Vec<Block>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_is_used_again_and_grows_with_need() {
+        let memory = Memory::default();
+        let place = |blocks| {
+            memory
+                .lend(blocks, |piece| (piece.as_ptr(), piece.len()))
+                .unwrap()
+        };
+        let first = place(8);
+        assert_eq!((place(8), place(4).0), (first, first.0));
+        assert_eq!(place(16).1, 16);
+        assert_eq!(memory.lock().len(), 1, "the smaller piece is dropped");
+        memory.lend(8, |_| assert_eq!(place(8).1, 8)).unwrap();
+        assert_eq!(memory.lock().len(), 2, "one for each at once");
+    }
+
+    #[test]
+    fn where_there_is_no_memory_the_work_is_not_done() {
+        let most = usize::MAX / Block::SIZE;
+        assert!(Memory::default().lend(most, |_| ()).is_none());
+    }
+}

@@ -1,0 +1,304 @@
+//! Passwords that are compared with their hashes.
+
+use std::{
+    hash::{DefaultHasher, Hasher},
+    num::NonZero,
+    sync::Arc,
+};
+
+use argon2::{Argon2, Params};
+use smtpd_core::{
+    AuthOutcome, Reply,
+    sasl::{Credentials, Identity},
+};
+
+use super::{PasswordHash, memory::Memory};
+use crate::{
+    Auth, Request,
+    limiter::ClientKey,
+    permits::{Permits, compute},
+};
+
+/// Compares passwords with their hashes, for the AUTH phase: in threads of their own, and not too many at a time.
+///
+/// In the whole process one comparison runs at a time for each processor, those with the keys of SCRAM included. Others wait for
+/// it, as long as the timeout of the AUTH phase lets them: clients take turns, and a client that goes away waits no more. If a
+/// thousand wait, the next receives [`Reply::auth_unavailable`].
+///
+/// An unknown user costs as much time as a known one. A clone shares the limit.
+///
+/// ```
+/// use std::{collections::HashMap, sync::Arc};
+/// use smtpd_tower::{Auth, AuthOutcome, PasswordHash, PasswordVerifier, Pipeline, Request, handler_fn};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let hash: PasswordHash = "$argon2id$v=19$m=8,t=1,p=1$c29tZXNhbHQ$L1qnTgpsWMa/dMHjDHhQFw".parse()?;
+/// let users = Arc::new(HashMap::from([("alice", hash)]));
+/// let verifier = PasswordVerifier::new().unknown_users_like(users.values());
+///
+/// let pipeline = Pipeline::new().auth(handler_fn(move |request: Request<Auth>| {
+///     let (verifier, users) = (verifier.clone(), users.clone());
+///     async move { verifier.verify(&request, users.get(request.credentials().username())).await }
+/// }));
+/// # drop(pipeline);
+/// # Ok(()) }
+/// ```
+#[derive(Clone, Debug)]
+pub struct PasswordVerifier {
+    nobody: Nobody,
+    limit: Option<Permits>,
+    memory: Arc<Memory>,
+}
+
+/// What unknown users cost.
+#[derive(Clone, Debug)]
+struct Nobody {
+    /// At least one.
+    hashes: Arc<[PasswordHash]>,
+    /// Chooses one of them by the user's name, in a way that nobody can foresee who does not know the hashes.
+    key: DefaultHasher,
+}
+
+impl Nobody {
+    fn like(hashes: Arc<[PasswordHash]>) -> Self {
+        let mut key = DefaultHasher::new();
+        hashes.iter().for_each(|hash| hash.add_to(&mut key));
+        Self { hashes, key }
+    }
+
+    fn hash(&self, name: &str) -> &PasswordHash {
+        let mut key = self.key.clone();
+        key.write(name.as_bytes());
+        let chosen = key.finish() % self.hashes.len().max(1) as u64;
+        &self.hashes[chosen as usize]
+    }
+}
+
+impl PasswordVerifier {
+    /// Unknown users cost what Argon2id with 19 MiB and two passes does.
+    pub fn new() -> Self {
+        let hash = PasswordHash::of_nobody(Argon2::default(), Params::DEFAULT_OUTPUT_LEN);
+        Self {
+            nobody: Nobody::like([hash].into()),
+            limit: None,
+            memory: Arc::default(),
+        }
+    }
+
+    /// Makes unknown users cost what the known ones do, whose hashes these are. Where these differ in their cost, each unknown name
+    /// costs what one of them does, always the same one: otherwise the time would tell which names are not known. Without any hash,
+    /// nothing changes.
+    #[must_use]
+    pub fn unknown_users_like<'a>(
+        mut self,
+        hashes: impl IntoIterator<Item = &'a PasswordHash>,
+    ) -> Self {
+        let mut hashes: Vec<_> = hashes.into_iter().cloned().collect();
+        if !hashes.is_empty() {
+            // In an order that does not depend on that of a map.
+            hashes.sort_by(|a, b| {
+                a.0.salt
+                    .cmp(&b.0.salt)
+                    .then_with(|| a.0.hash.cmp(&b.0.hash))
+            });
+            self.nobody = Nobody::like(hashes.into());
+        }
+        self
+    }
+
+    /// Lets so many run at a time, where there are more processors. Each takes the memory that its hash asks for, and the verifier
+    /// keeps it for the next.
+    #[must_use]
+    pub fn at_a_time(mut self, permits: NonZero<usize>) -> Self {
+        self.limit = Some(Permits::new(permits));
+        self
+    }
+
+    /// Accepts whoever knows the password of that hash; `None` stands for a user that is not known.
+    ///
+    /// Refused is also who wants to act as somebody else (RFC 4616 section 2), and a mechanism that does not carry the
+    /// password, for which a hash is of no use. Where there is no memory, or too many wait, the client may try again: it receives
+    /// [`Reply::auth_unavailable`].
+    pub async fn verify(
+        &self,
+        request: &Request<Auth>,
+        hash: Option<&PasswordHash>,
+    ) -> AuthOutcome {
+        let credentials = request.credentials();
+        if credentials.password().is_none() {
+            return Reply::auth_failed().into();
+        }
+        let known = hash.is_some();
+        let hash = hash.unwrap_or_else(|| self.nobody.hash(credentials.username()));
+        let fits = self.fits(request, hash.clone()).await;
+        outcome(credentials, fits.map(|fits| fits && known))
+    }
+
+    async fn fits(&self, request: &Request<Auth>, hash: PasswordHash) -> Option<bool> {
+        let client = ClientKey::of_session(request.session(), ClientKey::PREFIX);
+        let permit = match &self.limit {
+            Some(limit) => Some(limit.acquire(client).await.ok()?),
+            None => None,
+        };
+        let (memory, credentials) = (self.memory.clone(), request.credentials().clone());
+        let compared = compute(client, move || {
+            let _permit = permit;
+            let password = credentials.password().unwrap_or_default();
+            memory.lend(hash.blocks(), |blocks| hash.fits(password, blocks))
+        });
+        compared.await.ok()?
+    }
+}
+
+/// What comes of a comparison, if there was one.
+fn outcome(credentials: &Credentials, fits: Option<bool>) -> AuthOutcome {
+    match fits {
+        Some(true) if !credentials.acts_as_other() => Identity::new(credentials.username()).into(),
+        Some(_) => Reply::auth_failed().into(),
+        None => Reply::auth_unavailable().into(),
+    }
+}
+
+impl Default for PasswordVerifier {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use smtpd_core::sasl::MechanismName;
+
+    use super::{
+        super::tests::{HASH, hash},
+        *,
+    };
+    use crate::Session;
+
+    fn request(credentials: Credentials) -> Request<Auth> {
+        const PLAIN: MechanismName = MechanismName::from_static("PLAIN");
+        Request::new(Session::local(), Auth::new(PLAIN, credentials))
+    }
+
+    fn alice(password: &str) -> Request<Auth> {
+        request(Credentials::plain("alice", password).unwrap())
+    }
+
+    async fn verify(credentials: Credentials, hash: Option<&PasswordHash>) -> AuthOutcome {
+        PasswordVerifier::new()
+            .verify(&request(credentials), hash)
+            .await
+    }
+
+    #[tokio::test]
+    async fn the_password_decides() {
+        for (password, known, authzid, welcome) in [
+            ("secret", true, "", true),
+            ("secret", true, "alice", true),
+            ("secret", true, "bob", false),
+            ("Secret", true, "", false),
+            ("secret", false, "", false),
+        ] {
+            let credentials = Credentials::plain("alice", password)
+                .unwrap()
+                .with_authzid(authzid)
+                .unwrap();
+            match verify(credentials, known.then_some(&hash())).await {
+                AuthOutcome::Accept(identity) => assert!(welcome && identity.as_str() == "alice"),
+                AuthOutcome::Refuse(reply) => assert!(!welcome && reply == Reply::auth_failed()),
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_mechanism_without_the_password_is_refused() {
+        for credentials in [
+            Credentials::lookup("alice").unwrap(),
+            Credentials::bearer("alice", "secret").unwrap(),
+            Credentials::external(),
+        ] {
+            let outcome = verify(credentials, Some(&hash())).await;
+            assert!(matches!(outcome, AuthOutcome::Refuse(_)));
+        }
+    }
+
+    /// The hash of another user, with that parameter for the memory.
+    fn costing(memory: u32, salt: u32) -> PasswordHash {
+        let hash = HASH.replace("m=8", &format!("m={memory}"));
+        hash.replace("c29tZXNhbHQ", &format!("c29tZXNh{salt:02}Q"))
+            .parse()
+            .unwrap()
+    }
+
+    #[test]
+    fn unknown_users_cost_what_the_known_do() {
+        let cost = |hash: &PasswordHash| hash.0.argon2.params().m_cost();
+        let plain = PasswordVerifier::new();
+        assert_eq!(cost(plain.nobody.hash("alice")), Params::DEFAULT.m_cost());
+        let like_none = plain.clone().unknown_users_like([]);
+        assert_eq!(
+            cost(like_none.nobody.hash("alice")),
+            Params::DEFAULT.m_cost()
+        );
+        let like_one = plain.clone().unknown_users_like(&[hash()]);
+        assert_eq!(cost(like_one.nobody.hash("alice")), 8);
+
+        // Three users in four are cheap, and so are about three unknown names in four.
+        let mut users: Vec<_> = (10..40).map(|salt| costing(8, salt)).collect();
+        users.extend((40..50).map(|salt| costing(64, salt)));
+        let like_all = plain.clone().unknown_users_like(&users);
+        let names: Vec<_> = (0..1000).map(|number| format!("user{number}")).collect();
+        let costs = |verifier: &PasswordVerifier| -> Vec<_> {
+            let hashes = names.iter().map(|name| verifier.nobody.hash(name));
+            hashes.map(cost).collect()
+        };
+        let first = costs(&like_all);
+        let heavy = first.iter().filter(|cost| **cost == 64).count();
+        assert!((150..350).contains(&heavy), "{heavy}");
+        // The same after a restart, in whatever order a map has them; others where the hashes are others.
+        users.reverse();
+        assert_eq!(costs(&plain.clone().unknown_users_like(&users)), first);
+        users[0] = costing(64, 99);
+        assert_ne!(costs(&plain.unknown_users_like(&users)), first);
+    }
+
+    #[tokio::test]
+    async fn an_unknown_user_is_refused_whatever_it_is_compared_with() {
+        let verifier = PasswordVerifier::new().unknown_users_like(&[hash()]);
+        let outcome = verifier.verify(&alice("secret"), None).await;
+        assert!(matches!(outcome, AuthOutcome::Refuse(reply) if reply == Reply::auth_failed()));
+    }
+
+    #[tokio::test]
+    async fn they_take_turns() {
+        let verifier = PasswordVerifier::new().at_a_time(NonZero::<usize>::MIN);
+        let limit = verifier.limit.clone().unwrap();
+        let permit = limit.acquire(None).await.unwrap();
+        let waiting = tokio::spawn({
+            let verifier = verifier.clone();
+            async move { verifier.verify(&alice("secret"), Some(&hash())).await }
+        });
+        tokio::task::yield_now().await;
+        assert!(!waiting.is_finished());
+        drop(permit);
+        assert!(matches!(waiting.await.unwrap(), AuthOutcome::Accept(_)));
+        assert!(
+            tokio_test::task::spawn(limit.acquire(None))
+                .poll()
+                .is_ready()
+        );
+    }
+
+    #[test]
+    fn where_nothing_was_compared_the_client_is_to_try_again() {
+        let credentials = Credentials::plain("alice", "secret").unwrap();
+        let AuthOutcome::Refuse(reply) = outcome(&credentials, None) else {
+            panic!()
+        };
+        assert_eq!(
+            reply.to_string(),
+            "454 4.7.0 Temporary authentication failure"
+        );
+    }
+}
