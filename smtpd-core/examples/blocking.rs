@@ -102,7 +102,10 @@ fn serve(mut connection: Connection, socket: TcpStream, options: &Options) -> io
                     .set_read_timeout(Some(tick(reading.until())))?;
                 match stream.read(&mut buffer) {
                     Ok(0) => reading.into_connection().handle_eof(),
-                    Ok(read) => input.extend_from_slice(&buffer[..read]),
+                    Ok(read) => {
+                        input.extend_from_slice(&buffer[..read]);
+                        buffer[..read].fill(0); // It may be a password.
+                    }
                     Err(error) if is_timeout(&error) => {}
                     Err(_) => reading.into_connection().handle_lost(),
                 }

@@ -24,7 +24,10 @@ use shared::{
     Delivery, Options, Stage, Stream,
     options::{Kind, Listener},
 };
-use smtpd_core::{Connection, Deferred, Reply, Step, ask_kind, bytes::BytesMut};
+use smtpd_core::{
+    Ask, AuthOutcome, AuthRequest, Connection, Deferred, Reply, Step, ask_kind, bytes::BytesMut,
+    sasl::Secret,
+};
 
 const WAKER: Token = Token(usize::MAX);
 /// A session that always has more input is interrupted after that many reads, so that the others get on too.
@@ -45,7 +48,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         common: Common {
             options,
             buffer: vec![0; 16 << 10],
-            deliverer: Deliverer { sender, waker },
+            workers: Workers { sender, waker },
         },
         done,
     };
@@ -67,27 +70,32 @@ struct Server {
     /// When which session has to be polled, even though nothing happens at its socket.
     deadlines: BTreeSet<(Instant, Token)>,
     next: usize,
-    done: mpsc::Receiver<Delivered>,
+    done: mpsc::Receiver<Done>,
 }
 
 /// What every session needs.
 struct Common {
     options: Options,
     buffer: Vec<u8>,
-    deliverer: Deliverer,
+    workers: Workers,
 }
 
-/// Delivers messages in threads of their own, because the disk may block.
-struct Deliverer {
-    sender: mpsc::Sender<Delivered>,
+/// Does in threads of its own what would keep all sessions waiting: the disk may block, and keys take long to derive. A server
+/// that is to stand clients who guess passwords does not start a thread for each derivation, but has a few that take turns.
+struct Workers {
+    sender: mpsc::Sender<Done>,
     waker: Arc<Waker>,
 }
 
-/// A message that is delivered, or not, and the question that it answers.
-struct Delivered {
+/// What is done, and the question that it answers.
+struct Done {
     session: Token,
-    question: Deferred<ask_kind::Message>,
-    name: io::Result<String>,
+    answer: Answer,
+}
+
+enum Answer {
+    Delivered(Deferred<ask_kind::Message>, io::Result<String>),
+    Derived(Deferred<ask_kind::Auth>, Secret),
 }
 
 impl Server {
@@ -106,8 +114,8 @@ impl Server {
                 self.accept(poll.registry(), token)?;
                 self.advance(token);
             }
-            while let Ok(delivered) = self.done.try_recv() {
-                self.answer(delivered);
+            while let Ok(done) = self.done.try_recv() {
+                self.answer(done);
             }
             let now = Instant::now();
             while let Some(&(until, token)) =
@@ -165,18 +173,25 @@ impl Server {
     }
 
     /// Answers a message, unless its session is over.
-    fn answer(&mut self, delivered: Delivered) {
-        let token = delivered.session;
-        let session = self.sessions.get_mut(&token);
-        let Some(ask) = session.and_then(|session| session.connection.resume(delivered.question))
-        else {
+    fn answer(&mut self, done: Done) {
+        let Some(session) = self.sessions.get_mut(&done.session) else {
             return;
         };
-        match delivered.name {
-            Ok(name) => ask.reply(Reply::queued(name)),
-            Err(_) => ask.refuse(Reply::try_again("No room for messages")),
+        match done.answer {
+            Answer::Delivered(question, name) => {
+                match (session.connection.resume(question), name) {
+                    (Some(ask), Ok(name)) => ask.reply(Reply::queued(name)),
+                    (Some(ask), Err(_)) => ask.refuse(Reply::try_again("No room for messages")),
+                    (None, _) => {}
+                }
+            }
+            Answer::Derived(question, secret) => {
+                if let Some(ask) = session.connection.resume(question) {
+                    ask.verify(secret);
+                }
+            }
         }
-        self.advance(token);
+        self.advance(done.session);
     }
 
     /// Lets a session go on as far as it can, and notes when it has to be looked at again.
@@ -195,17 +210,35 @@ impl Server {
     }
 }
 
-impl Deliverer {
+impl Workers {
     fn deliver(&self, session: Token, delivery: Delivery, question: Deferred<ask_kind::Message>) {
+        self.start(session, || Answer::Delivered(question, delivery.commit()));
+    }
+
+    /// Answers at once where that takes no time.
+    fn compare(
+        &self,
+        session: Token,
+        request: &AuthRequest,
+        outcome: AuthOutcome,
+        ask: Ask<'_, ask_kind::Auth>,
+    ) {
+        let derivation = match &outcome {
+            AuthOutcome::Verify(secret) => request.credentials.derivation(secret),
+            _ => None,
+        };
+        let Some(derivation) = derivation else {
+            return ask.answer(outcome);
+        };
+        let question = ask.defer();
+        self.start(session, || Answer::Derived(question, derivation.run()));
+    }
+
+    fn start(&self, session: Token, work: impl FnOnce() -> Answer + Send + 'static) {
         let (sender, waker) = (self.sender.clone(), self.waker.clone());
         let work = move || {
-            let name = delivery.commit();
-            let delivered = Delivered {
-                session,
-                question,
-                name,
-            };
-            if sender.send(delivered).is_ok() {
+            let answer = work();
+            if sender.send(Done { session, answer }).is_ok() {
                 let _ = waker.wake();
             }
         };
@@ -264,7 +297,10 @@ impl Session {
                     reads += 1;
                     match self.stream.read(&mut common.buffer) {
                         Ok(0) => reading.into_connection().handle_eof(),
-                        Ok(read) => self.input.extend_from_slice(&common.buffer[..read]),
+                        Ok(read) => {
+                            self.input.extend_from_slice(&common.buffer[..read]);
+                            common.buffer[..read].fill(0); // It may be a password.
+                        }
                         Err(error) if is_blocked(&error) => return Some(reading.until()),
                         Err(_) => reading.into_connection().handle_lost(),
                     }
@@ -281,7 +317,10 @@ impl Session {
                 Step::Connect(ask) => ask.accept(),
                 Step::Helo(_, ask) => ask.accept(),
                 Step::StartTls(ask) => ask.accept(),
-                Step::Auth(request, ask) => ask.answer(shared::login(options, &request)),
+                Step::Auth(request, ask) => {
+                    let outcome = shared::login(options, &request);
+                    common.workers.compare(self.token, &request, outcome, ask);
+                }
                 Step::Mail(_, ask) => ask.accept(),
                 Step::Rcpt(rcpt, ask) => ask.reply(shared::recipient(options, &rcpt)),
                 Step::Data(ask) => match Delivery::begin(options, ask.connection(), self.peer) {
@@ -303,7 +342,7 @@ impl Session {
                 }
                 Step::ChunkEnd(ask) => ask.taken(),
                 Step::Message(Ok(()), ask) => match self.delivery.take() {
-                    Some(delivery) => common.deliverer.deliver(self.token, delivery, ask.defer()),
+                    Some(delivery) => common.workers.deliver(self.token, delivery, ask.defer()),
                     None => ask.refuse(Reply::try_again("No room for messages")),
                 },
                 Step::Message(Err(error), ask) => {

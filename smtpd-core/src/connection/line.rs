@@ -1,6 +1,7 @@
 //! Lines: commands and the responses of SASL, cut from the input.
 
 use bytes::{Buf, BytesMut};
+use zeroize::Zeroize;
 
 use super::{Connection, Mode};
 use crate::{Code, Reply, Status, framing::Line, sasl::MAX_RESPONSE_LINE};
@@ -11,7 +12,8 @@ impl Connection {
         matches!(self.reading, Mode::Commands | Mode::SaslResponse) && !self.line.is_within()
     }
 
-    /// Takes a line. Returns whether there was one.
+    /// Takes a line. Returns whether there was one. A line that may hold a password or a token is wiped from the input: a response of
+    /// SASL, AUTH, and whatever was refused, for it may be a response that came at the wrong moment.
     #[inline]
     pub(super) fn step_line(
         &mut self,
@@ -20,17 +22,23 @@ impl Connection {
         handle: impl FnOnce(&mut Self, &[u8], bool),
     ) -> bool {
         // An initial response counts as part of the exchange, not of the command (RFC 4954 section 4).
-        let limit = if is_auth(input) {
+        let is_auth = is_auth(input);
+        let limit = if is_auth {
             limit.max(MAX_RESPONSE_LINE + 32)
         } else {
             limit
         };
+        let is_secret = is_auth || self.reading == Mode::SaslResponse;
+        let errors = self.counts.errors;
         match self.line.poll(input, limit) {
             None => return false,
             Some(Line::TooLong) => self.line_too_long(),
             Some(Line::Complete(len)) => {
                 let more = input.len() > len + 2;
                 handle(self, &input[..len], more);
+                if is_secret || self.counts.errors != errors {
+                    input[..len].zeroize();
+                }
                 input.advance(len + 2);
             }
         }
@@ -51,6 +59,12 @@ impl Connection {
             "Line too long",
         ))
     }
+}
+
+/// Drops all that has come, which may hold a password as well.
+pub(super) fn drop_all(input: &mut BytesMut) {
+    input.zeroize();
+    input.clear();
 }
 
 fn is_auth(input: &[u8]) -> bool {

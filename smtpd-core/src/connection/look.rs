@@ -8,6 +8,7 @@ use super::{
     Connection, Mode,
     clock::{Moment, Nanos},
     event::Event,
+    line::drop_all,
     step::Found,
 };
 use crate::sasl::MAX_RESPONSE_LINE;
@@ -70,7 +71,7 @@ impl Connection {
         }
         match self.reading {
             Mode::Closed => {
-                input.clear();
+                drop_all(input);
                 return self.await_end(now);
             }
             Mode::Handshake => return self.await_handshake(now),

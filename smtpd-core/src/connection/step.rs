@@ -10,6 +10,7 @@ use super::{
     client::{Channel, Client},
     clock::Moment,
     event::Event,
+    line::drop_all,
 };
 use crate::{
     Envelope, Forwarded, XClient,
@@ -258,7 +259,7 @@ impl<'c> Handshaking<'c> {
     /// under TLS, and the session starts anew: what the client said before is forgotten (RFC 3207 section 4.2). Only what
     /// XCLIENT said stays: otherwise a client whose proxy hands it through after XCLIENT could get rid of its own address.
     pub fn done(self, input: &mut BytesMut, facts: TlsFacts) {
-        input.clear();
+        drop_all(input);
         let connection = self.connection;
         let is_first = connection.serial.is_multiple_of(super::SERIALS);
         let bindings = Some(facts.bindings).filter(|bindings| !bindings.is_empty());

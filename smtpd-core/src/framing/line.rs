@@ -33,7 +33,7 @@ impl LineReader {
         self.scanned = 0;
         self.begun = true;
         if std::mem::take(&mut self.skipping) || end + 2 > limit {
-            input.advance(end + 2);
+            drop_front(input, end + 2);
             return Some(Line::TooLong);
         }
         Some(Line::Complete(end))
@@ -65,10 +65,16 @@ impl LineReader {
     /// Drops what cannot be the end of the line, so that an endless one costs no memory.
     fn skip(&mut self, input: &mut BytesMut) {
         let keep = usize::from(input.last() == Some(&b'\r'));
-        input.advance(input.len() - keep);
+        drop_front(input, input.len() - keep);
         self.scanned = 0;
         self.skipping = true;
     }
+}
+
+/// Drops what may be a part of a password or a token, so that the buffer does not hold it any longer.
+fn drop_front(input: &mut BytesMut, len: usize) {
+    input[..len].fill(0);
+    input.advance(len);
 }
 
 #[cfg(test)]

@@ -125,7 +125,7 @@ impl<IO: Io> Driver<IO> {
         if closing.lingers && !wire.eof && wire.received <= closing.most {
             let read = self.poll_read(cx);
             self.catch_up();
-            self.wire.input.clear();
+            self.wire.drop_input();
             // The client is gone, and nobody is interested in how.
             self.wire.eof |= matches!(read, Poll::Ready(Err(_)));
             return read.map(|_| ());

@@ -122,9 +122,10 @@ impl Engine {
         } else {
             Connection::new(self.config.clone())
         };
+        let may_authenticate = !self.config.mechanisms_ref().is_empty();
         let mut driver = Driver {
             connection,
-            wire: Wire::new(Stream::Plain(io)),
+            wire: Wire::new(Stream::Plain(io), may_authenticate),
             session: Session::new(peer, local, self.listener.clone(), self.protocol),
             engine: self,
             seat,

@@ -12,6 +12,7 @@ use bytes::{Bytes, BytesMut};
 use smtpd_core::Writing;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::io::poll_read_buf;
+use zeroize::Zeroize;
 
 use super::{stream::Stream, timer::Timer};
 
@@ -33,6 +34,8 @@ pub(super) struct Wire<IO> {
     lent: bool,
     /// A large message is coming: `input` stays this session's own.
     large: bool,
+    /// The input may hold passwords, so nothing of it is left behind where it was. What the connection has taken, it has wiped.
+    secret: bool,
     last_read: usize,
     pub(super) eof: bool,
     /// The stream has taken that much of the output, but may have buffered it.
@@ -45,12 +48,14 @@ pub(super) struct Wire<IO> {
 }
 
 impl<IO: AsyncRead + AsyncWrite + Unpin> Wire<IO> {
-    pub(super) fn new(stream: Stream<IO>) -> Self {
+    /// `secret` tells that clients can authenticate.
+    pub(super) fn new(stream: Stream<IO>, secret: bool) -> Self {
         Self {
             stream,
             input: BytesMut::new(),
             lent: false,
             large: false,
+            secret,
             last_read: 0,
             eof: false,
             unflushed: 0,
@@ -124,7 +129,8 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Wire<IO> {
 
     pub(super) fn end_large(&mut self) {
         if std::mem::take(&mut self.large) {
-            self.input = BytesMut::from(&self.input[..]);
+            let left = BytesMut::from(&self.input[..]);
+            self.replace_input(left);
         }
     }
 
@@ -132,9 +138,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Wire<IO> {
     pub(super) fn park(&mut self) {
         if std::mem::take(&mut self.lent) {
             let left = BytesMut::from(&self.input[..]);
-            let mut scratch = std::mem::replace(&mut self.input, left);
-            scratch.clear();
-            SCRATCH.set(scratch);
+            SCRATCH.set(self.replace_input(left));
         } else if self.input.is_empty() && !self.large {
             self.input = BytesMut::new();
         }
@@ -142,23 +146,49 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Wire<IO> {
 
     fn make_room(&mut self) {
         if !self.lent && !self.large {
-            let left = std::mem::replace(&mut self.input, SCRATCH.take());
+            let mut scratch = SCRATCH.take();
             self.lent = true;
-            self.input.reserve(READ);
-            self.input.extend_from_slice(&left);
+            scratch.reserve(READ);
+            scratch.extend_from_slice(&self.input);
+            self.replace_input(scratch);
         }
         if self.input.capacity() - self.input.len() < READ / 4 {
-            self.input.reserve(READ);
+            self.grow();
         }
+    }
+
+    fn grow(&mut self) {
+        if self.large || !self.secret {
+            return self.input.reserve(READ);
+        }
+        // `reserve` would leave the old bytes where they were.
+        let mut grown = BytesMut::with_capacity(self.input.len() + READ);
+        grown.extend_from_slice(&self.input);
+        self.replace_input(grown);
+    }
+}
+
+impl<IO> Wire<IO> {
+    /// Drops the input.
+    pub(super) fn drop_input(&mut self) {
+        if self.secret {
+            self.input.zeroize();
+        }
+        self.input.clear();
+    }
+
+    /// Puts another buffer in the place of the input. Returns the old one, empty.
+    fn replace_input(&mut self, input: BytesMut) -> BytesMut {
+        self.drop_input();
+        std::mem::replace(&mut self.input, input)
     }
 }
 
 impl<IO> Drop for Wire<IO> {
     fn drop(&mut self) {
+        self.drop_input();
         if self.lent {
-            let mut scratch = std::mem::take(&mut self.input);
-            scratch.clear();
-            SCRATCH.set(scratch);
+            SCRATCH.set(std::mem::take(&mut self.input));
         }
     }
 }

@@ -1,5 +1,7 @@
 //! The messages of the client (RFC 5802 section 7).
 
+use zeroize::Zeroizing;
+
 use super::super::{SaslError, base64, gs2};
 
 /// `client-first-message-bare`.
@@ -16,7 +18,7 @@ pub(super) struct Final<'a> {
     /// As it came, in base64.
     pub(super) binding: &'a str,
     pub(super) nonce: &'a str,
-    pub(super) proof: Vec<u8>,
+    pub(super) proof: Zeroizing<Vec<u8>>,
 }
 
 /// `[reserved-mext ","] username "," nonce ["," extensions]`; no mandatory extension is known, so each is a fault.
@@ -45,7 +47,7 @@ pub(super) fn last(message: &str) -> Result<Final<'_>, SaslError> {
         without_proof,
         binding,
         nonce,
-        proof: proof.to_vec(),
+        proof,
     })
 }
 
@@ -115,7 +117,7 @@ mod tests {
         let message = last("c=biws,r=abc,x=y,p=AAAA").unwrap();
         assert_eq!(message.without_proof, "c=biws,r=abc,x=y");
         assert_eq!((message.binding, message.nonce), ("biws", "abc"));
-        assert_eq!(message.proof, [0; 3]);
+        assert_eq!(*message.proof, [0; 3]);
         for message in [
             "",
             "c=biws,r=abc",
