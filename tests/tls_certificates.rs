@@ -276,7 +276,7 @@ async fn external_goes_by_the_certificate() {
             ehlo.contains("AUTH PLAIN LOGIN") && !ehlo.contains("EXTERNAL"),
             "{ehlo}"
         );
-        client.cmd("AUTH EXTERNAL =", "454 4.7.0").await;
+        client.cmd("AUTH EXTERNAL =", "504 5.5.4").await;
 
         // The second session is resumed, and nobody looks at the certificate in its handshake.
         let fred = authority.client(versions, Some(&fred));

@@ -12,6 +12,19 @@ use crate::{
     },
 };
 
+/// RFC 4954 section 4: so are also those that are offered in other sessions only, such as to clients with a certificate.
+const NOT_OFFERED: Reply = Reply::fixed(
+    Code::PARAMETER_NOT_IMPLEMENTED,
+    Status::INVALID_PARAMETERS,
+    "Unrecognized authentication mechanism",
+);
+/// RFC 4954 section 6.
+const NEEDS_TLS: Reply = Reply::fixed(
+    Code::ENCRYPTION_REQUIRED,
+    Status::ENCRYPTION_NEEDED,
+    "This mechanism needs TLS",
+);
+
 impl Connection {
     pub(super) fn auth(&mut self, argument: &[u8]) {
         let mut words = argument.splitn(2, |&octet| octet == b' ');
@@ -31,19 +44,15 @@ impl Connection {
         // first and HELO then, or HELO alone, and nothing is gained by sending them away: what a mechanism needs holds anyway.
         let config = self.config.clone();
         let Some(factory) = config.mechanisms.find(name) else {
-            return self.fault(Reply::fixed(
-                Code::PARAMETER_NOT_IMPLEMENTED,
-                Status::INVALID_PARAMETERS,
-                "Unrecognized authentication mechanism",
-            ));
+            return self.fault(NOT_OFFERED);
         };
         if !self.may_use(factory) {
             let bound = factory.needs_channel_binding() || factory.needs_client_certificate();
             let needs_tls = !self.tls && (factory.is_plaintext() || bound);
-            return self.fault(weak_mechanism(needs_tls));
+            return self.fault(if needs_tls { NEEDS_TLS } else { NOT_OFFERED });
         }
         let Some(mut exchange) = start(&config, factory, self.bindings_for(factory)) else {
-            return self.answer(weak_mechanism(false));
+            return self.answer(Reply::auth_unavailable());
         };
         let step = exchange.handle_initial(initial);
         self.exchange = Some(Box::new(Running {
@@ -195,21 +204,4 @@ fn start(
         context = context.with_channel_bindings(bindings);
     }
     Some(Exchange::new(factory.start(&context)))
-}
-
-fn weak_mechanism(plaintext: bool) -> Reply {
-    if plaintext {
-        // RFC 4954 section 6.
-        Reply::fixed(
-            Code::ENCRYPTION_REQUIRED,
-            Status::ENCRYPTION_NEEDED,
-            "This mechanism needs TLS",
-        )
-    } else {
-        Reply::fixed(
-            Code::TLS_UNAVAILABLE,
-            Status::POLICY,
-            "This mechanism is not available now",
-        )
-    }
 }

@@ -9,29 +9,24 @@ use super::{
     der::{Element, OBJECT_IDENTIFIER, Reader, SEQUENCE, context},
 };
 
-/// The channel bindings of `connection`, whose handshake is done.
+/// What `connection` exports to bind to, once its handshake is done.
 ///
 /// For TLS 1.2 `tls-exporter` needs the extended master secret (RFC 9266 section 4.2), and rustls does not tell whether
 /// that is in use: it is there where the server insists on it. Nor does rustls show the Finished messages that
 /// `tls-unique` is made of.
-pub(super) fn channel_bindings(
+pub(super) fn exported(
     connection: &ServerConnection,
     extended_master_secret: bool,
-    end_point: Option<&[u8]>,
 ) -> ChannelBindings {
-    let mut bindings = ChannelBindings::none();
     let is_tls13 = connection.protocol_version() == Some(ProtocolVersion::TLSv1_3);
     if is_tls13 || extended_master_secret {
         // RFC 9266 section 2: 32 octets, this label, a context of no octets.
         let label = b"EXPORTER-Channel-Binding";
         if let Ok(exported) = connection.export_keying_material([0; 32], label, Some(b"")) {
-            bindings = bindings.with(ChannelBinding::TlsExporter, exported);
+            return ChannelBindings::none().with(ChannelBinding::TlsExporter, exported);
         }
     }
-    match end_point {
-        Some(hash) => bindings.with(ChannelBinding::TlsServerEndPoint, hash),
-        None => bindings,
-    }
+    ChannelBindings::none()
 }
 
 /// The hash of a server's certificate, by the function that its signature uses (RFC 5929 section 4.1); `None` where

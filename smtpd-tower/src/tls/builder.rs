@@ -41,6 +41,7 @@ pub struct TlsBuilder {
     clients: Option<ClientCertificates>,
     min_version: TlsVersion,
     extended_master_secret: bool,
+    pub(super) end_point_alone: bool,
 }
 
 impl TlsBuilder {
@@ -60,6 +61,7 @@ impl TlsBuilder {
             clients: None,
             min_version: TlsVersion::Tls12,
             extended_master_secret: false,
+            end_point_alone: false,
         }
     }
 
@@ -95,6 +97,17 @@ impl TlsBuilder {
     #[must_use]
     pub fn require_extended_master_secret(mut self, required: bool) -> Self {
         self.extended_master_secret = required;
+        self
+    }
+
+    /// Whether SCRAM's -PLUS forms are offered where they can bind to nothing but the certificate (`tls-server-end-point`): over
+    /// TLS 1.2 without [`require_extended_master_secret`](Self::require_extended_master_secret). `false` by default.
+    ///
+    /// Most clients bind to `tls-unique` over TLS 1.2 (RFC 5802 section 6.1), which rustls does not show. Such a client fails as with
+    /// a wrong password, although it could have used the form that does not bind. Turn it on if you know your clients.
+    #[must_use]
+    pub fn bind_to_certificate_alone(mut self, allowed: bool) -> Self {
+        self.end_point_alone = allowed;
         self
     }
 

@@ -54,7 +54,7 @@ use std::{
     sync::{Arc, PoisonError, RwLock},
 };
 
-use smtpd_core::sasl::ChannelBindings;
+use smtpd_core::sasl::{ChannelBinding, ChannelBindings};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
@@ -204,11 +204,17 @@ impl Snapshot {
     }
 
     fn bindings(&self, connection: &rustls::ServerConnection) -> ChannelBindings {
-        let end_point = self
-            .origin
-            .as_ref()
-            .and_then(|origin| origin.certificates.end_point(connection.server_name()));
-        binding::channel_bindings(connection, self.config.require_ems, end_point)
+        let exported = binding::exported(connection, self.config.require_ems);
+        let Some(origin) = &self.origin else {
+            return exported;
+        };
+        if exported.is_empty() && !origin.recipe.end_point_alone {
+            return exported;
+        }
+        match origin.certificates.end_point(connection.server_name()) {
+            Some(hash) => exported.with(ChannelBinding::TlsServerEndPoint, hash),
+            None => exported,
+        }
     }
 
     /// How the files were when they were read.

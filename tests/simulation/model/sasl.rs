@@ -38,7 +38,7 @@ impl Model {
                 self.password(event, code, login, initial.into_iter().collect())
             }
             "SCRAM-SHA-256-PLUS" if !self.facts.tls => expect(code, &[538]),
-            "SCRAM-SHA-256-PLUS" if !self.binds => expect(code, &[454]),
+            "SCRAM-SHA-256-PLUS" if !self.binds => expect(code, &[504]),
             "SCRAM-SHA-256" | "SCRAM-SHA-256-PLUS" => match initial {
                 Some(initial) => self.scram_first(event, code, &initial),
                 None => self.challenged(code, Sasl::First),
