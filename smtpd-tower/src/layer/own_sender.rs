@@ -45,22 +45,31 @@ impl OwnSenderLayer {
         }
     }
 
-    /// Lets a user of the name `alice` send as `alice` of each of these domains, and one whose name is the whole address as that
-    /// one alone. The case of letters matters in names, not in domains; these may be in A-labels or U-labels.
+    /// Lets a user of the name `alice` send as `alice` of each of these domains, and one whose name has an `@` as that address alone.
+    /// The case of letters matters in names, not in domains; these may be in A-labels or U-labels.
     pub fn in_domains<T: AsRef<str>>(domains: impl IntoIterator<Item = T>) -> Self {
         let domains: DomainSet = domains.into_iter().collect();
         Self::new(move |user, sender| {
             domains.contains(sender.domain()) && is_named(user.as_str(), sender)
         })
     }
+
+    /// The same in any domain: lets a user of the name `alice` send as `alice` of every domain, and one whose name has an `@` as that
+    /// address alone.
+    pub fn in_any_domain() -> Self {
+        Self::new(|user, sender| is_named(user.as_str(), sender))
+    }
 }
 
 fn is_named(user: &str, sender: &Mailbox) -> bool {
     let local_part = sender.local_part_unquoted();
-    user == local_part
-        || user.rsplit_once('@').is_some_and(|(name, domain)| {
+    match user.rsplit_once('@') {
+        // Not as `"alice@example.org"` of another domain, which is not the address that the name is.
+        Some((name, domain)) => {
             name == local_part && *canonical(domain) == *sender.domain().canonical()
-        })
+        }
+        None => user == local_part,
+    }
 }
 
 impl fmt::Debug for OwnSenderLayer {
@@ -102,6 +111,8 @@ mod tests {
         reply.await.unwrap().code().as_u16()
     }
 
+    const ADDRESS_AS_NAME: &str = "\"alice@example.org\"@example.org";
+
     #[tokio::test]
     async fn addresses_of_users() {
         let layer = OwnSenderLayer::in_domains(["example.org", "gr\u{e5}.example"]);
@@ -120,6 +131,28 @@ mod tests {
             ("alice@example.com", "alice@example.com", 550),
             ("alice@example.org", "bob@example.org", 550),
             ("", "alice@example.org", 550),
+            ("alice@example.org", ADDRESS_AS_NAME, 550),
+            (
+                "alice@example.org",
+                "\"alice@example.org\"@gr\u{e5}.example",
+                550,
+            ),
+        ] {
+            let session = Session::local().with_identity(user);
+            assert_eq!(ask(&layer, session, sender).await, code, "{user} {sender}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_name_that_is_an_address_is_no_name_in_other_domains() {
+        let layer = OwnSenderLayer::in_any_domain();
+        for (user, sender, code) in [
+            ("alice", "alice@other.net", 250),
+            ("alice", "bob@other.net", 550),
+            ("alice@example.org", "alice@EXAMPLE.org", 250),
+            ("alice@example.org", "alice@other.net", 550),
+            ("alice@example.org", ADDRESS_AS_NAME, 550),
+            ("alice@example.org", "\"alice@example.org\"@other.net", 550),
         ] {
             let session = Session::local().with_identity(user);
             assert_eq!(ask(&layer, session, sender).await, code, "{user} {sender}");
