@@ -6,7 +6,7 @@
 //! | file | what it shows |
 //! |---|---|
 //! | `message_log.rs` | a layer of one's own |
-//! | `users.rs` | authentication, by passwords, by their hashes, or by a certificate |
+//! | `users.rs`, `users_file.rs` | authentication, by passwords, by their hashes, or by a certificate |
 //! | `config.rs`, `extensions.rs` | limits, timeouts, what is required, extensions |
 //! | `mode.rs` | listeners for servers, for users, or for both |
 //! | `tls.rs` | certificates, and new ones while the server runs |
@@ -28,6 +28,7 @@ mod options;
 mod signals;
 mod tls;
 mod users;
+mod users_file;
 mod values;
 
 use std::{
@@ -142,10 +143,13 @@ async fn pipeline(options: &Options) -> Result<Pipeline, BoxError> {
         .mail(mail)
         .rcpt(rcpt)
         .data(data);
-    Ok(match Users::new(options)? {
-        Some(users) => pipeline.auth(handler_fn(move |request| users.clone().login(request))),
-        None => pipeline,
-    })
+    let Some(users) = Users::new(options)? else {
+        return Ok(pipeline);
+    };
+    for warning in users.warnings(&options.mechanisms()) {
+        tracing::warn!("{warning}");
+    }
+    Ok(pipeline.auth(handler_fn(move |request| users.clone().login(request))))
 }
 
 fn is_of_user<P>(request: &Request<P>) -> bool {
@@ -178,9 +182,7 @@ async fn accept(request: Request<Mail>) -> Result<(), Reply> {
 /// Users send under their own name, at any domain where none is said.
 fn own_sender(options: &Options) -> OwnSenderLayer {
     match &*options.domain {
-        [] => OwnSenderLayer::new(|user, sender| {
-            [&*sender.local_part_unquoted(), sender.as_str()].contains(&user.as_str())
-        }),
+        [] => OwnSenderLayer::in_any_domain(),
         domains => OwnSenderLayer::in_domains(domains.iter().map(Domain::as_str)),
     }
 }

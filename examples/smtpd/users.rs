@@ -1,13 +1,13 @@
 //! Who may authenticate.
 
-use std::{collections::HashMap, fs, io, path::Path, sync::Arc};
+use std::{collections::HashMap, io, sync::Arc};
 
 use smtpd_tower::{
-    Auth, AuthOutcome, Credentials, Identity, PasswordHash, PasswordVerifier, Reply, Request,
-    Secret, TlsInfo,
+    Auth, AuthOutcome, Credentials, Identity, Reply, Request, Secret, TlsInfo,
+    sasl::{Mechanisms, prepare_name},
 };
 
-use crate::{options::Options, values::User};
+use crate::{options::Options, users_file::UsersFile, values::User};
 
 /// The users of the server. Whoever is not among them is told so no sooner than whoever gives a wrong password.
 #[derive(Clone, Debug)]
@@ -21,7 +21,7 @@ enum Passwords {
     /// The passwords, so that the mechanism itself can verify what a client proves.
     Known(Arc<Known>),
     /// Hashes of them.
-    Hashed(Arc<Hashed>),
+    Hashed(Arc<UsersFile>),
 }
 
 impl Users {
@@ -31,11 +31,26 @@ impl Users {
             return Ok(None);
         }
         let passwords = match &options.users {
-            Some(path) => Passwords::hashed(path)?,
+            Some(path) => Passwords::Hashed(Arc::new(UsersFile::read(path)?)),
             None => Passwords::known(&options.user)?,
         };
         let tokens = options.oauth_token.clone().into();
         Ok(Some(Self { passwords, tokens }))
+    }
+
+    /// What somebody ought to know who starts a server with these users, a line each.
+    pub(crate) fn warnings(&self, mechanisms: &Mechanisms) -> Vec<String> {
+        let mut names = mechanisms.iter().map(|mechanism| mechanism.name());
+        let scram = names.any(|name| name.as_str().starts_with("SCRAM-"));
+        match &self.passwords {
+            Passwords::Known(users) if scram => users.without_scram(),
+            Passwords::Known(_) => Vec::new(),
+            Passwords::Hashed(users) => users
+                .cost_warning()
+                .map(str::to_owned)
+                .into_iter()
+                .collect(),
+        }
     }
 
     /// The handler of the AUTH phase.
@@ -63,8 +78,9 @@ impl Users {
         let mut users = hosts
             .map(String::as_str)
             .chain(names.common_name())
+            .filter_map(prepare_name)
             .filter(|name| self.knows(name));
-        match users.find(|name| claimed.is_none_or(|claimed| claimed == *name)) {
+        match users.find(|name| claimed.is_none_or(|claimed| claimed == name)) {
             Some(name) => Identity::new(name).into(),
             None => Reply::auth_failed().into(),
         }
@@ -74,7 +90,7 @@ impl Users {
         self.tokens.iter().any(|user| user.name == name)
             || match &self.passwords {
                 Passwords::Known(users) => users.secrets.contains_key(name),
-                Passwords::Hashed(users) => users.hashes.contains_key(name),
+                Passwords::Hashed(users) => users.knows(name),
             }
     }
 
@@ -97,21 +113,18 @@ impl Passwords {
         let mut nobody = [0; 32];
         getrandom::fill(&mut nobody).map_err(io::Error::other)?;
         let nobody = nobody.map(|octet| char::from(b'!' + octet % 64));
-        let secrets = users
-            .iter()
-            .map(|user| (user.name.clone(), user.password.clone()));
+        let mut secrets = HashMap::new();
+        for user in users {
+            let earlier = secrets.insert(user.name.clone(), user.password.clone());
+            if earlier.is_some() {
+                let name = &user.name;
+                return Err(io::Error::other(format!("two users have the name {name}")));
+            }
+        }
         Ok(Self::Known(Arc::new(Known {
-            secrets: secrets.collect(),
+            secrets,
             nobody: Secret::plain(String::from_iter(nobody)),
         })))
-    }
-
-    /// Reads a file with a line `name:$argon2id$...` for each user; empty lines and those that begin with `#` are
-    /// skipped.
-    fn hashed(path: &Path) -> io::Result<Self> {
-        let named = |fault: String| io::Error::other(format!("{}:{fault}", path.display()));
-        let text = fs::read_to_string(path).map_err(|error| named(format!(" {error}")))?;
-        Ok(Self::Hashed(Arc::new(Hashed::parse(&text).map_err(named)?)))
     }
 }
 
@@ -123,57 +136,36 @@ struct Known {
 }
 
 impl Known {
+    /// A line for each user whose password SCRAM cannot use.
+    fn without_scram(&self) -> Vec<String> {
+        let users = self.secrets.iter();
+        let mut names: Vec<_> = users
+            .filter(|(_, secret)| !secret.supports_scram())
+            .map(|(name, _)| name)
+            .collect();
+        names.sort();
+        let warn = |name| {
+            format!(
+                "{name} cannot log in by SCRAM, which most clients prefer: SASLprep (RFC 4013) forbids a character of the password"
+            )
+        };
+        names.into_iter().map(warn).collect()
+    }
+
     fn secret(&self, name: &str) -> Secret {
         self.secrets.get(name).unwrap_or(&self.nobody).clone()
     }
 }
 
-#[derive(Debug)]
-struct Hashed {
-    hashes: HashMap<String, PasswordHash>,
-    verifier: PasswordVerifier,
-}
-
-impl Hashed {
-    fn parse(text: &str) -> Result<Self, String> {
-        let lines = text
-            .lines()
-            .zip(1..)
-            .filter(|(line, _)| !line.trim().is_empty() && !line.starts_with('#'));
-        let users =
-            lines.map(|(line, number)| user(line).map_err(|fault| format!("{number}: {fault}")));
-        let users: Vec<_> = users.collect::<Result<_, _>>()?;
-        let (_, hash) = users.first().ok_or(" there is no user in it")?;
-        Ok(Self {
-            verifier: PasswordVerifier::new().unknown_users_like(hash),
-            hashes: users.into_iter().collect(),
-        })
-    }
-
-    async fn login(&self, request: &Request<Auth>) -> AuthOutcome {
-        let hash = self.hashes.get(request.credentials().username());
-        self.verifier.verify(request, hash).await
-    }
-}
-
-fn user(line: &str) -> Result<(String, PasswordHash), String> {
-    match line.trim().split_once(':') {
-        Some((name, hash)) if !name.is_empty() => {
-            let hash = hash.parse().map_err(|fault| format!("{fault}"))?;
-            Ok((name.to_owned(), hash))
-        }
-        _ => Err("expected NAME:HASH".to_owned()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use smtpd_tower::{Session, sasl::MechanismName};
+    use smtpd_tower::{
+        Session,
+        sasl::{MechanismName, Scram},
+    };
 
     use super::*;
-
-    /// Of the password `secret`, with parameters that cost next to nothing.
-    const HASH: &str = "$argon2id$v=19$m=8,t=1,p=1$c29tZXNhbHQ$L1qnTgpsWMa/dMHjDHhQFw";
+    use crate::users_file::tests::HASH;
 
     fn credentials(name: &str, password: &str) -> Credentials {
         Credentials::plain(name, password).unwrap()
@@ -206,7 +198,9 @@ mod tests {
 
     fn hashed() -> Users {
         let text = format!("# users\n\nalice:{HASH}\n");
-        of(Passwords::Hashed(Arc::new(Hashed::parse(&text).unwrap())))
+        of(Passwords::Hashed(Arc::new(
+            UsersFile::parse(&text).unwrap(),
+        )))
     }
 
     #[tokio::test]
@@ -329,26 +323,50 @@ mod tests {
     }
 
     #[test]
-    fn a_faulty_file_names_the_line() {
-        for (text, fault) in [
-            ("", " there is no user in it"),
-            ("# nobody\n", " there is no user in it"),
-            ("\nalice", "2: expected NAME:HASH"),
-            ("alice:secret", "1: expected a hash such as $argon2id$"),
-            ("alice:", "1: expected a hash such as $argon2id$"),
-            (
-                "alice:$argon2id$v=19$m=8,t=1,p=1$c29tZXNhbHQ",
-                "1: expected a hash such as $argon2id$",
-            ),
-            (
-                "#\nalice:$scrypt$ln=4$c29tZXNhbHQ$AAAAAAAAAAAAAAAAAAAAAA",
-                "2: the hash is not by Argon2",
-            ),
-        ] {
-            let error = Hashed::parse(text).unwrap_err();
-            assert!(error.starts_with(fault), "{text}: {error}");
+    fn no_two_users_have_one_name() {
+        let twice = ["alice", "alice "].map(|name| format!("{name}:x").parse::<User>().unwrap());
+        let error = Passwords::known(&twice).unwrap_err();
+        assert_eq!(error.to_string(), "two users have the name alice");
+    }
+
+    #[test]
+    fn passwords_that_scram_cannot_use_are_warned_about() {
+        let passwords = [
+            someone("alice", "s\u{e9}cret"),
+            someone("bob", "\u{1f600}"),
+            someone("carol", "\u{ad}"),
+        ];
+        let users = of(Passwords::known(&passwords).unwrap());
+        assert!(users.warnings(&Mechanisms::default()).is_empty());
+        let scram = Mechanisms::default().with(Scram::sha1());
+        let warnings = users.warnings(&scram);
+        let names: Vec<_> = warnings.iter().map(|text| text.split(' ').next()).collect();
+        assert_eq!(names, [Some("bob"), Some("carol")]);
+        assert!(!warnings.concat().contains('\u{1f600}'));
+    }
+
+    /// A name is the same however it is written, in the options, in the file, and by the client.
+    #[tokio::test]
+    async fn a_user_is_found_however_the_name_is_written() {
+        const WRITTEN: [&str; 3] = ["m\u{fc}ller", "mu\u{308}ller", "\u{ff4d}\u{fc}ller"];
+        for stored in WRITTEN {
+            let known = format!("{stored}:secret").parse::<User>().unwrap();
+            let known = of(Passwords::known(&[known]).unwrap());
+            let text = format!(" {stored} :{HASH}\n");
+            let hashed = of(Passwords::Hashed(Arc::new(
+                UsersFile::parse(&text).unwrap(),
+            )));
+            for given in WRITTEN {
+                let given = credentials(given, "secret");
+                let outcome = login(&hashed, given.clone()).await;
+                assert!(
+                    matches!(outcome, AuthOutcome::Accept(user) if user.as_str() == WRITTEN[0])
+                );
+                let AuthOutcome::Verify(secret) = login(&known, given.clone()).await else {
+                    panic!()
+                };
+                assert!(given.verify(&secret));
+            }
         }
-        let nameless = format!(":{HASH}");
-        assert!(Hashed::parse(&nameless).is_err());
     }
 }

@@ -1,12 +1,14 @@
 //! The values of options that are more than a number or a word.
 
-use std::{fmt, path::PathBuf, str::FromStr};
+use std::{borrow::Cow, fmt, path::PathBuf, str::FromStr};
 
 use clap::ValueEnum;
 use serde::Deserialize;
 use smtpd_tower::{
     BareNewline, Cidr, CidrError, Leniency, NulByte, Secret, TrustedPeers,
-    sasl::{CramMd5, External, Login, Mechanisms, OAuthBearer, Plain, Scram, XOAuth2},
+    sasl::{
+        CramMd5, External, Login, Mechanisms, OAuthBearer, Plain, Scram, XOAuth2, prepare_name,
+    },
 };
 
 /// Where to listen.
@@ -90,13 +92,19 @@ impl FromStr for User {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         match text.split_once(':') {
-            Some((name, password)) if !name.is_empty() && !password.is_empty() => Ok(Self {
-                name: name.to_owned(),
+            Some((name, password)) if !name.trim().is_empty() && !password.is_empty() => Ok(Self {
+                name: user_name(name)?,
                 password: Secret::plain(password),
             }),
             _ => Err("expected NAME:SECRET, neither of them empty"),
         }
     }
+}
+
+/// The name of a user as clients are looked up by it: prepared, and without blanks around it.
+pub(crate) fn user_name(text: &str) -> Result<String, &'static str> {
+    let name = prepare_name(text.trim()).map(Cow::into_owned);
+    name.ok_or("the user name holds control characters, or others that SASLprep (RFC 4013) forbids")
 }
 
 /// A certificate for clients that ask for this name.
@@ -413,7 +421,17 @@ mod tests {
         let user: User = "alice:a:b".parse().unwrap();
         assert_eq!(user.name, "alice");
         assert!(!format!("{user:?}").contains("a:b"));
-        for text in ["alice", "alice:", ":secret", ":", ""] {
+        for (text, name) in [
+            (" alice\t:x", "alice"),
+            ("mu\u{308}ller:x", "m\u{fc}ller"),
+            ("\u{fb01}x:x", "fix"),
+        ] {
+            assert_eq!(text.parse::<User>().unwrap().name, name);
+        }
+        for text in ["al\tice:x", "al\nice:x", "\u{1}alice:x", "al\u{202e}ice:x"] {
+            assert!(text.parse::<User>().is_err(), "{text:?}");
+        }
+        for text in ["alice", "alice:", ":secret", " :secret", ":", ""] {
             assert!(text.parse::<User>().is_err(), "{text}");
         }
     }

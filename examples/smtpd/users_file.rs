@@ -1,0 +1,143 @@
+//! The file of users.
+
+use std::{borrow::Cow, collections::HashMap, fs, io, path::Path};
+
+use smtpd_tower::{Auth, AuthOutcome, PasswordHash, PasswordVerifier, Request};
+
+use crate::values::user_name;
+
+/// The users of a file, with hashes of their passwords.
+#[derive(Debug)]
+pub(crate) struct UsersFile {
+    hashes: HashMap<String, PasswordHash>,
+    verifier: PasswordVerifier,
+    /// That the hashes differ in their cost, if they do.
+    cost_warning: Option<String>,
+}
+
+impl UsersFile {
+    /// Reads a file with a line `name:$argon2id$...` for each user; empty lines and those that begin with `#` are
+    /// skipped.
+    pub(crate) fn read(path: &Path) -> io::Result<Self> {
+        let named = |fault: String| format!("{}:{fault}", path.display());
+        let failed = |fault| io::Error::other(named(fault));
+        let text = fs::read_to_string(path).map_err(|error| failed(format!(" {error}")))?;
+        let mut users = Self::parse(&text).map_err(failed)?;
+        users.cost_warning = users.cost_warning.map(named);
+        Ok(users)
+    }
+
+    pub(crate) fn parse(text: &str) -> Result<Self, String> {
+        let lines = text
+            .lines()
+            .zip(1..)
+            .filter(|(line, _)| !line.trim().is_empty() && !line.starts_with('#'));
+        let (mut hashes, mut first, mut cost_warning) = (HashMap::new(), None, None);
+        for (line, number) in lines {
+            let named = |fault: Cow<'_, str>| format!("{number}: {fault}");
+            let (name, hash) = user(line).map_err(named)?;
+            let (first_number, first) = first.get_or_insert_with(|| (number, hash.clone()));
+            if !hash.costs_as_much_as(first) && cost_warning.is_none() {
+                cost_warning = Some(format!(
+                    "{number}: this hash costs more or less than that of line {first_number}: the time of a refusal tells which users have the cheap ones"
+                ));
+            }
+            if hashes.contains_key(&name) {
+                return Err(named("an earlier line has the same user".into()));
+            }
+            hashes.insert(name, hash);
+        }
+        if hashes.is_empty() {
+            return Err(" there is no user in it".to_owned());
+        }
+        Ok(Self {
+            verifier: PasswordVerifier::new().unknown_users_like(hashes.values()),
+            hashes,
+            cost_warning,
+        })
+    }
+
+    pub(crate) fn cost_warning(&self) -> Option<&str> {
+        self.cost_warning.as_deref()
+    }
+
+    pub(crate) fn knows(&self, name: &str) -> bool {
+        self.hashes.contains_key(name)
+    }
+
+    pub(crate) async fn login(&self, request: &Request<Auth>) -> AuthOutcome {
+        let hash = self.hashes.get(request.credentials().username());
+        self.verifier.verify(request, hash).await
+    }
+}
+
+fn user(line: &str) -> Result<(String, PasswordHash), Cow<'static, str>> {
+    match line.trim().split_once(':') {
+        Some((name, hash)) if !name.trim().is_empty() => {
+            let name = user_name(name)?;
+            let hash = hash.trim().parse::<PasswordHash>();
+            Ok((name, hash.map_err(|fault| fault.to_string())?))
+        }
+        _ => Err("expected NAME:HASH".into()),
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// Of the password `secret`, with parameters that cost next to nothing.
+    pub(crate) const HASH: &str = "$argon2id$v=19$m=8,t=1,p=1$c29tZXNhbHQ$L1qnTgpsWMa/dMHjDHhQFw";
+
+    #[test]
+    fn a_faulty_file_names_the_line() {
+        for (text, fault) in [
+            ("", " there is no user in it"),
+            ("# nobody\n", " there is no user in it"),
+            ("\nalice", "2: expected NAME:HASH"),
+            ("alice:secret", "1: expected a hash such as $argon2id$"),
+            ("alice:", "1: expected a hash such as $argon2id$"),
+            (
+                "alice:$argon2id$v=19$m=8,t=1,p=1$c29tZXNhbHQ",
+                "1: expected a hash such as $argon2id$",
+            ),
+            (
+                "#\nalice:$scrypt$ln=4$c29tZXNhbHQ$AAAAAAAAAAAAAAAAAAAAAA",
+                "2: the hash is not by Argon2",
+            ),
+        ] {
+            let error = UsersFile::parse(text).unwrap_err();
+            assert!(error.starts_with(fault), "{text}: {error}");
+        }
+        for (name, fault) in [
+            ("", "1: expected NAME:HASH"),
+            (" \t", "1: expected NAME:HASH"),
+            ("al\tice", "1: the user name holds control characters"),
+            ("\u{1}alice", "1: the user name holds control characters"),
+            ("al\u{202e}ice", "1: the user name holds control characters"),
+        ] {
+            let error = UsersFile::parse(&format!("{name}:{HASH}")).unwrap_err();
+            assert!(error.starts_with(fault), "{name:?}: {error}");
+        }
+        let twice = format!("m\u{fc}ller:{HASH}\n#\nmu\u{308}ller:{HASH}\n");
+        let error = UsersFile::parse(&twice).unwrap_err();
+        assert_eq!(error, "3: an earlier line has the same user");
+    }
+
+    #[test]
+    fn hashes_of_several_costs_are_warned_about() {
+        let heavy = HASH.replace("m=8", "m=16");
+        for (text, warning) in [
+            (format!("alice:{HASH}\nbob:{HASH}\n"), None),
+            (
+                format!("#\nalice:{HASH}\nbob:{heavy}\ncarol:{heavy}\n"),
+                Some("3: "),
+            ),
+        ] {
+            let users = UsersFile::parse(&text).unwrap();
+            assert_eq!(users.cost_warning().is_some(), warning.is_some());
+            let said = users.cost_warning().unwrap_or_default();
+            assert!(said.starts_with(warning.unwrap_or_default()), "{said}");
+        }
+    }
+}
