@@ -3,8 +3,8 @@
 
 use libfuzzer_sys::fuzz_target;
 use smtpd_core::sasl::{
-    Anonymous, CramMd5, Exchange, ExchangeContext, External, Mechanisms, OAuthBearer, Scram, Secret,
-    Step, XOAuth2,
+    Anonymous, CramMd5, Derivation, Exchange, ExchangeContext, External, Mechanisms, OAuthBearer,
+    Scram, Secret, Step, XOAuth2, prepare_name,
 };
 use smtpd_core_fuzz::check_session;
 
@@ -37,14 +37,20 @@ fn play(mut exchange: Exchange, input: &[u8]) {
                     None => return,
                 },
                 Ok(Step::Ask(credentials)) => {
-                    let step = exchange.handle_secret(&secret);
+                    let derivation = credentials.derivation(&secret);
+                    let derived = derivation.map_or_else(|| secret.clone(), Derivation::run);
+                    let step = exchange.handle_secret(&derived);
                     let is_right = credentials.verify(&secret)
                         && !credentials.acts_as_other()
                         && !credentials.username().is_empty();
                     assert_eq!(matches!(step, Ok(Step::Done(_))), is_right);
+                    let is_secret =
+                        |password| prepare_name(password).is_some_and(|text| text == "secret");
                     assert!(credentials.password().is_none_or(
-                        |password| (password == "secret") == credentials.verify(&secret)
+                        |password| is_secret(password) == credentials.verify(&secret)
                     ));
+                    let name = credentials.username();
+                    assert!(name.is_empty() || prepare_name(name).is_some_and(|n| n == name));
                     step
                 }
                 _ => return assert!(exchange.handle_line(b"").is_err(), "it is over"),

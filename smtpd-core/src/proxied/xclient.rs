@@ -1,7 +1,10 @@
 use std::net::IpAddr;
 
 use super::{Attribute, AttributeError, attributes};
-use crate::{ClientName, Greeting, sasl::Identity};
+use crate::{
+    ClientName, Greeting,
+    sasl::{Identity, prepare_name},
+};
 
 /// Who the client is, by the word of a proxy: the attributes of XCLIENT.
 ///
@@ -31,7 +34,8 @@ pub struct XClient {
     /// HELO: the name that the client gave itself. Each byte that is not printable ASCII is replaced by `?`. An empty
     /// name counts as unavailable.
     pub helo: Option<Attribute<ClientName>>,
-    /// LOGIN: as whom the client has authenticated to the proxy.
+    /// LOGIN: as whom the client has authenticated to the proxy. The name is [prepared](prepare_name), as those of clients that
+    /// authenticate here are.
     pub login: Option<Attribute<Identity>>,
     /// DESTADDR: the address that the client has connected to.
     pub dest_addr: Option<Attribute<IpAddr>>,
@@ -67,7 +71,7 @@ impl XClient {
                 }
                 "HELO" => client.helo = Some(value.helo()),
                 "LOGIN" => {
-                    let login = value.read(|text| Some(Identity::new(text)));
+                    let login = value.read(|text| Some(identity(text)));
                     client.login = Some(login.ok_or(AttributeError("Bad LOGIN"))?)
                 }
                 "DESTADDR" => {
@@ -90,6 +94,11 @@ impl std::str::FromStr for XClient {
     fn from_str(attributes: &str) -> Result<Self, AttributeError> {
         Self::default().and(attributes.as_bytes())
     }
+}
+
+/// A name that cannot be prepared is that of no user here, so it stays as it is.
+fn identity(text: &str) -> Identity {
+    Identity::new(prepare_name(text).as_deref().unwrap_or(text))
 }
 
 fn protocol(text: &[u8]) -> Option<Greeting> {
@@ -126,6 +135,17 @@ mod tests {
         for name in XClient::ATTRIBUTES.split(' ').filter(|&n| n != "PROTO") {
             let client: Result<XClient, _> = format!("{name}=[unavailable]").parse();
             assert_ne!(client.unwrap(), XClient::default(), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_login_is_the_name_that_the_user_has_here() {
+        for (login, name) in [
+            ("mu\u{308}ller", "m\u{fc}ller"),
+            ("a\u{202e}b", "a\u{202e}b"),
+        ] {
+            let client: XClient = format!("LOGIN={login}").parse().unwrap();
+            assert_eq!(client.login, Some(Attribute::Known(name.into())));
         }
     }
 

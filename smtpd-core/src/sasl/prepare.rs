@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn it_agrees_with_the_crate_on_stored_strings() {
+    fn it_agrees_with_the_crate_and_with_itself() {
         for c in ('\0'..='\u{2fff}').chain('\u{f900}'..='\u{ffff}') {
             for text in [
                 format!("{c}"),
@@ -144,6 +144,9 @@ mod tests {
                     .ok()
                     .filter(|text| !text.is_empty());
                 assert_eq!(password(&text).as_deref(), want.as_deref(), "{text:?}");
+                if let Some(name) = prepare_name(&text) {
+                    assert_eq!(prepare_name(&name), Some(Cow::Borrowed(&*name)));
+                }
             }
         }
     }
