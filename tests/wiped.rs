@@ -72,15 +72,10 @@ fn copies(masked: &[u8]) -> usize {
 }
 
 fn places<'a>(page: &'a [u8], masked: &'a [u8]) -> impl Iterator<Item = usize> + 'a {
-    let first = masked[0] ^ MASK;
-    let starts = page.iter().enumerate();
-    starts
-        .filter(move |(_, octet)| **octet == first)
-        .map(|(at, _)| at)
-        .filter(move |&at| {
-            let rest = page[at..].iter().zip(masked);
-            page.len() - at >= masked.len() && rest.clone().all(|(a, b)| a ^ MASK == *b)
-        })
+    memchr::memchr_iter(masked[0] ^ MASK, page).filter(move |&at| {
+        let found = page[at..].iter().zip(masked);
+        page.len() - at >= masked.len() && found.fold(true, |same, (a, b)| same & (a ^ MASK == *b))
+    })
 }
 
 /// A connection on which the client says one part after the other, each when the one before was answered. It makes them up octet by

@@ -76,7 +76,8 @@ impl<IO: Io> Driver<IO> {
     }
 }
 
-#[cfg(all(test, feature = "test"))]
+#[cfg(test)]
+#[cfg(feature = "test")]
 mod tests {
     use std::{thread, time::Duration};
 
