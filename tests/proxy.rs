@@ -86,13 +86,14 @@ async fn the_client_of_a_header_counts() {
     let server = behind_proxies(telling());
     let through = "192.0.2.1:4711 to 192.0.2.9:25 via 10.0.0.1:4000";
     let itself = "10.0.0.1:4000 to unknown via 10.0.0.1:4000";
+    let nobody = "0.0.0.0:0 to unknown via 10.0.0.1:4000";
     for (header, expected) in [
         (V1.as_bytes().to_vec(), through),
         (
             b"PROXY TCP6 2001:db8::1 2001:db8::2 1 2\r\n".to_vec(),
             "[2001:db8::1]:1 to [2001:db8::2]:2 via 10.0.0.1:4000",
         ),
-        (b"PROXY UNKNOWN\r\n".to_vec(), itself),
+        (b"PROXY UNKNOWN\r\n".to_vec(), nobody),
         (v2(0x21, [192, 0, 2, 1], b""), through),
         (v2(0x20, [192, 0, 2, 1], b""), itself),
     ] {
@@ -472,6 +473,33 @@ async fn whom_xclient_is_taken_from_is_decided_by_the_client_of_the_proxy_header
         if source == 1 {
             assert!(who(&mut client).await.ends_with("via 10.0.0.1:4000"));
         }
+    }
+}
+
+/// HAProxy says so of clients on its Unix sockets.
+#[tokio::test]
+async fn a_client_that_its_proxy_does_not_name_has_not_the_rights_of_the_proxy() {
+    let everybody = || TrustedPeers::parse(["0.0.0.0/0"]).unwrap();
+    let server = behind_proxies(telling())
+        .xclient_from(everybody())
+        .xforward_from(everybody());
+    let unix = [&b"\r\n\r\n\0\r\nQUIT\n\x21\x31\x00\xd8"[..], &[0; 216]].concat();
+    for (header, is_proxy) in [
+        (&b"PROXY UNKNOWN\r\n"[..], false),
+        (b"\r\n\r\n\0\r\nQUIT\n\x21\x00\x00\x00", false),
+        (&unix, false),
+        (b"\r\n\r\n\0\r\nQUIT\n\x20\x00\x00\x00", true),
+    ] {
+        let (mut client, _) = connect(&server, PROXY);
+        client.send(header).await;
+        client.expect("220").await;
+        let announced = client.cmd("EHLO client.example", "250").await;
+        let shown = header.escape_ascii();
+        for command in ["XCLIENT", "XFORWARD"] {
+            assert_eq!(announced.contains(command), is_proxy, "{shown}");
+        }
+        let reply = if is_proxy { "220" } else { "550 5.7.0" };
+        client.cmd("XCLIENT ADDR=192.0.2.1", reply).await;
     }
 }
 

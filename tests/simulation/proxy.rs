@@ -8,6 +8,7 @@ pub struct Header {
     pub bytes: Vec<u8>,
     /// Whether it is one.
     pub sound: bool,
+    /// `None` where the proxy speaks for itself.
     pub peer: Option<String>,
 }
 
@@ -29,6 +30,14 @@ impl Header {
         }
     }
 
+    /// About a client without an address.
+    fn of_nobody(bytes: impl Into<Vec<u8>>) -> Self {
+        Self {
+            peer: Some("0.0.0.0:0".to_owned()),
+            ..Self::none(bytes, true)
+        }
+    }
+
     fn v2(command: u8, family: u8, rest: &[u8]) -> Vec<u8> {
         let len = (rest.len() as u16).to_be_bytes();
         [SIGNATURE, &[command, family], &len, rest].concat()
@@ -41,14 +50,20 @@ impl Author<'_> {
         let [high, low] = port.to_be_bytes();
         let addresses = [198, 51, 100, 7, 192, 0, 2, 9, high, low, 0, 25];
         let client = ADDRESSES[0];
-        let header = match self.dice.below(12) {
+        let header = match self.dice.below(15) {
             0..3 => Header::naming(format!("PROXY TCP4 {client} 192.0.2.9 {port} 25\r\n"), port),
             3..6 => Header::naming(Header::v2(0x21, 0x11, &addresses), port),
-            6 => Header::none("PROXY UNKNOWN\r\n", true),
+            6 => Header::of_nobody("PROXY UNKNOWN\r\n"),
             7 => Header::none(Header::v2(0x20, 0, b""), true),
             8 => Header::none("PROXY TCP4 nonsense\r\n", false),
             9 => Header::none(Header::v2(0x21, 0x11, &addresses[..8]), false),
             10 => Header::none(format!("PROXY TCP4 {}", " ".repeat(120)), false),
+            11 => Header::of_nobody(Header::v2(0x21, 0, b"")),
+            12 => Header::of_nobody(Header::v2(0x21, 0x31, &[0; 216])),
+            13 => Header::none(
+                format!("PROXY TCP4 {client} 192.0.2.9 0{port} 25\r\n"),
+                false,
+            ),
             _ => return,
         };
         let slowly = self.dice.chance(15);

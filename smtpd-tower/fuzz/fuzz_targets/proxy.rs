@@ -67,7 +67,8 @@ fn check_v1(info: &ProxyInfo, header: &[u8]) {
     let line = header.strip_suffix(b"\r\n").expect("a line");
     assert!(header.len() <= 107 && !line.contains(&b'\r') && !line.contains(&b'\n'));
     let words: Vec<_> = line.split(|&octet| octet == b' ').collect();
-    let unknown = words[1].starts_with(b"UNKNOWN");
+    let unknown = words[1] == b"UNKNOWN";
+    assert!(!info.is_local());
     if unknown {
         assert_eq!((info.source(), info.destination()), (None, None));
     } else {
@@ -85,8 +86,9 @@ fn check_v1(info: &ProxyInfo, header: &[u8]) {
         let address = |ip: &[u8], port: &[u8]| {
             let ip: IpAddr = text(ip).parse().expect("an address");
             assert_eq!(ip.is_ipv4(), family == b"TCP4");
+            let is_plain = port == b"0" || !port.starts_with(b"0");
             assert!(
-                port.iter().all(u8::is_ascii_digit),
+                port.iter().all(u8::is_ascii_digit) && is_plain,
                 "{}",
                 header.escape_ascii()
             );
@@ -109,6 +111,7 @@ fn check_v2(info: &ProxyInfo, header: &[u8]) {
         panic!("too short");
     };
     assert_eq!(usize::from(u16::from_be_bytes([*high, *low])), rest.len());
+    assert_eq!(info.is_local(), *command == 0x20);
     if *command == 0x20 {
         assert_eq!(
             (info.source(), info.authority(), info.alpn()),
@@ -150,9 +153,9 @@ fn check_fields(info: &ProxyInfo, header: &[u8], fields: &[u8]) {
             .map(|(_, value)| *value)
     };
     assert_eq!(info.alpn(), first(1));
-    assert_eq!(info.authority().map(str::as_bytes), first(2));
+    assert_eq!(info.authority(), first(2).and_then(printable));
     assert_eq!(info.unique_id(), first(5));
-    assert_eq!(info.namespace().map(str::as_bytes), first(0x30));
+    assert_eq!(info.namespace(), first(0x30).and_then(printable));
     for kind in (0xe0..=0xff).chain([0x40, 0x7f]) {
         assert_eq!(info.custom(kind), first(kind), "{kind:#x}");
     }
@@ -171,10 +174,10 @@ fn check_fields(info: &ProxyInfo, header: &[u8], fields: &[u8]) {
         fields
             .iter()
             .find(|(found, _)| *found == kind)
-            .map(|(_, value)| text(value))
+            .and_then(|(_, value)| printable(value))
     };
     assert_eq!(info.is_on(), flags & 1 != 0);
-    let verified = flags & 6 != 0 && [a, b, c, d] == [&0; 4];
+    let verified = flags & 1 != 0 && flags & 6 != 0 && [a, b, c, d] == [&0; 4];
     assert_eq!(info.has_verified_certificate(), verified);
     let names = [
         info.version(),
@@ -196,6 +199,11 @@ fn split(mut fields: &[u8]) -> Vec<(u8, &[u8])> {
     }
     assert!(fields.is_empty());
     found
+}
+
+/// What may be shown.
+fn printable(bytes: &[u8]) -> Option<&str> {
+    Some(text(bytes)).filter(|text| !text.contains(char::is_control))
 }
 
 fn text(bytes: &[u8]) -> &str {

@@ -194,7 +194,10 @@ impl Rule {
 
 fn is_trusted(session: &Session) -> bool {
     let peer = session.peer();
-    session.identity().is_some() || peer.is_local() || peer.ip() == session.local_addr().ip()
+    // A client that a proxy could not name has an address that is nobody's, and so perhaps has the listener.
+    let is_nobody = peer.ip().is_some_and(|ip| ip.is_unspecified());
+    let is_own = peer.ip() == session.local_addr().ip() && !is_nobody;
+    session.identity().is_some() || peer.is_local() || is_own
 }
 
 fn literal(name: &ClientName) -> Option<IpAddr> {
@@ -316,8 +319,12 @@ mod tests {
                     "{session:?}"
                 );
             }
-            let stranger = Session::from_peer(STRANGER);
-            assert!(refusal(&layer, stranger, name).await.is_some(), "{name}");
+            let nobody = Session::from_peer(STRANGER)
+                .with_xclient("ADDR=[UNAVAILABLE] DESTADDR=[UNAVAILABLE]".parse().unwrap());
+            assert_eq!(nobody.peer().ip(), nobody.local_addr().ip());
+            for stranger in [Session::from_peer(STRANGER), nobody] {
+                assert!(refusal(&layer, stranger, name).await.is_some(), "{name}");
+            }
         }
     }
 

@@ -113,7 +113,9 @@ where
     }
 
     fn call(&mut self, request: Request<Connect>) -> Self::Future {
-        let Some(ip) = request.session().peer().ip() else {
+        // The unspecified address is that of a client that a proxy could not name.
+        let ip = request.session().peer().ip();
+        let Some(ip) = ip.filter(|ip| !ip.is_unspecified()) else {
             return State::Inner(self.inner.call(request)).into();
         };
         let lookup = timeout(self.lookup.limit, (self.lookup.resolver)(ip));
@@ -243,9 +245,11 @@ mod tests {
     async fn a_peer_without_an_address_is_not_looked_up() {
         let layer = ReverseDnsLayer::new(|_| pending());
         let (mut service, mut handle) = spawn_layer::<_, Reply, _>(layer);
-        assert_ready_ok!(service.poll_ready());
-        let _asked = service.call(connect(PeerAddr::Unix(None)));
-        assert!(assert_ready!(handle.poll_request()).is_some());
+        for peer in [PeerAddr::Unix(None), ([0, 0, 0, 0], 0).into()] {
+            assert_ready_ok!(service.poll_ready());
+            let _asked = service.call(connect(peer));
+            assert!(assert_ready!(handle.poll_request()).is_some());
+        }
     }
 
     #[tokio::test]

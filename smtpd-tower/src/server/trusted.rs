@@ -4,7 +4,8 @@ use crate::{Cidr, CidrError, PeerAddr, cidr::CidrSet};
 
 /// Peers whose word about their clients is taken: the proxies before a server.
 ///
-/// An IPv4 peer is the same through a dual-stack socket. Peers on Unix sockets are trusted only where that is said; whoever
+/// An IPv4 peer is the same through a dual-stack socket. The unspecified address, which stands for a client that a proxy
+/// could not name, is never trusted, not even where `0.0.0.0/0` is. Peers on Unix sockets are trusted only where that is said; whoever
 /// may open the socket then is.
 ///
 /// ```
@@ -53,7 +54,9 @@ impl TrustedPeers {
     pub fn contains(&self, peer: &PeerAddr) -> bool {
         match peer {
             PeerAddr::Unix(_) => self.unix_sockets,
-            _ => peer.ip().is_some_and(|ip| self.networks.contains(ip)),
+            _ => peer
+                .ip()
+                .is_some_and(|ip| !ip.is_unspecified() && self.networks.contains(ip)),
         }
     }
 }
@@ -78,6 +81,8 @@ mod tests {
         for (peer, is_inet) in [
             (PeerAddr::from(([127, 0, 0, 1], 1)), true),
             (PeerAddr::from(mapped), true),
+            (PeerAddr::from(([0, 0, 0, 0], 0)), false),
+            (PeerAddr::from(([0; 8], 0)), false),
             (PeerAddr::Unix(None), false),
             (PeerAddr::Unknown, false),
         ] {

@@ -13,6 +13,10 @@ use crate::ProxyInfo;
 use crate::TlsInfo;
 use crate::layer::ReverseName;
 
+/// A client whose address is not known must not pass for the proxy, nor for this machine, nor slip through a limit by
+/// address.
+const NOBODY: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+
 /// Only sessions through a proxy have it.
 #[derive(Clone, Debug)]
 pub(super) struct Proxied {
@@ -79,9 +83,11 @@ impl Session {
         self.update(|facts| {
             let proxied = facts.proxied_mut();
             let (source, destination) = (info.source(), info.destination());
+            let is_local = info.is_local();
             proxied.proxy = Some(info);
-            if let Some(source) = source {
-                facts.peer = source.into();
+            if !is_local {
+                let nobody = SocketAddr::new(NOBODY, 0);
+                facts.peer = source.unwrap_or(nobody).into();
             }
             if let Some(destination) = destination {
                 facts.local = destination.into();
@@ -143,8 +149,6 @@ fn address(
     addr: &Option<Attribute<IpAddr>>,
     port: &Option<Attribute<u16>>,
 ) -> PeerAddr {
-    /// A client whose address is not known must not pass for one of this machine, nor slip through a limit by address.
-    const NOBODY: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
     let port = known(port).copied();
     match (addr, before) {
         (Some(addr), _) => {
@@ -236,16 +240,30 @@ mod tests {
 
     #[cfg(feature = "proxy")]
     #[test]
-    fn a_header_without_a_client_leaves_the_addresses_of_the_socket() {
+    fn a_header_without_a_client_gives_nobody_the_address_of_the_proxy() {
         let through =
             |header: &[u8]| Session::local().with_proxy(ProxyInfo::parse(header).unwrap());
-        let unknown = through(b"PROXY UNKNOWN\r\n");
-        assert_eq!(unknown.peer(), Session::local().peer());
-        assert!(
-            unknown
-                .proxy()
-                .is_some_and(|proxy| proxy.source().is_none())
-        );
+        let unix = [&b"\r\n\r\n\0\r\nQUIT\n\x21\x31\x00\xd8"[..], &[0; 216]].concat();
+        for header in [
+            &b"PROXY UNKNOWN\r\n"[..],
+            b"PROXY UNKNOWN 192.0.2.1 192.0.2.9 1 2\r\n",
+            b"\r\n\r\n\0\r\nQUIT\n\x21\x00\x00\x00",
+            &unix,
+        ] {
+            let unknown = through(header);
+            assert_eq!(unknown.peer().to_string(), "0.0.0.0:0");
+            assert!(!unknown.peer().is_local());
+            assert_eq!(unknown.connection_peer(), Session::local().peer());
+            assert_eq!(unknown.local_addr(), Session::local().local_addr());
+            assert!(
+                unknown
+                    .proxy()
+                    .is_some_and(|proxy| proxy.source().is_none() && !proxy.is_local())
+            );
+        }
+        let itself = through(b"\r\n\r\n\0\r\nQUIT\n\x20\x00\x00\x00");
+        assert_eq!(itself.peer(), Session::local().peer());
+        assert!(itself.proxy().is_some_and(ProxyInfo::is_local));
         let named = through(b"PROXY TCP4 192.0.2.1 192.0.2.9 4711 25\r\n");
         assert_eq!(named.peer().to_string(), "192.0.2.1:4711");
         assert_eq!(named.local_addr().to_string(), "192.0.2.9:25");

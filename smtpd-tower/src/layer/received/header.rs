@@ -44,7 +44,9 @@ impl Header<'_> {
             None => Cow::Borrowed("unknown"),
         };
         write!(f, "Received: from {name} (")?;
-        match (self.session.peer(), self.session.peer().ip()) {
+        // A client that a proxy could not name has the unspecified address.
+        let ip = self.session.peer().ip().filter(|ip| !ip.is_unspecified());
+        match (self.session.peer(), ip) {
             (_, Some(ip)) => {
                 if let Some(name) = self.session.get::<ReverseName>() {
                     write!(f, "{name} ")?;
@@ -281,6 +283,7 @@ mod tests {
                 "a.example (local)",
             ),
             (PeerAddr::Unknown, "a.example", "a.example (unknown)"),
+            (([0, 0, 0, 0], 0).into(), "a.example", "a.example (unknown)"),
             (PeerAddr::Unknown, "my_host", "my_host (unknown)"),
             (PeerAddr::Unknown, "a(b)c;d\\e", "a?b?c?d?e (unknown)"),
             (PeerAddr::Unknown, "<a@b>\"", "?a?b?? (unknown)"),

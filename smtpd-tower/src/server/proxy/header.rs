@@ -45,20 +45,35 @@ pub(super) fn parse(header: &[u8]) -> Result<ProxyInfo, ProxyHeaderError> {
     };
     // Section 2.2: what a LOCAL header holds is not to be looked at.
     if version == ProxyVersion::V2 && header.get(V2.len()) == Some(&LOCAL) {
-        return Ok(ProxyInfo::new(version, ProxyHeader::with_local()));
+        return Ok(ProxyInfo::local());
     }
     let malformed = |_| ProxyHeaderError::new(Kind::Malformed, header);
     let (parsed, len) = ProxyHeader::parse(header, ParseConfig::default()).map_err(malformed)?;
-    // Section 2.1: ports are decimal numbers, which have no sign.
-    let is_signed =
-        version == ProxyVersion::V1 && parsed.proxied_address().is_some() && header.contains(&b'+');
-    if len != header.len() || is_signed || !is_sound(&parsed) {
+    let is_exact = version == ProxyVersion::V2 || is_exact_v1(header);
+    if len != header.len() || !is_exact || !is_sound(&parsed) {
         return Err(ProxyHeaderError::new(Kind::Malformed, header));
     }
     if version == ProxyVersion::V2 && !checksum::is_right(header) {
         return Err(ProxyHeaderError::new(Kind::Checksum, header));
     }
     Ok(ProxyInfo::new(version, parsed.into_owned()))
+}
+
+/// Whether a line of version 1 is written as section 2.1 has it, where the parser is more tolerant: `UNKNOWN` is a word of its
+/// own, and ports are digits without a sign or zeros in front.
+fn is_exact_v1(header: &[u8]) -> bool {
+    let line = header.strip_suffix(b"\r\n").unwrap_or(header);
+    let mut words = line.split(|&octet| octet == b' ');
+    let is_number = |word: &[u8]| {
+        word == b"0"
+            || matches!(word, [b'1'..=b'9', rest @ ..] if rest.iter().all(u8::is_ascii_digit))
+    };
+    match words.nth(1) {
+        // What follows is not looked at.
+        Some(b"UNKNOWN") => true,
+        Some(b"TCP4" | b"TCP6") => words.skip(2).all(is_number),
+        _ => false,
+    }
 }
 
 /// Whether it is about a stream, and every field in it can be read.
@@ -314,14 +329,27 @@ mod tests {
     }
 
     #[test]
-    fn a_port_with_a_sign_is_no_number() {
-        for ports in ["+4711 25", "4711 +25"] {
+    fn a_port_with_a_sign_or_zeros_in_front_is_no_number() {
+        for ports in ["+4711 25", "4711 +25", "04711 25", "4711 025", "00 0"] {
             let header = format!("PROXY TCP4 192.0.2.1 192.0.2.9 {ports}\r\n");
             let error = parse(header.as_bytes()).unwrap_err();
             assert_eq!(error.kind, Kind::Malformed, "{ports}");
         }
+        assert!(parse(b"PROXY TCP4 192.0.2.1 192.0.2.9 0 65535\r\n").is_ok());
         // What follows UNKNOWN is not looked at.
-        assert!(parse(b"PROXY UNKNOWN +1 +2\r\n").is_ok());
+        assert!(parse(b"PROXY UNKNOWN +1 02\r\n").is_ok());
+    }
+
+    #[test]
+    fn a_word_that_begins_with_unknown_is_another_word() {
+        for line in [
+            "PROXY UNKNOWNX\r\n",
+            "PROXY UNKNOWN4 a b 1 2\r\n",
+            "PROXY UNKNOWN\t1\r\n",
+        ] {
+            let error = parse(line.as_bytes()).unwrap_err();
+            assert_eq!(error.kind, Kind::Malformed, "{line}");
+        }
     }
 
     #[tokio::test]

@@ -24,6 +24,7 @@ pub struct ProxyInfo(Arc<Facts>);
 #[derive(PartialEq, Eq)]
 struct Facts {
     version: ProxyVersion,
+    is_local: bool,
     header: ProxyHeader<'static>,
 }
 
@@ -39,7 +40,20 @@ pub enum ProxyVersion {
 
 impl ProxyInfo {
     pub(super) fn new(version: ProxyVersion, header: ProxyHeader<'static>) -> Self {
-        Self(Arc::new(Facts { version, header }))
+        Self(Arc::new(Facts {
+            version,
+            is_local: false,
+            header,
+        }))
+    }
+
+    /// A header with the command LOCAL, which only version 2 has.
+    pub(super) fn local() -> Self {
+        Self(Arc::new(Facts {
+            version: ProxyVersion::V2,
+            is_local: true,
+            header: ProxyHeader::with_local(),
+        }))
     }
 
     /// Reads a whole header, for tests.
@@ -56,7 +70,14 @@ impl ProxyInfo {
         self.0.version
     }
 
-    /// The address of the client. `None` where the header names none: the connection is the proxy's own, or not by IP.
+    /// Returns whether the proxy speaks for itself and not for a client, as in a health check (the command LOCAL of
+    /// version 2).
+    pub fn is_local(&self) -> bool {
+        self.0.is_local
+    }
+
+    /// The address of the client. `None` where the header names none: the connection is [the proxy's own](Self::is_local),
+    /// or the client did not come by IP.
     pub fn source(&self) -> Option<SocketAddr> {
         let addresses = self.0.header.proxied_address();
         addresses.map(|addresses| addresses.source)
@@ -68,9 +89,10 @@ impl ProxyInfo {
         addresses.map(|addresses| addresses.destination)
     }
 
-    /// The name of the server that the client has asked for, such as by SNI (PP2_TYPE_AUTHORITY).
+    /// The name of the server that the client has asked for, such as by SNI (PP2_TYPE_AUTHORITY). `None` where it holds
+    /// control characters, such as CR or LF: no host has such a name.
     pub fn authority(&self) -> Option<&str> {
-        self.0.header.authority()
+        printable(self.0.header.authority())
     }
 
     /// The protocol that the client and the proxy have agreed on by ALPN (PP2_TYPE_ALPN).
@@ -83,9 +105,9 @@ impl ProxyInfo {
         self.0.header.unique_id()
     }
 
-    /// The network namespace that the client has come from (PP2_TYPE_NETNS).
+    /// The network namespace that the client has come from (PP2_TYPE_NETNS), unless there are control characters in it.
     pub fn namespace(&self) -> Option<&str> {
-        self.0.header.netns()
+        printable(self.0.header.netns())
     }
 
     /// What the proxy says of the client's TLS (PP2_TYPE_SSL). That ends at the proxy, so it does not make
@@ -107,12 +129,17 @@ impl fmt::Debug for ProxyInfo {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ProxyInfo")
             .field("version", &self.0.version)
+            .field("is_local", &self.0.is_local)
             .field("header", &self.0.header)
             .finish()
     }
 }
 
-/// What a proxy says of the TLS between it and the client.
+fn printable(text: Option<&str>) -> Option<&str> {
+    text.filter(|text| !text.contains(char::is_control))
+}
+
+/// What a proxy says of the TLS between it and the client. Text that holds control characters is left out.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ProxyTls<'a>(SslInfo<'a>);
 
@@ -122,36 +149,37 @@ impl ProxyTls<'_> {
         self.0.client_ssl()
     }
 
-    /// Whether the client has shown a certificate, in this connection or the session that it resumes, and the proxy has
-    /// found it good.
+    /// Whether the client came by TLS and has shown a certificate, in this connection or the session that it resumes, and
+    /// the proxy has found it good.
     pub fn has_verified_certificate(&self) -> bool {
         let shown = self.0.client_cert_conn() || self.0.client_cert_sess();
-        shown && self.0.verify() == 0
+        self.is_on() && shown && self.0.verify() == 0
     }
 
     /// The version, such as `TLSv1.3`.
     pub fn version(&self) -> Option<&str> {
-        self.0.version()
+        printable(self.0.version())
     }
 
     /// The cipher suite, by the name that the proxy has for it.
     pub fn cipher(&self) -> Option<&str> {
-        self.0.cipher()
+        printable(self.0.cipher())
     }
 
-    /// The common name in the client's certificate.
+    /// The common name in the client's certificate. It says who the client is only where the proxy
+    /// [has verified](Self::has_verified_certificate) the certificate.
     pub fn common_name(&self) -> Option<&str> {
-        self.0.cn()
+        printable(self.0.cn())
     }
 
     /// The algorithm of the signature on the proxy's certificate, such as `SHA256`.
     pub fn signature_algorithm(&self) -> Option<&str> {
-        self.0.sig_alg()
+        printable(self.0.sig_alg())
     }
 
     /// The algorithm of the key of the proxy's certificate, such as `RSA2048`.
     pub fn key_algorithm(&self) -> Option<&str> {
-        self.0.key_alg()
+        printable(self.0.key_alg())
     }
 }
 
@@ -217,9 +245,54 @@ mod tests {
 
     #[test]
     fn a_certificate_counts_only_where_it_was_shown_and_found_good() {
-        for (shown, verify, good) in [(true, 0, true), (true, 1, false), (false, 0, false)] {
-            let tls = ProxyTls(SslInfo::new(true, shown, false, verify));
-            assert_eq!(tls.has_verified_certificate(), good);
+        for (on, shown, verify, good) in [
+            (true, true, 0, true),
+            (true, true, 1, false),
+            (true, false, 0, false),
+            (false, true, 0, false),
+        ] {
+            for resumed in [true, false] {
+                let tls = ProxyTls(SslInfo::new(
+                    on,
+                    shown && !resumed,
+                    shown && resumed,
+                    verify,
+                ));
+                assert_eq!(tls.has_verified_certificate(), good);
+            }
+        }
+    }
+
+    #[test]
+    fn text_with_control_characters_is_not_shown() {
+        for bad in ["mx.test\r\nX: y", "a\0", "\u{85}", "\x7f"] {
+            let mut tls = SslInfo::new(true, true, false, 0);
+            tls.append_tlv(Tlv::SslVersion(bad.into()));
+            tls.append_tlv(Tlv::SslCn(bad.into()));
+            tls.append_tlv(Tlv::SslCipher(bad.into()));
+            tls.append_tlv(Tlv::SslSigAlg(bad.into()));
+            tls.append_tlv(Tlv::SslKeyAlg(bad.into()));
+            let fields = [
+                Tlv::Authority(bad.into()),
+                Tlv::Netns(bad.into()),
+                Tlv::Ssl(tls),
+            ];
+            let mut octets = Vec::new();
+            let header = ProxyHeader::with_tlvs(None, fields);
+            header.encode_v2(&mut octets).unwrap();
+            // Without addresses the encoder writes LOCAL, whose fields are not looked at.
+            octets[12] = 0x21;
+            let info = ProxyInfo::parse(&octets).unwrap();
+            assert_eq!((info.authority(), info.namespace()), (None, None));
+            let tls = info.tls().unwrap();
+            let texts = [
+                tls.version(),
+                tls.common_name(),
+                tls.cipher(),
+                tls.signature_algorithm(),
+                tls.key_algorithm(),
+            ];
+            assert_eq!(texts, [None; 5], "{bad:?}");
         }
     }
 }

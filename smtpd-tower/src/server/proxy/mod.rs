@@ -25,8 +25,13 @@ use crate::PeerAddr;
 /// The addresses of the header become the session's [`peer`](crate::Session::peer) and
 /// [`local_addr`](crate::Session::local_addr), so that all limits, layers, traces and logs are about the client;
 /// [`connection_peer`](crate::Session::connection_peer) is still the proxy, and [`proxy`](crate::Session::proxy) all that
-/// the header says. A header that names no client (`UNKNOWN`, `LOCAL`), as of a proxy that looks whether the server is
-/// well, leaves the addresses of the socket.
+/// the header says.
+///
+/// A header may be about a client without naming it: `PROXY UNKNOWN` in version 1, and no address or that of a Unix socket
+/// in version 2. Then the `peer` is `0.0.0.0:0`, as after `XCLIENT ADDR=[UNAVAILABLE]`: an address of nobody, which is not
+/// local, is in no trusted network, and counts as one client for limits. Only the command LOCAL of version 2, which a proxy
+/// sends for itself when it looks whether the server is well, leaves the addresses of the socket and the rights that the
+/// proxy has.
 ///
 /// The header is read in the session's own task, takes a place among [`Server::max_sessions`](crate::Server::max_sessions),
 /// and not an octet behind it is touched.
