@@ -6,12 +6,24 @@ mod pki;
 mod reference;
 mod support;
 
-use std::{net::SocketAddr, process::Command, sync::Arc, time::Duration};
+use std::{
+    fs,
+    io::{BufRead, BufReader},
+    net::SocketAddr,
+    os::unix::fs::PermissionsExt as _,
+    process::{Command, Stdio},
+    sync::Arc,
+    time::Duration,
+};
 
 use pki::{Authority, TLS13};
 use reference::Reference;
 use support::Client;
-use tokio::{net::TcpStream, time::timeout};
+use tokio::{
+    net::TcpStream,
+    sync::mpsc::{UnboundedReceiver, unbounded_channel},
+    time::timeout,
+};
 use tokio_rustls::{
     TlsConnector,
     client::TlsStream,
@@ -91,4 +103,65 @@ async fn certificates_by_name_of_clients_and_new_ones() {
         async { while shown(&connect(address, &anonymous, "mx.test").await) != new.der {} };
     timeout(Duration::from_secs(20), renewed).await.unwrap();
     early.cmd("NOOP", "250").await;
+}
+
+/// Starts the server, and gives what it logs.
+fn start(options: &[&str]) -> (Reference, UnboundedReceiver<String>) {
+    let mut server = Reference::start_logging_to(Stdio::piped(), 1, options);
+    let (tell, told) = unbounded_channel();
+    let lines = BufReader::new(server.process.stderr.take().unwrap()).lines();
+    std::thread::spawn(move || {
+        lines
+            .map_while(Result::ok)
+            .try_for_each(|line| tell.send(line))
+    });
+    (server, told)
+}
+
+/// Waits for a line with each of these texts, in their order.
+async fn logged(log: &mut UnboundedReceiver<String>, texts: &[&str]) {
+    for text in texts {
+        let found = async {
+            loop {
+                let line = log.recv().await.expect("the server goes on");
+                if line.contains(text) {
+                    break line;
+                }
+            }
+        };
+        let found = timeout(Duration::from_secs(20), found).await.expect(text);
+        assert!(found.contains("WARN"), "{found}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_odd_about_certificates_and_secrets_is_told_at_start_and_reload() {
+    let authority = Authority::new();
+    let directory = tempfile::tempdir().unwrap();
+    let (cert, key) = authority
+        .issue_until(&["mx.test"], 2001)
+        .write(directory.path());
+    let passphrase = directory.path().join("passphrase");
+    fs::write(&passphrase, "\u{feff}secret\n").unwrap();
+    let set_mode =
+        |path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    set_mode(&key, 0o644);
+    set_mode(&passphrase, 0o640);
+    let (server, mut log) = start(&[
+        "--listen=127.0.0.1:0",
+        &format!("--tls-cert={}", cert.display()),
+        &format!("--tls-key={}", key.display()),
+        &format!("--tls-key-passphrase-file={}", passphrase.display()),
+    ]);
+    let expected = [
+        "passphrase: the file holds secrets and is open to others than its owner (mode 0640)",
+        "key.pem: the private key is open to others than its owner (mode 0644)",
+        "cert.pem: certificate 1 has expired on 2001-01-01",
+    ];
+    logged(&mut log, &expected).await;
+
+    authority.issue(&["old.test"]).write(directory.path());
+    set_mode(&key, 0o600);
+    server.signal("HUP");
+    logged(&mut log, &["cert.pem: the certificate is not for mx.test"]).await;
 }

@@ -7,6 +7,7 @@ mod support;
 use std::{fs, time::Duration};
 
 use pki::{Authority, Issued, TLS12, TLS13, secured, shown};
+use rcgen::DnType;
 use smtpd_tower::{
     Auth, AuthOutcome, Identity, Mail, Reply, Request, Server, TlsInfo, TlsVersion, handler_fn,
     sasl::{External, Mechanisms},
@@ -139,8 +140,16 @@ async fn a_bad_file_leaves_everything_as_it_was() {
         .build()
         .unwrap();
     let server = tls_server(&tls);
+    // What no certificate of DER is, but PEM all the same.
+    let damaged =
+        old.pem.clone() + "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+    let upside_down = authority.pem() + &old.pem;
+    let fits_second = "the key fits certificate 2, and the server's own has to be the first";
     for (file, text, fault) in [
         (&cert, "", "no certificate found"),
+        (&cert, &damaged, "certificate 2 is damaged"),
+        (&cert, &upside_down, fits_second),
+        (&ca, &damaged, "certificate 2 is damaged"),
         (&cert, &*new.pem, "the key does not fit the certificate"),
         (
             &key,
@@ -151,7 +160,7 @@ async fn a_bad_file_leaves_everything_as_it_was() {
     ] {
         fs::write(file, text).unwrap();
         let error = tls.reload().unwrap_err();
-        let blamed = if fault.starts_with("the key") {
+        let blamed = if fault.starts_with("the key does") {
             &key
         } else {
             file
@@ -166,6 +175,45 @@ async fn a_bad_file_leaves_everything_as_it_was() {
     }
     fs::remove_file(&key).unwrap();
     assert!(tls.reload().unwrap_err().is_io());
+}
+
+#[cfg(unix)]
+#[test]
+fn what_is_odd_is_known_with_its_file_and_anew_after_a_reload() {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    let authority = Authority::new();
+    let directory = tempfile::tempdir().unwrap();
+    let (cert, key) = authority.issue(&["mx.test"]).write(directory.path());
+    let set_mode = |mode| fs::set_permissions(&key, fs::Permissions::from_mode(mode)).unwrap();
+    set_mode(0o600);
+    let own = ServerCertificate::from_files(&cert, &key);
+    let tls = TlsBuilder::new(own).expect_host("mx.test").build().unwrap();
+    assert_eq!(tls.warnings(), []);
+
+    let expired = authority.issue_until(&["old.test"], 2001);
+    expired.write(directory.path());
+    let other = Authority::with(|params| params.distinguished_name.push(DnType::CommonName, "x"));
+    fs::write(&cert, expired.pem + &other.pem()).unwrap();
+    set_mode(0o640);
+    tls.reload().unwrap();
+    let warnings = tls.warnings();
+    let texts: Vec<_> = warnings.iter().map(ToString::to_string).collect();
+    let (cert_text, key_text) = (cert.display(), key.display());
+    let expected = [
+        format!("{key_text}: the private key is open to others than its owner (mode 0640)"),
+        format!("{cert_text}: certificate 1 has expired on 2001-01-01"),
+        format!("{cert_text}: certificate 2 is not part of the chain"),
+        format!("{cert_text}: the certificate is not for mx.test"),
+    ];
+    assert_eq!(texts, expected);
+    assert!(warnings[0].is_key_exposed() && !warnings[0].is_out_of_date());
+    assert!(warnings[1].is_out_of_date() && !warnings[1].is_key_exposed());
+    assert_eq!(warnings[0].path(), Some(&*key));
+    // A damaged file leaves these too.
+    fs::write(&cert, "").unwrap();
+    tls.reload().unwrap_err();
+    assert_eq!(tls.warnings(), warnings);
 }
 
 #[tokio::test]

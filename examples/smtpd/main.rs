@@ -9,6 +9,7 @@
 //! | `users.rs`, `users_file.rs` | authentication, by passwords, by their hashes, or by a certificate |
 //! | `config.rs`, `extensions.rs` | limits, timeouts, what is required, extensions |
 //! | `mode.rs` | listeners for servers, for users, or for both |
+//! | `secrets.rs` | who else may read the files that hold passwords |
 //! | `tls.rs` | certificates, and new ones while the server runs |
 //! | `listen.rs` | several listeners, on TCP and Unix sockets |
 //! | `cores.rs` | one runtime with several threads, or one for each core |
@@ -25,6 +26,7 @@ mod log;
 mod message_log;
 mod mode;
 mod options;
+mod secrets;
 mod signals;
 mod tls;
 mod users;
@@ -90,6 +92,7 @@ fn main() -> ExitCode {
 
 async fn run(options: &Options) -> Result<(), BoxError> {
     let mut signals = Signals::catch()?;
+    secrets::warn(options);
     let server = server(options, pipeline(options).await?)?;
     tls::keep_fresh(&server, signals::hangup()?);
     let cores = Cores::start(options)?;
@@ -300,6 +303,22 @@ mod tests {
             let elsewhere = replies(options, ELSEWHERE, "QUIT\r\n").await;
             assert!(elsewhere.starts_with("554 "), "{elsewhere}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_client_that_its_proxy_does_not_name_is_not_of_this_machine() {
+        let options = "--proxy-from 127.0.0.1 --xclient-from 127.0.0.1";
+        let (unknown, unix) = ("PROXY UNKNOWN\r\n", "\r\n\r\n\0\r\nQUIT\n\x21\0\0\0");
+        for header in [unknown, unix] {
+            let heard = replies(options, HERE, &format!("{header}QUIT\r\n")).await;
+            assert!(heard.starts_with("554 "), "{heard}");
+        }
+        let itself = "\r\n\r\n\0\r\nQUIT\n\x20\0\0\0EHLO a.test\r\nQUIT\r\n";
+        let heard = replies(options, HERE, itself).await;
+        assert!(
+            heard.starts_with("220 ") && heard.contains("XCLIENT"),
+            "{heard}"
+        );
     }
 
     #[tokio::test]

@@ -45,6 +45,11 @@ pub(crate) struct Options {
     #[serde(skip)]
     pub(crate) config: Option<PathBuf>,
 
+    /// Whether there are passwords or tokens in that file.
+    #[arg(skip)]
+    #[serde(skip)]
+    pub(crate) config_is_secret: bool,
+
     /// Listen for SMTP at HOST:PORT or unix:PATH; repeatable [default: 127.0.0.1:2525, if no listener is given]
     #[arg(long, value_name = "ADDR", help_heading = LISTENERS)]
     #[serde(deserialize_with = "file::list")]
@@ -266,6 +271,7 @@ impl Options {
             Some(path) => file::read(path).map_err(usage)?,
             None => Self::default(),
         };
+        options.config_is_secret = !options.user.is_empty() || !options.oauth_token.is_empty();
         options.update_from_arg_matches(&matches)?;
         match options.fault() {
             Some(fault) => Err(usage(fault.to_owned())),

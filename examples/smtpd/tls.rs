@@ -32,7 +32,7 @@ pub(crate) fn config(options: &Options, hostname: &str) -> Result<Option<TlsConf
     let Some(certificate) = certificate(options, hostname)? else {
         return Ok(None);
     };
-    let mut tls = TlsBuilder::new(with_passphrase(certificate));
+    let mut tls = TlsBuilder::new(with_passphrase(certificate)).expect_host(hostname);
     for sni in &options.sni {
         let certificate = ServerCertificate::from_files(&sni.cert, &sni.key).names([&sni.name]);
         tls = tls.certificate(with_passphrase(certificate));
@@ -40,28 +40,42 @@ pub(crate) fn config(options: &Options, hostname: &str) -> Result<Option<TlsConf
     if let Some(authorities) = &options.client_ca {
         tls = tls.client_certificates(ClientCertificates::from_file(authorities));
     }
-    Ok(Some(tls.build()?))
+    let tls = tls.build()?;
+    warn(&tls);
+    Ok(Some(tls))
+}
+
+/// Tells what is likely a mistake, though it works.
+fn warn(tls: &TlsConfig) {
+    for warning in tls.warnings() {
+        tracing::warn!("{warning}");
+    }
 }
 
 /// From now on the files are read again when one of them has changed, and at that signal.
 pub(crate) fn keep_fresh(server: &Server, mut signal: Signal) {
     let tls = server.tls_ref().cloned();
     if let Some(tls) = &tls {
-        task::spawn(tls.watch(INTERVAL, tell));
+        let watched = tls.clone();
+        task::spawn(tls.watch(INTERVAL, move |result| tell(&watched, result)));
     }
     task::spawn(async move {
         while signal.recv().await.is_some() {
             let Some(tls) = tls.clone() else { continue };
-            if let Ok(result) = task::spawn_blocking(move || tls.reload()).await {
-                tell(result);
+            let reloading = tls.clone();
+            if let Ok(result) = task::spawn_blocking(move || reloading.reload()).await {
+                tell(&tls, result);
             }
         }
     });
 }
 
-fn tell(reloaded: std::result::Result<(), TlsError>) {
+fn tell(tls: &TlsConfig, reloaded: std::result::Result<(), TlsError>) {
     match reloaded {
-        Ok(()) => tracing::info!("the certificates have been read again"),
+        Ok(()) => {
+            tracing::info!("the certificates have been read again");
+            warn(tls);
+        }
         Err(error) => tracing::error!("the old certificates stay: {}", with_causes(&error)),
     }
 }
@@ -71,7 +85,8 @@ fn passphrase(options: &Options) -> Result<Option<String>> {
         return Ok(None);
     };
     let text = fs::read_to_string(file).map_err(|error| named(file, error))?;
-    // An editor ends the line, but a passphrase may end with a blank.
+    // An editor ends the line, but a passphrase may end with a blank. Some put a byte order mark in front.
+    let text = text.trim_start_matches('\u{feff}');
     Ok(Some(text.trim_end_matches(['\r', '\n']).to_owned()))
 }
 

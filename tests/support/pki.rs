@@ -5,7 +5,7 @@ use std::{path::PathBuf, sync::Arc};
 
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, SanType,
-    date_time_ymd,
+    SigningKey, date_time_ymd,
 };
 use smtpd_tower::{Server, tls::ServerCertificate};
 use tokio::io::DuplexStream;
@@ -13,8 +13,10 @@ use tokio_rustls::{
     TlsConnector,
     client::TlsStream,
     rustls::{
-        self, ClientConfig, RootCertStore, ServerConfig, SupportedProtocolVersion,
+        self, ClientConfig, RootCertStore, ServerConfig, SignatureScheme, SupportedProtocolVersion,
+        client::ResolvesClientCert,
         pki_types::{CertificateDer, PrivateKeyDer, ServerName},
+        sign::CertifiedKey,
     },
 };
 
@@ -38,10 +40,26 @@ pub struct Issued {
 
 impl Authority {
     pub fn new() -> Self {
-        let mut params = CertificateParams::default();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        Self::with(|_| {})
+    }
+
+    /// One whose own certificate is changed so.
+    pub fn with(change: impl FnOnce(&mut CertificateParams)) -> Self {
+        let params = Self::params(change);
         let key = KeyPair::generate().unwrap();
         Self(CertifiedIssuer::self_signed(params, key).unwrap())
+    }
+
+    fn params(change: impl FnOnce(&mut CertificateParams)) -> CertificateParams {
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        change(&mut params);
+        params
+    }
+
+    /// The signature of these bytes, by ECDSA with SHA-256.
+    pub fn sign(&self, bytes: &[u8]) -> Vec<u8> {
+        self.0.key().sign(bytes).unwrap()
     }
 
     pub fn pem(&self) -> String {
@@ -54,6 +72,15 @@ impl Authority {
     }
 
     pub fn issue_until(&self, names: &[&str], year: i32) -> Issued {
+        self.issue_with(names, |params| params.not_after = date_time_ymd(year, 1, 1))
+    }
+
+    /// One that is changed so.
+    pub fn issue_with(
+        &self,
+        names: &[&str],
+        change: impl FnOnce(&mut CertificateParams),
+    ) -> Issued {
         let is_mail = |name: &&str| name.contains('@');
         let (mails, hosts): (Vec<&str>, Vec<&str>) = names.iter().copied().partition(is_mail);
         let hosts: Vec<_> = hosts.into_iter().map(str::to_owned).collect();
@@ -63,7 +90,7 @@ impl Authority {
             .subject_alt_names
             .extend(mails.map(SanType::Rfc822Name));
         params.distinguished_name.push(DnType::CommonName, "tested");
-        params.not_after = date_time_ymd(year, 1, 1);
+        change(&mut params);
         let key = KeyPair::generate().unwrap();
         let certificate = params.signed_by(&key, &self.0).unwrap();
         Issued {
@@ -76,6 +103,12 @@ impl Authority {
 
     /// A client that trusts this authority, and shows that certificate if there is one.
     pub fn client(&self, versions: Versions<'_>, own: Option<&Issued>) -> ClientConfig {
+        let resolver = own.map(|own| Shown::new(vec![own.der.clone()], own.signing_key()));
+        self.client_showing(versions, resolver)
+    }
+
+    /// The same, with whatever is to be shown.
+    pub fn client_showing(&self, versions: Versions<'_>, shown: Option<Shown>) -> ClientConfig {
         let mut roots = RootCertStore::empty();
         roots.add(self.0.der().clone()).unwrap();
         let provider = Arc::new(rustls::crypto::ring::default_provider());
@@ -83,18 +116,43 @@ impl Authority {
             .with_protocol_versions(versions)
             .unwrap()
             .with_root_certificates(roots);
-        match own {
-            Some(own) => builder
-                .with_client_auth_cert(vec![own.der.clone()], own.key.clone_key())
-                .unwrap(),
+        match shown {
+            Some(shown) => builder.with_client_cert_resolver(Arc::new(shown)),
             None => builder.with_no_client_auth(),
         }
+    }
+}
+
+/// What a client shows, whether its parts fit each other or not.
+#[derive(Debug)]
+pub struct Shown(Arc<CertifiedKey>);
+
+impl Shown {
+    pub fn new(
+        chain: Vec<CertificateDer<'static>>,
+        key: Arc<dyn rustls::sign::SigningKey>,
+    ) -> Self {
+        Self(Arc::new(CertifiedKey::new(chain, key)))
+    }
+}
+
+impl ResolvesClientCert for Shown {
+    fn resolve(&self, _: &[&[u8]], _: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        Some(self.0.clone())
+    }
+
+    fn has_certs(&self) -> bool {
+        true
     }
 }
 
 impl Issued {
     pub fn source(&self) -> ServerCertificate {
         ServerCertificate::from_pem(&*self.pem, &*self.key_pem)
+    }
+
+    pub fn signing_key(&self) -> Arc<dyn rustls::sign::SigningKey> {
+        rustls::crypto::ring::sign::any_supported_type(&self.key).unwrap()
     }
 
     /// A configuration that is not of our making.

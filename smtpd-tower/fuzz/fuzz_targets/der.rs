@@ -17,6 +17,7 @@ fuzz_target!(|input: &[u8]| {
     check_names(&names, input.len());
     if let Ok((b"", certificate)) = X509Certificate::from_der(input) {
         compare(&certificate, &names);
+        compare_facts(&certificate, input);
     }
 });
 
@@ -88,6 +89,21 @@ fn compare(certificate: &X509Certificate<'_>, names: &CertificateNames) {
         .ok()
         .filter(|text| is_text && !text.contains(char::is_control));
     assert_eq!(names.common_name(), text);
+}
+
+/// What is more strictly read here need not be a certificate.
+fn compare_facts(certificate: &X509Certificate<'_>, der: &[u8]) {
+    let Some(facts) = tls::certificate_facts(der) else {
+        return;
+    };
+    assert!(certificate.issuer().as_raw().ends_with(facts.issuer));
+    assert!(certificate.subject().as_raw().ends_with(facts.subject));
+    let validity = certificate.validity();
+    let days = [validity.not_before, validity.not_after].map(|time| {
+        let (year, month, day) = time.to_datetime().to_calendar_date();
+        format!("{year:04}-{:02}-{day:02}", u8::from(month))
+    });
+    assert_eq!(facts.validity, days);
 }
 
 /// Whether these are among the others, in the same order.

@@ -24,7 +24,11 @@ fuzz_target!(|input: &[u8]| {
         assert!(found.iter().map(|der| Some(&**der)).eq(certificates));
         check_other(input);
     }
-    let _ = tls::private_key(input, "secret");
+    if let Ok(key) = tls::private_key(input, "secret") {
+        // Nothing of the key is told but its size and its algorithm.
+        let told = tls::unsupported_key(&key).unwrap_or_default();
+        assert!(told.len() <= 32 + 4 * input.len() && told.is_ascii());
+    }
     check_written(input);
 });
 
@@ -53,7 +57,7 @@ fn check_written(input: &[u8]) {
     let (count, width) = (1 + choices.below(3), 1 + choices.below(80));
     let end = ["\n", "\r\n", " \n"][choices.below(3)];
     let noise = String::from_utf8_lossy(choices.bytes(8)).replace('-', "");
-    let mut pem = String::new();
+    let mut pem = ["", "\u{feff}"][choices.below(2)].to_owned();
     let chunks = choices.0.chunks(choices.0.len().div_ceil(count).max(1));
     let contents: Vec<_> = chunks.collect();
     for content in &contents {

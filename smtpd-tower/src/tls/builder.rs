@@ -42,6 +42,7 @@ pub struct TlsBuilder {
     min_version: TlsVersion,
     extended_master_secret: bool,
     pub(super) end_point_alone: bool,
+    host: Option<String>,
 }
 
 impl TlsBuilder {
@@ -62,6 +63,7 @@ impl TlsBuilder {
             min_version: TlsVersion::Tls12,
             extended_master_secret: false,
             end_point_alone: false,
+            host: None,
         }
     }
 
@@ -111,6 +113,14 @@ impl TlsBuilder {
         self
     }
 
+    /// Sets the name by which clients know the server, so that there is a [warning](TlsConfig::warnings) where the
+    /// certificate is not for it. Nothing else comes of it.
+    #[must_use]
+    pub fn expect_host(mut self, name: impl Into<String>) -> Self {
+        self.host = Some(name.into());
+        self
+    }
+
     /// Reads all of it. This blocks on the files: call it before the server starts, or from `spawn_blocking`.
     ///
     /// # Errors
@@ -122,11 +132,13 @@ impl TlsBuilder {
     pub(super) fn snapshot(self) -> Result<Snapshot, TlsError> {
         // Taken before the files are read: what changes in between is noticed later.
         let stamps = self.look();
-        let certificates = Certificates::read(&self.default, &self.others, &self.provider)?;
+        let (default, host, provider) = (&self.default, self.host.as_ref(), &self.provider);
+        let certificates = Certificates::read(default, host, &self.others, provider)?;
         let certificates = Arc::new(certificates);
+        let warnings = certificates.warnings.clone();
         let clients = self.clients.as_ref();
         let clients = clients
-            .map(|clients| ClientVerifier::read(clients, &self.provider))
+            .map(|clients| ClientVerifier::read(clients, provider))
             .transpose()?;
         let config = self
             .config(certificates.clone(), clients.as_ref())
@@ -136,6 +148,7 @@ impl TlsBuilder {
             origin: Some(Origin {
                 certificates,
                 clients,
+                warnings,
                 recipe: self,
                 stamps,
             }),
@@ -145,10 +158,10 @@ impl TlsBuilder {
     /// How the files are now.
     pub(super) fn look(&self) -> Vec<Stamp> {
         let certificates = [&self.default].into_iter().chain(&self.others);
-        let authorities = self.clients.iter().filter_map(|c| c.authorities.path());
+        let of_clients = self.clients.iter().flat_map(ClientCertificates::files);
         certificates
             .flat_map(ServerCertificate::files)
-            .chain(authorities)
+            .chain(of_clients)
             .map(Stamp::of)
             .collect()
     }

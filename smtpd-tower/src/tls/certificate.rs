@@ -27,6 +27,7 @@ pub struct CertificateNames {
     common_name: Option<String>,
     emails: Vec<String>,
     dns_names: Vec<String>,
+    alternative: bool,
 }
 
 impl CertificateNames {
@@ -62,6 +63,11 @@ impl CertificateNames {
     /// The common name of the subject, the last if there are several, unless there are control characters in it.
     pub fn common_name(&self) -> Option<&str> {
         self.common_name.as_deref()
+    }
+
+    /// Returns whether the subject has alternative names (RFC 5280 section 4.2.1.6), of whatever kind.
+    pub fn has_alternative_names(&self) -> bool {
+        self.alternative
     }
 
     /// The mail addresses among the subject's alternative names (RFC 5280 section 4.2.1.6), all of them printable ASCII.
@@ -113,6 +119,7 @@ impl CertificateNames {
         if kind != SUBJECT_ALT_NAME {
             return Some(());
         }
+        self.alternative = true;
         let mut alternatives = Reader::new(value).enter(SEQUENCE)?;
         while !alternatives.is_empty() {
             let name = alternatives.next()?;
@@ -167,7 +174,7 @@ const KINDS: [(&[u8], &str); 10] = [
 ];
 
 /// The kind of an attribute: its short name, or its identifier in dots.
-struct Kind<'a>(&'a [u8]);
+pub(super) struct Kind<'a>(pub(super) &'a [u8]);
 
 impl fmt::Display for Kind<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -266,6 +273,7 @@ mod tests {
             "CN=fred,1.2.840.9999=x,O=Cheese\\, Inc.,C=AT"
         );
         assert_eq!(names.common_name(), Some("fred"));
+        assert!(names.has_alternative_names());
         assert_eq!(names.emails(), ["Fred@Example.org"]);
         assert_eq!(names.dns_names(), ["mx.example.org", "*.example.net"]);
     }

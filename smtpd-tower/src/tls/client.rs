@@ -13,6 +13,7 @@ use tokio_rustls::rustls::{
 };
 
 use super::{
+    chain,
     error::{Problem, TlsError},
     pem,
     provider::Provider,
@@ -21,37 +22,28 @@ use super::{
 
 /// Verifies what clients show.
 #[derive(Clone, Debug)]
-pub(super) struct ClientVerifier(Arc<dyn ClientCertVerifier>);
+pub(super) struct ClientVerifier {
+    inner: Arc<dyn ClientCertVerifier>,
+}
 
 impl ClientVerifier {
     pub(super) fn read(source: &ClientCertificates, provider: &Provider) -> Result<Self, TlsError> {
         let blame = |problem| source.authorities.blame(problem);
         let text = source.authorities.read()?;
-        let mut roots = RootCertStore::empty();
-        for certificate in pem::certificates(&text).map_err(blame)? {
-            roots
-                .add(certificate)
-                .map_err(|error| blame(Problem::CertificateUnusable(error)))?;
-        }
-        let crypto = provider.crypto().clone();
-        let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), crypto);
-        let builder = if source.required {
-            builder
-        } else {
-            builder.allow_unauthenticated()
-        };
-        let verifier = builder.build();
-        Ok(Self(verifier.map_err(|error| {
-            blame(Problem::AuthoritiesUnusable(error.into()))
-        })?))
+        let certificates = pem::certificates(&text).map_err(blame)?;
+        chain::parts(&certificates).map_err(blame)?;
+        let roots = roots(&certificates).map_err(blame)?;
+        Ok(Self {
+            inner: verifier(source, roots, provider)?,
+        })
     }
 
     /// What the handshake asks.
     pub(super) fn for_handshake(&self) -> Arc<dyn ClientCertVerifier> {
-        if self.0.client_auth_mandatory() {
-            self.0.clone()
+        if self.inner.client_auth_mandatory() {
+            self.inner.clone()
         } else {
-            Arc::new(Lenient(self.0.clone()))
+            Arc::new(Lenient(self.clone()))
         }
     }
 
@@ -64,9 +56,9 @@ impl ClientVerifier {
         let Some((own, others)) = chain.split_first() else {
             return Ok(&[]);
         };
-        match self.0.verify_client_cert(own, others, UnixTime::now()) {
+        match self.inner.verify_client_cert(own, others, UnixTime::now()) {
             Ok(_) => Ok(chain),
-            Err(error) if self.0.client_auth_mandatory() => {
+            Err(error) if self.inner.client_auth_mandatory() => {
                 Err(io::Error::new(io::ErrorKind::InvalidData, error))
             }
             Err(_) => Ok(&[]),
@@ -74,10 +66,38 @@ impl ClientVerifier {
     }
 }
 
+fn roots(certificates: &[CertificateDer<'static>]) -> Result<RootCertStore, Problem> {
+    let mut roots = RootCertStore::empty();
+    for (n, certificate) in (1..).zip(certificates) {
+        roots
+            .add(certificate.clone())
+            .map_err(|error| Problem::CertificateUnusable(n, error))?;
+    }
+    Ok(roots)
+}
+
+fn verifier(
+    source: &ClientCertificates,
+    roots: RootCertStore,
+    provider: &Provider,
+) -> Result<Arc<dyn ClientCertVerifier>, TlsError> {
+    let crypto = provider.crypto().clone();
+    let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), crypto);
+    let builder = if source.required {
+        builder
+    } else {
+        builder.allow_unauthenticated()
+    };
+    builder.build().map_err(|error| {
+        let problem = Problem::AuthoritiesUnusable(error.into());
+        source.authorities.blame(problem)
+    })
+}
+
 /// Lets a certificate pass that does not verify. Whose key it is, is verified all the same; and the session does not see
 /// it, for [`ClientVerifier::verified`] is asked after the handshake.
 #[derive(Debug)]
-struct Lenient(Arc<dyn ClientCertVerifier>);
+struct Lenient(ClientVerifier);
 
 impl ClientCertVerifier for Lenient {
     fn client_auth_mandatory(&self) -> bool {
@@ -85,7 +105,7 @@ impl ClientCertVerifier for Lenient {
     }
 
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
-        self.0.root_hint_subjects()
+        self.0.inner.root_hint_subjects()
     }
 
     fn verify_client_cert(
@@ -103,7 +123,8 @@ impl ClientCertVerifier for Lenient {
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.0.verify_tls12_signature(message, certificate, signed)
+        let verifier = &self.0.inner;
+        verifier.verify_tls12_signature(message, certificate, signed)
     }
 
     fn verify_tls13_signature(
@@ -112,11 +133,12 @@ impl ClientCertVerifier for Lenient {
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.0.verify_tls13_signature(message, certificate, signed)
+        let verifier = &self.0.inner;
+        verifier.verify_tls13_signature(message, certificate, signed)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.supported_verify_schemes()
+        self.0.inner.supported_verify_schemes()
     }
 }
 
@@ -169,7 +191,7 @@ mod tests {
         let pem = "-----BEGIN CERTIFICATE-----\nMAA=\n-----END CERTIFICATE-----\n";
         for (pem, text) in [
             ("", "no certificate found"),
-            (pem, "the certificate cannot be used"),
+            (pem, "certificate 1 is damaged"),
         ] {
             let source = ClientCertificates::from_pem(pem);
             let error = ClientVerifier::read(&source, &Provider::ring()).unwrap_err();

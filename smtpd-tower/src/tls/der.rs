@@ -6,8 +6,11 @@ pub(super) const SEQUENCE: u8 = 0x30;
 pub(super) const SET: u8 = 0x31;
 pub(super) const INTEGER: u8 = 0x02;
 pub(super) const BOOLEAN: u8 = 0x01;
+pub(super) const BIT_STRING: u8 = 0x03;
 pub(super) const OCTET_STRING: u8 = 0x04;
 pub(super) const OBJECT_IDENTIFIER: u8 = 0x06;
+pub(super) const UTC_TIME: u8 = 0x17;
+pub(super) const GENERALIZED_TIME: u8 = 0x18;
 
 /// The tag of a context of that number, around other elements.
 pub(super) const fn context(number: u8) -> u8 {

@@ -66,14 +66,18 @@ impl TlsError {
 
     /// Whether the private key is not the one of the certificate.
     pub fn is_key_mismatch(&self) -> bool {
-        matches!(self.problem, Problem::KeyMismatch)
+        matches!(
+            self.problem,
+            Problem::KeyMismatch | Problem::KeyFitsAnother(_)
+        )
     }
 
-    /// Whether the private key is of a kind, or encrypted in a way, that cannot be read here.
+    /// Whether the private key is of a kind or size, or encrypted in a way, that cannot be read here.
     pub fn is_unsupported(&self) -> bool {
         matches!(
             self.problem,
             Problem::KeyUnsupported(_)
+                | Problem::KeyKindUnsupported(_)
                 | Problem::EncryptionUnsupported(_)
                 | Problem::EncryptionDisabled
         )
@@ -105,11 +109,15 @@ pub(super) enum Problem {
     Unterminated,
     Base64(pem::Error),
     NoCertificate,
-    CertificateUnusable(rustls::Error),
+    /// Certificates are counted from 1.
+    CertificateDamaged(usize),
+    CertificateUnusable(usize, rustls::Error),
     NoKey,
     KeyUnsupported(String),
+    KeyKindUnsupported(String),
     KeyUnusable(BoxError),
     KeyMismatch,
+    KeyFitsAnother(usize),
     NoName,
     NameInvalid(String),
     AuthoritiesUnusable(BoxError),
@@ -125,15 +133,18 @@ impl Problem {
         match self {
             Self::Io(error) => Some(error),
             Self::Base64(error) => Some(error),
-            Self::CertificateUnusable(error) | Self::Setup(error) => Some(error),
+            Self::CertificateUnusable(_, error) | Self::Setup(error) => Some(error),
             Self::KeyUnusable(error)
             | Self::AuthoritiesUnusable(error)
             | Self::EncryptionUnsupported(error) => Some(error.as_ref()),
             Self::Unterminated
             | Self::NoCertificate
+            | Self::CertificateDamaged(_)
             | Self::NoKey
             | Self::KeyUnsupported(_)
+            | Self::KeyKindUnsupported(_)
             | Self::KeyMismatch
+            | Self::KeyFitsAnother(_)
             | Self::NoName
             | Self::NameInvalid(_)
             | Self::PassphraseMissing
@@ -145,26 +156,37 @@ impl Problem {
 
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+        match self {
+            Self::CertificateDamaged(n) => write!(f, "certificate {n} is damaged"),
+            Self::CertificateUnusable(n, _) => write!(f, "certificate {n} cannot be used"),
+            Self::KeyUnsupported(label) => {
+                let label = label.escape_debug();
+                write!(f, "a key of the kind \"{label}\" is not supported")
+            }
+            Self::KeyKindUnsupported(kind) => write!(f, "{kind} are not supported"),
+            Self::KeyFitsAnother(n) => write!(
+                f,
+                "the key fits certificate {n}, and the server's own has to be the first"
+            ),
+            Self::NameInvalid(name) => {
+                write!(f, "\"{}\" is no name of a host", name.escape_debug())
+            }
+            other => f.write_str(other.text()),
+        }
+    }
+}
+
+impl Problem {
+    /// The text of those that are always the same.
+    const fn text(&self) -> &'static str {
+        match self {
             Self::Io(_) => "the file cannot be read",
             Self::Unterminated => "damaged PEM: a section does not end",
             Self::Base64(_) => "damaged PEM: a section is not base64",
             Self::NoCertificate => "no certificate found",
-            Self::CertificateUnusable(_) => "the certificate cannot be used",
             Self::NoKey => "no private key found",
-            Self::KeyUnsupported(label) => {
-                return write!(
-                    f,
-                    "a key of the kind \"{}\" is not supported",
-                    label.escape_debug()
-                );
-            }
-            Self::KeyUnusable(_) => "the private key cannot be used",
             Self::KeyMismatch => "the key does not fit the certificate",
             Self::NoName => "the certificate has no DNS name, and none was given",
-            Self::NameInvalid(name) => {
-                return write!(f, "\"{}\" is no name of a host", name.escape_debug());
-            }
             Self::AuthoritiesUnusable(_) => "these authorities cannot be used",
             Self::PassphraseMissing => "the private key is encrypted and no passphrase was given",
             Self::PassphraseWrong => "wrong passphrase or damaged key",
@@ -177,6 +199,14 @@ impl fmt::Display for Problem {
                  `encrypted-keys`"
             }
             Self::Setup(_) => "TLS cannot be set up",
-        })
+            // `Display` has more to say of the others.
+            Self::KeyUnusable(_)
+            | Self::CertificateDamaged(_)
+            | Self::CertificateUnusable(..)
+            | Self::KeyUnsupported(_)
+            | Self::KeyKindUnsupported(_)
+            | Self::KeyFitsAnother(_)
+            | Self::NameInvalid(_) => "the private key cannot be used",
+        }
     }
 }

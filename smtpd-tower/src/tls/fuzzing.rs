@@ -5,7 +5,8 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use super::{
     binding,
     der::Reader,
-    key,
+    key, key_kind,
+    parts::Parts,
     pem::{self, Section},
 };
 
@@ -33,6 +34,30 @@ pub fn sections(pem: &[u8]) -> Vec<(&str, Option<Vec<u8>>)> {
 /// If there are none, or the text is damaged.
 pub fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
     pem::certificates(pem).map_err(|problem| problem.to_string())
+}
+
+/// What certificates are looked at for, beside their names.
+#[derive(Debug)]
+pub struct CertificateFacts<'a> {
+    pub issuer: &'a [u8],
+    pub subject: &'a [u8],
+    /// The days between which it is good.
+    pub validity: [String; 2],
+}
+
+/// Returns the facts of a certificate, if it is one.
+pub fn certificate_facts(der: &[u8]) -> Option<CertificateFacts<'_>> {
+    let parts = Parts::read(der)?;
+    Some(CertificateFacts {
+        issuer: parts.issuer,
+        subject: parts.subject,
+        validity: [parts.not_before, parts.not_after].map(|day| day.to_string()),
+    })
+}
+
+/// Returns what is not supported about a private key.
+pub fn unsupported_key(key: &PrivateKeyDer<'_>) -> Option<String> {
+    key_kind::unsupported(key)
 }
 
 /// Returns the first private key in a PEM text, or what is wrong with it.

@@ -2,16 +2,23 @@
 
 #[cfg(any(feature = "tls-ring", feature = "tls-aws-lc"))]
 use std::path::Path;
+use std::sync::Arc;
 
-use tokio_rustls::rustls::{Error, InconsistentKeys, sign::CertifiedKey};
+use rustls_pki_types::CertificateDer;
+use tokio_rustls::rustls::{
+    Error, InconsistentKeys,
+    sign::{CertifiedKey, SigningKey},
+};
 
 #[cfg(any(feature = "tls-ring", feature = "tls-aws-lc"))]
 use super::{TlsBuilder, TlsConfig};
 use super::{
+    chain,
     error::{Problem, TlsError},
-    key, pem,
+    key, key_kind, pem,
     provider::Provider,
     source::ServerCertificate,
+    warning::{Oddity, TlsWarning},
 };
 
 /// For one certificate, with the default provider; [`TlsBuilder`] is for everything else.
@@ -95,28 +102,58 @@ impl TlsConfig {
     }
 }
 
-/// Reads a certificate and its key, which must fit each other.
+/// Reads a certificate and its key, which must fit each other. Also gives what is odd about them.
 pub(super) fn certified_key(
     source: &ServerCertificate,
     provider: &Provider,
-) -> Result<CertifiedKey, TlsError> {
+) -> Result<(CertifiedKey, Vec<TlsWarning>), TlsError> {
     let (cert, key) = (&source.chain, &source.key);
     let (cert_pem, key_pem) = (cert.read()?, key.read()?);
     let chain = pem::certificates(&cert_pem).map_err(|problem| cert.blame(problem))?;
+    let parts = chain::parts(&chain).map_err(|problem| cert.blame(problem))?;
+    let oddities = chain::oddities(&chain, &parts);
     let passphrase = source.passphrase.as_ref().map(|text| text.as_str());
-    let der = key::read(&key_pem, passphrase).map_err(|problem| key.blame(problem))?;
-    // The provider zeroizes the key's DER, whether it takes the key or not.
-    let signing_key = provider
-        .crypto()
-        .key_provider
-        .load_private_key(der)
-        .map_err(|error| key.blame(Problem::KeyUnusable(error.into())))?;
+    let signing_key =
+        signing_key(&key_pem, passphrase, provider).map_err(|problem| key.blame(problem))?;
+    let exposed = key.open_mode().map(Oddity::KeyExposed);
+    let exposed = exposed.map(|oddity| key.warn(oddity));
+    let oddities = oddities.into_iter().map(|oddity| cert.warn(oddity));
+    let warnings = exposed.into_iter().chain(oddities).collect();
     let certified = CertifiedKey::new(chain, signing_key);
     match certified.keys_match() {
-        Ok(()) | Err(Error::InconsistentKeys(InconsistentKeys::Unknown)) => Ok(certified),
-        Err(Error::InconsistentKeys(_)) => Err(key.blame(Problem::KeyMismatch)),
-        Err(error) => Err(cert.blame(Problem::CertificateUnusable(error))),
+        Ok(()) | Err(Error::InconsistentKeys(InconsistentKeys::Unknown)) => {
+            Ok((certified, warnings))
+        }
+        Err(Error::InconsistentKeys(_)) => Err(match place_of_key(&certified) {
+            Some(n) => cert.blame(Problem::KeyFitsAnother(n)),
+            None => key.blame(Problem::KeyMismatch),
+        }),
+        Err(error) => Err(cert.blame(Problem::CertificateUnusable(1, error))),
     }
+}
+
+fn signing_key(
+    pem: &[u8],
+    passphrase: Option<&str>,
+    provider: &Provider,
+) -> Result<Arc<dyn SigningKey>, Problem> {
+    let der = key::read(pem, passphrase)?;
+    let unsupported = key_kind::unsupported(&der);
+    // The provider zeroizes the key's DER, whether it takes the key or not.
+    let loaded = provider.crypto().key_provider.load_private_key(der);
+    loaded.map_err(|error| match unsupported {
+        Some(kind) => Problem::KeyKindUnsupported(kind),
+        None => Problem::KeyUnusable(error.into()),
+    })
+}
+
+/// Which certificate of the chain has this key, counted from 1.
+fn place_of_key(certified: &CertifiedKey) -> Option<usize> {
+    let fits = |certificate: &CertificateDer<'static>| {
+        let alone = CertifiedKey::new(vec![certificate.clone()], certified.key.clone());
+        alone.keys_match().is_ok()
+    };
+    certified.cert.iter().position(fits).map(|at| at + 1)
 }
 
 #[cfg(test)]
@@ -233,9 +270,10 @@ mod tests {
         assert!(
             error
                 .to_string()
-                .ends_with(": the private key cannot be used"),
+                .ends_with(": keys on the curve P-521 are not supported"),
             "{error:?}"
         );
+        assert!(error.is_unsupported());
     }
 
     #[cfg(not(feature = "encrypted-keys"))]
@@ -315,11 +353,18 @@ mod tests {
         let pem = |label: &str| format!("-----BEGIN {label}-----\nMAA=\n-----END {label}-----\n");
         let cert = fs::read_to_string(fixture("ec.crt")).unwrap();
         let key = fs::read_to_string(fixture("ec.key")).unwrap();
+        let rsa = fs::read_to_string(fixture("rsa.crt")).unwrap();
         let table = [
+            (pem("CERTIFICATE"), key.clone(), "certificate 1 is damaged"),
             (
-                pem("CERTIFICATE"),
+                cert.clone() + &pem("CERTIFICATE"),
                 key.clone(),
-                "the certificate cannot be used",
+                "certificate 2 is damaged",
+            ),
+            (
+                rsa + &cert,
+                key.clone(),
+                "the key fits certificate 2, and the server's own has to be the first",
             ),
             (
                 cert.clone(),

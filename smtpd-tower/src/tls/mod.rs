@@ -16,6 +16,9 @@
 //! [`watch`](TlsConfig::watch). What is read is taken over at once and whole; where something is wrong with it, all stays
 //! as it was. Sessions that are there go on; for new ones, the handshakes of earlier sessions are not resumed.
 //!
+//! What is likely a mistake but works, such as a certificate that has expired or a private key that others may read, is
+//! among the [`warnings`](TlsConfig::warnings).
+//!
 //! # Certificates of clients
 //!
 //! With [`TlsBuilder::client_certificates`] the chain that a client has shown, and that was verified, is in
@@ -63,6 +66,7 @@ use crate::TlsInfo;
 mod binding;
 mod builder;
 mod certificate;
+mod chain;
 mod client;
 mod der;
 #[cfg(feature = "encrypted-keys")]
@@ -72,13 +76,16 @@ mod error;
 pub(crate) mod fuzzing;
 mod info;
 mod key;
+mod key_kind;
 #[cfg(feature = "encrypted-keys")]
 mod legacy;
 mod load;
+mod parts;
 mod pem;
 mod provider;
 mod sni;
 mod source;
+mod warning;
 mod watch;
 
 pub use tokio_rustls::rustls;
@@ -89,6 +96,7 @@ pub use self::{
     error::TlsError,
     provider::Provider,
     source::{ClientCertificates, ServerCertificate},
+    warning::TlsWarning,
 };
 use self::{client::ClientVerifier, sni::Certificates, watch::Stamp};
 
@@ -100,7 +108,7 @@ use self::{client::ClientVerifier, sni::Certificates, watch::Stamp};
 /// The constructors that read PEM take TLS 1.2 and 1.3, prefer AES-128-GCM with SHA-256, hand out
 /// stateless tickets for resumption, offer no ALPN and ask for no client certificate. [`TlsBuilder`] is for several
 /// certificates, client certificates, and another provider. Whoever needs something else still converts a
-/// [`rustls::ServerConfig`]:
+/// [`rustls::ServerConfig`], which is used as it is:
 ///
 /// ```
 /// use smtpd_tower::tls::{TlsConfig, rustls::ServerConfig};
@@ -123,6 +131,8 @@ struct Snapshot {
 struct Origin {
     certificates: Arc<Certificates>,
     clients: Option<ClientVerifier>,
+    /// What was odd about what was read.
+    warnings: Vec<TlsWarning>,
     recipe: TlsBuilder,
     stamps: Vec<Stamp>,
 }
@@ -161,6 +171,27 @@ impl TlsConfig {
                 return Ok(());
             }
         }
+    }
+
+    /// Returns what is likely a mistake in the files as they were read last, though TLS works with it: a certificate that
+    /// has expired, is not valid yet, has no alternative names or is not for the [expected host](TlsBuilder::expect_host),
+    /// certificates in a chain that are not part of it, and private keys that others may read. Ask for them after the start and after each [reload](Self::reload), and log them.
+    ///
+    /// ```
+    /// use smtpd_tower::tls::{ServerCertificate, TlsBuilder};
+    ///
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let made = rcgen::generate_simple_self_signed(["old.example.org".to_owned()])?;
+    /// let pem = ServerCertificate::from_pem(made.cert.pem(), made.signing_key.serialize_pem());
+    /// let tls = TlsBuilder::new(pem).expect_host("mx.example.org").build()?;
+    /// let warnings: Vec<_> = tls.warnings().iter().map(ToString::to_string).collect();
+    /// assert_eq!(warnings, ["the certificate is not for mx.example.org"]);
+    /// # Ok(()) }
+    /// ```
+    pub fn warnings(&self) -> Vec<TlsWarning> {
+        let current = self.current();
+        let origin = current.origin.as_ref();
+        origin.map_or_else(Vec::new, |origin| origin.warnings.clone())
     }
 
     /// Takes over what `other` has at present, for the handshakes that begin from now on.

@@ -10,22 +10,30 @@ use super::error::Problem;
 
 /// All certificates, in their order; at least one.
 pub(super) fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, Problem> {
-    let mut chain = Vec::new();
-    for section in sections(pem) {
-        let section = section?;
-        if section.label == "CERTIFICATE" {
-            chain.push(CertificateDer::from(section.decode()?));
-        }
-    }
+    let chain = labelled(pem, "CERTIFICATE")?;
     if chain.is_empty() {
         return Err(Problem::NoCertificate);
     }
-    Ok(chain)
+    Ok(chain.into_iter().map(CertificateDer::from).collect())
 }
 
-/// The sections of a PEM text; what stands between them is skipped (RFC 7468 section 2).
+fn labelled(pem: &[u8], label: &str) -> Result<Vec<Vec<u8>>, Problem> {
+    let mut found = Vec::new();
+    for section in sections(pem) {
+        let section = section?;
+        if section.label == label {
+            found.push(section.decode()?);
+        }
+    }
+    Ok(found)
+}
+
+/// The sections of a PEM text; what stands between them is skipped (RFC 7468 section 2), and so is a byte order mark, which
+/// some editors put in front of it.
 pub(super) fn sections(pem: &[u8]) -> Sections<'_> {
-    Sections { rest: pem }
+    Sections {
+        rest: pem.strip_prefix("\u{feff}".as_bytes()).unwrap_or(pem),
+    }
 }
 
 /// One section: `-----BEGIN label-----`, headers, base64, `-----END label-----`.
@@ -133,6 +141,7 @@ mod tests {
             pem.to_owned(),
             pem.replace('\n', "\r\n"),
             pem.replace('\n', " \n"),
+            format!("\u{feff}{}", &pem[pem.find("-----").unwrap()..]),
         ] {
             let all: Vec<_> = sections(pem.as_bytes())
                 .map(|section| section.unwrap())

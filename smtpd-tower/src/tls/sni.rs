@@ -11,10 +11,12 @@ use tokio_rustls::rustls::{
 use super::{
     binding,
     certificate::CertificateNames,
+    chain,
     error::{Problem, TlsError},
     load,
     provider::Provider,
     source::ServerCertificate,
+    warning::TlsWarning,
 };
 
 /// The certificates by the names that clients ask for (RFC 6066 section 3). Which one a client is shown follows from that
@@ -23,27 +25,32 @@ use super::{
 pub(super) struct Certificates {
     named: HashMap<String, Arc<Certificate>>,
     default: Arc<Certificate>,
+    /// What is odd about any of them.
+    pub(super) warnings: Vec<TlsWarning>,
 }
 
 #[derive(Debug)]
 struct Certificate {
     key: Arc<CertifiedKey>,
     names: Vec<String>,
+    warnings: Vec<TlsWarning>,
     end_point: Option<Vec<u8>>,
 }
 
 impl Certificates {
-    /// Reads them. A name that was given goes before the same in a certificate; else the first certificate goes first.
+    /// Reads them. A name that was given goes before the same in a certificate; else the first certificate goes first. The
+    /// default one should be for that host.
     pub(super) fn read(
         default: &ServerCertificate,
+        host: Option<&String>,
         others: &[ServerCertificate],
         provider: &Provider,
     ) -> Result<Self, TlsError> {
-        let read = |source| Certificate::read(source, provider).map(Arc::new);
-        let first = read(default)?;
+        let read = |source, host| Certificate::read(source, host, provider).map(Arc::new);
+        let first = read(default, host)?;
         let mut all = vec![(default, first.clone())];
         for source in others {
-            let certificate = read(source)?;
+            let certificate = read(source, None)?;
             if certificate.names.is_empty() {
                 return Err(source.chain.blame(Problem::NoName));
             }
@@ -58,9 +65,11 @@ impl Certificates {
                     .or_insert_with(|| certificate.clone());
             }
         }
+        let warnings = all.iter().flat_map(|(_, one)| one.warnings.clone());
         Ok(Self {
             named,
             default: first,
+            warnings: warnings.collect(),
         })
     }
 
@@ -89,13 +98,20 @@ impl ResolvesServerCert for Certificates {
 }
 
 impl Certificate {
-    fn read(source: &ServerCertificate, provider: &Provider) -> Result<Self, TlsError> {
-        let key = load::certified_key(source, provider)?;
+    fn read(
+        source: &ServerCertificate,
+        expected: Option<&String>,
+        provider: &Provider,
+    ) -> Result<Self, TlsError> {
+        let (key, mut warnings) = load::certified_key(source, provider)?;
         let own = key.cert.first().map(AsRef::as_ref).unwrap_or_default();
+        let in_certificate = CertificateNames::parse(own).unwrap_or_default();
+        let hosts = expected.into_iter().chain(&source.names);
+        let oddities = chain::oddities_of_names(&in_certificate, hosts);
+        warnings.extend(oddities.into_iter().map(|oddity| source.chain.warn(oddity)));
         let names = if source.names.is_empty() {
             // What nobody can ask for in a certificate does no harm there.
-            let names = CertificateNames::parse(own).unwrap_or_default();
-            names.dns_names().to_vec()
+            in_certificate.dns_names().to_vec()
         } else {
             let given = source.names.iter().map(|name| host(name));
             let given: Result<_, _> = given.collect();
@@ -104,6 +120,7 @@ impl Certificate {
         Ok(Self {
             end_point: binding::end_point(own),
             names,
+            warnings,
             key: Arc::new(key),
         })
     }
@@ -136,7 +153,7 @@ mod tests {
         default: &ServerCertificate,
         others: &[ServerCertificate],
     ) -> Result<Certificates, TlsError> {
-        Certificates::read(default, others, &Provider::ring())
+        Certificates::read(default, None, others, &Provider::ring())
     }
 
     /// What tells a certificate from the others.

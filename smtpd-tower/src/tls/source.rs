@@ -7,7 +7,10 @@ use std::{
 
 use zeroize::Zeroizing;
 
-use super::error::{Problem, TlsError};
+use super::{
+    error::{Problem, TlsError},
+    warning::{Oddity, TlsWarning},
+};
 
 /// A certificate of the server with its chain and its key, and the names that it is shown for.
 ///
@@ -100,16 +103,17 @@ pub struct ClientCertificates {
 impl ClientCertificates {
     /// By the authorities whose certificates are in that file of PEM.
     pub fn from_file(authorities: impl Into<PathBuf>) -> Self {
-        Self {
-            authorities: Pem::File(authorities.into()),
-            required: false,
-        }
+        Self::new(Pem::File(authorities.into()))
     }
 
     /// By those in that text.
     pub fn from_pem(authorities: impl Into<Vec<u8>>) -> Self {
+        Self::new(Pem::text(authorities))
+    }
+
+    const fn new(authorities: Pem) -> Self {
         Self {
-            authorities: Pem::text(authorities),
+            authorities,
             required: false,
         }
     }
@@ -119,6 +123,10 @@ impl ClientCertificates {
     pub fn required(mut self) -> Self {
         self.required = true;
         self
+    }
+
+    pub(super) fn files(&self) -> impl Iterator<Item = &Path> {
+        self.authorities.path().into_iter()
     }
 }
 
@@ -143,6 +151,20 @@ impl Pem {
         }
     }
 
+    /// The permissions of the file, where others than its owner have some.
+    #[cfg(unix)]
+    pub(super) fn open_mode(&self) -> Option<u32> {
+        use std::os::unix::fs::PermissionsExt as _;
+
+        let mode = self.path()?.metadata().ok()?.permissions().mode() & 0o7777;
+        (mode & 0o077 != 0).then_some(mode)
+    }
+
+    #[cfg(not(unix))]
+    pub(super) fn open_mode(&self) -> Option<u32> {
+        None
+    }
+
     pub(super) fn path(&self) -> Option<&Path> {
         match self {
             Self::File(path) => Some(path),
@@ -152,6 +174,10 @@ impl Pem {
 
     pub(super) fn blame(&self, problem: Problem) -> TlsError {
         TlsError::new(problem, self.path())
+    }
+
+    pub(super) fn warn(&self, oddity: Oddity) -> TlsWarning {
+        TlsWarning::new(oddity, self.path())
     }
 }
 

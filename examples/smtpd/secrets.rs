@@ -1,0 +1,83 @@
+//! Files that hold secrets: others than their owner should not be able to read them.
+
+use std::{fs, os::unix::fs::PermissionsExt as _, path::Path};
+
+use crate::options::Options;
+
+/// Warns of those that are open to others. For private keys, `TlsConfig::warnings` does that.
+pub(crate) fn warn(options: &Options) {
+    for path in of(options) {
+        if let Some(mode) = open_mode(path) {
+            tracing::warn!(
+                "{}: the file holds secrets and is open to others than its owner (mode {mode:04o})",
+                path.display()
+            );
+        }
+    }
+}
+
+fn of(options: &Options) -> impl Iterator<Item = &Path> {
+    let config = options.config.as_ref().filter(|_| options.config_is_secret);
+    let all = [
+        config,
+        options.users.as_ref(),
+        options.tls_key_passphrase_file.as_ref(),
+    ];
+    all.into_iter().flatten().map(AsRef::as_ref)
+}
+
+/// The permissions of a file, where others than its owner have some.
+fn open_mode(path: &Path) -> Option<u32> {
+    // What cannot be looked at cannot be read either, which is told where that is tried.
+    let mode = fs::metadata(path).ok()?.permissions().mode() & 0o7777;
+    (mode & 0o077 != 0).then_some(mode)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_with_secrets_that_others_may_read_are_found() {
+        let directory = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| {
+            let path = directory.path().join(name);
+            fs::write(&path, text).unwrap();
+            path
+        };
+        let secret = write("secret.toml", "user = 'alice:x'\n");
+        let token = write("token.toml", "oauth-token = 'alice:x'\n");
+        let plain = write("plain.toml", "quiet = true\n");
+        let (users, passphrase) = (write("users", ""), write("passphrase", ""));
+        let read = |line: &str| {
+            let line = format!("smtpd --tls-cert c {line}");
+            Options::read(line.split_whitespace()).unwrap()
+        };
+        for (line, files) in [
+            (format!("--config {}", secret.display()), vec![&secret]),
+            (format!("--config {}", token.display()), vec![&token]),
+            // The password is on the command line.
+            (format!("--config {} --user a:b", plain.display()), vec![]),
+            (
+                format!(
+                    "--users {} --tls-key-passphrase-file {}",
+                    users.display(),
+                    passphrase.display()
+                ),
+                vec![&users, &passphrase],
+            ),
+        ] {
+            assert!(of(&read(&line)).eq(files), "{line}");
+        }
+        for (mode, open) in [
+            (0o600, None),
+            (0o400, None),
+            (0o640, Some(0o640)),
+            (0o604, Some(0o604)),
+        ] {
+            fs::set_permissions(&users, fs::Permissions::from_mode(mode)).unwrap();
+            assert_eq!(open_mode(&users), open);
+        }
+        assert_eq!(open_mode(Path::new("/no/such/file")), None);
+    }
+}
