@@ -6,8 +6,9 @@ use rustls_pki_types::{CertificateDer, UnixTime};
 use tokio_rustls::rustls::{
     DigitallySignedStruct, DistinguishedName, Error, RootCertStore, SignatureScheme,
     client::danger::HandshakeSignatureValid,
+    crypto::WebPkiSupportedAlgorithms,
     server::{
-        WebPkiClientVerifier,
+        ParsedCertificate, WebPkiClientVerifier,
         danger::{ClientCertVerified, ClientCertVerifier},
     },
 };
@@ -15,6 +16,7 @@ use tokio_rustls::rustls::{
 use super::{
     chain,
     error::{Problem, TlsError},
+    parts::Parts,
     pem,
     provider::Provider,
     source::ClientCertificates,
@@ -24,6 +26,7 @@ use super::{
 #[derive(Clone, Debug)]
 pub(super) struct ClientVerifier {
     inner: Arc<dyn ClientCertVerifier>,
+    algorithms: WebPkiSupportedAlgorithms,
 }
 
 impl ClientVerifier {
@@ -35,6 +38,7 @@ impl ClientVerifier {
         let roots = roots(&certificates).map_err(blame)?;
         Ok(Self {
             inner: verifier(source, roots, provider)?,
+            algorithms: provider.crypto().signature_verification_algorithms,
         })
     }
 
@@ -56,13 +60,32 @@ impl ClientVerifier {
         let Some((own, others)) = chain.split_first() else {
             return Ok(&[]);
         };
-        match self.inner.verify_client_cert(own, others, UnixTime::now()) {
-            Ok(_) => Ok(chain),
+        let verified = if self.can_prove(own) {
+            self.inner
+                .verify_client_cert(own, others, UnixTime::now())
+                .map(drop)
+        } else {
+            Err(Error::General("a key that cannot be used".to_owned()))
+        };
+        match verified {
+            Ok(()) => Ok(chain),
             Err(error) if self.inner.client_auth_mandatory() => {
                 Err(io::Error::new(io::ErrorKind::InvalidData, error))
             }
             Err(_) => Ok(&[]),
         }
+    }
+
+    /// Whether the client can prove that it has the key of this certificate: that can be read, and its key is one whose
+    /// signatures can be verified.
+    fn can_prove(&self, certificate: &CertificateDer<'_>) -> bool {
+        let is_known = |parts: Parts<'_>| {
+            let mut algorithms = self.algorithms.all.iter();
+            parts.key.is_usual()
+                && algorithms.any(|known| *known.public_key_alg_id() == *parts.key.algorithm)
+        };
+        ParsedCertificate::try_from(certificate).is_ok()
+            && Parts::read(certificate).is_some_and(is_known)
     }
 }
 
@@ -94,8 +117,9 @@ fn verifier(
     })
 }
 
-/// Lets a certificate pass that does not verify. Whose key it is, is verified all the same; and the session does not see
-/// it, for [`ClientVerifier::verified`] is asked after the handshake.
+/// Lets a certificate pass that does not verify, or that cannot be read. Whether the client has its key is verified all
+/// the same where that is [possible](ClientVerifier::can_prove). The session does not see it, for
+/// [`ClientVerifier::verified`] is asked after the handshake.
 #[derive(Debug)]
 struct Lenient(ClientVerifier);
 
@@ -123,6 +147,9 @@ impl ClientCertVerifier for Lenient {
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
+        if !self.0.can_prove(certificate) {
+            return Ok(HandshakeSignatureValid::assertion());
+        }
         let verifier = &self.0.inner;
         verifier.verify_tls12_signature(message, certificate, signed)
     }
@@ -133,6 +160,9 @@ impl ClientCertVerifier for Lenient {
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
+        if !self.0.can_prove(certificate) {
+            return Ok(HandshakeSignatureValid::assertion());
+        }
         let verifier = &self.0.inner;
         verifier.verify_tls13_signature(message, certificate, signed)
     }

@@ -43,6 +43,8 @@ pub struct CertificateFacts<'a> {
     pub subject: &'a [u8],
     /// The days between which it is good.
     pub validity: [String; 2],
+    /// Whether its key is of a usual form.
+    pub has_usual_key: bool,
 }
 
 /// Returns the facts of a certificate, if it is one.
@@ -52,6 +54,7 @@ pub fn certificate_facts(der: &[u8]) -> Option<CertificateFacts<'_>> {
         issuer: parts.issuer,
         subject: parts.subject,
         validity: [parts.not_before, parts.not_after].map(|day| day.to_string()),
+        has_usual_key: parts.key.is_usual(),
     })
 }
 

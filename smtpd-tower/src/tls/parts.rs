@@ -5,7 +5,8 @@ use std::fmt;
 use rustls_pki_types::UnixTime;
 
 use super::der::{
-    BIT_STRING, Element, GENERALIZED_TIME, INTEGER, Reader, SEQUENCE, UTC_TIME, context,
+    BIT_STRING, Element, GENERALIZED_TIME, INTEGER, OBJECT_IDENTIFIER, Reader, SEQUENCE, UTC_TIME,
+    context,
 };
 
 /// What a certificate consists of, as far as it is looked at.
@@ -17,6 +18,16 @@ pub(super) struct Parts<'a> {
     pub(super) subject: &'a [u8],
     pub(super) not_before: Time,
     pub(super) not_after: Time,
+    pub(super) key: PublicKey<'a>,
+}
+
+/// Somebody's public key, with its algorithm.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct PublicKey<'a> {
+    /// The identifier of the algorithm and its parameters.
+    pub(super) algorithm: &'a [u8],
+    /// The key, in a form that depends on the algorithm.
+    pub(super) value: &'a [u8],
 }
 
 impl<'a> Parts<'a> {
@@ -35,16 +46,44 @@ impl<'a> Parts<'a> {
         tbs.read(SEQUENCE)?; // the algorithm of the signature again
         let issuer = tbs.read(SEQUENCE)?;
         let mut validity = tbs.enter(SEQUENCE)?;
-        let parts = Self {
+        Some(Self {
             issuer,
             not_before: Time::read(validity.next()?)?,
             not_after: Time::read(validity.next()?)?,
             subject: tbs.read(SEQUENCE)?,
-        };
-        let mut key = tbs.enter(SEQUENCE)?;
-        key.read(SEQUENCE)?; // the algorithm
-        bits(&mut key)?;
-        Some(parts)
+            key: PublicKey::read(tbs.enter(SEQUENCE)?)?,
+        })
+    }
+}
+
+impl<'a> PublicKey<'a> {
+    fn read(mut info: Reader<'a>) -> Option<Self> {
+        Some(Self {
+            algorithm: info.read(SEQUENCE)?,
+            value: bits(&mut info)?,
+        })
+    }
+
+    /// Whether it is of a form whose signatures the usual providers can verify, where they know the algorithm at all.
+    pub(super) fn is_usual(&self) -> bool {
+        match Reader::new(self.algorithm).read(OBJECT_IDENTIFIER) {
+            Some(RSA) => self.rsa().is_some_and(|(bytes, exponent)| {
+                (256..=1024).contains(&bytes) && (3..1 << 33).contains(&exponent)
+            }),
+            // RFC 5480 section 2.2: neither compressed nor infinite.
+            Some(EC) => self.value.first() == Some(&0x04),
+            algorithm => algorithm.is_some(),
+        }
+    }
+
+    /// How many bytes the modulus of an RSA key has, and its exponent (RFC 8017 appendix A.1.1).
+    fn rsa(&self) -> Option<(usize, u64)> {
+        let mut key = Reader::new(self.value).enter(SEQUENCE)?;
+        let modulus = without_zeros(key.read(INTEGER)?);
+        let exponent = without_zeros(key.read(INTEGER)?);
+        let add = |sum: u64, &byte: &u8| sum << 8 | u64::from(byte);
+        let exponent = (exponent.len() <= 8).then(|| exponent.iter().fold(0, add))?;
+        Some((modulus.len(), exponent))
     }
 }
 
@@ -163,6 +202,7 @@ mod tests {
         assert_eq!(parts.issuer, parts.subject);
         assert_eq!(parts.not_before.to_string(), "1999-12-31");
         assert_eq!(parts.not_after.to_string(), "2050-01-02");
+        assert!(parts.key.is_usual());
     }
 
     #[test]
@@ -178,7 +218,7 @@ mod tests {
             for byte in [0x00, 0x17, 0x30, 0x7F, 0x80, 0x84, 0xFF] {
                 let mut der = der.clone();
                 der[at] = byte;
-                let _ = Parts::read(&der);
+                let _ = Parts::read(&der).map(|parts| parts.key.is_usual());
             }
         }
     }
@@ -214,6 +254,44 @@ mod tests {
             (INTEGER, "700101000000Z"),
         ] {
             assert_eq!(read(tag, text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn keys_of_unusual_forms_are_told() {
+        let rsa = |bytes: usize, exponent: &[u8]| {
+            let number = |value: &[u8]| {
+                let length = u16::try_from(value.len()).unwrap().to_be_bytes();
+                [&[INTEGER, 0x82], &length[..], value].concat()
+            };
+            let modulus = [&[0][..], &vec![0xC1; bytes]].concat();
+            let both = [number(&modulus), number(exponent)].concat();
+            let length = u16::try_from(both.len()).unwrap().to_be_bytes();
+            [&[SEQUENCE, 0x82], &length[..], &both].concat()
+        };
+        let identifier =
+            |oid: &[u8]| [&[OBJECT_IDENTIFIER, u8::try_from(oid.len()).unwrap()], oid].concat();
+        for (algorithm, value, is_usual) in [
+            (RSA, rsa(256, &[1, 0, 1]), true),
+            (RSA, rsa(1024, &[3]), true),
+            (RSA, rsa(255, &[1, 0, 1]), false),
+            (RSA, rsa(128, &[1, 0, 1]), false),
+            (RSA, rsa(1025, &[1, 0, 1]), false),
+            (RSA, rsa(256, &[1]), false),
+            (RSA, rsa(256, &[2, 0, 0, 0, 1]), false),
+            (RSA, rsa(256, &[7; 9]), false),
+            (RSA, vec![], false),
+            (EC, vec![4, 1, 2], true),
+            (EC, vec![3, 1, 2], false),
+            (EC, vec![], false),
+            (&[0x2B, 0x65, 0x70], vec![1; 32], true),
+        ] {
+            let algorithm = identifier(algorithm);
+            let key = PublicKey {
+                algorithm: &algorithm,
+                value: &value,
+            };
+            assert_eq!(key.is_usual(), is_usual, "{algorithm:x?} {}", value.len());
         }
     }
 }

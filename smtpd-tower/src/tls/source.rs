@@ -86,7 +86,9 @@ impl fmt::Debug for ServerCertificate {
 ///
 /// It is optional unless it is [`required`](Self::required). Where it is optional, one that does not verify is as good
 /// as none, and the session goes on without: many mail servers show a certificate to whoever asks, by an authority of
-/// their own choice. A certificate that a session [shows](crate::TlsInfo::peer_certificates) is a verified one.
+/// their own choice. So is one that cannot be read, such as one of X.509 version 1 or with an unknown critical extension,
+/// and one with a key whose signatures cannot be verified, such as RSA with 1024 bits. A client that shows a certificate
+/// with any other key has to prove that it has the key, or the handshake fails. A certificate that a session [shows](crate::TlsInfo::peer_certificates) is a verified one.
 ///
 /// ```
 /// use smtpd_tower::tls::ClientCertificates;

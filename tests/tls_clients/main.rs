@@ -1,0 +1,140 @@
+//! Certificates of clients that are odd.
+
+mod forge;
+#[path = "../support/pki.rs"]
+mod pki;
+#[path = "../support/mod.rs"]
+mod support;
+
+use std::sync::Arc;
+
+use forge::worthless;
+use pki::{Authority, Issued, Shown, TLS12, TLS13, Versions, secured};
+use rcgen::CustomExtension;
+use smtpd_tower::{
+    Auth, Identity, Mail, Reply, Request, Server, handler_fn,
+    sasl::{External, Mechanisms},
+    tls::{ClientCertificates, TlsBuilder, TlsConfig},
+};
+use support::*;
+use tokio_rustls::rustls::{
+    ClientConfig, SignatureScheme as Scheme, pki_types::CertificateDer, sign::SigningKey,
+};
+
+/// MAIL tells what the session knows of the client's certificate.
+fn tls_server(tls: &TlsConfig) -> Server {
+    let facts = handler_fn(async |request: Request<Mail>| {
+        let tls = request.session().tls().unwrap();
+        let names = tls.client_names().unwrap_or_default();
+        let common = names.common_name().unwrap_or("nobody");
+        Reply::ok(format!("{} shown {common}", tls.peer_certificates().len()))
+    });
+    let login = handler_fn(async |_: Request<Auth>| Identity::new("somebody"));
+    server(accept_rcpt().auth(login).mail(facts))
+        .tls(tls.clone())
+        .configure(|config| config.mechanisms(Mechanisms::default().with(External)))
+}
+
+fn with_clients(issued: &Issued, clients: ClientCertificates) -> TlsConfig {
+    let tls = TlsBuilder::new(issued.source()).client_certificates(clients);
+    tls.build().unwrap()
+}
+
+/// What the session knows; `None` where the handshake fails, which a client of TLS 1.3 learns by its first answer. EXTERNAL
+/// is offered to those that have a certificate.
+async fn facts(server: &Server, client: &ClientConfig) -> Option<String> {
+    let mut client = secured(server, client, "mx.test").await.ok()?;
+    client.try_send("EHLO c\r\n").await.ok()?;
+    let ehlo = client.reply().await;
+    if ehlo.is_empty() {
+        return None;
+    }
+    let reply = client.cmd("MAIL FROM:<a@b.c>", "250 2.0.0 ").await;
+    let facts = reply["250 2.0.0 ".len()..].to_owned();
+    assert_eq!(ehlo.contains("EXTERNAL"), !facts.starts_with('0'), "{ehlo}");
+    Some(facts)
+}
+
+/// Clients whose certificates are as good as none, with what is odd about them. Of some of these certificates nobody can tell
+/// whether the client has the key.
+fn odd_clients(authority: &Authority, versions: Versions<'_>) -> Vec<(&'static str, ClientConfig)> {
+    let good = authority.issue(&["client.test"]);
+    let forged = |change: &dyn Fn(&mut forge::Parts)| forge::forged(authority, &good, change);
+    let keyed = |algorithm, key: &[u8]| forged(&|parts| parts.key(algorithm, key));
+    let critical = authority.issue_with(&["client.test"], |params| {
+        let mut unknown = CustomExtension::from_oid_content(&[1, 2, 3, 4], vec![5, 0]);
+        unknown.set_criticality(true);
+        params.custom_extensions = vec![unknown];
+    });
+    let expired = authority.issue_until(&["client.test"], 2001);
+    let stranger = Authority::new().issue(&["client.test"]);
+    let of_sha1 = forge::signed(authority, &good, forge::ECDSA_SHA1, |_| {});
+    let own = |issued: &Issued| (issued.der.clone(), issued.signing_key());
+    let signed = |der| (der, good.signing_key());
+    let pss = |der| (der, worthless(Scheme::RSA_PSS_SHA256));
+    let ec = |der| (der, worthless(Scheme::ECDSA_NISTP256_SHA256));
+    let ed448 = keyed(forge::ED448, &[7; 57]);
+    let all: [(_, (CertificateDer<'static>, Arc<dyn SigningKey>)); 11] = [
+        ("version 1", signed(forged(&forge::Parts::version_1))),
+        ("unknown critical extension", own(&critical)),
+        ("no certificate", signed(vec![0x30, 0].into())),
+        ("RSA 1024", pss(keyed(forge::RSA, &forge::rsa(128)))),
+        ("RSA 9000", pss(keyed(forge::RSA, &forge::rsa(1125)))),
+        ("P-521", ec(keyed(forge::P521, &[4; 133]))),
+        ("compressed point", ec(keyed(forge::P256, &[3; 33]))),
+        ("Ed448", (ed448, worthless(Scheme::ED25519))),
+        ("SHA-1", signed(of_sha1)),
+        ("expired", own(&expired)),
+        ("of a stranger", own(&stranger)),
+    ];
+    let client = |(der, key)| authority.client_showing(versions, Some(Shown::new(vec![der], key)));
+    all.map(|(what, shown)| (what, client(shown))).into()
+}
+
+#[tokio::test]
+async fn a_client_with_an_odd_certificate_gets_tls_and_counts_as_without() {
+    let authority = Authority::new();
+    let issued = authority.issue(&["mx.test"]);
+    let optional = ClientCertificates::from_pem(authority.pem());
+    let lenient = tls_server(&with_clients(&issued, optional.clone()));
+    let strict = tls_server(&with_clients(&issued, optional.required()));
+    for versions in [TLS12, TLS13] {
+        for (what, client) in odd_clients(&authority, versions) {
+            // The second session is resumed.
+            for _ in 0..2 {
+                let facts = facts(&lenient, &client).await;
+                assert_eq!(facts.as_deref(), Some("0 shown nobody"), "{what}");
+            }
+            assert_eq!(facts(&strict, &client).await, None, "{what}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_client_without_the_key_of_its_certificate_gets_no_tls() {
+    let authority = Authority::new();
+    let issued = authority.issue(&["mx.test"]);
+    let optional = ClientCertificates::from_pem(authority.pem());
+    let server = tls_server(&with_clients(&issued, optional));
+    let fred = authority.issue(&["fred@example.org"]);
+    let other = authority.issue(&["other.test"]);
+    let stranger = Authority::new().issue(&["fred@example.org"]);
+    let rsa = forge::forged(&authority, &fred, |parts| {
+        parts.key(forge::RSA, &forge::rsa(256));
+    });
+    for versions in [TLS12, TLS13] {
+        let good = authority.client(versions, Some(&fred));
+        let seen = facts(&server, &good).await;
+        assert_eq!(seen.as_deref(), Some("1 shown tested"));
+        for (der, key) in [
+            (fred.der.clone(), other.signing_key()),
+            (stranger.der.clone(), other.signing_key()),
+            (fred.der.clone(), worthless(Scheme::ECDSA_NISTP256_SHA256)),
+            (rsa.clone(), worthless(Scheme::RSA_PSS_SHA256)),
+        ] {
+            let shown = Shown::new(vec![der], key);
+            let client = authority.client_showing(versions, Some(shown));
+            assert_eq!(facts(&server, &client).await, None);
+        }
+    }
+}
