@@ -17,6 +17,7 @@ use std::{
 };
 
 use pki::{Authority, TLS13};
+use rcgen::SerialNumber;
 use reference::Reference;
 use support::Client;
 use tokio::{
@@ -164,4 +165,47 @@ async fn what_is_odd_about_certificates_and_secrets_is_told_at_start_and_reload(
     set_mode(&key, 0o600);
     server.signal("HUP");
     logged(&mut log, &["cert.pem: the certificate is not for mx.test"]).await;
+}
+
+#[tokio::test]
+async fn a_client_is_not_logged_in_by_a_certificate_that_is_revoked() {
+    let authority = Authority::new();
+    let directory = tempfile::tempdir().unwrap();
+    let (cert, key) = authority.issue(&["mx.test"]).write(directory.path());
+    let (ca, list) = (
+        directory.path().join("ca.pem"),
+        directory.path().join("crl.pem"),
+    );
+    fs::write(&ca, authority.pem()).unwrap();
+    fs::write(&list, authority.revoke(&[7], 4000)).unwrap();
+    let server = Reference::start(
+        1,
+        &[
+            "--listen-tls=127.0.0.1:0",
+            "--user=fred@example.org:secret",
+            &format!("--tls-cert={}", cert.display()),
+            &format!("--tls-key={}", key.display()),
+            &format!("--client-ca={}", ca.display()),
+            &format!("--client-crl={}", list.display()),
+        ],
+    );
+    let address = server.address("smtps");
+    let may_log_in = async |serial: u64| {
+        let own = authority.issue_with(&["fred@example.org"], |params| {
+            params.serial_number = Some(SerialNumber::from(serial));
+        });
+        let client = authority.client(TLS13, Some(&own));
+        let mut client = connect(address, &client, "mx.test").await;
+        let ehlo = client.cmd("EHLO c", "250").await;
+        let offered = ehlo.contains(" EXTERNAL");
+        let reply = if offered { "235" } else { "454" };
+        client.cmd("AUTH EXTERNAL =", reply).await;
+        offered
+    };
+    assert!(!may_log_in(7).await);
+    assert!(may_log_in(8).await);
+    fs::write(&list, authority.revoke(&[7, 8], 4000)).unwrap();
+    server.signal("HUP");
+    let revoked = async { while may_log_in(8).await {} };
+    timeout(Duration::from_secs(20), revoked).await.unwrap();
 }

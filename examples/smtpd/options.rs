@@ -180,6 +180,11 @@ pub(crate) struct Options {
     #[arg(long, value_name = "FILE", help_heading = TLS)]
     pub(crate) client_ca: Option<PathBuf>,
 
+    /// Lists of revoked certificates of clients (CRLs), in PEM. Each authority of --client-ca needs one that has not
+    /// expired, or its certificates are not accepted
+    #[arg(long, value_name = "FILE", help_heading = TLS)]
+    pub(crate) client_crl: Option<PathBuf>,
+
     /// Make a certificate at start, instead of --tls-cert; no client can verify it
     #[arg(long, help_heading = TLS)]
     pub(crate) tls_self_signed: Option<bool>,
@@ -358,6 +363,10 @@ impl Options {
                 "--client-ca needs --tls-cert or --tls-self-signed",
             ),
             (
+                self.client_ca.is_none() && self.client_crl.is_some(),
+                "--client-crl needs --client-ca",
+            ),
+            (
                 self.client_ca.is_none() && wants(|m| m == Mechanism::External),
                 "EXTERNAL needs --client-ca",
             ),
@@ -427,7 +436,7 @@ mod tests {
              --hostname mx.test --app-name x --domain a.test --domain b.test --maildir m --discard --bare-lf normalise --nul strip --lenient common,missing-brackets \
              --user a:b --auth-mechanisms plain,CRAM-MD5,scram-sha-256-plus,XOAUTH2 --oauth-token c:d --require-auth --allow-plaintext-auth \
              --tls-cert c --tls-key k --tls-key-passphrase-file p --require-tls \
-             --sni a.test=c,k --sni *.b.test=c,k --client-ca f \
+             --sni a.test=c,k --sni *.b.test=c,k --client-ca f --client-crl r \
              --max-size 0 --max-recipients 1 --max-hops 8 --max-sessions 2 --max-errors 3 --max-auth-failures 4 --timeout 5 \
              --rate 6/7 --log-format json --log-level trace --quiet",
         )
@@ -496,6 +505,7 @@ mod tests {
             "--sni a.test=c,k",
             "--tls-self-signed --sni a.test=c",
             "--client-ca f",
+            "--tls-self-signed --client-crl f",
             "--user a:b --tls-self-signed --auth-mechanisms EXTERNAL",
             "--tls-self-signed --tls-key-passphrase-file p",
             "--user a:b --users f",

@@ -38,7 +38,11 @@ pub(crate) fn config(options: &Options, hostname: &str) -> Result<Option<TlsConf
         tls = tls.certificate(with_passphrase(certificate));
     }
     if let Some(authorities) = &options.client_ca {
-        tls = tls.client_certificates(ClientCertificates::from_file(authorities));
+        let clients = ClientCertificates::from_file(authorities);
+        tls = tls.client_certificates(match &options.client_crl {
+            Some(lists) => clients.crl_file(lists),
+            None => clients,
+        });
     }
     let tls = tls.build()?;
     warn(&tls);

@@ -4,8 +4,9 @@
 use std::{path::PathBuf, sync::Arc};
 
 use rcgen::{
-    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, SanType,
-    SigningKey, date_time_ymd,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, CertifiedIssuer, DnType,
+    IsCa, KeyIdMethod, KeyPair, RevokedCertParams, SanType, SerialNumber, SigningKey,
+    date_time_ymd,
 };
 use smtpd_tower::{Server, tls::ServerCertificate};
 use tokio::io::DuplexStream;
@@ -50,6 +51,18 @@ impl Authority {
         Self(CertifiedIssuer::self_signed(params, key).unwrap())
     }
 
+    /// An authority that this one vouches for.
+    pub fn subordinate(&self, change: impl FnOnce(&mut CertificateParams)) -> Self {
+        let mut params = Self::params(|params| {
+            params
+                .distinguished_name
+                .push(DnType::CommonName, "subordinate");
+        });
+        change(&mut params);
+        let key = KeyPair::generate().unwrap();
+        Self(CertifiedIssuer::signed_by(params, key, &self.0).unwrap())
+    }
+
     fn params(change: impl FnOnce(&mut CertificateParams)) -> CertificateParams {
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -57,9 +70,32 @@ impl Authority {
         params
     }
 
+    pub fn der(&self) -> CertificateDer<'static> {
+        self.0.der().clone()
+    }
+
     /// The signature of these bytes, by ECDSA with SHA-256.
     pub fn sign(&self, bytes: &[u8]) -> Vec<u8> {
         self.0.key().sign(bytes).unwrap()
+    }
+
+    /// A list of the certificates that are revoked, by their serial numbers, in PEM. There is to be a new one in that year.
+    pub fn revoke(&self, serials: &[u64], next: i32) -> String {
+        let revoked = serials.iter().map(|serial| RevokedCertParams {
+            serial_number: SerialNumber::from(*serial),
+            revocation_time: date_time_ymd(2001, 1, 1),
+            reason_code: None,
+            invalidity_date: None,
+        });
+        let params = CertificateRevocationListParams {
+            this_update: date_time_ymd(2000, 1, 1),
+            next_update: date_time_ymd(next, 1, 1),
+            crl_number: SerialNumber::from(1),
+            issuing_distribution_point: None,
+            revoked_certs: revoked.collect(),
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        params.signed_by(&self.0).unwrap().pem().unwrap()
     }
 
     pub fn pem(&self) -> String {

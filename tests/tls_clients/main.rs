@@ -1,4 +1,4 @@
-//! Certificates of clients that are odd.
+//! Certificates of clients that are odd or revoked, and what is in a name.
 
 mod forge;
 #[path = "../support/pki.rs"]
@@ -6,11 +6,11 @@ mod pki;
 #[path = "../support/mod.rs"]
 mod support;
 
-use std::sync::Arc;
+use std::{fs, sync::Arc};
 
 use forge::worthless;
 use pki::{Authority, Issued, Shown, TLS12, TLS13, Versions, secured};
-use rcgen::CustomExtension;
+use rcgen::{CustomExtension, DnType, SerialNumber};
 use smtpd_tower::{
     Auth, Identity, Mail, Reply, Request, Server, handler_fn,
     sasl::{External, Mechanisms},
@@ -137,4 +137,124 @@ async fn a_client_without_the_key_of_its_certificate_gets_no_tls() {
             assert_eq!(facts(&server, &client).await, None);
         }
     }
+}
+
+fn numbered(authority: &Authority, serial: u64) -> Issued {
+    authority.issue_with(&["client.test"], |params| {
+        params.serial_number = Some(SerialNumber::from(serial));
+    })
+}
+
+#[tokio::test]
+async fn a_revoked_certificate_does_not_verify_at_the_start_nor_after_a_reload() {
+    let authority = Authority::new();
+    let issued = authority.issue(&["mx.test"]);
+    let directory = tempfile::tempdir().unwrap();
+    let list = directory.path().join("crl.pem");
+    fs::write(&list, authority.revoke(&[7], 4000)).unwrap();
+    let optional = ClientCertificates::from_pem(authority.pem()).crl_file(&list);
+    for (clients, none) in [
+        (optional.clone(), Some("0 shown nobody")),
+        (optional.required(), None),
+    ] {
+        fs::write(&list, authority.revoke(&[7], 4000)).unwrap();
+        let tls = with_clients(&issued, clients);
+        assert_eq!(tls.warnings(), []);
+        let server = tls_server(&tls);
+        for versions in [TLS12, TLS13] {
+            let seven = authority.client(versions, Some(&numbered(&authority, 7)));
+            let eight = authority.client(versions, Some(&numbered(&authority, 8)));
+            assert_eq!(facts(&server, &seven).await.as_deref(), none);
+            // The second session is resumed.
+            for _ in 0..2 {
+                let seen = facts(&server, &eight).await;
+                assert_eq!(seen.as_deref(), Some("1 shown tested"));
+            }
+            fs::write(&list, authority.revoke(&[7, 8], 4000)).unwrap();
+            tls.reload().unwrap();
+            assert_eq!(facts(&server, &eight).await.as_deref(), none);
+            fs::write(&list, authority.revoke(&[7], 4000)).unwrap();
+            tls.reload().unwrap();
+        }
+    }
+}
+
+#[tokio::test]
+async fn without_a_list_that_is_up_to_date_no_certificate_verifies() {
+    let authority = Authority::new();
+    let other = Authority::with(|params| {
+        params.distinguished_name.push(DnType::CommonName, "Other");
+    });
+    let sub = authority.subordinate(|_| {});
+    let issued = authority.issue(&["mx.test"]);
+    let clients = ClientCertificates::from_pem(authority.pem() + &other.pem());
+    let (fresh, of_sub) = (authority.revoke(&[7], 4000), sub.revoke(&[7], 4000));
+    let missing =
+        "no revocation list of the authority CN=Other: none of its certificates is accepted";
+    let expired = "revocation list 1 has expired on 2001-01-01: no certificate of its authority is accepted until \
+                   there is a new one";
+    for (lists, seen, warnings) in [
+        (fresh.clone(), [1, 0, 0], vec![missing]),
+        (fresh.clone() + &of_sub, [1, 2, 0], vec![missing]),
+        (fresh + &other.revoke(&[7], 4000), [1, 0, 1], vec![]),
+        (
+            authority.revoke(&[], 2001),
+            [0, 0, 0],
+            vec![expired, missing],
+        ),
+    ] {
+        let tls = with_clients(&issued, clients.clone().crl_pem(lists));
+        let found: Vec<_> = tls.warnings().iter().map(ToString::to_string).collect();
+        assert_eq!(found, warnings);
+        for ((by, between), seen) in [(&authority, None), (&sub, Some(&sub)), (&other, None)]
+            .into_iter()
+            .zip(seen)
+        {
+            let own = numbered(by, 8);
+            let chain = [own.der.clone()]
+                .into_iter()
+                .chain(between.map(Authority::der));
+            let shown = Shown::new(chain.collect(), own.signing_key());
+            let client = authority.client_showing(TLS13, Some(shown));
+            let facts = facts(&tls_server(&tls), &client).await.unwrap();
+            assert_eq!(
+                facts,
+                match seen {
+                    0 => "0 shown nobody".to_owned(),
+                    _ => format!("{seen} shown tested"),
+                },
+                "{warnings:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_list_that_cannot_be_used_is_named() {
+    let authority = Authority::new();
+    let issued = authority.issue(&["mx.test"]);
+    let directory = tempfile::tempdir().unwrap();
+    let list = directory.path().join("crl.pem");
+    let good = authority.revoke(&[7], 4000);
+    let damaged = "-----BEGIN X509 CRL-----\nMAA=\n-----END X509 CRL-----\n";
+    fs::write(&list, &good).unwrap();
+    let clients = ClientCertificates::from_pem(authority.pem()).crl_file(&list);
+    let tls = with_clients(&issued, clients);
+    for (text, fault) in [
+        (
+            authority.pem(),
+            "no revocation list found (in PEM, as a section `X509 CRL`)",
+        ),
+        (good + damaged, "revocation list 2 cannot be used"),
+        (
+            damaged.replace('M', "!"),
+            "damaged PEM: a section is not base64",
+        ),
+    ] {
+        fs::write(&list, text).unwrap();
+        let error = tls.reload().unwrap_err();
+        assert_eq!(error.to_string(), format!("{}: {fault}", list.display()));
+    }
+    fs::remove_file(&list).unwrap();
+    assert!(tls.reload().unwrap_err().is_io());
 }

@@ -24,6 +24,12 @@ fuzz_target!(|input: &[u8]| {
         assert!(found.iter().map(|der| Some(&**der)).eq(certificates));
         check_other(input);
     }
+    if let Ok(lists) = tls::revocation_lists(input) {
+        assert!(!lists.is_empty());
+        for (der, facts) in lists {
+            assert!(facts.is_none_or(|(issuer, _)| issuer.len() < der.len()));
+        }
+    }
     if let Ok(key) = tls::private_key(input, "secret") {
         // Nothing of the key is told but its size and its algorithm.
         let told = tls::unsupported_key(&key).unwrap_or_default();

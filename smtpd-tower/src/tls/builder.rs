@@ -135,11 +135,15 @@ impl TlsBuilder {
         let (default, host, provider) = (&self.default, self.host.as_ref(), &self.provider);
         let certificates = Certificates::read(default, host, &self.others, provider)?;
         let certificates = Arc::new(certificates);
-        let warnings = certificates.warnings.clone();
-        let clients = self.clients.as_ref();
-        let clients = clients
-            .map(|clients| ClientVerifier::read(clients, provider))
-            .transpose()?;
+        let mut warnings = certificates.warnings.clone();
+        let clients = match &self.clients {
+            Some(clients) => {
+                let (verifier, odd) = ClientVerifier::read(clients, provider)?;
+                warnings.extend(odd);
+                Some(verifier)
+            }
+            None => None,
+        };
         let config = self
             .config(certificates.clone(), clients.as_ref())
             .map_err(|error| TlsError::new(Problem::Setup(error), None))?;

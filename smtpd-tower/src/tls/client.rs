@@ -2,7 +2,7 @@
 
 use std::{io, sync::Arc};
 
-use rustls_pki_types::{CertificateDer, UnixTime};
+use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, UnixTime};
 use tokio_rustls::rustls::{
     DigitallySignedStruct, DistinguishedName, Error, RootCertStore, SignatureScheme,
     client::danger::HandshakeSignatureValid,
@@ -19,7 +19,9 @@ use super::{
     parts::Parts,
     pem,
     provider::Provider,
+    revocation::{self, Lists},
     source::ClientCertificates,
+    warning::TlsWarning,
 };
 
 /// Verifies what clients show.
@@ -30,16 +32,22 @@ pub(super) struct ClientVerifier {
 }
 
 impl ClientVerifier {
-    pub(super) fn read(source: &ClientCertificates, provider: &Provider) -> Result<Self, TlsError> {
+    pub(super) fn read(
+        source: &ClientCertificates,
+        provider: &Provider,
+    ) -> Result<(Self, Vec<TlsWarning>), TlsError> {
         let blame = |problem| source.authorities.blame(problem);
         let text = source.authorities.read()?;
         let certificates = pem::certificates(&text).map_err(blame)?;
-        chain::parts(&certificates).map_err(blame)?;
-        let roots = roots(&certificates).map_err(blame)?;
-        Ok(Self {
-            inner: verifier(source, roots, provider)?,
+        let parts = chain::parts(&certificates).map_err(blame)?;
+        let roots = Arc::new(roots(&certificates).map_err(blame)?);
+        let lists = revocation::read(source)?;
+        let warnings = revocation::warnings(source, &lists, &certificates, &parts);
+        let verifier = Self {
+            inner: verifier(source, &roots, lists, provider)?,
             algorithms: provider.crypto().signature_verification_algorithms,
-        })
+        };
+        Ok((verifier, warnings))
     }
 
     /// What the handshake asks.
@@ -101,11 +109,23 @@ fn roots(certificates: &[CertificateDer<'static>]) -> Result<RootCertStore, Prob
 
 fn verifier(
     source: &ClientCertificates,
-    roots: RootCertStore,
+    roots: &Arc<RootCertStore>,
+    lists: Lists<'_>,
     provider: &Provider,
 ) -> Result<Arc<dyn ClientCertVerifier>, TlsError> {
-    let crypto = provider.crypto().clone();
-    let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), crypto);
+    let builder = || {
+        WebPkiClientVerifier::builder_with_provider(roots.clone(), provider.crypto().clone())
+            .enforce_revocation_expiration()
+    };
+    // Each alone, to tell which one cannot be used.
+    for list in &lists {
+        let alone = builder().with_crls([CertificateRevocationListDer::from(list.der.clone())]);
+        let unusable = |error| Problem::ListUnusable(list.number, Box::new(error));
+        alone
+            .build()
+            .map_err(|error| list.source.blame(unusable(error)))?;
+    }
+    let builder = builder().with_crls(lists.into_iter().map(|list| list.der.into()));
     let builder = if source.required {
         builder
     } else {
@@ -200,7 +220,7 @@ mod tests {
         let (ours, theirs) = (authority(), authority());
         let optional = ClientCertificates::from_pem(ours.pem());
         for source in [optional.clone(), optional.required()] {
-            let verifier = ClientVerifier::read(&source, &Provider::ring()).unwrap();
+            let (verifier, _) = ClientVerifier::read(&source, &Provider::ring()).unwrap();
             for (certificate, good) in [
                 (issued(&ours, 4000), true),
                 (issued(&ours, 2001), false),

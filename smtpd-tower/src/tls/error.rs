@@ -109,9 +109,11 @@ pub(super) enum Problem {
     Unterminated,
     Base64(pem::Error),
     NoCertificate,
-    /// Certificates are counted from 1.
+    /// Certificates and lists are counted from 1.
     CertificateDamaged(usize),
     CertificateUnusable(usize, rustls::Error),
+    NoList,
+    ListUnusable(usize, BoxError),
     NoKey,
     KeyUnsupported(String),
     KeyKindUnsupported(String),
@@ -135,11 +137,13 @@ impl Problem {
             Self::Base64(error) => Some(error),
             Self::CertificateUnusable(_, error) | Self::Setup(error) => Some(error),
             Self::KeyUnusable(error)
+            | Self::ListUnusable(_, error)
             | Self::AuthoritiesUnusable(error)
             | Self::EncryptionUnsupported(error) => Some(error.as_ref()),
             Self::Unterminated
             | Self::NoCertificate
             | Self::CertificateDamaged(_)
+            | Self::NoList
             | Self::NoKey
             | Self::KeyUnsupported(_)
             | Self::KeyKindUnsupported(_)
@@ -159,6 +163,7 @@ impl fmt::Display for Problem {
         match self {
             Self::CertificateDamaged(n) => write!(f, "certificate {n} is damaged"),
             Self::CertificateUnusable(n, _) => write!(f, "certificate {n} cannot be used"),
+            Self::ListUnusable(n, _) => write!(f, "revocation list {n} cannot be used"),
             Self::KeyUnsupported(label) => {
                 let label = label.escape_debug();
                 write!(f, "a key of the kind \"{label}\" is not supported")
@@ -184,6 +189,7 @@ impl Problem {
             Self::Unterminated => "damaged PEM: a section does not end",
             Self::Base64(_) => "damaged PEM: a section is not base64",
             Self::NoCertificate => "no certificate found",
+            Self::NoList => "no revocation list found (in PEM, as a section `X509 CRL`)",
             Self::NoKey => "no private key found",
             Self::KeyMismatch => "the key does not fit the certificate",
             Self::NoName => "the certificate has no DNS name, and none was given",
@@ -203,6 +209,7 @@ impl Problem {
             Self::KeyUnusable(_)
             | Self::CertificateDamaged(_)
             | Self::CertificateUnusable(..)
+            | Self::ListUnusable(..)
             | Self::KeyUnsupported(_)
             | Self::KeyKindUnsupported(_)
             | Self::KeyFitsAnother(_)

@@ -8,6 +8,7 @@ use super::{
     key, key_kind,
     parts::Parts,
     pem::{self, Section},
+    revocation,
 };
 
 /// Returns the tag, the value and the whole of each element of a DER text, up to the first that is damaged.
@@ -34,6 +35,27 @@ pub fn sections(pem: &[u8]) -> Vec<(&str, Option<Vec<u8>>)> {
 /// If there are none, or the text is damaged.
 pub fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
     pem::certificates(pem).map_err(|problem| problem.to_string())
+}
+
+/// Returns the lists of revoked certificates in a PEM text, each with its issuer and the day of the next list, where it can
+/// be read; or what is wrong with the text.
+///
+/// # Errors
+///
+/// If there are none, or the text is damaged.
+#[allow(clippy::type_complexity)]
+pub fn revocation_lists(
+    pem: &[u8],
+) -> Result<Vec<(Vec<u8>, Option<(Vec<u8>, Option<String>)>)>, String> {
+    let lists = pem::revocation_lists(pem).map_err(|problem| problem.to_string())?;
+    let read = |der: &[u8]| {
+        let (issuer, next) = revocation::issuer_and_next_update(der)?;
+        Some((issuer.to_vec(), next.map(|next| next.to_string())))
+    };
+    Ok(lists
+        .into_iter()
+        .map(|der| (der.clone(), read(&der)))
+        .collect())
 }
 
 /// What certificates are looked at for, beside their names.

@@ -49,6 +49,8 @@
 //! }
 //! ```
 //!
+//! [`ClientCertificates::crl_file`] keeps out certificates that have been revoked.
+//!
 //! Where other mechanisms are offered too, such a service looks at [`Request::mechanism`](crate::Request::mechanism)
 //! first.
 
@@ -83,6 +85,7 @@ mod load;
 mod parts;
 mod pem;
 mod provider;
+mod revocation;
 mod sni;
 mod source;
 mod warning;
@@ -175,7 +178,8 @@ impl TlsConfig {
 
     /// Returns what is likely a mistake in the files as they were read last, though TLS works with it: a certificate that
     /// has expired, is not valid yet, has no alternative names or is not for the [expected host](TlsBuilder::expect_host),
-    /// certificates in a chain that are not part of it, and private keys that others may read. Ask for them after the start and after each [reload](Self::reload), and log them.
+    /// certificates in a chain that are not part of it, private keys that others may read, and revocation lists that have
+    /// expired or are missing. Ask for them after the start and after each [reload](Self::reload), and log them.
     ///
     /// ```
     /// use smtpd_tower::tls::{ServerCertificate, TlsBuilder};

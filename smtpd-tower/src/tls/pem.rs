@@ -17,6 +17,15 @@ pub(super) fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, P
     Ok(chain.into_iter().map(CertificateDer::from).collect())
 }
 
+/// All lists of revoked certificates (RFC 7468 section 6), in their order; at least one.
+pub(super) fn revocation_lists(pem: &[u8]) -> Result<Vec<Vec<u8>>, Problem> {
+    let lists = labelled(pem, "X509 CRL")?;
+    if lists.is_empty() {
+        return Err(Problem::NoList);
+    }
+    Ok(lists)
+}
+
 fn labelled(pem: &[u8], label: &str) -> Result<Vec<Vec<u8>>, Problem> {
     let mut found = Vec::new();
     for section in sections(pem) {

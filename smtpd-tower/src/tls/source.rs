@@ -100,6 +100,7 @@ impl fmt::Debug for ServerCertificate {
 pub struct ClientCertificates {
     pub(super) authorities: Pem,
     pub(super) required: bool,
+    pub(super) revoked: Vec<Pem>,
 }
 
 impl ClientCertificates {
@@ -117,6 +118,7 @@ impl ClientCertificates {
         Self {
             authorities,
             required: false,
+            revoked: Vec::new(),
         }
     }
 
@@ -127,8 +129,30 @@ impl ClientCertificates {
         self
     }
 
+    /// Adds the lists of revoked certificates (CRLs, RFC 5280 section 5) that are in that file of PEM. It is read again
+    /// with the others.
+    ///
+    /// Once there is a list, every certificate of a chain needs one, of the authority that signed it: a certificate that
+    /// its list names, whose authority has no list, or whose list has expired, does not verify. This is how OpenSSL, and
+    /// the servers that use it, do it: who keeps a new list from the server must not get a revoked certificate accepted.
+    /// [`TlsConfig::warnings`](super::TlsConfig::warnings) has the authorities without a list and the lists that have
+    /// expired, but only as of the time when they are read: put a new list there before the old one expires.
+    #[must_use]
+    pub fn crl_file(mut self, lists: impl Into<PathBuf>) -> Self {
+        self.revoked.push(Pem::File(lists.into()));
+        self
+    }
+
+    /// Like [`crl_file`](Self::crl_file), with the text of the file.
+    #[must_use]
+    pub fn crl_pem(mut self, lists: impl Into<Vec<u8>>) -> Self {
+        self.revoked.push(Pem::text(lists));
+        self
+    }
+
     pub(super) fn files(&self) -> impl Iterator<Item = &Path> {
-        self.authorities.path().into_iter()
+        let all = [&self.authorities].into_iter().chain(&self.revoked);
+        all.filter_map(Pem::path)
     }
 }
 

@@ -27,9 +27,12 @@ impl TlsWarning {
         self.path.as_deref()
     }
 
-    /// Returns whether a certificate has expired, or is not valid yet.
+    /// Returns whether a certificate or a revocation list has expired, or is not valid yet.
     pub fn is_out_of_date(&self) -> bool {
-        matches!(self.oddity, Oddity::Expired(..) | Oddity::NotYetValid(..))
+        matches!(
+            self.oddity,
+            Oddity::Expired(..) | Oddity::NotYetValid(..) | Oddity::ListExpired(..)
+        )
     }
 
     /// Returns whether others than its owner may read or write the file of a private key.
@@ -47,7 +50,7 @@ impl fmt::Display for TlsWarning {
     }
 }
 
-/// Certificates are counted from 1.
+/// Certificates and lists are counted from 1.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Oddity {
     Expired(usize, Time),
@@ -57,6 +60,8 @@ pub(super) enum Oddity {
     NoAlternativeName,
     NotFor(String),
     KeyExposed(u32),
+    ListExpired(usize, Time),
+    NoList(String),
 }
 
 impl fmt::Display for Oddity {
@@ -73,6 +78,14 @@ impl fmt::Display for Oddity {
             Self::KeyExposed(mode) => write!(
                 f,
                 "the private key is open to others than its owner (mode {mode:04o})"
+            ),
+            Self::ListExpired(n, day) => write!(
+                f,
+                "revocation list {n} has expired on {day}: no certificate of its authority is accepted until there is a new one"
+            ),
+            Self::NoList(authority) => write!(
+                f,
+                "no revocation list of the authority {authority}: none of its certificates is accepted"
             ),
         }
     }
