@@ -175,8 +175,8 @@ pub(crate) struct Options {
     pub(crate) sni: Vec<NamedCertificate>,
 
     /// Ask clients for a certificate of these authorities, in PEM; none is fine too. Where there are users, EXTERNAL is
-    /// offered to those that have one: a client is the user that has the name of a mail address, a host or else the
-    /// common name in it
+    /// offered to those that have one: a client is the user that has the name of a mail address or a host in it, or where
+    /// it has no alternative names at all, of the common name
     #[arg(long, value_name = "FILE", help_heading = TLS)]
     pub(crate) client_ca: Option<PathBuf>,
 
@@ -184,6 +184,10 @@ pub(crate) struct Options {
     /// expired, or its certificates are not accepted
     #[arg(long, value_name = "FILE", help_heading = TLS)]
     pub(crate) client_crl: Option<PathBuf>,
+
+    /// Take the common name of a client's certificate for a user where there are no alternative names [default: true]
+    #[arg(long, help_heading = TLS)]
+    pub(crate) client_common_name: Option<bool>,
 
     /// Make a certificate at start, instead of --tls-cert; no client can verify it
     #[arg(long, help_heading = TLS)]
@@ -367,6 +371,10 @@ impl Options {
                 "--client-crl needs --client-ca",
             ),
             (
+                self.client_ca.is_none() && self.client_common_name.is_some(),
+                "--client-common-name needs --client-ca",
+            ),
+            (
                 self.client_ca.is_none() && wants(|m| m == Mechanism::External),
                 "EXTERNAL needs --client-ca",
             ),
@@ -436,7 +444,7 @@ mod tests {
              --hostname mx.test --app-name x --domain a.test --domain b.test --maildir m --discard --bare-lf normalise --nul strip --lenient common,missing-brackets \
              --user a:b --auth-mechanisms plain,CRAM-MD5,scram-sha-256-plus,XOAUTH2 --oauth-token c:d --require-auth --allow-plaintext-auth \
              --tls-cert c --tls-key k --tls-key-passphrase-file p --require-tls \
-             --sni a.test=c,k --sni *.b.test=c,k --client-ca f --client-crl r \
+             --sni a.test=c,k --sni *.b.test=c,k --client-ca f --client-crl r --client-common-name=false \
              --max-size 0 --max-recipients 1 --max-hops 8 --max-sessions 2 --max-errors 3 --max-auth-failures 4 --timeout 5 \
              --rate 6/7 --log-format json --log-level trace --quiet",
         )
@@ -506,6 +514,7 @@ mod tests {
             "--tls-self-signed --sni a.test=c",
             "--client-ca f",
             "--tls-self-signed --client-crl f",
+            "--tls-self-signed --client-common-name",
             "--user a:b --tls-self-signed --auth-mechanisms EXTERNAL",
             "--tls-self-signed --tls-key-passphrase-file p",
             "--user a:b --users f",

@@ -14,6 +14,8 @@ use crate::{options::Options, users_file::UsersFile, values::User};
 pub(crate) struct Users {
     passwords: Passwords,
     tokens: Arc<[User]>,
+    /// Whether a common name in a certificate may be that of a user.
+    common_names: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -35,7 +37,11 @@ impl Users {
             None => Passwords::known(&options.user)?,
         };
         let tokens = options.oauth_token.clone().into();
-        Ok(Some(Self { passwords, tokens }))
+        Ok(Some(Self {
+            passwords,
+            tokens,
+            common_names: options.client_common_name.unwrap_or(true),
+        }))
     }
 
     /// What somebody ought to know who starts a server with these users, a line each.
@@ -68,16 +74,20 @@ impl Users {
         }
     }
 
-    /// The user that the client's certificate is for: that of a mail address in it, of a host, or of the common name. A
-    /// client that says who it is must be that one (RFC 4422 section 3.4.1).
+    /// The user that the client's certificate is for: that of a mail address in it, of a host, or where there are no
+    /// alternative names at all, of the common name (RFC 6125 section 6.4.4). A client that says who it is must be that one
+    /// (RFC 4422 section 3.4.1).
     fn certified(&self, request: &Request<Auth>) -> AuthOutcome {
         let tls = request.session().tls();
         let names = tls.and_then(TlsInfo::client_names).unwrap_or_default();
         let claimed = request.credentials().authzid();
         let hosts = names.emails().iter().chain(names.dns_names());
+        let common = names
+            .common_name()
+            .filter(|_| self.common_names && !names.has_alternative_names());
         let mut users = hosts
             .map(String::as_str)
-            .chain(names.common_name())
+            .chain(common)
             .filter_map(prepare_name)
             .filter(|name| self.knows(name));
         match users.find(|name| claimed.is_none_or(|claimed| claimed == name)) {
@@ -193,6 +203,7 @@ mod tests {
         Users {
             passwords,
             tokens: [someone("alice", "token-a"), someone("bob", "token-b")].into(),
+            common_names: true,
         }
     }
 
@@ -298,7 +309,9 @@ mod tests {
                 Some("a@b.test"),
             ),
             (der(&["z@b.test"], &["c.test"], "alice"), "", Some("c.test")),
-            (der(&[], &["d.test"], "alice"), "", Some("alice")),
+            (der(&[], &[], "alice"), "", Some("alice")),
+            (der(&[], &["d.test"], "alice"), "", None),
+            (der(&["a@b.test"], &[], "alice"), "alice", None),
             (
                 der(&["a@b.test"], &["c.test"], "x"),
                 "c.test",
@@ -312,9 +325,17 @@ mod tests {
             let tls = TlsInfo::new(smtpd_tower::TlsVersion::Tls13, "x")
                 .with_peer_certificates(Some(der.into()));
             let credentials = Credentials::external().with_authzid(claimed).unwrap();
-            let auth = Auth::new(EXTERNAL, credentials);
-            let request = Request::new(Session::local().with_tls(tls), auth);
-            match users.clone().login(request).await {
+            let auth = || Auth::new(EXTERNAL, credentials.clone());
+            let request = || Request::new(Session::local().with_tls(tls.clone()), auth());
+            let mut without_common_names = users.clone();
+            without_common_names.common_names = false;
+            let outcome = without_common_names.login(request()).await;
+            assert_eq!(
+                matches!(outcome, AuthOutcome::Accept(_)),
+                user.is_some_and(|user| user != "alice"),
+                "{claimed}"
+            );
+            match users.clone().login(request()).await {
                 AuthOutcome::Accept(identity) => assert_eq!(Some(identity.as_str()), user),
                 AuthOutcome::Refuse(_) => assert_eq!(user, None, "{claimed}"),
                 other => panic!("{other:?}"),

@@ -25,6 +25,8 @@ struct Facts {
     cipher: Cow<'static, str>,
     sni: Option<String>,
     peer_certificates: Vec<Bytes>,
+    /// Whether the authority that vouches for them may do so for some names alone.
+    constrained_names: bool,
     resumed: bool,
 }
 
@@ -37,6 +39,7 @@ impl TlsInfo {
             cipher: cipher.into(),
             sni: None,
             peer_certificates: Vec::new(),
+            constrained_names: false,
             resumed: false,
         }))
     }
@@ -53,6 +56,19 @@ impl TlsInfo {
     pub fn with_peer_certificates(mut self, chain: impl IntoIterator<Item = Bytes>) -> Self {
         Arc::make_mut(&mut self.0).peer_certificates = chain.into_iter().collect();
         self
+    }
+
+    #[cfg(feature = "tls")]
+    pub(crate) fn with_constrained_names(mut self, constrained: bool) -> Self {
+        if constrained {
+            Arc::make_mut(&mut self.0).constrained_names = true;
+        }
+        self
+    }
+
+    #[cfg(feature = "tls")]
+    pub(crate) fn has_constrained_names(&self) -> bool {
+        self.0.constrained_names
     }
 
     /// The same for a client that is not the one of the handshake.

@@ -10,7 +10,7 @@ use std::{fs, sync::Arc};
 
 use forge::worthless;
 use pki::{Authority, Issued, Shown, TLS12, TLS13, Versions, secured};
-use rcgen::{CustomExtension, DnType, SerialNumber};
+use rcgen::{CustomExtension, DnType, GeneralSubtree, NameConstraints, SerialNumber};
 use smtpd_tower::{
     Auth, Identity, Mail, Reply, Request, Server, handler_fn,
     sasl::{External, Mechanisms},
@@ -136,6 +136,46 @@ async fn a_client_without_the_key_of_its_certificate_gets_no_tls() {
             let client = authority.client_showing(versions, Some(shown));
             assert_eq!(facts(&server, &client).await, None);
         }
+    }
+}
+
+#[tokio::test]
+async fn a_common_name_is_not_there_where_names_are_constrained() {
+    let named = |params: &mut rcgen::CertificateParams| {
+        params.distinguished_name.push(DnType::CommonName, "alice");
+        params.subject_alt_names.clear();
+    };
+    let constrained = |params: &mut rcgen::CertificateParams| {
+        params.name_constraints = Some(NameConstraints {
+            permitted_subtrees: vec![GeneralSubtree::DnsName("other.test".to_owned())],
+            excluded_subtrees: vec![],
+        });
+    };
+    let free = Authority::new();
+    let bound = Authority::with(|params| {
+        params.distinguished_name.push(DnType::CommonName, "bound");
+        constrained(params);
+    });
+    let (free_sub, bound_sub) = (free.subordinate(|_| {}), free.subordinate(constrained));
+    let of_bound = bound.subordinate(|_| {});
+    let issued = free.issue(&["mx.test"]);
+    let clients = ClientCertificates::from_pem(free.pem() + &bound.pem());
+    let server = tls_server(&with_clients(&issued, clients));
+    for (authority, between, name) in [
+        (&free, None, "alice"),
+        (&free_sub, Some(&free_sub), "alice"),
+        (&bound_sub, Some(&bound_sub), "nobody"),
+        (&bound, None, "nobody"),
+        (&of_bound, Some(&of_bound), "nobody"),
+    ] {
+        let own = authority.issue_with(&["client.test"], named);
+        let between = between.map(Authority::der);
+        let count = 1 + usize::from(between.is_some());
+        let chain = [own.der.clone()].into_iter().chain(between).collect();
+        let shown = Shown::new(chain, own.signing_key());
+        let client = free.client_showing(TLS13, Some(shown));
+        let seen = facts(&server, &client).await.unwrap();
+        assert_eq!(seen, format!("{count} shown {name}"));
     }
 }
 

@@ -104,6 +104,9 @@ fn compare_facts(certificate: &X509Certificate<'_>, der: &[u8]) {
         format!("{year:04}-{:02}-{day:02}", u8::from(month))
     });
     assert_eq!(facts.validity, days);
+    if let Ok(Some(_)) = certificate.name_constraints() {
+        assert!(facts.constrains_names);
+    }
 }
 
 /// Whether these are among the others, in the same order.

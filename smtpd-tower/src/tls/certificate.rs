@@ -61,6 +61,10 @@ impl CertificateNames {
     }
 
     /// The common name of the subject, the last if there are several, unless there are control characters in it.
+    ///
+    /// It says who or what the certificate is for only where [no alternative names](Self::has_alternative_names) do: it is
+    /// free text, which no authority has to look at as closely (RFC 6125 section 6.4.4; RFC 9525 section 2 has it that
+    /// common names are not to be used at all).
     pub fn common_name(&self) -> Option<&str> {
         self.common_name.as_deref()
     }
@@ -68,6 +72,11 @@ impl CertificateNames {
     /// Returns whether the subject has alternative names (RFC 5280 section 4.2.1.6), of whatever kind.
     pub fn has_alternative_names(&self) -> bool {
         self.alternative
+    }
+
+    pub(super) fn without_common_name(mut self) -> Self {
+        self.common_name = None;
+        self
     }
 
     /// The mail addresses among the subject's alternative names (RFC 5280 section 4.2.1.6), all of them printable ASCII.

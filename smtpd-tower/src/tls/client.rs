@@ -29,6 +29,8 @@ use super::{
 pub(super) struct ClientVerifier {
     inner: Arc<dyn ClientCertVerifier>,
     algorithms: WebPkiSupportedAlgorithms,
+    /// The authorities that may sign certificates for some names alone.
+    constrained: Arc<[Vec<u8>]>,
 }
 
 impl ClientVerifier {
@@ -43,9 +45,11 @@ impl ClientVerifier {
         let roots = Arc::new(roots(&certificates).map_err(blame)?);
         let lists = revocation::read(source)?;
         let warnings = revocation::warnings(source, &lists, &certificates, &parts);
+        let constrained = parts.iter().filter(|parts| parts.constrains_names);
         let verifier = Self {
             inner: verifier(source, &roots, lists, provider)?,
             algorithms: provider.crypto().signature_verification_algorithms,
+            constrained: constrained.map(|parts| parts.subject.to_vec()).collect(),
         };
         Ok((verifier, warnings))
     }
@@ -94,6 +98,14 @@ impl ClientVerifier {
         };
         ParsedCertificate::try_from(certificate).is_ok()
             && Parts::read(certificate).is_some_and(is_known)
+    }
+
+    /// Whether one of the authorities that have signed this verified chain may do so for some names alone. Of their
+    /// constraints none is about a common name.
+    pub(super) fn has_constrained_authority(&self, chain: &[CertificateDer<'_>]) -> bool {
+        let mut signed = chain.iter().filter_map(|der| Parts::read(der));
+        !self.constrained.is_empty()
+            && signed.any(|parts| self.constrained.iter().any(|name| *name == parts.issuer))
     }
 }
 

@@ -67,6 +67,8 @@ pub struct CertificateFacts<'a> {
     pub validity: [String; 2],
     /// Whether its key is of a usual form.
     pub has_usual_key: bool,
+    /// Whether there are name constraints.
+    pub constrains_names: bool,
 }
 
 /// Returns the facts of a certificate, if it is one.
@@ -77,6 +79,7 @@ pub fn certificate_facts(der: &[u8]) -> Option<CertificateFacts<'_>> {
         subject: parts.subject,
         validity: [parts.not_before, parts.not_after].map(|day| day.to_string()),
         has_usual_key: parts.key.is_usual(),
+        constrains_names: parts.constrains_names,
     })
 }
 

@@ -6,14 +6,26 @@ use bytes::Bytes;
 use rustls_pki_types::CertificateDer;
 use tokio_rustls::rustls::{CipherSuite, HandshakeKind, ProtocolVersion, ServerConnection};
 
-use super::CertificateNames;
+use super::{CertificateNames, parts::Parts};
 use crate::{TlsInfo, TlsVersion};
 
 impl TlsInfo {
     /// The names in the client's own certificate, if it has shown one: who the client is, as the authority that signed
     /// it says.
+    ///
+    /// There is no [common name](CertificateNames::common_name) where an authority in the chain may sign certificates for
+    /// some names alone (name constraints, RFC 5280 section 4.2.1.10): the constraints are about alternative names, so such
+    /// an authority could give itself any common name.
     pub fn client_names(&self) -> Option<CertificateNames> {
-        CertificateNames::parse(self.peer_certificates().first()?)
+        let (own, authorities) = self.peer_certificates().split_first()?;
+        let names = CertificateNames::parse(own)?;
+        let mut authorities = authorities.iter().map(|der| Parts::read(der));
+        let is_free = |parts: Option<Parts<'_>>| parts.is_some_and(|parts| !parts.constrains_names);
+        if authorities.all(is_free) && !self.has_constrained_names() {
+            Some(names)
+        } else {
+            Some(names.without_common_name())
+        }
     }
 
     /// The facts of `connection`, whose handshake is done, with what was verified of the client's certificates.

@@ -49,7 +49,9 @@
 //! }
 //! ```
 //!
-//! [`ClientCertificates::crl_file`] keeps out certificates that have been revoked.
+//! Such a service goes by the [alternative names](CertificateNames::has_alternative_names) of the certificate. Where it has
+//! none, some authorities mean the [common name](CertificateNames::common_name). [`ClientCertificates::crl_file`] keeps out
+//! certificates that have been revoked.
 //!
 //! Where other mechanisms are offered too, such a service looks at [`Request::mechanism`](crate::Request::mechanism)
 //! first.
@@ -235,7 +237,8 @@ impl Snapshot {
             Some(clients) => clients.verified(shown)?,
             None => shown,
         };
-        Ok(TlsInfo::of(connection, verified))
+        let constrained = clients.is_some_and(|c| c.has_constrained_authority(verified));
+        Ok(TlsInfo::of(connection, verified).with_constrained_names(constrained))
     }
 
     fn bindings(&self, connection: &rustls::ServerConnection) -> ChannelBindings {

@@ -5,8 +5,8 @@ use std::fmt;
 use rustls_pki_types::UnixTime;
 
 use super::der::{
-    BIT_STRING, Element, GENERALIZED_TIME, INTEGER, OBJECT_IDENTIFIER, Reader, SEQUENCE, UTC_TIME,
-    context,
+    BIT_STRING, BOOLEAN, Element, GENERALIZED_TIME, INTEGER, OBJECT_IDENTIFIER, OCTET_STRING,
+    Reader, SEQUENCE, UTC_TIME, context,
 };
 
 /// What a certificate consists of, as far as it is looked at.
@@ -19,6 +19,8 @@ pub(super) struct Parts<'a> {
     pub(super) not_before: Time,
     pub(super) not_after: Time,
     pub(super) key: PublicKey<'a>,
+    /// Whether it limits the names in certificates that its owner signs (section 4.2.1.10).
+    pub(super) constrains_names: bool,
 }
 
 /// Somebody's public key, with its algorithm.
@@ -52,6 +54,7 @@ impl<'a> Parts<'a> {
             not_after: Time::read(validity.next()?)?,
             subject: tbs.read(SEQUENCE)?,
             key: PublicKey::read(tbs.enter(SEQUENCE)?)?,
+            constrains_names: constrains_names(tbs)?,
         })
     }
 }
@@ -105,6 +108,25 @@ fn bits<'a>(reader: &mut Reader<'a>) -> Option<&'a [u8]> {
         _ => None,
     }
 }
+
+fn constrains_names(mut rest: Reader<'_>) -> Option<bool> {
+    let mut found = false;
+    while !rest.is_empty() {
+        let field = rest.next()?;
+        if field.tag != context(3) {
+            continue;
+        }
+        for extension in Reader::new(field.value).enter(SEQUENCE)?.each(SEQUENCE) {
+            let mut extension = extension?;
+            found |= extension.read(OBJECT_IDENTIFIER)? == NAME_CONSTRAINTS;
+            extension.optional(BOOLEAN);
+            extension.read(OCTET_STRING)?;
+        }
+    }
+    Some(found)
+}
+
+const NAME_CONSTRAINTS: &[u8] = &[0x55, 0x1D, 0x1E];
 
 /// A time of day (RFC 5280 section 4.1.2.5).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -202,7 +224,7 @@ mod tests {
         assert_eq!(parts.issuer, parts.subject);
         assert_eq!(parts.not_before.to_string(), "1999-12-31");
         assert_eq!(parts.not_after.to_string(), "2050-01-02");
-        assert!(parts.key.is_usual());
+        assert!(parts.key.is_usual() && !parts.constrains_names);
     }
 
     #[test]
