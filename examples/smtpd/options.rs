@@ -189,6 +189,10 @@ pub(crate) struct Options {
     #[arg(long, help_heading = TLS)]
     pub(crate) client_common_name: Option<bool>,
 
+    /// Take no notice of ALPN; else clients that ask for other protocols than `smtp`, as browsers do, get no handshake
+    #[arg(long, help_heading = TLS)]
+    pub(crate) ignore_alpn: Option<bool>,
+
     /// Make a certificate at start, instead of --tls-cert; no client can verify it
     #[arg(long, help_heading = TLS)]
     pub(crate) tls_self_signed: Option<bool>,
@@ -375,6 +379,10 @@ impl Options {
                 "--client-common-name needs --client-ca",
             ),
             (
+                on(self.ignore_alpn) && !tls,
+                "--ignore-alpn needs --tls-cert or --tls-self-signed",
+            ),
+            (
                 self.client_ca.is_none() && wants(|m| m == Mechanism::External),
                 "EXTERNAL needs --client-ca",
             ),
@@ -444,7 +452,7 @@ mod tests {
              --hostname mx.test --app-name x --domain a.test --domain b.test --maildir m --discard --bare-lf normalise --nul strip --lenient common,missing-brackets \
              --user a:b --auth-mechanisms plain,CRAM-MD5,scram-sha-256-plus,XOAUTH2 --oauth-token c:d --require-auth --allow-plaintext-auth \
              --tls-cert c --tls-key k --tls-key-passphrase-file p --require-tls \
-             --sni a.test=c,k --sni *.b.test=c,k --client-ca f --client-crl r --client-common-name=false \
+             --sni a.test=c,k --sni *.b.test=c,k --client-ca f --client-crl r --client-common-name=false --ignore-alpn \
              --max-size 0 --max-recipients 1 --max-hops 8 --max-sessions 2 --max-errors 3 --max-auth-failures 4 --timeout 5 \
              --rate 6/7 --log-format json --log-level trace --quiet",
         )
@@ -515,6 +523,7 @@ mod tests {
             "--client-ca f",
             "--tls-self-signed --client-crl f",
             "--tls-self-signed --client-common-name",
+            "--ignore-alpn",
             "--user a:b --tls-self-signed --auth-mechanisms EXTERNAL",
             "--tls-self-signed --tls-key-passphrase-file p",
             "--user a:b --users f",

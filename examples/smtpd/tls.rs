@@ -44,6 +44,9 @@ pub(crate) fn config(options: &Options, hostname: &str) -> Result<Option<TlsConf
             None => clients,
         });
     }
+    if options.ignore_alpn == Some(true) {
+        tls = tls.ignore_alpn();
+    }
     let tls = tls.build()?;
     warn(&tls);
     Ok(Some(tls))

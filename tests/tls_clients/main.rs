@@ -1,4 +1,4 @@
-//! Certificates of clients that are odd or revoked, and what is in a name.
+//! Certificates of clients that are odd or revoked, what is in a name, and the protocols that clients ask for.
 
 mod forge;
 #[path = "../support/pki.rs"]
@@ -18,7 +18,8 @@ use smtpd_tower::{
 };
 use support::*;
 use tokio_rustls::rustls::{
-    ClientConfig, SignatureScheme as Scheme, pki_types::CertificateDer, sign::SigningKey,
+    self, AlertDescription, ClientConfig, SignatureScheme as Scheme, pki_types::CertificateDer,
+    sign::SigningKey,
 };
 
 /// MAIL tells what the session knows of the client's certificate.
@@ -297,4 +298,39 @@ fn a_list_that_cannot_be_used_is_named() {
     }
     fs::remove_file(&list).unwrap();
     assert!(tls.reload().unwrap_err().is_io());
+}
+
+#[tokio::test]
+async fn a_client_that_asks_for_another_protocol_gets_no_handshake() {
+    let authority = Authority::new();
+    let issued = authority.issue(&["mx.test"]);
+    let default = || TlsBuilder::new(issued.source());
+    let own = default().alpn_protocols(["lmtp", "smtp"]);
+    for (tls, welcome) in [
+        (default(), [true, false, true, true, false]),
+        (own, [true, false, true, true, true]),
+        (default().ignore_alpn(), [true; 5]),
+    ] {
+        let server = tls_server(&tls.build().unwrap());
+        let asked: [&[&str]; 5] = [
+            &[],
+            &["h2", "http/1.1"],
+            &["smtp"],
+            &["h2", "smtp"],
+            &["lmtp"],
+        ];
+        for (names, welcome) in asked.into_iter().zip(welcome) {
+            for versions in [TLS12, TLS13] {
+                let mut client = authority.client(versions, None);
+                client.alpn_protocols = names.iter().map(|name| name.as_bytes().to_vec()).collect();
+                let secured = secured(&server, &client, "mx.test").await;
+                assert_eq!(secured.is_ok(), welcome, "{names:?}");
+                if let Err(error) = secured {
+                    let alert =
+                        rustls::Error::AlertReceived(AlertDescription::NoApplicationProtocol);
+                    assert_eq!(error.to_string(), alert.to_string());
+                }
+            }
+        }
+    }
 }

@@ -42,6 +42,7 @@ pub struct TlsBuilder {
     min_version: TlsVersion,
     extended_master_secret: bool,
     pub(super) end_point_alone: bool,
+    alpn: Vec<Vec<u8>>,
     host: Option<String>,
 }
 
@@ -63,6 +64,7 @@ impl TlsBuilder {
             min_version: TlsVersion::Tls12,
             extended_master_secret: false,
             end_point_alone: false,
+            alpn: vec![b"smtp".to_vec()],
             host: None,
         }
     }
@@ -110,6 +112,27 @@ impl TlsBuilder {
     #[must_use]
     pub fn bind_to_certificate_alone(mut self, allowed: bool) -> Self {
         self.end_point_alone = allowed;
+        self
+    }
+
+    /// Sets which protocols to speak with clients that name some by ALPN (RFC 7301), the preferred ones first. By default
+    /// `smtp` alone.
+    ///
+    /// A client that names others alone gets no handshake, but the alert `no_application_protocol` (section 3.2): it is a
+    /// browser, say, whose user is being attacked by way of a server that speaks another protocol than the browser thinks
+    /// (<https://alpaca-attack.com>). A client that names none, as nearly all mail software does, is always welcome. No
+    /// name is registered for SMTP; `smtp` is the one in use. Where the same configuration serves LMTP, clients may call
+    /// that by a name of their own.
+    #[must_use]
+    pub fn alpn_protocols<N: Into<Vec<u8>>>(mut self, names: impl IntoIterator<Item = N>) -> Self {
+        self.alpn = names.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// Takes no notice of the protocols that clients name by ALPN.
+    #[must_use]
+    pub fn ignore_alpn(mut self) -> Self {
+        self.alpn.clear();
         self
     }
 
@@ -187,6 +210,7 @@ impl TlsBuilder {
         };
         let mut config = builder.with_cert_resolver(certificates);
         config.ignore_client_order = true;
+        config.alpn_protocols.clone_from(&self.alpn);
         config.require_ems |= self.extended_master_secret;
         // Made anew each time: a ticket from before a reload is worth nothing after it, and the client shows its
         // certificate again.

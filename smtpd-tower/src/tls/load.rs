@@ -200,7 +200,7 @@ mod tests {
         // A session cache would resume too, but with a lock and memory shared by all sessions.
         assert!(config.ticketer.enabled());
         assert!(config.ignore_client_order);
-        assert!(config.alpn_protocols.is_empty());
+        assert_eq!(config.alpn_protocols, [b"smtp"]);
     }
 
     #[cfg(feature = "encrypted-keys")]

@@ -111,7 +111,8 @@ use self::{client::ClientVerifier, sni::Certificates, watch::Stamp};
 /// uses from the next handshake on.
 ///
 /// The constructors that read PEM take TLS 1.2 and 1.3, prefer AES-128-GCM with SHA-256, hand out
-/// stateless tickets for resumption, offer no ALPN and ask for no client certificate. [`TlsBuilder`] is for several
+/// stateless tickets for resumption, refuse clients that ask for another protocol than `smtp` by
+/// [ALPN](TlsBuilder::alpn_protocols), and ask for no client certificate. [`TlsBuilder`] is for several
 /// certificates, client certificates, and another provider. Whoever needs something else still converts a
 /// [`rustls::ServerConfig`], which is used as it is:
 ///
