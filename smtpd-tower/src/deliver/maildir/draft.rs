@@ -6,7 +6,7 @@ use std::{
     sync::{Arc, Weak},
 };
 
-use super::{MaildirError, folders::Folders, name::UniqueName};
+use super::{MaildirError, disk, folders::Folders, name::UniqueName};
 
 /// A message that is being written. Unless it is committed, its file goes when it is dropped. Its methods block.
 #[derive(Debug)]
@@ -47,7 +47,7 @@ impl Draft {
 
     /// Moves the message into `new` and makes it durable, unless nobody is left who wants it. Returns its short id.
     pub(super) fn commit(mut self, wanted: &Weak<()>) -> Result<String, MaildirError> {
-        let synced = self.file.sync_all();
+        let synced = disk::sync_file(&self.file, &self.path);
         synced.map_err(|error| self.failed("sync", error))?;
         if wanted.strong_count() == 0 {
             return Err(self.failed("deliver", io::ErrorKind::Interrupted.into()));
@@ -55,7 +55,7 @@ impl Draft {
         let arrived = self.folders.arrived().join(self.name.file_name());
         // It overwrites nothing, for the name is unique.
         self.folders
-            .act("rename", &self.path, || fs::rename(&self.path, &arrived))?;
+            .act("rename", &self.path, || disk::rename(&self.path, &arrived))?;
         self.path = arrived;
         // A crash must find the message under its new name before the client hears 250 (RFC 5321 section 6.1).
         let mark = self.folders.arrivals.mark();

@@ -1,12 +1,13 @@
 use std::{
-    fs::File,
     io,
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::{
         Condvar, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
 };
+
+use super::disk;
 
 /// Makes the entries of one directory durable. Concurrent deliveries share the work: one fsync serves every rename that
 /// came before it began.
@@ -56,7 +57,7 @@ impl DirSync {
 
     /// Blocks until what is marked is on disk.
     pub(super) fn sync(&self, mark: Mark) -> io::Result<()> {
-        self.sync_by(mark, || sync_dir(&self.path))
+        self.sync_by(mark, || disk::sync_dir(&self.path))
     }
 
     fn sync_by(&self, mark: Mark, fsync: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
@@ -112,10 +113,6 @@ impl From<Failure> for io::Error {
             Failure::Other(kind) => kind.into(),
         }
     }
-}
-
-pub(super) fn sync_dir(path: &Path) -> io::Result<()> {
-    File::open(path)?.sync_all()
 }
 
 #[cfg(test)]

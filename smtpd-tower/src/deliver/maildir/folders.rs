@@ -7,10 +7,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use super::{
-    MaildirError,
-    durable::{DirSync, sync_dir},
-};
+use super::{MaildirError, disk, durable::DirSync};
 
 /// The directories of a maildir.
 #[derive(Debug)]
@@ -125,7 +122,7 @@ fn make(path: &Path) -> Result<bool, MaildirError> {
 }
 
 fn sync(path: &Path) -> Result<(), MaildirError> {
-    sync_dir(path).map_err(|error| MaildirError::new("sync directory", path, error))
+    disk::sync_dir(path).map_err(|error| MaildirError::new("sync directory", path, error))
 }
 
 #[cfg(test)]

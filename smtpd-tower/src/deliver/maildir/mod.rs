@@ -1,3 +1,4 @@
+mod disk;
 mod draft;
 mod durable;
 mod error;
