@@ -122,9 +122,9 @@ async fn send_until_killed(address: SocketAddr, seen: Arc<Seen>) -> Option<()> {
 
 /// The next reply; `None` when there is none any more.
 async fn said(client: &mut Client<TcpStream>, seen: &Seen) -> Option<String> {
-    let reply = client.reply().await;
+    let reply = client.try_reply().await;
     seen.step();
-    (!reply.is_empty()).then_some(reply)
+    reply.ok().filter(|reply| !reply.is_empty())
 }
 
 /// A message that is delivered in one go, or a larger one.

@@ -5,11 +5,13 @@ use std::{
     future::Future,
     io,
     pin::Pin,
+    process,
     sync::{
-        Arc,
+        Arc, Once,
         atomic::{AtomicUsize, Ordering},
     },
     task::{Context, Poll},
+    thread,
     time::Duration,
 };
 
@@ -18,6 +20,21 @@ use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf},
     task::JoinHandle,
 };
+
+/// How long all tests of a binary may take together, from the first client or server on.
+const LIMIT: Duration = Duration::from_secs(15 * 60);
+
+/// Ends a binary whose tests hang. A test that hangs would never fail by itself: many clocks in here are paused.
+pub fn watch() {
+    static WATCHDOG: Once = Once::new();
+    WATCHDOG.call_once(|| {
+        thread::spawn(|| {
+            thread::sleep(LIMIT);
+            eprintln!("a test hangs: they are not over after {LIMIT:?}");
+            process::exit(1);
+        });
+    });
+}
 
 /// A client at one end of a pipe, the server at the other.
 pub struct Client<IO = DuplexStream> {
@@ -34,6 +51,7 @@ impl Client {
 
     /// Connects over a pipe of that size.
     pub fn connect_through(server: &Server, pipe: usize) -> Self {
+        watch();
         let (io, far) = tokio::io::duplex(pipe);
         let session = tokio::spawn(server.serve_connection(far, Session::local().peer().clone()));
         Self {
@@ -53,6 +71,7 @@ impl Client {
 
 impl<IO: AsyncRead + AsyncWrite + Unpin> Client<IO> {
     pub fn over(io: IO) -> Self {
+        watch();
         Self {
             io,
             seen: Vec::new(),
@@ -91,33 +110,44 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Client<IO> {
 
     /// One reply, its lines parted by LF, without CRLF. Empty when the connection is closed instead.
     pub async fn reply(&mut self) -> String {
+        self.try_reply().await.expect("no reset")
+    }
+
+    /// The same; an error where the connection fails instead of being closed, by a reset above all.
+    pub async fn try_reply(&mut self) -> io::Result<String> {
         let mut lines = Vec::new();
-        while let Some(line) = self.line().await {
+        while let Some(line) = self.try_line().await? {
             let last = line.as_bytes().get(3) != Some(&b'-');
             lines.push(line);
             if last {
                 break;
             }
         }
-        lines.join("\n")
+        Ok(lines.join("\n"))
     }
 
+    /// A line without CRLF; `None` when the connection is closed instead.
     pub async fn line(&mut self) -> Option<String> {
+        self.try_line().await.expect("no reset")
+    }
+
+    /// The same; an error where the connection fails instead of being closed, by a reset above all.
+    pub async fn try_line(&mut self) -> io::Result<Option<String>> {
         loop {
             if let Some(end) = self.seen.windows(2).position(|w| w == b"\r\n") {
                 let line = String::from_utf8(self.seen[..end].to_vec()).expect("replies are ASCII");
                 self.seen.drain(..end + 2);
-                return Some(line);
+                return Ok(Some(line));
             }
             let mut buffer = [0; 4096];
-            let read = self.io.read(&mut buffer).await.unwrap_or(0);
+            let read = self.io.read(&mut buffer).await?;
             if read == 0 {
                 assert!(
                     self.seen.is_empty(),
                     "closed within a line: {}",
                     self.seen.escape_ascii()
                 );
-                return None;
+                return Ok(None);
             }
             self.seen.extend_from_slice(&buffer[..read]);
         }
@@ -153,7 +183,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Client<IO> {
         self.cmd("RCPT TO:<user@example.org>", "250").await;
     }
 
-    /// Reads to the end, which must come without another reply.
+    /// Reads to the end, which must come without another reply, and not by a reset.
     pub async fn expect_close(&mut self) {
         assert_eq!(self.line().await, None);
     }
@@ -192,6 +222,7 @@ pub fn collecting() -> Server {
 }
 
 pub fn server(pipeline: Pipeline) -> Server {
+    watch();
     Server::new("mx.test", pipeline)
 }
 

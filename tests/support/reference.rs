@@ -2,10 +2,12 @@
 #![allow(dead_code, reason = "each test binary uses its own part of it")]
 
 use std::{
-    io::{BufRead, BufReader},
+    fs,
+    io::{self, BufRead, BufReader},
     net::SocketAddr,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
+    sync::Once,
     time::Duration,
 };
 
@@ -49,14 +51,17 @@ impl Reference {
         }
     }
 
-    /// The command that starts it with these options, beside its Maildir.
+    /// The command that starts it with these options, beside its Maildir and as mx.test where they say nothing else.
     pub fn command(dir: &tempfile::TempDir, options: &[&str]) -> Command {
         let mut command = Command::new(binary());
-        command
-            .arg("--maildir")
-            .arg(dir.path().join("mail"))
-            .args(["--hostname", "mx.test"])
-            .args(options);
+        let is_given = |name: &str| options.iter().any(|option| option.starts_with(name));
+        if !is_given("--maildir=") {
+            command.arg("--maildir").arg(dir.path().join("mail"));
+        }
+        if !is_given("--hostname=") {
+            command.args(["--hostname", "mx.test"]);
+        }
+        command.args(options);
         command
     }
 
@@ -120,10 +125,38 @@ impl Drop for Reference {
     }
 }
 
-/// Examples lie beside the directory of the tests.
+/// The example, which lies beside the directory of the tests. A test alone does not build it.
 fn binary() -> PathBuf {
     let mut path = std::env::current_exe().unwrap();
     path.pop();
     path.pop();
-    path.join("examples/smtpd")
+    let path = path.join("examples/smtpd");
+    static CHECKED: Once = Once::new();
+    CHECKED.call_once(|| {
+        if let Err(fault) = check_up_to_date(&path) {
+            panic!("{fault}: `cargo build --example smtpd` first");
+        }
+    });
+    path
+}
+
+/// An example that is older than its sources, or that was built from those of another directory, would be tested in vain.
+fn check_up_to_date(example: &Path) -> io::Result<()> {
+    let built = example.metadata()?.modified()?;
+    let sources = fs::read_to_string(example.with_extension("d"))?;
+    let (_, sources) = sources.split_once(": ").unwrap_or_default();
+    let own = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/smtpd/main.rs");
+    let mut is_own = false;
+    for source in sources.split_whitespace() {
+        is_own |= source == own;
+        if fs::metadata(source)?.modified()? > built {
+            return Err(io::Error::other(format!(
+                "the example is older than {source}"
+            )));
+        }
+    }
+    match is_own {
+        true => Ok(()),
+        false => Err(io::Error::other("the example is that of another directory")),
+    }
 }

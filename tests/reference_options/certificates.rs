@@ -1,0 +1,238 @@
+//! TLS, and what is required of it.
+
+use std::{
+    fs,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use tokio::net::TcpStream;
+use tokio_rustls::{
+    TlsConnector,
+    client::TlsStream,
+    rustls::{
+        ClientConfig, DigitallySignedStruct, Error, SignatureScheme,
+        client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+        crypto::{CryptoProvider, ring},
+        pki_types::{CertificateDer, ServerName, UnixTime, pem::PemObject},
+    },
+};
+
+use super::{
+    Client, Reference, announced, codes_of, message,
+    pki::{Authority, TLS13},
+    start,
+};
+
+type TlsClient = Client<TlsStream<TcpStream>>;
+
+/// What is written for a certificate and its key.
+fn options_of(cert: &Path, key: &Path) -> [String; 2] {
+    [
+        format!("--tls-cert={}", cert.display()),
+        format!("--tls-key={}", key.display()),
+    ]
+}
+
+pub async fn connect_tls(address: SocketAddr, config: &ClientConfig, name: &str) -> TlsClient {
+    let io = TcpStream::connect(address).await.unwrap();
+    let name = ServerName::try_from(name.to_owned()).unwrap();
+    let connector = TlsConnector::from(Arc::new(config.clone()));
+    let mut client = Client::over(connector.connect(name, io).await.unwrap());
+    client.expect("220").await;
+    client
+}
+
+fn shown(client: &TlsClient) -> CertificateDer<'static> {
+    client.io().get_ref().1.peer_certificates().unwrap()[0].clone()
+}
+
+/// The certificate that a server shows for that name.
+async fn certificate_for(server: &Reference, name: &str) -> CertificateDer<'static> {
+    shown(&connect_tls(server.address("smtps"), &trusting_anybody(), name).await)
+}
+
+fn start_tls(options: &[&str]) -> Reference {
+    Reference::start(1, &[&["--listen-tls=127.0.0.1:0"], options].concat())
+}
+
+/// With certificate and key in one file.
+pub async fn tls_cert() {
+    let dir = tempfile::tempdir().unwrap();
+    let issued = Authority::new().issue(&["mx.test"]);
+    let file = dir.path().join("both.pem");
+    fs::write(&file, format!("{}{}", issued.pem, issued.key_pem)).unwrap();
+    let server = start_tls(&[&format!("--tls-cert={}", file.display())]);
+    assert!(certificate_for(&server, "mx.test").await == issued.der);
+}
+
+pub async fn tls_key() {
+    let dir = tempfile::tempdir().unwrap();
+    let issued = Authority::new().issue(&["mx.test"]);
+    let (cert, key) = issued.write(dir.path());
+    let server = start_tls(&options_of(&cert, &key).each_ref().map(String::as_str));
+    assert!(certificate_for(&server, "mx.test").await == issued.der);
+}
+
+/// Both keys are under it, that of `--sni` too.
+pub async fn tls_key_passphrase_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let fixture = |name: &str| -> PathBuf {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/smtpd-tower/src/tls/fixtures");
+        Path::new(folder).join(name)
+    };
+    let passphrase = dir.path().join("passphrase");
+    fs::write(&passphrase, "correct horse\n").unwrap();
+    let (rsa, rsa_key) = (fixture("rsa.crt"), fixture("rsa-pkcs8-aes256.key"));
+    let (ec, ec_key) = (fixture("ec.crt"), fixture("ec-pkcs8-aes256.key"));
+    let [cert, key] = options_of(&rsa, &rsa_key);
+    let sni = format!("--sni=ec.test={},{}", ec.display(), ec_key.display());
+    let passphrase = format!("--tls-key-passphrase-file={}", passphrase.display());
+    let server = start_tls(&[&cert, &key, &sni, &passphrase]);
+    for (name, file) in [("mx.test", rsa), ("ec.test", ec)] {
+        let expected = CertificateDer::from_pem_file(file).unwrap();
+        assert!(certificate_for(&server, name).await == expected, "{name}");
+    }
+}
+
+/// Another one at each start.
+pub async fn tls_self_signed() {
+    let announcement = announced(&start(&["--tls-self-signed=false"]), "smtp").await;
+    assert!(!announcement.contains("STARTTLS"), "{announcement}");
+    let announcement = announced(&start(&["--tls-self-signed"]), "smtp").await;
+    assert!(announcement.contains("STARTTLS"), "{announcement}");
+    let (one, two) = (
+        start_tls(&["--tls-self-signed"]),
+        start_tls(&["--tls-self-signed"]),
+    );
+    assert!(certificate_for(&one, "mx.test").await != certificate_for(&two, "mx.test").await);
+}
+
+/// The same one at each start, beside the Maildir.
+pub async fn tls_self_signed_keep() {
+    let dir = tempfile::tempdir().unwrap();
+    let maildir = format!("--maildir={}", dir.path().join("mail").display());
+    let mut seen = Vec::new();
+    for _ in 0..2 {
+        let server = start_tls(&["--tls-self-signed-keep", &maildir]);
+        seen.push(certificate_for(&server, "mx.test").await);
+    }
+    assert!(seen[0] == seen[1]);
+    let kept = CertificateDer::from_pem_file(dir.path().join("smtpd-cert.pem")).unwrap();
+    assert!(kept == seen[0]);
+    assert!(dir.path().join("smtpd-key.pem").exists());
+}
+
+pub async fn sni() {
+    let (own, others) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let authority = Authority::new();
+    let (first, second) = (
+        authority.issue(&["mx.test"]),
+        authority.issue(&["*.guest.test"]),
+    );
+    let (cert, key) = first.write(own.path());
+    let (guest_cert, guest_key) = second.write(others.path());
+    let sni = format!(
+        "--sni=*.guest.test={},{}",
+        guest_cert.display(),
+        guest_key.display()
+    );
+    let [cert, key] = options_of(&cert, &key);
+    let server = start_tls(&[&cert, &key, &sni]);
+    assert!(certificate_for(&server, "mail.guest.test").await == second.der);
+    assert!(certificate_for(&server, "other.test").await == first.der);
+}
+
+/// A client with a certificate of that authority is the user that it names.
+pub async fn client_ca() {
+    let dir = tempfile::tempdir().unwrap();
+    let (ours, foreign) = (Authority::new(), Authority::new());
+    let issued = ours.issue(&["mx.test"]);
+    let (cert, key) = issued.write(dir.path());
+    let ca = dir.path().join("ca.pem");
+    fs::write(&ca, ours.pem()).unwrap();
+    let [cert, key] = options_of(&cert, &key);
+    let ca = format!("--client-ca={}", ca.display());
+    let server = start_tls(&[&cert, &key, &ca, "--user=fred@example.org:secret"]);
+    let address = server.address("smtps");
+    let own = ours.issue(&["fred@example.org"]);
+    let mut client = connect_tls(address, &ours.client(TLS13, Some(&own)), "mx.test").await;
+    client.cmd("EHLO c", "250").await;
+    client.cmd("AUTH EXTERNAL =", "235").await;
+    let other = foreign.issue(&["fred@example.org"]);
+    let config = ours.client(TLS13, Some(&other));
+    let io = TcpStream::connect(address).await.unwrap();
+    let name = ServerName::try_from("mx.test").unwrap();
+    let connected = TlsConnector::from(Arc::new(config)).connect(name, io).await;
+    // It is either refused, or has no certificate that counts.
+    if let Ok(io) = connected {
+        let mut client = Client::over(io);
+        if client.try_reply().await.is_ok() {
+            let announced = client.cmd("EHLO c", "250").await;
+            assert!(!announced.contains("EXTERNAL"), "{announced}");
+        }
+    }
+}
+
+pub async fn require_tls() {
+    let text = message("x\r\n");
+    for (options, code) in [
+        (&[][..], "250"),
+        (&["--require-tls=false"], "250"),
+        (&["--require-tls=true"], "530"),
+        (&["--require-tls"], "530"),
+    ] {
+        let server = start(&[&["--tls-self-signed"], options].concat());
+        assert_eq!(codes_of(&server, &text).await[2], code, "{options:?}");
+    }
+}
+
+/// A client that trusts anybody: what it looks at is the certificate itself.
+pub fn trusting_anybody() -> ClientConfig {
+    let provider = Arc::new(ring::default_provider());
+    ClientConfig::builder_with_provider(provider.clone())
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(TrustAnybody(provider)))
+        .with_no_client_auth()
+}
+
+#[derive(Debug)]
+struct TrustAnybody(Arc<CryptoProvider>);
+
+impl ServerCertVerifier for TrustAnybody {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
+}

@@ -1,0 +1,67 @@
+//! What is logged, and how.
+
+use std::fs;
+
+use super::{message, said, start_with_log, terminate};
+
+/// The log of a server that has stored one message and ended in order.
+async fn log_of(options: &[&str]) -> String {
+    let dir = tempfile::tempdir().unwrap();
+    let log = dir.path().join("log");
+    let server = start_with_log(&log, options);
+    let said = said(&server, "smtp", &message("x\r\n")).await;
+    assert!(said.contains("\r\n354 "), "{said}");
+    terminate(server).await;
+    fs::read_to_string(log).unwrap()
+}
+
+/// What each line of a log is about.
+fn assert_lines(log: &str, expected: &[&str]) {
+    for (line, words) in log.lines().zip(expected) {
+        assert!(
+            words.split(' ').all(|word| line.contains(word)),
+            "{words} in {line}"
+        );
+    }
+    assert_eq!(log.lines().count(), expected.len(), "{log}");
+}
+
+pub async fn log_format() {
+    let text = log_of(&["--log-format=text"]).await;
+    let message = "message from=\"a@example.com\" to=\"b@example.org\" size=";
+    assert_lines(
+        &text,
+        &[
+            message,
+            "session peer=127.0.0.1 messages=1 end=quit",
+            "shutting down",
+        ],
+    );
+    let json = log_of(&["--log-format=json"]).await;
+    let message = "\"message\":\"message\" \"from\":\"a@example.com\" \"to\":\"b@example.org\"";
+    let session = "\"message\":\"session\" \"peer\":\"127.0.0.1: \"messages\":1 \"end\":\"quit\"";
+    assert_lines(&json, &[message, session, "\"message\":\"shutting"]);
+    assert!(
+        json.lines()
+            .all(|line| line.starts_with('{') && line.ends_with('}'))
+    );
+}
+
+pub async fn log_level() {
+    let default = log_of(&[]).await;
+    assert_lines(&default, &["INFO message", "INFO session", "INFO shutting"]);
+    for (level, command) in [("trace", true), ("info", false)] {
+        let log = log_of(&[&format!("--log-level={level}")]).await;
+        assert!(log.contains("INFO"), "{log}");
+        assert_eq!(log.contains("MAIL FROM:<a@example.com>"), command, "{log}");
+    }
+    for level in ["off", "error", "warn"] {
+        let log = log_of(&[&format!("--log-level={level}")]).await;
+        assert_eq!(log, "", "{level}");
+    }
+}
+
+pub async fn quiet() {
+    assert_eq!(log_of(&["--quiet"]).await, "");
+    assert_ne!(log_of(&["--quiet=false"]).await, "");
+}

@@ -1,0 +1,176 @@
+//! The reference server as a process: what each of its options does. An option without such a test fails
+//! `every_option_has_a_test`.
+
+mod accounts;
+mod certificates;
+mod listeners;
+mod logs;
+mod messages;
+#[path = "../support/pki.rs"]
+mod pki;
+#[path = "../support/reference.rs"]
+mod reference;
+mod sessions;
+#[path = "../support/mod.rs"]
+mod support;
+
+use std::{collections::BTreeSet, fs::File, path::Path, time::Duration};
+
+use reference::Reference;
+use support::Client;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
+
+/// Far more than any of these tests takes; only what hangs takes longer.
+const HANGS: Duration = Duration::from_secs(60);
+
+/// A test for each option, under the option's name.
+macro_rules! effects {
+    ($($option:literal => $module:ident :: $effect:ident,)*) => {
+        const TESTED: &[&str] = &[$($option),*];
+
+        $(
+            #[tokio::test]
+            async fn $effect() {
+                let tested = tokio::time::timeout(HANGS, $module::$effect());
+                tested.await.expect("it does not hang");
+            }
+        )*
+    };
+}
+
+effects! {
+    "--config" => sessions::config,
+    "--help" => sessions::help,
+    "--version" => sessions::version,
+    "--hostname" => sessions::hostname,
+    "--app-name" => sessions::app_name,
+    "--max-sessions" => sessions::max_sessions,
+    "--max-errors" => sessions::max_errors,
+    "--timeout" => sessions::timeout,
+    "--rate" => sessions::rate,
+    "--extensions" => sessions::extensions,
+    "--listen" => listeners::listen,
+    "--listen-tls" => listeners::listen_tls,
+    "--listen-submission" => listeners::listen_submission,
+    "--listen-submissions" => listeners::listen_submissions,
+    "--listen-lmtp" => listeners::listen_lmtp,
+    "--mode" => listeners::mode,
+    "--proxy-from" => listeners::proxy_from,
+    "--xclient-from" => listeners::xclient_from,
+    "--xforward-from" => listeners::xforward_from,
+    "--runtime" => listeners::runtime,
+    "--threads" => listeners::threads,
+    "--domain" => messages::domain,
+    "--maildir" => messages::maildir,
+    "--discard" => messages::discard,
+    "--bare-lf" => messages::bare_lf,
+    "--max-size" => messages::max_size,
+    "--max-recipients" => messages::max_recipients,
+    "--user" => accounts::user,
+    "--users" => accounts::users,
+    "--oauth-token" => accounts::oauth_token,
+    "--auth-mechanisms" => accounts::auth_mechanisms,
+    "--require-auth" => accounts::require_auth,
+    "--allow-plaintext-auth" => accounts::allow_plaintext_auth,
+    "--max-auth-failures" => accounts::max_auth_failures,
+    "--tls-cert" => certificates::tls_cert,
+    "--tls-key" => certificates::tls_key,
+    "--tls-key-passphrase-file" => certificates::tls_key_passphrase_file,
+    "--tls-self-signed" => certificates::tls_self_signed,
+    "--tls-self-signed-keep" => certificates::tls_self_signed_keep,
+    "--sni" => certificates::sni,
+    "--client-ca" => certificates::client_ca,
+    "--require-tls" => certificates::require_tls,
+    "--log-format" => logs::log_format,
+    "--log-level" => logs::log_level,
+    "--quiet" => logs::quiet,
+}
+
+#[test]
+fn every_option_has_a_test() {
+    let help = output(&["--help"]);
+    let options = help.lines().filter_map(|line| {
+        let line = line.trim_start();
+        let line = line.split_once(", ").map_or(line, |(_, long)| long);
+        line.starts_with("--").then(|| name(line))
+    });
+    let options: BTreeSet<_> = options.collect();
+    let tested: BTreeSet<_> = TESTED.iter().copied().collect();
+    assert_eq!(options, tested);
+}
+
+/// `--tls-self-signed` of `--tls-self-signed[=<BOOL>]`.
+fn name(option: &str) -> &str {
+    let is_of_name = |c: char| c.is_ascii_lowercase() || c == '-';
+    option.split(|c| !is_of_name(c)).next().unwrap_or_default()
+}
+
+/// What the program prints and does not serve.
+fn output(options: &[&str]) -> String {
+    let dir = tempfile::tempdir().unwrap();
+    let output = Reference::command(&dir, options).output().unwrap();
+    assert!(output.status.success(), "{options:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// A server that listens on a port for SMTP.
+fn start(options: &[&str]) -> Reference {
+    Reference::start(1, &[&["--listen=127.0.0.1:0"], options].concat())
+}
+
+/// The same, and all that it logs until its end goes to that file.
+fn start_with_log(log: &Path, options: &[&str]) -> Reference {
+    let options = [&["--listen=127.0.0.1:0"], options].concat();
+    Reference::start_logging_to(File::create(log).unwrap().into(), 1, &options)
+}
+
+async fn terminate(mut server: Reference) {
+    server.signal("TERM");
+    assert!(server.ended().await.success());
+}
+
+/// A client that has read the greeting.
+async fn greeted(server: &Reference, listener: &str) -> Client<TcpStream> {
+    let mut client = Client::over(TcpStream::connect(server.address(listener)).await.unwrap());
+    client.expect("220").await;
+    client
+}
+
+/// All that the server says to a client that sends this and then closes its side.
+async fn said(server: &Reference, listener: &str, text: &str) -> String {
+    let mut stream = TcpStream::connect(server.address(listener)).await.unwrap();
+    // The server may have ended the session before.
+    let _ = stream.write_all(text.as_bytes()).await;
+    let _ = stream.shutdown().await;
+    let mut said = String::new();
+    stream.read_to_string(&mut said).await.unwrap();
+    said
+}
+
+/// The codes of the replies, those of several lines once.
+fn codes(said: &str) -> Vec<&str> {
+    let last_lines = said
+        .lines()
+        .filter(|line| line.as_bytes().get(3) == Some(&b' '));
+    last_lines.filter_map(|line| line.get(..3)).collect()
+}
+
+async fn codes_of(server: &Reference, text: &str) -> Vec<String> {
+    let said = said(server, "smtp", text).await;
+    codes(&said).into_iter().map(str::to_owned).collect()
+}
+
+/// What EHLO announces at that listener.
+async fn announced(server: &Reference, listener: &str) -> String {
+    said(server, listener, "EHLO c.test\r\nQUIT\r\n").await
+}
+
+/// A session with a message, whose lines end with CRLF, from its HELO on.
+fn message(text: &str) -> String {
+    format!("HELO c.test\r\n{ENVELOPE}DATA\r\n{text}.\r\nQUIT\r\n")
+}
+
+const ENVELOPE: &str = "MAIL FROM:<a@example.com>\r\nRCPT TO:<b@example.org>\r\n";

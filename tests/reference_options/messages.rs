@@ -1,0 +1,98 @@
+//! Which messages are accepted, and what becomes of them.
+
+use std::{
+    fs,
+    time::{Duration, SystemTime},
+};
+
+use super::{ENVELOPE, Reference, codes_of, listeners::only_message, message, said, start};
+
+pub async fn domain() {
+    let server = start(&["--domain=example.org", "--domain=example.net"]);
+    let rcpt = "RCPT TO:<b@Example.Net>\r\nRCPT TO:<c@example.com>\r\nRCPT TO:<Postmaster>\r\n";
+    let text = format!("HELO c\r\n{ENVELOPE}{rcpt}QUIT\r\n");
+    let replies = codes_of(&server, &text).await;
+    assert_eq!(
+        replies,
+        ["220", "250", "250", "250", "250", "550", "250", "221"]
+    );
+}
+
+/// Messages are stored there, with what the server adds; what a crash has left there long ago is removed.
+pub async fn maildir() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path().join("some/where");
+    fs::create_dir_all(root.join("tmp")).unwrap();
+    let hours = |hours: u64| Duration::from_secs(hours * 3600);
+    for (name, age) in [("old", hours(37)), ("young", hours(35))] {
+        let file = fs::File::create(root.join("tmp").join(name)).unwrap();
+        file.set_modified(SystemTime::now() - age).unwrap();
+    }
+    let server = start(&[&format!("--maildir={}", root.display())]);
+    assert!(!root.join("tmp/old").exists());
+    assert!(root.join("tmp/young").exists());
+    let text =
+        message("Subject: x\r\n\r\nHello\r\n").replace("DATA", "RCPT TO:<c@example.org>\r\nDATA");
+    said(&server, "smtp", &text).await;
+    let mut files = fs::read_dir(root.join("new")).unwrap();
+    let stored = fs::read_to_string(files.next().unwrap().unwrap().path()).unwrap();
+    assert!(files.next().is_none());
+    let (added, rest) = stored.split_once("Received: ").expect("a trace field");
+    assert_eq!(
+        added,
+        "Return-Path: <a@example.com>\r\nDelivered-To: b@example.org\r\nDelivered-To: c@example.org\r\n"
+    );
+    assert!(rest.ends_with("\r\nSubject: x\r\n\r\nHello\r\n"), "{rest}");
+    assert!(server.delivered().is_empty());
+}
+
+pub async fn discard() {
+    let server = start(&["--discard"]);
+    let replies = codes_of(&server, &message("x\r\n")).await;
+    assert_eq!(replies, ["220", "250", "250", "250", "354", "250", "221"]);
+    assert!(!server.dir.path().join("mail").exists());
+    assert_eq!(stored(&start(&["--discard=false"])).await, 1);
+}
+
+async fn stored(server: &Reference) -> usize {
+    said(server, "smtp", &message("x\r\n")).await;
+    server.delivered().len()
+}
+
+pub async fn bare_lf() {
+    let text = message("Subject: x\r\n\r\none\ntwo\r\n");
+    for (options, code, stored) in [
+        (&[][..], "550", None),
+        (&["--bare-lf=reject"], "550", None),
+        (&["--bare-lf=normalise"], "250", Some("one\r\ntwo\r\n")),
+        (&["--bare-lf=pass"], "250", Some("one\ntwo\r\n")),
+    ] {
+        let server = start(options);
+        let replies = codes_of(&server, &text).await;
+        assert_eq!(replies[5], code, "{options:?}");
+        match stored {
+            Some(end) => assert!(only_message(&server).ends_with(end), "{options:?}"),
+            None => assert!(server.delivered().is_empty(), "{options:?}"),
+        }
+    }
+}
+
+pub async fn max_size() {
+    let server = start(&["--max-size=100"]);
+    for (octets, code) in [(90, "250"), (101, "552")] {
+        let text = message(&format!("{}\r\n", "x".repeat(octets - 2)));
+        assert_eq!(codes_of(&server, &text).await[5], code);
+        let declared = format!("EHLO c\r\nMAIL FROM:<> SIZE={octets}\r\nQUIT\r\n");
+        assert_eq!(codes_of(&server, &declared).await[2], code);
+    }
+    let unlimited = start(&["--max-size=0"]);
+    let text = message(&"x\r\n".repeat(400_000));
+    assert_eq!(codes_of(&unlimited, &text).await[5], "250");
+}
+
+pub async fn max_recipients() {
+    let server = start(&["--max-recipients=2"]);
+    let rcpt = "RCPT TO:<c@example.org>\r\nRCPT TO:<d@example.org>\r\n";
+    let replies = codes_of(&server, &format!("HELO c\r\n{ENVELOPE}{rcpt}QUIT\r\n")).await;
+    assert_eq!(replies, ["220", "250", "250", "250", "250", "452", "221"]);
+}

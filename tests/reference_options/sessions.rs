@@ -1,0 +1,96 @@
+//! Names, limits and extensions of sessions.
+
+use std::time::{Duration, Instant};
+
+use tokio::net::TcpStream;
+
+use super::{Client, announced, codes_of, greeted, message, output, said, start};
+
+pub async fn help() {
+    let help = output(&["--help"]);
+    assert!(
+        help.contains("Usage:") && help.contains("Maildir"),
+        "{help}"
+    );
+}
+
+pub async fn version() {
+    assert_eq!(
+        output(&["--version"]),
+        concat!("smtpd ", env!("CARGO_PKG_VERSION"), "\n")
+    );
+}
+
+pub async fn config() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("smtpd.toml");
+    std::fs::write(&file, "app-name = 'by-file'\nmax-size = 10\n").unwrap();
+    let server = start(&[&format!("--config={}", file.display()), "--max-size=20"]);
+    let said = announced(&server, "smtp").await;
+    assert!(said.starts_with("220 mx.test by-file ESMTP"), "{said}");
+    assert!(said.contains("250 SIZE 20\r\n"), "{said}");
+}
+
+pub async fn hostname() {
+    let said = announced(&start(&["--hostname=other.test"]), "smtp").await;
+    assert!(said.starts_with("220 other.test smtpd ESMTP"), "{said}");
+    assert!(said.contains("250-other.test"), "{said}");
+}
+
+pub async fn app_name() {
+    let said = announced(&start(&["--app-name=postamt"]), "smtp").await;
+    assert!(said.starts_with("220 mx.test postamt ESMTP"), "{said}");
+}
+
+pub async fn max_sessions() {
+    let server = start(&["--max-sessions=2"]);
+    let first = greeted(&server, "smtp").await;
+    let _second = greeted(&server, "smtp").await;
+    assert_eq!(codes_of(&server, "QUIT\r\n").await, ["421"]);
+    drop(first);
+    // The server has to see first that it is gone.
+    while codes_of(&server, "QUIT\r\n").await != ["220", "221"] {}
+}
+
+pub async fn max_errors() {
+    let server = start(&["--max-errors=2"]);
+    let replies = codes_of(&server, "WHAT\r\nWHAT\r\nNOOP\r\n").await;
+    assert_eq!(replies, ["220", "500", "421"]);
+}
+
+pub async fn timeout() {
+    let server = start(&["--timeout=1"]);
+    let mut client = greeted(&server, "smtp").await;
+    let since = Instant::now();
+    client.expect("421").await;
+    assert!(since.elapsed() > Duration::from_millis(900), "it is early");
+}
+
+/// Sessions and messages are counted apart.
+pub async fn rate() {
+    let server = start(&["--rate=2/3600"]);
+    let messages =
+        "HELO c\r\nMAIL FROM:<>\r\nRSET\r\nMAIL FROM:<>\r\nRSET\r\nMAIL FROM:<>\r\nQUIT\r\n";
+    let replies = codes_of(&server, messages).await;
+    assert_eq!(
+        replies,
+        ["220", "250", "250", "250", "250", "250", "451", "221"]
+    );
+    assert_eq!(codes_of(&server, "QUIT\r\n").await, ["220", "221"]);
+    let mut third = Client::over(TcpStream::connect(server.address("smtp")).await.unwrap());
+    third.expect("421").await;
+    third.expect_close().await;
+}
+
+pub async fn extensions() {
+    let server = start(&["--extensions=-DSN,+FUTURERELEASE"]);
+    let announced = announced(&server, "smtp").await;
+    assert!(!announced.contains("DSN"), "{announced}");
+    assert!(announced.contains("FUTURERELEASE"), "{announced}");
+    // What it promises is kept as far as a server can: a time that has passed is refused, which needs a clock.
+    let mail = |until| format!("EHLO c\r\nMAIL FROM:<> HOLDUNTIL={until}\r\nQUIT\r\n");
+    let past = said(&server, "smtp", &mail("2001-01-01T00:00:00Z")).await;
+    assert!(past.contains("501 5.5.4 HOLDUNTIL has passed"), "{past}");
+    let replies = codes_of(&start(&["--extensions=all"]), &message("x\r\n")).await;
+    assert_eq!(replies, ["220", "250", "250", "250", "354", "250", "221"]);
+}
