@@ -112,3 +112,85 @@ async fn the_socket_of_its_successor_stays() {
     assert!(new.ended().await.success());
     assert!(!socket.exists(), "its own is left behind");
 }
+
+async fn connect(server: &Reference) -> Client<TcpStream> {
+    let mut client = Client::over(TcpStream::connect(server.address("smtp")).await.unwrap());
+    client.expect("220").await;
+    client.cmd("EHLO c", "250").await;
+    client
+}
+
+/// A server that has been told to end, with a client in the middle of a message.
+async fn told_to_end_within_a_message() -> (Reference, Client<TcpStream>) {
+    let server = Reference::start(1, &["--listen=127.0.0.1:0"]);
+    let mut idle = connect(&server).await;
+    let mut sending = connect(&server).await;
+    sending.envelope().await;
+    sending.cmd("DATA", "354").await;
+    sending.send("Subject: end\r\n\r\nfirst\r\n").await;
+    server.signal("TERM");
+    idle.expect("421").await;
+    idle.expect_close().await;
+    (server, sending)
+}
+
+#[tokio::test]
+async fn a_message_that_is_being_sent_at_sigterm_may_be_ended() {
+    let (mut server, mut sending) = told_to_end_within_a_message().await;
+    sending.send("second\r\n.\r\n").await;
+    sending.expect("250").await;
+    sending.expect("421").await;
+    sending.expect_close().await;
+    assert!(server.ended().await.success());
+    let delivered = server.delivered();
+    assert_eq!(delivered.len(), 1);
+    assert!(delivered[0].ends_with(b"\r\n\r\nfirst\r\nsecond\r\n"));
+}
+
+#[tokio::test]
+async fn nobody_is_greeted_after_sigterm() {
+    let (server, _sending) = told_to_end_within_a_message().await;
+    assert!(TcpStream::connect(server.address("smtp")).await.is_err());
+}
+
+/// Without it, a client could hold the server up for 30 seconds.
+#[tokio::test]
+async fn the_second_signal_ends_what_is_left() {
+    for second in ["TERM", "INT"] {
+        let (mut server, mut sending) = told_to_end_within_a_message().await;
+        server.signal(second);
+        sending.expect("421").await;
+        sending.expect_close().await;
+        let at_once = timeout(Duration::from_secs(20), server.ended()).await;
+        assert!(at_once.expect("it does not wait").success(), "{second}");
+        assert!(server.delivered().is_empty(), "{second}");
+    }
+}
+
+/// Closing a socket with unread input resets the connection, and the client may not see the last reply.
+#[tokio::test]
+async fn a_client_that_still_sends_sees_the_last_reply_and_no_reset() {
+    let server = Reference::start(1, &["--listen=127.0.0.1:0", "--max-errors=1"]);
+    for _ in 0..20 {
+        let mut client = connect(&server).await;
+        client.send("WHAT\r\n".repeat(50_000)).await;
+        client.expect("421").await;
+        client.expect_close().await;
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_cannot_store_does_not_start() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("file");
+    std::fs::write(&file, "no directory").unwrap();
+    let maildir = format!("--maildir={}", file.join("mail").display());
+    let output = Reference::command(&dir, &["--listen=127.0.0.1:0", &maildir]).output();
+    let output = output.unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        said.starts_with("smtpd: ") && said.ends_with('\n'),
+        "{said}"
+    );
+}

@@ -9,7 +9,8 @@ use crate::Server;
 ///
 /// - `C: ` and a line: sent with CRLF. Several in a row are sent at once, as a group.
 /// - `S: ` and a line of a reply: with `*` at its end it is the beginning of the line. `S: 250-...` is all lines to the end of a
-///   reply of that code, one at least: the rest of what EHLO hears, for instance. `S: [closed]` is the end of the connection.
+///   reply of that code, one at least: the rest of what EHLO hears, for instance. `S: [closed]` is the end of the connection in order,
+///   `S: [reset]` its end by a reset.
 /// - Blank lines, and those that begin with `#`, are left out. Blanks before a line do not count.
 ///
 /// ```
@@ -90,7 +91,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Client<IO> {
         self.play(script).await?;
         // What the server has still to say, it says before it sees the end.
         let more = match self.finish().await {
-            Ok(()) => self.line().await.unwrap_or_default(),
+            Ok(()) => self.more().await,
             Err(_) => None,
         };
         let end = script.lines().count();
@@ -118,10 +119,17 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Client<IO> {
         }
     }
 
+    /// What comes instead of the end in order.
+    async fn more(&mut self) -> Option<String> {
+        let said = self.said().await.unwrap_or_else(|malformed| malformed);
+        (said != CLOSED).then_some(said)
+    }
+
     async fn said(&mut self) -> Result<String, String> {
         match self.line().await {
             Ok(line) => Ok(line.unwrap_or_else(|| CLOSED.to_owned())),
             Err(ClientError::Closed) => Ok(CLOSED.to_owned()),
+            Err(ClientError::Reset) => Ok(RESET.to_owned()),
             Err(error) => Err(error.to_string()),
         }
     }
@@ -132,6 +140,9 @@ const REST: &str = "-...";
 
 /// How the end of the connection is written.
 const CLOSED: &str = "[closed]";
+
+/// How its end by a reset is written.
+const RESET: &str = "[reset]";
 
 enum Line<'a> {
     Client(&'a str),

@@ -18,8 +18,11 @@ use super::ClientReply;
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum ClientError {
-    /// The other end has closed the connection, or reset it.
+    /// The other end has closed the connection in order: what it had to say has been read before.
     Closed,
+    /// The other end has reset the connection. What it had said last may be lost; a server that lingers while its client still
+    /// sends never does this.
+    Reset,
     /// What came is no reply of RFC 5321 section 4.2: what is wrong with it.
     Malformed(String),
     /// The argument of a command holds CR or LF; [`raw`](super::Client::raw) sends those.
@@ -39,8 +42,8 @@ impl From<io::Error> for ClientError {
     fn from(error: io::Error) -> Self {
         use io::ErrorKind::*;
         match error.kind() {
-            BrokenPipe | ConnectionReset | ConnectionAborted | NotConnected | UnexpectedEof
-            | WriteZero => Self::Closed,
+            ConnectionReset | ConnectionAborted => Self::Reset,
+            BrokenPipe | NotConnected | UnexpectedEof | WriteZero => Self::Closed,
             _ => Self::Io(error),
         }
     }
@@ -50,6 +53,7 @@ impl fmt::Display for ClientError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Closed => f.write_str("the server has closed the connection"),
+            Self::Reset => f.write_str("the server has reset the connection"),
             Self::Malformed(what) => write!(f, "not an SMTP reply: {what}"),
             Self::LineBreak => f.write_str("a command cannot hold a line break"),
             Self::Unexpected { expected, reply } => write!(f, "expected {expected}, got {reply}"),

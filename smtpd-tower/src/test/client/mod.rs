@@ -101,7 +101,7 @@ impl Client<TcpStream> {
     ///
     /// # Errors
     ///
-    /// [`ClientError::Closed`] if nobody listens there any more, else [`ClientError::Io`].
+    /// [`ClientError::Reset`] if the listener goes while the connection waits for it, else [`ClientError::Io`].
     pub async fn tcp(address: impl ToSocketAddrs) -> Result<Self, ClientError> {
         let io = TcpStream::connect(address).await?;
         // A small command that waits for the acknowledgement of the one before makes a test slow.
@@ -249,7 +249,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Client<IO> {
     ///
     /// # Errors
     ///
-    /// [`ClientError::Closed`], [`ClientError::Io`]
+    /// [`ClientError::Closed`], [`ClientError::Reset`], [`ClientError::Io`]
     pub async fn raw(&mut self, octets: impl AsRef<[u8]>) -> Result<(), ClientError> {
         self.wire.write(octets.as_ref()).await
     }
@@ -258,7 +258,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Client<IO> {
     ///
     /// # Errors
     ///
-    /// [`ClientError::Closed`], [`ClientError::Io`]
+    /// [`ClientError::Closed`], [`ClientError::Reset`], [`ClientError::Io`]
     pub async fn finish(&mut self) -> Result<(), ClientError> {
         Ok(self.wire.io.shutdown().await?)
     }
@@ -267,8 +267,8 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Client<IO> {
     ///
     /// # Errors
     ///
-    /// [`ClientError::Closed`] where the connection ends instead, [`ClientError::Malformed`] if it is none,
-    /// [`ClientError::Io`].
+    /// [`ClientError::Closed`] where the connection ends instead, [`ClientError::Reset`] where it ends by a reset,
+    /// [`ClientError::Malformed`] if what comes is no reply, [`ClientError::Io`].
     pub async fn reply(&mut self) -> Result<ClientReply, ClientError> {
         self.greeted = true;
         self.wire.reply().await
@@ -284,7 +284,11 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Client<IO> {
     async fn exchange(&mut self, octets: &[u8]) -> Result<ClientReply, ClientError> {
         match self.raw(octets).await {
             Ok(()) => self.reply().await,
-            Err(error) => self.reply().await.map_err(|_| error),
+            Err(error) => self.reply().await.map_err(|read| match read {
+                // A write fails in the same way after a reset and after an orderly close.
+                ClientError::Reset => read,
+                _ => error,
+            }),
         }
     }
 
@@ -326,6 +330,7 @@ mod tests {
         AuthOutcome, Reply,
         sasl::{CramMd5, Mechanisms, Scram, Secret},
     };
+    use tokio::io::AsyncReadExt;
 
     use super::*;
     use crate::{Auth, Data, Pipeline, Rcpt, Request, deliver::Inbox, handler_fn, test::Recorder};
@@ -529,5 +534,35 @@ mod tests {
             let error = Client::over(near).greeting().await.unwrap_err();
             assert_eq!(error.to_string(), expected);
         }
+    }
+
+    /// A server that accepts, and then closes with or without unread input.
+    async fn after_a_close(reads: bool) -> Client<TcpStream> {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut client = Client::tcp(address).await.unwrap();
+        let (mut far, _) = listener.accept().await.unwrap();
+        client.raw("NOOP\r\n").await.unwrap();
+        far.readable().await.unwrap();
+        if reads {
+            far.read_exact(&mut [0; 6]).await.unwrap();
+        }
+        client
+    }
+
+    #[tokio::test]
+    async fn a_reset_is_told_from_a_close() {
+        let mut client = after_a_close(true).await;
+        assert!(matches!(client.reply().await, Err(ClientError::Closed)));
+        client.play("S: [closed]").await.unwrap();
+
+        let mut client = after_a_close(false).await;
+        let reset = client.reply().await.unwrap_err();
+        assert!(matches!(reset, ClientError::Reset), "{reset:?}");
+        assert_eq!(reset.to_string(), "the server has reset the connection");
+        after_a_close(false).await.play("S: [reset]").await.unwrap();
+        let differs = after_a_close(false).await.play("S: [closed]").await;
+        assert_eq!(differs.unwrap_err().actual(), "[reset]");
+        assert!(after_a_close(false).await.command("NOOP").await.is_err());
     }
 }
