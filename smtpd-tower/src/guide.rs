@@ -65,6 +65,6 @@ pub mod coming_from_go_smtpd {}
 #[doc = include_str!("../docs/coming_from_mailin.md")]
 pub mod coming_from_mailin {}
 
-#[cfg(doctest)]
+#[cfg(all(doctest, any(feature = "tls-ring", feature = "tls-aws-lc")))]
 #[doc = include_str!("../../README.md")]
 mod readme {}

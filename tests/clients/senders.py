@@ -61,9 +61,9 @@ def parameters(job):
 
 def python(job):
     if job.mode == "tls":
-        client = smtplib.SMTP_SSL("127.0.0.1", job.port, context=unverified(job.mechanism))
+        client = smtplib.SMTP_SSL("127.0.0.1", job.port, timeout=30, context=unverified(job.mechanism))
     else:
-        client = smtplib.SMTP("127.0.0.1", job.port)
+        client = smtplib.SMTP("127.0.0.1", job.port, timeout=30)
     with client:
         if job.mode == "starttls":
             client.starttls(context=unverified(job.mechanism))

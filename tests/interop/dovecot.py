@@ -126,8 +126,7 @@ def check_proxy(server, dovecot, user, protocol):
 def check_lmtp(server, dovecot, recipients, protocol):
     """Dovecot's LMTP hands each recipient to the server, and each reply of the server back."""
     content, token = message("lmtp")
-    with smtplib.LMTP("127.0.0.1", dovecot.lmtp_port, "client.test", source_address=("127.0.0.13", 0)) as client:
-        client.sock.settimeout(20)
+    with smtplib.LMTP("127.0.0.1", dovecot.lmtp_port, "client.test", source_address=("127.0.0.13", 0), timeout=20) as client:
         client.ehlo()
         client.mail("alice@plain.test", ["BODY=8BITMIME"])
         codes = {recipient: client.rcpt(recipient)[0] for recipient in recipients}

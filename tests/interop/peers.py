@@ -11,6 +11,9 @@ import sys
 import tempfile
 import time
 
+# A script whose peer hangs ends after so many seconds, with a failure.
+LIMIT = 240
+
 MESSAGE = (
     b"From: <alice@plain.test>\r\nTo: <user@plain.test>\r\nSubject: %s\r\nDate: Mon, 1 Jan 2024 00:00:00 +0000\r\n"
     b"Message-ID: <%s@client.test>\r\nMIME-Version: 1.0\r\nContent-Type: text/plain; charset=utf-8\r\n"
@@ -29,6 +32,8 @@ def main(programs, check_all, root=False):
         print("skipped: " + ", ".join(absent))
         return 1 if os.environ.get("REQUIRE_PEERS") else 0
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    signal.signal(signal.SIGALRM, over)
+    signal.alarm(LIMIT)
     checks = Checks()
     with contextlib.ExitStack() as running:
         # Directly below /tmp, because paths of Unix sockets are short; other users have to get there.
@@ -36,7 +41,14 @@ def main(programs, check_all, root=False):
         running.callback(shutil.rmtree, scratch, ignore_errors=True)
         os.chmod(scratch, 0o755)
         check_all(checks, running, sys.argv[1], scratch)
+        for server in Server.started:
+            checks("the end of the server", server.end)
     return checks.end()
+
+
+def over(*_):
+    print("FAILED  not over after %d seconds" % LIMIT, flush=True)
+    sys.exit(1)
 
 
 def message(what, body=b""):
@@ -75,6 +87,9 @@ def submit(port, sender, recipients, content, mail=(), rcpt=(), source="127.0.0.
 class Server:
     """The reference server, or another one with such options, with a Maildir and a log in `scratch`."""
 
+    # All of them: how they end is a check of its own.
+    started = []
+
     def __init__(self, running, binary, scratch, *options, log=("--log-level", "trace")):
         self.maildir = os.path.join(scratch, "mail")
         self.log = os.path.join(scratch, "log")
@@ -82,7 +97,8 @@ class Server:
         self.process = subprocess.Popen(
             [binary, "--maildir", self.maildir, "--hostname", "mx.test", *log, *options],
             stdout=subprocess.PIPE, stderr=open(self.log, "wb"), umask=0)
-        running.callback(self.stop)
+        running.callback(self.kill)
+        self.started.append(self)
         self.ports = {}
         for option in options:
             if option.startswith("--listen"):
@@ -114,9 +130,18 @@ class Server:
         """The first line of the log that has this in it, behind so many characters."""
         return wait_for("%r in the log" % pattern, lambda: grep(self.log, pattern, since), 5)
 
-    def stop(self):
+    def end(self):
+        """Ends it in order: the status is 0, and its log holds no panic."""
         self.process.terminate()
-        self.process.wait(40)
+        status = self.process.wait(40)
+        assert status == 0, "status %d: %s" % (status, read(self.log)[-1500:])
+        panic = grep(self.log, "panicked")
+        assert not panic, panic
+
+    def kill(self):
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
 
 
 class Checks:
@@ -136,7 +161,7 @@ class Checks:
 
     def end(self):
         print("%d passed, %d failed" % (self.passed, self.failed))
-        return 1 if self.failed else 0
+        return 1 if self.failed or not self.passed else 0
 
 
 def expect(pattern, text):
