@@ -498,3 +498,10 @@ async fn both_names_show_in_banner_and_farewell() {
     assert_eq!(Server::DEFAULT_ADDRESS, "[::]:25");
     let _: Arc<str> = smtpd_tower::system_hostname().into();
 }
+
+#[test]
+fn the_name_of_the_system_is_that_which_it_says_itself() {
+    let name = std::process::Command::new("uname").arg("-n").output();
+    let name = String::from_utf8(name.unwrap().stdout).unwrap();
+    assert_eq!(smtpd_tower::system_hostname(), name.trim());
+}

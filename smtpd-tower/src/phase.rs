@@ -402,4 +402,19 @@ mod tests {
             assert!(!shown.contains("C2VJCMV0"), "{shown}");
         }
     }
+
+    #[test]
+    fn requests_are_built_of_all_their_parts() {
+        let parameters = || Parameters::of([("SIZE", Some("9"))]);
+        let mail = Mail::new("a@example.com".parse().unwrap()).with_parameters(parameters());
+        assert_eq!(mail.sender.as_str(), "a@example.com");
+        assert!(mail.parameters.contains("SIZE"));
+        let envelope = Envelope::new("a@example.com".parse().unwrap());
+        let rcpt = Rcpt::new("b@example.org".parse().unwrap())
+            .with_envelope(envelope)
+            .with_parameters(parameters());
+        assert_eq!(rcpt.recipient.as_str(), "b@example.org");
+        assert_eq!(rcpt.envelope.sender().as_str(), "a@example.com");
+        assert!(rcpt.parameters.contains("SIZE"));
+    }
 }

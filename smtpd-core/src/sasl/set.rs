@@ -204,4 +204,21 @@ mod tests {
             assert!(!is_mechanism_name(name.as_bytes()), "{name}");
         }
     }
+
+    #[cfg(feature = "scram")]
+    #[test]
+    fn a_plus_form_is_beside_those_of_its_family_only() {
+        use crate::sasl::{CramMd5, Scram};
+
+        let name = |factory: &dyn MechanismFactory| factory.name();
+        let plain = Mechanisms::default().with(CramMd5).with(Scram::sha256());
+        assert!(plain.iter().all(|m| !plain.has_plus_beside(name(m))));
+        let with_plus = plain.with(Scram::sha1().plus());
+        let beside: Vec<_> = with_plus
+            .iter()
+            .filter(|m| with_plus.has_plus_beside(name(*m)))
+            .map(|m| m.name().as_str())
+            .collect();
+        assert_eq!(beside, ["SCRAM-SHA-256", "SCRAM-SHA-1-PLUS"]);
+    }
 }

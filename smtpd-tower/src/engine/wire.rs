@@ -192,3 +192,48 @@ impl<IO> Drop for Wire<IO> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use tokio::io::{AsyncWriteExt, DuplexStream, duplex};
+
+    use super::*;
+
+    async fn after_a_read_of(octets: usize) -> (DuplexStream, Wire<DuplexStream>) {
+        let (mut client, io) = duplex(READ);
+        let mut wire = Wire::new(Stream::Plain(io));
+        client.write_all(&vec![b'x'; octets]).await.unwrap();
+        poll_fn(|cx| wire.poll_read(cx)).await.unwrap();
+        wire.begin_large();
+        // The message has used up what came, and the session waits for more of it.
+        let read = wire.input.split().freeze();
+        assert_eq!(wire.piece(read).len(), octets);
+        wire.park();
+        (client, wire)
+    }
+
+    /// Many clients send messages in small pieces: each would hold 64 KiB.
+    #[tokio::test]
+    async fn a_message_that_comes_slowly_holds_no_buffer_while_it_waits() {
+        for octets in [1, 1400, SMALL] {
+            let (_client, wire) = after_a_read_of(octets).await;
+            assert!(!wire.large, "{octets}");
+            assert_eq!(wire.input.capacity(), 0, "{octets}");
+        }
+        let (_client, wire) = after_a_read_of(SMALL + 1).await;
+        assert!(wire.large);
+    }
+
+    /// A piece of one octet would otherwise keep all of the buffer that it came in.
+    #[tokio::test]
+    async fn a_small_piece_is_a_copy() {
+        let (_client, wire) = after_a_read_of(1).await;
+        let buffer = Bytes::from(vec![b'x'; READ]);
+        let piece = wire.piece(buffer.slice(..SMALL));
+        assert_ne!(piece.as_ptr(), buffer.as_ptr());
+        let piece = wire.piece(buffer.slice(..SMALL + 1));
+        assert_eq!(piece.as_ptr(), buffer.as_ptr());
+    }
+}

@@ -102,6 +102,7 @@ impl Server {
     /// before it, such as `configure(|config| config.require_tls(false))` behind a proxy that ends TLS.
     ///
     /// ```no_run
+    /// # #[cfg(any(feature = "tls-ring", feature = "tls-aws-lc"))] mod example {
     /// use smtpd_tower::{Pipeline, Profile, Server, tls::TlsConfig};
     /// use tokio::net::{TcpListener, UnixListener};
     ///
@@ -116,7 +117,7 @@ impl Server {
     ///     at(Profile::Submissions).serve(TcpListener::bind("[::]:465").await?),
     ///     at(Profile::Lmtp).pipeline(lists).serve(UnixListener::bind("/run/lists")?), // with a pipeline of its own
     /// )?;
-    /// # Ok(()) }
+    /// # Ok(()) }}
     /// ```
     ///
     /// [`serve`](Self::serve) returns an error where something is missing that the profile cannot do without: the domains of
@@ -319,5 +320,17 @@ mod tests {
         let few = Mechanisms::default().without("LOGIN");
         let server = Server::new("mx.test", with_users()).configure(|c| c.mechanisms(few));
         assert_eq!(mechanisms(&server.profile(Profile::Submissions)), 1);
+    }
+
+    #[test]
+    fn submission_needs_a_mechanism_beside_a_service() {
+        let users = Server::new("mx.test", with_users()).profile(Profile::Submission);
+        let open = users.configure(|config| config.require_tls(false));
+        assert_eq!(open.settings.fault(false), None);
+        let without = open.configure(|config| config.mechanisms(Mechanisms::none()));
+        assert_eq!(
+            without.settings.fault(false),
+            Some("a profile for submission needs an AUTH service and a mechanism")
+        );
     }
 }

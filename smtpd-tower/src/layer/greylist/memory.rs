@@ -425,4 +425,17 @@ mod tests {
         assert_eq!(store.now(&key, each_for_itself()), Pass);
         assert_eq!((store.capacity(), store.tracked()), (1, 1));
     }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_window_of_a_retry_is_that_of_the_policy() {
+        let hour = Duration::from_secs(3600);
+        let policy = each_for_itself().with_window(hour);
+        assert_eq!(policy.window(), hour);
+        for (after, expected) in [(hour, Pass), (hour + NANO, Wait)] {
+            let (store, key) = (MemoryGreylist::new(), key("192.0.2.1", "a@example.com"));
+            assert_eq!(store.now(&key, policy), Wait);
+            advance(after).await;
+            assert_eq!(store.now(&key, policy), expected, "{after:?}");
+        }
+    }
 }

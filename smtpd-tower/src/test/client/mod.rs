@@ -326,6 +326,11 @@ fn path(address: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    };
+
     use smtpd_core::{
         AuthOutcome, Reply,
         sasl::{CramMd5, Mechanisms, Scram, Secret},
@@ -564,5 +569,18 @@ mod tests {
         let differs = after_a_close(false).await.play("S: [closed]").await;
         assert_eq!(differs.unwrap_err().actual(), "[reset]");
         assert!(after_a_close(false).await.command("NOOP").await.is_err());
+    }
+
+    #[tokio::test]
+    async fn a_client_that_ended_has_waited_for_the_end_of_the_session() -> Result<(), ClientError>
+    {
+        let ended = Arc::<AtomicBool>::default();
+        let end = ended.clone();
+        let server = server(&Inbox::new()).on_close(move |_, _| end.store(true, Ordering::SeqCst));
+        let mut client = Client::connect(&server);
+        client.greeting().await?.expect_code(220)?;
+        client.ended().await?;
+        assert!(ended.load(Ordering::SeqCst));
+        Ok(())
     }
 }

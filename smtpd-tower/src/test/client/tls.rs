@@ -77,3 +77,82 @@ fn config(trusted: &[u8]) -> io::Result<ClientConfig> {
 fn invalid(error: impl std::error::Error + Send + Sync + 'static) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidInput, error)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    };
+
+    use super::*;
+    use crate::{
+        Pipeline, Rcpt, Request, Server, deliver::Inbox, handler_fn, test::Client, tls::TlsConfig,
+    };
+
+    /// A server, its certificate, where its messages go, and whether a session has ended.
+    fn server() -> (Server, String, Inbox, Arc<AtomicBool>) {
+        let own = rcgen::generate_simple_self_signed(["mx.test".to_owned()]).unwrap();
+        let (certificate, key) = (own.cert.pem(), own.signing_key.serialize_pem());
+        let tls = TlsConfig::from_pem(certificate.as_bytes(), key.as_bytes()).unwrap();
+        let (inbox, ended) = (Inbox::new(), Arc::<AtomicBool>::default());
+        let end = ended.clone();
+        let pipeline = Pipeline::new()
+            .rcpt(handler_fn(async |_: Request<Rcpt>| {}))
+            .data(inbox.clone());
+        let server = Server::new("mx.test", pipeline)
+            .tls(tls)
+            .on_close(move |_, _| end.store(true, Ordering::SeqCst));
+        (server, certificate, inbox, ended)
+    }
+
+    #[tokio::test]
+    async fn the_session_goes_on_within_tls() -> Result<(), ClientError> {
+        let (server, certificate, inbox, ended) = server();
+        let mut client = Client::connect(&server);
+        client.greeting().await?.expect_code(220)?;
+        client.ehlo("c").await?.expect_code(250)?;
+        let mut client = client.starttls("mx.test", &certificate).await?;
+        // There is no second greeting to wait for.
+        let sent = client.send("a@b.c", ["d@e.f"], "hi").await?;
+        sent.expect_code(250)?;
+        client.ended().await?;
+        assert!(ended.load(Ordering::SeqCst));
+        assert!(inbox.messages()[0].session().tls().is_some());
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn lmtp_stays_lmtp_within_tls() -> Result<(), ClientError> {
+        let (server, certificate, inbox, _) = server();
+        let mut client = Client::options().lmtp().connect(&server);
+        client.greeting().await?.expect_code(220)?;
+        client.lhlo("c").await?.expect_code(250)?;
+        let mut client = client.starttls("mx.test", &certificate).await?;
+        let sent = client.send("a@b.c", ["d@e.f", "g@h.i"], "hi").await?;
+        sent.expect_code(250)?;
+        client.quit().await?.expect_code(221)?;
+        assert_eq!(inbox.len(), 1);
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn what_is_no_certificate_of_the_host_fails() -> Result<(), ClientError> {
+        let (server, certificate, _, _) = server();
+        for (host, trusted) in [
+            ("other.test", &*certificate),
+            ("mx.test", ""),
+            ("", &certificate),
+        ] {
+            let mut client = Client::connect(&server);
+            client.greeting().await?.expect_code(220)?;
+            client.ehlo("c").await?.expect_code(250)?;
+            let failed = client.starttls(host, trusted).await;
+            assert!(
+                matches!(failed, Err(ClientError::Io(_))),
+                "{host} {failed:?}"
+            );
+        }
+        Ok(())
+    }
+}
