@@ -6,7 +6,10 @@ use smtpd_tower::{BodyError, Data, Pipeline, Rcpt, Reply, Request, Server, handl
 
 #[tokio::main]
 async fn main() -> std::io::Result<()> {
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:2525").await?;
+    let address = std::env::args().nth(1);
+    let address = address.unwrap_or_else(|| "127.0.0.1:2525".to_owned());
+    let listener = tokio::net::TcpListener::bind(address).await?;
+    println!("listening on {}", listener.local_addr()?);
     let pipeline = Pipeline::new()
         .rcpt(handler_fn(async |_: Request<Rcpt>| {}))
         .data(handler_fn(print));

@@ -1,4 +1,4 @@
-//! The page that tells how each RFC is kept names files that there are.
+//! The page that tells how each RFC is kept names tests that there are.
 
 use std::path::Path;
 
@@ -14,7 +14,7 @@ fn shown_in() -> impl Iterator<Item = (&'static str, &'static str)> {
 }
 
 #[test]
-fn every_row_names_files_that_exist() {
+fn every_row_names_tests_that_exist() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut rows = 0;
     for (row, shown_in) in shown_in() {
@@ -25,11 +25,37 @@ fn every_row_names_files_that_exist() {
                 Some(_) => root.join("smtpd-core/tests/transcripts").join(name),
                 None => root.join(name),
             };
-            assert!(path.is_file(), "{name} does not exist: {row}");
+            let text = std::fs::read_to_string(path);
+            let text = text.unwrap_or_else(|error| panic!("{name}: {error}: {row}"));
+            let shows = match name.ends_with(".smtp") {
+                true => is_session(&text),
+                false => has_tests(&text),
+            };
+            assert!(shows, "{name} tests nothing: {row}");
         }
         rows += 1;
     }
     assert!(rows >= 35, "only {rows} rows are read");
+}
+
+/// Both sides say something. All files of the folder are played by the test of the transcripts.
+fn is_session(transcript: &str) -> bool {
+    let says = |side| transcript.lines().any(|line| line.starts_with(side));
+    (says("C:") || says("C|")) && (says("S:") || says("S|"))
+}
+
+/// Whether a function in there is a test that runs.
+fn has_tests(source: &str) -> bool {
+    let lines: Vec<_> = source.lines().map(str::trim).collect();
+    let is_test = |at: usize| {
+        let starts = ["#[test]", "#[tokio::test"];
+        let is_marked = starts.iter().any(|start| lines[at].starts_with(start));
+        let after = lines[at + 1..].iter();
+        let mut attributes = after.take_while(|line| line.starts_with("#["));
+        is_marked && !attributes.any(|line| line.starts_with("#[ignore"))
+    };
+    // A property is a test within a macro.
+    (0..lines.len()).any(is_test)
 }
 
 #[test]

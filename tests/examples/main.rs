@@ -109,21 +109,10 @@ async fn send(client: &mut Client<TcpStream>, message: &str, start: &str) -> Str
 
 #[tokio::test]
 async fn hello() {
-    let mut process = spawn("hello", &[], ".".as_ref());
-    let lines = lines_of(&mut process);
-    let stream = loop {
-        match TcpStream::connect("127.0.0.1:2525").await {
-            Ok(stream) => break stream,
-            Err(_) => assert!(process.try_wait().unwrap().is_none(), "is port 2525 taken?"),
-        }
-    };
-    let mut client = Client::over(stream);
-    client.expect("220").await;
-    client.cmd("EHLO c", "250").await;
+    let example = Example::start("hello", &[]);
+    let mut client = example.client().await;
     send(&mut client, "Hello, world", "250 2.0.0 Printed").await;
-    assert_eq!(lines.recv().unwrap(), "Hello, world\\r\\n");
-    process.kill().unwrap();
-    process.wait().unwrap();
+    assert_eq!(example.line_with("Hello"), "Hello, world\\r\\n");
 }
 
 #[tokio::test]
