@@ -44,7 +44,7 @@ fn is_session(transcript: &str) -> bool {
     (says("C:") || says("C|")) && (says("S:") || says("S|"))
 }
 
-/// Whether a function in there is a test that runs.
+/// Whether a function in there is a test that runs, or an example of its documentation.
 fn has_tests(source: &str) -> bool {
     let lines: Vec<_> = source.lines().map(str::trim).collect();
     let is_test = |at: usize| {
@@ -54,8 +54,8 @@ fn has_tests(source: &str) -> bool {
         let mut attributes = after.take_while(|line| line.starts_with("#["));
         is_marked && !attributes.any(|line| line.starts_with("#[ignore"))
     };
-    // A property is a test within a macro.
-    (0..lines.len()).any(is_test)
+    let is_example = lines.contains(&"/// ```");
+    is_example || (0..lines.len()).any(is_test)
 }
 
 #[test]
