@@ -46,6 +46,7 @@ mod tests {
     use std::{
         path::PathBuf,
         sync::{Arc, Mutex, mpsc},
+        time::Duration,
     };
 
     use tempfile::TempDir;
@@ -54,6 +55,9 @@ mod tests {
 
     use super::*;
     use crate::{Body, Data, Envelope, Reply, Request, Session, deliver::Maildir};
+
+    /// Far more than any call takes.
+    const HANGS: Duration = Duration::from_secs(30);
 
     /// What happens at each call below a directory.
     type Hook = Arc<dyn Fn(Call, &Path) -> io::Result<()> + Send + Sync>;
@@ -160,7 +164,7 @@ mod tests {
         });
         let mut delivery = task::spawn(watched.deliver());
         assert_pending!(delivery.poll());
-        let waiting = tokio::task::spawn_blocking(move || enters.recv());
+        let waiting = tokio::task::spawn_blocking(move || enters.recv_timeout(HANGS));
         waiting.await.unwrap().unwrap();
         for _ in 0..100 {
             assert_pending!(delivery.poll());

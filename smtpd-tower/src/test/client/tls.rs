@@ -106,7 +106,7 @@ mod tests {
         (server, certificate, inbox, ended)
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn the_session_goes_on_within_tls() -> Result<(), ClientError> {
         let (server, certificate, inbox, ended) = server();
         let mut client = Client::connect(&server);
@@ -122,7 +122,7 @@ mod tests {
         Ok(())
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn lmtp_stays_lmtp_within_tls() -> Result<(), ClientError> {
         let (server, certificate, inbox, _) = server();
         let mut client = Client::options().lmtp().connect(&server);
@@ -136,7 +136,7 @@ mod tests {
         Ok(())
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn what_is_no_certificate_of_the_host_fails() -> Result<(), ClientError> {
         let (server, certificate, _, _) = server();
         for (host, trusted) in [
