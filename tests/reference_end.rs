@@ -159,9 +159,12 @@ async fn the_second_signal_ends_what_is_left() {
     for second in ["TERM", "INT"] {
         let (mut server, mut sending) = told_to_end_within_a_message().await;
         server.signal(second);
-        sending.expect("421").await;
-        sending.expect_close().await;
-        let at_once = timeout(Duration::from_secs(20), server.ended()).await;
+        let end = async {
+            sending.expect("421").await;
+            sending.expect_close().await;
+            server.ended().await
+        };
+        let at_once = timeout(Duration::from_secs(20), end).await;
         assert!(at_once.expect("it does not wait").success(), "{second}");
         assert!(server.delivered().is_empty(), "{second}");
     }
@@ -171,12 +174,18 @@ async fn the_second_signal_ends_what_is_left() {
 #[tokio::test]
 async fn a_client_that_still_sends_sees_the_last_reply_and_no_reset() {
     let server = Reference::start(1, &["--listen=127.0.0.1:0", "--max-errors=1"]);
-    for _ in 0..20 {
+    let mut resets = 0;
+    for _ in 0..10 {
         let mut client = connect(&server).await;
         client.send("WHAT\r\n".repeat(50_000)).await;
         client.expect("421").await;
         client.expect_close().await;
+        // Behind the end of the connection, a reset shows itself as an error of the socket alone.
+        sleep(Duration::from_millis(20)).await;
+        resets += usize::from(client.io().take_error().unwrap().is_some());
     }
+    // The server waits for a second. A machine that is busy for longer sees some nevertheless.
+    assert!(resets < 5, "{resets} of 10 connections were reset");
 }
 
 #[tokio::test]
