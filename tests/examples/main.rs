@@ -1,6 +1,8 @@
 //! Every example runs, and does what it says.
 
 mod gateway;
+#[path = "../support/reference.rs"]
+mod reference;
 mod submission;
 #[path = "../support/mod.rs"]
 mod support;
@@ -17,6 +19,7 @@ use std::{
     time::Duration,
 };
 
+use reference::example;
 use support::Client;
 use tokio::net::TcpStream;
 
@@ -76,11 +79,7 @@ impl Drop for Example {
 }
 
 fn spawn(name: &str, arguments: &[&str], directory: &Path) -> Child {
-    // Examples lie beside the directory of the tests.
-    let mut path = std::env::current_exe().unwrap();
-    path.pop();
-    path.pop();
-    Command::new(path.join("examples").join(name))
+    Command::new(example(name))
         .args(arguments)
         .current_dir(directory)
         .stdout(Stdio::piped())

@@ -7,7 +7,6 @@ use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
-    sync::Once,
     time::Duration,
 };
 
@@ -53,7 +52,7 @@ impl Reference {
 
     /// The command that starts it with these options, beside its Maildir and as mx.test where they say nothing else.
     pub fn command(dir: &tempfile::TempDir, options: &[&str]) -> Command {
-        let mut command = Command::new(binary());
+        let mut command = Command::new(example("smtpd"));
         let is_given = |name: &str| options.iter().any(|option| option.starts_with(name));
         if !is_given("--maildir=") {
             command.arg("--maildir").arg(dir.path().join("mail"));
@@ -125,18 +124,15 @@ impl Drop for Reference {
     }
 }
 
-/// The example, which lies beside the directory of the tests. A test alone does not build it.
-fn binary() -> PathBuf {
+/// The program of an example, which lies beside the directory of the tests. A test alone does not build it.
+pub fn example(name: &str) -> PathBuf {
     let mut path = std::env::current_exe().unwrap();
     path.pop();
     path.pop();
-    let path = path.join("examples/smtpd");
-    static CHECKED: Once = Once::new();
-    CHECKED.call_once(|| {
-        if let Err(fault) = check_up_to_date(&path) {
-            panic!("{fault}: `cargo build --example smtpd` first");
-        }
-    });
+    let path = path.join("examples").join(name);
+    if let Err(fault) = check_up_to_date(&path) {
+        panic!("{name}: {fault}; `cargo build --example {name}` first");
+    }
     path
 }
 
@@ -145,18 +141,17 @@ fn check_up_to_date(example: &Path) -> io::Result<()> {
     let built = example.metadata()?.modified()?;
     let sources = fs::read_to_string(example.with_extension("d"))?;
     let (_, sources) = sources.split_once(": ").unwrap_or_default();
-    let own = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/smtpd/main.rs");
+    let own = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples");
     let mut is_own = false;
-    for source in sources.split_whitespace() {
-        is_own |= source == own;
+    for source in sources.split_whitespace().map(Path::new) {
+        is_own |= source.starts_with(&own);
         if fs::metadata(source)?.modified()? > built {
-            return Err(io::Error::other(format!(
-                "the example is older than {source}"
-            )));
+            let newer = format!("{} is newer", source.display());
+            return Err(io::Error::other(newer));
         }
     }
     match is_own {
         true => Ok(()),
-        false => Err(io::Error::other("the example is that of another directory")),
+        false => Err(io::Error::other("it was built in another directory")),
     }
 }

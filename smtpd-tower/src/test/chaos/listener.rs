@@ -14,7 +14,7 @@ use crate::{Listener, PeerAddr};
 /// let running = Running::start_with(server, |listener| ChaosListener::new(listener, chaos)).await?;
 /// let mut client = running.client().await?;
 /// client.greeting().await?.expect_code(220)?;
-/// assert!(matches!(client.ehlo("client.example").await, Err(ClientError::Closed)));
+/// assert!(matches!(client.ehlo("client.example").await, Err(ClientError::Closed | ClientError::Reset)));
 /// # Ok(()) }
 /// ```
 pub struct ChaosListener<L> {
