@@ -52,11 +52,13 @@ impl Connection {
         })
         .map_err(parameter_error)?;
         self.check_mail_parameters(&parameters)?;
-        if !parameters.contains("SMTPUTF8") {
-            if !sender.as_str().is_ascii() {
-                return Err(non_ascii());
-            }
-            check_ascii(&parameters)?;
+        let sender_is_ascii = sender.as_str().is_ascii();
+        let all_is_ascii = sender_is_ascii && parameters.is_ascii();
+        if !all_is_ascii && !parameters.contains("SMTPUTF8") {
+            return Err(match sender_is_ascii {
+                true => non_ascii_parameter(),
+                false => non_ascii(),
+            });
         }
         Ok((sender, parameters))
     }
@@ -89,8 +91,8 @@ impl Connection {
         })
         .map_err(parameter_error)?;
         self.check_rcpt_parameters(&parameters)?;
-        if !self.transaction.utf8 {
-            check_ascii(&parameters)?;
+        if !self.transaction.utf8 && !parameters.is_ascii() {
+            return Err(non_ascii_parameter());
         }
         Ok((recipient, parameters))
     }
@@ -140,11 +142,8 @@ fn non_ascii() -> Reply {
 }
 
 /// RFC 6531 section 3.3: `esmtp-value` is extended to UTF-8 by SMTPUTF8 alone, as in `ORCPT=utf-8;` (RFC 6533 section 3).
-fn check_ascii(parameters: &Parameters) -> Result<(), Reply> {
-    match parameters.is_ascii() {
-        true => Ok(()),
-        false => Err(malformed("A non-ASCII parameter needs SMTPUTF8")),
-    }
+fn non_ascii_parameter() -> Reply {
+    malformed("A non-ASCII parameter needs SMTPUTF8")
 }
 
 pub(super) fn parameter_error(error: ParameterError) -> Reply {

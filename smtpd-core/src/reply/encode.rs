@@ -30,15 +30,20 @@ impl Reply {
             let as_it_is = Form { utf8: true, ..form };
             return put_line(&mut head, &self.text, true, as_it_is, out);
         }
+        self.encode_lines(&mut head, form, out);
+    }
+
+    /// Appends what is more than one plain line. By itself, so that the replies to most commands cost no more.
+    fn encode_lines(&self, head: &mut Head, form: Form, out: &mut Vec<u8>) {
         let mut lines = self.lines().flat_map(pieces).peekable();
         let mut left = MAX_LINES;
         while let Some(line) = lines.next() {
             let last = lines.peek().is_none();
             left -= 1;
             if left == 0 && !last {
-                return put_line(&mut head, "...", true, form, out);
+                return put_line(head, "...", true, form, out);
             }
-            put_line(&mut head, line, last, form, out);
+            put_line(head, line, last, form, out);
         }
     }
 
