@@ -61,7 +61,9 @@ pub fn revocation_lists(
 /// What certificates are looked at for, beside their names.
 #[derive(Debug)]
 pub struct CertificateFacts<'a> {
+    /// The name of who has signed it.
     pub issuer: &'a [u8],
+    /// Whose it is.
     pub subject: &'a [u8],
     /// The days between which it is good.
     pub validity: [String; 2],
