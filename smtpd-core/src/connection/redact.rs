@@ -62,8 +62,7 @@ fn auth(command: Command<'_>, offered: &Mechanisms) -> (String, bool) {
     let mut words = command.argument.splitn(2, |&byte| byte == b' ');
     let mechanism = words.next().unwrap_or_default();
     let is_known = |name: &&str| name.as_bytes().eq_ignore_ascii_case(mechanism);
-    let is_named =
-        offered.find(mechanism).is_some() || MECHANISMS.iter().any(is_known);
+    let is_named = offered.find(mechanism).is_some() || MECHANISMS.iter().any(is_known);
     let mut text = command.word.escape_ascii().to_string();
     if is_named {
         text.push(' ');

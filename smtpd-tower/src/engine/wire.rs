@@ -203,7 +203,7 @@ mod tests {
 
     async fn after_a_read_of(octets: usize) -> (DuplexStream, Wire<DuplexStream>) {
         let (mut client, io) = duplex(READ);
-        let mut wire = Wire::new(Stream::Plain(io));
+        let mut wire = Wire::new(Stream::Plain(io), false);
         client.write_all(&vec![b'x'; octets]).await.unwrap();
         poll_fn(|cx| wire.poll_read(cx)).await.unwrap();
         wire.begin_large();

@@ -121,7 +121,7 @@ where
         }
         SpoolFuture {
             state: State::Spooling {
-                spooling,
+                spooling: Box::new(spooling),
                 then: Some((self.inner.clone(), request)),
             },
         }
@@ -138,7 +138,7 @@ pub struct SpoolFuture<S: Service<Request<Data>>> {
 #[pin_project(project = StateProj)]
 enum State<S: Service<Request<Data>>> {
     Spooling {
-        spooling: Spooling,
+        spooling: Box<Spooling>,
         then: Option<(S, Request<Data>)>,
     },
     Inner(#[pin] Oneshot<S, Request<Data>>),

@@ -269,7 +269,7 @@ mod tests {
     fn whence_it_came() {
         let v6 = ([0x2001, 0xdb8, 0, 0, 0, 0, 0, 1], 4711);
         let mapped = ([0, 0, 0, 0, 0, 0xffff, 0xc000, 0x0201], 4711);
-        let table: [(PeerAddr, &str, &str); 10] = [
+        let table: [(PeerAddr, &str, &str); 11] = [
             (
                 v6.into(),
                 "[IPv6:2001:db8::1]",
