@@ -95,6 +95,7 @@ impl Connection {
     }
 
     /// Takes something from the input. Returns whether there was enough of it.
+    #[inline]
     fn step(&mut self, input: &mut BytesMut) -> bool {
         match self.reading {
             Mode::Message => self.step_message(input),

@@ -41,8 +41,7 @@ enum Source {
 }
 
 enum Part {
-    /// What stands within them is only known where it was seen on the way.
-    Octets(Bytes, Option<Flaws>),
+    Octets(Bytes, Flaws),
     ChunkEnd,
     End,
 }
@@ -88,11 +87,14 @@ impl Message {
     fn poll(&mut self, input: &mut BytesMut) -> Option<Part> {
         match &mut self.source {
             Source::Dots(reader) => match reader.poll(input)? {
-                Piece::Text { octets, flaws } => Some(Part::Octets(octets, Some(flaws))),
+                Piece::Text { octets, flaws } => Some(Part::Octets(octets, flaws)),
                 Piece::End => Some(Part::End),
             },
             Source::Chunk { reader, last, .. } => match reader.poll(input) {
-                Some(octets) => Some(Part::Octets(octets, None)),
+                Some(octets) => {
+                    let flaws = self.text.flaws_of(&octets);
+                    Some(Part::Octets(octets, flaws))
+                }
                 None if !reader.is_done() => None,
                 None if *last => Some(Part::End),
                 None => Some(Part::ChunkEnd),
@@ -102,7 +104,7 @@ impl Message {
     }
 
     /// What of these octets is to be handed on.
-    fn take(&mut self, octets: Bytes, flaws: Option<Flaws>) -> Option<Bytes> {
+    fn take(&mut self, octets: Bytes, flaws: Flaws) -> Option<Bytes> {
         let len = octets.len() as u64;
         if self.is_unwanted() {
             self.drained = self.drained.saturating_add(len);
@@ -124,11 +126,14 @@ impl Message {
         }
         // A message that was taken early is looked at to its end: it may yet have to be refused.
         let octets = self.text.apply(octets, flaws);
-        self.judge_text();
+        if self.text.is_flawed() {
+            self.judge_text();
+        }
         (!self.is_unwanted() && !octets.is_empty()).then_some(octets)
     }
 
     /// A bare CR or LF outdoes a NUL, so that it does not matter which is found first.
+    #[cold]
     fn judge_text(&mut self) {
         if self.text.refuses_newline() {
             self.error = Some(MessageError::BareNewline);

@@ -39,6 +39,7 @@ const ATTRIBUTES: [&str; 9] = [
 
 /// The text of a command line without what may be a password: the line of a known verb, and no more than the mechanism of AUTH.
 /// Nothing behind a control character is shown, for a client that ends its lines with a bare LF sends a whole session in one.
+#[cold]
 pub(super) fn command_line(line: &[u8], offered: &Mechanisms) -> String {
     let line = line.trim_ascii_end();
     let end = line.iter().position(u8::is_ascii_control);

@@ -44,6 +44,16 @@ impl NewlineFilter {
         }
     }
 
+    /// Whether the policy is to leave everything as it is.
+    pub(super) fn passes_all(&self) -> bool {
+        self.policy == BareNewline::PassThrough
+    }
+
+    /// Whether there was a bare CR or LF.
+    pub(super) fn has_found(&self) -> bool {
+        self.found
+    }
+
     /// Whether the message has to be refused.
     pub(super) fn refuses(&self) -> bool {
         self.found && self.policy == BareNewline::Reject
@@ -54,12 +64,12 @@ impl NewlineFilter {
         let (Some(first), Some(last)) = (piece.first(), piece.last()) else {
             return piece;
         };
-        if self.policy == BareNewline::PassThrough {
+        if self.passes_all() {
             return piece;
         }
         let after_cr = std::mem::replace(&mut self.after_cr, *last == b'\r');
         let parted = after_cr != (*first == b'\n');
-        if !parted && !flaws.bare {
+        if !parted && !flaws.has_bare_newline() {
             return piece;
         }
         self.found = true;

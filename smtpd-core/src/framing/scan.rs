@@ -18,25 +18,29 @@ pub(super) struct Stretch {
     pub(super) flaws: Flaws,
 }
 
-/// What stands in text that the text of a message must not have.
+/// What stands in text that the text of a message must not have. One byte, for it is passed on with each piece.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Flaws {
-    /// A CR is not followed by LF, or an LF does not follow a CR. What stands at either end is not judged.
-    pub(crate) bare: bool,
-    /// A byte is NUL.
-    pub(crate) nul: bool,
-}
+pub(crate) struct Flaws(u8);
 
 impl Flaws {
-    fn or(self, of: impl FnOnce() -> Self) -> Self {
-        if self.bare && self.nul {
-            return self;
-        }
-        let other = of();
-        Self {
-            bare: self.bare | other.bare,
-            nul: self.nul | other.nul,
-        }
+    const BARE: u8 = 1;
+    const NUL: u8 = 2;
+
+    const fn new(bare: bool, nul: bool) -> Self {
+        Self((bare as u8 * Self::BARE) | (nul as u8 * Self::NUL))
+    }
+
+    /// Whether a CR is not followed by LF, or an LF does not follow a CR. What stands at either end is not judged.
+    pub(super) const fn has_bare_newline(self) -> bool {
+        self.0 & Self::BARE != 0
+    }
+
+    pub(super) const fn has_nul(self) -> bool {
+        self.0 & Self::NUL != 0
+    }
+
+    const fn and(self, other: Self) -> Self {
+        Self(self.0 | other.0)
     }
 }
 
@@ -51,10 +55,7 @@ pub(super) fn text_before_dot(input: &[u8]) -> Stretch {
                 len: input.len(),
                 dot: false,
                 // A single byte is no pair.
-                flaws: flaws.or(|| Flaws {
-                    bare: false,
-                    nul: block == [0],
-                }),
+                flaws: flaws.and(Flaws::new(false, block == [0])),
             };
         }
         // The CR before an LF that begins the block is the last octet of the one before.
@@ -65,10 +66,10 @@ pub(super) fn text_before_dot(input: &[u8]) -> Stretch {
             return Stretch {
                 len,
                 dot: true,
-                flaws: flaws.or(|| find_flaws(&input[at..len])),
+                flaws: flaws.and(find_flaws(&input[at..len])),
             };
         }
-        flaws = flaws.or(|| find_flaws(block));
+        flaws = flaws.and(find_flaws(block));
         at = end - 1;
     }
 }
@@ -82,7 +83,9 @@ fn plain_text(input: &[u8]) -> usize {
         let end = last.min(at + BLOCK);
         let pairs = input[at..end].iter().zip(&input[at + 1..=end]);
         if pairs.fold(false, |found, (&a, &b)| {
-            found | is_bare(a, b) | (a == 0) | ((a == b'\n') & (b == b'.'))
+            // Zero where the first is NUL, or is an LF before a dot.
+            let other = if a == b'\n' { b ^ b'.' } else { a };
+            found | is_bare(a, b) | (other == 0)
         }) {
             return at;
         }
@@ -93,14 +96,26 @@ fn plain_text(input: &[u8]) -> usize {
 
 /// Looks for all that text must not have.
 pub(super) fn find_flaws(octets: &[u8]) -> Flaws {
-    Flaws {
-        bare: has_bare_newline(octets),
-        nul: memchr::memchr(0, octets).is_some(),
+    match has_flaw(octets) {
+        true => Flaws::new(has_bare_newline(octets), octets.contains(&0)),
+        false => Flaws::default(),
     }
 }
 
-/// Whether a CR is not followed by LF, or an LF does not follow a CR; what stands at either end is not judged.
+/// Whether there is any of it.
 #[multiversion(targets("x86_64+avx2"))]
+fn has_flaw(octets: &[u8]) -> bool {
+    let pairs = octets.iter().zip(octets.iter().skip(1));
+    let bare = pairs.fold(false, |found, (&a, &b)| found | is_bare(a, b));
+    // The least of all is one instruction for each vector, where a comparison and its result would be two.
+    let least = octets
+        .iter()
+        .fold(u8::MAX, |least, &octet| least.min(octet));
+    bare | (least == 0)
+}
+
+/// Whether a CR is not followed by LF, or an LF does not follow a CR; what stands at either end is not judged.
+#[cold]
 fn has_bare_newline(octets: &[u8]) -> bool {
     let pairs = octets.iter().zip(octets.iter().skip(1));
     pairs.fold(false, |found, (&a, &b)| found | is_bare(a, b))
@@ -116,10 +131,11 @@ mod tests {
     use super::*;
 
     fn flaws(input: &[u8]) -> Flaws {
-        Flaws {
-            bare: input.windows(2).any(|pair| is_bare(pair[0], pair[1])),
-            nul: input.contains(&0),
-        }
+        let mut pairs = input.windows(2);
+        Flaws::new(
+            pairs.any(|pair| is_bare(pair[0], pair[1])),
+            input.contains(&0),
+        )
     }
 
     /// The rule itself, octet by octet.

@@ -7,8 +7,6 @@ use super::{BareNewline, Flaws, NulByte, newline::NewlineFilter, nul, scan};
 pub(crate) struct TextFilter {
     newlines: NewlineFilter,
     nul: NulByte,
-    /// Nothing has to be looked for.
-    passes_all: bool,
     has_nul: bool,
 }
 
@@ -17,9 +15,21 @@ impl TextFilter {
         Self {
             newlines: NewlineFilter::new(newline),
             nul,
-            passes_all: newline == BareNewline::PassThrough && nul == NulByte::PassThrough,
             has_nul: false,
         }
+    }
+
+    /// The flaws of a piece that nobody has looked for yet.
+    pub(crate) fn flaws_of(&self, piece: &[u8]) -> Flaws {
+        match self.newlines.passes_all() && self.nul == NulByte::PassThrough {
+            true => Flaws::default(),
+            false => scan::find_flaws(piece),
+        }
+    }
+
+    /// Whether the message may have to be refused.
+    pub(crate) fn is_flawed(&self) -> bool {
+        self.has_nul | self.newlines.has_found()
     }
 
     /// Whether the message has to be refused for a bare CR or LF.
@@ -29,22 +39,27 @@ impl TextFilter {
 
     /// Whether the message has to be refused for a NUL.
     pub(crate) fn refuses_nul(&self) -> bool {
-        self.has_nul && self.nul == NulByte::Reject
+        self.has_nul
     }
 
-    /// The piece as it is to be handed on. `flaws` are those of the piece, where they are known.
-    pub(crate) fn apply(&mut self, piece: Bytes, flaws: Option<Flaws>) -> Bytes {
-        if self.passes_all {
-            return piece;
-        }
-        let flaws = flaws.unwrap_or_else(|| scan::find_flaws(&piece));
-        self.has_nul |= flaws.nul;
+    /// The piece, which has these flaws, as it is to be handed on.
+    pub(crate) fn apply(&mut self, piece: Bytes, flaws: Flaws) -> Bytes {
         // A NUL parts CR from LF even where it is left out: what is one line end must not depend on that.
         let text = self.newlines.apply(piece, flaws);
-        match self.nul {
-            NulByte::Strip if flaws.nul => nul::strip(text),
-            _ => text,
+        match flaws.has_nul() {
+            true => self.apply_to_nul(text),
+            false => text,
         }
+    }
+
+    #[cold]
+    fn apply_to_nul(&mut self, text: Bytes) -> Bytes {
+        match self.nul {
+            NulByte::PassThrough => return text,
+            NulByte::Strip => return nul::strip(text),
+            NulByte::Reject => self.has_nul = true,
+        }
+        text
     }
 
     /// What still has to follow the last piece.
@@ -61,7 +76,8 @@ mod tests {
         let mut filter = TextFilter::new(newline, nul);
         let mut out = Vec::new();
         for piece in input.chunks(step) {
-            out.extend_from_slice(&filter.apply(Bytes::copy_from_slice(piece), None));
+            let flaws = filter.flaws_of(piece);
+            out.extend_from_slice(&filter.apply(Bytes::copy_from_slice(piece), flaws));
         }
         out.extend_from_slice(&filter.finish().unwrap_or_default());
         (out, [filter.refuses_newline(), filter.refuses_nul()])
@@ -105,7 +121,7 @@ mod tests {
     fn text_without_nul_is_not_copied() {
         let piece = Bytes::from_static(b"one\r\ntwo\r\n");
         let mut filter = TextFilter::new(BareNewline::Normalise, NulByte::Strip);
-        let out = filter.apply(piece.clone(), None);
+        let out = filter.apply(piece.clone(), filter.flaws_of(&piece));
         assert_eq!(out.as_ptr(), piece.as_ptr());
     }
 }

@@ -27,6 +27,7 @@ use futures_core::Stream;
 use smtpd_core::{Code, MessageError, Reply, Status};
 use sync_wrapper::SyncWrapper;
 
+use self::incoming::Incoming;
 #[cfg(feature = "spool")]
 pub use self::spool::{Spooled, Spooling};
 pub use self::{
@@ -35,7 +36,6 @@ pub use self::{
     reader::BodyReader,
     tee::SinkFailure,
 };
-use self::{incoming::Incoming, prepend_header::Front};
 pub(crate) use self::{
     incoming::{Feed, Pieces, Served, incoming},
     prepend_header::continues_header,
@@ -76,7 +76,7 @@ use crate::{Data, Session, fault::quietly, recover};
 /// # Ok(()) }
 /// ```
 pub struct Body {
-    front: Front,
+    front: Option<Bytes>,
     source: Source,
 }
 
@@ -134,24 +134,25 @@ impl Body {
     /// [`prepend_header`](Self::prepend_header).
     #[must_use]
     pub fn prepend(mut self, octets: impl Into<Bytes>) -> Self {
-        self.front = self.front.after(octets.into());
+        let octets = octets.into();
+        if octets.is_empty() {
+            return self;
+        }
+        self.front = Some(match self.front {
+            Some(front) => [octets, front].concat().into(),
+            None => octets,
+        });
         self
     }
 
     fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
-        match &mut self.front {
-            Front::Nothing => self.source.poll_next(cx),
-            front => front.poll_next(&mut self.source, cx),
+        if let Some(front) = self.front.take() {
+            return Poll::Ready(Some(Ok(front)));
         }
-    }
-}
-
-impl Source {
-    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
-        match self {
-            Self::Fixed(octets) => Poll::Ready(octets.take().map(Ok)),
-            Self::Incoming(incoming) => incoming.poll_next(cx),
-            Self::Stream(stream) => stream.get_mut().as_mut().poll_next(cx),
+        match &mut self.source {
+            Source::Fixed(octets) => Poll::Ready(octets.take().map(Ok)),
+            Source::Incoming(incoming) => incoming.poll_next(cx),
+            Source::Stream(stream) => stream.get_mut().as_mut().poll_next(cx),
         }
     }
 }
@@ -174,7 +175,7 @@ impl Stream for Body {
 impl From<Source> for Body {
     fn from(source: Source) -> Self {
         Self {
-            front: Front::Nothing,
+            front: None,
             source,
         }
     }

@@ -1,8 +1,12 @@
-use std::task::{Context, Poll, ready};
+use std::{
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
 
 use bytes::Bytes;
+use futures_core::Stream;
 
-use super::{Body, BodyError, Source};
+use super::{Body, BodyError};
 
 /// The longest line of a message (RFC 5322 section 2.1.1). A longer name of a field is not looked for.
 const LONGEST_NAME: usize = 998;
@@ -24,95 +28,60 @@ impl Body {
     /// # Ok(()) }
     /// ```
     #[must_use]
-    pub fn prepend_header(mut self, fields: impl Into<Bytes>) -> Self {
+    pub fn prepend_header(self, fields: impl Into<Bytes>) -> Self {
         let fields = fields.into();
-        if !fields.is_empty() {
-            self.front = match self.front {
-                Front::Nothing => Front::header(fields, Bytes::new()),
-                Front::Bytes(seen) => Front::header(fields, seen),
-                header => header.after(fields),
-            };
-        }
-        self
-    }
-}
-
-/// What goes before the bytes that a body has from its source.
-#[derive(Default)]
-pub(super) enum Front {
-    #[default]
-    Nothing,
-    Bytes(Bytes),
-    Header(Header),
-}
-
-/// Header fields, and the beginning of the message that decides how they end.
-pub(super) struct Header {
-    fields: Bytes,
-    /// Never more than a line and a chunk.
-    seen: Bytes,
-}
-
-impl Front {
-    const fn header(fields: Bytes, seen: Bytes) -> Self {
-        Self::Header(Header { fields, seen })
-    }
-
-    /// This after those bytes.
-    pub(super) fn after(self, bytes: Bytes) -> Self {
-        if bytes.is_empty() {
+        if fields.is_empty() {
             return self;
         }
-        match self {
-            Self::Nothing => Self::Bytes(bytes),
-            Self::Bytes(front) => Self::Bytes(joined(bytes, front)),
-            Self::Header(Header { fields, seen }) => Self::header(joined(bytes, fields), seen),
-        }
+        Self::new(PrependHeader {
+            fields: Some(fields),
+            seen: Bytes::new(),
+            body: self,
+        })
     }
+}
 
-    pub(super) fn poll_next(
-        &mut self,
-        source: &mut Source,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Bytes, BodyError>>> {
-        if let Self::Header(header) = self {
-            let has_field = match ready!(header.poll_beginning(source, cx)) {
-                Ok(has_field) => has_field,
+struct PrependHeader {
+    /// Taken when it is known how they end.
+    fields: Option<Bytes>,
+    /// The beginning of the message, which decides that. Never more than a line and a chunk.
+    seen: Bytes,
+    body: Body,
+}
+
+impl Stream for PrependHeader {
+    type Item = Result<Bytes, BodyError>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let this = &mut *self;
+        if this.fields.is_some() {
+            let continues = ready!(this.poll_beginning(cx));
+            let fields = this.fields.take().unwrap_or_default();
+            return Poll::Ready(Some(match continues {
+                Ok(true) => Ok(fields),
+                Ok(false) => Ok(joined(fields, Bytes::from_static(b"\r\n"))),
                 Err(error) => {
                     // Nothing comes after an error, neither what was seen nor an end that looks well.
-                    *self = Self::Nothing;
-                    return Poll::Ready(Some(Err(error)));
+                    this.seen = Bytes::new();
+                    Err(error)
                 }
-            };
-            let fields = std::mem::take(&mut header.fields);
-            let seen = std::mem::take(&mut header.seen);
-            let fields = match has_field {
-                true => fields,
-                false => joined(fields, Bytes::from_static(b"\r\n")),
-            };
-            *self = Self::Nothing.after(seen);
-            return Poll::Ready(Some(Ok(fields)));
+            }));
         }
-        match std::mem::take(self) {
-            Self::Bytes(front) => Poll::Ready(Some(Ok(front))),
-            _ => source.poll_next(cx),
+        match std::mem::take(&mut this.seen) {
+            seen if seen.is_empty() => this.body.poll_chunk(cx),
+            seen => Poll::Ready(Some(Ok(seen))),
         }
     }
 }
 
-impl Header {
+impl PrependHeader {
     /// Whether the message may follow header fields as it is.
-    fn poll_beginning(
-        &mut self,
-        source: &mut Source,
-        cx: &mut Context<'_>,
-    ) -> Poll<Result<bool, BodyError>> {
+    fn poll_beginning(&mut self, cx: &mut Context<'_>) -> Poll<Result<bool, BodyError>> {
         loop {
             if let Some(known) = continues_header(&self.seen) {
                 return Poll::Ready(Ok(known));
             }
-            match ready!(source.poll_next(cx)).transpose()? {
-                Some(chunk) if self.seen.is_empty() => self.seen = chunk,
+            match ready!(self.body.poll_chunk(cx)).transpose()? {
                 Some(chunk) => self.seen = joined(std::mem::take(&mut self.seen), chunk),
                 // RFC 5322 section 3.5: a message without a body needs no empty line.
                 None => return Poll::Ready(Ok(self.seen.is_empty())),
@@ -144,10 +113,11 @@ pub(crate) fn continues_header(message: &[u8]) -> Option<bool> {
 }
 
 fn joined(first: Bytes, second: Bytes) -> Bytes {
-    if second.is_empty() {
-        return first;
+    match (first.is_empty(), second.is_empty()) {
+        (true, _) => second,
+        (_, true) => first,
+        _ => [first, second].concat().into(),
     }
-    [first, second].concat().into()
 }
 
 #[cfg(test)]
@@ -264,10 +234,18 @@ mod tests {
 
     #[tokio::test]
     async fn a_message_that_breaks_off_yields_its_error_and_nothing_after_it() {
-        let body = in_pieces(["Hello"], Err(BodyError::Incomplete));
-        let mut body = body.prepend_header(FIELD);
-        let first = body.chunk().await;
-        assert!(matches!(first, Some(Err(BodyError::Incomplete))));
-        assert!(body.chunk().await.is_none());
+        for (message, chunks) in [("Hello", 0), ("Hello\r\n", 2), ("A: 1\r\n", 2), ("", 0)] {
+            let body = in_pieces([message], Err(BodyError::Incomplete));
+            let mut body = body.prepend_header(FIELD);
+            for _ in 0..chunks {
+                assert!(body.chunk().await.unwrap().is_ok(), "{message}");
+            }
+            let error = body.chunk().await;
+            assert!(
+                matches!(error, Some(Err(BodyError::Incomplete))),
+                "{message}"
+            );
+            assert!(body.chunk().await.is_none());
+        }
     }
 }

@@ -21,6 +21,7 @@ pub(super) enum Kind {
     Incoming,
     Inspect,
     PrependByHead,
+    PrependHeader,
     Head,
     BodyReader,
     #[cfg(feature = "spool")]
@@ -40,6 +41,7 @@ pub(super) fn bodies(kind: Kind, body: Body, ledger: &Arc<Ledger>) -> Vec<Body> 
             assert!(head.field("A").is_some());
             BEFORE.to_owned()
         })],
+        Kind::PrependHeader => vec![body.prepend_header(BEFORE)],
         Kind::Head => {
             let head = Box::pin(SyncWrapper::new(body.head(100)));
             let (mut head, mut rest) = (Some(head), None);

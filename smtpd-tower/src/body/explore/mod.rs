@@ -99,6 +99,7 @@ fn no_reader_of_a_wrapped_body_waits_for_ever() {
     for kind in [
         Kind::Inspect,
         Kind::PrependByHead,
+        Kind::PrependHeader,
         Kind::Head,
         Kind::BodyReader,
     ] {

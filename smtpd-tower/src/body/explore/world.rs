@@ -276,7 +276,7 @@ impl World {
 
     pub(super) fn expected(&self) -> String {
         let before = match self.setting.kind {
-            Kind::PrependByHead => BEFORE,
+            Kind::PrependByHead | Kind::PrependHeader => BEFORE,
             _ => "",
         };
         format!("{before}{}", MESSAGE.concat())
