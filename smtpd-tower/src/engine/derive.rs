@@ -191,13 +191,15 @@ mod tests {
                 .unwrap();
             clients.push(client);
         }
-        while waiting() < 3 {
+        for _ in 0..1000 {
             task::yield_now().await;
         }
+        assert_eq!(waiting(), 3);
         drop(clients);
-        while waiting() > 0 {
+        for _ in 0..1000 {
             task::yield_now().await;
         }
+        assert_eq!(waiting(), 0);
         drop(permits);
     }
 }
