@@ -198,7 +198,7 @@ async fn a_client_is_not_logged_in_by_a_certificate_that_is_revoked() {
         let mut client = connect(address, &client, "mx.test").await;
         let ehlo = client.cmd("EHLO c", "250").await;
         let offered = ehlo.contains(" EXTERNAL");
-        let reply = if offered { "235" } else { "454" };
+        let reply = if offered { "235" } else { "504" };
         client.cmd("AUTH EXTERNAL =", reply).await;
         offered
     };

@@ -7,6 +7,7 @@ use std::{
     sync::Arc,
 };
 
+use rcgen::{DnType, SerialNumber};
 use tokio::net::TcpStream;
 use tokio_rustls::{
     TlsConnector,
@@ -21,7 +22,7 @@ use tokio_rustls::{
 
 use super::{
     Client, Reference, announced, codes_of, message,
-    pki::{Authority, TLS13},
+    pki::{Authority, Issued, TLS13},
     start,
 };
 
@@ -172,6 +173,72 @@ pub async fn client_ca() {
             let announced = client.cmd("EHLO c", "250").await;
             assert!(!announced.contains("EXTERNAL"), "{announced}");
         }
+    }
+}
+
+/// A server whose users log in by certificates of that authority.
+fn start_for(authority: &Authority, dir: &Path, options: &[&str]) -> Reference {
+    let (cert, key) = authority.issue(&["mx.test"]).write(dir);
+    let ca = dir.join("ca.pem");
+    fs::write(&ca, authority.pem()).unwrap();
+    let [cert, key] = options_of(&cert, &key);
+    let ca = format!("--client-ca={}", ca.display());
+    let common = [&cert, &key, &ca, "--user=fred@example.org:secret"];
+    start_tls(&[&common, options].concat())
+}
+
+/// What is said to a client with that certificate that wants to log in by it.
+async fn login(server: &Reference, authority: &Authority, own: &Issued) -> String {
+    let config = authority.client(TLS13, Some(own));
+    let mut client = connect_tls(server.address("smtps"), &config, "mx.test").await;
+    client.cmd("EHLO c", "250").await;
+    client.send("AUTH EXTERNAL =\r\n").await;
+    client.try_reply().await.unwrap()[..3].to_owned()
+}
+
+pub async fn client_crl() {
+    let dir = tempfile::tempdir().unwrap();
+    let authority = Authority::new();
+    let list = dir.path().join("crl.pem");
+    fs::write(&list, authority.revoke(&[7], 4000)).unwrap();
+    let option = format!("--client-crl={}", list.display());
+    let server = start_for(&authority, dir.path(), &[&option]);
+    for (serial, code) in [(7_u64, "504"), (8, "235")] {
+        let own = authority.issue_with(&["fred@example.org"], |params| {
+            params.serial_number = Some(SerialNumber::from(serial));
+        });
+        assert_eq!(login(&server, &authority, &own).await, code);
+    }
+}
+
+pub async fn client_common_name() {
+    let authority = Authority::new();
+    let named = authority.issue_with(&[], |params| {
+        let name = &mut params.distinguished_name;
+        name.push(DnType::CommonName, "fred@example.org");
+    });
+    for (option, code) in [
+        ("--client-common-name=true", "235"),
+        ("--client-common-name=false", "535"),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let server = start_for(&authority, dir.path(), &[option]);
+        assert_eq!(login(&server, &authority, &named).await, code, "{option}");
+    }
+}
+
+pub async fn ignore_alpn() {
+    let authority = Authority::new();
+    let mut config = authority.client(TLS13, None);
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    for (option, welcome) in [("--ignore-alpn=false", false), ("--ignore-alpn", true)] {
+        let dir = tempfile::tempdir().unwrap();
+        let server = start_for(&authority, dir.path(), &[option]);
+        let io = TcpStream::connect(server.address("smtps")).await.unwrap();
+        let name = ServerName::try_from("mx.test").unwrap();
+        let connector = TlsConnector::from(Arc::new(config.clone()));
+        let connected = connector.connect(name, io).await;
+        assert_eq!(connected.is_ok(), welcome, "{option}");
     }
 }
 

@@ -96,3 +96,66 @@ pub async fn max_recipients() {
     let replies = codes_of(&server, &format!("HELO c\r\n{ENVELOPE}{rcpt}QUIT\r\n")).await;
     assert_eq!(replies, ["220", "250", "250", "250", "250", "452", "221"]);
 }
+
+/// Mail whose sender is not written as RFC 5321 says.
+pub async fn lenient() {
+    let mail = |path: &str| format!("HELO c\r\nMAIL FROM:{path}\r\nQUIT\r\n");
+    let long = format!("<{}@example.com>", "x".repeat(65));
+    let odd = [
+        " <a@example.com>",
+        &long,
+        "<a..b@example.com>",
+        "a@example.com",
+    ];
+    for (options, accepted) in [
+        (&[][..], [false; 4]),
+        (
+            &["--lenient=long-local-part,stray-dots"],
+            [false, true, true, false],
+        ),
+        (&["--lenient=common"], [true, true, true, false]),
+        (&["--mode=mx"], [true, true, true, false]),
+        (&["--mode=mx", "--lenient=none"], [false; 4]),
+    ] {
+        let server = start(&[options, &["--domain=example.org"]].concat());
+        for (path, accepted) in odd.iter().zip(accepted) {
+            let replies = codes_of(&server, &mail(path)).await;
+            let code = if accepted { "250" } else { "501" };
+            assert_eq!(replies[2], code, "{path} with {options:?}");
+        }
+    }
+}
+
+pub async fn nul() {
+    let text = message("Subject: x\r\n\r\na\0b\r\n");
+    for (options, code, stored) in [
+        (&[][..], "554", None),
+        (&["--nul=reject"], "554", None),
+        (&["--nul=strip"], "250", Some("\r\nab\r\n")),
+        (&["--nul=pass"], "250", Some("\r\na\0b\r\n")),
+    ] {
+        let server = start(options);
+        let replies = codes_of(&server, &text).await;
+        assert_eq!(replies[5], code, "{options:?}");
+        match stored {
+            Some(end) => assert!(only_message(&server).ends_with(end), "{options:?}"),
+            None => assert!(server.delivered().is_empty(), "{options:?}"),
+        }
+    }
+}
+
+pub async fn max_hops() {
+    for (options, most) in [
+        (&["--max-hops=3"][..], 3),
+        (&["--mode=mx", "--domain=example.org"], 100),
+    ] {
+        let server = start(options);
+        for (fields, code) in [(most, "250"), (most + 1, "554")] {
+            let text = message(&format!("{}\r\n", "Received: x\r\n".repeat(fields)));
+            assert_eq!(codes_of(&server, &text).await[5], code, "{options:?}");
+        }
+    }
+    let unlimited = start(&["--max-hops=0"]);
+    let text = message(&"Received: x\r\n".repeat(1000));
+    assert_eq!(codes_of(&unlimited, &text).await[5], "250");
+}
