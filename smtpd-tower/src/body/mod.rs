@@ -1,5 +1,6 @@
 //! The message as it arrives.
 
+mod beginning;
 #[cfg(test)]
 mod explore;
 mod head;
@@ -37,8 +38,8 @@ pub use self::{
     tee::SinkFailure,
 };
 pub(crate) use self::{
+    beginning::Beginning,
     incoming::{Feed, Pieces, Served, incoming},
-    prepend_header::continues_header,
 };
 use crate::{Data, Session, fault::quietly, recover};
 

@@ -6,7 +6,7 @@ use std::{
 use bytes::BytesMut;
 use futures_core::Stream;
 
-use super::{Body, BodyError, Head, head::end_of_head, prepend_header::continues_header};
+use super::{Body, BodyError, Head, beginning::Beginning, head::end_of_head};
 
 impl Body {
     /// The same body with the header fields before it that `make` returns, once it has seen the header section: at most `limit`
@@ -56,7 +56,7 @@ impl<F: FnOnce(&Head) -> String + Unpin> Stream for PrependByHead<F> {
                 continue;
             }
             let octets = this.seen.split().freeze();
-            let end = match continues_header(&octets) {
+            let end = match Beginning::default().look(&octets) {
                 Some(true) => end.unwrap_or(octets.len()),
                 _ => 0,
             };

@@ -3,13 +3,10 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use futures_core::Stream;
 
-use super::{Body, BodyError};
-
-/// The longest line of a message (RFC 5322 section 2.1.1). A longer name of a field is not looked for.
-const LONGEST_NAME: usize = 998;
+use super::{Body, BodyError, beginning::Beginning};
 
 impl Body {
     /// The same body with these header fields before it, each with its CRLF, such as a trace header.
@@ -35,6 +32,8 @@ impl Body {
         }
         Self::new(PrependHeader {
             fields: Some(fields),
+            beginning: Beginning::default(),
+            undecided: BytesMut::new(),
             seen: Bytes::new(),
             body: self,
         })
@@ -44,7 +43,11 @@ impl Body {
 struct PrependHeader {
     /// Taken when it is known how they end.
     fields: Option<Bytes>,
-    /// The beginning of the message, which decides that. Never more than a line and a chunk.
+    /// What decides that.
+    beginning: Beginning,
+    /// What has come without deciding it. Never more than a line.
+    undecided: BytesMut,
+    /// The same with the chunk that has decided it.
     seen: Bytes,
     body: Body,
 }
@@ -78,37 +81,17 @@ impl PrependHeader {
     /// Whether the message may follow header fields as it is.
     fn poll_beginning(&mut self, cx: &mut Context<'_>) -> Poll<Result<bool, BodyError>> {
         loop {
-            if let Some(known) = continues_header(&self.seen) {
+            let Some(chunk) = ready!(self.body.poll_chunk(cx)).transpose()? else {
+                self.seen = self.undecided.split().freeze();
+                // RFC 5322 section 3.5: a message without a body needs no empty line.
+                return Poll::Ready(Ok(self.seen.is_empty()));
+            };
+            if let Some(known) = self.beginning.look(&chunk) {
+                self.seen = joined(self.undecided.split().freeze(), chunk);
                 return Poll::Ready(Ok(known));
             }
-            match ready!(self.body.poll_chunk(cx)).transpose()? {
-                Some(chunk) => self.seen = joined(std::mem::take(&mut self.seen), chunk),
-                // RFC 5322 section 3.5: a message without a body needs no empty line.
-                None => return Poll::Ready(Ok(self.seen.is_empty())),
-            }
+            self.undecided.extend_from_slice(&chunk);
         }
-    }
-}
-
-/// Whether a message begins with a header field or an empty line; `None` while that cannot be told.
-pub(crate) fn continues_header(message: &[u8]) -> Option<bool> {
-    let line = message.get(..LONGEST_NAME).unwrap_or(message);
-    let is_whole = line.len() == LONGEST_NAME;
-    match line {
-        [b'\r', next, ..] => return Some(*next == b'\n'),
-        [] | [b'\r'] => return None,
-        _ => {}
-    }
-    // RFC 5322 sections 2.2 and 3.6.8: printable US-ASCII without the colon.
-    let is_name = |octet: &u8| octet.is_ascii_graphic() && *octet != b':';
-    let name = line.iter().take_while(|octet| is_name(octet)).count();
-    // RFC 5322 section 4.5: white space before the colon is obsolete, but understood.
-    let mut rest = line.iter().skip(name);
-    match rest.find(|octet| !matches!(octet, b' ' | b'\t')) {
-        _ if name == 0 => Some(false),
-        Some(next) => Some(*next == b':'),
-        None if is_whole => Some(false),
-        None => None,
     }
 }
 
@@ -123,7 +106,7 @@ fn joined(first: Bytes, second: Bytes) -> Bytes {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::body::in_pieces;
+    use crate::body::{beginning::LONGEST_NAME, in_pieces};
 
     const FIELD: &str = "Received: here\r\n";
 

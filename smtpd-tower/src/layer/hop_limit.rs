@@ -9,12 +9,13 @@ use std::{
 
 use bytes::Bytes;
 use futures_core::Stream;
+use memchr::memchr;
 use pin_project::pin_project;
 use smtpd_core::{Code, Reply, Status};
 use tower_layer::Layer;
 use tower_service::Service;
 
-use crate::{Body, BodyError, Data, Request, body::continues_header};
+use crate::{Body, BodyError, Data, Request, body::Beginning};
 
 /// Rejects messages that have been through too many servers, with 554 5.4.6: they are in a loop (RFC 5321 section 6.3).
 ///
@@ -23,7 +24,7 @@ use crate::{Body, BodyError, Data, Request, body::continues_header};
 /// layer; see [`Server::max_hops`](crate::Server::max_hops).
 ///
 /// It fits DATA only. The service reads the message up to the field that is one too many, and then an error whose reply is 554.
-/// Whatever it answers then, the client receives 554. An error of the service stays one. Only the header section is looked at, as
+/// The client receives 554 regardless of the service's reply. An error of the service stays one. Only the header section is looked at, as
 /// it passes, and nothing of it is kept. Put `ReceivedLayer` inside of this one, so that its field is not counted.
 ///
 /// ```
@@ -185,8 +186,10 @@ const NAME: &[u8] = b"received";
 struct Counter {
     hops: u32,
     at: Place,
-    /// The beginning of the message, until it has shown that there is a header section. Never more than a line.
-    beginning: Option<Vec<u8>>,
+    /// How the message begins, until that has shown that there is a header section.
+    beginning: Option<Beginning>,
+    #[cfg(test)]
+    steps: usize,
 }
 
 /// Where the next byte of a header section stands.
@@ -204,21 +207,27 @@ enum Place {
 }
 
 impl Counter {
-    const fn new() -> Self {
+    fn new() -> Self {
         Self {
             hops: 0,
             at: Place::Name(0),
-            beginning: Some(Vec::new()),
+            beginning: Some(Beginning::default()),
+            #[cfg(test)]
+            steps: 0,
         }
     }
 
     /// Takes the next chunk, and returns how many fields have begun so far.
     fn count(&mut self, chunk: &[u8]) -> u32 {
+        self.look_at_beginning(chunk);
         let mut rest = chunk;
         while let (Some((&byte, after)), false) = (rest.split_first(), self.is_over()) {
-            self.look_at_beginning(byte);
             self.step(byte);
-            rest = after;
+            rest = match self.at {
+                // Nothing matters there but the end of the line.
+                Place::Rest => memchr(b'\r', after).map_or(&[], |end| after.split_at(end).1),
+                _ => after,
+            };
         }
         self.hops
     }
@@ -228,19 +237,21 @@ impl Counter {
     }
 
     /// A message that does not begin with a field has no header section, whatever its text looks like.
-    fn look_at_beginning(&mut self, byte: u8) {
-        let Some(beginning) = &mut self.beginning else {
+    fn look_at_beginning(&mut self, chunk: &[u8]) {
+        let Some(known) = self.beginning.as_mut().and_then(|b| b.look(chunk)) else {
             return;
         };
-        beginning.push(byte);
-        match continues_header(beginning) {
-            Some(true) => self.beginning = None,
-            Some(false) => self.at = Place::Body,
-            None => {}
+        self.beginning = None;
+        if !known {
+            self.at = Place::Body;
         }
     }
 
     fn step(&mut self, byte: u8) {
+        #[cfg(test)]
+        {
+            self.steps += 1;
+        }
         self.at = match (self.at, byte) {
             (Place::Body, _) | (Place::EmptyLine, b'\n') => Place::Body,
             (Place::LineEnd, b'\n') => Place::Name(0),
@@ -307,11 +318,31 @@ mod tests {
     }
 
     #[test]
-    fn an_endless_line_is_not_kept() {
-        for line in [&[b'x'; 5000][..], b"Subject: x", &[b' '; 5000]] {
+    fn a_line_is_not_stepped_through_to_its_end() {
+        let long = "x".repeat(5000);
+        for message in [
+            long.clone(),
+            " ".repeat(5000),
+            format!("A{}", " ".repeat(5000)),
+            format!("Subject: {long}"),
+            format!("Received: {long}"),
+            format!("A: 1\r\n {long}\r\n\r\n{long}"),
+        ] {
             let mut counter = Counter::new();
-            counter.count(line);
-            assert!(counter.beginning.is_none_or(|kept| kept.len() <= 1000));
+            counter.count(message.as_bytes());
+            assert!(counter.steps <= 20, "{}: {message}", counter.steps);
+        }
+    }
+
+    #[test]
+    fn the_first_line_is_looked_at_once_wherever_it_is_cut() {
+        let message = ["x".repeat(998), "y".repeat(5000)].concat();
+        for size in [1, 7, 998, 5000] {
+            let mut counter = Counter::new();
+            for chunk in message.as_bytes().chunks(size) {
+                counter.count(chunk);
+            }
+            assert!(counter.is_over() && counter.steps <= 998, "{size}");
         }
     }
 
