@@ -147,7 +147,7 @@ async fn what_is_odd_about_certificates_and_secrets_is_told_at_start_and_reload(
     let set_mode =
         |path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
     set_mode(&key, 0o644);
-    set_mode(&passphrase, 0o640);
+    set_mode(&passphrase, 0o604);
     let (server, mut log) = start(&[
         "--listen=127.0.0.1:0",
         &format!("--tls-cert={}", cert.display()),
@@ -155,7 +155,7 @@ async fn what_is_odd_about_certificates_and_secrets_is_told_at_start_and_reload(
         &format!("--tls-key-passphrase-file={}", passphrase.display()),
     ]);
     let expected = [
-        "passphrase: the file holds secrets and is open to others than its owner (mode 0640)",
+        "passphrase: the file holds secrets and is open to others than its owner (mode 0604)",
         "key.pem: the private key is open to others than its owner (mode 0644)",
         "cert.pem: certificate 1 has expired on 2001-01-01",
     ];

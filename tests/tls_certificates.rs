@@ -144,7 +144,7 @@ async fn a_bad_file_leaves_everything_as_it_was() {
     let damaged =
         old.pem.clone() + "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
     let upside_down = authority.pem() + &old.pem;
-    let fits_second = "the key fits certificate 2, and the server's own has to be the first";
+    let fits_second = "the key fits certificate 2, but the server's certificate must come first";
     for (file, text, fault) in [
         (&cert, "", "no certificate found"),
         (&cert, &damaged, "certificate 2 is damaged"),
@@ -195,13 +195,13 @@ fn what_is_odd_is_known_with_its_file_and_anew_after_a_reload() {
     expired.write(directory.path());
     let other = Authority::with(|params| params.distinguished_name.push(DnType::CommonName, "x"));
     fs::write(&cert, expired.pem + &other.pem()).unwrap();
-    set_mode(0o640);
+    set_mode(0o604);
     tls.reload().unwrap();
     let warnings = tls.warnings();
     let texts: Vec<_> = warnings.iter().map(ToString::to_string).collect();
     let (cert_text, key_text) = (cert.display(), key.display());
     let expected = [
-        format!("{key_text}: the private key is open to others than its owner (mode 0640)"),
+        format!("{key_text}: the private key is open to others than its owner (mode 0604)"),
         format!("{cert_text}: certificate 1 has expired on 2001-01-01"),
         format!("{cert_text}: certificate 2 is not part of the chain"),
         format!("{cert_text}: the certificate is not for mx.test"),
@@ -241,8 +241,9 @@ async fn a_watched_file_is_read_again_when_it_has_changed() {
     let tls = TlsConfig::from_pem_files(&cert, &key).unwrap();
     let server = tls_server(&tls);
     let (tell, mut told) = mpsc::unbounded_channel();
-    let watch = tls.watch(MINUTE, move |result| {
-        tell.send(result.map_err(|e| e.to_string())).unwrap();
+    let watch = tls.watch(MINUTE, move |tls, result| {
+        let told = result.map(|()| tls.warnings());
+        tell.send(told.map_err(|e| e.to_string())).unwrap();
     });
     let watch = tokio::spawn(watch);
     let begun = Instant::now();
@@ -256,7 +257,7 @@ async fn a_watched_file_is_read_again_when_it_has_changed() {
     sleep(10 * MINUTE).await;
     assert!(told.try_recv().is_err(), "nothing has changed");
     fs::write(&key, &new.key_pem).unwrap();
-    told.recv().await.unwrap().unwrap();
+    assert_eq!(told.recv().await.unwrap(), Ok(tls.warnings()));
     assert!(begun.elapsed() <= 23 * MINUTE);
     let client = authority.client(TLS13, None);
     let client = secured(&server, &client, "mx.test").await.unwrap();

@@ -1,6 +1,6 @@
 //! Files that hold secrets: others than their owner should not be able to read them.
 
-use std::{fs, os::unix::fs::PermissionsExt as _, path::Path};
+use std::{fs, os::unix::fs::MetadataExt as _, path::Path};
 
 use crate::options::Options;
 
@@ -26,15 +26,24 @@ fn of(options: &Options) -> impl Iterator<Item = &Path> {
     all.into_iter().flatten().map(AsRef::as_ref)
 }
 
-/// The permissions of a file, where others than its owner have some.
+/// The permissions of a file, where others than its owner have more than they should.
 fn open_mode(path: &Path) -> Option<u32> {
     // What cannot be looked at cannot be read either, which is told where that is tried.
-    let mode = fs::metadata(path).ok()?.permissions().mode() & 0o7777;
-    (mode & 0o077 != 0).then_some(mode)
+    let file = fs::metadata(path).ok()?;
+    let mode = file.mode() & 0o7777;
+    is_open(mode, file.uid()).then_some(mode)
+}
+
+/// The group may read what root owns: that is how a system gives a secret to a server, and PostgreSQL accepts it too.
+const fn is_open(mode: u32, owner: u32) -> bool {
+    let forbidden = if owner == 0 { 0o037 } else { 0o077 };
+    mode & forbidden != 0
 }
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
     use super::*;
 
     #[test]
@@ -69,15 +78,22 @@ mod tests {
         ] {
             assert!(of(&read(&line)).eq(files), "{line}");
         }
-        for (mode, open) in [
-            (0o600, None),
-            (0o400, None),
-            (0o640, Some(0o640)),
-            (0o604, Some(0o604)),
-        ] {
+        for (mode, open) in [(0o600, None), (0o400, None), (0o604, Some(0o604))] {
             fs::set_permissions(&users, fs::Permissions::from_mode(mode)).unwrap();
             assert_eq!(open_mode(&users), open);
         }
         assert_eq!(open_mode(Path::new("/no/such/file")), None);
+    }
+
+    #[test]
+    fn the_group_may_read_what_root_owns_alone() {
+        for (mode, owner, open) in [
+            (0o640, 0, false),
+            (0o660, 0, true),
+            (0o644, 0, true),
+            (0o640, 1000, true),
+        ] {
+            assert_eq!(is_open(mode, owner), open, "{mode:o} of {owner}");
+        }
     }
 }

@@ -5,21 +5,22 @@ use std::{
     io::Write as _,
     os::unix::fs::OpenOptionsExt as _,
     path::Path,
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
 use rcgen::CertifiedKey;
 use smtpd_tower::{
     BoxError, Server,
-    tls::{ClientCertificates, ServerCertificate, TlsBuilder, TlsConfig, TlsError},
+    tls::{ClientCertificates, ServerCertificate, TlsBuilder, TlsConfig, TlsError, TlsWarning},
 };
-use tokio::{signal::unix::Signal, task};
+use tokio::{signal::unix::Signal, task, time};
 
 use crate::{options::Options, with_causes};
 
 type Result<T> = std::result::Result<T, BoxError>;
 
-/// How often the files are looked at.
+/// How often the files, and the dates in them, are looked at.
 const INTERVAL: Duration = Duration::from_secs(60);
 
 /// TLS as the options want it; `None` where they do not.
@@ -47,43 +48,66 @@ pub(crate) fn config(options: &Options, hostname: &str) -> Result<Option<TlsConf
     if options.ignore_alpn == Some(true) {
         tls = tls.ignore_alpn();
     }
-    let tls = tls.build()?;
-    warn(&tls);
-    Ok(Some(tls))
+    Ok(Some(tls.build()?))
 }
 
-/// Tells what is likely a mistake, though it works.
-fn warn(tls: &TlsConfig) {
-    for warning in tls.warnings() {
-        tracing::warn!("{warning}");
-    }
-}
-
-/// From now on the files are read again when one of them has changed, and at that signal.
+/// Logs what is likely a mistake in the certificates, though it works, also when something expires later. Reads the files again
+/// when one of them has changed, and at that signal.
 pub(crate) fn keep_fresh(server: &Server, mut signal: Signal) {
-    let tls = server.tls_ref().cloned();
-    if let Some(tls) = &tls {
-        let watched = tls.clone();
-        task::spawn(tls.watch(INTERVAL, move |result| tell(&watched, result)));
-    }
+    let Some(tls) = server.tls_ref().cloned() else {
+        task::spawn(async move { while signal.recv().await.is_some() {} });
+        return;
+    };
+    let log = Arc::new(WarningLog::default());
+    log.warn(&tls);
+    let also = log.clone();
+    task::spawn(tls.watch(INTERVAL, move |tls, result| also.reloaded(tls, result)));
     task::spawn(async move {
-        while signal.recv().await.is_some() {
-            let Some(tls) = tls.clone() else { continue };
-            let reloading = tls.clone();
-            if let Ok(result) = task::spawn_blocking(move || reloading.reload()).await {
-                tell(&tls, result);
+        loop {
+            match time::timeout(INTERVAL, signal.recv()).await {
+                Ok(Some(())) => {
+                    let reloading = tls.clone();
+                    if let Ok(result) = task::spawn_blocking(move || reloading.reload()).await {
+                        log.reloaded(&tls, result);
+                    }
+                }
+                Ok(None) => return,
+                // Something may have expired in the meantime.
+                Err(_) => log.warn(&tls),
             }
         }
     });
 }
 
-fn tell(tls: &TlsConfig, reloaded: std::result::Result<(), TlsError>) {
-    match reloaded {
-        Ok(()) => {
-            tracing::info!("the certificates have been read again");
-            warn(tls);
+/// Logs each warning once, until it no longer applies.
+#[derive(Default)]
+struct WarningLog(Mutex<Vec<TlsWarning>>);
+
+impl WarningLog {
+    fn reloaded(&self, tls: &TlsConfig, result: std::result::Result<(), TlsError>) {
+        match result {
+            Ok(()) => {
+                tracing::info!("the certificates have been read again");
+                self.pending(Vec::new());
+                self.warn(tls);
+            }
+            Err(error) => tracing::error!("the old certificates stay: {}", with_causes(&error)),
         }
-        Err(error) => tracing::error!("the old certificates stay: {}", with_causes(&error)),
+    }
+
+    fn warn(&self, tls: &TlsConfig) {
+        for warning in self.pending(tls.warnings()) {
+            tracing::warn!("{warning}");
+        }
+    }
+
+    /// Those among `all` that are not logged yet. They count as logged from now on.
+    fn pending(&self, all: Vec<TlsWarning>) -> Vec<TlsWarning> {
+        let mut logged = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_new = |warning: &&TlsWarning| !logged.contains(warning);
+        let new = all.iter().filter(is_new).cloned().collect();
+        *logged = all;
+        new
     }
 }
 
@@ -166,5 +190,25 @@ mod tests {
         assert_eq!(first, read());
         let key = fs::metadata(directory.join("smtpd-key.pem")).unwrap();
         assert_eq!(key.permissions().mode() & 0o777, 0o600);
+    }
+
+    #[test]
+    fn a_warning_that_still_applies_is_logged_once() {
+        let warnings = |host: &str| {
+            let (cert, key) = self_signed("mx.test").unwrap();
+            let own = ServerCertificate::from_pem(cert, key);
+            let tls = TlsBuilder::new(own).expect_host(host).build().unwrap();
+            tls.warnings()
+        };
+        let (none, one, other) = (warnings("mx.test"), warnings("a.test"), warnings("b.test"));
+        let log = WarningLog::default();
+        assert_eq!(log.pending(none.clone()), []);
+        assert_eq!(log.pending(one.clone()), one);
+        assert_eq!(log.pending(one.clone()), []);
+        let both = [one.clone(), other.clone()].concat();
+        assert_eq!(log.pending(both.clone()), other);
+        // What was put right may go wrong again.
+        log.pending(none);
+        assert_eq!(log.pending(both.clone()), both);
     }
 }

@@ -25,7 +25,7 @@ struct Facts {
     cipher: Cow<'static, str>,
     sni: Option<String>,
     peer_certificates: Vec<Bytes>,
-    /// Whether the authority that vouches for them may do so for some names alone.
+    /// Whether the authority that vouches for them may do so for some names alone, or that is not known.
     constrained_names: bool,
     resumed: bool,
 }

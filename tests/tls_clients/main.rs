@@ -298,6 +298,22 @@ fn a_list_that_cannot_be_used_is_named() {
     assert!(tls.reload().unwrap_err().is_io());
 }
 
+/// rustls would take an empty list for one that is not looked at.
+#[test]
+fn protocols_that_no_client_could_name_are_an_error() {
+    let issued = Authority::new().issue(&["mx.test"]);
+    let build = |names: &[&str]| {
+        let tls = TlsBuilder::new(issued.source()).alpn_protocols(names.iter().copied());
+        tls.build().map_err(|error| error.to_string())
+    };
+    let text = "ALPN needs at least one protocol, and names of 1 to 255 bytes";
+    let long = "x".repeat(256);
+    for names in [&[][..], &[""], &["smtp", ""], &[&long]] {
+        assert_eq!(build(names).unwrap_err(), text, "{names:?}");
+    }
+    build(&[&long[..255]]).unwrap();
+}
+
 #[tokio::test]
 async fn a_client_that_asks_for_another_protocol_gets_no_handshake() {
     let authority = Authority::new();

@@ -42,7 +42,8 @@ pub struct TlsBuilder {
     min_version: TlsVersion,
     extended_master_secret: bool,
     pub(super) end_point_alone: bool,
-    alpn: Vec<Vec<u8>>,
+    /// `None` if ALPN is ignored.
+    alpn: Option<Vec<Vec<u8>>>,
     host: Option<String>,
 }
 
@@ -64,7 +65,7 @@ impl TlsBuilder {
             min_version: TlsVersion::Tls12,
             extended_master_secret: false,
             end_point_alone: false,
-            alpn: vec![b"smtp".to_vec()],
+            alpn: Some(vec![b"smtp".to_vec()]),
             host: None,
         }
     }
@@ -104,8 +105,8 @@ impl TlsBuilder {
         self
     }
 
-    /// Whether SCRAM's -PLUS forms are offered where they can bind to nothing but the certificate (`tls-server-end-point`): over
-    /// TLS 1.2 without [`require_extended_master_secret`](Self::require_extended_master_secret). `false` by default.
+    /// Offers SCRAM's -PLUS forms even where they can bind only to the certificate (`tls-server-end-point`): over TLS 1.2
+    /// without [`require_extended_master_secret`](Self::require_extended_master_secret). `false` by default.
     ///
     /// Most clients bind to `tls-unique` over TLS 1.2 (RFC 5802 section 6.1), which rustls does not show. Such a client fails as with
     /// a wrong password, although it could have used the form that does not bind. Turn it on if you know your clients.
@@ -118,26 +119,29 @@ impl TlsBuilder {
     /// Sets which protocols to speak with clients that name some by ALPN (RFC 7301), the preferred ones first. By default
     /// `smtp` alone.
     ///
-    /// A client that names others alone gets no handshake, but the alert `no_application_protocol` (section 3.2): it is a
+    /// A client that offers only other protocols is rejected with the alert `no_application_protocol` (section 3.2): it is a
     /// browser, say, whose user is being attacked by way of a server that speaks another protocol than the browser thinks
     /// (<https://alpaca-attack.com>). A client that names none, as nearly all mail software does, is always welcome. No
     /// name is registered for SMTP; `smtp` is the one in use. Where the same configuration serves LMTP, clients may call
     /// that by a name of their own.
+    ///
+    /// [`build`](Self::build) returns an error where there is no name, or one that is not of 1 to 255 bytes (section 3.1);
+    /// [`ignore_alpn`](Self::ignore_alpn) accepts clients whatever they name.
     #[must_use]
     pub fn alpn_protocols<N: Into<Vec<u8>>>(mut self, names: impl IntoIterator<Item = N>) -> Self {
-        self.alpn = names.into_iter().map(Into::into).collect();
+        self.alpn = Some(names.into_iter().map(Into::into).collect());
         self
     }
 
-    /// Takes no notice of the protocols that clients name by ALPN.
+    /// Ignores the protocols that clients name by ALPN.
     #[must_use]
     pub fn ignore_alpn(mut self) -> Self {
-        self.alpn.clear();
+        self.alpn = None;
         self
     }
 
     /// Sets the name by which clients know the server, so that there is a [warning](TlsConfig::warnings) where the
-    /// certificate is not for it. Nothing else comes of it.
+    /// certificate is not for it. It has no other effect.
     #[must_use]
     pub fn expect_host(mut self, name: impl Into<String>) -> Self {
         self.host = Some(name.into());
@@ -153,6 +157,7 @@ impl TlsBuilder {
     }
 
     pub(super) fn snapshot(self) -> Result<Snapshot, TlsError> {
+        self.check_alpn()?;
         // Taken before the files are read: what changes in between is noticed later.
         let stamps = self.look();
         let (default, host, provider) = (&self.default, self.host.as_ref(), &self.provider);
@@ -180,6 +185,17 @@ impl TlsBuilder {
                 stamps,
             }),
         })
+    }
+
+    /// Without a name rustls would not look at what clients offer, and a long one it could not send.
+    fn check_alpn(&self) -> Result<(), TlsError> {
+        let is_good = |name: &Vec<u8>| (1..=255).contains(&name.len());
+        match &self.alpn {
+            Some(names) if names.is_empty() || !names.iter().all(is_good) => {
+                Err(TlsError::new(Problem::Protocols, None))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// How the files are now.
@@ -210,7 +226,7 @@ impl TlsBuilder {
         };
         let mut config = builder.with_cert_resolver(certificates);
         config.ignore_client_order = true;
-        config.alpn_protocols.clone_from(&self.alpn);
+        config.alpn_protocols = self.alpn.clone().unwrap_or_default();
         config.require_ems |= self.extended_master_secret;
         // Made anew each time: a ticket from before a reload is worth nothing after it, and the client shows its
         // certificate again.

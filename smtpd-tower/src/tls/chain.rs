@@ -1,13 +1,8 @@
 //! What is wrong, or odd, with a chain of certificates.
 
-use rustls_pki_types::{CertificateDer, DnsName, UnixTime};
+use rustls_pki_types::{CertificateDer, DnsName};
 
-use super::{
-    certificate::CertificateNames,
-    error::Problem,
-    parts::{Parts, Time},
-    warning::Oddity,
-};
+use super::{certificate::CertificateNames, error::Problem, parts::Parts, warning::Oddity};
 
 /// Reads the parts of each certificate.
 ///
@@ -24,16 +19,12 @@ pub(super) fn parts<'a>(chain: &'a [CertificateDer<'_>]) -> Result<Vec<Parts<'a>
         .collect()
 }
 
-/// What is odd about the chain of a server's certificate, which comes first.
+/// What is odd about the chain of a server's certificate, which comes first, or will be at another time.
 pub(super) fn oddities(chain: &[CertificateDer<'_>], parts: &[Parts<'_>]) -> Vec<Oddity> {
-    let now = Time::of(UnixTime::now());
     let mut found = Vec::new();
     for (n, part) in (1..).zip(parts) {
-        if part.not_after < now {
-            found.push(Oddity::Expired(n, part.not_after));
-        } else if part.not_before > now {
-            found.push(Oddity::NotYetValid(n, part.not_before));
-        }
+        found.push(Oddity::Expired(n, part.not_after));
+        found.push(Oddity::NotYetValid(n, part.not_before));
     }
     let related = related(parts);
     for (at, der) in chain.iter().enumerate().skip(1) {
@@ -94,7 +85,10 @@ mod tests {
         BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, date_time_ymd,
     };
 
+    use rustls_pki_types::UnixTime;
+
     use super::*;
+    use crate::tls::{parts::Time, warning::TlsWarning};
 
     type Issuer = CertifiedIssuer<'static, KeyPair>;
 
@@ -120,7 +114,12 @@ mod tests {
 
     fn found(chain: &[CertificateDer<'_>]) -> Vec<String> {
         let found = oddities(chain, &parts(chain).unwrap());
-        found.iter().map(ToString::to_string).collect()
+        let found = found
+            .into_iter()
+            .map(|oddity| TlsWarning::new(oddity, None));
+        let now = Time::of(UnixTime::now());
+        let found = found.filter(|warning| warning.applies_at(now));
+        found.map(|warning| warning.to_string()).collect()
     }
 
     #[test]

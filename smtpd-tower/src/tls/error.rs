@@ -127,6 +127,7 @@ pub(super) enum Problem {
     PassphraseWrong,
     EncryptionUnsupported(BoxError),
     EncryptionDisabled,
+    Protocols,
     Setup(rustls::Error),
 }
 
@@ -153,67 +154,53 @@ impl Problem {
             | Self::NameInvalid(_)
             | Self::PassphraseMissing
             | Self::PassphraseWrong
-            | Self::EncryptionDisabled => None,
+            | Self::EncryptionDisabled
+            | Self::Protocols => None,
         }
     }
 }
 
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::CertificateDamaged(n) => write!(f, "certificate {n} is damaged"),
-            Self::CertificateUnusable(n, _) => write!(f, "certificate {n} cannot be used"),
-            Self::ListUnusable(n, _) => write!(f, "revocation list {n} cannot be used"),
-            Self::KeyUnsupported(label) => {
-                let label = label.escape_debug();
-                write!(f, "a key of the kind \"{label}\" is not supported")
-            }
-            Self::KeyKindUnsupported(kind) => write!(f, "{kind} are not supported"),
-            Self::KeyFitsAnother(n) => write!(
-                f,
-                "the key fits certificate {n}, and the server's own has to be the first"
-            ),
-            Self::NameInvalid(name) => {
-                write!(f, "\"{}\" is no name of a host", name.escape_debug())
-            }
-            other => f.write_str(other.text()),
-        }
-    }
-}
-
-impl Problem {
-    /// The text of those that are always the same.
-    const fn text(&self) -> &'static str {
-        match self {
+        let text = match self {
             Self::Io(_) => "the file cannot be read",
             Self::Unterminated => "damaged PEM: a section does not end",
             Self::Base64(_) => "damaged PEM: a section is not base64",
             Self::NoCertificate => "no certificate found",
+            Self::CertificateDamaged(n) => return write!(f, "certificate {n} is damaged"),
+            Self::CertificateUnusable(n, _) => return write!(f, "certificate {n} cannot be used"),
             Self::NoList => "no revocation list found (in PEM, as a section `X509 CRL`)",
+            Self::ListUnusable(n, _) => return write!(f, "revocation list {n} cannot be used"),
             Self::NoKey => "no private key found",
+            Self::KeyUnsupported(label) => {
+                let label = label.escape_debug();
+                return write!(f, "a key of the kind \"{label}\" is not supported");
+            }
+            Self::KeyKindUnsupported(kind) => return write!(f, "{kind} are not supported"),
+            Self::KeyUnusable(_) => "the private key cannot be used",
             Self::KeyMismatch => "the key does not fit the certificate",
+            Self::KeyFitsAnother(n) => {
+                let fits = format_args!("the key fits certificate {n}");
+                return write!(f, "{fits}, but the server's certificate must come first");
+            }
             Self::NoName => "the certificate has no DNS name, and none was given",
+            Self::NameInvalid(name) => {
+                return write!(f, "\"{}\" is no name of a host", name.escape_debug());
+            }
             Self::AuthoritiesUnusable(_) => "these authorities cannot be used",
             Self::PassphraseMissing => "the private key is encrypted and no passphrase was given",
             Self::PassphraseWrong => "wrong passphrase or damaged key",
-            Self::EncryptionUnsupported(_) => {
-                "the private key is encrypted in a way that is not supported \
-                 (`openssl pkcs8 -topk8 -v2 aes256` converts it)"
-            }
-            Self::EncryptionDisabled => {
-                "the private key is encrypted, and smtpd-tower was built without its feature \
-                 `encrypted-keys`"
-            }
+            Self::EncryptionUnsupported(_) => UNSUPPORTED,
+            Self::EncryptionDisabled => DISABLED,
+            Self::Protocols => NO_PROTOCOLS,
             Self::Setup(_) => "TLS cannot be set up",
-            // `Display` has more to say of the others.
-            Self::KeyUnusable(_)
-            | Self::CertificateDamaged(_)
-            | Self::CertificateUnusable(..)
-            | Self::ListUnusable(..)
-            | Self::KeyUnsupported(_)
-            | Self::KeyKindUnsupported(_)
-            | Self::KeyFitsAnother(_)
-            | Self::NameInvalid(_) => "the private key cannot be used",
-        }
+        };
+        f.write_str(text)
     }
 }
+
+const UNSUPPORTED: &str = "the private key is encrypted in a way that is not supported \
+    (`openssl pkcs8 -topk8 -v2 aes256` converts it)";
+const DISABLED: &str = "the private key is encrypted, and smtpd-tower was built without its feature \
+    `encrypted-keys`";
+const NO_PROTOCOLS: &str = "ALPN needs at least one protocol, and names of 1 to 255 bytes";

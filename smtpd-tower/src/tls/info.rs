@@ -15,7 +15,9 @@ impl TlsInfo {
     ///
     /// There is no [common name](CertificateNames::common_name) where an authority in the chain may sign certificates for
     /// some names alone (name constraints, RFC 5280 section 4.2.1.10): the constraints are about alternative names, so such
-    /// an authority could give itself any common name.
+    /// an authority could give itself any common name. Nor is there one in a session of a
+    /// [`rustls::ServerConfig`](super::rustls::ServerConfig) of your own, whose authorities are not known here: there, read the
+    /// certificate by [`CertificateNames::parse`] if you know that none of them is constrained.
     pub fn client_names(&self) -> Option<CertificateNames> {
         let (own, authorities) = self.peer_certificates().split_first()?;
         let names = CertificateNames::parse(own)?;
@@ -209,7 +211,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn client_certificate_of_a_config_of_the_users() {
+    async fn no_common_name_is_believed_where_nothing_is_known_of_the_authorities() {
         let identity = identity();
         let provider = Arc::new(ring::default_provider());
         let roots = Arc::new(identity.roots());
@@ -231,6 +233,15 @@ mod tests {
         assert_eq!(
             info.peer_certificates(),
             [Bytes::copy_from_slice(&identity.cert)]
+        );
+        let names = info.client_names().unwrap();
+        assert_eq!(names.dns_names(), ["mail.example.org"]);
+        let whole = CertificateNames::parse(&identity.cert).unwrap();
+        assert!(whole.common_name().is_some());
+        assert_eq!(
+            names.common_name(),
+            None,
+            "the authority may be constrained"
         );
     }
 

@@ -364,7 +364,7 @@ mod tests {
             (
                 rsa + &cert,
                 key.clone(),
-                "the key fits certificate 2, and the server's own has to be the first",
+                "the key fits certificate 2, but the server's certificate must come first",
             ),
             (
                 cert.clone(),

@@ -17,7 +17,7 @@
 //! as it was. Sessions that are there go on; for new ones, the handshakes of earlier sessions are not resumed.
 //!
 //! What is likely a mistake but works, such as a certificate that has expired or a private key that others may read, is
-//! among the [`warnings`](TlsConfig::warnings).
+//! among the [`warnings`](TlsConfig::warnings): log them at the start, after each reload, and now and then.
 //!
 //! # Certificates of clients
 //!
@@ -61,6 +61,7 @@ use std::{
     sync::{Arc, PoisonError, RwLock},
 };
 
+use rustls_pki_types::UnixTime;
 use smtpd_core::sasl::{ChannelBinding, ChannelBindings};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
@@ -103,7 +104,7 @@ pub use self::{
     source::{ClientCertificates, ServerCertificate},
     warning::TlsWarning,
 };
-use self::{client::ClientVerifier, sni::Certificates, watch::Stamp};
+use self::{client::ClientVerifier, parts::Time, sni::Certificates, watch::Stamp};
 
 /// How the server does TLS: its certificates, its private keys, and its settings.
 ///
@@ -137,7 +138,7 @@ struct Snapshot {
 struct Origin {
     certificates: Arc<Certificates>,
     clients: Option<ClientVerifier>,
-    /// What was odd about what was read.
+    /// What is odd about what was read, or will be at another time.
     warnings: Vec<TlsWarning>,
     recipe: TlsBuilder,
     stamps: Vec<Stamp>,
@@ -182,7 +183,11 @@ impl TlsConfig {
     /// Returns what is likely a mistake in the files as they were read last, though TLS works with it: a certificate that
     /// has expired, is not valid yet, has no alternative names or is not for the [expected host](TlsBuilder::expect_host),
     /// certificates in a chain that are not part of it, private keys that others may read, and revocation lists that have
-    /// expired or are missing. Ask for them after the start and after each [reload](Self::reload), and log them.
+    /// expired or are missing. Dates are compared with the time of the call.
+    ///
+    /// Ask for them after the start and after each [reload](Self::reload), and now and then as time passes, and log what is
+    /// new. A private key in a file of mode 0640 that is owned by root is not among them: this is how a group of servers is
+    /// given a key.
     ///
     /// ```
     /// use smtpd_tower::tls::{ServerCertificate, TlsBuilder};
@@ -196,9 +201,15 @@ impl TlsConfig {
     /// # Ok(()) }
     /// ```
     pub fn warnings(&self) -> Vec<TlsWarning> {
-        let current = self.current();
-        let origin = current.origin.as_ref();
-        origin.map_or_else(Vec::new, |origin| origin.warnings.clone())
+        self.warnings_at(UnixTime::now())
+    }
+
+    fn warnings_at(&self, now: UnixTime) -> Vec<TlsWarning> {
+        let (current, now) = (self.current(), Time::of(now));
+        let all = current.origin.iter().flat_map(|origin| &origin.warnings);
+        all.filter(|warning| warning.applies_at(now))
+            .cloned()
+            .collect()
     }
 
     /// Takes over what `other` has at present, for the handshakes that begin from now on.
@@ -238,7 +249,10 @@ impl Snapshot {
             Some(clients) => clients.verified(shown)?,
             None => shown,
         };
-        let constrained = clients.is_some_and(|c| c.has_constrained_authority(verified));
+        let has_constraints =
+            |clients: &ClientVerifier| clients.has_constrained_authority(verified);
+        // Of the authorities in a configuration of the user's own nothing is known.
+        let constrained = !verified.is_empty() && clients.is_none_or(has_constraints);
         Ok(TlsInfo::of(connection, verified).with_constrained_names(constrained))
     }
 

@@ -1,6 +1,6 @@
 //! Lists of revoked certificates (CRLs, RFC 5280 section 5).
 
-use rustls_pki_types::{CertificateDer, UnixTime};
+use rustls_pki_types::CertificateDer;
 
 use super::{
     certificate::CertificateNames,
@@ -39,14 +39,13 @@ pub(super) fn read(clients: &ClientCertificates) -> Result<Lists<'_>, TlsError> 
     Ok(lists)
 }
 
-/// Which lists have expired, and which authorities have none: their certificates are not accepted.
+/// When which lists expire, and which authorities have none: their certificates are not accepted then.
 pub(super) fn warnings(
     clients: &ClientCertificates,
     lists: &[List<'_>],
     authorities: &[CertificateDer<'_>],
     parts: &[Parts<'_>],
 ) -> Vec<TlsWarning> {
-    let now = Time::of(UnixTime::now());
     let mut found = Vec::new();
     let mut issuers = Vec::new();
     for list in lists {
@@ -55,7 +54,7 @@ pub(super) fn warnings(
             continue;
         };
         issuers.push(issuer);
-        if let Some(day) = next_update.filter(|next| *next < now) {
+        if let Some(day) = next_update {
             let oddity = Oddity::ListExpired(list.number, day);
             found.push(list.source.warn(oddity));
         }

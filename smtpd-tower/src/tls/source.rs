@@ -88,7 +88,8 @@ impl fmt::Debug for ServerCertificate {
 /// as none, and the session goes on without: many mail servers show a certificate to whoever asks, by an authority of
 /// their own choice. So is one that cannot be read, such as one of X.509 version 1 or with an unknown critical extension,
 /// and one with a key whose signatures cannot be verified, such as RSA with 1024 bits. A client that shows a certificate
-/// with any other key has to prove that it has the key, or the handshake fails. A certificate that a session [shows](crate::TlsInfo::peer_certificates) is a verified one.
+/// with any other key has to prove that it has the key, or the handshake fails. A certificate that a session
+/// [shows](crate::TlsInfo::peer_certificates) is a verified one.
 ///
 /// ```
 /// use smtpd_tower::tls::ClientCertificates;
@@ -134,9 +135,9 @@ impl ClientCertificates {
     ///
     /// Once there is a list, every certificate of a chain needs one, of the authority that signed it: a certificate that
     /// its list names, whose authority has no list, or whose list has expired, does not verify. This is how OpenSSL, and
-    /// the servers that use it, do it: who keeps a new list from the server must not get a revoked certificate accepted.
+    /// the servers that use it, do it. Otherwise an attacker who withholds a new list could use a revoked certificate.
     /// [`TlsConfig::warnings`](super::TlsConfig::warnings) has the authorities without a list and the lists that have
-    /// expired, but only as of the time when they are read: put a new list there before the old one expires.
+    /// expired: put a new list there before the old one expires.
     #[must_use]
     pub fn crl_file(mut self, lists: impl Into<PathBuf>) -> Self {
         self.revoked.push(Pem::File(lists.into()));
@@ -177,13 +178,14 @@ impl Pem {
         }
     }
 
-    /// The permissions of the file, where others than its owner have some.
+    /// The permissions of the file, where others than its owner have more than they should.
     #[cfg(unix)]
     pub(super) fn open_mode(&self) -> Option<u32> {
-        use std::os::unix::fs::PermissionsExt as _;
+        use std::os::unix::fs::MetadataExt as _;
 
-        let mode = self.path()?.metadata().ok()?.permissions().mode() & 0o7777;
-        (mode & 0o077 != 0).then_some(mode)
+        let file = self.path()?.metadata().ok()?;
+        let mode = file.mode() & 0o7777;
+        is_exposed(mode, file.uid()).then_some(mode)
     }
 
     #[cfg(not(unix))]
@@ -207,11 +209,40 @@ impl Pem {
     }
 }
 
+/// Whether others than the owner of a private key have more permissions than they should. Its group may read it where root
+/// owns it: that is how a system hands out keys, and PostgreSQL accepts it too.
+#[cfg(unix)]
+const fn is_exposed(mode: u32, owner: u32) -> bool {
+    let forbidden = if owner == 0 { 0o037 } else { 0o077 };
+    mode & forbidden != 0
+}
+
 impl fmt::Debug for Pem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::File(path) => path.fmt(f),
             Self::Text(_) => f.write_str("[redacted]"),
+        }
+    }
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_that_root_has_given_to_a_group_is_not_exposed() {
+        for (mode, owner, exposed) in [
+            (0o640, 0, false),
+            (0o600, 0, false),
+            (0o660, 0, true),
+            (0o650, 0, true),
+            (0o644, 0, true),
+            (0o640, 1000, true),
+            (0o600, 1000, false),
+            (0o604, 1000, true),
+        ] {
+            assert_eq!(is_exposed(mode, owner), exposed, "{mode:o} of {owner}");
         }
     }
 }

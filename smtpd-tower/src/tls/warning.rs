@@ -27,6 +27,15 @@ impl TlsWarning {
         self.path.as_deref()
     }
 
+    /// Returns whether the warning applies at `now`.
+    pub(super) fn applies_at(&self, now: Time) -> bool {
+        match self.oddity {
+            Oddity::Expired(_, day) | Oddity::ListExpired(_, day) => day < now,
+            Oddity::NotYetValid(_, day) => day > now,
+            _ => true,
+        }
+    }
+
     /// Returns whether a certificate or a revocation list has expired, or is not valid yet.
     pub fn is_out_of_date(&self) -> bool {
         matches!(
@@ -35,7 +44,8 @@ impl TlsWarning {
         )
     }
 
-    /// Returns whether others than its owner may read or write the file of a private key.
+    /// Returns whether others than its owner may read or write the file of a private key. If root owns it, its group may
+    /// read it.
     pub fn is_key_exposed(&self) -> bool {
         matches!(self.oddity, Oddity::KeyExposed(_))
     }
@@ -50,7 +60,8 @@ impl fmt::Display for TlsWarning {
     }
 }
 
-/// Certificates and lists are counted from 1.
+/// Certificates and lists are counted from 1. Variants with a time exist before it has come; [`TlsWarning::applies_at`]
+/// compares it with the clock.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Oddity {
     Expired(usize, Time),
@@ -87,6 +98,63 @@ impl fmt::Display for Oddity {
                 f,
                 "no revocation list of the authority {authority}: none of its certificates is accepted"
             ),
+        }
+    }
+}
+
+#[cfg(all(test, feature = "tls-ring"))]
+mod tests {
+    use rcgen::{
+        BasicConstraints, CertificateParams, CertificateRevocationListParams, CertifiedIssuer,
+        IsCa, KeyIdMethod, KeyPair, SerialNumber, date_time_ymd,
+    };
+    use rustls_pki_types::UnixTime;
+
+    use crate::tls::{ClientCertificates, ServerCertificate, TlsBuilder, TlsConfig};
+
+    /// A certificate that is valid from 2001 to 2100, and a list to be replaced in 2090.
+    fn config() -> TlsConfig {
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let authority = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
+        let list = CertificateRevocationListParams {
+            this_update: date_time_ymd(2001, 1, 1),
+            next_update: date_time_ymd(2090, 1, 1),
+            crl_number: SerialNumber::from(1),
+            issuing_distribution_point: None,
+            revoked_certs: Vec::new(),
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        let list = list.signed_by(&authority).unwrap().pem().unwrap();
+        let mut params = CertificateParams::new(["mx.test".to_owned()]).unwrap();
+        (params.not_before, params.not_after) =
+            (date_time_ymd(2001, 1, 1), date_time_ymd(2100, 1, 1));
+        let key = KeyPair::generate().unwrap();
+        let own = params.signed_by(&key, &authority).unwrap();
+        TlsBuilder::new(ServerCertificate::from_pem(own.pem(), key.serialize_pem()))
+            .client_certificates(ClientCertificates::from_pem(authority.pem()).crl_pem(list))
+            .build()
+            .unwrap()
+    }
+
+    #[test]
+    fn what_expires_while_the_server_runs_is_among_the_warnings() {
+        let tls = config();
+        let expired = "certificate 1 has expired on 2100-01-01";
+        let list = "revocation list 1 has expired on 2090-01-01: \
+            no certificate of its authority is accepted until there is a new one";
+        for (year, expected) in [
+            (1990, &["certificate 1 is not valid before 2001-01-01"][..]),
+            (2026, &[]),
+            (2095, &[list]),
+            (2101, &[expired, list]),
+        ] {
+            let seconds = u64::try_from(date_time_ymd(year, 1, 1).unix_timestamp()).unwrap();
+            let now = UnixTime::since_unix_epoch(std::time::Duration::from_secs(seconds));
+            let found = tls.warnings_at(now);
+            let texts: Vec<_> = found.iter().map(ToString::to_string).collect();
+            assert_eq!(texts, expected, "{year}");
+            assert!(found.iter().all(super::TlsWarning::is_out_of_date));
         }
     }
 }

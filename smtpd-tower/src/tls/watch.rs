@@ -12,8 +12,9 @@ use tokio::{task, time};
 use super::{TlsConfig, TlsError};
 
 impl TlsConfig {
-    /// Looks at the files in that interval, reads them [again](Self::reload) when one of them has changed, and tells
-    /// what came of it. It ends when the last other clone of this configuration is gone.
+    /// Looks at the files in that interval, reads them [again](Self::reload) when one of them has changed, and calls `notify`
+    /// with this configuration and the result. It ends when the last other clone of this configuration is gone, so
+    /// `notify` must not keep a clone.
     ///
     /// A file has changed when its time, its length or the file behind its name has: so a link that leads elsewhere
     /// counts too. Where reading fails, as between the new certificate and its new key, the old ones stay in use, and
@@ -25,8 +26,8 @@ impl TlsConfig {
     ///
     /// # async fn start() -> Result<(), TlsError> {
     /// let tls = TlsConfig::from_pem_files("/etc/smtpd/cert.pem", "/etc/smtpd/key.pem")?;
-    /// tokio::spawn(tls.watch(Duration::from_secs(60), |result| match result {
-    ///     Ok(()) => println!("new certificates"),
+    /// tokio::spawn(tls.watch(Duration::from_secs(60), |tls, result| match result {
+    ///     Ok(()) => println!("new certificates; warnings: {:?}", tls.warnings()),
     ///     Err(error) => eprintln!("the old certificates stay: {error}"),
     /// }));
     /// # Ok(()) }
@@ -34,10 +35,10 @@ impl TlsConfig {
     pub fn watch<F>(
         &self,
         interval: Duration,
-        mut told: F,
+        mut notify: F,
     ) -> impl Future<Output = ()> + Send + use<F>
     where
-        F: FnMut(Result<(), TlsError>) + Send,
+        F: FnMut(&Self, Result<(), TlsError>) + Send,
     {
         let mut seen = self.current().stamps().to_vec();
         let shared = Arc::downgrade(&self.0);
@@ -48,13 +49,14 @@ impl TlsConfig {
                     return;
                 };
                 let before = seen.clone();
-                let looked = task::spawn_blocking(move || tls.reload_changed(&before)).await;
+                let looking = tls.clone();
+                let looked = task::spawn_blocking(move || looking.reload_changed(&before)).await;
                 let Ok((stamps, result)) = looked else {
                     return; // the runtime ends
                 };
                 seen = stamps;
                 if let Some(result) = result {
-                    told(result);
+                    notify(&tls, result);
                 }
             }
         }
