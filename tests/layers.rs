@@ -233,7 +233,8 @@ async fn a_message_that_loops_is_rejected_and_the_session_goes_on() {
     for (server, limit) in [
         (server(accept_rcpt().data(layered)), 100),
         (with_profile.clone(), 100),
-        (with_profile.max_hops(3), 3),
+        (with_profile.clone().max_hops(3), 3),
+        (with_profile.max_hops(None), 1_000),
         (server(plain.clone()).max_hops(7), 7),
         (server(plain), 1_000),
     ] {

@@ -14,12 +14,13 @@
 //! | `listen.rs` | several listeners, on TCP and Unix sockets |
 //! | `cores.rs` | one runtime with several threads, or one for each core |
 //! | `log/` | hooks, and a log that mail never waits for |
-//! | `options.rs`, `values.rs`, `file.rs` | the command line and the file of options |
+//! | `options.rs`, `values.rs`, `file.rs`, `faults.rs` | the command line and the file of options, and what cannot work of it |
 #![forbid(unsafe_code)]
 
 mod config;
 mod cores;
 mod extensions;
+mod faults;
 mod file;
 mod listen;
 mod log;
@@ -37,7 +38,6 @@ use std::{
     env,
     error::Error,
     io::{self, Write as _},
-    num::NonZeroU32,
     process::ExitCode,
     time::{Duration, SystemTime},
 };
@@ -215,11 +215,10 @@ fn server(options: &Options, pipeline: Pipeline) -> Result<Server, BoxError> {
     let tls = tls::config(options, &hostname)?;
     let mut server = Server::new(hostname, pipeline)
         .configure(|config| config::apply(options, config))
-        .max_hops(
-            options
-                .max_hops
-                .map_or(HopLimitLayer::DEFAULT, NonZeroU32::get),
-        )
+        .max_hops(match options.max_hops {
+            Some(0) => None,
+            hops => Some(hops.unwrap_or(HopLimitLayer::DEFAULT)),
+        })
         .on_close(log::session);
     if let Some(sessions) = options.max_sessions {
         server = server.max_sessions(usize::try_from(sessions.get())?);

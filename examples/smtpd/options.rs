@@ -161,7 +161,8 @@ pub(crate) struct Options {
     #[arg(long, value_name = "FILE", help_heading = TLS)]
     pub(crate) tls_cert: Option<PathBuf>,
 
-    /// Its private key, in PEM [default: the file of --tls-cert]
+    /// Its private key, in PEM: a file that its owner alone can read, or if that is root, its group too. Others are warned of
+    /// [default: the file of --tls-cert]
     #[arg(long, value_name = "FILE", help_heading = TLS)]
     pub(crate) tls_key: Option<PathBuf>,
 
@@ -213,9 +214,9 @@ pub(crate) struct Options {
     #[arg(long, value_name = "N", help_heading = LIMITS)]
     pub(crate) max_recipients: Option<NonZeroU32>,
 
-    /// Received fields of a message; one with more is in a loop and rejected with 554 [default: 100]
+    /// Received fields of a message, 0 for no limit; one with more is in a loop and rejected with 554 [default: 100]
     #[arg(long, value_name = "N", help_heading = LIMITS)]
-    pub(crate) max_hops: Option<NonZeroU32>,
+    pub(crate) max_hops: Option<u32>,
 
     /// Sessions at a time; more clients are turned away with 421 [default: 10000]
     #[arg(long, value_name = "N", help_heading = LIMITS)]
@@ -332,87 +333,6 @@ impl Options {
         wanted
             .into_iter()
             .fold(none, |set, mechanism| mechanism.add_to(set))
-    }
-
-    /// What could not work, told before anything starts.
-    fn fault(&self) -> Option<&'static str> {
-        let on = |switch: Option<bool>| switch.unwrap_or_default();
-        let self_signed = on(self.tls_self_signed) || on(self.tls_self_signed_keep);
-        let tls = self.tls_cert.is_some() || self_signed;
-        let in_the_clear = !tls && !on(self.allow_plaintext_auth);
-        let wants = |what: fn(Mechanism) -> bool| self.auth_mechanisms.iter().any(|m| what(*m));
-        let faults = [
-            (
-                on(self.require_tls) && !tls,
-                "--require-tls needs --tls-cert or --tls-self-signed",
-            ),
-            (
-                !self.listen_tls.is_empty() && !tls,
-                "--listen-tls needs --tls-cert or --tls-self-signed",
-            ),
-            (
-                self.tls_cert.is_some() && self_signed,
-                "--tls-cert and --tls-self-signed exclude each other",
-            ),
-            (
-                self.tls_cert.is_none() && self.tls_key.is_some(),
-                "--tls-key needs --tls-cert",
-            ),
-            (
-                self.tls_cert.is_none() && self.tls_key_passphrase_file.is_some(),
-                "--tls-key-passphrase-file needs --tls-cert",
-            ),
-            (
-                !self.sni.is_empty() && !tls,
-                "--sni needs --tls-cert or --tls-self-signed",
-            ),
-            (
-                self.client_ca.is_some() && !tls,
-                "--client-ca needs --tls-cert or --tls-self-signed",
-            ),
-            (
-                self.client_ca.is_none() && self.client_crl.is_some(),
-                "--client-crl needs --client-ca",
-            ),
-            (
-                self.client_ca.is_none() && self.client_common_name.is_some(),
-                "--client-common-name needs --client-ca",
-            ),
-            (
-                on(self.ignore_alpn) && !tls,
-                "--ignore-alpn needs --tls-cert or --tls-self-signed",
-            ),
-            (
-                self.client_ca.is_none() && wants(|m| m == Mechanism::External),
-                "EXTERNAL needs --client-ca",
-            ),
-            (
-                !self.user.is_empty() && self.users.is_some(),
-                "--user and --users exclude each other",
-            ),
-            (
-                self.users.is_some() && wants(Mechanism::needs_password),
-                "CRAM-MD5 and SCRAM need the passwords themselves, and --users has only their hashes",
-            ),
-            (
-                self.oauth_token.is_empty() && wants(Mechanism::is_bearer),
-                "OAUTHBEARER and XOAUTH2 need --oauth-token",
-            ),
-            (
-                on(self.require_auth) && !self.has_users(),
-                "--require-auth needs --user, --users or --oauth-token",
-            ),
-            (
-                on(self.require_auth)
-                    && in_the_clear
-                    && self.mechanisms().iter().all(|m| m.is_plaintext()),
-                "--require-auth lets nobody in: these mechanisms need --tls-cert, --tls-self-signed or --allow-plaintext-auth",
-            ),
-        ];
-        faults
-            .into_iter()
-            .find_map(|(found, fault)| found.then_some(fault))
-            .or_else(|| self.mode_fault(tls))
     }
 }
 

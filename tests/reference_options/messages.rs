@@ -152,4 +152,12 @@ pub async fn max_hops() {
             assert_eq!(codes_of(&server, &text).await[5], code, "{options:?}");
         }
     }
+    for options in [
+        &["--max-hops=0"][..],
+        &["--max-hops=0", "--mode=mx", "--domain=example.org"],
+    ] {
+        let unlimited = start(options);
+        let text = message(&format!("{}\r\n", "Received: x\r\n".repeat(300)));
+        assert_eq!(codes_of(&unlimited, &text).await[5], "250", "{options:?}");
+    }
 }

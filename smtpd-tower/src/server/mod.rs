@@ -21,7 +21,7 @@ use tokio_util::either::Either;
 #[cfg(feature = "proxy")]
 pub use self::proxy::{ProxyHeaderError, ProxyInfo, ProxyProtocol, ProxyTls, ProxyVersion};
 pub(crate) use self::registry::{Seat, Stage};
-use self::{accept::Acceptor, registry::Registry};
+use self::{accept::Acceptor, profile::MaxHops, registry::Registry};
 pub use self::{handle::Handle, listener::Listener, profile::Profile, trusted::TrustedPeers};
 use crate::{
     Envelope, PeerAddr, Pipeline, Session, SessionError, Summary,
@@ -64,7 +64,7 @@ struct Settings {
     config: Config,
     profile: Option<Profile>,
     domains: Option<DomainFilterLayer>,
-    max_hops: Option<u32>,
+    max_hops: MaxHops,
     pipeline: Pipeline,
     hooks: Hooks,
     max_sessions: usize,
@@ -103,7 +103,7 @@ impl Server {
             config: Config::new(hostname).entropy(fill_random),
             profile: None,
             domains: None,
-            max_hops: None,
+            max_hops: MaxHops::default(),
             pipeline: Pipeline::new(),
             hooks: Hooks::default(),
             max_sessions: Self::DEFAULT_MAX_SESSIONS,

@@ -56,6 +56,16 @@ pub enum Profile {
     Lmtp,
 }
 
+/// How many `Received` fields a message may have.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) enum MaxHops {
+    /// What is usual where there is a profile; elsewhere they are not counted.
+    #[default]
+    ByProfile,
+    AtMost(u32),
+    Unlimited,
+}
+
 impl Profile {
     /// Whether the clients are users, who authenticate.
     pub const fn is_submission(self) -> bool {
@@ -142,10 +152,19 @@ impl Server {
 
     /// Sets how many `Received` fields a message may have; one with more is in a loop and rejected with 554 5.4.6, as by
     /// [`HopLimitLayer`] (RFC 5321 section 6.3). At listeners with a [profile](Self::profile) it is
-    /// [100](HopLimitLayer::DEFAULT) by default, at others nothing is counted by default. `u32::MAX` is no limit.
+    /// [100](HopLimitLayer::DEFAULT) by default, at others nothing is counted by default. With `None` nothing is counted
+    /// anywhere.
+    ///
+    /// ```
+    /// use smtpd_tower::{Pipeline, Profile, Server};
+    ///
+    /// let server = Server::new("mx.example.org", Pipeline::new()).domains(["example.org"]).profile(Profile::Mx);
+    /// let patient = server.clone().max_hops(250);
+    /// let without = server.max_hops(None);
+    /// ```
     #[must_use]
-    pub fn max_hops(mut self, hops: u32) -> Self {
-        self.settings.max_hops = Some(hops);
+    pub fn max_hops(mut self, hops: impl Into<Option<u32>>) -> Self {
+        self.settings.max_hops = hops.into().map_or(MaxHops::Unlimited, MaxHops::AtMost);
         self
     }
 
@@ -228,11 +247,11 @@ impl Settings {
     }
 
     fn hop_limit(&self) -> Option<HopLimitLayer> {
-        let by_default = self.profile.map(|_| HopLimitLayer::DEFAULT);
-        let limit = self.max_hops.or(by_default);
-        limit
-            .filter(|hops| *hops < u32::MAX)
-            .map(HopLimitLayer::new)
+        match self.max_hops {
+            MaxHops::ByProfile => self.profile.map(|_| HopLimitLayer::default()),
+            MaxHops::AtMost(hops) => Some(HopLimitLayer::new(hops)),
+            MaxHops::Unlimited => None,
+        }
     }
 
     pub(super) fn has_tls(&self) -> bool {

@@ -1,0 +1,117 @@
+//! Options that cannot work together.
+
+use crate::{options::Options, values::Mechanism};
+
+/// Whether something is wrong, and what to say then.
+type Fault = (bool, &'static str);
+
+fn is_on(switch: Option<bool>) -> bool {
+    switch.unwrap_or_default()
+}
+
+impl Options {
+    /// What could not work, told before anything starts.
+    pub(crate) fn fault(&self) -> Option<&'static str> {
+        self.tls_faults()
+            .into_iter()
+            .chain(self.client_certificate_faults())
+            .chain(self.user_faults())
+            .find_map(|(found, fault)| found.then_some(fault))
+            .or_else(|| self.mode_fault(self.has_tls()))
+    }
+
+    fn is_self_signed(&self) -> bool {
+        is_on(self.tls_self_signed) || is_on(self.tls_self_signed_keep)
+    }
+
+    fn has_tls(&self) -> bool {
+        self.tls_cert.is_some() || self.is_self_signed()
+    }
+
+    fn wants(&self, what: fn(Mechanism) -> bool) -> bool {
+        self.auth_mechanisms.iter().any(|m| what(*m))
+    }
+
+    fn tls_faults(&self) -> [Fault; 7] {
+        let (cert, tls) = (self.tls_cert.is_some(), self.has_tls());
+        [
+            (
+                is_on(self.require_tls) && !tls,
+                "--require-tls needs --tls-cert or --tls-self-signed",
+            ),
+            (
+                !self.listen_tls.is_empty() && !tls,
+                "--listen-tls needs --tls-cert or --tls-self-signed",
+            ),
+            (
+                cert && self.is_self_signed(),
+                "--tls-cert and --tls-self-signed exclude each other",
+            ),
+            (
+                !cert && self.tls_key.is_some(),
+                "--tls-key needs --tls-cert",
+            ),
+            (
+                !cert && self.tls_key_passphrase_file.is_some(),
+                "--tls-key-passphrase-file needs --tls-cert",
+            ),
+            (
+                !self.sni.is_empty() && !tls,
+                "--sni needs --tls-cert or --tls-self-signed",
+            ),
+            (
+                is_on(self.ignore_alpn) && !tls,
+                "--ignore-alpn needs --tls-cert or --tls-self-signed",
+            ),
+        ]
+    }
+
+    fn client_certificate_faults(&self) -> [Fault; 4] {
+        let authorities = self.client_ca.is_some();
+        [
+            (
+                authorities && !self.has_tls(),
+                "--client-ca needs --tls-cert or --tls-self-signed",
+            ),
+            (
+                !authorities && self.client_crl.is_some(),
+                "--client-crl needs --client-ca",
+            ),
+            (
+                !authorities && self.client_common_name.is_some(),
+                "--client-common-name needs --client-ca",
+            ),
+            (
+                !authorities && self.wants(|m| m == Mechanism::External),
+                "EXTERNAL needs --client-ca",
+            ),
+        ]
+    }
+
+    fn user_faults(&self) -> [Fault; 5] {
+        let in_the_clear = !self.has_tls() && !is_on(self.allow_plaintext_auth);
+        let is_required = is_on(self.require_auth);
+        [
+            (
+                !self.user.is_empty() && self.users.is_some(),
+                "--user and --users exclude each other",
+            ),
+            (
+                self.users.is_some() && self.wants(Mechanism::needs_password),
+                "CRAM-MD5 and SCRAM need the passwords themselves, and --users has only their hashes",
+            ),
+            (
+                self.oauth_token.is_empty() && self.wants(Mechanism::is_bearer),
+                "OAUTHBEARER and XOAUTH2 need --oauth-token",
+            ),
+            (
+                is_required && !self.has_users(),
+                "--require-auth needs --user, --users or --oauth-token",
+            ),
+            (
+                is_required && in_the_clear && self.mechanisms().iter().all(|m| m.is_plaintext()),
+                "--require-auth lets nobody in: these mechanisms need --tls-cert, --tls-self-signed or --allow-plaintext-auth",
+            ),
+        ]
+    }
+}
