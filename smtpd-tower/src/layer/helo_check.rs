@@ -109,7 +109,8 @@ impl HeloCheckLayer {
         self.with(|config| config.rules.push(Rule::Unqualified))
     }
 
-    /// Refuses address literals of another address than the client's.
+    /// Refuses address literals of another address than the client's. Where the client's address is not known, as behind a
+    /// proxy that could not name it, every literal passes.
     ///
     /// RFC 5321 section 4.1.4 forbids to refuse mail because the client's name does not correspond to its address. A client
     /// behind a NAT gives the address that it knows of. Use it only where you know all clients.
@@ -166,7 +167,10 @@ impl Config {
             Rule::Unqualified => {
                 name.kind() != ClientNameKind::Literal && !without_root(name).contains('.')
             }
-            Rule::ForeignLiteral => literal(name).is_some_and(|ip| session.peer().ip() != Some(ip)),
+            // Of a client that a proxy could not name there is no address to compare.
+            Rule::ForeignLiteral => literal(name)
+                .zip(known_ip(session))
+                .is_some_and(|(given, ip)| given != ip),
         }
     }
 
@@ -193,11 +197,13 @@ impl Rule {
 }
 
 fn is_trusted(session: &Session) -> bool {
-    let peer = session.peer();
-    // A client that a proxy could not name has an address that is nobody's, and so perhaps has the listener.
-    let is_nobody = peer.ip().is_some_and(|ip| ip.is_unspecified());
-    let is_own = peer.ip() == session.local_addr().ip() && !is_nobody;
-    session.identity().is_some() || peer.is_local() || is_own
+    let is_own = known_ip(session).is_some_and(|ip| session.local_addr().ip() == Some(ip));
+    session.identity().is_some() || session.peer().is_local() || is_own
+}
+
+/// The address of the client. One that a proxy could not name has an address that is nobody's, and so perhaps has the listener.
+fn known_ip(session: &Session) -> Option<IpAddr> {
+    session.peer().ip().filter(|ip| !ip.is_unspecified())
 }
 
 fn literal(name: &ClientName) -> Option<IpAddr> {
@@ -322,10 +328,24 @@ mod tests {
             let nobody = Session::from_peer(STRANGER)
                 .with_xclient("ADDR=[UNAVAILABLE] DESTADDR=[UNAVAILABLE]".parse().unwrap());
             assert_eq!(nobody.peer().ip(), nobody.local_addr().ip());
-            for stranger in [Session::from_peer(STRANGER), nobody] {
-                assert!(refusal(&layer, stranger, name).await.is_some(), "{name}");
-            }
+            let stranger = Session::from_peer(STRANGER);
+            assert!(refusal(&layer, stranger, name).await.is_some(), "{name}");
+            let is_literal = name.starts_with('[');
+            let is_refused = refusal(&layer, nobody, name).await.is_some();
+            assert_eq!(is_refused, !is_literal, "{name}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_literal_that_cannot_be_verified_is_not_called_forged() {
+        let layer = HeloCheckLayer::new().refuse_foreign_literal();
+        for peer in [PeerAddr::from(([0, 0, 0, 0], 0)), PeerAddr::Unknown] {
+            let session = Session::from_peer(peer);
+            assert_eq!(refusal(&layer, session, "[203.0.113.5]").await, None);
+        }
+        let known = Session::from_peer(STRANGER);
+        let heard = refusal(&layer, known, "[203.0.113.5]").await;
+        assert_eq!(heard.as_deref(), Some("550 5.7.1 That is not your address"));
     }
 
     #[tokio::test]
