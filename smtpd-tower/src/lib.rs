@@ -99,6 +99,7 @@ mod fault;
 pub mod fuzzing;
 pub mod guide;
 mod handler;
+mod header_address;
 pub mod layer;
 pub mod limiter;
 #[cfg(feature = "mime")]

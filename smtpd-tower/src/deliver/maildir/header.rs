@@ -1,4 +1,6 @@
-use crate::Envelope;
+use smtpd_core::ReversePath;
+
+use crate::{Envelope, header_address};
 
 /// Which lines go before the message.
 #[derive(Clone, Copy, Debug)]
@@ -13,38 +15,28 @@ impl HeaderLines {
         let mut lines = String::new();
         if self.return_path {
             // RFC 5321 section 4.4: final delivery adds the reverse-path, at the beginning; `<>` where it is null.
-            lines.push_str("Return-Path: <");
-            push_address(&mut lines, envelope.sender().as_str());
-            lines.push_str(">\r\n");
+            let sender = match envelope.sender() {
+                ReversePath::Null => String::new(),
+                ReversePath::Mailbox(mailbox) => header_address::of_mailbox(mailbox, true),
+            };
+            lines += &format!("Return-Path: <{sender}>\r\n");
         }
         if self.delivered_to {
             for recipient in envelope.recipients() {
-                lines.push_str("Delivered-To: ");
-                push_address(&mut lines, recipient.path().as_str());
-                lines.push_str("\r\n");
+                let recipient = header_address::of_recipient(recipient.path(), true);
+                lines += &format!("Delivered-To: {recipient}\r\n");
             }
         }
         lines.into_bytes()
     }
 }
 
-/// No address that was parsed holds a control character. Should one get here all the same, it must not end the line.
-fn push_address(lines: &mut String, address: &str) {
-    for c in address.chars() {
-        if c.is_control() || matches!(c, '\u{2028}' | '\u{2029}') {
-            lines.extend(c.escape_unicode());
-        } else {
-            lines.push(c);
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use smtpd_core::PathOptions;
+    use smtpd_core::{Charset, Leniency, PathOptions};
 
     use super::*;
-    use crate::{ForwardPath, ReversePath};
+    use crate::ForwardPath;
 
     #[test]
     fn lines_before_a_message() {
@@ -72,9 +64,24 @@ mod tests {
     }
 
     #[test]
-    fn an_address_cannot_end_its_line() {
-        let mut line = String::new();
-        push_address(&mut line, "a\r\nBcc: \0\u{85}\u{2028}ü@x");
-        assert_eq!(line, "a\\u{d}\\u{a}Bcc: \\u{0}\\u{85}\\u{2028}ü@x");
+    fn stray_dots_are_quoted_and_no_address_can_end_its_line() {
+        let options = PathOptions::new(Leniency::COMMON, Charset::Utf8);
+        for (sent, shown) in [
+            ("<a..b@example.org>", "\"a..b\"@example.org"),
+            ("<.a@example.org>", "\".a\"@example.org"),
+            ("<a.b@example.org>", "a.b@example.org"),
+            ("<\"\u{2028}\u{202e}\"@example.org>", "\"??\"@example.org"),
+            ("<grå@exämple.org>", "grå@exämple.org"),
+        ] {
+            let (sender, _) = ReversePath::parse(sent.as_bytes(), options).unwrap();
+            let (recipient, _) = ForwardPath::parse(sent.as_bytes(), options).unwrap();
+            let lines = HeaderLines {
+                return_path: true,
+                delivered_to: true,
+            };
+            let lines = lines.encode(&Envelope::new(sender).with_recipient(recipient));
+            let expected = format!("Return-Path: <{shown}>\r\nDelivered-To: {shown}\r\n");
+            assert_eq!(lines, expected.as_bytes(), "{}", lines.escape_ascii());
+        }
     }
 }
