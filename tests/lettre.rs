@@ -2,6 +2,7 @@
 
 #[path = "support/reference.rs"]
 mod reference;
+mod support;
 
 use lettre::{
     SmtpTransport, Transport,

@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
-"""HAProxy before the reference server: PROXY version 1 and 2, with fields and checksum, before TLS, on a Unix socket.
+"""HAProxy before the reference server: PROXY version 1 and 2, with fields and checksum, before TLS, on Unix sockets at either side.
 
     tests/interop/haproxy.py target/release/examples/smtpd
 
-Each message comes from an address of its own, which its Received header must show. Without haproxy the run is skipped, or
-fails where REQUIRE_PEERS is set. Python's standard library only.
+Each message comes from an address of its own, which its Received header must show, except for clients on a Unix socket: in
+version 1 it must show that they have none, in version 2 the address of HAProxy. Without haproxy the
+run is skipped, or fails where REQUIRE_PEERS is set. Python's standard library only.
 """
 import csv
 import os
@@ -44,6 +45,12 @@ listen v2-fields
 listen v2-socket
     bind 127.0.0.1:{v2_socket}
     server smtpd unix@{path} send-proxy-v2
+listen v1-unix-client
+    bind unix@{v1_unix_client}
+    server smtpd 127.0.0.1:{smtp} send-proxy
+listen v2-unix-client
+    bind unix@{v2_unix_client}
+    server smtpd 127.0.0.1:{smtp} send-proxy-v2
 listen v1-before-tls
     bind 127.0.0.1:{v1_before_tls}
     server smtpd 127.0.0.1:{smtps} send-proxy check-ssl verify none
@@ -58,6 +65,8 @@ WAYS = {
     "v2_ipv6": ("plain", b"ESMTP"),
     "v2_fields": ("tls", b"ESMTP"),
     "v2_socket": ("plain", b"ESMTP"),
+    "v1_unix_client": ("unix", b"ESMTP"),
+    "v2_unix_client": ("unix", b"ESMTP"),
     "v1_before_tls": ("tls", b"ESMTPS"),
     "v2_before_tls": ("tls", b"ESMTPS"),
 }
@@ -66,7 +75,9 @@ WAYS = {
 class HAProxy:
     def __init__(self, running, scratch, server, path):
         self.stats = os.path.join(scratch, "stats")
+        # What each way is called by: a port, or the path of a socket.
         self.ports = dict(zip(WAYS, free_ports(len(WAYS))))
+        self.ports.update({way: os.path.join(scratch, way) for way, (mode, _) in WAYS.items() if mode == "unix"})
         config = os.path.join(scratch, "haproxy.cfg")
         with open(config, "w") as file:
             file.write(CONFIG.format(certificate=certificate(scratch), path=path, stats=self.stats, **server.ports, **self.ports))
@@ -99,6 +110,16 @@ def certificate(scratch):
     return path
 
 
+class UnixSMTP(smtplib.SMTP):
+    """A client on a Unix socket, whose path it has for its host."""
+
+    def _get_socket(self, host, port, timeout):
+        connection = socket.socket(socket.AF_UNIX)
+        connection.settimeout(timeout)
+        connection.connect(host)
+        return connection
+
+
 def deliver(mode, host, port, source, content):
     options = {"source_address": (source, 0), "timeout": 10}
     if mode == "tls":
@@ -106,6 +127,8 @@ def deliver(mode, host, port, source, content):
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
         client = smtplib.SMTP_SSL(host, port, context=context, **options)
+    elif mode == "unix":
+        client = UnixSMTP(port, 1, timeout=10)
     else:
         client = smtplib.SMTP(host, port, **options)
     with client:
@@ -123,11 +146,17 @@ def check_way(server, haproxy, way, number):
     host, source, shown = "127.0.0.1", "127.0.0.%d" % number, rb"127\.0\.0\.%d" % number
     if way == "v2_ipv6":
         host, source, shown = "::1", "::1", b"IPv6:::1"
+    shown = rb"\[%s\]" % shown
+    if way == "v1_unix_client":
+        shown = b"unknown"
+    elif way == "v2_unix_client":
+        # HAProxy sends the command LOCAL there, as for its health checks: it speaks for itself.
+        shown = rb"\[127\.0\.0\.1\]"
     content, token = message(way)
     deliver(mode, host, haproxy.ports[way], source, content)
     stored = server.delivered(token)
     same(stored, content)
-    expect(rb"\(\[%s\]\)[^;]* with %s id" % (shown, word), stored.split(b";")[0])
+    expect(rb"\(%s\)[^;]* with %s id" % (shown, word), stored.split(b";")[0])
 
 
 def check_trusted_without_header(server):

@@ -5,9 +5,9 @@ use std::{
     future::Future,
     io,
     pin::Pin,
-    process,
+    process::{self, Command},
     sync::{
-        Arc, Once,
+        Arc, Mutex, Once, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
     task::{Context, Poll},
@@ -21,8 +21,11 @@ use tokio::{
     task::JoinHandle,
 };
 
-/// How long all tests of a binary may take together, from the first client or server on.
-const LIMIT: Duration = Duration::from_secs(15 * 60);
+/// How long all tests of a binary may take together, from the first client or server on: less than .ci/run gives them.
+const LIMIT: Duration = Duration::from_secs(14 * 60);
+
+/// The processes that the tests have started and not ended, by their ids.
+pub static CHILDREN: Mutex<Vec<u32>> = Mutex::new(Vec::new());
 
 /// Ends a binary whose tests hang. A test that hangs would never fail by itself: many clocks in here are paused.
 pub fn watch() {
@@ -31,9 +34,17 @@ pub fn watch() {
         thread::spawn(|| {
             thread::sleep(LIMIT);
             eprintln!("a test hangs: they are not over after {LIMIT:?}");
+            // Nothing is dropped from here on, which would end them.
+            let children = CHILDREN.lock().unwrap_or_else(PoisonError::into_inner);
+            kill(&children);
             process::exit(1);
         });
     });
+}
+
+pub fn kill(processes: &[u32]) {
+    let ids = processes.iter().map(u32::to_string);
+    let _ = Command::new("kill").args(["-s", "KILL"]).args(ids).status();
 }
 
 /// A client at one end of a pipe, the server at the other.

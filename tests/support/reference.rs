@@ -10,6 +10,8 @@ use std::{
     time::Duration,
 };
 
+use super::support;
+
 pub struct Reference {
     pub process: Child,
     pub dir: tempfile::TempDir,
@@ -32,7 +34,9 @@ impl Reference {
             .spawn()
             .expect("the example `smtpd` is built with the tests");
         let lines = BufReader::new(process.stdout.take().unwrap()).lines();
-        let addresses = lines
+        // From here on it ends with this value.
+        let mut reference = Self::of(process, dir);
+        reference.addresses = lines
             .take(listeners)
             .map(|line| {
                 let line = line.unwrap();
@@ -43,11 +47,7 @@ impl Reference {
                 (kind.to_owned(), address.parse().unwrap())
             })
             .collect();
-        Self {
-            process,
-            dir,
-            addresses,
-        }
+        reference
     }
 
     /// The command that starts it with these options, beside its Maildir and as mx.test where they say nothing else.
@@ -66,6 +66,8 @@ impl Reference {
 
     /// A process that was started by such a command.
     pub fn of(process: Child, dir: tempfile::TempDir) -> Self {
+        support::watch();
+        support::CHILDREN.lock().unwrap().push(process.id());
         Self {
             process,
             dir,
@@ -121,6 +123,10 @@ impl Drop for Reference {
     fn drop(&mut self) {
         let _ = self.process.kill();
         let _ = self.process.wait();
+        let id = self.process.id();
+        if let Ok(mut children) = support::CHILDREN.lock() {
+            children.retain(|child| *child != id);
+        }
     }
 }
 
@@ -143,9 +149,9 @@ fn check_up_to_date(example: &Path) -> io::Result<()> {
     let (_, sources) = sources.split_once(": ").unwrap_or_default();
     let own = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples");
     let mut is_own = false;
-    for source in sources.split_whitespace().map(Path::new) {
+    for source in names(sources) {
         is_own |= source.starts_with(&own);
-        if fs::metadata(source)?.modified()? > built {
+        if fs::metadata(&source)?.modified()? > built {
             let newer = format!("{} is newer", source.display());
             return Err(io::Error::other(newer));
         }
@@ -154,4 +160,19 @@ fn check_up_to_date(example: &Path) -> io::Result<()> {
         true => Ok(()),
         false => Err(io::Error::other("it was built in another directory")),
     }
+}
+
+/// The names in a list of the kind that Make reads: a blank within a name has a backslash before it.
+pub fn names(list: &str) -> Vec<PathBuf> {
+    let mut names = vec![String::new()];
+    let mut chars = list.chars().peekable();
+    while let (Some(c), Some(name)) = (chars.next(), names.last_mut()) {
+        match c {
+            '\\' if chars.next_if_eq(&' ').is_some() => name.push(' '),
+            c if c.is_whitespace() => names.push(String::new()),
+            c => name.push(c),
+        }
+    }
+    names.retain(|name| !name.is_empty());
+    names.into_iter().map(PathBuf::from).collect()
 }

@@ -31,7 +31,8 @@ use crate::PeerAddr;
 /// in version 2. Then the `peer` is `0.0.0.0:0`, as after `XCLIENT ADDR=[UNAVAILABLE]`: an address of nobody, which is not
 /// local, is in no trusted network, and counts as one client for limits. Only the command LOCAL of version 2, which a proxy
 /// sends for itself when it looks whether the server is well, leaves the addresses of the socket and the rights that the
-/// proxy has.
+/// proxy has. HAProxy also sends it for clients that connect to a Unix socket of its own, so they have these rights too: let
+/// it send version 1 from such a listener.
 ///
 /// The header is read in the session's own task, takes a place among [`Server::max_sessions`](crate::Server::max_sessions),
 /// and not an octet behind it is touched.
