@@ -31,15 +31,15 @@ use sync_wrapper::SyncWrapper;
 use self::incoming::Incoming;
 #[cfg(feature = "spool")]
 pub use self::spool::{Spooled, Spooling};
+pub(crate) use self::{
+    beginning::Beginning,
+    incoming::{Feed, Pieces, Served, incoming},
+};
 pub use self::{
     head::{Head, HeaderField, HeaderFields},
     inspect::OctetCount,
     reader::BodyReader,
     tee::SinkFailure,
-};
-pub(crate) use self::{
-    beginning::Beginning,
-    incoming::{Feed, Pieces, Served, incoming},
 };
 use crate::{Data, Session, fault::quietly, recover};
 

@@ -34,7 +34,7 @@ impl Handle {
     /// From now on no connection is accepted. A session ends with 421 4.3.2 (RFC 5321 section 3.8) as soon as it is between two
     /// messages and its replies are written, whatever its client has sent ahead; a transaction that is open may still end. What is
     /// left after `grace` is ended with 421 wherever it is, and the calls of services are dropped. Only a message that has come whole
-    /// by then has another half of [`Timeouts::linger`](crate::Timeouts::linger) to be answered.
+    /// by then has half of [`Timeouts::linger`](crate::Timeouts::linger) more for its reply.
     ///
     /// A connection is closed once the client has closed its side, or after
     /// [`Timeouts::linger`](crate::Timeouts::linger), 1 second, so that the last reply is not lost in a reset. So this returns

@@ -21,7 +21,7 @@ pub enum ClientError {
     /// The other end has closed the connection in order: what it had to say has been read before.
     Closed,
     /// The other end has reset the connection. What it had said last may be lost; a server that lingers while its client still
-    /// sends never does this.
+    /// sends does this only after its linger time.
     Reset,
     /// What came is no reply of RFC 5321 section 4.2: what is wrong with it.
     Malformed(String),
