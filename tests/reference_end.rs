@@ -150,7 +150,11 @@ async fn a_message_that_is_being_sent_at_sigterm_may_be_ended() {
 #[tokio::test]
 async fn nobody_is_greeted_after_sigterm() {
     let (server, _sending) = told_to_end_within_a_message().await;
-    assert!(TcpStream::connect(server.address("smtp")).await.is_err());
+    // The listener may be closed a moment after that: who is in its queue is reset.
+    if let Ok(io) = TcpStream::connect(server.address("smtp")).await {
+        let heard = Client::over(io).try_reply().await.unwrap_or_default();
+        assert!(!heard.starts_with("220"), "{heard}");
+    }
 }
 
 /// Without it, a client could hold the server up for 30 seconds.
@@ -171,7 +175,7 @@ async fn the_second_signal_ends_what_is_left() {
 }
 
 /// Closing a socket with unread input resets the connection, and the client may not see the last reply. How long the server
-/// lingers is tested with a clock that is paused, in tests/engine/ends.rs.
+/// lingers is tested with a clock that is paused, in tests/engine/limits.rs.
 #[tokio::test]
 async fn a_client_that_still_sends_sees_the_last_reply_and_an_orderly_end() {
     let server = Reference::start(1, &["--listen=127.0.0.1:0", "--max-errors=1"]);

@@ -426,34 +426,6 @@ async fn a_connect_service_that_panics_is_told_the_client_as_421() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_a_client_sends_behind_the_last_reply_is_read_off_for_a_second() {
-    let closing = Pipeline::new().mail(handler_fn(async |_: Request<Mail>| {
-        Reply::closing("Go away")
-    }));
-    let (mut client, far) = tokio::io::duplex(64);
-    let session = server(closing).serve_connection(far, Session::local().peer().clone());
-    let session = tokio::spawn(session);
-    let begun = Instant::now();
-    client
-        .write_all(b"EHLO c\r\nMAIL FROM:<a@b>\r\n")
-        .await
-        .unwrap();
-    let mut received = String::new();
-    client.read_to_string(&mut received).await.unwrap();
-    assert!(received.contains("\r\n421"), "{received}");
-    // Each time more than the pipe holds.
-    for _ in 0..9 {
-        sleep(Duration::from_millis(100)).await;
-        let text = "NOOP\r\n".repeat(100);
-        client.write_all(text.as_bytes()).await.unwrap();
-    }
-    assert!(begun.elapsed() < Duration::from_secs(1));
-    session.await.unwrap();
-    assert_eq!(begun.elapsed().as_millis() / 100, 10);
-    client.write_all(b"NOOP\r\n").await.unwrap_err();
-}
-
-#[tokio::test(start_paused = true)]
 async fn a_message_that_was_answered_is_not_told_to_on_reset() {
     let refuse = handler_fn(async |mut request: Request<Data>| {
         let _ = request.body_mut().chunk().await;

@@ -132,3 +132,30 @@ async fn a_client_that_delivers_nothing_is_ended() {
         );
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_a_client_sends_behind_the_last_reply_is_read_off_for_a_second() {
+    let closing = Pipeline::new().mail(handler_fn(async |_: Request<Mail>| {
+        Reply::closing("Go away")
+    }));
+    let (server, _) = noting(closing);
+    let (mut client, session) = session(&server, 64);
+    let begun = Instant::now();
+    client
+        .write_all(b"EHLO c\r\nMAIL FROM:<a@b>\r\n")
+        .await
+        .unwrap();
+    let mut received = String::new();
+    client.read_to_string(&mut received).await.unwrap();
+    assert!(received.contains("\r\n421"), "{received}");
+    // Each time more than the pipe holds.
+    for _ in 0..9 {
+        sleep(Duration::from_millis(100)).await;
+        let text = "NOOP\r\n".repeat(100);
+        client.write_all(text.as_bytes()).await.unwrap();
+    }
+    assert!(begun.elapsed() < Duration::from_secs(1));
+    session.await.unwrap();
+    assert_eq!(begun.elapsed().as_millis() / 100, 10);
+    client.write_all(b"NOOP\r\n").await.unwrap_err();
+}

@@ -226,7 +226,8 @@ impl fmt::Debug for Pem {
     }
 }
 
-#[cfg(all(test, unix))]
+#[cfg(test)]
+#[cfg(unix)]
 mod tests {
     use super::*;
 

@@ -102,7 +102,8 @@ impl fmt::Display for Oddity {
     }
 }
 
-#[cfg(all(test, feature = "tls-ring"))]
+#[cfg(test)]
+#[cfg(feature = "tls-ring")]
 mod tests {
     use rcgen::{
         BasicConstraints, CertificateParams, CertificateRevocationListParams, CertifiedIssuer,
