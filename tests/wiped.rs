@@ -12,7 +12,7 @@ use std::{
 };
 
 use smtpd_tower::{
-    Auth, Helo, Pipeline, Reply, Request, Secret, Server, Session, handler_fn,
+    Auth, Command, Helo, Pipeline, Reply, Request, Secret, Server, Session, handler_fn,
     sasl::{Mechanisms, OAuthBearer},
 };
 use tokio::{
@@ -152,7 +152,8 @@ fn masked(text: &str) -> Vec<u8> {
     parts.collect::<Vec<Vec<u8>>>().join(&RESPONSE[..])
 }
 
-fn server(seen: &Arc<Mutex<usize>>) -> Server {
+/// `commands` tells whether there is a service for unknown commands.
+fn server(seen: &Arc<Mutex<usize>>, commands: bool) -> Server {
     let seen = seen.clone();
     let auth = handler_fn(move |request: Request<Auth>| {
         let seen = seen.clone();
@@ -170,8 +171,18 @@ fn server(seen: &Arc<Mutex<usize>>) -> Server {
         }
     });
     let helo = handler_fn(async |_: Request<Helo>| yield_now().await);
+    let command = handler_fn(async |request: Request<Command>| {
+        yield_now().await;
+        request.payload().default_reply.clone()
+    });
     let mechanisms = Mechanisms::default().with(OAuthBearer::new());
-    Server::new("mx.test", Pipeline::new().auth(auth).helo(helo)).configure(move |config| {
+    let pipeline = Pipeline::new().auth(auth).helo(helo);
+    let pipeline = if commands {
+        pipeline.command(command)
+    } else {
+        pipeline
+    };
+    Server::new("mx.test", pipeline).configure(move |config| {
         let config = config.mechanisms(mechanisms).allow_insecure_auth(true);
         config.strict_pipelining(false)
     })
@@ -179,7 +190,7 @@ fn server(seen: &Arc<Mutex<usize>>) -> Server {
 
 #[tokio::test]
 async fn a_password_is_wiped_wherever_it_has_come_through() {
-    let dialogs: [(&str, &[&str], usize); 9] = [
+    let dialogs: [(&str, &[&str], usize); 10] = [
         ("with AUTH", &["EHLO c\r\n", "AUTH PLAIN $\r\n"], 1),
         (
             "after a challenge",
@@ -198,6 +209,7 @@ async fn a_password_is_wiped_wherever_it_has_come_through() {
             &["EHLO c\r\n", "AUTH NONE $\r\n", "$\r\n"],
             0,
         ),
+        ("as a command", &["EHLO c\r\n", "$\r\n", "NOOP\r\n"], 0),
         ("as no token", &["EHLO c\r\n", "AUTH OAUTHBEARER $\r\n"], 0),
         ("cut off", &["EHLO c\r\n", "AUTH PLAIN $"], 0),
         (
@@ -207,7 +219,12 @@ async fn a_password_is_wiped_wherever_it_has_come_through() {
         ),
     ];
     for (dialog, parts, checks) in dialogs {
-        for step in [7, usize::MAX] {
+        for (step, commands) in [
+            (7, false),
+            (usize::MAX, false),
+            (7, true),
+            (usize::MAX, true),
+        ] {
             let seen = Arc::default();
             let script = Arc::new(Mutex::new(Script {
                 parts: parts.iter().map(|part| masked(part)).collect(),
@@ -220,7 +237,7 @@ async fn a_password_is_wiped_wherever_it_has_come_through() {
             script.lock().unwrap().parts.push_front(Vec::new());
             let io = Said(script.clone());
             let peer = Session::local().peer().clone();
-            let session = tokio::spawn(server(&seen).serve_connection(io, peer));
+            let session = tokio::spawn(server(&seen, commands).serve_connection(io, peer));
             for _ in 0..1000 {
                 yield_now().await;
             }
@@ -231,19 +248,28 @@ async fn a_password_is_wiped_wherever_it_has_come_through() {
                 .iter()
                 .map(Vec::len)
                 .sum::<usize>();
-            assert_eq!(rest, 0, "{dialog} by {step}: not all was read");
-            assert_eq!(*seen.lock().unwrap(), checks, "{dialog} by {step}");
+            assert_eq!(rest, 0, "{dialog} by {step}, {commands}: not all was read");
+            assert_eq!(
+                *seen.lock().unwrap(),
+                checks,
+                "{dialog} by {step}, {commands}"
+            );
             if dialog.starts_with("cut off") {
-                assert!(copies(&RESPONSE) > 0, "{dialog} by {step}: it is awaited");
+                assert!(
+                    copies(&RESPONSE) > 0,
+                    "{dialog} by {step}, {commands}: it is awaited"
+                );
             } else {
-                assert_wiped(&format!("{dialog} by {step}, in the session"));
+                assert_wiped(&format!("{dialog} by {step}, {commands}, in the session"));
             }
 
             script.lock().unwrap().ends = true;
             let reader = script.lock().unwrap().reader.take();
             reader.unwrap().wake();
             session.await.unwrap();
-            assert_wiped(&format!("{dialog} by {step}, after the session"));
+            assert_wiped(&format!(
+                "{dialog} by {step}, {commands}, after the session"
+            ));
         }
     }
 }

@@ -1,19 +1,22 @@
 //! Lines: commands and the responses of SASL, cut from the input.
 
 use bytes::{Buf, BytesMut};
-use zeroize::Zeroize;
 
-use super::{Connection, Mode};
-use crate::{Code, Reply, Status, framing::Line, sasl::MAX_RESPONSE_LINE};
+use super::{Asked, Connection, Mode};
+use crate::{
+    Code, Reply, Status,
+    framing::{Line, wipe_front},
+    sasl::MAX_RESPONSE_LINE,
+};
 
 impl Connection {
-    /// Whether the next octet begins a line.
+    /// Whether the next byte begins a line.
     pub(super) fn is_between_lines(&self) -> bool {
         matches!(self.reading, Mode::Commands | Mode::SaslResponse) && !self.line.is_within()
     }
 
     /// Takes a line. Returns whether there was one. A line that may hold a password or a token is wiped from the input: a response of
-    /// SASL, AUTH, and whatever was refused, for it may be a response that came at the wrong moment.
+    /// SASL, AUTH, and whatever was refused or is not known, for it may be a response that came at the wrong moment.
     #[inline]
     pub(super) fn step_line(
         &mut self,
@@ -36,10 +39,13 @@ impl Connection {
             Some(Line::Complete(len)) => {
                 let more = input.len() > len + 2;
                 handle(self, &input[..len], more);
-                if is_secret || self.counts.errors != errors {
-                    input[..len].zeroize();
+                // An unknown command is not refused yet where its service is asked.
+                let is_unknown = self.asked == Some(Asked::Command);
+                if is_secret || is_unknown || self.counts.errors != errors {
+                    wipe_front(input, len + 2);
+                } else {
+                    input.advance(len + 2);
                 }
-                input.advance(len + 2);
             }
         }
         self.clock.begin_line();
@@ -63,8 +69,7 @@ impl Connection {
 
 /// Drops all that has come, which may hold a password as well.
 pub(super) fn drop_all(input: &mut BytesMut) {
-    input.zeroize();
-    input.clear();
+    wipe_front(input, input.len());
 }
 
 fn is_auth(input: &[u8]) -> bool {

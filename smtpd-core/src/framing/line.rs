@@ -1,4 +1,5 @@
 use bytes::{Buf, BytesMut};
+use zeroize::Zeroize;
 
 /// Cuts command lines. Only CRLF ends one (RFC 5321 section 2.3.8); a bare LF or CR is just an octet of it.
 #[derive(Debug, Default)]
@@ -33,7 +34,7 @@ impl LineReader {
         self.scanned = 0;
         self.begun = true;
         if std::mem::take(&mut self.skipping) || end + 2 > limit {
-            drop_front(input, end + 2);
+            wipe_front(input, end + 2);
             return Some(Line::TooLong);
         }
         Some(Line::Complete(end))
@@ -65,15 +66,15 @@ impl LineReader {
     /// Drops what cannot be the end of the line, so that an endless one costs no memory.
     fn skip(&mut self, input: &mut BytesMut) {
         let keep = usize::from(input.last() == Some(&b'\r'));
-        drop_front(input, input.len() - keep);
+        wipe_front(input, input.len() - keep);
         self.scanned = 0;
         self.skipping = true;
     }
 }
 
 /// Drops what may be a part of a password or a token, so that the buffer does not hold it any longer.
-fn drop_front(input: &mut BytesMut, len: usize) {
-    input[..len].fill(0);
+pub(crate) fn wipe_front(input: &mut BytesMut, len: usize) {
+    input[..len].zeroize();
     input.advance(len);
 }
 

@@ -13,7 +13,7 @@ mod text;
 
 pub(crate) use chunk::ChunkReader;
 pub(crate) use dot::{DotReader, Piece};
-pub(crate) use line::{Line, LineReader};
+pub(crate) use line::{Line, LineReader, wipe_front};
 pub use newline::BareNewline;
 pub use nul::NulByte;
 pub(crate) use scan::Flaws;
