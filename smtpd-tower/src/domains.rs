@@ -41,11 +41,14 @@ pub(crate) fn is_same_recipient(one: &ForwardPath, other: &ForwardPath) -> bool 
     }
 }
 
-/// What is no domain by the RFC is compared letter by letter, for servers that are lenient.
+/// The canonical form of a domain that a user has named. One that is not accepted of clients, such as one in fullwidth letters, is
+/// mapped as browsers do it (UTS #46). What is no domain even then is compared letter by letter, for servers that are lenient.
 pub(crate) fn canonical(domain: &str) -> Box<str> {
-    match domain.parse::<Domain>() {
-        Ok(domain) => (*domain.canonical()).into(),
-        Err(_) => domain.to_ascii_lowercase().into(),
+    let parsed = domain.parse::<Domain>().ok();
+    let mapped = || idna::domain_to_ascii(domain).ok()?.parse::<Domain>().ok();
+    match parsed.or_else(mapped) {
+        Some(domain) => (*domain.canonical()).into(),
+        None => domain.to_ascii_lowercase().into(),
     }
 }
 
@@ -72,6 +75,26 @@ mod tests {
             let domain: Domain = domain.parse().unwrap();
             assert_eq!(set.contains(&domain), expected, "{domain}");
         }
+    }
+
+    /// These are typed by people: what a client may not send is not silently a domain that matches nothing.
+    #[test]
+    fn a_domain_in_another_width_is_no_domain_that_matches_nothing() {
+        for (named, domain) in [
+            (
+                "\u{4f8b}\u{3048}\u{3002}\u{30c6}\u{30b9}\u{30c8}",
+                "\u{4f8b}\u{3048}.\u{30c6}\u{30b9}\u{30c8}",
+            ),
+            ("\u{ff45}xample.org", "example.org"),
+            ("exam\u{ad}ple.org", "example.org"),
+            ("\u{ff27}R\u{c5}.example", "xn--gr-zia.example"),
+        ] {
+            let set: DomainSet = [named].into_iter().collect();
+            assert!(named.parse::<Domain>().is_err(), "{named}");
+            assert!(set.contains(&domain.parse().unwrap()), "{named}");
+        }
+        assert_eq!(&*canonical("LENIENT_name"), "lenient_name");
+        assert_eq!(&*canonical("[192.0.2.1]"), "[192.0.2.1]");
     }
 
     #[test]

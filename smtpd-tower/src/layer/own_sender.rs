@@ -1,6 +1,7 @@
 use std::{fmt, sync::Arc};
 
 use smtpd_core::{Code, Mailbox, Reply, Status, sasl::Identity};
+use unicode_normalization::UnicodeNormalization;
 
 use super::{Admit, gate::rule_layer};
 use crate::{
@@ -38,7 +39,7 @@ pub struct OwnSenderLayer {
 type Owns = dyn Fn(&Identity, &Mailbox) -> bool + Send + Sync;
 
 impl OwnSenderLayer {
-    /// Lets a user send under the addresses of which `owns` says so.
+    /// Lets a user send as every address for which `owns` returns true.
     pub fn new(owns: impl Fn(&Identity, &Mailbox) -> bool + Send + Sync + 'static) -> Self {
         Self {
             owns: Arc::new(owns),
@@ -46,7 +47,8 @@ impl OwnSenderLayer {
     }
 
     /// Lets a user of the name `alice` send as `alice` of each of these domains, and one whose name has an `@` as that address alone.
-    /// The case of letters matters in names, not in domains; these may be in A-labels or U-labels.
+    /// The case of letters matters in names, not in domains; these may be in A-labels or U-labels. Accents may be written in either
+    /// way (NFC or NFD).
     pub fn in_domains<T: AsRef<str>>(domains: impl IntoIterator<Item = T>) -> Self {
         let domains: DomainSet = domains.into_iter().collect();
         Self::new(move |user, sender| {
@@ -66,10 +68,16 @@ fn is_named(user: &str, sender: &Mailbox) -> bool {
     match user.rsplit_once('@') {
         // Not as `"alice@example.org"` of another domain, which is not the address that the name is.
         Some((name, domain)) => {
-            name == local_part && *canonical(domain) == *sender.domain().canonical()
+            is_same(name, &local_part) && *canonical(domain) == *sender.domain().canonical()
         }
-        None => user == local_part,
+        None => is_same(user, &local_part),
     }
+}
+
+/// Names of users are prepared, which includes NFC, and addresses come as the client writes them. They are not prepared as names
+/// are: the user `fix` does not own the address of the ligature `\u{fb01}x`, which is another mailbox.
+fn is_same(name: &str, local_part: &str) -> bool {
+    name == local_part || !local_part.is_ascii() && name.nfc().eq(local_part.nfc())
 }
 
 impl fmt::Debug for OwnSenderLayer {
@@ -121,6 +129,10 @@ mod tests {
             ("alice", r#""alice"@EXAMPLE.org"#, 250),
             ("alice", "alice@xn--gr-zia.example", 250),
             ("alice", "", 250),
+            ("m\u{fc}ller", "mu\u{308}ller@example.org", 250),
+            ("m\u{fc}ller", "m\u{fc}ller@example.org", 250),
+            ("m\u{fc}ller", "muller@example.org", 550),
+            ("fix", "\u{fb01}x@example.org", 550),
             ("alice", "Alice@example.org", 550),
             ("alice", "alice@example.com", 550),
             ("alice", "alice@sub.example.org", 550),
@@ -149,6 +161,10 @@ mod tests {
         for (user, sender, code) in [
             ("alice", "alice@other.net", 250),
             ("alice", "bob@other.net", 550),
+            ("m\u{fc}ller", "mu\u{308}ller@other.net", 250),
+            ("m\u{fc}ller@other.net", "mu\u{308}ller@other.net", 250),
+            ("m\u{fc}ller@other.net", "mu\u{308}ller@example.org", 550),
+            ("fix@other.net", "\u{fb01}x@other.net", 550),
             ("alice@example.org", "alice@EXAMPLE.org", 250),
             ("alice@example.org", "alice@other.net", 550),
             ("alice@example.org", ADDRESS_AS_NAME, 550),
