@@ -8,10 +8,11 @@ use std::{
 use zeroize::Zeroizing;
 
 use crate::{
-    BareNewline, Extension, Extensions, Leniency, NulByte, ParameterError, ParameterRule, Timeouts,
+    BareNewline, Extension, Extensions, Leniency, MailAuth, NulByte, ParameterError, ParameterRule,
+    Timeouts,
     check::SHORTEST_LINE_LIMIT,
     connection::Times,
-    extension::standard::{AUTH_PARAMETER, SIZE_PARAMETER},
+    extension::standard::SIZE_PARAMETER,
     parameter,
     sasl::{Mechanisms, SALT_KEY_LEN},
 };
@@ -401,10 +402,15 @@ impl Config {
         keyword: &str,
         value: Option<&str>,
     ) -> Result<(), ParameterError> {
-        const OWN: [ParameterRule; 2] = [SIZE_PARAMETER, AUTH_PARAMETER];
-        let own = &OWN[..1 + usize::from(!self.mechanisms.is_empty())];
+        const OWN: [ParameterRule; 1] = [SIZE_PARAMETER];
         let others = self.extensions.iter().flat_map(Extension::mail_parameters);
-        parameter::check(own.iter().chain(others), keyword, value)
+        match parameter::check(OWN.iter().chain(others), keyword, value) {
+            // RFC 4954 section 5: wherever AUTH is offered.
+            Err(_) if !self.mechanisms.is_empty() && MailAuth::is_named(keyword) => {
+                MailAuth::parse_with(value, self.leniency).map(drop)
+            }
+            outcome => outcome,
+        }
     }
 
     /// Whether RCPT may have that parameter.

@@ -1,6 +1,6 @@
 use crate::{
     Extension, ParameterError, ParameterRule,
-    parameter::{BodyType, EnvelopeId, MailAuth, Notify, OriginalRecipient, Ret, Size, SmtpUtf8},
+    parameter::{BodyType, EnvelopeId, Notify, OriginalRecipient, Ret, Size, SmtpUtf8},
 };
 
 /// The extensions of this crate that have no settings of their own.
@@ -96,7 +96,5 @@ fn body(value: Option<&str>, of: BodyType, wanted: bool) -> Result<(), Parameter
     }
 }
 
-/// `AUTH=` on MAIL, wherever AUTH is offered (RFC 4954 section 5).
-pub(crate) const AUTH_PARAMETER: ParameterRule = ParameterRule::of::<MailAuth>();
 /// `SIZE=` on MAIL (RFC 1870 section 6).
 pub(crate) const SIZE_PARAMETER: ParameterRule = ParameterRule::of::<Size>();

@@ -1,5 +1,5 @@
 use super::{Parameter, ParameterError, no_value, xtext};
-use crate::Mailbox;
+use crate::{Charset, Leniency, Mailbox, PathOptions};
 
 /// `SIZE=`: how many octets the message will have, as its sender declares it (RFC 1870 section 6).
 ///
@@ -95,6 +95,9 @@ impl Parameter for SmtpUtf8 {
 /// It is a mailbox, decoded from xtext. `None` is `AUTH=<>`: not known, or not to be trusted. Believe it only of clients that
 /// you trust.
 ///
+/// A session takes the mailboxes that its [`Leniency`] allows on MAIL, so [`parse`](Parameter::parse) accepts those of any
+/// leniency.
+///
 /// ```
 /// use smtpd_core::{MailAuth, Parameters};
 ///
@@ -105,19 +108,39 @@ impl Parameter for SmtpUtf8 {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct MailAuth(pub Option<String>);
 
-impl Parameter for MailAuth {
-    const KEYWORD: &'static str = "AUTH";
+impl MailAuth {
+    pub(crate) fn is_named(keyword: &str) -> bool {
+        keyword.eq_ignore_ascii_case(Self::KEYWORD)
+    }
 
-    fn parse(value: Option<&str>) -> Result<Self, ParameterError> {
+    /// Reads the value, with a mailbox in which these faults are overlooked.
+    pub(crate) fn parse_with(
+        value: Option<&str>,
+        leniency: Leniency,
+    ) -> Result<Self, ParameterError> {
         let identity = xtext::decode(value.ok_or(ParameterError::Malformed)?)?;
         // RFC 4954 section 5: a mailbox or `<>`, either of them in xtext.
         if identity == "<>" {
             return Ok(Self(None));
         }
-        match identity.parse::<Mailbox>() {
-            Ok(_) => Ok(Self(Some(identity))),
+        let options = PathOptions::new(leniency, Charset::Utf8);
+        match Mailbox::parse(identity.as_bytes(), options) {
+            Ok(mailbox) => Ok(Self(Some(mailbox.as_str().to_owned()))),
             Err(_) => Err(ParameterError::Malformed),
         }
+    }
+}
+
+impl Parameter for MailAuth {
+    const KEYWORD: &'static str = "AUTH";
+
+    fn parse(value: Option<&str>) -> Result<Self, ParameterError> {
+        const ANY: Leniency = Leniency::STRICT
+            .allow_long_local_part(true)
+            .allow_stray_dots_in_local_part(true)
+            .allow_underscore_in_domain(true)
+            .allow_trailing_dot_in_domain(true);
+        Self::parse_with(value, ANY)
     }
 }
 
@@ -174,6 +197,17 @@ mod tests {
         for bad in [None, Some("a+0D+0Ab@example.com"), Some("a+3@b"), Some("")] {
             assert!(MailAuth::parse(bad).is_err(), "{bad:?}");
         }
+    }
+
+    #[test]
+    fn mail_auth_overlooks_no_more_than_it_is_told_to() {
+        let value = Some("a..b@c_d.example.");
+        let strict = MailAuth::parse_with(value, Leniency::STRICT);
+        assert_eq!(strict, Err(ParameterError::Malformed));
+        let common = MailAuth::parse_with(Some("a..b@c.example"), Leniency::COMMON);
+        assert_eq!(common, Ok(MailAuth(Some("a..b@c.example".into()))));
+        let any = MailAuth::parse(value);
+        assert_eq!(any, Ok(MailAuth(Some("a..b@c_d.example".into()))));
     }
 
     #[test]
