@@ -52,16 +52,25 @@ impl Derivation {
 
     /// Derives the keys. Returns a secret for the same credentials that is compared in no time.
     pub fn run(self) -> Secret {
-        let keys = ScramKeys::compute(self.hash, &self.password, &self.salt, self.iterations);
+        let keys = self.keys();
         match (keys, self.stored) {
             // The password itself stands in for the keys that it fits, and an empty one, which fits nothing, for all others.
-            (Ok(keys), Some(stored)) if keys.is_same(&stored) => {
+            (Some(keys), Some(stored)) if keys.is_same(&stored) => {
                 Secret::plain(self.password.as_str())
             }
-            (_, Some(_)) => Secret::plain(""),
-            (Ok(keys), None) => Secret::scram(keys),
-            (Err(_), None) => Secret::plain(""),
+            (_, Some(_)) | (None, None) => Secret::plain(""),
+            (Some(keys), None) => Secret::scram(keys),
         }
+    }
+
+    /// `None` for a password that SASLprep forbids, after the same time.
+    pub(super) fn keys(&self) -> Option<ScramKeys> {
+        let of = |password| ScramKeys::compute(self.hash, password, &self.salt, self.iterations);
+        let keys = of(&self.password).ok();
+        if keys.is_none() {
+            let _ = std::hint::black_box(of("of nobody"));
+        }
+        keys
     }
 }
 
@@ -114,6 +123,26 @@ mod tests {
             assert!(credentials.derivation(&derived).is_none());
             assert_eq!(credentials.verify(&derived), password == "pencil");
             assert_eq!(credentials.verify(secret), password == "pencil");
+        }
+    }
+
+    /// Else its user is answered sooner than others, known or unknown.
+    #[test]
+    fn a_password_that_scram_cannot_use_takes_no_less_time() {
+        let recipe = Recipe {
+            hash: ScramHash::Sha256,
+            salt: b"salt".to_vec(),
+            iterations: 5000,
+        };
+        let credentials = Credentials::lookup("user").unwrap().with_recipe(recipe);
+        for (password, usable) in [("pencil", true), ("\u{1f600}", false), ("\u{ad}", false)] {
+            let secret = Secret::plain(password);
+            assert_eq!(secret.supports_scram(), usable);
+            let derivation = credentials.derivation(&secret).unwrap();
+            assert_eq!(derivation.iterations(), 5000);
+            let derived = derivation.run();
+            assert_eq!(derived.as_scram().is_some(), usable, "{password:?}");
+            assert!(credentials.derivation(&derived).is_none());
         }
     }
 

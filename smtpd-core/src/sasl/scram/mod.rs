@@ -216,10 +216,9 @@ impl Mechanism for ScramExchange {
         let keys = match secret.as_scram() {
             Some(keys) => Some(keys.clone()).filter(|keys| keys.hash() == self.scram.hash),
             None => {
-                let salt = self.salt(credentials.username());
-                secret.as_plain().and_then(|password| {
-                    ScramKeys::derive(self.scram.hash, password, &salt, self.scram.iterations).ok()
-                })
+                let password = secret.as_plain().filter(|text| !text.is_empty());
+                let recipe = self.recipe(credentials.username());
+                password.and_then(|password| recipe.of_stored(password).keys())
             }
         };
         self.challenge(keys, !credentials.acts_as_other())
@@ -244,11 +243,7 @@ impl ScramExchange {
         // RFC 5802 section 5.1: prepared for the look-up, and used in the hash as it came.
         let authzid = header.authzid.unwrap_or_default();
         let credentials = Credentials::lookup(&username)?.with_authzid(&authzid)?;
-        let recipe = Recipe {
-            hash: self.scram.hash,
-            salt: self.salt(credentials.username()),
-            iterations: self.scram.iterations,
-        };
+        let recipe = self.recipe(credentials.username());
         let credentials = credentials.with_recipe(recipe);
         self.state = State::Asked(Opening {
             username: credentials.username().to_owned(),
@@ -275,7 +270,8 @@ impl ScramExchange {
         Some(base64::encode(&input))
     }
 
-    /// Sends the server-first-message. Who reads it cannot tell whether there are keys.
+    /// Sends the server-first-message. Nothing in it tells whether there are keys. When it comes may tell: a plain password takes the
+    /// time of deriving them.
     fn challenge(&mut self, keys: Option<ScramKeys>, may_act: bool) -> Result<Step, SaslError> {
         let State::Asked(opening) = std::mem::replace(&mut self.state, State::Over) else {
             return Err(SaslError::OutOfSequence);
@@ -310,6 +306,15 @@ impl ScramExchange {
         Ok(Step::Challenge(
             format!("v={}", base64::encode(&signature)).into_bytes(),
         ))
+    }
+
+    /// How the keys of a plain password are derived.
+    fn recipe(&self, username: &str) -> Recipe {
+        Recipe {
+            hash: self.scram.hash,
+            salt: self.salt(username),
+            iterations: self.scram.iterations,
+        }
     }
 
     /// The salt for a name without one: random to look at, and the same each time.
