@@ -309,7 +309,7 @@ fn a_question_that_is_never_answered_is_answered_451_in_time() {
             "EHLO a\r\nAUTH CRAM-MD5\r\nYWxpY2UgMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDA=\r\n"
                 .into(),
             240,
-            late,
+            "454 4.7.0 Temporary authentication failure\r\n",
         ),
         ("EHLO a\r\nMAIL FROM:<a@b>\r\n".into(), 240, late),
         (transaction(""), 240, late),

@@ -200,10 +200,11 @@ impl Connection {
     }
 
     fn overdue(&mut self) {
-        let (overdue, reply) = if self.queued {
-            (Overdue::NotReady, Reply::busy())
-        } else {
-            (Overdue::Unanswered, Reply::timed_out())
+        let (overdue, reply) = match self.asked {
+            _ if self.queued => (Overdue::NotReady, Reply::busy()),
+            // RFC 4954 section 6: so clients know that nothing is wrong with the password.
+            Some(Asked::Auth) => (Overdue::Unanswered, Reply::auth_unavailable()),
+            _ => (Overdue::Unanswered, Reply::timed_out()),
         };
         self.give_up_question(reply);
         self.tell(Event::Overdue(overdue));

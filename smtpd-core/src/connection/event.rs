@@ -45,7 +45,7 @@ impl From<Event> for Slot {
 pub enum Overdue {
     /// The service did not become ready in time: 451 4.3.2.
     NotReady,
-    /// The answer did not come in time: 451 4.3.0. If it was a message, the client sends it again, so let the work end before
+    /// The answer did not come in time: 451 4.3.0, or 454 4.7.0 to AUTH. If it was a message, the client sends it again, so let the work end before
     /// the limit or be able to undo it.
     Unanswered,
 }

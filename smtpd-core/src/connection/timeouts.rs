@@ -8,7 +8,7 @@ use super::clock::Nanos;
 ///
 /// A client that is too slow receives 421 4.4.2, and the session ends with [`CloseReason::Timeout`](super::CloseReason::Timeout). Nothing can be sent to one
 /// that does not take its replies, nor within a TLS handshake, which ends with [`CloseReason::TlsFailed`](super::CloseReason::TlsFailed). A service that is too
-/// slow costs the command 451 ([`Overdue`](super::Overdue)), and the session goes on.
+/// slow costs the command 451, or AUTH 454 ([`Overdue`](super::Overdue)), and the session goes on.
 ///
 /// The limits on a service (`ready`, `call`, `data_start`, `delivery`) hold for questions that are
 /// [deferred](crate::Ask::defer): while a driver answers in place, the session cannot interrupt it.

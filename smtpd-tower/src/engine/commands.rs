@@ -28,6 +28,10 @@ where
     /// Ready when the service has answered, and its answer was passed on.
     fn poll(&mut self, driver: &mut Driver<IO>, cx: &mut Context<'_>) -> Poll<()>;
     fn phase(&self) -> &'static str;
+    /// Whether it is the service that is waited for, and not something that the session does itself.
+    fn is_service(&self) -> bool {
+        true
+    }
 }
 
 /// A call of the service of one phase.
@@ -84,13 +88,18 @@ impl<IO: Io> Driver<IO> {
         Poll::Ready(())
     }
 
-    /// A service was too late. The client was told.
+    /// A service was too late, or no processor was free in time. The client was told.
     pub(super) fn overdue(&mut self, _: Overdue) {
-        let phase = match &self.work {
-            Some(work) => work.phase(),
-            None => Data::NAME,
-        };
-        self.report(SessionError::ServiceTimeout { phase });
+        let work = self.work.as_ref();
+        let phase = work.map_or(Data::NAME, Work::phase);
+        if work.is_none_or(Work::is_service) {
+            self.report(SessionError::ServiceTimeout { phase });
+        } else {
+            let (session, peer) = (self.session.id(), self.session.peer());
+            quietly(
+                || tracing::warn!(session, %peer, "no processor was free to compare a password"),
+            );
+        }
         match self.work.take() {
             Some(work) => self.drop_caught(phase, work),
             None => {

@@ -38,6 +38,10 @@ impl<IO: Io> Asking<IO> for Deriving {
     fn phase(&self) -> &'static str {
         Auth::NAME
     }
+
+    fn is_service(&self) -> bool {
+        false
+    }
 }
 
 impl<IO: Io> Driver<IO> {
@@ -61,7 +65,7 @@ impl<IO: Io> Driver<IO> {
         let client = ClientKey::of_session(&self.session, ClientKey::PREFIX);
         self.connection.begin(&question);
         self.catch_up();
-        // It has not been polled since the session was woken, although the service may have.
+        // Nothing has polled it since the session was woken, although the service may have been polled.
         self.polled.work = false;
         self.work = Some(Work::Call(Box::new(Deriving {
             secret: Box::pin(compute(client, move || derivation.run())),
@@ -79,7 +83,7 @@ impl<IO: Io> Driver<IO> {
 #[cfg(test)]
 #[cfg(feature = "test")]
 mod tests {
-    use std::{thread, time::Duration};
+    use std::{sync::Arc, thread, time::Duration};
 
     use smtpd_core::{
         Timeouts,
@@ -88,7 +92,7 @@ mod tests {
     use tokio::{sync::Mutex, task};
 
     use crate::{
-        AuthOutcome, Pipeline, Request, Secret, Server, handler_fn,
+        AuthOutcome, Pipeline, Reply, Request, Secret, Server, handler_fn,
         limiter::ClientKey,
         permits::{Permit, Permits},
         phase::Auth,
@@ -164,11 +168,20 @@ mod tests {
         let _all = ALL.lock().await;
         // First the permits: while other tests have some, the paused clock goes on.
         let permits = all_permits().await;
-        let mut client = greeted(&server()).await;
+        let faults = Arc::new(std::sync::Mutex::new(Vec::new()));
+        let seen = faults.clone();
+        let server =
+            server().on_error(move |_, error| seen.lock().unwrap().push(error.to_string()));
+        let mut client = greeted(&server).await;
         let begun = tokio::time::Instant::now();
         let reply = client.auth_plain("alice", "pencil").await.unwrap();
-        reply.expect_code(451).unwrap();
+        assert_eq!(reply.to_string(), Reply::auth_unavailable().to_string());
         assert_eq!(begun.elapsed().as_secs(), 20);
+        assert_eq!(
+            *faults.lock().unwrap(),
+            [""; 0],
+            "the service is not to blame"
+        );
         drop(permits);
         let reply = client.auth_plain("alice", "pencil").await.unwrap();
         reply.expect_code(235).unwrap();
@@ -179,10 +192,10 @@ mod tests {
         let _all = ALL.lock().await;
         let server = server();
         let permits = all_permits().await;
-        let waiting = || Permits::of_process().waiting(ClientKey::new([192, 0, 2, 77].into()));
+        let waiting = || Permits::of_process().waiting(ClientKey::new([198, 51, 100, 77].into()));
         let mut clients = Vec::new();
         for _ in 0..3 {
-            let mut client = Client::from_peer(&server, ([192, 0, 2, 77], 4711));
+            let mut client = Client::from_peer(&server, ([198, 51, 100, 77], 4711));
             client.greeting().await.unwrap();
             client.ehlo("client.test").await.unwrap();
             client

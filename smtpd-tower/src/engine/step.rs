@@ -204,4 +204,13 @@ impl<IO: Io> Work<IO> {
             Self::ProxyHeader(_) => "proxy",
         }
     }
+
+    /// Whether a service is to blame where it takes too long.
+    pub(super) fn is_service(&self) -> bool {
+        match self {
+            Self::Call(call) => call.is_service(),
+            #[cfg(any(feature = "tls", feature = "proxy"))]
+            _ => true,
+        }
+    }
 }
