@@ -26,13 +26,7 @@ pub(crate) async fn compute<T: Send + 'static>(
     client: Option<ClientKey>,
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, Unavailable> {
-    let permit = Permits::of_process().acquire(client).await?;
-    let done = task::spawn_blocking(move || {
-        // Held by the work and not by the session: the work does not end when its client goes away.
-        let _permit = permit;
-        work()
-    });
-    done.await.map_err(|_| Unavailable)
+    Permits::of_process().compute(client, work).await
 }
 
 /// A number of permits, which clients take in turn. A clone shares them.
@@ -66,36 +60,57 @@ impl Permits {
         })))
     }
 
-    /// Those of all servers of this process: one for each processor.
+    /// Those of all servers of this process.
     pub(crate) fn of_process() -> &'static Self {
-        static PERMITS: LazyLock<Permits> = LazyLock::new(|| {
-            Permits::new(thread::available_parallelism().unwrap_or(NonZero::<usize>::MIN))
-        });
+        static PERMITS: LazyLock<Permits> = LazyLock::new(Permits::one_per_processor);
         &PERMITS
+    }
+
+    fn one_per_processor() -> Self {
+        Self::new(thread::available_parallelism().unwrap_or(NonZero::<usize>::MIN))
+    }
+
+    async fn compute<T: Send + 'static>(
+        &self,
+        client: Option<ClientKey>,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, Unavailable> {
+        let permit = self.acquire(client).await?;
+        let done = task::spawn_blocking(move || {
+            // Held by the work and not by the session: the work does not end when its client goes away.
+            let _permit = permit;
+            work()
+        });
+        done.await.map_err(|_| Unavailable)
     }
 
     /// Waits for a permit. Clients get one in turn, however many each waits for; where too many wait, the client that waits for
     /// most gives way.
     pub(crate) async fn acquire(&self, client: Option<ClientKey>) -> Result<Permit, Unavailable> {
+        let mut turned_away = Vec::new();
         let granted = {
             let mut queue = self.lock();
             if queue.free > 0 {
                 queue.free -= 1;
                 return Ok(Permit(Some(self.clone())));
             }
-            queue.enter(client).ok_or(Unavailable)?
+            queue.enter(client, &mut turned_away)
         };
-        granted.await.map_err(|_| Unavailable)
+        // That wakes their tasks, which may be code that wants a permit itself. The lock must not be held then.
+        drop(turned_away);
+        granted.ok_or(Unavailable)?.await.map_err(|_| Unavailable)
     }
 
     /// How often that client waits, without what it has given up.
     #[cfg(all(test, feature = "test"))]
     pub(crate) fn waiting(&self, client: ClientKey) -> usize {
-        let mut queue = self.lock();
-        queue.forget_given_up();
+        let queue = self.lock();
         let mut lines = queue.lines.iter();
         let line = lines.find(|line| line.client == Some(client));
-        line.map_or(0, |line| line.waiting.len())
+        line.map_or(0, |line| {
+            let waiting = line.waiting.iter();
+            waiting.filter(|waiting| !waiting.is_closed()).count()
+        })
     }
 
     fn lock(&self) -> MutexGuard<'_, Queue> {
@@ -132,12 +147,17 @@ impl Queue {
         next
     }
 
-    fn enter(&mut self, client: Option<ClientKey>) -> Option<oneshot::Receiver<Permit>> {
+    /// Lets that client wait, if there is room. Those who do not wait any longer are added to `turned_away`.
+    fn enter(
+        &mut self,
+        client: Option<ClientKey>,
+        turned_away: &mut Vec<oneshot::Sender<Permit>>,
+    ) -> Option<oneshot::Receiver<Permit>> {
         if self.waiting >= Permits::MAX_WAITING {
-            self.forget_given_up();
+            self.forget_given_up(turned_away);
         }
         if self.waiting >= Permits::MAX_WAITING {
-            self.turn_away_before(client)?;
+            turned_away.push(self.turn_away_before(client)?);
         }
         let (sender, granted) = oneshot::channel();
         self.waiting += 1;
@@ -151,16 +171,19 @@ impl Queue {
         Some(granted)
     }
 
-    fn forget_given_up(&mut self) {
+    fn forget_given_up(&mut self, forgotten: &mut Vec<oneshot::Sender<Permit>>) {
         for line in &mut self.lines {
-            line.waiting.retain(|waiting| !waiting.is_closed());
+            let all = line.waiting.drain(..);
+            let (given_up, waiting): (VecDeque<_>, _) = all.partition(oneshot::Sender::is_closed);
+            line.waiting = waiting;
+            forgotten.extend(given_up);
         }
         self.lines.retain(|line| !line.waiting.is_empty());
         self.waiting = self.lines.iter().map(|line| line.waiting.len()).sum();
     }
 
-    /// Makes room for that client, unless no other waits for more.
-    fn turn_away_before(&mut self, client: Option<ClientKey>) -> Option<()> {
+    /// Makes room for that client, unless no other waits for more. Returns who has to go.
+    fn turn_away_before(&mut self, client: Option<ClientKey>) -> Option<oneshot::Sender<Permit>> {
         let own = self.lines.iter().find(|line| line.client == client);
         let own = own.map_or(0, |line| line.waiting.len());
         let longest = self
@@ -170,9 +193,9 @@ impl Queue {
         if longest.waiting.len() <= own + 1 {
             return None;
         }
-        longest.waiting.pop_back()?;
+        let last = longest.waiting.pop_back()?;
         self.waiting -= 1;
-        Some(())
+        Some(last)
     }
 }
 
@@ -190,8 +213,13 @@ impl Drop for Permit {
 
 #[cfg(test)]
 mod tests {
-    use std::{collections::HashMap, sync::atomic::AtomicUsize, sync::atomic::Ordering};
+    use std::{
+        pin::pin,
+        sync::mpsc,
+        task::{Context, Wake, Waker},
+    };
 
+    use tokio::sync::mpsc::unbounded_channel;
     use tokio_test::{assert_pending, assert_ready, task::Spawn, task::spawn};
 
     use super::*;
@@ -316,24 +344,61 @@ mod tests {
         }
     }
 
-    #[tokio::test]
-    async fn no_more_work_is_done_at_once_than_there_are_processors() {
-        static NOW: AtomicUsize = AtomicUsize::new(0);
-        let processors = thread::available_parallelism().unwrap().get();
-        let work = || {
-            let now = NOW.fetch_add(1, Ordering::SeqCst) + 1;
-            thread::yield_now();
-            NOW.fetch_sub(1, Ordering::SeqCst);
-            now
-        };
-        let all: Vec<_> = (0..200)
-            .map(|number| tokio::spawn(compute(client(number), work)))
-            .collect();
-        let mut seen = HashMap::new();
-        for done in all {
-            *seen.entry(done.await.unwrap().unwrap()).or_insert(0) += 1;
+    /// Notes whether the lock was free when it was woken, as code that wants a permit then needs it.
+    struct Woken(Permits, Mutex<Option<bool>>);
+
+    impl Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            *self.1.lock().unwrap() = Some(self.0.0.try_lock().is_ok());
         }
-        assert!(seen.keys().all(|now| *now <= processors), "{seen:?}");
+    }
+
+    #[test]
+    fn nobody_is_woken_under_the_lock() {
+        let permits = one();
+        let _held = assert_ready!(spawn(permits.acquire(None)).poll()).unwrap();
+        let _flood: Vec<_> = (1..Permits::MAX_WAITING)
+            .map(|_| waiting(&permits, 1))
+            .collect();
+        let woken = Arc::new(Woken(permits.clone(), Mutex::default()));
+        let waker = Waker::from(woken.clone());
+        let mut last = pin!(permits.acquire(client(1)));
+        let poll = last.as_mut().poll(&mut Context::from_waker(&waker));
+        assert_pending!(poll);
+        let _other = waiting(&permits, 2);
+        assert_eq!(*woken.1.lock().unwrap(), Some(true));
+    }
+
+    #[tokio::test]
+    async fn no_more_work_is_done_at_once_than_there_are_permits() {
+        let processors = thread::available_parallelism().unwrap().get();
+        assert_eq!(Permits::one_per_processor().lock().free, processors);
+
+        let permits = Permits::new(NonZero::new(3).unwrap());
+        let (begin, mut begun) = unbounded_channel();
+        let (release, released) = mpsc::channel::<()>();
+        let released = Arc::new(Mutex::new(released));
+        let all = [1, 2, 3, 4, 5].map(|number| {
+            let (permits, begin, released) = (permits.clone(), begin.clone(), released.clone());
+            let work = move || {
+                begin.send(()).unwrap();
+                let _ = released.lock().unwrap().recv();
+            };
+            tokio::spawn(async move { permits.compute(client(number), work).await })
+        });
+        for (released, waiting) in [(3, 2), (1, 1), (1, 0)] {
+            for _ in 0..released {
+                begun.recv().await.unwrap();
+            }
+            assert_eq!(permits.lock().waiting, waiting);
+            assert!(begun.try_recv().is_err());
+            release.send(()).unwrap();
+        }
+        drop(release);
+        for done in all {
+            done.await.unwrap().unwrap();
+        }
+        assert_eq!(permits.lock().free, 3);
     }
 
     #[tokio::test]
