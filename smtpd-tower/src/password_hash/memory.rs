@@ -4,21 +4,23 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use argon2::Block;
 
-/// Memory of comparisons that have ended, for those to come: as many pieces as there are at once. If it were allocated anew for
-/// each, in a thread that has an arena of its own, the allocator would keep far more of it.
+/// Memory of comparisons that have ended, for those to come: as many pieces as there are at once, up to a limit. If it were allocated
+/// anew for each, in a thread that has an arena of its own, the allocator would keep far more of it.
 #[derive(Debug, Default)]
 pub(super) struct Memory(Mutex<Vec<Vec<Block>>>);
 
 impl Memory {
-    /// The largest piece that is kept: 64 MiB. The system takes larger ones back when they are freed.
+    /// How much is kept in all, in blocks: 64 MiB. The system takes larger pieces back when they are freed.
     const MOST_KEPT: usize = (64 << 20) / Block::SIZE;
 
     /// Runs `work` with that many blocks. `None` if there is not the memory for them.
     pub(super) fn lend<T>(&self, blocks: usize, work: impl FnOnce(&mut [Block]) -> T) -> Option<T> {
         let mut piece = self.take(blocks)?;
         let result = work(piece.get_mut(..blocks)?);
-        if piece.len() <= Self::MOST_KEPT {
-            self.lock().push(piece);
+        let mut kept = self.lock();
+        let all: usize = kept.iter().map(Vec::len).sum();
+        if all + piece.len() <= Self::MOST_KEPT {
+            kept.push(piece);
         }
         Some(result)
     }
@@ -59,6 +61,29 @@ mod tests {
         assert_eq!(memory.lock().len(), 1, "the smaller piece is dropped");
         memory.lend(8, |_| assert_eq!(place(8).1, 8)).unwrap();
         assert_eq!(memory.lock().len(), 2, "one for each at once");
+    }
+
+    /// A server with many processors would keep gigabytes after one minute of guesses.
+    #[test]
+    fn what_is_kept_is_bounded_however_many_run_at_once() {
+        fn lend(memory: &Memory, blocks: usize, depth: usize) {
+            memory
+                .lend(blocks, |_| {
+                    if depth > 1 {
+                        lend(memory, blocks, depth - 1);
+                    }
+                })
+                .unwrap();
+        }
+        let memory = Memory::default();
+        lend(&memory, Memory::MOST_KEPT / 4, 6);
+        assert_eq!(memory.lock().len(), 4);
+        lend(&memory, Memory::MOST_KEPT / 2, 1);
+        assert_eq!(
+            memory.lock().len(),
+            3,
+            "a piece that is too small is dropped"
+        );
     }
 
     #[test]

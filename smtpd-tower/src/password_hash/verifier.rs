@@ -9,8 +9,9 @@ use std::{
 use argon2::{Argon2, Params};
 use smtpd_core::{
     AuthOutcome, Reply,
-    sasl::{Credentials, Identity},
+    sasl::{Credentials, Identity, prepare_name},
 };
+use zeroize::Zeroizing;
 
 use super::{PasswordHash, memory::Memory};
 use crate::{
@@ -26,6 +27,10 @@ use crate::{
 /// thousand wait, the next receives [`Reply::auth_unavailable`].
 ///
 /// An unknown user costs as much time as a known one. A clone shares the limit.
+///
+/// A password may be hashed as users type it, or as SASLprep (RFC 4013) prepares it, which is better (RFC 4616 section 2): then it
+/// does not matter how accents are written. What a client sends is compared as it is and, where SASLprep makes another of it, in
+/// that form too. Such a password takes twice the time, whoever's it is.
 ///
 /// ```
 /// use std::{collections::HashMap, sync::Arc};
@@ -76,6 +81,8 @@ impl Nobody {
 
 impl PasswordVerifier {
     /// Unknown users cost what Argon2id with 19 MiB and two passes does.
+    ///
+    /// The verifier and its clones keep up to 64 MiB that comparisons have used, for the next.
     pub fn new() -> Self {
         let hash = PasswordHash::of_nobody(Argon2::default(), Params::DEFAULT_OUTPUT_LEN);
         Self {
@@ -86,8 +93,8 @@ impl PasswordVerifier {
     }
 
     /// Makes unknown users cost what the known ones do, whose hashes these are. Where these differ in their cost, each unknown name
-    /// costs what one of them does, always the same one: otherwise the time would tell which names are not known. Without any hash,
-    /// nothing changes.
+    /// costs what one of them does, and the same one until a hash changes: otherwise the time would tell which names are not known.
+    /// Without any hash, nothing changes.
     #[must_use]
     pub fn unknown_users_like<'a>(
         mut self,
@@ -106,8 +113,7 @@ impl PasswordVerifier {
         self
     }
 
-    /// Lets so many run at a time, where there are more processors. Each takes the memory that its hash asks for, and the verifier
-    /// keeps it for the next.
+    /// Limits how many comparisons run at a time, below the number of processors. Each takes the memory that its hash asks for.
     #[must_use]
     pub fn at_a_time(mut self, permits: NonZero<usize>) -> Self {
         self.limit = Some(Permits::new(permits));
@@ -116,8 +122,8 @@ impl PasswordVerifier {
 
     /// Accepts whoever knows the password of that hash; `None` stands for a user that is not known.
     ///
-    /// Refused is also who wants to act as somebody else (RFC 4616 section 2), and a mechanism that does not carry the
-    /// password, for which a hash is of no use. Where there is no memory, or too many wait, the client may try again: it receives
+    /// Rejects clients that want to act as another user (RFC 4616 section 2), and mechanisms that do not carry the password, for
+    /// which a hash is of no use. Where there is no memory, or too many wait, the client may try again: it receives
     /// [`Reply::auth_unavailable`].
     pub async fn verify(
         &self,
@@ -143,8 +149,19 @@ impl PasswordVerifier {
         let (memory, credentials) = (self.memory.clone(), request.credentials().clone());
         let compared = compute(client, move || {
             let _permit = permit;
-            let password = credentials.password().unwrap_or_default();
-            memory.lend(hash.blocks(), |blocks| hash.fits(password, blocks))
+            let sent = credentials.password().unwrap_or_default();
+            let prepared = prepare_name(sent).map(|text| Zeroizing::new(text.into_owned()));
+            // How many there are depends on nothing but what was sent, and all are compared: the time tells nothing.
+            let prepared = prepared.as_ref().map(|text| text.as_str());
+            let forms = [Some(sent), prepared.filter(|prepared| *prepared != sent)];
+            memory.lend(hash.blocks(), |blocks| {
+                let fits = |form: &str| hash.fits(form, blocks);
+                forms
+                    .into_iter()
+                    .flatten()
+                    .map(fits)
+                    .fold(false, |any, one| any | one)
+            })
         });
         compared.await.ok()?
     }
@@ -208,6 +225,37 @@ mod tests {
                 AuthOutcome::Refuse(reply) => assert!(!welcome && reply == Reply::auth_failed()),
                 other => panic!("{other:?}"),
             }
+        }
+    }
+
+    /// The option `--user` of the reference server takes all of these, too.
+    #[tokio::test]
+    async fn a_password_that_is_written_in_another_way_is_the_same() {
+        let hash_of = |password: &str| {
+            let mut stored = hash();
+            let new = Arc::get_mut(&mut stored.0).unwrap();
+            let (argon2, salt) = (&new.argon2, &new.salt);
+            argon2
+                .hash_password_into(password.as_bytes(), salt, &mut new.hash)
+                .unwrap();
+            stored
+        };
+        for (sent, hashed, welcome) in [
+            ("s\u{e9}cret", "s\u{e9}cret", true),
+            ("se\u{301}cret", "s\u{e9}cret", true),
+            ("se\u{301}cret", "se\u{301}cret", true),
+            ("\u{ff53}ecret", "secret", true),
+            ("secret\u{b2}", "secret\u{b2}", true),
+            ("secret\u{b2}", "secret2", true),
+            ("secret\u{1f600}", "secret\u{1f600}", true),
+            ("\u{ad}", "\u{ad}", true),
+            ("secret2", "secret\u{b2}", false),
+            ("\u{ff33}ecret", "secret", false),
+        ] {
+            let credentials = Credentials::plain("alice", sent).unwrap();
+            let outcome = verify(credentials, Some(&hash_of(hashed))).await;
+            let accepted = matches!(outcome, AuthOutcome::Accept(_));
+            assert_eq!(accepted, welcome, "{sent:?} for {hashed:?}");
         }
     }
 
