@@ -22,7 +22,7 @@ use shared::{
     Delivery, Options, Stage, Stream,
     options::{Kind, Listener},
 };
-use smtpd_core::{Connection, Reply, Step, bytes::BytesMut};
+use smtpd_core::{Connection, Handshaking, Reading, Reply, Step, Writing, bytes::BytesMut};
 
 /// A thread that waits for its client looks this often whether the server shuts down.
 const TICK: Duration = Duration::from_millis(100);
@@ -86,82 +86,73 @@ fn serve(mut connection: Connection, socket: TcpStream, options: &Options) -> io
             Stage::Ending => connection.shut_down(),
         }
         match connection.poll(Instant::now(), &mut input) {
-            Step::Write(mut writing) => {
-                stream
-                    .socket()
-                    .set_write_timeout(Some(tick(writing.until())))?;
-                match stream.write(writing.bytes()) {
-                    Ok(written) => writing.wrote(written, Instant::now()),
-                    Err(error) if is_timeout(&error) => {}
-                    Err(_) => writing.into_connection().handle_lost(),
-                }
-            }
-            Step::Read(reading) => {
-                stream
-                    .socket()
-                    .set_read_timeout(Some(tick(reading.until())))?;
-                match stream.read(&mut buffer) {
-                    Ok(0) => reading.into_connection().handle_eof(),
-                    Ok(read) => {
-                        input.extend_from_slice(&buffer[..read]);
-                        buffer[..read].fill(0); // It may be a password.
-                    }
-                    Err(error) if is_timeout(&error) => {}
-                    Err(_) => reading.into_connection().handle_lost(),
-                }
-            }
-            Step::Handshake(handshake) => {
-                let timeout = Some(tick(handshake.until()));
-                stream.socket().set_read_timeout(timeout)?;
-                stream.socket().set_write_timeout(timeout)?;
-                match stream.handshake(&options.tls) {
-                    Ok(Some(facts)) => handshake.done(&mut input, facts),
-                    Ok(None) => {}
-                    Err(error) if is_timeout(&error) => {}
-                    Err(_) => handshake.failed(),
-                }
-            }
+            Step::Write(writing) => write(&mut stream, writing)?,
+            Step::Read(reading) => read(&mut stream, reading, &mut input, &mut buffer)?,
+            Step::Handshake(wait) => handshake(&mut stream, wait, &mut input, options)?,
+            // Nothing is deferred.
+            Step::Answer(_) => {}
             Step::Closed(_) => break,
 
-            Step::Connect(ask) => ask.accept(),
-            Step::Helo(_, ask) => ask.accept(),
-            Step::StartTls(ask) => ask.accept(),
+            // Keys of SCRAM are derived here as well: a thread waits for nobody but its client.
             Step::Auth(request, ask) => ask.answer(shared::login(options, &request)),
-            Step::Mail(_, ask) => ask.accept(),
-            Step::Rcpt(rcpt, ask) => ask.reply(shared::recipient(options, &rcpt)),
-            Step::Data(ask) => match Delivery::begin(options, ask.connection(), peer) {
-                Ok(begun) => {
-                    delivery = Some(begun);
-                    ask.receive();
-                }
-                Err(_) => ask.refuse(Reply::try_again("No room for messages")),
-            },
-            Step::Chunk(bytes, receiving) => {
-                if delivery
-                    .as_mut()
-                    .is_some_and(|delivery| delivery.write(&bytes).is_err())
-                {
-                    delivery = None;
-                    receiving.refuse(Reply::try_again("No room for messages"));
-                }
-            }
-            Step::ChunkEnd(ask) => ask.taken(),
             Step::Message(Ok(()), ask) => match delivery.take().map(Delivery::commit) {
                 Some(Ok(name)) => ask.reply(Reply::queued(name)),
-                _ => ask.refuse(Reply::try_again("No room for messages")),
+                _ => ask.refuse(shared::no_room()),
             },
-            Step::Message(Err(error), ask) => {
-                delivery = None;
-                ask.refuse(error);
-            }
-            Step::Reset(_) => delivery = None,
-            // Nothing is deferred, no proxy is trusted, no other command is asked about, and nothing is logged.
-            Step::Answer(_) | Step::XClient(..) | Step::Command(..) => {}
-            Step::Authenticated(_) | Step::XForward(_) | Step::Overdue(_) | Step::Line(_) => {}
+            other => shared::decide(other, options, peer, &mut delivery),
         }
     }
     drop(delivery);
     close(stream, connection.config().timeouts_ref().linger)
+}
+
+/// Writes what can be written until the deadline.
+fn write(stream: &mut Stream<TcpStream>, mut writing: Writing<'_>) -> io::Result<()> {
+    let timeout = Some(tick(writing.until()));
+    stream.socket().set_write_timeout(timeout)?;
+    match stream.write(writing.bytes()) {
+        Ok(written) => writing.wrote(written, Instant::now()),
+        Err(error) if is_timeout(&error) => {}
+        Err(_) => writing.into_connection().handle_lost(),
+    }
+    Ok(())
+}
+
+/// Reads what comes until the deadline.
+fn read(
+    stream: &mut Stream<TcpStream>,
+    reading: Reading<'_>,
+    input: &mut BytesMut,
+    buffer: &mut [u8],
+) -> io::Result<()> {
+    let timeout = Some(tick(reading.until()));
+    stream.socket().set_read_timeout(timeout)?;
+    match stream.read(buffer) {
+        Ok(0) => reading.into_connection().handle_eof(),
+        Ok(read) => shared::append(input, &mut buffer[..read]),
+        Err(error) if is_timeout(&error) => {}
+        Err(_) => reading.into_connection().handle_lost(),
+    }
+    Ok(())
+}
+
+/// Goes on with the TLS handshake until the deadline.
+fn handshake(
+    stream: &mut Stream<TcpStream>,
+    handshake: Handshaking<'_>,
+    input: &mut BytesMut,
+    options: &Options,
+) -> io::Result<()> {
+    let timeout = Some(tick(handshake.until()));
+    stream.socket().set_read_timeout(timeout)?;
+    stream.socket().set_write_timeout(timeout)?;
+    match stream.handshake(&options.tls) {
+        Ok(Some(facts)) => handshake.done(input, facts),
+        Ok(None) => {}
+        Err(error) if is_timeout(&error) => {}
+        Err(_) => handshake.failed(),
+    }
+    Ok(())
 }
 
 /// How long to block: until the deadline, or for a tick.

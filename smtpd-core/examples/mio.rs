@@ -11,7 +11,8 @@ use std::{
     error::Error,
     io,
     net::{Shutdown, SocketAddr},
-    sync::{Arc, mpsc},
+    num::NonZero,
+    sync::{Arc, Mutex, mpsc},
     thread,
     time::{Duration, Instant},
 };
@@ -48,7 +49,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         common: Common {
             options,
             buffer: vec![0; 16 << 10],
-            workers: Workers { sender, waker },
+            workers: Workers::new(Home { sender, waker }),
         },
         done,
     };
@@ -80,9 +81,19 @@ struct Common {
     workers: Workers,
 }
 
-/// Does in threads of its own what would keep all sessions waiting: the disk may block, and keys take long to derive. A server
-/// that is to stand clients who guess passwords does not start a thread for each derivation, but has a few that take turns.
+/// Does in other threads what would keep all sessions waiting: the disk may block, and keys take long to derive.
 struct Workers {
+    home: Home,
+    /// Derivations, for one thread on each processor: clients who guess passwords ask for as many as they can. No more wait than
+    /// there are sessions. A server for the public would also let clients take turns, and forget those who leave.
+    derivations: mpsc::Sender<Task>,
+}
+
+type Task = Box<dyn FnOnce() + Send>;
+
+/// Where answers go.
+#[derive(Clone)]
+struct Home {
     sender: mpsc::Sender<Done>,
     waker: Arc<Waker>,
 }
@@ -181,7 +192,7 @@ impl Server {
             Answer::Delivered(question, name) => {
                 match (session.connection.resume(question), name) {
                     (Some(ask), Ok(name)) => ask.reply(Reply::queued(name)),
-                    (Some(ask), Err(_)) => ask.refuse(Reply::try_again("No room for messages")),
+                    (Some(ask), Err(_)) => ask.refuse(shared::no_room()),
                     (None, _) => {}
                 }
             }
@@ -211,8 +222,26 @@ impl Server {
 }
 
 impl Workers {
+    fn new(home: Home) -> Self {
+        let (derivations, tasks) = mpsc::channel::<Task>();
+        let tasks = Arc::new(Mutex::new(tasks));
+        for _ in 0..thread::available_parallelism().map_or(1, NonZero::get) {
+            let tasks = tasks.clone();
+            let next = move || tasks.lock().ok()?.recv().ok();
+            thread::spawn(move || {
+                while let Some(task) = next() {
+                    task()
+                }
+            });
+        }
+        Self { home, derivations }
+    }
+
     fn deliver(&self, session: Token, delivery: Delivery, question: Deferred<ask_kind::Message>) {
-        self.start(session, || Answer::Delivered(question, delivery.commit()));
+        let home = self.home.clone();
+        let work = move || home.send(session, Answer::Delivered(question, delivery.commit()));
+        // If no thread can be had, nobody answers, and the session does so itself when the time for it is over.
+        let _ = thread::Builder::new().spawn(work);
     }
 
     /// Answers at once where that takes no time.
@@ -230,20 +259,17 @@ impl Workers {
         let Some(derivation) = derivation else {
             return ask.answer(outcome);
         };
-        let question = ask.defer();
-        self.start(session, || Answer::Derived(question, derivation.run()));
+        let (home, question) = (self.home.clone(), ask.defer());
+        let work = move || home.send(session, Answer::Derived(question, derivation.run()));
+        let _ = self.derivations.send(Box::new(work));
     }
+}
 
-    fn start(&self, session: Token, work: impl FnOnce() -> Answer + Send + 'static) {
-        let (sender, waker) = (self.sender.clone(), self.waker.clone());
-        let work = move || {
-            let answer = work();
-            if sender.send(Done { session, answer }).is_ok() {
-                let _ = waker.wake();
-            }
-        };
-        // If no thread can be had, nobody answers, and the session does so itself when the time for it is over.
-        let _ = thread::Builder::new().spawn(work);
+impl Home {
+    fn send(&self, session: Token, answer: Answer) {
+        if self.sender.send(Done { session, answer }).is_ok() {
+            let _ = self.waker.wake();
+        }
     }
 }
 
@@ -297,10 +323,7 @@ impl Session {
                     reads += 1;
                     match self.stream.read(&mut common.buffer) {
                         Ok(0) => reading.into_connection().handle_eof(),
-                        Ok(read) => {
-                            self.input.extend_from_slice(&common.buffer[..read]);
-                            common.buffer[..read].fill(0); // It may be a password.
-                        }
+                        Ok(read) => shared::append(&mut self.input, &mut common.buffer[..read]),
                         Err(error) if is_blocked(&error) => return Some(reading.until()),
                         Err(_) => reading.into_connection().handle_lost(),
                     }
@@ -314,45 +337,15 @@ impl Session {
                 Step::Answer(answering) => return Some(answering.until()),
                 Step::Closed(_) => break,
 
-                Step::Connect(ask) => ask.accept(),
-                Step::Helo(_, ask) => ask.accept(),
-                Step::StartTls(ask) => ask.accept(),
                 Step::Auth(request, ask) => {
                     let outcome = shared::login(options, &request);
                     common.workers.compare(self.token, &request, outcome, ask);
                 }
-                Step::Mail(_, ask) => ask.accept(),
-                Step::Rcpt(rcpt, ask) => ask.reply(shared::recipient(options, &rcpt)),
-                Step::Data(ask) => match Delivery::begin(options, ask.connection(), self.peer) {
-                    Ok(begun) => {
-                        self.delivery = Some(begun);
-                        ask.receive();
-                    }
-                    Err(_) => ask.refuse(Reply::try_again("No room for messages")),
-                },
-                Step::Chunk(bytes, receiving) => {
-                    if self
-                        .delivery
-                        .as_mut()
-                        .is_some_and(|delivery| delivery.write(&bytes).is_err())
-                    {
-                        self.delivery = None;
-                        receiving.refuse(Reply::try_again("No room for messages"));
-                    }
-                }
-                Step::ChunkEnd(ask) => ask.taken(),
                 Step::Message(Ok(()), ask) => match self.delivery.take() {
                     Some(delivery) => common.workers.deliver(self.token, delivery, ask.defer()),
-                    None => ask.refuse(Reply::try_again("No room for messages")),
+                    None => ask.refuse(shared::no_room()),
                 },
-                Step::Message(Err(error), ask) => {
-                    self.delivery = None;
-                    ask.refuse(error);
-                }
-                Step::Reset(_) => self.delivery = None,
-                // No proxy is trusted, no other command is asked about, and nothing is logged.
-                Step::XClient(..) | Step::Command(..) => {}
-                Step::Authenticated(_) | Step::XForward(_) | Step::Overdue(_) | Step::Line(_) => {}
+                other => shared::decide(other, options, self.peer, &mut self.delivery),
             }
         }
         self.close(&mut common.buffer)

@@ -6,11 +6,13 @@ pub(crate) mod stream;
 
 use std::{
     io,
+    net::SocketAddr,
     sync::atomic::{AtomicU8, Ordering},
     time::Duration,
 };
 
-use smtpd_core::{AuthOutcome, AuthRequest, RcptCommand, Reply, sasl};
+use smtpd_core::{AuthOutcome, AuthRequest, RcptCommand, Reply, Step, bytes::BytesMut, sasl};
+use zeroize::Zeroize;
 
 pub(crate) use self::{delivery::Delivery, options::Options, stream::Stream};
 
@@ -56,8 +58,69 @@ impl Stage {
     }
 }
 
+/// Appends what was read to the input of a session, and wipes the places where it was: it may be a password.
+pub(crate) fn append(input: &mut BytesMut, read: &mut [u8]) {
+    if input.capacity() - input.len() < read.len() {
+        // The buffer would grow by itself, and leave the old bytes behind.
+        let mut larger = BytesMut::with_capacity(2 * (input.len() + read.len()));
+        larger.extend_from_slice(input);
+        input.zeroize();
+        *input = larger;
+    }
+    input.extend_from_slice(read);
+    read.zeroize();
+}
+
+/// Answers what takes no time to answer, and takes note of the rest.
+pub(crate) fn decide(
+    step: Step<'_>,
+    options: &Options,
+    peer: SocketAddr,
+    delivery: &mut Option<Delivery>,
+) {
+    match step {
+        Step::Connect(ask) => ask.accept(),
+        Step::Helo(_, ask) => ask.accept(),
+        Step::StartTls(ask) => ask.accept(),
+        Step::Mail(_, ask) => ask.accept(),
+        Step::Rcpt(rcpt, ask) => ask.reply(recipient(options, &rcpt)),
+        Step::Data(ask) => match Delivery::begin(options, ask.connection(), peer) {
+            Ok(begun) => {
+                *delivery = Some(begun);
+                ask.receive();
+            }
+            Err(_) => ask.refuse(no_room()),
+        },
+        Step::Chunk(bytes, receiving) => {
+            if delivery
+                .as_mut()
+                .is_some_and(|delivery| delivery.write(&bytes).is_err())
+            {
+                *delivery = None;
+                receiving.refuse(no_room());
+            }
+        }
+        Step::ChunkEnd(ask) => ask.taken(),
+        Step::Message(Err(error), ask) => {
+            *delivery = None;
+            ask.refuse(error);
+        }
+        Step::Reset(_) => *delivery = None,
+        // No proxy is trusted, no other command is asked about, and nothing is logged.
+        Step::XClient(..) | Step::Command(..) => {}
+        Step::Authenticated(_) | Step::XForward(_) | Step::Overdue(_) | Step::Line(_) => {}
+        // The driver sees to the waits, and to what can take long.
+        Step::Write(_) | Step::Read(_) | Step::Handshake(_) | Step::Answer(_) => {}
+        Step::Closed(_) | Step::Auth(..) | Step::Message(Ok(()), _) => {}
+    }
+}
+
+pub(crate) fn no_room() -> Reply {
+    Reply::try_again("No room for messages")
+}
+
 /// Accepts mail for one domain, and for the postmaster (RFC 5321 section 4.5.1).
-pub(crate) fn recipient(options: &Options, rcpt: &RcptCommand) -> Reply {
+fn recipient(options: &Options, rcpt: &RcptCommand) -> Reply {
     match rcpt.recipient.mailbox() {
         Some(mailbox) if !mailbox.domain().eq_ignore_case(&options.domain) => Reply::relay_denied(),
         _ => Reply::OK,

@@ -8,7 +8,7 @@ use std::{
 
 use smtpd_core::{
     Config, Protocol, Timeouts,
-    sasl::{CramMd5, Mechanisms, OAuthBearer, Scram, XOAuth2},
+    sasl::{CramMd5, Mechanisms, OAuthBearer, Scram, XOAuth2, prepare_name},
 };
 
 const USAGE: &str = "\
@@ -139,11 +139,11 @@ impl Options {
     }
 }
 
-fn pair(text: &str) -> Result<(String, String), String> {
-    let (name, value) = text
-        .split_once(':')
-        .ok_or_else(|| format!("no colon in {text}"))?;
-    Ok((name.to_owned(), value.to_owned()))
+/// A name, prepared as those that clients send are, and its secret.
+fn pair(text: &str) -> Result<(String, String), &'static str> {
+    let (name, value) = text.split_once(':').ok_or("expected NAME:SECRET")?;
+    let name = prepare_name(name).ok_or("this cannot be the name of a user")?;
+    Ok((name.into_owned(), value.to_owned()))
 }
 
 fn self_signed(name: &str) -> Result<Arc<rustls::ServerConfig>, Box<dyn Error>> {
