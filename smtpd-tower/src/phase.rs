@@ -3,8 +3,8 @@
 use std::{fmt, sync::Arc};
 
 use smtpd_core::{
-    AuthOutcome, ClientName, Code, DataReply, ForwardPath, Greeting, Parameters, Reply,
-    ReversePath, Status,
+    AuthOutcome, ClientName, Code, CommandLine, DataReply, ForwardPath, Greeting, Parameters,
+    Reply, ReversePath, Status,
     sasl::{Credentials, MechanismName},
 };
 
@@ -305,9 +305,9 @@ pub struct Command {
 
 impl fmt::Debug for Command {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (verb, argument) = match &*self.verb {
-            "VRFY" | "EXPN" | "HELP" | "ETRN" => (&*self.verb, &*self.argument),
-            _ => ("[redacted]", "[redacted]"),
+        let (verb, argument) = match CommandLine::may_be_shown(&self.verb) {
+            true => (&*self.verb, &*self.argument),
+            false => ("[redacted]", "[redacted]"),
         };
         f.debug_struct("Command")
             .field("verb", &verb)

@@ -134,9 +134,17 @@ pub struct CommandLine {
     pub default_reply: Reply,
 }
 
+impl CommandLine {
+    /// Returns whether a command with this verb, in upper case, may be shown. What comes with any other may be a name or a password,
+    /// of a client whose AUTH was refused. `Debug` goes by this.
+    pub fn may_be_shown(verb: &str) -> bool {
+        redact::is_asked_about(verb)
+    }
+}
+
 impl fmt::Debug for CommandLine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (verb, argument) = match redact::is_asked_about(&self.verb) {
+        let (verb, argument) = match Self::may_be_shown(&self.verb) {
             true => (&*self.verb, &*self.argument),
             false => (redact::REDACTED, redact::REDACTED),
         };

@@ -45,7 +45,8 @@ impl<IO: Io> Asking<IO> for Deriving {
 }
 
 impl<IO: Io> Driver<IO> {
-    /// Passes the answer on, unless comparing its secret would keep the thread's sessions waiting.
+    /// Passes the answer on, unless comparing its secret would keep the thread's sessions waiting. The wait for a processor tells a
+    /// client that a secret was compared, so a service that hides its users' names answers for unknown ones with a secret too.
     pub(super) fn authenticate(
         &mut self,
         question: Deferred<kind::Auth>,

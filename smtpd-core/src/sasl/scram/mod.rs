@@ -40,7 +40,8 @@ use super::{
 /// as long as the server's [`salt_key`](crate::Config::salt_key) does, and fails at its end. For such names to look
 /// like users, [`iterations`](Self::iterations) and [`salt_len`](Self::salt_len) must be those of the stored keys. An
 /// application that keeps passwords does better to answer for unknown users with a [`Secret::plain`] that nobody knows:
-/// then they take the time that deriving the keys takes, too.
+/// then they take the time that deriving the keys takes, too. One that keeps keys does so only for mechanisms that carry the
+/// password: here, keys of nobody would show the same salt for all unknown names.
 ///
 /// Each exchange needs a nonce, so it is offered only if [`Config::entropy`](crate::Config::entropy) is set.
 ///
