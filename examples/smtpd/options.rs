@@ -133,7 +133,8 @@ pub(crate) struct Options {
     #[serde(deserialize_with = "file::list")]
     pub(crate) user: Vec<User>,
 
-    /// A file with a line NAME:$argon2id$... for each user, instead of --user
+    /// A file with a line NAME:$argon2id$... for each user, instead of --user. A password may be hashed as it is typed, or as
+    /// SASLprep (RFC 4013) prepares it
     #[arg(long, value_name = "FILE", help_heading = USERS)]
     pub(crate) users: Option<PathBuf>,
 

@@ -9,7 +9,7 @@ use smtpd_tower::{
 
 use crate::{options::Options, users_file::UsersFile, values::User};
 
-/// The users of the server. Whoever is not among them is told so no sooner than whoever gives a wrong password.
+/// The users of the server. An unknown user is rejected no sooner than one with a wrong password.
 #[derive(Clone, Debug)]
 pub(crate) struct Users {
     passwords: Passwords,

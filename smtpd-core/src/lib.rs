@@ -25,8 +25,11 @@
 //! | feature | default | adds |
 //! |---|---|---|
 //! | `scram` | yes | the mechanisms that hash: SCRAM-SHA-1, SCRAM-SHA-256 and their -PLUS forms |
-//! | `idna` | no | [`Domain::canonical`](Domain), by which the A-label and the U-label of a domain are equal; U-labels are checked against the Unicode tables; without it, against a short list of deceptive characters |
+//! | `idna` | no | [`Domain::canonical`](Domain), by which the A-label and the U-label of a domain are equal; U-labels are checked against the Unicode tables (see below) |
 //! | `getrandom` | no | `Config::os_entropy`, the operating system's random bytes for mechanisms that challenge the client |
+//!
+//! `idna` does not only add: with it, addresses are rejected whose domains no DNS can have. Without it, the tables are not there, and
+//! only a short list of deceptive characters is rejected. Both reject the same names in ASCII.
 //!
 //! [`guide::rfc`] says how each RFC is followed, and where that is tested.
 #![forbid(unsafe_code)]

@@ -45,9 +45,14 @@ impl Domain {
     /// of it than 255.
     ///
     /// A label that is not ASCII must be a U-label (RFC 5890 2.3.2.1), except that upper case, text
-    /// that is not normalized, and emoji are accepted. Labels with invisible characters, or with
-    /// compatibility forms such as fullwidth letters, are rejected. Without the feature `idna`, only
-    /// a short list of deceptive characters is rejected, because the Unicode tables are not there.
+    /// that is not normalized, and emoji are accepted, and that a character that is good in some
+    /// contexts only, such as a middle dot, may stand anywhere (CONTEXTO, RFC 5892 2.6). The joiners
+    /// need their context. Labels with invisible characters, or with compatibility forms such as
+    /// fullwidth letters, are rejected. Labels in ASCII are A-labels only where they stand beside
+    /// U-labels: a name that is ASCII throughout is not decoded.
+    ///
+    /// Without the feature `idna`, only a short list of deceptive characters is rejected, because
+    /// the Unicode tables are not there. So the feature makes this reject more.
     pub fn parse(input: &[u8], options: PathOptions) -> Result<Self, AddressError> {
         if input.is_empty() {
             return Err(AddressErrorKind::Empty.into());

@@ -12,7 +12,7 @@ use crate::{
     },
 };
 
-/// RFC 4954 section 4: so are also those that are offered in other sessions only, such as to clients with a certificate.
+/// RFC 4954 section 4. It also answers mechanisms that only other sessions are offered, such as those with a certificate.
 const NOT_OFFERED: Reply = Reply::fixed(
     Code::PARAMETER_NOT_IMPLEMENTED,
     Status::INVALID_PARAMETERS,

@@ -7,17 +7,8 @@ use crate::{
 };
 
 /// What the client has said of itself and shown. A session that starts anew replaces it as a whole, so that nothing of it can
-/// pass for what is known of another client.
-///
-/// | what is known | RSET | HELO | AUTH | STARTTLS | XCLIENT |
-/// |---|---|---|---|---|---|
-/// | the greeting | stays | new | stays | ends | ends |
-/// | the identity | stays | stays | new | ends | that of LOGIN, or ends |
-/// | the channel: bindings and certificate | stays | stays | stays | new | ends: it is the peer's, not the client's |
-/// | the transaction | ends | ends | there is none | ends | ends |
-/// | the messages, errors and failures counted | stay | stay | stay | stay | stay |
-///
-/// STARTTLS is RFC 3207 section 4.2. The extensions and mechanisms that EHLO offers follow from all of this.
+/// pass for what is known of another client. The [guide](crate::guide::driver) has a table of what each command leaves of it, and
+/// `tests/survival.rs` tests that.
 #[derive(Debug, Default)]
 pub(super) struct Client {
     pub(super) helo: Option<Box<Helo>>,

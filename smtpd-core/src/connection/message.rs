@@ -113,7 +113,7 @@ impl Message {
         self.received = self.received.saturating_add(len);
         let excess = self.received.saturating_sub(self.limit);
         if excess > 0 {
-            // It outdoes what text must not have: which of the two was found first depends on the pieces.
+            // It takes precedence over what text must not have: which of the two was found first depends on the pieces.
             self.error = Some(MessageError::TooLarge);
             self.drained = self.drained.max(excess);
         }
@@ -132,7 +132,7 @@ impl Message {
         (!self.is_unwanted() && !octets.is_empty()).then_some(octets)
     }
 
-    /// A bare CR or LF outdoes a NUL, so that it does not matter which is found first.
+    /// A bare CR or LF takes precedence over a NUL, so that it does not matter which is found first.
     #[cold]
     fn judge_text(&mut self) {
         if self.text.refuses_newline() {

@@ -33,7 +33,7 @@ impl Reply {
         self.encode_lines(&mut head, form, out);
     }
 
-    /// Appends what is more than one plain line. By itself, so that the replies to most commands cost no more.
+    /// Appends what is more than one plain line. A function of its own, to keep the common path small.
     fn encode_lines(&self, head: &mut Head, form: Form, out: &mut Vec<u8>) {
         let mut lines = self.lines().flat_map(pieces).peekable();
         let mut left = MAX_LINES;
