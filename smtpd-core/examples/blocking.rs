@@ -80,11 +80,7 @@ fn serve(mut connection: Connection, socket: TcpStream, options: &Options) -> io
     let (mut input, mut buffer) = (BytesMut::new(), vec![0; 16 << 10]);
     let mut delivery = None;
     loop {
-        match Stage::now() {
-            Stage::Running => {}
-            Stage::Draining => connection.drain(),
-            Stage::Ending => connection.shut_down(),
-        }
+        Stage::tell(&mut connection);
         match connection.poll(Instant::now(), &mut input) {
             Step::Write(writing) => write(&mut stream, writing)?,
             Step::Read(reading) => read(&mut stream, reading, &mut input, &mut buffer)?,

@@ -305,11 +305,7 @@ impl Session {
     /// The events of mio come once for each change, so nothing may be left undone that could be done now.
     fn advance(&mut self, common: &mut Common) -> Option<Instant> {
         let options = &common.options;
-        match Stage::now() {
-            Stage::Running => {}
-            Stage::Draining => self.connection.drain(),
-            Stage::Ending => self.connection.shut_down(),
-        }
+        Stage::tell(&mut self.connection);
         let mut reads = 0;
         loop {
             match self.connection.poll(Instant::now(), &mut self.input) {

@@ -11,7 +11,9 @@ use std::{
     time::Duration,
 };
 
-use smtpd_core::{AuthOutcome, AuthRequest, RcptCommand, Reply, Step, bytes::BytesMut, sasl};
+use smtpd_core::{
+    AuthOutcome, AuthRequest, Connection, RcptCommand, Reply, Step, bytes::BytesMut, sasl,
+};
 use zeroize::Zeroize;
 
 pub(crate) use self::{delivery::Delivery, options::Options, stream::Stream};
@@ -37,6 +39,15 @@ impl Stage {
             0 => Self::Running,
             1 => Self::Draining,
             _ => Self::Ending,
+        }
+    }
+
+    /// Lets a session know.
+    pub(crate) fn tell(connection: &mut Connection) {
+        match Self::now() {
+            Self::Running => {}
+            Self::Draining => connection.drain(),
+            Self::Ending => connection.shut_down(),
         }
     }
 
