@@ -3,7 +3,8 @@
 //! This crate has no sockets, clocks or threads. [`Connection`] is the state machine of one session: bytes, the time and
 //! answers go in; questions, replies and deadlines come out. It runs on any runtime or on none, and is tested without one.
 //!
-//! If you are writing a server, you want `smtpd-tower`, which runs this on tokio and calls a `tower` service for each question.
+//! If you are writing a server, you want `smtpd-tower`, which runs this on tokio and calls a `tower` service for each
+//! question.
 //!
 //! A program that owns the socket, called the driver, calls [`Connection::poll`] in a loop and does what the [`Step`] that it
 //! returns says: wait for something until a deadline, answer a question, or take news. Each question is an [`Ask`], a value
@@ -19,8 +20,8 @@
 //! - [`extension`]: the extensions that are off by default;
 //! - [`sasl`]: the mechanisms of AUTH;
 //! - [`XClient`], [`Forwarded`]: what a trusted proxy says about its client by XCLIENT and XFORWARD;
-//! - [`Config`], [`Limits`], [`Timeouts`], [`BareNewline`], [`NulByte`]: the settings of a server. [`Config::check`] finds those with which
-//!   no session could work.
+//! - [`Config`], [`Limits`], [`Timeouts`], [`BareNewline`], [`NulByte`]: the settings of a server. [`Config::check`] finds
+//!   those with which no session could work.
 //!
 //! | feature | default | adds |
 //! |---|---|---|
@@ -28,8 +29,8 @@
 //! | `idna` | no | [`Domain::canonical`](Domain), by which the A-label and the U-label of a domain are equal; U-labels are checked against the Unicode tables (see below) |
 //! | `getrandom` | no | `Config::os_entropy`, the operating system's random bytes for mechanisms that challenge the client |
 //!
-//! `idna` does not only add: with it, addresses are rejected whose domains no DNS can have. Without it, the tables are not there, and
-//! only a short list of deceptive characters is rejected. Both reject the same names in ASCII.
+//! `idna` does not only add: with it, addresses are rejected whose domains no DNS can have. Without it, the tables are not
+//! there, and only a short list of deceptive characters is rejected. Both reject the same names in ASCII.
 //!
 //! [`guide::rfc`] says how each RFC is followed, and where that is tested.
 #![forbid(unsafe_code)]

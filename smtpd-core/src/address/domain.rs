@@ -10,11 +10,11 @@ use super::scan::{Scanner, literal_ip};
 use super::u_label;
 use super::{AddressError, AddressErrorKind, Charset, Leniency, PathOptions, Span, Text};
 
-/// A domain name, or an address literal in its place (RFC 5321 4.1.2, 4.1.3).
+/// A domain name, or an address literal in its place (RFC 5321 sections 4.1.2 and 4.1.3).
 ///
-/// Names compare without regard to ASCII case (RFC 5321 2.4), and so do literals; two spellings of
-/// one IPv6 address differ, unless their [`ip`](Self::ip) is compared. An A-label and its U-label
-/// differ, unless `canonical` (with the feature `idna`) is compared. Cloning is cheap.
+/// Names compare without regard to ASCII case (RFC 5321 section 2.4), and so do literals; two
+/// spellings of one IPv6 address differ, unless their [`ip`](Self::ip) is compared. An A-label and
+/// its U-label differ, unless `canonical` (with the feature `idna`) is compared. Cloning is cheap.
 ///
 /// ```
 /// use smtpd_core::Domain;
@@ -40,16 +40,16 @@ impl Domain {
     ///
     /// # Errors
     ///
-    /// When the grammar of RFC 5321 4.1.2 and 4.1.3 (extended by RFC 6531 3.3, if `options` say
-    /// so) does not allow it, or when, written in A-labels, a label is longer than 63 octets or all
-    /// of it than 255.
+    /// When the grammar of RFC 5321 sections 4.1.2 and 4.1.3 (extended by RFC 6531 section 3.3, if
+    /// `options` say so) does not allow it, or when, written in A-labels, a label is longer than 63
+    /// octets or all of it than 255.
     ///
-    /// A label that is not ASCII must be a U-label (RFC 5890 2.3.2.1), except that upper case, text
-    /// that is not normalized, and emoji are accepted, and that a character that is good in some
-    /// contexts only, such as a middle dot, may stand anywhere (CONTEXTO, RFC 5892 2.6). The joiners
-    /// need their context. Labels with invisible characters, or with compatibility forms such as
-    /// fullwidth letters, are rejected. Labels in ASCII are A-labels only where they stand beside
-    /// U-labels: a name that is ASCII throughout is not decoded.
+    /// A label that is not ASCII must be a U-label (RFC 5890 section 2.3.2.1), except that upper
+    /// case, text that is not normalized, and emoji are accepted, and that a character that is good
+    /// in some contexts only, such as a middle dot, may stand anywhere (CONTEXTO, RFC 5892 section
+    /// 2.6). The joiners need their context. Labels with invisible characters, or with
+    /// compatibility forms such as fullwidth letters, are rejected. Labels in ASCII are A-labels
+    /// only where they stand beside U-labels: a name that is ASCII throughout is not decoded.
     ///
     /// Without the feature `idna`, only a short list of deceptive characters is rejected, because
     /// the Unicode tables are not there. So the feature makes this reject more.
@@ -83,8 +83,8 @@ impl Domain {
         self.as_str().eq_ignore_ascii_case(other)
     }
 
-    /// The form in which domains that are the same are equal: A-labels in lower case, whether it was
-    /// sent in those or in U-labels (RFC 5890 2.3.2.4, RFC 6531 3.2).
+    /// The form in which domains that are the same are equal: A-labels in lower case, whether it
+    /// was sent in those or in U-labels (RFC 5890 section 2.3.2.4, RFC 6531 section 3.2).
     ///
     /// The result parses as a domain again and is its own canonical form. It is an address literal
     /// only if this is one. If all of it is ASCII, its labels are not checked, and nothing is
@@ -349,7 +349,8 @@ mod tests {
         assert_eq!(std::collections::HashSet::from([a, b]).len(), 1);
     }
 
-    /// What is most likely to become something else: forms of ASCII, what is not seen, marks, what has a case of its own.
+    /// What is most likely to become something else: forms of ASCII, what is not seen, marks, what
+    /// has a case of its own.
     #[cfg(feature = "idna")]
     const ODD: &str = "[a-zA-Z0-9.\\-_éßςΣẞİſКяאب例。．＠［］－＿⑴℀❤한ᏣꭰΩÅK\u{ad}\u{200b}\u{200c}\u{200d}\u{300}\u{308}\u{338}\u{37e}\u{3002}]{1,12}|xn--[a-z0-9-]{1,8}\\.é|[a-z]{0,3}\\PC{1,4}[a-z]{0,3}";
 

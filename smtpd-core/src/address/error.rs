@@ -75,8 +75,8 @@ pub enum AddressErrorKind {
     NoDomain,
     /// The domain is malformed.
     Domain,
-    /// A label of the domain is not ASCII, and IDNA2008 does not allow it: because of one of its characters, or because of
-    /// where that stands (RFC 5892).
+    /// A label of the domain is not ASCII, and IDNA2008 does not allow it: because of one of its
+    /// characters, or because of where that stands (RFC 5892).
     DisallowedLabel,
     /// The address literal is malformed.
     Literal,

@@ -29,9 +29,9 @@ impl Leniency {
         trailing_dot_in_domain: false,
     };
 
-    /// Overlooks the faults that are common in mail that is wanted: spaces after the colon, as many programs and devices send
-    /// them, local parts of more than 64 octets, as of forwarded and mailing list mail, and stray dots in local parts, which some
-    /// providers have given out.
+    /// Overlooks the faults that are common in mail that is wanted: spaces after the colon, as many
+    /// programs and devices send them, local parts of more than 64 octets, as of forwarded and
+    /// mailing list mail, and stray dots in local parts, which some providers have given out.
     pub const COMMON: Self = Self {
         space_after_colon: true,
         missing_brackets: false,
@@ -56,23 +56,24 @@ impl Leniency {
         self
     }
 
-    /// Sets whether a local part may be longer than 64 octets (RFC 5321 4.5.3.1.1), up to what the
-    /// limit of the path leaves.
+    /// Sets whether a local part may be longer than 64 octets (RFC 5321 section 4.5.3.1.1), up to
+    /// what the limit of the path leaves.
     #[must_use]
     pub const fn allow_long_local_part(mut self, allow: bool) -> Self {
         self.long_local_part = allow;
         self
     }
 
-    /// Sets whether dots may stand at either end of a local part, or beside each other: `.a@b`, `a.@b`, `a..b@c`.
-    /// RFC 5321 4.1.2 allows them between atoms only, or within quotes. At least one atom is needed.
+    /// Sets whether dots may stand at either end of a local part, or beside each other: `.a@b`,
+    /// `a.@b`, `a..b@c`. RFC 5321 section 4.1.2 allows them between atoms only, or within quotes.
+    /// At least one atom is needed.
     #[must_use]
     pub const fn allow_stray_dots_in_local_part(mut self, allow: bool) -> Self {
         self.stray_dots_in_local_part = allow;
         self
     }
 
-    /// Sets whether a domain may hold underscores, which RFC 5321 4.1.2 forbids by name.
+    /// Sets whether a domain may hold underscores, which RFC 5321 section 4.1.2 forbids by name.
     #[must_use]
     pub const fn allow_underscore_in_domain(mut self, allow: bool) -> Self {
         self.underscore_in_domain = allow;
@@ -126,10 +127,10 @@ impl Leniency {
 /// Which characters an address may hold.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Charset {
-    /// ASCII only (RFC 5321 4.1.2).
+    /// ASCII only (RFC 5321 section 4.1.2).
     #[default]
     Ascii,
-    /// UTF-8, as a client may send once it gave SMTPUTF8 (RFC 6531 3.3).
+    /// UTF-8, as a client may send once it gave SMTPUTF8 (RFC 6531 section 3.3).
     Utf8,
 }
 

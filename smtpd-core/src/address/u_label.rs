@@ -348,6 +348,14 @@ mod tests {
         }
     }
 
+    /// As the documentation of `Domain::parse` says.
+    #[test]
+    fn contexts_of_punctuation_and_names_in_ascii_are_not_checked() {
+        for text in ["a\u{b7}b.example", "\u{5f3}.example", "xn--a.example"] {
+            assert!(text.parse::<Domain>().is_ok(), "{text:?}");
+        }
+    }
+
     #[test]
     fn a_label_that_is_too_long_for_the_dns_is_refused() {
         let part = AddressPart::Label;

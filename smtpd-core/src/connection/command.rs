@@ -123,7 +123,7 @@ impl Connection {
     }
 
     /// Whether the client begins with a protocol that has no lines: it would wait for an answer, and so would this session,
-    /// until its time is over. Only the first octet of a session is looked at, so that commands cost no more.
+    /// until its time is over. Only the first byte of a session is looked at, so that commands cost no more.
     pub(super) fn begins_another_protocol(&self, input: &[u8]) -> bool {
         self.line.is_new() && input.first().is_some_and(|&octet| is_foreign_start(octet))
     }

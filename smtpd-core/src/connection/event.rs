@@ -45,8 +45,8 @@ impl From<Event> for Slot {
 pub enum Overdue {
     /// The service did not become ready in time: 451 4.3.2.
     NotReady,
-    /// The answer did not come in time: 451 4.3.0, or 454 4.7.0 to AUTH. If it was a message, the client sends it again, so let the work end before
-    /// the limit or be able to undo it.
+    /// The answer did not come in time: 451 4.3.0, or 454 4.7.0 to AUTH. If it was a message, the client sends it
+    /// again, so let the work end before the limit or be able to undo it.
     Unanswered,
 }
 
@@ -121,8 +121,8 @@ impl RcptCommand {
 
 /// A command that means nothing to the session itself.
 ///
-/// Its `Debug` form shows neither verb nor argument of an unknown command: a client whose AUTH was refused may go on with names and
-/// passwords.
+/// Its `Debug` form shows neither verb nor argument of an unknown command: a client whose AUTH was refused may go on
+/// with names and passwords.
 #[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct CommandLine {
@@ -135,8 +135,8 @@ pub struct CommandLine {
 }
 
 impl CommandLine {
-    /// Returns whether a command with this verb, in upper case, may be shown. What comes with any other may be a name or a password,
-    /// of a client whose AUTH was refused. `Debug` goes by this.
+    /// Returns whether a command with this verb, in upper case, may be shown. What comes with any other may be a name
+    /// or a password, of a client whose AUTH was refused. `Debug` goes by this.
     pub fn may_be_shown(verb: &str) -> bool {
         redact::is_asked_about(verb)
     }
@@ -178,8 +178,8 @@ pub enum AuthOutcome {
     /// It is not, or not now. 535 5.7.8 is the usual reply.
     Refuse(Reply),
     /// This is the secret that belongs to the user: let the mechanism verify what the client presented. Mechanisms that
-    /// never show the password, such as CRAM-MD5, can be served in no other way. Comparing takes no time, unless there is a
-    /// [derivation](Credentials::derivation).
+    /// never show the password, such as CRAM-MD5, can be served in no other way. Comparing takes no time, unless there
+    /// is a [derivation](Credentials::derivation).
     Verify(Secret),
 }
 

@@ -48,8 +48,8 @@ struct Rule {
     /// Must be the last of a pipelined group, for its outcome changes what the next octets mean (RFC 2920 section 3.1,
     /// RFC 3207 section 4, RFC 4954 section 4).
     last: bool,
-    /// Brings no mail about: counted against the limit of such commands. XFORWARD belongs to the message that follows it, and
-    /// is for trusted peers only.
+    /// Brings no mail about: counted against the limit of such commands. XFORWARD belongs to the message that follows
+    /// it, and is for trusted peers only.
     junk: bool,
 }
 

@@ -14,7 +14,7 @@ pub(crate) struct DotReader {
 /// What [`DotReader::poll`] found.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Piece {
-    /// Octets of the message, and what stands within them; a CR or LF at either end is not judged.
+    /// Bytes of the message, and what stands within them; a CR or LF at either end is not judged.
     Text { octets: Bytes, flaws: Flaws },
     /// The line with nothing but a dot.
     End,

@@ -1,7 +1,7 @@
 use bytes::{Buf, BytesMut};
 use zeroize::Zeroize;
 
-/// Cuts command lines. Only CRLF ends one (RFC 5321 section 2.3.8); a bare LF or CR is just an octet of it.
+/// Cuts command lines. Only CRLF ends one (RFC 5321 section 2.3.8); a bare LF or CR is just a byte of it.
 #[derive(Debug, Default)]
 pub(crate) struct LineReader {
     /// How much of the buffer is known to hold no CRLF, so that a dripping client costs linear time. A `usize` would make
@@ -16,7 +16,7 @@ pub(crate) struct LineReader {
 /// What [`LineReader::poll`] found.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Line {
-    /// The buffer begins with a line of that many octets before its CRLF.
+    /// The buffer begins with a line of that many bytes before its CRLF.
     Complete(usize),
     /// A line longer than the limit has gone by; nothing of it is left in the buffer.
     TooLong,
@@ -45,7 +45,7 @@ impl LineReader {
         self.skipping || self.scanned > 0
     }
 
-    /// Whether nothing has been looked at: what comes next are the first octets of a session.
+    /// Whether nothing has been looked at: what comes next are the first bytes of a session.
     pub(crate) fn is_new(&self) -> bool {
         !self.begun && !self.is_within()
     }
@@ -121,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_of_exactly_the_limit_is_taken_and_one_more_octet_is_not() {
+    fn a_line_of_exactly_the_limit_is_taken_and_one_more_byte_is_not() {
         for step in [1, 3, 64] {
             assert!(lines(&[&[b'x'; 14][..], b"\r\n"].concat(), step, 16).0[0].is_some());
             let (got, _) = lines(&[&[b'x'; 15][..], b"\r\nNOOP\r\n"].concat(), step, 16);

@@ -92,11 +92,11 @@ impl Parameter for SmtpUtf8 {
 
 /// `AUTH=` on MAIL: who submitted the message first, as a trusted client says (RFC 4954 section 5).
 ///
-/// It is a mailbox, decoded from xtext. `None` is `AUTH=<>`: not known, or not to be trusted. Believe it only of clients that
-/// you trust.
+/// It is a mailbox, decoded from xtext. `None` is `AUTH=<>`: not known, or not to be trusted. Believe it only
+/// of clients that you trust.
 ///
-/// A session takes the mailboxes that its [`Leniency`] allows on MAIL, so [`parse`](Parameter::parse) accepts those of any
-/// leniency.
+/// A session takes the mailboxes that its [`Leniency`] allows on MAIL, so [`parse`](Parameter::parse) accepts
+/// those of any leniency.
 ///
 /// ```
 /// use smtpd_core::{MailAuth, Parameters};

@@ -4,7 +4,7 @@ use super::{ParameterError, xtext};
 
 /// Undoes `utf-8-addr-xtext` and `utf-8-addr-unitext`: `\x{` and `}` enclose the number of a character in hexadecimal digits.
 ///
-/// `+` and two digits stand for one octet of UTF-8, as in the xtext of every other type: some clients encode these
+/// `+` and two digits stand for one byte of UTF-8, as in the xtext of every other type: some clients encode these
 /// addresses so as well, and neither form allows `+` to be anything else.
 pub(super) fn decode(text: &str) -> Result<String, ParameterError> {
     let octets = decode_octets(text).ok_or(ParameterError::Malformed)?;

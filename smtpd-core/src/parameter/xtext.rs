@@ -6,7 +6,7 @@ pub(crate) fn decode(text: &str) -> Result<String, ParameterError> {
     String::from_utf8(octets).map_err(|_| ParameterError::Malformed)
 }
 
-/// Undoes xtext: `+` and two hexadecimal digits stand for one octet. `None` if it is not xtext.
+/// Undoes xtext: `+` and two hexadecimal digits stand for one byte. `None` if it is not xtext.
 ///
 /// RFC 3461 section 4 requires upper-case digits. Exim sent lower-case ones until 2018, and they can mean nothing else.
 pub(crate) fn decode_octets(text: &[u8]) -> Option<Vec<u8>> {
@@ -23,7 +23,7 @@ pub(crate) fn decode_octets(text: &[u8]) -> Option<Vec<u8>> {
     Some(octets)
 }
 
-/// The octet that the next two digits stand for.
+/// The byte that the next two digits stand for.
 pub(super) fn hex_octet(digits: &mut impl Iterator<Item = u8>) -> Option<u8> {
     let mut digit = || char::from(digits.next()?).to_digit(16);
     let (high, low) = (digit()?, digit()?);

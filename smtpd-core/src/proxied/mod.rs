@@ -1,5 +1,5 @@
-//! What a proxy says of the client for which it speaks, by XCLIENT or XFORWARD (XCLIENT_README and XFORWARD_README of
-//! Postfix, which define the two).
+//! What a proxy says of the client for which it speaks, by XCLIENT or XFORWARD (XCLIENT_README and
+//! XFORWARD_README of Postfix, which define the two).
 
 mod xclient;
 mod xforward;
@@ -93,8 +93,9 @@ fn attributes(argument: &[u8]) -> impl Iterator<Item = Result<(String, Value), A
 /// A value as it was meant. `None` if it is too long.
 ///
 /// Some attributes repeat what a client or its DNS says, whatever that is: [`host_name`](Self::host_name),
-/// [`helo`](Self::helo) and [`word`](Self::word). If they were refused, a proxy could never deliver a message of such a
-/// client. The others are the proxy's own, and decide who the client is: they are refused unless they are well-formed.
+/// [`helo`](Self::helo) and [`word`](Self::word). If they were refused, a proxy could never deliver a message
+/// of such a client. The others are the proxy's own, and decide who the client is: they are refused unless
+/// they are well-formed.
 struct Value(Option<Vec<u8>>);
 
 impl Value {
@@ -139,7 +140,8 @@ impl Value {
         name.unwrap_or(Attribute::Unavailable)
     }
 
-    /// What a client says in HELO. Octets that such a name cannot have become `?`, and an empty name is unavailable.
+    /// What a client says in HELO. Bytes that such a name cannot have become `?`, and an empty name is
+    /// unavailable.
     fn helo(&self) -> Attribute<ClientName> {
         if self.is_unavailable() {
             return Attribute::Unavailable;
@@ -166,8 +168,8 @@ impl Value {
         })
     }
 
-    /// Text that is safe wherever it is written: what could mean something in a header becomes `?`. An empty one is
-    /// unavailable.
+    /// Text that is safe wherever it is written: what could mean something in a header becomes `?`. An empty
+    /// one is unavailable.
     fn word(&self, longest: usize) -> Option<Attribute<String>> {
         let octets = self.0.as_deref()?;
         if octets.is_empty() || self.is_unavailable() {
@@ -178,7 +180,7 @@ impl Value {
     }
 }
 
-/// The text with a `?` for each octet that is not printable ASCII, or is not safe.
+/// The text with a `?` for each byte that is not printable ASCII, or is not safe.
 fn clean(octets: &[u8], is_safe: impl Fn(u8) -> bool) -> String {
     let clean = |&octet: &u8| match octet.is_ascii_graphic() && is_safe(octet) {
         true => char::from(octet),

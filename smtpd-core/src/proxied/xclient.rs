@@ -28,14 +28,14 @@ pub struct XClient {
     pub addr: Option<Attribute<IpAddr>>,
     /// PORT: the client's port.
     pub port: Option<Attribute<u16>>,
-    /// PROTO: [`Greeting::Helo`] for `SMTP`, [`Greeting::Ehlo`] for `ESMTP`, [`Greeting::Lhlo`] for `LMTP`, which the document
-    /// does not know, but proxies for LMTP say.
+    /// PROTO: [`Greeting::Helo`] for `SMTP`, [`Greeting::Ehlo`] for `ESMTP`, [`Greeting::Lhlo`] for `LMTP`, which the
+    /// document does not know, but proxies for LMTP say.
     pub protocol: Option<Greeting>,
     /// HELO: the name that the client gave itself. Each byte that is not printable ASCII is replaced by `?`. An empty
     /// name counts as unavailable.
     pub helo: Option<Attribute<ClientName>>,
-    /// LOGIN: as whom the client has authenticated to the proxy. The name is [prepared](prepare_name), as those of clients that
-    /// authenticate here are.
+    /// LOGIN: as whom the client has authenticated to the proxy. The name is [prepared](prepare_name), as those of
+    /// clients that authenticate here are.
     pub login: Option<Attribute<Identity>>,
     /// DESTADDR: the address that the client has connected to.
     pub dest_addr: Option<Attribute<IpAddr>>,

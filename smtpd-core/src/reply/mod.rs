@@ -11,8 +11,8 @@ use crate::{Code, Status};
 ///
 /// A reply can hold no CR, LF, NUL or other control character: each becomes a space when the reply is made, so what a
 /// handler puts into a text can never become a reply of its own. Lines that would pass the 512 octets of RFC 5321
-/// section 4.5.3.1.5 are broken when the reply is written. A reply has at most 100 lines on the wire: if there are more, the
-/// last one is `...` in place of the rest.
+/// section 4.5.3.1.5 are broken when the reply is written. A reply has at most 100 lines on the wire: if there are
+/// more, the last one is `...` in place of the rest.
 ///
 /// `Reply` is also an [`Error`], so that it can be thrown with `?` and travel through layers that know only errors.
 ///
@@ -167,8 +167,8 @@ impl Reply {
         )
     }
 
-    /// 454 4.7.0: credentials cannot be checked now, so a client should not ask its user for others (RFC 4954 section 6). It does
-    /// not count as a failed authentication.
+    /// 454 4.7.0: credentials cannot be checked now, so a client should not ask its user for others (RFC 4954 section
+    /// 6). It does not count as a failed authentication.
     pub const fn auth_unavailable() -> Self {
         Self::fixed(
             Code::TLS_UNAVAILABLE,
@@ -221,8 +221,9 @@ impl Reply {
         self.text.split('\n')
     }
 
-    /// The same reply with another text, of one line: it stands in place of all lines that there were, and a line end in it
-    /// becomes a space. [`multiline`](Self::multiline) makes several lines, [`with_line`](Self::with_line) adds one.
+    /// The same reply with another text, of one line: it stands in place of all lines that there were, and a line end
+    /// in it becomes a space. [`multiline`](Self::multiline) makes several lines, [`with_line`](Self::with_line) adds
+    /// one.
     #[must_use]
     pub fn with_text(self, text: impl Into<Cow<'static, str>>) -> Self {
         Self {

@@ -12,10 +12,10 @@ use super::{SaslError, Secret, cram_md5, prepare::prepare_name};
 /// [`bearer_token`](Self::bearer_token). With the others the application answers with the stored [`Secret`] of
 /// [`username`](Self::username), or uses [`verify`](Self::verify) itself.
 ///
-/// Names are prepared by SASLprep (RFC 4013): look them up among names that [`prepare_name`](super::prepare_name) has prepared. They
-/// hold no control characters. The password is never empty, and the user name only where the mechanism does not
-/// ask for one: EXTERNAL, ANONYMOUS, and OAUTHBEARER, whose token tells it. A clone shares the secret part instead of
-/// copying it; it is wiped from memory with the last clone, and `Debug` does not show it.
+/// Names are prepared by SASLprep (RFC 4013): look them up among names that [`prepare_name`](super::prepare_name) has
+/// prepared. They hold no control characters. The password is never empty, and the user name only where the mechanism
+/// does not ask for one: EXTERNAL, ANONYMOUS, and OAUTHBEARER, whose token tells it. A clone shares the secret part
+/// instead of copying it; it is wiped from memory with the last clone, and `Debug` does not show it.
 ///
 /// ```
 /// use smtpd_core::sasl::{Credentials, Secret};
@@ -196,12 +196,12 @@ impl Credentials {
         }
     }
 
-    /// The slow part of comparing them with this secret, if there is one: a password is sent and the keys of SCRAM are stored, or the
-    /// other way round.
+    /// The slow part of comparing them with this secret, if there is one: a password is sent and the keys of SCRAM are
+    /// stored, or the other way round.
     ///
-    /// [`verify`](Self::verify) and [`AuthOutcome::Verify`](crate::AuthOutcome::Verify) do it at once, in the thread that calls them.
-    /// Where other sessions wait for that thread, let the derivation [run](Derivation::run) elsewhere first, and use the secret that
-    /// it returns.
+    /// [`verify`](Self::verify) and [`AuthOutcome::Verify`](crate::AuthOutcome::Verify) do it at once, in the thread
+    /// that calls them. Where other sessions wait for that thread, let the derivation [run](Derivation::run) elsewhere
+    /// first, and use the secret that it returns.
     #[cfg(feature = "scram")]
     pub fn derivation(&self, secret: &Secret) -> Option<Derivation> {
         match &*self.proof {
@@ -218,8 +218,9 @@ impl Credentials {
         }
     }
 
-    /// Whether they prove the knowledge of this secret, in a time that does not tell how close they come. Keys of SCRAM are compared
-    /// with a password by deriving its keys, which can take a second: see [`derivation`](Self::derivation).
+    /// Whether they prove the knowledge of this secret, in a time that does not tell how close they come. Keys of SCRAM
+    /// are compared with a password by deriving its keys, which can take a second: see
+    /// [`derivation`](Self::derivation).
     ///
     /// That the user may act as [`authzid`](Self::authzid) is another question: see
     /// [`acts_as_other`](Self::acts_as_other).

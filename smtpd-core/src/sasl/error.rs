@@ -14,8 +14,8 @@ pub enum SaslError {
     Malformed,
     /// The user name or the password is empty, which never authenticates (RFC 4616 2).
     Empty,
-    /// The user name or the identity to act as is forbidden by SASLprep (RFC 4013 section 2.3), or nothing is left of it: there is
-    /// no such user.
+    /// The user name or the identity to act as is forbidden by SASLprep (RFC 4013 section 2.3), or nothing is
+    /// left of it: there is no such user.
     Prohibited,
     /// The client cancelled the exchange with `*` (RFC 4954 4).
     Cancelled,

@@ -35,9 +35,9 @@
 //! | [`External`] | RFC 4422 appendix A | the question who the client is |
 //! | [`Anonymous`] | RFC 4505 | a trace |
 //!
-//! User names come prepared by SASLprep, whatever the mechanism (RFC 4616 section 2, RFC 5802 section 5.1), so look them up among
-//! names that [`prepare_name`] has prepared. Passwords are prepared where they are compared with a [`Secret`], but not
-//! [`Credentials::password`], which is what the client sent.
+//! User names come prepared by SASLprep, whatever the mechanism (RFC 4616 section 2, RFC 5802 section 5.1), so look
+//! them up among names that [`prepare_name`] has prepared. Passwords are prepared where they are compared with a
+//! [`Secret`], but not [`Credentials::password`], which is what the client sent.
 
 mod anonymous;
 mod base64;

@@ -30,8 +30,8 @@ impl Secret {
     /// The password itself. It fits every mechanism; CRAM-MD5 takes nothing else. For OAUTHBEARER and XOAUTH2 it is the
     /// token.
     ///
-    /// PLAIN and LOGIN compare what SASLprep (RFC 4013) makes of passwords, so that accents match however they are written; a
-    /// password that it forbids matches byte by byte. An empty one matches nothing.
+    /// PLAIN and LOGIN compare what SASLprep (RFC 4013) makes of passwords, so that accents match however they are
+    /// written; a password that it forbids matches byte by byte. An empty one matches nothing.
     pub fn plain(password: impl Into<String>) -> Self {
         Self(Kind::Plain(Zeroizing::new(password.into())))
     }
@@ -43,8 +43,8 @@ impl Secret {
         Self(Kind::Scram(Box::new(keys)))
     }
 
-    /// Returns whether SCRAM can use it. It cannot use a password that SASLprep forbids, such as one with an emoji (RFC 5802
-    /// section 2.2): such a user could only log in by another mechanism, although clients prefer SCRAM.
+    /// Returns whether SCRAM can use it. It cannot use a password that SASLprep forbids, such as one with an emoji (RFC
+    /// 5802 section 2.2): such a user could only log in by another mechanism, although clients prefer SCRAM.
     pub fn supports_scram(&self) -> bool {
         match &self.0 {
             Kind::Plain(password) => prepare::password(password).is_some(),

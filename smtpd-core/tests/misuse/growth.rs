@@ -29,7 +29,7 @@ fn a_reply_of_more_than_100_lines_is_cut() {
             other => panic!("{other:?}"),
         }
         session.feed(b"");
-        // 100 lines of 512 octets are less than the output may be.
+        // 100 lines of 512 bytes are less than the output may be.
         assert!(session.output.len() <= 100 * 512);
         assert!(session.output.ends_with(b"\r\n214 2.0.0 ...\r\n"));
         assert_eq!(session.codes(), [214]);

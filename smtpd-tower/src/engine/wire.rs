@@ -26,7 +26,7 @@ thread_local! {
     static SCRATCH: Cell<BytesMut> = Cell::new(BytesMut::new());
 }
 
-/// The octets of a session: what has come and is not used up, and the way out.
+/// The bytes of a session: what has come and is not used up, and the way out.
 pub(super) struct Wire<IO> {
     pub(super) stream: Stream<IO>,
     pub(super) input: BytesMut,
@@ -34,7 +34,8 @@ pub(super) struct Wire<IO> {
     lent: bool,
     /// A large message is coming: `input` stays this session's own.
     large: bool,
-    /// The input may hold passwords, so nothing of it is left behind where it was. What the connection has taken, it has wiped.
+    /// The input may hold passwords, so nothing of it is left behind where it was. What the connection has taken, it
+    /// has wiped.
     secret: bool,
     last_read: usize,
     pub(super) eof: bool,
@@ -76,17 +77,17 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Wire<IO> {
         match &read {
             Poll::Pending => self.park(),
             Poll::Ready(Ok(0)) => self.eof = true,
-            Poll::Ready(Ok(octets)) => {
-                self.last_read = *octets;
-                self.received += *octets as u64;
+            Poll::Ready(Ok(read)) => {
+                self.last_read = *read;
+                self.received += *read as u64;
             }
             Poll::Ready(Err(_)) => {}
         }
         read
     }
 
-    /// Writes what the connection has to say. Ready when some of it is on its way; what the stream has only buffered is not,
-    /// so the last of it counts as written when the stream is flushed.
+    /// Writes what the connection has to say. Ready when some of it is on its way; what the stream has only buffered is
+    /// not, so the last of it counts as written when the stream is flushed.
     pub(super) fn poll_write(
         &mut self,
         cx: &mut Context<'_>,
@@ -110,11 +111,11 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Wire<IO> {
     }
 
     /// A piece of a message as it is handed on: a small one must not hold a whole buffer.
-    pub(super) fn piece(&self, octets: Bytes) -> Bytes {
-        if self.large || octets.len() > SMALL {
-            octets
+    pub(super) fn piece(&self, bytes: Bytes) -> Bytes {
+        if self.large || bytes.len() > SMALL {
+            bytes
         } else {
-            Bytes::copy_from_slice(&octets)
+            Bytes::copy_from_slice(&bytes)
         }
     }
 
@@ -201,15 +202,15 @@ mod tests {
 
     use super::*;
 
-    async fn after_a_read_of(octets: usize) -> (DuplexStream, Wire<DuplexStream>) {
+    async fn after_a_read_of(bytes: usize) -> (DuplexStream, Wire<DuplexStream>) {
         let (mut client, io) = duplex(READ);
         let mut wire = Wire::new(Stream::Plain(io), false);
-        client.write_all(&vec![b'x'; octets]).await.unwrap();
+        client.write_all(&vec![b'x'; bytes]).await.unwrap();
         poll_fn(|cx| wire.poll_read(cx)).await.unwrap();
         wire.begin_large();
         // The message has used up what came, and the session waits for more of it.
         let read = wire.input.split().freeze();
-        assert_eq!(wire.piece(read).len(), octets);
+        assert_eq!(wire.piece(read).len(), bytes);
         wire.park();
         (client, wire)
     }
@@ -217,16 +218,16 @@ mod tests {
     /// Many clients send messages in small pieces: each would hold 64 KiB.
     #[tokio::test]
     async fn a_message_that_comes_slowly_holds_no_buffer_while_it_waits() {
-        for octets in [1, 1400, SMALL] {
-            let (_client, wire) = after_a_read_of(octets).await;
-            assert!(!wire.large, "{octets}");
-            assert_eq!(wire.input.capacity(), 0, "{octets}");
+        for bytes in [1, 1400, SMALL] {
+            let (_client, wire) = after_a_read_of(bytes).await;
+            assert!(!wire.large, "{bytes}");
+            assert_eq!(wire.input.capacity(), 0, "{bytes}");
         }
         let (_client, wire) = after_a_read_of(SMALL + 1).await;
         assert!(wire.large);
     }
 
-    /// A piece of one octet would otherwise keep all of the buffer that it came in.
+    /// A piece of one byte would otherwise keep all of the buffer that it came in.
     #[tokio::test]
     async fn a_small_piece_is_a_copy() {
         let (_client, wire) = after_a_read_of(1).await;

@@ -68,12 +68,12 @@ impl PasswordHash {
         key.write(&self.0.hash);
     }
 
-    /// One of a password that nobody knows, with that many octets.
-    fn of_nobody(argon2: Argon2<'static>, octets: usize) -> Self {
+    /// One of a password that nobody knows, with that many bytes.
+    fn of_nobody(argon2: Argon2<'static>, bytes: usize) -> Self {
         Self(Arc::new(Stored {
             argon2,
             salt: vec![0; 16],
-            hash: vec![0; octets],
+            hash: vec![0; bytes],
         }))
     }
 }

@@ -26,9 +26,9 @@ use super::{
 /// they know the password, which does not cross the network.
 ///
 /// The application answers [`Step::Ask`] with [`Secret::scram`] of the same hash, or with [`Secret::plain`], of which
-/// the keys are then derived each time: with 4,096 iterations that takes about half a millisecond, so many users are better kept
-/// as keys. [`Credentials::derivation`] is that work, to be done in another thread. Accepting without a secret makes the exchange
-/// fail.
+/// the keys are then derived each time: with 4,096 iterations that takes about half a millisecond, so many users are
+/// better kept as keys. [`Credentials::derivation`] is that work, to be done in another thread. Accepting without a
+/// secret makes the exchange fail.
 ///
 /// # Channel binding
 /// The -PLUS forms tie the exchange to the TLS connection that it runs in, so that nobody can sit between. They are
@@ -40,8 +40,8 @@ use super::{
 /// as long as the server's [`salt_key`](crate::Config::salt_key) does, and fails at its end. For such names to look
 /// like users, [`iterations`](Self::iterations) and [`salt_len`](Self::salt_len) must be those of the stored keys. An
 /// application that keeps passwords does better to answer for unknown users with a [`Secret::plain`] that nobody knows:
-/// then they take the time that deriving the keys takes, too. One that keeps keys does so only for mechanisms that carry the
-/// password: here, keys of nobody would show the same salt for all unknown names.
+/// then they take the time that deriving the keys takes, too. One that keeps keys does so only for mechanisms that
+/// carry the password: here, keys of nobody would show the same salt for all unknown names.
 ///
 /// Each exchange needs a nonce, so it is offered only if [`Config::entropy`](crate::Config::entropy) is set.
 ///
@@ -271,8 +271,8 @@ impl ScramExchange {
         Some(base64::encode(&input))
     }
 
-    /// Sends the server-first-message. Nothing in it tells whether there are keys. When it comes may tell: a plain password takes the
-    /// time of deriving them.
+    /// Sends the server-first-message. Nothing in it tells whether there are keys. When it comes may tell: a plain
+    /// password takes the time of deriving them.
     fn challenge(&mut self, keys: Option<ScramKeys>, may_act: bool) -> Result<Step, SaslError> {
         let State::Asked(opening) = std::mem::replace(&mut self.state, State::Over) else {
             return Err(SaslError::OutOfSequence);

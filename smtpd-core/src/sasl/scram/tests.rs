@@ -419,8 +419,8 @@ fn the_least_and_the_most() {
     );
 }
 
-/// Whether a client with the password `pencil` is authenticated, where the server derives the keys of a stored password beforehand,
-/// or within the exchange.
+/// Whether a client with the password `pencil` is authenticated, where the server derives the keys of a stored password
+/// beforehand, or within the exchange.
 fn proves(secret: &Secret, beforehand: bool) -> bool {
     const BARE: &str = "n=user,r=abc";
     let mut exchange = start(Scram::sha256(), &ChannelBindings::none());
