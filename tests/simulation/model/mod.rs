@@ -404,7 +404,11 @@ fn codes_of(call: &Call, event: u64) -> Result<Vec<u16>, String> {
             call.kind, call.subject
         ));
     }
-    Ok(vec![code_of(call.outcome)])
+    Ok(vec![match call.outcome {
+        // It was late.
+        Outcome::Dropped if call.kind == Kind::Auth => 454,
+        outcome => code_of(outcome),
+    }])
 }
 
 fn code_of(outcome: Outcome) -> u16 {
