@@ -3,13 +3,27 @@
 /// The longest line of a message (RFC 5322 section 2.1.1). A longer name of a field is not looked for.
 pub(super) const LONGEST_NAME: usize = 998;
 
-/// Tells whether a message begins with a header field or an empty line. It takes the message in pieces, looks at each byte
-/// once, and keeps none.
+/// How a message begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Begins {
+    /// With a header field or an empty line.
+    Header,
+    /// With a line that separates the messages of an mbox, and then a header field.
+    MailboxLine,
+    /// With something else: it has no header section.
+    Text,
+}
+
+/// Tells how a message begins. It takes the message in pieces, looks at each byte once, and keeps none.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Beginning {
     at: Place,
-    /// How many bytes it has looked at.
+    /// How many bytes of the line it has looked at.
     seen: usize,
+    /// Whether the first line is one of an mbox.
+    is_second_line: bool,
+    #[cfg(test)]
+    steps: usize,
 }
 
 /// Where the next byte stands.
@@ -19,24 +33,28 @@ enum Place {
     Start,
     /// After a CR with which the message begins.
     EmptyLine,
+    /// After any `>`, and so far into `From`.
+    From(usize),
     Name,
     /// RFC 5322 section 4.5: white space before the colon is obsolete, but understood.
     Blanks,
-    Decided(bool),
+    /// The same after `From`.
+    FromBlanks,
+    MailboxLine,
+    /// After a CR in that line.
+    MailboxLineEnd,
+    SecondLine,
+    Decided(Begins),
 }
 
 impl Beginning {
     /// Takes the next piece; `None` while the answer cannot be told.
-    pub(crate) fn look(&mut self, piece: &[u8]) -> Option<bool> {
+    pub(crate) fn look(&mut self, piece: &[u8]) -> Option<Begins> {
         for &byte in piece {
             if let Place::Decided(_) = self.at {
                 break;
             }
-            self.seen += 1;
-            self.at = match self.at.after(byte) {
-                Place::Name | Place::Blanks if self.seen == LONGEST_NAME => Place::Decided(false),
-                place => place,
-            };
+            self.step(byte);
         }
         match self.at {
             Place::Decided(known) => Some(known),
@@ -44,24 +62,63 @@ impl Beginning {
         }
     }
 
+    fn step(&mut self, byte: u8) {
+        #[cfg(test)]
+        {
+            self.steps += 1;
+        }
+        self.seen += 1;
+        self.at = match self.at.after(byte) {
+            Place::SecondLine => {
+                self.seen = 0;
+                self.is_second_line = true;
+                Place::Start
+            }
+            // Text may well begin with `From `, and then an empty line. Only one such line is stepped over.
+            Place::EmptyLine | Place::MailboxLine if self.is_second_line => {
+                Place::Decided(Begins::Text)
+            }
+            Place::Decided(Begins::Header) if self.is_second_line => {
+                Place::Decided(Begins::MailboxLine)
+            }
+            place @ Place::Decided(_) => place,
+            _ if self.seen == LONGEST_NAME => Place::Decided(Begins::Text),
+            place => place,
+        };
+    }
+
     #[cfg(test)]
     pub(crate) const fn steps(&self) -> usize {
-        self.seen
+        self.steps
     }
 }
 
 impl Place {
-    const fn after(self, byte: u8) -> Self {
+    fn after(self, byte: u8) -> Self {
+        const FROM: &[u8] = b"From";
         match (self, byte) {
             (Self::Decided(_), _) => self,
             (Self::Start, b'\r') => Self::EmptyLine,
-            (Self::EmptyLine, byte) => Self::Decided(byte == b'\n'),
-            (Self::Start, b':') => Self::Decided(false),
-            (Self::Name | Self::Blanks, b':') => Self::Decided(true),
-            (Self::Name | Self::Blanks, b' ' | b'\t') => Self::Blanks,
+            (Self::EmptyLine, b'\n') => Self::Decided(Begins::Header),
+            (Self::EmptyLine, _) | (Self::Start, b':') => Self::Decided(Begins::Text),
+            (Self::MailboxLine | Self::MailboxLineEnd, b'\r') => Self::MailboxLineEnd,
+            (Self::MailboxLineEnd, b'\n') => Self::SecondLine,
+            (Self::MailboxLine | Self::MailboxLineEnd, _) => Self::MailboxLine,
+            (Self::From(_) | Self::Name | Self::Blanks | Self::FromBlanks, b':') => {
+                Self::Decided(Begins::Header)
+            }
+            (Self::From(len), b' ') if len == FROM.len() => Self::FromBlanks,
+            (Self::FromBlanks, b' ' | b'\t') => Self::FromBlanks,
+            (Self::FromBlanks, byte) if byte.is_ascii_graphic() => Self::MailboxLine,
+            (Self::From(_) | Self::Name | Self::Blanks, b' ' | b'\t') => Self::Blanks,
+            (Self::Start | Self::From(0), b'>') => Self::From(0),
+            (Self::Start, b'F') => Self::From(1),
+            (Self::From(len), byte) if FROM.get(len) == Some(&byte) => Self::From(len + 1),
             // RFC 5322 sections 2.2 and 3.6.8: printable US-ASCII without the colon.
-            (Self::Start | Self::Name, byte) if byte.is_ascii_graphic() => Self::Name,
-            _ => Self::Decided(false),
+            (Self::Start | Self::From(_) | Self::Name, byte) if byte.is_ascii_graphic() => {
+                Self::Name
+            }
+            _ => Self::Decided(Begins::Text),
         }
     }
 }
@@ -72,12 +129,12 @@ mod tests {
 
     #[test]
     fn a_long_first_line_is_looked_at_once_wherever_it_is_cut() {
-        for first in ["x", " "] {
-            let line = format!("A{}", first.repeat(3 * LONGEST_NAME));
+        for (start, rest) in [("A", "x"), ("A", " "), (">", ">"), ("From ", "x")] {
+            let line = format!("{start}{}", rest.repeat(3 * LONGEST_NAME));
             for size in [1, 7, LONGEST_NAME, line.len()] {
                 let mut beginning = Beginning::default();
                 let told = line.as_bytes().chunks(size).map(|p| beginning.look(p));
-                assert_eq!(told.last(), Some(Some(false)), "{size}");
+                assert_eq!(told.last(), Some(Some(Begins::Text)), "{size}");
                 assert_eq!(beginning.steps(), LONGEST_NAME, "{size}");
             }
         }
@@ -85,9 +142,12 @@ mod tests {
 
     #[test]
     fn a_name_may_be_as_long_as_a_line() {
-        for (name, is_field) in [(LONGEST_NAME - 1, true), (LONGEST_NAME, false)] {
+        for (name, begins) in [
+            (LONGEST_NAME - 1, Begins::Header),
+            (LONGEST_NAME, Begins::Text),
+        ] {
             let line = format!("{}: x", "n".repeat(name));
-            assert_eq!(Beginning::default().look(line.as_bytes()), Some(is_field));
+            assert_eq!(Beginning::default().look(line.as_bytes()), Some(begins));
         }
     }
 }

@@ -32,7 +32,7 @@ use self::incoming::Incoming;
 #[cfg(feature = "spool")]
 pub use self::spool::{Spooled, Spooling};
 pub(crate) use self::{
-    beginning::Beginning,
+    beginning::{Beginning, Begins},
     incoming::{Feed, Pieces, Served, incoming},
 };
 pub use self::{

@@ -6,11 +6,16 @@ use std::{
 use bytes::BytesMut;
 use futures_core::Stream;
 
-use super::{Body, BodyError, Head, beginning::Beginning, head::end_of_head};
+use super::{
+    Body, BodyError, Head,
+    beginning::{Beginning, Begins},
+    head::end_of_head,
+};
 
 impl Body {
-    /// The same body with the header fields before it that `make` returns, once it has seen the header section: at most `limit`
-    /// bytes of it and one chunk more. A message that does not begin with a header field has none, whatever follows.
+    /// The same body with the header fields before it that `make` returns, once it has seen the header section. A message
+    /// that does not begin with a header field has none, whatever follows. Where the header section has more than `limit` bytes,
+    /// nothing is added: what is missing is not known. Of the message, `limit` bytes and one chunk are kept.
     pub(crate) fn prepend_by_head(
         self,
         limit: usize,
@@ -55,16 +60,20 @@ impl<F: FnOnce(&Head) -> String + Unpin> Stream for PrependByHead<F> {
             if end.is_none() && piece.is_some() && this.seen.len() < this.limit {
                 continue;
             }
+            let is_whole = piece.is_none() || end.is_some_and(|end| end <= this.limit);
             let octets = this.seen.split().freeze();
             let end = match Beginning::default().look(&octets) {
-                Some(true) => end.unwrap_or(octets.len()),
-                _ => 0,
+                Some(Begins::Text) => Some(0),
+                Some(_) if is_whole => Some(end.unwrap_or(octets.len())),
+                None if is_whole => Some(0),
+                _ => None,
             };
-            let head = Head::from(octets.slice(..end));
-            if let Some(make) = this.make.take() {
-                let body = std::mem::take(&mut this.body);
-                this.body = body.prepend(octets).prepend_header(make(&head));
-            }
+            let fields = this.make.take().zip(end).map(|(make, end)| {
+                let head = Head::from(octets.slice(..end));
+                make(&head)
+            });
+            let body = std::mem::take(&mut this.body).prepend(octets);
+            this.body = body.prepend_header(fields.unwrap_or_default());
         }
         this.body.poll_chunk(cx)
     }
@@ -88,7 +97,7 @@ mod tests {
             ("A: 1\r\n", "X: A\r\n"),
             ("", "X: \r\n"),
             ("Hello\r\nC: 3\r\n\r\n", "X: \r\n\r\n"),
-            ("From a@b\r\nC: 3\r\n\r\n", "X: \r\n\r\n"),
+            ("From a@b\r\nC: 3\r\n\r\n", "X: C\r\nX-Mailbox-Line: "),
         ] {
             for cut in 0..=message.len() {
                 let (first, second) = message.as_bytes().split_at(cut);
@@ -100,11 +109,20 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_endless_head_is_not_kept() {
-        let lines = ["A: 1\r\n", "B: 2\r\n", "C: 3\r\n"].map(str::as_bytes);
-        let body = in_pieces(lines, Ok(())).prepend_by_head(10, names);
-        let whole = body.collect().await.unwrap();
-        assert_eq!(whole, "X: AB\r\nA: 1\r\nB: 2\r\nC: 3\r\n");
+    async fn a_head_beyond_the_limit_is_not_kept_and_gets_nothing() {
+        let message = "A: 1\r\nB: 2\r\n\r\nHello\r\n";
+        for size in 1..=message.len() {
+            for (limit, before) in [(14, "X: AB\r\n"), (13, ""), (7, ""), (6, ""), (0, "")] {
+                let chunks = message.as_bytes().chunks(size);
+                let body = in_pieces(chunks, Ok(())).prepend_by_head(limit, names);
+                let whole = body.collect().await.unwrap();
+                assert_eq!(whole, format!("{before}{message}"), "{size} {limit}");
+            }
+        }
+        let (feed, body) = crate::body::incoming();
+        let mut body = body.prepend_by_head(10, names);
+        feed.push("A: 1\r\nB: 2\r\n".into()).await;
+        assert_eq!(body.chunk().await.unwrap().unwrap(), "A: 1\r\nB: 2\r\n");
     }
 
     #[tokio::test]

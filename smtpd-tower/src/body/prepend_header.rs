@@ -6,14 +6,22 @@ use std::{
 use bytes::{Bytes, BytesMut};
 use futures_core::Stream;
 
-use super::{Body, BodyError, beginning::Beginning};
+use super::{
+    Body, BodyError,
+    beginning::{Beginning, Begins},
+};
 
 impl Body {
-    /// The same body with these header fields before it, each with its CRLF, such as a trace header.
+    /// The same body with these header fields before it, such as a trace header. Each of them ends with CRLF; the last one gets
+    /// it where it lacks it.
+    ///
+    /// The fields are not checked. A value must hold no CR or LF that a client chose, for a client could otherwise add fields of
+    /// its own, or end the header section (RFC 5322 section 2.2).
     ///
     /// Where the message begins neither with a header field nor with an empty line, an empty line ends the fields, for the text
     /// of the message would otherwise be read as part of its header. That is the message of `printf text | curl -T -` and of
-    /// many devices; an mbox line `From ` at the top is no header field either.
+    /// many devices. A line `From ` of an mbox above the first field becomes one itself, `X-Mailbox-Line`, as Postfix does it:
+    /// the fields below stay fields.
     ///
     /// ```
     /// use smtpd_tower::{Body, BodyError};
@@ -26,9 +34,12 @@ impl Body {
     /// ```
     #[must_use]
     pub fn prepend_header(self, fields: impl Into<Bytes>) -> Self {
-        let fields = fields.into();
+        let mut fields = fields.into();
         if fields.is_empty() {
             return self;
+        }
+        if !fields.ends_with(b"\r\n") {
+            fields = joined(fields, Bytes::from_static(b"\r\n"));
         }
         Self::new(PrependHeader {
             fields: Some(fields),
@@ -45,7 +56,7 @@ struct PrependHeader {
     fields: Option<Bytes>,
     /// What decides that.
     beginning: Beginning,
-    /// What has come without deciding it. Never more than a line.
+    /// What has come without deciding it. Never more than two lines.
     undecided: BytesMut,
     /// The same with the chunk that has decided it.
     seen: Bytes,
@@ -58,11 +69,13 @@ impl Stream for PrependHeader {
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let this = &mut *self;
         if this.fields.is_some() {
-            let continues = ready!(this.poll_beginning(cx));
+            let begins = ready!(this.poll_beginning(cx));
             let fields = this.fields.take().unwrap_or_default();
-            return Poll::Ready(Some(match continues {
-                Ok(true) => Ok(fields),
-                Ok(false) => Ok(joined(fields, Bytes::from_static(b"\r\n"))),
+            let before = |link| Ok(joined(fields, Bytes::from_static(link)));
+            return Poll::Ready(Some(match begins {
+                Ok(Begins::Header) => before(b""),
+                Ok(Begins::MailboxLine) => before(b"X-Mailbox-Line: "),
+                Ok(Begins::Text) => before(b"\r\n"),
                 Err(error) => {
                     // Nothing comes after an error, neither what was seen nor an end that looks well.
                     this.seen = Bytes::new();
@@ -78,13 +91,16 @@ impl Stream for PrependHeader {
 }
 
 impl PrependHeader {
-    /// Whether the message may follow header fields as it is.
-    fn poll_beginning(&mut self, cx: &mut Context<'_>) -> Poll<Result<bool, BodyError>> {
+    /// How the message begins, which says how it may follow header fields.
+    fn poll_beginning(&mut self, cx: &mut Context<'_>) -> Poll<Result<Begins, BodyError>> {
         loop {
             let Some(chunk) = ready!(self.body.poll_chunk(cx)).transpose()? else {
                 self.seen = self.undecided.split().freeze();
                 // RFC 5322 section 3.5: a message without a body needs no empty line.
-                return Poll::Ready(Ok(self.seen.is_empty()));
+                return Poll::Ready(Ok(match self.seen.is_empty() {
+                    true => Begins::Header,
+                    false => Begins::Text,
+                }));
             };
             if let Some(known) = self.beginning.look(&chunk) {
                 self.seen = joined(self.undecided.split().freeze(), chunk);
@@ -110,43 +126,53 @@ mod tests {
 
     const FIELD: &str = "Received: here\r\n";
 
-    /// Messages, and whether an empty line has to go before them.
-    const MESSAGES: [(&[u8], bool); 24] = [
-        (b"A: 1\r\n\r\nHello\r\n", false),
-        (b"A:\r\n", false),
-        (b"A : 1\r\n", false),
-        (b"A \t:1", false),
-        (b"A:", false),
-        (b">From: x\r\n", false),
-        (b"\r\nHello\r\n", false),
-        (b"\r\n", false),
-        (b"", false),
-        (b"Hello\r\n", true),
-        (b"Hello", true),
-        (b"A", true),
-        (b"A ", true),
-        (b"Hello world: it is\r\n", true),
+    const LINE: &str = "\r\n";
+    const MAILBOX: &str = "X-Mailbox-Line: ";
+
+    /// Messages, and what has to stand between them and the fields.
+    const MESSAGES: [(&[u8], &str); 32] = [
+        (b"A: 1\r\n\r\nHello\r\n", ""),
+        (b"A:\r\n", ""),
+        (b"A : 1\r\n", ""),
+        (b"A \t:1", ""),
+        (b"A:", ""),
+        (b">From: x\r\n", ""),
+        (b"\r\nHello\r\n", ""),
+        (b"\r\n", ""),
+        (b"", ""),
+        (b"Hello\r\n", LINE),
+        (b"Hello", LINE),
+        (b"A", LINE),
+        (b"A ", LINE),
+        (b"Hello world: it is\r\n", LINE),
         (
             b"From a@b Mon Nov 30 07:58:14 2026\r\nSubject: hi\r\n",
-            true,
+            MAILBOX,
         ),
         (
             b">From a@b Mon Nov 30 07:58:14 2026\r\nSubject: hi\r\n",
-            true,
+            MAILBOX,
         ),
-        (b"A\r\n: 1\r\n", true),
-        (b" A: 1\r\n", true),
-        (b"\tA: 1\r\n", true),
-        (b": 1\r\n", true),
-        (b"\xc3\xa5: 1\r\n", true),
-        (b"\r", true),
-        (b"\rA: 1\r\n", true),
-        (b"\nA: 1\r\n", true),
+        (b"A\r\n: 1\r\n", LINE),
+        (b" A: 1\r\n", LINE),
+        (b"\tA: 1\r\n", LINE),
+        (b": 1\r\n", LINE),
+        (b"\xc3\xa5: 1\r\n", LINE),
+        (b"\r", LINE),
+        (b"\rA: 1\r\n", LINE),
+        (b"\nA: 1\r\n", LINE),
+        (b"From x\r\nA : 1\r\n", MAILBOX),
+        (b">>From x\ry\r\r\nA: 1\r\n", MAILBOX),
+        (b"From x\r\n\r\nA: 1\r\n", LINE),
+        (b"From x\r\nA\r\n", LINE),
+        (b"From x\r\nFrom y\r\nA: 1\r\n", LINE),
+        (b"From x\r\n", LINE),
+        (b"from x\r\nA: 1\r\n", LINE),
+        (b"From : x\r\n", ""),
     ];
 
-    async fn check(message: &[u8], chunks: &[&[u8]], needs_line: bool) {
-        let line = if needs_line { "\r\n" } else { "" };
-        let expected = [FIELD.as_bytes(), line.as_bytes(), message].concat();
+    async fn check(message: &[u8], chunks: &[&[u8]], link: &str) {
+        let expected = [FIELD.as_bytes(), link.as_bytes(), message].concat();
         let body = in_pieces(chunks.iter().copied(), Ok(()));
         let whole = body.prepend_header(FIELD).collect().await.unwrap();
         assert_eq!(whole, expected, "{chunks:?}");
@@ -154,23 +180,22 @@ mod tests {
 
     #[tokio::test]
     async fn text_without_a_header_does_not_become_one_wherever_it_is_cut() {
-        for (message, needs_line) in MESSAGES {
+        for (message, link) in MESSAGES {
             for first in 0..=message.len() {
                 for second in first..=message.len() {
                     let (one, two) = (&message[..first], &message[first..second]);
-                    check(message, &[one, two, &message[second..]], needs_line).await;
+                    check(message, &[one, two, &message[second..]], link).await;
                 }
             }
             let octets: Vec<_> = message.chunks(1).collect();
-            check(message, &octets, needs_line).await;
+            check(message, &octets, link).await;
         }
     }
 
     #[tokio::test]
     async fn several_headers_are_ended_by_one_empty_line() {
-        for (message, needs_line) in MESSAGES {
-            let line = if needs_line { "\r\n" } else { "" };
-            let expected = [b"A: 1\r\nB: 2\r\n", line.as_bytes(), message].concat();
+        for (message, link) in MESSAGES {
+            let expected = [b"A: 1\r\nB: 2\r\n", link.as_bytes(), message].concat();
             let body = || in_pieces(message.chunks(3), Ok(()));
             let at_once = body().prepend_header("B: 2\r\n").prepend_header("A: 1\r\n");
             let around = Body::new(body().prepend_header("B: 2\r\n")).prepend_header("A: 1\r\n");
@@ -182,6 +207,16 @@ mod tests {
                 let whole = body.prepend_header("").collect().await.unwrap();
                 assert_eq!(whole, expected, "{}", message.escape_ascii());
             }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_field_without_line_end_is_not_glued_to_the_next() {
+        for field in ["B: 2", "B: 2\r", "B: 2\n", "B: 2\r\n"] {
+            let body = Body::from("A: 1\r\n\r\n").prepend_header(field);
+            let whole = body.collect().await.unwrap();
+            let end = if field.ends_with("\r\n") { "" } else { "\r\n" };
+            assert_eq!(whole, format!("{field}{end}A: 1\r\n\r\n"));
         }
     }
 

@@ -15,7 +15,10 @@ use smtpd_core::{Code, Reply, Status};
 use tower_layer::Layer;
 use tower_service::Service;
 
-use crate::{Body, BodyError, Data, Request, body::Beginning};
+use crate::{
+    Body, BodyError, Data, Request,
+    body::{Beginning, Begins},
+};
 
 /// Rejects messages that have been through too many servers, with 554 5.4.6: they are in a loop (RFC 5321 section 6.3).
 ///
@@ -236,13 +239,14 @@ impl Counter {
         matches!(self.at, Place::Body)
     }
 
-    /// A message that does not begin with a field has no header section, whatever its text looks like.
+    /// A message that does not begin with a field has no header section, whatever its text looks like. The line of an mbox
+    /// before the first field is none that is counted.
     fn look_at_beginning(&mut self, chunk: &[u8]) {
         let Some(known) = self.beginning.as_mut().and_then(|b| b.look(chunk)) else {
             return;
         };
         self.beginning = None;
-        if !known {
+        if known == Begins::Text {
             self.at = Place::Body;
         }
     }
@@ -278,7 +282,7 @@ mod tests {
     use crate::{Envelope, Session, body::in_pieces};
 
     /// Messages, and how many hops they have been over.
-    const MESSAGES: [(&str, u32); 14] = [
+    const MESSAGES: [(&str, u32); 17] = [
         ("", 0),
         ("Received: a\r\n\r\n", 1),
         ("RECEIVED:\r\nreceived : b\r\nReceived\t:c\r\n", 3),
@@ -292,7 +296,10 @@ mod tests {
         ("A: 1\r\nReceived\r\n: a\r\n", 0),
         ("\r\nReceived: a\r\n", 0),
         ("Hello\r\nReceived: a\r\n", 0),
-        ("From a@b\r\nReceived: a\r\n", 0),
+        ("From a@b\r\nReceived: a\r\n", 1),
+        (">From a@b 07:58:14\r\nReceived: a\r\nreceived: b\r\n", 2),
+        ("From a@b\r\n\r\nReceived: a\r\n", 0),
+        ("From a@b\r\nHello\r\nReceived: a\r\n", 0),
         (" \r\nReceived: a\r\n", 0),
         // What is no field in the middle hides none below it, and only CRLF ends a line.
         ("A: 1\r\nHello\r\nReceived: a\r\n", 1),
@@ -374,6 +381,38 @@ mod tests {
                 let answer = answer(header + "\r\nHello\r\n", careless).await;
                 assert_eq!(answer.code().as_u16(), code, "{hops}");
             }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_loop_that_adds_a_line_of_an_mbox_each_round_ends() {
+        use crate::layer::ReceivedLayer;
+
+        for line in [
+            "From loop@a.test Mon Nov 30 07:58:14 2026\r\n",
+            ">From x\r\n",
+        ] {
+            let inbox = crate::deliver::Inbox::new();
+            let inner = ReceivedLayer::new().layer(inbox.clone());
+            let service = HopLimitLayer::new(25).layer(inner);
+            let mut message = Bytes::from("Subject: hi\r\n\r\nHello\r\n");
+            let mut rounds = 0;
+            while rounds < 30 {
+                let body = Body::from([line.as_bytes(), &*message].concat());
+                let request = Request::new(Session::local(), Data::new(Envelope::default(), body));
+                if !service
+                    .clone()
+                    .oneshot(request)
+                    .await
+                    .unwrap()
+                    .is_positive()
+                {
+                    break;
+                }
+                message = inbox.next().await.message().clone();
+                rounds += 1;
+            }
+            assert_eq!(rounds, 26, "{}", message.escape_ascii());
         }
     }
 }

@@ -16,7 +16,8 @@ use crate::{Body, Data, Head, Request};
 /// [`Body::prepend_header`]. The fields go before the message, so put
 /// [`ReceivedLayer`](super::ReceivedLayer) inside of this, for the trace header to be on top.
 ///
-/// The header section is kept until its end has come, or 64 KiB of it; the rest streams.
+/// The header section is kept until its end has come, or 64 KiB of it; the rest streams. To a message whose header section is
+/// longer than that, nothing is added: it must have no second `Date` or `Message-ID` (RFC 5322 section 3.6).
 ///
 /// ```
 /// use std::time::{Duration, SystemTime};
@@ -141,6 +142,28 @@ mod tests {
             let added = Head::from(bytes::Bytes::from(fields));
             let has = |name| added.field(name).is_some();
             assert_eq!((has("Date"), has("Message-ID")), (date, id), "{head}");
+        }
+    }
+
+    #[tokio::test]
+    async fn no_second_date_is_added_where_the_header_is_too_long_to_be_looked_at() {
+        let fields = "Date: x\r\nMessage-ID: <1@a.test>\r\n\r\nHello\r\n";
+        for (len, is_known) in [(LIMIT - 200, true), (LIMIT + 9, false), (3 * LIMIT, false)] {
+            for fields in [fields, "\r\nHello\r\n"] {
+                let filling = "X: 1234\r\n".repeat(len / 9);
+                let message = format!("{filling}{fields}");
+                let inbox = crate::deliver::Inbox::new();
+                let service = SubmissionFieldsLayer::new().layer(inbox.clone());
+                let chunks = message.as_bytes().chunks(1000);
+                let body = crate::body::in_pieces(chunks, Ok(()));
+                let data = Data::new(crate::Envelope::default(), body);
+                let request = Request::new(crate::Session::local(), data);
+                tower::ServiceExt::oneshot(service, request).await.unwrap();
+                let mail = inbox.next().await;
+                let is_added = mail.message().len() > message.len();
+                let is_missing = fields.starts_with('\r');
+                assert_eq!(is_added, is_known && is_missing, "{len}");
+            }
         }
     }
 
