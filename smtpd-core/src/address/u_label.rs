@@ -53,7 +53,7 @@ mod by_tables {
         outcome.is_ok()
             && folded(label) == folded(&u_label)
             && u_label.chars().all(is_allowed)
-            && !label.chars().any(is_ascii_in_disguise)
+            && !label.chars().any(is_another_in_disguise)
     }
 
     /// UTS #46 also maps compatibility forms, and drops what is not seen. RFC 5892 section 2.2 disallows all of that: two names
@@ -64,9 +64,12 @@ mod by_tables {
         nfc.normalize(&lower).into_owned()
     }
 
-    /// The Kelvin sign, whose lower case is `k`.
-    fn is_ascii_in_disguise(c: char) -> bool {
-        !c.is_ascii() && c.to_lowercase().all(|c| c.is_ascii())
+    /// Whether normalisation makes another character of it, as it makes `K` of the Kelvin sign and `Å` of the Angstrom sign.
+    /// RFC 5892 section 2.2 disallows them. Letters whose marks stand apart are not meant: normalisation only joins them.
+    fn is_another_in_disguise(c: char) -> bool {
+        let nfc = ComposingNormalizerBorrowed::new_nfc();
+        let mut normalised = nfc.normalize_iter(std::iter::once(c));
+        normalised.next() != Some(c) && normalised.next().is_none()
     }
 
     /// RFC 5892 section 3, as far as UTS #46 does not see to it, and emoji: they are in use, and each of them stands for itself.
@@ -151,7 +154,7 @@ mod without_tables {
         DISALLOWED.iter().any(|range| range.contains(&c))
     }
 
-    const DISALLOWED: [RangeInclusive<char>; 22] = [
+    const DISALLOWED: [RangeInclusive<char>; 23] = [
         '\u{ad}'..='\u{ad}',
         '\u{34f}'..='\u{34f}',
         '\u{37e}'..='\u{37e}',
@@ -163,7 +166,9 @@ mod without_tables {
         // General punctuation but for the two joiners.
         '\u{2000}'..='\u{200b}',
         '\u{200e}'..='\u{206f}',
-        '\u{212a}'..='\u{212a}',
+        // Other code points for a letter: Ohm, Kelvin, Angstrom.
+        '\u{2126}'..='\u{2126}',
+        '\u{212a}'..='\u{212b}',
         '\u{2460}'..='\u{24ff}',
         '\u{2800}'..='\u{2800}',
         '\u{3000}'..='\u{3004}',
@@ -276,6 +281,8 @@ mod tests {
             "a\u{2044}b.org",
             "ban\u{212a}.org",
             "ban\u{212a}.grå",
+            "gr\u{212b}.org",
+            "\u{2126}.org",
             "a\u{37e}b.org",
             "a\u{1fef}b.org",
         ] {
@@ -309,6 +316,9 @@ mod tests {
             "a\u{2215}b.org",
             "a\u{378}.org",
             "a\u{e000}.org",
+            // Characters that normalisation replaces by another one.
+            "\u{f900}.org",
+            "\u{1f71}.org",
             // A-labels that are none, beside a U-label.
             "xn--a.grå",
             "xn--grå.org",
@@ -324,6 +334,8 @@ mod tests {
             "βόλος.example",
             "ΒΌΛΟΣ.example",
             "BU\u{308}CHER.example",
+            "a\u{30a}.example",
+            "\u{958}.example",
             "bücher.r3---sn-a.example",
             "İstanbul.example",
             "l·l.example",
