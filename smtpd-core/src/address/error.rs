@@ -3,7 +3,8 @@ use std::fmt;
 
 /// Why octets are not an address.
 ///
-/// Its `Display` never repeats what the client sent, so it may stand in a reply.
+/// Its `Display` never repeats what the client sent, so it may stand in a reply, as it does in those of a session, which begin
+/// with a capital letter.
 ///
 /// ```
 /// use smtpd_core::{AddressErrorKind, Mailbox};

@@ -1,6 +1,6 @@
 //! MAIL and RCPT: from whom a message is, and for whom.
 
-use std::sync::Arc;
+use std::{fmt, sync::Arc};
 
 use super::{Asked, CloseReason, Connection, Slot, Transaction, command::syntax_error};
 use crate::{
@@ -129,7 +129,16 @@ fn recipient_error(error: &AddressError) -> Reply {
 }
 
 fn address_error(error: &AddressError, status: Status) -> Reply {
-    Reply::new(Code::PARAMETER_ERROR, status, error.to_string())
+    Reply::new(Code::PARAMETER_ERROR, status, sentence(error))
+}
+
+/// The text of an error as that of a reply, which begins with a capital letter.
+fn sentence(error: &impl fmt::Display) -> String {
+    let mut text = error.to_string();
+    if let Some(first) = text.get_mut(..1) {
+        first.make_ascii_uppercase();
+    }
+    text
 }
 
 /// RFC 6531 section 3.5: 553 5.6.7.
@@ -152,5 +161,5 @@ pub(super) fn parameter_error(error: ParameterError) -> Reply {
         ParameterError::Unknown => Code::PARAMETERS_UNKNOWN,
         _ => Code::PARAMETER_ERROR,
     };
-    Reply::new(code, Status::INVALID_PARAMETERS, error.to_string())
+    Reply::new(code, Status::INVALID_PARAMETERS, sentence(&error))
 }
