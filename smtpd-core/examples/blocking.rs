@@ -11,7 +11,7 @@ use std::{
     io,
     net::{Shutdown, TcpStream},
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
     },
     thread,
@@ -22,7 +22,10 @@ use shared::{
     Delivery, Options, Stage, Stream,
     options::{Kind, Listener},
 };
-use smtpd_core::{Connection, Handshaking, Reading, Reply, Step, Writing, bytes::BytesMut};
+use smtpd_core::{
+    Ask, AuthOutcome, AuthRequest, Connection, Handshaking, Reading, Reply, Step, Writing,
+    ask_kind, bytes::BytesMut,
+};
 
 /// A thread that waits for its client looks this often whether the server shuts down.
 const TICK: Duration = Duration::from_millis(100);
@@ -89,8 +92,7 @@ fn serve(mut connection: Connection, socket: TcpStream, options: &Options) -> io
             Step::Answer(_) => {}
             Step::Closed(_) => break,
 
-            // Keys of SCRAM are derived here as well: a thread waits for nobody but its client.
-            Step::Auth(request, ask) => ask.answer(shared::login(options, &request)),
+            Step::Auth(request, ask) => compare(&request, shared::login(options, &request), ask),
             Step::Message(Ok(()), ask) => match delivery.take().map(Delivery::commit) {
                 Some(Ok(name)) => ask.reply(Reply::queued(name)),
                 _ => ask.refuse(shared::no_room()),
@@ -100,6 +102,18 @@ fn serve(mut connection: Connection, socket: TcpStream, options: &Options) -> io
     }
     drop(delivery);
     close(stream, connection.config().timeouts_ref().linger)
+}
+
+/// Keys of SCRAM are derived here as well, for a thread waits for nobody but its client. But only one thread does so at a time:
+/// clients that guess passwords ask for as many derivations as they can.
+fn compare(request: &AuthRequest, outcome: AuthOutcome, ask: Ask<'_, ask_kind::Auth>) {
+    static DERIVING: Mutex<()> = Mutex::new(());
+    let is_slow = match &outcome {
+        AuthOutcome::Verify(secret) => request.credentials.derivation(secret).is_some(),
+        _ => false,
+    };
+    let _turn = is_slow.then(|| DERIVING.lock());
+    ask.answer(outcome);
 }
 
 /// Writes what can be written until the deadline.

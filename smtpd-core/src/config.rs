@@ -327,7 +327,7 @@ impl Config {
         self.changed()
     }
 
-    /// Sets [`entropy`](Self::entropy) to the random number generator of the operating system.
+    /// Sets [`entropy`](Self::entropy) to the random number generator of the operating system. Needs the feature `getrandom`.
     ///
     /// ```
     /// use smtpd_core::{Config, sasl::{CramMd5, Mechanisms}};

@@ -179,7 +179,8 @@ pub enum AuthOutcome {
     Refuse(Reply),
     /// This is the secret that belongs to the user: let the mechanism verify what the client presented. Mechanisms that
     /// never show the password, such as CRAM-MD5, can be served in no other way. Comparing takes no time, unless there
-    /// is a [derivation](Credentials::derivation).
+    /// is a [derivation](Credentials::derivation): `Server` of smtpd-tower lets it run in a thread of its own, and a driver of
+    /// smtpd-core has to do so itself.
     Verify(Secret),
 }
 

@@ -132,7 +132,8 @@ impl Message {
         (!self.is_unwanted() && !octets.is_empty()).then_some(octets)
     }
 
-    /// A bare CR or LF takes precedence over a NUL, so that it does not matter which is found first.
+    /// A bare CR or LF takes precedence over a NUL that is found with it in one piece of the message. Which of the two is in an
+    /// earlier piece is the error of the message: see [`take`](Self::take).
     #[cold]
     fn judge_text(&mut self) {
         if self.text.refuses_newline() {

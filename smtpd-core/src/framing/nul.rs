@@ -19,7 +19,9 @@ pub enum NulByte {
     /// Reject the message with 554 5.6.1 when its end has come.
     #[default]
     Reject,
-    /// Leave each out.
+    /// Leave each out. A CR and an LF that one stood between become a line end then, unless
+    /// [`BareNewline`](super::BareNewline) rejects the message or repairs it, as it does by default. With
+    /// [`BareNewline::PassThrough`](super::BareNewline::PassThrough), a message can thus hold what looks like its end.
     Strip,
     /// Hand them on as they are.
     PassThrough,

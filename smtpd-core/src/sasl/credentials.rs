@@ -199,9 +199,10 @@ impl Credentials {
     /// The slow part of comparing them with this secret, if there is one: a password is sent and the keys of SCRAM are
     /// stored, or the other way round.
     ///
-    /// [`verify`](Self::verify) and [`AuthOutcome::Verify`](crate::AuthOutcome::Verify) do it at once, in the thread
-    /// that calls them. Where other sessions wait for that thread, let the derivation [run](Derivation::run) elsewhere
-    /// first, and use the secret that it returns.
+    /// It is for drivers of smtpd-core. [`verify`](Self::verify) and [`AuthOutcome::Verify`](crate::AuthOutcome::Verify) do it
+    /// at once, in the thread that calls them. Where other sessions wait for that thread, let the derivation
+    /// [run](Derivation::run) elsewhere first, and use the secret that it returns. `Server` of smtpd-tower does so by itself:
+    /// see [`Derivation`].
     #[cfg(feature = "scram")]
     pub fn derivation(&self, secret: &Secret) -> Option<Derivation> {
         match &*self.proof {

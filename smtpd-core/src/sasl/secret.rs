@@ -37,7 +37,9 @@ impl Secret {
     }
 
     /// The keys that SCRAM derives from the password (RFC 5802 section 3). They fit SCRAM with the same hash, and the
-    /// mechanisms that carry the password, PLAIN and LOGIN, which derive the keys of what they were given.
+    /// mechanisms that carry the password, PLAIN and LOGIN, which derive the keys of what they were given. That
+    /// is slow: `Server` of smtpd-tower does it in threads of its own, and drivers of smtpd-core do it by
+    /// [`Credentials::derivation`](super::Credentials::derivation).
     #[cfg(feature = "scram")]
     pub fn scram(keys: ScramKeys) -> Self {
         Self(Kind::Scram(Box::new(keys)))

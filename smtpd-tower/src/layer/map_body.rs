@@ -28,6 +28,21 @@ use crate::{Body, Data, Request};
 /// # Ok(()) }
 /// ```
 ///
+/// Where several layers add header fields, the innermost comes on top. Put [`ReceivedLayer`](super::ReceivedLayer) last, inside of
+/// this one, so that the trace header stays on top.
+///
+/// Where the field depends on the session or the envelope, use [`from_fn`](super::from_fn):
+///
+/// ```
+/// use smtpd_tower::{Data, Request, layer::{self, Next}};
+///
+/// let layer = layer::from_fn(async |request: Request<Data>, next: Next<Data>| {
+///     let field = format!("X-Session: {}\r\n", request.session().id());
+///     next.run(request.map_body(|body| body.prepend_header(field))).await
+/// });
+/// # let _ = tower::Layer::layer(&layer, smtpd_tower::deliver::Discard);
+/// ```
+///
 /// # A filter as a layer
 ///
 /// A body that ends with [`BodyError::refused`](crate::BodyError::refused) is refused by that reply, whichever service reads

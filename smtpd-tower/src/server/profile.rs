@@ -18,7 +18,12 @@ use crate::{
 /// | TLS | STARTTLS, where there is a certificate | STARTTLS, required | from the first octet | as for MX |
 /// | AUTH | none | within TLS, required | required | offered, where there is a service |
 /// | recipients | of [`Server::domains`] alone | the pipeline decides | the pipeline decides | the pipeline decides |
+/// | faults in addresses | none are accepted, see [`Config::leniency`]; [`Leniency::COMMON`] is a good choice | none | none | none |
 /// | messages in a loop | rejected, see [`Server::max_hops`] | rejected | rejected | rejected |
+///
+/// No profile sets a leniency. The reference server sets `Leniency::COMMON` for `Mx`, and nothing for the others.
+///
+/// [`Leniency::COMMON`]: smtpd_core::Leniency::COMMON
 ///
 /// ```
 /// use smtpd_tower::{Profile, Rcpt, Request, Session, handler_fn, layer::{CondLayer, DomainFilterLayer}};
@@ -108,8 +113,8 @@ impl Server {
     /// recipients are taken. The services see it by [`Session::profile`](crate::Session::profile). Without one, everything is
     /// as [`configure`](Self::configure) says.
     ///
-    /// Several listeners are served by clones, which share limits, sessions and the end. What is set after the profile goes
-    /// before it, such as `configure(|config| config.require_tls(false))` behind a proxy that ends TLS.
+    /// Several listeners are served by clones, which share limits, sessions and the end. What is set after the profile
+    /// overrides it, such as `configure(|config| config.require_tls(false))` behind a proxy that ends TLS.
     ///
     /// ```no_run
     /// # #[cfg(any(feature = "tls-ring", feature = "tls-aws-lc"))] mod example {

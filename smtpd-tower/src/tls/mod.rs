@@ -54,7 +54,40 @@
 //! certificates that have been revoked.
 //!
 //! Where other mechanisms are offered too, such a service looks at [`Request::mechanism`](crate::Request::mechanism)
-//! first.
+//! first:
+//!
+//! ```
+//! use smtpd_tower::{
+//!     Auth, AuthOutcome, Config, Identity, Reply, Request, Secret, TlsInfo,
+//!     sasl::{External, Mechanisms, Scram},
+//! };
+//!
+//! fn settings(config: Config) -> Config {
+//!     config.mechanisms(Mechanisms::default().with(Scram::sha256()).with(External))
+//! }
+//!
+//! async fn login(request: Request<Auth>) -> AuthOutcome {
+//!     if request.mechanism() == "EXTERNAL" {
+//!         return certified(&request);
+//!     }
+//!     match password_of(request.credentials().username()).await {
+//!         Some(password) => Secret::plain(password).into(),
+//!         None => Reply::auth_failed().into(),
+//!     }
+//! }
+//!
+//! /// As above, without a claim: the user that the certificate names.
+//! fn certified(request: &Request<Auth>) -> AuthOutcome {
+//!     let names = request.session().tls().and_then(TlsInfo::client_names).unwrap_or_default();
+//!     match (names.emails(), request.credentials().authzid()) {
+//!         ([email, ..], None) => Identity::new(email).into(),
+//!         _ => Reply::auth_failed().into(),
+//!     }
+//! }
+//! # async fn password_of(name: &str) -> Option<String> { None }
+//! # let _ = smtpd_tower::handler_fn(login);
+//! # let _ = settings;
+//! ```
 
 use std::{
     fmt, io,

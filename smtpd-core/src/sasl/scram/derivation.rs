@@ -9,7 +9,11 @@ use super::{super::Secret, ScramHash, ScramKeys};
 ///
 /// [`Credentials::derivation`](super::super::Credentials::derivation) returns it. It borrows nothing, so it can [`run`](Self::run)
 /// in another thread, and its result then stands in for the secret. A client that guesses passwords makes the server derive keys,
-/// so let only a few run at a time.
+/// so let only a few run at a time. All of these times are those of a release build: without optimization, it takes seconds.
+///
+/// Only a driver of smtpd-core has to do this. `Server` of smtpd-tower derives keys in threads of its own, for all servers of the
+/// process together: one for each processor at a time. Clients take turns, and up to 1,024 sessions may wait. A client for which
+/// there is no room receives 454 4.7.0.
 ///
 /// ```
 /// use smtpd_core::sasl::{Credentials, ScramHash, ScramKeys, Secret};
