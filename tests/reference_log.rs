@@ -5,8 +5,9 @@ mod reference;
 mod support;
 
 use std::{
-    fs::{File, OpenOptions},
+    fs::{self, File, OpenOptions, Permissions},
     io::{BufRead, BufReader, PipeWriter, Read, Write as _, pipe},
+    os::unix::fs::PermissionsExt as _,
     path::Path,
     process::{Command, ExitStatus, Stdio},
     thread,
@@ -272,6 +273,29 @@ fn secrets() -> impl Iterator<Item = &'static str> {
     in_words.chain(["secret"])
 }
 
+/// Who starts it, and reads on when it listens, has seen what it warns of.
+#[tokio::test]
+async fn warnings_come_before_it_listens() {
+    let dir = tempfile::tempdir().unwrap();
+    let (users, log) = (dir.path().join("users"), dir.path().join("log"));
+    let hash = "$v=19$m=8,t=1,p=1$c29tZXNhbHQ$L1qnTgpsWMa/dMHjDHhQFw";
+    let line = |name, time: &str| format!("{name}:$argon2id{}\n", hash.replace("t=1", time));
+    fs::write(&users, line("alice", "t=1") + &line("bob", "t=2")).unwrap();
+    fs::set_permissions(&users, Permissions::from_mode(0o644)).unwrap();
+    let options = [
+        LISTEN,
+        &format!("--users={}", users.display()),
+        "--tls-self-signed",
+        "--log-level=warn",
+    ];
+    let file = File::create(&log).unwrap();
+    let _server = Reference::start_logging_to(file.into(), 1, &options);
+    let log = fs::read_to_string(&log).unwrap();
+    for warning in ["holds secrets and is open", "costs more or less"] {
+        assert!(log.contains(warning), "{log}");
+    }
+}
+
 #[tokio::test]
 async fn no_password_comes_into_the_log_in_any_mode() {
     let user = ["--user=alice:x", "--allow-plaintext-auth"];
@@ -279,7 +303,14 @@ async fn no_password_comes_into_the_log_in_any_mode() {
         &[LISTEN][..],
         &[LISTEN, "--log-format=json"],
         &[LISTEN, "--mode=mx", "--domain=a.test"],
-        &[LISTEN, "--mode=mx", "--domain=a.test", user[0], user[1]],
+        &[
+            LISTEN,
+            "--listen-lmtp=127.0.0.1:0",
+            "--mode=mx",
+            "--domain=a.test",
+            user[0],
+            user[1],
+        ],
         &[LISTEN, user[0], user[1]],
         &[LISTEN, user[0]],
         &[

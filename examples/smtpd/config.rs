@@ -37,7 +37,7 @@ pub(crate) fn apply(options: &Options, config: Config) -> Config {
     }
 }
 
-/// The server for a listener of that profile: what the options say of TLS and AUTH goes before what the profile says.
+/// The server for a listener of that profile: what the options say of TLS and AUTH overrides what the profile says.
 pub(crate) fn at(options: &Options, server: &Server, profile: Option<Profile>) -> Server {
     let server = match profile {
         Some(profile) => server.clone().profile(profile),

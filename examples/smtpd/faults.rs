@@ -1,6 +1,9 @@
 //! Options that cannot work together.
 
-use crate::{options::Options, values::Mechanism};
+use crate::{
+    options::Options,
+    values::{Lenient, Mechanism},
+};
 
 /// Whether something is wrong, and what to say then.
 type Fault = (bool, &'static str);
@@ -16,6 +19,7 @@ impl Options {
             .into_iter()
             .chain(self.client_certificate_faults())
             .chain(self.user_faults())
+            .chain([self.lenient_fault()])
             .find_map(|(found, fault)| found.then_some(fault))
             .or_else(|| self.mode_fault(self.has_tls()))
     }
@@ -88,6 +92,18 @@ impl Options {
         ]
     }
 
+    fn lenient_fault(&self) -> Fault {
+        let has = |none| {
+            self.lenient
+                .iter()
+                .any(|one| (*one == Lenient::None) == none)
+        };
+        (
+            has(true) && has(false),
+            "--lenient none and other values exclude each other",
+        )
+    }
+
     fn user_faults(&self) -> [Fault; 5] {
         let in_the_clear = !self.has_tls() && !is_on(self.allow_plaintext_auth);
         let is_required = is_on(self.require_auth);
@@ -98,7 +114,7 @@ impl Options {
             ),
             (
                 self.users.is_some() && self.wants(Mechanism::needs_password),
-                "CRAM-MD5 and SCRAM need the passwords themselves, and --users has only their hashes",
+                "--users holds Argon2 hashes only, which CRAM-MD5 and SCRAM cannot use",
             ),
             (
                 self.oauth_token.is_empty() && self.wants(Mechanism::is_bearer),

@@ -109,8 +109,14 @@ impl<'de, T: FromStr<Err: fmt::Display>> Visitor<'de> for ListVisitor<T> {
     }
 
     fn visit_str<E: Error>(self, text: &str) -> Result<Vec<T>, E> {
-        let Text(value) = TextVisitor(PhantomData).visit_str(text)?;
-        Ok(vec![value])
+        let is_list = || text.split(',').all(|one| one.trim().parse::<T>().is_ok());
+        match text.parse() {
+            Ok(value) => Ok(vec![value]),
+            Err(_) if is_list() => Err(E::custom(
+                "several values are an array, such as ['one', 'other']",
+            )),
+            Err(error) => Err(E::custom(error)),
+        }
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Vec<T>, A::Error> {
@@ -201,6 +207,14 @@ mod tests {
             ),
             ("rate = '5'", "1: rate: a rate is N/SECONDS"),
             ("sni = 'a=b'", "1: sni: expected NAME=CERT,KEY"),
+            (
+                "\nlenient = 'stray-dots, long-local-part'",
+                "2: lenient: several values are an array, such as ['one', 'other']",
+            ),
+            (
+                "lenient = 'stray-dots,x'",
+                "1: lenient: \"stray-dots,x\" cannot be overlooked; there are ",
+            ),
             ("mode = 'relay'", "1: mode: unknown variant `relay`"),
             (
                 "mode = 'mx'\nextensions = [\n'DSN',\n'+XFOO']",

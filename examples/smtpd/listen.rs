@@ -14,7 +14,7 @@ use tokio::{
     task::JoinSet,
 };
 
-use crate::{config, cores::Cores, options::Options, values::Address};
+use crate::{config, cores::Cores, log::Lines, options::Options, values::Address};
 
 /// A listener that nobody serves yet.
 pub(crate) struct Bound {
@@ -75,6 +75,7 @@ pub(crate) fn serve(
     options: &Options,
     server: &Server,
     cores: &Cores,
+    log: Lines,
 ) -> JoinSet<io::Result<()>> {
     let mut tasks = JoinSet::new();
     let mut told = String::new();
@@ -97,13 +98,17 @@ pub(crate) fn serve(
         }
         told += &format!("listening {} {address}\n", kind.name);
     }
-    tell(told);
+    tell(told, log);
     tasks
 }
 
 /// Writes to standard output, on a thread of its own: it may be a pipe that is full and never read.
-fn tell(text: String) {
-    let told = move || drop(io::stdout().write_all(text.as_bytes()));
+fn tell(text: String, log: Lines) {
+    let told = move || {
+        // What the log warns of comes first.
+        log.wait_until_written();
+        drop(io::stdout().write_all(text.as_bytes()));
+    };
     let _ = thread::Builder::new()
         .name("listening".to_owned())
         .spawn(told);

@@ -75,7 +75,7 @@ fn main() -> ExitCode {
     };
     let runtime = cores::main_runtime(&options).map_err(BoxError::from);
     let ended = runtime.and_then(|runtime| {
-        let ended = runtime.block_on(run(&options));
+        let ended = runtime.block_on(run(&options, &log));
         // Do not wait for calls that are still blocked, for instance by a disk that hangs: no client was told that they are
         // done. Others are about to end, and remove their temporary files.
         runtime.shutdown_timeout(Duration::from_millis(500));
@@ -90,14 +90,14 @@ fn main() -> ExitCode {
     }
 }
 
-async fn run(options: &Options) -> Result<(), BoxError> {
+async fn run(options: &Options, log: &Log) -> Result<(), BoxError> {
     let mut signals = Signals::catch()?;
     secrets::warn(options);
     let server = server(options, pipeline(options).await?)?;
     tls::keep_fresh(&server, signals::hangup()?);
     let cores = Cores::start(options)?;
     let bound = listen::bind(options, &cores).await?;
-    let mut serving = listen::serve(bound, options, &server, &cores);
+    let mut serving = listen::serve(bound, options, &server, &cores, log.lines());
 
     tokio::select! {
         () = signals.next() => tracing::info!("shutting down"),
@@ -443,7 +443,7 @@ mod tests {
 
     #[tokio::test]
     async fn other_servers_do_not_authenticate() {
-        let options = "--mode mx --domain example.org --user alice:secret --allow-plaintext-auth";
+        let options = "--mode mx --domain example.org --user alice:secret --allow-plaintext-auth --listen-lmtp a:24";
         let heard = replies(options, ELSEWHERE, MAIL).await;
         let taken = [
             "220", "250", "250", "250", "550", "250", "354", "250", "221",

@@ -12,7 +12,7 @@ pub(crate) enum Mode {
     /// Other servers: mail for --domain, which must be given, and no AUTH
     Mx,
     /// Users: neither AUTH before TLS nor mail before AUTH. They write to anybody, under their own name: alice as
-    /// alice@DOMAIN, of any domain without --domain. Date and Message-ID are added where they lack
+    /// alice@DOMAIN, of any domain without --domain. A Date and a Message-ID are added to their messages if missing
     Submission,
 }
 
@@ -46,6 +46,10 @@ impl Options {
             (
                 is_mx && self.require_auth == Some(true),
                 "--mode mx and --require-auth exclude each other: other servers do not authenticate",
+            ),
+            (
+                is_mx && !has_submission && self.listen_lmtp.is_empty() && self.has_users(),
+                "--mode mx offers no AUTH: --user, --users and --oauth-token need --listen-submission, --listen-submissions or --listen-lmtp",
             ),
             (
                 has_submission && !self.has_users(),
@@ -94,6 +98,14 @@ mod tests {
                 "--mode mx --domain a.test --require-auth --user a:b --tls-self-signed",
                 "exclude each other",
             ),
+            (
+                "--mode mx --domain a.test --users f",
+                "--mode mx offers no AUTH",
+            ),
+            (
+                "--mode mx --domain a.test --listen-tls a:1 --oauth-token a:b --tls-self-signed",
+                "--mode mx offers no AUTH",
+            ),
             ("--mode submission", "submission needs --user"),
             ("--listen-submission a:1", "submission needs --user"),
             (
@@ -118,7 +130,7 @@ mod tests {
             assert!(error.to_string().contains(fault), "{line}: {error}");
         }
         for line in [
-            "--mode mx --domain a.test --user a:b",
+            "--mode mx --domain a.test --listen-lmtp a:1 --user a:b",
             "--mode submission --user a:b --tls-self-signed",
             "--mode submission --user a:b --require-tls=false",
             "--mode mx --domain a.test --listen a:1 --listen-submissions a:2 --user a:b --tls-self-signed",

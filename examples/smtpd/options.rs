@@ -40,7 +40,7 @@ const CORES: &str = "Cores";
 #[serde(default, rename_all = "kebab-case", deny_unknown_fields)]
 pub(crate) struct Options {
     /// Read options from a TOML file: its fields have their names, without the hyphens in front, and repeatable ones
-    /// are arrays. The command line goes before it
+    /// are arrays. The command line overrides it
     #[arg(long, value_name = "FILE")]
     #[serde(skip)]
     pub(crate) config: Option<PathBuf>,
@@ -133,8 +133,9 @@ pub(crate) struct Options {
     #[serde(deserialize_with = "file::list")]
     pub(crate) user: Vec<User>,
 
-    /// A file with a line NAME:$argon2id$... for each user, instead of --user. A password may be hashed as it is typed, or as
-    /// SASLprep (RFC 4013) prepares it
+    /// A file with a line NAME:HASH for each user, instead of --user. The hash is one by Argon2, $argon2id$... or $argon2i$...,
+    /// as `argon2 SALT -id -e` prints it (package argon2 of Debian). A password may be hashed as it is typed, or as SASLprep
+    /// (RFC 4013) prepares it
     #[arg(long, value_name = "FILE", help_heading = USERS)]
     pub(crate) users: Option<PathBuf>,
 
@@ -177,8 +178,9 @@ pub(crate) struct Options {
     pub(crate) sni: Vec<NamedCertificate>,
 
     /// Ask clients for a certificate of these authorities, in PEM; none is fine too. Where there are users, EXTERNAL is
-    /// offered to those that have one: a client is the user that has the name of a mail address or a host in it, or where
-    /// it has no alternative names at all, of the common name
+    /// offered to those that have one. The client is then the user whose name is a mail address or host name in the
+    /// certificate, whole: `alice@example.org`, not `alice`. If the certificate has no alternative names, the common name
+    /// counts instead
     #[arg(long, value_name = "FILE", help_heading = TLS)]
     pub(crate) client_ca: Option<PathBuf>,
 
@@ -207,15 +209,16 @@ pub(crate) struct Options {
     #[arg(long, help_heading = TLS)]
     pub(crate) require_tls: Option<bool>,
 
-    /// Octets of a message, 0 for no limit [default: 1048576]
-    #[arg(long, value_name = "OCTETS", help_heading = LIMITS)]
+    /// The largest message, in bytes; 0 for no limit [default: 1048576]
+    #[arg(long, value_name = "BYTES", help_heading = LIMITS)]
     pub(crate) max_size: Option<u64>,
 
     /// Recipients of a message; more are answered with 452 [default: 100]
     #[arg(long, value_name = "N", help_heading = LIMITS)]
     pub(crate) max_recipients: Option<NonZeroU32>,
 
-    /// Received fields of a message, 0 for no limit; one with more is in a loop and rejected with 554 [default: 100]
+    /// The most Received fields in a message, 0 for no limit; a message with more is in a loop, and rejected with 554
+    /// [default: 100]
     #[arg(long, value_name = "N", help_heading = LIMITS)]
     pub(crate) max_hops: Option<u32>,
 
@@ -449,6 +452,8 @@ mod tests {
             "--tls-self-signed --tls-key-passphrase-file p",
             "--user a:b --users f",
             "--users f --auth-mechanisms PLAIN,CRAM-MD5",
+            "--lenient none,stray-dots",
+            "--lenient common --lenient none",
             "--users f --auth-mechanisms SCRAM-SHA-256-PLUS",
             "--user a:b --auth-mechanisms OAUTHBEARER",
             "--oauth-token a",

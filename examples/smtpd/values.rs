@@ -216,7 +216,7 @@ impl From<BareLf> for BareNewline {
 pub(crate) enum Nul {
     /// Reject the message
     Reject,
-    /// Leave it out
+    /// Leave it out. With --bare-lf pass, a CR and an LF that it stood between become the end of a line
     Strip,
     /// Leave it as it is: programs that end a text there see less of the message than others
     Pass,
@@ -251,7 +251,7 @@ pub(crate) enum Lenient {
     StrayDots,
     /// alice@my_host.example.org
     UnderscoreInDomain,
-    /// alice@example.org.
+    /// A dot at the end of the domain: <alice@example.org.>
     TrailingDotInDomain,
 }
 

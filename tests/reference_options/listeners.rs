@@ -79,7 +79,12 @@ pub async fn listen_lmtp() {
 /// By `mx` there is no AUTH, by `submission` it must come first, and what users send is completed.
 pub async fn mode() {
     let plain = ["--user=alice:secret", "--allow-plaintext-auth"];
-    let mx = start(&[&["--mode=mx", "--domain=example.org"], &plain[..]].concat());
+    let mx = [
+        "--mode=mx",
+        "--domain=example.org",
+        "--listen-lmtp=127.0.0.1:0",
+    ];
+    let mx = start(&[&mx, &plain[..]].concat());
     let announcement = announced(&mx, "smtp").await;
     assert!(!announcement.contains("AUTH"), "{announcement}");
     let replies = codes_of(&mx, &message("Subject: x\r\n\r\n")).await;

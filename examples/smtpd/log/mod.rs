@@ -22,7 +22,8 @@ use tracing_subscriber::fmt::{
     time::{FormatTime as _, SystemTime},
 };
 
-use self::writer::{Lines, WriterThread};
+pub(crate) use self::writer::Lines;
+use self::writer::WriterThread;
 use crate::{
     options::Options,
     values::{LogFormat, LogLevel},
@@ -61,6 +62,11 @@ impl Log {
             lines,
             _thread: thread,
         })
+    }
+
+    /// Where its lines are handed over.
+    pub(crate) fn lines(&self) -> Lines {
+        self.lines.clone()
     }
 
     /// Writes a line as it is, whatever the level.

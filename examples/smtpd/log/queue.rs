@@ -20,12 +20,15 @@ const KEPT: usize = 64 << 10;
 pub(crate) struct Queue {
     state: Mutex<State>,
     wake: Condvar,
+    written: Condvar,
 }
 
 #[derive(Debug, Default)]
 struct State {
     batch: Batch,
     closed: bool,
+    /// Whether the writer has lines that it has not written yet.
+    writing: bool,
     /// How many bytes the writer sleeps for. A wake-up is a system call, and is spared where nobody sleeps.
     wake_at: Option<usize>,
 }
@@ -69,18 +72,28 @@ impl Queue {
         state = waited.unwrap_or_else(PoisonError::into_inner);
         state.wake_at = None;
         mem::swap(&mut state.batch, batch);
-        !batch.is_empty()
+        state.writing = !batch.is_empty();
+        state.writing
     }
 
     /// Lets lines gather for that long, or until the queue is half full or closed.
     pub(crate) fn gather(&self, time: Duration) {
         let mut state = self.lock();
+        state.writing = false;
+        self.written.notify_all();
         state.wake_at = Some(LIMIT / 2);
         let is_early = |state: &mut State| {
             state.batch.lines.len() < LIMIT / 2 && state.batch.lost == 0 && !state.closed
         };
         let waited = self.wake.wait_timeout_while(state, time, is_early);
         waited.unwrap_or_else(PoisonError::into_inner).0.wake_at = None;
+    }
+
+    /// Waits until no line waits to be written any more, but no longer than that.
+    pub(crate) fn wait_until_written(&self, time: Duration) {
+        let state = self.lock();
+        let is_open = |state: &mut State| state.writing || !state.batch.is_empty();
+        drop(self.written.wait_timeout_while(state, time, is_open));
     }
 
     /// Lets the writer end once it has taken everything.
@@ -103,6 +116,11 @@ impl Batch {
 
 #[cfg(test)]
 mod tests {
+    use std::{
+        sync::atomic::{AtomicBool, Ordering},
+        thread,
+    };
+
     use super::*;
 
     #[test]
@@ -119,6 +137,27 @@ mod tests {
         queue.push(b"next\n");
         assert!(queue.take(&mut batch));
         assert_eq!((&*batch.lines, batch.lost), (&b"next\n"[..], 0));
+    }
+
+    #[test]
+    fn the_wait_for_lines_ends_when_they_are_written() {
+        let queue = Queue::default();
+        let is_over = AtomicBool::new(false);
+        queue.wait_until_written(Duration::MAX);
+        queue.push(b"line\n");
+        queue.wait_until_written(Duration::ZERO);
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                queue.wait_until_written(Duration::MAX);
+                is_over.store(true, Ordering::SeqCst);
+            });
+            let mut batch = Batch::default();
+            assert!(queue.take(&mut batch));
+            thread::sleep(Duration::from_millis(5));
+            assert!(!is_over.load(Ordering::SeqCst));
+            queue.gather(Duration::ZERO);
+        });
+        assert!(is_over.load(Ordering::SeqCst));
     }
 
     #[test]

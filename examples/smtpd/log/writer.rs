@@ -17,7 +17,7 @@ use super::queue::{Batch, Queue};
 /// How long lines gather. The first line after a pause is written at once.
 const GATHER: Duration = Duration::from_millis(20);
 
-/// How long the end of the program waits for the last lines.
+/// How long somebody waits for lines to be written: the start of the program, and its end.
 const FLUSH: Duration = Duration::from_secs(1);
 
 /// Where lines are handed over: never waits, never fails.
@@ -71,6 +71,11 @@ impl Lines {
     /// Hands a line over.
     pub(crate) fn push(&self, line: &str) {
         self.0.push(line.as_bytes());
+    }
+
+    /// Waits until the lines so far are written, but no longer than a second.
+    pub(crate) fn wait_until_written(&self) {
+        self.0.wait_until_written(FLUSH);
     }
 }
 
