@@ -127,9 +127,9 @@ impl Connection {
         }
     }
 
-    /// The client has cancelled, or has sent something that is not a response. If it knows already that it was refused, the attempt
+    /// The client has cancelled, or has sent something that is not a response or too long. If it knows already that it was refused, the attempt
     /// counts as failed: otherwise it could guess for free by cancelling each time. A refusal that ends the session ends it.
-    fn auth_broken_off(&mut self, error: SaslError) {
+    pub(super) fn auth_broken_off(&mut self, error: SaslError) {
         let running = self.exchange.take();
         let knows = running
             .as_ref()

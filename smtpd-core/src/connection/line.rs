@@ -6,7 +6,7 @@ use super::{Asked, Connection, Mode};
 use crate::{
     Code, Reply, Status,
     framing::{Line, wipe_front},
-    sasl::MAX_RESPONSE_LINE,
+    sasl::{MAX_RESPONSE_LINE, SaslError},
 };
 
 impl Connection {
@@ -54,10 +54,9 @@ impl Connection {
 
     fn line_too_long(&mut self) {
         self.log_received("[line too long]");
-        self.exchange = None;
         if self.reading == Mode::SaslResponse {
             self.reading = Mode::Commands;
-            return self.fault(crate::sasl::SaslError::TooLong.reply());
+            return self.auth_broken_off(SaslError::TooLong);
         }
         self.fault(Reply::fixed(
             Code::SYNTAX_ERROR,
