@@ -59,7 +59,7 @@ pub struct Limits {
     /// Octets of a command line with its CRLF; RFC 5321 section 4.5.3.1.4 asks for 512 and more with extensions. 2,048, to
     /// which comes what the extensions that are off by default ask for.
     pub command_line: usize,
-    /// Wrong commands until the session is ended with 421. 20.
+    /// Wrong commands until the session is ended with 421; an AUTH that is refused for now (454) counts as one. 20.
     pub errors: u32,
     /// Failed authentications until the session is ended with 421. 5.
     pub auth_failures: u32,

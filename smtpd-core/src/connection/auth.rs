@@ -52,7 +52,7 @@ impl Connection {
             return self.fault(if needs_tls { NEEDS_TLS } else { NOT_OFFERED });
         }
         let Some(mut exchange) = start(&config, factory, self.bindings_for(factory)) else {
-            return self.answer(Reply::auth_unavailable());
+            return self.fault(Reply::auth_unavailable());
         };
         let step = exchange.handle_initial(initial);
         self.exchange = Some(Box::new(Running {
@@ -167,9 +167,8 @@ impl Connection {
             return self.close_with(refusal.clone(), CloseReason::Refused);
         }
         if refusal.code().is_transient() {
-            // Not the client's failure, but a fault on this side.
-            self.put(&reply);
-            return;
+            // Nothing was guessed, for the fault is on this side. It counts as an error, or a session could try without end.
+            return self.fault(reply);
         }
         self.counts.auth_failures += 1;
         if self.counts.auth_failures >= self.config.limits.auth_failures {

@@ -168,7 +168,7 @@ impl Reply {
     }
 
     /// 454 4.7.0: credentials cannot be checked now, so a client should not ask its user for others (RFC 4954 section
-    /// 6). It does not count as a failed authentication.
+    /// 6). It counts as an error of the session, not as a failed authentication.
     pub const fn auth_unavailable() -> Self {
         Self::fixed(
             Code::TLS_UNAVAILABLE,

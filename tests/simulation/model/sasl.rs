@@ -104,7 +104,7 @@ impl Model {
         if code == 235 {
             self.facts.identity = Some(user);
         }
-        self.counts.auth_failures += u32::from(code >= 500);
+        self.count_refused_auth(code);
         expect(code, &codes)
     }
 
@@ -150,8 +150,14 @@ impl Model {
         if genuine && self.proves {
             return self.challenged(code, Sasl::Proved { user });
         }
-        self.counts.auth_failures += u32::from(code >= 500);
+        self.count_refused_auth(code);
         expect(code, if genuine { &[535] } else { codes })
+    }
+
+    /// A refusal for good is a failed authentication, and one for now an error; those for good are errors anyway.
+    fn count_refused_auth(&mut self, code: u16) {
+        self.counts.auth_failures += u32::from(code >= 500);
+        self.counts.errors += u32::from((400..500).contains(&code));
     }
 
     /// The challenge that a proof is awaited for, in base64.
