@@ -86,6 +86,11 @@ impl ClientKey {
         }
     }
 
+    /// The key of the network of so many bits that the client is in, or its own if that is wider.
+    pub(crate) fn within(self, v4_bits: u8, v6_bits: u8) -> Self {
+        Self::with_prefix(self.network, v4_bits.min(self.bits), v6_bits.min(self.bits))
+    }
+
     fn is_whole_address(&self) -> bool {
         match self.network {
             IpAddr::V4(_) => self.bits == V4_BITS,
@@ -139,6 +144,21 @@ mod tests {
         for (ip, v4_bits, v6_bits, shown) in table {
             let key = ClientKey::with_prefix(ip.parse().unwrap(), v4_bits, v6_bits);
             assert_eq!(key.to_string(), shown, "{ip} by {v4_bits}, {v6_bits}");
+        }
+    }
+
+    #[test]
+    fn a_client_is_within_wider_networks_only() {
+        for (ip, v4_bits, v6_bits, shown) in [
+            ("192.0.2.1", 16, 32, "192.0.0.0/16"),
+            ("192.0.2.1", 32, 32, "192.0.2.1"),
+            ("::ffff:192.0.2.1", 24, 48, "192.0.2.0/24"),
+            ("2001:db8:1:2::3", 16, 32, "2001:db8::/32"),
+            ("2001:db8:1:2::3", 24, 48, "2001:db8:1::/48"),
+            ("2001:db8:1:2::3", 32, 128, "2001:db8:1:2::/64"),
+        ] {
+            let network = key(ip).within(v4_bits, v6_bits);
+            assert_eq!(network.to_string(), shown, "{ip} by {v4_bits}, {v6_bits}");
         }
     }
 

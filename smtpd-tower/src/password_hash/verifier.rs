@@ -23,8 +23,10 @@ use crate::{
 /// Compares passwords with their hashes, for the AUTH phase: in threads of their own, and not too many at a time.
 ///
 /// In the whole process one comparison runs at a time for each processor, those with the keys of SCRAM included. Others wait for
-/// it, as long as the timeout of the AUTH phase lets them: clients take turns, and a client that goes away waits no more. If a
-/// thousand wait, the next receives [`Reply::auth_unavailable`].
+/// it, for 10 seconds at most: clients take turns, and so do the networks that they are in (a /16, a /24 and an address of IPv4,
+/// a /32, a /48 and a /64 of IPv6), so that who has many addresses has no more turns. A client that goes away waits no more. If
+/// more than a thousand wait, the network that most of them are in gives way. Whoever gives way or waits for too long receives
+/// [`Reply::auth_unavailable`].
 ///
 /// An unknown user costs as much time as a known one. A clone shares the limit.
 ///
@@ -142,13 +144,8 @@ impl PasswordVerifier {
 
     async fn fits(&self, request: &Request<Auth>, hash: PasswordHash) -> Option<bool> {
         let client = ClientKey::of_session(request.session(), ClientKey::PREFIX);
-        let permit = match &self.limit {
-            Some(limit) => Some(limit.acquire(client).await.ok()?),
-            None => None,
-        };
         let (memory, credentials) = (self.memory.clone(), request.credentials().clone());
-        let compared = compute(client, move || {
-            let _permit = permit;
+        let compared = compute(client, self.limit.as_ref(), move || {
             let sent = credentials.password().unwrap_or_default();
             let prepared = prepare_name(sent).map(|text| Zeroizing::new(text.into_owned()));
             // How many there are depends on nothing but what was sent, and all are compared: the time tells nothing.

@@ -5,28 +5,61 @@
 //! take turns.
 
 use std::{
-    collections::VecDeque,
     num::NonZero,
     sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError},
     thread,
+    time::Duration,
 };
 
-use tokio::{sync::oneshot, task};
+use tokio::{sync::oneshot, task, time::timeout};
 
+use self::turns::Turns;
 use crate::limiter::ClientKey;
+
+mod turns;
+
+/// How long a client waits for its permits. That is far below the patience of clients: one that is told to try again knows more
+/// than one that has hung up, and what waits in vain keeps out what could be served.
+const MAX_WAIT: Duration = Duration::from_secs(10);
 
 /// The work was not done, because too much of it waits or because it panicked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Unavailable;
 
-/// Does this work in another thread, as soon as a processor is free for it. `client` is who has asked for it.
+/// Does this work in another thread, as soon as a processor is free for it. `client` is who has asked for it. It needs one of its
+/// `own` permits as well, if there are such.
 ///
 /// Dropping the future gives the work up, unless it has begun.
 pub(crate) async fn compute<T: Send + 'static>(
     client: Option<ClientKey>,
+    own: Option<&Permits>,
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, Unavailable> {
-    Permits::of_process().compute(client, work).await
+    compute_with(Permits::of_process(), client, own, work).await
+}
+
+async fn compute_with<T: Send + 'static>(
+    all: &Permits,
+    client: Option<ClientKey>,
+    own: Option<&Permits>,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, Unavailable> {
+    let waiting = async {
+        let own = match own {
+            Some(own) => Some(own.acquire(client).await?),
+            None => None,
+        };
+        Ok((own, all.acquire(client).await?))
+    };
+    let permits = timeout(MAX_WAIT, waiting)
+        .await
+        .map_err(|_| Unavailable)??;
+    let done = task::spawn_blocking(move || {
+        // Held by the work and not by the session: the work does not end when its client goes away.
+        let _permits = permits;
+        work()
+    });
+    done.await.map_err(|_| Unavailable)
 }
 
 /// A number of permits, which clients take in turn. A clone shares them.
@@ -36,16 +69,8 @@ pub(crate) struct Permits(Arc<Mutex<Queue>>);
 #[derive(Debug)]
 struct Queue {
     free: usize,
-    /// How many wait, those that have been given up included.
-    waiting: usize,
-    /// A line for each client that waits, the next one first. None is empty.
-    lines: VecDeque<Line>,
-}
-
-#[derive(Debug)]
-struct Line {
-    client: Option<ClientKey>,
-    waiting: VecDeque<oneshot::Sender<Permit>>,
+    /// Those who wait, and some that have given up.
+    turns: Turns<oneshot::Sender<Permit>>,
 }
 
 impl Permits {
@@ -55,8 +80,7 @@ impl Permits {
     pub(crate) fn new(permits: NonZero<usize>) -> Self {
         Self(Arc::new(Mutex::new(Queue {
             free: permits.get(),
-            waiting: 0,
-            lines: VecDeque::new(),
+            turns: Turns::new(),
         })))
     }
 
@@ -70,22 +94,8 @@ impl Permits {
         Self::new(thread::available_parallelism().unwrap_or(NonZero::<usize>::MIN))
     }
 
-    async fn compute<T: Send + 'static>(
-        &self,
-        client: Option<ClientKey>,
-        work: impl FnOnce() -> T + Send + 'static,
-    ) -> Result<T, Unavailable> {
-        let permit = self.acquire(client).await?;
-        let done = task::spawn_blocking(move || {
-            // Held by the work and not by the session: the work does not end when its client goes away.
-            let _permit = permit;
-            work()
-        });
-        done.await.map_err(|_| Unavailable)
-    }
-
-    /// Waits for a permit. Clients get one in turn, however many each waits for; where too many wait, the client that waits for
-    /// most gives way.
+    /// Waits for a permit. Networks, and clients within them, get one in turn, however many each waits for; where too many wait, the
+    /// network that waits for most gives way.
     pub(crate) async fn acquire(&self, client: Option<ClientKey>) -> Result<Permit, Unavailable> {
         let mut turned_away = Vec::new();
         let granted = {
@@ -98,19 +108,16 @@ impl Permits {
         };
         // That wakes their tasks, which may be code that wants a permit itself. The lock must not be held then.
         drop(turned_away);
-        granted.ok_or(Unavailable)?.await.map_err(|_| Unavailable)
+        granted.await.map_err(|_| Unavailable)
     }
 
     /// How often that client waits, without what it has given up.
     #[cfg(all(test, feature = "test"))]
     pub(crate) fn waiting(&self, client: ClientKey) -> usize {
         let queue = self.lock();
-        let mut lines = queue.lines.iter();
-        let line = lines.find(|line| line.client == Some(client));
-        line.map_or(0, |line| {
-            let waiting = line.waiting.iter();
-            waiting.filter(|waiting| !waiting.is_closed()).count()
-        })
+        queue
+            .turns
+            .count_of(Some(client), |waiting| !waiting.is_closed())
     }
 
     fn lock(&self) -> MutexGuard<'_, Queue> {
@@ -135,67 +142,26 @@ impl Permits {
 impl Queue {
     /// Who is next. Where nobody waits, the permit is free.
     fn next(&mut self) -> Option<oneshot::Sender<Permit>> {
-        let Some(mut line) = self.lines.pop_front() else {
-            self.free += 1;
-            return None;
-        };
-        let next = line.waiting.pop_front();
-        self.waiting -= usize::from(next.is_some());
-        if !line.waiting.is_empty() {
-            self.lines.push_back(line);
-        }
+        let next = self.turns.next();
+        self.free += usize::from(next.is_none());
         next
     }
 
-    /// Lets that client wait, if there is room. Those who do not wait any longer are added to `turned_away`.
+    /// Lets that client wait. Those who do not wait any longer, perhaps the client itself, are added to `turned_away`.
     fn enter(
         &mut self,
         client: Option<ClientKey>,
         turned_away: &mut Vec<oneshot::Sender<Permit>>,
-    ) -> Option<oneshot::Receiver<Permit>> {
-        if self.waiting >= Permits::MAX_WAITING {
-            self.forget_given_up(turned_away);
-        }
-        if self.waiting >= Permits::MAX_WAITING {
-            turned_away.push(self.turn_away_before(client)?);
-        }
+    ) -> oneshot::Receiver<Permit> {
         let (sender, granted) = oneshot::channel();
-        self.waiting += 1;
-        match self.lines.iter_mut().find(|line| line.client == client) {
-            Some(line) => line.waiting.push_back(sender),
-            None => self.lines.push_back(Line {
-                client,
-                waiting: VecDeque::from([sender]),
-            }),
+        self.turns.push(client, sender);
+        if self.turns.len() > Permits::MAX_WAITING {
+            self.turns.take_out(oneshot::Sender::is_closed, turned_away);
         }
-        Some(granted)
-    }
-
-    fn forget_given_up(&mut self, forgotten: &mut Vec<oneshot::Sender<Permit>>) {
-        for line in &mut self.lines {
-            let all = line.waiting.drain(..);
-            let (given_up, waiting): (VecDeque<_>, _) = all.partition(oneshot::Sender::is_closed);
-            line.waiting = waiting;
-            forgotten.extend(given_up);
+        if self.turns.len() > Permits::MAX_WAITING {
+            turned_away.extend(self.turns.give_way());
         }
-        self.lines.retain(|line| !line.waiting.is_empty());
-        self.waiting = self.lines.iter().map(|line| line.waiting.len()).sum();
-    }
-
-    /// Makes room for that client, unless no other waits for more. Returns who has to go.
-    fn turn_away_before(&mut self, client: Option<ClientKey>) -> Option<oneshot::Sender<Permit>> {
-        let own = self.lines.iter().find(|line| line.client == client);
-        let own = own.map_or(0, |line| line.waiting.len());
-        let longest = self
-            .lines
-            .iter_mut()
-            .max_by_key(|line| line.waiting.len())?;
-        if longest.waiting.len() <= own + 1 {
-            return None;
-        }
-        let last = longest.waiting.pop_back()?;
-        self.waiting -= 1;
-        Some(last)
+        granted
     }
 }
 
@@ -277,7 +243,7 @@ mod tests {
         assert!(granted.is_woken());
         drop(granted);
         let queue = permits.lock();
-        assert_eq!((queue.free, queue.waiting, queue.lines.len()), (1, 0, 0));
+        assert_eq!((queue.free, queue.turns.len()), (1, 0));
     }
 
     #[test]
@@ -293,16 +259,43 @@ mod tests {
         let mut other = waiting(&permits, 2);
         let last = assert_ready!(flood.pop().unwrap().poll());
         assert_eq!(last.unwrap_err(), Unavailable);
-        assert_eq!(permits.lock().waiting, Permits::MAX_WAITING);
+        assert_eq!(permits.lock().turns.len(), Permits::MAX_WAITING);
 
         // Those that are given up make room.
         flood.truncate(5);
         let _again = waiting(&permits, 1);
-        assert_eq!(permits.lock().waiting, 7);
+        assert_eq!(permits.lock().turns.len(), 7);
         drop(held);
         let first = assert_ready!(flood[0].poll());
         drop(first);
         assert!(assert_ready!(other.poll()).is_ok());
+    }
+
+    #[test]
+    fn a_flood_from_clients_of_one_network_shuts_nobody_out() {
+        let permits = one();
+        let held = assert_ready!(spawn(permits.acquire(None)).poll()).unwrap();
+        let of_48 = |link| ClientKey::new([0x2001, 0xdb8, 1, link, 0, 0, 0, 1].into());
+        let mut flood: Vec<_> = (0..Permits::MAX_WAITING as u16)
+            .map(|link| {
+                let permits = permits.clone();
+                spawn(async move { permits.acquire(Some(of_48(link))).await })
+            })
+            .collect();
+        flood
+            .iter_mut()
+            .for_each(|waiting| assert_pending!(waiting.poll()));
+        let mut honest = waiting(&permits, 2);
+        let gone = flood.iter().filter(|waiting| waiting.is_woken()).count();
+        assert_eq!(gone, 1);
+        drop(held);
+        let first = flood.iter_mut().find_map(|waiting| match waiting.poll() {
+            std::task::Poll::Ready(permit) => permit.ok(),
+            std::task::Poll::Pending => None,
+        });
+        assert_pending!(honest.poll());
+        drop(first);
+        assert!(assert_ready!(honest.poll()).is_ok());
     }
 
     /// Random clients that come, wait, give up, and let go: nothing is lost, and never are there more permits than there were.
@@ -384,13 +377,13 @@ mod tests {
                 begin.send(()).unwrap();
                 let _ = released.lock().unwrap().recv();
             };
-            tokio::spawn(async move { permits.compute(client(number), work).await })
+            tokio::spawn(async move { compute_with(&permits, client(number), None, work).await })
         });
         for (released, waiting) in [(3, 2), (1, 1), (1, 0)] {
             for _ in 0..released {
                 begun.recv().await.unwrap();
             }
-            assert_eq!(permits.lock().waiting, waiting);
+            assert_eq!(permits.lock().turns.len(), waiting);
             assert!(begun.try_recv().is_err());
             release.send(()).unwrap();
         }
@@ -404,9 +397,32 @@ mod tests {
     #[tokio::test]
     async fn a_panic_costs_no_permit() {
         for _ in 0..64 {
-            let done: Result<(), _> = compute(None, || panic!("on purpose")).await;
+            let done: Result<(), _> = compute(None, None, || panic!("on purpose")).await;
             assert_eq!(done, Err(Unavailable));
         }
-        assert_eq!(compute(None, || 1).await, Ok(1));
+        assert_eq!(compute(None, None, || 1).await, Ok(1));
+    }
+    #[tokio::test(start_paused = true)]
+    async fn the_wait_has_an_end() {
+        for own in [None, Some(one())] {
+            let all = one();
+            let held = all.acquire(None).await.unwrap();
+            let own_held = match &own {
+                Some(own) => Some(own.acquire(None).await.unwrap()),
+                None => None,
+            };
+            let begun = tokio::time::Instant::now();
+            let waiting = compute_with(&all, client(1), own.as_ref(), || 1);
+            // Whoever has waited for one of them has less time for the other.
+            let waited = async {
+                tokio::time::sleep(MAX_WAIT / 2).await;
+                drop(own_held);
+            };
+            let (done, ()) = tokio::join!(waiting, waited);
+            assert_eq!((done, begun.elapsed()), (Err(Unavailable), MAX_WAIT));
+            drop(held);
+            let done = compute_with(&all, client(1), own.as_ref(), || 1).await;
+            assert_eq!(done, Ok(1), "what was given up is in the way");
+        }
     }
 }

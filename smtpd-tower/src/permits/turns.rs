@@ -1,0 +1,421 @@
+//! Who waits, and whose turn it is.
+
+use std::{
+    collections::VecDeque,
+    hash::{BuildHasher, RandomState},
+};
+
+use crate::limiter::ClientKey;
+
+/// Those who wait, by the networks that they come from. A provider hands out whole networks, and who has many addresses may have
+/// them all in one: so networks take turns, then the smaller ones within each, then the clients of these. Where one has to give
+/// way, it is one of the network that most of them wait in, chosen in the same steps.
+#[derive(Debug)]
+pub(super) struct Turns<T> {
+    networks: Networks<Networks<Networks<VecDeque<T>, 32, 64>, 24, 48>, 16, 32>,
+    dice: Dice,
+}
+
+impl<T> Turns<T> {
+    pub(super) fn new() -> Self {
+        // A client that could foresee who gives way would see to it that it is another.
+        Self::with_seed(RandomState::new().hash_one(0))
+    }
+
+    pub(super) fn with_seed(seed: u64) -> Self {
+        Self {
+            networks: Networks::default(),
+            dice: Dice(seed),
+        }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.networks.len()
+    }
+
+    pub(super) fn push(&mut self, client: Option<ClientKey>, item: T) {
+        self.networks.push(client, item);
+    }
+
+    /// Takes out whose turn it is.
+    pub(super) fn next(&mut self) -> Option<T> {
+        self.networks.next()
+    }
+
+    /// Takes out who has to give way: of the client that waits for most, what came last. Chance decides between equals, newcomers
+    /// included, so that those who are there cannot keep others out.
+    pub(super) fn give_way(&mut self) -> Option<T> {
+        self.networks.give_way(&mut self.dice)
+    }
+
+    /// Moves to `taken` what does not wait any longer.
+    pub(super) fn take_out(&mut self, is_over: impl Fn(&T) -> bool, taken: &mut Vec<T>) {
+        self.networks.take_out(&is_over, taken);
+    }
+
+    #[cfg(all(test, feature = "test"))]
+    pub(super) fn count_of(&self, client: Option<ClientKey>, counts: impl Fn(&T) -> bool) -> usize {
+        self.networks.count_of(client, &counts)
+    }
+}
+
+/// A part of those who wait.
+trait Part<T>: Default {
+    fn len(&self) -> usize;
+    fn is_empty(&self) -> bool;
+    fn push(&mut self, client: Option<ClientKey>, item: T);
+    fn next(&mut self) -> Option<T>;
+    fn give_way(&mut self, dice: &mut Dice) -> Option<T>;
+    fn take_out(&mut self, is_over: &impl Fn(&T) -> bool, taken: &mut Vec<T>);
+    #[cfg(all(test, feature = "test"))]
+    fn count_of(&self, client: Option<ClientKey>, counts: &impl Fn(&T) -> bool) -> usize;
+}
+
+/// Networks of so many bits. Clients without an IP address are a network of their own.
+#[derive(Debug)]
+struct Networks<P, const V4_BITS: u8, const V6_BITS: u8> {
+    /// How many wait in all of them.
+    len: usize,
+    /// The next one first. None is empty.
+    parts: VecDeque<(Option<ClientKey>, P)>,
+}
+
+impl<P, const V4_BITS: u8, const V6_BITS: u8> Networks<P, V4_BITS, V6_BITS> {
+    fn prefix(client: Option<ClientKey>) -> Option<ClientKey> {
+        client.map(|client| client.within(V4_BITS, V6_BITS))
+    }
+}
+
+// By hand: a derived Default would ask for P: Default.
+impl<P, const V4_BITS: u8, const V6_BITS: u8> Default for Networks<P, V4_BITS, V6_BITS> {
+    fn default() -> Self {
+        Self {
+            len: 0,
+            parts: VecDeque::new(),
+        }
+    }
+}
+
+impl<T, P: Part<T>, const V4_BITS: u8, const V6_BITS: u8> Part<T>
+    for Networks<P, V4_BITS, V6_BITS>
+{
+    fn len(&self) -> usize {
+        self.len
+    }
+
+    fn is_empty(&self) -> bool {
+        self.parts.is_empty()
+    }
+
+    fn push(&mut self, client: Option<ClientKey>, item: T) {
+        let prefix = Self::prefix(client);
+        self.len += 1;
+        let mut parts = self.parts.iter_mut();
+        match parts.find(|(network, _)| *network == prefix) {
+            Some((_, part)) => part.push(client, item),
+            None => {
+                let mut part = P::default();
+                part.push(client, item);
+                self.parts.push_back((prefix, part));
+            }
+        }
+    }
+
+    fn next(&mut self) -> Option<T> {
+        let (prefix, mut part) = self.parts.pop_front()?;
+        let next = part.next();
+        self.len -= usize::from(next.is_some());
+        if !part.is_empty() {
+            self.parts.push_back((prefix, part));
+        }
+        next
+    }
+
+    fn give_way(&mut self, dice: &mut Dice) -> Option<T> {
+        let lens = || self.parts.iter().map(|(_, part)| part.len());
+        let most = lens().max()?;
+        let equals = || lens().enumerate().filter(|&(_, len)| len == most);
+        let (chosen, _) = equals().nth(dice.roll(equals().count()))?;
+        let (_, part) = self.parts.get_mut(chosen)?;
+        let gone = part.give_way(dice);
+        if part.is_empty() {
+            self.parts.remove(chosen);
+        }
+        self.len -= usize::from(gone.is_some());
+        gone
+    }
+
+    fn take_out(&mut self, is_over: &impl Fn(&T) -> bool, taken: &mut Vec<T>) {
+        self.parts.retain_mut(|(_, part)| {
+            part.take_out(is_over, taken);
+            !part.is_empty()
+        });
+        self.len = self.parts.iter().map(|(_, part)| part.len()).sum();
+    }
+
+    #[cfg(all(test, feature = "test"))]
+    fn count_of(&self, client: Option<ClientKey>, counts: &impl Fn(&T) -> bool) -> usize {
+        let prefix = Self::prefix(client);
+        let mut networks = self.parts.iter();
+        let network = networks.find(|(network, _)| *network == prefix);
+        network.map_or(0, |(_, part)| part.count_of(client, counts))
+    }
+}
+
+/// What one client waits for.
+impl<T> Part<T> for VecDeque<T> {
+    fn len(&self) -> usize {
+        self.len()
+    }
+
+    fn is_empty(&self) -> bool {
+        self.is_empty()
+    }
+
+    fn push(&mut self, _client: Option<ClientKey>, item: T) {
+        self.push_back(item);
+    }
+
+    fn next(&mut self) -> Option<T> {
+        self.pop_front()
+    }
+
+    fn give_way(&mut self, _dice: &mut Dice) -> Option<T> {
+        self.pop_back()
+    }
+
+    fn take_out(&mut self, is_over: &impl Fn(&T) -> bool, taken: &mut Vec<T>) {
+        let (over, waiting): (Self, Self) = self.drain(..).partition(is_over);
+        *self = waiting;
+        taken.extend(over);
+    }
+
+    #[cfg(all(test, feature = "test"))]
+    fn count_of(&self, _client: Option<ClientKey>, counts: &impl Fn(&T) -> bool) -> usize {
+        self.iter().filter(|item| counts(item)).count()
+    }
+}
+
+/// Random numbers by SplitMix64.
+#[derive(Debug)]
+struct Dice(u64);
+
+impl Dice {
+    /// One of so many numbers from 0, at least one.
+    fn roll(&mut self, sides: usize) -> usize {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        ((mixed ^ (mixed >> 31)) % sides.max(1) as u64) as usize
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+    use super::*;
+
+    const MAX: usize = 1024;
+
+    fn client(ip: impl Into<IpAddr>) -> Option<ClientKey> {
+        Some(ClientKey::new(ip.into()))
+    }
+
+    fn named(ip: &str) -> Option<ClientKey> {
+        client(ip.parse::<IpAddr>().unwrap())
+    }
+
+    #[test]
+    fn networks_take_turns_then_those_within_them() {
+        let mut turns = Turns::new();
+        for ip in [
+            "198.51.100.1",
+            "198.51.100.1",
+            "198.51.100.2",
+            "198.51.7.1",
+            "203.0.113.1",
+            "2001:db8:1:1::1",
+            "2001:db8:1:2::1",
+            "2001:db8:2:1::1",
+        ] {
+            turns.push(named(ip), ip);
+        }
+        turns.push(None, "local");
+        let order: Vec<_> = std::iter::from_fn(|| turns.next()).collect();
+        assert_eq!(
+            order,
+            [
+                "198.51.100.1",
+                "203.0.113.1",
+                "2001:db8:1:1::1",
+                "local",
+                "198.51.7.1",
+                "2001:db8:2:1::1",
+                "198.51.100.2",
+                "2001:db8:1:2::1",
+                "198.51.100.1",
+            ]
+        );
+        assert!(turns.networks.is_empty());
+    }
+
+    #[test]
+    fn the_network_that_waits_for_most_gives_way_and_in_it_who_came_last() {
+        let mut turns = Turns::new();
+        // One client that waits twice, and as many in one /48 as in one /24 and its neighbour.
+        for (at, ip) in [
+            "203.0.113.1",
+            "2001:db8:1:1::1",
+            "2001:db8:1:2::1",
+            "198.51.100.1",
+            "198.51.100.1",
+            "198.51.7.1",
+            "198.51.100.2",
+            "203.0.113.1",
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            turns.push(named(ip), at);
+        }
+        assert_eq!(turns.give_way(), Some(4));
+        assert_eq!(turns.len(), 7);
+        turns.push(named("2001:db8:1:2::1"), 8);
+        turns.push(named("2001:db8:1:2::1"), 9);
+        assert_eq!(turns.give_way(), Some(9));
+        assert_eq!(turns.len(), 8);
+    }
+
+    #[test]
+    fn chance_decides_between_equals() {
+        let mut gone: Vec<_> = (0..100)
+            .filter_map(|seed| {
+                let mut turns = Turns::with_seed(seed);
+                for number in 0..4 {
+                    turns.push(client([10, number, 0, 1]), number);
+                }
+                turns.give_way()
+            })
+            .collect();
+        gone.sort_unstable();
+        assert!(gone[..5] == [0; 5] && gone[95..] == [3; 5], "{gone:?}");
+        gone.dedup();
+        assert_eq!(gone, [0, 1, 2, 3]);
+    }
+
+    #[test]
+    fn whatever_comes_in_goes_out_once() {
+        for seed in 0..50 {
+            let (mut dice, mut turns) = (Dice(seed), Turns::with_seed(seed));
+            let (mut out, mut taken) = (Vec::new(), Vec::new());
+            let mut arrived = 0;
+            for _ in 0..500 {
+                match dice.roll(8) {
+                    0 => out.extend(turns.next()),
+                    1 => out.extend(turns.give_way()),
+                    2 => turns.take_out(|item| item % 16 == 0, &mut taken),
+                    _ => {
+                        let [a, b, c] = [2, 3, 4].map(|sides| dice.roll(sides) as u8);
+                        turns.push(client([10, a, b, c]), arrived);
+                        arrived += 1;
+                    }
+                }
+                assert_eq!(turns.len() + out.len() + taken.len(), arrived);
+            }
+            out.extend(std::iter::from_fn(|| turns.next()));
+            assert!(turns.networks.is_empty());
+            out.append(&mut taken);
+            out.sort_unstable();
+            assert_eq!(out, Vec::from_iter(0..arrived));
+        }
+    }
+
+    const HONEST: &str = "honest";
+
+    /// Lets one in, and returns who gives way for it.
+    fn enter(
+        turns: &mut Turns<&'static str>,
+        client: Option<ClientKey>,
+        who: &'static str,
+    ) -> Option<&'static str> {
+        turns.push(client, who);
+        (turns.len() > MAX).then(|| turns.give_way()).flatten()
+    }
+
+    /// How many turns it takes until an honest client has one, and how often it is turned away before. So many others come between
+    /// two turns, to a queue that is full already.
+    fn turns_of_honest(
+        seed: u64,
+        honest: &str,
+        flood_per_turn: usize,
+        flood: impl Fn(u32) -> Option<ClientKey>,
+    ) -> (usize, usize) {
+        let mut turns = Turns::with_seed(seed);
+        let mut all = (0..).map(flood);
+        for client in all.by_ref().take(MAX) {
+            assert_eq!(enter(&mut turns, client, "flood"), None);
+        }
+        let (mut waits, mut turned_away) = (false, 0);
+        for turn in 1..=20 * MAX {
+            for client in all.by_ref().take(flood_per_turn) {
+                if enter(&mut turns, client, "flood") == Some(HONEST) {
+                    (waits, turned_away) = (false, turned_away + 1);
+                }
+            }
+            if !waits {
+                waits = enter(&mut turns, named(honest), HONEST) != Some(HONEST);
+                turned_away += usize::from(!waits);
+            }
+            if turns.next() == Some(HONEST) {
+                return (turn, turned_away);
+            }
+            assert!(turns.len() <= MAX);
+        }
+        panic!("the honest client is not served at all");
+    }
+
+    #[test]
+    fn a_flood_from_one_network_takes_no_more_turns_than_one_client() {
+        let of_48 = |n: u32| client(Ipv6Addr::new(0x2001, 0xdb8, 1, n as u16, 0, 0, 0, 1));
+        let of_32 = |n: u32| {
+            let (subnet, network) = (n as u16, (n >> 16) as u16);
+            client(Ipv6Addr::new(0x2001, 0xdb8, subnet, network, 0, 0, 0, 1))
+        };
+        let of_24 = |n: u32| client([198, 51, 100, n as u8]);
+        let of_16 = |n: u32| client([198, 51, (n >> 8) as u8, n as u8]);
+        for seed in 0..2 {
+            for flood_per_turn in [1, 100] {
+                let turns = [
+                    // From elsewhere, from the same provider, and with the other version of IP.
+                    turns_of_honest(seed, "2001:db9::1", flood_per_turn, of_48),
+                    turns_of_honest(seed, "2001:db8:2::1", flood_per_turn, of_48),
+                    turns_of_honest(seed, "192.0.2.1", flood_per_turn, of_48),
+                    turns_of_honest(seed, "2001:db9::1", flood_per_turn, of_32),
+                    turns_of_honest(seed, "192.0.2.1", flood_per_turn, of_24),
+                    turns_of_honest(seed, "198.51.7.1", flood_per_turn, of_24),
+                    turns_of_honest(seed, "2001:db9::1", flood_per_turn, of_24),
+                    turns_of_honest(seed, "192.0.2.1", flood_per_turn, of_16),
+                ];
+                assert_eq!(turns, [(2, 0); 8], "{flood_per_turn} others each turn");
+            }
+        }
+    }
+
+    #[test]
+    fn a_flood_from_everywhere_does_not_shut_anybody_out() {
+        // No two within 65,536 are of the same /16.
+        let scattered = |n: u32| client(Ipv4Addr::from_bits((n.wrapping_mul(40_503) << 16) | 1));
+        for seed in 0..4 {
+            let (turns, turned_away) = turns_of_honest(seed, "192.0.2.1", 1, scattered);
+            assert!(
+                turns <= MAX + 2 && turned_away <= 1,
+                "{turns}, {turned_away}"
+            );
+            // While twice as many come as are served, each try has a fair chance.
+            let (turns, _) = turns_of_honest(seed, "192.0.2.1", 2, scattered);
+            assert!(turns <= 12 * MAX, "{turns}");
+        }
+    }
+}
