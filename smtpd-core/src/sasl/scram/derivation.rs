@@ -12,8 +12,8 @@ use super::{super::Secret, ScramHash, ScramKeys};
 /// so let only a few run at a time. All of these times are those of a release build: without optimization, it takes seconds.
 ///
 /// Only a driver of smtpd-core has to do this. `Server` of smtpd-tower derives keys in threads of its own, for all servers of the
-/// process together: one for each processor at a time. Clients take turns, and up to 1,024 sessions may wait. A client for which
-/// there is no room receives 454 4.7.0.
+/// process together: one for each processor at a time. Clients and their networks take turns, and up to 1,024 sessions may wait, for
+/// 10 seconds each. A client for which there is no room, or whose turn does not come in that time, receives 454 4.7.0.
 ///
 /// ```
 /// use smtpd_core::sasl::{Credentials, ScramHash, ScramKeys, Secret};
