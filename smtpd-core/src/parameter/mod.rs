@@ -242,12 +242,22 @@ impl fmt::Debug for Parameters {
 }
 
 fn words(text: &str) -> impl Iterator<Item = &str> {
-    text.split(' ').filter(|word| !word.is_empty())
+    let mut rest = text;
+    std::iter::from_fn(move || {
+        rest = rest.trim_start_matches(' ');
+        let end = rest.bytes().position(|byte| byte == b' ');
+        let (word, left) = rest.split_at(end.unwrap_or(rest.len()));
+        rest = left;
+        (!word.is_empty()).then_some(word)
+    })
 }
 
 fn halves(word: &str) -> (&str, Option<&str>) {
-    word.split_once('=')
-        .map_or((word, None), |(keyword, value)| (keyword, Some(value)))
+    // By bytes: words are so short that a search costs more than it saves.
+    match word.bytes().position(|byte| byte == b'=') {
+        Some(end) => (&word[..end], Some(&word[end + 1..])),
+        None => (word, None),
+    }
 }
 
 /// The check of a parameter that has no value.
@@ -267,13 +277,18 @@ fn well_formed(word: &str) -> Result<(&str, Option<&str>), ParameterError> {
         && keyword
             .bytes()
             .all(|b| b.is_ascii_alphanumeric() || b == b'-');
-    let value_ok =
-        value.is_none_or(|v| !v.is_empty() && !v.contains(|c: char| c == '=' || c.is_control()));
-    if keyword_ok && value_ok {
+    if keyword_ok && value.is_none_or(is_value) {
         Ok((keyword, value))
     } else {
         Err(ParameterError::Malformed)
     }
+}
+
+fn is_value(value: &str) -> bool {
+    let is_text = |byte: u8| byte != b'=' && !byte.is_ascii_control();
+    !value.is_empty()
+        && value.bytes().all(is_text)
+        && (value.is_ascii() || !value.contains(char::is_control))
 }
 
 /// Whether one of the rules knows the keyword and takes the value.
