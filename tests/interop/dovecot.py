@@ -106,7 +106,7 @@ def check_relay(server, dovecot):
     stored = server.delivered(token)
     same(stored, content)
     expect(rb"\(\[127\.0\.0\.11\]\)[^;]* with ESMTPSA id", stored.split(b";")[0])
-    server.logged(r"C: XCLIENT .*LOGIN=carol .*ADDR=127\.0\.0\.11")
+    server.logged(r"C: XCLIENT .*LOGIN=\[redacted\] .*ADDR=127\.0\.0\.11")
     server.logged("C: BDAT ")
     server.logged("C: MAIL FROM:<carol@plain.test>.* ENVID=id RET=HDRS")
     server.logged("C: RCPT TO:<two@plain.test> NOTIFY=FAILURE")

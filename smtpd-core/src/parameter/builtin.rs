@@ -119,15 +119,14 @@ impl MailAuth {
         leniency: Leniency,
     ) -> Result<Self, ParameterError> {
         let identity = xtext::decode(value.ok_or(ParameterError::Malformed)?)?;
-        // RFC 4954 section 5: a mailbox or `<>`, either of them in xtext.
-        if identity == "<>" {
-            return Ok(Self(None));
+        if identity.is_empty() || identity.contains(char::is_control) {
+            return Err(ParameterError::Malformed);
         }
+        // RFC 4954 section 5: a mailbox or `<>`, either of them in xtext. Dovecot's submission relay sends the bare name of a user;
+        // a server may take an identity that it does not trust for `<>`, and mail is not to be lost over it.
         let options = PathOptions::new(leniency, Charset::Utf8);
-        match Mailbox::parse(identity.as_bytes(), options) {
-            Ok(mailbox) => Ok(Self(Some(mailbox.as_str().to_owned()))),
-            Err(_) => Err(ParameterError::Malformed),
-        }
+        let mailbox = Mailbox::parse(identity.as_bytes(), options).ok();
+        Ok(Self(mailbox.map(|mailbox| mailbox.as_str().to_owned())))
     }
 }
 
@@ -203,7 +202,7 @@ mod tests {
     fn mail_auth_overlooks_no_more_than_it_is_told_to() {
         let value = Some("a..b@c_d.example.");
         let strict = MailAuth::parse_with(value, Leniency::STRICT);
-        assert_eq!(strict, Err(ParameterError::Malformed));
+        assert_eq!(strict, Ok(MailAuth(None)));
         let common = MailAuth::parse_with(Some("a..b@c.example"), Leniency::COMMON);
         assert_eq!(common, Ok(MailAuth(Some("a..b@c.example".into()))));
         let any = MailAuth::parse(value);
@@ -212,22 +211,19 @@ mod tests {
 
     #[test]
     fn mail_auth_is_a_mailbox_or_nobody() {
-        for nobody in ["<>", "+3C+3E", "+3c>"] {
-            assert_eq!(
-                MailAuth::parse(Some(nobody)),
-                Ok(MailAuth(None)),
-                "{nobody}"
-            );
-        }
-        for bad in [
-            "not-an-address",
+        for nobody in [
+            "<>",
+            "+3C+3E",
+            "+3c>",
+            "carol",
             "<a@example.com>",
             "a@",
             "a@example.com,b@example.com",
             "a+20b@example.com",
             "<",
         ] {
-            assert!(MailAuth::parse(Some(bad)).is_err(), "{bad:?}");
+            let parsed = MailAuth::parse(Some(nobody));
+            assert_eq!(parsed, Ok(MailAuth(None)), "{nobody}");
         }
     }
 }
