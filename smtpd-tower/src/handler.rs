@@ -212,7 +212,7 @@ impl<R, T: IntoReply<R>, E: IntoReply<R>> IntoReply<R> for Result<T, E> {
 ///
 /// async fn store(request: Request<Data>) -> Result<Reply, BoxError> {
 ///     if request.envelope().sender().is_null() {
-///         return Err(Reply::rejected("No reports here").into()); // the client hears this
+///         return Err(Reply::rejected("No reports here").into()); // the client receives this
 ///     }
 ///     let mut file = File::create("/var/mail/last").await?; // a fault: 451, and told to `on_error`
 ///     let octets = io::copy(&mut request.into_body().into_reader(), &mut file).await?; // what belongs to it

@@ -154,12 +154,12 @@ impl Pipeline {
     }
 }
 
-/// What RCPT hears where no service is set.
+/// The reply to RCPT if no service is set.
 pub(crate) const fn no_recipient() -> Reply {
     Reply::relay_denied()
 }
 
-/// What DATA hears where no service is set.
+/// The reply to DATA if no service is set.
 pub(crate) fn no_delivery() -> Reply {
     Reply::try_again("No delivery is set up")
 }

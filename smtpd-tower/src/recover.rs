@@ -28,7 +28,7 @@ pub fn recover(error: &BoxError) -> Reply {
     known(&**error).unwrap_or_else(local_error)
 }
 
-/// What a client hears of a fault on this side.
+/// The reply to a fault on this side.
 pub(crate) fn local_error() -> Reply {
     Reply::try_again("Local error in processing")
 }

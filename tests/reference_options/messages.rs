@@ -59,6 +59,17 @@ async fn stored(server: &Reference) -> usize {
     server.delivered().len()
 }
 
+/// Checks the reply to that message, and how what is stored of it ends.
+async fn check_policy(options: &[&str], text: &str, code: &str, stored: Option<&str>) {
+    let server = start(options);
+    let replies = codes_of(&server, text).await;
+    assert_eq!(replies[5], code, "{options:?}");
+    match stored {
+        Some(end) => assert!(only_message(&server).ends_with(end), "{options:?}"),
+        None => assert!(server.delivered().is_empty(), "{options:?}"),
+    }
+}
+
 pub async fn bare_lf() {
     let text = message("Subject: x\r\n\r\none\ntwo\r\n");
     for (options, code, stored) in [
@@ -67,13 +78,7 @@ pub async fn bare_lf() {
         (&["--bare-lf=normalise"], "250", Some("one\r\ntwo\r\n")),
         (&["--bare-lf=pass"], "250", Some("one\ntwo\r\n")),
     ] {
-        let server = start(options);
-        let replies = codes_of(&server, &text).await;
-        assert_eq!(replies[5], code, "{options:?}");
-        match stored {
-            Some(end) => assert!(only_message(&server).ends_with(end), "{options:?}"),
-            None => assert!(server.delivered().is_empty(), "{options:?}"),
-        }
+        check_policy(options, &text, code, stored).await;
     }
 }
 
@@ -134,13 +139,7 @@ pub async fn nul() {
         (&["--nul=strip"], "250", Some("\r\nab\r\n")),
         (&["--nul=pass"], "250", Some("\r\na\0b\r\n")),
     ] {
-        let server = start(options);
-        let replies = codes_of(&server, &text).await;
-        assert_eq!(replies[5], code, "{options:?}");
-        match stored {
-            Some(end) => assert!(only_message(&server).ends_with(end), "{options:?}"),
-            None => assert!(server.delivered().is_empty(), "{options:?}"),
-        }
+        check_policy(options, &text, code, stored).await;
     }
 }
 

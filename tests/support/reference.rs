@@ -142,7 +142,7 @@ pub fn example(name: &str) -> PathBuf {
     path
 }
 
-/// An example that is older than its sources, or that was built from those of another directory, would be tested in vain.
+/// Panics if the example is older than its sources, or was built from another directory: the test would not test this tree.
 fn check_up_to_date(example: &Path) -> io::Result<()> {
     let built = example.metadata()?.modified()?;
     let sources = fs::read_to_string(example.with_extension("d"))?;

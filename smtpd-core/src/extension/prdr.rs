@@ -2,7 +2,7 @@ use crate::{Extension, ParameterRule, Protocol, SessionFacts, parameter::no_valu
 
 /// PRDR (draft-hall-prdr-00): `PRDR` on MAIL, by which a client asks for a reply of its own to each recipient of the message.
 ///
-/// The replies are those of a [`DataReply`](crate::DataReply). Where they differ, the client hears 353, then one for each recipient that was
+/// The replies are those of a [`DataReply`](crate::DataReply). Where they differ, the client receives 353, then one for each recipient that was
 /// accepted, then one for the message as a whole (section 4.5), after DATA and after BDAT LAST alike. Where they do not, one
 /// reply stands for all (section 4.4). LMTP has no need of it. It is an expired draft, and few clients know it.
 ///

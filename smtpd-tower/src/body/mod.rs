@@ -241,13 +241,13 @@ pub enum BodyError {
 }
 
 impl BodyError {
-    /// A failure of a body of your own. Where a [`Reply`] is among its sources it is a decision, and the client hears that
-    /// reply; else it is a fault, and the client hears 451.
+    /// A failure of a body of your own. Where a [`Reply`] is among its sources it is a decision, and the client receives that
+    /// reply; else it is a fault, and the client receives 451.
     pub fn other(error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         Self::Other(error.into().into())
     }
 
-    /// A refusal by a body of your own, as by a filter that looks at what passes: whatever reads the body, the client hears
+    /// A refusal by a body of your own, as by a filter that looks at what passes: whatever reads the body, the client receives
     /// that reply.
     ///
     /// ```

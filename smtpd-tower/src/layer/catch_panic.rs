@@ -140,7 +140,7 @@ struct Site {
 }
 
 impl Site {
-    /// Logs a panic. Returns what the client hears of it.
+    /// Logs a panic. Returns what the client receives for it.
     fn report(&self, panic: &str) -> Reply {
         quietly(|| {
             tracing::error!(

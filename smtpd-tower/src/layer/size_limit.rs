@@ -22,7 +22,7 @@ use crate::{Body, BodyError, Data, Request};
 /// It fits DATA only, and is for limits beside the server's own, which is announced by EHLO and holds for all: one for the
 /// messages of some service, listener or client. What MAIL has declared by `SIZE=` to be larger is refused before 354,
 /// without an octet received. Otherwise the service reads the message up to the limit, and then
-/// [`BodyError::TooLarge`]; whatever it answers then, the client hears 552. An error of the service stays one.
+/// [`BodyError::TooLarge`]; whatever it answers then, the client receives 552. An error of the service stays one.
 ///
 /// Octets are counted as RFC 1870 section 5 says, which is how the body has them: with CRLF, and without the dots that were
 /// added on the way. A declared size is not held against the message: it may be an estimate (RFC 1870 section 6.3). Layers

@@ -18,16 +18,16 @@ use crate::limiter::ClientKey;
 
 mod turns;
 
-/// How long a client waits for its permits. That is far below the patience of clients: one that is told to try again knows more
-/// than one that has hung up, and what waits in vain keeps out what could be served.
+/// How long a client waits for its permits. Clients wait for minutes (RFC 5321 section 4.5.3.2), so they receive the 454 before they
+/// give up, and the queue holds only clients that can still be served.
 const MAX_WAIT: Duration = Duration::from_secs(10);
 
 /// The work was not done, because too much of it waits or because it panicked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Unavailable;
 
-/// Does this work in another thread, as soon as a processor is free for it. `client` is who has asked for it. It needs one of its
-/// `own` permits as well, if there are such.
+/// Does this work in another thread, as soon as a processor is free for it. `client` is the client that has asked for it. If there
+/// are `own` permits, the work needs one of those as well.
 ///
 /// Dropping the future gives the work up, unless it has begun.
 pub(crate) async fn compute<T: Send + 'static>(
@@ -124,7 +124,7 @@ impl Permits {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Hands a permit that is not needed any more to who is next.
+    /// Hands a permit that is no longer needed to the next in the queue.
     fn release(self) {
         let mut permit = Permit(Some(self.clone()));
         loop {
@@ -140,7 +140,7 @@ impl Permits {
 }
 
 impl Queue {
-    /// Who is next. Where nobody waits, the permit is free.
+    /// Takes out the next in the queue. If nobody waits, the permit becomes free.
     fn next(&mut self) -> Option<oneshot::Sender<Permit>> {
         let next = self.turns.next();
         self.free += usize::from(next.is_none());
@@ -332,7 +332,10 @@ mod tests {
                 }
                 waits = left;
                 assert_eq!(held.len() + permits.lock().free, 3);
-                assert!(waits.is_empty() || held.len() == 3, "one waits in vain");
+                assert!(
+                    waits.is_empty() || held.len() == 3,
+                    "one waits although a permit is free"
+                );
             }
         }
     }

@@ -1,4 +1,4 @@
-//! Who waits, and whose turn it is.
+//! A queue in which networks, and the clients within them, take turns.
 
 use std::{
     collections::VecDeque,
@@ -7,9 +7,9 @@ use std::{
 
 use crate::limiter::ClientKey;
 
-/// Those who wait, by the networks that they come from. A provider hands out whole networks, and who has many addresses may have
-/// them all in one: so networks take turns, then the smaller ones within each, then the clients of these. Where one has to give
-/// way, it is one of the network that most of them wait in, chosen in the same steps.
+/// Waiting items, by the networks of the clients that they belong to. Providers hand out whole networks, so a client with many
+/// addresses often has them all in one. Networks take turns, then the smaller networks within each, then the clients of these. If
+/// an item has to give way, it is taken from the network with the most items, chosen in the same steps.
 #[derive(Debug)]
 pub(super) struct Turns<T> {
     networks: Networks<Networks<Networks<VecDeque<T>, 32, 64>, 24, 48>, 16, 32>,
@@ -37,18 +37,18 @@ impl<T> Turns<T> {
         self.networks.push(client, item);
     }
 
-    /// Takes out whose turn it is.
+    /// Takes out the next item.
     pub(super) fn next(&mut self) -> Option<T> {
         self.networks.next()
     }
 
-    /// Takes out who has to give way: of the client that waits for most, what came last. Chance decides between equals, newcomers
-    /// included, so that those who are there cannot keep others out.
+    /// Takes out the item that has to give way: the newest one of the client with the most items. Chance decides between equals,
+    /// newcomers included, so that clients that are already waiting cannot keep others out.
     pub(super) fn give_way(&mut self) -> Option<T> {
         self.networks.give_way(&mut self.dice)
     }
 
-    /// Moves to `taken` what does not wait any longer.
+    /// Moves the items for which `is_over` returns true to `taken`.
     pub(super) fn take_out(&mut self, is_over: impl Fn(&T) -> bool, taken: &mut Vec<T>) {
         self.networks.take_out(&is_over, taken);
     }
@@ -59,7 +59,7 @@ impl<T> Turns<T> {
     }
 }
 
-/// A part of those who wait.
+/// A part of the queue.
 trait Part<T>: Default {
     fn len(&self) -> usize;
     fn is_empty(&self) -> bool;
@@ -74,9 +74,9 @@ trait Part<T>: Default {
 /// Networks of so many bits. Clients without an IP address are a network of their own.
 #[derive(Debug)]
 struct Networks<P, const V4_BITS: u8, const V6_BITS: u8> {
-    /// How many wait in all of them.
+    /// The number of items in all of them.
     len: usize,
-    /// The next one first. None is empty.
+    /// The next one comes first. None is empty.
     parts: VecDeque<(Option<ClientKey>, P)>,
 }
 
@@ -162,7 +162,7 @@ impl<T, P: Part<T>, const V4_BITS: u8, const V6_BITS: u8> Part<T>
     }
 }
 
-/// What one client waits for.
+/// The items of one client, the oldest first.
 impl<T> Part<T> for VecDeque<T> {
     fn len(&self) -> usize {
         self.len()

@@ -9,7 +9,7 @@ use crate::Server;
 ///
 /// - `C: ` and a line: sent with CRLF. Several in a row are sent at once, as a group.
 /// - `S: ` and a line of a reply: with `*` at its end it is the beginning of the line. `S: 250-...` is all lines to the end of a
-///   reply of that code, one at least: the rest of what EHLO hears, for instance. `S: [closed]` is the end of the connection in order,
+///   reply of that code, one at least: the rest of the reply to EHLO, for instance. `S: [closed]` is the end of the connection in order,
 ///   `S: [reset]` its end by a reset.
 /// - Blank lines, and those that begin with `#`, are left out. Blanks before a line do not count.
 ///

@@ -57,7 +57,7 @@ impl Draft {
         self.folders
             .act("rename", &self.path, || disk::rename(&self.path, &arrived))?;
         self.path = arrived;
-        // A crash must find the message under its new name before the client hears 250 (RFC 5321 section 6.1).
+        // A crash must find the message under its new name before the client receives 250 (RFC 5321 section 6.1).
         let mark = self.folders.arrivals.mark();
         let synced = self.folders.arrivals.sync(mark);
         synced.map_err(|error| self.failed("sync the directory of", error))?;

@@ -28,7 +28,7 @@ const BUFFER: usize = 64 * 1024;
 
 /// Stores each message as a file of a maildir, once for all its recipients.
 ///
-/// A message is written into `tmp`, synced to disk, moved into `new`, and the move synced too; only then the client hears
+/// A message is written into `tmp`, synced to disk, moved into `new`, and the move synced too; only then the client receives
 /// 250. So a message appears whole or not at all, and one that was acknowledged outlives a crash. What does not arrive
 /// whole, is not wanted any more (a client gone, a timeout) or cannot be written leaves no file. Clones are cheap and
 /// share their fsyncs of `new`.

@@ -96,7 +96,7 @@ impl ChaosLayer {
     }
 
     /// Holds every answer back for so long. Beyond the server's own limit for a service
-    /// ([`Timeouts`](smtpd_core::Timeouts)) the client hears 451 instead.
+    /// ([`Timeouts`](smtpd_core::Timeouts)) the client receives 451 instead.
     #[must_use]
     pub fn delay(mut self, delay: Duration) -> Self {
         self.rules.delay = delay;
