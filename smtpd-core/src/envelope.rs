@@ -1,4 +1,9 @@
-use crate::{ForwardPath, Parameters, ReversePath};
+//! The [`Envelope`] of a message: its sender, and each [`Recipient`] that was accepted.
+
+use crate::{
+    address::{ForwardPath, ReversePath},
+    parameter::Parameters,
+};
 
 /// From whom a message comes and for whom it is, as MAIL and RCPT said; not what stands in its header.
 ///

@@ -1,6 +1,9 @@
 //! What the fuzz targets call and users cannot. It exists only where cargo-fuzz compiles this crate.
 
-use crate::{AttributeError, Forwarded, Reply, XClient, reply::Form};
+use crate::{
+    proxied::{AttributeError, Forwarded, XClient},
+    reply::{Form, Reply},
+};
 
 /// Returns a reply as it goes over the wire, with or without enhanced status codes and UTF-8.
 pub fn encode_reply(reply: &Reply, status: bool, utf8: bool) -> Vec<u8> {

@@ -11,17 +11,17 @@
 //! that is answered once, in the ways that its kind allows, at once or [later](Deferred). The documentation of [`Connection`]
 //! plays a whole session by hand, and [`guide::driver`] shows how to write a driver and what to look out for.
 //!
-//! The other modules and types are:
+//! The modules, from the lowest to the highest, each of which uses only those before it:
 //!
-//! - [`Reply`], [`Code`], [`Status`]: what is answered, in a form that cannot carry a CR or LF;
-//! - [`Envelope`], [`Mailbox`], [`ReversePath`], [`ForwardPath`], [`Domain`], [`ClientName`]: senders, recipients and names,
-//!   parsed strictly unless a [`Leniency`] says otherwise;
-//! - [`Parameters`], [`Parameter`], [`Extension`], [`Extensions`]: the parameters of MAIL and RCPT, an open set;
-//! - [`extension`]: the extensions that are off by default;
+//! - [`address`]: senders, recipients and the names of clients, parsed strictly unless a [`Leniency`] says otherwise;
+//! - [`reply`]: what is sent to the client, in a form that cannot carry a CR or LF;
+//! - [`parameter`]: the parameters of MAIL and RCPT, an open set;
 //! - [`sasl`]: the mechanisms of AUTH;
-//! - [`XClient`], [`Forwarded`]: what a trusted proxy says about its client by XCLIENT and XFORWARD;
-//! - [`Config`], [`Limits`], [`Timeouts`], [`BareNewline`], [`NulByte`]: the settings of a server. [`Config::check`] finds
-//!   those with which no session could work.
+//! - [`envelope`]: the sender and the recipients of a message;
+//! - [`proxied`]: what a trusted proxy says about its client by XCLIENT and XFORWARD;
+//! - [`extension`]: the extensions of SMTP, those of your own among them;
+//! - [`config`]: the settings of a server. [`Config::check`] finds those with which no session could work;
+//! - [`connection`]: the state machine of a session.
 //!
 //! | feature | default | adds |
 //! |---|---|---|
@@ -36,25 +36,25 @@
 #![forbid(unsafe_code)]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
-mod address;
-mod check;
-mod code;
+pub mod address;
 mod command;
-mod config;
-mod connection;
-mod data_reply;
-mod envelope;
+pub mod config;
+pub mod connection;
+pub mod envelope;
 pub mod extension;
 mod framing;
 #[cfg(fuzzing)]
 #[doc(hidden)]
 pub mod fuzzing;
 pub mod guide;
-mod parameter;
-mod proxied;
-mod reply;
+mod helo;
+mod limits;
+pub mod parameter;
+mod protocol;
+pub mod proxied;
+pub mod reply;
 pub mod sasl;
-mod status;
+mod time;
 
 pub use address::{
     AddressError, AddressErrorKind, AddressPart, Charset, ClientName, ClientNameKind, Domain,
@@ -62,28 +62,18 @@ pub use address::{
 };
 /// The buffers of [`Connection::poll`], re-exported so that a driver uses the same version.
 pub use bytes;
-pub use check::ConfigError;
-pub use code::Code;
-pub use config::{Config, Limits, Protocol};
+pub use config::{BareNewline, Config, ConfigError, Limits, NulByte, Protocol, Timeouts};
 pub use connection::{
     Answering, Ask, AuthOutcome, AuthRequest, CloseReason, CommandLine, Connection, Deferred,
     Direction, Greeting, Handshaking, Helo, MailCommand, MessageError, Overdue, RcptCommand,
-    Reading, Receiving, Refusal, Step, Timeouts, TlsFacts, WireLine, Writing, ask_kind,
-    protocol_word,
+    Reading, Receiving, Refusal, Step, TlsFacts, WireLine, Writing, ask_kind, protocol_word,
 };
-pub use data_reply::DataReply;
 pub use envelope::{Envelope, Recipient};
-pub use extension::{
-    facts::SessionFacts,
-    set::{Extension, Extensions},
-    standard::Standard,
-};
-pub use framing::{BareNewline, NulByte};
+pub use extension::{Extension, Extensions, SessionFacts, Standard};
 pub use parameter::{
     BodyType, By, ByMode, DateTime, DateTimeError, EnvelopeId, HoldFor, HoldUntil, MailAuth,
     NoSupport, Notify, OriginalRecipient, Parameter, ParameterError, ParameterRule, Parameters,
     Priority, Ret, Size, SmtpUtf8, Solicit, ValidSince,
 };
 pub use proxied::{Attribute, AttributeError, Forwarded, MailSource, XClient};
-pub use reply::Reply;
-pub use status::Status;
+pub use reply::{Code, DataReply, Reply, Status};

@@ -53,7 +53,7 @@ mod tests {
 
     #[test]
     fn a_mailbox_is_as_small_as_is_said() {
-        assert_eq!(size_of::<crate::Mailbox>(), 48);
+        assert_eq!(size_of::<super::super::Mailbox>(), 48);
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::{
     Asked, AuthOutcome, CloseReason, Connection, MessageError, Mode, Slot, State, Transaction,
 };
-use crate::{Code, DataReply, Reply};
+use crate::reply::{Code, DataReply, Reply};
 
 impl Connection {
     /// Asks a question: it is handed out next.

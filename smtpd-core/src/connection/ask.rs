@@ -4,7 +4,7 @@ use std::{fmt, marker::PhantomData, mem::ManuallyDrop};
 
 use super::{AuthOutcome, Connection, MessageError};
 use crate::{
-    DataReply, Reply,
+    reply::{DataReply, Reply},
     sasl::{Identity, Secret},
 };
 
@@ -204,7 +204,7 @@ impl<'c, K> Ask<'c, K> {
         self.answered(|connection| connection.refuse_question(reply));
     }
 
-    /// Puts the question aside. The answer then has the time that [`Timeouts`](super::Timeouts) gives to it: `call`,
+    /// Puts the question aside. The answer then has the time that [`Timeouts`](crate::config::Timeouts) gives to it: `call`,
     /// `data_start` at [`Data`], `delivery` at [`Chunk`] and [`Message`].
     pub fn defer(self) -> Deferred<K> {
         Deferred {
@@ -213,7 +213,7 @@ impl<'c, K> Ask<'c, K> {
         }
     }
 
-    /// Puts the question aside until the service is ready, for at most [`Timeouts::ready`](super::Timeouts::ready). Call
+    /// Puts the question aside until the service is ready, for at most [`Timeouts::ready`](crate::config::Timeouts::ready). Call
     /// [`Connection::begin`] when it starts; answering without `begin` is allowed.
     pub fn queue(self) -> Deferred<K> {
         self.connection.queued = true;
@@ -350,8 +350,8 @@ pub struct Refusal(Reply);
 
 impl Refusal {
     const FORGOTTEN: Self = Self(Reply::fixed(
-        crate::Code::LOCAL_ERROR,
-        crate::Status::MAIL_SYSTEM,
+        crate::reply::Code::LOCAL_ERROR,
+        crate::reply::Status::MAIL_SYSTEM,
         "Local error in processing",
     ));
 

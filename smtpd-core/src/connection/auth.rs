@@ -5,7 +5,8 @@ use super::{
     event::Event, redact,
 };
 use crate::{
-    Code, Config, Reply, Status,
+    config::Config,
+    reply::{Code, Reply, Status},
     sasl::{
         self, ChannelBindings, Exchange, ExchangeContext, Identity, MechanismFactory, NONCE_LEN,
         SaslError,

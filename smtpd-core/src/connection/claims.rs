@@ -2,7 +2,10 @@
 //! of Postfix).
 
 use super::{Asked, Connection, client::Client, event::Event};
-use crate::{Attribute, AttributeError, Code, Forwarded, Reply, Status, XClient};
+use crate::{
+    proxied::{Attribute, AttributeError, Forwarded, XClient},
+    reply::{Code, Reply, Status},
+};
 
 /// What a peer may claim, and has claimed so far. Most peers may nothing.
 #[derive(Debug, Default)]

@@ -1,8 +1,9 @@
 //! What is known of the client.
 
-use super::{Connection, Helo, Mode, State};
+use super::{Connection, Mode, State};
 use crate::{
     framing::LineReader,
+    helo::Helo,
     sasl::{ChannelBindings, Identity},
 };
 

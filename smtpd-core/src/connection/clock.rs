@@ -1,78 +1,8 @@
-//! The time of a session.
-//!
-//! Every poll compares several times. As numbers they are compared in one instruction each, and take half the room of an
-//! [`Instant`] in every session.
+//! The clock of a session.
 
-use std::{
-    num::NonZeroU64,
-    time::{Duration, Instant},
-};
+use std::time::Instant;
 
-/// A span of time, in nanoseconds. None is longer than [`MAX`](Self::MAX).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Nanos(u64);
-
-/// A point of time: how long after the first poll of the session, and one nanosecond, so that `Option` takes no room.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Moment(NonZeroU64);
-
-const SECOND: u64 = 1_000_000_000;
-
-impl Nanos {
-    pub(super) const ZERO: Self = Self(0);
-    /// 30 years, which stands for ever. Not every platform can add much more to an `Instant`.
-    pub(super) const MAX: Self = Self(30 * 365 * 24 * 3600 * SECOND);
-
-    pub(super) const fn from_millis(millis: u64) -> Self {
-        Self(millis * 1_000_000)
-    }
-
-    pub(super) const fn of(duration: Duration) -> Self {
-        if duration.as_secs() >= Self::MAX.0 / SECOND {
-            return Self::MAX;
-        }
-        Self(duration.as_secs() * SECOND + duration.subsec_nanos() as u64)
-    }
-
-    /// The time that so many bytes may take.
-    pub(super) fn earned(bytes: u64, least_rate: u32) -> Self {
-        if bytes == 0 {
-            return Self::ZERO;
-        }
-        let rate = u64::from(least_rate.max(1));
-        let whole = (bytes / rate).saturating_mul(SECOND);
-        Self(whole.saturating_add(bytes % rate * SECOND / rate)).min(Self::MAX)
-    }
-
-    pub(super) fn plus(self, other: Self) -> Self {
-        Self(self.0 + other.0).min(Self::MAX)
-    }
-
-    /// What is left after `other`.
-    pub(super) const fn less(self, other: Self) -> Self {
-        Self(self.0.saturating_sub(other.0))
-    }
-}
-
-impl Moment {
-    /// The first poll of the session.
-    pub(super) const START: Self = Self(NonZeroU64::MIN);
-
-    pub(super) const fn plus(self, span: Nanos) -> Self {
-        Self(self.0.saturating_add(span.0))
-    }
-
-    /// How long this is after `earlier`.
-    pub(super) fn since(self, earlier: Self) -> Nanos {
-        Nanos(self.0.get().saturating_sub(earlier.0.get())).min(Nanos::MAX)
-    }
-}
-
-impl Default for Moment {
-    fn default() -> Self {
-        Self::START
-    }
-}
+use crate::time::{Moment, Nanos};
 
 /// Counts the time that was spent in waiting for the client. What a service takes is not held against it.
 #[derive(Debug, Default)]
@@ -112,7 +42,7 @@ impl Clock {
     /// That moment as the caller counts time, from whom the session has it.
     pub(super) fn instant(&self, moment: Moment) -> Instant {
         let now = self.seen_at.unwrap_or_else(Instant::now);
-        now + Duration::from_nanos(moment.since(self.moment).min(Nanos::MAX).0)
+        now + moment.since(self.moment).duration()
     }
 
     /// Notes that input may have come. Returns what was waited for it.
@@ -175,10 +105,12 @@ impl Clock {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
-    fn seconds(n: u64) -> Nanos {
-        Nanos(n * SECOND)
+    const fn seconds(n: u64) -> Nanos {
+        Nanos::from_millis(1000 * n)
     }
 
     fn at(n: u64) -> Moment {
@@ -224,17 +156,8 @@ mod tests {
     }
 
     #[test]
-    fn bytes_earn_time() {
-        assert_eq!(Nanos::earned(1250, 500), Nanos::from_millis(2500));
-        assert_eq!(Nanos::earned(0, 0), Nanos::ZERO);
-        assert_eq!(Nanos::earned(u64::MAX, 0), Nanos::MAX);
-    }
-
-    #[test]
     fn no_limit_leads_to_no_overflow() {
         let clock = Clock::default();
-        assert_eq!(Nanos::of(Duration::MAX), Nanos::MAX);
-        assert_eq!(Nanos::MAX.plus(Nanos::MAX), Nanos::MAX);
         let end = (0..100).fold(Moment::START, |moment, _| moment.plus(Nanos::MAX));
         assert!(clock.instant(end) > Instant::now());
     }

@@ -2,8 +2,11 @@
 
 use std::time::Instant;
 
-use super::{Asked, CloseReason, Connection, Mode, Refusal, Slot, State, clock::Nanos};
-use crate::{Code, Reply, Status};
+use super::{Asked, CloseReason, Connection, Mode, Refusal, Slot, State};
+use crate::{
+    reply::{Code, Reply, Status},
+    time::Nanos,
+};
 
 impl Connection {
     /// Ends the session with 421 4.3.2 (RFC 5321 section 3.8) as soon as it is between two messages: at once, or when the
@@ -14,7 +17,7 @@ impl Connection {
     }
 
     /// Ends the session with 421 4.3.2 wherever it is, as when the time for a graceful shutdown is over. What remains to be
-    /// written has [`Timeouts::linger`](super::Timeouts::linger).
+    /// written has [`Timeouts::linger`](crate::config::Timeouts::linger).
     ///
     /// Answers that are outstanding can no longer be given: a client that has sent a whole message is not told that it was
     /// taken, and will send it again. [`drain`](Self::drain) waits for them.

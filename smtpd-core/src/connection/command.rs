@@ -2,8 +2,9 @@
 
 use super::{Asked, CloseReason, CommandLine, Connection, Mode, State, event::Event};
 use crate::{
-    Code, Protocol, Reply, Status,
     command::{Command, Verb, is_foreign_start},
+    protocol::Protocol,
+    reply::{Code, Reply, Status},
 };
 
 const SYNTAX: Reply = Reply::fixed(

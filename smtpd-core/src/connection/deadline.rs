@@ -2,12 +2,14 @@
 
 use super::{
     Asked, CloseReason, Connection, Mode, Overdue,
-    clock::{Moment, Nanos},
     event::Event,
     message::Message,
     step::{Found, Need},
 };
-use crate::{Code, Reply, Status};
+use crate::{
+    reply::{Code, Reply, Status},
+    time::{Moment, Nanos},
+};
 
 impl Connection {
     /// The client is awaited. `None` where it has been too long.

@@ -4,8 +4,10 @@ use std::{fmt, sync::Arc};
 
 use super::{Asked, CloseReason, Connection, Slot, Transaction, command::syntax_error};
 use crate::{
-    AddressError, AddressErrorKind, BodyType, Charset, Code, Envelope, ForwardPath, ParameterError,
-    Parameters, PathOptions, Recipient, Reply, ReversePath, Size, Status, parameter::malformed,
+    address::{AddressError, AddressErrorKind, Charset, ForwardPath, PathOptions, ReversePath},
+    envelope::{Envelope, Recipient},
+    parameter::{BodyType, ParameterError, Parameters, Size, malformed},
+    reply::{Code, Reply, Status},
 };
 
 impl Connection {

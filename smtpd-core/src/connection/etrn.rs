@@ -1,7 +1,10 @@
 //! ETRN (RFC 1985).
 
 use super::{Connection, command::syntax_error};
-use crate::{Charset, Code, Domain, PathOptions, Reply, Status};
+use crate::{
+    address::{Charset, Domain, PathOptions},
+    reply::{Code, Reply, Status},
+};
 
 const SYNTAX: Reply = Reply::fixed(
     Code::SYNTAX_ERROR,

@@ -6,8 +6,12 @@ use bytes::Bytes;
 
 use super::{Slot, WireLine, redact};
 use crate::{
-    ClientName, Envelope, ForwardPath, Forwarded, Parameters, Recipient, Reply, ReversePath,
-    XClient,
+    address::{ForwardPath, ReversePath},
+    envelope::{Envelope, Recipient},
+    helo::Helo,
+    parameter::Parameters,
+    proxied::{Forwarded, XClient},
+    reply::Reply,
     sasl::{Credentials, Identity, MechanismName, Secret},
 };
 
@@ -48,27 +52,6 @@ pub enum Overdue {
     /// The answer did not come in time: 451 4.3.0, or 454 4.7.0 to AUTH. If it was a message, the client sends it
     /// again, so let the work end before the limit or be able to undo it.
     Unanswered,
-}
-
-/// How a client has introduced itself.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Helo {
-    /// The name that it gave itself. Nothing vouches for it.
-    pub name: ClientName,
-    /// By which command.
-    pub greeting: Greeting,
-}
-
-/// The command by which a client introduces itself.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Greeting {
-    /// HELO: plain SMTP (RFC 5321 section 4.1.1.1).
-    Helo,
-    /// EHLO: SMTP with extensions.
-    Ehlo,
-    /// LHLO: LMTP (RFC 2033 section 4.1).
-    Lhlo,
 }
 
 /// What a client wants to authenticate with.
@@ -223,7 +206,7 @@ pub enum MessageError {
 impl MessageError {
     /// The reply that tells the client.
     pub const fn reply(self) -> Reply {
-        use crate::{Code, Status};
+        use crate::reply::{Code, Status};
         match self {
             Self::TooLarge => Reply::too_large(),
             Self::BareNewline => Reply::fixed(

@@ -2,8 +2,9 @@
 
 use super::{Connection, envelope::parameter_error};
 use crate::{
-    Extension, MailAuth, Parameter, ParameterError, ParameterRule, Parameters, Reply, SessionFacts,
-    Size, extension::Prdr,
+    extension::{Extension, Prdr, SessionFacts},
+    parameter::{MailAuth, Parameter, ParameterError, ParameterRule, Parameters, Size},
+    reply::Reply,
 };
 
 impl Connection {

@@ -1,7 +1,14 @@
 //! HELO, EHLO and LHLO, and what EHLO announces.
 
-use super::{Asked, Connection, Greeting, Helo, Slot, State};
-use crate::{ClientName, Code, Reply, Status, command::Verb, reply::Form, sasl::MechanismFactory};
+use super::{Asked, Connection, Slot, State};
+use crate::{
+    address::ClientName,
+    command::Verb,
+    helo::{Greeting, Helo},
+    protocol::Protocol,
+    reply::{Code, Form, Reply, Status},
+    sasl::MechanismFactory,
+};
 
 const PLAIN: Form = Form {
     status: false,
@@ -39,7 +46,7 @@ impl Connection {
 
     /// The greeting itself (RFC 5321 section 4.3.1); no enhanced code on it (RFC 2034 section 4).
     pub(super) fn put_banner(&mut self) {
-        let service = if self.config.protocol == crate::Protocol::Lmtp {
+        let service = if self.config.protocol == Protocol::Lmtp {
             "LMTP"
         } else {
             "ESMTP"

@@ -2,8 +2,10 @@
 
 use std::sync::Arc;
 
-use super::{Connection, Helo, protocol_word};
-use crate::{Config, Envelope, sasl::Identity};
+use super::Connection;
+use crate::{
+    config::Config, envelope::Envelope, helo::Helo, protocol::protocol_word, sasl::Identity,
+};
 
 impl Connection {
     /// Whether the session runs over TLS.

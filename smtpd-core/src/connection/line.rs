@@ -4,8 +4,8 @@ use bytes::{Buf, BytesMut};
 
 use super::{Asked, Connection, Mode};
 use crate::{
-    Code, Reply, Status,
     framing::{Line, wipe_front},
+    reply::{Code, Reply, Status},
     sasl::{MAX_RESPONSE_LINE, SaslError},
 };
 

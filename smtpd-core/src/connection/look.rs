@@ -4,14 +4,11 @@ use std::time::Instant;
 
 use bytes::BytesMut;
 
-use super::{
-    Connection, Mode,
-    clock::{Moment, Nanos},
-    event::Event,
-    line::drop_all,
-    step::Found,
+use super::{Connection, Mode, event::Event, line::drop_all, step::Found};
+use crate::{
+    sasl::MAX_RESPONSE_LINE,
+    time::{Moment, Nanos},
 };
-use crate::sasl::MAX_RESPONSE_LINE;
 
 impl Connection {
     /// Counts the time that the client has taken, if it has sent something. Returns the present time.

@@ -2,12 +2,11 @@
 
 use bytes::{Bytes, BytesMut};
 
-use super::{
-    Asked, CloseReason, Connection, MessageError, Mode, State, clock::Nanos, event::Event,
-};
+use super::{Asked, CloseReason, Connection, MessageError, Mode, State, event::Event};
 use crate::{
-    Code, DataReply, Reply, Status,
     framing::{BareNewline, ChunkReader, DotReader, Flaws, NulByte, Piece, TextFilter},
+    reply::{Code, DataReply, Reply, Status},
+    time::Nanos,
 };
 
 /// A message that is being received.

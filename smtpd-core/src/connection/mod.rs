@@ -1,7 +1,18 @@
 //! The state machine of one session.
 //!
 //! [`Connection::poll`] is its center: it looks for what is to be decided next, and where nothing is, it says what to wait
-//! for and until when.
+//! for and until when. It returns a [`Step`], which is one of these:
+//!
+//! | steps | types |
+//! |---|---|
+//! | questions | [`Ask`] with its [kinds](ask_kind), [`Deferred`], [`Refusal`] |
+//! | what a question is about | [`Helo`] with a [`Greeting`], [`AuthRequest`], [`MailCommand`], [`RcptCommand`], [`CommandLine`], [`MessageError`] |
+//! | waits | [`Writing`], [`Reading`], [`Handshaking`], [`Answering`] |
+//! | news | [`Receiving`] beside the bytes of a message, [`Overdue`], [`WireLine`] with a [`Direction`] |
+//! | the end | [`CloseReason`] |
+//!
+//! [`AuthOutcome`] answers an [`AuthRequest`], and [`TlsFacts`] is what a handshake has brought. [`protocol_word`] is the word
+//! for a session in a Received field.
 
 mod answer;
 mod ask;
@@ -22,13 +33,11 @@ mod line;
 mod look;
 mod message;
 mod output;
-mod protocol_word;
 mod receiving;
 mod recipients;
 mod redact;
 mod state;
 mod step;
-mod timeouts;
 mod wire;
 
 use std::{
@@ -42,35 +51,31 @@ use std::{
 use bytes::BytesMut;
 
 use self::{
-    claims::Claims,
-    client::Client,
-    clock::{Clock, Moment},
-    event::Event,
-    message::Message,
-    output::Output,
-    recipients::Domains,
-    state::State,
-    step::Found,
-    wire::WireLog,
+    claims::Claims, client::Client, clock::Clock, event::Event, message::Message, output::Output,
+    recipients::Domains, state::State, step::Found, wire::WireLog,
 };
 use crate::{
-    Config, Envelope, Recipient, Reply,
+    config::Config,
+    envelope::{Envelope, Recipient},
     framing::LineReader,
+    reply::Reply,
     sasl::{Exchange, MechanismName},
+    time::Moment,
 };
 
-pub(crate) use self::timeouts::Times;
 pub use self::{
     ask::{Ask, Deferred, Refusal},
     event::{
-        AuthOutcome, AuthRequest, CloseReason, CommandLine, Greeting, Helo, MailCommand,
-        MessageError, Overdue, RcptCommand,
+        AuthOutcome, AuthRequest, CloseReason, CommandLine, MailCommand, MessageError, Overdue,
+        RcptCommand,
     },
-    protocol_word::protocol_word,
     receiving::Receiving,
     step::{Answering, Handshaking, Reading, Step, TlsFacts, Writing},
-    timeouts::Timeouts,
     wire::{Direction, WireLine},
+};
+pub use crate::{
+    helo::{Greeting, Helo},
+    protocol::protocol_word,
 };
 
 /// The kinds of questions, which say how an [`Ask`] is answered.
@@ -107,7 +112,7 @@ pub mod ask_kind {
 /// then a client cannot make the session grow. A question holds the session until it is answered, so replies keep the order
 /// of the commands. Which wait and which deadline applies where:
 ///
-/// | the client | state | step | deadline ([`Timeouts`]) |
+/// | the client | state | step | deadline ([`Timeouts`](crate::config::Timeouts)) |
 /// |---|---|---|---|
 /// | has connected with TLS first, or was told to start TLS | handshake | `Handshake` | `handshake` |
 /// | has connected, or sent a command | a question is deferred | `Answer`, or `Write` while replies wait | `ready`, `call`, `data_start` |
@@ -353,7 +358,7 @@ impl Connection {
     /// the client's, or call [`handle_busy`](Self::handle_busy) before the session has to wait. The session begins at the first
     /// call, and deadlines that have passed are acted on here. Input that was
     /// appended before this call is still used. If a deadline passed more than 10 ms before this call, the wait is returned
-    /// once more for 10 ms, so that input already in the socket can be read. For [`Timeouts::session`], input that was
+    /// once more for 10 ms, so that input already in the socket can be read. For [`Timeouts::session`](crate::config::Timeouts::session), input that was
     /// appended is not used, and there are no extra 10 ms.
     #[inline]
     pub fn poll(&mut self, now: Instant, input: &mut BytesMut) -> Step<'_> {
@@ -378,7 +383,7 @@ impl Connection {
     }
 
     /// Notes that the service of a [queued](Ask::queue) question has become ready and is at work: from the next poll on, the
-    /// answer has the time that [`Timeouts`] gives to a call.
+    /// answer has the time that [`Timeouts`](crate::config::Timeouts) gives to a call.
     pub fn begin<K>(&mut self, deferred: &Deferred<K>) {
         if self.is_open(deferred) && self.queued {
             self.queued = false;

@@ -1,10 +1,10 @@
 //! Replies on their way to the client.
 
-use super::{
-    Connection,
-    clock::{Moment, Nanos},
+use super::Connection;
+use crate::{
+    reply::{Form, Reply},
+    time::{Moment, Nanos},
 };
-use crate::{Reply, reply::Form};
 
 /// Replies that wait to be written. An idle session owns no more than a few bytes of room for them.
 #[derive(Debug, Default)]

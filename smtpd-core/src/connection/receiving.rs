@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::{Asked, Connection, Deferred, Mode, Refusal, ask};
-use crate::DataReply;
+use crate::reply::DataReply;
 
 /// A message that is being received, to be held up or answered before its end. [`Connection::receiving`] returns it.
 pub struct Receiving<'c> {

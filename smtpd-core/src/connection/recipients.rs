@@ -3,7 +3,11 @@
 use std::borrow::Cow;
 
 use super::Connection;
-use crate::{Code, DataReply, Domain, ForwardPath, Protocol, Reply, Status};
+use crate::{
+    address::{Domain, ForwardPath},
+    protocol::Protocol,
+    reply::{Code, DataReply, Reply, Status},
+};
 
 impl Connection {
     /// Whether the recipient's domain exceeds the session's limit (RFC 9422 section 4.3). Notes the domain if not.
@@ -94,7 +98,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::{Config, Limits};
+    use crate::{config::Config, limits::Limits};
 
     #[test]
     fn domains_are_counted_once_however_they_are_written() {

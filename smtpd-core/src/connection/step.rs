@@ -5,16 +5,18 @@ use std::{fmt, sync::Arc, time::Instant};
 use bytes::{Bytes, BytesMut};
 
 use super::{
-    Ask, Asked, AuthRequest, CloseReason, CommandLine, Connection, Helo, MailCommand, MessageError,
-    Mode, Overdue, RcptCommand, Receiving, WireLine, ask,
+    Ask, Asked, AuthRequest, CloseReason, CommandLine, Connection, MailCommand, MessageError, Mode,
+    Overdue, RcptCommand, Receiving, WireLine, ask,
     client::{Channel, Client},
-    clock::Moment,
     event::Event,
     line::drop_all,
 };
 use crate::{
-    Envelope, Forwarded, XClient,
+    envelope::Envelope,
+    helo::Helo,
+    proxied::{Forwarded, XClient},
     sasl::{ChannelBindings, Identity},
+    time::Moment,
 };
 
 /// What has to be done next: wait for something, answer a question, or take news. [`Connection`] explains the three kinds.
@@ -39,7 +41,7 @@ pub enum Step<'c> {
     /// To close a TCP connection while input is unread resets it, which can cost the client the last reply. Shut the sending
     /// side down first, then read and drop what still comes until the client closes, for [`Timeouts::linger`] at most.
     ///
-    /// [`Timeouts::linger`]: super::Timeouts::linger
+    /// [`Timeouts::linger`]: crate::config::Timeouts::linger
     Closed(CloseReason),
 
     /// A client is there. Accepting it sends the greeting. If it is refused with 4yz, or the question is dropped, the client

@@ -1,6 +1,10 @@
 use std::{borrow::Cow, time::Duration};
 
-use crate::{By, ByMode, Code, Extension, ParameterRule, Parameters, Reply, SessionFacts, Status};
+use super::{Extension, SessionFacts};
+use crate::{
+    parameter::{By, ByMode, ParameterRule, Parameters},
+    reply::{Code, Reply, Status},
+};
 
 /// DELIVERBY (RFC 2852): [`BY=`](By) on MAIL, the time within which the message is to be delivered.
 ///

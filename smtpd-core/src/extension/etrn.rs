@@ -1,4 +1,5 @@
-use crate::{Extension, Protocol, SessionFacts};
+use super::{Extension, SessionFacts};
+use crate::protocol::Protocol;
 
 /// ETRN (RFC 1985): the command by which a client asks for the mail that waits for a node.
 ///

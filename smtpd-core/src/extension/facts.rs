@@ -1,4 +1,4 @@
-use crate::{Config, Limits, Protocol};
+use crate::{limits::Limits, protocol::Protocol};
 
 /// What is known of a session where an extension decides whether and how it is offered.
 ///
@@ -11,16 +11,18 @@ use crate::{Config, Limits, Protocol};
 /// ```
 #[derive(Clone, Copy, Debug)]
 pub struct SessionFacts<'a> {
-    config: &'a Config,
+    protocol: Protocol,
+    limits: &'a Limits,
     tls: bool,
     authenticated: bool,
 }
 
 impl<'a> SessionFacts<'a> {
-    /// A session in plaintext, of a client that has not authenticated.
-    pub const fn new(config: &'a Config) -> Self {
+    /// A session with these settings, in plaintext, of a client that has not authenticated.
+    pub(crate) const fn of(protocol: Protocol, limits: &'a Limits) -> Self {
         Self {
-            config,
+            protocol,
+            limits,
             tls: false,
             authenticated: false,
         }
@@ -53,11 +55,11 @@ impl<'a> SessionFacts<'a> {
 
     /// SMTP or LMTP.
     pub const fn protocol(self) -> Protocol {
-        self.config.protocol
+        self.protocol
     }
 
     /// The limits in force.
     pub const fn limits(self) -> &'a Limits {
-        &self.config.limits
+        self.limits
     }
 }

@@ -1,8 +1,10 @@
 use std::{borrow::Cow, time::Duration};
 
+use super::{Extension, SessionFacts};
 use crate::{
-    By, DateTime, Extension, HoldFor, HoldUntil, ParameterRule, Parameters, Protocol, Reply,
-    SessionFacts, parameter::malformed,
+    parameter::{By, DateTime, HoldFor, HoldUntil, ParameterRule, Parameters, malformed},
+    protocol::Protocol,
+    reply::Reply,
 };
 
 /// FUTURERELEASE (RFC 4865): [`HOLDFOR=`](HoldFor) or [`HOLDUNTIL=`](HoldUntil) on MAIL, before which time the message must

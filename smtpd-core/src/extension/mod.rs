@@ -1,11 +1,20 @@
-//! The extensions with settings or promises of their own, each a value to be given to
-//! [`Extensions::with`](crate::Extensions::with). All but [`SessionLimits`] are off until they are asked for.
+//! The extensions of SMTP that a server offers (RFC 5321 section 2.2).
 //!
-//! [`SessionLimits`] and [`Prdr`] are kept by the connection itself. The others are promises that only who receives the message
-//! can keep: what the client asks for stands in the parameters of MAIL and RCPT, typed, and is checked only as far as the
-//! protocol goes. So turn them on where your services honour them: [`DeliverBy`], [`FutureRelease`], [`MtPriority`] and
-//! [`RequireTls`] in a server that delivers or relays by them, [`Rrvs`] in one that knows since when its mailboxes have their
-//! owners, [`NoSoliciting`] in one that keeps advertising out, and [`Etrn`] in one with a queue.
+//! - [`Extensions`] is the set of those that are on.
+//! - [`Extension`] is what each of them implements, and yours can. It decides by [`SessionFacts`] whether it is offered.
+//! - [`Standard`] are the extensions without settings of their own. They are on by default, and so is [`SessionLimits`].
+//! - The others are values that you add with [`Extensions::with`].
+//!
+//! The connection itself does what [`SessionLimits`] and [`Prdr`] promise. The others make promises that only the receiver
+//! of the message can keep: the connection checks their parameters of MAIL and RCPT only as far as the protocol goes, and
+//! hands them on. So turn them on where your services honor them:
+//!
+//! | extension | turn it on in a server that |
+//! |---|---|
+//! | [`DeliverBy`], [`FutureRelease`], [`MtPriority`] with a [`PriorityPolicy`], [`RequireTls`] | delivers or relays as they ask |
+//! | [`Rrvs`] | knows since when its mailboxes have had their owners |
+//! | [`NoSoliciting`] | keeps advertising out |
+//! | [`Etrn`] | has a queue |
 //!
 //! ```
 //! use std::time::Duration;
@@ -20,7 +29,7 @@
 
 mod deliver_by;
 mod etrn;
-pub(crate) mod facts;
+mod facts;
 mod future_release;
 mod mt_priority;
 mod no_soliciting;
@@ -28,12 +37,13 @@ mod prdr;
 mod require_tls;
 mod rrvs;
 mod session_limits;
-pub(crate) mod set;
+mod set;
 pub(crate) mod standard;
 
 pub use self::{
     deliver_by::DeliverBy,
     etrn::Etrn,
+    facts::SessionFacts,
     future_release::FutureRelease,
     mt_priority::{MtPriority, PriorityPolicy},
     no_soliciting::NoSoliciting,
@@ -41,5 +51,6 @@ pub use self::{
     require_tls::RequireTls,
     rrvs::Rrvs,
     session_limits::SessionLimits,
+    set::{Extension, Extensions},
+    standard::Standard,
 };
-use self::{facts::SessionFacts, standard::Standard};

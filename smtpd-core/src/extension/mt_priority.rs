@@ -1,6 +1,10 @@
 use std::borrow::Cow;
 
-use crate::{Code, Extension, ParameterRule, Parameters, Priority, Reply, SessionFacts, Status};
+use super::{Extension, SessionFacts};
+use crate::{
+    parameter::{ParameterRule, Parameters, Priority},
+    reply::{Code, Reply, Status},
+};
 
 /// MT-PRIORITY (RFC 6710): [`MT-PRIORITY=`](Priority) on MAIL, how urgent the message is.
 ///

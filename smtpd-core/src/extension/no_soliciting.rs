@@ -1,8 +1,9 @@
 use std::borrow::Cow;
 
+use super::{Extension, SessionFacts};
 use crate::{
-    Code, Extension, ParameterRule, Parameters, Reply, SessionFacts, Solicit, Status,
-    parameter::is_solicitation,
+    parameter::{ParameterRule, Parameters, Solicit, is_solicitation},
+    reply::{Code, Reply, Status},
 };
 
 /// NO-SOLICITING (RFC 3865): [`SOLICIT=`](Solicit) on MAIL, the classes of advertising that the message belongs to.

@@ -1,4 +1,8 @@
-use crate::{Extension, ParameterRule, Protocol, SessionFacts, parameter::no_value};
+use super::{Extension, SessionFacts};
+use crate::{
+    parameter::{ParameterRule, no_value},
+    protocol::Protocol,
+};
 
 /// PRDR (draft-hall-prdr-00): `PRDR` on MAIL, by which a client asks for a reply of its own to each recipient of the message.
 ///

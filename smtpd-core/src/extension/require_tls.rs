@@ -1,4 +1,5 @@
-use crate::{Extension, ParameterRule, SessionFacts, parameter::no_value};
+use super::{Extension, SessionFacts};
+use crate::parameter::{ParameterRule, no_value};
 
 /// REQUIRETLS (RFC 8689): `REQUIRETLS` on MAIL, the demand that the message go on by verified TLS alone. It is offered, and
 /// taken, only within TLS (section 2).

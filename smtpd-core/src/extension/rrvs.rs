@@ -1,4 +1,5 @@
-use crate::{Extension, ParameterRule, ValidSince};
+use super::Extension;
+use crate::parameter::{ParameterRule, ValidSince};
 
 /// RRVS (RFC 7293): [`RRVS=`](ValidSince) on RCPT, since when the mailbox must have belonged to one owner.
 ///

@@ -1,6 +1,6 @@
 use std::borrow::Cow;
 
-use crate::{Extension, SessionFacts};
+use super::{Extension, SessionFacts};
 
 /// LIMITS (RFC 9422): tells clients how many messages, recipients and recipients' domains they may send. It is on by default.
 ///

@@ -3,7 +3,10 @@
 use std::{borrow::Cow, fmt, sync::Arc};
 
 use super::{SessionFacts, SessionLimits, Standard};
-use crate::{ParameterRule, Parameters, Reply};
+use crate::{
+    parameter::{ParameterRule, Parameters},
+    reply::Reply,
+};
 
 /// One extension. What is in a server's [`Extensions`] is on, and announced; what is not, is neither.
 ///

@@ -1,6 +1,7 @@
-use crate::{
-    Extension, ParameterError, ParameterRule,
-    parameter::{BodyType, EnvelopeId, Notify, OriginalRecipient, Ret, Size, SmtpUtf8},
+use super::Extension;
+use crate::parameter::{
+    BodyType, EnvelopeId, Notify, OriginalRecipient, ParameterError, ParameterRule, Ret, Size,
+    SmtpUtf8,
 };
 
 /// The extensions of this crate that have no settings of their own.
@@ -88,7 +89,7 @@ impl Extension for Standard {
 
 /// 8BITMIME allows every body type but BINARYMIME, and BINARYMIME allows that one.
 fn body(value: Option<&str>, of: BodyType, wanted: bool) -> Result<(), ParameterError> {
-    use crate::Parameter;
+    use crate::parameter::Parameter;
     if (BodyType::parse(value)? == of) == wanted {
         Ok(())
     } else {

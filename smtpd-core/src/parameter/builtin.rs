@@ -1,5 +1,5 @@
 use super::{Parameter, ParameterError, no_value, xtext};
-use crate::{Charset, Leniency, Mailbox, PathOptions};
+use crate::address::{Charset, Leniency, Mailbox, PathOptions};
 
 /// `SIZE=`: how many octets the message will have, as its sender declares it (RFC 1870 section 6).
 ///

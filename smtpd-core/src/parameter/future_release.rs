@@ -1,7 +1,7 @@
 use std::time::SystemTime;
 
 use super::{By, DateTime, Parameter, ParameterError, Parameters, date_time::Written, malformed};
-use crate::Reply;
+use crate::reply::Reply;
 
 /// `HOLDFOR=` on MAIL: for how many seconds the message must not be released (RFC 4865 section 3).
 ///

@@ -1,4 +1,23 @@
 //! The parameters of MAIL and RCPT: an open, typed set (RFC 5321 section 4.1.2, `Mail-parameters` and `Rcpt-parameters`).
+//!
+//! [`Parameters`] are those of one command. Each type that implements [`Parameter`] reads one of them, and a
+//! [`ParameterRule`] tells the server to accept it. [`ParameterError`] says why a parameter is rejected.
+//!
+//! | type | parameter | of | defined by |
+//! |---|---|---|---|
+//! | [`Size`] | `SIZE` | MAIL | RFC 1870 |
+//! | [`BodyType`] | `BODY` | MAIL | RFC 6152, RFC 3030 |
+//! | [`SmtpUtf8`] | `SMTPUTF8` | MAIL | RFC 6531 |
+//! | [`MailAuth`] | `AUTH` | MAIL | RFC 4954 |
+//! | [`Ret`], [`EnvelopeId`] | `RET`, `ENVID` | MAIL | RFC 3461 |
+//! | [`Notify`], [`OriginalRecipient`] | `NOTIFY`, `ORCPT` | RCPT | RFC 3461 |
+//! | [`By`], with a [`ByMode`] | `BY` | MAIL | RFC 2852 |
+//! | [`HoldFor`], [`HoldUntil`] | `HOLDFOR`, `HOLDUNTIL` | MAIL | RFC 4865 |
+//! | [`Priority`] | `MT-PRIORITY` | MAIL | RFC 6710 |
+//! | [`Solicit`] | `SOLICIT` | MAIL | RFC 3865 |
+//! | [`ValidSince`], with a [`NoSupport`] | `RRVS` | RCPT | RFC 7293 |
+//!
+//! [`DateTime`] is the point of time that some of them hold.
 
 mod builtin;
 mod date_time;
@@ -23,7 +42,7 @@ pub use solicit::Solicit;
 pub(crate) use solicit::is_solicitation;
 pub use valid_since::{NoSupport, ValidSince};
 
-use crate::{Code, Reply, Status};
+use crate::reply::{Code, Reply, Status};
 
 /// A parameter as a type: what its value means, and how it is read.
 ///

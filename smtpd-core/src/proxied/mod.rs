@@ -1,5 +1,10 @@
-//! What a proxy says of the client for which it speaks, by XCLIENT or XFORWARD (XCLIENT_README and
-//! XFORWARD_README of Postfix, which define the two).
+//! What a trusted proxy says about its client, by XCLIENT or XFORWARD (XCLIENT_README and XFORWARD_README of Postfix, which
+//! define the two).
+//!
+//! - [`XClient`] holds the attributes of XCLIENT: the session goes on as that client's.
+//! - [`Forwarded`] holds the attributes of XFORWARD: where the next message comes from.
+//! - [`Attribute`] is a value that the proxy may not know, [`MailSource`] whether the client is a local one.
+//! - [`AttributeError`] says what is malformed.
 
 mod xclient;
 mod xforward;
@@ -10,7 +15,10 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
-use crate::{Charset, ClientName, Domain, Leniency, PathOptions, parameter::xtext};
+use crate::{
+    address::{Charset, ClientName, Domain, Leniency, PathOptions},
+    parameter::xtext,
+};
 
 pub use self::{
     xclient::XClient,

@@ -2,7 +2,8 @@ use std::net::IpAddr;
 
 use super::{Attribute, AttributeError, attributes};
 use crate::{
-    ClientName, Greeting,
+    address::ClientName,
+    helo::Greeting,
     sasl::{Identity, prepare_name},
 };
 

@@ -1,7 +1,7 @@
 use std::net::IpAddr;
 
 use super::{Attribute, AttributeError, Value, attributes};
-use crate::ClientName;
+use crate::address::ClientName;
 
 /// Where a message came from before it came to the proxy: the attributes of XFORWARD.
 ///

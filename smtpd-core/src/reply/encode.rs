@@ -2,8 +2,7 @@
 
 use arrayvec::ArrayVec;
 
-use super::Reply;
-use crate::{Code, Status};
+use super::{Code, Reply, Status};
 
 /// How replies are written in the present state of the session.
 #[derive(Clone, Copy, Debug)]

@@ -1,11 +1,17 @@
-//! Replies: what the server answers (RFC 5321 section 4.2).
+//! Replies: what the server sends to the client (RFC 5321 section 4.2).
+//!
+//! - [`Reply`] is a [`Code`], an enhanced [`Status`] code and a text, in a form that cannot carry a CR or LF.
+//! - [`DataReply`] answers a message: one reply for all its recipients, or one for each.
 
+mod code;
+mod data_reply;
 mod encode;
+mod status;
 
 use std::{borrow::Cow, error::Error, fmt};
 
 pub(crate) use self::encode::Form;
-use crate::{Code, Status};
+pub use self::{code::Code, data_reply::DataReply, status::Status};
 
 /// One reply: a code, an enhanced status code, and text of one or more lines.
 ///

@@ -1,14 +1,7 @@
-use hmac::{Hmac, KeyInit, Mac};
-use md5::Md5;
-use subtle::ConstantTimeEq;
-
 use super::{
     Credentials, ExchangeContext, Mechanism, MechanismFactory, MechanismName, SaslError, Step,
-    credentials::text,
+    credentials::text, digest::DIGEST_LEN,
 };
-
-/// Octets of an MD5 digest.
-pub(super) const DIGEST_LEN: usize = 16;
 
 /// CRAM-MD5 (RFC 2195): the client answers a challenge with a digest that is keyed with the password.
 ///
@@ -61,16 +54,6 @@ impl Mechanism for CramMd5Exchange {
             Some(response) => Ok(Step::Ask(parse(text(response)?, &self.challenge)?)),
         }
     }
-}
-
-/// Whether the digest is the one that the password makes of the challenge (RFC 2195 2).
-pub(super) fn verify(password: &str, challenge: &[u8], digest: &[u8; DIGEST_LEN]) -> bool {
-    let Ok(mut mac) = Hmac::<Md5>::new_from_slice(password.as_bytes()) else {
-        return false;
-    };
-    mac.update(challenge);
-    // An empty password never authenticates.
-    !password.is_empty() && bool::from(mac.finalize().into_bytes().as_slice().ct_eq(digest))
 }
 
 /// RFC 2195 2: the challenge has the form of a msg-id. Of the nonce it holds all, of the clock nothing.

@@ -4,7 +4,7 @@ use zeroize::Zeroizing;
 
 #[cfg(feature = "scram")]
 use super::scram::{Derivation, Recipe};
-use super::{SaslError, Secret, cram_md5, prepare::prepare_name};
+use super::{SaslError, Secret, digest, prepare::prepare_name};
 
 /// What a client presented to be authenticated, for the application to judge.
 ///
@@ -41,7 +41,7 @@ enum Proof {
     Scram(Recipe),
     CramMd5 {
         challenge: Vec<u8>,
-        digest: Zeroizing<[u8; cram_md5::DIGEST_LEN]>,
+        digest: Zeroizing<[u8; digest::DIGEST_LEN]>,
     },
 }
 
@@ -235,7 +235,7 @@ impl Credentials {
             Proof::Bearer(token) => secret.is(token),
             Proof::CramMd5 { challenge, digest } => secret
                 .as_plain()
-                .is_some_and(|key| cram_md5::verify(key, challenge, digest)),
+                .is_some_and(|key| digest::verify(key, challenge, digest)),
         }
     }
 }

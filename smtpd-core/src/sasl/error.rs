@@ -1,6 +1,6 @@
 use std::{error, fmt};
 
-use crate::{Code, Reply, Status};
+use crate::reply::{Code, Reply, Status};
 
 /// Why an exchange ended before the credentials could be judged.
 ///

@@ -161,7 +161,7 @@ pub fn challenge_line(challenge: &[u8]) -> Vec<u8> {
 mod tests {
     use proptest::prelude::*;
 
-    use crate::Status;
+    use crate::reply::Status;
 
     use super::{
         super::{ExchangeContext, Mechanisms, cram_md5::CramMd5},

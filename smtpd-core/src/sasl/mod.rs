@@ -45,6 +45,7 @@ mod bearer;
 mod channel_binding;
 mod cram_md5;
 mod credentials;
+mod digest;
 mod error;
 mod exchange;
 mod external;

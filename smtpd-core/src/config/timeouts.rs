@@ -2,16 +2,16 @@
 
 use std::time::Duration;
 
-use super::clock::Nanos;
+use crate::time::Nanos;
 
-/// Time limits for each stage of a session. [`Connection`](super::Connection) enforces all of them; a limit of [`Duration::MAX`] is none.
+/// Time limits for each stage of a session. [`Connection`](crate::connection::Connection) enforces all of them; a limit of [`Duration::MAX`] is none.
 ///
-/// A client that is too slow receives 421 4.4.2, and the session ends with [`CloseReason::Timeout`](super::CloseReason::Timeout). Nothing can be sent to one
-/// that does not take its replies, nor within a TLS handshake, which ends with [`CloseReason::TlsFailed`](super::CloseReason::TlsFailed). A service that is too
-/// slow costs the command 451, or AUTH 454 ([`Overdue`](super::Overdue)), and the session goes on.
+/// A client that is too slow receives 421 4.4.2, and the session ends with [`CloseReason::Timeout`](crate::connection::CloseReason::Timeout). Nothing can be sent to one
+/// that does not take its replies, nor within a TLS handshake, which ends with [`CloseReason::TlsFailed`](crate::connection::CloseReason::TlsFailed). A service that is too
+/// slow costs the command 451, or AUTH 454 ([`Overdue`](crate::connection::Overdue)), and the session goes on.
 ///
 /// The limits on a service (`ready`, `call`, `data_start`, `delivery`) hold for questions that are
-/// [deferred](crate::Ask::defer): while a driver answers in place, the session cannot interrupt it.
+/// [deferred](crate::connection::Ask::defer): while a driver answers in place, the session cannot interrupt it.
 ///
 /// The defaults follow RFC 5321 section 4.5.3.2, which says how long a client waits: a service must take less than that.
 ///
@@ -66,7 +66,7 @@ pub struct Timeouts {
     /// 10 minutes). If it is exceeded after the end of a message, the client sends the message again, so let the work end before
     /// the limit or be able to undo it. Default: 9 minutes.
     pub delivery: Duration,
-    /// The last replies are written after [`Connection::shut_down`](super::Connection::shut_down). The driver may take as long again to read off what the
+    /// The last replies are written after [`Connection::shut_down`](crate::connection::Connection::shut_down). The driver may take as long again to read off what the
     /// client still sends, before it closes the connection. Default: 1 second.
     pub linger: Duration,
 }
@@ -119,9 +119,9 @@ macro_rules! times {
         /// [`Timeouts`] as a session counts time. They are looked at several times in every poll.
         #[derive(Clone, Debug)]
         pub(crate) struct Times {
-            $(pub(super) $limit: Nanos,)*
+            $(pub(crate) $limit: Nanos,)*
             /// Bytes per second.
-            pub(super) min_rate: u32,
+            pub(crate) min_rate: u32,
         }
 
         impl From<&Timeouts> for Times {

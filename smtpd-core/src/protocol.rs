@@ -1,5 +1,23 @@
-use super::Greeting;
-use crate::Protocol;
+//! SMTP and LMTP.
+
+use crate::helo::Greeting;
+
+/// The protocol of a listener.
+///
+/// ```
+/// use smtpd_core::{Config, Protocol};
+///
+/// let config = Config::new("mx.example.org").protocol(Protocol::Lmtp);
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Protocol {
+    /// SMTP (RFC 5321): HELO or EHLO, one reply to a message.
+    #[default]
+    Smtp,
+    /// LMTP (RFC 2033): LHLO, one reply to a message for each recipient that was accepted.
+    Lmtp,
+}
 
 /// The word for a session in a Received field, after `with`: RFC 3848, and RFC 6531 sections 3.7.3 and 4.3 where the message
 /// was sent with SMTPUTF8.

@@ -1,6 +1,6 @@
 use std::fmt;
 
-use crate::{Code, Reply};
+use super::{Code, Reply};
 
 /// The answer to a message: one reply for all its recipients, or one for each.
 ///

@@ -2,13 +2,11 @@
 
 use std::{error::Error, fmt, time::Duration};
 
-use crate::{
-    Config,
-    sasl::{MechanismFactory, MechanismName},
-};
+use super::Config;
+use crate::sasl::{MechanismFactory, MechanismName};
 
 /// The shortest limit on command lines (RFC 5321 section 4.5.3.1.4).
-pub(crate) const SHORTEST_LINE_LIMIT: usize = 512;
+pub(super) const SHORTEST_LINE_LIMIT: usize = 512;
 
 /// A setting that makes a server useless, or has no effect. [`Config::check`] returns it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -175,9 +173,10 @@ impl Error for ConfigError {}
 
 #[cfg(test)]
 mod tests {
+    use super::super::Timeouts;
     use super::*;
     use crate::{
-        Limits, Timeouts,
+        limits::Limits,
         sasl::{Anonymous, CramMd5, External, Mechanisms, OAuthBearer},
     };
 

@@ -1,0 +1,24 @@
+//! HELO, EHLO and LHLO, as the client says them.
+
+use crate::address::ClientName;
+
+/// How a client has introduced itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Helo {
+    /// The name that it gave itself. Nothing vouches for it.
+    pub name: ClientName,
+    /// By which command.
+    pub greeting: Greeting,
+}
+
+/// The command by which a client introduces itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Greeting {
+    /// HELO: plain SMTP (RFC 5321 section 4.1.1.1).
+    Helo,
+    /// EHLO: SMTP with extensions.
+    Ehlo,
+    /// LHLO: LMTP (RFC 2033 section 4.1).
+    Lhlo,
+}

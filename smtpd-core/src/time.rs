@@ -1,0 +1,94 @@
+//! Time as a session counts it.
+//!
+//! Every poll compares several times. As numbers they are compared in one instruction each, and take half the room of an
+//! [`Instant`](std::time::Instant) in every session.
+
+use std::{num::NonZeroU64, time::Duration};
+
+/// A span of time, in nanoseconds. None is longer than [`MAX`](Self::MAX).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Nanos(u64);
+
+/// A point of time: how long after the first poll of the session, and one nanosecond, so that `Option` takes no room.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Moment(NonZeroU64);
+
+const SECOND: u64 = 1_000_000_000;
+
+impl Nanos {
+    pub(crate) const ZERO: Self = Self(0);
+    /// 30 years, which stands for ever. Not every platform can add much more to an `Instant`.
+    pub(crate) const MAX: Self = Self(30 * 365 * 24 * 3600 * SECOND);
+
+    pub(crate) const fn from_millis(millis: u64) -> Self {
+        Self(millis * 1_000_000)
+    }
+
+    pub(crate) const fn of(duration: Duration) -> Self {
+        if duration.as_secs() >= Self::MAX.0 / SECOND {
+            return Self::MAX;
+        }
+        Self(duration.as_secs() * SECOND + duration.subsec_nanos() as u64)
+    }
+
+    /// The time that so many bytes may take.
+    pub(crate) fn earned(bytes: u64, least_rate: u32) -> Self {
+        if bytes == 0 {
+            return Self::ZERO;
+        }
+        let rate = u64::from(least_rate.max(1));
+        let whole = (bytes / rate).saturating_mul(SECOND);
+        Self(whole.saturating_add(bytes % rate * SECOND / rate)).min(Self::MAX)
+    }
+
+    pub(crate) const fn duration(self) -> Duration {
+        Duration::from_nanos(self.0)
+    }
+
+    pub(crate) fn plus(self, other: Self) -> Self {
+        Self(self.0 + other.0).min(Self::MAX)
+    }
+
+    /// What is left after `other`.
+    pub(crate) const fn less(self, other: Self) -> Self {
+        Self(self.0.saturating_sub(other.0))
+    }
+}
+
+impl Moment {
+    /// The first poll of the session.
+    pub(crate) const START: Self = Self(NonZeroU64::MIN);
+
+    pub(crate) const fn plus(self, span: Nanos) -> Self {
+        Self(self.0.saturating_add(span.0))
+    }
+
+    /// How long this is after `earlier`.
+    pub(crate) fn since(self, earlier: Self) -> Nanos {
+        Nanos(self.0.get().saturating_sub(earlier.0.get())).min(Nanos::MAX)
+    }
+}
+
+impl Default for Moment {
+    fn default() -> Self {
+        Self::START
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_earn_time() {
+        assert_eq!(Nanos::earned(1250, 500), Nanos::from_millis(2500));
+        assert_eq!(Nanos::earned(0, 0), Nanos::ZERO);
+        assert_eq!(Nanos::earned(u64::MAX, 0), Nanos::MAX);
+    }
+
+    #[test]
+    fn no_limit_leads_to_no_overflow() {
+        assert_eq!(Nanos::of(Duration::MAX), Nanos::MAX);
+        assert_eq!(Nanos::MAX.plus(Nanos::MAX), Nanos::MAX);
+    }
+}
