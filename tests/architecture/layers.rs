@@ -1,0 +1,150 @@
+use std::{fs, path::Path};
+
+use super::source::Source;
+
+/// The layers of a crate: the modules of its `lib.rs`, each a file or a folder, from the lowest to the highest.
+struct Layers {
+    name: &'static str,
+    /// The name of a module, and what it holds.
+    table: &'static [(&'static str, &'static str)],
+}
+
+#[rustfmt::skip]
+const CORE: Layers = Layers {
+    name: "smtpd-core",
+    table: &[
+        ("time",       "spans and points of time, as a session counts them"),
+        ("address",    "senders, recipients, domains, the names of clients"),
+        ("framing",    "lines, messages that end with a dot, chunks"),
+        ("reply",      "codes, enhanced status codes, replies, and how they are written"),
+        ("command",    "the verbs, and a line cut into verb and argument"),
+        ("limits",     "how much of everything a session may have"),
+        ("helo",       "how a client introduces itself"),
+        ("protocol",   "SMTP or LMTP, and the word for it in a Received field"),
+        ("parameter",  "the parameters of MAIL and RCPT"),
+        ("sasl",       "mechanisms, credentials, secrets, and the exchange of AUTH"),
+        ("envelope",   "the sender and the recipients of a message"),
+        ("proxied",    "what XCLIENT and XFORWARD say"),
+        ("extension",  "what EHLO announces, and the parameters that come with it"),
+        ("config",     "the settings of a server, and whether they make sense"),
+        ("connection", "the state machine of a session"),
+        ("fuzzing",    "what only the fuzz targets call"),
+        ("guide",      "longer pages"),
+    ],
+};
+
+const CRATES: [Layers; 1] = [CORE];
+
+impl Layers {
+    fn sources(&self) -> Vec<Source> {
+        Source::read_all(&root().join(self.name).join("src"))
+    }
+
+    fn height(&self, module: &str) -> Option<usize> {
+        self.table.iter().position(|(name, _)| *name == module)
+    }
+
+    /// What is wrong with the paths of a file: each has to lead to a module of the table that is not above the file's own.
+    fn violations(&self, source: &Source) -> Vec<String> {
+        let Some(own) = source.room() else {
+            return Vec::new(); // The root of the crate may name everything.
+        };
+        let height = self.height(own);
+        let wrong = |target: &str| match self.height(target) {
+            None => Some(format!("`{target}` is no module of the table")),
+            above if above > height => Some(format!("`{own}` is below `{target}`")),
+            _ => None,
+        };
+        let paths = source.crate_paths();
+        let found = paths.iter().filter_map(|path| {
+            let target = path.segments.first().map_or("", String::as_str);
+            wrong(target).map(|what| format!("{}:{}: {what}", source.name, path.line))
+        });
+        found.collect()
+    }
+
+    /// The table as CONTRIBUTING.md shows it.
+    fn markdown(&self) -> String {
+        let rows = self.table.iter();
+        let rows = rows.map(|(name, holds)| format!("| `{name}` | {holds} |\n"));
+        format!(
+            "| module | holds |\n|---|---|\n{}",
+            rows.collect::<String>()
+        )
+    }
+}
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+#[test]
+fn every_module_has_a_layer() {
+    for layers in CRATES {
+        let sources = layers.sources();
+        let lib = sources.iter().find(|source| source.name == "lib.rs");
+        let mut declared = lib.unwrap().declared_modules();
+        let mut table: Vec<_> = layers.table.iter().map(|(name, _)| *name).collect();
+        declared.sort_unstable();
+        table.sort_unstable();
+        assert_eq!(declared, table, "{}", layers.name);
+    }
+}
+
+#[test]
+fn no_module_uses_a_higher_one_or_the_root() {
+    for layers in CRATES {
+        let sources = layers.sources();
+        let violations = sources.iter().flat_map(|one| layers.violations(one));
+        let violations: Vec<_> = violations.collect();
+        let paths = sources.iter().map(|one| one.crate_paths().len());
+        assert!(paths.sum::<usize>() > 100, "hardly a path is seen");
+        assert!(
+            violations.is_empty(),
+            "{}:\n{}",
+            layers.name,
+            violations.join("\n")
+        );
+    }
+}
+
+#[test]
+fn a_path_upward_or_to_the_root_is_found() {
+    for (name, text) in [
+        ("reply/mod.rs", "use crate::config::Config;"),
+        ("reply/code.rs", "use crate::{address::Domain, connection};"),
+        ("reply/code.rs", "use super::super::config;"),
+        ("command.rs", "use super::config;"),
+        ("config/mod.rs", "use crate::Reply;"),
+        ("config/mod.rs", "use crate::*;"),
+        ("config/mod.rs", "fn f() -> crate::Reply {}"),
+        ("address/mod.rs", "mod tests { use super::super::Reply; }"),
+        ("unheard_of.rs", "use crate::address::Domain;"),
+    ] {
+        let violations = CORE.violations(&Source::new(name, text));
+        assert_eq!(violations.len(), 1, "{name}: {text}: {violations:?}");
+    }
+    for (name, text) in [
+        ("config/mod.rs", "use crate::{config::check, reply::Reply};"),
+        ("config/check.rs", "use super::Config;"),
+        ("lib.rs", "pub use crate::connection::Connection;"),
+    ] {
+        let violations = CORE.violations(&Source::new(name, text));
+        assert!(violations.is_empty(), "{name}: {text}: {violations:?}");
+    }
+}
+
+#[test]
+fn contributing_shows_the_layers() {
+    let Ok(page) = fs::read_to_string(root().join("CONTRIBUTING.md")) else {
+        return; // It is not there yet.
+    };
+    for layers in CRATES {
+        let table = layers.markdown();
+        assert!(
+            page.contains(&table),
+            "{} has to show:\n\n{table}",
+            layers.name
+        );
+    }
+}
