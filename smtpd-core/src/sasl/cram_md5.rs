@@ -93,6 +93,9 @@ fn hex_digit(digit: u8) -> Option<u8> {
 
 #[cfg(test)]
 mod tests {
+    use hmac::{Hmac, KeyInit, Mac};
+    use md5::Md5;
+
     use super::{super::Secret, *};
 
     /// RFC 2195 2, the example.
