@@ -10,7 +10,8 @@ use std::{
 
 use pin_project::pin_project;
 use smtpd_tower::{
-    Answer, Phase, Pipeline, Rcpt, Request, Server, deliver::Discard, handler_fn, system_hostname,
+    Answer, Phase, Pipeline, Rcpt, Request, Server, deliver::Discard, handler_fn, phase::PhaseKind,
+    system_hostname,
 };
 use tokio::net::TcpListener;
 use tower::{Layer, Service};
@@ -66,7 +67,7 @@ where
         let peer = request.session().peer().to_string();
         StopwatchFuture {
             answer: self.inner.call(request),
-            phase: P::NAME,
+            phase: P::KIND,
             peer,
             start: Instant::now(),
         }
@@ -77,7 +78,7 @@ where
 struct StopwatchFuture<F> {
     #[pin]
     answer: F,
-    phase: &'static str,
+    phase: PhaseKind,
     peer: String,
     start: Instant,
 }

@@ -5,7 +5,9 @@
 
 use std::time::Duration;
 
-use smtpd_tower::{Pipeline, Rcpt, Request, Server, deliver::Inbox, handler_fn, test::ChaosLayer};
+use smtpd_tower::{
+    Pipeline, Rcpt, Request, Server, deliver::Inbox, handler_fn, phase::PhaseKind, test::ChaosLayer,
+};
 use tokio::net::TcpListener;
 
 #[tokio::main]
@@ -27,7 +29,7 @@ async fn main() -> std::io::Result<()> {
 /// What goes wrong is the same in every run: the seed decides.
 pub fn server(inbox: Inbox) -> Server {
     let refuses = ChaosLayer::new()
-        .on(["mail", "rcpt", "data"])
+        .on([PhaseKind::Mail, PhaseKind::Rcpt, PhaseKind::Data])
         .fail_randomly(0.25, 42) // 451, for now
         .delay(Duration::from_millis(5));
     let leaves = ChaosLayer::new().close_after(10); // 421 in the middle of a long session

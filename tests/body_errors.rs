@@ -8,6 +8,7 @@ use smtpd_tower::{
     deliver::{Discard, Inbox, Maildir},
     handler_fn,
     layer::{MapBodyLayer, SizeLimitLayer, TeeLayer},
+    phase::PhaseKind,
     router::Router,
     test::Client,
 };
@@ -214,7 +215,7 @@ async fn an_error_hook_that_panics_costs_no_reply() {
     let data = handler_fn(async |request: Request<Data>| {
         let stored = request.session().clone();
         request.into_body().collect().await.map(|_| {
-            stored.report_fault::<Data>("the index is gone");
+            stored.report_fault(PhaseKind::Data, "the index is gone");
             Reply::ok("Stored")
         })
     });

@@ -1,18 +1,53 @@
-//! Panics of code that is not the service's: a subscriber, a hook, a destructor.
+//! Faults on this side: what an error or a panic stands for.
 //!
+//! Panics are also those of code that is not a service's: a subscriber, a hook, a destructor.
 //! A client that receives no reply to a stored message sends it again, for days. So code that only observes must not lose the
 //! answer of a service by its panic.
 
 use std::{
     any::Any,
-    mem,
+    error::Error,
+    io, mem,
     panic::{AssertUnwindSafe, catch_unwind},
 };
 
 use smtpd_core::{Code, Reply, Status};
+use tower::{load_shed::error::Overloaded, timeout::error::Elapsed};
 use tracing::{Span, span};
 
-use crate::recover::panic_message;
+/// Returns the reply to a fault on this side.
+pub(crate) fn local_error() -> Reply {
+    Reply::try_again("Local error in processing")
+}
+
+/// Returns the reply to a request that has run out of time.
+pub(crate) fn timed_out() -> Reply {
+    Reply::new(
+        Code::LOCAL_ERROR,
+        Status::MAIL_SYSTEM,
+        "Timed out, try again later",
+    )
+}
+
+/// Returns the reply that this error stands for, whatever its sources are.
+pub(crate) fn reply_of(error: &(dyn Error + 'static)) -> Option<Reply> {
+    if let Some(reply) = error.downcast_ref::<Reply>() {
+        return Some(reply.clone());
+    }
+    if error.is::<Elapsed>() {
+        return Some(timed_out());
+    }
+    error.is::<Overloaded>().then(Reply::busy)
+}
+
+/// Returns the next error of the chain.
+pub(crate) fn cause_of<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a (dyn Error + 'static)> {
+    // The `source` of an `io::Error` passes over the error that it was made of.
+    match error.downcast_ref().and_then(io::Error::get_ref) {
+        Some(inner) => Some(inner),
+        None => error.source(),
+    }
+}
 
 /// Runs code that only observes, such as an event of `tracing`. A panic in it ends here, after the panic hook has reported it.
 ///
@@ -24,6 +59,15 @@ pub(crate) fn quietly(observe: impl FnOnce()) {
 /// Runs a function. Returns its result, or the message of its panic.
 pub(crate) fn caught<T>(f: impl FnOnce() -> T) -> Result<T, String> {
     catch_unwind(AssertUnwindSafe(f)).map_err(message)
+}
+
+/// Returns what a panic has to say.
+pub(crate) fn panic_message(panic: &(dyn Any + Send)) -> String {
+    let text = panic
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    text.unwrap_or("no message").to_owned()
 }
 
 /// Returns the message of a panic and drops its payload. That may panic as well; the second payload is leaked.

@@ -5,7 +5,10 @@ use std::sync::Arc;
 
 use smtpd_core::Protocol;
 
-use crate::{PeerAddr, Session, session::ListenerFacts};
+use crate::{
+    net::PeerAddr,
+    session::{ListenerFacts, Session},
+};
 
 /// Returns a session with a server that has these names.
 pub fn session(hostname: &str, app_name: &str, peer: PeerAddr, protocol: Protocol) -> Session {
@@ -23,11 +26,11 @@ pub fn session(hostname: &str, app_name: &str, peer: PeerAddr, protocol: Protoco
 ///
 /// If what comes is not one, or ends too early.
 #[cfg(feature = "proxy")]
-pub async fn read_proxy_header<IO>(io: &mut IO) -> std::io::Result<crate::ProxyInfo>
+pub async fn read_proxy_header<IO>(io: &mut IO) -> std::io::Result<crate::proxy::ProxyInfo>
 where
     IO: tokio::io::AsyncRead + Unpin,
 {
-    let anyone = crate::ProxyProtocol::from_trusted(crate::TrustedPeers::default());
+    let anyone = crate::proxy::ProxyProtocol::from_trusted(crate::net::TrustedPeers::default());
     anyone.read_header(io).await
 }
 

@@ -88,8 +88,7 @@
 #![forbid(unsafe_code)]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
-mod body;
-mod cidr;
+pub mod body;
 pub mod deliver;
 mod domains;
 mod engine;
@@ -98,39 +97,29 @@ mod fault;
 #[doc(hidden)]
 pub mod fuzzing;
 pub mod guide;
-mod handler;
-mod header_address;
+mod header;
 pub mod layer;
+mod lifetime;
 pub mod limiter;
 #[cfg(feature = "mime")]
 pub mod mime;
+pub mod net;
 #[cfg(feature = "password-hash")]
-mod password_hash;
+pub mod password_hash;
 mod permits;
-mod phase;
-mod phase_service;
-mod pipeline;
-mod recover;
-mod request;
-// Where tokio has `TcpSocket::set_reuseport`.
-#[cfg(all(
-    unix,
-    not(any(
-        target_os = "solaris",
-        target_os = "illumos",
-        target_os = "cygwin",
-        target_os = "nuttx"
-    ))
-))]
-mod reuse_port;
+pub mod phase;
+mod phase_kind;
+#[cfg(feature = "proxy")]
+pub mod proxy;
+pub mod reply;
 pub mod router;
-mod server;
-mod session;
+pub mod server;
+pub mod service;
+pub mod session;
 #[cfg(feature = "test")]
 pub mod test;
 #[cfg(feature = "tls")]
 pub mod tls;
-mod tls_info;
 mod waker;
 
 pub use body::{
@@ -138,18 +127,13 @@ pub use body::{
 };
 #[cfg(feature = "spool")]
 pub use body::{Spooled, Spooling};
-pub use cidr::{Cidr, CidrError, CidrErrorKind};
-pub use engine::{EndReason, SessionError, Summary};
-pub use handler::{
-    HandlerFn, HandlerFnWith, HandlerFuture, IntoReply, handler_fn, handler_fn_with,
-};
+pub use net::{Cidr, CidrError, CidrErrorKind, PeerAddr, TrustedPeers};
 #[cfg(feature = "password-hash")]
 pub use password_hash::{PasswordHash, PasswordHashError, PasswordVerifier};
-pub use phase::{Answer, Auth, Command, Connect, Data, Helo, Mail, Phase, Rcpt};
-pub use phase_service::{PhaseService, ServePhase};
-pub use pipeline::{LayerPhase, Pipeline};
-pub use recover::recover;
-pub use request::Request;
+pub use phase::{Auth, Command, Connect, Data, Helo, Mail, Phase, Rcpt, Request};
+#[cfg(feature = "proxy")]
+pub use proxy::{ProxyHeaderError, ProxyInfo, ProxyProtocol, ProxyTls, ProxyVersion};
+pub use reply::{Answer, IntoReply, recover};
 #[cfg(all(
     unix,
     not(any(
@@ -159,11 +143,15 @@ pub use request::Request;
         target_os = "nuttx"
     ))
 ))]
-pub use reuse_port::bind_reuse_port;
-pub use server::{Handle, Listener, Profile, Server, TrustedPeers, system_hostname};
-#[cfg(feature = "proxy")]
-pub use server::{ProxyHeaderError, ProxyInfo, ProxyProtocol, ProxyTls, ProxyVersion};
-pub use session::{PeerAddr, Session, TypedMap};
+pub use server::bind_reuse_port;
+pub use server::{Handle, Listener, Server, system_hostname};
+pub use service::{
+    HandlerFn, HandlerFnWith, HandlerFuture, LayerPhase, PhaseService, Pipeline, ServePhase,
+    handler_fn, handler_fn_with,
+};
+pub use session::{
+    EndReason, Profile, Session, SessionError, Summary, TlsInfo, TlsVersion, TypedMap,
+};
 pub use smtpd_core;
 pub use smtpd_core::{
     AddressError, Attribute, AttributeError, AuthOutcome, BareNewline, ClientName, CloseReason,
@@ -173,5 +161,4 @@ pub use smtpd_core::{
     Timeouts, WireLine, XClient, extension, sasl,
     sasl::{Credentials, Identity, Secret},
 };
-pub use tls_info::{TlsInfo, TlsVersion};
 pub use tower::BoxError;

@@ -118,7 +118,9 @@ impl<P: SimPhase> Service<Request<P>> for SimService<P> {
         // Text that looks like a command has this sender, and must never become one.
         let evil = subject.starts_with("evil").then_some(Fault::Reject);
         let fault = evil.or(self.readiness.fault_of_call());
-        let call = shared.journal.begin(request.session(), P::KIND, subject);
+        let call = shared
+            .journal
+            .begin(request.session(), <P as SimPhase>::KIND, subject);
         if fault == Some(Fault::PanicInCall) {
             shared.journal.end(call, Outcome::Panicked);
             panic!("sim: a service panics in call");

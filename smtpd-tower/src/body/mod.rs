@@ -1,6 +1,17 @@
 //! The message as it arrives.
+//!
+//! | type | what it is |
+//! |---|---|
+//! | [`Body`] | the stream of the message |
+//! | [`BodyError`] | why a message did not come whole, or why its reader failed |
+//! | [`BodyReader`] | the body as an `AsyncRead` |
+//! | [`Head`], [`HeaderField`], [`HeaderFields`] | the header section |
+//! | [`OctetCount`] | the size of what has passed so far |
+//! | [`SinkFailure`] | what to do if the sink of a copy fails |
+//! | `Spooled`, `Spooling` (feature `spool`) | a whole message, in memory or in a temporary file |
 
 mod beginning;
+mod error;
 #[cfg(test)]
 mod explore;
 mod head;
@@ -16,16 +27,13 @@ mod spooled_file;
 mod tee;
 
 use std::{
-    error::Error,
-    fmt, io,
+    fmt,
     pin::Pin,
-    sync::Arc,
     task::{Context, Poll},
 };
 
 use bytes::{Bytes, BytesMut};
 use futures_core::Stream;
-use smtpd_core::{Code, MessageError, Reply, Status};
 use sync_wrapper::SyncWrapper;
 
 use self::incoming::Incoming;
@@ -33,15 +41,16 @@ use self::incoming::Incoming;
 pub use self::spool::{Spooled, Spooling};
 pub(crate) use self::{
     beginning::{Beginning, Begins},
+    error::known_reply,
     incoming::{Feed, Pieces, Served, incoming},
 };
 pub use self::{
+    error::BodyError,
     head::{Head, HeaderField, HeaderFields},
     inspect::OctetCount,
     reader::BodyReader,
     tee::SinkFailure,
 };
-use crate::{Data, Session, fault::quietly, recover};
 
 /// The message as it arrives, dots undone: a stream of octets in pieces of any size.
 ///
@@ -203,166 +212,6 @@ impl From<Vec<u8>> for Body {
 impl fmt::Debug for Body {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Body").finish_non_exhaustive()
-    }
-}
-
-/// Why a message did not come whole, or why the handler that reads it failed.
-///
-/// ```
-/// use smtpd_tower::{Body, BodyError};
-///
-/// # #[tokio::main(flavor = "current_thread")] async fn main() {
-/// let error = Body::from("Hello\r\n").collect_to(3).await.unwrap_err();
-/// assert!(matches!(error, BodyError::TooLarge));
-/// assert_eq!(error.reply().code().as_u16(), 552);
-/// # }
-/// ```
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub enum BodyError {
-    /// The client went away, was too slow, or gave the message up before its end. It must not be delivered.
-    ///
-    /// The service has 10 seconds to clean up. A client that has given the message up by RSET or EHLO waits for that before it
-    /// is answered, so do not take long.
-    Incomplete,
-    /// It has more octets than the server's limit, or than a limit of the reader's own.
-    TooLarge,
-    /// Its header section is larger than the reader of it would have it; see [`Body::head`].
-    HeadTooLarge,
-    /// It holds a bare CR or LF, which the server refuses ([`BareNewline::Reject`](smtpd_core::BareNewline::Reject)).
-    BareNewline,
-    /// It holds a NUL byte, which the server refuses ([`NulByte::Reject`](smtpd_core::NulByte::Reject)).
-    NulByte,
-    /// Not the message: an I/O error of a handler's own, which `?` has made a `BodyError`. Where a [`Reply`] is among its
-    /// sources, the client receives that reply, else 451.
-    Handler(Arc<io::Error>),
-    /// A body of the user's own failed, or refuses the message: see [`other`](Self::other), [`refused`](Self::refused).
-    Other(Arc<dyn Error + Send + Sync>),
-}
-
-impl BodyError {
-    /// A failure of a body of your own. Where a [`Reply`] is among its sources it is a decision, and the client receives that
-    /// reply; else it is a fault, and the client receives 451.
-    pub fn other(error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
-        Self::Other(error.into().into())
-    }
-
-    /// A refusal by a body of your own, as by a filter that looks at what passes: whatever reads the body, the client receives
-    /// that reply.
-    ///
-    /// ```
-    /// use smtpd_tower::{BodyError, Reply};
-    ///
-    /// assert_eq!(BodyError::refused(Reply::rejected("Virus found")).reply(), Reply::rejected("Virus found"));
-    /// ```
-    pub fn refused(reply: Reply) -> Self {
-        Self::other(reply)
-    }
-
-    /// The reply that belongs to it. Of [`Handler`](Self::Handler) and [`Other`](Self::Other) it is the reply among its
-    /// sources, or else 451 4.3.0.
-    pub fn reply(&self) -> Reply {
-        self.decision().unwrap_or_else(recover::local_error)
-    }
-
-    /// Whether it is a fault on this side: neither the client's, nor a refusal.
-    ///
-    /// ```
-    /// use smtpd_tower::{BodyError, Reply};
-    ///
-    /// assert!(BodyError::other("connection to the scanner lost").is_fault());
-    /// assert!(!BodyError::refused(Reply::rejected("Virus found")).is_fault());
-    /// assert!(!BodyError::Incomplete.is_fault());
-    /// ```
-    pub fn is_fault(&self) -> bool {
-        self.decision().is_none()
-    }
-
-    /// Its reply, and a fault told of: for services whose answer does not show it.
-    pub(crate) fn answer(self, session: &Session) -> Reply {
-        let reply = self.reply();
-        if self.is_fault() {
-            session.report_fault::<Data>(self);
-        }
-        reply
-    }
-
-    /// Its reply, if it is no fault on this side.
-    pub(crate) fn decision(&self) -> Option<Reply> {
-        Some(match self {
-            Self::TooLarge => MessageError::TooLarge.reply(),
-            Self::HeadTooLarge => Reply::new(
-                Code::EXCEEDED_STORAGE,
-                Status::MESSAGE_TOO_BIG,
-                "Message header too large",
-            ),
-            Self::BareNewline => MessageError::BareNewline.reply(),
-            Self::NulByte => MessageError::NulByte.reply(),
-            Self::Incomplete => Reply::new(
-                Code::LOCAL_ERROR,
-                Status::BAD_CONNECTION,
-                "Message incomplete",
-            ),
-            Self::Handler(error) => return recover::known(&**error),
-            Self::Other(error) => return recover::known(&**error),
-        })
-    }
-}
-
-impl From<MessageError> for BodyError {
-    fn from(error: MessageError) -> Self {
-        match error {
-            MessageError::TooLarge => Self::TooLarge,
-            MessageError::BareNewline => Self::BareNewline,
-            MessageError::NulByte => Self::NulByte,
-            other => Self::Other(Arc::new(other)),
-        }
-    }
-}
-
-impl From<Reply> for BodyError {
-    /// See [`refused`](Self::refused).
-    fn from(reply: Reply) -> Self {
-        Self::refused(reply)
-    }
-}
-
-impl From<BodyError> for Reply {
-    /// Its [`reply`](BodyError::reply). A fault is written to the log here, for the reply shows nothing of it; return the
-    /// error itself, and [`Server::on_error`](crate::Server::on_error) hears of it too.
-    fn from(error: BodyError) -> Self {
-        if error.is_fault() {
-            quietly(|| {
-                let cause = error.source().map(ToString::to_string);
-                let cause = cause.map(|cause| cause.escape_debug().to_string());
-                tracing::error!(cause, "{error}");
-            });
-        }
-        error.reply()
-    }
-}
-
-impl fmt::Display for BodyError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Incomplete => "message incomplete",
-            Self::TooLarge => "message too large",
-            Self::HeadTooLarge => "message header too large",
-            Self::BareNewline => "message holds a bare CR or LF",
-            Self::NulByte => "message holds a NUL byte",
-            Self::Handler(_) => "I/O of the handler failed",
-            Self::Other(_) => "message body failed",
-        })
-    }
-}
-
-impl Error for BodyError {
-    fn source(&self) -> Option<&(dyn Error + 'static)> {
-        match self {
-            Self::Handler(error) => Some(&**error),
-            Self::Other(error) => Some(&**error),
-            _ => None,
-        }
     }
 }
 

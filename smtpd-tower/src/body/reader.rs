@@ -9,13 +9,13 @@ use bytes::{Buf, Bytes};
 use tokio::io::{AsyncBufRead, AsyncRead, ReadBuf};
 
 use super::{Body, BodyError};
-use crate::recover::cause_of;
+use crate::fault::cause_of;
 
 impl Body {
     /// The same body for what reads by [`AsyncRead`] or [`AsyncBufRead`].
     ///
     /// A [`BodyError`] comes as an [`io::Error`] made of it, and comes again at every further read, so a message that has
-    /// not come whole never seems to end well. [`recover`](crate::recover()) and `BodyError::from` find it in there.
+    /// not come whole never seems to end well. [`recover`](crate::reply::recover()) and `BodyError::from` find it in there.
     ///
     /// ```
     /// use smtpd_tower::{Body, BodyError};
@@ -120,9 +120,10 @@ impl From<io::Error> for BodyError {
 #[cfg(test)]
 mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tower::BoxError;
 
     use super::*;
-    use crate::{BoxError, body::in_pieces, recover};
+    use crate::{body::in_pieces, reply::recover};
     use smtpd_core::Reply;
 
     #[tokio::test]

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use futures_core::Stream;
 use tokio::task::{JoinHandle, spawn_blocking};
 
-use crate::BodyError;
+use crate::body::BodyError;
 
 /// How much is read at once, in octets.
 const PIECE: u64 = 64 * 1024;
@@ -82,7 +82,7 @@ impl Stream for SpooledFile {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Body;
+    use crate::body::Body;
 
     #[tokio::test]
     async fn a_file_that_was_cut_is_an_error_and_not_an_end() {

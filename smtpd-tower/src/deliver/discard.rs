@@ -8,7 +8,11 @@ use futures_core::Stream;
 use smtpd_core::Reply;
 use tower_service::Service;
 
-use crate::{Body, Data, Request, Session};
+use crate::{
+    body::Body,
+    phase::{Data, Request},
+    session::Session,
+};
 
 /// Reads each message to its end, drops it, and answers 250: for measuring everything but a delivery.
 ///
@@ -56,7 +60,7 @@ impl Future for DiscardFuture {
         loop {
             match ready!(Pin::new(&mut self.body).poll_next(cx)) {
                 Some(Ok(_)) => {}
-                Some(Err(error)) => return Poll::Ready(Ok(error.answer(&self.session))),
+                Some(Err(error)) => return Poll::Ready(Ok(self.session.reply_to(error))),
                 None => return Poll::Ready(Ok(Reply::OK)),
             }
         }
@@ -65,17 +69,18 @@ impl Future for DiscardFuture {
 
 #[cfg(test)]
 mod tests {
+    use smtpd_core::Envelope;
     use tokio_test::{assert_pending, assert_ready_ok, task};
 
     use super::*;
-    use crate::{Envelope, Session, body::incoming};
+    use crate::{body::incoming, session::Session};
 
     #[test]
     fn nothing_is_answered_before_the_message_ends() {
         for (end, code) in [
             (Ok(()), 250),
-            (Err(crate::BodyError::Incomplete), 451),
-            (Err(crate::BodyError::TooLarge), 552),
+            (Err(crate::body::BodyError::Incomplete), 451),
+            (Err(crate::body::BodyError::TooLarge), 552),
         ] {
             let (feed, body) = incoming();
             let request = Request::new(Session::local(), Data::new(Envelope::default(), body));

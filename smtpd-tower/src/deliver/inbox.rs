@@ -7,11 +7,15 @@ use std::{
 
 use bytes::{Bytes, BytesMut};
 use futures_core::Stream;
-use smtpd_core::Reply;
+use smtpd_core::{Envelope, Reply};
 use tokio::sync::Notify;
 use tower_service::Service;
 
-use crate::{Body, BodyError, Data, Envelope, Request, Session};
+use crate::{
+    body::{Body, BodyError},
+    phase::{Data, Request},
+    session::Session,
+};
 
 /// Keeps messages in memory, for tests to look at. Clones share what they keep.
 ///
@@ -189,7 +193,7 @@ impl Future for InboxFuture {
         let this = &mut *self;
         while let Some(piece) = ready!(Pin::new(&mut this.body).poll_next(cx)) {
             if let Err(error) = piece.and_then(|piece| this.append(&piece)) {
-                return Poll::Ready(Ok(error.answer(&this.session)));
+                return Poll::Ready(Ok(this.session.reply_to(error)));
             }
         }
         this.inbox.shared.keep(Delivered {

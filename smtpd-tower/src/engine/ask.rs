@@ -10,10 +10,13 @@ use smtpd_core::Reply;
 use tower::BoxError;
 
 use crate::{
-    Phase, PhaseService, Request,
+    body::known_reply,
     fault::{self, caught},
-    phase_service::{Asked, Erased, PhaseFuture},
-    recover::{self, recover},
+    phase::{Phase, Request},
+    phase_kind::PhaseKind,
+    reply::recover,
+    service::{Asked, Erased, PhaseFuture, PhaseService},
+    session::SessionError,
 };
 
 /// Why a service has not answered.
@@ -31,9 +34,20 @@ impl Failure {
         }
     }
 
+    /// What is reported of it.
+    pub(super) fn into_error(self, phase: PhaseKind) -> SessionError {
+        match self {
+            Self::Error(error) => SessionError::Service { phase, error },
+            Self::Panic(message) => SessionError::Panic {
+                phase: Some(phase),
+                message,
+            },
+        }
+    }
+
     /// Whether it is a refusal that merely travels as an error.
     pub(super) fn is_decision(&self) -> bool {
-        matches!(self, Self::Error(error) if recover::known(&**error).is_some())
+        matches!(self, Self::Error(error) if known_reply(&**error).is_some())
     }
 }
 

@@ -8,13 +8,14 @@ use std::{
 use smtpd_core::CloseReason;
 use tokio::{io::AsyncWrite, time::Instant};
 
-#[cfg(feature = "tls")]
-use super::SessionError;
 use super::{
-    Driver, EndReason, Io, Work,
+    Driver, Io, Work,
     step::Next,
     wait::{Wait, Want},
 };
+use crate::session::EndReason;
+#[cfg(feature = "tls")]
+use crate::session::SessionError;
 
 /// How much is read off a connection that is closed against the client's will.
 const LINGER_BYTES: u64 = 1 << 20;

@@ -6,18 +6,20 @@ use std::{
 };
 
 use smtpd_core::{
-    AuthRequest, CommandLine, Deferred, MailCommand, Overdue, RcptCommand, Reply, WireLine,
-    XClient, ask_kind as kind,
+    AuthRequest, CommandLine, Deferred, Envelope, MailCommand, Overdue, RcptCommand, Reply,
+    WireLine, XClient, ask_kind as kind,
 };
 
 use super::{
-    Driver, Io, SessionError, Work,
+    Driver, Io, Work,
     ask::{Call, Failure, Outcome},
-    hooks,
 };
 use crate::{
-    Auth, Command, Connect, Data, Envelope, Helo, Mail, Phase, PhaseService, Pipeline, Rcpt,
-    Request, fault::quietly, pipeline::no_recipient,
+    fault::quietly,
+    phase::{Auth, Command, Connect, Helo, Mail, Phase, Rcpt, Request},
+    phase_kind::PhaseKind,
+    service::{PhaseService, Pipeline, no_recipient},
+    session::{self, SessionError},
 };
 
 /// A service that has not answered at once, and what to do when it has.
@@ -27,7 +29,7 @@ where
 {
     /// Ready when the service has answered, and its answer was passed on.
     fn poll(&mut self, driver: &mut Driver<IO>, cx: &mut Context<'_>) -> Poll<()>;
-    fn phase(&self) -> &'static str;
+    fn phase(&self) -> PhaseKind;
     /// Whether it is the service that is waited for, and not something that the session does itself.
     fn is_service(&self) -> bool {
         true
@@ -65,8 +67,8 @@ where
         Poll::Ready(())
     }
 
-    fn phase(&self) -> &'static str {
-        P::NAME
+    fn phase(&self) -> PhaseKind {
+        P::KIND
     }
 }
 
@@ -84,15 +86,17 @@ impl<IO: Io> Driver<IO> {
             return Poll::Pending;
         }
         let phase = call.phase();
-        self.drop_caught(phase, call);
+        self.drop_caught(Some(phase), call);
         Poll::Ready(())
     }
 
     /// A service was too late, or no processor was free in time. The client was told.
     pub(super) fn overdue(&mut self, _: Overdue) {
         let work = self.work.as_ref();
-        let phase = work.map_or(Data::NAME, Work::phase);
-        if work.is_none_or(Work::is_service) {
+        let phase = work.map_or(Some(PhaseKind::Data), Work::phase);
+        if let Some(phase) = phase
+            && work.is_none_or(Work::is_service)
+        {
             self.report(SessionError::ServiceTimeout { phase });
         } else {
             let (session, peer) = (self.session.id(), self.session.peer());
@@ -112,7 +116,7 @@ impl<IO: Io> Driver<IO> {
     pub(super) fn line(&mut self, line: &WireLine) {
         quietly(|| tracing::trace!(session = self.session.id(), "{line}"));
         if let Some(hook) = &self.engine.hooks.wire {
-            hooks::call(&self.session, "on_wire", || hook(&self.session, line));
+            session::call(&self.session, "on_wire", || hook(&self.session, line));
         }
     }
 
@@ -129,7 +133,7 @@ impl<IO: Io> Driver<IO> {
     pub(super) fn reset(&mut self, envelope: Option<&Envelope>) {
         let open = envelope.filter(|_| !self.answered);
         if let (Some(envelope), Some(hook)) = (open, &self.engine.hooks.reset) {
-            hooks::call(&self.session, "on_reset", || hook(&self.session, envelope));
+            session::call(&self.session, "on_reset", || hook(&self.session, envelope));
         }
         self.end_transaction();
     }
@@ -275,7 +279,7 @@ impl<IO: Io> Driver<IO> {
             Outcome::Panicked(result, message) => {
                 let answer = self.resolve::<P>(result);
                 pass_on(self, question, answer);
-                self.panicked(P::NAME, message);
+                self.panicked(Some(P::KIND), message);
             }
             Outcome::Pending(call) => {
                 if !call.is_waiting() {
@@ -295,7 +299,7 @@ impl<IO: Io> Driver<IO> {
         result.unwrap_or_else(|failure| {
             let reply = failure.reply();
             if !failure.is_decision() {
-                self.report(SessionError::of(P::NAME, failure));
+                self.report(failure.into_error(P::KIND));
             }
             reply.into()
         })

@@ -12,9 +12,9 @@ use smtpd_core::{
 
 use super::{Driver, Io, Work, commands::Asking};
 use crate::{
-    Auth, Phase,
     limiter::ClientKey,
     permits::{Unavailable, compute},
+    phase_kind::PhaseKind,
 };
 
 /// A derivation. The question that its secret answers is open until it ends.
@@ -35,8 +35,8 @@ impl<IO: Io> Asking<IO> for Deriving {
         Poll::Ready(())
     }
 
-    fn phase(&self) -> &'static str {
-        Auth::NAME
+    fn phase(&self) -> PhaseKind {
+        PhaseKind::Auth
     }
 
     fn is_service(&self) -> bool {
@@ -87,16 +87,17 @@ mod tests {
     use std::{sync::Arc, thread, time::Duration};
 
     use smtpd_core::{
-        Timeouts,
-        sasl::{Mechanisms, ScramHash, ScramKeys},
+        AuthOutcome, Reply, Timeouts,
+        sasl::{Mechanisms, ScramHash, ScramKeys, Secret},
     };
     use tokio::{sync::Mutex, task};
 
     use crate::{
-        AuthOutcome, Pipeline, Reply, Request, Secret, Server, handler_fn,
         limiter::ClientKey,
         permits::{Permit, Permits},
-        phase::Auth,
+        phase::{Auth, Request},
+        server::Server,
+        service::{Pipeline, handler_fn},
         test::Client,
     };
 

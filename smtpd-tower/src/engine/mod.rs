@@ -28,17 +28,18 @@ use std::{
 use smtpd_core::{Config, Connection, Protocol};
 use tokio::time::Instant;
 
-pub use self::hooks::{EndReason, SessionError, Summary};
-pub(crate) use self::hooks::{ErrorHook, Hooks};
+pub(crate) use self::hooks::Hooks;
 pub(crate) use self::stream::Io;
 use self::{
     close::Closing, commands::Asking, pace::Pace, stream::Stream, transfer::Transfer, wire::Wire,
 };
 use crate::{
-    PeerAddr, Pipeline, Session, TrustedPeers,
     fault::{self, caught, quietly},
-    server::{Seat, Stage},
-    session::ListenerFacts,
+    lifetime::{SessionPermit, Stage},
+    net::{PeerAddr, TrustedPeers},
+    phase_kind::PhaseKind,
+    service::Pipeline,
+    session::{self, EndReason, ListenerFacts, Session, SessionError, Summary},
 };
 
 /// What the sessions of a listener share.
@@ -51,7 +52,7 @@ pub(crate) struct Engine {
     #[cfg(feature = "tls")]
     pub(crate) tls: Option<crate::tls::TlsConfig>,
     #[cfg(feature = "proxy")]
-    pub(crate) proxy: Option<crate::ProxyProtocol>,
+    pub(crate) proxy: Option<crate::proxy::ProxyProtocol>,
     pub(crate) xclient_from: Option<TrustedPeers>,
     pub(crate) xforward_from: Option<TrustedPeers>,
     pub(crate) hooks: Hooks,
@@ -64,7 +65,7 @@ struct Driver<IO: Io> {
     connection: Connection,
     wire: Wire<IO>,
     session: Session,
-    seat: Seat,
+    permit: SessionPermit,
     started: Instant,
     pace: Pace,
     /// What is at work for the session, besides the data service.
@@ -112,7 +113,7 @@ impl Engine {
         peer: PeerAddr,
         local: PeerAddr,
         implicit_tls: bool,
-        seat: Seat,
+        permit: SessionPermit,
     ) -> impl Future<Output = ()> + Send + use<IO>
     where
         IO: Io,
@@ -128,7 +129,7 @@ impl Engine {
             wire: Wire::new(Stream::Plain(io), may_authenticate),
             session: Session::new(peer, local, self.listener.clone(), self.protocol),
             engine: self,
-            seat,
+            permit,
             started: Instant::now(),
             pace: Pace::new(),
             work: None,
@@ -171,7 +172,7 @@ impl<IO: Io> Future for Driver<IO> {
                     driver.end(EndReason::Panicked);
                     return Poll::Ready(());
                 }
-                Err(panic) => driver.panicked("session", panic),
+                Err(panic) => driver.panicked(None, panic),
             }
         }
     }
@@ -216,7 +217,7 @@ impl<IO: Io> Driver<IO> {
                 step::Next::Again => {}
                 next => return next,
             }
-            if self.seat.stage() != self.stage {
+            if self.permit.stage() != self.stage {
                 return step::Next::Again;
             }
             if self.pace.step() {
@@ -230,7 +231,7 @@ impl<IO: Io> Driver<IO> {
 
     /// Ends the session between two messages while the server drains, and anywhere once the time for that is over.
     fn follow_shutdown(&mut self) {
-        let stage = self.seat.stage();
+        let stage = self.permit.stage();
         if stage == self.stage {
             return self.enforce_end();
         }
@@ -294,7 +295,7 @@ impl<IO: Io> Driver<IO> {
     }
 
     /// Ends the session after a panic that nothing else has caught. What the client was promised stands.
-    fn panicked(&mut self, phase: &'static str, message: String) {
+    fn panicked(&mut self, phase: Option<PhaseKind>, message: String) {
         self.report(SessionError::Panic { phase, message });
         self.give_up_work();
         self.connection.end(fault::internal_error());
@@ -314,7 +315,7 @@ impl<IO: Io> Driver<IO> {
             tracing::debug!(session = self.session.id(), peer = %self.session.peer(), %reason, summary.messages, "session closed");
         });
         if let Some(hook) = &self.engine.hooks.close {
-            hooks::call(&self.session, "on_close", || hook(&self.session, &summary));
+            session::call(&self.session, "on_close", || hook(&self.session, &summary));
         }
     }
 

@@ -9,7 +9,7 @@ impl<IO: Io> Driver<IO> {
     /// Lets a trusted peer say for whom it speaks.
     pub(super) fn allow_claims(&mut self) {
         let peer = self.session.peer();
-        let trusts = |peers: &Option<crate::TrustedPeers>| {
+        let trusts = |peers: &Option<crate::net::TrustedPeers>| {
             peers.as_ref().is_some_and(|peers| peers.contains(peer))
         };
         if trusts(&self.engine.xclient_from) {
@@ -33,13 +33,16 @@ mod header {
     use tokio::time::Instant;
 
     use super::super::{
-        Driver, EndReason, Io, SessionError, Work,
+        Driver, Io, Work,
         close::later,
         step::Next,
         stream::Stream,
         wait::{Wait, Want},
     };
-    use crate::ProxyInfo;
+    use crate::{
+        proxy::ProxyInfo,
+        session::{EndReason, SessionError},
+    };
 
     type Reading<IO> = Pin<Box<dyn Future<Output = (Stream<IO>, io::Result<ProxyInfo>)> + Send>>;
 

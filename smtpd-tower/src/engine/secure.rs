@@ -10,12 +10,12 @@ use smtpd_core::{Step, TlsFacts};
 use tokio::time::Instant;
 
 use super::{
-    Driver, Io, SessionError, Work,
+    Driver, Io, Work,
     step::Next,
     stream::Stream,
     wait::{Wait, Want},
 };
-use crate::tls::Secured;
+use crate::{session::SessionError, tls::Secured};
 
 /// A handshake that is going on.
 pub(super) type Handshake<IO> = Pin<Box<dyn Future<Output = io::Result<Secured<IO>>> + Send>>;

@@ -4,16 +4,19 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use smtpd_core::{
-    AuthRequest, CloseReason, CommandLine, Deferred, Forwarded, Helo, MailCommand, MessageError,
-    Overdue, RcptCommand, Step, WireLine, XClient, ask_kind as ask, sasl::Identity,
+    AuthRequest, CloseReason, CommandLine, Deferred, Envelope, Forwarded, Helo, MailCommand,
+    MessageError, Overdue, RcptCommand, Step, WireLine, XClient, ask_kind as ask, sasl::Identity,
 };
 use tokio::time::Instant;
 
 use super::{
-    Driver, EndReason, Io, Work,
+    Driver, Io, Work,
     wait::{Wait, Want},
 };
-use crate::Envelope;
+use crate::{
+    phase_kind::PhaseKind,
+    session::{EndReason, SessionError},
+};
 
 /// What is left to be done after a step.
 pub(super) enum Next {
@@ -160,7 +163,7 @@ impl<IO: Io> Driver<IO> {
     /// The connection has failed.
     pub(super) fn lost(&mut self, error: Option<std::io::Error>) {
         if let Some(error) = error {
-            self.report(super::SessionError::Io(error));
+            self.report(SessionError::Io(error));
         }
         self.wire.dead = true;
         self.connection.handle_lost();
@@ -180,28 +183,28 @@ impl<IO: Io> Driver<IO> {
     pub(super) fn give_up_transfer(&mut self) {
         if let Some(transfer) = self.transfer.take() {
             self.wire.end_large();
-            self.drop_caught(<crate::Data as crate::Phase>::NAME, transfer);
+            self.drop_caught(Some(PhaseKind::Data), transfer);
         }
     }
 
     /// Drops what is a service's. A panic in its `Drop` ends the session, but not before what was answered is said.
-    pub(super) fn drop_caught<T>(&mut self, phase: &'static str, dropped: T) {
+    pub(super) fn drop_caught<T>(&mut self, phase: Option<PhaseKind>, dropped: T) {
         if let Err(message) = crate::fault::caught(|| drop(dropped)) {
-            self.report(super::SessionError::Panic { phase, message });
+            self.report(SessionError::Panic { phase, message });
             self.connection.end(crate::fault::internal_error());
         }
     }
 }
 
 impl<IO: Io> Work<IO> {
-    /// The phase that it belongs to, for reports.
-    pub(super) fn phase(&self) -> &'static str {
+    /// The phase whose service it is, for reports.
+    pub(super) fn phase(&self) -> Option<PhaseKind> {
         match self {
-            Self::Call(call) => call.phase(),
+            Self::Call(call) => Some(call.phase()),
             #[cfg(feature = "tls")]
-            Self::Handshake(_) => "tls",
+            Self::Handshake(_) => None,
             #[cfg(feature = "proxy")]
-            Self::ProxyHeader(_) => "proxy",
+            Self::ProxyHeader(_) => None,
         }
     }
 

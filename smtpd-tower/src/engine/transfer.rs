@@ -14,10 +14,10 @@ use super::{
     ask::{Call, Failure, Outcome},
 };
 use crate::{
-    BodyError, Data, Phase, Request,
-    body::{Feed, Pieces, Served, incoming},
+    body::{BodyError, Feed, Pieces, Served, incoming},
     fault::caught,
-    pipeline::no_delivery,
+    phase::{Data, PhaseKind, Request},
+    service::no_delivery,
 };
 
 /// A call of the data service that is going on, and the message that it reads.
@@ -63,7 +63,7 @@ impl<IO: Io> Driver<IO> {
             Outcome::Answered(result) => self.settle(Question::Start(question), result),
             Outcome::Panicked(result, message) => {
                 self.settle(Question::Start(question), result);
-                self.panicked(Data::NAME, message);
+                self.panicked(Some(PhaseKind::Data), message);
             }
             Outcome::Pending(call) => {
                 if !call.is_waiting() {
@@ -206,7 +206,7 @@ impl<IO: Io> Driver<IO> {
         let dropped = caught(|| drop(call));
         self.settle(question, result);
         if let Err(message) = dropped {
-            self.panicked(Data::NAME, message);
+            self.panicked(Some(PhaseKind::Data), message);
         }
     }
 

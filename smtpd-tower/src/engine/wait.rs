@@ -9,7 +9,7 @@ use smtpd_core::Answering;
 use tokio::time::Instant;
 
 use super::{Driver, Io, Work};
-use crate::server::Stage;
+use crate::lifetime::Stage;
 
 /// What a session waits for, and until when.
 pub(super) struct Wait {
@@ -78,7 +78,7 @@ impl<IO: Io> Driver<IO> {
             return Poll::Ready(());
         }
         let due = self.wire.timer.poll_until(cx, self.deadline(wait.until));
-        let shutdown = self.seat.poll_past(cx, self.stage);
+        let shutdown = self.permit.poll_past(cx, self.stage);
         if due.is_ready() || shutdown.is_ready() {
             self.pace.look();
             return Poll::Ready(());
@@ -172,7 +172,7 @@ impl<IO: Io> Driver<IO> {
     #[cfg(debug_assertions)]
     pub(super) fn disarm(&mut self) {
         self.wire.timer.disarm();
-        self.seat.disarm();
+        self.permit.disarm();
     }
 
     /// A session that waits without a deadline, or is not told of a shutdown, may wait for ever.
@@ -186,7 +186,7 @@ impl<IO: Io> Driver<IO> {
             "a session waits without a deadline"
         );
         assert!(
-            self.seat.is_armed(),
+            self.permit.is_armed(),
             "a session waits without being told of a shutdown"
         );
     }

@@ -19,7 +19,7 @@
 //! | [`SubmissionFieldsLayer`] | DATA | nothing: it adds the date and the id that a message lacks |
 //! | [`MapBodyLayer`] | DATA | nothing: it gives the service another body |
 //! | [`TeeLayer`] | DATA | nothing: it writes a copy of the message to a sink |
-//! | `SpoolLayer` (feature `spool`) | DATA | the reply of a [`BodyError`](crate::BodyError): it takes the whole message before the service is asked |
+//! | `SpoolLayer` (feature `spool`) | DATA | the reply of a [`BodyError`](crate::body::BodyError): it takes the whole message before the service is asked |
 //! | [`TraceLayer`] | any | nothing: it logs by `tracing` |
 //! | [`AllowHostsLayer`] | any, best connect | 554 5.7.1 to clients outside of the given networks |
 //! | [`CatchPanicLayer`] | any | 451 4.3.0 where the service panics |
@@ -35,7 +35,7 @@
 //!
 //! None of them makes errors of its own: what a layer has to say to the client is a response. Nor do they change the type
 //! of the service's errors, but for [`CondLayer`] and [`from_fn`], where two kinds of errors may meet. tower's own layers
-//! fit beside them; what those say by errors becomes a reply in [`recover`](crate::recover()). At connect a transient
+//! fit beside them; what those say by errors becomes a reply in [`recover`](crate::reply::recover()). At connect a transient
 //! refusal closes the connection with 421.
 //!
 //! The first layer is the outermost, as everywhere in tower: it sees the request first and the response last.
@@ -76,74 +76,31 @@
 //!     .layer(TraceLayer::new());
 //! ```
 
-mod answer;
-mod catch_panic;
-mod clean;
-mod concurrency;
-mod cond;
-mod date;
-mod domain_filter;
-mod from_fn;
-mod gate;
-mod greylist;
-mod helo_check;
-mod hop_limit;
-mod hosts;
-mod map_body;
-mod map_reply;
-mod max_recipients;
-mod own_sender;
-mod queue_id;
-mod quota;
-mod rate_limit;
-mod received;
-mod require_auth;
-mod require_tls;
-mod reverse_dns;
-mod reverse_name;
-mod score;
-mod sessions_per_ip;
-mod size_limit;
-mod slots;
-#[cfg(feature = "spool")]
-mod spool;
-mod submission_fields;
-mod tarpit;
-mod tee;
-mod trace;
+mod access;
+mod compose;
+mod limit;
+mod message;
 
-pub use answer::AnswerFuture;
-pub use catch_panic::{CatchPanic, CatchPanicFuture, CatchPanicLayer};
-pub use concurrency::{Concurrency, ConcurrencyFuture, ConcurrencyLayer};
-pub use cond::{Cond, CondFuture, CondLayer};
-pub use domain_filter::DomainFilterLayer;
-pub use from_fn::{FromFn, FromFnFuture, FromFnLayer, Next, from_fn};
-pub use gate::{Admit, Gate};
-pub use greylist::{
-    Greylist, GreylistFuture, GreylistKey, GreylistLayer, GreylistPolicy, GreylistStore,
-    GreylistVerdict, MemoryGreylist,
+pub use self::access::{
+    AllowHostsLayer, DenyHostsLayer, DomainFilterLayer, Greylist, GreylistFuture, GreylistKey,
+    GreylistLayer, GreylistPolicy, GreylistStore, GreylistVerdict, HeloCheckLayer, MemoryGreylist,
+    OwnSenderLayer, RequireAuthLayer, RequireTlsLayer, ReverseDns, ReverseDnsFuture,
+    ReverseDnsLayer, ScoreGateLayer, ScoreLayer, Scored,
 };
-pub use helo_check::HeloCheckLayer;
-pub use hop_limit::{HopLimit, HopLimitFuture, HopLimitLayer};
-pub use hosts::{AllowHostsLayer, DenyHostsLayer};
-pub use map_body::{MapBody, MapBodyLayer};
-pub use map_reply::{MapReply, MapReplyFuture, MapReplyLayer};
-pub use max_recipients::MaxRecipientsLayer;
-pub use own_sender::OwnSenderLayer;
-pub use queue_id::QueueId;
-pub use quota::QuotaLayer;
-pub use rate_limit::RateLimitLayer;
-pub use received::{Received, ReceivedLayer};
-pub use require_auth::RequireAuthLayer;
-pub use require_tls::RequireTlsLayer;
-pub use reverse_dns::{ReverseDns, ReverseDnsFuture, ReverseDnsLayer};
-pub use reverse_name::ReverseName;
-pub use score::{Score, ScoreGateLayer, ScoreLayer, Scored};
-pub use sessions_per_ip::SessionsPerIpLayer;
-pub use size_limit::{SizeLimit, SizeLimitFuture, SizeLimitLayer};
+pub use self::compose::{
+    Admit, AnswerFuture, CatchPanic, CatchPanicFuture, CatchPanicLayer, Cond, CondFuture,
+    CondLayer, FromFn, FromFnFuture, FromFnLayer, Gate, MapReply, MapReplyFuture, MapReplyLayer,
+    Next, Trace, TraceFuture, TraceLayer, from_fn,
+};
+pub use self::limit::{
+    Concurrency, ConcurrencyFuture, ConcurrencyLayer, MaxRecipientsLayer, QuotaLayer,
+    RateLimitLayer, SessionsPerIpLayer, SizeLimit, SizeLimitFuture, SizeLimitLayer, Tarpit,
+    TarpitFuture, TarpitLayer,
+};
+pub use self::message::{
+    HopLimit, HopLimitFuture, HopLimitLayer, MapBody, MapBodyLayer, Received, ReceivedLayer,
+    SubmissionFields, SubmissionFieldsLayer, Tee, TeeLayer,
+};
 #[cfg(feature = "spool")]
-pub use spool::{Spool, SpoolFuture, SpoolLayer};
-pub use submission_fields::{SubmissionFields, SubmissionFieldsLayer};
-pub use tarpit::{Tarpit, TarpitFuture, TarpitLayer};
-pub use tee::{Tee, TeeLayer};
-pub use trace::{Trace, TraceFuture, TraceLayer};
+pub use self::message::{Spool, SpoolFuture, SpoolLayer};
+pub use crate::session::{QueueId, ReverseName, Score};

@@ -1,7 +1,9 @@
-use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::{
+    fmt,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
 
-use crate::Session;
+use crate::session::Session;
 
 const V4_BITS: u8 = 32;
 const V6_BITS: u8 = 128;

@@ -2,7 +2,7 @@ use std::{error::Error, fmt};
 
 use smtpd_core::{Code, Reply, Status};
 
-use crate::{BodyError, IntoReply};
+use crate::{body::BodyError, reply::IntoReply};
 
 /// Why a message was not parsed. The cause is the message, never a fault on this side.
 ///

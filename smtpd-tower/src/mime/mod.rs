@@ -13,7 +13,7 @@ use mail_parser::{Message, MessageParser};
 
 use self::check::Limits;
 pub use self::error::MimeError;
-use crate::{Body, BodyError};
+use crate::body::{Body, BodyError};
 
 /// A whole message in memory, which lends itself as a [`mail_parser::Message`].
 ///

@@ -15,9 +15,9 @@ use zeroize::Zeroizing;
 
 use super::{PasswordHash, memory::Memory};
 use crate::{
-    Auth, Request,
     limiter::ClientKey,
     permits::{Permits, compute},
+    phase::{Auth, Request},
 };
 
 /// Compares passwords with their hashes, for the AUTH phase: in threads of their own, and not too many at a time.
@@ -187,7 +187,7 @@ mod tests {
         super::tests::{HASH, hash},
         *,
     };
-    use crate::Session;
+    use crate::session::Session;
 
     fn request(credentials: Credentials) -> Request<Auth> {
         const PLAIN: MechanismName = MechanismName::from_static("PLAIN");

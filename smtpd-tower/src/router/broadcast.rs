@@ -10,7 +10,10 @@ use std::{
 use bytes::Bytes;
 use futures_core::Stream;
 
-use crate::{Body, BodyError, waker::Registration};
+use crate::{
+    body::{Body, BodyError},
+    waker::Registration,
+};
 
 /// Returns `readers` bodies, each with everything that `body` yields.
 ///

@@ -4,8 +4,11 @@ use smtpd_core::{ForwardPath, sasl::Identity};
 
 use super::{RoutePhase, Router};
 use crate::{
-    PeerAddr, Profile, Request, ServePhase,
     domains::{DomainSet, is_same_recipient},
+    net::PeerAddr,
+    phase::Request,
+    service::ServePhase,
+    session::Profile,
 };
 
 impl<P: RoutePhase> Router<P> {
@@ -72,7 +75,7 @@ impl<P: RoutePhase> Router<P> {
         )
     }
 
-    /// Whoever has come by a listener of that [profile](crate::Server::profile).
+    /// Whoever has come by a listener of that [profile](crate::server::Server::profile).
     #[must_use]
     pub fn profile(self, profile: Profile, service: impl ServePhase<P>) -> Self {
         self.route(
@@ -116,11 +119,11 @@ fn is_at(local: &PeerAddr, listener: &PeerAddr) -> bool {
 mod tests {
     use std::sync::Arc;
 
-    use smtpd_core::Protocol;
+    use smtpd_core::{Protocol, Reply};
     use tower::ServiceExt;
 
     use super::*;
-    use crate::{Rcpt, Reply, Session, handler_fn};
+    use crate::{phase::Rcpt, service::handler_fn, session::Session};
 
     fn answer(text: &'static str) -> impl ServePhase<Rcpt> {
         handler_fn(move |_: Request<Rcpt>| std::future::ready(Reply::ok(text)))

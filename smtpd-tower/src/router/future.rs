@@ -11,7 +11,10 @@ use tokio::time::{Sleep, sleep};
 use tower::BoxError;
 use tower_service::Service;
 
-use crate::{Phase, PhaseService, Request};
+use crate::{
+    phase::{Phase, Request},
+    service::PhaseService,
+};
 
 /// The future of a [`Router`](super::Router) that has chosen one service.
 #[pin_project]
@@ -108,6 +111,6 @@ impl<P: Phase> Readying<P> {
 
 impl<P: Phase> fmt::Debug for RouteFuture<P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("RouteFuture").field(&P::NAME).finish()
+        f.debug_tuple("RouteFuture").field(&P::KIND).finish()
     }
 }

@@ -20,8 +20,8 @@ use tower_service::Service;
 pub(crate) use self::broadcast::probed_broadcast;
 pub use self::{future::RouteFuture, split::SplitFuture};
 use crate::{
-    Data, Phase, PhaseService, Rcpt, Request, ServePhase,
-    pipeline::{no_delivery, no_recipient},
+    phase::{Data, Phase, Rcpt, Request},
+    service::{PhaseService, ServePhase, no_delivery, no_recipient},
 };
 
 /// Chooses the service for each recipient, at RCPT or at DATA.
@@ -68,8 +68,8 @@ use crate::{
 /// slowest: others may be ahead by as much as [`read_ahead`](Self::read_ahead) says. One that answers early, or goes away,
 /// holds up the others no longer.
 ///
-/// The answer has the reply of each recipient's route. A service that fails is answered for with [`recover`](crate::recover),
-/// for its own recipients, and its error goes to the log and to [`Server::on_error`](crate::Server::on_error); the others go on.
+/// The answer has the reply of each recipient's route. A service that fails is answered for with [`recover`](crate::reply::recover),
+/// for its own recipients, and its error goes to the log and to [`Server::on_error`](crate::server::Server::on_error); the others go on.
 ///
 /// ```
 /// use smtpd_tower::{Body, Data, Envelope, Reply, Request, Session, deliver::Inbox, handler_fn, router::Router};
@@ -95,7 +95,7 @@ use crate::{
 /// ## One reply for several services
 ///
 /// LMTP sends each recipient's reply. SMTP has room for one, which is positive only if all are
-/// ([`DataReply::merged`](crate::DataReply::merged)). So where one route has taken a message and another says 4yz, the client
+/// ([`DataReply::merged`](smtpd_core::DataReply::merged)). So where one route has taken a message and another says 4yz, the client
 /// sends the message to both again, and **the first delivers it twice**; where another says 5yz, the sender is told of a
 /// failure though some have the message. No server can avoid that by itself but by taking such a message once for all, into a
 /// queue of its own. It is rarer the more is decided at RCPT, and is no matter to a service that knows a message again.
@@ -266,7 +266,7 @@ impl<P: RoutePhase> Clone for Router<P> {
 impl<P: RoutePhase> fmt::Debug for Router<P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Router")
-            .field("phase", &P::NAME)
+            .field("phase", &P::KIND)
             .field("routes", &self.routes.len())
             .finish_non_exhaustive()
     }
@@ -298,7 +298,7 @@ mod tests {
     use tower::{ServiceBuilder, ServiceExt, service_fn};
 
     use super::*;
-    use crate::{Session, handler_fn};
+    use crate::{service::handler_fn, session::Session};
 
     fn ask(
         router: &Router<Rcpt>,

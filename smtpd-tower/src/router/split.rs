@@ -11,8 +11,10 @@ use tower_service::Service;
 
 use super::{RouteFuture, Router, broadcast::broadcast};
 use crate::{
-    Data, Request, Session,
-    recover::{self, recover},
+    body::known_reply,
+    phase::{Data, PhaseKind, Request},
+    reply::recover,
+    session::Session,
 };
 
 impl Service<Request<Data>> for Router<Data> {
@@ -153,9 +155,9 @@ impl Part {
 
 fn failed(session: &Session, error: BoxError) -> DataReply {
     let reply = recover(&error);
-    if recover::known(&*error).is_none() {
+    if known_reply(&*error).is_none() {
         // Others have perhaps taken the message, so the error cannot be that of the whole call, and is told of here.
-        session.report_fault::<Data>(error);
+        session.report_fault(PhaseKind::Data, error);
     }
     reply.into()
 }
@@ -164,13 +166,17 @@ fn failed(session: &Session, error: BoxError) -> DataReply {
 mod tests {
     use std::{future::ready, sync::Arc, time::Duration};
 
+    use smtpd_core::Envelope;
     use tokio::time::advance;
     use tokio_test::{assert_pending, assert_ready_ok, task};
     use tower::{ServiceBuilder, ServiceExt, service_fn};
 
     use super::*;
     use crate::{
-        Body, BodyError, Envelope, PeerAddr, ServePhase, body::incoming, deliver::Inbox, handler_fn,
+        body::{Body, BodyError, incoming},
+        deliver::Inbox,
+        net::PeerAddr,
+        service::{ServePhase, handler_fn},
     };
 
     fn session(protocol: Protocol) -> Session {

@@ -8,11 +8,13 @@ use tokio::{
 };
 use tokio_util::either::Either;
 
-use super::{
-    Listener,
-    registry::{Registry, Stage},
+use super::Listener;
+use crate::{
+    engine::Engine,
+    fault::quietly,
+    lifetime::{Registry, Stage},
+    net::PeerAddr,
 };
-use crate::{PeerAddr, engine::Engine, fault::quietly};
 
 /// Accepts the connections of one listener.
 #[derive(Clone)]
@@ -70,8 +72,10 @@ impl Acceptor {
         let running = self.registry.stage() == Stage::Running;
         let limit = if running { self.max_sessions } else { 0 };
         match self.registry.enter(limit) {
-            Some(seat) => {
-                let session = self.engine.serve(io, peer, local, self.implicit_tls, seat);
+            Some(permit) => {
+                let session = self
+                    .engine
+                    .serve(io, peer, local, self.implicit_tls, permit);
                 Either::Left(session)
             }
             None => Either::Right(Box::pin(self.turn_away(io, peer))),

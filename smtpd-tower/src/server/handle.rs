@@ -2,9 +2,9 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::time::timeout;
 
-use super::registry::{Registry, Stage};
+use crate::lifetime::{Registry, Stage};
 
-/// Ends a [`Server`](crate::Server), and tells how many sessions it has.
+/// Ends a [`Server`](crate::server::Server), and tells how many sessions it has.
 ///
 /// ```
 /// use std::time::Duration;
@@ -34,10 +34,10 @@ impl Handle {
     /// From now on no connection is accepted. A session ends with 421 4.3.2 (RFC 5321 section 3.8) as soon as it is between two
     /// messages and its replies are written, whatever its client has sent ahead; a transaction that is open may still end. What is
     /// left after `grace` is ended with 421 wherever it is, and the calls of services are dropped. Only a message that has come whole
-    /// by then has half of [`Timeouts::linger`](crate::Timeouts::linger) more for its reply.
+    /// by then has half of [`Timeouts::linger`](smtpd_core::Timeouts::linger) more for its reply.
     ///
     /// A connection is closed once the client has closed its side, or after
-    /// [`Timeouts::linger`](crate::Timeouts::linger), 1 second, so that the last reply is not lost in a reset. So this returns
+    /// [`Timeouts::linger`](smtpd_core::Timeouts::linger), 1 second, so that the last reply is not lost in a reset. So this returns
     /// within `grace` and 1 second, and `grace` of zero takes up to 1 second where clients do not close.
     ///
     /// A message whose service was still at work after `grace` is not acknowledged, so the client sends it again; what the

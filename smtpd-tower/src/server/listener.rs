@@ -5,7 +5,7 @@ use tokio::{
     net::{TcpListener, TcpStream},
 };
 
-use crate::PeerAddr;
+use crate::net::PeerAddr;
 
 /// Where connections come from: TCP, a Unix socket, or anything of your own.
 ///

@@ -1,34 +1,60 @@
 //! A server: listeners, limits and its end.
+//!
+//! | item | what it is |
+//! |---|---|
+//! | [`Server`] | serves listeners and single connections by a pipeline |
+//! | [`Handle`] | shuts a server down, and counts its sessions |
+//! | [`Listener`] | what a server accepts connections from |
+//! | [`system_hostname`] | the name of this machine |
+//! | `bind_reuse_port` (on Unix) | binds one of several listeners of a port |
 
 mod accept;
 mod handle;
 mod listener;
 mod profile;
-#[cfg(feature = "proxy")]
-mod proxy;
-mod registry;
-mod trusted;
+// Where tokio has `TcpSocket::set_reuseport`.
+#[cfg(all(
+    unix,
+    not(any(
+        target_os = "solaris",
+        target_os = "illumos",
+        target_os = "cygwin",
+        target_os = "nuttx"
+    ))
+))]
+mod reuse_port;
 
 use std::{fmt, future::ready, io, pin::pin, sync::Arc, time::Duration};
 
-use smtpd_core::{Config, Protocol, WireLine};
+use smtpd_core::{Config, Envelope, Protocol, WireLine};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, ToSocketAddrs},
 };
 use tokio_util::either::Either;
 
+#[cfg(all(
+    unix,
+    not(any(
+        target_os = "solaris",
+        target_os = "illumos",
+        target_os = "cygwin",
+        target_os = "nuttx"
+    ))
+))]
+pub use self::reuse_port::bind_reuse_port;
+use self::{accept::Acceptor, profile::MaxHops};
+pub use self::{handle::Handle, listener::Listener};
 #[cfg(feature = "proxy")]
-pub use self::proxy::{ProxyHeaderError, ProxyInfo, ProxyProtocol, ProxyTls, ProxyVersion};
-pub(crate) use self::registry::{Seat, Stage};
-use self::{accept::Acceptor, profile::MaxHops, registry::Registry};
-pub use self::{handle::Handle, listener::Listener, profile::Profile, trusted::TrustedPeers};
+use crate::proxy::ProxyProtocol;
 use crate::{
-    Envelope, PeerAddr, Pipeline, Session, SessionError, Summary,
     engine::{Engine, Hooks},
     fault::quietly,
     layer::DomainFilterLayer,
-    session::ListenerFacts,
+    lifetime::Registry,
+    net::{PeerAddr, TrustedPeers},
+    service::Pipeline,
+    session::{ListenerFacts, Profile, Session, SessionError, Summary},
 };
 
 /// Serves SMTP, SMTP over TLS and LMTP by a [`Pipeline`].

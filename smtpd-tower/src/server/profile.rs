@@ -1,65 +1,14 @@
-use std::{fmt, io};
+use std::io;
 
 use smtpd_core::{Config, Protocol, sasl::Mechanisms};
 use tower_layer::Layer;
 
 use super::{Server, Settings};
 use crate::{
-    PhaseService, Pipeline,
     layer::{DomainFilterLayer, HopLimitLayer},
+    service::{PhaseService, Pipeline},
+    session::Profile,
 };
-
-/// What a listener is for, and so what is usual there; see [`Server::profile`].
-///
-/// | | [`Mx`](Self::Mx) | [`Submission`](Self::Submission) | [`Submissions`](Self::Submissions) | [`Lmtp`](Self::Lmtp) |
-/// |---|---|---|---|---|
-/// | clients | other servers | users | users | the server that is in front of this one |
-/// | usual port | 25 | 587 | 465 | a Unix socket |
-/// | TLS | STARTTLS, where there is a certificate | STARTTLS, required | from the first octet | as for MX |
-/// | AUTH | none | within TLS, required | required | offered, where there is a service |
-/// | recipients | of [`Server::domains`] alone | the pipeline decides | the pipeline decides | the pipeline decides |
-/// | faults in addresses | none are accepted, see [`Config::leniency`]; [`Leniency::COMMON`] is a good choice | none | none | none |
-/// | messages in a loop | rejected, see [`Server::max_hops`] | rejected | rejected | rejected |
-///
-/// No profile sets a leniency. The reference server sets `Leniency::COMMON` for `Mx`, and nothing for the others.
-///
-/// [`Leniency::COMMON`]: smtpd_core::Leniency::COMMON
-///
-/// ```
-/// use smtpd_tower::{Profile, Rcpt, Request, Session, handler_fn, layer::{CondLayer, DomainFilterLayer}};
-/// use tower::{ServiceBuilder, ServiceExt};
-///
-/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// // One pipeline for all listeners: by LMTP comes mail for these domains, from users for any.
-/// let is_delivery = |request: &Request<Rcpt>| request.session().profile() == Some(Profile::Lmtp);
-/// let rcpt = ServiceBuilder::new()
-///     .layer(CondLayer::new(is_delivery, DomainFilterLayer::new(["example.org"])))
-///     .service(handler_fn(async |_: Request<Rcpt>| {}));
-/// let path: smtpd_tower::ForwardPath = "user@example.com".parse()?;
-/// let ask = |profile| {
-///     let session = Session::local().with_profile(profile);
-///     rcpt.clone().oneshot(Request::new(session, Rcpt::new(path.clone())))
-/// };
-///
-/// assert_eq!(ask(Profile::Submission).await?.code().as_u16(), 250);
-/// assert_eq!(ask(Profile::Lmtp).await?.code().as_u16(), 550);
-/// # Ok(()) }
-/// ```
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum Profile {
-    /// Mail from other servers, for one's own domains: it is for nobody to relay through (RFC 5321 section 7.9), and TLS must
-    /// not be required (RFC 3207 section 4).
-    Mx,
-    /// Mail from users (RFC 6409): neither AUTH before TLS (RFC 8314 section 3.3), nor mail before AUTH (RFC 6409 section
-    /// 4.3).
-    Submission,
-    /// The same within TLS from the first octet (RFC 8314 section 3.3).
-    Submissions,
-    /// Delivery by LMTP (RFC 2033), from a server that has done all that: whoever reaches the listener is trusted, so it
-    /// belongs on a Unix socket or an address of this machine, or behind a RCPT service that asks for an identity.
-    Lmtp,
-}
 
 /// How many `Received` fields a message may have.
 #[derive(Clone, Copy, Debug, Default)]
@@ -71,46 +20,9 @@ pub(super) enum MaxHops {
     Unlimited,
 }
 
-impl Profile {
-    /// Whether the clients are users, who authenticate.
-    pub const fn is_submission(self) -> bool {
-        matches!(self, Self::Submission | Self::Submissions)
-    }
-
-    /// Its name, in small letters.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Mx => "mx",
-            Self::Submission => "submission",
-            Self::Submissions => "submissions",
-            Self::Lmtp => "lmtp",
-        }
-    }
-
-    const fn protocol(self) -> Protocol {
-        match self {
-            Self::Lmtp => Protocol::Lmtp,
-            Self::Mx | Self::Submission | Self::Submissions => Protocol::Smtp,
-        }
-    }
-
-    fn configure(self, config: Config) -> Config {
-        config
-            .require_tls(self.is_submission())
-            .require_auth(self.is_submission())
-            .allow_insecure_auth(false)
-    }
-}
-
-impl fmt::Display for Profile {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.as_str())
-    }
-}
-
 impl Server {
     /// Sets what is usual at a listener of that profile: the protocol, what of TLS and AUTH is offered and required, which
-    /// recipients are taken. The services see it by [`Session::profile`](crate::Session::profile). Without one, everything is
+    /// recipients are taken. The services see it by [`Session::profile`](crate::session::Session::profile). Without one, everything is
     /// as [`configure`](Self::configure) says.
     ///
     /// Several listeners are served by clones, which share limits, sessions and the end. What is set after the profile
@@ -141,7 +53,7 @@ impl Server {
     #[must_use]
     pub fn profile(mut self, profile: Profile) -> Self {
         self.settings.profile = Some(profile);
-        self.configure(|config| profile.configure(config))
+        self.configure(|config| configured(profile, config))
             .offer_auth()
     }
 
@@ -187,7 +99,7 @@ impl Server {
 
     pub(super) fn protocol(&self) -> Protocol {
         let profile = self.settings.profile;
-        profile.map_or(Protocol::Smtp, Profile::protocol)
+        profile.map_or(Protocol::Smtp, protocol_of)
     }
 }
 
@@ -268,10 +180,29 @@ impl Settings {
     }
 }
 
+const fn protocol_of(profile: Profile) -> Protocol {
+    match profile {
+        Profile::Lmtp => Protocol::Lmtp,
+        Profile::Mx | Profile::Submission | Profile::Submissions => Protocol::Smtp,
+    }
+}
+
+fn configured(profile: Profile, config: Config) -> Config {
+    config
+        .require_tls(profile.is_submission())
+        .require_auth(profile.is_submission())
+        .allow_insecure_auth(false)
+}
+
 #[cfg(test)]
 mod tests {
+    use smtpd_core::Reply;
+
     use super::*;
-    use crate::{Auth, Rcpt, Reply, Request, handler_fn};
+    use crate::{
+        phase::{Auth, Rcpt, Request},
+        service::handler_fn,
+    };
 
     fn pipeline() -> Pipeline {
         Pipeline::new().rcpt(handler_fn(async |_: Request<Rcpt>| {}))

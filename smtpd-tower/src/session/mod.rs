@@ -1,25 +1,54 @@
-//! What is known of one connection.
+//! What is known of a connection.
+//!
+//! | type | what it is |
+//! |---|---|
+//! | [`Session`] | all facts of a connection, and your own state |
+//! | [`TypedMap`] | where a session keeps your state |
+//! | [`Profile`] | what the listener is for |
+//! | [`TlsInfo`], [`TlsVersion`] | what was negotiated by TLS |
+//! | [`QueueId`] | the name of a message on this server |
+//! | [`ReverseName`] | the name that the DNS has for the client |
+//! | [`Score`] | how suspicious a connection and its message are |
+//! | [`SessionError`] | what goes wrong in a session |
+//! | [`Summary`], [`EndReason`] | how a session has ended |
 
-mod peer;
+mod end;
+mod error;
+mod hook;
+mod listener;
+mod profile;
 mod proxied;
+mod queue_id;
+mod reverse_name;
+mod score;
 mod state;
+mod tls_info;
 
-use std::{
-    fmt,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
 };
 
-use smtpd_core::{ClientName, Greeting, Protocol, sasl::Identity};
+use smtpd_core::{ClientName, Greeting, Protocol, Reply, sasl::Identity};
 use tower::BoxError;
 
 use self::proxied::Proxied;
-use crate::{Phase, Profile, SessionError, TlsInfo, engine::ErrorHook};
-
-pub use peer::PeerAddr;
-pub use state::TypedMap;
+pub use self::{
+    end::{EndReason, Summary},
+    error::SessionError,
+    profile::Profile,
+    queue_id::QueueId,
+    reverse_name::ReverseName,
+    score::Score,
+    state::TypedMap,
+    tls_info::{TlsInfo, TlsVersion},
+};
+pub(crate) use self::{
+    hook::{ErrorHook, Hook, call},
+    listener::ListenerFacts,
+    score::Source,
+};
+use crate::{body::BodyError, net::PeerAddr, phase_kind::PhaseKind};
 
 /// What is known of one connection: a snapshot of facts, cheap to clone, and two typed maps for your own state.
 ///
@@ -56,26 +85,6 @@ struct Facts {
     state: Arc<TypedMap>,
     transaction: Arc<TypedMap>,
     proxied: Option<Box<Proxied>>,
-}
-
-/// What the sessions of a listener have in common.
-#[derive(Clone, Default)]
-pub(crate) struct ListenerFacts {
-    /// Under which names the server shows itself.
-    pub(crate) hostname: String,
-    pub(crate) app_name: String,
-    pub(crate) profile: Option<Profile>,
-    pub(crate) on_error: ErrorHook,
-}
-
-impl fmt::Debug for ListenerFacts {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ListenerFacts")
-            .field("hostname", &self.hostname)
-            .field("app_name", &self.app_name)
-            .field("profile", &self.profile)
-            .finish_non_exhaustive()
-    }
 }
 
 impl Session {
@@ -137,7 +146,7 @@ impl Session {
         self.facts.protocol
     }
 
-    /// What the listener is for, where [`Server::profile`](crate::Server::profile) tells it.
+    /// What the listener is for, where [`Server::profile`](crate::server::Server::profile) tells it.
     pub fn profile(&self) -> Option<Profile> {
         self.facts.listener.profile
     }
@@ -182,27 +191,37 @@ impl Session {
         self.facts.state.get()
     }
 
-    /// Tells the log and [`Server::on_error`](crate::Server::on_error) of a fault on this side, for a service that answers all
-    /// the same. A service that fails does not need it, nor does one whose answer is a [`BodyError`](crate::BodyError).
+    /// Reports a fault on this side to the log and [`Server::on_error`](crate::server::Server::on_error), for a service that
+    /// accepts all the same. A service that fails does not need it, nor does one that returns a [`BodyError`].
     ///
     /// ```
-    /// use smtpd_tower::{Rcpt, Request, handler_fn};
+    /// use smtpd_tower::{Rcpt, Request, handler_fn, phase::PhaseKind};
     ///
     /// # async fn count(request: &Request<Rcpt>) -> std::io::Result<()> { Ok(()) }
     /// let rcpt = handler_fn(async |request: Request<Rcpt>| {
     ///     if let Err(error) = count(&request).await {
-    ///         request.session().report_fault::<Rcpt>(error); // the recipient is taken uncounted
+    ///         request.session().report_fault(PhaseKind::Rcpt, error); // the recipient is accepted uncounted
     ///     }
     /// });
     /// ```
-    pub fn report_fault<P: Phase>(&self, error: impl Into<BoxError>) {
+    pub fn report_fault(&self, phase: PhaseKind, error: impl Into<BoxError>) {
         self.report(&SessionError::Service {
-            phase: P::NAME,
+            phase,
             error: error.into(),
         });
     }
 
-    /// Tells the log and [`Server::on_error`](crate::Server::on_error) of something that went wrong. Neither can cost the
+    /// Returns the reply to an error of a body, and reports the error if it is a fault on this side: for services whose
+    /// reply does not show it.
+    pub(crate) fn reply_to(&self, error: BodyError) -> Reply {
+        let reply = error.reply();
+        if error.is_fault() {
+            self.report_fault(PhaseKind::Data, error);
+        }
+        reply
+    }
+
+    /// Tells the log and [`Server::on_error`](crate::server::Server::on_error) of something that went wrong. Neither can cost the
     /// session its reply by a panic.
     pub(crate) fn report(&self, error: &SessionError) {
         error.report(self, &self.facts.listener.on_error);

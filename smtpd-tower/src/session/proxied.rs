@@ -7,11 +7,13 @@ use std::{
 
 use smtpd_core::{Attribute, Forwarded, Greeting, XClient};
 
-use super::{Facts, PeerAddr, Session};
+use super::{Facts, Session};
 #[cfg(feature = "proxy")]
-use crate::ProxyInfo;
-use crate::TlsInfo;
-use crate::layer::ReverseName;
+use crate::proxy::ProxyInfo;
+use crate::{
+    net::PeerAddr,
+    session::{ReverseName, TlsInfo},
+};
 
 /// A client whose address is not known must not pass for the proxy, nor for this machine, nor slip through a limit by
 /// address.
@@ -176,7 +178,7 @@ mod tests {
 
     #[test]
     fn the_certificate_of_a_proxy_is_not_that_of_its_client() {
-        let tls = TlsInfo::new(crate::TlsVersion::Tls13, "TLS_AES_128_GCM_SHA256");
+        let tls = TlsInfo::new(crate::session::TlsVersion::Tls13, "TLS_AES_128_GCM_SHA256");
         let tls = tls.with_peer_certificates([bytes::Bytes::from_static(b"the proxy's")]);
         let session = Session::local().with_tls(tls);
         assert_eq!(session.tls().unwrap().peer_certificates().len(), 1);

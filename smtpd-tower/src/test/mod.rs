@@ -4,7 +4,7 @@
 //!
 //! | what | for |
 //! |---|---|
-//! | [`Client`] | speaking SMTP with a [`Server`](crate::Server) without a socket, or with any other server; by TLS, with AUTH |
+//! | [`Client`] | speaking SMTP with a [`Server`](crate::server::Server) without a socket, or with any other server; by TLS, with AUTH |
 //! | [`Recorder`] | a service for every phase that keeps what it was asked |
 //! | [`transcript`] | whole sessions as `C:` and `S:` lines |
 //! | [`ChaosLayer`] | answers that are late, transient refusals, an early end |

@@ -11,22 +11,25 @@ use std::{
 use bytes::{Bytes, BytesMut};
 use futures_core::Stream;
 use pin_project::pin_project;
-use smtpd_core::{AuthOutcome, Parameters, Reply, sasl::Identity};
+use smtpd_core::{AuthOutcome, Envelope, Parameters, Reply, sasl::Identity};
 use tower_service::Service;
 
 use crate::{
-    Auth, Body, Command, Data, Envelope, Helo, Mail, Phase, Pipeline, Rcpt, Request, Session,
+    body::Body,
+    phase::{Auth, Command, Data, Helo, Mail, Phase, PhaseKind, Rcpt, Request},
+    service::Pipeline,
+    session::Session,
 };
 
 /// A service for every phase that keeps what it was asked, and answers by a rule. Clones share what they keep.
 ///
 /// ```
-/// use smtpd_tower::{Rcpt, Reply, Request, Session, test::Recorder};
+/// use smtpd_tower::{Rcpt, Reply, Request, Session, phase::PhaseKind, test::Recorder};
 /// use tower::ServiceExt;
 ///
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let recorder = Recorder::answering(|phase| match phase {
-///     "rcpt" => Reply::mailbox_full(),
+///     PhaseKind::Rcpt => Reply::mailbox_full(),
 ///     _ => Reply::OK,
 /// });
 /// let request = Request::new(Session::local(), Rcpt::new("a@example.org".parse()?));
@@ -56,9 +59,8 @@ impl Recorder {
         Self::judging(|asked| asked.0.unset.clone())
     }
 
-    /// It answers by the name of the phase ([`Phase::NAME`]). A positive reply to AUTH accepts the client; one to `command`
-    /// takes every verb.
-    pub fn answering(rule: impl Fn(&'static str) -> Reply + Send + Sync + 'static) -> Self {
+    /// Replies by the phase. A positive reply to AUTH accepts the client; one to [`PhaseKind::Command`] accepts every verb.
+    pub fn answering(rule: impl Fn(PhaseKind) -> Reply + Send + Sync + 'static) -> Self {
         Self::judging(move |asked| rule(asked.phase()))
     }
 
@@ -173,14 +175,14 @@ impl<R: From<Reply>> Future for RecorderFuture<R> {
 /// What a [`Recorder`] was asked. `Display` shows phase and subject, such as `rcpt user@example.org`.
 ///
 /// ```
-/// use smtpd_tower::{Server, test::{Client, ClientError, Recorder}};
+/// use smtpd_tower::{Server, phase::PhaseKind, test::{Client, ClientError, Recorder}};
 ///
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), ClientError> {
 /// let recorder = Recorder::new();
 /// let mut client = Client::connect(&Server::new("mx.example.org", recorder.pipeline()));
 /// client.send("a@example.com", ["b@example.org"], "Hello\r\n").await?.expect_code(250)?;
 /// let asked = recorder.take().pop().unwrap();
-/// assert_eq!((asked.phase(), asked.subject()), ("data", "a@example.com to b@example.org"));
+/// assert_eq!((asked.phase(), asked.subject()), (PhaseKind::Data, "a@example.com to b@example.org"));
 /// assert_eq!(asked.message().unwrap(), "Hello\r\n");
 /// # Ok(()) }
 /// ```
@@ -189,7 +191,7 @@ pub struct Asked(Arc<Facts>);
 
 #[derive(Debug)]
 struct Facts {
-    phase: &'static str,
+    phase: PhaseKind,
     session: Session,
     subject: String,
     envelope: Option<Arc<Envelope>>,
@@ -202,7 +204,7 @@ impl Asked {
     fn new<P: Phase>(request: &Request<P>) -> Self {
         let payload: &dyn Any = request.payload();
         Self(Arc::new(Facts {
-            phase: P::NAME,
+            phase: P::KIND,
             session: request.session().clone(),
             subject: subject(payload),
             envelope: envelope(payload).cloned(),
@@ -211,8 +213,8 @@ impl Asked {
         }))
     }
 
-    /// The phase, by its name ([`Phase::NAME`]).
-    pub fn phase(&self) -> &'static str {
+    /// Returns the phase.
+    pub fn phase(&self) -> PhaseKind {
         self.0.phase
     }
 
@@ -241,7 +243,7 @@ impl Asked {
 
 impl fmt::Display for Asked {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.phase())?;
+        f.write_str(self.phase().as_str())?;
         match self.subject() {
             "" => Ok(()),
             subject => write!(f, " {subject}"),
@@ -311,7 +313,7 @@ fn response<R: From<Reply> + 'static>(reply: Reply, payload: &dyn Any) -> R {
 mod tests {
     use super::*;
     use crate::{
-        Server,
+        server::Server,
         test::{Client, ClientError},
     };
 
@@ -371,8 +373,8 @@ mod tests {
     #[tokio::test]
     async fn answers_by_rule() -> Result<(), ClientError> {
         let recorder = Recorder::answering(|phase| match phase {
-            "auth" => Reply::try_again("Later"),
-            "data" => Reply::mailbox_full(),
+            PhaseKind::Auth => Reply::try_again("Later"),
+            PhaseKind::Data => Reply::mailbox_full(),
             _ => Reply::OK,
         });
         let mut client = Client::connect(&server(&recorder));
@@ -418,7 +420,7 @@ mod tests {
         client.raw("half").await?;
         client.ended().await?;
         let asked = recorder.requests();
-        assert_eq!(asked.last().map(Asked::phase), Some("data"));
+        assert_eq!(asked.last().map(Asked::phase), Some(PhaseKind::Data));
         assert!(asked.iter().all(|asked| asked.message().is_none()));
         Ok(())
     }

@@ -10,7 +10,7 @@ use tokio::{
 };
 
 use super::{Client, ClientError};
-use crate::{Handle, Listener, Server};
+use crate::server::{Handle, Listener, Server};
 
 /// A server that runs on a free port of 127.0.0.1, for clients that need a socket.
 ///

@@ -3,7 +3,7 @@ use std::{error::Error, fmt};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::{Client, ClientError};
-use crate::Server;
+use crate::server::Server;
 
 /// Plays a session: sends the `C:` lines, and checks that the server says the `S:` lines, and no more.
 ///
@@ -246,7 +246,7 @@ impl Error for TranscriptError {}
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Pipeline, test::Recorder};
+    use crate::{service::Pipeline, test::Recorder};
 
     fn server() -> Server {
         Server::new("mx.test", Recorder::new().pipeline())

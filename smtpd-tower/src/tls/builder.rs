@@ -16,7 +16,7 @@ use super::{
     source::{ClientCertificates, ServerCertificate},
     watch::Stamp,
 };
-use crate::TlsVersion;
+use crate::session::TlsVersion;
 
 /// Makes a [`TlsConfig`] of several certificates, with certificates of clients, and with whatever else can be set.
 ///

@@ -9,7 +9,7 @@ use super::der::{
 /// The names in a certificate (RFC 5280): its subject, and the addresses and hosts it is for.
 ///
 /// They are worth as much as the authority that signed it: use those of a certificate that the handshake has verified,
-/// such as [`TlsInfo::client_names`](crate::TlsInfo::client_names). An address in UTF-8 (RFC 8398) is not among them.
+/// such as [`TlsInfo::client_names`](crate::session::TlsInfo::client_names). An address in UTF-8 (RFC 8398) is not among them.
 ///
 /// ```
 /// use smtpd_tower::tls::CertificateNames;

@@ -84,7 +84,6 @@ mod tests {
     use rcgen::{
         BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, date_time_ymd,
     };
-
     use rustls_pki_types::UnixTime;
 
     use super::*;

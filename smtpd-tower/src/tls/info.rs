@@ -7,7 +7,7 @@ use rustls_pki_types::CertificateDer;
 use tokio_rustls::rustls::{CipherSuite, HandshakeKind, ProtocolVersion, ServerConnection};
 
 use super::{CertificateNames, parts::Parts};
-use crate::{TlsInfo, TlsVersion};
+use crate::session::{TlsInfo, TlsVersion};
 
 impl TlsInfo {
     /// The names in the client's own certificate, if it has shown one: who the client is, as the authority that signed

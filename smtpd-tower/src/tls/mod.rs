@@ -53,7 +53,7 @@
 //! none, some authorities mean the [common name](CertificateNames::common_name). [`ClientCertificates::crl_file`] keeps out
 //! certificates that have been revoked.
 //!
-//! Where other mechanisms are offered too, such a service looks at [`Request::mechanism`](crate::Request::mechanism)
+//! Where other mechanisms are offered too, such a service looks at [`Request::mechanism`](crate::phase::Request::mechanism)
 //! first:
 //!
 //! ```
@@ -99,7 +99,7 @@ use smtpd_core::sasl::{ChannelBinding, ChannelBindings};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
-use crate::TlsInfo;
+use crate::session::TlsInfo;
 
 mod binding;
 mod builder;

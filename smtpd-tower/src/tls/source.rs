@@ -89,7 +89,7 @@ impl fmt::Debug for ServerCertificate {
 /// their own choice. So is one that cannot be read, such as one of X.509 version 1 or with an unknown critical extension,
 /// and one with a key whose signatures cannot be verified, such as RSA with 1024 bits. A client that shows a certificate
 /// with any other key has to prove that it has the key, or the handshake fails. A certificate that a session
-/// [shows](crate::TlsInfo::peer_certificates) is a verified one.
+/// [shows](crate::session::TlsInfo::peer_certificates) is a verified one.
 ///
 /// ```
 /// use smtpd_tower::tls::ClientCertificates;

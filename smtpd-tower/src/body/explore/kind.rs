@@ -10,7 +10,10 @@ use sync_wrapper::SyncWrapper;
 use tokio::io::{AsyncBufRead, AsyncRead, ReadBuf};
 
 use super::task::Ledger;
-use crate::{Body, BodyError, SinkFailure, router::probed_broadcast};
+use crate::{
+    body::{Body, BodyError, SinkFailure},
+    router::probed_broadcast,
+};
 
 /// What the service puts before the message, by its head.
 pub(super) const BEFORE: &str = "B: 2\r\n";

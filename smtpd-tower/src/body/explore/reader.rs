@@ -4,7 +4,7 @@ use std::{
 };
 
 use super::task::Task;
-use crate::{Body, BodyError};
+use crate::body::{Body, BodyError};
 
 pub(super) struct Reader {
     pub(super) body: Option<Body>,

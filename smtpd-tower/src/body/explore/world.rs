@@ -9,10 +9,7 @@ use super::{
     reader::{Mode, PLACES, Place, Reader},
     task::{Alarm, Ledger, Piece, Task, cost},
 };
-use crate::{
-    BodyError,
-    body::{Feed, Pieces, incoming},
-};
+use crate::body::{BodyError, Feed, Pieces, incoming};
 
 pub(super) const MESSAGE: [&str; 4] = ["A: 1\r\n", "\r\n", "bo", "dy\r\n"];
 /// How the wakers behave, and how much is handed over at once.

@@ -49,12 +49,18 @@ mod tests {
         time::Duration,
     };
 
+    use smtpd_core::{Envelope, Reply};
     use tempfile::TempDir;
     use tokio_test::{assert_pending, task};
     use tower::ServiceExt;
 
     use super::*;
-    use crate::{Body, Data, Envelope, Reply, Request, Session, deliver::Maildir};
+    use crate::{
+        body::Body,
+        deliver::Maildir,
+        phase::{Data, Request},
+        session::Session,
+    };
 
     /// Far more than any call takes.
     const HANGS: Duration = Duration::from_secs(30);

@@ -1,6 +1,6 @@
-use smtpd_core::ReversePath;
+use smtpd_core::{Envelope, ReversePath};
 
-use crate::{Envelope, header_address};
+use crate::header::address;
 
 /// Which lines go before the message.
 #[derive(Clone, Copy, Debug)]
@@ -17,13 +17,13 @@ impl HeaderLines {
             // RFC 5321 section 4.4: final delivery adds the reverse-path, at the beginning; `<>` where it is null.
             let sender = match envelope.sender() {
                 ReversePath::Null => String::new(),
-                ReversePath::Mailbox(mailbox) => header_address::of_mailbox(mailbox, true),
+                ReversePath::Mailbox(mailbox) => address::of_mailbox(mailbox, true),
             };
             lines += &format!("Return-Path: <{sender}>\r\n");
         }
         if self.delivered_to {
             for recipient in envelope.recipients() {
-                let recipient = header_address::of_recipient(recipient.path(), true);
+                let recipient = address::of_recipient(recipient.path(), true);
                 lines += &format!("Delivered-To: {recipient}\r\n");
             }
         }
@@ -33,10 +33,9 @@ impl HeaderLines {
 
 #[cfg(test)]
 mod tests {
-    use smtpd_core::{Charset, Leniency, PathOptions};
+    use smtpd_core::{Charset, ForwardPath, Leniency, PathOptions};
 
     use super::*;
-    use crate::ForwardPath;
 
     #[test]
     fn lines_before_a_message() {

@@ -21,7 +21,12 @@ use tower_service::Service;
 
 pub use self::error::MaildirError;
 use self::{draft::Draft, folders::Folders, header::HeaderLines};
-use crate::{Body, BodyError, Data, Request, Session, fault::quietly, layer::QueueId};
+use crate::{
+    body::{Body, BodyError},
+    fault::quietly,
+    phase::{Data, Request},
+    session::{QueueId, Session},
+};
 
 /// So much is gathered before it is written; a smaller message is delivered in one go.
 const BUFFER: usize = 64 * 1024;
@@ -114,7 +119,7 @@ const BUFFER: usize = 64 * 1024;
 ///             Err(refusal) => Ok(refusal),
 ///         };
 ///         replies.push(reply.unwrap_or_else(|error| {
-///             session.report_fault::<Data>(error);
+///             session.report_fault(PhaseKind::Data, error);
 ///             Reply::try_again("Cannot be stored now") // the others have it
 ///         }));
 ///     }
@@ -266,7 +271,7 @@ impl From<MaildirError> for Failure {
 fn answer(outcome: Result<String, Failure>, session: &Session) -> Result<Reply, MaildirError> {
     match outcome {
         Ok(id) => Ok(Reply::queued(id)),
-        Err(Failure::Body(error)) => Ok(error.answer(session)),
+        Err(Failure::Body(error)) => Ok(session.reply_to(error)),
         Err(Failure::Maildir(error)) if error.is_full() => {
             warn_of_full_disk(&error, session);
             Ok(Reply::new(
@@ -340,13 +345,14 @@ mod tests {
 
     use bytes::Bytes;
     use futures_core::Stream;
+    use smtpd_core::Envelope;
     use tempfile::TempDir;
     use tokio::{runtime, sync::mpsc, task::JoinSet};
     use tokio_test::{assert_pending, task};
     use tower::{BoxError, ServiceExt};
 
     use super::*;
-    use crate::{Envelope, recover};
+    use crate::reply::recover;
 
     /// A maildir within a directory of its own.
     struct Fixture {

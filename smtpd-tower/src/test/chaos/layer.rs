@@ -15,7 +15,11 @@ use tokio::time::{Sleep, sleep};
 use tower_layer::Layer;
 use tower_service::Service;
 
-use crate::{Connect, Phase, Request, Session, layer::AnswerFuture};
+use crate::{
+    layer::AnswerFuture,
+    phase::{Phase, PhaseKind, Request},
+    session::Session,
+};
 
 /// Answers late, refuses for now, or ends sessions, by rules that are the same in every run.
 ///
@@ -25,10 +29,10 @@ use crate::{Connect, Phase, Request, Session, layer::AnswerFuture};
 /// All clones of a layer, and all services that they make, count together.
 ///
 /// ```
-/// use smtpd_tower::{Pipeline, Server, test::{ChaosLayer, Client, ClientError, Recorder}};
+/// use smtpd_tower::{Server, phase::PhaseKind, test::{ChaosLayer, Client, ClientError, Recorder}};
 ///
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), ClientError> {
-/// let chaos = ChaosLayer::new().on(["rcpt"]).fail_every(2).close_after(3);
+/// let chaos = ChaosLayer::new().on([PhaseKind::Rcpt]).fail_every(2).close_after(3);
 /// let server = Server::new("mx.example.org", Recorder::new().pipeline().layer(chaos));
 /// let mut client = Client::connect(&server);
 /// client.greeting().await?.expect_code(220)?;
@@ -47,7 +51,7 @@ pub struct ChaosLayer {
 
 #[derive(Clone, Debug)]
 struct Rules {
-    phases: Option<Arc<[Box<str>]>>,
+    phases: Option<Arc<[PhaseKind]>>,
     delay: Duration,
     banner: Duration,
     probability: f64,
@@ -83,15 +87,10 @@ impl ChaosLayer {
         }
     }
 
-    /// Touches only these phases, by their names ([`Phase::NAME`]); all by default.
+    /// Touches only these phases. Default: all of them.
     #[must_use]
-    pub fn on<T: AsRef<str>>(mut self, phases: impl IntoIterator<Item = T>) -> Self {
-        self.rules.phases = Some(
-            phases
-                .into_iter()
-                .map(|name| name.as_ref().into())
-                .collect(),
-        );
+    pub fn on(mut self, phases: impl IntoIterator<Item = PhaseKind>) -> Self {
+        self.rules.phases = Some(phases.into_iter().collect());
         self
     }
 
@@ -175,13 +174,13 @@ where
     }
 
     fn call(&mut self, request: Request<P>) -> Self::Future {
-        let answer = match self.rules.refusal(P::NAME, request.session()) {
+        let answer = match self.rules.refusal(P::KIND, request.session()) {
             Some(reply) => AnswerFuture::answer(reply.into()),
             None => AnswerFuture::inner(self.inner.call(request)),
         };
         ChaosFuture {
             answer,
-            delay: self.rules.delay(P::NAME),
+            delay: self.rules.delay(P::KIND),
             held: None,
             sleep: None,
         }
@@ -189,18 +188,18 @@ where
 }
 
 impl Rules {
-    fn touches(&self, phase: &str) -> bool {
-        let chosen = |phases: &Arc<[Box<str>]>| phases.iter().any(|name| **name == *phase);
+    fn touches(&self, phase: PhaseKind) -> bool {
+        let chosen = |phases: &Arc<[PhaseKind]>| phases.contains(&phase);
         self.phases.as_ref().is_none_or(chosen)
     }
 
-    fn delay(&self, phase: &str) -> Duration {
+    fn delay(&self, phase: PhaseKind) -> Duration {
         let all = if self.touches(phase) {
             self.delay
         } else {
             Duration::ZERO
         };
-        let banner = if phase == Connect::NAME {
+        let banner = if phase == PhaseKind::Connect {
             self.banner
         } else {
             Duration::ZERO
@@ -208,11 +207,11 @@ impl Rules {
         all.max(banner)
     }
 
-    fn refusal(&self, phase: &str, session: &Session) -> Option<Reply> {
+    fn refusal(&self, phase: PhaseKind, session: &Session) -> Option<Reply> {
         if !self.touches(phase) {
             return None;
         }
-        if phase != Connect::NAME && self.closes(session) {
+        if phase != PhaseKind::Connect && self.closes(session) {
             return Some(Reply::closing("Chaos"));
         }
         // Both count every request, so that one rule does not shift the other.
@@ -299,7 +298,9 @@ mod tests {
 
     use super::*;
     use crate::{
-        Auth, Pipeline, Rcpt, Server,
+        phase::{Auth, Rcpt},
+        server::Server,
+        service::Pipeline,
         test::{Client, ClientError, Recorder},
     };
 
@@ -356,7 +357,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn answers_and_the_banner_are_late() -> Result<(), ClientError> {
         let chaos = ChaosLayer::new()
-            .on(["helo", "mail"])
+            .on([PhaseKind::Helo, PhaseKind::Mail])
             .delay(SECOND * 2)
             .slow_banner(SECOND * 30);
         let server = Server::new("mx.test", Recorder::new().pipeline().layer(chaos));

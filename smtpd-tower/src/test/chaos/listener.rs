@@ -1,7 +1,7 @@
 use std::{fmt, io, sync::Arc};
 
 use super::{ChaosStream, StreamChaos};
-use crate::{Listener, PeerAddr};
+use crate::{net::PeerAddr, server::Listener};
 
 /// A listener whose connections are [`ChaosStream`]s.
 ///

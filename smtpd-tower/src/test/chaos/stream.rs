@@ -255,7 +255,8 @@ mod tests {
 
     use super::*;
     use crate::{
-        EndReason, Server,
+        server::Server,
+        session::EndReason,
         test::{Client, ClientError, Recorder},
     };
 

@@ -22,7 +22,7 @@ use self::wire::Wire;
 pub use self::{
     error::ClientError, keywords::EhloKeywords, options::ClientOptions, reply::ClientReply,
 };
-use crate::{PeerAddr, Server};
+use crate::{net::PeerAddr, server::Server};
 
 /// A client for tests. It speaks SMTP or LMTP step by step, or sends whole messages, and never panics by itself.
 ///
@@ -338,7 +338,12 @@ mod tests {
     use tokio::io::AsyncReadExt;
 
     use super::*;
-    use crate::{Auth, Data, Pipeline, Rcpt, Request, deliver::Inbox, handler_fn, test::Recorder};
+    use crate::{
+        deliver::Inbox,
+        phase::{Auth, Data, Rcpt, Request},
+        service::{Pipeline, handler_fn},
+        test::Recorder,
+    };
 
     fn server(inbox: &Inbox) -> Server {
         let rcpt = handler_fn(async |request: Request<Rcpt>| {

@@ -4,7 +4,8 @@ use smtpd_core::Protocol;
 
 use super::Client;
 use crate::{
-    PeerAddr, Server,
+    net::PeerAddr,
+    server::Server,
     test::{ChaosStream, StreamChaos, TranscriptError},
 };
 

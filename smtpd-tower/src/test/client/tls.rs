@@ -87,7 +87,12 @@ mod tests {
 
     use super::*;
     use crate::{
-        Pipeline, Rcpt, Request, Server, deliver::Inbox, handler_fn, test::Client, tls::TlsConfig,
+        deliver::Inbox,
+        phase::{Rcpt, Request},
+        server::Server,
+        service::{Pipeline, handler_fn},
+        test::Client,
+        tls::TlsConfig,
     };
 
     /// A server, its certificate, where its messages go, and whether a session has ended.

@@ -1,0 +1,106 @@
+use std::{
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
+
+use pin_project::pin_project;
+use smtpd_core::Reply;
+use tokio::time::Timeout;
+use tower::BoxError;
+use tower_service::Service;
+
+use super::{GreylistVerdict, Settings};
+use crate::phase::{Rcpt, Request};
+
+/// The future of [`Greylist`](super::Greylist): what the store says, then the service.
+#[pin_project]
+#[derive(Debug)]
+pub struct GreylistFuture<C, S, F> {
+    #[pin]
+    state: State<C, S, F>,
+}
+
+#[pin_project(project = StateProj)]
+#[derive(Debug)]
+#[allow(
+    clippy::large_enum_variant,
+    reason = "layers do not box, and the size of `F` is not known here"
+)]
+enum State<C, S, F> {
+    Check {
+        #[pin]
+        check: Timeout<C>,
+        then: Option<Then<S>>,
+    },
+    Inner(#[pin] F),
+}
+
+#[derive(Debug)]
+struct Then<S> {
+    service: S,
+    request: Request<Rcpt>,
+    settings: Arc<Settings>,
+}
+
+impl<C, S, F> GreylistFuture<C, S, F> {
+    pub(super) const fn inner(future: F) -> Self {
+        Self {
+            state: State::Inner(future),
+        }
+    }
+
+    pub(super) const fn check(
+        check: Timeout<C>,
+        service: S,
+        request: Request<Rcpt>,
+        settings: Arc<Settings>,
+    ) -> Self {
+        let then = Then {
+            service,
+            request,
+            settings,
+        };
+        Self {
+            state: State::Check {
+                check,
+                then: Some(then),
+            },
+        }
+    }
+}
+
+impl<C, S, F> Future for GreylistFuture<C, S, F>
+where
+    C: Future<Output = Result<GreylistVerdict, BoxError>>,
+    S: Service<Request<Rcpt>, Future = F>,
+    S::Response: From<Reply>,
+    F: Future<Output = Result<S::Response, S::Error>>,
+{
+    type Output = F::Output;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut state = self.project().state;
+        loop {
+            let inner = match state.as_mut().project() {
+                StateProj::Inner(inner) => return inner.poll(cx),
+                StateProj::Check { check, then } => {
+                    let Some(waiting) = then else {
+                        // Answered before, or the call below has panicked.
+                        return Poll::Pending;
+                    };
+                    let checked = ready!(check.poll(cx)).unwrap_or_else(|late| Err(late.into()));
+                    let refusal = waiting.settings.refusal(checked);
+                    let Some(mut then) = then.take() else {
+                        return Poll::Pending;
+                    };
+                    if let Some(reply) = refusal {
+                        return Poll::Ready(Ok(reply.into()));
+                    }
+                    then.service.call(then.request)
+                }
+            };
+            state.set(State::Inner(inner));
+        }
+    }
+}

@@ -1,0 +1,363 @@
+use std::{net::IpAddr, sync::Arc};
+
+use smtpd_core::{ClientName, ClientNameKind, Code, Reply, Status};
+
+use crate::{
+    layer::{Admit, compose::rule_layer},
+    phase::{Helo, Mail, Request},
+    session::Session,
+};
+
+/// Refuses clients by the name they give themselves, with 550 5.7.1, which RFC 5321 section 4.1.4 has for that.
+///
+/// A fresh one refuses only names that are forged beyond doubt: those of this server. All else is refused at your word, by
+/// the methods below. The clients that pass whatever they say are those of this machine (over loopback, a Unix socket, or
+/// from the very address they connect to), and those that have authenticated: what a mail program at home calls itself
+/// means nothing.
+///
+/// RFC 5321 section 4.1.4 lets a server verify that a name belongs to the address of the client, but it must not refuse mail
+/// because that fails. So there is no check of names against the DNS here, and
+/// [`refuse_foreign_literal`](Self::refuse_foreign_literal), the one check against the address, is off.
+///
+/// It fits HELO and MAIL. At HELO the refusal is at once, but a client may say HELO again; at MAIL it hits the mail itself.
+///
+/// ```
+/// use smtpd_tower::{Helo, Request, Session, handler_fn, layer::HeloCheckLayer};
+/// use tower::{ServiceBuilder, ServiceExt};
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let helo = ServiceBuilder::new()
+///     .layer(HeloCheckLayer::new().own_names(["mx.example.org"]).refuse_unqualified())
+///     .service(handler_fn(async |_: Request<Helo>| {}));
+/// let ask = |name: &str| {
+///     let request = name.parse().map(|name| Request::new(Session::from_peer(([192, 0, 2, 1], 4711)), Helo::new(name)));
+///     let helo = helo.clone();
+///     async move { Ok::<_, Box<dyn std::error::Error>>(helo.oneshot(request?).await?.to_string()) }
+/// };
+/// assert_eq!(ask("client.example.net").await?, "250 2.0.0 OK");
+/// assert_eq!(ask("MX.example.org").await?, "550 5.7.1 That is my own name");
+/// assert_eq!(ask("laptop").await?, "550 5.7.1 Give a fully qualified domain name");
+/// # Ok(()) }
+/// ```
+#[derive(Clone, Debug)]
+pub struct HeloCheckLayer {
+    config: Arc<Config>,
+}
+
+#[derive(Clone, Debug)]
+struct Config {
+    rules: Vec<Rule>,
+    names: Vec<String>,
+    addresses: Vec<IpAddr>,
+}
+
+/// What is refused.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Rule {
+    Own,
+    Malformed,
+    Unqualified,
+    ForeignLiteral,
+}
+
+impl Default for HeloCheckLayer {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl HeloCheckLayer {
+    /// Refuses those who call themselves by the name of this server, or by the address that they have connected to.
+    pub fn new() -> Self {
+        let config = Config {
+            rules: vec![Rule::Own],
+            names: Vec::new(),
+            addresses: Vec::new(),
+        };
+        Self {
+            config: Arc::new(config),
+        }
+    }
+
+    /// These are names of this server, too: those of a cluster that nobody else has.
+    #[must_use]
+    pub fn own_names<T: Into<String>>(self, names: impl IntoIterator<Item = T>) -> Self {
+        self.with(|config| config.names.extend(names.into_iter().map(Into::into)))
+    }
+
+    /// These are addresses of this server, too: those outside of a NAT or a balancer.
+    #[must_use]
+    pub fn own_addresses(self, addresses: impl IntoIterator<Item = IpAddr>) -> Self {
+        let addresses = addresses.into_iter().map(|ip| ip.to_canonical());
+        self.with(|config| config.addresses.extend(addresses))
+    }
+
+    /// Lets clients call themselves by a name of this server.
+    #[must_use]
+    pub fn allow_own(self) -> Self {
+        self.with(|config| config.rules.retain(|&rule| rule != Rule::Own))
+    }
+
+    /// Refuses names that are neither a domain nor an address literal, as RFC 5321 section 4.1.1.1 demands. Names with an
+    /// underscore are such; hosts of honest people have them.
+    #[must_use]
+    pub fn refuse_malformed(self) -> Self {
+        self.with(|config| config.rules.push(Rule::Malformed))
+    }
+
+    /// Refuses names without a dot, which are not fully qualified (RFC 5321 section 2.3.5), such as `localhost`. Address
+    /// literals pass.
+    #[must_use]
+    pub fn refuse_unqualified(self) -> Self {
+        self.with(|config| config.rules.push(Rule::Unqualified))
+    }
+
+    /// Refuses address literals of another address than the client's. Where the client's address is not known, as behind a
+    /// proxy that could not name it, every literal passes.
+    ///
+    /// RFC 5321 section 4.1.4 forbids to refuse mail because the client's name does not correspond to its address. A client
+    /// behind a NAT gives the address that it knows of. Use it only where you know all clients.
+    #[must_use]
+    pub fn refuse_foreign_literal(self) -> Self {
+        self.with(|config| config.rules.push(Rule::ForeignLiteral))
+    }
+
+    fn with(mut self, change: impl FnOnce(&mut Config)) -> Self {
+        change(Arc::make_mut(&mut self.config));
+        self
+    }
+}
+
+rule_layer!(HeloCheckLayer);
+
+impl Admit<Helo> for HeloCheckLayer {
+    fn admit(&self, request: &Request<Helo>) -> Result<(), Reply> {
+        self.config
+            .judge(request.session(), &request.payload().name)
+    }
+}
+
+impl Admit<Mail> for HeloCheckLayer {
+    fn admit(&self, request: &Request<Mail>) -> Result<(), Reply> {
+        let session = request.session();
+        session
+            .helo()
+            .map_or(Ok(()), |name| self.config.judge(session, name))
+    }
+}
+
+impl Config {
+    fn judge(&self, session: &Session, name: &ClientName) -> Result<(), Reply> {
+        if is_trusted(session) {
+            return Ok(());
+        }
+        let mut rules = self.rules.iter();
+        match rules.find(|rule| self.objects(**rule, session, name)) {
+            // RFC 5321 section 4.1.4: 550 is one of those for an EHLO that is not acceptable; 504 is not.
+            Some(rule) => Err(Reply::new(
+                Code::MAILBOX_UNAVAILABLE,
+                Status::DENIED,
+                rule.text(),
+            )),
+            None => Ok(()),
+        }
+    }
+
+    fn objects(&self, rule: Rule, session: &Session, name: &ClientName) -> bool {
+        match rule {
+            Rule::Own => self.is_own(session, name),
+            Rule::Malformed => name.kind() == ClientNameKind::Other,
+            Rule::Unqualified => {
+                name.kind() != ClientNameKind::Literal && !without_root(name).contains('.')
+            }
+            // Of a client that a proxy could not name there is no address to compare.
+            Rule::ForeignLiteral => literal(name)
+                .zip(known_ip(session))
+                .is_some_and(|(given, ip)| given != ip),
+        }
+    }
+
+    fn is_own(&self, session: &Session, name: &ClientName) -> bool {
+        if let Some(ip) = address(name) {
+            return session.local_addr().ip() == Some(ip) || self.addresses.contains(&ip);
+        }
+        let name = without_root(name);
+        let mut names = self.names.iter().map(String::as_str);
+        name.eq_ignore_ascii_case(session.hostname())
+            || names.any(|own| own.eq_ignore_ascii_case(name))
+    }
+}
+
+impl Rule {
+    const fn text(self) -> &'static str {
+        match self {
+            Self::Own => "That is my own name",
+            Self::Malformed => "Give a domain name or an address literal",
+            Self::Unqualified => "Give a fully qualified domain name",
+            Self::ForeignLiteral => "That is not your address",
+        }
+    }
+}
+
+fn is_trusted(session: &Session) -> bool {
+    let is_own = known_ip(session).is_some_and(|ip| session.local_addr().ip() == Some(ip));
+    session.identity().is_some() || session.peer().is_local() || is_own
+}
+
+/// The address of the client. One that a proxy could not name has an address that is nobody's, and so perhaps has the listener.
+fn known_ip(session: &Session) -> Option<IpAddr> {
+    session.peer().ip().filter(|ip| !ip.is_unspecified())
+}
+
+fn literal(name: &ClientName) -> Option<IpAddr> {
+    Some(name.domain()?.ip()?.to_canonical())
+}
+
+/// The address that a name is, also where the brackets are missing.
+fn address(name: &ClientName) -> Option<IpAddr> {
+    let bare = || name.as_str().parse().ok();
+    literal(name).or_else(|| bare().map(|ip: IpAddr| ip.to_canonical()))
+}
+
+/// The name without the dot of the root, which does not make it another.
+fn without_root(name: &ClientName) -> &str {
+    let name = name.as_str();
+    name.strip_suffix('.').unwrap_or(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use smtpd_core::{Greeting, ReversePath};
+    use tokio_test::{assert_pending, assert_ready_ok};
+    use tower::{Layer, ServiceExt, service_fn};
+    use tower_test::mock::spawn_layer;
+
+    use super::*;
+    use crate::net::PeerAddr;
+
+    const STRANGER: ([u8; 4], u16) = ([192, 0, 2, 1], 4711);
+
+    /// The refusals at HELO and at MAIL, which are the same.
+    async fn refusal(layer: &HeloCheckLayer, session: Session, name: &str) -> Option<String> {
+        let name: ClientName = name.parse().unwrap();
+        let service = layer.layer(service_fn(async |_| Ok::<_, Infallible>(Reply::OK)));
+        let helo = Request::new(session.clone(), Helo::new(name.clone()));
+        let at_helo = service.oneshot(helo).await.unwrap();
+
+        let service = layer.layer(service_fn(async |_| Ok::<_, Infallible>(Reply::OK)));
+        let session = session.with_helo(name, Greeting::Ehlo);
+        let mail = Request::new(session, Mail::new(ReversePath::Null));
+        assert_eq!(service.oneshot(mail).await.unwrap(), at_helo);
+        (!at_helo.is_positive()).then(|| at_helo.to_string())
+    }
+
+    #[tokio::test]
+    async fn what_each_option_refuses() {
+        let fresh = HeloCheckLayer::new();
+        let none = fresh.clone().allow_own();
+        let own = fresh
+            .clone()
+            .own_names(["mx2.example.org"])
+            .own_addresses(["203.0.113.5".parse().unwrap()]);
+        let malformed = none.clone().refuse_malformed();
+        let unqualified = none.clone().refuse_unqualified();
+        let foreign = none.clone().refuse_foreign_literal();
+        let (is_own, is_odd) = (
+            "That is my own name",
+            "Give a domain name or an address literal",
+        );
+        let (has_no_dot, is_not_yours) = (
+            "Give a fully qualified domain name",
+            "That is not your address",
+        );
+        let table = [
+            // The name and address of the server of a test.
+            (&fresh, "localhost", is_own),
+            (&fresh, "LocalHost.", is_own),
+            (&fresh, "[127.0.0.1]", is_own),
+            (&fresh, "[IPv6:::ffff:127.0.0.1]", is_own),
+            (&fresh, "127.0.0.1", is_own),
+            (&none, "localhost", ""),
+            (&none, "under_score", ""),
+            (&fresh, "mx2.example.org", ""),
+            (&own, "MX2.example.org", is_own),
+            (&own, "mx2.example.org.uk", ""),
+            (&own, "localhost", is_own),
+            (&own, "[203.0.113.5]", is_own),
+            (&own, "[203.0.113.6]", ""),
+            (&fresh, "[203.0.113.5]", ""),
+            (&malformed, "under_score.example.org", is_odd),
+            (&malformed, "[x:y]", is_odd),
+            (&malformed, "localhost", ""),
+            (&malformed, "[203.0.113.5]", ""),
+            (&unqualified, "laptop", has_no_dot),
+            (&unqualified, "laptop.", has_no_dot),
+            (&unqualified, "under_score", has_no_dot),
+            (&unqualified, "under_score.example.org", ""),
+            (&unqualified, "[IPv6:2001:db8::1]", ""),
+            (&foreign, "[203.0.113.5]", is_not_yours),
+            (&foreign, "[192.0.2.1]", ""),
+            (&foreign, "[IPv6:::ffff:192.0.2.1]", ""),
+            (&foreign, "mx.example.net", ""),
+        ];
+        for (layer, name, expected) in table {
+            let heard = refusal(layer, Session::from_peer(STRANGER), name).await;
+            let expected = (!expected.is_empty()).then(|| format!("550 5.7.1 {expected}"));
+            assert_eq!(heard, expected, "{name} {layer:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn whom_one_knows_may_say_anything() {
+        let layer = HeloCheckLayer::new()
+            .refuse_malformed()
+            .refuse_unqualified()
+            .refuse_foreign_literal();
+        let known = [
+            Session::local(),
+            Session::from_peer(PeerAddr::Unix(None)),
+            Session::from_peer(STRANGER).with_identity("alice"),
+        ];
+        for name in ["localhost", "my_laptop", "[203.0.113.5]"] {
+            for session in known.clone() {
+                assert_eq!(
+                    refusal(&layer, session.clone(), name).await,
+                    None,
+                    "{session:?}"
+                );
+            }
+            let nobody = Session::from_peer(STRANGER)
+                .with_xclient("ADDR=[UNAVAILABLE] DESTADDR=[UNAVAILABLE]".parse().unwrap());
+            assert_eq!(nobody.peer().ip(), nobody.local_addr().ip());
+            let stranger = Session::from_peer(STRANGER);
+            assert!(refusal(&layer, stranger, name).await.is_some(), "{name}");
+            let is_literal = name.starts_with('[');
+            let is_refused = refusal(&layer, nobody, name).await.is_some();
+            assert_eq!(is_refused, !is_literal, "{name}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_literal_that_cannot_be_verified_is_not_called_forged() {
+        let layer = HeloCheckLayer::new().refuse_foreign_literal();
+        for peer in [PeerAddr::from(([0, 0, 0, 0], 0)), PeerAddr::Unknown] {
+            let session = Session::from_peer(peer);
+            assert_eq!(refusal(&layer, session, "[203.0.113.5]").await, None);
+        }
+        let known = Session::from_peer(STRANGER);
+        let heard = refusal(&layer, known, "[203.0.113.5]").await;
+        assert_eq!(heard.as_deref(), Some("550 5.7.1 That is not your address"));
+    }
+
+    #[tokio::test]
+    async fn a_client_that_is_refused_never_reaches_the_service() {
+        let (mut service, mut handle) = spawn_layer::<_, Reply, _>(HeloCheckLayer::default());
+        assert_ready_ok!(service.poll_ready());
+        let helo = Helo::new("localhost".parse().unwrap());
+        let refused = service.call(Request::new(Session::from_peer(STRANGER), helo));
+        assert_eq!(refused.await.unwrap().code().as_u16(), 550);
+        assert_pending!(handle.poll_request());
+    }
+}

@@ -1,0 +1,262 @@
+use std::sync::Arc;
+
+use smtpd_core::Reply;
+
+use crate::{
+    layer::{Admit, compose::rule_layer},
+    net::{Cidr, CidrError, CidrSet},
+    phase::Request,
+    session::Session,
+};
+
+/// Refuses clients of the given networks, with 554 5.7.1, and lets all others pass.
+///
+/// It fits every phase, and is meant for connect, where 554 stands in place of the greeting (RFC 5321 section 3.1). An IPv4
+/// client is the same through a dual-stack socket. Peers without an IP address, as on a Unix socket, pass. The list may
+/// have thousands of entries: a look-up is a binary search.
+///
+/// ```
+/// use smtpd_tower::{Connect, Request, Session, handler_fn, layer::DenyHostsLayer};
+/// use tower::{ServiceBuilder, ServiceExt};
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let connect = ServiceBuilder::new()
+///     .layer(DenyHostsLayer::parse(["192.0.2.0/24", "2001:db8::/32", "198.51.100.7"])?)
+///     .service(handler_fn(async |_: Request<Connect>| {}));
+/// let ask = |ip: [u8; 4]| connect.clone().oneshot(Request::new(Session::from_peer((ip, 4711)), Connect::new()));
+///
+/// assert_eq!(ask([203, 0, 113, 1]).await?.code().as_u16(), 250);
+/// assert_eq!(ask([192, 0, 2, 1]).await?.to_string(), "554 5.7.1 Access denied");
+/// # Ok(()) }
+/// ```
+#[derive(Clone, Debug)]
+pub struct DenyHostsLayer {
+    rule: Rule,
+}
+
+impl DenyHostsLayer {
+    /// Refuses clients of these networks.
+    pub fn new(hosts: impl IntoIterator<Item = Cidr>) -> Self {
+        Self {
+            rule: Rule::new(hosts.into_iter().collect(), Listed::Refused),
+        }
+    }
+
+    /// The same of networks as texts.
+    ///
+    /// # Errors
+    ///
+    /// The first text that is neither a network nor an address.
+    pub fn parse<T: AsRef<str>>(hosts: impl IntoIterator<Item = T>) -> Result<Self, CidrError> {
+        Ok(Self {
+            rule: Rule::new(parse(hosts)?, Listed::Refused),
+        })
+    }
+
+    /// Refuses with that reply. One of 4yz makes clients try again; at connect it becomes 421.
+    #[must_use]
+    pub fn with_reply(mut self, reply: Reply) -> Self {
+        self.rule.reply = reply.into();
+        self
+    }
+}
+
+rule_layer!(DenyHostsLayer);
+
+impl<P> Admit<P> for DenyHostsLayer {
+    fn admit(&self, request: &Request<P>) -> Result<(), Reply> {
+        self.rule.admit(request.session())
+    }
+}
+
+/// Lets clients of the given networks pass, and refuses all others with 554 5.7.1.
+///
+/// It is the opposite of [`DenyHostsLayer`], and else as that: peers without an IP address, as on a Unix socket, pass.
+///
+/// ```
+/// use smtpd_tower::{Connect, Request, Session, handler_fn, layer::AllowHostsLayer};
+/// use tower::{ServiceBuilder, ServiceExt};
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let connect = ServiceBuilder::new()
+///     .layer(AllowHostsLayer::parse(["127.0.0.0/8", "::1", "10.0.0.0/8"])?)
+///     .service(handler_fn(async |_: Request<Connect>| {}));
+/// let ask = |ip: [u8; 4]| connect.clone().oneshot(Request::new(Session::from_peer((ip, 4711)), Connect::new()));
+///
+/// assert_eq!(ask([10, 0, 0, 1]).await?.code().as_u16(), 250);
+/// assert_eq!(ask([192, 0, 2, 1]).await?.to_string(), "554 5.7.1 Access denied");
+/// # Ok(()) }
+/// ```
+#[derive(Clone, Debug)]
+pub struct AllowHostsLayer {
+    rule: Rule,
+}
+
+impl AllowHostsLayer {
+    /// Lets clients of these networks pass.
+    pub fn new(hosts: impl IntoIterator<Item = Cidr>) -> Self {
+        Self {
+            rule: Rule::new(hosts.into_iter().collect(), Listed::Passes),
+        }
+    }
+
+    /// The same of networks as texts.
+    ///
+    /// # Errors
+    ///
+    /// The first text that is neither a network nor an address.
+    pub fn parse<T: AsRef<str>>(hosts: impl IntoIterator<Item = T>) -> Result<Self, CidrError> {
+        Ok(Self {
+            rule: Rule::new(parse(hosts)?, Listed::Passes),
+        })
+    }
+
+    /// Refuses with that reply. One of 4yz makes clients try again; at connect it becomes 421.
+    #[must_use]
+    pub fn with_reply(mut self, reply: Reply) -> Self {
+        self.rule.reply = reply.into();
+        self
+    }
+}
+
+rule_layer!(AllowHostsLayer);
+
+impl<P> Admit<P> for AllowHostsLayer {
+    fn admit(&self, request: &Request<P>) -> Result<(), Reply> {
+        self.rule.admit(request.session())
+    }
+}
+
+#[derive(Clone, Debug)]
+struct Rule {
+    hosts: Arc<CidrSet>,
+    listed: Listed,
+    reply: Arc<Reply>,
+}
+
+/// What becomes of a client that is on the list.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Listed {
+    Passes,
+    Refused,
+}
+
+impl Rule {
+    fn new(hosts: CidrSet, listed: Listed) -> Self {
+        Self {
+            hosts: Arc::new(hosts),
+            listed,
+            reply: Reply::rejected("Access denied").into(),
+        }
+    }
+
+    fn admit(&self, session: &Session) -> Result<(), Reply> {
+        let passes = |ip| self.hosts.contains(ip) == (self.listed == Listed::Passes);
+        if session.peer().ip().is_none_or(passes) {
+            Ok(())
+        } else {
+            Err(Reply::clone(&self.reply))
+        }
+    }
+}
+
+fn parse<T: AsRef<str>>(hosts: impl IntoIterator<Item = T>) -> Result<CidrSet, CidrError> {
+    hosts
+        .into_iter()
+        .map(|text| text.as_ref().parse())
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{convert::Infallible, net::IpAddr};
+
+    use tokio_test::{assert_pending, assert_ready_ok};
+    use tower::{ServiceExt, service_fn};
+    use tower_layer::Layer;
+    use tower_test::mock::spawn_layer;
+
+    use super::*;
+    use crate::{
+        layer::Gate,
+        net::PeerAddr,
+        phase::{Connect, Rcpt},
+    };
+
+    const LIST: [&str; 3] = ["192.0.2.0/24", "2001:db8::/32", "198.51.100.7"];
+
+    async fn code<L, P>(layer: &L, peer: impl Into<PeerAddr>, payload: P) -> u16
+    where
+        L: Layer<Accept<P>, Service = Gate<Accept<P>, L>> + Admit<P>,
+    {
+        let inner: Accept<P> = service_fn(|_| std::future::ready(Ok::<_, Infallible>(Reply::OK)));
+        let request = Request::new(Session::from_peer(peer), payload);
+        layer
+            .layer(inner)
+            .oneshot(request)
+            .await
+            .unwrap()
+            .code()
+            .as_u16()
+    }
+
+    type Accept<P> =
+        tower::util::ServiceFn<fn(Request<P>) -> std::future::Ready<Result<Reply, Infallible>>>;
+
+    #[tokio::test]
+    async fn whoever_is_on_the_list() {
+        let (deny, allow) = (
+            DenyHostsLayer::parse(LIST).unwrap(),
+            AllowHostsLayer::parse(LIST).unwrap(),
+        );
+        let table = [
+            ("192.0.2.1", true),
+            ("::ffff:192.0.2.1", true),
+            ("192.0.3.1", false),
+            ("2001:db8::25", true),
+            ("2001:db9::25", false),
+            ("198.51.100.7", true),
+            ("198.51.100.8", false),
+        ];
+        for (ip, listed) in table {
+            let ip: IpAddr = ip.parse().unwrap();
+            let path = || Rcpt::new("user@example.org".parse().unwrap());
+            let (refused, passes) = if listed { (554, 250) } else { (250, 554) };
+            assert_eq!(
+                code(&deny, (ip, 4711), Connect::new()).await,
+                refused,
+                "{ip}"
+            );
+            assert_eq!(
+                code(&allow, (ip, 4711), Connect::new()).await,
+                passes,
+                "{ip}"
+            );
+            assert_eq!(code(&deny, (ip, 4711), path()).await, refused, "{ip}");
+            assert_eq!(code(&allow, (ip, 4711), path()).await, passes, "{ip}");
+        }
+        for peer in [PeerAddr::Unix(None), PeerAddr::Unknown] {
+            assert_eq!(code(&deny, peer.clone(), Connect::new()).await, 250);
+            assert_eq!(code(&allow, peer, Connect::new()).await, 250);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_client_that_is_refused_never_reaches_the_service() {
+        let hosts = [Cidr::from(IpAddr::from([192, 0, 2, 1]))];
+        let layer = DenyHostsLayer::new(hosts).with_reply(Reply::busy());
+        let (mut service, mut handle) = spawn_layer::<_, Reply, _>(layer);
+        assert_ready_ok!(service.poll_ready());
+        let request = Request::new(Session::from_peer(([192, 0, 2, 1], 4711)), Connect::new());
+        assert_eq!(service.call(request).await.unwrap(), Reply::busy());
+        assert_pending!(handle.poll_request());
+    }
+
+    #[test]
+    fn a_list_with_a_typing_error_makes_no_layer() {
+        let list = ["192.0.2.0/24", "192.0.2.0/42"];
+        let shown = "`192.0.2.0/42` does not end with a prefix length of 0 to 32";
+        assert_eq!(DenyHostsLayer::parse(list).unwrap_err().to_string(), shown);
+        assert_eq!(AllowHostsLayer::parse(list).unwrap_err().to_string(), shown);
+    }
+}

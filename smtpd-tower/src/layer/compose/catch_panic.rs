@@ -1,0 +1,278 @@
+use std::{
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use pin_project::pin_project;
+use smtpd_core::Reply;
+use tower_layer::Layer;
+use tower_service::Service;
+
+use crate::{
+    fault::{caught, quietly},
+    layer::AnswerFuture,
+    phase::{Phase, PhaseKind, Request},
+    session::Session,
+};
+
+/// Answers with 451 4.3.0 where the service panics, and logs the panic as an error by [`tracing`].
+///
+/// It fits every phase. Without it a panic costs the session a 421, and no other session anything; with it the client can go
+/// on, with its next recipient for instance. The message of the panic is never sent to the client. Where panics abort the
+/// process nothing can be caught.
+///
+/// A service that panics is called again for later requests. What its clones share must bear that, as a poisoned
+/// [`Mutex`](std::sync::Mutex) does not.
+///
+/// ```
+/// use smtpd_tower::{Rcpt, Request, Session, handler_fn, layer::CatchPanicLayer};
+/// use tower::{ServiceBuilder, ServiceExt};
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let rcpt = ServiceBuilder::new()
+///     .layer(CatchPanicLayer::new())
+///     .service(handler_fn(async |request: Request<Rcpt>| assert_ne!(request.recipient().as_str(), "bug@example.org")));
+/// let ask = |path| rcpt.clone().oneshot(Request::new(Session::local(), Rcpt::new(path)));
+///
+/// assert_eq!(ask("user@example.org".parse()?).await?.code().as_u16(), 250);
+/// assert_eq!(ask("bug@example.org".parse()?).await?.to_string(), "451 4.3.0 Local error in processing");
+/// # Ok(()) }
+/// ```
+#[derive(Clone, Copy, Debug, Default)]
+#[non_exhaustive]
+pub struct CatchPanicLayer;
+
+impl CatchPanicLayer {
+    /// Catches panics.
+    pub const fn new() -> Self {
+        Self
+    }
+}
+
+impl<S> Layer<S> for CatchPanicLayer {
+    type Service = CatchPanic<S>;
+
+    fn layer(&self, inner: S) -> CatchPanic<S> {
+        CatchPanic {
+            inner,
+            unready: None,
+        }
+    }
+}
+
+/// The service of [`CatchPanicLayer`].
+#[derive(Debug)]
+pub struct CatchPanic<S> {
+    inner: S,
+    /// The message of a panic within `poll_ready`, which cannot answer: `call` does.
+    unready: Option<String>,
+}
+
+// By hand: what this instance has gone through is nothing to its clones.
+impl<S: Clone> Clone for CatchPanic<S> {
+    fn clone(&self) -> Self {
+        CatchPanicLayer.layer(self.inner.clone())
+    }
+}
+
+impl<S, P> Service<Request<P>> for CatchPanic<S>
+where
+    P: Phase,
+    S: Service<Request<P>>,
+    S::Response: From<Reply>,
+{
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = CatchPanicFuture<S::Future, S::Response>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        caught(|| self.inner.poll_ready(cx)).unwrap_or_else(|panic| {
+            self.unready = Some(panic);
+            Poll::Ready(Ok(()))
+        })
+    }
+
+    fn call(&mut self, request: Request<P>) -> Self::Future {
+        let site = Site {
+            phase: P::KIND,
+            session: request.session().clone(),
+        };
+        let called = match self.unready.take() {
+            Some(panic) => Err(panic),
+            None => caught(|| self.inner.call(request)),
+        };
+        let answer = match called {
+            Ok(future) => AnswerFuture::inner(future),
+            Err(panic) => AnswerFuture::answer(site.report(&panic).into()),
+        };
+        CatchPanicFuture { answer, site }
+    }
+}
+
+/// The future of [`CatchPanic`].
+#[pin_project]
+#[derive(Debug)]
+pub struct CatchPanicFuture<F, R> {
+    #[pin]
+    answer: AnswerFuture<F, R>,
+    site: Site,
+}
+
+impl<F, R, E> Future for CatchPanicFuture<F, R>
+where
+    F: Future<Output = Result<R, E>>,
+    R: From<Reply>,
+{
+    type Output = F::Output;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
+        let this = self.project();
+        // A future that has panicked is not polled again; what services share is up to them, as the layer says.
+        caught(|| this.answer.poll(cx))
+            .unwrap_or_else(|panic| Poll::Ready(Ok(this.site.report(&panic).into())))
+    }
+}
+
+/// Where a panic may come from.
+#[derive(Debug)]
+struct Site {
+    phase: PhaseKind,
+    session: Session,
+}
+
+impl Site {
+    /// Logs a panic. Returns what the client receives for it.
+    fn report(&self, panic: &str) -> Reply {
+        quietly(|| {
+            tracing::error!(
+                phase = self.phase.as_str(),
+                session = self.session.id(),
+                peer = %self.session.peer(),
+                panic = %panic.escape_debug(),
+                "service panicked"
+            );
+        });
+        Reply::try_again("Local error in processing")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        future::Ready,
+        io,
+        sync::{Arc, Mutex},
+    };
+
+    use tower::{BoxError, ServiceExt};
+
+    use super::*;
+    use crate::{
+        fault::test::{At, Panicking},
+        phase::Connect,
+    };
+
+    /// Panics at that point.
+    #[derive(Clone, Copy, PartialEq)]
+    enum Bomb {
+        Ready,
+        Call,
+        Poll,
+        Never,
+    }
+
+    impl Service<Request<Connect>> for Bomb {
+        type Response = Reply;
+        type Error = BoxError;
+        type Future = Lit;
+
+        fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+            assert!(*self != Self::Ready, "at poll_ready");
+            Poll::Ready(Ok(()))
+        }
+
+        fn call(&mut self, _: Request<Connect>) -> Lit {
+            assert!(*self != Self::Call, "at call");
+            Lit(*self == Self::Poll, std::future::ready(Ok(Reply::OK)))
+        }
+    }
+
+    struct Lit(bool, Ready<Result<Reply, BoxError>>);
+
+    impl Future for Lit {
+        type Output = Result<Reply, BoxError>;
+
+        fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+            assert!(!self.0, "at\npoll");
+            Pin::new(&mut self.1).poll(cx)
+        }
+    }
+
+    #[derive(Clone, Default)]
+    struct Log(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Log {
+        fn write(&mut self, octets: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().write(octets)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[tokio::test]
+    async fn a_panic_anywhere_is_a_transient_refusal_and_a_line_in_the_log() {
+        let log = Log::default();
+        let writer = log.clone();
+        let subscriber = tracing_subscriber::fmt()
+            .with_ansi(false)
+            .without_time()
+            .with_target(false)
+            .with_writer(move || writer.clone())
+            .finish();
+        let _guard = tracing::subscriber::set_default(subscriber);
+        let table = [
+            (Bomb::Ready, Some("at poll_ready")),
+            (Bomb::Call, Some("at call")),
+            (Bomb::Poll, Some(r"at\npoll")),
+            (Bomb::Never, None),
+        ];
+        for (bomb, panic) in table {
+            let session = Session::from_peer(([192, 0, 2, 1], 4711));
+            let id = session.id();
+            let service = CatchPanicLayer::new().layer(bomb);
+            let request = Request::new(session, Connect::new());
+            let reply = service.oneshot(request).await.unwrap().to_string();
+            let logged = std::mem::take(&mut *log.0.lock().unwrap());
+            let logged = String::from_utf8(logged).unwrap();
+            if let Some(panic) = panic {
+                assert_eq!(reply, "451 4.3.0 Local error in processing");
+                let line = format!(
+                    "ERROR service panicked phase=\"connect\" session={id} peer=192.0.2.1:4711 panic={panic}"
+                );
+                assert_eq!(logged.trim(), line);
+            } else {
+                assert_eq!((reply.as_str(), logged.as_str()), ("250 2.0.0 OK", ""));
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_log_that_panics_too_does_not_end_the_session() {
+        for bomb in [Bomb::Ready, Bomb::Call, Bomb::Poll] {
+            let _guard = Panicking::listen(At::Event);
+            let service = CatchPanicLayer::new().layer(bomb);
+            let request = Request::new(Session::local(), Connect::new());
+            let reply = service.oneshot(request).await.unwrap();
+            assert_eq!(reply.to_string(), "451 4.3.0 Local error in processing");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_clone_of_an_instance_that_could_not_get_ready_starts_afresh() {
+        let mut service = CatchPanicLayer::new().layer(Bomb::Ready);
+        assert!(service.ready().await.is_ok());
+        assert!(service.unready.is_some() && service.clone().unready.is_none());
+    }
+}

@@ -1,0 +1,95 @@
+use std::task::{Context, Poll};
+
+use smtpd_core::Reply;
+use tower_service::Service;
+
+use crate::{layer::AnswerFuture, phase::Request};
+
+/// A rule by which a request passes or is refused: what the layers are made of that do nothing else.
+///
+/// A layer of your own of that kind needs only the rule, and a [`Gate`] around the service:
+///
+/// ```
+/// use smtpd_tower::{Mail, Reply, Request, ReversePath, Session, handler_fn, layer::{Admit, Gate}};
+/// use tower::ServiceExt;
+///
+/// #[derive(Clone)]
+/// struct Closed;
+///
+/// impl<P> Admit<P> for Closed {
+///     fn admit(&self, _: &Request<P>) -> Result<(), Reply> {
+///         Err(Reply::try_again("Closed for today"))
+///     }
+/// }
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let mail = Gate::new(handler_fn(async |_: Request<Mail>| {}), Closed);
+/// let reply = mail.oneshot(Request::new(Session::local(), Mail::new(ReversePath::Null))).await?;
+/// assert_eq!(reply.to_string(), "451 4.3.0 Closed for today");
+/// # Ok(()) }
+/// ```
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot serve the SMTP phase `{P}`",
+    label = "the rule of a layer for another phase",
+    note = "a layer that fits one phase goes around the service of that phase, by `ServiceBuilder`; `Pipeline::layer` wraps every phase"
+)]
+pub trait Admit<P> {
+    /// Asked once for each request. A rule that counts does so here. It is cloned with its service for each command, so what
+    /// is dear to clone belongs into an `Arc`.
+    ///
+    /// # Errors
+    ///
+    /// The reply to a request that is refused.
+    fn admit(&self, request: &Request<P>) -> Result<(), Reply>;
+}
+
+/// A service that is asked only what a rule admits.
+#[derive(Clone, Copy, Debug)]
+pub struct Gate<S, A> {
+    inner: S,
+    rule: A,
+}
+
+impl<S, A> Gate<S, A> {
+    /// The service behind that rule.
+    pub const fn new(inner: S, rule: A) -> Self {
+        Self { inner, rule }
+    }
+}
+
+impl<S, A, P> Service<Request<P>> for Gate<S, A>
+where
+    S: Service<Request<P>>,
+    S::Response: From<Reply>,
+    A: Admit<P>,
+{
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = AnswerFuture<S::Future, S::Response>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<P>) -> Self::Future {
+        match self.rule.admit(&request) {
+            Ok(()) => AnswerFuture::inner(self.inner.call(request)),
+            Err(reply) => AnswerFuture::answer(reply.into()),
+        }
+    }
+}
+
+/// Makes a layer of a type that is a rule: its service is a [`Gate`] with a clone of it.
+macro_rules! rule_layer {
+    ($layer:ty) => {
+        impl<S> ::tower_layer::Layer<S> for $layer {
+            type Service = $crate::layer::Gate<S, Self>;
+
+            fn layer(&self, inner: S) -> Self::Service {
+                $crate::layer::Gate::new(inner, self.clone())
+            }
+        }
+    };
+}
+
+pub(in crate::layer) use rule_layer;

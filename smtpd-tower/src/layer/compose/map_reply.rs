@@ -1,0 +1,212 @@
+use std::{
+    any::type_name,
+    fmt,
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use pin_project::pin_project;
+use smtpd_core::Reply;
+use tower_layer::Layer;
+use tower_service::Service;
+
+use crate::{phase::Request, reply::Answer};
+
+/// Changes the replies of a service: their texts, or their codes.
+///
+/// It fits every phase. Of an AUTH only the refusals have a reply yet; of a message with a reply for each recipient every one
+/// is changed. Errors pass unchanged: their reply is found outside of all layers, by [`recover`](crate::reply::recover()), and
+/// tells nothing of the cause.
+///
+/// A refusal that becomes positive is taken as such: at RCPT the recipient is accepted, and at DATA the client
+/// thinks that the message was delivered.
+///
+/// ```
+/// use smtpd_tower::{Rcpt, Reply, Request, Session, handler_fn, layer::MapReplyLayer};
+/// use tower::{ServiceBuilder, ServiceExt};
+///
+/// async fn lookup(request: Request<Rcpt>) -> Result<(), Reply> {
+///     match request.recipient().as_str() {
+///         "alice@example.org" => Ok(()),
+///         _ => Err(Reply::no_such_user().with_text("Not in table users of db1.internal")),
+///     }
+/// }
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let hide = |reply: Reply| if reply.is_positive() { reply } else { reply.with_text("Refused") };
+/// let rcpt = ServiceBuilder::new().layer(MapReplyLayer::new(hide)).service(handler_fn(lookup));
+/// let ask = |path| rcpt.clone().oneshot(Request::new(Session::local(), Rcpt::new(path)));
+///
+/// assert_eq!(ask("alice@example.org".parse()?).await?.to_string(), "250 2.0.0 OK");
+/// assert_eq!(ask("bob@example.org".parse()?).await?.to_string(), "550 5.1.1 Refused");
+/// # Ok(()) }
+/// ```
+#[derive(Clone, Copy)]
+pub struct MapReplyLayer<F> {
+    map: F,
+}
+
+impl<F: Fn(Reply) -> Reply> MapReplyLayer<F> {
+    /// Gives each reply to that function, and the client what it returns.
+    pub const fn new(map: F) -> Self {
+        Self { map }
+    }
+}
+
+// By hand, here and below: a closure has no Debug.
+impl<F> fmt::Debug for MapReplyLayer<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("MapReplyLayer")
+            .field(&type_name::<F>())
+            .finish()
+    }
+}
+
+impl<S, F: Clone> Layer<S> for MapReplyLayer<F> {
+    type Service = MapReply<S, F>;
+
+    fn layer(&self, inner: S) -> MapReply<S, F> {
+        MapReply {
+            inner,
+            map: self.map.clone(),
+        }
+    }
+}
+
+/// The service of [`MapReplyLayer`].
+#[derive(Clone, Copy)]
+pub struct MapReply<S, F> {
+    inner: S,
+    map: F,
+}
+
+impl<S: fmt::Debug, F> fmt::Debug for MapReply<S, F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MapReply")
+            .field("inner", &self.inner)
+            .field("map", &type_name::<F>())
+            .finish()
+    }
+}
+
+impl<S, F, P> Service<Request<P>> for MapReply<S, F>
+where
+    S: Service<Request<P>, Response: Answer>,
+    F: Fn(Reply) -> Reply + Clone,
+{
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = MapReplyFuture<S::Future, F>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<P>) -> Self::Future {
+        MapReplyFuture {
+            inner: self.inner.call(request),
+            map: self.map.clone(),
+        }
+    }
+}
+
+/// The future of [`MapReply`].
+#[pin_project]
+pub struct MapReplyFuture<A, F> {
+    #[pin]
+    inner: A,
+    map: F,
+}
+
+impl<A: fmt::Debug, F> fmt::Debug for MapReplyFuture<A, F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MapReplyFuture")
+            .field("inner", &self.inner)
+            .field("map", &type_name::<F>())
+            .finish()
+    }
+}
+
+impl<A, F, R, E> Future for MapReplyFuture<A, F>
+where
+    A: Future<Output = Result<R, E>>,
+    F: Fn(Reply) -> Reply,
+    R: Answer,
+{
+    type Output = A::Output;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<A::Output> {
+        let this = self.project();
+        let response = ready!(this.inner.poll(cx))?;
+        Poll::Ready(Ok(response.map_reply(&*this.map)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use smtpd_core::{
+        AuthOutcome, Code, DataReply, Envelope, Status,
+        sasl::{Credentials, MechanismName},
+    };
+    use tower::{BoxError, ServiceExt, service_fn};
+
+    use super::*;
+    use crate::{
+        body::Body,
+        phase::{Auth, Connect, Data},
+        session::Session,
+    };
+
+    /// Makes every refusal a transient one.
+    fn soften(reply: Reply) -> Reply {
+        if reply.is_positive() {
+            return reply;
+        }
+        Reply::new(Code::LOCAL_ERROR, Status::DENIED, "Later")
+    }
+
+    async fn ask<P, R>(payload: P, response: Result<R, BoxError>) -> Result<R, BoxError>
+    where
+        P: Send + 'static,
+        R: Answer,
+    {
+        let mut response = Some(response);
+        let inner =
+            service_fn(move |_: Request<P>| std::future::ready(response.take().expect("once")));
+        let request = Request::new(Session::local(), payload);
+        MapReplyLayer::new(soften)
+            .layer(inner)
+            .oneshot(request)
+            .await
+    }
+
+    #[tokio::test]
+    async fn a_reply_is_changed_and_an_error_is_not() {
+        let heard = ask(Connect::new(), Ok(Reply::no_such_user())).await;
+        assert_eq!(heard.unwrap().to_string(), "451 4.7.1 Later");
+        assert_eq!(ask(Connect::new(), Ok(Reply::OK)).await.unwrap(), Reply::OK);
+        let error = ask::<_, Reply>(Connect::new(), Err("db down".into())).await;
+        assert_eq!(error.unwrap_err().to_string(), "db down");
+    }
+
+    #[tokio::test]
+    async fn every_reply_to_a_message_is_changed() {
+        let data = Data::new(Envelope::default(), Body::from(""));
+        let given = DataReply::each([Reply::no_such_user(), Reply::OK]);
+        let heard = ask(data, Ok(given)).await.unwrap();
+        let codes: Vec<_> = heard.replies().iter().map(|r| r.code().as_u16()).collect();
+        assert_eq!(codes, [451, 250]);
+    }
+
+    #[tokio::test]
+    async fn of_an_auth_only_the_refusal_is_changed() {
+        let auth = || {
+            let credentials = Credentials::plain("alice", "hunter2").unwrap();
+            Auth::new(MechanismName::from_static("PLAIN"), credentials)
+        };
+        let accepted = ask(auth(), Ok(AuthOutcome::Accept("alice".into()))).await;
+        assert!(matches!(accepted, Ok(AuthOutcome::Accept(name)) if name.as_str() == "alice"));
+        let refused = ask(auth(), Ok(AuthOutcome::Refuse(Reply::auth_failed()))).await;
+        assert!(matches!(refused, Ok(AuthOutcome::Refuse(reply)) if reply.text() == "Later"));
+    }
+}

@@ -1,0 +1,469 @@
+use std::{
+    fmt,
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use pin_project::pin_project;
+use smtpd_core::Reply;
+use tokio::time::Instant;
+use tower_layer::Layer;
+use tower_service::Service;
+use tracing::{Level, Span, field};
+
+use crate::{
+    fault::{QuietSpan, caught, quietly},
+    phase::{Phase, PhaseKind, Request},
+    reply::Answer,
+    session::Session,
+};
+
+/// Logs every request by [`tracing`]: a span around the service, and one event with the answer and how long it took.
+///
+/// It fits every phase. The span `smtp` has the fields `phase`, `session`, `peer`, `helo` and `identity`; it is of level INFO
+/// for DATA, DEBUG for all others, and so is the event `answered` with `code`, `status` and `latency_ms`. An AUTH that is not
+/// refused has no code yet, for the engine still completes it. The event is a WARN when the service fails (`failed`, with
+/// the `error`), and when the engine or a layer outside gives up before the answer (`cancelled`); it then tells phase,
+/// session and peer itself, for the span may be off.
+///
+/// No address of an envelope and no credentials are logged, and what the client chose is escaped, so that it can never look
+/// like a line of the log. A level that no subscriber wants costs a comparison. A subscriber that panics loses its event, and
+/// no answer.
+///
+/// ```
+/// use smtpd_tower::{Mail, Reply, Request, ReversePath, Session, handler_fn, layer::TraceLayer};
+/// use tower::{ServiceBuilder, ServiceExt};
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// async fn mail(request: Request<Mail>) -> Result<(), Reply> {
+///     match request.session().identity() {
+///         Some(_) => Ok(()),
+///         None => Err(Reply::auth_required()),
+///     }
+/// }
+/// let mail = ServiceBuilder::new().layer(TraceLayer::new()).service(handler_fn(mail));
+/// let ask = |session| mail.clone().oneshot(Request::new(session, Mail::new(ReversePath::Null)));
+///
+/// // DEBUG smtp{phase="mail" session=1 peer=127.0.0.1:0 identity=alice}: answered code=250 status=2.0.0 latency_ms=0.02
+/// assert_eq!(ask(Session::local().with_identity("alice")).await?.code().as_u16(), 250);
+/// // DEBUG smtp{phase="mail" session=2 peer=127.0.0.1:0}: answered code=530 status=5.7.0 latency_ms=0.01
+/// assert_eq!(ask(Session::local()).await?.code().as_u16(), 530);
+/// # Ok(()) }
+/// ```
+#[derive(Clone, Copy, Debug, Default)]
+#[non_exhaustive]
+pub struct TraceLayer;
+
+impl TraceLayer {
+    /// Logs to the subscriber that is current when a request comes.
+    pub const fn new() -> Self {
+        Self
+    }
+}
+
+impl<S> Layer<S> for TraceLayer {
+    type Service = Trace<S>;
+
+    fn layer(&self, inner: S) -> Trace<S> {
+        Trace { inner }
+    }
+}
+
+/// The service of [`TraceLayer`].
+#[derive(Clone, Debug)]
+pub struct Trace<S> {
+    inner: S,
+}
+
+impl<S, P> Service<Request<P>> for Trace<S>
+where
+    P: Phase,
+    S: Service<Request<P>>,
+    S::Response: Answer,
+    S::Error: fmt::Display,
+{
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = TraceFuture<S::Future>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<P>) -> Self::Future {
+        let record = Record::begin(P::KIND, request.session());
+        let inner = match &record {
+            Some(record) => record.span.in_scope(|| self.inner.call(request)),
+            None => self.inner.call(request),
+        };
+        TraceFuture { record, inner }
+    }
+}
+
+/// The future of [`Trace`].
+#[pin_project]
+#[derive(Debug)]
+pub struct TraceFuture<F> {
+    record: Option<Record>,
+    #[pin]
+    inner: F,
+}
+
+impl<F, R, E> Future for TraceFuture<F>
+where
+    R: Answer,
+    F: Future<Output = Result<R, E>>,
+    E: fmt::Display,
+{
+    type Output = F::Output;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        let result = match this.record {
+            Some(record) => ready!(record.span.in_scope(|| this.inner.poll(cx))),
+            None => return this.inner.poll(cx),
+        };
+        if let Some(record) = this.record.take() {
+            quietly(|| match &result {
+                Ok(response) => record.answered(response.reply()),
+                Err(error) => record.failed(error),
+            });
+        }
+        Poll::Ready(result)
+    }
+}
+
+/// A request on its way, for as long as somebody may want to know of its end.
+#[derive(Debug)]
+struct Record {
+    span: QuietSpan,
+    phase: PhaseKind,
+    session: Session,
+    start: Instant,
+    ended: bool,
+}
+
+/// Levels are part of what a macro of `tracing` makes at compile time.
+macro_rules! span {
+    ($level:expr, $phase:expr, $session:expr) => {
+        tracing::span!(
+            $level,
+            "smtp",
+            phase = $phase.as_str(),
+            session = $session.id(),
+            peer = %$session.peer(),
+            helo = $session.helo().map(|name| field::display(name.as_str().escape_debug())),
+            identity = $session.identity().map(|name| field::display(name.as_str().escape_debug())),
+        )
+    };
+}
+
+macro_rules! answered {
+    ($record:expr, $level:expr, $reply:expr) => {
+        tracing::event!(
+            parent: $record.span.get(),
+            $level,
+            code = $reply.map(|reply| reply.code().as_u16()),
+            status = $reply.map(|reply| field::display(status(reply))),
+            latency_ms = $record.latency_ms(),
+            "answered"
+        )
+    };
+}
+
+impl Record {
+    /// `None` where nobody wants even the warnings, and where the subscriber panics.
+    fn begin(phase: PhaseKind, session: &Session) -> Option<Self> {
+        let span = caught(|| Self::span(phase, session)).ok().flatten()?;
+        Some(Self {
+            span: QuietSpan::new(span),
+            phase,
+            session: session.clone(),
+            start: Instant::now(),
+            ended: false,
+        })
+    }
+
+    fn span(phase: PhaseKind, session: &Session) -> Option<Span> {
+        tracing::enabled!(Level::WARN).then(|| {
+            if phase == PhaseKind::Data {
+                span!(Level::INFO, phase, session)
+            } else {
+                span!(Level::DEBUG, phase, session)
+            }
+        })
+    }
+
+    fn answered(mut self, reply: Option<&Reply>) {
+        self.ended = true;
+        if self.phase == PhaseKind::Data {
+            answered!(self, Level::INFO, reply);
+        } else {
+            answered!(self, Level::DEBUG, reply);
+        }
+    }
+
+    fn failed(mut self, error: &impl fmt::Display) {
+        self.ended = true;
+        tracing::warn!(
+            parent: self.span.get(),
+            phase = self.phase.as_str(),
+            session = self.session.id(),
+            peer = %self.session.peer(),
+            error = %error.to_string().escape_debug(),
+            latency_ms = self.latency_ms(),
+            "failed"
+        );
+    }
+
+    fn latency_ms(&self) -> f64 {
+        self.start.elapsed().as_secs_f64() * 1_000.0
+    }
+}
+
+impl Drop for Record {
+    fn drop(&mut self) {
+        if self.ended {
+            return;
+        }
+        quietly(|| {
+            tracing::warn!(
+                parent: self.span.get(),
+                phase = self.phase.as_str(),
+                session = self.session.id(),
+                peer = %self.session.peer(),
+                latency_ms = self.latency_ms(),
+                "cancelled"
+            );
+        });
+    }
+}
+
+/// The enhanced status code in full, its class that of the reply (RFC 2034 section 4).
+fn status(reply: &Reply) -> String {
+    format!("{}.{}", reply.code().as_u16() / 100, reply.status())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io,
+        sync::{Arc, Mutex},
+        time::Duration,
+    };
+
+    use smtpd_core::{
+        AuthOutcome, Envelope, Greeting, ReversePath,
+        sasl::{Credentials, MechanismName},
+    };
+    use tokio_test::{assert_pending, assert_ready_ok, task};
+    use tower::{BoxError, ServiceExt, service_fn};
+    use tower_test::mock::spawn_layer;
+    use tracing::subscriber::DefaultGuard;
+
+    use super::*;
+    use crate::{
+        body::Body,
+        fault::{self, test::Panicking},
+        net::PeerAddr,
+        phase::{Auth, Data, Mail},
+    };
+
+    #[derive(Clone, Default)]
+    struct Log(Arc<Mutex<Vec<u8>>>);
+
+    impl Log {
+        /// Listens on this thread up to that level.
+        fn listen(level: Level) -> (Self, DefaultGuard) {
+            let log = Self::default();
+            let writer = log.clone();
+            let subscriber = tracing_subscriber::fmt()
+                .with_ansi(false)
+                .without_time()
+                .with_target(false)
+                .with_max_level(level)
+                .with_writer(move || writer.clone())
+                .finish();
+            (log, tracing::subscriber::set_default(subscriber))
+        }
+
+        fn lines(&self) -> Vec<String> {
+            let octets = std::mem::take(&mut *self.0.lock().unwrap());
+            let text = String::from_utf8(octets).unwrap();
+            text.lines().map(|line| line.trim().to_owned()).collect()
+        }
+    }
+
+    impl io::Write for Log {
+        fn write(&mut self, octets: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().write(octets)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn mail(session: Session) -> Request<Mail> {
+        Request::new(session, Mail::new(ReversePath::Null))
+    }
+
+    async fn ask<P: Phase>(request: Request<P>, result: Result<P::Response, BoxError>) {
+        let mut result = Some(result);
+        let inner = service_fn(move |_: Request<P>| {
+            let result = result.take().unwrap();
+            async move {
+                tokio::time::sleep(Duration::from_millis(250)).await;
+                tracing::warn!("within");
+                result
+            }
+        });
+        let _ = TraceLayer::new().layer(inner).oneshot(request).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_span_around_the_service_and_an_event_with_the_answer() {
+        let (log, _guard) = Log::listen(Level::DEBUG);
+        let session = Session::from_peer(([192, 0, 2, 1], 4711))
+            .with_helo("a.example".parse().unwrap(), Greeting::Ehlo)
+            .with_identity("alice");
+        let id = session.id();
+        ask(mail(session), Ok(Reply::relay_denied())).await;
+        let span = format!(
+            r#"smtp{{phase="mail" session={id} peer=192.0.2.1:4711 helo=a.example identity=alice}}"#
+        );
+        assert_eq!(
+            log.lines(),
+            [
+                format!("WARN {span}: within"),
+                format!("DEBUG {span}: answered code=550 status=5.7.1 latency_ms=250.0"),
+            ]
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn messages_are_of_level_info() {
+        let (log, _guard) = Log::listen(Level::INFO);
+        let session = Session::local();
+        let id = session.id();
+        ask(mail(session.clone()), Ok(Reply::OK)).await;
+        assert_eq!(log.lines(), ["WARN within"]);
+        let data = Data::new(Envelope::default(), Body::from(""));
+        ask(Request::new(session, data), Ok(Reply::OK.into())).await;
+        let span = format!(r#"smtp{{phase="data" session={id} peer=127.0.0.1:0}}"#);
+        assert_eq!(
+            log.lines(),
+            [
+                format!("WARN {span}: within"),
+                format!("INFO {span}: answered code=250 status=2.0.0 latency_ms=250.0"),
+            ]
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_accepted_auth_has_no_code_and_shows_no_password() {
+        let (log, _guard) = Log::listen(Level::TRACE);
+        let auth = || {
+            let credentials = Credentials::plain("alice", "hunter2").unwrap();
+            Request::new(
+                Session::local(),
+                Auth::new(MechanismName::from_static("PLAIN"), credentials),
+            )
+        };
+        ask(auth(), Ok(AuthOutcome::Accept("alice".into()))).await;
+        ask(auth(), Ok(AuthOutcome::Refuse(Reply::auth_failed()))).await;
+        let lines = log.lines();
+        assert!(
+            lines[1].ends_with(": answered latency_ms=250.0"),
+            "{lines:?}"
+        );
+        assert!(
+            lines[3].ends_with(": answered code=535 status=5.7.8 latency_ms=250.0"),
+            "{lines:?}"
+        );
+        assert!(!lines.concat().contains("hunter2"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_failure_is_a_warning_that_stands_by_itself() {
+        let (log, _guard) = Log::listen(Level::WARN);
+        let session = Session::local();
+        let id = session.id();
+        ask(mail(session), Err("db\ndown".into())).await;
+        assert_eq!(
+            log.lines(),
+            [
+                "WARN within".to_owned(),
+                format!(
+                    r#"WARN failed phase="mail" session={id} peer=127.0.0.1:0 error=db\ndown latency_ms=250.0"#
+                ),
+            ]
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_that_is_given_up_is_a_warning() {
+        let (log, _guard) = Log::listen(Level::WARN);
+        let (mut service, _handle) = spawn_layer::<_, Reply, _>(TraceLayer::new());
+        for polled in [true, false] {
+            assert_ready_ok!(service.poll_ready());
+            let session = Session::local();
+            let id = session.id();
+            let mut asked = task::spawn(service.call(mail(session)));
+            if polled {
+                assert_pending!(asked.poll());
+            }
+            tokio::time::advance(Duration::from_secs(1)).await;
+            assert_eq!(log.lines(), [""; 0]);
+            drop(asked);
+            assert_eq!(
+                log.lines(),
+                [format!(
+                    r#"WARN cancelled phase="mail" session={id} peer=127.0.0.1:0 latency_ms=1000.0"#
+                )]
+            );
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_the_client_chose_cannot_look_like_the_log() {
+        let (log, _guard) = Log::listen(Level::DEBUG);
+        let session = Session::from_peer(PeerAddr::unix(Some("/run/a\nb")))
+            .with_helo("a\"\\b".parse().unwrap(), Greeting::Ehlo)
+            .with_identity("é\u{202e}\u{2028}\"");
+        ask(mail(session), Err("a\nb".into())).await;
+        let lines = log.lines();
+        assert_eq!(lines.len(), 2, "{lines:?}");
+        let fields = r#"peer=unix:/run/a\nb helo=a\"\\b identity=é\u{202e}\u{2028}\"}: "#;
+        assert!(lines[0].contains(fields), "{lines:?}");
+    }
+
+    #[tokio::test]
+    async fn a_subscriber_that_panics_costs_no_answer() {
+        let inner = service_fn(async |_: Request<Data>| Ok::<_, BoxError>(Reply::ok("Stored")));
+        for at in fault::test::ALL {
+            let _guard = Panicking::listen(at);
+            let data = Data::new(Envelope::default(), Body::from(""));
+            let request = Request::new(Session::local(), data);
+            let answer = TraceLayer::new().layer(inner).oneshot(request).await;
+            assert_eq!(answer.unwrap(), Reply::ok("Stored"), "{at:?}");
+            // A failure and a request that is given up.
+            let failing = service_fn(async |_: Request<Mail>| Err::<Reply, _>("db down"));
+            let failed = TraceLayer::new()
+                .layer(failing)
+                .oneshot(mail(Session::local()));
+            assert_eq!(failed.await.unwrap_err(), "db down", "{at:?}");
+            let (mut service, _handle) = spawn_layer::<_, Reply, _>(TraceLayer::new());
+            assert_ready_ok!(service.poll_ready());
+            drop(service.call(mail(Session::local())));
+        }
+    }
+
+    #[tokio::test]
+    async fn without_a_subscriber_nothing_is_recorded() {
+        assert!(Record::begin(PhaseKind::Data, &Session::local()).is_none());
+        let (_log, _guard) = Log::listen(Level::WARN);
+        let record = Record::begin(PhaseKind::Data, &Session::local()).unwrap();
+        assert!(record.span.get().is_none());
+    }
+}

@@ -1,0 +1,19 @@
+//! Layers that read or change the message.
+
+mod hop_limit;
+mod map_body;
+mod received;
+#[cfg(feature = "spool")]
+mod spool;
+mod submission_fields;
+mod tee;
+
+#[cfg(feature = "spool")]
+pub use self::spool::{Spool, SpoolFuture, SpoolLayer};
+pub use self::{
+    hop_limit::{HopLimit, HopLimitFuture, HopLimitLayer},
+    map_body::{MapBody, MapBodyLayer},
+    received::{Received, ReceivedLayer},
+    submission_fields::{SubmissionFields, SubmissionFieldsLayer},
+    tee::{Tee, TeeLayer},
+};

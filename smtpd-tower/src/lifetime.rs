@@ -1,0 +1,265 @@
+//! The life of a server: its sessions, and the stages of its end.
+
+use std::{
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU8, Ordering},
+    },
+    task::{Context, Poll},
+};
+
+use tokio::sync::{Notify, Semaphore, SemaphorePermit};
+
+use crate::waker::WakerSlot;
+
+/// How far a server has come to its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Stage {
+    Running,
+    /// No more connections; sessions end when they are between two messages.
+    Draining,
+    /// The time for that is over.
+    Ending,
+}
+
+/// The sessions of a server: how many there are, and how to reach them.
+#[derive(Debug)]
+pub(crate) struct Registry {
+    stage: AtomicU8,
+    sessions: Mutex<Sessions>,
+    changed: Notify,
+    /// Permits to tell clients that there is no permit for them.
+    farewells: Semaphore,
+}
+
+/// How many connections that are turned away may be told so at once; others are just closed.
+const MOST_FAREWELLS: usize = 1000;
+
+#[derive(Debug, Default)]
+struct Sessions {
+    /// Each wakes one session. Its lock is shared with nobody but a server that shuts down.
+    wakers: Vec<Option<Arc<WakerSlot>>>,
+    free: Vec<usize>,
+    taken: usize,
+}
+
+impl Registry {
+    pub(crate) fn new() -> Arc<Self> {
+        let stage = AtomicU8::new(Stage::Running as u8);
+        Arc::new(Self {
+            stage,
+            sessions: Mutex::default(),
+            changed: Notify::new(),
+            farewells: Semaphore::new(MOST_FAREWELLS),
+        })
+    }
+
+    /// Returns a permit for one more session, if there are fewer than `limit`.
+    pub(crate) fn enter(self: &Arc<Self>, limit: usize) -> Option<SessionPermit> {
+        let mut sessions = self.sessions();
+        if sessions.taken >= limit {
+            return None;
+        }
+        sessions.taken += 1;
+        let waker = Arc::new(WakerSlot::default());
+        let number = match sessions.free.pop() {
+            Some(number) => {
+                sessions.wakers[number] = Some(waker.clone());
+                number
+            }
+            None => {
+                sessions.wakers.push(Some(waker.clone()));
+                sessions.wakers.len() - 1
+            }
+        };
+        Some(SessionPermit {
+            registry: self.clone(),
+            number,
+            waker,
+            #[cfg(debug_assertions)]
+            armed: false,
+        })
+    }
+
+    /// A permit to tell one client that it is turned away, held until it is dropped.
+    pub(crate) fn farewell(&self) -> Option<SemaphorePermit<'_>> {
+        self.farewells.try_acquire().ok()
+    }
+
+    pub(crate) fn taken(&self) -> usize {
+        self.sessions().taken
+    }
+
+    pub(crate) fn stage(&self) -> Stage {
+        match self.stage.load(Ordering::Acquire) {
+            0 => Stage::Running,
+            1 => Stage::Draining,
+            _ => Stage::Ending,
+        }
+    }
+
+    /// Goes on to a stage, and tells every session.
+    pub(crate) fn advance(&self, stage: Stage) {
+        self.stage.fetch_max(stage as u8, Ordering::AcqRel);
+        // Not under the lock: whoever is woken may come back at once.
+        let wakers: Vec<_> = self.sessions().wakers.iter().flatten().cloned().collect();
+        for waker in wakers {
+            waker.wake();
+        }
+        self.changed.notify_waiters();
+    }
+
+    /// Returns when the server is to accept no more connections.
+    pub(crate) async fn draining(&self) {
+        self.until(|| self.stage() >= Stage::Draining).await;
+    }
+
+    /// Returns when there is no session.
+    pub(crate) async fn empty(&self) {
+        self.until(|| self.taken() == 0).await;
+    }
+
+    async fn until(&self, done: impl Fn() -> bool) {
+        loop {
+            let changed = self.changed.notified();
+            if done() {
+                return;
+            }
+            changed.await;
+        }
+    }
+
+    fn sessions(&self) -> MutexGuard<'_, Sessions> {
+        self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The permit of one session, given back when it is dropped.
+#[derive(Debug)]
+pub(crate) struct SessionPermit {
+    registry: Arc<Registry>,
+    number: usize,
+    waker: Arc<WakerSlot>,
+    /// It was polled since the session was woken.
+    #[cfg(debug_assertions)]
+    armed: bool,
+}
+
+impl SessionPermit {
+    #[cfg(debug_assertions)]
+    pub(crate) fn disarm(&mut self) {
+        self.armed = false;
+    }
+
+    #[cfg(debug_assertions)]
+    pub(crate) const fn is_armed(&self) -> bool {
+        self.armed
+    }
+
+    pub(crate) fn stage(&self) -> Stage {
+        self.registry.stage()
+    }
+
+    /// Ready when the server has gone on from that stage.
+    pub(crate) fn poll_past(&mut self, cx: &Context<'_>, stage: Stage) -> Poll<()> {
+        #[cfg(debug_assertions)]
+        {
+            self.armed = true;
+        }
+        self.waker.register(cx);
+        if self.stage() > stage {
+            Poll::Ready(())
+        } else {
+            Poll::Pending
+        }
+    }
+}
+
+impl Drop for SessionPermit {
+    fn drop(&mut self) {
+        let mut sessions = self.registry.sessions();
+        sessions.wakers[self.number] = None;
+        sessions.free.push(self.number);
+        sessions.taken -= 1;
+        let empty = sessions.taken == 0;
+        drop(sessions);
+        if empty {
+            self.registry.changed.notify_waiters();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::task::{Wake, Waker};
+
+    use tokio_test::{assert_pending, assert_ready, task};
+
+    use super::*;
+
+    #[test]
+    fn permits_are_limited_and_given_back() {
+        let registry = Registry::new();
+        let one = registry.enter(2).unwrap();
+        let _two = registry.enter(2).unwrap();
+        assert!(registry.enter(2).is_none());
+        drop(one);
+        assert!(registry.enter(2).is_some());
+        assert_eq!((registry.taken(), registry.sessions().wakers.len()), (1, 2));
+    }
+
+    #[test]
+    fn every_session_is_told_of_the_end() {
+        let registry = Registry::new();
+        let mut permits: Vec<_> = (0..3).map(|_| registry.enter(9).unwrap()).collect();
+        let mut waits: Vec<_> = permits.iter().map(|_| task::spawn(())).collect();
+        for (wait, permit) in waits.iter_mut().zip(&mut permits) {
+            assert!(
+                wait.enter(|cx, _| permit.poll_past(cx, Stage::Running))
+                    .is_pending()
+            );
+        }
+        let mut empty = task::spawn(registry.empty());
+        assert_pending!(empty.poll());
+        registry.advance(Stage::Draining);
+        assert!(waits.iter().all(|wait| wait.is_woken()));
+        assert_pending!(empty.poll());
+        drop(permits);
+        assert_ready!(empty.poll());
+    }
+
+    /// Wakes by polling, as some executors do: the session ends on the spot.
+    struct EndsAtOnce {
+        registry: Arc<Registry>,
+        permit: Mutex<Option<SessionPermit>>,
+    }
+
+    impl Wake for EndsAtOnce {
+        fn wake(self: Arc<Self>) {
+            assert!(self.registry.sessions.try_lock().is_ok());
+            let permit = self.permit.lock().unwrap().take();
+            let stage = permit.map(|mut permit| {
+                permit.poll_past(&Context::from_waker(Waker::noop()), Stage::Running)
+            });
+            assert_eq!(stage, Some(Poll::Ready(())));
+        }
+    }
+
+    #[test]
+    fn a_session_that_is_polled_where_it_is_woken_does_not_block_the_end() {
+        let registry = Registry::new();
+        let session = Arc::new(EndsAtOnce {
+            registry: registry.clone(),
+            permit: Mutex::new(registry.enter(9)),
+        });
+        let waker = Waker::from(session.clone());
+        let polled = {
+            let mut permit = session.permit.lock().unwrap();
+            let permit = permit.as_mut().unwrap();
+            permit.poll_past(&Context::from_waker(&waker), Stage::Running)
+        };
+        assert!(polled.is_pending());
+        registry.advance(Stage::Draining);
+        assert_eq!(registry.taken(), 0);
+    }
+}

@@ -1,0 +1,16 @@
+//! Addresses and networks.
+//!
+//! | type | what it is |
+//! |---|---|
+//! | [`PeerAddr`] | one end of a connection: an IP address with a port, or a Unix socket |
+//! | [`Cidr`] | a network, such as `192.0.2.0/24` |
+//! | [`TrustedPeers`] | the proxies that may say for which client they speak |
+
+mod cidr;
+mod peer;
+mod trusted;
+
+pub(crate) use cidr::CidrSet;
+pub use cidr::{Cidr, CidrError, CidrErrorKind};
+pub use peer::PeerAddr;
+pub use trusted::TrustedPeers;

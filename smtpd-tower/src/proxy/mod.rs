@@ -1,0 +1,86 @@
+//! The PROXY protocol of HAProxy, versions 1 and 2 (its specification, proxy-protocol.txt, defines it).
+
+mod checksum;
+mod header;
+mod info;
+
+use std::{io, time::Duration};
+
+use tokio::io::AsyncRead;
+
+pub use self::{
+    header::ProxyHeaderError,
+    info::{ProxyInfo, ProxyTls, ProxyVersion},
+};
+use crate::net::{PeerAddr, TrustedPeers};
+
+/// From whom a PROXY header is expected, and for how long it is waited for.
+///
+/// A **trusted** peer has to send a header, of version 1 or 2, before anything else, also before TLS that begins with the
+/// first octet. Where it sends something else, too much, or nothing in time, the connection is closed without a reply, with
+/// a line in the log at level debug. From any **other** peer a header is never looked for: it is a wrong command, as
+/// anything else that is not SMTP.
+///
+/// The addresses of the header become the session's [`peer`](crate::session::Session::peer) and
+/// [`local_addr`](crate::session::Session::local_addr), so that all limits, layers, traces and logs are about the client;
+/// [`connection_peer`](crate::session::Session::connection_peer) is still the proxy, and [`proxy`](crate::session::Session::proxy) all that
+/// the header says.
+///
+/// A header may be about a client without naming it: `PROXY UNKNOWN` in version 1, and no address or that of a Unix socket
+/// in version 2. Then the `peer` is `0.0.0.0:0`, as after `XCLIENT ADDR=[UNAVAILABLE]`: an address of nobody, which is not
+/// local, is in no trusted network, and counts as one client for limits. Only the command LOCAL of version 2, which a proxy
+/// sends for itself when it looks whether the server is well, leaves the addresses of the socket and the rights that the
+/// proxy has. HAProxy also sends it for clients that connect to a Unix socket of its own, so they have these rights too: let
+/// it send version 1 from such a listener.
+///
+/// The header is read in the session's own task, takes a place among [`Server::max_sessions`](crate::server::Server::max_sessions),
+/// and not an octet behind it is touched.
+///
+/// ```
+/// use smtpd_tower::{Pipeline, ProxyProtocol, Server, TrustedPeers};
+///
+/// let balancers = TrustedPeers::parse(["10.0.0.0/8", "fd00::/8"])?;
+/// let server = Server::new("mx.example.org", Pipeline::new())
+///     .proxy_protocol(ProxyProtocol::from_trusted(balancers));
+/// # Ok::<(), smtpd_tower::CidrError>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct ProxyProtocol {
+    trusted: TrustedPeers,
+    limit: Duration,
+}
+
+impl ProxyProtocol {
+    /// How long a header may take, where nothing else is set.
+    pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);
+
+    /// Headers are expected from these peers.
+    pub const fn from_trusted(peers: TrustedPeers) -> Self {
+        Self {
+            trusted: peers,
+            limit: Self::DEFAULT_TIMEOUT,
+        }
+    }
+
+    /// Waits so long for a whole header, from the connection on. 5 seconds by default.
+    #[must_use]
+    pub const fn with_timeout(mut self, limit: Duration) -> Self {
+        self.limit = limit;
+        self
+    }
+
+    pub(crate) fn trusts(&self, peer: &PeerAddr) -> bool {
+        self.trusted.contains(peer)
+    }
+
+    pub(crate) async fn read_header<IO>(&self, io: &mut IO) -> io::Result<ProxyInfo>
+    where
+        IO: AsyncRead + Unpin,
+    {
+        header::read(io).await
+    }
+
+    pub(crate) const fn limit(&self) -> Duration {
+        self.limit
+    }
+}

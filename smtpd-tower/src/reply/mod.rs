@@ -1,0 +1,13 @@
+//! What becomes the reply to a phase.
+//!
+//! | item | what it does |
+//! |---|---|
+//! | [`Answer`] | the trait of the responses of the phases |
+//! | [`IntoReply`] | turns what a handler returns into the response of its phase |
+//! | [`recover`](recover()) | finds the reply to an error that no layer has turned into one |
+
+mod answer;
+mod into_reply;
+mod recover;
+
+pub use self::{answer::Answer, into_reply::IntoReply, recover::recover};

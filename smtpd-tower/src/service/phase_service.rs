@@ -1,0 +1,228 @@
+use std::{
+    fmt,
+    marker::PhantomData,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use pin_project::pin_project;
+use tower::BoxError;
+use tower_service::Service;
+
+use crate::{
+    fault::caught,
+    phase::{Phase, Request},
+};
+
+/// A service that can serve phase `P`. It has a blanket implementation, and is there to keep bounds short.
+///
+/// ```
+/// use smtpd_tower::{Pipeline, Rcpt, Request, ServePhase, handler_fn};
+///
+/// fn server_for(rcpt: impl ServePhase<Rcpt>) -> Pipeline {
+///     Pipeline::new().rcpt(rcpt)
+/// }
+/// let pipeline = server_for(handler_fn(async |_: Request<Rcpt>| {}));
+/// ```
+///
+/// What such a service answers is only known to *become* the response of the phase, so a layer that refuses, and has to make
+/// such a response, does not fit around it. [`PhaseService::new`] makes it a service that answers with just that:
+///
+/// ```
+/// use smtpd_tower::{Data, Pipeline, PhaseService, ServePhase, deliver::Inbox, layer::SizeLimitLayer};
+/// use tower::ServiceBuilder;
+///
+/// fn small(deliver: impl ServePhase<Data>) -> Pipeline {
+///     let data = ServiceBuilder::new()
+///         .layer(SizeLimitLayer::new(100_000))
+///         .service(PhaseService::new(deliver));
+///     Pipeline::new().data(data)
+/// }
+/// let pipeline = small(Inbox::new());
+/// ```
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot serve the SMTP phase `{P}`",
+    label = "not a service for this phase",
+    note = "it must be `Service<Request<{P}>>` with the response of the phase, and `Clone + Send + Sync + 'static`",
+    note = "an async function becomes a service by `handler_fn(...)`",
+    note = "tower's `rate_limit` is not `Clone`: put `buffer` around it, or take `RateLimitLayer` of this crate",
+    note = "a layer that fits one phase goes around the service of that phase, by `ServiceBuilder`; `Pipeline::layer` wraps every phase"
+)]
+pub trait ServePhase<P: Phase>:
+    Service<Request<P>, Response: Into<P::Response>, Error: Into<BoxError>, Future: Send + 'static>
+    + Clone
+    + Send
+    + Sync
+    + 'static
+{
+}
+
+impl<P, S> ServePhase<P> for S
+where
+    P: Phase,
+    S: Service<
+            Request<P>,
+            Response: Into<P::Response>,
+            Error: Into<BoxError>,
+            Future: Send + 'static,
+        > + Clone
+        + Send
+        + Sync
+        + 'static,
+{
+}
+
+/// The service of one phase, its type erased: what a [`Pipeline`](crate::service::Pipeline) holds, and what its layers wrap.
+///
+/// ```
+/// use smtpd_tower::{Mail, PhaseService, Request, handler_fn, layer::RequireAuthLayer};
+/// use tower::Layer;
+///
+/// let open = PhaseService::<Mail>::new(handler_fn(async |_: Request<Mail>| {}));
+/// let closed = PhaseService::<Mail>::new(RequireAuthLayer::new().layer(open.clone()));
+/// let chosen = [open, closed]; // services of one type, whatever they are made of
+/// ```
+pub struct PhaseService<P: Phase> {
+    /// What every request gets a clone of. Never asked itself, so all clones of this share it.
+    template: Arc<dyn Erased<P>>,
+    /// The clone whose readiness belongs to this one.
+    own: Option<Box<dyn Erased<P>>>,
+}
+
+/// What answers a request at last.
+pub(crate) type PhaseFuture<P> =
+    Pin<Box<dyn Future<Output = Result<<P as Phase>::Response, BoxError>> + Send>>;
+
+/// How far a request has come that was made of a fresh clone.
+pub(crate) enum Asked<P: Phase> {
+    /// And what it says where it has panicked when it was dropped.
+    Answered(Result<P::Response, BoxError>, Option<String>),
+    Called(PhaseFuture<P>),
+    /// The clone is not ready, and has not been called with the request.
+    NotReady(Box<dyn Erased<P>>, Request<P>),
+}
+
+/// A service of any type.
+pub(crate) trait Erased<P: Phase>: Send + Sync {
+    fn boxed_clone(&self) -> Box<dyn Erased<P>>;
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>>;
+    fn call(&mut self, request: Request<P>) -> PhaseFuture<P>;
+    fn ask(&self, request: Request<P>, cx: &mut Context<'_>) -> Asked<P>;
+}
+
+impl<P: Phase> PhaseService<P> {
+    /// Erases the type of a service.
+    pub fn new<S: ServePhase<P>>(service: S) -> Self {
+        Self {
+            template: Arc::new(service),
+            own: None,
+        }
+    }
+
+    /// Asks a clone that is made for this request and dropped after it. Nothing is boxed but the future of the answer, and
+    /// the clone where it is not ready.
+    pub(crate) fn ask(&self, request: Request<P>, cx: &mut Context<'_>) -> Asked<P> {
+        self.template.ask(request, cx)
+    }
+
+    fn own(&mut self) -> &mut dyn Erased<P> {
+        let template = &self.template;
+        &mut **self.own.get_or_insert_with(|| template.boxed_clone())
+    }
+}
+
+impl<P: Phase> Clone for PhaseService<P> {
+    /// The clone has to become ready by itself.
+    fn clone(&self) -> Self {
+        Self {
+            template: self.template.clone(),
+            own: None,
+        }
+    }
+}
+
+impl<P: Phase> fmt::Debug for PhaseService<P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("PhaseService").field(&P::KIND).finish()
+    }
+}
+
+impl<P: Phase> Service<Request<P>> for PhaseService<P> {
+    type Response = P::Response;
+    type Error = BoxError;
+    type Future = PhaseFuture<P>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        self.own().poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<P>) -> PhaseFuture<P> {
+        self.own().call(request)
+    }
+}
+
+impl<P: Phase, S: ServePhase<P>> Erased<P> for S {
+    fn boxed_clone(&self) -> Box<dyn Erased<P>> {
+        Box::new(self.clone())
+    }
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        Service::poll_ready(self, cx).map_err(Into::into)
+    }
+
+    fn call(&mut self, request: Request<P>) -> PhaseFuture<P> {
+        Box::pin(Answering::new(Service::call(self, request)))
+    }
+
+    fn ask(&self, request: Request<P>, cx: &mut Context<'_>) -> Asked<P> {
+        let mut service = self.clone();
+        match Erased::poll_ready(&mut service, cx) {
+            Poll::Ready(Ok(())) => {}
+            Poll::Ready(Err(error)) => return Asked::Answered(Err(error), None),
+            Poll::Pending => return Asked::NotReady(Box::new(service), request),
+        }
+        let mut answer = Box::pin(Answering::new(Service::call(&mut service, request)));
+        match answer.as_mut().poll(cx) {
+            // What was answered stands, whatever becomes of the service.
+            Poll::Ready(result) => {
+                Asked::Answered(result, caught(|| drop((answer, service))).err())
+            }
+            Poll::Pending => Asked::Called(answer),
+        }
+    }
+}
+
+/// The future of a service, which answers as the phase wants it.
+#[pin_project]
+struct Answering<F, R> {
+    #[pin]
+    answer: F,
+    response: PhantomData<fn() -> R>,
+}
+
+impl<F, R> Answering<F, R> {
+    const fn new(answer: F) -> Self {
+        Self {
+            answer,
+            response: PhantomData,
+        }
+    }
+}
+
+impl<F, T, E, R> Future for Answering<F, R>
+where
+    F: Future<Output = Result<T, E>>,
+    T: Into<R>,
+    E: Into<BoxError>,
+{
+    type Output = Result<R, BoxError>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        match self.project().answer.poll(cx) {
+            Poll::Pending => Poll::Pending,
+            Poll::Ready(Ok(answer)) => Poll::Ready(Ok(answer.into())),
+            Poll::Ready(Err(error)) => Poll::Ready(Err(error.into())),
+        }
+    }
+}

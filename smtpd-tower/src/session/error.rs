@@ -1,0 +1,106 @@
+use std::{error::Error, fmt, io};
+
+use tower::BoxError;
+
+use super::{
+    Session,
+    hook::{self, ErrorHook},
+};
+use crate::{
+    fault::{cause_of, quietly},
+    phase_kind::PhaseKind,
+};
+
+/// Something that went wrong in a session, as [`Server::on_error`](crate::server::Server::on_error) tells it. The client has been told at
+/// most that something has.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum SessionError {
+    /// The connection failed.
+    Io(io::Error),
+    /// A trusted peer has sent no PROXY header, or none that is good, in time.
+    Proxy(io::Error),
+    /// The TLS handshake failed, or took too long.
+    Tls(io::Error),
+    /// A service failed, or [told of a fault](Session::report_fault); mostly the client received 451.
+    Service {
+        /// The phase.
+        phase: PhaseKind,
+        /// The service's error.
+        error: BoxError,
+    },
+    /// A service did not become ready, or did not answer, in time.
+    ServiceTimeout {
+        /// The phase.
+        phase: PhaseKind,
+    },
+    /// A service panicked; the session was ended with 421.
+    Panic {
+        /// The phase, or `None` if the panic did not come from a service.
+        phase: Option<PhaseKind>,
+        /// The panic's message.
+        message: String,
+    },
+}
+
+impl SessionError {
+    /// Writes it into the log, and calls the hook.
+    pub(super) fn report(&self, session: &Session, hook: &ErrorHook) {
+        quietly(|| self.log(session));
+        if let Some(hook) = hook {
+            hook::call(session, "on_error", || hook(session, self));
+        }
+    }
+
+    fn log(&self, session: &Session) {
+        let (session, peer, cause) = (session.id(), session.peer(), self.causes());
+        match self {
+            Self::Io(_) | Self::Proxy(_) | Self::Tls(_) => {
+                tracing::debug!(session, %peer, cause, "{self}");
+            }
+            _ => tracing::error!(session, %peer, cause, "{self}"),
+        }
+    }
+
+    /// What all the errors behind it say, in one line.
+    fn causes(&self) -> Option<String> {
+        let mut cause = self.source()?;
+        let mut text = cause.to_string();
+        while let Some(next) = cause_of(cause) {
+            text.push_str(": ");
+            text.push_str(&next.to_string());
+            cause = next;
+        }
+        Some(text.escape_debug().to_string())
+    }
+}
+
+impl fmt::Display for SessionError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Io(_) => f.write_str("connection failed"),
+            Self::Proxy(_) => f.write_str("no PROXY header"),
+            Self::Tls(_) => f.write_str("TLS handshake failed"),
+            Self::Service { phase, .. } => write!(f, "{phase} service failed"),
+            Self::ServiceTimeout { phase } => write!(f, "{phase} service took too long"),
+            Self::Panic {
+                phase: Some(phase),
+                message,
+            } => write!(f, "{phase} service panicked: {message}"),
+            Self::Panic {
+                phase: None,
+                message,
+            } => write!(f, "session panicked: {message}"),
+        }
+    }
+}
+
+impl Error for SessionError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match self {
+            Self::Io(error) | Self::Proxy(error) | Self::Tls(error) => Some(error),
+            Self::Service { error, .. } => Some(&**error),
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,76 @@
+use std::fmt;
+
+/// What a listener is for, and so what is usual there; see [`Server::profile`].
+///
+/// | | [`Mx`](Self::Mx) | [`Submission`](Self::Submission) | [`Submissions`](Self::Submissions) | [`Lmtp`](Self::Lmtp) |
+/// |---|---|---|---|---|
+/// | clients | other servers | users | users | the server that is in front of this one |
+/// | usual port | 25 | 587 | 465 | a Unix socket |
+/// | TLS | STARTTLS, where there is a certificate | STARTTLS, required | from the first octet | as for MX |
+/// | AUTH | none | within TLS, required | required | offered, where there is a service |
+/// | recipients | of [`Server::domains`] alone | the pipeline decides | the pipeline decides | the pipeline decides |
+/// | faults in addresses | none are accepted, see [`Config::leniency`]; [`Leniency::COMMON`] is a good choice | none | none | none |
+/// | messages in a loop | rejected, see [`Server::max_hops`] | rejected | rejected | rejected |
+///
+/// No profile sets a leniency. The reference server sets `Leniency::COMMON` for `Mx`, and nothing for the others.
+///
+/// [`Leniency::COMMON`]: smtpd_core::Leniency::COMMON
+///
+/// ```
+/// use smtpd_tower::{Profile, Rcpt, Request, Session, handler_fn, layer::{CondLayer, DomainFilterLayer}};
+/// use tower::{ServiceBuilder, ServiceExt};
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// // One pipeline for all listeners: by LMTP comes mail for these domains, from users for any.
+/// let is_delivery = |request: &Request<Rcpt>| request.session().profile() == Some(Profile::Lmtp);
+/// let rcpt = ServiceBuilder::new()
+///     .layer(CondLayer::new(is_delivery, DomainFilterLayer::new(["example.org"])))
+///     .service(handler_fn(async |_: Request<Rcpt>| {}));
+/// let path: smtpd_tower::ForwardPath = "user@example.com".parse()?;
+/// let ask = |profile| {
+///     let session = Session::local().with_profile(profile);
+///     rcpt.clone().oneshot(Request::new(session, Rcpt::new(path.clone())))
+/// };
+///
+/// assert_eq!(ask(Profile::Submission).await?.code().as_u16(), 250);
+/// assert_eq!(ask(Profile::Lmtp).await?.code().as_u16(), 550);
+/// # Ok(()) }
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Profile {
+    /// Mail from other servers, for one's own domains: it is for nobody to relay through (RFC 5321 section 7.9), and TLS must
+    /// not be required (RFC 3207 section 4).
+    Mx,
+    /// Mail from users (RFC 6409): neither AUTH before TLS (RFC 8314 section 3.3), nor mail before AUTH (RFC 6409 section
+    /// 4.3).
+    Submission,
+    /// The same within TLS from the first octet (RFC 8314 section 3.3).
+    Submissions,
+    /// Delivery by LMTP (RFC 2033), from a server that has done all that: whoever reaches the listener is trusted, so it
+    /// belongs on a Unix socket or an address of this machine, or behind a RCPT service that asks for an identity.
+    Lmtp,
+}
+
+impl Profile {
+    /// Whether the clients are users, who authenticate.
+    pub const fn is_submission(self) -> bool {
+        matches!(self, Self::Submission | Self::Submissions)
+    }
+
+    /// Its name, in small letters.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Mx => "mx",
+            Self::Submission => "submission",
+            Self::Submissions => "submissions",
+            Self::Lmtp => "lmtp",
+        }
+    }
+}
+
+impl fmt::Display for Profile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
