@@ -43,16 +43,16 @@ fn main() {
     }
 }
 
-/// Builds the reference server, which lies beside the benchmarks.
+/// Builds the reference server, which lies in the directory above the benchmarks.
 fn build() -> PathBuf {
     let built = Command::new(env!("CARGO"))
-        .args(["build", "--release", "--quiet", "--example", "smtpd"])
+        .args(["build", "--release", "--quiet", "-p", "smtpd-server"])
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .status();
     assert!(built.unwrap().success());
     let own = env::current_exe().unwrap();
     let profile = own.parent().and_then(Path::parent).unwrap();
-    profile.join("examples/smtpd")
+    profile.join("smtpd")
 }
 
 /// Measures sessions with `each` messages, and prints a line for each way.

@@ -1,7 +1,5 @@
 //! Listeners that fail, or never wait, and connections for which there is no session.
 
-mod support;
-
 use std::{
     io,
     sync::{

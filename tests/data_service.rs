@@ -1,7 +1,5 @@
 //! What a data service may take its time over, and what becomes of one that panics.
 
-mod support;
-
 use std::{
     convert::Infallible,
     future::{Future, pending, poll_fn},

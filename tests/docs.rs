@@ -25,7 +25,7 @@ fn every_example_that_is_named_exists() {
         assert!(names.len() >= 5, "{names:?}");
         for name in names {
             let file = examples.join(name).with_extension("rs");
-            let is_there = file.is_file() || examples.join(name).join("main.rs").is_file();
+            let is_there = file.is_file() || examples.join(name).join("src/main.rs").is_file();
             assert!(is_there, "there is no example `{name}`");
         }
     }

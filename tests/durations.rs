@@ -1,7 +1,5 @@
 //! Settings of the longest duration, which stands for no limit.
 
-mod support;
-
 use std::{convert::Infallible, fmt, time::Duration};
 
 use smtpd_tower::{

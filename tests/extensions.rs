@@ -1,7 +1,5 @@
 //! The extensions of SMTP through whole sessions: what a listener offers, and what its services see and say of it.
 
-mod support;
-
 use std::{
     sync::{Arc, Mutex},
     time::{Duration, SystemTime, UNIX_EPOCH},

@@ -1,7 +1,5 @@
 //! Layers in whole sessions: what shows only between the engine and a layer.
 
-mod support;
-
 use std::time::Duration;
 
 use smtpd_tower::{

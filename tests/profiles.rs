@@ -1,7 +1,5 @@
 //! What a client is offered, and what it hears, at a listener of each profile: before TLS, within it, and after AUTH.
 
-mod support;
-
 use std::{sync::Arc, time::Duration};
 
 use rcgen::{CertifiedKey, generate_simple_self_signed};

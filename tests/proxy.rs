@@ -1,7 +1,5 @@
 //! Servers behind proxies: the PROXY protocol, XCLIENT and XFORWARD.
 
-mod support;
-
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use rcgen::{CertifiedKey, generate_simple_self_signed};

@@ -3,7 +3,6 @@
 #[path = "../examples/router.rs"]
 #[allow(dead_code, reason = "`main` is not called here")]
 mod example;
-mod support;
 
 use std::{
     path::Path,

@@ -1,7 +1,5 @@
 //! The server around the sessions: listeners, limits, shutdown.
 
-mod support;
-
 use std::{
     collections::HashSet,
     io,

@@ -1,7 +1,5 @@
 //! Whole sessions over a pipe: what the engine does between the protocol and the services.
 
-mod support;
-
 use std::{
     sync::{
         Arc, Mutex,

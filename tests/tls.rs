@@ -1,7 +1,5 @@
 //! TLS: STARTTLS and implicit, over a pipe and over TCP.
 
-mod support;
-
 use std::sync::Arc;
 
 use rcgen::{CertifiedKey, generate_simple_self_signed};

@@ -1,18 +1,14 @@
 //! Certificates: which one a client is shown, new ones while the server runs, and those of clients.
 
-#[path = "support/pki.rs"]
-mod pki;
-mod support;
-
 use std::{fs, time::Duration};
 
-use pki::{Authority, Issued, TLS12, TLS13, secured, shown};
 use rcgen::DnType;
 use smtpd_tower::{
     Auth, AuthOutcome, Identity, Mail, Reply, Request, Server, TlsInfo, TlsVersion, handler_fn,
     sasl::{External, Mechanisms},
     tls::{ClientCertificates, ServerCertificate, TlsBuilder, TlsConfig},
 };
+use support::pki::{Authority, Issued, TLS12, TLS13, secured, shown};
 use support::*;
 use tokio::{
     io::DuplexStream,

@@ -1,12 +1,7 @@
 //! SCRAM bound to the TLS channel, by each binding and in each version of TLS.
 
-#[path = "support/pki.rs"]
-mod pki;
-mod support;
-
 use base64::{Engine, engine::general_purpose::STANDARD};
 use hmac::{Hmac, KeyInit, Mac};
-use pki::{Authority, TLS12, TLS13, secured, shown};
 use rsasl::{
     callback::{Context, Request as SaslRequest, SessionCallback, SessionData},
     mechanisms::scram::SCRAM_SHA256_PLUS,
@@ -21,6 +16,7 @@ use smtpd_tower::{
     sasl::{Mechanisms, Scram},
     tls::{TlsBuilder, TlsConfig},
 };
+use support::pki::{Authority, TLS12, TLS13, secured, shown};
 use support::*;
 use tokio::io::{AsyncRead, AsyncWrite, DuplexStream};
 use tokio_rustls::client::TlsStream;

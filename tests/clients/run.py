@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Real clients against the reference server: plain, STARTTLS, implicit TLS, every AUTH mechanism they know, DSN, SMTPUTF8.
 
-    tests/clients/run.py target/release/examples/smtpd
+    tests/clients/run.py target/release/smtpd
 
 Each message must arrive in the Maildir octet for octet. At the end stands a table of what each client has done. A client
 that is not installed is skipped, or fails the run where REQUIRE_PEERS is set; so does a run in which no session went well.

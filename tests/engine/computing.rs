@@ -12,17 +12,16 @@ use std::{
     time::Duration,
 };
 
-use crate::{
-    ENVELOPE, noting, session,
-    support::{Client, accept_rcpt, server},
-};
 use smtpd_tower::{
     Command, Data, Helo, Mail, Pipeline, Rcpt, Reply, Request, Server, Timeouts, handler_fn,
 };
+use support::{Client, accept_rcpt, server};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     time::{Instant, advance, sleep},
 };
+
+use crate::{ENVELOPE, noting, session};
 
 const fn seconds(n: u64) -> Duration {
     Duration::from_secs(n)

@@ -14,13 +14,12 @@ use smtpd_tower::{
     CloseReason, Connect, Data, EndReason, Mail, Pipeline, Reply, Request, Server, Session,
     handler_fn,
 };
+use support::{Client, accept_rcpt, server};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     time::{Instant, sleep},
 };
 use tower::Service;
-
-use crate::support::{Client, accept_rcpt, server};
 
 type Ends = Arc<Mutex<Vec<EndReason>>>;
 

@@ -10,17 +10,16 @@ use std::{
     time::Duration,
 };
 
-use crate::{
-    ENVELOPE, collecting, noting, session,
-    support::{Client, accept_rcpt, server},
-};
 use smtpd_tower::{
     Body, CloseReason, Command, Data, EndReason, Pipeline, Reply, Request, Session, handler_fn,
 };
+use support::{Client, accept_rcpt, server};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, DuplexStream},
     time::{Instant, sleep, timeout},
 };
+
+use crate::{ENVELOPE, collecting, noting, session};
 
 /// What the framework may buffer for a connection, whatever its client does.
 const BOUND: usize = 256 << 10;

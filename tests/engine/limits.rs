@@ -2,17 +2,16 @@
 
 use std::time::Duration;
 
-use crate::{
-    ENVELOPE, collecting, noting, session,
-    support::{Client, accept_rcpt},
-};
 use smtpd_tower::{
     CloseReason, Data, EndReason, Mail, Pipeline, Rcpt, Reply, Request, Timeouts, handler_fn,
 };
+use support::{Client, accept_rcpt};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     time::{Instant, sleep},
 };
+
+use crate::{ENVELOPE, collecting, noting, session};
 
 #[tokio::test(start_paused = true)]
 async fn limits_without_end_do_not_end_a_session() {

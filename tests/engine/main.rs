@@ -5,8 +5,6 @@ mod computing;
 mod ends;
 mod hangs;
 mod limits;
-#[path = "../support/mod.rs"]
-mod support;
 
 use std::sync::{Arc, Mutex};
 

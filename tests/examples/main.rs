@@ -1,11 +1,8 @@
 //! Every example runs, and does what it says.
 
 mod gateway;
-#[path = "../support/reference.rs"]
-mod reference;
+mod program;
 mod submission;
-#[path = "../support/mod.rs"]
-mod support;
 mod test_double;
 mod webhook;
 
@@ -19,7 +16,7 @@ use std::{
     time::Duration,
 };
 
-use reference::example;
+use program::example;
 use support::Client;
 use tokio::net::TcpStream;
 

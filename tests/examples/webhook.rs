@@ -7,13 +7,14 @@ mod example;
 use std::net::SocketAddr;
 
 use smtpd_tower::Server;
+use support::Client;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpListener,
     task::JoinHandle,
 };
 
-use crate::{Example, send, support::Client};
+use crate::{Example, send};
 
 /// A web service that gives one answer after the other, 0 being none at all, and returns what it was asked.
 async fn web(answers: &'static [u16]) -> (SocketAddr, JoinHandle<Vec<String>>) {

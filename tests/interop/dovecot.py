@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Dovecot before the reference server: its submission relay, its submission proxy and its LMTP proxy.
 
-    tests/interop/dovecot.py target/release/examples/smtpd
+    tests/interop/dovecot.py target/release/smtpd
 
 They say by XCLIENT who their client is. It is an instance of its own with random ports; the system's is not touched. Without
 Dovecot, or root to start it, the run is skipped, or fails where REQUIRE_PEERS is set. Python's standard library only.

@@ -4,7 +4,7 @@ reference server: replies that do not come, sessions that hang, waits that are t
 
     tests/interop/drivers.py target/release/examples/blocking --tls --server-timeout 2 --delay 3
     tests/interop/drivers.py target/release/examples/mio --tls --server-timeout 2 --delay 3
-    tests/interop/drivers.py target/release/examples/smtpd --tls-self-signed --timeout 2
+    tests/interop/drivers.py target/release/smtpd --tls-self-signed --timeout 2
 
 What follows the program are options for it: to offer STARTTLS, to wait 2 seconds for a silent client, and, if it can, to
 take 3 seconds longer for each delivery. Python's standard library only.

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """HAProxy before the reference server: PROXY version 1 and 2, with fields and checksum, before TLS, on Unix sockets at either side.
 
-    tests/interop/haproxy.py target/release/examples/smtpd
+    tests/interop/haproxy.py target/release/smtpd
 
 Each message comes from an address of its own, which its Received header must show, except for clients on a Unix socket: in
 version 1 it must show that they have none, in version 2 the address of HAProxy. Without haproxy the

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Postfix before the reference server: as a queue manager over SMTP and LMTP, as a proxy, and smtp-source as a load.
 
-    tests/interop/postfix.py target/release/examples/smtpd
+    tests/interop/postfix.py target/release/smtpd
 
 It is an instance of its own with random ports; the system's is not touched. Without Postfix, or root to start it, the run is
 skipped, or fails where REQUIRE_PEERS is set. Python's standard library only.

@@ -2,13 +2,12 @@
 
 use std::sync::Arc;
 
+use support::pki::{Authority, Issued};
 use tokio_rustls::rustls::{
     Error, SignatureAlgorithm, SignatureScheme,
     pki_types::CertificateDer,
     sign::{Signer, SigningKey},
 };
-
-use crate::pki::{Authority, Issued};
 
 const SEQUENCE: u8 = 0x30;
 const BIT_STRING: u8 = 0x03;

@@ -1,21 +1,17 @@
 //! Certificates of clients that are odd or revoked, what is in a name, and the protocols that clients ask for.
 
 mod forge;
-#[path = "../support/pki.rs"]
-mod pki;
-#[path = "../support/mod.rs"]
-mod support;
 
 use std::{fs, sync::Arc};
 
 use forge::worthless;
-use pki::{Authority, Issued, Shown, TLS12, TLS13, Versions, secured};
 use rcgen::{CustomExtension, DnType, GeneralSubtree, NameConstraints, SerialNumber};
 use smtpd_tower::{
     Auth, Identity, Mail, Reply, Request, Server, handler_fn,
     sasl::{External, Mechanisms},
     tls::{ClientCertificates, TlsBuilder, TlsConfig},
 };
+use support::pki::{Authority, Issued, Shown, TLS12, TLS13, Versions, secured};
 use support::*;
 use tokio_rustls::rustls::{
     self, AlertDescription, ClientConfig, SignatureScheme as Scheme, pki_types::CertificateDer,

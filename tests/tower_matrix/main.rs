@@ -2,9 +2,6 @@
 //!
 //! The page `tower_with_smtp` of the guide says the same in words; these tests hold it to that.
 
-#[path = "../support/mod.rs"]
-mod support;
-
 mod matrix;
 mod page;
 mod station;

@@ -3,6 +3,7 @@
 use smtpd_tower::{
     Auth, BoxError, Command, Connect, Data, Helo, Mail, Rcpt, Reply, Request, ServePhase,
 };
+use support::SECOND;
 use tower::{
     Service, ServiceBuilder,
     layer::layer_fn,
@@ -14,7 +15,6 @@ use tower::{
 use crate::{
     page,
     station::{Heard, Leaf, Mark, Station, measure},
-    support::SECOND,
 };
 
 /// Writes a test of each row: all phases, against what the row states and what the page says.

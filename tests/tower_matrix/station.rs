@@ -10,10 +10,9 @@ use smtpd_tower::{
     Auth, BoxError, Command, Connect, Data, Helo, Identity, Mail, Phase, Pipeline, Rcpt, Reply,
     Request, ServePhase, Server,
 };
+use support::{Client, accept_rcpt, settle};
 use tokio::time::Instant;
 use tower::Service;
-
-use crate::support::{Client, accept_rcpt, settle};
 
 /// A phase, and how a session gets to it.
 pub trait Station: Phase {

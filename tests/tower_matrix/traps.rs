@@ -15,6 +15,7 @@ use smtpd_tower::{
     BoxError, Connect, Data, Mail, PhaseService, Pipeline, Rcpt, Reply, Request, ServePhase,
     Session, handler_fn,
 };
+use support::{Client, SECOND, accept_rcpt, server as server_of, settle};
 use tokio::time::Instant;
 use tower::{
     Service, ServiceBuilder, ServiceExt,
@@ -26,10 +27,7 @@ use tower::{
     timeout::{Timeout, TimeoutLayer},
 };
 
-use crate::{
-    station::{Leaf, Station, ask, hear, measure, server},
-    support::{Client, SECOND, accept_rcpt, server as server_of, settle},
-};
+use crate::station::{Leaf, Station, ask, hear, measure, server};
 
 const MINUTE: Duration = Duration::from_secs(60);
 

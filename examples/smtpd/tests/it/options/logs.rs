@@ -26,7 +26,7 @@ fn assert_lines(log: &str, expected: &[&str]) {
     assert_eq!(log.lines().count(), expected.len(), "{log}");
 }
 
-pub async fn log_format() {
+pub(super) async fn log_format() {
     let text = log_of(&["--log-format=text"]).await;
     let message = "message from=\"a@example.com\" to=\"b@example.org\" size=";
     assert_lines(
@@ -47,7 +47,7 @@ pub async fn log_format() {
     );
 }
 
-pub async fn log_level() {
+pub(super) async fn log_level() {
     let default = log_of(&[]).await;
     assert_lines(&default, &["INFO message", "INFO session", "INFO shutting"]);
     for (level, command) in [("trace", true), ("info", false)] {
@@ -61,7 +61,7 @@ pub async fn log_level() {
     }
 }
 
-pub async fn quiet() {
+pub(super) async fn quiet() {
     assert_eq!(log_of(&["--quiet"]).await, "");
     assert_ne!(log_of(&["--quiet=false"]).await, "");
 }

@@ -4,7 +4,7 @@ use clap::ValueEnum;
 use serde::Deserialize;
 use smtpd_tower::Profile;
 
-use crate::options::Options;
+use crate::{mechanisms, options::Options};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -71,7 +71,7 @@ impl Options {
                 has_submission
                     && !has_tls
                     && self.allow_plaintext_auth != Some(true)
-                    && self.mechanisms().iter().all(|m| m.is_plaintext()),
+                    && mechanisms::offered(self).iter().all(|m| m.is_plaintext()),
                 "submission lets nobody in: without TLS these mechanisms need --allow-plaintext-auth",
             ),
         ];

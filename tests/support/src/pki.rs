@@ -1,5 +1,4 @@
 //! Certificates, and clients that have some.
-#![allow(dead_code, reason = "each test binary uses its own part of it")]
 
 use std::{path::PathBuf, sync::Arc};
 
@@ -21,7 +20,7 @@ use tokio_rustls::{
     },
 };
 
-use super::support::Client;
+use crate::Client;
 
 pub type Versions<'a> = &'a [&'static SupportedProtocolVersion];
 

@@ -12,7 +12,7 @@ async fn auth(server: &Reference, commands: &str) -> Vec<String> {
     replies[2..].to_vec()
 }
 
-pub async fn user() {
+pub(super) async fn user() {
     let server = start(&[
         "--user=alice:secret",
         "--user=bob:other",
@@ -25,7 +25,7 @@ pub async fn user() {
     assert_eq!(auth(&server, bob).await, ["235", "221"]);
 }
 
-pub async fn users() {
+pub(super) async fn users() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("users");
     // Of the password `secret`, with parameters that cost next to nothing.
@@ -37,7 +37,7 @@ pub async fn users() {
     assert_eq!(auth(&server, WRONG).await, ["535", "221"]);
 }
 
-pub async fn oauth_token() {
+pub(super) async fn oauth_token() {
     let server = start(&["--oauth-token=alice:token-a", "--allow-plaintext-auth"]);
     // user=alice^Aauth=Bearer token-a^A^A, and the same with token-b
     let right = "AUTH XOAUTH2 dXNlcj1hbGljZQFhdXRoPUJlYXJlciB0b2tlbi1hAQE=\r\n";
@@ -46,7 +46,7 @@ pub async fn oauth_token() {
     assert_eq!(auth(&server, wrong).await, ["334", "535", "221"]);
 }
 
-pub async fn auth_mechanisms() {
+pub(super) async fn auth_mechanisms() {
     let server = start(&[
         "--user=alice:secret",
         "--auth-mechanisms=LOGIN,CRAM-MD5",
@@ -62,7 +62,7 @@ pub async fn auth_mechanisms() {
     assert_eq!(auth(&server, login).await, ["334", "334", "235", "221"]);
 }
 
-pub async fn require_auth() {
+pub(super) async fn require_auth() {
     let users = ["--user=alice:secret", "--allow-plaintext-auth"];
     let mail = "MAIL FROM:<a@example.com>\r\n";
     for (options, reply) in [
@@ -78,7 +78,7 @@ pub async fn require_auth() {
 }
 
 /// At every listener, that for LMTP too.
-pub async fn allow_plaintext_auth() {
+pub(super) async fn allow_plaintext_auth() {
     let listeners = ["--listen=127.0.0.1:0", "--listen-lmtp=127.0.0.1:0"];
     for (options, offer) in [
         (&[][..], "250 AUTH CRAM-MD5 SCRAM-SHA-256 SCRAM-SHA-1\r\n"),
@@ -98,7 +98,7 @@ pub async fn allow_plaintext_auth() {
     }
 }
 
-pub async fn max_auth_failures() {
+pub(super) async fn max_auth_failures() {
     let server = start(&[
         "--user=alice:secret",
         "--allow-plaintext-auth",

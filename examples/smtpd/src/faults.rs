@@ -1,8 +1,9 @@
 //! Options that cannot work together.
 
 use crate::{
+    mechanisms::{self, Mechanism},
     options::Options,
-    values::{Lenient, Mechanism},
+    values::Lenient,
 };
 
 /// Whether something is wrong, and what to say then.
@@ -125,9 +126,74 @@ impl Options {
                 "--require-auth needs --user, --users or --oauth-token",
             ),
             (
-                is_required && in_the_clear && self.mechanisms().iter().all(|m| m.is_plaintext()),
+                is_required
+                    && in_the_clear
+                    && mechanisms::offered(self).iter().all(|m| m.is_plaintext()),
                 "--require-auth lets nobody in: these mechanisms need --tls-cert, --tls-self-signed or --allow-plaintext-auth",
             ),
         ]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(line: &str) -> Result<Options, clap::Error> {
+        Options::read(["smtpd"].into_iter().chain(line.split_whitespace()))
+    }
+
+    #[test]
+    fn what_cannot_work_is_refused() {
+        for line in [
+            "--no-such-option",
+            "--listen 25",
+            "--domain a@b",
+            "--proxy-from 10.0.0.1/8",
+            "--xclient-from localhost",
+            "--user alice",
+            "--user alice:",
+            "--max-recipients 0",
+            "--timeout 0",
+            "--rate 5",
+            "--auth-mechanisms NTLM",
+            "--lenient dots",
+            "--extensions DSN,XFOO",
+            "--extensions",
+            "--config /no/such/file.toml",
+            "--require-tls",
+            "--listen-tls a:465",
+            "--tls-cert c --tls-self-signed",
+            "--tls-key k",
+            "--sni a.test=c,k",
+            "--tls-self-signed --sni a.test=c",
+            "--client-ca f",
+            "--tls-self-signed --client-crl f",
+            "--tls-self-signed --client-common-name",
+            "--ignore-alpn",
+            "--user a:b --tls-self-signed --auth-mechanisms EXTERNAL",
+            "--tls-self-signed --tls-key-passphrase-file p",
+            "--user a:b --users f",
+            "--users f --auth-mechanisms PLAIN,CRAM-MD5",
+            "--lenient none,stray-dots",
+            "--lenient common --lenient none",
+            "--users f --auth-mechanisms SCRAM-SHA-256-PLUS",
+            "--user a:b --auth-mechanisms OAUTHBEARER",
+            "--oauth-token a",
+            "--require-auth --oauth-token a:b",
+            "--require-auth",
+            "--require-auth --users f",
+            "--require-auth --user a:b --auth-mechanisms LOGIN",
+        ] {
+            let error = read(line).unwrap_err();
+            assert_eq!(error.exit_code(), 2, "{line}");
+        }
+        for line in [
+            "",
+            "--require-auth --user a:b",
+            "--require-auth --users f --allow-plaintext-auth",
+        ] {
+            assert!(read(line).is_ok(), "{line}");
+        }
     }
 }

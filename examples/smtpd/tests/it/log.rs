@@ -1,9 +1,5 @@
 //! The log of the reference server, where it cannot be written: mail is taken and answered as ever, and SIGTERM obeyed.
 
-#[path = "support/reference.rs"]
-mod reference;
-mod support;
-
 use std::{
     fs::{self, File, OpenOptions, Permissions},
     io::{BufRead, BufReader, PipeWriter, Read, Write as _, pipe},
@@ -14,12 +10,13 @@ use std::{
     time::Duration,
 };
 
-use reference::Reference;
 use support::Client;
 use tokio::{
     net::{TcpStream, UnixStream},
     time::timeout,
 };
+
+use crate::reference::Reference;
 
 /// Far more than anything in here takes; only what hangs takes longer.
 const HANGS: Duration = Duration::from_secs(60);

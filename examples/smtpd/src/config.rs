@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use smtpd_tower::{Config, Leniency, Profile, Server, Timeouts};
 
-use crate::{extensions, options::Options, values::Lenient};
+use crate::{extensions, mechanisms, options::Options, values::Lenient};
 
 /// The protocol as the options want it. What they leave open stays as the framework has it.
 pub(crate) fn apply(options: &Options, config: Config) -> Config {
@@ -28,7 +28,7 @@ pub(crate) fn apply(options: &Options, config: Config) -> Config {
         .bare_newline(options.bare_lf.map(Into::into).unwrap_or_default())
         .nul_byte(options.nul.map(Into::into).unwrap_or_default());
     let config = match options.has_users() {
-        true => config.mechanisms(options.mechanisms()),
+        true => config.mechanisms(mechanisms::offered(options)),
         false => config,
     };
     match &options.app_name {

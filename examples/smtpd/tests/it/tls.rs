@@ -1,11 +1,5 @@
 //! The reference server as a process: certificates by name, of clients, and new ones at SIGHUP.
 
-#[path = "support/pki.rs"]
-mod pki;
-#[path = "support/reference.rs"]
-mod reference;
-mod support;
-
 use std::{
     fs,
     io::{BufRead, BufReader},
@@ -16,10 +10,11 @@ use std::{
     time::Duration,
 };
 
-use pki::{Authority, TLS13};
 use rcgen::SerialNumber;
-use reference::Reference;
-use support::Client;
+use support::{
+    Client,
+    pki::{Authority, TLS13},
+};
 use tokio::{
     net::TcpStream,
     sync::mpsc::{UnboundedReceiver, unbounded_channel},
@@ -33,6 +28,8 @@ use tokio_rustls::{
         pki_types::{CertificateDer, ServerName},
     },
 };
+
+use crate::reference::Reference;
 
 type TlsClient = Client<TlsStream<TcpStream>>;
 

@@ -13,7 +13,7 @@ use super::{
 /// What a listener for users requires: TLS, and AUTH within it.
 const USERS: [&str; 2] = ["--user=alice:secret", "--tls-self-signed"];
 
-pub async fn listen() {
+pub(super) async fn listen() {
     let dir = tempfile::tempdir().unwrap();
     let socket = dir.path().join("smtp");
     let options = [
@@ -28,14 +28,14 @@ pub async fn listen() {
     client.cmd("QUIT", "221").await;
 }
 
-pub async fn listen_tls() {
+pub(super) async fn listen_tls() {
     let server = Reference::start(1, &["--listen-tls=127.0.0.1:0", "--tls-self-signed"]);
     let mut client = connect_tls(server.address("smtps"), &trusting_anybody(), "mx.test").await;
     let announced = client.cmd("EHLO c", "250").await;
     assert!(!announced.contains("STARTTLS"), "{announced}");
 }
 
-pub async fn listen_submission() {
+pub(super) async fn listen_submission() {
     let options = [&["--listen-submission=127.0.0.1:0"], &USERS[..]].concat();
     let server = Reference::start(1, &options);
     let text = "EHLO c\r\nMAIL FROM:<a@example.com>\r\nQUIT\r\n";
@@ -44,7 +44,7 @@ pub async fn listen_submission() {
     assert!(said.contains("\r\n530 5.7.0"), "{said}");
 }
 
-pub async fn listen_submissions() {
+pub(super) async fn listen_submissions() {
     let options = [&["--listen-submissions=127.0.0.1:0"], &USERS[..]].concat();
     let server = Reference::start(1, &options);
     let address = server.address("submissions");
@@ -58,7 +58,7 @@ pub async fn listen_submissions() {
 const ALICE: &str = "AUTH PLAIN AGFsaWNlAHNlY3JldA==";
 
 /// Each recipient has a reply, and neither AUTH nor TLS is required.
-pub async fn listen_lmtp() {
+pub(super) async fn listen_lmtp() {
     let options = ["--require-auth", "--require-tls", "--domain=example.org"];
     let server = Reference::start(
         1,
@@ -77,7 +77,7 @@ pub async fn listen_lmtp() {
 }
 
 /// By `mx` there is no AUTH, by `submission` it must come first, and what users send is completed.
-pub async fn mode() {
+pub(super) async fn mode() {
     let plain = ["--user=alice:secret", "--allow-plaintext-auth"];
     let mx = [
         "--mode=mx",
@@ -109,13 +109,13 @@ pub async fn mode() {
     }
 }
 
-pub fn only_message(server: &Reference) -> String {
+pub(super) fn only_message(server: &Reference) -> String {
     let mut messages = server.delivered();
     assert_eq!(messages.len(), 1);
     String::from_utf8(messages.remove(0)).unwrap()
 }
 
-pub async fn proxy_from() {
+pub(super) async fn proxy_from() {
     let header = "PROXY TCP4 192.0.2.1 127.0.0.1 1 2\r\nQUIT\r\n";
     let others = said(&start(&["--proxy-from=192.0.2.7"]), "smtp", header).await;
     assert!(others.contains("\r\n500 "), "{others}");
@@ -126,7 +126,7 @@ pub async fn proxy_from() {
     assert!(stored.contains("([192.0.2.1])"), "{stored}");
 }
 
-pub async fn xclient_from() {
+pub(super) async fn xclient_from() {
     let announcement = announced(&start(&["--xclient-from=192.0.2.7"]), "smtp").await;
     assert!(!announcement.contains("XCLIENT"), "{announcement}");
     let server = start(&["--xclient-from=127.0.0.1", "--domain=example.org"]);
@@ -136,7 +136,7 @@ pub async fn xclient_from() {
     assert!(stored.contains("([192.0.2.1])"), "{stored}");
 }
 
-pub async fn xforward_from() {
+pub(super) async fn xforward_from() {
     let announcement = announced(&start(&["--xforward-from=192.0.2.7"]), "smtp").await;
     assert!(!announcement.contains("XFORWARD"), "{announcement}");
     let dir = tempfile::tempdir().unwrap();
@@ -150,7 +150,7 @@ pub async fn xforward_from() {
 }
 
 /// With a thread for each core, each core has a listener of its own on the port.
-pub async fn runtime() {
+pub(super) async fn runtime() {
     for (runtime, listeners) in [("threads", 1), ("per-core", 3)] {
         let server = start(&[&format!("--runtime={runtime}"), "--threads=3"]);
         let mut client = greeted(&server, "smtp").await;
@@ -172,7 +172,7 @@ fn listening_sockets(server: &Reference) -> usize {
     .count()
 }
 
-pub async fn threads() {
+pub(super) async fn threads() {
     for threads in ["1", "2", "5"] {
         let server = start(&["--runtime=per-core", &format!("--threads={threads}")]);
         let mut client = greeted(&server, "smtp").await;

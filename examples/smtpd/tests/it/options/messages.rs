@@ -7,7 +7,7 @@ use std::{
 
 use super::{ENVELOPE, Reference, codes_of, listeners::only_message, message, said, start};
 
-pub async fn domain() {
+pub(super) async fn domain() {
     let server = start(&["--domain=example.org", "--domain=example.net"]);
     let rcpt = "RCPT TO:<b@Example.Net>\r\nRCPT TO:<c@example.com>\r\nRCPT TO:<Postmaster>\r\n";
     let text = format!("HELO c\r\n{ENVELOPE}{rcpt}QUIT\r\n");
@@ -19,7 +19,7 @@ pub async fn domain() {
 }
 
 /// Messages are stored there, with what the server adds; what a crash has left there long ago is removed.
-pub async fn maildir() {
+pub(super) async fn maildir() {
     let dir = tempfile::tempdir().unwrap();
     let root = dir.path().join("some/where");
     fs::create_dir_all(root.join("tmp")).unwrap();
@@ -46,7 +46,7 @@ pub async fn maildir() {
     assert!(server.delivered().is_empty());
 }
 
-pub async fn discard() {
+pub(super) async fn discard() {
     let server = start(&["--discard"]);
     let replies = codes_of(&server, &message("x\r\n")).await;
     assert_eq!(replies, ["220", "250", "250", "250", "354", "250", "221"]);
@@ -70,7 +70,7 @@ async fn check_policy(options: &[&str], text: &str, code: &str, stored: Option<&
     }
 }
 
-pub async fn bare_lf() {
+pub(super) async fn bare_lf() {
     let text = message("Subject: x\r\n\r\none\ntwo\r\n");
     for (options, code, stored) in [
         (&[][..], "550", None),
@@ -82,7 +82,7 @@ pub async fn bare_lf() {
     }
 }
 
-pub async fn max_size() {
+pub(super) async fn max_size() {
     let server = start(&["--max-size=100"]);
     for (octets, code) in [(90, "250"), (101, "552")] {
         let text = message(&format!("{}\r\n", "x".repeat(octets - 2)));
@@ -95,7 +95,7 @@ pub async fn max_size() {
     assert_eq!(codes_of(&unlimited, &text).await[5], "250");
 }
 
-pub async fn max_recipients() {
+pub(super) async fn max_recipients() {
     let server = start(&["--max-recipients=2"]);
     let rcpt = "RCPT TO:<c@example.org>\r\nRCPT TO:<d@example.org>\r\n";
     let replies = codes_of(&server, &format!("HELO c\r\n{ENVELOPE}{rcpt}QUIT\r\n")).await;
@@ -103,7 +103,7 @@ pub async fn max_recipients() {
 }
 
 /// Mail whose sender is not written as RFC 5321 says.
-pub async fn lenient() {
+pub(super) async fn lenient() {
     let mail = |path: &str| format!("HELO c\r\nMAIL FROM:{path}\r\nQUIT\r\n");
     let long = format!("<{}@example.com>", "x".repeat(65));
     let odd = [
@@ -131,7 +131,7 @@ pub async fn lenient() {
     }
 }
 
-pub async fn nul() {
+pub(super) async fn nul() {
     let text = message("Subject: x\r\n\r\na\0b\r\n");
     for (options, code, stored) in [
         (&[][..], "554", None),
@@ -143,7 +143,7 @@ pub async fn nul() {
     }
 }
 
-pub async fn max_hops() {
+pub(super) async fn max_hops() {
     for (options, most) in [(&["--max-hops=3"][..], 3), (&[], 100)] {
         let server = start(options);
         for (fields, code) in [(most, "250"), (most + 1, "554")] {

@@ -6,22 +6,17 @@ mod certificates;
 mod listeners;
 mod logs;
 mod messages;
-#[path = "../support/pki.rs"]
-mod pki;
-#[path = "../support/reference.rs"]
-mod reference;
 mod sessions;
-#[path = "../support/mod.rs"]
-mod support;
 
 use std::{collections::BTreeSet, fs::File, path::Path, time::Duration};
 
-use reference::Reference;
 use support::Client;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
 };
+
+use crate::reference::Reference;
 
 /// Far more than any of these tests takes; only what hangs takes longer.
 const HANGS: Duration = Duration::from_secs(60);

@@ -1,9 +1,5 @@
 //! lettre's client against the reference server: plain, STARTTLS, implicit TLS, each mechanism.
 
-#[path = "support/reference.rs"]
-mod reference;
-mod support;
-
 use lettre::{
     SmtpTransport, Transport,
     address::Envelope,
@@ -12,7 +8,8 @@ use lettre::{
         client::{Tls, TlsParameters},
     },
 };
-use reference::Reference;
+
+use crate::reference::Reference;
 
 #[test]
 fn every_mode_and_mechanism_delivers_the_same_octets() {

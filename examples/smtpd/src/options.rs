@@ -7,15 +7,16 @@ use std::{any::TypeId, ffi::OsString, num::NonZeroU32, path::PathBuf};
 
 use clap::{Arg, CommandFactory, Error, FromArgMatches, Parser, error::ErrorKind};
 use serde::Deserialize;
-use smtpd_tower::{Domain, limiter::Rate, sasl::Mechanisms};
+use smtpd_tower::{Domain, limiter::Rate};
 
 use crate::{
     extensions::ExtensionList,
     file,
+    mechanisms::Mechanism,
     mode::Mode,
     values::{
-        Address, BareLf, Lenient, LogFormat, LogLevel, Mechanism, NamedCertificate, Nul, Proxy,
-        RuntimeKind, User,
+        Address, BareLf, Lenient, LogFormat, LogLevel, NamedCertificate, Nul, Proxy, RuntimeKind,
+        User,
     },
 };
 
@@ -307,36 +308,9 @@ impl Options {
         self.has_passwords() || !self.oauth_token.is_empty()
     }
 
-    fn has_passwords(&self) -> bool {
+    /// Whether anybody has a password.
+    pub(crate) fn has_passwords(&self) -> bool {
         !self.user.is_empty() || self.users.is_some()
-    }
-
-    /// The mechanisms to offer. Where they are not named: those that work with what is known of the users.
-    pub(crate) fn mechanisms(&self) -> Mechanisms {
-        let known = [
-            Mechanism::Plain,
-            Mechanism::Login,
-            Mechanism::CramMd5,
-            Mechanism::ScramSha256,
-            Mechanism::ScramSha1,
-            Mechanism::OAuthBearer,
-            Mechanism::XOAuth2,
-            Mechanism::External,
-        ];
-        let works = |mechanism: &Mechanism| match mechanism {
-            Mechanism::External => self.client_ca.is_some(),
-            bearer if bearer.is_bearer() => !self.oauth_token.is_empty(),
-            secret if secret.needs_password() => !self.user.is_empty(),
-            _ => self.has_passwords(),
-        };
-        let wanted = match &*self.auth_mechanisms {
-            [] => known.into_iter().filter(works).collect(),
-            wanted => wanted.to_vec(),
-        };
-        let none = Mechanisms::none();
-        wanted
-            .into_iter()
-            .fold(none, |set, mechanism| mechanism.add_to(set))
     }
 }
 
@@ -365,6 +339,18 @@ mod tests {
     #[test]
     fn the_command_is_well_formed() {
         Options::command().mut_args(switch).debug_assert();
+    }
+
+    #[test]
+    fn the_page_names_options_that_exist() {
+        let command = Options::command();
+        let known: Vec<_> = command.get_arguments().filter_map(Arg::get_long).collect();
+        let page = include_str!("../README.md").split('`').skip(1).step_by(2);
+        let named: Vec<_> = page.filter_map(|code| code.strip_prefix("--")).collect();
+        assert!(named.len() > 20, "{named:?}");
+        for name in named {
+            assert!(known.contains(&name), "there is no option --{name}");
+        }
     }
 
     #[test]
@@ -418,91 +404,5 @@ mod tests {
         assert_eq!((options.max_size, options.quiet), (Some(5), Some(false)));
         assert_eq!(options.max_errors.map(NonZeroU32::get), Some(2));
         assert_eq!(options.discard, Some(true));
-    }
-
-    #[test]
-    fn what_cannot_work_is_refused() {
-        for line in [
-            "--no-such-option",
-            "--listen 25",
-            "--domain a@b",
-            "--proxy-from 10.0.0.1/8",
-            "--xclient-from localhost",
-            "--user alice",
-            "--user alice:",
-            "--max-recipients 0",
-            "--timeout 0",
-            "--rate 5",
-            "--auth-mechanisms NTLM",
-            "--lenient dots",
-            "--extensions DSN,XFOO",
-            "--extensions",
-            "--config /no/such/file.toml",
-            "--require-tls",
-            "--listen-tls a:465",
-            "--tls-cert c --tls-self-signed",
-            "--tls-key k",
-            "--sni a.test=c,k",
-            "--tls-self-signed --sni a.test=c",
-            "--client-ca f",
-            "--tls-self-signed --client-crl f",
-            "--tls-self-signed --client-common-name",
-            "--ignore-alpn",
-            "--user a:b --tls-self-signed --auth-mechanisms EXTERNAL",
-            "--tls-self-signed --tls-key-passphrase-file p",
-            "--user a:b --users f",
-            "--users f --auth-mechanisms PLAIN,CRAM-MD5",
-            "--lenient none,stray-dots",
-            "--lenient common --lenient none",
-            "--users f --auth-mechanisms SCRAM-SHA-256-PLUS",
-            "--user a:b --auth-mechanisms OAUTHBEARER",
-            "--oauth-token a",
-            "--require-auth --oauth-token a:b",
-            "--require-auth",
-            "--require-auth --users f",
-            "--require-auth --user a:b --auth-mechanisms LOGIN",
-        ] {
-            let error = read(line).unwrap_err();
-            assert_eq!(error.exit_code(), 2, "{line}");
-        }
-        for line in [
-            "",
-            "--require-auth --user a:b",
-            "--require-auth --users f --allow-plaintext-auth",
-        ] {
-            assert!(read(line).is_ok(), "{line}");
-        }
-    }
-
-    #[test]
-    fn the_mechanisms_follow_from_what_is_known_of_the_users() {
-        let passwords = ["PLAIN", "LOGIN", "CRAM-MD5", "SCRAM-SHA-256", "SCRAM-SHA-1"];
-        for (line, names) in [
-            ("--user a:b", &passwords[..]),
-            ("--users f", &["PLAIN", "LOGIN"]),
-            ("--oauth-token a:b", &["OAUTHBEARER", "XOAUTH2"]),
-            (
-                "--users f --oauth-token a:b",
-                &["PLAIN", "LOGIN", "OAUTHBEARER", "XOAUTH2"],
-            ),
-            (
-                "--users f --tls-self-signed --client-ca f",
-                &["PLAIN", "LOGIN", "EXTERNAL"],
-            ),
-            ("--user a:b --auth-mechanisms login", &["LOGIN"]),
-            (
-                "--user a:b --auth-mechanisms scram-sha-1-plus,SCRAM-SHA-1",
-                &["SCRAM-SHA-1-PLUS", "SCRAM-SHA-1"],
-            ),
-        ] {
-            let mechanisms = read(line).unwrap().mechanisms();
-            assert!(
-                mechanisms
-                    .iter()
-                    .map(|m| m.name().as_str())
-                    .eq(names.iter().copied()),
-                "{line}"
-            );
-        }
     }
 }

@@ -171,6 +171,16 @@ mod tests {
     }
 
     #[test]
+    fn the_example_of_the_page_is_a_file_of_options() {
+        let (_, example) = include_str!("../README.md")
+            .split_once("```toml\n")
+            .unwrap();
+        let (example, _) = example.split_once("```").unwrap();
+        let options = parse(example).unwrap();
+        assert_eq!((options.domain.len(), options.fault()), (2, None));
+    }
+
+    #[test]
     fn an_error_names_line_and_field() {
         for (text, fault) in [
             (

@@ -1,5 +1,14 @@
-//! What the tests of whole sessions share.
-#![allow(dead_code, reason = "each test binary uses its own part of it")]
+//! What the tests of whole sessions share, in the root package and in the reference server.
+#![allow(
+    missing_docs,
+    missing_debug_implementations,
+    clippy::expect_used,
+    clippy::new_without_default,
+    clippy::unwrap_used,
+    reason = "all of it is for tests"
+)]
+
+pub mod pki;
 
 use std::{
     future::Future,

@@ -8,6 +8,7 @@ use std::{
 };
 
 use rcgen::{DnType, SerialNumber};
+use support::pki::{Authority, Issued, TLS13};
 use tokio::net::TcpStream;
 use tokio_rustls::{
     TlsConnector,
@@ -20,11 +21,7 @@ use tokio_rustls::{
     },
 };
 
-use super::{
-    Client, Reference, announced, codes_of, message,
-    pki::{Authority, Issued, TLS13},
-    start,
-};
+use super::{Client, Reference, announced, codes_of, message, start};
 
 type TlsClient = Client<TlsStream<TcpStream>>;
 
@@ -36,7 +33,11 @@ fn options_of(cert: &Path, key: &Path) -> [String; 2] {
     ]
 }
 
-pub async fn connect_tls(address: SocketAddr, config: &ClientConfig, name: &str) -> TlsClient {
+pub(super) async fn connect_tls(
+    address: SocketAddr,
+    config: &ClientConfig,
+    name: &str,
+) -> TlsClient {
     let io = TcpStream::connect(address).await.unwrap();
     let name = ServerName::try_from(name.to_owned()).unwrap();
     let connector = TlsConnector::from(Arc::new(config.clone()));
@@ -59,7 +60,7 @@ fn start_tls(options: &[&str]) -> Reference {
 }
 
 /// With certificate and key in one file.
-pub async fn tls_cert() {
+pub(super) async fn tls_cert() {
     let dir = tempfile::tempdir().unwrap();
     let issued = Authority::new().issue(&["mx.test"]);
     let file = dir.path().join("both.pem");
@@ -68,7 +69,7 @@ pub async fn tls_cert() {
     assert!(certificate_for(&server, "mx.test").await == issued.der);
 }
 
-pub async fn tls_key() {
+pub(super) async fn tls_key() {
     let dir = tempfile::tempdir().unwrap();
     let issued = Authority::new().issue(&["mx.test"]);
     let (cert, key) = issued.write(dir.path());
@@ -77,10 +78,13 @@ pub async fn tls_key() {
 }
 
 /// Both keys are under it, that of `--sni` too.
-pub async fn tls_key_passphrase_file() {
+pub(super) async fn tls_key_passphrase_file() {
     let dir = tempfile::tempdir().unwrap();
     let fixture = |name: &str| -> PathBuf {
-        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/smtpd-tower/src/tls/fixtures");
+        let folder = concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/../../smtpd-tower/src/tls/fixtures"
+        );
         Path::new(folder).join(name)
     };
     let passphrase = dir.path().join("passphrase");
@@ -98,7 +102,7 @@ pub async fn tls_key_passphrase_file() {
 }
 
 /// Another one at each start.
-pub async fn tls_self_signed() {
+pub(super) async fn tls_self_signed() {
     let announcement = announced(&start(&["--tls-self-signed=false"]), "smtp").await;
     assert!(!announcement.contains("STARTTLS"), "{announcement}");
     let announcement = announced(&start(&["--tls-self-signed"]), "smtp").await;
@@ -111,7 +115,7 @@ pub async fn tls_self_signed() {
 }
 
 /// The same one at each start, beside the Maildir.
-pub async fn tls_self_signed_keep() {
+pub(super) async fn tls_self_signed_keep() {
     let dir = tempfile::tempdir().unwrap();
     let maildir = format!("--maildir={}", dir.path().join("mail").display());
     let mut seen = Vec::new();
@@ -125,7 +129,7 @@ pub async fn tls_self_signed_keep() {
     assert!(dir.path().join("smtpd-key.pem").exists());
 }
 
-pub async fn sni() {
+pub(super) async fn sni() {
     let (own, others) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let authority = Authority::new();
     let (first, second) = (
@@ -146,7 +150,7 @@ pub async fn sni() {
 }
 
 /// A client with a certificate of that authority is the user that it names.
-pub async fn client_ca() {
+pub(super) async fn client_ca() {
     let dir = tempfile::tempdir().unwrap();
     let (ours, foreign) = (Authority::new(), Authority::new());
     let issued = ours.issue(&["mx.test"]);
@@ -190,7 +194,7 @@ async fn login(server: &Reference, authority: &Authority, own: &Issued) -> Strin
     client.try_reply().await.unwrap()[..3].to_owned()
 }
 
-pub async fn client_crl() {
+pub(super) async fn client_crl() {
     let dir = tempfile::tempdir().unwrap();
     let authority = Authority::new();
     let list = dir.path().join("crl.pem");
@@ -205,7 +209,7 @@ pub async fn client_crl() {
     }
 }
 
-pub async fn client_common_name() {
+pub(super) async fn client_common_name() {
     let authority = Authority::new();
     let named = authority.issue_with(&[], |params| {
         let name = &mut params.distinguished_name;
@@ -221,7 +225,7 @@ pub async fn client_common_name() {
     }
 }
 
-pub async fn ignore_alpn() {
+pub(super) async fn ignore_alpn() {
     let authority = Authority::new();
     let mut config = authority.client(TLS13, None);
     config.alpn_protocols = vec![b"h2".to_vec()];
@@ -236,7 +240,7 @@ pub async fn ignore_alpn() {
     }
 }
 
-pub async fn require_tls() {
+pub(super) async fn require_tls() {
     let text = message("x\r\n");
     for (options, code) in [
         (&[][..], "250"),
@@ -250,7 +254,7 @@ pub async fn require_tls() {
 }
 
 /// A client that trusts anybody: what it looks at is the certificate itself.
-pub fn trusting_anybody() -> ClientConfig {
+pub(super) fn trusting_anybody() -> ClientConfig {
     let provider = Arc::new(ring::default_provider());
     ClientConfig::builder_with_provider(provider.clone())
         .with_safe_default_protocol_versions()

@@ -1,11 +1,5 @@
 //! The reference server as a process: its end, whatever hangs.
 
-#[path = "support/pki.rs"]
-mod pki;
-#[path = "support/reference.rs"]
-mod reference;
-mod support;
-
 use std::{
     io::{BufRead, BufReader, Read},
     net::SocketAddr,
@@ -14,13 +8,13 @@ use std::{
     time::Duration,
 };
 
-use pki::Authority;
-use reference::Reference;
-use support::Client;
+use support::{Client, pki::Authority};
 use tokio::{
     net::{TcpStream, UnixStream},
     time::{sleep, timeout},
 };
+
+use crate::reference::Reference;
 
 fn make_fifo(path: &Path) {
     std::fs::remove_file(path).unwrap();
@@ -175,7 +169,7 @@ async fn the_second_signal_ends_what_is_left() {
 }
 
 /// Closing a socket with unread input resets the connection, and the client may not see the last reply. How long the server
-/// lingers is tested with a clock that is paused, in tests/engine/limits.rs.
+/// lingers is tested with a clock that is paused, in tests/it/engine/limits.rs of the root package.
 #[tokio::test]
 async fn a_client_that_still_sends_sees_the_last_reply_and_an_orderly_end() {
     let server = Reference::start(1, &["--listen=127.0.0.1:0", "--max-errors=1"]);
@@ -198,13 +192,6 @@ async fn a_test_that_hangs_leaves_no_server_behind() {
     assert!(!server.ended().await.success());
     drop(server);
     assert!(!support::CHILDREN.lock().unwrap().contains(&id));
-}
-
-#[test]
-fn the_name_of_a_source_may_hold_blanks() {
-    let names = reference::names("/a/one\\ two.rs  /b\\c\n/d\\ \\ e/\n");
-    let names: Vec<_> = names.iter().filter_map(|name| name.to_str()).collect();
-    assert_eq!(names, ["/a/one two.rs", "/b\\c", "/d  e/"]);
 }
 
 #[tokio::test]

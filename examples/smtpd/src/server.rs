@@ -1,216 +1,13 @@
-//! The reference server: SMTP, SMTP over TLS and LMTP into a Maildir.
-//!
-//! It is also a tour of the framework. This file holds what every server has: a [`pipeline`] of services, one for each
-//! phase of a session, and a [`server`] around it. The rest is in a file each:
-//!
-//! | file | what it shows |
-//! |---|---|
-//! | `message_log.rs` | a layer of one's own |
-//! | `users.rs`, `users_file.rs` | authentication, by passwords, by their hashes, or by a certificate |
-//! | `config.rs`, `extensions.rs` | limits, timeouts, what is required, extensions |
-//! | `mode.rs` | listeners for servers, for users, or for both |
-//! | `secrets.rs` | who else may read the files that hold passwords |
-//! | `tls.rs` | certificates, and new ones while the server runs |
-//! | `listen.rs` | several listeners, on TCP and Unix sockets |
-//! | `cores.rs` | one runtime with several threads, or one for each core |
-//! | `log/` | hooks, and a log that mail never waits for |
-//! | `options.rs`, `values.rs`, `file.rs`, `faults.rs` | the command line and the file of options, and what cannot work of it |
-#![forbid(unsafe_code)]
-
-mod config;
-mod cores;
-mod extensions;
-mod faults;
-mod file;
-mod listen;
-mod log;
-mod message_log;
-mod mode;
-mod options;
-mod secrets;
-mod signals;
-mod tls;
-mod users;
-mod users_file;
-mod values;
-
-use std::{
-    env,
-    error::Error,
-    io::{self, Write as _},
-    process::ExitCode,
-    time::{Duration, SystemTime},
-};
+//! The server around the pipeline: its name, its settings, its TLS, and the proxies that it believes.
 
 use smtpd_tower::{
-    BoxError, Connect, Data, Domain, Helo, Mail, PhaseService, Pipeline, Profile, ProxyProtocol,
-    Rcpt, Reply, Request, Server,
-    deliver::{Discard, Maildir},
-    handler_fn,
-    layer::{
-        CondLayer, DomainFilterLayer, HopLimitLayer, OwnSenderLayer, RateLimitLayer, ReceivedLayer,
-        SubmissionFieldsLayer,
-    },
-    smtpd_core::HoldUntil,
-    system_hostname,
-};
-use tower::ServiceBuilder;
-
-use crate::{
-    cores::Cores, log::Log, message_log::MessageLogLayer, options::Options, signals::Signals,
-    users::Users, values::Proxy,
+    BoxError, Domain, Pipeline, ProxyProtocol, Server, layer::HopLimitLayer, system_hostname,
 };
 
-/// How long the sessions may go on once the server has been told to end.
-const GRACE: Duration = Duration::from_secs(30);
-
-fn main() -> ExitCode {
-    let options = Options::read(env::args_os()).unwrap_or_else(|error| error.exit());
-    let log = match Log::start(&options) {
-        Ok(log) => log,
-        Err(error) => {
-            let _ = writeln!(io::stderr(), "smtpd: {error}");
-            return ExitCode::FAILURE;
-        }
-    };
-    let runtime = cores::main_runtime(&options).map_err(BoxError::from);
-    let ended = runtime.and_then(|runtime| {
-        let ended = runtime.block_on(run(&options, &log));
-        // Do not wait for calls that are still blocked, for instance by a disk that hangs: no client was told that they are
-        // done. Others are about to end, and remove their temporary files.
-        runtime.shutdown_timeout(Duration::from_millis(500));
-        ended
-    });
-    match ended {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            log.say(&format!("smtpd: {}", with_causes(&*error)));
-            ExitCode::FAILURE
-        }
-    }
-}
-
-async fn run(options: &Options, log: &Log) -> Result<(), BoxError> {
-    let mut signals = Signals::catch()?;
-    secrets::warn(options);
-    let server = server(options, pipeline(options).await?)?;
-    tls::keep_fresh(&server, signals::hangup()?);
-    let cores = Cores::start(options)?;
-    let bound = listen::bind(options, &cores).await?;
-    let mut serving = listen::serve(bound, options, &server, &cores, log.lines());
-
-    tokio::select! {
-        () = signals.next() => tracing::info!("shutting down"),
-        // A listener ends by itself only where it fails.
-        Some(ended) = serving.join_next() => ended??,
-    }
-    let handle = server.handle();
-    tokio::select! {
-        () = handle.shutdown(GRACE) => {}
-        () = signals.next() => handle.shutdown(Duration::ZERO).await,
-    }
-    while let Some(ended) = serving.join_next().await {
-        ended??;
-    }
-    Ok(())
-}
-
-/// Who decides on what. AUTH is not offered where nobody answers it.
-async fn pipeline(options: &Options) -> Result<Pipeline, BoxError> {
-    // Sessions and messages are counted apart, each in a table of its own.
-    let rate_limit = || options.rate.map(RateLimitLayer::new);
-    let domains = options.domain.iter().map(Domain::as_str);
-    let anywhere = !options.domain.is_empty();
-    let submission = options.has_submission();
-
-    let connect = ServiceBuilder::new()
-        .option_layer(rate_limit())
-        .service(handler_fn(move |request| welcome(request, anywhere)));
-    let mail = ServiceBuilder::new()
-        .option_layer(rate_limit())
-        .option_layer(submission.then(|| CondLayer::new(is_of_user, own_sender(options))))
-        .service(handler_fn(accept));
-    let rcpt = ServiceBuilder::new()
-        .option_layer(
-            anywhere.then(|| CondLayer::new(is_of_stranger, DomainFilterLayer::new(domains))),
-        )
-        .service(handler_fn(async |_: Request<Rcpt>| {}));
-    let data = ServiceBuilder::new()
-        .option_layer(tracing::enabled!(tracing::Level::INFO).then_some(MessageLogLayer))
-        .option_layer(submission.then(|| CondLayer::new(is_of_user, SubmissionFieldsLayer::new())))
-        .service(store(options).await?);
-
-    let pipeline = Pipeline::new()
-        .connect(connect)
-        .helo(handler_fn(any_name))
-        .mail(mail)
-        .rcpt(rcpt)
-        .data(data);
-    let Some(users) = Users::new(options)? else {
-        return Ok(pipeline);
-    };
-    for warning in users.warnings(&options.mechanisms()) {
-        tracing::warn!("{warning}");
-    }
-    Ok(pipeline.auth(handler_fn(move |request| users.clone().login(request))))
-}
-
-fn is_of_user<P>(request: &Request<P>) -> bool {
-    let profile = request.session().profile();
-    profile.is_some_and(Profile::is_submission)
-}
-
-fn is_of_stranger<P>(request: &Request<P>) -> bool {
-    !is_of_user(request)
-}
-
-/// Greets clients of this machine, and others only where they have to authenticate, or where it is said for which domains
-/// mail is taken.
-async fn welcome(request: Request<Connect>, anywhere: bool) -> Result<(), Reply> {
-    if anywhere || is_of_user(&request) || request.session().peer().is_local() {
-        Ok(())
-    } else {
-        Err(Reply::rejected("No mail from other machines here"))
-    }
-}
-
-/// Takes any name that a client gives itself. `HeloCheckLayer` around it would refuse forged ones.
-async fn any_name(_: Request<Helo>) {}
-
-/// Takes any sender. Only who has a clock can tell that a message is to be held until a time that has passed.
-async fn accept(request: Request<Mail>) -> Result<(), Reply> {
-    HoldUntil::resolve(request.parameters(), SystemTime::now()).map(drop)
-}
-
-/// Users send under their own name, at any domain where none is said.
-fn own_sender(options: &Options) -> OwnSenderLayer {
-    match &*options.domain {
-        [] => OwnSenderLayer::in_any_domain(),
-        domains => OwnSenderLayer::in_domains(domains.iter().map(Domain::as_str)),
-    }
-}
-
-/// Where messages go.
-async fn store(options: &Options) -> Result<PhaseService<Data>, BoxError> {
-    if options.discard == Some(true) {
-        return Ok(PhaseService::new(Discard));
-    }
-    let maildir = Maildir::new(options.maildir());
-    if let Some(parent) = maildir.path().parent() {
-        tokio::fs::create_dir_all(parent).await?;
-    }
-    maildir.create().await?;
-    // What a crash has left is of no use to anybody after a day and a half.
-    maildir.clean_tmp(Duration::from_secs(36 * 3600)).await?;
-    Ok(PhaseService::new(
-        ServiceBuilder::new()
-            .layer(ReceivedLayer::new())
-            .service(maildir),
-    ))
-}
+use crate::{config, log, options::Options, tls, values::Proxy};
 
 /// A server of that pipeline.
-fn server(options: &Options, pipeline: Pipeline) -> Result<Server, BoxError> {
+pub(crate) fn new(options: &Options, pipeline: Pipeline) -> Result<Server, BoxError> {
     let hostname = options.hostname.clone().unwrap_or_else(system_hostname);
     let tls = tls::config(options, &hostname)?;
     let mut server = Server::new(hostname, pipeline)
@@ -246,23 +43,13 @@ fn behind_proxies(options: &Options, mut server: Server) -> Server {
     server
 }
 
-/// An error in one line, with what has caused it.
-fn with_causes(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text += &format!(": {error}");
-        cause = error.source();
-    }
-    text
-}
-
 #[cfg(test)]
 mod tests {
     use smtpd_tower::PeerAddr;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, duplex};
 
     use super::*;
+    use crate::pipeline;
 
     /// What a server of these options says to a client that says all this at once.
     async fn replies(options: &str, peer: [u8; 4], said: &str) -> String {
@@ -270,7 +57,8 @@ mod tests {
             .into_iter()
             .chain(options.split_whitespace());
         let options = Options::read(args).unwrap();
-        let server = server(&options, pipeline(&options).await.unwrap()).unwrap();
+        let pipeline = pipeline::new(&options).await.unwrap();
+        let server = new(&options, pipeline).unwrap();
         let profile = options.mode.map(|mode| mode.profile(false));
         let server = config::at(&options, &server, profile);
         let (mut client, io) = duplex(1 << 16);

@@ -1,10 +1,6 @@
 //! The order of the system calls of a delivery, as strace sees them in the reference server: what is acknowledged must be on the
 //! disk. The order of the calls within the library is tested beside it (`deliver/maildir/disk.rs`), without strace.
 
-#[path = "support/reference.rs"]
-mod reference;
-mod support;
-
 use std::{
     collections::HashMap,
     io::{BufRead, BufReader},
@@ -12,9 +8,10 @@ use std::{
     process::{Command, Stdio},
 };
 
-use reference::Reference;
 use support::Client;
 use tokio::net::TcpStream;
+
+use crate::reference::Reference;
 
 /// A server whose calls go to that file. It is no child of strace's, so that signals reach it.
 fn start_traced(calls: &Path) -> (Reference, std::net::SocketAddr) {

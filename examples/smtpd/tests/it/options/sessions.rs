@@ -6,7 +6,7 @@ use tokio::net::TcpStream;
 
 use super::{Client, announced, codes_of, greeted, message, output, said, start};
 
-pub async fn help() {
+pub(super) async fn help() {
     let help = output(&["--help"]);
     assert!(
         help.contains("Usage:") && help.contains("Maildir"),
@@ -14,14 +14,14 @@ pub async fn help() {
     );
 }
 
-pub async fn version() {
+pub(super) async fn version() {
     assert_eq!(
         output(&["--version"]),
         concat!("smtpd ", env!("CARGO_PKG_VERSION"), "\n")
     );
 }
 
-pub async fn config() {
+pub(super) async fn config() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("smtpd.toml");
     std::fs::write(&file, "app-name = 'by-file'\nmax-size = 10\n").unwrap();
@@ -31,18 +31,18 @@ pub async fn config() {
     assert!(said.contains("250 SIZE 20\r\n"), "{said}");
 }
 
-pub async fn hostname() {
+pub(super) async fn hostname() {
     let said = announced(&start(&["--hostname=other.test"]), "smtp").await;
     assert!(said.starts_with("220 other.test smtpd ESMTP"), "{said}");
     assert!(said.contains("250-other.test"), "{said}");
 }
 
-pub async fn app_name() {
+pub(super) async fn app_name() {
     let said = announced(&start(&["--app-name=postamt"]), "smtp").await;
     assert!(said.starts_with("220 mx.test postamt ESMTP"), "{said}");
 }
 
-pub async fn max_sessions() {
+pub(super) async fn max_sessions() {
     let server = start(&["--max-sessions=2"]);
     let first = greeted(&server, "smtp").await;
     let _second = greeted(&server, "smtp").await;
@@ -52,13 +52,13 @@ pub async fn max_sessions() {
     while codes_of(&server, "QUIT\r\n").await != ["220", "221"] {}
 }
 
-pub async fn max_errors() {
+pub(super) async fn max_errors() {
     let server = start(&["--max-errors=2"]);
     let replies = codes_of(&server, "WHAT\r\nWHAT\r\nNOOP\r\n").await;
     assert_eq!(replies, ["220", "500", "421"]);
 }
 
-pub async fn timeout() {
+pub(super) async fn timeout() {
     let server = start(&["--timeout=1"]);
     let mut client = greeted(&server, "smtp").await;
     let since = Instant::now();
@@ -67,7 +67,7 @@ pub async fn timeout() {
 }
 
 /// Sessions and messages are counted apart.
-pub async fn rate() {
+pub(super) async fn rate() {
     let server = start(&["--rate=2/3600"]);
     let messages =
         "HELO c\r\nMAIL FROM:<>\r\nRSET\r\nMAIL FROM:<>\r\nRSET\r\nMAIL FROM:<>\r\nQUIT\r\n";
@@ -82,7 +82,7 @@ pub async fn rate() {
     third.expect_close().await;
 }
 
-pub async fn extensions() {
+pub(super) async fn extensions() {
     let server = start(&["--extensions=-DSN,+FUTURERELEASE"]);
     let announced = announced(&server, "smtp").await;
     assert!(!announced.contains("DSN"), "{announced}");

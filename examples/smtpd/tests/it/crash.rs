@@ -1,9 +1,5 @@
 //! What is left when the reference server is killed: every message that was acknowledged, and no half of another.
 
-#[path = "support/reference.rs"]
-mod reference;
-mod support;
-
 use std::{
     collections::HashSet,
     env,
@@ -14,9 +10,10 @@ use std::{
     },
 };
 
-use reference::Reference;
 use support::Client;
 use tokio::{net::TcpStream, task::JoinSet};
+
+use crate::reference::Reference;
 
 const SENDERS: u32 = 16;
 

@@ -129,7 +129,7 @@ fn certificate(options: &Options, hostname: &str) -> Result<Option<ServerCertifi
     }
     if options.tls_self_signed_keep == Some(true) {
         let maildir = options.maildir();
-        let parent = maildir.parent().unwrap_or(Path::new(""));
+        let parent = maildir.parent().unwrap_or_else(|| Path::new(""));
         return Ok(Some(kept(parent, hostname)?));
     }
     if options.tls_self_signed == Some(true) {

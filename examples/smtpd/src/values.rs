@@ -5,10 +5,7 @@ use std::{borrow::Cow, fmt, path::PathBuf, str::FromStr};
 use clap::ValueEnum;
 use serde::Deserialize;
 use smtpd_tower::{
-    BareNewline, Cidr, CidrError, Leniency, NulByte, Secret, TrustedPeers,
-    sasl::{
-        CramMd5, External, Login, Mechanisms, OAuthBearer, Plain, Scram, XOAuth2, prepare_name,
-    },
+    BareNewline, Cidr, CidrError, Leniency, NulByte, Secret, TrustedPeers, sasl::prepare_name,
 };
 
 /// Where to listen.
@@ -128,65 +125,6 @@ impl FromStr for NamedCertificate {
             }),
             _ => Err("expected NAME=CERT,KEY"),
         }
-    }
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Mechanism {
-    #[value(name = "PLAIN")]
-    Plain,
-    #[value(name = "LOGIN")]
-    Login,
-    #[value(name = "CRAM-MD5")]
-    CramMd5,
-    #[value(name = "SCRAM-SHA-256")]
-    ScramSha256,
-    #[value(name = "SCRAM-SHA-256-PLUS")]
-    ScramSha256Plus,
-    #[value(name = "SCRAM-SHA-1")]
-    ScramSha1,
-    #[value(name = "SCRAM-SHA-1-PLUS")]
-    ScramSha1Plus,
-    #[value(name = "OAUTHBEARER")]
-    OAuthBearer,
-    #[value(name = "XOAUTH2")]
-    XOAuth2,
-    #[value(name = "EXTERNAL")]
-    External,
-}
-
-impl Mechanism {
-    pub(crate) fn add_to(self, set: Mechanisms) -> Mechanisms {
-        match self {
-            Self::Plain => set.with(Plain),
-            Self::Login => set.with(Login),
-            Self::CramMd5 => set.with(CramMd5),
-            Self::ScramSha256 => set.with(Scram::sha256()),
-            Self::ScramSha256Plus => set.with(Scram::sha256().plus()),
-            Self::ScramSha1 => set.with(Scram::sha1()),
-            Self::ScramSha1Plus => set.with(Scram::sha1().plus()),
-            Self::OAuthBearer => set.with(OAuthBearer::new()),
-            Self::XOAuth2 => set.with(XOAuth2::new()),
-            Self::External => set.with(External),
-        }
-    }
-
-    /// Whether it takes a token.
-    pub(crate) fn is_bearer(self) -> bool {
-        matches!(self, Self::OAuthBearer | Self::XOAuth2)
-    }
-
-    /// Whether the password itself has to be known, and a hash of it does not do.
-    pub(crate) fn needs_password(self) -> bool {
-        !self.is_bearer() && !matches!(self, Self::Plain | Self::Login | Self::External)
-    }
-}
-
-impl FromStr for Mechanism {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        ValueEnum::from_str(text, true).map_err(|_| format!("no mechanism {text:?} here"))
     }
 }
 

@@ -1,0 +1,116 @@
+//! The reference server: SMTP, SMTP over TLS and LMTP into a Maildir.
+//!
+//! It is also a tour of the framework: every server has a pipeline of services, one for each phase of a session, and a
+//! server around it.
+//!
+//! | file | what it shows |
+//! |---|---|
+//! | `pipeline.rs` | the services, and the layers around them |
+//! | `server.rs` | the server around the pipeline, and whole sessions as tests |
+//! | `message_log.rs` | a layer of one's own |
+//! | `users.rs`, `users_file.rs` | authentication, by passwords, by their hashes, or by a certificate |
+//! | `config.rs`, `extensions.rs` | limits, timeouts, what is required, extensions |
+//! | `mode.rs` | listeners for servers, for users, or for both |
+//! | `secrets.rs` | who else may read the files that hold passwords |
+//! | `tls.rs` | certificates, and new ones while the server runs |
+//! | `listen.rs` | several listeners, on TCP and Unix sockets |
+//! | `cores.rs` | one runtime with several threads, or one for each core |
+//! | `log/` | hooks, and a log that mail never waits for |
+//! | `options.rs`, `values.rs`, `mechanisms.rs`, `file.rs`, `faults.rs` | the command line and the file of options, and which of them cannot work together |
+
+mod config;
+mod cores;
+mod extensions;
+mod faults;
+mod file;
+mod listen;
+mod log;
+mod mechanisms;
+mod message_log;
+mod mode;
+mod options;
+mod pipeline;
+mod secrets;
+mod server;
+mod signals;
+mod tls;
+mod users;
+mod users_file;
+mod values;
+
+use std::{
+    env,
+    error::Error,
+    io::{self, Write as _},
+    process::ExitCode,
+    time::Duration,
+};
+
+use smtpd_tower::BoxError;
+
+use crate::{cores::Cores, log::Log, options::Options, signals::Signals};
+
+/// How long the sessions may go on once the server has been told to end.
+const GRACE: Duration = Duration::from_secs(30);
+
+fn main() -> ExitCode {
+    let options = Options::read(env::args_os()).unwrap_or_else(|error| error.exit());
+    let log = match Log::start(&options) {
+        Ok(log) => log,
+        Err(error) => {
+            let _ = writeln!(io::stderr(), "smtpd: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let runtime = cores::main_runtime(&options).map_err(BoxError::from);
+    let ended = runtime.and_then(|runtime| {
+        let ended = runtime.block_on(run(&options, &log));
+        // Do not wait for calls that are still blocked, for instance by a disk that hangs: no client was told that they are
+        // done. Others are about to end, and remove their temporary files.
+        runtime.shutdown_timeout(Duration::from_millis(500));
+        ended
+    });
+    match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            log.say(&format!("smtpd: {}", with_causes(&*error)));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(options: &Options, log: &Log) -> Result<(), BoxError> {
+    let mut signals = Signals::catch()?;
+    secrets::warn(options);
+    let server = server::new(options, pipeline::new(options).await?)?;
+    tls::keep_fresh(&server, signals::hangup()?);
+    let cores = Cores::start(options)?;
+    let bound = listen::bind(options, &cores).await?;
+    let mut serving = listen::serve(bound, options, &server, &cores, log.lines());
+
+    tokio::select! {
+        () = signals.next() => tracing::info!("shutting down"),
+        // A listener ends by itself only where it fails.
+        Some(ended) = serving.join_next() => ended??,
+    }
+    let handle = server.handle();
+    tokio::select! {
+        () = handle.shutdown(GRACE) => {}
+        () = signals.next() => handle.shutdown(Duration::ZERO).await,
+    }
+    while let Some(ended) = serving.join_next().await {
+        ended??;
+    }
+    Ok(())
+}
+
+/// An error in one line, with what has caused it.
+fn with_causes(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text += &format!(": {error}");
+        cause = error.source();
+    }
+    text
+}
