@@ -180,8 +180,8 @@ impl fmt::Display for Problem {
             Self::KeyUnusable(_) => "the private key cannot be used",
             Self::KeyMismatch => "the key does not fit the certificate",
             Self::KeyFitsAnother(n) => {
-                let fits = format_args!("the key fits certificate {n}");
-                return write!(f, "{fits}, but the server's certificate must come first");
+                write!(f, "the key fits certificate {n}, ")?;
+                "but the server's certificate must come first"
             }
             Self::NoName => "the certificate has no DNS name, and none was given",
             Self::NameInvalid(name) => {
