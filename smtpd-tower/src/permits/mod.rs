@@ -128,7 +128,9 @@ impl Permits {
     fn release(self) {
         let mut permit = Permit(Some(self.clone()));
         loop {
-            let next = self.lock().next();
+            let mut over = Vec::new();
+            let next = self.lock().next(&mut over);
+            drop(over);
             let Some(next) = next else { break };
             match next.send(permit) {
                 Ok(()) => return,
@@ -141,8 +143,8 @@ impl Permits {
 
 impl Queue {
     /// Takes out the next in the queue. If nobody waits, the permit becomes free.
-    fn next(&mut self) -> Option<oneshot::Sender<Permit>> {
-        let next = self.turns.next();
+    fn next(&mut self, over: &mut Vec<oneshot::Sender<Permit>>) -> Option<oneshot::Sender<Permit>> {
+        let next = self.turns.next(oneshot::Sender::is_closed, over);
         self.free += usize::from(next.is_none());
         next
     }
@@ -427,5 +429,22 @@ mod tests {
             let done = compute_with(&all, client(1), own.as_ref(), || 1).await;
             assert_eq!(done, Ok(1), "what was given up is in the way");
         }
+    }
+
+    /// Otherwise a client that asks for more than its share would get nothing, because those who give up come first.
+    #[test]
+    fn who_has_given_up_uses_no_turn_of_the_others() {
+        let permits = one();
+        let held = assert_ready!(spawn(permits.acquire(None)).poll()).unwrap();
+        for _ in 0..3 {
+            drop(waiting(&permits, 1));
+        }
+        let (mut first, mut second) = (waiting(&permits, 1), waiting(&permits, 2));
+        drop(held);
+        let held = assert_ready!(first.poll()).unwrap();
+        drop(held);
+        assert!(assert_ready!(second.poll()).is_ok());
+        let queue = permits.lock();
+        assert_eq!((queue.free, queue.turns.len()), (1, 0));
     }
 }

@@ -37,9 +37,9 @@ impl<T> Turns<T> {
         self.networks.push(client, item);
     }
 
-    /// Takes out the next item.
-    pub(super) fn next(&mut self) -> Option<T> {
-        self.networks.next()
+    /// Takes out the next item. Those before it for which `is_over` returns true are moved to `taken`: they use up no turn.
+    pub(super) fn next(&mut self, is_over: impl Fn(&T) -> bool, taken: &mut Vec<T>) -> Option<T> {
+        self.networks.next(&is_over, taken)
     }
 
     /// Takes out the item that has to give way: the newest one of the client with the most items. Chance decides between equals,
@@ -64,7 +64,7 @@ trait Part<T>: Default {
     fn len(&self) -> usize;
     fn is_empty(&self) -> bool;
     fn push(&mut self, client: Option<ClientKey>, item: T);
-    fn next(&mut self) -> Option<T>;
+    fn next(&mut self, is_over: &impl Fn(&T) -> bool, taken: &mut Vec<T>) -> Option<T>;
     fn give_way(&mut self, dice: &mut Dice) -> Option<T>;
     fn take_out(&mut self, is_over: &impl Fn(&T) -> bool, taken: &mut Vec<T>);
     #[cfg(all(test, feature = "test"))]
@@ -121,14 +121,19 @@ impl<T, P: Part<T>, const V4_BITS: u8, const V6_BITS: u8> Part<T>
         }
     }
 
-    fn next(&mut self) -> Option<T> {
-        let (prefix, mut part) = self.parts.pop_front()?;
-        let next = part.next();
-        self.len -= usize::from(next.is_some());
-        if !part.is_empty() {
-            self.parts.push_back((prefix, part));
+    fn next(&mut self, is_over: &impl Fn(&T) -> bool, taken: &mut Vec<T>) -> Option<T> {
+        while let Some((prefix, mut part)) = self.parts.pop_front() {
+            let before = part.len();
+            let next = part.next(is_over, taken);
+            self.len -= before - part.len();
+            if !part.is_empty() {
+                self.parts.push_back((prefix, part));
+            }
+            if next.is_some() {
+                return next;
+            }
         }
-        next
+        None
     }
 
     fn give_way(&mut self, dice: &mut Dice) -> Option<T> {
@@ -176,8 +181,14 @@ impl<T> Part<T> for VecDeque<T> {
         self.push_back(item);
     }
 
-    fn next(&mut self) -> Option<T> {
-        self.pop_front()
+    fn next(&mut self, is_over: &impl Fn(&T) -> bool, taken: &mut Vec<T>) -> Option<T> {
+        while let Some(item) = self.pop_front() {
+            if !is_over(&item) {
+                return Some(item);
+            }
+            taken.push(item);
+        }
+        None
     }
 
     fn give_way(&mut self, _dice: &mut Dice) -> Option<T> {
@@ -185,6 +196,10 @@ impl<T> Part<T> for VecDeque<T> {
     }
 
     fn take_out(&mut self, is_over: &impl Fn(&T) -> bool, taken: &mut Vec<T>) {
+        // Mostly there is none, and this is asked at each arrival while the queue is full.
+        if !self.iter().any(is_over) {
+            return;
+        }
         let (over, waiting): (Self, Self) = self.drain(..).partition(is_over);
         *self = waiting;
         taken.extend(over);
@@ -243,7 +258,7 @@ mod tests {
             turns.push(named(ip), ip);
         }
         turns.push(None, "local");
-        let order: Vec<_> = std::iter::from_fn(|| turns.next()).collect();
+        let order: Vec<_> = std::iter::from_fn(|| turns.next(|_| false, &mut Vec::new())).collect();
         assert_eq!(
             order,
             [
@@ -313,7 +328,7 @@ mod tests {
             let mut arrived = 0;
             for _ in 0..500 {
                 match dice.roll(8) {
-                    0 => out.extend(turns.next()),
+                    0 => out.extend(turns.next(|_| false, &mut Vec::new())),
                     1 => out.extend(turns.give_way()),
                     2 => turns.take_out(|item| item % 16 == 0, &mut taken),
                     _ => {
@@ -324,7 +339,9 @@ mod tests {
                 }
                 assert_eq!(turns.len() + out.len() + taken.len(), arrived);
             }
-            out.extend(std::iter::from_fn(|| turns.next()));
+            out.extend(std::iter::from_fn(|| {
+                turns.next(|_| false, &mut Vec::new())
+            }));
             assert!(turns.networks.is_empty());
             out.append(&mut taken);
             out.sort_unstable();
@@ -368,7 +385,7 @@ mod tests {
                 waits = enter(&mut turns, named(honest), HONEST) != Some(HONEST);
                 turned_away += usize::from(!waits);
             }
-            if turns.next() == Some(HONEST) {
+            if turns.next(|_| false, &mut Vec::new()) == Some(HONEST) {
                 return (turn, turned_away);
             }
             assert!(turns.len() <= MAX);
