@@ -32,8 +32,8 @@
 use std::{fs, path::Path, sync::Arc};
 
 use smtpd_core::{
-    BareNewline, Code, Config, DataReply, Extensions, Leniency, Limits, NulByte, Protocol, Reply,
-    Status, TlsFacts,
+    BareNewline, Config, DataReply, Extensions, Leniency, Limits, NulByte, Protocol, Reply,
+    TlsFacts,
     sasl::{
         Anonymous, ChannelBinding, ChannelBindings, CramMd5, External, Identity, Login, Mechanisms,
         OAuthBearer, Plain, XOAuth2,
@@ -429,30 +429,16 @@ impl Caller for Answers {
                     .is_none_or(|wanted| Some(wanted) == key)
         });
         let text = self.0.remove(due?).text;
-        let mut replies: Vec<_> = text.split(" | ").map(parse_reply).collect();
-        Some(match text.strip_prefix("accept ") {
-            Some(name) => Decision::Auth(Identity::new(name).into()),
-            None if replies.len() > 1 => Decision::Replies(DataReply::each(replies)),
-            None => replies.remove(0).into(),
+        if let Some(name) = text.strip_prefix("accept ") {
+            return Some(Decision::Auth(Identity::new(name).into()));
+        }
+        let replies = text.split(" | ").map(|reply| reply.parse().unwrap());
+        let replies: Vec<Reply> = replies.collect();
+        Some(match <[_; 1]>::try_from(replies) {
+            Ok([reply]) => reply.into(),
+            Err(replies) => Decision::Replies(DataReply::each(replies)),
         })
     }
-}
-
-/// `550 5.1.1 No such user`.
-fn parse_reply(text: &str) -> Reply {
-    let mut words = text.splitn(3, ' ');
-    let code = words
-        .next()
-        .and_then(|code| Code::new(code.parse().ok()?))
-        .unwrap_or(Code::OK);
-    let mut numbers = words
-        .next()
-        .unwrap_or("2.0.0")
-        .split('.')
-        .skip(1)
-        .map(|n| n.parse().unwrap());
-    let status = Status::new(numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)).unwrap();
-    Reply::new(code, status, words.next().unwrap_or_default().to_owned())
 }
 
 fn event(text: &str) -> Line {

@@ -1,4 +1,4 @@
-use std::fmt;
+use std::{error::Error, fmt, str::FromStr};
 
 /// The three digits of a reply, 200 to 599 (RFC 5321 section 4.2.1).
 ///
@@ -7,6 +7,7 @@ use std::fmt;
 ///
 /// assert_eq!(Code::new(550), Some(Code::MAILBOX_UNAVAILABLE));
 /// assert_eq!(Code::new(99), None);
+/// assert_eq!("550".parse(), Ok(Code::MAILBOX_UNAVAILABLE));
 /// assert!(Code::OK.is_positive() && !Code::OK.is_transient());
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -52,6 +53,11 @@ impl Code {
         self.0 == 421 || self.0 == 521
     }
 
+    /// The first digit, which is the class of the enhanced status code too (RFC 2034 section 4).
+    pub(crate) const fn class(self) -> u16 {
+        self.0 / 100
+    }
+
     pub(crate) const fn digits(self) -> [u8; 3] {
         [
             b'0' + (self.0 / 100) as u8,
@@ -66,6 +72,53 @@ impl fmt::Display for Code {
         self.0.fmt(f)
     }
 }
+
+/// Like [`Code::new`], but returns an error outside of 200 to 599.
+impl TryFrom<u16> for Code {
+    type Error = CodeError;
+
+    fn try_from(number: u16) -> Result<Self, CodeError> {
+        Self::new(number).ok_or(CodeError(()))
+    }
+}
+
+impl From<Code> for u16 {
+    fn from(code: Code) -> Self {
+        code.0
+    }
+}
+
+/// Reads a code, which must be exactly three digits.
+impl FromStr for Code {
+    type Err = CodeError;
+
+    fn from_str(text: &str) -> Result<Self, CodeError> {
+        let digits = match text.as_bytes() {
+            [a, b, c] if text.bytes().all(|b| b.is_ascii_digit()) => [a, b, c],
+            _ => return Err(CodeError(())),
+        };
+        let add = |number, digit: &u8| number * 10 + u16::from(digit - b'0');
+        digits.into_iter().fold(0, add).try_into()
+    }
+}
+
+/// A number or a text is not a [`Code`]: not three digits, or not from 200 to 599.
+///
+/// ```
+/// use smtpd_core::Code;
+///
+/// assert_eq!(Code::try_from(199).unwrap_err().to_string(), "not a reply code from 200 to 599");
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct CodeError(());
+
+impl fmt::Display for CodeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("not a reply code from 200 to 599")
+    }
+}
+
+impl Error for CodeError {}
 
 macro_rules! codes {
     ($($name:ident = $number:literal, $doc:literal;)*) => {
@@ -110,4 +163,33 @@ codes! {
     MAILBOX_NAME = 553, "mailbox name not allowed";
     TRANSACTION_FAILED = 554, "transaction failed, or no service here";
     PARAMETERS_UNKNOWN = 555, "MAIL or RCPT parameters not recognized or not implemented";
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_code_is_read_from_its_text_and_nothing_else_is() {
+        for number in 0..=1000 {
+            let code = Code::new(number);
+            assert_eq!(code.is_some(), (200..600).contains(&number));
+            assert_eq!(number.to_string().parse().ok(), code, "{number}");
+            assert_eq!(Code::try_from(number).ok(), code, "{number}");
+            assert!(code.is_none_or(|code| u16::from(code) == number));
+        }
+        for text in [
+            "",
+            "25",
+            "2500",
+            "+25",
+            " 250",
+            "250 ",
+            "0250",
+            "25\u{664}",
+            "two",
+        ] {
+            assert!(text.parse::<Code>().is_err(), "{text:?}");
+        }
+    }
 }

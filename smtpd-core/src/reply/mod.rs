@@ -2,16 +2,23 @@
 //!
 //! - [`Reply`] is a [`Code`], an enhanced [`Status`] code and a text, in a form that cannot carry a CR or LF.
 //! - [`DataReply`] answers a message: one reply for all its recipients, or one for each.
+//! - [`ReplyError`], [`CodeError`] and [`StatusError`] say why a text is none of them.
 
 mod code;
 mod data_reply;
 mod encode;
+mod parse;
 mod status;
 
 use std::{borrow::Cow, error::Error, fmt};
 
 pub(crate) use self::encode::Form;
-pub use self::{code::Code, data_reply::DataReply, status::Status};
+pub use self::{
+    code::{Code, CodeError},
+    data_reply::DataReply,
+    parse::ReplyError,
+    status::{Status, StatusError},
+};
 
 /// One reply: a code, an enhanced status code, and text of one or more lines.
 ///
@@ -227,9 +234,15 @@ impl Reply {
         self.text.split('\n')
     }
 
-    /// The same reply with another text, of one line: it stands in place of all lines that there were, and a line end
-    /// in it becomes a space. [`multiline`](Self::multiline) makes several lines, [`with_line`](Self::with_line) adds
-    /// one.
+    /// Returns the reply with `text` in place of all its lines. Control characters in it become spaces, so the reply has
+    /// one line. [`with_line`](Self::with_line) adds a line.
+    ///
+    /// ```
+    /// use smtpd_core::Reply;
+    ///
+    /// let reply = Reply::no_such_user().with_text("Nobody here has that name");
+    /// assert_eq!(reply.to_string(), "550 5.1.1 Nobody here has that name");
+    /// ```
     #[must_use]
     pub fn with_text(self, text: impl Into<Cow<'static, str>>) -> Self {
         Self {
@@ -238,7 +251,7 @@ impl Reply {
         }
     }
 
-    /// The same reply with one more line, such as whom to ask about a refusal. Control characters in it become spaces.
+    /// Returns the reply with one more line, such as whom to ask about a rejection. Control characters in it become spaces.
     ///
     /// ```
     /// use smtpd_core::Reply;
@@ -254,10 +267,31 @@ impl Reply {
         }
     }
 
-    /// The same reply with another code. The class of its status is that of the code.
+    /// Returns the reply with another code. The class of its enhanced status code follows: the first digit of `code`.
+    ///
+    /// ```
+    /// use smtpd_core::{Code, Reply};
+    ///
+    /// // A rejection becomes a deferral.
+    /// let reply = Reply::no_such_user().with_code(Code::MAILBOX_BUSY);
+    /// assert_eq!(reply.to_string(), "450 4.1.1 No such user");
+    /// ```
     #[must_use]
-    pub(crate) fn with_code(self, code: Code) -> Self {
+    pub fn with_code(self, code: Code) -> Self {
         Self { code, ..self }
+    }
+
+    /// Returns the reply with another enhanced status code. Its class is the first digit of [`code`](Self::code).
+    ///
+    /// ```
+    /// use smtpd_core::{Reply, Status};
+    ///
+    /// let reply = Reply::rejected("Too big for this list").with_status(Status::MESSAGE_TOO_BIG);
+    /// assert_eq!(reply.to_string(), "554 5.3.4 Too big for this list");
+    /// ```
+    #[must_use]
+    pub fn with_status(self, status: Status) -> Self {
+        Self { status, ..self }
     }
 
     /// 451 4.3.0: something on this side took too long.
@@ -280,14 +314,44 @@ impl Reply {
     }
 }
 
+/// Writes the reply in one line, which spaces join, for logs. The alternate form, `{:#}`, has the lines of the reply as they
+/// are sent, with CRLF between them. [`FromStr`](std::str::FromStr) reads both.
+///
+/// ```
+/// use smtpd_core::Reply;
+///
+/// let reply = Reply::no_such_user().with_line("Ask us");
+/// assert_eq!(format!("{reply}"), "550 5.1.1 No such user Ask us");
+/// assert_eq!(format!("{reply:#}"), "550-5.1.1 No such user\r\n550 5.1.1 Ask us");
+/// ```
 impl fmt::Display for Reply {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.code)?;
-        if !self.code.is_intermediate() {
-            write!(f, " {}.{}", self.code.as_u16() / 100, self.status)?;
+        if !f.alternate() {
+            return self.fmt_line(' ', &self.text.replace('\n', " "), f);
         }
-        for line in self.lines() {
-            write!(f, " {line}")?;
+        let mut lines = self.lines().peekable();
+        while let Some(line) = lines.next() {
+            if lines.peek().is_none() {
+                return self.fmt_line(' ', line, f);
+            }
+            self.fmt_line('-', line, f)?;
+            f.write_str("\r\n")?;
+        }
+        Ok(())
+    }
+}
+
+impl Reply {
+    fn fmt_line(&self, separator: char, text: &str, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.code)?;
+        let mut separator = separator;
+        // RFC 2034 section 4: not in 3yz replies.
+        if !self.code.is_intermediate() {
+            write!(f, "{separator}{}.{}", self.code.class(), self.status)?;
+            separator = ' ';
+        }
+        if separator == '-' || !text.is_empty() {
+            write!(f, "{separator}{text}")?;
         }
         Ok(())
     }

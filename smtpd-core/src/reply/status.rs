@@ -1,6 +1,6 @@
 //! Enhanced status codes: the subject and detail that follow the class of a reply.
 
-use std::fmt;
+use std::{error::Error, fmt, str::FromStr};
 
 /// The subject and detail of an enhanced status code, such as the `1.1` of `5.1.1` (RFC 3463 section 2).
 ///
@@ -46,6 +46,43 @@ impl fmt::Display for Status {
         write!(f, "{}.{}", self.subject, self.detail)
     }
 }
+
+/// Reads `subject.detail`, each of one to three digits without leading zeros (RFC 3463 section 2).
+impl FromStr for Status {
+    type Err = StatusError;
+
+    fn from_str(text: &str) -> Result<Self, StatusError> {
+        let (subject, detail) = text.split_once('.').ok_or(StatusError(()))?;
+        let (subject, detail) = (number(subject)?, number(detail)?);
+        Self::new(subject, detail).ok_or(StatusError(()))
+    }
+}
+
+fn number(digits: &str) -> Result<u16, StatusError> {
+    let is_plain = digits == "0" || !digits.starts_with(['0', '+']);
+    let number = digits.parse().ok().filter(|_| is_plain);
+    number.ok_or(StatusError(()))
+}
+
+/// A text is not a [`Status`]: not two numbers of at most three digits with a dot between them.
+///
+/// ```
+/// use smtpd_core::Status;
+///
+/// assert_eq!("7.1".parse(), Ok(Status::DENIED));
+/// let error = "5.7.1".parse::<Status>().unwrap_err();
+/// assert_eq!(error.to_string(), "not the subject and detail of an enhanced status code");
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct StatusError(());
+
+impl fmt::Display for StatusError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("not the subject and detail of an enhanced status code")
+    }
+}
+
+impl Error for StatusError {}
 
 macro_rules! statuses {
     ($($name:ident = $subject:literal . $detail:literal, $rfc:literal;)*) => {
@@ -106,5 +143,30 @@ mod tests {
         );
         assert_eq!(Status::new(1000, 0), None);
         assert_eq!(Status::new(0, 1000), None);
+    }
+
+    #[test]
+    fn a_status_is_read_from_its_text() {
+        for subject in 0..1000 {
+            let status = Status::new(subject, 999 - subject).unwrap();
+            assert_eq!(status.to_string().parse(), Ok(status));
+        }
+        for text in [
+            "",
+            ".",
+            "1",
+            "1.",
+            ".1",
+            "1.1.1",
+            "01.1",
+            "1.00",
+            "1000.1",
+            "+1.1",
+            "1.-1",
+            "1.1 ",
+            "\u{661}.1",
+        ] {
+            assert!(text.parse::<Status>().is_err(), "{text:?}");
+        }
     }
 }
