@@ -34,10 +34,15 @@ impl DataReply {
     pub fn each(replies: impl IntoIterator<Item = Reply>) -> Self {
         let replies: Vec<_> = replies.into_iter().collect();
         if replies.is_empty() {
-            Reply::try_again("No answer").into()
+            Self::missing().into()
         } else {
             Self(Replies::Each(replies))
         }
+    }
+
+    /// Returns the reply in place of one that was not given.
+    pub(crate) fn missing() -> Reply {
+        Reply::try_again("No answer")
     }
 
     /// The reply where there is room for one: positive only if all are. Otherwise a transient one goes first, so that no

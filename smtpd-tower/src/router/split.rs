@@ -2,16 +2,17 @@
 
 use std::{
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll},
 };
 
-use smtpd_core::{DataReply, Protocol, Reply};
+use smtpd_core::{DataReply, Envelope, Protocol, envelope::Groups};
 use tower::BoxError;
 use tower_service::Service;
 
 use super::{RouteFuture, Router, broadcast::broadcast};
 use crate::{
-    body::known_reply,
+    body::{Body, known_reply},
     phase::{Data, PhaseKind, Request},
     reply::recover,
     session::Session,
@@ -60,19 +61,16 @@ enum State {
 #[derive(Debug)]
 struct Split {
     session: Session,
-    /// The route of each recipient.
-    plan: Vec<Option<usize>>,
+    /// The recipients of each route.
+    groups: Groups<Option<usize>>,
+    /// What the service of each group has to do with the message.
     parts: Vec<Part>,
 }
 
-/// What one service has to do with the message.
 #[derive(Debug)]
 struct Part {
-    route: Option<usize>,
     future: RouteFuture<Data>,
     answer: Option<DataReply>,
-    /// How many of its recipients have got their replies.
-    told: usize,
 }
 
 impl Future for SplitFuture {
@@ -89,25 +87,20 @@ impl Future for SplitFuture {
 impl Split {
     fn new(router: &Router<Data>, plan: Vec<Option<usize>>, request: Request<Data>) -> Self {
         let (session, data) = request.into_parts();
-        let mut routes = plan.clone();
-        routes.sort_unstable();
-        routes.dedup();
-        let bodies = broadcast(data.body, routes.len(), router.ahead);
-        let part = |(route, body)| {
-            let mut routes = plan.iter();
-            let envelope = data.envelope.subset(|_| routes.next() == Some(&route));
-            let request = Request::new(session.clone(), Data::new(envelope, body));
+        let mut routes = plan.into_iter();
+        let groups = data.envelope.group_by(|_| routes.next().flatten());
+        let bodies = broadcast(data.body, groups.len(), router.ahead);
+        let part = |((route, envelope), body): ((&Option<usize>, &Arc<Envelope>), Body)| {
+            let request = Request::new(session.clone(), Data::new(envelope.clone(), body));
             Part {
-                route,
-                future: router.ask(route, request),
+                future: router.ask(*route, request),
                 answer: None,
-                told: 0,
             }
         };
-        let parts = routes.into_iter().zip(bodies).map(part).collect();
+        let parts = groups.iter().zip(bodies).map(part).collect();
         Self {
             session,
-            plan,
+            groups,
             parts,
         }
     }
@@ -117,21 +110,11 @@ impl Split {
         for part in &mut self.parts {
             done &= part.poll(cx, &self.session);
         }
-        if done {
-            Poll::Ready(self.merge())
-        } else {
-            Poll::Pending
+        if !done {
+            return Poll::Pending;
         }
-    }
-
-    /// The replies in the order of the recipients.
-    fn merge(&mut self) -> DataReply {
-        let parts = &mut self.parts;
-        DataReply::each(self.plan.iter().map(|route| {
-            let part = parts.iter_mut().find(|part| part.route == *route);
-            part.and_then(Part::next_reply)
-                .unwrap_or_else(|| Reply::try_again("No answer"))
-        }))
+        let answers = self.parts.iter_mut().filter_map(|part| part.answer.take());
+        Poll::Ready(self.groups.merge(answers))
     }
 }
 
@@ -144,12 +127,6 @@ impl Part {
             self.answer = Some(result.unwrap_or_else(|error| failed(session, error)));
         }
         self.answer.is_some()
-    }
-
-    fn next_reply(&mut self) -> Option<Reply> {
-        let reply = self.answer.as_ref()?.for_recipient(self.told).clone();
-        self.told += 1;
-        Some(reply)
     }
 }
 
@@ -164,16 +141,16 @@ fn failed(session: &Session, error: BoxError) -> DataReply {
 
 #[cfg(test)]
 mod tests {
-    use std::{future::ready, sync::Arc, time::Duration};
+    use std::{future::ready, time::Duration};
 
-    use smtpd_core::Envelope;
+    use smtpd_core::Reply;
     use tokio::time::advance;
     use tokio_test::{assert_pending, assert_ready_ok, task};
     use tower::{ServiceBuilder, ServiceExt, service_fn};
 
     use super::*;
     use crate::{
-        body::{Body, BodyError, incoming},
+        body::{BodyError, incoming},
         deliver::Inbox,
         net::PeerAddr,
         service::{ServePhase, handler_fn},
