@@ -515,7 +515,7 @@ async fn xforward_is_seen_with_its_own_message_and_no_other() {
     let (second, _) = deliver(&mut client, &mut inbox).await;
     let forwarded = |session: &Session| {
         let forwarded = session.forwarded()?;
-        Some((forwarded.addr?.to_string(), forwarded.ident.clone()?))
+        Some((forwarded.addr()?.to_string(), forwarded.ident()?.to_owned()))
     };
     let expected = ("192.0.2.1".to_owned(), "4F2A".to_owned());
     assert_eq!(forwarded(&first), Some(expected));

@@ -13,7 +13,17 @@ pub struct Helo {
 }
 
 /// The command by which a client introduces itself.
+///
+/// ```
+/// use smtpd_core::Greeting;
+///
+/// fn knows_extensions(greeting: Greeting) -> bool {
+///     greeting != Greeting::Helo
+/// }
+/// assert!(knows_extensions(Greeting::Ehlo));
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Greeting {
     /// HELO: plain SMTP (RFC 5321 section 4.1.1.1).
     Helo,

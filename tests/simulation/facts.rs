@@ -21,7 +21,7 @@ impl Facts {
             tls: session.tls().is_some(),
             helo: session.helo().map(|helo| helo.as_str().to_owned()),
             identity: session.identity().map(|name| name.as_str().to_owned()),
-            forwarded: forwarded.and_then(|forwarded| forwarded.ident.clone()),
+            forwarded: forwarded.and_then(|forwarded| forwarded.ident().map(str::to_owned)),
         }
     }
 

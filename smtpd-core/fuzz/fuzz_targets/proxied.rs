@@ -30,10 +30,10 @@ fuzz_target!(|input: &[u8]| {
 });
 
 fn check_client(before: &XClient, client: &XClient, argument: &[u8]) {
-    for name in [&client.name, &client.helo].into_iter().flatten() {
+    for name in [client.name(), client.helo()].into_iter().flatten() {
         name.known().into_iter().for_each(check_name);
     }
-    let login = client.login.as_ref().and_then(Attribute::known);
+    let login = client.login().and_then(Attribute::known);
     assert!(login.is_none_or(|login| !login.as_str().contains(char::is_control)));
     if fits(&written(client)) {
         assert_eq!(written(client).parse().as_ref(), Ok(client));
@@ -45,9 +45,9 @@ fn check_client(before: &XClient, client: &XClient, argument: &[u8]) {
 }
 
 fn check_forwarded(before: &Forwarded, forwarded: &Forwarded, argument: &[u8]) {
-    let names = [&forwarded.name, &forwarded.helo].into_iter().flatten();
+    let names = [forwarded.name(), forwarded.helo()].into_iter().flatten();
     names.for_each(check_name);
-    for word in [&forwarded.protocol, &forwarded.ident]
+    for word in [forwarded.protocol(), forwarded.ident()]
         .into_iter()
         .flatten()
     {
@@ -55,13 +55,13 @@ fn check_forwarded(before: &Forwarded, forwarded: &Forwarded, argument: &[u8]) {
         assert!(word.len() <= 255 && word.bytes().all(is_safe), "{word}");
     }
     let text = [
-        pair("NAME", forwarded.name.as_ref()),
-        pair("ADDR", forwarded.addr.map(address)),
-        pair("PORT", forwarded.port),
-        pair("PROTO", forwarded.protocol.as_ref()),
-        pair("HELO", forwarded.helo.as_ref()),
-        pair("IDENT", forwarded.ident.as_ref()),
-        pair("SOURCE", forwarded.source.map(source)),
+        pair("NAME", forwarded.name()),
+        pair("ADDR", forwarded.addr().map(address)),
+        pair("PORT", forwarded.port()),
+        pair("PROTO", forwarded.protocol()),
+        pair("HELO", forwarded.helo()),
+        pair("IDENT", forwarded.ident()),
+        pair("SOURCE", forwarded.source().map(source)),
     ];
     let text = text.join(" ");
     if fits(&text) {
@@ -84,23 +84,23 @@ fn check_name(name: &ClientName) {
 /// An XCLIENT command that says all of it, and takes back what is not there.
 fn written(client: &XClient) -> String {
     let login = client
-        .login
-        .as_ref()
+        .login()
         .map(|login| login.known().map(|identity| identity.as_str()));
-    let protocol = client.protocol.map(|protocol| match protocol {
+    let protocol = client.protocol().map(|protocol| match protocol {
         Greeting::Helo => "SMTP",
         Greeting::Ehlo => "ESMTP",
         Greeting::Lhlo => "LMTP",
+        other => panic!("{other:?} is not an attribute"),
     });
     [
-        attribute("NAME", client.name.as_ref()),
-        attribute("ADDR", client.addr.map(map_address).as_ref()),
-        attribute("PORT", client.port.as_ref()),
+        attribute("NAME", client.name()),
+        attribute("ADDR", client.addr().map(map_address).as_ref()),
+        attribute("PORT", client.port()),
         protocol.map_or(String::new(), |protocol| format!("PROTO={protocol}")),
-        attribute("HELO", client.helo.as_ref()),
+        attribute("HELO", client.helo()),
         login.map_or(String::new(), |login| pair("LOGIN", login)),
-        attribute("DESTADDR", client.dest_addr.map(map_address).as_ref()),
-        attribute("DESTPORT", client.dest_port.as_ref()),
+        attribute("DESTADDR", client.dest_addr().map(map_address).as_ref()),
+        attribute("DESTPORT", client.dest_port()),
     ]
     .join(" ")
 }
@@ -137,11 +137,11 @@ fn xtext(text: &str) -> String {
     text.bytes().map(octet).collect()
 }
 
-fn map_address(addr: Attribute<IpAddr>) -> Attribute<String> {
+fn map_address(addr: &Attribute<IpAddr>) -> Attribute<String> {
     match addr {
-        Attribute::Known(ip) => Attribute::Known(address(ip)),
-        Attribute::Unavailable => Attribute::Unavailable,
+        Attribute::Known(ip) => Attribute::Known(address(*ip)),
         Attribute::TemporarilyUnavailable => Attribute::TemporarilyUnavailable,
+        _ => Attribute::Unavailable,
     }
 }
 
@@ -152,10 +152,11 @@ fn address(ip: IpAddr) -> String {
     }
 }
 
-const fn source(source: MailSource) -> &'static str {
+fn source(source: MailSource) -> &'static str {
     match source {
         MailSource::Local => "LOCAL",
         MailSource::Remote => "REMOTE",
+        other => panic!("{other:?} is not an attribute"),
     }
 }
 

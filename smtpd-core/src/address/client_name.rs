@@ -108,14 +108,24 @@ impl str::FromStr for ClientName {
     }
 }
 
-/// What a [`ClientName`] is.
+/// The form of a [`ClientName`].
+///
+/// ```
+/// use smtpd_core::{ClientName, ClientNameKind};
+///
+/// let kind = |name: &str| name.parse().map(|name: ClientName| name.kind());
+/// assert_eq!(kind("mx.example.org"), Ok(ClientNameKind::Domain));
+/// assert_eq!(kind("[192.0.2.1]"), Ok(ClientNameKind::Literal));
+/// assert_eq!(kind("my_host"), Ok(ClientNameKind::Other));
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum ClientNameKind {
-    /// A domain, as RFC 5321 4.1.1.1 wants it.
+    /// A domain, as RFC 5321 section 4.1.1.1 requires.
     Domain,
-    /// An address literal, for clients that have no name.
+    /// An address literal, for clients without a name.
     Literal,
-    /// Neither.
+    /// Neither of them.
     Other,
 }
 

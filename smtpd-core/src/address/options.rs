@@ -124,8 +124,16 @@ impl Leniency {
     }
 }
 
-/// Which characters an address may hold.
+/// The characters that an address may contain.
+///
+/// ```
+/// use smtpd_core::{Charset, Domain, Leniency, PathOptions};
+///
+/// let parse = |charset| Domain::parse("grå.example".as_bytes(), PathOptions::new(Leniency::STRICT, charset));
+/// assert!(parse(Charset::Utf8).is_ok() && parse(Charset::Ascii).is_err());
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Charset {
     /// ASCII only (RFC 5321 section 4.1.2).
     #[default]

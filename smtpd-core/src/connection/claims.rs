@@ -67,11 +67,11 @@ impl Connection {
             Ok(client) if !argument.is_empty() => client,
             result => return self.malformed(result.err()),
         };
-        if client.addr.is_some() {
+        if client.addr().is_some() {
             (claims.may_xclient, claims.may_xforward) = (false, false);
         }
         claims.client = client.clone();
-        let identity = client.login.as_ref().and_then(Attribute::known).cloned();
+        let identity = client.login().and_then(Attribute::known).cloned();
         self.start_anew(Client {
             identity,
             ..Client::default()

@@ -25,8 +25,9 @@ pub struct WireLine {
     pub text: String,
 }
 
-/// Who sent a line.
+/// The side that has sent a [`WireLine`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Direction {
     /// The client.
     Received,

@@ -34,17 +34,18 @@ pub use self::{
 /// assert_eq!(Attribute::<u16>::Unavailable.known(), None);
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Attribute<T> {
     /// The value.
     Known(T),
-    /// `[UNAVAILABLE]`: there is none, or it cannot be found out.
+    /// `[UNAVAILABLE]`: there is no value, or the proxy cannot find it out.
     Unavailable,
-    /// `[TEMPUNAVAIL]`: it could not be found out for now. Only names can be so.
+    /// `[TEMPUNAVAIL]`: the proxy could not find it out for now. Only [`XClient::name`] has it.
     TemporarilyUnavailable,
 }
 
 impl<T> Attribute<T> {
-    /// The value, where it is known.
+    /// Returns the value if it is known.
     pub const fn known(&self) -> Option<&T> {
         match self {
             Self::Known(value) => Some(value),

@@ -7,46 +7,80 @@ use crate::{
     sasl::{Identity, prepare_name},
 };
 
-/// Who the client is, by the word of a proxy: the attributes of XCLIENT.
+/// Who the client is, as a proxy says by XCLIENT.
 ///
-/// What is `None` was not said. Nothing but the trust in the proxy vouches for the rest.
+/// An attribute is `None` if the proxy has not sent it. Nothing but the trust in the proxy vouches for the others. A value is
+/// read from the argument of the command.
 ///
 /// ```
+/// use std::net::IpAddr;
+///
 /// use smtpd_core::{Attribute, XClient};
 ///
 /// let client: XClient = "NAME=mx.example.net ADDR=192.0.2.1 LOGIN=[UNAVAILABLE]".parse()?;
-/// assert_eq!(client.addr.as_ref().and_then(Attribute::known), Some(&[192, 0, 2, 1].into()));
-/// assert_eq!((client.login, client.port), (Some(Attribute::Unavailable), None));
+/// assert_eq!(client.addr(), Some(&Attribute::Known(IpAddr::from([192, 0, 2, 1]))));
+/// assert_eq!((client.login(), client.port()), (Some(&Attribute::Unavailable), None));
 /// assert_eq!("ADDR=here".parse::<XClient>().unwrap_err().to_string(), "Bad ADDR");
 /// # Ok::<(), smtpd_core::AttributeError>(())
 /// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
 pub struct XClient {
-    /// NAME: what the DNS calls the client's address. A value that is not a host name counts as unavailable.
-    pub name: Option<Attribute<ClientName>>,
-    /// ADDR: the client's address.
-    pub addr: Option<Attribute<IpAddr>>,
-    /// PORT: the client's port.
-    pub port: Option<Attribute<u16>>,
-    /// PROTO: [`Greeting::Helo`] for `SMTP`, [`Greeting::Ehlo`] for `ESMTP`, [`Greeting::Lhlo`] for `LMTP`, which the
-    /// document does not know, but proxies for LMTP say.
-    pub protocol: Option<Greeting>,
-    /// HELO: the name that the client gave itself. Each byte that is not printable ASCII is replaced by `?`. An empty
-    /// name counts as unavailable.
-    pub helo: Option<Attribute<ClientName>>,
-    /// LOGIN: as whom the client has authenticated to the proxy. The name is [prepared](prepare_name), as those of
-    /// clients that authenticate here are.
-    pub login: Option<Attribute<Identity>>,
-    /// DESTADDR: the address that the client has connected to.
-    pub dest_addr: Option<Attribute<IpAddr>>,
-    /// DESTPORT: the port that the client has connected to.
-    pub dest_port: Option<Attribute<u16>>,
+    name: Option<Attribute<ClientName>>,
+    addr: Option<Attribute<IpAddr>>,
+    port: Option<Attribute<u16>>,
+    protocol: Option<Greeting>,
+    helo: Option<Attribute<ClientName>>,
+    login: Option<Attribute<Identity>>,
+    dest_addr: Option<Attribute<IpAddr>>,
+    dest_port: Option<Attribute<u16>>,
 }
 
 impl XClient {
     /// The attributes, as EHLO announces them.
     pub(crate) const ATTRIBUTES: &str = "NAME ADDR PORT PROTO HELO LOGIN DESTADDR DESTPORT";
+
+    /// NAME: the name that the DNS has for the client's address. A value that is not a host name counts as unavailable.
+    pub const fn name(&self) -> Option<&Attribute<ClientName>> {
+        self.name.as_ref()
+    }
+
+    /// ADDR: the client's address.
+    pub const fn addr(&self) -> Option<&Attribute<IpAddr>> {
+        self.addr.as_ref()
+    }
+
+    /// PORT: the client's port.
+    pub const fn port(&self) -> Option<&Attribute<u16>> {
+        self.port.as_ref()
+    }
+
+    /// PROTO: [`Greeting::Helo`] for `SMTP`, [`Greeting::Ehlo`] for `ESMTP`, [`Greeting::Lhlo`] for `LMTP`. XCLIENT_README does
+    /// not have the last one, but proxies for LMTP send it.
+    pub const fn protocol(&self) -> Option<Greeting> {
+        self.protocol
+    }
+
+    /// HELO: the name that the client gave itself. Each byte that is not printable ASCII is replaced by `?`. An empty
+    /// name counts as unavailable.
+    pub const fn helo(&self) -> Option<&Attribute<ClientName>> {
+        self.helo.as_ref()
+    }
+
+    /// LOGIN: the identity under which the client has authenticated to the proxy. The name is [prepared](prepare_name), like
+    /// those of clients that authenticate here.
+    pub const fn login(&self) -> Option<&Attribute<Identity>> {
+        self.login.as_ref()
+    }
+
+    /// DESTADDR: the address that the client has connected to.
+    pub const fn dest_addr(&self) -> Option<&Attribute<IpAddr>> {
+        self.dest_addr.as_ref()
+    }
+
+    /// DESTPORT: the port that the client has connected to.
+    pub const fn dest_port(&self) -> Option<&Attribute<u16>> {
+        self.dest_port.as_ref()
+    }
 
     /// This, with what another command has said. HELO, PROTO and LOGIN belong to one command alone, for they are of a
     /// client that the next command may change.
@@ -88,7 +122,7 @@ impl XClient {
     }
 }
 
-/// Reads the attributes as they stand in the command, for tests.
+/// Reads the attributes from the argument of the command.
 impl std::str::FromStr for XClient {
     type Err = AttributeError;
 

@@ -3,41 +3,33 @@ use std::net::IpAddr;
 use super::{Attribute, AttributeError, Value, attributes};
 use crate::address::ClientName;
 
-/// Where a message came from before it came to the proxy: the attributes of XFORWARD.
+/// Where a message came from before it reached the proxy, as the proxy says by XFORWARD.
 ///
-/// They are for logs and traces, and decide nothing by themselves. What is `None` is not known; without an address the
-/// message began at the proxy's own host.
+/// This is for logs and traces, and decides nothing by itself. An attribute is `None` if it is not known. Without an address,
+/// the message began at the proxy's own host. A value is read from the argument of the command.
 ///
 /// ```
 /// use smtpd_core::{Forwarded, MailSource};
 ///
 /// let forwarded: Forwarded = "ADDR=192.0.2.1 IDENT=4F2A SOURCE=REMOTE".parse()?;
-/// assert_eq!(forwarded.addr, Some([192, 0, 2, 1].into()));
-/// assert_eq!((forwarded.ident.as_deref(), forwarded.source), (Some("4F2A"), Some(MailSource::Remote)));
+/// assert_eq!(forwarded.addr(), Some([192, 0, 2, 1].into()));
+/// assert_eq!((forwarded.ident(), forwarded.source()), (Some("4F2A"), Some(MailSource::Remote)));
 /// # Ok::<(), smtpd_core::AttributeError>(())
 /// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
 pub struct Forwarded {
-    /// NAME: what the client's address is called. A value that is not a host name counts as not known.
-    pub name: Option<ClientName>,
-    /// ADDR: the client's address.
-    pub addr: Option<IpAddr>,
-    /// PORT: the client's port.
-    pub port: Option<u16>,
-    /// PROTO: by what protocol the message came, such as `ESMTP`; at most 64 characters. As in [`ident`](Self::ident),
-    /// what could mean something in a header stands as `?`.
-    pub protocol: Option<String>,
-    /// HELO: the name that the client gave itself. Each byte that is not printable ASCII is replaced by `?`.
-    pub helo: Option<ClientName>,
-    /// IDENT: what the message is called at the proxy, such as a queue identifier.
-    pub ident: Option<String>,
-    /// SOURCE: whether the message was local there.
-    pub source: Option<MailSource>,
+    name: Option<ClientName>,
+    addr: Option<IpAddr>,
+    port: Option<u16>,
+    protocol: Option<String>,
+    helo: Option<ClientName>,
+    ident: Option<String>,
+    source: Option<MailSource>,
 }
 
-/// Whether a message came from the proxy's own surroundings, by its own word.
+/// Whether a message came from the proxy's own surroundings, as the proxy says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum MailSource {
     /// `LOCAL`.
     Local,
@@ -48,6 +40,42 @@ pub enum MailSource {
 impl Forwarded {
     /// The attributes, as EHLO announces them.
     pub(crate) const ATTRIBUTES: &str = "NAME ADDR PORT PROTO HELO IDENT SOURCE";
+
+    /// NAME: the name that the DNS has for the client's address. A value that is not a host name counts as not known.
+    pub const fn name(&self) -> Option<&ClientName> {
+        self.name.as_ref()
+    }
+
+    /// ADDR: the client's address.
+    pub const fn addr(&self) -> Option<IpAddr> {
+        self.addr
+    }
+
+    /// PORT: the client's port.
+    pub const fn port(&self) -> Option<u16> {
+        self.port
+    }
+
+    /// PROTO: the protocol by which the message came, such as `ESMTP`; at most 64 characters. As in [`ident`](Self::ident),
+    /// each character that could mean something in a header is replaced by `?`.
+    pub fn protocol(&self) -> Option<&str> {
+        self.protocol.as_deref()
+    }
+
+    /// HELO: the name that the client gave itself. Each byte that is not printable ASCII is replaced by `?`.
+    pub const fn helo(&self) -> Option<&ClientName> {
+        self.helo.as_ref()
+    }
+
+    /// IDENT: the name of the message at the proxy, such as a queue identifier; at most 255 characters.
+    pub fn ident(&self) -> Option<&str> {
+        self.ident.as_deref()
+    }
+
+    /// SOURCE: whether the message was local there.
+    pub const fn source(&self) -> Option<MailSource> {
+        self.source
+    }
 
     /// This, with what another command has said.
     pub(crate) fn and(&self, argument: &[u8]) -> Result<Self, AttributeError> {
@@ -70,7 +98,7 @@ impl Forwarded {
     }
 }
 
-/// Reads the attributes as they stand in the command, for tests.
+/// Reads the attributes from the argument of the command.
 impl std::str::FromStr for Forwarded {
     type Err = AttributeError;
 

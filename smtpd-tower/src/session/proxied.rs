@@ -99,7 +99,7 @@ impl Session {
 
     /// The session starts anew for the client that XCLIENT names. What was kept of the one before does not concern it.
     pub(crate) fn impersonated(&mut self, client: XClient) {
-        let name = known(&client.name).and_then(|name| ReverseName::new(name.as_str()));
+        let name = known(client.name()).and_then(|name| ReverseName::new(name.as_str()));
         self.update(|facts| {
             facts.state = Arc::default();
             facts.transaction = Arc::default();
@@ -134,11 +134,11 @@ impl Facts {
 
     fn impersonate(&mut self, client: XClient) {
         self.proxied_mut();
-        self.peer = address(&self.peer, &client.addr, &client.port);
-        self.local = address(&self.local, &client.dest_addr, &client.dest_port);
-        let greeting = client.protocol.unwrap_or(Greeting::Helo);
-        self.helo = known(&client.helo).map(|name| (name.clone(), greeting));
-        self.identity = known(&client.login).cloned();
+        self.peer = address(&self.peer, client.addr(), client.port());
+        self.local = address(&self.local, client.dest_addr(), client.dest_port());
+        let greeting = client.protocol().unwrap_or(Greeting::Helo);
+        self.helo = known(client.helo()).map(|name| (name.clone(), greeting));
+        self.identity = known(client.login()).cloned();
         // What the handshake has shown is the peer's certificate, not the client's.
         self.tls = self.tls.take().map(TlsInfo::without_peer_certificates);
         self.proxied_mut().xclient = Some(client);
@@ -148,8 +148,8 @@ impl Facts {
 /// The address that XCLIENT makes of this one. A port alone belongs to the address that is there.
 fn address(
     before: &PeerAddr,
-    addr: &Option<Attribute<IpAddr>>,
-    port: &Option<Attribute<u16>>,
+    addr: Option<&Attribute<IpAddr>>,
+    port: Option<&Attribute<u16>>,
 ) -> PeerAddr {
     let port = known(port).copied();
     match (addr, before) {
@@ -164,8 +164,8 @@ fn address(
     }
 }
 
-fn known<T>(attribute: &Option<Attribute<T>>) -> Option<&T> {
-    attribute.as_ref().and_then(Attribute::known)
+fn known<T>(attribute: Option<&Attribute<T>>) -> Option<&T> {
+    attribute.and_then(Attribute::known)
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ use std::{
     time::Instant,
 };
 
-use smtpd_tower::{Envelope, Reply, Session, Summary, layer::QueueId};
+use smtpd_tower::{Envelope, Forwarded, Reply, Session, Summary, layer::QueueId};
 use tracing::{info, level_filters::LevelFilter};
 use tracing_subscriber::fmt::{
     format::Writer,
@@ -168,8 +168,8 @@ pub(crate) fn message(
             from = envelope.sender().as_str(),
             to = &*recipients(envelope),
             size,
-            origin = forwarded.and_then(|from| from.addr).map(display),
-            origin_id = forwarded.and_then(|from| from.ident.as_deref()),
+            origin = forwarded.and_then(Forwarded::addr).map(display),
+            origin_id = forwarded.and_then(Forwarded::ident),
             ms = began.elapsed().as_millis() as u64,
             reply = reply.map(display),
             "message"
