@@ -10,7 +10,7 @@ use smtpd_tower::{
     extension::{DeliverBy, Etrn, FutureRelease, MtPriority, Prdr, Rrvs},
     handler_fn,
     layer::DomainFilterLayer,
-    smtpd_core::{By, HoldUntil, NoSupport, Priority, ValidSince},
+    parameter::{By, HoldUntil, NoSupport, Priority, ValidSince},
 };
 use support::*;
 use tower::ServiceBuilder;

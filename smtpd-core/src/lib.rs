@@ -70,10 +70,6 @@ pub use connection::{
 };
 pub use envelope::{Envelope, Recipient};
 pub use extension::{Extension, Extensions, SessionFacts, Standard};
-pub use parameter::{
-    BodyType, By, ByMode, DateTime, DateTimeError, EnvelopeId, HoldFor, HoldUntil, MailAuth,
-    NoSupport, Notify, OriginalRecipient, Parameter, ParameterError, ParameterRule, Parameters,
-    Priority, Ret, Size, SmtpUtf8, Solicit, ValidSince,
-};
+pub use parameter::{Parameter, ParameterError, ParameterRule, Parameters};
 pub use proxied::{Attribute, AttributeError, Forwarded, MailSource, XClient};
 pub use reply::{Code, DataReply, Reply, Status};

@@ -158,7 +158,7 @@ pub use smtpd_core::{
     Code, Config, DataReply, Direction, Domain, Envelope, Extension, Extensions, ForwardPath,
     Forwarded, Greeting, Leniency, Limits, MailSource, Mailbox, NulByte, Parameter, ParameterError,
     ParameterRule, Parameters, Protocol, Recipient, Reply, ReversePath, SessionFacts, Status,
-    Timeouts, WireLine, XClient, extension, sasl,
+    Timeouts, WireLine, XClient, extension, parameter, sasl,
     sasl::{Credentials, Identity, Secret},
 };
 pub use tower::BoxError;

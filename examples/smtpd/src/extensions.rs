@@ -11,7 +11,8 @@ use smtpd_tower::{
         DeliverBy, Etrn, FutureRelease, MtPriority, NoSoliciting, Prdr, PriorityPolicy, RequireTls,
         Rrvs, SessionLimits,
     },
-    smtpd_core::{DateTime, Standard},
+    parameter::DateTime,
+    smtpd_core::Standard,
 };
 
 /// Names, each with a sign or without.

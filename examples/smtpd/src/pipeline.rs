@@ -11,7 +11,7 @@ use smtpd_tower::{
         CondLayer, DomainFilterLayer, OwnSenderLayer, RateLimitLayer, ReceivedLayer,
         SubmissionFieldsLayer,
     },
-    smtpd_core::HoldUntil,
+    parameter::HoldUntil,
 };
 use tower::ServiceBuilder;
 

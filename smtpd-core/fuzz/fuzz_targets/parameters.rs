@@ -9,10 +9,12 @@ use std::{
 use bytes::BytesMut;
 use libfuzzer_sys::fuzz_target;
 use smtpd_core::{
-    BodyType, By, ByMode, Config, Connection, DateTime, EnvelopeId, Extensions, HoldFor, HoldUntil,
-    MailAuth, Notify, OriginalRecipient, Parameter, Parameters, Priority, Ret, Size, SmtpUtf8,
-    Solicit, Step, TlsFacts, ValidSince,
+    Config, Connection, Extensions, Parameter, Parameters, Step, TlsFacts,
     extension::{DeliverBy, FutureRelease, MtPriority, NoSoliciting, Prdr, RequireTls, Rrvs},
+    parameter::{
+        BodyType, By, ByMode, DateTime, EnvelopeId, HoldFor, HoldUntil, MailAuth, Notify,
+        OriginalRecipient, Priority, Ret, Size, SmtpUtf8, Solicit, ValidSince,
+    },
     sasl::Mechanisms,
 };
 
@@ -39,13 +41,15 @@ fuzz_target!(|input: &[u8]| {
 /// One value by itself: what is decoded is safe to show, and means the same when it is written anew.
 fn check_value(text: &str) {
     if let Ok(id) = EnvelopeId::parse(Some(text)) {
-        check_text(&id.0);
-        check_again(&id, &xtext(&id.0), 100);
+        check_text(id.as_str());
+        assert_eq!(EnvelopeId::new(id.as_str()).as_ref(), Ok(&id));
+        check_again(&id, &xtext(id.as_str()), 100);
     }
-    if let Ok(auth @ MailAuth(Some(_))) = MailAuth::parse(Some(text)) {
-        let address = auth.0.as_deref().unwrap_or_default();
-        check_text(address);
-        check_again(&auth, &xtext(address), 500);
+    if let Ok(auth) = MailAuth::parse(Some(text))
+        && let Some(mailbox) = auth.mailbox()
+    {
+        check_text(mailbox.as_str());
+        check_again(&auth, &xtext(mailbox.as_str()), 500);
     }
     if let Ok(original) = OriginalRecipient::parse(Some(text)) {
         check_text(original.address());

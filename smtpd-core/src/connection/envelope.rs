@@ -27,7 +27,7 @@ impl Connection {
             Ok(parsed) => parsed,
             Err(reply) => return self.fault(reply),
         };
-        let declared = parameters.get::<Size>().map_or(0, |size| size.0);
+        let declared = parameters.get::<Size>().map_or(0, Size::bytes);
         if self
             .config
             .limits

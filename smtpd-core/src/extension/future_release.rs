@@ -16,12 +16,12 @@ use crate::{
 /// ```
 /// use std::time::Duration;
 ///
-/// use smtpd_core::{DateTime, Extensions, extension::FutureRelease};
+/// use smtpd_core::{Extensions, extension::FutureRelease, parameter::DateTime};
 ///
 /// let latest: DateTime = "2030-01-01T00:00:00Z".parse()?;
 /// let extensions = Extensions::default().with(FutureRelease::new(Duration::from_secs(86_400), latest));
 /// assert!(extensions.contains("FUTURERELEASE"));
-/// # Ok::<(), smtpd_core::DateTimeError>(())
+/// # Ok::<(), smtpd_core::parameter::DateTimeError>(())
 /// ```
 #[derive(Clone, Debug)]
 pub struct FutureRelease {

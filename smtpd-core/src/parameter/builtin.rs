@@ -1,22 +1,34 @@
 use super::{Parameter, ParameterError, no_value, xtext};
 use crate::address::{Charset, Leniency, Mailbox, PathOptions};
 
-/// `SIZE=`: how many octets the message will have, as its sender declares it (RFC 1870 section 6).
+/// `SIZE=` on MAIL: the size of the message in bytes, as the client declares it (RFC 1870 section 6). It may be an estimate.
 ///
 /// ```
-/// use smtpd_core::{Parameters, Size};
+/// use smtpd_core::{Parameters, parameter::Size};
 ///
 /// let parameters = Parameters::of([("SIZE", Some("1000"))]);
-/// assert_eq!(parameters.get::<Size>(), Some(Size(1000)));
+/// assert_eq!(parameters.get::<Size>().map(Size::bytes), Some(1000));
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Size(pub u64);
+pub struct Size(u64);
+
+impl Size {
+    /// Creates the parameter for a message of so many bytes.
+    pub const fn new(bytes: u64) -> Self {
+        Self(bytes)
+    }
+
+    /// Returns the declared number of bytes. A number that does not fit into 64 bits is [`u64::MAX`].
+    pub const fn bytes(self) -> u64 {
+        self.0
+    }
+}
 
 impl Parameter for Size {
     const KEYWORD: &'static str = "SIZE";
 
     fn parse(value: Option<&str>) -> Result<Self, ParameterError> {
-        // RFC 1870 section 4: 1*20DIGIT, so a value may pass 64 bits; it is then as large as can be.
+        // RFC 1870 section 4: 1*20DIGIT, so a value may exceed 64 bits.
         match value {
             Some(digits)
                 if (1..=20).contains(&digits.len())
@@ -29,10 +41,10 @@ impl Parameter for Size {
     }
 }
 
-/// `BODY=`: what octets the message holds (RFC 6152 section 2, RFC 3030 section 3).
+/// `BODY=` on MAIL: the kind of data in the message (RFC 6152 section 2, RFC 3030 section 3).
 ///
 /// ```
-/// use smtpd_core::{BodyType, Parameters};
+/// use smtpd_core::{Parameters, parameter::BodyType};
 ///
 /// let parameters = Parameters::of([("BODY", Some("8bitmime"))]);
 /// assert_eq!(parameters.get(), Some(BodyType::EightBitMime));
@@ -44,9 +56,9 @@ pub enum BodyType {
     /// `7BIT`: lines of US-ASCII.
     #[default]
     SevenBit,
-    /// `8BITMIME`: lines of octets.
+    /// `8BITMIME`: lines of any bytes.
     EightBitMime,
-    /// `BINARYMIME`: octets without any line structure.
+    /// `BINARYMIME`: bytes without line structure.
     BinaryMime,
 }
 
@@ -72,10 +84,10 @@ impl Parameter for BodyType {
     }
 }
 
-/// `SMTPUTF8`: addresses and header fields may hold UTF-8 (RFC 6531 section 3.4). It has no value.
+/// `SMTPUTF8` on MAIL: addresses and header fields may contain UTF-8 (RFC 6531 section 3.4). It has no value.
 ///
 /// ```
-/// use smtpd_core::{Parameters, SmtpUtf8};
+/// use smtpd_core::{Parameters, parameter::SmtpUtf8};
 ///
 /// assert!(Parameters::of([("SMTPUTF8", None)]).get::<SmtpUtf8>().is_some());
 /// ```
@@ -90,30 +102,43 @@ impl Parameter for SmtpUtf8 {
     }
 }
 
-/// `AUTH=` on MAIL: who submitted the message first, as a trusted client says (RFC 4954 section 5).
+/// `AUTH=` on MAIL: the mailbox of the user who first submitted the message, as the client says (RFC 4954 section 5).
 ///
-/// It is a mailbox, decoded from xtext. `None` is `AUTH=<>`: not known, or not to be trusted. Believe it only
-/// of clients that you trust.
+/// Believe it only of clients that you trust. It is unknown if the client sends `<>` or anything else that is not a mailbox.
 ///
-/// A session takes the mailboxes that its [`Leniency`] allows on MAIL, so [`parse`](Parameter::parse) accepts
-/// those of any leniency.
+/// A session accepts the mailboxes that its [`Leniency`] allows on MAIL, so [`parse`](Parameter::parse) accepts those of any
+/// leniency.
 ///
 /// ```
-/// use smtpd_core::{MailAuth, Parameters};
+/// use smtpd_core::{Parameters, parameter::MailAuth};
 ///
 /// let parameters = Parameters::of([("AUTH", Some("e+3Dmc2@example.com"))]);
-/// assert_eq!(parameters.get(), Some(MailAuth(Some("e=mc2@example.com".into()))));
-/// assert_eq!(Parameters::of([("AUTH", Some("<>"))]).get(), Some(MailAuth(None)));
+/// assert_eq!(parameters.get(), Some(MailAuth::new("e=mc2@example.com".parse()?)));
+/// assert_eq!(Parameters::of([("AUTH", Some("<>"))]).get(), Some(MailAuth::UNKNOWN));
+/// # Ok::<(), smtpd_core::AddressError>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct MailAuth(pub Option<String>);
+pub struct MailAuth(Option<Mailbox>);
 
 impl MailAuth {
+    /// `AUTH=<>`: the user is not known, or not to be trusted.
+    pub const UNKNOWN: Self = Self(None);
+
+    /// Creates the parameter for a message that the user of this mailbox has submitted.
+    pub const fn new(mailbox: Mailbox) -> Self {
+        Self(Some(mailbox))
+    }
+
+    /// Returns the mailbox, decoded from xtext; `None` if it is unknown.
+    pub const fn mailbox(&self) -> Option<&Mailbox> {
+        self.0.as_ref()
+    }
+
     pub(crate) fn is_named(keyword: &str) -> bool {
         keyword.eq_ignore_ascii_case(Self::KEYWORD)
     }
 
-    /// Reads the value, with a mailbox in which these faults are overlooked.
+    /// Reads the value, and accepts the malformed mailboxes that `leniency` allows.
     pub(crate) fn parse_with(
         value: Option<&str>,
         leniency: Leniency,
@@ -125,8 +150,7 @@ impl MailAuth {
         // RFC 4954 section 5: a mailbox or `<>`, either of them in xtext. Dovecot's submission relay sends the bare name of a user;
         // a server may take an identity that it does not trust for `<>`, and mail is not to be lost over it.
         let options = PathOptions::new(leniency, Charset::Utf8);
-        let mailbox = Mailbox::parse(identity.as_bytes(), options).ok();
-        Ok(Self(mailbox.map(|mailbox| mailbox.as_str().to_owned())))
+        Ok(Self(Mailbox::parse(identity.as_bytes(), options).ok()))
     }
 }
 
@@ -164,7 +188,11 @@ mod tests {
             (None, None),
         ];
         for (value, expected) in cases {
-            assert_eq!(Size::parse(value).ok().map(|s| s.0), expected, "{value:?}");
+            assert_eq!(
+                Size::parse(value).ok().map(Size::bytes),
+                expected,
+                "{value:?}"
+            );
         }
     }
 
@@ -182,17 +210,21 @@ mod tests {
         assert!(BodyType::parse(Some("NONSENSE")).is_err() && BodyType::parse(None).is_err());
     }
 
+    fn mailbox(auth: Result<MailAuth, ParameterError>) -> Option<String> {
+        let auth = auth.expect("well-formed");
+        auth.mailbox().map(|mailbox| mailbox.as_str().to_owned())
+    }
+
     #[test]
     fn mail_auth() {
-        assert_eq!(MailAuth::parse(Some("<>")), Ok(MailAuth(None)));
-        assert_eq!(
-            MailAuth::parse(Some("e+3Dmc2@example.com")),
-            Ok(MailAuth(Some("e=mc2@example.com".into())))
-        );
-        assert_eq!(
-            MailAuth::parse(Some("u+2btag@example.com")),
-            Ok(MailAuth(Some("u+tag@example.com".into())))
-        );
+        for (value, expected) in [
+            ("<>", None),
+            ("e+3Dmc2@example.com", Some("e=mc2@example.com")),
+            ("u+2btag@example.com", Some("u+tag@example.com")),
+        ] {
+            let found = mailbox(MailAuth::parse(Some(value)));
+            assert_eq!(found.as_deref(), expected, "{value}");
+        }
         for bad in [None, Some("a+0D+0Ab@example.com"), Some("a+3@b"), Some("")] {
             assert!(MailAuth::parse(bad).is_err(), "{bad:?}");
         }
@@ -201,12 +233,15 @@ mod tests {
     #[test]
     fn mail_auth_overlooks_no_more_than_it_is_told_to() {
         let value = Some("a..b@c_d.example.");
-        let strict = MailAuth::parse_with(value, Leniency::STRICT);
-        assert_eq!(strict, Ok(MailAuth(None)));
-        let common = MailAuth::parse_with(Some("a..b@c.example"), Leniency::COMMON);
-        assert_eq!(common, Ok(MailAuth(Some("a..b@c.example".into()))));
-        let any = MailAuth::parse(value);
-        assert_eq!(any, Ok(MailAuth(Some("a..b@c_d.example".into()))));
+        let strict = mailbox(MailAuth::parse_with(value, Leniency::STRICT));
+        assert_eq!(strict, None);
+        let common = mailbox(MailAuth::parse_with(
+            Some("a..b@c.example"),
+            Leniency::COMMON,
+        ));
+        assert_eq!(common.as_deref(), Some("a..b@c.example"));
+        let any = mailbox(MailAuth::parse(value));
+        assert_eq!(any.as_deref(), Some("a..b@c_d.example"));
     }
 
     #[test]
@@ -223,7 +258,7 @@ mod tests {
             "<",
         ] {
             let parsed = MailAuth::parse(Some(nobody));
-            assert_eq!(parsed, Ok(MailAuth(None)), "{nobody}");
+            assert_eq!(parsed, Ok(MailAuth::UNKNOWN), "{nobody}");
         }
     }
 }

@@ -11,12 +11,12 @@ use std::{
 /// comes from a client, or from who has one, as a [`SystemTime`].
 ///
 /// ```
-/// use smtpd_core::DateTime;
+/// use smtpd_core::parameter::DateTime;
 ///
 /// let time: DateTime = "1996-12-19T16:39:57-08:00".parse()?;
 /// assert_eq!(time.to_string(), "1996-12-20T00:39:57Z");
 /// assert_eq!(time.unix_seconds(), 851_042_397);
-/// # Ok::<(), smtpd_core::DateTimeError>(())
+/// # Ok::<(), smtpd_core::parameter::DateTimeError>(())
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct DateTime(i64);

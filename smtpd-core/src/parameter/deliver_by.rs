@@ -3,7 +3,7 @@ use super::{Parameter, ParameterError};
 /// `BY=` on MAIL: within how many seconds the message is to be delivered (RFC 2852 section 4).
 ///
 /// ```
-/// use smtpd_core::{By, ByMode, Parameter};
+/// use smtpd_core::{Parameter, parameter::{By, ByMode}};
 ///
 /// let by = By::parse(Some("120;RT"))?;
 /// assert_eq!((by.seconds(), by.mode(), by.is_traced()), (120, ByMode::Return, true));

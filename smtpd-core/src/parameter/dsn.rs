@@ -2,18 +2,18 @@
 
 use super::{Parameter, ParameterError, unitext, xtext};
 
-/// `RET=` on MAIL: how much of the message a failure report shall return (RFC 3461 section 4.3).
+/// `RET=` on MAIL: how much of the message a failure report should return (RFC 3461 section 4.3).
 ///
 /// ```
-/// use smtpd_core::{Parameters, Ret};
+/// use smtpd_core::{Parameters, parameter::Ret};
 ///
 /// assert_eq!(Parameters::of([("RET", Some("HDRS"))]).get(), Some(Ret::Headers));
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Ret {
-    /// The whole message.
+    /// `FULL`: the whole message.
     Full,
-    /// Its headers only.
+    /// `HDRS`: only its header.
     Headers,
 }
 
@@ -29,45 +29,114 @@ impl Parameter for Ret {
     }
 }
 
-/// `ENVID=` on MAIL: the sender's name for this transaction, decoded from xtext (RFC 3461 section 4.4).
+/// `ENVID=` on MAIL: the identifier that the sender has given to the transaction (RFC 3461 section 4.4).
 ///
 /// ```
-/// use smtpd_core::{EnvelopeId, Parameters};
+/// use smtpd_core::{Parameters, parameter::EnvelopeId};
 ///
 /// let parameters = Parameters::of([("ENVID", Some("QQ314159+2B"))]);
-/// assert_eq!(parameters.get(), Some(EnvelopeId("QQ314159+".into())));
+/// assert_eq!(parameters.get(), Some(EnvelopeId::new("QQ314159+")?));
+/// # Ok::<(), smtpd_core::ParameterError>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct EnvelopeId(pub String);
+pub struct EnvelopeId(String);
+
+impl EnvelopeId {
+    /// The most characters that an identifier has as xtext (RFC 3461 section 4.4).
+    const MAX_LEN: usize = 100;
+
+    /// Creates an identifier of this text, which is not xtext.
+    ///
+    /// # Errors
+    ///
+    /// [`ParameterError::Malformed`] if it is empty, contains a control character, or has more than 100 characters as xtext, in
+    /// which each byte that is not printable ASCII, and each `+` and `=`, takes three.
+    pub fn new(text: impl Into<String>) -> Result<Self, ParameterError> {
+        let text = printable(text.into())?;
+        if text.is_empty() || xtext::encoded_len(&text) > Self::MAX_LEN {
+            return Err(ParameterError::Malformed);
+        }
+        Ok(Self(text))
+    }
+
+    /// Returns the identifier, decoded from xtext.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
 
 impl Parameter for EnvelopeId {
     const KEYWORD: &'static str = "ENVID";
 
     fn parse(value: Option<&str>) -> Result<Self, ParameterError> {
         let text = value
-            .filter(|v| v.len() <= 100)
+            .filter(|v| v.len() <= Self::MAX_LEN)
             .ok_or(ParameterError::Malformed)?;
-        printable(xtext::decode(text)?).map(Self)
+        Self::new(xtext::decode(text)?)
     }
 }
 
-/// `NOTIFY=` on RCPT: of what the sender wants to hear (RFC 3461 section 4.1). All three false is `NEVER`.
+/// `NOTIFY=` on RCPT: the events of which the sender wants to be notified (RFC 3461 section 4.1).
+///
+/// A recipient without the parameter is as one with `NOTIFY=FAILURE`, or with `NOTIFY=FAILURE,DELAY`.
 ///
 /// ```
-/// use smtpd_core::{Notify, Parameters};
+/// use smtpd_core::{Parameters, parameter::Notify};
 ///
-/// let parameters = Parameters::of([("NOTIFY", Some("SUCCESS,DELAY"))]);
-/// let notify = parameters.get::<Notify>().unwrap();
-/// assert!(notify.success && notify.delay && !notify.failure);
+/// let notify = Parameters::of([("NOTIFY", Some("SUCCESS,DELAY"))]).get::<Notify>();
+/// assert_eq!(notify, Some(Notify::NEVER.with_success().with_delay()));
+/// assert!(notify.is_some_and(|notify| notify.has_success() && !notify.has_failure()));
 /// ```
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Notify {
-    /// The message was delivered.
-    pub success: bool,
-    /// It could not be delivered.
-    pub failure: bool,
-    /// It is late.
-    pub delay: bool,
+    success: bool,
+    failure: bool,
+    delay: bool,
+}
+
+impl Notify {
+    /// `NOTIFY=NEVER`: of nothing.
+    pub const NEVER: Self = Self {
+        success: false,
+        failure: false,
+        delay: false,
+    };
+
+    /// Adds `SUCCESS`.
+    #[must_use]
+    pub const fn with_success(mut self) -> Self {
+        self.success = true;
+        self
+    }
+
+    /// Adds `FAILURE`.
+    #[must_use]
+    pub const fn with_failure(mut self) -> Self {
+        self.failure = true;
+        self
+    }
+
+    /// Adds `DELAY`.
+    #[must_use]
+    pub const fn with_delay(mut self) -> Self {
+        self.delay = true;
+        self
+    }
+
+    /// Returns whether the sender wants to know that the message was delivered.
+    pub const fn has_success(self) -> bool {
+        self.success
+    }
+
+    /// Returns whether the sender wants to know that the message could not be delivered.
+    pub const fn has_failure(self) -> bool {
+        self.failure
+    }
+
+    /// Returns whether the sender wants to know that the message is late.
+    pub const fn has_delay(self) -> bool {
+        self.delay
+    }
 }
 
 impl Parameter for Notify {
@@ -75,28 +144,24 @@ impl Parameter for Notify {
 
     fn parse(value: Option<&str>) -> Result<Self, ParameterError> {
         let value = value.ok_or(ParameterError::Malformed)?;
-        let mut notify = Self::default();
         // NEVER stands alone.
         if value.eq_ignore_ascii_case("NEVER") {
-            return Ok(notify);
+            return Ok(Self::NEVER);
         }
-        for word in value.split(',') {
-            let flag = match word.to_ascii_uppercase().as_str() {
-                "SUCCESS" => &mut notify.success,
-                "FAILURE" => &mut notify.failure,
-                "DELAY" => &mut notify.delay,
-                _ => return Err(ParameterError::Malformed),
-            };
-            *flag = true;
-        }
-        Ok(notify)
+        let add = |notify: Self, word: &str| match word.to_ascii_uppercase().as_str() {
+            "SUCCESS" => Ok(notify.with_success()),
+            "FAILURE" => Ok(notify.with_failure()),
+            "DELAY" => Ok(notify.with_delay()),
+            _ => Err(ParameterError::Malformed),
+        };
+        value.split(',').try_fold(Self::NEVER, add)
     }
 }
 
 /// `ORCPT=` on RCPT: the recipient as the sender first wrote it (RFC 3461 section 4.2, RFC 6533 section 3).
 ///
 /// ```
-/// use smtpd_core::{OriginalRecipient, Parameters};
+/// use smtpd_core::{Parameters, parameter::OriginalRecipient};
 ///
 /// let parameters = Parameters::of([("ORCPT", Some("rfc822;list+2Bowner@example.org"))]);
 /// let original = parameters.get::<OriginalRecipient>().unwrap();
@@ -151,7 +216,7 @@ impl Parameter for OriginalRecipient {
     }
 }
 
-/// RFC 3461 section 4: what xtext stands for here is printable, so that it can never end a line of a report.
+/// RFC 3461 section 4: what xtext stands for is printable here, so that it can never end a line of a report.
 fn printable(decoded: String) -> Result<String, ParameterError> {
     if decoded.contains(char::is_control) {
         Err(ParameterError::Malformed)
@@ -234,10 +299,31 @@ mod tests {
     }
 
     #[test]
+    fn an_envelope_id_that_no_client_could_send_cannot_be_made() {
+        let (longest, longer) = ("e".repeat(100), "e".repeat(101));
+        let (encoded, too_much) = ("+".repeat(33) + "e", "\u{e5}".repeat(17));
+        for good in ["a b", "+=", "gr\u{e5}", &longest, &encoded] {
+            assert_eq!(EnvelopeId::new(good).unwrap().as_str(), good);
+        }
+        for bad in ["", "a\nb", "a\u{85}b", &longer, &too_much] {
+            let made = EnvelopeId::new(bad);
+            assert_eq!(made, Err(ParameterError::Malformed), "{bad:?}");
+        }
+    }
+
+    #[test]
     fn envelope_ids_and_ret() {
-        assert_eq!(EnvelopeId::parse(Some("a+2Bb")).unwrap().0, "a+b");
+        assert_eq!(EnvelopeId::parse(Some("a+2Bb")), EnvelopeId::new("a+b"));
         assert!(EnvelopeId::parse(Some(&"e".repeat(100))).is_ok());
-        assert!(EnvelopeId::parse(Some("a+0Ab")).is_err() && EnvelopeId::parse(None).is_err());
+        for bad in [
+            None,
+            Some(""),
+            Some("a+0Ab"),
+            Some("+"),
+            Some(&*"e".repeat(101)),
+        ] {
+            assert!(EnvelopeId::parse(bad).is_err(), "{bad:?}");
+        }
         assert_eq!(Ret::parse(Some("hdrs")), Ok(Ret::Headers));
         assert!(
             ["BODY", "", "FULLX"]

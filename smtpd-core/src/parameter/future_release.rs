@@ -6,7 +6,7 @@ use crate::reply::Reply;
 /// `HOLDFOR=` on MAIL: for how many seconds the message must not be released (RFC 4865 section 3).
 ///
 /// ```
-/// use smtpd_core::{HoldFor, Parameter};
+/// use smtpd_core::{Parameter, parameter::HoldFor};
 ///
 /// assert_eq!(HoldFor::parse(Some("3600")).map(HoldFor::seconds), Ok(3600));
 /// ```
@@ -44,7 +44,7 @@ impl Parameter for HoldFor {
 /// ```
 /// use std::time::{Duration, UNIX_EPOCH};
 ///
-/// use smtpd_core::{HoldUntil, Parameters};
+/// use smtpd_core::{Parameters, parameter::HoldUntil};
 ///
 /// let now = UNIX_EPOCH + Duration::from_secs(1_790_000_000);
 /// let hold = HoldUntil::resolve(&Parameters::of([("HOLDFOR", Some("60"))]), now);

@@ -81,7 +81,7 @@ pub trait Parameter: Sized {
 /// Two extensions may allow the same keyword, each with values of its own: a value is good when either takes it.
 ///
 /// ```
-/// use smtpd_core::{ParameterError, ParameterRule, Size};
+/// use smtpd_core::{ParameterError, ParameterRule, parameter::Size};
 ///
 /// const TYPED: ParameterRule = ParameterRule::of::<Size>();
 /// const FLAG: ParameterRule = ParameterRule::new("XURGENT", |value| match value {
@@ -128,7 +128,7 @@ impl fmt::Debug for ParameterRule {
 /// Why the parameters of a command were refused.
 ///
 /// ```
-/// use smtpd_core::{Parameter, ParameterError, Size};
+/// use smtpd_core::{Parameter, ParameterError, parameter::Size};
 ///
 /// assert_eq!(Size::parse(Some("many")), Err(ParameterError::Malformed));
 /// ```
@@ -158,7 +158,7 @@ impl Error for ParameterError {}
 /// The parameters that came with one MAIL or RCPT, each of them known and well-formed.
 ///
 /// ```
-/// use smtpd_core::{Parameters, Size};
+/// use smtpd_core::{Parameters, parameter::Size};
 ///
 /// let parameters = Parameters::of([("SIZE", Some("1000")), ("XOWN", None)]);
 /// assert_eq!(parameters.get::<Size>(), Some(Size(1000)));

@@ -3,7 +3,7 @@ use super::{Parameter, ParameterError};
 /// `MT-PRIORITY=` on MAIL: how urgent the message is, from -9 to 9 (RFC 6710 section 3). Without it, 0.
 ///
 /// ```
-/// use smtpd_core::{Parameter, Priority};
+/// use smtpd_core::{Parameter, parameter::Priority};
 ///
 /// assert_eq!(Priority::parse(Some("-4")).map(Priority::value), Ok(-4));
 /// ```

@@ -3,7 +3,7 @@ use super::{Parameter, ParameterError};
 /// `SOLICIT=` on MAIL: the classes of advertising that the message says it belongs to (RFC 3865 section 2.3).
 ///
 /// ```
-/// use smtpd_core::{Parameter, Solicit};
+/// use smtpd_core::{Parameter, parameter::Solicit};
 ///
 /// let solicit = Solicit::parse(Some("net.example:ADV,org.example:ADV:ADLT"))?;
 /// assert!(solicit.keywords().eq(["net.example:ADV", "org.example:ADV:ADLT"]));

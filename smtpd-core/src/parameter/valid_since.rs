@@ -3,7 +3,7 @@ use super::{DateTime, Parameter, ParameterError, date_time::Written};
 /// `RRVS=` on RCPT: since when the mailbox must have belonged to one owner (RFC 7293 section 3.1).
 ///
 /// ```
-/// use smtpd_core::{NoSupport, Parameter, ValidSince};
+/// use smtpd_core::{Parameter, parameter::{NoSupport, ValidSince}};
 ///
 /// let since = ValidSince::parse(Some("2014-04-03T23:01:00Z;C"))?;
 /// assert_eq!(since.time().to_string(), "2014-04-03T23:01:00Z");

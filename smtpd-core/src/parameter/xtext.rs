@@ -23,6 +23,13 @@ pub(crate) fn decode_octets(text: &[u8]) -> Option<Vec<u8>> {
     Some(octets)
 }
 
+/// How many characters a text has as xtext.
+pub(super) fn encoded_len(text: &str) -> usize {
+    let is_plain = |octet: u8| matches!(octet, b'!'..=b'~') && octet != b'+' && octet != b'=';
+    let len = |octet| if is_plain(octet) { 1 } else { "+XX".len() };
+    text.bytes().map(len).sum()
+}
+
 /// The byte that the next two digits stand for.
 pub(super) fn hex_octet(digits: &mut impl Iterator<Item = u8>) -> Option<u8> {
     let mut digit = || char::from(digits.next()?).to_digit(16);

@@ -94,7 +94,7 @@ fn envelope<'a>(
         None => (word, None),
     }));
     let is_utf8 = parameters
-        .get::<smtpd_tower::smtpd_core::SmtpUtf8>()
+        .get::<smtpd_tower::parameter::SmtpUtf8>()
         .is_some();
     let envelope = Envelope::new(ReversePath::Null).with_parameters(parameters);
     let paths = recipients.filter_map(|path| ForwardPath::parse(path, options).ok());

@@ -96,10 +96,10 @@ impl Auth {
 /// MAIL: a transaction begins (RFC 5321 section 4.1.1.2).
 ///
 /// ```
-/// use smtpd_tower::{Mail, Reply, Request, handler_fn, smtpd_core::Size};
+/// use smtpd_tower::{Mail, Reply, Request, handler_fn, parameter::Size};
 ///
-/// let mail = handler_fn(async |request: Request<Mail>| match request.parameters().get() {
-///     Some(Size(1_000_000..)) if request.sender().is_null() => Err(Reply::rejected("A report of that size?")),
+/// let mail = handler_fn(async |request: Request<Mail>| match request.parameters().get().map(Size::bytes) {
+///     Some(1_000_000..) if request.sender().is_null() => Err(Reply::rejected("A report of that size?")),
 ///     _ => Ok(()),
 /// });
 /// ```

@@ -10,7 +10,7 @@ use std::{
 use bytes::Bytes;
 use futures_core::Stream;
 use pin_project::pin_project;
-use smtpd_core::{Reply, Size};
+use smtpd_core::{Reply, parameter::Size};
 use tower_layer::Layer;
 use tower_service::Service;
 
@@ -95,7 +95,7 @@ where
     fn call(&mut self, request: Request<Data>) -> Self::Future {
         let passed = Arc::new(AtomicBool::new(false));
         let declared = request.envelope().parameters().get::<Size>();
-        let answer = if declared.is_some_and(|Size(octets)| octets > self.octets) {
+        let answer = if declared.is_some_and(|size| size.bytes() > self.octets) {
             // RFC 1870 section 6.1: the declared size is reason enough.
             AnswerFuture::answer(Reply::too_large().into())
         } else {

@@ -1,6 +1,10 @@
 use std::{borrow::Cow, fmt, net::IpAddr, time::SystemTime};
 
-use smtpd_core::{Envelope, Priority, SmtpUtf8, protocol_word};
+use smtpd_core::{
+    Envelope,
+    parameter::{Priority, SmtpUtf8},
+    protocol_word,
+};
 
 use crate::{
     header::{Date, address, clean},
