@@ -10,7 +10,7 @@ use smtpd_tower::{
     extension::{DeliverBy, Etrn, FutureRelease, MtPriority, Prdr, Rrvs},
     handler_fn,
     layer::DomainFilterLayer,
-    parameter::{By, HoldUntil, NoSupport, Priority, ValidSince},
+    parameter::{By, HoldFor, HoldUntil, NoSupport, Priority, ValidSince},
 };
 use support::*;
 use tower::ServiceBuilder;
@@ -22,7 +22,7 @@ async fn each_listener_of_a_server_offers_its_own_extensions() {
         let latest = "2030-01-01T00:00:00Z".parse().unwrap();
         let extensions = Extensions::default()
             .without("CHUNKING")
-            .with(FutureRelease::new(Duration::from_secs(60), latest));
+            .with(FutureRelease::new(HoldFor::new(60).unwrap(), latest));
         config.extensions(extensions)
     });
     let (mut outer, mut inner) = (
@@ -110,7 +110,7 @@ async fn a_service_holds_a_message_against_its_clock() {
         let latest = "2031-01-01T00:00:00Z".parse().unwrap();
         let extensions = Extensions::default()
             .with(DeliverBy::new())
-            .with(FutureRelease::new(Duration::from_secs(3600), latest));
+            .with(FutureRelease::new(HoldFor::new(3600).unwrap(), latest));
         config.extensions(extensions)
     });
     let mut client = Client::greeted(&server).await;

@@ -1,9 +1,6 @@
 //! Which extensions are on.
 
-use std::{
-    str::FromStr,
-    time::{Duration, SystemTime},
-};
+use std::{str::FromStr, time::SystemTime};
 
 use smtpd_tower::{
     Extensions, Profile,
@@ -11,7 +8,7 @@ use smtpd_tower::{
         DeliverBy, Etrn, FutureRelease, MtPriority, NoSoliciting, Prdr, PriorityPolicy, RequireTls,
         Rrvs, SessionLimits,
     },
-    parameter::DateTime,
+    parameter::{DateTime, HoldFor},
     smtpd_core::Standard,
 };
 
@@ -66,7 +63,8 @@ static KNOWN: [Known; 16] = [
 fn future_release() -> FutureRelease {
     const DAY: u32 = 86_400;
     let latest = DateTime::from(SystemTime::now()).plus_seconds(3650 * i64::from(DAY));
-    FutureRelease::new(Duration::from_secs((365 * DAY).into()), latest)
+    let longest = HoldFor::new(365 * DAY).unwrap_or(HoldFor::MAX);
+    FutureRelease::new(longest, latest)
 }
 
 impl FromStr for ExtensionList {

@@ -1,10 +1,7 @@
 //! The parameters of MAIL and RCPT: what is taken is what was sent, and is taken again.
 #![no_main]
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Instant};
 
 use bytes::BytesMut;
 use libfuzzer_sys::fuzz_target;
@@ -128,11 +125,10 @@ fn check<P: Parameter>(parameters: &Parameters) {
 
 /// Those with parameters of their own, with nothing that any value would be refused for.
 fn extensions() -> Extensions {
-    let longest = Duration::from_secs(HoldFor::MAX_SECONDS.into());
     let latest = "9999-12-31T23:59:59Z".parse().unwrap();
     Extensions::default()
         .with(DeliverBy::new())
-        .with(FutureRelease::new(longest, latest))
+        .with(FutureRelease::new(HoldFor::MAX, latest))
         .with(MtPriority::new().trust_unauthenticated())
         .with(NoSoliciting::new())
         .with(Prdr)

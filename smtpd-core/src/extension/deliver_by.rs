@@ -1,4 +1,4 @@
-use std::{borrow::Cow, time::Duration};
+use std::{borrow::Cow, num::NonZeroU32, time::Duration};
 
 use super::{Extension, SessionFacts};
 use crate::{
@@ -8,36 +8,39 @@ use crate::{
 
 /// DELIVERBY (RFC 2852): [`BY=`](By) on MAIL, the time within which the message is to be delivered.
 ///
-/// Who turns it on has to return, or to report as late, what could not be delivered in time (section 4.1).
+/// If you turn it on, your server must return the messages that it could not deliver in time, or report that they are late
+/// (RFC 2852 section 4.1).
 ///
 /// ```
 /// use std::time::Duration;
 ///
 /// use smtpd_core::{Extensions, extension::DeliverBy};
 ///
-/// let extensions = Extensions::default().with(DeliverBy::new().minimum(Duration::from_secs(240)));
-/// assert!(extensions.contains("DELIVERBY"));
+/// assert!(Extensions::default().with(DeliverBy::new()).contains("DELIVERBY"));
+/// assert!(DeliverBy::with_minimum(Duration::from_secs(240)).is_some());
+/// assert!(DeliverBy::with_minimum(Duration::ZERO).is_none());
 /// ```
 #[derive(Clone, Debug, Default)]
 pub struct DeliverBy {
-    /// In seconds; 0 for none.
-    minimum: u32,
+    /// In seconds.
+    minimum: Option<NonZeroU32>,
 }
 
 impl DeliverBy {
-    /// Any time is taken.
+    /// Creates the extension without a minimum: any time is accepted.
     pub const fn new() -> Self {
-        Self { minimum: 0 }
+        Self { minimum: None }
     }
 
-    /// Less time than this, in whole seconds, is refused with 555 5.5.4 where the message is to be returned if it is late
-    /// (section 3). It is announced. None by default, and no more than 999,999,999 seconds.
-    #[must_use]
-    pub fn minimum(self, time: Duration) -> Self {
-        let most = u64::from(By::MAX_SECONDS);
-        Self {
-            minimum: u32::try_from(time.as_secs().min(most)).unwrap_or(By::MAX_SECONDS),
-        }
+    /// Creates the extension with a minimum, which is announced. A message that is to be returned if it is late is rejected
+    /// with 555 5.5.4 if it has less time (RFC 2852 section 3). `None` unless `time` is 1 to 999,999,999 whole seconds.
+    pub fn with_minimum(time: Duration) -> Option<Self> {
+        let seconds = u32::try_from(time.as_secs()).ok()?;
+        let is_valid = time.subsec_nanos() == 0 && seconds <= By::MAX_SECONDS;
+        let minimum = NonZeroU32::new(seconds).filter(|_| is_valid)?;
+        Some(Self {
+            minimum: Some(minimum),
+        })
     }
 }
 
@@ -47,10 +50,8 @@ impl Extension for DeliverBy {
     }
 
     fn announcement(&self, _: SessionFacts<'_>) -> Cow<'_, str> {
-        match self.minimum {
-            0 => Cow::Borrowed(""),
-            seconds => seconds.to_string().into(),
-        }
+        let minimum = self.minimum.map(|seconds| seconds.to_string());
+        minimum.unwrap_or_default().into()
     }
 
     fn mail_parameters(&self) -> &[ParameterRule] {
@@ -58,16 +59,15 @@ impl Extension for DeliverBy {
     }
 
     fn check_mail(&self, parameters: &Parameters, _: SessionFacts<'_>) -> Result<(), Reply> {
-        let is_short = parameters.get::<By>().is_some_and(|by| {
-            by.mode() == ByMode::Return && i64::from(by.seconds()) < i64::from(self.minimum)
-        });
-        if is_short {
+        let (Some(minimum), Some(by)) = (self.minimum, parameters.get::<By>()) else {
+            return Ok(());
+        };
+        if by.mode() == ByMode::Return && i64::from(by.seconds()) < i64::from(minimum.get()) {
             // RFC 2852 section 3: 55z.
-            let text = format!("BY must be {} seconds at least", self.minimum);
             return Err(Reply::new(
                 Code::PARAMETERS_UNKNOWN,
                 Status::INVALID_PARAMETERS,
-                text,
+                format!("BY must be {minimum} seconds at least"),
             ));
         }
         Ok(())
@@ -76,5 +76,29 @@ impl Extension for DeliverBy {
     /// RFC 2852 section 2 (5).
     fn extra_octets(&self) -> usize {
         17
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_minimum_that_cannot_be_announced_is_not_changed_but_refused() {
+        let minimum = |time| DeliverBy::with_minimum(time).and_then(|by| by.minimum);
+        for seconds in [1, 240, 999_999_999] {
+            let found = minimum(Duration::from_secs(seconds));
+            assert_eq!(found.map(|found| found.get().into()), Some(seconds));
+        }
+        for bad in [
+            Duration::ZERO,
+            Duration::from_millis(999),
+            Duration::from_millis(1001),
+            Duration::from_secs(1_000_000_000),
+            Duration::from_secs(u64::from(u32::MAX) + 2),
+            Duration::MAX,
+        ] {
+            assert_eq!(minimum(bad), None, "{bad:?}");
+        }
     }
 }

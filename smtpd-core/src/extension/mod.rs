@@ -21,9 +21,8 @@
 //!
 //! use smtpd_core::{Config, Extensions, extension::{DeliverBy, RequireTls}};
 //!
-//! let extensions = Extensions::default()
-//!     .with(DeliverBy::new().minimum(Duration::from_secs(240)))
-//!     .with(RequireTls);
+//! let by = DeliverBy::with_minimum(Duration::from_secs(240)).expect("whole seconds, and at least one");
+//! let extensions = Extensions::default().with(by).with(RequireTls);
 //! let config = Config::new("mx.example.org").extensions(extensions);
 //! ```
 

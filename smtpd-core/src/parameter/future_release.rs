@@ -1,25 +1,43 @@
-use std::time::SystemTime;
+use std::{num::NonZeroU32, time::SystemTime};
 
 use super::{By, DateTime, Parameter, ParameterError, Parameters, date_time::Written, malformed};
 use crate::reply::Reply;
 
-/// `HOLDFOR=` on MAIL: for how many seconds the message must not be released (RFC 4865 section 3).
+/// `HOLDFOR=` on MAIL: the time in seconds for which the message must not be released (RFC 4865 section 3).
 ///
 /// ```
 /// use smtpd_core::{Parameter, parameter::HoldFor};
 ///
-/// assert_eq!(HoldFor::parse(Some("3600")).map(HoldFor::seconds), Ok(3600));
+/// let hour = HoldFor::parse(Some("3600"))?;
+/// assert_eq!((hour, hour.seconds()), (HoldFor::new(3600)?, 3600));
+/// assert!(HoldFor::new(0).is_err());
+/// # Ok::<(), smtpd_core::ParameterError>(())
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct HoldFor(u32);
+pub struct HoldFor(NonZeroU32);
 
 impl HoldFor {
-    /// The most seconds that can be asked for.
-    pub const MAX_SECONDS: u32 = 999_999_999;
+    /// The longest time, 999,999,999 seconds.
+    pub const MAX: Self = match NonZeroU32::new(999_999_999) {
+        Some(seconds) => Self(seconds),
+        None => panic!("it is not 0"),
+    };
 
-    /// Seconds from MAIL on, 1 at least.
+    /// Creates the parameter for a time of 1 to 999,999,999 seconds.
+    ///
+    /// # Errors
+    ///
+    /// [`ParameterError::Malformed`] for any other time.
+    pub const fn new(seconds: u32) -> Result<Self, ParameterError> {
+        match NonZeroU32::new(seconds) {
+            Some(seconds) if seconds.get() <= Self::MAX.seconds() => Ok(Self(seconds)),
+            _ => Err(ParameterError::Malformed),
+        }
+    }
+
+    /// Returns the seconds, which count from MAIL on.
     pub const fn seconds(self) -> u32 {
-        self.0
+        self.0.get()
     }
 }
 
@@ -28,18 +46,14 @@ impl Parameter for HoldFor {
 
     fn parse(value: Option<&str>) -> Result<Self, ParameterError> {
         // RFC 4865 section 3: %x31-39 *8DIGIT.
-        value
-            .filter(|v| {
-                v.len() <= 9 && !v.starts_with('0') && v.bytes().all(|b| b.is_ascii_digit())
-            })
-            .and_then(|v| v.parse().ok())
-            .map(Self)
-            .ok_or(ParameterError::Malformed)
+        let digits = value.filter(|v| !v.starts_with(['0', '+']));
+        let seconds = digits.and_then(|v| v.parse().ok());
+        Self::new(seconds.ok_or(ParameterError::Malformed)?)
     }
 }
 
-/// `HOLDUNTIL=` on MAIL: until when the message must not be released (RFC 4865 section 3). A fraction of a second counts as
-/// a whole one.
+/// `HOLDUNTIL=` on MAIL: the time before which the message must not be released (RFC 4865 section 3). A fraction of a second
+/// counts as a whole one.
 ///
 /// ```
 /// use std::time::{Duration, UNIX_EPOCH};
@@ -57,21 +71,21 @@ impl Parameter for HoldFor {
 pub struct HoldUntil(DateTime);
 
 impl HoldUntil {
-    /// The time before which the message must not be released.
+    /// Returns the time before which the message must not be released.
     pub const fn time(self) -> DateTime {
         self.0
     }
 
-    /// Until when a message with these parameters of MAIL is to be held, whichever form the client has chosen; `None` where
-    /// it is not.
+    /// Returns the time until which to hold a message with these parameters of MAIL, whether the client has sent `HOLDFOR=` or
+    /// `HOLDUNTIL=`; `None` if it has sent neither.
     ///
-    /// `now` is when MAIL came. The connection has no clock, so what depends on it is not checked before: the service of
-    /// MAIL is the place to call this.
+    /// `now` is the time when MAIL was received. The connection has no clock, so it cannot check what depends on one: call this
+    /// in the service for MAIL.
     ///
     /// # Errors
     ///
-    /// 501 5.5.4, as the reply to MAIL, where that time has passed (RFC 4865 section 4.2), or is later than the one by
-    /// which [`By`] wants the message delivered (section 5.2.2).
+    /// The reply to MAIL, 501 5.5.4, if the time has passed (RFC 4865 section 4.2), or is later than the one by which [`By`]
+    /// requires delivery (RFC 4865 section 5.2.2).
     pub fn resolve(parameters: &Parameters, now: SystemTime) -> Result<Option<Self>, Reply> {
         let now = DateTime::from(now);
         let until = match (parameters.get::<HoldFor>(), parameters.get::<Self>()) {

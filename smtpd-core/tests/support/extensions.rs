@@ -8,6 +8,7 @@ use smtpd_core::{
         DeliverBy, Etrn, FutureRelease, MtPriority, NoSoliciting, Prdr, PriorityPolicy, RequireTls,
         Rrvs,
     },
+    parameter::HoldFor,
 };
 
 /// Adds an extension by its keyword and, behind a colon, what it is set up with: `DELIVERBY:240`.
@@ -15,17 +16,17 @@ pub(crate) fn with(extensions: Extensions, text: &str) -> Extensions {
     let (keyword, setting) = text
         .split_once(':')
         .map_or((text, None), |(keyword, setting)| (keyword, Some(setting)));
-    let seconds = |text: &str| Duration::from_secs(text.parse().unwrap());
     match (keyword, setting) {
         ("DELIVERBY", None) => extensions.with(DeliverBy::new()),
-        ("DELIVERBY", Some(least)) => extensions.with(DeliverBy::new().minimum(seconds(least))),
+        ("DELIVERBY", Some(least)) => {
+            let least = Duration::from_secs(least.parse().unwrap());
+            extensions.with(DeliverBy::with_minimum(least).unwrap())
+        }
         ("ETRN", None) => extensions.with(Etrn),
         ("FUTURERELEASE", Some(setting)) => {
             let (longest, latest) = setting.split_once(':').unwrap();
-            extensions.with(FutureRelease::new(
-                seconds(longest),
-                latest.parse().unwrap(),
-            ))
+            let longest = HoldFor::new(longest.parse().unwrap()).unwrap();
+            extensions.with(FutureRelease::new(longest, latest.parse().unwrap()))
         }
         ("MT-PRIORITY", None) => extensions.with(MtPriority::new()),
         ("MT-PRIORITY", Some("trusting")) => {

@@ -57,7 +57,10 @@ fn check_reply(reply: &Reply, with_status: bool, utf8: bool) {
     if has_status {
         assert_eq!(read.status(), Some(reply.status()));
         let parsed: Reply = String::from_utf8_lossy(&wire).parse().expect("a reply");
-        assert_eq!((parsed.code(), parsed.status()), (reply.code(), reply.status()));
+        assert_eq!(
+            (parsed.code(), parsed.status()),
+            (reply.code(), reply.status())
+        );
         assert!(parsed.lines().eq(read.lines()));
     } else if reply.code().is_intermediate() {
         assert_eq!(read.status(), None);
