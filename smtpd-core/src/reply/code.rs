@@ -14,7 +14,7 @@ use std::{error::Error, fmt, str::FromStr};
 pub struct Code(u16);
 
 impl Code {
-    /// The code of that number, or `None` outside of 200 to 599.
+    /// Creates a code, or returns `None` if the number is not from 200 to 599.
     pub const fn new(number: u16) -> Option<Self> {
         if 200 <= number && number <= 599 {
             Some(Self(number))
@@ -23,32 +23,33 @@ impl Code {
         }
     }
 
-    /// Its number.
+    /// Returns the number.
     pub const fn as_u16(self) -> u16 {
         self.0
     }
 
-    /// 2yz or 3yz: the command was taken.
+    /// Returns whether this is 2yz or 3yz: the command is accepted.
     pub const fn is_positive(self) -> bool {
         self.0 < 400
     }
 
-    /// 3yz: the client has to go on, with a message or a SASL response.
+    /// Returns whether this is 3yz: the client has to continue with a message or a SASL response.
     pub const fn is_intermediate(self) -> bool {
         300 <= self.0 && self.0 < 400
     }
 
-    /// 4yz: refused for now, the client may try again.
+    /// Returns whether this is 4yz: the command is deferred, and the client may try again.
     pub const fn is_transient(self) -> bool {
         400 <= self.0 && self.0 < 500
     }
 
-    /// 5yz: refused for good.
+    /// Returns whether this is 5yz: the command is rejected.
     pub const fn is_permanent(self) -> bool {
         500 <= self.0
     }
 
-    /// 421: the server closes the connection after it (RFC 5321 section 3.8); so does 521 (RFC 7504 section 3).
+    /// Returns whether the server closes the connection after the reply, as after 421 (RFC 5321 section 3.8) and 521 (RFC 7504
+    /// section 3).
     pub const fn closes(self) -> bool {
         self.0 == 421 || self.0 == 521
     }

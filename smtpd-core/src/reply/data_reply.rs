@@ -2,11 +2,10 @@ use std::fmt;
 
 use super::{Code, Reply};
 
-/// The answer to a message: one reply for all its recipients, or one for each.
+/// The reply to a message: one for all its recipients, or one for each.
 ///
-/// LMTP sends a reply for each recipient (RFC 2033 section 4.2). SMTP has room for one, the [`merged`](Self::merged) reply;
-/// its [`code`](Self::code) and what `Display` shows are those of that one, so what is written for a [`Reply`] reads the same.
-/// It equals a `Reply` if all its replies do.
+/// LMTP sends a reply for each recipient (RFC 2033 section 4.2). SMTP has room for one, the [`merged`](Self::merged) reply, so
+/// [`code`](Self::code) and `Display` are those of that one. A `DataReply` equals a [`Reply`] if all its replies do.
 ///
 /// ```
 /// use smtpd_core::{DataReply, Reply};
@@ -29,8 +28,8 @@ enum Replies {
 }
 
 impl DataReply {
-    /// A reply for each recipient that was accepted, in the order of their RCPT commands. If there are too few, the last
-    /// one stands for the rest; none at all is 451 4.3.0.
+    /// Creates a reply for each recipient that was accepted, in the order of their RCPT commands. If there are too few, the last
+    /// one stands for the rest. If there are none, all recipients get 451 4.3.0.
     pub fn each(replies: impl IntoIterator<Item = Reply>) -> Self {
         let replies: Vec<_> = replies.into_iter().collect();
         if replies.is_empty() {
@@ -45,7 +44,7 @@ impl DataReply {
         Reply::try_again("No answer")
     }
 
-    /// The reply where there is room for one: positive only if all are. Otherwise a transient one goes first, so that no
+    /// Returns the reply if there is room for one. It is positive only if all are. If one is transient, it is that one: then no
     /// recipient loses mail, though some may get it twice when the client tries again.
     pub fn merged(&self) -> &Reply {
         let replies = match &self.0 {
@@ -57,13 +56,13 @@ impl DataReply {
         transient.or(refused).unwrap_or(&replies[0])
     }
 
-    /// The code of the [`merged`](Self::merged) reply.
+    /// Returns the code of the [`merged`](Self::merged) reply.
     pub fn code(&self) -> Code {
         self.merged().code()
     }
 
-    /// Whether the [`merged`](Self::merged) reply is positive, so that every recipient has taken the message;
-    /// [`is_taken`](Self::is_taken) tells whether any has.
+    /// Returns whether the [`merged`](Self::merged) reply is positive: the message is accepted for all its recipients. See
+    /// [`is_taken`](Self::is_taken) for any of them.
     pub fn is_positive(&self) -> bool {
         self.merged().is_positive()
     }
@@ -79,13 +78,13 @@ impl DataReply {
         }
     }
 
-    /// The reply for the recipient of that number, counted from 0.
+    /// Returns the reply for the recipient of this number, counted from 0.
     pub fn for_recipient(&self, number: usize) -> &Reply {
         let replies = self.replies();
         &replies[number.min(replies.len() - 1)]
     }
 
-    /// The replies as they were given: one for all, or one for each.
+    /// Returns the replies as they were given: one for all, or one for each.
     pub fn replies(&self) -> &[Reply] {
         match &self.0 {
             Replies::All(reply) => std::slice::from_ref(reply),
@@ -93,12 +92,12 @@ impl DataReply {
         }
     }
 
-    /// Whether the message was taken for any of its recipients.
+    /// Returns whether the message is accepted for any of its recipients.
     pub fn is_taken(&self) -> bool {
         self.replies().iter().any(Reply::is_positive)
     }
 
-    /// The same with every reply changed.
+    /// Returns the result of `f` for every reply.
     #[must_use]
     pub fn map(self, mut f: impl FnMut(Reply) -> Reply) -> Self {
         match self.0 {

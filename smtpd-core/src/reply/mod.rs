@@ -22,12 +22,12 @@ pub use self::{
 
 /// One reply: a code, an enhanced status code, and text of one or more lines.
 ///
-/// A reply can hold no CR, LF, NUL or other control character: each becomes a space when the reply is made, so what a
-/// handler puts into a text can never become a reply of its own. Lines that would pass the 512 octets of RFC 5321
-/// section 4.5.3.1.5 are broken when the reply is written. A reply has at most 100 lines on the wire: if there are
-/// more, the last one is `...` in place of the rest.
+/// A reply cannot contain CR, LF, NUL or another control character: each becomes a space when the reply is created, so the
+/// text that a service uses can never become a second reply. Lines that exceed the 512 octets of RFC 5321 section 4.5.3.1.5
+/// are broken when the reply is sent. At most 100 lines are sent: if there are more, the last one is `...` in place of the
+/// rest.
 ///
-/// `Reply` is also an [`Error`], so that it can be thrown with `?` and travel through layers that know only errors.
+/// `Reply` is also an [`Error`], so that services and layers can return it with `?`.
 ///
 /// ```
 /// use smtpd_core::{Code, Reply, Status};
@@ -42,15 +42,15 @@ pub use self::{
 pub struct Reply {
     code: Code,
     status: Status,
-    /// Lines are parted by LF, which no line can hold.
+    /// Its lines have LF between them, which no line can contain.
     text: Cow<'static, str>,
 }
 
 impl Reply {
-    /// 250 2.0.0, the plain yes.
+    /// 250 2.0.0 OK.
     pub const OK: Self = Self::fixed(Code::OK, Status::UNDEFINED, "OK");
 
-    /// A reply of one line. Control characters in `text` become spaces.
+    /// Creates a reply of one line. Control characters in `text` become spaces.
     pub fn new(code: Code, status: Status, text: impl Into<Cow<'static, str>>) -> Self {
         Self {
             code,
@@ -59,7 +59,7 @@ impl Reply {
         }
     }
 
-    /// A reply of several lines; a single empty one where `lines` is empty.
+    /// Creates a reply of several lines, or of an empty line if `lines` is empty. Control characters in a line become spaces.
     pub fn multiline<T: Into<Cow<'static, str>>>(
         code: Code,
         status: Status,
@@ -207,22 +207,22 @@ impl Reply {
         }
     }
 
-    /// The three digits.
+    /// Returns the reply code.
     pub const fn code(&self) -> Code {
         self.code
     }
 
-    /// The enhanced status code, whose class is that of [`code`](Self::code).
+    /// Returns the enhanced status code. Its class is the first digit of [`code`](Self::code). A 3yz reply is sent without it.
     pub const fn status(&self) -> Status {
         self.status
     }
 
-    /// The text, its lines parted by LF.
+    /// Returns the text, with LF between its lines.
     pub fn text(&self) -> &str {
         &self.text
     }
 
-    /// The lines of the text; one at least, which may be empty.
+    /// Returns the lines of the text. There is at least one, which may be empty.
     ///
     /// ```
     /// use smtpd_core::{Code, Reply, Status};
@@ -303,19 +303,19 @@ impl Reply {
         )
     }
 
-    /// Whether the command was taken.
+    /// Returns whether the command is accepted: the code is 2yz or 3yz.
     pub const fn is_positive(&self) -> bool {
         self.code.is_positive()
     }
 
-    /// Whether the server closes the connection after it.
+    /// Returns whether the server closes the connection after this reply.
     pub const fn closes(&self) -> bool {
         self.code.closes()
     }
 }
 
-/// Writes the reply in one line, which spaces join, for logs. The alternate form, `{:#}`, has the lines of the reply as they
-/// are sent, with CRLF between them. [`FromStr`](std::str::FromStr) reads both.
+/// Writes the reply in one line for logs, with spaces between its lines. The alternate form, `{:#}`, writes the lines as they
+/// are sent, with CRLF between them. [`FromStr`](std::str::FromStr) reads both forms.
 ///
 /// ```
 /// use smtpd_core::Reply;

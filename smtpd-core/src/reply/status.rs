@@ -4,8 +4,8 @@ use std::{error::Error, fmt, str::FromStr};
 
 /// The subject and detail of an enhanced status code, such as the `1.1` of `5.1.1` (RFC 3463 section 2).
 ///
-/// The class, the first of the three numbers, is not part of it: a [`Reply`](crate::Reply) takes it from its own
-/// code, so that the two cannot contradict each other (RFC 2034 section 4).
+/// The class, which is the first of the three numbers, is not part of it. A [`Reply`](crate::Reply) takes the class from its
+/// code, so that the two always agree (RFC 2034 section 4).
 ///
 /// ```
 /// use smtpd_core::{Code, Reply, Status};
@@ -20,7 +20,7 @@ pub struct Status {
 }
 
 impl Status {
-    /// A status of the given subject and detail, or `None` where one has more than three digits (RFC 3463 section 2).
+    /// Creates a status, or returns `None` if one of the numbers has more than three digits (RFC 3463 section 2).
     pub const fn new(subject: u16, detail: u16) -> Option<Self> {
         if subject > 999 || detail > 999 {
             None
@@ -29,18 +29,18 @@ impl Status {
         }
     }
 
-    /// The second number: what part of the mail system this is about.
+    /// Returns the second number: the part of the mail system that the status is about.
     pub const fn subject(self) -> u16 {
         self.subject
     }
 
-    /// The third number: what happened there.
+    /// Returns the third number: what has happened there.
     pub const fn detail(self) -> u16 {
         self.detail
     }
 }
 
-/// Written as `subject.detail`, for instance `1.1`.
+/// Writes `subject.detail`, such as `1.1`.
 impl fmt::Display for Status {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}.{}", self.subject, self.detail)
