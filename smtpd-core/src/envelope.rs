@@ -46,14 +46,14 @@ pub struct Recipient {
 }
 
 impl Default for Envelope {
-    /// From the null sender, for nobody.
+    /// Creates an envelope with the null sender, and without recipients.
     fn default() -> Self {
         Self::new(ReversePath::Null)
     }
 }
 
 impl Envelope {
-    /// From that sender, for nobody yet.
+    /// Creates an envelope without parameters and recipients.
     pub fn new(sender: ReversePath) -> Self {
         Self {
             sender,
@@ -62,13 +62,13 @@ impl Envelope {
         }
     }
 
-    /// The same with these parameters of MAIL.
+    /// Returns the envelope with these parameters of MAIL.
     #[must_use]
     pub fn with_parameters(self, parameters: Parameters) -> Self {
         Self { parameters, ..self }
     }
 
-    /// The same for one more recipient.
+    /// Returns the envelope with one more recipient.
     #[must_use]
     pub fn with_recipient(mut self, recipient: ForwardPath) -> Self {
         self.push(Recipient::new(recipient, Parameters::default()));
@@ -145,17 +145,17 @@ impl Envelope {
         self.recipients.push(recipient);
     }
 
-    /// Where failures are to be reported.
+    /// Returns the sender, to which failures are reported.
     pub const fn sender(&self) -> &ReversePath {
         &self.sender
     }
 
-    /// The parameters of MAIL.
+    /// Returns the parameters of MAIL.
     pub const fn parameters(&self) -> &Parameters {
         &self.parameters
     }
 
-    /// The accepted recipients, in the order of their RCPT commands.
+    /// Returns the recipients that were accepted, in the order of their RCPT commands.
     pub fn recipients(&self) -> &[Recipient] {
         &self.recipients
     }
@@ -166,12 +166,12 @@ impl Recipient {
         Self { path, parameters }
     }
 
-    /// Its path.
+    /// Returns the path that RCPT has named.
     pub const fn path(&self) -> &ForwardPath {
         &self.path
     }
 
-    /// The parameters of its RCPT.
+    /// Returns the parameters of RCPT.
     pub const fn parameters(&self) -> &Parameters {
         &self.parameters
     }
@@ -240,7 +240,7 @@ mod tests {
 
     fn envelope(recipients: &[&str]) -> Envelope {
         let envelope = Envelope::new("sender@example.com".parse().unwrap())
-            .with_parameters(Parameters::of([("SIZE", Some("9"))]));
+            .with_parameters("SIZE=9".parse().unwrap());
         recipients.iter().fold(envelope, |envelope, recipient| {
             envelope.with_recipient(recipient.parse().unwrap())
         })

@@ -6,8 +6,9 @@ use crate::address::{Charset, Leniency, Mailbox, PathOptions};
 /// ```
 /// use smtpd_core::{Parameters, parameter::Size};
 ///
-/// let parameters = Parameters::of([("SIZE", Some("1000"))]);
+/// let parameters: Parameters = "SIZE=1000".parse()?;
 /// assert_eq!(parameters.get::<Size>().map(Size::bytes), Some(1000));
+/// # Ok::<(), smtpd_core::ParameterError>(())
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Size(u64);
@@ -46,9 +47,10 @@ impl Parameter for Size {
 /// ```
 /// use smtpd_core::{Parameters, parameter::BodyType};
 ///
-/// let parameters = Parameters::of([("BODY", Some("8bitmime"))]);
+/// let parameters: Parameters = "BODY=8bitmime".parse()?;
 /// assert_eq!(parameters.get(), Some(BodyType::EightBitMime));
 /// assert_eq!(Parameters::default().get::<BodyType>().unwrap_or_default(), BodyType::SevenBit);
+/// # Ok::<(), smtpd_core::ParameterError>(())
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -89,7 +91,9 @@ impl Parameter for BodyType {
 /// ```
 /// use smtpd_core::{Parameters, parameter::SmtpUtf8};
 ///
-/// assert!(Parameters::of([("SMTPUTF8", None)]).get::<SmtpUtf8>().is_some());
+/// let parameters: Parameters = "SMTPUTF8".parse()?;
+/// assert_eq!(parameters.get(), Some(SmtpUtf8));
+/// # Ok::<(), smtpd_core::ParameterError>(())
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct SmtpUtf8;
@@ -112,10 +116,11 @@ impl Parameter for SmtpUtf8 {
 /// ```
 /// use smtpd_core::{Parameters, parameter::MailAuth};
 ///
-/// let parameters = Parameters::of([("AUTH", Some("e+3Dmc2@example.com"))]);
+/// let parameters: Parameters = "AUTH=e+3Dmc2@example.com".parse()?;
 /// assert_eq!(parameters.get(), Some(MailAuth::new("e=mc2@example.com".parse()?)));
-/// assert_eq!(Parameters::of([("AUTH", Some("<>"))]).get(), Some(MailAuth::UNKNOWN));
-/// # Ok::<(), smtpd_core::AddressError>(())
+/// let parameters: Parameters = "AUTH=<>".parse()?;
+/// assert_eq!(parameters.get(), Some(MailAuth::UNKNOWN));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct MailAuth(Option<Mailbox>);
@@ -147,8 +152,8 @@ impl MailAuth {
         if identity.is_empty() || identity.contains(char::is_control) {
             return Err(ParameterError::Malformed);
         }
-        // RFC 4954 section 5: a mailbox or `<>`, either of them in xtext. Dovecot's submission relay sends the bare name of a user;
-        // a server may take an identity that it does not trust for `<>`, and mail is not to be lost over it.
+        // RFC 4954 section 5: a mailbox or `<>`, either of them in xtext. Dovecot's submission relay sends the bare name of a
+        // user. A server may take an identity that it does not trust for `<>`, and mail is not to be lost over it.
         let options = PathOptions::new(leniency, Charset::Utf8);
         Ok(Self(Mailbox::parse(identity.as_bytes(), options).ok()))
     }

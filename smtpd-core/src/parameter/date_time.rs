@@ -5,10 +5,10 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-/// A date and time as RFC 3339 section 5.6 writes it, to the second.
+/// A date and time in the format of RFC 3339 section 5.6, with a resolution of a second.
 ///
-/// It is read with any offset and written in UTC. A leap second counts as the one before it. The crate has no clock: a time
-/// comes from a client, or from who has one, as a [`SystemTime`].
+/// It is parsed with any offset, and written in UTC. A leap second counts as the second before it. The crate has no clock:
+/// create a `DateTime` from text, or from a [`SystemTime`].
 ///
 /// ```
 /// use smtpd_core::parameter::DateTime;
@@ -27,12 +27,12 @@ impl DateTime {
     /// The last second of the year 9999.
     const MAX: i64 = 253_402_300_799;
 
-    /// Seconds since 1970 began in UTC; negative before.
+    /// Returns the seconds since the start of 1970 in UTC; negative for a time before it.
     pub const fn unix_seconds(self) -> i64 {
         self.0
     }
 
-    /// So many seconds later, or earlier if negative, but never outside of the years 0 to 9999.
+    /// Returns the time `seconds` later, or earlier if negative. The result stays within the years 0 to 9999.
     #[must_use]
     pub fn plus_seconds(self, seconds: i64) -> Self {
         Self::clamped(self.0.saturating_add(seconds))
@@ -44,7 +44,7 @@ impl DateTime {
 }
 
 impl From<SystemTime> for DateTime {
-    /// Fractions of a second are left out. What is outside of the years 0 to 9999 becomes the nearest second inside.
+    /// Fractions of a second are dropped. A time outside of the years 0 to 9999 becomes the nearest second within.
     fn from(time: SystemTime) -> Self {
         let seconds =
             |duration: std::time::Duration| i64::try_from(duration.as_secs()).unwrap_or(i64::MAX);
@@ -77,7 +77,7 @@ impl fmt::Display for DateTime {
     }
 }
 
-/// A text is no date and time of RFC 3339.
+/// A text is not a date and time of RFC 3339.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct DateTimeError(());
 

@@ -1,6 +1,6 @@
 use super::{Parameter, ParameterError};
 
-/// `BY=` on MAIL: within how many seconds the message is to be delivered (RFC 2852 section 4).
+/// `BY=` on MAIL: the time in seconds within which the message is to be delivered (RFC 2852 section 4).
 ///
 /// ```
 /// use smtpd_core::{Parameter, parameter::{By, ByMode}};
@@ -16,30 +16,31 @@ pub struct By {
     trace: bool,
 }
 
-/// What is to happen to a message that is late (RFC 2852 section 4).
+/// What to do with a message that is late (RFC 2852 section 4).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ByMode {
-    /// `N`: its sender is told, and delivery goes on.
+    /// `N`: notify the sender, and continue to deliver the message.
     Notify,
-    /// `R`: it is returned to its sender.
+    /// `R`: return it to the sender.
     Return,
 }
 
 impl By {
-    /// The most seconds that can be asked for.
+    /// The most seconds that a client can ask for.
     pub const MAX_SECONDS: u32 = 999_999_999;
 
-    /// From MAIL on, so many seconds. Zero or negative, with [`ByMode::Notify`] alone, where the message is late already.
+    /// Returns the seconds, which count from MAIL on. They are zero or negative only with [`ByMode::Notify`], if the message is
+    /// late already.
     pub const fn seconds(self) -> i32 {
         self.seconds
     }
 
-    /// What is to happen after that.
+    /// Returns what to do if the message is late.
     pub const fn mode(self) -> ByMode {
         self.mode
     }
 
-    /// Whether the sender wants to be told of each relay (section 4.1.4).
+    /// Returns whether each relay should notify the sender (RFC 2852 section 4.1.4).
     pub const fn is_traced(self) -> bool {
         self.trace
     }

@@ -7,7 +7,9 @@ use super::{Parameter, ParameterError, unitext, xtext};
 /// ```
 /// use smtpd_core::{Parameters, parameter::Ret};
 ///
-/// assert_eq!(Parameters::of([("RET", Some("HDRS"))]).get(), Some(Ret::Headers));
+/// let parameters: Parameters = "RET=HDRS".parse()?;
+/// assert_eq!(parameters.get(), Some(Ret::Headers));
+/// # Ok::<(), smtpd_core::ParameterError>(())
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Ret {
@@ -34,7 +36,7 @@ impl Parameter for Ret {
 /// ```
 /// use smtpd_core::{Parameters, parameter::EnvelopeId};
 ///
-/// let parameters = Parameters::of([("ENVID", Some("QQ314159+2B"))]);
+/// let parameters: Parameters = "ENVID=QQ314159+2B".parse()?;
 /// assert_eq!(parameters.get(), Some(EnvelopeId::new("QQ314159+")?));
 /// # Ok::<(), smtpd_core::ParameterError>(())
 /// ```
@@ -83,9 +85,11 @@ impl Parameter for EnvelopeId {
 /// ```
 /// use smtpd_core::{Parameters, parameter::Notify};
 ///
-/// let notify = Parameters::of([("NOTIFY", Some("SUCCESS,DELAY"))]).get::<Notify>();
-/// assert_eq!(notify, Some(Notify::NEVER.with_success().with_delay()));
-/// assert!(notify.is_some_and(|notify| notify.has_success() && !notify.has_failure()));
+/// let parameters: Parameters = "NOTIFY=SUCCESS,DELAY".parse()?;
+/// let notify = parameters.get::<Notify>().unwrap();
+/// assert!(notify.has_success() && !notify.has_failure());
+/// assert_eq!(notify, Notify::NEVER.with_success().with_delay());
+/// # Ok::<(), smtpd_core::ParameterError>(())
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Notify {
@@ -158,18 +162,19 @@ impl Parameter for Notify {
     }
 }
 
-/// `ORCPT=` on RCPT: the recipient as the sender first wrote it (RFC 3461 section 4.2, RFC 6533 section 3).
+/// `ORCPT=` on RCPT: the original recipient, as the sender has given it (RFC 3461 section 4.2, RFC 6533 section 3).
 ///
 /// ```
 /// use smtpd_core::{Parameters, parameter::OriginalRecipient};
 ///
-/// let parameters = Parameters::of([("ORCPT", Some("rfc822;list+2Bowner@example.org"))]);
+/// let parameters: Parameters = "ORCPT=rfc822;list+2Bowner@example.org".parse()?;
 /// let original = parameters.get::<OriginalRecipient>().unwrap();
 /// assert_eq!((original.address_type(), original.address()), ("rfc822", "list+owner@example.org"));
 ///
-/// let parameters = Parameters::of([("ORCPT", Some(r"utf-8;gr\x{E5}@example.org"))]);
+/// let parameters: Parameters = r"ORCPT=utf-8;gr\x{E5}@example.org".parse()?;
 /// let original = parameters.get::<OriginalRecipient>().unwrap();
 /// assert_eq!((original.address_type(), original.address()), ("utf-8", "grå@example.org"));
+/// # Ok::<(), smtpd_core::ParameterError>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct OriginalRecipient {
@@ -178,12 +183,12 @@ pub struct OriginalRecipient {
 }
 
 impl OriginalRecipient {
-    /// The type of the address as it was sent, mostly `rfc822` or `utf-8`, in any case.
+    /// Returns the type of the address as it was sent, usually `rfc822` or `utf-8`, in any case.
     pub fn address_type(&self) -> &str {
         &self.address_type
     }
 
-    /// The address, decoded from xtext, or from the forms of RFC 6533 section 3 if the type is `utf-8`.
+    /// Returns the address, decoded from xtext, or from the forms of RFC 6533 section 3 if the type is `utf-8`.
     pub fn address(&self) -> &str {
         &self.address
     }
@@ -193,7 +198,7 @@ impl Parameter for OriginalRecipient {
     const KEYWORD: &'static str = "ORCPT";
 
     fn parse(value: Option<&str>) -> Result<Self, ParameterError> {
-        // RFC 3461 section 4.2: up to 500 octets.
+        // RFC 3461 section 4.2: up to 500 characters.
         let (kind, text) = value
             .filter(|v| v.len() <= 500)
             .and_then(|v| v.split_once(';'))

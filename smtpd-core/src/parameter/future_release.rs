@@ -61,11 +61,13 @@ impl Parameter for HoldFor {
 /// use smtpd_core::{Parameters, parameter::HoldUntil};
 ///
 /// let now = UNIX_EPOCH + Duration::from_secs(1_790_000_000);
-/// let hold = HoldUntil::resolve(&Parameters::of([("HOLDFOR", Some("60"))]), now);
-/// assert_eq!(hold.unwrap().unwrap().time().unix_seconds(), 1_790_000_060);
+/// let parameters: Parameters = "HOLDFOR=60".parse()?;
+/// let hold = HoldUntil::resolve(&parameters, now)?.expect("it has the parameter");
+/// assert_eq!(hold.time().unix_seconds(), 1_790_000_060);
 ///
-/// let passed = Parameters::of([("HOLDUNTIL", Some("2001-01-01T00:00:00Z"))]);
+/// let passed: Parameters = "HOLDUNTIL=2001-01-01T00:00:00Z".parse()?;
 /// assert_eq!(HoldUntil::resolve(&passed, now).unwrap_err().code().as_u16(), 501);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct HoldUntil(DateTime);
@@ -161,26 +163,23 @@ mod tests {
     #[test]
     fn what_depends_on_the_clock() {
         let now = UNIX_EPOCH + Duration::from_secs(1_893_456_000);
-        let resolve = |parameters: &[(&'static str, &'static str)]| {
-            let given = parameters
-                .iter()
-                .map(|&(keyword, value)| (keyword, Some(value)));
-            let resolved = HoldUntil::resolve(&Parameters::of(given), now);
+        let resolve = |parameters: &str| {
+            let resolved = HoldUntil::resolve(&parameters.parse().unwrap(), now);
             let seconds = |hold: HoldUntil| hold.time().unix_seconds() - 1_893_456_000;
             resolved
                 .map(|hold| hold.map(seconds))
                 .map_err(|reply| reply.code().as_u16())
         };
-        assert_eq!(resolve(&[("BY", "1;R")]), Ok(None));
-        assert_eq!(resolve(&[("HOLDFOR", "9"), ("BY", "9;R")]), Ok(Some(9)));
-        assert_eq!(resolve(&[("HOLDFOR", "9"), ("BY", "8;R")]), Err(501));
-        assert_eq!(
-            resolve(&[("HOLDUNTIL", "2030-01-01T00:00:02Z")]),
-            Ok(Some(2))
-        );
-        assert_eq!(resolve(&[("HOLDUNTIL", "2030-01-01T00:00:00Z")]), Err(501));
-        let late = ("HOLDUNTIL", "2030-01-01T00:00:02Z");
-        assert_eq!(resolve(&[late, ("BY", "2;N")]), Ok(Some(2)));
-        assert_eq!(resolve(&[late, ("BY", "1;N")]), Err(501));
+        for (parameters, expected) in [
+            ("BY=1;R", Ok(None)),
+            ("HOLDFOR=9 BY=9;R", Ok(Some(9))),
+            ("HOLDFOR=9 BY=8;R", Err(501)),
+            ("HOLDUNTIL=2030-01-01T00:00:02Z", Ok(Some(2))),
+            ("HOLDUNTIL=2030-01-01T00:00:00Z", Err(501)),
+            ("HOLDUNTIL=2030-01-01T00:00:02Z BY=2;N", Ok(Some(2))),
+            ("HOLDUNTIL=2030-01-01T00:00:02Z BY=1;N", Err(501)),
+        ] {
+            assert_eq!(resolve(parameters), expected, "{parameters}");
+        }
     }
 }

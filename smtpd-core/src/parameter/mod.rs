@@ -30,7 +30,7 @@ mod unitext;
 mod valid_since;
 pub(crate) mod xtext;
 
-use std::{error::Error, fmt, sync::Arc};
+use std::{error::Error, fmt, str::FromStr, sync::Arc};
 
 pub use builtin::{BodyType, MailAuth, Size, SmtpUtf8};
 pub use date_time::{DateTime, DateTimeError};
@@ -44,10 +44,10 @@ pub use valid_since::{NoSupport, ValidSince};
 
 use crate::reply::{Code, Reply, Status};
 
-/// A parameter as a type: what its value means, and how it is read.
+/// A type that reads a parameter from its value.
 ///
-/// Types of your own work like those of this crate: give them to the server within an
-/// [`Extension`](crate::Extension), and read them from the request with [`Parameters::get`].
+/// Types of your own work like those of this module: let an [`Extension`](crate::Extension) accept the parameter by
+/// [`ParameterRule::of`], and read it with [`Parameters::get`].
 ///
 /// ```
 /// use smtpd_core::{Parameter, ParameterError};
@@ -65,20 +65,20 @@ use crate::reply::{Code, Reply, Status};
 /// assert_eq!(Color::parse(Some("red")), Ok(Color("red".into())));
 /// ```
 pub trait Parameter: Sized {
-    /// The keyword, in upper case; it is matched in any case (RFC 5321 section 2.4).
+    /// The keyword, in upper case. It is matched in any case (RFC 5321 section 2.4).
     const KEYWORD: &'static str;
 
-    /// Reads the value, which is `None` where there is no `=`.
+    /// Reads the value, which is `None` if the parameter has no `=`.
     ///
     /// # Errors
     ///
-    /// [`ParameterError::Malformed`] where the value is not what the parameter's grammar allows.
+    /// [`ParameterError::Malformed`] if the grammar of the parameter does not allow the value.
     fn parse(value: Option<&str>) -> Result<Self, ParameterError>;
 }
 
-/// A keyword and the check of its values: what an extension allows on MAIL or RCPT.
+/// A keyword and a check of its values: a parameter that an extension accepts on MAIL or RCPT.
 ///
-/// Two extensions may allow the same keyword, each with values of its own: a value is good when either takes it.
+/// Two extensions may accept the same keyword, each with values of its own: a value is accepted if one of them accepts it.
 ///
 /// ```
 /// use smtpd_core::{ParameterError, ParameterRule, parameter::Size};
@@ -97,7 +97,7 @@ pub struct ParameterRule {
 }
 
 impl ParameterRule {
-    /// The rule of a typed parameter.
+    /// Creates the rule for a typed parameter.
     pub const fn of<P: Parameter>() -> Self {
         Self {
             keyword: P::KEYWORD,
@@ -105,7 +105,7 @@ impl ParameterRule {
         }
     }
 
-    /// The rule of a keyword with a check of its own.
+    /// Creates a rule from a keyword and a check of its values.
     pub const fn new(
         keyword: &'static str,
         check: fn(Option<&str>) -> Result<(), ParameterError>,
@@ -113,7 +113,7 @@ impl ParameterRule {
         Self { keyword, check }
     }
 
-    /// The keyword.
+    /// Returns the keyword.
     pub const fn keyword(&self) -> &'static str {
         self.keyword
     }
@@ -125,7 +125,7 @@ impl fmt::Debug for ParameterRule {
     }
 }
 
-/// Why the parameters of a command were refused.
+/// Why the parameters of a command are rejected.
 ///
 /// ```
 /// use smtpd_core::{Parameter, ParameterError, parameter::Size};
@@ -135,11 +135,11 @@ impl fmt::Debug for ParameterRule {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ParameterError {
-    /// The text is not that of a parameter, or the value is not what the keyword allows: 501 5.5.4.
+    /// The text is not a parameter, or the parameter does not allow the value: 501 5.5.4.
     Malformed,
-    /// The same keyword twice: 501 5.5.4.
+    /// A keyword is given twice: 501 5.5.4.
     Duplicate,
-    /// No extension that is on knows the keyword on this command: 555 5.5.4 (RFC 5321 section 4.1.1.11).
+    /// No extension that is on accepts the keyword on this command: 555 5.5.4 (RFC 5321 section 4.1.1.11).
     Unknown,
 }
 
@@ -155,43 +155,35 @@ impl fmt::Display for ParameterError {
 
 impl Error for ParameterError {}
 
-/// The parameters that came with one MAIL or RCPT, each of them known and well-formed.
+/// The parameters of one MAIL or RCPT, each of them well-formed and there once.
+///
+/// Those of a session are also accepted by an extension that is on. Read others from text, as after a path in a command:
 ///
 /// ```
-/// use smtpd_core::{Parameters, parameter::Size};
+/// use smtpd_core::{ParameterError, Parameters, parameter::Size};
 ///
-/// let parameters = Parameters::of([("SIZE", Some("1000")), ("XOWN", None)]);
-/// assert_eq!(parameters.get::<Size>(), Some(Size(1000)));
+/// let parameters: Parameters = "SIZE=1000 XOWN".parse()?;
+/// assert_eq!(parameters.get::<Size>(), Some(Size::new(1000)));
 /// assert!(parameters.contains("xown"));
+/// assert_eq!("SIZE=1 SIZE=2".parse::<Parameters>(), Err(ParameterError::Duplicate));
+/// # Ok::<(), ParameterError>(())
 /// ```
-// The words as they came, parted by blanks. An empty set, by far the most common, allocates nothing.
+// The words as they were sent, with spaces between them. An empty set, by far the most common, allocates nothing.
 #[derive(Clone, Default)]
 pub struct Parameters(Option<Arc<str>>);
 
 impl Parameters {
-    /// A set made by hand, for tests. Nothing is checked; a value must not hold a blank.
-    pub fn of<'a>(parameters: impl IntoIterator<Item = (&'a str, Option<&'a str>)>) -> Self {
-        let words: Vec<_> = parameters
-            .into_iter()
-            .map(|(keyword, value)| match value {
-                Some(value) => format!("{keyword}={value}"),
-                None => keyword.to_owned(),
-            })
-            .collect();
-        Self::of_text(&words.join(" "))
-    }
-
-    /// The parameter of that type, if it was given.
+    /// Returns the parameter of type `P`, if it is there and its value is one that `P` reads.
     pub fn get<P: Parameter>(&self) -> Option<P> {
         P::parse(self.find(P::KEYWORD)?).ok()
     }
 
-    /// Whether that keyword was given, in any case.
+    /// Returns whether the keyword is there, in any case.
     pub fn contains(&self, keyword: &str) -> bool {
         self.find(keyword).is_some()
     }
 
-    /// Whether there are none.
+    /// Returns whether there are no parameters.
     pub const fn is_empty(&self) -> bool {
         self.0.is_none()
     }
@@ -201,13 +193,12 @@ impl Parameters {
         self.0.as_deref().is_none_or(str::is_ascii)
     }
 
-    /// Keywords and values as they were sent, in order.
+    /// Returns the keywords and values as they were sent, in order.
     pub fn iter(&self) -> impl Iterator<Item = (&str, Option<&str>)> {
         words(self.0.as_deref().unwrap_or_default()).map(halves)
     }
 
-    /// Reads what stands behind the path of a MAIL or RCPT command. `check` tells whether a keyword is known and its value
-    /// what it has to be.
+    /// Reads what follows the path of a MAIL or RCPT command. `check` returns whether a keyword is known and has a good value.
     pub(crate) fn parse(
         text: &[u8],
         check: impl Fn(&str, Option<&str>) -> Result<(), ParameterError>,
@@ -243,6 +234,15 @@ impl Parameters {
         let word = text.as_bytes().split(|&octet| octet == b' ').find(is_it)?;
         let value = word.get(keyword.len() + 1..);
         Some(value.and_then(|value| std::str::from_utf8(value).ok()))
+    }
+}
+
+/// Reads the parameters as they follow the path in a command. Unknown keywords are accepted, with any value.
+impl FromStr for Parameters {
+    type Err = ParameterError;
+
+    fn from_str(text: &str) -> Result<Self, ParameterError> {
+        Self::parse(text.as_bytes(), |_, _| Ok(()))
     }
 }
 

@@ -1,6 +1,6 @@
 use super::{Parameter, ParameterError};
 
-/// `SOLICIT=` on MAIL: the classes of advertising that the message says it belongs to (RFC 3865 section 2.3).
+/// `SOLICIT=` on MAIL: the classes of advertising to which the message belongs, as the client says (RFC 3865 section 2.3).
 ///
 /// ```
 /// use smtpd_core::{Parameter, parameter::Solicit};
@@ -13,7 +13,7 @@ use super::{Parameter, ParameterError};
 pub struct Solicit(String);
 
 impl Solicit {
-    /// The solicitation class keywords, as they were sent.
+    /// Returns the solicitation class keywords, as they were sent.
     pub fn keywords(&self) -> impl Iterator<Item = &str> {
         self.0.split(',')
     }

@@ -1,6 +1,6 @@
 use super::{DateTime, Parameter, ParameterError, date_time::Written};
 
-/// `RRVS=` on RCPT: since when the mailbox must have belonged to one owner (RFC 7293 section 3.1).
+/// `RRVS=` on RCPT: the time since which the mailbox must have had the same owner (RFC 7293 section 3.1).
 ///
 /// ```
 /// use smtpd_core::{Parameter, parameter::{NoSupport, ValidSince}};
@@ -16,23 +16,23 @@ pub struct ValidSince {
     no_support: NoSupport,
 }
 
-/// What a relay is to do with a message whose next host does not know RRVS (RFC 7293 section 5.1.1).
+/// What a relay should do with a message if the next server does not support RRVS (RFC 7293 section 5.1.1).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum NoSupport {
-    /// `R`: reject it.
+    /// `R`: reject the message.
     #[default]
     Reject,
-    /// `C`: go on without it.
+    /// `C`: continue without the parameter.
     Continue,
 }
 
 impl ValidSince {
-    /// The time since when the mailbox must not have changed hands.
+    /// Returns the time since which the mailbox must have had the same owner.
     pub const fn time(self) -> DateTime {
         self.time
     }
 
-    /// What to do where the next host does not know of it.
+    /// Returns what to do if the next server does not support RRVS.
     pub const fn no_support(self) -> NoSupport {
         self.no_support
     }

@@ -88,11 +88,7 @@ fn envelope<'a>(
         .allow_trailing_dot_in_domain(flags & 4 != 0)
         .allow_stray_dots_in_local_part(flags & 8 != 0);
     let options = PathOptions::new(leniency, Charset::Utf8);
-    let words = words.split(' ').filter(|word| !word.is_empty());
-    let parameters = Parameters::of(words.map(|word| match word.split_once('=') {
-        Some((keyword, value)) => (keyword, Some(value)),
-        None => (word, None),
-    }));
+    let parameters: Parameters = words.parse().unwrap_or_default();
     let is_utf8 = parameters
         .get::<smtpd_tower::parameter::SmtpUtf8>()
         .is_some();

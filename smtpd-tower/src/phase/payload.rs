@@ -288,7 +288,7 @@ mod tests {
 
     #[test]
     fn requests_are_built_of_all_their_parts() {
-        let parameters = || Parameters::of([("SIZE", Some("9"))]);
+        let parameters = || "SIZE=9".parse::<Parameters>().unwrap();
         let mail = Mail::new("a@example.com".parse().unwrap()).with_parameters(parameters());
         assert_eq!(mail.sender.as_str(), "a@example.com");
         assert!(mail.parameters.contains("SIZE"));

@@ -174,7 +174,7 @@ impl Stream for Limited {
 mod tests {
     use std::convert::Infallible;
 
-    use smtpd_core::{Envelope, Parameters, ReversePath};
+    use smtpd_core::{Envelope, ReversePath};
     use tokio_test::{assert_pending, assert_ready_ok};
     use tower::{BoxError, ServiceExt, service_fn};
     use tower_test::mock::spawn_layer;
@@ -183,7 +183,8 @@ mod tests {
     use crate::session::Session;
 
     fn data(declared: Option<&str>, body: Body) -> Request<Data> {
-        let parameters = Parameters::of(declared.map(|size| ("SIZE", Some(size))));
+        let parameters = declared.map(|size| format!("SIZE={size}"));
+        let parameters = parameters.unwrap_or_default().parse().unwrap();
         let envelope = Envelope::new(ReversePath::Null).with_parameters(parameters);
         Request::new(Session::local(), Data::new(envelope, body))
     }

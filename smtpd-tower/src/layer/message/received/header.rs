@@ -161,7 +161,7 @@ mod tests {
     }
 
     fn utf8() -> Parameters {
-        Parameters::of([("SMTPUTF8", None)])
+        "SMTPUTF8".parse().unwrap()
     }
 
     #[test]
@@ -186,7 +186,7 @@ mod tests {
         let session = session(PeerAddr::Unknown, Protocol::Smtp);
         let envelope = to(&["user@example.org"]);
         assert!(!header(&session, &envelope).contains("PRIORITY"));
-        let parameters = Parameters::of([("mt-priority", Some("-3"))]);
+        let parameters = "mt-priority=-3".parse().unwrap();
         let header = header(&session, &envelope.with_parameters(parameters));
         let end =
             "\tfor <user@example.org>\r\n\tPRIORITY -3;\r\n\tSun, 22 Nov 2026 20:00:00 +0000\r\n";
@@ -210,7 +210,7 @@ mod tests {
         ] {
             let session = session(PeerAddr::Unknown, Protocol::Smtp)
                 .with_tls(TlsInfo::new(TlsVersion::Tls12, cipher));
-            let parameters = Parameters::of([("mt-priority", Some("3"))]);
+            let parameters = "mt-priority=3".parse().unwrap();
             let header = header(&session, &to(&["a@b"]).with_parameters(parameters));
             let end = format!(
                 "\tfor <a@b>\r\n\t{clause}\r\n\tPRIORITY 3;\r\n\tSun, 22 Nov 2026 20:00:00 +0000\r\n"
