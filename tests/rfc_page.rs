@@ -1,6 +1,9 @@
-//! The page that tells how each RFC is kept names tests that there are.
+//! The page that tells how each RFC is kept names tests that there are, and RFCs are cited in one form.
 
-use std::path::Path;
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 const PAGE: &str = include_str!("../smtpd-core/docs/rfc.md");
 
@@ -25,7 +28,7 @@ fn every_row_names_tests_that_exist() {
                 Some(_) => root.join("smtpd-core/tests/transcripts").join(name),
                 None => root.join(name),
             };
-            let text = std::fs::read_to_string(path);
+            let text = fs::read_to_string(path);
             let text = text.unwrap_or_else(|error| panic!("{name}: {error}: {row}"));
             let shows = match name.ends_with(".smtp") {
                 true => is_session(&text),
@@ -68,5 +71,59 @@ fn no_document_of_the_protocol_is_left_out() {
         let name = format!("RFC {number}");
         let named = shown_in().any(|(row, _)| row.contains(&name));
         assert!(named, "{name} has no row");
+    }
+}
+
+#[test]
+fn no_section_is_cited_without_that_word() {
+    for (text, expected) in [
+        ("RFC 5321 4.1.2", true),
+        ("(RFC 5321 section 2.4, RFC 4954 4)", true),
+        ("RFC 5321 section 4.1.2", false),
+        ("RFC 5321, RFC 6531 appendix A", false),
+    ] {
+        assert_eq!(cites_a_bare_section(text), expected, "{text}");
+    }
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut files = Vec::new();
+    for folder in [
+        "smtpd-core/src",
+        "smtpd-core/docs",
+        "smtpd-tower/src",
+        "smtpd-tower/docs",
+    ] {
+        collect(&root.join(folder), &mut files);
+    }
+    assert!(files.len() > 100, "only {} files are read", files.len());
+    for file in files {
+        let text = fs::read_to_string(&file).unwrap();
+        for (number, line) in text.lines().enumerate() {
+            let place = format!("{}:{}: {line}", file.display(), number + 1);
+            assert!(!cites_a_bare_section(line), "{place}");
+        }
+    }
+}
+
+/// `RFC 5321 4.1.2` in place of `RFC 5321 section 4.1.2`.
+fn cites_a_bare_section(line: &str) -> bool {
+    let is_digit = |c: char| c.is_ascii_digit();
+    line.split("RFC ").skip(1).any(|rest| {
+        let rest = rest.trim_start_matches(is_digit).strip_prefix(' ');
+        rest.is_some_and(|rest| rest.starts_with(is_digit))
+    })
+}
+
+/// Every source and page below a folder.
+fn collect(folder: &Path, files: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            collect(&path, files);
+        } else if path
+            .extension()
+            .is_some_and(|end| end == "rs" || end == "md")
+        {
+            files.push(path);
+        }
     }
 }

@@ -3,10 +3,10 @@ use std::str;
 
 use super::{AddressError, AddressErrorKind, AddressPart, Domain, PathOptions, Text};
 
-/// The name a client gives itself in HELO or EHLO (RFC 5321 4.1.1.1).
+/// The name a client gives itself in HELO or EHLO (RFC 5321 section 4.1.1.1).
 ///
 /// Many clients give something that is neither a domain nor an address literal. That is kept as it
-/// is, for RFC 5321 4.1.4 forbids to refuse mail because of it, so long as it is printable ASCII
+/// is, for RFC 5321 section 4.1.4 forbids to refuse mail because of it, so long as it is printable ASCII
 /// without spaces and thus safe to log and to write into a header.
 ///
 /// ```
@@ -37,7 +37,7 @@ impl ClientName {
         if input.is_empty() {
             return Err(AddressErrorKind::Empty.into());
         }
-        AddressPart::Domain.check(input.len())?; // RFC 5321 4.5.3.1.2
+        AddressPart::Domain.check(input.len())?; // RFC 5321 section 4.5.3.1.2
         if let Ok(domain) = Domain::parse(input, PathOptions::default()) {
             return Ok(Self(Name::Domain(domain)));
         }

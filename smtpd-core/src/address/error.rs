@@ -117,10 +117,10 @@ impl AddressPart {
     #[must_use]
     pub const fn limit(self) -> usize {
         match self {
-            Self::LocalPart => 64, // RFC 5321 4.5.3.1.1
-            Self::Label => 63,     // RFC 1035 2.3.4
-            Self::Domain => 255,   // RFC 5321 4.5.3.1.2
-            Self::Path => 256,     // RFC 5321 4.5.3.1.3
+            Self::LocalPart => 64, // RFC 5321 section 4.5.3.1.1
+            Self::Label => 63,     // RFC 1035 section 2.3.4
+            Self::Domain => 255,   // RFC 5321 section 4.5.3.1.2
+            Self::Path => 256,     // RFC 5321 section 4.5.3.1.3
         }
     }
 

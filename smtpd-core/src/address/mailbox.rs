@@ -9,10 +9,10 @@ use super::{
     AddressError, AddressErrorKind, AddressPart, Charset, Domain, Leniency, PathOptions, Span, Text,
 };
 
-/// A mailbox, `local-part@domain` (RFC 5321 4.1.2).
+/// A mailbox, `local-part@domain` (RFC 5321 section 4.1.2).
 ///
 /// Two mailboxes are equal when their local parts are, in the same case but however they are
-/// quoted, and their domains, in any ASCII case (RFC 5321 2.4, 4.1.2). Cloning is cheap.
+/// quoted, and their domains, in any ASCII case (RFC 5321 sections 2.4 and 4.1.2). Cloning is cheap.
 ///
 /// ```
 /// use smtpd_core::Mailbox;
@@ -35,8 +35,8 @@ impl Mailbox {
     ///
     /// # Errors
     ///
-    /// When the grammar of RFC 5321 4.1.2 (extended by RFC 6531 3.3, if `options` say so) does not
-    /// allow it, or when it or a part of it is longer than RFC 5321 4.5.3.1 allows.
+    /// When the grammar of RFC 5321 section 4.1.2 (extended by RFC 6531 section 3.3, if `options` say so) does not
+    /// allow it, or when it or a part of it is longer than RFC 5321 section 4.5.3.1 allows.
     pub fn parse(input: &[u8], options: PathOptions) -> Result<Self, AddressError> {
         if input.is_empty() {
             return Err(AddressErrorKind::Empty.into());
@@ -56,7 +56,7 @@ impl Mailbox {
         domain: Range<usize>,
         offset: usize,
     ) -> Result<Self, AddressError> {
-        AddressPart::Path.check(source.len() + "<>".len())?; // RFC 5321 4.5.3.1.3
+        AddressPart::Path.check(source.len() + "<>".len())?; // RFC 5321 section 4.5.3.1.3
         let text = Text::from_utf8(source).map_err(|_| AddressErrorKind::MalformedUtf8)?;
         let span = Span::new(domain.start - offset, domain.end - offset);
         Ok(Self {
@@ -113,8 +113,8 @@ impl Mailbox {
         self.as_str().is_ascii()
     }
 
-    /// From where the mailbox begins: behind the source route, if there is one (RFC 5321 4.1.2: `[ A-d-l ":" ] Mailbox`). No
-    /// local part begins with `@`, and no domain of a route holds a colon.
+    /// From where the mailbox begins: behind the source route, if there is one (RFC 5321 section 4.1.2:
+    /// `[ A-d-l ":" ] Mailbox`). No local part begins with `@`, and no domain of a route holds a colon.
     fn up_to(&self, end: u16) -> &str {
         let path = self.source().get(..end.into()).unwrap_or_default();
         match path
@@ -134,7 +134,7 @@ impl Mailbox {
 
 impl PartialEq for Mailbox {
     fn eq(&self, other: &Self) -> bool {
-        // RFC 5321 4.1.2: "all quoted forms MUST be treated as equivalent"
+        // RFC 5321 section 4.1.2: "all quoted forms MUST be treated as equivalent"
         self.domain == other.domain && self.local_part_unquoted() == other.local_part_unquoted()
     }
 }

@@ -5,7 +5,7 @@ use std::str::FromStr;
 use super::scan::Scanner;
 use super::{AddressError, AddressErrorKind, AddressPart, Mailbox, PathOptions, Text};
 
-/// Where a message comes from: the argument of MAIL FROM (RFC 5321 4.1.1.2).
+/// Where a message comes from: the argument of MAIL FROM (RFC 5321 section 4.1.1.2).
 ///
 /// ```
 /// use smtpd_core::{PathOptions, ReversePath};
@@ -22,7 +22,7 @@ use super::{AddressError, AddressErrorKind, AddressPart, Mailbox, PathOptions, T
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum ReversePath {
-    /// `<>`: the message is a notification that must not cause another (RFC 5321 4.5.5).
+    /// `<>`: the message is a notification that must not cause another (RFC 5321 section 4.5.5).
     Null,
     /// The mailbox that is told when the message cannot be delivered.
     Mailbox(Mailbox),
@@ -30,12 +30,12 @@ pub enum ReversePath {
 
 impl ReversePath {
     /// Parses what follows `FROM:` and returns the path and what comes after it, which is nothing
-    /// or begins with a space. A source route is checked and then ignored (RFC 5321 4.1.1.3).
+    /// or begins with a space. A source route is checked and then ignored (RFC 5321 section 4.1.1.3).
     ///
     /// # Errors
     ///
-    /// When the grammar of RFC 5321 4.1.2 (extended by RFC 6531 3.3, if `options` say so) does not
-    /// allow it, or when it or a part of it is longer than RFC 5321 4.5.3.1 allows.
+    /// When the grammar of RFC 5321 section 4.1.2 (extended by RFC 6531 section 3.3, if `options` say so) does not
+    /// allow it, or when it or a part of it is longer than RFC 5321 section 4.5.3.1 allows.
     pub fn parse(input: &[u8], options: PathOptions) -> Result<(Self, &[u8]), AddressError> {
         let frame = Frame::open(input, options)?;
         if frame.bracketed && frame.ends_after(0) {
@@ -97,7 +97,7 @@ impl FromStr for ReversePath {
     }
 }
 
-/// Where a message goes: the argument of RCPT TO (RFC 5321 4.1.1.3).
+/// Where a message goes: the argument of RCPT TO (RFC 5321 section 4.1.1.3).
 ///
 /// ```
 /// use smtpd_core::{ForwardPath, PathOptions};
@@ -120,12 +120,12 @@ pub enum ForwardPath {
 
 impl ForwardPath {
     /// Parses what follows `TO:` and returns the path and what comes after it, which is nothing or
-    /// begins with a space. A source route is checked and then ignored (RFC 5321 4.1.1.3).
+    /// begins with a space. A source route is checked and then ignored (RFC 5321 section 4.1.1.3).
     ///
     /// # Errors
     ///
-    /// When the grammar of RFC 5321 4.1.2 (extended by RFC 6531 3.3, if `options` say so) does not
-    /// allow it, or when it or a part of it is longer than RFC 5321 4.5.3.1 allows. The null path
+    /// When the grammar of RFC 5321 section 4.1.2 (extended by RFC 6531 section 3.3, if `options` say so) does not
+    /// allow it, or when it or a part of it is longer than RFC 5321 section 4.5.3.1 allows. The null path
     /// is an error here.
     pub fn parse(input: &[u8], options: PathOptions) -> Result<(Self, &[u8]), AddressError> {
         let mut frame = Frame::open(input, options)?;
@@ -194,7 +194,7 @@ impl FromStr for ForwardPath {
 }
 
 /// The word `Postmaster`, the only recipient that needs no domain, in any case
-/// (RFC 5321 4.1.1.3). All are equal.
+/// (RFC 5321 section 4.1.1.3). All are equal.
 #[derive(Clone, Debug)]
 pub struct Postmaster(Text);
 
@@ -293,7 +293,7 @@ impl<'a> Frame<'a> {
 
     fn close(mut self) -> Result<Closed<'a>, AddressError> {
         let content = self.scanner.since(self.start);
-        AddressPart::Path.check(content.len() + "<>".len())?; // RFC 5321 4.5.3.1.3
+        AddressPart::Path.check(content.len() + "<>".len())?; // RFC 5321 section 4.5.3.1.3
         let closed = !self.bracketed || self.scanner.eat(b'>');
         let rest = self.scanner.rest();
         match rest.first() {

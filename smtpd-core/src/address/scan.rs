@@ -17,7 +17,7 @@ pub(super) struct Scanner<'a> {
 
 impl<'a> Scanner<'a> {
     pub(super) fn new(input: &'a [u8], options: PathOptions) -> Self {
-        // RFC 6531 3.3: atext, qtextSMTP and sub-domain are extended to all that is not ASCII
+        // RFC 6531 section 3.3: atext, qtextSMTP and sub-domain are extended to all that is not ASCII
         let non_ascii = match options.charset() {
             Charset::Ascii => 0,
             Charset::Utf8 => NON_ASCII,
@@ -73,13 +73,13 @@ impl<'a> Scanner<'a> {
         .into()
     }
 
-    /// Reads `A-d-l ":"`, if there is one (RFC 5321 4.1.2).
+    /// Reads `A-d-l ":"`, if there is one (RFC 5321 section 4.1.2).
     pub(super) fn route(&mut self) -> Result<(), AddressError> {
         if self.peek() != Some(b'@') {
             return Ok(());
         }
         loop {
-            // RFC 5321 4.1.2: At-domain = "@" Domain, and a literal is no Domain
+            // RFC 5321 section 4.1.2: At-domain = "@" Domain, and a literal is no Domain
             if !self.eat(b'@') || self.peek() == Some(b'[') {
                 return Err(self.unexpected(AddressErrorKind::Route));
             }
@@ -93,7 +93,7 @@ impl<'a> Scanner<'a> {
         }
     }
 
-    /// Reads `Mailbox` (RFC 5321 4.1.2) and tells where its domain lies.
+    /// Reads `Mailbox` (RFC 5321 section 4.1.2) and tells where its domain lies.
     pub(super) fn mailbox(&mut self) -> Result<Range<usize>, AddressError> {
         match self.plain_mailbox() {
             Some(domain) => Ok(domain),
@@ -147,7 +147,7 @@ impl<'a> Scanner<'a> {
         Some(at_sign + 1..at)
     }
 
-    /// Reads `Domain / address-literal` (RFC 5321 4.1.2) and tells its end, which a forgiven trailing dot lies behind.
+    /// Reads `Domain / address-literal` (RFC 5321 section 4.1.2) and tells its end, which a forgiven trailing dot lies behind.
     pub(super) fn domain(&mut self) -> Result<usize, AddressError> {
         if self.eat(b'[') {
             self.literal()?;
@@ -165,7 +165,7 @@ impl<'a> Scanner<'a> {
         }
         let local = self.since(start);
         if !self.options.leniency().long_local_part() {
-            AddressPart::LocalPart.check(local.len())?; // RFC 5321 4.5.3.1.1
+            AddressPart::LocalPart.check(local.len())?; // RFC 5321 section 4.5.3.1.1
         }
         match self.non_ascii(local)? {
             Some(text) if text.contains(char::is_control) => Err(AddressErrorKind::Control.into()),
@@ -208,7 +208,7 @@ impl<'a> Scanner<'a> {
             if self.eat(b'"') {
                 return Ok(());
             }
-            // RFC 5321 4.1.2: quoted-pairSMTP; RFC 6531 3.3 does not extend it
+            // RFC 5321 section 4.1.2: quoted-pairSMTP; RFC 6531 section 3.3 does not extend it
             if !self.eat(b'\\') || !matches!(self.peek(), Some(b' '..=b'~')) {
                 return Err(self.unexpected(AddressErrorKind::LocalPart));
             }
@@ -216,7 +216,7 @@ impl<'a> Scanner<'a> {
         }
     }
 
-    /// Reads `Domain` (RFC 5321 4.1.2).
+    /// Reads `Domain` (RFC 5321 section 4.1.2).
     fn domain_name(&mut self) -> Result<usize, AddressError> {
         let start = self.at;
         let end = loop {
@@ -226,7 +226,7 @@ impl<'a> Scanner<'a> {
                 break end;
             }
         };
-        AddressPart::Domain.check(end - start)?; // RFC 5321 4.5.3.1.2
+        AddressPart::Domain.check(end - start)?; // RFC 5321 section 4.5.3.1.2
         let name = self.input.get(start..end).unwrap_or_default();
         if let Some(name) = self.non_ascii(name)? {
             u_label::check(name)?;
@@ -241,12 +241,12 @@ impl<'a> Scanner<'a> {
 
     fn label(&mut self) -> Result<(), AddressError> {
         let label = self.run(self.label);
-        // RFC 5321 4.1.2: sub-domain = Let-dig [Ldh-str]
+        // RFC 5321 section 4.1.2: sub-domain = Let-dig [Ldh-str]
         if label.is_empty() || label.starts_with(b"-") || label.ends_with(b"-") {
             return Err(self.unexpected(AddressErrorKind::Domain));
         }
         let Some(text) = self.non_ascii(label)? else {
-            return AddressPart::Label.check(label.len()); // RFC 1035 2.3.4
+            return AddressPart::Label.check(label.len()); // RFC 1035 section 2.3.4
         };
         if text.contains(char::is_control) {
             return Err(AddressErrorKind::Control.into());
@@ -254,13 +254,13 @@ impl<'a> Scanner<'a> {
         if text.contains(char::is_whitespace) {
             return Err(AddressErrorKind::Domain.into());
         }
-        // RFC 5890 4.2: the DNS limits the A-label, which has at least one octet per character of
+        // RFC 5890 section 4.2: the DNS limits the A-label, which has at least one octet per character of
         // the U-label, but may well be shorter than the U-label in UTF-8. Its length is checked
         // with the whole domain.
         AddressPart::Label.check(text.chars().count())
     }
 
-    /// Reads what follows the `[` of an address literal (RFC 5321 4.1.3).
+    /// Reads what follows the `[` of an address literal (RFC 5321 section 4.1.3).
     fn literal(&mut self) -> Result<(), AddressError> {
         let content = self.run(DCONTENT);
         if !self.eat(b']') {
@@ -293,7 +293,7 @@ impl<'a> Scanner<'a> {
     }
 }
 
-/// The address that stands between the brackets of a literal (RFC 5321 4.1.3).
+/// The address that stands between the brackets of a literal (RFC 5321 section 4.1.3).
 pub(super) fn literal_ip(content: &str) -> Result<IpAddr, AddressErrorKind> {
     let Some((tag, text)) = content.split_once(':') else {
         return ipv4(content)
@@ -307,7 +307,7 @@ pub(super) fn literal_ip(content: &str) -> Result<IpAddr, AddressErrorKind> {
             AddressErrorKind::Literal
         });
     }
-    // RFC 5321 4.1.3 wants "::" to stand for two groups or more. RFC 4291 2.2, the form's own
+    // RFC 5321 section 4.1.3 wants "::" to stand for two groups or more. RFC 4291 section 2.2, the form's own
     // definition, allows one, and nothing is gained by refusing it.
     text.parse()
         .map(|ip: Ipv6Addr| ip.into())
@@ -322,12 +322,12 @@ fn is(class: u8, octet: u8) -> bool {
     CLASSES[usize::from(octet)] & class != 0
 }
 
-/// `Ldh-str` (RFC 5321 4.1.2).
+/// `Ldh-str` (RFC 5321 section 4.1.2).
 fn is_ldh_str(text: &str) -> bool {
     !text.is_empty() && !text.ends_with('-') && text.bytes().all(|octet| is(LABEL, octet))
 }
 
-/// `IPv4-address-literal` (RFC 5321 4.1.3). The parser of the standard library takes no leading
+/// `IPv4-address-literal` (RFC 5321 section 4.1.3). The parser of the standard library takes no leading
 /// zeros, which an Snum may have.
 fn ipv4(text: &str) -> Option<Ipv4Addr> {
     let mut octets = [0; 4];
@@ -340,13 +340,13 @@ fn ipv4(text: &str) -> Option<Ipv4Addr> {
     fields.next().is_none().then(|| octets.into())
 }
 
-/// `atext` (RFC 5322 3.2.3).
+/// `atext` (RFC 5322 section 3.2.3).
 const ATEXT: u8 = 1 << 0;
-/// `qtextSMTP` (RFC 5321 4.1.2).
+/// `qtextSMTP` (RFC 5321 section 4.1.2).
 const QTEXT: u8 = 1 << 1;
-/// What a `sub-domain` consists of (RFC 5321 4.1.2).
+/// What a `sub-domain` consists of (RFC 5321 section 4.1.2).
 const LABEL: u8 = 1 << 2;
-/// `dcontent` (RFC 5321 4.1.3).
+/// `dcontent` (RFC 5321 section 4.1.3).
 const DCONTENT: u8 = 1 << 3;
 const UNDERSCORE: u8 = 1 << 4;
 const NON_ASCII: u8 = 1 << 5;

@@ -48,7 +48,7 @@ struct AnonymousExchange;
 impl Mechanism for AnonymousExchange {
     fn step(&mut self, response: Option<&[u8]>) -> Result<Step, SaslError> {
         let Some(response) = response else {
-            return Ok(Step::Challenge(Vec::new())); // RFC 4505 4: the client speaks first
+            return Ok(Step::Challenge(Vec::new())); // RFC 4505 section 4: the client speaks first
         };
         let trace = text(response)?;
         let limit = if trace.contains('@') {

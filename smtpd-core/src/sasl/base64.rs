@@ -1,4 +1,4 @@
-//! Base64 as RFC 4954 4 wants it: strict, nothing ignored.
+//! Base64 as RFC 4954 section 4 wants it: strict, nothing ignored.
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use zeroize::Zeroizing;

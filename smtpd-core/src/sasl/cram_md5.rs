@@ -49,14 +49,14 @@ impl Mechanism for CramMd5Exchange {
                 self.challenged = true;
                 Ok(Step::Challenge(self.challenge.clone()))
             }
-            // RFC 4954 4: the server speaks first here, so an initial response is refused.
+            // RFC 4954 section 4: the server speaks first here, so an initial response is refused.
             Some(_) if !self.challenged => Err(SaslError::UnexpectedInitial),
             Some(response) => Ok(Step::Ask(parse(text(response)?, &self.challenge)?)),
         }
     }
 }
 
-/// RFC 2195 2: the challenge has the form of a msg-id. Of the nonce it holds all, of the clock nothing.
+/// RFC 2195 section 2: the challenge has the form of a msg-id. Of the nonce it holds all, of the clock nothing.
 fn challenge(context: &ExchangeContext<'_>) -> Vec<u8> {
     let random: String = context
         .nonce()
@@ -66,7 +66,7 @@ fn challenge(context: &ExchangeContext<'_>) -> Vec<u8> {
     format!("<{random}@{}>", context.hostname()).into_bytes()
 }
 
-/// RFC 2195 2: the user name, a space and the digest in hexadecimal. The user name may hold spaces.
+/// RFC 2195 section 2: the user name, a space and the digest in hexadecimal. The user name may hold spaces.
 fn parse(response: &str, challenge: &[u8]) -> Result<Credentials, SaslError> {
     let (username, digest) = response.rsplit_once(' ').ok_or(SaslError::Malformed)?;
     let digest = parse_digest(digest.as_bytes()).ok_or(SaslError::Malformed)?;
@@ -98,7 +98,7 @@ mod tests {
 
     use super::{super::Secret, *};
 
-    /// RFC 2195 2, the example.
+    /// RFC 2195 section 2, the example.
     const CHALLENGE: &[u8] = b"<1896.697170952@postoffice.reston.mci.net>";
 
     #[test]

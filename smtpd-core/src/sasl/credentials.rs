@@ -53,10 +53,10 @@ impl Credentials {
     /// of them is empty, [`SaslError::Prohibited`] if SASLprep forbids the name.
     pub fn plain(username: &str, password: &str) -> Result<Self, SaslError> {
         if password.contains('\0') {
-            return Err(SaslError::Malformed); // RFC 4616 2
+            return Err(SaslError::Malformed); // RFC 4616 section 2
         }
         if password.is_empty() {
-            return Err(SaslError::Empty); // RFC 4616 2: passwd = 1*SAFE
+            return Err(SaslError::Empty); // RFC 4616 section 2: passwd = 1*SAFE
         }
         Self::new(
             username,
@@ -64,7 +64,7 @@ impl Credentials {
         )
     }
 
-    /// A user name with the digest that answers this challenge (RFC 2195 2).
+    /// A user name with the digest that answers this challenge (RFC 2195 section 2).
     ///
     /// # Errors
     /// As [`plain`](Self::plain), for the name.
@@ -128,7 +128,7 @@ impl Credentials {
     fn new(username: &str, proof: Proof) -> Result<Self, SaslError> {
         let credentials = Self::unnamed(username, proof)?;
         if username.is_empty() {
-            return Err(SaslError::Empty); // RFC 4616 2: authcid = 1*SAFE
+            return Err(SaslError::Empty); // RFC 4616 section 2: authcid = 1*SAFE
         }
         Ok(credentials)
     }
@@ -141,7 +141,7 @@ impl Credentials {
         })
     }
 
-    /// Sets the identity to act as (RFC 4422 3.4.1); an empty one is the same as none.
+    /// Sets the identity to act as (RFC 4422 section 3.4.1); an empty one is the same as none.
     ///
     /// # Errors
     /// [`SaslError::Malformed`] if it holds control characters, [`SaslError::Prohibited`] if SASLprep forbids it.

@@ -1,6 +1,6 @@
 use super::{Credentials, Identity, Mechanism, SaslError, Secret, Step, base64};
 
-/// The most octets that a response line may have, without its CRLF (RFC 4954 4).
+/// The most octets that a response line may have, without its CRLF (RFC 4954 section 4).
 pub const MAX_RESPONSE_LINE: usize = 12_288;
 
 /// Drives one [`Mechanism`] with the lines of the client and the answers of the application.
@@ -48,7 +48,7 @@ impl Exchange {
         };
         match response {
             None | Some([]) => self.enter(|mechanism| mechanism.step(None)),
-            Some(b"=") => self.enter(|mechanism| mechanism.step(Some(&[]))), // RFC 4954 4: a response of no octets
+            Some(b"=") => self.enter(|mechanism| mechanism.step(Some(&[]))), // RFC 4954 section 4: a response of no octets
             Some(encoded) => self.respond(encoded),
         }
     }
@@ -62,7 +62,7 @@ impl Exchange {
             return Err(SaslError::OutOfSequence);
         };
         if line == b"*" {
-            return Err(SaslError::Cancelled); // RFC 4954 4
+            return Err(SaslError::Cancelled); // RFC 4954 section 4
         }
         self.respond(line)
     }
@@ -111,7 +111,7 @@ impl Exchange {
 
     fn respond(&mut self, encoded: &[u8]) -> Result<Step, SaslError> {
         if encoded.len() > MAX_RESPONSE_LINE {
-            return Err(SaslError::TooLong); // RFC 4954 4
+            return Err(SaslError::TooLong); // RFC 4954 section 4
         }
         let response = base64::decode(encoded)?;
         self.enter(|mechanism| mechanism.step(Some(&response)))
@@ -133,7 +133,7 @@ impl Exchange {
         self.state = match &step {
             Step::Challenge(_) => State::Responding,
             Step::Ask(credentials) => State::Asking(credentials.clone()),
-            // RFC 4954 4: an authorization identity that comes out empty fails.
+            // RFC 4954 section 4: an authorization identity that comes out empty fails.
             Step::Done(identity) if identity.as_str().is_empty() => return Ok(Step::Failed),
             Step::Done(_) | Step::Failed => State::Over,
         };
@@ -141,7 +141,7 @@ impl Exchange {
     }
 }
 
-/// The reply that carries a challenge: `334 ` and its base64 (RFC 4954 4), with CRLF.
+/// The reply that carries a challenge: `334 ` and its base64 (RFC 4954 section 4), with CRLF.
 ///
 /// ```
 /// use smtpd_core::sasl::challenge_line;
@@ -150,7 +150,7 @@ impl Exchange {
 /// assert_eq!(challenge_line(b"Username:"), b"334 VXNlcm5hbWU6\r\n");
 /// ```
 pub fn challenge_line(challenge: &[u8]) -> Vec<u8> {
-    // RFC 4954 4: the blank stays when there is no text.
+    // RFC 4954 section 4: the blank stays when there is no text.
     let mut line = b"334 ".to_vec();
     base64::encode_into(challenge, &mut line);
     line.extend_from_slice(b"\r\n");

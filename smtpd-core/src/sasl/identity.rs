@@ -1,6 +1,6 @@
 use std::{fmt, sync::Arc};
 
-/// The name under which a client is authenticated (its authorization identity, RFC 4954 4).
+/// The name under which a client is authenticated (its authorization identity, RFC 4954 section 4).
 ///
 /// It holds no control characters, so it can be logged or written into a header. A clone shares the text.
 ///

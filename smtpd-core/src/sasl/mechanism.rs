@@ -54,7 +54,7 @@ pub trait Mechanism: Send + fmt::Debug {
     /// Takes the decoded response of the client.
     ///
     /// `None` comes only as the first call, when AUTH carried no initial response: a mechanism in which the server
-    /// speaks first then gives its challenge, one in which the client speaks first an empty one (RFC 4422 5.1).
+    /// speaks first then gives its challenge, one in which the client speaks first an empty one (RFC 4422 section 5.1).
     ///
     /// # Errors
     /// [`SaslError::Malformed`] and [`SaslError::Empty`] for what the response holds,
@@ -69,7 +69,7 @@ pub trait Mechanism: Send + fmt::Debug {
     /// # Errors
     /// As the mechanism defines; never by default.
     fn secret(&mut self, credentials: &Credentials, secret: &Secret) -> Result<Step, SaslError> {
-        // RFC 4616 2: the identity is verified, and that it may act as the authorization identity.
+        // RFC 4616 section 2: the identity is verified, and that it may act as the authorization identity.
         if credentials.verify(secret) && !credentials.acts_as_other() {
             return Ok(Step::Done(Identity::new(credentials.username())));
         }
@@ -88,7 +88,7 @@ pub trait Mechanism: Send + fmt::Debug {
 
     /// The application answered [`Step::Ask`] by refusing the client.
     ///
-    /// A mechanism that must not show which users exist, or that tells why it failed (RFC 7628 3.2.2), goes on with a
+    /// A mechanism that must not show which users exist, or that tells why it failed (RFC 7628 section 3.2.2), goes on with a
     /// challenge and fails afterwards.
     ///
     /// # Errors
@@ -112,9 +112,9 @@ pub enum Step {
     Challenge(Vec<u8>),
     /// Ask the application about these credentials.
     Ask(Credentials),
-    /// The client is authenticated (235 2.7.0, RFC 4954 6).
+    /// The client is authenticated (235 2.7.0, RFC 4954 section 6).
     Done(Identity),
-    /// The client is not authenticated (535 5.7.8, RFC 4954 6, unless the application gave a reply of its own).
+    /// The client is not authenticated (535 5.7.8, RFC 4954 section 6, unless the application gave a reply of its own).
     Failed,
 }
 
@@ -131,7 +131,7 @@ pub trait MechanismFactory: Send + Sync + fmt::Debug {
     fn name(&self) -> MechanismName;
 
     /// Whether the client sends its password, or something as good as it, in a form that whoever listens can use: such
-    /// a mechanism needs TLS (RFC 4954 4).
+    /// a mechanism needs TLS (RFC 4954 section 4).
     fn is_plaintext(&self) -> bool;
 
     /// Whether it binds to the TLS channel, so that it can be offered only where there are [`ChannelBindings`], under

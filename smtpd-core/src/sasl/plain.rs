@@ -34,13 +34,13 @@ struct PlainExchange;
 impl Mechanism for PlainExchange {
     fn step(&mut self, response: Option<&[u8]>) -> Result<Step, SaslError> {
         let Some(response) = response else {
-            return Ok(Step::Challenge(Vec::new())); // RFC 4422 5.1: the client speaks first
+            return Ok(Step::Challenge(Vec::new())); // RFC 4422 section 5.1: the client speaks first
         };
         Ok(Step::Ask(parse(text(response)?)?))
     }
 }
 
-/// RFC 4616 2: `message = [authzid] UTF8NUL authcid UTF8NUL passwd`.
+/// RFC 4616 section 2: `message = [authzid] UTF8NUL authcid UTF8NUL passwd`.
 fn parse(message: &str) -> Result<Credentials, SaslError> {
     let (authzid, rest) = message.split_once('\0').ok_or(SaslError::Malformed)?;
     let (username, password) = rest.split_once('\0').ok_or(SaslError::Malformed)?;

@@ -47,7 +47,7 @@ impl Mechanisms {
         self
     }
 
-    /// The mechanism that a client named, in any case of letters (RFC 5321 2.4).
+    /// The mechanism that a client named, in any case of letters (RFC 5321 section 2.4).
     pub fn find(&self, name: &[u8]) -> Option<&dyn MechanismFactory> {
         self.iter().find(|factory| factory.name().matches(name))
     }
@@ -78,7 +78,7 @@ impl Default for Mechanisms {
     }
 }
 
-/// The name of a SASL mechanism: 1 to 20 of `A`-`Z`, `0`-`9`, `-` and `_` (RFC 4422 3.1).
+/// The name of a SASL mechanism: 1 to 20 of `A`-`Z`, `0`-`9`, `-` and `_` (RFC 4422 section 3.1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct MechanismName(&'static str);
 
@@ -93,7 +93,7 @@ impl MechanismName {
     /// ```
     ///
     /// # Panics
-    /// When called at run time with a name that RFC 4422 3.1 does not allow.
+    /// When called at run time with a name that RFC 4422 section 3.1 does not allow.
     pub const fn from_static(name: &'static str) -> Self {
         assert!(
             is_mechanism_name(name.as_bytes()),
@@ -124,7 +124,7 @@ impl AsRef<str> for MechanismName {
     }
 }
 
-/// RFC 4422 3.1: `sasl-mech = 1*20mech-char`.
+/// RFC 4422 section 3.1: `sasl-mech = 1*20mech-char`.
 const fn is_mechanism_name(mut name: &[u8]) -> bool {
     if name.is_empty() || name.len() > 20 {
         return false;

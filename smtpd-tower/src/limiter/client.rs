@@ -8,7 +8,7 @@ use crate::session::Session;
 const V4_BITS: u8 = 32;
 const V6_BITS: u8 = 128;
 
-/// The prefix of one link, the rest being the host's own choice (RFC 4291 2.5.1).
+/// The prefix of one link, the rest being the host's own choice (RFC 4291 section 2.5.1).
 const V6_LINK_BITS: u8 = 64;
 
 /// What a client is counted as: its IPv4 address, or the /64 its IPv6 address lies in.
