@@ -18,8 +18,11 @@ use zeroize::Zeroizing;
 use self::check::SHORTEST_LINE_LIMIT;
 use crate::{
     address::Leniency,
-    extension::{Extension, Extensions, SessionFacts, standard::SIZE_PARAMETER},
-    parameter::{self, MailAuth, ParameterError, ParameterRule},
+    extension::{
+        Extension, Extensions, SessionFacts,
+        standard::{AUTH_PARAMETER, SIZE_PARAMETER},
+    },
+    parameter::{self, ParameterError, ParameterRule},
     sasl::{Mechanisms, SALT_KEY_LEN},
 };
 
@@ -344,15 +347,10 @@ impl Config {
         keyword: &str,
         value: Option<&str>,
     ) -> Result<(), ParameterError> {
-        const OWN: [ParameterRule; 1] = [SIZE_PARAMETER];
+        const OWN: [ParameterRule; 2] = [SIZE_PARAMETER, AUTH_PARAMETER];
+        let own = &OWN[..1 + usize::from(!self.mechanisms.is_empty())];
         let others = self.extensions.iter().flat_map(Extension::mail_parameters);
-        match parameter::check(OWN.iter().chain(others), keyword, value) {
-            // RFC 4954 section 5: wherever AUTH is offered.
-            Err(_) if !self.mechanisms.is_empty() && MailAuth::is_named(keyword) => {
-                MailAuth::parse_with(value, self.leniency).map(drop)
-            }
-            outcome => outcome,
-        }
+        parameter::check(own.iter().chain(others), keyword, value)
     }
 
     /// Whether RCPT may have that parameter.

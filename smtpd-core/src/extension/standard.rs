@@ -1,7 +1,7 @@
 use super::Extension;
 use crate::parameter::{
-    BodyType, EnvelopeId, Notify, OriginalRecipient, ParameterError, ParameterRule, Ret, Size,
-    SmtpUtf8,
+    BodyType, EnvelopeId, MailAuth, Notify, OriginalRecipient, ParameterError, ParameterRule, Ret,
+    Size, SmtpUtf8,
 };
 
 /// The extensions of this crate that have no settings of their own.
@@ -97,5 +97,7 @@ fn body(value: Option<&str>, of: BodyType, wanted: bool) -> Result<(), Parameter
     }
 }
 
+/// `AUTH=` on MAIL, wherever AUTH is offered (RFC 4954 section 5).
+pub(crate) const AUTH_PARAMETER: ParameterRule = ParameterRule::of::<MailAuth>();
 /// `SIZE=` on MAIL (RFC 1870 section 6).
 pub(crate) const SIZE_PARAMETER: ParameterRule = ParameterRule::of::<Size>();
