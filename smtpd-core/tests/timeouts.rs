@@ -229,6 +229,9 @@ fn a_message_that_drips_from_command_to_command_ends_the_session() {
     session.assert_ends_in(900 - passed);
 }
 
+const LOGIN: &str =
+    "EHLO a\r\nAUTH CRAM-MD5\r\nYWxpY2UgMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDA=\r\n";
+
 /// What a question leads to that is deferred and never answered.
 fn unanswered(client: &str, ready: bool) -> (Vec<u64>, String) {
     let config = config().allow_insecure_auth(true).custom_commands(true);
@@ -306,8 +309,7 @@ fn a_question_that_is_never_answered_is_answered_451_in_time() {
         ),
         ("EHLO a\r\n".into(), 240, late),
         (
-            "EHLO a\r\nAUTH CRAM-MD5\r\nYWxpY2UgMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDA=\r\n"
-                .into(),
+            LOGIN.into(),
             240,
             "454 4.7.0 Temporary authentication failure\r\n",
         ),
@@ -329,6 +331,14 @@ fn a_service_that_is_never_ready_costs_30_seconds() {
     let (waits, output) = unanswered(TRANSACTION, false);
     assert_eq!(waits, [30]);
     assert_eq!(output, "451 4.3.2 System is busy, try again later\r\n");
+}
+
+/// RFC 4954 section 6: so clients know that nothing is wrong with the password.
+#[test]
+fn an_authentication_service_that_is_never_ready_is_answered_454() {
+    let (waits, output) = unanswered(LOGIN, false);
+    assert_eq!(waits, [30]);
+    assert_eq!(output, "454 4.7.0 System is busy, try again later\r\n");
 }
 
 /// Polls until a question is asked, which takes away what there is to be written before.

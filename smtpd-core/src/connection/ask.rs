@@ -8,8 +8,9 @@ use crate::{
     sasl::{Identity, Secret},
 };
 
-/// A question that the client waits for: answer it, refuse it, or defer it. If it is dropped, the answer is 451 4.3.0 (or that
-/// of the [`MessageError`], if there is one), so a forgotten question neither stalls the session nor accepts anything.
+/// A question that the client waits for: answer it, refuse it, or defer it. If it is dropped, the client receives 451 4.3.0, or
+/// 454 4.7.0 to AUTH, or the reply of the [`MessageError`] if there is one, so a forgotten question neither stalls the session nor
+/// accepts anything.
 ///
 /// `K` says what is asked; each kind can be answered in its own ways only, which [`ask_kind`](super::ask_kind) lists.
 ///
@@ -54,7 +55,7 @@ use crate::{
 ///     drop((question, next));
 /// }
 /// ```
-#[must_use = "the client waits for the answer; if this is dropped, it receives 451"]
+#[must_use = "the client waits for the answer; if this is dropped, it receives 451, or 454 to AUTH"]
 pub struct Ask<'c, K> {
     connection: &'c mut Connection,
     kind: PhantomData<K>,
@@ -66,7 +67,7 @@ pub struct Ask<'c, K> {
 /// Its type names the kind of question, such as `Deferred<ask_kind::Rcpt>`; [`ask_kind`](super::ask_kind) lists the kinds. It
 /// borrows nothing and is [`Send`], so it can go to another thread or task and come back with the answer.
 ///
-/// If it is not resumed in time, the connection answers with 451 by itself and says so with
+/// If it is not resumed in time, the connection answers with 451, or AUTH with 454, by itself and says so with
 /// [`Step::Overdue`](super::Step::Overdue). A later answer is harmless: `resume` returns `None` for it. Unlike an [`Ask`], a
 /// `Deferred` that is dropped answers nothing, and the client waits until that limit. So send it back in every case, also when
 /// the work has failed.

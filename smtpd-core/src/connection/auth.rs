@@ -91,12 +91,7 @@ impl Connection {
             AuthOutcome::Accept(identity) => running.exchange.handle_accepted(identity),
             AuthOutcome::Verify(secret) => running.exchange.handle_secret(&secret),
             AuthOutcome::Refuse(reply) => {
-                // A reply that takes the command would leave the client in doubt about who it is.
-                running.refusal = Some(if reply.is_positive() {
-                    Reply::auth_failed()
-                } else {
-                    reply
-                });
+                running.refusal = Some(fitting_refusal(reply));
                 running.exchange.handle_refused()
             }
         };
@@ -181,6 +176,22 @@ impl Connection {
             return self.close_with(reply, CloseReason::Limit);
         }
         self.put(&reply);
+    }
+}
+
+/// The reply with a code that tells the client whether its credentials are wrong.
+fn fitting_refusal(reply: Reply) -> Reply {
+    match reply.code() {
+        // A reply that accepts the command would leave the client in doubt about who it is.
+        _ if reply.is_positive() => Reply::auth_failed(),
+        // RFC 4954 section 6: a fault on this side is 454 to AUTH, so clients know that nothing is wrong with the password.
+        Code::LOCAL_ERROR if reply.status().subject() == Status::MAIL_SYSTEM.subject() => {
+            let unavailable = Reply::auth_unavailable();
+            reply
+                .with_code(unavailable.code())
+                .with_status(unavailable.status())
+        }
+        _ => reply,
     }
 }
 

@@ -47,7 +47,7 @@ impl From<Event> for Slot {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Overdue {
-    /// The service did not become ready in time: 451 4.3.2.
+    /// The service did not become ready in time: 451 4.3.2, or 454 4.7.0 to AUTH.
     NotReady,
     /// The answer did not come in time: 451 4.3.0, or 454 4.7.0 to AUTH. If it was a message, the client sends it
     /// again, so let the work end before the limit or be able to undo it.
@@ -158,7 +158,8 @@ impl fmt::Debug for CommandLine {
 pub enum AuthOutcome {
     /// The client is who it says, and is known by that name from now on.
     Accept(Identity),
-    /// It is not, or not now. 535 5.7.8 is the usual reply.
+    /// It is not, or not now. 535 5.7.8 is the usual reply. A local error (451 4.3.z) is sent as 454 4.7.0, with the same text,
+    /// so that the client does not ask its user for another password (RFC 4954 section 6).
     Refuse(Reply),
     /// This is the secret that belongs to the user: let the mechanism verify what the client presented. Mechanisms that
     /// never show the password, such as CRAM-MD5, can be served in no other way. Comparing takes no time, unless there

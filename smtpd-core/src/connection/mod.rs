@@ -175,7 +175,7 @@ pub mod ask_kind {
 ///         Step::Message(Ok(()), ask) => ask.reply(Reply::queued("4F2A")),
 ///         // News.
 ///         Step::Chunk(bytes, _) => message.extend_from_slice(&bytes),
-///         // A question that is dropped is answered with 451.
+///         // A question that is dropped is answered with 451, or AUTH with 454.
 ///         // Do not end with `_` in a driver of your own: it would hide a wait.
 ///         _ => {}
 ///     }
@@ -371,8 +371,8 @@ impl Connection {
 
     /// Returns the question that was deferred, so that it can be answered. `None` if the session has ended or has answered it
     /// by itself in the meantime: such an answer is late, and harmless. `None` as well if it is a question of another session, whose
-    /// client then waits until the time limit and receives 451.
-    #[must_use = "a question that is resumed and dropped is answered with 451"]
+    /// client then waits until the time limit and receives 451, or 454 to AUTH.
+    #[must_use = "a question that is resumed and dropped is answered with 451, or AUTH with 454"]
     pub fn resume<K>(&mut self, deferred: Deferred<K>) -> Option<Ask<'_, K>> {
         self.is_open(&deferred).then(|| Ask::new(self))
     }

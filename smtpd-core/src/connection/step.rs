@@ -88,7 +88,7 @@ pub enum Step<'c> {
     /// XFORWARD: where the next message comes from, all that was said of it so far. It holds until that message's transaction
     /// ends.
     XForward(Box<Forwarded>),
-    /// A deferred question was not answered in time. The connection has answered it with 451.
+    /// A deferred question was not answered in time. The connection has answered it with 451, or AUTH with 454.
     Overdue(Overdue),
     /// A line of the session, if [`Config::log_wire`](crate::Config::log_wire) is on. Secrets and messages are not in it.
     Line(WireLine),
@@ -218,7 +218,7 @@ pub struct Answering<'c> {
 }
 
 impl<'c> Answering<'c> {
-    /// When the question is answered with 451. Poll then.
+    /// When the question is answered with 451, or AUTH with 454. Poll then.
     pub fn until(&self) -> Instant {
         self.connection.clock.instant(self.until)
     }

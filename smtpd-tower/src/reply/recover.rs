@@ -13,6 +13,8 @@ use crate::{body::known_reply, fault};
 /// | tower's `Overloaded` | 451 4.3.2 |
 /// | anything else | 451 4.3.0 |
 ///
+/// A session sends 451 4.3.z to AUTH as 454 4.7.0 (RFC 4954 section 6).
+///
 /// It is never a 5yz of its own making: a fault on this side must not bounce mail. The text of the error goes to the log,
 /// never to the client.
 ///

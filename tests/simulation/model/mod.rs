@@ -356,7 +356,7 @@ impl Model {
                 self.used = at + 1;
                 codes_of(&call, event)
             }
-            _ if self.may_be_unasked() => Ok(vec![451]),
+            _ if self.may_be_unasked() => Ok(vec![local_error(kind)]),
             Some((_, call)) => Err(format!(
                 "{kind:?} should have been asked about {subject:?}, not {:?} about {:?}",
                 call.kind, call.subject
@@ -368,7 +368,7 @@ impl Model {
     /// The next call does not see the session as it is, unless it belongs to a later command that says the same.
     fn told_wrong(&self, kind: Kind, call: &Call) -> Result<Vec<u16>, String> {
         if self.may_be_unasked() {
-            return Ok(vec![451]);
+            return Ok(vec![local_error(kind)]);
         }
         let (told, facts) = (&call.facts, &self.facts);
         Err(format!(
@@ -404,11 +404,15 @@ fn codes_of(call: &Call, event: u64) -> Result<Vec<u16>, String> {
             call.kind, call.subject
         ));
     }
-    Ok(vec![match call.outcome {
-        // It was late.
-        Outcome::Dropped if call.kind == Kind::Auth => 454,
-        outcome => code_of(outcome),
+    Ok(vec![match code_of(call.outcome) {
+        451 => local_error(call.kind),
+        code => code,
     }])
+}
+
+/// The code where the fault is on the server's side (RFC 4954 section 6).
+fn local_error(kind: Kind) -> u16 {
+    if kind == Kind::Auth { 454 } else { 451 }
 }
 
 fn code_of(outcome: Outcome) -> u16 {

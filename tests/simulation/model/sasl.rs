@@ -96,7 +96,7 @@ impl Model {
             false => decoded[0].split('\0').nth(1),
         };
         let Some(user) = user.filter(|user| self.is_asked(Kind::Auth, user)) else {
-            let faulty = if self.may_be_unasked() { 451 } else { 535 };
+            let faulty = if self.may_be_unasked() { 454 } else { 535 };
             return expect(code, &[501, 535, faulty]);
         };
         let user = user.to_owned();
@@ -129,7 +129,7 @@ impl Model {
         let user = user.split(',').next().unwrap_or_default().to_owned();
         let codes = match self.is_asked(Kind::Auth, &user) {
             true => self.answers(Kind::Auth, &user, event)?,
-            false if self.may_be_unasked() => vec![451],
+            false if self.may_be_unasked() => vec![454],
             false => return Err(format!("Auth was not asked about {user:?}")),
         };
         self.challenged(code, Sasl::Final { user, codes })
