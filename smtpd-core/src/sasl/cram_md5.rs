@@ -172,6 +172,27 @@ mod tests {
         }
     }
 
+    /// Some clients prepare a password by SASLprep, others hash it as it was typed.
+    #[test]
+    fn a_password_that_is_stored_in_another_form_is_the_same() {
+        for (sent, stored, fits) in [
+            ("s\u{e9}cret", "s\u{e9}cret", true),
+            ("se\u{301}cret", "se\u{301}cret", true),
+            ("s\u{e9}cret", "se\u{301}cret", true),
+            ("\u{1f600}", "\u{1f600}", true),
+            ("secret", "s\u{e9}cret", false),
+            // A digest cannot be prepared.
+            ("se\u{301}cret", "s\u{e9}cret", false),
+        ] {
+            let mut mac = Hmac::<Md5>::new_from_slice(sent.as_bytes()).unwrap();
+            mac.update(CHALLENGE);
+            let digest = mac.finalize().into_bytes().into();
+            let credentials = Credentials::cram_md5("tim", CHALLENGE, digest).unwrap();
+            let verified = credentials.verify(&Secret::plain(stored));
+            assert_eq!(verified, fits, "{sent:?} for {stored:?}");
+        }
+    }
+
     #[test]
     fn another_challenge_or_secret_does_not_verify() {
         let response = "tim b913a602c7eda7a495b4e6e7334d3890";

@@ -4,7 +4,10 @@ use zeroize::Zeroizing;
 
 #[cfg(feature = "scram")]
 use super::scram::{Derivation, Recipe};
-use super::{SaslError, Secret, digest, prepare::prepare_name};
+use super::{
+    SaslError, Secret, digest,
+    prepare::{self, prepare_name},
+};
 
 /// What a client presented to be authenticated, for the application to judge.
 ///
@@ -233,9 +236,12 @@ impl Credentials {
             Proof::Scram(_) => false,
             Proof::Password(password) => secret.matches(password),
             Proof::Bearer(token) => secret.is(token),
-            Proof::CramMd5 { challenge, digest } => secret
-                .as_plain()
-                .is_some_and(|key| digest::verify(key, challenge, digest)),
+            Proof::CramMd5 { challenge, digest } => secret.as_plain().is_some_and(|stored| {
+                let fits = |password: &str| digest::verify(password, challenge, digest);
+                let prepared = prepare::password(stored);
+                // Both are compared whatever comes, so that the time tells nothing.
+                fits(stored) | fits(prepared.as_ref().map_or(stored, |text| text))
+            }),
         }
     }
 }

@@ -31,7 +31,8 @@ impl Secret {
     /// token.
     ///
     /// PLAIN and LOGIN compare what SASLprep (RFC 4013) makes of passwords, so that accents match however they are
-    /// written; a password that it forbids matches byte by byte. An empty one matches nothing.
+    /// written; a password that it forbids matches byte by byte. CRAM-MD5 accepts the digest of the password as it is stored and as
+    /// SASLprep makes it, whichever of them the client has. An empty password matches nothing.
     pub fn plain(password: impl Into<String>) -> Self {
         Self(Kind::Plain(Zeroizing::new(password.into())))
     }
