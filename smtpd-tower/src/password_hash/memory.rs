@@ -3,6 +3,7 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use argon2::Block;
+use zeroize::Zeroize;
 
 /// Memory of comparisons that have ended, for those to come: as many pieces as there are at once, up to a limit. If it were allocated
 /// anew for each, in a thread that has an arena of its own, the allocator would keep far more of it.
@@ -13,10 +14,13 @@ impl Memory {
     /// How much is kept in all, in blocks: 64 MiB. The system takes larger pieces back when they are freed.
     const MOST_KEPT: usize = (64 << 20) / Block::SIZE;
 
-    /// Runs `work` with that many blocks. `None` if there is not the memory for them.
+    /// Runs `work` with that many blocks, and wipes them. `None` if there is not the memory for them.
     pub(super) fn lend<T>(&self, blocks: usize, work: impl FnOnce(&mut [Block]) -> T) -> Option<T> {
         let mut piece = self.take(blocks)?;
-        let result = work(piece.get_mut(..blocks)?);
+        let used = piece.get_mut(..blocks)?;
+        let result = work(used);
+        // With one pass, the first blocks alone let passwords be tried without the cost of the rest.
+        used.iter_mut().for_each(|block| block.as_mut().zeroize());
         let mut kept = self.lock();
         let all: usize = kept.iter().map(Vec::len).sum();
         if all + piece.len() <= Self::MOST_KEPT {
@@ -61,6 +65,18 @@ mod tests {
         assert_eq!(memory.lock().len(), 1, "the smaller piece is dropped");
         memory.lend(8, |_| assert_eq!(place(8).1, 8)).unwrap();
         assert_eq!(memory.lock().len(), 2, "one for each at once");
+    }
+
+    /// Who reads the memory of the process could try passwords at the speed of a plain hash.
+    #[test]
+    fn what_is_kept_tells_nothing_of_the_passwords() {
+        let memory = Memory::default();
+        let fill = |piece: &mut [Block]| piece.iter_mut().for_each(|block| block.as_mut().fill(7));
+        memory.lend(8, fill).unwrap();
+        memory.lend(4, fill).unwrap();
+        let kept = memory.lock();
+        let words = kept.iter().flatten().flat_map(AsRef::<[u64]>::as_ref);
+        assert!(words.clone().count() > 0 && words.copied().all(|word| word == 0));
     }
 
     /// A server with many processors would keep gigabytes after one minute of guesses.
