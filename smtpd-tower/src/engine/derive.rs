@@ -90,7 +90,7 @@ mod tests {
         AuthOutcome, Reply, Timeouts,
         sasl::{Mechanisms, ScramHash, ScramKeys, Secret},
     };
-    use tokio::{sync::Mutex, task};
+    use tokio::task;
 
     use crate::{
         limiter::ClientKey,
@@ -101,14 +101,11 @@ mod tests {
         test::Client,
     };
 
-    /// Nobody else may take all permits while a test does.
-    static ALL: Mutex<()> = Mutex::const_new(());
-
     async fn all_permits() -> Vec<Permit> {
         let processors = thread::available_parallelism().unwrap().get();
         let mut permits = Vec::new();
         for _ in 0..processors {
-            permits.push(Permits::of_process().acquire(None).await.unwrap());
+            permits.push(Permits::shared().acquire(None).await.unwrap());
         }
         permits
     }
@@ -142,7 +139,6 @@ mod tests {
 
     #[tokio::test]
     async fn other_sessions_are_answered_while_keys_are_derived() {
-        let _all = ALL.lock().await;
         let server = server();
         for (name, password, code) in [
             ("alice", "pencil", 235),
@@ -167,8 +163,6 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn who_waits_for_a_permit_is_answered_in_time() {
-        let _all = ALL.lock().await;
-        // First the permits: while other tests have some, the paused clock goes on.
         let permits = all_permits().await;
         let faults = Arc::new(std::sync::Mutex::new(Vec::new()));
         let seen = faults.clone();
@@ -191,10 +185,9 @@ mod tests {
 
     #[tokio::test]
     async fn a_client_that_leaves_waits_no_more() {
-        let _all = ALL.lock().await;
         let server = server();
         let permits = all_permits().await;
-        let waiting = || Permits::of_process().waiting(ClientKey::new([198, 51, 100, 77].into()));
+        let waiting = || Permits::shared().waiting(ClientKey::new([198, 51, 100, 77].into()));
         let mut clients = Vec::new();
         for _ in 0..3 {
             let mut client = Client::from_peer(&server, ([198, 51, 100, 77], 4711));

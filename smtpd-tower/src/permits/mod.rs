@@ -11,6 +11,8 @@ use std::{
     time::Duration,
 };
 
+#[cfg(feature = "test")]
+use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::{sync::oneshot, task, time::timeout};
 
 use self::turns::Turns;
@@ -35,7 +37,7 @@ pub(crate) async fn compute<T: Send + 'static>(
     own: Option<&Permits>,
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, Unavailable> {
-    compute_with(Permits::of_process(), client, own, work).await
+    compute_with(&Permits::shared(), client, own, work).await
 }
 
 async fn compute_with<T: Send + 'static>(
@@ -84,10 +86,19 @@ impl Permits {
         })))
     }
 
-    /// Those of all servers of this process.
-    pub(crate) fn of_process() -> &'static Self {
+    /// Those that all servers of this process share.
+    ///
+    /// In tests the clock may be paused, and it jumps to the next timeout where all of a runtime waits for something outside of it,
+    /// such as the work of another test. So with the feature `test`, each runtime whose clock can be paused has its own.
+    pub(crate) fn shared() -> Self {
+        #[cfg(feature = "test")]
+        if Handle::try_current().is_ok_and(|it| it.runtime_flavor() == RuntimeFlavor::CurrentThread)
+        {
+            thread_local!(static PERMITS: Permits = Permits::one_per_processor());
+            return PERMITS.with(Self::clone);
+        }
         static PERMITS: LazyLock<Permits> = LazyLock::new(Permits::one_per_processor);
-        &PERMITS
+        PERMITS.clone()
     }
 
     fn one_per_processor() -> Self {
@@ -407,6 +418,26 @@ mod tests {
         }
         assert_eq!(compute(None, None, || 1).await, Ok(1));
     }
+
+    /// It failed at random, whenever other tests kept the processors busy.
+    #[cfg(feature = "test")]
+    #[tokio::test(start_paused = true)]
+    async fn a_paused_clock_does_not_jump_over_the_work_of_another_test() {
+        let other_test = thread::spawn(|| {
+            let runtime = tokio::runtime::Builder::new_current_thread().build();
+            runtime.unwrap().block_on(async {
+                let permits = Permits::shared();
+                let all = 0..permits.lock().free;
+                all.map(|_| assert_ready!(spawn(permits.acquire(None)).poll()).unwrap())
+                    .collect::<Vec<_>>()
+            })
+        });
+        let _busy = other_test.join().unwrap();
+        let begun = tokio::time::Instant::now();
+        assert_eq!(compute(client(1), None, || 1).await, Ok(1));
+        assert_eq!(begun.elapsed(), Duration::ZERO);
+    }
+
     #[tokio::test(start_paused = true)]
     async fn the_wait_has_an_end() {
         for own in [None, Some(one())] {
