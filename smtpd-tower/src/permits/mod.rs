@@ -13,7 +13,11 @@ use std::{
 
 #[cfg(feature = "test")]
 use tokio::runtime::{Handle, RuntimeFlavor};
-use tokio::{sync::oneshot, task, time::timeout};
+use tokio::{
+    sync::oneshot::{self, error::TryRecvError},
+    task,
+    time::timeout,
+};
 
 use self::turns::Turns;
 use crate::limiter::ClientKey;
@@ -73,6 +77,24 @@ struct Queue {
     free: usize,
     /// Those who wait, and some that have given up.
     turns: Turns<oneshot::Sender<Permit>>,
+    /// How many have given up and may be among them, so that those are not looked for at each arrival.
+    given_up: usize,
+}
+
+/// One that waits. Dropping it gives up.
+struct Waiting<'a> {
+    permits: &'a Permits,
+    granted: oneshot::Receiver<Permit>,
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        // Whoever was granted a permit or turned away does not wait any more.
+        if matches!(self.granted.try_recv(), Err(TryRecvError::Empty)) {
+            self.granted.close();
+            self.permits.lock().given_up += 1;
+        }
+    }
 }
 
 impl Permits {
@@ -83,6 +105,7 @@ impl Permits {
         Self(Arc::new(Mutex::new(Queue {
             free: permits.get(),
             turns: Turns::new(),
+            given_up: 0,
         })))
     }
 
@@ -119,7 +142,11 @@ impl Permits {
         };
         // That wakes their tasks, which may be code that wants a permit itself. The lock must not be held then.
         drop(turned_away);
-        granted.await.map_err(|_| Unavailable)
+        let mut waiting = Waiting {
+            permits: self,
+            granted,
+        };
+        (&mut waiting.granted).await.map_err(|_| Unavailable)
     }
 
     /// How often that client waits, without what it has given up.
@@ -156,6 +183,7 @@ impl Queue {
     /// Takes out the next in the queue. If nobody waits, the permit becomes free.
     fn next(&mut self, over: &mut Vec<oneshot::Sender<Permit>>) -> Option<oneshot::Sender<Permit>> {
         let next = self.turns.next(oneshot::Sender::is_closed, over);
+        self.given_up = self.given_up.saturating_sub(over.len());
         self.free += usize::from(next.is_none());
         next
     }
@@ -168,8 +196,9 @@ impl Queue {
     ) -> oneshot::Receiver<Permit> {
         let (sender, granted) = oneshot::channel();
         self.turns.push(client, sender);
-        if self.turns.len() > Permits::MAX_WAITING {
+        if self.turns.len() > Permits::MAX_WAITING && self.given_up > 0 {
             self.turns.take_out(oneshot::Sender::is_closed, turned_away);
+            self.given_up = 0;
         }
         if self.turns.len() > Permits::MAX_WAITING {
             turned_away.extend(self.turns.give_way());
@@ -256,7 +285,7 @@ mod tests {
         assert!(granted.is_woken());
         drop(granted);
         let queue = permits.lock();
-        assert_eq!((queue.free, queue.turns.len()), (1, 0));
+        assert_eq!((queue.free, queue.turns.len(), queue.given_up), (1, 0, 0));
     }
 
     #[test]
@@ -476,6 +505,6 @@ mod tests {
         drop(held);
         assert!(assert_ready!(second.poll()).is_ok());
         let queue = permits.lock();
-        assert_eq!((queue.free, queue.turns.len()), (1, 0));
+        assert_eq!((queue.free, queue.turns.len(), queue.given_up), (1, 0, 0));
     }
 }

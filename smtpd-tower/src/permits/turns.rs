@@ -196,10 +196,6 @@ impl<T> Part<T> for VecDeque<T> {
     }
 
     fn take_out(&mut self, is_over: &impl Fn(&T) -> bool, taken: &mut Vec<T>) {
-        // Mostly there is none, and this is asked at each arrival while the queue is full.
-        if !self.iter().any(is_over) {
-            return;
-        }
         let (over, waiting): (Self, Self) = self.drain(..).partition(is_over);
         *self = waiting;
         taken.extend(over);
