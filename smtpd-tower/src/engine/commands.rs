@@ -90,7 +90,7 @@ impl<IO: Io> Driver<IO> {
         Poll::Ready(())
     }
 
-    /// A service was too late, or no processor was free in time. The client was told.
+    /// A service was too late, or the comparison of a password after it. The client was told.
     pub(super) fn overdue(&mut self, _: Overdue) {
         let work = self.work.as_ref();
         let phase = work.map_or(Some(PhaseKind::Data), Work::phase);
@@ -100,9 +100,7 @@ impl<IO: Io> Driver<IO> {
             self.report(SessionError::ServiceTimeout { phase });
         } else {
             let (session, peer) = (self.session.id(), self.session.peer());
-            quietly(
-                || tracing::warn!(session, %peer, "no processor was free to compare a password"),
-            );
+            quietly(|| tracing::warn!(session, %peer, "a password was not compared in time"));
         }
         match self.work.take() {
             Some(work) => self.drop_caught(phase, work),

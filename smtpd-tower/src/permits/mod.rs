@@ -16,12 +16,13 @@ use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::{
     sync::oneshot::{self, error::TryRecvError},
     task,
-    time::timeout,
+    time::{Instant, timeout},
 };
 
-use self::turns::Turns;
-use crate::limiter::ClientKey;
+use self::{refusals::Refusals, turns::Turns};
+use crate::{fault::quietly, limiter::ClientKey};
 
+mod refusals;
 mod turns;
 
 /// How long a client waits for its permits. Clients wait for minutes (RFC 5321 section 4.5.3.2), so they receive the 454 before they
@@ -55,11 +56,13 @@ async fn compute_with<T: Send + 'static>(
             Some(own) => Some(own.acquire(client).await?),
             None => None,
         };
-        Ok((own, all.acquire(client).await?))
+        Ok::<_, Unavailable>((own, all.acquire(client).await?))
     };
-    let permits = timeout(MAX_WAIT, waiting)
-        .await
-        .map_err(|_| Unavailable)??;
+    let permits = timeout(MAX_WAIT, waiting).await;
+    let Ok(Ok(permits)) = permits else {
+        all.report_refusal();
+        return Err(Unavailable);
+    };
     let done = task::spawn_blocking(move || {
         // Held by the work and not by the session: the work does not end when its client goes away.
         let _permits = permits;
@@ -79,6 +82,7 @@ struct Queue {
     turns: Turns<oneshot::Sender<Permit>>,
     /// How many have given up and may be among them, so that those are not looked for at each arrival.
     given_up: usize,
+    refusals: Refusals,
 }
 
 /// One that waits. Dropping it gives up.
@@ -106,6 +110,7 @@ impl Permits {
             free: permits.get(),
             turns: Turns::new(),
             given_up: 0,
+            refusals: Refusals::default(),
         })))
     }
 
@@ -147,6 +152,19 @@ impl Permits {
             granted,
         };
         (&mut waiting.granted).await.map_err(|_| Unavailable)
+    }
+
+    /// Warns now and then that no permit was free in time.
+    fn report_refusal(&self) {
+        let refusals = self.lock().refusals.count(Instant::now());
+        if let Some(refusals) = refusals {
+            quietly(|| {
+                tracing::warn!(
+                    refusals,
+                    "no processor was free in time to compare passwords, clients receive 454"
+                );
+            });
+        }
     }
 
     /// How often that client waits, without what it has given up.
@@ -462,7 +480,7 @@ mod tests {
             })
         });
         let _busy = other_test.join().unwrap();
-        let begun = tokio::time::Instant::now();
+        let begun = Instant::now();
         assert_eq!(compute(client(1), None, || 1).await, Ok(1));
         assert_eq!(begun.elapsed(), Duration::ZERO);
     }
@@ -476,7 +494,7 @@ mod tests {
                 Some(own) => Some(own.acquire(None).await.unwrap()),
                 None => None,
             };
-            let begun = tokio::time::Instant::now();
+            let begun = Instant::now();
             let waiting = compute_with(&all, client(1), own.as_ref(), || 1);
             // Whoever has waited for one of them has less time for the other.
             let waited = async {
@@ -485,6 +503,8 @@ mod tests {
             };
             let (done, ()) = tokio::join!(waiting, waited);
             assert_eq!((done, begun.elapsed()), (Err(Unavailable), MAX_WAIT));
+            let reported = all.lock().refusals.count(Instant::now());
+            assert_eq!(reported, None, "the log has it already");
             drop(held);
             let done = compute_with(&all, client(1), own.as_ref(), || 1).await;
             assert_eq!(done, Ok(1), "what was given up is in the way");
