@@ -36,7 +36,7 @@
 //! None of them makes errors of its own: what a layer has to say to the client is a response. Nor do they change the type
 //! of the service's errors, but for [`CondLayer`] and [`from_fn`], where two kinds of errors may meet. tower's own layers
 //! fit beside them; what those say by errors becomes a reply in [`recover`](crate::reply::recover()). At connect a transient
-//! refusal closes the connection with 421.
+//! refusal closes the connection with 421, and a local error (451 4.3.z) is 454 4.7.0 to AUTH.
 //!
 //! The first layer is the outermost, as everywhere in tower: it sees the request first and the response last.
 //!

@@ -22,7 +22,7 @@ pub enum SessionError {
     Proxy(io::Error),
     /// The TLS handshake failed, or took too long.
     Tls(io::Error),
-    /// A service failed, or [told of a fault](Session::report_fault); mostly the client received 451.
+    /// A service failed, or [told of a fault](Session::report_fault); mostly the client received 451, or 454 to AUTH.
     Service {
         /// The phase.
         phase: PhaseKind,

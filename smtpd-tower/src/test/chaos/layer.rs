@@ -23,8 +23,9 @@ use crate::{
 
 /// Answers late, refuses for now, or ends sessions, by rules that are the same in every run.
 ///
-/// It fits every phase; around a whole pipeline [`on`](Self::on) chooses some. What it answers is 451 4.3.0; at connect that
-/// closes the connection with 421. Connections that break off are the business of [`ChaosStream`](super::ChaosStream).
+/// It fits every phase; around a whole pipeline [`on`](Self::on) chooses some. What it answers is 451 4.3.0, which
+/// is sent to AUTH as 454 4.7.0, and at connect as 421, which closes the connection. For connections that break off, see
+/// [`ChaosStream`](super::ChaosStream).
 ///
 /// All clones of a layer, and all services that they make, count together.
 ///
