@@ -11,7 +11,7 @@ use std::{
     io,
     net::{Shutdown, TcpStream},
     sync::{
-        Arc, Mutex,
+        Arc, Condvar, Mutex, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
     thread,
@@ -105,15 +105,30 @@ fn serve(mut connection: Connection, socket: TcpStream, options: &Options) -> io
 }
 
 /// Keys of SCRAM are derived here as well, for a thread waits for nobody but its client. But only one thread does so at a time:
-/// clients that guess passwords ask for as many derivations as they can.
+/// clients that guess passwords ask for as many derivations as they can. Who has waited for too long may try again. A server for the
+/// public would also let clients take turns.
 fn compare(request: &AuthRequest, outcome: AuthOutcome, ask: Ask<'_, ask_kind::Auth>) {
-    static DERIVING: Mutex<()> = Mutex::new(());
+    const MAX_WAIT: Duration = Duration::from_secs(10);
+    static IS_DERIVING: Mutex<bool> = Mutex::new(false);
+    static IS_DONE: Condvar = Condvar::new();
+
     let is_slow = match &outcome {
         AuthOutcome::Verify(secret) => request.credentials.derivation(secret).is_some(),
         _ => false,
     };
-    let _turn = is_slow.then(|| DERIVING.lock());
+    if !is_slow {
+        return ask.answer(outcome);
+    }
+    let guard = IS_DERIVING.lock().unwrap_or_else(PoisonError::into_inner);
+    let waited = IS_DONE.wait_timeout_while(guard, MAX_WAIT, |is_deriving| *is_deriving);
+    let (mut is_deriving, _) = waited.unwrap_or_else(PoisonError::into_inner);
+    if std::mem::replace(&mut *is_deriving, true) {
+        return ask.refuse(Reply::auth_unavailable());
+    }
+    drop(is_deriving);
     ask.answer(outcome);
+    *IS_DERIVING.lock().unwrap_or_else(PoisonError::into_inner) = false;
+    IS_DONE.notify_one();
 }
 
 /// Writes what can be written until the deadline.

@@ -12,7 +12,10 @@ use std::{
     io,
     net::{Shutdown, SocketAddr},
     num::NonZero,
-    sync::{Arc, Mutex, mpsc},
+    sync::{
+        Arc, Mutex,
+        mpsc::{self, TrySendError},
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -27,7 +30,7 @@ use shared::{
 };
 use smtpd_core::{
     Ask, AuthOutcome, AuthRequest, Connection, Deferred, Reply, Step, ask_kind, bytes::BytesMut,
-    sasl::Secret,
+    sasl::Derivation,
 };
 
 const WAKER: Token = Token(usize::MAX);
@@ -84,12 +87,20 @@ struct Common {
 /// Does in other threads what would keep all sessions waiting: the disk may block, and keys take long to derive.
 struct Workers {
     home: Home,
-    /// Derivations, for one thread on each processor: clients who guess passwords ask for as many as they can. No more wait than
-    /// there are sessions. A server for the public would also let clients take turns, and forget those who leave.
-    derivations: mpsc::Sender<Task>,
+    /// For one thread on each processor: clients who guess passwords ask for as many derivations as they can. Those that find no
+    /// room or have waited for too long may try again. A server for the public would also let clients take turns, and forget those
+    /// who leave.
+    derivations: mpsc::SyncSender<Task>,
 }
 
-type Task = Box<dyn FnOnce() + Send>;
+/// Keys to derive.
+struct Task {
+    session: Token,
+    question: Deferred<ask_kind::Auth>,
+    derivation: Derivation,
+    /// It is given up then.
+    until: Instant,
+}
 
 /// Where answers go.
 #[derive(Clone)]
@@ -106,7 +117,7 @@ struct Done {
 
 enum Answer {
     Delivered(Deferred<ask_kind::Message>, io::Result<String>),
-    Derived(Deferred<ask_kind::Auth>, Secret),
+    Compared(Deferred<ask_kind::Auth>, AuthOutcome),
 }
 
 impl Server {
@@ -196,9 +207,9 @@ impl Server {
                     (None, _) => {}
                 }
             }
-            Answer::Derived(question, secret) => {
+            Answer::Compared(question, outcome) => {
                 if let Some(ask) = session.connection.resume(question) {
-                    ask.verify(secret);
+                    ask.answer(outcome);
                 }
             }
         }
@@ -222,15 +233,23 @@ impl Server {
 }
 
 impl Workers {
+    const MAX_WAITING: usize = 1024;
+    const MAX_WAIT: Duration = Duration::from_secs(10);
+
     fn new(home: Home) -> Self {
-        let (derivations, tasks) = mpsc::channel::<Task>();
+        let (derivations, tasks) = mpsc::sync_channel::<Task>(Self::MAX_WAITING);
         let tasks = Arc::new(Mutex::new(tasks));
         for _ in 0..thread::available_parallelism().map_or(1, NonZero::get) {
-            let tasks = tasks.clone();
+            let (tasks, home) = (tasks.clone(), home.clone());
             let next = move || tasks.lock().ok()?.recv().ok();
             thread::spawn(move || {
                 while let Some(task) = next() {
-                    task()
+                    let outcome = if Instant::now() < task.until {
+                        AuthOutcome::Verify(task.derivation.run())
+                    } else {
+                        Reply::auth_unavailable().into()
+                    };
+                    home.send(task.session, Answer::Compared(task.question, outcome));
                 }
             });
         }
@@ -259,9 +278,19 @@ impl Workers {
         let Some(derivation) = derivation else {
             return ask.answer(outcome);
         };
-        let (home, question) = (self.home.clone(), ask.defer());
-        let work = move || home.send(session, Answer::Derived(question, derivation.run()));
-        let _ = self.derivations.send(Box::new(work));
+        let task = Task {
+            session,
+            question: ask.defer(),
+            derivation,
+            until: Instant::now() + Self::MAX_WAIT,
+        };
+        if let Err(TrySendError::Full(task) | TrySendError::Disconnected(task)) =
+            self.derivations.try_send(task)
+        {
+            let outcome = Reply::auth_unavailable().into();
+            self.home
+                .send(session, Answer::Compared(task.question, outcome));
+        }
     }
 }
 
