@@ -198,7 +198,7 @@ fn what_is_odd_is_known_with_its_file_and_anew_after_a_reload() {
     let (cert_text, key_text) = (cert.display(), key.display());
     let expected = [
         format!("{key_text}: the private key is open to others than its owner (mode 0604)"),
-        format!("{cert_text}: certificate 1 has expired on 2001-01-01"),
+        format!("{cert_text}: certificate 1 expired on 2001-01-01"),
         format!("{cert_text}: certificate 2 is not part of the chain"),
         format!("{cert_text}: the certificate is not for mx.test"),
     ];

@@ -226,7 +226,7 @@ async fn without_a_list_that_is_up_to_date_no_certificate_verifies() {
     let (fresh, of_sub) = (authority.revoke(&[7], 4000), sub.revoke(&[7], 4000));
     let missing =
         "no revocation list of the authority CN=Other: none of its certificates is accepted";
-    let expired = "revocation list 1 has expired on 2001-01-01: no certificate of its authority is accepted until \
+    let expired = "revocation list 1 expired on 2001-01-01: no certificate of its authority is accepted until \
                    there is a new one";
     for (lists, seen, warnings) in [
         (fresh.clone(), [1, 0, 0], vec![missing]),

@@ -149,11 +149,11 @@ mod tests {
             ),
             (
                 chain(&[&own, &middle, &own]),
-                &["certificate 3 is there twice"],
+                &["certificate 3 appears twice"],
             ),
             (
                 chain(&[&own, &middle, &middle]),
-                &["certificate 3 is there twice"],
+                &["certificate 3 appears twice"],
             ),
         ] {
             assert_eq!(found(&all), texts);
@@ -164,7 +164,7 @@ mod tests {
     fn certificates_out_of_their_time_are_told() {
         let root = authority("root", None);
         for (from, until, text) in [
-            (2000, 2001, "certificate 1 has expired on 2001-01-01"),
+            (2000, 2001, "certificate 1 expired on 2001-01-01"),
             (3000, 4000, "certificate 1 is not valid before 3000-01-01"),
         ] {
             assert_eq!(found(&[issued(&root, from, until)]), [text]);

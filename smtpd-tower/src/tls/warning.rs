@@ -6,7 +6,7 @@ use super::parts::Time;
 
 /// Something in the files of a [`TlsConfig`](super::TlsConfig) that is likely a mistake, though TLS works with it.
 ///
-/// Its text says which file and what is odd, as in `cert.pem: certificate 1 has expired on 2026-01-31`. See
+/// Its text says which file and what is odd, as in `cert.pem: certificate 1 expired on 2026-01-31`. See
 /// [`TlsConfig::warnings`](super::TlsConfig::warnings).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TlsWarning {
@@ -78,9 +78,9 @@ pub(super) enum Oddity {
 impl fmt::Display for Oddity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Expired(n, day) => write!(f, "certificate {n} has expired on {day}"),
+            Self::Expired(n, day) => write!(f, "certificate {n} expired on {day}"),
             Self::NotYetValid(n, day) => write!(f, "certificate {n} is not valid before {day}"),
-            Self::Twice(n) => write!(f, "certificate {n} is there twice"),
+            Self::Twice(n) => write!(f, "certificate {n} appears twice"),
             Self::Unrelated(n) => write!(f, "certificate {n} is not part of the chain"),
             Self::NoAlternativeName => f.write_str(
                 "the certificate has no subject alternative name, and no client that verifies it accepts that",
@@ -92,7 +92,7 @@ impl fmt::Display for Oddity {
             ),
             Self::ListExpired(n, day) => write!(
                 f,
-                "revocation list {n} has expired on {day}: no certificate of its authority is accepted until there is a new one"
+                "revocation list {n} expired on {day}: no certificate of its authority is accepted until there is a new one"
             ),
             Self::NoList(authority) => write!(
                 f,
@@ -141,8 +141,8 @@ mod tests {
     #[test]
     fn what_expires_while_the_server_runs_is_among_the_warnings() {
         let tls = config();
-        let expired = "certificate 1 has expired on 2100-01-01";
-        let list = "revocation list 1 has expired on 2090-01-01: \
+        let expired = "certificate 1 expired on 2100-01-01";
+        let list = "revocation list 1 expired on 2090-01-01: \
             no certificate of its authority is accepted until there is a new one";
         for (year, expected) in [
             (1990, &["certificate 1 is not valid before 2001-01-01"][..]),

@@ -154,7 +154,7 @@ async fn what_is_odd_about_certificates_and_secrets_is_told_at_start_and_reload(
     let expected = [
         "passphrase: the file holds secrets and is open to others than its owner (mode 0604)",
         "key.pem: the private key is open to others than its owner (mode 0644)",
-        "cert.pem: certificate 1 has expired on 2001-01-01",
+        "cert.pem: certificate 1 expired on 2001-01-01",
     ];
     logged(&mut log, &expected).await;
 
