@@ -116,10 +116,7 @@ impl Batch {
 
 #[cfg(test)]
 mod tests {
-    use std::{
-        sync::atomic::{AtomicBool, Ordering},
-        thread,
-    };
+    use std::{thread, time::Instant};
 
     use super::*;
 
@@ -141,23 +138,23 @@ mod tests {
 
     #[test]
     fn the_wait_for_lines_ends_when_they_are_written() {
+        const LEAST: Duration = Duration::from_millis(20);
         let queue = Queue::default();
-        let is_over = AtomicBool::new(false);
+        let waits = || {
+            let begun = Instant::now();
+            queue.wait_until_written(LEAST);
+            begun.elapsed() >= LEAST
+        };
         queue.wait_until_written(Duration::MAX);
         queue.push(b"line\n");
-        queue.wait_until_written(Duration::ZERO);
+        assert!(waits(), "nobody has taken the line");
         thread::scope(|scope| {
-            scope.spawn(|| {
-                queue.wait_until_written(Duration::MAX);
-                is_over.store(true, Ordering::SeqCst);
-            });
+            scope.spawn(|| queue.wait_until_written(Duration::MAX));
             let mut batch = Batch::default();
             assert!(queue.take(&mut batch));
-            thread::sleep(Duration::from_millis(5));
-            assert!(!is_over.load(Ordering::SeqCst));
+            assert!(waits(), "the line is not written");
             queue.gather(Duration::ZERO);
         });
-        assert!(is_over.load(Ordering::SeqCst));
     }
 
     #[test]
