@@ -38,7 +38,8 @@ use super::{
 /// # Unknown users
 /// A user that the application refuses goes through the whole exchange, with a salt that stays the same for that name
 /// as long as the server's [`salt_key`](crate::Config::salt_key) does, and fails at its end. For such names to look
-/// like users, [`iterations`](Self::iterations) and [`salt_len`](Self::salt_len) must be those of the stored keys. An
+/// like users, [`iterations`](Self::iterations) and [`salt_len`](Self::salt_len) must be those of the stored keys, in the
+/// -PLUS form as well. An
 /// application that keeps passwords does better to answer for unknown users with a [`Secret::plain`] that nobody knows:
 /// then they take the time that deriving the keys takes, too. One that keeps keys does so only for mechanisms that
 /// carry the password: here, keys of nobody would show the same salt for all unknown names.
@@ -48,9 +49,9 @@ use super::{
 /// ```
 /// use smtpd_core::sasl::{Mechanisms, Scram};
 ///
-/// let mechanisms = Mechanisms::default()
-///     .with(Scram::sha256().plus())
-///     .with(Scram::sha256().iterations(10_000));
+/// // As many iterations as the stored keys have.
+/// let scram = Scram::sha256().iterations(10_000);
+/// let mechanisms = Mechanisms::default().with(scram.plus()).with(scram);
 /// assert!(mechanisms.find(b"SCRAM-SHA-256-PLUS").is_some());
 /// ```
 #[derive(Debug, Clone, Copy)]
