@@ -13,6 +13,8 @@ use zeroize::Zeroizing;
 /// [`Credentials`](super::Credentials) hold names that are prepared, whatever the mechanism. Prepare the names that you look them up
 /// among too. The name counts as a query, so it may hold characters that Unicode 3.2 does not have (RFC 3454 section 7).
 ///
+/// Passwords are prepared in the same way before they are hashed, so that it does not matter how a client writes accents.
+///
 /// ```
 /// use smtpd_core::sasl::prepare_name;
 ///

@@ -30,8 +30,8 @@ use crate::{
 ///
 /// An unknown user costs as much time as a known one. A clone shares the limit.
 ///
-/// A password may be hashed as users type it, or as SASLprep (RFC 4013) prepares it, which is better (RFC 4616 section 2): then it
-/// does not matter how accents are written. What a client sends is compared as it is and, where SASLprep makes another of it, in
+/// A password may be hashed as users type it, or as [`prepare_name`] prepares it by SASLprep (RFC 4013), which is better (RFC 4616
+/// section 2): then it does not matter how accents are written. What a client sends is compared as it is and, where SASLprep makes another of it, in
 /// that form too. Such a password takes twice the time, whoever's it is.
 ///
 /// ```
