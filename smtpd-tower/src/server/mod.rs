@@ -181,13 +181,17 @@ impl Server {
         self
     }
 
-    /// Lets trusted peers say by XCLIENT for which client they speak; who they are is looked up by
-    /// [`Session::peer`]. The session then starts anew: the connect service is asked again, now about
-    /// that client, and nothing of what was kept for the peer is left. So the peer itself has to get past that service
-    /// first, and its limits.
+    /// Lets trusted peers say by XCLIENT for which client they speak. A peer is trusted by [`Session::peer`]: the other end of
+    /// the socket or, behind a PROXY header, the client that the header names.
     ///
-    /// Once the peer has named an address, neither XCLIENT nor XFORWARD is taken any more. Others hear 550 5.7.0, and EHLO
-    /// does not announce it to them.
+    /// The session then starts anew: the connect service is asked again, now about that client, and nothing of what was kept
+    /// for the peer is left. So the peer itself has to get past that service first, and its limits. Of the session,
+    /// [`Session::helo`] and [`Session::identity`] are what XCLIENT says of them, if anything. [`Session::tls`] still tells of
+    /// the peer's connection, but without its certificate, and neither EXTERNAL nor the -PLUS forms of SCRAM are offered: they
+    /// would vouch for the peer.
+    ///
+    /// Once the peer has named an address, neither XCLIENT nor XFORWARD is accepted any more. Others receive 550 5.7.0, and
+    /// EHLO does not announce it to them.
     #[must_use]
     pub fn xclient_from(mut self, peers: TrustedPeers) -> Self {
         self.settings.xclient_from = Some(peers);
