@@ -217,12 +217,13 @@ impl TlsConfig {
 
     /// Returns what is likely a mistake in the files as they were read last, though TLS works with it: a certificate that
     /// has expired, is not valid yet, has no alternative names or is not for the [expected host](TlsBuilder::expect_host),
-    /// certificates in a chain that are not part of it, private keys that others may read, and revocation lists that have
-    /// expired or are missing. Dates are compared with the time of the call.
+    /// certificates in a chain that appear twice or are not part of it, private keys that others may read, and revocation
+    /// lists that have expired or are missing. Dates are compared with the time of the call. The permissions of a file are
+    /// those when it was read last: after a `chmod`, [reload](Self::reload).
     ///
-    /// Ask for them after the start and after each [reload](Self::reload), and now and then as time passes, and log what is
-    /// new. A private key in a file of mode 0640 that is owned by root is not among them: this is how a group of servers is
-    /// given a key.
+    /// Ask for them after the start and after each [reload](Self::reload), and now and then as time passes. To log each of
+    /// them once, keep those of the call before and skip what is among them. A private key in a file of mode 0640 that is
+    /// owned by root is not among them: this is how a group of servers is given a key.
     ///
     /// ```
     /// use smtpd_tower::tls::{ServerCertificate, TlsBuilder};
@@ -233,6 +234,11 @@ impl TlsConfig {
     /// let tls = TlsBuilder::new(pem).expect_host("mx.example.org").build()?;
     /// let warnings: Vec<_> = tls.warnings().iter().map(ToString::to_string).collect();
     /// assert_eq!(warnings, ["the certificate is not for mx.example.org"]);
+    ///
+    /// // Later:
+    /// let logged = tls.warnings();
+    /// let new = tls.warnings().into_iter().filter(|warning| !logged.contains(warning));
+    /// assert_eq!(new.count(), 0);
     /// # Ok(()) }
     /// ```
     pub fn warnings(&self) -> Vec<TlsWarning> {
