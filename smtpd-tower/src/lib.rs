@@ -28,21 +28,7 @@
 //!
 //! # The guide
 //!
-//! | to know | read |
-//! |---|---|
-//! | what is asked when, and what may be answered | [`guide::phases`] |
-//! | how services and layers become a server | [`guide::pipelines`], [`guide::order_of_layers`] |
-//! | what waits and what is refused | [`guide::backpressure`] |
-//! | how to use several cores | [`guide::cores`] |
-//! | which error becomes which reply | [`guide::errors`] |
-//! | where to keep what | [`guide::state`] |
-//! | what happens beside the phases: ends, resets, verbs and parameters of your own | [`guide::hooks`] |
-//! | who may log in, and how | [`guide::authentication`] |
-//! | how to test all that, with and without sockets | [`guide::testing`] |
-//! | how tower's own layers behave here, and their traps | [`guide::tower_with_smtp`] |
-//! | what to do about an error of the compiler | [`guide::compile_errors`] |
-//! | what it costs | [`guide::what_a_message_costs`], [`guide::cores`] |
-//! | where your code goes | [`guide::coming_from_go_smtpd`], [`guide::coming_from_mailin`] |
+//! [`guide`] has it all in the order in which to read it, from a first server and its test to running one on the internet.
 //!
 //! Ready to be used: [`layer`]s, [`deliver`]y services, a [`router`], and with the feature `test` the module `test`. The
 //! repository has an example for each thing that one builds with this, such as `gateway`, `submission`, `webhook`, `custom_layer`
@@ -58,7 +44,7 @@
 //!   session holds no permit.
 //! - The text of an error goes to the log, never to the client, and a fault on this side is never 5yz; a panic costs its
 //!   session a 421.
-//! - The replies to a group of pipelined commands leave in one write, in order.
+//! - The replies to a group of pipelined commands leave in order, and in one write as far as no service has to be waited for.
 //!
 //! # Behind a proxy
 //!

@@ -1,4 +1,4 @@
-//! The documents of the repository name what there is: files, examples, versions.
+//! Links, the index of the examples, the compiler.
 
 use std::{
     collections::BTreeSet,
@@ -6,14 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-}
-
-fn read(path: impl AsRef<Path>) -> String {
-    let path = root().join(path);
-    fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
-}
+use super::{read, root};
 
 /// The targets of the links in a text that lead to files, without their fragments.
 fn links_to_files(text: &str) -> impl Iterator<Item = &str> {
