@@ -31,11 +31,11 @@ const EXTENSIONS: &str = "Extensions";
 const LOG: &str = "Log";
 const CORES: &str = "Cores";
 
-/// Takes mail by SMTP and LMTP, and stores it in a Maildir.
+/// Accepts mail by SMTP and LMTP, and stores it in a Maildir.
 ///
-/// Without --domain, mail for any recipient is taken, but only from this machine: other clients are turned away. With
-/// it, clients may be anywhere, and only mail for these domains and for <postmaster> is taken, whoever sends it.
-/// Nothing is ever relayed: what users submit is stored too.
+/// Without --domain, mail for any recipient is accepted, but only from this machine: other clients are rejected. With it,
+/// clients may be anywhere, and only mail for these domains and for <postmaster> is accepted, except from users of a
+/// submission listener, who write to anybody. Nothing is ever relayed: what users submit is stored too.
 #[derive(Clone, Debug, Default, Parser, Deserialize)]
 #[command(name = "smtpd", version)]
 #[serde(default, rename_all = "kebab-case", deny_unknown_fields)]
@@ -56,7 +56,7 @@ pub(crate) struct Options {
     #[serde(deserialize_with = "file::list")]
     pub(crate) listen: Vec<Address>,
 
-    /// The same for SMTP within TLS from the first octet; repeatable
+    /// The same for SMTP within TLS from the first byte; repeatable
     #[arg(long, value_name = "ADDR", help_heading = LISTENERS)]
     #[serde(deserialize_with = "file::list")]
     pub(crate) listen_tls: Vec<Address>,
@@ -103,7 +103,8 @@ pub(crate) struct Options {
     #[arg(long, value_name = "NAME", help_heading = NAMES)]
     pub(crate) app_name: Option<String>,
 
-    /// Take mail for this domain, and answer others with 550; repeatable [default: any, from this machine]
+    /// Accept mail for this domain, and reject other recipients with 550, except those of users at a submission listener;
+    /// repeatable [default: any, from this machine]
     #[arg(long, value_name = "NAME", help_heading = STORAGE)]
     #[serde(deserialize_with = "file::list")]
     pub(crate) domain: Vec<Domain>,
@@ -112,7 +113,7 @@ pub(crate) struct Options {
     #[arg(long, value_name = "DIR", help_heading = STORAGE)]
     pub(crate) maildir: Option<PathBuf>,
 
-    /// Take messages and drop them, to measure
+    /// Accept messages and drop them, to measure
     #[arg(long, help_heading = STORAGE)]
     pub(crate) discard: Option<bool>,
 
@@ -151,7 +152,7 @@ pub(crate) struct Options {
     #[serde(deserialize_with = "file::list")]
     pub(crate) auth_mechanisms: Vec<Mechanism>,
 
-    /// Take mail only from clients that have authenticated
+    /// Accept mail only from clients that have authenticated
     #[arg(long, help_heading = USERS)]
     pub(crate) require_auth: Option<bool>,
 
@@ -159,8 +160,8 @@ pub(crate) struct Options {
     #[arg(long, help_heading = USERS)]
     pub(crate) allow_plaintext_auth: Option<bool>,
 
-    /// The certificate and its chain, in PEM; with it, STARTTLS is offered. All files of TLS are read again at SIGHUP,
-    /// and within a minute when one of them has changed
+    /// The certificate and its chain, in PEM; with it, STARTTLS is offered. Certificates, keys and revocation lists are read again
+    /// at SIGHUP, and within a minute when one of them has changed; a passphrase is read at the start only
     #[arg(long, value_name = "FILE", help_heading = TLS)]
     pub(crate) tls_cert: Option<PathBuf>,
 
@@ -206,7 +207,7 @@ pub(crate) struct Options {
     #[arg(long, help_heading = TLS)]
     pub(crate) tls_self_signed_keep: Option<bool>,
 
-    /// Take no mail before STARTTLS
+    /// Accept no mail before STARTTLS
     #[arg(long, help_heading = TLS)]
     pub(crate) require_tls: Option<bool>,
 
@@ -223,7 +224,7 @@ pub(crate) struct Options {
     #[arg(long, value_name = "N", help_heading = LIMITS)]
     pub(crate) max_hops: Option<u32>,
 
-    /// Sessions at a time; more clients are turned away with 421 [default: 10000]
+    /// Sessions at a time; more clients receive 421, or with TLS from the first byte are disconnected [default: 10000]
     #[arg(long, value_name = "N", help_heading = LIMITS)]
     pub(crate) max_sessions: Option<NonZeroU32>,
 
