@@ -67,6 +67,7 @@ pub mod errors {}
 #[doc = include_str!("../docs/state.md")]
 pub mod state {}
 
+#[cfg_attr(not(feature = "test"), allow(rustdoc::broken_intra_doc_links))]
 #[doc = include_str!("../docs/testing.md")]
 pub mod testing {}
 
