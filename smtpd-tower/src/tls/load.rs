@@ -165,7 +165,7 @@ mod tests {
 
     fn fixture(name: &str) -> PathBuf {
         Path::new(env!("CARGO_MANIFEST_DIR"))
-            .join("src/tls/fixtures")
+            .join("tests/fixtures")
             .join(name)
     }
 

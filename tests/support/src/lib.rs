@@ -8,6 +8,7 @@
     reason = "all of it is for tests"
 )]
 
+mod pages;
 pub mod pki;
 
 use std::{

@@ -83,7 +83,7 @@ pub(super) async fn tls_key_passphrase_file() {
     let fixture = |name: &str| -> PathBuf {
         let folder = concat!(
             env!("CARGO_MANIFEST_DIR"),
-            "/../../smtpd-tower/src/tls/fixtures"
+            "/../../smtpd-tower/tests/fixtures"
         );
         Path::new(folder).join(name)
     };
