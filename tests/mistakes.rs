@@ -2,6 +2,8 @@
 //!
 //! A file in `mistakes/` is one mistake, its `.stderr` what the compiler says. `TRYBUILD=overwrite cargo test --test mistakes`
 //! writes these anew; read them then as a user would.
+//!
+//! A test binary of its own, because it runs Cargo, which is slow, and is skipped by other compilers than that of the files.
 
 #[test]
 #[rustversion::attr(

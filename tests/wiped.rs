@@ -1,4 +1,6 @@
 //! What a client authenticates with is not left behind in memory, neither while its session goes on nor afterwards.
+//!
+//! A test binary of its own, because it searches all memory of its process: what other tests keep there would be found too.
 #![cfg(target_os = "linux")]
 
 use std::{

@@ -44,6 +44,10 @@
 //! timer is found because time then jumps past every limit at once.
 //!
 //! What the server itself spawns on tokio (the sessions of a listener) is scheduled by tokio, in a fixed order.
+//!
+//! # Why it is a test binary of its own
+//!
+//! A panic anywhere is a failure, so it sets the panic hook of the process; and 10,000 seeds are run with optimization.
 #![forbid(unsafe_code)]
 
 mod acts;

@@ -3,7 +3,7 @@
 
 use smtpd_core::{BareNewline, NulByte};
 
-#[path = "../../tests/support/mod.rs"]
+#[path = "../../tests/it/support/mod.rs"]
 mod support;
 
 use support::differential::Setting;

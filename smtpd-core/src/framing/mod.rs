@@ -7,7 +7,7 @@ mod chunk;
 mod dot;
 mod line;
 mod newline;
-mod nul;
+mod nul_byte;
 mod scan;
 mod text;
 
@@ -15,6 +15,6 @@ pub(crate) use chunk::ChunkReader;
 pub(crate) use dot::{DotReader, Piece};
 pub(crate) use line::{Line, LineReader, wipe_front};
 pub use newline::BareNewline;
-pub use nul::NulByte;
+pub use nul_byte::NulByte;
 pub(crate) use scan::Flaws;
 pub(crate) use text::TextFilter;

@@ -1,6 +1,6 @@
 use bytes::Bytes;
 
-use super::{BareNewline, Flaws, NulByte, newline::NewlineFilter, nul, scan};
+use super::{BareNewline, Flaws, NulByte, newline::NewlineFilter, nul_byte, scan};
 
 /// Applies the policies for what the text of a message must not have to its pieces.
 #[derive(Debug)]
@@ -56,7 +56,7 @@ impl TextFilter {
     fn apply_to_nul(&mut self, text: Bytes) -> Bytes {
         match self.nul {
             NulByte::PassThrough => return text,
-            NulByte::Strip => return nul::strip(text),
+            NulByte::Strip => return nul_byte::strip(text),
             NulByte::Reject => self.has_nul = true,
         }
         text

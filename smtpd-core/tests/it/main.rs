@@ -1,0 +1,10 @@
+//! smtpd-core by its public API: one test binary, which links faster than one for each file.
+#![allow(clippy::unwrap_used, reason = "all of it is a test")]
+
+mod misuse;
+mod properties;
+mod sasl_clients;
+mod support;
+mod survival;
+mod timeouts;
+mod transcripts;

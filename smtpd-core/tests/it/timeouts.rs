@@ -1,0 +1,822 @@
+//! Deadlines, with a clock that is turned by hand.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::BytesMut;
+use smtpd_core::{
+    CloseReason, Code, Config, Connection, Limits, Overdue, Reply, Status, Step, Timeouts,
+    TlsFacts,
+    sasl::{CramMd5, Identity, Mechanisms},
+};
+
+use crate::support::{Session, Yes};
+
+const TIMED_OUT: &str = "421 4.4.2 mx.example.org smtpd timed out, closing the connection\r\n";
+const TRANSACTION: &str = "HELO client.example\r\nMAIL FROM:<a@b>\r\nRCPT TO:<c@d>\r\n";
+
+fn config() -> Config {
+    Config::new("mx.example.org")
+        .starttls(true)
+        .mechanisms(Mechanisms::none().with(CramMd5))
+        .entropy(|nonce| {
+            nonce.fill(0);
+            true
+        })
+}
+
+fn session() -> Session<Yes> {
+    started(config())
+}
+
+fn started(config: Config) -> Session<Yes> {
+    let mut session = Session::new(Arc::new(config), false, Yes);
+    session.feed(b"");
+    session
+}
+
+fn seconds(n: u64) -> Duration {
+    Duration::from_secs(n)
+}
+
+impl Session<Yes> {
+    /// So many seconds pass, then the client sends this.
+    fn later(&mut self, passed: u64, octets: &str) {
+        self.now += seconds(passed);
+        assert!(
+            self.until.is_none_or(|until| until > self.now),
+            "{passed} s were too long for {octets:?}"
+        );
+        self.feed(octets.as_bytes());
+    }
+
+    /// How many seconds are left.
+    fn left(&self) -> Option<u64> {
+        self.until
+            .map(|until| until.saturating_duration_since(self.now).as_secs())
+    }
+
+    /// The session ends when that time has passed, not before.
+    fn assert_ends_in(&mut self, passed: u64) {
+        let deadline = self.until.unwrap();
+        assert_eq!((deadline - self.now).as_secs(), passed);
+        self.output.clear();
+        self.now = deadline - Duration::from_nanos(1);
+        self.feed(b"");
+        assert!(self.output.is_empty());
+        self.now = deadline;
+        self.feed(b"");
+        assert_eq!(String::from_utf8_lossy(&self.output), TIMED_OUT);
+        assert_eq!(
+            format!("{:?}", self.told().last().unwrap()),
+            "closed timeout"
+        );
+        self.feed(b"NOOP\r\n");
+        assert_eq!(String::from_utf8_lossy(&self.output), TIMED_OUT);
+    }
+}
+
+/// Limits that do not come into play.
+fn patient() -> Config {
+    let mut timeouts = Timeouts::default();
+    timeouts.without_message = Duration::MAX;
+    config().timeouts(timeouts)
+}
+
+#[test]
+fn silence_ends_a_session_in_every_state() {
+    let transaction = |rest: &str| format!("{TRANSACTION}{rest}");
+    for (client, limit) in [
+        (String::new(), 300),
+        ("NO".into(), 60),
+        ("EHLO client.example\r\n".into(), 300),
+        ("EHLO client.example\r\nAUTH CRAM-MD5\r\n".into(), 300),
+        ("EHLO client.example\r\nAUTH CRAM-MD5\r\nYWx".into(), 60),
+        ("HELO client.example\r\nMAIL FROM:<a@b>\r\n".into(), 300),
+        (transaction(""), 300),
+        (transaction("RCPT TO:"), 60),
+        (transaction("DATA\r\n"), 300),
+        (transaction("DATA\r\ntext"), 300),
+        (transaction("DATA\r\ntext\r\n."), 300),
+        (transaction("DATA\r\ntext\r\n.\r\n"), 300),
+        (transaction("BDAT 10\r\ntext"), 300),
+        (transaction("BDAT 4\r\ntext"), 300),
+        (transaction("BDAT 2 LAST\r\n\n\n"), 300),
+        ("BDAT 10\r\ntext".into(), 300),
+        (format!("NOOP {}", "x".repeat(5000)), 60),
+    ] {
+        let mut session = session();
+        session.feed(client.as_bytes());
+        session.assert_ends_in(limit);
+    }
+}
+
+#[test]
+fn silence_after_a_refused_greeting_ends_the_session() {
+    let mut session = Session::new(Arc::new(config()), false, Yes);
+    match session.connection.poll(session.now, &mut session.input) {
+        Step::Connect(ask) => ask.refuse(Reply::rejected("No service")),
+        other => panic!("{other:?}"),
+    }
+    session.feed(b"NOOP\r\n");
+    session.assert_ends_in(300);
+}
+
+#[test]
+fn a_poll_without_input_renews_nothing() {
+    let mut session = session();
+    session.later(0, "NO");
+    session.later(20, "");
+    session.later(20, "");
+    session.assert_ends_in(20);
+}
+
+#[test]
+fn a_dripping_command_line_ends_the_session() {
+    let mut session = session();
+    for octet in ["N", "O", "O", "P", " ", "x"] {
+        session.later(10, octet);
+    }
+    session.assert_ends_in(10);
+}
+
+#[test]
+fn the_pause_before_a_line_is_not_part_of_the_line() {
+    let mut session = started(patient());
+    session.later(250, "NO");
+    assert_eq!(session.left(), Some(60));
+    session.later(50, "OP\r\nNOOP\r\n");
+    assert_eq!(session.left(), Some(300));
+    session.later(250, "EHLO client.example\r\nAUTH CRAM-MD5\r\n");
+    session.later(250, "YWx");
+    assert_eq!(session.left(), Some(60));
+}
+
+#[test]
+fn a_dripping_line_that_is_too_long_ends_the_session() {
+    let mut session = session();
+    session.later(0, &"x".repeat(3000));
+    for _ in 0..5 {
+        session.later(10, "xxx");
+    }
+    session.assert_ends_in(10);
+}
+
+#[test]
+fn a_slow_message_that_lives_is_never_cut() {
+    let mut session = session();
+    session.later(0, &format!("{TRANSACTION}DATA\r\n"));
+    for _ in 0..100 {
+        session.later(100, &"0123456789".repeat(5000));
+    }
+    session.later(100, "\r\n.\r\n");
+    // The message has outlived the session's time, which ends it now.
+    let expected = format!("552 5.3.4 Message exceeds the maximum size\r\n{TIMED_OUT}");
+    assert!(String::from_utf8_lossy(&session.output).ends_with(&expected));
+}
+
+#[test]
+fn a_dripping_message_ends_the_session() {
+    for command in ["DATA\r\n", "BDAT 1000000 LAST\r\n"] {
+        let mut session = session();
+        session.later(0, TRANSACTION);
+        session.later(0, command);
+        for _ in 0..89 {
+            session.later(10, "x");
+        }
+        session.assert_ends_in(10);
+    }
+}
+
+#[test]
+fn octets_earn_time_at_the_least_rate() {
+    let mut session = session();
+    session.later(0, TRANSACTION);
+    session.later(0, "DATA\r\n");
+    session.later(0, &"x".repeat(5000));
+    for _ in 0..4 {
+        session.later(200, "x");
+    }
+    session.assert_ends_in(900 + 10 - 800);
+}
+
+#[test]
+fn a_message_that_drips_chunk_by_chunk_has_the_time_of_one_message() {
+    let mut session = session();
+    session.later(0, TRANSACTION);
+    session.later(0, "BDAT 1\r\nx");
+    for _ in 0..359 {
+        session.later(2, "BDAT");
+        session.later(0, " 1\r\nx");
+    }
+    // Each of the 360 bytes has earned 2 ms.
+    let left = session.until.unwrap() - session.now;
+    assert_eq!(left, seconds(900 - 718) + Duration::from_millis(720));
+}
+
+#[test]
+fn a_message_that_drips_from_command_to_command_ends_the_session() {
+    let mut session = session();
+    session.later(0, TRANSACTION);
+    session.later(0, "BDAT 0\r\n");
+    let mut passed = 0;
+    while passed + 250 < 900 {
+        session.later(250, "BDAT 0\r\n");
+        passed += 250;
+    }
+    session.assert_ends_in(900 - passed);
+}
+
+const LOGIN: &str =
+    "EHLO a\r\nAUTH CRAM-MD5\r\nYWxpY2UgMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDA=\r\n";
+
+/// What a question leads to that is deferred and never answered.
+fn unanswered(client: &str, ready: bool) -> (Vec<u64>, String) {
+    let config = config().allow_insecure_auth(true).custom_commands(true);
+    let mut connection = Connection::new(Arc::new(config));
+    let (mut now, mut input) = (std::time::Instant::now(), BytesMut::new());
+    let (mut waits, mut output) = (Vec::new(), String::new());
+    let mut client = client
+        .split_inclusive('\n')
+        .collect::<std::collections::VecDeque<_>>();
+    loop {
+        let last = client.is_empty();
+        match connection.poll(now, &mut input) {
+            Step::Connect(ask) => defer_if(last, ready, ask),
+            Step::Helo(_, ask) => defer_if(last, ready, ask),
+            Step::Mail(_, ask) => defer_if(last, ready, ask),
+            Step::Rcpt(_, ask) => defer_if(last, ready, ask),
+            Step::Command(_, ask) => defer_if(last, ready, ask),
+            Step::Data(ask) if last => drop(if ready { ask.defer() } else { ask.queue() }),
+            Step::Data(ask) => ask.receive(),
+            Step::ChunkEnd(ask) if last => drop(ask.defer()),
+            Step::ChunkEnd(ask) => ask.taken(),
+            Step::Message(_, ask) if last => drop(ask.defer()),
+            Step::Auth(_, ask) => drop(if ready { ask.defer() } else { ask.queue() }),
+            Step::Chunk(_, receiving)
+                if last
+                    && client.is_empty()
+                    && output.ends_with("354 Start mail input; end with <CRLF>.<CRLF>\r\n") =>
+            {
+                assert!(receiving.hold().is_some());
+            }
+            Step::Write(mut writing) => {
+                output.push_str(std::str::from_utf8(writing.bytes()).unwrap());
+                writing.wrote(writing.bytes().len(), now);
+            }
+            Step::Read(_) => match client.pop_front() {
+                Some(line) => input.extend_from_slice(line.as_bytes()),
+                None => break,
+            },
+            Step::Answer(answering) => {
+                waits.push((answering.until() - now).as_secs());
+                now = answering.until();
+            }
+            Step::Overdue(overdue) => {
+                assert_eq!(overdue == Overdue::NotReady, !ready);
+                let _ = output.split_off(0);
+            }
+            Step::Closed(_) => break,
+            _ => {}
+        }
+    }
+    (waits, output)
+}
+
+fn defer_if<K: smtpd_core::ask_kind::OneReply>(
+    last: bool,
+    ready: bool,
+    ask: smtpd_core::Ask<'_, K>,
+) {
+    match (last, ready) {
+        (false, _) => ask.accept(),
+        (true, true) => drop(ask.defer()),
+        (true, false) => drop(ask.queue()),
+    }
+}
+
+#[test]
+fn a_question_that_is_never_answered_is_answered_451_in_time() {
+    let late = "451 4.3.0 Timed out, try again later\r\n";
+    let transaction = |rest: &str| format!("{TRANSACTION}{rest}");
+    for (client, limit, answer) in [
+        (
+            String::new(),
+            240,
+            "421 4.3.0 Timed out, try again later\r\n",
+        ),
+        ("EHLO a\r\n".into(), 240, late),
+        (
+            LOGIN.into(),
+            240,
+            "454 4.7.0 Temporary authentication failure\r\n",
+        ),
+        ("EHLO a\r\nMAIL FROM:<a@b>\r\n".into(), 240, late),
+        (transaction(""), 240, late),
+        (transaction("FROBNICATE\r\n"), 240, late),
+        (transaction("DATA\r\n"), 100, late),
+        (transaction("BDAT 2\r\nx\n"), 540, ""),
+        (transaction("DATA\r\nHello\r\n.\r\n"), 540, late),
+    ] {
+        let (waits, output) = unanswered(&client, true);
+        assert_eq!(waits, [limit], "{client}");
+        assert!(output.ends_with(answer), "{client}: {output}");
+    }
+}
+
+#[test]
+fn a_service_that_is_never_ready_costs_30_seconds() {
+    let (waits, output) = unanswered(TRANSACTION, false);
+    assert_eq!(waits, [30]);
+    assert_eq!(output, "451 4.3.2 System is busy, try again later\r\n");
+}
+
+/// RFC 4954 section 6: so clients know that nothing is wrong with the password.
+#[test]
+fn an_authentication_service_that_is_never_ready_is_answered_454() {
+    let (waits, output) = unanswered(LOGIN, false);
+    assert_eq!(waits, [30]);
+    assert_eq!(output, "454 4.7.0 System is busy, try again later\r\n");
+}
+
+/// Polls until a question is asked, which takes away what there is to be written before.
+fn until_mail(session: &mut Session<Yes>) -> smtpd_core::Deferred<smtpd_core::ask_kind::Mail> {
+    session.input.extend_from_slice(b"MAIL FROM:<a@b>\r\n");
+    match session.connection.poll(session.now, &mut session.input) {
+        Step::Mail(_, ask) => ask.queue(),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_service_that_becomes_ready_has_the_time_of_a_call() {
+    let mut session = session();
+    session.feed(b"EHLO a\r\n");
+    let deferred = until_mail(&mut session);
+    session.feed(b"");
+    assert_eq!(session.left(), Some(30));
+    session.now += seconds(29);
+    session.connection.begin(&deferred);
+    session.feed(b"");
+    assert_eq!(session.left(), Some(240));
+    session.now += seconds(239);
+    session.connection.resume(deferred).unwrap().accept();
+    session.feed(b"");
+    assert_eq!(
+        session.left(),
+        Some(300),
+        "what a service took is not the client's time"
+    );
+}
+
+#[test]
+fn what_the_caller_takes_for_a_piece_of_the_message_is_not_held_against_the_client() {
+    let mut session = session();
+    session.later(0, TRANSACTION);
+    session.later(0, "DATA\r\n");
+    for _ in 0..100 {
+        session.input.extend_from_slice(b"x");
+        let held = match session.connection.poll(session.now, &mut session.input) {
+            Step::Chunk(_, receiving) => receiving.hold().unwrap(),
+            other => panic!("{other:?}"),
+        };
+        session.now += seconds(100);
+        assert!(matches!(
+            session.connection.poll(session.now, &mut session.input),
+            Step::Answer(_)
+        ));
+        session.connection.resume(held).unwrap().taken();
+        session.feed(b"");
+        assert_eq!(session.left(), Some(300));
+    }
+}
+
+#[test]
+fn a_message_that_is_held_up_too_long_is_answered_451_at_its_end() {
+    let mut session = session();
+    session.later(0, &format!("{TRANSACTION}DATA\r\n"));
+    session.input.extend_from_slice(b"x");
+    match session.connection.poll(session.now, &mut session.input) {
+        Step::Chunk(_, receiving) => assert!(receiving.hold().is_some()),
+        other => panic!("{other:?}"),
+    }
+    session.feed(b"more\r\n.\r\n");
+    assert_eq!((session.left(), session.input.len()), (Some(540), 9));
+    session.now += seconds(540);
+    session.output.clear();
+    session.feed(b"");
+    assert_eq!(
+        String::from_utf8_lossy(&session.output),
+        "451 4.3.0 Timed out, try again later\r\n"
+    );
+}
+
+#[test]
+fn a_client_that_does_not_take_its_replies_is_given_up_in_time() {
+    let mut session = session();
+    session.input = BytesMut::from(&b"NOOP\r\n".repeat(10)[..]);
+    let start = session.now;
+    // It takes a byte now and then, which earns it 2 ms each time.
+    for n in 0..29 {
+        session.now = start + seconds(10 * n);
+        match session.connection.poll(session.now, &mut session.input) {
+            Step::Write(mut writing) => {
+                let earned = if n == 0 { 0 } else { n - 1 };
+                assert!(
+                    writing.until() <= start + seconds(300) + Duration::from_millis(2 * earned)
+                );
+                writing.wrote(usize::from(n > 0), session.now);
+            }
+            other => panic!("{n}: {other:?}"),
+        }
+    }
+    // It was 290 s old then, and has earned 56 ms.
+    session.now = start + seconds(300) + Duration::from_millis(60);
+    assert!(matches!(
+        session.connection.poll(session.now, &mut session.input),
+        Step::Closed(CloseReason::Timeout)
+    ));
+}
+
+#[test]
+fn what_a_busy_driver_takes_is_not_held_against_the_client() {
+    let mut session = session();
+    session.feed(b"NOOP");
+    // It has polled with the time at which it was woken, and finds that it has worked for 100 s since.
+    for (input, left) in [("", 60), ("\r\nNOOP\r\n", 300)] {
+        session.input.extend_from_slice(input.as_bytes());
+        let woken = session.now;
+        let _ = session.connection.poll(woken, &mut session.input);
+        session.now = woken + seconds(100);
+        session.connection.handle_busy(woken, session.now);
+        let until = match session.connection.poll(session.now, &mut session.input) {
+            Step::Write(writing) => writing.until(),
+            Step::Read(reading) => reading.until(),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(until, session.now + seconds(left), "{input:?}");
+    }
+    session.feed(b"");
+    // The time that it waits for the client still counts.
+    session.later(100, "");
+    assert_eq!(session.left(), Some(200));
+}
+
+#[test]
+fn what_a_busy_driver_takes_is_not_held_against_a_handshake() {
+    let mut session = Session::new(Arc::new(config()), true, Yes);
+    session.feed(b"");
+    assert_eq!(session.left(), Some(30));
+    let woken = session.now + seconds(10);
+    session.now = woken + seconds(100);
+    session.connection.handle_busy(woken, session.now);
+    session.feed(b"");
+    assert_eq!(session.left(), Some(20));
+}
+
+#[test]
+fn a_client_that_does_not_take_its_replies_is_not_read_from() {
+    let mut limits = Limits::default();
+    limits.idle_commands = u32::MAX;
+    let mut session = started(config().limits(limits));
+    session.input = BytesMut::from(&b"VRFY a\r\n".repeat(2000)[..]);
+    let before = session.input.len();
+    let mut writes = 0;
+    loop {
+        match session.connection.poll(session.now, &mut session.input) {
+            Step::Write(mut writing) => {
+                let unsent = writing.bytes().len();
+                assert!(unsent <= (64 << 10) + 512, "{unsent} bytes wait");
+                writes += 1;
+                if writes <= 3 {
+                    // Nothing is written: the same wait again.
+                    continue;
+                }
+                writing.wrote(unsent, session.now);
+            }
+            Step::Read(_) => break,
+            other => panic!("{other:?}"),
+        }
+        assert!(session.input.len() < before);
+    }
+    assert!(
+        session.input.is_empty(),
+        "input is left after the replies were written"
+    );
+}
+
+#[test]
+fn a_handshake_has_a_deadline() {
+    for tls_first in [false, true] {
+        let mut session = Session::new(Arc::new(config()), tls_first, Yes);
+        session.feed(if tls_first { b"" } else { b"STARTTLS\r\n" });
+        assert_eq!(session.left(), Some(30));
+        session.output.clear();
+        session.now += seconds(30);
+        session.feed(b"EHLO client.example\r\n");
+        assert_eq!(
+            format!("{:?}", session.told().last().unwrap()),
+            "closed tls failed"
+        );
+        // What is sent in plaintext would be taken for a part of the handshake.
+        assert!(session.output.is_empty());
+    }
+}
+
+#[test]
+fn the_time_of_a_handshake_is_not_held_against_the_client() {
+    let mut session = session();
+    session.later(0, "STARTTLS\r\n");
+    session.now += seconds(29);
+    session.handshake(TlsFacts::default());
+    session.feed(b"");
+    assert_eq!(session.left(), Some(300));
+}
+
+#[test]
+fn a_session_s_time_ends_between_two_messages_only() {
+    let mut session = started(patient());
+    session.later(0, "HELO client.example\r\n");
+    for _ in 0..17 {
+        session.later(200, "NOOP\r\n");
+    }
+    assert_eq!(
+        session.left(),
+        Some(200),
+        "a command may be awaited until the end"
+    );
+    session.later(199, "MAIL FROM:<a@b>\r\n");
+    assert_eq!(session.left(), Some(300), "a transaction may go on");
+    session.later(200, "RCPT TO:<c@d>\r\n");
+    session.later(200, "DATA\r\n");
+    session.later(200, "text\r\n");
+    session.later(0, ".\r\nMAIL FROM:<a@b>\r\n");
+    let expected = format!("250 2.0.0 Taken\r\n{TIMED_OUT}");
+    assert!(String::from_utf8_lossy(&session.output).ends_with(&expected));
+}
+
+#[test]
+fn a_session_s_time_ends_while_commands_keep_coming() {
+    let mut session = started(patient());
+    session.feed(b"HELO client.example\r\n");
+    session.output.clear();
+    session
+        .input
+        .extend_from_slice(&b"MAIL FROM:<a@b>\r\nRSET\r\n".repeat(40));
+    for _ in 0..40 {
+        session.now += seconds(100);
+        session.input.extend_from_slice(b"NOOP\r\n");
+        match session.connection.poll(session.now, &mut session.input) {
+            Step::Mail(_, ask) => ask.refuse(Reply::busy()),
+            Step::Write(mut writing) => {
+                session.output.extend_from_slice(writing.bytes());
+                writing.wrote(writing.bytes().len(), session.now);
+            }
+            _ => {}
+        }
+    }
+    session.feed(b"");
+    let output = String::from_utf8_lossy(&session.output);
+    assert!(output.ends_with(TIMED_OUT), "{output}");
+    assert!(!session.told().iter().any(|told| told.kind == "mail"));
+}
+
+#[test]
+fn a_transaction_is_not_kept_open_without_end() {
+    let mut session = started(patient());
+    session.later(0, TRANSACTION);
+    let mut passed = 0;
+    while passed < 3600 + 900 - 299 {
+        session.later(250, "RCPT TO:<>\r\nRCPT TO:<e@f>\r\n");
+        passed += 250;
+    }
+    session.assert_ends_in(3600 + 900 - passed);
+}
+
+#[test]
+fn a_session_that_delivers_nothing_ends() {
+    let mut session = session();
+    session.later(0, "HELO client.example\r\n");
+    for _ in 0..2 {
+        session.later(250, "NOOP\r\n");
+    }
+    assert_eq!(session.left(), Some(100));
+    session.later(
+        99,
+        "MAIL FROM:<a@b>\r\nRCPT TO:<c@d>\r\nDATA\r\nHello\r\n.\r\n",
+    );
+    assert_eq!(session.left(), Some(300), "a message was accepted");
+    for _ in 0..2 {
+        session.later(250, "NOOP\r\n");
+    }
+    session.assert_ends_in(100);
+}
+
+#[test]
+fn the_time_of_a_service_is_not_time_without_a_message() {
+    let mut session = session();
+    session.feed(b"EHLO a\r\n");
+    for _ in 0..10 {
+        let deferred = until_mail(&mut session);
+        session.connection.begin(&deferred);
+        session.feed(b"");
+        session.now += seconds(200);
+        let ask = session.connection.resume(deferred).unwrap();
+        ask.refuse(Reply::new(Code::MAILBOX_BUSY, Status::UNDEFINED, "Later"));
+        session.feed(b"");
+        assert_eq!(session.left(), Some(300));
+    }
+}
+
+#[test]
+fn a_client_that_does_not_log_in_where_it_has_to_is_ended_sooner() {
+    let mut session = started(
+        config()
+            .require_auth(true)
+            .allow_insecure_auth(true)
+            .mechanisms(Mechanisms::default()),
+    );
+    session.later(0, "EHLO client.example\r\n");
+    session.later(250, "NOOP\r\n");
+    assert_eq!(session.left(), Some(50));
+    session.later(49, "AUTH PLAIN AGFsaWNlAHNlY3JldA==\r\n");
+    assert_eq!(session.connection.identity(), Some(&Identity::new("alice")));
+    assert_eq!(session.left(), Some(300));
+}
+
+#[test]
+fn limits_without_end_are_no_fault() {
+    let mut timeouts = Timeouts::default().inactivity(Duration::MAX);
+    timeouts.transfer = Duration::MAX;
+    timeouts.line = Duration::MAX;
+    timeouts.without_message = Duration::MAX;
+    timeouts.without_login = Duration::MAX;
+    timeouts.session = Duration::MAX;
+    let mut session = started(config().timeouts(timeouts));
+    for text in [
+        "NO",
+        "OP\r\n",
+        TRANSACTION,
+        "DATA\r\n",
+        &"x".repeat(10_000),
+        "\r\n.\r\n",
+    ] {
+        session.later(1_000_000, text);
+        assert!(session.left() > Some(1 << 29));
+    }
+}
+
+#[test]
+fn limits_on_a_service_without_end_are_no_fault() {
+    let mut timeouts = Timeouts::default();
+    for limit in [
+        &mut timeouts.write,
+        &mut timeouts.handshake,
+        &mut timeouts.ready,
+        &mut timeouts.call,
+        &mut timeouts.data_start,
+        &mut timeouts.delivery,
+        &mut timeouts.linger,
+    ] {
+        *limit = Duration::MAX;
+    }
+    let mut session = started(config().timeouts(timeouts));
+    session.feed(b"EHLO a\r\n");
+    let deferred = until_mail(&mut session);
+    session.feed(b"");
+    assert!(session.left() > Some(1 << 29));
+    session.connection.begin(&deferred);
+    session.feed(b"");
+    assert!(session.left() > Some(1 << 29));
+    session.connection.resume(deferred).unwrap().accept();
+    session.feed(b"RSET\r\nSTARTTLS\r\n");
+    assert!(session.left() > Some(1 << 29));
+}
+
+#[test]
+fn a_shutdown_ends_what_is_idle_and_waits_for_what_is_not() {
+    let refused = "421 4.3.2 mx.example.org smtpd shuts down, closing the connection\r\n";
+    for (client, idle) in [
+        ("", true),
+        ("NO", true),
+        ("HELO client.example\r\n", true),
+        ("HELO client.example\r\nMAIL FROM:<a@b>\r\n", false),
+        (TRANSACTION, false),
+        ("HELO client.example\r\nMAIL FROM:<a@b>\r\nRSET\r\n", true),
+    ] {
+        let mut session = session();
+        session.later(0, client);
+        session.output.clear();
+        session.connection.drain();
+        session.feed(b"");
+        assert_eq!(
+            String::from_utf8_lossy(&session.output),
+            if idle { refused } else { "" },
+            "{client:?}"
+        );
+        if !idle {
+            // It need not be told again.
+            session.feed(b"RCPT TO:<c@d>\r\nDATA\r\ntext\r\n.\r\n");
+            let expected = format!("250 2.0.0 Taken\r\n{refused}");
+            assert!(String::from_utf8_lossy(&session.output).ends_with(&expected));
+            session.feed(b"MAIL FROM:<a@b>\r\n");
+            assert!(session.output.ends_with(refused.as_bytes()));
+        }
+        assert_eq!(
+            format!("{:?}", session.told().last().unwrap()),
+            "closed shutdown"
+        );
+    }
+}
+
+#[test]
+fn a_shutdown_waits_for_an_answer_that_is_due() {
+    let mut connection = Connection::new(Arc::new(config()));
+    let (now, mut input) = (std::time::Instant::now(), BytesMut::new());
+    let deferred = match connection.poll(now, &mut input) {
+        Step::Connect(ask) => ask.defer(),
+        other => panic!("{other:?}"),
+    };
+    connection.drain();
+    assert!(matches!(connection.poll(now, &mut input), Step::Answer(_)));
+    connection.resume(deferred).unwrap().accept();
+    match connection.poll(now, &mut input) {
+        Step::Write(mut writing) => {
+            let text = String::from_utf8_lossy(writing.bytes()).into_owned();
+            assert!(
+                text.starts_with("220 ") && text.contains("\r\n421 4.3.2 "),
+                "{text}"
+            );
+            writing.wrote(text.len(), now);
+        }
+        other => panic!("{other:?}"),
+    }
+    assert!(matches!(
+        connection.poll(now, &mut input),
+        Step::Closed(CloseReason::Shutdown)
+    ));
+}
+
+#[test]
+fn a_forced_shutdown_ends_everything_and_late_answers_say_nothing() {
+    for client in [TRANSACTION, "MAIL"] {
+        let mut session = session();
+        session.later(0, client);
+        session.connection.shut_down();
+        session.output.clear();
+        session.feed(b"NOOP\r\n");
+        assert!(session.output.starts_with(b"421 4.3.2 "));
+    }
+    let mut session = session();
+    session.feed(b"EHLO a\r\n");
+    let deferred = until_mail(&mut session);
+    session.connection.shut_down();
+    assert!(session.connection.resume(deferred).is_none());
+    session.output.clear();
+    session.feed(b"");
+    assert!(session.output.starts_with(b"421 "));
+    assert_eq!(
+        session.output.iter().filter(|&&byte| byte == b'\n').count(),
+        1
+    );
+}
+
+#[test]
+fn the_last_reply_of_a_forced_shutdown_has_a_second() {
+    let mut session = session();
+    session.input.extend_from_slice(b"NOOP\r\n");
+    assert!(matches!(
+        session.connection.poll(session.now, &mut session.input),
+        Step::Write(_)
+    ));
+    session.now += seconds(100);
+    session.connection.shut_down();
+    for _ in 0..3 {
+        // Saying it again changes nothing.
+        session.connection.shut_down();
+        match session.connection.poll(session.now, &mut session.input) {
+            Step::Write(writing) => assert!(writing.until() <= session.now + seconds(1)),
+            other => panic!("{other:?}"),
+        }
+        session.now += Duration::from_millis(300);
+    }
+    session.now += Duration::from_millis(100);
+    assert!(matches!(
+        session.connection.poll(session.now, &mut session.input),
+        Step::Closed(CloseReason::Shutdown)
+    ));
+}
+
+#[test]
+fn a_handshake_is_not_awaited_after_a_shutdown() {
+    let mut session = session();
+    session.later(0, "STARTTLS\r\n");
+    session.output.clear();
+    session.connection.shut_down();
+    session.feed(b"EHLO client.example\r\n");
+    assert_eq!(
+        format!("{:?}", session.told().last().unwrap()),
+        "closed shutdown"
+    );
+    // What is sent in plaintext while a handshake is awaited would be taken for a part of it.
+    assert_eq!(String::from_utf8_lossy(&session.output), "");
+}

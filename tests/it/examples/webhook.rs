@@ -1,0 +1,86 @@
+//! The webhook: a backend that answers, fails, or is away.
+
+#[path = "../../../examples/webhook.rs"]
+#[allow(dead_code, reason = "`main` is not called here")]
+mod example;
+
+use std::net::SocketAddr;
+
+use smtpd_tower::Server;
+use support::Client;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpListener,
+    task::JoinHandle,
+};
+
+use super::{Example, send};
+
+/// A web service that gives one answer after the other, 0 being none at all, and returns what it was asked.
+async fn web(answers: &'static [u16]) -> (SocketAddr, JoinHandle<Vec<String>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let served = tokio::spawn(async move {
+        let mut posts = Vec::new();
+        for &answer in answers {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut post = Vec::new();
+            while !post.ends_with(b"Hello\r\n") {
+                assert_ne!(stream.read_buf(&mut post).await.unwrap(), 0);
+            }
+            posts.push(String::from_utf8(post).unwrap());
+            if answer != 0 {
+                let head = format!(
+                    "HTTP/1.1 {answer} .\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+                );
+                stream.write_all(head.as_bytes()).await.unwrap();
+            }
+        }
+        posts
+    });
+    (address, served)
+}
+
+async fn through(server: &Server, reply: &str) {
+    let mut client = Client::greeted(server).await;
+    client.begin().await;
+    client.send("Subject: hi\r\n\r\nHello\r\n.\r\n").await;
+    client.expect(reply).await;
+}
+
+#[tokio::test]
+async fn what_the_backend_says_is_what_the_client_hears() {
+    let table: [(&[u16], &str); 5] = [
+        (&[200], "250 2.0.0 Posted"),
+        (&[503, 0, 204], "250 2.0.0 Posted"),
+        (&[500, 0, 503], "451 4.3.0"),
+        (&[404], "451 4.3.0"),
+        (&[422], "554 5.7.1"),
+    ];
+    for (answers, reply) in table {
+        let (address, served) = web(answers).await;
+        let server = example::server(format!("http://{address}/inbox").parse().unwrap());
+        through(&server, reply).await;
+        let posts = served.await.unwrap();
+        assert!(posts.iter().all(|post| *post == posts[0]), "{posts:?}");
+        for part in [
+            "POST /inbox HTTP/1.1\r\n",
+            "\r\nenvelope-from: sender@example.net\r\n",
+            "\r\nenvelope-to: user@example.org\r\n",
+            "\r\nidempotency-key: ",
+        ] {
+            assert!(posts[0].contains(part), "{part}: {}", posts[0]);
+        }
+        // Nobody listens there any more.
+        through(&server, "451 4.3.0").await;
+    }
+}
+
+#[tokio::test]
+async fn by_its_command_line() {
+    let (address, served) = web(&[200]).await;
+    let example = Example::start("webhook", &[&format!("http://{address}/")]);
+    let mut client = example.client().await;
+    send(&mut client, "Subject: hi\r\n\r\nHello", "250 2.0.0 Posted").await;
+    assert_eq!(served.await.unwrap().len(), 1);
+}
