@@ -15,6 +15,9 @@ pub(crate) struct Moment(NonZeroU64);
 
 const SECOND: u64 = 1_000_000_000;
 
+/// How late a poll may be and still count as on time.
+const PUNCTUAL: Nanos = Nanos::from_millis(10);
+
 impl Nanos {
     pub(crate) const ZERO: Self = Self(0);
     /// 30 years, which stands for ever. Not every platform can add much more to an `Instant`.
@@ -66,6 +69,13 @@ impl Moment {
     /// How long this is after `earlier`.
     pub(crate) fn since(self, earlier: Self) -> Nanos {
         Nanos(self.0.get().saturating_sub(earlier.0.get())).min(Nanos::MAX)
+    }
+
+    /// How much to postpone a deadline that was missed at this moment, once per wait. A driver that is late was too busy to
+    /// look at its socket, where what it waits for may have arrived in time. It is given a moment to find it.
+    pub(crate) fn lateness(self, deadline: Self, was_late: &mut bool) -> Option<Nanos> {
+        let late = self.since(deadline);
+        (late > PUNCTUAL && !std::mem::replace(was_late, true)).then(|| late.plus(PUNCTUAL))
     }
 }
 

@@ -6,6 +6,7 @@
 //! - [`ConfigError`] is what [`Config::check`] finds: settings with which no session could work.
 
 mod check;
+mod prepared;
 mod timeouts;
 
 use std::{
@@ -15,14 +16,10 @@ use std::{
 
 use zeroize::Zeroizing;
 
-use self::check::SHORTEST_LINE_LIMIT;
+use self::prepared::Prepared;
 use crate::{
     address::Leniency,
-    extension::{
-        Extension, Extensions, SessionFacts,
-        standard::{AUTH_PARAMETER, SIZE_PARAMETER},
-    },
-    parameter::{self, ParameterError, ParameterRule},
+    extension::{Extensions, SessionFacts},
     sasl::{Mechanisms, SALT_KEY_LEN},
 };
 
@@ -48,12 +45,9 @@ pub struct Config {
     pub(crate) app_name: String,
     pub(crate) protocol: Protocol,
     pub(crate) extensions: Extensions,
-    /// What the extensions add to a command line's length.
-    extra_octets: usize,
     pub(crate) mechanisms: Mechanisms,
     pub(crate) limits: Limits,
     pub(crate) timeouts: Timeouts,
-    pub(crate) times: Times,
     pub(crate) leniency: Leniency,
     pub(crate) bare_newline: BareNewline,
     pub(crate) nul_byte: NulByte,
@@ -68,8 +62,8 @@ pub struct Config {
     pub(crate) log_wire: bool,
     pub(crate) entropy: Option<fn(&mut [u8]) -> bool>,
     pub(crate) salt_key: SaltKey,
-    /// EHLO's answer as it goes out, once for each of the sixteen states that it depends on.
-    pub(crate) ehlo: [Arc<OnceLock<Vec<u8>>>; 16],
+    /// Computed when a session first needs it.
+    prepared: OnceLock<Prepared>,
 }
 
 /// Shared by all clones of a configuration, and made when it is first needed.
@@ -89,11 +83,9 @@ impl Config {
             app_name: Self::DEFAULT_APP_NAME.to_owned(),
             protocol: Protocol::Smtp,
             extensions: Extensions::default(),
-            extra_octets: 0,
             mechanisms: Mechanisms::none(),
             limits: Limits::default(),
             timeouts: Timeouts::default(),
-            times: Times::from(&Timeouts::default()),
             leniency: Leniency::STRICT,
             bare_newline: BareNewline::default(),
             nul_byte: NulByte::default(),
@@ -108,7 +100,7 @@ impl Config {
             log_wire: false,
             entropy: None,
             salt_key: SaltKey::default(),
-            ehlo: Default::default(),
+            prepared: OnceLock::new(),
         }
     }
 
@@ -131,7 +123,6 @@ impl Config {
     #[must_use]
     pub fn extensions(mut self, extensions: Extensions) -> Self {
         self.extensions = extensions.complete();
-        self.extra_octets = self.extensions.iter().map(Extension::extra_octets).sum();
         self.changed()
     }
 
@@ -160,16 +151,15 @@ impl Config {
     /// How long a session may take over what.
     #[must_use]
     pub fn timeouts(mut self, timeouts: Timeouts) -> Self {
-        self.times = Times::from(&timeouts);
         self.timeouts = timeouts;
-        self
+        self.changed()
     }
 
     /// What malformed addresses are taken all the same; none by default.
     #[must_use]
     pub fn leniency(mut self, leniency: Leniency) -> Self {
         self.leniency = leniency;
-        self
+        self.changed()
     }
 
     /// What to do with messages that hold a bare CR or LF; refuse them by default.
@@ -331,40 +321,19 @@ impl Config {
         self.require_auth
     }
 
-    /// Octets that a command line may have, with its CRLF.
-    pub(crate) fn line_limit(&self) -> usize {
-        // RFC 5321 section 4.5.3.1.4.
-        self.limits
-            .command_line
-            .max(SHORTEST_LINE_LIMIT)
-            .saturating_add(self.extra_octets)
+    /// What a session looks at, computed once.
+    #[inline]
+    pub(crate) fn prepared(&self) -> &Prepared {
+        self.prepared.get_or_init(|| Prepared::of(self))
     }
 
-    /// Whether MAIL may have that parameter: SIZE always, for it is always announced, without a number where there is no
-    /// limit (RFC 1870 section 4).
-    pub(crate) fn check_mail_parameter(
-        &self,
-        keyword: &str,
-        value: Option<&str>,
-    ) -> Result<(), ParameterError> {
-        const OWN: [ParameterRule; 2] = [SIZE_PARAMETER, AUTH_PARAMETER];
-        let own = &OWN[..1 + usize::from(!self.mechanisms.is_empty())];
-        let others = self.extensions.iter().flat_map(Extension::mail_parameters);
-        parameter::check(own.iter().chain(others), keyword, value)
-    }
-
-    /// Whether RCPT may have that parameter.
-    pub(crate) fn check_rcpt_parameter(
-        &self,
-        keyword: &str,
-        value: Option<&str>,
-    ) -> Result<(), ParameterError> {
-        let rules = self.extensions.iter().flat_map(Extension::rcpt_parameters);
-        parameter::check(rules, keyword, value)
+    /// A text behind the names of the host and the program.
+    pub(crate) fn signed(&self, text: &str) -> String {
+        format!("{} {} {text}", self.hostname, self.app_name)
     }
 
     fn changed(mut self) -> Self {
-        self.ehlo = Default::default();
+        self.prepared = OnceLock::new();
         self
     }
 }

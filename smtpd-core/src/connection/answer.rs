@@ -1,36 +1,37 @@
-//! The caller's answers to what it was asked.
+//! What follows from the caller's answers, and from what has come of a message.
 
-use std::sync::Arc;
+use bytes::BytesMut;
 
 use super::{
-    Asked, AuthOutcome, CloseReason, Connection, MessageError, Mode, Slot, State, Transaction,
+    authentication::Progress,
+    event::{AuthOutcome, CloseReason, Event, MessageError},
+    fixed, hello,
+    offer::Offer,
+    question::{Asked, Slot},
+    redact,
+    replies::PLAIN,
+    session::{Mode, Session},
+    state::State,
+    transfer::{AfterChunk, AfterMessage, Part},
 };
-use crate::reply::{Code, DataReply, Reply};
+use crate::{
+    helo::Greeting,
+    protocol::Protocol,
+    reply::{Code, DataReply, Reply, Status},
+    sasl::SaslError,
+    time::Nanos,
+};
 
-impl Connection {
-    /// Asks a question: it is handed out next.
-    pub(super) fn ask(&mut self, asked: Asked, about: impl Into<Slot>) {
-        self.asked = Some(asked);
-        self.notified = false;
-        self.slot = about.into();
-    }
-
-    /// Opens a question, which no answer to an earlier one fits.
-    pub(super) fn open(&mut self, asked: Asked) {
-        self.asked = Some(asked);
-        self.queued = false;
-        self.due = None;
-        self.serial += 1;
-    }
-
+/// Answers to questions.
+impl Session {
     /// Refuses whatever is asked.
     pub(super) fn refuse_question(&mut self, reply: Reply) {
-        match self.asked {
+        match self.question.asked() {
             Some(Asked::Auth) => self.answer_auth(AuthOutcome::Refuse(reply)),
             Some(Asked::Message) => self.answer_whole(reply.into()),
             Some(Asked::Room | Asked::Chunk) => self.discard_rest(reply.into()),
             Some(Asked::Data) => {
-                self.asked = None;
+                self.question.close();
                 self.refuse_data(reply);
             }
             _ => self.answer_question(reply),
@@ -40,8 +41,8 @@ impl Connection {
     /// Answers a question that the caller has not answered. A message that has to be refused for good is not refused for now:
     /// the client would send it again and again.
     pub(super) fn give_up_question(&mut self, reply: Reply) {
-        let error = match self.asked {
-            Some(Asked::Message) => self.message.as_ref().and_then(|message| message.error()),
+        let error = match self.question.asked() {
+            Some(Asked::Message) => self.transfer.error(),
             _ => None,
         };
         self.refuse_question(error.map_or(reply, MessageError::reply));
@@ -49,68 +50,21 @@ impl Connection {
 
     /// Answers a question that has one reply.
     pub(super) fn answer_question(&mut self, reply: Reply) {
-        let asked = self.asked.take();
+        let asked = self.question.close();
         let reply = fitting(asked, reply);
         match asked {
-            Some(Asked::Connect) => self.greet(&reply),
+            Some(Asked::Connect) => self.greet(reply),
             _ if reply.closes() => self.close_with(reply, CloseReason::Refused),
             Some(Asked::Rcpt) => self.rcpt_answered(&reply),
             Some(Asked::Mail) => self.mail_answered(&reply),
-            Some(Asked::Helo) => self.greeted(&reply),
+            Some(Asked::Helo) => self.helo_answered(&reply),
             Some(Asked::StartTls) => self.put(&reply),
-            Some(Asked::Command) => self.answer_other(&reply),
+            Some(Asked::Command) => self.answer_other(reply),
             _ => {}
         }
     }
 
-    /// Answers the message that has ended.
-    pub(super) fn answer_whole(&mut self, replies: DataReply) {
-        self.asked = None;
-        let lost = self.closed;
-        self.answer_message(final_replies(replies));
-        if let Some(reason) = lost {
-            // The client was lost while the message was delivered.
-            self.close(reason);
-        }
-    }
-
-    /// Receives the message that [`Event::Data`] has announced.
-    pub(super) fn begin_message(&mut self) {
-        self.asked = None;
-        self.reading = Mode::Message;
-        self.clock.begin_line();
-        if self.message.is_none() {
-            self.begin_text();
-        }
-    }
-
-    /// Receives the message only to drop it.
-    pub(super) fn begin_discarding(&mut self, replies: DataReply) {
-        self.begin_message();
-        self.answer_early(final_replies(replies));
-    }
-
-    /// The caller has taken what there was of the message.
-    pub(super) fn go_on(&mut self) {
-        if self.asked.take() == Some(Asked::Chunk) {
-            self.put_chunk_taken();
-        }
-    }
-
-    /// Drops what is left of the message, and keeps the reply for its end.
-    pub(super) fn discard_rest(&mut self, replies: DataReply) {
-        // The question of a command between two chunks stays open.
-        let asked = match self.asked {
-            Some(Asked::Room | Asked::Chunk) => self.asked.take(),
-            _ => None,
-        };
-        self.answer_early(final_replies(replies));
-        if asked == Some(Asked::Chunk) {
-            self.chunk_end();
-        }
-    }
-
-    fn greet(&mut self, reply: &Reply) {
+    fn greet(&mut self, reply: Reply) {
         if reply.is_positive() {
             return self.put_banner();
         }
@@ -124,34 +78,278 @@ impl Connection {
             return self.close_with(reply, CloseReason::Refused);
         }
         if reply.closes() {
-            return self.close_with(reply.clone(), CloseReason::Refused);
+            return self.close_with(reply, CloseReason::Refused);
         }
         // RFC 5321 section 3.1: after a refusal the client is to say QUIT, and receives 503 until it does.
         self.state = State::Refused;
-        self.put(reply);
+        self.put(&reply);
+    }
+
+    /// The greeting itself (RFC 5321 section 4.3.1); no enhanced code on it (RFC 2034 section 4).
+    fn put_banner(&mut self) {
+        let service = match self.config.protocol {
+            Protocol::Lmtp => "LMTP",
+            Protocol::Smtp => "ESMTP",
+        };
+        let reply = Reply::new(Code::READY, Status::UNDEFINED, self.config.signed(service));
+        self.replies.put_as(&reply, PLAIN);
+    }
+
+    /// RFC 5321 section 4.1.4: it resets as RSET does, but where it is refused, everything stays as it was.
+    fn helo_answered(&mut self, reply: &Reply) {
+        let helo = match self.question.take_slot() {
+            Slot::Helo(helo) if reply.is_positive() => helo,
+            _ => return self.put(reply),
+        };
+        self.end_transaction();
+        self.helo = Some(helo);
+        self.state = State::Ready;
+        self.put_hello();
+    }
+
+    /// The positive answer to the greeting of the client.
+    fn put_hello(&mut self) {
+        if self.greeting() == Some(Greeting::Helo) {
+            let hostname = self.config.hostname.clone();
+            let reply = Reply::new(Code::OK, Status::UNDEFINED, hostname);
+            return self.replies.put_as(&reply, PLAIN);
+        }
+        let offer = Offer::new(&self.config, self.tls, self.authentication.is_done());
+        let mut own = self.claims.keywords().peekable();
+        if own.peek().is_some() {
+            let answer = hello::answer(offer, &self.authentication, own);
+            return self.replies.put_raw(&answer);
+        }
+        let kind = usize::from(self.tls) | self.authentication.kind() << 1;
+        let answer = || hello::answer(offer, &self.authentication, own);
+        let answer = self.config.prepared().ehlo(kind, answer);
+        self.replies.put_raw(answer);
     }
 
     fn mail_answered(&mut self, reply: &Reply) {
         self.put(reply);
-        match self.take_slot() {
+        match self.question.take_slot() {
             Slot::Mail(envelope) if reply.is_positive() => {
                 self.state = State::Mail;
-                self.transaction.envelope = Some(envelope);
+                self.transaction.open(envelope);
             }
             // None has begun, so what XFORWARD has said still holds for the next.
-            _ => self.transaction = Transaction::default(),
+            _ => self.transaction.end(),
         }
     }
 
     fn rcpt_answered(&mut self, reply: &Reply) {
         self.put(reply);
-        if let Slot::Rcpt(recipient) = self.take_slot()
-            && let Some(envelope) = &mut self.transaction.envelope
+        if let Slot::Rcpt(recipient) = self.question.take_slot()
             && reply.is_positive()
+            && self.transaction.add(recipient)
         {
             self.state = State::Rcpt;
-            // Mostly nobody else holds the envelope any more, so nothing is copied.
-            Arc::make_mut(envelope).push(recipient);
+        }
+    }
+
+    /// Waits for the handshake, once the client was told to begin it.
+    pub(super) fn begin_tls(&mut self) {
+        self.question.close();
+        self.put(&fixed::START_TLS);
+        self.read(Mode::Handshake);
+    }
+}
+
+/// AUTH (RFC 4954).
+impl Session {
+    /// Takes a line that answers a challenge.
+    pub(super) fn sasl_response(&mut self, line: &[u8]) {
+        self.replies.log_received(redact::REDACTED);
+        self.read(Mode::Commands);
+        let progress = self.authentication.respond(line, &self.config);
+        self.authenticate(progress);
+    }
+
+    /// The client has sent something in place of a response.
+    pub(super) fn break_authentication_off(&mut self, error: SaslError) {
+        self.read(Mode::Commands);
+        let progress = self.authentication.break_off(error, &self.config);
+        self.authenticate(progress);
+    }
+
+    pub(super) fn answer_auth(&mut self, outcome: AuthOutcome) {
+        self.question.close();
+        if let Some(progress) = self.authentication.answer(outcome, &self.config) {
+            self.authenticate(progress);
+        }
+    }
+
+    /// Does what an authentication has come to.
+    pub(super) fn authenticate(&mut self, progress: Progress) {
+        match progress {
+            Progress::Challenge(line) => {
+                self.replies.put_raw(&line);
+                self.read(Mode::SaslResponse);
+            }
+            Progress::Ask(request) => self.question.ask(Asked::Auth, Event::Auth(request)),
+            Progress::Done(identity) => {
+                self.put(&fixed::AUTHENTICATED);
+                self.question.tell(Event::Authenticated(identity));
+            }
+            Progress::Refused(refused) => self.refuse(refused),
+        }
+    }
+}
+
+/// The message.
+impl Session {
+    /// The next bytes are these.
+    pub(super) const fn read(&mut self, mode: Mode) {
+        self.reading = mode;
+    }
+
+    /// Receives the message that DATA or BDAT has announced.
+    pub(super) fn begin_message(&mut self) {
+        self.question.close();
+        self.read(Mode::Message);
+        if !self.transfer.is_under_way() {
+            let is_binary = self.transaction.is_binary();
+            self.transfer.begin_dots(&self.config, is_binary);
+            self.replies.put_raw(fixed::START_MAIL);
+        }
+    }
+
+    /// Receives the message only to drop it.
+    pub(super) fn begin_discarding(&mut self, replies: DataReply) {
+        self.begin_message();
+        self.transfer.answer(final_replies(replies));
+    }
+
+    /// A reply in place of the message, or of the first chunk, whose bytes then have to be read off.
+    fn refuse_data(&mut self, reply: Reply) {
+        let size = self.transfer.chunk_size();
+        let is_too_long = size.is_some_and(|size| size > self.config.limits.drain);
+        if is_too_long || reply.closes() {
+            return self.close_with(reply, CloseReason::Refused);
+        }
+        if self.transfer.is_under_way() {
+            self.read(Mode::Message);
+            return self.transfer.answer(reply.into());
+        }
+        self.put(&reply);
+        self.end_transaction();
+    }
+
+    /// Takes what there is of a message. Returns whether that was anything.
+    pub(super) fn take_message(&mut self, input: &mut BytesMut) -> bool {
+        let Some(part) = self.transfer.poll(input, self.config.limits.drain) else {
+            return false;
+        };
+        match part {
+            Part::Bytes(bytes) => self.question.tell(Event::Chunk(bytes)),
+            Part::Dropped => {}
+            Part::Drained(reply) => self.close_with(reply, CloseReason::Limit),
+            Part::ChunkEnd => self.chunk_ended(),
+            Part::End => self.message_ended(),
+        }
+        true
+    }
+
+    fn chunk_ended(&mut self) {
+        self.read(Mode::Commands);
+        match self.transfer.end_chunk() {
+            Some(AfterChunk::Ask) => self.question.ask(Asked::Chunk, Event::ChunkEnd),
+            Some(AfterChunk::Taken(size)) => self.put_chunk_taken(size),
+            Some(AfterChunk::Faulty(error)) => self.ask_about_message(Err(error)),
+            Some(AfterChunk::Broken(reply)) => self.break_chunks(&reply),
+            // The transaction is what it was.
+            Some(AfterChunk::Void(reply)) => self.fault(reply),
+            None => {}
+        }
+    }
+
+    fn message_ended(&mut self) {
+        let received = self.transfer.received();
+        let after = self.transfer.end();
+        if let Some(AfterMessage::Rest(rest)) = after {
+            return self.question.tell(Event::Chunk(rest));
+        }
+        self.read(Mode::Commands);
+        if let Some(AfterMessage::Ask(_) | AfterMessage::Answered(_)) = after {
+            self.replies.log_message(received);
+        }
+        match after {
+            Some(AfterMessage::Ask(result)) => self.ask_about_message(result),
+            Some(AfterMessage::Answered(reply)) => self.answer_message(reply),
+            Some(AfterMessage::Void(reply)) => self.fault(reply),
+            Some(AfterMessage::Rest(_)) | None => {}
+        }
+    }
+
+    fn ask_about_message(&mut self, result: Result<(), MessageError>) {
+        self.question.ask(Asked::Message, Event::MessageEnd(result));
+    }
+
+    /// The caller has taken what there was of the message.
+    pub(super) fn go_on(&mut self) {
+        if self.question.close() == Some(Asked::Chunk) {
+            self.put_chunk_taken(self.transfer.chunk_size().unwrap_or_default());
+        }
+    }
+
+    fn put_chunk_taken(&mut self, size: u64) {
+        self.state = State::Chunks;
+        self.put(&Reply::ok(format!("{size} octets received")));
+    }
+
+    /// RFC 3030 section 2: after a refused chunk only RSET brings the transaction to an end.
+    fn break_chunks(&mut self, reply: &Reply) {
+        self.transfer.forget();
+        self.state = State::Broken;
+        if reply.closes() {
+            return self.close_with(reply.clone(), CloseReason::Refused);
+        }
+        self.put(reply);
+    }
+
+    /// Drops what is left of the message, and keeps the reply for its end.
+    pub(super) fn discard_rest(&mut self, replies: DataReply) {
+        // The question of a command between two chunks stays open.
+        let asked = match self.question.asked() {
+            Some(Asked::Room | Asked::Chunk) => self.question.close(),
+            _ => None,
+        };
+        self.transfer.answer(final_replies(replies));
+        if asked == Some(Asked::Chunk) {
+            self.chunk_ended();
+        }
+    }
+
+    /// Answers the message that has ended.
+    pub(super) fn answer_whole(&mut self, replies: DataReply) {
+        self.question.close();
+        let lost = self.closed;
+        self.answer_message(final_replies(replies));
+        if let Some(reason) = lost {
+            // The client was lost while the message was delivered.
+            self.close(reason);
+        }
+    }
+
+    fn answer_message(&mut self, reply: DataReply) {
+        let Some((reply, is_whole)) = self.transfer.finish(reply) else {
+            return;
+        };
+        if !is_whole {
+            return self.break_chunks(reply.merged());
+        }
+        if reply.is_taken() {
+            self.messages += 1;
+            self.idle_commands = 0;
+            self.idle = Nanos::ZERO;
+            self.transaction.succeeded();
+        }
+        let recipients = self.transaction.recipients();
+        let closes = self.replies.put_data_reply(&reply, recipients);
+        self.end_transaction();
+        if closes {
+            self.close(CloseReason::Refused);
         }
     }
 }

@@ -2,7 +2,12 @@
 
 use std::{fmt, marker::PhantomData, mem::ManuallyDrop};
 
-use super::{AuthOutcome, Connection, MessageError};
+use super::{
+    Connection,
+    event::{AuthOutcome, MessageError},
+    fixed,
+    session::Session,
+};
 use crate::{
     reply::{DataReply, Reply},
     sasl::{Identity, Secret},
@@ -195,21 +200,21 @@ impl<'c, K> Ask<'c, K> {
         }
     }
 
-    fn answered(self, answer: impl FnOnce(&mut Connection)) {
-        answer(ManuallyDrop::new(self).connection);
+    fn answered(self, answer: impl FnOnce(&mut Session)) {
+        answer(&mut ManuallyDrop::new(self).connection.session);
     }
 
     /// Refuses. At [`Data`], the reply takes the place of 354; the bytes of a BDAT chunk are read and dropped first.
     pub fn refuse(self, refusal: impl Into<Refusal>) {
         let Refusal(reply) = refusal.into();
-        self.answered(|connection| connection.refuse_question(reply));
+        self.answered(|session| session.refuse_question(reply));
     }
 
     /// Puts the question aside. The answer then has the time that [`Timeouts`](crate::config::Timeouts) gives to it: `call`,
     /// `data_start` at [`Data`], `delivery` at [`Chunk`] and [`Message`].
     pub fn defer(self) -> Deferred<K> {
         Deferred {
-            serial: ManuallyDrop::new(self).connection.serial,
+            serial: ManuallyDrop::new(self).connection.session.question.serial(),
             kind: PhantomData,
         }
     }
@@ -217,7 +222,7 @@ impl<'c, K> Ask<'c, K> {
     /// Puts the question aside until the service is ready, for at most [`Timeouts::ready`](crate::config::Timeouts::ready). Call
     /// [`Connection::begin`] when it starts; answering without `begin` is allowed.
     pub fn queue(self) -> Deferred<K> {
-        self.connection.queued = true;
+        self.connection.session.question.queue();
         self.defer()
     }
 
@@ -239,7 +244,7 @@ impl<K: OneReply> Ask<'_, K> {
     /// commands. An intermediate reply (3yz) is no answer, and becomes 451 4.3.0. At [`Connect`] and [`Helo`], the text of a
     /// positive reply is not used.
     pub fn reply(self, reply: Reply) {
-        self.answered(|connection| connection.answer_question(reply));
+        self.answered(|session| session.answer_question(reply));
     }
 }
 
@@ -257,41 +262,42 @@ impl Ask<'_, Auth> {
 
     /// Answers with an outcome of any kind.
     pub fn answer(self, outcome: AuthOutcome) {
-        self.answered(|connection| connection.answer_auth(outcome));
+        self.answered(|session| session.answer_auth(outcome));
     }
 }
 
 impl Ask<'_, StartTls> {
     /// Sends 220, and waits for the handshake.
     pub fn accept(self) {
-        self.answered(Connection::begin_tls);
+        self.connection.clock.forget_due();
+        self.answered(Session::begin_tls);
     }
 }
 
 impl Ask<'_, Data> {
     /// Receives the message: DATA is answered with 354, and BDAT when its bytes have come.
     pub fn receive(self) {
-        self.answered(Connection::begin_message);
+        self.answered(Session::begin_message);
     }
 
     /// Receives the message only to drop it, and answers with that reply at its end. If the reply is positive, the client
     /// believes the message to be delivered.
     pub fn discard(self, reply: impl Into<DataReply>) {
         let reply = reply.into();
-        self.answered(|connection| connection.begin_discarding(reply));
+        self.answered(|session| session.begin_discarding(reply));
     }
 }
 
 impl Ask<'_, Chunk> {
     /// The bytes were taken: the session goes on.
     pub fn taken(self) {
-        self.answered(Connection::go_on);
+        self.answered(Session::go_on);
     }
 
     /// Answers the message before its end, as [`Receiving::discard`](super::Receiving::discard) does.
     pub fn discard(self, reply: impl Into<DataReply>) {
         let reply = reply.into();
-        self.answered(|connection| connection.discard_rest(reply));
+        self.answered(|session| session.discard_rest(reply));
     }
 }
 
@@ -301,19 +307,20 @@ impl Ask<'_, Message> {
     /// A positive reply means that the message was taken, durably if it is delivered or queued. Its codes are sent as 250.
     pub fn reply(self, reply: impl Into<DataReply>) {
         let reply = reply.into();
-        self.answered(|connection| connection.answer_whole(reply));
+        self.answered(|session| session.answer_whole(reply));
     }
 }
 
 impl<K> Drop for Ask<'_, K> {
     fn drop(&mut self) {
-        self.connection.give_up_question(Refusal::FORGOTTEN.0);
+        self.connection.session.give_up_question(fixed::FORGOTTEN);
     }
 }
 
 impl<K> fmt::Debug for Ask<'_, K> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Ask").field(&self.connection.asked).finish()
+        let asked = self.connection.session.question.asked();
+        f.debug_tuple("Ask").field(&asked).finish()
     }
 }
 
@@ -350,12 +357,6 @@ impl<K> fmt::Debug for Deferred<K> {
 pub struct Refusal(Reply);
 
 impl Refusal {
-    const FORGOTTEN: Self = Self(Reply::fixed(
-        crate::reply::Code::LOCAL_ERROR,
-        crate::reply::Status::MAIL_SYSTEM,
-        "Local error in processing",
-    ));
-
     /// The reply.
     pub const fn reply(&self) -> &Reply {
         &self.0
@@ -365,7 +366,7 @@ impl Refusal {
 impl From<Reply> for Refusal {
     fn from(reply: Reply) -> Self {
         if reply.is_positive() {
-            Self::FORGOTTEN
+            Self(fixed::FORGOTTEN)
         } else {
             Self(reply)
         }

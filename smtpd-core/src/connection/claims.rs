@@ -1,15 +1,18 @@
 //! XCLIENT and XFORWARD: what a trusted peer claims of the client for which it speaks (XCLIENT_README and XFORWARD_README
 //! of Postfix).
 
-use super::{Asked, Connection, client::Client, event::Event};
+use super::fixed;
 use crate::{
-    proxied::{Attribute, AttributeError, Forwarded, XClient},
+    proxied::{AttributeError, Forwarded, XClient},
     reply::{Code, Reply, Status},
 };
 
-/// What a peer may claim, and has claimed so far. Most peers may nothing.
+/// What the peer may claim, and has claimed so far. Most peers may nothing.
 #[derive(Debug, Default)]
-pub(super) struct Claims {
+pub(super) struct Claims(Option<Box<Trusted>>);
+
+#[derive(Debug, Default)]
+struct Trusted {
     may_xclient: bool,
     may_xforward: bool,
     client: XClient,
@@ -17,105 +20,76 @@ pub(super) struct Claims {
 }
 
 impl Claims {
-    /// What EHLO announces to such a peer.
-    fn keywords(&self) -> impl Iterator<Item = String> {
-        let xclient = self
-            .may_xclient
-            .then(|| format!("XCLIENT {}", XClient::ATTRIBUTES));
-        let xforward = self
-            .may_xforward
-            .then(|| format!("XFORWARD {}", Forwarded::ATTRIBUTES));
-        xclient.into_iter().chain(xforward)
-    }
-}
-
-impl Connection {
-    /// Lets this peer say by XCLIENT who its client is, until it has named an address. Call it only for peers that are trusted,
-    /// and before the greeting: it has no effect once [`Step::Connect`](super::Step::Connect) was returned, or unless
-    /// [`Config::xclient`](crate::Config::xclient) is on.
-    ///
-    /// What follows an address may be the words of that client, so neither XCLIENT nor XFORWARD is accepted from then on.
-    pub fn allow_xclient(&mut self) {
-        if self.config.xclient && self.has_not_begun() {
-            self.claims.get_or_insert_default().may_xclient = true;
-        }
+    pub(super) fn allow_xclient(&mut self) {
+        self.0.get_or_insert_default().may_xclient = true;
     }
 
-    /// Lets this peer say by XFORWARD where its messages come from, as [`allow_xclient`](Self::allow_xclient) does for
-    /// XCLIENT; [`Config::xforward`](crate::Config::xforward) has to be on.
-    pub fn allow_xforward(&mut self) {
-        if self.config.xforward && self.has_not_begun() {
-            self.claims.get_or_insert_default().may_xforward = true;
-        }
-    }
-
-    const fn has_not_begun(&self) -> bool {
-        self.serial.is_multiple_of(super::SERIALS)
+    pub(super) fn allow_xforward(&mut self) {
+        self.0.get_or_insert_default().may_xforward = true;
     }
 
     /// What EHLO announces to this peer and to no other.
-    pub(super) fn claim_keywords(&self) -> impl Iterator<Item = String> {
-        self.claims.iter().flat_map(|claims| claims.keywords())
+    pub(super) fn keywords(&self) -> impl Iterator<Item = String> {
+        self.0.iter().flat_map(|trusted| {
+            let xclient = trusted
+                .may_xclient
+                .then(|| format!("XCLIENT {}", XClient::ATTRIBUTES));
+            let xforward = trusted
+                .may_xforward
+                .then(|| format!("XFORWARD {}", Forwarded::ATTRIBUTES));
+            xclient.into_iter().chain(xforward)
+        })
     }
 
-    /// The session starts anew for another client, up to the greeting; TLS stays.
-    pub(super) fn xclient(&mut self, argument: &[u8]) {
-        let Some(claims) = self.claims.as_mut().filter(|claims| claims.may_xclient) else {
-            return self.unauthorized(argument);
-        };
-        let client = match claims.client.and(argument) {
+    /// Takes the argument of XCLIENT. What follows an address may be the words of that client, so nothing more is accepted
+    /// from then on.
+    pub(super) fn xclient(&mut self, argument: &[u8]) -> Result<XClient, Reply> {
+        let trusted = self.0.as_mut().filter(|trusted| trusted.may_xclient);
+        let trusted = trusted.ok_or_else(|| not_authorized(argument))?;
+        let client = match trusted.client.and(argument) {
             Ok(client) if !argument.is_empty() => client,
-            result => return self.malformed(result.err()),
+            result => return Err(malformed(result.err())),
         };
         if client.addr().is_some() {
-            (claims.may_xclient, claims.may_xforward) = (false, false);
+            (trusted.may_xclient, trusted.may_xforward) = (false, false);
         }
-        claims.client = client.clone();
-        let identity = client.login().and_then(Attribute::known).cloned();
-        self.start_anew(Client {
-            identity,
-            ..Client::default()
-        });
-        self.ask(Asked::Connect, Event::XClient(Box::new(client)))
+        trusted.client = client.clone();
+        Ok(client)
     }
 
-    pub(super) fn xforward(&mut self, argument: &[u8]) {
-        let Some(claims) = self.claims.as_mut().filter(|claims| claims.may_xforward) else {
-            return self.unauthorized(argument);
-        };
-        let before = claims.forwarded.clone().unwrap_or_default();
+    /// Takes the argument of XFORWARD.
+    pub(super) fn xforward(&mut self, argument: &[u8]) -> Result<Forwarded, Reply> {
+        let trusted = self.0.as_mut().filter(|trusted| trusted.may_xforward);
+        let trusted = trusted.ok_or_else(|| not_authorized(argument))?;
+        let before = trusted.forwarded.clone().unwrap_or_default();
         let forwarded = match before.and(argument) {
             Ok(forwarded) if !argument.is_empty() => forwarded,
-            result => return self.malformed(result.err()),
+            result => return Err(malformed(result.err())),
         };
-        claims.forwarded = Some(forwarded.clone());
-        self.put(&Reply::OK);
-        self.tell(Event::XForward(Box::new(forwarded)));
+        trusted.forwarded = Some(forwarded.clone());
+        Ok(forwarded)
     }
 
     /// XFORWARD holds for one transaction.
     pub(super) fn forget_forwarded(&mut self) {
-        if let Some(claims) = &mut self.claims {
-            claims.forwarded = None;
+        if let Some(trusted) = &mut self.0 {
+            trusted.forwarded = None;
         }
     }
+}
 
-    fn unauthorized(&mut self, argument: &[u8]) {
-        if argument.is_empty() {
-            return self.malformed(None);
-        }
-        self.fault(Reply::fixed(
-            Code::MAILBOX_UNAVAILABLE,
-            Status::POLICY,
-            "Insufficient authorization",
-        ))
+fn not_authorized(argument: &[u8]) -> Reply {
+    if argument.is_empty() {
+        malformed(None)
+    } else {
+        fixed::NOT_AUTHORIZED
     }
+}
 
-    fn malformed(&mut self, error: Option<AttributeError>) {
-        self.fault(Reply::fixed(
-            Code::PARAMETER_ERROR,
-            Status::INVALID_PARAMETERS,
-            error.unwrap_or(AttributeError::NONE).as_str(),
-        ))
-    }
+fn malformed(error: Option<AttributeError>) -> Reply {
+    Reply::fixed(
+        Code::PARAMETER_ERROR,
+        Status::INVALID_PARAMETERS,
+        error.unwrap_or(AttributeError::NONE).as_str(),
+    )
 }

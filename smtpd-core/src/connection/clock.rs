@@ -14,10 +14,12 @@ pub(super) struct Clock {
     waiting: Option<Moment>,
     /// What earlier waits for the same line came to.
     waited: Nanos,
-    /// What all waits for commands have come to since a message was accepted.
-    idle: Nanos,
-    /// How much input lay there when the wait began.
-    seen: usize,
+    /// How much input lay there when the wait began. A `usize` would make every session larger, for more than 4 GiB of it.
+    seen: u32,
+    /// When the answer to a deferred question, or the handshake, is due.
+    due: Option<Moment>,
+    /// Whether the driver was told once that it is late for a deadline that has passed.
+    late: bool,
 }
 
 impl Clock {
@@ -47,30 +49,64 @@ impl Clock {
 
     /// Notes that input may have come. Returns what was waited for it.
     pub(super) fn arrived(&mut self, now: Moment, input: usize) -> Nanos {
-        if input == self.seen {
+        if len(input) == self.seen {
             return Nanos::ZERO;
         }
         let since = self.waiting.take();
         since.map_or(Nanos::ZERO, |since| now.since(since))
     }
 
-    /// Counts a wait for a command.
+    /// Counts a wait for a line.
     pub(super) fn count(&mut self, waited: Nanos) {
         self.waited = self.waited.plus(waited);
-        self.idle = self.idle.plus(waited);
     }
 
-    /// Notes that the client has to go on. Returns whether it has not had to before.
-    pub(super) fn wait(&mut self, now: Moment, input: usize) -> bool {
-        self.seen = input;
-        let is_new = self.waiting.is_none();
-        self.waiting.get_or_insert(now);
-        is_new
+    /// Notes that the client has to go on.
+    pub(super) fn wait(&mut self, now: Moment, input: usize) {
+        self.seen = len(input);
+        if self.waiting.is_none() {
+            self.waiting = Some(now);
+            self.late = false;
+        }
+    }
+
+    /// That deadline of a wait. `None` if it has passed, except that a driver that is late for it is told once.
+    pub(super) fn read_deadline(&mut self, until: Moment, now: Moment) -> Option<Moment> {
+        if until > now {
+            return Some(until);
+        }
+        let late = now.lateness(until, &mut self.late)?;
+        self.postpone(late);
+        Some(until.plus(late))
+    }
+
+    /// When a handshake or an answer is due. `None` if that has passed, except that a driver that is late for it is told once.
+    pub(super) fn due_in(&mut self, limit: Nanos, now: Moment) -> Option<Moment> {
+        let Some(due) = self.due else {
+            self.late = false;
+            self.due = Some(now.plus(limit));
+            return self.due.filter(|due| *due > now);
+        };
+        if due <= now {
+            let late = now.lateness(due, &mut self.late)?;
+            self.due = Some(due.plus(late));
+        }
+        self.due
+    }
+
+    /// Measures the time for an answer, or a handshake, from the next look on.
+    pub(super) const fn forget_due(&mut self) {
+        self.due = None;
     }
 
     /// Moves the start of the wait later by `late`.
     pub(super) fn postpone(&mut self, late: Nanos) {
         self.waiting = self.waiting.map(|since| since.plus(late));
+    }
+
+    /// Moves what is due later by `late`.
+    pub(super) fn postpone_due(&mut self, late: Nanos) {
+        self.due = self.due.map(|due| due.plus(late));
     }
 
     /// Notes that the client is not waited for. Returns what was waited for it until now.
@@ -85,11 +121,6 @@ impl Clock {
         self.waited = Nanos::ZERO;
     }
 
-    /// A message was accepted.
-    pub(super) const fn accepted(&mut self) {
-        self.idle = Nanos::ZERO;
-    }
-
     pub(super) fn waiting_since(&self, now: Moment) -> Moment {
         self.waiting.unwrap_or(now)
     }
@@ -97,10 +128,10 @@ impl Clock {
     pub(super) const fn left_of_line(&self, limit: Nanos) -> Nanos {
         limit.less(self.waited)
     }
+}
 
-    pub(super) const fn idle(&self) -> Nanos {
-        self.idle
-    }
+fn len(input: usize) -> u32 {
+    u32::try_from(input).unwrap_or(u32::MAX)
 }
 
 #[cfg(test)]
@@ -127,12 +158,8 @@ mod tests {
             clock.count(waited);
         }
         assert_eq!(clock.left_of_line(seconds(8)), seconds(2));
-        assert_eq!(clock.idle(), seconds(6));
         clock.begin_line();
         assert_eq!(clock.left_of_line(seconds(8)), seconds(8));
-        assert_eq!(clock.idle(), seconds(6));
-        clock.accepted();
-        assert_eq!(clock.idle(), Nanos::ZERO);
     }
 
     #[test]

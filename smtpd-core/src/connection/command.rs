@@ -1,59 +1,50 @@
 //! Commands: what each of them comes to in the present state.
 
-use super::{Asked, CloseReason, CommandLine, Connection, Mode, State, event::Event};
+use super::{
+    etrn,
+    event::{CloseReason, CommandLine, Event},
+    fixed,
+    offer::Offer,
+    question::{Asked, Slot},
+    session::{Mode, Session},
+    state::State,
+    step::TlsFacts,
+    transfer::Chunk,
+};
 use crate::{
-    command::{Command, Verb, is_foreign_start},
+    address::ClientName,
+    command::{Command, Verb},
+    helo::{Greeting, Helo},
     protocol::Protocol,
+    proxied::Attribute,
     reply::{Code, Reply, Status},
 };
 
-const SYNTAX: Reply = Reply::fixed(
-    Code::PARAMETER_ERROR,
-    Status::INVALID_PARAMETERS,
-    "Syntax error in arguments",
-);
-const SEQUENCE: Reply = Reply::fixed(
-    Code::BAD_SEQUENCE,
-    Status::INVALID_COMMAND,
-    "Bad sequence of commands",
-);
-const NOT_IMPLEMENTED: Reply = Reply::fixed(
-    Code::NOT_IMPLEMENTED,
-    Status::INVALID_COMMAND,
-    "Command not implemented",
-);
-const UNKNOWN: Reply = Reply::fixed(
-    Code::SYNTAX_ERROR,
-    Status::INVALID_COMMAND,
-    "Command not recognized",
-);
-
-impl Connection {
+impl Session {
     /// Takes one command line. `more` tells whether input follows it.
     pub(super) fn command(&mut self, line: &[u8], more: bool) {
         let command = Command::new(line);
         let verb = Verb::parse(command.word).filter(|&verb| self.is_known(verb));
-        self.log_command(line);
+        self.replies.log_command(line, &self.config);
         // RFC 5321 sections 2.3.8 and 4.1.1: neither a bare CR or LF nor any other control character is part of a command.
         if has_control(line) {
-            return self.fault(Reply::fixed(
-                Code::SYNTAX_ERROR,
-                Status::SYNTAX_ERROR,
-                "Control characters, bare CR or LF in a command",
-            ));
+            return self.fault(fixed::CONTROL_CHARACTERS);
         }
         let Some(verb) = verb else {
             return self.unknown(command);
         };
-        if let Some(reply) = self.refusal(verb) {
-            return self.refuse(verb, command.argument, reply);
+        if let Some(reply) = self.objection(verb) {
+            return match verb {
+                Verb::Bdat => self.refuse_bdat(command.argument, reply),
+                _ => self.fault(reply),
+            };
         }
         if more && verb.must_be_last() && self.config.strict_pipelining {
-            return self.too_early();
+            return self.close_with(fixed::TOO_EARLY, CloseReason::Violation);
         }
         if verb.is_junk() && !self.ends_attempt(verb) {
-            self.counts.idle_commands += 1;
-            if self.counts.idle_commands > self.config.limits.idle_commands {
+            self.idle_commands += 1;
+            if self.idle_commands > self.config.limits.idle_commands {
                 return self.close_with(
                     Reply::closing("Too many commands without mail"),
                     CloseReason::Limit,
@@ -68,7 +59,7 @@ impl Connection {
     /// (RFC 5321 section 4.1.4).
     fn ends_attempt(&mut self, verb: Verb) -> bool {
         let ends = matches!(verb, Verb::Rset | Verb::Helo | Verb::Ehlo | Verb::Lhlo);
-        ends && std::mem::take(&mut self.counts.attempted)
+        ends && self.transaction.ends_attempt()
     }
 
     fn run(&mut self, verb: Verb, argument: &[u8], more: bool) {
@@ -81,11 +72,11 @@ impl Connection {
             Verb::Data => self.data(argument),
             Verb::Bdat => self.bdat(argument),
             Verb::Rset => self.rset(argument),
-            Verb::Noop => self.answer(Reply::OK),
-            Verb::Vrfy if argument.is_empty() => self.fault(SYNTAX),
-            Verb::Vrfy | Verb::Expn | Verb::Help => {
-                self.other(verb.name(), argument, default_reply(verb))
-            }
+            Verb::Noop => self.put(&Reply::OK),
+            Verb::Vrfy if argument.is_empty() => self.fault(fixed::SYNTAX),
+            Verb::Vrfy => self.other(verb.name(), argument, fixed::NO_VRFY),
+            Verb::Expn => self.other(verb.name(), argument, fixed::NO_EXPN),
+            Verb::Help => self.other(verb.name(), argument, fixed::NO_HELP),
             Verb::Etrn => self.etrn(argument),
             Verb::Quit => self.quit(),
             Verb::XClient => self.xclient(argument),
@@ -93,25 +84,12 @@ impl Connection {
         }
     }
 
-    fn too_early(&mut self) {
-        let reply = Reply::fixed(
-            Code::TRANSACTION_FAILED,
-            Status::INVALID_COMMAND,
-            "Commands were sent too early",
-        );
-        self.close_with(reply, CloseReason::Violation)
-    }
-
-    pub(super) fn answer(&mut self, reply: Reply) {
-        self.put(&reply);
-    }
-
     /// Whether the verb exists here: an extension that is off has no command.
     fn is_known(&self, verb: Verb) -> bool {
         let config = &self.config;
         match verb {
             Verb::Bdat => config.extensions.known().chunking,
-            Verb::Etrn => self.is_offered("ETRN"),
+            Verb::Etrn => self.offer().has("ETRN"),
             Verb::StartTls => config.starttls,
             Verb::Auth => !config.mechanisms.is_empty(),
             // RFC 2033 section 4.1: LHLO in place of HELO and EHLO.
@@ -123,27 +101,12 @@ impl Connection {
         }
     }
 
-    /// Whether the client begins with a protocol that has no lines: it would wait for an answer, and so would this session,
-    /// until its time is over. Only the first byte of a session is looked at, so that commands cost no more.
-    pub(super) fn begins_another_protocol(&self, input: &[u8]) -> bool {
-        self.line.is_new() && input.first().is_some_and(|&octet| is_foreign_start(octet))
-    }
-
-    pub(super) fn close_foreign(&mut self) {
-        let reply = Reply::fixed(
-            Code::TRANSACTION_FAILED,
-            Status::INVALID_COMMAND,
-            "This is a mail server",
-        );
-        self.close_with(reply, CloseReason::Violation)
-    }
-
     fn unknown(&mut self, command: Command<'_>) {
         if command.is_foreign() {
             return self.close_foreign();
         }
         if self.state == State::Refused {
-            return self.fault(SEQUENCE);
+            return self.fault(fixed::SEQUENCE);
         }
         if self.config.custom_commands
             && let Some(reply) = self.missing_requirement(false, false)
@@ -152,67 +115,53 @@ impl Connection {
         }
         let reply = match Verb::parse(command.word) {
             // RFC 5321 section 4.2.4: the verb of an extension that is off is known, but not implemented.
-            Some(Verb::Bdat | Verb::Etrn) => NOT_IMPLEMENTED,
+            Some(Verb::Bdat | Verb::Etrn) => fixed::NOT_IMPLEMENTED,
             // RFC 2033 section 4.1: neither protocol knows the greeting of the other.
-            Some(Verb::Helo | Verb::Ehlo) => UNKNOWN.with_text("This is LMTP, use LHLO"),
-            Some(Verb::Lhlo) => UNKNOWN.with_text("This is SMTP, use EHLO"),
-            _ => UNKNOWN,
+            Some(Verb::Helo | Verb::Ehlo) => fixed::UNKNOWN.with_text("This is LMTP, use LHLO"),
+            Some(Verb::Lhlo) => fixed::UNKNOWN.with_text("This is SMTP, use EHLO"),
+            _ => fixed::UNKNOWN,
         };
         self.other(command.word, command.argument, reply)
     }
 
     /// A command that means nothing to the session itself.
-    pub(super) fn other(&mut self, verb: &[u8], argument: &[u8], default_reply: Reply) {
+    fn other(&mut self, verb: &[u8], argument: &[u8], default_reply: Reply) {
         if !self.config.custom_commands || !verb.is_ascii() || verb.is_empty() {
-            return self.answer_other(&default_reply);
+            return self.answer_other(default_reply);
         }
         let line = CommandLine {
             verb: String::from_utf8_lossy(verb).to_ascii_uppercase(),
             argument: String::from_utf8_lossy(argument).into_owned(),
             default_reply,
         };
-        self.ask(Asked::Command, Event::Command(line))
+        self.question.ask(Asked::Command, Event::Command(line))
     }
 
-    pub(super) fn answer_other(&mut self, reply: &Reply) {
+    pub(super) fn answer_other(&mut self, reply: Reply) {
         if reply.code().is_permanent() {
-            self.fault(reply.clone())
+            self.fault(reply)
         } else {
-            self.answer(reply.clone())
+            self.put(&reply)
         }
     }
 
     /// Why the verb is not in order here and now, in the order of RFC 3207, RFC 4954 and RFC 5321.
-    fn refusal(&self, verb: Verb) -> Option<Reply> {
+    fn objection(&self, verb: Verb) -> Option<Reply> {
         // RFC 5321 section 3.1: 503, whatever else is the matter.
         if self.state == State::Refused && !verb.is_in_order(self.state) {
-            return Some(SEQUENCE);
+            return Some(fixed::SEQUENCE);
         }
         let requirement =
             self.missing_requirement(verb.is_allowed_before_tls(), verb.is_allowed_before_auth());
-        if requirement.is_some() {
+        if requirement.is_some() || verb.is_in_order(self.state) {
             return requirement;
         }
-        let reply = match (verb, self.state) {
-            _ if verb.is_in_order(self.state) => return None,
-            (Verb::Data | Verb::Bdat, State::Mail) => Reply::fixed(
-                Code::BAD_SEQUENCE,
-                Status::INVALID_COMMAND,
-                "No valid recipients",
-            ),
-            (Verb::Mail, State::Start) => Reply::fixed(
-                Code::BAD_SEQUENCE,
-                Status::INVALID_COMMAND,
-                "Introduce yourself first",
-            ),
-            (Verb::Mail, State::Mail | State::Rcpt) => Reply::fixed(
-                Code::BAD_SEQUENCE,
-                Status::INVALID_COMMAND,
-                "A transaction is already open",
-            ),
-            _ => SEQUENCE,
-        };
-        Some(reply)
+        Some(match (verb, self.state) {
+            (Verb::Data | Verb::Bdat, State::Mail) => fixed::NO_RECIPIENTS,
+            (Verb::Mail, State::Start) => fixed::INTRODUCE_YOURSELF,
+            (Verb::Mail, State::Mail | State::Rcpt) => fixed::OPEN_TRANSACTION,
+            _ => fixed::SEQUENCE,
+        })
     }
 
     /// What has to come first, for a command that may or may not come before it.
@@ -223,107 +172,149 @@ impl Connection {
         (self.must_authenticate() && !before_auth).then(Reply::auth_required)
     }
 
-    pub(super) fn must_authenticate(&self) -> bool {
-        self.config.require_auth
-            && !self.config.mechanisms.is_empty()
-            && self.client.identity.is_none()
-    }
-
-    fn refuse(&mut self, verb: Verb, argument: &[u8], reply: Reply) {
-        if verb == Verb::Bdat {
-            return self.refuse_bdat(argument, reply);
-        }
-        self.fault(reply)
+    fn hello(&mut self, verb: Verb, argument: &[u8]) {
+        let Ok(name) = ClientName::parse(argument) else {
+            return self.fault(fixed::MALFORMED_HELO);
+        };
+        let greeting = match verb {
+            Verb::Helo => Greeting::Helo,
+            Verb::Lhlo => Greeting::Lhlo,
+            _ => Greeting::Ehlo,
+        };
+        let helo = Box::new(Helo { name, greeting });
+        self.question.ask(Asked::Helo, Slot::Helo(helo))
     }
 
     fn start_tls(&mut self, argument: &[u8], more: bool) {
         // RFC 3207 section 4: no parameters; section 4.2: not offered, so not taken, inside TLS.
         if !argument.is_empty() {
-            return self.fault(SYNTAX);
+            return self.fault(fixed::SYNTAX);
         }
         if self.tls {
-            return self.fault(Reply::fixed(
-                Code::BAD_SEQUENCE,
-                Status::INVALID_COMMAND,
-                "TLS is already active",
-            ));
+            return self.fault(fixed::ALREADY_TLS);
         }
         if more {
             // RFC 3207 section 4.2: commands smuggled in behind STARTTLS must never be run inside TLS.
-            return self.too_early();
+            return self.close_with(fixed::TOO_EARLY, CloseReason::Violation);
         }
-        self.ask(Asked::StartTls, Event::StartTls);
+        self.question.ask(Asked::StartTls, Event::StartTls);
     }
 
-    /// Waits for the handshake, once the client was told to begin it.
-    pub(super) fn begin_tls(&mut self) {
-        self.asked = None;
-        self.put(&Reply::fixed(
-            Code::READY,
-            Status::UNDEFINED,
-            "Ready to start TLS",
-        ));
-        self.reading = Mode::Handshake;
-        self.due = None;
+    fn auth(&mut self, argument: &[u8]) {
+        let progress = self.authentication.begin(argument, &self.config, self.tls);
+        self.authenticate(progress);
     }
 
-    fn rset(&mut self, argument: &[u8]) {
-        if !argument.is_empty() {
-            return self.fault(SYNTAX);
+    fn mail(&mut self, argument: &[u8]) {
+        let offer = Offer::new(&self.config, self.tls, self.authentication.is_done());
+        match self.transaction.mail(argument, offer) {
+            Ok(envelope) => self.question.ask(Asked::Mail, Slot::Mail(envelope)),
+            Err(refused) => self.refuse(refused),
         }
-        let envelope = self.transaction.envelope.take();
-        self.end_transaction();
-        self.put(&Reply::OK);
-        self.tell(Event::Reset(envelope));
     }
 
-    fn quit(&mut self) {
-        let text = format!(
-            "{} {} closing the connection",
-            self.config.hostname, self.config.app_name
-        );
-        self.close_with(
-            Reply::new(Code::CLOSING, Status::UNDEFINED, text),
-            CloseReason::Quit,
-        )
+    fn rcpt(&mut self, argument: &[u8]) {
+        let offer = Offer::new(&self.config, self.tls, self.authentication.is_done());
+        match self.transaction.rcpt(argument, offer) {
+            Ok(recipient) => self.question.ask(Asked::Rcpt, Slot::Rcpt(recipient)),
+            Err(refused) => self.refuse(refused),
+        }
     }
 
     fn data(&mut self, argument: &[u8]) {
         if !argument.is_empty() {
-            return self.fault(SYNTAX);
+            return self.fault(fixed::SYNTAX);
         }
-        if self.transaction.binary {
+        if self.transaction.is_binary() {
             // RFC 3030 section 3: BINARYMIME cannot be sent by DATA.
-            return self.fault(SEQUENCE.with_text("BINARYMIME requires BDAT"));
+            return self.fault(fixed::SEQUENCE.with_text("BINARYMIME requires BDAT"));
         }
-        self.ask(Asked::Data, Event::Data)
+        self.question.ask(Asked::Data, Event::Data)
+    }
+
+    fn bdat(&mut self, argument: &[u8]) {
+        let Some(chunk) = Chunk::parse(argument) else {
+            return self.malformed_bdat();
+        };
+        let is_binary = self.transaction.is_binary();
+        if self.transfer.begin_chunk(chunk, &self.config, is_binary) {
+            self.question.ask(Asked::Data, Event::Data)
+        } else {
+            self.read(Mode::Message)
+        }
+    }
+
+    /// RFC 3030 section 2: the octets that a refused BDAT announces are on their way, so they have to be read off.
+    fn refuse_bdat(&mut self, argument: &[u8], reply: Reply) {
+        let Some(chunk) = Chunk::parse(argument) else {
+            return self.malformed_bdat();
+        };
+        if chunk.size > self.config.limits.drain {
+            return self.close_with(reply, CloseReason::Violation);
+        }
+        self.transfer.begin_void(chunk, reply, &self.config);
+        self.read(Mode::Message)
+    }
+
+    /// Where the message ends cannot be known, so there is no way to go on.
+    fn malformed_bdat(&mut self) {
+        self.close_with(fixed::MALFORMED_BDAT, CloseReason::Violation)
+    }
+
+    fn rset(&mut self, argument: &[u8]) {
+        if !argument.is_empty() {
+            return self.fault(fixed::SYNTAX);
+        }
+        let envelope = self.transaction.reset();
+        self.end_transaction();
+        self.put(&Reply::OK);
+        self.question.tell(Event::Reset(envelope));
+    }
+
+    fn etrn(&mut self, argument: &[u8]) {
+        // RFC 1985 section 7: 500 without a node, 501 for what is none.
+        if argument.is_empty() {
+            return self.fault(fixed::ETRN_SYNTAX);
+        }
+        if !etrn::is_node(argument, self.offer()) {
+            return self.fault(fixed::SYNTAX);
+        }
+        self.other(b"ETRN", argument, fixed::NO_QUEUE)
+    }
+
+    fn quit(&mut self) {
+        let text = self.config.signed("closing the connection");
+        let reply = Reply::new(Code::CLOSING, Status::UNDEFINED, text);
+        self.close_with(reply, CloseReason::Quit)
+    }
+
+    /// The session starts anew for another client, up to the greeting; TLS stays.
+    fn xclient(&mut self, argument: &[u8]) {
+        let client = match self.claims.xclient(argument) {
+            Ok(client) => client,
+            Err(reply) => return self.fault(reply),
+        };
+        let identity = client.login().and_then(Attribute::known).cloned();
+        // The channel ends at the proxy.
+        self.start_anew(identity, TlsFacts::default());
+        let event = Event::XClient(Box::new(client));
+        self.question.ask(Asked::Connect, event)
+    }
+
+    fn xforward(&mut self, argument: &[u8]) {
+        match self.claims.xforward(argument) {
+            Ok(forwarded) => {
+                self.put(&Reply::OK);
+                self.question.tell(Event::XForward(Box::new(forwarded)));
+            }
+            Err(reply) => self.fault(reply),
+        }
     }
 }
 
-const fn default_reply(verb: Verb) -> Reply {
-    match verb {
-        // RFC 5321 section 3.5.3: 252 where verification is not offered.
-        Verb::Vrfy => Reply::fixed(
-            Code::CANNOT_VERIFY,
-            Status::UNDEFINED,
-            "Cannot VRFY user, but will take a message and attempt delivery",
-        ),
-        Verb::Help => Reply::fixed(Code::HELP, Status::UNDEFINED, "See RFC 5321"),
-        _ => Reply::fixed(
-            Code::NOT_IMPLEMENTED,
-            Status::INVALID_COMMAND,
-            "EXPN not implemented",
-        ),
-    }
-}
-
-pub(super) const fn syntax_error() -> Reply {
-    SYNTAX
-}
-
-/// Whether a line holds a control character other than TAB. Without an early end, so that many octets are looked at at once.
+/// Whether a line holds a control character other than TAB. Without an early end, so that many bytes are looked at at once.
 fn has_control(line: &[u8]) -> bool {
-    line.iter().fold(false, |found, &octet| {
-        found | ((octet < b' ') & (octet != b'\t')) | (octet == 0x7f)
+    line.iter().fold(false, |found, &byte| {
+        found | ((byte < b' ') & (byte != b'\t')) | (byte == 0x7f)
     })
 }

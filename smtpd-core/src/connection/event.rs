@@ -4,14 +4,14 @@ use std::{error::Error, fmt, sync::Arc};
 
 use bytes::Bytes;
 
-use super::{Slot, WireLine, redact};
+use super::{redact, wire::WireLine};
 use crate::{
     address::{ForwardPath, ReversePath},
     envelope::{Envelope, Recipient},
     helo::Helo,
     parameter::Parameters,
     proxied::{Forwarded, XClient},
-    reply::Reply,
+    reply::{Code, Reply, Status},
     sasl::{Credentials, Identity, MechanismName, Secret},
 };
 
@@ -35,12 +35,6 @@ pub(super) enum Event {
     XForward(Box<Forwarded>),
     Overdue(Overdue),
     Line(WireLine),
-}
-
-impl From<Event> for Slot {
-    fn from(event: Event) -> Self {
-        Self::News(event)
-    }
 }
 
 /// Why a deferred question was answered by the connection itself.
@@ -207,7 +201,6 @@ pub enum MessageError {
 impl MessageError {
     /// The reply that tells the client.
     pub const fn reply(self) -> Reply {
-        use crate::reply::{Code, Status};
         match self {
             Self::TooLarge => Reply::too_large(),
             Self::BareNewline => Reply::fixed(

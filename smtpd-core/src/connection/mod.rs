@@ -16,52 +16,41 @@
 
 mod answer;
 mod ask;
-mod auth;
+mod authentication;
 mod claims;
-mod client;
 mod clock;
-mod closing;
 mod command;
-mod deadline;
 mod envelope;
 mod etrn;
 mod event;
-mod extension;
+mod fixed;
 mod hello;
-mod known;
-mod line;
-mod look;
-mod message;
+mod offer;
 mod output;
+mod question;
 mod receiving;
-mod recipients;
 mod redact;
+mod replies;
+mod session;
 mod state;
 mod step;
+mod transaction;
+mod transfer;
+mod wait;
 mod wire;
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::Instant,
-};
+use std::{sync::Arc, time::Instant};
 
 use bytes::BytesMut;
 
 use self::{
-    claims::Claims, client::Client, clock::Clock, event::Event, message::Message, output::Output,
-    recipients::Domains, state::State, step::Found, wire::WireLog,
+    clock::Clock,
+    event::Event,
+    question::Asked,
+    session::{Mode, Session},
+    step::Found,
 };
-use crate::{
-    config::Config,
-    envelope::{Envelope, Recipient},
-    framing::LineReader,
-    reply::Reply,
-    sasl::{Exchange, MechanismName},
-    time::Moment,
-};
+use crate::{config::Config, envelope::Envelope, reply::Reply, sasl::Identity, time::Nanos};
 
 pub use self::{
     ask::{Ask, Deferred, Refusal},
@@ -186,166 +175,39 @@ pub mod ask_kind {
 /// ```
 #[derive(Debug)]
 pub struct Connection {
-    config: Arc<Config>,
-    state: State,
-    reading: Mode,
-    /// The question that the caller has not answered.
-    asked: Option<Asked>,
-    /// Whether the caller was given that question, or what else there was to be told.
-    notified: bool,
-    /// Whether the question waits for its service to become ready.
-    queued: bool,
+    session: Session,
+    clock: Clock,
     draining: bool,
     eof: bool,
-    /// Whether the driver was told once that it is late for a deadline that has passed.
-    late: bool,
-    /// Whether the driver was told once that it is late for a write.
-    late_to_write: bool,
     /// Whether the session was ended by [`shut_down`](Self::shut_down).
     cut: bool,
-    tls: bool,
-    closed: Option<CloseReason>,
-    /// Tells questions apart, also those of different sessions.
-    serial: u64,
-    /// When the answer to a deferred question, or the handshake, is due.
-    due: Option<Moment>,
-    slot: Slot,
-    output: Output,
-    line: LineReader,
-    clock: Clock,
-    client: Client,
-    counts: Counts,
-    /// What a trusted peer says of its client.
-    claims: Option<Box<Claims>>,
-    transaction: Transaction,
-    /// The message that is being received.
-    message: Option<Box<Message>>,
-    /// The authentication that is going on.
-    exchange: Option<Box<Running>>,
-    wire: Option<Box<WireLog>>,
 }
-
-/// What the caller has to be told before anything else, or what the question is about. Never both.
-#[derive(Debug)]
-enum Slot {
-    Empty,
-    News(Event),
-    Helo(Box<Helo>),
-    Mail(Arc<Envelope>),
-    Rcpt(Recipient),
-}
-
-/// What the next bytes are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Mode {
-    Commands,
-    SaslResponse,
-    Message,
-    /// A TLS handshake, which is the caller's business.
-    Handshake,
-    /// Nothing is read any more, and what comes is dropped.
-    Closed,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Asked {
-    Connect,
-    Helo,
-    Auth,
-    Mail,
-    Rcpt,
-    StartTls,
-    Data,
-    /// Whether the caller has taken what has come of the message so far.
-    Room,
-    Chunk,
-    Message,
-    Command,
-}
-
-#[derive(Debug, Default)]
-struct Counts {
-    errors: u32,
-    auth_failures: u32,
-    idle_commands: u32,
-    /// Whether there was a MAIL since the last message was accepted, or since the last command that ends a transaction.
-    attempted: bool,
-    /// Accepted.
-    messages: u32,
-    /// MAIL commands.
-    transactions: u32,
-    /// The recipients' domains, where they are limited.
-    domains: Option<Box<Domains>>,
-}
-
-/// What MAIL has settled for the commands that follow it.
-#[derive(Debug, Default)]
-struct Transaction {
-    utf8: bool,
-    binary: bool,
-    /// Whether the client asked for a reply to each recipient of the message.
-    reply_to_each: bool,
-    envelope: Option<Arc<Envelope>>,
-}
-
-#[derive(Debug)]
-struct Running {
-    exchange: Exchange,
-    mechanism: MechanismName,
-    /// The caller's reply to a refusal, kept until the mechanism has come to its end.
-    refusal: Option<Reply>,
-}
-
-/// The most questions in one session: each session's serial numbers begin at a multiple of it.
-const SERIALS: u64 = 1 << 32;
 
 impl Connection {
-    /// No command is taken while more than this many bytes of replies wait to be written.
-    const MAX_UNSENT: usize = 64 << 10;
-
     /// A session that begins in plaintext, at the first [`poll`](Self::poll).
     pub fn new(config: Arc<Config>) -> Self {
-        static NEXT: AtomicU64 = AtomicU64::new(0);
-        let wire = config.log_wire.then(Box::default);
-        Self {
-            config,
-            state: State::Start,
-            reading: Mode::Commands,
-            asked: Some(Asked::Connect),
-            notified: false,
-            queued: false,
-            draining: false,
-            eof: false,
-            late: false,
-            late_to_write: false,
-            cut: false,
-            tls: false,
-            closed: None,
-            serial: NEXT.fetch_add(SERIALS, Ordering::Relaxed),
-            due: None,
-            slot: Slot::News(Event::Connect),
-            output: Output::default(),
-            line: LineReader::default(),
-            clock: Clock::default(),
-            client: Client::default(),
-            counts: Counts::default(),
-            claims: None,
-            transaction: Transaction::default(),
-            message: None,
-            exchange: None,
-            wire,
-        }
+        let mut connection = Self::silent(config);
+        let question = &mut connection.session.question;
+        question.ask(Asked::Connect, Event::Connect);
+        connection
     }
 
     /// A session over a connection that is encrypted from its first byte (RFC 8314 section 3.3): its first step is the
     /// [`Handshake`](Step::Handshake).
     pub fn with_tls(config: Arc<Config>) -> Self {
+        let mut connection = Self::silent(config);
+        connection.session.read(Mode::Handshake);
+        connection
+    }
+
+    /// A session in which nothing is asked yet.
+    fn silent(config: Arc<Config>) -> Self {
         Self {
-            reading: Mode::Handshake,
-            asked: None,
-            notified: true,
-            slot: Slot::Empty,
-            ..Self::new(config)
+            session: Session::new(config),
+            clock: Clock::default(),
+            draining: false,
+            eof: false,
+            cut: false,
         }
     }
 
@@ -374,75 +236,176 @@ impl Connection {
     /// client then waits until the time limit and receives 451, or 454 to AUTH.
     #[must_use = "a question that is resumed and dropped is answered with 451, or AUTH with 454"]
     pub fn resume<K>(&mut self, deferred: Deferred<K>) -> Option<Ask<'_, K>> {
-        self.is_open(&deferred).then(|| Ask::new(self))
-    }
-
-    /// Whether that question is open. One that was found, but not handed out yet, is another.
-    fn is_open<K>(&self, deferred: &Deferred<K>) -> bool {
-        self.notified && self.asked.is_some() && deferred.serial() == self.serial
+        let is_open = self.session.question.is_open(deferred.serial());
+        is_open.then(|| Ask::new(self))
     }
 
     /// Notes that the service of a [queued](Ask::queue) question has become ready and is at work: from the next poll on, the
     /// answer has the time that [`Timeouts`](crate::config::Timeouts) gives to a call.
     pub fn begin<K>(&mut self, deferred: &Deferred<K>) {
-        if self.is_open(deferred) && self.queued {
-            self.queued = false;
-            self.due = None;
+        let question = &mut self.session.question;
+        if question.is_open(deferred.serial()) && question.begin() {
+            self.clock.forget_due();
         }
     }
 
     /// The message that is being received, to be answered before its end or held up. `None` before [`Step::Data`] is
     /// answered and after [`Step::Message`] was returned.
     pub fn receiving(&mut self) -> Option<Receiving<'_>> {
-        let open = !matches!(self.asked, Some(Asked::Data | Asked::Message));
-        let wanted = self
-            .message
-            .as_ref()
-            .is_some_and(|message| message.is_open());
-        (open && wanted && self.reading != Mode::Closed).then(|| Receiving::new(self))
+        let session = &self.session;
+        let open = !matches!(session.question.asked(), Some(Asked::Data | Asked::Message));
+        let wanted = session.transfer.is_open() && session.reading != Mode::Closed;
+        (open && wanted).then(|| Receiving::new(self))
     }
 
-    fn greeting(&self) -> Option<Greeting> {
-        self.client.helo.as_ref().map(|helo| helo.greeting)
+    /// Ends the session with 421 4.3.2 (RFC 5321 section 3.8) as soon as it is between two messages: at once, or when the
+    /// transaction that is open has come to its end. What a client has sent ahead is not answered any more, and a TLS handshake
+    /// is not waited for. It holds from now on.
+    pub fn drain(&mut self) {
+        self.draining = true;
     }
 
-    /// Tells the caller, before anything else is looked at.
-    fn tell(&mut self, event: Event) {
-        debug_assert!(
-            self.asked.is_none() && self.notified,
-            "news would hide a question or other news"
-        );
-        self.slot = Slot::News(event);
-        self.notified = false;
-    }
-
-    /// What the caller has to be told before anything else. What the answer to a question will make known is kept.
-    fn hand_out(&mut self) -> Option<Event> {
-        self.notified = true;
-        if let Some(asked) = self.asked {
-            self.open(asked);
+    /// Ends the session with 421 4.3.2 wherever it is, as when the time for a graceful shutdown is over. What remains to be
+    /// written has [`Timeouts::linger`](crate::config::Timeouts::linger).
+    ///
+    /// Answers that are outstanding can no longer be given: a client that has sent a whole message is not told that it was
+    /// taken, and will send it again. [`drain`](Self::drain) waits for them.
+    pub fn shut_down(&mut self) {
+        if self.session.closed.is_none() {
+            self.say_shutdown();
+        } else if self.session.reading != Mode::Closed {
+            // The client is lost, and only the answer to its message was awaited.
+            self.session.close(CloseReason::Shutdown);
         }
-        match &self.slot {
-            Slot::Rcpt(recipient) => Some(Event::Rcpt(RcptCommand::of(recipient))),
-            Slot::Mail(envelope) => Some(Event::Mail(MailCommand::of(envelope))),
-            Slot::Helo(helo) => Some(Event::Helo(Helo::clone(helo))),
-            Slot::News(_) | Slot::Empty => match self.take_slot() {
-                Slot::News(event) => Some(event),
-                _ => None,
-            },
+        if !self.cut {
+            self.cut = true;
+            self.session.replies.restart();
         }
     }
 
-    fn take_slot(&mut self) -> Slot {
-        std::mem::replace(&mut self.slot, Slot::Empty)
+    fn say_shutdown(&mut self) {
+        let text = self
+            .session
+            .config
+            .signed("shuts down, closing the connection");
+        self.session
+            .close_with(Reply::closing(text), CloseReason::Shutdown);
     }
 
-    fn end_transaction(&mut self) {
-        self.transaction = Transaction::default();
-        self.message = None;
-        self.forget_forwarded();
-        if !matches!(self.state, State::Start | State::Refused) {
-            self.state = State::Ready;
+    /// Ends the session with that reply wherever it is, as after a fault of the caller's. Answers that are outstanding can no
+    /// longer be given.
+    pub fn end(&mut self, refusal: impl Into<Refusal>) {
+        let reply = refusal.into().reply().clone();
+        self.session.close_with(reply, CloseReason::Refused);
+    }
+
+    /// Notes that the client sends nothing more. What it has sent is still answered, and then the session is over; a message
+    /// that is not whole is void. During a TLS handshake the session is over at once.
+    pub fn handle_eof(&mut self) {
+        self.eof = true;
+    }
+
+    /// Notes that the driver was busy between these two times and did not look at its socket. That time is not charged to the
+    /// client: the deadlines of [`Read`](Step::Read), [`Write`](Step::Write) and
+    /// [`Handshake`](Step::Handshake) move later by it. The deadline of an [`Answer`](Step::Answer) does not
+    /// move. `since` is the time of the last poll, or later. Poll again after it.
+    ///
+    /// A driver that reads the clock anew for every [`poll`](Self::poll) does not need this. It is for one that polls many
+    /// times with the time at which it was woken, and finds only later how much has passed since.
+    pub fn handle_busy(&mut self, since: Instant, now: Instant) {
+        let busy = Nanos::of(now.saturating_duration_since(since));
+        self.clock.postpone(busy);
+        self.session.replies.postpone(busy);
+        if self.session.reading == Mode::Handshake {
+            self.clock.postpone_due(busy);
         }
+    }
+
+    /// Notes that the connection is lost: nothing can be read or written any more. Only a message that has come whole is
+    /// still answered, so that its delivery can end (RFC 5321 section 6.1).
+    pub fn handle_lost(&mut self) {
+        self.session.lose(CloseReason::Lost);
+    }
+
+    /// Lets this peer say by XCLIENT who its client is, until it has named an address. Call it only for peers that are trusted,
+    /// and before the greeting: it has no effect once [`Step::Connect`](Step::Connect) was returned, or unless
+    /// [`Config::xclient`](crate::Config::xclient) is on.
+    ///
+    /// What follows an address may be the words of that client, so neither XCLIENT nor XFORWARD is accepted from then on.
+    pub fn allow_xclient(&mut self) {
+        let session = &mut self.session;
+        if session.config.xclient && session.question.is_first() {
+            session.claims.allow_xclient();
+        }
+    }
+
+    /// Lets this peer say by XFORWARD where its messages come from, as [`allow_xclient`](Self::allow_xclient) does for
+    /// XCLIENT; [`Config::xforward`](crate::Config::xforward) has to be on.
+    pub fn allow_xforward(&mut self) {
+        let session = &mut self.session;
+        if session.config.xforward && session.question.is_first() {
+            session.claims.allow_xforward();
+        }
+    }
+
+    /// Notes that so many of the bytes were written at that time.
+    fn wrote(&mut self, written: usize, now: Instant) {
+        // After a forced shutdown nothing earns the client more time.
+        let least_rate = match self.cut {
+            true => u32::MAX,
+            false => self.session.config.prepared().times.min_rate,
+        };
+        let clock = &mut self.clock;
+        self.session
+            .replies
+            .wrote(written, least_rate, || clock.moment(now));
+    }
+
+    /// Whether the session runs over TLS.
+    pub const fn is_tls(&self) -> bool {
+        self.session.tls
+    }
+
+    /// Returns whether a message is being received: from the answer to DATA, or the first BDAT, until the reply to the message,
+    /// also between two BDAT chunks.
+    pub fn is_receiving(&self) -> bool {
+        self.session.transfer.is_under_way()
+    }
+
+    /// Returns how many messages were answered with a positive reply.
+    pub const fn messages(&self) -> u32 {
+        self.session.messages
+    }
+
+    /// How the client has introduced itself. `None` before HELO, and again after STARTTLS and XCLIENT.
+    pub fn helo(&self) -> Option<&Helo> {
+        self.session.helo.as_deref()
+    }
+
+    /// Who the client is, if it has authenticated and that still holds: STARTTLS and XCLIENT end it.
+    pub const fn identity(&self) -> Option<&Identity> {
+        self.session.identity()
+    }
+
+    /// The sender and the recipients that were accepted, from the answer to MAIL until the transaction ends, however it does.
+    pub const fn envelope(&self) -> Option<&Arc<Envelope>> {
+        self.session.transaction.envelope()
+    }
+
+    /// The word for this session in a Received field, after `with`, such as `ESMTPS` (RFC 3848, RFC 6531 section 4.3).
+    pub fn protocol_word(&self) -> &'static str {
+        let session = &self.session;
+        protocol_word(
+            session.config.protocol,
+            session.greeting(),
+            session.transaction.is_utf8(),
+            session.tls,
+            session.identity().is_some(),
+        )
+    }
+
+    /// What the session was set up with.
+    pub fn config(&self) -> &Arc<Config> {
+        &self.session.config
     }
 }

@@ -1,10 +1,6 @@
-//! Replies on their way to the client.
+//! Bytes on their way to the client.
 
-use super::Connection;
-use crate::{
-    reply::{Form, Reply},
-    time::{Moment, Nanos},
-};
+use crate::time::{Moment, Nanos};
 
 /// Replies that wait to be written. An idle session owns no more than a few bytes of room for them.
 #[derive(Debug, Default)]
@@ -53,7 +49,7 @@ impl Output {
     }
 
     /// Measures the time that the client may take from now on.
-    pub(super) fn restart(&mut self) {
+    pub(super) const fn restart(&mut self) {
         self.since = None;
     }
 
@@ -72,49 +68,6 @@ impl Output {
             self.octets.reserve(Self::KEPT);
         }
         &mut self.octets
-    }
-}
-
-impl Connection {
-    /// Appends a reply in the form that the session has come to.
-    pub(super) fn put(&mut self, reply: &Reply) {
-        // RFC 2034 section 4 asks for them from EHLO's answer on. They are sent before it too: to a client that does not know
-        // them they are text.
-        let status = self.config.extensions.known().status_codes;
-        self.put_as(
-            reply,
-            Form {
-                status,
-                utf8: self.transaction.utf8,
-            },
-        );
-    }
-
-    pub(super) fn put_as(&mut self, reply: &Reply, form: Form) {
-        if self.closed.is_some() {
-            return; // The client is lost.
-        }
-        let buffer = self.output.buffer();
-        let start = buffer.len();
-        reply.encode(form, buffer);
-        self.log_sent(start);
-    }
-
-    /// Appends octets that are a whole reply already.
-    pub(super) fn put_raw(&mut self, octets: &[u8]) {
-        if self.closed.is_some() {
-            return; // The client is lost.
-        }
-        let buffer = self.output.buffer();
-        let start = buffer.len();
-        buffer.extend_from_slice(octets);
-        self.log_sent(start);
-    }
-
-    fn log_sent(&mut self, start: usize) {
-        if let Some(wire) = &mut self.wire {
-            wire.sent(&self.output.buffer()[start..]);
-        }
     }
 }
 

@@ -2,7 +2,12 @@
 
 use std::fmt;
 
-use super::{Asked, Connection, Deferred, Mode, Refusal, ask};
+use super::{
+    Connection,
+    ask::{self, Deferred, Refusal},
+    question::Asked,
+    session::Mode,
+};
 use crate::reply::DataReply;
 
 /// A message that is being received, to be held up or answered before its end. [`Connection::receiving`] returns it.
@@ -17,8 +22,7 @@ impl<'c> Receiving<'c> {
 
     /// How many bytes of the message have come so far.
     pub fn received(&self) -> u64 {
-        let message = self.connection.message.as_ref();
-        message.map_or(0, |message| message.received())
+        self.connection.session.transfer.received()
     }
 
     /// Stops reading, because the caller has no room for more of the message. [`Ask::taken`](super::Ask::taken) on the
@@ -29,12 +33,14 @@ impl<'c> Receiving<'c> {
     #[must_use = "the session goes on only when the question is resumed and answered"]
     pub fn hold(self) -> Option<Deferred<ask::Chunk>> {
         let connection = self.connection;
-        if connection.asked.is_some() || !connection.notified || connection.reading != Mode::Message
-        {
+        let session = &mut connection.session;
+        let is_idle = session.question.asked().is_none() && session.question.is_notified();
+        if !is_idle || session.reading != Mode::Message {
             return None;
         }
-        connection.open(Asked::Room);
-        Some(Deferred::new(connection.serial))
+        connection.clock.forget_due();
+        session.question.open(Asked::Room);
+        Some(Deferred::new(session.question.serial()))
     }
 
     /// Refuses the message before its end: what is left of it is read and dropped, and the reply sent at the end. No further
@@ -50,7 +56,7 @@ impl<'c> Receiving<'c> {
     /// Of a message that turns out to be too large, or to hold a bare CR or LF or a NUL that is not allowed, the client is told so
     /// instead.
     pub fn discard(self, reply: impl Into<DataReply>) {
-        self.connection.discard_rest(reply.into());
+        self.connection.session.discard_rest(reply.into());
     }
 }
 

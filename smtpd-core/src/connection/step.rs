@@ -5,11 +5,16 @@ use std::{fmt, sync::Arc, time::Instant};
 use bytes::{Bytes, BytesMut};
 
 use super::{
-    Ask, Asked, AuthRequest, CloseReason, CommandLine, Connection, MailCommand, MessageError, Mode,
-    Overdue, RcptCommand, Receiving, WireLine, ask,
-    client::{Channel, Client},
-    event::Event,
-    line::drop_all,
+    Connection,
+    ask::{self, Ask},
+    event::{
+        AuthRequest, CloseReason, CommandLine, Event, MailCommand, MessageError, Overdue,
+        RcptCommand,
+    },
+    question::Asked,
+    receiving::Receiving,
+    session::{Mode, drop_all},
+    wire::WireLine,
 };
 use crate::{
     envelope::Envelope,
@@ -155,7 +160,7 @@ pub struct Writing<'c> {
 impl<'c> Writing<'c> {
     /// The bytes that have to be written; never empty when the step is returned.
     pub fn bytes(&self) -> &[u8] {
-        self.connection.output.as_slice()
+        self.connection.session.replies.unsent()
     }
 
     /// Notes that so many of the bytes were written at that time. More than there were are ignored.
@@ -165,16 +170,7 @@ impl<'c> Writing<'c> {
     /// In debug builds, if that is more than there were.
     #[inline]
     pub fn wrote(&mut self, written: usize, now: Instant) {
-        let connection = &mut self.connection;
-        // After a forced shutdown nothing earns the client more time.
-        let least_rate = match connection.cut {
-            true => u32::MAX,
-            false => connection.config.times.min_rate,
-        };
-        let clock = &mut connection.clock;
-        connection
-            .output
-            .wrote(written, least_rate, || clock.moment(now));
+        self.connection.wrote(written, now);
     }
 
     /// When the client has taken too long. Poll then.
@@ -202,7 +198,7 @@ impl<'c> Reading<'c> {
 
     /// Whether what is awaited belongs to a message.
     pub fn is_message(&self) -> bool {
-        self.connection.reading == Mode::Message
+        self.connection.session.reading == Mode::Message
     }
 
     /// Gives the session back, to tell it what has happened meanwhile: that the client sends nothing more or is lost, or that the server shuts down.
@@ -226,7 +222,7 @@ impl<'c> Answering<'c> {
     /// Whether the answer still matters once the client is gone: a message that was received whole is to be delivered even
     /// though nobody waits for the reply (RFC 5321 section 6.1).
     pub fn outlives_client(&self) -> bool {
-        self.connection.is_delivering()
+        self.connection.session.is_delivering()
     }
 
     /// Gives the session back, to [resume](Connection::resume) the question, or to tell it what has happened meanwhile.
@@ -263,25 +259,17 @@ impl<'c> Handshaking<'c> {
     pub fn done(self, input: &mut BytesMut, facts: TlsFacts) {
         drop_all(input);
         let connection = self.connection;
-        let is_first = connection.serial.is_multiple_of(super::SERIALS);
-        let bindings = Some(facts.bindings).filter(|bindings| !bindings.is_empty());
-        connection.start_anew(Client {
-            channel: Channel {
-                bindings: bindings.map(Box::new),
-                certified: facts.client_certificate,
-            },
-            ..Client::default()
-        });
-        connection.tls = true;
-        connection.due = None;
-        if is_first {
-            connection.ask(Asked::Connect, Event::Connect);
+        connection.clock.forget_due();
+        let session = &mut connection.session;
+        session.encrypted(facts);
+        if session.question.is_first() {
+            session.question.ask(Asked::Connect, Event::Connect);
         }
     }
 
     /// Notes that the handshake has failed. The session is over: it never goes on in plaintext.
     pub fn failed(self) {
-        self.connection.close(CloseReason::TlsFailed);
+        self.connection.session.close(CloseReason::TlsFailed);
     }
 
     /// Gives the session back, to tell it what has happened meanwhile: that the client sends nothing more or is lost, or that the server shuts down.

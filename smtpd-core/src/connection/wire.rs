@@ -1,7 +1,5 @@
 use std::{collections::VecDeque, fmt};
 
-use super::{Connection, redact};
-
 /// One line of a session, for logs. What could end a line or hide another is escaped; secrets are left out.
 ///
 /// ```
@@ -59,6 +57,10 @@ impl WireLog {
         self.0.push_back(WireLine { direction, text });
     }
 
+    pub(super) fn received(&mut self, text: String) {
+        self.push(Direction::Received, text);
+    }
+
     pub(super) fn sent(&mut self, replies: &[u8]) {
         for line in replies
             .split(|&octet| octet == b'\n')
@@ -70,22 +72,6 @@ impl WireLog {
                 line.trim_ascii_end()
             };
             self.push(Direction::Sent, shown.escape_ascii().to_string());
-        }
-    }
-}
-
-impl Connection {
-    pub(super) fn log_received(&mut self, text: &str) {
-        if let Some(wire) = &mut self.wire {
-            wire.push(Direction::Received, text.to_owned());
-        }
-    }
-
-    /// Notes a command without what may be a password.
-    pub(super) fn log_command(&mut self, line: &[u8]) {
-        if let Some(wire) = &mut self.wire {
-            let text = redact::command_line(line, &self.config.mechanisms);
-            wire.push(Direction::Received, text);
         }
     }
 }

@@ -1,0 +1,68 @@
+use std::sync::OnceLock;
+
+use super::{Config, check::SHORTEST_LINE_LIMIT, timeouts::Times};
+use crate::{
+    extension::{
+        Extension,
+        standard::{AUTH_PARAMETER, SIZE_PARAMETER},
+    },
+    parameter::{self, ParameterError, ParameterRule},
+};
+
+/// What a listener computes once from its settings.
+#[derive(Clone, Debug)]
+pub(crate) struct Prepared {
+    pub(crate) times: Times,
+    /// Bytes that a command line may have, with its CRLF.
+    pub(crate) line_limit: usize,
+    mail_rules: Vec<ParameterRule>,
+    rcpt_rules: Vec<ParameterRule>,
+    /// EHLO's answer as it goes out, once for each of the sixteen states that it depends on.
+    ehlo: [OnceLock<Vec<u8>>; 16],
+}
+
+impl Prepared {
+    pub(super) fn of(config: &Config) -> Self {
+        let extensions = || config.extensions.iter();
+        let others = extensions().flat_map(Extension::mail_parameters).copied();
+        // RFC 4954 section 5: wherever AUTH is offered.
+        let auth = (!config.mechanisms.is_empty()).then_some(AUTH_PARAMETER);
+        let extra: usize = extensions().map(Extension::extra_octets).sum();
+        // RFC 5321 section 4.5.3.1.4.
+        let line = config.limits.command_line.max(SHORTEST_LINE_LIMIT);
+        Self {
+            times: Times::from(&config.timeouts),
+            line_limit: line.saturating_add(extra),
+            // SIZE is always announced, without a number where there is no limit (RFC 1870 section 4).
+            mail_rules: [SIZE_PARAMETER].into_iter().chain(auth).chain(others).collect(),
+            rcpt_rules: extensions()
+                .flat_map(Extension::rcpt_parameters)
+                .copied()
+                .collect(),
+            ehlo: Default::default(),
+        }
+    }
+
+    /// Whether MAIL may have that parameter.
+    pub(crate) fn check_mail_parameter(
+        &self,
+        keyword: &str,
+        value: Option<&str>,
+    ) -> Result<(), ParameterError> {
+        parameter::check(self.mail_rules.iter(), keyword, value)
+    }
+
+    /// Whether RCPT may have that parameter.
+    pub(crate) fn check_rcpt_parameter(
+        &self,
+        keyword: &str,
+        value: Option<&str>,
+    ) -> Result<(), ParameterError> {
+        parameter::check(self.rcpt_rules.iter(), keyword, value)
+    }
+
+    /// EHLO's answer in the state of that number, made when it is first needed.
+    pub(crate) fn ehlo(&self, state: usize, make: impl FnOnce() -> Vec<u8>) -> &[u8] {
+        self.ehlo[state].get_or_init(make)
+    }
+}

@@ -1,0 +1,171 @@
+//! What the caller is asked, or told before anything else.
+
+use std::{
+    mem,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use super::event::{Event, MailCommand, RcptCommand};
+use crate::{
+    envelope::{Envelope, Recipient},
+    helo::Helo,
+};
+
+/// What is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Asked {
+    Connect,
+    Helo,
+    Auth,
+    Mail,
+    Rcpt,
+    StartTls,
+    Data,
+    /// Whether the caller has taken what has come of the message so far.
+    Room,
+    Chunk,
+    Message,
+    Command,
+}
+
+/// What the caller has to be told before anything else, or what the question is about. Never both.
+#[derive(Debug)]
+pub(super) enum Slot {
+    Empty,
+    News(Event),
+    Helo(Box<Helo>),
+    Mail(Arc<Envelope>),
+    Rcpt(Recipient),
+}
+
+impl From<Event> for Slot {
+    fn from(event: Event) -> Self {
+        Self::News(event)
+    }
+}
+
+/// The question that holds the session until it is answered, or news.
+#[derive(Debug)]
+pub(super) struct Question {
+    asked: Option<Asked>,
+    /// Whether the caller was given the question, or what else there was to be told.
+    notified: bool,
+    /// Whether the question waits for its service to become ready.
+    queued: bool,
+    /// Tells questions apart, also those of different sessions.
+    serial: u64,
+    slot: Slot,
+}
+
+/// The most questions in one session: each session's serial numbers begin at a multiple of it.
+const SERIALS: u64 = 1 << 32;
+
+impl Question {
+    /// None has been asked yet.
+    pub(super) fn new() -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        Self {
+            asked: None,
+            notified: true,
+            queued: false,
+            serial: NEXT.fetch_add(SERIALS, Ordering::Relaxed),
+            slot: Slot::Empty,
+        }
+    }
+
+    /// Asks a question: it is handed out next.
+    pub(super) fn ask(&mut self, asked: Asked, about: impl Into<Slot>) {
+        self.asked = Some(asked);
+        self.notified = false;
+        self.slot = about.into();
+    }
+
+    /// Tells the caller, before anything else is looked at.
+    pub(super) fn tell(&mut self, event: Event) {
+        debug_assert!(
+            self.asked.is_none() && self.notified,
+            "news would hide a question or other news"
+        );
+        self.slot = Slot::News(event);
+        self.notified = false;
+    }
+
+    /// Opens a question, which no answer to an earlier one fits.
+    pub(super) fn open(&mut self, asked: Asked) {
+        self.asked = Some(asked);
+        self.queued = false;
+        self.serial += 1;
+    }
+
+    /// What the caller has to be told before anything else. What the answer to a question will make known is kept.
+    pub(super) fn hand_out(&mut self) -> Option<Event> {
+        self.notified = true;
+        if let Some(asked) = self.asked {
+            self.open(asked);
+        }
+        match &self.slot {
+            Slot::Rcpt(recipient) => Some(Event::Rcpt(RcptCommand::of(recipient))),
+            Slot::Mail(envelope) => Some(Event::Mail(MailCommand::of(envelope))),
+            Slot::Helo(helo) => Some(Event::Helo(Helo::clone(helo))),
+            Slot::News(_) | Slot::Empty => match self.take_slot() {
+                Slot::News(event) => Some(event),
+                _ => None,
+            },
+        }
+    }
+
+    /// Closes the question, because it is answered. Returns which it was.
+    pub(super) const fn close(&mut self) -> Option<Asked> {
+        self.asked.take()
+    }
+
+    /// Forgets the question, and what there is to be told.
+    pub(super) fn forget(&mut self) {
+        self.asked = None;
+        self.notified = true;
+        self.slot = Slot::Empty;
+    }
+
+    pub(super) const fn take_slot(&mut self) -> Slot {
+        mem::replace(&mut self.slot, Slot::Empty)
+    }
+
+    /// The caller has put the question aside until its service is ready.
+    pub(super) const fn queue(&mut self) {
+        self.queued = true;
+    }
+
+    /// The service has become ready. Returns whether it was waited for.
+    pub(super) const fn begin(&mut self) -> bool {
+        mem::replace(&mut self.queued, false)
+    }
+
+    pub(super) const fn asked(&self) -> Option<Asked> {
+        self.asked
+    }
+
+    pub(super) const fn is_notified(&self) -> bool {
+        self.notified
+    }
+
+    pub(super) const fn is_queued(&self) -> bool {
+        self.queued
+    }
+
+    pub(super) const fn serial(&self) -> u64 {
+        self.serial
+    }
+
+    /// Whether the question of that number is open. One that was found, but not handed out yet, is another.
+    pub(super) const fn is_open(&self, serial: u64) -> bool {
+        self.notified && self.asked.is_some() && serial == self.serial
+    }
+
+    /// Whether no question was handed out yet.
+    pub(super) const fn is_first(&self) -> bool {
+        self.serial.is_multiple_of(SERIALS)
+    }
+}

@@ -1,0 +1,186 @@
+//! Replies on their way to the client, and the log of the lines of both sides.
+
+use super::{
+    fixed,
+    output::Output,
+    redact,
+    wire::{WireLine, WireLog},
+};
+use crate::{
+    config::Config,
+    protocol::Protocol,
+    reply::{DataReply, Form, Reply},
+    time::{Moment, Nanos},
+};
+
+/// Without enhanced status codes, as the greeting and the answer to it are (RFC 2034 section 4).
+pub(super) const PLAIN: Form = Form {
+    status: false,
+    utf8: false,
+};
+
+/// Writes replies in the form that the session has come to.
+#[derive(Debug)]
+pub(super) struct Replies {
+    output: Output,
+    wire: Option<Box<WireLog>>,
+    /// The client is lost, or the last reply was written.
+    is_over: bool,
+    /// Whether the driver was told once that it is late for a write.
+    late: bool,
+    /// Whether replies have enhanced status codes. RFC 2034 section 4 asks for them from EHLO's answer on. They are sent
+    /// before it too: to a client that does not know them they are text.
+    status: bool,
+    /// Whether there is a reply for each recipient of a message in any case (RFC 2033 section 4.2).
+    for_each: bool,
+}
+
+impl Replies {
+    pub(super) fn new(config: &Config) -> Self {
+        Self {
+            output: Output::default(),
+            wire: config.log_wire.then(Box::default),
+            is_over: false,
+            late: false,
+            status: config.extensions.known().status_codes,
+            for_each: config.protocol == Protocol::Lmtp,
+        }
+    }
+
+    /// Appends a reply.
+    pub(super) fn put(&mut self, reply: &Reply, utf8: bool) {
+        let status = self.status;
+        self.put_as(reply, Form { status, utf8 });
+    }
+
+    pub(super) fn put_as(&mut self, reply: &Reply, form: Form) {
+        self.append(|buffer| reply.encode(form, buffer));
+    }
+
+    /// Appends bytes that are a whole reply already.
+    pub(super) fn put_raw(&mut self, bytes: &[u8]) {
+        self.append(|buffer| buffer.extend_from_slice(bytes));
+    }
+
+    /// Appends the reply to a message: one, or one for each of its recipients. Returns whether any of them closes the session.
+    pub(super) fn put_data_reply(&mut self, reply: &DataReply, to: Recipients) -> bool {
+        if self.for_each {
+            return self.put_each(reply, to);
+        }
+        let is_first = |number| reply.for_recipient(number) == reply.for_recipient(0);
+        if !to.each_asked || (1..to.number).all(is_first) {
+            self.put(reply.merged(), to.utf8);
+            return reply.merged().closes();
+        }
+        // draft-hall-prdr-00 section 4.5.
+        self.put(&fixed::EACH_RECIPIENT, to.utf8);
+        let closes = self.put_each(reply, to);
+        let overall = reply.overall();
+        self.put(&overall, to.utf8);
+        closes || overall.closes()
+    }
+
+    fn put_each(&mut self, reply: &DataReply, to: Recipients) -> bool {
+        let mut closes = false;
+        for number in 0..to.number {
+            closes |= reply.for_recipient(number).closes();
+            self.put(reply.for_recipient(number), to.utf8);
+        }
+        closes
+    }
+
+    fn append(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
+        if self.is_over {
+            return;
+        }
+        let buffer = self.output.buffer();
+        let start = buffer.len();
+        write(buffer);
+        if let Some(wire) = &mut self.wire {
+            wire.sent(&buffer[start..]);
+        }
+    }
+
+    /// Nothing is said to the client any more.
+    pub(super) const fn finish(&mut self) {
+        self.is_over = true;
+    }
+
+    /// Drops what was not written yet: the client is lost.
+    pub(super) fn drop_unsent(&mut self) {
+        self.output.clear();
+    }
+
+    pub(super) fn unsent(&self) -> &[u8] {
+        self.output.as_slice()
+    }
+
+    pub(super) fn unsent_len(&self) -> usize {
+        self.output.unsent()
+    }
+
+    pub(super) fn wrote(&mut self, written: usize, least_rate: u32, now: impl FnOnce() -> Moment) {
+        self.output.wrote(written, least_rate, now);
+    }
+
+    /// Until when the client may take them. `None` if it has had its time, except that a driver that is late for it is told once.
+    pub(super) fn deadline(&mut self, limit: Nanos, now: Moment) -> Option<Moment> {
+        let (since, is_new) = self.output.waiting_since(now);
+        if is_new {
+            self.late = false;
+        }
+        let until = since.plus(limit);
+        if until > now {
+            return Some(until);
+        }
+        let late = now.lateness(until, &mut self.late)?;
+        self.output.postpone(late);
+        Some(until.plus(late))
+    }
+
+    /// Moves the start of the client's time later.
+    pub(super) fn postpone(&mut self, late: Nanos) {
+        self.output.postpone(late);
+    }
+
+    /// Measures the time that the client may take from now on.
+    pub(super) const fn restart(&mut self) {
+        self.output.restart();
+    }
+
+    /// The next line of either side that the caller is to be told.
+    #[inline]
+    pub(super) fn next_line(&mut self) -> Option<WireLine> {
+        self.wire.as_mut()?.pop()
+    }
+
+    /// Logs what stands for something that the client has sent.
+    pub(super) fn log_received(&mut self, text: &str) {
+        if let Some(wire) = &mut self.wire {
+            wire.received(text.to_owned());
+        }
+    }
+
+    /// Logs a command without what may be a password.
+    #[inline]
+    pub(super) fn log_command(&mut self, line: &[u8], config: &Config) {
+        if let Some(wire) = &mut self.wire {
+            wire.received(redact::command_line(line, &config.mechanisms));
+        }
+    }
+
+    pub(super) fn log_message(&mut self, received: u64) {
+        if self.wire.is_some() {
+            self.log_received(&format!("[message of {received} octets]"));
+        }
+    }
+}
+
+/// For whom the reply to a message is.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Recipients {
+    pub(super) number: usize,
+    /// Whether the client asked for a reply to each.
+    pub(super) each_asked: bool,
+    pub(super) utf8: bool,
+}

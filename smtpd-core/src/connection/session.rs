@@ -1,0 +1,339 @@
+//! What both sides have said so far, without the time that it took.
+
+use std::sync::Arc;
+
+use bytes::{Buf, BytesMut};
+
+use super::{
+    authentication::Authentication,
+    claims::Claims,
+    event::CloseReason,
+    fixed,
+    offer::Offer,
+    question::{Asked, Question},
+    replies::Replies,
+    state::State,
+    step::TlsFacts,
+    transaction::Transaction,
+    transfer::Transfer,
+};
+use crate::{
+    command::is_foreign_start,
+    config::Config,
+    framing::{Line, LineReader, wipe_front},
+    helo::{Greeting, Helo},
+    reply::Reply,
+    sasl::{Identity, MAX_RESPONSE_LINE, SaslError},
+    time::Nanos,
+};
+
+/// The order of things: which command is in order, what the next bytes are, what is asked. What belongs together is kept by
+/// a struct of its own, which tells by an outcome what is to be said and done.
+///
+/// What the client has said of itself and shown is in `helo` and `authentication`. A session that starts anew forgets both as
+/// a whole, so that nothing can pass for what is known of another client. The [guide](crate::guide::driver) has a table of what
+/// each command leaves of it, and `tests/survival.rs` tests that.
+#[derive(Debug)]
+pub(super) struct Session {
+    pub(super) config: Arc<Config>,
+    pub(super) state: State,
+    pub(super) reading: Mode,
+    pub(super) tls: bool,
+    pub(super) closed: Option<CloseReason>,
+    /// Wrong commands.
+    pub(super) errors: u32,
+    /// Commands since a message was accepted that may have led to none.
+    pub(super) idle_commands: u32,
+    /// Messages that were accepted.
+    pub(super) messages: u32,
+    /// What all waits for commands have come to since a message was accepted.
+    pub(super) idle: Nanos,
+    pub(super) line: LineReader,
+    pub(super) helo: Option<Box<Helo>>,
+    pub(super) question: Question,
+    pub(super) replies: Replies,
+    pub(super) authentication: Authentication,
+    pub(super) transaction: Transaction,
+    /// The message that is being received.
+    pub(super) transfer: Transfer,
+    /// What a trusted peer says of its client.
+    pub(super) claims: Claims,
+}
+
+/// What the next bytes are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Mode {
+    Commands,
+    SaslResponse,
+    Message,
+    /// A TLS handshake, which is the caller's business.
+    Handshake,
+    /// Nothing is read any more, and what comes is dropped.
+    Closed,
+}
+
+/// Why a command comes to nothing.
+#[derive(Debug)]
+pub(super) enum Refused {
+    /// It was wrong, and counts as an error.
+    Fault(Reply),
+    /// It was not wrong.
+    Answered(Reply),
+    /// The session ends.
+    Closed(Reply, CloseReason),
+}
+
+impl Refused {
+    /// The command exceeds a limit on the session.
+    pub(super) const fn over_limit(reply: Reply) -> Self {
+        Self::Closed(reply, CloseReason::Limit)
+    }
+
+    /// The caller's reply closes the session.
+    pub(super) const fn because_it_closes(reply: Reply) -> Self {
+        Self::Closed(reply, CloseReason::Refused)
+    }
+}
+
+impl Session {
+    pub(super) fn new(config: Arc<Config>) -> Self {
+        Self {
+            replies: Replies::new(&config),
+            config,
+            state: State::Start,
+            reading: Mode::Commands,
+            tls: false,
+            closed: None,
+            errors: 0,
+            idle_commands: 0,
+            messages: 0,
+            idle: Nanos::ZERO,
+            line: LineReader::default(),
+            helo: None,
+            question: Question::new(),
+            authentication: Authentication::default(),
+            transaction: Transaction::default(),
+            transfer: Transfer::default(),
+            claims: Claims::default(),
+        }
+    }
+
+    /// Takes something from the input. Returns whether there was enough of it.
+    #[inline]
+    pub(super) fn step(&mut self, input: &mut BytesMut) -> bool {
+        match self.reading {
+            Mode::Message => self.take_message(input),
+            // A line ends with something; a message may end with nothing, as a chunk of no bytes does.
+            _ if input.is_empty() => false,
+            Mode::Commands if self.begins_another_protocol(input) => {
+                self.replies.log_received("[another protocol]");
+                self.close_foreign();
+                true
+            }
+            Mode::Commands => {
+                let limit = self.config.prepared().line_limit;
+                self.take_line(input, limit, Self::command)
+            }
+            Mode::SaslResponse => {
+                self.take_line(input, MAX_RESPONSE_LINE + 2, |session, line, _| {
+                    session.sasl_response(line);
+                })
+            }
+            Mode::Handshake | Mode::Closed => true,
+        }
+    }
+
+    /// Takes a line. Returns whether there was one. A line that may hold a password or a token is wiped from the input: a
+    /// response of SASL, AUTH, and whatever was refused or is not known, for it may be a response that came at the wrong moment.
+    #[inline]
+    fn take_line(
+        &mut self,
+        input: &mut BytesMut,
+        limit: usize,
+        handle: impl FnOnce(&mut Self, &[u8], bool),
+    ) -> bool {
+        // An initial response counts as part of the exchange, not of the command (RFC 4954 section 4).
+        let is_auth = is_auth(input);
+        let limit = if is_auth {
+            limit.max(MAX_RESPONSE_LINE + 32)
+        } else {
+            limit
+        };
+        let is_secret = is_auth || self.reading == Mode::SaslResponse;
+        let errors = self.errors;
+        match self.line.poll(input, limit) {
+            None => return false,
+            Some(Line::TooLong) => self.line_too_long(),
+            Some(Line::Complete(len)) => {
+                let more = input.len() > len + 2;
+                handle(self, &input[..len], more);
+                // An unknown command is not refused yet where its service is asked.
+                let is_unknown = self.question.asked() == Some(Asked::Command);
+                if is_secret || is_unknown || self.errors != errors {
+                    wipe_front(input, len + 2);
+                } else {
+                    input.advance(len + 2);
+                }
+            }
+        }
+        true
+    }
+
+    fn line_too_long(&mut self) {
+        self.replies.log_received("[line too long]");
+        if self.reading == Mode::SaslResponse {
+            self.break_authentication_off(SaslError::TooLong)
+        } else {
+            self.fault(fixed::LINE_TOO_LONG)
+        }
+    }
+
+    /// Whether the client begins with a protocol that has no lines: it would wait for an answer, and so would this session,
+    /// until its time is over. Only the first byte of a session is looked at, so that commands cost no more.
+    fn begins_another_protocol(&self, input: &[u8]) -> bool {
+        self.line.is_new() && input.first().is_some_and(|&byte| is_foreign_start(byte))
+    }
+
+    pub(super) fn close_foreign(&mut self) {
+        self.close_with(fixed::FOREIGN, CloseReason::Violation)
+    }
+
+    /// Whether the next byte begins a line.
+    pub(super) fn is_between_lines(&self) -> bool {
+        matches!(self.reading, Mode::Commands | Mode::SaslResponse) && !self.line.is_within()
+    }
+
+    /// Whether a message has come whole, and the answer to it is awaited.
+    pub(super) fn is_delivering(&self) -> bool {
+        self.question.asked() == Some(Asked::Message)
+            && self.transfer.is_under_way()
+            && self.transfer.error().is_none()
+    }
+
+    /// Whether no transaction is open, so that the session may end here.
+    pub(super) const fn is_between_messages(&self) -> bool {
+        matches!(self.state, State::Start | State::Ready | State::Refused)
+            && !self.transfer.is_under_way()
+    }
+
+    pub(super) fn must_authenticate(&self) -> bool {
+        self.config.require_auth
+            && !self.config.mechanisms.is_empty()
+            && !self.authentication.is_done()
+    }
+
+    pub(super) const fn identity(&self) -> Option<&Identity> {
+        self.authentication.identity()
+    }
+
+    pub(super) fn greeting(&self) -> Option<Greeting> {
+        self.helo.as_ref().map(|helo| helo.greeting)
+    }
+
+    pub(super) fn offer(&self) -> Offer<'_> {
+        Offer::new(&self.config, self.tls, self.authentication.is_done())
+    }
+
+    /// Counts time that the client has taken.
+    pub(super) fn charge(&mut self, waited: Nanos) {
+        self.transfer.charge(waited);
+        if self.reading != Mode::Message {
+            self.idle = self.idle.plus(waited);
+        }
+    }
+
+    /// Appends a reply in the form that the session has come to.
+    #[inline]
+    pub(super) fn put(&mut self, reply: &Reply) {
+        self.replies.put(reply, self.transaction.is_utf8());
+    }
+
+    /// Answers a command that was wrong, and ends the session where it was one too many.
+    pub(super) fn fault(&mut self, reply: Reply) {
+        self.errors += 1;
+        if self.errors >= self.config.limits.errors {
+            return self.close_with(fixed::TOO_MANY_ERRORS, CloseReason::Limit);
+        }
+        self.put(&reply);
+    }
+
+    /// Answers a command that comes to nothing.
+    pub(super) fn refuse(&mut self, refused: Refused) {
+        match refused {
+            Refused::Fault(reply) => self.fault(reply),
+            Refused::Answered(reply) => self.put(&reply),
+            Refused::Closed(reply, reason) => self.close_with(reply, reason),
+        }
+    }
+
+    /// Ends the transaction that is open, if any.
+    pub(super) fn end_transaction(&mut self) {
+        self.transaction.end();
+        self.transfer.forget();
+        self.claims.forget_forwarded();
+        if !matches!(self.state, State::Start | State::Refused) {
+            self.state = State::Ready;
+        }
+    }
+
+    /// The session starts anew, up to HELO.
+    pub(super) fn start_anew(&mut self, identity: Option<Identity>, channel: TlsFacts) {
+        self.end_transaction();
+        self.helo = None;
+        self.authentication.start_anew(identity, channel);
+        self.line = LineReader::default();
+        self.state = State::Start;
+        self.reading = Mode::Commands;
+    }
+
+    /// The connection is encrypted from here on, so the session starts anew.
+    pub(super) fn encrypted(&mut self, facts: TlsFacts) {
+        self.start_anew(None, facts);
+        self.tls = true;
+    }
+
+    pub(super) fn close_with(&mut self, reply: Reply, reason: CloseReason) {
+        match self.reading {
+            Mode::Closed => return,
+            // The client would take a reply in plaintext for a part of the handshake.
+            Mode::Handshake => {}
+            _ => self.put(&reply),
+        }
+        self.close(reason);
+    }
+
+    pub(super) fn close(&mut self, reason: CloseReason) {
+        self.reading = Mode::Closed;
+        self.give_up(reason);
+        self.question.forget();
+        self.authentication.cancel();
+        self.end_transaction();
+    }
+
+    /// The client is lost. Only the answer to a message that has come whole is still awaited.
+    pub(super) fn lose(&mut self, reason: CloseReason) {
+        self.replies.drop_unsent();
+        match self.closed {
+            Some(_) => {}
+            None if self.is_delivering() => self.give_up(reason),
+            None => self.close(reason),
+        }
+    }
+
+    /// Says nothing more to the client. Of one that was lost before, that stays the reason.
+    fn give_up(&mut self, reason: CloseReason) {
+        self.closed.get_or_insert(reason);
+        self.replies.finish();
+    }
+}
+
+/// Drops all that has come, which may hold a password as well.
+pub(super) fn drop_all(input: &mut BytesMut) {
+    wipe_front(input, input.len());
+}
+
+fn is_auth(input: &[u8]) -> bool {
+    input
+        .get(..5)
+        .is_some_and(|verb| verb.eq_ignore_ascii_case(b"AUTH "))
+}

@@ -1,0 +1,427 @@
+//! The message itself, by DATA or in chunks of BDAT.
+
+use std::mem;
+
+use bytes::{Bytes, BytesMut};
+
+use super::event::MessageError;
+use crate::{
+    config::Config,
+    framing::{BareNewline, ChunkReader, DotReader, Flaws, NulByte, Piece, TextFilter},
+    reply::{DataReply, Reply},
+    time::Nanos,
+};
+
+/// The message that is being received, if any.
+#[derive(Debug, Default)]
+pub(super) struct Transfer(Option<Box<Message>>);
+
+#[derive(Debug)]
+struct Message {
+    source: Source,
+    text: TextFilter,
+    limit: u64,
+    received: u64,
+    /// Bytes that nobody wants any more.
+    drained: u64,
+    fate: Fate,
+    /// What the waits for it have come to, also those between its chunks.
+    waited: Nanos,
+}
+
+#[derive(Debug)]
+enum Source {
+    Dots(DotReader),
+    Chunk {
+        reader: ChunkReader,
+        chunk: Chunk,
+    },
+    /// Nothing more to come.
+    Over,
+}
+
+/// What BDAT announces (RFC 3030 section 2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Chunk {
+    pub(super) size: u64,
+    pub(super) is_last: bool,
+}
+
+/// What becomes of a message, as far as that is known before its end.
+#[derive(Debug)]
+enum Fate {
+    /// The caller is to have it.
+    Wanted,
+    /// It has to be refused.
+    Faulty(MessageError),
+    /// The reply is known already. It may yet turn out that the message has to be refused.
+    Answered(DataReply, Option<MessageError>),
+    /// A BDAT that was not in order: its bytes are read only to be dropped.
+    Void(Reply),
+}
+
+/// What was found in the input.
+#[derive(Debug)]
+pub(super) enum Part {
+    Bytes(Bytes),
+    /// Bytes that the caller does not receive.
+    Dropped,
+    /// More such bytes than are worth reading. The reply can no longer change.
+    Drained(Reply),
+    /// The chunk has ended, but not the message.
+    ChunkEnd,
+    End,
+}
+
+/// What follows the end of a chunk that is not the last.
+#[derive(Debug)]
+pub(super) enum AfterChunk {
+    /// The caller is to take the bytes.
+    Ask,
+    Taken(u64),
+    /// The caller is to learn that the message has to be refused.
+    Faulty(MessageError),
+    /// The message is refused (RFC 3030 section 2).
+    Broken(Reply),
+    /// The chunk was not in order, and the transaction is what it was.
+    Void(Reply),
+}
+
+/// What follows the end of the message.
+#[derive(Debug)]
+pub(super) enum AfterMessage {
+    /// What was held back of it.
+    Rest(Bytes),
+    Ask(Result<(), MessageError>),
+    Answered(DataReply),
+    Void(Reply),
+}
+
+impl Transfer {
+    pub(super) const fn is_under_way(&self) -> bool {
+        self.0.is_some()
+    }
+
+    /// How many bytes have come so far.
+    pub(super) fn received(&self) -> u64 {
+        self.0.as_ref().map_or(0, |message| message.received)
+    }
+
+    /// What the client took over the message so far. `None` without one.
+    pub(super) fn waited(&self) -> Option<Nanos> {
+        self.0.as_ref().map(|message| message.waited)
+    }
+
+    pub(super) fn charge(&mut self, waited: Nanos) {
+        if let Some(message) = &mut self.0 {
+            message.waited = message.waited.plus(waited);
+        }
+    }
+
+    /// Whether the message can still be answered.
+    pub(super) fn is_open(&self) -> bool {
+        let fate = self.0.as_ref().map(|message| &message.fate);
+        matches!(fate, Some(Fate::Wanted | Fate::Faulty(_)))
+    }
+
+    /// Why the message has to be refused, if that was found so far.
+    pub(super) fn error(&self) -> Option<MessageError> {
+        self.0.as_ref().and_then(|message| message.error())
+    }
+
+    /// How long the chunk is that was announced last. `None` unless the message comes in chunks.
+    pub(super) fn chunk_size(&self) -> Option<u64> {
+        let chunk = self.0.as_ref().and_then(|message| message.chunk());
+        chunk.map(|chunk| chunk.size)
+    }
+
+    /// A message begins that ends with a dot.
+    pub(super) fn begin_dots(&mut self, config: &Config, is_binary: bool) {
+        let source = Source::Dots(DotReader::new());
+        self.0 = Some(Message::new(source, Fate::Wanted, config, is_binary));
+    }
+
+    /// A chunk comes next. Returns whether it is the first of its message.
+    pub(super) fn begin_chunk(&mut self, chunk: Chunk, config: &Config, is_binary: bool) -> bool {
+        let source = Source::of(chunk);
+        match &mut self.0 {
+            Some(message) => {
+                message.source = source;
+                false
+            }
+            None => {
+                self.0 = Some(Message::new(source, Fate::Wanted, config, is_binary));
+                true
+            }
+        }
+    }
+
+    /// A chunk comes that is not in order.
+    pub(super) fn begin_void(&mut self, chunk: Chunk, reply: Reply, config: &Config) {
+        let (source, fate) = (Source::of(chunk), Fate::Void(reply));
+        self.0 = Some(Message::new(source, fate, config, true));
+    }
+
+    /// Keeps a reply that has come before the end of the message: what is left of it is read and dropped.
+    pub(super) fn answer(&mut self, reply: DataReply) {
+        if let Some(message) = &mut self.0
+            && let Fate::Wanted | Fate::Faulty(_) = message.fate
+        {
+            message.fate = Fate::Answered(reply, message.error());
+        }
+    }
+
+    /// Takes what there is of the message. `None` if more input is needed. Beyond `drain` bytes, what nobody wants is not read.
+    pub(super) fn poll(&mut self, input: &mut BytesMut, drain: u64) -> Option<Part> {
+        let Some(message) = &mut self.0 else {
+            return Some(Part::End);
+        };
+        let (bytes, flaws) = match &mut message.source {
+            Source::Dots(reader) => match reader.poll(input)? {
+                Piece::Text { octets, flaws } => (octets, flaws),
+                Piece::End => return Some(Part::End),
+            },
+            Source::Chunk { reader, chunk } => match reader.poll(input) {
+                Some(bytes) => {
+                    let flaws = message.text.flaws_of(&bytes);
+                    (bytes, flaws)
+                }
+                None if !reader.is_done() => return None,
+                None if chunk.is_last => return Some(Part::End),
+                None => return Some(Part::ChunkEnd),
+            },
+            Source::Over => return Some(Part::End),
+        };
+        Some(match message.take(bytes, flaws) {
+            Some(bytes) => Part::Bytes(bytes),
+            None if message.drained > drain => {
+                message.refusal().map_or(Part::Dropped, Part::Drained)
+            }
+            None => Part::Dropped,
+        })
+    }
+
+    /// A chunk has ended, but not the message. `None` without a message.
+    pub(super) fn end_chunk(&mut self) -> Option<AfterChunk> {
+        let message = self.0.as_ref()?;
+        let size = message.chunk().map_or(0, |chunk| chunk.size);
+        let after = match &message.fate {
+            Fate::Wanted => AfterChunk::Ask,
+            Fate::Faulty(error) => AfterChunk::Faulty(*error),
+            Fate::Answered(reply, _) if !reply.is_taken() => {
+                AfterChunk::Broken(reply.merged().clone())
+            }
+            Fate::Answered(_, Some(error)) => AfterChunk::Broken(error.reply()),
+            Fate::Answered(_, None) => AfterChunk::Taken(size),
+            Fate::Void(reply) => AfterChunk::Void(reply.clone()),
+        };
+        if let AfterChunk::Broken(_) | AfterChunk::Void(_) = after {
+            self.0 = None;
+        }
+        Some(after)
+    }
+
+    /// The message has ended. `None` without one.
+    pub(super) fn end(&mut self) -> Option<AfterMessage> {
+        let message = self.0.as_mut()?;
+        let rest = message.text.finish();
+        if message.error() != Some(MessageError::TooLarge) {
+            message.judge_text();
+        }
+        if let Some(rest) = rest
+            && message.is_wanted()
+        {
+            message.source = Source::Over;
+            return Some(AfterMessage::Rest(rest));
+        }
+        // What was found of the message still counts when it is answered.
+        let found = message.error().map_or(Fate::Wanted, Fate::Faulty);
+        Some(match mem::replace(&mut message.fate, found) {
+            Fate::Wanted => AfterMessage::Ask(Ok(())),
+            Fate::Faulty(error) => AfterMessage::Ask(Err(error)),
+            Fate::Answered(reply, _) => AfterMessage::Answered(reply),
+            Fate::Void(reply) => {
+                self.0 = None;
+                AfterMessage::Void(reply)
+            }
+        })
+    }
+
+    /// The message is answered, and over. Returns the reply that is due to it, and whether all of it had come; not so where
+    /// a chunk was refused. A message that must be refused is never taken, whatever the service has said.
+    pub(super) fn finish(&mut self, reply: DataReply) -> Option<(DataReply, bool)> {
+        let message = self.0.take()?;
+        let reply = match message.error() {
+            Some(error) => reply.map(|one| match one.is_positive() {
+                true => error.reply(),
+                false => one,
+            }),
+            None => reply,
+        };
+        let is_whole = message.chunk().is_none_or(|chunk| chunk.is_last);
+        Some((reply, is_whole))
+    }
+
+    /// Forgets the message.
+    pub(super) fn forget(&mut self) {
+        self.0 = None;
+    }
+}
+
+impl Message {
+    fn new(source: Source, fate: Fate, config: &Config, is_binary: bool) -> Box<Self> {
+        let text = match is_binary {
+            true => TextFilter::new(BareNewline::PassThrough, NulByte::PassThrough),
+            false => TextFilter::new(config.bare_newline, config.nul_byte),
+        };
+        Box::new(Self {
+            source,
+            text,
+            limit: config.limits.message_size.unwrap_or(u64::MAX),
+            received: 0,
+            drained: 0,
+            fate,
+            waited: Nanos::ZERO,
+        })
+    }
+
+    const fn chunk(&self) -> Option<Chunk> {
+        match self.source {
+            Source::Chunk { chunk, .. } => Some(chunk),
+            _ => None,
+        }
+    }
+
+    const fn error(&self) -> Option<MessageError> {
+        match self.fate {
+            Fate::Faulty(error) => Some(error),
+            Fate::Answered(_, error) => error,
+            Fate::Wanted | Fate::Void(_) => None,
+        }
+    }
+
+    const fn is_wanted(&self) -> bool {
+        matches!(self.fate, Fate::Wanted)
+    }
+
+    /// Notes that the message has to be refused.
+    #[cold]
+    fn condemn(&mut self, error: MessageError) {
+        match &mut self.fate {
+            Fate::Answered(_, found) => *found = Some(error),
+            Fate::Wanted | Fate::Faulty(_) => self.fate = Fate::Faulty(error),
+            Fate::Void(_) => {}
+        }
+    }
+
+    /// What of these bytes is to be handed on.
+    fn take(&mut self, bytes: Bytes, flaws: Flaws) -> Option<Bytes> {
+        let len = bytes.len() as u64;
+        if !self.is_wanted() {
+            self.drained = self.drained.saturating_add(len);
+        }
+        // RFC 1870 section 5: the octets of the message, without the dots that were added for transparency.
+        self.received = self.received.saturating_add(len);
+        let excess = self.received.saturating_sub(self.limit);
+        if excess > 0 {
+            // It takes precedence over what text must not have: which of the two was found first depends on the pieces.
+            self.condemn(MessageError::TooLarge);
+            self.drained = self.drained.max(excess);
+        }
+        let is_refused = match self.fate {
+            Fate::Void(_) => true,
+            _ => self
+                .error()
+                .is_some_and(|error| error != MessageError::NulByte),
+        };
+        if is_refused {
+            return None;
+        }
+        // A message that was answered early is looked at to its end: it may yet have to be refused.
+        let bytes = self.text.apply(bytes, flaws);
+        if self.text.is_flawed() {
+            self.judge_text();
+        }
+        (self.is_wanted() && !bytes.is_empty()).then_some(bytes)
+    }
+
+    /// A bare CR or LF takes precedence over a NUL that is found with it in one piece of the message. Which of the two is in an
+    /// earlier piece is the error of the message: see [`take`](Self::take).
+    #[cold]
+    fn judge_text(&mut self) {
+        if self.text.refuses_newline() {
+            self.condemn(MessageError::BareNewline);
+        } else if self.text.refuses_nul() {
+            self.condemn(MessageError::NulByte);
+        }
+    }
+
+    /// The reply that all the bytes yet to come can no longer change.
+    fn refusal(&self) -> Option<Reply> {
+        match &self.fate {
+            Fate::Wanted => None,
+            Fate::Faulty(error) => Some(error.reply()),
+            Fate::Answered(reply, _) if !reply.is_taken() => Some(reply.merged().clone()),
+            Fate::Answered(_, error) => error.map(MessageError::reply),
+            Fate::Void(reply) => Some(reply.clone()),
+        }
+    }
+}
+
+impl Source {
+    fn of(chunk: Chunk) -> Self {
+        Self::Chunk {
+            reader: ChunkReader::new(chunk.size),
+            chunk,
+        }
+    }
+}
+
+impl Chunk {
+    /// RFC 3030 section 2: `"BDAT" SP chunk-size [ SP end-marker ]`.
+    pub(super) fn parse(argument: &[u8]) -> Option<Self> {
+        let mut words = argument
+            .split(|&byte| byte == b' ')
+            .filter(|word| !word.is_empty());
+        let digits = words.next()?;
+        let size = std::str::from_utf8(digits)
+            .ok()
+            .filter(|digits| digits.bytes().all(|digit| digit.is_ascii_digit()))?
+            .parse()
+            .ok()?;
+        let is_last = match (words.next(), words.next()) {
+            (None, _) => false,
+            (Some(last), None) if last.eq_ignore_ascii_case(b"LAST") => true,
+            _ => return None,
+        };
+        Some(Self { size, is_last })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bdat_lines() {
+        let cases: [(&str, Option<(u64, bool)>); 13] = [
+            ("0", Some((0, false))),
+            ("10 LAST", Some((10, true))),
+            ("10 last", Some((10, true))),
+            ("18446744073709551615", Some((u64::MAX, false))),
+            ("18446744073709551616", None),
+            ("", None),
+            ("abc", None),
+            ("-1", None),
+            ("+3", None),
+            ("0x3 LAST", None),
+            ("3LAST", None),
+            ("1 FIRST", None),
+            ("1 LAST x", None),
+        ];
+        for (argument, expected) in cases {
+            let expected = expected.map(|(size, is_last)| Chunk { size, is_last });
+            assert_eq!(Chunk::parse(argument.as_bytes()), expected, "{argument:?}");
+        }
+    }
+}

@@ -1,0 +1,285 @@
+//! What a session waits for, and until when.
+
+use std::time::Instant;
+
+use bytes::BytesMut;
+
+use super::{
+    Connection,
+    event::{CloseReason, Event, Overdue},
+    question::Asked,
+    session::{Mode, drop_all},
+    step::{Found, Need},
+};
+use crate::{
+    config::Times,
+    reply::{Code, Reply, Status},
+    time::{Moment, Nanos},
+};
+
+impl Connection {
+    /// No command is taken while more than this many bytes of replies wait to be written.
+    const MAX_UNSENT: usize = 64 << 10;
+
+    /// Goes on until there is something to be handed out or waited for.
+    pub(super) fn find(&mut self, now: Instant, input: &mut BytesMut) -> Found {
+        let now = self.count(now, input.len());
+        loop {
+            if let Some(line) = self.session.replies.next_line() {
+                return Found::Event(Event::Line(line));
+            }
+            if !self.session.question.is_notified() {
+                self.pause(now);
+                self.clock.forget_due();
+                if let Some(event) = self.session.question.hand_out() {
+                    return Found::Event(event);
+                }
+            }
+            if let Some(found) = self.look(now, input) {
+                return found;
+            }
+        }
+    }
+
+    /// Counts the time that the client has taken, if it has sent something. Returns the present time.
+    fn count(&mut self, now: Instant, input: usize) -> Moment {
+        let now = self.clock.moment(now);
+        let waited = self.clock.arrived(now, input);
+        self.charge(waited);
+        // The pause before a line is not part of the line.
+        if self.session.is_between_lines() {
+            self.clock.begin_line();
+        }
+        now
+    }
+
+    /// Notes that the client is not waited for, and counts the time that it was until now.
+    fn pause(&mut self, now: Moment) {
+        let waited = self.clock.pause(now);
+        self.charge(waited);
+    }
+
+    fn charge(&mut self, waited: Nanos) {
+        if waited == Nanos::ZERO {
+            return;
+        }
+        self.session.charge(waited);
+        if self.session.reading != Mode::Message {
+            self.clock.count(waited);
+        }
+    }
+
+    /// Looks once for what is to be done next. `None` if something was done, so that `find` has to look again.
+    fn look(&mut self, now: Moment, input: &mut BytesMut) -> Option<Found> {
+        if self.session.question.asked().is_some() {
+            self.pause(now);
+            return self.await_answer(now);
+        }
+        match self.session.reading {
+            Mode::Closed => {
+                drop_all(input);
+                return self.await_end(now);
+            }
+            Mode::Handshake => return self.await_handshake(now),
+            Mode::Commands | Mode::SaslResponse | Mode::Message => {}
+        }
+        if self.session.replies.unsent_len() >= Self::MAX_UNSENT {
+            self.pause(now);
+            return self.await_write(now);
+        }
+        if self.draining && self.session.is_between_messages() {
+            self.say_shutdown();
+            self.session.replies.restart();
+            return None;
+        }
+        if self.is_over_time(now) {
+            self.time_out();
+            return None;
+        }
+        if self.session.step(input) {
+            self.clock.begin_line();
+            return None;
+        }
+        self.starved(now, input.len())
+    }
+
+    /// The client is awaited. `None` where it has been too long.
+    fn starved(&mut self, now: Moment, input: usize) -> Option<Found> {
+        if !self.session.replies.unsent().is_empty() {
+            // Not before it has the replies.
+            self.pause(now);
+            return self.await_write(now);
+        }
+        if self.eof {
+            self.session.close(CloseReason::Lost);
+            return None;
+        }
+        self.clock.wait(now, input);
+        let until = self.read_deadline(now);
+        match self.clock.read_deadline(until, now) {
+            Some(until) => Some(Found::Wait(Need::Read, until)),
+            None => {
+                self.time_out();
+                None
+            }
+        }
+    }
+
+    fn times(&self) -> &Times {
+        &self.session.config.prepared().times
+    }
+
+    fn read_deadline(&self, now: Moment) -> Moment {
+        let limits = self.times();
+        let session = &self.session;
+        let for_message = match session.transfer.waited() {
+            Some(waited) => self.transfer_limit().less(waited),
+            None => Nanos::MAX,
+        };
+        let since = self.clock.waiting_since(now);
+        if session.reading == Mode::Message {
+            return since.plus(limits.data.min(for_message));
+        }
+        let mut left = limits.command.min(for_message);
+        if session.line.is_within() {
+            left = left.min(self.clock.left_of_line(limits.line));
+        }
+        let idle = session.idle;
+        if limits.without_message.less(idle) < left {
+            left = left.min(self.extended(limits.without_message).less(idle));
+        }
+        if session.must_authenticate() {
+            left = left.min(limits.without_login.less(idle));
+        }
+        let until = since.plus(left);
+        match self.session_limit() {
+            end if end <= until => until.min(self.session_end(end)),
+            _ => until,
+        }
+    }
+
+    /// Whether the session has lasted too long, whatever the client still sends.
+    fn is_over_time(&self, now: Moment) -> bool {
+        let end = self.session_limit();
+        end <= now
+            && matches!(self.session.reading, Mode::Commands | Mode::SaslResponse)
+            && self.session_end(end) <= now
+    }
+
+    fn session_limit(&self) -> Moment {
+        Moment::START.plus(self.times().session)
+    }
+
+    /// When the session has to end, which is later than its limit within a transaction.
+    fn session_end(&self, limit: Moment) -> Moment {
+        limit.plus(self.extended(Nanos::ZERO))
+    }
+
+    /// A limit on what leads to no message. Within a transaction it is longer by what a message may take: without any,
+    /// commands that lead nowhere would keep it open without end.
+    fn extended(&self, limit: Nanos) -> Nanos {
+        if self.session.is_between_messages() {
+            limit
+        } else {
+            limit.plus(self.transfer_limit())
+        }
+    }
+
+    fn transfer_limit(&self) -> Nanos {
+        let limits = self.times();
+        let received = self.session.transfer.received();
+        limits
+            .transfer
+            .plus(Nanos::earned(received, limits.min_rate))
+    }
+
+    fn time_out(&mut self) {
+        let text = self
+            .session
+            .config
+            .signed("timed out, closing the connection");
+        let reply = Reply::new(Code::SERVICE_UNAVAILABLE, Status::BAD_CONNECTION, text);
+        self.session.close_with(reply, CloseReason::Timeout);
+    }
+
+    /// The client has to take replies. `None` where it has taken too long over them.
+    fn await_write(&mut self, now: Moment) -> Option<Found> {
+        let limits = self.times();
+        let limit = if self.cut {
+            limits.linger
+        } else {
+            limits.write
+        };
+        let until = self.session.replies.deadline(limit, now);
+        if until.is_none() {
+            self.session.lose(CloseReason::Timeout);
+        }
+        until.map(|until| Found::Wait(Need::Write, until))
+    }
+
+    /// What is left to be written is awaited, then nothing.
+    fn await_end(&mut self, now: Moment) -> Option<Found> {
+        if self.session.replies.unsent().is_empty() {
+            return self.session.closed.map(Found::Closed);
+        }
+        self.await_write(now)
+    }
+
+    fn await_handshake(&mut self, now: Moment) -> Option<Found> {
+        if self.draining {
+            self.session.close(CloseReason::Shutdown);
+            return None;
+        }
+        if !self.session.replies.unsent().is_empty() {
+            return self.await_write(now);
+        }
+        if self.eof {
+            self.session.close(CloseReason::Lost);
+            return None;
+        }
+        let limit = self.times().handshake;
+        let until = self.clock.due_in(limit, now);
+        if until.is_none() {
+            self.session.close(CloseReason::TlsFailed);
+        }
+        until.map(|until| Found::Wait(Need::Handshake, until))
+    }
+
+    /// The answer to a question is awaited. `None` where it did not come in time.
+    fn await_answer(&mut self, now: Moment) -> Option<Found> {
+        let limit = self.answer_limit();
+        let Some(due) = self.clock.due_in(limit, now) else {
+            self.overdue();
+            return None;
+        };
+        if self.session.replies.unsent().is_empty() {
+            return Some(Found::Wait(Need::Answer, due));
+        }
+        match self.await_write(now)? {
+            Found::Wait(Need::Write, until) => Some(Found::Wait(Need::Write, until.min(due))),
+            other => Some(other),
+        }
+    }
+
+    fn answer_limit(&self) -> Nanos {
+        let limits = self.times();
+        match self.session.question.asked() {
+            _ if self.session.question.is_queued() => limits.ready,
+            Some(Asked::Data) => limits.data_start,
+            Some(Asked::Room | Asked::Chunk | Asked::Message) => limits.delivery,
+            _ => limits.call,
+        }
+    }
+
+    fn overdue(&mut self) {
+        let question = &self.session.question;
+        let (overdue, reply) = match question.asked() {
+            _ if question.is_queued() => (Overdue::NotReady, Reply::busy()),
+            // RFC 4954 section 6: so clients know that nothing is wrong with the password.
+            Some(Asked::Auth) => (Overdue::Unanswered, Reply::auth_unavailable()),
+            _ => (Overdue::Unanswered, Reply::timed_out()),
+        };
+        self.session.give_up_question(reply);
+        self.session.question.tell(Event::Overdue(overdue));
+    }
+}
