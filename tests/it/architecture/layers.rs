@@ -74,6 +74,13 @@ impl Layers {
     }
 }
 
+/// The sources of each crate, beside its name.
+pub(crate) fn sources() -> impl Iterator<Item = (&'static str, Vec<Source>)> {
+    CRATES
+        .into_iter()
+        .map(|layers| (layers.name, layers.sources()))
+}
+
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
