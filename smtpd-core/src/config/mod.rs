@@ -62,8 +62,8 @@ pub struct Config {
     pub(crate) log_wire: bool,
     pub(crate) entropy: Option<fn(&mut [u8]) -> bool>,
     pub(crate) salt_key: SaltKey,
-    /// Computed when a session first needs it.
-    prepared: OnceLock<Prepared>,
+    /// Computed from the rest after each change.
+    pub(crate) prepared: Prepared,
 }
 
 /// Shared by all clones of a configuration, and made when it is first needed.
@@ -100,8 +100,9 @@ impl Config {
             log_wire: false,
             entropy: None,
             salt_key: SaltKey::default(),
-            prepared: OnceLock::new(),
+            prepared: Prepared::default(),
         }
+        .changed()
     }
 
     /// The name of the program, shown beside the host's. `smtpd` by default.
@@ -321,19 +322,13 @@ impl Config {
         self.require_auth
     }
 
-    /// What a session looks at, computed once.
-    #[inline]
-    pub(crate) fn prepared(&self) -> &Prepared {
-        self.prepared.get_or_init(|| Prepared::of(self))
-    }
-
     /// A text behind the names of the host and the program.
     pub(crate) fn signed(&self, text: &str) -> String {
         format!("{} {} {text}", self.hostname, self.app_name)
     }
 
     fn changed(mut self) -> Self {
-        self.prepared = OnceLock::new();
+        self.prepared = Prepared::of(&self);
         self
     }
 }

@@ -9,8 +9,8 @@ use crate::{
     parameter::{self, ParameterError, ParameterRule},
 };
 
-/// What a listener computes once from its settings.
-#[derive(Clone, Debug)]
+/// What sessions need that can be computed once from the settings.
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Prepared {
     pub(crate) times: Times,
     /// Bytes that a command line may have, with its CRLF.

@@ -117,7 +117,7 @@ impl Timeouts {
 macro_rules! times {
     ($($limit:ident)*) => {
         /// [`Timeouts`] as a session counts time. They are looked at several times in every poll.
-        #[derive(Clone, Debug)]
+        #[derive(Clone, Debug, Default)]
         pub(crate) struct Times {
             $(pub(crate) $limit: Nanos,)*
             /// Bytes per second.

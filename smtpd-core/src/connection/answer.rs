@@ -122,7 +122,7 @@ impl Session {
         }
         let kind = usize::from(self.tls) | self.authentication.kind() << 1;
         let answer = || hello::answer(offer, &self.authentication, own);
-        let answer = self.config.prepared().ehlo(kind, answer);
+        let answer = self.config.prepared.ehlo(kind, answer);
         self.replies.put_raw(answer);
     }
 

@@ -18,7 +18,7 @@ pub(super) fn parse_mail(
     let (sender, rest) =
         ReversePath::parse(path, offer.path_options(true)).map_err(|e| sender_error(&e))?;
     let parameters = Parameters::parse(rest, |keyword, value| {
-        offer.config.prepared().check_mail_parameter(keyword, value)
+        offer.config.prepared.check_mail_parameter(keyword, value)
     })
     .map_err(parameter_error)?;
     offer.check_mail(&parameters)?;
@@ -38,7 +38,7 @@ pub(super) fn parse_rcpt(path: &[u8], offer: Offer<'_>, utf8: bool) -> Result<Re
     let (recipient, rest) =
         ForwardPath::parse(path, offer.path_options(utf8)).map_err(|e| recipient_error(&e))?;
     let parameters = Parameters::parse(rest, |keyword, value| {
-        offer.config.prepared().check_rcpt_parameter(keyword, value)
+        offer.config.prepared.check_rcpt_parameter(keyword, value)
     })
     .map_err(parameter_error)?;
     offer.check_rcpt(&parameters)?;

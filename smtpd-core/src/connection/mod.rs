@@ -226,8 +226,7 @@ impl Connection {
     pub fn poll(&mut self, now: Instant, input: &mut BytesMut) -> Step<'_> {
         match self.find(now, input) {
             Found::Event(event) => Step::of_event(self, event),
-            Found::Wait(need, until) => Step::of_wait(self, need, until),
-            Found::Closed(reason) => Step::Closed(reason),
+            Found::Wait(wait) => Step::of_wait(self, wait),
         }
     }
 
@@ -353,7 +352,7 @@ impl Connection {
         // After a forced shutdown nothing earns the client more time.
         let least_rate = match self.cut {
             true => u32::MAX,
-            false => self.session.config.prepared().times.min_rate,
+            false => self.session.config.prepared.times.min_rate,
         };
         let clock = &mut self.clock;
         self.session

@@ -131,7 +131,7 @@ impl Session {
                 true
             }
             Mode::Commands => {
-                let limit = self.config.prepared().line_limit;
+                let limit = self.config.prepared.line_limit;
                 self.take_line(input, limit, Self::command)
             }
             Mode::SaslResponse => {

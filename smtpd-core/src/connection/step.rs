@@ -103,7 +103,13 @@ pub enum Step<'c> {
 #[derive(Debug)]
 pub(super) enum Found {
     Event(Event),
-    Wait(Need, Moment),
+    Wait(Wait),
+}
+
+/// Nothing is left to be decided.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Wait {
+    Until(Need, Moment),
     Closed(CloseReason),
 }
 
@@ -118,7 +124,11 @@ pub(super) enum Need {
 
 impl<'c> Step<'c> {
     #[inline]
-    pub(super) fn of_wait(connection: &'c mut Connection, need: Need, until: Moment) -> Self {
+    pub(super) fn of_wait(connection: &'c mut Connection, wait: Wait) -> Self {
+        let (need, until) = match wait {
+            Wait::Until(need, until) => (need, until),
+            Wait::Closed(reason) => return Self::Closed(reason),
+        };
         match need {
             Need::Write => Self::Write(Writing { connection, until }),
             Need::Read => Self::Read(Reading { connection, until }),

@@ -9,7 +9,7 @@ use super::{
     event::{CloseReason, Event, Overdue},
     question::Asked,
     session::{Mode, drop_all},
-    step::{Found, Need},
+    step::{Found, Need, Wait},
 };
 use crate::{
     config::Times,
@@ -35,8 +35,8 @@ impl Connection {
                     return Found::Event(event);
                 }
             }
-            if let Some(found) = self.look(now, input) {
-                return found;
+            if let Some(wait) = self.look(now, input) {
+                return Found::Wait(wait);
             }
         }
     }
@@ -70,7 +70,8 @@ impl Connection {
     }
 
     /// Looks once for what is to be done next. `None` if something was done, so that `find` has to look again.
-    fn look(&mut self, now: Moment, input: &mut BytesMut) -> Option<Found> {
+    #[inline]
+    fn look(&mut self, now: Moment, input: &mut BytesMut) -> Option<Wait> {
         if self.session.question.asked().is_some() {
             self.pause(now);
             return self.await_answer(now);
@@ -104,7 +105,7 @@ impl Connection {
     }
 
     /// The client is awaited. `None` where it has been too long.
-    fn starved(&mut self, now: Moment, input: usize) -> Option<Found> {
+    fn starved(&mut self, now: Moment, input: usize) -> Option<Wait> {
         if !self.session.replies.unsent().is_empty() {
             // Not before it has the replies.
             self.pause(now);
@@ -117,7 +118,7 @@ impl Connection {
         self.clock.wait(now, input);
         let until = self.read_deadline(now);
         match self.clock.read_deadline(until, now) {
-            Some(until) => Some(Found::Wait(Need::Read, until)),
+            Some(until) => Some(Wait::Until(Need::Read, until)),
             None => {
                 self.time_out();
                 None
@@ -126,7 +127,7 @@ impl Connection {
     }
 
     fn times(&self) -> &Times {
-        &self.session.config.prepared().times
+        &self.session.config.prepared.times
     }
 
     fn read_deadline(&self, now: Moment) -> Moment {
@@ -203,7 +204,7 @@ impl Connection {
     }
 
     /// The client has to take replies. `None` where it has taken too long over them.
-    fn await_write(&mut self, now: Moment) -> Option<Found> {
+    fn await_write(&mut self, now: Moment) -> Option<Wait> {
         let limits = self.times();
         let limit = if self.cut {
             limits.linger
@@ -214,18 +215,18 @@ impl Connection {
         if until.is_none() {
             self.session.lose(CloseReason::Timeout);
         }
-        until.map(|until| Found::Wait(Need::Write, until))
+        until.map(|until| Wait::Until(Need::Write, until))
     }
 
     /// What is left to be written is awaited, then nothing.
-    fn await_end(&mut self, now: Moment) -> Option<Found> {
+    fn await_end(&mut self, now: Moment) -> Option<Wait> {
         if self.session.replies.unsent().is_empty() {
-            return self.session.closed.map(Found::Closed);
+            return self.session.closed.map(Wait::Closed);
         }
         self.await_write(now)
     }
 
-    fn await_handshake(&mut self, now: Moment) -> Option<Found> {
+    fn await_handshake(&mut self, now: Moment) -> Option<Wait> {
         if self.draining {
             self.session.close(CloseReason::Shutdown);
             return None;
@@ -242,21 +243,21 @@ impl Connection {
         if until.is_none() {
             self.session.close(CloseReason::TlsFailed);
         }
-        until.map(|until| Found::Wait(Need::Handshake, until))
+        until.map(|until| Wait::Until(Need::Handshake, until))
     }
 
     /// The answer to a question is awaited. `None` where it did not come in time.
-    fn await_answer(&mut self, now: Moment) -> Option<Found> {
+    fn await_answer(&mut self, now: Moment) -> Option<Wait> {
         let limit = self.answer_limit();
         let Some(due) = self.clock.due_in(limit, now) else {
             self.overdue();
             return None;
         };
         if self.session.replies.unsent().is_empty() {
-            return Some(Found::Wait(Need::Answer, due));
+            return Some(Wait::Until(Need::Answer, due));
         }
         match self.await_write(now)? {
-            Found::Wait(Need::Write, until) => Some(Found::Wait(Need::Write, until.min(due))),
+            Wait::Until(Need::Write, until) => Some(Wait::Until(Need::Write, until.min(due))),
             other => Some(other),
         }
     }
