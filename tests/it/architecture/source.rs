@@ -11,6 +11,8 @@ pub(crate) struct Source {
     /// The path of its module, from the root of the crate.
     pub(crate) module: Vec<String>,
     pub(crate) tokens: Vec<Token>,
+    /// All of it is compiled only for tests.
+    is_test: bool,
 }
 
 /// An identifier or a number, `::`, or one character of punctuation.
@@ -24,6 +26,8 @@ pub(crate) struct Token {
 pub(crate) struct CratePath {
     pub(crate) segments: Vec<String>,
     pub(crate) line: usize,
+    /// It is in code that is compiled only for tests.
+    pub(crate) is_test: bool,
 }
 
 impl Source {
@@ -36,7 +40,12 @@ impl Source {
             let name = path.strip_prefix(src).unwrap().to_str().unwrap();
             Self::new(name, &fs::read_to_string(path).unwrap())
         };
-        files.iter().map(read).collect()
+        let mut sources: Vec<_> = files.iter().map(read).collect();
+        let tests: Vec<_> = sources.iter().flat_map(Self::test_files).collect();
+        for source in &mut sources {
+            source.is_test = tests.iter().any(|test| source.module.starts_with(test));
+        }
+        sources
     }
 
     pub(crate) fn new(name: &str, text: &str) -> Self {
@@ -49,7 +58,55 @@ impl Source {
             name: name.to_owned(),
             module,
             tokens: tokens(text),
+            is_test: false,
         }
+    }
+
+    /// The modules in files of their own that are compiled only for tests.
+    fn test_files(&self) -> Vec<Vec<String>> {
+        let mut found = Vec::new();
+        for (start, end) in self.test_items() {
+            if self.text(end) == ";" && self.text(end - 2) == "mod" && end - 2 >= start {
+                let mut module = self.module.clone();
+                module.push(self.text(end - 1).to_owned());
+                found.push(module);
+            }
+        }
+        found
+    }
+
+    /// Where items are that are compiled only for tests: from their attribute to their last token.
+    fn test_items(&self) -> Vec<(usize, usize)> {
+        let starts = (0..self.tokens.len()).filter(|&at| {
+            let begins = ["#", "[", "cfg", "("].iter().enumerate();
+            begins
+                .into_iter()
+                .all(|(i, text)| self.text(at + i) == *text)
+        });
+        let items = starts.filter_map(|at| {
+            let close = (at..self.tokens.len()).find(|&at| self.text(at) == "]")?;
+            let is_test = (at..close).any(|at| self.text(at) == "test");
+            is_test.then(|| (at, self.end_of_item(close + 1)))
+        });
+        items.collect()
+    }
+
+    /// The last token of the item that begins there: its semicolon, its last brace, or the comma after a field.
+    fn end_of_item(&self, start: usize) -> usize {
+        let is_field = self.text(start + 1) == ":";
+        let mut depth = 0_u32;
+        for at in start..self.tokens.len() {
+            match self.text(at) {
+                "(" | "[" | "{" => depth += 1,
+                ")" | "]" => depth = depth.saturating_sub(1),
+                "}" if depth <= 1 => return at,
+                "}" => depth -= 1,
+                ";" if depth == 0 => return at,
+                "," if depth == 0 && is_field => return at,
+                _ => {}
+            }
+        }
+        self.tokens.len()
     }
 
     /// The module at the top of the crate that the file belongs to. `None` for `lib.rs`.
@@ -78,6 +135,7 @@ impl Source {
         let mut module = self.module.clone();
         let mut depth = 0;
         let mut inline = Vec::new();
+        let tests = self.test_items();
         for (at, token) in self.tokens.iter().enumerate() {
             match &*token.text {
                 "{" => {
@@ -98,8 +156,14 @@ impl Source {
                     let mut paths = Vec::new();
                     self.expand(at, Vec::new(), &mut paths);
                     let line = token.line;
+                    let is_in = |&(start, end): &(usize, usize)| start <= at && at <= end;
+                    let is_test = self.is_test || tests.iter().any(is_in);
                     let resolved = paths.into_iter().map(|path| resolve(path, &module));
-                    found.extend(resolved.map(|segments| CratePath { segments, line }));
+                    found.extend(resolved.map(|segments| CratePath {
+                        segments,
+                        line,
+                        is_test,
+                    }));
                 }
                 _ => {}
             }
@@ -298,6 +362,38 @@ mod tests {
         assert_eq!(paths("x/y.rs", text), ["a", "x::b", "x::y::c", "d::E"]);
         assert_eq!(paths("x/mod.rs", "use super::A;"), ["A"]);
         assert_eq!(paths("x/y.rs", "mod a { } super::b()"), ["x::b"]);
+    }
+
+    #[test]
+    fn what_is_only_for_tests_is_told_from_the_rest() {
+        for (text, expected) in [
+            (
+                "#[cfg(test)] mod tests { crate::a } crate::b",
+                [true, false],
+            ),
+            ("#[cfg(test)] use crate::{c, d}; crate::b", [true, true]),
+            (
+                "#[cfg(test)] fn c() { d(); crate::a } crate::b",
+                [true, false],
+            ),
+            (
+                "#[cfg(all(test, unix))] use crate::a; crate::b",
+                [true, false],
+            ),
+            (
+                "#[cfg(feature = \"test\")] use crate::a; crate::b",
+                [false, false],
+            ),
+            ("#[cfg(test)] c: crate::a, d: crate::b", [true, false]),
+            ("#[cfg(test)] mod c; crate::a crate::b", [false, false]),
+        ] {
+            let source = Source::new("x.rs", text);
+            let paths = source.crate_paths();
+            let found: Vec<_> = paths.iter().map(|path| path.is_test).collect();
+            assert_eq!(found[..2], expected, "{text}");
+        }
+        let source = Source::new("x.rs", "#[cfg(test)]\nmod c; mod d; #[cfg(test)] use e;");
+        assert_eq!(source.test_files(), [["x", "c"]]);
     }
 
     #[test]
