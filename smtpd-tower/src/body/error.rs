@@ -25,7 +25,7 @@ pub enum BodyError {
     Incomplete,
     /// It has more octets than the server's limit, or than a limit of the reader's own.
     TooLarge,
-    /// Its header section is larger than the reader of it would have it; see [`Body::head`].
+    /// Its header section is larger than the reader of it would have it; see [`Body::head`](super::Body::head).
     HeadTooLarge,
     /// It holds a bare CR or LF, which the server refuses ([`BareNewline::Reject`](smtpd_core::BareNewline::Reject)).
     BareNewline,

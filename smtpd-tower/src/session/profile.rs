@@ -14,7 +14,11 @@ use std::fmt;
 ///
 /// No profile sets a leniency. The reference server sets `Leniency::COMMON` for `Mx`, and nothing for the others.
 ///
+/// [`Config::leniency`]: smtpd_core::Config::leniency
 /// [`Leniency::COMMON`]: smtpd_core::Leniency::COMMON
+/// [`Server::domains`]: crate::server::Server::domains
+/// [`Server::max_hops`]: crate::server::Server::max_hops
+/// [`Server::profile`]: crate::server::Server::profile
 ///
 /// ```
 /// use smtpd_tower::{Profile, Rcpt, Request, Session, handler_fn, layer::{CondLayer, DomainFilterLayer}};
