@@ -100,6 +100,7 @@ const BUFFER: usize = 64 * 1024;
 /// ```
 /// use smtpd_tower::{
 ///     Body, BodyError, Data, DataReply, Envelope, ForwardPath, Reply, Request, Session, deliver::Maildir, handler_fn,
+///     phase::PhaseKind,
 /// };
 /// use tower::ServiceExt;
 ///
