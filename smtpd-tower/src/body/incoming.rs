@@ -105,13 +105,13 @@ impl Shared {
 }
 
 impl State {
-    fn has_news(&self) -> bool {
+    fn has_pending(&self) -> bool {
         self.end.is_some() || !self.pieces.is_empty()
     }
 
     /// The reader's waker, if there is something that the reader does not know of. It has to be woken.
     fn take_unaware(&mut self) -> Option<Waker> {
-        if self.waiting && self.has_news() {
+        if self.waiting && self.has_pending() {
             self.reader.take()
         } else {
             None
@@ -158,7 +158,7 @@ impl Feed {
         let mut registration = Registration::new(cx);
         loop {
             let mut state = self.0.lock();
-            if state.waiting && !state.has_news() {
+            if state.waiting && !state.has_pending() {
                 return Poll::Ready(());
             }
             let unaware = state.take_unaware();

@@ -16,7 +16,7 @@ use crate::{
     phase_kind::PhaseKind,
     reply::recover,
     service::{Asked, Erased, PhaseFuture, PhaseService},
-    session::SessionError,
+    session::{Session, SessionError},
 };
 
 /// Why a service has not answered.
@@ -27,7 +27,7 @@ pub(crate) enum Failure {
 }
 
 impl Failure {
-    pub(super) fn reply(&self) -> Reply {
+    fn reply(&self) -> Reply {
         match self {
             Self::Error(error) => recover(error),
             Self::Panic(_) => fault::internal_error(),
@@ -35,7 +35,7 @@ impl Failure {
     }
 
     /// What is reported of it.
-    pub(super) fn into_error(self, phase: PhaseKind) -> SessionError {
+    fn into_error(self, phase: PhaseKind) -> SessionError {
         match self {
             Self::Error(error) => SessionError::Service { phase, error },
             Self::Panic(message) => SessionError::Panic {
@@ -46,7 +46,7 @@ impl Failure {
     }
 
     /// Whether it is a refusal that merely travels as an error.
-    pub(super) fn is_decision(&self) -> bool {
+    fn is_decision(&self) -> bool {
         matches!(self, Self::Error(error) if known_reply(&**error).is_some())
     }
 }
@@ -112,6 +112,20 @@ impl<P: Phase> Call<P> {
         }
         Poll::Ready(Ok(()))
     }
+}
+
+/// Returns the response, or the one that stands for it where the service has failed. A failure that is a fault is reported.
+pub(super) fn resolve<P: Phase>(
+    session: &Session,
+    result: Result<P::Response, Failure>,
+) -> P::Response {
+    result.unwrap_or_else(|failure| {
+        let reply = failure.reply();
+        if !failure.is_decision() {
+            session.report(&failure.into_error(P::KIND));
+        }
+        reply.into()
+    })
 }
 
 fn flat<T>(polled: Result<Poll<Result<T, BoxError>>, String>) -> Poll<Result<T, Failure>> {

@@ -6,15 +6,16 @@ use std::{
 };
 
 use smtpd_core::{
-    AuthOutcome, Deferred, Reply, ask_kind as kind,
+    Ask, AuthOutcome, Deferred, Reply, ask_kind as kind,
     sasl::{Credentials, Derivation, Secret},
 };
 
-use super::{Driver, Io, Work, commands::Asking};
+use super::work::{After, Asking, Desk, Polled};
 use crate::{
     limiter::ClientKey,
     permits::{Unavailable, compute},
     phase_kind::PhaseKind,
+    session::Session,
 };
 
 /// A derivation. The question that its secret answers is open until it ends.
@@ -23,16 +24,17 @@ struct Deriving {
     question: Option<Deferred<kind::Auth>>,
 }
 
-impl<IO: Io> Asking<IO> for Deriving {
-    fn poll(&mut self, driver: &mut Driver<IO>, cx: &mut Context<'_>) -> Poll<()> {
+impl Asking for Deriving {
+    fn poll(&mut self, cx: &mut Context<'_>, desk: Desk<'_>) -> Poll<After> {
         let outcome = match ready!(self.secret.as_mut().poll(cx)) {
             Ok(secret) => AuthOutcome::Verify(secret),
             Err(Unavailable) => AuthOutcome::Refuse(Reply::auth_unavailable()),
         };
-        if let Some(question) = self.question.take() {
-            driver.answer_auth(question, outcome);
+        let question = self.question.take();
+        if let Some(ask) = question.and_then(|question| desk.connection.resume(question)) {
+            ask.answer(outcome);
         }
-        Poll::Ready(())
+        Poll::Ready(After::Done)
     }
 
     fn phase(&self) -> PhaseKind {
@@ -44,40 +46,31 @@ impl<IO: Io> Asking<IO> for Deriving {
     }
 }
 
-impl<IO: Io> Driver<IO> {
-    /// Passes the answer on, unless comparing its secret would keep the thread's sessions waiting. The wait for a processor tells a
-    /// client that a secret was compared, so a service that hides its users' names answers for unknown ones with a secret too.
-    pub(super) fn authenticate(
-        &mut self,
-        question: Deferred<kind::Auth>,
-        credentials: &Credentials,
-        outcome: AuthOutcome,
-    ) {
-        match &outcome {
-            AuthOutcome::Verify(secret) => match credentials.derivation(secret) {
-                Some(derivation) => self.derive(question, derivation),
-                None => self.answer_auth(question, outcome),
-            },
-            _ => self.answer_auth(question, outcome),
-        }
-    }
+/// Passes the answer on, unless comparing its secret would keep the thread's sessions waiting. The wait for a processor tells a
+/// client that a secret was compared, so a service that hides its users' names answers for unknown ones with a secret too.
+pub(super) fn authenticate(
+    ask: Ask<'_, kind::Auth>,
+    session: &Session,
+    credentials: &Credentials,
+    outcome: AuthOutcome,
+) -> After {
+    let derivation = match &outcome {
+        AuthOutcome::Verify(secret) => credentials.derivation(secret),
+        _ => None,
+    };
+    let Some(derivation) = derivation else {
+        ask.answer(outcome);
+        return After::Done;
+    };
+    // Nothing has polled it since the session was woken, although the service may have been polled.
+    After::Work(Box::new(derive(ask, session, derivation)), Polled::No)
+}
 
-    fn derive(&mut self, question: Deferred<kind::Auth>, derivation: Derivation) {
-        let client = ClientKey::of_session(&self.session, ClientKey::PREFIX);
-        self.connection.begin(&question);
-        self.catch_up();
-        // Nothing has polled it since the session was woken, although the service may have been polled.
-        self.polled.work = false;
-        self.work = Some(Work::Call(Box::new(Deriving {
-            secret: Box::pin(compute(client, None, move || derivation.run())),
-            question: Some(question),
-        })));
-    }
-
-    fn answer_auth(&mut self, question: Deferred<kind::Auth>, outcome: AuthOutcome) {
-        if let Some(ask) = self.connection.resume(question) {
-            ask.answer(outcome);
-        }
+fn derive(ask: Ask<'_, kind::Auth>, session: &Session, derivation: Derivation) -> Deriving {
+    let client = ClientKey::of_session(session, ClientKey::PREFIX);
+    Deriving {
+        secret: Box::pin(compute(client, None, move || derivation.run())),
+        question: Some(ask.defer()),
     }
 }
 

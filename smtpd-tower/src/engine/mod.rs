@@ -9,15 +9,18 @@ mod commands;
 mod derive;
 mod hooks;
 mod pace;
+#[cfg(feature = "proxy")]
 mod proxied;
 #[cfg(feature = "tls")]
 mod secure;
+mod shutdown;
 mod step;
 mod stream;
 mod timer;
 mod transfer;
 mod wait;
 mod wire;
+mod work;
 
 use std::{
     pin::Pin,
@@ -29,17 +32,25 @@ use smtpd_core::{Config, Connection, Protocol};
 use tokio::time::Instant;
 
 pub(crate) use self::hooks::Hooks;
-pub(crate) use self::stream::Io;
+#[cfg(feature = "proxy")]
+use self::proxied::ProxyHeader;
 use self::{
-    close::Closing, commands::Asking, pace::Pace, stream::Stream, transfer::Transfer, wire::Wire,
+    close::Closing,
+    pace::Pace,
+    shutdown::{Order, Shutdown},
+    step::Next,
+    stream::{Io, Stream},
+    transfer::Transfer,
+    wire::Wire,
+    work::Work,
 };
 use crate::{
     fault::{self, caught, quietly},
-    lifetime::{SessionPermit, Stage},
+    lifetime::SessionPermit,
     net::{PeerAddr, TrustedPeers},
     phase_kind::PhaseKind,
     service::Pipeline,
-    session::{self, EndReason, ListenerFacts, Session, SessionError, Summary},
+    session::{EndReason, ListenerFacts, Session, SessionError, Summary},
 };
 
 /// What the sessions of a listener share.
@@ -60,49 +71,25 @@ pub(crate) struct Engine {
 
 /// One session, as a future that ends with it. However it ends, also by being dropped, the session's permit is released and
 /// its end is reported once.
+///
+/// It conducts: each part keeps its own state and returns what it leaves to be done for the others.
 struct Driver<IO: Io> {
     engine: Arc<Engine>,
     connection: Connection,
     wire: Wire<IO>,
     session: Session,
-    permit: SessionPermit,
-    started: Instant,
     pace: Pace,
-    /// What is at work for the session, besides the data service.
-    work: Option<Work<IO>>,
-    transfer: Option<Box<Transfer>>,
-    /// What was polled since the session was woken.
-    polled: Polled,
-    /// The session waits for its client, and for nothing else.
-    starved: bool,
-    /// How far the session has followed the server's shutdown.
-    stage: Stage,
-    /// Until when a whole message may still be answered, although the server has to end.
-    patience: Option<Instant>,
+    shutdown: Shutdown,
+    work: Work<IO>,
+    transfer: Transfer,
     /// How the connection is closed, once the protocol is over.
     closing: Option<Closing>,
-    /// The transaction's message was answered, whatever the client says of it from now on.
-    answered: bool,
+    started: Instant,
+    /// The session waits for its client, and for nothing else.
+    needs_input: bool,
     /// A panic has ended the protocol.
     broken: bool,
     ended: bool,
-}
-
-#[derive(Default)]
-struct Polled {
-    work: bool,
-    /// The data service was polled, and was given nothing since.
-    transfer: bool,
-}
-
-/// What a session may wait for, besides its client. Boxed, so that an idle session carries no room for it.
-enum Work<IO: Io> {
-    /// The service of a command, which has not answered at once. The command may stand between the chunks of a message.
-    Call(Box<dyn Asking<IO>>),
-    #[cfg(feature = "tls")]
-    Handshake(secure::Handshake<IO>),
-    #[cfg(feature = "proxy")]
-    ProxyHeader(Box<proxied::ProxyHeader<IO>>),
 }
 
 impl Engine {
@@ -129,22 +116,23 @@ impl Engine {
             wire: Wire::new(Stream::Plain(io), may_authenticate),
             session: Session::new(peer, local, self.listener.clone(), self.protocol),
             engine: self,
-            permit,
-            started: Instant::now(),
             pace: Pace::new(),
-            work: None,
-            transfer: None,
-            polled: Polled::default(),
-            starved: false,
-            stage: Stage::Running,
-            patience: None,
+            shutdown: Shutdown::new(permit),
+            work: Work::new(),
+            transfer: Transfer::default(),
             closing: None,
-            answered: false,
+            started: Instant::now(),
+            needs_input: false,
             broken: false,
             ended: false,
         };
         driver.begin();
         driver
+    }
+
+    /// Whether one of these peers is that of the session.
+    fn trusts(peers: &Option<TrustedPeers>, peer: &PeerAddr) -> bool {
+        peers.as_ref().is_some_and(|peers| peers.contains(peer))
     }
 }
 
@@ -154,7 +142,8 @@ impl<IO: Io> Future for Driver<IO> {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let driver = self.get_mut();
         driver.pace.wake();
-        driver.polled = Polled::default();
+        driver.work.wake();
+        driver.transfer.wake();
         loop {
             #[cfg(debug_assertions)]
             driver.disarm();
@@ -181,117 +170,176 @@ impl<IO: Io> Future for Driver<IO> {
 impl<IO: Io> Driver<IO> {
     fn begin(&mut self) {
         #[cfg(feature = "proxy")]
-        if self.expects_proxy() {
-            return self.read_proxy_header();
+        if let Some(proxy) = &self.engine.proxy
+            && proxy.trusts(self.session.peer())
+        {
+            // The peer is a proxy that has to begin with a header.
+            let header = ProxyHeader::read(proxy.clone(), self.wire.take_stream());
+            return self.work.proxy_header(header);
         }
         self.allow_claims();
     }
 
+    /// Lets a trusted peer say for whom it speaks.
+    fn allow_claims(&mut self) {
+        let peer = self.session.peer();
+        if Engine::trusts(&self.engine.xclient_from, peer) {
+            self.connection.allow_xclient();
+        }
+        if Engine::trusts(&self.engine.xforward_from, peer) {
+            self.connection.allow_xforward();
+        }
+    }
+
     /// Goes on until there is nothing to do but to wait.
     fn drive(&mut self, cx: &mut Context<'_>) -> Poll<EndReason> {
-        if std::mem::take(&mut self.starved) {
+        if std::mem::take(&mut self.needs_input) {
             // Mostly what it was woken for: the connection need not be asked again what it waits for.
             let _ = self.poll_input(cx);
         }
         loop {
-            self.follow_shutdown();
+            self.check_shutdown();
             match self.advance(cx) {
-                step::Next::Again => {}
-                step::Next::Pause => return self.pause(cx),
-                step::Next::Wait(wait) => {
+                Next::Again => {}
+                Next::Pause => break,
+                Next::Wait(wait) => {
                     ready!(self.wait(cx, wait));
                     if self.pace.step() && self.pace.has_done_enough() {
-                        return self.pause(cx);
+                        break;
                     }
                 }
-                step::Next::End(reason) => return Poll::Ready(reason),
+                Next::End(reason) => return Poll::Ready(reason),
             }
         }
+        // Other tasks have their turn.
+        self.wire.park();
+        self.pace.pause(cx);
+        Poll::Pending
     }
 
     /// Takes steps, until something has to be waited for, other tasks have to get their turn, or the server goes on to another
     /// stage.
-    fn advance(&mut self, cx: &mut Context<'_>) -> step::Next {
+    fn advance(&mut self, cx: &mut Context<'_>) -> Next {
         loop {
             match self.step(cx) {
-                step::Next::Again => {}
+                Next::Again => {}
                 next => return next,
             }
-            if self.permit.stage() != self.stage {
-                return step::Next::Again;
+            if self.shutdown.has_advanced() {
+                return Next::Again;
             }
             if self.pace.step() {
-                self.catch_up();
+                self.pace.catch_up(&mut self.connection);
                 if self.pace.has_done_enough() {
-                    return step::Next::Pause;
+                    return Next::Pause;
                 }
             }
         }
     }
 
     /// Ends the session between two messages while the server drains, and anywhere once the time for that is over.
-    fn follow_shutdown(&mut self) {
-        let stage = self.permit.stage();
-        if stage == self.stage {
-            return self.enforce_end();
-        }
-        self.stage = stage;
-        match stage {
-            Stage::Running => {}
-            Stage::Draining => self.drain(),
-            Stage::Ending => self.end_soon(),
-        }
-    }
-
-    /// Ends the session now, but for a message that has come whole: if its delivery ends in a moment, the client is told so.
-    /// Otherwise it would send again what was delivered.
-    fn end_soon(&mut self) {
-        if !self
-            .transfer
-            .as_ref()
-            .is_some_and(|transfer| transfer.is_whole())
-        {
-            return self.shut_down();
-        }
-        self.connection.drain();
-        self.hurry();
-        let limit = self.engine.config.timeouts_ref().linger;
-        self.patience = Some(close::later(Instant::now(), limit / 2));
-    }
-
-    /// Ends what has not ended by itself, once the server has to end.
-    fn enforce_end(&mut self) {
-        if self.patience.is_some_and(|until| until <= self.pace.now()) {
-            self.patience = None;
-            self.shut_down();
-        }
-        let over = self
-            .closing
-            .as_ref()
-            .is_some_and(|closing| closing.until() <= self.pace.now());
-        if over && self.stage == Stage::Ending && !self.wire.dead {
-            self.give_up_work();
-            self.lost(None);
+    fn check_shutdown(&mut self) {
+        match self.shutdown.check(self.pace.now()) {
+            Order::GoOn => self.enforce_end(),
+            Order::EndNow => {
+                self.shut_down();
+                self.enforce_end();
+            }
+            Order::Drain => self.drain(),
+            Order::End => self.end_soon(),
         }
     }
 
     fn drain(&mut self) {
         #[cfg(feature = "proxy")]
-        if matches!(self.work, Some(Work::ProxyHeader(_))) {
+        if self.work.awaited_header().is_some() {
             // There is no session yet.
             return self.shut_down();
         }
         self.connection.drain();
     }
 
+    /// Ends the session now, but for a message that has come whole: if its delivery ends in a moment, the client is told so.
+    /// Otherwise it would send again what was delivered.
+    fn end_soon(&mut self) {
+        if !self.transfer.is_whole() {
+            return self.shut_down();
+        }
+        self.connection.drain();
+        self.hurry();
+        let limit = self.engine.config.timeouts_ref().linger;
+        self.shutdown
+            .wait_until(close::later(Instant::now(), limit / 2));
+    }
+
     fn shut_down(&mut self) {
         self.give_up_work();
         self.connection.shut_down();
-        if self.wire.dead {
+        if self.wire.is_dead() {
             // The stream went with the work.
             self.connection.handle_lost();
         }
         self.hurry();
+    }
+
+    /// Ends what has not ended by itself, once the server has to end.
+    fn enforce_end(&mut self) {
+        let now = self.pace.now();
+        let is_over = |closing: &Closing| closing.until() <= now;
+        if self.closing.as_ref().is_some_and(is_over)
+            && self.shutdown.is_ending()
+            && !self.wire.is_dead()
+        {
+            self.give_up_work();
+            self.lost(None);
+        }
+    }
+
+    /// Begins the time that closing the connection may take. After a forced shutdown it includes that for the last reply.
+    fn hurry(&mut self) -> &mut Closing {
+        let limit = self.engine.config.timeouts_ref().linger;
+        let received = self.wire.received();
+        self.closing
+            .get_or_insert_with(|| Closing::new(limit, received))
+    }
+
+    /// The connection has failed.
+    fn lost(&mut self, error: Option<std::io::Error>) {
+        if let Some(error) = error {
+            self.report(SessionError::Io(error));
+        }
+        self.wire.kill();
+        self.connection.handle_lost();
+    }
+
+    /// Drops what is at work, since nobody waits for it any more. A panic in its `Drop` is reported.
+    fn give_up_work(&mut self) {
+        self.give_up_task();
+        self.give_up_transfer();
+    }
+
+    fn give_up_task(&mut self) {
+        if let Some(task) = self.work.take() {
+            if task.has_stream() {
+                self.wire.kill();
+            }
+            self.drop_caught(task.phase(), task);
+        }
+    }
+
+    fn give_up_transfer(&mut self) {
+        if let Some(call) = self.transfer.take() {
+            self.wire.end_large();
+            self.drop_caught(Some(PhaseKind::Data), call);
+        }
+    }
+
+    /// Drops what is a service's. A panic in its `Drop` ends the session, but not before what was answered is said.
+    fn drop_caught<T>(&mut self, phase: Option<PhaseKind>, dropped: T) {
+        if let Err(message) = caught(|| drop(dropped)) {
+            self.report(SessionError::Panic { phase, message });
+            self.connection.end(fault::internal_error());
+        }
     }
 
     /// Ends the session after a panic that nothing else has caught. What the client was promised stands.
@@ -307,16 +355,14 @@ impl<IO: Io> Driver<IO> {
         let summary = Summary {
             reason,
             messages: self.connection.messages(),
-            received: self.wire.received,
-            sent: self.wire.sent,
+            received: self.wire.received(),
+            sent: self.wire.sent(),
             duration: self.started.elapsed(),
         };
         quietly(|| {
             tracing::debug!(session = self.session.id(), peer = %self.session.peer(), %reason, summary.messages, "session closed");
         });
-        if let Some(hook) = &self.engine.hooks.close {
-            session::call(&self.session, "on_close", || hook(&self.session, &summary));
-        }
+        self.engine.hooks.on_close(&self.session, &summary);
     }
 
     fn report(&self, error: SessionError) {

@@ -1,13 +1,9 @@
 //! The pace of a session: what time it is for it, and how much it does before it lets others run.
 
-use std::{
-    task::{Context, Poll},
-    time::Duration,
-};
+use std::{task::Context, time::Duration};
 
+use smtpd_core::Connection;
 use tokio::time::Instant;
-
-use super::{Driver, Io};
 
 /// How many reads of up to 8 KiB a session does before other tasks get their turn.
 const READS: u32 = 32;
@@ -85,35 +81,30 @@ impl Pace {
         self.reads += 1 + (bytes >> 13) as u32;
     }
 
-    /// Whether the client was read from so much that other tasks have to get their turn.
-    pub(super) const fn has_read_enough(&self) -> bool {
-        self.reads >= READS
-    }
-}
-
-impl<IO: Io> Driver<IO> {
-    /// Lets other tasks have their turn.
-    pub(super) fn pause<T>(&mut self, cx: &Context<'_>) -> Poll<T> {
-        #[cfg(debug_assertions)]
-        {
-            self.pace.paused = true;
-        }
-        self.wire.park();
-        cx.waker().wake_by_ref();
-        Poll::Pending
-    }
-
     /// Reads the clock, because much time may have passed since it was read last. Returns whether more than [`LAG`] has.
     ///
     /// That time was spent on services and commands: it is not charged to the client.
-    pub(super) fn catch_up(&mut self) -> bool {
-        let (before, now) = (self.pace.now, Instant::now());
+    pub(super) fn catch_up(&mut self, connection: &mut Connection) -> bool {
+        let (before, now) = (self.now, Instant::now());
         if now <= before + LAG {
             return false;
         }
-        self.pace.now = now;
-        self.connection
-            .handle_busy(before.into_std(), now.into_std());
+        self.now = now;
+        connection.handle_busy(before.into_std(), now.into_std());
         true
+    }
+
+    /// Has the session polled again as soon as other tasks had their turn.
+    pub(super) fn pause(&mut self, cx: &Context<'_>) {
+        #[cfg(debug_assertions)]
+        {
+            self.paused = true;
+        }
+        cx.waker().wake_by_ref();
+    }
+
+    /// Whether the client was read from so much that other tasks have to get their turn.
+    pub(super) const fn has_read_enough(&self) -> bool {
+        self.reads >= READS
     }
 }

@@ -1,19 +1,24 @@
 //! The steps of the connection, each taken.
 
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
-use bytes::Bytes;
-use smtpd_core::{
-    AuthRequest, CloseReason, CommandLine, Deferred, Envelope, Forwarded, Helo, MailCommand,
-    MessageError, Overdue, RcptCommand, Step, WireLine, XClient, ask_kind as ask, sasl::Identity,
-};
+#[cfg(feature = "tls")]
+use smtpd_core::TlsFacts;
+use smtpd_core::{CloseReason, Step};
 use tokio::time::Instant;
 
 use super::{
-    Driver, Io, Work,
+    Driver, commands,
+    stream::Io,
     wait::{Wait, Want},
+    work::{After, Desk, Panic},
 };
+#[cfg(feature = "tls")]
+use super::{secure::handshake, stream::Stream};
+#[cfg(feature = "tls")]
+use crate::tls::Secured;
 use crate::{
+    fault::quietly,
     phase_kind::PhaseKind,
     session::{EndReason, SessionError},
 };
@@ -27,32 +32,17 @@ pub(super) enum Next {
     End(EndReason),
 }
 
-/// A step that does not borrow the connection. A [`Step`] borrows it until the end of a `match`, within which nothing else could
-/// be done for the session. Every question is deferred, because its service may take its time.
-enum Turn {
-    Done,
+/// What a step leaves to be done for the session. A [`Step`] borrows the connection until the end of a `match`, within which a
+/// service can be asked, but nothing be done that takes the whole session.
+enum Taken {
+    After(After),
     Wait(Wait),
+    NeedInput(Instant),
     Lost(std::io::Error),
-    Starved(Instant),
     Closed(CloseReason),
     #[cfg(feature = "tls")]
     Handshake(Instant),
-    Connect(Deferred<ask::Connect>),
-    XClient(Box<XClient>, Deferred<ask::Connect>),
-    Helo(Helo, Deferred<ask::Helo>),
-    Auth(AuthRequest, Deferred<ask::Auth>),
-    Mail(MailCommand, Deferred<ask::Mail>),
-    Rcpt(RcptCommand, Deferred<ask::Rcpt>),
-    Command(CommandLine, Deferred<ask::Command>),
-    Data(Deferred<ask::Data>),
-    Chunk(Bytes),
-    ChunkEnd(Deferred<ask::Chunk>),
-    Message(Result<(), MessageError>, Deferred<ask::Message>),
-    Authenticated(Identity),
-    Reset(Option<std::sync::Arc<Envelope>>),
-    XForward(Box<Forwarded>),
-    Overdue(Overdue),
-    Line(WireLine),
+    Overdue,
 }
 
 impl<IO: Io> Driver<IO> {
@@ -63,30 +53,15 @@ impl<IO: Io> Driver<IO> {
         {
             return next;
         }
-        match self.poll_connection(cx) {
-            Turn::Done => {}
-            Turn::Wait(wait) => return Next::Wait(wait),
-            Turn::Starved(until) => return self.starved(cx, until),
-            Turn::Closed(reason) => return self.closed(reason),
+        match self.take_step(cx) {
+            Taken::After(after) => self.follow_up(after),
+            Taken::Wait(wait) => return Next::Wait(wait),
+            Taken::NeedInput(until) => return self.need_input(cx, until),
+            Taken::Lost(error) => self.lost(Some(error)),
+            Taken::Closed(reason) => return self.closed(reason),
             #[cfg(feature = "tls")]
-            Turn::Handshake(until) => return self.handshake(until),
-            Turn::Lost(error) => self.lost(Some(error)),
-            Turn::Connect(question) => self.connect(cx, question),
-            Turn::XClient(client, question) => self.xclient(cx, *client, question),
-            Turn::Helo(helo, question) => self.helo(cx, helo, question),
-            Turn::Auth(request, question) => self.auth(cx, request, question),
-            Turn::Mail(mail, question) => self.mail(cx, mail, question),
-            Turn::Rcpt(rcpt, question) => self.rcpt(cx, rcpt, question),
-            Turn::Command(line, question) => self.command(cx, line, question),
-            Turn::Data(question) => self.data(cx, question),
-            Turn::Chunk(bytes) => self.chunk(cx, bytes),
-            Turn::ChunkEnd(question) => self.chunk_end(cx, question),
-            Turn::Message(result, question) => self.message_end(cx, result, question),
-            Turn::Authenticated(identity) => self.session.authenticated(identity),
-            Turn::Reset(envelope) => self.reset(envelope.as_deref()),
-            Turn::XForward(forwarded) => self.session.forward(Some(*forwarded)),
-            Turn::Overdue(overdue) => self.overdue(overdue),
-            Turn::Line(line) => self.line(&line),
+            Taken::Handshake(until) => return self.handshake(until),
+            Taken::Overdue => self.overdue(),
         }
         Next::Again
     }
@@ -95,7 +70,7 @@ impl<IO: Io> Driver<IO> {
     fn step_at_work(&mut self, cx: &mut Context<'_>) -> Option<Next> {
         // An answer that is there leaves with the replies before it.
         if self.poll_asked(cx).is_ready() {
-            self.catch_up();
+            self.pace.catch_up(&mut self.connection);
             return Some(Next::Again);
         }
         #[cfg(feature = "proxy")]
@@ -105,50 +80,140 @@ impl<IO: Io> Driver<IO> {
         self.awaits_clean_up()
     }
 
-    fn poll_connection(&mut self, cx: &mut Context<'_>) -> Turn {
+    fn take_step(&mut self, cx: &mut Context<'_>) -> Taken {
         let now = self.pace.now().into_std();
-        match self.connection.poll(now, &mut self.wire.input) {
+        let (pipeline, session) = (&self.engine.pipeline, &mut self.session);
+        let after = match self.connection.poll(now, &mut self.wire.input) {
             Step::Write(mut writing) => match self.wire.poll_write(cx, &mut writing, now) {
-                Poll::Ready(Ok(())) => Turn::Done,
-                Poll::Ready(Err(error)) => Turn::Lost(error),
-                Poll::Pending => Turn::Wait(Wait::new(Want::Room, writing.until())),
+                Poll::Ready(Ok(())) => After::Done,
+                Poll::Ready(Err(error)) => return Taken::Lost(error),
+                Poll::Pending => return Taken::Wait(Wait::new(Want::Room, writing.until())),
             },
-            Step::Read(reading) => Turn::Starved(Instant::from_std(reading.until())),
-            Step::Answer(answer) => Turn::Wait(Wait::new(Want::of(&answer), answer.until())),
-            Step::Closed(reason) => Turn::Closed(reason),
-            #[cfg(feature = "tls")]
-            Step::Handshake(handshake) => Turn::Handshake(Instant::from_std(handshake.until())),
-            #[cfg(not(feature = "tls"))]
-            Step::Handshake(handshake) => {
-                handshake.failed();
-                Turn::Done
+            Step::Read(reading) => return Taken::NeedInput(Instant::from_std(reading.until())),
+            Step::Answer(answer) => {
+                return Taken::Wait(Wait::new(Want::of(&answer), answer.until()));
             }
-            Step::Connect(ask) => Turn::Connect(ask.queue()),
-            Step::XClient(client, ask) => Turn::XClient(client, ask.queue()),
-            Step::Helo(helo, ask) => Turn::Helo(helo, ask.queue()),
-            Step::Auth(request, ask) => Turn::Auth(request, ask.queue()),
-            Step::Mail(mail, ask) => Turn::Mail(mail, ask.queue()),
-            Step::Rcpt(rcpt, ask) => Turn::Rcpt(rcpt, ask.queue()),
-            Step::Command(line, ask) => Turn::Command(line, ask.queue()),
+            Step::Closed(reason) => return Taken::Closed(reason),
+            #[cfg(feature = "tls")]
+            Step::Handshake(tls) => return Taken::Handshake(Instant::from_std(tls.until())),
+            #[cfg(not(feature = "tls"))]
+            Step::Handshake(tls) => {
+                tls.failed();
+                After::Done
+            }
             Step::StartTls(ask) => {
                 ask.accept();
-                Turn::Done
+                After::Done
             }
-            Step::Data(ask) => Turn::Data(ask.queue()),
-            Step::Chunk(bytes, _) => Turn::Chunk(bytes),
-            Step::ChunkEnd(ask) => Turn::ChunkEnd(ask.defer()),
-            Step::Message(result, ask) => Turn::Message(result, ask.defer()),
-            Step::Authenticated(identity) => Turn::Authenticated(identity),
-            Step::Reset(envelope) => Turn::Reset(envelope),
-            Step::XForward(forwarded) => Turn::XForward(forwarded),
-            Step::Overdue(overdue) => Turn::Overdue(overdue),
-            Step::Line(line) => Turn::Line(line),
+            Step::Connect(ask) => commands::connect(cx, pipeline, session, ask),
+            Step::XClient(client, ask) => {
+                self.transfer.end_transaction(session);
+                session.impersonated(*client);
+                commands::connect(cx, pipeline, session, ask)
+            }
+            Step::Helo(helo, ask) => commands::helo(cx, pipeline, session, helo, ask),
+            Step::Auth(request, ask) => commands::auth(cx, pipeline, session, request, ask),
+            Step::Mail(mail, ask) => {
+                self.transfer.begin();
+                // What XFORWARD has said is about this transaction.
+                session.end_transaction();
+                commands::mail(cx, pipeline, session, mail, ask)
+            }
+            Step::Rcpt(rcpt, ask) => commands::rcpt(cx, pipeline, session, rcpt, ask),
+            Step::Command(line, ask) => commands::command(cx, pipeline, session, line, ask),
+            Step::Data(ask) => self.transfer.start(cx, pipeline, session, ask),
+            Step::Chunk(bytes, message) => self.transfer.chunk(cx, self.wire.piece(bytes), message),
+            Step::ChunkEnd(ask) => self.transfer.chunk_end(cx, ask),
+            Step::Message(result, ask) => self.transfer.end(cx, result, ask),
+            Step::Authenticated(identity) => {
+                session.authenticated(identity);
+                After::Done
+            }
+            Step::Reset(envelope) => {
+                // The hook is called if there was something to give up.
+                if let Some(envelope) = envelope.filter(|_| !self.transfer.is_answered()) {
+                    self.engine.hooks.on_reset(session, &envelope);
+                }
+                self.transfer.end_transaction(session);
+                After::Done
+            }
+            Step::XForward(forwarded) => {
+                session.forward(Some(*forwarded));
+                After::Done
+            }
+            Step::Line(line) => {
+                quietly(|| tracing::trace!(session = session.id(), "{line}"));
+                self.engine.hooks.on_wire(session, &line);
+                After::Done
+            }
+            Step::Overdue(_) => return Taken::Overdue,
+        };
+        Taken::After(after)
+    }
+
+    /// Does what a question or an answer leaves to be done.
+    fn follow_up(&mut self, after: After) {
+        match after {
+            After::Done => {}
+            After::Given => {
+                self.pace.catch_up(&mut self.connection);
+            }
+            After::Greeted => {
+                if let Some(helo) = self.connection.helo() {
+                    self.session.greeted(helo.name.clone(), helo.greeting);
+                    self.transfer.end_transaction(&mut self.session);
+                }
+            }
+            After::Answered => {
+                self.wire.end_large();
+                self.transfer.end_transaction(&mut self.session);
+            }
+            After::Work(call, polled) => {
+                // The time that the service has begins now, and not when the session was woken.
+                self.pace.catch_up(&mut self.connection);
+                self.work.call(call, polled);
+            }
+            After::Panicked(panic) => {
+                let Panic {
+                    phase,
+                    message,
+                    then,
+                } = *panic;
+                self.follow_up(then);
+                self.panicked(Some(phase), message);
+            }
         }
     }
 
+    /// Lets the service of a command go on.
+    pub(super) fn poll_call(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let desk = Desk {
+            connection: &mut self.connection,
+            session: &self.session,
+            pace: &mut self.pace,
+        };
+        let (after, call) = ready!(self.work.poll_call(cx, desk));
+        self.follow_up(after);
+        self.drop_caught(Some(call.phase()), call);
+        Poll::Ready(())
+    }
+
+    /// Lets the data service go on. Ready when it has answered, or wants more of the message.
+    pub(super) fn poll_transfer(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let desk = Desk {
+            connection: &mut self.connection,
+            session: &self.session,
+            pace: &mut self.pace,
+        };
+        let after = ready!(self.transfer.poll(cx, desk));
+        self.follow_up(after);
+        Poll::Ready(())
+    }
+
     /// All that has come is used up.
-    fn starved(&mut self, cx: &mut Context<'_>, until: Instant) -> Next {
-        if self.hand_over(cx) {
+    fn need_input(&mut self, cx: &Context<'_>, until: Instant) -> Next {
+        if self.transfer.hand_over(cx, &mut self.connection) {
+            self.pace.catch_up(&mut self.connection);
             return Next::Again;
         }
         if self.connection.is_receiving() {
@@ -160,60 +225,163 @@ impl<IO: Io> Driver<IO> {
         })
     }
 
-    /// The connection has failed.
-    pub(super) fn lost(&mut self, error: Option<std::io::Error>) {
-        if let Some(error) = error {
-            self.report(SessionError::Io(error));
+    /// A service was too late, or no processor was free in time. The client was told.
+    fn overdue(&mut self) {
+        let Some(task) = self.work.take() else {
+            let phase = PhaseKind::Data;
+            self.report(SessionError::ServiceTimeout { phase });
+            self.give_up_transfer();
+            return self.transfer.end_transaction(&mut self.session);
+        };
+        let phase = task.phase();
+        match phase {
+            Some(phase) if task.is_service() => {
+                self.report(SessionError::ServiceTimeout { phase });
+            }
+            _ => {
+                let (session, peer) = (self.session.id(), self.session.peer());
+                quietly(|| tracing::warn!(session, %peer, "a password was not compared in time"));
+            }
         }
-        self.wire.dead = true;
-        self.connection.handle_lost();
+        self.drop_caught(phase, task);
     }
 
-    /// Drops what is at work, since nobody waits for it any more. A panic in its `Drop` is reported.
-    pub(super) fn give_up_work(&mut self) {
-        if let Some(work) = self.work.take() {
-            // A handshake, or a PROXY header, is read by who has the stream.
-            self.wire.dead |= !matches!(work, Work::Call(_));
-            let phase = work.phase();
-            self.drop_caught(phase, work);
+    /// The protocol is over, and everything is written.
+    fn closed(&mut self, reason: CloseReason) -> Next {
+        #[cfg(feature = "tls")]
+        if reason == CloseReason::TlsFailed && self.work.is_handshake() {
+            self.report(SessionError::Tls(std::io::ErrorKind::TimedOut.into()));
         }
-        self.give_up_transfer();
+        if self.abandon_work() {
+            // The service learns of it before anything is waited for.
+            return Next::Again;
+        }
+        let now = self.pace.now();
+        let is_dead = self.wire.is_dead();
+        let closing = self.hurry();
+        closing.set_lingers(!matches!(reason, CloseReason::Quit | CloseReason::Lost));
+        if is_dead || closing.is_over(now) {
+            return Next::End(end_reason(reason));
+        }
+        Next::Wait(Wait {
+            want: Want::Close,
+            until: closing.until(),
+        })
     }
 
-    pub(super) fn give_up_transfer(&mut self) {
-        if let Some(transfer) = self.transfer.take() {
-            self.wire.end_large();
-            self.drop_caught(Some(PhaseKind::Data), transfer);
+    /// Gives up what is at work when the session is over. Returns whether there is a service that reads a message: it may go on
+    /// for a moment, to clean up.
+    fn abandon_work(&mut self) -> bool {
+        self.give_up_task();
+        self.transfer.abandon()
+    }
+
+    /// A data service whose message was given up cleans up before the session goes on.
+    fn awaits_clean_up(&mut self) -> Option<Next> {
+        let until = self.transfer.abandoned()?;
+        if until <= self.pace.now() {
+            self.give_up_transfer();
+            return None;
+        }
+        Some(Next::Wait(Wait {
+            want: Want::Answer,
+            until,
+        }))
+    }
+}
+
+#[cfg(feature = "tls")]
+impl<IO: Io> Driver<IO> {
+    /// The client is to begin a handshake: after STARTTLS, or at once.
+    fn handshake(&mut self, until: Instant) -> Next {
+        if !self.work.is_some() {
+            match handshake(self.engine.tls.clone(), self.wire.take_stream()) {
+                Ok(handshake) => self.work.handshake(handshake),
+                Err(error) => {
+                    self.handshake_failed(error);
+                    return Next::Again;
+                }
+            }
+        }
+        Next::Wait(Wait {
+            want: Want::Answer,
+            until,
+        })
+    }
+
+    pub(super) fn poll_handshake(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        match ready!(self.work.poll_handshake(cx)) {
+            Ok(secured) => self.secured(secured),
+            Err(error) => self.handshake_failed(error),
+        }
+        Poll::Ready(())
+    }
+
+    /// Everything begins anew, over TLS (RFC 3207 section 4.2).
+    fn secured(&mut self, secured: Secured<IO>) {
+        let mut facts = TlsFacts::default();
+        facts.bindings = secured.bindings;
+        facts.client_certificate = !secured.info.peer_certificates().is_empty();
+        self.wire.set_stream(Stream::Tls(secured.stream));
+        self.session.secured(secured.info);
+        self.transfer.end_transaction(&mut self.session);
+        let now = self.pace.now().into_std();
+        if let Step::Handshake(handshake) = self.connection.poll(now, &mut self.wire.input) {
+            handshake.done(&mut self.wire.input, facts);
         }
     }
 
-    /// Drops what is a service's. A panic in its `Drop` ends the session, but not before what was answered is said.
-    pub(super) fn drop_caught<T>(&mut self, phase: Option<PhaseKind>, dropped: T) {
-        if let Err(message) = crate::fault::caught(|| drop(dropped)) {
-            self.report(SessionError::Panic { phase, message });
-            self.connection.end(crate::fault::internal_error());
+    /// A handshake that fails ends the session: it never goes on in plaintext.
+    fn handshake_failed(&mut self, error: std::io::Error) {
+        self.report(SessionError::Tls(error));
+        self.wire.kill();
+        let now = self.pace.now().into_std();
+        if let Step::Handshake(handshake) = self.connection.poll(now, &mut self.wire.input) {
+            handshake.failed();
         }
     }
 }
 
-impl<IO: Io> Work<IO> {
-    /// The phase whose service it is, for reports.
-    pub(super) fn phase(&self) -> Option<PhaseKind> {
-        match self {
-            Self::Call(call) => Some(call.phase()),
-            #[cfg(feature = "tls")]
-            Self::Handshake(_) => None,
-            #[cfg(feature = "proxy")]
-            Self::ProxyHeader(_) => None,
+#[cfg(feature = "proxy")]
+impl<IO: Io> Driver<IO> {
+    /// What to wait for while the session has not begun, because a header is missing.
+    fn awaits_proxy_header(&mut self, cx: &mut Context<'_>) -> Option<Next> {
+        let now = self.pace.now();
+        if self.work.awaited_header()?.is_late(now) && self.poll_proxy_header(cx).is_ready() {
+            // What has come is looked at before the time is.
+            return Some(Next::Again);
         }
+        let header = self.work.awaited_header()?;
+        let until = header.until();
+        if let Some(error) = header.take_failure(now) {
+            self.report(SessionError::Proxy(error));
+            drop(self.work.take());
+            return Some(Next::End(EndReason::ProxyFailed));
+        }
+        Some(Next::Wait(Wait {
+            want: Want::Answer,
+            until,
+        }))
     }
 
-    /// Whether a service is to blame where it takes too long.
-    pub(super) fn is_service(&self) -> bool {
-        match self {
-            Self::Call(call) => call.is_service(),
-            #[cfg(any(feature = "tls", feature = "proxy"))]
-            _ => true,
+    pub(super) fn poll_proxy_header(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(header) = self.work.awaited_header() else {
+            return Poll::Pending;
+        };
+        if let Some((stream, info)) = ready!(header.poll(cx)) {
+            drop(self.work.take());
+            self.wire.set_stream(stream);
+            self.session.proxied(info);
+            self.allow_claims();
         }
+        Poll::Ready(())
+    }
+}
+
+const fn end_reason(reason: CloseReason) -> EndReason {
+    match reason {
+        CloseReason::Lost => EndReason::Lost,
+        CloseReason::TlsFailed => EndReason::TlsFailed,
+        reason => EndReason::Closed(reason),
     }
 }

@@ -6,22 +6,32 @@ use std::{
 };
 
 use bytes::Bytes;
-use smtpd_core::{DataReply, Deferred, MessageError, ask_kind as kind};
+use smtpd_core::{Ask, Connection, DataReply, Deferred, MessageError, Receiving, ask_kind as kind};
 use tokio::time::Instant;
 
 use super::{
-    Driver, Io,
-    ask::{Call, Failure, Outcome},
+    ask::{Call, Failure, Outcome, resolve},
+    work::{After, Desk, Panic},
 };
 use crate::{
     body::{BodyError, Feed, Pieces, Served, incoming},
     fault::caught,
-    phase::{Data, PhaseKind, Request},
-    service::no_delivery,
+    phase::{Data, Request},
+    phase_kind::PhaseKind,
+    service::{Pipeline, no_delivery},
+    session::Session,
 };
 
-/// A call of the data service that is going on, and the message that it reads.
+/// The message of a transaction on its way to the data service.
+#[derive(Default)]
 pub(super) struct Transfer {
+    call: Option<Box<DataCall>>,
+    /// The transaction's message was answered, whatever the client says of it from now on.
+    answered: bool,
+}
+
+/// A call of the data service that is going on, and the message that it reads.
+pub(super) struct DataCall {
     call: Call<Data>,
     feed: Feed,
     /// What the connection waits for, and the service brings about.
@@ -30,6 +40,8 @@ pub(super) struct Transfer {
     pieces: Pieces,
     /// The session is over, and the service has until then to clean up.
     abandoned: Option<Instant>,
+    /// It was polled since the session was woken, and was given nothing since.
+    polled: bool,
 }
 
 /// Where a message stands between the connection and the service.
@@ -47,226 +59,306 @@ enum Question {
 /// How long a service that has lost its client may take to clean up.
 const GRACE: Duration = Duration::from_secs(10);
 
-impl<IO: Io> Driver<IO> {
+impl Transfer {
+    /// Notes that the session was woken.
+    pub(super) fn wake(&mut self) {
+        if let Some(call) = &mut self.call {
+            call.polled = false;
+        }
+    }
+
+    /// MAIL: another transaction begins.
+    pub(super) const fn begin(&mut self) {
+        self.answered = false;
+    }
+
     /// DATA, or the first BDAT: asks the data service, which may ask for the message.
-    pub(super) fn data(&mut self, cx: &mut Context<'_>, question: Deferred<kind::Data>) {
-        let Some(service) = &self.engine.pipeline.data else {
-            return self.answered(Question::Start(question), no_delivery().into());
+    pub(super) fn start(
+        &mut self,
+        cx: &mut Context<'_>,
+        pipeline: &Pipeline,
+        session: &Session,
+        ask: Ask<'_, kind::Data>,
+    ) -> After {
+        let Some(service) = &pipeline.data else {
+            return self.reply(ask, no_delivery().into());
         };
         let (feed, body) = incoming();
-        let request = Request::new(self.session.clone(), Data::new(self.envelope(), body));
+        let envelope = ask.connection().envelope().cloned().unwrap_or_default();
+        let request = Request::new(session.clone(), Data::new(envelope, body));
         let start = |cx: &mut Context<'_>| Poll::Ready(Call::start(service, request, cx));
         let Poll::Ready(Served::Answered(outcome)) = feed.poll_service(cx, start) else {
-            return;
+            return After::Done;
         };
         match outcome {
-            Outcome::Answered(result) => self.settle(Question::Start(question), result),
-            Outcome::Panicked(result, message) => {
-                self.settle(Question::Start(question), result);
-                self.panicked(Some(PhaseKind::Data), message);
-            }
+            Outcome::Answered(result) => self.reply(ask, resolve::<Data>(session, result)),
+            Outcome::Panicked(result, message) => After::Panicked(Box::new(Panic {
+                phase: PhaseKind::Data,
+                message,
+                then: self.reply(ask, resolve::<Data>(session, result)),
+            })),
             Outcome::Pending(call) => {
-                if !call.is_waiting() {
-                    self.connection.begin(&question);
-                }
-                self.catch_up();
-                self.polled.transfer = true;
-                self.transfer = Some(Box::new(Transfer {
+                let question = if call.is_waiting() {
+                    ask.queue()
+                } else {
+                    ask.defer()
+                };
+                self.call = Some(Box::new(DataCall {
                     call,
                     feed,
                     question: Question::Start(question),
                     pieces: Pieces::default(),
                     abandoned: None,
+                    polled: true,
                 }));
+                After::Given
             }
         }
     }
 
     /// Lets the data service go on. Ready when it has answered, or wants more of the message.
-    pub(super) fn poll_transfer(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let Some(transfer) = &mut self.transfer else {
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>, desk: Desk<'_>) -> Poll<After> {
+        let Some(call) = &mut self.call else {
             return Poll::Pending;
         };
-        let waited = transfer.call.is_waiting();
-        let served = if std::mem::replace(&mut self.polled.transfer, true) {
-            transfer.feed.poll_wanted(cx).map(|()| Served::Wanted)
-        } else {
-            let call = &mut transfer.call;
-            transfer.feed.poll_service(cx, |cx| call.poll(cx))
-        };
-        let began = waited && !transfer.call.is_waiting();
-        if began && let Question::Start(question) = &transfer.question {
-            self.connection.begin(question);
+        let (served, began) = call.poll(cx);
+        if began && let Question::Start(question) = &call.question {
+            desk.connection.begin(question);
         }
-        let is_asking = transfer.is_asking();
+        let is_asking = call.is_asking();
         if began {
-            self.catch_up();
+            desk.pace.catch_up(desk.connection);
         }
         match served {
-            Poll::Ready(Served::Answered(result)) => self.finish_transfer(result),
-            Poll::Ready(Served::Wanted) if is_asking => self.go_on(),
-            _ => return Poll::Pending,
-        }
-        Poll::Ready(())
-    }
-
-    /// The service waits for more of the message.
-    fn go_on(&mut self) {
-        let Some(transfer) = &mut self.transfer else {
-            return;
-        };
-        let connection = &mut self.connection;
-        match std::mem::replace(&mut transfer.question, Question::None) {
-            Question::Start(question) => connection.resume(question).map(|ask| ask.receive()),
-            Question::Taken(question) => connection.resume(question).map(|ask| ask.taken()),
-            // The end was handed over: there is no more.
-            end => {
-                transfer.question = end;
-                None
+            Poll::Ready(Served::Answered(result)) => Poll::Ready(self.finish(desk, result)),
+            Poll::Ready(Served::Wanted) if is_asking => {
+                call.go_on(desk.connection);
+                Poll::Ready(After::Done)
             }
-        };
+            _ => Poll::Pending,
+        }
     }
 
     /// Bytes of the message have come.
-    pub(super) fn chunk(&mut self, cx: &mut Context<'_>, bytes: Bytes) {
-        let piece = self.wire.piece(bytes);
-        let Some(transfer) = &mut self.transfer else {
-            return;
+    pub(super) fn chunk(
+        &mut self,
+        cx: &Context<'_>,
+        bytes: Bytes,
+        message: Receiving<'_>,
+    ) -> After {
+        let Some(call) = &mut self.call else {
+            return After::Done;
         };
-        transfer.pieces.push(piece);
-        if transfer.pieces.are_many() {
-            self.hand_over(cx);
+        call.pieces.push(bytes);
+        if !call.pieces.are_many() {
+            return After::Done;
         }
+        call.give(Some(message), cx);
+        After::Given
     }
 
     /// Hands over what has come of the message, and reads no more of it until the service has taken that. Returns whether there
     /// was anything.
-    pub(super) fn hand_over(&mut self, cx: &mut Context<'_>) -> bool {
-        let Some(transfer) = &mut self.transfer else {
-            return false;
-        };
-        if transfer.pieces.is_empty() {
-            return false;
+    pub(super) fn hand_over(&mut self, cx: &Context<'_>, connection: &mut Connection) -> bool {
+        match &mut self.call {
+            Some(call) if !call.pieces.is_empty() => {
+                call.give(connection.receiving(), cx);
+                true
+            }
+            _ => false,
         }
-        let held = self
-            .connection
-            .receiving()
-            .and_then(|message| message.hold());
-        if let Some(question) = held {
-            transfer.question = Question::Taken(question);
-        }
-        transfer.hand_over(None, cx);
-        self.handed_over();
-        true
-    }
-
-    /// The service was given something, which it has to be polled for. The time that it has for it begins now.
-    fn handed_over(&mut self) {
-        self.polled.transfer = false;
-        self.catch_up();
     }
 
     /// A BDAT chunk has ended. Its reply says that the service has taken it.
-    pub(super) fn chunk_end(&mut self, cx: &mut Context<'_>, question: Deferred<kind::Chunk>) {
-        if let Some(transfer) = &mut self.transfer
-            && !transfer.pieces.is_empty()
-        {
-            transfer.question = Question::Taken(question);
-            transfer.hand_over(None, cx);
-            self.handed_over();
-        } else if let Some(ask) = self.connection.resume(question) {
-            ask.taken();
+    pub(super) fn chunk_end(&mut self, cx: &Context<'_>, ask: Ask<'_, kind::Chunk>) -> After {
+        match &mut self.call {
+            Some(call) if !call.pieces.is_empty() => {
+                call.question = Question::Taken(ask.defer());
+                call.hand_over(None, cx);
+                After::Given
+            }
+            _ => {
+                ask.taken();
+                After::Done
+            }
         }
     }
 
     /// The message has ended.
-    pub(super) fn message_end(
+    pub(super) fn end(
         &mut self,
-        cx: &mut Context<'_>,
+        cx: &Context<'_>,
         result: Result<(), MessageError>,
-        question: Deferred<kind::Message>,
-    ) {
-        if let Some(transfer) = &mut self.transfer {
-            transfer.question = Question::End(question);
-            transfer.hand_over(Some(result.map_err(BodyError::from)), cx);
-            self.handed_over();
-        } else {
+        ask: Ask<'_, kind::Message>,
+    ) -> After {
+        let Some(call) = &mut self.call else {
             // Nobody takes it, so the client has to send it again.
-            drop(self.connection.resume(question));
+            drop(ask);
+            return After::Done;
+        };
+        call.question = Question::End(ask.defer());
+        call.hand_over(Some(result.map_err(BodyError::from)), cx);
+        After::Given
+    }
+
+    /// Ends the transaction, also by RSET or EHLO between the chunks of its message.
+    pub(super) fn end_transaction(&mut self, session: &mut Session) {
+        self.abandon();
+        session.end_transaction();
+        session.forward(None);
+    }
+
+    /// The session is over before the message is: the service learns of it, and may clean up for a moment. Only a service that
+    /// waits for the message can notice; what else it does is in vain. Returns whether there is a service.
+    pub(super) fn abandon(&mut self) -> bool {
+        let Some(call) = &mut self.call else {
+            return false;
+        };
+        if call.abandoned.is_none() {
+            call.feed.finish(Err(BodyError::Incomplete));
+            call.abandoned = Some(Instant::now() + GRACE);
         }
+        true
+    }
+
+    /// Gives the call up, to be dropped.
+    pub(super) const fn take(&mut self) -> Option<Box<DataCall>> {
+        self.call.take()
+    }
+
+    pub(super) const fn is_some(&self) -> bool {
+        self.call.is_some()
+    }
+
+    /// Whether the transaction's message was answered.
+    pub(super) const fn is_answered(&self) -> bool {
+        self.answered
+    }
+
+    /// Whether the client waits for the service, and not the service for the client.
+    pub(super) fn is_asking(&self) -> bool {
+        self.call.as_ref().is_some_and(|call| call.is_asking())
+    }
+
+    /// Whether the message has come whole.
+    pub(super) fn is_whole(&self) -> bool {
+        self.call.as_ref().is_some_and(|call| {
+            call.abandoned.is_none() && matches!(call.question, Question::End(_))
+        })
+    }
+
+    /// Until when the service may clean up, where the message was given up.
+    pub(super) fn abandoned(&self) -> Option<Instant> {
+        self.call.as_ref()?.abandoned
+    }
+
+    /// Answers before the message.
+    fn reply(&mut self, ask: Ask<'_, kind::Data>, reply: DataReply) -> After {
+        if reply.is_taken() {
+            // The message was taken unseen.
+            ask.discard(reply);
+        } else {
+            ask.refuse(reply.merged().clone());
+        }
+        self.answered = true;
+        After::Answered
     }
 
     /// The service has answered.
-    fn finish_transfer(&mut self, result: Result<DataReply, Failure>) {
-        let Some(transfer) = self.transfer.take() else {
-            return;
+    fn finish(&mut self, desk: Desk<'_>, result: Result<DataReply, Failure>) -> After {
+        let Some(ended) = self.call.take() else {
+            return After::Done;
         };
-        let Transfer { call, question, .. } = *transfer;
+        let DataCall { call, question, .. } = *ended;
         // The call is dropped first, since it holds the session, but what it has answered stands.
         let dropped = caught(|| drop(call));
-        self.settle(question, result);
-        if let Err(message) = dropped {
-            self.panicked(Some(PhaseKind::Data), message);
+        let reply = resolve::<Data>(desk.session, result);
+        let then = self.answer(desk.connection, question, reply);
+        match dropped {
+            Ok(()) => then,
+            Err(message) => After::Panicked(Box::new(Panic {
+                phase: PhaseKind::Data,
+                message,
+                then,
+            })),
         }
     }
 
-    fn settle(&mut self, question: Question, result: Result<DataReply, Failure>) {
-        let reply = self.resolve::<Data>(result);
-        self.answered(question, reply);
-    }
-
-    fn answered(&mut self, question: Question, reply: DataReply) {
+    fn answer(
+        &mut self,
+        connection: &mut Connection,
+        question: Question,
+        reply: DataReply,
+    ) -> After {
         match question {
-            Question::Start(question) => match self.connection.resume(question) {
-                // The message was taken unseen.
-                Some(ask) if reply.is_taken() => ask.discard(reply),
-                Some(ask) => ask.refuse(reply.merged().clone()),
-                None => {}
-            },
+            Question::Start(question) => {
+                if let Some(ask) = connection.resume(question) {
+                    return self.reply(ask, reply);
+                }
+            }
             Question::End(question) => {
-                if let Some(ask) = self.connection.resume(question) {
+                if let Some(ask) = connection.resume(question) {
                     ask.reply(reply);
                 }
             }
             Question::None | Question::Taken(_) => {
-                if let Some(message) = self.connection.receiving() {
+                if let Some(message) = connection.receiving() {
                     message.discard(reply);
                 }
             }
         }
         self.answered = true;
-        self.wire.end_large();
-        self.end_transaction();
+        After::Answered
     }
 }
 
-impl Transfer {
-    /// Whether the client waits for the service, and not the service for the client.
-    pub(super) const fn is_asking(&self) -> bool {
+impl DataCall {
+    /// Lets the service go on. Returns also whether it was called just now, after it had not been ready.
+    fn poll(&mut self, cx: &mut Context<'_>) -> (Poll<Served<Result<DataReply, Failure>>>, bool) {
+        let waited = self.call.is_waiting();
+        let served = if std::mem::replace(&mut self.polled, true) {
+            self.feed.poll_wanted(cx).map(|()| Served::Wanted)
+        } else {
+            let call = &mut self.call;
+            self.feed.poll_service(cx, |cx| call.poll(cx))
+        };
+        (served, waited && !self.call.is_waiting())
+    }
+
+    const fn is_asking(&self) -> bool {
         self.abandoned.is_some() || !matches!(self.question, Question::None)
     }
 
-    /// Whether the message has come whole.
-    pub(super) const fn is_whole(&self) -> bool {
-        self.abandoned.is_none() && matches!(self.question, Question::End(_))
+    /// The service waits for more of the message.
+    fn go_on(&mut self, connection: &mut Connection) {
+        match std::mem::replace(&mut self.question, Question::None) {
+            Question::Start(question) => {
+                if let Some(ask) = connection.resume(question) {
+                    ask.receive();
+                }
+            }
+            Question::Taken(question) => {
+                if let Some(ask) = connection.resume(question) {
+                    ask.taken();
+                }
+            }
+            // The end was handed over: there is no more.
+            end => self.question = end,
+        }
     }
 
-    /// Until when the service may clean up, where the message was given up.
-    pub(super) const fn abandoned(&self) -> Option<Instant> {
-        self.abandoned
+    /// Hands over what has come, and holds the message up until the service has taken that.
+    fn give(&mut self, message: Option<Receiving<'_>>, cx: &Context<'_>) {
+        if let Some(question) = message.and_then(Receiving::hold) {
+            self.question = Question::Taken(question);
+        }
+        self.hand_over(None, cx);
     }
 
+    /// Gives the service what has come, which it has to be polled for.
     fn hand_over(&mut self, end: Option<Result<(), BodyError>>, cx: &Context<'_>) {
         let pieces = std::mem::take(&mut self.pieces);
         self.feed.hand_over(pieces, end, cx);
-    }
-
-    /// The session is over before the message is: the service learns of it, and may clean up for a moment.
-    /// Only a service that waits for the message can notice; what else it does is in vain.
-    pub(super) fn abandon(&mut self) {
-        if self.abandoned.is_none() {
-            self.feed.finish(Err(BodyError::Incomplete));
-            self.abandoned = Some(Instant::now() + GRACE);
-        }
+        self.polled = false;
     }
 }

@@ -1,15 +1,11 @@
 //! Where a session waits.
 
-use std::{
-    io,
-    task::{Context, Poll, ready},
-};
+use std::task::{Context, Poll};
 
 use smtpd_core::Answering;
 use tokio::time::Instant;
 
-use super::{Driver, Io, Work};
-use crate::lifetime::Stage;
+use super::{Driver, stream::Io};
 
 /// What a session waits for, and until when.
 pub(super) struct Wait {
@@ -63,7 +59,7 @@ impl<IO: Io> Driver<IO> {
             return Poll::Ready(());
         }
         if self.poll_others(cx).is_ready() {
-            self.catch_up();
+            self.pace.catch_up(&mut self.connection);
             return Poll::Ready(());
         }
         let changed = match wait.want {
@@ -74,25 +70,25 @@ impl<IO: Io> Driver<IO> {
         if changed.is_ready() {
             return changed;
         }
-        if self.catch_up() {
+        if self.pace.catch_up(&mut self.connection) {
             return Poll::Ready(());
         }
         let due = self.wire.timer.poll_until(cx, self.deadline(wait.until));
-        let shutdown = self.permit.poll_past(cx, self.stage);
+        let shutdown = self.shutdown.poll_advanced(cx);
         if due.is_ready() || shutdown.is_ready() {
             self.pace.look();
             return Poll::Ready(());
         }
         self.wire.park();
-        self.starved = wait.want == Want::Input;
+        self.needs_input = wait.want == Want::Input;
         Poll::Pending
     }
 
     /// When the wait ends, which the end of the server may bring forward.
     fn deadline(&self, until: Instant) -> Instant {
-        let until = self.patience.map_or(until, |patience| patience.min(until));
+        let until = self.shutdown.deadline(until);
         match &self.closing {
-            Some(closing) if self.stage == Stage::Ending && !self.wire.dead => {
+            Some(closing) if self.shutdown.is_ending() && !self.wire.is_dead() => {
                 closing.until().min(until)
             }
             _ => until,
@@ -100,7 +96,7 @@ impl<IO: Io> Driver<IO> {
     }
 
     pub(super) fn poll_input(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        match self.poll_read(cx) {
+        match self.wire.poll_read(cx, &mut self.pace) {
             Poll::Pending => return Poll::Pending,
             Poll::Ready(Ok(0)) => self.connection.handle_eof(),
             Poll::Ready(Ok(_)) => {}
@@ -109,23 +105,11 @@ impl<IO: Io> Driver<IO> {
         Poll::Ready(())
     }
 
-    /// Reads from the client. One that sends faster than it is served would be read from for ever in one poll: other tasks get
-    /// their turn now and then, and time goes on.
-    pub(super) fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        if self.pace.has_read_enough() {
-            cx.waker().wake_by_ref();
-            return Poll::Pending;
-        }
-        let read = ready!(self.wire.poll_read(cx));
-        self.pace.read(*read.as_ref().unwrap_or(&0));
-        Poll::Ready(read)
-    }
-
     /// Looks whether the client has gone away, without reading more than a little ahead. It has not as long as there is something
     /// left to be answered.
     fn poll_loss(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        while !self.wire.eof && self.wire.input.len() < AHEAD {
-            match self.poll_read(cx) {
+        while !self.wire.is_at_end() && self.wire.input.len() < AHEAD {
+            match self.wire.poll_read(cx, &mut self.pace) {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(Ok(_)) => {}
                 Poll::Ready(Err(error)) => {
@@ -134,45 +118,52 @@ impl<IO: Io> Driver<IO> {
                 }
             }
         }
-        if !self.wire.eof || !self.wire.input.is_empty() {
+        if !self.wire.is_at_end() || !self.wire.input.is_empty() {
             return Poll::Pending;
         }
         self.connection.handle_lost();
         Poll::Ready(())
     }
 
+    fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        match &mut self.closing {
+            Some(closing) => closing.poll(cx, &mut self.wire, &mut self.pace, &mut self.connection),
+            None => Poll::Ready(()),
+        }
+    }
+
     /// Lets the service go on that the connection waits for. Ready when that has changed the session.
     pub(super) fn poll_asked(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        match (&self.work, &self.transfer) {
-            (Some(Work::Call(_)), _) => self.poll_call(cx),
-            (_, Some(transfer)) if transfer.is_asking() => self.poll_transfer(cx),
-            _ => Poll::Pending,
+        if self.work.is_call() {
+            self.poll_call(cx)
+        } else if self.transfer.is_asking() {
+            self.poll_transfer(cx)
+        } else {
+            Poll::Pending
         }
     }
 
     /// Lets everything else go on. Ready when that has changed the session.
     fn poll_others(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let work = match &self.work {
-            #[cfg(feature = "tls")]
-            Some(Work::Handshake(_)) => self.poll_handshake(cx),
-            #[cfg(feature = "proxy")]
-            Some(Work::ProxyHeader(_)) => self.poll_proxy_header(cx),
-            _ => Poll::Pending,
-        };
-        match &self.transfer {
-            _ if work.is_ready() => work,
-            // The service of a command is at work, or more of the message is awaited.
-            Some(transfer) if self.work.is_some() || !transfer.is_asking() => {
-                self.poll_transfer(cx)
-            }
-            _ => Poll::Pending,
+        #[cfg(feature = "tls")]
+        if self.poll_handshake(cx).is_ready() {
+            return Poll::Ready(());
         }
+        #[cfg(feature = "proxy")]
+        if self.poll_proxy_header(cx).is_ready() {
+            return Poll::Ready(());
+        }
+        // The service of a command is at work, or more of the message is awaited.
+        if self.work.is_some() || !self.transfer.is_asking() {
+            return self.poll_transfer(cx);
+        }
+        Poll::Pending
     }
 
     #[cfg(debug_assertions)]
     pub(super) fn disarm(&mut self) {
         self.wire.timer.disarm();
-        self.permit.disarm();
+        self.shutdown.disarm();
     }
 
     /// A session that waits without a deadline, or is not told of a shutdown, may wait for ever.
@@ -186,7 +177,7 @@ impl<IO: Io> Driver<IO> {
             "a session waits without a deadline"
         );
         assert!(
-            self.permit.is_armed(),
+            self.shutdown.is_armed(),
             "a session waits without being told of a shutdown"
         );
     }

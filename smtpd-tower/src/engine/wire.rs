@@ -14,7 +14,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::io::poll_read_buf;
 use zeroize::Zeroize;
 
-use super::{stream::Stream, timer::Timer};
+use super::{pace::Pace, stream::Stream, timer::Timer};
 
 /// How much is read at once.
 const READ: usize = 64 << 10;
@@ -28,7 +28,7 @@ thread_local! {
 
 /// The bytes of a session: what has come and is not used up, and the way out.
 pub(super) struct Wire<IO> {
-    pub(super) stream: Stream<IO>,
+    stream: Stream<IO>,
     pub(super) input: BytesMut,
     /// `input` is the thread's buffer, to be given back before waiting.
     lent: bool,
@@ -38,14 +38,14 @@ pub(super) struct Wire<IO> {
     /// has wiped.
     secret: bool,
     last_read: usize,
-    pub(super) eof: bool,
+    eof: bool,
     /// The stream has taken that much of the output, but may have buffered it.
     unflushed: usize,
     /// Nothing more can be read or written.
-    pub(super) dead: bool,
+    dead: bool,
     pub(super) timer: Timer,
-    pub(super) received: u64,
-    pub(super) sent: u64,
+    received: u64,
+    sent: u64,
 }
 
 impl<IO: AsyncRead + AsyncWrite + Unpin> Wire<IO> {
@@ -67,8 +67,32 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Wire<IO> {
         }
     }
 
+    /// Reads from the client. One that sends faster than it is served would be read from for ever in one poll: other tasks get
+    /// their turn now and then, and time goes on.
+    pub(super) fn poll_read(
+        &mut self,
+        cx: &mut Context<'_>,
+        pace: &mut Pace,
+    ) -> Poll<io::Result<usize>> {
+        if pace.has_read_enough() {
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        let read = ready!(self.poll_input(cx));
+        pace.read(*read.as_ref().unwrap_or(&0));
+        Poll::Ready(read)
+    }
+
+    /// Reads from the client, and drops what was read. An error is the end: nobody is interested in how the client has left.
+    pub(super) fn poll_drain(&mut self, cx: &mut Context<'_>, pace: &mut Pace) -> Poll<()> {
+        let read = self.poll_read(cx, pace);
+        self.drop_input();
+        self.eof |= matches!(read, Poll::Ready(Err(_)));
+        read.map(|_| ())
+    }
+
     /// Reads what is there behind what is left of the input. 0 is the end.
-    pub(super) fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+    fn poll_input(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         if self.eof {
             return Poll::Ready(Ok(0));
         }
@@ -84,6 +108,11 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Wire<IO> {
             Poll::Ready(Err(_)) => {}
         }
         read
+    }
+
+    /// Closes the way out.
+    pub(super) fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        Pin::new(&mut self.stream).poll_shutdown(cx).map(|_| ())
     }
 
     /// Writes what the connection has to say. Ready when some of it is on its way; what the stream has only buffered is
@@ -170,8 +199,41 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Wire<IO> {
 }
 
 impl<IO> Wire<IO> {
+    /// The client has closed its side, or is gone.
+    pub(super) const fn is_at_end(&self) -> bool {
+        self.eof
+    }
+
+    /// Gives the stream up: nothing more can be read or written.
+    pub(super) const fn kill(&mut self) {
+        self.dead = true;
+    }
+
+    pub(super) const fn is_dead(&self) -> bool {
+        self.dead
+    }
+
+    pub(super) const fn received(&self) -> u64 {
+        self.received
+    }
+
+    pub(super) const fn sent(&self) -> u64 {
+        self.sent
+    }
+
+    /// Takes the stream away, until another takes its place.
+    #[cfg(any(feature = "tls", feature = "proxy"))]
+    pub(super) fn take_stream(&mut self) -> Stream<IO> {
+        self.stream.take()
+    }
+
+    #[cfg(any(feature = "tls", feature = "proxy"))]
+    pub(super) fn set_stream(&mut self, stream: Stream<IO>) {
+        self.stream = stream;
+    }
+
     /// Drops the input.
-    pub(super) fn drop_input(&mut self) {
+    fn drop_input(&mut self) {
         if self.secret {
             self.input.zeroize();
         }
@@ -206,7 +268,7 @@ mod tests {
         let (mut client, io) = duplex(READ);
         let mut wire = Wire::new(Stream::Plain(io), false);
         client.write_all(&vec![b'x'; bytes]).await.unwrap();
-        poll_fn(|cx| wire.poll_read(cx)).await.unwrap();
+        poll_fn(|cx| wire.poll_input(cx)).await.unwrap();
         wire.begin_large();
         // The message has used up what came, and the session waits for more of it.
         let read = wire.input.split().freeze();

@@ -1,0 +1,91 @@
+//! How a session follows the shutdown of its server.
+
+use std::task::{Context, Poll};
+
+use tokio::time::Instant;
+
+use crate::lifetime::{SessionPermit, Stage};
+
+/// The session's permit, and how far the session has followed the server's shutdown.
+pub(super) struct Shutdown {
+    permit: SessionPermit,
+    stage: Stage,
+    /// Until when a whole message may still be answered, although the server has to end.
+    patience: Option<Instant>,
+}
+
+/// What the session has to do about the shutdown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Order {
+    /// Nothing new.
+    GoOn,
+    /// End between two messages.
+    Drain,
+    /// End soon: the time for draining is over.
+    End,
+    /// End now.
+    EndNow,
+}
+
+impl Shutdown {
+    pub(super) const fn new(permit: SessionPermit) -> Self {
+        Self {
+            permit,
+            stage: Stage::Running,
+            patience: None,
+        }
+    }
+
+    /// Whether the server has gone on to another stage.
+    pub(super) fn has_advanced(&self) -> bool {
+        self.permit.stage() != self.stage
+    }
+
+    /// Follows the server. Returns what is to be done now.
+    pub(super) fn check(&mut self, now: Instant) -> Order {
+        let stage = self.permit.stage();
+        if stage == self.stage {
+            if self.patience.is_some_and(|until| until <= now) {
+                self.patience = None;
+                return Order::EndNow;
+            }
+            return Order::GoOn;
+        }
+        self.stage = stage;
+        match stage {
+            Stage::Running => Order::GoOn,
+            Stage::Draining => Order::Drain,
+            Stage::Ending => Order::End,
+        }
+    }
+
+    /// Lets a whole message be answered until then.
+    pub(super) const fn wait_until(&mut self, until: Instant) {
+        self.patience = Some(until);
+    }
+
+    /// Whether the time for draining is over.
+    pub(super) fn is_ending(&self) -> bool {
+        self.stage == Stage::Ending
+    }
+
+    /// Brings the end of a wait forward.
+    pub(super) fn deadline(&self, until: Instant) -> Instant {
+        self.patience.map_or(until, |patience| patience.min(until))
+    }
+
+    /// Ready when the server has gone on to another stage.
+    pub(super) fn poll_advanced(&mut self, cx: &Context<'_>) -> Poll<()> {
+        self.permit.poll_past(cx, self.stage)
+    }
+
+    #[cfg(debug_assertions)]
+    pub(super) fn disarm(&mut self) {
+        self.permit.disarm();
+    }
+
+    #[cfg(debug_assertions)]
+    pub(super) const fn is_armed(&self) -> bool {
+        self.permit.is_armed()
+    }
+}

@@ -1,0 +1,197 @@
+//! What is at work for a session, beside the data service.
+
+#[cfg(feature = "tls")]
+use std::{io, pin::Pin, task::ready};
+use std::{
+    marker::PhantomData,
+    task::{Context, Poll},
+};
+
+use smtpd_core::Connection;
+
+use super::pace::Pace;
+#[cfg(feature = "proxy")]
+use super::proxied::ProxyHeader;
+#[cfg(feature = "tls")]
+use super::secure::Handshake;
+#[cfg(feature = "tls")]
+use crate::tls::Secured;
+use crate::{phase_kind::PhaseKind, session::Session};
+
+/// What is left to be done once a service was asked, or has answered.
+pub(super) enum After {
+    /// Nothing.
+    Done,
+    /// The data service was given something. The time that it has for it begins now.
+    Given,
+    /// HELO, EHLO or LHLO was accepted.
+    Greeted,
+    /// The message of the transaction was answered.
+    Answered,
+    /// An answer has to be waited for.
+    Work(Box<dyn Asking>, Polled),
+    /// A service has panicked after it had answered.
+    Panicked(Box<Panic>),
+}
+
+/// A panic of what was dropped, once its answer was passed on.
+pub(super) struct Panic {
+    pub(super) phase: PhaseKind,
+    pub(super) message: String,
+    /// What the answer has left to be done.
+    pub(super) then: After,
+}
+
+/// Whether something was polled since the session was woken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Polled {
+    Yes,
+    No,
+}
+
+/// What an answer is passed on to.
+pub(super) struct Desk<'a> {
+    pub(super) connection: &'a mut Connection,
+    pub(super) session: &'a Session,
+    pub(super) pace: &'a mut Pace,
+}
+
+/// A service that has not answered at once, and what to do when it has.
+pub(super) trait Asking: Send {
+    /// Ready when the service has answered, and its answer was passed on.
+    fn poll(&mut self, cx: &mut Context<'_>, desk: Desk<'_>) -> Poll<After>;
+    fn phase(&self) -> PhaseKind;
+    /// Whether it is the service that is waited for, and not something that the session does itself.
+    fn is_service(&self) -> bool {
+        true
+    }
+}
+
+/// What is at work for a session, beside the data service: one thing at a time.
+pub(super) struct Work<IO> {
+    task: Option<Task<IO>>,
+    /// The call was polled since the session was woken.
+    polled: bool,
+}
+
+/// What a session may wait for, beside its client. Boxed, so that an idle session carries no room for it.
+pub(super) enum Task<IO> {
+    /// The service of a command, which has not answered at once. The command may stand between the chunks of a message.
+    Call(Box<dyn Asking>, PhantomData<IO>),
+    #[cfg(feature = "tls")]
+    Handshake(Handshake<IO>),
+    #[cfg(feature = "proxy")]
+    ProxyHeader(Box<ProxyHeader<IO>>),
+}
+
+impl<IO> Work<IO> {
+    pub(super) const fn new() -> Self {
+        Self {
+            task: None,
+            polled: false,
+        }
+    }
+
+    /// Notes that the session was woken.
+    pub(super) const fn wake(&mut self) {
+        self.polled = false;
+    }
+
+    pub(super) const fn is_some(&self) -> bool {
+        self.task.is_some()
+    }
+
+    pub(super) const fn is_call(&self) -> bool {
+        matches!(self.task, Some(Task::Call(..)))
+    }
+
+    pub(super) fn call(&mut self, call: Box<dyn Asking>, polled: Polled) {
+        self.task = Some(Task::Call(call, PhantomData));
+        self.polled = polled == Polled::Yes;
+    }
+
+    pub(super) const fn take(&mut self) -> Option<Task<IO>> {
+        self.task.take()
+    }
+
+    /// Lets the service of a command go on. Ready with what it leaves to be done, and with what is left of it.
+    pub(super) fn poll_call(
+        &mut self,
+        cx: &mut Context<'_>,
+        desk: Desk<'_>,
+    ) -> Poll<(After, Box<dyn Asking>)> {
+        if std::mem::replace(&mut self.polled, true) {
+            return Poll::Pending;
+        }
+        // Taken out, so that a call that panics is not polled again.
+        let Some(Task::Call(mut call, _)) = self.task.take() else {
+            return Poll::Pending;
+        };
+        match call.poll(cx, desk) {
+            Poll::Ready(after) => Poll::Ready((after, call)),
+            Poll::Pending => {
+                self.task = Some(Task::Call(call, PhantomData));
+                Poll::Pending
+            }
+        }
+    }
+}
+
+#[cfg(feature = "tls")]
+impl<IO> Work<IO> {
+    pub(super) fn handshake(&mut self, handshake: Handshake<IO>) {
+        self.task = Some(Task::Handshake(handshake));
+    }
+
+    pub(super) const fn is_handshake(&self) -> bool {
+        matches!(self.task, Some(Task::Handshake(_)))
+    }
+
+    pub(super) fn poll_handshake(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Secured<IO>>> {
+        let Some(Task::Handshake(handshake)) = &mut self.task else {
+            return Poll::Pending;
+        };
+        let result = ready!(Pin::new(handshake).poll(cx));
+        self.task = None;
+        Poll::Ready(result)
+    }
+}
+
+#[cfg(feature = "proxy")]
+impl<IO> Work<IO> {
+    pub(super) fn proxy_header(&mut self, header: ProxyHeader<IO>) {
+        self.task = Some(Task::ProxyHeader(Box::new(header)));
+    }
+
+    pub(super) fn awaited_header(&mut self) -> Option<&mut ProxyHeader<IO>> {
+        match &mut self.task {
+            Some(Task::ProxyHeader(header)) => Some(header),
+            _ => None,
+        }
+    }
+}
+
+impl<IO> Task<IO> {
+    /// The phase whose service it is, for reports.
+    pub(super) fn phase(&self) -> Option<PhaseKind> {
+        match self {
+            Self::Call(call, _) => Some(call.phase()),
+            #[cfg(any(feature = "tls", feature = "proxy"))]
+            _ => None,
+        }
+    }
+
+    /// Whether the stream is with it: a handshake, or a PROXY header, is read by who has the stream.
+    pub(super) const fn has_stream(&self) -> bool {
+        !matches!(self, Self::Call(..))
+    }
+
+    /// Whether a service is to blame where it takes too long.
+    pub(super) fn is_service(&self) -> bool {
+        match self {
+            Self::Call(call, _) => call.is_service(),
+            #[cfg(any(feature = "tls", feature = "proxy"))]
+            _ => true,
+        }
+    }
+}
