@@ -284,7 +284,7 @@ impl Times {
         session: Some(3_600_000),
         ready: Some(30_000),
         call: Some(240_000),
-        data_start: Some(100_000),
+        data_start: Some(85_000),
         handshake: Some(30_000),
         delivery: Some(540_000),
     };

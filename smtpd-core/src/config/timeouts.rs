@@ -59,8 +59,8 @@ pub struct Timeouts {
     /// A service answers connect, HELO, AUTH, MAIL, RCPT or another command (RFC 5321 sections 4.5.3.2.1 to 4.5.3.2.3: clients
     /// wait 5 minutes). Default: 4 minutes.
     pub call: Duration,
-    /// The data service asks for the message, so that 354 is sent (RFC 5321 section 4.5.3.2.4: clients wait 2 minutes).
-    /// Default: 100 seconds.
+    /// The data service asks for the message, so that 354 is sent (RFC 5321 section 4.5.3.2.4: clients wait 2 minutes, and
+    /// `ready` comes before). Default: 85 seconds.
     pub data_start: Duration,
     /// The data service takes more of the message, or answers it once it has ended (RFC 5321 section 4.5.3.2.6: clients wait
     /// 10 minutes). If it is exceeded after the end of a message, the client sends the message again, so let the work end before
@@ -89,7 +89,7 @@ impl Default for Timeouts {
             without_login: minutes(5),
             ready: Duration::from_secs(30),
             call: minutes(4),
-            data_start: Duration::from_secs(100),
+            data_start: Duration::from_secs(85),
             delivery: minutes(9),
             linger: Duration::from_secs(1),
         }

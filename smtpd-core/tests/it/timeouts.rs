@@ -313,7 +313,7 @@ fn a_question_that_is_never_answered_is_answered_451_in_time() {
         ("EHLO a\r\nMAIL FROM:<a@b>\r\n".into(), 240, late),
         (transaction(""), 240, late),
         (transaction("FROBNICATE\r\n"), 240, late),
-        (transaction("DATA\r\n"), 100, late),
+        (transaction("DATA\r\n"), 85, late),
         (transaction("BDAT 2\r\nx\n"), 540, ""),
         (transaction("DATA\r\nHello\r\n.\r\n"), 540, late),
     ] {

@@ -191,7 +191,7 @@ async fn rate_limit_delays_until_the_time_for_a_call_is_over() {
     let heard = measure::<Rcpt>(one_an_hour(), 2).await;
     assert_eq!((heard.reply.as_str(), heard.after), ("451 4.3.0", 240));
     let heard = measure::<Data>(one_an_hour(), 2).await;
-    assert_eq!((heard.reply.as_str(), heard.after), ("451 4.3.0", 100));
+    assert_eq!((heard.reply.as_str(), heard.after), ("451 4.3.0", 85));
 }
 
 #[tokio::test(start_paused = true)]
