@@ -9,33 +9,40 @@ use crate::{
     reply::Reply,
 };
 
-/// The settings, and what the extensions may know of the session.
+/// The settings, and the session that they are offered in.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Offer<'a> {
     pub(super) config: &'a Config,
-    facts: SessionFacts<'a>,
+    tls: bool,
+    authenticated: bool,
 }
 
 impl<'a> Offer<'a> {
+    #[inline]
     pub(super) const fn new(config: &'a Config, tls: bool, authenticated: bool) -> Self {
-        let mut facts = SessionFacts::new(config);
-        if tls {
-            facts = facts.with_tls();
+        Self {
+            config,
+            tls,
+            authenticated,
         }
-        if authenticated {
-            facts = facts.with_identity();
-        }
-        Self { config, facts }
     }
 
+    /// What the extensions may know of the session. Most commands do not need it.
     pub(super) const fn facts(self) -> SessionFacts<'a> {
-        self.facts
+        let mut facts = SessionFacts::new(self.config);
+        if self.tls {
+            facts = facts.with_tls();
+        }
+        if self.authenticated {
+            facts = facts.with_identity();
+        }
+        facts
     }
 
     /// Whether the extension of that keyword is on, and offered in this session now.
     pub(super) fn has(self, keyword: &str) -> bool {
         let extension = self.config.extensions.find(keyword);
-        extension.is_some_and(|extension| extension.is_offered(self.facts))
+        extension.is_some_and(|extension| extension.is_offered(self.facts()))
     }
 
     /// Whether MAIL has asked for a reply to each recipient (draft-hall-prdr-00 section 4.2).
@@ -54,7 +61,7 @@ impl<'a> Offer<'a> {
     pub(super) fn check_mail(self, parameters: &Parameters) -> Result<(), Reply> {
         for extension in self.concerned(parameters, |one| one.mail_parameters()) {
             self.check(extension)?;
-            extension.check_mail(parameters, self.facts)?;
+            extension.check_mail(parameters, self.facts())?;
         }
         Ok(())
     }
@@ -89,7 +96,7 @@ impl<'a> Offer<'a> {
 
     /// What is not offered is not known.
     fn check(self, extension: &dyn Extension) -> Result<(), Reply> {
-        if extension.is_offered(self.facts) {
+        if extension.is_offered(self.facts()) {
             Ok(())
         } else {
             Err(parameter_error(ParameterError::Unknown))

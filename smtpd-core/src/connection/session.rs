@@ -332,8 +332,10 @@ pub(super) fn drop_all(input: &mut BytesMut) {
     wipe_front(input, input.len());
 }
 
+/// Most lines are told apart by their first byte.
 fn is_auth(input: &[u8]) -> bool {
-    input
-        .get(..5)
-        .is_some_and(|verb| verb.eq_ignore_ascii_case(b"AUTH "))
+    matches!(input, [b'A' | b'a', ..])
+        && input
+            .get(..5)
+            .is_some_and(|verb| verb.eq_ignore_ascii_case(b"AUTH "))
 }

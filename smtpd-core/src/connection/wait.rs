@@ -70,7 +70,8 @@ impl Connection {
     }
 
     /// Looks once for what is to be done next. `None` if something was done, so that `find` has to look again.
-    #[inline]
+    // A call of its own costs each command a hundredth more.
+    #[inline(always)]
     fn look(&mut self, now: Moment, input: &mut BytesMut) -> Option<Wait> {
         if self.session.question.asked().is_some() {
             self.pause(now);
