@@ -119,7 +119,7 @@ impl Config {
         self.changed()
     }
 
-    /// The extensions that are on, except those that [need another one](Extension::requires) which is off: without CHUNKING
+    /// The extensions that are on, except those that [need another one](crate::extension::Extension::requires) which is off: without CHUNKING
     /// there is no BINARYMIME either.
     #[must_use]
     pub fn extensions(mut self, extensions: Extensions) -> Self {

@@ -327,7 +327,7 @@ impl Connection {
     }
 
     /// Lets this peer say by XCLIENT who its client is, until it has named an address. Call it only for peers that are trusted,
-    /// and before the greeting: it has no effect once [`Step::Connect`](Step::Connect) was returned, or unless
+    /// and before the greeting: it has no effect once [`Step::Connect`] was returned, or unless
     /// [`Config::xclient`](crate::Config::xclient) is on.
     ///
     /// What follows an address may be the words of that client, so neither XCLIENT nor XFORWARD is accepted from then on.
