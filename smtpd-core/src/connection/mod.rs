@@ -348,6 +348,7 @@ impl Connection {
     }
 
     /// Notes that so many of the bytes were written at that time.
+    #[inline]
     fn wrote(&mut self, written: usize, now: Instant) {
         // After a forced shutdown nothing earns the client more time.
         let least_rate = match self.cut {
