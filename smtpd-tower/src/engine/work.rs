@@ -70,14 +70,13 @@ pub(super) trait Asking: Send {
 /// What is at work for a session, beside the data service: one thing at a time.
 pub(super) struct Work<IO> {
     task: Option<Task<IO>>,
-    /// The call was polled since the session was woken.
-    polled: bool,
 }
 
 /// What a session may wait for, beside its client. Boxed, so that an idle session carries no room for it.
 pub(super) enum Task<IO> {
-    /// The service of a command, which has not answered at once. The command may stand between the chunks of a message.
-    Call(Box<dyn Asking>, PhantomData<IO>),
+    /// The service of a command, which has not answered at once, and whether it was polled since the session was woken. The
+    /// command may stand between the chunks of a message.
+    Call(Box<dyn Asking>, Polled, PhantomData<IO>),
     #[cfg(feature = "tls")]
     Handshake(Handshake<IO>),
     #[cfg(feature = "proxy")]
@@ -86,15 +85,14 @@ pub(super) enum Task<IO> {
 
 impl<IO> Work<IO> {
     pub(super) const fn new() -> Self {
-        Self {
-            task: None,
-            polled: false,
-        }
+        Self { task: None }
     }
 
     /// Notes that the session was woken.
     pub(super) const fn wake(&mut self) {
-        self.polled = false;
+        if let Some(Task::Call(_, polled, _)) = &mut self.task {
+            *polled = Polled::No;
+        }
     }
 
     pub(super) const fn is_some(&self) -> bool {
@@ -106,8 +104,7 @@ impl<IO> Work<IO> {
     }
 
     pub(super) fn call(&mut self, call: Box<dyn Asking>, polled: Polled) {
-        self.task = Some(Task::Call(call, PhantomData));
-        self.polled = polled == Polled::Yes;
+        self.task = Some(Task::Call(call, polled, PhantomData));
     }
 
     pub(super) const fn take(&mut self) -> Option<Task<IO>> {
@@ -120,17 +117,17 @@ impl<IO> Work<IO> {
         cx: &mut Context<'_>,
         desk: Desk<'_>,
     ) -> Poll<(After, Box<dyn Asking>)> {
-        if std::mem::replace(&mut self.polled, true) {
-            return Poll::Pending;
-        }
         // Taken out, so that a call that panics is not polled again.
-        let Some(Task::Call(mut call, _)) = self.task.take() else {
+        let Some(Task::Call(mut call, Polled::No, _)) = self
+            .task
+            .take_if(|task| matches!(task, Task::Call(_, Polled::No, _)))
+        else {
             return Poll::Pending;
         };
         match call.poll(cx, desk) {
             Poll::Ready(after) => Poll::Ready((after, call)),
             Poll::Pending => {
-                self.task = Some(Task::Call(call, PhantomData));
+                self.call(call, Polled::Yes);
                 Poll::Pending
             }
         }
@@ -175,7 +172,7 @@ impl<IO> Task<IO> {
     /// The phase whose service it is, for reports.
     pub(super) fn phase(&self) -> Option<PhaseKind> {
         match self {
-            Self::Call(call, _) => Some(call.phase()),
+            Self::Call(call, ..) => Some(call.phase()),
             #[cfg(any(feature = "tls", feature = "proxy"))]
             _ => None,
         }
@@ -189,7 +186,7 @@ impl<IO> Task<IO> {
     /// Whether a service is to blame where it takes too long.
     pub(super) fn is_service(&self) -> bool {
         match self {
-            Self::Call(call, _) => call.is_service(),
+            Self::Call(call, ..) => call.is_service(),
             #[cfg(any(feature = "tls", feature = "proxy"))]
             _ => true,
         }
