@@ -2,13 +2,24 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{layers::sources, source::Source};
+use super::{layers, source::Source};
 
 /// The most files with methods of one type.
 const METHODS: usize = 3;
 
 /// The most files in which one field is assigned to.
 const WRITES: usize = 2;
+
+/// The sources that are held to this: the whole protocol, and of smtpd-tower the engine, which drives it. Elsewhere a type of the
+/// public API may have its methods beside what they are about, as `Body::tee`.
+fn sources() -> impl Iterator<Item = (&'static str, Vec<Source>)> {
+    layers::sources().map(|(name, mut sources)| {
+        if name == "smtpd-tower" {
+            sources.retain(|source| source.room() == Some("engine"));
+        }
+        (name, sources)
+    })
+}
 
 /// Files by what is found in them: a module at the top of the crate, and a name in it.
 type Found = BTreeMap<(String, String), BTreeSet<String>>;
@@ -91,7 +102,7 @@ fn fields_assigned_to(source: &Source) -> Vec<&str> {
 fn the_methods_of_a_type_are_in_few_files() {
     for (name, sources) in sources() {
         let found = found(&sources, types_with_methods);
-        assert!(found.len() > 20, "{name}: hardly a type is seen");
+        assert!(found.len() > 10, "{name}: hardly a type is seen");
         let scattered = beyond(&found, METHODS);
         assert!(scattered.is_empty(), "{name}: {scattered:#?}");
     }
@@ -101,7 +112,7 @@ fn the_methods_of_a_type_are_in_few_files() {
 fn a_field_is_assigned_to_in_few_files() {
     for (name, sources) in sources() {
         let found = found(&sources, fields_assigned_to);
-        assert!(found.len() > 20, "{name}: hardly a field is seen");
+        assert!(found.len() > 10, "{name}: hardly a field is seen");
         let scattered = beyond(&found, WRITES);
         assert!(scattered.is_empty(), "{name}: {scattered:#?}");
     }
