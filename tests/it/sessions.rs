@@ -1,6 +1,7 @@
 //! Whole sessions over a pipe: what the engine does between the protocol and the services.
 
 use std::{
+    collections::HashSet,
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -8,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use base64::Engine as _;
 use smtpd_tower::{
     Auth, BodyError, BoxError, Command, Connect, Data, EndReason, Extension, Helo, Identity, Mail,
     ParameterError, ParameterRule, PeerAddr, Pipeline, Rcpt, Reply, Request, Session, SessionError,
@@ -559,6 +561,43 @@ async fn cram_md5_works_with_a_stored_secret() {
         client.ehlo("c").await.unwrap();
         let reply = client.auth_cram_md5("alice", password).await.unwrap();
         assert_eq!(reply.code().as_u16(), code, "{password}");
+    }
+}
+
+/// Otherwise what a client has answered to one challenge could be sent again by somebody else.
+#[tokio::test]
+async fn challenges_cannot_be_foretold() {
+    let mechanisms = Mechanisms::none()
+        .with(smtpd_tower::sasl::CramMd5)
+        .with(smtpd_tower::sasl::Scram::sha256());
+    let pipeline = Pipeline::new().auth(handler_fn(async |_: Request<Auth>| {
+        smtpd_tower::Secret::plain("secret")
+    }));
+    let server = server(pipeline).configure(|config| config.mechanisms(mechanisms));
+    // `n,,n=alice,r=fyko`
+    for command in [
+        "AUTH CRAM-MD5",
+        "AUTH SCRAM-SHA-256 biwsbj1hbGljZSxyPWZ5a28=",
+    ] {
+        let mut challenges = HashSet::new();
+        for _ in 0..8 {
+            let mut client = Client::greeted(&server).await;
+            client.cmd("EHLO c", "250").await;
+            let reply = client.cmd(command, "334 ").await;
+            let challenge = base64::engine::general_purpose::STANDARD
+                .decode(reply.trim_start_matches("334 ").trim())
+                .unwrap();
+            let challenge = String::from_utf8(challenge).unwrap();
+            // The random part alone: of CRAM-MD5 before the dot, of SCRAM what follows the client's part.
+            let random = challenge
+                .split(['.', ','])
+                .next()
+                .unwrap_or_default()
+                .trim_start_matches("r=fyko")
+                .to_owned();
+            assert!(random.len() >= 16, "{challenge}");
+            assert!(challenges.insert(random), "{challenge} came twice");
+        }
     }
 }
 

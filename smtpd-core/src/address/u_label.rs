@@ -225,7 +225,7 @@ mod without_tables {
     }
 
     /// The next bias (RFC 3492 section 6.1).
-    fn adapted(delta: u32, points: u32, is_first: bool) -> u32 {
+    pub(super) fn adapted(delta: u32, points: u32, is_first: bool) -> u32 {
         let mut delta = delta / if is_first { 700 } else { 2 };
         delta += delta / points;
         let mut k = 0;
@@ -391,6 +391,15 @@ mod tests {
                 proptest::prop_assert_eq!(super::without_tables::a_label_len(&label), ascii.len());
             }
         }
+    }
+
+    /// RFC 3492 section 6.1: the delta is scaled down while it is greater than 455, ((36 - 1) * 26) / 2.
+    #[test]
+    fn the_bias_is_adapted_as_the_algorithm_says_at_its_border() {
+        let adapted = super::without_tables::adapted;
+        assert_eq!(adapted(2 * 455, 1000, false), 36 * 455 / (455 + 38));
+        assert_eq!(adapted(2 * 456, 1000, false), 36 + 36 * 13 / (13 + 38));
+        assert_eq!(adapted(700 * 455, 1000, true), 36 * 455 / (455 + 38));
     }
 
     #[test]

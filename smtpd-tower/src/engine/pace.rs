@@ -108,3 +108,26 @@ impl Pace {
         self.reads >= READS
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// How often so many bytes can be read before other tasks have to get their turn.
+    fn reads_of(bytes: usize) -> u32 {
+        let mut pace = Pace::new();
+        let mut reads = 0;
+        while !pace.has_read_enough() {
+            pace.read(bytes);
+            reads += 1;
+        }
+        reads
+    }
+
+    #[test]
+    fn short_reads_count_as_one_and_long_ones_as_several() {
+        assert_eq!(reads_of(1), READS);
+        assert_eq!(reads_of(8 * 1024 - 1), READS);
+        assert_eq!(reads_of(64 * 1024), READS.div_ceil(9));
+    }
+}
