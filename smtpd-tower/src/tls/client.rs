@@ -8,7 +8,7 @@ use tokio_rustls::rustls::{
     client::danger::HandshakeSignatureValid,
     crypto::WebPkiSupportedAlgorithms,
     server::{
-        ParsedCertificate, WebPkiClientVerifier,
+        ParsedCertificate, VerifierBuilderError, WebPkiClientVerifier,
         danger::{ClientCertVerified, ClientCertVerifier},
     },
 };
@@ -19,7 +19,7 @@ use super::{
     parts::Parts,
     pem,
     provider::Provider,
-    revocation::{self, Lists},
+    revocation::{self, Current, List},
     source::ClientCertificates,
     warning::TlsWarning,
 };
@@ -44,11 +44,13 @@ impl ClientVerifier {
         let parts = chain::parts(&certificates).map_err(blame)?;
         let roots = Arc::new(roots(&certificates).map_err(blame)?);
         let lists = revocation::read(source)?;
-        let warnings = revocation::warnings(source, &lists, &certificates, &parts);
+        let algorithms = provider.crypto().signature_verification_algorithms;
+        let current = Current::of(&lists, &parts, &algorithms)?;
+        let warnings = current.warnings(source, &certificates, &parts);
         let constrained = parts.iter().filter(|parts| parts.constrains_names);
         let verifier = Self {
-            inner: verifier(source, &roots, lists, provider)?,
-            algorithms: provider.crypto().signature_verification_algorithms,
+            inner: verifier(source, &roots, &lists, &current, provider)?,
+            algorithms,
             constrained: constrained.map(|parts| parts.subject.to_vec()).collect(),
         };
         Ok((verifier, warnings))
@@ -122,31 +124,98 @@ fn roots(certificates: &[CertificateDer<'static>]) -> Result<RootCertStore, Prob
 fn verifier(
     source: &ClientCertificates,
     roots: &Arc<RootCertStore>,
-    lists: Lists<'_>,
+    lists: &[List<'_>],
+    current: &Current<'_>,
     provider: &Provider,
 ) -> Result<Arc<dyn ClientCertVerifier>, TlsError> {
-    let builder = || {
-        WebPkiClientVerifier::builder_with_provider(roots.clone(), provider.crypto().clone())
-            .enforce_revocation_expiration()
+    let with = |lists: &[&[u8]]| {
+        let owned = |der: &&[u8]| CertificateRevocationListDer::from(der.to_vec());
+        let builder =
+            WebPkiClientVerifier::builder_with_provider(roots.clone(), provider.crypto().clone())
+                .enforce_revocation_expiration()
+                .with_crls(lists.iter().map(owned));
+        let builder = if source.required {
+            builder
+        } else {
+            builder.allow_unauthenticated()
+        };
+        builder.build()
     };
     // Each alone, to tell which one cannot be used.
-    for list in &lists {
-        let alone = builder().with_crls([CertificateRevocationListDer::from(list.der.clone())]);
+    for list in lists {
         let unusable = |error| Problem::ListUnusable(list.number, Box::new(error));
-        alone
-            .build()
-            .map_err(|error| list.source.blame(unusable(error)))?;
+        with(&[&list.der]).map_err(|error| list.source.blame(unusable(error)))?;
     }
-    let builder = builder().with_crls(lists.into_iter().map(|list| list.der.into()));
-    let builder = if source.required {
-        builder
-    } else {
-        builder.allow_unauthenticated()
+    let blame = |problem| source.authorities.blame(problem);
+    let verifier = |lists: &[&[u8]]| {
+        let unusable = |error: VerifierBuilderError| Problem::AuthoritiesUnusable(error.into());
+        with(lists).map_err(|error| blame(unusable(error)))
     };
-    builder.build().map_err(|error| {
-        let problem = Problem::AuthoritiesUnusable(error.into());
-        source.authorities.blame(problem)
-    })
+    let main = verifier(&current.all())?;
+    let sets = current.other_sets().map_err(blame)?;
+    if sets.is_empty() {
+        return Ok(main);
+    }
+    let others = sets.iter().map(|set| verifier(set));
+    Ok(Arc::new(AnyOf {
+        main,
+        others: others.collect::<Result<_, _>>()?,
+    }))
+}
+
+/// Verifies a certificate by the first verifier, and where that fails by the next. They differ in their revocation lists alone.
+#[derive(Debug)]
+struct AnyOf {
+    main: Arc<dyn ClientCertVerifier>,
+    others: Vec<Arc<dyn ClientCertVerifier>>,
+}
+
+impl ClientCertVerifier for AnyOf {
+    fn client_auth_mandatory(&self) -> bool {
+        self.main.client_auth_mandatory()
+    }
+
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        self.main.root_hint_subjects()
+    }
+
+    fn verify_client_cert(
+        &self,
+        own: &CertificateDer<'_>,
+        others: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, Error> {
+        let verified = self.main.verify_client_cert(own, others, now);
+        verified.or_else(|error| {
+            let rest = self.others.iter();
+            let mut rest = rest.map(|verifier| verifier.verify_client_cert(own, others, now));
+            rest.find_map(Result::ok).ok_or(error)
+        })
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.main
+            .verify_tls12_signature(message, certificate, signed)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.main
+            .verify_tls13_signature(message, certificate, signed)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.main.supported_verify_schemes()
+    }
 }
 
 /// Lets a certificate pass that does not verify, or that cannot be read. Whether the client has its key is verified all

@@ -114,6 +114,7 @@ pub(super) enum Problem {
     CertificateUnusable(usize, rustls::Error),
     NoList,
     ListUnusable(usize, BoxError),
+    ListsOfTooManyKeys,
     NoKey,
     KeyUnsupported(String),
     KeyKindUnsupported(String),
@@ -145,6 +146,7 @@ impl Problem {
             | Self::NoCertificate
             | Self::CertificateDamaged(_)
             | Self::NoList
+            | Self::ListsOfTooManyKeys
             | Self::NoKey
             | Self::KeyUnsupported(_)
             | Self::KeyKindUnsupported(_)
@@ -171,6 +173,9 @@ impl fmt::Display for Problem {
             Self::CertificateUnusable(n, _) => return write!(f, "certificate {n} cannot be used"),
             Self::NoList => "no revocation list found (in PEM, as a section `X509 CRL`)",
             Self::ListUnusable(n, _) => return write!(f, "revocation list {n} cannot be used"),
+            Self::ListsOfTooManyKeys => {
+                "too many revocation lists of authorities that share a name but not a key"
+            }
             Self::NoKey => "no private key found",
             Self::KeyUnsupported(label) => {
                 let label = label.escape_debug();

@@ -49,8 +49,9 @@ pub fn revocation_lists(
 ) -> Result<Vec<(Vec<u8>, Option<(Vec<u8>, Option<String>)>)>, String> {
     let lists = pem::revocation_lists(pem).map_err(|problem| problem.to_string())?;
     let read = |der: &[u8]| {
-        let (issuer, next) = revocation::issuer_and_next_update(der)?;
-        Some((issuer.to_vec(), next.map(|next| next.to_string())))
+        let facts = revocation::Facts::read(der)?;
+        let next = facts.next_update.map(|next| next.to_string());
+        Some((facts.issuer.to_vec(), next))
     };
     Ok(lists
         .into_iter()

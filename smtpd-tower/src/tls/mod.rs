@@ -218,8 +218,9 @@ impl TlsConfig {
     /// Returns what is likely a mistake in the files as they were read last, though TLS works with it: a certificate that
     /// has expired, is not valid yet, has no alternative names or is not for the [expected host](TlsBuilder::expect_host),
     /// certificates in a chain that appear twice or are not part of it, private keys that others may read, and revocation
-    /// lists that have expired or are missing. Dates are compared with the time of the call. The permissions of a file are
-    /// those when it was read last: after a `chmod`, [reload](Self::reload).
+    /// lists that have expired, are missing, or are not signed by the authority that they name. Dates are compared with the
+    /// time of the call. The permissions of a file are those when it was read last: after a `chmod`,
+    /// [reload](Self::reload).
     ///
     /// Ask for them after the start and after each [reload](Self::reload), and now and then as time passes. To log each of
     /// them once, keep those of the call before and skip what is among them. A private key in a file of mode 0640 that is

@@ -24,7 +24,7 @@ pub(super) struct Parts<'a> {
 }
 
 /// Somebody's public key, with its algorithm.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct PublicKey<'a> {
     /// The identifier of the algorithm and its parameters.
     pub(super) algorithm: &'a [u8],
@@ -102,7 +102,7 @@ pub(super) fn without_zeros(number: &[u8]) -> &[u8] {
 }
 
 /// A `BIT STRING` of whole bytes.
-fn bits<'a>(reader: &mut Reader<'a>) -> Option<&'a [u8]> {
+pub(super) fn bits<'a>(reader: &mut Reader<'a>) -> Option<&'a [u8]> {
     match reader.read(BIT_STRING)? {
         [0, bytes @ ..] => Some(bytes),
         _ => None,

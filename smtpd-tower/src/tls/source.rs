@@ -139,6 +139,10 @@ impl ClientCertificates {
     /// [`TlsConfig::warnings`](super::TlsConfig::warnings) has the authorities without a list and the lists that have
     /// expired: put a new list there before the old one expires.
     #[must_use]
+    ///
+    /// Of several lists by the same authority for the same certificates, the most recent one counts (section 5.2.3), wherever it
+    /// stands. Authorities that share a name, as the old one and the new one do while an authority changes its key, each need a list
+    /// that is signed with their own key.
     pub fn crl_file(mut self, lists: impl Into<PathBuf>) -> Self {
         self.revoked.push(Pem::File(lists.into()));
         self

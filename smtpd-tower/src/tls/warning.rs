@@ -73,6 +73,7 @@ pub(super) enum Oddity {
     KeyExposed(u32),
     ListExpired(usize, Time),
     NoList(String),
+    ListNotSigned(usize, String),
 }
 
 impl fmt::Display for Oddity {
@@ -97,6 +98,10 @@ impl fmt::Display for Oddity {
             Self::NoList(authority) => write!(
                 f,
                 "no revocation list of the authority {authority}: none of its certificates is accepted"
+            ),
+            Self::ListNotSigned(n, authority) => write!(
+                f,
+                "revocation list {n} names the authority {authority} but is not signed with its key"
             ),
         }
     }

@@ -5,7 +5,10 @@ mod forge;
 use std::{fs, sync::Arc};
 
 use forge::worthless;
-use rcgen::{CustomExtension, DnType, GeneralSubtree, NameConstraints, SerialNumber};
+use rcgen::{
+    CrlDistributionPoint, CrlIssuingDistributionPoint, CrlScope, CustomExtension, DnType,
+    GeneralSubtree, NameConstraints, SerialNumber, date_time_ymd,
+};
 use smtpd_tower::{
     Auth, Identity, Mail, Reply, Request, Server, handler_fn,
     sasl::{External, Mechanisms},
@@ -262,6 +265,168 @@ async fn without_a_list_that_is_up_to_date_no_certificate_verifies() {
             );
         }
     }
+}
+
+/// What the session knows of a client that shows a certificate with the serial number 7, and of one with 8.
+async fn seven_and_eight(tls: &TlsConfig, by: &[&Authority]) -> [bool; 2] {
+    let mut shown = [false; 2];
+    for (serial, shown) in [7, 8].into_iter().zip(&mut shown) {
+        let own = numbered(by[0], serial);
+        let chain = [own.der.clone()].into_iter();
+        let chain = chain.chain(by[..by.len() - 1].iter().map(|between| between.der()));
+        let own = Shown::new(chain.collect(), own.signing_key());
+        let root = by.last().unwrap();
+        let client = root.client_showing(TLS13, Some(own));
+        let facts = facts(&tls_server(tls), &client).await;
+        *shown = facts.is_some_and(|facts| facts.ends_with("shown tested"));
+    }
+    shown
+}
+
+#[tokio::test]
+async fn of_two_lists_of_an_authority_the_most_recent_one_counts_wherever_it_stands() {
+    let authority = Authority::new();
+    let issued = authority.issue(&["mx.test"]);
+    let list = |serials: &[u64], year, number| {
+        authority.revoke_with(serials, |list| {
+            list.this_update = date_time_ymd(year, 1, 1);
+            list.crl_number = SerialNumber::from(number);
+            // Of one that is not used it does not matter whether it has expired.
+            list.next_update = date_time_ymd(if serials.is_empty() { 2003 } else { 4000 }, 1, 1);
+        })
+    };
+    for (old, new) in [
+        (list(&[], 2000, 2), list(&[7], 2001, 3)),
+        (list(&[], 2000, 255), list(&[7], 2000, 256)),
+        (list(&[], 2001, 4), list(&[7], 2002, 4)),
+    ] {
+        for lists in [old.clone() + &new, new + &old] {
+            let clients = ClientCertificates::from_pem(authority.pem()).crl_pem(lists);
+            let tls = with_clients(&issued, clients);
+            assert_eq!(tls.warnings(), []);
+            assert_eq!(seven_and_eight(&tls, &[&authority]).await, [false, true]);
+        }
+    }
+}
+
+#[tokio::test]
+async fn lists_of_an_authority_for_different_certificates_are_all_used() {
+    let authority = Authority::new();
+    let sub = authority.subordinate(|_| {});
+    let issued = authority.issue(&["mx.test"]);
+    let list = |serials: &[u64], year, scope| {
+        authority.revoke_with(serials, |list| {
+            list.this_update = date_time_ymd(year, 1, 1);
+            let uris = vec!["http://crl.test/".to_owned()];
+            list.issuing_distribution_point = Some(CrlIssuingDistributionPoint {
+                distribution_point: CrlDistributionPoint { uris },
+                scope: Some(scope),
+            });
+        })
+    };
+    let of_users = list(&[], 2000, CrlScope::UserCertsOnly);
+    let newer_of_users = list(&[7], 2002, CrlScope::UserCertsOnly);
+    let of_authorities = list(&[], 2001, CrlScope::CaCertsOnly);
+    let lists = of_users + &of_authorities + &newer_of_users + &sub.revoke(&[8], 4000);
+    let clients = ClientCertificates::from_pem(authority.pem()).crl_pem(lists);
+    let tls = with_clients(&issued, clients);
+    assert_eq!(seven_and_eight(&tls, &[&authority]).await, [false, true]);
+    let by_sub = seven_and_eight(&tls, &[&sub, &authority]).await;
+    assert_eq!(by_sub, [true, false]);
+}
+
+#[tokio::test]
+async fn authorities_that_share_a_name_each_have_a_list() {
+    let named = |name: &'static str| {
+        move |params: &mut rcgen::CertificateParams| {
+            params.distinguished_name.push(DnType::CommonName, name);
+        }
+    };
+    let [old, new] = [Authority::new(), Authority::new()];
+    let [other_old, other_new] = [(); 2].map(|()| Authority::with(named("Other")));
+    let issued = old.issue(&["mx.test"]);
+    let authorities = old.pem() + &new.pem() + &other_new.pem() + &other_old.pem();
+    let lists = [
+        old.revoke(&[7], 4000),
+        new.revoke(&[8], 4000),
+        other_old.revoke(&[8], 4000),
+        other_new.revoke(&[7], 4000),
+    ];
+    let optional = ClientCertificates::from_pem(authorities);
+    for clients in [optional.clone(), optional.required()] {
+        for turn in 0..lists.len() {
+            let (last, first) = lists.split_at(turn);
+            let lists = [first.concat(), last.concat()].concat();
+            let tls = with_clients(&issued, clients.clone().crl_pem(lists));
+            assert_eq!(tls.warnings(), []);
+            for (authority, seen) in [
+                (&old, [false, true]),
+                (&new, [true, false]),
+                (&other_old, [true, false]),
+                (&other_new, [false, true]),
+            ] {
+                let own = [7, 8].map(|serial| numbered(authority, serial));
+                for (own, seen) in own.iter().zip(seen) {
+                    let client = old.client(TLS13, Some(own));
+                    let facts = facts(&tls_server(&tls), &client).await;
+                    let shown = facts.is_some_and(|facts| facts.ends_with("shown tested"));
+                    assert_eq!(shown, seen, "{turn}");
+                }
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_list_that_its_authority_has_not_signed_is_told_and_lets_nobody_in() {
+    let (authority, stranger) = (Authority::new(), Authority::new());
+    let issued = authority.issue(&["mx.test"]);
+    let (good, bad) = (authority.revoke(&[7], 4000), stranger.revoke(&[8], 4000));
+    let not_signed = |number| {
+        format!(
+            "revocation list {number} names the authority CN=rcgen self signed cert but is not signed with its key"
+        )
+    };
+    let missing = "no revocation list of the authority CN=rcgen self signed cert: none of its certificates is accepted";
+    for (lists, seen, warnings) in [
+        (
+            bad.clone(),
+            [false; 2],
+            vec![not_signed(1), missing.to_owned()],
+        ),
+        (bad.clone() + &good, [false, true], vec![not_signed(1)]),
+        (good + &bad, [false, true], vec![not_signed(2)]),
+    ] {
+        let clients = ClientCertificates::from_pem(authority.pem()).crl_pem(lists);
+        let tls = with_clients(&issued, clients);
+        let found: Vec<_> = tls.warnings().iter().map(ToString::to_string).collect();
+        assert_eq!(found, warnings);
+        assert_eq!(seven_and_eight(&tls, &[&authority]).await, seen);
+    }
+}
+
+#[test]
+fn too_many_keys_for_the_same_names_are_an_error() {
+    let names = ["a", "b", "c", "d", "e"];
+    let twice = names.into_iter().chain(names);
+    let all: Vec<_> = twice
+        .map(|name| {
+            Authority::with(|params| {
+                params.distinguished_name.push(DnType::CommonName, name);
+            })
+        })
+        .collect();
+    let issued = all[0].issue(&["mx.test"]);
+    let build = |all: &[Authority]| {
+        let authorities: String = all.iter().map(Authority::pem).collect();
+        let lists: String = all.iter().map(|one| one.revoke(&[], 4000)).collect();
+        let clients = ClientCertificates::from_pem(authorities).crl_pem(lists);
+        let tls = TlsBuilder::new(issued.source()).client_certificates(clients);
+        tls.build().map(drop).map_err(|error| error.to_string())
+    };
+    assert_eq!(build(&all[..9]), Ok(()));
+    let text = "too many revocation lists of authorities that share a name but not a key";
+    assert_eq!(build(&all), Err(text.to_owned()));
 }
 
 #[test]

@@ -80,20 +80,30 @@ impl Authority {
 
     /// A list of the certificates that are revoked, by their serial numbers, in PEM. There is to be a new one in that year.
     pub fn revoke(&self, serials: &[u64], next: i32) -> String {
+        self.revoke_with(serials, |list| list.next_update = date_time_ymd(next, 1, 1))
+    }
+
+    /// The same, changed so.
+    pub fn revoke_with(
+        &self,
+        serials: &[u64],
+        change: impl FnOnce(&mut CertificateRevocationListParams),
+    ) -> String {
         let revoked = serials.iter().map(|serial| RevokedCertParams {
             serial_number: SerialNumber::from(*serial),
             revocation_time: date_time_ymd(2001, 1, 1),
             reason_code: None,
             invalidity_date: None,
         });
-        let params = CertificateRevocationListParams {
+        let mut params = CertificateRevocationListParams {
             this_update: date_time_ymd(2000, 1, 1),
-            next_update: date_time_ymd(next, 1, 1),
+            next_update: date_time_ymd(4000, 1, 1),
             crl_number: SerialNumber::from(1),
             issuing_distribution_point: None,
             revoked_certs: revoked.collect(),
             key_identifier_method: KeyIdMethod::Sha256,
         };
+        change(&mut params);
         params.signed_by(&self.0).unwrap().pem().unwrap()
     }
 
