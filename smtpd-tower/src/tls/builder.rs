@@ -1,6 +1,6 @@
 //! All that can be set.
 
-use std::sync::Arc;
+use std::{io, path::Path, sync::Arc};
 
 use tokio_rustls::rustls::{
     Error, ServerConfig,
@@ -200,13 +200,28 @@ impl TlsBuilder {
 
     /// How the files are now.
     pub(super) fn look(&self) -> Vec<Stamp> {
+        self.files().map(Stamp::of).collect()
+    }
+
+    /// Looks whether all files are regular ones. Whoever reads a pipe may wait for ever.
+    pub(super) fn check_files(&self) -> Result<(), TlsError> {
+        let is_other = |path: &&Path| path.metadata().is_ok_and(|file| !file.is_file());
+        match self.files().find(is_other) {
+            Some(path) => {
+                let fault = "only a regular file is read again";
+                let error = io::Error::new(io::ErrorKind::InvalidInput, fault);
+                Err(TlsError::new(Problem::Io(error), Some(path)))
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn files(&self) -> impl Iterator<Item = &Path> {
         let certificates = [&self.default].into_iter().chain(&self.others);
         let of_clients = self.clients.iter().flat_map(ClientCertificates::files);
         certificates
             .flat_map(ServerCertificate::files)
             .chain(of_clients)
-            .map(Stamp::of)
-            .collect()
     }
 
     fn config(

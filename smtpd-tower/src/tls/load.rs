@@ -348,6 +348,40 @@ mod tests {
         }
     }
 
+    /// Otherwise the thread that reads the files again would wait for ever, and nothing would be read again any more.
+    #[cfg(unix)]
+    #[test]
+    fn a_pipe_is_read_at_the_start_and_does_not_stop_a_reload() {
+        let directory = tempfile::tempdir().unwrap();
+        let (cert, key) = (directory.path().join("cert"), directory.path().join("key"));
+        fs::copy(fixture("ec.crt"), &cert).unwrap();
+        let made = std::process::Command::new("mkfifo").arg(&key).status();
+        assert!(made.unwrap().success());
+        let pipe = key.clone();
+        let writer = std::thread::spawn(move || {
+            fs::write(pipe, fs::read(fixture("ec.key")).unwrap()).unwrap();
+        });
+        let tls = TlsConfig::from_pem_files(&cert, &key).unwrap();
+        writer.join().unwrap();
+
+        let error = tls.reload().unwrap_err();
+        assert!(error.is_io() && error.path() == Some(&key), "{error:?}");
+        let cause = error.source().unwrap().to_string();
+        assert_eq!(cause, "only a regular file is read again");
+        fs::remove_file(&key).unwrap();
+        fs::copy(fixture("ec.key"), &key).unwrap();
+        tls.reload().unwrap();
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_file_without_end_is_not_read_to_its_end() {
+        let error = TlsConfig::from_pem_files("/dev/zero", fixture("ec.key")).unwrap_err();
+        assert!(error.is_io(), "{error:?}");
+        let cause = error.source().unwrap().to_string();
+        assert_eq!(cause, "it has more than 64 MiB");
+    }
+
     #[test]
     fn damaged_certificate_and_key_are_told_apart() {
         let pem = |label: &str| format!("-----BEGIN {label}-----\nMAA=\n-----END {label}-----\n");

@@ -198,13 +198,15 @@ impl TlsConfig {
     /// This blocks on the files: call it from `spawn_blocking`.
     ///
     /// # Errors
-    /// A [`TlsError`] that names the file and what is wrong with it; then everything stays as it was.
+    /// A [`TlsError`] that names the file and what is wrong with it; then everything stays as it was. A pipe is read at the start
+    /// only: it is an error here.
     pub fn reload(&self) -> Result<(), TlsError> {
         loop {
             let old = self.current();
             let Some(origin) = &old.origin else {
                 return Ok(());
             };
+            origin.recipe.check_files()?;
             let new = Arc::new(origin.recipe.clone().snapshot()?);
             let mut current = self.0.write().unwrap_or_else(PoisonError::into_inner);
             // Not what has been replaced in the meantime.

@@ -2,6 +2,7 @@
 
 use std::{
     fmt, fs,
+    io::{self, Read as _},
     path::{Path, PathBuf},
 };
 
@@ -138,11 +139,11 @@ impl ClientCertificates {
     /// the servers that use it, do it. Otherwise an attacker who withholds a new list could use a revoked certificate.
     /// [`TlsConfig::warnings`](super::TlsConfig::warnings) has the authorities without a list and the lists that have
     /// expired: put a new list there before the old one expires.
-    #[must_use]
     ///
     /// Of several lists by the same authority for the same certificates, the most recent one counts (section 5.2.3), wherever it
     /// stands. Authorities that share a name, as the old one and the new one do while an authority changes its key, each need a list
     /// that is signed with their own key.
+    #[must_use]
     pub fn crl_file(mut self, lists: impl Into<PathBuf>) -> Self {
         self.revoked.push(Pem::File(lists.into()));
         self
@@ -175,9 +176,7 @@ impl Pem {
 
     pub(super) fn read(&self) -> Result<Zeroizing<Vec<u8>>, TlsError> {
         match self {
-            Self::File(path) => fs::read(path)
-                .map(Zeroizing::new)
-                .map_err(|error| self.blame(Problem::Io(error))),
+            Self::File(path) => read(path).map_err(|error| self.blame(Problem::Io(error))),
             Self::Text(pem) => Ok(pem.clone()),
         }
     }
@@ -211,6 +210,22 @@ impl Pem {
     pub(super) fn warn(&self, oddity: Oddity) -> TlsWarning {
         TlsWarning::new(oddity, self.path())
     }
+}
+
+/// The most bytes that are read of a file. The largest ones are revocation lists.
+const MAX_LEN: u64 = 64 << 20;
+
+fn read(path: &Path) -> io::Result<Zeroizing<Vec<u8>>> {
+    let file = fs::File::open(path)?;
+    let len = file.metadata()?.len().min(MAX_LEN);
+    // One byte more, so that the text is not moved, which would leave a copy of a key behind.
+    let mut text = Zeroizing::new(Vec::with_capacity(usize::try_from(len).unwrap_or(0) + 1));
+    file.take(MAX_LEN + 1).read_to_end(&mut text)?;
+    if text.len() as u64 > MAX_LEN {
+        let fault = format!("it has more than {} MiB", MAX_LEN >> 20);
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, fault));
+    }
+    Ok(text)
 }
 
 /// Whether others than the owner of a private key have more permissions than they should. Its group may read it where root
