@@ -133,8 +133,8 @@ impl Permits {
         Self::new(thread::available_parallelism().unwrap_or(NonZero::<usize>::MIN))
     }
 
-    /// Waits for a permit. Networks, and clients within them, get one in turn, however many each waits for; where too many wait, the
-    /// network that waits for most gives way.
+    /// Waits for a permit. Networks, and clients within them, get one in turn, however many each waits for, and those that have had none
+    /// go before the others. Where too many wait, the network that waits for most gives way.
     pub(crate) async fn acquire(&self, client: Option<ClientKey>) -> Result<Permit, Unavailable> {
         let mut turned_away = Vec::new();
         let granted = {

@@ -10,6 +10,10 @@ use crate::limiter::ClientKey;
 /// Waiting items, by the networks of the clients that they belong to. Providers hand out whole networks, so a client with many
 /// addresses often has them all in one. Networks take turns, then the smaller networks within each, then the clients of these. If
 /// an item has to give way, it is taken from the network with the most items, chosen in the same steps.
+///
+/// A network that is new goes before those that have had a turn, one before each of them (as in FQ-CoDel, RFC 8290 section 4.1): when
+/// a flood from many networks waits, whoever asks now and then would give up before all of these had their turn. A network keeps its
+/// place until its turn comes, whether somebody waits there or not, so none becomes new by going away for a moment.
 #[derive(Debug)]
 pub(super) struct Turns<T> {
     networks: Networks<Networks<Networks<VecDeque<T>, 32, 64>, 24, 48>, 16, 32>,
@@ -62,7 +66,9 @@ impl<T> Turns<T> {
 /// A part of the queue.
 trait Part<T>: Default {
     fn len(&self) -> usize;
-    fn is_empty(&self) -> bool;
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
     fn push(&mut self, client: Option<ClientKey>, item: T);
     fn next(&mut self, is_over: &impl Fn(&T) -> bool, taken: &mut Vec<T>) -> Option<T>;
     fn give_way(&mut self, dice: &mut Dice) -> Option<T>;
@@ -76,13 +82,54 @@ trait Part<T>: Default {
 struct Networks<P, const V4_BITS: u8, const V6_BITS: u8> {
     /// The number of items in all of them.
     len: usize,
-    /// The next one comes first. None is empty.
-    parts: VecDeque<(Option<ClientKey>, P)>,
+    /// The next one comes first. At most about half of them are empty.
+    places: VecDeque<Place<P>>,
+}
+
+/// The place of a network.
+#[derive(Debug)]
+struct Place<P> {
+    network: Option<ClientKey>,
+    part: P,
+    /// Whether the network has not had a turn yet.
+    is_new: bool,
+}
+
+/// How many empty places are kept however few are not.
+const SPARE: usize = 16;
+
+impl<P> Place<P> {
+    /// Keeps nothing of an empty network but its place.
+    fn clear_if_empty<T>(&mut self)
+    where
+        P: Part<T>,
+    {
+        if self.part.is_empty() {
+            self.part = P::default();
+        }
+    }
 }
 
 impl<P, const V4_BITS: u8, const V6_BITS: u8> Networks<P, V4_BITS, V6_BITS> {
     fn prefix(client: Option<ClientKey>) -> Option<ClientKey> {
         client.map(|client| client.within(V4_BITS, V6_BITS))
+    }
+
+    /// Where a new network begins to wait: behind the other new ones, each of which lets one go before it that is not new.
+    fn entrance(&self) -> usize {
+        let last = self.places.iter().rposition(|place| place.is_new);
+        let entrance = last.map_or(1, |last| last + 2);
+        entrance.min(self.places.len())
+    }
+
+    /// Gives up the empty places where there are too many.
+    fn tidy<T>(&mut self)
+    where
+        P: Part<T>,
+    {
+        if self.places.len() > 2 * self.len + SPARE {
+            self.places.retain(|place| !place.part.is_empty());
+        }
     }
 }
 
@@ -91,7 +138,7 @@ impl<P, const V4_BITS: u8, const V6_BITS: u8> Default for Networks<P, V4_BITS, V
     fn default() -> Self {
         Self {
             len: 0,
-            parts: VecDeque::new(),
+            places: VecDeque::new(),
         }
     }
 }
@@ -103,33 +150,35 @@ impl<T, P: Part<T>, const V4_BITS: u8, const V6_BITS: u8> Part<T>
         self.len
     }
 
-    fn is_empty(&self) -> bool {
-        self.parts.is_empty()
-    }
-
     fn push(&mut self, client: Option<ClientKey>, item: T) {
-        let prefix = Self::prefix(client);
+        let network = Self::prefix(client);
         self.len += 1;
-        let mut parts = self.parts.iter_mut();
-        match parts.find(|(network, _)| *network == prefix) {
-            Some((_, part)) => part.push(client, item),
-            None => {
-                let mut part = P::default();
-                part.push(client, item);
-                self.parts.push_back((prefix, part));
-            }
+        let mut places = self.places.iter_mut();
+        if let Some(place) = places.find(|place| place.network == network) {
+            return place.part.push(client, item);
         }
+        let mut part = P::default();
+        part.push(client, item);
+        let place = Place {
+            network,
+            part,
+            is_new: true,
+        };
+        let entrance = self.entrance();
+        self.places.insert(entrance, place);
+        self.tidy::<T>();
     }
 
     fn next(&mut self, is_over: &impl Fn(&T) -> bool, taken: &mut Vec<T>) -> Option<T> {
-        while let Some((prefix, mut part)) = self.parts.pop_front() {
-            let before = part.len();
-            let next = part.next(is_over, taken);
-            self.len -= before - part.len();
-            if !part.is_empty() {
-                self.parts.push_back((prefix, part));
-            }
+        while let Some(mut place) = self.places.pop_front() {
+            let before = place.part.len();
+            let next = place.part.next(is_over, taken);
+            self.len -= before - place.part.len();
             if next.is_some() {
+                place.is_new = false;
+                place.clear_if_empty::<T>();
+                self.places.push_back(place);
+                self.tidy::<T>();
                 return next;
             }
         }
@@ -137,33 +186,33 @@ impl<T, P: Part<T>, const V4_BITS: u8, const V6_BITS: u8> Part<T>
     }
 
     fn give_way(&mut self, dice: &mut Dice) -> Option<T> {
-        let lens = || self.parts.iter().map(|(_, part)| part.len());
+        let lens = || self.places.iter().map(|place| place.part.len());
         let most = lens().max()?;
         let equals = || lens().enumerate().filter(|&(_, len)| len == most);
         let (chosen, _) = equals().nth(dice.roll(equals().count()))?;
-        let (_, part) = self.parts.get_mut(chosen)?;
-        let gone = part.give_way(dice);
-        if part.is_empty() {
-            self.parts.remove(chosen);
-        }
+        let place = self.places.get_mut(chosen)?;
+        let gone = place.part.give_way(dice);
+        place.clear_if_empty::<T>();
         self.len -= usize::from(gone.is_some());
+        self.tidy::<T>();
         gone
     }
 
     fn take_out(&mut self, is_over: &impl Fn(&T) -> bool, taken: &mut Vec<T>) {
-        self.parts.retain_mut(|(_, part)| {
-            part.take_out(is_over, taken);
-            !part.is_empty()
-        });
-        self.len = self.parts.iter().map(|(_, part)| part.len()).sum();
+        for place in &mut self.places {
+            place.part.take_out(is_over, taken);
+            place.clear_if_empty::<T>();
+        }
+        self.len = self.places.iter().map(|place| place.part.len()).sum();
+        self.tidy::<T>();
     }
 
     #[cfg(all(test, feature = "test"))]
     fn count_of(&self, client: Option<ClientKey>, counts: &impl Fn(&T) -> bool) -> usize {
         let prefix = Self::prefix(client);
-        let mut networks = self.parts.iter();
-        let network = networks.find(|(network, _)| *network == prefix);
-        network.map_or(0, |(_, part)| part.count_of(client, counts))
+        let mut places = self.places.iter();
+        let place = places.find(|place| place.network == prefix);
+        place.map_or(0, |place| place.part.count_of(client, counts))
     }
 }
 
@@ -171,10 +220,6 @@ impl<T, P: Part<T>, const V4_BITS: u8, const V6_BITS: u8> Part<T>
 impl<T> Part<T> for VecDeque<T> {
     fn len(&self) -> usize {
         self.len()
-    }
-
-    fn is_empty(&self) -> bool {
-        self.is_empty()
     }
 
     fn push(&mut self, _client: Option<ClientKey>, item: T) {
@@ -342,6 +387,88 @@ mod tests {
             out.append(&mut taken);
             out.sort_unstable();
             assert_eq!(out, Vec::from_iter(0..arrived));
+        }
+    }
+
+    fn of_16<'a>(name: &'a str) -> (Option<ClientKey>, &'a str) {
+        let add = |sum: u16, byte: u8| sum.wrapping_mul(31).wrapping_add(byte.into());
+        let number = name.bytes().fold(0, add);
+        let [a, b] = number.to_be_bytes();
+        (client([a, b, 0, 1]), name)
+    }
+
+    fn wait<'a>(turns: &mut Turns<&'a str>, names: &[&'a str]) {
+        for name in names {
+            let (client, name) = of_16(name);
+            turns.push(client, name);
+        }
+    }
+
+    fn take<'a>(turns: &mut Turns<&'a str>, count: usize) -> String {
+        let next = std::iter::from_fn(|| turns.next(|_| false, &mut Vec::new()));
+        next.take(count).collect()
+    }
+
+    #[test]
+    fn a_network_that_is_new_does_not_wait_for_a_flood_from_many_to_have_its_turn() {
+        let mut turns = Turns::new();
+        for number in 0..1000_u16 {
+            let [a, b] = (number % 250).to_be_bytes();
+            turns.push(client([10 + a, b, 0, 1]), "flood");
+        }
+        take(&mut turns, 250);
+        turns.push(client([192, 0, 2, 1]), HONEST);
+        turns.push(client([198, 51, 100, 1]), HONEST);
+        let order = take(&mut turns, 4);
+        assert_eq!(order, ["flood", HONEST, "flood", HONEST].concat());
+    }
+
+    #[test]
+    fn no_network_becomes_new_by_going_away() {
+        let mut turns = Turns::new();
+        wait(&mut turns, &["a", "b", "c", "a", "b", "c", "x"]);
+        assert_eq!(take(&mut turns, 4), "abcx");
+        wait(&mut turns, &["x"]);
+        turns.take_out(|who| *who == "x", &mut Vec::new());
+        wait(&mut turns, &["x", "y"]);
+        assert_eq!(take(&mut turns, 5), "aybcx");
+    }
+
+    #[test]
+    fn who_gives_up_and_comes_again_has_not_lost_the_place_of_the_network() {
+        let mut turns = Turns::new();
+        wait(&mut turns, &["a", "x", "b"]);
+        turns.take_out(|who| *who == "x", &mut Vec::new());
+        wait(&mut turns, &["y", "x"]);
+        assert_eq!(take(&mut turns, 4), "axby");
+    }
+
+    #[test]
+    fn networks_that_are_new_all_the_time_leave_half_of_the_turns_to_the_others() {
+        let mut turns = Turns::new();
+        let names = |of| (0..40).map(move |n| format!("{of}{n:02}"));
+        let (old, new): (Vec<_>, Vec<_>) = (names("old").collect(), names("new").collect());
+        for name in old.iter().chain(&old) {
+            wait(&mut turns, &[name]);
+        }
+        take(&mut turns, old.len());
+        let mut order = String::new();
+        for two in new.chunks(2) {
+            wait(&mut turns, &[&two[0], &two[1]]);
+            order += &take(&mut turns, 1);
+        }
+        assert_eq!(order.matches("old").count(), 10, "{order}");
+    }
+
+    #[test]
+    fn places_that_nobody_waits_in_do_not_pile_up() {
+        let mut turns = Turns::new();
+        turns.push(None, 0);
+        for number in 1..5000_u32 {
+            let [_, a, b, c] = number.wrapping_mul(40_503).to_be_bytes();
+            turns.push(client([a, b, c, 1]), number);
+            turns.take_out(|item| *item > 0, &mut Vec::new());
+            assert!(turns.networks.places.len() <= 2 + SPARE);
         }
     }
 
