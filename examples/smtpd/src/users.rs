@@ -89,19 +89,33 @@ impl Users {
             .map(String::as_str)
             .chain(common)
             .filter_map(prepare_name)
-            .filter(|name| self.knows(name));
-        match users.find(|name| claimed.is_none_or(|claimed| claimed == name)) {
+            .filter_map(|name| self.named(&name));
+        match users.find(|name| claimed.is_none_or(|claimed| claimed == *name)) {
             Some(name) => Identity::new(name).into(),
             None => Reply::auth_failed().into(),
         }
     }
 
-    fn knows(&self, name: &str) -> bool {
-        self.tokens.iter().any(|user| user.name == name)
-            || match &self.passwords {
-                Passwords::Known(users) => users.secrets.contains_key(name),
-                Passwords::Hashed(users) => users.knows(name),
+    /// The user of that name. Of an address in a certificate, the case of the host does not count (RFC 5280 section 7.5).
+    fn named(&self, name: &str) -> Option<&str> {
+        let is_same = |user: &&str| match (user.rsplit_once('@'), name.rsplit_once('@')) {
+            (Some((one, host)), Some((other, its_host))) => {
+                one == other && host.eq_ignore_ascii_case(its_host)
             }
+            _ => false,
+        };
+        let same = self.names().find(|user| *user == name);
+        same.or_else(|| self.names().find(is_same))
+    }
+
+    fn names(&self) -> impl Iterator<Item = &str> {
+        let (known, hashed) = match &self.passwords {
+            Passwords::Known(users) => (Some(users.secrets.keys()), None),
+            Passwords::Hashed(users) => (None, Some(users.names())),
+        };
+        let with_token = self.tokens.iter().map(|user| &user.name);
+        let all = with_token.chain(known.into_iter().flatten());
+        all.chain(hashed.into_iter().flatten()).map(String::as_str)
     }
 
     /// Whose token it is. Clients need not say who they are, but if they do, it must be so (RFC 7628 section 3.2.1).
@@ -300,8 +314,12 @@ mod tests {
             let key = rcgen::KeyPair::generate().unwrap();
             params.self_signed(&key).unwrap().der().to_vec()
         };
-        let users =
-            of(Passwords::known(&[someone("a@b.test", "x"), someone("c.test", "x")]).unwrap());
+        let users = of(Passwords::known(&[
+            someone("a@b.test", "x"),
+            someone("c.test", "x"),
+            someone("e@F.Test", "x"),
+        ])
+        .unwrap());
         for (der, claimed, user) in [
             (
                 der(&["a@b.test"], &["c.test"], "alice"),
@@ -310,6 +328,9 @@ mod tests {
             ),
             (der(&["z@b.test"], &["c.test"], "alice"), "", Some("c.test")),
             (der(&[], &[], "alice"), "", Some("alice")),
+            (der(&["a@B.TEST"], &[], "x"), "", Some("a@b.test")),
+            (der(&["e@f.test"], &[], "x"), "", Some("e@F.Test")),
+            (der(&["A@b.test"], &[], "x"), "", None),
             (der(&[], &["d.test"], "alice"), "", None),
             (der(&["a@b.test"], &[], "alice"), "alice", None),
             (

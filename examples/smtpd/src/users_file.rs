@@ -61,8 +61,8 @@ impl UsersFile {
         self.cost_warning.as_deref()
     }
 
-    pub(crate) fn knows(&self, name: &str) -> bool {
-        self.hashes.contains_key(name)
+    pub(crate) fn names(&self) -> impl Iterator<Item = &String> {
+        self.hashes.keys()
     }
 
     pub(crate) async fn login(&self, request: &Request<Auth>) -> AuthOutcome {

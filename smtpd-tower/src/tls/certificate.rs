@@ -79,7 +79,8 @@ impl CertificateNames {
         self
     }
 
-    /// The mail addresses among the subject's alternative names (RFC 5280 section 4.2.1.6), all of them printable ASCII.
+    /// The mail addresses among the subject's alternative names (RFC 5280 section 4.2.1.6), all of them printable ASCII. The host
+    /// is in lower case, for its case does not count (section 7.5).
     pub fn emails(&self) -> &[String] {
         &self.emails
     }
@@ -139,12 +140,20 @@ impl CertificateNames {
                 continue;
             }
             match name.tag {
-                0x81 => self.emails.push(text.to_owned()),
+                0x81 => self.emails.push(with_lower_case_host(text)),
                 0x82 => self.dns_names.push(text.to_ascii_lowercase()),
                 _ => {}
             }
         }
         Some(())
+    }
+}
+
+fn with_lower_case_host(email: &str) -> String {
+    match email.rsplit_once('@') {
+        Some((local, host)) => format!("{local}@{}", host.to_ascii_lowercase()),
+        // RFC 5280 section 4.2.1.6 has no address without one.
+        None => email.to_owned(),
     }
 }
 
@@ -283,7 +292,7 @@ mod tests {
         );
         assert_eq!(names.common_name(), Some("fred"));
         assert!(names.has_alternative_names());
-        assert_eq!(names.emails(), ["Fred@Example.org"]);
+        assert_eq!(names.emails(), ["Fred@example.org"]);
         assert_eq!(names.dns_names(), ["mx.example.org", "*.example.net"]);
     }
 
