@@ -93,6 +93,21 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_user_that_a_proxy_names_cannot_make_the_log_show_what_it_does_not_say() {
+        for json in [false, true] {
+            let (guard, written) = crate::log::tests::capture(json);
+            let said =
+                "EHLO a.test\r\nXCLIENT LOGIN=a+E2+80+AE+E2+80+A8b\r\nEHLO a.test\r\nQUIT\r\n";
+            let heard = replies("--xclient-from 127.0.0.1", HERE, said).await;
+            drop(guard);
+            assert!(heard.ends_with("closing the connection\r\n"), "{heard}");
+            let line = written.text();
+            assert!(!line.contains(['\u{202e}', '\u{2028}']), "{line}");
+            assert!(line.contains("u{202e}"), "{line}");
+        }
+    }
+
+    #[tokio::test]
     async fn a_client_that_its_proxy_does_not_name_is_not_of_this_machine() {
         let options = "--proxy-from 127.0.0.1 --xclient-from 127.0.0.1";
         let (unknown, unix) = ("PROXY UNKNOWN\r\n", "\r\n\r\n\0\r\nQUIT\n\x21\0\0\0");

@@ -139,9 +139,9 @@ pub(crate) fn session(session: &Session, summary: &Summary) {
             session = session.id(),
             peer = %session.peer(),
             proxy = proxy.then(|| display(session.connection_peer())),
-            helo = session.helo().map(display),
+            helo = session.helo().map(|name| display(visible(name.as_str()))),
             tls = session.tls().map(|tls| tls.version().as_str()),
-            user = session.identity().map(display),
+            user = session.identity().map(|user| display(visible(user.as_str()))),
             messages = summary.messages,
             received = summary.received,
             sent = summary.sent,
@@ -165,13 +165,13 @@ pub(crate) fn message(
         info!(
             session = session.id(),
             id = session.transaction().get::<QueueId>().map(display),
-            from = envelope.sender().as_str(),
-            to = &*recipients(envelope),
+            from = &*visible(envelope.sender().as_str()),
+            to = &*visible(&recipients(envelope)),
             size,
             origin = forwarded.and_then(Forwarded::addr).map(display),
-            origin_id = forwarded.and_then(Forwarded::ident),
+            origin_id = forwarded.and_then(Forwarded::ident).map(visible).as_deref(),
             ms = began.elapsed().as_millis() as u64,
-            reply = reply.map(display),
+            reply = reply.map(|reply| display(visible(&reply.to_string()).into_owned())),
             "message"
         );
     });
@@ -188,19 +188,54 @@ fn recipients(envelope: &Envelope) -> Cow<'_, str> {
     }
 }
 
+/// Text of a client, in which what is not seen is escaped: JSON escapes control characters alone, and what is logged by `display` is
+/// not escaped at all. Line separators and the controls of writing direction would make a line show what it does not say.
+fn visible(text: &str) -> Cow<'_, str> {
+    if text
+        .bytes()
+        .all(|byte| byte == b' ' || byte.is_ascii_graphic())
+    {
+        return text.into();
+    }
+    let mut shown = String::new();
+    for c in text.chars() {
+        match c {
+            ' '..='~' => shown.push(c),
+            c if !is_escaped(c) => shown.push(c),
+            c => shown.extend(c.escape_unicode()),
+        }
+    }
+    shown.into()
+}
+
+/// Whether the standard library escapes a character that stands behind another, as marks do that are seen only there.
+fn is_escaped(c: char) -> bool {
+    let mut behind = String::from("x");
+    behind.push(c);
+    behind.escape_debug().nth(1) == Some('\\')
+}
+
 /// Logs something. A panic in it must not cost the reply to a message that is stored, so it goes no further than its hook.
 fn quietly(event: impl FnOnce()) {
     let _ = panic::catch_unwind(AssertUnwindSafe(event));
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::sync::{Arc, Mutex};
+
+    use tracing::subscriber::{DefaultGuard, set_default};
 
     use super::*;
 
     #[derive(Clone, Default)]
-    struct Written(Arc<Mutex<Vec<u8>>>);
+    pub(crate) struct Written(Arc<Mutex<Vec<u8>>>);
+
+    impl Written {
+        pub(crate) fn text(&self) -> String {
+            String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
+        }
+    }
 
     impl io::Write for Written {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
@@ -232,6 +267,52 @@ mod tests {
         for part in ["ERROR panicked thread=", "mod.rs:", r#"panic="at\n7""#] {
             assert!(line.contains(part), "{line}");
         }
+    }
+
+    /// Writes the log of this thread to memory, until the guard is dropped.
+    pub(crate) fn capture(json: bool) -> (DefaultGuard, Written) {
+        let written = Written::default();
+        let writer = written.clone();
+        let log = tracing_subscriber::fmt()
+            .without_time()
+            .with_writer(move || writer.clone());
+        let guard = match json {
+            true => set_default(log.json().flatten_event(true).finish()),
+            false => set_default(log.finish()),
+        };
+        (guard, written)
+    }
+
+    #[test]
+    fn addresses_cannot_make_a_line_of_the_log_show_what_it_does_not_say() {
+        let evil = "a\u{202e}\u{2028}b";
+        let envelope = Envelope::new(format!("{evil}@a.test").parse().unwrap())
+            .with_recipient(format!("\"{evil}\"@a.test").parse().unwrap());
+        for json in [false, true] {
+            let (guard, written) = capture(json);
+            message(&Session::local(), &envelope, 0, Instant::now(), None);
+            drop(guard);
+            let line = written.text();
+            assert!(!line.contains(['\u{202e}', '\u{2028}']), "{line}");
+            assert_eq!(line.matches("u{202e}").count(), 2, "{line}");
+        }
+    }
+
+    #[test]
+    fn what_is_seen_is_logged_as_it_is() {
+        for text in [
+            "a b@\"c\\d\".test",
+            "gr\u{e5}",
+            "u\u{308}",
+            "\u{4f8b}\u{3048}",
+            "",
+        ] {
+            assert_eq!(visible(text), text);
+        }
+        assert_eq!(
+            visible("\u{e5}\n\u{feff}"),
+            r"\u{e5}\u{a}\u{feff}".replacen(r"\u{e5}", "\u{e5}", 1)
+        );
     }
 
     #[test]
