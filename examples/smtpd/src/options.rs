@@ -5,7 +5,10 @@
 
 use std::{any::TypeId, ffi::OsString, num::NonZeroU32, path::PathBuf};
 
-use clap::{Arg, CommandFactory, Error, FromArgMatches, Parser, error::ErrorKind};
+use clap::{
+    Arg, CommandFactory, Error, FromArgMatches, Parser,
+    error::{ContextKind, ContextValue, ErrorKind},
+};
 use serde::Deserialize;
 use smtpd_tower::{Domain, limiter::Rate};
 
@@ -286,7 +289,8 @@ impl Options {
         let usage = |fault| Error::raw(ErrorKind::ArgumentConflict, format!("{fault}\n"));
         let matches = Self::command()
             .mut_args(switch)
-            .try_get_matches_from(args)?;
+            .try_get_matches_from(args)
+            .map_err(without_secret)?;
         let mut options = match matches.get_one::<PathBuf>("config") {
             Some(path) => file::read(path).map_err(usage)?,
             None => Self::default(),
@@ -313,6 +317,21 @@ impl Options {
     pub(crate) fn has_passwords(&self) -> bool {
         !self.user.is_empty() || self.users.is_some()
     }
+}
+
+/// Keeps a password or a token out of an error, which otherwise shows the value that is wrong.
+fn without_secret(mut error: Error) -> Error {
+    let is_secret = match error.get(ContextKind::InvalidArg) {
+        Some(ContextValue::String(option)) => {
+            option.starts_with("--user ") || option.starts_with("--oauth-token ")
+        }
+        _ => false,
+    };
+    if is_secret {
+        let hidden = ContextValue::String("[redacted]".to_owned());
+        error.insert(ContextKind::InvalidValue, hidden);
+    }
+    error
 }
 
 /// Lets a switch be written `--switch` and `--switch=false`, so that the command line can undo what the file says.
@@ -377,6 +396,26 @@ mod tests {
         );
         assert_eq!(options.max_errors.map(NonZeroU32::get), Some(3));
         assert_eq!(options.discard, Some(true));
+    }
+
+    #[test]
+    fn an_error_does_not_show_a_secret() {
+        for (option, value) in [
+            ("--user", ":s3cret"),
+            ("--user", "s3cret"),
+            ("--user", "al\u{1}ice:s3cret"),
+            ("--oauth-token", "s3cret"),
+            ("--oauth-token", ":s3cret"),
+        ] {
+            for line in [format!("{option} {value}"), format!("{option}={value}")] {
+                let error = read(&line).unwrap_err();
+                let text = format!("{error} {error:?}");
+                assert!(!text.contains("s3cret"), "{text}");
+                assert!(error.to_string().contains(option), "{error}");
+            }
+        }
+        let error = read("--rate s3cret").unwrap_err().to_string();
+        assert!(error.contains("s3cret"), "{error}");
     }
 
     #[test]
