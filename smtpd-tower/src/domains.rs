@@ -1,4 +1,5 @@
-//! Domains compared as RFC 5890 section 2.3.2.4 wants it: A-labels and U-labels of the same name are the same.
+//! Domains compared as RFC 5890 section 2.3.2.4 wants it: A-labels and U-labels of the same name are the same. So are address
+//! literals (RFC 5321 section 4.1.3) of the same address.
 
 use smtpd_core::{Domain, ForwardPath};
 
@@ -28,12 +29,11 @@ impl DomainSet {
 }
 
 /// Whether two recipients are the same: the local part in the same case, but however it is quoted (RFC 5321 sections 2.4
-/// and 4.1.2), the domain in any case and in A-labels or U-labels.
+/// and 4.1.2), the domain in any case, in A-labels or U-labels, and a literal in any spelling of its address.
 pub(crate) fn is_same_recipient(one: &ForwardPath, other: &ForwardPath) -> bool {
+    let has_spellings = |domain: &Domain| domain.is_literal() || !domain.as_str().is_ascii();
     match (one.mailbox(), other.mailbox()) {
-        (Some(a), Some(b))
-            if !a.domain().as_str().is_ascii() || !b.domain().as_str().is_ascii() =>
-        {
+        (Some(a), Some(b)) if has_spellings(a.domain()) || has_spellings(b.domain()) => {
             a.domain().canonical() == b.domain().canonical()
                 && a.local_part_unquoted() == b.local_part_unquoted()
         }
@@ -98,6 +98,19 @@ mod tests {
     }
 
     #[test]
+    fn a_literal_is_the_same_in_every_spelling_of_its_address() {
+        let set: DomainSet = ["[IPv6:2001:DB8:0:0::1]"].into_iter().collect();
+        for (literal, expected) in [
+            ("[IPv6:2001:db8::1]", true),
+            ("[ipv6:2001:0db8::0:0001]", true),
+            ("[IPv6:2001:db8::2]", false),
+        ] {
+            let domain: Domain = literal.parse().unwrap();
+            assert_eq!(set.contains(&domain), expected, "{literal}");
+        }
+    }
+
+    #[test]
     fn recipients() {
         let same = |one: &str, other: &str| {
             is_same_recipient(&one.parse().unwrap(), &other.parse().unwrap())
@@ -107,6 +120,7 @@ mod tests {
             ("a@grå.example", r#""a"@xn--gr-zia.example"#),
             ("ü@xn--gr-zia.example", "ü@GRÅ.example"),
             ("Postmaster", "POSTMASTER"),
+            ("a@[IPv6:0:0::1]", r#""a"@[ipv6:::1]"#),
         ] {
             assert!(same(one, other) && same(other, one), "{one} and {other}");
         }
@@ -114,6 +128,7 @@ mod tests {
             ("A@grå.example", "a@grå.example"),
             ("a@grå.example", "a@gra.example"),
             ("a@grå.example", "Postmaster"),
+            ("A@[IPv6:::1]", "a@[IPv6:0::1]"),
         ] {
             assert!(!same(one, other) && !same(other, one), "{one} and {other}");
         }

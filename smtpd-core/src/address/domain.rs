@@ -12,9 +12,9 @@ use super::{AddressError, AddressErrorKind, Charset, Leniency, PathOptions, Span
 
 /// A domain name, or an address literal in its place (RFC 5321 sections 4.1.2 and 4.1.3).
 ///
-/// Names compare without regard to ASCII case (RFC 5321 section 2.4), and so do literals; two
-/// spellings of one IPv6 address differ, unless their [`ip`](Self::ip) is compared. An A-label and
-/// its U-label differ, unless `canonical` (with the feature `idna`) is compared. Cloning is cheap.
+/// Names compare without regard to ASCII case (RFC 5321 section 2.4), and so do literals. Two
+/// spellings of one IP address differ, and so do an A-label and its U-label, unless `canonical`
+/// (with the feature `idna`) is compared. Cloning is cheap.
 ///
 /// ```
 /// use smtpd_core::Domain;
@@ -84,10 +84,11 @@ impl Domain {
     }
 
     /// The form in which domains that are the same are equal: A-labels in lower case, whether it
-    /// was sent in those or in U-labels (RFC 5890 section 2.3.2.4, RFC 6531 section 3.2).
+    /// was sent in those or in U-labels (RFC 5890 section 2.3.2.4, RFC 6531 section 3.2), and the
+    /// shortest spelling of the address in a literal (RFC 5952 section 4).
     ///
     /// The result parses as a domain again and is its own canonical form. It is an address literal
-    /// only if this is one. If all of it is ASCII, its labels are not checked, and nothing is
+    /// only if this is one. If all of a name is ASCII, its labels are not checked, and nothing is
     /// allocated unless there are upper-case letters.
     ///
     /// ```
@@ -106,6 +107,11 @@ impl Domain {
             && let Some(ascii) = u_label::to_ascii(text)
         {
             return ascii;
+        }
+        match self.ip() {
+            Some(IpAddr::V4(ip)) => return Cow::Owned(format!("[{ip}]")),
+            Some(IpAddr::V6(ip)) => return Cow::Owned(format!("[ipv6:{ip}]")),
+            None => {}
         }
         if text.bytes().any(|octet| octet.is_ascii_uppercase()) {
             Cow::Owned(text.to_ascii_lowercase())
@@ -309,6 +315,9 @@ mod tests {
             ("example.org", "example.org"),
             ("Example.ORG", "example.org"),
             ("[IPv6:2001:DB8::1]", "[ipv6:2001:db8::1]"),
+            ("[IPv6:2001:db8:0:0:0:00:0:1]", "[ipv6:2001:db8::1]"),
+            ("[IPv6:::ffff:c000:201]", "[ipv6:::ffff:192.0.2.1]"),
+            ("[010.001.000.255]", "[10.1.0.255]"),
             ("XN--NXASMQ6B.example", "xn--nxasmq6b.example"),
             ("βόλος.example", "xn--nxasmm1c.example"),
             ("ΒΌΛΟΣ.Example", "xn--nxasmq6b.example"),
