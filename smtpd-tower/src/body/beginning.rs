@@ -3,6 +3,12 @@
 /// The longest line of a message (RFC 5322 section 2.1.1). A longer name of a field is not looked for.
 pub(super) const LONGEST_NAME: usize = 998;
 
+/// What makes a field of the line of an mbox.
+pub(super) const MAILBOX_FIELD: &[u8] = b"X-Mailbox-Line: ";
+
+/// The longest line of an mbox that is no longer than a line may be once it is a field.
+const LONGEST_MAILBOX_LINE: usize = LONGEST_NAME - MAILBOX_FIELD.len();
+
 /// How a message begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Begins {
@@ -82,6 +88,10 @@ impl Beginning {
                 Place::Decided(Begins::MailboxLine)
             }
             place @ Place::Decided(_) => place,
+            // With the end of the line.
+            Place::MailboxLine | Place::MailboxLineEnd if self.seen >= LONGEST_MAILBOX_LINE + 2 => {
+                Place::Decided(Begins::Text)
+            }
             _ if self.seen == LONGEST_NAME => Place::Decided(Begins::Text),
             place => place,
         };
@@ -129,15 +139,34 @@ mod tests {
 
     #[test]
     fn a_long_first_line_is_looked_at_once_wherever_it_is_cut() {
-        for (start, rest) in [("A", "x"), ("A", " "), (">", ">"), ("From ", "x")] {
+        for (start, rest, longest) in [
+            ("A", "x", LONGEST_NAME),
+            ("A", " ", LONGEST_NAME),
+            (">", ">", LONGEST_NAME),
+            ("From ", "x", LONGEST_MAILBOX_LINE + 2),
+        ] {
             let line = format!("{start}{}", rest.repeat(3 * LONGEST_NAME));
             for size in [1, 7, LONGEST_NAME, line.len()] {
                 let mut beginning = Beginning::default();
                 let told = line.as_bytes().chunks(size).map(|p| beginning.look(p));
                 assert_eq!(told.last(), Some(Some(Begins::Text)), "{size}");
-                assert_eq!(beginning.steps(), LONGEST_NAME, "{size}");
+                assert_eq!(beginning.steps(), longest, "{size}");
             }
         }
+    }
+
+    #[test]
+    fn a_line_of_an_mbox_is_not_longer_than_a_line_may_be_once_it_is_a_field() {
+        for (blanks, len, begins) in [
+            (1, LONGEST_MAILBOX_LINE, Begins::MailboxLine),
+            (1, LONGEST_MAILBOX_LINE + 1, Begins::Text),
+            (LONGEST_MAILBOX_LINE, LONGEST_MAILBOX_LINE + 5, Begins::Text),
+        ] {
+            let line = format!("From{}", " ".repeat(blanks));
+            let line = format!("{line:x<len$}\r\nA: 1\r\n");
+            assert_eq!(Beginning::default().look(line.as_bytes()), Some(begins));
+        }
+        assert_eq!(MAILBOX_FIELD.len() + LONGEST_MAILBOX_LINE, 998);
     }
 
     #[test]

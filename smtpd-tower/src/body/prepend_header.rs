@@ -8,7 +8,7 @@ use futures_core::Stream;
 
 use super::{
     Body, BodyError,
-    beginning::{Beginning, Begins},
+    beginning::{Beginning, Begins, MAILBOX_FIELD},
 };
 
 impl Body {
@@ -74,7 +74,7 @@ impl Stream for PrependHeader {
             let before = |link| Ok(joined(fields, Bytes::from_static(link)));
             return Poll::Ready(Some(match begins {
                 Ok(Begins::Header) => before(b""),
-                Ok(Begins::MailboxLine) => before(b"X-Mailbox-Line: "),
+                Ok(Begins::MailboxLine) => before(MAILBOX_FIELD),
                 Ok(Begins::Text) => before(b"\r\n"),
                 Err(error) => {
                     // Nothing comes after an error, neither what was seen nor an end that looks well.
