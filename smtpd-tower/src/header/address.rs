@@ -44,11 +44,13 @@ fn filter(text: &str, is_allowed: impl Fn(char) -> bool) -> String {
 }
 
 /// Whether a character beyond ASCII may stand in the header: only with SMTPUTF8, and only if it is seen. Line and paragraph
-/// separators and the controls of writing direction would make the line show what it does not say.
+/// separators and the controls of writing direction would make the line show what it does not say, and two addresses that differ in
+/// other invisible characters alone would look the same. The joiners (U+200C and U+200D) are a part of how some scripts are written.
 fn is_utf8(c: char, utf8: bool) -> bool {
     let deceives = matches!(
         c,
-        '\u{2028}' | '\u{2029}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}'
+        '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}'
+            | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e0fff}'
     );
     utf8 && !c.is_ascii() && !c.is_control() && !deceives
 }
@@ -73,6 +75,21 @@ mod tests {
             ("grå@exämple.org", false, "gr?@ex?mple.org"),
             ("gr\u{2028}\u{202e}å@example.org", true, "gr??å@example.org"),
             ("\"å\u{2029}\"@example.org", true, "\"å?\"@example.org"),
+            (
+                "å\u{200b}\u{feff}b\u{ad}@example.org",
+                true,
+                "å??b?@example.org",
+            ),
+            (
+                "\"å\u{e0001}\u{200e}\"@example.org",
+                true,
+                "\"å??\"@example.org",
+            ),
+            (
+                "\u{915}\u{94d}\u{200d}\u{937}@example.org",
+                true,
+                "\u{915}\u{94d}\u{200d}\u{937}@example.org",
+            ),
         ];
         for (address, utf8, shown) in table {
             let Ok(parsed) = address.parse() else {
