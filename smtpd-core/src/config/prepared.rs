@@ -34,7 +34,11 @@ impl Prepared {
             times: Times::from(&config.timeouts),
             line_limit: line.saturating_add(extra),
             // SIZE is always announced, without a number where there is no limit (RFC 1870 section 4).
-            mail_rules: [SIZE_PARAMETER].into_iter().chain(auth).chain(others).collect(),
+            mail_rules: [SIZE_PARAMETER]
+                .into_iter()
+                .chain(auth)
+                .chain(others)
+                .collect(),
             rcpt_rules: extensions()
                 .flat_map(Extension::rcpt_parameters)
                 .copied()

@@ -20,7 +20,7 @@ use super::{
 use crate::{
     command::is_foreign_start,
     config::Config,
-    framing::{Line, LineReader, wipe_front},
+    framing::{Line, LineReader, is_auth, wipe_front},
     helo::{Greeting, Helo},
     reply::Reply,
     sasl::{Identity, MAX_RESPONSE_LINE, SaslError},
@@ -163,7 +163,7 @@ impl Session {
         let errors = self.errors;
         match self.line.poll(input, limit) {
             None => return false,
-            Some(Line::TooLong) => self.line_too_long(),
+            Some(Line::TooLong { is_auth }) => self.line_too_long(is_auth),
             Some(Line::Complete(len)) => {
                 let more = input.len() > len + 2;
                 handle(self, &input[..len], more);
@@ -179,10 +179,12 @@ impl Session {
         true
     }
 
-    fn line_too_long(&mut self) {
+    fn line_too_long(&mut self, is_auth: bool) {
         self.replies.log_received("[line too long]");
         if self.reading == Mode::SaslResponse {
             self.break_authentication_off(SaslError::TooLong)
+        } else if is_auth && !self.config.mechanisms.is_empty() {
+            self.fault(SaslError::TooLong.reply())
         } else {
             self.fault(fixed::LINE_TOO_LONG)
         }
@@ -330,12 +332,4 @@ impl Session {
 /// Drops all that has come, which may hold a password as well.
 pub(super) fn drop_all(input: &mut BytesMut) {
     wipe_front(input, input.len());
-}
-
-/// Most lines are told apart by their first byte.
-fn is_auth(input: &[u8]) -> bool {
-    matches!(input, [b'A' | b'a', ..])
-        && input
-            .get(..5)
-            .is_some_and(|verb| verb.eq_ignore_ascii_case(b"AUTH "))
 }

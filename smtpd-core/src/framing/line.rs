@@ -9,6 +9,8 @@ pub(crate) struct LineReader {
     scanned: u32,
     /// Within a line that has passed the limit.
     skipping: bool,
+    /// Whether that line is an AUTH command.
+    is_auth: bool,
     /// Whether a line has ended.
     begun: bool,
 }
@@ -19,7 +21,10 @@ pub(crate) enum Line {
     /// The buffer begins with a line of that many bytes before its CRLF.
     Complete(usize),
     /// A line longer than the limit has gone by; nothing of it is left in the buffer.
-    TooLong,
+    TooLong {
+        /// Whether it was an AUTH command, so that its initial response was too long.
+        is_auth: bool,
+    },
 }
 
 impl LineReader {
@@ -33,9 +38,15 @@ impl LineReader {
         };
         self.scanned = 0;
         self.begun = true;
-        if std::mem::take(&mut self.skipping) || end + 2 > limit {
+        let skipped = std::mem::take(&mut self.skipping);
+        if skipped || end + 2 > limit {
+            let is_auth = if skipped {
+                self.is_auth
+            } else {
+                is_auth(input)
+            };
             wipe_front(input, end + 2);
-            return Some(Line::TooLong);
+            return Some(Line::TooLong { is_auth });
         }
         Some(Line::Complete(end))
     }
@@ -65,11 +76,23 @@ impl LineReader {
 
     /// Drops what cannot be the end of the line, so that an endless one costs no memory.
     fn skip(&mut self, input: &mut BytesMut) {
+        if !self.skipping {
+            self.is_auth = is_auth(input);
+        }
         let keep = usize::from(input.last() == Some(&b'\r'));
         wipe_front(input, input.len() - keep);
         self.scanned = 0;
         self.skipping = true;
     }
+}
+
+/// Whether a line is an AUTH command with an argument. Most lines are told apart by their first byte.
+#[inline]
+pub(crate) fn is_auth(line: &[u8]) -> bool {
+    matches!(line, [b'A' | b'a', ..])
+        && line
+            .get(..5)
+            .is_some_and(|verb| verb.eq_ignore_ascii_case(b"AUTH "))
 }
 
 /// Drops what may be a part of a password or a token, so that the buffer does not hold it any longer.
@@ -89,7 +112,7 @@ mod tests {
             buffer.extend_from_slice(part);
             while let Some(line) = reader.poll(&mut buffer, limit) {
                 got.push(match line {
-                    Line::TooLong => None,
+                    Line::TooLong { .. } => None,
                     Line::Complete(len) => {
                         let text = buffer[..len].to_vec();
                         buffer.advance(len + 2);
@@ -139,7 +162,10 @@ mod tests {
         }
         assert!(buffer.capacity() <= 1 << 17);
         buffer.extend_from_slice(b"\r\nNOOP\r\n");
-        assert_eq!(reader.poll(&mut buffer, 2048), Some(Line::TooLong));
+        assert_eq!(
+            reader.poll(&mut buffer, 2048),
+            Some(Line::TooLong { is_auth: false })
+        );
         assert_eq!(reader.poll(&mut buffer, 2048), Some(Line::Complete(4)));
     }
 

@@ -13,7 +13,7 @@ mod text;
 
 pub(crate) use chunk::ChunkReader;
 pub(crate) use dot::{DotReader, Piece};
-pub(crate) use line::{Line, LineReader, wipe_front};
+pub(crate) use line::{Line, LineReader, is_auth, wipe_front};
 pub use newline::BareNewline;
 pub use nul_byte::NulByte;
 pub(crate) use scan::Flaws;
