@@ -64,7 +64,7 @@ where
     }
 
     fn call(&mut self, request: Request<P>) -> Self::Future {
-        let peer = request.session().peer().to_string();
+        let peer = request.session().client_addr().to_string();
         StopwatchFuture {
             answer: self.inner.call(request),
             phase: P::KIND,

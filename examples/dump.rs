@@ -21,7 +21,7 @@ async fn main() -> std::io::Result<()> {
         .data(handler_fn(dump));
     Server::new(system_hostname(), pipeline)
         .configure(|config| config.app_name("dump"))
-        .on_wire(|session, line| println!("{} {} {line}", session.id(), session.peer()))
+        .on_wire(|session, line| println!("{} {} {line}", session.id(), session.client_addr()))
         .on_error(|session, error| println!("{} {error}", session.id()))
         .on_close(|session, summary| {
             println!(

@@ -238,7 +238,7 @@ async fn a_password_is_wiped_wherever_it_has_come_through() {
             // The greeting comes first.
             script.lock().unwrap().parts.push_front(Vec::new());
             let io = Said(script.clone());
-            let peer = Session::local().peer().clone();
+            let peer = Session::local().client_addr().clone();
             let session = tokio::spawn(server(&seen, commands).serve_connection(io, peer));
             for _ in 0..1000 {
                 yield_now().await;

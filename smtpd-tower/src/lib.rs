@@ -48,11 +48,11 @@
 //!
 //! # Behind a proxy
 //!
-//! Through a proxy every client has the proxy's address, unless that says whom it speaks for: by the PROXY protocol
-//! (`ProxyProtocol`, with the feature `proxy`), or by XCLIENT ([`Server::xclient_from`]). Both are believed only from
-//! [`TrustedPeers`]. [`Session::peer`] is then the client, for all limits, layers and logs, and [`Session::connection_peer`]
-//! the proxy. Where messages pass through a filter, XFORWARD ([`Server::xforward_from`]) tells where they came from, for logs
-//! alone ([`Session::forwarded`]).
+//! Through a proxy, every client has the address of the proxy unless the proxy tells whom it speaks for: by the PROXY protocol
+//! (`ProxyProtocol`, with the feature `proxy`) or by XCLIENT ([`Server::xclient_from`]). Both are accepted only from
+//! [`TrustedPeers`]. [`Session::client_addr`] is then the client, for all limits, layers and logs, and [`Session::peer_addr`] the
+//! proxy. Where messages pass through a filter, XFORWARD ([`Server::xforward_from`]) tells where they came from, for logs only
+//! ([`Session::forwarded`]).
 //!
 //! # Features
 //!

@@ -37,9 +37,9 @@ fn telling() -> Pipeline {
         let session = req.session();
         Reply::ok(format!(
             "{} to {} via {}",
-            session.peer(),
+            session.client_addr(),
             session.local_addr(),
-            session.connection_peer()
+            session.peer_addr()
         ))
     }))
 }
@@ -413,7 +413,7 @@ async fn xclient_names_the_client_of_the_trace_header() {
     let (session, text) = deliver(&mut client, &mut inbox).await;
     let expected = "Received: from client.example (mx.example.net [192.0.2.1])\r\n\tby mx.test (smtpd) with ESMTPA id ";
     assert!(text.starts_with(expected), "{text}");
-    assert_eq!(session.connection_peer(), &PeerAddr::from(PROXY));
+    assert_eq!(session.peer_addr(), &PeerAddr::from(PROXY));
     assert_eq!(session.local_addr().ip(), Some([192, 0, 2, 9].into()));
     client.cmd("XCLIENT ADDR=127.0.0.1", "550 5.7.0").await;
 }
@@ -423,7 +423,7 @@ async fn xclient_asks_the_connect_service_about_the_new_client() {
     let connect_service = ServiceBuilder::new()
         .layer(SessionsPerIpLayer::new(1))
         .service(handler_fn(async |req: Request<Connect>| {
-            match req.session().peer().ip() {
+            match req.session().client_addr().ip() {
                 Some(ip) if ip.to_string() == "192.0.2.66" => Err(Reply::rejected("Not you")),
                 _ => Ok(()),
             }
@@ -521,7 +521,7 @@ async fn xforward_is_seen_with_its_own_message_and_no_other() {
     assert_eq!(forwarded(&first), Some(expected));
     assert_eq!(second.forwarded(), None);
     let peer: SocketAddr = PROXY.into();
-    assert_eq!(first.peer(), &peer.into());
+    assert_eq!(first.client_addr(), &peer.into());
     assert!(text.starts_with("Received: from filter.example ([10.0.0.1])"));
     client
         .cmd("XFORWARD ADDR=192.0.2.1 IDENT=4F2A", "250")

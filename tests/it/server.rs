@@ -33,7 +33,7 @@ async fn several_listeners_of_several_kinds() {
         async |req: Request<Rcpt>| {
             Reply::ok(format!(
                 "{} {}",
-                req.session().peer().is_local(),
+                req.session().client_addr().is_local(),
                 req.session().local_addr()
             ))
         },

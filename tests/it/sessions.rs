@@ -64,7 +64,11 @@ async fn services_see_what_their_phase_knows() {
         .connect(handler_fn(move |r: Request<Connect>| {
             log(
                 &a,
-                format!("connect {} {:?}", r.session().peer(), r.session().helo()),
+                format!(
+                    "connect {} {:?}",
+                    r.session().client_addr(),
+                    r.session().helo()
+                ),
             );
             async {}
         }))

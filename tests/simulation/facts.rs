@@ -17,7 +17,7 @@ impl Facts {
     pub fn of(session: &Session) -> Self {
         let forwarded = session.forwarded();
         Self {
-            peer: session.peer().to_string(),
+            peer: session.client_addr().to_string(),
             tls: session.tls().is_some(),
             helo: session.helo().map(|helo| helo.as_str().to_owned()),
             identity: session.identity().map(|name| name.as_str().to_owned()),

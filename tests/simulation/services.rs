@@ -132,7 +132,7 @@ impl<P: SimPhase> Service<Request<P>> for SimService<P> {
 
 /// The number of a connection, which is the port of its client, or of the proxy before that.
 pub fn conn_of(session: &Session) -> u64 {
-    match session.connection_peer() {
+    match session.peer_addr() {
         PeerAddr::Inet(address) => u64::from(address.port()),
         _ => 0,
     }

@@ -69,7 +69,7 @@ fn is_of_stranger<P>(request: &Request<P>) -> bool {
 /// Greets clients of this machine, and others only where they have to authenticate, or where it is said for which domains
 /// mail is taken.
 async fn welcome(request: Request<Connect>, anywhere: bool) -> Result<(), Reply> {
-    if anywhere || is_of_user(&request) || request.session().peer().is_local() {
+    if anywhere || is_of_user(&request) || request.session().client_addr().is_local() {
         Ok(())
     } else {
         Err(Reply::rejected("No mail from other machines here"))

@@ -171,7 +171,7 @@ impl<IO: Io> Driver<IO> {
     fn begin(&mut self) {
         #[cfg(feature = "proxy")]
         if let Some(proxy) = &self.engine.proxy
-            && proxy.trusts(self.session.peer())
+            && proxy.trusts(self.session.client_addr())
         {
             // The peer is a proxy that has to begin with a header.
             let header = ProxyHeader::read(proxy.clone(), self.wire.take_stream());
@@ -182,7 +182,7 @@ impl<IO: Io> Driver<IO> {
 
     /// Lets a trusted peer say for whom it speaks.
     fn allow_claims(&mut self) {
-        let peer = self.session.peer();
+        let peer = self.session.client_addr();
         if Engine::trusts(&self.engine.xclient_from, peer) {
             self.connection.allow_xclient();
         }
@@ -360,7 +360,7 @@ impl<IO: Io> Driver<IO> {
             duration: self.started.elapsed(),
         };
         quietly(|| {
-            tracing::debug!(session = self.session.id(), peer = %self.session.peer(), %reason, summary.messages, "session closed");
+            tracing::debug!(session = self.session.id(), peer = %self.session.client_addr(), %reason, summary.messages, "session closed");
         });
         self.engine.hooks.on_close(&self.session, &summary);
     }

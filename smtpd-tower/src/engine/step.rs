@@ -239,7 +239,7 @@ impl<IO: Io> Driver<IO> {
                 self.report(SessionError::ServiceTimeout { phase });
             }
             _ => {
-                let (session, peer) = (self.session.id(), self.session.peer());
+                let (session, peer) = (self.session.id(), self.session.client_addr());
                 quietly(|| tracing::warn!(session, %peer, "a password was not compared in time"));
             }
         }

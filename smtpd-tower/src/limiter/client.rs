@@ -42,7 +42,7 @@ impl ClientKey {
 
     /// The key of a session's client by so many bits, if that has an IP address.
     pub(crate) fn of_session(session: &Session, (v4_bits, v6_bits): (u8, u8)) -> Option<Self> {
-        let ip = session.peer().ip()?;
+        let ip = session.client_addr().ip()?;
         Some(Self::with_prefix(ip, v4_bits, v6_bits))
     }
 

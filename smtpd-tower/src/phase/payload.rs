@@ -13,7 +13,7 @@ use crate::body::Body;
 /// ```
 /// use smtpd_tower::{Connect, Reply, Request, handler_fn};
 ///
-/// let connect = handler_fn(async |request: Request<Connect>| match request.session().peer().ip() {
+/// let connect = handler_fn(async |request: Request<Connect>| match request.session().client_addr().ip() {
 ///     Some(ip) if ip.is_multicast() => Err(Reply::rejected("How did you get here?")),
 ///     _ => Ok(()),
 /// });

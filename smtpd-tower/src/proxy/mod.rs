@@ -21,9 +21,9 @@ use crate::net::{PeerAddr, TrustedPeers};
 /// a line in the log at level debug. From any **other** peer a header is never looked for: it is a wrong command, as
 /// anything else that is not SMTP.
 ///
-/// The addresses of the header become the session's [`peer`](crate::session::Session::peer) and
+/// The addresses of the header become the session's [`peer`](crate::session::Session::client_addr) and
 /// [`local_addr`](crate::session::Session::local_addr), so that all limits, layers, traces and logs are about the client;
-/// [`connection_peer`](crate::session::Session::connection_peer) is still the proxy, and [`proxy`](crate::session::Session::proxy) all that
+/// [`peer_addr`](crate::session::Session::peer_addr) is still the proxy, and [`proxy`](crate::session::Session::proxy) all that
 /// the header says.
 ///
 /// A header may be about a client without naming it: `PROXY UNKNOWN` in version 1, and no address or that of a Unix socket

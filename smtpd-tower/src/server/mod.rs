@@ -181,7 +181,7 @@ impl Server {
         self
     }
 
-    /// Lets trusted peers say by XCLIENT for which client they speak. A peer is trusted by [`Session::peer`]: the other end of
+    /// Lets trusted peers say by XCLIENT for which client they speak. A peer is trusted by [`Session::client_addr`]: the other end of
     /// the socket or, behind a PROXY header, the client that the header names.
     ///
     /// The session then starts anew: the connect service is asked again, now about that client, and nothing of what was kept

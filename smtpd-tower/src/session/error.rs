@@ -53,7 +53,7 @@ impl SessionError {
     }
 
     fn log(&self, session: &Session) {
-        let (session, peer, cause) = (session.id(), session.peer(), self.causes());
+        let (session, peer, cause) = (session.id(), session.client_addr(), self.causes());
         match self {
             Self::Io(_) | Self::Proxy(_) | Self::Tls(_) => {
                 tracing::debug!(session, %peer, cause, "{self}");

@@ -75,7 +75,7 @@ pub struct Session {
 #[derive(Clone, Debug)]
 struct Facts {
     id: u64,
-    peer: PeerAddr,
+    client: PeerAddr,
     local: PeerAddr,
     listener: Arc<ListenerFacts>,
     protocol: Protocol,
@@ -99,7 +99,7 @@ impl Session {
         let id = NEXT.fetch_add(1, Ordering::Relaxed);
         let facts = Facts {
             id,
-            peer,
+            client: peer,
             local,
             listener,
             protocol,
@@ -120,10 +120,12 @@ impl Session {
         self.facts.id
     }
 
-    /// The client's address: of the socket, or by the word of a trusted proxy ([`connection_peer`](Self::connection_peer)
-    /// tells that one's). All limits, traces and logs are about it.
-    pub fn peer(&self) -> &PeerAddr {
-        &self.facts.peer
+    /// Returns the address of the client. All limits, layers and logs use it.
+    ///
+    /// Behind a trusted proxy, this is the address that a PROXY header or XCLIENT has given;
+    /// [`peer_addr`](Self::peer_addr) is the proxy's.
+    pub fn client_addr(&self) -> &PeerAddr {
+        &self.facts.client
     }
 
     /// The address that the client has connected to, which may be a proxy's.

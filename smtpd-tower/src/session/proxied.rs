@@ -22,8 +22,8 @@ const NOBODY: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
 /// Only sessions through a proxy have it.
 #[derive(Clone, Debug)]
 pub(super) struct Proxied {
-    /// Who is at the other end of the socket.
-    connection_peer: PeerAddr,
+    /// The other end of the socket.
+    peer_addr: PeerAddr,
     #[cfg(feature = "proxy")]
     proxy: Option<ProxyInfo>,
     xclient: Option<XClient>,
@@ -31,12 +31,14 @@ pub(super) struct Proxied {
 }
 
 impl Session {
-    /// Who is at the other end of the connection itself: the proxy, where a PROXY header or XCLIENT has named the client
-    /// that is the [`peer`](Self::peer), and else that client.
-    pub fn connection_peer(&self) -> &PeerAddr {
+    /// Returns the address of the other end of the socket.
+    ///
+    /// This is the proxy, where a PROXY header or XCLIENT has named the client, and else the same as
+    /// [`client_addr`](Self::client_addr).
+    pub fn peer_addr(&self) -> &PeerAddr {
         match &self.facts.proxied {
-            Some(proxied) => &proxied.connection_peer,
-            None => self.peer(),
+            Some(proxied) => &proxied.peer_addr,
+            None => self.client_addr(),
         }
     }
 
@@ -52,7 +54,7 @@ impl Session {
     }
 
     /// Where the message of this transaction, or the next one, came from before it came to the proxy that hands it over,
-    /// by XFORWARD. It is for logs: [`peer`](Self::peer) is the proxy.
+    /// by XFORWARD. It is for logs: [`client_addr`](Self::client_addr) is the proxy.
     pub fn forwarded(&self) -> Option<&Forwarded> {
         self.facts.proxied.as_ref()?.forwarded.as_ref()
     }
@@ -89,7 +91,7 @@ impl Session {
             proxied.proxy = Some(info);
             if !is_local {
                 let nobody = SocketAddr::new(NOBODY, 0);
-                facts.peer = source.unwrap_or(nobody).into();
+                facts.client = source.unwrap_or(nobody).into();
             }
             if let Some(destination) = destination {
                 facts.local = destination.into();
@@ -120,10 +122,10 @@ impl Session {
 
 impl Facts {
     fn proxied_mut(&mut self) -> &mut Proxied {
-        let peer = &self.peer;
+        let peer = &self.client;
         self.proxied.get_or_insert_with(|| {
             Box::new(Proxied {
-                connection_peer: peer.clone(),
+                peer_addr: peer.clone(),
                 #[cfg(feature = "proxy")]
                 proxy: None,
                 xclient: None,
@@ -134,7 +136,7 @@ impl Facts {
 
     fn impersonate(&mut self, client: XClient) {
         self.proxied_mut();
-        self.peer = address(&self.peer, client.addr(), client.port());
+        self.client = address(&self.client, client.addr(), client.port());
         self.local = address(&self.local, client.dest_addr(), client.dest_port());
         let greeting = client.protocol().unwrap_or(Greeting::Helo);
         self.helo = known(client.helo()).map(|name| (name.clone(), greeting));
@@ -207,9 +209,9 @@ mod tests {
             ),
         ] {
             let session = xclient(attributes);
-            assert_eq!(session.peer().to_string(), peer, "{attributes}");
+            assert_eq!(session.client_addr().to_string(), peer, "{attributes}");
             assert_eq!(session.local_addr().to_string(), local, "{attributes}");
-            assert_eq!(session.connection_peer().to_string(), "127.0.0.1:0");
+            assert_eq!(session.peer_addr().to_string(), "127.0.0.1:0");
             assert_eq!(session.xclient(), attributes.parse().ok().as_ref());
         }
     }
@@ -217,7 +219,7 @@ mod tests {
     #[test]
     fn a_client_whose_address_is_not_known_is_not_of_this_machine() {
         let session = xclient("ADDR=[UNAVAILABLE]");
-        assert!(!session.peer().is_local() && session.peer().ip().is_some());
+        assert!(!session.client_addr().is_local() && session.client_addr().ip().is_some());
     }
 
     #[test]
@@ -253,9 +255,9 @@ mod tests {
             &unix,
         ] {
             let unknown = through(header);
-            assert_eq!(unknown.peer().to_string(), "0.0.0.0:0");
-            assert!(!unknown.peer().is_local());
-            assert_eq!(unknown.connection_peer(), Session::local().peer());
+            assert_eq!(unknown.client_addr().to_string(), "0.0.0.0:0");
+            assert!(!unknown.client_addr().is_local());
+            assert_eq!(unknown.peer_addr(), Session::local().client_addr());
             assert_eq!(unknown.local_addr(), Session::local().local_addr());
             assert!(
                 unknown
@@ -264,11 +266,11 @@ mod tests {
             );
         }
         let itself = through(b"\r\n\r\n\0\r\nQUIT\n\x20\x00\x00\x00");
-        assert_eq!(itself.peer(), Session::local().peer());
+        assert_eq!(itself.client_addr(), Session::local().client_addr());
         assert!(itself.proxy().is_some_and(ProxyInfo::is_local));
         let named = through(b"PROXY TCP4 192.0.2.1 192.0.2.9 4711 25\r\n");
-        assert_eq!(named.peer().to_string(), "192.0.2.1:4711");
+        assert_eq!(named.client_addr().to_string(), "192.0.2.1:4711");
         assert_eq!(named.local_addr().to_string(), "192.0.2.9:25");
-        assert_eq!(named.connection_peer(), Session::local().peer());
+        assert_eq!(named.peer_addr(), Session::local().client_addr());
     }
 }

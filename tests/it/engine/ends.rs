@@ -53,7 +53,7 @@ async fn deliver(server: &Server) -> Vec<String> {
 
 async fn deliver_after(server: &Server, start: &str) -> Vec<String> {
     let (mut client, far) = tokio::io::duplex(1 << 16);
-    let session = server.serve_connection(far, Session::local().peer().clone());
+    let session = server.serve_connection(far, Session::local().client_addr().clone());
     let session = tokio::spawn(session);
     let text = format!("{start}{DELIVERY}");
     client.write_all(text.as_bytes()).await.unwrap();
@@ -76,7 +76,8 @@ async fn a_session_that_is_dropped_at_any_await_is_reported_once_and_releases_it
     for cut in 0..=script.len() {
         let (server, ends) = noting(storing(&Arc::default()));
         let (mut client, far) = tokio::io::duplex(16);
-        let mut session = Box::pin(server.serve_connection(far, Session::local().peer().clone()));
+        let mut session =
+            Box::pin(server.serve_connection(far, Session::local().client_addr().clone()));
         let talk = async {
             let _ = client.write_all(&script.as_bytes()[..cut]).await;
             std::future::pending::<()>().await;
@@ -102,7 +103,7 @@ async fn a_session_that_is_dropped_at_any_await_is_reported_once_and_releases_it
 async fn a_session_that_is_never_polled_is_reported_once() {
     let (server, ends) = noting(Pipeline::new());
     let (_client, far) = tokio::io::duplex(16);
-    drop(server.serve_connection(far, Session::local().peer().clone()));
+    drop(server.serve_connection(far, Session::local().client_addr().clone()));
     assert_eq!(*ends.lock().unwrap(), [EndReason::Aborted]);
     assert_released(&server).await;
 }
@@ -350,7 +351,8 @@ impl tokio::io::AsyncWrite for Panicking {
 async fn a_panic_that_nothing_else_has_caught_costs_a_421() {
     let (server, ends) = noting(Pipeline::new());
     let (mut client, far) = tokio::io::duplex(1 << 16);
-    let session = server.serve_connection(Panicking(far, true), Session::local().peer().clone());
+    let session =
+        server.serve_connection(Panicking(far, true), Session::local().client_addr().clone());
     let session = tokio::spawn(session);
     let mut received = String::new();
     client.read_to_string(&mut received).await.unwrap();

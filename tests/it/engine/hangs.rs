@@ -169,7 +169,7 @@ async fn a_client_lost_behind_a_whole_message_does_not_keep_a_shutdown_waiting()
             };
             let broken = far.broken.clone();
             let session =
-                tokio::spawn(server.serve_connection(far, Session::local().peer().clone()));
+                tokio::spawn(server.serve_connection(far, Session::local().client_addr().clone()));
             let mut io = io;
             io.write_all(format!("{ENVELOPE}{rest}").as_bytes())
                 .await
@@ -336,7 +336,7 @@ async fn a_message_handed_to_another_task_or_future_never_stalls() {
         }));
         let (server, _) = noting(handing);
         let (mut client, far) = tokio::io::duplex(1 << 16);
-        let session = server.serve_connection(far, Session::local().peer().clone());
+        let session = server.serve_connection(far, Session::local().client_addr().clone());
         let consumer = async {
             let (body, done) = taken.recv().await.unwrap();
             let _ = done.send(body.collect().await.unwrap().len());

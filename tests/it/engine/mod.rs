@@ -33,6 +33,7 @@ fn collecting() -> Pipeline {
 /// A session over a pipe that holds so much in either direction.
 fn session(server: &Server, pipe: usize) -> (DuplexStream, tokio::task::JoinHandle<()>) {
     let (client, far) = tokio::io::duplex(pipe);
-    let session = tokio::spawn(server.serve_connection(far, Session::local().peer().clone()));
+    let session =
+        tokio::spawn(server.serve_connection(far, Session::local().client_addr().clone()));
     (client, session)
 }

@@ -74,7 +74,8 @@ impl Client {
     pub fn connect_through(server: &Server, pipe: usize) -> Self {
         watch();
         let (io, far) = tokio::io::duplex(pipe);
-        let session = tokio::spawn(server.serve_connection(far, Session::local().peer().clone()));
+        let session =
+            tokio::spawn(server.serve_connection(far, Session::local().client_addr().clone()));
         Self {
             io,
             seen: Vec::new(),

@@ -133,12 +133,12 @@ fn now() -> String {
 
 /// A session has ended.
 pub(crate) fn session(session: &Session, summary: &Summary) {
-    let proxy = session.peer() != session.connection_peer();
+    let proxy = session.client_addr() != session.peer_addr();
     quietly(|| {
         info!(
             session = session.id(),
-            peer = %session.peer(),
-            proxy = proxy.then(|| display(session.connection_peer())),
+            peer = %session.client_addr(),
+            proxy = proxy.then(|| display(session.peer_addr())),
             helo = session.helo().map(|name| display(visible(name.as_str()))),
             tls = session.tls().map(|tls| tls.version().as_str()),
             user = session.identity().map(|user| display(visible(user.as_str()))),

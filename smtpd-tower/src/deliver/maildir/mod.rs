@@ -292,7 +292,7 @@ fn warn_of_full_disk(error: &MaildirError, session: &Session) {
         let error = error.to_string();
         tracing::warn!(
             session = session.id(),
-            peer = %session.peer(),
+            peer = %session.client_addr(),
             error = %error.escape_debug(),
             cause,
             "no space left for a message"

@@ -201,12 +201,12 @@ impl Rule {
 
 fn is_trusted(session: &Session) -> bool {
     let is_own = known_ip(session).is_some_and(|ip| session.local_addr().ip() == Some(ip));
-    session.identity().is_some() || session.peer().is_local() || is_own
+    session.identity().is_some() || session.client_addr().is_local() || is_own
 }
 
 /// The address of the client. One that a proxy could not name has an address that is nobody's, and so perhaps has the listener.
 fn known_ip(session: &Session) -> Option<IpAddr> {
-    session.peer().ip().filter(|ip| !ip.is_unspecified())
+    session.client_addr().ip().filter(|ip| !ip.is_unspecified())
 }
 
 fn literal(name: &ClientName) -> Option<IpAddr> {
@@ -330,7 +330,7 @@ mod tests {
             }
             let nobody = Session::from_peer(STRANGER)
                 .with_xclient("ADDR=[UNAVAILABLE] DESTADDR=[UNAVAILABLE]".parse().unwrap());
-            assert_eq!(nobody.peer().ip(), nobody.local_addr().ip());
+            assert_eq!(nobody.client_addr().ip(), nobody.local_addr().ip());
             let stranger = Session::from_peer(STRANGER);
             assert!(refusal(&layer, stranger, name).await.is_some(), "{name}");
             let is_literal = name.starts_with('[');

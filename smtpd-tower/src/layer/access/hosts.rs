@@ -152,7 +152,7 @@ impl Rule {
 
     fn admit(&self, session: &Session) -> Result<(), Reply> {
         let passes = |ip| self.hosts.contains(ip) == (self.listed == Listed::Passes);
-        if session.peer().ip().is_none_or(passes) {
+        if session.client_addr().ip().is_none_or(passes) {
             Ok(())
         } else {
             Err(Reply::clone(&self.reply))

@@ -116,7 +116,7 @@ where
 
     fn call(&mut self, request: Request<Connect>) -> Self::Future {
         // The unspecified address is that of a client that a proxy could not name.
-        let ip = request.session().peer().ip();
+        let ip = request.session().client_addr().ip();
         let Some(ip) = ip.filter(|ip| !ip.is_unspecified()) else {
             return State::Inner(self.inner.call(request)).into();
         };

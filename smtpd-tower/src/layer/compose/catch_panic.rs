@@ -147,7 +147,7 @@ impl Site {
             tracing::error!(
                 phase = self.phase.as_str(),
                 session = self.session.id(),
-                peer = %self.session.peer(),
+                peer = %self.session.client_addr(),
                 panic = %panic.escape_debug(),
                 "service panicked"
             );

@@ -167,7 +167,7 @@ mod tests {
     use crate::{layer::RequireAuthLayer, phase::Connect, session::Session};
 
     fn is_inet(request: &Request<Connect>) -> bool {
-        request.session().peer().ip().is_some()
+        request.session().client_addr().ip().is_some()
     }
 
     fn inet() -> Request<Connect> {

@@ -151,7 +151,7 @@ macro_rules! span {
             "smtp",
             phase = $phase.as_str(),
             session = $session.id(),
-            peer = %$session.peer(),
+            peer = %$session.client_addr(),
             helo = $session.helo().map(|name| field::display(name.as_str().escape_debug())),
             identity = $session.identity().map(|name| field::display(name.as_str().escape_debug())),
         )
@@ -209,7 +209,7 @@ impl Record {
             parent: self.span.get(),
             phase = self.phase.as_str(),
             session = self.session.id(),
-            peer = %self.session.peer(),
+            peer = %self.session.client_addr(),
             error = %error.to_string().escape_debug(),
             latency_ms = self.latency_ms(),
             "failed"
@@ -231,7 +231,7 @@ impl Drop for Record {
                 parent: self.span.get(),
                 phase = self.phase.as_str(),
                 session = self.session.id(),
-                peer = %self.session.peer(),
+                peer = %self.session.client_addr(),
                 latency_ms = self.latency_ms(),
                 "cancelled"
             );

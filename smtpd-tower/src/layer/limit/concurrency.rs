@@ -158,7 +158,7 @@ where
 impl Config {
     fn key(&self, session: &Session) -> Option<Key> {
         match self.by {
-            By::Client => session.peer().ip().map(|ip| Key::Client(ip.into())),
+            By::Client => session.client_addr().ip().map(|ip| Key::Client(ip.into())),
             By::Identity => session.identity().cloned().map(Key::Identity),
         }
     }
@@ -295,7 +295,7 @@ mod tests {
     async fn auth_is_refused_with_the_reply_of_the_layer() {
         let layer = ConcurrencyLayer::per_ip(1).with_reply(Reply::busy());
         let _in_flight = layer.config.slots.take(Key::Client(ClientKey::new(
-            from("192.0.2.1").peer().ip().unwrap(),
+            from("192.0.2.1").client_addr().ip().unwrap(),
         )));
         let service = layer.layer(service_fn(async |_: Request<Auth>| {
             Ok::<_, BoxError>(AuthOutcome::Accept("alice".into()))

@@ -253,7 +253,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn key_and_reply_are_free_to_choose() {
-        let layer = QuotaLayer::new(rate(1), |session: &Session| session.peer().ip())
+        let layer = QuotaLayer::new(rate(1), |session: &Session| session.client_addr().ip())
             .with_reply(Reply::mailbox_full());
         let service = layer.layer(handler_fn(async |_: Request<Mail>| Reply::busy()));
         let ask = |ip: [u8; 4]| {

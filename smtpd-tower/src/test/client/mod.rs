@@ -383,7 +383,7 @@ mod tests {
         let messages: Vec<_> = inbox
             .take()
             .iter()
-            .map(|m| (m.session().peer().to_string(), m.message().clone()))
+            .map(|m| (m.session().client_addr().to_string(), m.message().clone()))
             .collect();
         let peer = || "192.0.2.1:9".to_owned();
         assert_eq!(

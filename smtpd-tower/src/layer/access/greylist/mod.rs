@@ -261,10 +261,10 @@ impl Settings {
     fn key(&self, request: &Request<Rcpt>) -> Option<GreylistKey> {
         let session = request.session();
         // RFC 6647 section 5, item 7: authenticated clients and internal addresses.
-        if session.identity().is_some() || session.peer().is_local() {
+        if session.identity().is_some() || session.client_addr().is_local() {
             return None;
         }
-        let ip = session.peer().ip()?;
+        let ip = session.client_addr().ip()?;
         if self.exempt.iter().any(|network| network.contains(ip)) {
             return None;
         }
@@ -378,7 +378,7 @@ mod tests {
             (stranger("2001:db8:5:9::1"), 250),
         ];
         for (session, expected) in table {
-            let peer = session.peer().clone();
+            let peer = session.client_addr().clone();
             assert_eq!(code(&layer, session).await, expected, "{peer}");
         }
     }

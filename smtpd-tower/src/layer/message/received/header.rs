@@ -49,8 +49,12 @@ impl Header<'_> {
         };
         write!(f, "Received: from {name} (")?;
         // A client that a proxy could not name has the unspecified address.
-        let ip = self.session.peer().ip().filter(|ip| !ip.is_unspecified());
-        match (self.session.peer(), ip) {
+        let ip = self
+            .session
+            .client_addr()
+            .ip()
+            .filter(|ip| !ip.is_unspecified());
+        match (self.session.client_addr(), ip) {
             (_, Some(ip)) => {
                 if let Some(name) = self.session.get::<ReverseName>() {
                     write!(f, "{name} ")?;
