@@ -41,7 +41,7 @@ fn accepts() -> impl Service<Request<Rcpt>, Response = Reply, Error = Infallible
 #[tokio::test(start_paused = true)]
 async fn a_proxy_header_without_limit_panics() {
     let peers = TrustedPeers::parse(["192.0.2.0/24"]).unwrap();
-    let protocol = ProxyProtocol::from_trusted(peers).with_timeout(Duration::MAX);
+    let protocol = ProxyProtocol::from_trusted(peers).timeout(Duration::MAX);
     let server = collecting().proxy_protocol(protocol);
     let (near, far) = tokio::io::duplex(1 << 16);
     tokio::spawn(server.serve_connection(far, PeerAddr::from(([192, 0, 2, 1], 25))));
@@ -58,7 +58,7 @@ async fn a_look_up_without_limit_panics() {
         Some("mx.example.org".to_owned())
     });
     let connect = ServiceBuilder::new()
-        .layer(reverse.with_timeout(Duration::MAX))
+        .layer(reverse.timeout(Duration::MAX))
         .service(handler_fn(async |request: Request<Connect>| {
             assert!(request.session().get::<ReverseName>().is_some());
         }));
@@ -72,7 +72,7 @@ async fn a_greylist_store_without_limit_panics() {
         sleep(YEAR).await;
         Ok::<_, BoxError>(GreylistVerdict::Wait)
     };
-    let layer = GreylistLayer::with_store(store).with_timeout(Duration::MAX);
+    let layer = GreylistLayer::with_store(store).timeout(Duration::MAX);
     assert_eq!(
         code(&ServiceBuilder::new().layer(layer).service(accepts())).await,
         450
@@ -88,7 +88,7 @@ async fn a_greylist_that_waits_or_remembers_for_ever_panics() {
         (policy, [450, 250, 250]),
         (policy.with_delay(Duration::MAX), [450, 450, 450]),
     ] {
-        let layer = GreylistLayer::new().with_policy(policy);
+        let layer = GreylistLayer::new().policy(policy);
         let service = ServiceBuilder::new().layer(layer).service(accepts());
         for expected in codes {
             assert_eq!(code(&service).await, expected, "{policy:?}");
@@ -109,7 +109,7 @@ async fn a_rate_of_the_longest_period_panics() {
 
 #[tokio::test(start_paused = true)]
 async fn a_delay_without_end_panics() {
-    let tarpit = TarpitLayer::new(Duration::MAX).with_max(Duration::MAX);
+    let tarpit = TarpitLayer::new(Duration::MAX).max_delay(Duration::MAX);
     let refuses = handler_fn(async |_: Request<Rcpt>| Reply::no_such_user());
     let tarpit = ServiceBuilder::new().layer(tarpit).service(refuses);
     assert!(timeout(YEAR, code(&tarpit)).await.is_err());

@@ -7,7 +7,7 @@ use smtpd_tower::{
     deliver::Inbox,
     handler_fn,
     layer::{
-        CatchPanicLayer, ConcurrencyLayer, DenyHostsLayer, HopLimitLayer, MapReplyLayer,
+        CatchPanicLayer, ConcurrencyLayer, DenyClientsLayer, HopLimitLayer, MapReplyLayer,
         ReceivedLayer, SessionsPerIpLayer, SizeLimitLayer, SubmissionFieldsLayer,
     },
 };
@@ -79,7 +79,7 @@ async fn a_session_counts_from_its_greeting_to_its_end_however_it_ends() {
 #[tokio::test]
 async fn hosts_on_the_list_hear_554_in_place_of_the_greeting() {
     let connect = ServiceBuilder::new()
-        .layer(DenyHostsLayer::parse(["192.0.2.0/31"]).unwrap())
+        .layer(DenyClientsLayer::parse(["192.0.2.0/31"]).unwrap())
         .service(handler_fn(async |_: Request<Connect>| {}));
     let server = server(accept_rcpt().connect(connect));
     let mut client = connect_from(&server, ALICE);
@@ -158,7 +158,7 @@ async fn layers_for_any_phase_go_around_all_of_them_at_once() {
     let all = Pipeline::new()
         .layer(ConcurrencyLayer::per_ip(1))
         .layer(ConcurrencyLayer::per_identity(1))
-        .layer(DenyHostsLayer::new([]))
+        .layer(DenyClientsLayer::new([]))
         .layer(CatchPanicLayer::new())
         .layer(MapReplyLayer::new(hide));
     let mut client = Client::greeted(&server(all)).await;

@@ -186,7 +186,7 @@ async fn a_trusted_peer_without_a_good_header_is_dropped_without_a_word() {
 async fn a_header_that_drips_is_given_up_after_its_time() {
     for (octets, limit) in [("", 5), ("PROXY TCP4 192.0", 5), ("PROXY ", 2)] {
         let limit = Duration::from_secs(limit);
-        let protocol = ProxyProtocol::from_trusted(proxies()).with_timeout(limit);
+        let protocol = ProxyProtocol::from_trusted(proxies()).timeout(limit);
         let server = server(telling()).proxy_protocol(protocol);
         let began = Instant::now();
         let (mut client, _) = connect(&server, PROXY);

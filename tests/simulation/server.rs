@@ -70,7 +70,7 @@ fn with_profile(mut server: Server, shared: &Shared) -> Server {
 fn with_peers(mut server: Server, swarm: &Swarm) -> Server {
     if let Some(limit) = swarm.proxy {
         let proxy = ProxyProtocol::from_trusted(peers("192.0.2.0/24"));
-        server = server.proxy_protocol(proxy.with_timeout(limit));
+        server = server.proxy_protocol(proxy.timeout(limit));
     }
     if let Some(trusts) = swarm.trusts {
         let peers = peers(if trusts { "192.0.2.0/24" } else { "10.0.0.0/8" });

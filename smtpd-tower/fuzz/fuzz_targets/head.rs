@@ -168,7 +168,7 @@ fn without_breaks(text: &[u8]) -> Vec<u8> {
 /// What a message lacks is added once, before it, however it comes.
 fn check_submission(message: &[u8], cuts: &[u8]) {
     let layer = SubmissionFieldsLayer::new()
-        .with_clock(|| SystemTime::UNIX_EPOCH + Duration::from_secs(1_795_377_600));
+        .clock(|| SystemTime::UNIX_EPOCH + Duration::from_secs(1_795_377_600));
     let add = |body: Body| {
         let data = Data::new(Envelope::default(), body);
         through(layer, Request::new(Session::local(), data))

@@ -69,11 +69,13 @@ impl Inbox {
         }
     }
 
-    /// The same inbox, which refuses messages of more octets with 552 when they come through what is returned here.
+    /// Sets the size, in bytes, above which this handle rejects messages with 552. Default: no limit.
+    ///
+    /// Other clones keep their own limit.
     #[must_use]
-    pub fn with_limit(self, octets: usize) -> Self {
+    pub fn limit(self, bytes: usize) -> Self {
         Self {
-            limit: octets,
+            limit: bytes,
             ..self
         }
     }
@@ -258,7 +260,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_message_over_the_limit_is_refused() {
-        let inbox = Inbox::new().with_limit(4);
+        let inbox = Inbox::new().limit(4);
         assert_eq!(deliver(&inbox, Body::from("34").prepend("12")).await, 250);
         assert_eq!(deliver(&inbox, Body::from("345").prepend("12")).await, 552);
         assert_eq!(texts(&inbox.messages()), [b"1234"]);

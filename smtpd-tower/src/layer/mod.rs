@@ -21,11 +21,11 @@
 //! | [`TeeLayer`] | DATA | nothing: it writes a copy of the message to a sink |
 //! | `SpoolLayer` (feature `spool`) | DATA | the reply of a [`BodyError`](crate::body::BodyError): it takes the whole message before the service is asked |
 //! | [`TraceLayer`] | any | nothing: it logs by `tracing` |
-//! | [`AllowHostsLayer`] | any, best connect | 554 5.7.1 to clients outside of the given networks |
+//! | [`AllowClientsLayer`] | any, best connect | 554 5.7.1 to clients outside of the given networks |
 //! | [`CatchPanicLayer`] | any | 451 4.3.0 where the service panics |
 //! | [`ConcurrencyLayer`] | any | 451 4.7.1 to clients or identities with too many requests in flight |
 //! | [`CondLayer`] | any | nothing: it puts another layer around some requests only |
-//! | [`DenyHostsLayer`] | any, best connect | 554 5.7.1 to clients of the given networks |
+//! | [`DenyClientsLayer`] | any, best connect | 554 5.7.1 to clients of the given networks |
 //! | [`from_fn`] | any, one at a time | whatever an async function says |
 //! | [`HeloCheckLayer`] | HELO, MAIL | 550 5.7.1 to forged names |
 //! | [`HopLimitLayer`] | DATA | 554 5.4.6 to messages with too many `Received` fields (RFC 5321 section 6.3) |
@@ -82,7 +82,7 @@ mod limit;
 mod message;
 
 pub use self::access::{
-    AllowHostsLayer, DenyHostsLayer, DomainFilterLayer, Greylist, GreylistFuture, GreylistKey,
+    AllowClientsLayer, DenyClientsLayer, DomainFilterLayer, Greylist, GreylistFuture, GreylistKey,
     GreylistLayer, GreylistPolicy, GreylistStore, GreylistVerdict, HeloCheckLayer, MemoryGreylist,
     OwnSenderLayer, RequireAuthLayer, RequireTlsLayer, ReverseDns, ReverseDnsFuture,
     ReverseDnsLayer, ScoreGateLayer, ScoreLayer, Scored,

@@ -51,7 +51,7 @@ pub struct ProxyProtocol {
 }
 
 impl ProxyProtocol {
-    /// How long a header may take, where nothing else is set.
+    /// The default [`timeout`](Self::timeout).
     pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);
 
     /// Headers are expected from these peers.
@@ -62,9 +62,9 @@ impl ProxyProtocol {
         }
     }
 
-    /// Waits so long for a whole header, from the connection on. 5 seconds by default.
+    /// Sets how long a whole header may take, from the start of the connection. Default: 5 seconds.
     #[must_use]
-    pub const fn with_timeout(mut self, limit: Duration) -> Self {
+    pub const fn timeout(mut self, limit: Duration) -> Self {
         self.limit = limit;
         self
     }

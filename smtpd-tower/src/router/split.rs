@@ -316,7 +316,7 @@ mod tests {
     #[tokio::test]
     async fn a_service_that_answers_early_does_not_stop_the_others() {
         let router = Router::new()
-            .domain("a.example", Inbox::new().with_limit(2500))
+            .domain("a.example", Inbox::new().limit(2500))
             .domain("b.example", echo("B"))
             .read_ahead(5000);
         let request = request(Protocol::Smtp, &BOTH, long(100, Ok(())).await);

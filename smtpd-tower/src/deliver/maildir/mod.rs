@@ -40,7 +40,7 @@ const BUFFER: usize = 64 * 1024;
 ///
 /// The file holds `Return-Path`, one `Delivered-To` for each recipient, and the message as it came, with CRLF. The lines
 /// show every reader of the maildir all recipients of the envelope, those of a `Bcc` as well; where that must not be, see
-/// [`with_delivered_to`](Self::with_delivered_to).
+/// [`delivered_to`](Self::delivered_to).
 ///
 /// The maildir is made when the first message comes, for its owner alone; [`create`](Self::create) does so before. The
 /// directory above must be there.
@@ -155,17 +155,17 @@ impl Maildir {
         }
     }
 
-    /// Whether to put a `Return-Path` line before each message, as final delivery has to (RFC 5321 section 4.4). On
-    /// unless set.
+    /// Sets whether a `Return-Path` line is put before each message, as final delivery must (RFC 5321 section 4.4). Default:
+    /// true.
     #[must_use]
-    pub fn with_return_path(mut self, on: bool) -> Self {
+    pub fn return_path(mut self, on: bool) -> Self {
         self.lines.return_path = on;
         self
     }
 
-    /// Whether to put a `Delivered-To` line for each recipient before the message. On unless set.
+    /// Sets whether a `Delivered-To` line for each recipient is put before the message. Default: true.
     #[must_use]
-    pub fn with_delivered_to(mut self, on: bool) -> Self {
+    pub fn delivered_to(mut self, on: bool) -> Self {
         self.lines.delivered_to = on;
         self
     }
@@ -365,8 +365,8 @@ mod tests {
         fn new() -> Self {
             let dir = tempfile::tempdir().unwrap();
             let maildir = Maildir::new(dir.path().join("mail"))
-                .with_return_path(false)
-                .with_delivered_to(false);
+                .return_path(false)
+                .delivered_to(false);
             Self { dir, maildir }
         }
 
@@ -448,8 +448,8 @@ mod tests {
             Envelope::new(sender.parse().unwrap()).with_recipient(recipient.parse().unwrap());
         let body = Body::from("Subject: hi\r\n").prepend("Received: here\r\n");
         let reply = maildir
-            .with_return_path(true)
-            .with_delivered_to(true)
+            .return_path(true)
+            .delivered_to(true)
             .oneshot(Request::new(Session::local(), Data::new(envelope, body)))
             .await
             .unwrap();

@@ -8,18 +8,17 @@ use crate::{
     session::Session,
 };
 
-/// Refuses clients by the name they give themselves, with 550 5.7.1, which RFC 5321 section 4.1.4 has for that.
+/// Rejects clients by their HELO name, with 550 5.7.1 (RFC 5321 section 4.1.4).
 ///
-/// A fresh one refuses only names that are forged beyond doubt: those of this server. All else is refused at your word, by
-/// the methods below. The clients that pass whatever they say are those of this machine (over loopback, a Unix socket, or
-/// from the very address they connect to), and those that have authenticated: what a mail program at home calls itself
-/// means nothing.
+/// By default, only names that are certainly forged are rejected: the names of this server. The methods below reject more.
+/// Clients of this machine (over loopback, a Unix socket, or from the address that they connect to) and clients that have
+/// authenticated always pass: the HELO name of a mail program at home means nothing.
 ///
-/// RFC 5321 section 4.1.4 lets a server verify that a name belongs to the address of the client, but it must not refuse mail
-/// because that fails. So there is no check of names against the DNS here, and
-/// [`refuse_foreign_literal`](Self::refuse_foreign_literal), the one check against the address, is off.
+/// RFC 5321 section 4.1.4 allows a server to verify that a HELO name belongs to the address of the client, but forbids it to
+/// reject mail because that fails. So this layer does not look names up in the DNS, and
+/// [`reject_foreign_literal`](Self::reject_foreign_literal), the only check against the address, is off by default.
 ///
-/// It fits HELO and MAIL. At HELO the refusal is at once, but a client may say HELO again; at MAIL it hits the mail itself.
+/// It fits HELO and MAIL. At HELO, a client is rejected at once, but may send another HELO; at MAIL, its mail is rejected.
 ///
 /// ```
 /// use smtpd_tower::{Helo, Request, Session, handler_fn, layer::HeloCheckLayer};
@@ -27,7 +26,7 @@ use crate::{
 ///
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let helo = ServiceBuilder::new()
-///     .layer(HeloCheckLayer::new().own_names(["mx.example.org"]).refuse_unqualified())
+///     .layer(HeloCheckLayer::new().own_names(["mx.example.org"]).reject_unqualified())
 ///     .service(handler_fn(async |_: Request<Helo>| {}));
 /// let ask = |name: &str| {
 ///     let request = name.parse().map(|name| Request::new(Session::from_peer(([192, 0, 2, 1], 4711)), Helo::new(name)));
@@ -51,7 +50,7 @@ struct Config {
     addresses: Vec<IpAddr>,
 }
 
-/// What is refused.
+/// What is rejected.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Rule {
     Own,
@@ -67,7 +66,7 @@ impl Default for HeloCheckLayer {
 }
 
 impl HeloCheckLayer {
-    /// Refuses those who call themselves by the name of this server, or by the address that they have connected to.
+    /// Rejects clients that use the name of this server, or the address that they have connected to.
     pub fn new() -> Self {
         let config = Config {
             rules: vec![Rule::Own],
@@ -79,46 +78,46 @@ impl HeloCheckLayer {
         }
     }
 
-    /// These are names of this server, too: those of a cluster that nobody else has.
+    /// Adds names of this server, such as those of the other machines of a cluster.
     #[must_use]
     pub fn own_names<T: Into<String>>(self, names: impl IntoIterator<Item = T>) -> Self {
         self.with(|config| config.names.extend(names.into_iter().map(Into::into)))
     }
 
-    /// These are addresses of this server, too: those outside of a NAT or a balancer.
+    /// Adds addresses of this server, such as those outside of a NAT or a load balancer.
     #[must_use]
     pub fn own_addresses(self, addresses: impl IntoIterator<Item = IpAddr>) -> Self {
         let addresses = addresses.into_iter().map(|ip| ip.to_canonical());
         self.with(|config| config.addresses.extend(addresses))
     }
 
-    /// Lets clients call themselves by a name of this server.
+    /// Accepts names and addresses of this server.
     #[must_use]
     pub fn allow_own(self) -> Self {
         self.with(|config| config.rules.retain(|&rule| rule != Rule::Own))
     }
 
-    /// Refuses names that are neither a domain nor an address literal, as RFC 5321 section 4.1.1.1 demands. Names with an
-    /// underscore are such; hosts of honest people have them.
+    /// Rejects names that are neither a domain nor an address literal (RFC 5321 section 4.1.1.1). This includes names with an
+    /// underscore, which legitimate clients have too.
     #[must_use]
-    pub fn refuse_malformed(self) -> Self {
+    pub fn reject_malformed(self) -> Self {
         self.with(|config| config.rules.push(Rule::Malformed))
     }
 
-    /// Refuses names without a dot, which are not fully qualified (RFC 5321 section 2.3.5), such as `localhost`. Address
+    /// Rejects names without a dot, such as `localhost`, which are not fully qualified (RFC 5321 section 2.3.5). Address
     /// literals pass.
     #[must_use]
-    pub fn refuse_unqualified(self) -> Self {
+    pub fn reject_unqualified(self) -> Self {
         self.with(|config| config.rules.push(Rule::Unqualified))
     }
 
-    /// Refuses address literals of another address than the client's. Where the client's address is not known, as behind a
+    /// Rejects address literals that are not the address of the client. If the address of the client is unknown, as behind a
     /// proxy that could not name it, every literal passes.
     ///
-    /// RFC 5321 section 4.1.4 forbids to refuse mail because the client's name does not correspond to its address. A client
-    /// behind a NAT gives the address that it knows of. Use it only where you know all clients.
+    /// RFC 5321 section 4.1.4 forbids rejecting mail because the name of a client does not match its address. A client behind
+    /// a NAT sends the address that it knows of. Use this only where you know all clients.
     #[must_use]
-    pub fn refuse_foreign_literal(self) -> Self {
+    pub fn reject_foreign_literal(self) -> Self {
         self.with(|config| config.rules.push(Rule::ForeignLiteral))
     }
 
@@ -261,9 +260,9 @@ mod tests {
             .clone()
             .own_names(["mx2.example.org"])
             .own_addresses(["203.0.113.5".parse().unwrap()]);
-        let malformed = none.clone().refuse_malformed();
-        let unqualified = none.clone().refuse_unqualified();
-        let foreign = none.clone().refuse_foreign_literal();
+        let malformed = none.clone().reject_malformed();
+        let unqualified = none.clone().reject_unqualified();
+        let foreign = none.clone().reject_foreign_literal();
         let (is_own, is_odd) = (
             "That is my own name",
             "Give a domain name or an address literal",
@@ -312,9 +311,9 @@ mod tests {
     #[tokio::test]
     async fn whom_one_knows_may_say_anything() {
         let layer = HeloCheckLayer::new()
-            .refuse_malformed()
-            .refuse_unqualified()
-            .refuse_foreign_literal();
+            .reject_malformed()
+            .reject_unqualified()
+            .reject_foreign_literal();
         let known = [
             Session::local(),
             Session::from_peer(PeerAddr::Unix(None)),
@@ -341,7 +340,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_literal_that_cannot_be_verified_is_not_called_forged() {
-        let layer = HeloCheckLayer::new().refuse_foreign_literal();
+        let layer = HeloCheckLayer::new().reject_foreign_literal();
         for peer in [PeerAddr::from(([0, 0, 0, 0], 0)), PeerAddr::Unknown] {
             let session = Session::from_peer(peer);
             assert_eq!(refusal(&layer, session, "[203.0.113.5]").await, None);

@@ -1,9 +1,9 @@
 //! Layers that decide who may do what.
 
+mod clients;
 mod domain_filter;
 mod greylist;
 mod helo_check;
-mod hosts;
 mod own_sender;
 mod require_auth;
 mod require_tls;
@@ -11,13 +11,13 @@ mod reverse_dns;
 mod score;
 
 pub use self::{
+    clients::{AllowClientsLayer, DenyClientsLayer},
     domain_filter::DomainFilterLayer,
     greylist::{
         Greylist, GreylistFuture, GreylistKey, GreylistLayer, GreylistPolicy, GreylistStore,
         GreylistVerdict, MemoryGreylist,
     },
     helo_check::HeloCheckLayer,
-    hosts::{AllowHostsLayer, DenyHostsLayer},
     own_sender::OwnSenderLayer,
     require_auth::RequireAuthLayer,
     require_tls::RequireTlsLayer,

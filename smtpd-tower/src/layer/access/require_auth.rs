@@ -5,10 +5,10 @@ use crate::{
     phase::Request,
 };
 
-/// Lets only authenticated clients pass, and refuses all others with 530 5.7.0 (RFC 4954 section 6).
+/// Accepts authenticated clients only, and rejects all others with 530 5.7.0 (RFC 4954 section 6).
 ///
-/// It is meant for MAIL, RCPT and DATA: a submission server puts it around MAIL, a server that also takes mail from strangers
-/// around the branch that relays. Around connect, HELO or AUTH it would let nobody in.
+/// It is meant for MAIL, RCPT and DATA: a submission server puts it around MAIL, a server that also accepts mail from strangers
+/// around the branch that relays. Around connect, HELO or AUTH, it would reject every client.
 ///
 /// ```
 /// use smtpd_tower::{Mail, Request, ReversePath, Session, handler_fn, layer::RequireAuthLayer};
@@ -29,7 +29,7 @@ use crate::{
 pub struct RequireAuthLayer;
 
 impl RequireAuthLayer {
-    /// Demands authentication.
+    /// Requires authentication.
     pub const fn new() -> Self {
         Self
     }

@@ -5,10 +5,10 @@ use crate::{
     phase::Request,
 };
 
-/// Lets only sessions over TLS pass, and refuses all others with 530 5.7.0 (RFC 3207 section 4).
+/// Accepts sessions over TLS only, and rejects all others with 530 5.7.0 (RFC 3207 section 4).
 ///
-/// It is meant for AUTH, MAIL, RCPT and DATA. Not for connect and HELO, without which a client never comes to STARTTLS; and
-/// RFC 3207 section 4 forbids it on a server that is the public destination of a domain.
+/// It is meant for AUTH, MAIL, RCPT and DATA. Do not put it around connect or HELO, or clients never get to STARTTLS.
+/// RFC 3207 section 4 forbids it on a publicly referenced server, such as the MX of a domain.
 ///
 /// ```
 /// use smtpd_tower::{Mail, Request, ReversePath, Session, TlsInfo, TlsVersion, handler_fn, layer::RequireTlsLayer};
@@ -30,7 +30,7 @@ use crate::{
 pub struct RequireTlsLayer;
 
 impl RequireTlsLayer {
-    /// Demands TLS.
+    /// Requires TLS.
     pub const fn new() -> Self {
         Self
     }

@@ -19,11 +19,11 @@ use crate::{
 
 /// Looks up the name of a client's address when it connects, and keeps it as [`ReverseName`] in the state of the session.
 ///
-/// How is up to the resolver, a function from an address to the name found. It ought to look up the name again and
-/// return it only when that leads back to the address: otherwise anybody can call himself anything. A look-up that finds
-/// nothing, or not in time, refuses nobody: the session goes on without a name. Peers without an IP address are not looked up.
+/// The resolver is a function from an address to a name. It should look up that name too, and return it only if it leads back to
+/// the address: otherwise anybody can choose any name. A lookup that finds nothing, or times out, rejects nobody: the session
+/// continues without a name. Clients without an IP address are not looked up.
 ///
-/// It fits connect only. The greeting waits for the look-up, other connections do not. Layers inside of it find the name.
+/// It fits connect only. The greeting waits for the lookup, other connections do not. Layers inside of it see the name.
 ///
 /// ```
 /// use std::net::IpAddr;
@@ -57,7 +57,7 @@ pub struct ReverseDnsLayer<R> {
 }
 
 impl<R> ReverseDnsLayer<R> {
-    /// Looks names up by that resolver, for up to 5 seconds.
+    /// Looks names up with `resolver`.
     pub const fn new(resolver: R) -> Self {
         Self {
             resolver,
@@ -65,9 +65,9 @@ impl<R> ReverseDnsLayer<R> {
         }
     }
 
-    /// Gives each look-up up to that time.
+    /// Sets the timeout of a lookup. Default: 5 seconds.
     #[must_use]
-    pub fn with_timeout(self, limit: Duration) -> Self {
+    pub fn timeout(self, limit: Duration) -> Self {
         Self { limit, ..self }
     }
 }
@@ -232,7 +232,7 @@ mod tests {
     async fn a_lookup_that_never_ends_only_delays() {
         let slow = ReverseDnsLayer::new(|_| pending());
         let second = Duration::from_secs(1);
-        for (layer, seconds) in [(slow.clone(), 5), (slow.with_timeout(second), 1)] {
+        for (layer, seconds) in [(slow.clone(), 5), (slow.timeout(second), 1)] {
             let (mut service, mut handle) = spawn_layer::<_, Reply, _>(layer);
             assert_ready_ok!(service.poll_ready());
             let start = Instant::now();

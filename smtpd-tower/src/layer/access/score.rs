@@ -20,11 +20,11 @@ use crate::{
     session::{Score, Source},
 };
 
-/// Adds points to the [`Score`], by a function of the request.
+/// Adds points to the [`Score`], computed by a function of the request.
 ///
-/// It fits every phase. What it adds at connect, HELO and AUTH counts for every message of the connection, what it adds at
-/// MAIL, RCPT and DATA for one message. A later HELO takes the place of an earlier one, also in its points. The points are
-/// there before the service within is asked; it refuses nothing by itself, that is up to a [`ScoreGateLayer`].
+/// It fits every phase. Points of connect, HELO and AUTH count for every message of the session, points of MAIL, RCPT and
+/// DATA for one message. The points of a HELO replace those of an earlier one. They are added before the inner service is
+/// called. This layer rejects nothing; a [`ScoreGateLayer`] does.
 ///
 /// ```
 /// use smtpd_tower::{
@@ -36,7 +36,7 @@ use crate::{
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let no_dot = ScoreLayer::new(|request: &Request<Helo>| if request.name().contains('.') { 0 } else { 5 });
 /// let helo = ServiceBuilder::new()
-///     .layer(no_dot.with_reason("HELO without a dot"))
+///     .layer(no_dot.reason("HELO without a dot"))
 ///     .service(handler_fn(async |_: Request<Helo>| {}));
 /// let data = ServiceBuilder::new()
 ///     .layer(ScoreGateLayer::new(5))
@@ -60,7 +60,7 @@ pub struct ScoreLayer<F> {
 }
 
 impl<F> ScoreLayer<F> {
-    /// Adds as many points as that function says. The reason is the name of the phase.
+    /// Adds the points that `points` returns.
     pub fn new<P>(points: F) -> Self
     where
         F: Fn(&Request<P>) -> i32,
@@ -73,9 +73,9 @@ impl<F> ScoreLayer<F> {
         }
     }
 
-    /// Adds them for that reason.
+    /// Sets the reason, which is logged when a [`ScoreGateLayer`] rejects. Default: the name of the phase.
     #[must_use]
-    pub fn with_reason(self, reason: impl Into<Cow<'static, str>>) -> Self {
+    pub fn reason(self, reason: impl Into<Cow<'static, str>>) -> Self {
         Self {
             reason: Some(reason.into()),
             ..self
@@ -155,10 +155,10 @@ where
     }
 }
 
-/// Refuses with 550 5.7.1 whoever has too high a [`Score`].
+/// Rejects requests with too high a [`Score`], with 550 5.7.1.
 ///
-/// It is meant for DATA, where all points are together and it answers before an octet of the message has come, and fits
-/// every other phase: at RCPT it goes by the points so far. What it refuses is logged at level INFO, with the reasons, by
+/// It fits every phase, and is meant for DATA: there all points have been added, and the message is rejected before a byte of
+/// it has arrived. At RCPT, it counts the points so far. Each rejection is logged at level INFO, with its reasons, by
 /// [`tracing`].
 ///
 /// See [`ScoreLayer`] for an example.
@@ -186,7 +186,7 @@ pub struct ScoreGateLayer {
 }
 
 impl ScoreGateLayer {
-    /// Refuses at so many points or more.
+    /// Rejects at `threshold` points or more.
     pub fn new(threshold: i32) -> Self {
         let reply = Reply::new(
             Code::MAILBOX_UNAVAILABLE,
@@ -199,9 +199,9 @@ impl ScoreGateLayer {
         }
     }
 
-    /// Refuses with that reply.
+    /// Sets the reply to a request that is rejected. Default: 550 5.7.1.
     #[must_use]
-    pub fn with_reply(mut self, reply: Reply) -> Self {
+    pub fn reply(mut self, reply: Reply) -> Self {
         self.reply = reply.into();
         self
     }
@@ -274,7 +274,7 @@ mod tests {
         for message in 0..2 {
             let mail = Mail::new(ReversePath::Null);
             pass(&ScoreLayer::new(|_: &Request<Mail>| 10), &session, mail).await;
-            let each = ScoreLayer::new(|_: &Request<Rcpt>| 20).with_reason("recipient");
+            let each = ScoreLayer::new(|_: &Request<Rcpt>| 20).reason("recipient");
             pass(&each, &session, rcpt()).await;
             pass(&each, &session, rcpt()).await;
             let score = Score::of(&session);
@@ -331,7 +331,7 @@ mod tests {
         // A body that never comes: the answer would not come either.
         let (_feed, body) = crate::body::incoming();
         let request = Request::new(session, Data::new(Envelope::default(), body));
-        let gate = ScoreGateLayer::new(1).with_reply(Reply::rejected("Spam"));
+        let gate = ScoreGateLayer::new(1).reply(Reply::rejected("Spam"));
         let refused = gate.layer(read).oneshot(request).await.unwrap();
         assert_eq!(refused, Reply::rejected("Spam"));
 

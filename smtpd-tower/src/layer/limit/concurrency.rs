@@ -98,7 +98,7 @@ impl ConcurrencyLayer {
 
     /// Refuses with that reply.
     #[must_use]
-    pub fn with_reply(mut self, reply: Reply) -> Self {
+    pub fn reply(mut self, reply: Reply) -> Self {
         self.config.reply = reply;
         self
     }
@@ -293,7 +293,7 @@ mod tests {
 
     #[tokio::test]
     async fn auth_is_refused_with_the_reply_of_the_layer() {
-        let layer = ConcurrencyLayer::per_ip(1).with_reply(Reply::busy());
+        let layer = ConcurrencyLayer::per_ip(1).reply(Reply::busy());
         let _in_flight = layer.config.slots.take(Key::Client(ClientKey::new(
             from("192.0.2.1").client_addr().ip().unwrap(),
         )));

@@ -5,11 +5,11 @@ use crate::{
     phase::{Rcpt, Request},
 };
 
-/// Lets a message have so many recipients, and refuses all further ones with 452 4.5.3 (RFC 5321 section 4.5.3.1.10).
+/// Limits the recipients of a message, and defers all further ones with 452 4.5.3 (RFC 5321 section 4.5.3.1.10).
 ///
 /// The recipients that were accepted stay: the client sends the message to them, and to the rest in another transaction.
-/// Recipients that were refused do not count. The server has a limit of its own; this one is for a part of the clients.
-/// With fewer than 100 it breaks RFC 5321 section 4.5.3.1.8, which only a submission service should do.
+/// Recipients that were refused do not count. The server has its own limit for all clients; this one is for some of them.
+/// RFC 5321 section 4.5.3.1.8 requires at least 100, which only a submission server should ignore.
 ///
 /// It fits the RCPT phase only; around another it does not compile.
 ///
@@ -35,7 +35,7 @@ pub struct MaxRecipientsLayer {
 }
 
 impl MaxRecipientsLayer {
-    /// Lets each message have up to so many recipients.
+    /// Accepts up to `recipients` recipients for each message.
     pub const fn new(recipients: usize) -> Self {
         Self { limit: recipients }
     }

@@ -14,7 +14,7 @@ use crate::{
 ///
 /// It fits every phase, and counts the requests that pass through it: messages at DATA (or at MAIL, those that come to
 /// nothing included), recipients at RCPT. Whose quota it is, a function of the session says; mostly it is the
-/// [identity](Self::per_identity). Sessions without a key pass, see [`refuse_without_key`](Self::refuse_without_key).
+/// [identity](Self::per_identity). Sessions without a key pass, see [`reject_without_key`](Self::reject_without_key).
 ///
 /// The quota of a whole [`Rate::period`] may be used at once, and comes back evenly: of 100 a day, one each 14.4 minutes. A
 /// refused request is not counted. All clones of a layer, and all services that they make, count in one table, also in
@@ -105,13 +105,13 @@ where
 
     /// Refuses with that reply. One of 5yz makes clients give the message up instead of trying again.
     #[must_use]
-    pub fn with_reply(self, reply: Reply) -> Self {
+    pub fn reply(self, reply: Reply) -> Self {
         self.set(|config| config.reply = reply)
     }
 
     /// Refuses sessions without a key with that reply, such as [`Reply::auth_required`], instead of letting them pass.
     #[must_use]
-    pub fn refuse_without_key(self, reply: Reply) -> Self {
+    pub fn reject_without_key(self, reply: Reply) -> Self {
         self.set(|config| config.without_key = Some(reply))
     }
 
@@ -246,7 +246,7 @@ mod tests {
         for _ in 0..3 {
             assert_eq!(code(&layer, mail(Session::local())).await, 250);
         }
-        let layer = layer.refuse_without_key(Reply::auth_required());
+        let layer = layer.reject_without_key(Reply::auth_required());
         assert_eq!(code(&layer, mail(Session::local())).await, 530);
         assert_eq!(code(&layer, mail(user("alice"))).await, 250);
     }
@@ -254,7 +254,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn key_and_reply_are_free_to_choose() {
         let layer = QuotaLayer::new(rate(1), |session: &Session| session.client_addr().ip())
-            .with_reply(Reply::mailbox_full());
+            .reply(Reply::mailbox_full());
         let service = layer.layer(handler_fn(async |_: Request<Mail>| Reply::busy()));
         let ask = |ip: [u8; 4]| {
             let session = Session::from_peer((ip, 4711));

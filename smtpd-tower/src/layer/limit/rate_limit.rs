@@ -95,7 +95,7 @@ impl RateLimitLayer {
 
     /// Refuses with that reply. One of 5yz makes clients give the message up instead of trying again.
     #[must_use]
-    pub fn with_reply(mut self, reply: Reply) -> Self {
+    pub fn reply(mut self, reply: Reply) -> Self {
         Arc::make_mut(&mut self.config).reply = reply;
         self
     }
@@ -179,7 +179,7 @@ mod tests {
         let layer = RateLimitLayer::per_ip(2, MINUTE);
         assert_eq!(code(&layer, "192.0.2.1").await, 250);
         assert_eq!(code(&layer.clone(), "192.0.2.1").await, 250);
-        let renamed = layer.clone().with_reply(Reply::busy()).with_prefix(32, 64);
+        let renamed = layer.clone().reply(Reply::busy()).with_prefix(32, 64);
         assert_eq!(
             ask(&renamed, from("192.0.2.1"), Reply::OK).await,
             Reply::busy()

@@ -80,7 +80,7 @@ impl SessionsPerIpLayer {
 
     /// Refuses with that reply.
     #[must_use]
-    pub fn with_reply(mut self, reply: Reply) -> Self {
+    pub fn reply(mut self, reply: Reply) -> Self {
         self.config.reply = reply.into();
         self
     }
@@ -198,7 +198,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_client_that_is_refused_never_reaches_the_service() {
-        let layer = SessionsPerIpLayer::new(1).with_reply(Reply::closing("Enough"));
+        let layer = SessionsPerIpLayer::new(1).reply(Reply::closing("Enough"));
         let first = from("192.0.2.1");
         assert_eq!(code(&layer, &first).await, 250);
         let (mut service, mut handle) = spawn_layer::<_, Reply, _>(layer);

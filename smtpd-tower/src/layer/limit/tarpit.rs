@@ -11,11 +11,11 @@ use tower_service::Service;
 
 use crate::{phase::Request, reply::Answer, session::Session};
 
-/// Makes a client wait for each answer that refuses, longer each time: whoever guesses addresses or passwords gets slow.
+/// Delays replies that refuse, longer each time, which slows down guessing of addresses and passwords.
 ///
-/// It fits every phase, and counts 4yz and 5yz answers over the whole session, wherever one of its kind stands. The first
-/// waits for one `delay`, the second for two, and so on up to [`with_max`](Self::with_max). An answer that accepts never
-/// waits, neither does an error, nor an AUTH whose secret the engine still verifies.
+/// It fits every phase, and counts the 4yz and 5yz replies of the whole session, at every tarpit that they pass. The first is
+/// delayed by one `delay`, the second by two, and so on up to [`max_delay`](Self::max_delay). Positive replies are not delayed,
+/// nor are errors, nor an AUTH whose secret the engine still verifies.
 ///
 /// # What it costs
 ///
@@ -58,22 +58,22 @@ use crate::{phase::Request, reply::Answer, session::Session};
 #[derive(Clone, Copy, Debug)]
 pub struct TarpitLayer {
     delay: Duration,
-    max: Duration,
+    max_delay: Duration,
 }
 
 impl TarpitLayer {
-    /// Waits for that time more with each refusal, up to 30 seconds.
+    /// Delays each refusal by `delay` more than the one before.
     pub const fn new(delay: Duration) -> Self {
         Self {
             delay,
-            max: Duration::from_secs(30),
+            max_delay: Duration::from_secs(30),
         }
     }
 
-    /// Waits for that time at most.
+    /// Sets the longest delay. Default: 30 seconds.
     #[must_use]
-    pub const fn with_max(self, max: Duration) -> Self {
-        Self { max, ..self }
+    pub const fn max_delay(self, max_delay: Duration) -> Self {
+        Self { max_delay, ..self }
     }
 
     /// How long to wait for one more refusal.
@@ -82,7 +82,7 @@ impl TarpitLayer {
             refusals.0 = refusals.0.saturating_add(1);
             refusals.0
         });
-        self.delay.saturating_mul(count).min(self.max)
+        self.delay.saturating_mul(count).min(self.max_delay)
     }
 }
 
@@ -218,7 +218,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn each_refusal_waits_longer_up_to_the_maximum() {
         let session = Session::local();
-        let layer = TarpitLayer::new(SECOND).with_max(Duration::from_millis(2500));
+        let layer = TarpitLayer::new(SECOND).max_delay(Duration::from_millis(2500));
         let table = [
             (Ok(Reply::OK), 0),
             (Ok(Reply::no_such_user()), 1000),

@@ -66,7 +66,7 @@ pub struct SpoolLayer {
 }
 
 impl SpoolLayer {
-    /// Keeps messages of up to `limit` octets in memory, and larger ones in a file.
+    /// Keeps messages of up to `limit` bytes in memory, and larger ones in a file.
     pub const fn new(limit: usize) -> Self {
         Self {
             limit,
@@ -74,9 +74,9 @@ impl SpoolLayer {
         }
     }
 
-    /// Has the files in that directory, instead of that of the system for temporary files.
+    /// Sets the directory for the files. Default: the directory of the system for temporary files.
     #[must_use]
-    pub fn with_directory(self, directory: impl Into<PathBuf>) -> Self {
+    pub fn directory(self, directory: impl Into<PathBuf>) -> Self {
         Self {
             directory: Some(Arc::new(directory.into())),
             ..self
@@ -246,7 +246,7 @@ mod tests {
             (Ok(()), 0, 451),
         ];
         for (end, limit, code) in table {
-            let layer = SpoolLayer::new(limit).with_directory(&nowhere);
+            let layer = SpoolLayer::new(limit).directory(&nowhere);
             let (mut service, mut handle) = spawn_layer::<_, Reply, _>(layer);
             assert_ready_ok!(service.poll_ready());
             let reply = service.call(message(in_pieces([b"half"], end))).await;

@@ -31,7 +31,7 @@ use crate::{
 ///
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let inbox = Inbox::new();
-/// let layer = SubmissionFieldsLayer::new().with_clock(|| SystemTime::UNIX_EPOCH + Duration::from_secs(1_795_377_600));
+/// let layer = SubmissionFieldsLayer::new().clock(|| SystemTime::UNIX_EPOCH + Duration::from_secs(1_795_377_600));
 /// let data = ServiceBuilder::new().layer(layer).service(inbox.clone());
 ///
 /// let message = Data::new(Envelope::default(), Body::from("Message-ID: <1@a.test>\r\n\r\nHello\r\n"));
@@ -55,9 +55,9 @@ impl SubmissionFieldsLayer {
         }
     }
 
-    /// Takes the time from that clock, for tests.
+    /// Sets the clock, for tests. Default: [`SystemTime::now`].
     #[must_use]
-    pub fn with_clock(self, clock: fn() -> SystemTime) -> Self {
+    pub fn clock(self, clock: fn() -> SystemTime) -> Self {
         Self { clock }
     }
 }

@@ -45,7 +45,7 @@ use crate::{
 /// ```
 ///
 /// A copy that cannot be opened or written costs the message, which the client may try again after 451, unless
-/// [`with_failure`](Self::with_failure) says otherwise.
+/// [`sink_failure`](Self::sink_failure) says otherwise.
 ///
 /// ```
 /// use std::io;
@@ -59,7 +59,7 @@ use crate::{
 /// }
 /// let message = || Data::new(Envelope::default(), Body::from("Hello\r\n"));
 /// let strict = TeeLayer::new(|_| Some(full()));
-/// let lenient = strict.clone().with_failure(SinkFailure::GiveUp);
+/// let lenient = strict.clone().sink_failure(SinkFailure::GiveUp);
 ///
 /// let data = ServiceBuilder::new().layer(strict).service(Inbox::new());
 /// assert_eq!(data.oneshot(Request::new(Session::local(), message())).await?.code().as_u16(), 451);
@@ -70,7 +70,7 @@ use crate::{
 #[derive(Clone, Copy)]
 pub struct TeeLayer<F> {
     open: F,
-    on_failure: SinkFailure,
+    sink_failure: SinkFailure,
 }
 
 impl<F> TeeLayer<F> {
@@ -83,14 +83,17 @@ impl<F> TeeLayer<F> {
     {
         Self {
             open,
-            on_failure: SinkFailure::FailMessage,
+            sink_failure: SinkFailure::FailMessage,
         }
     }
 
-    /// Does that when a sink fails, instead of failing the message.
+    /// Sets what happens when a sink fails. Default: [`SinkFailure::FailMessage`].
     #[must_use]
-    pub fn with_failure(self, on_failure: SinkFailure) -> Self {
-        Self { on_failure, ..self }
+    pub fn sink_failure(self, sink_failure: SinkFailure) -> Self {
+        Self {
+            sink_failure,
+            ..self
+        }
     }
 }
 
@@ -99,7 +102,7 @@ impl<F> fmt::Debug for TeeLayer<F> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("TeeLayer")
             .field("open", &type_name::<F>())
-            .field("on_failure", &self.on_failure)
+            .field("sink_failure", &self.sink_failure)
             .finish()
     }
 }
@@ -139,7 +142,7 @@ where
 
     fn call(&mut self, request: Request<Data>) -> S::Future {
         let request = match (self.layer.open)(&request) {
-            Some(open) => request.map_body(|body| body.tee_opening(open, self.layer.on_failure)),
+            Some(open) => request.map_body(|body| body.tee_opening(open, self.layer.sink_failure)),
             None => request,
         };
         self.inner.call(request)

@@ -134,9 +134,9 @@ impl ChaosLayer {
         self
     }
 
-    /// Refuses with that reply instead.
+    /// Sets the reply of requests that fail. Default: 451 4.3.0.
     #[must_use]
-    pub fn with_reply(mut self, reply: Reply) -> Self {
+    pub fn reply(mut self, reply: Reply) -> Self {
         self.rules.reply = reply;
         self
     }
@@ -338,7 +338,7 @@ mod tests {
         assert_eq!(codes(&layer.fail_every(0), 3).await, [250; 3]);
         let reply = Reply::new(Code::MAILBOX_BUSY, Status::UNDEFINED, "Busy");
         assert_eq!(
-            codes(&ChaosLayer::new().fail_every(1).with_reply(reply), 1).await,
+            codes(&ChaosLayer::new().fail_every(1).reply(reply), 1).await,
             [450]
         );
     }

@@ -82,12 +82,12 @@ impl ClientOptions {
     /// Plays a whole session, see [`transcript`](super::super::transcript()).
     ///
     /// ```
-    /// use smtpd_tower::{Server, layer::DenyHostsLayer, test::{ClientOptions, Recorder, TranscriptError}};
+    /// use smtpd_tower::{Server, layer::DenyClientsLayer, test::{ClientOptions, Recorder, TranscriptError}};
     /// use tower::Layer;
     ///
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// let recorder = Recorder::new();
-    /// let denied = DenyHostsLayer::new(["192.0.2.0/24".parse()?]).layer(recorder.clone());
+    /// let denied = DenyClientsLayer::new(["192.0.2.0/24".parse()?]).layer(recorder.clone());
     /// let server = Server::new("mx.example.org", recorder.pipeline().connect(denied));
     /// ClientOptions::new().peer(([192, 0, 2, 1], 4711)).transcript(&server, "
     ///     S: 554 *

@@ -46,7 +46,7 @@ use crate::{
 ///
 /// # When the store fails
 ///
-/// A store that fails, or takes longer than [`with_timeout`](Self::with_timeout) says, lets mail pass: greylisting is a
+/// A store that fails, or takes longer than [`timeout`](Self::timeout) says, lets mail pass: greylisting is a
 /// convenience that must not stop mail. [`fail_closed`](Self::fail_closed) answers 451 4.3.0 instead (section 8.2). The
 /// failure is logged as a warning in both cases.
 ///
@@ -131,7 +131,7 @@ impl<G: GreylistStore> GreylistLayer<G> {
 
     /// Takes retries by that policy.
     #[must_use]
-    pub fn with_policy(self, policy: GreylistPolicy) -> Self {
+    pub fn policy(self, policy: GreylistPolicy) -> Self {
         self.set(|settings| settings.policy = policy)
     }
 
@@ -154,13 +154,13 @@ impl<G: GreylistStore> GreylistLayer<G> {
     /// Refuses with that reply: 450 and 421, which closes the connection, are what RFC 6647 section 5 knows. One of 5yz
     /// would make clients give their mail up.
     #[must_use]
-    pub fn with_reply(self, reply: Reply) -> Self {
+    pub fn reply(self, reply: Reply) -> Self {
         self.set(|settings| settings.reply = reply)
     }
 
     /// Gives the store up to that time, instead of 5 seconds.
     #[must_use]
-    pub fn with_timeout(self, limit: Duration) -> Self {
+    pub fn timeout(self, limit: Duration) -> Self {
         self.set(|settings| settings.limit = limit)
     }
 
@@ -419,7 +419,7 @@ mod tests {
         let start = Instant::now();
         assert_eq!(code(&layer, stranger("192.0.2.1")).await, 250);
         assert_eq!(start.elapsed().as_secs(), 5);
-        let layer = layer.with_timeout(MINUTE).fail_closed();
+        let layer = layer.timeout(MINUTE).fail_closed();
         assert_eq!(code(&layer, stranger("192.0.2.1")).await, 451);
         assert_eq!(start.elapsed().as_secs(), 65);
     }
@@ -428,8 +428,8 @@ mod tests {
     async fn the_reply_and_the_policy_are_free_to_choose() {
         let reply = Reply::mailbox_busy("Later");
         let layer = GreylistLayer::new()
-            .with_reply(reply)
-            .with_policy(GreylistPolicy::new().with_delay(MINUTE * 5));
+            .reply(reply)
+            .policy(GreylistPolicy::new().with_delay(MINUTE * 5));
         for minutes in 0..6 {
             let expected = if minutes < 5 { 450 } else { 250 };
             let heard = code(&layer, stranger("192.0.2.1")).await;

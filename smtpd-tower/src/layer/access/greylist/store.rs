@@ -86,7 +86,7 @@ pub enum GreylistVerdict {
 /// let policy = GreylistPolicy::new()
 ///     .with_delay(Duration::from_secs(300))
 ///     .with_trust_after(NonZeroU32::new(5));
-/// let layer = GreylistLayer::new().with_policy(policy);
+/// let layer = GreylistLayer::new().policy(policy);
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct GreylistPolicy {

@@ -52,7 +52,7 @@ use crate::{
 /// }
 ///
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// let layer = ReceivedLayer::new().with_clock(|| SystemTime::UNIX_EPOCH + Duration::from_secs(1_795_377_600));
+/// let layer = ReceivedLayer::new().clock(|| SystemTime::UNIX_EPOCH + Duration::from_secs(1_795_377_600));
 /// let data = ServiceBuilder::new().layer(layer).service(handler_fn(deliver));
 ///
 /// let session = Session::from_peer(([192, 0, 2, 1], 4711)).with_helo("client.example".parse()?, Greeting::Ehlo);
@@ -74,9 +74,9 @@ impl ReceivedLayer {
         }
     }
 
-    /// Takes the time from that clock, for tests.
+    /// Sets the clock, for tests. Default: [`SystemTime::now`].
     #[must_use]
-    pub fn with_clock(self, clock: fn() -> SystemTime) -> Self {
+    pub fn clock(self, clock: fn() -> SystemTime) -> Self {
         Self { clock }
     }
 }

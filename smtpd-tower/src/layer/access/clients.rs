@@ -9,19 +9,19 @@ use crate::{
     session::Session,
 };
 
-/// Refuses clients of the given networks, with 554 5.7.1, and lets all others pass.
+/// Rejects clients of the given networks with 554 5.7.1, and accepts all others.
 ///
-/// It fits every phase, and is meant for connect, where 554 stands in place of the greeting (RFC 5321 section 3.1). An IPv4
-/// client is the same through a dual-stack socket. Peers without an IP address, as on a Unix socket, pass. The list may
-/// have thousands of entries: a look-up is a binary search.
+/// It fits every phase, and is meant for connect, where 554 takes the place of the greeting (RFC 5321 section 3.1). An IPv4
+/// client matches whether it connects through an IPv4 or a dual-stack socket. Clients without an IP address, such as those on
+/// a Unix socket, pass. The list may have thousands of entries: a lookup is a binary search.
 ///
 /// ```
-/// use smtpd_tower::{Connect, Request, Session, handler_fn, layer::DenyHostsLayer};
+/// use smtpd_tower::{Connect, Request, Session, handler_fn, layer::DenyClientsLayer};
 /// use tower::{ServiceBuilder, ServiceExt};
 ///
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let connect = ServiceBuilder::new()
-///     .layer(DenyHostsLayer::parse(["192.0.2.0/24", "2001:db8::/32", "198.51.100.7"])?)
+///     .layer(DenyClientsLayer::parse(["192.0.2.0/24", "2001:db8::/32", "198.51.100.7"])?)
 ///     .service(handler_fn(async |_: Request<Connect>| {}));
 /// let ask = |ip: [u8; 4]| connect.clone().oneshot(Request::new(Session::from_peer((ip, 4711)), Connect::new()));
 ///
@@ -30,56 +30,58 @@ use crate::{
 /// # Ok(()) }
 /// ```
 #[derive(Clone, Debug)]
-pub struct DenyHostsLayer {
+pub struct DenyClientsLayer {
     rule: Rule,
 }
 
-impl DenyHostsLayer {
-    /// Refuses clients of these networks.
-    pub fn new(hosts: impl IntoIterator<Item = Cidr>) -> Self {
+impl DenyClientsLayer {
+    /// Rejects clients of these networks.
+    pub fn new(networks: impl IntoIterator<Item = Cidr>) -> Self {
         Self {
-            rule: Rule::new(hosts.into_iter().collect(), Listed::Refused),
+            rule: Rule::new(networks.into_iter().collect(), Listed::Rejected),
         }
     }
 
-    /// The same of networks as texts.
+    /// Like [`new`](Self::new), with networks in CIDR notation and single addresses.
     ///
     /// # Errors
     ///
-    /// The first text that is neither a network nor an address.
-    pub fn parse<T: AsRef<str>>(hosts: impl IntoIterator<Item = T>) -> Result<Self, CidrError> {
+    /// Returns an error that names the first text that is neither a network nor an address.
+    pub fn parse<T: AsRef<str>>(networks: impl IntoIterator<Item = T>) -> Result<Self, CidrError> {
         Ok(Self {
-            rule: Rule::new(parse(hosts)?, Listed::Refused),
+            rule: Rule::new(parse(networks)?, Listed::Rejected),
         })
     }
 
-    /// Refuses with that reply. One of 4yz makes clients try again; at connect it becomes 421.
+    /// Sets the reply to a client that is rejected. Default: 554 5.7.1.
+    ///
+    /// A 4yz reply makes clients try again later; at connect it becomes 421.
     #[must_use]
-    pub fn with_reply(mut self, reply: Reply) -> Self {
+    pub fn reply(mut self, reply: Reply) -> Self {
         self.rule.reply = reply.into();
         self
     }
 }
 
-rule_layer!(DenyHostsLayer);
+rule_layer!(DenyClientsLayer);
 
-impl<P> Admit<P> for DenyHostsLayer {
+impl<P> Admit<P> for DenyClientsLayer {
     fn admit(&self, request: &Request<P>) -> Result<(), Reply> {
         self.rule.admit(request.session())
     }
 }
 
-/// Lets clients of the given networks pass, and refuses all others with 554 5.7.1.
+/// Accepts clients of the given networks, and rejects all others with 554 5.7.1.
 ///
-/// It is the opposite of [`DenyHostsLayer`], and else as that: peers without an IP address, as on a Unix socket, pass.
+/// This is the opposite of [`DenyClientsLayer`]. Clients without an IP address, such as those on a Unix socket, pass here too.
 ///
 /// ```
-/// use smtpd_tower::{Connect, Request, Session, handler_fn, layer::AllowHostsLayer};
+/// use smtpd_tower::{Connect, Request, Session, handler_fn, layer::AllowClientsLayer};
 /// use tower::{ServiceBuilder, ServiceExt};
 ///
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let connect = ServiceBuilder::new()
-///     .layer(AllowHostsLayer::parse(["127.0.0.0/8", "::1", "10.0.0.0/8"])?)
+///     .layer(AllowClientsLayer::parse(["127.0.0.0/8", "::1", "10.0.0.0/8"])?)
 ///     .service(handler_fn(async |_: Request<Connect>| {}));
 /// let ask = |ip: [u8; 4]| connect.clone().oneshot(Request::new(Session::from_peer((ip, 4711)), Connect::new()));
 ///
@@ -88,40 +90,42 @@ impl<P> Admit<P> for DenyHostsLayer {
 /// # Ok(()) }
 /// ```
 #[derive(Clone, Debug)]
-pub struct AllowHostsLayer {
+pub struct AllowClientsLayer {
     rule: Rule,
 }
 
-impl AllowHostsLayer {
-    /// Lets clients of these networks pass.
-    pub fn new(hosts: impl IntoIterator<Item = Cidr>) -> Self {
+impl AllowClientsLayer {
+    /// Accepts clients of these networks only.
+    pub fn new(networks: impl IntoIterator<Item = Cidr>) -> Self {
         Self {
-            rule: Rule::new(hosts.into_iter().collect(), Listed::Passes),
+            rule: Rule::new(networks.into_iter().collect(), Listed::Accepted),
         }
     }
 
-    /// The same of networks as texts.
+    /// Like [`new`](Self::new), with networks in CIDR notation and single addresses.
     ///
     /// # Errors
     ///
-    /// The first text that is neither a network nor an address.
-    pub fn parse<T: AsRef<str>>(hosts: impl IntoIterator<Item = T>) -> Result<Self, CidrError> {
+    /// Returns an error that names the first text that is neither a network nor an address.
+    pub fn parse<T: AsRef<str>>(networks: impl IntoIterator<Item = T>) -> Result<Self, CidrError> {
         Ok(Self {
-            rule: Rule::new(parse(hosts)?, Listed::Passes),
+            rule: Rule::new(parse(networks)?, Listed::Accepted),
         })
     }
 
-    /// Refuses with that reply. One of 4yz makes clients try again; at connect it becomes 421.
+    /// Sets the reply to a client that is rejected. Default: 554 5.7.1.
+    ///
+    /// A 4yz reply makes clients try again later; at connect it becomes 421.
     #[must_use]
-    pub fn with_reply(mut self, reply: Reply) -> Self {
+    pub fn reply(mut self, reply: Reply) -> Self {
         self.rule.reply = reply.into();
         self
     }
 }
 
-rule_layer!(AllowHostsLayer);
+rule_layer!(AllowClientsLayer);
 
-impl<P> Admit<P> for AllowHostsLayer {
+impl<P> Admit<P> for AllowClientsLayer {
     fn admit(&self, request: &Request<P>) -> Result<(), Reply> {
         self.rule.admit(request.session())
     }
@@ -129,7 +133,7 @@ impl<P> Admit<P> for AllowHostsLayer {
 
 #[derive(Clone, Debug)]
 struct Rule {
-    hosts: Arc<CidrSet>,
+    networks: Arc<CidrSet>,
     listed: Listed,
     reply: Arc<Reply>,
 }
@@ -137,22 +141,22 @@ struct Rule {
 /// What becomes of a client that is on the list.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Listed {
-    Passes,
-    Refused,
+    Accepted,
+    Rejected,
 }
 
 impl Rule {
-    fn new(hosts: CidrSet, listed: Listed) -> Self {
+    fn new(networks: CidrSet, listed: Listed) -> Self {
         Self {
-            hosts: Arc::new(hosts),
+            networks: Arc::new(networks),
             listed,
             reply: Reply::rejected("Access denied").into(),
         }
     }
 
     fn admit(&self, session: &Session) -> Result<(), Reply> {
-        let passes = |ip| self.hosts.contains(ip) == (self.listed == Listed::Passes);
-        if session.client_addr().ip().is_none_or(passes) {
+        let is_accepted = |ip| self.networks.contains(ip) == (self.listed == Listed::Accepted);
+        if session.client_addr().ip().is_none_or(is_accepted) {
             Ok(())
         } else {
             Err(Reply::clone(&self.reply))
@@ -160,8 +164,8 @@ impl Rule {
     }
 }
 
-fn parse<T: AsRef<str>>(hosts: impl IntoIterator<Item = T>) -> Result<CidrSet, CidrError> {
-    hosts
+fn parse<T: AsRef<str>>(networks: impl IntoIterator<Item = T>) -> Result<CidrSet, CidrError> {
+    networks
         .into_iter()
         .map(|text| text.as_ref().parse())
         .collect()
@@ -206,8 +210,8 @@ mod tests {
     #[tokio::test]
     async fn whoever_is_on_the_list() {
         let (deny, allow) = (
-            DenyHostsLayer::parse(LIST).unwrap(),
-            AllowHostsLayer::parse(LIST).unwrap(),
+            DenyClientsLayer::parse(LIST).unwrap(),
+            AllowClientsLayer::parse(LIST).unwrap(),
         );
         let table = [
             ("192.0.2.1", true),
@@ -243,8 +247,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_client_that_is_refused_never_reaches_the_service() {
-        let hosts = [Cidr::from(IpAddr::from([192, 0, 2, 1]))];
-        let layer = DenyHostsLayer::new(hosts).with_reply(Reply::busy());
+        let networks = [Cidr::from(IpAddr::from([192, 0, 2, 1]))];
+        let layer = DenyClientsLayer::new(networks).reply(Reply::busy());
         let (mut service, mut handle) = spawn_layer::<_, Reply, _>(layer);
         assert_ready_ok!(service.poll_ready());
         let request = Request::new(Session::from_peer(([192, 0, 2, 1], 4711)), Connect::new());
@@ -256,7 +260,13 @@ mod tests {
     fn a_list_with_a_typing_error_makes_no_layer() {
         let list = ["192.0.2.0/24", "192.0.2.0/42"];
         let shown = "`192.0.2.0/42` does not end with a prefix length of 0 to 32";
-        assert_eq!(DenyHostsLayer::parse(list).unwrap_err().to_string(), shown);
-        assert_eq!(AllowHostsLayer::parse(list).unwrap_err().to_string(), shown);
+        assert_eq!(
+            DenyClientsLayer::parse(list).unwrap_err().to_string(),
+            shown
+        );
+        assert_eq!(
+            AllowClientsLayer::parse(list).unwrap_err().to_string(),
+            shown
+        );
     }
 }
