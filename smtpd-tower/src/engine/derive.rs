@@ -13,6 +13,7 @@ use smtpd_core::{
 use super::work::{After, Asking, Desk, Polled};
 use crate::{
     limiter::ClientKey,
+    net::Prefixes,
     permits::{Unavailable, compute},
     phase_kind::PhaseKind,
     session::Session,
@@ -67,7 +68,7 @@ pub(super) fn authenticate(
 }
 
 fn derive(ask: Ask<'_, kind::Auth>, session: &Session, derivation: Derivation) -> Deriving {
-    let client = ClientKey::of_session(session, ClientKey::PREFIX);
+    let client = ClientKey::of_session(session, Prefixes::CLIENT);
     Deriving {
         secret: Box::pin(compute(client, None, move || derivation.run())),
         question: Some(ask.defer()),

@@ -42,6 +42,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::hash::{BuildHasher, Hash, RandomState};
 use std::marker::PhantomData;
+use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -75,28 +76,28 @@ pub struct RateLimiter<K> {
 }
 
 impl<K> RateLimiter<K> {
-    /// How many keys [`new`](Self::new) makes room for.
-    pub const DEFAULT_CAPACITY: usize = 100_000;
+    /// The capacity of [`new`](Self::new), in keys: 100,000.
+    pub const DEFAULT_CAPACITY: NonZeroUsize = match NonZeroUsize::new(100_000) {
+        Some(keys) => keys,
+        None => NonZeroUsize::MIN,
+    };
 
-    /// A limiter that remembers up to [`DEFAULT_CAPACITY`](Self::DEFAULT_CAPACITY) keys.
+    /// Creates a limiter that remembers up to [`DEFAULT_CAPACITY`](Self::DEFAULT_CAPACITY) keys.
     #[must_use]
     pub fn new(rate: Rate) -> Self {
         Self::with_capacity(rate, Self::DEFAULT_CAPACITY)
     }
 
-    /// A limiter that remembers up to `capacity` keys; 0 is taken as 1.
-    ///
-    /// Memory is taken as keys come, not beforehand.
+    /// Creates a limiter that remembers up to `capacity` keys. Memory is allocated as they come.
     #[must_use]
-    pub fn with_capacity(rate: Rate, capacity: usize) -> Self {
-        let capacity = capacity.max(1);
-        let shards = (capacity / LEAST_SHARD_CAPACITY).clamp(1, MOST_SHARDS);
+    pub fn with_capacity(rate: Rate, capacity: NonZeroUsize) -> Self {
+        let shards = (capacity.get() / LEAST_SHARD_CAPACITY).clamp(1, MOST_SHARDS);
         Self {
             shared: Arc::new(Shared {
                 rate,
                 gcra: Gcra::new(rate),
                 capacity,
-                shard_capacity: capacity / shards,
+                shard_capacity: capacity.get() / shards,
                 epoch: Instant::now(),
                 key_hasher: RandomState::new(),
                 shards: (0..shards).map(|_| Mutex::default()).collect(),
@@ -105,19 +106,19 @@ impl<K> RateLimiter<K> {
         }
     }
 
-    /// The rate each key is held to.
+    /// Returns the rate of each key.
     #[must_use]
     pub fn rate(&self) -> Rate {
         self.shared.rate
     }
 
-    /// How many keys are remembered at most.
+    /// Returns how many keys are remembered at most.
     #[must_use]
-    pub fn capacity(&self) -> usize {
+    pub fn capacity(&self) -> NonZeroUsize {
         self.shared.capacity
     }
 
-    /// How many keys are remembered now, those at rest included: a figure for metrics.
+    /// Returns how many keys are remembered now, for metrics. Keys that are not limited any more are included.
     #[must_use]
     pub fn tracked(&self) -> usize {
         let shards = self.shared.shards.iter();
@@ -209,7 +210,7 @@ const LOOKED_AT: usize = 8;
 struct Shared {
     rate: Rate,
     gcra: Gcra,
-    capacity: usize,
+    capacity: NonZeroUsize,
     shard_capacity: usize,
     epoch: Instant,
     key_hasher: RandomState,
@@ -298,6 +299,10 @@ mod tests {
 
     fn limiter<K>(events: u32, seconds: u64) -> RateLimiter<K> {
         RateLimiter::new(Rate::new(events, Duration::from_secs(seconds)).unwrap())
+    }
+
+    fn capacity(keys: usize) -> NonZeroUsize {
+        NonZeroUsize::new(keys).unwrap()
     }
 
     fn limited(retry_after: Duration) -> Decision {
@@ -420,7 +425,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn flood_of_addresses_grows_memory() {
         let rate = Rate::per_hour(10).unwrap();
-        let limiter = RateLimiter::with_capacity(rate, 1000);
+        let limiter = RateLimiter::with_capacity(rate, capacity(1000));
         for n in 0..1_000_000 {
             assert!(limiter.check(flood_key(n)).is_allowed());
             assert!(n % 10_000 != 0 || limiter.tracked() <= 1000);
@@ -439,7 +444,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn flood_of_addresses_sets_a_limited_client_free() {
-        let limiter = RateLimiter::with_capacity(Rate::per_hour(3).unwrap(), 1000);
+        let limiter = RateLimiter::with_capacity(Rate::per_hour(3).unwrap(), capacity(1000));
         let client = ClientKey::new("192.0.2.1".parse().unwrap());
         assert_eq!(allowed(&limiter, client, 9), 3);
         for n in 0..100_000 {
@@ -450,7 +455,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn place_of_a_client_at_rest_is_taken_first() {
-        let limiter = RateLimiter::with_capacity(Rate::per_minute(1).unwrap(), 8);
+        let limiter = RateLimiter::with_capacity(Rate::per_minute(1).unwrap(), capacity(8));
         assert_eq!(allowed(&limiter, 0, 1), 1);
         advance(Duration::from_secs(60)).await;
         for key in 1..=8 {
@@ -464,13 +469,13 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn capacity_is_never_exceeded_and_small_ones_are_exact() {
-        for (capacity, kept) in [(0, 1), (1, 1), (5, 5), (127, 127), (1000, 990)] {
-            let limiter = RateLimiter::with_capacity(Rate::per_minute(1).unwrap(), capacity);
+        for (most, kept) in [(1, 1), (5, 5), (127, 127), (1000, 990)] {
+            let limiter = RateLimiter::with_capacity(Rate::per_minute(1).unwrap(), capacity(most));
             for key in 0..20_000 {
                 assert!(limiter.check(key).is_allowed());
             }
-            assert_eq!(limiter.tracked(), kept, "capacity {capacity}");
-            assert!(limiter.tracked() <= limiter.capacity());
+            assert_eq!(limiter.tracked(), kept, "capacity {most}");
+            assert!(limiter.tracked() <= limiter.capacity().get());
         }
     }
 

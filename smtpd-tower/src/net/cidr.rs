@@ -22,15 +22,15 @@ use std::{
 /// assert_eq!(error.to_string(), "`192.0.2.1/24` has bits set behind its prefix; the network is 192.0.2.0/24");
 /// # Ok::<(), smtpd_tower::CidrError>(())
 /// ```
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Cidr {
     network: IpAddr,
     bits: u8,
 }
 
 impl Cidr {
-    /// The network of `network` with a prefix of that many bits. Bits behind the prefix are cleared; `None` where the
-    /// prefix is longer than the address.
+    /// Returns the network that `network` is in, with a prefix of `bits` bits. The bits behind the prefix are cleared. Returns
+    /// `None` if the prefix is longer than the address.
     pub fn new(network: IpAddr, bits: u8) -> Option<Self> {
         if bits > width(network) {
             return None;
@@ -47,17 +47,23 @@ impl Cidr {
         Some(Self { network, bits })
     }
 
-    /// The first address.
+    /// The network of that address, or the address alone where the prefix is longer than it.
+    pub(crate) fn around(ip: IpAddr, bits: u8) -> Self {
+        let ip = ip.to_canonical();
+        Self::new(ip, bits).unwrap_or_else(|| ip.into())
+    }
+
+    /// Returns the first address.
     pub const fn network(&self) -> IpAddr {
         self.network
     }
 
-    /// The length of the prefix, in bits.
+    /// Returns the length of the prefix, in bits.
     pub const fn bits(&self) -> u8 {
         self.bits
     }
 
-    /// Whether that address lies in it.
+    /// Returns whether `ip` is in this network.
     pub fn contains(&self, ip: IpAddr) -> bool {
         match (self.network, ip.to_canonical()) {
             (IpAddr::V4(network), IpAddr::V4(ip)) => {

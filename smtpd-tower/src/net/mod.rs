@@ -4,13 +4,16 @@
 //! |---|---|
 //! | [`PeerAddr`] | one end of a connection: an IP address with a port, or a Unix socket |
 //! | [`Cidr`] | a network, such as `192.0.2.0/24` |
+//! | [`Prefixes`] | how many bits of an address tell clients apart |
 //! | [`TrustedPeers`] | the proxies that may say for which client they speak |
 
 mod cidr;
 mod peer;
+mod prefixes;
 mod trusted;
 
 pub(crate) use cidr::CidrSet;
 pub use cidr::{Cidr, CidrError, CidrErrorKind};
 pub use peer::PeerAddr;
+pub use prefixes::{Prefixes, PrefixesError};
 pub use trusted::TrustedPeers;

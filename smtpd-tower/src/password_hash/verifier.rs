@@ -16,6 +16,7 @@ use zeroize::Zeroizing;
 use super::{PasswordHash, memory::Memory};
 use crate::{
     limiter::ClientKey,
+    net::Prefixes,
     permits::{Permits, compute},
     phase::{Auth, Request},
 };
@@ -143,7 +144,7 @@ impl PasswordVerifier {
     }
 
     async fn fits(&self, request: &Request<Auth>, hash: PasswordHash) -> Option<bool> {
-        let client = ClientKey::of_session(request.session(), ClientKey::PREFIX);
+        let client = ClientKey::of_session(request.session(), Prefixes::CLIENT);
         let (memory, credentials) = (self.memory.clone(), request.credentials().clone());
         let compared = compute(client, self.limit.as_ref(), move || {
             let sent = credentials.password().unwrap_or_default();

@@ -5,7 +5,7 @@ use std::{
     hash::{BuildHasher, RandomState},
 };
 
-use crate::limiter::ClientKey;
+use crate::{limiter::ClientKey, net::Prefixes};
 
 /// Waiting items, by the networks of the clients that they belong to. Providers hand out whole networks, so a client with many
 /// addresses often has them all in one. Networks take turns, then the smaller networks within each, then the clients of these. If
@@ -111,8 +111,13 @@ impl<P> Place<P> {
 }
 
 impl<P, const V4_BITS: u8, const V6_BITS: u8> Networks<P, V4_BITS, V6_BITS> {
+    const PREFIXES: Prefixes = match Prefixes::new(V4_BITS, V6_BITS) {
+        Ok(prefixes) => prefixes,
+        Err(_) => panic!("a prefix is longer than the address"),
+    };
+
     fn prefix(client: Option<ClientKey>) -> Option<ClientKey> {
-        client.map(|client| client.within(V4_BITS, V6_BITS))
+        client.map(|client| client.within(Self::PREFIXES))
     }
 
     /// Where a new network begins to wait: behind the other new ones, each of which lets one go before it that is not new.

@@ -67,14 +67,14 @@ enum Key {
 }
 
 impl ConcurrencyLayer {
-    /// Lets each client have `n` requests in flight; 0 is taken as 1.
+    /// Lets each client have `n` requests in flight. With 0, every client is refused.
     ///
     /// A client is an IPv4 address or an IPv6 /64. One without an IP address, as on a Unix socket, is never limited.
     pub fn per_ip(n: usize) -> Self {
         Self::new(By::Client, n)
     }
 
-    /// Lets each identity have `n` requests in flight, over all its sessions; 0 is taken as 1.
+    /// Lets each identity have `n` requests in flight, over all its sessions. With 0, every client is refused.
     ///
     /// A client that has not authenticated is not limited; [`RequireAuthLayer`](crate::layer::RequireAuthLayer) refuses it.
     pub fn per_identity(n: usize) -> Self {

@@ -1,4 +1,4 @@
-use std::{any::type_name, fmt, hash::Hash, sync::Arc};
+use std::{any::type_name, fmt, hash::Hash, num::NonZeroUsize, sync::Arc};
 
 use smtpd_core::{Code, Reply, Status, sasl::Identity};
 use tower_layer::Layer;
@@ -94,10 +94,10 @@ where
         }
     }
 
-    /// Remembers up to that many keys instead of [`RateLimiter::DEFAULT_CAPACITY`]; 0 is taken as 1. It begins a table of
+    /// Remembers up to that many keys instead of [`RateLimiter::DEFAULT_CAPACITY`]. It begins a table of
     /// its own: clones made before keep theirs.
     #[must_use]
-    pub fn with_capacity(self, keys: usize) -> Self {
+    pub fn capacity(self, keys: NonZeroUsize) -> Self {
         self.set(|config| {
             config.limiter = RateLimiter::with_capacity(config.limiter.rate(), keys);
         })
@@ -236,7 +236,7 @@ mod tests {
         assert_eq!(code(&layer, data()).await, 250);
         assert_eq!(code(&layer, rcpt()).await, 450);
         assert_eq!(code(&layer, mail(user("bob"))).await, 250);
-        let apart = layer.clone().with_capacity(10);
+        let apart = layer.clone().capacity(NonZeroUsize::MIN);
         assert_eq!(code(&apart, rcpt()).await, 250);
     }
 

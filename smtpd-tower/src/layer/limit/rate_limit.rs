@@ -1,10 +1,11 @@
-use std::{sync::Arc, time::Duration};
+use std::{num::NonZeroUsize, sync::Arc, time::Duration};
 
 use smtpd_core::{Code, Reply, Status};
 
 use crate::{
     layer::{Admit, compose::rule_layer},
     limiter::{ClientKey, Rate, RateLimiter},
+    net::Prefixes,
     phase::Request,
 };
 
@@ -13,7 +14,7 @@ use crate::{
 /// It fits every phase, and counts the requests that pass through it: connections at connect, messages at MAIL, recipients
 /// at RCPT, attempts at AUTH. At connect a refusal closes the connection with 421.
 ///
-/// A client is an IPv4 address or an IPv6 /64, see [`with_prefix`](Self::with_prefix). One without an IP address, as on a
+/// A client is an IPv4 address or an IPv6 /64, see [`prefixes`](Self::prefixes). One without an IP address, as on a
 /// Unix socket, is never limited. All clones of a layer, and all services that they make, count in one table; two limits
 /// are two layers. A refused request is not counted. tower's own `rate_limit` is something else: it makes all clients wait.
 ///
@@ -44,7 +45,7 @@ pub struct RateLimitLayer {
 #[derive(Clone, Debug)]
 struct Config {
     limiter: RateLimiter<ClientKey>,
-    prefix: (u8, u8),
+    prefixes: Prefixes,
     reply: Reply,
 }
 
@@ -70,26 +71,26 @@ impl RateLimitLayer {
         Self {
             config: Arc::new(Config {
                 limiter: RateLimiter::new(rate),
-                prefix: ClientKey::PREFIX,
+                prefixes: Prefixes::CLIENT,
                 reply,
             }),
         }
     }
 
-    /// Remembers up to that many clients instead of [`RateLimiter::DEFAULT_CAPACITY`]; 0 is taken as 1. It begins a table of its own: clones made before keep theirs.
+    /// Sets how many clients are remembered at most. Default: [`RateLimiter::DEFAULT_CAPACITY`].
+    ///
+    /// This starts a new table. Clones that were made before keep the old one.
     #[must_use]
-    pub fn with_capacity(mut self, clients: usize) -> Self {
+    pub fn capacity(mut self, clients: NonZeroUsize) -> Self {
         let config = Arc::make_mut(&mut self.config);
         config.limiter = RateLimiter::with_capacity(config.limiter.rate(), clients);
         self
     }
 
-    /// Takes all addresses with the same first bits for one client, instead of 32 bits of IPv4 and 64 of IPv6.
-    ///
-    /// More bits than an address has mean the whole address; 0 makes one client of the whole family.
+    /// Sets which addresses are the same client: those with the same first bits. Default: [`Prefixes::CLIENT`].
     #[must_use]
-    pub fn with_prefix(mut self, v4_bits: u8, v6_bits: u8) -> Self {
-        Arc::make_mut(&mut self.config).prefix = (v4_bits, v6_bits);
+    pub fn prefixes(mut self, prefixes: Prefixes) -> Self {
+        Arc::make_mut(&mut self.config).prefixes = prefixes;
         self
     }
 
@@ -106,7 +107,7 @@ rule_layer!(RateLimitLayer);
 impl<P> Admit<P> for RateLimitLayer {
     fn admit(&self, request: &Request<P>) -> Result<(), Reply> {
         let config = &*self.config;
-        match ClientKey::of_session(request.session(), config.prefix) {
+        match ClientKey::of_session(request.session(), config.prefixes) {
             Some(client) if !config.limiter.check(client).is_allowed() => Err(config.reply.clone()),
             _ => Ok(()),
         }
@@ -179,12 +180,15 @@ mod tests {
         let layer = RateLimitLayer::per_ip(2, MINUTE);
         assert_eq!(code(&layer, "192.0.2.1").await, 250);
         assert_eq!(code(&layer.clone(), "192.0.2.1").await, 250);
-        let renamed = layer.clone().reply(Reply::busy()).with_prefix(32, 64);
+        let renamed = layer
+            .clone()
+            .reply(Reply::busy())
+            .prefixes(Prefixes::CLIENT);
         assert_eq!(
             ask(&renamed, from("192.0.2.1"), Reply::OK).await,
             Reply::busy()
         );
-        let apart = layer.clone().with_capacity(10);
+        let apart = layer.clone().capacity(NonZeroUsize::MIN);
         assert_eq!(code(&apart, "192.0.2.1").await, 250);
         assert_eq!(code(&layer, "192.0.2.1").await, 451);
     }
@@ -203,7 +207,7 @@ mod tests {
         for (prefix, first, second, expected) in table {
             let mut layer = RateLimitLayer::new(Rate::per_minute(1).unwrap());
             if let Some((v4_bits, v6_bits)) = prefix {
-                layer = layer.with_prefix(v4_bits, v6_bits);
+                layer = layer.prefixes(Prefixes::new(v4_bits, v6_bits).unwrap());
             }
             assert_eq!(code(&layer, first).await, 250);
             assert_eq!(

@@ -6,17 +6,18 @@ use super::slots::{Slot, Slots};
 use crate::{
     layer::{Admit, compose::rule_layer},
     limiter::ClientKey,
+    net::Prefixes,
     phase::{Connect, Request},
 };
 
-/// Refuses a client that already has as many sessions as it may, with 421 4.7.0.
+/// Limits the sessions of each client, and refuses further ones with 421 4.7.0.
 ///
-/// It fits connect only. A session counts from its connect request to its end, however it ends: its place is kept in the
-/// [state](crate::session::Session::state) of the session, and given back when that is dropped. So a task of yours that keeps a
-/// [`Session`](crate::session::Session) for longer keeps its place, too.
+/// It fits connect only. A session counts from its connect request to its end, however it ends: its permit is kept in the
+/// [state](crate::session::Session::state) of the session, and released when that is dropped. So a task that keeps a clone of
+/// the [`Session`](crate::session::Session) keeps the permit too.
 ///
-/// A client is an IPv4 address or an IPv6 /64, see [`with_prefix`](Self::with_prefix). One without an IP address, as on a
-/// Unix socket, is never limited. All clones of a layer, and all services that they make, count together.
+/// A client is an IPv4 address or an IPv6 /64 unless [`prefixes`](Self::prefixes) are set. Clients without an IP address, such
+/// as those on a Unix socket, are not limited. All clones of a layer, and all services that they make, count together.
 ///
 /// ```
 /// use smtpd_tower::{Connect, Request, Session, handler_fn, layer::SessionsPerIpLayer};
@@ -44,16 +45,16 @@ pub struct SessionsPerIpLayer {
 #[derive(Clone, Debug)]
 struct Config {
     slots: Arc<Slots<ClientKey>>,
-    prefix: (u8, u8),
+    prefixes: Prefixes,
     reply: Arc<Reply>,
 }
 
-/// The places of a session: one for each such layer that it has passed.
+/// The permits of a session: one for each such layer that it has passed.
 #[derive(Default)]
-struct Places(Vec<Slot<ClientKey>>);
+struct Permits(Vec<Slot<ClientKey>>);
 
 impl SessionsPerIpLayer {
-    /// Lets each client have `n` sessions at a time; 0 is taken as 1.
+    /// Allows each client `n` sessions at a time. With 0, every client is refused.
     pub fn new(n: usize) -> Self {
         let reply = Reply::new(
             Code::SERVICE_UNAVAILABLE,
@@ -63,22 +64,20 @@ impl SessionsPerIpLayer {
         Self {
             config: Config {
                 slots: Slots::new(n),
-                prefix: ClientKey::PREFIX,
+                prefixes: Prefixes::CLIENT,
                 reply: reply.into(),
             },
         }
     }
 
-    /// Takes all addresses with the same first bits for one client, instead of 32 bits of IPv4 and 64 of IPv6.
-    ///
-    /// More bits than an address has mean the whole address; 0 makes one client of the whole family.
+    /// Sets which addresses are the same client: those with the same first bits. Default: [`Prefixes::CLIENT`].
     #[must_use]
-    pub fn with_prefix(mut self, v4_bits: u8, v6_bits: u8) -> Self {
-        self.config.prefix = (v4_bits, v6_bits);
+    pub fn prefixes(mut self, prefixes: Prefixes) -> Self {
+        self.config.prefixes = prefixes;
         self
     }
 
-    /// Refuses with that reply.
+    /// Sets the reply to a session over the limit. Default: 421 4.7.0.
     #[must_use]
     pub fn reply(mut self, reply: Reply) -> Self {
         self.config.reply = reply.into();
@@ -91,14 +90,14 @@ rule_layer!(SessionsPerIpLayer);
 impl Admit<Connect> for SessionsPerIpLayer {
     fn admit(&self, request: &Request<Connect>) -> Result<(), Reply> {
         let (config, session) = (&self.config, request.session());
-        let Some(client) = ClientKey::of_session(session, config.prefix) else {
+        let Some(client) = ClientKey::of_session(session, config.prefixes) else {
             return Ok(());
         };
         let slot = config.slots.take(client);
         let slot = slot.ok_or_else(|| Reply::clone(&config.reply))?;
         session
             .state()
-            .update(|places: &mut Places| places.0.push(slot));
+            .update(|permits: &mut Permits| permits.0.push(slot));
         Ok(())
     }
 }
@@ -138,7 +137,7 @@ mod tests {
     >;
 
     #[tokio::test]
-    async fn a_place_is_given_back_when_the_session_ends() {
+    async fn a_permit_is_kept_when_its_session_ends() {
         let layer = SessionsPerIpLayer::new(2);
         let (first, second) = (from("192.0.2.1"), from("192.0.2.1"));
         assert_eq!(code(&layer, &first).await, 250);
@@ -152,9 +151,9 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_second_layer_does_not_free_the_place_in_the_first() {
+    async fn a_second_layer_releases_the_permit_of_the_first() {
         let narrow = SessionsPerIpLayer::new(1);
-        let wide = SessionsPerIpLayer::new(10).with_prefix(24, 48);
+        let wide = SessionsPerIpLayer::new(10).prefixes(Prefixes::new(24, 48).unwrap());
         let both = tower::ServiceBuilder::new()
             .layer(narrow.clone())
             .layer(wide)
@@ -178,7 +177,7 @@ mod tests {
         for (prefix, first, second, expected) in table {
             let mut layer = SessionsPerIpLayer::new(1);
             if let Some((v4_bits, v6_bits)) = prefix {
-                layer = layer.with_prefix(v4_bits, v6_bits);
+                layer = layer.prefixes(Prefixes::new(v4_bits, v6_bits).unwrap());
             }
             let first = from(first);
             assert_eq!(code(&layer, &first).await, 250);

@@ -10,9 +10,9 @@ use crate::limiter::ClientKey;
 /// different text, so the text may be the key of a database.
 ///
 /// ```
-/// use smtpd_tower::{layer::GreylistKey, limiter::ClientKey};
+/// use smtpd_tower::{layer::GreylistKey, limiter::ClientKey, net::Prefixes};
 ///
-/// let client = ClientKey::with_prefix("192.0.2.1".parse()?, 24, 64);
+/// let client = ClientKey::with_prefixes("192.0.2.1".parse()?, Prefixes::new(24, 64)?);
 /// let key = GreylistKey::new(client, "alice@Example.COM".parse()?, "bob@example.org".parse()?);
 /// assert_eq!(key.to_string(), r#"192.0.2.0/24 "alice"@example.com "bob"@example.org"#);
 /// # Ok::<(), Box<dyn std::error::Error>>(())

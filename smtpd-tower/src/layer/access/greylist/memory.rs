@@ -3,6 +3,7 @@ use std::{
     fmt,
     future::{Ready, ready},
     hash::{BuildHasher, RandomState},
+    num::NonZeroUsize,
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
@@ -23,41 +24,48 @@ use super::{GreylistKey, GreylistPolicy, GreylistStore, GreylistVerdict};
 /// server ends: the next start puts everybody off once more.
 ///
 /// ```
+/// use std::num::NonZeroUsize;
+///
 /// use smtpd_tower::layer::{GreylistLayer, MemoryGreylist};
 ///
-/// let layer = GreylistLayer::with_store(MemoryGreylist::with_capacity(1_000_000));
+/// let capacity = NonZeroUsize::new(1_000_000).ok_or("no room")?;
+/// let layer = GreylistLayer::with_store(MemoryGreylist::with_capacity(capacity));
 /// assert_eq!(layer.store().tracked(), 0);
+/// # Ok::<(), &str>(())
 /// ```
 pub struct MemoryGreylist {
-    capacity: usize,
+    capacity: NonZeroUsize,
     hasher: RandomState,
     table: Mutex<Table>,
 }
 
 impl MemoryGreylist {
-    /// How many entries [`new`](Self::new) makes room for.
-    pub const DEFAULT_CAPACITY: usize = 100_000;
+    /// The capacity of [`new`](Self::new), in entries: 100,000.
+    pub const DEFAULT_CAPACITY: NonZeroUsize = match NonZeroUsize::new(100_000) {
+        Some(entries) => entries,
+        None => NonZeroUsize::MIN,
+    };
 
-    /// An empty one with room for [`DEFAULT_CAPACITY`](Self::DEFAULT_CAPACITY) entries.
+    /// Creates an empty store with a capacity of [`DEFAULT_CAPACITY`](Self::DEFAULT_CAPACITY) entries.
     pub fn new() -> Self {
         Self::with_capacity(Self::DEFAULT_CAPACITY)
     }
 
-    /// An empty one with room for that many entries; 0 is taken as 1. Memory is taken as they come.
-    pub fn with_capacity(entries: usize) -> Self {
+    /// Creates an empty store that remembers up to `entries` entries. Memory is allocated as they come.
+    pub fn with_capacity(entries: NonZeroUsize) -> Self {
         Self {
-            capacity: entries.max(1),
+            capacity: entries,
             hasher: RandomState::new(),
             table: Mutex::default(),
         }
     }
 
-    /// How many entries are remembered at most.
-    pub const fn capacity(&self) -> usize {
+    /// Returns how many entries are remembered at most.
+    pub const fn capacity(&self) -> NonZeroUsize {
         self.capacity
     }
 
-    /// How many entries are remembered now, some of them perhaps too old to count: a figure for metrics.
+    /// Returns how many entries are remembered now, for metrics. Some of them may be too old to count.
     pub fn tracked(&self) -> usize {
         self.lock().entries.len()
     }
@@ -75,7 +83,7 @@ impl GreylistStore for MemoryGreylist {
         let message = self.hasher.hash_one((1_u8, key));
         let mut moment = Moment {
             table: &mut self.lock(),
-            capacity: self.capacity,
+            capacity: self.capacity.get(),
             policy,
             now: Instant::now(),
         };
@@ -377,7 +385,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn flood_of_senders_grows_memory_or_forgets_who_has_passed() {
-        let store = MemoryGreylist::with_capacity(100);
+        let store = MemoryGreylist::with_capacity(NonZeroUsize::new(100).unwrap());
         let known = key("192.0.2.1", "a@example.com");
         assert_eq!(store.now(&known, each_for_itself()), Wait);
         advance(MINUTE).await;
@@ -385,7 +393,7 @@ mod tests {
         for n in 0..10_000 {
             let stranger = key("192.0.2.2", &format!("{n}@example.com"));
             assert_eq!(store.now(&stranger, each_for_itself()), Wait);
-            assert!(store.tracked() <= store.capacity());
+            assert!(store.tracked() <= store.capacity().get());
             advance(Duration::from_millis(1)).await;
         }
         assert_eq!(store.tracked(), 100);
@@ -417,13 +425,13 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_capacity_of_nothing_is_one() {
-        let store = MemoryGreylist::with_capacity(0);
+    async fn the_least_capacity_has_room_for_one() {
+        let store = MemoryGreylist::with_capacity(NonZeroUsize::MIN);
         let key = key("192.0.2.1", "a@example.com");
         assert_eq!(store.now(&key, each_for_itself()), Wait);
         advance(MINUTE).await;
         assert_eq!(store.now(&key, each_for_itself()), Pass);
-        assert_eq!((store.capacity(), store.tracked()), (1, 1));
+        assert_eq!((store.capacity().get(), store.tracked()), (1, 1));
     }
 
     #[tokio::test(start_paused = true)]

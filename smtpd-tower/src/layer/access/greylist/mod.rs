@@ -8,7 +8,6 @@ mod store;
 use std::{
     any::type_name,
     fmt,
-    net::IpAddr,
     sync::Arc,
     task::{Context, Poll},
     time::Duration,
@@ -29,17 +28,18 @@ pub use self::{
 use crate::{
     fault::quietly,
     limiter::ClientKey,
+    net::{Cidr, Prefixes},
     phase::{Rcpt, Request},
 };
 
-/// Puts recipients off with 450 4.7.1 until a client has tried the same message again (RFC 6647).
+/// Defers recipients with 450 4.7.1 until a client has tried the same message again (RFC 6647).
 ///
-/// What is tried again is told by a [`GreylistKey`]: the network of the client, the sender and the recipient (section 2.4).
-/// When a retry is taken, how long that is remembered, and when a whole network is trusted, is said by a
-/// [`GreylistPolicy`]; where it is remembered, by a [`GreylistStore`], a [`MemoryGreylist`] where nothing else is set.
+/// A retry is recognized by its [`GreylistKey`]: the network of the client, the sender and the recipient (section 2.4). A
+/// [`GreylistPolicy`] says when a retry is accepted, how long that is remembered, and when a whole network is trusted. A
+/// [`GreylistStore`] remembers the attempts; by default this is a [`MemoryGreylist`].
 ///
-/// Clients that have authenticated, loopback addresses and peers without an address, as on a Unix socket, always pass
-/// (section 5, item 7), and so do networks given to [`with_exempt`](Self::with_exempt) (item 6).
+/// Clients that have authenticated, loopback addresses and clients without an IP address, such as those on a Unix socket, always
+/// pass (section 5, item 7), and so do networks given to [`exempt`](Self::exempt) (item 6).
 ///
 /// It fits the RCPT phase only. A `DomainFilterLayer` belongs outside of it, so that nothing is remembered of mail that is
 /// refused anyway. All clones of a layer, and all services that they make, share one store.
@@ -80,12 +80,18 @@ pub struct GreylistLayer<G = MemoryGreylist> {
 #[derive(Clone, Debug)]
 struct Settings {
     policy: GreylistPolicy,
-    prefix: (u8, u8),
-    exempt: Vec<Network>,
+    prefixes: Prefixes,
+    exempt: Vec<Cidr>,
     reply: Reply,
     limit: Duration,
     on_failure: OnFailure,
 }
+
+/// RFC 6647 section 5, item 5.
+const NEIGHBOURS: Prefixes = match Prefixes::new(24, 64) {
+    Ok(prefixes) => prefixes,
+    Err(_) => panic!("a prefix is longer than the address"),
+};
 
 #[derive(Clone, Copy, Debug)]
 enum OnFailure {
@@ -94,7 +100,7 @@ enum OnFailure {
 }
 
 impl GreylistLayer {
-    /// Remembers in memory.
+    /// Remembers attempts in memory.
     pub fn new() -> Self {
         Self::with_store(MemoryGreylist::new())
     }
@@ -108,7 +114,7 @@ impl Default for GreylistLayer {
 }
 
 impl<G: GreylistStore> GreylistLayer<G> {
-    /// Remembers in that store. All servers of a domain should share one (RFC 6647 section 5, item 4).
+    /// Remembers attempts in `store`. All servers of a domain should share one (RFC 6647 section 5, item 4).
     pub fn with_store(store: G) -> Self {
         let reply = Reply::new(
             Code::MAILBOX_BUSY,
@@ -117,7 +123,7 @@ impl<G: GreylistStore> GreylistLayer<G> {
         );
         let settings = Settings {
             policy: GreylistPolicy::new(),
-            prefix: (24, 64), // RFC 6647 section 5, item 5
+            prefixes: NEIGHBOURS,
             exempt: Vec::new(),
             reply,
             limit: Duration::from_secs(5),
@@ -129,48 +135,46 @@ impl<G: GreylistStore> GreylistLayer<G> {
         }
     }
 
-    /// Takes retries by that policy.
+    /// Sets when a retry is accepted, and how long that is remembered.
     #[must_use]
     pub fn policy(self, policy: GreylistPolicy) -> Self {
         self.set(|settings| settings.policy = policy)
     }
 
-    /// Takes all addresses with the same first bits for one client, instead of 24 bits of IPv4 and 64 of IPv6: large
-    /// senders try again from a neighbour (RFC 6647 section 5, item 5).
+    /// Sets which addresses are the same client: those with the same first bits. Default: 24 bits of IPv4 and 64 bits of IPv6,
+    /// because large senders retry from a neighbouring address (RFC 6647 section 5, item 5).
+    #[must_use]
+    pub fn prefixes(self, prefixes: Prefixes) -> Self {
+        self.set(|settings| settings.prefixes = prefixes)
+    }
+
+    /// Adds a network whose clients always pass (RFC 6647 section 5, item 6).
+    #[must_use]
+    pub fn exempt(self, network: Cidr) -> Self {
+        self.set(|settings| settings.exempt.push(network))
+    }
+
+    /// Sets the reply to a first attempt. Default: 450 4.7.1.
     ///
-    /// More bits than an address has mean the whole address; 0 makes one client of the whole family.
-    #[must_use]
-    pub fn with_prefix(self, v4_bits: u8, v6_bits: u8) -> Self {
-        self.set(|settings| settings.prefix = (v4_bits, v6_bits))
-    }
-
-    /// Lets a network pass, beside those that were given before: the addresses that share their first `bits` with `ip`
-    /// (RFC 6647 section 5, item 6).
-    #[must_use]
-    pub fn with_exempt(self, ip: IpAddr, bits: u8) -> Self {
-        self.set(|settings| settings.exempt.push(Network::new(ip, bits)))
-    }
-
-    /// Refuses with that reply: 450 and 421, which closes the connection, are what RFC 6647 section 5 knows. One of 5yz
-    /// would make clients give their mail up.
+    /// RFC 6647 section 5 uses 450, and 421, which closes the connection. A 5yz reply would make clients give their mail up.
     #[must_use]
     pub fn reply(self, reply: Reply) -> Self {
         self.set(|settings| settings.reply = reply)
     }
 
-    /// Gives the store up to that time, instead of 5 seconds.
+    /// Sets the timeout of the store. Default: 5 seconds.
     #[must_use]
     pub fn timeout(self, limit: Duration) -> Self {
         self.set(|settings| settings.limit = limit)
     }
 
-    /// Refuses with 451 4.3.0 while the store fails, instead of letting all mail pass.
+    /// Defers mail with 451 4.3.0 while the store fails. By default, all mail passes then.
     #[must_use]
     pub fn fail_closed(self) -> Self {
         self.set(|settings| settings.on_failure = OnFailure::Refuse)
     }
 
-    /// The store.
+    /// Returns the store.
     pub fn store(&self) -> &G {
         &self.store
     }
@@ -268,8 +272,7 @@ impl Settings {
         if self.exempt.iter().any(|network| network.contains(ip)) {
             return None;
         }
-        let (v4_bits, v6_bits) = self.prefix;
-        let client = ClientKey::with_prefix(ip, v4_bits, v6_bits);
+        let client = ClientKey::with_prefixes(ip, self.prefixes);
         let (sender, recipient) = (request.sender(), request.recipient());
         Some(GreylistKey::new(client, sender.clone(), recipient.clone()))
     }
@@ -291,28 +294,12 @@ impl Settings {
     }
 }
 
-#[derive(Clone, Copy, Debug)]
-struct Network {
-    key: ClientKey,
-    bits: u8,
-}
-
-impl Network {
-    fn new(ip: IpAddr, bits: u8) -> Self {
-        Self {
-            key: ClientKey::with_prefix(ip, bits, bits),
-            bits,
-        }
-    }
-
-    fn contains(&self, ip: IpAddr) -> bool {
-        ClientKey::with_prefix(ip, self.bits, self.bits) == self.key
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use std::future::{pending, ready};
+    use std::{
+        future::{pending, ready},
+        net::IpAddr,
+    };
 
     use smtpd_core::Envelope;
     use tokio::time::{Instant, advance};
@@ -362,8 +349,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn known_clients_are_never_put_off() {
         let layer = GreylistLayer::new()
-            .with_exempt("203.0.113.0".parse().unwrap(), 24)
-            .with_exempt("2001:db8:5::".parse().unwrap(), 48);
+            .exempt("203.0.113.0/24".parse().unwrap())
+            .exempt("2001:db8:5::/48".parse().unwrap());
         let table = [
             (stranger("192.0.2.1"), 450),
             (stranger("2001:db8:6::1"), 450),
@@ -398,7 +385,7 @@ mod tests {
             let retried = code(&layer, stranger(second)).await;
             assert_eq!(retried, expected, "{first}, {second}");
         }
-        let layer = GreylistLayer::new().with_prefix(32, 128);
+        let layer = GreylistLayer::new().prefixes(Prefixes::new(32, 128).unwrap());
         assert_eq!(code(&layer, stranger("192.0.2.1")).await, 450);
         advance(MINUTE).await;
         assert_eq!(code(&layer, stranger("192.0.2.2")).await, 450);
