@@ -75,6 +75,7 @@ mod a_recipient_through {
     use smtpd_tower::{
         Rcpt, Reply, Request, ServePhase, Session, handler_fn,
         layer::{DomainFilterLayer, RateLimitLayer, TraceLayer},
+        limiter::Rate,
     };
     use tower::{
         Layer, Service, layer::util::Identity, limit::ConcurrencyLimitLayer, timeout::TimeoutLayer,
@@ -96,7 +97,7 @@ mod a_recipient_through {
     fn rate_limit(bencher: Bencher<'_, '_>) {
         run(
             bencher,
-            RateLimitLayer::per_ip(u32::MAX, Duration::from_secs(1)),
+            RateLimitLayer::per_ip(Rate::per_second(u32::MAX).unwrap()),
         );
     }
 

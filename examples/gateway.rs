@@ -15,13 +15,14 @@ use smtpd_tower::{
         DomainFilterLayer, GreylistLayer, RateLimitLayer, ReceivedLayer, SessionsPerIpLayer,
         TraceLayer,
     },
+    limiter::Rate,
     system_hostname,
 };
 use tokio::{net::TcpListener, signal};
-use tower::ServiceBuilder;
+use tower::{BoxError, ServiceBuilder};
 
 #[tokio::main]
-async fn main() -> std::io::Result<()> {
+async fn main() -> Result<(), BoxError> {
     tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
         // By `eprintln!`, which panics where standard error cannot be written.
@@ -34,18 +35,19 @@ async fn main() -> std::io::Result<()> {
     let listener = TcpListener::bind(address).await?;
     println!("listening on {}", listener.local_addr()?);
     // At Ctrl-C, messages that are on their way have half a minute to arrive.
-    server(maildir.as_ref(), &domains)
+    server(maildir.as_ref(), &domains)?
         .serve_with_graceful_shutdown(listener, signal::ctrl_c(), Duration::from_secs(30))
-        .await
+        .await?;
+    Ok(())
 }
 
-pub fn server(maildir: &Path, domains: &[String]) -> Server {
+pub fn server(maildir: &Path, domains: &[String]) -> Result<Server, BoxError> {
     let connect = ServiceBuilder::new()
         .layer(SessionsPerIpLayer::new(20))
         .service(handler_fn(async |_: Request<Connect>| {}));
     // The first layer is the outermost. Nothing is remembered of recipients in other domains, nor of clients over their rate.
     let rcpt = ServiceBuilder::new()
-        .layer(RateLimitLayer::per_ip(100, Duration::from_secs(60)))
+        .layer(RateLimitLayer::per_ip(Rate::per_minute(100)?))
         .layer(DomainFilterLayer::new(domains))
         .layer(GreylistLayer::new())
         .service(handler_fn(async |_: Request<Rcpt>| {}));
@@ -55,6 +57,6 @@ pub fn server(maildir: &Path, domains: &[String]) -> Server {
         .layer(ReceivedLayer::new())
         .service(Maildir::new(maildir));
     let pipeline = Pipeline::new().connect(connect).rcpt(rcpt).data(data);
-    Server::new(system_hostname(), pipeline.layer(TraceLayer::new()))
-        .configure(|config| config.max_message_size(25 << 20))
+    let server = Server::new(system_hostname(), pipeline.layer(TraceLayer::new()));
+    Ok(server.configure(|config| config.max_message_size(25 << 20)))
 }

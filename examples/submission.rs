@@ -7,13 +7,13 @@
 //! `curl --crlf --cacert cert.pem --ssl-reqd smtp://localhost:2587 --user alice:wonderland --mail-from alice@example.org
 //! --mail-rcpt you@example.com -T README.md`, or the same with `smtps://localhost:2465`. Mail goes into `./outbox`, a Maildir.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc};
 
 use smtpd_tower::{
-    Auth, Mail, Pipeline, Profile, Rcpt, Reply, Request, Secret, Server,
+    Auth, Code, Mail, Pipeline, Profile, Rcpt, Reply, Request, Secret, Server, Status,
     deliver::Maildir,
     handler_fn,
-    layer::{OwnSenderLayer, QuotaLayer, RateLimitLayer, ReceivedLayer, SubmissionFieldsLayer},
+    layer::{OwnSenderLayer, RateLimitLayer, ReceivedLayer, SubmissionFieldsLayer},
     limiter::Rate,
     system_hostname,
     tls::TlsConfig,
@@ -28,7 +28,7 @@ async fn main() -> Result<(), BoxError> {
         return Err("usage: submission ADDRESS ADDRESS-TLS CERTIFICATE KEY".into());
     };
     let tls = TlsConfig::from_pem_files(certificate, key)?;
-    let server = server(tls, Rate::per_hour(100)?, Maildir::new("outbox"));
+    let server = server(tls, Rate::per_hour(100)?, Maildir::new("outbox"))?;
     let (starttls, implicit) = tokio::try_join!(
         TcpListener::bind(starttls),
         TcpListener::bind(implicit) // RFC 8314 section 3.3
@@ -40,10 +40,10 @@ async fn main() -> Result<(), BoxError> {
     Ok(())
 }
 
-pub fn server(tls: TlsConfig, quota: Rate, outbox: Maildir) -> Server {
+pub fn server(tls: TlsConfig, quota: Rate, outbox: Maildir) -> Result<Server, BoxError> {
     let users = Arc::new(HashMap::from([("alice", "wonderland"), ("bob", "builder")]));
     let auth = ServiceBuilder::new()
-        .layer(RateLimitLayer::per_ip(20, Duration::from_secs(60))) // guesses of passwords
+        .layer(RateLimitLayer::per_ip(Rate::per_minute(20)?)) // guesses of passwords
         .service(handler_fn(move |request: Request<Auth>| {
             // The stored secret, and the mechanism verifies what the client has sent.
             let password = users.get(request.credentials().username());
@@ -53,8 +53,14 @@ pub fn server(tls: TlsConfig, quota: Rate, outbox: Maildir) -> Server {
     let mail = ServiceBuilder::new()
         .layer(OwnSenderLayer::in_domains(["example.org"]))
         .service(handler_fn(async |_: Request<Mail>| {}));
+    // RFC 5321 section 4.2.3: 450 where policy blocks the mailbox for a time.
+    let exceeded = Reply::new(
+        Code::MAILBOX_BUSY,
+        Status::DENIED,
+        "Quota exceeded, try again later",
+    );
     let rcpt = ServiceBuilder::new()
-        .layer(QuotaLayer::per_identity(quota))
+        .layer(RateLimitLayer::per_identity(quota).reply(exceeded))
         .service(handler_fn(async |_: Request<Rcpt>| {}));
     let data = ServiceBuilder::new()
         .layer(SubmissionFieldsLayer::new()) // Date and Message-ID, where they lack
@@ -62,7 +68,6 @@ pub fn server(tls: TlsConfig, quota: Rate, outbox: Maildir) -> Server {
         .service(outbox);
     let pipeline = Pipeline::new().auth(auth).mail(mail).rcpt(rcpt).data(data);
     // Neither MAIL nor AUTH before TLS, nor MAIL before AUTH (RFC 6409 section 4.3).
-    Server::new(system_hostname(), pipeline)
-        .tls(tls)
-        .profile(Profile::Submission)
+    let server = Server::new(system_hostname(), pipeline).tls(tls);
+    Ok(server.profile(Profile::Submission))
 }

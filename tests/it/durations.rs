@@ -9,6 +9,7 @@ use smtpd_tower::{
         GreylistKey, GreylistLayer, GreylistPolicy, GreylistVerdict, RateLimitLayer,
         ReverseDnsLayer, ReverseName, TarpitLayer,
     },
+    limiter::Rate,
     test::{ChaosLayer, ChaosStream, StreamChaos},
 };
 use support::*;
@@ -99,7 +100,7 @@ async fn a_greylist_that_waits_or_remembers_for_ever_panics() {
 
 #[tokio::test(start_paused = true)]
 async fn a_rate_of_the_longest_period_panics() {
-    let layer = RateLimitLayer::per_ip(1, Duration::MAX);
+    let layer = RateLimitLayer::per_ip(Rate::new(1, Duration::MAX).unwrap());
     let service = ServiceBuilder::new().layer(layer).service(accepts());
     for expected in [250, 451, 451] {
         assert_eq!(code(&service).await, expected);

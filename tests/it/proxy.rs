@@ -7,6 +7,7 @@ use smtpd_tower::{
     BodyError, CloseReason, Connect, Data, EndReason, Mail, PeerAddr, Pipeline, ProxyProtocol,
     Rcpt, Reply, Request, Server, Session, SessionError, TrustedPeers, handler_fn,
     layer::{RateLimitLayer, ReceivedLayer, SessionsPerIpLayer},
+    limiter::Rate,
     tls::TlsConfig,
 };
 use support::*;
@@ -338,7 +339,7 @@ async fn limits_count_the_client_and_not_the_proxy() {
         .layer(SessionsPerIpLayer::new(1))
         .service(handler_fn(async |_: Request<Connect>| {}));
     let mail = ServiceBuilder::new()
-        .layer(RateLimitLayer::per_ip(1, Duration::from_secs(60)))
+        .layer(RateLimitLayer::per_ip(Rate::per_minute(1).unwrap()))
         .service(handler_fn(async |_: Request<Mail>| {}));
     let server = behind_proxies(Pipeline::new().connect(connect_service).mail(mail));
     let open = async |source: u8| {

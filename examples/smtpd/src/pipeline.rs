@@ -20,7 +20,7 @@ use crate::{mechanisms, message_log::MessageLogLayer, options::Options, users::U
 /// Who decides on what. AUTH is not offered where nobody answers it.
 pub(crate) async fn new(options: &Options) -> Result<Pipeline, BoxError> {
     // Sessions and messages are counted apart, each in a table of its own.
-    let rate_limit = || options.rate.map(RateLimitLayer::new);
+    let rate_limit = || options.rate.map(RateLimitLayer::per_ip);
     let domains = options.domain.iter().map(Domain::as_str);
     let anywhere = !options.domain.is_empty();
     let submission = options.has_submission();

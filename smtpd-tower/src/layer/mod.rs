@@ -7,8 +7,7 @@
 //! | [`GreylistLayer`] | RCPT | 450 4.7.1 to strangers, until they try again (RFC 6647) |
 //! | [`MaxRecipientsLayer`] | RCPT | 452 4.5.3 to recipients over a number per message |
 //! | [`OwnSenderLayer`] | MAIL | 550 5.7.1 to users who send under the address of another |
-//! | [`QuotaLayer`] | any | 450 4.7.1 to identities, or other keys, that have used up their quota |
-//! | [`RateLimitLayer`] | any | 451 4.7.1 to clients that ask too often |
+//! | [`RateLimitLayer`] | any | 451 4.7.1 to clients, users or other keys over their rate |
 //! | [`RequireAuthLayer`] | MAIL, RCPT, DATA | 530 5.7.0 before AUTH |
 //! | [`RequireTlsLayer`] | AUTH, MAIL, RCPT, DATA | 530 5.7.0 before STARTTLS |
 //! | [`ReverseDnsLayer`] | connect | nothing: it looks up the [`ReverseName`] of the client |
@@ -41,11 +40,12 @@
 //! The first layer is the outermost, as everywhere in tower: it sees the request first and the response last.
 //!
 //! ```
-//! use std::{net::IpAddr, time::Duration};
+//! use std::net::IpAddr;
 //!
 //! use smtpd_tower::{
 //!     Connect, Data, Mail, Pipeline, Rcpt, Reply, Request, handler_fn,
 //!     layer::{DomainFilterLayer, RateLimitLayer, ReceivedLayer, RequireTlsLayer, ReverseDnsLayer, TraceLayer},
+//!     limiter::Rate,
 //! };
 //! use tower::ServiceBuilder;
 //!
@@ -53,7 +53,7 @@
 //!     None // a query to the DNS
 //! }
 //!
-//! let per_client = RateLimitLayer::per_ip(100, Duration::from_secs(60));
+//! let per_client = RateLimitLayer::per_ip(Rate::per_minute(100)?);
 //! let connect = ServiceBuilder::new()
 //!     .layer(ReverseDnsLayer::new(resolve))
 //!     .service(handler_fn(async |_: Request<Connect>| {}));
@@ -74,6 +74,7 @@
 //!     .rcpt(rcpt)
 //!     .data(data)
 //!     .layer(TraceLayer::new());
+//! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
 mod access;
@@ -93,9 +94,9 @@ pub use self::compose::{
     Next, Trace, TraceFuture, TraceLayer, from_fn,
 };
 pub use self::limit::{
-    Concurrency, ConcurrencyFuture, ConcurrencyLayer, MaxRecipientsLayer, QuotaLayer,
-    RateLimitLayer, SessionsPerIpLayer, SizeLimit, SizeLimitFuture, SizeLimitLayer, Tarpit,
-    TarpitFuture, TarpitLayer,
+    Concurrency, ConcurrencyFuture, ConcurrencyLayer, LimitKey, MaxRecipientsLayer, PerIdentity,
+    PerIp, PerSession, RateLimitLayer, SessionsPerIpLayer, SizeLimit, SizeLimitFuture,
+    SizeLimitLayer, Tarpit, TarpitFuture, TarpitLayer,
 };
 pub use self::message::{
     HopLimit, HopLimitFuture, HopLimitLayer, MapBody, MapBodyLayer, Received, ReceivedLayer,

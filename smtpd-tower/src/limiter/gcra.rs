@@ -198,12 +198,16 @@ impl Gcra {
         }
     }
 
-    /// The new TAT if one more event is allowed now, else how long until it would be.
+    /// The new TAT if `n` more events are allowed now, else how long until they would be.
     ///
-    /// A refused event costs nothing, so a client that keeps knocking is let in as soon as
+    /// Events that are not allowed cost nothing, so a client that keeps trying is let in as soon as
     /// one that waits. A TAT not above `now` is the same as none.
-    pub(super) fn admit(self, tat: u64, now: u64) -> Result<u64, Duration> {
-        let next = tat.max(now).saturating_add(self.interval);
+    pub(super) fn admit(self, tat: u64, now: u64, n: NonZeroU32) -> Result<u64, Duration> {
+        let cost = self.interval.saturating_mul(n.get().into());
+        if cost > self.window {
+            return Err(Duration::MAX);
+        }
+        let next = tat.max(now).saturating_add(cost);
         let allowed_until = now.saturating_add(self.window);
         if next <= allowed_until {
             Ok(next)
@@ -279,7 +283,7 @@ mod tests {
     /// Takes events at `now` until one is refused, at most `limit` of them.
     fn allowed_at(gcra: Gcra, tat: &mut u64, now: u64, limit: u32) -> u32 {
         for taken in 0..limit {
-            match gcra.admit(*tat, now) {
+            match gcra.admit(*tat, now, NonZeroU32::MIN) {
                 Ok(next) => *tat = next,
                 Err(_) => return taken,
             }

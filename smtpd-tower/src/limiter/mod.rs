@@ -42,7 +42,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::hash::{BuildHasher, Hash, RandomState};
 use std::marker::PhantomData;
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -129,14 +129,67 @@ impl<K> RateLimiter<K> {
 impl<K: Hash> RateLimiter<K> {
     /// Counts one event of `key` if its rate allows it now.
     ///
-    /// A refused event is not counted.
+    /// An event that is not allowed is not counted.
     pub fn check(&self, key: K) -> Decision {
+        self.check_any(key)
+    }
+
+    /// Counts `n` events of `key` if its rate allows all of them now. Otherwise none is counted.
+    ///
+    /// More events than the [`burst`](Rate::burst) of the rate are never allowed; `retry_after` is [`Duration::MAX`] then.
+    ///
+    /// ```
+    /// use std::num::NonZeroU32;
+    ///
+    /// use smtpd_tower::limiter::{Rate, RateLimiter};
+    ///
+    /// // A message counts for each of its recipients.
+    /// let limiter = RateLimiter::new(Rate::per_hour(100)?);
+    /// let recipients = NonZeroU32::new(60).ok_or("no recipients")?;
+    /// assert!(limiter.check_n("alice", recipients).is_allowed());
+    /// assert!(!limiter.check_n("alice", recipients).is_allowed());
+    /// assert!(limiter.check("alice").is_allowed());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn check_n(&self, key: K, n: NonZeroU32) -> Decision {
+        self.admit(key, self.shared.gcra, n)
+    }
+
+    /// Counts one event of `key` if `rate` allows it now, instead of the limiter's own rate.
+    ///
+    /// Use the same rate each time for the same key. When the rate of a key changes, the time that its last events still cost
+    /// stays as it is.
+    ///
+    /// ```
+    /// use smtpd_tower::limiter::{Rate, RateLimiter};
+    ///
+    /// let (usual, paying) = (Rate::per_hour(1)?, Rate::per_hour(1000)?);
+    /// let limiter = RateLimiter::new(usual);
+    /// for _ in 0..1000 {
+    ///     assert!(limiter.check_at("alice", paying).is_allowed());
+    /// }
+    /// assert!(limiter.check("bob").is_allowed());
+    /// assert!(!limiter.check("bob").is_allowed());
+    /// # Ok::<(), smtpd_tower::limiter::RateError>(())
+    /// ```
+    pub fn check_at(&self, key: K, rate: Rate) -> Decision {
+        self.admit(key, Gcra::new(rate), NonZeroU32::MIN)
+    }
+}
+
+impl<K> RateLimiter<K> {
+    /// Like [`check`](Self::check), with keys of any type.
+    pub(crate) fn check_any(&self, key: impl Hash) -> Decision {
+        self.admit(key, self.shared.gcra, NonZeroU32::MIN)
+    }
+
+    fn admit(&self, key: impl Hash, gcra: Gcra, n: NonZeroU32) -> Decision {
         let shared = &*self.shared;
         // The key's own code runs here and not under the lock.
         let key = KeyHash(shared.key_hasher.hash_one(key));
         let now = nanos(shared.epoch.elapsed());
         let mut shard = lock(shared.shard_of(key));
-        match shared.gcra.admit(shard.tat(key), now) {
+        match gcra.admit(shard.tat(key), now, n) {
             Ok(tat) => {
                 shard.set_tat(key, tat, shared.shard_capacity);
                 Decision::Allowed
@@ -184,8 +237,8 @@ pub enum Decision {
     Allowed,
     /// The event must not happen and was not counted.
     Limited {
-        /// The time until the key's next event is allowed, if it causes none before; never
-        /// zero.
+        /// The time until the key's next event is allowed, if it causes none before. Never zero. [`Duration::MAX`] if it will
+        /// never be allowed, see [`RateLimiter::check_n`].
         retry_after: Duration,
     },
 }
@@ -344,6 +397,48 @@ mod tests {
         assert_eq!(allowed(&limiter, "a", 20), 2);
         advance(Duration::from_secs(1)).await;
         assert_eq!(allowed(&limiter, "a", 20), 1);
+    }
+
+    fn events(n: u32) -> NonZeroU32 {
+        NonZeroU32::new(n).unwrap()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_part_of_many_events_is_counted() {
+        let limiter = limiter(10, 10);
+        assert!(limiter.check_n("a", events(4)).is_allowed());
+        assert!(limiter.check_n("a", events(4)).is_allowed());
+        assert_eq!(
+            limiter.check_n("a", events(4)),
+            limited(Duration::from_secs(2))
+        );
+        assert_eq!(allowed(&limiter, "a", 9), 2);
+        advance(Duration::from_secs(10)).await;
+        assert!(limiter.check_n("a", events(10)).is_allowed());
+        assert_eq!(allowed(&limiter, "a", 9), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn more_events_than_a_burst_pass_once_the_key_has_rested() {
+        let rate = Rate::per_minute(60).unwrap().with_burst(5).unwrap();
+        let limiter = RateLimiter::new(rate);
+        for n in [6, u32::MAX] {
+            assert_eq!(limiter.check_n("a", events(n)), limited(Duration::MAX));
+        }
+        assert!(limiter.check_n("a", events(5)).is_allowed());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_rate_of_its_own_for_each_key() {
+        let limiter = limiter(1, 60);
+        let two = Rate::per_minute(2).unwrap();
+        let at_two = |key| limiter.check_at(key, two);
+        assert!(at_two("a").is_allowed() && at_two("a").is_allowed());
+        assert_eq!(at_two("a"), limited(Duration::from_secs(30)));
+        assert!(!limiter.check("a").is_allowed(), "the table is the same");
+        assert_eq!(allowed(&limiter, "b", 3), 1);
+        advance(Duration::from_secs(30)).await;
+        assert!(at_two("a").is_allowed());
     }
 
     #[tokio::test(start_paused = true)]

@@ -26,7 +26,7 @@ async fn by_its_command_line() {
 #[tokio::test(start_paused = true)]
 async fn strangers_are_put_off_and_clients_in_haste_slowed() {
     let dir = tempfile::tempdir().unwrap();
-    let server = example::server(&dir.path().join("mail"), &["example.org".to_owned()]);
+    let server = example::server(&dir.path().join("mail"), &["example.org".to_owned()]).unwrap();
     let mut client = Client::from_peer(&server, ([192, 0, 2, 1], 4711));
     let mut codes = Vec::new();
     client.greeting().await.unwrap();

@@ -107,7 +107,7 @@ async fn each_user_has_a_quota() {
     let key = signing_key.serialize_pem();
     let tls = TlsConfig::from_pem(cert.pem().as_bytes(), key.as_bytes()).unwrap();
     let outbox = Maildir::new(dir.path().join("outbox"));
-    let server = example::server(tls, Rate::per_hour(2).unwrap(), outbox);
+    let server = example::server(tls, Rate::per_hour(2).unwrap(), outbox).unwrap();
     let running = Running::start(server).await.unwrap();
     let port = running.address().port();
     for (who, expected) in [

@@ -1,27 +1,34 @@
 use std::{
+    any::type_name,
+    fmt,
+    hash::Hash,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
 };
 
 use pin_project::pin_project;
-use smtpd_core::{Code, Reply, Status, sasl::Identity};
+use smtpd_core::{Code, Reply, Status};
 use tower_layer::Layer;
 use tower_service::Service;
 
-use super::slots::{Slot, Slots};
-use crate::{layer::AnswerFuture, limiter::ClientKey, phase::Request, session::Session};
+use super::{
+    LimitKey, PerIdentity, PerIp, PerSession,
+    slots::{Slot, Slots},
+};
+use crate::{layer::AnswerFuture, net::Prefixes, phase::Request, session::Session};
 
-/// Refuses a client that already has as many requests in flight as it may, with 451 4.7.1.
+/// Limits the requests in flight of each client, user or any other key, and defers further ones with 451 4.7.1.
 ///
 /// It fits every phase, and is meant for those that take long, such as DATA or an AUTH that hashes passwords. A request is
-/// in flight until it is answered or given up. Nothing waits: what is over the limit is refused at once, and
-/// the client tries again later. All clones of a layer, and all services that they make, count together; a client with
-/// nothing in flight takes no memory.
+/// in flight until it is answered or dropped. Nothing waits: requests over the limit are deferred at once, and the client
+/// tries again later. All clones of a layer, and all services that they make, count together; a key with nothing in flight
+/// takes no memory.
 ///
-/// It does not limit connections: a connect request ends when the client is greeted. That is what
-/// [`SessionsPerIpLayer`](crate::layer::SessionsPerIpLayer) does. tower's own `concurrency_limit` is one limit for all clients,
-/// and makes them wait.
+/// It has the same constructors as [`RateLimitLayer`](crate::layer::RateLimitLayer). Requests without a key are not limited.
+///
+/// To limit sessions, use [`SessionsPerIpLayer`](crate::layer::SessionsPerIpLayer): a connect request ends when the client is
+/// greeted. tower's own `concurrency_limit` is one limit for all clients, and makes them wait.
 ///
 /// ```
 /// use smtpd_tower::{Rcpt, Request, Session, handler_fn, layer::ConcurrencyLayer};
@@ -32,7 +39,7 @@ use crate::{layer::AnswerFuture, limiter::ClientKey, phase::Request, session::Se
 ///     .layer(ConcurrencyLayer::per_ip(1))
 ///     .service(handler_fn(async |_: Request<Rcpt>| tokio::task::yield_now().await));
 /// let path: smtpd_tower::ForwardPath = "user@example.org".parse()?;
-/// let ask = |peer: [u8; 4]| rcpt.clone().oneshot(Request::new(Session::from_peer((peer, 4711)), Rcpt::new(path.clone())));
+/// let ask = |client: [u8; 4]| rcpt.clone().oneshot(Request::new(Session::from_peer((client, 4711)), Rcpt::new(path.clone())));
 ///
 /// let (first, second, other) = tokio::join!(ask([192, 0, 2, 1]), ask([192, 0, 2, 1]), ask([192, 0, 2, 2]));
 /// assert_eq!(first?.code().as_u16(), 250);
@@ -41,90 +48,122 @@ use crate::{layer::AnswerFuture, limiter::ClientKey, phase::Request, session::Se
 /// assert_eq!(ask([192, 0, 2, 1]).await?.code().as_u16(), 250);
 /// # Ok(()) }
 /// ```
-#[derive(Clone, Debug)]
-pub struct ConcurrencyLayer {
-    config: Config,
-}
-
-#[derive(Clone, Debug)]
-struct Config {
-    by: By,
-    slots: Arc<Slots<Key>>,
-    reply: Reply,
-}
-
-/// Whose requests count together.
-#[derive(Clone, Copy, Debug)]
-enum By {
-    Client,
-    Identity,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-enum Key {
-    Client(ClientKey),
-    Identity(Identity),
+#[derive(Clone)]
+pub struct ConcurrencyLayer<F = PerIp> {
+    key: F,
+    slots: Arc<Slots>,
+    reply: Arc<Reply>,
 }
 
 impl ConcurrencyLayer {
-    /// Lets each client have `n` requests in flight. With 0, every client is refused.
+    /// Allows each client `n` requests in flight. With 0, every client is refused.
     ///
-    /// A client is an IPv4 address or an IPv6 /64. One without an IP address, as on a Unix socket, is never limited.
+    /// A client is an IPv4 address or an IPv6 /64, unless [`prefixes`](Self::prefixes) are set. Clients without an IP address,
+    /// such as those on a Unix socket, are not limited.
     pub fn per_ip(n: usize) -> Self {
-        Self::new(By::Client, n)
+        Self::new(n, PerIp::default())
     }
 
-    /// Lets each identity have `n` requests in flight, over all its sessions. With 0, every client is refused.
+    /// Sets which addresses are the same client: those with the same first bits. Default: [`Prefixes::CLIENT`].
+    #[must_use]
+    pub fn prefixes(mut self, prefixes: Prefixes) -> Self {
+        self.key.prefixes = prefixes;
+        self
+    }
+}
+
+impl ConcurrencyLayer<PerIdentity> {
+    /// Allows each identity `n` requests in flight, over all its sessions. With 0, every identity is refused.
     ///
-    /// A client that has not authenticated is not limited; [`RequireAuthLayer`](crate::layer::RequireAuthLayer) refuses it.
+    /// Clients that have not authenticated are not limited; [`RequireAuthLayer`](crate::layer::RequireAuthLayer) rejects them.
     pub fn per_identity(n: usize) -> Self {
-        Self::new(By::Identity, n)
+        Self::new(n, PerIdentity)
+    }
+}
+
+impl<F> ConcurrencyLayer<PerSession<F>> {
+    /// Allows each key `n` requests in flight. The key is a function of the session, so the layer fits every phase.
+    pub fn by_session<K>(n: usize, key: F) -> Self
+    where
+        F: Fn(&Session) -> Option<K>,
+        K: Hash,
+    {
+        Self::new(n, PerSession(key))
+    }
+}
+
+impl<F> ConcurrencyLayer<F> {
+    /// Allows each key `n` requests in flight. The key is a function of the request, so the layer fits one phase.
+    ///
+    /// ```
+    /// use smtpd_tower::{Data, Request, layer::ConcurrencyLayer};
+    ///
+    /// let per_sender = ConcurrencyLayer::by(4, |request: &Request<Data>| {
+    ///     request.envelope().sender().mailbox().map(|sender| sender.to_string())
+    /// });
+    /// ```
+    pub fn by<P, K>(n: usize, key: F) -> Self
+    where
+        F: Fn(&Request<P>) -> Option<K>,
+        K: Hash,
+    {
+        Self::new(n, key)
     }
 
-    fn new(by: By, n: usize) -> Self {
+    fn new(n: usize, key: F) -> Self {
         let reply = Reply::new(
             Code::LOCAL_ERROR,
             Status::DENIED,
             "Too many requests at once, try again later",
         );
         Self {
-            config: Config {
-                by,
-                slots: Slots::new(n),
-                reply,
-            },
+            key,
+            slots: Slots::new(n),
+            reply: reply.into(),
         }
     }
 
-    /// Refuses with that reply.
+    /// Sets the reply to requests over the limit. Default: 451 4.7.1.
     #[must_use]
     pub fn reply(mut self, reply: Reply) -> Self {
-        self.config.reply = reply;
+        self.reply = reply.into();
         self
     }
 }
 
-impl<S> Layer<S> for ConcurrencyLayer {
-    type Service = Concurrency<S>;
+// By hand: a closure has no Debug.
+impl<F> fmt::Debug for ConcurrencyLayer<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ConcurrencyLayer")
+            .field("key", &type_name::<F>())
+            .field("slots", &self.slots)
+            .field("reply", &self.reply)
+            .finish()
+    }
+}
 
-    fn layer(&self, inner: S) -> Concurrency<S> {
+impl<S, F: Clone> Layer<S> for ConcurrencyLayer<F> {
+    type Service = Concurrency<S, F>;
+
+    fn layer(&self, inner: S) -> Concurrency<S, F> {
         Concurrency {
             inner,
-            config: self.config.clone(),
+            limit: self.clone(),
         }
     }
 }
 
 /// The service of [`ConcurrencyLayer`].
 #[derive(Clone, Debug)]
-pub struct Concurrency<S> {
+pub struct Concurrency<S, F = PerIp> {
     inner: S,
-    config: Config,
+    limit: ConcurrencyLayer<F>,
 }
 
-impl<S, P> Service<Request<P>> for Concurrency<S>
+impl<S, F, P> Service<Request<P>> for Concurrency<S, F>
 where
     S: Service<Request<P>>,
+    F: LimitKey<P>,
     S::Response: From<Reply>,
 {
     type Response = S::Response;
@@ -136,13 +175,14 @@ where
     }
 
     fn call(&mut self, request: Request<P>) -> Self::Future {
-        let slot = match self.config.key(request.session()) {
+        let slot = match self.limit.key.key(&request) {
             None => None,
-            Some(key) => match self.config.slots.take(key) {
+            Some(key) => match self.limit.slots.take(key) {
                 Some(slot) => Some(slot),
                 None => {
+                    let reply = Reply::clone(&self.limit.reply);
                     return ConcurrencyFuture {
-                        answer: AnswerFuture::answer(self.config.reply.clone().into()),
+                        answer: AnswerFuture::answer(reply.into()),
                         slot: None,
                     };
                 }
@@ -155,22 +195,13 @@ where
     }
 }
 
-impl Config {
-    fn key(&self, session: &Session) -> Option<Key> {
-        match self.by {
-            By::Client => session.client_addr().ip().map(|ip| Key::Client(ip.into())),
-            By::Identity => session.identity().cloned().map(Key::Identity),
-        }
-    }
-}
-
 /// The future of [`Concurrency`]: while it lives and has not answered, the request is in flight.
 #[pin_project]
 #[derive(Debug)]
 pub struct ConcurrencyFuture<F, R> {
     #[pin]
     answer: AnswerFuture<F, R>,
-    slot: Option<Slot<Key>>,
+    slot: Option<Slot>,
 }
 
 impl<F, R, E> Future for ConcurrencyFuture<F, R>
@@ -202,6 +233,7 @@ mod tests {
 
     use super::*;
     use crate::{
+        limiter::ClientKey,
         net::PeerAddr,
         phase::{Auth, Connect},
     };
@@ -212,7 +244,10 @@ mod tests {
     }
 
     /// Whether the second session is refused while a request of the first is in flight.
-    fn refuses(layer: &ConcurrencyLayer, first: &Session, second: &Session) -> bool {
+    fn refuses<F>(layer: &ConcurrencyLayer<F>, first: &Session, second: &Session) -> bool
+    where
+        F: LimitKey<Connect> + Clone,
+    {
         let service = layer.layer(service_fn(async |_: Request<Connect>| {
             std::future::pending::<Result<Reply, BoxError>>().await
         }));
@@ -226,6 +261,21 @@ mod tests {
         asked.poll().is_ready()
     }
 
+    fn assert_refusals<F>(layer: &ConcurrencyLayer<F>, table: &[(Session, Session, bool)])
+    where
+        F: LimitKey<Connect> + Clone,
+    {
+        for (first, second, refused) in table {
+            assert_eq!(
+                refuses(layer, first, second),
+                *refused,
+                "{layer:?} {first:?} {second:?}"
+            );
+            let stranger = from("203.0.113.9");
+            assert!(!refuses(layer, &stranger, second), "not freed");
+        }
+    }
+
     #[test]
     fn clients_are_told_apart() {
         let alice = || from("192.0.2.1").with_identity("alice");
@@ -234,25 +284,39 @@ mod tests {
             ConcurrencyLayer::per_identity(1),
         );
         let unix = || Session::from_peer(PeerAddr::Unix(None));
-        let table = [
-            (&per_ip, from("192.0.2.1"), from("192.0.2.1"), true),
-            (&per_ip, from("192.0.2.1"), from("192.0.2.2"), false),
-            (&per_ip, from("192.0.2.1"), from("::ffff:192.0.2.1"), true),
-            (&per_ip, from("2001:db8::1"), from("2001:db8::2"), true),
-            (&per_ip, from("2001:db8::1"), from("2001:db8:0:1::"), false),
-            (&per_ip, unix(), unix(), false),
-            (&per_identity, alice(), unix().with_identity("alice"), true),
-            (&per_identity, alice(), alice().with_identity("bob"), false),
-            (&per_identity, from("192.0.2.1"), from("192.0.2.1"), false),
+        let by_ip = [
+            (from("192.0.2.1"), from("192.0.2.1"), true),
+            (from("192.0.2.1"), from("192.0.2.2"), false),
+            (from("192.0.2.1"), from("::ffff:192.0.2.1"), true),
+            (from("2001:db8::1"), from("2001:db8::2"), true),
+            (from("2001:db8::1"), from("2001:db8:0:1::"), false),
+            (unix(), unix(), false),
         ];
-        for (layer, first, second, refused) in table {
-            assert_eq!(
-                refuses(layer, &first, &second),
-                refused,
-                "{layer:?} {first:?} {second:?}"
-            );
-            assert!(!refuses(layer, &from("192.0.2.9"), &unix()), "not freed");
-        }
+        let by_identity = [
+            (alice(), unix().with_identity("alice"), true),
+            (alice(), alice().with_identity("bob"), false),
+            (from("192.0.2.1"), from("192.0.2.1"), false),
+        ];
+        assert_refusals(&per_ip, &by_ip);
+        assert_refusals(&per_identity, &by_identity);
+        let wide = ConcurrencyLayer::per_ip(1).prefixes(Prefixes::new(24, 48).unwrap());
+        assert_refusals(&wide, &[(from("192.0.2.1"), from("192.0.2.2"), true)]);
+    }
+
+    #[test]
+    fn the_key_is_a_function_of_the_request_or_of_the_session() {
+        let local = |session: &Session| session.client_addr().is_local().then_some(());
+        let by_session = ConcurrencyLayer::by_session(1, local);
+        let by_request = ConcurrencyLayer::by(1, move |request: &Request<Connect>| {
+            local(request.session())
+        });
+        let table = [
+            (from("127.0.0.1"), from("127.0.0.2"), true),
+            (from("127.0.0.1"), from("192.0.2.1"), false),
+            (from("192.0.2.1"), from("192.0.2.1"), false),
+        ];
+        assert_refusals(&by_session, &table);
+        assert_refusals(&by_request, &table);
     }
 
     #[tokio::test]
@@ -294,9 +358,8 @@ mod tests {
     #[tokio::test]
     async fn auth_is_refused_with_the_reply_of_the_layer() {
         let layer = ConcurrencyLayer::per_ip(1).reply(Reply::busy());
-        let _in_flight = layer.config.slots.take(Key::Client(ClientKey::new(
-            from("192.0.2.1").client_addr().ip().unwrap(),
-        )));
+        let client = ClientKey::new([192, 0, 2, 1].into());
+        let _in_flight = layer.slots.take(client);
         let service = layer.layer(service_fn(async |_: Request<Auth>| {
             Ok::<_, BoxError>(AuthOutcome::Accept("alice".into()))
         }));

@@ -1,8 +1,8 @@
 //! Layers that count.
 
 mod concurrency;
+mod key;
 mod max_recipients;
-mod quota;
 mod rate_limit;
 mod sessions_per_ip;
 mod size_limit;
@@ -11,8 +11,8 @@ mod tarpit;
 
 pub use self::{
     concurrency::{Concurrency, ConcurrencyFuture, ConcurrencyLayer},
+    key::{LimitKey, PerIdentity, PerIp, PerSession},
     max_recipients::MaxRecipientsLayer,
-    quota::QuotaLayer,
     rate_limit::RateLimitLayer,
     sessions_per_ip::SessionsPerIpLayer,
     size_limit::{SizeLimit, SizeLimitFuture, SizeLimitLayer},

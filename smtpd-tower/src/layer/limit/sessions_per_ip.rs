@@ -44,14 +44,14 @@ pub struct SessionsPerIpLayer {
 
 #[derive(Clone, Debug)]
 struct Config {
-    slots: Arc<Slots<ClientKey>>,
+    slots: Arc<Slots>,
     prefixes: Prefixes,
     reply: Arc<Reply>,
 }
 
 /// The permits of a session: one for each such layer that it has passed.
 #[derive(Default)]
-struct Permits(Vec<Slot<ClientKey>>);
+struct Permits(Vec<Slot>);
 
 impl SessionsPerIpLayer {
     /// Allows each client `n` sessions at a time. With 0, every client is refused.

@@ -1,4 +1,6 @@
 use std::{
+    any::type_name,
+    fmt,
     pin::Pin,
     sync::{
         Arc,
@@ -20,16 +22,16 @@ use crate::{
     phase::{Data, Request},
 };
 
-/// Refuses messages of more octets than that, with 552 5.3.4.
+/// Rejects messages larger than a limit, with 552 5.3.4.
 ///
-/// It fits DATA only, and is for limits beside the server's own, which is announced by EHLO and holds for all: one for the
-/// messages of some service, listener or client. What MAIL has declared by `SIZE=` to be larger is refused before 354,
-/// without an octet received. Otherwise the service reads the message up to the limit, and then
-/// [`BodyError::TooLarge`]; whatever it answers then, the client receives 552. An error of the service stays one.
+/// It fits DATA only, and is for limits beside the server's own, which EHLO announces to all clients: a limit for some service,
+/// listener or client. A message that MAIL has declared to be larger (`SIZE=`) is rejected before 354, without a byte received.
+/// Otherwise the service reads the message up to the limit, and then [`BodyError::TooLarge`]; the client receives 552
+/// regardless of the service's reply. An error of the service stays one.
 ///
-/// Octets are counted as RFC 1870 section 5 says, which is how the body has them: with CRLF, and without the dots that were
-/// added on the way. A declared size is not held against the message: it may be an estimate (RFC 1870 section 6.3). Layers
-/// that add to the message belong inside of this one.
+/// Bytes are counted as in RFC 1870 section 5, which is how the body has them: with CRLF, and without the dots that
+/// were added in transit. The declared size is not compared with the message: it may be an estimate (RFC 1870 section 6.3). Put
+/// layers that add to the message inside of this one.
 ///
 /// ```
 /// use smtpd_tower::{Body, BodyError, Data, Envelope, Reply, Request, Session, handler_fn, layer::SizeLimitLayer};
@@ -49,39 +51,82 @@ use crate::{
 /// assert_eq!(ask("123456789\r\n").await?.merged().to_string(), "552 5.3.4 Message exceeds the maximum size");
 /// # Ok(()) }
 /// ```
-#[derive(Clone, Copy, Debug)]
-pub struct SizeLimitLayer {
-    octets: u64,
+#[derive(Clone, Copy)]
+pub struct SizeLimitLayer<F = fn(&Request<Data>) -> Option<u64>> {
+    limit: Limit<F>,
+}
+
+/// A limit in bytes.
+#[derive(Clone, Copy)]
+enum Limit<F> {
+    Fixed(u64),
+    By(F),
 }
 
 impl SizeLimitLayer {
-    /// Lets messages of up to that many octets pass.
-    pub const fn new(octets: u64) -> Self {
-        Self { octets }
+    /// Accepts messages of up to `bytes` bytes.
+    pub const fn new(bytes: u64) -> Self {
+        Self {
+            limit: Limit::Fixed(bytes),
+        }
     }
 }
 
-impl<S> Layer<S> for SizeLimitLayer {
-    type Service = SizeLimit<S>;
+impl<F> SizeLimitLayer<F>
+where
+    F: Fn(&Request<Data>) -> Option<u64>,
+{
+    /// Accepts messages of up to as many bytes as `limit` returns, or of any size if it returns `None`.
+    ///
+    /// ```
+    /// use smtpd_tower::{Data, Request, layer::SizeLimitLayer};
+    ///
+    /// let layer = SizeLimitLayer::by(|request: &Request<Data>| match request.session().identity() {
+    ///     Some(_) => None,
+    ///     None => Some(1 << 20),
+    /// });
+    /// ```
+    pub const fn by(limit: F) -> Self {
+        Self {
+            limit: Limit::By(limit),
+        }
+    }
+}
 
-    fn layer(&self, inner: S) -> SizeLimit<S> {
+// By hand: a closure has no Debug.
+impl<F> fmt::Debug for SizeLimitLayer<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut layer = f.debug_struct("SizeLimitLayer");
+        match self.limit {
+            Limit::Fixed(bytes) => layer.field("bytes", &bytes),
+            Limit::By(_) => layer.field("by", &type_name::<F>()),
+        };
+        layer.finish()
+    }
+}
+
+impl<S, F: Clone> Layer<S> for SizeLimitLayer<F> {
+    type Service = SizeLimit<S, F>;
+
+    fn layer(&self, inner: S) -> SizeLimit<S, F> {
         SizeLimit {
             inner,
-            octets: self.octets,
+            layer: self.clone(),
         }
     }
 }
 
 /// The service of [`SizeLimitLayer`].
 #[derive(Clone, Debug)]
-pub struct SizeLimit<S> {
+pub struct SizeLimit<S, F = fn(&Request<Data>) -> Option<u64>> {
     inner: S,
-    octets: u64,
+    layer: SizeLimitLayer<F>,
 }
 
-impl<S> Service<Request<Data>> for SizeLimit<S>
+impl<S, F> Service<Request<Data>> for SizeLimit<S, F>
 where
     S: Service<Request<Data>>,
+    F: Fn(&Request<Data>) -> Option<u64>,
     S::Response: From<Reply>,
 {
     type Response = S::Response;
@@ -93,22 +138,36 @@ where
     }
 
     fn call(&mut self, request: Request<Data>) -> Self::Future {
-        let passed = Arc::new(AtomicBool::new(false));
-        let declared = request.envelope().parameters().get::<Size>();
-        let answer = if declared.is_some_and(|size| size.bytes() > self.octets) {
-            // RFC 1870 section 6.1: the declared size is reason enough.
-            AnswerFuture::answer(Reply::too_large().into())
-        } else {
-            let limited = request.map_body(|body| {
-                Body::new(Limited {
-                    body: Some(body),
-                    left: self.octets,
-                    passed: passed.clone(),
-                })
-            });
-            AnswerFuture::inner(self.inner.call(limited))
+        let limit = match &self.layer.limit {
+            Limit::Fixed(bytes) => Some(*bytes),
+            Limit::By(limit) => limit(&request),
         };
-        SizeLimitFuture { answer, passed }
+        let Some(limit) = limit else {
+            return SizeLimitFuture {
+                answer: AnswerFuture::inner(self.inner.call(request)),
+                passed: None,
+            };
+        };
+        let declared = request.envelope().parameters().get::<Size>();
+        if declared.is_some_and(|size| size.bytes() > limit) {
+            // RFC 1870 section 6.1: the declared size is reason enough.
+            return SizeLimitFuture {
+                answer: AnswerFuture::answer(Reply::too_large().into()),
+                passed: None,
+            };
+        }
+        let passed = Arc::new(AtomicBool::new(false));
+        let limited = request.map_body(|body| {
+            Body::new(Limited {
+                body: Some(body),
+                left: limit,
+                passed: passed.clone(),
+            })
+        });
+        SizeLimitFuture {
+            answer: AnswerFuture::inner(self.inner.call(limited)),
+            passed: Some(passed),
+        }
     }
 }
 
@@ -118,8 +177,8 @@ where
 pub struct SizeLimitFuture<F, R> {
     #[pin]
     answer: AnswerFuture<F, R>,
-    /// Whether the message has passed the limit.
-    passed: Arc<AtomicBool>,
+    /// Whether the message has passed the limit, if it has one.
+    passed: Option<Arc<AtomicBool>>,
 }
 
 impl<F, R, E> Future for SizeLimitFuture<F, R>
@@ -132,12 +191,15 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
         let this = self.project();
         let response = ready!(this.answer.poll(cx))?;
-        // A service that takes the end of the pieces for the end of the message must not get half of it accepted.
-        Poll::Ready(Ok(if this.passed.load(Ordering::Relaxed) {
-            Reply::too_large().into()
-        } else {
-            response
-        }))
+        // A service that takes the end of the chunks for the end of the message must not get half of it accepted.
+        let passed = this.passed.as_ref();
+        Poll::Ready(Ok(
+            if passed.is_some_and(|passed| passed.load(Ordering::Relaxed)) {
+                Reply::too_large().into()
+            } else {
+                response
+            },
+        ))
     }
 }
 
@@ -218,6 +280,25 @@ mod tests {
         for (body, expected) in table {
             let reply = service.clone().oneshot(data(None, body)).await.unwrap();
             assert_eq!(reply.to_string(), expected);
+        }
+    }
+
+    #[tokio::test]
+    async fn the_limit_is_a_function_of_the_request() {
+        let layer = SizeLimitLayer::by(|request: &Request<Data>| {
+            request.session().identity().is_none().then_some(2)
+        });
+        let service = layer.layer(service_fn(careless));
+        let message = |session: Session, declared| {
+            let (_, data) = data(declared, "123".into()).into_parts();
+            service.clone().oneshot(Request::new(session, data))
+        };
+        let (stranger, user) = (Session::local(), Session::local().with_identity("alice"));
+        for declared in [None, Some("3")] {
+            let refused = message(stranger.clone(), declared).await.unwrap();
+            assert_eq!(refused, Reply::too_large(), "{declared:?}");
+            let accepted = message(user.clone(), declared).await.unwrap();
+            assert_eq!(accepted, Reply::ok("3"), "{declared:?}");
         }
     }
 

@@ -1,48 +1,52 @@
 use std::{
     collections::HashMap,
     fmt,
-    hash::Hash,
+    hash::{BuildHasher, Hash, RandomState},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 /// How many of each key are in use, up to a limit for each. A key that is not in use takes no memory.
-pub(super) struct Slots<K> {
+///
+/// A hash with a secret seed stands for a key, as in a [`RateLimiter`](crate::limiter::RateLimiter).
+pub(super) struct Slots {
     limit: usize,
-    in_use: Mutex<HashMap<K, usize>>,
+    hasher: RandomState,
+    in_use: Mutex<HashMap<u64, usize>>,
 }
 
-impl<K: Hash + Eq + Clone> Slots<K> {
+impl Slots {
     pub(super) fn new(limit: usize) -> Arc<Self> {
         Arc::new(Self {
             limit,
+            hasher: RandomState::new(),
             in_use: Mutex::default(),
         })
     }
 
     /// One for that key, in use until it is dropped; `None` where all are.
-    pub(super) fn take(self: &Arc<Self>, key: K) -> Option<Slot<K>> {
+    pub(super) fn take(self: &Arc<Self>, key: impl Hash) -> Option<Slot> {
+        // The key's own code runs here and not under the lock.
+        let key = self.hasher.hash_one(key);
         let mut in_use = self.lock();
         match in_use.get_mut(&key) {
             Some(count) if *count >= self.limit => return None,
             Some(count) => *count += 1,
             None if self.limit == 0 => return None,
             None => {
-                in_use.insert(key.clone(), 1);
+                in_use.insert(key, 1);
             }
         }
         drop(in_use);
         let slots = self.clone();
         Some(Slot { key, slots })
     }
-}
 
-impl<K> Slots<K> {
-    fn lock(&self) -> MutexGuard<'_, HashMap<K, usize>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<u64, usize>> {
         self.in_use.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl<K> fmt::Debug for Slots<K> {
+impl fmt::Debug for Slots {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Slots")
             .field("limit", &self.limit)
@@ -53,12 +57,12 @@ impl<K> fmt::Debug for Slots<K> {
 
 /// One in use.
 #[derive(Debug)]
-pub(super) struct Slot<K: Hash + Eq + Clone> {
-    key: K,
-    slots: Arc<Slots<K>>,
+pub(super) struct Slot {
+    key: u64,
+    slots: Arc<Slots>,
 }
 
-impl<K: Hash + Eq + Clone> Drop for Slot<K> {
+impl Drop for Slot {
     fn drop(&mut self) {
         let mut in_use = self.slots.lock();
         match in_use.get_mut(&self.key) {
