@@ -4,14 +4,13 @@ use std::num::NonZeroU32;
 use std::str::FromStr;
 use std::time::Duration;
 
-/// How often something may happen: `events` each `period`, and how many of them at once.
+/// How often something may happen: `events` in each `period`, and how many of them at once.
 ///
-/// After a rest, `burst` events are allowed at once (as many as `events` unless
-/// [`with_burst`](Self::with_burst) says otherwise), then one every `period / events`. So a
-/// window of one period sees at most `burst + events` of them.
+/// After a rest, `burst` events are allowed at once (as many as `events`, unless [`with_burst`](Self::with_burst) is called),
+/// then one every `period / events`. So any one period sees at most `burst + events` of them.
 ///
-/// `period / events` is rounded down to whole nanoseconds, to 1 at least, and the time in
-/// which a spent burst returns is cut to 292 years.
+/// `period / events` is rounded down to whole nanoseconds, but at least 1. The time in which a spent burst returns is limited
+/// to 292 years.
 ///
 /// ```
 /// use std::time::Duration;
@@ -36,11 +35,11 @@ pub struct Rate {
 }
 
 impl Rate {
-    /// At most `events` each `period`, all of them at once if need be.
+    /// Allows `events` events in each `period`, also all at once.
     ///
     /// # Errors
     ///
-    /// [`RateError::ZeroEvents`] and [`RateError::ZeroPeriod`].
+    /// Returns [`RateError::ZeroEvents`] or [`RateError::ZeroPeriod`] if one of them is zero.
     pub const fn new(events: u32, period: Duration) -> Result<Self, RateError> {
         let Some(events) = NonZeroU32::new(events) else {
             return Err(RateError::ZeroEvents);
@@ -55,47 +54,47 @@ impl Rate {
         })
     }
 
-    /// At most `events` each second.
+    /// Allows `events` events in each second.
     ///
     /// # Errors
     ///
-    /// [`RateError::ZeroEvents`].
+    /// Returns [`RateError::ZeroEvents`] if `events` is 0.
     pub const fn per_second(events: u32) -> Result<Self, RateError> {
         Self::new(events, Duration::from_secs(1))
     }
 
-    /// At most `events` each minute.
+    /// Allows `events` events in each minute.
     ///
     /// # Errors
     ///
-    /// [`RateError::ZeroEvents`].
+    /// Returns [`RateError::ZeroEvents`] if `events` is 0.
     pub const fn per_minute(events: u32) -> Result<Self, RateError> {
         Self::new(events, Duration::from_secs(60))
     }
 
-    /// At most `events` each hour.
+    /// Allows `events` events in each hour.
     ///
     /// # Errors
     ///
-    /// [`RateError::ZeroEvents`].
+    /// Returns [`RateError::ZeroEvents`] if `events` is 0.
     pub const fn per_hour(events: u32) -> Result<Self, RateError> {
         Self::new(events, Duration::from_secs(3600))
     }
 
-    /// At most `events` each day, all of them at once if need be.
+    /// Allows `events` events in each day, also all at once.
     ///
     /// # Errors
     ///
-    /// [`RateError::ZeroEvents`].
+    /// Returns [`RateError::ZeroEvents`] if `events` is 0.
     pub const fn per_day(events: u32) -> Result<Self, RateError> {
         Self::new(events, Duration::from_secs(24 * 3600))
     }
 
-    /// Lets `burst` events happen at once; the rate of their return stays as it is.
+    /// Returns a rate with another burst: `burst` events may happen at once.
     ///
     /// # Errors
     ///
-    /// [`RateError::ZeroBurst`]: a limit that nothing passes is not a rate.
+    /// Returns [`RateError::ZeroBurst`] if `burst` is 0.
     pub const fn with_burst(self, burst: u32) -> Result<Self, RateError> {
         let Some(burst) = NonZeroU32::new(burst) else {
             return Err(RateError::ZeroBurst);
@@ -103,27 +102,26 @@ impl Rate {
         Ok(Self { burst, ..self })
     }
 
-    /// How many events each [`period`](Self::period).
+    /// Returns how many events are allowed in each [`period`](Self::period).
     #[must_use]
     pub const fn events(&self) -> u32 {
         self.events.get()
     }
 
-    /// The time over which [`events`](Self::events) are counted.
+    /// Returns the time over which [`events`](Self::events) are counted.
     #[must_use]
     pub const fn period(&self) -> Duration {
         self.period
     }
 
-    /// How many events may happen at once.
+    /// Returns how many events may happen at once.
     #[must_use]
     pub const fn burst(&self) -> u32 {
         self.burst.get()
     }
 }
 
-/// Reads `N/SECONDS`, both in decimal digits and nothing around them: `100/60` is a hundred
-/// each minute.
+/// Parses `N/SECONDS`, both in decimal digits: `100/60` is a hundred in each minute.
 impl FromStr for Rate {
     type Err = RateError;
 
@@ -134,7 +132,7 @@ impl FromStr for Rate {
     }
 }
 
-/// Why a [`Rate`] was refused.
+/// An error of the constructors of [`Rate`].
 ///
 /// ```
 /// use smtpd_tower::limiter::{Rate, RateError};

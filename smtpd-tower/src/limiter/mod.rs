@@ -1,21 +1,19 @@
-//! Rate limits by key, in memory: how many events a client may cause in a time.
+//! Rate limits by key, in memory.
 //!
-//! A [`RateLimiter`] is asked with a key, mostly the [`ClientKey`] of an address, and answers
-//! with a [`Decision`] by its [`Rate`]. It neither waits nor spawns anything.
+//! A [`RateLimiter`] is called with a key, usually the [`ClientKey`] of an address, and returns a [`Decision`] by its [`Rate`]. It
+//! neither waits nor spawns tasks. The layer around it is [`RateLimitLayer`](crate::layer::RateLimitLayer).
 //!
 //! # Memory is bounded
 //!
-//! A limiter remembers at most [`capacity`](RateLimiter::capacity) keys (100,000 unless
-//! set, about 60 bytes each: a hash with a secret seed stands for the key). Keys are spread over up to 16 locked shards
-//! that share the capacity evenly. When a new key comes to a full shard, the limiter looks
-//! at the next 8 entries of that shard, in turn, and the new key takes the place of the one
-//! that would be free again soonest. An entry whose debt is paid already says nothing that a
-//! new one would not, and is the first to go; nothing else sweeps.
+//! A limiter remembers at most [`capacity`](RateLimiter::capacity) keys (100,000 by default, about 60 bytes each: a hash with a
+//! secret seed stands for the key). The keys are spread over up to 16 locked shards that share the capacity evenly. When a new
+//! key comes to a full shard, the limiter looks at the next 8 entries of that shard, in turn, and the new key replaces the one
+//! that would be free again soonest. Entries of keys that are not limited any more are replaced first; nothing else removes
+//! them.
 //!
-//! So a flood of addresses can never grow memory, and a check never looks at more than 8
-//! other entries. At worst the flood makes the limiter forget some limits, those of clients
-//! far from their limit before those of clients at it, and whoever is forgotten begins with
-//! a whole burst. Keys are hashed with a random seed, so no one can aim at a chosen shard.
+//! So a flood of addresses cannot grow memory, and a check looks at no more than 8 other entries. At worst, a flood makes the
+//! limiter forget some limits, those of clients far from their limit before those of clients at it; a client that is forgotten
+//! begins with a whole burst. The seed of the hash is random, so nobody can aim at a shard.
 //!
 //! ```
 //! use std::net::IpAddr;
@@ -52,12 +50,10 @@ pub use self::client::ClientKey;
 use self::gcra::Gcra;
 pub use self::gcra::{Rate, RateError};
 
-/// One limit for each key, in a table that all clones share.
+/// Limits the rate of events by key, in a table that all clones share.
 ///
-/// Cloning is cheap and never copies the table: give each connection a clone. Time is
-/// tokio's, so a paused clock works in tests; outside a runtime it is the system's.
-///
-/// What is remembered and what is forgotten: [module documentation](self).
+/// Cloning is cheap and never copies the table: give each connection a clone. The clock is tokio's, so it can be paused in
+/// tests; outside of a runtime it is the system's. The [module documentation](self) tells what is remembered.
 ///
 /// ```
 /// use smtpd_tower::limiter::{Rate, RateLimiter};
@@ -219,7 +215,7 @@ impl<K> fmt::Debug for RateLimiter<K> {
     }
 }
 
-/// The answer of a [`RateLimiter`]. Nothing will be added to it: a limiter says yes or no.
+/// The decision of a [`RateLimiter`]. This enum is exhaustive: an event is allowed or not.
 ///
 /// ```
 /// use std::time::Duration;
@@ -244,7 +240,7 @@ pub enum Decision {
 }
 
 impl Decision {
-    /// Whether the event may happen.
+    /// Returns whether the event may happen.
     #[must_use]
     pub const fn is_allowed(&self) -> bool {
         matches!(self, Self::Allowed)

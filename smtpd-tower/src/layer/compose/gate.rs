@@ -5,9 +5,9 @@ use tower_service::Service;
 
 use crate::{layer::AnswerFuture, phase::Request};
 
-/// A rule by which a request passes or is refused: what the layers are made of that do nothing else.
+/// A rule that accepts or refuses requests.
 ///
-/// A layer of your own of that kind needs only the rule, and a [`Gate`] around the service:
+/// Layers that do nothing else are made of such a rule and a [`Gate`]. So is a layer of your own:
 ///
 /// ```
 /// use smtpd_tower::{Mail, Reply, Request, ReversePath, Session, handler_fn, layer::{Admit, Gate}};
@@ -34,16 +34,17 @@ use crate::{layer::AnswerFuture, phase::Request};
     note = "a layer that fits one phase goes around the service of that phase, by `ServiceBuilder`; `Pipeline::layer` wraps every phase"
 )]
 pub trait Admit<P> {
-    /// Asked once for each request. A rule that counts does so here. It is cloned with its service for each command, so what
-    /// is dear to clone belongs into an `Arc`.
+    /// Decides on a request. Called once for each request, so a rule that counts does so here.
+    ///
+    /// The rule is cloned with its service for each command; wrap anything expensive to clone in an `Arc`.
     ///
     /// # Errors
     ///
-    /// The reply to a request that is refused.
+    /// Returns the reply to a request that is refused.
     fn admit(&self, request: &Request<P>) -> Result<(), Reply>;
 }
 
-/// A service that is asked only what a rule admits.
+/// A service behind a rule: it is called only with the requests that the rule accepts.
 #[derive(Clone, Copy, Debug)]
 pub struct Gate<S, A> {
     inner: S,
@@ -51,7 +52,7 @@ pub struct Gate<S, A> {
 }
 
 impl<S, A> Gate<S, A> {
-    /// The service behind that rule.
+    /// Puts `inner` behind `rule`.
     pub const fn new(inner: S, rule: A) -> Self {
         Self { inner, rule }
     }
