@@ -90,7 +90,7 @@ mod a_recipient_through {
 
     #[divan::bench]
     fn domain_filter(bencher: Bencher<'_, '_>) {
-        run(bencher, DomainFilterLayer::new(["example.org"]));
+        run(bencher, DomainFilterLayer::parse(["example.org"]).unwrap());
     }
 
     #[divan::bench]

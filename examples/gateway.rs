@@ -48,7 +48,7 @@ pub fn server(maildir: &Path, domains: &[String]) -> Result<Server, BoxError> {
     // The first layer is the outermost. Nothing is remembered of recipients in other domains, nor of clients over their rate.
     let rcpt = ServiceBuilder::new()
         .layer(RateLimitLayer::per_ip(Rate::per_minute(100)?))
-        .layer(DomainFilterLayer::new(domains))
+        .layer(DomainFilterLayer::parse(domains)?)
         .layer(GreylistLayer::new())
         .service(handler_fn(async |_: Request<Rcpt>| {}));
     let data = ServiceBuilder::new()

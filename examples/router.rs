@@ -6,7 +6,7 @@
 use std::path::Path;
 
 use smtpd_tower::{
-    BodyError, Data, Pipeline, Rcpt, Reply, Request, ServePhase, Server,
+    AddressError, BodyError, BoxError, Data, Pipeline, Rcpt, Reply, Request, ServePhase, Server,
     deliver::Maildir,
     handler_fn,
     router::{RoutePhase, Router},
@@ -15,10 +15,10 @@ use smtpd_tower::{
 use tokio::net::TcpListener;
 
 #[tokio::main]
-async fn main() -> std::io::Result<()> {
+async fn main() -> Result<(), BoxError> {
     let mail = Path::new("mail");
     std::fs::create_dir_all(mail)?;
-    let server = server(mail);
+    let server = server(mail)?;
     let smtp = TcpListener::bind("127.0.0.1:2525").await?;
     let lmtp = TcpListener::bind("127.0.0.1:2424").await?;
     println!("SMTP at {}", smtp.local_addr()?);
@@ -27,15 +27,16 @@ async fn main() -> std::io::Result<()> {
     Ok(())
 }
 
-pub fn server(mail: &Path) -> Server {
+pub fn server(mail: &Path) -> Result<Server, BoxError> {
     let accept = || handler_fn(async |_: Request<Rcpt>| {});
-    let rcpt = routes(handler_fn(may_post), handler_fn(is_user), accept());
+    let rcpt = routes(handler_fn(may_post), handler_fn(is_user), accept())?;
     let data = routes(
         handler_fn(distribute),
         Maildir::new(mail.join("org")),
         Maildir::new(mail.join("net")),
-    );
-    Server::new(system_hostname(), Pipeline::new().rcpt(rcpt).data(data))
+    )?;
+    let pipeline = Pipeline::new().rcpt(rcpt).data(data);
+    Ok(Server::new(system_hostname(), pipeline))
 }
 
 /// The same routes for both phases, so that what is accepted is also delivered. What is special goes first.
@@ -43,12 +44,13 @@ fn routes<P: RoutePhase>(
     list: impl ServePhase<P>,
     org: impl ServePhase<P>,
     net: impl ServePhase<P>,
-) -> Router<P> {
-    Router::new()
-        .address("list@example.org", list)
-        .domain("example.org", org.clone())
-        .address("postmaster", org)
-        .domain("example.net", net)
+) -> Result<Router<P>, AddressError> {
+    let router = Router::new()
+        .address("list@example.org".parse()?, list)
+        .domain("example.org".parse()?, org.clone())
+        .address("postmaster".parse()?, org)
+        .domain("example.net".parse()?, net);
+    Ok(router)
 }
 
 /// Reports of failed deliveries, which have no sender, are no posts.

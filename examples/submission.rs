@@ -10,7 +10,7 @@
 use std::{collections::HashMap, sync::Arc};
 
 use smtpd_tower::{
-    Auth, Code, Mail, Pipeline, Profile, Rcpt, Reply, Request, Secret, Server, Status,
+    Auth, Code, Domains, Mail, Pipeline, Profile, Rcpt, Reply, Request, Secret, Server, Status,
     deliver::Maildir,
     handler_fn,
     layer::{OwnSenderLayer, RateLimitLayer, ReceivedLayer, SubmissionFieldsLayer},
@@ -51,7 +51,7 @@ pub fn server(tls: TlsConfig, quota: Rate, outbox: Maildir) -> Result<Server, Bo
             async move { secret.ok_or_else(Reply::auth_failed) }
         }));
     let mail = ServiceBuilder::new()
-        .layer(OwnSenderLayer::in_domains(["example.org"]))
+        .layer(OwnSenderLayer::in_domains(Domains::parse(["example.org"])?))
         .service(handler_fn(async |_: Request<Mail>| {}));
     // RFC 5321 section 4.2.3: 450 where policy blocks the mailbox for a time.
     let exceeded = Reply::new(

@@ -22,7 +22,7 @@ pub(crate) fn server() -> Server {
 /// The same, but messages go to that service.
 pub(crate) fn server_into(data: impl ServePhase<Data>) -> Server {
     let rcpt = ServiceBuilder::new()
-        .layer(DomainFilterLayer::new(["example.org"]))
+        .layer(DomainFilterLayer::parse(["example.org"]).unwrap())
         .service(handler_fn(async |_: Request<Rcpt>| {}));
     let pipeline = Pipeline::new()
         .connect(handler_fn(async |_: Request<Connect>| {}))

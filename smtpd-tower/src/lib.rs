@@ -16,14 +16,14 @@
 //!     }
 //! }
 //!
-//! # #[tokio::main(flavor = "current_thread")] async fn main() -> std::io::Result<()> {
+//! # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let rcpt = ServiceBuilder::new()
-//!     .layer(DomainFilterLayer::new(["example.org"]))
+//!     .layer(DomainFilterLayer::parse(["example.org"])?)
 //!     .service(handler_fn(is_user));
 //! let data = ServiceBuilder::new().layer(ReceivedLayer::new()).service(Inbox::new());
 //! let listener = tokio::net::TcpListener::bind("127.0.0.1:2525").await?;
-//! Server::new("mx.example.org", Pipeline::new().rcpt(rcpt).data(data)).serve(listener).await
-//! # }
+//! Server::new("mx.example.org", Pipeline::new().rcpt(rcpt).data(data)).serve(listener).await?;
+//! # Ok(()) }
 //! ```
 //!
 //! # The guide
@@ -113,6 +113,7 @@ pub use body::{
 };
 #[cfg(feature = "spool")]
 pub use body::{Spooled, Spooling};
+pub use domains::{Domains, DomainsError};
 pub use net::{Cidr, CidrError, CidrErrorKind, PeerAddr, TrustedPeers};
 #[cfg(feature = "password-hash")]
 pub use password_hash::{PasswordHash, PasswordHashError, PasswordVerifier};

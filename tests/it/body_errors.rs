@@ -78,8 +78,8 @@ fn readers(directory: &std::path::Path) -> Vec<(&'static str, DataService)> {
     let sink = TeeLayer::new(|_| Some(async { Ok(tokio::io::sink()) }));
     let split = || {
         Router::new()
-            .domain("example.org", Inbox::new())
-            .domain("example.net", Discard)
+            .domain("example.org".parse().unwrap(), Inbox::new())
+            .domain("example.net".parse().unwrap(), Discard)
     };
     vec![
         ("handler_fn", DataService::new(handler_fn(body_error))),

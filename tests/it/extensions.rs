@@ -215,7 +215,7 @@ async fn vrfy_expn_and_help_have_their_own_answers() {
 #[tokio::test]
 async fn a_recipient_is_known_by_both_kinds_of_labels() {
     let rcpt = ServiceBuilder::new()
-        .layer(DomainFilterLayer::new(["grå.example"]))
+        .layer(DomainFilterLayer::parse(["grå.example"]).unwrap())
         .service(handler_fn(async |_: Request<Rcpt>| {}));
     let mut client = Client::greeted(&server(Pipeline::new().rcpt(rcpt))).await;
     client.cmd("EHLO c", "250").await;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use smtpd_tower::{
-    BodyError, Connect, Data, PeerAddr, Pipeline, Profile, Rcpt, Reply, Request, Server,
+    BodyError, Connect, Data, Domains, PeerAddr, Pipeline, Profile, Rcpt, Reply, Request, Server,
     deliver::Inbox,
     handler_fn,
     layer::{
@@ -226,7 +226,7 @@ async fn a_message_that_loops_is_rejected_and_the_session_goes_on() {
         .service(data());
     let plain = accept_rcpt().data(data());
     let with_profile = server(plain.clone())
-        .domains(["example.org"])
+        .domains(Domains::parse(["example.org"]).unwrap())
         .profile(Profile::Mx);
     for (server, limit) in [
         (server(accept_rcpt().data(layered)), 100),

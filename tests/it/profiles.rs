@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use rcgen::{CertifiedKey, generate_simple_self_signed};
 use smtpd_tower::{
-    Auth, Data, Pipeline, Profile, Rcpt, Reply, Request, Secret, Server,
+    Auth, Data, Domains, Pipeline, Profile, Rcpt, Reply, Request, Secret, Server,
     deliver::Inbox,
     handler_fn,
     layer::SubmissionFieldsLayer,
@@ -43,7 +43,7 @@ fn server_and_connector() -> (Server, TlsConnector) {
     let server = Server::new("mx.test", with_users())
         .configure(|config| config.mechanisms(Mechanisms::default().with(CramMd5)))
         .tls(tls)
-        .domains(["example.org"]);
+        .domains(Domains::parse(["example.org"]).unwrap());
     (server, TlsConnector::from(Arc::new(client)))
 }
 

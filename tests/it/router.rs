@@ -50,7 +50,7 @@ fn stored(maildir: &Path) -> Vec<String> {
 #[tokio::test]
 async fn the_example_gives_each_recipient_the_reply_of_its_service() {
     let dir = tempfile::tempdir().unwrap();
-    let mut client = lmtp(&example::server(dir.path())).await;
+    let mut client = lmtp(&example::server(dir.path()).unwrap()).await;
     for command in FOR_THREE {
         client.cmd(command, "250").await;
     }
@@ -81,8 +81,8 @@ fn routes(list: Reply) -> (Server, Inbox) {
         async move { request.into_body().collect().await.map(|_| reply) }
     });
     let data = Router::new()
-        .address("list@example.org", list)
-        .domain("example.org", inbox.clone());
+        .address("list@example.org".parse().unwrap(), list)
+        .domain("example.org".parse().unwrap(), inbox.clone());
     (server(accept_rcpt().data(data)), inbox)
 }
 
@@ -138,8 +138,8 @@ async fn a_long_message_reaches_all_services_through_a_small_window() {
         })
     };
     let data = Router::new()
-        .domain("example.org", count(&octets))
-        .domain("example.net", count(&octets))
+        .domain("example.org".parse().unwrap(), count(&octets))
+        .domain("example.net".parse().unwrap(), count(&octets))
         .read_ahead(1000);
     let pipeline: Pipeline = accept_rcpt().data(data);
     let mut client = Client::greeted(&server(pipeline)).await;
@@ -179,8 +179,8 @@ async fn a_service_that_gives_up_waiting_for_a_piece_does_not_hold_up_another() 
         idling.await.unwrap().map(drop)
     });
     let data = Router::new()
-        .address("alice@example.org", reader)
-        .address("list@example.org", idler);
+        .address("alice@example.org".parse().unwrap(), reader)
+        .address("list@example.org".parse().unwrap(), idler);
     let mut client = Client::greeted(&server(accept_rcpt().data(data))).await;
     client.cmd("EHLO client.example", "250").await;
     for command in &FOR_THREE[..3] {

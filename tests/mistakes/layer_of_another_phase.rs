@@ -3,7 +3,7 @@ use tower::ServiceBuilder;
 
 fn main() {
     let mail = ServiceBuilder::new()
-        .layer(DomainFilterLayer::new(["example.org"]))
+        .layer(DomainFilterLayer::parse(["example.org"]).unwrap())
         .service(handler_fn(async |_: Request<Mail>| {}));
     let _ = Pipeline::new().mail(mail);
 }

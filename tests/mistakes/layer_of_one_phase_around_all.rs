@@ -1,5 +1,5 @@
 use smtpd_tower::{Pipeline, layer::DomainFilterLayer};
 
 fn main() {
-    let _ = Pipeline::new().layer(DomainFilterLayer::new(["example.org"]));
+    let _ = Pipeline::new().layer(DomainFilterLayer::parse(["example.org"]).unwrap());
 }

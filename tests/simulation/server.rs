@@ -128,8 +128,8 @@ fn pipeline(
 
 fn router(shared: &Shared, ahead: usize) -> PhaseService<Data> {
     let router = Router::<Data>::new()
-        .domain("a.example", Delivery::new(shared, 0))
-        .domain("b.example", Delivery::new(shared, 1))
+        .domain("a.example".parse().unwrap(), Delivery::new(shared, 0))
+        .domain("b.example".parse().unwrap(), Delivery::new(shared, 1))
         .read_ahead(ahead);
     PhaseService::new(router)
 }

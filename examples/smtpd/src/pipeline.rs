@@ -3,8 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 use smtpd_tower::{
-    BoxError, Connect, Data, Domain, Helo, Mail, PhaseService, Pipeline, Profile, Rcpt, Reply,
-    Request,
+    BoxError, Connect, Data, Helo, Mail, PhaseService, Pipeline, Profile, Rcpt, Reply, Request,
     deliver::{Discard, Maildir},
     handler_fn,
     layer::{
@@ -21,7 +20,7 @@ use crate::{mechanisms, message_log::MessageLogLayer, options::Options, users::U
 pub(crate) async fn new(options: &Options) -> Result<Pipeline, BoxError> {
     // Sessions and messages are counted apart, each in a table of its own.
     let rate_limit = || options.rate.map(RateLimitLayer::per_ip);
-    let domains = options.domain.iter().map(Domain::as_str);
+    let domains = || options.domain.iter().cloned().collect();
     let anywhere = !options.domain.is_empty();
     let submission = options.has_submission();
 
@@ -34,7 +33,7 @@ pub(crate) async fn new(options: &Options) -> Result<Pipeline, BoxError> {
         .service(handler_fn(accept));
     let rcpt = ServiceBuilder::new()
         .option_layer(
-            anywhere.then(|| CondLayer::new(is_of_stranger, DomainFilterLayer::new(domains))),
+            anywhere.then(|| CondLayer::new(is_of_stranger, DomainFilterLayer::new(domains()))),
         )
         .service(handler_fn(async |_: Request<Rcpt>| {}));
     let data = ServiceBuilder::new()
@@ -88,7 +87,7 @@ async fn accept(request: Request<Mail>) -> Result<(), Reply> {
 fn own_sender(options: &Options) -> OwnSenderLayer {
     match &*options.domain {
         [] => OwnSenderLayer::in_any_domain(),
-        domains => OwnSenderLayer::in_domains(domains.iter().map(Domain::as_str)),
+        domains => OwnSenderLayer::in_domains(domains.iter().cloned().collect()),
     }
 }
 

@@ -1,7 +1,7 @@
 //! The server around the pipeline: its name, its settings, its TLS, and the proxies that it believes.
 
 use smtpd_tower::{
-    BoxError, Domain, Pipeline, ProxyProtocol, Server, layer::HopLimitLayer, system_hostname,
+    BoxError, Pipeline, ProxyProtocol, Server, layer::HopLimitLayer, system_hostname,
 };
 
 use crate::{config, log, options::Options, tls, values::Proxy};
@@ -24,7 +24,7 @@ pub(crate) fn new(options: &Options, pipeline: Pipeline) -> Result<Server, BoxEr
         server = server.tls(tls);
     }
     if !options.domain.is_empty() {
-        server = server.domains(options.domain.iter().map(Domain::as_str));
+        server = server.domains(options.domain.iter().cloned().collect());
     }
     Ok(behind_proxies(options, server))
 }

@@ -201,7 +201,8 @@ impl Case<'_> {
         for (number, (plan, log)) in self.plans.iter().zip(logs).enumerate() {
             let (plan, log) = (plan.clone(), log.clone());
             let service = service_fn(move |request| deliver(plan.clone(), log.clone(), request));
-            router = router.domain(domain(number), service);
+            let domain = domain(number).parse().expect("a domain");
+            router = router.domain(domain, service);
         }
         match &self.otherwise {
             Some(reply) => router.otherwise_reply(reply.clone()),

@@ -1,41 +1,44 @@
-//! Layers: what stands around the services of a pipeline. One file holds a layer, its service and its future. Those that
-//! only let requests pass or refuse them are rules ([`Admit`]), whose service is a [`Gate`].
+//! Layers, which wrap the services of a pipeline. Layers that only accept or reject requests are rules ([`Admit`]), and their
+//! service is a [`Gate`].
 //!
-//! | layer | phases | what it answers by itself |
+//! | layer | phases | its own reply |
 //! |---|---|---|
+//! | [`AllowClientsLayer`] | any, usually connect | 554 5.7.1 to clients outside of the given networks |
+//! | [`CatchPanicLayer`] | any | 451 4.3.0 if the service panics |
+//! | [`ConcurrencyLayer`] | any | 451 4.7.1 to clients, users or other keys with too many requests in flight |
+//! | [`CondLayer`] | any | none: applies another layer to some requests only |
+//! | [`DenyClientsLayer`] | any, usually connect | 554 5.7.1 to clients of the given networks |
 //! | [`DomainFilterLayer`] | RCPT | 550 5.7.1 to recipients of other domains |
+//! | [`from_fn`] | any, one at a time | whatever an async function returns |
 //! | [`GreylistLayer`] | RCPT | 450 4.7.1 to strangers, until they try again (RFC 6647) |
-//! | [`MaxRecipientsLayer`] | RCPT | 452 4.5.3 to recipients over a number per message |
-//! | [`OwnSenderLayer`] | MAIL | 550 5.7.1 to users who send under the address of another |
-//! | [`RateLimitLayer`] | any | 451 4.7.1 to clients, users or other keys over their rate |
-//! | [`RequireAuthLayer`] | MAIL, RCPT, DATA | 530 5.7.0 before AUTH |
-//! | [`RequireTlsLayer`] | AUTH, MAIL, RCPT, DATA | 530 5.7.0 before STARTTLS |
-//! | [`ReverseDnsLayer`] | connect | nothing: it looks up the [`ReverseName`] of the client |
-//! | [`ScoreLayer`] | any | nothing: it adds points to the [`Score`] of a connection or message |
-//! | [`ScoreGateLayer`] | DATA, RCPT | 550 5.7.1 to those with too high a [`Score`] |
-//! | [`TarpitLayer`] | any | nothing: it delays what the service refuses |
-//! | [`ReceivedLayer`] | DATA | nothing: it puts the trace header before the message, and names it by a [`QueueId`] |
-//! | [`SubmissionFieldsLayer`] | DATA | nothing: it adds the date and the id that a message lacks |
-//! | [`MapBodyLayer`] | DATA | nothing: it gives the service another body |
-//! | [`TeeLayer`] | DATA | nothing: it writes a copy of the message to a sink |
-//! | `SpoolLayer` (feature `spool`) | DATA | the reply of a [`BodyError`](crate::body::BodyError): it takes the whole message before the service is asked |
-//! | [`TraceLayer`] | any | nothing: it logs by `tracing` |
-//! | [`AllowClientsLayer`] | any, best connect | 554 5.7.1 to clients outside of the given networks |
-//! | [`CatchPanicLayer`] | any | 451 4.3.0 where the service panics |
-//! | [`ConcurrencyLayer`] | any | 451 4.7.1 to clients or identities with too many requests in flight |
-//! | [`CondLayer`] | any | nothing: it puts another layer around some requests only |
-//! | [`DenyClientsLayer`] | any, best connect | 554 5.7.1 to clients of the given networks |
-//! | [`from_fn`] | any, one at a time | whatever an async function says |
 //! | [`HeloCheckLayer`] | HELO, MAIL | 550 5.7.1 to forged names |
 //! | [`HopLimitLayer`] | DATA | 554 5.4.6 to messages with too many `Received` fields (RFC 5321 section 6.3) |
-//! | [`MapReplyLayer`] | any | nothing: it changes replies |
+//! | [`MapBodyLayer`] | DATA | none: gives the service another body |
+//! | [`MapReplyLayer`] | any | none: changes replies |
+//! | [`MaxRecipientsLayer`] | RCPT | 452 4.5.3 to recipients over a number for each message |
+//! | [`OwnSenderLayer`] | MAIL | 550 5.7.1 to users who send under the address of another |
+//! | [`RateLimitLayer`] | any | 451 4.7.1 to clients, users or other keys over their rate |
+//! | [`ReceivedLayer`] | DATA | none: adds the trace header to the message, and a [`QueueId`] to the transaction |
+//! | [`RequireAuthLayer`] | MAIL, RCPT, DATA | 530 5.7.0 before AUTH |
+//! | [`RequireTlsLayer`] | AUTH, MAIL, RCPT, DATA | 530 5.7.0 before STARTTLS |
+//! | [`ReverseDnsLayer`] | connect | none: looks up the [`ReverseName`] of the client |
+//! | [`ScoreGateLayer`] | DATA, RCPT | 550 5.7.1 if the [`Score`] is too high |
+//! | [`ScoreLayer`] | any | none: adds points to the [`Score`] of a session or message |
 //! | [`SessionsPerIpLayer`] | connect | 421 4.7.0 to clients with too many sessions |
 //! | [`SizeLimitLayer`] | DATA | 552 5.3.4 to messages that are too large |
+//! | `SpoolLayer` (feature `spool`) | DATA | the reply of a [`BodyError`](crate::body::BodyError): receives the whole message before it calls the service |
+//! | [`SubmissionFieldsLayer`] | DATA | none: adds the date and the id that a message lacks |
+//! | [`TarpitLayer`] | any | none: delays replies that refuse |
+//! | [`TeeLayer`] | DATA | none: writes a copy of the message to a sink |
+//! | [`TraceLayer`] | any | none: logs by `tracing` |
 //!
-//! None of them makes errors of its own: what a layer has to say to the client is a response. Nor do they change the type
-//! of the service's errors, but for [`CondLayer`] and [`from_fn`], where two kinds of errors may meet. tower's own layers
-//! fit beside them; what those say by errors becomes a reply in [`recover`](crate::reply::recover()). At connect a transient
-//! refusal closes the connection with 421, and a local error (451 4.3.z) is 454 4.7.0 to AUTH.
+//! None of them has errors of its own: a refusal is a response. Nor do they change the error type of the service, except
+//! [`CondLayer`] and [`from_fn`], where two error types may meet. tower's own layers fit beside them; their errors become replies
+//! in [`recover`](crate::reply::recover()). At connect, a 4yz reply closes the connection with 421; to AUTH, a local error
+//! (451 4.3.z) is 454 4.7.0.
+//!
+//! Constructors are infallible, unless they parse texts that people write. Setters are named after what they set, and what a
+//! layer counts in is shared by its clones and by all services that it makes.
 //!
 //! The first layer is the outermost, as everywhere in tower: it sees the request first and the response last.
 //!
@@ -63,7 +66,7 @@
 //!     .service(handler_fn(async |_: Request<Mail>| {}));
 //! let rcpt = ServiceBuilder::new()
 //!     .layer(per_client) // the same table: MAIL and RCPT count together
-//!     .layer(DomainFilterLayer::new(["example.org"]))
+//!     .layer(DomainFilterLayer::parse(["example.org"])?)
 //!     .service(handler_fn(async |_: Request<Rcpt>| {}));
 //! let data = ServiceBuilder::new()
 //!     .layer(ReceivedLayer::new())

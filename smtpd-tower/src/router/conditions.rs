@@ -1,10 +1,10 @@
 //! What a route can depend on.
 
-use smtpd_core::{ForwardPath, sasl::Identity};
+use smtpd_core::{Domain, ForwardPath, sasl::Identity};
 
 use super::{RoutePhase, Router};
 use crate::{
-    domains::{DomainSet, is_same_recipient},
+    domains::{Domains, is_same_recipient},
     net::PeerAddr,
     phase::Request,
     service::ServePhase,
@@ -12,21 +12,15 @@ use crate::{
 };
 
 impl<P: RoutePhase> Router<P> {
-    /// Recipients of that domain, in any case (RFC 5321 section 2.4), in A-labels or in U-labels (RFC 5890 section 2.3.2.4).
-    /// A sub-domain is another domain.
+    /// Adds a route for the recipients of `domain`, compared as in [`Domains`]. A subdomain is another domain.
     #[must_use]
-    pub fn domain(self, domain: impl Into<String>, service: impl ServePhase<P>) -> Self {
-        self.domains([domain.into()], service)
+    pub fn domain(self, domain: Domain, service: impl ServePhase<P>) -> Self {
+        self.domains(Domains::from_iter([domain]), service)
     }
 
-    /// Recipients of any of those domains, as with [`domain`](Self::domain). However many there are, they are found at once.
+    /// Adds a route for the recipients of all these domains. The lookup is fast even for many domains.
     #[must_use]
-    pub fn domains<T: AsRef<str>>(
-        self,
-        domains: impl IntoIterator<Item = T>,
-        service: impl ServePhase<P>,
-    ) -> Self {
-        let domains: DomainSet = domains.into_iter().collect();
+    pub fn domains(self, domains: Domains, service: impl ServePhase<P>) -> Self {
         self.recipient(
             // All but `<Postmaster>` have a domain (RFC 5321 section 4.1.1.3).
             move |path| {
@@ -37,24 +31,16 @@ impl<P: RoutePhase> Router<P> {
         )
     }
 
-    /// The recipient of that address: the local part in the same case, but however it is quoted, the domain as with
-    /// [`domain`](Self::domain) (RFC 5321 sections 2.4 and 4.1.2). `Postmaster` is the one without a domain.
+    /// Adds a route for one recipient.
     ///
-    /// What is no address by the RFC is compared letter by letter, for servers that are lenient.
+    /// The local part is compared with its case, but regardless of its quotes (RFC 5321 sections 2.4 and 4.1.2), the domain as
+    /// in [`Domains`]. `Postmaster` is the recipient without a domain.
     #[must_use]
-    pub fn address(self, address: impl Into<String>, service: impl ServePhase<P>) -> Self {
-        let address = address.into();
-        let parsed = address.parse::<ForwardPath>().ok();
-        self.recipient(
-            move |path| match &parsed {
-                Some(parsed) => is_same_recipient(path, parsed),
-                None => path.as_str() == address,
-            },
-            service,
-        )
+    pub fn address(self, address: ForwardPath, service: impl ServePhase<P>) -> Self {
+        self.recipient(move |path| is_same_recipient(path, &address), service)
     }
 
-    /// Recipients that `matches` is true of.
+    /// Adds a route for the recipients for which `matches` returns true.
     #[must_use]
     pub fn recipient(
         self,
@@ -64,8 +50,8 @@ impl<P: RoutePhase> Router<P> {
         self.add(move |_, path| matches(path), service)
     }
 
-    /// Whoever has come by that listener. A port of every address (`0.0.0.0` or `::`) matches whichever address the client
-    /// has connected to.
+    /// Adds a route for the clients of a listener. The unspecified address (`0.0.0.0` or `::`) with a port matches every
+    /// address that the client has connected to.
     #[must_use]
     pub fn listener(self, address: impl Into<PeerAddr>, service: impl ServePhase<P>) -> Self {
         let address = address.into();
@@ -75,7 +61,7 @@ impl<P: RoutePhase> Router<P> {
         )
     }
 
-    /// Whoever has come by a listener of that [profile](crate::server::Server::profile).
+    /// Adds a route for the clients of a listener with that [profile](crate::server::Server::profile).
     #[must_use]
     pub fn profile(self, profile: Profile, service: impl ServePhase<P>) -> Self {
         self.route(
@@ -84,7 +70,7 @@ impl<P: RoutePhase> Router<P> {
         )
     }
 
-    /// Whoever has authenticated under that name, in the same case.
+    /// Adds a route for the clients that have authenticated as `identity`, compared with its case.
     #[must_use]
     pub fn identity(self, identity: impl Into<Identity>, service: impl ServePhase<P>) -> Self {
         let identity = identity.into();
@@ -94,7 +80,8 @@ impl<P: RoutePhase> Router<P> {
         )
     }
 
-    /// Requests that `matches` is true of. At DATA it is asked about each recipient anew that no earlier route has matched.
+    /// Adds a route for the requests for which `matches` returns true. At DATA, `matches` is called for each recipient that no
+    /// earlier route has matched.
     #[must_use]
     pub fn route(
         self,
@@ -138,18 +125,26 @@ mod tests {
     #[tokio::test]
     async fn the_first_route_for_a_recipient_is_taken() {
         let router = Router::new()
-            .address("List@Example.Org", answer("address"))
-            .address("john doe@lenient.example", answer("no address"))
-            .address("postmaster", answer("postmaster"))
-            .domain("Example.ORG", answer("domain"))
-            .address("late@example.org", answer("never"))
-            .domains(["Example.net", "[192.0.2.1]"], answer("domains"))
+            .address("List@Example.Org".parse().unwrap(), answer("address"))
+            .address("postmaster".parse().unwrap(), answer("postmaster"))
+            .domain("Example.ORG".parse().unwrap(), answer("domain"))
+            .address("late@example.org".parse().unwrap(), answer("never"))
+            .domains(
+                Domains::parse(["Example.net", "[192.0.2.1]"]).unwrap(),
+                answer("domains"),
+            )
             .recipient(
                 |path| path.as_str().ends_with(".example"),
                 answer("recipient"),
             )
-            .domain("XN--GR-ZIA.test", answer("both kinds of labels"))
-            .address("chef@bücher.test", answer("address in U-labels"))
+            .domain(
+                "XN--GR-ZIA.test".parse().unwrap(),
+                answer("both kinds of labels"),
+            )
+            .address(
+                "chef@bücher.test".parse().unwrap(),
+                answer("address in U-labels"),
+            )
             .otherwise(answer("otherwise"));
         for (recipient, expected) in [
             ("List@example.org", "address"),

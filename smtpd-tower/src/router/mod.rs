@@ -42,9 +42,9 @@ use crate::{
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), smtpd_tower::BoxError> {
 /// let answer = |text| handler_fn(move |_: Request<Rcpt>| async move { Reply::ok(text) });
 /// let router = Router::new()
-///     .address("list@example.org", answer("list"))
-///     .domain("example.org", answer("local"))
-///     .address("Postmaster", answer("local")) // has no domain, and must be taken: RFC 5321 section 4.5.1
+///     .address("list@example.org".parse()?, answer("list"))
+///     .domain("example.org".parse()?, answer("local"))
+///     .address("Postmaster".parse()?, answer("local")) // has no domain, and must be taken: RFC 5321 section 4.5.1
 ///     .route(|request: &Request<Rcpt>| request.session().identity().is_some(), answer("relay"));
 ///
 /// let ask = async |session: &Session, recipient: &str| {
@@ -77,7 +77,7 @@ use crate::{
 ///
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), smtpd_tower::BoxError> {
 /// let (org, net) = (Inbox::new(), Inbox::new());
-/// let router = Router::new().domain("example.org", org.clone()).domain("example.net", net.clone());
+/// let router = Router::new().domain("example.org".parse()?, org.clone()).domain("example.net".parse()?, net.clone());
 /// let envelope = Envelope::new("sender@example.com".parse()?)
 ///     .with_recipient("a@example.org".parse()?)
 ///     .with_recipient("b@example.net".parse()?)
@@ -120,11 +120,11 @@ pub struct Router<P: RoutePhase> {
 /// A phase that a [`Router`] knows: [`Rcpt`] and [`Data`].
 ///
 /// ```
-/// use smtpd_tower::{ServePhase, router::{RoutePhase, Router}};
+/// use smtpd_tower::{AddressError, ServePhase, router::{RoutePhase, Router}};
 ///
 /// /// The same routes for RCPT and for DATA.
-/// fn routes<P: RoutePhase>(org: impl ServePhase<P>, net: impl ServePhase<P>) -> Router<P> {
-///     Router::new().domain("example.org", org).domain("example.net", net)
+/// fn routes<P: RoutePhase>(org: impl ServePhase<P>, net: impl ServePhase<P>) -> Result<Router<P>, AddressError> {
+///     Ok(Router::new().domain("example.org".parse()?, org).domain("example.net".parse()?, net))
 /// }
 /// ```
 pub trait RoutePhase: Phase {
@@ -314,7 +314,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_no_route_matches_is_refused_as_the_user_likes() {
-        let router = Router::new().domain("example.org", accept());
+        let router = Router::new().domain("example.org".parse().unwrap(), accept());
         let default = router.clone();
         let reply = router.clone().otherwise_reply(Reply::no_such_user());
         let service = router.clone().otherwise(accept());
@@ -332,8 +332,8 @@ mod tests {
     #[tokio::test]
     async fn routers_nest_and_errors_pass() {
         let fails = service_fn(|_: Request<Rcpt>| ready(Err::<Reply, _>(Reply::mailbox_full())));
-        let inner = Router::new().address("full@example.org", fails);
-        let router = Router::new().domain("example.org", inner);
+        let inner = Router::new().address("full@example.org".parse().unwrap(), fails);
+        let router = Router::new().domain("example.org".parse().unwrap(), inner);
         let error = ask(&router, "full@example.org").await.unwrap_err();
         assert!(error.is::<Reply>());
         let refused = ask(&router, "user@example.org").await.unwrap();
@@ -342,7 +342,7 @@ mod tests {
 
     #[test]
     fn an_answer_comes_once() {
-        let mut router = Router::new().domain("example.org", accept());
+        let mut router = Router::new().domain("example.org".parse().unwrap(), accept());
         for recipient in ["a@example.org", "a@example.com"] {
             let rcpt = Rcpt::new(recipient.parse().unwrap());
             let mut answer = task::spawn(router.call(Request::new(Session::local(), rcpt)));
@@ -362,8 +362,8 @@ mod tests {
                 pending::<Reply>()
             }));
         let router = Router::new()
-            .domain("slow.example", slow)
-            .domain("fast.example", accept());
+            .domain("slow.example".parse().unwrap(), slow)
+            .domain("fast.example".parse().unwrap(), accept());
         (router, calls)
     }
 

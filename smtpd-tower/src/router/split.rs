@@ -202,8 +202,8 @@ mod tests {
     #[tokio::test]
     async fn replies_come_in_the_order_of_the_recipients() {
         let router = Router::new()
-            .domain("a.example", echo("A"))
-            .domain("b.example", echo("B"));
+            .domain("a.example".parse().unwrap(), echo("A"))
+            .domain("b.example".parse().unwrap(), echo("B"));
         let replies = deliver(
             &router,
             Protocol::Smtp,
@@ -226,9 +226,15 @@ mod tests {
             service_fn(move |_: Request<Data>| ready(Err::<Reply, _>(error())))
         };
         let router = Router::new()
-            .domain("a.example", fails(|| "password=secret".into()))
-            .domain("b.example", fails(|| Reply::mailbox_full().into()))
-            .domain("c.example", answer(Reply::OK));
+            .domain(
+                "a.example".parse().unwrap(),
+                fails(|| "password=secret".into()),
+            )
+            .domain(
+                "b.example".parse().unwrap(),
+                fails(|| Reply::mailbox_full().into()),
+            )
+            .domain("c.example".parse().unwrap(), answer(Reply::OK));
         let recipients = ["1@c.example", "2@a.example", "3@b.example", "4@a.example"];
         assert_eq!(
             deliver(&router, Protocol::Smtp, &recipients).await,
@@ -256,7 +262,7 @@ mod tests {
             let same = Arc::ptr_eq(&request.payload().envelope, &envelope);
             ready(Reply::ok(same.to_string()))
         });
-        let router = Router::new().domain("a.example", same);
+        let router = Router::new().domain("a.example".parse().unwrap(), same);
         let reply = router.oneshot(request).await.unwrap();
         assert_eq!(reply, Reply::ok("true"));
     }
@@ -264,7 +270,7 @@ mod tests {
     #[tokio::test]
     async fn over_smtp_nobody_delivers_what_is_refused_for_another() {
         use Protocol::{Lmtp, Smtp};
-        let router = Router::new().domain("a.example", echo("A"));
+        let router = Router::new().domain("a.example".parse().unwrap(), echo("A"));
         let refusing = router.clone().otherwise_reply(Reply::no_such_user());
         let dropping = router.clone().otherwise_reply(Reply::ok("Dropped"));
         let (known, no, later, dropped) = (
@@ -290,7 +296,7 @@ mod tests {
 
     #[test]
     fn a_message_is_refused_as_a_whole_before_it_is_read() {
-        let router = Router::new().domain("a.example", echo("A"));
+        let router = Router::new().domain("a.example".parse().unwrap(), echo("A"));
         let (feed, body) = incoming();
         let recipients = ["1@a.example", "2@b.example"];
         let mut answer = task::spawn(router.oneshot(request(Protocol::Smtp, &recipients, body)));
@@ -316,8 +322,8 @@ mod tests {
     #[tokio::test]
     async fn a_service_that_answers_early_does_not_stop_the_others() {
         let router = Router::new()
-            .domain("a.example", Inbox::new().limit(2500))
-            .domain("b.example", echo("B"))
+            .domain("a.example".parse().unwrap(), Inbox::new().limit(2500))
+            .domain("b.example".parse().unwrap(), echo("B"))
             .read_ahead(5000);
         let request = request(Protocol::Smtp, &BOTH, long(100, Ok(())).await);
         let reply = router.oneshot(request).await.unwrap();
@@ -329,8 +335,8 @@ mod tests {
     #[tokio::test]
     async fn a_message_that_breaks_off_does_so_for_all() {
         let router = Router::new()
-            .domain("a.example", echo("A"))
-            .domain("b.example", echo("B"));
+            .domain("a.example".parse().unwrap(), echo("A"))
+            .domain("b.example".parse().unwrap(), echo("B"));
         let body = long(3, Err(BodyError::Incomplete)).await;
         let reply = router
             .oneshot(request(Protocol::Smtp, &BOTH, body))
@@ -344,8 +350,8 @@ mod tests {
         let one = tower::limit::GlobalConcurrencyLimitLayer::new(1);
         let limited = |name| ServiceBuilder::new().layer(one.clone()).service(echo(name));
         Router::new()
-            .domain("a.example", limited("A"))
-            .domain("b.example", limited("B"))
+            .domain("a.example".parse().unwrap(), limited("A"))
+            .domain("b.example".parse().unwrap(), limited("B"))
             .read_ahead(5000)
     }
 

@@ -5,6 +5,7 @@ use tower_layer::Layer;
 
 use super::{Server, Settings};
 use crate::{
+    domains::Domains,
     layer::{DomainFilterLayer, HopLimitLayer},
     service::{PhaseService, Pipeline},
     session::Profile,
@@ -30,13 +31,13 @@ impl Server {
     ///
     /// ```no_run
     /// # #[cfg(any(feature = "tls-ring", feature = "tls-aws-lc"))] mod example {
-    /// use smtpd_tower::{Pipeline, Profile, Server, tls::TlsConfig};
+    /// use smtpd_tower::{Domains, Pipeline, Profile, Server, tls::TlsConfig};
     /// use tokio::net::{TcpListener, UnixListener};
     ///
     /// # async fn run(pipeline: Pipeline, lists: Pipeline) -> Result<(), Box<dyn std::error::Error>> {
     /// let server = Server::new("mail.example.org", pipeline)
     ///     .tls(TlsConfig::from_pem_files("cert.pem", "key.pem")?)
-    ///     .domains(["example.org", "example.net"]);
+    ///     .domains(Domains::parse(["example.org", "example.net"])?);
     /// let at = |profile| server.clone().profile(profile);
     /// tokio::try_join!(
     ///     at(Profile::Mx).serve(TcpListener::bind("[::]:25").await?),
@@ -57,12 +58,12 @@ impl Server {
             .offer_auth()
     }
 
-    /// The domains that mail is taken for at listeners of [`Profile::Mx`]: recipients of others are refused with 550 5.7.1
-    /// before the RCPT service is asked, as by [`DomainFilterLayer`]. It has no effect at others.
+    /// Sets the domains that listeners of [`Profile::Mx`] accept mail for. Other recipients are rejected with 550 5.7.1 before the
+    /// RCPT service is called, as by [`DomainFilterLayer`]. Listeners of other profiles ignore this setting.
     ///
-    /// Where domains come and go, serve the listener without a profile, and let its RCPT service decide.
+    /// If the domains change while the server runs, serve the listener without a profile, and let its RCPT service decide.
     #[must_use]
-    pub fn domains<T: AsRef<str>>(mut self, domains: impl IntoIterator<Item = T>) -> Self {
+    pub fn domains(mut self, domains: Domains) -> Self {
         self.settings.domains = Some(DomainFilterLayer::new(domains));
         self
     }
@@ -75,7 +76,7 @@ impl Server {
     /// ```
     /// use smtpd_tower::{Pipeline, Profile, Server};
     ///
-    /// let server = Server::new("mx.example.org", Pipeline::new()).domains(["example.org"]).profile(Profile::Mx);
+    /// let server = Server::new("mx.example.org", Pipeline::new()).profile(Profile::Lmtp);
     /// let patient = server.clone().max_hops(250);
     /// let without = server.max_hops(None);
     /// ```
@@ -246,7 +247,10 @@ mod tests {
         }
         for server in [
             nobody.clone().profile(Profile::Lmtp),
-            nobody.clone().domains(["a.test"]).profile(Profile::Mx),
+            nobody
+                .clone()
+                .domains(Domains::parse(["a.test"]).unwrap())
+                .profile(Profile::Mx),
             users.clone().profile(Profile::Submission).configure(open),
             users,
             nobody,

@@ -31,12 +31,13 @@ impl<P: Phase, L> LayerPhase<P> for L where L: Layer<PhaseService<P>, Service: S
 /// use tower::ServiceBuilder;
 ///
 /// let rcpt = ServiceBuilder::new()
-///     .layer(DomainFilterLayer::new(["example.org"]))
+///     .layer(DomainFilterLayer::parse(["example.org"])?)
 ///     .service(handler_fn(async |_: Request<Rcpt>| {}));
 /// let pipeline = Pipeline::new()
 ///     .rcpt(rcpt)
 ///     .data(handler_fn(async |_: Request<Data>| Reply::ok("Dropped")))
 ///     .layer(TraceLayer::new()); // around every phase
+/// # Ok::<(), smtpd_tower::DomainsError>(())
 /// ```
 #[derive(Clone, Debug, Default)]
 pub struct Pipeline {

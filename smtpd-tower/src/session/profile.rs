@@ -28,7 +28,7 @@ use std::fmt;
 /// // One pipeline for all listeners: by LMTP comes mail for these domains, from users for any.
 /// let is_delivery = |request: &Request<Rcpt>| request.session().profile() == Some(Profile::Lmtp);
 /// let rcpt = ServiceBuilder::new()
-///     .layer(CondLayer::new(is_delivery, DomainFilterLayer::new(["example.org"])))
+///     .layer(CondLayer::new(is_delivery, DomainFilterLayer::parse(["example.org"])?))
 ///     .service(handler_fn(async |_: Request<Rcpt>| {}));
 /// let path: smtpd_tower::ForwardPath = "user@example.com".parse()?;
 /// let ask = |profile| {

@@ -17,14 +17,14 @@
 //! use smtpd_tower::{
 //!     Pipeline, Server,
 //!     layer::DomainFilterLayer,
-//!     test::{Client, ClientError, Recorder},
+//!     test::{Client, Recorder},
 //! };
 //! use tower::ServiceBuilder;
 //!
-//! # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), ClientError> {
+//! # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let recorder = Recorder::new();
 //! let rcpt = ServiceBuilder::new()
-//!     .layer(DomainFilterLayer::new(["example.org"]))
+//!     .layer(DomainFilterLayer::parse(["example.org"])?)
 //!     .service(recorder.clone());
 //! let server = Server::new("mx.example.org", Pipeline::new().rcpt(rcpt).data(recorder.clone()));
 //!

@@ -1,18 +1,15 @@
-use std::sync::Arc;
-
 use smtpd_core::Reply;
 
 use crate::{
-    domains::DomainSet,
+    domains::{Domains, DomainsError},
     layer::{Admit, compose::rule_layer},
     phase::{Rcpt, Request},
 };
 
-/// Lets recipients of the given domains pass, and refuses all others with 550 5.7.1.
+/// Accepts recipients of the given domains only, and rejects all others with 550 5.7.1.
 ///
-/// Domains are compared in any case (RFC 5321 section 2.4), and in A-labels as in U-labels (RFC 5890 section 2.3.2.4); a
-/// sub-domain is another domain. `<Postmaster>` without a domain passes,
-/// as RFC 5321 section 4.5.1 demands. It fits the RCPT phase only; around another it does not compile.
+/// [`Domains`] tells how domains are compared; a subdomain is another domain. `<Postmaster>` without a domain passes, as RFC 5321
+/// section 4.5.1 requires. It fits RCPT only.
 ///
 /// ```
 /// use smtpd_tower::{Rcpt, Request, Session, handler_fn, layer::DomainFilterLayer};
@@ -20,7 +17,7 @@ use crate::{
 ///
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let rcpt = ServiceBuilder::new()
-///     .layer(DomainFilterLayer::new(["example.org"]))
+///     .layer(DomainFilterLayer::parse(["example.org"])?)
 ///     .service(handler_fn(async |_: Request<Rcpt>| {}));
 /// let ask = |address: &str| {
 ///     let rcpt = rcpt.clone();
@@ -33,15 +30,24 @@ use crate::{
 /// ```
 #[derive(Clone, Debug)]
 pub struct DomainFilterLayer {
-    domains: Arc<DomainSet>,
+    domains: Domains,
 }
 
 impl DomainFilterLayer {
-    /// Lets these domains pass.
-    pub fn new<T: AsRef<str>>(domains: impl IntoIterator<Item = T>) -> Self {
-        Self {
-            domains: Arc::new(domains.into_iter().collect()),
-        }
+    /// Accepts recipients of these domains only.
+    pub const fn new(domains: Domains) -> Self {
+        Self { domains }
+    }
+
+    /// Like [`new`](Self::new), with the domains as [`Domains::parse`] reads them.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error that names the first text that is not a domain.
+    pub fn parse<T: AsRef<str>>(
+        domains: impl IntoIterator<Item = T>,
+    ) -> Result<Self, DomainsError> {
+        Domains::parse(domains).map(Self::new)
     }
 }
 

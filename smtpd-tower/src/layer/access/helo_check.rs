@@ -3,6 +3,7 @@ use std::{net::IpAddr, sync::Arc};
 use smtpd_core::{ClientName, ClientNameKind, Code, Reply, Status};
 
 use crate::{
+    domains::Domains,
     layer::{Admit, compose::rule_layer},
     phase::{Helo, Mail, Request},
     session::Session,
@@ -21,12 +22,12 @@ use crate::{
 /// It fits HELO and MAIL. At HELO, a client is rejected at once, but may send another HELO; at MAIL, its mail is rejected.
 ///
 /// ```
-/// use smtpd_tower::{Helo, Request, Session, handler_fn, layer::HeloCheckLayer};
+/// use smtpd_tower::{Domains, Helo, Request, Session, handler_fn, layer::HeloCheckLayer};
 /// use tower::{ServiceBuilder, ServiceExt};
 ///
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let helo = ServiceBuilder::new()
-///     .layer(HeloCheckLayer::new().own_names(["mx.example.org"]).reject_unqualified())
+///     .layer(HeloCheckLayer::new().own_names(Domains::parse(["mx.example.org"])?).reject_unqualified())
 ///     .service(handler_fn(async |_: Request<Helo>| {}));
 /// let ask = |name: &str| {
 ///     let request = name.parse().map(|name| Request::new(Session::from_peer(([192, 0, 2, 1], 4711)), Helo::new(name)));
@@ -46,7 +47,7 @@ pub struct HeloCheckLayer {
 #[derive(Clone, Debug)]
 struct Config {
     rules: Vec<Rule>,
-    names: Vec<String>,
+    names: Vec<Domains>,
     addresses: Vec<IpAddr>,
 }
 
@@ -80,8 +81,8 @@ impl HeloCheckLayer {
 
     /// Adds names of this server, such as those of the other machines of a cluster.
     #[must_use]
-    pub fn own_names<T: Into<String>>(self, names: impl IntoIterator<Item = T>) -> Self {
-        self.with(|config| config.names.extend(names.into_iter().map(Into::into)))
+    pub fn own_names(self, names: Domains) -> Self {
+        self.with(|config| config.names.push(names))
     }
 
     /// Adds addresses of this server, such as those outside of a NAT or a load balancer.
@@ -181,9 +182,8 @@ impl Config {
             return session.local_addr().ip() == Some(ip) || self.addresses.contains(&ip);
         }
         let name = without_root(name);
-        let mut names = self.names.iter().map(String::as_str);
         name.eq_ignore_ascii_case(session.hostname())
-            || names.any(|own| own.eq_ignore_ascii_case(name))
+            || self.names.iter().any(|own| own.contains_text(name))
     }
 }
 
@@ -258,7 +258,7 @@ mod tests {
         let none = fresh.clone().allow_own();
         let own = fresh
             .clone()
-            .own_names(["mx2.example.org"])
+            .own_names(Domains::parse(["mx2.example.org"]).unwrap())
             .own_addresses(["203.0.113.5".parse().unwrap()]);
         let malformed = none.clone().reject_malformed();
         let unqualified = none.clone().reject_unqualified();

@@ -4,25 +4,24 @@ use smtpd_core::{Code, Mailbox, Reply, Status, sasl::Identity};
 use unicode_normalization::UnicodeNormalization;
 
 use crate::{
-    domains::{DomainSet, canonical},
+    domains::{Domains, canonical},
     layer::{Admit, compose::rule_layer},
     phase::{Mail, Request},
 };
 
-/// Lets users send under their own addresses, and refuses others with 550 5.7.1 (RFC 6409 section 6.1); who has not
-/// authenticated is refused with 530 5.7.0.
+/// Accepts the senders that a user owns, and rejects others with 550 5.7.1 (RFC 6409 section 6.1).
 ///
-/// It fits MAIL only. The empty sender, which reports of having read a message must have (RFC 8098 section 3), is everybody's.
-/// Where one pipeline also takes mail from other servers, put it into a [`CondLayer`](crate::layer::CondLayer) that asks for
-/// [`Session::profile`](crate::session::Session::profile).
+/// Clients that have not authenticated are rejected with 530 5.7.0. Everybody owns the empty sender, which message disposition
+/// notifications must have (RFC 8098 section 3). It fits MAIL only. If the pipeline also accepts mail from other servers, put this
+/// layer into a [`CondLayer`](crate::layer::CondLayer) that checks [`Session::profile`](crate::session::Session::profile).
 ///
 /// ```
-/// use smtpd_tower::{Mail, Request, Session, handler_fn, layer::OwnSenderLayer};
+/// use smtpd_tower::{Domains, Mail, Request, Session, handler_fn, layer::OwnSenderLayer};
 /// use tower::{ServiceBuilder, ServiceExt};
 ///
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let mail = ServiceBuilder::new()
-///     .layer(OwnSenderLayer::in_domains(["example.org"]))
+///     .layer(OwnSenderLayer::in_domains(Domains::parse(["example.org"])?))
 ///     .service(handler_fn(async |_: Request<Mail>| {}));
 /// let session = Session::local().with_identity("alice");
 /// let ask = |sender: &str| sender.parse().map(|path| mail.clone().oneshot(Request::new(session.clone(), Mail::new(path))));
@@ -39,25 +38,23 @@ pub struct OwnSenderLayer {
 type Owns = dyn Fn(&Identity, &Mailbox) -> bool + Send + Sync;
 
 impl OwnSenderLayer {
-    /// Lets a user send as every address for which `owns` returns true.
+    /// Lets a user send as each address for which `owns` returns true.
     pub fn new(owns: impl Fn(&Identity, &Mailbox) -> bool + Send + Sync + 'static) -> Self {
         Self {
             owns: Arc::new(owns),
         }
     }
 
-    /// Lets a user of the name `alice` send as `alice` of each of these domains, and one whose name has an `@` as that address alone.
-    /// The case of letters matters in names, not in domains; these may be in A-labels or U-labels. Accents may be written in either
-    /// way (NFC or NFD).
-    pub fn in_domains<T: AsRef<str>>(domains: impl IntoIterator<Item = T>) -> Self {
-        let domains: DomainSet = domains.into_iter().collect();
+    /// Lets the user `alice` send as `alice` at each of these domains, and a user whose name is an address as that address only.
+    ///
+    /// Names are compared with their case; accents may be written in either way (NFC or NFD).
+    pub fn in_domains(domains: Domains) -> Self {
         Self::new(move |user, sender| {
             domains.contains(sender.domain()) && is_named(user.as_str(), sender)
         })
     }
 
-    /// The same in any domain: lets a user of the name `alice` send as `alice` of every domain, and one whose name has an `@` as that
-    /// address alone.
+    /// Like [`in_domains`](Self::in_domains), with every domain.
     pub fn in_any_domain() -> Self {
         Self::new(|user, sender| is_named(user.as_str(), sender))
     }
@@ -123,7 +120,9 @@ mod tests {
 
     #[tokio::test]
     async fn addresses_of_users() {
-        let layer = OwnSenderLayer::in_domains(["example.org", "gr\u{e5}.example"]);
+        let layer = OwnSenderLayer::in_domains(
+            Domains::parse(["example.org", "gr\u{e5}.example"]).unwrap(),
+        );
         for (user, sender, code) in [
             ("alice", "alice@example.org", 250),
             ("alice", r#""alice"@EXAMPLE.org"#, 250),

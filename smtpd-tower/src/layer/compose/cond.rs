@@ -32,7 +32,7 @@ use crate::phase::Request;
 /// // Who has authenticated may write to anybody.
 /// let is_stranger = |request: &Request<Rcpt>| request.session().identity().is_none();
 /// let rcpt = ServiceBuilder::new()
-///     .layer(CondLayer::new(is_stranger, DomainFilterLayer::new(["example.org"])))
+///     .layer(CondLayer::new(is_stranger, DomainFilterLayer::parse(["example.org"])?))
 ///     .service(handler_fn(async |_: Request<Rcpt>| {}));
 /// let path: smtpd_tower::ForwardPath = "user@example.com".parse()?;
 /// let ask = |session| rcpt.clone().oneshot(Request::new(session, Rcpt::new(path.clone())));

@@ -41,7 +41,7 @@ use crate::{phase::Request, reply::Answer, session::Session};
 /// # #[tokio::main(flavor = "current_thread", start_paused = true)] async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let rcpt = ServiceBuilder::new()
 ///     .layer(TarpitLayer::new(Duration::from_secs(2)))
-///     .layer(DomainFilterLayer::new(["example.org"]))
+///     .layer(DomainFilterLayer::parse(["example.org"])?)
 ///     .service(handler_fn(async |_: Request<Rcpt>| {}));
 /// let session = Session::local();
 /// let ask = |path| rcpt.clone().oneshot(Request::new(session.clone(), Rcpt::new(path)));
