@@ -395,7 +395,7 @@ mod tests {
         }
     }
 
-    fn of_16<'a>(name: &'a str) -> (Option<ClientKey>, &'a str) {
+    fn of_16(name: &str) -> (Option<ClientKey>, &str) {
         let add = |sum: u16, byte: u8| sum.wrapping_mul(31).wrapping_add(byte.into());
         let number = name.bytes().fold(0, add);
         let [a, b] = number.to_be_bytes();
@@ -409,7 +409,7 @@ mod tests {
         }
     }
 
-    fn take<'a>(turns: &mut Turns<&'a str>, count: usize) -> String {
+    fn take(turns: &mut Turns<&str>, count: usize) -> String {
         let next = std::iter::from_fn(|| turns.next(|_| false, &mut Vec::new()));
         next.take(count).collect()
     }
