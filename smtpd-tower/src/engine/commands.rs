@@ -14,7 +14,7 @@ use super::{
 use crate::{
     phase::{Auth, Command, Connect, Helo, Mail, Phase, Rcpt, Request},
     phase_kind::PhaseKind,
-    service::{PhaseService, Pipeline, no_recipient},
+    service::{PhaseService, Pipeline},
     session::Session,
 };
 
@@ -62,7 +62,7 @@ pub(super) fn connect(
     ask: Ask<'_, kind::Connect>,
 ) -> After {
     let service = pipeline.connect.as_ref();
-    call(cx, service, session, Connect::new(), ask, Reply::OK, reply)
+    call(cx, service, session, Connect::new(), ask, reply)
 }
 
 pub(super) fn helo(
@@ -77,7 +77,7 @@ pub(super) fn helo(
         greeting: helo.greeting,
     };
     let service = pipeline.helo.as_ref();
-    call(cx, service, session, payload, ask, Reply::OK, greet)
+    call(cx, service, session, payload, ask, greet)
 }
 
 pub(super) fn auth(
@@ -89,9 +89,8 @@ pub(super) fn auth(
 ) -> After {
     let credentials = request.credentials.clone();
     let payload = Auth::new(request.mechanism, request.credentials);
-    let unset = Reply::auth_failed().into();
     let service = pipeline.auth.as_ref();
-    call(cx, service, session, payload, ask, unset, {
+    call(cx, service, session, payload, ask, {
         move |ask: Ask<'_, kind::Auth>, session: &Session, outcome| {
             authenticate(ask, session, &credentials, outcome)
         }
@@ -107,7 +106,7 @@ pub(super) fn mail(
 ) -> After {
     let payload = Mail::new(mail.sender).with_parameters(mail.parameters);
     let service = pipeline.mail.as_ref();
-    call(cx, service, session, payload, ask, Reply::OK, reply)
+    call(cx, service, session, payload, ask, reply)
 }
 
 pub(super) fn rcpt(
@@ -123,7 +122,7 @@ pub(super) fn rcpt(
         envelope: ask.connection().envelope().cloned().unwrap_or_default(),
     };
     let service = pipeline.rcpt.as_ref();
-    call(cx, service, session, payload, ask, no_recipient(), reply)
+    call(cx, service, session, payload, ask, reply)
 }
 
 pub(super) fn command(
@@ -133,11 +132,10 @@ pub(super) fn command(
     line: CommandLine,
     ask: Ask<'_, kind::Command>,
 ) -> After {
-    let unset = line.default_reply.clone();
     let mut payload = Command::new(line.verb, line.argument);
     payload.default_reply = line.default_reply;
     let service = pipeline.command.as_ref();
-    call(cx, service, session, payload, ask, unset, reply)
+    call(cx, service, session, payload, ask, reply)
 }
 
 fn reply<K: kind::OneReply>(ask: Ask<'_, K>, _: &Session, reply: Reply) -> After {
@@ -163,11 +161,10 @@ fn call<P: Phase, K: 'static>(
     session: &Session,
     payload: P,
     ask: Ask<'_, K>,
-    unset: P::Response,
     pass_on: impl FnOnce(Ask<'_, K>, &Session, P::Response) -> After + Send + 'static,
 ) -> After {
     let Some(service) = service else {
-        return pass_on(ask, session, unset);
+        return pass_on(ask, session, payload.default_response());
     };
     let request = Request::new(session.clone(), payload);
     match Call::start(service, request, cx) {

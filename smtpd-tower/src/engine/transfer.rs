@@ -14,11 +14,11 @@ use super::{
     work::{After, Desk, Panic},
 };
 use crate::{
-    body::{BodyError, Feed, Pieces, Served, incoming},
+    body::{Body, BodyError, Feed, Pieces, Served, incoming},
     fault::caught,
-    phase::{Data, Request},
+    phase::{Data, Phase, Request},
     phase_kind::PhaseKind,
-    service::{Pipeline, no_delivery},
+    service::Pipeline,
     session::Session,
 };
 
@@ -80,11 +80,12 @@ impl Transfer {
         session: &Session,
         ask: Ask<'_, kind::Data>,
     ) -> After {
+        let envelope = ask.connection().envelope().cloned().unwrap_or_default();
         let Some(service) = &pipeline.data else {
-            return self.reply(ask, no_delivery().into());
+            let unset = Data::new(envelope, Body::default()).default_response();
+            return self.reply(ask, unset);
         };
         let (feed, body) = incoming();
-        let envelope = ask.connection().envelope().cloned().unwrap_or_default();
         let request = Request::new(session.clone(), Data::new(envelope, body));
         let start = |cx: &mut Context<'_>| Poll::Ready(Call::start(service, request, cx));
         let Poll::Ready(Served::Answered(outcome)) = feed.poll_service(cx, start) else {

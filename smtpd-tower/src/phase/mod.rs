@@ -44,27 +44,53 @@ pub trait Phase: sealed::Sealed + Send + Sync + 'static {
 
     /// The phase as a value, for code that serves several phases and tells them apart.
     const KIND: PhaseKind;
+
+    /// Returns the response of a [`Pipeline`](crate::service::Pipeline) that has no service for this phase.
+    ///
+    /// ```
+    /// use smtpd_tower::{Connect, Phase, Rcpt, Reply};
+    ///
+    /// assert_eq!(Connect::new().default_response(), Reply::OK);
+    /// assert_eq!(Rcpt::new("user@example.org".parse()?).default_response(), Reply::relay_denied());
+    /// # Ok::<(), smtpd_tower::AddressError>(())
+    /// ```
+    fn default_response(&self) -> Self::Response;
+}
+
+/// The reply to RCPT if no service is set, and if no route of a router matches.
+pub(crate) const fn no_recipient() -> Reply {
+    Reply::relay_denied()
+}
+
+/// The reply to DATA if no service is set, and if no route of a router matches.
+pub(crate) fn no_delivery() -> Reply {
+    Reply::try_again("No delivery is set up")
 }
 
 macro_rules! phases {
-    ($($phase:ident => $response:ty;)*) => {
+    ($($phase:ident => $response:ty, $default:expr;)*) => {
         $(
             impl sealed::Sealed for $phase {}
 
             impl Phase for $phase {
                 type Response = $response;
                 const KIND: PhaseKind = PhaseKind::$phase;
+
+                fn default_response(&self) -> $response {
+                    let default: fn(&Self) -> $response = $default;
+                    default(self)
+                }
             }
         )*
     };
 }
 
 phases! {
-    Connect => Reply;
-    Helo => Reply;
-    Auth => AuthOutcome;
-    Mail => Reply;
-    Rcpt => Reply;
-    Data => DataReply;
-    Command => Reply;
+    Connect => Reply, |_| Reply::OK;
+    Helo => Reply, |_| Reply::OK;
+    Auth => AuthOutcome, |_| Reply::auth_failed().into();
+    Mail => Reply, |_| Reply::OK;
+    Rcpt => Reply, |_| no_recipient();
+    Data => DataReply, |_| no_delivery().into();
+    Command => Reply, |command| command.default_reply.clone();
 }

@@ -20,8 +20,8 @@ use tower_service::Service;
 pub(crate) use self::broadcast::probed_broadcast;
 pub use self::{future::RouteFuture, split::SplitFuture};
 use crate::{
-    phase::{Data, Phase, Rcpt, Request},
-    service::{PhaseService, ServePhase, no_delivery, no_recipient},
+    phase::{Data, Phase, Rcpt, Request, no_delivery, no_recipient},
+    service::{PhaseService, ServePhase},
 };
 
 /// Chooses the service for each recipient, at RCPT or at DATA.

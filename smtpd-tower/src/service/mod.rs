@@ -15,4 +15,3 @@ pub use handler::{HandlerFn, HandlerFnWith, HandlerFuture, handler_fn, handler_f
 pub(crate) use phase_service::{Asked, Erased, PhaseFuture};
 pub use phase_service::{PhaseService, ServePhase};
 pub use pipeline::{LayerPhase, Pipeline};
-pub(crate) use pipeline::{no_delivery, no_recipient};

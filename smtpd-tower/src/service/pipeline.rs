@@ -1,9 +1,16 @@
-use smtpd_core::Reply;
+use std::{
+    convert::Infallible,
+    future::{Ready, ready},
+    task::{Context, Poll},
+};
+
+use tower::BoxError;
 use tower_layer::Layer;
+use tower_service::Service;
 
 use crate::{
     phase::{Auth, Command, Connect, Data, Helo, Mail, Phase, Rcpt, Request},
-    service::{PhaseService, ServePhase, handler_fn},
+    service::{PhaseFuture, PhaseService, ServePhase},
 };
 
 /// A layer that can wrap phase `P`. It has a blanket implementation.
@@ -39,6 +46,31 @@ impl<P: Phase, L> LayerPhase<P> for L where L: Layer<PhaseService<P>, Service: S
 ///     .layer(TraceLayer::new()); // around every phase
 /// # Ok::<(), smtpd_tower::DomainsError>(())
 /// ```
+///
+/// # As a service
+///
+/// A pipeline is a service of every phase itself. It passes a request to the service of its phase, and answers a phase that is not
+/// set with its [default](Phase::default_response). So a whole pipeline is tested by
+/// [`oneshot`](tower::ServiceExt::oneshot), with all layers in place:
+///
+/// ```
+/// use smtpd_tower::{Mail, Pipeline, Rcpt, Reply, Request, Session, handler_fn, layer::RequireAuthLayer};
+/// use tower::{Layer, ServiceExt};
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), smtpd_tower::BoxError> {
+/// let pipeline = Pipeline::new()
+///     .rcpt(RequireAuthLayer::new().layer(handler_fn(async |_: Request<Rcpt>| {})));
+///
+/// let mail = Request::new(Session::local(), Mail::new("alice@example.org".parse()?));
+/// assert_eq!(pipeline.clone().oneshot(mail).await?, Reply::OK); // the default
+///
+/// let rcpt = Request::new(Session::local(), Rcpt::new("bob@example.org".parse()?));
+/// assert_eq!(pipeline.oneshot(rcpt).await?, Reply::auth_required());
+/// # Ok(()) }
+/// ```
+///
+/// What the server does around a pipeline is not part of it: the protocol with its limits and timeouts, and what a
+/// [`Profile`](crate::session::Profile) refuses.
 #[derive(Clone, Debug, Default)]
 pub struct Pipeline {
     pub(crate) connect: Option<PhaseService<Connect>>,
@@ -144,25 +176,73 @@ impl Pipeline {
             + Layer<PhaseService<Command>, Service: ServePhase<Command>>,
     {
         Self {
-            connect: wrap(&layer, self.connect.or_else(accept)),
-            helo: wrap(&layer, self.helo.or_else(accept)),
+            connect: wrap(&layer, self.connect.or_else(unset)),
+            helo: wrap(&layer, self.helo.or_else(unset)),
             auth: wrap(&layer, self.auth),
-            mail: wrap(&layer, self.mail.or_else(accept)),
-            rcpt: wrap(&layer, self.rcpt.or_else(|| answer(no_recipient()))),
-            data: wrap(&layer, self.data.or_else(|| answer(no_delivery()))),
+            mail: wrap(&layer, self.mail.or_else(unset)),
+            rcpt: wrap(&layer, self.rcpt.or_else(unset)),
+            data: wrap(&layer, self.data.or_else(unset)),
             command: wrap(&layer, self.command),
         }
     }
 }
 
-/// The reply to RCPT if no service is set.
-pub(crate) const fn no_recipient() -> Reply {
-    Reply::relay_denied()
+macro_rules! serve {
+    ($($phase:ident by $field:ident;)*) => {
+        $(
+            impl Service<Request<$phase>> for Pipeline {
+                type Response = <$phase as Phase>::Response;
+                type Error = BoxError;
+                type Future = PhaseFuture<$phase>;
+
+                fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+                    match &mut self.$field {
+                        Some(service) => service.poll_ready(cx),
+                        None => Poll::Ready(Ok(())),
+                    }
+                }
+
+                fn call(&mut self, request: Request<$phase>) -> Self::Future {
+                    match &mut self.$field {
+                        Some(service) => service.call(request),
+                        None => Box::pin(ready(Ok(request.payload().default_response()))),
+                    }
+                }
+            }
+        )*
+    };
 }
 
-/// The reply to DATA if no service is set.
-pub(crate) fn no_delivery() -> Reply {
-    Reply::try_again("No delivery is set up")
+serve! {
+    Connect by connect;
+    Helo by helo;
+    Auth by auth;
+    Mail by mail;
+    Rcpt by rcpt;
+    Data by data;
+    Command by command;
+}
+
+/// Answers a phase that is not set, where a layer wants a service.
+#[derive(Clone, Copy)]
+struct Unset;
+
+impl<P: Phase> Service<Request<P>> for Unset {
+    type Response = P::Response;
+    type Error = Infallible;
+    type Future = Ready<Result<P::Response, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<P>) -> Self::Future {
+        ready(Ok(request.payload().default_response()))
+    }
+}
+
+fn unset<P: Phase>() -> Option<PhaseService<P>> {
+    Some(PhaseService::new(Unset))
 }
 
 fn wrap<P: Phase, L: LayerPhase<P>>(
@@ -172,12 +252,77 @@ fn wrap<P: Phase, L: LayerPhase<P>>(
     service.map(|service| PhaseService::new(layer.layer(service)))
 }
 
-fn accept<P: Phase>() -> Option<PhaseService<P>> {
-    answer(Reply::OK)
-}
+#[cfg(test)]
+mod tests {
+    use smtpd_core::{
+        AuthOutcome, DataReply, Reply,
+        sasl::{Credentials, MechanismName},
+    };
+    use tower::ServiceExt;
 
-fn answer<P: Phase>(reply: Reply) -> Option<PhaseService<P>> {
-    Some(PhaseService::new(handler_fn(move |_: Request<P>| {
-        std::future::ready(reply.clone())
-    })))
+    use super::*;
+    use crate::{body::Body, phase::no_delivery, service::handler_fn, session::Session};
+
+    fn request<P: Phase>(payload: P) -> Request<P> {
+        Request::new(Session::local(), payload)
+    }
+
+    fn rcpt() -> Request<Rcpt> {
+        request(Rcpt::new("bob@example.org".parse().unwrap()))
+    }
+
+    #[tokio::test]
+    async fn a_phase_that_is_not_set_answers_the_same_with_a_layer_and_without() {
+        let bare = Pipeline::new();
+        let wrapped = Pipeline::new().layer(tower::layer::util::Identity::new());
+        for pipeline in [bare, wrapped] {
+            let ask = || pipeline.clone();
+            let reply = ask().oneshot(request(Connect::new())).await.unwrap();
+            assert_eq!(reply, Reply::OK);
+            let helo = Helo::new("client.test".parse().unwrap());
+            assert_eq!(ask().oneshot(request(helo)).await.unwrap(), Reply::OK);
+            let mail = Mail::new("alice@example.org".parse().unwrap());
+            assert_eq!(ask().oneshot(request(mail)).await.unwrap(), Reply::OK);
+            let reply = ask().oneshot(rcpt()).await.unwrap();
+            assert_eq!(reply, Reply::relay_denied());
+            let data = Data::new(smtpd_core::Envelope::default(), Body::default());
+            let reply = ask().oneshot(request(data)).await.unwrap();
+            assert_eq!(reply, DataReply::from(no_delivery()));
+            let command = Command::new("XPING", "");
+            let usual = command.default_reply.clone();
+            assert_eq!(ask().oneshot(request(command)).await.unwrap(), usual);
+            let credentials = Credentials::plain("alice", "hunter2").unwrap();
+            let auth = Auth::new(MechanismName::from_static("PLAIN"), credentials);
+            let outcome = ask().oneshot(request(auth)).await.unwrap();
+            let AuthOutcome::Refuse(reply) = outcome else {
+                panic!("{outcome:?}");
+            };
+            assert_eq!(reply, Reply::auth_failed());
+        }
+    }
+
+    #[tokio::test]
+    async fn a_request_passes_the_layers_and_the_service_of_its_phase() {
+        let pipeline = Pipeline::new().rcpt(handler_fn(async |_: Request<Rcpt>| Reply::busy()));
+        let reply = pipeline.clone().oneshot(rcpt()).await.unwrap();
+        assert_eq!(reply, Reply::busy());
+        let within = Pipeline::new().rcpt(pipeline);
+        assert_eq!(within.oneshot(rcpt()).await.unwrap(), Reply::busy());
+    }
+
+    #[test]
+    fn a_pipeline_is_as_ready_as_the_service_of_the_phase() {
+        let (mock, mut handle) = tower_test::mock::pair::<Request<Rcpt>, Reply>();
+        handle.allow(0);
+        let mut pipeline = Pipeline::new().rcpt(mock);
+        let mut task = tokio_test::task::spawn(());
+        let ready = task.enter(|cx, _| Service::<Request<Rcpt>>::poll_ready(&mut pipeline, cx));
+        assert!(ready.is_pending());
+        let ready = task.enter(|cx, _| Service::<Request<Mail>>::poll_ready(&mut pipeline, cx));
+        assert!(ready.is_ready());
+        handle.allow(1);
+        assert!(task.is_woken());
+        let ready = task.enter(|cx, _| Service::<Request<Rcpt>>::poll_ready(&mut pipeline, cx));
+        assert!(ready.is_ready());
+    }
 }
