@@ -17,6 +17,7 @@ mod explore;
 mod head;
 mod incoming;
 mod inspect;
+mod limited;
 mod prepend_by_head;
 mod prepend_header;
 mod reader;
@@ -64,6 +65,8 @@ pub use self::{
 /// | piece by piece | [`chunk`](Self::chunk), or it as a [`Stream`] |
 /// | as an `AsyncRead` | [`into_reader`](Self::into_reader) |
 /// | in memory | [`collect`](Self::collect), [`collect_to`](Self::collect_to) |
+/// | no more than so many bytes of it | [`limited`](Self::limited) |
+/// | nothing of it | [`discard`](Self::discard) |
 /// | in memory or a temporary file | `spool` (feature `spool`) |
 /// | the header section first | [`head`](Self::head) |
 /// | as MIME | `mime::Parsed` (feature `mime`) |
@@ -138,6 +141,29 @@ impl Body {
             whole.extend_from_slice(&piece);
         }
         Ok(whole.freeze())
+    }
+
+    /// Reads the message to its end and drops it, for a service that accepts a message and does not want it. It takes the
+    /// memory of one chunk.
+    ///
+    /// A service that accepts a message has to know that it came whole, so it reads to the end even what it drops: what is
+    /// wrong with the message, or a layer's filter of the body, is found on the way.
+    ///
+    /// # Errors
+    ///
+    /// See [`BodyError`].
+    ///
+    /// ```
+    /// use smtpd_tower::{Data, Pipeline, Request, handler_fn};
+    ///
+    /// let pipeline = Pipeline::new()
+    ///     .data(handler_fn(async |request: Request<Data>| request.into_body().discard().await));
+    /// ```
+    pub async fn discard(mut self) -> Result<(), BodyError> {
+        while let Some(piece) = self.chunk().await {
+            piece?;
+        }
+        Ok(())
     }
 
     /// The same body with these bytes before it, whatever they are. For header fields, use
@@ -244,5 +270,19 @@ mod tests {
             Err(BodyError::TooLarge)
         ));
         assert_eq!(Body::from("").collect().await.unwrap(), "");
+    }
+
+    #[tokio::test]
+    async fn a_message_that_is_discarded_still_has_to_come_whole() {
+        assert!(in_pieces(["one", "two"], Ok(())).discard().await.is_ok());
+        let broken = in_pieces(["one", "two"], Err(BodyError::BareNewline));
+        let error = broken.discard().await.unwrap_err();
+        assert!(matches!(error, BodyError::BareNewline));
+        let refused = in_pieces(["one", "two"], Ok(())).try_inspect(|piece| match &**piece {
+            b"two" => Err(BodyError::TooLarge),
+            _ => Ok(()),
+        });
+        let error = refused.discard().await.unwrap_err();
+        assert!(matches!(error, BodyError::TooLarge));
     }
 }

@@ -9,7 +9,7 @@
 //! | [`CondLayer`] | any | none: applies another layer to some requests only |
 //! | [`DenyClientsLayer`] | any, usually connect | 554 5.7.1 to clients of the given networks |
 //! | [`DomainFilterLayer`] | RCPT | 550 5.7.1 to recipients of other domains |
-//! | [`from_fn`] | any, one at a time | whatever an async function returns |
+//! | [`from_fn`], [`from_fn_with`] | any, one at a time | whatever an async function returns |
 //! | [`GreylistLayer`] | RCPT | 450 4.7.1 to strangers, until they try again (RFC 6647) |
 //! | [`HeloCheckLayer`] | HELO, MAIL | 550 5.7.1 to forged names |
 //! | [`HopLimitLayer`] | DATA | 554 5.4.6 to messages with too many `Received` fields (RFC 5321 section 6.3) |
@@ -93,8 +93,8 @@ pub use self::access::{
 };
 pub use self::compose::{
     Admit, AnswerFuture, CatchPanic, CatchPanicFuture, CatchPanicLayer, Cond, CondFuture,
-    CondLayer, FromFn, FromFnFuture, FromFnLayer, Gate, MapReply, MapReplyFuture, MapReplyLayer,
-    Next, Trace, TraceFuture, TraceLayer, from_fn,
+    CondLayer, FromFn, FromFnFuture, FromFnLayer, FromFnWith, FromFnWithLayer, Gate, MapReply,
+    MapReplyFuture, MapReplyLayer, Next, Trace, TraceFuture, TraceLayer, from_fn, from_fn_with,
 };
 pub use self::limit::{
     Concurrency, ConcurrencyFuture, ConcurrencyLayer, LimitKey, MaxRecipientsLayer, PerIdentity,

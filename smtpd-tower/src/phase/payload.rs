@@ -74,7 +74,7 @@ impl Helo {
 ///     }
 /// });
 /// ```
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Auth {
     /// The SASL mechanism.

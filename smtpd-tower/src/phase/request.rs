@@ -9,7 +9,8 @@ use crate::{
 /// One phase of a session asking for a decision: what is known of the session, and what this phase brings.
 ///
 /// Like requests elsewhere in tower it is consumed by the service that answers it. Every request is `Send` and `Sync`, so
-/// a reference to one may be kept across an await.
+/// a reference to one may be kept across an await. Requests of all phases but [`Data`] are `Clone`, so that tower's `retry` can
+/// repeat them. A clone shares the session with the original, including its [state](Session::state).
 ///
 /// ```
 /// use smtpd_tower::{Rcpt, Request, Session};
@@ -19,7 +20,7 @@ use crate::{
 /// assert!(request.session().identity().is_none());
 /// # Ok::<(), smtpd_tower::AddressError>(())
 /// ```
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Request<P> {
     session: Session,
     payload: P,
@@ -148,7 +149,18 @@ impl Request<Data> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::phase::Connect;
+    use crate::phase::{Command, Connect};
+
+    #[test]
+    fn requests_of_all_phases_but_data_are_cloned_for_a_retry() {
+        fn check<T: Clone>() {}
+        check::<Request<Connect>>();
+        check::<Request<Helo>>();
+        check::<Request<Auth>>();
+        check::<Request<Mail>>();
+        check::<Request<Rcpt>>();
+        check::<Request<Command>>();
+    }
 
     #[test]
     fn a_reference_to_any_request_may_be_kept_across_an_await() {

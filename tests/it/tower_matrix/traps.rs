@@ -12,8 +12,8 @@ use std::{
 };
 
 use smtpd_tower::{
-    BoxError, Connect, Data, Mail, PhaseService, Pipeline, Rcpt, Reply, Request, ServePhase,
-    Session, handler_fn,
+    Auth, BoxError, Connect, Data, Identity, Mail, Phase, PhaseService, Pipeline, Rcpt, Reply,
+    Request, ServePhase, Session, handler_fn,
 };
 use support::{Client, SECOND, accept_rcpt, server as server_of, settle};
 use tokio::time::Instant;
@@ -354,30 +354,73 @@ where
     }
 }
 
-/// Asks a few times more, as long as the service fails.
+/// Calls the service again a few times, as long as it fails.
 #[derive(Clone)]
 struct Again(usize);
 
-impl Policy<Request<Rcpt>, Reply, BoxError> for Again {
+impl<P: Phase + Clone, R> Policy<Request<P>, R, BoxError> for Again {
     type Future = std::future::Ready<()>;
 
     fn retry(
         &mut self,
-        _: &mut Request<Rcpt>,
-        result: &mut Result<Reply, BoxError>,
+        _: &mut Request<P>,
+        result: &mut Result<R, BoxError>,
     ) -> Option<Self::Future> {
         self.0 = self.0.checked_sub(1)?;
         result.is_err().then(|| std::future::ready(()))
     }
 
-    fn clone_request(&mut self, request: &Request<Rcpt>) -> Option<Request<Rcpt>> {
-        let session = request.session().clone();
-        Some(Request::new(session, request.payload().clone()))
+    fn clone_request(&mut self, request: &Request<P>) -> Option<Request<P>> {
+        Some(request.clone())
     }
 }
 
+/// Fails the first time that it is called, and answers the second time.
+fn fails_once<P: Phase<Response = Reply> + Clone>(answer: Reply) -> impl ServePhase<P> {
+    let calls = Arc::new(AtomicUsize::new(0));
+    let service = service_fn(move |_: Request<P>| {
+        let is_first = calls.fetch_add(1, Ordering::SeqCst) == 0;
+        std::future::ready(match is_first {
+            true => Err(BoxError::from("the database is gone")),
+            false => Ok(answer.clone()),
+        })
+    });
+    ServiceBuilder::new().retry(Again(1)).service(service)
+}
+
 #[tokio::test]
-async fn retry_asks_again_where_the_policy_makes_the_request_anew() {
+async fn retry_calls_the_service_again_in_every_phase_but_data() {
+    let auth = Arc::new(AtomicUsize::new(0));
+    let calls = auth.clone();
+    let login = service_fn(move |request: Request<Auth>| {
+        let is_first = calls.fetch_add(1, Ordering::SeqCst) == 0;
+        std::future::ready(match is_first {
+            true => Err(BoxError::from("the database is gone")),
+            false => Ok(Identity::new(request.credentials().username())),
+        })
+    });
+    let login = ServiceBuilder::new().retry(Again(1)).service(login);
+    let pipeline = Pipeline::new()
+        .connect(fails_once(Reply::OK))
+        .helo(fails_once(Reply::OK))
+        .auth(login)
+        .mail(fails_once(Reply::OK))
+        .rcpt(fails_once(Reply::OK))
+        .command(fails_once(Reply::ok("pong")));
+    let server = server_of(pipeline).configure(|config| config.allow_insecure_auth(true));
+    let mut client = Client::greeted(&server).await;
+    client.cmd("EHLO client.example", "250").await;
+    client.cmd("XPING", "250").await;
+    client
+        .cmd("AUTH PLAIN AGFsaWNlAHdvbmRlcmxhbmQ=", "235")
+        .await;
+    client.cmd("MAIL FROM:<a@example.net>", "250").await;
+    client.cmd("RCPT TO:<b@example.org>", "250").await;
+    assert_eq!(auth.load(Ordering::SeqCst), 2);
+}
+
+#[tokio::test]
+async fn retry_gives_up_where_its_policy_does() {
     for (failures, reply) in [(0, "250"), (2, "250"), (3, "451 4.3.0")] {
         let left = Arc::new(AtomicUsize::new(failures));
         let lookup = service_fn(move |request: Request<Rcpt>| {

@@ -47,7 +47,8 @@ use crate::{
 /// # Ok(()) }
 /// ```
 ///
-/// State comes by a closure that captures it, as with [`handler_fn`](crate::service::handler_fn):
+/// [`from_fn_with`](super::from_fn_with()) passes state to the function. A closure can capture it as well, as with
+/// [`handler_fn`](crate::service::handler_fn):
 ///
 /// ```
 /// use std::sync::{Arc, atomic::{AtomicU64, Ordering}};
@@ -104,6 +105,10 @@ pub struct Next<P: Phase> {
 }
 
 impl<P: Phase> Next<P> {
+    pub(super) const fn new(service: PhaseService<P>) -> Self {
+        Self { service }
+    }
+
     /// Waits until the service is ready, and asks it.
     ///
     /// # Errors
@@ -209,23 +214,27 @@ where
     }
 
     fn call(&mut self, request: Request<P>) -> Self::Future {
-        let next = Next {
-            service: self.inner.clone(),
-        };
-        FromFnFuture {
-            answer: (self.f)(request, next),
-            response: PhantomData,
-        }
+        let next = Next::new(self.inner.clone());
+        FromFnFuture::new((self.f)(request, next))
     }
 }
 
-/// The future of [`FromFn`].
+/// The future of [`FromFn`] and [`FromFnWith`](super::FromFnWith).
 #[pin_project]
 #[derive(Debug)]
 pub struct FromFnFuture<A, R> {
     #[pin]
     answer: A,
     response: PhantomData<fn() -> R>,
+}
+
+impl<A, R> FromFnFuture<A, R> {
+    pub(super) const fn new(answer: A) -> Self {
+        Self {
+            answer,
+            response: PhantomData,
+        }
+    }
 }
 
 impl<A, R, T> Future for FromFnFuture<A, R>

@@ -4,6 +4,7 @@ mod answer;
 mod catch_panic;
 mod cond;
 mod from_fn;
+mod from_fn_with;
 mod gate;
 mod map_reply;
 mod trace;
@@ -14,6 +15,7 @@ pub use self::{
     catch_panic::{CatchPanic, CatchPanicFuture, CatchPanicLayer},
     cond::{Cond, CondFuture, CondLayer},
     from_fn::{FromFn, FromFnFuture, FromFnLayer, Next, from_fn},
+    from_fn_with::{FromFnWith, FromFnWithLayer, from_fn_with},
     gate::{Admit, Gate},
     map_reply::{MapReply, MapReplyFuture, MapReplyLayer},
     trace::{Trace, TraceFuture, TraceLayer},
