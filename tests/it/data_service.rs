@@ -225,3 +225,108 @@ async fn a_body_that_is_read_beside_the_session_in_one_task_never_stalls() {
         );
     }
 }
+
+/// What is logged while a client sends a message, which has `reply`.
+async fn logged(data: impl ServePhase<Data>, reply: &str) -> String {
+    let log = Log::default();
+    let writer = log.clone();
+    let subscriber = tracing_subscriber::fmt()
+        .with_ansi(false)
+        .without_time()
+        .with_max_level(tracing::Level::WARN)
+        .with_writer(move || writer.clone())
+        .finish();
+    let _guard = tracing::subscriber::set_default(subscriber);
+    let mut client = with_envelope(&into(data)).await;
+    client.cmd("DATA", "354").await;
+    client.cmd("Subject: secret\r\n\r\ntext\r\n.", reply).await;
+    client.cmd("QUIT", "221").await;
+    let logged = log.0.lock().unwrap().clone();
+    String::from_utf8(logged).unwrap()
+}
+
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl std::io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().write(bytes)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+const UNREAD: &str = "a message was accepted without being read to its end";
+
+#[tokio::test(start_paused = true)]
+async fn a_message_that_is_accepted_and_not_read_to_its_end_is_warned_of_once() {
+    let unseen = logged(handler_fn(async |_: Request<Data>| Reply::OK), "250").await;
+    let begun = handler_fn(async |mut request: Request<Data>| {
+        let _ = request.body_mut().chunk().await;
+        Reply::OK
+    });
+    let given_away = handler_fn(async |request: Request<Data>| {
+        let _reader = tokio::spawn(request.into_body().collect());
+        tokio::task::yield_now().await;
+    });
+    for logged in [
+        unseen,
+        logged(begun, "250").await,
+        logged(given_away, "250").await,
+    ] {
+        assert_eq!(logged.matches(UNREAD).count(), 1, "{logged}");
+        assert!(
+            logged.contains("session=") && logged.contains("peer="),
+            "{logged}"
+        );
+        assert!(!logged.contains("secret"), "{logged}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_message_that_is_read_or_discarded_or_rejected_is_not_warned_of() {
+    let discards = handler_fn(async |request: Request<Data>| request.into_body().discard().await);
+    let filtered = handler_fn(async |request: Request<Data>| {
+        let body = request.into_body().inspect(|_| ());
+        body.collect().await.map(|_| Reply::OK)
+    });
+    let rejects = handler_fn(async |mut request: Request<Data>| {
+        let _ = request.body_mut().chunk().await;
+        Reply::rejected("No")
+    });
+    let fails =
+        handler_fn(async |request: Request<Data>| request.into_body().limited(1).discard().await);
+    for (logged, name) in [
+        (logged(Discard, "250").await, "reads"),
+        (logged(discards, "250").await, "discards"),
+        (logged(filtered, "250").await, "filtered"),
+        (logged(rejects, "554").await, "rejects"),
+        (logged(fails, "552").await, "fails"),
+    ] {
+        assert_eq!(logged, "", "{name}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_goes_away_is_no_reason_to_warn_of_its_message() {
+    let log = Log::default();
+    let writer = log.clone();
+    let subscriber = tracing_subscriber::fmt()
+        .with_max_level(tracing::Level::WARN)
+        .with_writer(move || writer.clone())
+        .finish();
+    let _guard = tracing::subscriber::set_default(subscriber);
+    let patient = handler_fn(async |mut request: Request<Data>| {
+        let _ = request.body_mut().chunk().await;
+        tokio::time::sleep(Duration::from_secs(5)).await;
+    });
+    let mut client = with_envelope(&into(patient)).await;
+    client.cmd("DATA", "354").await;
+    client.send("one\r\n").await;
+    settle().await;
+    drop(client);
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    assert!(log.0.lock().unwrap().is_empty());
+}

@@ -49,6 +49,8 @@ struct Shared {
 struct State {
     pieces: Pieces,
     end: Option<Result<(), BodyError>>,
+    /// The reader has come for the end.
+    read: bool,
     /// The reader was told that there is nothing, and has not come again since.
     waiting: bool,
     /// The reader's task. Only woken while the reader is waiting; otherwise kept to save cloning it again.
@@ -215,6 +217,11 @@ impl Feed {
         wake(reader);
     }
 
+    /// Returns whether the reader has read the message to its end.
+    pub(crate) fn is_read(&self) -> bool {
+        self.0.lock().read
+    }
+
     /// Wakes a reader that waits although there is something for it.
     #[cfg(test)]
     fn wake_unaware(&self) {
@@ -295,6 +302,7 @@ impl Incoming {
             }
             if let Some(end) = &mut state.end {
                 let error = std::mem::replace(end, Ok(())).err();
+                state.read = true;
                 state.waiting = false;
                 return Poll::Ready(error.map(Err));
             }
@@ -337,6 +345,18 @@ mod tests {
     use tokio_test::{assert_pending, assert_ready, task};
 
     use super::*;
+
+    #[test]
+    fn a_message_is_read_when_its_end_is_and_not_when_its_last_piece_is() {
+        let (feed, mut body) = incoming();
+        let mut session = task::spawn(());
+        hand_over(&feed, &mut session, "one");
+        feed.finish(Ok(()));
+        assert!(assert_ready!(task::spawn(body.chunk()).poll()).is_some());
+        assert!(!feed.is_read());
+        assert!(assert_ready!(task::spawn(body.chunk()).poll()).is_none());
+        assert!(feed.is_read());
+    }
 
     #[test]
     fn nothing_is_wanted_before_the_body_is_polled() {

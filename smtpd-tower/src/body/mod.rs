@@ -147,7 +147,8 @@ impl Body {
     /// memory of one chunk.
     ///
     /// A service that accepts a message has to know that it came whole, so it reads to the end even what it drops: what is
-    /// wrong with the message, or a layer's filter of the body, is found on the way.
+    /// wrong with the message, or a layer's filter of the body, is found on the way. The server [logs a
+    /// warning](crate::guide::responsibility#read-to-the-end) of a message that is accepted and was not read to its end.
     ///
     /// # Errors
     ///

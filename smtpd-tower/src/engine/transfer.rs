@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     body::{Body, BodyError, Feed, Pieces, Served, incoming},
-    fault::caught,
+    fault::{caught, quietly},
     phase::{Data, Phase, Request},
     phase_kind::PhaseKind,
     service::Pipeline,
@@ -92,11 +92,11 @@ impl Transfer {
             return After::Done;
         };
         match outcome {
-            Outcome::Answered(result) => self.reply(ask, resolve::<Data>(session, result)),
+            Outcome::Answered(result) => self.reply_unread(session, ask, result),
             Outcome::Panicked(result, message) => After::Panicked(Box::new(Panic {
                 phase: PhaseKind::Data,
                 message,
-                then: self.reply(ask, resolve::<Data>(session, result)),
+                then: self.reply_unread(session, ask, result),
             })),
             Outcome::Pending(call) => {
                 let question = if call.is_waiting() {
@@ -253,6 +253,20 @@ impl Transfer {
         self.call.as_ref()?.abandoned
     }
 
+    /// Passes on what a service has answered at once, before a byte of the message came.
+    fn reply_unread(
+        &mut self,
+        session: &Session,
+        ask: Ask<'_, kind::Data>,
+        result: Result<DataReply, Failure>,
+    ) -> After {
+        let reply = resolve::<Data>(session, result);
+        if reply.is_taken() {
+            warn_of_unread(session);
+        }
+        self.reply(ask, reply)
+    }
+
     /// Answers before the message.
     fn reply(&mut self, ask: Ask<'_, kind::Data>, reply: DataReply) -> After {
         if reply.is_taken() {
@@ -270,10 +284,19 @@ impl Transfer {
         let Some(ended) = self.call.take() else {
             return After::Done;
         };
-        let DataCall { call, question, .. } = *ended;
+        let DataCall {
+            call,
+            feed,
+            question,
+            abandoned,
+            ..
+        } = *ended;
         // The call is dropped first, since it holds the session, but what it has answered stands.
         let dropped = caught(|| drop(call));
         let reply = resolve::<Data>(desk.session, result);
+        if reply.is_taken() && abandoned.is_none() && !feed.is_read() {
+            warn_of_unread(desk.session);
+        }
         let then = self.answer(desk.connection, question, reply);
         match dropped {
             Ok(()) => then,
@@ -311,6 +334,14 @@ impl Transfer {
         self.answered = true;
         After::Answered
     }
+}
+
+/// Warns of a service that has accepted a message without knowing all of it, which is the easiest way to lose mail.
+fn warn_of_unread(session: &Session) {
+    let (session, peer) = (session.id(), session.client_addr());
+    quietly(
+        || tracing::warn!(session, %peer, "a message was accepted without being read to its end"),
+    );
 }
 
 impl DataCall {

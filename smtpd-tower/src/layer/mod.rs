@@ -46,7 +46,7 @@
 //! use std::net::IpAddr;
 //!
 //! use smtpd_tower::{
-//!     Connect, Data, Mail, Pipeline, Rcpt, Reply, Request, handler_fn,
+//!     Connect, Data, Mail, Pipeline, Rcpt, Request, handler_fn,
 //!     layer::{DomainFilterLayer, RateLimitLayer, ReceivedLayer, RequireTlsLayer, ReverseDnsLayer, TraceLayer},
 //!     limiter::Rate,
 //! };
@@ -70,7 +70,7 @@
 //!     .service(handler_fn(async |_: Request<Rcpt>| {}));
 //! let data = ServiceBuilder::new()
 //!     .layer(ReceivedLayer::new())
-//!     .service(handler_fn(async |_: Request<Data>| Reply::ok("Dropped")));
+//!     .service(handler_fn(async |request: Request<Data>| request.into_body().discard().await));
 //! let pipeline = Pipeline::new()
 //!     .connect(connect)
 //!     .mail(mail)

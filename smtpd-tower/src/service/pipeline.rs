@@ -32,7 +32,7 @@ impl<P: Phase, L> LayerPhase<P> for L where L: Layer<PhaseService<P>, Service: S
 ///
 /// ```
 /// use smtpd_tower::{
-///     Data, Pipeline, Rcpt, Reply, Request, handler_fn,
+///     Data, Pipeline, Rcpt, Request, handler_fn,
 ///     layer::{DomainFilterLayer, TraceLayer},
 /// };
 /// use tower::ServiceBuilder;
@@ -42,7 +42,7 @@ impl<P: Phase, L> LayerPhase<P> for L where L: Layer<PhaseService<P>, Service: S
 ///     .service(handler_fn(async |_: Request<Rcpt>| {}));
 /// let pipeline = Pipeline::new()
 ///     .rcpt(rcpt)
-///     .data(handler_fn(async |_: Request<Data>| Reply::ok("Dropped")))
+///     .data(handler_fn(async |request: Request<Data>| request.into_body().discard().await))
 ///     .layer(TraceLayer::new()); // around every phase
 /// # Ok::<(), smtpd_tower::DomainsError>(())
 /// ```
