@@ -383,7 +383,7 @@ mod tests {
         client
             .auth_plain("alice", "secret")
             .await?
-            .expect_code(451)?;
+            .expect_code(454)?;
         let refused = client
             .send("a@b.c", ["d@e.f"], "hi")
             .await?
