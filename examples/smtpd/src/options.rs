@@ -37,7 +37,7 @@ const CORES: &str = "Cores";
 /// Accepts mail by SMTP and LMTP, and stores it in a Maildir.
 ///
 /// Without --domain, mail for any recipient is accepted, but only from this machine: other clients are rejected. With it,
-/// clients may be anywhere, and only mail for these domains and for <postmaster> is accepted, except from users of a
+/// clients may be anywhere, and only mail for these domains and for postmaster is accepted, except from users of a
 /// submission listener, who write to anybody. Nothing is ever relayed: what users submit is stored too.
 #[derive(Clone, Debug, Default, Parser, Deserialize)]
 #[command(name = "smtpd", version)]
