@@ -1,12 +1,12 @@
 //! How a message begins.
 
-/// The longest line of a message (RFC 5322 section 2.1.1). A longer name of a field is not looked for.
+/// The longest line of a message (RFC 5322 section 2.1.1). Longer field names are not looked for.
 pub(super) const LONGEST_NAME: usize = 998;
 
-/// What makes a field of the line of an mbox.
+/// The field that an mbox `From ` line becomes.
 pub(super) const MAILBOX_FIELD: &[u8] = b"X-Mailbox-Line: ";
 
-/// The longest line of an mbox that is no longer than a line may be once it is a field.
+/// The longest mbox line that still fits into one line as a field.
 const LONGEST_MAILBOX_LINE: usize = LONGEST_NAME - MAILBOX_FIELD.len();
 
 /// How a message begins.
@@ -14,47 +14,47 @@ const LONGEST_MAILBOX_LINE: usize = LONGEST_NAME - MAILBOX_FIELD.len();
 pub(crate) enum Begins {
     /// With a header field or an empty line.
     Header,
-    /// With a line that separates the messages of an mbox, and then a header field.
+    /// With an mbox `From ` line, followed by a header field.
     MailboxLine,
-    /// With something else: it has no header section.
+    /// With anything else: the message has no header section.
     Text,
 }
 
-/// Tells how a message begins. It takes the message in pieces, looks at each byte once, and keeps none.
+/// Finds out how a message begins. It takes the message in chunks, looks at each byte once, and keeps none.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Beginning {
     at: Place,
-    /// How many bytes of the line it has looked at.
+    /// The number of bytes of the line looked at so far.
     seen: usize,
-    /// Whether the first line is one of an mbox.
+    /// Whether an mbox line came before this one.
     is_second_line: bool,
     #[cfg(test)]
     steps: usize,
 }
 
-/// Where the next byte stands.
+/// The position of the next byte.
 #[derive(Clone, Copy, Debug, Default)]
 enum Place {
     #[default]
     Start,
-    /// After a CR with which the message begins.
+    /// After a CR at the start of the message.
     EmptyLine,
-    /// After any `>`, and so far into `From`.
+    /// After any `>`, and this many bytes of `From`.
     From(usize),
     Name,
-    /// RFC 5322 section 4.5: white space before the colon is obsolete, but understood.
+    /// RFC 5322 section 4.5: white space before the colon is obsolete, but valid.
     Blanks,
-    /// The same after `From`.
+    /// White space after `From`.
     FromBlanks,
     MailboxLine,
-    /// After a CR in that line.
+    /// After a CR in an mbox line.
     MailboxLineEnd,
     SecondLine,
     Decided(Begins),
 }
 
 impl Beginning {
-    /// Takes the next piece; `None` while the answer cannot be told.
+    /// Takes the next chunk. Returns `None` while the result is still open.
     pub(crate) fn look(&mut self, piece: &[u8]) -> Option<Begins> {
         for &byte in piece {
             if let Place::Decided(_) = self.at {
@@ -80,7 +80,7 @@ impl Beginning {
                 self.is_second_line = true;
                 Place::Start
             }
-            // Text may well begin with `From `, and then an empty line. Only one such line is stepped over.
+            // A text may also begin with `From ` and an empty line. Only one such line is skipped.
             Place::EmptyLine | Place::MailboxLine if self.is_second_line => {
                 Place::Decided(Begins::Text)
             }
@@ -88,7 +88,7 @@ impl Beginning {
                 Place::Decided(Begins::MailboxLine)
             }
             place @ Place::Decided(_) => place,
-            // With the end of the line.
+            // Includes the end of the line.
             Place::MailboxLine | Place::MailboxLineEnd if self.seen >= LONGEST_MAILBOX_LINE + 2 => {
                 Place::Decided(Begins::Text)
             }

@@ -4,7 +4,7 @@ use smtpd_core::{Code, MessageError, Reply, Status};
 
 use crate::fault::{self, cause_of, quietly};
 
-/// Why a message did not come whole, or why the handler that reads it failed.
+/// Why a message did not arrive whole, or why the handler that reads it failed.
 ///
 /// ```
 /// use smtpd_tower::{Body, BodyError};
@@ -18,35 +18,35 @@ use crate::fault::{self, cause_of, quietly};
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum BodyError {
-    /// The client went away, was too slow, or gave the message up before its end. It must not be delivered.
+    /// The client disconnected, was too slow, or aborted the message before its end. It must not be delivered.
     ///
-    /// The service has 10 seconds to clean up. A client that has given the message up by RSET or EHLO waits for that before it
-    /// is answered, so do not take long.
+    /// The service has 10 seconds to clean up. A client that aborted the message with RSET or EHLO receives no reply until then,
+    /// so keep it short.
     Incomplete,
-    /// It has more octets than the server's limit, or than a limit of the reader's own.
+    /// The message has more bytes than the server's limit, or than a limit of the reader.
     TooLarge,
-    /// Its header section is larger than the reader of it would have it; see [`Body::head`](super::Body::head).
+    /// The header section is larger than the reader allows; see [`Body::head`](super::Body::head).
     HeadTooLarge,
-    /// It holds a bare CR or LF, which the server refuses ([`BareNewline::Reject`](smtpd_core::BareNewline::Reject)).
+    /// The message contains a bare CR or LF, which the server rejects ([`BareNewline::Reject`](smtpd_core::BareNewline::Reject)).
     BareNewline,
-    /// It holds a NUL byte, which the server refuses ([`NulByte::Reject`](smtpd_core::NulByte::Reject)).
+    /// The message contains a NUL byte, which the server rejects ([`NulByte::Reject`](smtpd_core::NulByte::Reject)).
     NulByte,
-    /// Not the message: an I/O error of a handler's own, which `?` has made a `BodyError`. Where a [`Reply`] is among its
-    /// sources, the client receives that reply, else 451.
+    /// Not an error of the message: an I/O error of a handler, which `?` has converted to a `BodyError`. If a [`Reply`] is among
+    /// its sources, the client receives that reply, otherwise 451.
     Handler(Arc<io::Error>),
-    /// A body of the user's own failed, or refuses the message: see [`other`](Self::other), [`refused`](Self::refused).
+    /// A body of your own failed or refuses the message: see [`other`](Self::other), [`refused`](Self::refused).
     Other(Arc<dyn Error + Send + Sync>),
 }
 
 impl BodyError {
-    /// A failure of a body of your own. Where a [`Reply`] is among its sources it is a decision, and the client receives that
-    /// reply; else it is a fault, and the client receives 451.
+    /// Creates an error for a failure of a body of your own. If a [`Reply`] is among its sources, it is a decision, and the
+    /// client receives that reply; otherwise it is a fault, and the client receives 451.
     pub fn other(error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         Self::Other(error.into().into())
     }
 
-    /// A refusal by a body of your own, as by a filter that looks at what passes: whatever reads the body, the client receives
-    /// that reply.
+    /// Creates an error with which a body of your own refuses the message, for example a filter that inspects it. Whatever reads
+    /// the body, the client receives `reply`.
     ///
     /// ```
     /// use smtpd_tower::{BodyError, Reply};
@@ -57,13 +57,13 @@ impl BodyError {
         Self::other(reply)
     }
 
-    /// The reply that belongs to it. Of [`Handler`](Self::Handler) and [`Other`](Self::Other) it is the reply among its
-    /// sources, or else 451 4.3.0.
+    /// Returns the reply to the message. For [`Handler`](Self::Handler) and [`Other`](Self::Other), this is the reply among its
+    /// sources, or 451 4.3.0.
     pub fn reply(&self) -> Reply {
         self.decision().unwrap_or_else(fault::local_error)
     }
 
-    /// Whether it is a fault on this side: neither the client's, nor a refusal.
+    /// Returns whether this is a fault on this side: neither the client's, nor a refusal.
     ///
     /// ```
     /// use smtpd_tower::{BodyError, Reply};
@@ -76,7 +76,7 @@ impl BodyError {
         self.decision().is_none()
     }
 
-    /// Its reply, if it is no fault on this side.
+    /// Returns the reply, unless this is a fault on this side.
     fn decision(&self) -> Option<Reply> {
         Some(match self {
             Self::TooLarge => MessageError::TooLarge.reply(),
@@ -110,15 +110,15 @@ impl From<MessageError> for BodyError {
 }
 
 impl From<Reply> for BodyError {
-    /// See [`refused`](Self::refused).
+    /// Calls [`refused`](Self::refused).
     fn from(reply: Reply) -> Self {
         Self::refused(reply)
     }
 }
 
 impl From<BodyError> for Reply {
-    /// Its [`reply`](BodyError::reply). A fault is written to the log here, for the reply shows nothing of it; return the
-    /// error itself, and [`Server::on_error`](crate::server::Server::on_error) hears of it too.
+    /// Returns the [`reply`](BodyError::reply). A fault is logged here, because the reply does not show it. To report it to
+    /// [`Server::on_error`](crate::server::Server::on_error) as well, return the error itself.
     fn from(error: BodyError) -> Self {
         if error.is_fault() {
             quietly(|| {

@@ -5,10 +5,10 @@ use bytes::{Bytes, BytesMut};
 use super::{Body, BodyError};
 
 impl Body {
-    /// Reads the header section, and leaves the rest where it is: it is neither kept nor asked for.
+    /// Reads the header section and leaves the rest in the body: it is neither buffered nor requested from the client.
     ///
-    /// The head ends with the first empty line (RFC 5322 section 2.1), which belongs to it; a message without one is all
-    /// head. Only CRLF ends a line. [`Head::into_body`] puts it back, octet by octet as it came.
+    /// The head ends with the first empty line (RFC 5322 section 2.1), which is part of it; a message without one is all head.
+    /// Only CRLF ends a line. [`Head::into_body`] puts the head back, byte for byte.
     ///
     /// ```
     /// use smtpd_tower::{Body, BodyError, Data, Reply, Request, handler_fn, Pipeline};
@@ -27,8 +27,8 @@ impl Body {
     ///
     /// # Errors
     ///
-    /// [`BodyError::HeadTooLarge`] when no end is found within `limit` octets, which a client is told by 552; else see
-    /// [`BodyError`].
+    /// Returns [`BodyError::HeadTooLarge`], for which the client receives 552, if the head does not end within `limit` bytes;
+    /// otherwise see [`BodyError`].
     pub async fn head(mut self, limit: usize) -> Result<(Head, Self), BodyError> {
         let mut head = BytesMut::new();
         while let Some(piece) = self.chunk().await {
@@ -49,7 +49,7 @@ impl Body {
     }
 }
 
-/// Where the body begins; the first `known` octets were looked at before, and the empty line does not end within them.
+/// Returns where the body begins. The empty line does not end within the first `known` bytes, which were searched before.
 pub(super) fn end_of_head(octets: &[u8], known: usize) -> Option<usize> {
     const END: &[u8] = b"\r\n\r\n";
     if octets.starts_with(b"\r\n") {
@@ -61,7 +61,7 @@ pub(super) fn end_of_head(octets: &[u8], known: usize) -> Option<usize> {
     Some(from + found + END.len())
 }
 
-/// The header section of a message, octet by octet as it came; see [`Body::head`].
+/// The header section of a message, byte for byte as it arrived; see [`Body::head`].
 ///
 /// ```
 /// use smtpd_tower::{Body, BodyError};
@@ -82,34 +82,35 @@ pub struct Head {
 }
 
 impl Head {
-    /// Its octets, with the empty line that ends it if there is one.
+    /// Returns the bytes, including the empty line at the end if there is one.
     pub fn as_bytes(&self) -> &[u8] {
         &self.octets
     }
 
-    /// Its octets, with the empty line that ends it if there is one.
+    /// Converts the head into its bytes, including the empty line at the end if there is one.
     pub fn into_bytes(self) -> Bytes {
         self.octets
     }
 
-    /// Its fields from top to bottom. Lines that are no field, which a message need not have, are left out.
+    /// Returns the fields from top to bottom. Lines that are not a field, which a message may contain, are skipped.
     pub fn fields(&self) -> HeaderFields<'_> {
         HeaderFields { rest: &self.octets }
     }
 
-    /// The topmost field of that name, in any case (RFC 5322 section 1.2.2). There may be more: see [`fields`](Self::fields).
+    /// Returns the topmost field with that name, ignoring case (RFC 5322 section 1.2.2). For repeated fields see
+    /// [`fields`](Self::fields).
     pub fn field(&self, name: &str) -> Option<HeaderField<'_>> {
         self.fields().find(|field| field.is(name))
     }
 
-    /// The message again: this head before that body.
+    /// Puts this head back before `body`.
     pub fn into_body(self, body: Body) -> Body {
         body.prepend(self.octets)
     }
 }
 
 impl From<Bytes> for Head {
-    /// The head of these octets, which end with the empty line if there is one.
+    /// Creates a head from these bytes, which end with the empty line if there is one.
     fn from(octets: Bytes) -> Self {
         Self { octets }
     }
@@ -142,7 +143,7 @@ impl<'a> Iterator for HeaderFields<'a> {
     }
 }
 
-/// A line that begins with white space goes on with the field above it (RFC 5322 section 2.2.3).
+/// Returns where the first field ends. A line that begins with white space continues the field above it (RFC 5322 section 2.2.3).
 fn end_of_field(octets: &[u8]) -> usize {
     octets
         .windows(3)
@@ -178,7 +179,7 @@ impl<'a> HeaderField<'a> {
     fn new(raw: &'a [u8]) -> Option<Self> {
         let colon = raw.iter().position(|octet| *octet == b':')?;
         let (mut name, value) = raw.split_at(colon);
-        // RFC 5322 section 4.5: white space before the colon is obsolete, but understood.
+        // RFC 5322 section 4.5: white space before the colon is obsolete, but valid.
         while let [before @ .., b' ' | b'\t'] = name {
             name = before;
         }
@@ -193,22 +194,22 @@ impl<'a> HeaderField<'a> {
         })
     }
 
-    /// Its name as it is written.
+    /// Returns the name as it is written.
     pub const fn name(&self) -> &'a str {
         self.name
     }
 
-    /// Whether that is its name, in any case (RFC 5322 section 1.2.2).
+    /// Returns whether the field has that name, ignoring case (RFC 5322 section 1.2.2).
     pub fn is(&self, name: &str) -> bool {
         self.name.eq_ignore_ascii_case(name)
     }
 
-    /// Its value without the white space around it: any octets, with the line breaks of folding still in it.
+    /// Returns the value without the white space around it: any bytes, including the line breaks of folding.
     pub const fn value(&self) -> &'a [u8] {
         self.value
     }
 
-    /// Its value on one line: the CRLF of folding is left out (RFC 5322 section 2.2.3). Encoded words stay as they are.
+    /// Returns the value on one line: the CRLF of folding is removed (RFC 5322 section 2.2.3). Encoded words are not decoded.
     pub fn unfolded(&self) -> Cow<'a, [u8]> {
         let mut line = Vec::new();
         let mut rest = self.value;
@@ -224,7 +225,7 @@ impl<'a> HeaderField<'a> {
         line.into()
     }
 
-    /// The whole field as it came: name, colon, value, and the CRLF that ends it.
+    /// Returns the whole field as it arrived: name, colon, value, and the CRLF at its end.
     pub const fn raw(&self) -> &'a [u8] {
         self.raw
     }
@@ -241,7 +242,7 @@ mod tests {
     use super::*;
     use crate::body::in_pieces;
 
-    /// Message, and how many octets of it are head.
+    /// Each message, and the length of its head in bytes.
     const MESSAGES: [(&[u8], usize); 11] = [
         (b"A: 1\r\nB: 2\r\n\r\nbody\r\n\r\nmore", 14),
         (b"A: 1\r\n\r\n", 8),
@@ -322,7 +323,7 @@ mod tests {
             ("A:\r\nB: \r\n", &[("A", b"", b""), ("B", b"", b"")]),
             ("A: b: c\r\n", &[("A", b"b: c", b"b: c")]),
             (
-                // Nothing that is no field hides the next one, nor is taken for one.
+                // A line that is not a field neither hides the next one nor counts as one.
                 "hello\r\n A: 1\r\n: 2\r\nB C: 3\r\nD\r\n : 4\r\nå: 5\r\nE: 6\r\n",
                 &[("E", b"6", b"6")],
             ),

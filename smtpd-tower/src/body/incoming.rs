@@ -12,17 +12,17 @@ use bytes::Bytes;
 use super::{Body, BodyError, Source};
 use crate::waker::Registration;
 
-/// The two ends of a message on its way: the engine feeds it, the service reads it.
+/// Creates the two ends of a message in transit: the engine feeds it, the service reads it.
 ///
-/// Usually both run in one task and poll each other in turn, so that a piece is handed over under one short lock, without
-/// a channel and without a wake. But the service may give its body away: to another task, or to a future that runs in
-/// the same task beside the session. Therefore a wake is left out only where it cannot matter, whoever is polled next:
+/// Usually both run in one task and poll each other in turn, so a chunk is handed over under one short lock, without a channel
+/// and without a wake. But the service may pass its body on, to another task or to a future that runs in the same task beside the
+/// session. Therefore a wake is omitted only if it cannot matter, whichever is polled next:
 ///
-/// - While the engine polls the service, a reader does not wake it: the engine looks at what the reader wants as soon as
-///   that poll returns ([`Feed::poll_service`]).
-/// - A reader with the waker of the engine's task is not woken by [`Feed::hand_over`], because that wake could not have an
-///   effect before the task's current poll is over. Within that poll, the engine polls the service. If the reader has not
-///   come for the pieces by then, it is elsewhere in the task, and is woken.
+/// - While the engine polls the service, a reader does not wake it: the engine checks what the reader wants as soon as that poll
+///   returns ([`Feed::poll_service`]).
+/// - [`Feed::hand_over`] does not wake a reader that has the waker of the engine's task, because that wake would have no effect
+///   before the task's current poll is over. Within that poll, the engine polls the service. If the reader has not fetched the
+///   chunks by then, it is elsewhere in the task, and is woken.
 pub(crate) fn incoming() -> (Feed, Body) {
     let shared = Arc::<Shared>::default();
     (
@@ -38,10 +38,10 @@ pub(crate) fn incoming() -> (Feed, Body) {
 #[derive(Default)]
 struct Shared {
     state: Mutex<State>,
-    /// The engine polls the service, and looks at the state afterwards.
+    /// The engine polls the service, and checks the state afterwards.
     ///
-    /// Readers look at it under the lock, and the engine clears it before it takes the lock to look: either the engine
-    /// sees what the reader wants, or the reader sees that the engine is not about to look.
+    /// Readers check this under the lock, and the engine clears it before it takes the lock to check the state: either the engine
+    /// sees what the reader wants, or the reader sees that the engine is not about to check.
     serving: AtomicBool,
 }
 
@@ -49,17 +49,17 @@ struct Shared {
 struct State {
     pieces: Pieces,
     end: Option<Result<(), BodyError>>,
-    /// The reader has come for the end.
+    /// The reader has fetched the end.
     read: bool,
-    /// The reader was told that there is nothing, and has not come again since.
+    /// The reader was told that there is nothing, and has not polled again since.
     waiting: bool,
-    /// The reader's task. Only woken while the reader is waiting; otherwise kept to save cloning it again.
+    /// The reader's task. Only woken while the reader is waiting; otherwise kept to avoid cloning it again.
     reader: Option<Waker>,
     /// The engine's task. Only woken when the reader begins to wait.
     feeder: Option<Waker>,
 }
 
-/// Pieces in their order. Mostly there is one, which needs no queue.
+/// Chunks in order. Usually there is one, which needs no queue.
 #[derive(Debug, Default)]
 pub(crate) struct Pieces {
     first: Option<Bytes>,
@@ -79,7 +79,8 @@ impl Pieces {
         self.first.is_none() && self.rest.is_empty()
     }
 
-    /// Whether they are so many that they cost more than their bytes: a message of dots comes in pieces of a few bytes.
+    /// Returns whether the chunks are so many that they cost more than their bytes: a message of dots arrives in chunks of a few
+    /// bytes.
     pub(crate) fn are_many(&self) -> bool {
         const MANY: usize = 512;
         self.rest.len() >= MANY
@@ -111,7 +112,7 @@ impl State {
         self.end.is_some() || !self.pieces.is_empty()
     }
 
-    /// The reader's waker, if there is something that the reader does not know of. It has to be woken.
+    /// Returns the reader's waker if there is something that the reader does not know of. The caller has to wake it.
     fn take_unaware(&mut self) -> Option<Waker> {
         if self.waiting && self.has_pending() {
             self.reader.take()
@@ -124,7 +125,7 @@ impl State {
 /// The engine's end.
 pub(crate) struct Feed(Arc<Shared>);
 
-/// What a service does that has been polled and is not idle.
+/// What a service that was polled and is not idle is doing.
 #[derive(Debug)]
 pub(crate) enum Served<T> {
     /// It has returned.
@@ -134,11 +135,11 @@ pub(crate) enum Served<T> {
 }
 
 impl Feed {
-    /// Polls the service by `poll`, and then looks whether the reader waits for a piece, as [`poll_wanted`](Self::poll_wanted)
-    /// does.
+    /// Polls the service by calling `poll`, and then checks whether the reader waits for a chunk, as
+    /// [`poll_wanted`](Self::poll_wanted) does.
     ///
-    /// This is how to poll the service after pieces were handed over: it wakes a reader that has not come for them. Where the
-    /// service has answered, dropping the feed does that.
+    /// Use this to poll the service after chunks were handed over: it wakes a reader that has not fetched them. If the service
+    /// has answered, dropping the feed does that.
     pub(crate) fn poll_service<T>(
         &self,
         cx: &mut Context<'_>,
@@ -153,9 +154,9 @@ impl Feed {
         self.poll_wanted(cx).map(|()| Served::Wanted)
     }
 
-    /// Ready when the reader waits for a piece. Never ready once the message has ended.
+    /// Ready when the reader waits for a chunk. Never ready once the message has ended.
     ///
-    /// A reader that waits although there is something for it is woken.
+    /// Wakes a reader that waits although there is something for it.
     pub(crate) fn poll_wanted(&self, cx: &Context<'_>) -> Poll<()> {
         let mut registration = Registration::new(cx);
         loop {
@@ -174,10 +175,10 @@ impl Feed {
         }
     }
 
-    /// Hands pieces over, and perhaps the end.
+    /// Hands chunks over, and the end if there is one.
     ///
-    /// A reader of another task is woken. One of the engine's own task may not be: call [`poll_service`](Self::poll_service)
-    /// in the same poll of the task.
+    /// Wakes a reader in another task. A reader in the engine's own task may not be woken: call
+    /// [`poll_service`](Self::poll_service) in the same poll of the task.
     pub(crate) fn hand_over(
         &self,
         pieces: Pieces,
@@ -229,7 +230,7 @@ impl Feed {
         wake(reader);
     }
 
-    /// Hands one piece over.
+    /// Hands one chunk over.
     #[cfg(test)]
     pub(crate) async fn push(&self, piece: Bytes) {
         let mut pieces = Pieces::default();
@@ -242,7 +243,7 @@ impl Feed {
         .await;
     }
 
-    /// Tells whether the lock is held.
+    /// Returns a function that tells whether the lock is held.
     #[cfg(test)]
     pub(crate) fn lock_probe(&self) -> impl Fn() -> bool + Send + Sync + use<> {
         let shared = self.0.clone();
@@ -251,12 +252,12 @@ impl Feed {
 }
 
 impl Drop for Feed {
-    /// A feed that goes away before the end leaves half a message.
+    /// A feed that is dropped before the end leaves an incomplete message.
     fn drop(&mut self) {
         let mut state = self.0.lock();
         state.end.get_or_insert(Err(BodyError::Incomplete));
         let unaware = state.take_unaware();
-        // Nobody else is woken from now on: the body may live on for long, and must not keep two tasks alive.
+        // Nothing else is woken from now on: the body may live on for long, and must not keep two tasks alive.
         let wakers = (state.reader.take(), state.feeder.take());
         drop(state);
         wake(unaware);
@@ -264,7 +265,7 @@ impl Drop for Feed {
     }
 }
 
-/// While it lives, the engine polls the service. A panic of the service ends it too.
+/// While this exists, the engine polls the service. A panic of the service ends it too.
 struct Serving<'a>(&'a AtomicBool);
 
 impl<'a> Serving<'a> {
@@ -283,7 +284,7 @@ impl Drop for Serving<'_> {
 /// The service's end.
 pub(super) struct Incoming {
     shared: Arc<Shared>,
-    /// What has been taken out of there at once.
+    /// What was fetched from there at once.
     pieces: Pieces,
 }
 
@@ -373,7 +374,7 @@ mod tests {
         assert_eq!(assert_ready!(chunk.poll()).unwrap().unwrap(), "one");
     }
 
-    /// Polls the service, which does nothing or looks for a piece.
+    /// Polls the service, which does nothing or asks for a chunk.
     fn serve(feed: &Feed, session: &mut Session, chunk: Option<&mut Chunk<'_>>) -> bool {
         let served = session.enter(|cx, _| {
             feed.poll_service(cx, |cx| match chunk {
@@ -398,7 +399,7 @@ mod tests {
         let (feed, mut body) = incoming();
         let mut session = task::spawn(());
         for piece in ["one", "two"] {
-            // Not wanted yet: the engine sleeps, and would be woken.
+            // Not wanted yet: the engine sleeps, and has to be woken.
             assert!(!serve(&feed, &mut session, None));
             let mut chunk: Chunk<'_> = Box::pin(body.chunk());
             assert!(serve(&feed, &mut session, Some(&mut chunk)));
@@ -433,7 +434,7 @@ mod tests {
         assert_eq!(piece.unwrap().unwrap(), "one");
     }
 
-    /// It has looked within the service, and is polled elsewhere in the task from then on, or the service has answered.
+    /// The reader was polled within the service, and is polled elsewhere in the task from then on, or the service has answered.
     #[test]
     fn a_reader_that_has_left_the_service_is_woken() {
         for answers in [false, true] {

@@ -14,9 +14,9 @@ use pin_project::pin_project;
 use super::{Body, BodyError};
 
 impl Body {
-    /// The same body, whose pieces are shown to `see` as they pass: for counting, hashing, progress.
+    /// Calls `see` with each chunk that passes: for counting, hashing, progress.
     ///
-    /// Only a body read to its end has shown the whole message.
+    /// `see` is called for the whole message only if the body is read to its end.
     ///
     /// ```
     /// use std::sync::{Arc, Mutex};
@@ -25,7 +25,7 @@ impl Body {
     /// use smtpd_tower::{Body, BodyError, Data, Envelope, Reply, Request, Session, handler_fn};
     /// use tower::ServiceExt;
     ///
-    /// /// Passes the message on piece by piece, and has its SHA-256 when it has passed.
+    /// /// Passes the message on chunk by chunk, and returns its SHA-256.
     /// async fn hashed(request: Request<Data>) -> Result<Reply, BodyError> {
     ///     let hash = Arc::new(Mutex::new(Sha256::new()));
     ///     let hashing = hash.clone();
@@ -49,8 +49,9 @@ impl Body {
         })
     }
 
-    /// The same, but `see` may end the message: by [`BodyError::refused`], or by a failure of its own. Whoever reads the
-    /// body gets that error in place of the piece; [`MapBodyLayer`](crate::layer::MapBodyLayer) shows a filter made so.
+    /// Like [`inspect`](Self::inspect), but `see` may end the message: with [`BodyError::refused`], or with an error of its own.
+    /// The reader of the body receives that error in place of the chunk. [`MapBodyLayer`](crate::layer::MapBodyLayer) shows such
+    /// a filter.
     ///
     /// ```
     /// use smtpd_tower::{Body, BodyError, Reply};
@@ -74,7 +75,7 @@ impl Body {
         })
     }
 
-    /// The same body, and how many octets of it have passed so far.
+    /// Returns the body, and the number of its bytes that have passed so far.
     ///
     /// ```
     /// use smtpd_tower::{Body, BodyError};
@@ -97,12 +98,12 @@ impl Body {
     }
 }
 
-/// How many octets of a body have passed; see [`Body::counted`]. Clones show the same number.
+/// The number of bytes of a body that have passed; see [`Body::counted`]. Clones share the count.
 #[derive(Clone, Debug, Default)]
 pub struct OctetCount(Arc<AtomicU64>);
 
 impl OctetCount {
-    /// How many it is by now.
+    /// Returns the current number.
     pub fn octets(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
@@ -110,7 +111,7 @@ impl OctetCount {
 
 #[pin_project]
 struct Inspect<F> {
-    /// Nothing after an error of `see`.
+    /// `None` after an error of `see`.
     body: Option<Body>,
     see: F,
 }

@@ -1,11 +1,11 @@
 use super::{Body, BodyError};
 
 impl Body {
-    /// Limits the body to `limit` bytes: instead of the chunk that goes beyond, it yields [`BodyError::TooLarge`], and nothing
-    /// after that. Bytes that were [prepended](Self::prepend) before count too; those prepended afterwards do not.
+    /// Limits the body to `limit` bytes: in place of the chunk that exceeds it, the body yields [`BodyError::TooLarge`], and
+    /// nothing after that. Bytes that were [prepended](Self::prepend) before count too; those prepended afterwards do not.
     ///
-    /// For a limit on every message of a service use [`SizeLimitLayer`](crate::layer::SizeLimitLayer), which also rejects a message
-    /// by its declared size, and the server's [`Limits::message_size`](smtpd_core::Limits::message_size).
+    /// To limit every message of a service use [`SizeLimitLayer`](crate::layer::SizeLimitLayer), which also rejects a message by
+    /// its declared size, and the server's [`Limits::message_size`](smtpd_core::Limits::message_size).
     ///
     /// ```
     /// use smtpd_tower::{Body, BodyError};

@@ -3,10 +3,10 @@
 //! | type | what it is |
 //! |---|---|
 //! | [`Body`] | the stream of the message |
-//! | [`BodyError`] | why a message did not come whole, or why its reader failed |
+//! | [`BodyError`] | why a message did not arrive whole, or why its reader failed |
 //! | [`BodyReader`] | the body as an `AsyncRead` |
 //! | [`Head`], [`HeaderField`], [`HeaderFields`] | the header section |
-//! | [`OctetCount`] | the size of what has passed so far |
+//! | [`OctetCount`] | the number of bytes that have passed so far |
 //! | [`SinkFailure`] | what to do if the sink of a copy fails |
 //! | `Spooled`, `Spooling` (feature `spool`) | a whole message, in memory or in a temporary file |
 
@@ -53,28 +53,28 @@ pub use self::{
     tee::SinkFailure,
 };
 
-/// The message as it arrives, dots undone: a stream of octets in pieces of any size.
+/// The message as it arrives, without dot stuffing: a stream of bytes in chunks of any size.
 ///
-/// Nothing is read from the client before a piece is asked for: the first poll makes the server send 354, and a service
-/// that stops polling stops the client. Only when the stream has ended with `None` has the whole message come; a client
-/// that goes away yields [`BodyError::Incomplete`] as the last item, so what commits at the end can never store half a
+/// Nothing is read from the client before a chunk is requested: the first poll makes the server send 354, and a service that
+/// stops polling stops the client. The whole message has arrived only when the stream has ended with `None`. If the client
+/// disconnects, the last item is [`BodyError::Incomplete`], so a service that commits at the end can never store an incomplete
 /// message.
 ///
-/// | to have | take |
+/// | to | use |
 /// |---|---|
-/// | piece by piece | [`chunk`](Self::chunk), or it as a [`Stream`] |
-/// | as an `AsyncRead` | [`into_reader`](Self::into_reader) |
-/// | in memory | [`collect`](Self::collect), [`collect_to`](Self::collect_to) |
-/// | no more than so many bytes of it | [`limited`](Self::limited) |
-/// | nothing of it | [`discard`](Self::discard) |
-/// | in memory or a temporary file | `spool` (feature `spool`) |
-/// | the header section first | [`head`](Self::head) |
-/// | as MIME | `mime::Parsed` (feature `mime`) |
-/// | header fields before it | [`prepend_header`](Self::prepend_header) |
-/// | other bytes before it | [`prepend`](Self::prepend) |
-/// | a look at what passes | [`inspect`](Self::inspect), [`counted`](Self::counted) |
-/// | to refuse it as it passes | [`try_inspect`](Self::try_inspect) |
-/// | a copy of what passes | [`tee`](Self::tee) |
+/// | read it chunk by chunk | [`chunk`](Self::chunk), or the body as a [`Stream`] |
+/// | read it as an `AsyncRead` | [`into_reader`](Self::into_reader) |
+/// | read it into memory | [`collect`](Self::collect), [`collect_to`](Self::collect_to) |
+/// | read at most a number of bytes | [`limited`](Self::limited) |
+/// | drop it | [`discard`](Self::discard) |
+/// | keep it in memory or a temporary file | `spool` (feature `spool`) |
+/// | read the header section first | [`head`](Self::head) |
+/// | parse it as MIME | `mime::Parsed` (feature `mime`) |
+/// | add header fields | [`prepend_header`](Self::prepend_header) |
+/// | add other bytes before it | [`prepend`](Self::prepend) |
+/// | inspect what passes | [`inspect`](Self::inspect), [`counted`](Self::counted) |
+/// | refuse it as it passes | [`try_inspect`](Self::try_inspect) |
+/// | copy what passes | [`tee`](Self::tee) |
 ///
 /// ```
 /// use smtpd_tower::{Body, BodyError};
@@ -103,21 +103,21 @@ enum Source {
 type PieceStream = dyn Stream<Item = Result<Bytes, BodyError>> + Send;
 
 impl Body {
-    /// A body of that stream, for instance one that changes another body.
+    /// Creates a body from a stream, for instance one that changes another body.
     pub fn new(stream: impl Stream<Item = Result<Bytes, BodyError>> + Send + 'static) -> Self {
         Source::Stream(SyncWrapper::new(Box::pin(stream))).into()
     }
 
-    /// The next piece; `None` when the message has come whole.
+    /// Returns the next chunk, or `None` when the whole message has arrived.
     ///
     /// # Errors
     ///
-    /// See [`BodyError`]. After an error there is no more.
+    /// See [`BodyError`]. There is nothing after an error.
     pub async fn chunk(&mut self) -> Option<Result<Bytes, BodyError>> {
         std::future::poll_fn(|cx| self.poll_chunk(cx)).await
     }
 
-    /// The whole message in memory. How large it can get is up to the server's limit for a message.
+    /// Reads the whole message into memory. The server's limit for a message is the only limit on its size.
     ///
     /// # Errors
     ///
@@ -126,11 +126,11 @@ impl Body {
         self.collect_to(usize::MAX).await
     }
 
-    /// The whole message in memory, if it has no more than `limit` octets.
+    /// Reads the whole message into memory, if it has at most `limit` bytes.
     ///
     /// # Errors
     ///
-    /// [`BodyError::TooLarge`] as soon as it has more; else see [`BodyError`].
+    /// Returns [`BodyError::TooLarge`] as soon as the message has more; otherwise see [`BodyError`].
     pub async fn collect_to(mut self, limit: usize) -> Result<Bytes, BodyError> {
         let mut whole = BytesMut::new();
         while let Some(piece) = self.chunk().await {
@@ -143,12 +143,12 @@ impl Body {
         Ok(whole.freeze())
     }
 
-    /// Reads the message to its end and drops it, for a service that accepts a message and does not want it. It takes the
-    /// memory of one chunk.
+    /// Reads the message to its end and drops it, for a service that accepts a message without using it. Keeps one chunk in
+    /// memory at a time.
     ///
-    /// A service that accepts a message has to know that it came whole, so it reads to the end even what it drops: what is
-    /// wrong with the message, or a layer's filter of the body, is found on the way. The server [logs a
-    /// warning](crate::guide::responsibility#read-to-the-end) of a message that is accepted and was not read to its end.
+    /// A service that accepts a message has to know that it arrived whole, so it reads to the end even what it drops: errors in
+    /// the message and refusals by a layer that filters the body show up on the way. The server [logs a
+    /// warning](crate::guide::responsibility#read-to-the-end) about a message that is accepted without being read to its end.
     ///
     /// # Errors
     ///
@@ -167,8 +167,7 @@ impl Body {
         Ok(())
     }
 
-    /// The same body with these bytes before it, whatever they are. For header fields, use
-    /// [`prepend_header`](Self::prepend_header).
+    /// Puts any bytes before the body. For header fields, use [`prepend_header`](Self::prepend_header).
     #[must_use]
     pub fn prepend(mut self, octets: impl Into<Bytes>) -> Self {
         let octets = octets.into();
@@ -195,7 +194,7 @@ impl Body {
 }
 
 impl Default for Body {
-    /// A message without an octet.
+    /// Returns an empty message.
     fn default() -> Self {
         Source::Fixed(None).into()
     }
@@ -242,7 +241,7 @@ impl fmt::Debug for Body {
     }
 }
 
-/// A message that has come in these pieces, and has ended so.
+/// Creates a message that arrives in these chunks, and ends with `end`.
 #[cfg(test)]
 pub(crate) fn in_pieces<'a, T: AsRef<[u8]> + ?Sized + 'a>(
     pieces: impl IntoIterator<Item = &'a T>,

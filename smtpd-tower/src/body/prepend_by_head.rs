@@ -13,9 +13,9 @@ use super::{
 };
 
 impl Body {
-    /// The same body with the header fields before it that `make` returns, once it has seen the header section. A message
-    /// that does not begin with a header field has none, whatever follows. Where the header section has more than `limit` bytes,
-    /// nothing is added: what is missing is not known. Of the message, `limit` bytes and one chunk are kept.
+    /// Puts the header fields before the body that `make` returns once it has seen the header section. A message that does not
+    /// begin with a header field has none, whatever follows. If the header section has more than `limit` bytes, nothing is added,
+    /// because it is unknown what is missing. At most `limit` bytes and one chunk of the message are kept.
     pub(crate) fn prepend_by_head(
         self,
         limit: usize,
@@ -34,7 +34,7 @@ struct PrependByHead<F> {
     body: Body,
     seen: BytesMut,
     limit: usize,
-    /// Taken when the head is there.
+    /// Taken once the head is there.
     make: Option<F>,
 }
 
@@ -48,7 +48,7 @@ impl<F: FnOnce(&Head) -> String + Unpin> Stream for PrependByHead<F> {
             let piece = match ready!(this.body.poll_chunk(cx)).transpose() {
                 Ok(piece) => piece,
                 Err(error) => {
-                    // Nothing comes after an error, neither what was seen nor an end that looks well.
+                    // Nothing follows an error, neither the buffered bytes nor a clean end.
                     this.make = None;
                     this.seen = BytesMut::new();
                     return Poll::Ready(Some(Err(error)));

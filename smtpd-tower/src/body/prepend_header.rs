@@ -12,16 +12,16 @@ use super::{
 };
 
 impl Body {
-    /// The same body with these header fields before it, such as a trace header. Each of them ends with CRLF; the last one gets
-    /// it where it lacks it.
+    /// Puts header fields, such as a trace header, before the body. Each of them ends with CRLF, which is added to the last one
+    /// if it is missing.
     ///
-    /// The fields are not checked. A value must hold no CR or LF that a client chose, for a client could otherwise add fields of
-    /// its own, or end the header section (RFC 5322 section 2.2).
+    /// The fields are not checked. A value must not contain a CR or LF that a client chose: the client could otherwise add fields
+    /// of its own, or end the header section (RFC 5322 section 2.2).
     ///
-    /// Where the message begins neither with a header field nor with an empty line, an empty line ends the fields, for the text
-    /// of the message would otherwise be read as part of its header. That is the message of `printf text | curl -T -` and of
-    /// many devices. A line `From ` of an mbox above the first field becomes one itself, `X-Mailbox-Line`, as Postfix does it:
-    /// the fields below stay fields.
+    /// If the message begins neither with a header field nor with an empty line, an empty line is added after the fields, because
+    /// the text of the message would otherwise be read as part of its header. This applies to messages from `printf text | curl
+    /// -T -` and from many devices. An mbox `From ` line above the first field becomes the field `X-Mailbox-Line`, as in Postfix:
+    /// the fields below it stay fields.
     ///
     /// ```
     /// use smtpd_tower::{Body, BodyError};
@@ -52,11 +52,11 @@ impl Body {
 }
 
 struct PrependHeader {
-    /// Taken when it is known how they end.
+    /// Taken once it is known how they end.
     fields: Option<Bytes>,
-    /// What decides that.
+    /// Decides that.
     beginning: Beginning,
-    /// What has come without deciding it. Never more than two lines.
+    /// What has arrived without deciding it. Never more than two lines.
     undecided: BytesMut,
     /// The same with the chunk that has decided it.
     seen: Bytes,
@@ -77,7 +77,7 @@ impl Stream for PrependHeader {
                 Ok(Begins::MailboxLine) => before(MAILBOX_FIELD),
                 Ok(Begins::Text) => before(b"\r\n"),
                 Err(error) => {
-                    // Nothing comes after an error, neither what was seen nor an end that looks well.
+                    // Nothing follows an error, neither the buffered bytes nor a clean end.
                     this.seen = Bytes::new();
                     Err(error)
                 }
@@ -91,7 +91,7 @@ impl Stream for PrependHeader {
 }
 
 impl PrependHeader {
-    /// How the message begins, which says how it may follow header fields.
+    /// Returns how the message begins, which decides how it may follow header fields.
     fn poll_beginning(&mut self, cx: &mut Context<'_>) -> Poll<Result<Begins, BodyError>> {
         loop {
             let Some(chunk) = ready!(self.body.poll_chunk(cx)).transpose()? else {
@@ -129,7 +129,7 @@ mod tests {
     const LINE: &str = "\r\n";
     const MAILBOX: &str = "X-Mailbox-Line: ";
 
-    /// Messages, and what has to stand between them and the fields.
+    /// Messages, and what has to come between them and the fields.
     const MESSAGES: [(&[u8], &str); 32] = [
         (b"A: 1\r\n\r\nHello\r\n", ""),
         (b"A:\r\n", ""),

@@ -12,10 +12,10 @@ use super::{Body, BodyError};
 use crate::fault::cause_of;
 
 impl Body {
-    /// The same body for what reads by [`AsyncRead`] or [`AsyncBufRead`].
+    /// Converts the body into a reader for code that uses [`AsyncRead`] or [`AsyncBufRead`].
     ///
-    /// A [`BodyError`] comes as an [`io::Error`] made of it, and comes again at every further read, so a message that has
-    /// not come whole never seems to end well. [`recover`](crate::reply::recover()) and `BodyError::from` find it in there.
+    /// A [`BodyError`] is returned as an [`io::Error`] that wraps it, and again by every further read, so an incomplete message
+    /// never seems to end cleanly. [`recover`](crate::reply::recover()) and `BodyError::from` find it in there.
     ///
     /// ```
     /// use smtpd_tower::{Body, BodyError};
@@ -35,7 +35,7 @@ impl Body {
     }
 }
 
-/// A [`Body`] as [`AsyncRead`] and [`AsyncBufRead`], made by [`Body::into_reader`].
+/// A [`Body`] as an [`AsyncRead`] and [`AsyncBufRead`], created by [`Body::into_reader`].
 #[derive(Debug)]
 pub struct BodyReader {
     body: Body,
@@ -46,7 +46,7 @@ pub struct BodyReader {
 impl AsyncBufRead for BodyReader {
     fn poll_fill_buf(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<&[u8]>> {
         let this = self.get_mut();
-        // A body may have empty pieces; a reader that reads nothing is at its end.
+        // A body may have empty chunks, but a read of no bytes means the end.
         while this.piece.is_empty() {
             match &this.end {
                 Some(Ok(())) => break,
@@ -65,7 +65,7 @@ impl AsyncBufRead for BodyReader {
         let octets = octets.min(self.piece.len());
         self.piece.advance(octets);
         if self.piece.is_empty() {
-            // Waiting for the next piece, it must not keep the memory of this one.
+            // Does not keep this chunk in memory while waiting for the next one.
             self.piece = Bytes::new();
         }
     }
@@ -87,7 +87,7 @@ impl AsyncRead for BodyReader {
 }
 
 impl From<BodyError> for io::Error {
-    /// An error made of it, which [`io::Error::get_ref`] lends.
+    /// Wraps the error; [`io::Error::get_ref`] returns it.
     fn from(error: BodyError) -> Self {
         let kind = match &error {
             BodyError::Incomplete => io::ErrorKind::UnexpectedEof,
@@ -103,8 +103,8 @@ impl From<BodyError> for io::Error {
 }
 
 impl From<io::Error> for BodyError {
-    /// The body error that it was made of; else [`BodyError::Handler`], for a body has no other. A body of your own that
-    /// fails by an I/O error yields [`BodyError::other`] of it.
+    /// Returns the body error that was wrapped, or [`BodyError::Handler`], because a body fails with no other I/O error. A body
+    /// of your own that fails with an I/O error yields [`BodyError::other`] of it.
     fn from(error: io::Error) -> Self {
         let mut cause: Option<&(dyn Error + 'static)> = Some(&error);
         while let Some(error) = cause {

@@ -14,10 +14,10 @@ use tokio::task::{JoinHandle, spawn_blocking};
 use super::{Body, BodyError, BodyReader, spooled_file::SpooledFile};
 
 impl Body {
-    /// Takes the whole message: into memory, or into a temporary file as soon as it has more than `limit` octets.
+    /// Reads the whole message into memory, or into a temporary file as soon as it has more than `limit` bytes.
     ///
-    /// The file has no name, or none for long, and goes with the last that holds the [`Spooled`]. Memory beyond `limit` is
-    /// that of one piece.
+    /// The file has no name, or only for a moment, and is deleted when the last [`Spooled`] is dropped. Beyond `limit`, at most
+    /// one chunk is in memory.
     ///
     /// ```
     /// use smtpd_tower::{Body, BodyError};
@@ -33,11 +33,11 @@ impl Body {
     ///
     /// # Errors
     ///
-    /// [`BodyError::Other`] when the file fails; else see [`BodyError`].
+    /// Returns [`BodyError::Other`] if the file fails; otherwise see [`BodyError`].
     ///
     /// # Panics
     ///
-    /// The future panics outside of a tokio runtime when it comes to the file.
+    /// The future panics outside of a tokio runtime when it needs the file.
     pub fn spool(self, limit: usize) -> Spooling {
         Spooling {
             body: self,
@@ -49,7 +49,7 @@ impl Body {
     }
 }
 
-/// A message being taken; see [`Body::spool`].
+/// The future of [`Body::spool`].
 #[must_use = "a future does nothing unless it is awaited"]
 pub struct Spooling {
     body: Body,
@@ -66,7 +66,7 @@ enum Storage {
 }
 
 impl Spooling {
-    /// Has the file in that directory, instead of that of the system for temporary files.
+    /// Sets the directory of the file. Default: the system's directory for temporary files.
     pub fn in_directory(self, directory: impl Into<PathBuf>) -> Self {
         Self {
             directory: Some(directory.into()),
@@ -126,7 +126,7 @@ impl Future for Spooling {
             let kept = match storage {
                 Storage::File(file) => Kept::File(Arc::new(Mutex::new(file))),
                 Storage::Memory(memory) => Kept::Memory(memory.freeze()),
-                // Not reached: what is written was awaited above.
+                // Unreachable: the write was awaited above.
                 Storage::Writing(_) => return Poll::Pending,
             };
             return Poll::Ready(Ok(Spooled {
@@ -146,9 +146,9 @@ impl fmt::Debug for Spooling {
     }
 }
 
-/// A whole message in memory or in a temporary file, to be read as often as wanted; see [`Body::spool`].
+/// A whole message in memory or in a temporary file, which can be read any number of times; see [`Body::spool`].
 ///
-/// Clones share it, and so do the bodies that it gives; it is deleted with the last of them.
+/// Clones share it, and so do the bodies that it returns; it is deleted with the last of them.
 #[derive(Clone)]
 pub struct Spooled {
     kept: Kept,
@@ -162,24 +162,24 @@ enum Kept {
 }
 
 impl Spooled {
-    /// How many octets it has.
+    /// Returns its length in bytes.
     pub const fn len(&self) -> u64 {
         self.len
     }
 
-    /// Whether it has none.
+    /// Returns whether it has no bytes.
     pub const fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    /// Whether there was no need for a file.
+    /// Returns whether it is in memory, without a file.
     pub const fn is_in_memory(&self) -> bool {
         matches!(self.kept, Kept::Memory(_))
     }
 
-    /// The message from its beginning. Several bodies may be read at the same time.
+    /// Returns the message from its beginning. Several bodies may be read at the same time.
     ///
-    /// One that cannot be read yields [`BodyError::Other`].
+    /// If the file cannot be read, the body yields [`BodyError::Other`].
     pub fn body(&self) -> Body {
         match &self.kept {
             Kept::Memory(octets) => octets.clone().into(),
@@ -187,7 +187,7 @@ impl Spooled {
         }
     }
 
-    /// The message from its beginning, for what reads by [`AsyncRead`](tokio::io::AsyncRead).
+    /// Returns the message from its beginning as an [`AsyncRead`](tokio::io::AsyncRead).
     pub fn reader(&self) -> BodyReader {
         self.body().into_reader()
     }
@@ -212,7 +212,7 @@ mod tests {
     #[tokio::test]
     async fn a_message_above_the_limit_goes_to_a_file_and_is_read_twice() {
         let message: Vec<u8> = (0..300_000_u32).map(|octet| octet as u8).collect();
-        // Octets, octets of a piece, limit, whether it stays in memory.
+        // Bytes, bytes per chunk, limit, whether it stays in memory.
         let table = [
             (0, 1, 0, true),
             (1, 1, 0, false),

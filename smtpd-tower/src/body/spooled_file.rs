@@ -12,10 +12,10 @@ use tokio::task::{JoinHandle, spawn_blocking};
 
 use crate::body::BodyError;
 
-/// How much is read at once, in octets.
+/// The number of bytes read at once.
 const PIECE: u64 = 64 * 1024;
 
-/// Reads a file that others read too: each at a place of its own.
+/// Reads a file that others read too: each at a position of its own.
 pub(super) struct SpooledFile {
     file: Arc<Mutex<File>>,
     at: u64,
@@ -41,7 +41,7 @@ impl SpooledFile {
 }
 
 fn read(file: &Mutex<File>, at: u64, len: u64) -> io::Result<Vec<u8>> {
-    // One file has one place to read from, so it is nobody else's meanwhile.
+    // The file has one position to read from, so the lock is held meanwhile.
     let mut file = file.lock().unwrap_or_else(PoisonError::into_inner);
     file.seek(SeekFrom::Start(at))?;
     let mut octets = Vec::new();

@@ -13,23 +13,23 @@ use tokio::io::AsyncWrite;
 use super::{Body, BodyError};
 use crate::fault::quietly;
 
-/// What becomes of a message when the sink that takes a copy of it fails; see [`Body::tee`].
+/// What happens to a message when the sink for its copy fails; see [`Body::tee`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum SinkFailure {
-    /// The message fails too, by [`BodyError::Other`]: what must be copied is not taken without its copy.
+    /// The message fails too, with [`BodyError::Other`]: no message is accepted without its copy.
     #[default]
     FailMessage,
-    /// The message goes on without a copy; a warning is logged.
+    /// The message continues without a copy; a warning is logged.
     GiveUp,
 }
 
 impl Body {
-    /// The same body, of which every octet is written to `sink` too, before it is passed on.
+    /// Writes every byte to `sink` before passing it on.
     ///
-    /// A sink that takes its time holds the client back. At the end of the message the sink is shut down, and only then
-    /// does the body end. A sink that is dropped without being shut down has not got a whole message: the message broke
-    /// off, or nobody read it to its end.
+    /// A slow sink slows the client down. At the end of the message the sink is shut down, and only then does the body end. A
+    /// sink that is dropped without being shut down has not received a whole message: the message broke off, or nothing read it
+    /// to its end.
     ///
     /// ```
     /// use smtpd_tower::{Body, BodyError, SinkFailure};
@@ -50,7 +50,7 @@ impl Body {
         self.tee_into(Sink::<Ready<_>, _>::Open(sink), on_failure)
     }
 
-    /// The same into a sink that is opened when the body is first read.
+    /// Like [`tee`](Self::tee), with a sink that is opened when the body is first read.
     pub(crate) fn tee_opening<O, W>(self, open: O, on_failure: SinkFailure) -> Self
     where
         O: Future<Output = io::Result<W>> + Send + 'static,
@@ -180,7 +180,7 @@ where
         Poll::Ready(Ok(()))
     }
 
-    /// Also flushes it.
+    /// Flushes it first.
     fn poll_close(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match ready!(self.poll_open(cx))? {
             Some(sink) => sink.poll_shutdown(cx),
@@ -258,7 +258,7 @@ mod tests {
         assert_eq!(body.collect().await.unwrap(), "onetwo");
     }
 
-    /// Tells whether it was shut down.
+    /// Records whether it was shut down.
     struct Witness(std::sync::Arc<std::sync::atomic::AtomicBool>);
 
     impl AsyncWrite for Witness {

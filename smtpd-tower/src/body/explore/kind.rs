@@ -15,10 +15,10 @@ use crate::{
     router::probed_broadcast,
 };
 
-/// What the service puts before the message, by its head.
+/// What the service puts before the message, depending on its head.
 pub(super) const BEFORE: &str = "B: 2\r\n";
 
-/// The way from the engine to the readers.
+/// The path from the engine to the readers.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Kind {
     Incoming,

@@ -1,13 +1,13 @@
-//! Looks for an order of events in which a reader of a body waits for ever, or in which a lock is held at the wrong time.
+//! Searches for an order of events in which a reader of a body waits forever, or a lock is held at the wrong time.
 //!
-//! The system is a small copy of the engine, with a data service that it polls, and the readers of one message. A reader
-//! may be polled within the service, in the task of the session beside it, or in a task of its own; it may go from one
-//! to another, give its poll up and come back for the next piece later or never, or be dropped, and so may the engine. A
-//! path is a list of such events. After each path only woken tasks are polled, as an executor does, and every reader that
-//! still wants the message must get it: each byte once and in order, then its end.
+//! The system is a small copy of the engine, with a data service that it polls, and the readers of one message. A reader may be
+//! polled within the service, in the task of the session beside it, or in a task of its own; it may move from one to another,
+//! cancel its poll and come back for the next chunk later or never, or be dropped, and so may the engine. A path is a list of
+//! such events. After each path only woken tasks are polled, as an executor does, and every reader that still wants the message
+//! must get it: each byte once and in order, then its end.
 //!
-//! What must not run under a lock looks whether one is held: wakers when they wake and when they are dropped, and the
-//! pieces when they are dropped. (That the clone of a waker is made without a lock cannot be seen by a safe waker.)
+//! Code that must not run under a lock checks whether one is held: wakers when they wake and when they are dropped, and chunks
+//! when they are dropped. (A safe waker cannot check that it is cloned without a lock.)
 
 mod kind;
 mod reader;
@@ -19,7 +19,7 @@ use self::{
     world::{Setting, World},
 };
 
-/// One path of so many events.
+/// Walks one path of `events` events.
 fn walk(setting: Setting, events: usize, choose: &mut dyn FnMut(usize) -> usize) {
     let mut world = World::new(setting, choose);
     for _ in 0..events {
@@ -29,9 +29,9 @@ fn walk(setting: Setting, events: usize, choose: &mut dyn FnMut(usize) -> usize)
     world.end(choose);
 }
 
-/// Every path of so many events.
+/// Walks every path of `events` events.
 fn walk_all(setting: Setting, events: usize) -> usize {
-    // Each decision of the path, and how many there were to choose from.
+    // Each decision of the path, and the number of choices.
     let mut path: Vec<(usize, usize)> = Vec::new();
     let mut paths = 0;
     loop {
@@ -66,7 +66,7 @@ fn walk_some(setting: Setting, events: usize, seeds: u32) {
     }
 }
 
-/// Every short path, and as many longer ones as `SMTPD_PATHS` says.
+/// Walks every short path, and as many longer ones as `SMTPD_PATHS` says.
 fn explore(kind: Kind, depth: usize) {
     let paths = std::env::var("SMTPD_PATHS").map_or(100, |paths| paths.parse().expect("a number"));
     for (new_wakers, batches) in [(false, false), (true, false), (false, true)] {

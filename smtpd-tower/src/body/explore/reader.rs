@@ -59,7 +59,7 @@ impl Reader {
 pub(super) enum Place {
     /// By the service, with the waker of the session.
     Within,
-    /// By the service, with a waker of its own, and only after that was woken: as in `FuturesUnordered`.
+    /// By the service, with a waker of its own, and only after that waker was woken, as in `FuturesUnordered`.
     WithinOwn,
     /// In the task of the session, before the session.
     Before,
@@ -85,7 +85,7 @@ impl Place {
         }
     }
 
-    /// A reader may go from one of these to another without being polled anew: its waker stays the right one.
+    /// Returns whether a reader may move between such places without being polled again: its waker stays the right one.
     pub(super) const fn has_waker_of_session(self) -> bool {
         matches!(self, Self::Within | Self::Before | Self::After)
     }
@@ -96,8 +96,8 @@ impl Place {
 pub(super) enum Mode {
     /// Reads on.
     Reads,
-    /// Looks once for a piece, and gives up.
+    /// Looks once for a chunk, and cancels.
     LooksOnce,
-    /// Nothing; it keeps the body.
+    /// Does nothing; it keeps the body.
     Idles,
 }

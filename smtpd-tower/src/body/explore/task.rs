@@ -8,7 +8,7 @@ use std::{
 
 use bytes::Bytes;
 
-/// What pieces and wakers see.
+/// What chunks and wakers see.
 #[derive(Default)]
 pub(super) struct Ledger {
     pub(super) live: AtomicUsize,
@@ -50,10 +50,10 @@ pub(super) const fn cost(text: &str) -> usize {
     text.len() + size_of::<Bytes>()
 }
 
-/// Tells that a task was woken.
+/// Records that a task was woken.
 pub(super) struct Alarm {
     pub(super) rung: Arc<AtomicBool>,
-    /// Within a task: woken too.
+    /// Within a task: also woken.
     pub(super) parent: Option<Waker>,
     pub(super) ledger: Arc<Ledger>,
 }

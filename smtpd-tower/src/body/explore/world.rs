@@ -16,9 +16,9 @@ pub(super) const MESSAGE: [&str; 4] = ["A: 1\r\n", "\r\n", "bo", "dy\r\n"];
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Setting {
     pub(super) kind: Kind,
-    /// Each poll has a waker that is not equal to the one before it.
+    /// Each poll has a waker that does not equal the previous one.
     pub(super) new_wakers: bool,
-    /// All that has come is handed over at once.
+    /// Everything that has arrived is handed over at once.
     pub(super) batches: bool,
 }
 
@@ -26,11 +26,11 @@ pub(super) struct Setting {
 pub(super) enum Event {
     /// An executor may poll a task at any time.
     Poll(usize),
-    /// The client sends a piece, or the end.
+    /// The client sends a chunk, or the end.
     Input,
     Mode(usize, Mode),
     Move(usize, Place),
-    /// The same without polling the reader for it.
+    /// Like `Move`, without polling the reader.
     QuietMove(usize, Place),
     Drop(usize),
     DropFeed,
@@ -41,10 +41,10 @@ pub(super) struct World {
     pub(super) ledger: Arc<Ledger>,
     pub(super) feed: Option<Feed>,
     pub(super) cut: bool,
-    /// What the client has yet to send, and what the engine has yet to hand over; the last is the end.
+    /// What the client has yet to send, and what the engine has yet to hand over. The last item is the end.
     pub(super) to_come: VecDeque<Option<&'static str>>,
     pub(super) come: VecDeque<Option<&'static str>>,
-    /// The engine knows that the service wants a piece.
+    /// The engine knows that the service wants a chunk.
     pub(super) wanted: bool,
     pub(super) tasks: [Task; 2],
     pub(super) readers: Vec<Reader>,
@@ -125,7 +125,7 @@ impl World {
             Event::Poll(task) => self.poll(task),
             Event::Input => {
                 self.come.extend(self.to_come.pop_front());
-                // Where the engine does not wait for input, none wakes it.
+                // If the engine does not wait for input, nothing wakes it.
                 if self.wanted {
                     self.tasks[0].rung.store(true, SeqCst);
                 }
@@ -153,7 +153,7 @@ impl World {
         self.check();
     }
 
-    /// Something else than the body has woken the task that polls this reader.
+    /// Polls a reader because something other than the body has woken its task.
     pub(super) fn visit(&mut self, number: usize) {
         let reader = &mut self.readers[number];
         reader.own.rung.store(true, SeqCst);
@@ -225,7 +225,7 @@ impl World {
         feed.hand_over(pieces, end, cx);
     }
 
-    /// Lets an executor work until there is nothing to do.
+    /// Runs the executor until there is nothing to do.
     pub(super) fn run(&mut self) {
         let mut polls = 0;
         loop {
@@ -241,7 +241,7 @@ impl World {
         }
     }
 
-    /// What must hold after every event.
+    /// Checks what must hold after every event.
     pub(super) fn check(&self) {
         assert!(
             !self.ledger.locked.load(SeqCst),
@@ -251,7 +251,7 @@ impl World {
             let expected = self.expected();
             assert!(expected.starts_with(&reader.seen), "{}", reader.seen);
             match &reader.end {
-                // A copy has an end however the message ends.
+                // A copy ends however the message ends.
                 Some(Ok(())) if !(self.setting.kind == Kind::Tee && number == 1) => {
                     assert_eq!(reader.seen, expected);
                 }
@@ -265,7 +265,7 @@ impl World {
                 Kind::Broadcast { ahead, .. } => ahead,
                 _ => 0,
             };
-            // One piece on its way to the readers, and one above the bound.
+            // One chunk on its way to the readers, and one above the limit.
             let most = ahead + 2 * MESSAGE.iter().map(|text| cost(text)).max().unwrap();
             assert!(self.ledger.live.load(SeqCst) <= most, "memory");
         }
@@ -279,7 +279,7 @@ impl World {
         format!("{before}{}", MESSAGE.concat())
     }
 
-    /// No reader may wait that wants the message, if it is not for another one that idles.
+    /// Checks that no reader that wants the message waits, unless it waits for another one that idles.
     pub(super) fn check_readers(&self) {
         for reader in &self.readers {
             let waits = reader.is_live() && reader.mode == Mode::Reads;
@@ -317,7 +317,7 @@ impl World {
             }
         }
         assert!(!self.readers.iter().any(Reader::is_live));
-        // Whoever is alive keeps a body that has ended, and neither memory nor tasks with it.
+        // Readers that are still alive keep a body that has ended, but neither memory nor tasks through it.
         self.feed = None;
         let probes = std::mem::take(&mut *self.ledger.probes.lock().unwrap());
         drop(probes);
