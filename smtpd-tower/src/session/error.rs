@@ -11,18 +11,18 @@ use crate::{
     phase_kind::PhaseKind,
 };
 
-/// Something that went wrong in a session, as [`Server::on_error`](crate::server::Server::on_error) tells it. The client has been told at
-/// most that something has.
+/// An error in a session, as passed to [`Server::on_error`](crate::server::Server::on_error). The client has at most been told
+/// that something went wrong.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum SessionError {
     /// The connection failed.
     Io(io::Error),
-    /// A trusted peer has sent no PROXY header, or none that is good, in time.
+    /// A trusted peer sent no valid PROXY header in time.
     Proxy(io::Error),
-    /// The TLS handshake failed, or took too long.
+    /// The TLS handshake failed or timed out.
     Tls(io::Error),
-    /// A service failed, or [told of a fault](Session::report_fault); mostly the client received 451, or 454 to AUTH.
+    /// A service failed, or [reported a fault](Session::report_fault); usually the client received 451, or 454 to AUTH.
     Service {
         /// The phase.
         phase: PhaseKind,
@@ -44,7 +44,7 @@ pub enum SessionError {
 }
 
 impl SessionError {
-    /// Writes it into the log, and calls the hook.
+    /// Logs the error, and calls the hook.
     pub(super) fn report(&self, session: &Session, hook: &ErrorHook) {
         quietly(|| self.log(session));
         if let Some(hook) = hook {
@@ -62,7 +62,7 @@ impl SessionError {
         }
     }
 
-    /// What all the errors behind it say, in one line.
+    /// Returns what all the errors behind it say, in one line.
     fn causes(&self) -> Option<String> {
         let mut cause = self.source()?;
         let mut text = cause.to_string();

@@ -1,17 +1,17 @@
-//! Functions of the user's that observe sessions.
+//! User functions that observe sessions.
 
 use std::sync::Arc;
 
 use super::{Session, SessionError};
 use crate::fault::{caught, quietly};
 
-/// A function that is called with a session and what has happened in it.
+/// A function that is called with a session and an event in it.
 pub(crate) type Hook<T> = Option<Arc<dyn Fn(&Session, &T) + Send + Sync>>;
 
-/// A function that is told of what goes wrong.
+/// A function that is called when something goes wrong.
 pub(crate) type ErrorHook = Hook<SessionError>;
 
-/// Calls a hook. Its panic costs the session nothing; it is logged.
+/// Calls a hook. A panic in it does not affect the session; it is logged.
 pub(crate) fn call(session: &Session, name: &'static str, hook: impl FnOnce()) {
     if let Err(panic) = caught(hook) {
         let (session, panic) = (session.id(), panic.escape_debug());

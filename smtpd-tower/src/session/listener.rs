@@ -5,7 +5,7 @@ use super::{ErrorHook, Profile};
 /// What the sessions of a listener have in common.
 #[derive(Clone, Default)]
 pub(crate) struct ListenerFacts {
-    /// Under which names the server shows itself.
+    /// The names that the server shows.
     pub(crate) hostname: String,
     pub(crate) app_name: String,
     pub(crate) profile: Option<Profile>,

@@ -1,16 +1,16 @@
-//! What is known of a connection.
+//! The facts of a session.
 //!
 //! | type | what it is |
 //! |---|---|
-//! | [`Session`] | all facts of a connection, and your own state |
+//! | [`Session`] | all facts of a session, and your own state |
 //! | [`TypedMap`] | where a session keeps your state |
 //! | [`Profile`] | what the listener is for |
-//! | [`TlsInfo`], [`TlsVersion`] | what was negotiated by TLS |
+//! | [`TlsInfo`], [`TlsVersion`] | what TLS has negotiated |
 //! | [`QueueId`] | the name of a message on this server |
 //! | [`ReverseName`] | the name that the DNS has for the client |
-//! | [`Score`] | how suspicious a connection and its message are |
+//! | [`Score`] | how suspicious a session and its message are |
 //! | [`SessionError`] | what goes wrong in a session |
-//! | [`Summary`], [`EndReason`] | how a session has ended |
+//! | [`Summary`], [`EndReason`] | how a session ended |
 
 mod end;
 mod error;
@@ -50,11 +50,11 @@ pub(crate) use self::{
 };
 use crate::{body::BodyError, net::PeerAddr, phase_kind::PhaseKind};
 
-/// What is known of one connection: a snapshot of facts, cheap to clone, and two typed maps for your own state.
+/// The facts of one session: a snapshot that is cheap to clone, and two typed maps for your own state.
 ///
-/// [`insert`](Self::insert) and [`get`](Self::get) keep state for the whole connection, seen by every phase and layer;
-/// what [`transaction`](Self::transaction) keeps ends with the transaction: at the reply to the message, at RSET, EHLO or
-/// STARTTLS. Both end where a proxy names another client by XCLIENT.
+/// [`insert`](Self::insert) and [`get`](Self::get) keep state for the whole session, visible to every phase and layer; the map of
+/// [`transaction`](Self::transaction) ends with the transaction: at the reply to the message, at RSET, EHLO or STARTTLS. Both end
+/// when a proxy names another client by XCLIENT.
 ///
 /// ```
 /// use smtpd_tower::Session;
@@ -88,7 +88,7 @@ struct Facts {
 }
 
 impl Session {
-    /// A session that begins.
+    /// Creates a session that begins.
     pub(crate) fn new(
         peer: PeerAddr,
         local: PeerAddr,
@@ -115,86 +115,85 @@ impl Session {
         }
     }
 
-    /// A number that no other session of this process has.
+    /// Returns a number that no other session of this process has.
     pub fn id(&self) -> u64 {
         self.facts.id
     }
 
     /// Returns the address of the client. All limits, layers and logs use it.
     ///
-    /// Behind a trusted proxy, this is the address that a PROXY header or XCLIENT has given;
-    /// [`peer_addr`](Self::peer_addr) is the proxy's.
+    /// Behind a trusted proxy, this is the address from a PROXY header or XCLIENT; [`peer_addr`](Self::peer_addr) is the proxy's.
     pub fn client_addr(&self) -> &PeerAddr {
         &self.facts.client
     }
 
-    /// The address that the client has connected to, which may be a proxy's.
+    /// Returns the address that the client has connected to, which may be a proxy's.
     pub fn local_addr(&self) -> &PeerAddr {
         &self.facts.local
     }
 
-    /// The name of the server, as its greeting shows it.
+    /// Returns the name of the server, as in its greeting.
     pub fn hostname(&self) -> &str {
         &self.facts.listener.hostname
     }
 
-    /// The name of the program, as its greeting shows it.
+    /// Returns the name of the program, as in its greeting.
     pub fn app_name(&self) -> &str {
         &self.facts.listener.app_name
     }
 
-    /// SMTP or LMTP.
+    /// Returns whether the session speaks SMTP or LMTP.
     pub fn protocol(&self) -> Protocol {
         self.facts.protocol
     }
 
-    /// What the listener is for, where [`Server::profile`](crate::server::Server::profile) tells it.
+    /// Returns what the listener is for, if [`Server::profile`](crate::server::Server::profile) sets it.
     pub fn profile(&self) -> Option<Profile> {
         self.facts.listener.profile
     }
 
-    /// The name that the client gave itself by HELO, EHLO or LHLO. Nothing vouches for it.
+    /// Returns the name that the client gave in HELO, EHLO or LHLO. It is not verified.
     pub fn helo(&self) -> Option<&ClientName> {
         self.facts.helo.as_ref().map(|(name, _)| name)
     }
 
-    /// By which command it did so.
+    /// Returns the command by which it did so.
     pub fn greeting(&self) -> Option<Greeting> {
         self.facts.helo.as_ref().map(|&(_, greeting)| greeting)
     }
 
-    /// What was negotiated, where the session runs over TLS.
+    /// Returns what was negotiated, if the session uses TLS.
     pub fn tls(&self) -> Option<&TlsInfo> {
         self.facts.tls.as_ref()
     }
 
-    /// Who the client is, where it has authenticated.
+    /// Returns who the client is, if it has authenticated.
     pub fn identity(&self) -> Option<&Identity> {
         self.facts.identity.as_ref()
     }
 
-    /// The state of the connection.
+    /// Returns the state of the session.
     pub fn state(&self) -> &TypedMap {
         &self.facts.state
     }
 
-    /// The state of the transaction.
+    /// Returns the state of the transaction.
     pub fn transaction(&self) -> &TypedMap {
         &self.facts.transaction
     }
 
-    /// Keeps a value for the rest of the connection, in place of one of the same type.
+    /// Keeps a value for the rest of the session. Replaces one of the same type.
     pub fn insert<T: Send + Sync + 'static>(&self, value: T) {
         self.facts.state.insert(value);
     }
 
-    /// The value of that type that was kept for the connection.
+    /// Returns the value of that type that is kept for the session.
     pub fn get<T: Clone + 'static>(&self) -> Option<T> {
         self.facts.state.get()
     }
 
     /// Reports a fault on this side to the log and [`Server::on_error`](crate::server::Server::on_error), for a service that
-    /// accepts all the same. A service that fails does not need it, nor does one that returns a [`BodyError`].
+    /// accepts nevertheless. A service that fails does not need it, nor does one that returns a [`BodyError`].
     ///
     /// ```
     /// use smtpd_tower::{Rcpt, Request, handler_fn, phase::PhaseKind};
@@ -213,8 +212,8 @@ impl Session {
         });
     }
 
-    /// Returns the reply to an error of a body, and reports the error if it is a fault on this side: for services whose
-    /// reply does not show it.
+    /// Returns the reply to an error of a body, and reports the error if it is a fault on this side. For services whose reply
+    /// does not show it.
     pub(crate) fn reply_to(&self, error: BodyError) -> Reply {
         let reply = error.reply();
         if error.is_fault() {
@@ -223,8 +222,8 @@ impl Session {
         reply
     }
 
-    /// Tells the log and [`Server::on_error`](crate::server::Server::on_error) of something that went wrong. Neither can cost the
-    /// session its reply by a panic.
+    /// Reports an error to the log and [`Server::on_error`](crate::server::Server::on_error). A panic in either does not cost the
+    /// session its reply.
     pub(crate) fn report(&self, error: &SessionError) {
         error.report(self, &self.facts.listener.on_error);
     }
@@ -237,7 +236,7 @@ impl Session {
         self.update(|facts| facts.identity = Some(identity));
     }
 
-    /// The session starts anew over TLS (RFC 3207 section 4.2).
+    /// Starts the session anew over TLS (RFC 3207 section 4.2).
     #[cfg(feature = "tls")]
     pub(crate) fn secured(&mut self, tls: TlsInfo) {
         self.update(|facts| {
@@ -248,10 +247,10 @@ impl Session {
         self.end_transaction();
     }
 
-    /// Ends the transaction with its map, so that a task that still has this session cannot keep anything for the next.
+    /// Ends the transaction and its map, so that a task that still has this session cannot keep anything for the next one.
     pub(crate) fn end_transaction(&mut self) {
         match Arc::get_mut(&mut self.facts).map(|facts| Arc::get_mut(&mut facts.transaction)) {
-            // Nobody else has the map: it ends where it is, without another allocation.
+            // Nothing else has the map: it is cleared in place, without another allocation.
             Some(Some(map)) => *map = TypedMap::default(),
             _ => self.update(|facts| facts.transaction = Arc::default()),
         }
@@ -264,14 +263,14 @@ impl Session {
 
 /// # For tests
 ///
-/// Sessions made by hand, for requests that no server asks.
+/// Sessions created by hand, for requests that do not come from a server.
 impl Session {
-    /// A session for tests: from 127.0.0.1, with nothing negotiated.
+    /// Creates a session for tests: from 127.0.0.1, with nothing negotiated.
     pub fn local() -> Self {
         Self::from_peer(([127, 0, 0, 1], 0))
     }
 
-    /// A session for tests, from that address.
+    /// Creates a session for tests, from that address.
     pub fn from_peer(peer: impl Into<PeerAddr>) -> Self {
         let listener = ListenerFacts {
             hostname: "localhost".to_owned(),
@@ -286,28 +285,28 @@ impl Session {
         )
     }
 
-    /// The same session with another client name, for tests.
+    /// Sets the HELO name, for tests.
     #[must_use]
     pub fn with_helo(mut self, name: ClientName, greeting: Greeting) -> Self {
         self.greeted(name, greeting);
         self
     }
 
-    /// The same session over TLS, for tests.
+    /// Sets the TLS facts, for tests.
     #[must_use]
     pub fn with_tls(mut self, tls: TlsInfo) -> Self {
         self.update(|facts| facts.tls = Some(tls));
         self
     }
 
-    /// The same session at a listener of that profile, for tests.
+    /// Sets the profile of the listener, for tests.
     #[must_use]
     pub fn with_profile(mut self, profile: Profile) -> Self {
         self.update(|facts| Arc::make_mut(&mut facts.listener).profile = Some(profile));
         self
     }
 
-    /// The same session with an authenticated client, for tests.
+    /// Sets the identity of an authenticated client, for tests.
     #[must_use]
     pub fn with_identity(mut self, identity: impl Into<Identity>) -> Self {
         self.authenticated(identity.into());

@@ -1,14 +1,14 @@
 use std::fmt;
 
-/// What a listener is for, and so what is usual there; see [`Server::profile`].
+/// What a listener is for, which decides what is usual there; see [`Server::profile`].
 ///
 /// | | [`Mx`](Self::Mx) | [`Submission`](Self::Submission) | [`Submissions`](Self::Submissions) | [`Lmtp`](Self::Lmtp) |
 /// |---|---|---|---|---|
-/// | clients | other servers | users | users | the server that is in front of this one |
+/// | clients | other servers | users | users | the server in front of this one |
 /// | usual port | 25 | 587 | 465 | a Unix socket |
-/// | TLS | STARTTLS, where there is a certificate | STARTTLS, required | from the first octet | as for MX |
-/// | AUTH | none | within TLS, required | required | offered, where there is a service |
-/// | recipients | of [`Server::domains`] alone | the pipeline decides | the pipeline decides | the pipeline decides |
+/// | TLS | STARTTLS, if there is a certificate | STARTTLS, required | from the first byte | as for MX |
+/// | AUTH | none | within TLS, required | required | offered, if there is a service |
+/// | recipients | of [`Server::domains`] only | the pipeline decides | the pipeline decides | the pipeline decides |
 /// | faults in addresses | none are accepted, see [`Config::leniency`]; [`Leniency::COMMON`] is a good choice | none | none | none |
 /// | messages in a loop | rejected, see [`Server::max_hops`] | rejected | rejected | rejected |
 ///
@@ -25,7 +25,7 @@ use std::fmt;
 /// use tower::{ServiceBuilder, ServiceExt};
 ///
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// // One pipeline for all listeners: by LMTP comes mail for these domains, from users for any.
+/// // One pipeline for all: LMTP delivers to these domains, users send to any.
 /// let is_delivery = |request: &Request<Rcpt>| request.session().profile() == Some(Profile::Lmtp);
 /// let rcpt = ServiceBuilder::new()
 ///     .layer(CondLayer::new(is_delivery, DomainFilterLayer::parse(["example.org"])?))
@@ -43,26 +43,25 @@ use std::fmt;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Profile {
-    /// Mail from other servers, for one's own domains: it is for nobody to relay through (RFC 5321 section 7.9), and TLS must
-    /// not be required (RFC 3207 section 4).
+    /// Mail from other servers for your own domains: the server must not be an open relay (RFC 5321 section 7.9), and must not
+    /// require TLS (RFC 3207 section 4).
     Mx,
-    /// Mail from users (RFC 6409): neither AUTH before TLS (RFC 8314 section 3.3), nor mail before AUTH (RFC 6409 section
-    /// 4.3).
+    /// Mail from users (RFC 6409): neither AUTH before TLS (RFC 8314 section 3.3), nor mail before AUTH (RFC 6409 section 4.3).
     Submission,
-    /// The same within TLS from the first octet (RFC 8314 section 3.3).
+    /// Like `Submission`, with TLS from the first byte (RFC 8314 section 3.3).
     Submissions,
-    /// Delivery by LMTP (RFC 2033), from a server that has done all that: whoever reaches the listener is trusted, so it
-    /// belongs on a Unix socket or an address of this machine, or behind a RCPT service that asks for an identity.
+    /// Delivery by LMTP (RFC 2033), from a server that has done all that. Every client that can reach the listener is trusted, so
+    /// it belongs on a Unix socket or a local address, or behind a RCPT service that requires an identity.
     Lmtp,
 }
 
 impl Profile {
-    /// Whether the clients are users, who authenticate.
+    /// Returns whether the clients are users, who authenticate.
     pub const fn is_submission(self) -> bool {
         matches!(self, Self::Submission | Self::Submissions)
     }
 
-    /// Its name, in small letters.
+    /// Returns the name, in lower case.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Mx => "mx",

@@ -1,4 +1,4 @@
-//! What is known of a client through the proxy before it: by the PROXY protocol, XCLIENT and XFORWARD.
+//! The facts about a client behind a proxy: from the PROXY protocol, XCLIENT and XFORWARD.
 
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
@@ -15,8 +15,7 @@ use crate::{
     session::{ReverseName, TlsInfo},
 };
 
-/// A client whose address is not known must not pass for the proxy, nor for this machine, nor slip through a limit by
-/// address.
+/// A client with an unknown address must not count as the proxy or as this machine, nor evade a limit by address.
 const NOBODY: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
 
 /// Only sessions through a proxy have it.
@@ -33,7 +32,7 @@ pub(super) struct Proxied {
 impl Session {
     /// Returns the address of the other end of the socket.
     ///
-    /// This is the proxy, where a PROXY header or XCLIENT has named the client, and else the same as
+    /// This is the proxy's address if a PROXY header or XCLIENT has named the client, otherwise the same as
     /// [`client_addr`](Self::client_addr).
     pub fn peer_addr(&self) -> &PeerAddr {
         match &self.facts.proxied {
@@ -42,24 +41,24 @@ impl Session {
         }
     }
 
-    /// The PROXY header with which the connection began.
+    /// Returns the PROXY header with which the connection began.
     #[cfg(feature = "proxy")]
     pub fn proxy(&self) -> Option<&ProxyInfo> {
         self.facts.proxied.as_ref()?.proxy.as_ref()
     }
 
-    /// What a trusted proxy has said of the client by XCLIENT.
+    /// Returns what a trusted proxy has said about the client by XCLIENT.
     pub fn xclient(&self) -> Option<&XClient> {
         self.facts.proxied.as_ref()?.xclient.as_ref()
     }
 
-    /// Where the message of this transaction, or the next one, came from before it came to the proxy that hands it over,
-    /// by XFORWARD. It is for logs: [`client_addr`](Self::client_addr) is the proxy.
+    /// Returns where the message of this transaction, or the next one, came from before it reached the proxy, as given by
+    /// XFORWARD. For logs only: [`client_addr`](Self::client_addr) is the proxy.
     pub fn forwarded(&self) -> Option<&Forwarded> {
         self.facts.proxied.as_ref()?.forwarded.as_ref()
     }
 
-    /// The same session through a proxy that has sent this header, for tests.
+    /// Applies this PROXY header to the session, for tests.
     #[cfg(feature = "proxy")]
     #[must_use]
     pub fn with_proxy(mut self, info: ProxyInfo) -> Self {
@@ -67,21 +66,21 @@ impl Session {
         self
     }
 
-    /// The same session after this XCLIENT, for tests.
+    /// Applies this XCLIENT to the session, for tests.
     #[must_use]
     pub fn with_xclient(mut self, client: XClient) -> Self {
         self.impersonated(client);
         self
     }
 
-    /// The same session after this XFORWARD, for tests.
+    /// Applies this XFORWARD to the session, for tests.
     #[must_use]
     pub fn with_forwarded(mut self, forwarded: Forwarded) -> Self {
         self.forward(Some(forwarded));
         self
     }
 
-    /// A PROXY header has come.
+    /// Applies a PROXY header that has arrived.
     #[cfg(feature = "proxy")]
     pub(crate) fn proxied(&mut self, info: ProxyInfo) {
         self.update(|facts| {
@@ -99,7 +98,7 @@ impl Session {
         });
     }
 
-    /// The session starts anew for the client that XCLIENT names. What was kept of the one before does not concern it.
+    /// Starts the session anew for the client that XCLIENT names. Nothing kept for the previous client carries over.
     pub(crate) fn impersonated(&mut self, client: XClient) {
         let name = known(client.name()).and_then(|name| ReverseName::new(name.as_str()));
         self.update(|facts| {
@@ -112,7 +111,7 @@ impl Session {
         }
     }
 
-    /// XFORWARD has come, or its transaction has ended.
+    /// Applies an XFORWARD, or clears it when its transaction has ended.
     pub(crate) fn forward(&mut self, forwarded: Option<Forwarded>) {
         if forwarded.is_some() || self.forwarded().is_some() {
             self.update(|facts| facts.proxied_mut().forwarded = forwarded);
@@ -141,13 +140,13 @@ impl Facts {
         let greeting = client.protocol().unwrap_or(Greeting::Helo);
         self.helo = known(client.helo()).map(|name| (name.clone(), greeting));
         self.identity = known(client.login()).cloned();
-        // What the handshake has shown is the peer's certificate, not the client's.
+        // The handshake has shown the peer's certificate, not the client's.
         self.tls = self.tls.take().map(TlsInfo::without_peer_certificates);
         self.proxied_mut().xclient = Some(client);
     }
 }
 
-/// The address that XCLIENT makes of this one. A port alone belongs to the address that is there.
+/// Returns the address that XCLIENT makes of this one. A port alone applies to the current address.
 fn address(
     before: &PeerAddr,
     addr: Option<&Attribute<IpAddr>>,

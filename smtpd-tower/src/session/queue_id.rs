@@ -32,10 +32,10 @@ use std::{
 pub struct QueueId(Arc<str>);
 
 impl QueueId {
-    /// A name that no other message has: of the time in microseconds and of a number that grows with each message of
-    /// this process, in digits and capital letters.
+    /// Creates a name that no other message has, from the time in microseconds and a number that grows with each message of this
+    /// process, in digits and capital letters.
     ///
-    /// Both can be read back out of it: it is a name, not a secret.
+    /// Both can be read from it: it is a name, not a secret.
     pub fn unique() -> Self {
         Self::at(SystemTime::now())
     }
@@ -54,7 +54,7 @@ impl QueueId {
         Self(format!("{:0>10}{}", base36(micros), base36(number)).into())
     }
 
-    /// Its text, digits and capital letters only.
+    /// Returns the text, which consists of digits and capital letters.
     pub fn as_str(&self) -> &str {
         &self.0
     }

@@ -4,10 +4,10 @@ use crate::header::clean;
 
 /// The name that the DNS has for the address of a client (its PTR record).
 ///
-/// [`ReverseDnsLayer`](crate::layer::ReverseDnsLayer) keeps it in the state of the session. Whoever owns the address chose the
+/// [`ReverseDnsLayer`](crate::layer::ReverseDnsLayer) keeps it in the state of the session. The owner of the address chose the
 /// name, so it proves nothing unless the resolver has looked up the name too and found the address again.
 ///
-/// It holds letters, digits, `.`, `-` and `_` only: every other character becomes `?`.
+/// It contains only letters, digits, `.`, `-` and `_`: every other character becomes `?`.
 ///
 /// ```
 /// use smtpd_tower::layer::ReverseName;
@@ -21,14 +21,14 @@ use crate::header::clean;
 pub struct ReverseName(Arc<str>);
 
 impl ReverseName {
-    /// A name without its final dot, cut to 255 characters; `None` where nothing is left.
+    /// Creates a name without its final dot, truncated to 255 characters. Returns `None` if nothing is left.
     pub fn new(name: impl AsRef<str>) -> Option<Self> {
         let name = name.as_ref();
         let name = name.strip_suffix('.').unwrap_or(name);
         (!name.is_empty()).then(|| Self(clean::host_name(name).into()))
     }
 
-    /// The name.
+    /// Returns the name.
     pub fn as_str(&self) -> &str {
         &self.0
     }

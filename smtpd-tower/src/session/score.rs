@@ -2,14 +2,14 @@ use std::borrow::Cow;
 
 use super::{Session, TypedMap};
 
-/// A client can make a handler find reasons without end, and they must not fill memory.
+/// A client can make a handler find any number of reasons, and they must not fill memory.
 const MOST_REASONS: usize = 64;
 
-/// How suspicious a message is: points with their reasons, gathered phase by phase.
+/// How suspicious a message is: points with their reasons, collected phase by phase.
 ///
-/// [`add`](Self::add) counts for the rest of the connection, [`add_to_message`](Self::add_to_message) until the
-/// transaction ends; [`of`](Self::of) has both. Points may be negative. Points for the same reason add up. More than 64
-/// reasons in one connection, or in one transaction, still count, but by points alone.
+/// [`add`](Self::add) counts for the rest of the session, [`add_to_message`](Self::add_to_message) until the transaction ends;
+/// [`of`](Self::of) returns both. Points may be negative. Points for the same reason add up. Beyond 64 reasons in one session, or
+/// in one transaction, the points still count, but the reasons are dropped.
 ///
 /// ```
 /// use smtpd_tower::session::{Score, Session};
@@ -25,7 +25,7 @@ const MOST_REASONS: usize = 64;
 #[derive(Clone, Debug, Default)]
 pub struct Score {
     items: Vec<Item>,
-    /// What was added when there was no room for another reason.
+    /// Points added when there was no room for another reason.
     beyond: i32,
 }
 
@@ -36,7 +36,7 @@ struct Item {
     points: i32,
 }
 
-/// Who added points.
+/// What added points.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Source {
     Layer(u64),
@@ -44,17 +44,17 @@ pub(crate) enum Source {
 }
 
 impl Score {
-    /// Adds points for every message of the connection.
+    /// Adds points for every message of the session.
     pub fn add(session: &Session, points: i32, reason: impl Into<Cow<'static, str>>) {
         Self::put(session.state(), Source::Hand, points, reason.into());
     }
 
-    /// Adds points for the message that is under way. They are gone at the next MAIL, RSET, HELO or STARTTLS.
+    /// Adds points for the current message. They are cleared at the next MAIL, RSET, HELO or STARTTLS.
     pub fn add_to_message(session: &Session, points: i32, reason: impl Into<Cow<'static, str>>) {
         Self::put(session.transaction(), Source::Hand, points, reason.into());
     }
 
-    /// What has come together so far, for the connection and for the message.
+    /// Returns the points so far, for the session and for the message.
     pub fn of(session: &Session) -> Self {
         let mut score: Self = session.get().unwrap_or_default();
         let message: Self = session.transaction().get().unwrap_or_default();
@@ -63,13 +63,13 @@ impl Score {
         score
     }
 
-    /// The sum.
+    /// Returns the sum.
     pub fn total(&self) -> i32 {
         let points = self.items.iter().map(|item| item.points);
         points.fold(self.beyond, i32::saturating_add)
     }
 
-    /// The reasons, each with its points, in the order of their first points.
+    /// Returns the reasons, each with its points, in the order of their first points.
     pub fn reasons(&self) -> impl Iterator<Item = (&str, i32)> {
         self.items.iter().map(|item| (&*item.reason, item.points))
     }

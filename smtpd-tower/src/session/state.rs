@@ -7,11 +7,11 @@ use std::{
     thread::{self, ThreadId},
 };
 
-/// A map with one value of each type, shared by all that hold it.
+/// A map with one value of each type, shared by all its holders.
 ///
 /// Every method is atomic. No lock is held while code of a value runs (its `Clone`, `Default` or `Drop`, or the closure of
-/// [`update`](Self::update)), so that code may use the map: it finds all values but the one that it works on. Other threads
-/// wait meanwhile.
+/// [`update`](Self::update)), so that code may use the map: it finds all values but the one that it works on. Other threads wait
+/// meanwhile.
 ///
 /// ```
 /// use smtpd_tower::TypedMap;
@@ -33,21 +33,21 @@ pub struct TypedMap {
 #[derive(Default)]
 struct State {
     values: HashMap<TypeId, Value, BuildHasherDefault<TypeIdHasher>>,
-    /// The thread that works on a value, which is not among the values meanwhile. It is the only one to go on: one owner
-    /// for all types, or two threads that update two types within each other would wait for ever.
+    /// The thread that works on a value, which is not among the values meanwhile. Only this thread may go on. There is one owner
+    /// for all types, because two threads that update two types within each other would wait forever.
     owner: Option<ThreadId>,
-    /// How many threads wait for the owner: waking none costs a system call too.
+    /// The number of threads that wait for the owner: even waking none costs a system call.
     waiting: usize,
 }
 
 type Value = Box<dyn Any + Send + Sync>;
 
 impl TypedMap {
-    /// Keeps a value, in place of one of the same type.
+    /// Keeps a value. Replaces one of the same type.
     pub fn insert<T: Send + Sync + 'static>(&self, value: T) {
         let value = Box::new(value);
         let replaced = self.lock().values.insert(TypeId::of::<T>(), value);
-        drop(replaced); // The lock is open again.
+        drop(replaced); // The lock is released.
     }
 
     /// Returns a clone of the value of that type.
@@ -56,17 +56,17 @@ impl TypedMap {
         lent.value.as_ref()?.downcast_ref().cloned()
     }
 
-    /// Takes the value of that type out.
+    /// Removes and returns the value of that type.
     pub fn remove<T: 'static>(&self) -> Option<T> {
         let removed = self.lock().values.remove(&TypeId::of::<T>())?;
         removed.downcast().ok().map(|value| *value)
     }
 
-    /// Changes the value of that type, which is the default where there is none.
+    /// Changes the value of that type. If there is none, starts with the default.
     ///
-    /// No other thread sees or changes the map before `f` returns, so two updates at once never lose one. Let `f` only
-    /// compute: if it waits for another thread that uses the map, both wait for ever. What `f` itself keeps of that type in
-    /// the map is replaced by the value when it returns. If `f` panics, the value is gone.
+    /// No other thread reads or changes the map before `f` returns, so concurrent updates never lose one. `f` should only
+    /// compute: if it waits for another thread that uses the map, both wait forever. If `f` itself keeps a value of that type in
+    /// the map, the updated value replaces it when `f` returns. If `f` panics, the value is gone.
     pub fn update<T: Default + Send + Sync + 'static, R>(&self, f: impl FnOnce(&mut T) -> R) -> R {
         let mut lent = self.lend::<T>();
         let value = lent.value.take().and_then(|value| value.downcast().ok());
@@ -76,12 +76,12 @@ impl TypedMap {
         result
     }
 
-    /// Whether nothing is kept.
+    /// Returns whether the map is empty.
     pub fn is_empty(&self) -> bool {
         self.lock().values.is_empty()
     }
 
-    /// Lends the value of that type to the code of a user, which runs without the lock.
+    /// Lends the value of that type to a user's code, which runs without the lock.
     fn lend<T: 'static>(&self) -> Lent<'_> {
         let key = TypeId::of::<T>();
         let mut state = self.lock();
@@ -93,7 +93,7 @@ impl TypedMap {
         }
     }
 
-    /// The state, once no other thread works on a value.
+    /// Returns the state once no other thread works on a value.
     fn lock(&self) -> MutexGuard<'_, State> {
         let mut state = self.lock_at_once();
         if state.owner.is_some() {
@@ -121,12 +121,12 @@ impl fmt::Debug for TypedMap {
     }
 }
 
-/// A value that is put back when this is dropped, also by a panic.
+/// A value that is put back when this is dropped, also during a panic.
 struct Lent<'a> {
     map: &'a TypedMap,
     key: TypeId,
     value: Option<Value>,
-    /// This thread already, where its code uses the map while it works on another value.
+    /// This thread already, if its code uses the map while it works on another value.
     owner_before: Option<ThreadId>,
 }
 
@@ -141,11 +141,11 @@ impl Drop for Lent<'_> {
         if others_wait {
             self.map.released.notify_all();
         }
-        drop(replaced); // Its own code runs without the lock too.
+        drop(replaced); // Its code runs without the lock too.
     }
 }
 
-/// A `TypeId` is a hash already.
+/// A `TypeId` is already a hash.
 #[derive(Default)]
 struct TypeIdHasher(u64);
 
@@ -196,7 +196,7 @@ mod tests {
         assert_eq!(map.get::<u32>(), Some(5));
     }
 
-    /// A value of which each piece of code uses the map that it is in, and the values of its own type too.
+    /// A value whose every function uses the map that it is in, including the values of its own type.
     struct Reentrant(Arc<TypedMap>);
 
     impl Reentrant {
@@ -228,7 +228,7 @@ mod tests {
         let map = Arc::<TypedMap>::default();
         map.insert(1_u8);
         map.insert(Reentrant(map.clone()));
-        map.insert(Reentrant(map.clone())); // The one before is dropped.
+        map.insert(Reentrant(map.clone())); // The previous one is dropped.
         let clone = map.get::<Reentrant>();
         map.insert(clone.unwrap());
         drop(map.remove::<Reentrant>());

@@ -1,12 +1,12 @@
-//! What a session knows about its own TLS.
+//! The TLS facts of a session.
 
 use std::{borrow::Cow, fmt, sync::Arc};
 
 use bytes::Bytes;
 
-/// The facts of a session's TLS, as its handshake settled them.
+/// The facts of a session's TLS, as negotiated in its handshake.
 ///
-/// A clone costs one reference count. Sessions get theirs from the engine; a test makes its own:
+/// A clone costs one reference count. The engine sets those of a session; a test creates its own:
 ///
 /// ```
 /// use smtpd_tower::{TlsInfo, TlsVersion};
@@ -25,13 +25,13 @@ struct Facts {
     cipher: Cow<'static, str>,
     sni: Option<String>,
     peer_certificates: Vec<Bytes>,
-    /// Whether the authority that vouches for them may do so for some names alone, or that is not known.
+    /// Whether the authority that vouches for them is constrained to certain names, or this is unknown.
     constrained_names: bool,
     resumed: bool,
 }
 
 impl TlsInfo {
-    /// A full handshake of this version and cipher suite (its IANA name), without a server name and
+    /// Creates the facts of a full handshake with this version and cipher suite (its IANA name), without a server name and
     /// without client certificates.
     pub fn new(version: TlsVersion, cipher: impl Into<Cow<'static, str>>) -> Self {
         Self(Arc::new(Facts {
@@ -44,7 +44,7 @@ impl TlsInfo {
         }))
     }
 
-    /// Sets the server name the client asked for (RFC 6066 section 3).
+    /// Sets the server name that the client requested (RFC 6066 section 3).
     #[must_use]
     pub fn with_sni(mut self, name: impl Into<String>) -> Self {
         Arc::make_mut(&mut self.0).sni = Some(name.into());
@@ -71,7 +71,7 @@ impl TlsInfo {
         self.0.constrained_names
     }
 
-    /// The same for a client that is not the one of the handshake.
+    /// Removes the certificates, for a client that did not take part in the handshake.
     pub(crate) fn without_peer_certificates(mut self) -> Self {
         if !self.0.peer_certificates.is_empty() {
             Arc::make_mut(&mut self.0).peer_certificates.clear();
@@ -86,17 +86,17 @@ impl TlsInfo {
         self
     }
 
-    /// The version of the protocol.
+    /// Returns the version of the protocol.
     pub fn version(&self) -> TlsVersion {
         self.0.version
     }
 
-    /// The cipher suite by its IANA name, such as `TLS_AES_128_GCM_SHA256`.
+    /// Returns the IANA name of the cipher suite, such as `TLS_AES_128_GCM_SHA256`.
     pub fn cipher(&self) -> &str {
         &self.0.cipher
     }
 
-    /// The length of the cipher's key in bits, if the name of the suite tells it.
+    /// Returns the length of the cipher's key in bits, if the name of the suite includes it.
     pub fn bits(&self) -> Option<u16> {
         let cipher = self.cipher();
         if cipher.contains("AES_128") {
@@ -108,20 +108,19 @@ impl TlsInfo {
         }
     }
 
-    /// The server name the client asked for (RFC 6066 section 3): a claim of the client's.
+    /// Returns the server name that the client requested (RFC 6066 section 3): an unverified claim.
     pub fn sni(&self) -> Option<&str> {
         self.0.sni.as_deref()
     }
 
-    /// The client's certificates, each in DER, its own first; empty if it showed none.
+    /// Returns the client's certificates, each in DER, its own first; empty if it presented none.
     ///
-    /// They have been verified: by the authorities of the server's configuration, or by the verifier in a rustls
-    /// configuration of the user's own.
+    /// They are verified: by the authorities of the server's configuration, or by the verifier in your own rustls configuration.
     pub fn peer_certificates(&self) -> &[Bytes] {
         &self.0.peer_certificates
     }
 
-    /// Whether the handshake resumed an earlier session instead of being a full one.
+    /// Returns whether the handshake resumed an earlier session instead of being a full one.
     pub fn is_resumed(&self) -> bool {
         self.0.resumed
     }
@@ -145,7 +144,7 @@ pub enum TlsVersion {
 }
 
 impl TlsVersion {
-    /// The name as mail software writes it: `TLSv1.2`, `TLSv1.3`.
+    /// Returns the name as mail software writes it: `TLSv1.2`, `TLSv1.3`.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Tls12 => "TLSv1.2",
