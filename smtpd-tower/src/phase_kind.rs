@@ -1,6 +1,6 @@
 use std::fmt;
 
-/// A phase of a session, as a value: [`Phase::KIND`](crate::phase::Phase::KIND) has that of a payload.
+/// A phase of a session, as a value: [`Phase::KIND`](crate::phase::Phase::KIND) of each payload.
 ///
 /// ```
 /// use smtpd_tower::{Phase, Rcpt, phase::PhaseKind};

@@ -1,16 +1,16 @@
-//! The phases of a session, and what each of them asks.
+//! The phases of a session, and the request of each.
 //!
-//! | payload | phase | asked |
+//! | payload | phase | called |
 //! |---|---|---|
 //! | [`Connect`] | [`PhaseKind::Connect`] | when a client has connected |
-//! | [`Helo`] | [`PhaseKind::Helo`] | at HELO, EHLO and LHLO |
+//! | [`Helo`] | [`PhaseKind::Helo`] | for HELO, EHLO and LHLO |
 //! | [`Auth`] | [`PhaseKind::Auth`] | when a client authenticates |
-//! | [`Mail`] | [`PhaseKind::Mail`] | at MAIL |
-//! | [`Rcpt`] | [`PhaseKind::Rcpt`] | at each RCPT |
-//! | [`Data`] | [`PhaseKind::Data`] | at DATA, or the first BDAT, with the message |
-//! | [`Command`] | [`PhaseKind::Command`] | at VRFY, EXPN, HELP and unknown verbs |
+//! | [`Mail`] | [`PhaseKind::Mail`] | for MAIL |
+//! | [`Rcpt`] | [`PhaseKind::Rcpt`] | for each RCPT |
+//! | [`Data`] | [`PhaseKind::Data`] | for DATA, or the first BDAT, with the message |
+//! | [`Command`] | [`PhaseKind::Command`] | for VRFY, EXPN, HELP and unknown verbs |
 //!
-//! A service is asked with a [`Request`], which holds the payload and the session. [`Phase`] is the trait of the payloads.
+//! A service is called with a [`Request`], which holds the payload and the session. [`Phase`] is the trait of the payloads.
 
 mod payload;
 mod request;
@@ -29,9 +29,9 @@ mod sealed {
     pub trait Sealed {}
 }
 
-/// A phase of a session. Sealed, for the protocol decides which there are.
+/// A phase of a session. Sealed, because the protocol defines the phases.
 ///
-/// It is there for services and layers that fit every phase: `impl<S, P: Phase> Service<Request<P>> for MyLayer<S>`.
+/// Use it for services and layers that fit every phase: `impl<S, P: Phase> Service<Request<P>> for MyLayer<S>`.
 ///
 /// ```
 /// use smtpd_tower::{Connect, Data, Phase, phase::PhaseKind};
@@ -39,10 +39,10 @@ mod sealed {
 /// assert_eq!([Connect::KIND, Data::KIND], [PhaseKind::Connect, PhaseKind::Data]);
 /// ```
 pub trait Phase: sealed::Sealed + Send + Sync + 'static {
-    /// What answers it: a [`Reply`], but for [`Auth`] and [`Data`].
+    /// The type of its response: a [`Reply`], except for [`Auth`] and [`Data`].
     type Response: Answer;
 
-    /// The phase as a value, for code that serves several phases and tells them apart.
+    /// The phase as a value, for code that serves several phases and distinguishes them.
     const KIND: PhaseKind;
 
     /// Returns the response of a [`Pipeline`](crate::service::Pipeline) that has no service for this phase.

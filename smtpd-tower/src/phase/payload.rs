@@ -8,7 +8,7 @@ use smtpd_core::{
 
 use crate::body::Body;
 
-/// A client has connected, and waits for the greeting.
+/// A client has connected and waits for the greeting.
 ///
 /// ```
 /// use smtpd_tower::{Connect, Reply, Request, handler_fn};
@@ -23,7 +23,7 @@ use crate::body::Body;
 pub struct Connect;
 
 impl Connect {
-    /// The payload of a connect request.
+    /// Creates the payload of a connect request.
     pub const fn new() -> Self {
         Self
     }
@@ -42,14 +42,14 @@ impl Connect {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Helo {
-    /// The name that it gives itself. Nothing vouches for it.
+    /// The name that the client gives. It is not verified.
     pub name: ClientName,
-    /// By which command.
+    /// The command used.
     pub greeting: Greeting,
 }
 
 impl Helo {
-    /// An EHLO of that name.
+    /// Creates an EHLO with that name.
     pub const fn new(name: ClientName) -> Self {
         Self {
             name,
@@ -60,8 +60,8 @@ impl Helo {
 
 /// A client wants to authenticate (RFC 4954).
 ///
-/// How it is answered follows from the mechanism: see [`Credentials`]. For EXTERNAL, the service goes by the certificate
-/// in [`Session::tls`](crate::session::Session::tls); the documentation of the module `tls` has an example.
+/// How to answer depends on the mechanism: see [`Credentials`]. For EXTERNAL, the service checks the certificate in
+/// [`Session::tls`](crate::session::Session::tls); the documentation of the module `tls` has an example.
 ///
 /// ```
 /// use smtpd_tower::{Auth, Identity, Reply, Request, handler_fn};
@@ -79,12 +79,12 @@ impl Helo {
 pub struct Auth {
     /// The SASL mechanism.
     pub mechanism: MechanismName,
-    /// What it presented.
+    /// What the client presented.
     pub credentials: Credentials,
 }
 
 impl Auth {
-    /// An attempt by that mechanism.
+    /// Creates an attempt with that mechanism.
     pub const fn new(mechanism: MechanismName, credentials: Credentials) -> Self {
         Self {
             mechanism,
@@ -106,14 +106,14 @@ impl Auth {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Mail {
-    /// Where failures are to be reported; null for reports themselves.
+    /// Where to report failures; null for reports themselves.
     pub sender: ReversePath,
     /// SIZE, BODY and so on.
     pub parameters: Parameters,
 }
 
 impl Mail {
-    /// A MAIL without parameters.
+    /// Creates a MAIL without parameters.
     pub fn new(sender: ReversePath) -> Self {
         Self {
             sender,
@@ -121,7 +121,7 @@ impl Mail {
         }
     }
 
-    /// The same with these parameters.
+    /// Sets the parameters. Default: none.
     #[must_use]
     pub fn with_parameters(self, parameters: Parameters) -> Self {
         Self { parameters, ..self }
@@ -142,7 +142,7 @@ impl Mail {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Rcpt {
-    /// For whom the message is.
+    /// The recipient of the message.
     pub recipient: ForwardPath,
     /// NOTIFY, ORCPT and so on.
     pub parameters: Parameters,
@@ -151,7 +151,7 @@ pub struct Rcpt {
 }
 
 impl Rcpt {
-    /// A RCPT without parameters, the first of a message from the null sender.
+    /// Creates a RCPT without parameters, the first of a message from the null sender.
     pub fn new(recipient: ForwardPath) -> Self {
         Self {
             recipient,
@@ -160,7 +160,7 @@ impl Rcpt {
         }
     }
 
-    /// The same within a transaction that has come so far.
+    /// Sets the envelope of the transaction so far. Default: the null sender without recipients.
     #[must_use]
     pub fn with_envelope(self, envelope: impl Into<Arc<Envelope>>) -> Self {
         Self {
@@ -169,7 +169,7 @@ impl Rcpt {
         }
     }
 
-    /// The same with these parameters.
+    /// Sets the parameters. Default: none.
     #[must_use]
     pub fn with_parameters(self, parameters: Parameters) -> Self {
         Self { parameters, ..self }
@@ -178,7 +178,7 @@ impl Rcpt {
 
 /// VRFY, EXPN, HELP, or a verb that the protocol does not know.
 ///
-/// A service for it adds verbs of its own; to all others it answers with the [`default_reply`](Self::default_reply).
+/// A service for this phase adds verbs of its own. To all others it replies with the [`default_reply`](Self::default_reply).
 ///
 /// ```
 /// use smtpd_tower::{Command, Reply, Request, Session, handler_fn};
@@ -195,17 +195,16 @@ impl Rcpt {
 /// # Ok(()) }
 /// ```
 ///
-/// Its `Debug` form shows neither verb nor argument of an unknown command: a client whose AUTH was refused may go on with names and
-/// passwords.
+/// Its `Debug` form shows neither verb nor argument of an unknown command: a client whose AUTH was rejected may continue with
+/// names and passwords.
 #[derive(Clone)]
 #[non_exhaustive]
 pub struct Command {
     /// The first word, in upper case.
     pub verb: String,
-    /// What follows it, without the blanks before and at the end of it. Nothing else is known of it but that it holds no control
-    /// characters.
+    /// The rest of the line, without the blanks around it. It contains no control characters; nothing else is guaranteed.
     pub argument: String,
-    /// What the client would hear without a service, such as 500 5.5.1.
+    /// The reply that the client receives if there is no service, such as 500 5.5.1.
     pub default_reply: Reply,
 }
 
@@ -224,7 +223,7 @@ impl fmt::Debug for Command {
 }
 
 impl Command {
-    /// An unknown command.
+    /// Creates an unknown command.
     pub fn new(verb: impl Into<String>, argument: impl Into<String>) -> Self {
         let default_reply = Reply::new(
             Code::SYNTAX_ERROR,
@@ -252,14 +251,14 @@ impl Command {
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Data {
-    /// From whom and to whom.
+    /// The sender and the recipients.
     pub envelope: Arc<Envelope>,
     /// The message as it arrives. 354 is sent when it is first polled.
     pub body: Body,
 }
 
 impl Data {
-    /// A message of that envelope.
+    /// Creates a message with that envelope.
     pub fn new(envelope: impl Into<Arc<Envelope>>, body: Body) -> Self {
         Self {
             envelope: envelope.into(),

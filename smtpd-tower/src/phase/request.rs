@@ -6,11 +6,11 @@ use crate::{
     session::Session,
 };
 
-/// One phase of a session asking for a decision: what is known of the session, and what this phase brings.
+/// A request for a decision in one phase of a session: the facts of the session, and the payload of the phase.
 ///
-/// Like requests elsewhere in tower it is consumed by the service that answers it. Every request is `Send` and `Sync`, so
-/// a reference to one may be kept across an await. Requests of all phases but [`Data`] are `Clone`, so that tower's `retry` can
-/// repeat them. A clone shares the session with the original, including its [state](Session::state).
+/// As in other uses of tower, the service that answers a request consumes it. Every request is `Send` and `Sync`, so a reference
+/// to one may be kept across an await. Requests of all phases but [`Data`] are `Clone`, so that tower's `retry` can repeat them.
+/// A clone shares the session with the original, including its [state](Session::state).
 ///
 /// ```
 /// use smtpd_tower::{Rcpt, Request, Session};
@@ -27,32 +27,32 @@ pub struct Request<P> {
 }
 
 impl<P> Request<P> {
-    /// A request of that phase.
+    /// Creates a request of that phase.
     pub const fn new(session: Session, payload: P) -> Self {
         Self { session, payload }
     }
 
-    /// What is known of the session.
+    /// Returns the session.
     pub const fn session(&self) -> &Session {
         &self.session
     }
 
-    /// What the phase brings.
+    /// Returns the payload of the phase.
     pub const fn payload(&self) -> &P {
         &self.payload
     }
 
-    /// What the phase brings, to be changed.
+    /// Returns the payload of the phase, to change it.
     pub const fn payload_mut(&mut self) -> &mut P {
         &mut self.payload
     }
 
-    /// Takes the request apart.
+    /// Splits the request into its parts.
     pub fn into_parts(self) -> (Session, P) {
         (self.session, self.payload)
     }
 
-    /// The same request with another payload.
+    /// Replaces the payload.
     #[must_use]
     pub fn map<Q>(self, f: impl FnOnce(P) -> Q) -> Request<Q> {
         Request {
@@ -63,80 +63,80 @@ impl<P> Request<P> {
 }
 
 impl Request<Helo> {
-    /// The name that the client gives itself. Nothing vouches for it.
+    /// Returns the name that the client gives. It is not verified.
     pub fn name(&self) -> &str {
         self.payload.name.as_str()
     }
 }
 
 impl Request<Auth> {
-    /// The SASL mechanism, such as `PLAIN`.
+    /// Returns the SASL mechanism, such as `PLAIN`.
     pub fn mechanism(&self) -> &'static str {
         self.payload.mechanism.as_str()
     }
 
-    /// What the client presented.
+    /// Returns what the client presented.
     pub const fn credentials(&self) -> &Credentials {
         &self.payload.credentials
     }
 }
 
 impl Request<Mail> {
-    /// Where failures are to be reported.
+    /// Returns the sender: where to report failures.
     pub const fn sender(&self) -> &ReversePath {
         &self.payload.sender
     }
 
-    /// The parameters of MAIL.
+    /// Returns the parameters of MAIL.
     pub const fn parameters(&self) -> &Parameters {
         &self.payload.parameters
     }
 }
 
 impl Request<Rcpt> {
-    /// For whom the message is.
+    /// Returns the recipient of the message.
     pub const fn recipient(&self) -> &ForwardPath {
         &self.payload.recipient
     }
 
-    /// The recipient's domain; `None` for `<Postmaster>` (RFC 5321 section 4.1.1.3).
+    /// Returns the recipient's domain, or `None` for `<Postmaster>` (RFC 5321 section 4.1.1.3).
     pub fn domain(&self) -> Option<&Domain> {
         self.recipient().mailbox().map(smtpd_core::Mailbox::domain)
     }
 
-    /// Where failures are to be reported.
+    /// Returns the sender: where to report failures.
     pub fn sender(&self) -> &ReversePath {
         self.payload.envelope.sender()
     }
 
-    /// The sender, and the recipients accepted before this one.
+    /// Returns the sender, and the recipients accepted before this one.
     pub fn envelope(&self) -> &Envelope {
         &self.payload.envelope
     }
 
-    /// The parameters of RCPT.
+    /// Returns the parameters of RCPT.
     pub const fn parameters(&self) -> &Parameters {
         &self.payload.parameters
     }
 }
 
 impl Request<Data> {
-    /// From whom and to whom.
+    /// Returns the sender and the recipients.
     pub fn envelope(&self) -> &Envelope {
         &self.payload.envelope
     }
 
-    /// The message, to be read piece by piece.
+    /// Returns the message, to read it chunk by chunk.
     pub const fn body_mut(&mut self) -> &mut Body {
         &mut self.payload.body
     }
 
-    /// The message.
+    /// Returns the message.
     pub fn into_body(self) -> Body {
         self.payload.body
     }
 
-    /// The same request with another body, such as one that counts or changes what passes through it.
+    /// Replaces the body, for example with one that counts or changes what passes through it.
     #[must_use]
     pub fn map_body(self, f: impl FnOnce(Body) -> Body) -> Self {
         self.map(|data| Data {
