@@ -15,8 +15,8 @@ use crate::{
     session::Session,
 };
 
-/// Makes a service of `async fn(Request<P>) -> impl IntoReply`, a function or a closure. The service never fails: what goes
-/// wrong in the function is a [`Reply`](smtpd_core::Reply) too, and a [fault](IntoReply::fault) among it is told to the log and to
+/// Makes a service from `async fn(Request<P>) -> impl IntoReply`, a function or a closure. The service never fails: an error of
+/// the function is a [`Reply`](smtpd_core::Reply) too, and if it is a [fault](IntoReply::fault), it is reported to the log and to
 /// [`Server::on_error`](crate::server::Server::on_error).
 ///
 /// ```
@@ -33,8 +33,8 @@ use crate::{
 ///
 /// # State
 ///
-/// [`handler_fn_with`] hands a clone of some state to each call. A closure can capture it as well, and clones what its future
-/// takes along:
+/// [`handler_fn_with`] passes a clone of some state to each call. A closure can also capture the state, and clone it for its
+/// future:
 ///
 /// ```
 /// use std::{collections::HashSet, sync::Arc};
@@ -51,9 +51,9 @@ use crate::{
 /// }));
 /// ```
 ///
-/// An async closure that captures is none of a service: it lends what it has captured to its future, and the future of a
-/// call has to live without the service. "Async closure does not implement `FnMut` because it captures state from its
-/// environment" says the compiler of
+/// An async closure that captures its environment is not a service: its future borrows what it has captured, and the future of a
+/// call has to live without the service. The compiler reports "Async closure does not implement `FnMut` because it captures state
+/// from its environment" for
 ///
 /// ```compile_fail
 /// # use std::{collections::HashSet, sync::Arc};
@@ -67,15 +67,16 @@ use crate::{
 ///
 /// # As an argument
 ///
-/// A function that takes a handler, or any other service, takes an `impl` [`ServePhase<P>`](crate::service::ServePhase); before a layer
-/// that refuses goes around it, [`PhaseService::new(service)`](crate::service::PhaseService::new) does.
+/// A function that takes a handler, or any other service, takes an `impl` [`ServePhase<P>`](crate::service::ServePhase). To wrap
+/// it in a layer that refuses, convert it with [`PhaseService::new(service)`](crate::service::PhaseService::new) first.
 ///
 /// # Any error by `?`
 ///
-/// `?` takes what becomes the error of the function's `Result`: of `Result<_, Reply>` all that becomes a [`Reply`](smtpd_core::Reply), of
-/// `Result<_, BodyError>` a `Reply`, an [`io::Error`](std::io::Error) and what a body fails with. For a function that fails
-/// with whatever it calls, there is tower's [`service_fn`](tower::service_fn) in place of `handler_fn`:
-/// [`recover`](crate::reply::recover()) finds the reply in the error, and what has none is 451 and told to `on_error`.
+/// `?` accepts whatever converts to the error of the function's `Result`. For `Result<_, Reply>`, this is everything that
+/// converts to a [`Reply`](smtpd_core::Reply); for `Result<_, BodyError>`, a `Reply`, an [`io::Error`](std::io::Error) and the
+/// errors of a body. For a function that may fail with any error, use tower's [`service_fn`](tower::service_fn) instead of
+/// `handler_fn`: [`recover`](crate::reply::recover()) finds the reply in the error; an error without one becomes 451 and is
+/// reported to `on_error`.
 ///
 /// ```
 /// use smtpd_tower::{BoxError, Data, Pipeline, Reply, Request};
@@ -86,8 +87,8 @@ use crate::{
 ///     if request.envelope().sender().is_null() {
 ///         return Err(Reply::rejected("No reports here").into()); // the client receives this
 ///     }
-///     let mut file = File::create("/var/mail/last").await?; // a fault: 451, and told to `on_error`
-///     let octets = io::copy(&mut request.into_body().into_reader(), &mut file).await?; // what belongs to it
+///     let mut file = File::create("/var/mail/last").await?; // a fault: 451, and reported to `on_error`
+///     let octets = io::copy(&mut request.into_body().into_reader(), &mut file).await?; // finds the reply
 ///     file.sync_all().await?;
 ///     Ok(Reply::ok(format!("{octets} octets")))
 /// }
@@ -97,8 +98,8 @@ pub const fn handler_fn<F>(f: F) -> HandlerFn<F> {
     HandlerFn { f }
 }
 
-/// The same with state: makes a service of `async fn(S, Request<P>) -> impl IntoReply`, which gets a clone of the state in
-/// each call. So the state is an `Arc`, or a pool that is one.
+/// Like [`handler_fn`], with state: makes a service from `async fn(S, Request<P>) -> impl IntoReply`, which receives a clone of
+/// the state in each call. Wrap state that is expensive to clone in an `Arc`.
 ///
 /// ```
 /// use std::{collections::HashSet, sync::Arc};
@@ -203,7 +204,7 @@ where
 #[pin_project]
 #[derive(Debug)]
 pub struct HandlerFuture<F, P> {
-    /// Whom a fault is told of, where there may be one.
+    /// Where to report a fault, if there may be one.
     session: Option<Session>,
     #[pin]
     answer: F,

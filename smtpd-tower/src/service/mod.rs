@@ -3,8 +3,8 @@
 //! | item | what it is |
 //! |---|---|
 //! | [`Pipeline`] | the services of all phases |
-//! | [`handler_fn`], [`handler_fn_with`] | make a service of an async function |
-//! | [`PhaseService`] | a service of one phase, its type erased |
+//! | [`handler_fn`], [`handler_fn_with`] | make a service from an async function |
+//! | [`PhaseService`] | a service of one phase with its type erased |
 //! | [`ServePhase`], [`LayerPhase`] | bounds for services and layers of one phase |
 
 mod handler;

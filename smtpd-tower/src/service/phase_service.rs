@@ -15,7 +15,7 @@ use crate::{
     phase::{Phase, Request},
 };
 
-/// A service that can serve phase `P`. It has a blanket implementation, and is there to keep bounds short.
+/// A service that can serve phase `P`. It has a blanket implementation, and keeps bounds short.
 ///
 /// ```
 /// use smtpd_tower::{Pipeline, Rcpt, Request, ServePhase, handler_fn};
@@ -26,8 +26,8 @@ use crate::{
 /// let pipeline = server_for(handler_fn(async |_: Request<Rcpt>| {}));
 /// ```
 ///
-/// What such a service answers is only known to *become* the response of the phase, so a layer that refuses, and has to make
-/// such a response, does not fit around it. [`PhaseService::new`] makes it a service that answers with just that:
+/// The response of such a service is only known to *convert into* the response of the phase. A layer that refuses has to create
+/// such a response, so it cannot wrap it. [`PhaseService::new`] converts it to a service with exactly that response:
 ///
 /// ```
 /// use smtpd_tower::{Data, Pipeline, PhaseService, ServePhase, deliver::Inbox, layer::SizeLimitLayer};
@@ -73,7 +73,7 @@ where
 {
 }
 
-/// The service of one phase, its type erased: what a [`Pipeline`](crate::service::Pipeline) holds, and what its layers wrap.
+/// The service of one phase with its type erased: what a [`Pipeline`](crate::service::Pipeline) holds, and its layers wrap.
 ///
 /// ```
 /// use smtpd_tower::{Mail, PhaseService, Request, handler_fn, layer::RequireAuthLayer};
@@ -81,22 +81,22 @@ where
 ///
 /// let open = PhaseService::<Mail>::new(handler_fn(async |_: Request<Mail>| {}));
 /// let closed = PhaseService::<Mail>::new(RequireAuthLayer::new().layer(open.clone()));
-/// let chosen = [open, closed]; // services of one type, whatever they are made of
+/// let chosen = [open, closed]; // services of one type
 /// ```
 pub struct PhaseService<P: Phase> {
-    /// What every request gets a clone of. Never asked itself, so all clones of this share it.
+    /// What every request gets a clone of. Never called itself, so all clones of this share it.
     template: Arc<dyn Erased<P>>,
-    /// The clone whose readiness belongs to this one.
+    /// The clone whose readiness this one reports.
     own: Option<Box<dyn Erased<P>>>,
 }
 
-/// What answers a request at last.
+/// The future of a call.
 pub(crate) type PhaseFuture<P> =
     Pin<Box<dyn Future<Output = Result<<P as Phase>::Response, BoxError>> + Send>>;
 
-/// How far a request has come that was made of a fresh clone.
+/// The state of a request that was made to a fresh clone.
 pub(crate) enum Asked<P: Phase> {
-    /// And what it says where it has panicked when it was dropped.
+    /// With the message of a panic in its drop, if there was one.
     Answered(Result<P::Response, BoxError>, Option<String>),
     Called(PhaseFuture<P>),
     /// The clone is not ready, and has not been called with the request.
@@ -120,8 +120,8 @@ impl<P: Phase> PhaseService<P> {
         }
     }
 
-    /// Asks a clone that is made for this request and dropped after it. Nothing is boxed but the future of the answer, and
-    /// the clone where it is not ready.
+    /// Calls a clone that is created for this request and dropped after it. Only the future of the answer is boxed, and the clone
+    /// if it is not ready.
     pub(crate) fn ask(&self, request: Request<P>, cx: &mut Context<'_>) -> Asked<P> {
         self.template.ask(request, cx)
     }
@@ -133,7 +133,7 @@ impl<P: Phase> PhaseService<P> {
 }
 
 impl<P: Phase> Clone for PhaseService<P> {
-    /// The clone has to become ready by itself.
+    /// A clone has to become ready by itself.
     fn clone(&self) -> Self {
         Self {
             template: self.template.clone(),
@@ -184,7 +184,7 @@ impl<P: Phase, S: ServePhase<P>> Erased<P> for S {
         }
         let mut answer = Box::pin(Answering::new(Service::call(&mut service, request)));
         match answer.as_mut().poll(cx) {
-            // What was answered stands, whatever becomes of the service.
+            // The answer stands, whatever happens to the service.
             Poll::Ready(result) => {
                 Asked::Answered(result, caught(|| drop((answer, service))).err())
             }
@@ -193,7 +193,7 @@ impl<P: Phase, S: ServePhase<P>> Erased<P> for S {
     }
 }
 
-/// The future of a service, which answers as the phase wants it.
+/// The future of a service, converting its answer to the response of the phase.
 #[pin_project]
 struct Answering<F, R> {
     #[pin]

@@ -24,11 +24,11 @@ impl<P: Phase, L> LayerPhase<P> for L where L: Layer<PhaseService<P>, Service: S
 
 /// The services of a server, one for each phase.
 ///
-/// What is not set is safe: connect, HELO and MAIL are accepted, AUTH is not offered, every recipient is refused
-/// (550 5.7.1), and so is every message (451 4.3.0). An open relay takes a line of code.
+/// The defaults are safe: connect, HELO and MAIL are accepted, AUTH is not offered, every recipient is rejected (550 5.7.1), and
+/// every message is deferred (451 4.3.0). It takes a line of code to make an open relay.
 ///
-/// A service is cloned for each command, made ready, called once, and dropped. What its clones have to share belongs
-/// into an `Arc`; the layers of this crate do so.
+/// A service is cloned for each command, made ready, called once, and dropped. Wrap what its clones have to share in an `Arc`;
+/// the layers of this crate do so.
 ///
 /// ```
 /// use smtpd_tower::{
@@ -49,9 +49,9 @@ impl<P: Phase, L> LayerPhase<P> for L where L: Layer<PhaseService<P>, Service: S
 ///
 /// # As a service
 ///
-/// A pipeline is a service of every phase itself. It passes a request to the service of its phase, and answers a phase that is not
-/// set with its [default](Phase::default_response). So a whole pipeline is tested by
-/// [`oneshot`](tower::ServiceExt::oneshot), with all layers in place:
+/// A pipeline is itself a service of every phase. It passes a request to the service of its phase, and answers a phase without a
+/// service with its [default](Phase::default_response). So you can test a whole pipeline, with all layers in place, by
+/// [`oneshot`](tower::ServiceExt::oneshot):
 ///
 /// ```
 /// use smtpd_tower::{Mail, Pipeline, Rcpt, Reply, Request, Session, handler_fn, layer::RequireAuthLayer};
@@ -69,8 +69,8 @@ impl<P: Phase, L> LayerPhase<P> for L where L: Layer<PhaseService<P>, Service: S
 /// # Ok(()) }
 /// ```
 ///
-/// What the server does around a pipeline is not part of it: the protocol with its limits and timeouts, and what a
-/// [`Profile`](crate::session::Profile) refuses.
+/// The server's part is not included: the protocol with its limits and timeouts, and what a [`Profile`](crate::session::Profile)
+/// refuses.
 #[derive(Clone, Debug, Default)]
 pub struct Pipeline {
     pub(crate) connect: Option<PhaseService<Connect>>,
@@ -83,12 +83,12 @@ pub struct Pipeline {
 }
 
 impl Pipeline {
-    /// A pipeline with nothing set.
+    /// Creates a pipeline with no services.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Who decides whether a client is greeted.
+    /// Sets the service that decides whether to greet a client. Default: accepts every client.
     #[must_use]
     pub fn connect(self, service: impl ServePhase<Connect>) -> Self {
         Self {
@@ -97,7 +97,7 @@ impl Pipeline {
         }
     }
 
-    /// Who decides on HELO, EHLO and LHLO.
+    /// Sets the service for HELO, EHLO and LHLO. Default: accepts every name.
     #[must_use]
     pub fn helo(self, service: impl ServePhase<Helo>) -> Self {
         Self {
@@ -106,7 +106,7 @@ impl Pipeline {
         }
     }
 
-    /// Who authenticates. Only with it is AUTH offered.
+    /// Sets the service for AUTH. Default: none, and AUTH is not offered.
     #[must_use]
     pub fn auth(self, service: impl ServePhase<Auth>) -> Self {
         Self {
@@ -115,7 +115,7 @@ impl Pipeline {
         }
     }
 
-    /// Who decides on senders.
+    /// Sets the service for MAIL. Default: accepts every sender.
     #[must_use]
     pub fn mail(self, service: impl ServePhase<Mail>) -> Self {
         Self {
@@ -124,7 +124,7 @@ impl Pipeline {
         }
     }
 
-    /// Who decides on recipients.
+    /// Sets the service for RCPT. Default: rejects every recipient.
     #[must_use]
     pub fn rcpt(self, service: impl ServePhase<Rcpt>) -> Self {
         Self {
@@ -133,7 +133,7 @@ impl Pipeline {
         }
     }
 
-    /// Who takes messages: 250 is sent when it says so, never before.
+    /// Sets the service for messages: 250 is sent when it accepts, never before. Default: defers every message.
     #[must_use]
     pub fn data(self, service: impl ServePhase<Data>) -> Self {
         Self {
@@ -142,7 +142,7 @@ impl Pipeline {
         }
     }
 
-    /// Who answers VRFY, EXPN, HELP and verbs that the protocol does not know. Without it they hear 252, 502, 214 and 500.
+    /// Sets the service for VRFY, EXPN, HELP and unknown verbs. Default: replies with 252, 502, 214 and 500.
     ///
     /// ```
     /// use smtpd_tower::{Command, Pipeline, Reply, Request, handler_fn};
@@ -162,8 +162,8 @@ impl Pipeline {
         }
     }
 
-    /// Wraps every phase, also those that are not set, but for AUTH and commands of your own where they are not. As in
-    /// [`ServiceBuilder`](tower::ServiceBuilder) the outermost layer sees a request first; a later call wraps an earlier one.
+    /// Wraps every phase, including those without a service, except AUTH and commands of your own if they have none. As in
+    /// [`ServiceBuilder`](tower::ServiceBuilder), the outermost layer sees a request first; a later call wraps an earlier one.
     #[must_use]
     pub fn layer<L>(self, layer: L) -> Self
     where
@@ -223,7 +223,7 @@ serve! {
     Command by command;
 }
 
-/// Answers a phase that is not set, where a layer wants a service.
+/// Answers a phase without a service, for layers that need one.
 #[derive(Clone, Copy)]
 struct Unset;
 
