@@ -7,15 +7,15 @@ mod sealed {
     pub trait Sealed {}
 }
 
-/// What a service may answer with: a [`Reply`], a [`DataReply`], an [`AuthOutcome`]. Sealed.
+/// The response of a service: a [`Reply`], a [`DataReply`], an [`AuthOutcome`]. Sealed.
 ///
-/// A layer that looks at answers is generic over this, and fits every phase; the [guide](crate::guide::pipelines#a-layer-for-every-phase)
-/// has one. It sees what services say. It never sees
+/// A layer that looks at responses is generic over this trait, and fits every phase; the
+/// [guide](crate::guide::pipelines#a-layer-for-every-phase) has one. It sees what services return. It never sees
 ///
-/// - a reply that travels as an error, thrown by a `filter` for instance, nor what [`recover`](crate::reply::recover()) makes of a failure
-///   further out;
-/// - what AUTH ends with where the service has answered with a secret, for the mechanism has the last word;
-/// - what the protocol answers by itself: bad syntax, wrong order, limits, and positive replies to the greeting and EHLO.
+/// - a reply that is returned as an error, for instance by a `filter`, nor what [`recover`](crate::reply::recover()) makes of an
+///   error further out;
+/// - the final reply to AUTH if the service has returned a secret, because the mechanism decides;
+/// - the replies of the protocol itself: bad syntax, wrong order, limits, and positive replies to the greeting and EHLO.
 ///
 /// ```
 /// use smtpd_tower::{Answer, DataReply, Reply};
@@ -27,10 +27,11 @@ mod sealed {
 /// assert_eq!(hide(DataReply::from(Reply::OK)).reply(), Some(&Reply::OK));
 /// ```
 pub trait Answer: sealed::Sealed + From<Reply> + IntoReply<Self> + Send + 'static {
-    /// What the client is told, if that is settled already: for AUTH it is not before the mechanism has verified a secret.
+    /// Returns the reply that the client receives, if it is settled: for AUTH, it is not until the mechanism has verified a
+    /// secret.
     fn reply(&self) -> Option<&Reply>;
 
-    /// The same with every reply in it changed.
+    /// Changes every reply in it.
     #[must_use]
     fn map_reply(self, f: impl FnMut(Reply) -> Reply) -> Self;
 }

@@ -10,9 +10,9 @@ use crate::body::BodyError;
 
 /// What a handler may return for a phase whose response is `R`.
 ///
-/// `()` is 250; a [`Reply`] is itself; of a `Result` either side counts. A message may be answered with a [`DataReply`], one
-/// reply for each recipient. AUTH is answered by an [`Identity`] (accepted), a
-/// [`Secret`] (for the mechanism to verify), an [`AuthOutcome`], or a [`Reply`] that refuses.
+/// `()` is 250; a [`Reply`] is itself; a `Result` is whichever side it holds. A message may be answered with a [`DataReply`], one
+/// reply for each recipient. AUTH is answered with an [`Identity`] (accepted), a [`Secret`] (for the mechanism to verify), an
+/// [`AuthOutcome`], or a [`Reply`] that refuses.
 ///
 /// ```
 /// use smtpd_tower::{BodyError, DataReply, IntoReply, Reply};
@@ -31,13 +31,14 @@ use crate::body::BodyError;
     note = "a function that returns `Result<Reply, BoxError>`, with `?` for any error, becomes a service by `tower::service_fn(...)`"
 )]
 pub trait IntoReply<R = Reply> {
-    /// Whether [`fault`](Self::fault) ever tells of one. Where it does not, a call costs a little less.
+    /// Whether [`fault`](Self::fault) may return one. If not, a call costs a little less.
     const HAS_FAULTS: bool = true;
 
-    /// The response that it stands for.
+    /// Returns the response that it stands for.
     fn into_reply(self) -> R;
 
-    /// A fault on this side that the response does not show, for the log and [`Server::on_error`](crate::server::Server::on_error).
+    /// Returns a fault on this side that the response does not show, for the log and
+    /// [`Server::on_error`](crate::server::Server::on_error).
     fn fault(&self) -> Option<BoxError> {
         None
     }

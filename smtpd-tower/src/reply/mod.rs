@@ -1,10 +1,10 @@
-//! What becomes the reply to a phase.
+//! Conversions to the reply of a phase.
 //!
 //! | item | what it does |
 //! |---|---|
-//! | [`Answer`] | the trait of the responses of the phases |
+//! | [`Answer`] | the trait of the responses of all phases |
 //! | [`IntoReply`] | turns what a handler returns into the response of its phase |
-//! | [`recover`](recover()) | finds the reply to an error that no layer has turned into one |
+//! | [`recover`](recover()) | finds the reply to an error that no layer has converted |
 
 mod answer;
 mod into_reply;

@@ -3,20 +3,20 @@ use tower::BoxError;
 
 use crate::{body::known_reply, fault};
 
-/// The reply for an error that no layer has turned into one: the first known cause decides.
+/// Returns the reply for an error that no layer has converted to one: the first known cause decides.
 ///
 /// | in the chain of sources | reply |
 /// |---|---|
 /// | a [`Reply`] | itself |
-/// | a [`BodyError`](crate::body::BodyError) | [the reply](crate::body::BodyError::reply) that belongs to it |
+/// | a [`BodyError`](crate::body::BodyError) | [its reply](crate::body::BodyError::reply) |
 /// | tower's `Elapsed` | 451 4.3.0 |
 /// | tower's `Overloaded` | 451 4.3.2 |
 /// | anything else | 451 4.3.0 |
 ///
-/// A session sends 451 4.3.z to AUTH as 454 4.7.0 (RFC 4954 section 6).
+/// A session replies to AUTH with 454 4.7.0 instead of 451 4.3.z (RFC 4954 section 6).
 ///
-/// It is never a 5yz of its own making: a fault on this side must not bounce mail. The text of the error goes to the log,
-/// never to the client.
+/// It never creates a 5yz: a fault on this side must not bounce mail. The text of the error is logged, and never sent to the
+/// client.
 ///
 /// ```
 /// use smtpd_tower::{Reply, recover};
