@@ -7,8 +7,8 @@ use std::{
 
 /// A network in CIDR notation, such as `192.0.2.0/24` or `2001:db8::/32`, or a single address (RFC 4632 section 3.1).
 ///
-/// An IPv4-mapped IPv6 address is the IPv4 address, in the network as in what is compared with it. A network holds no
-/// addresses of the other family: `::/0` is all of IPv6, and nothing of IPv4.
+/// An IPv4-mapped IPv6 address is the IPv4 address, in the network as well as in the addresses compared with it. A network
+/// contains no addresses of the other family: `::/0` is all of IPv6, and nothing of IPv4.
 ///
 /// ```
 /// use smtpd_tower::Cidr;
@@ -29,13 +29,13 @@ pub struct Cidr {
 }
 
 impl Cidr {
-    /// Returns the network that `network` is in, with a prefix of `bits` bits. The bits behind the prefix are cleared. Returns
-    /// `None` if the prefix is longer than the address.
+    /// Returns the network of `bits` bits that contains `network`. The bits after the prefix are cleared. Returns `None` if the
+    /// prefix is longer than the address.
     pub fn new(network: IpAddr, bits: u8) -> Option<Self> {
         if bits > width(network) {
             return None;
         }
-        // 96 bits are what makes a mapped address one; a shorter prefix has more in it than IPv4.
+        // 96 bits make an address a mapped one; a shorter prefix contains more than IPv4.
         let (network, bits) = match network.to_canonical() {
             ip @ IpAddr::V4(_) if network.is_ipv6() && bits >= 96 => (ip, bits - 96),
             _ => (network, bits),
@@ -47,7 +47,7 @@ impl Cidr {
         Some(Self { network, bits })
     }
 
-    /// The network of that address, or the address alone where the prefix is longer than it.
+    /// Returns the network of that address, or the address alone if the prefix is longer than it.
     pub(crate) fn around(ip: IpAddr, bits: u8) -> Self {
         let ip = ip.to_canonical();
         Self::new(ip, bits).unwrap_or_else(|| ip.into())
@@ -77,7 +77,7 @@ impl Cidr {
     }
 }
 
-/// The network of that address alone.
+/// Creates the network that contains only that address.
 impl From<IpAddr> for Cidr {
     fn from(ip: IpAddr) -> Self {
         let network = ip.to_canonical();
@@ -121,7 +121,7 @@ impl TryFrom<&str> for Cidr {
     }
 }
 
-/// The address alone where it is a single one, else `network/bits`.
+/// Shows a single address alone, otherwise `network/bits`.
 impl fmt::Display for Cidr {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.bits == width(self.network) {
@@ -132,7 +132,7 @@ impl fmt::Display for Cidr {
     }
 }
 
-/// Why a text is no [`Cidr`].
+/// An error from parsing a [`Cidr`].
 ///
 /// ```
 /// use smtpd_tower::{Cidr, CidrErrorKind};
@@ -146,31 +146,31 @@ pub struct CidrError {
     kind: CidrErrorKind,
 }
 
-/// What is wrong with a text that is no [`Cidr`].
+/// What is wrong with a text that is not a [`Cidr`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum CidrErrorKind {
-    /// What stands before the slash is no IP address.
+    /// The part before the slash is not an IP address.
     Address,
-    /// What stands behind the slash is no number, or more than the address has bits.
+    /// The part after the slash is not a number, or exceeds the number of bits of the address.
     Prefix {
-        /// The bits that the address has.
+        /// The number of bits of the address.
         most: u8,
     },
-    /// The address has bits set behind the prefix, so that it is not clear what was meant.
+    /// The address has bits set after the prefix, so it is unclear what was meant.
     HostBits {
-        /// The network that it lies in.
+        /// The network that contains it.
         network: Cidr,
     },
 }
 
 impl CidrError {
-    /// The text.
+    /// Returns the text.
     pub fn input(&self) -> &str {
         &self.input
     }
 
-    /// What is wrong with it.
+    /// Returns what is wrong with it.
     pub const fn kind(&self) -> CidrErrorKind {
         self.kind
     }
@@ -194,7 +194,7 @@ impl fmt::Display for CidrError {
 
 impl Error for CidrError {}
 
-/// Many networks: sorted ranges, so that a look-up is a binary search.
+/// Many networks as sorted ranges, so that a lookup is a binary search.
 #[derive(Debug, Default)]
 pub(crate) struct CidrSet {
     v4: Ranges<u32>,
@@ -226,7 +226,7 @@ impl FromIterator<Cidr> for CidrSet {
     }
 }
 
-/// First and last of each range, in ascending order; no two overlap.
+/// The first and last address of each range, in ascending order; no two overlap.
 #[derive(Debug, Default)]
 struct Ranges<T>(Box<[(T, T)]>);
 
@@ -259,7 +259,7 @@ const fn width(ip: IpAddr) -> u8 {
     }
 }
 
-/// The bits that tell the hosts of a network apart. A shift by all bits overflows: behind a whole address there are none.
+/// Returns the bits that distinguish the hosts of a network. A shift by all bits overflows: after a whole address there are none.
 fn hosts_v4(bits: u8) -> u32 {
     u32::MAX.checked_shr(bits.into()).unwrap_or(0)
 }
@@ -268,7 +268,7 @@ fn hosts_v6(bits: u8) -> u128 {
     u128::MAX.checked_shr(bits.into()).unwrap_or(0)
 }
 
-/// Digits alone: the number parser of the standard library would take a `+`, too.
+/// Parses digits only: the number parser of the standard library would also accept a `+`.
 fn decimal(text: &str) -> Option<u8> {
     let digits = text.bytes().all(|octet| octet.is_ascii_digit());
     text.parse().ok().filter(|_| digits)
@@ -368,7 +368,7 @@ mod tests {
 
     #[test]
     fn a_set_agrees_with_its_networks_one_by_one() {
-        // Multiples of an odd number spread over all prefixes; some networks lie within others.
+        // Multiples of an odd number spread over all prefixes; some networks are within others.
         let networks: Vec<_> = (0..200_u32)
             .filter_map(|i| {
                 let ip = Ipv4Addr::from_bits(0x0a00_0000 | (i.wrapping_mul(0x9e37_79b1) >> 12));

@@ -4,8 +4,8 @@
 //! |---|---|
 //! | [`PeerAddr`] | one end of a connection: an IP address with a port, or a Unix socket |
 //! | [`Cidr`] | a network, such as `192.0.2.0/24` |
-//! | [`Prefixes`] | how many bits of an address tell clients apart |
-//! | [`TrustedPeers`] | the proxies that may say for which client they speak |
+//! | [`Prefixes`] | how many bits of an address distinguish clients |
+//! | [`TrustedPeers`] | the proxies that may name the client |
 
 mod cidr;
 mod peer;

@@ -66,7 +66,7 @@ impl From<SocketAddrV6> for PeerAddr {
     }
 }
 
-/// An IP address and a port.
+/// Creates an address from an IP address and a port.
 impl<I: Into<IpAddr>> From<(I, u16)> for PeerAddr {
     fn from(addr: (I, u16)) -> Self {
         Self::Inet(addr.into())

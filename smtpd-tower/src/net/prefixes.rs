@@ -1,9 +1,9 @@
 use std::{error::Error, fmt, net::IpAddr};
 
-/// The prefix lengths by which clients are told apart: one for IPv4 and one for IPv6.
+/// The prefix lengths that distinguish clients: one for IPv4 and one for IPv6.
 ///
-/// Addresses with the same first bits count as one client. The default is a whole IPv4 address and an IPv6 /64, the prefix of
-/// one link (RFC 4291 section 2.5.1): a host chooses freely among the addresses behind it.
+/// Addresses with the same first bits count as one client. The default is a whole IPv4 address and an IPv6 /64, the prefix of one
+/// link (RFC 4291 section 2.5.1), within which a host chooses its addresses freely.
 ///
 /// ```
 /// use smtpd_tower::net::Prefixes;
@@ -49,7 +49,7 @@ impl Prefixes {
         self.v6
     }
 
-    /// The length for the family of that address.
+    /// Returns the length for the family of that address.
     pub(crate) const fn bits_of(self, ip: IpAddr) -> u8 {
         match ip {
             IpAddr::V4(_) => self.v4,

@@ -2,11 +2,11 @@ use std::sync::Arc;
 
 use crate::net::{Cidr, CidrError, CidrSet, PeerAddr};
 
-/// Peers whose word about their clients is taken: the proxies before a server.
+/// Peers that are trusted to name their clients: the proxies in front of a server.
 ///
-/// An IPv4 peer is the same through a dual-stack socket. The unspecified address, which stands for a client that a proxy
-/// could not name, is never trusted, not even where `0.0.0.0/0` is. Peers on Unix sockets are trusted only where that is said; whoever
-/// may open the socket then is.
+/// An IPv4 peer is the same through a dual-stack socket. The unspecified address, which stands for a client that a proxy could
+/// not name, is never trusted, not even by `0.0.0.0/0`. Peers on Unix sockets are trusted only after
+/// [`with_unix_sockets`](Self::with_unix_sockets), and then every process that may open the socket is.
 ///
 /// ```
 /// use smtpd_tower::{PeerAddr, TrustedPeers};
@@ -26,16 +26,16 @@ pub struct TrustedPeers {
 }
 
 impl TrustedPeers {
-    /// Peers of these networks. None at all is the default.
+    /// Trusts peers in these networks. The default is none at all.
     pub fn new(networks: impl IntoIterator<Item = Cidr>) -> Self {
         networks.into_iter().collect()
     }
 
-    /// The same of networks as texts.
+    /// Like [`new`](Self::new), with networks as texts.
     ///
     /// # Errors
     ///
-    /// The first text that is neither a network nor an address.
+    /// Returns an error for the first text that is neither a network nor an address.
     pub fn parse<T: AsRef<str>>(networks: impl IntoIterator<Item = T>) -> Result<Self, CidrError> {
         networks
             .into_iter()
@@ -43,14 +43,14 @@ impl TrustedPeers {
             .collect()
     }
 
-    /// Trusts every peer on a Unix socket too.
+    /// Also trusts every peer on a Unix socket.
     #[must_use]
     pub fn with_unix_sockets(mut self) -> Self {
         self.unix_sockets = true;
         self
     }
 
-    /// Whether that peer is one of them.
+    /// Returns whether that peer is trusted.
     pub fn contains(&self, peer: &PeerAddr) -> bool {
         match peer {
             PeerAddr::Unix(_) => self.unix_sockets,
