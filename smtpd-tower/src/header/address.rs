@@ -1,8 +1,8 @@
-//! Addresses of the envelope in a form that a header may hold, whatever the client sent.
+//! Envelope addresses in a form that is safe in a header, whatever the client sent.
 
 use smtpd_core::{ForwardPath, Mailbox};
 
-/// A recipient, without brackets. Without `utf8`, what is not ASCII becomes `?`.
+/// Returns a recipient without brackets. Without `utf8`, each non-ASCII character becomes `?`.
 pub(crate) fn of_recipient(path: &ForwardPath, utf8: bool) -> String {
     match path {
         ForwardPath::Postmaster(postmaster) => postmaster.as_str().to_owned(),
@@ -10,7 +10,7 @@ pub(crate) fn of_recipient(path: &ForwardPath, utf8: bool) -> String {
     }
 }
 
-/// A mailbox, without brackets. Without `utf8`, what is not ASCII becomes `?`.
+/// Returns a mailbox without brackets. Without `utf8`, each non-ASCII character becomes `?`.
 pub(crate) fn of_mailbox(mailbox: &Mailbox, utf8: bool) -> String {
     let local = local_part(mailbox, utf8);
     let domain = filter(mailbox.domain().as_str(), |c| {
@@ -19,8 +19,8 @@ pub(crate) fn of_mailbox(mailbox: &Mailbox, utf8: bool) -> String {
     format!("{local}@{domain}")
 }
 
-/// The local part, quoted anew if it was: then nothing in it can end the quotes. Stray dots, which the server may have been told
-/// to overlook, must be quoted in a header (RFC 5322 section 3.4.1).
+/// Returns the local part, quoted again if it was quoted, so that nothing in it can end the quotes. Stray dots, which the server
+/// may be configured to accept, must be quoted in a header (RFC 5322 section 3.4.1).
 fn local_part(mailbox: &Mailbox, utf8: bool) -> String {
     let local = mailbox.local_part();
     let has_stray_dots = local.starts_with('.') || local.ends_with('.') || local.contains("..");
@@ -43,9 +43,10 @@ fn filter(text: &str, is_allowed: impl Fn(char) -> bool) -> String {
         .collect()
 }
 
-/// Whether a character beyond ASCII may stand in the header: only with SMTPUTF8, and only if it is seen. Line and paragraph
-/// separators and the controls of writing direction would make the line show what it does not say, and two addresses that differ in
-/// other invisible characters alone would look the same. The joiners (U+200C and U+200D) are a part of how some scripts are written.
+/// Returns whether a non-ASCII character is allowed in the header: only with SMTPUTF8, and only if it is visible. Line and
+/// paragraph separators and the controls of writing direction would make the line show what it does not say, and two addresses
+/// that differ only in other invisible characters would look the same. The joiners (U+200C and U+200D) are a part of how some
+/// scripts are written.
 fn is_utf8(c: char, utf8: bool) -> bool {
     let deceives = matches!(
         c,

@@ -1,17 +1,17 @@
-//! Text of strangers in a form in which it can neither end a line or word of a header nor open a comment.
+//! Untrusted text in a form that can neither end a line or word of a header nor open a comment.
 
 use smtpd_core::Domain;
 
 /// The longest name that is kept, in characters: the limit of a domain (RFC 5321 section 4.5.3.1.2).
 const NAME_LIMIT: usize = 255;
 
-/// A host name: what no host name holds becomes `?`.
+/// Returns a host name: characters that are not allowed in one become `?`.
 pub(crate) fn host_name(text: &str) -> String {
     replace(text, is_host_name)
 }
 
-/// A host name or an address literal, as clients and servers call themselves. Brackets and colons stay only where the whole is
-/// a literal.
+/// Returns a host name or an address literal, as clients and servers identify themselves. Brackets and colons are kept only if
+/// the whole text is a literal.
 pub(crate) fn domain_or_literal(text: &str) -> String {
     match is_literal(text) {
         true => text.to_owned(),
@@ -19,12 +19,12 @@ pub(crate) fn domain_or_literal(text: &str) -> String {
     }
 }
 
-/// Whether it is an address literal (RFC 5321 section 4.1.3).
+/// Returns whether the text is an address literal (RFC 5321 section 4.1.3).
 pub(crate) fn is_literal(text: &str) -> bool {
     text.starts_with('[') && text.parse().is_ok_and(|domain: Domain| domain.is_literal())
 }
 
-/// The text of a comment: no parentheses, no backslash (RFC 5322 section 3.2.2).
+/// Returns the text of a comment: no parentheses, no backslash (RFC 5322 section 3.2.2).
 pub(crate) fn comment(text: &str) -> String {
     replace(text, |c| {
         (c == ' ' || c.is_ascii_graphic()) && !matches!(c, '(' | ')' | '\\')

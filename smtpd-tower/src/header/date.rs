@@ -8,12 +8,12 @@ const SECONDS_OF_DAY: u64 = 86_400;
 /// 1 January 1970 was a Thursday.
 const WEEKDAYS: [&str; 7] = ["Thu", "Fri", "Sat", "Sun", "Mon", "Tue", "Wed"];
 
-/// Years are counted from March, so that the day that some lack is their last.
+/// Years start in March, so that a leap day is the last day of its year.
 const MONTHS: [&str; 12] = [
     "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec", "Jan", "Feb",
 ];
 
-/// A time as `Sun, 22 Nov 2026 20:00:00 +0000` (RFC 5322 section 3.3), in UTC. One before 1970 is taken as its beginning.
+/// A time as `Sun, 22 Nov 2026 20:00:00 +0000` (RFC 5322 section 3.3), in UTC. Times before 1970 are shown as its beginning.
 pub(crate) struct Date(pub(crate) SystemTime);
 
 impl fmt::Display for Date {
@@ -31,15 +31,15 @@ impl fmt::Display for Date {
     }
 }
 
-/// Year, month and day of the month of a day counted from 1 January 1970, in the Gregorian calendar.
+/// Returns year, month and day of the month of a day counted from 1 January 1970, in the Gregorian calendar.
 fn civil(days: u64) -> (u64, &'static str, u64) {
-    // Days from 1 March of the year 0, by cycles of 400 years of 146,097 days.
+    // Days from 1 March of the year 0, in cycles of 400 years of 146,097 days.
     let days = days + 719_468;
     let (cycle, day_of_cycle) = (days / 146_097, days % 146_097);
     let leap_days = day_of_cycle / 1_460 - day_of_cycle / 36_524 + day_of_cycle / 146_096;
     let year = (day_of_cycle - leap_days) / 365;
     let day_of_year = day_of_cycle - (365 * year + year / 4 - year / 100);
-    // From March on, months have 31, 30, 31, 30, 31 days over and over: 153 days in each five.
+    // Starting in March, months repeatedly have 31, 30, 31, 30, 31 days: 153 days in each five.
     let month = (5 * day_of_year + 2) / 153;
     let day = day_of_year - (153 * month + 2) / 5 + 1;
     let january_or_february = u64::from(month >= 10);

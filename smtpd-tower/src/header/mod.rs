@@ -1,4 +1,4 @@
-//! What this server writes into header fields: names and addresses of strangers, in which nothing can end a field, and dates.
+//! Header fields that this server writes: untrusted names and addresses, in which nothing can end a field, and dates.
 
 pub(crate) mod address;
 pub(crate) mod clean;
