@@ -1,4 +1,4 @@
-//! The life of a server: its sessions, and the stages of its end.
+//! The life of a server: its sessions, and the stages of its shutdown.
 
 use std::{
     sync::{
@@ -12,13 +12,13 @@ use tokio::sync::{Notify, Semaphore, SemaphorePermit};
 
 use crate::waker::WakerSlot;
 
-/// How far a server has come to its end.
+/// How far the shutdown of a server has progressed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Stage {
     Running,
-    /// No more connections; sessions end when they are between two messages.
+    /// No more connections; sessions end between two messages.
     Draining,
-    /// The time for that is over.
+    /// The time for draining is over.
     Ending,
 }
 
@@ -28,16 +28,16 @@ pub(crate) struct Registry {
     stage: AtomicU8,
     sessions: Mutex<Sessions>,
     changed: Notify,
-    /// Permits to tell clients that there is no permit for them.
+    /// Permits for telling clients that no session permit is free.
     farewells: Semaphore,
 }
 
-/// How many connections that are turned away may be told so at once; others are just closed.
+/// How many refused connections may receive a reply at once; others are just closed.
 const MOST_FAREWELLS: usize = 1000;
 
 #[derive(Debug, Default)]
 struct Sessions {
-    /// Each wakes one session. Its lock is shared with nobody but a server that shuts down.
+    /// Each wakes one session. Its lock is shared only with a server that shuts down.
     wakers: Vec<Option<Arc<WakerSlot>>>,
     free: Vec<usize>,
     taken: usize,
@@ -81,7 +81,7 @@ impl Registry {
         })
     }
 
-    /// A permit to tell one client that it is turned away, held until it is dropped.
+    /// Returns a permit for telling one client that it is refused, held until it is dropped.
     pub(crate) fn farewell(&self) -> Option<SemaphorePermit<'_>> {
         self.farewells.try_acquire().ok()
     }
@@ -98,10 +98,10 @@ impl Registry {
         }
     }
 
-    /// Goes on to a stage, and tells every session.
+    /// Advances to a stage, and notifies every session.
     pub(crate) fn advance(&self, stage: Stage) {
         self.stage.fetch_max(stage as u8, Ordering::AcqRel);
-        // Not under the lock: whoever is woken may come back at once.
+        // Not under the lock: code that is woken may come back at once.
         let wakers: Vec<_> = self.sessions().wakers.iter().flatten().cloned().collect();
         for waker in wakers {
             waker.wake();
@@ -134,7 +134,7 @@ impl Registry {
     }
 }
 
-/// The permit of one session, given back when it is dropped.
+/// The permit of one session, released when it is dropped.
 #[derive(Debug)]
 pub(crate) struct SessionPermit {
     registry: Arc<Registry>,
@@ -160,7 +160,7 @@ impl SessionPermit {
         self.registry.stage()
     }
 
-    /// Ready when the server has gone on from that stage.
+    /// Ready when the server has advanced from that stage.
     pub(crate) fn poll_past(&mut self, cx: &Context<'_>, stage: Stage) -> Poll<()> {
         #[cfg(debug_assertions)]
         {
@@ -228,7 +228,7 @@ mod tests {
         assert_ready!(empty.poll());
     }
 
-    /// Wakes by polling, as some executors do: the session ends on the spot.
+    /// Polls when it is woken, as some executors do: the session ends on the spot.
     struct EndsAtOnce {
         registry: Arc<Registry>,
         permit: Mutex<Option<SessionPermit>>,
