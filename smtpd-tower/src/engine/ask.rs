@@ -1,8 +1,8 @@
-//! How a service is asked: a clone for each command, made ready, called, and dropped. How long each may take is up to the
-//! connection, which counts the time.
+//! How a service is called: a clone for each command, made ready, called, and dropped. The connection measures the time and
+//! enforces its limits.
 //!
-//! A clone that was kept for the session, or made ready before the command came, could hold a permit while its client says
-//! nothing, and starve all others.
+//! A clone that was kept for the session, or made ready before the command arrived, could hold a permit while its client is idle,
+//! and starve all others.
 
 use std::task::{Context, Poll, ready};
 
@@ -34,7 +34,7 @@ impl Failure {
         }
     }
 
-    /// What is reported of it.
+    /// Returns the error to report.
     fn into_error(self, phase: PhaseKind) -> SessionError {
         match self {
             Self::Error(error) => SessionError::Service { phase, error },
@@ -45,22 +45,21 @@ impl Failure {
         }
     }
 
-    /// Whether it is a refusal that merely travels as an error.
+    /// Returns whether this is a decision that is merely returned as an error.
     fn is_decision(&self) -> bool {
         matches!(self, Self::Error(error) if known_reply(&**error).is_some())
     }
 }
 
-/// What has come of asking a service.
+/// The outcome of calling a service.
 pub(super) enum Outcome<P: Phase> {
     Answered(Result<P::Response, Failure>),
-    /// It has answered, and then panicked when it was dropped.
+    /// It answered, and then panicked when it was dropped.
     Panicked(Result<P::Response, Failure>, String),
     Pending(Call<P>),
 }
 
-/// One call of a service that has not answered at once. A panic in it is an error: it must cost its own session, and
-/// nothing else.
+/// A call of a service that has not answered at once. A panic in it is an error: it must cost its own session, and nothing else.
 pub(super) enum Call<P: Phase> {
     /// The request waits for the service to become ready.
     Waiting(Box<dyn Erased<P>>, Option<Request<P>>),
@@ -68,7 +67,7 @@ pub(super) enum Call<P: Phase> {
 }
 
 impl<P: Phase> Call<P> {
-    /// Asks the service.
+    /// Calls the service.
     pub(super) fn start(
         service: &PhaseService<P>,
         request: Request<P>,
@@ -87,12 +86,12 @@ impl<P: Phase> Call<P> {
         }
     }
 
-    /// Whether the service is not ready yet.
+    /// Returns whether the service is not ready yet.
     pub(super) const fn is_waiting(&self) -> bool {
         matches!(self, Self::Waiting(..))
     }
 
-    /// Calls the service as soon as it is ready, and waits for its answer.
+    /// Calls the service as soon as it is ready, and polls for its answer.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<P::Response, Failure>> {
         ready!(self.poll_called(cx))?;
         match self {
@@ -114,7 +113,7 @@ impl<P: Phase> Call<P> {
     }
 }
 
-/// Returns the response, or the one that stands for it where the service has failed. A failure that is a fault is reported.
+/// Returns the response, or the one that replaces it if the service has failed. Reports the failure if it is a fault.
 pub(super) fn resolve<P: Phase>(
     session: &Session,
     result: Result<P::Response, Failure>,

@@ -10,23 +10,23 @@ use tokio::time::Instant;
 
 use super::{pace::Pace, stream::Io, wire::Wire};
 
-/// How much is read off a connection that is closed against the client's will.
+/// How much is drained from a connection that the server closes before the client does.
 const LINGER_BYTES: u64 = 1 << 20;
 
 /// A connection that is being closed, or has to be soon.
 pub(super) struct Closing {
     until: Instant,
-    /// What may have been received until the client is reset.
+    /// How much may have been received before the connection is reset.
     most: u64,
-    /// What the client still sends is read off.
+    /// What the client still sends is drained.
     lingers: bool,
-    /// The way out is closed.
+    /// The write side is closed.
     down: bool,
     done: bool,
 }
 
 impl Closing {
-    /// Begins the time that closing may take, when so many bytes were received.
+    /// Starts the time that closing may take, after `received` bytes.
     pub(super) fn new(limit: Duration, received: u64) -> Self {
         Self {
             until: later(Instant::now(), limit),
@@ -41,18 +41,18 @@ impl Closing {
         self.until
     }
 
-    /// Sets whether the client may still send something that has to be read off.
+    /// Sets whether the client may still send something that has to be drained.
     pub(super) const fn set_lingers(&mut self, lingers: bool) {
         self.lingers = lingers;
     }
 
-    /// Whether the connection is closed, or the time for that is over.
+    /// Returns whether the connection is closed, or the time for that is over.
     pub(super) fn is_over(&self, now: Instant) -> bool {
         self.done || self.until <= now
     }
 
-    /// Closes the way out, then reads on for a moment: closing with unread input would reset the connection, and the client
-    /// might never see the last reply.
+    /// Closes the write side, then drains input for a moment: closing with unread input would reset the connection, and the
+    /// client might never see the last reply.
     pub(super) fn poll<IO: Io>(
         &mut self,
         cx: &mut Context<'_>,
@@ -76,7 +76,7 @@ impl Closing {
     }
 }
 
-/// That time after `start`, or long after it, so that no deadline is beyond what an `Instant` can be.
+/// Returns `start` plus `limit`. If an `Instant` cannot represent that, returns a far future time.
 pub(super) fn later(start: Instant, limit: Duration) -> Instant {
     const FOREVER: Duration = Duration::from_secs(30 * 365 * 24 * 3600);
     start + limit.min(FOREVER)

@@ -1,4 +1,4 @@
-//! What each command asks of which service, and what comes of the answer.
+//! The service call of each command, and what follows from its answer.
 
 use std::task::{Context, Poll, ready};
 
@@ -45,7 +45,7 @@ where
             return Poll::Ready(After::Done);
         };
         let answer = resolve::<P>(desk.session, result);
-        // Late, if the connection has answered by itself.
+        // `None` if the connection has already answered by itself.
         let ask = desk.connection.resume(question);
         Poll::Ready(ask.map_or(After::Done, |ask| pass_on(ask, desk.session, answer)))
     }
@@ -144,7 +144,7 @@ fn reply<K: kind::OneReply>(ask: Ask<'_, K>, _: &Session, reply: Reply) -> After
 }
 
 fn greet(ask: Ask<'_, kind::Helo>, _: &Session, reply: Reply) -> After {
-    // An intermediate reply is none to HELO.
+    // An intermediate reply does not accept HELO.
     let is_accepted = reply.is_positive() && !reply.code().is_intermediate();
     ask.reply(reply);
     if is_accepted {
@@ -154,7 +154,7 @@ fn greet(ask: Ask<'_, kind::Helo>, _: &Session, reply: Reply) -> After {
     }
 }
 
-/// Calls the phase's service, or uses the default reply. An answer that comes at once is passed on at once.
+/// Calls the phase's service, or uses the default reply. An immediate answer is passed on at once.
 fn call<P: Phase, K: 'static>(
     cx: &mut Context<'_>,
     service: Option<&PhaseService<P>>,

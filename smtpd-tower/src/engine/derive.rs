@@ -1,4 +1,4 @@
-//! Keys of SCRAM that are derived from a password, in another thread than the session's.
+//! SCRAM keys that are derived from a password, in another thread than the session's.
 
 use std::{
     pin::Pin,
@@ -19,7 +19,7 @@ use crate::{
     session::Session,
 };
 
-/// A derivation. The question that its secret answers is open until it ends.
+/// A running derivation. The question that its secret answers stays open until it ends.
 struct Deriving {
     secret: Pin<Box<dyn Future<Output = Result<Secret, Unavailable>> + Send>>,
     question: Option<Deferred<kind::Auth>>,
@@ -47,8 +47,8 @@ impl Asking for Deriving {
     }
 }
 
-/// Passes the answer on, unless comparing its secret would keep the thread's sessions waiting. The wait for a processor tells a
-/// client that a secret was compared, so a service that hides its users' names answers for unknown ones with a secret too.
+/// Passes the answer on, unless comparing its secret would block the thread's sessions. The wait for a processor reveals to a
+/// client that a secret was compared, so a service that hides which users exist answers with a secret for unknown ones too.
 pub(super) fn authenticate(
     ask: Ask<'_, kind::Auth>,
     session: &Session,

@@ -1,7 +1,7 @@
 //! One session: drives a [`Connection`] over a stream, and calls the services.
 //!
-//! A session is one hand-written future, [`Driver`]. It asks the connection for its next step, takes it, and where there is
-//! nothing to do but to wait, [`wait`] waits: in that one function, for whatever the session waits for.
+//! A session is one hand-written future, [`Driver`]. It requests the connection's next step and takes it. When there is nothing
+//! to do but wait, [`wait`] waits: that one function waits for everything.
 
 mod ask;
 mod close;
@@ -69,10 +69,10 @@ pub(crate) struct Engine {
     pub(crate) hooks: Hooks,
 }
 
-/// One session, as a future that ends with it. However it ends, also by being dropped, the session's permit is released and
-/// its end is reported once.
+/// One session, as a future that ends with it. However it ends, even if it is dropped, the session's permit is released and its
+/// end is reported once.
 ///
-/// It conducts: each part keeps its own state and returns what it leaves to be done for the others.
+/// It is a conductor: each part keeps its own state and returns what the others have to do.
 struct Driver<IO: Io> {
     engine: Arc<Engine>,
     connection: Connection,
@@ -82,7 +82,7 @@ struct Driver<IO: Io> {
     shutdown: Shutdown,
     work: Work<IO>,
     transfer: Transfer,
-    /// How the connection is closed, once the protocol is over.
+    /// The state of closing the connection, once the protocol is over.
     closing: Option<Closing>,
     started: Instant,
     /// The session waits for its client, and for nothing else.
@@ -93,7 +93,7 @@ struct Driver<IO: Io> {
 }
 
 impl Engine {
-    /// Serves one connection to its end. `implicit_tls` tells that TLS comes before the greeting.
+    /// Serves one connection to its end. `implicit_tls` means that TLS starts before the greeting.
     pub(crate) fn serve<IO>(
         self: Arc<Self>,
         io: IO,
@@ -130,7 +130,7 @@ impl Engine {
         driver
     }
 
-    /// Whether one of these peers is that of the session.
+    /// Returns whether the session's peer is one of these.
     fn trusts(peers: &Option<TrustedPeers>, peer: &PeerAddr) -> bool {
         peers.as_ref().is_some_and(|peers| peers.contains(peer))
     }
@@ -180,7 +180,7 @@ impl<IO: Io> Driver<IO> {
         self.allow_claims();
     }
 
-    /// Lets a trusted peer say for whom it speaks.
+    /// Allows a trusted peer to name its client.
     fn allow_claims(&mut self) {
         let peer = self.session.client_addr();
         if Engine::trusts(&self.engine.xclient_from, peer) {
@@ -191,10 +191,10 @@ impl<IO: Io> Driver<IO> {
         }
     }
 
-    /// Goes on until there is nothing to do but to wait.
+    /// Runs until there is nothing to do but wait.
     fn drive(&mut self, cx: &mut Context<'_>) -> Poll<EndReason> {
         if std::mem::take(&mut self.needs_input) {
-            // Mostly what it was woken for: the connection need not be asked again what it waits for.
+            // Usually what it was woken for: the connection need not be asked again what it waits for.
             let _ = self.poll_input(cx);
         }
         loop {
@@ -211,14 +211,13 @@ impl<IO: Io> Driver<IO> {
                 Next::End(reason) => return Poll::Ready(reason),
             }
         }
-        // Other tasks have their turn.
+        // Other tasks run first.
         self.wire.park();
         self.pace.pause(cx);
         Poll::Pending
     }
 
-    /// Takes steps, until something has to be waited for, other tasks have to get their turn, or the server goes on to another
-    /// stage.
+    /// Takes steps until something has to be waited for, other tasks have to run, or the server advances to another stage.
     fn advance(&mut self, cx: &mut Context<'_>) -> Next {
         loop {
             match self.step(cx) {
@@ -237,7 +236,7 @@ impl<IO: Io> Driver<IO> {
         }
     }
 
-    /// Ends the session between two messages while the server drains, and anywhere once the time for that is over.
+    /// Ends the session between two messages while the server drains, and at any point once the time for that is over.
     fn check_shutdown(&mut self) {
         match self.shutdown.check(self.pace.now()) {
             Order::GoOn => self.enforce_end(),
@@ -259,8 +258,8 @@ impl<IO: Io> Driver<IO> {
         self.connection.drain();
     }
 
-    /// Ends the session now, but for a message that has come whole: if its delivery ends in a moment, the client is told so.
-    /// Otherwise it would send again what was delivered.
+    /// Ends the session now, unless a whole message has arrived: if its delivery finishes within a moment, the client receives
+    /// the reply. Otherwise it would resend a message that was delivered.
     fn end_soon(&mut self) {
         if !self.transfer.is_whole() {
             return self.shut_down();
@@ -276,13 +275,13 @@ impl<IO: Io> Driver<IO> {
         self.give_up_work();
         self.connection.shut_down();
         if self.wire.is_dead() {
-            // The stream went with the work.
+            // The stream was part of the work.
             self.connection.handle_lost();
         }
         self.hurry();
     }
 
-    /// Ends what has not ended by itself, once the server has to end.
+    /// Ends whatever has not ended by itself, once the server has to end.
     fn enforce_end(&mut self) {
         let now = self.pace.now();
         let is_over = |closing: &Closing| closing.until() <= now;
@@ -295,7 +294,7 @@ impl<IO: Io> Driver<IO> {
         }
     }
 
-    /// Begins the time that closing the connection may take. After a forced shutdown it includes that for the last reply.
+    /// Starts the time that closing the connection may take. After a forced shutdown it includes the time for the last reply.
     fn hurry(&mut self) -> &mut Closing {
         let limit = self.engine.config.timeouts_ref().linger;
         let received = self.wire.received();
@@ -303,7 +302,7 @@ impl<IO: Io> Driver<IO> {
             .get_or_insert_with(|| Closing::new(limit, received))
     }
 
-    /// The connection has failed.
+    /// Ends the session because the connection has failed.
     fn lost(&mut self, error: Option<std::io::Error>) {
         if let Some(error) = error {
             self.report(SessionError::Io(error));
@@ -312,7 +311,7 @@ impl<IO: Io> Driver<IO> {
         self.connection.handle_lost();
     }
 
-    /// Drops what is at work, since nobody waits for it any more. A panic in its `Drop` is reported.
+    /// Drops the work in progress, since nothing waits for it any more. Reports a panic in its `Drop`.
     fn give_up_work(&mut self) {
         self.give_up_task();
         self.give_up_transfer();
@@ -334,7 +333,7 @@ impl<IO: Io> Driver<IO> {
         }
     }
 
-    /// Drops what is a service's. A panic in its `Drop` ends the session, but not before what was answered is said.
+    /// Drops part of a service. A panic in its `Drop` ends the session, but not before the reply is sent.
     fn drop_caught<T>(&mut self, phase: Option<PhaseKind>, dropped: T) {
         if let Err(message) = caught(|| drop(dropped)) {
             self.report(SessionError::Panic { phase, message });
@@ -342,7 +341,7 @@ impl<IO: Io> Driver<IO> {
         }
     }
 
-    /// Ends the session after a panic that nothing else has caught. What the client was promised stands.
+    /// Ends the session after a panic that nothing else has caught. Replies that were promised to the client are still sent.
     fn panicked(&mut self, phase: Option<PhaseKind>, message: String) {
         self.report(SessionError::Panic { phase, message });
         self.give_up_work();
@@ -383,7 +382,7 @@ impl<IO: Io> Drop for Driver<IO> {
 mod tests {
     use super::*;
 
-    /// The size of what a function of the engine's form returns.
+    /// Returns the size of the future that a function of the engine's form returns.
     fn size_of_result<T, A, B, C, D, E, F>(_: fn(A, B, C, D, E, F) -> T) -> usize {
         size_of::<T>()
     }

@@ -1,34 +1,34 @@
-//! The pace of a session: what time it is for it, and how much it does before it lets others run.
+//! The pace of a session: its time, and how much it does before other tasks run.
 
 use std::{task::Context, time::Duration};
 
 use smtpd_core::Connection;
 use tokio::time::Instant;
 
-/// How many reads of up to 8 KiB a session does before other tasks get their turn.
+/// How many reads of up to 8 KiB a session does before other tasks run.
 const READS: u32 = 32;
 
-/// How many steps a session takes before other tasks get their turn. Each may be a command or a chunk of a message, of a client
-/// that has sent thousands of them ahead.
+/// How many steps a session takes before other tasks run. Each may be a command or a chunk of a message, from a client that has
+/// pipelined thousands of them.
 const STEPS: u32 = 256;
 
-/// After how many steps a session looks at the clock again, because services may have taken long.
+/// After how many steps a session reads the clock again, because services may have taken long.
 const LOOK: u32 = 32;
 
 /// How far the session's time may lag behind the clock when it begins to wait.
 const LAG: Duration = Duration::from_millis(1);
 
-/// What time it is for a session, and what it has done since it was woken.
+/// The time of a session, and what it has done since it was woken.
 ///
-/// The clock is read once when the session is woken, and again where much time may have passed since: a session that serves many
-/// commands in one go would spend more on it than on them.
+/// The clock is read once when the session is woken, and again when much time may have passed since: a session that serves many
+/// commands in one poll would spend more time on the clock than on them.
 pub(super) struct Pace {
     now: Instant,
-    /// How many times the client was read from.
+    /// The number of reads from the client.
     reads: u32,
-    /// How many steps were taken.
+    /// The number of steps taken.
     steps: u32,
-    /// The session goes on as soon as other tasks had their turn.
+    /// The session continues as soon as other tasks have run.
     #[cfg(debug_assertions)]
     paused: bool,
 }
@@ -44,7 +44,7 @@ impl Pace {
         }
     }
 
-    /// Notes that the session was woken.
+    /// Records that the session was woken.
     pub(super) fn wake(&mut self) {
         *self = Self::new();
     }
@@ -54,34 +54,34 @@ impl Pace {
         self.now = Instant::now();
     }
 
-    /// The time as of when the clock was read last. A limit of the engine's own begins at `Instant::now()` instead.
+    /// Returns the time when the clock was last read. A limit of the engine's own starts at `Instant::now()` instead.
     pub(super) const fn now(&self) -> Instant {
         self.now
     }
 
-    /// Counts a step. Returns whether the clock should be looked at.
+    /// Counts a step. Returns whether to read the clock.
     pub(super) const fn step(&mut self) -> bool {
         self.steps += 1;
         self.steps.is_multiple_of(LOOK)
     }
 
-    /// Whether so many steps were taken that other tasks have to get their turn.
+    /// Returns whether so many steps were taken that other tasks have to run.
     pub(super) const fn has_done_enough(&self) -> bool {
         self.steps >= STEPS
     }
 
-    /// Whether the session does not wait for anything, but for its next turn.
+    /// Returns whether the session waits for nothing but its next poll.
     #[cfg(debug_assertions)]
     pub(super) const fn is_paused(&self) -> bool {
         self.paused
     }
 
-    /// Notes that so many bytes were read. A long read counts as several.
+    /// Counts a read of `bytes` bytes. A long read counts as several.
     pub(super) const fn read(&mut self, bytes: usize) {
         self.reads += 1 + (bytes >> 13) as u32;
     }
 
-    /// Reads the clock, because much time may have passed since it was read last. Returns whether more than [`LAG`] has.
+    /// Reads the clock, because much time may have passed since it was last read. Returns whether more than [`LAG`] has.
     ///
     /// That time was spent on services and commands: it is not charged to the client.
     pub(super) fn catch_up(&mut self, connection: &mut Connection) -> bool {
@@ -94,7 +94,7 @@ impl Pace {
         true
     }
 
-    /// Has the session polled again as soon as other tasks had their turn.
+    /// Schedules another poll of the session as soon as other tasks have run.
     pub(super) fn pause(&mut self, cx: &Context<'_>) {
         #[cfg(debug_assertions)]
         {
@@ -103,7 +103,7 @@ impl Pace {
         cx.waker().wake_by_ref();
     }
 
-    /// Whether the client was read from so much that other tasks have to get their turn.
+    /// Returns whether so much was read from the client that other tasks have to run.
     pub(super) const fn has_read_enough(&self) -> bool {
         self.reads >= READS
     }
@@ -113,7 +113,7 @@ impl Pace {
 mod tests {
     use super::*;
 
-    /// How often so many bytes can be read before other tasks have to get their turn.
+    /// Returns how many reads of this size are allowed before other tasks have to run.
     fn reads_of(bytes: usize) -> u32 {
         let mut pace = Pace::new();
         let mut reads = 0;

@@ -1,4 +1,4 @@
-//! The header of a proxy that speaks for the client.
+//! The header of a proxy that names its client.
 
 use std::{
     io,
@@ -21,9 +21,9 @@ type Reading<IO> = Pin<Box<dyn Future<Output = (Stream<IO>, io::Result<ProxyInfo
 pub(super) struct ProxyHeader<IO> {
     reading: Reading<IO>,
     limit: Duration,
-    /// When it has to be there, once it is waited for.
+    /// Its deadline, once it is waited for.
     until: Option<Instant>,
-    /// It did not come, or is none.
+    /// It did not arrive, or is invalid.
     failed: Option<io::Error>,
 }
 
@@ -40,7 +40,7 @@ impl<IO: Io> ProxyHeader<IO> {
         }
     }
 
-    /// When it has to be there. The time begins at the first call.
+    /// Returns its deadline. The time starts with the first call.
     pub(super) fn until(&mut self) -> Instant {
         let limit = self.limit;
         *self
@@ -48,19 +48,19 @@ impl<IO: Io> ProxyHeader<IO> {
             .get_or_insert_with(|| later(Instant::now(), limit))
     }
 
-    /// Whether its time is over, and nothing has come of it yet.
+    /// Returns whether its time is over without a result.
     pub(super) fn is_late(&mut self, now: Instant) -> bool {
         self.until() <= now && self.failed.is_none()
     }
 
-    /// Returns why there is no header, once that is clear.
+    /// Returns why there is no header, once that is known.
     pub(super) fn take_failure(&mut self, now: Instant) -> Option<io::Error> {
         let late = || io::Error::from(io::ErrorKind::TimedOut);
         let is_over = self.until() <= now;
         self.failed.take().or_else(|| is_over.then(late))
     }
 
-    /// Ready when it has come, with the stream behind it, and when it has failed.
+    /// Ready when it has arrived, with the stream after it, and when it has failed.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<(Stream<IO>, ProxyInfo)>> {
         if self.failed.is_some() {
             return Poll::Ready(None);

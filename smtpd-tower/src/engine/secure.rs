@@ -5,10 +5,10 @@ use std::{io, pin::Pin};
 use super::stream::{Io, Stream};
 use crate::tls::{Secured, TlsConfig};
 
-/// A handshake that is going on.
+/// A handshake in progress.
 pub(super) type Handshake<IO> = Pin<Box<dyn Future<Output = io::Result<Secured<IO>>> + Send>>;
 
-/// Begins a handshake over a stream that is in plaintext so far.
+/// Starts a handshake over a stream that is in plaintext so far.
 pub(super) fn handshake<IO: Io>(
     tls: Option<TlsConfig>,
     stream: Stream<IO>,

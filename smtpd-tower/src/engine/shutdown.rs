@@ -36,12 +36,12 @@ impl Shutdown {
         }
     }
 
-    /// Whether the server has gone on to another stage.
+    /// Returns whether the server has advanced to another stage.
     pub(super) fn has_advanced(&self) -> bool {
         self.permit.stage() != self.stage
     }
 
-    /// Follows the server. Returns what is to be done now.
+    /// Follows the server. Returns what to do now.
     pub(super) fn check(&mut self, now: Instant) -> Order {
         let stage = self.permit.stage();
         if stage == self.stage {
@@ -59,22 +59,22 @@ impl Shutdown {
         }
     }
 
-    /// Lets a whole message be answered until then.
+    /// Allows a whole message to be answered until then.
     pub(super) const fn wait_until(&mut self, until: Instant) {
         self.patience = Some(until);
     }
 
-    /// Whether the time for draining is over.
+    /// Returns whether the time for draining is over.
     pub(super) fn is_ending(&self) -> bool {
         self.stage == Stage::Ending
     }
 
-    /// Brings the end of a wait forward.
+    /// Returns the end of a wait, which the shutdown may bring forward.
     pub(super) fn deadline(&self, until: Instant) -> Instant {
         self.patience.map_or(until, |patience| patience.min(until))
     }
 
-    /// Ready when the server has gone on to another stage.
+    /// Ready when the server has advanced to another stage.
     pub(super) fn poll_advanced(&mut self, cx: &Context<'_>) -> Poll<()> {
         self.permit.poll_past(cx, self.stage)
     }

@@ -1,4 +1,4 @@
-//! The steps of the connection, each taken.
+//! Takes the steps of the connection.
 
 use std::task::{Context, Poll, ready};
 
@@ -23,17 +23,17 @@ use crate::{
     session::{EndReason, SessionError},
 };
 
-/// What is left to be done after a step.
+/// What to do after a step.
 pub(super) enum Next {
     Again,
-    /// Other tasks have to get their turn.
+    /// Other tasks have to run.
     Pause,
     Wait(Wait),
     End(EndReason),
 }
 
-/// What a step leaves to be done for the session. A [`Step`] borrows the connection until the end of a `match`, within which a
-/// service can be asked, but nothing be done that takes the whole session.
+/// What a step leaves to do for the session. A [`Step`] borrows the connection until the end of a `match`, which may call a
+/// service, but cannot do anything that needs the whole session.
 enum Taken {
     After(After),
     Wait(Wait),
@@ -66,9 +66,9 @@ impl<IO: Io> Driver<IO> {
         Next::Again
     }
 
-    /// Lets what is at work for the session go on. `None` where the connection has the next step.
+    /// Continues the work in progress. Returns `None` if the connection has the next step.
     fn step_at_work(&mut self, cx: &mut Context<'_>) -> Option<Next> {
-        // An answer that is there leaves with the replies before it.
+        // An answer that is ready leaves with the replies before it.
         if self.poll_asked(cx).is_ready() {
             self.pace.catch_up(&mut self.connection);
             return Some(Next::Again);
@@ -115,7 +115,7 @@ impl<IO: Io> Driver<IO> {
             Step::Auth(request, ask) => commands::auth(cx, pipeline, session, request, ask),
             Step::Mail(mail, ask) => {
                 self.transfer.begin();
-                // What XFORWARD has said is about this transaction.
+                // XFORWARD has described this transaction.
                 session.end_transaction();
                 commands::mail(cx, pipeline, session, mail, ask)
             }
@@ -130,7 +130,7 @@ impl<IO: Io> Driver<IO> {
                 After::Done
             }
             Step::Reset(envelope) => {
-                // The hook is called if there was something to give up.
+                // The hook is called if there was a transaction to abort.
                 if let Some(envelope) = envelope.filter(|_| !self.transfer.is_answered()) {
                     self.engine.hooks.on_reset(session, &envelope);
                 }
@@ -151,7 +151,7 @@ impl<IO: Io> Driver<IO> {
         Taken::After(after)
     }
 
-    /// Does what a question or an answer leaves to be done.
+    /// Does what a question or an answer leaves to do.
     fn follow_up(&mut self, after: After) {
         match after {
             After::Done => {}
@@ -169,7 +169,7 @@ impl<IO: Io> Driver<IO> {
                 self.transfer.end_transaction(&mut self.session);
             }
             After::Work(call, polled) => {
-                // The time that the service has begins now, and not when the session was woken.
+                // The service's time starts now, and not when the session was woken.
                 self.pace.catch_up(&mut self.connection);
                 self.work.call(call, polled);
             }
@@ -185,7 +185,7 @@ impl<IO: Io> Driver<IO> {
         }
     }
 
-    /// Lets the service of a command go on.
+    /// Polls the service of a command.
     pub(super) fn poll_call(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let desk = Desk {
             connection: &mut self.connection,
@@ -198,7 +198,7 @@ impl<IO: Io> Driver<IO> {
         Poll::Ready(())
     }
 
-    /// Lets the data service go on. Ready when it has answered, or wants more of the message.
+    /// Polls the data service. Ready when it has answered, or wants more of the message.
     pub(super) fn poll_transfer(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let desk = Desk {
             connection: &mut self.connection,
@@ -210,7 +210,7 @@ impl<IO: Io> Driver<IO> {
         Poll::Ready(())
     }
 
-    /// All that has come is used up.
+    /// All input is used up.
     fn need_input(&mut self, cx: &Context<'_>, until: Instant) -> Next {
         if self.transfer.hand_over(cx, &mut self.connection) {
             self.pace.catch_up(&mut self.connection);
@@ -225,7 +225,7 @@ impl<IO: Io> Driver<IO> {
         })
     }
 
-    /// A service was too late, or no processor was free in time. The client was told.
+    /// A service timed out, or no processor was free in time. The client has received the reply.
     fn overdue(&mut self) {
         let Some(task) = self.work.take() else {
             let phase = PhaseKind::Data;
@@ -253,7 +253,7 @@ impl<IO: Io> Driver<IO> {
             self.report(SessionError::Tls(std::io::ErrorKind::TimedOut.into()));
         }
         if self.abandon_work() {
-            // The service learns of it before anything is waited for.
+            // The service is notified before anything is waited for.
             return Next::Again;
         }
         let now = self.pace.now();
@@ -269,14 +269,14 @@ impl<IO: Io> Driver<IO> {
         })
     }
 
-    /// Gives up what is at work when the session is over. Returns whether there is a service that reads a message: it may go on
-    /// for a moment, to clean up.
+    /// Abandons the work in progress when the session is over. Returns whether a service is reading a message: it may run for a
+    /// moment, to clean up.
     fn abandon_work(&mut self) -> bool {
         self.give_up_task();
         self.transfer.abandon()
     }
 
-    /// A data service whose message was given up cleans up before the session goes on.
+    /// Lets a data service whose message was aborted clean up before the session continues.
     fn awaits_clean_up(&mut self) -> Option<Next> {
         let until = self.transfer.abandoned()?;
         if until <= self.pace.now() {
@@ -292,7 +292,7 @@ impl<IO: Io> Driver<IO> {
 
 #[cfg(feature = "tls")]
 impl<IO: Io> Driver<IO> {
-    /// The client is to begin a handshake: after STARTTLS, or at once.
+    /// Starts a handshake that the client has to begin: after STARTTLS, or at once.
     fn handshake(&mut self, until: Instant) -> Next {
         if !self.work.is_some() {
             match handshake(self.engine.tls.clone(), self.wire.take_stream()) {
@@ -317,7 +317,7 @@ impl<IO: Io> Driver<IO> {
         Poll::Ready(())
     }
 
-    /// Everything begins anew, over TLS (RFC 3207 section 4.2).
+    /// Starts the session anew over TLS (RFC 3207 section 4.2).
     fn secured(&mut self, secured: Secured<IO>) {
         let mut facts = TlsFacts::default();
         facts.bindings = secured.bindings;
@@ -331,7 +331,7 @@ impl<IO: Io> Driver<IO> {
         }
     }
 
-    /// A handshake that fails ends the session: it never goes on in plaintext.
+    /// Ends the session after a failed handshake: it never continues in plaintext.
     fn handshake_failed(&mut self, error: std::io::Error) {
         self.report(SessionError::Tls(error));
         self.wire.kill();
@@ -344,11 +344,11 @@ impl<IO: Io> Driver<IO> {
 
 #[cfg(feature = "proxy")]
 impl<IO: Io> Driver<IO> {
-    /// What to wait for while the session has not begun, because a header is missing.
+    /// Returns what to wait for while the session has not begun, because a header is missing.
     fn awaits_proxy_header(&mut self, cx: &mut Context<'_>) -> Option<Next> {
         let now = self.pace.now();
         if self.work.awaited_header()?.is_late(now) && self.poll_proxy_header(cx).is_ready() {
-            // What has come is looked at before the time is.
+            // Data that has arrived is checked before the time is.
             return Some(Next::Again);
         }
         let header = self.work.awaited_header()?;

@@ -13,18 +13,18 @@ pub(crate) trait Io: AsyncRead + AsyncWrite + Unpin + Send + 'static {}
 
 impl<T: AsyncRead + AsyncWrite + Unpin + Send + 'static> Io for T {}
 
-/// A connection, in plaintext or over TLS. What TLS needs is boxed, so that plain sessions do not carry it.
+/// A connection, in plaintext or over TLS. The TLS state is boxed, so that plain sessions do not carry it.
 pub(super) enum Stream<IO> {
     Plain(IO),
     #[cfg(feature = "tls")]
     Tls(Box<tokio_rustls::server::TlsStream<IO>>),
-    /// Nothing is left, for a handshake or a PROXY header is read from it.
+    /// Nothing is left, because a handshake or a PROXY header is being read from it.
     #[cfg(any(feature = "tls", feature = "proxy"))]
     Gone,
 }
 
 impl<IO> Stream<IO> {
-    /// Takes the connection away, until it is put back.
+    /// Takes the connection out until it is put back.
     #[cfg(any(feature = "tls", feature = "proxy"))]
     pub(super) fn take(&mut self) -> Self {
         std::mem::replace(self, Self::Gone)

@@ -7,7 +7,7 @@ use std::{
 
 use tokio::time::{Instant, Sleep};
 
-/// The one timer of a session. Deadlines that move away cost nothing: only one that has fired is set again.
+/// The one timer of a session. Deadlines that move later cost nothing: only one that has fired is set again.
 #[derive(Debug, Default)]
 pub(super) struct Timer {
     sleep: Option<Pin<Box<Sleep>>>,
@@ -17,7 +17,7 @@ pub(super) struct Timer {
 }
 
 impl Timer {
-    /// Ready when the deadline has come.
+    /// Ready at the deadline.
     pub(super) fn poll_until(&mut self, cx: &mut Context<'_>, deadline: Instant) -> Poll<()> {
         #[cfg(debug_assertions)]
         {

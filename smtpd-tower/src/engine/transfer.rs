@@ -26,17 +26,17 @@ use crate::{
 #[derive(Default)]
 pub(super) struct Transfer {
     call: Option<Box<DataCall>>,
-    /// The transaction's message was answered, whatever the client says of it from now on.
+    /// The transaction's message was answered, whatever the client sends of it from now on.
     answered: bool,
 }
 
-/// A call of the data service that is going on, and the message that it reads.
+/// A running call of the data service, and the message that it reads.
 pub(super) struct DataCall {
     call: Call<Data>,
     feed: Feed,
-    /// What the connection waits for, and the service brings about.
+    /// What the connection waits for, and the service has to provide.
     question: Question,
-    /// What has come of the message and was not handed over.
+    /// Chunks of the message that have arrived and were not handed over.
     pieces: Pieces,
     /// The session is over, and the service has until then to clean up.
     abandoned: Option<Instant>,
@@ -44,23 +44,23 @@ pub(super) struct DataCall {
     polled: bool,
 }
 
-/// Where a message stands between the connection and the service.
+/// The state of a message between the connection and the service.
 enum Question {
-    /// The service has not asked for the message.
+    /// The service has not requested the message.
     Start(Deferred<kind::Data>),
     /// The client is to send more.
     None,
-    /// The service has not taken what there is.
+    /// The service has not read what there is.
     Taken(Deferred<kind::Chunk>),
     /// The message has ended.
     End(Deferred<kind::Message>),
 }
 
-/// How long a service that has lost its client may take to clean up.
+/// How long a service whose client is lost may take to clean up.
 const GRACE: Duration = Duration::from_secs(10);
 
 impl Transfer {
-    /// Notes that the session was woken.
+    /// Records that the session was woken.
     pub(super) fn wake(&mut self) {
         if let Some(call) = &mut self.call {
             call.polled = false;
@@ -72,7 +72,7 @@ impl Transfer {
         self.answered = false;
     }
 
-    /// DATA, or the first BDAT: asks the data service, which may ask for the message.
+    /// DATA, or the first BDAT: calls the data service, which may request the message.
     pub(super) fn start(
         &mut self,
         cx: &mut Context<'_>,
@@ -117,7 +117,7 @@ impl Transfer {
         }
     }
 
-    /// Lets the data service go on. Ready when it has answered, or wants more of the message.
+    /// Polls the data service. Ready when it has answered, or wants more of the message.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>, desk: Desk<'_>) -> Poll<After> {
         let Some(call) = &mut self.call else {
             return Poll::Pending;
@@ -140,7 +140,7 @@ impl Transfer {
         }
     }
 
-    /// Bytes of the message have come.
+    /// Takes bytes of the message that have arrived.
     pub(super) fn chunk(
         &mut self,
         cx: &Context<'_>,
@@ -158,7 +158,7 @@ impl Transfer {
         After::Given
     }
 
-    /// Hands over what has come of the message, and reads no more of it until the service has taken that. Returns whether there
+    /// Hands over what has arrived of the message, and reads no more of it until the service has read that. Returns whether there
     /// was anything.
     pub(super) fn hand_over(&mut self, cx: &Context<'_>, connection: &mut Connection) -> bool {
         match &mut self.call {
@@ -170,7 +170,7 @@ impl Transfer {
         }
     }
 
-    /// A BDAT chunk has ended. Its reply says that the service has taken it.
+    /// Takes the end of a BDAT chunk. Its reply means that the service has read it.
     pub(super) fn chunk_end(&mut self, cx: &Context<'_>, ask: Ask<'_, kind::Chunk>) -> After {
         match &mut self.call {
             Some(call) if !call.pieces.is_empty() => {
@@ -185,7 +185,7 @@ impl Transfer {
         }
     }
 
-    /// The message has ended.
+    /// Takes the end of the message.
     pub(super) fn end(
         &mut self,
         cx: &Context<'_>,
@@ -193,7 +193,7 @@ impl Transfer {
         ask: Ask<'_, kind::Message>,
     ) -> After {
         let Some(call) = &mut self.call else {
-            // Nobody takes it, so the client has to send it again.
+            // Nothing reads it, so the client has to send it again.
             drop(ask);
             return After::Done;
         };
@@ -209,8 +209,8 @@ impl Transfer {
         session.forward(None);
     }
 
-    /// The session is over before the message is: the service learns of it, and may clean up for a moment. Only a service that
-    /// waits for the message can notice; what else it does is in vain. Returns whether there is a service.
+    /// Abandons the message because the session ends before it: the service is notified, and may clean up for a moment. Only a
+    /// service that waits for the message can notice; any other work is in vain. Returns whether there is a service.
     pub(super) fn abandon(&mut self) -> bool {
         let Some(call) = &mut self.call else {
             return false;
@@ -222,7 +222,7 @@ impl Transfer {
         true
     }
 
-    /// Gives the call up, to be dropped.
+    /// Takes the call out, to drop it.
     pub(super) const fn take(&mut self) -> Option<Box<DataCall>> {
         self.call.take()
     }
@@ -231,29 +231,29 @@ impl Transfer {
         self.call.is_some()
     }
 
-    /// Whether the transaction's message was answered.
+    /// Returns whether the transaction's message was answered.
     pub(super) const fn is_answered(&self) -> bool {
         self.answered
     }
 
-    /// Whether the client waits for the service, and not the service for the client.
+    /// Returns whether the client waits for the service, and not the service for the client.
     pub(super) fn is_asking(&self) -> bool {
         self.call.as_ref().is_some_and(|call| call.is_asking())
     }
 
-    /// Whether the message has come whole.
+    /// Returns whether the message has arrived whole.
     pub(super) fn is_whole(&self) -> bool {
         self.call.as_ref().is_some_and(|call| {
             call.abandoned.is_none() && matches!(call.question, Question::End(_))
         })
     }
 
-    /// Until when the service may clean up, where the message was given up.
+    /// Returns until when the service may clean up, if the message was abandoned.
     pub(super) fn abandoned(&self) -> Option<Instant> {
         self.call.as_ref()?.abandoned
     }
 
-    /// Passes on what a service has answered at once, before a byte of the message came.
+    /// Passes on an answer that a service gave at once, before a byte of the message arrived.
     fn reply_unread(
         &mut self,
         session: &Session,
@@ -270,7 +270,7 @@ impl Transfer {
     /// Answers before the message.
     fn reply(&mut self, ask: Ask<'_, kind::Data>, reply: DataReply) -> After {
         if reply.is_taken() {
-            // The message was taken unseen.
+            // The message was accepted unread.
             ask.discard(reply);
         } else {
             ask.refuse(reply.merged().clone());
@@ -279,7 +279,7 @@ impl Transfer {
         After::Answered
     }
 
-    /// The service has answered.
+    /// Passes on the service's answer.
     fn finish(&mut self, desk: Desk<'_>, result: Result<DataReply, Failure>) -> After {
         let Some(ended) = self.call.take() else {
             return After::Done;
@@ -291,7 +291,7 @@ impl Transfer {
             abandoned,
             ..
         } = *ended;
-        // The call is dropped first, since it holds the session, but what it has answered stands.
+        // The call is dropped first, since it holds the session, but its answer stands.
         let dropped = caught(|| drop(call));
         let reply = resolve::<Data>(desk.session, result);
         if reply.is_taken() && abandoned.is_none() && !feed.is_read() {
@@ -336,7 +336,7 @@ impl Transfer {
     }
 }
 
-/// Warns of a service that has accepted a message without knowing all of it, which is the easiest way to lose mail.
+/// Warns about a service that has accepted a message without knowing all of it, which is the easiest way to lose mail.
 fn warn_of_unread(session: &Session) {
     let (session, peer) = (session.id(), session.client_addr());
     quietly(
@@ -345,7 +345,7 @@ fn warn_of_unread(session: &Session) {
 }
 
 impl DataCall {
-    /// Lets the service go on. Returns also whether it was called just now, after it had not been ready.
+    /// Polls the service. Also returns whether it was called just now, after it had not been ready.
     fn poll(&mut self, cx: &mut Context<'_>) -> (Poll<Served<Result<DataReply, Failure>>>, bool) {
         let waited = self.call.is_waiting();
         let served = if std::mem::replace(&mut self.polled, true) {
@@ -361,7 +361,7 @@ impl DataCall {
         self.abandoned.is_some() || !matches!(self.question, Question::None)
     }
 
-    /// The service waits for more of the message.
+    /// Continues when the service waits for more of the message.
     fn go_on(&mut self, connection: &mut Connection) {
         match std::mem::replace(&mut self.question, Question::None) {
             Question::Start(question) => {
@@ -379,7 +379,7 @@ impl DataCall {
         }
     }
 
-    /// Hands over what has come, and holds the message up until the service has taken that.
+    /// Hands over what has arrived, and pauses the message until the service has read it.
     fn give(&mut self, message: Option<Receiving<'_>>, cx: &Context<'_>) {
         if let Some(question) = message.and_then(Receiving::hold) {
             self.question = Question::Taken(question);
@@ -387,7 +387,7 @@ impl DataCall {
         self.hand_over(None, cx);
     }
 
-    /// Gives the service what has come, which it has to be polled for.
+    /// Gives the service what has arrived. The service has to be polled afterwards.
     fn hand_over(&mut self, end: Option<Result<(), BodyError>>, cx: &Context<'_>) {
         let pieces = std::mem::take(&mut self.pieces);
         self.feed.hand_over(pieces, end, cx);

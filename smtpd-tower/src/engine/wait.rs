@@ -15,23 +15,23 @@ pub(super) struct Wait {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Want {
-    /// Room for the replies that have to be written. The writer has been asked for it.
+    /// Room for the replies that have to be written. The writer was polled for it.
     Room,
     /// Something from the client.
     Input,
-    /// What is at work.
+    /// The work in progress.
     Answer,
-    /// The same, or that the client goes away, since then nobody waits for the answer.
+    /// The same, or the loss of the client, since then nothing waits for the answer.
     AnswerOrLoss,
     /// The end of the connection.
     Close,
 }
 
-/// A client is watched while a service works until so much of what it sends ahead has been read.
+/// While a service works, the client is watched until this much pipelined input has been read.
 const AHEAD: usize = 4 << 10;
 
 impl Want {
-    /// A message that has come whole is delivered even though nobody waits for the reply (RFC 5321 section 6.1).
+    /// A message that has arrived whole is delivered even if nothing waits for the reply (RFC 5321 section 6.1).
     pub(super) fn of(answer: &Answering<'_>) -> Self {
         if answer.outlives_client() {
             Self::Answer
@@ -51,10 +51,10 @@ impl Wait {
 }
 
 impl<IO: Io> Driver<IO> {
-    /// Waits until something has changed. This is the only function in which a session waits, whatever state it is in, so that
-    /// every wait has a deadline and ends when the server shuts down.
+    /// Waits until something has changed. This is the only function in which a session waits, whatever its state, so every wait
+    /// has a deadline and ends when the server shuts down.
     pub(super) fn wait(&mut self, cx: &mut Context<'_>, wait: Wait) -> Poll<()> {
-        // What has come is used before anything else is asked for more.
+        // Input that has arrived is used before anything else is polled for more.
         if wait.want == Want::Input && self.poll_input(cx).is_ready() {
             return Poll::Ready(());
         }
@@ -84,7 +84,7 @@ impl<IO: Io> Driver<IO> {
         Poll::Pending
     }
 
-    /// When the wait ends, which the end of the server may bring forward.
+    /// Returns when the wait ends, which the server's shutdown may bring forward.
     fn deadline(&self, until: Instant) -> Instant {
         let until = self.shutdown.deadline(until);
         match &self.closing {
@@ -105,8 +105,8 @@ impl<IO: Io> Driver<IO> {
         Poll::Ready(())
     }
 
-    /// Looks whether the client has gone away, without reading more than a little ahead. It has not as long as there is something
-    /// left to be answered.
+    /// Checks whether the client has disconnected, without reading more than a little ahead. A client does not count as lost
+    /// while something is left to answer.
     fn poll_loss(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         while !self.wire.is_at_end() && self.wire.input.len() < AHEAD {
             match self.wire.poll_read(cx, &mut self.pace) {
@@ -132,7 +132,7 @@ impl<IO: Io> Driver<IO> {
         }
     }
 
-    /// Lets the service go on that the connection waits for. Ready when that has changed the session.
+    /// Polls the service that the connection waits for. Ready when that has changed the session.
     pub(super) fn poll_asked(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if self.work.is_call() {
             self.poll_call(cx)
@@ -143,7 +143,7 @@ impl<IO: Io> Driver<IO> {
         }
     }
 
-    /// Lets everything else go on. Ready when that has changed the session.
+    /// Polls everything else. Ready when that has changed the session.
     fn poll_others(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         #[cfg(feature = "tls")]
         if self.poll_handshake(cx).is_ready() {
@@ -153,7 +153,7 @@ impl<IO: Io> Driver<IO> {
         if self.poll_proxy_header(cx).is_ready() {
             return Poll::Ready(());
         }
-        // The service of a command is at work, or more of the message is awaited.
+        // The service of a command is running, or more of the message is awaited.
         if self.work.is_some() || !self.transfer.is_asking() {
             return self.poll_transfer(cx);
         }
@@ -166,7 +166,7 @@ impl<IO: Io> Driver<IO> {
         self.shutdown.disarm();
     }
 
-    /// A session that waits without a deadline, or is not told of a shutdown, may wait for ever.
+    /// Asserts that a waiting session has a deadline and is notified of a shutdown. Otherwise it might wait forever.
     #[cfg(debug_assertions)]
     pub(super) fn assert_armed(&self) {
         if self.pace.is_paused() {

@@ -1,4 +1,4 @@
-//! The bytes of a session: what has come and is not used up, and the way out.
+//! The bytes of a session: the input that is not used up, and the output.
 
 use std::{
     cell::Cell,
@@ -16,30 +16,29 @@ use zeroize::Zeroize;
 
 use super::{pace::Pace, stream::Stream, timer::Timer};
 
-/// How much is read at once.
+/// The number of bytes read at once.
 const READ: usize = 64 << 10;
-/// A piece of a message of up to this size is copied out of the buffer it came in.
+/// A chunk of a message of up to this size is copied out of its input buffer.
 const SMALL: usize = 8 << 10;
 
 thread_local! {
-    /// Reads go into a buffer of the thread. Only what is left when a session has to wait is kept by the session.
+    /// Reads go into a buffer of the thread. A session keeps only what is left when it has to wait.
     static SCRATCH: Cell<BytesMut> = Cell::new(BytesMut::new());
 }
 
-/// The bytes of a session: what has come and is not used up, and the way out.
+/// The bytes of a session: the input that is not used up, and the output.
 pub(super) struct Wire<IO> {
     stream: Stream<IO>,
     pub(super) input: BytesMut,
-    /// `input` is the thread's buffer, to be given back before waiting.
+    /// `input` is the thread's buffer, to be returned before waiting.
     lent: bool,
-    /// A large message is coming: `input` stays this session's own.
+    /// A large message is arriving: `input` stays this session's own.
     large: bool,
-    /// The input may hold passwords, so nothing of it is left behind where it was. What the connection has taken, it
-    /// has wiped.
+    /// The input may contain passwords, so it is wiped from every buffer that it leaves. The connection wipes what it has taken.
     secret: bool,
     last_read: usize,
     eof: bool,
-    /// The stream has taken that much of the output, but may have buffered it.
+    /// The stream has accepted this much of the output, but may have buffered it.
     unflushed: usize,
     /// Nothing more can be read or written.
     dead: bool,
@@ -49,7 +48,7 @@ pub(super) struct Wire<IO> {
 }
 
 impl<IO: AsyncRead + AsyncWrite + Unpin> Wire<IO> {
-    /// `secret` tells that clients can authenticate.
+    /// `secret` means that clients can authenticate.
     pub(super) fn new(stream: Stream<IO>, secret: bool) -> Self {
         Self {
             stream,
@@ -67,8 +66,8 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Wire<IO> {
         }
     }
 
-    /// Reads from the client. One that sends faster than it is served would be read from for ever in one poll: other tasks get
-    /// their turn now and then, and time goes on.
+    /// Reads from the client. A client that sends faster than it is served would be read from forever in one poll, so other tasks
+    /// run now and then, and time advances.
     pub(super) fn poll_read(
         &mut self,
         cx: &mut Context<'_>,
@@ -83,7 +82,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Wire<IO> {
         Poll::Ready(read)
     }
 
-    /// Reads from the client, and drops what was read. An error is the end: nobody is interested in how the client has left.
+    /// Reads from the client, and drops what was read. An error is the end: it does not matter how the client has left.
     pub(super) fn poll_drain(&mut self, cx: &mut Context<'_>, pace: &mut Pace) -> Poll<()> {
         let read = self.poll_read(cx, pace);
         self.drop_input();
@@ -91,7 +90,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Wire<IO> {
         read.map(|_| ())
     }
 
-    /// Reads what is there behind what is left of the input. 0 is the end.
+    /// Appends available input to the rest of the input. 0 is the end.
     fn poll_input(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         if self.eof {
             return Poll::Ready(Ok(0));
@@ -110,13 +109,13 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Wire<IO> {
         read
     }
 
-    /// Closes the way out.
+    /// Closes the write side.
     pub(super) fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         Pin::new(&mut self.stream).poll_shutdown(cx).map(|_| ())
     }
 
-    /// Writes what the connection has to say. Ready when some of it is on its way; what the stream has only buffered is
-    /// not, so the last of it counts as written when the stream is flushed.
+    /// Writes the connection's output. Ready when some of it is on its way. What the stream has only buffered is not, so the last
+    /// of it counts as written when the stream is flushed.
     pub(super) fn poll_write(
         &mut self,
         cx: &mut Context<'_>,
@@ -139,7 +138,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Wire<IO> {
         Poll::Ready(Ok(()))
     }
 
-    /// A piece of a message as it is handed on: a small one must not hold a whole buffer.
+    /// Returns a chunk of a message to hand on: a small one must not keep a whole buffer.
     pub(super) fn piece(&self, bytes: Bytes) -> Bytes {
         if self.large || bytes.len() > SMALL {
             bytes
@@ -148,7 +147,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Wire<IO> {
         }
     }
 
-    /// Where a message comes in large reads, they go into a buffer of the session's own from now on, until
+    /// Reads into a buffer of the session's own from now on, if a message arrives in large reads, until
     /// [`end_large`](Self::end_large).
     pub(super) fn begin_large(&mut self) {
         if !self.large && self.last_read > SMALL {
@@ -164,7 +163,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Wire<IO> {
         }
     }
 
-    /// Gives the thread its buffer back. To be called before the session waits for anything.
+    /// Returns the buffer to the thread. Call this before the session waits for anything.
     pub(super) fn park(&mut self) {
         if std::mem::take(&mut self.lent) {
             let left = BytesMut::from(&self.input[..]);
@@ -191,7 +190,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Wire<IO> {
         if self.large || !self.secret {
             return self.input.reserve(READ);
         }
-        // `reserve` would leave the old bytes where they were.
+        // `reserve` would leave the old bytes in place.
         let mut grown = BytesMut::with_capacity(self.input.len() + READ);
         grown.extend_from_slice(&self.input);
         self.replace_input(grown);
@@ -199,12 +198,12 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Wire<IO> {
 }
 
 impl<IO> Wire<IO> {
-    /// The client has closed its side, or is gone.
+    /// Returns whether the client has closed its side, or is gone.
     pub(super) const fn is_at_end(&self) -> bool {
         self.eof
     }
 
-    /// Gives the stream up: nothing more can be read or written.
+    /// Abandons the stream: nothing more can be read or written.
     pub(super) const fn kill(&mut self) {
         self.dead = true;
     }
@@ -221,7 +220,7 @@ impl<IO> Wire<IO> {
         self.sent
     }
 
-    /// Takes the stream away, until another takes its place.
+    /// Takes the stream out until another replaces it.
     #[cfg(any(feature = "tls", feature = "proxy"))]
     pub(super) fn take_stream(&mut self) -> Stream<IO> {
         self.stream.take()
@@ -240,7 +239,7 @@ impl<IO> Wire<IO> {
         self.input.clear();
     }
 
-    /// Puts another buffer in the place of the input. Returns the old one, empty.
+    /// Replaces the input buffer. Returns the old one, empty.
     fn replace_input(&mut self, input: BytesMut) -> BytesMut {
         self.drop_input();
         std::mem::replace(&mut self.input, input)
@@ -270,14 +269,14 @@ mod tests {
         client.write_all(&vec![b'x'; bytes]).await.unwrap();
         poll_fn(|cx| wire.poll_input(cx)).await.unwrap();
         wire.begin_large();
-        // The message has used up what came, and the session waits for more of it.
+        // The message has used up the input, and the session waits for more of it.
         let read = wire.input.split().freeze();
         assert_eq!(wire.piece(read).len(), bytes);
         wire.park();
         (client, wire)
     }
 
-    /// Many clients send messages in small pieces: each would hold 64 KiB.
+    /// Many clients send messages in small chunks: each would hold 64 KiB.
     #[tokio::test]
     async fn a_message_that_comes_slowly_holds_no_buffer_while_it_waits() {
         for bytes in [1, 1400, SMALL] {
@@ -289,7 +288,7 @@ mod tests {
         assert!(wire.large);
     }
 
-    /// A piece of one byte would otherwise keep all of the buffer that it came in.
+    /// A chunk of one byte would otherwise keep its whole input buffer.
     #[tokio::test]
     async fn a_small_piece_is_a_copy() {
         let (_client, wire) = after_a_read_of(1).await;

@@ -1,4 +1,4 @@
-//! What is at work for a session, beside the data service.
+//! The work in progress for a session, except the data service.
 
 #[cfg(feature = "tls")]
 use std::{io, pin::Pin, task::ready};
@@ -18,11 +18,11 @@ use super::secure::Handshake;
 use crate::tls::Secured;
 use crate::{phase_kind::PhaseKind, session::Session};
 
-/// What is left to be done once a service was asked, or has answered.
+/// What to do after a service was called, or has answered.
 pub(super) enum After {
     /// Nothing.
     Done,
-    /// The data service was given something. The time that it has for it begins now.
+    /// The data service was given something. Its time starts now.
     Given,
     /// HELO, EHLO or LHLO was accepted.
     Greeted,
@@ -34,11 +34,11 @@ pub(super) enum After {
     Panicked(Box<Panic>),
 }
 
-/// A panic of what was dropped, once its answer was passed on.
+/// A panic of something that was dropped, once its answer was passed on.
 pub(super) struct Panic {
     pub(super) phase: PhaseKind,
     pub(super) message: String,
-    /// What the answer has left to be done.
+    /// What the answer leaves to do.
     pub(super) then: After,
 }
 
@@ -49,7 +49,7 @@ pub(super) enum Polled {
     No,
 }
 
-/// What an answer is passed on to.
+/// Where an answer is passed on.
 pub(super) struct Desk<'a> {
     pub(super) connection: &'a mut Connection,
     pub(super) session: &'a Session,
@@ -61,21 +61,21 @@ pub(super) trait Asking: Send {
     /// Ready when the service has answered, and its answer was passed on.
     fn poll(&mut self, cx: &mut Context<'_>, desk: Desk<'_>) -> Poll<After>;
     fn phase(&self) -> PhaseKind;
-    /// Whether it is the service that is waited for, and not something that the session does itself.
+    /// Returns whether this waits for a service, and not for something that the session does itself.
     fn is_service(&self) -> bool {
         true
     }
 }
 
-/// What is at work for a session, beside the data service: one thing at a time.
+/// The work in progress for a session, except the data service: one thing at a time.
 pub(super) struct Work<IO> {
     task: Option<Task<IO>>,
 }
 
-/// What a session may wait for, beside its client. Boxed, so that an idle session carries no room for it.
+/// What a session may wait for, except its client. Boxed, so that an idle session does not carry it.
 pub(super) enum Task<IO> {
     /// The service of a command, which has not answered at once, and whether it was polled since the session was woken. The
-    /// command may stand between the chunks of a message.
+    /// command may come between the chunks of a message.
     Call(Box<dyn Asking>, Polled, PhantomData<IO>),
     #[cfg(feature = "tls")]
     Handshake(Handshake<IO>),
@@ -88,7 +88,7 @@ impl<IO> Work<IO> {
         Self { task: None }
     }
 
-    /// Notes that the session was woken.
+    /// Records that the session was woken.
     pub(super) const fn wake(&mut self) {
         if let Some(Task::Call(_, polled, _)) = &mut self.task {
             *polled = Polled::No;
@@ -111,7 +111,7 @@ impl<IO> Work<IO> {
         self.task.take()
     }
 
-    /// Lets the service of a command go on. Ready with what it leaves to be done, and with what is left of it.
+    /// Polls the service of a command. Ready with what it leaves to do, and with what is left of it.
     pub(super) fn poll_call(
         &mut self,
         cx: &mut Context<'_>,
@@ -169,7 +169,7 @@ impl<IO> Work<IO> {
 }
 
 impl<IO> Task<IO> {
-    /// The phase whose service it is, for reports.
+    /// Returns the phase whose service it is, for reports.
     pub(super) fn phase(&self) -> Option<PhaseKind> {
         match self {
             Self::Call(call, ..) => Some(call.phase()),
@@ -178,12 +178,12 @@ impl<IO> Task<IO> {
         }
     }
 
-    /// Whether the stream is with it: a handshake, or a PROXY header, is read by who has the stream.
+    /// Returns whether it has the stream: a handshake or a PROXY header is read by the owner of the stream.
     pub(super) const fn has_stream(&self) -> bool {
         !matches!(self, Self::Call(..))
     }
 
-    /// Whether a service is to blame where it takes too long.
+    /// Returns whether a service is to blame if it takes too long.
     pub(super) fn is_service(&self) -> bool {
         match self {
             Self::Call(call, ..) => call.is_service(),
