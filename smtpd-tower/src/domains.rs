@@ -8,8 +8,8 @@ use smtpd_core::{AddressError, Charset, Domain, ForwardPath, Leniency, PathOptio
 /// A set of domains, to which the domains of clients are compared.
 ///
 /// Case does not matter (RFC 5321 section 2.4), and A-labels and U-labels of the same name are the same (RFC 5890 section
-/// 2.3.2.4). A subdomain is another domain. Address literals, such as `[192.0.2.1]`, may be in the set too;
-/// those of the same address are the same. Cloning is cheap.
+/// 2.3.2.4). A subdomain is another domain. The set may also contain address literals, such as `[192.0.2.1]`; those of the same
+/// address are the same. Cloning is cheap.
 ///
 /// ```
 /// use smtpd_tower::Domains;
@@ -29,8 +29,8 @@ pub struct Domains(Arc<[Box<str>]>);
 impl Domains {
     /// Parses domains that people have written.
     ///
-    /// More is accepted than from clients by default: underscores and a trailing dot, and what UTS #46 maps to a domain as
-    /// browsers do, such as fullwidth letters.
+    /// Accepts more than from clients by default: underscores, a trailing dot, and what UTS #46 maps to a domain as browsers do,
+    /// such as fullwidth letters.
     ///
     /// # Errors
     ///
@@ -46,7 +46,7 @@ impl Domains {
 
     /// Returns whether `domain` is in the set.
     pub fn contains(&self, domain: &Domain) -> bool {
-        // Most are written as in the set: nothing is allocated then.
+        // Most domains are written as in the set, which avoids an allocation.
         self.has(domain.as_str()) || self.has(&domain.canonical())
     }
 
@@ -60,7 +60,7 @@ impl Domains {
         self.has(&canonical(domain))
     }
 
-    /// Mostly the domains are few, and then binary search is faster than hashing.
+    /// Usually the domains are few, and then binary search is faster than hashing.
     fn has(&self, domain: &str) -> bool {
         self.0.binary_search_by(|one| (**one).cmp(domain)).is_ok()
     }
@@ -76,7 +76,7 @@ impl FromIterator<Domain> for Domains {
     }
 }
 
-/// An error of [`Domains::parse`]: a text that is not a domain. Its [`source`](Error::source) tells why.
+/// An error from [`Domains::parse`]: a text that is not a domain. Its [`source`](Error::source) explains why.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DomainsError {
     input: String,
@@ -102,7 +102,7 @@ impl Error for DomainsError {
     }
 }
 
-/// A domain that a person has written, in its canonical form.
+/// Returns the canonical form of a domain that a person has written.
 fn parse(domain: &str) -> Result<Domain, DomainsError> {
     let leniency = Leniency::STRICT
         .allow_underscore_in_domain(true)
@@ -119,7 +119,7 @@ fn parse(domain: &str) -> Result<Domain, DomainsError> {
     })
 }
 
-/// The canonical form of a domain that a person has written. What is not a domain is in lower case.
+/// Returns the canonical form of a domain that a person has written. A text that is not a domain is returned in lower case.
 pub(crate) fn canonical(domain: &str) -> Box<str> {
     match parse(domain) {
         Ok(domain) => (*domain.canonical()).into(),
@@ -127,8 +127,8 @@ pub(crate) fn canonical(domain: &str) -> Box<str> {
     }
 }
 
-/// Whether two recipients are the same: the local part in the same case, but however it is quoted (RFC 5321 sections 2.4
-/// and 4.1.2), the domain in any case, in A-labels or U-labels, and a literal in any spelling of its address.
+/// Returns whether two recipients are the same: the local part in the same case, however it is quoted (RFC 5321 sections 2.4 and
+/// 4.1.2), the domain in any case, in A-labels or U-labels, and a literal in any notation of its address.
 pub(crate) fn is_same_recipient(one: &ForwardPath, other: &ForwardPath) -> bool {
     let has_spellings = |domain: &Domain| domain.is_literal() || !domain.as_str().is_ascii();
     match (one.mailbox(), other.mailbox()) {
@@ -165,7 +165,7 @@ mod tests {
         }
     }
 
-    /// These are typed by people: what a client may not send is not silently a domain that matches nothing.
+    /// People type these: what a client may not send must not silently become a domain that matches nothing.
     #[test]
     fn a_domain_in_another_width_is_no_domain_that_matches_nothing() {
         for (named, domain) in [

@@ -1,7 +1,7 @@
-//! Faults on this side: what an error or a panic stands for.
+//! Faults on this side: the replies to errors and panics.
 //!
-//! Panics are also those of code that is not a service's: a subscriber, a hook, a destructor.
-//! A client that receives no reply to a stored message sends it again, for days. So code that only observes must not lose the
+//! Panics may also come from code that is not a service's: a subscriber, a hook, a destructor. A client that receives no reply to
+//! a stored message resends it for days, so a panic in code that only observes must not lose the answer of a service.
 //! answer of a service by its panic.
 
 use std::{
@@ -20,7 +20,7 @@ pub(crate) fn local_error() -> Reply {
     Reply::try_again("Local error in processing")
 }
 
-/// Returns the reply to a request that has run out of time.
+/// Returns the reply to a request that has timed out.
 pub(crate) fn timed_out() -> Reply {
     Reply::new(
         Code::LOCAL_ERROR,
@@ -29,7 +29,7 @@ pub(crate) fn timed_out() -> Reply {
     )
 }
 
-/// Returns the reply that this error stands for, whatever its sources are.
+/// Returns the reply that this error stands for, ignoring its sources.
 pub(crate) fn reply_of(error: &(dyn Error + 'static)) -> Option<Reply> {
     if let Some(reply) = error.downcast_ref::<Reply>() {
         return Some(reply.clone());
@@ -42,7 +42,7 @@ pub(crate) fn reply_of(error: &(dyn Error + 'static)) -> Option<Reply> {
 
 /// Returns the next error of the chain.
 pub(crate) fn cause_of<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a (dyn Error + 'static)> {
-    // The `source` of an `io::Error` passes over the error that it was made of.
+    // The `source` of an `io::Error` skips the error that it wraps.
     match error.downcast_ref().and_then(io::Error::get_ref) {
         Some(inner) => Some(inner),
         None => error.source(),
@@ -51,7 +51,7 @@ pub(crate) fn cause_of<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a (dyn 
 
 /// Runs code that only observes, such as an event of `tracing`. A panic in it ends here, after the panic hook has reported it.
 ///
-/// It costs nothing measurable where nothing panics.
+/// It costs nothing measurable if nothing panics.
 pub(crate) fn quietly(observe: impl FnOnce()) {
     let _ = caught(observe);
 }
@@ -61,7 +61,7 @@ pub(crate) fn caught<T>(f: impl FnOnce() -> T) -> Result<T, String> {
     catch_unwind(AssertUnwindSafe(f)).map_err(message)
 }
 
-/// Returns what a panic has to say.
+/// Returns the message of a panic.
 pub(crate) fn panic_message(panic: &(dyn Any + Send)) -> String {
     let text = panic
         .downcast_ref::<&str>()
@@ -79,7 +79,7 @@ fn message(panic: Box<dyn Any + Send>) -> String {
     text
 }
 
-/// What the client is told of a panic.
+/// Returns the reply after a panic.
 pub(crate) fn internal_error() -> Reply {
     Reply::new(
         Code::SERVICE_UNAVAILABLE,
@@ -158,7 +158,7 @@ pub(crate) mod test {
     pub(crate) struct Panicking(At);
 
     impl Panicking {
-        /// Is current on this thread until the guard is dropped.
+        /// Makes it current on this thread until the guard is dropped.
         pub(crate) fn listen(at: At) -> DefaultGuard {
             tracing::subscriber::set_default(Self(at))
         }
@@ -169,7 +169,7 @@ pub(crate) mod test {
     }
 
     impl Subscriber for Panicking {
-        // Asked under a lock of tracing's, which a panic would poison for the process.
+        // Called under a lock of tracing's, which a panic would poison for the process.
         fn register_callsite(&self, _: &'static Metadata<'static>) -> Interest {
             Interest::sometimes()
         }
@@ -216,7 +216,7 @@ mod tests {
         *,
     };
 
-    /// Panics once more when it is dropped.
+    /// Panics again when it is dropped.
     struct Bomb;
 
     impl Drop for Bomb {

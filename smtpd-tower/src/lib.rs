@@ -28,30 +28,29 @@
 //!
 //! # The guide
 //!
-//! [`guide`] has it all in the order in which to read it, from a first server and its test to running one on the internet.
+//! [`guide`] explains everything, in reading order, from a first server and its test to running one on the internet.
 //!
-//! Ready to be used: [`layer`]s, [`deliver`]y services, a [`router`], and with the feature `test` the module `test`. The
-//! repository has an example for each thing that one builds with this, such as `gateway`, `submission`, `webhook`, `custom_layer`
-//! and `test_double`.
+//! Ready to use: [`layer`]s, [`deliver`]y services, a [`router`], and with the feature `test` the module `test`. The repository
+//! has an example for each common use, such as `gateway`, `submission`, `webhook`, `custom_layer` and `test_double`.
 //!
-//! # What holds
+//! Guarantees
 //!
-//! - 250 after DATA is sent when the data service has said so, and never otherwise.
-//! - 354 is sent when the [`Body`] is first polled; a message streams, and a service that stops polling stops the client.
-//! - A client that goes away in the middle of a message makes its body end with [`BodyError::Incomplete`]; a message that has come
-//!   whole is delivered even if nobody waits for the reply.
-//! - A service is cloned for each command, made ready within [`Timeouts::ready`], called within its limit, and dropped: an idle
+//! - 250 after DATA is sent only when the data service has accepted the message.
+//! - 354 is sent when the [`Body`] is first polled. A message streams, and a service that stops polling stops the client.
+//! - If a client disconnects in the middle of a message, its body ends with [`BodyError::Incomplete`]. A message that has arrived
+//!   whole is delivered even if nothing waits for the reply.
+//! - A service is cloned for each command, made ready within [`Timeouts::ready`], called within its timeout, and dropped: an idle
 //!   session holds no permit.
-//! - The text of an error goes to the log, never to the client, and a fault on this side is never 5yz; a panic costs its
+//! - The text of an error is logged and never sent to the client, and a fault on this side is never 5yz. A panic costs its
 //!   session a 421.
-//! - The replies to a group of pipelined commands leave in order, and in one write as far as no service has to be waited for.
+//! - The replies to a group of pipelined commands leave in order, and in one write unless a service has to be waited for.
 //!
 //! # Behind a proxy
 //!
-//! Through a proxy, every client has the address of the proxy unless the proxy tells whom it speaks for: by the PROXY protocol
+//! Through a proxy, every client has the address of the proxy unless the proxy names the client: by the PROXY protocol
 //! (`ProxyProtocol`, with the feature `proxy`) or by XCLIENT ([`Server::xclient_from`]). Both are accepted only from
 //! [`TrustedPeers`]. [`Session::client_addr`] is then the client, for all limits, layers and logs, and [`Session::peer_addr`] the
-//! proxy. Where messages pass through a filter, XFORWARD ([`Server::xforward_from`]) tells where they came from, for logs only
+//! proxy. If messages pass through a filter, XFORWARD ([`Server::xforward_from`]) tells where they came from, for logs only
 //! ([`Session::forwarded`]).
 //!
 //! # Features
@@ -59,17 +58,17 @@
 //! | feature | adds | default |
 //! |---|---|---|
 //! | `tls-ring` | the module `tls`, with the cryptography of ring | yes |
-//! | `tls-aws-lc` | the same with that of aws-lc; where both are on, it has to be asked for | |
+//! | `tls-aws-lc` | the same with that of aws-lc; if both are enabled, it has to be selected | |
 //! | `tls` | the same with a provider of your own | |
-//! | `encrypted-keys` | private keys under a passphrase | |
-//! | `password-hash` | `PasswordHash` and `PasswordVerifier`: passwords compared with their hashes by Argon2 | |
+//! | `encrypted-keys` | private keys with a passphrase | |
+//! | `password-hash` | `PasswordHash` and `PasswordVerifier`: compare passwords with their Argon2 hashes | |
 //! | `proxy` | the PROXY protocol: `ProxyProtocol`, `ProxyInfo` | |
-//! | `spool` | `Body::spool`, `SpoolLayer`: messages in memory, and above a limit in temporary files | |
+//! | `spool` | `Body::spool`, `SpoolLayer`: messages in memory, or in temporary files above a limit | |
 //! | `mime` | the module `mime`: messages parsed by mail-parser | |
-//! | `test` | the module `test`: a client, a recorder, transcripts, faults on purpose; for `[dev-dependencies]` | |
+//! | `test` | the module `test`: a client, a recorder, transcripts, injected faults; for `[dev-dependencies]` | |
 //!
-//! The protocol itself is in [`smtpd_core`], without any I/O; [its page of RFCs](smtpd_core::guide::rfc)
-//! tells what is done of each. Where only smtpd-tower is a dependency, write `use smtpd_tower::smtpd_core;` before the examples of its
+//! The protocol itself is in [`smtpd_core`], without any I/O; [its page of RFCs](smtpd_core::guide::rfc) shows what is
+//! implemented of each. If only smtpd-tower is a dependency, write `use smtpd_tower::smtpd_core;` before the examples of its
 //! types, which name that crate.
 #![forbid(unsafe_code)]
 #![cfg_attr(docsrs, feature(doc_cfg))]

@@ -6,10 +6,9 @@ use std::{
 };
 
 /// A waker on its way into a slot that is behind a lock.
-///
-/// Cloning, dropping and waking a waker runs code of the executor, which may come back for the same lock. So the clone is
-/// made before the lock is taken, and the waker that was in the slot is dropped after the lock is released: declare the
-/// registration before the guard.
+/// Cloning, dropping and waking a waker runs code of the executor, which may come back for the same lock. So the clone is made
+/// before the lock is taken, and the waker that was in the slot is dropped after the lock is released: declare the registration
+/// before the guard.
 pub(crate) struct Registration<'a> {
     waker: &'a Waker,
     clone: Option<Waker>,
@@ -31,7 +30,7 @@ impl<'a> Registration<'a> {
             .as_ref()
             .is_some_and(|stored| stored.will_wake(self.waker));
         if !stored && self.clone.is_some() {
-            // Not compared again: the clone of a waker need not compare equal to it.
+            // Not compared again: the clone of a waker need not equal it.
             std::mem::swap(slot, &mut self.clone);
             return true;
         }
@@ -49,7 +48,7 @@ impl<'a> Registration<'a> {
 pub(crate) struct WakerSlot(Mutex<Option<Waker>>);
 
 impl WakerSlot {
-    /// Stores the waker of that task in place of the one before it.
+    /// Stores the waker of that task. Replaces the previous one.
     pub(crate) fn register(&self, cx: &Context<'_>) {
         let mut registration = Registration::new(cx);
         while !registration.store(&mut self.lock()) {

@@ -153,7 +153,7 @@ impl World {
         self.check();
     }
 
-    /// Polls a reader because something other than the body has woken its task.
+    /// Marks a reader and its task as woken by something other than the body.
     pub(super) fn visit(&mut self, number: usize) {
         let reader = &mut self.readers[number];
         reader.own.rung.store(true, SeqCst);
