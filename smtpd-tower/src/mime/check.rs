@@ -6,20 +6,20 @@ use mail_parser::{
 
 use super::MimeError;
 
-/// How a message may be built.
+/// The limits on a message's structure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Limits {
     pub(super) nesting: usize,
     pub(super) parts: usize,
 }
 
-/// Goes through a message as mail-parser does, but keeps nothing of it, and stops where it exceeds a limit. That takes about
-/// as long as to parse it.
+/// Walks through a message as mail-parser does, but keeps nothing of it, and stops at the first limit that it exceeds. That takes
+/// about as long as parsing it.
 ///
-/// `MessageParser::parse` never recurses but for messages in base64 and quoted-printable, and for those at most three deep;
-/// what it returns, however, is dropped, cloned and shown by a recursion through all messages within each other. How deep
-/// they are cannot be told from the text without its rules, of which boundary ends what for one. So they are followed here,
-/// by the functions of its own that it reads headers and bodies with.
+/// `MessageParser::parse` recurses only into messages in base64 and quoted-printable, at most three levels deep. However, its
+/// result is dropped, cloned and shown by recursion through all nested messages. Their depth cannot be determined from the text
+/// without mail-parser's rules, for example which boundary ends what. So those rules are followed here, with the functions that
+/// mail-parser itself uses to read headers and bodies.
 pub(super) fn check(message: &[u8], limits: Limits) -> Result<(), MimeError> {
     let mut budget = Budget {
         parts: limits.parts,
@@ -41,10 +41,10 @@ pub(super) fn check(message: &[u8], limits: Limits) -> Result<(), MimeError> {
     .run()
 }
 
-/// How many encoded messages within each other mail-parser decodes.
+/// How many levels of encoded messages mail-parser decodes.
 const MOST_ENCODED: usize = 3;
 
-/// The bytes of all header sections, and of one: a field of 3 bytes takes some 100 in memory.
+/// The bytes of all header sections, and of one: a field of 3 bytes takes some 100 bytes of memory.
 const MOST_HEADER: usize = 4 << 20;
 const MOST_OF_A_SECTION: usize = 1 << 20;
 
@@ -52,14 +52,14 @@ const MOST_OF_A_SECTION: usize = 1 << 20;
 const MOST_PARAMETERS: usize = 100_000;
 const MOST_PARAMETERS_OF_A_SECTION: usize = 3_000;
 
-/// The bytes that are searched in vain for the first boundary of a multipart, beside four times the message.
+/// The bytes that may be searched in vain for the first boundary of a multipart, in addition to four times the message.
 const MOST_SEARCHED: usize = 64 << 20;
 
-/// The bytes that are copied for messages within an encoded one, each of which gets all of that, beside four times the
+/// The bytes that may be copied for messages within an encoded one, each of which gets all of that, in addition to four times the
 /// message.
 const MOST_COPIED: usize = 16 << 20;
 
-/// What is left of each limit.
+/// The rest of each limit.
 struct Budget {
     parts: usize,
     header: usize,
@@ -68,25 +68,25 @@ struct Budget {
     copied: usize,
 }
 
-/// The way through a message, or through one that was encoded in it.
+/// The walk through a message, or through one that was encoded in it.
 struct Walk<'x, 'b> {
     stream: MessageStream<'x>,
     len: usize,
     headers: Vec<Header<'x>>,
     state: State,
     outer: Vec<State>,
-    /// How many more levels there may be.
+    /// The number of levels that are left.
     nesting: usize,
-    /// How many more encoded messages are decoded within each other.
+    /// The number of levels of encoded messages that are left.
     encoded: usize,
     budget: &'b mut Budget,
 }
 
-/// What the parts that come are within.
+/// What contains the parts that follow.
 struct State {
     kind: Kind,
     boundary: Option<Vec<u8>>,
-    /// Whether what is within this is a message, not a multipart.
+    /// Whether this contains a message, not a multipart.
     has_message: bool,
 }
 
@@ -146,7 +146,7 @@ impl<'x> Walk<'x, '_> {
         Ok(true)
     }
 
-    /// Goes on within a multipart, or within a message that is not encoded.
+    /// Enters a multipart, or a message that is not encoded.
     fn enters(&mut self, part: &Part) -> Result<bool, MimeError> {
         if let Some(boundary) = &part.boundary {
             let searched = self.stream.remaining();
@@ -178,7 +178,7 @@ impl<'x> Walk<'x, '_> {
         Ok(())
     }
 
-    /// Passes over a part without parts, or goes through the message that is encoded in it.
+    /// Skips a part without parts, or walks through the message that is encoded in it.
     fn skip(&mut self, part: &Part) -> Result<(), MimeError> {
         let boundary = self.state.boundary.as_deref().unwrap_or_default();
         let (end, body) = match part.encoding {
@@ -187,7 +187,7 @@ impl<'x> Walk<'x, '_> {
             Encoding::None => self.stream.mime_part(boundary),
         };
         if end == usize::MAX {
-            // It is not encoded as it says, or has no end.
+            // It is not encoded as it claims, or has no end.
             let (_, has_end) = self.stream.seek_part_end(self.state.boundary.as_deref());
             if !has_end {
                 self.state.boundary = None;
@@ -213,7 +213,7 @@ impl<'x> Walk<'x, '_> {
         walk.run()
     }
 
-    /// Leaves the multiparts and messages that end here; `false` at the end of all.
+    /// Leaves the multiparts and messages that end here. Returns `false` at the end of all.
     fn leave(&mut self) -> bool {
         if self.state.boundary.is_none() {
             return self.stream.offset() < self.len;
@@ -244,10 +244,10 @@ impl<'x> Walk<'x, '_> {
     }
 }
 
-/// What the header of a part says of its body.
+/// What the header of a part says about its body.
 struct Part {
     kind: Kind,
-    /// Of a multipart.
+    /// The boundary of a multipart.
     boundary: Option<Vec<u8>>,
     encoding: Encoding,
 }
@@ -291,7 +291,7 @@ fn kind(content_type: Option<&ContentType<'_>>, within: Kind) -> Kind {
 }
 
 impl Budget {
-    /// Takes the header section with which this begins, at most as far as mail-parser reads it.
+    /// Reads the header section at the beginning of `text`, at most as far as mail-parser reads it.
     fn take_header(&mut self, text: &[u8]) -> Result<(), MimeError> {
         let (mut header, mut parameters) = (MOST_OF_A_SECTION, MOST_PARAMETERS_OF_A_SECTION);
         for line in text.split_inclusive(|&byte| byte == b'\n') {

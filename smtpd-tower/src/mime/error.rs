@@ -4,10 +4,9 @@ use smtpd_core::{Code, Reply, Status};
 
 use crate::{body::BodyError, reply::IntoReply};
 
-/// Why a message was not parsed. The cause is the message, never a fault on this side.
+/// Why a message was not parsed. The message is always the cause, never a fault on this side.
 ///
-/// In a handler that returns a [`BodyError`], `?` turns it into one, which refuses the message with its
-/// [`reply`](Self::reply).
+/// In a handler that returns a [`BodyError`], `?` converts it, which rejects the message with its [`reply`](Self::reply).
 ///
 /// ```
 /// use smtpd_tower::{BodyError, mime::{MimeError, Parsed}};
@@ -20,20 +19,20 @@ use crate::{body::BodyError, reply::IntoReply};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum MimeError {
-    /// It has neither a header field nor the empty line that goes before a text.
+    /// It has neither a header field nor the empty line before a text.
     NotAMessage,
     /// Messages or multiparts in it are nested deeper than
     /// [`Parsed::with_max_nesting`](super::Parsed::with_max_nesting) permits.
     TooDeep,
     /// It has more parts than [`Parsed::with_max_parts`](super::Parsed::with_max_parts) permits.
     TooManyParts,
-    /// It would take too much time or memory to parse, by its header sections, by boundaries that are missing, or by
-    /// messages within an encoded one, which RFC 2046 section 5.2.1 forbids.
+    /// It would take too much time or memory to parse, because of its header sections, missing boundaries, or messages within an
+    /// encoded one, which RFC 2046 section 5.2.1 forbids.
     TooComplex,
 }
 
 impl MimeError {
-    /// The reply that refuses the message: 554 5.6.0.
+    /// Returns the reply that rejects the message: 554 5.6.0.
     pub fn reply(&self) -> Reply {
         Reply::new(Code::TRANSACTION_FAILED, Status::MEDIA, self.text())
     }

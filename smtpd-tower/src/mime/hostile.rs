@@ -1,4 +1,4 @@
-//! Messages that are made to harm their reader.
+//! Messages that are meant to harm their reader.
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
@@ -14,7 +14,7 @@ use super::{
 
 const SIZE: usize = 1_000_000;
 
-/// Less than any thread has that serves mail.
+/// Less stack than any thread that serves mail.
 const SMALL_STACK: usize = 256 << 10;
 
 fn on_stack<T: Send>(size: usize, f: impl FnOnce() -> T + Send) -> T {
@@ -24,7 +24,7 @@ fn on_stack<T: Send>(size: usize, f: impl FnOnce() -> T + Send) -> T {
     })
 }
 
-/// What `piece` gives for 0, 1, 2 and so on, until there is 1 MB of it.
+/// Concatenates what `piece` returns for 0, 1, 2 and so on, until there is 1 MB of it.
 fn repeated(piece: impl Fn(usize) -> String) -> String {
     let mut text = String::new();
     for number in 0.. {
@@ -62,14 +62,14 @@ fn quoted_printable(text: &str) -> String {
     text.replace('=', "=3D").replace(':', "=3A=\r\n")
 }
 
-/// A message that contains this one, encoded.
+/// Returns a message that contains this one, encoded.
 fn encoded(name: &str, message: &str) -> String {
     format!("Content-Transfer-Encoding: {name}\r\nContent-Type: message/rfc822\r\n\r\n{message}")
 }
 
 const MESSAGE: &str = "Content-Type: message/rfc822\r\n\r\n";
 
-/// A part of a multipart, which is not closed.
+/// Returns a part of a multipart, which is not closed.
 fn multipart(subtype: &str, boundary: &str) -> String {
     format!("Content-Type: multipart/{subtype}; boundary={boundary}\r\n\r\n--{boundary}\r\n")
 }
@@ -199,7 +199,7 @@ fn as_many_levels_as_are_permitted_overflow_a_small_stack() {
         ),
     ] {
         let parsed = Parsed::new(text.clone());
-        // In a debug build, mail-parser takes 400 KiB of stack for them.
+        // In a debug build, mail-parser needs 400 KiB of stack for them.
         on_stack(2 * SMALL_STACK, || {
             let message = parsed.message().unwrap();
             assert_eq!(message.clone(), message);
@@ -229,7 +229,7 @@ fn many_messages_side_by_side_are_taken_for_nested_ones() {
     }
 }
 
-/// How deep messages are within each other.
+/// Returns how deep messages are nested.
 fn depth(message: &Message<'_>) -> usize {
     let (mut deepest, mut left) = (0, vec![(message, 0)]);
     while let Some((message, depth)) = left.pop() {
@@ -256,7 +256,7 @@ impl Random {
     }
 }
 
-/// A message of pieces that decide how it is built, in any order.
+/// Returns a message of random parts that determine its structure, in any order.
 fn soup(random: &mut Random, encodings: usize) -> String {
     const PIECES: [&str; 24] = [
         MESSAGE,

@@ -1,4 +1,4 @@
-//! Messages as MIME (RFC 2045), parsed by [`mail_parser`]. Needs the feature `mime`.
+//! MIME messages (RFC 2045), parsed by [`mail_parser`]. Needs the feature `mime`.
 
 mod check;
 mod error;
@@ -15,18 +15,18 @@ use self::check::Limits;
 pub use self::error::MimeError;
 use crate::body::{Body, BodyError};
 
-/// A whole message in memory, which lends itself as a [`mail_parser::Message`].
+/// A whole message in memory, from which a [`mail_parser::Message`] borrows.
 ///
-/// A sender decides how a message is built, and mail-parser follows it without a limit: messages that are nested 25,000
-/// deep overflow the stack, which ends the process, and some 10,000 parts keep it busy for minutes. So the message is gone
-/// through first, in constant stack and memory, and refused where it exceeds a limit:
+/// The sender determines the structure of a message, and mail-parser follows it without a limit: messages nested 25,000 levels
+/// deep overflow the stack, which ends the process, and some 10,000 parts keep it busy for minutes. So the message is checked
+/// first, in constant stack and memory, and rejected if it exceeds a limit:
 ///
 /// | limit | default |
 /// |---|---|
-/// | [messages and multiparts within each other](Self::with_max_nesting), encoded ones too | 100, as in Postfix and Dovecot |
+/// | [nested messages and multiparts](Self::with_max_nesting), including encoded ones | 100, as in Postfix and Dovecot |
 /// | [parts](Self::with_max_parts) | 10,000, as in Dovecot |
 /// | header sections | 1 MiB each, 4 MiB in all |
-/// | parameters, boundaries that are missing, messages within encoded ones | fixed, far above what real mail has |
+/// | parameters, missing boundaries, messages within encoded ones | fixed, far above what real mail has |
 ///
 /// ```
 /// use smtpd_tower::{BodyError, Data, Pipeline, Reply, Request, handler_fn, mime::Parsed};
@@ -49,13 +49,13 @@ pub struct Parsed {
 }
 
 impl Parsed {
-    /// How deep parts may be nested, where nothing else is set.
+    /// The default limit on nesting.
     pub const DEFAULT_MAX_NESTING: usize = 100;
 
-    /// How many parts a message may have, where nothing else is set.
+    /// The default limit on the number of parts.
     pub const DEFAULT_MAX_PARTS: usize = 10_000;
 
-    /// Wraps a message that is at hand.
+    /// Wraps a message in memory.
     pub fn new(message: impl Into<Bytes>) -> Self {
         Self {
             bytes: message.into(),
@@ -70,39 +70,39 @@ impl Parsed {
     ///
     /// # Errors
     ///
-    /// [`BodyError::TooLarge`] when it has more than `limit` bytes; else see [`BodyError`].
+    /// Returns [`BodyError::TooLarge`] if it has more than `limit` bytes; otherwise see [`BodyError`].
     pub async fn read(body: Body, limit: usize) -> Result<Self, BodyError> {
         body.collect_to(limit).await.map(Self::new)
     }
 
-    /// Refuses messages whose parts are nested deeper. [`DEFAULT_MAX_NESTING`](Self::DEFAULT_MAX_NESTING) by default.
+    /// Sets how deep parts may be nested. Default: [`DEFAULT_MAX_NESTING`](Self::DEFAULT_MAX_NESTING).
     ///
-    /// A nested message is dropped, cloned and shown by a call for each level, so more levels take more stack: up to 4 KiB each
-    /// in a debug build.
+    /// A nested message is dropped, cloned and shown by one call per level, so more levels need more stack: up to 4 KiB each in a
+    /// debug build.
     #[must_use]
     pub const fn with_max_nesting(mut self, levels: usize) -> Self {
         self.limits.nesting = levels;
         self
     }
 
-    /// Refuses messages of more parts, the message itself and nested ones included.
-    /// [`DEFAULT_MAX_PARTS`](Self::DEFAULT_MAX_PARTS) by default.
+    /// Sets how many parts a message may have, including the message itself and nested ones. Default:
+    /// [`DEFAULT_MAX_PARTS`](Self::DEFAULT_MAX_PARTS).
     #[must_use]
     pub const fn with_max_parts(mut self, parts: usize) -> Self {
         self.limits.parts = parts;
         self
     }
 
-    /// Parses the message, anew at every call: keep what it returns.
+    /// Parses the message. Each call parses it again, so keep the result.
     ///
-    /// What is malformed is read as well as possible: do not trust anything in it for being there. Nested messages borrow
-    /// from this one, but [`Message::into_owned`] copies the whole message for each of them.
+    /// Malformed parts are read as well as possible, so do not rely on anything in it being there. Nested messages borrow from
+    /// this one, but [`Message::into_owned`] copies the whole message for each of them.
     ///
     /// # Errors
     ///
-    /// [`MimeError::NotAMessage`] when it has neither a header field nor the empty line that goes before a text; the others
-    /// when it exceeds a limit. Its [reply](MimeError::reply) is 554 5.6.0. A service that takes such messages nevertheless
-    /// still has them: [`into_body`](Self::into_body).
+    /// Returns [`MimeError::NotAMessage`] if it has neither a header field nor the empty line before a text, and the other errors
+    /// if it exceeds a limit. The [reply](MimeError::reply) is 554 5.6.0. A service that accepts such messages nevertheless still
+    /// has them: [`into_body`](Self::into_body).
     ///
     /// ```
     /// use smtpd_tower::mime::{MimeError, Parsed};
@@ -116,12 +116,12 @@ impl Parsed {
         message.ok_or(MimeError::NotAMessage)
     }
 
-    /// The message as it came.
+    /// Returns the message as it arrived.
     pub const fn octets(&self) -> &Bytes {
         &self.bytes
     }
 
-    /// The message as it came, as a body again.
+    /// Converts the message back to a body.
     pub fn into_body(self) -> Body {
         self.bytes.into()
     }
