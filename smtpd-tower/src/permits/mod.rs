@@ -1,8 +1,8 @@
 //! Permits for work that keeps a processor busy, such as comparing a password with its hash.
 //!
 //! Such work runs in threads of its own, because every session of a runtime's thread would wait for it. Clients that guess
-//! passwords ask for as much of it as they can, so there is a limit on how much runs at once, on how much waits, and the clients
-//! take turns.
+//! passwords ask for as much of it as they can, so there is a limit on how much runs at once and on how much waits, and the
+//! clients take turns.
 
 use std::{
     num::NonZero,
@@ -25,18 +25,18 @@ use crate::{fault::quietly, limiter::ClientKey};
 mod refusals;
 mod turns;
 
-/// How long a client waits for its permits. Clients wait for minutes (RFC 5321 section 4.5.3.2), so they receive the 454 before they
-/// give up, and the queue holds only clients that can still be served.
+/// How long a client waits for its permits. Clients wait for minutes (RFC 5321 section 4.5.3.2), so they receive the 454 before
+/// they give up, and the queue holds only clients that can still be served.
 const MAX_WAIT: Duration = Duration::from_secs(10);
 
 /// The work was not done, because too much of it waits or because it panicked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Unavailable;
 
-/// Does this work in another thread, as soon as a processor is free for it. `client` is the client that has asked for it. If there
+/// Runs the work in another thread, as soon as a processor is free for it. `client` is the client that has asked for it. If there
 /// are `own` permits, the work needs one of those as well.
 ///
-/// Dropping the future gives the work up, unless it has begun.
+/// Dropping the future cancels the work, unless it has begun.
 pub(crate) async fn compute<T: Send + 'static>(
     client: Option<ClientKey>,
     own: Option<&Permits>,
@@ -64,28 +64,28 @@ async fn compute_with<T: Send + 'static>(
         return Err(Unavailable);
     };
     let done = task::spawn_blocking(move || {
-        // Held by the work and not by the session: the work does not end when its client goes away.
+        // Held by the work and not by the session: the work does not end when its client disconnects.
         let _permits = permits;
         work()
     });
     done.await.map_err(|_| Unavailable)
 }
 
-/// A number of permits, which clients take in turn. A clone shares them.
+/// A number of permits, for which clients take turns. Clones share them.
 #[derive(Clone, Debug)]
 pub(crate) struct Permits(Arc<Mutex<Queue>>);
 
 #[derive(Debug)]
 struct Queue {
     free: usize,
-    /// Those who wait, and some that have given up.
+    /// Those that wait, and some that have given up.
     turns: Turns<oneshot::Sender<Permit>>,
-    /// How many have given up and may be among them, so that those are not looked for at each arrival.
+    /// How many have given up and may be among them, so that each arrival need not search for them.
     given_up: usize,
     refusals: Refusals,
 }
 
-/// One that waits. Dropping it gives up.
+/// A waiting request. Dropping it gives up.
 struct Waiting<'a> {
     permits: &'a Permits,
     granted: oneshot::Receiver<Permit>,
@@ -93,7 +93,7 @@ struct Waiting<'a> {
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        // Whoever was granted a permit or turned away does not wait any more.
+        // A request that was granted or refused a permit no longer waits.
         if matches!(self.granted.try_recv(), Err(TryRecvError::Empty)) {
             self.granted.close();
             self.permits.lock().given_up += 1;
@@ -114,10 +114,11 @@ impl Permits {
         })))
     }
 
-    /// Those that all servers of this process share.
+    /// Returns the permits that all servers of this process share.
     ///
-    /// In tests the clock may be paused, and it jumps to the next timeout where all of a runtime waits for something outside of it,
-    /// such as the work of another test. So with the feature `test`, each runtime whose clock can be paused has its own.
+    /// In tests the clock may be paused, and it jumps to the next timeout when everything in a runtime waits for something
+    /// outside of it, such as the work of another test. So with the feature `test`, each runtime whose clock can be paused has
+    /// its own.
     pub(crate) fn shared() -> Self {
         #[cfg(feature = "test")]
         if Handle::try_current().is_ok_and(|it| it.runtime_flavor() == RuntimeFlavor::CurrentThread)
@@ -133,8 +134,8 @@ impl Permits {
         Self::new(thread::available_parallelism().unwrap_or(NonZero::<usize>::MIN))
     }
 
-    /// Waits for a permit. Networks, and clients within them, get one in turn, however many each waits for, and those that have had none
-    /// go before the others. Where too many wait, the network that waits for most gives way.
+    /// Waits for a permit. Networks, and clients within them, take turns, however many each waits for, and those that have had no
+    /// turn go before the others. If too many wait, the network with the most of them loses one.
     pub(crate) async fn acquire(&self, client: Option<ClientKey>) -> Result<Permit, Unavailable> {
         let mut turned_away = Vec::new();
         let granted = {
@@ -145,7 +146,7 @@ impl Permits {
             }
             queue.enter(client, &mut turned_away)
         };
-        // That wakes their tasks, which may be code that wants a permit itself. The lock must not be held then.
+        // This wakes their tasks, which may run code that wants a permit itself, so the lock must not be held.
         drop(turned_away);
         let mut waiting = Waiting {
             permits: self,
@@ -167,7 +168,7 @@ impl Permits {
         }
     }
 
-    /// How often that client waits, without what it has given up.
+    /// Returns how often that client waits, without what it has given up.
     #[cfg(all(test, feature = "test"))]
     pub(crate) fn waiting(&self, client: ClientKey) -> usize {
         let queue = self.lock();
@@ -180,7 +181,7 @@ impl Permits {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Hands a permit that is no longer needed to the next in the queue.
+    /// Passes a permit that is no longer needed to the next in the queue.
     fn release(self) {
         let mut permit = Permit(Some(self.clone()));
         loop {
@@ -198,7 +199,7 @@ impl Permits {
 }
 
 impl Queue {
-    /// Takes out the next in the queue. If nobody waits, the permit becomes free.
+    /// Takes the next out of the queue. If nothing waits, the permit becomes free.
     fn next(&mut self, over: &mut Vec<oneshot::Sender<Permit>>) -> Option<oneshot::Sender<Permit>> {
         let next = self.turns.next(oneshot::Sender::is_closed, over);
         self.given_up = self.given_up.saturating_sub(over.len());
@@ -206,7 +207,7 @@ impl Queue {
         next
     }
 
-    /// Lets that client wait. Those who do not wait any longer, perhaps the client itself, are added to `turned_away`.
+    /// Adds that client to the queue. Those that no longer wait, which may include the client itself, are added to `turned_away`.
     fn enter(
         &mut self,
         client: Option<ClientKey>,
@@ -297,7 +298,7 @@ mod tests {
         drop(first);
         drop(held);
         let held = assert_ready!(second.poll()).unwrap();
-        // One that was granted, and is given up before it is looked at.
+        // One that was granted, and is given up before it is polled.
         let granted = waiting(&permits, 3);
         drop(held);
         assert!(granted.is_woken());
@@ -358,7 +359,7 @@ mod tests {
         assert!(assert_ready!(honest.poll()).is_ok());
     }
 
-    /// Random clients that come, wait, give up, and let go: nothing is lost, and never are there more permits than there were.
+    /// Random clients arrive, wait, give up, and release: no permit is lost, and there are never more permits than at the start.
     #[test]
     fn permits_are_neither_lost_nor_made() {
         for seed in 0..50 {
@@ -400,7 +401,7 @@ mod tests {
         }
     }
 
-    /// Notes whether the lock was free when it was woken, as code that wants a permit then needs it.
+    /// Records whether the lock was free when it was woken, because code that wants a permit needs it then.
     struct Woken(Permits, Mutex<Option<bool>>);
 
     impl Wake for Woken {
@@ -496,7 +497,7 @@ mod tests {
             };
             let begun = Instant::now();
             let waiting = compute_with(&all, client(1), own.as_ref(), || 1);
-            // Whoever has waited for one of them has less time for the other.
+            // A client that has waited for one of them has less time for the other.
             let waited = async {
                 tokio::time::sleep(MAX_WAIT / 2).await;
                 drop(own_held);
@@ -511,7 +512,7 @@ mod tests {
         }
     }
 
-    /// Otherwise a client that asks for more than its share would get nothing, because those who give up come first.
+    /// Otherwise a client that asks for more than its share would get nothing, because its given-up requests come first.
     #[test]
     fn who_has_given_up_uses_no_turn_of_the_others() {
         let permits = one();

@@ -1,10 +1,10 @@
-//! Work that is refused, as the log has it.
+//! Refused work, as it is logged.
 
 use std::{mem, time::Duration};
 
 use tokio::time::Instant;
 
-/// Counts what is refused, so that the log has a line now and then and not one each time: clients decide how often that is.
+/// Counts refusals, so that the log has a line now and then and not one each time: clients decide how often that is.
 #[derive(Debug, Default)]
 pub(super) struct Refusals {
     since_reported: u64,
@@ -12,10 +12,10 @@ pub(super) struct Refusals {
 }
 
 impl Refusals {
-    /// How often they are reported at most.
+    /// The shortest time between two reports.
     const PERIOD: Duration = Duration::from_secs(60);
 
-    /// Counts one. Returns how many there were since the last report, if it is time for another.
+    /// Counts one. Returns how many there were since the last report, if the next one is due.
     pub(super) fn count(&mut self, now: Instant) -> Option<u64> {
         self.since_reported += 1;
         let is_recent = |reported: Instant| now.saturating_duration_since(reported) < Self::PERIOD;

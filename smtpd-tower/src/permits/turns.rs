@@ -7,13 +7,14 @@ use std::{
 
 use crate::{limiter::ClientKey, net::Prefixes};
 
-/// Waiting items, by the networks of the clients that they belong to. Providers hand out whole networks, so a client with many
-/// addresses often has them all in one. Networks take turns, then the smaller networks within each, then the clients of these. If
-/// an item has to give way, it is taken from the network with the most items, chosen in the same steps.
+/// Waiting items, by the networks of the clients that they belong to. Providers assign whole networks, so a client with many
+/// addresses often has them all in one. Networks take turns, then the smaller networks within each, then their clients. If an
+/// item has to be dropped, it is taken from the network with the most items, chosen in the same steps.
 ///
-/// A network that is new goes before those that have had a turn, one before each of them (as in FQ-CoDel, RFC 8290 section 4.1): when
-/// a flood from many networks waits, whoever asks now and then would give up before all of these had their turn. A network keeps its
-/// place until its turn comes, whether somebody waits there or not, so none becomes new by going away for a moment.
+/// A new network goes before those that have had a turn, one before each of them (as in FQ-CoDel, RFC 8290 section 4.1): when a
+/// flood from many networks waits, a client that asks only now and then would give up before all of these had their turn. A
+/// network keeps its place until its turn comes, whether anything waits there or not, so none becomes new by leaving for a
+/// moment.
 #[derive(Debug)]
 pub(super) struct Turns<T> {
     networks: Networks<Networks<Networks<VecDeque<T>, 32, 64>, 24, 48>, 16, 32>,
@@ -22,7 +23,7 @@ pub(super) struct Turns<T> {
 
 impl<T> Turns<T> {
     pub(super) fn new() -> Self {
-        // A client that could foresee who gives way would see to it that it is another.
+        // A client that could predict which item is dropped would make sure that it is another one's.
         Self::with_seed(RandomState::new().hash_one(0))
     }
 
@@ -46,8 +47,8 @@ impl<T> Turns<T> {
         self.networks.next(&is_over, taken)
     }
 
-    /// Takes out the item that has to give way: the newest one of the client with the most items. Chance decides between equals,
-    /// newcomers included, so that clients that are already waiting cannot keep others out.
+    /// Takes out the item that has to be dropped: the newest one of the client with the most items. Chance decides between
+    /// equals, including newcomers, so that clients that are already waiting cannot keep others out.
     pub(super) fn give_way(&mut self) -> Option<T> {
         self.networks.give_way(&mut self.dice)
     }
@@ -77,12 +78,12 @@ trait Part<T>: Default {
     fn count_of(&self, client: Option<ClientKey>, counts: &impl Fn(&T) -> bool) -> usize;
 }
 
-/// Networks of so many bits. Clients without an IP address are a network of their own.
+/// Networks of that many bits. Clients without an IP address are a network of their own.
 #[derive(Debug)]
 struct Networks<P, const V4_BITS: u8, const V6_BITS: u8> {
     /// The number of items in all of them.
     len: usize,
-    /// The next one comes first. At most about half of them are empty.
+    /// The first one is next. At most about half of them are empty.
     places: VecDeque<Place<P>>,
 }
 
@@ -95,11 +96,11 @@ struct Place<P> {
     is_new: bool,
 }
 
-/// How many empty places are kept however few are not.
+/// How many empty places are kept, however few are not empty.
 const SPARE: usize = 16;
 
 impl<P> Place<P> {
-    /// Keeps nothing of an empty network but its place.
+    /// Keeps only the place of an empty network.
     fn clear_if_empty<T>(&mut self)
     where
         P: Part<T>,
@@ -120,14 +121,15 @@ impl<P, const V4_BITS: u8, const V6_BITS: u8> Networks<P, V4_BITS, V6_BITS> {
         client.map(|client| client.within(Self::PREFIXES))
     }
 
-    /// Where a new network begins to wait: behind the other new ones, each of which lets one go before it that is not new.
+    /// Returns where a new network starts to wait: behind the other new ones, each of which lets one network that is not new go
+    /// first.
     fn entrance(&self) -> usize {
         let last = self.places.iter().rposition(|place| place.is_new);
         let entrance = last.map_or(1, |last| last + 2);
         entrance.min(self.places.len())
     }
 
-    /// Gives up the empty places where there are too many.
+    /// Drops empty places if there are too many.
     fn tidy<T>(&mut self)
     where
         P: Part<T>,
@@ -138,7 +140,7 @@ impl<P, const V4_BITS: u8, const V6_BITS: u8> Networks<P, V4_BITS, V6_BITS> {
     }
 }
 
-// By hand: a derived Default would ask for P: Default.
+// By hand: a derived `Default` would require `P: Default`.
 impl<P, const V4_BITS: u8, const V6_BITS: u8> Default for Networks<P, V4_BITS, V6_BITS> {
     fn default() -> Self {
         Self {
@@ -262,7 +264,7 @@ impl<T> Part<T> for VecDeque<T> {
 struct Dice(u64);
 
 impl Dice {
-    /// One of so many numbers from 0, at least one.
+    /// Returns a number from 0 to `sides` - 1, for at least one side.
     fn roll(&mut self, sides: usize) -> usize {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut mixed = self.0;
@@ -325,7 +327,7 @@ mod tests {
     #[test]
     fn the_network_that_waits_for_most_gives_way_and_in_it_who_came_last() {
         let mut turns = Turns::new();
-        // One client that waits twice, and as many in one /48 as in one /24 and its neighbour.
+        // One client that waits twice, and as many in one /48 as in one /24 and its neighbor.
         for (at, ip) in [
             "203.0.113.1",
             "2001:db8:1:1::1",
@@ -479,7 +481,7 @@ mod tests {
 
     const HONEST: &str = "honest";
 
-    /// Lets one in, and returns who gives way for it.
+    /// Adds one, and returns which item is dropped for it.
     fn enter(
         turns: &mut Turns<&'static str>,
         client: Option<ClientKey>,
@@ -489,8 +491,8 @@ mod tests {
         (turns.len() > MAX).then(|| turns.give_way()).flatten()
     }
 
-    /// How many turns it takes until an honest client has one, and how often it is turned away before. So many others come between
-    /// two turns, to a queue that is full already.
+    /// Returns how many turns it takes until an honest client has one, and how often it is refused before. This many others
+    /// arrive between two turns, at a queue that is already full.
     fn turns_of_honest(
         seed: u64,
         honest: &str,
@@ -550,7 +552,7 @@ mod tests {
 
     #[test]
     fn a_flood_from_everywhere_does_not_shut_anybody_out() {
-        // No two within 65,536 are of the same /16.
+        // No two within 65,536 are in the same /16.
         let scattered = |n: u32| client(Ipv4Addr::from_bits((n.wrapping_mul(40_503) << 16) | 1));
         for seed in 0..4 {
             let (turns, turned_away) = turns_of_honest(seed, "192.0.2.1", 1, scattered);
@@ -558,7 +560,7 @@ mod tests {
                 turns <= MAX + 2 && turned_away <= 1,
                 "{turns}, {turned_away}"
             );
-            // While twice as many come as are served, each try has a fair chance.
+            // If twice as many arrive as are served, each attempt has a fair chance.
             let (turns, _) = turns_of_honest(seed, "192.0.2.1", 2, scattered);
             assert!(turns <= 12 * MAX, "{turns}");
         }
