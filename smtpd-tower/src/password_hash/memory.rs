@@ -1,25 +1,25 @@
-//! The memory that Argon2 works in.
+//! The memory for Argon2.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use argon2::Block;
 use zeroize::Zeroize;
 
-/// Memory of comparisons that have ended, for those to come: as many pieces as there are at once, up to a limit. If it were allocated
-/// anew for each, in a thread that has an arena of its own, the allocator would keep far more of it.
+/// Memory of finished comparisons, for later ones: as many areas as run at once, up to a limit. If it were allocated for each, in
+/// a thread with an arena of its own, the allocator would keep far more of it.
 #[derive(Debug, Default)]
 pub(super) struct Memory(Mutex<Vec<Vec<Block>>>);
 
 impl Memory {
-    /// How much is kept in all, in blocks: 64 MiB. The system takes larger pieces back when they are freed.
+    /// How much is kept in total, in blocks: 64 MiB. Larger areas go back to the system when they are freed.
     const MOST_KEPT: usize = (64 << 20) / Block::SIZE;
 
-    /// Runs `work` with that many blocks, and wipes them. `None` if there is not the memory for them.
+    /// Runs `work` with that many blocks, and wipes them. Returns `None` if there is not enough memory.
     pub(super) fn lend<T>(&self, blocks: usize, work: impl FnOnce(&mut [Block]) -> T) -> Option<T> {
         let mut piece = self.take(blocks)?;
         let used = piece.get_mut(..blocks)?;
         let result = work(used);
-        // With one pass, the first blocks alone let passwords be tried without the cost of the rest.
+        // With one pass, the first blocks alone would allow trying passwords without the cost of the rest.
         used.iter_mut().for_each(|block| block.as_mut().zeroize());
         let mut kept = self.lock();
         let all: usize = kept.iter().map(Vec::len).sum();
@@ -67,7 +67,7 @@ mod tests {
         assert_eq!(memory.lock().len(), 2, "one for each at once");
     }
 
-    /// Who reads the memory of the process could try passwords at the speed of a plain hash.
+    /// An attacker who reads the memory of the process could try passwords at the speed of a plain hash.
     #[test]
     fn what_is_kept_tells_nothing_of_the_passwords() {
         let memory = Memory::default();

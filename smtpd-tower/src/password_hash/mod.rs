@@ -10,9 +10,9 @@ use subtle::ConstantTimeEq;
 
 pub use self::verifier::PasswordVerifier;
 
-/// The hash of a password, by Argon2 (RFC 9106), as a PHC string: `$argon2id$v=19$m=19456,t=2,p=1$SALT$HASH`.
+/// An Argon2 hash (RFC 9106) of a password, as a PHC string: `$argon2id$v=19$m=19456,t=2,p=1$SALT$HASH`.
 ///
-/// All three kinds are known (argon2id, argon2i, argon2d). Its `Debug` does not show it.
+/// All three variants are supported (argon2id, argon2i, argon2d). `Debug` does not show the hash.
 ///
 /// ```
 /// use smtpd_tower::PasswordHash;
@@ -31,14 +31,13 @@ struct Stored {
 }
 
 impl PasswordHash {
-    /// The most memory that one may ask for: 1 GiB, in KiB.
+    /// The most memory that a hash may ask for: 1 GiB, in KiB.
     const MAX_MEMORY: u32 = 1 << 20;
 
-    /// The most memory that one may ask for, times how often it goes through it.
+    /// The most memory that a hash may ask for, times its number of passes.
     const MAX_COST: u64 = 1 << 24;
 
-    /// Returns whether it is that of this password. Deliberately slow. `memory` has as many blocks as
-    /// [`blocks`](Self::blocks) says.
+    /// Returns whether `password` matches. Deliberately slow. `memory` has as many blocks as [`blocks`](Self::blocks) says.
     fn fits(&self, password: &str, memory: &mut [Block]) -> bool {
         let Stored { argon2, salt, hash } = &*self.0;
         let mut computed = vec![0; hash.len()];
@@ -47,13 +46,13 @@ impl PasswordHash {
             .is_ok_and(|()| computed.ct_eq(hash).into())
     }
 
-    /// How much memory it takes to compare a password.
+    /// Returns the memory needed to compare a password, in blocks.
     fn blocks(&self) -> usize {
         self.0.argon2.params().block_count()
     }
 
-    /// Returns whether comparing a password takes as long as with another hash. Where the hashes of users differ in it, the time
-    /// tells who has which, and a guess is cheaper for some.
+    /// Returns whether comparing a password takes as long as with another hash. If the hashes of users differ in cost, the time
+    /// reveals who has which, and a guess is cheaper for some.
     pub fn costs_as_much_as(&self, other: &Self) -> bool {
         let cost = |hash: &Self| {
             let params = hash.0.argon2.params();
@@ -62,13 +61,13 @@ impl PasswordHash {
         cost(self) == cost(other)
     }
 
-    /// Adds the secret of it to a key.
+    /// Adds its secret to a key.
     fn add_to(&self, key: &mut impl Hasher) {
         key.write(&self.0.salt);
         key.write(&self.0.hash);
     }
 
-    /// One of a password that nobody knows, with that many bytes.
+    /// Returns a hash of an unknown password, with that many bytes.
     fn of_nobody(argon2: Argon2<'static>, bytes: usize) -> Self {
         Self(Arc::new(Stored {
             argon2,
@@ -86,13 +85,13 @@ impl FromStr for PasswordHash {
         let algorithm = Algorithm::try_from(parsed.algorithm.as_str())
             .map_err(|_| PasswordHashError::Algorithm)?;
         let params = Params::try_from(&parsed).map_err(|_| PasswordHashError::Parameters)?;
-        // With a key that is not known here it could never match. Of two values the last would count, unlike elsewhere.
+        // A hash with a key that is not supported could never match. Of two values the last would count, unlike elsewhere.
         let names = || parsed.params.iter().map(|(name, _)| name);
         let repeats = |(at, name)| names().take(at).any(|earlier| earlier == name);
         if !params.keyid().is_empty() || names().enumerate().any(repeats) {
             return Err(PasswordHashError::Parameters);
         }
-        // As in the reference implementation, a hash without a version is of the first.
+        // As in the reference implementation, a hash without a version has the first one.
         let version = parsed.version.map_or(Ok(Version::V0x10), Version::try_from);
         let version = version.map_err(|_| PasswordHashError::Parameters)?;
         let (Some(salt), Some(hash)) = (parsed.salt, parsed.hash) else {
@@ -119,7 +118,7 @@ impl fmt::Debug for PasswordHash {
     }
 }
 
-/// Why a text is no [`PasswordHash`].
+/// An error from parsing a [`PasswordHash`].
 ///
 /// ```
 /// use smtpd_tower::{PasswordHash, PasswordHashError};
@@ -130,13 +129,13 @@ impl fmt::Debug for PasswordHash {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum PasswordHashError {
-    /// It has not the form of a PHC string with a salt and a hash.
+    /// It is not a PHC string with a salt and a hash.
     Malformed,
-    /// It is not by Argon2.
+    /// It is not an Argon2 hash.
     Algorithm,
-    /// The parameters, the version or the salt cannot be used; one is given twice; or the hash takes a secret key (`keyid`).
+    /// The parameters, the version or the salt are not valid; one is given twice; or the hash needs a secret key (`keyid`).
     Parameters,
-    /// It would take more than 1 GiB of memory, or go through 16 GiB.
+    /// It would take more than 1 GiB of memory, or process 16 GiB.
     Cost,
 }
 
@@ -157,7 +156,7 @@ impl Error for PasswordHashError {}
 mod tests {
     use super::*;
 
-    /// Of the password `secret`, with parameters that cost next to nothing.
+    /// A hash of the password `secret`, with parameters that cost next to nothing.
     pub(super) const HASH: &str = "$argon2id$v=19$m=8,t=1,p=1$c29tZXNhbHQ$L1qnTgpsWMa/dMHjDHhQFw";
 
     pub(super) fn hash() -> PasswordHash {
@@ -222,7 +221,7 @@ mod tests {
                     .is_ok()
             );
         }
-        // Without a version it is another hash.
+        // Without a version it is a different hash.
         let old: PasswordHash = HASH.replace("v=19$", "").parse().unwrap();
         assert!(!fits(&old, "secret"));
         assert!(fits(&hash(), "secret"));

@@ -1,4 +1,4 @@
-//! Passwords that are compared with their hashes.
+//! Compares passwords with their hashes.
 
 use std::{
     hash::{DefaultHasher, Hasher},
@@ -21,19 +21,19 @@ use crate::{
     phase::{Auth, Request},
 };
 
-/// Compares passwords with their hashes, for the AUTH phase: in threads of their own, and not too many at a time.
+/// Compares passwords with their hashes, for the AUTH phase: in threads of their own, with a limit on how many run at once.
 ///
-/// In the whole process one comparison runs at a time for each processor, those with the keys of SCRAM included. Others wait for
-/// it, for 10 seconds at most: clients take turns, and so do the networks that they are in (a /16, a /24 and an address of IPv4,
-/// a /32, a /48 and a /64 of IPv6), so that who has many addresses has no more turns. A client that goes away waits no more. If
-/// more than a thousand wait, the network that most of them are in gives way. Whoever gives way or waits for too long receives
-/// [`Reply::auth_unavailable`].
+/// In the whole process, one comparison runs at a time for each processor, including those with the keys of SCRAM. Others wait
+/// for it, for 10 seconds at most. Clients take turns, and so do the networks that they are in (a /16, a /24 and an address of
+/// IPv4, a /32, a /48 and a /64 of IPv6), so a client with many addresses gets no more turns. A client that disconnects no longer
+/// waits. If more than a thousand wait, the network with the most of them loses one. A client that loses its place or waits too
+/// long receives [`Reply::auth_unavailable`].
 ///
-/// An unknown user costs as much time as a known one. A clone shares the limit.
+/// An unknown user costs as much time as a known one. Clones share the limit.
 ///
-/// A password may be hashed as users type it, or as [`prepare_name`] prepares it by SASLprep (RFC 4013), which is better (RFC 4616
-/// section 2): then it does not matter how accents are written. What a client sends is compared as it is and, where SASLprep makes another of it, in
-/// that form too. Such a password takes twice the time, whoever's it is.
+/// A password may be hashed as users type it, or as [`prepare_name`] prepares it by SASLprep (RFC 4013), which is better (RFC
+/// 4616 section 2): then it does not matter how accents are written. What a client sends is compared as it is and, if SASLprep
+/// changes it, also in the prepared form. Such a password takes twice the time, for any user.
 ///
 /// ```
 /// use std::{collections::HashMap, sync::Arc};
@@ -58,12 +58,12 @@ pub struct PasswordVerifier {
     memory: Arc<Memory>,
 }
 
-/// What unknown users cost.
+/// The cost of unknown users.
 #[derive(Clone, Debug)]
 struct Nobody {
     /// At least one.
     hashes: Arc<[PasswordHash]>,
-    /// Chooses one of them by the user's name, in a way that nobody can foresee who does not know the hashes.
+    /// Chooses one of them by the user name, in a way that cannot be predicted without knowing the hashes.
     key: DefaultHasher,
 }
 
@@ -83,9 +83,9 @@ impl Nobody {
 }
 
 impl PasswordVerifier {
-    /// Unknown users cost what Argon2id with 19 MiB and two passes does.
+    /// Creates a verifier for which unknown users cost as much as Argon2id with 19 MiB and two passes.
     ///
-    /// The verifier and its clones keep up to 64 MiB that comparisons have used, for the next.
+    /// The verifier and its clones keep up to 64 MiB of memory from finished comparisons for later ones.
     pub fn new() -> Self {
         let hash = PasswordHash::of_nobody(Argon2::default(), Params::DEFAULT_OUTPUT_LEN);
         Self {
@@ -95,9 +95,9 @@ impl PasswordVerifier {
         }
     }
 
-    /// Makes unknown users cost what the known ones do, whose hashes these are. Where these differ in their cost, each unknown name
-    /// costs what one of them does, and the same one until a hash changes: otherwise the time would tell which names are not known.
-    /// Without any hash, nothing changes.
+    /// Makes unknown users cost as much as the known ones, whose hashes are given. If these differ in cost, each unknown name
+    /// costs as much as one of them, always the same one until a hash changes: otherwise the time would reveal which names are
+    /// unknown. Without any hash, nothing changes.
     #[must_use]
     pub fn unknown_users_like<'a>(
         mut self,
@@ -116,17 +116,18 @@ impl PasswordVerifier {
         self
     }
 
-    /// Limits how many comparisons run at a time, below the number of processors. Each takes the memory that its hash asks for.
+    /// Sets how many comparisons run at a time. Default: one for each processor, which is also the maximum. Each needs the memory
+    /// that its hash asks for.
     #[must_use]
     pub fn at_a_time(mut self, permits: NonZero<usize>) -> Self {
         self.limit = Some(Permits::new(permits));
         self
     }
 
-    /// Accepts whoever knows the password of that hash; `None` stands for a user that is not known.
+    /// Accepts a client that knows the password of the hash; `None` stands for an unknown user.
     ///
     /// Rejects clients that want to act as another user (RFC 4616 section 2), and mechanisms that do not carry the password, for
-    /// which a hash is of no use. Where there is no memory, or too many wait, the client may try again: it receives
+    /// which a hash is useless. If there is not enough memory, or too many wait, the client may try again: it receives
     /// [`Reply::auth_unavailable`].
     pub async fn verify(
         &self,
@@ -149,7 +150,7 @@ impl PasswordVerifier {
         let compared = compute(client, self.limit.as_ref(), move || {
             let sent = credentials.password().unwrap_or_default();
             let prepared = prepare_name(sent).map(|text| Zeroizing::new(text.into_owned()));
-            // How many there are depends on nothing but what was sent, and all are compared: the time tells nothing.
+            // The number of comparisons depends only on what was sent, and all are made: the time reveals nothing.
             let prepared = prepared.as_ref().map(|text| text.as_str());
             let forms = [Some(sent), prepared.filter(|prepared| *prepared != sent)];
             memory.lend(hash.blocks(), |blocks| {
@@ -165,7 +166,7 @@ impl PasswordVerifier {
     }
 }
 
-/// What comes of a comparison, if there was one.
+/// Returns the outcome of a comparison, if there was one.
 fn outcome(credentials: &Credentials, fits: Option<bool>) -> AuthOutcome {
     match fits {
         Some(true) if !credentials.acts_as_other() => Identity::new(credentials.username()).into(),
@@ -226,7 +227,7 @@ mod tests {
         }
     }
 
-    /// The option `--user` of the reference server takes all of these, too.
+    /// The option `--user` of the reference server accepts all of these, too.
     #[tokio::test]
     async fn a_password_that_is_written_in_another_way_is_the_same() {
         let hash_of = |password: &str| {
@@ -269,7 +270,7 @@ mod tests {
         }
     }
 
-    /// The hash of another user, with that parameter for the memory.
+    /// Returns the hash of another user, with that parameter for the memory.
     fn costing(memory: u32, salt: u32) -> PasswordHash {
         let hash = HASH.replace("m=8", &format!("m={memory}"));
         hash.replace("c29tZXNhbHQ", &format!("c29tZXNh{salt:02}Q"))
@@ -290,7 +291,7 @@ mod tests {
         let like_one = plain.clone().unknown_users_like(&[hash()]);
         assert_eq!(cost(like_one.nobody.hash("alice")), 8);
 
-        // Three users in four are cheap, and so are about three unknown names in four.
+        // Three users in four are cheap, and so are about three in four unknown names.
         let mut users: Vec<_> = (10..40).map(|salt| costing(8, salt)).collect();
         users.extend((40..50).map(|salt| costing(64, salt)));
         let like_all = plain.clone().unknown_users_like(&users);
@@ -302,7 +303,7 @@ mod tests {
         let first = costs(&like_all);
         let heavy = first.iter().filter(|cost| **cost == 64).count();
         assert!((150..350).contains(&heavy), "{heavy}");
-        // The same after a restart, in whatever order a map has them; others where the hashes are others.
+        // The same after a restart, in whatever order a map has them; different if the hashes are.
         users.reverse();
         assert_eq!(costs(&plain.clone().unknown_users_like(&users)), first);
         users[0] = costing(64, 99);
