@@ -1,14 +1,14 @@
-//! What tests need: a client, a service that records, transcripts, faults on purpose, a server on a free port. Feature `test`.
+//! The test kit: a client, a recording service, transcripts, injected faults, a server on a free port. Feature `test`.
 //!
-//! It is for those who test pipelines, and for those who write programs that send mail.
+//! Use it to test pipelines, and programs that send mail.
 //!
-//! | what | for |
+//! | item | purpose |
 //! |---|---|
-//! | [`Client`] | speaking SMTP with a [`Server`](crate::server::Server) without a socket, or with any other server; by TLS, with AUTH |
-//! | [`Recorder`] | a service for every phase that keeps what it was asked |
+//! | [`Client`] | speaking SMTP with a [`Server`](crate::server::Server) without a socket, or with any other server; with TLS and AUTH |
+//! | [`Recorder`] | a service for every phase that records its requests |
 //! | [`transcript`] | whole sessions as `C:` and `S:` lines |
-//! | [`ChaosLayer`] | answers that are late, transient refusals, an early end |
-//! | [`ChaosStream`], [`ChaosListener`] | connections that break off, or are slow |
+//! | [`ChaosLayer`] | late answers, transient refusals, an early end |
+//! | [`ChaosStream`], [`ChaosListener`] | connections that break or are slow |
 //! | [`Running`] | a server on a free port, for clients that need a socket |
 //!
 //! # A pipeline
@@ -43,7 +43,7 @@
 //!
 //! # A program that sends
 //!
-//! It needs a port, and a server that misbehaves:
+//! For this, use a port, and a server that misbehaves:
 //!
 //! ```
 //! use smtpd_tower::{
@@ -55,7 +55,7 @@
 //! # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let inbox = Inbox::new();
 //! let pipeline = Pipeline::new().rcpt(handler_fn(async |_: Request<Rcpt>| {})).data(inbox.clone());
-//! // The first connection is lost in the middle of the message, later ones are well.
+//! // The first connection is lost in the middle of the message.
 //! let running = Running::start_with(Server::new("mx.example.org", pipeline), |listener| {
 //!     ChaosListener::each(listener, |number| match number {
 //!         1 => StreamChaos::new().cut_in_data(10),
@@ -64,7 +64,7 @@
 //! })
 //! .await?;
 //!
-//! // In place of this client stands the program under test, which is told `running.address()`.
+//! // Replace this by the program under test, which gets `running.address()`.
 //! let message = "Subject: hi\r\n\r\nHello\r\n";
 //! let mut client = running.client().await?;
 //! let lost = client.send("a@example.com", ["b@example.org"], message).await;
@@ -79,8 +79,8 @@
 //!
 //! # Time
 //!
-//! Nothing here reads the wall clock, nor does the server: with tokio's clock paused (its feature `test-util`) a test of a
-//! time limit takes no time. While every task waits, a paused clock moves on to the next timer by itself.
+//! Neither the kit nor the server reads the wall clock. With tokio's clock paused (its feature `test-util`), a test of a timeout
+//! takes no time: while every task waits, a paused clock advances to the next timer by itself.
 //!
 //! ```
 //! use std::time::Duration;
@@ -88,7 +88,7 @@
 //! use smtpd_tower::{Pipeline, Server, test::{ChaosLayer, Client, ClientError}};
 //! use tokio::time::Instant;
 //!
-//! // In a test: #[tokio::test(start_paused = true)], or tokio::time::pause() where it begins.
+//! // In a test: #[tokio::test(start_paused = true)], or tokio::time::pause().
 //! # #[tokio::main(flavor = "current_thread", start_paused = true)] async fn main() -> Result<(), ClientError> {
 //! let pipeline = Pipeline::new().layer(ChaosLayer::new().slow_banner(Duration::from_secs(200)));
 //! let mut client = Client::connect(&Server::new("mx.example.org", pipeline));
@@ -96,7 +96,7 @@
 //! client.greeting().await?.expect_code(220)?;
 //! assert_eq!(start.elapsed().as_secs(), 200);
 //!
-//! // A client that says nothing is told so after five minutes (RFC 5321 section 4.5.3.2.7).
+//! // An idle client times out after five minutes: RFC 5321 section 4.5.3.2.7.
 //! let mut client = Client::connect(&Server::new("mx.example.org", Pipeline::new()));
 //! let start = Instant::now();
 //! client.greeting().await?.expect_code(220)?;
@@ -105,8 +105,8 @@
 //! # Ok(()) }
 //! ```
 //!
-//! A paused clock belongs to pipes, not to sockets: while an octet is on its way through the kernel, every task waits, and
-//! the clock jumps. So use [`Client::connect`] with it, and real time with [`Running`].
+//! Use a paused clock with pipes, not with sockets: while a byte is on its way through the kernel, every task waits, and the
+//! clock jumps. So use [`Client::connect`] with it, and real time with [`Running`].
 
 mod chaos;
 mod client;

@@ -21,7 +21,7 @@ use crate::{
     session::Session,
 };
 
-/// A service for every phase that keeps what it was asked, and answers by a rule. Clones share what they keep.
+/// A service for every phase that records its requests, and answers by a rule. Clones share the records.
 ///
 /// ```
 /// use smtpd_tower::{Rcpt, Reply, Request, Session, phase::PhaseKind, test::Recorder};
@@ -46,25 +46,26 @@ pub struct Recorder {
 type Rule = dyn Fn(&Asked) -> Reply + Send + Sync;
 
 impl Default for Recorder {
-    /// See [`new`](Self::new).
+    /// Calls [`new`](Self::new).
     fn default() -> Self {
         Self::new()
     }
 }
 
 impl Recorder {
-    /// It accepts everything. AUTH gives everybody the identity that they name; a verb that the protocol does not know is
-    /// answered as without a service.
+    /// Creates a recorder that accepts everything. AUTH gives every client the identity that it names; a verb that the protocol
+    /// does not know is answered as if there were no service.
     pub fn new() -> Self {
         Self::judging(|asked| asked.0.unset.clone())
     }
 
-    /// Replies by the phase. A positive reply to AUTH accepts the client; one to [`PhaseKind::Command`] accepts every verb.
+    /// Creates a recorder that replies by phase. A positive reply to AUTH accepts the client; one to [`PhaseKind::Command`]
+    /// accepts every verb.
     pub fn answering(rule: impl Fn(PhaseKind) -> Reply + Send + Sync + 'static) -> Self {
         Self::judging(move |asked| rule(asked.phase()))
     }
 
-    /// It answers by what it is asked; the message itself is not there yet.
+    /// Creates a recorder that replies by request. The message itself has not arrived yet when `rule` is called.
     pub fn judging(rule: impl Fn(&Asked) -> Reply + Send + Sync + 'static) -> Self {
         Self {
             rule: Arc::new(rule),
@@ -72,7 +73,7 @@ impl Recorder {
         }
     }
 
-    /// A pipeline with this recorder in every phase.
+    /// Returns a pipeline with this recorder in every phase.
     pub fn pipeline(&self) -> Pipeline {
         Pipeline::new()
             .connect(self.clone())
@@ -84,12 +85,12 @@ impl Recorder {
             .command(self.clone())
     }
 
-    /// What it was asked, in order.
+    /// Returns the requests in order.
     pub fn requests(&self) -> Vec<Asked> {
         self.lock().clone()
     }
 
-    /// The same, and forgets it.
+    /// Returns the requests in order, and clears them.
     pub fn take(&self) -> Vec<Asked> {
         std::mem::take(&mut *self.lock())
     }
@@ -165,14 +166,14 @@ impl<R: From<Reply>> Future for RecorderFuture<R> {
                 .message
                 .set(std::mem::take(this.message).freeze());
         }
-        // Polled after its end, it stays pending like a fused future.
+        // Stays pending like a fused future if it is polled after its end.
         this.answer
             .take()
             .map_or(Poll::Pending, |answer| Poll::Ready(Ok(answer)))
     }
 }
 
-/// What a [`Recorder`] was asked. `Display` shows phase and subject, such as `rcpt user@example.org`.
+/// A request to a [`Recorder`]. `Display` shows phase and subject, such as `rcpt user@example.org`.
 ///
 /// ```
 /// use smtpd_tower::{Server, phase::PhaseKind, test::{Client, ClientError, Recorder}};
@@ -195,7 +196,7 @@ struct Facts {
     session: Session,
     subject: String,
     envelope: Option<Arc<Envelope>>,
-    /// What it is answered where nobody says otherwise.
+    /// The answer if there is no rule.
     unset: Reply,
     message: OnceLock<Bytes>,
 }
@@ -218,24 +219,24 @@ impl Asked {
         self.0.phase
     }
 
-    /// The session as it was.
+    /// Returns the session at that time.
     pub fn session(&self) -> &Session {
         &self.0.session
     }
 
-    /// What it was about: the name of HELO; mechanism and user of AUTH; the address of MAIL and RCPT with parameters, such as
-    /// `a@example.com SIZE=1000`; sender and recipients of a message, such as `a@example.com to b@example.org, c@example.org`.
-    /// Of any other command verb and argument. Empty at connect.
+    /// Returns what the request was about: the name of HELO; mechanism and user of AUTH; the address of MAIL and RCPT with
+    /// parameters, such as `a@example.com SIZE=1000`; sender and recipients of a message, such as `a@example.com to
+    /// b@example.org, c@example.org`; verb and argument of any other command. Empty at connect.
     pub fn subject(&self) -> &str {
         &self.0.subject
     }
 
-    /// At RCPT the sender and the recipients before this one; at DATA all of them.
+    /// Returns the envelope: at RCPT the sender and the previous recipients, at DATA all of them.
     pub fn envelope(&self) -> Option<&Envelope> {
         self.0.envelope.as_deref()
     }
 
-    /// The message, if it has come whole and was not refused before.
+    /// Returns the message, if it has arrived whole and was not refused before.
     pub fn message(&self) -> Option<&Bytes> {
         self.0.message.get()
     }
@@ -296,7 +297,7 @@ fn body(payload: &mut dyn Any) -> Option<Body> {
     Some(std::mem::replace(&mut data.body, Body::from("")))
 }
 
-/// AUTH alone has more to say than a reply: whom it accepts.
+/// Only AUTH needs more than a reply: the identity that it accepts.
 fn response<R: From<Reply> + 'static>(reply: Reply, payload: &dyn Any) -> R {
     let mut response = None::<R>;
     if reply.is_positive()

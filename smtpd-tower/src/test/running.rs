@@ -14,7 +14,7 @@ use crate::server::{Handle, Listener, Server};
 
 /// A server that runs on a free port of 127.0.0.1, for clients that need a socket.
 ///
-/// Where it is dropped instead of stopped, it accepts no more connections; those that are there go on.
+/// If it is dropped instead of stopped, it accepts no more connections; existing ones continue.
 ///
 /// ```
 /// use smtpd_tower::{Server, test::{Recorder, Running}};
@@ -36,20 +36,20 @@ pub struct Running {
 }
 
 impl Running {
-    /// Starts it. It accepts connections when this returns.
+    /// Starts the server. It accepts connections when this returns.
     ///
     /// # Errors
     ///
-    /// Where no port can be listened on.
+    /// Returns an error if no port is available.
     pub async fn start(server: Server) -> io::Result<Self> {
         Self::start_with(server, |listener| listener).await
     }
 
-    /// Starts it with what the function makes of the listener, such as a [`ChaosListener`](super::ChaosListener).
+    /// Starts the server with a listener that the function wraps, for example with a [`ChaosListener`](super::ChaosListener).
     ///
     /// # Errors
     ///
-    /// Where no port can be listened on.
+    /// Returns an error if no port is available.
     pub async fn start_with<L: Listener>(
         server: Server,
         wrap: impl FnOnce(TcpListener) -> L,
@@ -62,31 +62,31 @@ impl Running {
         })
     }
 
-    /// Where it listens.
+    /// Returns the address that it listens on.
     pub const fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// What ends the server, and counts its sessions.
+    /// Returns the handle that ends the server and counts its sessions.
     pub const fn handle(&self) -> &Handle {
         &self.handle
     }
 
-    /// A new client of it.
+    /// Connects a new client to it.
     ///
     /// # Errors
     ///
-    /// As [`Client::tcp`].
+    /// Like [`Client::tcp`].
     pub async fn client(&self) -> Result<Client<TcpStream>, ClientError> {
         Client::tcp(self.address).await
     }
 
-    /// Ends it, and returns when no session is left; those that are there end at once, with 421. The [`Server`] and its
+    /// Stops the server, and returns when no session is left; existing sessions end at once, with 421. The [`Server`] and its
     /// clones serve nothing more.
     ///
     /// # Errors
     ///
-    /// What [`Server::serve`] returns, or that it panicked.
+    /// Returns the error of [`Server::serve`], or an error if it panicked.
     pub async fn stop(mut self) -> io::Result<()> {
         self.handle.shutdown(Duration::ZERO).await;
         (&mut self.serving).await?
@@ -118,7 +118,7 @@ mod tests {
             .expect_code(250)?;
         client.mail("a@b.c").await?.expect_code(250)?;
         assert_eq!(running.handle().sessions(), 1);
-        // A client that stays is waited for.
+        // The server waits for a client that stays.
         let last = async move { client.reply().await };
         let (stopped, last) = tokio::join!(running.stop(), last);
         stopped?;
@@ -131,7 +131,7 @@ mod tests {
         let running = Running::start(server()).await?;
         let address = running.address();
         drop(running);
-        // The task ends when it is next looked at.
+        // The task ends when it is polled next.
         tokio::task::yield_now().await;
         assert!(TcpStream::connect(address).await.is_err());
         Ok(())

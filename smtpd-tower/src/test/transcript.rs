@@ -5,13 +5,13 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use super::{Client, ClientError};
 use crate::server::Server;
 
-/// Plays a session: sends the `C:` lines, and checks that the server says the `S:` lines, and no more.
+/// Runs a session: sends the `C:` lines, and checks that the server sends the `S:` lines, and no more.
 ///
-/// - `C: ` and a line: sent with CRLF. Several in a row are sent at once, as a group.
-/// - `S: ` and a line of a reply: with `*` at its end it is the beginning of the line. `S: 250-...` is all lines to the end of a
-///   reply of that code, one at least: the rest of the reply to EHLO, for instance. `S: [closed]` is the end of the connection in order,
-///   `S: [reset]` its end by a reset.
-/// - Blank lines, and those that begin with `#`, are left out. Blanks before a line do not count.
+/// - `C: ` and a line: sent with CRLF. Consecutive ones are sent at once, as a group.
+/// - `S: ` and a line of a reply. With `*` at its end, it is the beginning of the line. `S: 250-...` stands for all lines to the
+///   end of a reply with that code, at least one: for example the rest of the reply to EHLO. `S: [closed]` is an orderly end of
+///   the connection, `S: [reset]` a reset.
+/// - Blank lines, and those that begin with `#`, are skipped. Blanks before a line do not count.
 ///
 /// ```
 /// use smtpd_tower::{Server, test::{Recorder, TranscriptError, transcript}};
@@ -41,22 +41,22 @@ use crate::server::Server;
 /// # }
 /// ```
 ///
-/// The client comes from 127.0.0.1 and speaks SMTP; [`ClientOptions::transcript`](super::ClientOptions::transcript) plays others.
+/// The client comes from 127.0.0.1 and speaks SMTP; [`ClientOptions::transcript`](super::ClientOptions::transcript) runs others.
 ///
 /// # Errors
 ///
-/// At the first line that differs. Both `Display` and `Debug` of the error show what was expected and what came, with the
-/// numbers of the lines, so that `?` and `unwrap` in a test do.
+/// Returns an error at the first line that differs. Both its `Display` and `Debug` forms show what was expected and what arrived,
+/// with line numbers, so that `?` and `unwrap` in a test do.
 pub async fn transcript(server: &Server, script: &str) -> Result<(), TranscriptError> {
     Client::connect(server).play_to_the_end(script).await
 }
 
 impl<IO: AsyncRead + AsyncWrite + Unpin> Client<IO> {
-    /// Plays a part of a session, see [`transcript`]. What the server says after the last line is left to be read.
+    /// Runs a part of a session, see [`transcript`]. What the server sends after the last line remains to be read.
     ///
     /// # Errors
     ///
-    /// At the first line that differs.
+    /// Returns an error at the first line that differs.
     pub async fn play(&mut self, script: &str) -> Result<(), TranscriptError> {
         let mut group = String::new();
         for (at, line) in script.lines().enumerate() {
@@ -65,7 +65,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Client<IO> {
             match Line::of(line) {
                 Line::Client(text) => group.extend([text, "\r\n"]),
                 Line::Server(expected) => {
-                    // Where nobody reads any more, what is read instead shows it: the end, or why it has come.
+                    // If the server no longer reads, the next read shows the end, or its reason.
                     let _ = self.raw(std::mem::take(&mut group)).await;
                     let said = self.hear(expected).await;
                     said.map_err(|actual| differs(expected, actual))?;
@@ -86,10 +86,10 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Client<IO> {
         })
     }
 
-    /// The same of a whole session.
+    /// Runs a whole session.
     pub(super) async fn play_to_the_end(mut self, script: &str) -> Result<(), TranscriptError> {
         self.play(script).await?;
-        // What the server has still to say, it says before it sees the end.
+        // The server sends the rest of its output before it sees the end.
         let more = match self.finish().await {
             Ok(()) => self.more().await,
             Err(_) => None,
@@ -100,7 +100,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Client<IO> {
         })
     }
 
-    /// Reads what the line of a transcript stands for; what comes instead is the error.
+    /// Reads what the line of a transcript stands for. If something else arrives, returns it as the error.
     async fn hear(&mut self, expected: &str) -> Result<(), String> {
         loop {
             let actual = self.said().await?;
@@ -119,7 +119,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Client<IO> {
         }
     }
 
-    /// What comes instead of the end in order.
+    /// Returns what arrives instead of an orderly end.
     async fn more(&mut self) -> Option<String> {
         let said = self.said().await.unwrap_or_else(|malformed| malformed);
         (said != CLOSED).then_some(said)
@@ -135,13 +135,13 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Client<IO> {
     }
 }
 
-/// How the lines to the end of a reply are written, behind its code.
+/// The notation for the lines to the end of a reply, after its code.
 const REST: &str = "-...";
 
-/// How the end of the connection is written.
+/// The notation for the end of the connection.
 const CLOSED: &str = "[closed]";
 
-/// How its end by a reset is written.
+/// The notation for its end by a reset.
 const RESET: &str = "[reset]";
 
 enum Line<'a> {
@@ -174,7 +174,7 @@ fn matches(expected: &str, actual: &str) -> bool {
     }
 }
 
-/// Where a session differs from its transcript.
+/// A difference between a session and its transcript.
 #[derive(Clone, PartialEq, Eq)]
 pub struct TranscriptError {
     /// From 1.
@@ -186,9 +186,9 @@ pub struct TranscriptError {
 }
 
 impl TranscriptError {
-    /// At that line, counted from 0.
+    /// Creates an error at that line, counted from 0.
     fn new(script: &str, at: usize, expected: &str, actual: String) -> Self {
-        /// How many lines before are shown.
+        /// The number of lines before it that are shown.
         const SHOWN: usize = 4;
         let before = script.lines().take(at).enumerate();
         let before = before
@@ -204,17 +204,17 @@ impl TranscriptError {
         }
     }
 
-    /// The line of the transcript, from 1.
+    /// Returns the line number in the transcript, from 1.
     pub const fn line(&self) -> usize {
         self.line
     }
 
-    /// What stands there.
+    /// Returns the text of that line.
     pub fn expected(&self) -> &str {
         &self.expected
     }
 
-    /// What the server said instead, or what went wrong.
+    /// Returns what the server sent instead, or what went wrong.
     pub fn actual(&self) -> &str {
         &self.actual
     }

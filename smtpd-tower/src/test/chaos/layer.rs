@@ -21,13 +21,13 @@ use crate::{
     session::Session,
 };
 
-/// Answers late, refuses for now, or ends sessions, by rules that are the same in every run.
+/// Delays answers, refuses requests, or ends sessions, by rules that are the same in every run.
 ///
-/// It fits every phase; around a whole pipeline [`on`](Self::on) chooses some. What it answers is 451 4.3.0, which
-/// is sent to AUTH as 454 4.7.0, and at connect as 421, which closes the connection. For connections that break off, see
+/// It fits every phase; around a whole pipeline, [`on`](Self::on) selects some. It replies with 451 4.3.0, which is sent to AUTH
+/// as 454 4.7.0, and at connect as 421, which closes the connection. For connections that break, see
 /// [`ChaosStream`](super::ChaosStream).
 ///
-/// All clones of a layer, and all services that they make, count together.
+/// All clones of a layer, and all services that they create, share their counts.
 ///
 /// ```
 /// use smtpd_tower::{Server, phase::PhaseKind, test::{ChaosLayer, Client, ClientError, Recorder}};
@@ -64,14 +64,14 @@ struct Rules {
 }
 
 impl Default for ChaosLayer {
-    /// See [`new`](Self::new).
+    /// Calls [`new`](Self::new).
     fn default() -> Self {
         Self::new()
     }
 }
 
 impl ChaosLayer {
-    /// A layer that does nothing yet.
+    /// Creates a layer that does nothing.
     pub fn new() -> Self {
         Self {
             rules: Rules {
@@ -88,14 +88,14 @@ impl ChaosLayer {
         }
     }
 
-    /// Touches only these phases. Default: all of them.
+    /// Sets the phases that it affects. Default: all of them.
     #[must_use]
     pub fn on(mut self, phases: impl IntoIterator<Item = PhaseKind>) -> Self {
         self.rules.phases = Some(phases.into_iter().collect());
         self
     }
 
-    /// Holds every answer back for so long. Beyond the server's own limit for a service
+    /// Sets how long every answer is delayed. Default: not at all. Beyond the server's timeout for a service
     /// ([`Timeouts`](smtpd_core::Timeouts)) the client receives 451 instead.
     #[must_use]
     pub fn delay(mut self, delay: Duration) -> Self {
@@ -103,14 +103,14 @@ impl ChaosLayer {
         self
     }
 
-    /// Holds the greeting back for so long, whatever [`on`](Self::on) says.
+    /// Sets how long the greeting is delayed, regardless of [`on`](Self::on). Default: not at all.
     #[must_use]
     pub fn slow_banner(mut self, delay: Duration) -> Self {
         self.rules.banner = delay;
         self
     }
 
-    /// Refuses with that probability, from 0 to 1. The seed decides which of the requests, counted in their order, it is.
+    /// Sets the probability of a refusal, from 0 to 1. Default: 0. The seed decides which requests are refused, by their order.
     #[must_use]
     pub fn fail_randomly(mut self, probability: f64, seed: u64) -> Self {
         self.rules.probability = probability;
@@ -118,7 +118,7 @@ impl ChaosLayer {
         self
     }
 
-    /// Refuses every nth request; 0 is none.
+    /// Sets that every nth request is refused; 0 means none. Default: 0.
     #[must_use]
     pub fn fail_every(mut self, nth: u64) -> Self {
         self.rules.every = nth;
@@ -126,8 +126,8 @@ impl ChaosLayer {
         self
     }
 
-    /// Answers so many commands of a session, and the next with 421, which ends it. What services are not asked, as NOOP, does
-    /// not count, nor does connect.
+    /// Sets how many commands of a session are answered before the next receives 421, which ends it. Default: no limit. Commands
+    /// without a service call, such as NOOP, do not count, nor does connect.
     #[must_use]
     pub fn close_after(mut self, commands: u32) -> Self {
         self.rules.close_after = Some(commands);
@@ -225,7 +225,7 @@ impl Rules {
     }
 
     fn closes(&self, session: &Session) -> bool {
-        /// How many commands of a session each layer has seen, by what its clones share.
+        /// How many commands of a session each layer has seen. The key identifies what its clones share.
         #[derive(Default)]
         struct Seen(HashMap<usize, u32>);
         let Some(most) = self.close_after else {
@@ -238,7 +238,7 @@ impl Rules {
         })
     }
 
-    /// The next of a sequence of numbers from 0 to 1 that the seed determines (splitmix64).
+    /// Returns the next number from 0 to 1 in a sequence that the seed determines (splitmix64).
     fn random(&self) -> f64 {
         const STEP: u64 = 0x9e37_79b9_7f4a_7c15;
         let mut mixed = self
@@ -283,7 +283,7 @@ where
         if let Some(sleep) = this.sleep.as_pin_mut() {
             ready!(sleep.poll(cx));
         }
-        // Polled after its end, it stays pending like a fused future.
+        // Stays pending like a fused future if it is polled after its end.
         this.held.take().map_or(Poll::Pending, Poll::Ready)
     }
 }
@@ -378,7 +378,7 @@ mod tests {
     #[tokio::test]
     async fn sessions_are_closed_one_by_one() -> Result<(), ClientError> {
         let chaos = || ChaosLayer::new().close_after(2);
-        // Two layers count apart, or the second command would be the last.
+        // Two layers count separately, or the second command would be the last.
         let pipeline = Pipeline::new().layer(chaos()).layer(chaos());
         let server = Server::new("mx.test", pipeline);
         for _ in 0..2 {

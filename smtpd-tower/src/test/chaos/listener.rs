@@ -26,12 +26,12 @@ pub struct ChaosListener<L> {
 type Choice = dyn Fn(u64) -> StreamChaos + Send + Sync;
 
 impl<L> ChaosListener<L> {
-    /// Does that to every connection.
+    /// Applies the same faults to every connection.
     pub fn new(listener: L, chaos: StreamChaos) -> Self {
         Self::each(listener, move |_| chaos)
     }
 
-    /// Asks for each connection, by its number from 1.
+    /// Calls `chaos` for each connection, with its number from 1.
     pub fn each(listener: L, chaos: impl Fn(u64) -> StreamChaos + Send + Sync + 'static) -> Self {
         Self {
             listener,

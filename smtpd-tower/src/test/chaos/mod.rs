@@ -1,4 +1,4 @@
-//! Faults on purpose, for those who test what sends mail.
+//! Injected faults, for testing programs that send mail.
 
 mod layer;
 mod listener;

@@ -13,7 +13,7 @@ use tokio::{
 
 /// What a [`ChaosStream`] does to a connection.
 ///
-/// Octets are counted as the server's end sees them on the wire, so over TLS in its records.
+/// Bytes are counted as the server's end sees them on the wire: with TLS, in its records.
 ///
 /// ```
 /// use smtpd_tower::{Server, test::{Client, ClientError, Recorder, StreamChaos}};
@@ -36,7 +36,7 @@ pub struct StreamChaos {
 }
 
 impl StreamChaos {
-    /// Nothing yet.
+    /// Creates a description without faults.
     pub const fn new() -> Self {
         Self {
             read: None,
@@ -46,29 +46,29 @@ impl StreamChaos {
         }
     }
 
-    /// Cuts the connection when the server has read so many octets.
+    /// Sets after how many bytes read by the server the connection is cut. Default: never.
     #[must_use]
     pub const fn cut_after_read(mut self, octets: u64) -> Self {
         self.read = Some(octets);
         self
     }
 
-    /// Cuts the connection when the server has written so many octets.
+    /// Sets after how many bytes written by the server the connection is cut. Default: never.
     #[must_use]
     pub const fn cut_after_written(mut self, octets: u64) -> Self {
         self.written = Some(octets);
         self
     }
 
-    /// Cuts the connection when so many octets have come after a reply of 354: in the middle of DATA. It needs a connection
-    /// without TLS, or it sees no reply.
+    /// Sets after how many bytes following a 354 reply the connection is cut: in the middle of DATA. Default: never. It needs a
+    /// connection without TLS, because it has to see the reply.
     #[must_use]
     pub const fn cut_in_data(mut self, octets: u64) -> Self {
         self.in_data = Some(octets);
         self
     }
 
-    /// Hands the server what has come so much later.
+    /// Sets how long input for the server is delayed. Default: not at all.
     #[must_use]
     pub const fn delay_reads(mut self, delay: Duration) -> Self {
         self.delay = delay;
@@ -76,9 +76,9 @@ impl StreamChaos {
     }
 }
 
-/// A connection that breaks off, or is slow, as a [`StreamChaos`] says. It belongs around the server's end.
+/// A connection that breaks or is slow, as a [`StreamChaos`] says. Wrap the server's end with it.
 ///
-/// A cut drops the connection below: both directions are closed at once, and with TCP the client may see a reset.
+/// A cut drops the underlying connection: both directions are closed at once, and with TCP the client may see a reset.
 ///
 /// ```
 /// use smtpd_tower::{PeerAddr, Pipeline, Server, test::{ChaosStream, Client, ClientError, StreamChaos}};
@@ -96,19 +96,19 @@ pub struct ChaosStream<IO> {
     /// `None` once it is cut.
     io: Option<IO>,
     chaos: StreamChaos,
-    /// How much may still be read and written; the second of a message alone.
+    /// How much may still be read and written; the last one counts within a message only.
     read: Option<u64>,
     data: Option<u64>,
     written: Option<u64>,
-    /// The first octets of the line that is being written.
+    /// The first bytes of the line that is being written.
     head: Vec<u8>,
-    /// What has come and is not due yet.
+    /// Input that is not due yet.
     held: BytesMut,
     due: Option<Pin<Box<Sleep>>>,
 }
 
 impl<IO> ChaosStream<IO> {
-    /// That connection with these faults.
+    /// Adds these faults to a connection.
     pub fn new(io: IO, chaos: StreamChaos) -> Self {
         Self {
             io: Some(io),
@@ -122,12 +122,12 @@ impl<IO> ChaosStream<IO> {
         }
     }
 
-    /// The connection below; `None` once it is cut.
+    /// Returns the underlying connection, or `None` once it is cut.
     pub const fn inner(&self) -> Option<&IO> {
         self.io.as_ref()
     }
 
-    /// The connection below, where so many more octets may pass.
+    /// Returns the underlying connection, unless no more bytes may pass.
     fn open(&mut self, left: Option<u64>, error: io::ErrorKind) -> io::Result<&mut IO> {
         if left == Some(0) {
             self.io = None;
@@ -135,14 +135,14 @@ impl<IO> ChaosStream<IO> {
         self.io.as_mut().ok_or_else(|| error.into())
     }
 
-    /// Cuts as soon as the last octet has passed, so that nothing more does in either direction.
+    /// Cuts as soon as the last byte has passed, so that nothing more does in either direction.
     fn passed(&mut self) {
         if [self.read, self.data, self.written].contains(&Some(0)) {
             self.io = None;
         }
     }
 
-    /// A reply of 354 begins a message, any other ends it (RFC 5321 section 4.1.1.4).
+    /// A 354 reply begins a message, any other ends it (RFC 5321 section 4.1.1.4).
     fn scan(&mut self, octets: &[u8]) {
         for &octet in octets {
             if octet == b'\n' {
@@ -321,7 +321,7 @@ mod tests {
         });
         let chaos = StreamChaos::new().cut_in_data(12);
         let mut client = Client::options().chaos(chaos).connect(&server);
-        // CRLF and a dot with CRLF come behind each: 10, 5 and 12 octets.
+        // CRLF and a dot with CRLF follow each: 10, 5 and 12 bytes.
         for message in ["short", "\r\n"] {
             client
                 .send("a@b.c", ["d@e.f"], message)

@@ -2,7 +2,7 @@ use std::{error::Error, fmt, io};
 
 use super::ClientReply;
 
-/// Why a [`Client`](super::Client) has no reply to show, or not the one that was expected.
+/// Why a [`Client`](super::Client) has no reply, or not the expected one.
 ///
 /// ```
 /// use smtpd_tower::{Pipeline, Server, test::{Client, ClientError}};
@@ -18,23 +18,23 @@ use super::ClientReply;
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum ClientError {
-    /// The other end has closed the connection in order: what it had to say has been read before.
+    /// The other end has closed the connection in order: everything that it sent has been read.
     Closed,
-    /// The other end has reset the connection. What it had said last may be lost; a server that lingers while its client still
-    /// sends does this only after its linger time.
+    /// The other end has reset the connection. Its last output may be lost; a server that lingers while its client still sends
+    /// does this only after its linger time.
     Reset,
-    /// What came is no reply of RFC 5321 section 4.2: what is wrong with it.
+    /// The input is not a reply as in RFC 5321 section 4.2, with what is wrong with it.
     Malformed(String),
-    /// The argument of a command holds CR or LF; [`raw`](super::Client::raw) sends those.
+    /// The argument of a command contains CR or LF; [`raw`](super::Client::raw) sends those.
     LineBreak,
-    /// A reply came with another code.
+    /// The reply has another code.
     Unexpected {
         /// The code that was expected.
         expected: u16,
-        /// The reply that came.
+        /// The reply that arrived.
         reply: ClientReply,
     },
-    /// The connection failed otherwise.
+    /// The connection failed in another way.
     Io(io::Error),
 }
 

@@ -1,6 +1,6 @@
 use super::ClientReply;
 
-/// What EHLO or LHLO has announced (RFC 5321 section 4.1.1.1).
+/// The extensions that EHLO or LHLO has announced (RFC 5321 section 4.1.1.1).
 ///
 /// ```
 /// # use smtpd_tower::{Pipeline, Server, test::{Client, ClientError}};
@@ -17,7 +17,7 @@ use super::ClientReply;
 pub struct EhloKeywords(Vec<(String, String)>);
 
 impl EhloKeywords {
-    /// The keywords of such a reply; its first line names the server.
+    /// Reads the keywords of an EHLO reply; its first line names the server.
     pub(super) fn of(reply: &ClientReply) -> Self {
         let keywords = reply.lines().skip(1).map(|line| {
             let (keyword, parameters) = line.split_once(' ').unwrap_or((line, ""));
@@ -26,19 +26,19 @@ impl EhloKeywords {
         Self(keywords.collect())
     }
 
-    /// Whether that keyword was announced, in any case (RFC 5321 section 2.4).
+    /// Returns whether that keyword was announced, ignoring case (RFC 5321 section 2.4).
     pub fn contains(&self, keyword: &str) -> bool {
         self.parameters(keyword).is_some()
     }
 
-    /// What follows that keyword, in any case: empty where nothing does, `None` where it was not announced.
+    /// Returns the parameters of that keyword, ignoring case: empty if it has none, `None` if it was not announced.
     pub fn parameters(&self, keyword: &str) -> Option<&str> {
         self.iter()
             .find(|(known, _)| known.eq_ignore_ascii_case(keyword))
             .map(|(_, parameters)| parameters)
     }
 
-    /// Each keyword with what follows it, in order.
+    /// Returns each keyword with its parameters, in order.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
         self.0
             .iter()

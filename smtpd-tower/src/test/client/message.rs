@@ -1,4 +1,4 @@
-//! Messages, and what has to come before them.
+//! Messages, and the commands before them.
 
 use smtpd_core::Protocol;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -6,12 +6,12 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use super::{Client, ClientError, ClientReply};
 
 impl<IO: AsyncRead + AsyncWrite + Unpin> Client<IO> {
-    /// A whole message: greeting and EHLO (or HELO, where that is not known) where they have not been, then MAIL, RCPT, DATA.
-    /// Returns the reply to the message, or the first refusal: it stops there, and resets the transaction.
+    /// Sends a whole message: reads the greeting and sends EHLO (or HELO, if the server does not know EHLO) unless that was done,
+    /// then MAIL, RCPT, DATA. Returns the reply to the message, or the first refusal: it stops there, and resets the transaction.
     ///
     /// # Errors
     ///
-    /// As [`command`](Self::command).
+    /// Like [`command`](Self::command).
     pub async fn send<T: AsRef<str>>(
         &mut self,
         from: &str,
@@ -37,25 +37,25 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Client<IO> {
         self.data(message).await
     }
 
-    /// DATA, and after 354 the message: dots are stuffed, and a CRLF is put at its end if it has none. Returns the reply to
-    /// the message; of several, as LMTP gives them, the first refusal, or else the last.
+    /// Sends DATA, and after 354 the message: dots are stuffed, and a CRLF is added if it does not end with one. Returns the
+    /// reply to the message; if there are several, as in LMTP, the first refusal, or else the last.
     ///
     /// # Errors
     ///
-    /// As [`command`](Self::command).
+    /// Like [`command`](Self::command).
     pub async fn data(&mut self, message: impl AsRef<[u8]>) -> Result<ClientReply, ClientError> {
         let replies = self.data_each(message).await?;
         let refusal = replies.iter().find(|reply| !reply.is_positive());
-        // There is always one: without any reply there was an error.
+        // There is always a reply: without any there was an error.
         let reply = refusal.or_else(|| replies.last()).cloned();
         reply.ok_or(ClientError::Closed)
     }
 
-    /// The same, with every reply: in LMTP one for each recipient that was accepted (RFC 2033 section 4.2).
+    /// Like [`data`](Self::data), but returns every reply: in LMTP one for each accepted recipient (RFC 2033 section 4.2).
     ///
     /// # Errors
     ///
-    /// As [`command`](Self::command).
+    /// Like [`command`](Self::command).
     pub async fn data_each(
         &mut self,
         message: impl AsRef<[u8]>,
@@ -76,12 +76,12 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Client<IO> {
         Ok(replies)
     }
 
-    /// BDAT with these octets (RFC 3030 section 2). In LMTP the last chunk brings a reply for each recipient: the first is
-    /// returned, the others are read by [`reply`](Self::reply).
+    /// Sends BDAT with these bytes (RFC 3030 section 2). In LMTP the last chunk has a reply for each recipient: the first is
+    /// returned, and [`reply`](Self::reply) reads the others.
     ///
     /// # Errors
     ///
-    /// As [`command`](Self::command).
+    /// Like [`command`](Self::command).
     pub async fn bdat(
         &mut self,
         octets: impl AsRef<[u8]>,
@@ -94,7 +94,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Client<IO> {
         self.exchange(&chunk).await
     }
 
-    /// What comes before the first message; the refusal, where there is one.
+    /// Sends what comes before the first message. Returns the refusal, if there is one.
     async fn introduce(&mut self) -> Result<Option<ClientReply>, ClientError> {
         let refusal = |reply: ClientReply| Some(reply).filter(|reply| !reply.is_positive());
         if !self.greeted
@@ -117,7 +117,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Client<IO> {
     }
 }
 
-/// RFC 5321 section 4.5.2: a line that begins with a dot gets one more; a line that is a dot ends the message.
+/// RFC 5321 section 4.5.2: a line that begins with a dot gets another one; a line with only a dot ends the message.
 fn stuff(message: &[u8]) -> Vec<u8> {
     let mut stuffed = Vec::with_capacity(message.len() + 64);
     for &octet in message {

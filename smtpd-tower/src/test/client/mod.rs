@@ -26,10 +26,9 @@ use crate::{net::PeerAddr, server::Server};
 
 /// A client for tests. It speaks SMTP or LMTP step by step, or sends whole messages, and never panics by itself.
 ///
-/// Each step sends one command and returns the reply to it, whatever its code;
-/// [`expect_code`](ClientReply::expect_code) makes another code an error. What the server says unasked, as its greeting,
-/// is read by [`greeting`](Self::greeting) and [`reply`](Self::reply). What no step fits goes through
-/// [`command`](Self::command) and [`raw`](Self::raw).
+/// Each step sends one command and returns its reply, whatever the code; [`expect_code`](ClientReply::expect_code) makes another
+/// code an error. [`greeting`](Self::greeting) and [`reply`](Self::reply) read what the server sends unprompted. For anything
+/// without a step use [`command`](Self::command) and [`raw`](Self::raw).
 ///
 /// ```
 /// use smtpd_tower::{Pipeline, Rcpt, Request, Server, deliver::Inbox, handler_fn, test::{Client, ClientError}};
@@ -50,39 +49,39 @@ use crate::{net::PeerAddr, server::Server};
 pub struct Client<IO = DuplexStream> {
     wire: Wire<IO>,
     protocol: Protocol,
-    /// Whether the server has said anything.
+    /// Whether the server has sent anything.
     greeted: bool,
-    /// Whether HELO, EHLO or LHLO was taken.
+    /// Whether HELO, EHLO or LHLO was accepted.
     introduced: bool,
     keywords: EhloKeywords,
-    /// The recipients of this transaction that were accepted.
+    /// The accepted recipients of this transaction.
     recipients: usize,
     session: Option<JoinHandle<()>>,
 }
 
 impl Client {
-    /// The name that [`send`](Self::send) introduces the client by.
+    /// The name with which [`send`](Self::send) introduces the client.
     pub const NAME: &'static str = "client.test";
 
     /// Connects to a server in memory, as a client from 127.0.0.1. The session runs in a task of its own.
     ///
     /// # Panics
     ///
-    /// Outside of a tokio runtime.
+    /// Panics outside of a tokio runtime.
     pub fn connect(server: &Server) -> Self {
         Self::options().connect(server)
     }
 
-    /// The same, as a client from that address.
+    /// Like [`connect`](Self::connect), as a client from that address.
     ///
     /// # Panics
     ///
-    /// Outside of a tokio runtime.
+    /// Panics outside of a tokio runtime.
     pub fn from_peer(server: &Server, peer: impl Into<PeerAddr>) -> Self {
         Self::options().peer(peer).connect(server)
     }
 
-    /// What else can be chosen: the size of the pipe, LMTP, faults.
+    /// Returns the options of a client: the size of the pipe, LMTP, faults.
     pub fn options() -> ClientOptions {
         ClientOptions::new()
     }
@@ -101,17 +100,17 @@ impl Client<TcpStream> {
     ///
     /// # Errors
     ///
-    /// [`ClientError::Reset`] if the listener goes while the connection waits for it, else [`ClientError::Io`].
+    /// Returns [`ClientError::Reset`] if the listener is closed while the connection waits for it, otherwise [`ClientError::Io`].
     pub async fn tcp(address: impl ToSocketAddrs) -> Result<Self, ClientError> {
         let io = TcpStream::connect(address).await?;
-        // A small command that waits for the acknowledgement of the one before makes a test slow.
+        // A small command that waits for the acknowledgement of the previous one makes a test slow.
         io.set_nodelay(true)?;
         Ok(Self::over(io))
     }
 }
 
 impl<IO: AsyncRead + AsyncWrite + Unpin> Client<IO> {
-    /// A client over a connection that is there already, such as TLS over the one that [`into_io`](Self::into_io) gave.
+    /// Creates a client over an existing connection, such as TLS over the one that [`into_io`](Self::into_io) returned.
     pub fn over(io: IO) -> Self {
         Self {
             wire: Wire::new(io),
@@ -129,7 +128,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Client<IO> {
     ///
     /// # Errors
     ///
-    /// [`ClientError::Io`] if the session has panicked.
+    /// Returns [`ClientError::Io`] if the session has panicked.
     pub async fn ended(self) -> Result<(), ClientError> {
         drop(self.wire);
         match self.session {
@@ -138,12 +137,13 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Client<IO> {
         }
     }
 
-    /// The connection, as for a TLS handshake after `command("STARTTLS")`. What has been read ahead is dropped.
+    /// Returns the connection, for example for a TLS handshake after `command("STARTTLS")`. Input that has been read ahead is
+    /// dropped.
     pub fn into_io(self) -> IO {
         self.wire.io
     }
 
-    /// What the last EHLO or LHLO has announced; nothing after HELO.
+    /// Returns what the last EHLO or LHLO has announced; nothing after HELO.
     pub const fn extensions(&self) -> &EhloKeywords {
         &self.keywords
     }
@@ -152,88 +152,88 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Client<IO> {
     ///
     /// # Errors
     ///
-    /// As [`reply`](Self::reply).
+    /// Like [`reply`](Self::reply).
     pub async fn greeting(&mut self) -> Result<ClientReply, ClientError> {
         self.reply().await
     }
 
-    /// EHLO. What it announces is in [`extensions`](Self::extensions).
+    /// Sends EHLO. What the server announces is in [`extensions`](Self::extensions).
     ///
     /// # Errors
     ///
-    /// As [`command`](Self::command), and so do all steps that follow.
+    /// Like [`command`](Self::command); this applies to all following steps too.
     pub async fn ehlo(&mut self, name: &str) -> Result<ClientReply, ClientError> {
         self.command(&format!("EHLO {name}")).await
     }
 
-    /// HELO.
+    /// Sends HELO.
     ///
     /// # Errors
     ///
-    /// As [`command`](Self::command).
+    /// Like [`command`](Self::command).
     pub async fn helo(&mut self, name: &str) -> Result<ClientReply, ClientError> {
         self.command(&format!("HELO {name}")).await
     }
 
-    /// LHLO (RFC 2033 section 4.1). From now on [`data`](Self::data) reads a reply for each recipient.
+    /// Sends LHLO (RFC 2033 section 4.1). From then on [`data`](Self::data) reads a reply for each recipient.
     ///
     /// # Errors
     ///
-    /// As [`command`](Self::command).
+    /// Like [`command`](Self::command).
     pub async fn lhlo(&mut self, name: &str) -> Result<ClientReply, ClientError> {
         self.command(&format!("LHLO {name}")).await
     }
 
-    /// MAIL FROM of that address; empty is the null sender. With parameters write `<a@example.com> SIZE=1000`.
+    /// Sends MAIL FROM with that address; empty is the null sender. To add parameters, write `<a@example.com> SIZE=1000`.
     ///
     /// # Errors
     ///
-    /// As [`command`](Self::command).
+    /// Like [`command`](Self::command).
     pub async fn mail(&mut self, from: &str) -> Result<ClientReply, ClientError> {
         self.command(&format!("MAIL FROM:{}", path(from))).await
     }
 
-    /// RCPT TO of that address. With parameters write `<b@example.org> NOTIFY=NEVER`.
+    /// Sends RCPT TO with that address. To add parameters, write `<b@example.org> NOTIFY=NEVER`.
     ///
     /// # Errors
     ///
-    /// As [`command`](Self::command).
+    /// Like [`command`](Self::command).
     pub async fn rcpt(&mut self, to: &str) -> Result<ClientReply, ClientError> {
         self.command(&format!("RCPT TO:{}", path(to))).await
     }
 
-    /// RSET.
+    /// Sends RSET.
     ///
     /// # Errors
     ///
-    /// As [`command`](Self::command).
+    /// Like [`command`](Self::command).
     pub async fn rset(&mut self) -> Result<ClientReply, ClientError> {
         self.command("RSET").await
     }
 
-    /// NOOP.
+    /// Sends NOOP.
     ///
     /// # Errors
     ///
-    /// As [`command`](Self::command).
+    /// Like [`command`](Self::command).
     pub async fn noop(&mut self) -> Result<ClientReply, ClientError> {
         self.command("NOOP").await
     }
 
-    /// QUIT.
+    /// Sends QUIT.
     ///
     /// # Errors
     ///
-    /// As [`command`](Self::command).
+    /// Like [`command`](Self::command).
     pub async fn quit(&mut self) -> Result<ClientReply, ClientError> {
         self.command("QUIT").await
     }
 
-    /// Sends a line and reads the reply to it.
+    /// Sends a line and reads its reply.
     ///
     /// # Errors
     ///
-    /// [`ClientError::LineBreak`] if the line holds CR or LF; else as [`reply`](Self::reply).
+    /// Returns [`ClientError::LineBreak`] if the line contains CR or LF; otherwise like [`reply`](Self::reply).
     pub async fn command(&mut self, line: &str) -> Result<ClientReply, ClientError> {
         if line.contains(['\r', '\n']) {
             return Err(ClientError::LineBreak);
@@ -245,20 +245,20 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Client<IO> {
         Ok(reply)
     }
 
-    /// Sends these octets as they are, and reads nothing.
+    /// Sends these bytes as they are, and reads nothing.
     ///
     /// # Errors
     ///
-    /// [`ClientError::Closed`], [`ClientError::Reset`], [`ClientError::Io`]
+    /// Returns [`ClientError::Closed`], [`ClientError::Reset`] or [`ClientError::Io`].
     pub async fn raw(&mut self, octets: impl AsRef<[u8]>) -> Result<(), ClientError> {
         self.wire.write(octets.as_ref()).await
     }
 
-    /// Closes the way to the server, and not the way back.
+    /// Closes the write side, and leaves the read side open.
     ///
     /// # Errors
     ///
-    /// [`ClientError::Closed`], [`ClientError::Reset`], [`ClientError::Io`]
+    /// Returns [`ClientError::Closed`], [`ClientError::Reset`] or [`ClientError::Io`].
     pub async fn finish(&mut self) -> Result<(), ClientError> {
         Ok(self.wire.io.shutdown().await?)
     }
@@ -267,20 +267,20 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Client<IO> {
     ///
     /// # Errors
     ///
-    /// [`ClientError::Closed`] where the connection ends instead, [`ClientError::Reset`] where it ends by a reset,
-    /// [`ClientError::Malformed`] if what comes is no reply, [`ClientError::Io`].
+    /// Returns [`ClientError::Closed`] if the connection ends instead, [`ClientError::Reset`] if it is reset,
+    /// [`ClientError::Malformed`] if the input is not a reply, or [`ClientError::Io`].
     pub async fn reply(&mut self) -> Result<ClientReply, ClientError> {
         self.greeted = true;
         self.wire.reply().await
     }
 
-    /// One line without its CRLF; `None` at the end of the connection.
+    /// Reads one line without its CRLF. Returns `None` at the end of the connection.
     pub(super) async fn line(&mut self) -> Result<Option<String>, ClientError> {
         self.greeted = true;
         self.wire.line().await
     }
 
-    /// A server may say why it closes while the client still sends; that counts, and not that the rest found no reader.
+    /// A server may explain why it closes while the client still sends. That explanation counts, and not the failed write.
     async fn exchange(&mut self, octets: &[u8]) -> Result<ClientReply, ClientError> {
         match self.raw(octets).await {
             Ok(()) => self.reply().await,
@@ -292,7 +292,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Client<IO> {
         }
     }
 
-    /// Notes what a command that was taken has changed.
+    /// Records what an accepted command has changed.
     fn taken(&mut self, line: &str, reply: &ClientReply) {
         let verb = line.split(' ').next().unwrap_or_default();
         let is = |other: &str| verb.eq_ignore_ascii_case(other);
@@ -315,7 +315,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Client<IO> {
     }
 }
 
-/// In angle brackets, unless it has them.
+/// Adds angle brackets, unless it has them.
 fn path(address: &str) -> String {
     if address.starts_with('<') {
         address.to_owned()
@@ -498,7 +498,7 @@ mod tests {
         assert_eq!(client.noop().await.unwrap().code().as_u16(), 250);
     }
 
-    /// Replies that fill the pipe keep the server from reading: a client that only writes waits for ever.
+    /// Replies that fill the pipe keep the server from reading: a client that only writes waits forever.
     #[tokio::test]
     async fn a_long_group_over_a_small_pipe_does_not_deadlock() -> Result<(), ClientError> {
         let server = Server::new("mx.test", Pipeline::new());
@@ -546,7 +546,7 @@ mod tests {
         }
     }
 
-    /// A server that accepts, and then closes with or without unread input.
+    /// Starts a server that accepts, and then closes with or without unread input.
     async fn after_a_close(reads: bool) -> Client<TcpStream> {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();

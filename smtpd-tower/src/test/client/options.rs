@@ -9,7 +9,7 @@ use crate::{
     test::{ChaosStream, StreamChaos, TranscriptError},
 };
 
-/// How a [`Client`] is connected to a [`Server`] in memory.
+/// The options for connecting a [`Client`] to a [`Server`] in memory.
 ///
 /// ```
 /// use smtpd_tower::{Pipeline, Server, test::{ClientError, ClientOptions}};
@@ -29,14 +29,14 @@ pub struct ClientOptions {
 }
 
 impl Default for ClientOptions {
-    /// See [`new`](Self::new).
+    /// Calls [`new`](Self::new).
     fn default() -> Self {
         Self::new()
     }
 }
 
 impl ClientOptions {
-    /// From 127.0.0.1, over a pipe of 64 KiB, by SMTP, without any fault.
+    /// Creates the default options: from 127.0.0.1, over a pipe of 64 KiB, SMTP, without any fault.
     pub fn new() -> Self {
         Self {
             peer: (Ipv4Addr::LOCALHOST, 0).into(),
@@ -46,7 +46,7 @@ impl ClientOptions {
         }
     }
 
-    /// The address that the server sees.
+    /// Sets the address that the server sees. Default: 127.0.0.1.
     #[must_use]
     pub fn peer(self, peer: impl Into<PeerAddr>) -> Self {
         Self {
@@ -55,7 +55,7 @@ impl ClientOptions {
         }
     }
 
-    /// How many octets the pipe takes in each direction before the writer has to wait; 0 is taken as 1.
+    /// Sets how many bytes the pipe holds in each direction before the writer has to wait. Default: 64 KiB; 0 means 1.
     #[must_use]
     pub fn pipe(self, octets: usize) -> Self {
         Self {
@@ -64,7 +64,7 @@ impl ClientOptions {
         }
     }
 
-    /// By LMTP (RFC 2033) instead of SMTP.
+    /// Uses LMTP (RFC 2033) instead of SMTP.
     #[must_use]
     pub fn lmtp(self) -> Self {
         Self {
@@ -73,13 +73,13 @@ impl ClientOptions {
         }
     }
 
-    /// With these faults at the server's end.
+    /// Adds these faults at the server's end.
     #[must_use]
     pub fn chaos(self, chaos: StreamChaos) -> Self {
         Self { chaos, ..self }
     }
 
-    /// Plays a whole session, see [`transcript`](super::super::transcript()).
+    /// Runs a whole session, see [`transcript`](super::super::transcript()).
     ///
     /// ```
     /// use smtpd_tower::{Server, layer::DenyClientsLayer, test::{ClientOptions, Recorder, TranscriptError}};
@@ -99,11 +99,11 @@ impl ClientOptions {
     ///
     /// # Errors
     ///
-    /// At the first line that differs.
+    /// Returns an error at the first line that differs.
     ///
     /// # Panics
     ///
-    /// Outside of a tokio runtime.
+    /// Panics outside of a tokio runtime.
     pub async fn transcript(self, server: &Server, script: &str) -> Result<(), TranscriptError> {
         self.connect(server).play_to_the_end(script).await
     }
@@ -112,7 +112,7 @@ impl ClientOptions {
     ///
     /// # Panics
     ///
-    /// Outside of a tokio runtime.
+    /// Panics outside of a tokio runtime.
     pub fn connect(self, server: &Server) -> Client {
         let (io, far) = tokio::io::duplex(self.pipe);
         let far = ChaosStream::new(far, self.chaos);

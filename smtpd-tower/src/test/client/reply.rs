@@ -6,21 +6,21 @@ use super::ClientError;
 
 /// A reply as a client reads it (RFC 5321 section 4.2).
 ///
-/// `Display` shows it as it came, its lines parted by LF.
+/// `Display` shows it as it arrived, with its lines separated by LF.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClientReply {
     code: Code,
     status: Option<Status>,
-    /// As they came, without CRLF; all have the same code.
+    /// As they arrived, without CRLF; all have the same code.
     wire: Vec<String>,
 }
 
 impl ClientReply {
-    /// The reply that is made of these lines.
+    /// Parses a reply from its lines.
     ///
     /// # Errors
     ///
-    /// [`ClientError::Malformed`]
+    /// Returns [`ClientError::Malformed`] if they are not a reply.
     pub(super) fn parse(wire: Vec<String>) -> Result<Self, ClientError> {
         let malformed = |line: &str| ClientError::Malformed(line.escape_debug().to_string());
         let first = wire.first().map(String::as_str).unwrap_or_default();
@@ -33,19 +33,20 @@ impl ClientReply {
         Ok(Self { code, status, wire })
     }
 
-    /// The three digits.
+    /// Returns the three digits.
     pub const fn code(&self) -> Code {
         self.code
     }
 
-    /// The enhanced status code of the first line, where there is one whose class is that of the code (RFC 2034 section 4).
+    /// Returns the enhanced status code of the first line, if there is one whose class is that of the code (RFC 2034 section 4).
     pub const fn status(&self) -> Option<Status> {
         self.status
     }
 
-    /// The text of each line, without code and enhanced status code.
+    /// Returns the text of each line, without code and enhanced status code.
     ///
-    /// Where the first line has no status no other has one either: what looks like it is text, as in the reply to EHLO.
+    /// If the first line has no enhanced status code, no other has one either: what looks like one is text, as in the reply to
+    /// EHLO.
     pub fn lines(&self) -> impl Iterator<Item = &str> {
         self.wire.iter().map(|line| {
             let text = text(line);
@@ -54,17 +55,17 @@ impl ClientReply {
         })
     }
 
-    /// The text, its lines parted by LF.
+    /// Returns the text, with its lines separated by LF.
     pub fn text(&self) -> String {
         self.lines().collect::<Vec<_>>().join("\n")
     }
 
-    /// Whether the command was taken: 2yz or 3yz.
+    /// Returns whether the command was accepted: 2yz or 3yz.
     pub const fn is_positive(&self) -> bool {
         self.code.is_positive()
     }
 
-    /// The reply itself, if it has that code.
+    /// Returns the reply itself, if it has that code.
     ///
     /// ```
     /// # use smtpd_tower::{Pipeline, Server, test::{Client, ClientError}};
@@ -79,7 +80,7 @@ impl ClientReply {
     ///
     /// # Errors
     ///
-    /// [`ClientError::Unexpected`] if it has another.
+    /// Returns [`ClientError::Unexpected`] if it has another.
     pub fn expect_code(self, code: u16) -> Result<Self, ClientError> {
         if self.code.as_u16() == code {
             Ok(self)
@@ -98,7 +99,7 @@ impl fmt::Display for ClientReply {
     }
 }
 
-/// Three digits, then a hyphen, a space, or nothing (RFC 5321 section 4.2).
+/// Parses three digits, then a hyphen, a space, or nothing (RFC 5321 section 4.2).
 fn code(line: &str) -> Option<Code> {
     let (digits, rest) = line.split_at_checked(3)?;
     (rest.is_empty() || rest.starts_with([' ', '-'])).then_some(())?;
@@ -109,7 +110,7 @@ fn text(line: &str) -> &str {
     line.get(4..).unwrap_or_default()
 }
 
-/// The enhanced status code before a text, and what follows it (RFC 2034 section 4: in replies of 2yz, 4yz and 5yz alone).
+/// Splits off the enhanced status code before a text (RFC 2034 section 4: only in replies of 2yz, 4yz and 5yz).
 fn status(code: Code, text: &str) -> Option<(Status, &str)> {
     if code.is_intermediate() {
         return None;

@@ -8,11 +8,11 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use super::{Client, ClientError, ClientReply};
 
 impl<IO: AsyncRead + AsyncWrite + Unpin> Client<IO> {
-    /// AUTH PLAIN with an initial response (RFC 4616).
+    /// Sends AUTH PLAIN with an initial response (RFC 4616).
     ///
     /// # Errors
     ///
-    /// As [`command`](Self::command).
+    /// Like [`command`](Self::command).
     pub async fn auth_plain(
         &mut self,
         user: &str,
@@ -22,11 +22,11 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Client<IO> {
         self.command(&format!("AUTH PLAIN {response}")).await
     }
 
-    /// AUTH LOGIN: name and password, each as a challenge asks for it. Returns the first reply that is not 334.
+    /// Sends AUTH LOGIN: user name and password, each when a challenge asks for it. Returns the first reply that is not 334.
     ///
     /// # Errors
     ///
-    /// As [`command`](Self::command).
+    /// Like [`command`](Self::command).
     pub async fn auth_login(
         &mut self,
         user: &str,
@@ -42,11 +42,11 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Client<IO> {
         Ok(reply)
     }
 
-    /// AUTH CRAM-MD5 (RFC 2195). Returns the first reply that is not 334.
+    /// Sends AUTH CRAM-MD5 (RFC 2195). Returns the first reply that is not 334.
     ///
     /// # Errors
     ///
-    /// As [`command`](Self::command); [`ClientError::Malformed`] if the challenge is not base64.
+    /// Like [`command`](Self::command); [`ClientError::Malformed`] if the challenge is not base64.
     pub async fn auth_cram_md5(
         &mut self,
         user: &str,

@@ -5,26 +5,26 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::{Client, ClientError, ClientReply};
 
-/// The client's half of the nonce: no test needs it to be random.
+/// The client's half of the nonce. No test needs it to be random.
 const NONCE: &str = "fyko+d2lbbFgONRv9qkxdawL";
 
-/// What a client says of channel binding: that it has none, in base64.
+/// The client's channel binding header: none, in base64.
 const NO_BINDING: &str = "biws";
 
 impl<IO: AsyncRead + AsyncWrite + Unpin> Client<IO> {
-    /// AUTH SCRAM-SHA-256 (RFC 7677), without channel binding. Returns the reply to it all: 235, or what refuses. The name and
-    /// the password are taken as they are, without SASLprep.
+    /// Sends AUTH SCRAM-SHA-256 (RFC 7677), without channel binding. Returns the last reply: 235, or a refusal. The user name and
+    /// the password are used as they are, without SASLprep.
     ///
     /// # Errors
     ///
-    /// As [`command`](Self::command); [`ClientError::Malformed`] if a challenge is none of SCRAM, or the server does not prove
-    /// that it knows the password.
+    /// Like [`command`](Self::command); [`ClientError::Malformed`] if a challenge is not one of SCRAM, or the server does not
+    /// prove that it knows the password.
     pub async fn auth_scram_sha256(
         &mut self,
         user: &str,
         password: &str,
     ) -> Result<ClientReply, ClientError> {
-        // RFC 5802 section 5.1: "=" and "," of a name are escaped.
+        // RFC 5802 section 5.1: "=" and "," in a name are escaped.
         let user = user.replace('=', "=3D").replace(',', "=2C");
         let bare = format!("n={user},r={NONCE}");
         let first = BASE64_STANDARD.encode(format!("n,,{bare}"));
@@ -51,11 +51,11 @@ fn challenge(reply: &ClientReply) -> Option<String> {
     String::from_utf8(BASE64_STANDARD.decode(reply.text()).ok()?).ok()
 }
 
-/// What client and server show each other (RFC 5802 section 3).
+/// What client and server prove to each other (RFC 5802 section 3).
 struct Proof {
     /// The client's last message.
     last: String,
-    /// What the server has to say then.
+    /// The server's expected answer to it.
     expected: String,
 }
 
@@ -108,7 +108,7 @@ mod tests {
 
     #[test]
     fn the_proof_is_that_of_the_rfc() {
-        // RFC 7677 section 3, but for the nonce.
+        // RFC 7677 section 3, except the nonce.
         let salt = BASE64_STANDARD.decode("W22ZaJ0SNY7soEsUEjb6gQ==").unwrap();
         let salted = salted(b"pencil", &salt, 4096).unwrap();
         let nonce = "rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0";

@@ -14,8 +14,8 @@ use super::{Client, ClientError};
 use crate::tls::Provider;
 
 impl<IO: AsyncRead + AsyncWrite + Unpin> Client<IO> {
-    /// STARTTLS and the handshake (RFC 3207), with a server that shows a certificate for that host. `trusted` is that of its
-    /// authority, or its own where it is self-signed, in PEM. EHLO comes anew then.
+    /// Sends STARTTLS and runs the handshake (RFC 3207) with a server that presents a certificate for that host. `trusted` is the
+    /// certificate of its authority, or its own if it is self-signed, in PEM. Sends EHLO again afterwards.
     ///
     /// ```
     /// # #[cfg(any(feature = "tls-ring", feature = "tls-aws-lc"))]
@@ -35,13 +35,13 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Client<IO> {
     /// # Ok(()) }
     /// ```
     ///
-    /// Other settings of TLS, such as a certificate of the client's, go by [`into_io`](Self::into_io) and
-    /// [`over`](Self::over), with a handshake of your own between them.
+    /// For other TLS settings, such as a client certificate, use [`into_io`](Self::into_io) and [`over`](Self::over), with a
+    /// handshake of your own between them.
     ///
     /// # Errors
     ///
-    /// As [`command`](Self::command); [`ClientError::Unexpected`] where STARTTLS is not answered with 220;
-    /// [`ClientError::Io`] where the handshake fails, or `host` or `trusted` is none.
+    /// Like [`command`](Self::command); [`ClientError::Unexpected`] if the reply to STARTTLS is not 220; [`ClientError::Io`] if
+    /// the handshake fails, or `host` or `trusted` is invalid.
     pub async fn starttls(
         mut self,
         host: &str,
@@ -95,7 +95,7 @@ mod tests {
         tls::TlsConfig,
     };
 
-    /// A server, its certificate, where its messages go, and whether a session has ended.
+    /// Returns a server, its certificate, where its messages go, and whether a session has ended.
     fn server() -> (Server, String, Inbox, Arc<AtomicBool>) {
         let own = rcgen::generate_simple_self_signed(["mx.test".to_owned()]).unwrap();
         let (certificate, key) = (own.cert.pem(), own.signing_key.serialize_pem());

@@ -10,12 +10,12 @@ use tokio_util::io::poll_read_buf;
 
 use super::{ClientError, ClientReply};
 
-/// How much is read at once.
+/// The number of bytes read at once.
 const READ: usize = 4 << 10;
-/// A line that is longer is none: RFC 5321 section 4.5.3.1.5 allows 512 octets.
+/// A longer line is not valid: RFC 5321 section 4.5.3.1.5 allows 512 octets.
 const MAX_LINE: usize = 64 << 10;
 
-/// The octets of a client: what has come and was not looked at, and the way out.
+/// The bytes of a client: the input that was not processed, and the output.
 #[derive(Debug)]
 pub(super) struct Wire<IO> {
     pub(super) io: IO,
@@ -37,7 +37,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Wire<IO> {
         Ok(self.io.flush().await?)
     }
 
-    /// One reply, which may have many lines.
+    /// Reads one reply, which may have many lines.
     pub(super) async fn reply(&mut self) -> Result<ClientReply, ClientError> {
         let mut lines = Vec::new();
         loop {
@@ -55,7 +55,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Wire<IO> {
         }
     }
 
-    /// A line without its CRLF; `None` at the end of the connection.
+    /// Reads a line without its CRLF. Returns `None` at the end of the connection.
     pub(super) async fn line(&mut self) -> Result<Option<String>, ClientError> {
         let malformed = |line: &[u8]| ClientError::Malformed(line.escape_ascii().to_string());
         loop {
