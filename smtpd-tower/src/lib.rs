@@ -11,7 +11,11 @@
 //!
 //! async fn is_user(request: Request<Rcpt>) -> Result<(), Reply> {
 //!     match request.recipient().mailbox() {
-//!         Some(mailbox) if !mailbox.local_part_unquoted().eq_ignore_ascii_case("alice") => Err(Reply::no_such_user()),
+//!         Some(mailbox)
+//!             if !mailbox.local_part_unquoted().eq_ignore_ascii_case("alice") =>
+//!         {
+//!             Err(Reply::no_such_user())
+//!         }
 //!         _ => Ok(()), // and <Postmaster>
 //!     }
 //! }
@@ -20,9 +24,12 @@
 //! let rcpt = ServiceBuilder::new()
 //!     .layer(DomainFilterLayer::parse(["example.org"])?)
 //!     .service(handler_fn(is_user));
-//! let data = ServiceBuilder::new().layer(ReceivedLayer::new()).service(Inbox::new());
+//! let data =
+//!     ServiceBuilder::new().layer(ReceivedLayer::new()).service(Inbox::new());
 //! let listener = tokio::net::TcpListener::bind("127.0.0.1:2525").await?;
-//! Server::new("mx.example.org", Pipeline::new().rcpt(rcpt).data(data)).serve(listener).await?;
+//! Server::new("mx.example.org", Pipeline::new().rcpt(rcpt).data(data))
+//!     .serve(listener)
+//!     .await?;
 //! # Ok(()) }
 //! ```
 //!

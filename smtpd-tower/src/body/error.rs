@@ -51,7 +51,10 @@ impl BodyError {
     /// ```
     /// use smtpd_tower::{BodyError, Reply};
     ///
-    /// assert_eq!(BodyError::refused(Reply::rejected("Virus found")).reply(), Reply::rejected("Virus found"));
+    /// assert_eq!(
+    ///     BodyError::refused(Reply::rejected("Virus found")).reply(),
+    ///     Reply::rejected("Virus found")
+    /// );
     /// ```
     pub fn refused(reply: Reply) -> Self {
         Self::other(reply)

@@ -15,7 +15,10 @@ impl Body {
     ///
     /// async fn judge(request: Request<Data>) -> Result<Reply, Reply> {
     ///     let (head, body) = request.into_body().head(64 * 1024).await?;
-    ///     if head.field("subject").is_some_and(|subject| subject.value().starts_with(b"[SPAM]")) {
+    ///     if head
+    ///         .field("subject")
+    ///         .is_some_and(|subject| subject.value().starts_with(b"[SPAM]"))
+    ///     {
     ///         return Err(Reply::rejected("No, thanks")); // the rest is never kept
     ///     }
     ///     deliver(head.into_body(body)).await?;
@@ -67,7 +70,8 @@ pub(super) fn end_of_head(octets: &[u8], known: usize) -> Option<usize> {
 /// use smtpd_tower::{Body, BodyError};
 ///
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), BodyError> {
-/// let message = "From: a@example.com\r\nSubject: a long\r\n story\r\n\r\nHello\r\n";
+/// let message =
+///     "From: a@example.com\r\nSubject: a long\r\n story\r\n\r\nHello\r\n";
 /// let (head, body) = Body::from(message).head(1000).await?;
 /// let names: Vec<_> = head.fields().map(|field| field.name()).collect();
 /// assert_eq!(names, ["From", "Subject"]);
@@ -161,7 +165,8 @@ const fn is_blank(octet: u8) -> bool {
 /// use smtpd_tower::{Body, BodyError};
 ///
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), BodyError> {
-/// let (head, _) = Body::from("SUBJECT: a long\r\n story\r\n\r\n").head(1000).await?;
+/// let (head, _) =
+///     Body::from("SUBJECT: a long\r\n story\r\n\r\n").head(1000).await?;
 /// let subject = head.field("Subject").unwrap();
 /// assert_eq!(subject.name(), "SUBJECT");
 /// assert_eq!(subject.value(), b"a long\r\n story");

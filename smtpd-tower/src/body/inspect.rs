@@ -22,22 +22,32 @@ impl Body {
     /// use std::sync::{Arc, Mutex};
     ///
     /// use sha2::{Digest, Sha256};
-    /// use smtpd_tower::{Body, BodyError, Data, Envelope, Reply, Request, Session, handler_fn};
+    /// use smtpd_tower::{
+    ///     Body, BodyError, Data, Envelope, Reply, Request, Session, handler_fn,
+    /// };
     /// use tower::ServiceExt;
     ///
     /// /// Passes the message on chunk by chunk, and returns its SHA-256.
     /// async fn hashed(request: Request<Data>) -> Result<Reply, BodyError> {
     ///     let hash = Arc::new(Mutex::new(Sha256::new()));
     ///     let hashing = hash.clone();
-    ///     deliver(request.into_body().inspect(move |piece| hashing.lock().unwrap().update(piece))).await?;
+    ///     deliver(
+    ///         request
+    ///             .into_body()
+    ///             .inspect(move |piece| hashing.lock().unwrap().update(piece)),
+    ///     )
+    ///     .await?;
     ///     let hash = std::mem::take(&mut *hash.lock().unwrap()).finalize();
-    ///     Ok(Reply::queued(hash.iter().map(|octet| format!("{octet:02x}")).collect::<String>()))
+    ///     Ok(Reply::queued(
+    ///         hash.iter().map(|octet| format!("{octet:02x}")).collect::<String>(),
+    ///     ))
     /// }
     /// # async fn deliver(mut body: Body) -> Result<(), BodyError> { while body.chunk().await.transpose()?.is_some() {} Ok(()) }
     ///
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// let message = Data::new(Envelope::default(), Body::from("Hello\r\n"));
-    /// let reply = handler_fn(hashed).oneshot(Request::new(Session::local(), message)).await?;
+    /// let reply =
+    ///     handler_fn(hashed).oneshot(Request::new(Session::local(), message)).await?;
     /// assert!(reply.merged().text().starts_with("Queued as 05ade08fcfb104f4"));
     /// # Ok(()) }
     /// ```
@@ -57,11 +67,15 @@ impl Body {
     /// use smtpd_tower::{Body, BodyError, Reply};
     ///
     /// # #[tokio::main(flavor = "current_thread")] async fn main() {
-    /// let body = Body::from("MZ\0\0").try_inspect(|piece| match piece.starts_with(b"MZ") {
-    ///     true => Err(BodyError::refused(Reply::rejected("No programs, please"))),
-    ///     false => Ok(()),
-    /// });
-    /// assert_eq!(body.collect().await.unwrap_err().reply().text(), "No programs, please");
+    /// let body =
+    ///     Body::from("MZ\0\0").try_inspect(|piece| match piece.starts_with(b"MZ") {
+    ///         true => Err(BodyError::refused(Reply::rejected("No programs, please"))),
+    ///         false => Ok(()),
+    ///     });
+    /// assert_eq!(
+    ///     body.collect().await.unwrap_err().reply().text(),
+    ///     "No programs, please"
+    /// );
     /// # }
     /// ```
     #[must_use]

@@ -157,8 +157,10 @@ impl Body {
     /// ```
     /// use smtpd_tower::{Data, Pipeline, Request, handler_fn};
     ///
-    /// let pipeline = Pipeline::new()
-    ///     .data(handler_fn(async |request: Request<Data>| request.into_body().discard().await));
+    /// let pipeline =
+    ///     Pipeline::new().data(handler_fn(async |request: Request<Data>| {
+    ///         request.into_body().discard().await
+    ///     }));
     /// ```
     pub async fn discard(mut self) -> Result<(), BodyError> {
         while let Some(piece) = self.chunk().await {

@@ -27,8 +27,13 @@ impl Body {
     /// use smtpd_tower::{Body, BodyError};
     ///
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), BodyError> {
-    /// let with_header = |message: &'static str| Body::from(message).prepend_header("X-Scanned: yes\r\n").collect();
-    /// assert_eq!(with_header("Subject: hi\r\n\r\nHello\r\n").await?, "X-Scanned: yes\r\nSubject: hi\r\n\r\nHello\r\n");
+    /// let with_header = |message: &'static str| {
+    ///     Body::from(message).prepend_header("X-Scanned: yes\r\n").collect()
+    /// };
+    /// assert_eq!(
+    ///     with_header("Subject: hi\r\n\r\nHello\r\n").await?,
+    ///     "X-Scanned: yes\r\nSubject: hi\r\n\r\nHello\r\n"
+    /// );
     /// assert_eq!(with_header("Hello\r\n").await?, "X-Scanned: yes\r\n\r\nHello\r\n");
     /// # Ok(()) }
     /// ```

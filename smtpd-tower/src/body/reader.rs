@@ -22,7 +22,8 @@ impl Body {
     /// use tokio::io::AsyncBufReadExt;
     ///
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), BodyError> {
-    /// let mut lines = Body::from("Subject: hi\r\n\r\nHello\r\n").into_reader().lines();
+    /// let mut lines =
+    ///     Body::from("Subject: hi\r\n\r\nHello\r\n").into_reader().lines();
     /// assert_eq!(lines.next_line().await?.as_deref(), Some("Subject: hi"));
     /// # Ok(()) }
     /// ```

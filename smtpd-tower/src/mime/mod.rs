@@ -29,7 +29,9 @@ use crate::body::{Body, BodyError};
 /// | parameters, missing boundaries, messages within encoded ones | fixed, far above what real mail has |
 ///
 /// ```
-/// use smtpd_tower::{BodyError, Data, Pipeline, Reply, Request, handler_fn, mime::Parsed};
+/// use smtpd_tower::{
+///     BodyError, Data, Pipeline, Reply, Request, handler_fn, mime::Parsed,
+/// };
 ///
 /// async fn judge(request: Request<Data>) -> Result<Reply, BodyError> {
 ///     let parsed = Parsed::read(request.into_body(), 10 * 1024 * 1024).await?;

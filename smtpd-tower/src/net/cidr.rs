@@ -19,7 +19,10 @@ use std::{
 /// assert!(!network.contains([192, 0, 3, 1].into()));
 ///
 /// let error = "192.0.2.1/24".parse::<Cidr>().unwrap_err();
-/// assert_eq!(error.to_string(), "`192.0.2.1/24` has bits set behind its prefix; the network is 192.0.2.0/24");
+/// assert_eq!(
+///     error.to_string(),
+///     "`192.0.2.1/24` has bits set behind its prefix; the network is 192.0.2.0/24"
+/// );
 /// # Ok::<(), smtpd_tower::CidrError>(())
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -138,7 +141,10 @@ impl fmt::Display for Cidr {
 /// use smtpd_tower::{Cidr, CidrErrorKind};
 ///
 /// let error = "192.0.2.1/24".parse::<Cidr>().unwrap_err();
-/// assert!(matches!(error.kind(), CidrErrorKind::HostBits { network } if network.to_string() == "192.0.2.0/24"));
+/// assert!(matches!(
+///     error.kind(),
+///     CidrErrorKind::HostBits { network } if network.to_string() == "192.0.2.0/24"
+/// ));
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CidrError {

@@ -16,7 +16,9 @@ use crate::net::{Cidr, CidrError, CidrSet, PeerAddr};
 /// assert!(!proxies.contains(&PeerAddr::from(([192, 0, 2, 1], 4711))));
 ///
 /// let socket = PeerAddr::Unix(None);
-/// assert!(!proxies.contains(&socket) && proxies.with_unix_sockets().contains(&socket));
+/// assert!(
+///     !proxies.contains(&socket) && proxies.with_unix_sockets().contains(&socket)
+/// );
 /// # Ok::<(), smtpd_tower::CidrError>(())
 /// ```
 #[derive(Clone, Debug, Default)]

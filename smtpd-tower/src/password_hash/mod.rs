@@ -17,7 +17,8 @@ pub use self::verifier::PasswordVerifier;
 /// ```
 /// use smtpd_tower::PasswordHash;
 ///
-/// let hash: PasswordHash = "$argon2id$v=19$m=8,t=1,p=1$c29tZXNhbHQ$L1qnTgpsWMa/dMHjDHhQFw".parse()?;
+/// let hash: PasswordHash =
+///     "$argon2id$v=19$m=8,t=1,p=1$c29tZXNhbHQ$L1qnTgpsWMa/dMHjDHhQFw".parse()?;
 /// assert!("secret".parse::<PasswordHash>().is_err());
 /// # Ok::<(), smtpd_tower::PasswordHashError>(())
 /// ```

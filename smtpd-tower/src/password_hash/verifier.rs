@@ -37,17 +37,26 @@ use crate::{
 ///
 /// ```
 /// use std::{collections::HashMap, sync::Arc};
-/// use smtpd_tower::{Auth, AuthOutcome, PasswordHash, PasswordVerifier, Pipeline, Request, handler_fn};
+/// use smtpd_tower::{
+///     Auth, AuthOutcome, PasswordHash, PasswordVerifier, Pipeline, Request,
+///     handler_fn,
+/// };
 ///
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// let hash: PasswordHash = "$argon2id$v=19$m=8,t=1,p=1$c29tZXNhbHQ$L1qnTgpsWMa/dMHjDHhQFw".parse()?;
+/// let hash: PasswordHash =
+///     "$argon2id$v=19$m=8,t=1,p=1$c29tZXNhbHQ$L1qnTgpsWMa/dMHjDHhQFw".parse()?;
 /// let users = Arc::new(HashMap::from([("alice", hash)]));
 /// let verifier = PasswordVerifier::new().unknown_users_like(users.values());
 ///
-/// let pipeline = Pipeline::new().auth(handler_fn(move |request: Request<Auth>| {
-///     let (verifier, users) = (verifier.clone(), users.clone());
-///     async move { verifier.verify(&request, users.get(request.credentials().username())).await }
-/// }));
+/// let pipeline =
+///     Pipeline::new().auth(handler_fn(move |request: Request<Auth>| {
+///         let (verifier, users) = (verifier.clone(), users.clone());
+///         async move {
+///             verifier
+///                 .verify(&request, users.get(request.credentials().username()))
+///                 .await
+///         }
+///     }));
 /// # drop(pipeline);
 /// # Ok(()) }
 /// ```

@@ -51,7 +51,10 @@ pub trait Phase: sealed::Sealed + Send + Sync + 'static {
     /// use smtpd_tower::{Connect, Phase, Rcpt, Reply};
     ///
     /// assert_eq!(Connect::new().default_response(), Reply::OK);
-    /// assert_eq!(Rcpt::new("user@example.org".parse()?).default_response(), Reply::relay_denied());
+    /// assert_eq!(
+    ///     Rcpt::new("user@example.org".parse()?).default_response(),
+    ///     Reply::relay_denied()
+    /// );
     /// # Ok::<(), smtpd_tower::AddressError>(())
     /// ```
     fn default_response(&self) -> Self::Response;

@@ -13,9 +13,13 @@ use crate::body::Body;
 /// ```
 /// use smtpd_tower::{Connect, Reply, Request, handler_fn};
 ///
-/// let connect = handler_fn(async |request: Request<Connect>| match request.session().client_addr().ip() {
-///     Some(ip) if ip.is_multicast() => Err(Reply::rejected("How did you get here?")),
-///     _ => Ok(()),
+/// let connect = handler_fn(async |request: Request<Connect>| {
+///     match request.session().client_addr().ip() {
+///         Some(ip) if ip.is_multicast() => {
+///             Err(Reply::rejected("How did you get here?"))
+///         }
+///         _ => Ok(()),
+///     }
 /// });
 /// ```
 #[derive(Clone, Copy, Debug, Default)]
@@ -98,9 +102,13 @@ impl Auth {
 /// ```
 /// use smtpd_tower::{Mail, Reply, Request, handler_fn, parameter::Size};
 ///
-/// let mail = handler_fn(async |request: Request<Mail>| match request.parameters().get().map(Size::bytes) {
-///     Some(1_000_000..) if request.sender().is_null() => Err(Reply::rejected("A report of that size?")),
-///     _ => Ok(()),
+/// let mail = handler_fn(async |request: Request<Mail>| {
+///     match request.parameters().get().map(Size::bytes) {
+///         Some(1_000_000..) if request.sender().is_null() => {
+///             Err(Reply::rejected("A report of that size?"))
+///         }
+///         _ => Ok(()),
+///     }
 /// });
 /// ```
 #[derive(Clone, Debug)]
@@ -133,10 +141,14 @@ impl Mail {
 /// ```
 /// use smtpd_tower::{Rcpt, Reply, Request, handler_fn};
 ///
-/// let rcpt = handler_fn(async |request: Request<Rcpt>| match request.recipient().as_str() {
-///     "alice@example.org" => Ok(()),
-///     _ if request.envelope().recipients().len() > 10 => Err(Reply::closing("Too many guesses")),
-///     _ => Err(Reply::no_such_user()),
+/// let rcpt = handler_fn(async |request: Request<Rcpt>| {
+///     match request.recipient().as_str() {
+///         "alice@example.org" => Ok(()),
+///         _ if request.envelope().recipients().len() > 10 => {
+///             Err(Reply::closing("Too many guesses"))
+///         }
+///         _ => Err(Reply::no_such_user()),
+///     }
 /// });
 /// ```
 #[derive(Clone, Debug)]
@@ -185,11 +197,17 @@ impl Rcpt {
 /// use tower::ServiceExt;
 ///
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), std::convert::Infallible> {
-/// let command = handler_fn(async |request: Request<Command>| match request.payload().verb.as_str() {
-///     "XPING" => Reply::ok(request.payload().argument.clone()),
-///     _ => request.payload().default_reply.clone(),
+/// let command = handler_fn(async |request: Request<Command>| {
+///     match request.payload().verb.as_str() {
+///         "XPING" => Reply::ok(request.payload().argument.clone()),
+///         _ => request.payload().default_reply.clone(),
+///     }
 /// });
-/// let ask = |verb| command.clone().oneshot(Request::new(Session::local(), Command::new(verb, "pong")));
+/// let ask = |verb| {
+///     command
+///         .clone()
+///         .oneshot(Request::new(Session::local(), Command::new(verb, "pong")))
+/// };
 /// assert_eq!(ask("xping").await?.text(), "pong");
 /// assert_eq!(ask("XOTHER").await?.code().as_u16(), 500);
 /// # Ok(()) }
@@ -245,7 +263,9 @@ impl Command {
 ///
 /// let data = handler_fn(async |request: Request<Data>| {
 ///     let recipients = request.envelope().recipients().len();
-///     request.into_body().collect().await.map(|octets| Reply::ok(format!("{} octets for {recipients}", octets.len())))
+///     request.into_body().collect().await.map(|octets| {
+///         Reply::ok(format!("{} octets for {recipients}", octets.len()))
+///     })
 /// });
 /// ```
 #[derive(Debug)]

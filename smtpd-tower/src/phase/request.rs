@@ -15,7 +15,8 @@ use crate::{
 /// ```
 /// use smtpd_tower::{Rcpt, Request, Session};
 ///
-/// let request = Request::new(Session::local(), Rcpt::new("user@example.org".parse()?));
+/// let request =
+///     Request::new(Session::local(), Rcpt::new("user@example.org".parse()?));
 /// assert_eq!(request.recipient().as_str(), "user@example.org");
 /// assert!(request.session().identity().is_none());
 /// # Ok::<(), smtpd_tower::AddressError>(())

@@ -21,7 +21,9 @@ mod sealed {
 /// use smtpd_tower::{Answer, DataReply, Reply};
 ///
 /// fn hide<R: Answer>(answer: R) -> R {
-///     answer.map_reply(|reply| if reply.is_positive() { reply } else { reply.with_text("No") })
+///     answer.map_reply(|reply| {
+///         if reply.is_positive() { reply } else { reply.with_text("No") }
+///     })
 /// }
 /// assert_eq!(hide(Reply::no_such_user()).text(), "No");
 /// assert_eq!(hide(DataReply::from(Reply::OK)).reply(), Some(&Reply::OK));

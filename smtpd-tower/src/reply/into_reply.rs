@@ -18,7 +18,10 @@ use crate::body::BodyError;
 /// use smtpd_tower::{BodyError, DataReply, IntoReply, Reply};
 ///
 /// assert_eq!(IntoReply::<Reply>::into_reply(()), Reply::OK);
-/// assert_eq!(IntoReply::<Reply>::into_reply(Err::<(), _>(Reply::no_such_user())), Reply::no_such_user());
+/// assert_eq!(
+///     IntoReply::<Reply>::into_reply(Err::<(), _>(Reply::no_such_user())),
+///     Reply::no_such_user()
+/// );
 /// let broken: DataReply = Err::<(), _>(BodyError::TooLarge).into_reply();
 /// assert_eq!(broken.merged().code().as_u16(), 552);
 /// ```

@@ -22,7 +22,10 @@ use crate::{body::known_reply, fault};
 /// use smtpd_tower::{Reply, recover};
 ///
 /// assert_eq!(recover(&Reply::no_such_user().into()), Reply::no_such_user());
-/// assert_eq!(recover(&"password=secret".into()).to_string(), "451 4.3.0 Local error in processing");
+/// assert_eq!(
+///     recover(&"password=secret".into()).to_string(),
+///     "451 4.3.0 Local error in processing"
+/// );
 /// ```
 pub fn recover(error: &BoxError) -> Reply {
     known_reply(&**error).unwrap_or_else(fault::local_error)

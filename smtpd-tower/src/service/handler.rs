@@ -59,10 +59,11 @@ use crate::{
 /// # use std::{collections::HashSet, sync::Arc};
 /// # use smtpd_tower::{Pipeline, Rcpt, Reply, Request, handler_fn};
 /// # let users = Arc::new(HashSet::from(["alice@example.org"]));
-/// let pipeline = Pipeline::new().rcpt(handler_fn(async move |request: Request<Rcpt>| {
-///     let known = users.contains(request.recipient().as_str());
-///     if known { Ok(()) } else { Err(Reply::no_such_user()) }
-/// }));
+/// let pipeline =
+///     Pipeline::new().rcpt(handler_fn(async move |request: Request<Rcpt>| {
+///         let known = users.contains(request.recipient().as_str());
+///         if known { Ok(()) } else { Err(Reply::no_such_user()) }
+///     }));
 /// ```
 ///
 /// # As an argument
@@ -85,10 +86,14 @@ use crate::{
 ///
 /// async fn store(request: Request<Data>) -> Result<Reply, BoxError> {
 ///     if request.envelope().sender().is_null() {
-///         return Err(Reply::rejected("No reports here").into()); // the client receives this
+///         // The client receives this.
+///         return Err(Reply::rejected("No reports here").into());
 ///     }
-///     let mut file = File::create("/var/mail/last").await?; // a fault: 451, and reported to `on_error`
-///     let octets = io::copy(&mut request.into_body().into_reader(), &mut file).await?; // finds the reply
+///     // An error here is a fault: 451, and reported to `on_error`.
+///     let mut file = File::create("/var/mail/last").await?;
+///     // `recover` finds the reply to an error of the body.
+///     let octets =
+///         io::copy(&mut request.into_body().into_reader(), &mut file).await?;
 ///     file.sync_all().await?;
 ///     Ok(Reply::ok(format!("{octets} octets")))
 /// }

@@ -30,7 +30,10 @@ use crate::{
 /// such a response, so it cannot wrap it. [`PhaseService::new`] converts it to a service with exactly that response:
 ///
 /// ```
-/// use smtpd_tower::{Data, Pipeline, PhaseService, ServePhase, deliver::Inbox, layer::SizeLimitLayer};
+/// use smtpd_tower::{
+///     Data, PhaseService, Pipeline, ServePhase, deliver::Inbox,
+///     layer::SizeLimitLayer,
+/// };
 /// use tower::ServiceBuilder;
 ///
 /// fn small(deliver: impl ServePhase<Data>) -> Pipeline {
@@ -76,11 +79,14 @@ where
 /// The service of one phase with its type erased: what a [`Pipeline`](crate::service::Pipeline) holds, and its layers wrap.
 ///
 /// ```
-/// use smtpd_tower::{Mail, PhaseService, Request, handler_fn, layer::RequireAuthLayer};
+/// use smtpd_tower::{
+///     Mail, PhaseService, Request, handler_fn, layer::RequireAuthLayer,
+/// };
 /// use tower::Layer;
 ///
 /// let open = PhaseService::<Mail>::new(handler_fn(async |_: Request<Mail>| {}));
-/// let closed = PhaseService::<Mail>::new(RequireAuthLayer::new().layer(open.clone()));
+/// let closed =
+///     PhaseService::<Mail>::new(RequireAuthLayer::new().layer(open.clone()));
 /// let chosen = [open, closed]; // services of one type
 /// ```
 pub struct PhaseService<P: Phase> {

@@ -42,7 +42,9 @@ impl<P: Phase, L> LayerPhase<P> for L where L: Layer<PhaseService<P>, Service: S
 ///     .service(handler_fn(async |_: Request<Rcpt>| {}));
 /// let pipeline = Pipeline::new()
 ///     .rcpt(rcpt)
-///     .data(handler_fn(async |request: Request<Data>| request.into_body().discard().await))
+///     .data(handler_fn(async |request: Request<Data>| {
+///         request.into_body().discard().await
+///     }))
 ///     .layer(TraceLayer::new()); // around every phase
 /// # Ok::<(), smtpd_tower::DomainsError>(())
 /// ```
@@ -54,17 +56,23 @@ impl<P: Phase, L> LayerPhase<P> for L where L: Layer<PhaseService<P>, Service: S
 /// [`oneshot`](tower::ServiceExt::oneshot):
 ///
 /// ```
-/// use smtpd_tower::{Mail, Pipeline, Rcpt, Reply, Request, Session, handler_fn, layer::RequireAuthLayer};
+/// use smtpd_tower::{
+///     Mail, Pipeline, Rcpt, Reply, Request, Session, handler_fn,
+///     layer::RequireAuthLayer,
+/// };
 /// use tower::{Layer, ServiceExt};
 ///
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), smtpd_tower::BoxError> {
-/// let pipeline = Pipeline::new()
-///     .rcpt(RequireAuthLayer::new().layer(handler_fn(async |_: Request<Rcpt>| {})));
+/// let pipeline = Pipeline::new().rcpt(
+///     RequireAuthLayer::new().layer(handler_fn(async |_: Request<Rcpt>| {})),
+/// );
 ///
-/// let mail = Request::new(Session::local(), Mail::new("alice@example.org".parse()?));
+/// let mail =
+///     Request::new(Session::local(), Mail::new("alice@example.org".parse()?));
 /// assert_eq!(pipeline.clone().oneshot(mail).await?, Reply::OK); // the default
 ///
-/// let rcpt = Request::new(Session::local(), Rcpt::new("bob@example.org".parse()?));
+/// let rcpt =
+///     Request::new(Session::local(), Rcpt::new("bob@example.org".parse()?));
 /// assert_eq!(pipeline.oneshot(rcpt).await?, Reply::auth_required());
 /// # Ok(()) }
 /// ```
@@ -147,12 +155,13 @@ impl Pipeline {
     /// ```
     /// use smtpd_tower::{Command, Pipeline, Reply, Request, handler_fn};
     ///
-    /// let pipeline = Pipeline::new().command(handler_fn(async |request: Request<Command>| {
-    ///     match request.payload().verb.as_str() {
-    ///         "XTIME" => Reply::ok("It is late"),
-    ///         _ => request.payload().default_reply.clone(),
-    ///     }
-    /// }));
+    /// let pipeline =
+    ///     Pipeline::new().command(handler_fn(async |request: Request<Command>| {
+    ///         match request.payload().verb.as_str() {
+    ///             "XTIME" => Reply::ok("It is late"),
+    ///             _ => request.payload().default_reply.clone(),
+    ///         }
+    ///     }));
     /// ```
     #[must_use]
     pub fn command(self, service: impl ServePhase<Command>) -> Self {

@@ -201,7 +201,8 @@ impl Session {
     /// # async fn count(request: &Request<Rcpt>) -> std::io::Result<()> { Ok(()) }
     /// let rcpt = handler_fn(async |request: Request<Rcpt>| {
     ///     if let Err(error) = count(&request).await {
-    ///         request.session().report_fault(PhaseKind::Rcpt, error); // the recipient is accepted uncounted
+    ///         // The recipient is accepted uncounted.
+    ///         request.session().report_fault(PhaseKind::Rcpt, error);
     ///     }
     /// });
     /// ```

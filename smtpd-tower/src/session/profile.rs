@@ -21,14 +21,22 @@ use std::fmt;
 /// [`Server::profile`]: crate::server::Server::profile
 ///
 /// ```
-/// use smtpd_tower::{Profile, Rcpt, Request, Session, handler_fn, layer::{CondLayer, DomainFilterLayer}};
+/// use smtpd_tower::{
+///     Profile, Rcpt, Request, Session, handler_fn,
+///     layer::{CondLayer, DomainFilterLayer},
+/// };
 /// use tower::{ServiceBuilder, ServiceExt};
 ///
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// // One pipeline for all: LMTP delivers to these domains, users send to any.
-/// let is_delivery = |request: &Request<Rcpt>| request.session().profile() == Some(Profile::Lmtp);
+/// let is_delivery = |request: &Request<Rcpt>| {
+///     request.session().profile() == Some(Profile::Lmtp)
+/// };
 /// let rcpt = ServiceBuilder::new()
-///     .layer(CondLayer::new(is_delivery, DomainFilterLayer::parse(["example.org"])?))
+///     .layer(CondLayer::new(
+///         is_delivery,
+///         DomainFilterLayer::parse(["example.org"])?,
+///     ))
 ///     .service(handler_fn(async |_: Request<Rcpt>| {}));
 /// let path: smtpd_tower::ForwardPath = "user@example.com".parse()?;
 /// let ask = |profile| {

@@ -12,7 +12,10 @@ use std::{
 /// [`ReceivedLayer`](crate::layer::ReceivedLayer) keeps one in the state of the transaction, where the delivery finds it:
 ///
 /// ```
-/// use smtpd_tower::{Body, Data, Envelope, Reply, Request, Session, handler_fn, layer::{QueueId, ReceivedLayer}};
+/// use smtpd_tower::{
+///     Body, Data, Envelope, Reply, Request, Session, handler_fn,
+///     layer::{QueueId, ReceivedLayer},
+/// };
 /// use tower::{ServiceBuilder, ServiceExt};
 ///
 /// async fn deliver(request: Request<Data>) -> Reply {
@@ -23,8 +26,13 @@ use std::{
 /// }
 ///
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// let data = ServiceBuilder::new().layer(ReceivedLayer::new()).service(handler_fn(deliver));
-/// let request = Request::new(Session::local(), Data::new(Envelope::default(), Body::from("Hello\r\n")));
+/// let data = ServiceBuilder::new()
+///     .layer(ReceivedLayer::new())
+///     .service(handler_fn(deliver));
+/// let request = Request::new(
+///     Session::local(),
+///     Data::new(Envelope::default(), Body::from("Hello\r\n")),
+/// );
 /// assert!(data.oneshot(request).await?.merged().text().starts_with("Queued as "));
 /// # Ok(()) }
 /// ```

@@ -11,7 +11,8 @@ use bytes::Bytes;
 /// ```
 /// use smtpd_tower::{TlsInfo, TlsVersion};
 ///
-/// let tls = TlsInfo::new(TlsVersion::Tls13, "TLS_AES_128_GCM_SHA256").with_sni("mail.example.org");
+/// let tls = TlsInfo::new(TlsVersion::Tls13, "TLS_AES_128_GCM_SHA256")
+///     .with_sni("mail.example.org");
 /// assert!(tls.version() >= TlsVersion::Tls12);
 /// assert_eq!(tls.bits(), Some(128));
 /// assert_eq!(tls.sni(), Some("mail.example.org"));

@@ -26,7 +26,10 @@
 //! let rcpt = ServiceBuilder::new()
 //!     .layer(DomainFilterLayer::parse(["example.org"])?)
 //!     .service(recorder.clone());
-//! let server = Server::new("mx.example.org", Pipeline::new().rcpt(rcpt).data(recorder.clone()));
+//! let server = Server::new(
+//!     "mx.example.org",
+//!     Pipeline::new().rcpt(rcpt).data(recorder.clone()),
+//! );
 //!
 //! let mut client = Client::connect(&server);
 //! client.greeting().await?.expect_code(220)?;
@@ -36,8 +39,12 @@
 //! client.rcpt("b@example.org").await?.expect_code(250)?;
 //! client.data("Subject: hi\r\n\r\nHello\r\n").await?.expect_code(250)?;
 //!
-//! let asked: Vec<_> = recorder.requests().iter().map(ToString::to_string).collect();
-//! assert_eq!(asked, ["rcpt b@example.org", "data a@example.com to b@example.org"]);
+//! let asked: Vec<_> =
+//!     recorder.requests().iter().map(ToString::to_string).collect();
+//! assert_eq!(
+//!     asked,
+//!     ["rcpt b@example.org", "data a@example.com to b@example.org"]
+//! );
 //! # Ok(()) }
 //! ```
 //!
@@ -54,15 +61,18 @@
 //!
 //! # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let inbox = Inbox::new();
-//! let pipeline = Pipeline::new().rcpt(handler_fn(async |_: Request<Rcpt>| {})).data(inbox.clone());
+//! let pipeline = Pipeline::new()
+//!     .rcpt(handler_fn(async |_: Request<Rcpt>| {}))
+//!     .data(inbox.clone());
 //! // The first connection is lost in the middle of the message.
-//! let running = Running::start_with(Server::new("mx.example.org", pipeline), |listener| {
-//!     ChaosListener::each(listener, |number| match number {
-//!         1 => StreamChaos::new().cut_in_data(10),
-//!         _ => StreamChaos::new(),
+//! let running =
+//!     Running::start_with(Server::new("mx.example.org", pipeline), |listener| {
+//!         ChaosListener::each(listener, |number| match number {
+//!             1 => StreamChaos::new().cut_in_data(10),
+//!             _ => StreamChaos::new(),
+//!         })
 //!     })
-//! })
-//! .await?;
+//!     .await?;
 //!
 //! // Replace this by the program under test, which gets `running.address()`.
 //! let message = "Subject: hi\r\n\r\nHello\r\n";
@@ -70,7 +80,10 @@
 //! let lost = client.send("a@example.com", ["b@example.org"], message).await;
 //! assert!(matches!(lost, Err(ClientError::Closed | ClientError::Reset)));
 //! let mut client = running.client().await?;
-//! client.send("a@example.com", ["b@example.org"], message).await?.expect_code(250)?;
+//! client
+//!     .send("a@example.com", ["b@example.org"], message)
+//!     .await?
+//!     .expect_code(250)?;
 //!
 //! running.stop().await?;
 //! assert_eq!(inbox.len(), 1);
@@ -90,14 +103,16 @@
 //!
 //! // In a test: #[tokio::test(start_paused = true)], or tokio::time::pause().
 //! # #[tokio::main(flavor = "current_thread", start_paused = true)] async fn main() -> Result<(), ClientError> {
-//! let pipeline = Pipeline::new().layer(ChaosLayer::new().slow_banner(Duration::from_secs(200)));
+//! let pipeline = Pipeline::new()
+//!     .layer(ChaosLayer::new().slow_banner(Duration::from_secs(200)));
 //! let mut client = Client::connect(&Server::new("mx.example.org", pipeline));
 //! let start = Instant::now();
 //! client.greeting().await?.expect_code(220)?;
 //! assert_eq!(start.elapsed().as_secs(), 200);
 //!
 //! // An idle client times out after five minutes: RFC 5321 section 4.5.3.2.7.
-//! let mut client = Client::connect(&Server::new("mx.example.org", Pipeline::new()));
+//! let mut client =
+//!     Client::connect(&Server::new("mx.example.org", Pipeline::new()));
 //! let start = Instant::now();
 //! client.greeting().await?.expect_code(220)?;
 //! client.reply().await?.expect_code(421)?;

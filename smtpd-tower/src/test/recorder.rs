@@ -24,7 +24,9 @@ use crate::{
 /// A service for every phase that records its requests, and answers by a rule. Clones share the records.
 ///
 /// ```
-/// use smtpd_tower::{Rcpt, Reply, Request, Session, phase::PhaseKind, test::Recorder};
+/// use smtpd_tower::{
+///     Rcpt, Reply, Request, Session, phase::PhaseKind, test::Recorder,
+/// };
 /// use tower::ServiceExt;
 ///
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -32,7 +34,8 @@ use crate::{
 ///     PhaseKind::Rcpt => Reply::mailbox_full(),
 ///     _ => Reply::OK,
 /// });
-/// let request = Request::new(Session::local(), Rcpt::new("a@example.org".parse()?));
+/// let request =
+///     Request::new(Session::local(), Rcpt::new("a@example.org".parse()?));
 /// assert_eq!(recorder.clone().oneshot(request).await?.code().as_u16(), 452);
 /// assert_eq!(recorder.requests()[0].to_string(), "rcpt a@example.org");
 /// # Ok(()) }
@@ -176,14 +179,25 @@ impl<R: From<Reply>> Future for RecorderFuture<R> {
 /// A request to a [`Recorder`]. `Display` shows phase and subject, such as `rcpt user@example.org`.
 ///
 /// ```
-/// use smtpd_tower::{Server, phase::PhaseKind, test::{Client, ClientError, Recorder}};
+/// use smtpd_tower::{
+///     Server,
+///     phase::PhaseKind,
+///     test::{Client, ClientError, Recorder},
+/// };
 ///
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), ClientError> {
 /// let recorder = Recorder::new();
-/// let mut client = Client::connect(&Server::new("mx.example.org", recorder.pipeline()));
-/// client.send("a@example.com", ["b@example.org"], "Hello\r\n").await?.expect_code(250)?;
+/// let mut client =
+///     Client::connect(&Server::new("mx.example.org", recorder.pipeline()));
+/// client
+///     .send("a@example.com", ["b@example.org"], "Hello\r\n")
+///     .await?
+///     .expect_code(250)?;
 /// let asked = recorder.take().pop().unwrap();
-/// assert_eq!((asked.phase(), asked.subject()), (PhaseKind::Data, "a@example.com to b@example.org"));
+/// assert_eq!(
+///     (asked.phase(), asked.subject()),
+///     (PhaseKind::Data, "a@example.com to b@example.org")
+/// );
 /// assert_eq!(asked.message().unwrap(), "Hello\r\n");
 /// # Ok(()) }
 /// ```

@@ -20,7 +20,9 @@ use crate::server::{Handle, Listener, Server};
 /// use smtpd_tower::{Server, test::{Recorder, Running}};
 ///
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// let running = Running::start(Server::new("mx.example.org", Recorder::new().pipeline())).await?;
+/// let running =
+///     Running::start(Server::new("mx.example.org", Recorder::new().pipeline()))
+///         .await?;
 /// let mut client = running.client().await?;
 /// client.greeting().await?.expect_code(220)?;
 /// let address = running.address();

@@ -30,11 +30,17 @@ use crate::{
 /// All clones of a layer, and all services that they create, share their counts.
 ///
 /// ```
-/// use smtpd_tower::{Server, phase::PhaseKind, test::{ChaosLayer, Client, ClientError, Recorder}};
+/// use smtpd_tower::{
+///     Server,
+///     phase::PhaseKind,
+///     test::{ChaosLayer, Client, ClientError, Recorder},
+/// };
 ///
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), ClientError> {
-/// let chaos = ChaosLayer::new().on([PhaseKind::Rcpt]).fail_every(2).close_after(3);
-/// let server = Server::new("mx.example.org", Recorder::new().pipeline().layer(chaos));
+/// let chaos =
+///     ChaosLayer::new().on([PhaseKind::Rcpt]).fail_every(2).close_after(3);
+/// let server =
+///     Server::new("mx.example.org", Recorder::new().pipeline().layer(chaos));
 /// let mut client = Client::connect(&server);
 /// client.greeting().await?.expect_code(220)?;
 /// client.ehlo("client.example").await?.expect_code(250)?;

@@ -6,15 +6,23 @@ use crate::{net::PeerAddr, server::Listener};
 /// A listener whose connections are [`ChaosStream`]s.
 ///
 /// ```
-/// use smtpd_tower::{Pipeline, Server, test::{ChaosListener, ClientError, Running, StreamChaos}};
+/// use smtpd_tower::{
+///     Pipeline, Server,
+///     test::{ChaosListener, ClientError, Running, StreamChaos},
+/// };
 ///
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let server = Server::new("mx.example.org", Pipeline::new());
 /// let chaos = StreamChaos::new().cut_after_read(10);
-/// let running = Running::start_with(server, |listener| ChaosListener::new(listener, chaos)).await?;
+/// let running =
+///     Running::start_with(server, |listener| ChaosListener::new(listener, chaos))
+///         .await?;
 /// let mut client = running.client().await?;
 /// client.greeting().await?.expect_code(220)?;
-/// assert!(matches!(client.ehlo("client.example").await, Err(ClientError::Closed | ClientError::Reset)));
+/// assert!(matches!(
+///     client.ehlo("client.example").await,
+///     Err(ClientError::Closed | ClientError::Reset)
+/// ));
 /// # Ok(()) }
 /// ```
 pub struct ChaosListener<L> {

@@ -21,8 +21,10 @@ use tokio::{
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), ClientError> {
 /// let recorder = Recorder::new();
 /// let server = Server::new("mx.example.org", recorder.pipeline());
-/// let mut client = Client::options().chaos(StreamChaos::new().cut_in_data(5)).connect(&server);
-/// let lost = client.send("a@example.com", ["b@example.org"], "Hello, world\r\n").await;
+/// let mut client =
+///     Client::options().chaos(StreamChaos::new().cut_in_data(5)).connect(&server);
+/// let lost =
+///     client.send("a@example.com", ["b@example.org"], "Hello, world\r\n").await;
 /// assert!(matches!(lost, Err(ClientError::Closed)));
 /// assert!(recorder.requests().iter().all(|asked| asked.message().is_none()));
 /// # Ok(()) }
@@ -81,12 +83,18 @@ impl StreamChaos {
 /// A cut drops the underlying connection: both directions are closed at once, and with TCP the client may see a reset.
 ///
 /// ```
-/// use smtpd_tower::{PeerAddr, Pipeline, Server, test::{ChaosStream, Client, ClientError, StreamChaos}};
+/// use smtpd_tower::{
+///     PeerAddr, Pipeline, Server,
+///     test::{ChaosStream, Client, ClientError, StreamChaos},
+/// };
 ///
 /// # #[tokio::main(flavor = "current_thread")] async fn main() {
 /// let (near, far) = tokio::io::duplex(1024);
 /// let far = ChaosStream::new(far, StreamChaos::new().cut_after_written(10));
-/// tokio::spawn(Server::new("mx.example.org", Pipeline::new()).serve_connection(far, PeerAddr::Unknown));
+/// tokio::spawn(
+///     Server::new("mx.example.org", Pipeline::new())
+///         .serve_connection(far, PeerAddr::Unknown),
+/// );
 /// let error = Client::over(near).greeting().await.unwrap_err();
 /// assert_eq!(error.to_string(), "not an SMTP reply: 220 mx.exa");
 /// # }

@@ -8,9 +8,12 @@ use super::ClientReply;
 /// use smtpd_tower::{Pipeline, Server, test::{Client, ClientError}};
 ///
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), ClientError> {
-/// let mut client = Client::connect(&Server::new("mx.example.org", Pipeline::new()));
+/// let mut client =
+///     Client::connect(&Server::new("mx.example.org", Pipeline::new()));
 /// match client.greeting().await?.expect_code(554) {
-///     Err(ClientError::Unexpected { expected: 554, reply }) => assert_eq!(reply.code().as_u16(), 220),
+///     Err(ClientError::Unexpected { expected: 554, reply }) => {
+///         assert_eq!(reply.code().as_u16(), 220)
+///     }
 ///     other => panic!("{other:?}"),
 /// }
 /// # Ok(()) }

@@ -5,12 +5,16 @@ use super::ClientReply;
 /// ```
 /// # use smtpd_tower::{Pipeline, Server, test::{Client, ClientError}};
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), ClientError> {
-/// let server = Server::new("mx.example.org", Pipeline::new()).configure(|config| config.max_message_size(1000));
+/// let server = Server::new("mx.example.org", Pipeline::new())
+///     .configure(|config| config.max_message_size(1000));
 /// let mut client = Client::connect(&server);
 /// client.greeting().await?;
 /// client.ehlo("client.example").await?;
 /// assert_eq!(client.extensions().parameters("size"), Some("1000"));
-/// assert!(client.extensions().contains("PIPELINING") && !client.extensions().contains("AUTH"));
+/// assert!(
+///     client.extensions().contains("PIPELINING")
+///         && !client.extensions().contains("AUTH")
+/// );
 /// # Ok(()) }
 /// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -31,14 +31,23 @@ use crate::{net::PeerAddr, server::Server};
 /// without a step use [`command`](Self::command) and [`raw`](Self::raw).
 ///
 /// ```
-/// use smtpd_tower::{Pipeline, Rcpt, Request, Server, deliver::Inbox, handler_fn, test::{Client, ClientError}};
+/// use smtpd_tower::{
+///     Pipeline, Rcpt, Request, Server,
+///     deliver::Inbox,
+///     handler_fn,
+///     test::{Client, ClientError},
+/// };
 ///
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), ClientError> {
 /// let inbox = Inbox::new();
-/// let pipeline = Pipeline::new().rcpt(handler_fn(async |_: Request<Rcpt>| {})).data(inbox.clone());
+/// let pipeline = Pipeline::new()
+///     .rcpt(handler_fn(async |_: Request<Rcpt>| {}))
+///     .data(inbox.clone());
 /// let mut client = Client::connect(&Server::new("mx.example.org", pipeline));
 ///
-/// let reply = client.send("a@example.com", ["b@example.org"], "Subject: hi\r\n\r\n.dot\r\n").await?;
+/// let reply = client
+///     .send("a@example.com", ["b@example.org"], "Subject: hi\r\n\r\n.dot\r\n")
+///     .await?;
 /// assert_eq!(reply.expect_code(250)?.text(), "OK");
 /// client.quit().await?.expect_code(221)?;
 /// client.ended().await?;

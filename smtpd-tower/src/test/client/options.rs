@@ -16,7 +16,8 @@ use crate::{
 ///
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), ClientError> {
 /// let server = Server::new("mx.example.org", Pipeline::new());
-/// let mut client = ClientOptions::new().peer(([192, 0, 2, 1], 4711)).pipe(16).connect(&server);
+/// let mut client =
+///     ClientOptions::new().peer(([192, 0, 2, 1], 4711)).pipe(16).connect(&server);
 /// client.greeting().await?.expect_code(220)?;
 /// # Ok(()) }
 /// ```
@@ -82,12 +83,17 @@ impl ClientOptions {
     /// Runs a whole session, see [`transcript`](super::super::transcript()).
     ///
     /// ```
-    /// use smtpd_tower::{Server, layer::DenyClientsLayer, test::{ClientOptions, Recorder, TranscriptError}};
+    /// use smtpd_tower::{
+    ///     Server,
+    ///     layer::DenyClientsLayer,
+    ///     test::{ClientOptions, Recorder, TranscriptError},
+    /// };
     /// use tower::Layer;
     ///
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// let recorder = Recorder::new();
-    /// let denied = DenyClientsLayer::new(["192.0.2.0/24".parse()?]).layer(recorder.clone());
+    /// let denied =
+    ///     DenyClientsLayer::new(["192.0.2.0/24".parse()?]).layer(recorder.clone());
     /// let server = Server::new("mx.example.org", recorder.pipeline().connect(denied));
     /// ClientOptions::new().peer(([192, 0, 2, 1], 4711)).transcript(&server, "
     ///     S: 554 *

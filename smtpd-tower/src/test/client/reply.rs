@@ -70,7 +70,8 @@ impl ClientReply {
     /// ```
     /// # use smtpd_tower::{Pipeline, Server, test::{Client, ClientError}};
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), ClientError> {
-    /// let mut client = Client::connect(&Server::new("mx.example.org", Pipeline::new()));
+    /// let mut client =
+    ///     Client::connect(&Server::new("mx.example.org", Pipeline::new()));
     /// let reply = client.greeting().await?.expect_code(220)?;
     /// assert_eq!(reply.text(), "mx.example.org smtpd ESMTP");
     /// let error = client.command("VRFY").await?.expect_code(250).unwrap_err();

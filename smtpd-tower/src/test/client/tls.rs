@@ -24,7 +24,8 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Client<IO> {
     ///
     /// let own = rcgen::generate_simple_self_signed(["localhost".to_owned()])?;
     /// let (certificate, key) = (own.cert.pem(), own.signing_key.serialize_pem());
-    /// let server = Server::new("localhost", Pipeline::new()).tls(TlsConfig::from_pem(certificate.as_bytes(), key.as_bytes())?);
+    /// let server = Server::new("localhost", Pipeline::new())
+    ///     .tls(TlsConfig::from_pem(certificate.as_bytes(), key.as_bytes())?);
     ///
     /// let mut client = Client::connect(&server);
     /// client.greeting().await?.expect_code(220)?;
