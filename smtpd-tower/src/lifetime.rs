@@ -209,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn every_session_is_told_of_the_end() {
+    fn every_session_is_notified_of_the_end() {
         let registry = Registry::new();
         let mut permits: Vec<_> = (0..3).map(|_| registry.enter(9).unwrap()).collect();
         let mut waits: Vec<_> = permits.iter().map(|_| task::spawn(())).collect();

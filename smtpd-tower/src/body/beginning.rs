@@ -55,8 +55,8 @@ enum Place {
 
 impl Beginning {
     /// Takes the next chunk. Returns `None` while the result is still open.
-    pub(crate) fn look(&mut self, piece: &[u8]) -> Option<Begins> {
-        for &byte in piece {
+    pub(crate) fn look(&mut self, chunk: &[u8]) -> Option<Begins> {
+        for &byte in chunk {
             if let Place::Decided(_) = self.at {
                 break;
             }

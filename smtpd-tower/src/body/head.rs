@@ -34,17 +34,17 @@ impl Body {
     /// otherwise see [`BodyError`].
     pub async fn head(mut self, limit: usize) -> Result<(Head, Self), BodyError> {
         let mut head = BytesMut::new();
-        while let Some(piece) = self.chunk().await {
-            let mut piece = piece?;
+        while let Some(chunk) = self.chunk().await {
+            let mut chunk = chunk?;
             let known = head.len();
-            let taken = piece.len().min(limit - known);
-            head.extend_from_slice(piece.get(..taken).unwrap_or_default());
+            let taken = chunk.len().min(limit - known);
+            head.extend_from_slice(chunk.get(..taken).unwrap_or_default());
             if let Some(end) = end_of_head(&head, known) {
                 head.truncate(end);
-                let rest = piece.split_off(end - known);
+                let rest = chunk.split_off(end - known);
                 return Ok((Head::from(head.freeze()), self.prepend(rest)));
             }
-            if taken < piece.len() {
+            if taken < chunk.len() {
                 return Err(BodyError::HeadTooLarge);
             }
         }
@@ -53,13 +53,13 @@ impl Body {
 }
 
 /// Returns where the body begins. The empty line does not end within the first `known` bytes, which were searched before.
-pub(super) fn end_of_head(octets: &[u8], known: usize) -> Option<usize> {
+pub(super) fn end_of_head(bytes: &[u8], known: usize) -> Option<usize> {
     const END: &[u8] = b"\r\n\r\n";
-    if octets.starts_with(b"\r\n") {
+    if bytes.starts_with(b"\r\n") {
         return Some(2);
     }
     let from = known.saturating_sub(END.len() - 1);
-    let mut windows = octets.get(from..)?.windows(END.len());
+    let mut windows = bytes.get(from..)?.windows(END.len());
     let found = windows.position(|window| window == END)?;
     Some(from + found + END.len())
 }
@@ -82,23 +82,23 @@ pub(super) fn end_of_head(octets: &[u8], known: usize) -> Option<usize> {
 /// ```
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Head {
-    octets: Bytes,
+    bytes: Bytes,
 }
 
 impl Head {
     /// Returns the bytes, including the empty line at the end if there is one.
     pub fn as_bytes(&self) -> &[u8] {
-        &self.octets
+        &self.bytes
     }
 
     /// Converts the head into its bytes, including the empty line at the end if there is one.
     pub fn into_bytes(self) -> Bytes {
-        self.octets
+        self.bytes
     }
 
     /// Returns the fields from top to bottom. Lines that are not a field, which a message may contain, are skipped.
     pub fn fields(&self) -> HeaderFields<'_> {
-        HeaderFields { rest: &self.octets }
+        HeaderFields { rest: &self.bytes }
     }
 
     /// Returns the topmost field with that name, ignoring case (RFC 5322 section 1.2.2). For repeated fields see
@@ -109,14 +109,14 @@ impl Head {
 
     /// Puts this head back before `body`.
     pub fn into_body(self, body: Body) -> Body {
-        body.prepend(self.octets)
+        body.prepend(self.bytes)
     }
 }
 
 impl From<Bytes> for Head {
     /// Creates a head from these bytes, which end with the empty line if there is one.
-    fn from(octets: Bytes) -> Self {
-        Self { octets }
+    fn from(bytes: Bytes) -> Self {
+        Self { bytes }
     }
 }
 
@@ -148,15 +148,15 @@ impl<'a> Iterator for HeaderFields<'a> {
 }
 
 /// Returns where the first field ends. A line that begins with white space continues the field above it (RFC 5322 section 2.2.3).
-fn end_of_field(octets: &[u8]) -> usize {
-    octets
+fn end_of_field(bytes: &[u8]) -> usize {
+    bytes
         .windows(3)
         .position(|window| matches!(window, [b'\r', b'\n', next] if !is_blank(*next)))
-        .map_or(octets.len(), |at| at + 2)
+        .map_or(bytes.len(), |at| at + 2)
 }
 
-const fn is_blank(octet: u8) -> bool {
-    matches!(octet, b' ' | b'\t')
+const fn is_blank(byte: u8) -> bool {
+    matches!(byte, b' ' | b'\t')
 }
 
 /// One field of a [`Head`].
@@ -182,7 +182,7 @@ pub struct HeaderField<'a> {
 
 impl<'a> HeaderField<'a> {
     fn new(raw: &'a [u8]) -> Option<Self> {
-        let colon = raw.iter().position(|octet| *octet == b':')?;
+        let colon = raw.iter().position(|byte| *byte == b':')?;
         let (mut name, value) = raw.split_at(colon);
         // RFC 5322 section 4.5: white space before the colon is obsolete, but valid.
         while let [before @ .., b' ' | b'\t'] = name {
@@ -262,17 +262,17 @@ mod tests {
         (b"A: 1\r\n \r\n\r\nbody", 11),
     ];
 
-    async fn check(message: &[u8], head_len: usize, pieces: &[&[u8]]) {
-        let cut = || in_pieces(pieces.iter().copied(), Ok(()));
+    async fn check(message: &[u8], head_len: usize, chunks: &[&[u8]]) {
+        let cut = || in_pieces(chunks.iter().copied(), Ok(()));
         let (head, rest) = cut().head(head_len).await.unwrap();
-        assert_eq!(head.as_bytes(), &message[..head_len], "{pieces:?}");
+        assert_eq!(head.as_bytes(), &message[..head_len], "{chunks:?}");
         let rest = rest.collect().await.unwrap();
-        assert_eq!(rest, &message[head_len..], "{pieces:?}");
+        assert_eq!(rest, &message[head_len..], "{chunks:?}");
         let (head, rest) = cut().head(head_len + 1).await.unwrap();
         assert_eq!(head.into_body(rest).collect().await.unwrap(), message);
         if let Some(limit) = head_len.checked_sub(1) {
             let error = cut().head(limit).await.unwrap_err();
-            assert!(matches!(error, BodyError::HeadTooLarge), "{pieces:?}");
+            assert!(matches!(error, BodyError::HeadTooLarge), "{chunks:?}");
         }
     }
 
@@ -285,8 +285,8 @@ mod tests {
                     check(message, head_len, &[one, two, &message[second..]]).await;
                 }
             }
-            let octets: Vec<_> = message.chunks(1).collect();
-            check(message, head_len, &octets).await;
+            let bytes: Vec<_> = message.chunks(1).collect();
+            check(message, head_len, &bytes).await;
         }
     }
 

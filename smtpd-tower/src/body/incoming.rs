@@ -67,11 +67,11 @@ pub(crate) struct Pieces {
 }
 
 impl Pieces {
-    pub(crate) fn push(&mut self, piece: Bytes) {
+    pub(crate) fn push(&mut self, chunk: Bytes) {
         if self.is_empty() {
-            self.first = Some(piece);
+            self.first = Some(chunk);
         } else {
-            self.rest.push_back(piece);
+            self.rest.push_back(chunk);
         }
     }
 
@@ -95,8 +95,8 @@ impl Pieces {
             *self = others;
             return;
         }
-        while let Some(piece) = others.pop() {
-            self.push(piece);
+        while let Some(chunk) = others.pop() {
+            self.push(chunk);
         }
     }
 }
@@ -232,9 +232,9 @@ impl Feed {
 
     /// Hands one chunk over.
     #[cfg(test)]
-    pub(crate) async fn push(&self, piece: Bytes) {
+    pub(crate) async fn push(&self, chunk: Bytes) {
         let mut pieces = Pieces::default();
-        pieces.push(piece);
+        pieces.push(chunk);
         std::future::poll_fn(|cx| {
             self.hand_over(std::mem::take(&mut pieces), None, cx);
             self.wake_unaware();
@@ -290,16 +290,16 @@ pub(super) struct Incoming {
 
 impl Incoming {
     pub(super) fn poll_next(&mut self, cx: &Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
-        if let Some(piece) = self.pieces.pop() {
-            return Poll::Ready(Some(Ok(piece)));
+        if let Some(chunk) = self.pieces.pop() {
+            return Poll::Ready(Some(Ok(chunk)));
         }
         let mut registration = Registration::new(cx);
         loop {
             let mut state = self.shared.lock();
             std::mem::swap(&mut self.pieces, &mut state.pieces);
-            if let Some(piece) = self.pieces.pop() {
+            if let Some(chunk) = self.pieces.pop() {
                 state.waiting = false;
-                return Poll::Ready(Some(Ok(piece)));
+                return Poll::Ready(Some(Ok(chunk)));
             }
             if let Some(end) = &mut state.end {
                 let error = std::mem::replace(end, Ok(())).err();
@@ -348,7 +348,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_message_is_read_when_its_end_is_and_not_when_its_last_piece_is() {
+    fn a_message_is_read_when_its_end_is_and_not_when_its_last_chunk_is() {
         let (feed, mut body) = incoming();
         let mut session = task::spawn(());
         hand_over(&feed, &mut session, "one");
@@ -385,9 +385,9 @@ mod tests {
         matches!(served, Poll::Ready(Served::Wanted))
     }
 
-    fn hand_over(feed: &Feed, session: &mut Session, piece: &'static str) {
+    fn hand_over(feed: &Feed, session: &mut Session, chunk: &'static str) {
         let mut pieces = Pieces::default();
-        pieces.push(Bytes::from_static(piece.as_bytes()));
+        pieces.push(Bytes::from_static(chunk.as_bytes()));
         session.enter(|cx, _| feed.hand_over(pieces, None, cx));
     }
 

@@ -53,8 +53,8 @@ impl Body {
     /// ```
     #[must_use]
     pub fn inspect(self, mut see: impl FnMut(&Bytes) + Send + 'static) -> Self {
-        self.try_inspect(move |piece| {
-            see(piece);
+        self.try_inspect(move |chunk| {
+            see(chunk);
             Ok(())
         })
     }
@@ -104,9 +104,9 @@ impl Body {
     pub fn counted(self) -> (Self, OctetCount) {
         let count = OctetCount::default();
         let passed = count.clone();
-        let body = self.inspect(move |piece| {
-            let octets = u64::try_from(piece.len()).unwrap_or(u64::MAX);
-            passed.0.fetch_add(octets, Ordering::Relaxed);
+        let body = self.inspect(move |chunk| {
+            let bytes = u64::try_from(chunk.len()).unwrap_or(u64::MAX);
+            passed.0.fetch_add(bytes, Ordering::Relaxed);
         });
         (body, count)
     }
@@ -138,14 +138,14 @@ impl<F: FnMut(&Bytes) -> Result<(), BodyError>> Stream for Inspect<F> {
         let Some(body) = this.body else {
             return Poll::Ready(None);
         };
-        let piece = ready!(body.poll_chunk(cx));
-        if let Some(Ok(octets)) = &piece
-            && let Err(error) = (this.see)(octets)
+        let chunk = ready!(body.poll_chunk(cx));
+        if let Some(Ok(bytes)) = &chunk
+            && let Err(error) = (this.see)(bytes)
         {
             *this.body = None;
             return Poll::Ready(Some(Err(error)));
         }
-        Poll::Ready(piece)
+        Poll::Ready(chunk)
     }
 }
 
@@ -156,10 +156,10 @@ mod tests {
 
     #[tokio::test]
     async fn a_body_that_was_refused_yields_nothing_more() {
-        let mut pieces = 0;
+        let mut chunks = 0;
         let mut body = in_pieces(["one", "two", "three"], Ok(())).try_inspect(move |_| {
-            pieces += 1;
-            match pieces {
+            chunks += 1;
+            match chunks {
                 2 => Err(smtpd_core::Reply::rejected("No").into()),
                 _ => Ok(()),
             }

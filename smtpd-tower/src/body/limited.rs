@@ -19,8 +19,8 @@ impl Body {
     #[must_use]
     pub fn limited(self, limit: u64) -> Self {
         let mut left = limit;
-        self.try_inspect(move |piece| {
-            let bytes = u64::try_from(piece.len()).unwrap_or(u64::MAX);
+        self.try_inspect(move |chunk| {
+            let bytes = u64::try_from(chunk.len()).unwrap_or(u64::MAX);
             left = left.checked_sub(bytes).ok_or(BodyError::TooLarge)?;
             Ok(())
         })

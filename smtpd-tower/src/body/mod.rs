@@ -97,10 +97,10 @@ enum Source {
     Fixed(Option<Bytes>),
     Incoming(Incoming),
     // Only ever reached through `&mut`, so the wrapper makes the body `Sync` for free.
-    Stream(SyncWrapper<Pin<Box<PieceStream>>>),
+    Stream(SyncWrapper<Pin<Box<ChunkStream>>>),
 }
 
-type PieceStream = dyn Stream<Item = Result<Bytes, BodyError>> + Send;
+type ChunkStream = dyn Stream<Item = Result<Bytes, BodyError>> + Send;
 
 impl Body {
     /// Creates a body from a stream, for instance one that changes another body.
@@ -133,12 +133,12 @@ impl Body {
     /// Returns [`BodyError::TooLarge`] as soon as the message has more; otherwise see [`BodyError`].
     pub async fn collect_to(mut self, limit: usize) -> Result<Bytes, BodyError> {
         let mut whole = BytesMut::new();
-        while let Some(piece) = self.chunk().await {
-            let piece = piece?;
-            if piece.len() > limit - whole.len() {
+        while let Some(chunk) = self.chunk().await {
+            let chunk = chunk?;
+            if chunk.len() > limit - whole.len() {
                 return Err(BodyError::TooLarge);
             }
-            whole.extend_from_slice(&piece);
+            whole.extend_from_slice(&chunk);
         }
         Ok(whole.freeze())
     }
@@ -163,22 +163,22 @@ impl Body {
     ///     }));
     /// ```
     pub async fn discard(mut self) -> Result<(), BodyError> {
-        while let Some(piece) = self.chunk().await {
-            piece?;
+        while let Some(chunk) = self.chunk().await {
+            chunk?;
         }
         Ok(())
     }
 
     /// Puts any bytes before the body. For header fields, use [`prepend_header`](Self::prepend_header).
     #[must_use]
-    pub fn prepend(mut self, octets: impl Into<Bytes>) -> Self {
-        let octets = octets.into();
-        if octets.is_empty() {
+    pub fn prepend(mut self, bytes: impl Into<Bytes>) -> Self {
+        let bytes = bytes.into();
+        if bytes.is_empty() {
             return self;
         }
         self.front = Some(match self.front {
-            Some(front) => [octets, front].concat().into(),
-            None => octets,
+            Some(front) => [bytes, front].concat().into(),
+            None => bytes,
         });
         self
     }
@@ -188,7 +188,7 @@ impl Body {
             return Poll::Ready(Some(Ok(front)));
         }
         match &mut self.source {
-            Source::Fixed(octets) => Poll::Ready(octets.take().map(Ok)),
+            Source::Fixed(bytes) => Poll::Ready(bytes.take().map(Ok)),
             Source::Incoming(incoming) => incoming.poll_next(cx),
             Source::Stream(stream) => stream.get_mut().as_mut().poll_next(cx),
         }
@@ -220,8 +220,8 @@ impl From<Source> for Body {
 }
 
 impl From<Bytes> for Body {
-    fn from(octets: Bytes) -> Self {
-        Source::Fixed(Some(octets).filter(|octets| !octets.is_empty())).into()
+    fn from(bytes: Bytes) -> Self {
+        Source::Fixed(Some(bytes).filter(|bytes| !bytes.is_empty())).into()
     }
 }
 
@@ -232,8 +232,8 @@ impl From<&'static str> for Body {
 }
 
 impl From<Vec<u8>> for Body {
-    fn from(octets: Vec<u8>) -> Self {
-        Bytes::from(octets).into()
+    fn from(bytes: Vec<u8>) -> Self {
+        Bytes::from(bytes).into()
     }
 }
 
@@ -246,13 +246,13 @@ impl fmt::Debug for Body {
 /// Creates a message that arrives in these chunks, and ends with `end`.
 #[cfg(test)]
 pub(crate) fn in_pieces<'a, T: AsRef<[u8]> + ?Sized + 'a>(
-    pieces: impl IntoIterator<Item = &'a T>,
+    chunks: impl IntoIterator<Item = &'a T>,
     end: Result<(), BodyError>,
 ) -> Body {
     let (feed, body) = incoming();
-    for piece in pieces {
-        let piece = Bytes::copy_from_slice(piece.as_ref());
-        tokio_test::assert_ready!(tokio_test::task::spawn(feed.push(piece)).poll());
+    for chunk in chunks {
+        let chunk = Bytes::copy_from_slice(chunk.as_ref());
+        tokio_test::assert_ready!(tokio_test::task::spawn(feed.push(chunk)).poll());
     }
     feed.finish(end);
     body
@@ -280,7 +280,7 @@ mod tests {
         let broken = in_pieces(["one", "two"], Err(BodyError::BareNewline));
         let error = broken.discard().await.unwrap_err();
         assert!(matches!(error, BodyError::BareNewline));
-        let refused = in_pieces(["one", "two"], Ok(())).try_inspect(|piece| match &**piece {
+        let refused = in_pieces(["one", "two"], Ok(())).try_inspect(|chunk| match &**chunk {
             b"two" => Err(BodyError::TooLarge),
             _ => Ok(()),
         });

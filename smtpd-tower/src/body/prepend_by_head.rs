@@ -45,8 +45,8 @@ impl<F: FnOnce(&Head) -> String + Unpin> Stream for PrependByHead<F> {
         let this = &mut *self;
         while this.make.is_some() {
             let known = this.seen.len();
-            let piece = match ready!(this.body.poll_chunk(cx)).transpose() {
-                Ok(piece) => piece,
+            let chunk = match ready!(this.body.poll_chunk(cx)).transpose() {
+                Ok(chunk) => chunk,
                 Err(error) => {
                     // Nothing follows an error, neither the buffered bytes nor a clean end.
                     this.make = None;
@@ -55,24 +55,24 @@ impl<F: FnOnce(&Head) -> String + Unpin> Stream for PrependByHead<F> {
                 }
             };
             this.seen
-                .extend_from_slice(piece.as_deref().unwrap_or_default());
+                .extend_from_slice(chunk.as_deref().unwrap_or_default());
             let end = end_of_head(&this.seen, known);
-            if end.is_none() && piece.is_some() && this.seen.len() < this.limit {
+            if end.is_none() && chunk.is_some() && this.seen.len() < this.limit {
                 continue;
             }
-            let is_whole = piece.is_none() || end.is_some_and(|end| end <= this.limit);
-            let octets = this.seen.split().freeze();
-            let end = match Beginning::default().look(&octets) {
+            let is_whole = chunk.is_none() || end.is_some_and(|end| end <= this.limit);
+            let bytes = this.seen.split().freeze();
+            let end = match Beginning::default().look(&bytes) {
                 Some(Begins::Text) => Some(0),
-                Some(_) if is_whole => Some(end.unwrap_or(octets.len())),
+                Some(_) if is_whole => Some(end.unwrap_or(bytes.len())),
                 None if is_whole => Some(0),
                 _ => None,
             };
             let fields = this.make.take().zip(end).map(|(make, end)| {
-                let head = Head::from(octets.slice(..end));
+                let head = Head::from(bytes.slice(..end));
                 make(&head)
             });
-            let body = std::mem::take(&mut this.body).prepend(octets);
+            let body = std::mem::take(&mut this.body).prepend(bytes);
             this.body = body.prepend_header(fields.unwrap_or_default());
         }
         this.body.poll_chunk(cx)

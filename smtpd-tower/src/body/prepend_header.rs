@@ -192,8 +192,8 @@ mod tests {
                     check(message, &[one, two, &message[second..]], link).await;
                 }
             }
-            let octets: Vec<_> = message.chunks(1).collect();
-            check(message, &octets, link).await;
+            let bytes: Vec<_> = message.chunks(1).collect();
+            check(message, &bytes, link).await;
         }
     }
 

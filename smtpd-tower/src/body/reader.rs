@@ -30,7 +30,7 @@ impl Body {
     pub fn into_reader(self) -> BodyReader {
         BodyReader {
             body: self,
-            piece: Bytes::new(),
+            chunk: Bytes::new(),
             end: None,
         }
     }
@@ -40,7 +40,7 @@ impl Body {
 #[derive(Debug)]
 pub struct BodyReader {
     body: Body,
-    piece: Bytes,
+    chunk: Bytes,
     end: Option<Result<(), BodyError>>,
 }
 
@@ -48,26 +48,26 @@ impl AsyncBufRead for BodyReader {
     fn poll_fill_buf(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<&[u8]>> {
         let this = self.get_mut();
         // A body may have empty chunks, but a read of no bytes means the end.
-        while this.piece.is_empty() {
+        while this.chunk.is_empty() {
             match &this.end {
                 Some(Ok(())) => break,
                 Some(Err(error)) => return Poll::Ready(Err(error.clone().into())),
                 None => match ready!(this.body.poll_chunk(cx)) {
-                    Some(Ok(piece)) => this.piece = piece,
+                    Some(Ok(chunk)) => this.chunk = chunk,
                     Some(Err(error)) => this.end = Some(Err(error)),
                     None => this.end = Some(Ok(())),
                 },
             }
         }
-        Poll::Ready(Ok(&this.piece))
+        Poll::Ready(Ok(&this.chunk))
     }
 
-    fn consume(mut self: Pin<&mut Self>, octets: usize) {
-        let octets = octets.min(self.piece.len());
-        self.piece.advance(octets);
-        if self.piece.is_empty() {
+    fn consume(mut self: Pin<&mut Self>, bytes: usize) {
+        let bytes = bytes.min(self.chunk.len());
+        self.chunk.advance(bytes);
+        if self.chunk.is_empty() {
             // Does not keep this chunk in memory while waiting for the next one.
-            self.piece = Bytes::new();
+            self.chunk = Bytes::new();
         }
     }
 }
@@ -128,7 +128,7 @@ mod tests {
     use smtpd_core::Reply;
 
     #[tokio::test]
-    async fn every_octet_is_read_whatever_the_pieces_and_buffers() {
+    async fn every_byte_is_read_whatever_the_chunks_and_buffers() {
         for size in 1..=8 {
             let body = in_pieces([&b"ab"[..], b"", b"cdefg", b"", b"h"], Ok(())).prepend("");
             let mut reader = body.into_reader();
@@ -158,11 +158,11 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_reader_that_waits_does_not_keep_the_piece_that_it_has_read() {
-        let piece = std::sync::Arc::new(*b"piece");
-        let alive = std::sync::Arc::downgrade(&piece);
+    async fn a_reader_that_waits_does_not_keep_the_chunk_that_it_has_read() {
+        let chunk = std::sync::Arc::new(*b"chunk");
+        let alive = std::sync::Arc::downgrade(&chunk);
         let (feed, body) = crate::body::incoming();
-        feed.push(Bytes::from_owner(Owner(piece))).await;
+        feed.push(Bytes::from_owner(Owner(chunk))).await;
         let mut reader = body.into_reader();
         reader.read_exact(&mut [0; 5]).await.unwrap();
         assert!(alive.upgrade().is_none());

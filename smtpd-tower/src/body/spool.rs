@@ -74,22 +74,22 @@ impl Spooling {
         }
     }
 
-    fn store(&mut self, piece: Bytes) {
-        self.len += piece.len() as u64;
+    fn store(&mut self, chunk: Bytes) {
+        self.len += chunk.len() as u64;
         let storage = std::mem::replace(&mut self.storage, Storage::Memory(BytesMut::new()));
         self.storage = match storage {
-            Storage::Memory(mut memory) if piece.len() <= self.limit - memory.len() => {
-                memory.extend_from_slice(&piece);
+            Storage::Memory(mut memory) if chunk.len() <= self.limit - memory.len() => {
+                memory.extend_from_slice(&chunk);
                 Storage::Memory(memory)
             }
             Storage::Memory(memory) => {
                 let directory = self.directory.take();
                 Storage::Writing(spawn_blocking(move || {
-                    write(create(directory.as_deref())?, &[&memory, &piece])
+                    write(create(directory.as_deref())?, &[&memory, &chunk])
                 }))
             }
-            Storage::File(file) if piece.is_empty() => Storage::File(file),
-            Storage::File(file) => Storage::Writing(spawn_blocking(move || write(file, &[&piece]))),
+            Storage::File(file) if chunk.is_empty() => Storage::File(file),
+            Storage::File(file) => Storage::Writing(spawn_blocking(move || write(file, &[&chunk]))),
             writing @ Storage::Writing(_) => writing,
         };
     }
@@ -102,8 +102,8 @@ fn create(directory: Option<&Path>) -> io::Result<File> {
     }
 }
 
-fn write(mut file: File, pieces: &[&[u8]]) -> io::Result<File> {
-    pieces.iter().try_for_each(|piece| file.write_all(piece))?;
+fn write(mut file: File, chunks: &[&[u8]]) -> io::Result<File> {
+    chunks.iter().try_for_each(|chunk| file.write_all(chunk))?;
     Ok(file)
 }
 
@@ -118,8 +118,8 @@ impl Future for Spooling {
                 let file = written.and_then(|result| result);
                 this.storage = Storage::File(file.map_err(BodyError::other)?);
             }
-            if let Some(piece) = ready!(this.body.poll_chunk(cx)) {
-                this.store(piece?);
+            if let Some(chunk) = ready!(this.body.poll_chunk(cx)) {
+                this.store(chunk?);
                 continue;
             }
             let storage = std::mem::replace(&mut this.storage, Storage::Memory(BytesMut::new()));
@@ -182,7 +182,7 @@ impl Spooled {
     /// If the file cannot be read, the body yields [`BodyError::Other`].
     pub fn body(&self) -> Body {
         match &self.kept {
-            Kept::Memory(octets) => octets.clone().into(),
+            Kept::Memory(bytes) => bytes.clone().into(),
             Kept::File(file) => Body::new(SpooledFile::new(file.clone(), self.len)),
         }
     }
@@ -211,7 +211,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_message_above_the_limit_goes_to_a_file_and_is_read_twice() {
-        let message: Vec<u8> = (0..300_000_u32).map(|octet| octet as u8).collect();
+        let message: Vec<u8> = (0..300_000_u32).map(|byte| byte as u8).collect();
         // Bytes, bytes per chunk, limit, whether it stays in memory.
         let table = [
             (0, 1, 0, true),
@@ -226,9 +226,9 @@ mod tests {
         ];
         for (len, size, limit, in_memory) in table {
             let message = &message[..len];
-            let pieces = message.chunks(size).chain([&b""[..]]);
-            let spooled = in_pieces(pieces, Ok(())).spool(limit).await.unwrap();
-            let case = format!("{len} octets, limit {limit}");
+            let chunks = message.chunks(size).chain([&b""[..]]);
+            let spooled = in_pieces(chunks, Ok(())).spool(limit).await.unwrap();
+            let case = format!("{len} bytes, limit {limit}");
             assert_eq!(spooled.is_in_memory(), in_memory, "{case}");
             assert_eq!(spooled.len(), len as u64, "{case}");
             assert_eq!(spooled.is_empty(), len == 0, "{case}");

@@ -13,7 +13,7 @@ use tokio::task::{JoinHandle, spawn_blocking};
 use crate::body::BodyError;
 
 /// The number of bytes read at once.
-const PIECE: u64 = 64 * 1024;
+const CHUNK: u64 = 64 * 1024;
 
 /// Reads a file that others read too: each at a position of its own.
 pub(super) struct SpooledFile {
@@ -35,7 +35,7 @@ impl SpooledFile {
 
     fn read(&self) -> JoinHandle<io::Result<Vec<u8>>> {
         let (file, at) = (self.file.clone(), self.at);
-        let len = PIECE.min(self.end - at);
+        let len = CHUNK.min(self.end - at);
         spawn_blocking(move || read(&file, at, len))
     }
 }
@@ -44,14 +44,12 @@ fn read(file: &Mutex<File>, at: u64, len: u64) -> io::Result<Vec<u8>> {
     // The file has one position to read from, so the lock is held meanwhile.
     let mut file = file.lock().unwrap_or_else(PoisonError::into_inner);
     file.seek(SeekFrom::Start(at))?;
-    let mut octets = Vec::new();
-    let read = Read::by_ref(&mut *file)
-        .take(len)
-        .read_to_end(&mut octets)?;
+    let mut bytes = Vec::new();
+    let read = Read::by_ref(&mut *file).take(len).read_to_end(&mut bytes)?;
     if (read as u64) < len {
         return Err(io::ErrorKind::UnexpectedEof.into());
     }
-    Ok(octets)
+    Ok(bytes)
 }
 
 impl Stream for SpooledFile {
@@ -67,9 +65,9 @@ impl Stream for SpooledFile {
         let read = ready!(Pin::new(job).poll(cx)).map_err(io::Error::from);
         this.reading = None;
         Poll::Ready(Some(match read.and_then(|result| result) {
-            Ok(octets) => {
-                this.at += octets.len() as u64;
-                Ok(octets.into())
+            Ok(bytes) => {
+                this.at += bytes.len() as u64;
+                Ok(bytes.into())
             }
             Err(error) => {
                 this.at = this.end;

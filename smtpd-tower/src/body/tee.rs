@@ -84,7 +84,7 @@ struct Tee<O, W> {
 
 enum State {
     Reading,
-    Writing { piece: Bytes, unwritten: Bytes },
+    Writing { chunk: Bytes, unwritten: Bytes },
     Closing,
     Ended,
 }
@@ -109,9 +109,9 @@ where
             let done = match this.state {
                 State::Reading => {
                     *this.state = match ready!(this.body.poll_chunk(cx)) {
-                        Some(Ok(piece)) => State::Writing {
-                            unwritten: piece.clone(),
-                            piece,
+                        Some(Ok(chunk)) => State::Writing {
+                            unwritten: chunk.clone(),
+                            chunk,
                         },
                         Some(Err(error)) => {
                             this.sink.set(Sink::Gone);
@@ -137,7 +137,7 @@ where
                 quietly(|| tracing::warn!(%error, "a copy of a message was given up"));
             }
             match std::mem::replace(this.state, State::Reading) {
-                State::Writing { piece, .. } => return Poll::Ready(Some(Ok(piece))),
+                State::Writing { chunk, .. } => return Poll::Ready(Some(Ok(chunk))),
                 _ => *this.state = State::Ended,
             }
         }
@@ -202,7 +202,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn every_octet_is_written_before_it_passes_and_the_sink_shut_down_before_the_end() {
+    async fn every_byte_is_written_before_it_passes_and_the_sink_shut_down_before_the_end() {
         let (sink, mut copy) = tokio::io::duplex(2);
         let mut body = message(Ok(())).tee(sink, SinkFailure::FailMessage);
         let mut read = Vec::new();
@@ -265,9 +265,9 @@ mod tests {
         fn poll_write(
             self: Pin<&mut Self>,
             _: &mut Context<'_>,
-            octets: &[u8],
+            bytes: &[u8],
         ) -> Poll<io::Result<usize>> {
-            Poll::Ready(Ok(octets.len()))
+            Poll::Ready(Ok(bytes.len()))
         }
 
         fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_waits_for_a_permit_is_answered_in_time() {
+    async fn a_client_that_waits_for_a_permit_is_answered_in_time() {
         let permits = all_permits().await;
         let faults = Arc::new(std::sync::Mutex::new(Vec::new()));
         let seen = faults.clone();

@@ -290,7 +290,7 @@ mod tests {
 
     /// A chunk of one byte would otherwise keep its whole input buffer.
     #[tokio::test]
-    async fn a_small_piece_is_a_copy() {
+    async fn a_small_chunk_is_a_copy() {
         let (_client, wire) = after_a_read_of(1).await;
         let buffer = Bytes::from(vec![b'x'; READ]);
         let piece = wire.piece(buffer.slice(..SMALL));

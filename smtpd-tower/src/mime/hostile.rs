@@ -213,7 +213,7 @@ fn as_many_levels_as_are_permitted_overflow_a_small_stack() {
 }
 
 #[test]
-fn many_messages_side_by_side_are_taken_for_nested_ones() {
+fn many_messages_side_by_side_count_as_nested_ones() {
     let part = |n| format!("--x\r\n{MESSAGE}Subject: {n}\r\n\r\ntext\r\n");
     let parts: String = (0..500).map(part).collect();
     let head = "Content-Type: multipart/mixed; boundary=x\r\n\r\n";

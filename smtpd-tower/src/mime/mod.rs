@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_message_over_the_limit_is_not_taken() {
+    async fn a_message_over_the_limit_is_not_read() {
         let error = Parsed::read(Body::from(MESSAGE), MESSAGE.len() - 1).await;
         assert!(matches!(error, Err(BodyError::TooLarge)));
     }

@@ -276,7 +276,7 @@ fn hosts_v6(bits: u8) -> u128 {
 
 /// Parses digits only: the number parser of the standard library would also accept a `+`.
 fn decimal(text: &str) -> Option<u8> {
-    let digits = text.bytes().all(|octet| octet.is_ascii_digit());
+    let digits = text.bytes().all(|byte| byte.is_ascii_digit());
     text.parse().ok().filter(|_| digits)
 }
 

@@ -16,28 +16,28 @@ impl Memory {
 
     /// Runs `work` with that many blocks, and wipes them. Returns `None` if there is not enough memory.
     pub(super) fn lend<T>(&self, blocks: usize, work: impl FnOnce(&mut [Block]) -> T) -> Option<T> {
-        let mut piece = self.take(blocks)?;
-        let used = piece.get_mut(..blocks)?;
+        let mut area = self.take(blocks)?;
+        let used = area.get_mut(..blocks)?;
         let result = work(used);
         // With one pass, the first blocks alone would allow trying passwords without the cost of the rest.
         used.iter_mut().for_each(|block| block.as_mut().zeroize());
         let mut kept = self.lock();
         let all: usize = kept.iter().map(Vec::len).sum();
-        if all + piece.len() <= Self::MOST_KEPT {
-            kept.push(piece);
+        if all + area.len() <= Self::MOST_KEPT {
+            kept.push(area);
         }
         Some(result)
     }
 
     fn take(&self, blocks: usize) -> Option<Vec<Block>> {
         let kept = self.lock().pop();
-        match kept.filter(|piece| piece.len() >= blocks) {
-            Some(piece) => Some(piece),
+        match kept.filter(|area| area.len() >= blocks) {
+            Some(area) => Some(area),
             None => {
-                let mut piece = Vec::new();
-                piece.try_reserve_exact(blocks).ok()?;
-                piece.resize_with(blocks, Block::default);
-                Some(piece)
+                let mut area = Vec::new();
+                area.try_reserve_exact(blocks).ok()?;
+                area.resize_with(blocks, Block::default);
+                Some(area)
             }
         }
     }
@@ -56,13 +56,13 @@ mod tests {
         let memory = Memory::default();
         let place = |blocks| {
             memory
-                .lend(blocks, |piece| (piece.as_ptr(), piece.len()))
+                .lend(blocks, |area| (area.as_ptr(), area.len()))
                 .unwrap()
         };
         let first = place(8);
         assert_eq!((place(8), place(4).0), (first, first.0));
         assert_eq!(place(16).1, 16);
-        assert_eq!(memory.lock().len(), 1, "the smaller piece is dropped");
+        assert_eq!(memory.lock().len(), 1, "the smaller area is dropped");
         memory.lend(8, |_| assert_eq!(place(8).1, 8)).unwrap();
         assert_eq!(memory.lock().len(), 2, "one for each at once");
     }
@@ -71,7 +71,7 @@ mod tests {
     #[test]
     fn what_is_kept_tells_nothing_of_the_passwords() {
         let memory = Memory::default();
-        let fill = |piece: &mut [Block]| piece.iter_mut().for_each(|block| block.as_mut().fill(7));
+        let fill = |area: &mut [Block]| area.iter_mut().for_each(|block| block.as_mut().fill(7));
         memory.lend(8, fill).unwrap();
         memory.lend(4, fill).unwrap();
         let kept = memory.lock();
@@ -98,12 +98,12 @@ mod tests {
         assert_eq!(
             memory.lock().len(),
             3,
-            "a piece that is too small is dropped"
+            "an area that is too small is dropped"
         );
     }
 
     #[test]
-    fn where_there_is_no_memory_the_work_is_not_done() {
+    fn without_memory_the_work_is_not_done() {
         let most = usize::MAX / Block::SIZE;
         assert!(Memory::default().lend(most, |_| ()).is_none());
     }

@@ -347,7 +347,7 @@ mod tests {
     }
 
     #[test]
-    fn where_nothing_was_compared_the_client_is_to_try_again() {
+    fn if_nothing_was_compared_the_client_may_try_again() {
         let credentials = Credentials::plain("alice", "secret").unwrap();
         let AuthOutcome::Refuse(reply) = outcome(&credentials, None) else {
             panic!()

@@ -291,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn who_gives_up_leaves_nothing_behind() {
+    fn a_client_that_gives_up_leaves_nothing_behind() {
         let permits = one();
         let held = assert_ready!(spawn(permits.acquire(None)).poll()).unwrap();
         let (first, mut second) = (waiting(&permits, 1), waiting(&permits, 2));
@@ -308,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn the_queue_is_bounded_and_who_floods_it_gives_way() {
+    fn the_queue_is_bounded_and_a_client_that_floods_it_gives_way() {
         let permits = one();
         let held = assert_ready!(spawn(permits.acquire(None)).poll()).unwrap();
         let mut flood: Vec<_> = (0..Permits::MAX_WAITING)
@@ -514,7 +514,7 @@ mod tests {
 
     /// Otherwise a client that asks for more than its share would get nothing, because its given-up requests come first.
     #[test]
-    fn who_has_given_up_uses_no_turn_of_the_others() {
+    fn a_client_that_has_given_up_uses_no_turn_of_the_others() {
         let permits = one();
         let held = assert_ready!(spawn(permits.acquire(None)).poll()).unwrap();
         for _ in 0..3 {

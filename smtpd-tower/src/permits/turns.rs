@@ -325,7 +325,7 @@ mod tests {
     }
 
     #[test]
-    fn the_network_that_waits_for_most_gives_way_and_in_it_who_came_last() {
+    fn the_network_that_waits_for_most_gives_way_and_in_it_the_newest_client() {
         let mut turns = Turns::new();
         // One client that waits twice, and as many in one /48 as in one /24 and its neighbor.
         for (at, ip) in [
@@ -442,7 +442,7 @@ mod tests {
     }
 
     #[test]
-    fn who_gives_up_and_comes_again_has_not_lost_the_place_of_the_network() {
+    fn a_client_that_gives_up_and_returns_keeps_the_place_of_its_network() {
         let mut turns = Turns::new();
         wait(&mut turns, &["a", "x", "b"]);
         turns.take_out(|who| *who == "x", &mut Vec::new());

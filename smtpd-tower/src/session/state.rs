@@ -150,9 +150,9 @@ impl Drop for Lent<'_> {
 struct TypeIdHasher(u64);
 
 impl Hasher for TypeIdHasher {
-    fn write(&mut self, octets: &[u8]) {
-        for &octet in octets {
-            self.0 = self.0.rotate_left(8) ^ u64::from(octet);
+    fn write(&mut self, bytes: &[u8]) {
+        for &byte in bytes {
+            self.0 = self.0.rotate_left(8) ^ u64::from(byte);
         }
     }
 

@@ -158,7 +158,7 @@ impl<R: From<Reply>> Future for RecorderFuture<R> {
         if let Some(body) = this.body {
             loop {
                 match ready!(Pin::new(&mut *body).poll_next(cx)) {
-                    Some(Ok(piece)) => this.message.extend_from_slice(&piece),
+                    Some(Ok(chunk)) => this.message.extend_from_slice(&chunk),
                     Some(Err(error)) => return Poll::Ready(Ok(error.reply().into())),
                     None => break,
                 }

@@ -83,19 +83,19 @@ fn explore(kind: Kind, depth: usize) {
 }
 
 #[test]
-fn no_reader_of_the_incoming_body_waits_for_ever() {
+fn no_reader_of_the_incoming_body_waits_forever() {
     explore(Kind::Incoming, 3);
 }
 
 #[test]
-fn no_reader_of_a_broadcast_waits_for_ever() {
+fn no_reader_of_a_broadcast_waits_forever() {
     for (readers, ahead, depth) in [(2, 1, 1), (2, 60, 2), (2, 1000, 1), (3, 60, 1)] {
         explore(Kind::Broadcast { readers, ahead }, depth);
     }
 }
 
 #[test]
-fn no_reader_of_a_wrapped_body_waits_for_ever() {
+fn no_reader_of_a_wrapped_body_waits_forever() {
     for kind in [
         Kind::Inspect,
         Kind::PrependByHead,
@@ -110,6 +110,6 @@ fn no_reader_of_a_wrapped_body_waits_for_ever() {
 }
 
 #[test]
-fn neither_a_body_nor_its_copy_waits_for_ever() {
+fn neither_a_body_nor_its_copy_waits_forever() {
     explore(Kind::Tee, 1);
 }

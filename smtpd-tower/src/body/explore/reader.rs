@@ -35,9 +35,9 @@ impl Reader {
                 return;
             };
             match item {
-                Some(Ok(piece)) => {
+                Some(Ok(chunk)) => {
                     self.pieces += 1;
-                    self.seen.push_str(std::str::from_utf8(&piece).unwrap());
+                    self.seen.push_str(std::str::from_utf8(&chunk).unwrap());
                 }
                 Some(Err(error)) => self.end = Some(Err(error)),
                 None => self.end = Some(Ok(())),

@@ -50,23 +50,23 @@ impl StreamChaos {
 
     /// Sets after how many bytes read by the server the connection is cut. Default: never.
     #[must_use]
-    pub const fn cut_after_read(mut self, octets: u64) -> Self {
-        self.read = Some(octets);
+    pub const fn cut_after_read(mut self, bytes: u64) -> Self {
+        self.read = Some(bytes);
         self
     }
 
     /// Sets after how many bytes written by the server the connection is cut. Default: never.
     #[must_use]
-    pub const fn cut_after_written(mut self, octets: u64) -> Self {
-        self.written = Some(octets);
+    pub const fn cut_after_written(mut self, bytes: u64) -> Self {
+        self.written = Some(bytes);
         self
     }
 
     /// Sets after how many bytes following a 354 reply the connection is cut: in the middle of DATA. Default: never. It needs a
     /// connection without TLS, because it has to see the reply.
     #[must_use]
-    pub const fn cut_in_data(mut self, octets: u64) -> Self {
-        self.in_data = Some(octets);
+    pub const fn cut_in_data(mut self, bytes: u64) -> Self {
+        self.in_data = Some(bytes);
         self
     }
 
@@ -151,12 +151,12 @@ impl<IO> ChaosStream<IO> {
     }
 
     /// A 354 reply begins a message, any other ends it (RFC 5321 section 4.1.1.4).
-    fn scan(&mut self, octets: &[u8]) {
-        for &octet in octets {
-            if octet == b'\n' {
+    fn scan(&mut self, bytes: &[u8]) {
+        for &byte in bytes {
+            if byte == b'\n' {
                 self.head.clear();
             } else if self.head.len() < 3 {
-                self.head.push(octet);
+                self.head.push(byte);
                 if self.head.len() == 3 {
                     self.data = self.chaos.in_data.filter(|_| self.head == b"354");
                 }
@@ -170,9 +170,9 @@ impl<IO: AsyncRead + Unpin> ChaosStream<IO> {
         let left = self.read.into_iter().chain(self.data).min();
         let room = at_most(buf.remaining(), left);
         let io = self.open(left, io::ErrorKind::ConnectionReset)?;
-        let mut piece = ReadBuf::new(buf.initialize_unfilled_to(room));
-        ready!(Pin::new(io).poll_read(cx, &mut piece))?;
-        let read = piece.filled().len();
+        let mut chunk = ReadBuf::new(buf.initialize_unfilled_to(room));
+        ready!(Pin::new(io).poll_read(cx, &mut chunk))?;
+        let read = chunk.filled().len();
         buf.advance(read);
         for left in [&mut self.read, &mut self.data].into_iter().flatten() {
             *left = left.saturating_sub(read as u64);
@@ -203,13 +203,13 @@ impl<IO: AsyncRead + Unpin> AsyncRead for ChaosStream<IO> {
                 this.held.advance(now);
                 return Poll::Ready(Ok(()));
             }
-            let mut octets = [0; 4 << 10];
-            let mut piece = ReadBuf::new(&mut octets);
-            ready!(this.poll_take(cx, &mut piece))?;
-            if piece.filled().is_empty() {
+            let mut bytes = [0; 4 << 10];
+            let mut chunk = ReadBuf::new(&mut bytes);
+            ready!(this.poll_take(cx, &mut chunk))?;
+            if chunk.filled().is_empty() {
                 return Poll::Ready(Ok(()));
             }
-            this.held.extend_from_slice(piece.filled());
+            this.held.extend_from_slice(chunk.filled());
             this.due = Some(Box::pin(sleep(this.chaos.delay)));
         }
     }
@@ -219,11 +219,11 @@ impl<IO: AsyncWrite + Unpin> AsyncWrite for ChaosStream<IO> {
     fn poll_write(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-        octets: &[u8],
+        bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let left = this.written;
-        let now = octets.get(..at_most(octets.len(), left)).unwrap_or(octets);
+        let now = bytes.get(..at_most(bytes.len(), left)).unwrap_or(bytes);
         let io = this.open(left, io::ErrorKind::BrokenPipe)?;
         let written = ready!(Pin::new(io).poll_write(cx, now))?;
         this.scan(now.get(..written).unwrap_or(now));
@@ -247,9 +247,9 @@ impl<IO: AsyncWrite + Unpin> AsyncWrite for ChaosStream<IO> {
     }
 }
 
-fn at_most(octets: usize, left: Option<u64>) -> usize {
+fn at_most(bytes: usize, left: Option<u64>) -> usize {
     left.and_then(|left| usize::try_from(left).ok())
-        .map_or(octets, |left| octets.min(left))
+        .map_or(bytes, |left| bytes.min(left))
 }
 
 #[cfg(test)]
@@ -274,10 +274,10 @@ mod tests {
         near.write_all(input.as_bytes()).await.unwrap();
         let mut seen = Vec::new();
         let error = loop {
-            let mut piece = [0; 3];
-            match far.read(&mut piece).await {
+            let mut chunk = [0; 3];
+            match far.read(&mut chunk).await {
                 Ok(0) => panic!("a clean end"),
-                Ok(read) => seen.extend_from_slice(&piece[..read]),
+                Ok(read) => seen.extend_from_slice(&chunk[..read]),
                 Err(error) => break error.kind(),
             }
         };
@@ -292,9 +292,9 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn no_octet_more_is_read() {
-        for (octets, expected) in [(0, ""), (1, "a"), (3, "abc"), (5, "abcde")] {
-            let found = cut(StreamChaos::new().cut_after_read(octets), "abcdefghi").await;
+    async fn no_more_bytes_are_read() {
+        for (bytes, expected) in [(0, ""), (1, "a"), (3, "abc"), (5, "abcde")] {
+            let found = cut(StreamChaos::new().cut_after_read(bytes), "abcdefghi").await;
             assert_eq!(found, (expected.to_owned(), io::ErrorKind::ConnectionReset));
         }
     }
@@ -308,15 +308,15 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn no_octet_more_is_written() {
-        for octets in [0, 4, 10] {
+    async fn no_more_bytes_are_written() {
+        for bytes in [0, 4, 10] {
             let (mut near, far) = tokio::io::duplex(1024);
-            let mut far = ChaosStream::new(far, StreamChaos::new().cut_after_written(octets));
+            let mut far = ChaosStream::new(far, StreamChaos::new().cut_after_written(bytes));
             let error = far.write_all(b"220 mx.test\r\n").await.unwrap_err();
             assert_eq!(error.kind(), io::ErrorKind::BrokenPipe);
             let mut seen = Vec::new();
             near.read_to_end(&mut seen).await.unwrap();
-            assert_eq!(seen, &b"220 mx.test\r\n"[..octets as usize]);
+            assert_eq!(seen, &b"220 mx.test\r\n"[..bytes as usize]);
         }
     }
 

@@ -84,13 +84,13 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Client<IO> {
     /// Like [`command`](Self::command).
     pub async fn bdat(
         &mut self,
-        octets: impl AsRef<[u8]>,
+        bytes: impl AsRef<[u8]>,
         last: bool,
     ) -> Result<ClientReply, ClientError> {
-        let octets = octets.as_ref();
+        let bytes = bytes.as_ref();
         let last = if last { " LAST" } else { "" };
-        let mut chunk = format!("BDAT {}{last}\r\n", octets.len()).into_bytes();
-        chunk.extend_from_slice(octets);
+        let mut chunk = format!("BDAT {}{last}\r\n", bytes.len()).into_bytes();
+        chunk.extend_from_slice(bytes);
         self.exchange(&chunk).await
     }
 
@@ -120,11 +120,11 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Client<IO> {
 /// RFC 5321 section 4.5.2: a line that begins with a dot gets another one; a line with only a dot ends the message.
 fn stuff(message: &[u8]) -> Vec<u8> {
     let mut stuffed = Vec::with_capacity(message.len() + 64);
-    for &octet in message {
-        if octet == b'.' && (stuffed.is_empty() || stuffed.ends_with(b"\r\n")) {
+    for &byte in message {
+        if byte == b'.' && (stuffed.is_empty() || stuffed.ends_with(b"\r\n")) {
             stuffed.push(b'.');
         }
-        stuffed.push(octet);
+        stuffed.push(byte);
     }
     if !message.is_empty() && !message.ends_with(b"\r\n") {
         stuffed.extend_from_slice(b"\r\n");

@@ -259,8 +259,8 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Client<IO> {
     /// # Errors
     ///
     /// Returns [`ClientError::Closed`], [`ClientError::Reset`] or [`ClientError::Io`].
-    pub async fn raw(&mut self, octets: impl AsRef<[u8]>) -> Result<(), ClientError> {
-        self.wire.write(octets.as_ref()).await
+    pub async fn raw(&mut self, bytes: impl AsRef<[u8]>) -> Result<(), ClientError> {
+        self.wire.write(bytes.as_ref()).await
     }
 
     /// Closes the write side, and leaves the read side open.
@@ -290,8 +290,8 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Client<IO> {
     }
 
     /// A server may explain why it closes while the client still sends. That explanation counts, and not the failed write.
-    async fn exchange(&mut self, octets: &[u8]) -> Result<ClientReply, ClientError> {
-        match self.raw(octets).await {
+    async fn exchange(&mut self, bytes: &[u8]) -> Result<ClientReply, ClientError> {
+        match self.raw(bytes).await {
             Ok(()) => self.reply().await,
             Err(error) => self.reply().await.map_err(|read| match read {
                 // A write fails in the same way after a reset and after an orderly close.
@@ -536,7 +536,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_no_server_is_told_apart() {
+    async fn what_is_not_a_server_is_an_error() {
         for (wire, expected) in [
             ("", "the server has closed the connection"),
             ("220-hi\r\n", "not an SMTP reply: 220-hi and no more"),
@@ -570,7 +570,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_reset_is_told_from_a_close() {
+    async fn a_reset_is_distinguished_from_a_close() {
         let mut client = after_a_close(true).await;
         assert!(matches!(client.reply().await, Err(ClientError::Closed)));
         client.play("S: [closed]").await.unwrap();

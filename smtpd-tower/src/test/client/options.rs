@@ -58,9 +58,9 @@ impl ClientOptions {
 
     /// Sets how many bytes the pipe holds in each direction before the writer has to wait. Default: 64 KiB; 0 means 1.
     #[must_use]
-    pub fn pipe(self, octets: usize) -> Self {
+    pub fn pipe(self, bytes: usize) -> Self {
         Self {
-            pipe: octets.max(1),
+            pipe: bytes.max(1),
             ..self
         }
     }

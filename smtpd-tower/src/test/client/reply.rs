@@ -124,7 +124,7 @@ fn status(code: Code, text: &str) -> Option<(Status, &str)> {
 }
 
 fn number(digits: &str) -> Option<u16> {
-    let fits = matches!(digits.len(), 1..=3) && digits.bytes().all(|octet| octet.is_ascii_digit());
+    let fits = matches!(digits.len(), 1..=3) && digits.bytes().all(|byte| byte.is_ascii_digit());
     fits.then(|| digits.parse().ok())?
 }
 

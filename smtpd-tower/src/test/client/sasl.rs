@@ -69,11 +69,11 @@ fn cram_md5(password: &[u8], challenge: &[u8]) -> Option<String> {
     let mut hmac = Hmac::<Md5>::new_from_slice(password).ok()?;
     hmac.update(challenge);
     let digest = hmac.finalize().into_bytes();
-    Some(digest.iter().map(|octet| format!("{octet:02x}")).collect())
+    Some(digest.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
-fn encode(octets: &[u8]) -> String {
-    STANDARD.encode(octets)
+fn encode(bytes: &[u8]) -> String {
+    STANDARD.encode(bytes)
 }
 
 fn decode(text: &str) -> Option<Vec<u8>> {

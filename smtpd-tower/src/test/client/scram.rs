@@ -72,7 +72,7 @@ impl Proof {
         proof
             .iter_mut()
             .zip(key)
-            .for_each(|(octet, key)| *octet ^= key);
+            .for_each(|(byte, key)| *byte ^= key);
         let signature = hmac(&hmac(&salted, b"Server Key")?, signed.as_bytes())?;
         Some(Self {
             last: format!("{unproved},p={}", BASE64_STANDARD.encode(proof)),
@@ -91,7 +91,7 @@ fn salted(password: &[u8], salt: &[u8], rounds: u32) -> Option<[u8; 32]> {
         last = hmac(password, &last)?;
         sum.iter_mut()
             .zip(last)
-            .for_each(|(sum, octet)| *sum ^= octet);
+            .for_each(|(sum, byte)| *sum ^= byte);
     }
     Some(sum)
 }

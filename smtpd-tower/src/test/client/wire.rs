@@ -32,8 +32,8 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Wire<IO> {
         }
     }
 
-    pub(super) async fn write(&mut self, mut octets: &[u8]) -> Result<(), ClientError> {
-        poll_fn(|cx| self.poll_write(cx, &mut octets)).await?;
+    pub(super) async fn write(&mut self, mut bytes: &[u8]) -> Result<(), ClientError> {
+        poll_fn(|cx| self.poll_write(cx, &mut bytes)).await?;
         Ok(self.io.flush().await?)
     }
 
@@ -83,12 +83,12 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Wire<IO> {
     fn poll_write(
         &mut self,
         cx: &mut Context<'_>,
-        octets: &mut &[u8],
+        bytes: &mut &[u8],
     ) -> Poll<Result<(), ClientError>> {
-        while !octets.is_empty() {
-            match Pin::new(&mut self.io).poll_write(cx, octets) {
+        while !bytes.is_empty() {
+            match Pin::new(&mut self.io).poll_write(cx, bytes) {
                 Poll::Ready(Ok(0)) => return Poll::Ready(Err(ClientError::Closed)),
-                Poll::Ready(Ok(written)) => *octets = octets.get(written..).unwrap_or_default(),
+                Poll::Ready(Ok(written)) => *bytes = bytes.get(written..).unwrap_or_default(),
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error.into())),
                 Poll::Pending if self.eof => return Poll::Pending,
                 Poll::Pending => {
