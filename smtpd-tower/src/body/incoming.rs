@@ -79,8 +79,8 @@ impl Pieces {
         self.first.is_none() && self.rest.is_empty()
     }
 
-    /// Returns whether the chunks are so many that they cost more than their bytes: a message of dots arrives in chunks of a few
-    /// bytes.
+    /// Returns whether there are so many chunks that they cost more than their bytes: a message of dots arrives in chunks of a
+    /// few bytes.
     pub(crate) fn are_many(&self) -> bool {
         const MANY: usize = 512;
         self.rest.len() >= MANY
@@ -408,7 +408,7 @@ mod tests {
                 feed.poll_service(cx, |cx| chunk.as_mut().poll(cx))
                     .map(|served| match served {
                         Served::Answered(read) => read.unwrap().unwrap(),
-                        Served::Wanted => panic!("it has not come"),
+                        Served::Wanted => panic!("it has not arrived"),
                     })
             });
             assert_eq!(assert_ready!(read), piece);

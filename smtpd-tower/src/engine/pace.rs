@@ -65,7 +65,7 @@ impl Pace {
         self.steps.is_multiple_of(LOOK)
     }
 
-    /// Returns whether so many steps were taken that other tasks have to run.
+    /// Returns whether enough steps were taken that other tasks have to run.
     pub(super) const fn has_done_enough(&self) -> bool {
         self.steps >= STEPS
     }
@@ -103,7 +103,7 @@ impl Pace {
         cx.waker().wake_by_ref();
     }
 
-    /// Returns whether so much was read from the client that other tasks have to run.
+    /// Returns whether enough was read from the client that other tasks have to run.
     pub(super) const fn has_read_enough(&self) -> bool {
         self.reads >= READS
     }

@@ -210,7 +210,7 @@ impl Transfer {
     }
 
     /// Abandons the message because the session ends before it: the service is notified, and may clean up for a moment. Only a
-    /// service that waits for the message can notice; any other work is in vain. Returns whether there is a service.
+    /// service that waits for the message can notice; any other work is wasted. Returns whether there is a service.
     pub(super) fn abandon(&mut self) -> bool {
         let Some(call) = &mut self.call else {
             return false;

@@ -178,7 +178,7 @@ impl<IO: Io> Driver<IO> {
         );
         assert!(
             self.shutdown.is_armed(),
-            "a session waits without being told of a shutdown"
+            "a session waits without being notified of a shutdown"
         );
     }
 }

@@ -94,7 +94,7 @@ mod tests {
         ];
         for (address, utf8, shown) in table {
             let Ok(parsed) = address.parse() else {
-                panic!("{address:?} is no address");
+                panic!("{address:?} is not an address");
             };
             assert_eq!(of_recipient(&parsed, utf8), shown);
         }

@@ -28,7 +28,7 @@ pub struct TrustedPeers {
 }
 
 impl TrustedPeers {
-    /// Trusts peers in these networks. The default is none at all.
+    /// Creates a set of the peers in these networks. The default set is empty.
     pub fn new(networks: impl IntoIterator<Item = Cidr>) -> Self {
         networks.into_iter().collect()
     }

@@ -145,7 +145,7 @@ impl fmt::Display for PasswordHashError {
         f.write_str(match self {
             Self::Malformed => "expected a hash such as $argon2id$v=19$m=19456,t=2,p=1$SALT$HASH",
             Self::Algorithm => "the hash is not by Argon2",
-            Self::Parameters => "the parameters of the hash cannot be used",
+            Self::Parameters => "the parameters of the hash are not valid",
             Self::Cost => "the hash asks for too much memory or time",
         })
     }

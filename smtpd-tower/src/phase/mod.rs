@@ -25,7 +25,7 @@ pub use crate::phase_kind::PhaseKind;
 use crate::reply::Answer;
 
 mod sealed {
-    #[expect(unnameable_types, reason = "that is what seals the trait")]
+    #[expect(unnameable_types, reason = "this seals the trait")]
     pub trait Sealed {}
 }
 

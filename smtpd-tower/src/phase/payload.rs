@@ -213,7 +213,7 @@ impl Rcpt {
 /// # Ok(()) }
 /// ```
 ///
-/// Its `Debug` form shows neither verb nor argument of an unknown command: a client whose AUTH was rejected may continue with
+/// Its `Debug` form shows neither verb nor argument of an unknown command: a client whose AUTH was refused may continue with
 /// names and passwords.
 #[derive(Clone)]
 #[non_exhaustive]

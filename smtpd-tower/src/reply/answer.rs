@@ -3,7 +3,7 @@ use smtpd_core::{AuthOutcome, DataReply, Reply};
 use super::IntoReply;
 
 mod sealed {
-    #[expect(unnameable_types, reason = "that is what seals the trait")]
+    #[expect(unnameable_types, reason = "this seals the trait")]
     pub trait Sealed {}
 }
 

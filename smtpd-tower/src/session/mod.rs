@@ -167,7 +167,7 @@ impl Session {
         self.facts.tls.as_ref()
     }
 
-    /// Returns who the client is, if it has authenticated.
+    /// Returns the client's identity, if it has authenticated.
     pub fn identity(&self) -> Option<&Identity> {
         self.facts.identity.as_ref()
     }

@@ -4,7 +4,7 @@
 //!
 //! | item | purpose |
 //! |---|---|
-//! | [`Client`] | speaking SMTP with a [`Server`](crate::server::Server) without a socket, or with any other server; with TLS and AUTH |
+//! | [`Client`] | a client of a [`Server`](crate::server::Server) without a socket, or of any other server, with TLS and AUTH |
 //! | [`Recorder`] | a service for every phase that records its requests |
 //! | [`transcript`] | whole sessions as `C:` and `S:` lines |
 //! | [`ChaosLayer`] | late answers, transient refusals, an early end |

@@ -283,7 +283,7 @@ impl World {
     pub(super) fn check_readers(&self) {
         for reader in &self.readers {
             let waits = reader.is_live() && reader.mode == Mode::Reads;
-            assert!(!waits || self.is_held_up(reader), "a reader waits for ever");
+            assert!(!waits || self.is_held_up(reader), "a reader waits forever");
         }
     }
 

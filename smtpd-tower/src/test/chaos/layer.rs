@@ -327,7 +327,7 @@ mod tests {
         assert_eq!(
             recorder.requests().len(),
             passed,
-            "what is refused is not asked"
+            "refused requests reach the service"
         );
         codes
     }

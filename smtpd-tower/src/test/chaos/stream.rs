@@ -104,7 +104,7 @@ pub struct ChaosStream<IO> {
     /// `None` once it is cut.
     io: Option<IO>,
     chaos: StreamChaos,
-    /// How much may still be read and written; the last one counts within a message only.
+    /// How much may still be read and written. `data` counts within a message only.
     read: Option<u64>,
     data: Option<u64>,
     written: Option<u64>,

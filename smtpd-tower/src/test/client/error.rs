@@ -58,7 +58,7 @@ impl fmt::Display for ClientError {
             Self::Closed => f.write_str("the server has closed the connection"),
             Self::Reset => f.write_str("the server has reset the connection"),
             Self::Malformed(what) => write!(f, "not an SMTP reply: {what}"),
-            Self::LineBreak => f.write_str("a command cannot hold a line break"),
+            Self::LineBreak => f.write_str("a command cannot contain a line break"),
             Self::Unexpected { expected, reply } => write!(f, "expected {expected}, got {reply}"),
             Self::Io(_) => f.write_str("the connection failed"),
         }

@@ -249,7 +249,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Client<IO> {
         }
         let reply = self.exchange(format!("{line}\r\n").as_bytes()).await?;
         if reply.is_positive() {
-            self.taken(line, &reply);
+            self.record(line, &reply);
         }
         Ok(reply)
     }
@@ -302,7 +302,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Client<IO> {
     }
 
     /// Records what an accepted command has changed.
-    fn taken(&mut self, line: &str, reply: &ClientReply) {
+    fn record(&mut self, line: &str, reply: &ClientReply) {
         let verb = line.split(' ').next().unwrap_or_default();
         let is = |other: &str| verb.eq_ignore_ascii_case(other);
         if is("RCPT") {

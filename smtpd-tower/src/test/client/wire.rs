@@ -68,7 +68,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Wire<IO> {
                 };
             }
             if self.seen.len() > MAX_LINE {
-                return Err(ClientError::Malformed("a line without end".to_owned()));
+                return Err(ClientError::Malformed("an endless line".to_owned()));
             }
             if poll_fn(|cx| self.poll_fill(cx)).await? == 0 {
                 return match &*self.seen {
