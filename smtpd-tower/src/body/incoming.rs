@@ -177,7 +177,7 @@ impl Feed {
 
     /// Hands chunks over, and the end if there is one.
     ///
-    /// Wakes a reader in another task. A reader in the engine's own task may not be woken: call
+    /// Wakes a reader in another task. A reader in the engine's own task might not be woken: call
     /// [`poll_service`](Self::poll_service) in the same poll of the task.
     pub(crate) fn hand_over(
         &self,
@@ -399,7 +399,7 @@ mod tests {
         let (feed, mut body) = incoming();
         let mut session = task::spawn(());
         for piece in ["one", "two"] {
-            // Not wanted yet: the engine sleeps, and has to be woken.
+            // Not wanted yet: the engine sleeps, and would be woken.
             assert!(!serve(&feed, &mut session, None));
             let mut chunk: Chunk<'_> = Box::pin(body.chunk());
             assert!(serve(&feed, &mut session, Some(&mut chunk)));
