@@ -67,7 +67,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Client<IO> {
                 Line::Server(expected) => {
                     // If the server no longer reads, the next read shows the end, or its reason.
                     let _ = self.raw(std::mem::take(&mut group)).await;
-                    let said = self.expect(expected).await;
+                    let said = self.read_expected(expected).await;
                     said.map_err(|actual| differs(expected, actual))?;
                 }
                 Line::Nothing => {}
@@ -101,7 +101,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Client<IO> {
     }
 
     /// Reads what the line of a transcript stands for. If something else arrives, returns it as the error.
-    async fn expect(&mut self, expected: &str) -> Result<(), String> {
+    async fn read_expected(&mut self, expected: &str) -> Result<(), String> {
         loop {
             let actual = self.said().await?;
             let line = match expected.strip_suffix(REST) {
