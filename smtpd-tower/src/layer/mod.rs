@@ -13,10 +13,10 @@
 //! | [`GreylistLayer`] | RCPT | 450 4.7.1 to strangers, until they try again (RFC 6647) |
 //! | [`HeloCheckLayer`] | HELO, MAIL | 550 5.7.1 to forged names |
 //! | [`HopLimitLayer`] | DATA | 554 5.4.6 to messages with too many `Received` fields (RFC 5321 section 6.3) |
-//! | [`MapBodyLayer`] | DATA | none: gives the service another body |
+//! | [`MapBodyLayer`] | DATA | none: replaces the body |
 //! | [`MapReplyLayer`] | any | none: changes replies |
-//! | [`MaxRecipientsLayer`] | RCPT | 452 4.5.3 to recipients over a number for each message |
-//! | [`OwnSenderLayer`] | MAIL | 550 5.7.1 to users who send under the address of another |
+//! | [`MaxRecipientsLayer`] | RCPT | 452 4.5.3 to recipients over a limit per message |
+//! | [`OwnSenderLayer`] | MAIL | 550 5.7.1 to senders that the user does not own |
 //! | [`RateLimitLayer`] | any | 451 4.7.1 to clients, users or other keys over their rate |
 //! | [`ReceivedLayer`] | DATA | none: adds the trace header to the message, and a [`QueueId`] to the transaction |
 //! | [`RequireAuthLayer`] | MAIL, RCPT, DATA | 530 5.7.0 before AUTH |
@@ -37,8 +37,8 @@
 //! in [`recover`](crate::reply::recover()). At connect, a 4yz reply closes the connection with 421; to AUTH, a local error
 //! (451 4.3.z) is 454 4.7.0.
 //!
-//! Constructors are infallible, unless they parse texts that people write. Setters are named after what they set, and what a
-//! layer counts in is shared by its clones and by all services that it makes.
+//! Constructors are infallible, unless they parse text. Setters are named after what they set. Clones of a layer, and all
+//! services that they make, share what it counts in.
 //!
 //! The first layer is the outermost, as everywhere in tower: it sees the request first and the response last.
 //!

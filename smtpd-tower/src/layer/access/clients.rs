@@ -11,7 +11,7 @@ use crate::{
 
 /// Rejects clients of the given networks with 554 5.7.1, and accepts all others.
 ///
-/// It fits every phase, and is meant for connect, where 554 takes the place of the greeting (RFC 5321 section 3.1). An IPv4
+/// It fits every phase, and is meant for connect, where 554 replaces the greeting (RFC 5321 section 3.1). An IPv4
 /// client matches whether it connects through an IPv4 or a dual-stack socket. Clients without an IP address, such as those on
 /// a Unix socket, pass. The list may have thousands of entries: a lookup is a binary search.
 ///
@@ -138,7 +138,7 @@ struct Rule {
     reply: Arc<Reply>,
 }
 
-/// What becomes of a client that is on the list.
+/// What happens to a client that is on the list.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Listed {
     Accepted,

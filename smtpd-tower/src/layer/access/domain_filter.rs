@@ -8,8 +8,8 @@ use crate::{
 
 /// Accepts recipients of the given domains only, and rejects all others with 550 5.7.1.
 ///
-/// [`Domains`] tells how domains are compared; a subdomain is another domain. `<Postmaster>` without a domain passes, as RFC 5321
-/// section 4.5.1 requires. It fits RCPT only.
+/// [`Domains`] describes how domains are compared; a subdomain is another domain. `<Postmaster>` without a domain passes, as RFC
+/// 5321 section 4.5.1 requires. It fits RCPT only.
 ///
 /// ```
 /// use smtpd_tower::{Rcpt, Request, Session, handler_fn, layer::DomainFilterLayer};

@@ -116,7 +116,7 @@ impl HeloCheckLayer {
     /// proxy that could not name it, every literal passes.
     ///
     /// RFC 5321 section 4.1.4 forbids rejecting mail because the name of a client does not match its address. A client behind
-    /// a NAT sends the address that it knows of. Use this only where you know all clients.
+    /// a NAT sends the address that it knows of. Use this only if you know all clients.
     #[must_use]
     pub fn reject_foreign_literal(self) -> Self {
         self.with(|config| config.rules.push(Rule::ForeignLiteral))
@@ -133,7 +133,7 @@ rule_layer!(HeloCheckLayer);
 impl Admit<Helo> for HeloCheckLayer {
     fn admit(&self, request: &Request<Helo>) -> Result<(), Reply> {
         self.config
-            .judge(request.session(), &request.payload().name)
+            .check(request.session(), &request.payload().name)
     }
 }
 
@@ -142,18 +142,18 @@ impl Admit<Mail> for HeloCheckLayer {
         let session = request.session();
         session
             .helo()
-            .map_or(Ok(()), |name| self.config.judge(session, name))
+            .map_or(Ok(()), |name| self.config.check(session, name))
     }
 }
 
 impl Config {
-    fn judge(&self, session: &Session, name: &ClientName) -> Result<(), Reply> {
+    fn check(&self, session: &Session, name: &ClientName) -> Result<(), Reply> {
         if is_trusted(session) {
             return Ok(());
         }
         let mut rules = self.rules.iter();
-        match rules.find(|rule| self.objects(**rule, session, name)) {
-            // RFC 5321 section 4.1.4: 550 is one of those for an EHLO that is not acceptable; 504 is not.
+        match rules.find(|rule| self.matches(**rule, session, name)) {
+            // RFC 5321 section 4.1.4: 550 is a reply to an unacceptable EHLO; 504 is not.
             Some(rule) => Err(Reply::new(
                 Code::MAILBOX_UNAVAILABLE,
                 Status::DENIED,
@@ -163,14 +163,14 @@ impl Config {
         }
     }
 
-    fn objects(&self, rule: Rule, session: &Session, name: &ClientName) -> bool {
+    fn matches(&self, rule: Rule, session: &Session, name: &ClientName) -> bool {
         match rule {
             Rule::Own => self.is_own(session, name),
             Rule::Malformed => name.kind() == ClientNameKind::Other,
             Rule::Unqualified => {
                 name.kind() != ClientNameKind::Literal && !without_root(name).contains('.')
             }
-            // Of a client that a proxy could not name there is no address to compare.
+            // If a proxy could not name the client, there is no address to compare.
             Rule::ForeignLiteral => literal(name)
                 .zip(known_ip(session))
                 .is_some_and(|(given, ip)| given != ip),
@@ -203,7 +203,8 @@ fn is_trusted(session: &Session) -> bool {
     session.identity().is_some() || session.client_addr().is_local() || is_own
 }
 
-/// The address of the client. One that a proxy could not name has an address that is nobody's, and so perhaps has the listener.
+/// Returns the address of the client. If a proxy could not name it, this is the unspecified address, which may also be that of
+/// the listener.
 fn known_ip(session: &Session) -> Option<IpAddr> {
     session.client_addr().ip().filter(|ip| !ip.is_unspecified())
 }
@@ -212,13 +213,13 @@ fn literal(name: &ClientName) -> Option<IpAddr> {
     Some(name.domain()?.ip()?.to_canonical())
 }
 
-/// The address that a name is, also where the brackets are missing.
+/// Returns the address that a name stands for, even if the brackets are missing.
 fn address(name: &ClientName) -> Option<IpAddr> {
     let bare = || name.as_str().parse().ok();
     literal(name).or_else(|| bare().map(|ip: IpAddr| ip.to_canonical()))
 }
 
-/// The name without the dot of the root, which does not make it another.
+/// Returns the name without the trailing dot of the root, which does not change its meaning.
 fn without_root(name: &ClientName) -> &str {
     let name = name.as_str();
     name.strip_suffix('.').unwrap_or(name)
@@ -309,7 +310,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn whom_one_knows_may_say_anything() {
+    async fn trusted_clients_may_use_any_name() {
         let layer = HeloCheckLayer::new()
             .reject_malformed()
             .reject_unqualified()

@@ -11,9 +11,9 @@ use crate::{
 
 /// Accepts the senders that a user owns, and rejects others with 550 5.7.1 (RFC 6409 section 6.1).
 ///
-/// Clients that have not authenticated are rejected with 530 5.7.0. Everybody owns the empty sender, which message disposition
-/// notifications must have (RFC 8098 section 3). It fits MAIL only. If the pipeline also accepts mail from other servers, put this
-/// layer into a [`CondLayer`](crate::layer::CondLayer) that checks [`Session::profile`](crate::session::Session::profile).
+/// Clients that have not authenticated are rejected with 530 5.7.0. Every user owns the empty sender, which message disposition
+/// notifications must have (RFC 8098 section 3). It fits MAIL only. If the pipeline also accepts mail from other servers, put
+/// this layer into a [`CondLayer`](crate::layer::CondLayer) that checks [`Session::profile`](crate::session::Session::profile).
 ///
 /// ```
 /// use smtpd_tower::{Domains, Mail, Request, Session, handler_fn, layer::OwnSenderLayer};
@@ -63,7 +63,7 @@ impl OwnSenderLayer {
 fn is_named(user: &str, sender: &Mailbox) -> bool {
     let local_part = sender.local_part_unquoted();
     match user.rsplit_once('@') {
-        // Not as `"alice@example.org"` of another domain, which is not the address that the name is.
+        // The sender `"alice@example.org"@example.net` is not the address that the user name is.
         Some((name, domain)) => {
             is_same(name, &local_part) && *canonical(domain) == *sender.domain().canonical()
         }
@@ -71,8 +71,8 @@ fn is_named(user: &str, sender: &Mailbox) -> bool {
     }
 }
 
-/// Names of users are prepared, which includes NFC, and addresses come as the client writes them. They are not prepared as names
-/// are: the user `fix` does not own the address of the ligature `\u{fb01}x`, which is another mailbox.
+/// User names are prepared, which includes NFC; addresses come as the client writes them. They are not prepared like names: the
+/// user `fix` does not own the address of the ligature `\u{fb01}x`, which is another mailbox.
 fn is_same(name: &str, local_part: &str) -> bool {
     name == local_part || !local_part.is_ascii() && name.nfc().eq(local_part.nfc())
 }
@@ -155,7 +155,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_name_that_is_an_address_is_no_name_in_other_domains() {
+    async fn a_name_that_is_an_address_owns_nothing_in_other_domains() {
         let layer = OwnSenderLayer::in_any_domain();
         for (user, sender, code) in [
             ("alice", "alice@other.net", 250),

@@ -7,8 +7,8 @@ use crate::{
 
 /// Accepts authenticated clients only, and rejects all others with 530 5.7.0 (RFC 4954 section 6).
 ///
-/// It is meant for MAIL, RCPT and DATA: a submission server puts it around MAIL, a server that also accepts mail from strangers
-/// around the branch that relays. Around connect, HELO or AUTH, it would reject every client.
+/// It is meant for MAIL, RCPT and DATA. A submission server puts it around MAIL; a server that also accepts mail from strangers
+/// puts it around the branch that relays. Around connect, HELO or AUTH, it would reject every client.
 ///
 /// ```
 /// use smtpd_tower::{Mail, Request, ReversePath, Session, handler_fn, layer::RequireAuthLayer};

@@ -17,13 +17,13 @@ use crate::{
     session::ReverseName,
 };
 
-/// Looks up the name of a client's address when it connects, and keeps it as [`ReverseName`] in the state of the session.
+/// Looks up the name of a client's address when it connects, and stores it as [`ReverseName`] in the state of the session.
 ///
-/// The resolver is a function from an address to a name. It should look up that name too, and return it only if it leads back to
-/// the address: otherwise anybody can choose any name. A lookup that finds nothing, or times out, rejects nobody: the session
+/// The resolver is a function from an address to a name. It should resolve that name too, and return it only if it leads back to
+/// the address: otherwise anyone can choose any name. A lookup that finds nothing or times out rejects nobody: the session
 /// continues without a name. Clients without an IP address are not looked up.
 ///
-/// It fits connect only. The greeting waits for the lookup, other connections do not. Layers inside of it see the name.
+/// It fits connect only. The greeting waits for the lookup, other connections do not. Layers inside of this one see the name.
 ///
 /// ```
 /// use std::net::IpAddr;
@@ -115,7 +115,7 @@ where
     }
 
     fn call(&mut self, request: Request<Connect>) -> Self::Future {
-        // The unspecified address is that of a client that a proxy could not name.
+        // The unspecified address stands for a client that a proxy could not name.
         let ip = request.session().client_addr().ip();
         let Some(ip) = ip.filter(|ip| !ip.is_unspecified()) else {
             return State::Inner(self.inner.call(request)).into();
@@ -132,7 +132,7 @@ where
     }
 }
 
-/// The future of [`ReverseDns`]: the look-up, then the service.
+/// The future of [`ReverseDns`]: waits for the lookup, then for the service.
 #[pin_project]
 #[derive(Debug)]
 pub struct ReverseDnsFuture<L, S, F> {
@@ -172,7 +172,7 @@ where
                 StateProj::Inner(inner) => return inner.poll(cx),
                 StateProj::Lookup { lookup, then } => {
                     let found = ready!(lookup.poll(cx));
-                    // Empty only if the call below has panicked before.
+                    // Empty only if the call below has panicked.
                     let Some((mut service, request)) = then.take() else {
                         return Poll::Pending;
                     };

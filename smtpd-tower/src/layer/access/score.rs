@@ -95,7 +95,7 @@ impl<F> ScoreLayer<F> {
         } else {
             session.transaction()
         };
-        // EHLO comes again after STARTTLS (RFC 3207 section 4.2), and must not count twice.
+        // EHLO is repeated after STARTTLS (RFC 3207 section 4.2), and must not count twice.
         if P::KIND == PhaseKind::Helo {
             Score::take_back(map, self.source);
         }
@@ -128,7 +128,7 @@ impl<S, F: Clone> Layer<S> for ScoreLayer<F> {
     }
 }
 
-/// The service of [`ScoreLayer`]. Its future is that of the service within.
+/// The service of [`ScoreLayer`]. Its future is that of the inner service.
 #[derive(Clone, Debug)]
 pub struct Scored<S, F> {
     inner: S,
@@ -157,7 +157,7 @@ where
 
 /// Rejects requests with too high a [`Score`], with 550 5.7.1.
 ///
-/// It fits every phase, and is meant for DATA: there all points have been added, and the message is rejected before a byte of
+/// It fits every phase, and is meant for DATA: all points have been added by then, and the message is rejected before a byte of
 /// it has arrived. At RCPT, it counts the points so far. Each rejection is logged at level INFO, with its reasons, by
 /// [`tracing`].
 ///
@@ -304,7 +304,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_gate_is_shut_from_the_threshold_on() {
+    async fn the_gate_rejects_from_the_threshold_on() {
         for (points, passes) in [(4, true), (5, false), (6, false), (-5, true)] {
             let (mut service, mut handle) = spawn_layer::<_, Reply, _>(ScoreGateLayer::new(5));
             let session = Session::local();
@@ -328,7 +328,7 @@ mod tests {
         let read = tower::service_fn(async |request: Request<Data>| {
             request.into_body().collect().await.map(|_| Reply::OK)
         });
-        // A body that never comes: the answer would not come either.
+        // A body that never yields: a service that reads it would never reply.
         let (_feed, body) = crate::body::incoming();
         let request = Request::new(session, Data::new(Envelope::default(), body));
         let gate = ScoreGateLayer::new(1).reply(Reply::rejected("Spam"));

@@ -5,7 +5,7 @@ use std::{
 
 use pin_project::pin_project;
 
-/// The future of a layer that either lets the inner service answer, or answers by itself.
+/// The future of a layer that either calls the inner service or replies by itself.
 #[pin_project]
 #[derive(Debug)]
 pub struct AnswerFuture<F, R> {
@@ -21,14 +21,14 @@ enum State<F, R> {
 }
 
 impl<F, R> AnswerFuture<F, R> {
-    /// The inner service answers.
+    /// The response of the inner service.
     pub const fn inner(future: F) -> Self {
         Self {
             state: State::Inner(future),
         }
     }
 
-    /// The layer answers.
+    /// The reply of the layer.
     pub const fn answer(response: R) -> Self {
         Self {
             state: State::Answer(Some(response)),
@@ -45,7 +45,7 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         match self.project().state.project() {
             StateProj::Inner(future) => future.poll(cx),
-            // Polled after its end, it stays pending like a fused future.
+            // Polled after completion, it stays pending like a fused future.
             StateProj::Answer(response) => response
                 .take()
                 .map_or(Poll::Pending, |response| Poll::Ready(Ok(response))),

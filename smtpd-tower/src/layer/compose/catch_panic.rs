@@ -15,13 +15,13 @@ use crate::{
     session::Session,
 };
 
-/// Answers with 451 4.3.0 where the service panics, and logs the panic as an error by [`tracing`].
+/// Defers requests with 451 4.3.0 if the service panics, and logs the panic as an error by [`tracing`].
 ///
-/// It fits every phase. Without it a panic costs the session a 421, and no other session anything; with it the client can go
-/// on, with its next recipient for instance. The message of the panic is never sent to the client. Where panics abort the
-/// process nothing can be caught.
+/// It fits every phase. Without it, a panic ends the session with 421 and leaves other sessions unaffected; with it, the client
+/// can continue, for instance with its next recipient. The message of the panic is never sent to the client. If panics abort the
+/// process, nothing can be caught.
 ///
-/// A service that panics is called again for later requests. What its clones share must bear that, as a poisoned
+/// A service that panics is called again for later requests. The state that its clones share must tolerate that; a poisoned
 /// [`Mutex`](std::sync::Mutex) does not.
 ///
 /// ```
@@ -64,11 +64,11 @@ impl<S> Layer<S> for CatchPanicLayer {
 #[derive(Debug)]
 pub struct CatchPanic<S> {
     inner: S,
-    /// The message of a panic within `poll_ready`, which cannot answer: `call` does.
+    /// The message of a panic within `poll_ready`, which cannot return a reply: `call` does.
     unready: Option<String>,
 }
 
-// By hand: what this instance has gone through is nothing to its clones.
+// By hand: clones do not inherit the panic of this instance.
 impl<S: Clone> Clone for CatchPanic<S> {
     fn clone(&self) -> Self {
         CatchPanicLayer.layer(self.inner.clone())
@@ -127,7 +127,8 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
         let this = self.project();
-        // A future that has panicked is not polled again; what services share is up to them, as the layer says.
+        // A future that has panicked is not polled again; state that services share is their responsibility, as the layer
+        // documents.
         caught(|| this.answer.poll(cx))
             .unwrap_or_else(|panic| Poll::Ready(Ok(this.site.report(&panic).into())))
     }
@@ -141,7 +142,7 @@ struct Site {
 }
 
 impl Site {
-    /// Logs a panic. Returns what the client receives for it.
+    /// Logs a panic, and returns the reply for it.
     fn report(&self, panic: &str) -> Reply {
         quietly(|| {
             tracing::error!(
@@ -172,7 +173,7 @@ mod tests {
         phase::Connect,
     };
 
-    /// Panics at that point.
+    /// Panics at this point.
     #[derive(Clone, Copy, PartialEq)]
     enum Bomb {
         Ready,
@@ -212,8 +213,8 @@ mod tests {
     struct Log(Arc<Mutex<Vec<u8>>>);
 
     impl io::Write for Log {
-        fn write(&mut self, octets: &[u8]) -> io::Result<usize> {
-            self.0.lock().unwrap().write(octets)
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
         }
 
         fn flush(&mut self) -> io::Result<()> {
@@ -222,7 +223,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_panic_anywhere_is_a_transient_refusal_and_a_line_in_the_log() {
+    async fn a_panic_anywhere_is_deferred_and_logged() {
         let log = Log::default();
         let writer = log.clone();
         let subscriber = tracing_subscriber::fmt()

@@ -12,24 +12,24 @@ use tower_service::Service;
 
 use crate::phase::Request;
 
-/// Puts another layer around some requests only: those for which a predicate holds. All others go to the service directly.
+/// Applies another layer to the requests for which a predicate holds. All others go to the service directly.
 ///
-/// It fits every phase that the other layer fits; the predicate is for one of them, so a closure cannot go through
+/// It fits every phase that the other layer fits. The predicate is for a single phase, so a closure cannot be used with
 /// [`Pipeline::layer`](crate::service::Pipeline::layer).
 ///
-/// Which of the two ways a request takes is known only when it comes, so this is always ready: it takes a clone of the
-/// service of that way, makes it ready and calls it. To wait for both ways beforehand would reserve a place in each, and
-/// with one place in all would wait for itself. So readiness is not lost, but it comes within the call: the time that it
-/// takes counts against the limits of the call, and `load_shed` belongs inside of this layer, not outside.
+/// Which branch a request takes is known only when it arrives, so this service is always ready: within the call, it clones the
+/// service of that branch, waits until the clone is ready and calls it. Waiting for both branches beforehand would reserve a
+/// permit in each, and deadlock if there is only one permit in total. Therefore the time until the service is ready counts
+/// against the timeout of the call, and `load_shed` belongs inside of this layer, not outside.
 ///
-/// The error is that of the other layer, such as tower's `BoxError`.
+/// The error type is that of the other layer, such as tower's `BoxError`.
 ///
 /// ```
 /// use smtpd_tower::{Rcpt, Request, Session, handler_fn, layer::{CondLayer, DomainFilterLayer}};
 /// use tower::{ServiceBuilder, ServiceExt};
 ///
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// // Who has authenticated may write to anybody.
+/// // Authenticated clients may write to anyone.
 /// let is_stranger = |request: &Request<Rcpt>| request.session().identity().is_none();
 /// let rcpt = ServiceBuilder::new()
 ///     .layer(CondLayer::new(is_stranger, DomainFilterLayer::parse(["example.org"])?))
@@ -48,7 +48,7 @@ pub struct CondLayer<F, L> {
 }
 
 impl<F, L> CondLayer<F, L> {
-    /// Puts `layer` around requests for which `predicate` says true: a function from `&Request<P>` to `bool`.
+    /// Applies `layer` to requests for which `predicate`, a function from `&Request<P>` to `bool`, returns true.
     pub const fn new(predicate: F, layer: L) -> Self {
         Self { predicate, layer }
     }
@@ -123,7 +123,7 @@ where
     }
 }
 
-/// The future of [`Cond`]: readiness and answer of the service without (`A`) or with (`B`) the other layer.
+/// The future of [`Cond`]: waits for the service without (`A`) or with (`B`) the other layer.
 #[pin_project]
 #[derive(Debug)]
 pub struct CondFuture<A, B> {
@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn only_requests_that_the_predicate_picks_pass_the_layer() {
+    async fn only_matching_requests_pass_the_layer() {
         let layer = CondLayer::new(is_inet, RequireAuthLayer::new());
         let (mut service, mut handle) = spawn_layer::<Request<Connect>, Reply, _>(layer);
         let refused = service.call(inet()).await.unwrap();
@@ -207,7 +207,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn two_ways_to_a_service_with_one_place_do_not_wait_for_each_other() {
+    async fn two_branches_to_a_service_with_one_permit_do_not_deadlock() {
         let service = ServiceBuilder::new()
             .layer(CondLayer::new(is_inet, TimeoutLayer::new(Duration::MAX)))
             .concurrency_limit(1)

@@ -17,12 +17,12 @@ use crate::{
     service::{PhaseService, ServePhase},
 };
 
-/// Makes a layer of `async fn(Request<P>, Next<P>) -> Result<impl IntoReply, BoxError>`, a function or a closure, for those
-/// who do not want to write a service and its future.
+/// Creates a layer from `async fn(Request<P>, Next<P>) -> Result<impl IntoReply, BoxError>`, a function or a closure, without a
+/// service and a future of your own.
 ///
-/// The function may answer by itself, or let the service within answer by [`Next::run`]; it may change the request before and
-/// the response after it. `?` passes an error of the service on. A [`Reply`](smtpd_core::Reply) is an error as well, so `?` also
-/// throws refusals, which the engine finds again; layers outside then see an error, not a response.
+/// The function may reply by itself, or call the inner service by [`Next::run`]; it may change the request before and the
+/// response after the call. `?` passes on an error of the service. A [`Reply`](smtpd_core::Reply) is an error as well, so `?`
+/// also returns refusals, which the engine recovers; layers outside then see an error, not a response.
 ///
 /// ```
 /// use smtpd_tower::{BoxError, Rcpt, Reply, Request, Session, handler_fn, layer::{self, Next}};
@@ -66,8 +66,8 @@ use crate::{
 /// });
 /// ```
 ///
-/// Such a layer is for one phase. [`Pipeline::layer`](crate::service::Pipeline::layer) wants one for all, which no function is; but a
-/// function that is generic over the phase makes one for each:
+/// Such a layer is for one phase. [`Pipeline::layer`](crate::service::Pipeline::layer) requires a layer for all phases, which no
+/// function is, but a function that is generic over the phase makes a layer for each:
 ///
 /// ```
 /// use smtpd_tower::{Answer, BoxError, Data, Phase, Pipeline, Rcpt, Reply, Request, handler_fn, layer::{self, Next}};
@@ -84,8 +84,8 @@ use crate::{
 /// let pipeline = Pipeline::new().rcpt(rcpt).data(data);
 /// ```
 ///
-/// The price is two allocations for each request, for the type of the service is erased; and readiness of the service comes
-/// within the call, by [`Next::run`], so that `load_shed` belongs inside of this layer.
+/// The price is two allocations per request, because the type of the service is erased. The service is made ready within the
+/// call, by [`Next::run`], so `load_shed` belongs inside of this layer.
 pub const fn from_fn<P, F, Fut, T>(f: F) -> FromFnLayer<P, F>
 where
     P: Phase,
@@ -99,7 +99,7 @@ where
     }
 }
 
-/// The service that a layer made by [`from_fn`] stands around.
+/// The inner service of a layer made by [`from_fn`].
 pub struct Next<P: Phase> {
     service: PhaseService<P>,
 }
@@ -109,17 +109,17 @@ impl<P: Phase> Next<P> {
         Self { service }
     }
 
-    /// Waits until the service is ready, and asks it.
+    /// Waits until the service is ready, and calls it.
     ///
     /// # Errors
     ///
-    /// What the service fails with.
+    /// Returns the error of the service.
     pub async fn run(self, request: Request<P>) -> Result<P::Response, BoxError> {
         self.service.oneshot(request).await
     }
 }
 
-// By hand, here and below: a payload may have no Clone, and a closure has no Debug.
+// By hand, here and below: a payload may not be Clone, and a closure has no Debug.
 impl<P: Phase> Clone for Next<P> {
     fn clone(&self) -> Self {
         Self {
@@ -275,7 +275,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_service_is_asked_when_it_is_ready_and_only_if_the_function_says_so() {
+    async fn the_service_is_called_when_ready_and_only_by_the_function() {
         let layer = from_fn(async |request: Request<Connect>, next| {
             if request.session().identity().is_some() {
                 return Ok(Reply::busy());
@@ -306,7 +306,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn auth_and_data_have_answers_of_their_own() {
+    async fn auth_and_data_have_responses_of_their_own() {
         let auth = ServiceBuilder::new()
             .layer(from_fn(async |request: Request<Auth>, next| {
                 match next.run(request).await? {

@@ -16,8 +16,8 @@ use crate::{
     service::{PhaseService, ServePhase},
 };
 
-/// Like [`from_fn`](super::from_fn()), with state: makes a layer of `async fn(S, Request<P>, Next<P>) -> Result<impl IntoReply,
-/// BoxError>`, which gets a clone of the state in each call. Wrap anything expensive to clone in an `Arc`.
+/// Like [`from_fn`](super::from_fn()), with state: creates a layer from `async fn(S, Request<P>, Next<P>) -> Result<impl
+/// IntoReply, BoxError>`, which receives a clone of the state in each call. Wrap anything expensive to clone in an `Arc`.
 ///
 /// ```
 /// use std::{collections::HashSet, sync::Arc};
@@ -67,7 +67,7 @@ pub struct FromFnWithLayer<S, P, F> {
     phase: PhantomData<fn(P)>,
 }
 
-// By hand, here and below: a payload may have no Clone, a closure has no Debug, and the state may hold secrets.
+// By hand, here and below: a payload may not be Clone, a closure has no Debug, and the state may hold secrets.
 impl<S: Clone, P, F: Clone> Clone for FromFnWithLayer<S, P, F> {
     fn clone(&self) -> Self {
         Self {

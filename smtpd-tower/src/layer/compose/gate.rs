@@ -7,7 +7,7 @@ use crate::{layer::AnswerFuture, phase::Request};
 
 /// A rule that accepts or refuses requests.
 ///
-/// Layers that do nothing else are made of such a rule and a [`Gate`]. So is a layer of your own:
+/// Layers that do nothing else consist of such a rule and a [`Gate`]. You can write your own:
 ///
 /// ```
 /// use smtpd_tower::{Mail, Reply, Request, ReversePath, Session, handler_fn, layer::{Admit, Gate}};
@@ -80,7 +80,7 @@ where
     }
 }
 
-/// Makes a layer of a type that is a rule: its service is a [`Gate`] with a clone of it.
+/// Turns a rule into a layer: its service is a [`Gate`] with a clone of the rule.
 macro_rules! rule_layer {
     ($layer:ty) => {
         impl<S> ::tower_layer::Layer<S> for $layer {

@@ -12,14 +12,14 @@ use tower_service::Service;
 
 use crate::{phase::Request, reply::Answer};
 
-/// Changes the replies of a service: their texts, or their codes.
+/// Changes the text or the code of a service's replies.
 ///
-/// It fits every phase. Of an AUTH only the refusals have a reply yet; of a message with a reply for each recipient every one
-/// is changed. Errors pass unchanged: their reply is found outside of all layers, by [`recover`](crate::reply::recover()), and
-/// tells nothing of the cause.
+/// It fits every phase. At AUTH, only refusals have a reply at this point; if a message has a reply per recipient, each one is
+/// changed. Errors pass unchanged: [`recover`](crate::reply::recover()) turns them into replies outside of all layers, and these
+/// reveal nothing of the cause.
 ///
-/// A refusal that becomes positive is taken as such: at RCPT the recipient is accepted, and at DATA the client
-/// thinks that the message was delivered.
+/// A refusal that is changed to a positive reply counts as one: at RCPT the recipient is accepted, and at DATA the client
+/// considers the message delivered.
 ///
 /// ```
 /// use smtpd_tower::{Rcpt, Reply, Request, Session, handler_fn, layer::MapReplyLayer};
@@ -47,7 +47,7 @@ pub struct MapReplyLayer<F> {
 }
 
 impl<F: Fn(Reply) -> Reply> MapReplyLayer<F> {
-    /// Gives each reply to that function, and the client what it returns.
+    /// Passes each reply through `f`, and sends the result to the client.
     pub const fn new(map: F) -> Self {
         Self { map }
     }
@@ -157,7 +157,7 @@ mod tests {
         session::Session,
     };
 
-    /// Makes every refusal a transient one.
+    /// Turns every refusal into a transient one.
     fn soften(reply: Reply) -> Reply {
         if reply.is_positive() {
             return reply;
@@ -199,7 +199,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn of_an_auth_only_the_refusal_is_changed() {
+    async fn at_auth_only_the_refusal_is_changed() {
         let auth = || {
             let credentials = Credentials::plain("alice", "hunter2").unwrap();
             Auth::new(MechanismName::from_static("PLAIN"), credentials)

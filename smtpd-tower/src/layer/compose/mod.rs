@@ -1,4 +1,4 @@
-//! What layers are made of, and layers that go around others.
+//! Building blocks for layers, and layers that wrap other layers.
 
 mod answer;
 mod catch_panic;

@@ -18,17 +18,17 @@ use crate::{
     session::Session,
 };
 
-/// Logs every request by [`tracing`]: a span around the service, and one event with the answer and how long it took.
+/// Logs every request by [`tracing`]: a span around the service, and one event with the reply and its latency.
 ///
-/// It fits every phase. The span `smtp` has the fields `phase`, `session`, `peer`, `helo` and `identity`; it is of level INFO
-/// for DATA, DEBUG for all others, and so is the event `answered` with `code`, `status` and `latency_ms`. An AUTH that is not
-/// refused has no code yet, for the engine still completes it. The event is a WARN when the service fails (`failed`, with
-/// the `error`), and when the engine or a layer outside gives up before the answer (`cancelled`); it then tells phase,
-/// session and peer itself, for the span may be off.
+/// It fits every phase. The span `smtp` has the fields `phase`, `session`, `peer`, `helo` and `identity`. Its level is INFO for
+/// DATA and DEBUG for all other phases, as is that of the event `answered` with `code`, `status` and `latency_ms`. An AUTH that
+/// is not refused has no code yet, because the engine completes it later. The event is a WARN if the service fails (`failed`,
+/// with the `error`), and if the engine or a layer outside gives up before the reply (`cancelled`); it then includes phase,
+/// session and peer itself, because the span may be disabled.
 ///
-/// No address of an envelope and no credentials are logged, and what the client chose is escaped, so that it can never look
-/// like a line of the log. A level that no subscriber wants costs a comparison. A subscriber that panics loses its event, and
-/// no answer.
+/// Addresses of an envelope and credentials are never logged, and text that the client chose is escaped, so that it cannot look
+/// like a line of the log. A level that no subscriber enables costs a comparison. If a subscriber panics, its event is lost, but
+/// the reply is not.
 ///
 /// ```
 /// use smtpd_tower::{Mail, Reply, Request, ReversePath, Session, handler_fn, layer::TraceLayer};
@@ -55,7 +55,7 @@ use crate::{
 pub struct TraceLayer;
 
 impl TraceLayer {
-    /// Logs to the subscriber that is current when a request comes.
+    /// Logs to the subscriber that is current when a request arrives.
     pub const fn new() -> Self {
         Self
     }
@@ -133,7 +133,7 @@ where
     }
 }
 
-/// A request on its way, for as long as somebody may want to know of its end.
+/// A request in flight, if a subscriber is interested in its end.
 #[derive(Debug)]
 struct Record {
     span: QuietSpan,
@@ -143,7 +143,7 @@ struct Record {
     ended: bool,
 }
 
-/// Levels are part of what a macro of `tracing` makes at compile time.
+/// `tracing` fixes the level of an event at compile time.
 macro_rules! span {
     ($level:expr, $phase:expr, $session:expr) => {
         tracing::span!(
@@ -172,7 +172,7 @@ macro_rules! answered {
 }
 
 impl Record {
-    /// `None` where nobody wants even the warnings, and where the subscriber panics.
+    /// Returns `None` if no subscriber enables even warnings, and if the subscriber panics.
     fn begin(phase: PhaseKind, session: &Session) -> Option<Self> {
         let span = caught(|| Self::span(phase, session)).ok().flatten()?;
         Some(Self {
@@ -239,7 +239,7 @@ impl Drop for Record {
     }
 }
 
-/// The enhanced status code in full, its class that of the reply (RFC 2034 section 4).
+/// Returns the enhanced status code in full, with the class of the reply (RFC 2034 section 4).
 fn status(reply: &Reply) -> String {
     format!("{}.{}", reply.code().as_u16() / 100, reply.status())
 }
@@ -273,7 +273,7 @@ mod tests {
     struct Log(Arc<Mutex<Vec<u8>>>);
 
     impl Log {
-        /// Listens on this thread up to that level.
+        /// Captures events on this thread up to `level`.
         fn listen(level: Level) -> (Self, DefaultGuard) {
             let log = Self::default();
             let writer = log.clone();
@@ -288,15 +288,15 @@ mod tests {
         }
 
         fn lines(&self) -> Vec<String> {
-            let octets = std::mem::take(&mut *self.0.lock().unwrap());
-            let text = String::from_utf8(octets).unwrap();
+            let bytes = std::mem::take(&mut *self.0.lock().unwrap());
+            let text = String::from_utf8(bytes).unwrap();
             text.lines().map(|line| line.trim().to_owned()).collect()
         }
     }
 
     impl io::Write for Log {
-        fn write(&mut self, octets: &[u8]) -> io::Result<usize> {
-            self.0.lock().unwrap().write(octets)
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
         }
 
         fn flush(&mut self) -> io::Result<()> {
@@ -385,7 +385,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_failure_is_a_warning_that_stands_by_itself() {
+    async fn a_failure_is_a_warning_without_its_span() {
         let (log, _guard) = Log::listen(Level::WARN);
         let session = Session::local();
         let id = session.id();
@@ -402,7 +402,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_request_that_is_given_up_is_a_warning() {
+    async fn a_request_that_is_dropped_is_a_warning() {
         let (log, _guard) = Log::listen(Level::WARN);
         let (mut service, _handle) = spawn_layer::<_, Reply, _>(TraceLayer::new());
         for polled in [true, false] {
@@ -439,7 +439,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_subscriber_that_panics_costs_no_answer() {
+    async fn a_subscriber_that_panics_costs_no_reply() {
         let inner = service_fn(async |_: Request<Data>| Ok::<_, BoxError>(Reply::ok("Stored")));
         for at in fault::test::ALL {
             let _guard = Panicking::listen(at);
@@ -447,7 +447,7 @@ mod tests {
             let request = Request::new(Session::local(), data);
             let answer = TraceLayer::new().layer(inner).oneshot(request).await;
             assert_eq!(answer.unwrap(), Reply::ok("Stored"), "{at:?}");
-            // A failure and a request that is given up.
+            // A failure, and a request that is dropped.
             let failing = service_fn(async |_: Request<Mail>| Err::<Reply, _>("db down"));
             let failed = TraceLayer::new()
                 .layer(failing)

@@ -20,10 +20,10 @@ use crate::{layer::AnswerFuture, net::Prefixes, phase::Request, session::Session
 
 /// Limits the requests in flight of each client, user or any other key, and defers further ones with 451 4.7.1.
 ///
-/// It fits every phase, and is meant for those that take long, such as DATA or an AUTH that hashes passwords. A request is
-/// in flight until it is answered or dropped. Nothing waits: requests over the limit are deferred at once, and the client
-/// tries again later. All clones of a layer, and all services that they make, count together; a key with nothing in flight
-/// takes no memory.
+/// It fits every phase, and is meant for those that take long, such as DATA or an AUTH that hashes passwords. A request is in
+/// flight until its future completes or is dropped. Nothing waits: requests over the limit are deferred at once, and the client
+/// tries again later. All clones of a layer, and all services that they make, count together; a key with nothing in flight uses
+/// no memory.
 ///
 /// It has the same constructors as [`RateLimitLayer`](crate::layer::RateLimitLayer). Requests without a key are not limited.
 ///
@@ -195,7 +195,7 @@ where
     }
 }
 
-/// The future of [`Concurrency`]: while it lives and has not answered, the request is in flight.
+/// The future of [`Concurrency`]. The request is in flight until the future completes or is dropped.
 #[pin_project]
 #[derive(Debug)]
 pub struct ConcurrencyFuture<F, R> {
@@ -213,7 +213,7 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
         let this = self.project();
         let result = ready!(this.answer.poll(cx));
-        // Whoever keeps a future that is done keeps nobody out.
+        // A future that is kept after it has completed must not hold its permit.
         *this.slot = None;
         Poll::Ready(result)
     }
@@ -243,7 +243,7 @@ mod tests {
         Session::from_peer((ip, 4711))
     }
 
-    /// Whether the second session is refused while a request of the first is in flight.
+    /// Returns whether the second session is refused while a request of the first is in flight.
     fn refuses<F>(layer: &ConcurrencyLayer<F>, first: &Session, second: &Session) -> bool
     where
         F: LimitKey<Connect> + Clone,
@@ -320,7 +320,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_request_is_in_flight_until_it_is_answered_or_given_up() {
+    async fn a_request_is_in_flight_until_it_is_answered_or_dropped() {
         let (mut service, mut handle) =
             spawn_layer::<Request<Connect>, Reply, _>(ConcurrencyLayer::per_ip(1));
         let request = || Request::new(from("192.0.2.1"), Connect::new());
@@ -343,7 +343,7 @@ mod tests {
             } else {
                 respond.send_response(Reply::OK);
                 assert_ready!(first.poll()).unwrap();
-                // The future that is done still exists.
+                // The completed future still exists.
                 assert_ready_ok!(service.poll_ready());
                 let mut next = task::spawn(service.call(request()));
                 assert_pending!(next.poll());

@@ -4,13 +4,13 @@ use smtpd_core::sasl::Identity;
 
 use crate::{limiter::ClientKey, net::Prefixes, phase::Request, session::Session};
 
-/// Tells a layer that counts by key which requests count together.
+/// Returns the key by which a layer counts requests.
 ///
-/// You need this trait only to name its bounds in generic code: [`RateLimitLayer`](crate::layer::RateLimitLayer) and
+/// You need this trait only for bounds in generic code: [`RateLimitLayer`](crate::layer::RateLimitLayer) and
 /// [`ConcurrencyLayer`](crate::layer::ConcurrencyLayer) have a constructor for each of its implementations. It is implemented by
 /// [`PerIp`], [`PerIdentity`] and [`PerSession`] for every phase, and by functions of a request for one phase.
 pub trait LimitKey<P> {
-    /// What requests that count together have in common.
+    /// The key: requests with equal keys count together.
     type Key: Hash;
 
     /// Returns the key of a request, or `None` if it is not limited.

@@ -8,10 +8,10 @@ use crate::{
 /// Limits the recipients of a message, and defers all further ones with 452 4.5.3 (RFC 5321 section 4.5.3.1.10).
 ///
 /// The recipients that were accepted stay: the client sends the message to them, and to the rest in another transaction.
-/// Recipients that were refused do not count. The server has its own limit for all clients; this one is for some of them.
+/// Recipients that were refused do not count. The server has its own limit for all clients; use this layer to limit some of them.
 /// RFC 5321 section 4.5.3.1.8 requires at least 100, which only a submission server should ignore.
 ///
-/// It fits the RCPT phase only; around another it does not compile.
+/// It fits the RCPT phase only; around any other phase, it does not compile.
 ///
 /// ```
 /// use smtpd_tower::{Envelope, Rcpt, Request, ReversePath, Session, handler_fn, layer::MaxRecipientsLayer};

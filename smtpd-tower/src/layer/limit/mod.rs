@@ -1,4 +1,4 @@
-//! Layers that count.
+//! Layers that limit counts, rates and sizes.
 
 mod concurrency;
 mod key;

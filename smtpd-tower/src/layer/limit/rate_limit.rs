@@ -18,10 +18,10 @@ use crate::{
 /// recipients at RCPT, attempts at AUTH. Requests over the limit are not counted. At connect, a refusal closes the connection
 /// with 421.
 ///
-/// The events of a whole [`Rate::period`] may happen at once, and then come back evenly: of 100 a day, one every 14.4 minutes.
+/// The events of a whole [`Rate::period`] may happen at once, and are then regained evenly: of 100 a day, one every 14.4 minutes.
 /// All clones of a layer, and all services that they make, share one table, which is in memory and bounded (see
-/// [`limiter`](crate::limiter)); two limits are two layers. tower's own `rate_limit` is something else: it makes all clients
-/// wait.
+/// [`limiter`](crate::limiter)); for two limits, create two layers. tower's own `rate_limit` is something else: it makes all
+/// clients wait.
 ///
 /// | constructor | counts by | not limited |
 /// |---|---|---|
@@ -30,7 +30,7 @@ use crate::{
 /// | [`by`](Self::by) | a function of the request, for one phase | requests without a key |
 /// | [`by_session`](Self::by_session) | a function of the session, for every phase | sessions without a key |
 ///
-/// [`reject_without_key`](Self::reject_without_key) rejects what would not be limited.
+/// [`reject_without_key`](Self::reject_without_key) rejects these instead.
 ///
 /// ```
 /// use smtpd_tower::{Rcpt, Request, Session, handler_fn, layer::RateLimitLayer, limiter::Rate};
@@ -139,9 +139,9 @@ impl<F> RateLimitLayer<F> {
         }
     }
 
-    /// Sets how many keys are remembered at most. Default: [`RateLimiter::DEFAULT_CAPACITY`].
+    /// Sets the maximum number of keys that are remembered. Default: [`RateLimiter::DEFAULT_CAPACITY`].
     ///
-    /// This starts a new table. Clones that were made before keep the old one.
+    /// This starts a new table. Earlier clones keep the old one.
     #[must_use]
     pub fn capacity(self, keys: NonZeroUsize) -> Self {
         self.set(|config| {
@@ -283,7 +283,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn refuses_until_time_has_passed_without_asking_the_service() {
+    async fn refuses_until_time_has_passed_without_calling_the_service() {
         let layer = RateLimitLayer::per_ip(rate(1));
         let (mut service, mut handle) = spawn_layer::<_, Reply, _>(layer);
         assert_ready_ok!(service.poll_ready());

@@ -13,8 +13,8 @@ use crate::{
 /// Limits the sessions of each client, and refuses further ones with 421 4.7.0.
 ///
 /// It fits connect only. A session counts from its connect request to its end, however it ends: its permit is kept in the
-/// [state](crate::session::Session::state) of the session, and released when that is dropped. So a task that keeps a clone of
-/// the [`Session`](crate::session::Session) keeps the permit too.
+/// [state](crate::session::Session::state) of the session, and released when that is dropped. A task that keeps a clone of the
+/// [`Session`](crate::session::Session) therefore keeps the permit too.
 ///
 /// A client is an IPv4 address or an IPv6 /64 unless [`prefixes`](Self::prefixes) are set. Clients without an IP address, such
 /// as those on a Unix socket, are not limited. All clones of a layer, and all services that they make, count together.

@@ -24,14 +24,14 @@ use crate::{
 
 /// Rejects messages larger than a limit, with 552 5.3.4.
 ///
-/// It fits DATA only, and is for limits beside the server's own, which EHLO announces to all clients: a limit for some service,
-/// listener or client. A message that MAIL has declared to be larger (`SIZE=`) is rejected before 354, without a byte received.
-/// Otherwise the service reads the message up to the limit, and then [`BodyError::TooLarge`]; the client receives 552
-/// regardless of the service's reply. An error of the service stays one.
+/// It fits DATA only, and is for limits in addition to the server's own, which EHLO announces to all clients: a limit for one
+/// service, listener or client. A message that MAIL has declared to be larger (`SIZE=`) is rejected before 354, without receiving
+/// a byte. Otherwise the service reads the message up to the limit, and then [`BodyError::TooLarge`]; the client receives 552
+/// regardless of the service's reply. An error of the service stays an error.
 ///
-/// Bytes are counted as in RFC 1870 section 5, which is how the body has them: with CRLF, and without the dots that
-/// were added in transit. The declared size is not compared with the message: it may be an estimate (RFC 1870 section 6.3). Put
-/// layers that add to the message inside of this one.
+/// Bytes are counted as in RFC 1870 section 5, which is what the body contains: with CRLF, and without the dots that were added
+/// in transit. The declared size is not compared with the message: it may be an estimate (RFC 1870 section 6.3). Put layers that
+/// add to the message inside of this one.
 ///
 /// ```
 /// use smtpd_tower::{Body, BodyError, Data, Envelope, Reply, Request, Session, handler_fn, layer::SizeLimitLayer};
@@ -39,7 +39,7 @@ use crate::{
 ///
 /// async fn store(request: Request<Data>) -> Result<Reply, BodyError> {
 ///     let message = request.into_body().collect().await?;
-///     Ok(Reply::ok(format!("{} octets", message.len())))
+///     Ok(Reply::ok(format!("{} bytes", message.len())))
 /// }
 ///
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -150,7 +150,7 @@ where
         };
         let declared = request.envelope().parameters().get::<Size>();
         if declared.is_some_and(|size| size.bytes() > limit) {
-            // RFC 1870 section 6.1: the declared size is reason enough.
+            // RFC 1870 section 6.1 allows rejecting by the declared size.
             return SizeLimitFuture {
                 answer: AnswerFuture::answer(Reply::too_large().into()),
                 passed: None,
@@ -177,7 +177,7 @@ where
 pub struct SizeLimitFuture<F, R> {
     #[pin]
     answer: AnswerFuture<F, R>,
-    /// Whether the message has passed the limit, if it has one.
+    /// Whether the message has exceeded the limit, if there is one.
     passed: Option<Arc<AtomicBool>>,
 }
 
@@ -191,7 +191,7 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
         let this = self.project();
         let response = ready!(this.answer.poll(cx))?;
-        // A service that takes the end of the chunks for the end of the message must not get half of it accepted.
+        // A service that mistakes the end of the chunks for the end of the message must not get half of it accepted.
         let passed = this.passed.as_ref();
         Poll::Ready(Ok(
             if passed.is_some_and(|passed| passed.load(Ordering::Relaxed)) {
@@ -203,9 +203,9 @@ where
     }
 }
 
-/// A body up to a limit.
+/// A body that fails beyond a limit.
 struct Limited {
-    /// Nothing after an error.
+    /// `None` after an error.
     body: Option<Body>,
     left: u64,
     passed: Arc<AtomicBool>,
@@ -218,17 +218,17 @@ impl Stream for Limited {
         let Some(body) = &mut self.body else {
             return Poll::Ready(None);
         };
-        let Some(piece) = ready!(Pin::new(body).poll_next(cx)?) else {
+        let Some(chunk) = ready!(Pin::new(body).poll_next(cx)?) else {
             return Poll::Ready(None);
         };
-        let octets = u64::try_from(piece.len()).unwrap_or(u64::MAX);
-        let Some(left) = self.left.checked_sub(octets) else {
+        let len = u64::try_from(chunk.len()).unwrap_or(u64::MAX);
+        let Some(left) = self.left.checked_sub(len) else {
             self.body = None;
             self.passed.store(true, Ordering::Relaxed);
             return Poll::Ready(Some(Err(BodyError::TooLarge)));
         };
         self.left = left;
-        Poll::Ready(Some(Ok(piece)))
+        Poll::Ready(Some(Ok(chunk)))
     }
 }
 
@@ -251,18 +251,18 @@ mod tests {
         Request::new(Session::local(), Data::new(envelope, body))
     }
 
-    /// Accepts whatever comes, and how much it was.
+    /// Accepts any body, and replies with its size.
     async fn careless(mut request: Request<Data>) -> Result<Reply, Infallible> {
-        let mut octets = 0;
-        while let Some(Ok(piece)) = request.body_mut().chunk().await {
-            octets += piece.len();
+        let mut len = 0;
+        while let Some(Ok(chunk)) = request.body_mut().chunk().await {
+            len += chunk.len();
         }
         assert!(request.body_mut().chunk().await.is_none());
-        Ok(Reply::ok(octets.to_string()))
+        Ok(Reply::ok(len.to_string()))
     }
 
     #[tokio::test]
-    async fn up_to_the_limit_and_not_one_octet_more() {
+    async fn up_to_the_limit_and_not_one_byte_more() {
         let service = SizeLimitLayer::new(9).layer(service_fn(careless));
         let table = [
             (Body::from(""), "250 2.0.0 0"),

@@ -5,7 +5,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-/// How many of each key are in use, up to a limit for each. A key that is not in use takes no memory.
+/// Counts the slots in use for each key, up to a limit per key. A key that is not in use takes no memory.
 ///
 /// A hash with a secret seed stands for a key, as in a [`RateLimiter`](crate::limiter::RateLimiter).
 pub(super) struct Slots {
@@ -23,9 +23,9 @@ impl Slots {
         })
     }
 
-    /// One for that key, in use until it is dropped; `None` where all are.
+    /// Takes a slot of the key until it is dropped; `None` if all are in use.
     pub(super) fn take(self: &Arc<Self>, key: impl Hash) -> Option<Slot> {
-        // The key's own code runs here and not under the lock.
+        // The key's own code must not run under the lock.
         let key = self.hasher.hash_one(key);
         let mut in_use = self.lock();
         match in_use.get_mut(&key) {
@@ -55,7 +55,7 @@ impl fmt::Debug for Slots {
     }
 }
 
-/// One in use.
+/// A slot in use.
 #[derive(Debug)]
 pub(super) struct Slot {
     key: u64,

@@ -11,22 +11,22 @@ use tower_service::Service;
 
 use crate::{phase::Request, reply::Answer, session::Session};
 
-/// Delays replies that refuse, longer each time, which slows down guessing of addresses and passwords.
+/// Delays replies that refuse, each longer than the last, which slows down the guessing of addresses and passwords.
 ///
 /// It fits every phase, and counts the 4yz and 5yz replies of the whole session, at every tarpit that they pass. The first is
-/// delayed by one `delay`, the second by two, and so on up to [`max_delay`](Self::max_delay). Positive replies are not delayed,
-/// nor are errors, nor an AUTH whose secret the engine still verifies.
+/// delayed by one `delay`, the second by two, and so on up to [`max_delay`](Self::max_delay). Positive replies and errors are not
+/// delayed, nor is an AUTH whose secret the engine has yet to verify.
 ///
 /// # What it costs
 ///
-/// A client that waits holds its connection, the place that counts against the server's limit of sessions, and its task,
-/// for up to the maximum with each refusal; it costs no thread and no further memory to speak of. Whoever opens many
-/// connections and has them all refused can so fill that limit sooner: keep the maximum small, and limit the connections of
-/// an address. A shutdown in good order waits too. The maximum should stay below [`Timeouts::call`] and
-/// [`Timeouts::data_start`], beyond which the engine answers by itself.
+/// A client that waits holds its connection, its session's permit under the server's limit, and its task, for up to the maximum
+/// with each refusal; it costs no thread and hardly any further memory. An attacker who opens many connections and has them all
+/// refused reaches that limit sooner: keep the maximum small, and limit the connections per address. A graceful shutdown waits
+/// for the delay too. Keep the maximum below [`Timeouts::call`] and [`Timeouts::data_start`], after which the engine replies by
+/// itself.
 ///
-/// The service has done its work before the wait: a `concurrency_limit` inside of this layer is free meanwhile, one outside is
-/// not. So it belongs outermost, and once: `Pipeline::layer` puts it around every phase.
+/// The service has completed before the delay: a `concurrency_limit` inside of this layer is free meanwhile, one outside is not.
+/// So put it outermost, and only once: `Pipeline::layer` puts it around every phase.
 ///
 /// [`Timeouts::call`]: smtpd_core::Timeouts::call
 /// [`Timeouts::data_start`]: smtpd_core::Timeouts::data_start
@@ -62,7 +62,7 @@ pub struct TarpitLayer {
 }
 
 impl TarpitLayer {
-    /// Delays each refusal by `delay` more than the one before.
+    /// Delays the first refusal by `delay`, and each further one by `delay` more.
     pub const fn new(delay: Duration) -> Self {
         Self {
             delay,
@@ -76,7 +76,7 @@ impl TarpitLayer {
         Self { max_delay, ..self }
     }
 
-    /// How long to wait for one more refusal.
+    /// Counts a refusal, and returns how long to delay it.
     fn refused(&self, session: &Session) -> Duration {
         let count = session.state().update(|refusals: &mut Refusals| {
             refusals.0 = refusals.0.saturating_add(1);
@@ -86,7 +86,7 @@ impl TarpitLayer {
     }
 }
 
-/// How many answers of the session have refused.
+/// The number of refusals in the session.
 #[derive(Default)]
 struct Refusals(u32);
 
@@ -130,7 +130,7 @@ where
     }
 }
 
-/// The future of [`Tarpit`]: the service, then the wait.
+/// The future of [`Tarpit`]: waits for the service, then for the delay.
 #[pin_project]
 #[derive(Debug)]
 pub struct TarpitFuture<F, R> {
@@ -168,7 +168,7 @@ where
                 },
                 StateProj::Wait { sleep, response } => {
                     ready!(sleep.poll(cx));
-                    // Polled after its end, it stays pending like a fused future.
+                    // Polled after completion, it stays pending like a fused future.
                     return response
                         .take()
                         .map_or(Poll::Pending, |response| Poll::Ready(Ok(response)));
@@ -200,7 +200,7 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    /// Asks for an answer, and tells how many milliseconds it took.
+    /// Calls the service, and returns how many milliseconds its reply took.
     async fn time<R: Answer + Clone>(
         layer: TarpitLayer,
         session: &Session,

@@ -20,15 +20,15 @@ use crate::{
     phase::{Data, Request},
 };
 
-/// Rejects messages that have been through too many servers, with 554 5.4.6: they are in a loop (RFC 5321 section 6.3).
+/// Rejects messages that have passed too many servers, with 554 5.4.6: they are in a loop (RFC 5321 section 6.3).
 ///
-/// Each server that a message passes adds a `Received` field to it, as [`ReceivedLayer`](crate::layer::ReceivedLayer) does. A message
-/// that has more than the limit when it arrives is rejected. [`Server::profile`](crate::server::Server::profile) counts without this
+/// Each server adds a `Received` field to a message, as [`ReceivedLayer`](crate::layer::ReceivedLayer) does. A message that has
+/// more than the limit when it arrives is rejected. [`Server::profile`](crate::server::Server::profile) counts without this
 /// layer; see [`Server::max_hops`](crate::server::Server::max_hops).
 ///
-/// It fits DATA only. The service reads the message up to the field that is one too many, and then an error whose reply is 554.
-/// The client receives 554 regardless of the service's reply. An error of the service stays one. Only the header section is looked at, as
-/// it passes, and nothing of it is kept. Put `ReceivedLayer` inside of this one, so that its field is not counted.
+/// It fits DATA only. The service reads the message up to the first field over the limit, and then an error whose reply is 554.
+/// The client receives 554 regardless of the service's reply. An error of the service stays an error. Only the header section is
+/// inspected as it passes, and nothing of it is kept. Put `ReceivedLayer` inside of this one, so that its field is not counted.
 ///
 /// ```
 /// use smtpd_tower::{Body, BodyError, Data, Envelope, Reply, Request, Session, handler_fn, layer::HopLimitLayer};
@@ -54,17 +54,17 @@ pub struct HopLimitLayer {
 }
 
 impl HopLimitLayer {
-    /// The limit by default. RFC 5321 section 6.3 asks for one that is large, normally at least 100.
+    /// The default limit. RFC 5321 section 6.3 asks for a large one, normally at least 100.
     pub const DEFAULT: u32 = 100;
 
-    /// Lets messages of up to that many `Received` fields pass.
+    /// Accepts messages with up to `hops` `Received` fields.
     pub const fn new(hops: u32) -> Self {
         Self { hops }
     }
 }
 
 impl Default for HopLimitLayer {
-    /// Lets messages of up to [`DEFAULT`](Self::DEFAULT) `Received` fields pass.
+    /// Accepts messages with up to [`DEFAULT`](Self::DEFAULT) `Received` fields.
     fn default() -> Self {
         Self::new(Self::DEFAULT)
     }
@@ -124,7 +124,7 @@ where
 pub struct HopLimitFuture<F> {
     #[pin]
     inner: F,
-    /// Whether the message has passed the limit.
+    /// Whether the message has exceeded the limit.
     passed: Arc<AtomicBool>,
 }
 
@@ -138,7 +138,7 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
         let this = self.project();
         let response = ready!(this.inner.poll(cx))?;
-        // A service that takes the end of the chunks for the end of the message must not get half of it accepted.
+        // A service that mistakes the end of the chunks for the end of the message must not get half of it accepted.
         Poll::Ready(Ok(if this.passed.load(Ordering::Relaxed) {
             too_many_hops().into()
         } else {
@@ -155,9 +155,9 @@ fn too_many_hops() -> Reply {
     )
 }
 
-/// A body whose `Received` fields are counted as they pass.
+/// A body that counts its `Received` fields as they pass.
 struct Limited {
-    /// Nothing after an error.
+    /// `None` after an error.
     body: Option<Body>,
     counter: Counter,
     limit: u32,
@@ -189,23 +189,23 @@ const NAME: &[u8] = b"received";
 struct Counter {
     hops: u32,
     at: Place,
-    /// How the message begins, until that has shown that there is a header section.
+    /// How the message begins, until it is known whether there is a header section.
     beginning: Option<Beginning>,
     #[cfg(test)]
     steps: usize,
 }
 
-/// Where the next byte of a header section stands.
+/// Where in the header section the next byte is.
 #[derive(Clone, Copy)]
 enum Place {
-    /// So far into a line that may begin with the name; all of it may be followed by white space (RFC 5322 section 4.5).
+    /// How much of a line has matched the name; after the whole name, white space may follow (RFC 5322 section 4.5).
     Name(usize),
-    /// After a CR with which a line begins.
+    /// After a CR at the beginning of a line.
     EmptyLine,
     Rest,
     /// After a CR in a line.
     LineEnd,
-    /// Behind the header section.
+    /// After the header section.
     Body,
 }
 
@@ -220,14 +220,14 @@ impl Counter {
         }
     }
 
-    /// Takes the next chunk, and returns how many fields have begun so far.
+    /// Counts in the next chunk, and returns how many fields have begun so far.
     fn count(&mut self, chunk: &[u8]) -> u32 {
-        self.look_at_beginning(chunk);
+        self.inspect_beginning(chunk);
         let mut rest = chunk;
         while let (Some((&byte, after)), false) = (rest.split_first(), self.is_over()) {
             self.step(byte);
             rest = match self.at {
-                // Nothing matters there but the end of the line.
+                // Only the end of the line matters.
                 Place::Rest => memchr(b'\r', after).map_or(&[], |end| after.split_at(end).1),
                 _ => after,
             };
@@ -239,9 +239,9 @@ impl Counter {
         matches!(self.at, Place::Body)
     }
 
-    /// A message that does not begin with a field has no header section, whatever its text looks like. The line of an mbox
-    /// before the first field is none that is counted.
-    fn look_at_beginning(&mut self, chunk: &[u8]) {
+    /// A message that does not begin with a field has no header section, whatever its text looks like. The mbox line before the
+    /// first field does not count.
+    fn inspect_beginning(&mut self, chunk: &[u8]) {
         let Some(known) = self.beginning.as_mut().and_then(|b| b.look(chunk)) else {
             return;
         };
@@ -282,7 +282,7 @@ mod tests {
     use super::*;
     use crate::{body::in_pieces, session::Session};
 
-    /// Messages, and how many hops they have been over.
+    /// Messages, and their number of hops.
     const MESSAGES: [(&str, u32); 17] = [
         ("", 0),
         ("Received: a\r\n\r\n", 1),
@@ -302,7 +302,7 @@ mod tests {
         ("From a@b\r\n\r\nReceived: a\r\n", 0),
         ("From a@b\r\nHello\r\nReceived: a\r\n", 0),
         (" \r\nReceived: a\r\n", 0),
-        // What is no field in the middle hides none below it, and only CRLF ends a line.
+        // A line in the middle that is not a field does not hide those below it, and only CRLF ends a line.
         ("A: 1\r\nHello\r\nReceived: a\r\n", 1),
         (
             "A: 1\nReceived: a\r\r\nReceived: b\r\n\n\r\nReceived: c\r\n",
@@ -311,7 +311,7 @@ mod tests {
     ];
 
     #[test]
-    fn fields_are_counted_wherever_a_message_is_cut() {
+    fn fields_are_counted_wherever_a_message_is_split() {
         for (message, hops) in MESSAGES {
             for cut in 0..=message.len() {
                 let mut counter = Counter::new();
@@ -343,7 +343,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_line_is_looked_at_once_wherever_it_is_cut() {
+    fn the_first_line_is_inspected_once_wherever_it_is_split() {
         let message = ["x".repeat(998), "y".repeat(5000)].concat();
         for size in [1, 7, 998, 5000] {
             let mut counter = Counter::new();

@@ -12,9 +12,9 @@ use crate::{
     phase::{Data, Request},
 };
 
-/// Gives the service another body made of that which comes: one that changes, counts or inspects what passes.
+/// Replaces the body: the new one can change, count or inspect what passes through it.
 ///
-/// It fits DATA only. Nothing is read before the service reads.
+/// It fits DATA only. Nothing is read until the service reads.
 ///
 /// ```
 /// use smtpd_tower::{Body, Data, Envelope, Request, Session, deliver::Inbox, layer::MapBodyLayer};
@@ -31,10 +31,10 @@ use crate::{
 /// # Ok(()) }
 /// ```
 ///
-/// Where several layers add header fields, the innermost comes on top. Put [`ReceivedLayer`](crate::layer::ReceivedLayer) last, inside of
-/// this one, so that the trace header stays on top.
+/// If several layers add header fields, those of the innermost come first. Put [`ReceivedLayer`](crate::layer::ReceivedLayer)
+/// last, inside of this one, so that the trace header stays on top.
 ///
-/// Where the field depends on the session or the envelope, use [`from_fn`](crate::layer::from_fn):
+/// If the field depends on the session or the envelope, use [`from_fn`](crate::layer::from_fn):
 ///
 /// ```
 /// use smtpd_tower::{Data, Request, layer::{self, Next}};
@@ -48,22 +48,22 @@ use crate::{
 ///
 /// # A filter as a layer
 ///
-/// A body that ends with [`BodyError::refused`](crate::body::BodyError::refused) is refused by that reply, whichever service reads
-/// it: each service and layer of this crate answers it, and a service of your own does by `?`. What is left of the message is
-/// read and dropped by the server. One that ends with [`BodyError::other`](crate::body::BodyError::other) of anything else, because
-/// a scanner does not answer for instance, is 451, and told to [`Server::on_error`](crate::server::Server::on_error).
+/// A body that ends with [`BodyError::refused`](crate::body::BodyError::refused) is refused with that reply, whichever service
+/// reads it: each service and layer of this crate returns it, and a service of your own does so by `?`. The server reads and
+/// drops the rest of the message. A body that ends with [`BodyError::other`](crate::body::BodyError::other), for instance because
+/// a scanner does not respond, is deferred with 451 and reported to [`Server::on_error`](crate::server::Server::on_error).
 ///
 /// ```
 /// use smtpd_tower::{Body, BodyError, Data, Envelope, Reply, Request, Session, deliver::Inbox, layer::MapBodyLayer};
 /// use tower::{ServiceBuilder, ServiceExt};
 ///
-/// /// Refuses a message once the word has passed, also where it lies in two pieces.
+/// /// Rejects a message that contains the word, even if two chunks share it.
 /// fn without_casino(body: Body) -> Body {
 ///     const WORD: &[u8] = b"casino";
 ///     let mut tail = Vec::new();
-///     body.try_inspect(move |piece| {
-///         tail.extend_from_slice(piece);
-///         if tail.windows(WORD.len()).any(|octets| octets == WORD) {
+///     body.try_inspect(move |chunk| {
+///         tail.extend_from_slice(chunk);
+///         if tail.windows(WORD.len()).any(|bytes| bytes == WORD) {
 ///             return Err(BodyError::refused(Reply::rejected("No gambling, please")));
 ///         }
 ///         tail.drain(..tail.len().saturating_sub(WORD.len() - 1));
@@ -86,7 +86,7 @@ pub struct MapBodyLayer<F> {
 }
 
 impl<F: Fn(Body) -> Body> MapBodyLayer<F> {
-    /// Makes each body another one by `f`.
+    /// Replaces each body with the result of `f`.
     pub const fn new(f: F) -> Self {
         Self { f }
     }
@@ -168,6 +168,6 @@ mod tests {
         assert_eq!(codes, [250, 552]);
         assert_eq!(inbox.next().await.message(), "four");
         let counts = counts.lock().unwrap();
-        assert!(counts.iter().map(OctetCount::octets).eq([4, 4]));
+        assert!(counts.iter().map(OctetCount::bytes).eq([4, 4]));
     }
 }

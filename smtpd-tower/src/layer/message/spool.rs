@@ -17,17 +17,17 @@ use crate::{
     phase::{Data, Request},
 };
 
-/// Takes the whole message before the service is asked: into memory, above a limit into a temporary file.
+/// Receives the whole message before it calls the service: in memory, or above a limit in a temporary file.
 ///
-/// So a slow client never holds what the service needs, such as a place under a concurrency limit or a connection to a
-/// database, and a slow service never makes the client wait in the middle of its message. It fits DATA only, and needs the feature `spool`.
+/// So a slow client never holds what the service needs, such as a concurrency permit or a connection to a database, and a slow
+/// service never makes the client wait in the middle of its message. It fits DATA only, and needs the feature `spool`.
 ///
-/// The client is told 354 and sends its message before the service is even asked for readiness: what shall refuse at DATA,
-/// or limit how many messages are spooled at a time, belongs outside of it; what limits how many are delivered, inside. While
-/// the service is not ready the message waits, within the engine's limit for a delivery.
+/// The client receives 354 and sends its message before the service is even polled for readiness. Layers that refuse at DATA, or
+/// limit how many messages are spooled at a time, belong outside of this one; those that limit how many are delivered, inside.
+/// While the service is not ready the message waits, within the engine's timeout for a delivery.
 ///
-/// A message that does not come whole never reaches the service: the client is told the reply of its [`BodyError`](crate::body::BodyError), which is
-/// 451 where the file fails.
+/// A message that is incomplete or invalid never reaches the service: the client receives the reply of its
+/// [`BodyError`](crate::body::BodyError), which is 451 if the file fails.
 ///
 /// ```
 /// use smtpd_tower::{Body, BodyError, Data, Envelope, Request, Session, deliver::Inbox, layer::SpoolLayer};
@@ -46,7 +46,7 @@ use crate::{
 /// assert_eq!(send(Body::from(large)).await?.code().as_u16(), 250);
 /// assert_eq!(inbox.next().await.message().len(), 100_000);
 ///
-/// // A message that fails on its way is refused before anything is asked of the service.
+/// // A message that fails on its way is refused before the service is called.
 /// let broken = Body::new(Broken);
 /// assert_eq!(send(broken).await?.code().as_u16(), 451);
 /// assert_eq!(inbox.len(), 1);
@@ -112,7 +112,8 @@ where
     type Future = SpoolFuture<S>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
-        // The inner service is made ready when the message is there: until then it would be held for nothing.
+        // The inner service is polled for readiness once the message is there; earlier, what it reserves would be held for
+        // nothing.
         Poll::Ready(Ok(()))
     }
 
@@ -131,7 +132,7 @@ where
     }
 }
 
-/// The future of [`Spool`]: the whole message, then the service.
+/// The future of [`Spool`]: waits for the whole message, then for the service.
 #[pin_project]
 pub struct SpoolFuture<S: Service<Request<Data>>> {
     #[pin]
@@ -181,7 +182,7 @@ where
                 (Err(error), Some((_, request))) => {
                     return Poll::Ready(Ok(request.session().reply_to(error).into()));
                 }
-                // Polled after its end, it stays pending like a fused future.
+                // Polled after completion, it stays pending like a fused future.
                 (_, None) => return Poll::Pending,
             }
         }
@@ -211,7 +212,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_service_is_neither_made_ready_nor_asked_before_the_whole_message_is_there() {
+    async fn the_service_is_neither_polled_nor_called_before_the_whole_message_is_there() {
         let (mut service, mut handle) = spawn_layer::<_, Reply, _>(SpoolLayer::new(100));
         handle.allow(0);
         assert_ready_ok!(service.poll_ready());
@@ -222,7 +223,7 @@ mod tests {
         assert_pending!(answer.poll());
         feed.push("two".into()).await;
         feed.finish(Ok(()));
-        // The message is there, and the service not ready.
+        // The message is there, and the service is not ready.
         assert_pending!(answer.poll());
         assert_pending!(handle.poll_request());
         handle.allow(1);
@@ -235,14 +236,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_message_that_does_not_come_whole_never_reaches_the_service() {
+    async fn a_message_that_is_incomplete_never_reaches_the_service() {
         let nowhere = tempfile::tempdir().unwrap().path().join("nowhere");
         let table = [
             (Err(BodyError::Incomplete), 100, 451),
             (Err(BodyError::TooLarge), 100, 552),
             (Err(BodyError::BareNewline), 100, 550),
             (Err(BodyError::refused(Reply::rejected("No"))), 100, 554),
-            // The file cannot be made.
+            // The file cannot be created.
             (Ok(()), 0, 451),
         ];
         for (end, limit, code) in table {

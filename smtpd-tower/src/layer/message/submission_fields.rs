@@ -13,15 +13,15 @@ use crate::{
     session::QueueId,
 };
 
-/// Adds the `Date:` and the `Message-ID:` that a message from a user lacks (RFC 6409 sections 8.2 and 8.3).
+/// Adds the `Date:` and the `Message-ID:` field to a message from a user if they are missing (RFC 6409 sections 8.2 and 8.3).
 ///
-/// It fits DATA only, and refuses nothing. It is for submission: what another server has sent is not to be changed. A message
-/// from which nothing is missing passes octet by octet. Where a message has no header at all, an empty line ends the fields: see
-/// [`Body::prepend_header`]. The fields go before the message, so put
-/// [`ReceivedLayer`](crate::layer::ReceivedLayer) inside of this, for the trace header to be on top.
+/// It fits DATA only, and refuses nothing. It is for submission: messages from other servers must not be changed. A message that
+/// lacks nothing passes byte for byte. If a message has no header at all, an empty line ends the fields: see
+/// [`Body::prepend_header`]. The fields go before the message, so put [`ReceivedLayer`](crate::layer::ReceivedLayer) inside of
+/// this one to keep the trace header on top.
 ///
-/// The header section is kept until its end has come, or 64 KiB of it; the rest streams. To a message whose header section is
-/// longer than that, nothing is added: it must have no second `Date` or `Message-ID` (RFC 5322 section 3.6).
+/// The header section is buffered until its end, or up to 64 KiB; the rest streams. If it is longer, nothing is added, because a
+/// message must not have a second `Date` or `Message-ID` (RFC 5322 section 3.6).
 ///
 /// ```
 /// use std::time::{Duration, SystemTime};
@@ -48,7 +48,7 @@ pub struct SubmissionFieldsLayer {
 }
 
 impl SubmissionFieldsLayer {
-    /// Adds what is missing, with the time of the end of the header, and the name of the server in the id.
+    /// Adds the missing fields, with the time at which the header ended, and the name of the server in the id.
     pub fn new() -> Self {
         Self {
             clock: SystemTime::now,
@@ -86,7 +86,7 @@ pub struct SubmissionFields<S> {
     clock: fn() -> SystemTime,
 }
 
-/// Octets of a header section that are looked at.
+/// The bytes of a header section that are inspected.
 const LIMIT: usize = 64 << 10;
 
 impl<S> Service<Request<Data>> for SubmissionFields<S>
@@ -117,7 +117,7 @@ fn missing_fields(head: &Head, time: SystemTime, host: &str) -> String {
         fields += &format!("Date: {}\r\n", Date(time));
     }
     if head.field("Message-ID").is_none() {
-        // RFC 5322 section 3.6.4: what is right of the at sign is a domain, or a literal in brackets.
+        // RFC 5322 section 3.6.4: after the at sign there is a domain, or a literal in brackets.
         let is_allowed = |c: char| c.is_ascii_alphanumeric() || "-.".contains(c);
         let host = match clean::is_literal(host) {
             true => host.to_owned(),
@@ -150,7 +150,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn no_second_date_is_added_where_the_header_is_too_long_to_be_looked_at() {
+    async fn no_second_date_is_added_if_the_header_is_too_long_to_inspect() {
         let fields = "Date: x\r\nMessage-ID: <1@a.test>\r\n\r\nHello\r\n";
         for (len, is_known) in [(LIMIT - 200, true), (LIMIT + 9, false), (3 * LIMIT, false)] {
             for fields in [fields, "\r\nHello\r\n"] {

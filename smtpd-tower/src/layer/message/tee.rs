@@ -15,10 +15,10 @@ use crate::{
 
 /// Writes a copy of each message to a sink while the service reads it: an archive, a journal, a scanner.
 ///
-/// It fits DATA only. A function looks at the request and answers a future that opens a sink, or `None` where no copy is
-/// wanted. The sink is opened when the message is first read, so one that is refused unread leaves nothing behind. A sink that
-/// takes its time holds the client back; it is shut down only at the end of a whole message, see
-/// [`Body::tee`](crate::body::Body::tee). A copy is no delivery: the service may still refuse the message.
+/// It fits DATA only. `open` is a function of the request that returns a future which opens a sink, or `None` for no copy. The
+/// sink is opened when the message is first read, so a message that is refused unread leaves nothing behind. A slow sink holds
+/// the client back. The sink is shut down only at the end of a whole message, see [`Body::tee`](crate::body::Body::tee). A copy
+/// is not a delivery: the service may still refuse the message.
 ///
 /// ```
 /// use smtpd_tower::{Body, Data, Envelope, Request, Session, deliver::Inbox, layer::TeeLayer};
@@ -44,8 +44,8 @@ use crate::{
 /// # Ok(()) }
 /// ```
 ///
-/// A copy that cannot be opened or written costs the message, which the client may try again after 451, unless
-/// [`sink_failure`](Self::sink_failure) says otherwise.
+/// If a copy cannot be opened or written, the message is deferred with 451, and the client may try again.
+/// [`sink_failure`](Self::sink_failure) changes this.
 ///
 /// ```
 /// use std::io;
@@ -183,8 +183,8 @@ mod tests {
         });
         let data = layer.layer(handler_fn(async |mut request: Request<Data>| {
             let before = opened.load(Ordering::Relaxed);
-            while let Some(piece) = request.body_mut().chunk().await {
-                piece?;
+            while let Some(chunk) = request.body_mut().chunk().await {
+                chunk?;
             }
             let after = opened.load(Ordering::Relaxed);
             assert_eq!((before, after), (0, 1));
@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_message_of_which_no_copy_is_wanted_passes() {
+    async fn a_message_without_a_copy_passes() {
         let layer = TeeLayer::new(|_| None::<std::future::Ready<io::Result<Vec<u8>>>>);
         let inbox = Inbox::new();
         let data = layer.layer(inbox.clone());

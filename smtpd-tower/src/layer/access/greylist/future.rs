@@ -13,7 +13,7 @@ use tower_service::Service;
 use super::{GreylistVerdict, Settings};
 use crate::phase::{Rcpt, Request};
 
-/// The future of [`Greylist`](super::Greylist): what the store says, then the service.
+/// The future of [`Greylist`](super::Greylist): waits for the store, then for the service.
 #[pin_project]
 #[derive(Debug)]
 pub struct GreylistFuture<C, S, F> {
@@ -86,7 +86,7 @@ where
                 StateProj::Inner(inner) => return inner.poll(cx),
                 StateProj::Check { check, then } => {
                     let Some(waiting) = then else {
-                        // Answered before, or the call below has panicked.
+                        // Already completed, or the call below has panicked.
                         return Poll::Pending;
                     };
                     let checked = ready!(check.poll(cx)).unwrap_or_else(|late| Err(late.into()));

@@ -4,10 +4,10 @@ use smtpd_core::{ForwardPath, Mailbox, ReversePath};
 
 use crate::limiter::ClientKey;
 
-/// What a retry is known by: the network of the client, the sender and the recipient (RFC 6647 section 2.4).
+/// Identifies a retry: the network of the client, the sender and the recipient (RFC 6647 section 2.4).
 ///
-/// Domains are equal in any case, and so are all forms of quotes. Equal keys are shown as equal text, different keys as
-/// different text, so the text may be the key of a database.
+/// Domains are compared without case, local parts regardless of their quotes. Equal keys have equal text, different keys have
+/// different text, so the text can be the key of a database.
 ///
 /// ```
 /// use smtpd_tower::{layer::GreylistKey, limiter::ClientKey, net::Prefixes};
@@ -25,7 +25,7 @@ pub struct GreylistKey {
 }
 
 impl GreylistKey {
-    /// The key of a message from that client.
+    /// Creates the key of a message.
     pub const fn new(client: ClientKey, sender: ReversePath, recipient: ForwardPath) -> Self {
         Self {
             client,
@@ -34,17 +34,17 @@ impl GreylistKey {
         }
     }
 
-    /// The network of the client.
+    /// Returns the network of the client.
     pub const fn client(&self) -> ClientKey {
         self.client
     }
 
-    /// Where failures are to be reported.
+    /// Returns the sender.
     pub const fn sender(&self) -> &ReversePath {
         &self.sender
     }
 
-    /// For whom the message is.
+    /// Returns the recipient.
     pub const fn recipient(&self) -> &ForwardPath {
         &self.recipient
     }
@@ -63,7 +63,7 @@ fn show(mailbox: Option<&Mailbox>, without: &str, f: &mut fmt::Formatter<'_>) ->
     let Some(mailbox) = mailbox else {
         return f.write_str(without);
     };
-    // Always in quotes: what stands within them cannot be taken for the rest of the key.
+    // Always in quotes, so that nothing within them looks like the rest of the key.
     let domain = mailbox.domain().as_str().to_ascii_lowercase();
     write!(f, "{:?}@{domain}", mailbox.local_part_unquoted())
 }
@@ -78,7 +78,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_are_equal_where_their_text_is() {
+    fn keys_are_equal_if_their_text_is() {
         let keys = [
             key("192.0.2.1", "a@b.example", "c@d.example"),
             key("192.0.2.1", "a@B.EXAMPLE", r#""c"@D.example"#),

@@ -12,16 +12,15 @@ use tower::BoxError;
 
 use super::{GreylistKey, GreylistPolicy, GreylistStore, GreylistVerdict};
 
-/// Remembers in memory: messages that wait, messages that have passed, and clients that are trusted.
+/// A store in memory: messages that wait, messages that have passed, and clients that are trusted.
 ///
-/// It holds at most [`capacity`](Self::capacity) of them, about 70 octets each, for it keeps a number in place of each
-/// key (a hash with a secret seed). Each new one looks at the next 8 entries in turn and drops what is too old. Where
-/// there is still no room, it takes the place of the oldest of the next 8 that still waits; only if none does, of one
-/// that has passed.
+/// It holds at most [`capacity`](Self::capacity) entries of about 70 bytes each: a hash with a secret seed stands for the key.
+/// Each new entry inspects the next 8 entries in turn and drops those that are too old. If there is still no room, it replaces
+/// the oldest of the next 8 that still waits, or, if none waits, the oldest that has passed.
 ///
-/// So a flood of made-up senders (RFC 6647 section 8.2) never grows memory, and makes it forget first attempts sooner than
-/// those who have passed. A `RateLimitLayer` outside of greylisting keeps such a flood small. All is forgotten when the
-/// server ends: the next start puts everybody off once more.
+/// So a flood of made-up senders (RFC 6647 section 8.2) never grows memory, and pushes out first attempts before messages that
+/// have passed. A `RateLimitLayer` outside of greylisting keeps such a flood small. Everything is forgotten when the server ends:
+/// after the next start, every client is deferred once more.
 ///
 /// ```
 /// use std::num::NonZeroUsize;
@@ -107,15 +106,15 @@ impl fmt::Debug for MemoryGreylist {
     }
 }
 
-/// How many entries a new one looks at, to drop the old and again to find a place.
+/// How many entries a new one inspects, first to drop old ones, then to find room.
 const LOOKED_AT: usize = 8;
 
-/// Entries in a `Vec`, so that any few of them are found at once, and where each is.
+/// Entries in a `Vec`, so that the next few are found at once, and the position of each.
 #[derive(Default)]
 struct Table {
     slots: HashMap<u64, usize>,
     entries: Vec<Entry>,
-    /// Where the next look begins: it goes round, so every entry has its turn.
+    /// Where the next inspection begins. It wraps around, so every entry is inspected in turn.
     hand: usize,
 }
 
@@ -123,7 +122,7 @@ struct Table {
 struct Entry {
     id: u64,
     state: State,
-    /// The first attempt of what waits; else the last mail.
+    /// The first attempt if it waits, otherwise the last mail.
     at: Instant,
 }
 
@@ -136,13 +135,13 @@ enum State {
 }
 
 impl Entry {
-    /// How much it would be missed: what waits less than what has passed, the older less than the younger.
+    /// The value of keeping it: less if it waits than if it has passed, less if it is older.
     fn worth(&self) -> (bool, Instant) {
         (self.state != State::Waiting, self.at)
     }
 }
 
-/// The table at one moment, by one policy.
+/// The table at one moment, with one policy.
 struct Moment<'a> {
     table: &'a mut Table,
     capacity: usize,
@@ -185,7 +184,7 @@ impl Moment<'_> {
         trusted
     }
 
-    /// Counts a message of the client that has passed, where that matters.
+    /// Counts a message of the client that has passed, if the policy counts them.
     fn count(&mut self, client: u64) {
         if self.policy.trust_after().is_none() {
             return;
@@ -197,7 +196,7 @@ impl Moment<'_> {
         self.put(client, State::Client(passed.saturating_add(1)));
     }
 
-    /// What is known, if it is not too old.
+    /// Returns the entry, unless it is too old.
     fn fresh(&self, id: u64) -> Option<Entry> {
         let slot = *self.table.slots.get(&id)?;
         let entry = *self.table.entries.get(slot)?;
@@ -231,7 +230,7 @@ impl Moment<'_> {
         self.table.entries.push(entry);
     }
 
-    /// Drops what is too old among the next few.
+    /// Drops the entries that are too old among the next few.
     fn sweep(&mut self) {
         for _ in 0..LOOKED_AT {
             let hand = self.table.hand;
@@ -245,7 +244,7 @@ impl Moment<'_> {
 }
 
 impl Table {
-    /// Drops the one that is missed least among the next few.
+    /// Drops the least valuable of the next few entries.
     fn forget_one(&mut self) {
         let len = self.entries.len().max(1);
         let looked_at = (self.hand..self.hand + LOOKED_AT).map(|slot| slot % len);
@@ -288,7 +287,7 @@ mod tests {
         GreylistKey::new(client, sender, recipient)
     }
 
-    fn each_for_itself() -> GreylistPolicy {
+    fn without_trust() -> GreylistPolicy {
         GreylistPolicy::new().with_trust_after(None)
     }
 
@@ -307,7 +306,7 @@ mod tests {
             (DAY, Pass),
             (DAY + NANO, Wait),
         ];
-        for policy in [GreylistPolicy::new(), each_for_itself()] {
+        for policy in [GreylistPolicy::new(), without_trust()] {
             for (after, expected) in table {
                 let (store, key) = (MemoryGreylist::new(), key("192.0.2.1", "a@example.com"));
                 assert_eq!(store.now(&key, policy), Wait);
@@ -321,28 +320,28 @@ mod tests {
     async fn a_retry_too_early_does_not_start_the_delay_anew() {
         let (store, key) = (MemoryGreylist::new(), key("192.0.2.1", "a@example.com"));
         for second in 0..60 {
-            assert_eq!(store.now(&key, each_for_itself()), Wait, "{second}");
+            assert_eq!(store.now(&key, without_trust()), Wait, "{second}");
             advance(Duration::from_secs(1)).await;
         }
-        assert_eq!(store.now(&key, each_for_itself()), Pass);
+        assert_eq!(store.now(&key, without_trust()), Pass);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_retry_too_late_counts_as_the_first() {
         let (store, key) = (MemoryGreylist::new(), key("192.0.2.1", "a@example.com"));
-        assert_eq!(store.now(&key, each_for_itself()), Wait);
+        assert_eq!(store.now(&key, without_trust()), Wait);
         advance(DAY * 2).await;
-        assert_eq!(store.now(&key, each_for_itself()), Wait);
+        assert_eq!(store.now(&key, without_trust()), Wait);
         advance(MINUTE).await;
-        assert_eq!(store.now(&key, each_for_itself()), Pass);
+        assert_eq!(store.now(&key, without_trust()), Pass);
         assert_eq!(store.tracked(), 1);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_writes_now_and_then_stays_known() {
+    async fn a_client_that_writes_now_and_then_stays_known() {
         let other = key("192.0.2.1", "other@example.com");
         for (policy, key) in [
-            (each_for_itself(), key("192.0.2.1", "a@example.com")),
+            (without_trust(), key("192.0.2.1", "a@example.com")),
             (GreylistPolicy::new(), other),
         ] {
             let (store, first) = (
@@ -373,7 +372,7 @@ mod tests {
                     trusted_at = trusted_at.or(Some(n));
                 }
                 advance(MINUTE).await;
-                // The second is known already, and counts no more.
+                // The second message is known already, and does not count again.
                 assert_eq!(store.now(&key, policy), Pass);
                 assert_eq!(store.now(&key, policy), Pass);
             }
@@ -384,20 +383,20 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn flood_of_senders_grows_memory_or_forgets_who_has_passed() {
+    async fn flood_of_senders_grows_memory_or_pushes_out_what_has_passed() {
         let store = MemoryGreylist::with_capacity(NonZeroUsize::new(100).unwrap());
         let known = key("192.0.2.1", "a@example.com");
-        assert_eq!(store.now(&known, each_for_itself()), Wait);
+        assert_eq!(store.now(&known, without_trust()), Wait);
         advance(MINUTE).await;
-        assert_eq!(store.now(&known, each_for_itself()), Pass);
+        assert_eq!(store.now(&known, without_trust()), Pass);
         for n in 0..10_000 {
             let stranger = key("192.0.2.2", &format!("{n}@example.com"));
-            assert_eq!(store.now(&stranger, each_for_itself()), Wait);
+            assert_eq!(store.now(&stranger, without_trust()), Wait);
             assert!(store.tracked() <= store.capacity().get());
             advance(Duration::from_millis(1)).await;
         }
         assert_eq!(store.tracked(), 100);
-        assert_eq!(store.now(&known, each_for_itself()), Pass);
+        assert_eq!(store.now(&known, without_trust()), Pass);
         let table = store.lock();
         assert_eq!(table.slots.len(), table.entries.len());
         for (slot, entry) in table.entries.iter().enumerate() {
@@ -411,14 +410,14 @@ mod tests {
         for n in 0..1000 {
             store.now(
                 &key("192.0.2.1", &format!("{n}@example.com")),
-                each_for_itself(),
+                without_trust(),
             );
         }
         advance(DAY + NANO).await;
         for n in 0..200 {
             store.now(
                 &key("192.0.2.2", &format!("{n}@example.com")),
-                each_for_itself(),
+                without_trust(),
             );
         }
         assert_eq!(store.tracked(), 200);
@@ -428,16 +427,16 @@ mod tests {
     async fn the_least_capacity_has_room_for_one() {
         let store = MemoryGreylist::with_capacity(NonZeroUsize::MIN);
         let key = key("192.0.2.1", "a@example.com");
-        assert_eq!(store.now(&key, each_for_itself()), Wait);
+        assert_eq!(store.now(&key, without_trust()), Wait);
         advance(MINUTE).await;
-        assert_eq!(store.now(&key, each_for_itself()), Pass);
+        assert_eq!(store.now(&key, without_trust()), Pass);
         assert_eq!((store.capacity().get(), store.tracked()), (1, 1));
     }
 
     #[tokio::test(start_paused = true)]
     async fn the_window_of_a_retry_is_that_of_the_policy() {
         let hour = Duration::from_secs(3600);
-        let policy = each_for_itself().with_window(hour);
+        let policy = without_trust().with_window(hour);
         assert_eq!(policy.window(), hour);
         for (after, expected) in [(hour, Pass), (hour + NANO, Wait)] {
             let (store, key) = (MemoryGreylist::new(), key("192.0.2.1", "a@example.com"));

@@ -1,4 +1,4 @@
-//! Greylisting (RFC 6647): a stranger's first attempt is put off, and whoever tries again is let in.
+//! Greylisting (RFC 6647): the first attempt of an unknown client is deferred, a retry is accepted.
 
 mod future;
 mod key;
@@ -46,9 +46,9 @@ use crate::{
 ///
 /// # When the store fails
 ///
-/// A store that fails, or takes longer than [`timeout`](Self::timeout) says, lets mail pass: greylisting is a
-/// convenience that must not stop mail. [`fail_closed`](Self::fail_closed) answers 451 4.3.0 instead (section 8.2). The
-/// failure is logged as a warning in both cases.
+/// If the store fails or exceeds the [`timeout`](Self::timeout), the mail passes: greylisting is a convenience that must not stop
+/// mail. With [`fail_closed`](Self::fail_closed), it is deferred with 451 4.3.0 instead (section 8.2). The failure is logged as a
+/// warning in both cases.
 ///
 /// ```
 /// use std::time::Duration;
@@ -114,7 +114,7 @@ impl Default for GreylistLayer {
 }
 
 impl<G: GreylistStore> GreylistLayer<G> {
-    /// Remembers attempts in `store`. All servers of a domain should share one (RFC 6647 section 5, item 4).
+    /// Creates a layer that remembers attempts in `store`. All servers of a domain should share one (RFC 6647 section 5, item 4).
     pub fn with_store(store: G) -> Self {
         let reply = Reply::new(
             Code::MAILBOX_BUSY,
@@ -156,7 +156,7 @@ impl<G: GreylistStore> GreylistLayer<G> {
 
     /// Sets the reply to a first attempt. Default: 450 4.7.1.
     ///
-    /// RFC 6647 section 5 uses 450, and 421, which closes the connection. A 5yz reply would make clients give their mail up.
+    /// RFC 6647 section 5 uses 450, and 421, which closes the connection. A 5yz reply would make clients give up.
     #[must_use]
     pub fn reply(self, reply: Reply) -> Self {
         self.set(|settings| settings.reply = reply)
@@ -185,7 +185,7 @@ impl<G: GreylistStore> GreylistLayer<G> {
     }
 }
 
-// By hand: a derived Clone would ask for G: Clone.
+// By hand: a derived Clone would require G: Clone.
 impl<G> Clone for GreylistLayer<G> {
     fn clone(&self) -> Self {
         Self {
@@ -223,7 +223,7 @@ pub struct Greylist<S, G = MemoryGreylist> {
     greylist: GreylistLayer<G>,
 }
 
-// By hand: a derived Clone would ask for G: Clone.
+// By hand: a derived Clone would require G: Clone.
 impl<S: Clone, G> Clone for Greylist<S, G> {
     fn clone(&self) -> Self {
         Self {
@@ -261,7 +261,7 @@ where
 }
 
 impl Settings {
-    /// What the request is remembered by; `None` if it passes anyway.
+    /// Returns the key of the request; `None` if it passes without greylisting.
     fn key(&self, request: &Request<Rcpt>) -> Option<GreylistKey> {
         let session = request.session();
         // RFC 6647 section 5, item 7: authenticated clients and internal addresses.
@@ -347,7 +347,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn known_clients_are_never_put_off() {
+    async fn known_clients_are_never_deferred() {
         let layer = GreylistLayer::new()
             .exempt("203.0.113.0/24".parse().unwrap())
             .exempt("2001:db8:5::/48".parse().unwrap());
@@ -392,7 +392,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_store_that_fails_stops_mail_only_if_told_so() {
+    async fn a_store_that_fails_stops_mail_only_if_it_fails_closed() {
         let failing = |_, _| ready(Err(BoxError::from("no connection")));
         let layer = GreylistLayer::with_store(failing);
         assert_eq!(code(&layer, stranger("192.0.2.1")).await, 250);
@@ -401,7 +401,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_store_that_hangs_stops_mail_only_if_told_so() {
+    async fn a_store_that_hangs_stops_mail_only_if_it_fails_closed() {
         let layer = GreylistLayer::with_store(|_, _| pending());
         let start = Instant::now();
         assert_eq!(code(&layer, stranger("192.0.2.1")).await, 250);
@@ -412,7 +412,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_reply_and_the_policy_are_free_to_choose() {
+    async fn the_reply_and_the_policy_can_be_set() {
         let reply = Reply::mailbox_busy("Later");
         let layer = GreylistLayer::new()
             .reply(reply)

@@ -4,10 +4,10 @@ use tower::BoxError;
 
 use super::GreylistKey;
 
-/// Where a [`GreylistLayer`](super::GreylistLayer) remembers who has tried what.
+/// Remembers the attempts for a [`GreylistLayer`](super::GreylistLayer).
 ///
-/// An async function of a key and a policy is a store. A type of yours says in `Check` which future it returns; a boxed
-/// one is fine:
+/// An async function of a key and a policy is a store. A type of your own names the future that it returns in `Check`; this can
+/// be a boxed future:
 ///
 /// ```
 /// use std::{future::Future, pin::Pin};
@@ -18,7 +18,7 @@ use super::GreylistKey;
 ///
 /// impl Database {
 ///     async fn seconds_since_first_attempt(_key: String) -> Result<u64, BoxError> {
-///         Ok(90) // inserts the key where it is new or too old
+///         Ok(90) // inserts the key if it is new or too old
 ///     }
 /// }
 ///
@@ -46,12 +46,12 @@ use super::GreylistKey;
     note = "it must implement `GreylistStore`, or be an `async fn(GreylistKey, GreylistPolicy) -> Result<GreylistVerdict, BoxError>`"
 )]
 pub trait GreylistStore: Send + Sync + 'static {
-    /// What [`check`](Self::check) returns. An error lets the mail pass or not, as the layer says.
+    /// The future that [`check`](Self::check) returns. On an error, the mail passes or is deferred, depending on the layer.
     type Check: Future<Output = Result<GreylistVerdict, BoxError>> + Send + 'static;
 
-    /// Takes note of an attempt, and tells whether it may pass. [`GreylistPolicy`] says what is to be obeyed.
+    /// Records an attempt, and returns whether it may pass under `policy`.
     ///
-    /// Several may be under way at once; of two first attempts at the same time none may pass.
+    /// Calls may overlap. If two first attempts arrive at the same time, neither may pass.
     fn check(&self, key: GreylistKey, policy: GreylistPolicy) -> Self::Check;
 }
 
@@ -67,16 +67,16 @@ where
     }
 }
 
-/// The answer of a [`GreylistStore`]. Nothing will be added to it: an attempt passes or not.
+/// The result of a [`GreylistStore`]. This enum is exhaustive: an attempt passes or not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum GreylistVerdict {
-    /// A retry in time, or one of somebody known.
+    /// A retry in time, or a message of a known client.
     Pass,
-    /// A first attempt, a retry too early, or one too late that counts as the first again.
+    /// A first attempt, a retry that is too early, or one so late that it counts as the first again.
     Wait,
 }
 
-/// When a retry is taken, and for how long it is remembered. The default is what RFC 6647 section 5 recommends.
+/// When a retry is accepted, and how long it is remembered. The default is what RFC 6647 section 5 recommends.
 ///
 /// ```
 /// use std::{num::NonZeroU32, time::Duration};
@@ -97,7 +97,8 @@ pub struct GreylistPolicy {
 }
 
 impl GreylistPolicy {
-    /// A minute of delay, a day for the retry, 36 days of memory; a client is trusted after its first retry in time.
+    /// Returns the default policy: a delay of one minute, one day for the retry, 36 days of memory; a client is trusted after its
+    /// first retry in time.
     pub const fn new() -> Self {
         Self {
             delay: MINUTE,                   // RFC 6647 section 5, item 2
@@ -107,28 +108,28 @@ impl GreylistPolicy {
         }
     }
 
-    /// Puts off what comes earlier than that after the first attempt. More than a minute mostly delays good mail only
-    /// (RFC 6647 section 5, item 2).
+    /// Returns a policy with another delay: attempts that come earlier after the first one are deferred. More than a minute
+    /// usually delays only good mail (RFC 6647 section 5, item 2).
     #[must_use]
     pub const fn with_delay(self, delay: Duration) -> Self {
         Self { delay, ..self }
     }
 
-    /// Takes a retry up to that time after the first attempt; a later one counts as the first. It has to be longer than
-    /// the delay, or else nobody ever passes.
+    /// Returns a policy with another window: a retry passes up to this time after the first attempt; a later one counts as the
+    /// first. It must be longer than the delay, otherwise nothing ever passes.
     #[must_use]
     pub const fn with_window(self, window: Duration) -> Self {
         Self { window, ..self }
     }
 
-    /// Forgets those who have passed when nothing has come from them for that time.
+    /// Returns a policy with another lifetime: what has passed is forgotten if no mail has come for this time.
     #[must_use]
     pub const fn with_lifetime(self, lifetime: Duration) -> Self {
         Self { lifetime, ..self }
     }
 
-    /// Lets everything pass from the network of a client that has retried so many different messages in time; with
-    /// `None`, every sender and recipient is put off for itself.
+    /// Returns a policy that accepts everything from the network of a client that has retried this many different messages in
+    /// time. With `None`, each sender and recipient is deferred separately.
     #[must_use]
     pub const fn with_trust_after(self, messages: Option<NonZeroU32>) -> Self {
         Self {
@@ -137,22 +138,22 @@ impl GreylistPolicy {
         }
     }
 
-    /// What comes earlier than that after the first attempt has to wait.
+    /// Returns the time after the first attempt before which a retry is deferred.
     pub const fn delay(&self) -> Duration {
         self.delay
     }
 
-    /// What comes later than that after the first attempt is a first attempt itself.
+    /// Returns the time after the first attempt beyond which a retry counts as a first attempt itself.
     pub const fn window(&self) -> Duration {
         self.window
     }
 
-    /// How long those who have passed are remembered after their last mail.
+    /// Returns how long what has passed is remembered after its last mail.
     pub const fn lifetime(&self) -> Duration {
         self.lifetime
     }
 
-    /// How many messages a client has to retry in time to be trusted whatever it sends.
+    /// Returns how many messages a client must retry in time before it is trusted.
     pub const fn trust_after(&self) -> Option<NonZeroU32> {
         self.trust_after
     }

@@ -14,7 +14,7 @@ use crate::{
 
 /// The trace header of one message, with its CRLF (RFC 5321 section 4.4).
 ///
-/// Each line is short of the 998 octets of RFC 5322 section 2.1.1 whatever the client sent: no name in it has more than 255.
+/// Each line is shorter than the 998 octets of RFC 5322 section 2.1.1, whatever the client sent: no name in it has more than 255.
 pub(super) struct Header<'a> {
     pub(super) session: &'a Session,
     pub(super) envelope: &'a Envelope,
@@ -26,7 +26,7 @@ impl fmt::Display for Header<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.write_from(f)?;
         self.write_by(f)?;
-        // RFC 5321 section 7.6: with several recipients each would learn of the others.
+        // RFC 5321 section 7.6: with several recipients, each would learn of the others.
         if let [recipient] = self.envelope.recipients() {
             let path = address::of_recipient(recipient.path(), self.is_utf8());
             write!(f, "\r\n\tfor <{path}>")?;
@@ -48,7 +48,7 @@ impl Header<'_> {
             None => Cow::Borrowed("unknown"),
         };
         write!(f, "Received: from {name} (")?;
-        // A client that a proxy could not name has the unspecified address.
+        // The unspecified address stands for a client that a proxy could not name.
         let ip = self
             .session
             .client_addr()
@@ -73,8 +73,8 @@ impl Header<'_> {
         write!(f, "\r\n\tby {hostname} ({app}) with {word} id {}", self.id)
     }
 
-    /// The cipher suite, by its registered name in a clause of its own (RFC 8314 section 4.3). The name that a proxy gives may be
-    /// another one, which goes into a comment.
+    /// Writes the cipher suite by its registered name, in a clause of its own (RFC 8314 section 4.3). The name that a proxy gives
+    /// may not be registered; it goes into a comment.
     fn write_tls(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Some(tls) = self.session.tls() else {
             return Ok(());
@@ -86,7 +86,7 @@ impl Header<'_> {
         }
     }
 
-    /// Whether the client has said that the message may hold UTF-8 in its header (RFC 6531 section 3.4).
+    /// Returns whether the client has announced that the header may contain UTF-8 (RFC 6531 section 3.4).
     fn is_utf8(&self) -> bool {
         self.envelope.parameters().get::<SmtpUtf8>().is_some()
     }
@@ -104,13 +104,13 @@ impl fmt::Display for Literal {
     }
 }
 
-/// Whether it has the form of the names in IANA's registry of cipher suites.
+/// Returns whether `name` has the form of the names in IANA's registry of cipher suites.
 fn is_registered_cipher(name: &str) -> bool {
     let is_allowed = |c: char| c.is_ascii_alphanumeric() || c == '_';
     name.starts_with("TLS_") && name.chars().all(is_allowed)
 }
 
-/// The word after `with`: RFC 3848, and RFC 6531 sections 3.7.3 and 4.3 for those with UTF8.
+/// Returns the word after `with`: RFC 3848, and RFC 6531 sections 3.7.3 and 4.3 for those with UTF8.
 fn with_word(session: &Session, utf8: bool) -> &'static str {
     let (tls, authenticated) = (session.tls().is_some(), session.identity().is_some());
     protocol_word(
@@ -198,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn the_cipher_suite_is_a_clause_where_it_has_its_registered_name() {
+    fn the_cipher_suite_is_a_clause_if_its_name_is_registered() {
         for (cipher, clause) in [
             (
                 "TLS_AES_128_GCM_SHA256",
@@ -224,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn whence_it_came() {
+    fn the_client_in_the_from_clause() {
         let v6 = ([0x2001, 0xdb8, 0, 0, 0, 0, 0, 1], 4711);
         let mapped = ([0, 0, 0, 0, 0, 0xffff, 0xc000, 0x0201], 4711);
         let table: [(PeerAddr, &str, &str); 11] = [
@@ -262,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn by_which_protocol() {
+    fn the_protocol_in_the_with_clause() {
         use Greeting::{Ehlo, Helo, Lhlo};
         let table = [
             (None, ["SMTP", "SMTP", "SMTP", "SMTP"], "SMTP"),
@@ -315,7 +315,7 @@ mod tests {
     }
 
     #[test]
-    fn for_whom_is_said_of_a_single_recipient_only() {
+    fn only_a_single_recipient_is_named() {
         let session = session(PeerAddr::Unknown, Protocol::Smtp);
         for recipients in [&[][..], &["a@example.org", "b@example.org"]] {
             let header = header(&session, &to(recipients));

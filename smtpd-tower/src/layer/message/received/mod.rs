@@ -16,20 +16,20 @@ use crate::{
     session::QueueId,
 };
 
-/// Puts the trace header before every message: whence it came, how, when (RFC 5321 section 4.4).
+/// Adds the trace header to every message: where it came from, how, and when (RFC 5321 section 4.4).
 ///
-/// It fits DATA only. It refuses nothing. A server that takes responsibility for a message must add this header, also to
-/// let loops be found (RFC 5321 section 6.3). A name of the client's address that
-/// [`ReverseDnsLayer`](crate::layer::ReverseDnsLayer) has found is part of it; the recipient only where there is a single one, so
-/// that none learns of the others (RFC 5321 section 7.6).
+/// It fits DATA only, and refuses nothing. A server that takes responsibility for a message must add this header, also so that
+/// loops can be found (RFC 5321 section 6.3). The header includes the name of the client's address if
+/// [`ReverseDnsLayer`](crate::layer::ReverseDnsLayer) has found one, and the recipient if there is only one, so that none learns
+/// of the others (RFC 5321 section 7.6).
 ///
-/// What the client chose can neither end a line nor open a comment in it: such characters become `?`.
+/// Text that the client chose can neither end a line nor open a comment in it: such characters become `?`.
 ///
-/// Where the message has no header of its own, an empty line ends this one: see
+/// If the message has no header of its own, an empty line ends this one: see
 /// [`Body::prepend_header`](crate::body::Body::prepend_header).
 ///
-/// The `id` of the header is a [`QueueId`], kept in the state of the transaction for the delivery and the logs. One that is
-/// there already, for instance from a service for MAIL, is used as it is.
+/// The `id` of the header is a [`QueueId`], kept in the state of the transaction for the delivery and the logs. If there is one
+/// already, for instance from a service for MAIL, it is used.
 ///
 /// ```
 /// use std::time::{Duration, SystemTime};
@@ -67,7 +67,7 @@ pub struct ReceivedLayer {
 }
 
 impl ReceivedLayer {
-    /// Adds the trace header, under the names that the server has in its greeting.
+    /// Adds the trace header, with the names that the server uses in its greeting.
     pub fn new() -> Self {
         Self {
             clock: SystemTime::now,
