@@ -25,7 +25,7 @@ use crate::{
 pub struct ClientKey(Cidr);
 
 impl ClientKey {
-    /// The key of a session's client, if that has an IP address.
+    /// Returns the key of a session's client, if it has an IP address.
     pub(crate) fn of_session(session: &Session, prefixes: Prefixes) -> Option<Self> {
         let ip = session.client_addr().ip()?;
         Some(Self::with_prefixes(ip, prefixes))
@@ -61,7 +61,7 @@ impl ClientKey {
         self.0
     }
 
-    /// The key of the wider network that the client is in, or its own if that is wider.
+    /// Returns the key of the wider network that the client is in, or its own if that is wider.
     pub(crate) fn within(self, prefixes: Prefixes) -> Self {
         let ip = self.0.network();
         Self(Cidr::around(ip, prefixes.bits_of(ip).min(self.0.bits())))

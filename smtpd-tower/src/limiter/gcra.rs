@@ -4,12 +4,12 @@ use std::num::NonZeroU32;
 use std::str::FromStr;
 use std::time::Duration;
 
-/// How often something may happen: `events` in each `period`, and how many of them at once.
+/// How often something may happen: `events` in each `period`, of which `burst` may happen at once.
 ///
-/// After a rest, `burst` events are allowed at once (as many as `events`, unless [`with_burst`](Self::with_burst) is called),
-/// then one every `period / events`. So any one period sees at most `burst + events` of them.
+/// After a pause, `burst` events are allowed at once (as many as `events`, unless [`with_burst`](Self::with_burst) is called),
+/// then one every `period / events`. So at most `burst + events` are allowed in any one period.
 ///
-/// `period / events` is rounded down to whole nanoseconds, but at least 1. The time in which a spent burst returns is limited
+/// `period / events` is rounded down to whole nanoseconds, but at least 1. The time in which a spent burst is regained is limited
 /// to 292 years.
 ///
 /// ```
@@ -146,7 +146,7 @@ impl FromStr for Rate {
 pub enum RateError {
     /// No events at all.
     ZeroEvents,
-    /// A period of no length.
+    /// A period of zero length.
     ZeroPeriod,
     /// A burst that lets nothing through.
     ZeroBurst,
@@ -170,10 +170,10 @@ impl fmt::Display for RateError {
 
 impl Error for RateError {}
 
-/// The generic cell rate algorithm, in nanoseconds since an epoch of the caller's.
+/// The generic cell rate algorithm, in nanoseconds since an epoch that the caller chooses.
 ///
-/// A key's whole state is its theoretical arrival time (TAT): when it will have paid for
-/// all it was allowed. An event costs `interval`, and may run up a debt of `window`.
+/// The whole state of a key is its theoretical arrival time (TAT): when it will have paid for everything it was allowed. An event
+/// costs `interval`, and the debt may be up to `window`.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Gcra {
     interval: u64,
@@ -181,7 +181,7 @@ pub(super) struct Gcra {
 }
 
 impl Gcra {
-    /// The longest debt, 292 years: with it, no sum below leaves u64 for as many years.
+    /// The longest debt, 292 years: no sum below overflows u64 for as many years.
     const LONGEST_WINDOW: u64 = u64::MAX / 2;
 
     pub(super) fn new(rate: Rate) -> Self {
@@ -196,7 +196,7 @@ impl Gcra {
         }
     }
 
-    /// The new TAT if `n` more events are allowed now, else how long until they would be.
+    /// Returns the new TAT if `n` more events are allowed now, otherwise how long until they are.
     ///
     /// Events that are not allowed cost nothing, so a client that keeps trying is let in as soon as
     /// one that waits. A TAT not above `now` is the same as none.
@@ -278,7 +278,7 @@ mod tests {
         assert_eq!((rate.events(), rate.burst()), (7, 20));
     }
 
-    /// Takes events at `now` until one is refused, at most `limit` of them.
+    /// Adds events at `now` until one is refused, at most `limit` of them.
     fn allowed_at(gcra: Gcra, tat: &mut u64, now: u64, limit: u32) -> u32 {
         for taken in 0..limit {
             match gcra.admit(*tat, now, NonZeroU32::MIN) {

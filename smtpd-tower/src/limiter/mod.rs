@@ -1,19 +1,18 @@
 //! Rate limits by key, in memory.
 //!
-//! A [`RateLimiter`] is called with a key, usually the [`ClientKey`] of an address, and returns a [`Decision`] by its [`Rate`]. It
-//! neither waits nor spawns tasks. The layer around it is [`RateLimitLayer`](crate::layer::RateLimitLayer).
+//! A [`RateLimiter`] is called with a key, usually the [`ClientKey`] of an address, and returns a [`Decision`] by its [`Rate`].
+//! It neither waits nor spawns tasks. The layer for it is [`RateLimitLayer`](crate::layer::RateLimitLayer).
 //!
 //! # Memory is bounded
 //!
 //! A limiter remembers at most [`capacity`](RateLimiter::capacity) keys (100,000 by default, about 60 bytes each: a hash with a
 //! secret seed stands for the key). The keys are spread over up to 16 locked shards that share the capacity evenly. When a new
-//! key comes to a full shard, the limiter looks at the next 8 entries of that shard, in turn, and the new key replaces the one
-//! that would be free again soonest. Entries of keys that are not limited any more are replaced first; nothing else removes
-//! them.
+//! key arrives at a full shard, the limiter inspects the next 8 entries of that shard, in turn, and the new key replaces the one
+//! that would be free again soonest. Entries of keys that are no longer limited are replaced first; nothing else removes them.
 //!
-//! So a flood of addresses cannot grow memory, and a check looks at no more than 8 other entries. At worst, a flood makes the
+//! So a flood of addresses cannot grow memory, and a check inspects no more than 8 other entries. At worst, a flood makes the
 //! limiter forget some limits, those of clients far from their limit before those of clients at it; a client that is forgotten
-//! begins with a whole burst. The seed of the hash is random, so nobody can aim at a shard.
+//! starts again with a whole burst. The seed of the hash is random, so nobody can aim at a shard.
 //!
 //! ```
 //! use std::net::IpAddr;
@@ -52,8 +51,8 @@ pub use self::gcra::{Rate, RateError};
 
 /// Limits the rate of events by key, in a table that all clones share.
 ///
-/// Cloning is cheap and never copies the table: give each connection a clone. The clock is tokio's, so it can be paused in
-/// tests; outside of a runtime it is the system's. The [module documentation](self) tells what is remembered.
+/// Cloning is cheap and never copies the table: give each connection a clone. The clock is tokio's, so it can be paused in tests;
+/// outside of a runtime it is the system's. The [module documentation](self) explains what is remembered.
 ///
 /// ```
 /// use smtpd_tower::limiter::{Rate, RateLimiter};
@@ -102,19 +101,19 @@ impl<K> RateLimiter<K> {
         }
     }
 
-    /// Returns the rate of each key.
+    /// Returns the rate that applies to each key.
     #[must_use]
     pub fn rate(&self) -> Rate {
         self.shared.rate
     }
 
-    /// Returns how many keys are remembered at most.
+    /// Returns the maximum number of keys that are remembered.
     #[must_use]
     pub fn capacity(&self) -> NonZeroUsize {
         self.shared.capacity
     }
 
-    /// Returns how many keys are remembered now, for metrics. Keys that are not limited any more are included.
+    /// Returns how many keys are remembered now, for metrics. This includes keys that are no longer limited.
     #[must_use]
     pub fn tracked(&self) -> usize {
         let shards = self.shared.shards.iter();
@@ -153,8 +152,7 @@ impl<K: Hash> RateLimiter<K> {
 
     /// Counts one event of `key` if `rate` allows it now, instead of the limiter's own rate.
     ///
-    /// Use the same rate each time for the same key. When the rate of a key changes, the time that its last events still cost
-    /// stays as it is.
+    /// Use the same rate each time for the same key. If the rate of a key changes, the debt of its last events remains as it is.
     ///
     /// ```
     /// use smtpd_tower::limiter::{Rate, RateLimiter};
@@ -181,7 +179,7 @@ impl<K> RateLimiter<K> {
 
     fn admit(&self, key: impl Hash, gcra: Gcra, n: NonZeroU32) -> Decision {
         let shared = &*self.shared;
-        // The key's own code runs here and not under the lock.
+        // The key's own code must not run under the lock.
         let key = KeyHash(shared.key_hasher.hash_one(key));
         let now = nanos(shared.epoch.elapsed());
         let mut shard = lock(shared.shard_of(key));
@@ -195,7 +193,7 @@ impl<K> RateLimiter<K> {
     }
 }
 
-// By hand: a derived Clone would ask for K: Clone.
+// By hand: a derived Clone would require K: Clone.
 impl<K> Clone for RateLimiter<K> {
     fn clone(&self) -> Self {
         Self {
@@ -253,7 +251,7 @@ const MOST_SHARDS: usize = 16;
 /// the capacity is reached.
 const LEAST_SHARD_CAPACITY: usize = 64;
 
-/// How many entries a new key may look at to find itself a place.
+/// How many entries a new key may inspect to find one to replace.
 const LOOKED_AT: usize = 8;
 
 struct Shared {
@@ -273,16 +271,16 @@ impl Shared {
     }
 }
 
-/// What stands for a key: that two of 100,000 keys share one has a chance of about one in 4 billion.
+/// Stands for a key: two of 100,000 keys collide with a chance of about one in 4 billion.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 struct KeyHash(u64);
 
-/// Entries in a `Vec`, so that any few of them are found at once, and where each key's is.
+/// Entries in a `Vec`, so that the next few are found at once, and the position of each key's.
 #[derive(Default)]
 struct Shard {
     slots: HashMap<KeyHash, usize>,
     entries: Vec<Entry>,
-    /// Where the next look for a place begins: it goes round, so every entry has its turn.
+    /// Where the next inspection begins. It wraps around, so every entry is inspected in turn.
     hand: usize,
 }
 
@@ -315,7 +313,7 @@ impl Shard {
         self.slots.insert(key, slot);
     }
 
-    /// Puts `entry` in the place of the one with the least TAT among the next few.
+    /// Replaces the entry with the least TAT among the next few by `entry`.
     fn replace_soonest_free(&mut self, entry: Entry) -> usize {
         let len = self.entries.len();
         let looked_at = (self.hand..self.hand + LOOKED_AT).map(|slot| slot % len);
@@ -358,7 +356,7 @@ mod tests {
         Decision::Limited { retry_after }
     }
 
-    /// How many of `tries` events of `key` are allowed now.
+    /// Counts how many of `tries` events of `key` are allowed now.
     fn allowed<K: Hash + Clone>(limiter: &RateLimiter<K>, key: K, tries: usize) -> usize {
         let decisions = (0..tries).map(|_| limiter.check(key.clone()));
         decisions.filter(Decision::is_allowed).count()
@@ -377,7 +375,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn long_rest_earns_one_burst_and_no_more() {
+    async fn long_pause_earns_one_burst_and_no_more() {
         let limiter = limiter(5, 10);
         assert_eq!(allowed(&limiter, "a", 20), 5);
         advance(Duration::from_secs(10)).await;
@@ -400,7 +398,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_part_of_many_events_is_counted() {
+    async fn events_are_counted_all_or_none() {
         let limiter = limiter(10, 10);
         assert!(limiter.check_n("a", events(4)).is_allowed());
         assert!(limiter.check_n("a", events(4)).is_allowed());
@@ -545,7 +543,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn place_of_a_client_at_rest_is_taken_first() {
+    async fn entry_of_an_idle_client_is_replaced_first() {
         let limiter = RateLimiter::with_capacity(Rate::per_minute(1).unwrap(), capacity(8));
         assert_eq!(allowed(&limiter, 0, 1), 1);
         advance(Duration::from_secs(60)).await;
@@ -593,7 +591,7 @@ mod tests {
         assert!(!limiter.check(Reentrant(limiter.clone())).is_allowed());
     }
 
-    /// A key that is neither shareable nor fit to be shown.
+    /// A key that is neither Sync nor Debug.
     #[derive(Hash)]
     struct Bare(*const u8);
 
