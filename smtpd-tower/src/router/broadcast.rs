@@ -17,13 +17,13 @@ use crate::{
 
 /// Returns `readers` bodies, each with everything that `body` yields.
 ///
-/// The first reader that wants a piece gets it from the source, and the piece is kept for the others. A reader that is
-/// `ahead` bytes or more ahead of the slowest waits for it. An error ends them all.
+/// The first reader that wants a chunk receives it from the source, and the chunk is kept for the others. A reader that is
+/// `ahead` bytes or more ahead of the slowest waits for it. An error ends all of them.
 pub(super) fn broadcast(body: Body, readers: usize, ahead: usize) -> Vec<Body> {
     Hub::new(readers, ahead).bodies(body, readers)
 }
 
-/// Also returns what tells whether the lock is held.
+/// Also returns a handle that shows whether the lock is held.
 #[cfg(test)]
 pub(crate) fn probed_broadcast(
     body: Body,
@@ -50,9 +50,9 @@ impl Stream for Reader {
         loop {
             let next = self.hub.lock().next(self.number, &mut registration);
             match next {
-                Next::Piece(piece) => {
+                Next::Chunk(chunk) => {
                     self.hub.forget();
-                    return Poll::Ready(Some(Ok(piece)));
+                    return Poll::Ready(Some(Ok(chunk)));
                 }
                 Next::End(error) => {
                     self.hub.leave(self.number);
@@ -71,11 +71,11 @@ impl Stream for Reader {
 }
 
 impl Reader {
-    /// Polls the source for one more piece, or the end. Only one reader does that at a time.
+    /// Polls the source for one more chunk, or the end. Only one reader does so at a time.
     fn receive(&self) -> Poll<()> {
-        let mut turn = Turn::begin(self);
-        turn.poll();
-        if matches!(turn.polled, Some(Poll::Pending)) {
+        let mut lease = Lease::begin(self);
+        lease.poll();
+        if matches!(lease.polled, Some(Poll::Pending)) {
             Poll::Pending
         } else {
             Poll::Ready(())
@@ -93,15 +93,15 @@ impl Drop for Reader {
     }
 }
 
-/// The time in which one reader has the source.
-struct Turn<'a> {
+/// One reader's exclusive use of the source.
+struct Lease<'a> {
     reader: &'a Reader,
     source: Option<Body>,
     /// `None` if the source has panicked.
     polled: Option<Poll<Option<Result<Bytes, BodyError>>>>,
 }
 
-impl<'a> Turn<'a> {
+impl<'a> Lease<'a> {
     fn begin(reader: &'a Reader) -> Self {
         let source = reader.source().take();
         Self {
@@ -111,7 +111,7 @@ impl<'a> Turn<'a> {
         }
     }
 
-    /// The source wakes the hub, and so all readers that wait: the one that polls it now may give up waiting.
+    /// The source wakes the hub, and so all waiting readers: the reader that polls it now may give up waiting.
     fn poll(&mut self) {
         let waker = Waker::from(self.reader.hub.clone());
         let mut cx = Context::from_waker(&waker);
@@ -122,7 +122,7 @@ impl<'a> Turn<'a> {
     }
 }
 
-impl Drop for Turn<'_> {
+impl Drop for Lease<'_> {
     /// Puts the source back, unless it has ended.
     fn drop(&mut self) {
         let polled = self.polled.take();
@@ -133,31 +133,31 @@ impl Drop for Turn<'_> {
     }
 }
 
-/// What the readers share beside the source. It is the waker of the source, so it must not own the source.
+/// The state that readers share, apart from the source. It is the waker of the source, so it must not own the source.
 struct Hub(Mutex<State>);
 
 struct State {
-    /// What has come, and was not taken by all readers.
-    pieces: VecDeque<Bytes>,
-    /// How many pieces came before these.
+    /// Received chunks that not all readers have read yet.
+    chunks: VecDeque<Bytes>,
+    /// How many chunks came before these.
     taken: usize,
-    /// What the pieces cost in memory.
+    /// The memory that the chunks use.
     cost: usize,
     ahead: usize,
     end: Option<Result<(), BodyError>>,
-    /// Those that have not come to the end.
-    places: Vec<Option<Place>>,
-    /// A reader polls the source.
+    /// Readers that have not reached the end.
+    positions: Vec<Option<Position>>,
+    /// Whether a reader polls the source.
     receiving: bool,
-    /// The source has woken the hub meanwhile.
+    /// Whether the source has woken the hub since.
     woken: bool,
 }
 
 #[derive(Default)]
-struct Place {
-    /// The number of the piece that it takes next.
+struct Position {
+    /// The number of the next chunk to read.
     next: usize,
-    /// It has found nothing, or polls the source.
+    /// Whether it has found nothing, or polls the source.
     waiting: bool,
     /// Only woken while it is waiting; otherwise kept to save cloning it again.
     waker: Option<Waker>,
@@ -165,9 +165,9 @@ struct Place {
 
 /// What a reader does next.
 enum Next {
-    Piece(Bytes),
+    Chunk(Bytes),
     End(Option<BodyError>),
-    /// Its waker has to be cloned first.
+    /// Clone the waker first.
     Register,
     Wait,
     Receive,
@@ -176,12 +176,12 @@ enum Next {
 impl Hub {
     fn new(readers: usize, ahead: usize) -> Arc<Self> {
         Arc::new(Self(Mutex::new(State {
-            pieces: VecDeque::new(),
+            chunks: VecDeque::new(),
             taken: 0,
             cost: 0,
             ahead,
             end: None,
-            places: (0..readers).map(|_| Some(Place::default())).collect(),
+            positions: (0..readers).map(|_| Some(Position::default())).collect(),
             receiving: false,
             woken: false,
         })))
@@ -201,7 +201,7 @@ impl Hub {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes what that reader has got from the source.
+    /// Stores what a reader has received from the source.
     fn received(&self, number: usize, polled: Option<Poll<Option<Result<Bytes, BodyError>>>>) {
         let mut state = self.lock();
         state.receiving = false;
@@ -209,9 +209,9 @@ impl Hub {
         let pending = matches!(polled, Some(Poll::Pending));
         if let Some(Poll::Ready(item)) = polled {
             state.push(item);
-            // This reader goes on at once.
-            if let Some(Some(place)) = state.places.get_mut(number) {
-                place.waiting = false;
+            // This reader continues at once.
+            if let Some(Some(position)) = state.positions.get_mut(number) {
+                position.waiting = false;
             }
         }
         drop(state);
@@ -221,22 +221,22 @@ impl Hub {
     }
 
     fn leave(&self, number: usize) {
-        let place = self.lock().places.get_mut(number).and_then(Option::take);
-        // Not under the lock: it may hold a waker.
-        drop(place);
+        let position = self.lock().positions.get_mut(number).and_then(Option::take);
+        // Dropped outside of the lock: it may hold a waker.
+        drop(position);
         self.forget();
     }
 
-    /// Drops the pieces that all readers have taken. One at a time, because they must not be dropped under the lock.
+    /// Drops the chunks that all readers have read. One at a time, because they must not be dropped under the lock.
     fn forget(&self) {
         let mut room = false;
         loop {
             let mut state = self.lock();
             let full = state.is_full();
-            let piece = state.pop_taken();
+            let chunk = state.pop_taken();
             room |= full && !state.is_full();
             drop(state);
-            if piece.is_none() {
+            if chunk.is_none() {
                 break;
             }
         }
@@ -245,17 +245,17 @@ impl Hub {
         }
     }
 
-    /// Wakes all readers that wait.
+    /// Wakes all waiting readers.
     fn wake_all(&self) {
         let mut number = 0;
         loop {
             let mut state = self.lock();
-            let Some(place) = state.places.get_mut(number) else {
+            let Some(position) = state.positions.get_mut(number) else {
                 break;
             };
-            let waker = place.as_mut().and_then(Place::take_waker);
+            let waker = position.as_mut().and_then(Position::take_waker);
             drop(state);
-            // Not under the lock: whoever is woken may come back at once.
+            // Not under the lock: a reader that is woken may come back at once.
             if let Some(waker) = waker {
                 waker.wake();
             }
@@ -272,7 +272,7 @@ impl Wake for Hub {
     fn wake_by_ref(self: &Arc<Self>) {
         let mut state = self.lock();
         if state.receiving {
-            // Whoever were woken now would not get the source. The reader that has it wakes all when it is done.
+            // Readers that are woken now would not get the source. The reader that has it wakes all when it is done.
             state.woken = true;
             return;
         }
@@ -284,21 +284,21 @@ impl Wake for Hub {
 impl State {
     fn next(&mut self, number: usize, registration: &mut Registration<'_>) -> Next {
         let full = self.is_full();
-        let Some(Some(place)) = self.places.get_mut(number) else {
+        let Some(Some(position)) = self.positions.get_mut(number) else {
             return Next::End(None);
         };
-        if let Some(piece) = self.pieces.get(place.next - self.taken) {
-            place.next += 1;
-            place.waiting = false;
-            return Next::Piece(piece.clone());
+        if let Some(chunk) = self.chunks.get(position.next - self.taken) {
+            position.next += 1;
+            position.waiting = false;
+            return Next::Chunk(chunk.clone());
         }
         if let Some(end) = &self.end {
             return Next::End(end.clone().err());
         }
-        if !registration.store(&mut place.waker) {
+        if !registration.store(&mut position.waker) {
             return Next::Register;
         }
-        place.waiting = true;
+        position.waiting = true;
         if full || self.receiving {
             return Next::Wait;
         }
@@ -308,9 +308,9 @@ impl State {
 
     fn push(&mut self, item: Option<Result<Bytes, BodyError>>) {
         match item {
-            Some(Ok(piece)) => {
-                self.cost += cost(&piece);
-                self.pieces.push_back(piece);
+            Some(Ok(chunk)) => {
+                self.cost += cost(&chunk);
+                self.chunks.push_back(chunk);
             }
             Some(Err(error)) => self.end = Some(Err(error)),
             None => self.end = Some(Ok(())),
@@ -318,24 +318,24 @@ impl State {
     }
 
     fn is_full(&self) -> bool {
-        !self.pieces.is_empty() && self.cost >= self.ahead
+        !self.chunks.is_empty() && self.cost >= self.ahead
     }
 
-    /// Takes out the first piece, if no reader needs it.
+    /// Removes the first chunk if no reader needs it.
     fn pop_taken(&mut self) -> Option<Bytes> {
-        let places = self.places.iter().flatten();
-        let slowest = places.map(|place| place.next).min();
+        let positions = self.positions.iter().flatten();
+        let slowest = positions.map(|position| position.next).min();
         if slowest.is_some_and(|slowest| slowest <= self.taken) {
             return None;
         }
-        let piece = self.pieces.pop_front()?;
-        self.cost -= cost(&piece);
+        let chunk = self.chunks.pop_front()?;
+        self.cost -= cost(&chunk);
         self.taken += 1;
-        Some(piece)
+        Some(chunk)
     }
 }
 
-impl Place {
+impl Position {
     fn take_waker(&mut self) -> Option<Waker> {
         if std::mem::take(&mut self.waiting) {
             self.waker.take()
@@ -345,9 +345,9 @@ impl Place {
     }
 }
 
-/// Also of the smallest piece, for a message may come byte by byte.
-const fn cost(piece: &Bytes) -> usize {
-    piece.len() + size_of::<Bytes>()
+/// A minimum cost even for the smallest chunk, because a message may arrive byte by byte.
+const fn cost(chunk: &Bytes) -> usize {
+    chunk.len() + size_of::<Bytes>()
 }
 
 #[cfg(test)]
@@ -369,52 +369,52 @@ mod tests {
         feed.push(Bytes::from_static(text.as_bytes())).await;
     }
 
-    async fn piece(body: &mut Body) -> Bytes {
+    async fn chunk(body: &mut Body) -> Bytes {
         body.chunk().await.unwrap().unwrap()
     }
 
     #[tokio::test]
-    async fn nothing_is_asked_for_before_a_reader_asks() {
+    async fn nothing_is_polled_before_a_reader_polls() {
         let (feed, [mut one, mut two]) = several(100);
         let mut engine = task::spawn(());
         assert_pending!(engine.enter(|cx, _| feed.poll_wanted(cx)));
         let mut first = task::spawn(one.chunk());
         assert_pending!(first.poll());
         assert_ready!(engine.enter(|cx, _| feed.poll_wanted(cx)));
-        push(&feed, "piece").await;
+        push(&feed, "chunk").await;
         assert!(first.is_woken());
-        assert_eq!(assert_ready!(first.poll()).unwrap().unwrap(), "piece");
+        assert_eq!(assert_ready!(first.poll()).unwrap().unwrap(), "chunk");
         assert_pending!(engine.enter(|cx, _| feed.poll_wanted(cx)));
-        assert_eq!(piece(&mut two).await, "piece");
+        assert_eq!(chunk(&mut two).await, "chunk");
     }
 
     #[tokio::test]
-    async fn a_reader_that_found_nothing_is_woken_when_another_gets_a_piece() {
+    async fn a_reader_that_found_nothing_is_woken_when_another_receives_a_chunk() {
         let (feed, [mut one, mut two]) = several(100);
         let mut first = task::spawn(one.chunk());
         assert_pending!(first.poll());
         let mut second = task::spawn(two.chunk());
         assert_pending!(second.poll());
-        push(&feed, "piece").await;
+        push(&feed, "chunk").await;
         assert_ready!(second.poll());
         assert!(first.is_woken());
-        assert_eq!(assert_ready!(first.poll()).unwrap().unwrap(), "piece");
+        assert_eq!(assert_ready!(first.poll()).unwrap().unwrap(), "chunk");
     }
 
     #[tokio::test]
-    async fn a_reader_waits_for_the_slowest_until_that_goes_on_or_away() {
+    async fn a_reader_waits_for_the_slowest_until_it_continues_or_is_dropped() {
         for goes_away in [false, true] {
-            // One piece costs more than that.
+            // One chunk costs more than that.
             let (feed, [mut fast, mut slow]) = several(1);
             push(&feed, "one").await;
             push(&feed, "two").await;
-            assert_eq!(piece(&mut fast).await, "one");
+            assert_eq!(chunk(&mut fast).await, "one");
             let mut next = task::spawn(fast.chunk());
             assert_pending!(next.poll());
             if goes_away {
                 drop(slow);
             } else {
-                assert_eq!(piece(&mut slow).await, "one");
+                assert_eq!(chunk(&mut slow).await, "one");
             }
             assert!(next.is_woken());
             assert_eq!(assert_ready!(next.poll()).unwrap().unwrap(), "two");
@@ -429,14 +429,14 @@ mod tests {
             assert_pending!(first.poll());
             assert_pending!(task::spawn(two.chunk()).poll());
             let kept = Some(two).filter(|_| !goes_away);
-            push(&feed, "piece").await;
+            push(&feed, "chunk").await;
             assert!(first.is_woken());
-            assert_eq!(assert_ready!(first.poll()).unwrap().unwrap(), "piece");
+            assert_eq!(assert_ready!(first.poll()).unwrap().unwrap(), "chunk");
             drop(kept);
         }
     }
 
-    /// Polls another reader of the broadcast whose source it is, and then yields a piece, waits, or panics.
+    /// Polls another reader of the broadcast whose source it is, and then yields a chunk, waits, or panics.
     struct Reentrant {
         other: Arc<Mutex<Option<Body>>>,
         waker: Waker,
@@ -453,16 +453,16 @@ mod tests {
                 assert_pending!(polled);
                 *self.other.lock().unwrap() = Some(other);
             }
-            // It comes between the poll of the other reader and what this one gets.
+            // It arrives between the poll of the other reader and what this one receives.
             cx.waker().wake_by_ref();
             (self.then)()
         }
     }
 
     #[test]
-    fn a_reader_that_looks_while_another_polls_the_source_is_woken_when_that_is_done() {
-        let piece = || Poll::Ready(Some(Ok(Bytes::from_static(b"piece"))));
-        for then in [piece, || Poll::Pending, || panic!("on purpose")] {
+    fn a_reader_that_polls_while_another_polls_the_source_is_woken_when_that_is_done() {
+        let chunk = || Poll::Ready(Some(Ok(Bytes::from_static(b"chunk"))));
+        for then in [chunk, || Poll::Pending, || panic!("on purpose")] {
             let mut second = task::spawn(());
             let other = Arc::default();
             let source = Reentrant {
@@ -479,12 +479,12 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_error_comes_once_to_each_behind_all_pieces() {
+    async fn an_error_comes_once_to_each_after_all_chunks() {
         let (feed, bodies) = several::<3>(100);
         push(&feed, "half").await;
         drop(feed);
         for mut body in bodies {
-            assert_eq!(piece(&mut body).await, "half");
+            assert_eq!(chunk(&mut body).await, "half");
             assert!(matches!(
                 body.chunk().await,
                 Some(Err(BodyError::Incomplete))
@@ -495,7 +495,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn each_gets_all_in_whatever_order_they_read() {
+    async fn each_receives_everything_in_whatever_order_they_read() {
         const TEXT: &str = "abcdefghijklmnopqrstuvwxyz";
         const AHEAD: usize = 200;
         let most = AHEAD + cost(&Bytes::from_static(b"x"));
@@ -511,8 +511,8 @@ mod tests {
             while got.iter().any(|text| text.len() < TEXT.len()) {
                 random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
                 let reader = (random >> 16) as usize % 3;
-                if let Poll::Ready(Some(piece)) = task::spawn(bodies[reader].chunk()).poll() {
-                    got[reader].push_str(std::str::from_utf8(&piece.unwrap()).unwrap());
+                if let Poll::Ready(Some(chunk)) = task::spawn(bodies[reader].chunk()).poll() {
+                    got[reader].push_str(std::str::from_utf8(&chunk.unwrap()).unwrap());
                 }
                 let lengths = got.iter().map(String::len);
                 let apart = lengths.clone().max().unwrap() - lengths.min().unwrap();

@@ -50,8 +50,8 @@ impl<P: RoutePhase> Router<P> {
         self.add(move |_, path| matches(path), service)
     }
 
-    /// Adds a route for the clients of a listener. The unspecified address (`0.0.0.0` or `::`) with a port matches every
-    /// address that the client has connected to.
+    /// Adds a route for the clients of a listener. The unspecified address (`0.0.0.0` or `::`) with a port matches any local
+    /// address with that port.
     #[must_use]
     pub fn listener(self, address: impl Into<PeerAddr>, service: impl ServePhase<P>) -> Self {
         let address = address.into();
@@ -61,7 +61,7 @@ impl<P: RoutePhase> Router<P> {
         )
     }
 
-    /// Adds a route for the clients of a listener with that [profile](crate::server::Server::profile).
+    /// Adds a route for the clients of a listener with this [profile](crate::server::Server::profile).
     #[must_use]
     pub fn profile(self, profile: Profile, service: impl ServePhase<P>) -> Self {
         self.route(

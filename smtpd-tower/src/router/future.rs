@@ -16,7 +16,7 @@ use crate::{
     service::PhaseService,
 };
 
-/// The future of a [`Router`](super::Router) that has chosen one service.
+/// The future of a [`Router`](super::Router) that has chosen a single service.
 #[pin_project]
 pub struct RouteFuture<P: Phase> {
     #[pin]
@@ -34,14 +34,14 @@ struct Readying<P: Phase> {
     service: PhaseService<P>,
     request: Option<Request<P>>,
     limit: Duration,
-    /// Set where the service was not ready at once.
+    /// Set if the service was not ready at once.
     timer: Option<Pin<Box<Sleep>>>,
 }
 
 type Called<P> = <PhaseService<P> as Service<Request<P>>>::Future;
 
 impl<P: Phase> RouteFuture<P> {
-    /// The service answers, once it is ready.
+    /// The service responds, once it is ready.
     pub(super) const fn ask(
         service: PhaseService<P>,
         request: Request<P>,
@@ -57,7 +57,7 @@ impl<P: Phase> RouteFuture<P> {
         }
     }
 
-    /// The router answers.
+    /// The router replies by itself.
     pub(super) const fn answer(response: P::Response) -> Self {
         Self {
             state: State::Answer(Some(response)),
@@ -80,14 +80,14 @@ impl<P: Phase> Future for RouteFuture<P> {
                     Err(error) => Err(error),
                 },
                 StateProj::Called(future) => ready!(future.poll(cx)),
-                // Polled after its end, it stays pending like a fused future.
+                // Polled after completion, it stays pending like a fused future.
                 StateProj::Answer(answer) => {
                     return answer
                         .take()
                         .map_or(Poll::Pending, |answer| Poll::Ready(Ok(answer)));
                 }
             };
-            // Drops the call, and what it holds of a message: nobody is to wait for that reader.
+            // Drops the call with the message that it holds: other readers must not wait for it.
             state.set(State::Answer(None));
             return Poll::Ready(answer);
         }

@@ -1,4 +1,4 @@
-//! Different services for different recipients, listeners, identities: see [`Router`].
+//! Different services for different recipients, listeners and identities: see [`Router`].
 
 mod broadcast;
 mod conditions;
@@ -26,12 +26,11 @@ use crate::{
 
 /// Chooses the service for each recipient, at RCPT or at DATA.
 ///
-/// Routes are tried in the order in which they were added, as the arms of a `match` are: what is special goes first. A
-/// router is a service itself, so routers can be nested.
+/// Routes are tried in the order in which they were added, like the arms of a `match`: add the most specific first. A router is a
+/// service itself, so routers can be nested.
 ///
-/// It is always ready. The chosen service is cloned, made ready and called within the call, so a route that is not ready holds
-/// up nobody but those who want it. That may take as long as [`ready_timeout`](Self::ready_timeout) says, then the answer is
-/// 451 4.3.2.
+/// It is always ready. The chosen service is cloned, made ready and called within the call, so a route that is not ready holds up
+/// only its own requests. If that takes longer than [`ready_timeout`](Self::ready_timeout), the reply is 451 4.3.2.
 ///
 /// # RCPT
 ///
@@ -44,7 +43,7 @@ use crate::{
 /// let router = Router::new()
 ///     .address("list@example.org".parse()?, answer("list"))
 ///     .domain("example.org".parse()?, answer("local"))
-///     .address("Postmaster".parse()?, answer("local")) // has no domain, and must be taken: RFC 5321 section 4.5.1
+///     .address("Postmaster".parse()?, answer("local")) // has no domain, and must be accepted: RFC 5321 section 4.5.1
 ///     .route(|request: &Request<Rcpt>| request.session().identity().is_some(), answer("relay"));
 ///
 /// let ask = async |session: &Session, recipient: &str| {
@@ -63,13 +62,14 @@ use crate::{
 ///
 /// # DATA
 ///
-/// Each recipient is routed by itself. Where all have one route, its service gets the request as it is, and the message
-/// streams straight through. Otherwise each service gets an envelope of its own recipients, and the message at the pace of the
-/// slowest: others may be ahead by as much as [`read_ahead`](Self::read_ahead) says. One that answers early, or goes away,
-/// holds up the others no longer.
+/// Each recipient is routed separately. If all have the same route, its service receives the request unchanged, and the message
+/// streams straight through. Otherwise each service receives an envelope with its own recipients, and the message at the pace of
+/// the slowest: the others may be ahead by [`read_ahead`](Self::read_ahead) bytes. A service that replies early or is dropped no
+/// longer holds up the others.
 ///
-/// The answer has the reply of each recipient's route. A service that fails is answered for with [`recover`](crate::reply::recover),
-/// for its own recipients, and its error goes to the log and to [`Server::on_error`](crate::server::Server::on_error); the others go on.
+/// The response has the reply of each recipient's route. If a service fails, its own recipients receive the reply of
+/// [`recover`](crate::reply::recover), and its error is logged and reported to
+/// [`Server::on_error`](crate::server::Server::on_error); the others continue.
 ///
 /// ```
 /// use smtpd_tower::{Body, Data, Envelope, Reply, Request, Session, deliver::Inbox, handler_fn, router::Router};
@@ -94,30 +94,32 @@ use crate::{
 ///
 /// ## One reply for several services
 ///
-/// LMTP sends each recipient's reply. SMTP has room for one, which is positive only if all are
-/// ([`DataReply::merged`](smtpd_core::DataReply::merged)). So where one route has taken a message and another says 4yz, the client
-/// sends the message to both again, and **the first delivers it twice**; where another says 5yz, the sender is told of a
-/// failure though some have the message. No server can avoid that by itself but by taking such a message once for all, into a
-/// queue of its own. It is rarer the more is decided at RCPT, and is no matter to a service that knows a message again.
+/// LMTP sends a reply for each recipient. SMTP has room for one, which is positive only if all are
+/// ([`DataReply::merged`](smtpd_core::DataReply::merged)). So if one route has accepted a message and another defers it, the
+/// client sends the message to both again, and **the first delivers it twice**; if another rejects it, the sender is told of a
+/// failure although some recipients have the message. The only way to avoid that is to accept such a message once for all
+/// recipients, into a queue of its own. It becomes rarer the more is decided at RCPT, and is harmless to a service that
+/// recognizes duplicates.
 ///
-/// What is known beforehand is kept from doing so: over SMTP, a message with a recipient that no route matches is refused as a
-/// whole, before it is read, and no service is asked.
+/// Known refusals never cause this: over SMTP, a message with a recipient that no route matches is refused as a whole, before it
+/// is read and without calling any service.
 ///
 /// ## Limits shared by routes
 ///
-/// While a message is read by several services, each holds what its readiness has granted, such as the permit of a
-/// concurrency limit. Two messages longer than [`read_ahead`](Self::read_ahead) can thus wait for each other, each with a
-/// permit that the other wants, until [`ready_timeout`](Self::ready_timeout) is over; so can a single one, where two routes
+/// While several services read a message, each holds what its readiness has reserved, such as a concurrency permit. Two messages
+/// longer than [`read_ahead`](Self::read_ahead) can thus wait for each other, each with a permit that the other needs, until
+/// [`ready_timeout`](Self::ready_timeout) expires; so can a single message if two routes share a limit. Put the limit around the
+/// router, or give each service a single route, by [`domains`](Self::domains).
 /// share a limit. Put a limit around the router, or give one service a single route, by [`domains`](Self::domains).
 pub struct Router<P: RoutePhase> {
-    // Behind `Arc`, for a router is cloned for each command.
+    // Behind `Arc`, because a router is cloned for each command.
     routes: Arc<Vec<Arc<Route<P>>>>,
     otherwise: Arc<Otherwise<P>>,
     ready: Duration,
     ahead: usize,
 }
 
-/// A phase that a [`Router`] knows: [`Rcpt`] and [`Data`].
+/// A phase that a [`Router`] supports: [`Rcpt`] and [`Data`].
 ///
 /// ```
 /// use smtpd_tower::{AddressError, ServePhase, router::{RoutePhase, Router}};
@@ -128,7 +130,7 @@ pub struct Router<P: RoutePhase> {
 /// }
 /// ```
 pub trait RoutePhase: Phase {
-    /// What is answered where no route matches, and nothing else is set.
+    /// The default reply if no route matches.
     fn refusal() -> Reply;
 }
 
@@ -140,7 +142,7 @@ impl RoutePhase for Rcpt {
 }
 
 impl RoutePhase for Data {
-    /// 451 4.3.0: that the recipient was accepted is a fault on this side, which must not bounce mail.
+    /// 451 4.3.0: the recipient has been accepted, so the fault is on this side and must not bounce mail.
     fn refusal() -> Reply {
         no_delivery()
     }
@@ -162,9 +164,9 @@ enum Otherwise<P: Phase> {
 }
 
 impl<P: RoutePhase> Router<P> {
-    /// A router without routes, which refuses everything: at RCPT with 550 5.7.1, at DATA with 451 4.3.0.
+    /// Creates a router without routes, which refuses everything: at RCPT with 550 5.7.1, at DATA with 451 4.3.0.
     ///
-    /// Where its services do not tell the phase, `Router::<Rcpt>::new()` does.
+    /// If the phase cannot be inferred from its services, write `Router::<Rcpt>::new()`.
     pub fn new() -> Self {
         Self {
             routes: Arc::default(),
@@ -174,22 +176,22 @@ impl<P: RoutePhase> Router<P> {
         }
     }
 
-    /// What no route matches goes to that service.
+    /// Sets the service for what no route matches. Default: none, see [`new`](Self::new).
     #[must_use]
     pub fn otherwise(mut self, service: impl ServePhase<P>) -> Self {
         self.otherwise = Arc::new(Otherwise::Ask(PhaseService::new(service)));
         self
     }
 
-    /// What no route matches is answered with that reply.
+    /// Sets the reply to what no route matches. Default: see [`new`](Self::new).
     #[must_use]
     pub fn otherwise_reply(mut self, reply: Reply) -> Self {
         self.otherwise = Arc::new(Otherwise::Refuse(reply));
         self
     }
 
-    /// How long the chosen service may take to become ready, before the answer is 451 4.3.2; 30 seconds by default. The limits
-    /// of the server for the whole call hold beside it.
+    /// Sets how long the chosen service may take to become ready before the reply is 451 4.3.2. Default: 30 seconds. The server's
+    /// timeouts for the whole call apply as well.
     #[must_use]
     pub const fn ready_timeout(mut self, limit: Duration) -> Self {
         self.ready = limit;
@@ -208,7 +210,7 @@ impl<P: RoutePhase> Router<P> {
         self
     }
 
-    /// The number of the route for a recipient, if any matches.
+    /// Returns the index of the route for a recipient, if any matches.
     fn find(&self, request: &Request<P>, recipient: &ForwardPath) -> Option<usize> {
         self.routes
             .iter()
@@ -226,7 +228,7 @@ impl<P: RoutePhase> Router<P> {
         RouteFuture::ask(service.clone(), request, self.ready)
     }
 
-    /// The refusal of those that no route matches, if it is one.
+    /// Returns the refusal of what no route matches, if it is one.
     fn refuses(&self) -> Option<&Reply> {
         match &*self.otherwise {
             Otherwise::Refuse(reply) if !reply.is_positive() => Some(reply),
@@ -236,11 +238,11 @@ impl<P: RoutePhase> Router<P> {
 }
 
 impl Router<Data> {
-    /// How many octets a service may be ahead of the slowest one that reads the same message; 128 KiB by default. Up to that
-    /// many are kept in memory, but at least one piece of the message, and only where there is more than one service.
+    /// Sets how many bytes a service may be ahead of the slowest one that reads the same message. Default: 128 KiB. Up to that
+    /// many are kept in memory, but at least one chunk, and only if there is more than one service.
     #[must_use]
-    pub const fn read_ahead(mut self, octets: usize) -> Self {
-        self.ahead = octets;
+    pub const fn read_ahead(mut self, bytes: usize) -> Self {
+        self.ahead = bytes;
         self
     }
 }
@@ -313,7 +315,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_no_route_matches_is_refused_as_the_user_likes() {
+    async fn what_no_route_matches_has_the_configured_reply() {
         let router = Router::new().domain("example.org".parse().unwrap(), accept());
         let default = router.clone();
         let reply = router.clone().otherwise_reply(Reply::no_such_user());
@@ -351,7 +353,7 @@ mod tests {
         }
     }
 
-    /// A router with a route that takes one request at a time and never answers, and how often that was called.
+    /// A router with a route that takes one request at a time and never completes, and how often that was called.
     fn with_slow_route() -> (Router<Rcpt>, Arc<AtomicUsize>) {
         let calls = Arc::new(AtomicUsize::new(0));
         let count = calls.clone();
@@ -368,7 +370,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_slow_route_holds_up_nobody_else() {
+    async fn a_slow_route_holds_up_no_other() {
         let (router, calls) = with_slow_route();
         let mut holds = task::spawn(ask(&router, "a@slow.example"));
         assert_pending!(holds.poll());

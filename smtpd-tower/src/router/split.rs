@@ -36,7 +36,7 @@ impl Service<Request<Data>> for Router<Data> {
         if plan.iter().all(|route| *route == first) {
             return SplitFuture(State::One(self.ask(first, request)));
         }
-        // The reply of SMTP would be negative whatever the services say: then none of them is to deliver in vain.
+        // The reply of SMTP is negative whatever the services say, so none of them should deliver in vain.
         if request.session().protocol() == Protocol::Smtp
             && plan.contains(&None)
             && let Some(refusal) = self.refuses()
@@ -63,7 +63,7 @@ struct Split {
     session: Session,
     /// The recipients of each route.
     groups: Groups<Option<usize>>,
-    /// What the service of each group has to do with the message.
+    /// What each group's service has yet to do.
     parts: Vec<Part>,
 }
 
@@ -119,7 +119,7 @@ impl Split {
 }
 
 impl Part {
-    /// Returns whether it has answered.
+    /// Returns whether it has completed.
     fn poll(&mut self, cx: &mut Context<'_>, session: &Session) -> bool {
         if self.answer.is_none()
             && let Poll::Ready(result) = Pin::new(&mut self.future).poll(cx)
@@ -133,7 +133,7 @@ impl Part {
 fn failed(session: &Session, error: BoxError) -> DataReply {
     let reply = recover(&error);
     if known_reply(&*error).is_none() {
-        // Others have perhaps taken the message, so the error cannot be that of the whole call, and is told of here.
+        // Other services may have accepted the message, so the error cannot be that of the whole call, and is reported here.
         session.report_fault(PhaseKind::Data, error);
     }
     reply.into()
@@ -182,7 +182,7 @@ mod tests {
         reply.replies().iter().map(Reply::to_string).collect()
     }
 
-    /// Answers each recipient with what it has got.
+    /// Replies to each recipient with the content it has received.
     fn echo(name: &'static str) -> impl ServePhase<Data> {
         handler_fn(move |request: Request<Data>| async move {
             let envelope = request.payload().envelope.clone();
@@ -221,7 +221,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_service_that_fails_is_answered_for_alone() {
+    async fn a_service_that_fails_affects_its_own_recipients_only() {
         let fails = |error: fn() -> BoxError| {
             service_fn(move |_: Request<Data>| ready(Err::<Reply, _>(error())))
         };
@@ -251,7 +251,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn where_all_have_one_route_the_request_goes_on_as_it_is() {
+    async fn with_one_route_for_all_the_request_is_unchanged() {
         let request = request(
             Protocol::Smtp,
             &["1@a.example", "2@a.example"],
@@ -307,10 +307,10 @@ mod tests {
 
     const PIECE: &[u8] = &[b'x'; 1000];
 
-    /// A message of that many pieces of 1000 octets.
-    async fn long(pieces: usize, end: Result<(), BodyError>) -> Body {
+    /// A message with this many chunks of 1000 bytes.
+    async fn long(chunks: usize, end: Result<(), BodyError>) -> Body {
         let (feed, body) = incoming();
-        for _ in 0..pieces {
+        for _ in 0..chunks {
             feed.push(PIECE.into()).await;
         }
         feed.finish(end);
@@ -320,7 +320,7 @@ mod tests {
     const BOTH: [&str; 2] = ["1@a.example", "2@b.example"];
 
     #[tokio::test]
-    async fn a_service_that_answers_early_does_not_stop_the_others() {
+    async fn a_service_that_replies_early_does_not_stop_the_others() {
         let router = Router::new()
             .domain("a.example".parse().unwrap(), Inbox::new().limit(2500))
             .domain("b.example".parse().unwrap(), echo("B"))
@@ -333,7 +333,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_message_that_breaks_off_does_so_for_all() {
+    async fn a_message_that_ends_early_does_so_for_all() {
         let router = Router::new()
             .domain("a.example".parse().unwrap(), echo("A"))
             .domain("b.example".parse().unwrap(), echo("B"));
@@ -345,7 +345,7 @@ mod tests {
         assert_eq!(texts(&reply), ["451 4.4.2 Message incomplete"; 2]);
     }
 
-    /// Two routes, of which one can be called at a time.
+    /// Two routes that share a limit of one call at a time.
     fn sharing_a_limit() -> Router<Data> {
         let one = tower::limit::GlobalConcurrencyLimitLayer::new(1);
         let limited = |name| ServiceBuilder::new().layer(one.clone()).service(echo(name));
@@ -372,7 +372,7 @@ mod tests {
         advance(Duration::from_secs(29)).await;
         assert_pending!(answer.poll());
         advance(Duration::from_secs(2)).await;
-        // Whoever gives up is polled after the one that waits for it.
+        // The task that gives up is polled after the one that waits for it.
         assert_pending!(answer.poll());
         assert!(answer.is_woken());
         let reply = answer.await.unwrap();
