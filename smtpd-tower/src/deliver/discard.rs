@@ -14,7 +14,7 @@ use crate::{
     session::Session,
 };
 
-/// Reads each message to its end, drops it, and answers 250: for measuring everything but a delivery.
+/// Reads each message to its end, drops it, and replies 250: for measuring everything but a delivery.
 ///
 /// ```
 /// use smtpd_tower::{Body, Data, Envelope, Reply, Request, Session, deliver::Discard};
@@ -76,7 +76,7 @@ mod tests {
     use crate::{body::incoming, session::Session};
 
     #[test]
-    fn nothing_is_answered_before_the_message_ends() {
+    fn no_reply_comes_before_the_message_ends() {
         for (end, code) in [
             (Ok(()), 250),
             (Err(crate::body::BodyError::Incomplete), 451),
@@ -86,7 +86,7 @@ mod tests {
             let request = Request::new(Session::local(), Data::new(Envelope::default(), body));
             let mut answer = task::spawn(Discard.call(request));
             assert_pending!(answer.poll());
-            assert!(task::spawn(feed.push("piece".into())).poll().is_ready());
+            assert!(task::spawn(feed.push("chunk".into())).poll().is_ready());
             assert_pending!(answer.poll());
             feed.finish(end);
             assert!(answer.is_woken());

@@ -17,7 +17,7 @@ use crate::{
     session::Session,
 };
 
-/// Keeps messages in memory, for tests to look at. Clones share what they keep.
+/// Keeps messages in memory, for tests to inspect. Clones share the messages.
 ///
 /// ```
 /// use smtpd_tower::{Body, Data, Envelope, Request, Session, deliver::Inbox};
@@ -61,7 +61,7 @@ impl Default for Inbox {
 }
 
 impl Inbox {
-    /// An empty inbox, for messages of any size and number.
+    /// Creates an empty inbox, for messages of any size and number.
     pub fn new() -> Self {
         Self {
             limit: usize::MAX,
@@ -80,31 +80,31 @@ impl Inbox {
         }
     }
 
-    /// What was delivered and not taken, in the order of arrival.
+    /// Returns the messages that were delivered and not taken, in the order of arrival.
     pub fn messages(&self) -> Vec<Delivered> {
         self.shared.lock().messages.clone()
     }
 
-    /// How many messages were delivered and not taken.
+    /// Returns how many messages were delivered and not taken.
     pub fn len(&self) -> usize {
         self.shared.lock().messages.len()
     }
 
-    /// Whether nothing was delivered, or all of it was taken.
+    /// Returns whether no message was delivered, or all were taken.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Empties the inbox.
+    /// Removes all messages from the inbox and returns them, in the order of arrival.
     pub fn take(&self) -> Vec<Delivered> {
         std::mem::take(&mut *self.shared.lock()).messages
     }
 
-    /// The next message that was neither taken nor returned by this method, of whichever clone; waits for it to come. It
+    /// Waits for the next message that was neither taken nor returned by this method, on any clone, and returns it. The message
     /// stays in the inbox. Dropping the future loses no message.
     pub async fn next(&self) -> Delivered {
         loop {
-            // Before the look at what is there: such a future is woken by what arrives from now on, polled or not.
+            // Before the check: the future is woken by messages that arrive from now on, whether it has been polled or not.
             let arrived = self.shared.arrived.notified();
             if let Some(delivered) = self.shared.next() {
                 return delivered;
@@ -132,7 +132,7 @@ impl Shared {
     }
 }
 
-/// A message that an [`Inbox`] has taken.
+/// A message that an [`Inbox`] has accepted.
 #[derive(Clone, Debug)]
 pub struct Delivered {
     session: Session,
@@ -141,17 +141,17 @@ pub struct Delivered {
 }
 
 impl Delivered {
-    /// The session as it was at DATA: who the client is, what it called itself, what TLS was in use.
+    /// Returns the session as it was at DATA: the client, its HELO name, its TLS connection.
     pub const fn session(&self) -> &Session {
         &self.session
     }
 
-    /// From whom and to whom.
+    /// Returns the sender and the recipients.
     pub fn envelope(&self) -> &Envelope {
         &self.envelope
     }
 
-    /// Header and text, as they came.
+    /// Returns header and text, as they were received.
     pub const fn message(&self) -> &Bytes {
         &self.message
     }
@@ -193,8 +193,8 @@ impl Future for InboxFuture {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = &mut *self;
-        while let Some(piece) = ready!(Pin::new(&mut this.body).poll_next(cx)) {
-            if let Err(error) = piece.and_then(|piece| this.append(&piece)) {
+        while let Some(chunk) = ready!(Pin::new(&mut this.body).poll_next(cx)) {
+            if let Err(error) = chunk.and_then(|chunk| this.append(&chunk)) {
                 return Poll::Ready(Ok(this.session.reply_to(error)));
             }
         }
@@ -208,11 +208,11 @@ impl Future for InboxFuture {
 }
 
 impl InboxFuture {
-    fn append(&mut self, piece: &[u8]) -> Result<(), BodyError> {
-        if piece.len() > self.inbox.limit - self.message.len() {
+    fn append(&mut self, chunk: &[u8]) -> Result<(), BodyError> {
+        if chunk.len() > self.inbox.limit - self.message.len() {
             return Err(BodyError::TooLarge);
         }
-        self.message.extend_from_slice(piece);
+        self.message.extend_from_slice(chunk);
         Ok(())
     }
 }

@@ -1,4 +1,4 @@
-//! Delivery services: where messages end up. They serve the DATA phase, and answer 250 only when the message is theirs.
+//! Delivery services: where messages end up. They serve the DATA phase, and reply 250 only once they have taken responsibility.
 //!
 //! | service | keeps messages |
 //! |---|---|

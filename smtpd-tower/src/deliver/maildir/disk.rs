@@ -1,5 +1,5 @@
-//! The calls on which it depends whether a message outlives a crash. All of them are here, so that the tests see their order and
-//! make them fail.
+//! The calls that decide whether a message survives a crash. All of them are here, so that the tests can see their order and make
+//! them fail.
 
 use std::{
     fs::{self, File},
@@ -7,19 +7,19 @@ use std::{
     path::Path,
 };
 
-/// Writes the content of a file to the disk.
+/// Writes the content of a file to disk.
 pub(super) fn sync_file(file: &File, path: &Path) -> io::Result<()> {
     called(Call::SyncFile, path)?;
     file.sync_all()
 }
 
-/// Moves a file. After a crash it may be in either place, unless the directory was synced.
+/// Moves a file. After a crash it may have either name, unless the directory was synced.
 pub(super) fn rename(from: &Path, to: &Path) -> io::Result<()> {
     called(Call::Rename, to)?;
     fs::rename(from, to)
 }
 
-/// Writes the entries of a directory to the disk.
+/// Writes the entries of a directory to disk.
 pub(super) fn sync_dir(path: &Path) -> io::Result<()> {
     called(Call::SyncDir, path)?;
     File::open(path)?.sync_all()
@@ -62,10 +62,10 @@ mod tests {
         session::Session,
     };
 
-    /// Far more than any call takes.
+    /// Far longer than any call takes.
     const HANGS: Duration = Duration::from_secs(30);
 
-    /// What happens at each call below a directory.
+    /// A hook for each call below a directory.
     type Hook = Arc<dyn Fn(Call, &Path) -> io::Result<()> + Send + Sync>;
 
     static HOOKS: Mutex<Vec<(PathBuf, Hook)>> = Mutex::new(Vec::new());
@@ -78,7 +78,7 @@ mod tests {
         hook.map_or(Ok(()), |hook| hook(call, path))
     }
 
-    /// A maildir `mail` that is not made yet, and its calls.
+    /// A maildir `mail` that does not exist yet, and its calls.
     struct Watched {
         dir: TempDir,
         maildir: Maildir,
@@ -116,7 +116,7 @@ mod tests {
             async { answer.await.ok() }
         }
 
-        /// Since the last time, with the unique name of the message left out.
+        /// Returns the calls since the last time, with the unique name of the message removed.
         fn calls(&self) -> Vec<String> {
             let calls = std::mem::take(&mut *self.calls.lock().unwrap());
             let is_unique = |name: &str| name.starts_with(|c: char| c.is_ascii_digit());
@@ -149,7 +149,7 @@ mod tests {
     async fn a_message_is_on_the_disk_before_its_reply() {
         let watched = Watched::new();
         assert!(watched.deliver().await.unwrap().is_positive());
-        // The directory above keeps the maildir, and the maildir its folders.
+        // The directory above holds the maildir, and the maildir its folders.
         let made = ["SyncDir ", "SyncDir mail"];
         assert_eq!(watched.calls(), [&made[..], &DELIVERY].concat());
         assert!(watched.deliver().await.unwrap().is_positive());

@@ -8,7 +8,7 @@ use std::{
 
 use super::{MaildirError, disk, folders::Folders, name::UniqueName};
 
-/// A message that is being written. Unless it is committed, its file goes when it is dropped. Its methods block.
+/// A message that is being written. Unless it is committed, its file is removed when it is dropped. Its methods block.
 #[derive(Debug)]
 pub(super) struct Draft {
     folders: Arc<Folders>,
@@ -19,7 +19,7 @@ pub(super) struct Draft {
 }
 
 impl Draft {
-    /// A new file in `tmp`.
+    /// Creates a file in `tmp`.
     pub(super) fn create(folders: Arc<Folders>) -> Result<Self, MaildirError> {
         let name = UniqueName::new();
         let path = folders.tmp().join(name.file_name());
@@ -39,13 +39,13 @@ impl Draft {
         })
     }
 
-    /// Appends octets.
-    pub(super) fn write(&mut self, octets: &[u8]) -> Result<(), MaildirError> {
-        let written = self.file.write_all(octets);
+    /// Appends bytes.
+    pub(super) fn write(&mut self, bytes: &[u8]) -> Result<(), MaildirError> {
+        let written = self.file.write_all(bytes);
         written.map_err(|error| self.failed("write", error))
     }
 
-    /// Moves the message into `new` and makes it durable, unless nobody is left who wants it. Returns its short id.
+    /// Moves the message into `new` and makes it durable, unless the caller has gone. Returns its short id.
     pub(super) fn commit(mut self, wanted: &Weak<()>) -> Result<String, MaildirError> {
         let synced = disk::sync_file(&self.file, &self.path);
         synced.map_err(|error| self.failed("sync", error))?;
@@ -53,11 +53,11 @@ impl Draft {
             return Err(self.failed("deliver", io::ErrorKind::Interrupted.into()));
         }
         let arrived = self.folders.arrived().join(self.name.file_name());
-        // It overwrites nothing, for the name is unique.
+        // It overwrites nothing, because the name is unique.
         self.folders
             .act("rename", &self.path, || disk::rename(&self.path, &arrived))?;
         self.path = arrived;
-        // A crash must find the message under its new name before the client receives 250 (RFC 5321 section 6.1).
+        // After a crash, the message must exist under its new name before the client receives 250 (RFC 5321 section 6.1).
         let mark = self.folders.arrivals.mark();
         let synced = self.folders.arrivals.sync(mark);
         synced.map_err(|error| self.failed("sync the directory of", error))?;
@@ -73,7 +73,7 @@ impl Draft {
 impl Drop for Draft {
     fn drop(&mut self) {
         if !self.kept {
-            // What cannot be removed now is for `clean_tmp`.
+            // If it cannot be removed now, `clean_tmp` does so.
             let _ = fs::remove_file(&self.path);
         }
     }

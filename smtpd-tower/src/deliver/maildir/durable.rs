@@ -9,23 +9,23 @@ use std::{
 
 use super::disk;
 
-/// Makes the entries of one directory durable. Concurrent deliveries share the work: one fsync serves every rename that
-/// came before it began.
+/// Makes the entries of one directory durable. Concurrent deliveries share the work: one fsync covers every rename that came
+/// before it began.
 #[derive(Debug)]
 pub(super) struct DirSync {
     path: PathBuf,
     /// How many fsyncs have begun.
     begun: AtomicU64,
     progress: Mutex<Progress>,
-    /// An fsync has ended.
+    /// Notified when an fsync ends.
     ended: Condvar,
 }
 
-/// A rename that is to be made durable: by any fsync that begins after it.
+/// A rename to make durable: any fsync that begins after it does so.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Mark(u64);
 
-/// How far the fsyncs have come, which are numbered from 1.
+/// The progress of the fsyncs, which are numbered from 1.
 #[derive(Debug, Default)]
 struct Progress {
     running: bool,
@@ -33,7 +33,7 @@ struct Progress {
     last_failed: Option<(u64, Failure)>,
 }
 
-/// [`io::Error`] is not `Clone`, and all whom an fsync served must hear of its failure.
+/// [`io::Error`] is not `Clone`, and every rename that an fsync covered must receive its failure.
 #[derive(Clone, Copy, Debug)]
 enum Failure {
     Os(i32),
@@ -50,18 +50,18 @@ impl DirSync {
         }
     }
 
-    /// Marks what was renamed into the directory until now.
+    /// Marks everything that was renamed into the directory until now.
     pub(super) fn mark(&self) -> Mark {
         Mark(self.begun.load(Ordering::SeqCst))
     }
 
-    /// Blocks until what is marked is on disk.
+    /// Blocks until everything marked is on disk.
     pub(super) fn sync(&self, mark: Mark) -> io::Result<()> {
         self.sync_by(mark, || disk::sync_dir(&self.path))
     }
 
     fn sync_by(&self, mark: Mark, fsync: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
-        // One at a time: whoever comes meanwhile waits, and the first of them serves all the others.
+        // One at a time: further callers wait meanwhile, and the first of them covers all the others.
         let busy = |progress: &mut Progress| progress.running && progress.last <= mark.0;
         let waited = self.ended.wait_while(self.progress(), busy);
         let mut progress = waited.unwrap_or_else(PoisonError::into_inner);
@@ -70,7 +70,7 @@ impl DirSync {
         }
         progress.running = true;
         let number = self.begun.fetch_add(1, Ordering::SeqCst) + 1;
-        // What is on disk already does not wait for this one.
+        // What is already on disk does not wait for this fsync.
         drop(progress);
         let failure = fsync().err().map(Failure::from);
         let mut progress = self.progress();
@@ -89,7 +89,7 @@ impl DirSync {
 }
 
 impl Progress {
-    /// Of the fsyncs that were to serve a mark. That a later one succeeds says nothing about what an earlier one lost.
+    /// The result of the fsyncs that were to cover a mark. That a later one succeeds says nothing about what an earlier one lost.
     fn result(&self, mark: Mark) -> io::Result<()> {
         match self.last_failed {
             Some((number, failure)) if number > mark.0 => Err(failure.into()),
@@ -122,7 +122,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_fsync_serves_what_was_renamed_before_it_began() {
+    fn one_fsync_covers_what_was_renamed_before_it_began() {
         let dir = DirSync::new(PathBuf::new());
         let count = Cell::new(0);
         let during = Cell::new(None);
@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failed_fsync_fails_for_all_whom_it_served() {
+    fn a_failed_fsync_fails_for_all_that_it_covered() {
         let dir = DirSync::new(PathBuf::new());
         let (one, two) = (dir.mark(), dir.mark());
         let failed = dir.sync_by(one, || Err(io::Error::from_raw_os_error(5)));

@@ -4,7 +4,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Why a message could not be stored, or a maildir not be made. Its text names a path: it is for the log only.
+/// An error of storing a message or creating a maildir. Its text names a path: it is for the log only.
 #[derive(Debug)]
 pub struct MaildirError {
     action: &'static str,
@@ -21,12 +21,12 @@ impl MaildirError {
         }
     }
 
-    /// The file or directory that it is about.
+    /// Returns the file or directory at fault.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Whether the disk is full or the quota used up.
+    /// Returns whether the disk is full or the quota is used up.
     pub fn is_full(&self) -> bool {
         matches!(
             self.source.kind(),

@@ -44,8 +44,8 @@ impl Folders {
         &self.new
     }
 
-    /// Makes what is missing, the maildir itself included, but nothing above it: where the disk that it belongs to is not
-    /// mounted, mail must not end up in its place.
+    /// Creates the directories that are missing, including the maildir, but nothing above it: if its disk is not mounted, mail
+    /// must not be stored on another one.
     pub(super) fn create(&self) -> Result<(), MaildirError> {
         let _one_at_a_time = self.making.lock().unwrap_or_else(PoisonError::into_inner);
         if make(&self.root)? {
@@ -55,11 +55,11 @@ impl Folders {
         make(&self.new)?;
         make(&self.cur)?;
         sync(&self.root)?;
-        // The last one: whoever finds it finds the others, and they are durable.
+        // The last one: if it exists, the others exist and are durable.
         make(&self.tmp).map(drop)
     }
 
-    /// Acts, and where a directory is missing, makes it and acts once more.
+    /// Runs an action; if a directory is missing, creates it and runs the action once more.
     pub(super) fn act<T>(
         &self,
         action: &'static str,
@@ -112,7 +112,7 @@ fn remove_stale(file: &fs::DirEntry, older_than: Duration, now: SystemTime) -> i
     Ok(stale)
 }
 
-/// Makes a directory for its owner alone; `false` where it was there.
+/// Makes a directory for its owner alone. Returns `false` if it exists.
 fn make(path: &Path) -> Result<bool, MaildirError> {
     match DirBuilder::new().mode(0o700).create(path) {
         Ok(()) => Ok(true),
@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_made_where_the_directory_above_is_missing() {
+    fn nothing_is_made_if_the_directory_above_is_missing() {
         let dir = tempfile::tempdir().unwrap();
         let root = dir.path().join("not mounted").join("mail");
         let error = Folders::new(root.clone()).create().unwrap_err();

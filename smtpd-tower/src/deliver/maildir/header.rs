@@ -2,7 +2,7 @@ use smtpd_core::{Envelope, ReversePath};
 
 use crate::header::address;
 
-/// Which lines go before the message.
+/// The lines to add before each message.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct HeaderLines {
     pub(super) return_path: bool,
@@ -10,11 +10,11 @@ pub(super) struct HeaderLines {
 }
 
 impl HeaderLines {
-    /// The lines for that envelope. What a relay before us has put into the message is left alone.
+    /// Returns the lines for an envelope. Lines that an earlier relay has added to the message are left alone.
     pub(super) fn encode(self, envelope: &Envelope) -> Vec<u8> {
         let mut lines = String::new();
         if self.return_path {
-            // RFC 5321 section 4.4: final delivery adds the reverse-path, at the beginning; `<>` where it is null.
+            // RFC 5321 section 4.4: final delivery adds the reverse-path, at the beginning; `<>` if it is null.
             let sender = match envelope.sender() {
                 ReversePath::Null => String::new(),
                 ReversePath::Mailbox(mailbox) => address::of_mailbox(mailbox, true),

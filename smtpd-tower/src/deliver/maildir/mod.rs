@@ -28,32 +28,32 @@ use crate::{
     session::{QueueId, Session},
 };
 
-/// So much is gathered before it is written; a smaller message is delivered in one go.
+/// The number of bytes gathered before they are written; a smaller message is delivered in one go.
 const BUFFER: usize = 64 * 1024;
 
 /// Stores each message as a file of a maildir, once for all its recipients.
 ///
-/// A message is written into `tmp`, synced to disk, moved into `new`, and the move synced too; only then the client receives
-/// 250. So a message appears whole or not at all, and one that was acknowledged outlives a crash. What does not arrive
-/// whole, is not wanted any more (a client gone, a timeout) or cannot be written leaves no file. Clones are cheap and
-/// share their fsyncs of `new`.
+/// A message is written into `tmp`, synced to disk, moved into `new`, and the move is synced too; only then does the client
+/// receive 250. So a message appears whole or not at all, and an acknowledged message survives a crash. A message that is
+/// incomplete, no longer wanted (the client has gone, a timeout) or cannot be written leaves no file. Clones are cheap and share
+/// their fsyncs of `new`.
 ///
-/// The file holds `Return-Path`, one `Delivered-To` for each recipient, and the message as it came, with CRLF. The lines
-/// show every reader of the maildir all recipients of the envelope, those of a `Bcc` as well; where that must not be, see
-/// [`delivered_to`](Self::delivered_to).
+/// The file holds `Return-Path`, one `Delivered-To` for each recipient, and the message as it was received, with CRLF. These
+/// lines show all recipients of the envelope, including those of a `Bcc`, to every reader of the maildir;
+/// [`delivered_to`](Self::delivered_to) can turn them off.
 ///
-/// The maildir is made when the first message comes, for its owner alone; [`create`](Self::create) does so before. The
-/// directory above must be there.
+/// The maildir is created when the first message arrives, for its owner alone; [`create`](Self::create) does so earlier. The
+/// directory above must exist.
 ///
-/// | what fails | the answer |
+/// | failure | reply |
 /// |---|---|
 /// | the message itself, see [`BodyError`] | its [reply](BodyError::reply) |
-/// | the disk is full, the quota used up | 452 4.3.1, and a warning in the log for each message |
+/// | the disk is full, or the quota is used up | 452 4.3.1, and a warning in the log for each message |
 /// | anything else | [`MaildirError`], which becomes 451 4.3.0; its text goes to the log only |
 ///
-/// There is one maildir for each service. For one of each user, see [below](#a-maildir-for-each-user).
+/// Each service has one maildir. For one per user, see [below](#a-maildir-for-each-user).
 ///
-/// It needs the tokio runtime. It is there on Unix only, for its file names have colons.
+/// It needs the tokio runtime. It is available on Unix only, because its file names contain colons.
 ///
 /// ```
 /// use smtpd_tower::{Body, Data, Envelope, Request, Session, deliver::Maildir};
@@ -79,7 +79,7 @@ const BUFFER: usize = 64 * 1024;
 ///
 /// # A maildir for each user
 ///
-/// Where users are known when the server starts, a [`Router`](crate::router::Router) has a route for each, and splits messages:
+/// If the users are known when the server starts, a [`Router`](crate::router::Router) has a route for each, and splits messages:
 ///
 /// ```
 /// use smtpd_tower::{Data, deliver::Maildir, router::Router};
@@ -94,8 +94,8 @@ const BUFFER: usize = 64 * 1024;
 /// }
 /// ```
 ///
-/// Where they are looked up, a handler reads the message and asks the maildir of each recipient. The name of a directory
-/// comes from the lookup, never from the client.
+/// If they are looked up, a handler reads the message and calls the maildir of each recipient. The name of a directory comes from
+/// the lookup, never from the client.
 ///
 /// ```
 /// use smtpd_tower::{
@@ -144,7 +144,7 @@ pub struct Maildir {
 }
 
 impl Maildir {
-    /// The maildir of that path, the directory that holds `tmp`, `new` and `cur`. Nothing is touched yet.
+    /// Creates a service for the maildir at a path, the directory that holds `tmp`, `new` and `cur`. It does not access the disk.
     pub fn new(path: impl Into<PathBuf>) -> Self {
         Self {
             folders: Arc::new(Folders::new(path.into())),
@@ -155,7 +155,7 @@ impl Maildir {
         }
     }
 
-    /// Sets whether a `Return-Path` line is put before each message, as final delivery must (RFC 5321 section 4.4). Default:
+    /// Sets whether a `Return-Path` line is added before each message, as final delivery must (RFC 5321 section 4.4). Default:
     /// true.
     #[must_use]
     pub fn return_path(mut self, on: bool) -> Self {
@@ -163,59 +163,59 @@ impl Maildir {
         self
     }
 
-    /// Sets whether a `Delivered-To` line for each recipient is put before the message. Default: true.
+    /// Sets whether a `Delivered-To` line for each recipient is added before the message. Default: true.
     #[must_use]
     pub fn delivered_to(mut self, on: bool) -> Self {
         self.lines.delivered_to = on;
         self
     }
 
-    /// The directory that holds `tmp`, `new` and `cur`.
+    /// Returns the directory that holds `tmp`, `new` and `cur`.
     pub fn path(&self) -> &Path {
         self.folders.root()
     }
 
-    /// Makes the directories that are missing, with mode 0700: for a server that wants to hear of a wrong path when it
-    /// starts, not when mail comes.
+    /// Creates the directories that are missing, with mode 0700: for a server that wants to detect a wrong path when it starts,
+    /// not when mail arrives.
     ///
     /// # Errors
     ///
-    /// When a directory cannot be made, or is not a directory.
+    /// Returns an error if a directory cannot be created, or is not a directory.
     pub async fn create(&self) -> Result<(), MaildirError> {
         self.blocking(|folders| folders.create()).await
     }
 
-    /// Removes files in `tmp` that were last written that long ago, and returns how many. A crash leaves such files;
-    /// deliveries that go on are younger. Custom is 36 hours, at the start of the server or once a day.
+    /// Removes the files in `tmp` that were last written at least `older_than` ago, and returns how many. A crash leaves such
+    /// files; deliveries in progress are younger. The usual age is 36 hours, at the start of the server or once a day.
     ///
     /// # Errors
     ///
-    /// When the directory cannot be read, or a file not be removed.
+    /// Returns an error if the directory cannot be read, or a file cannot be removed.
     pub async fn clean_tmp(&self, older_than: Duration) -> Result<usize, MaildirError> {
         self.blocking(move |folders| folders.clean_tmp(older_than, SystemTime::now()))
             .await
     }
 
-    /// Writes the message as it comes, and delivers it when it has come whole. The id, by which it is known from then.
+    /// Writes the message as it arrives, and delivers it once it is complete. Returns its id.
     async fn deliver(self, mut body: Body) -> Result<String, Failure> {
-        let (mut draft, mut octets) = (None, Vec::new());
-        while let Some(piece) = body.chunk().await {
-            octets.extend_from_slice(&piece?);
-            if octets.len() >= BUFFER {
-                (draft, octets) = self
+        let (mut draft, mut bytes) = (None, Vec::new());
+        while let Some(chunk) = body.chunk().await {
+            bytes.extend_from_slice(&chunk?);
+            if bytes.len() >= BUFFER {
+                (draft, bytes) = self
                     .blocking(move |folders| {
-                        let draft = append(draft, &octets, folders)?;
-                        octets.clear();
-                        Ok((Some(draft), octets))
+                        let draft = append(draft, &bytes, folders)?;
+                        bytes.clear();
+                        Ok((Some(draft), bytes))
                     })
                     .await?;
             }
         }
-        // What runs in another thread cannot be dropped with this future, but it can see that the future is gone.
+        // Work in another thread cannot be dropped with this future, but it can see that the future is gone.
         let wanted = Arc::new(());
         let still_wanted: Weak<()> = Arc::downgrade(&wanted);
         let id = self
-            .blocking(move |folders| append(draft, &octets, folders)?.commit(&still_wanted))
+            .blocking(move |folders| append(draft, &bytes, folders)?.commit(&still_wanted))
             .await?;
         drop(wanted);
         Ok(id)
@@ -227,7 +227,7 @@ impl Maildir {
     ) -> Result<T, MaildirError> {
         let folders = self.folders.clone();
         let done = tokio::task::spawn_blocking(move || work(&folders)).await;
-        // The runtime shuts down, or the work has panicked.
+        // The runtime is shutting down, or the work has panicked.
         done.unwrap_or_else(|error| {
             Err(MaildirError::new(
                 "work on",
@@ -240,18 +240,18 @@ impl Maildir {
 
 fn append(
     draft: Option<Draft>,
-    octets: &[u8],
+    bytes: &[u8],
     folders: &Arc<Folders>,
 ) -> Result<Draft, MaildirError> {
     let mut draft = match draft {
         Some(draft) => draft,
         None => Draft::create(folders.clone())?,
     };
-    draft.write(octets)?;
+    draft.write(bytes)?;
     Ok(draft)
 }
 
-/// Why there was no delivery.
+/// The reason why a message was not delivered.
 enum Failure {
     Body(BodyError),
     Maildir(MaildirError),
@@ -285,7 +285,7 @@ fn answer(outcome: Result<String, Failure>, session: &Session) -> Result<Reply, 
     }
 }
 
-/// The reply is one that clients wait out, so nobody else would learn of it.
+/// Clients retry after this reply, so nobody else would notice.
 fn warn_of_full_disk(error: &MaildirError, session: &Session) {
     quietly(|| {
         let cause = error.source().map(ToString::to_string);
@@ -311,7 +311,7 @@ impl Service<Request<Data>> for Maildir {
 
     fn call(&mut self, request: Request<Data>) -> MaildirFuture {
         let lines = self.lines.encode(request.envelope());
-        // The name that the trace header and the log know it by, where there is one.
+        // The name by which the trace header and the log know it, if there is one.
         let known = request.session().transaction().get::<QueueId>();
         let (session, data) = request.into_parts();
         let delivery = self.clone().deliver(data.body.prepend_header(lines));
@@ -355,7 +355,7 @@ mod tests {
     use super::*;
     use crate::reply::recover;
 
-    /// A maildir within a directory of its own.
+    /// A maildir in a directory of its own.
     struct Fixture {
         dir: TempDir,
         maildir: Maildir,
@@ -388,7 +388,7 @@ mod tests {
             }
         }
 
-        /// What was delivered, once it is sure that nothing else is there.
+        /// Returns what was delivered, after checking that nothing else is there.
         fn delivered(&self) -> Vec<Vec<u8>> {
             assert!(self.files("tmp").is_empty());
             let files = self.files("new").into_iter();
@@ -406,34 +406,34 @@ mod tests {
         }
     }
 
-    /// A body whose sender gets through with a piece only when the one before it has been asked for.
-    fn pieces() -> (mpsc::Sender<Result<Bytes, BodyError>>, Body) {
+    /// A body whose sender can send a chunk only when the one before it has been requested.
+    fn chunks() -> (mpsc::Sender<Result<Bytes, BodyError>>, Body) {
         let (sender, receiver) = mpsc::channel(1);
         (sender, Body::new(Pieces(receiver)))
     }
 
-    fn large_piece() -> Result<Bytes, BodyError> {
+    fn large_chunk() -> Result<Bytes, BodyError> {
         Ok(vec![b'x'; BUFFER].into())
     }
 
     #[tokio::test]
-    async fn octets_are_stored_as_they_came() {
+    async fn bytes_are_stored_as_received() {
         let all: Vec<u8> = (0..=255).collect();
         let large = all.repeat(5 * 4096);
         for message in [&[][..], &all, &large] {
             for size in [251, 4096, BUFFER, usize::MAX] {
                 let fixture = Fixture::new();
-                let (sender, body) = pieces();
+                let (sender, body) = chunks();
                 let answer = tokio::spawn(fixture.call(body));
-                for piece in message.chunks(size) {
+                for chunk in message.chunks(size) {
                     sender
-                        .send(Ok(Bytes::copy_from_slice(piece)))
+                        .send(Ok(Bytes::copy_from_slice(chunk)))
                         .await
                         .unwrap();
                 }
                 drop(sender);
                 assert_eq!(answer.await.unwrap().unwrap().code(), Code::OK);
-                assert!(fixture.delivered() == [message], "in pieces of {size}");
+                assert!(fixture.delivered() == [message], "in chunks of {size}");
             }
         }
     }
@@ -461,7 +461,7 @@ mod tests {
         let name = fixture.files("new").remove(0);
         let id = reply.text().strip_prefix("Queued as ").unwrap();
         assert!(name.to_str().unwrap().contains(id));
-        // Nothing that the client says is part of a path.
+        // Nothing that the client sends is part of a path.
         assert_eq!(fs::read_dir(fixture.dir.path()).unwrap().count(), 1);
     }
 
@@ -482,7 +482,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_message_that_does_not_come_whole_leaves_nothing() {
+    async fn a_message_that_is_incomplete_leaves_nothing() {
         for (error, code) in [
             (BodyError::Incomplete, 451),
             (BodyError::TooLarge, 552),
@@ -490,9 +490,9 @@ mod tests {
             (BodyError::NulByte, 554),
             (BodyError::other("filter failed"), 451),
         ] {
-            for first in [Ok(Bytes::from_static(b"small")), large_piece()] {
+            for first in [Ok(Bytes::from_static(b"small")), large_chunk()] {
                 let fixture = Fixture::new();
-                let (sender, body) = pieces();
+                let (sender, body) = chunks();
                 let answer = tokio::spawn(fixture.call(body));
                 sender.send(first).await.unwrap();
                 sender.send(Err(error.clone())).await.unwrap();
@@ -554,10 +554,10 @@ mod tests {
     async fn a_message_is_not_in_new_before_its_end() {
         for delivered in [true, false] {
             let fixture = Fixture::new();
-            let (sender, body) = pieces();
+            let (sender, body) = chunks();
             let answer = tokio::spawn(fixture.call(body));
-            for piece in [large_piece(), Ok("a".into()), Ok("b".into())] {
-                sender.send(piece).await.unwrap();
+            for chunk in [large_chunk(), Ok("a".into()), Ok("b".into())] {
+                sender.send(chunk).await.unwrap();
             }
             let written = fixture.files("tmp");
             assert_eq!(written.len(), 1);
@@ -587,7 +587,7 @@ mod tests {
             }
             // It waits for the thread.
             drop(runtime);
-            // The thread may have been faster than the drop: then the message is there, whole.
+            // The thread may have been faster than the drop: then the message is there, complete.
             let delivered = fixture.delivered();
             assert!(delivered.iter().all(|message| message.len() == size));
             assert!(delivered.is_empty() || size < BUFFER);

@@ -27,7 +27,7 @@ impl UniqueName {
         let now = SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .unwrap_or_default();
-        // It tells containers apart that have one host name and all run as process 1. Time and counter stand without it.
+        // Distinguishes containers that share a host name and all run as process 1. Time and counter stand without it.
         let random = getrandom::u32().unwrap_or_default();
         let id = format!("Q{}R{random:08x}", COUNTER.fetch_add(1, Ordering::Relaxed));
         let (secs, micros, pid) = (now.as_secs(), now.subsec_micros(), process::id());
@@ -39,13 +39,13 @@ impl UniqueName {
         &self.file_name
     }
 
-    /// The part of the name that a client is told: it says nothing of the host.
+    /// The part of the name that the client receives: it reveals nothing of the host.
     pub(super) fn id(&self) -> &str {
         &self.id
     }
 }
 
-/// A slash would leave the directory, a colon begins the flags of a message in `cur`.
+/// A slash would leave the directory, a colon starts the flags of a message in `cur`.
 fn escape(host: &str) -> String {
     host.replace('/', "\\057").replace(':', "\\072")
 }
