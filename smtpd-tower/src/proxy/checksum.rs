@@ -2,16 +2,16 @@
 
 const KIND: u8 = 0x03;
 
-/// Whether the checksum of a whole header is right; one without is.
+/// Returns whether the checksum of a whole header is right, or there is none.
 pub(super) fn is_right(header: &[u8]) -> bool {
     let Some((before, found, behind)) = split(header) else {
         return true;
     };
-    let octets = before.iter().chain(&[0; 4]).chain(behind);
-    crc32c(octets).to_be_bytes() == found
+    let bytes = before.iter().chain(&[0; 4]).chain(behind);
+    crc32c(bytes).to_be_bytes() == found
 }
 
-/// The header before its checksum, the checksum, and what is behind it.
+/// Splits a header into what is before its checksum, the checksum, and what follows it.
 fn split(header: &[u8]) -> Option<(&[u8], [u8; 4], &[u8])> {
     let addresses = match header.get(13)? >> 4 {
         1 => 12,
@@ -30,11 +30,11 @@ fn split(header: &[u8]) -> Option<(&[u8], [u8; 4], &[u8])> {
     }
 }
 
-/// CRC-32C, octet by octet (RFC 4960 appendix B): headers are short and few.
-fn crc32c<'a>(octets: impl Iterator<Item = &'a u8>) -> u32 {
+/// CRC-32C, byte by byte (RFC 4960 appendix B): headers are short and few.
+fn crc32c<'a>(bytes: impl Iterator<Item = &'a u8>) -> u32 {
     const POLYNOMIAL: u32 = 0x82f6_3b78;
-    let crc = octets.fold(u32::MAX, |crc, &octet| {
-        (0..8).fold(crc ^ u32::from(octet), |crc, _| {
+    let crc = bytes.fold(u32::MAX, |crc, &byte| {
+        (0..8).fold(crc ^ u32::from(byte), |crc, _| {
             let carry = if crc & 1 == 1 { POLYNOMIAL } else { 0 };
             crc >> 1 ^ carry
         })
@@ -63,7 +63,7 @@ mod tests {
         for at in (16..28).chain(31..header.len()) {
             let mut other = header.to_vec();
             other[at] ^= 1;
-            assert!(!is_right(&other), "octet {at}");
+            assert!(!is_right(&other), "byte {at}");
         }
     }
 

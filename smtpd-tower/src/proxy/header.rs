@@ -7,25 +7,25 @@ use super::{ProxyInfo, ProxyVersion, checksum};
 
 const V1: &[u8] = b"PROXY ";
 const V2: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
-/// The shortest header is `PROXY UNKNOWN` CRLF; of version 2 none has less than [`V2_FIXED`].
+/// The shortest header is `PROXY UNKNOWN` CRLF; no header of version 2 is shorter than [`V2_FIXED`].
 const SHORTEST: usize = 15;
-/// Specification, section 2.1: the longest of version 1, with its CRLF.
+/// Specification, section 2.1: the longest header of version 1, with its CRLF.
 const V1_LONGEST: usize = 107;
 /// Signature, version and command, family, length.
 const V2_FIXED: usize = 16;
-/// Section 2.2 wants at least 536; certificates in TLVs need more.
+/// Section 2.2 requires at least 536; certificates in TLVs need more.
 const V2_LONGEST: usize = 4096;
-/// The second half of the octet behind the signature: no client, but the proxy itself.
+/// Version 2 with the command LOCAL: the proxy itself, not a client.
 const LOCAL: u8 = 0x20;
 
-/// Reads a header off the connection, and not one octet more.
+/// Reads a header from the connection, and not one byte more.
 pub(super) async fn read<IO: AsyncRead + Unpin>(io: &mut IO) -> io::Result<ProxyInfo> {
     let mut header = Vec::with_capacity(V1_LONGEST);
     loop {
         match missing(&header)? {
             0 => return Ok(parse(&header)?),
-            octets => {
-                let mut some = (&mut *io).take(octets as u64);
+            bytes => {
+                let mut some = (&mut *io).take(bytes as u64);
                 if some.read_buf(&mut header).await? == 0 {
                     return Err(io::ErrorKind::UnexpectedEof.into());
                 }
@@ -34,7 +34,7 @@ pub(super) async fn read<IO: AsyncRead + Unpin>(io: &mut IO) -> io::Result<Proxy
     }
 }
 
-/// Reads a whole header.
+/// Parses a whole header.
 pub(super) fn parse(header: &[u8]) -> Result<ProxyInfo, ProxyHeaderError> {
     if missing(header)? != 0 {
         return Err(ProxyHeaderError::new(Kind::Malformed, header));
@@ -43,7 +43,7 @@ pub(super) fn parse(header: &[u8]) -> Result<ProxyInfo, ProxyHeaderError> {
         true => ProxyVersion::V2,
         false => ProxyVersion::V1,
     };
-    // Section 2.2: what a LOCAL header holds is not to be looked at.
+    // Section 2.2: the content of a LOCAL header must be ignored.
     if version == ProxyVersion::V2 && header.get(V2.len()) == Some(&LOCAL) {
         return Ok(ProxyInfo::local());
     }
@@ -59,24 +59,24 @@ pub(super) fn parse(header: &[u8]) -> Result<ProxyInfo, ProxyHeaderError> {
     Ok(ProxyInfo::new(version, parsed.into_owned()))
 }
 
-/// Whether a line of version 1 is written as section 2.1 has it, where the parser is more tolerant: `UNKNOWN` is a word of its
-/// own, and ports are digits without a sign or zeros in front.
+/// Returns whether a line of version 1 follows section 2.1 exactly, because the parser is more tolerant: `UNKNOWN` must be a word
+/// of its own, and ports are digits without a sign or leading zeros.
 fn is_exact_v1(header: &[u8]) -> bool {
     let line = header.strip_suffix(b"\r\n").unwrap_or(header);
-    let mut words = line.split(|&octet| octet == b' ');
+    let mut words = line.split(|&byte| byte == b' ');
     let is_number = |word: &[u8]| {
         word == b"0"
             || matches!(word, [b'1'..=b'9', rest @ ..] if rest.iter().all(u8::is_ascii_digit))
     };
     match words.nth(1) {
-        // What follows is not looked at.
+        // What follows is ignored.
         Some(b"UNKNOWN") => true,
         Some(b"TCP4" | b"TCP6") => words.skip(2).all(is_number),
         _ => false,
     }
 }
 
-/// Whether it is about a stream, and every field in it can be read.
+/// Returns whether it is about a stream, and every field in it can be read.
 fn is_sound(header: &ProxyHeader<'_>) -> bool {
     let is_stream = header
         .proxied_address()
@@ -88,7 +88,7 @@ fn is_sound(header: &ProxyHeader<'_>) -> bool {
             .is_none_or(|tls| tls.tlvs().all(|field| field.is_ok()))
 }
 
-/// How many octets the rest of the header has at least; 0 where it is whole.
+/// Returns the least number of bytes that the header still lacks; 0 if it is complete.
 fn missing(header: &[u8]) -> Result<usize, ProxyHeaderError> {
     if !begins_as(header, V1) && !begins_as(header, V2) {
         return Err(ProxyHeaderError::new(Kind::None, header));
@@ -107,7 +107,7 @@ fn missing(header: &[u8]) -> Result<usize, ProxyHeaderError> {
 fn missing_v1(header: &[u8]) -> Result<usize, Kind> {
     let (line, end) = match header
         .iter()
-        .position(|&octet| octet == b'\r' || octet == b'\n')
+        .position(|&byte| byte == b'\r' || byte == b'\n')
     {
         Some(at) => header.split_at(at),
         None => (header, &[][..]),
@@ -134,7 +134,7 @@ fn begins_as(header: &[u8], signature: &[u8]) -> bool {
     header.iter().zip(signature).all(|(a, b)| a == b)
 }
 
-/// Why octets are no PROXY header that can be taken.
+/// An error of reading a PROXY header.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ProxyHeaderError {
     kind: Kind,
@@ -158,7 +158,7 @@ impl ProxyHeaderError {
         }
     }
 
-    /// Whether a header has begun.
+    /// Returns whether a header has begun.
     pub fn is_malformed(&self) -> bool {
         self.kind != Kind::None
     }
@@ -195,7 +195,7 @@ mod tests {
 
     const ADDRESSES: &[u8] = &[192, 0, 2, 1, 192, 0, 2, 9, 0x12, 0x67, 0, 25];
 
-    /// All headers that are good, with the client that each names.
+    /// All valid headers, with the client that each names.
     fn good() -> Vec<(Vec<u8>, Option<&'static str>)> {
         let v6 = [&[0x20, 1][..], &[0; 29], &[9, 0x12, 0x67, 0, 25]].concat();
         let text = |line: &str| line.as_bytes().to_vec();
@@ -246,7 +246,7 @@ mod tests {
         ]
     }
 
-    /// What is wrong, from its first octet on that shows it.
+    /// Invalid headers, each up to the first byte that shows it.
     fn bad() -> Vec<(Vec<u8>, Kind)> {
         let text = |line: &str| line.as_bytes().to_vec();
         let field = |field: &[u8]| v2(0x21, 0x11, &[ADDRESSES, field].concat());
@@ -304,13 +304,13 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_header_is_read_in_any_pieces_and_nothing_behind_it() {
+    async fn a_header_is_read_in_any_chunks_and_nothing_after_it() {
         for (header, source) in good() {
             for behind in ["", "EHLO client.example\r\n", "\r\n", "PROXY UNKNOWN\r\n"] {
-                for piece in [1, 2, 3, 7, 10_000] {
+                for size in [1, 2, 3, 7, 10_000] {
                     let mut io = tokio_test::io::Builder::new();
-                    for piece in header.chunks(piece) {
-                        io.read(piece);
+                    for chunk in header.chunks(size) {
+                        io.read(chunk);
                     }
                     let mut io = AsyncReadExt::chain(io.build(), behind.as_bytes());
                     let info = read(&mut io).await.unwrap();
@@ -329,14 +329,14 @@ mod tests {
     }
 
     #[test]
-    fn a_port_with_a_sign_or_zeros_in_front_is_no_number() {
+    fn a_port_with_a_sign_or_leading_zeros_is_invalid() {
         for ports in ["+4711 25", "4711 +25", "04711 25", "4711 025", "00 0"] {
             let header = format!("PROXY TCP4 192.0.2.1 192.0.2.9 {ports}\r\n");
             let error = parse(header.as_bytes()).unwrap_err();
             assert_eq!(error.kind, Kind::Malformed, "{ports}");
         }
         assert!(parse(b"PROXY TCP4 192.0.2.1 192.0.2.9 0 65535\r\n").is_ok());
-        // What follows UNKNOWN is not looked at.
+        // What follows UNKNOWN is ignored.
         assert!(parse(b"PROXY UNKNOWN +1 02\r\n").is_ok());
     }
 
@@ -353,13 +353,13 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_no_header_is_refused_as_soon_as_it_shows() {
-        for (octets, kind) in bad() {
-            let shown = octets.escape_ascii().to_string();
-            assert_eq!(parse(&octets).unwrap_err().kind, kind, "{shown}");
-            // More never comes: it must not be waited for.
+    async fn what_is_not_a_header_is_refused_as_soon_as_it_shows() {
+        for (bytes, kind) in bad() {
+            let shown = bytes.escape_ascii().to_string();
+            assert_eq!(parse(&bytes).unwrap_err().kind, kind, "{shown}");
+            // More never arrives, so it must not be waited for.
             let (mut far, mut io) = tokio::io::duplex(5000);
-            tokio::io::AsyncWriteExt::write_all(&mut far, &octets)
+            tokio::io::AsyncWriteExt::write_all(&mut far, &bytes)
                 .await
                 .unwrap();
             let error = read(&mut io).await.unwrap_err();

@@ -4,10 +4,10 @@ use proxy_header::{ProxyHeader, SslInfo, Tlv};
 
 use super::{ProxyHeaderError, header};
 
-/// What a PROXY header has said of a connection. A clone costs one reference count.
+/// The content of a PROXY header. A clone costs one reference count.
 ///
-/// It is the word of a proxy, and some of it, such as the server name, that of its client: to be escaped before it is
-/// written anywhere.
+/// It is what a proxy claims, and some of it, such as the server name, is what its client claims: escape it before writing it
+/// anywhere.
 ///
 /// ```
 /// use smtpd_tower::{ProxyInfo, ProxyVersion};
@@ -56,67 +56,66 @@ impl ProxyInfo {
         }))
     }
 
-    /// Reads a whole header, for tests.
+    /// Parses a whole header, for tests.
     ///
     /// # Errors
     ///
-    /// Where it is none, or there is more than that.
+    /// Returns an error if this is not a header, or there is more than a header.
     pub fn parse(header: &[u8]) -> Result<Self, ProxyHeaderError> {
         header::parse(header)
     }
 
-    /// The version of the header.
+    /// Returns the version of the header.
     pub fn version(&self) -> ProxyVersion {
         self.0.version
     }
 
-    /// Returns whether the proxy speaks for itself and not for a client, as in a health check (the command LOCAL of
-    /// version 2).
+    /// Returns whether the proxy speaks for itself and not for a client, as in a health check (the command LOCAL of version 2).
     pub fn is_local(&self) -> bool {
         self.0.is_local
     }
 
-    /// The address of the client. `None` where the header names none: the connection is [the proxy's own](Self::is_local),
-    /// or the client did not come by IP.
+    /// Returns the address of the client. `None` if the header names none: the connection is [the proxy's own](Self::is_local),
+    /// or the client did not connect over IP.
     pub fn source(&self) -> Option<SocketAddr> {
         let addresses = self.0.header.proxied_address();
         addresses.map(|addresses| addresses.source)
     }
 
-    /// The address that the client has connected to.
+    /// Returns the address that the client has connected to.
     pub fn destination(&self) -> Option<SocketAddr> {
         let addresses = self.0.header.proxied_address();
         addresses.map(|addresses| addresses.destination)
     }
 
-    /// The name of the server that the client has asked for, such as by SNI (PP2_TYPE_AUTHORITY). `None` where it holds
+    /// Returns the name of the server that the client has requested, such as by SNI (PP2_TYPE_AUTHORITY). `None` if it contains
     /// control characters, such as CR or LF: no host has such a name.
     pub fn authority(&self) -> Option<&str> {
         printable(self.0.header.authority())
     }
 
-    /// The protocol that the client and the proxy have agreed on by ALPN (PP2_TYPE_ALPN).
+    /// Returns the protocol that the client and the proxy have agreed on by ALPN (PP2_TYPE_ALPN).
     pub fn alpn(&self) -> Option<&[u8]> {
         self.0.header.alpn()
     }
 
-    /// What the proxy calls this connection (PP2_TYPE_UNIQUE_ID).
+    /// Returns the proxy's own id of this connection (PP2_TYPE_UNIQUE_ID).
     pub fn unique_id(&self) -> Option<&[u8]> {
         self.0.header.unique_id()
     }
 
-    /// The network namespace that the client has come from (PP2_TYPE_NETNS), unless there are control characters in it.
+    /// Returns the network namespace of the client (PP2_TYPE_NETNS), unless it contains control characters.
     pub fn namespace(&self) -> Option<&str> {
         printable(self.0.header.netns())
     }
 
-    /// What the proxy says of the client's TLS (PP2_TYPE_SSL). That ends at the proxy, so it does not make
+    /// Returns what the proxy says about the client's TLS (PP2_TYPE_SSL). That TLS ends at the proxy, so it does not set
     /// [`Session::tls`](crate::session::Session::tls).
     pub fn tls(&self) -> Option<ProxyTls<'_>> {
         self.0.header.ssl().map(ProxyTls)
     }
 
-    /// The first field of a type that the protocol leaves to others, such as 0xEA of some clouds.
+    /// Returns the first field of a type that the protocol leaves to others, such as 0xEA of some clouds.
     pub fn custom(&self, kind: u8) -> Option<&[u8]> {
         self.0.header.tlvs().find_map(|field| match field {
             Ok(Tlv::Custom(found, Cow::Borrowed(value))) if found == kind => Some(value),
@@ -139,45 +138,45 @@ fn printable(text: Option<&str>) -> Option<&str> {
     text.filter(|text| !text.contains(char::is_control))
 }
 
-/// What a proxy says of the TLS between it and the client. Text that holds control characters is left out.
+/// The TLS between the proxy and the client, as the proxy describes it. Text that contains control characters is left out.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ProxyTls<'a>(SslInfo<'a>);
 
 impl ProxyTls<'_> {
-    /// Whether the client came by TLS at all.
+    /// Returns whether the client uses TLS at all.
     pub fn is_on(&self) -> bool {
         self.0.client_ssl()
     }
 
-    /// Whether the client came by TLS and has shown a certificate, in this connection or the session that it resumes, and
-    /// the proxy has found it good.
+    /// Returns whether the client uses TLS and has presented a certificate, in this connection or the session that it resumes,
+    /// and the proxy has verified it.
     pub fn has_verified_certificate(&self) -> bool {
         let shown = self.0.client_cert_conn() || self.0.client_cert_sess();
         self.is_on() && shown && self.0.verify() == 0
     }
 
-    /// The version, such as `TLSv1.3`.
+    /// Returns the version, such as `TLSv1.3`.
     pub fn version(&self) -> Option<&str> {
         printable(self.0.version())
     }
 
-    /// The cipher suite, by the name that the proxy has for it.
+    /// Returns the cipher suite, by the proxy's name for it.
     pub fn cipher(&self) -> Option<&str> {
         printable(self.0.cipher())
     }
 
-    /// The common name in the client's certificate. It says who the client is only where the proxy
-    /// [has verified](Self::has_verified_certificate) the certificate.
+    /// Returns the common name in the client's certificate. It identifies the client only if the proxy [has
+    /// verified](Self::has_verified_certificate) the certificate.
     pub fn common_name(&self) -> Option<&str> {
         printable(self.0.cn())
     }
 
-    /// The algorithm of the signature on the proxy's certificate, such as `SHA256`.
+    /// Returns the algorithm of the signature on the proxy's certificate, such as `SHA256`.
     pub fn signature_algorithm(&self) -> Option<&str> {
         printable(self.0.sig_alg())
     }
 
-    /// The algorithm of the key of the proxy's certificate, such as `RSA2048`.
+    /// Returns the algorithm of the key of the proxy's certificate, such as `RSA2048`.
     pub fn key_algorithm(&self) -> Option<&str> {
         printable(self.0.key_alg())
     }
@@ -214,10 +213,10 @@ mod tests {
             Tlv::Ssl(tls),
             Tlv::Custom(0xea, b"vpce"[..].into()),
         ];
-        let mut octets = Vec::new();
+        let mut bytes = Vec::new();
         let header = ProxyHeader::with_tlvs(Some(addresses), fields);
-        header.encode_v2(&mut octets).unwrap();
-        let info = ProxyInfo::parse(&octets).unwrap();
+        header.encode_v2(&mut bytes).unwrap();
+        let info = ProxyInfo::parse(&bytes).unwrap();
         assert_eq!(info.version(), ProxyVersion::V2);
         assert_eq!(info.destination(), Some(([192, 0, 2, 9], 25).into()));
         assert_eq!(info.authority(), Some("mx.example.org"));
@@ -244,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn a_certificate_counts_only_where_it_was_shown_and_found_good() {
+    fn a_certificate_counts_only_if_it_was_presented_and_verified() {
         for (on, shown, verify, good) in [
             (true, true, 0, true),
             (true, true, 1, false),
@@ -277,12 +276,12 @@ mod tests {
                 Tlv::Netns(bad.into()),
                 Tlv::Ssl(tls),
             ];
-            let mut octets = Vec::new();
+            let mut bytes = Vec::new();
             let header = ProxyHeader::with_tlvs(None, fields);
-            header.encode_v2(&mut octets).unwrap();
-            // Without addresses the encoder writes LOCAL, whose fields are not looked at.
-            octets[12] = 0x21;
-            let info = ProxyInfo::parse(&octets).unwrap();
+            header.encode_v2(&mut bytes).unwrap();
+            // Without addresses the encoder writes LOCAL, whose fields are ignored.
+            bytes[12] = 0x21;
+            let info = ProxyInfo::parse(&bytes).unwrap();
             assert_eq!((info.authority(), info.namespace()), (None, None));
             let tls = info.tls().unwrap();
             let texts = [

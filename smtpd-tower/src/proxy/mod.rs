@@ -14,27 +14,26 @@ pub use self::{
 };
 use crate::net::{PeerAddr, TrustedPeers};
 
-/// From whom a PROXY header is expected, and for how long it is waited for.
+/// Which peers must send a PROXY header, and how long to wait for it.
 ///
-/// A **trusted** peer has to send a header, of version 1 or 2, before anything else, also before TLS that begins with the
-/// first octet. Where it sends something else, too much, or nothing in time, the connection is closed without a reply, with
-/// a line in the log at level debug. From any **other** peer a header is never looked for: it is a wrong command, as
-/// anything else that is not SMTP.
+/// A **trusted** peer must send a header, of version 1 or 2, before anything else, even before TLS that begins with the first
+/// byte. If it sends something else, too much, or nothing in time, the connection is closed without a reply, and a line is logged
+/// at level DEBUG. From any **other** peer, a header is not expected: it is an unknown command, like anything else that is not
+/// SMTP.
 ///
-/// The addresses of the header become the session's [`peer`](crate::session::Session::client_addr) and
+/// The addresses of the header become the session's [`client_addr`](crate::session::Session::client_addr) and
 /// [`local_addr`](crate::session::Session::local_addr), so that all limits, layers, traces and logs are about the client;
-/// [`peer_addr`](crate::session::Session::peer_addr) is still the proxy, and [`proxy`](crate::session::Session::proxy) all that
-/// the header says.
+/// [`peer_addr`](crate::session::Session::peer_addr) is still the proxy, and [`proxy`](crate::session::Session::proxy) returns
+/// the whole header.
 ///
-/// A header may be about a client without naming it: `PROXY UNKNOWN` in version 1, and no address or that of a Unix socket
-/// in version 2. Then the `peer` is `0.0.0.0:0`, as after `XCLIENT ADDR=[UNAVAILABLE]`: an address of nobody, which is not
-/// local, is in no trusted network, and counts as one client for limits. Only the command LOCAL of version 2, which a proxy
-/// sends for itself when it looks whether the server is well, leaves the addresses of the socket and the rights that the
-/// proxy has. HAProxy also sends it for clients that connect to a Unix socket of its own, so they have these rights too: let
-/// it send version 1 from such a listener.
+/// A header may be about a client without naming it: `PROXY UNKNOWN` in version 1, and no address or that of a Unix socket in
+/// version 2. Then `client_addr` is `0.0.0.0:0`, as after `XCLIENT ADDR=[UNAVAILABLE]`: an address that belongs to nobody, is not
+/// local, is in no trusted network, and counts as one client for limits. Only the command LOCAL of version 2, which a proxy sends
+/// for its own health checks, keeps the addresses of the socket and the rights of the proxy. HAProxy also sends it for clients
+/// that connect to a Unix socket of its own, so they have these rights too: configure it to send version 1 from such a listener.
 ///
-/// The header is read in the session's own task, takes a place among [`Server::max_sessions`](crate::server::Server::max_sessions),
-/// and not an octet behind it is touched.
+/// The header is read in the session's own task, counts against [`Server::max_sessions`](crate::server::Server::max_sessions),
+/// and not a byte after it is consumed.
 ///
 /// ```
 /// use smtpd_tower::{Pipeline, ProxyProtocol, Server, TrustedPeers};
@@ -54,7 +53,7 @@ impl ProxyProtocol {
     /// The default [`timeout`](Self::timeout).
     pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);
 
-    /// Headers are expected from these peers.
+    /// Expects headers from these peers.
     pub const fn from_trusted(peers: TrustedPeers) -> Self {
         Self {
             trusted: peers,
