@@ -1,4 +1,4 @@
-//! What SCRAM binds to.
+//! Channel bindings for SCRAM.
 
 use sha2::{Digest, Sha224, Sha256, Sha384, Sha512};
 use smtpd_core::sasl::{ChannelBinding, ChannelBindings};
@@ -9,11 +9,10 @@ use super::{
     der::{Element, OBJECT_IDENTIFIER, Reader, SEQUENCE, context},
 };
 
-/// What `connection` exports to bind to, once its handshake is done.
+/// Returns the channel bindings that `connection` exports, once its handshake is done.
 ///
-/// For TLS 1.2 `tls-exporter` needs the extended master secret (RFC 9266 section 4.2), and rustls does not tell whether
-/// that is in use: it is there where the server insists on it. Nor does rustls show the Finished messages that
-/// `tls-unique` is made of.
+/// For TLS 1.2, `tls-exporter` needs the extended master secret (RFC 9266 section 4.2). rustls does not tell whether it is in
+/// use, so the server has to require it. Nor does rustls expose the Finished messages that `tls-unique` is made of.
 pub(super) fn exported(
     connection: &ServerConnection,
     extended_master_secret: bool,
@@ -29,8 +28,8 @@ pub(super) fn exported(
     ChannelBindings::none()
 }
 
-/// The hash of a server's certificate, by the function that its signature uses (RFC 5929 section 4.1); `None` where
-/// it uses none, as Ed25519 does, or one that is not known here.
+/// Returns the hash of a server's certificate, by the function that its signature uses (RFC 5929 section 4.1); `None` if it uses
+/// none, like Ed25519, or one that is unknown here.
 pub(super) fn end_point(der: &[u8]) -> Option<Vec<u8>> {
     let (algorithm, parameters) = certificate::signature_algorithm(der)?;
     let hash = if algorithm == RSASSA_PSS {
@@ -49,7 +48,7 @@ pub(super) fn end_point(der: &[u8]) -> Option<Vec<u8>> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Hash {
     Sha224,
-    /// Also in place of MD5 and SHA-1 (RFC 5929 section 4.1).
+    /// Also replaces MD5 and SHA-1 (RFC 5929 section 4.1).
     Sha256,
     Sha384,
     Sha512,
@@ -95,7 +94,7 @@ const HASHES: Identifiers<5> = [
     (&[0x60, 0x86, 0x48, 1, 0x65, 3, 4, 2, 4], Hash::Sha224),
 ];
 
-/// RSASSA-PSS names its hash in the parameters (RFC 4055 section 3.1); where it does not, it is SHA-1.
+/// RSASSA-PSS names its hash in the parameters (RFC 4055 section 3.1); the default is SHA-1.
 fn pss_hash(parameters: Element<'_>) -> Option<Hash> {
     if parameters.tag != SEQUENCE {
         return None;
@@ -120,7 +119,7 @@ fn by_identifier(known: &[(&[u8], Hash)], identifier: &[u8]) -> Option<Hash> {
 mod tests {
     use super::*;
 
-    /// As much of a certificate as is looked at.
+    /// Builds the part of a certificate that is read.
     fn certificate(algorithm: &[u8]) -> Vec<u8> {
         let mut der = vec![SEQUENCE, 0, SEQUENCE, 0];
         der.extend_from_slice(algorithm);
@@ -129,7 +128,7 @@ mod tests {
     }
 
     fn signed_by(identifier: &[u8], parameters: &[u8]) -> Vec<u8> {
-        let length = |octets: &[u8]| u8::try_from(octets.len()).unwrap();
+        let length = |bytes: &[u8]| u8::try_from(bytes.len()).unwrap();
         let identifier = [&[OBJECT_IDENTIFIER, length(identifier)], identifier].concat();
         let algorithm = [identifier, parameters.to_vec()].concat();
         certificate(&[&[SEQUENCE, length(&algorithm)], &*algorithm].concat())
@@ -140,7 +139,7 @@ mod tests {
         let pss_384 = [
             SEQUENCE, 15, 0xA0, 13, SEQUENCE, 11, 6, 9, 0x60, 0x86, 0x48, 1, 0x65, 3, 4, 2, 2,
         ];
-        for (der, octets) in [
+        for (der, len) in [
             (signed_by(SIGNATURES[0].0, &[5, 0]), Some(32)),
             (signed_by(SIGNATURES[1].0, &[5, 0]), Some(32)),
             (signed_by(SIGNATURES[3].0, &[5, 0]), Some(48)),
@@ -154,8 +153,8 @@ mod tests {
             (certificate(&[]), None),
         ] {
             let hash = end_point(&der);
-            assert_eq!(hash.as_ref().map(Vec::len), octets, "{der:02x?}");
-            if octets == Some(32) {
+            assert_eq!(hash.as_ref().map(Vec::len), len, "{der:02x?}");
+            if len == Some(32) {
                 assert_eq!(hash.unwrap(), Sha256::digest(&der).to_vec());
             }
         }

@@ -1,4 +1,4 @@
-//! All that can be set.
+//! Builds a [`TlsConfig`] from several certificates and settings.
 
 use std::{io, path::Path, sync::Arc};
 
@@ -18,7 +18,7 @@ use super::{
 };
 use crate::session::TlsVersion;
 
-/// Makes a [`TlsConfig`] of several certificates, with certificates of clients, and with whatever else can be set.
+/// Builds a [`TlsConfig`] with several certificates, client certificates and all other settings.
 ///
 /// ```
 /// use smtpd_tower::{TlsVersion, tls::{ServerCertificate, TlsBuilder}};
@@ -48,14 +48,14 @@ pub struct TlsBuilder {
 }
 
 impl TlsBuilder {
-    /// With a certificate for clients that ask for its names, for those that ask for none, and for names that are not
-    /// known.
+    /// Creates a builder with a default certificate: for clients that request its names, for those that request none, and for
+    /// unknown names.
     #[cfg(any(feature = "tls-ring", feature = "tls-aws-lc"))]
     pub fn new(certificate: ServerCertificate) -> Self {
         Self::with_provider(certificate, Provider::default())
     }
 
-    /// The same, with the cryptography of that provider.
+    /// Like [`new`](Self::new), with the cryptography of a provider.
     pub fn with_provider(certificate: ServerCertificate, provider: Provider) -> Self {
         Self {
             default: certificate,
@@ -70,62 +70,62 @@ impl TlsBuilder {
         }
     }
 
-    /// Adds a certificate for clients that ask for its names (SNI, RFC 6066 section 3).
+    /// Adds a certificate for clients that request its names (SNI, RFC 6066 section 3).
     ///
-    /// A name is compared without regard to the case of letters, and whole; `*.example.org` stands for every name of one
-    /// label more. Where several have it: one that was [given](ServerCertificate::names) goes before one in a
-    /// certificate, the exact one before that with `*`, and the first before the next.
+    /// Names are compared as a whole and without case; `*.example.org` matches any name with exactly one more label. If several
+    /// certificates match, one that was [given](ServerCertificate::names) the name takes precedence over one that contains it, an
+    /// exact name over one with `*`, and the first certificate over the next.
     #[must_use]
     pub fn certificate(mut self, certificate: ServerCertificate) -> Self {
         self.others.push(certificate);
         self
     }
 
-    /// Asks clients for a certificate. By default they are asked for none.
+    /// Requests a certificate from clients. By default, none is requested.
     #[must_use]
     pub fn client_certificates(mut self, clients: ClientCertificates) -> Self {
         self.clients = Some(clients);
         self
     }
 
-    /// The oldest version to speak: TLS 1.2 by default. Before that come only versions that RFC 8996 forbids.
+    /// Sets the oldest version to speak. Default: TLS 1.2. RFC 8996 forbids all older versions.
     #[must_use]
     pub fn min_version(mut self, version: TlsVersion) -> Self {
         self.min_version = version;
         self
     }
 
-    /// Whether TLS 1.2 is spoken only with clients that have the extended master secret (RFC 7627). `false` by default,
-    /// for software from before 2016 has not.
+    /// Sets whether TLS 1.2 requires the extended master secret (RFC 7627) from clients. Default: `false`, because software from
+    /// before 2016 does not support it.
     ///
-    /// With it SCRAM can bind to `tls-exporter` over TLS 1.2 too (RFC 9266 section 4.2).
+    /// If required, SCRAM can bind to `tls-exporter` over TLS 1.2 too (RFC 9266 section 4.2).
     #[must_use]
     pub fn require_extended_master_secret(mut self, required: bool) -> Self {
         self.extended_master_secret = required;
         self
     }
 
-    /// Offers SCRAM's -PLUS forms even where they can bind only to the certificate (`tls-server-end-point`): over TLS 1.2
-    /// without [`require_extended_master_secret`](Self::require_extended_master_secret). `false` by default.
+    /// Sets whether to offer SCRAM's -PLUS forms even if they can bind only to the certificate (`tls-server-end-point`): over TLS
+    /// 1.2 without [`require_extended_master_secret`](Self::require_extended_master_secret). Default: `false`.
     ///
-    /// Most clients bind to `tls-unique` over TLS 1.2 (RFC 5802 section 6.1), which rustls does not show. Such a client fails as with
-    /// a wrong password, although it could have used the form that does not bind. Turn it on if you know your clients.
+    /// Most clients bind to `tls-unique` over TLS 1.2 (RFC 5802 section 6.1), which rustls does not expose. Such a client fails
+    /// as with a wrong password, although the form without binding would have worked. Turn it on if you know your clients.
     #[must_use]
     pub fn bind_to_certificate_alone(mut self, allowed: bool) -> Self {
         self.end_point_alone = allowed;
         self
     }
 
-    /// Sets which protocols to speak with clients that name some by ALPN (RFC 7301), the preferred ones first. By default
-    /// `smtp` alone.
+    /// Sets which protocols to accept from clients that name some by ALPN (RFC 7301), the preferred ones first. Default: only
+    /// `smtp`.
     ///
-    /// A client that offers only other protocols is rejected with the alert `no_application_protocol` (section 3.2): it is a
-    /// browser, say, whose user is being attacked by way of a server that speaks another protocol than the browser thinks
-    /// (<https://alpaca-attack.com>). A client that names none, as nearly all mail software does, is always welcome. No
-    /// name is registered for SMTP; `smtp` is the one in use. Where the same configuration serves LMTP, clients may call
-    /// that by a name of their own.
+    /// A client that offers only other protocols is rejected with the alert `no_application_protocol` (section 3.2): it may be a
+    /// browser whose user is attacked through a server that speaks another protocol than the browser assumes
+    /// (<https://alpaca-attack.com>). A client that names none, like nearly all mail software, is always accepted. No name is
+    /// registered for SMTP; `smtp` is the one in use. If the same configuration serves LMTP, clients may have another name for
+    /// that.
     ///
-    /// [`build`](Self::build) returns an error where there is no name, or one that is not of 1 to 255 bytes (section 3.1);
+    /// [`build`](Self::build) returns an error if there is no name, or one that is not 1 to 255 bytes long (section 3.1);
     /// [`ignore_alpn`](Self::ignore_alpn) accepts clients whatever they name.
     #[must_use]
     pub fn alpn_protocols<N: Into<Vec<u8>>>(mut self, names: impl IntoIterator<Item = N>) -> Self {
@@ -140,25 +140,26 @@ impl TlsBuilder {
         self
     }
 
-    /// Sets the name by which clients know the server, so that there is a [warning](TlsConfig::warnings) where the
-    /// certificate is not for it. It has no other effect.
+    /// Sets the name by which clients know the server. If the certificate is not for this name, there is a
+    /// [warning](TlsConfig::warnings); it has no other effect.
     #[must_use]
     pub fn expect_host(mut self, name: impl Into<String>) -> Self {
         self.host = Some(name.into());
         self
     }
 
-    /// Reads all of it. This blocks on the files: call it before the server starts, or from `spawn_blocking`.
+    /// Reads all files and builds the configuration. This blocks on the files: call it before the server starts, or from
+    /// `spawn_blocking`.
     ///
     /// # Errors
-    /// A [`TlsError`] that names the file and what is wrong with it.
+    /// Returns a [`TlsError`] that names the file and what is wrong with it.
     pub fn build(self) -> Result<TlsConfig, TlsError> {
         self.snapshot().map(TlsConfig::new)
     }
 
     pub(super) fn snapshot(self) -> Result<Snapshot, TlsError> {
         self.check_alpn()?;
-        // Taken before the files are read: what changes in between is noticed later.
+        // Taken before the files are read, so that changes in between are noticed later.
         let stamps = self.look();
         let (default, host, provider) = (&self.default, self.host.as_ref(), &self.provider);
         let certificates = Certificates::read(default, host, &self.others, provider)?;
@@ -187,7 +188,7 @@ impl TlsBuilder {
         })
     }
 
-    /// Without a name rustls would not look at what clients offer, and a long one it could not send.
+    /// Without a name, rustls would ignore what clients offer, and it could not send a long one.
     fn check_alpn(&self) -> Result<(), TlsError> {
         let is_good = |name: &Vec<u8>| (1..=255).contains(&name.len());
         match &self.alpn {
@@ -198,12 +199,12 @@ impl TlsBuilder {
         }
     }
 
-    /// How the files are now.
+    /// Returns the current state of the files.
     pub(super) fn look(&self) -> Vec<Stamp> {
         self.files().map(Stamp::of).collect()
     }
 
-    /// Looks whether all files are regular ones. Whoever reads a pipe may wait for ever.
+    /// Checks that all files are regular ones: reading a pipe may wait forever.
     pub(super) fn check_files(&self) -> Result<(), TlsError> {
         let is_other = |path: &&Path| path.metadata().is_ok_and(|file| !file.is_file());
         match self.files().find(is_other) {
@@ -243,8 +244,7 @@ impl TlsBuilder {
         config.ignore_client_order = true;
         config.alpn_protocols = self.alpn.clone().unwrap_or_default();
         config.require_ems |= self.extended_master_secret;
-        // Made anew each time: a ticket from before a reload is worth nothing after it, and the client shows its
-        // certificate again.
+        // Created anew each time: a ticket from before a reload becomes worthless, so the client presents its certificate again.
         config.ticketer = self.provider.tickets()?;
         Ok(config)
     }

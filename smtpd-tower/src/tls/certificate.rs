@@ -1,4 +1,4 @@
-//! What a certificate says: whose it is, and how it is signed.
+//! The content of a certificate: its subject, and how it is signed.
 
 use std::fmt::{self, Write as _};
 
@@ -6,10 +6,10 @@ use super::der::{
     BOOLEAN, Element, INTEGER, OBJECT_IDENTIFIER, OCTET_STRING, Reader, SEQUENCE, SET, context,
 };
 
-/// The names in a certificate (RFC 5280): its subject, and the addresses and hosts it is for.
+/// The names in a certificate (RFC 5280): its subject, and the mail addresses and hosts it is for.
 ///
-/// They are worth as much as the authority that signed it: use those of a certificate that the handshake has verified,
-/// such as [`TlsInfo::client_names`](crate::session::TlsInfo::client_names). An address in UTF-8 (RFC 8398) is not among them.
+/// They are worth as much as the authority that signed it: use the names of a certificate that the handshake has verified, such
+/// as [`TlsInfo::client_names`](crate::session::TlsInfo::client_names). Addresses in UTF-8 (RFC 8398) are not included.
 ///
 /// ```
 /// use smtpd_tower::tls::CertificateNames;
@@ -31,7 +31,7 @@ pub struct CertificateNames {
 }
 
 impl CertificateNames {
-    /// Reads them from the DER of a certificate; `None` if it is none.
+    /// Parses the names from the DER of a certificate. Returns `None` if it is not a certificate.
     pub fn parse(der: &[u8]) -> Option<Self> {
         let mut tbs = Reader::new(der).enter(SEQUENCE)?.enter(SEQUENCE)?;
         tbs.optional(context(0)); // the version
@@ -55,21 +55,21 @@ impl CertificateNames {
         Some(names)
     }
 
-    /// The distinguished name of the subject as text (RFC 4514), with control characters escaped; empty if it has none.
+    /// Returns the distinguished name of the subject as text (RFC 4514), with control characters escaped; empty if it has none.
     pub fn subject(&self) -> &str {
         &self.subject
     }
 
-    /// The common name of the subject, the last if there are several, unless there are control characters in it.
+    /// Returns the common name of the subject, the last if there are several, unless it contains control characters.
     ///
-    /// It says who or what the certificate is for only where [no alternative names](Self::has_alternative_names) do: it is
-    /// free text, which no authority has to look at as closely (RFC 6125 section 6.4.4; RFC 9525 section 2 has it that
-    /// common names are not to be used at all).
+    /// It identifies the subject only if there are [no alternative names](Self::has_alternative_names): it is free text, which no
+    /// authority has to check as thoroughly (RFC 6125 section 6.4.4; RFC 9525 section 2 says that common names must not be used
+    /// at all).
     pub fn common_name(&self) -> Option<&str> {
         self.common_name.as_deref()
     }
 
-    /// Returns whether the subject has alternative names (RFC 5280 section 4.2.1.6), of whatever kind.
+    /// Returns whether the subject has alternative names (RFC 5280 section 4.2.1.6), of any kind.
     pub fn has_alternative_names(&self) -> bool {
         self.alternative
     }
@@ -79,13 +79,13 @@ impl CertificateNames {
         self
     }
 
-    /// The mail addresses among the subject's alternative names (RFC 5280 section 4.2.1.6), all of them printable ASCII. The host
-    /// is in lower case, for its case does not count (section 7.5).
+    /// Returns the mail addresses among the subject's alternative names (RFC 5280 section 4.2.1.6), all of them printable ASCII.
+    /// The host is in lower case, because its case is irrelevant (section 7.5).
     pub fn emails(&self) -> &[String] {
         &self.emails
     }
 
-    /// The host names among them, all of them printable ASCII in lower case, perhaps with `*` as the first label.
+    /// Returns the host names among them, all of them printable ASCII in lower case, possibly with `*` as the first label.
     pub fn dns_names(&self) -> &[String] {
         &self.dns_names
     }
@@ -136,7 +136,7 @@ impl CertificateNames {
             let Ok(text) = str::from_utf8(name.value) else {
                 continue;
             };
-            if text.is_empty() || !text.bytes().all(|octet| octet.is_ascii_graphic()) {
+            if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
                 continue;
             }
             match name.tag {
@@ -152,12 +152,12 @@ impl CertificateNames {
 fn with_lower_case_host(email: &str) -> String {
     match email.rsplit_once('@') {
         Some((local, host)) => format!("{local}@{}", host.to_ascii_lowercase()),
-        // RFC 5280 section 4.2.1.6 has no address without one.
+        // RFC 5280 section 4.2.1.6 has no address without a host.
         None => email.to_owned(),
     }
 }
 
-/// By which algorithm a certificate is signed: the octets of its identifier, and its parameters.
+/// Returns the algorithm that a certificate is signed with: the bytes of its identifier, and its parameters.
 pub(super) fn signature_algorithm(der: &[u8]) -> Option<(&[u8], Option<Element<'_>>)> {
     let mut certificate = Reader::new(der).enter(SEQUENCE)?;
     certificate.read(SEQUENCE)?; // what is signed
@@ -168,7 +168,7 @@ pub(super) fn signature_algorithm(der: &[u8]) -> Option<(&[u8], Option<Element<'
 const COMMON_NAME: &[u8] = &[0x55, 0x04, 0x03];
 const SUBJECT_ALT_NAME: &[u8] = &[0x55, 0x1D, 0x11];
 
-/// The attributes that have a short name (RFC 4514 section 3, and the one that many old certificates have).
+/// The attributes that have a short name (RFC 4514 section 3, and one that many old certificates have).
 const KINDS: [(&[u8], &str); 10] = [
     (COMMON_NAME, "CN"),
     (&[0x55, 0x04, 0x06], "C"),
@@ -191,7 +191,7 @@ const KINDS: [(&[u8], &str); 10] = [
     ),
 ];
 
-/// The kind of an attribute: its short name, or its identifier in dots.
+/// The kind of an attribute: its short name, or its identifier in dotted form.
 pub(super) struct Kind<'a>(pub(super) &'a [u8]);
 
 impl fmt::Display for Kind<'_> {
@@ -200,10 +200,10 @@ impl fmt::Display for Kind<'_> {
             return f.write_str(name);
         }
         let (mut arc, mut first) = (0_u64, true);
-        for &octet in self.0 {
-            // An arc that is longer than it can be told comes out as another one: it is for reading only.
-            arc = arc << 7 | u64::from(octet & 0x7F);
-            if octet & 0x80 != 0 {
+        for &byte in self.0 {
+            // An arc too large to represent appears as another one: this is for reading only.
+            arc = arc << 7 | u64::from(byte & 0x7F);
+            if byte & 0x80 != 0 {
                 continue;
             }
             if std::mem::take(&mut first) {
@@ -225,7 +225,7 @@ struct Value<'a>(Element<'a>);
 impl fmt::Display for Value<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Some(text) = text(self.0) else {
-            // RFC 4514 section 2.4: what is no text stands there in hexadecimal.
+            // RFC 4514 section 2.4: a value that is not text is written in hexadecimal.
             f.write_char('#')?;
             return self.0.whole.iter().try_for_each(|o| write!(f, "{o:02x}"));
         };
@@ -236,11 +236,9 @@ impl fmt::Display for Value<'_> {
                 '"' | '+' | ',' | ';' | '<' | '>' | '\\' | '=' => write!(f, "\\{c}")?,
                 _ if edge => write!(f, "\\{c}")?,
                 _ if c.is_control() => {
-                    let mut octets = [0; 4];
-                    let octets = c.encode_utf8(&mut octets).bytes();
-                    octets
-                        .into_iter()
-                        .try_for_each(|o| write!(f, "\\{o:02x}"))?;
+                    let mut bytes = [0; 4];
+                    let bytes = c.encode_utf8(&mut bytes).bytes();
+                    bytes.into_iter().try_for_each(|o| write!(f, "\\{o:02x}"))?;
                 }
                 _ => f.write_char(c)?,
             }
@@ -297,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn a_certificate_need_not_have_names() {
+    fn a_certificate_may_have_no_names() {
         let names = CertificateNames::parse(&made(|_| {})).unwrap();
         assert_eq!(names, CertificateNames::default());
     }
@@ -325,14 +323,14 @@ mod tests {
     }
 
     #[test]
-    fn names_in_what_is_no_attribute_or_damaged_are_not_read() {
+    fn names_that_are_damaged_or_not_in_an_attribute_are_not_read() {
         let der = made(|params| {
             params.distinguished_name.push(DnType::CommonName, "fred");
             params.subject_alt_names = ["a.example", "b.example"]
                 .map(|name| SanType::DnsName(name.try_into().unwrap()))
                 .into();
         });
-        // The subject stands behind the issuer, which is the same here.
+        // The subject follows the issuer, which is the same here.
         let attribute = [&[SET, 13, SEQUENCE, 11, 6, 3], COMMON_NAME].concat();
         let at = |part: &[u8]| der.windows(part.len()).rposition(|found| found == part);
         for (part, offset) in [
@@ -350,7 +348,7 @@ mod tests {
         assert!(CertificateNames::parse(&der).is_some());
     }
 
-    /// Whatever comes of it, it must not panic.
+    /// Whatever the result, it must not panic.
     #[test]
     fn damaged_certificates_are_survived() {
         let der = made(|params| params.distinguished_name.push(DnType::CommonName, "fred"));
@@ -358,9 +356,9 @@ mod tests {
             assert_eq!(CertificateNames::parse(&der[..end]), None, "{end}");
         }
         for at in 0..der.len() {
-            for octet in [0x00, 0x1F, 0x30, 0x7F, 0x80, 0x84, 0xFF] {
+            for byte in [0x00, 0x1F, 0x30, 0x7F, 0x80, 0x84, 0xFF] {
                 let mut der = der.clone();
-                der[at] = octet;
+                der[at] = byte;
                 let _ = (CertificateNames::parse(&der), signature_algorithm(&der));
             }
         }

@@ -1,4 +1,4 @@
-//! What is wrong, or odd, with a chain of certificates.
+//! Checks chains of certificates for errors and oddities.
 
 use rustls_pki_types::{CertificateDer, DnsName};
 
@@ -7,7 +7,7 @@ use super::{certificate::CertificateNames, error::Problem, parts::Parts, warning
 /// Reads the parts of each certificate.
 ///
 /// # Errors
-/// The first that is damaged: clients would refuse the whole chain.
+/// Returns the first damaged certificate: clients would refuse the whole chain.
 pub(super) fn parts<'a>(chain: &'a [CertificateDer<'_>]) -> Result<Vec<Parts<'a>>, Problem> {
     let numbered = (1..).zip(chain);
     numbered
@@ -19,7 +19,7 @@ pub(super) fn parts<'a>(chain: &'a [CertificateDer<'_>]) -> Result<Vec<Parts<'a>
         .collect()
 }
 
-/// What is odd about the chain of a server's certificate, which comes first, or will be at another time.
+/// Returns what is odd about the chain of a server's certificate, which comes first, now or at another time.
 pub(super) fn oddities(chain: &[CertificateDer<'_>], parts: &[Parts<'_>]) -> Vec<Oddity> {
     let mut found = Vec::new();
     for (n, part) in (1..).zip(parts) {
@@ -37,7 +37,7 @@ pub(super) fn oddities(chain: &[CertificateDer<'_>], parts: &[Parts<'_>]) -> Vec
     found
 }
 
-/// The places of the certificates that lead from the first one to an authority.
+/// Returns the indices of the certificates that lead from the first one to an authority.
 fn related(parts: &[Parts<'_>]) -> Vec<usize> {
     let mut found = vec![0];
     let mut next = 0;
@@ -52,7 +52,7 @@ fn related(parts: &[Parts<'_>]) -> Vec<usize> {
     found
 }
 
-/// Whether a certificate is for what clients call the server.
+/// Returns whether a certificate is for the name by which clients know the server.
 pub(super) fn oddities_of_names<'a>(
     names: &CertificateNames,
     hosts: impl IntoIterator<Item = &'a String>,
@@ -63,7 +63,7 @@ pub(super) fn oddities_of_names<'a>(
     let mut missing = Vec::new();
     for host in hosts {
         let plain = host.strip_prefix("*.").unwrap_or(host);
-        // An address is not asked for by name.
+        // Clients do not request an address by SNI.
         if DnsName::try_from(plain).is_ok() && !is_for(names, host) {
             missing.push(Oddity::NotFor(host.clone()));
         }
@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn certificates_that_do_not_belong_to_the_chain_are_told() {
+    fn certificates_that_do_not_belong_to_the_chain_are_reported() {
         let root = authority("root", None);
         let middle = authority("middle", Some(&root));
         let other = authority("other", None);
@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn certificates_out_of_their_time_are_told() {
+    fn certificates_outside_of_their_validity_are_reported() {
         let root = authority("root", None);
         for (from, until, text) in [
             (2000, 2001, "certificate 1 expired on 2001-01-01"),
@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn a_certificate_for_another_host_is_told() {
+    fn a_certificate_for_another_host_is_reported() {
         let made = |names: &[&str]| {
             let names: Vec<_> = names.iter().map(|name| (*name).to_owned()).collect();
             let key = KeyPair::generate().unwrap();
@@ -189,7 +189,7 @@ mod tests {
             ("example.net", false),
             ("*.example.org", false),
             ("localhost", false),
-            // Not a name that clients can ask for.
+            // Not a name that clients can request.
             ("[192.0.2.9]", true),
             ("192.0.2.9", true),
         ] {

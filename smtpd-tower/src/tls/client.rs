@@ -1,4 +1,4 @@
-//! Certificates of clients.
+//! Client certificates.
 
 use std::{io, sync::Arc};
 
@@ -24,12 +24,12 @@ use super::{
     warning::TlsWarning,
 };
 
-/// Verifies what clients show.
+/// Verifies client certificates.
 #[derive(Clone, Debug)]
 pub(super) struct ClientVerifier {
     inner: Arc<dyn ClientCertVerifier>,
     algorithms: WebPkiSupportedAlgorithms,
-    /// The authorities that may sign certificates for some names alone.
+    /// The authorities with name constraints.
     constrained: Arc<[Vec<u8>]>,
 }
 
@@ -56,7 +56,7 @@ impl ClientVerifier {
         Ok((verifier, warnings))
     }
 
-    /// What the handshake asks.
+    /// The verifier for the handshake.
     pub(super) fn for_handshake(&self) -> Arc<dyn ClientCertVerifier> {
         if self.inner.client_auth_mandatory() {
             self.inner.clone()
@@ -65,8 +65,8 @@ impl ClientVerifier {
         }
     }
 
-    /// The chain, if it is one that verifies now: also in a session that was resumed, for which the handshake does not
-    /// verify it again. Where a certificate is required, none is an error.
+    /// Returns the chain if it verifies now, even in a resumed session, for which the handshake does not verify it again. If a
+    /// certificate is required, none is an error.
     pub(super) fn verified<'a, 'c>(
         &self,
         chain: &'c [CertificateDer<'a>],
@@ -90,8 +90,8 @@ impl ClientVerifier {
         }
     }
 
-    /// Whether the client can prove that it has the key of this certificate: that can be read, and its key is one whose
-    /// signatures can be verified.
+    /// Returns whether the client can prove that it has the key of this certificate: the certificate can be read, and signatures
+    /// of its key can be verified.
     fn can_prove(&self, certificate: &CertificateDer<'_>) -> bool {
         let is_known = |parts: Parts<'_>| {
             let mut algorithms = self.algorithms.all.iter();
@@ -102,8 +102,7 @@ impl ClientVerifier {
             && Parts::read(certificate).is_some_and(is_known)
     }
 
-    /// Whether one of the authorities that have signed this verified chain may do so for some names alone. Of their
-    /// constraints none is about a common name.
+    /// Returns whether an authority that signed this verified chain has name constraints, none of which is about a common name.
     pub(super) fn has_constrained_authority(&self, chain: &[CertificateDer<'_>]) -> bool {
         let mut signed = chain.iter().filter_map(|der| Parts::read(der));
         !self.constrained.is_empty()
@@ -141,7 +140,7 @@ fn verifier(
         };
         builder.build()
     };
-    // Each alone, to tell which one cannot be used.
+    // One at a time, to find out which one cannot be used.
     for list in lists {
         let unusable = |error| Problem::ListUnusable(list.number, Box::new(error));
         with(&[&list.der]).map_err(|error| list.source.blame(unusable(error)))?;
@@ -163,7 +162,7 @@ fn verifier(
     }))
 }
 
-/// Verifies a certificate by the first verifier, and where that fails by the next. They differ in their revocation lists alone.
+/// Verifies a certificate by the first verifier, and if that fails, by the next. They differ only in their revocation lists.
 #[derive(Debug)]
 struct AnyOf {
     main: Arc<dyn ClientCertVerifier>,
@@ -218,9 +217,9 @@ impl ClientCertVerifier for AnyOf {
     }
 }
 
-/// Lets a certificate pass that does not verify, or that cannot be read. Whether the client has its key is verified all
-/// the same where that is [possible](ClientVerifier::can_prove). The session does not see it, for
-/// [`ClientVerifier::verified`] is asked after the handshake.
+/// Accepts a certificate that does not verify, or cannot be read. The client still has to prove that it has the key, if
+/// [possible](ClientVerifier::can_prove). The session does not see the certificate, because [`ClientVerifier::verified`] is
+/// called after the handshake.
 #[derive(Debug)]
 struct Lenient(ClientVerifier);
 
@@ -295,9 +294,9 @@ mod tests {
         params.signed_by(&key, by).unwrap().into()
     }
 
-    /// So it goes after the handshake, also where that has resumed a session and not looked at the certificate.
+    /// So does the check after the handshake, even if that has resumed a session and ignored the certificate.
     #[test]
-    fn only_what_verifies_now_is_shown() {
+    fn only_what_verifies_now_is_returned() {
         let (ours, theirs) = (authority(), authority());
         let optional = ClientCertificates::from_pem(ours.pem());
         for source in [optional.clone(), optional.required()] {

@@ -1,4 +1,4 @@
-//! As much of DER (X.690) as certificates are read with.
+//! The subset of DER (X.690) that certificates need.
 
 /// `SEQUENCE`, and `SEQUENCE OF`.
 pub(super) const SEQUENCE: u8 = 0x30;
@@ -12,7 +12,7 @@ pub(super) const OBJECT_IDENTIFIER: u8 = 0x06;
 pub(super) const UTC_TIME: u8 = 0x17;
 pub(super) const GENERALIZED_TIME: u8 = 0x18;
 
-/// The tag of a context of that number, around other elements.
+/// Returns the tag of a context-specific, constructed element.
 pub(super) const fn context(number: u8) -> u8 {
     0xA0 | number
 }
@@ -21,7 +21,7 @@ pub(super) const fn context(number: u8) -> u8 {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Reader<'a>(&'a [u8]);
 
-/// A tag, its value, and both of them with the length as they stand there.
+/// A tag, its value, and the whole element as encoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Element<'a> {
     pub(super) tag: u8,
@@ -38,20 +38,20 @@ impl<'a> Reader<'a> {
         self.0.is_empty()
     }
 
-    /// The value of the next element, which must have that tag.
+    /// Returns the value of the next element, which must have the given tag.
     pub(super) fn read(&mut self, tag: u8) -> Option<&'a [u8]> {
         self.next()
             .filter(|element| element.tag == tag)
             .map(|element| element.value)
     }
 
-    /// The same, for what is in the element.
+    /// Like `read`, with a reader of the content.
     pub(super) fn enter(&mut self, tag: u8) -> Option<Self> {
         self.read(tag).map(Self)
     }
 
-    /// What is in each element, up to the end; all of them must have that tag. An element that is damaged, or another one, is
-    /// the last and `None`.
+    /// Returns the contents of all elements up to the end, which must have the given tag. An element that is damaged, or has
+    /// another tag, is the last and `None`.
     pub(super) fn each(mut self, tag: u8) -> impl Iterator<Item = Option<Self>> {
         let mut damaged = false;
         std::iter::from_fn(move || {
@@ -64,7 +64,7 @@ impl<'a> Reader<'a> {
         })
     }
 
-    /// Takes the next element if it has that tag.
+    /// Reads the next element if it has the given tag.
     pub(super) fn optional(&mut self, tag: u8) -> Option<&'a [u8]> {
         let mut ahead = *self;
         let value = ahead.read(tag)?;
@@ -76,10 +76,10 @@ impl<'a> Reader<'a> {
 impl<'a> Iterator for Reader<'a> {
     type Item = Element<'a>;
 
-    /// `None` at the end, and where what follows is no element.
+    /// Returns `None` at the end, and if what follows is not an element.
     fn next(&mut self) -> Option<Element<'a>> {
         let (&tag, rest) = self.0.split_first()?;
-        // X.690 section 8.1.2.4: no certificate has a tag of several octets.
+        // X.690 section 8.1.2.4: no certificate has a tag of several bytes.
         if tag & 0x1F == 0x1F {
             return None;
         }
@@ -91,20 +91,20 @@ impl<'a> Iterator for Reader<'a> {
     }
 }
 
-/// The length in front of a value (X.690 section 8.1.3), and what stands behind it.
+/// Reads the length before a value (X.690 section 8.1.3), and returns it with what follows it.
 fn length(der: &[u8]) -> Option<(usize, &[u8])> {
     let (&first, rest) = der.split_first()?;
     if first < 0x80 {
         return Some((first.into(), rest));
     }
-    let (octets, rest) = rest.split_at_checked((first & 0x7F).into())?;
-    // None is the indefinite form, which DER does not have; and nothing here is longer than four octets can tell.
-    if octets.is_empty() || octets.len() > 4 {
+    let (bytes, rest) = rest.split_at_checked((first & 0x7F).into())?;
+    // 0 is the indefinite form, which DER does not have; nothing here is longer than four bytes can express.
+    if bytes.is_empty() || bytes.len() > 4 {
         return None;
     }
-    let length = octets
+    let length = bytes
         .iter()
-        .fold(0_usize, |length, &octet| length << 8 | usize::from(octet));
+        .fold(0_usize, |length, &byte| length << 8 | usize::from(byte));
     Some((length, rest))
 }
 

@@ -1,4 +1,4 @@
-//! Private keys under a passphrase.
+//! Private keys that are encrypted with a passphrase.
 
 use pkcs8::{
     EncryptedPrivateKeyInfoRef,
@@ -9,7 +9,7 @@ use zeroize::Zeroizing;
 
 use super::{error::Problem, legacy, pem::Section};
 
-/// The DER of the key in an encrypted section. The caller owns it, and has it zeroized.
+/// Returns the DER of the key in an encrypted section. The caller must zeroize it.
 pub(super) fn decrypt(section: &Section<'_>, passphrase: Option<&str>) -> Result<Vec<u8>, Problem> {
     let passphrase = passphrase.ok_or(Problem::PassphraseMissing)?;
     let encrypted = section.decode()?;
@@ -18,7 +18,7 @@ pub(super) fn decrypt(section: &Section<'_>, passphrase: Option<&str>) -> Result
     } else {
         legacy::decrypt(section.header("DEK-Info"), encrypted, passphrase)?
     };
-    // One wrong passphrase in 256 leaves a padding that looks right.
+    // One wrong passphrase in 256 results in valid padding.
     if !is_private_key(&key) {
         return Err(Problem::PassphraseWrong);
     }
@@ -42,14 +42,14 @@ fn decrypt_pkcs8(der: &[u8], passphrase: &str) -> Result<Zeroizing<Vec<u8>>, Pro
     Ok(key)
 }
 
-/// The iterations that RFC 8018 section 4.2 calls appropriate for especially critical keys: some seconds of CPU.
+/// RFC 8018 section 4.2 calls this count appropriate for especially critical keys: some seconds of CPU.
 const MAX_ITERATIONS: u32 = if cfg!(fuzzing) { 1_000 } else { 10_000_000 };
-/// The memory that scrypt may use, in bytes, and the memory times the number of its parallel parts.
+/// The memory that scrypt may use, in bytes, and that memory times its parallelism.
 const MAX_MEMORY: u64 = if cfg!(fuzzing) { 1 << 20 } else { 1 << 30 };
 const MAX_WORK: u64 = 16 * MAX_MEMORY;
 
-/// Refuses a key whose file asks for hours of work, for so much memory that the process would be aborted, or for what the
-/// decoder panics at.
+/// Refuses a key whose file requires hours of work, enough memory to abort the process, or parameters that make the decoder
+/// panic.
 fn check_cost(scheme: &EncryptionScheme) -> Result<(), Problem> {
     let is_bearable = match scheme.pbes2().map(|scheme| &scheme.kdf) {
         // RFC 8018 appendix A.2.
@@ -90,8 +90,8 @@ fn not_parsed(error: pkcs8::Error) -> Problem {
     }
 }
 
-/// Whether this is a key at all: PKCS#1 (RFC 8017 appendix A.1.2), SEC1 (RFC 5915 section 3) and
-/// PKCS#8 (RFC 5958 section 2) are one SEQUENCE each, and begin with a version of 0 or 1.
+/// Returns whether this is a key at all: PKCS#1 (RFC 8017 appendix A.1.2), SEC1 (RFC 5915 section 3) and PKCS#8 (RFC 5958 section
+/// 2) are one SEQUENCE each, and begin with a version of 0 or 1.
 fn is_private_key(der: &[u8]) -> bool {
     AnyRef::from_der(der).is_ok_and(|any| {
         any.tag() == Tag::Sequence && matches!(any.value(), [0x02, 0x01, 0x00 | 0x01, ..])

@@ -1,4 +1,4 @@
-//! What can be wrong with a certificate or a key.
+//! Errors of certificates and keys.
 
 use std::{error::Error, fmt, io, path::Path};
 
@@ -7,11 +7,10 @@ use tokio_rustls::rustls;
 
 pub(super) type BoxError = Box<dyn Error + Send + Sync>;
 
-/// Why no [`TlsConfig`](super::TlsConfig) could be made.
+/// An error of building a [`TlsConfig`](super::TlsConfig).
 ///
-/// Its text says which file and what was wrong, as in
-/// `key.pem: the private key is encrypted and no passphrase was given`; `source` has the rest.
-/// Neither ever holds the passphrase or a part of the key.
+/// Its text names the file and what is wrong with it, as in `key.pem: the private key is encrypted and no passphrase was given`;
+/// `source` has the rest. Neither contains the passphrase or a part of the key.
 ///
 /// ```
 /// use smtpd_tower::tls::TlsConfig;
@@ -34,37 +33,37 @@ impl TlsError {
         }
     }
 
-    /// The file at fault; `None` if the PEM did not come from a file.
+    /// Returns the file at fault. `None` if the PEM did not come from a file.
     pub fn path(&self) -> Option<&Path> {
         self.path.as_deref()
     }
 
-    /// Whether the file could not be read; `source` is the [`io::Error`].
+    /// Returns whether the file could not be read; `source` is the [`io::Error`].
     pub fn is_io(&self) -> bool {
         matches!(self.problem, Problem::Io(_))
     }
 
-    /// Whether there is no certificate.
+    /// Returns whether there is no certificate.
     pub fn is_certificate_missing(&self) -> bool {
         matches!(self.problem, Problem::NoCertificate)
     }
 
-    /// Whether there is no private key.
+    /// Returns whether there is no private key.
     pub fn is_key_missing(&self) -> bool {
         matches!(self.problem, Problem::NoKey)
     }
 
-    /// Whether the private key is encrypted and no passphrase was given.
+    /// Returns whether the private key is encrypted and no passphrase was given.
     pub fn is_passphrase_missing(&self) -> bool {
         matches!(self.problem, Problem::PassphraseMissing)
     }
 
-    /// Whether the passphrase does not open the private key. A damaged key looks the same.
+    /// Returns whether the passphrase does not decrypt the private key. A damaged key looks the same.
     pub fn is_passphrase_wrong(&self) -> bool {
         matches!(self.problem, Problem::PassphraseWrong)
     }
 
-    /// Whether the private key is not the one of the certificate.
+    /// Returns whether the private key does not belong to the certificate.
     pub fn is_key_mismatch(&self) -> bool {
         matches!(
             self.problem,
@@ -72,7 +71,7 @@ impl TlsError {
         )
     }
 
-    /// Whether the private key is of a kind or size, or encrypted in a way, that cannot be read here.
+    /// Returns whether the kind, the size or the encryption of the private key is not supported.
     pub fn is_unsupported(&self) -> bool {
         matches!(
             self.problem,

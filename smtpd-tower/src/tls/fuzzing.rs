@@ -1,4 +1,4 @@
-//! What the fuzz targets call of this module; see `crate::fuzzing`.
+//! The entry points of the fuzz targets; see `crate::fuzzing`.
 
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
@@ -11,15 +11,15 @@ use super::{
     revocation,
 };
 
-/// Returns the tag, the value and the whole of each element of a DER text, up to the first that is damaged.
+/// Returns the tag, the value and the whole of each element of a DER text, up to the first damaged one.
 pub fn elements(der: &[u8]) -> Vec<(u8, &[u8], &[u8])> {
     Reader::new(der)
         .map(|element| (element.tag, element.value, element.whole))
         .collect()
 }
 
-/// Returns the label and the content of each section of a PEM text, up to the first that is damaged. The content of a
-/// section that is not base64 is `None`.
+/// Returns the label and the content of each section of a PEM text, up to the first damaged one. The content is `None` if it is
+/// not base64.
 pub fn sections(pem: &[u8]) -> Vec<(&str, Option<Vec<u8>>)> {
     let read = |section: Section<'_>| section.decode().ok();
     pem::sections(pem)
@@ -32,17 +32,17 @@ pub fn sections(pem: &[u8]) -> Vec<(&str, Option<Vec<u8>>)> {
 ///
 /// # Errors
 ///
-/// If there are none, or the text is damaged.
+/// Returns an error if there are none, or the text is damaged.
 pub fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
     pem::certificates(pem).map_err(|problem| problem.to_string())
 }
 
-/// Returns the lists of revoked certificates in a PEM text, each with its issuer and the day of the next list, where it can
-/// be read; or what is wrong with the text.
+/// Returns the lists of revoked certificates in a PEM text, each with its issuer and the day of the next list, if it can be read;
+/// or what is wrong with the text.
 ///
 /// # Errors
 ///
-/// If there are none, or the text is damaged.
+/// Returns an error if there are none, or the text is damaged.
 #[allow(clippy::type_complexity)]
 pub fn revocation_lists(
     pem: &[u8],
@@ -59,22 +59,22 @@ pub fn revocation_lists(
         .collect())
 }
 
-/// What certificates are looked at for, beside their names.
+/// The facts of a certificate apart from its names.
 #[derive(Debug)]
 pub struct CertificateFacts<'a> {
-    /// The name of who has signed it.
+    /// The name of the issuer.
     pub issuer: &'a [u8],
-    /// Whose it is.
+    /// The name of the subject.
     pub subject: &'a [u8],
-    /// The days between which it is good.
+    /// The days between which it is valid.
     pub validity: [String; 2],
-    /// Whether its key is of a usual form.
+    /// Whether its key has a usual form.
     pub has_usual_key: bool,
     /// Whether there are name constraints.
     pub constrains_names: bool,
 }
 
-/// Returns the facts of a certificate, if it is one.
+/// Returns the facts of a certificate, or `None` if it is not one.
 pub fn certificate_facts(der: &[u8]) -> Option<CertificateFacts<'_>> {
     let parts = Parts::read(der)?;
     Some(CertificateFacts {
@@ -95,7 +95,7 @@ pub fn unsupported_key(key: &PrivateKeyDer<'_>) -> Option<String> {
 ///
 /// # Errors
 ///
-/// If there is none, the text is damaged, or the passphrase is not that of the key.
+/// Returns an error if there is none, the text is damaged, or the passphrase does not belong to the key.
 pub fn private_key(pem: &[u8], passphrase: &str) -> Result<PrivateKeyDer<'static>, String> {
     key::read(pem, Some(passphrase)).map_err(|problem| problem.to_string())
 }

@@ -1,4 +1,4 @@
-//! From a finished handshake to a [`TlsInfo`].
+//! Creates a [`TlsInfo`] from a finished handshake.
 
 use std::borrow::Cow;
 
@@ -10,14 +10,13 @@ use super::{CertificateNames, parts::Parts};
 use crate::session::{TlsInfo, TlsVersion};
 
 impl TlsInfo {
-    /// The names in the client's own certificate, if it has shown one: who the client is, as the authority that signed
-    /// it says.
+    /// Returns the names in the client's own certificate, if it has presented one: the client's identity, as the authority that
+    /// signed it states it.
     ///
-    /// There is no [common name](CertificateNames::common_name) where an authority in the chain may sign certificates for
-    /// some names alone (name constraints, RFC 5280 section 4.2.1.10): the constraints are about alternative names, so such
-    /// an authority could give itself any common name. Nor is there one in a session of a
-    /// [`rustls::ServerConfig`](super::rustls::ServerConfig) of your own, whose authorities are not known here: there, read the
-    /// certificate by [`CertificateNames::parse`] if you know that none of them is constrained.
+    /// There is no [common name](CertificateNames::common_name) if an authority in the chain has name constraints (RFC 5280
+    /// section 4.2.1.10): the constraints are about alternative names, so such an authority could choose any common name. Nor is
+    /// there one in a session of a [`rustls::ServerConfig`](super::rustls::ServerConfig) of your own, whose authorities are not
+    /// known here: there, parse the certificate with [`CertificateNames::parse`] if you know that none of them is constrained.
     pub fn client_names(&self) -> Option<CertificateNames> {
         let (own, authorities) = self.peer_certificates().split_first()?;
         let names = CertificateNames::parse(own)?;
@@ -30,12 +29,12 @@ impl TlsInfo {
         }
     }
 
-    /// The facts of `connection`, whose handshake is done, with what was verified of the client's certificates.
+    /// Returns the facts of `connection`, whose handshake is done, with the verified client certificates.
     pub(super) fn of(connection: &ServerConnection, verified: &[CertificateDer<'_>]) -> Self {
         debug_assert!(!connection.is_handshaking());
         let version = match connection.protocol_version() {
             Some(ProtocolVersion::TLSv1_3) => TlsVersion::Tls13,
-            // Before the handshake is done nothing is known, so nothing better is claimed.
+            // Before the handshake is done nothing is known, so the lowest version is assumed.
             _ => TlsVersion::Tls12,
         };
         let suite = connection
@@ -51,7 +50,7 @@ impl TlsInfo {
     }
 }
 
-/// The name in IANA's registry, where the suites of TLS 1.3 (RFC 8446 appendix B.4) have no "13".
+/// Returns the name in IANA's registry, in which the suites of TLS 1.3 (RFC 8446 appendix B.4) have no "13".
 fn iana_name(suite: CipherSuite) -> Cow<'static, str> {
     let Some(name) = suite.as_str() else {
         return Cow::Owned(format!("0x{:04X}", u16::from(suite)));
@@ -146,7 +145,7 @@ mod tests {
         assert!(aws(&Provider::aws_lc()) && !aws(&Provider::default()));
     }
 
-    /// A whole session: the handshake, and one octet from the server, behind its tickets.
+    /// Runs a whole session: the handshake, and one byte from the server, after its tickets.
     async fn session(server: &TlsConfig, client: &Arc<ClientConfig>, name: &str) -> TlsInfo {
         let (near, far) = tokio::io::duplex(4096);
         let name = ServerName::try_from(name.to_owned()).unwrap();
@@ -171,7 +170,7 @@ mod tests {
         let identity = identity();
         let name = "mail.example.org";
         let expected = |version, cipher| TlsInfo::new(version, cipher);
-        // The client asks for AES-256 first; an address is never sent as a server name.
+        // The client prefers AES-256; an address is never sent as a server name.
         let table = [
             (
                 vec![&TLS13, &TLS12],
@@ -211,7 +210,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn no_common_name_is_believed_where_nothing_is_known_of_the_authorities() {
+    async fn no_common_name_is_trusted_if_the_authorities_are_unknown() {
         let identity = identity();
         let provider = Arc::new(ring::default_provider());
         let roots = Arc::new(identity.roots());

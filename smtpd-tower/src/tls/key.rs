@@ -9,7 +9,7 @@ use super::{
     pem::{self, Section},
 };
 
-/// The first private key; other sections (certificates, EC parameters) are passed over.
+/// Reads the first private key; other sections (certificates, EC parameters) are skipped.
 pub(super) fn read(
     pem: &[u8],
     passphrase: Option<&str>,

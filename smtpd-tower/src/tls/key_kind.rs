@@ -1,4 +1,4 @@
-//! Which kind of private key it is, to tell why it cannot be used.
+//! Determines the kind of a private key, to explain why it cannot be used.
 
 use rustls_pki_types::PrivateKeyDer;
 
@@ -8,8 +8,8 @@ use super::{
     parts::{EC, RSA, without_zeros},
 };
 
-/// What providers do not support about a key, in words; `None` where it is of a usual kind and size, or cannot be told.
-/// Nothing secret is in it.
+/// Describes what providers do not support about a key; `None` if it is of a usual kind and size, or cannot be determined. The
+/// text contains nothing secret.
 pub(super) fn unsupported(key: &PrivateKeyDer<'_>) -> Option<String> {
     match key {
         PrivateKeyDer::Pkcs1(key) => rsa(key.secret_pkcs1_der()),

@@ -10,12 +10,12 @@ use zeroize::Zeroizing;
 
 use super::error::Problem;
 
-/// The longest key of the ciphers below, in octets.
+/// The longest key of the ciphers below, in bytes.
 const MAX_KEY: usize = 32;
 const MD5_LEN: usize = 16;
 const SALT_LEN: usize = 8;
 
-/// The key in `encrypted`, which is decrypted in place.
+/// Decrypts the key in `encrypted` in place.
 pub(super) fn decrypt(
     dek_info: Option<&str>,
     encrypted: Vec<u8>,
@@ -34,7 +34,7 @@ pub(super) fn decrypt(
     Ok(text)
 }
 
-/// Gives the length of the plain text, or `None` if length or padding is wrong.
+/// Returns the length of the plain text, or `None` if the length or the padding is wrong.
 type Decrypt = fn(key: &[u8], iv: &[u8], text: &mut [u8]) -> Option<usize>;
 
 fn cipher_named(name: &str) -> Option<Decrypt> {
@@ -76,14 +76,14 @@ fn bytes_to_key(passphrase: &str, salt: &[u8; SALT_LEN]) -> Zeroizing<[u8; MAX_K
 }
 
 fn hex(text: &str) -> Option<Vec<u8>> {
-    let octet = |pair: &[u8]| {
+    let byte = |pair: &[u8]| {
         let digits = std::str::from_utf8(pair).ok()?;
         if !pair.iter().all(u8::is_ascii_hexdigit) || pair.len() != 2 {
             return None;
         }
         u8::from_str_radix(digits, 16).ok()
     };
-    text.as_bytes().chunks(2).map(octet).collect()
+    text.as_bytes().chunks(2).map(byte).collect()
 }
 
 #[cfg(test)]

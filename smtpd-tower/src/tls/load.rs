@@ -1,4 +1,4 @@
-//! From PEM to a certificate with its key.
+//! Reads PEM into a certificate with its key.
 
 #[cfg(any(feature = "tls-ring", feature = "tls-aws-lc"))]
 use std::path::Path;
@@ -21,17 +21,16 @@ use super::{
     warning::{Oddity, TlsWarning},
 };
 
-/// For one certificate, with the default provider; [`TlsBuilder`] is for everything else.
+/// Constructors for one certificate and the default provider; [`TlsBuilder`] is for everything else.
 #[cfg(any(feature = "tls-ring", feature = "tls-aws-lc"))]
 impl TlsConfig {
-    /// Reads the certificate chain (the server's own certificate first) and the private key from
-    /// two PEM files, which may be the same file.
+    /// Reads the certificate chain (the server's own certificate first) and the private key from two PEM files, which may be the
+    /// same file.
     ///
-    /// The key is PKCS#8, PKCS#1 or SEC1. This blocks on the files: call it before the server
-    /// starts, or from `spawn_blocking`.
+    /// The key is PKCS#8, PKCS#1 or SEC1. This blocks on the files: call it before the server starts, or from `spawn_blocking`.
     ///
     /// # Errors
-    /// A [`TlsError`] that names the file and what is wrong with it.
+    /// Returns a [`TlsError`] that names the file and what is wrong with it.
     ///
     /// ```no_run
     /// use smtpd_tower::tls::{TlsConfig, TlsError};
@@ -46,16 +45,15 @@ impl TlsConfig {
         TlsBuilder::new(certificate).build()
     }
 
-    /// As [`from_pem_files`](Self::from_pem_files), with the passphrase of an encrypted key.
+    /// Like [`from_pem_files`](Self::from_pem_files), with the passphrase of an encrypted key.
     ///
-    /// Takes encrypted PKCS#8 (PBES2 with PBKDF2 or scrypt; AES or triple DES) and the older PEM
-    /// encryption (`Proc-Type: 4,ENCRYPTED`; AES or triple DES). A key that is not encrypted is
-    /// taken as it is. Deriving the key from the passphrase may take a second of CPU. A file that asks
-    /// for more than ten million iterations of PBKDF2, or for more than 1 GiB of memory or sixteen
-    /// passes through it by scrypt, is rejected as [unsupported](TlsError::is_unsupported).
+    /// Supports encrypted PKCS#8 (PBES2 with PBKDF2 or scrypt; AES or triple DES) and the older PEM encryption (`Proc-Type:
+    /// 4,ENCRYPTED`; AES or triple DES). A key that is not encrypted is accepted too. Deriving the key from the passphrase may
+    /// take a second of CPU. A file that requires more than ten million iterations of PBKDF2, or more than 1 GiB of memory or
+    /// sixteen passes through it by scrypt, is rejected as [unsupported](TlsError::is_unsupported).
     ///
     /// # Errors
-    /// A [`TlsError`] that names the file and what is wrong with it; the passphrase is in none.
+    /// Returns a [`TlsError`] that names the file and what is wrong with it, but never the passphrase.
     pub fn from_pem_files_with_passphrase(
         cert: impl AsRef<Path>,
         key: impl AsRef<Path>,
@@ -65,10 +63,10 @@ impl TlsConfig {
         TlsBuilder::new(certificate.passphrase(passphrase)).build()
     }
 
-    /// As [`from_pem_files`](Self::from_pem_files), with the text of the files.
+    /// Like [`from_pem_files`](Self::from_pem_files), with the text of the files.
     ///
     /// # Errors
-    /// A [`TlsError`] without the name of a file.
+    /// Returns a [`TlsError`] without the name of a file.
     ///
     /// ```
     /// use smtpd_tower::tls::TlsConfig;
@@ -87,11 +85,10 @@ impl TlsConfig {
         TlsBuilder::new(ServerCertificate::from_pem(cert, key)).build()
     }
 
-    /// As [`from_pem_files_with_passphrase`](Self::from_pem_files_with_passphrase), with the text
-    /// of the files.
+    /// Like [`from_pem_files_with_passphrase`](Self::from_pem_files_with_passphrase), with the text of the files.
     ///
     /// # Errors
-    /// A [`TlsError`] without the name of a file; the passphrase is in none.
+    /// Returns a [`TlsError`] without the name of a file and without the passphrase.
     pub fn from_pem_with_passphrase(
         cert: &[u8],
         key: &[u8],
@@ -102,7 +99,7 @@ impl TlsConfig {
     }
 }
 
-/// Reads a certificate and its key, which must fit each other. Also gives what is odd about them.
+/// Reads a certificate and its key, which must belong together. Also returns what is odd about them.
 pub(super) fn certified_key(
     source: &ServerCertificate,
     provider: &Provider,
@@ -139,7 +136,7 @@ fn signing_key(
 ) -> Result<Arc<dyn SigningKey>, Problem> {
     let der = key::read(pem, passphrase)?;
     let unsupported = key_kind::unsupported(&der);
-    // The provider zeroizes the key's DER, whether it takes the key or not.
+    // The provider zeroizes the key's DER, whether it accepts the key or not.
     let loaded = provider.crypto().key_provider.load_private_key(der);
     loaded.map_err(|error| match unsupported {
         Some(kind) => Problem::KeyKindUnsupported(kind),
@@ -147,7 +144,7 @@ fn signing_key(
     })
 }
 
-/// Which certificate of the chain has this key, counted from 1.
+/// Returns which certificate of the chain has this key, counted from 1.
 fn place_of_key(certified: &CertifiedKey) -> Option<usize> {
     let fits = |certificate: &CertificateDer<'static>| {
         let alone = CertifiedKey::new(vec![certificate.clone()], certified.key.clone());
@@ -169,7 +166,7 @@ mod tests {
             .join(name)
     }
 
-    /// Loads a key with the certificate that its name begins with.
+    /// Loads a key with the certificate that its name starts with.
     fn load_fixture(key: &str, passphrase: Option<&str>) -> Result<TlsConfig, TlsError> {
         let cert = if key.starts_with("rsa") {
             "rsa.crt"
@@ -194,10 +191,10 @@ mod tests {
     }
 
     #[test]
-    fn settings_are_those_promised() {
+    fn settings_are_as_documented() {
         let config = load_fixture("ec.key", None).unwrap().current();
         let config = &config.config;
-        // A session cache would resume too, but with a lock and memory shared by all sessions.
+        // A session cache would allow resumption too, but with a lock and memory shared by all sessions.
         assert!(config.ticketer.enabled());
         assert!(config.ignore_client_order);
         assert_eq!(config.alpn_protocols, [b"smtp"]);
@@ -245,7 +242,7 @@ mod tests {
 
     #[cfg(feature = "encrypted-keys")]
     #[test]
-    fn wrong_passphrase_is_told_even_if_the_padding_looks_right() {
+    fn wrong_passphrase_is_detected_even_if_the_padding_looks_right() {
         // Of 2000 wrong passphrases about 8 give a valid padding.
         let cert = fs::read(fixture("ec.crt")).unwrap();
         let key = fs::read(fixture("ec-legacy-aes128.key")).unwrap();
@@ -348,7 +345,7 @@ mod tests {
         }
     }
 
-    /// Otherwise the thread that reads the files again would wait for ever, and nothing would be read again any more.
+    /// Otherwise the thread that reloads the files would wait forever, and nothing would be reloaded any more.
     #[cfg(unix)]
     #[test]
     fn a_pipe_is_read_at_the_start_and_does_not_stop_a_reload() {
@@ -383,7 +380,7 @@ mod tests {
     }
 
     #[test]
-    fn damaged_certificate_and_key_are_told_apart() {
+    fn damaged_certificate_and_key_are_distinguished() {
         let pem = |label: &str| format!("-----BEGIN {label}-----\nMAA=\n-----END {label}-----\n");
         let cert = fs::read_to_string(fixture("ec.crt")).unwrap();
         let key = fs::read_to_string(fixture("ec.key")).unwrap();

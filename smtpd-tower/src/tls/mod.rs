@@ -1,29 +1,27 @@
 //! TLS: the server's certificates, keys and settings.
 //!
-//! Only this module knows that TLS is done by [`rustls`]; everything else works with [`TlsConfig`]
-//! and [`TlsInfo`].
+//! Only this module knows that TLS is implemented by [`rustls`]; everything else works with [`TlsConfig`] and [`TlsInfo`].
 //!
 //! | feature | adds |
 //! |---|---|
 //! | `tls` | all of this module, with a [`Provider`] of your own |
 //! | `tls-ring` (default) | the provider ring, and the constructors that need no other |
-//! | `tls-aws-lc` | the provider aws-lc; it has to be [asked for](Provider::aws_lc) where ring is there too |
-//! | `encrypted-keys` | private keys under a passphrase |
+//! | `tls-aws-lc` | the provider aws-lc; it has to be [selected](Provider::aws_lc) if ring is enabled too |
+//! | `encrypted-keys` | private keys that are encrypted with a passphrase |
 //!
 //! # New certificates
 //!
-//! A [`TlsConfig`] reads its files again by [`reload`](TlsConfig::reload), and by itself with
-//! [`watch`](TlsConfig::watch). What is read is taken over at once and whole; where something is wrong with it, all stays
-//! as it was. Sessions that are there go on; for new ones, the handshakes of earlier sessions are not resumed.
+//! A [`TlsConfig`] reads its files again by [`reload`](TlsConfig::reload), and automatically with [`watch`](TlsConfig::watch).
+//! The new files are used at once and as a whole; if something is wrong with them, everything stays as it was. Existing sessions
+//! continue; new sessions do not resume the handshakes of earlier ones.
 //!
-//! What is likely a mistake but works, such as a certificate that has expired or a private key that others may read, is
-//! among the [`warnings`](TlsConfig::warnings): log them at the start, after each reload, and now and then.
+//! What is probably a mistake but works, such as a certificate that has expired or a private key that others may read, is
+//! reported by [`warnings`](TlsConfig::warnings): log them at the start, after each reload, and from time to time.
 //!
 //! # Certificates of clients
 //!
-//! With [`TlsBuilder::client_certificates`] the chain that a client has shown, and that was verified, is in
-//! [`TlsInfo::peer_certificates`], also in a session that was resumed. Then SASL's EXTERNAL can be offered, and the AUTH
-//! service answers it by what is in the certificate:
+//! With [`TlsBuilder::client_certificates`], the verified chain of a client is in [`TlsInfo::peer_certificates`], even in a
+//! resumed session. Then SASL's EXTERNAL can be offered, and the AUTH service decides by the content of the certificate:
 //!
 //! ```
 //! use smtpd_tower::{
@@ -39,7 +37,7 @@
 //!
 //! async fn login(request: Request<Auth>) -> AuthOutcome {
 //!     let names = request.session().tls().and_then(TlsInfo::client_names).unwrap_or_default();
-//!     // Whom the client wants to act as, if it says so (RFC 4422 section 3.4.1).
+//!     // The identity that the client requests, if any (RFC 4422 section 3.4.1).
 //!     let claimed = request.credentials().authzid();
 //!     let mut own = names.emails().iter().filter(|email| email.ends_with("@example.org"));
 //!     match own.find(|email| claimed.is_none_or(|claimed| claimed == *email)) {
@@ -49,12 +47,11 @@
 //! }
 //! ```
 //!
-//! Such a service goes by the [alternative names](CertificateNames::has_alternative_names) of the certificate. Where it has
-//! none, some authorities mean the [common name](CertificateNames::common_name). [`ClientCertificates::crl_file`] keeps out
-//! certificates that have been revoked.
+//! Such a service uses the [alternative names](CertificateNames::has_alternative_names) of the certificate. If it has none, some
+//! authorities intend the [common name](CertificateNames::common_name). [`ClientCertificates::crl_file`] rejects certificates
+//! that have been revoked.
 //!
-//! Where other mechanisms are offered too, such a service looks at [`Request::mechanism`](crate::phase::Request::mechanism)
-//! first:
+//! If other mechanisms are offered too, such a service checks [`Request::mechanism`](crate::phase::Request::mechanism) first:
 //!
 //! ```
 //! use smtpd_tower::{
@@ -141,16 +138,15 @@ pub use self::{
 };
 use self::{client::ClientVerifier, parts::Time, sni::Certificates, watch::Stamp};
 
-/// How the server does TLS: its certificates, its private keys, and its settings.
+/// The TLS settings of a server: certificates, private keys and options.
 ///
-/// A clone is cheap and shares them: what one clone [reloads](Self::reload) or [replaces](Self::replace), the server
-/// uses from the next handshake on.
+/// Clones are cheap and share them: what one clone [reloads](Self::reload) or [replaces](Self::replace), the server uses from the
+/// next handshake on.
 ///
-/// The constructors that read PEM take TLS 1.2 and 1.3, prefer AES-128-GCM with SHA-256, hand out
-/// stateless tickets for resumption, refuse clients that ask for another protocol than `smtp` by
-/// [ALPN](TlsBuilder::alpn_protocols), and ask for no client certificate. [`TlsBuilder`] is for several
-/// certificates, client certificates, and another provider. Whoever needs something else still converts a
-/// [`rustls::ServerConfig`], which is used as it is:
+/// The constructors that read PEM support TLS 1.2 and 1.3, prefer AES-128-GCM with SHA-256, issue stateless tickets for
+/// resumption, refuse clients that request another protocol than `smtp` by [ALPN](TlsBuilder::alpn_protocols), and request no
+/// client certificate. [`TlsBuilder`] is for several certificates, client certificates, and another provider. For anything else,
+/// convert a [`rustls::ServerConfig`], which is used as it is:
 ///
 /// ```
 /// use smtpd_tower::tls::{TlsConfig, rustls::ServerConfig};
@@ -162,18 +158,18 @@ use self::{client::ClientVerifier, parts::Time, sni::Certificates, watch::Stamp}
 #[derive(Clone)]
 pub struct TlsConfig(Arc<RwLock<Arc<Snapshot>>>);
 
-/// All that a handshake needs, as it was read at one time.
+/// Everything that a handshake needs, as it was read at one time.
 struct Snapshot {
     config: Arc<rustls::ServerConfig>,
-    /// `None` for a configuration of the user's own.
+    /// `None` for a user's own configuration.
     origin: Option<Origin>,
 }
 
-/// Where a snapshot comes from, and what has come of it.
+/// The source of a snapshot, and its warnings.
 struct Origin {
     certificates: Arc<Certificates>,
     clients: Option<ClientVerifier>,
-    /// What is odd about what was read, or will be at another time.
+    /// What is odd about the files, now or at a later time.
     warnings: Vec<TlsWarning>,
     recipe: TlsBuilder,
     stamps: Vec<Stamp>,
@@ -191,15 +187,15 @@ impl TlsConfig {
         Self(Arc::new(RwLock::new(Arc::new(snapshot))))
     }
 
-    /// Reads all files again, for the handshakes that begin from now on. Sessions are not disturbed, but earlier ones
-    /// are not resumed any more. A configuration without files does nothing but that, and one of the user's own
-    /// [`rustls::ServerConfig`] nothing at all.
+    /// Reads all files again, for the handshakes that begin from now on. Existing sessions are not disturbed, but they can no
+    /// longer be resumed. For a configuration without files, this is the only effect; for one from your own
+    /// [`rustls::ServerConfig`], there is no effect.
     ///
     /// This blocks on the files: call it from `spawn_blocking`.
     ///
     /// # Errors
-    /// A [`TlsError`] that names the file and what is wrong with it; then everything stays as it was. A pipe is read at the start
-    /// only: it is an error here.
+    /// Returns a [`TlsError`] that names the file and what is wrong with it; then everything stays as it was. A pipe is read at
+    /// the start only: here, it is an error.
     pub fn reload(&self) -> Result<(), TlsError> {
         loop {
             let old = self.current();
@@ -209,7 +205,7 @@ impl TlsConfig {
             origin.recipe.check_files()?;
             let new = Arc::new(origin.recipe.clone().snapshot()?);
             let mut current = self.0.write().unwrap_or_else(PoisonError::into_inner);
-            // Not what has been replaced in the meantime.
+            // Unless the configuration has been replaced meanwhile.
             if Arc::ptr_eq(&current, &old) {
                 *current = new;
                 return Ok(());
@@ -217,16 +213,15 @@ impl TlsConfig {
         }
     }
 
-    /// Returns what is likely a mistake in the files as they were read last, though TLS works with it: a certificate that
-    /// has expired, is not valid yet, has no alternative names or is not for the [expected host](TlsBuilder::expect_host),
-    /// certificates in a chain that appear twice or are not part of it, private keys that others may read, and revocation
-    /// lists that have expired, are missing, or are not signed by the authority that they name. Dates are compared with the
-    /// time of the call. The permissions of a file are those when it was read last: after a `chmod`,
-    /// [reload](Self::reload).
+    /// Returns what is probably a mistake in the files as they were read last, though TLS works with it: a certificate that has
+    /// expired, is not valid yet, has no alternative names or is not for the [expected host](TlsBuilder::expect_host),
+    /// certificates in a chain that appear twice or are not part of it, private keys that others may read, and revocation lists
+    /// that have expired, are missing, or are not signed by the authority that they name. Dates are compared with the time of the
+    /// call. The permissions of a file are those at the last read: after a `chmod`, [reload](Self::reload).
     ///
-    /// Ask for them after the start and after each [reload](Self::reload), and now and then as time passes. To log each of
-    /// them once, keep those of the call before and skip what is among them. A private key in a file of mode 0640 that is
-    /// owned by root is not among them: this is how a group of servers is given a key.
+    /// Call it after the start, after each [reload](Self::reload), and from time to time. To log each warning once, keep those of
+    /// the previous call and skip them. A private key in a file of mode 0640 that is owned by root causes no warning: this is how
+    /// a group of servers shares a key.
     ///
     /// ```
     /// use smtpd_tower::tls::{ServerCertificate, TlsBuilder};
@@ -256,13 +251,13 @@ impl TlsConfig {
             .collect()
     }
 
-    /// Takes over what `other` has at present, for the handshakes that begin from now on.
+    /// Replaces the configuration by the current one of `other`, for the handshakes that begin from now on.
     pub fn replace(&self, other: &Self) {
         let new = other.current();
         *self.0.write().unwrap_or_else(PoisonError::into_inner) = new;
     }
 
-    /// Takes a connection through the handshake.
+    /// Performs the handshake of a connection.
     pub(crate) async fn accept<IO>(&self, io: IO) -> io::Result<Secured<IO>>
     where
         IO: AsyncRead + AsyncWrite + Unpin,
@@ -295,7 +290,7 @@ impl Snapshot {
         };
         let has_constraints =
             |clients: &ClientVerifier| clients.has_constrained_authority(verified);
-        // Of the authorities in a configuration of the user's own nothing is known.
+        // The authorities in a user's own configuration are unknown.
         let constrained = !verified.is_empty() && clients.is_none_or(has_constraints);
         Ok(TlsInfo::of(connection, verified).with_constrained_names(constrained))
     }
@@ -314,12 +309,12 @@ impl Snapshot {
         }
     }
 
-    /// How the files were when they were read.
+    /// The state of the files when they were read.
     fn stamps(&self) -> &[Stamp] {
         self.origin.as_ref().map_or(&[], |origin| &origin.stamps)
     }
 
-    /// How they are now.
+    /// Returns the current state of the files.
     fn look(&self) -> Vec<Stamp> {
         let origin = self.origin.as_ref();
         origin.map_or_else(Vec::new, |origin| origin.recipe.look())
@@ -343,7 +338,7 @@ impl From<rustls::ServerConfig> for TlsConfig {
 
 impl fmt::Debug for TlsConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // What rustls prints of a config runs to pages and depends on the user's resolver.
+        // The Debug output of a rustls config runs to pages and depends on the user's resolver.
         f.debug_struct("TlsConfig").finish_non_exhaustive()
     }
 }

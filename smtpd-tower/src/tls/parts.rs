@@ -1,4 +1,4 @@
-//! The parts of a certificate (RFC 5280 section 4.1) that are looked at beside its names.
+//! The parts of a certificate (RFC 5280 section 4.1) that are used beside its names.
 
 use std::fmt;
 
@@ -9,21 +9,21 @@ use super::der::{
     Reader, SEQUENCE, UTC_TIME, context,
 };
 
-/// What a certificate consists of, as far as it is looked at.
+/// The parts of a certificate that are used.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Parts<'a> {
-    /// The name of who has signed it; the value of the `SEQUENCE`.
+    /// The name of the issuer; the value of the `SEQUENCE`.
     pub(super) issuer: &'a [u8],
-    /// Whose it is, in the same form.
+    /// The name of the subject, in the same form.
     pub(super) subject: &'a [u8],
     pub(super) not_before: Time,
     pub(super) not_after: Time,
     pub(super) key: PublicKey<'a>,
-    /// Whether it limits the names in certificates that its owner signs (section 4.2.1.10).
+    /// Whether it has name constraints for the certificates that its owner signs (section 4.2.1.10).
     pub(super) constrains_names: bool,
 }
 
-/// Somebody's public key, with its algorithm.
+/// A public key, with its algorithm.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct PublicKey<'a> {
     /// The identifier of the algorithm and its parameters.
@@ -33,7 +33,7 @@ pub(super) struct PublicKey<'a> {
 }
 
 impl<'a> Parts<'a> {
-    /// Reads a whole certificate. `None` where it is damaged, or there is something behind it.
+    /// Reads a whole certificate. Returns `None` if it is damaged, or something follows it.
     pub(super) fn read(der: &'a [u8]) -> Option<Self> {
         let mut all = Reader::new(der);
         let mut certificate = all.enter(SEQUENCE)?;
@@ -67,7 +67,7 @@ impl<'a> PublicKey<'a> {
         })
     }
 
-    /// Whether it is of a form whose signatures the usual providers can verify, where they know the algorithm at all.
+    /// Returns whether usual providers can verify signatures of a key of this form, if they know the algorithm at all.
     pub(super) fn is_usual(&self) -> bool {
         match Reader::new(self.algorithm).read(OBJECT_IDENTIFIER) {
             Some(RSA) => self.rsa().is_some_and(|(bytes, exponent)| {
@@ -79,7 +79,7 @@ impl<'a> PublicKey<'a> {
         }
     }
 
-    /// How many bytes the modulus of an RSA key has, and its exponent (RFC 8017 appendix A.1.1).
+    /// Returns how many bytes the modulus of an RSA key has, and its exponent (RFC 8017 appendix A.1.1).
     fn rsa(&self) -> Option<(usize, u64)> {
         let mut key = Reader::new(self.value).enter(SEQUENCE)?;
         let modulus = without_zeros(key.read(INTEGER)?);
@@ -95,7 +95,7 @@ pub(super) const RSA: &[u8] = &[0x2A, 0x86, 0x48, 0x86, 0xF7, 0x0D, 1, 1, 1];
 /// RFC 5480 section 2.1.1.
 pub(super) const EC: &[u8] = &[0x2A, 0x86, 0x48, 0xCE, 0x3D, 2, 1];
 
-/// A number without the zeros in front that tell that it is not negative.
+/// Returns a number without the leading zeros that mark it as not negative.
 pub(super) fn without_zeros(number: &[u8]) -> &[u8] {
     let zeros = number.iter().take_while(|&&byte| byte == 0).count();
     number.get(zeros..).unwrap_or_default()
@@ -138,7 +138,7 @@ pub(super) struct Time {
 }
 
 impl Time {
-    /// Reads it in either of its forms: with two digits for the year, or with four.
+    /// Parses either form: with two digits for the year, or with four.
     pub(super) fn read(element: Element<'_>) -> Option<Self> {
         let (year, rest) = match (element.tag, element.value) {
             (UTC_TIME, [a, b, rest @ ..]) => match two(*a, *b)? {
@@ -165,7 +165,7 @@ impl Time {
         })
     }
 
-    /// The time of that clock, by the calendar of Gregory (the algorithm is that of Howard Hinnant's `civil_from_days`).
+    /// Converts the time of a clock to the Gregorian calendar (by the algorithm of Howard Hinnant's `civil_from_days`).
     pub(super) fn of(unix: UnixTime) -> Self {
         let seconds = unix.as_secs();
         let days = seconds / 86_400 + 719_468;
@@ -189,14 +189,14 @@ impl Time {
     }
 }
 
-/// The day alone.
+/// Shows only the day.
 impl fmt::Display for Time {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:04}-{:02}-{:02}", self.year, self.month, self.day)
     }
 }
 
-/// Two digits.
+/// Parses two digits.
 fn two(tens: u8, ones: u8) -> Option<u8> {
     (tens.is_ascii_digit() && ones.is_ascii_digit()).then(|| (tens - b'0') * 10 + (ones - b'0'))
 }
@@ -228,14 +228,14 @@ mod tests {
     }
 
     #[test]
-    fn what_is_damaged_or_not_alone_is_no_certificate() {
+    fn what_is_damaged_or_not_alone_is_not_a_certificate() {
         let der = made();
         for end in 0..der.len() {
             assert!(Parts::read(&der[..end]).is_none(), "{end}");
         }
         assert!(Parts::read(&[&der[..], &[0]].concat()).is_none());
         assert!(Parts::read(&[0, 0, 0]).is_none());
-        // Whatever comes of it, it must not panic.
+        // Whatever the result, it must not panic.
         for at in 0..der.len() {
             for byte in [0x00, 0x17, 0x30, 0x7F, 0x80, 0x84, 0xFF] {
                 let mut der = der.clone();
@@ -280,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_of_unusual_forms_are_told() {
+    fn keys_of_unusual_forms_are_detected() {
         let rsa = |bytes: usize, exponent: &[u8]| {
             let number = |value: &[u8]| {
                 let length = u16::try_from(value.len()).unwrap().to_be_bytes();

@@ -8,7 +8,7 @@ use zeroize::Zeroizing;
 
 use super::error::Problem;
 
-/// All certificates, in their order; at least one.
+/// Returns all certificates, in order; at least one.
 pub(super) fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, Problem> {
     let chain = labelled(pem, "CERTIFICATE")?;
     if chain.is_empty() {
@@ -17,7 +17,7 @@ pub(super) fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, P
     Ok(chain.into_iter().map(CertificateDer::from).collect())
 }
 
-/// All lists of revoked certificates (RFC 7468 section 6), in their order; at least one.
+/// Returns all lists of revoked certificates (RFC 7468 section 6), in order; at least one.
 pub(super) fn revocation_lists(pem: &[u8]) -> Result<Vec<Vec<u8>>, Problem> {
     let lists = labelled(pem, "X509 CRL")?;
     if lists.is_empty() {
@@ -37,8 +37,8 @@ fn labelled(pem: &[u8], label: &str) -> Result<Vec<Vec<u8>>, Problem> {
     Ok(found)
 }
 
-/// The sections of a PEM text; what stands between them is skipped (RFC 7468 section 2), and so is a byte order mark, which
-/// some editors put in front of it.
+/// Returns the sections of a PEM text. Text between them is skipped (RFC 7468 section 2), as is a leading byte order mark, which
+/// some editors add.
 pub(super) fn sections(pem: &[u8]) -> Sections<'_> {
     Sections {
         rest: pem.strip_prefix("\u{feff}".as_bytes()).unwrap_or(pem),
@@ -53,7 +53,7 @@ pub(super) struct Section<'a> {
 }
 
 impl<'a> Section<'a> {
-    /// The value of a header (RFC 1421 section 4.6).
+    /// Returns the value of a header (RFC 1421 section 4.6).
     pub(super) fn header(&self, name: &str) -> Option<&'a str> {
         let mut headers = self.headers.iter();
         headers
@@ -61,10 +61,9 @@ impl<'a> Section<'a> {
             .map(|(_, value)| *value)
     }
 
-    /// The octets behind the base64.
+    /// Decodes the base64.
     pub(super) fn decode(&self) -> Result<Vec<u8>, Problem> {
-        // A label known to the decoder takes its constant-time path, and hides headers and labels
-        // that it does not know.
+        // A label that the decoder knows selects its constant-time path, and hides headers and labels that it does not know.
         const BEGIN: &[u8] = b"-----BEGIN PRIVATE KEY-----\n";
         const END: &[u8] = b"\n-----END PRIVATE KEY-----\n";
         let base64_len: usize = self.base64.iter().map(|line| line.len()).sum();
@@ -79,7 +78,7 @@ impl<'a> Section<'a> {
     }
 
     fn push(&mut self, line: &'a [u8]) {
-        // Base64 has no colon.
+        // Base64 contains no colon.
         match std::str::from_utf8(line)
             .ok()
             .and_then(|line| line.split_once(':'))
@@ -99,7 +98,7 @@ impl<'a> Sections<'a> {
         if self.rest.is_empty() {
             return None;
         }
-        let mut parts = self.rest.splitn(2, |octet| *octet == b'\n');
+        let mut parts = self.rest.splitn(2, |byte| *byte == b'\n');
         let line = parts.next()?;
         self.rest = parts.next().unwrap_or_default();
         Some(line.trim_ascii())

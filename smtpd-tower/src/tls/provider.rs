@@ -1,4 +1,4 @@
-//! Which cryptography TLS is done with.
+//! The cryptography for TLS.
 
 use std::{fmt, sync::Arc};
 
@@ -6,10 +6,10 @@ use std::{fmt, sync::Arc};
 use tokio_rustls::rustls::CipherSuite;
 use tokio_rustls::rustls::{Error, crypto::CryptoProvider, server::ProducesTickets};
 
-/// Which cryptography TLS is done with.
+/// The cryptography for TLS.
 ///
-/// The default is [ring](Self::ring) where the feature `tls-ring` is on, also beside `tls-aws-lc`. It is always given
-/// explicitly: the process-wide default of rustls panics where two providers are compiled in.
+/// The default is [ring](Self::ring) if the feature `tls-ring` is enabled, even beside `tls-aws-lc`. It is always passed
+/// explicitly: the process-wide default of rustls panics if two providers are compiled in.
 ///
 /// ```
 /// use smtpd_tower::tls::Provider;
@@ -23,7 +23,7 @@ pub struct Provider {
 }
 
 impl Provider {
-    /// A provider of your own, with what makes its session tickets. Its cipher suites are preferred in their order.
+    /// Creates a provider of your own, with the source of its session tickets. Its cipher suites are preferred in their order.
     pub fn new(
         crypto: CryptoProvider,
         tickets: fn() -> Result<Arc<dyn ProducesTickets>, Error>,
@@ -34,7 +34,7 @@ impl Provider {
         }
     }
 
-    /// That of the crate ring.
+    /// Returns the provider of the crate ring.
     #[cfg(feature = "tls-ring")]
     pub fn ring() -> Self {
         use tokio_rustls::rustls::crypto::ring;
@@ -45,7 +45,7 @@ impl Provider {
         )
     }
 
-    /// That of the crate aws-lc-rs: twice as fast with RSA keys, and with key exchange that withstands quantum computers.
+    /// Returns the provider of the crate aws-lc-rs: twice as fast with RSA keys, and with a post-quantum key exchange.
     #[cfg(feature = "tls-aws-lc")]
     pub fn aws_lc() -> Self {
         use tokio_rustls::rustls::crypto::aws_lc_rs;
@@ -60,7 +60,7 @@ impl Provider {
         &self.crypto
     }
 
-    /// Tickets that nobody else can make or read, with keys that change every six hours and serve for twelve.
+    /// Tickets that nobody else can create or read, with keys that are rotated every six hours and valid for twelve.
     pub(super) fn tickets(&self) -> Result<Arc<dyn ProducesTickets>, Error> {
         (self.tickets)()
     }
@@ -85,7 +85,7 @@ impl fmt::Debug for Provider {
     }
 }
 
-/// SHA-384 alone is a seventh of a handshake's CPU; SHA-256 is fast in hardware. Every client has the suite (RFC 8446
+/// SHA-384 alone takes a seventh of a handshake's CPU; SHA-256 is fast in hardware. Every client supports the suite (RFC 8446
 /// section 9.1).
 #[cfg(any(feature = "tls-ring", feature = "tls-aws-lc"))]
 fn preferring_aes_128(mut crypto: CryptoProvider) -> CryptoProvider {

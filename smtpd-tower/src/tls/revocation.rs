@@ -13,15 +13,15 @@ use super::{
     warning::{Oddity, TlsWarning},
 };
 
-/// A list, with where it comes from.
+/// A list, with its source.
 pub(super) struct List<'a> {
     pub(super) source: &'a Pem,
-    /// Which one in its file, from 1 on.
+    /// Its index in the file, from 1.
     pub(super) number: usize,
     pub(super) der: Vec<u8>,
 }
 
-/// Reads all lists, without looking into them.
+/// Reads all lists, without parsing them.
 pub(super) fn read(clients: &ClientCertificates) -> Result<Vec<List<'_>>, TlsError> {
     let mut lists = Vec::new();
     for source in &clients.revoked {
@@ -37,21 +37,21 @@ pub(super) fn read(clients: &ClientCertificates) -> Result<Vec<List<'_>>, TlsErr
     Ok(lists)
 }
 
-/// The lists that are used, the most recent first.
+/// The lists in use, the most recent first.
 ///
-/// Of several lists by the same authority for the same certificates, only the most recent is among them (RFC 5280 section
-/// 5.2.3). Where they are for different certificates that overlap, each is complete, so the most recent one is right.
+/// If an authority has several lists for the same certificates, only the most recent is used (RFC 5280 section 5.2.3). If they
+/// are for different certificates that overlap, each is complete, so the most recent one is right.
 pub(super) struct Current<'a>(Vec<Signed<'a>>);
 
-/// A list that can be read, with who has signed it.
+/// A parsed list, with its signer.
 struct Signed<'a> {
     list: &'a List<'a>,
     facts: Facts<'a>,
     signer: Signer<'a>,
 }
 
-/// Who has signed a list. Authorities that have the same name, such as the old one and the new one while its key changes, have
-/// different keys.
+/// The signer of a list. Authorities with the same name, such as the old and the new one during a change of keys, have different
+/// keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Signer<'a> {
     name: &'a [u8],
@@ -60,10 +60,10 @@ struct Signer<'a> {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Key<'a> {
-    /// The signature is by one of the authorities of that name.
+    /// An authority with that name has signed the list.
     Verified(PublicKey<'a>),
-    /// The signature is by none of them. The key is what the list says (RFC 5280 section 5.2.1), perhaps that of an authority
-    /// whose certificate clients show.
+    /// No authority with that name has signed it. The key is what the list claims (RFC 5280 section 5.2.1), perhaps that of an
+    /// authority whose certificate clients present.
     Claimed(&'a [u8]),
 }
 
@@ -103,9 +103,9 @@ impl<'a> Current<'a> {
         self.0.iter().map(|one| &*one.list.der).collect()
     }
 
-    /// rustls takes the first list that names the authority of a certificate, and only then looks whether the authority has
-    /// signed it. So where the same name stands for several keys, the certificates of one key alone can be verified with
-    /// [all](Self::all) lists; these are the lists without which those of the others can.
+    /// rustls selects the first list that names the authority of a certificate, and only then checks whether the authority has
+    /// signed it. So if the same name stands for several keys, [all](Self::all) lists can verify the certificates of only one
+    /// key; these sets leave out lists, so that those of the other keys can be verified.
     pub(super) fn other_sets(&self) -> Result<Vec<Vec<&'a [u8]>>, Problem> {
         let mut sets: Vec<Vec<Signer<'a>>> = vec![Vec::new()];
         for (at, Signed { signer, .. }) in self.0.iter().enumerate() {
@@ -127,11 +127,11 @@ impl<'a> Current<'a> {
             let lists = self.0.iter().filter(|one| set.contains(&one.signer));
             lists.map(|one| &*one.list.der).collect()
         };
-        // In the first set are those that come first among all.
+        // The first set contains those that come first among all.
         Ok(sets.into_iter().skip(1).map(lists).collect())
     }
 
-    /// Who has signed lists in that name, each once.
+    /// Returns who has signed lists in that name, each once.
     fn signers(&self, name: &[u8]) -> Vec<Signer<'a>> {
         let mut signers = Vec::new();
         for Signed { signer, .. } in &self.0 {
@@ -142,8 +142,8 @@ impl<'a> Current<'a> {
         signers
     }
 
-    /// When which lists expire, which are not by the authority they name, and which authorities have none: their certificates are
-    /// not accepted then.
+    /// Reports when lists expire, which are not signed by the authority they name, and which authorities have none: their
+    /// certificates are not accepted then.
     pub(super) fn warnings(
         &self,
         clients: &ClientCertificates,
@@ -187,11 +187,11 @@ impl<'a> Current<'a> {
     }
 }
 
-/// The most sets of lists: with four authorities that have two keys each there are so many.
+/// The maximum number of sets of lists: four authorities with two keys each need this many.
 const MAX_SETS: usize = 16;
 
 impl<'a> Parts<'a> {
-    /// Whose lists are for certificates that this one has signed.
+    /// The authority whose certificates the lists cover.
     const fn signer(&self) -> Signer<'a> {
         Signer {
             name: self.subject,
@@ -200,20 +200,20 @@ impl<'a> Parts<'a> {
     }
 }
 
-/// What is in a list, as far as it is looked at (RFC 5280 section 5.1).
+/// The parts of a list that are used (RFC 5280 section 5.1).
 pub(super) struct Facts<'a> {
-    /// What is signed, by which algorithm, and the signature.
+    /// The signed data, the algorithm, and the signature.
     signed: &'a [u8],
     algorithm: &'a [u8],
     signature: &'a [u8],
     pub(super) issuer: &'a [u8],
     this_update: Time,
     pub(super) next_update: Option<Time>,
-    /// Its number, without zeros in front; empty if it has none.
+    /// Its number, without leading zeros; empty if it has none.
     number: &'a [u8],
-    /// For which certificates it is (section 5.2.5); empty if it is for all of them.
+    /// Which certificates it covers (section 5.2.5); empty if all.
     scope: &'a [u8],
-    /// By which key it is, in the words of the issuer (section 5.2.1).
+    /// Which key signed it, as the issuer identifies it (section 5.2.1).
     key: &'a [u8],
 }
 
@@ -262,7 +262,7 @@ impl<'a> Facts<'a> {
         Some(())
     }
 
-    /// What grows from one list to the next.
+    /// A number that grows from one list to the next.
     const fn age(&self) -> (Time, usize, &'a [u8]) {
         (self.this_update, self.number.len(), self.number)
     }

@@ -1,4 +1,4 @@
-//! Which certificate a client is shown.
+//! Selects the certificate for a client.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -19,13 +19,13 @@ use super::{
     warning::TlsWarning,
 };
 
-/// The certificates by the names that clients ask for (RFC 6066 section 3). Which one a client is shown follows from that
-/// name alone, so that it can be told afterwards.
+/// The certificates by the names that clients request (RFC 6066 section 3). The name alone determines the certificate, so it can
+/// be determined again later.
 #[derive(Debug)]
 pub(super) struct Certificates {
     named: HashMap<String, Arc<Certificate>>,
     default: Arc<Certificate>,
-    /// What is odd about any of them.
+    /// The warnings about all of them.
     pub(super) warnings: Vec<TlsWarning>,
 }
 
@@ -38,8 +38,8 @@ struct Certificate {
 }
 
 impl Certificates {
-    /// Reads them. A name that was given goes before the same in a certificate; else the first certificate goes first. The
-    /// default one should be for that host.
+    /// Reads the certificates. A given name takes precedence over the same name in a certificate; otherwise the first certificate
+    /// does. The default one should be for `host`.
     pub(super) fn read(
         default: &ServerCertificate,
         host: Option<&String>,
@@ -73,12 +73,12 @@ impl Certificates {
         })
     }
 
-    /// What the channel binding `tls-server-end-point` is for a client that has asked for this name.
+    /// Returns the channel binding `tls-server-end-point` for a client that has requested this name.
     pub(super) fn end_point(&self, name: Option<&str>) -> Option<&[u8]> {
         self.pick(name).end_point.as_deref()
     }
 
-    /// The certificate of the name; of the name with `*` for its first label (RFC 9525 section 6.3); or the default.
+    /// Returns the certificate of the name; of the name with `*` for its first label (RFC 9525 section 6.3); or the default.
     fn pick(&self, name: Option<&str>) -> &Certificate {
         let find = || {
             let name = name?.to_ascii_lowercase();
@@ -110,7 +110,7 @@ impl Certificate {
         let oddities = chain::oddities_of_names(&in_certificate, hosts);
         warnings.extend(oddities.into_iter().map(|oddity| source.chain.warn(oddity)));
         let names = if source.names.is_empty() {
-            // What nobody can ask for in a certificate does no harm there.
+            // A name in a certificate that cannot be requested does no harm.
             in_certificate.dns_names().to_vec()
         } else {
             let given = source.names.iter().map(|name| host(name));
@@ -126,7 +126,7 @@ impl Certificate {
     }
 }
 
-/// A name as clients ask for it.
+/// Returns a name in the form in which clients request it.
 fn host(name: &str) -> Result<String, Problem> {
     let host = name.strip_prefix("*.").unwrap_or(name);
     match DnsName::try_from(host) {
@@ -156,7 +156,7 @@ mod tests {
         Certificates::read(default, None, others, &Provider::ring())
     }
 
-    /// What tells a certificate from the others.
+    /// Identifies a certificate.
     fn own(source: &ServerCertificate) -> Vec<u8> {
         let pem = source.chain.read().unwrap();
         let chain = super::super::pem::certificates(&pem).unwrap();

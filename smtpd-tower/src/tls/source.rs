@@ -1,4 +1,4 @@
-//! Where certificates and keys come from, so that they can be read again.
+//! The sources of certificates and keys, so that they can be read again.
 
 use std::{
     fmt, fs,
@@ -13,10 +13,10 @@ use super::{
     warning::{Oddity, TlsWarning},
 };
 
-/// A certificate of the server with its chain and its key, and the names that it is shown for.
+/// A server certificate with its chain and its key, and the names for which it is used.
 ///
-/// The certificate and its chain (the server's own first) and the key are PEM, from files or as text. The key is
-/// PKCS#8, PKCS#1 or SEC1.
+/// The certificate and its chain (the server's own first) and the key are PEM, from files or as text. The key is PKCS#8, PKCS#1
+/// or SEC1.
 ///
 /// ```
 /// use smtpd_tower::tls::ServerCertificate;
@@ -34,12 +34,12 @@ pub struct ServerCertificate {
 }
 
 impl ServerCertificate {
-    /// From two files, which may be the same.
+    /// Reads from two files, which may be the same.
     pub fn from_files(chain: impl Into<PathBuf>, key: impl Into<PathBuf>) -> Self {
         Self::new(Pem::File(chain.into()), Pem::File(key.into()))
     }
 
-    /// From the text of them.
+    /// Uses the text of these files.
     pub fn from_pem(chain: impl Into<Vec<u8>>, key: impl Into<Vec<u8>>) -> Self {
         Self::new(Pem::text(chain), Pem::text(key))
     }
@@ -53,15 +53,15 @@ impl ServerCertificate {
         }
     }
 
-    /// The passphrase of the key, which is kept for reading it again. A key that is not encrypted is taken as it is.
+    /// Sets the passphrase of the key, which is kept for reading it again. A key that is not encrypted is accepted too.
     #[must_use]
     pub fn passphrase(mut self, passphrase: impl Into<String>) -> Self {
         self.passphrase = Some(Zeroizing::new(passphrase.into()));
         self
     }
 
-    /// The names that it is shown for, in any case of letters, perhaps with `*` as the first label. By default those in
-    /// the certificate.
+    /// Sets the names for which it is used, regardless of case, possibly with `*` as the first label. Default: the names in the
+    /// certificate.
     #[must_use]
     pub fn names<N: Into<String>>(mut self, names: impl IntoIterator<Item = N>) -> Self {
         self.names = names.into_iter().map(Into::into).collect();
@@ -83,14 +83,14 @@ impl fmt::Debug for ServerCertificate {
     }
 }
 
-/// What is asked of clients: a certificate that one of these authorities has signed.
+/// The certificates to request from clients: those that one of these authorities has signed.
 ///
-/// It is optional unless it is [`required`](Self::required). Where it is optional, one that does not verify is as good
-/// as none, and the session goes on without: many mail servers show a certificate to whoever asks, by an authority of
-/// their own choice. So is one that cannot be read, such as one of X.509 version 1 or with an unknown critical extension,
-/// and one with a key whose signatures cannot be verified, such as RSA with 1024 bits. A client that shows a certificate
-/// with any other key has to prove that it has the key, or the handshake fails. A certificate that a session
-/// [shows](crate::session::TlsInfo::peer_certificates) is a verified one.
+/// A certificate is optional unless it is [`required`](Self::required). If it is optional, one that does not verify is equivalent
+/// to none, and the session continues without: many mail servers present a certificate of an arbitrary authority to anyone who
+/// asks. The same holds for one that cannot be read, such as one of X.509 version 1 or with an unknown critical extension, and
+/// one with a key whose signatures cannot be verified, such as RSA with 1024 bits. A client that presents a certificate with any
+/// other key has to prove that it has the key, or the handshake fails. A certificate that a session
+/// [returns](crate::session::TlsInfo::peer_certificates) is a verified one.
 ///
 /// ```
 /// use smtpd_tower::tls::ClientCertificates;
@@ -106,12 +106,12 @@ pub struct ClientCertificates {
 }
 
 impl ClientCertificates {
-    /// By the authorities whose certificates are in that file of PEM.
+    /// Accepts the authorities whose certificates are in a PEM file.
     pub fn from_file(authorities: impl Into<PathBuf>) -> Self {
         Self::new(Pem::File(authorities.into()))
     }
 
-    /// By those in that text.
+    /// Accepts the authorities in a PEM text.
     pub fn from_pem(authorities: impl Into<Vec<u8>>) -> Self {
         Self::new(Pem::text(authorities))
     }
@@ -124,25 +124,23 @@ impl ClientCertificates {
         }
     }
 
-    /// Ends the handshake with a client that has none.
+    /// Fails the handshake with clients that present no certificate.
     #[must_use]
     pub fn required(mut self) -> Self {
         self.required = true;
         self
     }
 
-    /// Adds the lists of revoked certificates (CRLs, RFC 5280 section 5) that are in that file of PEM. It is read again
-    /// with the others.
+    /// Adds the lists of revoked certificates (CRLs, RFC 5280 section 5) in a PEM file. It is read again with the other files.
     ///
-    /// Once there is a list, every certificate of a chain needs one, of the authority that signed it: a certificate that
-    /// its list names, whose authority has no list, or whose list has expired, does not verify. This is how OpenSSL, and
-    /// the servers that use it, do it. Otherwise an attacker who withholds a new list could use a revoked certificate.
-    /// [`TlsConfig::warnings`](super::TlsConfig::warnings) has the authorities without a list and the lists that have
-    /// expired: put a new list there before the old one expires.
+    /// Once there is a list, every certificate of a chain needs one of the authority that signed it: a certificate that its list
+    /// names, whose authority has no list, or whose list has expired, does not verify. OpenSSL and the servers that use it do the
+    /// same. Otherwise an attacker who withholds a new list could use a revoked certificate.
+    /// [`TlsConfig::warnings`](super::TlsConfig::warnings) reports the authorities without a list and the lists that have
+    /// expired: install a new list before the old one expires.
     ///
-    /// Of several lists by the same authority for the same certificates, the most recent one counts (section 5.2.3), wherever it
-    /// stands. Authorities that share a name, as the old one and the new one do while an authority changes its key, each need a list
-    /// that is signed with their own key.
+    /// If an authority has several lists for the same certificates, the most recent one counts (section 5.2.3), wherever it is.
+    /// Authorities that share a name, as during a change of keys, each need a list that is signed with their own key.
     #[must_use]
     pub fn crl_file(mut self, lists: impl Into<PathBuf>) -> Self {
         self.revoked.push(Pem::File(lists.into()));
@@ -162,7 +160,7 @@ impl ClientCertificates {
     }
 }
 
-/// PEM text, or the file it is in.
+/// PEM text, or the path of its file.
 #[derive(Clone)]
 pub(super) enum Pem {
     File(PathBuf),
@@ -181,7 +179,7 @@ impl Pem {
         }
     }
 
-    /// The permissions of the file, where others than its owner have more than they should.
+    /// Returns the permissions of the file if others than its owner have more than they should.
     #[cfg(unix)]
     pub(super) fn open_mode(&self) -> Option<u32> {
         use std::os::unix::fs::MetadataExt as _;
@@ -212,7 +210,7 @@ impl Pem {
     }
 }
 
-/// The most bytes that are read of a file. The largest ones are revocation lists.
+/// The maximum number of bytes to read from a file. The largest ones are revocation lists.
 const MAX_LEN: u64 = 64 << 20;
 
 fn read(path: &Path) -> io::Result<Zeroizing<Vec<u8>>> {
@@ -228,8 +226,8 @@ fn read(path: &Path) -> io::Result<Zeroizing<Vec<u8>>> {
     Ok(text)
 }
 
-/// Whether others than the owner of a private key have more permissions than they should. Its group may read it where root
-/// owns it: that is how a system hands out keys, and PostgreSQL accepts it too.
+/// Returns whether others than the owner of a private key have more permissions than they should. Its group may read it if root
+/// owns it: that is how a system distributes keys, and PostgreSQL accepts it too.
 #[cfg(unix)]
 const fn is_exposed(mode: u32, owner: u32) -> bool {
     let forbidden = if owner == 0 { 0o037 } else { 0o077 };
@@ -251,7 +249,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_key_that_root_has_given_to_a_group_is_not_exposed() {
+    fn a_key_of_root_that_a_group_may_read_is_not_exposed() {
         for (mode, owner, exposed) in [
             (0o640, 0, false),
             (0o600, 0, false),

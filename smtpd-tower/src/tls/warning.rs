@@ -1,12 +1,12 @@
-//! What is odd about certificates and keys that work.
+//! Warnings about certificates and keys that work.
 
 use std::{fmt, path::Path};
 
 use super::parts::Time;
 
-/// Something in the files of a [`TlsConfig`](super::TlsConfig) that is likely a mistake, though TLS works with it.
+/// Something in the files of a [`TlsConfig`](super::TlsConfig) that is probably a mistake, though TLS works with it.
 ///
-/// Its text says which file and what is odd, as in `cert.pem: certificate 1 expired on 2026-01-31`. See
+/// Its text names the file and what is odd, as in `cert.pem: certificate 1 expired on 2026-01-31`. See
 /// [`TlsConfig::warnings`](super::TlsConfig::warnings).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TlsWarning {
@@ -22,7 +22,7 @@ impl TlsWarning {
         }
     }
 
-    /// The file that it is about; `None` if the PEM did not come from a file.
+    /// Returns the file that it is about. `None` if the PEM did not come from a file.
     pub fn path(&self) -> Option<&Path> {
         self.path.as_deref()
     }
@@ -44,8 +44,7 @@ impl TlsWarning {
         )
     }
 
-    /// Returns whether others than its owner may read or write the file of a private key. If root owns it, its group may
-    /// read it.
+    /// Returns whether others than its owner may read or write the file of a private key. If root owns it, its group may read it.
     pub fn is_key_exposed(&self) -> bool {
         matches!(self.oddity, Oddity::KeyExposed(_))
     }
@@ -60,7 +59,7 @@ impl fmt::Display for TlsWarning {
     }
 }
 
-/// Certificates and lists are counted from 1. Variants with a time exist before it has come; [`TlsWarning::applies_at`]
+/// Certificates and lists are counted from 1. Variants with a time exist before it is reached; [`TlsWarning::applies_at`]
 /// compares it with the clock.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Oddity {
@@ -118,7 +117,7 @@ mod tests {
 
     use crate::tls::{ClientCertificates, ServerCertificate, TlsBuilder, TlsConfig};
 
-    /// A certificate that is valid from 2001 to 2100, and a list to be replaced in 2090.
+    /// A certificate that is valid from 2001 to 2100, and a list that expires in 2090.
     fn config() -> TlsConfig {
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);

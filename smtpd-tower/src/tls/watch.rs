@@ -1,4 +1,4 @@
-//! Notices that a file has changed.
+//! Detects changes of files.
 
 use std::{
     fs::Metadata,
@@ -12,13 +12,13 @@ use tokio::{task, time};
 use super::{TlsConfig, TlsError};
 
 impl TlsConfig {
-    /// Looks at the files in that interval, reads them [again](Self::reload) when one of them has changed, and calls `notify`
-    /// with this configuration and the result. It ends when the last other clone of this configuration is gone, so
-    /// `notify` must not keep a clone.
+    /// Checks the files at an interval, [reloads](Self::reload) them when one of them has changed, and calls `notify` with this
+    /// configuration and the result. It ends when the last other clone of this configuration is dropped, so `notify` must not
+    /// keep a clone.
     ///
-    /// A file has changed when its time, its length or the file behind its name has: so a link that leads elsewhere
-    /// counts too. Where reading fails, as between the new certificate and its new key, the old ones stay in use, and
-    /// the files are read again at their next change. On a configuration without files it ends at once.
+    /// A file has changed if its time, its length or the file behind its name has, which includes a link to another file. If
+    /// reading fails, as between a new certificate and its new key, the old ones stay in use, and the files are read again at
+    /// their next change. For a configuration without files, it ends at once.
     ///
     /// ```no_run
     /// use std::time::Duration;
@@ -62,9 +62,9 @@ impl TlsConfig {
         }
     }
 
-    /// Reads the files again if they are not as they were seen last. Tells how they are now.
+    /// Reloads the files if they have changed since `seen`, and returns their current state.
     fn reload_changed(&self, seen: &[Stamp]) -> (Vec<Stamp>, Option<Result<(), TlsError>>) {
-        // Taken before the files are read: what changes in between is noticed the next time.
+        // Taken before the files are read, so that changes in between are noticed the next time.
         let current = self.current();
         let stamps = current.look();
         let changed = stamps != seen && stamps != current.stamps();
@@ -72,7 +72,7 @@ impl TlsConfig {
     }
 }
 
-/// By what a changed file is known; of a file that cannot be looked at, by nothing.
+/// Identifies the state of a file; `None` if its metadata cannot be read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Stamp(Option<(SystemTime, u64, u64)>);
 
