@@ -110,7 +110,6 @@ use crate::{
 /// longer than [`read_ahead`](Self::read_ahead) can thus wait for each other, each with a permit that the other needs, until
 /// [`ready_timeout`](Self::ready_timeout) expires; so can a single message if two routes share a limit. Put the limit around the
 /// router, or give each service a single route, by [`domains`](Self::domains).
-/// share a limit. Put a limit around the router, or give one service a single route, by [`domains`](Self::domains).
 pub struct Router<P: RoutePhase> {
     // Behind `Arc`, because a router is cloned for each command.
     routes: Arc<Vec<Arc<Route<P>>>>,

@@ -243,7 +243,7 @@ mod tests {
     #[cfg(feature = "encrypted-keys")]
     #[test]
     fn wrong_passphrase_is_detected_even_if_the_padding_looks_right() {
-        // Of 2000 wrong passphrases about 8 give a valid padding.
+        // Of 2000 wrong passphrases about 8 result in valid padding.
         let cert = fs::read(fixture("ec.crt")).unwrap();
         let key = fs::read(fixture("ec-legacy-aes128.key")).unwrap();
         for n in 0..2000 {

@@ -70,7 +70,7 @@
 //!     Secret::plain(password_of(request.credentials().username()).await).into()
 //! }
 //!
-//! /// The password of a user. For an unknown name one that nobody knows: a refusal at once would tell which names are known.
+//! /// Returns the password of a user. For unknown names, returns one that nobody knows: refusing at once would reveal them.
 //! async fn password_of(name: &str) -> String {
 //! #   name.to_owned()
 //!     // ...

@@ -1,4 +1,4 @@
-//! The parts of a certificate (RFC 5280 section 4.1) that are used beside its names.
+//! The parts of a certificate (RFC 5280 section 4.1) that are used in addition to its names.
 
 use std::fmt;
 
