@@ -1,4 +1,4 @@
-//! A layer for every phase: prints what was answered, and how long it took.
+//! A layer for every phase: prints each reply, and how long it took.
 //!
 //! `cargo run --example custom_layer -- 127.0.0.1:2525`
 
@@ -93,7 +93,7 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         let answer = ready!(this.answer.poll(cx));
-        // Of AUTH there may be no reply yet: the mechanism has the last word.
+        // AUTH may have no reply yet: the mechanism decides last.
         let reply = answer
             .as_ref()
             .ok()

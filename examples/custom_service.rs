@@ -1,4 +1,4 @@
-//! A service as a type: one list of who is not welcome, asked for senders and for recipients.
+//! A service as a type: one blocklist of domains, for senders and for recipients.
 //!
 //! `cargo run --example custom_service -- 127.0.0.1:2525 spam.example`
 
@@ -25,7 +25,7 @@ async fn main() -> std::io::Result<()> {
     let listener = TcpListener::bind(address).await?;
     println!("listening on {}", listener.local_addr()?);
     let blocklist = Blocklist::new(arguments);
-    // A service is cloned for each command; what the clones share is behind an `Arc`.
+    // A service is cloned for each command; state that the clones share is behind an `Arc`.
     let pipeline = Pipeline::new()
         .mail(blocklist.clone())
         .rcpt(blocklist)
@@ -35,7 +35,7 @@ async fn main() -> std::io::Result<()> {
         .await
 }
 
-/// Domains from which, and to which, no mail is taken.
+/// Domains from which, and to which, no mail is accepted.
 #[derive(Clone, Debug)]
 struct Blocklist {
     domains: Arc<HashSet<String>>,

@@ -1,4 +1,4 @@
-//! Prints every line of every session, and each message as it parses.
+//! Prints every line of every session, and each parsed message.
 //!
 //! `cargo run --example dump -- 127.0.0.1:2525`
 
@@ -41,10 +41,10 @@ async fn dump(request: Request<Data>) -> Result<Reply, BodyError> {
     for recipient in envelope.recipients() {
         println!("To <{}>", recipient.path());
     }
-    let octets = request.into_body().collect().await?;
-    // Whatever a stranger has sent is escaped before it reaches the terminal.
-    match MessageParser::default().parse(&octets[..]) {
-        None => println!("{} octets that do not parse", octets.len()),
+    let bytes = request.into_body().collect().await?;
+    // Everything that a stranger has sent is escaped before it reaches the terminal.
+    match MessageParser::default().parse(&bytes[..]) {
+        None => println!("{} octets that do not parse", bytes.len()),
         Some(message) => {
             for header in message.headers() {
                 println!("  {}: {:?}", header.name().escape_debug(), header.value());
@@ -55,5 +55,5 @@ async fn dump(request: Request<Data>) -> Result<Reply, BodyError> {
             println!("  {:?}", message.body_text(0).unwrap_or_default());
         }
     }
-    Ok(Reply::ok(format!("{} octets dumped", octets.len())))
+    Ok(Reply::ok(format!("{} octets dumped", bytes.len())))
 }

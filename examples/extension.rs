@@ -1,4 +1,4 @@
-//! An extension of one's own: a keyword in EHLO's answer, a parameter of MAIL and one of RCPT, both read as types.
+//! Your own extension: a keyword in the reply to EHLO, a parameter of MAIL and one of RCPT, both parsed into types.
 //!
 //! `cargo run --example extension -- 127.0.0.1:2525`, then by hand, as with `nc -C 127.0.0.1 2525`:
 //! `EHLO me`, `MAIL FROM:<a@example.com> XTENANT=acme`, `RCPT TO:<b@example.org> XFOLDER=archive`, and DATA.
@@ -28,7 +28,7 @@ async fn main() -> std::io::Result<()> {
         .await
 }
 
-/// Whose mail it is, and where to put it.
+/// The owner of the mail, and the folder to store it in.
 #[derive(Debug)]
 struct Filing;
 
@@ -56,10 +56,10 @@ struct Tenant(String);
 impl Parameter for Tenant {
     const KEYWORD: &'static str = "XTENANT";
 
-    /// What is wrong here the client hears as 501 5.5.4, before any service is asked.
+    /// If this fails, the client receives 501 5.5.4, before any service is called.
     fn parse(value: Option<&str>) -> Result<Self, ParameterError> {
         value
-            .filter(|name| name.bytes().all(|octet| octet.is_ascii_alphanumeric()))
+            .filter(|name| name.bytes().all(|byte| byte.is_ascii_alphanumeric()))
             .map(|name| Self(name.to_owned()))
             .ok_or(ParameterError::Malformed)
     }
@@ -90,7 +90,7 @@ async fn has_tenant(request: Request<Mail>) -> Result<Reply, Reply> {
     }
 }
 
-/// What MAIL and RCPT brought is in the envelope, too.
+/// The parameters of MAIL and RCPT are in the envelope, too.
 async fn sort(request: Request<Data>) -> Reply {
     let recipients = request.envelope().recipients().iter();
     let folders = recipients.map(|recipient| match recipient.parameters().get() {

@@ -1,9 +1,8 @@
-//! A gateway: so many recipients a minute from one client, the domains that are its own, strangers only at their second try
-//! (RFC 6647), and what is taken goes into a Maildir.
+//! A gateway: limits the recipients per minute of each client, accepts mail for its own domains, defers unknown clients until
+//! they try again (RFC 6647), and stores accepted mail in a Maildir.
 //!
-//! `cargo run --example gateway -- 127.0.0.1:2525 mail example.org example.net`, then
-//! `curl --crlf smtp://127.0.0.1:2525 --mail-rcpt you@example.org -T README.md`, and look at it with `cat mail/new/*`.
-//! Clients on this machine are no strangers.
+//! `cargo run --example gateway -- 127.0.0.1:2525 mail example.org example.net`, then `curl --crlf smtp://127.0.0.1:2525
+//! --mail-rcpt you@example.org -T README.md`, and read it with `cat mail/new/*`. Clients on this machine are never deferred.
 
 use std::{path::Path, time::Duration};
 
@@ -25,7 +24,7 @@ use tower::{BoxError, ServiceBuilder};
 async fn main() -> Result<(), BoxError> {
     tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
-        // By `eprintln!`, which panics where standard error cannot be written.
+        // Not by `eprintln!`, which panics if standard error cannot be written.
         .log_internal_errors(false)
         .init();
     let mut arguments = std::env::args().skip(1);
@@ -34,7 +33,7 @@ async fn main() -> Result<(), BoxError> {
     let domains: Vec<_> = arguments.collect();
     let listener = TcpListener::bind(address).await?;
     println!("listening on {}", listener.local_addr()?);
-    // At Ctrl-C, messages that are on their way have half a minute to arrive.
+    // After Ctrl-C, messages in progress have half a minute to complete.
     server(maildir.as_ref(), &domains)?
         .serve_with_graceful_shutdown(listener, signal::ctrl_c(), Duration::from_secs(30))
         .await?;
@@ -45,14 +44,14 @@ pub fn server(maildir: &Path, domains: &[String]) -> Result<Server, BoxError> {
     let connect = ServiceBuilder::new()
         .layer(SessionsPerIpLayer::new(20))
         .service(handler_fn(async |_: Request<Connect>| {}));
-    // The first layer is the outermost. Nothing is remembered of recipients in other domains, nor of clients over their rate.
+    // The first layer is the outermost. Recipients in other domains and clients over their rate are not remembered.
     let rcpt = ServiceBuilder::new()
         .layer(RateLimitLayer::per_ip(Rate::per_minute(100)?))
         .layer(DomainFilterLayer::parse(domains)?)
         .layer(GreylistLayer::new())
         .service(handler_fn(async |_: Request<Rcpt>| {}));
     let data = ServiceBuilder::new()
-        .load_shed() // 451 to one message more, rather than letting it wait
+        .load_shed() // one message more is deferred with 451 instead of waiting
         .concurrency_limit(64)
         .layer(ReceivedLayer::new())
         .service(Maildir::new(maildir));

@@ -1,4 +1,4 @@
-//! The smallest server: takes mail for anyone, and prints it.
+//! The smallest server: accepts mail for anyone, and prints it.
 //!
 //! `cargo run --example hello`, then `curl --crlf smtp://127.0.0.1:2525 --mail-rcpt you@example.org -T README.md`
 

@@ -1,8 +1,7 @@
-//! What there is besides the phases: the end of a session, a transaction given up, a message that breaks off, errors, and a
-//! verb of one's own.
+//! Hooks beside the phases: the end of a session, an aborted transaction, an incomplete message, errors, and a verb of your own.
 //!
-//! `cargo run --example hooks -- 127.0.0.1:2525`, then by hand, as with `nc -C 127.0.0.1 2525`: `XUPTIME`; `RSET` after
-//! MAIL; DATA and an end of the connection in place of the final dot; QUIT.
+//! `cargo run --example hooks -- 127.0.0.1:2525`, then by hand, as with `nc -C 127.0.0.1 2525`: `XUPTIME`; `RSET` after MAIL;
+//! DATA and a disconnect instead of the final dot; QUIT.
 
 use smtpd_tower::{
     BodyError, Command, Data, Pipeline, Rcpt, Reply, Request, Server, handler_fn, system_hostname,
@@ -28,7 +27,7 @@ async fn main() -> std::io::Result<()> {
             println!("{} given up: from <{sender}> to {recipients}", session.id());
         })
         .on_error(|session, error| println!("{} failed: {error}", session.id()))
-        // Once for every session, whatever ended it.
+        // Once per session, whatever ended it.
         .on_close(|session, end| {
             println!(
                 "{} ended: {}, {} messages, {} octets in, {} out, {:?}",
@@ -44,23 +43,23 @@ async fn main() -> std::io::Result<()> {
         .await
 }
 
-/// A body that has not ended with `None` has not come whole, and the error tells why.
+/// A body that has not ended with `None` is incomplete, and the error says why.
 async fn take(mut request: Request<Data>) -> Result<Reply, BodyError> {
-    let mut octets = 0;
-    while let Some(piece) = request.body_mut().chunk().await {
-        match piece {
-            Ok(piece) => octets += piece.len(),
+    let mut bytes = 0;
+    while let Some(chunk) = request.body_mut().chunk().await {
+        match chunk {
+            Ok(chunk) => bytes += chunk.len(),
             Err(BodyError::Incomplete) => {
-                println!("{} broke off after {octets}", request.session().id());
+                println!("{} broke off after {bytes}", request.session().id());
                 return Err(BodyError::Incomplete);
             }
             Err(error) => return Err(error),
         }
     }
-    Ok(Reply::ok(format!("{octets} octets")))
+    Ok(Reply::ok(format!("{bytes} octets")))
 }
 
-/// VRFY, EXPN, HELP and unknown verbs come here; what it does not know it leaves as it was.
+/// VRFY, EXPN, HELP and unknown verbs arrive here; unknown ones keep their default reply.
 async fn verb(started: Instant, request: Request<Command>) -> Reply {
     match request.payload().verb.as_str() {
         "XUPTIME" => Reply::ok(format!("{} seconds", started.elapsed().as_secs())),

@@ -1,7 +1,7 @@
 //! Different services for different recipients: a list, and a maildir for each of two domains.
 //!
 //! `cargo run --example router`: SMTP at 127.0.0.1:2525, LMTP at 127.0.0.1:2424, mail in `./mail/org` and `./mail/net`.
-//! Over LMTP each recipient gets a reply of its own.
+//! Over LMTP, each recipient has its own reply.
 
 use std::path::Path;
 
@@ -39,7 +39,7 @@ pub fn server(mail: &Path) -> Result<Server, BoxError> {
     Ok(Server::new(system_hostname(), pipeline))
 }
 
-/// The same routes for both phases, so that what is accepted is also delivered. What is special goes first.
+/// The same routes for both phases, so that everything accepted is also delivered. The most specific route comes first.
 fn routes<P: RoutePhase>(
     list: impl ServePhase<P>,
     org: impl ServePhase<P>,
@@ -53,7 +53,7 @@ fn routes<P: RoutePhase>(
     Ok(router)
 }
 
-/// Reports of failed deliveries, which have no sender, are no posts.
+/// Reports of failed deliveries, which have no sender, are not posts.
 async fn may_post(request: Request<Rcpt>) -> Result<(), Reply> {
     if request.sender().is_null() {
         return Err(Reply::rejected("Lists take no reports"));

@@ -1,4 +1,4 @@
-//! Looks at a message while it comes, and stops as soon as it has seen enough.
+//! Inspects a message while it arrives, and stops as soon as it has seen enough.
 //!
 //! `cargo run --example streaming -- 127.0.0.1:2525`
 
@@ -7,7 +7,7 @@ use smtpd_tower::{
 };
 use tokio::net::TcpListener;
 
-/// What scanners of viruses agree to find, so that they can be tested.
+/// A pattern that virus scanners agree to find, so that they can be tested.
 const EICAR: &[u8] = b"$EICAR-STANDARD-ANTIVIRUS-TEST-FILE!";
 
 #[tokio::main]
@@ -26,16 +26,16 @@ async fn main() -> std::io::Result<()> {
         .await
 }
 
-/// Holds no more of the message than the last octets that might begin a match. Once it has answered, the server reads what is
-/// left and drops it, and the client hears the answer at the end.
+/// Keeps no more of the message than the last bytes that may begin a match. Once it has replied, the server reads and drops the
+/// rest, and sends the reply at the end.
 async fn scan(mut request: Request<Data>) -> Result<Reply, BodyError> {
     let mut window = Vec::new();
     let mut size = 0;
-    while let Some(piece) = request.body_mut().chunk().await {
-        let piece = piece?;
-        size += piece.len();
-        window.extend_from_slice(&piece);
-        if window.windows(EICAR.len()).any(|octets| octets == EICAR) {
+    while let Some(chunk) = request.body_mut().chunk().await {
+        let chunk = chunk?;
+        size += chunk.len();
+        window.extend_from_slice(&chunk);
+        if window.windows(EICAR.len()).any(|bytes| bytes == EICAR) {
             return Ok(Reply::rejected(format!(
                 "Virus found within the first {size} octets"
             )));

@@ -1,4 +1,4 @@
-//! Submission for one's own users: TLS by STARTTLS or from the first octet, AUTH, and a quota of recipients for each user.
+//! A submission server for your own users: TLS by STARTTLS or from the first byte, AUTH, and a quota of recipients for each user.
 //!
 //! A certificate to try it with:
 //! `openssl req -x509 -newkey rsa:2048 -nodes -subj /CN=localhost -addext subjectAltName=DNS:localhost -keyout key.pem -out cert.pem`
@@ -43,9 +43,9 @@ async fn main() -> Result<(), BoxError> {
 pub fn server(tls: TlsConfig, quota: Rate, outbox: Maildir) -> Result<Server, BoxError> {
     let users = Arc::new(HashMap::from([("alice", "wonderland"), ("bob", "builder")]));
     let auth = ServiceBuilder::new()
-        .layer(RateLimitLayer::per_ip(Rate::per_minute(20)?)) // guesses of passwords
+        .layer(RateLimitLayer::per_ip(Rate::per_minute(20)?)) // slows down guessing of passwords
         .service(handler_fn(move |request: Request<Auth>| {
-            // The stored secret, and the mechanism verifies what the client has sent.
+            // Return the stored secret; the mechanism verifies what the client has sent.
             let password = users.get(request.credentials().username());
             let secret = password.map(|password| Secret::plain(*password));
             async move { secret.ok_or_else(Reply::auth_failed) }
@@ -53,7 +53,7 @@ pub fn server(tls: TlsConfig, quota: Rate, outbox: Maildir) -> Result<Server, Bo
     let mail = ServiceBuilder::new()
         .layer(OwnSenderLayer::in_domains(Domains::parse(["example.org"])?))
         .service(handler_fn(async |_: Request<Mail>| {}));
-    // RFC 5321 section 4.2.3: 450 where policy blocks the mailbox for a time.
+    // RFC 5321 section 4.2.3: 450 if policy blocks the mailbox temporarily.
     let exceeded = Reply::new(
         Code::MAILBOX_BUSY,
         Status::DENIED,
@@ -63,7 +63,7 @@ pub fn server(tls: TlsConfig, quota: Rate, outbox: Maildir) -> Result<Server, Bo
         .layer(RateLimitLayer::per_identity(quota).reply(exceeded))
         .service(handler_fn(async |_: Request<Rcpt>| {}));
     let data = ServiceBuilder::new()
-        .layer(SubmissionFieldsLayer::new()) // Date and Message-ID, where they lack
+        .layer(SubmissionFieldsLayer::new()) // Date and Message-ID, if missing
         .layer(ReceivedLayer::new())
         .service(outbox);
     let pipeline = Pipeline::new().auth(auth).mail(mail).rcpt(rcpt).data(data);

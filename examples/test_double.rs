@@ -1,7 +1,7 @@
 //! A server that misbehaves on purpose, for programs that send mail: does each message arrive, and does none arrive twice?
 //!
-//! `cargo run --example test_double -- 127.0.0.1:2525`, and point your program at it. In a test of yours the same server runs
-//! in the test's process, on a free port, by `test::Running`; the test of this example does so with lettre as the program.
+//! `cargo run --example test_double -- 127.0.0.1:2525`, and point your program at it. In a test of your own, the same server runs
+//! in the process of the test, on a free port, with `test::Running`; the test of this example does so with lettre as the program.
 
 use std::time::Duration;
 
@@ -26,7 +26,7 @@ async fn main() -> std::io::Result<()> {
     }
 }
 
-/// What goes wrong is the same in every run: the seed decides.
+/// The faults are the same in every run: they depend on the seed.
 pub fn server(inbox: Inbox) -> Server {
     let refuses = ChaosLayer::new()
         .on([PhaseKind::Mail, PhaseKind::Rcpt, PhaseKind::Data])

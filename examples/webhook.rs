@@ -1,12 +1,11 @@
-//! Mail into a web service: each message is POSTed as it came, tried again where that fails, and taken only when the backend
-//! has it.
+//! Mail into a web service: each message is POSTed as received, retried on failure, and accepted only once the backend has it.
 //!
 //! `cargo run --example webhook -- 127.0.0.1:2525 http://127.0.0.1:8080/inbox`, then
 //! `curl --crlf smtp://127.0.0.1:2525 --mail-rcpt you@example.org -T README.md`
 //!
-//! The envelope is in the fields `Envelope-From` and `Envelope-To`, one of these for each recipient. A request that is sent
-//! again has the same `Idempotency-Key`. After three tries the client hears 451 and comes again later: nothing is lost, for
-//! nothing has been accepted. What the backend answers with 422 is refused for good.
+//! The envelope is in the fields `Envelope-From` and `Envelope-To`, one of the latter for each recipient. A repeated request has
+//! the same `Idempotency-Key`. After three attempts the client receives 451 and tries again later: nothing is lost, because
+//! nothing has been accepted. If the backend responds with 422, the message is rejected.
 
 use std::time::Duration;
 
@@ -41,7 +40,7 @@ async fn main() -> Result<(), BoxError> {
 pub fn server(backend: Uri) -> Server {
     let web = ServiceBuilder::new()
         .retry(Again::new(3, Duration::from_millis(100)))
-        .timeout(Duration::from_secs(10)) // for each try
+        .timeout(Duration::from_secs(10)) // for each attempt
         .service(Client::builder(TokioExecutor::new()).build_http());
     let forward = move |request| forward(web.clone(), backend.clone(), request);
     let data = ServiceBuilder::new()
@@ -85,7 +84,7 @@ fn post(to: Uri, id: Option<QueueId>, envelope: &Envelope, message: Bytes) -> ht
     post.body(Full::new(message))
 }
 
-/// So many tries, with pauses between them that get four times as long.
+/// The number of attempts; the pauses between them grow fourfold.
 #[derive(Clone, Debug)]
 struct Again {
     left: u32,
