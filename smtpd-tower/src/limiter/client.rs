@@ -74,7 +74,7 @@ impl From<IpAddr> for ClientKey {
     }
 }
 
-/// The address alone if the key is a whole address, else `network/bits`.
+/// Shows the address alone if the key is a whole address, otherwise `network/bits`.
 impl fmt::Display for ClientKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)

@@ -4,7 +4,7 @@ use std::num::NonZeroU32;
 use std::str::FromStr;
 use std::time::Duration;
 
-/// How often something may happen: `events` in each `period`, of which `burst` may happen at once.
+/// How often something may happen: `events` in each `period`, and up to `burst` of them at once.
 ///
 /// After a pause, `burst` events are allowed at once (as many as `events`, unless [`with_burst`](Self::with_burst) is called),
 /// then one every `period / events`. So at most `burst + events` are allowed in any one period.

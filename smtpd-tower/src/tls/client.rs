@@ -102,7 +102,7 @@ impl ClientVerifier {
             && Parts::read(certificate).is_some_and(is_known)
     }
 
-    /// Returns whether an authority that signed this verified chain has name constraints, none of which is about a common name.
+    /// Returns whether an authority that signed this verified chain has name constraints, which never cover common names.
     pub(super) fn has_constrained_authority(&self, chain: &[CertificateDer<'_>]) -> bool {
         let mut signed = chain.iter().filter_map(|der| Parts::read(der));
         !self.constrained.is_empty()
