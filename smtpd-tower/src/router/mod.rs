@@ -39,12 +39,17 @@ use crate::{
 /// use tower::ServiceExt;
 ///
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), smtpd_tower::BoxError> {
-/// let answer = |text| handler_fn(move |_: Request<Rcpt>| async move { Reply::ok(text) });
+/// let reply_with =
+///     |text| handler_fn(move |_: Request<Rcpt>| async move { Reply::ok(text) });
 /// let router = Router::new()
-///     .address("list@example.org".parse()?, answer("list"))
-///     .domain("example.org".parse()?, answer("local"))
-///     .address("Postmaster".parse()?, answer("local")) // has no domain, and must be accepted: RFC 5321 section 4.5.1
-///     .route(|request: &Request<Rcpt>| request.session().identity().is_some(), answer("relay"));
+///     .address("list@example.org".parse()?, reply_with("list"))
+///     .domain("example.org".parse()?, reply_with("local"))
+///     // Has no domain, and must be accepted: RFC 5321 section 4.5.1.
+///     .address("Postmaster".parse()?, reply_with("local"))
+///     .route(
+///         |request: &Request<Rcpt>| request.session().identity().is_some(),
+///         reply_with("relay"),
+///     );
 ///
 /// let ask = async |session: &Session, recipient: &str| {
 ///     let request = Request::new(session.clone(), Rcpt::new(recipient.parse()?));

@@ -47,8 +47,8 @@ use crate::{
 ///     let request = Request::new(session.clone(), Helo::new(name.parse()?));
 ///     assert_eq!(helo.clone().oneshot(request).await?.code().as_u16(), 250);
 ///     let message = Data::new(Envelope::default(), Body::from("Hello\r\n"));
-///     let answer = data.clone().oneshot(Request::new(session, message)).await?;
-///     assert_eq!(answer.merged().code().as_u16(), code);
+///     let reply = data.clone().oneshot(Request::new(session, message)).await?;
+///     assert_eq!(reply.merged().code().as_u16(), code);
 /// }
 /// # Ok(()) }
 /// ```
