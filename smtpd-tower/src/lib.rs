@@ -115,7 +115,7 @@ pub mod tls;
 mod waker;
 
 pub use body::{
-    Body, BodyError, BodyReader, Head, HeaderField, HeaderFields, OctetCount, SinkFailure,
+    Body, BodyError, BodyReader, Head, HeaderField, HeaderFields, ByteCount, SinkFailure,
 };
 #[cfg(feature = "spool")]
 pub use body::{Spooled, Spooling};

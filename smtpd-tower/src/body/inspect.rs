@@ -96,13 +96,13 @@ impl Body {
     ///
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), BodyError> {
     /// let (body, passed) = Body::from("Hello\r\n").counted();
-    /// assert_eq!(passed.octets(), 0);
+    /// assert_eq!(passed.bytes(), 0);
     /// body.collect().await?;
-    /// assert_eq!(passed.octets(), 7);
+    /// assert_eq!(passed.bytes(), 7);
     /// # Ok(()) }
     /// ```
-    pub fn counted(self) -> (Self, OctetCount) {
-        let count = OctetCount::default();
+    pub fn counted(self) -> (Self, ByteCount) {
+        let count = ByteCount::default();
         let passed = count.clone();
         let body = self.inspect(move |chunk| {
             let bytes = u64::try_from(chunk.len()).unwrap_or(u64::MAX);
@@ -114,11 +114,11 @@ impl Body {
 
 /// The number of bytes of a body that have passed; see [`Body::counted`]. Clones share the count.
 #[derive(Clone, Debug, Default)]
-pub struct OctetCount(Arc<AtomicU64>);
+pub struct ByteCount(Arc<AtomicU64>);
 
-impl OctetCount {
+impl ByteCount {
     /// Returns the current number.
-    pub fn octets(&self) -> u64 {
+    pub fn bytes(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
 }
@@ -176,10 +176,10 @@ mod tests {
         let (mut body, count) = body.counted();
         for expected in [1, 3, 6] {
             body.chunk().await.unwrap().unwrap();
-            assert_eq!(count.clone().octets(), expected);
+            assert_eq!(count.clone().bytes(), expected);
         }
         assert!(body.chunk().await.unwrap().is_err());
         assert!(body.chunk().await.is_none());
-        assert_eq!(count.octets(), 6);
+        assert_eq!(count.bytes(), 6);
     }
 }

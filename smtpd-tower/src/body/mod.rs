@@ -6,7 +6,7 @@
 //! | [`BodyError`] | why a message did not arrive whole, or why its reader failed |
 //! | [`BodyReader`] | the body as an `AsyncRead` |
 //! | [`Head`], [`HeaderField`], [`HeaderFields`] | the header section |
-//! | [`OctetCount`] | the number of bytes that have passed so far |
+//! | [`ByteCount`] | the number of bytes that have passed so far |
 //! | [`SinkFailure`] | what to do if the sink of a copy fails |
 //! | `Spooled`, `Spooling` (feature `spool`) | a whole message, in memory or in a temporary file |
 
@@ -48,7 +48,7 @@ pub(crate) use self::{
 pub use self::{
     error::BodyError,
     head::{Head, HeaderField, HeaderFields},
-    inspect::OctetCount,
+    inspect::ByteCount,
     reader::BodyReader,
     tee::SinkFailure,
 };

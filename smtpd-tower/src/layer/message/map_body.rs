@@ -144,7 +144,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        body::{BodyError, OctetCount, in_pieces},
+        body::{BodyError, ByteCount, in_pieces},
         deliver::Inbox,
         session::Session,
     };
@@ -152,7 +152,7 @@ mod tests {
     #[tokio::test]
     async fn every_message_has_a_body_of_its_own_and_its_errors_pass() {
         let inbox = Inbox::new();
-        let counts = std::sync::Mutex::new(Vec::<OctetCount>::new());
+        let counts = std::sync::Mutex::new(Vec::<ByteCount>::new());
         let count = |body: Body| {
             let (body, count) = body.counted();
             counts.lock().unwrap().push(count);
@@ -168,6 +168,6 @@ mod tests {
         assert_eq!(codes, [250, 552]);
         assert_eq!(inbox.next().await.message(), "four");
         let counts = counts.lock().unwrap();
-        assert!(counts.iter().map(OctetCount::bytes).eq([4, 4]));
+        assert!(counts.iter().map(ByteCount::bytes).eq([4, 4]));
     }
 }
