@@ -3,11 +3,11 @@ use std::str;
 
 use super::{AddressError, AddressErrorKind, AddressPart, Domain, PathOptions, Text};
 
-/// The name a client gives itself in HELO or EHLO (RFC 5321 section 4.1.1.1).
+/// The name by which a client identifies itself in HELO or EHLO (RFC 5321 section 4.1.1.1).
 ///
-/// Many clients give something that is neither a domain nor an address literal. That is kept as it
-/// is, for RFC 5321 section 4.1.4 forbids to refuse mail because of it, so long as it is printable ASCII
-/// without spaces and thus safe to log and to write into a header.
+/// Many clients send something that is neither a domain nor an address literal. It is kept unchanged, because RFC 5321 section
+/// 4.1.4 forbids refusing mail because of it, if it is printable ASCII without spaces and thus safe to log and to write into a
+/// header.
 ///
 /// ```
 /// use smtpd_core::{ClientName, ClientNameKind};
@@ -32,7 +32,7 @@ impl ClientName {
     ///
     /// # Errors
     ///
-    /// When it is empty or longer than 255 octets, or holds anything but printable ASCII.
+    /// Fails if it is empty or longer than 255 octets, or contains anything but printable ASCII.
     pub fn parse(input: &[u8]) -> Result<Self, AddressError> {
         if input.is_empty() {
             return Err(AddressErrorKind::Empty.into());
@@ -51,7 +51,7 @@ impl ClientName {
         Ok(Self(Name::Other(text.into())))
     }
 
-    /// The name as it was sent.
+    /// Returns the name as it was sent.
     #[must_use]
     pub fn as_str(&self) -> &str {
         match &self.0 {
@@ -60,7 +60,7 @@ impl ClientName {
         }
     }
 
-    /// What the name is.
+    /// Returns the form of the name.
     #[must_use]
     pub fn kind(&self) -> ClientNameKind {
         match self.domain() {
@@ -70,7 +70,7 @@ impl ClientName {
         }
     }
 
-    /// The domain or address literal, unless the name is neither.
+    /// Returns the domain or address literal, or `None` if the name is neither.
     #[must_use]
     pub const fn domain(&self) -> Option<&Domain> {
         match &self.0 {
@@ -123,7 +123,7 @@ impl str::FromStr for ClientName {
 pub enum ClientNameKind {
     /// A domain, as RFC 5321 section 4.1.1.1 requires.
     Domain,
-    /// An address literal, for clients without a name.
+    /// An address literal, for a client without a domain.
     Literal,
     /// Neither of them.
     Other,

@@ -10,11 +10,10 @@ use super::scan::{Scanner, literal_ip};
 use super::u_label;
 use super::{AddressError, AddressErrorKind, Charset, Leniency, PathOptions, Span, Text};
 
-/// A domain name, or an address literal in its place (RFC 5321 sections 4.1.2 and 4.1.3).
+/// A domain name, or an address literal instead (RFC 5321 sections 4.1.2 and 4.1.3).
 ///
-/// Names compare without regard to ASCII case (RFC 5321 section 2.4), and so do literals. Two
-/// spellings of one IP address differ, and so do an A-label and its U-label, unless `canonical`
-/// (with the feature `idna`) is compared. Cloning is cheap.
+/// Names and literals compare without regard to ASCII case (RFC 5321 section 2.4). Two spellings of one IP address differ, and so
+/// do an A-label and its U-label, unless you compare their `canonical` forms (with the feature `idna`). Cloning is cheap.
 ///
 /// ```
 /// use smtpd_core::Domain;
@@ -30,7 +29,7 @@ use super::{AddressError, AddressErrorKind, Charset, Leniency, PathOptions, Span
 /// ```
 #[derive(Clone)]
 pub struct Domain {
-    /// The text of the whole path that the domain stood in.
+    /// The text of the whole path that contains the domain.
     source: Text,
     span: Span,
 }
@@ -40,19 +39,17 @@ impl Domain {
     ///
     /// # Errors
     ///
-    /// When the grammar of RFC 5321 sections 4.1.2 and 4.1.3 (extended by RFC 6531 section 3.3, if
-    /// `options` say so) does not allow it, or when, written in A-labels, a label is longer than 63
-    /// octets or all of it than 255.
+    /// Fails if the grammar of RFC 5321 sections 4.1.2 and 4.1.3 (extended by RFC 6531 section 3.3, if `options` say so) does not
+    /// allow it, or if, written in A-labels, a label is longer than 63 octets or the whole name longer than 255.
     ///
-    /// A label that is not ASCII must be a U-label (RFC 5890 section 2.3.2.1), except that upper
-    /// case, text that is not normalized, and emoji are accepted, and that a character that is good
-    /// in some contexts only, such as a middle dot, may stand anywhere (CONTEXTO, RFC 5892 section
-    /// 2.6). The joiners need their context. Labels with invisible characters, or with
-    /// compatibility forms such as fullwidth letters, are rejected. Labels in ASCII are A-labels
-    /// only where they stand beside U-labels: a name that is ASCII throughout is not decoded.
+    /// A label that is not ASCII must be a U-label (RFC 5890 section 2.3.2.1), with these exceptions: upper case, text that is
+    /// not normalized, and emoji are accepted, and a character that is allowed only in some contexts, such as a middle dot, is
+    /// accepted anywhere (CONTEXTO, RFC 5892 section 2.6). The joiners need their context. Labels with invisible characters, or
+    /// with compatibility forms such as fullwidth letters, are rejected. ASCII labels are checked as A-labels only if they stand
+    /// beside U-labels: a name that is entirely ASCII is not decoded.
     ///
-    /// Without the feature `idna`, only a short list of deceptive characters is rejected, because
-    /// the Unicode tables are not there. So the feature makes this reject more.
+    /// Without the feature `idna`, only a short list of deceptive characters is rejected, because the Unicode tables are missing.
+    /// With it, more names are rejected.
     pub fn parse(input: &[u8], options: PathOptions) -> Result<Self, AddressError> {
         if input.is_empty() {
             return Err(AddressErrorKind::Empty.into());
@@ -66,30 +63,29 @@ impl Domain {
         Ok(Self::new(text, Span::new(0, end)))
     }
 
-    /// The domain that lies there in the text of a path.
+    /// Creates the domain at `span` in the text of a path.
     pub(super) fn new(source: Text, span: Span) -> Self {
         Self { source, span }
     }
 
-    /// The domain in the case it was sent in; a literal with its brackets.
+    /// Returns the domain in the case in which it was sent; a literal includes its brackets.
     #[must_use]
     pub fn as_str(&self) -> &str {
         self.span.of(&self.source)
     }
 
-    /// Whether this is `other`, without regard to ASCII case.
+    /// Returns whether this is `other`, without regard to ASCII case.
     #[must_use]
     pub fn eq_ignore_case(&self, other: &str) -> bool {
         self.as_str().eq_ignore_ascii_case(other)
     }
 
-    /// The form in which domains that are the same are equal: A-labels in lower case, whether it
-    /// was sent in those or in U-labels (RFC 5890 section 2.3.2.4, RFC 6531 section 3.2), and the
-    /// shortest spelling of the address in a literal (RFC 5952 section 4).
+    /// Returns the form in which equivalent domains are equal: A-labels in lower case, whether A-labels or U-labels were sent
+    /// (RFC 5890 section 2.3.2.4, RFC 6531 section 3.2), and for a literal the shortest spelling of its address (RFC 5952 section
+    /// 4).
     ///
-    /// The result parses as a domain again and is its own canonical form. It is an address literal
-    /// only if this is one. If all of a name is ASCII, its labels are not checked, and nothing is
-    /// allocated unless there are upper-case letters.
+    /// The result parses as a domain again and is its own canonical form. It is an address literal only if this is one. The
+    /// labels of a name that is entirely ASCII are not checked, and nothing is allocated for it unless it has upper-case letters.
     ///
     /// ```
     /// use smtpd_core::Domain;
@@ -120,13 +116,13 @@ impl Domain {
         }
     }
 
-    /// Whether this is an address literal.
+    /// Returns whether this is an address literal.
     #[must_use]
     pub fn is_literal(&self) -> bool {
         self.as_str().starts_with('[')
     }
 
-    /// The address, if this is a literal.
+    /// Returns the IP address, if this is a literal.
     #[must_use]
     pub fn ip(&self) -> Option<IpAddr> {
         let content = self.as_str().strip_prefix('[')?.strip_suffix(']')?;
@@ -171,7 +167,7 @@ impl fmt::Display for Domain {
     }
 }
 
-/// Strict, with non-ASCII labels allowed.
+/// Parses strictly, with non-ASCII labels allowed.
 impl FromStr for Domain {
     type Err = AddressError;
 
@@ -358,8 +354,8 @@ mod tests {
         assert_eq!(std::collections::HashSet::from([a, b]).len(), 1);
     }
 
-    /// What is most likely to become something else: forms of ASCII, what is not seen, marks, what
-    /// has a case of its own.
+    /// Characters that are likely to be mapped to something else: forms of ASCII, invisible characters, marks, and characters
+    /// with special case mappings.
     #[cfg(feature = "idna")]
     const ODD: &str = "[a-zA-Z0-9.\\-_éßςΣẞİſКяאب例。．＠［］－＿⑴℀❤한ᏣꭰΩÅK\u{ad}\u{200b}\u{200c}\u{200d}\u{300}\u{308}\u{338}\u{37e}\u{3002}]{1,12}|xn--[a-z0-9-]{1,8}\\.é|[a-z]{0,3}\\PC{1,4}[a-z]{0,3}";
 

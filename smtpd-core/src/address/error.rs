@@ -1,10 +1,10 @@
 use std::error::Error;
 use std::fmt;
 
-/// Why octets are not an address.
+/// Why bytes are not an address.
 ///
-/// Its `Display` never repeats what the client sent, so it may stand in a reply, as it does in those of a session, which begin
-/// with a capital letter.
+/// Its `Display` never repeats what the client sent, so it is safe to use in a reply. The replies of a session begin with this
+/// text, with a capital letter.
 ///
 /// ```
 /// use smtpd_core::{AddressErrorKind, Mailbox};
@@ -19,7 +19,7 @@ pub struct AddressError {
 }
 
 impl AddressError {
-    /// What is wrong.
+    /// Returns what is wrong.
     #[must_use]
     pub const fn kind(&self) -> AddressErrorKind {
         self.kind
@@ -62,9 +62,9 @@ impl Error for AddressError {}
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum AddressErrorKind {
-    /// Nothing stands where an address is needed; so it is for `RCPT TO:<>`.
+    /// An address is needed, but there is none, as in `RCPT TO:<>`.
     Empty,
-    /// A space stands before the path, or inside the name a client gives itself.
+    /// A space stands before the path, or inside the HELO name.
     Space,
     /// A path lacks its `<` or `>`.
     MissingBracket,
@@ -72,25 +72,25 @@ pub enum AddressErrorKind {
     Route,
     /// The local part is neither a dot-string nor a quoted string.
     LocalPart,
-    /// The address ends behind the local part.
+    /// The address ends after the local part.
     NoDomain,
     /// The domain is malformed.
     Domain,
-    /// A label of the domain is not ASCII, and IDNA2008 does not allow it: because of one of its
-    /// characters, or because of where that stands (RFC 5892).
+    /// A label of the domain is not ASCII, and IDNA2008 does not allow it, because of one of its characters or because of that
+    /// character's position (RFC 5892).
     DisallowedLabel,
     /// The address literal is malformed.
     Literal,
     /// The address literal has a tag other than `IPv6`.
     UnsupportedLiteral,
-    /// A part of the address, or all of it, is too long.
+    /// The address or a part of it is too long.
     TooLong {
         /// The part that is too long.
         part: AddressPart,
     },
-    /// There are octets above 127, but SMTPUTF8 was not asked for.
+    /// There are bytes above 127, but SMTPUTF8 was not requested.
     NonAscii,
-    /// The octets are not UTF-8.
+    /// The bytes are not UTF-8.
     MalformedUtf8,
     /// There is a control character, quoted or not.
     Control,
@@ -98,22 +98,22 @@ pub enum AddressErrorKind {
     Trailing,
 }
 
-/// A part of an address that has a limit of its own.
+/// A part of an address with its own length limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum AddressPart {
-    /// What stands before the `@`, with its quotes.
+    /// The part before the `@`, with its quotes.
     LocalPart,
     /// One label of a domain.
     Label,
-    /// A domain, or the name a client gives itself.
+    /// A domain, or the HELO name.
     Domain,
     /// A whole path with its brackets and its source route.
     Path,
 }
 
 impl AddressPart {
-    /// The most octets that the part may have.
+    /// Returns the maximum number of octets of the part.
     #[must_use]
     pub const fn limit(self) -> usize {
         match self {

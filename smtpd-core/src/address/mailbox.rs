@@ -11,8 +11,8 @@ use super::{
 
 /// A mailbox, `local-part@domain` (RFC 5321 section 4.1.2).
 ///
-/// Two mailboxes are equal when their local parts are, in the same case but however they are
-/// quoted, and their domains, in any ASCII case (RFC 5321 sections 2.4 and 4.1.2). Cloning is cheap.
+/// Two mailboxes are equal if their local parts are equal, in the same case but regardless of quoting, and their domains are
+/// equal, in any ASCII case (RFC 5321 sections 2.4 and 4.1.2). Cloning is cheap.
 ///
 /// ```
 /// use smtpd_core::Mailbox;
@@ -26,7 +26,7 @@ use super::{
 /// ```
 #[derive(Clone)]
 pub struct Mailbox {
-    /// Holds the text of the whole path, in which the mailbox lies.
+    /// Holds the text of the whole path that contains the mailbox.
     domain: Domain,
 }
 
@@ -35,8 +35,8 @@ impl Mailbox {
     ///
     /// # Errors
     ///
-    /// When the grammar of RFC 5321 section 4.1.2 (extended by RFC 6531 section 3.3, if `options` say so) does not
-    /// allow it, or when it or a part of it is longer than RFC 5321 section 4.5.3.1 allows.
+    /// Fails if the grammar of RFC 5321 section 4.1.2 (extended by RFC 6531 section 3.3, if `options` say so) does not allow it,
+    /// or if it or a part of it is longer than RFC 5321 section 4.5.3.1 allows.
     pub fn parse(input: &[u8], options: PathOptions) -> Result<Self, AddressError> {
         if input.is_empty() {
             return Err(AddressErrorKind::Empty.into());
@@ -49,8 +49,8 @@ impl Mailbox {
         Self::new(input, domain, 0)
     }
 
-    /// The mailbox of the path `source`, which begins `offset` octets into what was scanned and has no brackets; its domain
-    /// lies there in what was scanned.
+    /// Creates the mailbox of the path `source`, which begins `offset` bytes into the scanned text and has no brackets. The
+    /// domain's range is relative to the scanned text.
     pub(super) fn new(
         source: &[u8],
         domain: Range<usize>,
@@ -64,19 +64,19 @@ impl Mailbox {
         })
     }
 
-    /// The address as it was sent: `local-part@domain`.
+    /// Returns the address as it was sent: `local-part@domain`.
     #[must_use]
     pub fn as_str(&self) -> &str {
         self.up_to(self.domain.span().end)
     }
 
-    /// The local part as it was sent, with its quotes.
+    /// Returns the local part as it was sent, with its quotes.
     #[must_use]
     pub fn local_part(&self) -> &str {
         self.up_to(self.domain.span().start.saturating_sub(1)) // the `@`
     }
 
-    /// The local part without quotes and backslashes. It may hold spaces, `@` and other specials.
+    /// Returns the local part without quotes and backslashes. It may contain spaces, `@` and other special characters.
     #[must_use]
     pub fn local_part_unquoted(&self) -> Cow<'_, str> {
         let local = self.local_part();
@@ -95,26 +95,26 @@ impl Mailbox {
         Cow::Owned(text)
     }
 
-    /// The domain or address literal.
+    /// Returns the domain or address literal.
     #[must_use]
     pub const fn domain(&self) -> &Domain {
         &self.domain
     }
 
-    /// Whether the local part was sent as a quoted string.
+    /// Returns whether the local part was sent as a quoted string.
     #[must_use]
     pub fn is_quoted(&self) -> bool {
         self.local_part().starts_with('"')
     }
 
-    /// Whether the address is all ASCII, and can thus go to a host without SMTPUTF8.
+    /// Returns whether the address is entirely ASCII, and can thus be sent to a server without SMTPUTF8.
     #[must_use]
     pub fn is_ascii(&self) -> bool {
         self.as_str().is_ascii()
     }
 
-    /// From where the mailbox begins: behind the source route, if there is one (RFC 5321 section 4.1.2:
-    /// `[ A-d-l ":" ] Mailbox`). No local part begins with `@`, and no domain of a route holds a colon.
+    /// Returns the text from the start of the mailbox, which follows the source route if there is one (RFC 5321 section 4.1.2: `[
+    /// A-d-l ":" ] Mailbox`). No local part begins with `@`, and no domain of a route contains a colon.
     fn up_to(&self, end: u16) -> &str {
         let path = self.source().get(..end.into()).unwrap_or_default();
         match path
@@ -126,7 +126,7 @@ impl Mailbox {
         }
     }
 
-    /// The path that the mailbox was parsed from, without brackets.
+    /// Returns the path that the mailbox was parsed from, without brackets.
     pub(super) fn source(&self) -> &str {
         self.domain.source()
     }
@@ -160,7 +160,7 @@ impl fmt::Display for Mailbox {
     }
 }
 
-/// Strict, with non-ASCII allowed: [`is_ascii`](Mailbox::is_ascii) tells.
+/// Parses strictly, with non-ASCII allowed: [`is_ascii`](Mailbox::is_ascii) returns whether there is any.
 impl FromStr for Mailbox {
     type Err = AddressError;
 

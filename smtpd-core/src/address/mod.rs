@@ -1,14 +1,14 @@
-//! Addresses: what MAIL, RCPT, HELO and EHLO name (RFC 5321 section 4.1.2, RFC 6531 section 3.3).
+//! Addresses: the arguments of MAIL, RCPT, HELO and EHLO (RFC 5321 section 4.1.2, RFC 6531 section 3.3).
 //!
 //! - [`Mailbox`] is a local part at a [`Domain`].
 //! - [`ReversePath`] is the sender that MAIL names, [`ForwardPath`] a recipient that RCPT names: a mailbox, the null
 //!   sender, or [`Postmaster`].
-//! - [`ClientName`] is the name that a client gives itself by HELO or EHLO.
-//! - [`PathOptions`] are what the parser accepts: a [`Charset`], and by a [`Leniency`] some malformed addresses.
+//! - [`ClientName`] is the name by which a client identifies itself in HELO or EHLO.
+//! - [`PathOptions`] configure the parser: a [`Charset`], and a [`Leniency`] for some malformed addresses.
 //! - [`AddressError`] says which [part](AddressPart) of an address is malformed, and [how](AddressErrorKind).
 //!
-//! Everything is parsed from bytes, strictly unless a `Leniency` says otherwise. The text of one address is stored once
-//! for all its parts, and clones are cheap.
+//! Everything is parsed from bytes, strictly unless a `Leniency` says otherwise. All parts of an address share one copy of its
+//! text, and clones are cheap.
 
 mod client_name;
 mod domain;

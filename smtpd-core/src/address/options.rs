@@ -1,4 +1,4 @@
-/// Which faults of clients a parser of addresses overlooks. The default overlooks none.
+/// Which malformed addresses to accept. Default: none.
 ///
 /// ```
 /// use smtpd_core::{Charset, Leniency, PathOptions, ReversePath};
@@ -19,7 +19,7 @@ pub struct Leniency {
 }
 
 impl Leniency {
-    /// Overlooks nothing.
+    /// Accepts no malformed address.
     pub const STRICT: Self = Self {
         space_after_colon: false,
         missing_brackets: false,
@@ -29,9 +29,9 @@ impl Leniency {
         trailing_dot_in_domain: false,
     };
 
-    /// Overlooks the faults that are common in mail that is wanted: spaces after the colon, as many
-    /// programs and devices send them, local parts of more than 64 octets, as of forwarded and
-    /// mailing list mail, and stray dots in local parts, which some providers have given out.
+    /// Accepts the faults that are common in legitimate mail: spaces after the colon, sent by many programs and devices; local
+    /// parts of more than 64 octets, found in forwarded and mailing list mail; and stray dots in local parts, which some
+    /// providers have assigned.
     pub const COMMON: Self = Self {
         space_after_colon: true,
         missing_brackets: false,
@@ -41,83 +41,82 @@ impl Leniency {
         trailing_dot_in_domain: false,
     };
 
-    /// Sets whether spaces may stand between the colon and the path: `MAIL FROM: <a@b>`.
+    /// Sets whether spaces may stand between the colon and the path: `MAIL FROM: <a@b>`. Default: false.
     #[must_use]
     pub const fn allow_space_after_colon(mut self, allow: bool) -> Self {
         self.space_after_colon = allow;
         self
     }
 
-    /// Sets whether a path may come without its brackets: `MAIL FROM:a@b`. Such a path ends at the
-    /// first space outside quotes.
+    /// Sets whether a path may lack its brackets: `MAIL FROM:a@b`. Such a path ends at the first space outside quotes. Default:
+    /// false.
     #[must_use]
     pub const fn allow_missing_brackets(mut self, allow: bool) -> Self {
         self.missing_brackets = allow;
         self
     }
 
-    /// Sets whether a local part may be longer than 64 octets (RFC 5321 section 4.5.3.1.1), up to
-    /// what the limit of the path leaves.
+    /// Sets whether a local part may be longer than 64 octets (RFC 5321 section 4.5.3.1.1), up to what the limit of the path
+    /// leaves. Default: false.
     #[must_use]
     pub const fn allow_long_local_part(mut self, allow: bool) -> Self {
         self.long_local_part = allow;
         self
     }
 
-    /// Sets whether dots may stand at either end of a local part, or beside each other: `.a@b`,
-    /// `a.@b`, `a..b@c`. RFC 5321 section 4.1.2 allows them between atoms only, or within quotes.
-    /// At least one atom is needed.
+    /// Sets whether dots may stand at either end of a local part, or beside each other: `.a@b`, `a.@b`, `a..b@c`. RFC 5321
+    /// section 4.1.2 allows them only between atoms, or within quotes. At least one atom is needed. Default: false.
     #[must_use]
     pub const fn allow_stray_dots_in_local_part(mut self, allow: bool) -> Self {
         self.stray_dots_in_local_part = allow;
         self
     }
 
-    /// Sets whether a domain may hold underscores, which RFC 5321 section 4.1.2 forbids by name.
+    /// Sets whether a domain may contain underscores, which RFC 5321 section 4.1.2 explicitly forbids. Default: false.
     #[must_use]
     pub const fn allow_underscore_in_domain(mut self, allow: bool) -> Self {
         self.underscore_in_domain = allow;
         self
     }
 
-    /// Sets whether a domain may end in a dot, which is dropped from the parsed address.
+    /// Sets whether a domain may end in a dot, which is dropped from the parsed address. Default: false.
     #[must_use]
     pub const fn allow_trailing_dot_in_domain(mut self, allow: bool) -> Self {
         self.trailing_dot_in_domain = allow;
         self
     }
 
-    /// Whether spaces may stand between the colon and the path.
+    /// Returns whether spaces may stand between the colon and the path.
     #[must_use]
     pub const fn space_after_colon(&self) -> bool {
         self.space_after_colon
     }
 
-    /// Whether a path may come without its brackets.
+    /// Returns whether a path may lack its brackets.
     #[must_use]
     pub const fn missing_brackets(&self) -> bool {
         self.missing_brackets
     }
 
-    /// Whether a local part may be longer than 64 octets.
+    /// Returns whether a local part may be longer than 64 octets.
     #[must_use]
     pub const fn long_local_part(&self) -> bool {
         self.long_local_part
     }
 
-    /// Whether dots may stand at either end of a local part, or beside each other.
+    /// Returns whether dots may stand at either end of a local part, or beside each other.
     #[must_use]
     pub const fn stray_dots_in_local_part(&self) -> bool {
         self.stray_dots_in_local_part
     }
 
-    /// Whether a domain may hold underscores.
+    /// Returns whether a domain may contain underscores.
     #[must_use]
     pub const fn underscore_in_domain(&self) -> bool {
         self.underscore_in_domain
     }
 
-    /// Whether a domain may end in a dot.
+    /// Returns whether a domain may end in a dot.
     #[must_use]
     pub const fn trailing_dot_in_domain(&self) -> bool {
         self.trailing_dot_in_domain
@@ -138,7 +137,7 @@ pub enum Charset {
     /// ASCII only (RFC 5321 section 4.1.2).
     #[default]
     Ascii,
-    /// UTF-8, as a client may send once it gave SMTPUTF8 (RFC 6531 section 3.3).
+    /// UTF-8, which a client may send after it requested SMTPUTF8 (RFC 6531 section 3.3).
     Utf8,
 }
 
@@ -160,19 +159,19 @@ pub struct PathOptions {
 }
 
 impl PathOptions {
-    /// Options of the given leniency and charset.
+    /// Creates options with the given leniency and charset.
     #[must_use]
     pub const fn new(leniency: Leniency, charset: Charset) -> Self {
         Self { leniency, charset }
     }
 
-    /// Which faults are overlooked.
+    /// Returns which malformed addresses are accepted.
     #[must_use]
     pub const fn leniency(&self) -> Leniency {
         self.leniency
     }
 
-    /// Which characters are allowed.
+    /// Returns which characters are allowed.
     #[must_use]
     pub const fn charset(&self) -> Charset {
         self.charset

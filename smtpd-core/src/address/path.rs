@@ -5,7 +5,7 @@ use std::str::FromStr;
 use super::scan::Scanner;
 use super::{AddressError, AddressErrorKind, AddressPart, Mailbox, PathOptions, Text};
 
-/// Where a message comes from: the argument of MAIL FROM (RFC 5321 section 4.1.1.2).
+/// The sender of a message: the argument of MAIL FROM (RFC 5321 section 4.1.1.2).
 ///
 /// ```
 /// use smtpd_core::{PathOptions, ReversePath};
@@ -24,18 +24,18 @@ use super::{AddressError, AddressErrorKind, AddressPart, Mailbox, PathOptions, T
 pub enum ReversePath {
     /// `<>`: the message is a notification that must not cause another (RFC 5321 section 4.5.5).
     Null,
-    /// The mailbox that is told when the message cannot be delivered.
+    /// The mailbox that is notified if the message cannot be delivered.
     Mailbox(Mailbox),
 }
 
 impl ReversePath {
-    /// Parses what follows `FROM:` and returns the path and what comes after it, which is nothing
-    /// or begins with a space. A source route is checked and then ignored (RFC 5321 section 4.1.1.3).
+    /// Parses what follows `FROM:`. Returns the path and the rest, which is empty or begins with a space. A source route is
+    /// checked and then ignored (RFC 5321 section 4.1.1.3).
     ///
     /// # Errors
     ///
-    /// When the grammar of RFC 5321 section 4.1.2 (extended by RFC 6531 section 3.3, if `options` say so) does not
-    /// allow it, or when it or a part of it is longer than RFC 5321 section 4.5.3.1 allows.
+    /// Fails if the grammar of RFC 5321 section 4.1.2 (extended by RFC 6531 section 3.3, if `options` say so) does not allow it,
+    /// or if it or a part of it is longer than RFC 5321 section 4.5.3.1 allows.
     pub fn parse(input: &[u8], options: PathOptions) -> Result<(Self, &[u8]), AddressError> {
         let frame = Frame::open(input, options)?;
         if frame.bracketed && frame.ends_after(0) {
@@ -45,19 +45,19 @@ impl ReversePath {
         Ok((Self::Mailbox(mailbox), rest))
     }
 
-    /// The address without brackets and source route; the empty string for the null path.
+    /// Returns the address without brackets and source route, which is the empty string for the null path.
     #[must_use]
     pub fn as_str(&self) -> &str {
         self.mailbox().map_or("", Mailbox::as_str)
     }
 
-    /// What was sent between the brackets, with the source route.
+    /// Returns what was sent between the brackets, with the source route.
     #[must_use]
     pub fn raw(&self) -> &str {
         self.mailbox().map_or("", Mailbox::source)
     }
 
-    /// The mailbox, unless the path is null.
+    /// Returns the mailbox, unless the path is null.
     #[must_use]
     pub const fn mailbox(&self) -> Option<&Mailbox> {
         match self {
@@ -66,7 +66,7 @@ impl ReversePath {
         }
     }
 
-    /// Whether this is the null path, `<>`.
+    /// Returns whether this is the null path, `<>`.
     #[must_use]
     pub const fn is_null(&self) -> bool {
         matches!(self, Self::Null)
@@ -85,7 +85,7 @@ impl From<Mailbox> for ReversePath {
     }
 }
 
-/// Parses what [`as_str`](ReversePath::as_str) gives: no brackets, and the empty string is null.
+/// Parses what [`as_str`](ReversePath::as_str) returns: no brackets, and the empty string is null.
 impl FromStr for ReversePath {
     type Err = AddressError;
 
@@ -97,7 +97,7 @@ impl FromStr for ReversePath {
     }
 }
 
-/// Where a message goes: the argument of RCPT TO (RFC 5321 section 4.1.1.3).
+/// The recipient of a message: the argument of RCPT TO (RFC 5321 section 4.1.1.3).
 ///
 /// ```
 /// use smtpd_core::{ForwardPath, PathOptions};
@@ -112,21 +112,20 @@ impl FromStr for ReversePath {
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum ForwardPath {
-    /// `<Postmaster>` without a domain: whoever runs this server.
+    /// `<Postmaster>` without a domain: the administrator of this server.
     Postmaster(Postmaster),
     /// The mailbox that the message is for.
     Mailbox(Mailbox),
 }
 
 impl ForwardPath {
-    /// Parses what follows `TO:` and returns the path and what comes after it, which is nothing or
-    /// begins with a space. A source route is checked and then ignored (RFC 5321 section 4.1.1.3).
+    /// Parses what follows `TO:`. Returns the path and the rest, which is empty or begins with a space. A source route is checked
+    /// and then ignored (RFC 5321 section 4.1.1.3).
     ///
     /// # Errors
     ///
-    /// When the grammar of RFC 5321 section 4.1.2 (extended by RFC 6531 section 3.3, if `options` say so) does not
-    /// allow it, or when it or a part of it is longer than RFC 5321 section 4.5.3.1 allows. The null path
-    /// is an error here.
+    /// Fails if the grammar of RFC 5321 section 4.1.2 (extended by RFC 6531 section 3.3, if `options` say so) does not allow it,
+    /// if it or a part of it is longer than RFC 5321 section 4.5.3.1 allows, or if it is the null path.
     pub fn parse(input: &[u8], options: PathOptions) -> Result<(Self, &[u8]), AddressError> {
         let mut frame = Frame::open(input, options)?;
         if frame.ends_after(Postmaster::NAME.len())
@@ -139,7 +138,7 @@ impl ForwardPath {
         Ok((Self::Mailbox(mailbox), rest))
     }
 
-    /// The address without brackets and source route.
+    /// Returns the address without brackets and source route.
     #[must_use]
     pub fn as_str(&self) -> &str {
         match self {
@@ -148,7 +147,7 @@ impl ForwardPath {
         }
     }
 
-    /// What was sent between the brackets, with the source route.
+    /// Returns what was sent between the brackets, with the source route.
     #[must_use]
     pub fn raw(&self) -> &str {
         match self {
@@ -157,7 +156,7 @@ impl ForwardPath {
         }
     }
 
-    /// The mailbox, unless this is the postmaster without a domain.
+    /// Returns the mailbox, unless this is the postmaster without a domain.
     #[must_use]
     pub const fn mailbox(&self) -> Option<&Mailbox> {
         match self {
@@ -179,7 +178,7 @@ impl From<Mailbox> for ForwardPath {
     }
 }
 
-/// Parses what [`as_str`](ForwardPath::as_str) gives: no brackets.
+/// Parses what [`as_str`](ForwardPath::as_str) returns: no brackets.
 impl FromStr for ForwardPath {
     type Err = AddressError;
 
@@ -193,15 +192,15 @@ impl FromStr for ForwardPath {
     }
 }
 
-/// The word `Postmaster`, the only recipient that needs no domain, in any case
-/// (RFC 5321 section 4.1.1.3). All are equal.
+/// The word `Postmaster`, the only recipient that needs no domain, in any letter case (RFC 5321 section 4.1.1.3). All values are
+/// equal.
 #[derive(Clone, Debug)]
 pub struct Postmaster(Text);
 
 impl Postmaster {
     const NAME: &str = "Postmaster";
 
-    /// The word in the case it was sent in.
+    /// Returns the word in the case in which it was sent.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
@@ -234,14 +233,14 @@ impl Hash for Postmaster {
     fn hash<H: Hasher>(&self, _: &mut H) {}
 }
 
-/// What stands around a path: perhaps a space, perhaps brackets, and the rest of the command.
+/// The context of a path: a space before it, brackets, and the rest of the command.
 struct Frame<'a> {
     scanner: Scanner<'a>,
     start: usize,
     bracketed: bool,
 }
 
-/// A path without its brackets, and what follows it.
+/// A path without its brackets, and the rest after it.
 struct Closed<'a> {
     content: &'a [u8],
     rest: &'a [u8],
@@ -270,7 +269,7 @@ impl<'a> Frame<'a> {
         })
     }
 
-    /// Whether the path has just `count` octets left.
+    /// Returns whether exactly `count` bytes of the path are left.
     fn ends_after(&self, count: usize) -> bool {
         match self.scanner.rest().get(count) {
             None => true,
@@ -318,7 +317,7 @@ mod tests {
 
     const STRICT: PathOptions = PathOptions::new(Leniency::STRICT, Charset::Ascii);
 
-    /// The address, what was between the brackets, and the rest; or what is wrong.
+    /// The address, the text between the brackets, and the rest; or what is wrong.
     type Outcome<'a> = Result<(String, String, &'a [u8]), Kind>;
 
     fn reverse(input: &[u8], options: PathOptions) -> Outcome<'_> {

@@ -4,12 +4,12 @@ use std::str;
 
 use super::{AddressError, AddressErrorKind, AddressPart, Charset, PathOptions, u_label};
 
-/// Reads the elements of an address one after the other and checks each; stores nothing.
+/// Reads the elements of an address one after the other and checks each. It stores nothing.
 pub(super) struct Scanner<'a> {
     input: &'a [u8],
     at: usize,
     options: PathOptions,
-    /// Classes of octets, as the options extend them.
+    /// Character classes of bytes, as the options extend them.
     atext: u8,
     qtext: u8,
     label: u8,
@@ -17,7 +17,7 @@ pub(super) struct Scanner<'a> {
 
 impl<'a> Scanner<'a> {
     pub(super) fn new(input: &'a [u8], options: PathOptions) -> Self {
-        // RFC 6531 section 3.3: atext, qtextSMTP and sub-domain are extended to all that is not ASCII
+        // RFC 6531 section 3.3: atext, qtextSMTP and sub-domain are extended to everything that is not ASCII
         let non_ascii = match options.charset() {
             Charset::Ascii => 0,
             Charset::Utf8 => NON_ASCII,
@@ -58,12 +58,12 @@ impl<'a> Scanner<'a> {
         found
     }
 
-    /// Goes `count` octets on, which the caller has seen in [`rest`](Self::rest).
+    /// Advances by `count` bytes, which the caller has seen in [`rest`](Self::rest).
     pub(super) fn skip(&mut self, count: usize) {
         self.at += count;
     }
 
-    /// The error for the next octet: `otherwise`, unless the octet is allowed nowhere.
+    /// Returns the error for the next byte: `otherwise`, unless the byte is allowed nowhere.
     pub(super) fn unexpected(&self, otherwise: AddressErrorKind) -> AddressError {
         match self.peek() {
             Some(octet) if octet.is_ascii_control() => AddressErrorKind::Control,
@@ -93,7 +93,7 @@ impl<'a> Scanner<'a> {
         }
     }
 
-    /// Reads `Mailbox` (RFC 5321 section 4.1.2) and tells where its domain lies.
+    /// Reads `Mailbox` (RFC 5321 section 4.1.2) and returns the range of its domain.
     pub(super) fn mailbox(&mut self) -> Result<Range<usize>, AddressError> {
         match self.plain_mailbox() {
             Some(domain) => Ok(domain),
@@ -112,8 +112,8 @@ impl<'a> Scanner<'a> {
         Ok(self.at..self.domain()?)
     }
 
-    /// Reads a mailbox of the form that most have: atoms, `@` and labels, with nothing to forgive. All else is left to
-    /// [`any_mailbox`](Self::any_mailbox), which tells what is wrong with it.
+    /// Reads a mailbox of the most common form: atoms, `@` and labels, without any leniency. Everything else is left to
+    /// [`any_mailbox`](Self::any_mailbox), which finds out what is wrong with it.
     fn plain_mailbox(&mut self) -> Option<Range<usize>> {
         let start = self.at;
         let mut at = start;
@@ -147,7 +147,7 @@ impl<'a> Scanner<'a> {
         Some(at_sign + 1..at)
     }
 
-    /// Reads `Domain / address-literal` (RFC 5321 section 4.1.2) and tells its end, which a forgiven trailing dot lies behind.
+    /// Reads `Domain / address-literal` (RFC 5321 section 4.1.2) and returns its end, which excludes a tolerated trailing dot.
     pub(super) fn domain(&mut self) -> Result<usize, AddressError> {
         if self.eat(b'[') {
             self.literal()?;
@@ -187,7 +187,7 @@ impl<'a> Scanner<'a> {
         }
     }
 
-    /// Reads atoms and dots in any order, with one atom at least.
+    /// Reads atoms and dots in any order, with at least one atom.
     fn atoms_and_dots(&mut self) -> Result<(), AddressError> {
         let mut has_atom = false;
         loop {
@@ -254,9 +254,8 @@ impl<'a> Scanner<'a> {
         if text.contains(char::is_whitespace) {
             return Err(AddressErrorKind::Domain.into());
         }
-        // RFC 5890 section 4.2: the DNS limits the A-label, which has at least one octet per character of
-        // the U-label, but may well be shorter than the U-label in UTF-8. Its length is checked
-        // with the whole domain.
+        // RFC 5890 section 4.2: the DNS limits the A-label, which has at least one byte per character of the U-label, but may
+        // well be shorter than the U-label in UTF-8. Its length is checked with the whole domain.
         AddressPart::Label.check(text.chars().count())
     }
 
@@ -270,7 +269,7 @@ impl<'a> Scanner<'a> {
         Ok(())
     }
 
-    /// The text of octets that are not all ASCII.
+    /// Returns the text of bytes that are not all ASCII.
     fn non_ascii(&self, octets: &'a [u8]) -> Result<Option<&'a str>, AddressError> {
         if self.options.charset() == Charset::Ascii || octets.is_ascii() {
             return Ok(None);
@@ -278,14 +277,14 @@ impl<'a> Scanner<'a> {
         utf8(octets).map(Some)
     }
 
-    /// Reads the octets of a class that come next.
+    /// Reads the bytes of a class that come next.
     fn run(&mut self, class: u8) -> &'a [u8] {
         let start = self.at;
         self.at = self.end_of(class, start);
         self.since(start)
     }
 
-    /// Where those of a class end that begin at `at`.
+    /// Returns where the bytes of a class that begin at `at` end.
     fn end_of(&self, class: u8, at: usize) -> usize {
         let rest = self.input.get(at..).unwrap_or_default();
         let others = rest.iter().position(|&octet| !is(class, octet));
@@ -293,7 +292,7 @@ impl<'a> Scanner<'a> {
     }
 }
 
-/// The address that stands between the brackets of a literal (RFC 5321 section 4.1.3).
+/// Returns the address between the brackets of a literal (RFC 5321 section 4.1.3).
 pub(super) fn literal_ip(content: &str) -> Result<IpAddr, AddressErrorKind> {
     let Some((tag, text)) = content.split_once(':') else {
         return ipv4(content)
@@ -307,8 +306,8 @@ pub(super) fn literal_ip(content: &str) -> Result<IpAddr, AddressErrorKind> {
             AddressErrorKind::Literal
         });
     }
-    // RFC 5321 section 4.1.3 wants "::" to stand for two groups or more. RFC 4291 section 2.2, the form's own
-    // definition, allows one, and nothing is gained by refusing it.
+    // RFC 5321 section 4.1.3 requires "::" to stand for at least two groups. RFC 4291 section 2.2, which defines the form, allows
+    // one, and nothing is gained by rejecting it.
     text.parse()
         .map(|ip: Ipv6Addr| ip.into())
         .map_err(|_| AddressErrorKind::Literal)
@@ -327,8 +326,8 @@ fn is_ldh_str(text: &str) -> bool {
     !text.is_empty() && !text.ends_with('-') && text.bytes().all(|octet| is(LABEL, octet))
 }
 
-/// `IPv4-address-literal` (RFC 5321 section 4.1.3). The parser of the standard library takes no leading
-/// zeros, which an Snum may have.
+/// `IPv4-address-literal` (RFC 5321 section 4.1.3). The parser of the standard library rejects leading zeros, which an Snum may
+/// have.
 fn ipv4(text: &str) -> Option<Ipv4Addr> {
     let mut octets = [0; 4];
     let mut fields = text.split('.');
@@ -351,7 +350,7 @@ const DCONTENT: u8 = 1 << 3;
 const UNDERSCORE: u8 = 1 << 4;
 const NON_ASCII: u8 = 1 << 5;
 
-/// The classes that each octet is of.
+/// The classes that each byte belongs to.
 static CLASSES: [u8; 256] = {
     let mut classes = [0; 256];
     let mut octet = 0;
@@ -386,7 +385,7 @@ mod tests {
     use super::super::Leniency;
     use super::*;
 
-    /// What is read of a mailbox, and how far: by the quick way where that leads, and by the one that always does.
+    /// Returns what is read of a mailbox, and how far, by the fast path if it applies, and by the general one.
     fn both_ways(input: &[u8], options: PathOptions) -> Option<[(Range<usize>, usize); 2]> {
         let (mut quick, mut whole) = (Scanner::new(input, options), Scanner::new(input, options));
         let parts = quick.plain_mailbox()?;

@@ -7,15 +7,15 @@ use std::{
 
 use arrayvec::ArrayString;
 
-/// The text of an address, never changed. A short one, as most are, lies within: nothing is allocated for it, and a clone
-/// is a mere copy. A longer one is shared.
+/// The immutable text of an address. A short one, as most are, is stored inline: it is not allocated, and a clone is a copy. A
+/// longer one is shared.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub(super) enum Text {
     Short(ArrayString<SHORT>),
     Long(Arc<str>),
 }
 
-/// With this a `Mailbox` has 48 octets, and is moved about with three instructions.
+/// With this length, a `Mailbox` has 48 bytes, and is moved with three instructions.
 const SHORT: usize = 32;
 
 impl Text {

@@ -22,16 +22,16 @@ mod by_tables {
 
     use super::super::{AddressError, AddressErrorKind, AddressPart};
 
-    /// Returns the name in A-labels and lower case, if UTS #46 has nothing against it.
+    /// Returns the name in A-labels and lower case, if UTS #46 allows it.
     pub(in super::super) fn to_ascii(name: &str) -> Option<Cow<'_, str>> {
-        // The scanner has seen to it that no other ASCII is there than letters, digits, hyphens and perhaps underscores.
+        // The scanner has ensured that the only ASCII characters are letters, digits, hyphens and possibly underscores.
         let deny = AsciiDenyList::EMPTY;
         let (hyphens, length) = (Hyphens::CheckFirstLast, DnsLength::Ignore);
         let ascii = Uts46::new().to_ascii(name.as_bytes(), deny, hyphens, length);
         ascii.ok()
     }
 
-    /// Checks a name that is not ASCII, and whose labels are no longer than 255 octets.
+    /// Checks a name that is not ASCII, and whose labels are no longer than 255 bytes.
     pub(in super::super) fn check(name: &str) -> Result<(), AddressError> {
         let ascii = to_ascii(name).ok_or(AddressErrorKind::DisallowedLabel)?;
         let mut labels = name.split('.').filter(|label| !label.is_ascii());
@@ -45,7 +45,7 @@ mod by_tables {
         AddressPart::Domain.check(ascii.len())
     }
 
-    /// Whether a label is a U-label but for case and normalisation, or would be one if emoji were letters.
+    /// Returns whether a label is a U-label except for case and normalization, or would be one if emoji were letters.
     fn is_u_label(label: &str) -> bool {
         let uts46 = Uts46::new();
         let (deny, hyphens) = (AsciiDenyList::EMPTY, Hyphens::Check); // RFC 5891 section 4.2.3.1
@@ -56,23 +56,24 @@ mod by_tables {
             && !label.chars().any(is_another_in_disguise)
     }
 
-    /// UTS #46 also maps compatibility forms, and drops what is not seen. RFC 5892 section 2.2 disallows all of that: two names
-    /// that are different here would be the same domain.
+    /// UTS #46 also maps compatibility forms, and drops invisible characters. RFC 5892 section 2.2 disallows all of these:
+    /// otherwise, two names that differ here would be the same domain.
     fn folded(label: &str) -> String {
         let lower: String = label.chars().flat_map(char::to_lowercase).collect();
         let nfc = ComposingNormalizerBorrowed::new_nfc();
         nfc.normalize(&lower).into_owned()
     }
 
-    /// Whether normalisation makes another character of it, as it makes `K` of the Kelvin sign and `Å` of the Angstrom sign.
-    /// RFC 5892 section 2.2 disallows them. Letters whose marks stand apart are not meant: normalisation only joins them.
+    /// Returns whether normalization turns it into another character, such as the Kelvin sign into `K` and the Angstrom sign into
+    /// `Å`. RFC 5892 section 2.2 disallows these. Letters with separate combining marks are not affected: normalization only
+    /// joins them.
     fn is_another_in_disguise(c: char) -> bool {
         let nfc = ComposingNormalizerBorrowed::new_nfc();
         let mut normalised = nfc.normalize_iter(std::iter::once(c));
         normalised.next() != Some(c) && normalised.next().is_none()
     }
 
-    /// RFC 5892 section 3, as far as UTS #46 does not see to it, and emoji: they are in use, and each of them stands for itself.
+    /// RFC 5892 section 3, as far as UTS #46 does not cover it, and emoji: they are in use, and each has only one form.
     fn is_allowed(c: char) -> bool {
         if c.is_ascii() {
             return c.is_ascii_alphanumeric() || c == '-' || c == '_';
@@ -104,14 +105,15 @@ mod by_tables {
         CodePointSetData::new::<Emoji>().contains(c)
     }
 
-    /// RFC 5892 section 2.6, what is no letter or digit, and the joiners, whose context UTS #46 checks (section 2.8).
+    /// RFC 5892 section 2.6, the exceptions that are not letters or digits, and the joiners, whose context UTS #46 checks
+    /// (section 2.8).
     const EXCEPTIONS: [char; 11] = [
         '\u{b7}', '\u{375}', '\u{5f3}', '\u{5f4}', '\u{6fd}', '\u{6fe}', '\u{f0b}', '\u{200c}',
         '\u{200d}', '\u{3007}', '\u{30fb}',
     ];
 
-    /// Letters and marks that are disallowed by name (RFC 5892 section 2.6), by their block (section 2.4), or because they are
-    /// old Hangul Jamo (section 2.9).
+    /// Letters and marks that are disallowed individually (RFC 5892 section 2.6), by their block (section 2.4), or because they
+    /// are old Hangul Jamo (section 2.9).
     const DISALLOWED: [RangeInclusive<char>; 10] = [
         '\u{640}'..='\u{640}',
         '\u{7fa}'..='\u{7fa}',
@@ -126,14 +128,14 @@ mod by_tables {
     ];
 }
 
-/// What can be told without the tables of Unicode.
+/// The checks that need no Unicode tables.
 #[cfg(any(test, not(feature = "idna")))]
 mod without_tables {
     use std::ops::RangeInclusive;
 
     use super::super::{AddressError, AddressErrorKind, AddressPart};
 
-    /// Checks a name that is not ASCII, and whose labels have no more than 63 characters.
+    /// Checks a name that is not ASCII, and whose labels have at most 63 characters.
     #[cfg_attr(feature = "idna", allow(dead_code, reason = "its parts are tested"))]
     pub(in super::super) fn check(name: &str) -> Result<(), AddressError> {
         if name.contains(is_disallowed) {
@@ -149,7 +151,7 @@ mod without_tables {
         AddressPart::Domain.check(octets - 1)
     }
 
-    /// Characters that are not seen, spaces and punctuation, and forms of ASCII: what makes two names look alike.
+    /// Invisible characters, spaces and punctuation, and forms of ASCII, which make two names look alike.
     pub(super) fn is_disallowed(c: char) -> bool {
         DISALLOWED.iter().any(|range| range.contains(&c))
     }
@@ -163,7 +165,7 @@ mod without_tables {
         '\u{17b4}'..='\u{17b5}',
         '\u{180b}'..='\u{180f}',
         '\u{1fef}'..='\u{1fef}',
-        // General punctuation but for the two joiners.
+        // General punctuation except for the two joiners.
         '\u{2000}'..='\u{200b}',
         '\u{200e}'..='\u{206f}',
         // Other code points for a letter: Ohm, Kelvin, Angstrom.
@@ -184,7 +186,7 @@ mod without_tables {
         '\u{e0000}'..='\u{e0fff}',
     ];
 
-    /// How long the A-label of a label is that is in lower case and normalised (RFC 3492 section 6.3).
+    /// Returns the length of the A-label of a label that is in lower case and normalized (RFC 3492 section 6.3).
     pub(super) fn a_label_len(label: &str) -> usize {
         let basic = label.bytes().filter(u8::is_ascii).count();
         if basic == label.len() {
@@ -193,7 +195,7 @@ mod without_tables {
         let delimiter = usize::from(basic > 0);
         let mut len = "xn--".len() + basic + delimiter;
         let (mut n, mut delta, mut bias, mut handled) = (0x80, 0_u32, 72, basic as u32);
-        // The smallest character that is not handled comes next.
+        // The smallest unhandled character comes next.
         let points = || label.chars().map(u32::from);
         while let Some(next) = points().filter(|&point| point >= n).min() {
             delta += (next - n) * (handled + 1);
@@ -212,7 +214,7 @@ mod without_tables {
         len
     }
 
-    /// How many digits a number has (RFC 3492 section 3.3).
+    /// Returns how many digits a number has (RFC 3492 section 3.3).
     fn digits(mut number: u32, bias: u32) -> usize {
         for k in 1_u32.. {
             let threshold = (36 * k).saturating_sub(bias).clamp(1, 26);
@@ -224,7 +226,7 @@ mod without_tables {
         0
     }
 
-    /// The next bias (RFC 3492 section 6.1).
+    /// Returns the next bias (RFC 3492 section 6.1).
     pub(super) fn adapted(delta: u32, points: u32, is_first: bool) -> u32 {
         let mut delta = delta / if is_first { 700 } else { 2 };
         delta += delta / points;
@@ -305,7 +307,7 @@ mod tests {
             "ab--ü.org",
             "אa.org",
             "1א.org",
-            // Letters and marks with a rule of their own, symbols, what is not assigned, private use.
+            // Letters and marks with a rule of their own, symbols, unassigned code points, private use.
             "ب\u{640}ب.org",
             "か\u{3031}.org",
             "\u{1112}\u{119e}.org",
@@ -316,10 +318,10 @@ mod tests {
             "a\u{2215}b.org",
             "a\u{378}.org",
             "a\u{e000}.org",
-            // Characters that normalisation replaces by another one.
+            // Characters that normalization replaces by another one.
             "\u{f900}.org",
             "\u{1f71}.org",
-            // A-labels that are none, beside a U-label.
+            // Invalid A-labels beside a U-label.
             "xn--a.grå",
             "xn--grå.org",
         ] {
@@ -352,7 +354,7 @@ mod tests {
             "\u{1112}\u{1161}\u{11ab}.example",
             "हिन्दी.example",
             "xn--gr-zia.grå",
-            // Emoji, which IDNA2008 does not allow, but registries do.
+            // Emoji, which IDNA2008 does not allow, but some registries do.
             "i❤.ws",
             "💩.la",
         ] {
