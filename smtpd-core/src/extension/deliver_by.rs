@@ -32,8 +32,8 @@ impl DeliverBy {
         Self { minimum: None }
     }
 
-    /// Creates the extension with a minimum, which is announced. A message that is to be returned if it is late is rejected
-    /// with 555 5.5.4 if it has less time (RFC 2852 section 3). `None` unless `time` is 1 to 999,999,999 whole seconds.
+    /// Creates the extension with a minimum time, which is announced. MAIL is rejected with 555 5.5.4 if the message is to be
+    /// returned when late and has less time (RFC 2852 section 3). Returns `None` unless `time` is 1 to 999,999,999 whole seconds.
     pub fn with_minimum(time: Duration) -> Option<Self> {
         let seconds = u32::try_from(time.as_secs()).ok()?;
         let is_valid = time.subsec_nanos() == 0 && seconds <= By::MAX_SECONDS;

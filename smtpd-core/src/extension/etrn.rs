@@ -1,11 +1,11 @@
 use super::{Extension, SessionFacts};
 use crate::protocol::Protocol;
 
-/// ETRN (RFC 1985): the command by which a client asks for the mail that waits for a node.
+/// ETRN (RFC 1985): the command by which a client requests the mail queued for a node.
 ///
-/// It comes as an [`Step::Command`](crate::Step::Command) if [`Config::custom_commands`](crate::Config::custom_commands) is on,
-/// its argument a node's name, `@` and a domain, or `#` and a queue; the answers are those of section 5.1: 250 to 253, 458,
-/// 459. Who answers has to look at who asks (section 8). Otherwise the answer is 458: nothing can be sent.
+/// If [`Config::custom_commands`](crate::Config::custom_commands) is on, it is returned as a
+/// [`Step::Command`](crate::Step::Command). Its argument is a node's name, `@` and a domain, or `#` and a queue. Reply as section
+/// 5.1 says (250 to 253, 458, 459), and check who the client is (section 8). Otherwise, the reply is 458: nothing can be sent.
 ///
 /// ```
 /// use smtpd_core::{Extensions, extension::Etrn};

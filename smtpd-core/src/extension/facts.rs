@@ -1,6 +1,6 @@
 use crate::{limits::Limits, protocol::Protocol};
 
-/// What is known of a session where an extension decides whether and how it is offered.
+/// The facts about a session from which an extension decides whether and how it is offered.
 ///
 /// ```
 /// use smtpd_core::{Config, Extension, SessionFacts, extension::RequireTls};
@@ -18,7 +18,7 @@ pub struct SessionFacts<'a> {
 }
 
 impl<'a> SessionFacts<'a> {
-    /// A session with these settings, in plaintext, of a client that has not authenticated.
+    /// Creates the facts of a plaintext session with these settings, whose client has not authenticated.
     pub(crate) const fn of(protocol: Protocol, limits: &'a Limits) -> Self {
         Self {
             protocol,
@@ -28,13 +28,13 @@ impl<'a> SessionFacts<'a> {
         }
     }
 
-    /// The same within TLS.
+    /// Returns the facts of the same session within TLS.
     #[must_use]
     pub const fn with_tls(self) -> Self {
         Self { tls: true, ..self }
     }
 
-    /// The same, the client having authenticated.
+    /// Returns the facts of the same session after the client has authenticated.
     #[must_use]
     pub const fn with_identity(self) -> Self {
         Self {
@@ -43,22 +43,22 @@ impl<'a> SessionFacts<'a> {
         }
     }
 
-    /// Whether the session runs over TLS.
+    /// Returns whether the session runs over TLS.
     pub const fn is_tls(self) -> bool {
         self.tls
     }
 
-    /// Whether the client has authenticated.
+    /// Returns whether the client has authenticated.
     pub const fn is_authenticated(self) -> bool {
         self.authenticated
     }
 
-    /// SMTP or LMTP.
+    /// Returns the protocol, SMTP or LMTP.
     pub const fn protocol(self) -> Protocol {
         self.protocol
     }
 
-    /// The limits in force.
+    /// Returns the limits of the session.
     pub const fn limits(self) -> &'a Limits {
         self.limits
     }

@@ -8,7 +8,7 @@ use crate::{
 };
 
 /// FUTURERELEASE (RFC 4865): [`HOLDFOR=`](HoldFor) or [`HOLDUNTIL=`](HoldUntil) on MAIL, the time before which the message must
-/// not be released. It is for submission alone (RFC 4865 section 4.2), so turn it on only for such a listener.
+/// not be released. It is for submission only (RFC 4865 section 4.2), so enable it only on such a listener.
 ///
 /// The extension checks what needs no clock: that MAIL does not have both parameters, that neither exceeds its maximum, and
 /// that `HOLDFOR` does not exceed `BY`. Call [`HoldUntil::resolve`] in your service for the rest.

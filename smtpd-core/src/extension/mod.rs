@@ -1,15 +1,16 @@
-//! The extensions of SMTP that a server offers (RFC 5321 section 2.2).
+//! The SMTP extensions that a server offers (RFC 5321 section 2.2).
 //!
-//! - [`Extensions`] is the set of those that are on.
-//! - [`Extension`] is what each of them implements, and yours can. It decides by [`SessionFacts`] whether it is offered.
+//! - [`Extensions`] is the set of enabled extensions.
+//! - [`Extension`] is the trait that each of them implements, and that yours can implement. It decides by [`SessionFacts`]
+//!   whether it is offered.
 //! - [`Standard`] are the extensions without settings of their own. They are on by default, and so is [`SessionLimits`].
 //! - The others are values that you add with [`Extensions::with`].
 //!
-//! The connection itself does what [`SessionLimits`] and [`Prdr`] promise. The others make promises that only the receiver
-//! of the message can keep: the connection checks their parameters of MAIL and RCPT only as far as the protocol goes, and
-//! hands them on. So turn them on where your services honor them:
+//! The connection itself does what [`SessionLimits`] and [`Prdr`] promise. The others make promises that only the receiver of the
+//! message can keep: the connection checks their parameters of MAIL and RCPT only as far as the protocol goes, and passes them
+//! on. So enable them only if your services honor them:
 //!
-//! | extension | turn it on in a server that |
+//! | extension | enable it in a server that |
 //! |---|---|
 //! | [`DeliverBy`], [`FutureRelease`], [`MtPriority`] with a [`PriorityPolicy`], [`RequireTls`] | delivers or relays as they ask |
 //! | [`Rrvs`] | knows since when its mailboxes have had their owners |

@@ -6,10 +6,10 @@ use crate::{
     reply::{Code, Reply, Status},
 };
 
-/// MT-PRIORITY (RFC 6710): [`MT-PRIORITY=`](Priority) on MAIL, how urgent the message is.
+/// MT-PRIORITY (RFC 6710): [`MT-PRIORITY=`](Priority) on MAIL, the urgency of the message.
 ///
-/// A priority above 0 is taken only from clients that have authenticated (section 4.1), unless others are trusted too; from
-/// the rest it is refused with 550 5.7.1.
+/// A priority above 0 is accepted only from clients that have authenticated (RFC 6710 section 4.1), unless others are trusted
+/// too. From all other clients, it is rejected with 550 5.7.1.
 ///
 /// ```
 /// use smtpd_core::{Extensions, extension::{MtPriority, PriorityPolicy}};
@@ -24,7 +24,7 @@ pub struct MtPriority {
 }
 
 impl MtPriority {
-    /// Names no policy, and trusts those who have authenticated.
+    /// Creates the extension without a policy. It trusts only clients that have authenticated.
     pub const fn new() -> Self {
         Self {
             policy: None,
@@ -32,7 +32,7 @@ impl MtPriority {
         }
     }
 
-    /// The policy that is announced: what each priority stands for (section 9.2). None by default.
+    /// Sets the announced policy, which says what each priority stands for (RFC 6710 section 9.2). Default: none.
     #[must_use]
     pub fn policy(self, policy: PriorityPolicy) -> Self {
         Self {
@@ -41,8 +41,8 @@ impl MtPriority {
         }
     }
 
-    /// Takes priorities above 0 from clients that have not authenticated, as among servers that have agreed on it, or
-    /// where services of your own tell whom to trust.
+    /// Accepts priorities above 0 from clients that have not authenticated, for example among servers that have agreed on it, or
+    /// if your services decide which clients to trust. Default: off.
     #[must_use]
     pub fn trust_unauthenticated(self) -> Self {
         Self {
@@ -107,7 +107,8 @@ impl PriorityPolicy {
     /// RFC 6710 appendix C: national security and emergency preparedness.
     pub const NSEP: Self = Self(Cow::Borrowed("NSEP"));
 
-    /// A policy of that name, of 1 to 20 letters, digits, `-`, `_` and `.` (section 7); `None` where it is not.
+    /// Creates a policy with this name. Returns `None` unless `name` is 1 to 20 letters, digits, `-`, `_` and `.` (RFC 6710
+    /// section 7).
     pub fn new(name: impl Into<String>) -> Option<Self> {
         let name = name.into();
         let is_name = (1..=20).contains(&name.len())
@@ -117,7 +118,7 @@ impl PriorityPolicy {
         is_name.then_some(Self(Cow::Owned(name)))
     }
 
-    /// The name.
+    /// Returns the name.
     pub fn as_str(&self) -> &str {
         &self.0
     }

@@ -21,18 +21,20 @@ pub struct NoSoliciting {
 }
 
 impl NoSoliciting {
-    /// What a reply line has room for (RFC 5321 section 4.5.3.1.5).
+    /// The space in a reply line (RFC 5321 section 4.5.3.1.5).
     const MAX_ANNOUNCED: usize = 480;
 
-    /// Every class is taken, and handed to the services; there is no default class (section 2.8).
+    /// Creates the extension without rejected classes: every class is accepted and passed to the services. There is no default
+    /// class (RFC 3865 section 2.8).
     pub const fn new() -> Self {
         Self {
             keywords: Vec::new(),
         }
     }
 
-    /// Messages of these classes are refused at MAIL with 550 5.7.1 (section 2.4), and the classes announced. `None` where
-    /// one is no solicitation class keyword, or where together they pass 480 octets.
+    /// Creates the extension with classes to reject. They are announced, and MAIL with one of them is rejected with 550 5.7.1
+    /// (RFC 3865 section 2.4). Returns `None` if one of them is not a solicitation class keyword, or if together they exceed 480
+    /// bytes.
     pub fn refusing<T: Into<String>>(keywords: impl IntoIterator<Item = T>) -> Option<Self> {
         let keywords: Vec<_> = keywords.into_iter().map(Into::into).collect();
         let text = keywords.join(",");
@@ -70,7 +72,7 @@ impl Extension for NoSoliciting {
         if refused.is_empty() {
             return Ok(());
         }
-        // RFC 3865 section 2.4: the reply names what has matched.
+        // RFC 3865 section 2.4: the reply names the classes that matched.
         let text = format!("SOLICIT={}", refused.join(","));
         Err(Reply::new(Code::MAILBOX_UNAVAILABLE, Status::DENIED, text))
     }

@@ -4,11 +4,11 @@ use crate::{
     protocol::Protocol,
 };
 
-/// PRDR (draft-hall-prdr-00): `PRDR` on MAIL, by which a client asks for a reply of its own to each recipient of the message.
+/// PRDR (draft-hall-prdr-00): `PRDR` on MAIL, by which a client requests a separate reply for each recipient of the message.
 ///
-/// The replies are those of a [`DataReply`](crate::DataReply). Where they differ, the client receives 353, then one for each recipient that was
-/// accepted, then one for the message as a whole (section 4.5), after DATA and after BDAT LAST alike. Where they do not, one
-/// reply stands for all (section 4.4). LMTP has no need of it. It is an expired draft, and few clients know it.
+/// The replies are those of a [`DataReply`](crate::DataReply). If they differ, the client receives 353, then one for each
+/// accepted recipient, then one for the message as a whole (section 4.5), both after DATA and after BDAT LAST. Otherwise, it
+/// receives one reply for all (section 4.4). LMTP does not need it. The draft has expired, and few clients support it.
 ///
 /// ```
 /// use smtpd_core::{Extensions, extension::Prdr};

@@ -1,10 +1,10 @@
 use super::{Extension, SessionFacts};
 use crate::parameter::{ParameterRule, no_value};
 
-/// REQUIRETLS (RFC 8689): `REQUIRETLS` on MAIL, the demand that the message go on by verified TLS alone. It is offered, and
-/// taken, only within TLS (section 2).
+/// REQUIRETLS (RFC 8689): `REQUIRETLS` on MAIL, which requires that the message be relayed over verified TLS only. It is offered
+/// and accepted only within TLS (section 2).
 ///
-/// Who turns it on has to mark such messages, and not to relay them otherwise (section 4). It is read by
+/// If you enable it, your server must mark such messages and must not relay them otherwise (section 4). Read it with
 /// [`Parameters::contains`](crate::Parameters::contains).
 ///
 /// ```

@@ -1,9 +1,10 @@
 use super::Extension;
 use crate::parameter::{ParameterRule, ValidSince};
 
-/// RRVS (RFC 7293): [`RRVS=`](ValidSince) on RCPT, since when the mailbox must have belonged to one owner.
+/// RRVS (RFC 7293): [`RRVS=`](ValidSince) on RCPT, the time since which the mailbox must have had the same owner.
 ///
-/// Who turns it on has to refuse recipients whose mailbox has changed hands since, with 550 5.7.17 (sections 5.1 and 15.3).
+/// If you enable it, your RCPT service must reject recipients whose mailbox has changed hands since then, with 550 5.7.17
+/// (sections 5.1 and 15.3).
 ///
 /// ```
 /// use smtpd_core::{Extensions, extension::Rrvs};

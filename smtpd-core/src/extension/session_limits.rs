@@ -2,9 +2,9 @@ use std::borrow::Cow;
 
 use super::{Extension, SessionFacts};
 
-/// LIMITS (RFC 9422): tells clients how many messages, recipients and recipients' domains they may send. It is on by default.
+/// LIMITS (RFC 9422): announces how many messages, recipients and recipient domains a client may send. It is on by default.
 ///
-/// The numbers are those of [`Limits`](crate::Limits), which hold whether they are announced or not.
+/// The numbers are those of [`Limits`](crate::Limits), which are enforced whether they are announced or not.
 ///
 /// ```
 /// use smtpd_core::{Config, Extension, Limits, SessionFacts, extension::SessionLimits};
@@ -21,7 +21,7 @@ use super::{Extension, SessionFacts};
 pub struct SessionLimits;
 
 impl SessionLimits {
-    /// RFC 9422 section 4: a value is not 0, and has six digits at most.
+    /// RFC 9422 section 4: a value is not 0, and has at most six digits.
     const VALUES: std::ops::RangeInclusive<u32> = 1..=999_999;
 
     fn announced(session: SessionFacts<'_>) -> impl Iterator<Item = (&'static str, u32)> {
@@ -42,7 +42,7 @@ impl Extension for SessionLimits {
         "LIMITS"
     }
 
-    /// RFC 9422 section 3: with one limit at least.
+    /// RFC 9422 section 3: at least one limit is required.
     fn is_offered(&self, session: SessionFacts<'_>) -> bool {
         Self::announced(session).next().is_some()
     }

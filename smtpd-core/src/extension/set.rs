@@ -8,9 +8,9 @@ use crate::{
     reply::Reply,
 };
 
-/// One extension. What is in a server's [`Extensions`] is on, and announced; what is not, is neither.
+/// An SMTP extension. An extension in a server's [`Extensions`] is enabled and announced; any other is neither.
 ///
-/// An extension of your own names its keyword and the parameters that it allows:
+/// An extension of your own defines its keyword and the parameters that it allows:
 ///
 /// ```
 /// use smtpd_core::{Extension, ParameterRule};
@@ -29,58 +29,58 @@ use crate::{
 /// }
 /// ```
 pub trait Extension: Send + Sync + fmt::Debug {
-    /// The EHLO keyword (RFC 5321 section 4.1.1.1, `ehlo-keyword`).
+    /// Returns the EHLO keyword (RFC 5321 section 4.1.1.1, `ehlo-keyword`).
     fn keyword(&self) -> &str;
 
-    /// The keywords of other extensions that must be on as well: [`Config::extensions`](crate::Config::extensions) takes out what lacks one. None by
-    /// default.
+    /// Returns the keywords of other extensions that must be on as well: [`Config::extensions`](crate::Config::extensions)
+    /// removes an extension that lacks one. Default: none.
     fn requires(&self) -> &[&str] {
         &[]
     }
 
-    /// Whether a session may use it now; always by default. Where it may not, EHLO does not announce it, and its parameters
-    /// are refused with 555 5.5.4.
+    /// Returns whether a session may use it now. If not, EHLO does not announce it, and its parameters are rejected with 555
+    /// 5.5.4. Default: always.
     ///
-    /// EHLO's answer is prepared once for each of the states that `session` tells of, so nothing else may decide.
+    /// The reply to EHLO is prepared once for each possible `session`, so the result must depend on nothing else.
     fn is_offered(&self, session: SessionFacts<'_>) -> bool {
         let _ = session;
         true
     }
 
-    /// What follows the keyword in EHLO's answer; empty by default. As with [`is_offered`](Self::is_offered), nothing but
-    /// `session` may decide.
+    /// Returns the text that follows the keyword in the reply to EHLO. As with [`is_offered`](Self::is_offered), the result must
+    /// depend only on `session`. Default: empty.
     fn announcement(&self, session: SessionFacts<'_>) -> Cow<'_, str> {
         let _ = session;
         Cow::Borrowed("")
     }
 
-    /// The parameters that MAIL may have.
+    /// Returns the parameters that MAIL may have.
     fn mail_parameters(&self) -> &[ParameterRule] {
         &[]
     }
 
-    /// The parameters that RCPT may have.
+    /// Returns the parameters that RCPT may have.
     fn rcpt_parameters(&self) -> &[ParameterRule] {
         &[]
     }
 
-    /// Looks at all the parameters of a MAIL that has one of this extension's, each of them well-formed.
+    /// Checks all the parameters of a MAIL that has one of this extension's, each of them well-formed.
     ///
     /// # Errors
     ///
-    /// The reply with which MAIL is refused; it counts as an error of the client.
+    /// The reply that refuses MAIL; it counts as an error of the client.
     fn check_mail(&self, parameters: &Parameters, session: SessionFacts<'_>) -> Result<(), Reply> {
         let _ = (parameters, session);
         Ok(())
     }
 
-    /// How many octets longer than usual MAIL or RCPT may be (RFC 5321 section 2.2.1, item 5); 0 by default.
+    /// Returns by how many bytes MAIL or RCPT may be longer than usual (RFC 5321 section 2.2.1, item 5). Default: 0.
     fn extra_octets(&self) -> usize {
         0
     }
 }
 
-/// The extensions that are on, in the order in which EHLO names them.
+/// The enabled extensions, in the order in which EHLO lists them.
 ///
 /// ```
 /// use smtpd_core::{Extensions, Standard};
@@ -95,7 +95,7 @@ pub struct Extensions {
     known: Known,
 }
 
-/// Those of the extensions that the connection asks for at every command.
+/// The extensions that the connection checks at every command.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Known {
     pub(crate) status_codes: bool,
@@ -104,7 +104,7 @@ pub(crate) struct Known {
 }
 
 impl Default for Extensions {
-    /// Every [`Standard`] extension, and [`SessionLimits`].
+    /// Returns every [`Standard`] extension, and [`SessionLimits`].
     fn default() -> Self {
         use Standard::*;
         [
@@ -123,7 +123,7 @@ impl Default for Extensions {
 }
 
 impl Extensions {
-    /// No extension at all.
+    /// Creates an empty set.
     pub const fn none() -> Self {
         Self {
             all: Vec::new(),
@@ -135,7 +135,7 @@ impl Extensions {
         }
     }
 
-    /// These and one more; it takes the place of one with the same keyword.
+    /// Adds an extension. It replaces one with the same keyword.
     #[must_use]
     pub fn with(self, extension: impl Extension + 'static) -> Self {
         let mut rest = self.without(extension.keyword());
@@ -143,7 +143,7 @@ impl Extensions {
         rest.noted()
     }
 
-    /// These without the one of that keyword, in any case.
+    /// Removes the extension with this keyword, in any letter case.
     #[must_use]
     pub fn without(mut self, keyword: &str) -> Self {
         self.all
@@ -151,7 +151,7 @@ impl Extensions {
         self.noted()
     }
 
-    /// Whether the extension of that keyword is on, in any case.
+    /// Returns whether the extension with this keyword is enabled, in any letter case.
     pub fn contains(&self, keyword: &str) -> bool {
         self.find(keyword).is_some()
     }
@@ -174,7 +174,7 @@ impl Extensions {
             .find(|extension| extension.keyword().eq_ignore_ascii_case(keyword))
     }
 
-    /// These without those that lack another one, and without those that lacked those.
+    /// Removes the extensions that require a missing one, and then those that required them.
     pub(crate) fn complete(mut self) -> Self {
         loop {
             let incomplete =
@@ -190,7 +190,7 @@ impl Extensions {
         }
     }
 
-    /// The extensions in order.
+    /// Returns the extensions in order.
     pub fn iter(&self) -> impl Iterator<Item = &dyn Extension> {
         self.all.iter().map(|extension| &**extension)
     }

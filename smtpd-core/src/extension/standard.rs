@@ -6,7 +6,7 @@ use crate::parameter::{
 
 /// The extensions of this crate that have no settings of their own.
 ///
-/// STARTTLS, AUTH and SIZE are no members: they are on when there is TLS, an authentication service, a size limit.
+/// STARTTLS, AUTH and SIZE are not among them: they depend on TLS, an authentication service and a size limit.
 ///
 /// ```
 /// use smtpd_core::{Config, Extensions, Standard};
@@ -17,7 +17,7 @@ use crate::parameter::{
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Standard {
-    /// PIPELINING (RFC 2920). The connection always takes commands in groups; this announces it.
+    /// PIPELINING (RFC 2920). The connection always accepts commands in groups; this announces it.
     Pipelining,
     /// 8BITMIME (RFC 6152), with `BODY=` on MAIL.
     EightBitMime,
@@ -25,11 +25,11 @@ pub enum Standard {
     EnhancedStatusCodes,
     /// SMTPUTF8 (RFC 6531): UTF-8 in addresses, for transactions that ask for it.
     SmtpUtf8,
-    /// CHUNKING (RFC 3030): the command BDAT.
+    /// CHUNKING (RFC 3030): the BDAT command.
     Chunking,
-    /// BINARYMIME (RFC 3030), with `BODY=BINARYMIME` on MAIL; of use only with CHUNKING.
+    /// BINARYMIME (RFC 3030), with `BODY=BINARYMIME` on MAIL; requires CHUNKING.
     BinaryMime,
-    /// DSN (RFC 3461): `RET=` and `ENVID=` on MAIL, `NOTIFY=` and `ORCPT=` on RCPT, handed to the services.
+    /// DSN (RFC 3461): `RET=` and `ENVID=` on MAIL, `NOTIFY=` and `ORCPT=` on RCPT, passed to the services.
     Dsn,
 }
 
@@ -97,7 +97,7 @@ fn body(value: Option<&str>, of: BodyType, wanted: bool) -> Result<(), Parameter
     }
 }
 
-/// `AUTH=` on MAIL, wherever AUTH is offered (RFC 4954 section 5).
+/// `AUTH=` on MAIL, if AUTH is offered (RFC 4954 section 5).
 pub(crate) const AUTH_PARAMETER: ParameterRule = ParameterRule::of::<MailAuth>();
 /// `SIZE=` on MAIL (RFC 1870 section 6).
 pub(crate) const SIZE_PARAMETER: ParameterRule = ParameterRule::of::<Size>();
