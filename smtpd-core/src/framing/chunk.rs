@@ -1,6 +1,6 @@
 use bytes::{Bytes, BytesMut};
 
-/// Hands on the octets that a BDAT command announced: exactly so many, whatever they are (RFC 3030 section 2).
+/// Passes on exactly as many bytes as a BDAT command announced, whatever they are (RFC 3030 section 2).
 #[derive(Debug)]
 pub(crate) struct ChunkReader {
     left: u64,
@@ -11,12 +11,12 @@ impl ChunkReader {
         Self { left: size }
     }
 
-    /// Whether the chunk is over.
+    /// Returns whether the chunk is complete.
     pub(crate) fn is_done(&self) -> bool {
         self.left == 0
     }
 
-    /// The next octets of the chunk, or `None` where more input is needed or nothing is left.
+    /// Returns the next bytes of the chunk, or `None` if more input is needed or nothing is left.
     pub(crate) fn poll(&mut self, input: &mut BytesMut) -> Option<Bytes> {
         let len = usize::try_from(self.left).map_or(input.len(), |left| left.min(input.len()));
         if len == 0 {

@@ -2,21 +2,21 @@ use bytes::{Buf, Bytes, BytesMut};
 
 use super::{Flaws, scan};
 
-/// Takes the dots out of a message that DATA carries (RFC 5321 section 4.5.2).
+/// Removes the stuffed dots from a message sent with DATA (RFC 5321 section 4.5.2).
 ///
-/// Only CRLF.CRLF ends it (RFC 5321 section 4.1.1.4), or .CRLF as its very first line. Nothing is copied: a piece is a
+/// Only CRLF.CRLF ends the message (RFC 5321 section 4.1.1.4), or .CRLF as its very first line. Nothing is copied: a piece is a
 /// slice of the input, from one stuffed dot to the next.
 #[derive(Debug)]
 pub(crate) struct DotReader {
     at_line_start: bool,
 }
 
-/// What [`DotReader::poll`] found.
+/// The result of [`DotReader::poll`].
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Piece {
-    /// Bytes of the message, and what stands within them; a CR or LF at either end is not judged.
+    /// Bytes of the message, and the flaws within them; a CR or LF at either end is not judged.
     Text { octets: Bytes, flaws: Flaws },
-    /// The line with nothing but a dot.
+    /// The line that consists of a single dot.
     End,
 }
 
@@ -27,7 +27,7 @@ impl DotReader {
         }
     }
 
-    /// The next piece, or `None` where more input is needed; up to two octets then stay in `input`.
+    /// Returns the next piece, or `None` if more input is needed; up to two bytes then stay in `input`.
     pub(crate) fn poll(&mut self, input: &mut BytesMut) -> Option<Piece> {
         if self.at_line_start {
             match input.as_ref() {
@@ -46,7 +46,7 @@ impl DotReader {
             _ if text.dot => (text.len, true),
             [.., b'\r', b'\n'] => (text.len, true),
             [] | [b'\r'] => return None,
-            // A last CR is held back: what follows tells whether it ends a line.
+            // Holds back a final CR: only the next byte shows whether it ends a line.
             [.., b'\r'] => (text.len - 1, false),
             _ => (text.len, false),
         };
@@ -62,7 +62,7 @@ impl DotReader {
 mod tests {
     use super::*;
 
-    /// The message that ends, and what stands behind its end.
+    /// Returns the decoded message, and what follows its end.
     pub(super) fn decode(input: &[u8], step: usize) -> (Vec<u8>, Option<Vec<u8>>) {
         let (mut reader, mut buffer, mut text) = (DotReader::new(), BytesMut::new(), Vec::new());
         let mut parts = input.chunks(step);
@@ -81,7 +81,7 @@ mod tests {
         }
     }
 
-    /// The rule itself, octet by octet: what the reader is compared with.
+    /// The rule itself, byte by byte, as a reference for the reader.
     fn reference(input: &[u8]) -> (Vec<u8>, Option<Vec<u8>>) {
         let (mut text, mut line_start, mut i) = (Vec::new(), true, 0);
         while i < input.len() {
@@ -139,7 +139,7 @@ mod tests {
         );
     }
 
-    /// The endings that let mail be smuggled past other servers, and every other string of that alphabet.
+    /// Tries the endings that have been used to smuggle mail past other servers, and every other string over that alphabet.
     #[test]
     fn only_crlf_dot_crlf_ends_a_message() {
         const ALPHABET: [u8; 5] = [b'\r', b'\n', b'.', 0, b'a'];

@@ -1,13 +1,14 @@
 use bytes::{Buf, BytesMut};
 use zeroize::Zeroize;
 
-/// Cuts command lines. Only CRLF ends one (RFC 5321 section 2.3.8); a bare LF or CR is just a byte of it.
+/// Splits the input into command lines. Only CRLF ends a line (RFC 5321 section 2.3.8); a bare LF or CR is an ordinary byte of
+/// it.
 #[derive(Debug, Default)]
 pub(crate) struct LineReader {
-    /// How much of the buffer is known to hold no CRLF, so that a dripping client costs linear time. A `usize` would make
-    /// every session larger, for lines of more than 4 GiB.
+    /// The length of the prefix of the buffer that is known to contain no CRLF, so that a slow client costs linear time. A
+    /// `usize` would make every session larger, for lines of more than 4 GiB.
     scanned: u32,
-    /// Within a line that has passed the limit.
+    /// Whether the reader is within a line that has exceeded the limit.
     skipping: bool,
     /// Whether that line is an AUTH command.
     is_auth: bool,
@@ -15,20 +16,20 @@ pub(crate) struct LineReader {
     begun: bool,
 }
 
-/// What [`LineReader::poll`] found.
+/// The result of [`LineReader::poll`].
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Line {
-    /// The buffer begins with a line of that many bytes before its CRLF.
+    /// The buffer begins with a line of this many bytes before its CRLF.
     Complete(usize),
-    /// A line longer than the limit has gone by; nothing of it is left in the buffer.
+    /// A line longer than the limit was skipped; nothing of it is left in the buffer.
     TooLong {
-        /// Whether it was an AUTH command, so that its initial response was too long.
+        /// Whether it was an AUTH command, which means that its initial response was too long.
         is_auth: bool,
     },
 }
 
 impl LineReader {
-    /// The next line, or `None` where more input is needed. `limit` counts the CRLF too (RFC 5321 section 4.5.3.1.4).
+    /// Returns the next line, or `None` if more input is needed. `limit` includes the CRLF (RFC 5321 section 4.5.3.1.4).
     pub(crate) fn poll(&mut self, input: &mut BytesMut, limit: usize) -> Option<Line> {
         let Some(end) = self.find_crlf(input) else {
             if self.skipping || input.len() > limit {
@@ -51,12 +52,12 @@ impl LineReader {
         Some(Line::Complete(end))
     }
 
-    /// Whether a line had begun and not ended when more input was asked for.
+    /// Returns whether a line had begun but not ended when more input was requested.
     pub(crate) fn is_within(&self) -> bool {
         self.skipping || self.scanned > 0
     }
 
-    /// Whether nothing has been looked at: what comes next are the first bytes of a session.
+    /// Returns whether nothing has been read yet: the next bytes are the first of a session.
     pub(crate) fn is_new(&self) -> bool {
         !self.begun && !self.is_within()
     }
@@ -74,7 +75,7 @@ impl LineReader {
         None
     }
 
-    /// Drops what cannot be the end of the line, so that an endless one costs no memory.
+    /// Drops everything that cannot be part of the line's end, so that an endless line costs no memory.
     fn skip(&mut self, input: &mut BytesMut) {
         if !self.skipping {
             self.is_auth = is_auth(input);
@@ -86,7 +87,7 @@ impl LineReader {
     }
 }
 
-/// Whether a line is an AUTH command with an argument. Most lines are told apart by their first byte.
+/// Returns whether a line is an AUTH command with an argument. For most lines, the first byte is enough to tell.
 #[inline]
 pub(crate) fn is_auth(line: &[u8]) -> bool {
     matches!(line, [b'A' | b'a', ..])
@@ -95,7 +96,7 @@ pub(crate) fn is_auth(line: &[u8]) -> bool {
             .is_some_and(|verb| verb.eq_ignore_ascii_case(b"AUTH "))
 }
 
-/// Drops what may be a part of a password or a token, so that the buffer does not hold it any longer.
+/// Drops and overwrites what may be part of a password or a token, so that it does not stay in the buffer.
 pub(crate) fn wipe_front(input: &mut BytesMut, len: usize) {
     input[..len].zeroize();
     input.advance(len);

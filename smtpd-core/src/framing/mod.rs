@@ -1,7 +1,7 @@
-//! What the octets of a session are cut into: lines, a message that ends with a dot, or counted chunks.
+//! Splits the bytes of a session into lines, a message that ends with a dot, or counted chunks.
 //!
-//! Every reader takes from the front of a buffer that its caller owns, keeps only a few octets of state of its own,
-//! and gives the same result however the input was split.
+//! Every reader takes bytes from the front of a buffer that its caller owns, keeps only a few bytes of state, and gives the same
+//! result however the input was split.
 
 mod chunk;
 mod dot;

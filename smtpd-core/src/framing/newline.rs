@@ -4,8 +4,8 @@ use super::Flaws;
 
 /// What to do with a CR without LF, or an LF without CR, in the text of a message.
 ///
-/// In no policy does either of them end a line or the message: only CRLF and CRLF.CRLF do (RFC 5321 sections 2.3.8 and
-/// 4.1.1.4). What a server behind this one makes of them is another question, which is why they are refused by default.
+/// Under no policy does either of them end a line or the message: only CRLF and CRLF.CRLF do (RFC 5321 sections 2.3.8 and
+/// 4.1.1.4). The next server may treat them differently, which is why they are rejected by default.
 ///
 /// The policy does not apply to a message declared with `BODY=BINARYMIME` (RFC 3030 section 3).
 ///
@@ -17,13 +17,13 @@ use super::Flaws;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum BareNewline {
-    /// Refuse the message with 550 5.6.11 when its true end has come.
+    /// Reject the message with 550 5.6.11 once its true end is reached.
     #[default]
     Reject,
-    /// Replace each by CRLF.
+    /// Replace each with CRLF.
     Normalise,
-    /// Hand them on as they are. A system behind this one that takes them for line ends can be deceived about where a
-    /// message ends: choose this only where nothing relays the messages on.
+    /// Pass them on unchanged. This can deceive a downstream system that treats them as line ends about where a message ends:
+    /// choose this only if messages are not relayed.
     PassThrough,
 }
 
@@ -44,22 +44,22 @@ impl NewlineFilter {
         }
     }
 
-    /// Whether the policy is to leave everything as it is.
+    /// Returns whether the policy leaves everything unchanged.
     pub(super) fn passes_all(&self) -> bool {
         self.policy == BareNewline::PassThrough
     }
 
-    /// Whether there was a bare CR or LF.
+    /// Returns whether there was a bare CR or LF.
     pub(super) fn has_found(&self) -> bool {
         self.found
     }
 
-    /// Whether the message has to be refused.
+    /// Returns whether the message must be rejected.
     pub(super) fn refuses(&self) -> bool {
         self.found && self.policy == BareNewline::Reject
     }
 
-    /// The piece as it is to be handed on.
+    /// Returns the piece as it is passed on.
     pub(super) fn apply(&mut self, piece: Bytes, flaws: Flaws) -> Bytes {
         let (Some(first), Some(last)) = (piece.first(), piece.last()) else {
             return piece;
@@ -79,7 +79,7 @@ impl NewlineFilter {
         }
     }
 
-    /// What still has to follow the last piece.
+    /// Returns what must follow the last piece.
     pub(super) fn finish(&mut self) -> Option<Bytes> {
         if !std::mem::take(&mut self.after_cr) {
             return None;

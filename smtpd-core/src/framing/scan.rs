@@ -1,24 +1,24 @@
-//! What the text of a message is looked at for, many octets at once.
+//! Searches for the flaws in the text of a message, many bytes at a time.
 //!
-//! The loops have no branches, so that the compiler makes vector instructions of them, as wide as the processor has them:
-//! that is looked up when they run.
+//! The loops have no branches, so that the compiler turns them into vector instructions, as wide as the processor supports, which
+//! is detected at run time.
 
 use memchr::memmem;
 use multiversion::multiversion;
 
-/// How many octets are looked at together. Where there is something in them, they are looked at once more.
+/// The number of bytes that are checked together. A block with a flaw in it is checked a second time.
 const BLOCK: usize = 256;
 
-/// A stretch of text up to a dot that begins a line, or all of it.
+/// Text up to a dot that begins a line, or all of the text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Stretch {
     pub(super) len: usize,
-    /// A dot that begins a line follows (RFC 5321 section 4.5.2).
+    /// Whether a dot that begins a line follows (RFC 5321 section 4.5.2).
     pub(super) dot: bool,
     pub(super) flaws: Flaws,
 }
 
-/// What stands in text that the text of a message must not have. One byte, for it is passed on with each piece.
+/// What the text of a message must not contain. One byte, because it is passed on with each piece.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Flaws(u8);
 
@@ -30,7 +30,7 @@ impl Flaws {
         Self((bare as u8 * Self::BARE) | (nul as u8 * Self::NUL))
     }
 
-    /// Whether a CR is not followed by LF, or an LF does not follow a CR. What stands at either end is not judged.
+    /// Returns whether a CR is not followed by LF, or an LF does not follow a CR. A CR or LF at either end is not judged.
     pub(super) const fn has_bare_newline(self) -> bool {
         self.0 & Self::BARE != 0
     }
@@ -44,7 +44,7 @@ impl Flaws {
     }
 }
 
-/// Finds the first CRLF that a dot follows, and notices bare CR and LF and NUL on the way.
+/// Finds the first CRLF that is followed by a dot, and notes bare CR and LF and NUL on the way.
 pub(super) fn text_before_dot(input: &[u8]) -> Stretch {
     let (mut at, mut flaws) = (0, Flaws::default());
     loop {
@@ -58,7 +58,7 @@ pub(super) fn text_before_dot(input: &[u8]) -> Stretch {
                 flaws: flaws.and(Flaws::new(false, block == [0])),
             };
         }
-        // The CR before an LF that begins the block is the last octet of the one before.
+        // If an LF begins the block, the CR before it is the last byte of the previous block.
         let from = at.saturating_sub(1);
         let end = at + block.len();
         if let Some(found) = memmem::find(&input[from..end], b"\r\n.") {
@@ -74,7 +74,7 @@ pub(super) fn text_before_dot(input: &[u8]) -> Stretch {
     }
 }
 
-/// How much of the input is whole blocks with neither an LF before a dot nor a bare CR or LF nor a NUL.
+/// Returns how much of the input is whole blocks with neither an LF before a dot nor a bare CR or LF nor a NUL.
 #[multiversion(targets("x86_64+avx2"))]
 fn plain_text(input: &[u8]) -> usize {
     let last = input.len().saturating_sub(1);
@@ -83,7 +83,7 @@ fn plain_text(input: &[u8]) -> usize {
         let end = last.min(at + BLOCK);
         let pairs = input[at..end].iter().zip(&input[at + 1..=end]);
         if pairs.fold(false, |found, (&a, &b)| {
-            // Zero where the first is NUL, or is an LF before a dot.
+            // Zero if the first byte is NUL, or an LF before a dot.
             let other = if a == b'\n' { b ^ b'.' } else { a };
             found | is_bare(a, b) | (other == 0)
         }) {
@@ -94,7 +94,7 @@ fn plain_text(input: &[u8]) -> usize {
     at
 }
 
-/// Looks for all that text must not have.
+/// Finds everything that text must not contain.
 pub(super) fn find_flaws(octets: &[u8]) -> Flaws {
     match has_flaw(octets) {
         true => Flaws::new(has_bare_newline(octets), octets.contains(&0)),
@@ -102,19 +102,19 @@ pub(super) fn find_flaws(octets: &[u8]) -> Flaws {
     }
 }
 
-/// Whether there is any of it.
+/// Returns whether the text contains any of it.
 #[multiversion(targets("x86_64+avx2"))]
 fn has_flaw(octets: &[u8]) -> bool {
     let pairs = octets.iter().zip(octets.iter().skip(1));
     let bare = pairs.fold(false, |found, (&a, &b)| found | is_bare(a, b));
-    // The least of all is one instruction for each vector, where a comparison and its result would be two.
+    // The minimum of all takes one instruction for each vector; a comparison and its result would take two.
     let least = octets
         .iter()
         .fold(u8::MAX, |least, &octet| least.min(octet));
     bare | (least == 0)
 }
 
-/// Whether a CR is not followed by LF, or an LF does not follow a CR; what stands at either end is not judged.
+/// Returns whether a CR is not followed by LF, or an LF does not follow a CR; a CR or LF at either end is not judged.
 #[cold]
 fn has_bare_newline(octets: &[u8]) -> bool {
     let pairs = octets.iter().zip(octets.iter().skip(1));
@@ -138,7 +138,7 @@ mod tests {
         )
     }
 
-    /// The rule itself, octet by octet.
+    /// The rule itself, byte by byte.
     fn reference(input: &[u8]) -> Stretch {
         let found = input.windows(3).position(|w| w == b"\r\n.");
         let len = found.map_or(input.len(), |found| found + 2);
@@ -149,7 +149,7 @@ mod tests {
         }
     }
 
-    /// Every string of four octets that matter, at every place around the border of a block.
+    /// Tries every string of four relevant bytes, at every position around a block boundary.
     #[test]
     fn all_that_matters_is_found_wherever_it_stands() {
         const ALPHABET: [u8; 5] = *b"\r\n.a\0";

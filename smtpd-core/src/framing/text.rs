@@ -2,7 +2,7 @@ use bytes::Bytes;
 
 use super::{BareNewline, Flaws, NulByte, newline::NewlineFilter, nul_byte, scan};
 
-/// Applies the policies for what the text of a message must not have to its pieces.
+/// Applies the policies for bare newlines and NUL bytes to the pieces of a message.
 #[derive(Debug)]
 pub(crate) struct TextFilter {
     newlines: NewlineFilter,
@@ -19,7 +19,7 @@ impl TextFilter {
         }
     }
 
-    /// The flaws of a piece that nobody has looked for yet.
+    /// Returns the flaws of a piece that has not been checked yet.
     pub(crate) fn flaws_of(&self, piece: &[u8]) -> Flaws {
         match self.newlines.passes_all() && self.nul == NulByte::PassThrough {
             true => Flaws::default(),
@@ -27,24 +27,24 @@ impl TextFilter {
         }
     }
 
-    /// Whether the message may have to be refused.
+    /// Returns whether the message may have to be rejected.
     pub(crate) fn is_flawed(&self) -> bool {
         self.has_nul | self.newlines.has_found()
     }
 
-    /// Whether the message has to be refused for a bare CR or LF.
+    /// Returns whether the message must be rejected for a bare CR or LF.
     pub(crate) fn refuses_newline(&self) -> bool {
         self.newlines.refuses()
     }
 
-    /// Whether the message has to be refused for a NUL.
+    /// Returns whether the message must be rejected for a NUL.
     pub(crate) fn refuses_nul(&self) -> bool {
         self.has_nul
     }
 
-    /// The piece, which has these flaws, as it is to be handed on.
+    /// Returns the piece, which has these flaws, as it is passed on.
     pub(crate) fn apply(&mut self, piece: Bytes, flaws: Flaws) -> Bytes {
-        // A NUL parts CR from LF even where it is left out: what is one line end must not depend on that.
+        // A NUL separates CR from LF even if it is removed: whether two bytes are one line end must not depend on the NUL policy.
         let text = self.newlines.apply(piece, flaws);
         match flaws.has_nul() {
             true => self.apply_to_nul(text),
@@ -62,7 +62,7 @@ impl TextFilter {
         text
     }
 
-    /// What still has to follow the last piece.
+    /// Returns what must follow the last piece.
     pub(crate) fn finish(&mut self) -> Option<Bytes> {
         self.newlines.finish()
     }
