@@ -14,12 +14,12 @@ use crate::address::{Charset, Leniency, Mailbox, PathOptions};
 pub struct Size(u64);
 
 impl Size {
-    /// Creates the parameter for a message of so many bytes.
+    /// Creates the parameter for a message of this many bytes.
     pub const fn new(bytes: u64) -> Self {
         Self(bytes)
     }
 
-    /// Returns the declared number of bytes. A number that does not fit into 64 bits is [`u64::MAX`].
+    /// Returns the declared number of bytes. A number that does not fit into 64 bits becomes [`u64::MAX`].
     pub const fn bytes(self) -> u64 {
         self.0
     }
@@ -108,11 +108,11 @@ impl Parameter for SmtpUtf8 {
 
 /// `AUTH=` on MAIL: the mailbox of the user who first submitted the message, as the client says (RFC 4954 section 5).
 ///
-/// It is unknown if the client sends `<>` or anything else that is not a mailbox: some clients send the bare name of a user. Trust it
-/// only from clients that you trust.
+/// It is unknown if the client sends `<>` or anything else that is not a mailbox: some clients send only the name of a user.
+/// Trust it only from clients that you trust.
 ///
-/// The mailbox is accepted with every fault that a [`Leniency`] can allow, whatever the server's own is: the server may have
-/// accepted the same mailbox as the sender, and a strict one need not reject mail for a value that few services read.
+/// Every fault that a [`Leniency`] can allow is accepted in the mailbox, whatever the server's own is: the server may have
+/// accepted the same mailbox as the sender, and even a strict one need not reject mail for a value that few services read.
 ///
 /// ```
 /// use smtpd_core::{Parameters, parameter::MailAuth};
@@ -129,10 +129,10 @@ impl Parameter for SmtpUtf8 {
 pub struct MailAuth(Option<Mailbox>);
 
 impl MailAuth {
-    /// `AUTH=<>`: the user is not known, or not to be trusted.
+    /// `AUTH=<>`: the user is not known, or not trusted.
     pub const UNKNOWN: Self = Self(None);
 
-    /// Creates the parameter for a message that the user of this mailbox has submitted.
+    /// Creates the parameter for a message that the user of this mailbox submitted.
     pub const fn new(mailbox: Mailbox) -> Self {
         Self(Some(mailbox))
     }
@@ -156,8 +156,8 @@ impl Parameter for MailAuth {
         if identity.is_empty() || identity.contains(char::is_control) {
             return Err(ParameterError::Malformed);
         }
-        // RFC 4954 section 5: a mailbox or `<>`, either of them in xtext. Dovecot's submission relay sends the bare name of a user.
-        // A server may take an identity that it does not trust for `<>`, and mail is not to be lost over it.
+        // RFC 4954 section 5: a mailbox or `<>`, either of them in xtext. Dovecot's submission relay sends only the name of a
+        // user. A server may treat an identity that it does not trust as `<>`, and mail should not be lost over it.
         let options = PathOptions::new(ANY, Charset::Utf8);
         Ok(Self(Mailbox::parse(identity.as_bytes(), options).ok()))
     }

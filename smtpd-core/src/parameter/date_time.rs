@@ -7,8 +7,8 @@ use std::{
 
 /// A date and time in the format of RFC 3339 section 5.6, with a resolution of a second.
 ///
-/// It is parsed with any offset, and written in UTC. A leap second counts as the second before it. The crate has no clock:
-/// create a `DateTime` from text, or from a [`SystemTime`].
+/// It is parsed with any offset, and written in UTC. A leap second counts as the second before it. The crate has no clock: create
+/// a `DateTime` from text, or from a [`SystemTime`].
 ///
 /// ```
 /// use smtpd_core::parameter::DateTime;
@@ -22,7 +22,7 @@ use std::{
 pub struct DateTime(i64);
 
 impl DateTime {
-    /// The year 0, which is before all that can be written.
+    /// The year 0, the earliest that can be written.
     const MIN: i64 = -62_167_219_200;
     /// The last second of the year 9999.
     const MAX: i64 = 253_402_300_799;
@@ -77,7 +77,7 @@ impl fmt::Display for DateTime {
     }
 }
 
-/// A text is not a date and time of RFC 3339.
+/// An error for text that is not a date and time of RFC 3339.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct DateTimeError(());
 
@@ -91,7 +91,7 @@ impl Error for DateTimeError {}
 
 const DAY: i64 = 24 * 3600;
 
-/// A date and time, and what of its form some parameters care for.
+/// A date and time, with the details of its form that some parameters restrict.
 pub(super) struct Written {
     pub(super) time: DateTime,
     /// Whether it is written in UTC.
@@ -186,7 +186,7 @@ fn days_of(year: i64, month: i64) -> i64 {
     }
 }
 
-/// Days since 1970 began, by eras of 400 years that begin in March.
+/// Returns the days since the start of 1970, by eras of 400 years that begin in March.
 fn days_from_civil(year: i64, month: i64, day: i64) -> i64 {
     let year = if month <= 2 { year - 1 } else { year };
     let (era, year) = (year.div_euclid(400), year.rem_euclid(400));

@@ -1,6 +1,6 @@
 use super::{Parameter, ParameterError};
 
-/// `BY=` on MAIL: the time in seconds within which the message is to be delivered (RFC 2852 section 4).
+/// `BY=` on MAIL: the time in seconds within which the message must be delivered (RFC 2852 section 4).
 ///
 /// ```
 /// use smtpd_core::{Parameter, parameter::{By, ByMode}};
@@ -26,11 +26,11 @@ pub enum ByMode {
 }
 
 impl By {
-    /// The most seconds that a client can ask for.
+    /// The maximum number of seconds.
     pub const MAX_SECONDS: u32 = 999_999_999;
 
-    /// Returns the seconds, which count from MAIL on. They are zero or negative only with [`ByMode::Notify`], if the message is
-    /// late already.
+    /// Returns the seconds, counted from MAIL. They are zero or negative only with [`ByMode::Notify`], if the message is late
+    /// already.
     pub const fn seconds(self) -> i32 {
         self.seconds
     }

@@ -31,7 +31,7 @@ impl Parameter for Ret {
     }
 }
 
-/// `ENVID=` on MAIL: the identifier that the sender has given to the transaction (RFC 3461 section 4.4).
+/// `ENVID=` on MAIL: the identifier that the sender has assigned to the transaction (RFC 3461 section 4.4).
 ///
 /// ```
 /// use smtpd_core::{Parameters, parameter::EnvelopeId};
@@ -44,10 +44,10 @@ impl Parameter for Ret {
 pub struct EnvelopeId(String);
 
 impl EnvelopeId {
-    /// The most characters that an identifier has as xtext (RFC 3461 section 4.4).
+    /// The maximum number of characters of an identifier as xtext (RFC 3461 section 4.4).
     const MAX_LEN: usize = 100;
 
-    /// Creates an identifier of this text, which is not xtext.
+    /// Creates an identifier from `text`, which is not xtext.
     ///
     /// # Errors
     ///
@@ -78,9 +78,9 @@ impl Parameter for EnvelopeId {
     }
 }
 
-/// `NOTIFY=` on RCPT: the events of which the sender wants to be notified (RFC 3461 section 4.1).
+/// `NOTIFY=` on RCPT: the events about which the sender wants to be notified (RFC 3461 section 4.1).
 ///
-/// A recipient without the parameter is as one with `NOTIFY=FAILURE`, or with `NOTIFY=FAILURE,DELAY`.
+/// A recipient without the parameter is treated like one with `NOTIFY=FAILURE`, or with `NOTIFY=FAILURE,DELAY`.
 ///
 /// ```
 /// use smtpd_core::{Parameters, parameter::Notify};
@@ -99,7 +99,7 @@ pub struct Notify {
 }
 
 impl Notify {
-    /// `NOTIFY=NEVER`: of nothing.
+    /// `NOTIFY=NEVER`: no event.
     pub const NEVER: Self = Self {
         success: false,
         failure: false,
@@ -162,7 +162,7 @@ impl Parameter for Notify {
     }
 }
 
-/// `ORCPT=` on RCPT: the original recipient, as the sender has given it (RFC 3461 section 4.2, RFC 6533 section 3).
+/// `ORCPT=` on RCPT: the original recipient, as the sender specified it (RFC 3461 section 4.2, RFC 6533 section 3).
 ///
 /// ```
 /// use smtpd_core::{Parameters, parameter::OriginalRecipient};
@@ -221,7 +221,7 @@ impl Parameter for OriginalRecipient {
     }
 }
 
-/// RFC 3461 section 4: what xtext stands for is printable here, so that it can never end a line of a report.
+/// RFC 3461 section 4: xtext stands for printable text here, so that it can never end a line of a report.
 fn printable(decoded: String) -> Result<String, ParameterError> {
     if decoded.contains(char::is_control) {
         Err(ParameterError::Malformed)
@@ -298,7 +298,7 @@ mod tests {
         ] {
             assert!(OriginalRecipient::parse(Some(bad)).is_err(), "{bad:?}");
         }
-        // In any other type a backslash is a backslash.
+        // In any other type, a backslash has no special meaning.
         let other = OriginalRecipient::parse(Some(r"rfc822;\x{E5}@example.org")).unwrap();
         assert_eq!(other.address(), r"\x{E5}@example.org");
     }

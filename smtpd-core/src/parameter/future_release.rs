@@ -35,7 +35,7 @@ impl HoldFor {
         }
     }
 
-    /// Returns the seconds, which count from MAIL on.
+    /// Returns the seconds, counted from MAIL.
     pub const fn seconds(self) -> u32 {
         self.0.get()
     }
@@ -78,8 +78,8 @@ impl HoldUntil {
         self.0
     }
 
-    /// Returns the time until which to hold a message with these parameters of MAIL, whether the client has sent `HOLDFOR=` or
-    /// `HOLDUNTIL=`; `None` if it has sent neither.
+    /// Returns the time until which to hold a message with these MAIL parameters, whether the client sent `HOLDFOR=` or
+    /// `HOLDUNTIL=`; `None` if it sent neither.
     ///
     /// `now` is the time when MAIL was received. The connection has no clock, so it cannot check what depends on one: call this
     /// in the service for MAIL.

@@ -1,7 +1,7 @@
 //! The parameters of MAIL and RCPT: an open, typed set (RFC 5321 section 4.1.2, `Mail-parameters` and `Rcpt-parameters`).
 //!
-//! [`Parameters`] are those of one command. Each type that implements [`Parameter`] reads one of them, and a
-//! [`ParameterRule`] tells the server to accept it. [`ParameterError`] says why a parameter is rejected.
+//! [`Parameters`] are those of one command. Each type that implements [`Parameter`] parses one of them, and a [`ParameterRule`]
+//! makes the server accept it. [`ParameterError`] says why a parameter is rejected.
 //!
 //! | type | parameter | of | defined by |
 //! |---|---|---|---|
@@ -17,7 +17,7 @@
 //! | [`Solicit`] | `SOLICIT` | MAIL | RFC 3865 |
 //! | [`ValidSince`], with a [`NoSupport`] | `RRVS` | RCPT | RFC 7293 |
 //!
-//! [`DateTime`] is the point of time that some of them hold.
+//! [`DateTime`] is the point in time that some of them contain.
 
 mod builtin;
 mod date_time;
@@ -44,9 +44,9 @@ pub use valid_since::{NoSupport, ValidSince};
 
 use crate::reply::{Code, Reply, Status};
 
-/// A type that reads a parameter from its value.
+/// A type that is parsed from the value of a parameter.
 ///
-/// Types of your own work like those of this module: let an [`Extension`](crate::Extension) accept the parameter by
+/// Your own types work like those of this module: let an [`Extension`](crate::Extension) accept the parameter with
 /// [`ParameterRule::of`], and read it with [`Parameters::get`].
 ///
 /// ```
@@ -65,10 +65,10 @@ use crate::reply::{Code, Reply, Status};
 /// assert_eq!(Color::parse(Some("red")), Ok(Color("red".into())));
 /// ```
 pub trait Parameter: Sized {
-    /// The keyword, in upper case. It is matched in any case (RFC 5321 section 2.4).
+    /// The keyword, in upper case. It is matched in any letter case (RFC 5321 section 2.4).
     const KEYWORD: &'static str;
 
-    /// Reads the value, which is `None` if the parameter has no `=`.
+    /// Parses the value, which is `None` if the parameter has no `=`.
     ///
     /// # Errors
     ///
@@ -78,7 +78,7 @@ pub trait Parameter: Sized {
 
 /// A keyword and a check of its values: a parameter that an extension accepts on MAIL or RCPT.
 ///
-/// Two extensions may accept the same keyword, each with values of its own: a value is accepted if one of them accepts it.
+/// Two extensions may accept the same keyword, each with its own values: a value is accepted if one of them accepts it.
 ///
 /// ```
 /// use smtpd_core::{ParameterError, ParameterRule, parameter::Size};
@@ -155,9 +155,9 @@ impl fmt::Display for ParameterError {
 
 impl Error for ParameterError {}
 
-/// The parameters of one MAIL or RCPT, each of them well-formed and there once.
+/// The parameters of one MAIL or RCPT, each of them well-formed and present once.
 ///
-/// Those of a session are also accepted by an extension that is on. Read others from text, as after a path in a command:
+/// In a session, an enabled extension has accepted each of them. Parse others from text, as after a path in a command:
 ///
 /// ```
 /// use smtpd_core::{ParameterError, Parameters, parameter::Size};
@@ -168,17 +168,17 @@ impl Error for ParameterError {}
 /// assert_eq!("SIZE=1 SIZE=2".parse::<Parameters>(), Err(ParameterError::Duplicate));
 /// # Ok::<(), ParameterError>(())
 /// ```
-// The words as they were sent, with spaces between them. An empty set, by far the most common, allocates nothing.
+// The words as they were sent, with spaces between them. An empty set, the most common by far, allocates nothing.
 #[derive(Clone, Default)]
 pub struct Parameters(Option<Arc<str>>);
 
 impl Parameters {
-    /// Returns the parameter of type `P`, if it is there and its value is one that `P` reads.
+    /// Returns the parameter of type `P`, if it is present and `P` accepts its value.
     pub fn get<P: Parameter>(&self) -> Option<P> {
         P::parse(self.find(P::KEYWORD)?).ok()
     }
 
-    /// Returns whether the keyword is there, in any case.
+    /// Returns whether the keyword is present, in any letter case.
     pub fn contains(&self, keyword: &str) -> bool {
         self.find(keyword).is_some()
     }
@@ -188,7 +188,7 @@ impl Parameters {
         self.0.is_none()
     }
 
-    /// Whether all of it is ASCII, as it has to be without SMTPUTF8 (RFC 6531 section 3.3).
+    /// Returns whether everything is ASCII, as required without SMTPUTF8 (RFC 6531 section 3.3).
     pub(crate) fn is_ascii(&self) -> bool {
         self.0.as_deref().is_none_or(str::is_ascii)
     }
@@ -198,7 +198,7 @@ impl Parameters {
         words(self.0.as_deref().unwrap_or_default()).map(halves)
     }
 
-    /// Reads what follows the path of a MAIL or RCPT command. `check` returns whether a keyword is known and has a good value.
+    /// Parses what follows the path of a MAIL or RCPT command. `check` returns whether a keyword is known and has a valid value.
     pub(crate) fn parse(
         text: &[u8],
         check: impl Fn(&str, Option<&str>) -> Result<(), ParameterError>,
@@ -223,10 +223,10 @@ impl Parameters {
         Self((!text.is_empty()).then(|| text.into()))
     }
 
-    /// The value of a keyword that was given.
+    /// Returns the value of a keyword if it is present.
     fn find(&self, keyword: &str) -> Option<Option<&str>> {
         let text = self.0.as_deref()?;
-        // By octets: every command asks for some that are not there.
+        // Byte by byte: every command looks for some that are not present.
         let is_it = |word: &&[u8]| match word.split_at_checked(keyword.len()) {
             Some((own, [] | [b'=', ..])) => own.eq_ignore_ascii_case(keyword.as_bytes()),
             _ => false,
@@ -237,7 +237,7 @@ impl Parameters {
     }
 }
 
-/// Reads the parameters as they follow the path in a command. Unknown keywords are accepted, with any value.
+/// Parses the parameters as they follow the path in a command. Unknown keywords are accepted, with any value.
 impl FromStr for Parameters {
     type Err = ParameterError;
 
@@ -272,19 +272,19 @@ fn words(text: &str) -> impl Iterator<Item = &str> {
 }
 
 fn halves(word: &str) -> (&str, Option<&str>) {
-    // By bytes: words are so short that a search costs more than it saves.
+    // Byte by byte: words are so short that a search costs more than it saves.
     match word.bytes().position(|byte| byte == b'=') {
         Some(end) => (&word[..end], Some(&word[end + 1..])),
         None => (word, None),
     }
 }
 
-/// The check of a parameter that has no value.
+/// Checks a parameter that has no value.
 pub(crate) fn no_value(value: Option<&str>) -> Result<(), ParameterError> {
     value.map_or(Ok(()), |_| Err(ParameterError::Malformed))
 }
 
-/// 501 5.5.4: the parameters are not in order.
+/// 501 5.5.4: the parameters are malformed.
 pub(crate) const fn malformed(text: &'static str) -> Reply {
     Reply::fixed(Code::PARAMETER_ERROR, Status::INVALID_PARAMETERS, text)
 }
@@ -310,7 +310,7 @@ fn is_value(value: &str) -> bool {
         && (value.is_ascii() || !value.contains(char::is_control))
 }
 
-/// Whether one of the rules knows the keyword and takes the value.
+/// Returns whether one of the rules knows the keyword and accepts the value.
 pub(crate) fn check<'r>(
     rules: impl Iterator<Item = &'r ParameterRule>,
     keyword: &str,

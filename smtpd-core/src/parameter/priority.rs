@@ -1,6 +1,6 @@
 use super::{Parameter, ParameterError};
 
-/// `MT-PRIORITY=` on MAIL: how urgent the message is, from -9 to 9 (RFC 6710 section 3). The default is 0.
+/// `MT-PRIORITY=` on MAIL: the urgency of the message, from -9 to 9 (RFC 6710 section 3). The default is 0.
 ///
 /// ```
 /// use smtpd_core::{Parameter, parameter::Priority};
@@ -11,7 +11,7 @@ use super::{Parameter, ParameterError};
 pub struct Priority(i8);
 
 impl Priority {
-    /// Returns the number. Higher is more urgent.
+    /// Returns the number. A higher number is more urgent.
     pub const fn value(self) -> i8 {
         self.0
     }

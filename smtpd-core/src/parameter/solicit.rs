@@ -30,7 +30,7 @@ impl Parameter for Solicit {
     }
 }
 
-/// Whether this is `Solicitation-keywords` (RFC 3865 section 2.2).
+/// Returns whether this is `Solicitation-keywords` (RFC 3865 section 2.2).
 pub(crate) fn is_solicitation(text: &str) -> bool {
     let is_char = |b: u8| b.is_ascii_alphanumeric() || b".-_:".contains(&b);
     let is_word = |word: &str| {

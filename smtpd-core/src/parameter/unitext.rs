@@ -2,10 +2,10 @@
 
 use super::{ParameterError, xtext};
 
-/// Undoes `utf-8-addr-xtext` and `utf-8-addr-unitext`: `\x{` and `}` enclose the number of a character in hexadecimal digits.
+/// Decodes `utf-8-addr-xtext` and `utf-8-addr-unitext`: `\x{` and `}` enclose the number of a character in hexadecimal digits.
 ///
-/// `+` and two digits stand for one byte of UTF-8, as in the xtext of every other type: some clients encode these
-/// addresses so as well, and neither form allows `+` to be anything else.
+/// `+` and two digits stand for one byte of UTF-8, as in the xtext of every other type: some clients also encode these addresses
+/// in this way, and neither form allows `+` to be anything else.
 pub(super) fn decode(text: &str) -> Result<String, ParameterError> {
     let octets = decode_octets(text).ok_or(ParameterError::Malformed)?;
     String::from_utf8(octets).map_err(|_| ParameterError::Malformed)
@@ -29,7 +29,7 @@ fn decode_octets(text: &str) -> Option<Vec<u8>> {
     Some(octets)
 }
 
-/// What follows the backslash of `EmbeddedUnicodeChar`: two to six digits.
+/// Parses what follows the backslash of `EmbeddedUnicodeChar`: two to six digits.
 fn embedded_char(rest: &mut impl Iterator<Item = u8>) -> Option<char> {
     let start = [rest.next()?, rest.next()?];
     if !start.eq_ignore_ascii_case(b"x{") {

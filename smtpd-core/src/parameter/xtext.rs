@@ -1,14 +1,14 @@
 use super::ParameterError;
 
-/// Undoes xtext (RFC 3461 section 4), which stands for UTF-8 here.
+/// Decodes xtext (RFC 3461 section 4), which stands for UTF-8 here.
 pub(crate) fn decode(text: &str) -> Result<String, ParameterError> {
     let octets = decode_octets(text.as_bytes()).ok_or(ParameterError::Malformed)?;
     String::from_utf8(octets).map_err(|_| ParameterError::Malformed)
 }
 
-/// Undoes xtext: `+` and two hexadecimal digits stand for one byte. `None` if it is not xtext.
+/// Decodes xtext: `+` and two hexadecimal digits stand for one byte. Returns `None` if it is not xtext.
 ///
-/// RFC 3461 section 4 requires upper-case digits. Exim sent lower-case ones until 2018, and they can mean nothing else.
+/// RFC 3461 section 4 requires upper-case digits. Exim sent lower-case ones until 2018, and they are unambiguous.
 pub(crate) fn decode_octets(text: &[u8]) -> Option<Vec<u8>> {
     let mut octets = Vec::with_capacity(text.len());
     let mut rest = text.iter().copied();
@@ -23,14 +23,14 @@ pub(crate) fn decode_octets(text: &[u8]) -> Option<Vec<u8>> {
     Some(octets)
 }
 
-/// How many characters a text has as xtext.
+/// Returns how many characters a text has as xtext.
 pub(super) fn encoded_len(text: &str) -> usize {
     let is_plain = |octet: u8| matches!(octet, b'!'..=b'~') && octet != b'+' && octet != b'=';
     let len = |octet| if is_plain(octet) { 1 } else { "+XX".len() };
     text.bytes().map(len).sum()
 }
 
-/// The byte that the next two digits stand for.
+/// Returns the byte that the next two digits stand for.
 pub(super) fn hex_octet(digits: &mut impl Iterator<Item = u8>) -> Option<u8> {
     let mut digit = || char::from(digits.next()?).to_digit(16);
     let (high, low) = (digit()?, digit()?);
