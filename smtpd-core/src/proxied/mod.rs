@@ -1,9 +1,9 @@
-//! What a trusted proxy says about its client, by XCLIENT or XFORWARD (XCLIENT_README and XFORWARD_README of Postfix, which
-//! define the two).
+//! What a trusted proxy reports about its client, by XCLIENT or XFORWARD (defined by XCLIENT_README and XFORWARD_README of
+//! Postfix).
 //!
-//! - [`XClient`] holds the attributes of XCLIENT: the session goes on as that client's.
-//! - [`Forwarded`] holds the attributes of XFORWARD: where the next message comes from.
-//! - [`Attribute`] is a value that the proxy may not know, [`MailSource`] whether the client is a local one.
+//! - [`XClient`] holds the attributes of XCLIENT: the session continues as that client's.
+//! - [`Forwarded`] holds the attributes of XFORWARD: the origin of the next message.
+//! - [`Attribute`] is a value that the proxy may not know, [`MailSource`] says whether the client is a local one.
 //! - [`AttributeError`] says what is malformed.
 
 mod xclient;
@@ -40,7 +40,7 @@ pub enum Attribute<T> {
     Known(T),
     /// `[UNAVAILABLE]`: there is no value, or the proxy cannot find it out.
     Unavailable,
-    /// `[TEMPUNAVAIL]`: the proxy could not find it out for now. Only [`XClient::name`] has it.
+    /// `[TEMPUNAVAIL]`: the proxy temporarily could not find it out. Only [`XClient::name`] can have it.
     TemporarilyUnavailable,
 }
 
@@ -61,7 +61,7 @@ impl<T> Attribute<T> {
     }
 }
 
-/// What is wrong with the attributes of XCLIENT or XFORWARD, in words for the reply.
+/// Why the attributes of XCLIENT or XFORWARD are malformed. Its text is that of the reply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AttributeError(&'static str);
 
@@ -84,7 +84,7 @@ impl Error for AttributeError {}
 /// XCLIENT_README and XFORWARD_README, note 1.
 const MAX_VALUE: usize = 255;
 
-/// The attributes of a command, each with its name in upper case.
+/// Returns the attributes of a command, each with its name in upper case.
 fn attributes(argument: &[u8]) -> impl Iterator<Item = Result<(String, Value), AttributeError>> {
     argument
         .split(|&octet| octet == b' ')
@@ -99,12 +99,11 @@ fn attributes(argument: &[u8]) -> impl Iterator<Item = Result<(String, Value), A
         })
 }
 
-/// A value as it was meant. `None` if it is too long.
+/// A decoded value. `None` if it is too long.
 ///
-/// Some attributes repeat what a client or its DNS says, whatever that is: [`host_name`](Self::host_name),
-/// [`helo`](Self::helo) and [`word`](Self::word). If they were refused, a proxy could never deliver a message
-/// of such a client. The others are the proxy's own, and decide who the client is: they are refused unless
-/// they are well-formed.
+/// Some attributes repeat what a client or its DNS says, whatever that is: [`host_name`](Self::host_name), [`helo`](Self::helo)
+/// and [`word`](Self::word). If malformed ones were rejected, a proxy could never deliver a message of such a client. The others
+/// are the proxy's own and determine who the client is: they are rejected unless they are well-formed.
 struct Value(Option<Vec<u8>>);
 
 impl Value {
@@ -119,7 +118,7 @@ impl Value {
     }
 
     fn is_unavailable(&self) -> bool {
-        // Note 2: in any case.
+        // Note 2: in any letter case.
         self.octets().eq_ignore_ascii_case(b"[UNAVAILABLE]")
     }
 
@@ -134,7 +133,7 @@ impl Value {
         parse(text).map(Attribute::Known)
     }
 
-    /// The name of a host, as the DNS has them, underscores included. What is no such name is unavailable.
+    /// A host name as found in the DNS, underscores included. Anything else is unavailable.
     fn host_name(&self) -> Attribute<ClientName> {
         let leniency = Leniency::STRICT
             .allow_underscore_in_domain(true)
@@ -149,8 +148,7 @@ impl Value {
         name.unwrap_or(Attribute::Unavailable)
     }
 
-    /// What a client says in HELO. Bytes that such a name cannot have become `?`, and an empty name is
-    /// unavailable.
+    /// What a client says in HELO. Bytes that are not allowed in such a name become `?`, and an empty name is unavailable.
     fn helo(&self) -> Attribute<ClientName> {
         if self.is_unavailable() {
             return Attribute::Unavailable;
@@ -159,7 +157,7 @@ impl Value {
         ClientName::parse(name.as_bytes()).map_or(Attribute::Unavailable, Attribute::Known)
     }
 
-    /// An IPv4 address, or `IPV6:` and one of IPv6.
+    /// An IPv4 address, or `IPV6:` and an IPv6 address.
     fn address(&self) -> Option<Attribute<IpAddr>> {
         const IPV6: &str = "IPV6:";
         self.read(|text| match text.split_at_checked(IPV6.len()) {
@@ -177,8 +175,7 @@ impl Value {
         })
     }
 
-    /// Text that is safe wherever it is written: what could mean something in a header becomes `?`. An empty
-    /// one is unavailable.
+    /// Text that is safe to write anywhere: what could have a meaning in a header becomes `?`. An empty text is unavailable.
     fn word(&self, longest: usize) -> Option<Attribute<String>> {
         let octets = self.0.as_deref()?;
         if octets.is_empty() || self.is_unavailable() {
@@ -189,7 +186,7 @@ impl Value {
     }
 }
 
-/// The text with a `?` for each byte that is not printable ASCII, or is not safe.
+/// Returns the text with a `?` for each byte that is not printable ASCII, or is not safe.
 fn clean(octets: &[u8], is_safe: impl Fn(u8) -> bool) -> String {
     let clean = |&octet: &u8| match octet.is_ascii_graphic() && is_safe(octet) {
         true => char::from(octet),

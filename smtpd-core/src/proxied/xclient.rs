@@ -7,10 +7,10 @@ use crate::{
     sasl::{Identity, prepare_name},
 };
 
-/// Who the client is, as a proxy says by XCLIENT.
+/// The client's facts, as reported by a proxy with XCLIENT.
 ///
-/// An attribute is `None` if the proxy has not sent it. Nothing but the trust in the proxy vouches for the others. A value is
-/// read from the argument of the command.
+/// An attribute is `None` if the proxy has not sent it. The others are only as trustworthy as the proxy. Parse a value from the
+/// argument of the command.
 ///
 /// ```
 /// use std::net::IpAddr;
@@ -39,51 +39,51 @@ impl XClient {
     /// The attributes, as EHLO announces them.
     pub(crate) const ATTRIBUTES: &str = "NAME ADDR PORT PROTO HELO LOGIN DESTADDR DESTPORT";
 
-    /// NAME: the name that the DNS has for the client's address. A value that is not a host name counts as unavailable.
+    /// Returns NAME: the name of the client's address in the DNS. A value that is not a host name counts as unavailable.
     pub const fn name(&self) -> Option<&Attribute<ClientName>> {
         self.name.as_ref()
     }
 
-    /// ADDR: the client's address.
+    /// Returns ADDR: the client's address.
     pub const fn addr(&self) -> Option<&Attribute<IpAddr>> {
         self.addr.as_ref()
     }
 
-    /// PORT: the client's port.
+    /// Returns PORT: the client's port.
     pub const fn port(&self) -> Option<&Attribute<u16>> {
         self.port.as_ref()
     }
 
-    /// PROTO: [`Greeting::Helo`] for `SMTP`, [`Greeting::Ehlo`] for `ESMTP`, [`Greeting::Lhlo`] for `LMTP`. XCLIENT_README does
-    /// not have the last one, but proxies for LMTP send it.
+    /// Returns PROTO: [`Greeting::Helo`] for `SMTP`, [`Greeting::Ehlo`] for `ESMTP`, [`Greeting::Lhlo`] for `LMTP`.
+    /// XCLIENT_README does not define the last one, but proxies for LMTP send it.
     pub const fn protocol(&self) -> Option<Greeting> {
         self.protocol
     }
 
-    /// HELO: the name that the client gave itself. Each byte that is not printable ASCII is replaced by `?`. An empty
-    /// name counts as unavailable.
+    /// Returns HELO: the HELO name of the client. Each byte that is not printable ASCII is replaced by `?`. An empty name counts
+    /// as unavailable.
     pub const fn helo(&self) -> Option<&Attribute<ClientName>> {
         self.helo.as_ref()
     }
 
-    /// LOGIN: the identity under which the client has authenticated to the proxy. The name is [prepared](prepare_name), like
+    /// Returns LOGIN: the identity under which the client has authenticated to the proxy. It is [prepared](prepare_name), like
     /// those of clients that authenticate here.
     pub const fn login(&self) -> Option<&Attribute<Identity>> {
         self.login.as_ref()
     }
 
-    /// DESTADDR: the address that the client has connected to.
+    /// Returns DESTADDR: the address that the client has connected to.
     pub const fn dest_addr(&self) -> Option<&Attribute<IpAddr>> {
         self.dest_addr.as_ref()
     }
 
-    /// DESTPORT: the port that the client has connected to.
+    /// Returns DESTPORT: the port that the client has connected to.
     pub const fn dest_port(&self) -> Option<&Attribute<u16>> {
         self.dest_port.as_ref()
     }
 
-    /// This, with what another command has said. HELO, PROTO and LOGIN belong to one command alone, for they are of a
-    /// client that the next command may change.
+    /// Adds the attributes of another command. HELO, PROTO and LOGIN apply to one command only, because they belong to a client
+    /// that the next command may change.
     pub(crate) fn and(&self, argument: &[u8]) -> Result<Self, AttributeError> {
         let mut client = Self {
             protocol: None,
@@ -122,7 +122,7 @@ impl XClient {
     }
 }
 
-/// Reads the attributes from the argument of the command.
+/// Parses the attributes from the argument of the command.
 impl std::str::FromStr for XClient {
     type Err = AttributeError;
 
@@ -131,7 +131,7 @@ impl std::str::FromStr for XClient {
     }
 }
 
-/// A name that cannot be prepared is that of no user here, so it stays as it is.
+/// A name that cannot be prepared belongs to no user here, so it stays unchanged.
 fn identity(text: &str) -> Identity {
     Identity::new(prepare_name(text).as_deref().unwrap_or(text))
 }

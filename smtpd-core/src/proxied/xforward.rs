@@ -3,10 +3,10 @@ use std::net::IpAddr;
 use super::{Attribute, AttributeError, Value, attributes};
 use crate::address::ClientName;
 
-/// Where a message came from before it reached the proxy, as the proxy says by XFORWARD.
+/// The origin of a message before it reached the proxy, as reported by the proxy with XFORWARD.
 ///
-/// This is for logs and traces, and decides nothing by itself. An attribute is `None` if it is not known. Without an address,
-/// the message began at the proxy's own host. A value is read from the argument of the command.
+/// This is for logs and traces, and decides nothing by itself. An attribute is `None` if it is not known. Without an address, the
+/// message originated at the proxy's own host. Parse a value from the argument of the command.
 ///
 /// ```
 /// use smtpd_core::{Forwarded, MailSource};
@@ -27,7 +27,7 @@ pub struct Forwarded {
     source: Option<MailSource>,
 }
 
-/// Whether a message came from the proxy's own surroundings, as the proxy says.
+/// Whether the proxy received a message from a local client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum MailSource {
@@ -41,43 +41,43 @@ impl Forwarded {
     /// The attributes, as EHLO announces them.
     pub(crate) const ATTRIBUTES: &str = "NAME ADDR PORT PROTO HELO IDENT SOURCE";
 
-    /// NAME: the name that the DNS has for the client's address. A value that is not a host name counts as not known.
+    /// Returns NAME: the name of the client's address in the DNS. A value that is not a host name counts as not known.
     pub const fn name(&self) -> Option<&ClientName> {
         self.name.as_ref()
     }
 
-    /// ADDR: the client's address.
+    /// Returns ADDR: the client's address.
     pub const fn addr(&self) -> Option<IpAddr> {
         self.addr
     }
 
-    /// PORT: the client's port.
+    /// Returns PORT: the client's port.
     pub const fn port(&self) -> Option<u16> {
         self.port
     }
 
-    /// PROTO: the protocol by which the message came, such as `ESMTP`; at most 64 characters. As in [`ident`](Self::ident),
-    /// each character that could mean something in a header is replaced by `?`.
+    /// Returns PROTO: the protocol over which the message was received, such as `ESMTP`; at most 64 characters. As in
+    /// [`ident`](Self::ident), each character that could have a meaning in a header is replaced by `?`.
     pub fn protocol(&self) -> Option<&str> {
         self.protocol.as_deref()
     }
 
-    /// HELO: the name that the client gave itself. Each byte that is not printable ASCII is replaced by `?`.
+    /// Returns HELO: the HELO name of the client. Each byte that is not printable ASCII is replaced by `?`.
     pub const fn helo(&self) -> Option<&ClientName> {
         self.helo.as_ref()
     }
 
-    /// IDENT: the name of the message at the proxy, such as a queue identifier; at most 255 characters.
+    /// Returns IDENT: the name of the message at the proxy, such as a queue identifier; at most 255 characters.
     pub fn ident(&self) -> Option<&str> {
         self.ident.as_deref()
     }
 
-    /// SOURCE: whether the message was local there.
+    /// Returns SOURCE: whether the message was local there.
     pub const fn source(&self) -> Option<MailSource> {
         self.source
     }
 
-    /// This, with what another command has said.
+    /// Adds the attributes of another command.
     pub(crate) fn and(&self, argument: &[u8]) -> Result<Self, AttributeError> {
         const MAX_PROTOCOL: usize = 64;
         let mut this = self.clone();
@@ -98,7 +98,7 @@ impl Forwarded {
     }
 }
 
-/// Reads the attributes from the argument of the command.
+/// Parses the attributes from the argument of the command.
 impl std::str::FromStr for Forwarded {
     type Err = AttributeError;
 
