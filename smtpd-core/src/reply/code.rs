@@ -33,7 +33,7 @@ impl Code {
         self.0 < 400
     }
 
-    /// Returns whether this is 3yz: the client has to continue with a message or a SASL response.
+    /// Returns whether this is 3yz: the client must continue with a message or a SASL response.
     pub const fn is_intermediate(self) -> bool {
         300 <= self.0 && self.0 < 400
     }
@@ -54,7 +54,7 @@ impl Code {
         self.0 == 421 || self.0 == 521
     }
 
-    /// The first digit, which is the class of the enhanced status code too (RFC 2034 section 4).
+    /// Returns the first digit, which is also the class of the enhanced status code (RFC 2034 section 4).
     pub(crate) const fn class(self) -> u16 {
         self.0 / 100
     }
@@ -74,7 +74,7 @@ impl fmt::Display for Code {
     }
 }
 
-/// Like [`Code::new`], but returns an error outside of 200 to 599.
+/// Like [`Code::new`], but returns an error for a number outside of 200 to 599.
 impl TryFrom<u16> for Code {
     type Error = CodeError;
 
@@ -89,7 +89,7 @@ impl From<Code> for u16 {
     }
 }
 
-/// Reads a code, which must be exactly three digits.
+/// Parses a code, which must be exactly three digits.
 impl FromStr for Code {
     type Err = CodeError;
 
@@ -103,7 +103,7 @@ impl FromStr for Code {
     }
 }
 
-/// A number or a text is not a [`Code`]: not three digits, or not from 200 to 599.
+/// An error for a number or a text that is not a [`Code`]: not three digits, or not from 200 to 599.
 ///
 /// ```
 /// use smtpd_core::Code;

@@ -4,8 +4,8 @@ use super::{Code, Reply};
 
 /// The reply to a message: one for all its recipients, or one for each.
 ///
-/// LMTP sends a reply for each recipient (RFC 2033 section 4.2). SMTP has room for one, the [`merged`](Self::merged) reply, so
-/// [`code`](Self::code) and `Display` are those of that one. A `DataReply` equals a [`Reply`] if all its replies do.
+/// LMTP sends a reply for each recipient (RFC 2033 section 4.2). SMTP sends a single one, the [`merged`](Self::merged) reply,
+/// which [`code`](Self::code) and `Display` refer to. A `DataReply` equals a [`Reply`] if all its replies do.
 ///
 /// ```
 /// use smtpd_core::{DataReply, Reply};
@@ -28,8 +28,8 @@ enum Replies {
 }
 
 impl DataReply {
-    /// Creates a reply for each recipient that was accepted, in the order of their RCPT commands. If there are too few, the last
-    /// one stands for the rest. If there are none, all recipients get 451 4.3.0.
+    /// Creates a reply for each accepted recipient, in the order of their RCPT commands. If there are too few, the last one
+    /// stands for the rest. If there are none, all recipients get 451 4.3.0.
     pub fn each(replies: impl IntoIterator<Item = Reply>) -> Self {
         let replies: Vec<_> = replies.into_iter().collect();
         if replies.is_empty() {
@@ -39,13 +39,13 @@ impl DataReply {
         }
     }
 
-    /// Returns the reply in place of one that was not given.
+    /// Returns the reply that stands for a missing one.
     pub(crate) fn missing() -> Reply {
         Reply::try_again("No answer")
     }
 
-    /// Returns the reply if there is room for one. It is positive only if all are. If one is transient, it is that one: then no
-    /// recipient loses mail, though some may get it twice when the client tries again.
+    /// Returns the single reply that stands for all of them. It is positive only if all are. If one is transient, it is that one:
+    /// then no recipient loses mail, though some may get it twice when the client tries again.
     pub fn merged(&self) -> &Reply {
         let replies = match &self.0 {
             Replies::All(reply) => return reply,
@@ -67,8 +67,8 @@ impl DataReply {
         self.merged().is_positive()
     }
 
-    /// The reply for the message as a whole where each recipient has one of its own: positive if any is, for then it was
-    /// taken (draft-hall-prdr-00 section 4.5.3).
+    /// Returns the reply for the message as a whole if each recipient has its own: positive if any is, because the message was
+    /// then accepted (draft-hall-prdr-00 section 4.5.3).
     pub(crate) fn overall(&self) -> Reply {
         let merged = self.merged();
         if self.is_taken() && !merged.is_positive() {
@@ -78,7 +78,7 @@ impl DataReply {
         }
     }
 
-    /// Returns the reply for the recipient of this number, counted from 0.
+    /// Returns the reply for the recipient at index `number`, counted from 0.
     pub fn for_recipient(&self, number: usize) -> &Reply {
         let replies = self.replies();
         &replies[number.min(replies.len() - 1)]

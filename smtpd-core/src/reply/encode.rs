@@ -1,10 +1,10 @@
-//! Replies as they go over the wire (RFC 5321 section 4.2.1).
+//! The wire format of replies (RFC 5321 section 4.2.1).
 
 use arrayvec::ArrayVec;
 
 use super::{Code, Reply, Status};
 
-/// How replies are written in the present state of the session.
+/// How replies are written in the current state of the session.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Form {
     pub(crate) status: bool,
@@ -12,10 +12,10 @@ pub(crate) struct Form {
 }
 
 impl Reply {
-    /// Appends the reply as it goes over the wire.
+    /// Appends the reply in its wire format.
     pub(crate) fn encode(&self, form: Form, out: &mut Vec<u8>) {
         if self.is_plain_yes() {
-            // What most commands are answered with needs no composing.
+            // The reply to most commands is fixed.
             let line: &[u8] = if form.status {
                 b"250 2.0.0 OK\r\n"
             } else {
@@ -25,14 +25,14 @@ impl Reply {
         }
         let mut head = self.head(form);
         if is_one_plain_line(&self.text) {
-            // It is ASCII, which needs no second look.
+            // It is ASCII, which needs no second check.
             let as_it_is = Form { utf8: true, ..form };
             return put_line(&mut head, &self.text, true, as_it_is, out);
         }
         self.encode_lines(&mut head, form, out);
     }
 
-    /// Appends what is more than one plain line. A function of its own, to keep the common path small.
+    /// Appends a reply that is more than one plain line. A separate function keeps the common path small.
     fn encode_lines(&self, head: &mut Head, form: Form, out: &mut Vec<u8>) {
         let mut lines = self.lines().flat_map(pieces).peekable();
         let mut left = MAX_LINES;
@@ -46,16 +46,16 @@ impl Reply {
         }
     }
 
-    /// Whether this is [`Reply::OK`].
+    /// Returns whether this is [`Reply::OK`].
     fn is_plain_yes(&self) -> bool {
         self.code == Code::OK && self.status == Status::UNDEFINED && self.text == "OK"
     }
 
-    /// What every line begins with, up to its text.
+    /// Returns what every line begins with, up to its text.
     fn head(&self, form: Form) -> Head {
         let [hundreds, tens, ones] = self.code.digits();
         let mut head = Head::new();
-        // RFC 2034 section 4: on every line of 2yz, 4yz and 5yz replies, but not on the greeting and on EHLO's answer.
+        // RFC 2034 section 4: on every line of 2yz, 4yz and 5yz replies, but not on the greeting and on the reply to EHLO.
         if !form.status || self.code.is_intermediate() {
             head.extend([hundreds, tens, ones, b' ']);
             return head;
@@ -70,13 +70,14 @@ impl Reply {
     }
 }
 
-/// A line's text may take what the 512 octets leave beside code, separator, status and CRLF (RFC 5321 section 4.5.3.1.5).
+/// The space for a line's text: 512 octets without code, separator, status and CRLF (RFC 5321 section 4.5.3.1.5).
 const LINE_TEXT: usize = 512 - "550-5.999.999 ".len() - 2;
 
-/// The most lines of a reply. RFC 5321 has no limit, but clients have, and some gather all lines before they look at any.
+/// The maximum number of lines of a reply. RFC 5321 has no limit, but clients have one, and some collect all lines before they
+/// look at any.
 const MAX_LINES: usize = 100;
 
-/// A line of text, broken into lines that are not too long.
+/// Breaks a line of text into lines that are not too long.
 fn pieces(line: &str) -> impl Iterator<Item = &str> {
     let mut rest = Some(line);
     std::iter::from_fn(move || {
@@ -97,7 +98,7 @@ fn split_at_limit(line: &str) -> (&str, &str) {
     line.split_at(end)
 }
 
-/// Code, separator and status of a line, and the blank before its text.
+/// Code, separator and status of a line, and the space before its text.
 type Head = ArrayVec<u8, { "550-5.999.999 ".len() }>;
 
 fn put_line(head: &mut Head, line: &str, last: bool, form: Form, out: &mut Vec<u8>) {
@@ -110,7 +111,7 @@ fn put_line(head: &mut Head, line: &str, last: bool, form: Form, out: &mut Vec<u
     if form.utf8 || line.is_ascii() {
         out.extend_from_slice(line.as_bytes());
     } else {
-        // RFC 6531 section 3.7.4.2: UTF-8 in replies only to those who asked for it.
+        // RFC 6531 section 3.7.4.2: UTF-8 in replies only to clients that requested it.
         out.extend(
             line.chars()
                 .map(|c| if c.is_ascii() { c as u8 } else { b'?' }),
@@ -119,7 +120,7 @@ fn put_line(head: &mut Head, line: &str, last: bool, form: Form, out: &mut Vec<u
     out.extend_from_slice(b"\r\n");
 }
 
-/// Whether the text goes out as it is. Without an early end, so that many octets are looked at at once.
+/// Returns whether the text is sent unchanged. There is no early return, so that many bytes are checked at once.
 fn is_one_plain_line(text: &str) -> bool {
     let octets = text.as_bytes();
     octets.len() <= LINE_TEXT

@@ -1,8 +1,8 @@
 //! Replies: what the server sends to the client (RFC 5321 section 4.2).
 //!
 //! - [`Reply`] is a [`Code`], an enhanced [`Status`] code and a text, in a form that cannot carry a CR or LF.
-//! - [`DataReply`] answers a message: one reply for all its recipients, or one for each.
-//! - [`ReplyError`], [`CodeError`] and [`StatusError`] say why a text is none of them.
+//! - [`DataReply`] is the reply to a message: one for all its recipients, or one for each.
+//! - [`ReplyError`], [`CodeError`] and [`StatusError`] say why a text is not one of them.
 
 mod code;
 mod data_reply;
@@ -22,10 +22,9 @@ pub use self::{
 
 /// One reply: a code, an enhanced status code, and text of one or more lines.
 ///
-/// A reply cannot contain CR, LF, NUL or another control character: each becomes a space when the reply is created, so the
-/// text that a service uses can never become a second reply. Lines that exceed the 512 octets of RFC 5321 section 4.5.3.1.5
-/// are broken when the reply is sent. At most 100 lines are sent: if there are more, the last one is `...` in place of the
-/// rest.
+/// A reply cannot contain CR, LF, NUL or another control character: each becomes a space when the reply is created, so the text
+/// that a service uses can never become a second reply. Lines that exceed the 512 octets of RFC 5321 section 4.5.3.1.5 are broken
+/// when the reply is sent. At most 100 lines are sent: if there are more, the last one is `...` instead of the rest.
 ///
 /// `Reply` is also an [`Error`], so that services and layers can return it with `?`.
 ///
@@ -42,7 +41,7 @@ pub use self::{
 pub struct Reply {
     code: Code,
     status: Status,
-    /// Its lines have LF between them, which no line can contain.
+    /// The lines are separated by LF, which no line can contain.
     text: Cow<'static, str>,
 }
 
@@ -73,37 +72,37 @@ impl Reply {
         }
     }
 
-    /// 250 2.0.0 with a text of your own.
+    /// Creates 250 2.0.0 with your own text.
     pub fn ok(text: impl Into<Cow<'static, str>>) -> Self {
         Self::new(Code::OK, Status::UNDEFINED, text)
     }
 
-    /// 250 2.0.0, telling the client the name under which the message was queued.
+    /// Creates 250 2.0.0 with the name under which the message was queued.
     pub fn queued(id: impl fmt::Display) -> Self {
         Self::ok(format!("Queued as {id}"))
     }
 
-    /// 451 4.3.0: something on this side failed, the client shall try again.
+    /// Creates 451 4.3.0: something on this side failed, so the client should try again.
     pub fn try_again(text: impl Into<Cow<'static, str>>) -> Self {
         Self::new(Code::LOCAL_ERROR, Status::MAIL_SYSTEM, text)
     }
 
-    /// 450 4.2.1: this mailbox takes nothing at the moment.
+    /// Creates 450 4.2.1: this mailbox accepts nothing at the moment.
     pub fn mailbox_busy(text: impl Into<Cow<'static, str>>) -> Self {
         Self::new(Code::MAILBOX_BUSY, Status::MAILBOX_DISABLED, text)
     }
 
-    /// 554 5.7.1: refused by policy, for good.
+    /// Creates 554 5.7.1: rejected by policy.
     pub fn rejected(text: impl Into<Cow<'static, str>>) -> Self {
         Self::new(Code::TRANSACTION_FAILED, Status::DENIED, text)
     }
 
-    /// 421 4.3.2: the server closes the connection after it.
+    /// Creates 421 4.3.2: the server closes the connection after it.
     pub fn closing(text: impl Into<Cow<'static, str>>) -> Self {
         Self::new(Code::SERVICE_UNAVAILABLE, Status::SYSTEM_BUSY, text)
     }
 
-    /// 451 4.3.2: too much to do, try again later.
+    /// Creates 451 4.3.2: the server is busy, so the client should try again later.
     pub const fn busy() -> Self {
         Self::fixed(
             Code::LOCAL_ERROR,
@@ -112,7 +111,7 @@ impl Reply {
         )
     }
 
-    /// 550 5.1.1.
+    /// Creates 550 5.1.1: the mailbox does not exist.
     pub const fn no_such_user() -> Self {
         Self::fixed(
             Code::MAILBOX_UNAVAILABLE,
@@ -121,12 +120,12 @@ impl Reply {
         )
     }
 
-    /// 550 5.7.1: no mail for that domain here.
+    /// Creates 550 5.7.1: no mail for that domain here.
     pub const fn relay_denied() -> Self {
         Self::fixed(Code::MAILBOX_UNAVAILABLE, Status::DENIED, "Relaying denied")
     }
 
-    /// 452 4.2.2: over quota.
+    /// Creates 452 4.2.2: over quota.
     pub const fn mailbox_full() -> Self {
         Self::fixed(
             Code::INSUFFICIENT_STORAGE,
@@ -135,7 +134,7 @@ impl Reply {
         )
     }
 
-    /// 452 4.5.3 (RFC 5321 section 4.5.3.1.10).
+    /// Creates 452 4.5.3 (RFC 5321 section 4.5.3.1.10).
     pub const fn too_many_recipients() -> Self {
         Self::fixed(
             Code::INSUFFICIENT_STORAGE,
@@ -144,7 +143,7 @@ impl Reply {
         )
     }
 
-    /// 552 5.3.4 (RFC 1870 section 6.1).
+    /// Creates 552 5.3.4 (RFC 1870 section 6.1).
     pub const fn too_large() -> Self {
         Self::fixed(
             Code::EXCEEDED_STORAGE,
@@ -153,7 +152,7 @@ impl Reply {
         )
     }
 
-    /// 530 5.7.0 (RFC 4954 section 6).
+    /// Creates 530 5.7.0 (RFC 4954 section 6).
     pub const fn auth_required() -> Self {
         Self::fixed(
             Code::AUTH_REQUIRED,
@@ -162,7 +161,7 @@ impl Reply {
         )
     }
 
-    /// 530 5.7.0 (RFC 3207 section 4).
+    /// Creates 530 5.7.0 (RFC 3207 section 4).
     pub const fn tls_required() -> Self {
         Self::fixed(
             Code::AUTH_REQUIRED,
@@ -171,7 +170,7 @@ impl Reply {
         )
     }
 
-    /// 535 5.7.8 (RFC 4954 section 6).
+    /// Creates 535 5.7.8 (RFC 4954 section 6).
     pub const fn auth_failed() -> Self {
         Self::fixed(
             Code::AUTH_FAILED,
@@ -180,8 +179,8 @@ impl Reply {
         )
     }
 
-    /// 454 4.7.0: credentials cannot be checked now, so a client should not ask its user for others (RFC 4954 section
-    /// 6). It counts as an error of the session, not as a failed authentication.
+    /// Creates 454 4.7.0: credentials cannot be checked now, so a client should not ask its user for others (RFC 4954 section 6).
+    /// It counts as an error of the session, not as a failed authentication.
     pub const fn auth_unavailable() -> Self {
         Self::fixed(
             Code::TLS_UNAVAILABLE,
@@ -190,7 +189,7 @@ impl Reply {
         )
     }
 
-    /// 550 5.7.1: the client may not send as that address (RFC 6409 section 6.1).
+    /// Creates 550 5.7.1: the client may not send as that address (RFC 6409 section 6.1).
     pub const fn sender_refused() -> Self {
         Self::fixed(
             Code::MAILBOX_UNAVAILABLE,
@@ -234,8 +233,8 @@ impl Reply {
         self.text.split('\n')
     }
 
-    /// Returns the reply with `text` in place of all its lines. Control characters in it become spaces, so the reply has
-    /// one line. [`with_line`](Self::with_line) adds a line.
+    /// Returns the reply with `text` instead of all its lines. Control characters in it become spaces, so the reply has one line.
+    /// [`with_line`](Self::with_line) adds a line.
     ///
     /// ```
     /// use smtpd_core::Reply;
@@ -251,7 +250,7 @@ impl Reply {
         }
     }
 
-    /// Returns the reply with one more line, such as whom to ask about a rejection. Control characters in it become spaces.
+    /// Returns the reply with one more line, such as a contact for questions. Control characters in it become spaces.
     ///
     /// ```
     /// use smtpd_core::Reply;
@@ -267,7 +266,7 @@ impl Reply {
         }
     }
 
-    /// Returns the reply with another code. The class of its enhanced status code follows: the first digit of `code`.
+    /// Returns the reply with another code. The class of its enhanced status code becomes the first digit of `code`.
     ///
     /// ```
     /// use smtpd_core::{Code, Reply};
@@ -294,7 +293,7 @@ impl Reply {
         Self { status, ..self }
     }
 
-    /// 451 4.3.0: something on this side took too long.
+    /// Creates 451 4.3.0: something on this side took too long.
     pub(crate) const fn timed_out() -> Self {
         Self::fixed(
             Code::LOCAL_ERROR,
@@ -314,8 +313,8 @@ impl Reply {
     }
 }
 
-/// Writes the reply in one line for logs, with spaces between its lines. The alternate form, `{:#}`, writes the lines as they
-/// are sent, with CRLF between them. [`FromStr`](std::str::FromStr) reads both forms.
+/// Writes the reply in one line for logs, with spaces between its lines. The alternate form, `{:#}`, writes the lines as they are
+/// sent, with CRLF between them. [`FromStr`](std::str::FromStr) parses both forms.
 ///
 /// ```
 /// use smtpd_core::Reply;

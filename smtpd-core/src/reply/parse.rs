@@ -1,4 +1,4 @@
-//! Replies read from their text (RFC 5321 section 4.2.1).
+//! Parses replies from their text (RFC 5321 section 4.2.1).
 
 use std::{error::Error, fmt, str::FromStr};
 
@@ -20,15 +20,15 @@ pub enum ReplyError {
     Code,
     /// The code of a line is not that of the first line (RFC 5321 section 4.2.1).
     OtherCode,
-    /// What stands in place of the enhanced status code is three numbers, but not a status (RFC 3463 section 2).
+    /// The word in the position of the enhanced status code is three numbers, but not a status (RFC 3463 section 2).
     Status,
     /// The class of the enhanced status code is not the first digit of the code (RFC 2034 section 4).
     Class,
     /// The first line has an enhanced status code, and another line does not have the same (RFC 2034 section 4).
     OtherStatus,
-    /// A line holds a control character, such as an LF without a CR. Only the horizontal tab is allowed; it becomes a space.
+    /// A line contains a control character, such as an LF without a CR. Only the horizontal tab is allowed; it becomes a space.
     Control,
-    /// The last line has a hyphen after its code, so that another line should follow.
+    /// The last line has a hyphen after its code, so another line should follow.
     Incomplete,
     /// Text follows the line that ends the reply.
     Trailing,
@@ -51,11 +51,11 @@ impl fmt::Display for ReplyError {
 
 impl Error for ReplyError {}
 
-/// Reads a reply of one or more lines, which CRLF separates, and which may end with CRLF.
+/// Parses a reply of one or more lines, which are separated by CRLF. A final CRLF is optional.
 ///
-/// The enhanced status code may be missing, then [`status`](Reply::status) is [`Status::UNDEFINED`]. If the first line has
-/// one, each line must have it. A 3yz reply has none, so that all of its text is text (RFC 2034 section 4). A line may be
-/// of any length; one that is too long is broken when the reply is sent.
+/// The enhanced status code is optional. Without it, [`status`](Reply::status) is [`Status::UNDEFINED`]. If the first line has
+/// one, each line must have it. A 3yz reply has none, so all of its text is text (RFC 2034 section 4). A line may have any
+/// length; one that is too long is broken when the reply is sent.
 ///
 /// ```
 /// use smtpd_core::{Reply, reply::ReplyError};
@@ -122,7 +122,7 @@ impl<'a> Line<'a> {
         })
     }
 
-    /// The enhanced status code that the text begins with. Three numbers are meant as one.
+    /// Returns the enhanced status code at the start of the text. Three numbers are treated as one.
     fn status(&self) -> Result<Option<Status>, ReplyError> {
         let (word, _) = self.first_word();
         let (class, status) = word.split_once('.').unwrap_or_default();
@@ -135,7 +135,7 @@ impl<'a> Line<'a> {
         status.parse().map(Some).map_err(|_| ReplyError::Status)
     }
 
-    /// The text after the enhanced status code, which has to be this one.
+    /// Returns the text after the enhanced status code, which must be this one.
     fn text_after(&self, status: Option<Status>) -> Result<&'a str, ReplyError> {
         match status {
             None => Ok(self.text),
@@ -149,7 +149,7 @@ impl<'a> Line<'a> {
     }
 }
 
-/// Whether a word is three numbers with dots between them.
+/// Returns whether a word is three numbers separated by dots.
 fn is_three_numbers(word: &str) -> bool {
     let is_number = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit());
     word.split('.').count() == 3 && word.split('.').all(is_number)
@@ -259,7 +259,7 @@ mod tests {
         let numbers = (200..600_u16, 0..1000_u16, 0..1000_u16);
         (numbers, vec(texts(), 1..5)).prop_map(|((code, subject, detail), lines)| {
             let code = Code::new(code).unwrap();
-            // Nothing that is written has a status beside 3yz.
+            // A written reply has no status if its code is 3yz.
             let status = match code.is_intermediate() {
                 true => Status::UNDEFINED,
                 false => Status::new(subject, detail).unwrap(),

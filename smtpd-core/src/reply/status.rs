@@ -34,7 +34,7 @@ impl Status {
         self.subject
     }
 
-    /// Returns the third number: what has happened there.
+    /// Returns the third number: what happened there.
     pub const fn detail(self) -> u16 {
         self.detail
     }
@@ -47,7 +47,7 @@ impl fmt::Display for Status {
     }
 }
 
-/// Reads `subject.detail`, each of one to three digits without leading zeros (RFC 3463 section 2).
+/// Parses `subject.detail`, each of one to three digits without leading zeros (RFC 3463 section 2).
 impl FromStr for Status {
     type Err = StatusError;
 
@@ -64,7 +64,7 @@ fn number(digits: &str) -> Result<u16, StatusError> {
     number.ok_or(StatusError(()))
 }
 
-/// A text is not a [`Status`]: not two numbers of at most three digits with a dot between them.
+/// An error for a text that is not a [`Status`]: not two numbers of at most three digits with a dot between them.
 ///
 /// ```
 /// use smtpd_core::Status;
