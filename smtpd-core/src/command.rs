@@ -1,6 +1,6 @@
-//! The verbs of commands (RFC 5321 section 4.1.1).
+//! The command verbs (RFC 5321 section 4.1.1).
 
-/// The commands that a connection knows.
+/// The commands that a connection recognizes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Verb {
     Helo,
@@ -23,20 +23,20 @@ pub(crate) enum Verb {
     XForward,
 }
 
-/// A command line, cut at its first space.
+/// A command line, split at its first space.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Command<'a> {
     /// The first word.
     pub(crate) word: &'a [u8],
-    /// What follows it, without white space at either end.
+    /// The rest of the line, without leading or trailing white space.
     pub(crate) argument: &'a [u8],
 }
 
 impl<'a> Command<'a> {
-    /// Cuts a line. White space before the CRLF is tolerated (RFC 5321 section 4.1.1).
+    /// Splits a line. White space before the CRLF is tolerated (RFC 5321 section 4.1.1).
     pub(crate) fn new(line: &'a [u8]) -> Self {
         let line = line.trim_ascii_end();
-        // The space comes early, so looking for it octet by octet is the quickest.
+        // The space comes early, so a search byte by byte is the fastest.
         match line.iter().position(|&octet| octet == b' ') {
             Some(space) => Self {
                 word: &line[..space],
@@ -49,8 +49,8 @@ impl<'a> Command<'a> {
         }
     }
 
-    /// Whether this is no mail client: the first line of HTTP or the like, the greeting of SSH, or a header line, as when a
-    /// browser is led to post to this port, or the text of a message is taken for commands.
+    /// Returns whether the client does not speak SMTP: the line is the first one of HTTP or the like, the greeting of SSH, or a
+    /// header line, as when a browser is tricked into posting to this port, or message text is read as commands.
     pub(crate) fn is_foreign(&self) -> bool {
         // RFC 9110 section 9.3, RFC 5789, and the preface of HTTP/2 (RFC 9113 section 3.4).
         const HTTP: [&[u8]; 10] = [
@@ -63,7 +63,7 @@ impl<'a> Command<'a> {
             || self.has_foreign_version()
     }
 
-    /// Whether the line ends as a request of HTTP, of RTSP or of SIP does, by whatever method.
+    /// Returns whether the line ends like a request of HTTP, RTSP or SIP, whatever its method.
     fn has_foreign_version(&self) -> bool {
         let last = self.argument.rsplit(|&octet| octet == b' ').next();
         let starts = |protocol: &&[u8]| last.is_some_and(|word| word.starts_with(protocol));
@@ -71,7 +71,7 @@ impl<'a> Command<'a> {
     }
 }
 
-/// Whether no line of text begins so, but another protocol does: the record of a TLS handshake (RFC 8446 section 5.1), the
+/// Returns whether `byte` begins another protocol and no line of text: the record of a TLS handshake (RFC 8446 section 5.1), the
 /// hello of SSL 2, SOCKS 4 and 5, RDP, or a message that begins with its length, as in SMB, PostgreSQL and DNS.
 pub(crate) const fn is_foreign_start(octet: u8) -> bool {
     matches!(octet, 0x16 | 0x80 | 4 | 5 | 3 | 0)

@@ -1,6 +1,6 @@
 //! The sender and the recipients of a message.
 //!
-//! - [`Envelope`] is what MAIL and RCPT have said, with a [`Recipient`] for each RCPT that was accepted.
+//! - [`Envelope`] holds what MAIL and RCPT specified, with a [`Recipient`] for each accepted RCPT.
 //! - [`Groups`] splits an envelope for several deliveries, and merges their replies.
 
 use std::{collections::HashMap, hash::Hash, sync::Arc};
@@ -27,7 +27,7 @@ pub struct Envelope {
     recipients: Vec<Recipient>,
 }
 
-/// A recipient that was accepted.
+/// An accepted recipient.
 ///
 /// ```
 /// use smtpd_core::Envelope;
@@ -46,14 +46,14 @@ pub struct Recipient {
 }
 
 impl Default for Envelope {
-    /// Creates an envelope with the null sender, and without recipients.
+    /// Creates an envelope with the null sender and without recipients.
     fn default() -> Self {
         Self::new(ReversePath::Null)
     }
 }
 
 impl Envelope {
-    /// Creates an envelope without parameters and recipients.
+    /// Creates an envelope without parameters or recipients.
     pub fn new(sender: ReversePath) -> Self {
         Self {
             sender,
@@ -62,7 +62,7 @@ impl Envelope {
         }
     }
 
-    /// Returns the envelope with these parameters of MAIL.
+    /// Returns the envelope with these MAIL parameters.
     #[must_use]
     pub fn with_parameters(self, parameters: Parameters) -> Self {
         Self { parameters, ..self }
@@ -75,7 +75,8 @@ impl Envelope {
         self
     }
 
-    /// Returns the envelope with only the recipients for which `keep` returns true. Calls it once for each, in their order.
+    /// Returns the envelope with only the recipients for which `keep` returns true. Calls `keep` once for each recipient, in
+    /// order.
     ///
     /// ```
     /// use smtpd_core::Envelope;
@@ -97,10 +98,10 @@ impl Envelope {
         }
     }
 
-    /// Splits the recipients into groups, each with an envelope of its own: those for which `key` returns the same. Calls it
-    /// once for each recipient, in their order.
+    /// Splits the recipients into groups, each with an envelope of its own: recipients are in one group if `key` returns the same
+    /// value for them. Calls `key` once for each recipient, in order.
     ///
-    /// The groups come in the order of their first recipients. [`Groups::merge`] makes one reply of the replies to them.
+    /// The groups come in the order of their first recipients. [`Groups::merge`] merges the replies to them into one reply.
     ///
     /// ```
     /// use smtpd_core::{DataReply, Envelope, Reply};
@@ -145,17 +146,17 @@ impl Envelope {
         self.recipients.push(recipient);
     }
 
-    /// Returns the sender, to which failures are reported.
+    /// Returns the sender, to which delivery failures are reported.
     pub const fn sender(&self) -> &ReversePath {
         &self.sender
     }
 
-    /// Returns the parameters of MAIL.
+    /// Returns the MAIL parameters.
     pub const fn parameters(&self) -> &Parameters {
         &self.parameters
     }
 
-    /// Returns the recipients that were accepted, in the order of their RCPT commands.
+    /// Returns the accepted recipients, in the order of their RCPT commands.
     pub fn recipients(&self) -> &[Recipient] {
         &self.recipients
     }
@@ -166,18 +167,18 @@ impl Recipient {
         Self { path, parameters }
     }
 
-    /// Returns the path that RCPT has named.
+    /// Returns the path that RCPT specified.
     pub const fn path(&self) -> &ForwardPath {
         &self.path
     }
 
-    /// Returns the parameters of RCPT.
+    /// Returns the RCPT parameters.
     pub const fn parameters(&self) -> &Parameters {
         &self.parameters
     }
 }
 
-/// The recipients of a message in groups, as [`Envelope::group_by`] returns them.
+/// The recipients of a message in groups, as returned by [`Envelope::group_by`].
 ///
 /// ```
 /// use smtpd_core::{Envelope, Reply};
@@ -196,12 +197,12 @@ impl Recipient {
 #[derive(Clone, Debug)]
 pub struct Groups<K> {
     groups: Vec<(K, Arc<Envelope>)>,
-    /// The number of the group of each recipient.
+    /// The index of each recipient's group.
     plan: Vec<usize>,
 }
 
 impl<K> Groups<K> {
-    /// Returns the number of groups: none if the envelope has no recipients.
+    /// Returns the number of groups, which is 0 if the envelope has no recipients.
     pub fn len(&self) -> usize {
         self.groups.len()
     }
@@ -211,14 +212,14 @@ impl<K> Groups<K> {
         self.groups.is_empty()
     }
 
-    /// Returns the key and the envelope of each group, in the order of their first recipients. An envelope has the sender and
-    /// the parameters of the whole one.
+    /// Returns the key and the envelope of each group, in the order of their first recipients. Each envelope has the sender and
+    /// the parameters of the original one.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = (&K, &Arc<Envelope>)> {
         self.groups.iter().map(|(key, envelope)| (key, envelope))
     }
 
-    /// Merges the replies to the groups, in the order of [`iter`](Self::iter), into one with a reply for each recipient, in
-    /// the order of the recipients. The recipients of a group without a reply get 451 4.3.0.
+    /// Merges the replies to the groups, in the order of [`iter`](Self::iter), into one with a reply for each recipient, in the
+    /// order of the recipients. The recipients of a group without a reply get 451 4.3.0.
     pub fn merge<R: Into<DataReply>>(&self, replies: impl IntoIterator<Item = R>) -> DataReply {
         let replies: Vec<DataReply> = replies.into_iter().map(Into::into).collect();
         let mut answered = vec![0; self.groups.len()];

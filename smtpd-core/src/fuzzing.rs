@@ -1,4 +1,4 @@
-//! What the fuzz targets call and users cannot. It exists only where cargo-fuzz compiles this crate.
+//! Functions for the fuzz targets only. They exist only when cargo-fuzz compiles this crate.
 
 use crate::{
     proxied::{AttributeError, Forwarded, XClient},
@@ -12,7 +12,7 @@ pub fn encode_reply(reply: &Reply, status: bool, utf8: bool) -> Vec<u8> {
     out
 }
 
-/// Reads the argument of an XCLIENT command that follows others.
+/// Parses the argument of an XCLIENT command that follows others.
 ///
 /// # Errors
 ///
@@ -21,7 +21,7 @@ pub fn xclient_and(before: &XClient, argument: &[u8]) -> Result<XClient, Attribu
     before.and(argument)
 }
 
-/// Reads the argument of an XFORWARD command that follows others.
+/// Parses the argument of an XFORWARD command that follows others.
 ///
 /// # Errors
 ///

@@ -1,14 +1,14 @@
-//! HELO, EHLO and LHLO, as the client says them.
+//! HELO, EHLO and LHLO, as the client sends them.
 
 use crate::address::ClientName;
 
-/// How a client has introduced itself.
+/// How a client introduced itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Helo {
-    /// The name that it gave itself. Nothing vouches for it.
+    /// The HELO name. It is not verified.
     pub name: ClientName,
-    /// By which command.
+    /// The command that the client used.
     pub greeting: Greeting,
 }
 

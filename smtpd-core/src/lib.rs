@@ -1,36 +1,35 @@
 //! The server side of SMTP (RFC 5321) and LMTP (RFC 2033), without any I/O.
 //!
-//! This crate has no sockets, clocks or threads. [`Connection`] is the state machine of one session: bytes, the time and
-//! answers go in; questions, replies and deadlines come out. It runs on any runtime or on none, and is tested without one.
+//! This crate has no sockets, clocks or threads. [`Connection`] is the state machine of one session: its input is bytes, the time
+//! and answers, its output is questions, replies and deadlines. It runs on any runtime or on none, and is tested without one.
 //!
-//! If you are writing a server, you want `smtpd-tower`, which runs this on tokio and calls a `tower` service for each
-//! question.
+//! To write a server, use `smtpd-tower`, which runs this crate on tokio and calls a `tower` service for each question.
 //!
-//! A program that owns the socket, called the driver, calls [`Connection::poll`] in a loop and does what the [`Step`] that it
-//! returns says: wait for something until a deadline, answer a question, or take news. Each question is an [`Ask`], a value
-//! that is answered once, in the ways that its kind allows, at once or [later](Deferred). The documentation of [`Connection`]
-//! plays a whole session by hand, and [`guide::driver`] shows how to write a driver and what to look out for.
+//! A program that owns the socket, called the driver, calls [`Connection::poll`] in a loop and does what the returned [`Step`]
+//! says: wait for something until a deadline, answer a question, or handle a notification. Each question is an [`Ask`], a value
+//! that can be answered once, in the ways that its kind allows, at once or [later](Deferred). The documentation of [`Connection`]
+//! runs a whole session by hand, and [`guide::driver`] shows how to write a driver and what to look out for.
 //!
-//! The modules, from the lowest to the highest, each of which uses only those before it:
+//! The modules, from the lowest to the highest. Each uses only those before it:
 //!
 //! - [`address`]: senders, recipients and the names of clients, parsed strictly unless a [`Leniency`] says otherwise;
-//! - [`reply`]: what is sent to the client, in a form that cannot carry a CR or LF;
+//! - [`reply`]: what the server sends to the client, in a form that cannot contain a CR or LF;
 //! - [`parameter`]: the parameters of MAIL and RCPT, an open set;
 //! - [`sasl`]: the mechanisms of AUTH;
 //! - [`envelope`]: the sender and the recipients of a message;
-//! - [`proxied`]: what a trusted proxy says about its client by XCLIENT and XFORWARD;
-//! - [`extension`]: the extensions of SMTP, those of your own among them;
-//! - [`config`]: the settings of a server. [`Config::check`] finds those with which no session could work;
+//! - [`proxied`]: what a trusted proxy reports about its client by XCLIENT and XFORWARD;
+//! - [`extension`]: the SMTP extensions, including your own;
+//! - [`config`]: the settings of a server. [`Config::check`] finds settings with which no session could work;
 //! - [`connection`]: the state machine of a session.
 //!
 //! | feature | default | adds |
 //! |---|---|---|
-//! | `scram` | yes | the mechanisms that hash: SCRAM-SHA-1, SCRAM-SHA-256 and their -PLUS forms |
+//! | `scram` | yes | the mechanisms that use a hash: SCRAM-SHA-1, SCRAM-SHA-256 and their -PLUS forms |
 //! | `idna` | no | [`Domain::canonical`](Domain), by which the A-label and the U-label of a domain are equal; U-labels are checked against the Unicode tables (see below) |
 //! | `getrandom` | no | `Config::os_entropy`, the operating system's random bytes for mechanisms that challenge the client |
 //!
-//! `idna` does not only add: with it, addresses are rejected whose domains no DNS can have. Without it, the tables are not
-//! there, and only a short list of deceptive characters is rejected. Both reject the same names in ASCII.
+//! `idna` does more than add: it rejects addresses whose domains cannot exist in the DNS. Without it, the tables are missing, and
+//! only a short list of deceptive characters is rejected. ASCII names are checked in the same way with and without it.
 //!
 //! [`guide::rfc`] says how each RFC is followed, and where that is tested.
 #![forbid(unsafe_code)]
@@ -60,7 +59,7 @@ pub use address::{
     AddressError, AddressErrorKind, AddressPart, Charset, ClientName, ClientNameKind, Domain,
     ForwardPath, Leniency, Mailbox, PathOptions, Postmaster, ReversePath,
 };
-/// The buffers of [`Connection::poll`], re-exported so that a driver uses the same version.
+/// Provides the buffers of [`Connection::poll`], re-exported so that a driver uses the same version.
 pub use bytes;
 pub use config::{BareNewline, Config, ConfigError, Limits, NulByte, Protocol, Timeouts};
 pub use connection::{

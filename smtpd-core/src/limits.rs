@@ -1,6 +1,6 @@
-//! How much of everything a session may have.
+//! Per-session limits.
 
-/// Per-session limits. They keep one client from using up the memory and the time of a server (RFC 5321 sections 4.5.3.1 and
+/// Per-session limits. They keep one client from exhausting the memory and the time of a server (RFC 5321 sections 4.5.3.1 and
 /// 7.8).
 ///
 /// ```
@@ -15,27 +15,30 @@
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Limits {
-    /// Octets of a message, announced by SIZE and checked while receiving (RFC 1870); `None` for no limit. 1 MiB.
+    /// The maximum size of a message in bytes, announced by SIZE and checked while receiving (RFC 1870). `None` means no limit.
+    /// Default: 1 MiB.
     pub message_size: Option<u64>,
-    /// Recipients of a message; one more is answered 452 4.5.3 (RFC 5321 section 4.5.3.1.8 asks for 100 at least). 100.
+    /// The maximum number of recipients of a message. RCPT beyond it is deferred with 452 4.5.3 (RFC 5321 section 4.5.3.1.8
+    /// requires at least 100). Default: 100.
     pub recipients: u32,
-    /// Domains that the recipients of a session may be of, all its messages taken together; a recipient of one more is
-    /// answered 452 4.5.3 (RFC 9422 section 4.3). `None`, for no limit.
+    /// The maximum number of recipient domains in a session, over all its messages. A recipient at one more domain is deferred
+    /// with 452 4.5.3 (RFC 9422 section 4.3). `None` means no limit. Default: `None`.
     pub recipient_domains: Option<u32>,
-    /// Octets of a command line with its CRLF; RFC 5321 section 4.5.3.1.4 asks for 512 and more with extensions. 2,048, to
-    /// which comes what the extensions that are off by default ask for.
+    /// The maximum length of a command line in bytes, including its CRLF. RFC 5321 section 4.5.3.1.4 requires 512, and more with
+    /// extensions. Extensions that are off by default add what they require. Default: 2,048.
     pub command_line: usize,
-    /// Wrong commands until the session is ended with 421; an AUTH that is refused for now (454) counts as one. 20.
+    /// The number of client errors after which the session ends with 421. A deferred AUTH (454) counts as one. Default: 20.
     pub errors: u32,
-    /// Failed authentications until the session is ended with 421. 5.
+    /// The number of failed authentications after which the session ends with 421. Default: 5.
     pub auth_failures: u32,
-    /// Commands without a message taken until the session is ended with 421; one that ends what a MAIL has begun, such as
-    /// RSET, does not count. 1,000.
+    /// The number of commands without an accepted message after which the session ends with 421. A command that ends a
+    /// transaction begun by MAIL, such as RSET, does not count. Default: 1,000.
     pub idle_commands: u32,
-    /// MAIL commands, whatever became of them, until MAIL is answered with 421 (RFC 9422 section 4.1). 10,000.
+    /// The number of MAIL commands, whatever their outcome, after which MAIL is deferred with 421 (RFC 9422 section 4.1).
+    /// Default: 10,000.
     pub messages: u32,
-    /// Octets of a refused message that are read on, so that the reply can be given at its end; beyond, the session is
-    /// ended. 64 MiB.
+    /// The number of bytes of a refused message that are still read, so that the reply can be sent at its end. Beyond it, the
+    /// session ends. Default: 64 MiB.
     pub drain: u64,
 }
 

@@ -15,12 +15,12 @@ pub enum Protocol {
     /// SMTP (RFC 5321): HELO or EHLO, one reply to a message.
     #[default]
     Smtp,
-    /// LMTP (RFC 2033): LHLO, one reply to a message for each recipient that was accepted.
+    /// LMTP (RFC 2033): LHLO, and for each accepted recipient one reply to the message.
     Lmtp,
 }
 
-/// The word for a session in a Received field, after `with`: RFC 3848, and RFC 6531 sections 3.7.3 and 4.3 where the message
-/// was sent with SMTPUTF8.
+/// Returns the protocol of a session as a Received field names it after `with`: RFC 3848, and RFC 6531 sections 3.7.3 and 4.3 if
+/// the message was sent with SMTPUTF8.
 ///
 /// ```
 /// use smtpd_core::{Greeting, Protocol, protocol_word};

@@ -1,26 +1,26 @@
-//! Time as a session counts it.
+//! Time as a session measures it.
 //!
-//! Every poll compares several times. As numbers they are compared in one instruction each, and take half the room of an
+//! Each poll makes several comparisons. As integers, times are compared in one instruction each, and take half the space of an
 //! [`Instant`](std::time::Instant) in every session.
 
 use std::{num::NonZeroU64, time::Duration};
 
-/// A span of time, in nanoseconds. None is longer than [`MAX`](Self::MAX).
+/// A duration in nanoseconds. None is longer than [`MAX`](Self::MAX).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Nanos(u64);
 
-/// A point of time: how long after the first poll of the session, and one nanosecond, so that `Option` takes no room.
+/// A point in time: the time since the first poll of the session plus one nanosecond, so that `Option` takes no space.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Moment(NonZeroU64);
 
 const SECOND: u64 = 1_000_000_000;
 
-/// How late a poll may be and still count as on time.
+/// A poll that is late by no more than this counts as on time.
 const PUNCTUAL: Nanos = Nanos::from_millis(10);
 
 impl Nanos {
     pub(crate) const ZERO: Self = Self(0);
-    /// 30 years, which stands for ever. Not every platform can add much more to an `Instant`.
+    /// 30 years, which stands for "forever". Not every platform can add much more to an `Instant`.
     pub(crate) const MAX: Self = Self(30 * 365 * 24 * 3600 * SECOND);
 
     pub(crate) const fn from_millis(millis: u64) -> Self {
@@ -34,7 +34,7 @@ impl Nanos {
         Self(duration.as_secs() * SECOND + duration.subsec_nanos() as u64)
     }
 
-    /// The time that so many bytes may take.
+    /// Returns the time that a transfer of `bytes` may take.
     pub(crate) fn earned(bytes: u64, least_rate: u32) -> Self {
         if bytes == 0 {
             return Self::ZERO;
@@ -52,7 +52,7 @@ impl Nanos {
         Self(self.0 + other.0).min(Self::MAX)
     }
 
-    /// What is left after `other`.
+    /// Returns the time left after `other`.
     pub(crate) const fn less(self, other: Self) -> Self {
         Self(self.0.saturating_sub(other.0))
     }
@@ -66,13 +66,13 @@ impl Moment {
         Self(self.0.saturating_add(span.0))
     }
 
-    /// How long this is after `earlier`.
+    /// Returns the time from `earlier` to this.
     pub(crate) fn since(self, earlier: Self) -> Nanos {
         Nanos(self.0.get().saturating_sub(earlier.0.get())).min(Nanos::MAX)
     }
 
-    /// How much to postpone a deadline that was missed at this moment, once per wait. A driver that is late was too busy to
-    /// look at its socket, where what it waits for may have arrived in time. It is given a moment to find it.
+    /// Returns by how much to postpone a deadline that was missed at this moment, once per wait. A driver that is late was too
+    /// busy to look at its socket, where the awaited input may have arrived in time. This gives it a moment to find out.
     pub(crate) fn lateness(self, deadline: Self, was_late: &mut bool) -> Option<Nanos> {
         let late = self.since(deadline);
         (late > PUNCTUAL && !std::mem::replace(was_late, true)).then(|| late.plus(PUNCTUAL))
