@@ -1,4 +1,4 @@
-//! What follows from the caller's answers, and from what has come of a message.
+//! Applies the caller's answers, and processes the parts of a message.
 
 use bytes::BytesMut;
 
@@ -38,8 +38,8 @@ impl Session {
         }
     }
 
-    /// Answers a question that the caller has not answered. A message that has to be refused for good is not refused for now:
-    /// the client would send it again and again.
+    /// Answers a question that the caller has not answered. A message that must be rejected is not deferred, because the client
+    /// would send it again and again.
     pub(super) fn give_up_question(&mut self, reply: Reply) {
         let error = match self.question.asked() {
             Some(Asked::Message) => self.transfer.error(),
@@ -69,7 +69,7 @@ impl Session {
             return self.put_banner();
         }
         if reply.code().is_transient() {
-            // RFC 5321 section 3.8: to refuse for now is to close with 421.
+            // RFC 5321 section 3.8: deferring a client means closing with 421.
             let reply = Reply::new(
                 Code::SERVICE_UNAVAILABLE,
                 reply.status(),
@@ -80,12 +80,12 @@ impl Session {
         if reply.closes() {
             return self.close_with(reply, CloseReason::Refused);
         }
-        // RFC 5321 section 3.1: after a refusal the client is to say QUIT, and receives 503 until it does.
+        // RFC 5321 section 3.1: after a rejection the client should send QUIT, and receives 503 until it does.
         self.state = State::Refused;
         self.put(&reply);
     }
 
-    /// The greeting itself (RFC 5321 section 4.3.1); no enhanced code on it (RFC 2034 section 4).
+    /// The greeting itself (RFC 5321 section 4.3.1), without an enhanced code (RFC 2034 section 4).
     fn put_banner(&mut self) {
         let service = match self.config.protocol {
             Protocol::Lmtp => "LMTP",
@@ -95,7 +95,7 @@ impl Session {
         self.replies.put_as(&reply, PLAIN);
     }
 
-    /// RFC 5321 section 4.1.4: it resets as RSET does, but where it is refused, everything stays as it was.
+    /// RFC 5321 section 4.1.4: it resets the session as RSET does, but if it is refused, nothing changes.
     fn helo_answered(&mut self, reply: &Reply) {
         let helo = match self.question.take_slot() {
             Slot::Helo(helo) if reply.is_positive() => helo,
@@ -107,7 +107,7 @@ impl Session {
         self.put_hello();
     }
 
-    /// The positive answer to the greeting of the client.
+    /// Sends the positive reply to HELO, EHLO or LHLO.
     fn put_hello(&mut self) {
         if self.greeting() == Some(Greeting::Helo) {
             let hostname = self.config.hostname.clone();
@@ -133,7 +133,7 @@ impl Session {
                 self.state = State::Mail;
                 self.transaction.open(envelope);
             }
-            // None has begun, so what XFORWARD has said still holds for the next.
+            // No transaction has begun, so XFORWARD still applies to the next one.
             _ => self.transaction.end(),
         }
     }
@@ -148,7 +148,7 @@ impl Session {
         }
     }
 
-    /// Waits for the handshake, once the client was told to begin it.
+    /// Waits for the handshake, after the client was told to begin it.
     pub(super) fn begin_tls(&mut self) {
         self.question.close();
         self.put(&fixed::START_TLS);
@@ -158,7 +158,7 @@ impl Session {
 
 /// AUTH (RFC 4954).
 impl Session {
-    /// Takes a line that answers a challenge.
+    /// Processes a line that answers a challenge.
     pub(super) fn sasl_response(&mut self, line: &[u8]) {
         self.replies.log_received(redact::REDACTED);
         self.read(Mode::Commands);
@@ -166,7 +166,7 @@ impl Session {
         self.authenticate(progress);
     }
 
-    /// The client has sent something in place of a response.
+    /// Ends the exchange because the client sent something other than a response.
     pub(super) fn break_authentication_off(&mut self, error: SaslError) {
         self.read(Mode::Commands);
         let progress = self.authentication.break_off(error, &self.config);
@@ -180,7 +180,7 @@ impl Session {
         }
     }
 
-    /// Does what an authentication has come to.
+    /// Applies the outcome of an authentication step.
     pub(super) fn authenticate(&mut self, progress: Progress) {
         match progress {
             Progress::Challenge(line) => {
@@ -199,7 +199,7 @@ impl Session {
 
 /// The message.
 impl Session {
-    /// The next bytes are these.
+    /// Sets how the next bytes are read.
     pub(super) const fn read(&mut self, mode: Mode) {
         self.reading = mode;
     }
@@ -221,7 +221,7 @@ impl Session {
         self.transfer.answer(final_replies(replies));
     }
 
-    /// A reply in place of the message, or of the first chunk, whose bytes then have to be read off.
+    /// Sends a reply instead of receiving the message. The bytes of a first chunk then have to be read and dropped.
     fn refuse_data(&mut self, reply: Reply) {
         let size = self.transfer.chunk_size();
         let is_too_long = size.is_some_and(|size| size > self.config.limits.drain);
@@ -236,7 +236,7 @@ impl Session {
         self.end_transaction();
     }
 
-    /// Takes what there is of a message. Returns whether that was anything.
+    /// Processes the available part of a message. Returns whether there was any.
     pub(super) fn take_message(&mut self, input: &mut BytesMut) -> bool {
         let Some(part) = self.transfer.poll(input, self.config.limits.drain) else {
             return false;
@@ -258,7 +258,7 @@ impl Session {
             Some(AfterChunk::Taken(size)) => self.put_chunk_taken(size),
             Some(AfterChunk::Faulty(error)) => self.ask_about_message(Err(error)),
             Some(AfterChunk::Broken(reply)) => self.break_chunks(&reply),
-            // The transaction is what it was.
+            // The transaction is unchanged.
             Some(AfterChunk::Void(reply)) => self.fault(reply),
             None => {}
         }
@@ -286,7 +286,7 @@ impl Session {
         self.question.ask(Asked::Message, Event::MessageEnd(result));
     }
 
-    /// The caller has taken what there was of the message.
+    /// Continues after the caller has handled the available part of the message.
     pub(super) fn go_on(&mut self) {
         if self.question.close() == Some(Asked::Chunk) {
             self.put_chunk_taken(self.transfer.chunk_size().unwrap_or_default());
@@ -298,7 +298,7 @@ impl Session {
         self.put(&Reply::ok(format!("{size} octets received")));
     }
 
-    /// RFC 3030 section 2: after a refused chunk only RSET brings the transaction to an end.
+    /// RFC 3030 section 2: after a refused chunk, only RSET ends the transaction.
     fn break_chunks(&mut self, reply: &Reply) {
         self.transfer.forget();
         self.state = State::Broken;
@@ -308,7 +308,7 @@ impl Session {
         self.put(reply);
     }
 
-    /// Drops what is left of the message, and keeps the reply for its end.
+    /// Drops the rest of the message, and keeps the reply for its end.
     pub(super) fn discard_rest(&mut self, replies: DataReply) {
         // The question of a command between two chunks stays open.
         let asked = match self.question.asked() {
@@ -321,13 +321,13 @@ impl Session {
         }
     }
 
-    /// Answers the message that has ended.
+    /// Sends the reply to a complete message.
     pub(super) fn answer_whole(&mut self, replies: DataReply) {
         self.question.close();
         let lost = self.closed;
         self.answer_message(final_replies(replies));
         if let Some(reason) = lost {
-            // The client was lost while the message was delivered.
+            // The client was lost while the message was being delivered.
             self.close(reason);
         }
     }
@@ -354,7 +354,7 @@ impl Session {
     }
 }
 
-/// The reply with a code that the client can take for nothing but the answer to its command (RFC 5321 section 4.3.2).
+/// Returns the reply with a code that the client can only understand as the reply to its command (RFC 5321 section 4.3.2).
 fn fitting(asked: Option<Asked>, reply: Reply) -> Reply {
     let code = reply.code();
     if code == Code::OK || !code.is_positive() {
@@ -373,7 +373,7 @@ fn fitting(asked: Option<Asked>, reply: Reply) -> Reply {
     }
 }
 
-/// The replies to a message, each with a code that is one (RFC 5321 section 4.3.2).
+/// Returns the replies to a message, each with a code that is valid for one (RFC 5321 section 4.3.2).
 fn final_replies(replies: DataReply) -> DataReply {
     let fit = |reply: &Reply| reply.code() == Code::OK || !reply.is_positive();
     if replies.replies().iter().all(fit) {

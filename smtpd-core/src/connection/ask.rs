@@ -1,4 +1,4 @@
-//! Questions to the caller, each a value that is answered once.
+//! Questions to the caller. Each is a value that can be answered once.
 
 use std::{fmt, marker::PhantomData, mem::ManuallyDrop};
 
@@ -14,12 +14,12 @@ use crate::{
 };
 
 /// A question that the client waits for: answer it, refuse it, or defer it. If it is dropped, the client receives 451 4.3.0, or
-/// 454 4.7.0 to AUTH, or the reply of the [`MessageError`] if there is one, so a forgotten question neither stalls the session nor
-/// accepts anything.
+/// 454 4.7.0 to AUTH, or the reply of the [`MessageError`] if there is one, so a forgotten question neither stalls the session
+/// nor accepts anything.
 ///
-/// `K` says what is asked; each kind can be answered in its own ways only, which [`ask_kind`](super::ask_kind) lists.
+/// `K` is the kind of question. Each kind can be answered only in its own ways, which [`ask_kind`](super::ask_kind) lists.
 ///
-/// It borrows the session; to answer from elsewhere, [`defer`](Self::defer) it.
+/// It borrows the session. To answer from elsewhere, [`defer`](Self::defer) it.
 ///
 /// Two answers to one question do not compile:
 /// ```compile_fail,E0382
@@ -29,7 +29,8 @@ use crate::{
 ///     ask.accept();
 /// }
 /// ```
-/// Nor does the answer to another kind of question, such as a plain yes to DATA, which would discard the message, or to AUTH:
+/// Neither does the answer to another kind of question, such as a plain `reply` to DATA, which would discard the message, or to
+/// AUTH:
 /// ```compile_fail,E0599
 /// # use smtpd_core::{Ask, Reply, ask_kind::Data};
 /// fn yes(ask: Ask<'_, Data>) {
@@ -42,7 +43,7 @@ use crate::{
 ///     ask.reply(Reply::OK);
 /// }
 /// ```
-/// Nor does the answer to another kind of question that was deferred:
+/// Neither does the answer to another kind of deferred question:
 /// ```compile_fail,E0599
 /// # use smtpd_core::{Connection, Deferred, ask_kind::Mail};
 /// fn receive(connection: &mut Connection, deferred: Deferred<Mail>) {
@@ -50,7 +51,7 @@ use crate::{
 ///     ask.receive();
 /// }
 /// ```
-/// Nor does polling on while a question is open:
+/// Neither does polling again while a question is open:
 /// ```compile_fail,E0499
 /// # use std::time::Instant;
 /// # use smtpd_core::{Connection, bytes::BytesMut};
@@ -66,16 +67,16 @@ pub struct Ask<'c, K> {
     kind: PhantomData<K>,
 }
 
-/// A question that was put aside, to be [resumed](Connection::resume) when its answer is known. It fits the session and the
-/// question that it was made from, and no other.
+/// A deferred question, to be [resumed](Connection::resume) when its answer is known. It is valid only for the session and the
+/// question that it was created from.
 ///
 /// Its type names the kind of question, such as `Deferred<ask_kind::Rcpt>`; [`ask_kind`](super::ask_kind) lists the kinds. It
-/// borrows nothing and is [`Send`], so it can go to another thread or task and come back with the answer.
+/// borrows nothing and is [`Send`], so it can move to another thread or task and come back with the answer.
 ///
-/// If it is not resumed in time, the connection answers with 451, or AUTH with 454, by itself and says so with
+/// If it is not resumed in time, the connection itself replies with 451, or 454 to AUTH, and reports that with
 /// [`Step::Overdue`](super::Step::Overdue). A later answer is harmless: `resume` returns `None` for it. Unlike an [`Ask`], a
-/// `Deferred` that is dropped answers nothing, and the client waits until that limit. So send it back in every case, also when
-/// the work has failed.
+/// dropped `Deferred` answers nothing, and the client waits until that timeout. So send it back in every case, even if the work
+/// has failed.
 ///
 /// ```
 /// use std::{sync::mpsc, thread, time::Instant};
@@ -156,25 +157,25 @@ macro_rules! kinds {
 }
 
 kinds! {
-    /// Whether the client is welcome.
+    /// Whether to accept a client.
     Connect;
-    /// Whether a name given by HELO is accepted.
+    /// Whether to accept a name given by HELO.
     Helo;
-    /// Whether a client is who it says.
+    /// Whether a client is who it claims to be.
     Auth;
-    /// Whether a sender is accepted.
+    /// Whether to accept a sender.
     Mail;
-    /// Whether a recipient is accepted.
+    /// Whether to accept a recipient.
     Rcpt;
-    /// What a command is answered with.
+    /// The reply to a command.
     Command;
-    /// Whether TLS can be had.
+    /// Whether TLS is available.
     StartTls;
-    /// Whether a message is to be received.
+    /// Whether to receive a message.
     Data;
-    /// Whether the bytes so far were taken.
+    /// Whether the bytes so far were accepted.
     Chunk;
-    /// What becomes of a message that has ended.
+    /// The reply to a complete message.
     Message;
 }
 
@@ -204,13 +205,14 @@ impl<'c, K> Ask<'c, K> {
         answer(&mut ManuallyDrop::new(self).connection.session);
     }
 
-    /// Refuses. At [`Data`], the reply takes the place of 354; the bytes of a BDAT chunk are read and dropped first.
+    /// Refuses the command. At [`Data`], the client receives the reply instead of 354; the bytes of a BDAT chunk are read and
+    /// dropped first.
     pub fn refuse(self, refusal: impl Into<Refusal>) {
         let Refusal(reply) = refusal.into();
         self.answered(|session| session.refuse_question(reply));
     }
 
-    /// Puts the question aside. The answer then has the time that [`Timeouts`](crate::config::Timeouts) gives to it: `call`,
+    /// Defers the question. The answer then has the time that [`Timeouts`](crate::config::Timeouts) sets for it: `call`,
     /// `data_start` at [`Data`], `delivery` at [`Chunk`] and [`Message`].
     pub fn defer(self) -> Deferred<K> {
         Deferred {
@@ -219,29 +221,29 @@ impl<'c, K> Ask<'c, K> {
         }
     }
 
-    /// Puts the question aside until the service is ready, for at most [`Timeouts::ready`](crate::config::Timeouts::ready). Call
-    /// [`Connection::begin`] when it starts; answering without `begin` is allowed.
+    /// Defers the question until the service is ready, for at most [`Timeouts::ready`](crate::config::Timeouts::ready). Call
+    /// [`Connection::begin`] when the service starts; answering without `begin` is allowed.
     pub fn queue(self) -> Deferred<K> {
         self.connection.session.question.queue();
         self.defer()
     }
 
-    /// The session that asks.
+    /// Returns the session that asks.
     pub const fn connection(&self) -> &Connection {
         self.connection
     }
 }
 
 impl<K: OneReply> Ask<'_, K> {
-    /// Says yes: the greeting at [`Connect`], the extensions at [`Helo`], else 250.
+    /// Accepts: sends the greeting at [`Connect`], the extensions at [`Helo`], and 250 otherwise.
     pub fn accept(self) {
         self.reply(Reply::OK);
     }
 
-    /// Answers with that reply, which may also refuse. A reply that [closes](Reply::closes) ends the session.
+    /// Answers with `reply`, which may also refuse. A reply that [closes](Reply::closes) ends the session.
     ///
     /// A positive code that would mean something else to the client, such as 221 at MAIL, becomes 250; 251 is for RCPT and
-    /// commands. An intermediate reply (3yz) is no answer, and becomes 451 4.3.0. At [`Connect`] and [`Helo`], the text of a
+    /// commands. An intermediate reply (3yz) is not an answer, and becomes 451 4.3.0. At [`Connect`] and [`Helo`], the text of a
     /// positive reply is not used.
     pub fn reply(self, reply: Reply) {
         self.answered(|session| session.answer_question(reply));
@@ -249,13 +251,13 @@ impl<K: OneReply> Ask<'_, K> {
 }
 
 impl Ask<'_, Auth> {
-    /// The client is who it says, and is known by that name from now on.
+    /// Accepts the client under this identity.
     pub fn accept(self, identity: Identity) {
         self.answer(AuthOutcome::Accept(identity));
     }
 
-    /// Lets the mechanism compare what the client has presented with the user's secret. It does so at once, and takes as long as the
-    /// [derivation](crate::sasl::Credentials::derivation), where there is one: let that run elsewhere first.
+    /// Lets the mechanism compare what the client presented with the user's secret. The comparison runs at once and takes as long
+    /// as the [derivation](crate::sasl::Credentials::derivation), if there is one: let that run elsewhere first.
     pub fn verify(self, secret: Secret) {
         self.answer(AuthOutcome::Verify(secret));
     }
@@ -275,13 +277,13 @@ impl Ask<'_, StartTls> {
 }
 
 impl Ask<'_, Data> {
-    /// Receives the message: DATA is answered with 354, and BDAT when its bytes have come.
+    /// Receives the message. The client receives 354 to DATA, and the reply to BDAT after the bytes of the chunk.
     pub fn receive(self) {
         self.answered(Session::begin_message);
     }
 
-    /// Receives the message only to drop it, and answers with that reply at its end. If the reply is positive, the client
-    /// believes the message to be delivered.
+    /// Receives the message only to drop it, and answers with `reply` at its end. If the reply is positive, the client assumes
+    /// that the message was delivered.
     pub fn discard(self, reply: impl Into<DataReply>) {
         let reply = reply.into();
         self.answered(|session| session.begin_discarding(reply));
@@ -289,7 +291,7 @@ impl Ask<'_, Data> {
 }
 
 impl Ask<'_, Chunk> {
-    /// The bytes were taken: the session goes on.
+    /// Continues the session: the bytes were accepted.
     pub fn taken(self) {
         self.answered(Session::go_on);
     }
@@ -304,7 +306,7 @@ impl Ask<'_, Chunk> {
 impl Ask<'_, Message> {
     /// Answers the message. A [`DataReply`] has a reply for each recipient, which LMTP sends (RFC 2033 section 4.2).
     ///
-    /// A positive reply means that the message was taken, durably if it is delivered or queued. Its codes are sent as 250.
+    /// A positive reply means that the message was accepted, durably if it is delivered or queued. Its codes are sent as 250.
     pub fn reply(self, reply: impl Into<DataReply>) {
         let reply = reply.into();
         self.answered(|session| session.answer_whole(reply));
@@ -343,9 +345,9 @@ impl<K> fmt::Debug for Deferred<K> {
     }
 }
 
-/// A reply of 4yz or 5yz: all that can be given as a refusal.
+/// A reply of 4yz or 5yz: the only replies that can refuse.
 ///
-/// A reply with any other code becomes 451 4.3.0 when it is made a refusal, so it can never accept anything.
+/// A reply with any other code becomes 451 4.3.0 when it is converted, so it can never accept anything.
 ///
 /// ```
 /// use smtpd_core::{Refusal, Reply};
@@ -357,7 +359,7 @@ impl<K> fmt::Debug for Deferred<K> {
 pub struct Refusal(Reply);
 
 impl Refusal {
-    /// The reply.
+    /// Returns the reply.
     pub const fn reply(&self) -> &Reply {
         &self.0
     }

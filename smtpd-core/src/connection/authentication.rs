@@ -1,4 +1,4 @@
-//! AUTH (RFC 4954): who the client is, and the exchange in which it shows that.
+//! AUTH (RFC 4954): the identity of the client, and the exchange that proves it.
 
 use super::{
     event::{AuthOutcome, AuthRequest},
@@ -15,15 +15,15 @@ use crate::{
     },
 };
 
-/// Who the client is, and what it can authenticate by.
+/// The identity of the client, and the facts that it can authenticate with.
 #[derive(Debug, Default)]
 pub(super) struct Authentication {
-    /// The authentication that is going on.
+    /// The current exchange.
     exchange: Option<Box<Running>>,
     identity: Option<Identity>,
-    /// What SCRAM can bind to in the TLS channel that ends at the client; none where there is nothing.
+    /// The channel bindings of the TLS connection with the client; `None` if there are none.
     bindings: Option<Box<ChannelBindings>>,
-    /// Whether the client has shown a certificate that was verified.
+    /// Whether the client presented a verified certificate.
     certified: bool,
     failures: u32,
 }
@@ -32,23 +32,23 @@ pub(super) struct Authentication {
 struct Running {
     exchange: Exchange,
     mechanism: MechanismName,
-    /// The caller's reply to a refusal, kept until the mechanism has come to its end.
+    /// The caller's refusal, kept until the mechanism has finished.
     refusal: Option<Reply>,
 }
 
-/// What an authentication has come to.
+/// The outcome of an authentication step.
 #[derive(Debug)]
 pub(super) enum Progress {
-    /// The client is to answer this line.
+    /// The client must answer this line.
     Challenge(Vec<u8>),
-    /// The caller is to be asked.
+    /// The caller must be asked.
     Ask(AuthRequest),
     Done(Identity),
     Refused(Refused),
 }
 
 impl Authentication {
-    /// Forgets the client. What is known of the one that is there now takes its place; failures stay counted.
+    /// Replaces everything known about the client; failures stay counted.
     pub(super) fn start_anew(&mut self, identity: Option<Identity>, channel: TlsFacts) {
         let bindings = Some(channel.bindings).filter(|bindings| !bindings.is_empty());
         *self = Self {
@@ -68,19 +68,19 @@ impl Authentication {
         self.identity.as_ref()
     }
 
-    /// Whether the client has authenticated.
+    /// Returns whether the client has authenticated.
     pub(super) const fn is_done(&self) -> bool {
         self.identity.is_some()
     }
 
-    /// What EHLO's answer depends on, as a number below 8.
+    /// Returns everything that the reply to EHLO depends on, as a number below 8.
     pub(super) fn kind(&self) -> usize {
         usize::from(self.is_done())
             | usize::from(self.bindings.is_some()) << 1
             | usize::from(self.certified) << 2
     }
 
-    /// The mechanisms that the client may use now.
+    /// Returns the mechanisms that the client may use now.
     pub(super) fn offered<'a>(
         &self,
         config: &'a Config,
@@ -90,16 +90,17 @@ impl Authentication {
         all.filter(move |factory| self.may_use(*factory, config, tls))
     }
 
-    /// RFC 4954 section 4: what shows the password needs TLS. What challenges the client needs random bytes.
+    /// RFC 4954 section 4: a mechanism that reveals the password requires TLS. One that challenges the client requires random
+    /// bytes.
     fn may_use(&self, factory: &dyn MechanismFactory, config: &Config, tls: bool) -> bool {
         if config.require_tls && !tls {
-            return false; // AUTH would receive 530.
+            return false; // AUTH would be rejected with 530.
         }
         if factory.needs_channel_binding() && self.bindings.is_none() {
             return false; // RFC 5802 section 6
         }
         if factory.needs_client_certificate() && !self.certified {
-            return false; // RFC 4422 appendix A: without it there is nothing to authenticate by
+            return false; // RFC 4422 appendix A: it authenticates by the certificate
         }
         if factory.is_plaintext() && !tls && !config.insecure_auth {
             return false;
@@ -107,7 +108,7 @@ impl Authentication {
         !factory.needs_entropy() || config.entropy.is_some()
     }
 
-    /// Takes the argument of AUTH.
+    /// Processes the argument of AUTH.
     pub(super) fn begin(&mut self, argument: &[u8], config: &Config, tls: bool) -> Progress {
         let mut words = argument.splitn(2, |&byte| byte == b' ');
         let name = words.next().unwrap_or_default();
@@ -118,8 +119,9 @@ impl Authentication {
         if self.identity.is_some() {
             return Progress::fault(fixed::ALREADY_AUTHENTICATED);
         }
-        // After HELO as well: RFC 4954 section 4 lists when AUTH has to be refused, and HELO is not among it. Devices say EHLO
-        // first and HELO then, or HELO alone, and nothing is gained by sending them away: what a mechanism needs holds anyway.
+        // Accepted after HELO as well: RFC 4954 section 4 lists when AUTH must be rejected, and HELO is not among the cases. Some
+        // devices send EHLO and then HELO, or only HELO, and rejecting them gains nothing: the requirements of a mechanism are
+        // checked anyway.
         let Some(factory) = config.mechanisms.find(name) else {
             return Progress::fault(fixed::NO_MECHANISM);
         };
@@ -143,7 +145,7 @@ impl Authentication {
         self.progress(step, config)
     }
 
-    /// RFC 5802 section 6: a mechanism beside which there is a -PLUS form learns that the client could have bound.
+    /// RFC 5802 section 6: if a -PLUS form exists, the plain form must know that the client could have used channel binding.
     fn bindings_for(
         &self,
         factory: &dyn MechanismFactory,
@@ -153,7 +155,7 @@ impl Authentication {
         self.bindings.as_deref().filter(|_| binds)
     }
 
-    /// Takes a line that answers a challenge.
+    /// Processes a line that answers a challenge.
     pub(super) fn respond(&mut self, line: &[u8], config: &Config) -> Progress {
         let step = match &mut self.exchange {
             Some(running) => running.exchange.handle_line(line),
@@ -162,7 +164,7 @@ impl Authentication {
         self.progress(step, config)
     }
 
-    /// Takes the caller's answer. `None` if nothing is going on.
+    /// Applies the caller's answer. Returns `None` if there is no exchange.
     pub(super) fn answer(&mut self, outcome: AuthOutcome, config: &Config) -> Option<Progress> {
         let running = self.exchange.as_mut()?;
         let step = match outcome {
@@ -201,9 +203,9 @@ impl Authentication {
         }
     }
 
-    /// The client has cancelled, or has sent something that is not a response or too long. If it knows already that it was
-    /// refused, the attempt counts as failed: otherwise it could guess for free by cancelling each time. A refusal that ends the
-    /// session ends it.
+    /// Ends the exchange because the client cancelled it, or sent something too long or other than a response. If the client
+    /// already knows that it was refused, the attempt counts as failed: otherwise, it could guess without limit by cancelling
+    /// each time. A refusal that closes the session still closes it.
     pub(super) fn break_off(&mut self, error: SaslError, config: &Config) -> Progress {
         let running = self.exchange.take();
         let knows = running
@@ -224,13 +226,13 @@ impl Authentication {
         self.refuse(&reply.clone(), reply, config)
     }
 
-    /// Draws the consequences of a refusal, and answers with `reply` unless they end the session.
+    /// Counts a refusal, and answers with `reply` unless the session ends.
     fn refuse(&mut self, refusal: &Reply, reply: Reply, config: &Config) -> Progress {
         if refusal.closes() {
             return Progress::Refused(Refused::because_it_closes(refusal.clone()));
         }
         if refusal.code().is_transient() {
-            // Nothing was guessed, for the fault is on this side. It counts as an error, or a session could try without end.
+            // Nothing was guessed, because the fault is on this side. It counts as an error, or a session could try forever.
             return Progress::fault(reply);
         }
         self.failures += 1;
@@ -247,12 +249,12 @@ impl Progress {
     }
 }
 
-/// The reply with a code that tells the client whether its credentials are wrong.
+/// Returns the reply with a code that tells the client whether its credentials are wrong.
 fn fitting_refusal(reply: Reply) -> Reply {
     match reply.code() {
-        // A reply that accepts the command would leave the client in doubt about who it is.
+        // A reply that accepts the command would leave the client in doubt about its identity.
         _ if reply.is_positive() => Reply::auth_failed(),
-        // RFC 4954 section 6: a fault on this side is 454 to AUTH, so clients know that nothing is wrong with the password.
+        // RFC 4954 section 6: a fault on this side is 454 to AUTH, so that clients know that the password is not wrong.
         Code::LOCAL_ERROR if reply.status().subject() == Status::MAIL_SYSTEM.subject() => {
             let unavailable = Reply::auth_unavailable();
             reply
@@ -263,7 +265,7 @@ fn fitting_refusal(reply: Reply) -> Reply {
     }
 }
 
-/// Starts an exchange, unless the random bytes for it cannot be had.
+/// Starts an exchange, unless the random bytes for it are unavailable.
 fn start(
     config: &Config,
     factory: &dyn MechanismFactory,

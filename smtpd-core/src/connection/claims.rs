@@ -1,5 +1,5 @@
-//! XCLIENT and XFORWARD: what a trusted peer claims of the client for which it speaks (XCLIENT_README and XFORWARD_README
-//! of Postfix).
+//! XCLIENT and XFORWARD: what a trusted peer claims about the client that it speaks for (XCLIENT_README and XFORWARD_README of
+//! Postfix).
 
 use super::fixed;
 use crate::{
@@ -7,7 +7,7 @@ use crate::{
     reply::{Code, Reply, Status},
 };
 
-/// What the peer may claim, and has claimed so far. Most peers may nothing.
+/// What the peer may claim, and has claimed so far. Most peers may claim nothing.
 #[derive(Debug, Default)]
 pub(super) struct Claims(Option<Box<Trusted>>);
 
@@ -28,7 +28,7 @@ impl Claims {
         self.0.get_or_insert_default().may_xforward = true;
     }
 
-    /// What EHLO announces to this peer and to no other.
+    /// Returns the keywords that EHLO announces only to this peer.
     pub(super) fn keywords(&self) -> impl Iterator<Item = String> {
         self.0.iter().flat_map(|trusted| {
             let xclient = trusted
@@ -41,7 +41,7 @@ impl Claims {
         })
     }
 
-    /// Takes the argument of XCLIENT. What follows an address may be the words of that client, so nothing more is accepted
+    /// Processes the argument of XCLIENT. After an address, the commands may come from that client, so nothing more is accepted
     /// from then on.
     pub(super) fn xclient(&mut self, argument: &[u8]) -> Result<XClient, Reply> {
         let trusted = self.0.as_mut().filter(|trusted| trusted.may_xclient);
@@ -57,7 +57,7 @@ impl Claims {
         Ok(client)
     }
 
-    /// Takes the argument of XFORWARD.
+    /// Processes the argument of XFORWARD.
     pub(super) fn xforward(&mut self, argument: &[u8]) -> Result<Forwarded, Reply> {
         let trusted = self.0.as_mut().filter(|trusted| trusted.may_xforward);
         let trusted = trusted.ok_or_else(|| not_authorized(argument))?;
@@ -70,7 +70,7 @@ impl Claims {
         Ok(forwarded)
     }
 
-    /// XFORWARD holds for one transaction.
+    /// Forgets XFORWARD, which applies to one transaction.
     pub(super) fn forget_forwarded(&mut self) {
         if let Some(trusted) = &mut self.0 {
             trusted.forwarded = None;

@@ -4,35 +4,35 @@ use std::time::Instant;
 
 use crate::time::{Moment, Nanos};
 
-/// Counts the time that was spent in waiting for the client. What a service takes is not held against it.
+/// Measures the time spent waiting for the client. The time that a service takes is not charged to the client.
 #[derive(Debug, Default)]
 pub(super) struct Clock {
-    /// When the caller has looked at its clock last, and which moment of the session that was.
+    /// The last time that the caller passed, and the moment of the session that it stands for.
     seen_at: Option<Instant>,
     moment: Moment,
-    /// Since when nothing has come; `None` while the client is not waited for.
+    /// The time since which nothing has been received; `None` while the session does not wait for the client.
     waiting: Option<Moment>,
-    /// What earlier waits for the same line came to.
+    /// The total of earlier waits for the same line.
     waited: Nanos,
-    /// How much input lay there when the wait began. A `usize` would make every session larger, for more than 4 GiB of it.
+    /// The size of the input when the wait began. A `usize` would make every session larger, for more than 4 GiB of input.
     seen: u32,
     /// When the answer to a deferred question, or the handshake, is due.
     due: Option<Moment>,
-    /// Whether the driver was told once that it is late for a deadline that has passed.
+    /// Whether the driver was notified once that it is late for a deadline that has passed.
     late: bool,
 }
 
 impl Clock {
-    /// The session's time, which begins when it is asked for first.
+    /// Returns the session's time, which begins at the first call.
     pub(super) fn moment(&mut self, now: Instant) -> Moment {
-        // Mostly the session is polled several times without a new look at the clock.
+        // Usually the session is polled several times with the same time.
         if self.seen_at != Some(now) {
             self.advance(now);
         }
         self.moment
     }
 
-    /// A clock that goes back is taken for one that stands.
+    /// If the caller's clock goes back, the session's clock stands still.
     fn advance(&mut self, now: Instant) {
         let before = *self.seen_at.get_or_insert(now);
         if now > before {
@@ -41,13 +41,13 @@ impl Clock {
         }
     }
 
-    /// That moment as the caller counts time, from whom the session has it.
+    /// Converts a moment to the caller's time.
     pub(super) fn instant(&self, moment: Moment) -> Instant {
         let now = self.seen_at.unwrap_or_else(Instant::now);
         now + moment.since(self.moment).duration()
     }
 
-    /// Notes that input may have come. Returns what was waited for it.
+    /// Notes that input may have been received. Returns how long the session waited for it.
     pub(super) fn arrived(&mut self, now: Moment, input: usize) -> Nanos {
         if len(input) == self.seen {
             return Nanos::ZERO;
@@ -61,7 +61,7 @@ impl Clock {
         self.waited = self.waited.plus(waited);
     }
 
-    /// Notes that the client has to go on.
+    /// Notes that the client must continue.
     pub(super) fn wait(&mut self, now: Moment, input: usize) {
         self.seen = len(input);
         if self.waiting.is_none() {
@@ -70,7 +70,7 @@ impl Clock {
         }
     }
 
-    /// That deadline of a wait. `None` if it has passed, except that a driver that is late for it is told once.
+    /// Returns the deadline of a wait. Returns `None` if it has passed, except that a late driver is notified once.
     pub(super) fn read_deadline(&mut self, until: Moment, now: Moment) -> Option<Moment> {
         if until > now {
             return Some(until);
@@ -80,7 +80,8 @@ impl Clock {
         Some(until.plus(late))
     }
 
-    /// When a handshake or an answer is due. `None` if that has passed, except that a driver that is late for it is told once.
+    /// Returns when a handshake or an answer is due. Returns `None` if that has passed, except that a late driver is notified
+    /// once.
     pub(super) fn due_in(&mut self, limit: Nanos, now: Moment) -> Option<Moment> {
         let Some(due) = self.due else {
             self.late = false;
@@ -94,7 +95,7 @@ impl Clock {
         self.due
     }
 
-    /// Measures the time for an answer, or a handshake, from the next look on.
+    /// Measures the time for an answer, or a handshake, anew from the next poll.
     pub(super) const fn forget_due(&mut self) {
         self.due = None;
     }
@@ -104,19 +105,19 @@ impl Clock {
         self.waiting = self.waiting.map(|since| since.plus(late));
     }
 
-    /// Moves what is due later by `late`.
+    /// Moves the due time later by `late`.
     pub(super) fn postpone_due(&mut self, late: Nanos) {
         self.due = self.due.map(|due| due.plus(late));
     }
 
-    /// Notes that the client is not waited for. Returns what was waited for it until now.
+    /// Notes that the session does not wait for the client. Returns how long it has waited until now.
     pub(super) fn pause(&mut self, now: Moment) -> Nanos {
         self.seen = 0;
         let since = self.waiting.take();
         since.map_or(Nanos::ZERO, |since| now.since(since))
     }
 
-    /// A new line begins.
+    /// Begins a new line.
     pub(super) const fn begin_line(&mut self) {
         self.waited = Nanos::ZERO;
     }

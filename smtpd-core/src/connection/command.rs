@@ -1,4 +1,4 @@
-//! Commands: what each of them comes to in the present state.
+//! Processes commands, depending on the current state.
 
 use super::{
     etrn,
@@ -21,7 +21,7 @@ use crate::{
 };
 
 impl Session {
-    /// Takes one command line. `more` tells whether input follows it.
+    /// Processes one command line. `more` says whether input follows it.
     pub(super) fn command(&mut self, line: &[u8], more: bool) {
         let command = Command::new(line);
         let verb = Verb::parse(command.word).filter(|&verb| self.is_known(verb));
@@ -54,9 +54,9 @@ impl Session {
         self.run(verb, command.argument, more)
     }
 
-    /// Whether the command ends what a MAIL has begun. Such a command is no more idle than its MAIL: as many messages as LIMITS
-    /// announces can be tried, each of them ended by RSET (RFC 9422 section 4.1) or by a new greeting, which does the same
-    /// (RFC 5321 section 4.1.4).
+    /// Returns whether the command ends a transaction that MAIL began. Such a command is no more idle than its MAIL: a client can
+    /// attempt as many messages as LIMITS announces, each ended by RSET (RFC 9422 section 4.1) or by a new greeting, which has
+    /// the same effect (RFC 5321 section 4.1.4).
     fn ends_attempt(&mut self, verb: Verb) -> bool {
         let ends = matches!(verb, Verb::Rset | Verb::Helo | Verb::Ehlo | Verb::Lhlo);
         ends && self.transaction.ends_attempt()
@@ -84,7 +84,7 @@ impl Session {
         }
     }
 
-    /// Whether the verb exists here: an extension that is off has no command.
+    /// Returns whether the verb exists here: an extension that is off has no command.
     fn is_known(&self, verb: Verb) -> bool {
         let config = &self.config;
         match verb {
@@ -92,7 +92,7 @@ impl Session {
             Verb::Etrn => self.offer().has("ETRN"),
             Verb::StartTls => config.starttls,
             Verb::Auth => !config.mechanisms.is_empty(),
-            // RFC 2033 section 4.1: LHLO in place of HELO and EHLO.
+            // RFC 2033 section 4.1: LHLO replaces HELO and EHLO.
             Verb::Lhlo => config.protocol == Protocol::Lmtp,
             Verb::Helo | Verb::Ehlo => config.protocol == Protocol::Smtp,
             Verb::XClient => config.xclient,
@@ -116,7 +116,7 @@ impl Session {
         let reply = match Verb::parse(command.word) {
             // RFC 5321 section 4.2.4: the verb of an extension that is off is known, but not implemented.
             Some(Verb::Bdat | Verb::Etrn) => fixed::NOT_IMPLEMENTED,
-            // RFC 2033 section 4.1: neither protocol knows the greeting of the other.
+            // RFC 2033 section 4.1: neither protocol accepts the greeting of the other.
             Some(Verb::Helo | Verb::Ehlo) => fixed::UNKNOWN.with_text("This is LMTP, use LHLO"),
             Some(Verb::Lhlo) => fixed::UNKNOWN.with_text("This is SMTP, use EHLO"),
             _ => fixed::UNKNOWN,
@@ -124,7 +124,7 @@ impl Session {
         self.other(command.word, command.argument, reply)
     }
 
-    /// A command that means nothing to the session itself.
+    /// Handles a command that has no meaning for the session itself.
     fn other(&mut self, verb: &[u8], argument: &[u8], default_reply: Reply) {
         if !self.config.custom_commands || !verb.is_ascii() || verb.is_empty() {
             return self.answer_other(default_reply);
@@ -145,9 +145,9 @@ impl Session {
         }
     }
 
-    /// Why the verb is not in order here and now, in the order of RFC 3207, RFC 4954 and RFC 5321.
+    /// Returns why the verb is not allowed here and now, in the order of RFC 3207, RFC 4954 and RFC 5321.
     fn objection(&self, verb: Verb) -> Option<Reply> {
-        // RFC 5321 section 3.1: 503, whatever else is the matter.
+        // RFC 5321 section 3.1: 503 takes precedence.
         if self.state == State::Refused && !verb.is_in_order(self.state) {
             return Some(fixed::SEQUENCE);
         }
@@ -164,7 +164,7 @@ impl Session {
         })
     }
 
-    /// What has to come first, for a command that may or may not come before it.
+    /// Returns what the client must do before a command that may or may not come before it.
     fn missing_requirement(&self, before_tls: bool, before_auth: bool) -> Option<Reply> {
         if self.config.require_tls && !self.tls && !before_tls {
             return Some(Reply::tls_required());
@@ -186,7 +186,7 @@ impl Session {
     }
 
     fn start_tls(&mut self, argument: &[u8], more: bool) {
-        // RFC 3207 section 4: no parameters; section 4.2: not offered, so not taken, inside TLS.
+        // RFC 3207 section 4: no parameters; section 4.2: not offered within TLS, so not accepted.
         if !argument.is_empty() {
             return self.fault(fixed::SYNTAX);
         }
@@ -194,7 +194,7 @@ impl Session {
             return self.fault(fixed::ALREADY_TLS);
         }
         if more {
-            // RFC 3207 section 4.2: commands smuggled in behind STARTTLS must never be run inside TLS.
+            // RFC 3207 section 4.2: commands injected after STARTTLS must never be run within TLS.
             return self.close_with(fixed::TOO_EARLY, CloseReason::Violation);
         }
         self.question.ask(Asked::StartTls, Event::StartTls);
@@ -244,7 +244,7 @@ impl Session {
         }
     }
 
-    /// RFC 3030 section 2: the octets that a refused BDAT announces are on their way, so they have to be read off.
+    /// RFC 3030 section 2: the octets that a refused BDAT announces are sent anyway, so they must be read and dropped.
     fn refuse_bdat(&mut self, argument: &[u8], reply: Reply) {
         let Some(chunk) = Chunk::parse(argument) else {
             return self.malformed_bdat();
@@ -256,7 +256,7 @@ impl Session {
         self.read(Mode::Message)
     }
 
-    /// Where the message ends cannot be known, so there is no way to go on.
+    /// The end of the message cannot be known, so the session cannot continue.
     fn malformed_bdat(&mut self) {
         self.close_with(fixed::MALFORMED_BDAT, CloseReason::Violation)
     }
@@ -272,7 +272,7 @@ impl Session {
     }
 
     fn etrn(&mut self, argument: &[u8]) {
-        // RFC 1985 section 7: 500 without a node, 501 for what is none.
+        // RFC 1985 section 7: 500 without a node, 501 for an invalid one.
         if argument.is_empty() {
             return self.fault(fixed::ETRN_SYNTAX);
         }
@@ -288,14 +288,14 @@ impl Session {
         self.close_with(reply, CloseReason::Quit)
     }
 
-    /// The session starts anew for another client, up to the greeting; TLS stays.
+    /// Restarts the session for another client, from the greeting; TLS stays.
     fn xclient(&mut self, argument: &[u8]) {
         let client = match self.claims.xclient(argument) {
             Ok(client) => client,
             Err(reply) => return self.fault(reply),
         };
         let identity = client.login().and_then(Attribute::known).cloned();
-        // The channel ends at the proxy.
+        // The TLS connection ends at the proxy.
         self.start_anew(identity, TlsFacts::default());
         let event = Event::XClient(Box::new(client));
         self.question.ask(Asked::Connect, event)
@@ -312,7 +312,8 @@ impl Session {
     }
 }
 
-/// Whether a line holds a control character other than TAB. Without an early end, so that many bytes are looked at at once.
+/// Returns whether a line contains a control character other than TAB. There is no early return, so that many bytes are checked
+/// at once.
 fn has_control(line: &[u8]) -> bool {
     line.iter().fold(false, |found, &byte| {
         found | ((byte < b' ') & (byte != b'\t')) | (byte == 0x7f)

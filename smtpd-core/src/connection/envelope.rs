@@ -1,4 +1,4 @@
-//! The arguments of MAIL and RCPT: from whom a message is, and for whom.
+//! The arguments of MAIL and RCPT: the sender and the recipients of a message.
 
 use std::fmt;
 
@@ -10,7 +10,7 @@ use crate::{
     reply::{Code, Reply, Status},
 };
 
-/// What follows `FROM:`.
+/// Parses what follows `FROM:`.
 pub(super) fn parse_mail(
     path: &[u8],
     offer: Offer<'_>,
@@ -33,7 +33,7 @@ pub(super) fn parse_mail(
     Ok((sender, parameters))
 }
 
-/// What follows `TO:`, in a transaction with or without SMTPUTF8.
+/// Parses what follows `TO:`, in a transaction with or without SMTPUTF8.
 pub(super) fn parse_rcpt(path: &[u8], offer: Offer<'_>, utf8: bool) -> Result<Recipient, Reply> {
     let (recipient, rest) =
         ForwardPath::parse(path, offer.path_options(utf8)).map_err(|e| recipient_error(&e))?;
@@ -48,7 +48,7 @@ pub(super) fn parse_rcpt(path: &[u8], offer: Offer<'_>, utf8: bool) -> Result<Re
     Ok(Recipient::new(recipient, parameters))
 }
 
-/// Cuts a keyword off, in any case (RFC 5321 section 2.4).
+/// Strips a keyword, in any letter case (RFC 5321 section 2.4).
 pub(super) fn strip_prefix<'a>(argument: &'a [u8], prefix: &[u8]) -> Option<&'a [u8]> {
     let (keyword, rest) = argument.split_at_checked(prefix.len())?;
     keyword.eq_ignore_ascii_case(prefix).then_some(rest)
@@ -74,7 +74,7 @@ fn address_error(error: &AddressError, status: Status) -> Reply {
     Reply::new(Code::PARAMETER_ERROR, status, sentence(error))
 }
 
-/// The text of an error as that of a reply, which begins with a capital letter.
+/// Returns the text of an error for a reply, beginning with a capital letter.
 fn sentence(error: &impl fmt::Display) -> String {
     let mut text = error.to_string();
     if let Some(first) = text.get_mut(..1) {
@@ -83,7 +83,7 @@ fn sentence(error: &impl fmt::Display) -> String {
     text
 }
 
-/// RFC 6531 section 3.3: `esmtp-value` is extended to UTF-8 by SMTPUTF8 alone, as in `ORCPT=utf-8;` (RFC 6533 section 3).
+/// RFC 6531 section 3.3: only SMTPUTF8 extends `esmtp-value` to UTF-8, as in `ORCPT=utf-8;` (RFC 6533 section 3).
 fn non_ascii_parameter() -> Reply {
     malformed("A non-ASCII parameter needs SMTPUTF8")
 }

@@ -1,4 +1,4 @@
-//! What a connection hands out.
+//! The values that a connection returns.
 
 use std::{error::Error, fmt, sync::Arc};
 
@@ -15,7 +15,7 @@ use crate::{
     sasl::{Credentials, Identity, MechanismName, Secret},
 };
 
-/// What [`Connection::poll`](super::Connection::poll) has found in the input, or has to tell.
+/// What [`Connection::poll`](super::Connection::poll) found in the input, or must report.
 #[derive(Debug)]
 pub(super) enum Event {
     Connect,
@@ -37,24 +37,24 @@ pub(super) enum Event {
     Line(WireLine),
 }
 
-/// Why a deferred question was answered by the connection itself.
+/// Why the connection itself answered a deferred question.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Overdue {
     /// The service did not become ready in time: 451 4.3.2, or 454 4.7.0 to AUTH.
     NotReady,
-    /// The answer did not come in time: 451 4.3.0, or 454 4.7.0 to AUTH. If it was a message, the client sends it
-    /// again, so let the work end before the limit or be able to undo it.
+    /// The answer did not come in time: 451 4.3.0, or 454 4.7.0 to AUTH. If it was a message, the client sends it again, so make
+    /// the work end before the timeout, or make it possible to undo it.
     Unanswered,
 }
 
-/// What a client wants to authenticate with.
+/// A client's request to authenticate.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct AuthRequest {
     /// The SASL mechanism, such as `PLAIN`.
     pub mechanism: MechanismName,
-    /// What it presented.
+    /// The credentials that the client presented.
     pub credentials: Credentials,
 }
 
@@ -62,9 +62,9 @@ pub struct AuthRequest {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct MailCommand {
-    /// Where failures are to be reported.
+    /// The address to which delivery failures are reported.
     pub sender: ReversePath,
-    /// Its parameters.
+    /// The parameters of the command.
     pub parameters: Parameters,
 }
 
@@ -81,9 +81,9 @@ impl MailCommand {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RcptCommand {
-    /// For whom the message is.
+    /// The recipient of the message.
     pub recipient: ForwardPath,
-    /// Its parameters.
+    /// The parameters of the command.
     pub parameters: Parameters,
 }
 
@@ -96,24 +96,24 @@ impl RcptCommand {
     }
 }
 
-/// A command that means nothing to the session itself.
+/// A command that has no meaning for the session itself.
 ///
-/// Its `Debug` form shows neither verb nor argument of an unknown command: a client whose AUTH was refused may go on
-/// with names and passwords.
+/// Its `Debug` form shows neither verb nor argument of an unknown command: a client whose AUTH was refused may continue with user
+/// names and passwords.
 #[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct CommandLine {
     /// The first word, in upper case.
     pub verb: String,
-    /// What follows it. What is not UTF-8 in it has been replaced.
+    /// The rest of the line. Anything that is not UTF-8 has been replaced.
     pub argument: String,
-    /// What the connection would have answered by itself, such as 500 to an unknown verb.
+    /// The reply that the connection would send by itself, such as 500 to an unknown verb.
     pub default_reply: Reply,
 }
 
 impl CommandLine {
-    /// Returns whether a command with this verb, in upper case, may be shown. What comes with any other may be a name
-    /// or a password, of a client whose AUTH was refused. `Debug` goes by this.
+    /// Returns whether a command with this verb, in upper case, may be shown. Any other may contain a user name or a password of
+    /// a client whose AUTH was refused. `Debug` follows this rule.
     pub fn may_be_shown(verb: &str) -> bool {
         redact::is_asked_about(verb)
     }
@@ -150,15 +150,15 @@ impl fmt::Debug for CommandLine {
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum AuthOutcome {
-    /// The client is who it says, and is known by that name from now on.
+    /// The client is accepted under this identity.
     Accept(Identity),
-    /// It is not, or not now. 535 5.7.8 is the usual reply. A local error (451 4.3.z) is sent as 454 4.7.0, with the same text,
+    /// The client is refused. 535 5.7.8 is the usual reply. A local error (451 4.3.z) is sent as 454 4.7.0, with the same text,
     /// so that the client does not ask its user for another password (RFC 4954 section 6).
     Refuse(Reply),
-    /// This is the secret that belongs to the user: let the mechanism verify what the client presented. Mechanisms that
-    /// never show the password, such as CRAM-MD5, can be served in no other way. Comparing takes no time, unless there
-    /// is a [derivation](Credentials::derivation): `Server` of smtpd-tower lets it run in a thread of its own, and a driver of
-    /// smtpd-core has to do so itself.
+    /// The stored secret of the user: the mechanism compares it with what the client presented. Mechanisms that never reveal the
+    /// password, such as CRAM-MD5, work only in this way. The comparison is fast unless there is a
+    /// [derivation](Credentials::derivation): `Server` of smtpd-tower runs it in a separate thread, and a driver of smtpd-core
+    /// has to do so itself.
     Verify(Secret),
 }
 
@@ -180,7 +180,7 @@ impl From<Secret> for AuthOutcome {
     }
 }
 
-/// Why a message cannot be taken although all of it has come.
+/// Why a message cannot be accepted although all of it was received.
 ///
 /// ```
 /// use smtpd_core::MessageError;
@@ -192,14 +192,14 @@ impl From<Secret> for AuthOutcome {
 pub enum MessageError {
     /// It has more octets than the limit: 552 5.3.4 (RFC 1870 section 6.3).
     TooLarge,
-    /// It holds a CR without LF, or an LF without CR: 550 5.6.11 (RFC 5321 section 2.3.8).
+    /// It contains a CR without LF, or an LF without CR: 550 5.6.11 (RFC 5321 section 2.3.8).
     BareNewline,
-    /// It holds a NUL, and was not declared with `BODY=BINARYMIME`: 554 5.6.1 (RFC 2045 section 2.8).
+    /// It contains a NUL, and was not declared with `BODY=BINARYMIME`: 554 5.6.1 (RFC 2045 section 2.8).
     NulByte,
 }
 
 impl MessageError {
-    /// The reply that tells the client.
+    /// Returns the reply that rejects the message.
     pub const fn reply(self) -> Reply {
         match self {
             Self::TooLarge => Reply::too_large(),
@@ -233,26 +233,26 @@ impl Error for MessageError {}
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum CloseReason {
-    /// The client said QUIT.
+    /// The client sent QUIT.
     Quit,
-    /// The greeting, or a reply that closes, was the caller's decision.
+    /// The caller refused the client at the greeting, or sent a reply that closes.
     Refused,
     /// The client was too slow, or the session too long.
     Timeout,
-    /// A limit of wrong commands, failed authentications, commands or messages was reached.
+    /// The client exceeded a limit on errors, failed authentications, commands or messages.
     Limit,
-    /// The client broke the protocol in a way that leaves no safe way to go on.
+    /// The client violated the protocol in a way that leaves no safe way to continue.
     Violation,
-    /// The server shuts down.
+    /// The server is shutting down.
     Shutdown,
     /// The TLS handshake failed.
     TlsFailed,
-    /// The client went away, or closed its side without QUIT. What it had sent before was answered if it could be.
+    /// The client disconnected, or closed its sending side without QUIT. What it had sent before was answered if possible.
     Lost,
 }
 
 impl CloseReason {
-    /// A word for logs, such as `quit`.
+    /// Returns a word for logs, such as `quit`.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Quit => "quit",

@@ -1,4 +1,4 @@
-//! The replies of the session itself whose words never change.
+//! The session's own replies whose text never changes.
 
 use crate::reply::{Code, Reply, Status};
 
@@ -26,12 +26,12 @@ replies! {
     NOT_IMPLEMENTED = NOT_IMPLEMENTED INVALID_COMMAND "Command not implemented";
     NO_EXPN = NOT_IMPLEMENTED INVALID_COMMAND "EXPN not implemented";
     NO_HELP = HELP UNDEFINED "See RFC 5321";
-    /// RFC 4954 section 4. It also answers mechanisms that only other sessions are offered, such as those with a certificate.
+    /// RFC 4954 section 4. It also rejects mechanisms that are offered only in other sessions, such as those with a certificate.
     NO_MECHANISM = PARAMETER_NOT_IMPLEMENTED INVALID_PARAMETERS "Unrecognized authentication mechanism";
     /// The connection itself has no queue (RFC 1985 section 5.1).
     NO_QUEUE = QUEUE_UNAVAILABLE MAIL_SYSTEM "Unable to queue messages for this node";
     NO_RECIPIENTS = BAD_SEQUENCE INVALID_COMMAND "No valid recipients";
-    /// RFC 5321 section 3.5.3: 252 where verification is not offered.
+    /// RFC 5321 section 3.5.3: 252 if verification is not offered.
     NO_VRFY = CANNOT_VERIFY UNDEFINED "Cannot VRFY user, but will take a message and attempt delivery";
     /// RFC 6531 section 3.5: 553 5.6.7.
     NON_ASCII = MAILBOX_NAME NON_ASCII_ADDRESS "A non-ASCII address needs SMTPUTF8";
@@ -46,5 +46,5 @@ replies! {
     UNKNOWN = SYNTAX_ERROR INVALID_COMMAND "Command not recognized";
 }
 
-/// 354 as it goes out. An intermediate reply has no enhanced code (RFC 2034 section 4), so it is the same in every session.
+/// 354 in its wire format. An intermediate reply has no enhanced code (RFC 2034 section 4), so it is the same in every session.
 pub(super) const START_MAIL: &[u8] = b"354 Start mail input; end with <CRLF>.<CRLF>\r\n";

@@ -3,7 +3,7 @@
 use super::{authentication::Authentication, offer::Offer, replies::PLAIN};
 use crate::reply::{Code, Reply, Status};
 
-/// EHLO's answer as it goes out. `own` are the keywords that no other peer is told of.
+/// Returns the reply to EHLO in its wire format. `own` are keywords that are announced only to this peer.
 pub(super) fn answer(
     offer: Offer<'_>,
     authentication: &Authentication,
@@ -17,7 +17,7 @@ pub(super) fn answer(
             .filter(|extension| extension.is_offered(facts))
             .map(|extension| join(extension.keyword(), &extension.announcement(facts))),
     );
-    // RFC 1870 section 4: no number where there is no fixed limit.
+    // RFC 1870 section 4: no number if there is no fixed limit.
     let size = config.limits.message_size.map(|size| size.to_string());
     lines.push(join("SIZE", &size.unwrap_or_default()));
     if config.starttls && !facts.is_tls() {

@@ -1,18 +1,18 @@
 //! The state machine of one session.
 //!
-//! [`Connection::poll`] is its center: it looks for what is to be decided next, and where nothing is, it says what to wait
-//! for and until when. It returns a [`Step`], which is one of these:
+//! [`Connection::poll`] is its center: it finds what must be decided next, or else what to wait for and until when. It returns a
+//! [`Step`], which is one of these:
 //!
 //! | steps | types |
 //! |---|---|
 //! | questions | [`Ask`] with its [kinds](ask_kind), [`Deferred`], [`Refusal`] |
-//! | what a question is about | [`Helo`] with a [`Greeting`], [`AuthRequest`], [`MailCommand`], [`RcptCommand`], [`CommandLine`], [`MessageError`] |
+//! | subjects of questions | [`Helo`] with a [`Greeting`], [`AuthRequest`], [`MailCommand`], [`RcptCommand`], [`CommandLine`], [`MessageError`] |
 //! | waits | [`Writing`], [`Reading`], [`Handshaking`], [`Answering`] |
-//! | news | [`Receiving`] beside the bytes of a message, [`Overdue`], [`WireLine`] with a [`Direction`] |
+//! | notifications | [`Receiving`] with the bytes of a message, [`Overdue`], [`WireLine`] with a [`Direction`] |
 //! | the end | [`CloseReason`] |
 //!
-//! [`AuthOutcome`] answers an [`AuthRequest`], and [`TlsFacts`] is what a handshake has brought. [`protocol_word`] is the word
-//! for a session in a Received field.
+//! [`AuthOutcome`] answers an [`AuthRequest`], and [`TlsFacts`] are the results of a handshake. [`protocol_word`] returns the
+//! protocol of a session for a Received field.
 
 mod answer;
 mod ask;
@@ -67,7 +67,7 @@ pub use crate::{
     protocol::protocol_word,
 };
 
-/// The kinds of questions, which say how an [`Ask`] is answered.
+/// The kinds of questions, which determine how an [`Ask`] can be answered.
 ///
 /// | kind | methods of its [`Ask`] |
 /// |---|---|
@@ -84,41 +84,41 @@ pub mod ask_kind {
     };
 }
 
-/// One session of SMTP or LMTP, without any I/O: bytes, time and answers go in; questions, bytes and deadlines come out.
+/// One session of SMTP or LMTP, without any I/O: its input is bytes, time and answers, its output is questions, bytes and
+/// deadlines.
 ///
-/// A driver calls [`poll`](Self::poll) in a loop and does what the [`Step`] that it returns says. Each step is one of three
-/// kinds:
+/// A driver calls [`poll`](Self::poll) in a loop and does what the returned [`Step`] says. Each step is one of three kinds:
 ///
 /// | kind | steps | what to do |
 /// |---|---|---|
 /// | a question | [`Connect`](Step::Connect), [`XClient`](Step::XClient), [`Helo`](Step::Helo), [`Auth`](Step::Auth), [`Mail`](Step::Mail), [`Rcpt`](Step::Rcpt), [`Command`](Step::Command), [`StartTls`](Step::StartTls), [`Data`](Step::Data), [`ChunkEnd`](Step::ChunkEnd), [`Message`](Step::Message) | answer its [`Ask`], or [defer](Ask::defer) it |
-/// | news | [`Chunk`](Step::Chunk), [`Authenticated`](Step::Authenticated), [`Reset`](Step::Reset), [`XForward`](Step::XForward), [`Overdue`](Step::Overdue), [`Line`](Step::Line) | take it, and poll again |
+/// | a notification | [`Chunk`](Step::Chunk), [`Authenticated`](Step::Authenticated), [`Reset`](Step::Reset), [`XForward`](Step::XForward), [`Overdue`](Step::Overdue), [`Line`](Step::Line) | handle it, and poll again |
 /// | a wait | [`Write`](Step::Write), [`Read`](Step::Read), [`Handshake`](Step::Handshake), [`Answer`](Step::Answer), [`Closed`](Step::Closed) | wait for exactly that, at most until its deadline, and poll again |
 ///
-/// [`guide::driver`](crate::guide::driver) lists what else a driver has to keep. A wait is returned only when nothing is left
-/// to decide, and each has a deadline, which `poll` acts on when it has passed. The replies to a group of commands leave in one write (RFC 2920 section 3.2), because
-/// [`Write`](Step::Write) comes when all the input is used up or 64 KiB of replies wait. While it is returned, do not read:
-/// then a client cannot make the session grow. A question holds the session until it is answered, so replies keep the order
-/// of the commands. Which wait and which deadline applies where:
+/// [`guide::driver`](crate::guide::driver) lists the other duties of a driver. A wait is returned only when nothing is left to
+/// decide, and each has a deadline; after it has passed, `poll` acts on it. The replies to a group of commands are sent in one
+/// write (RFC 2920 section 3.2), because [`Write`](Step::Write) comes when all the input is used up or 64 KiB of replies wait. Do
+/// not read until it is done: then a client cannot make the session grow. A question blocks the session until it is answered, so
+/// replies keep the order of the commands. The following table shows which wait and which deadline applies:
 ///
 /// | the client | state | step | deadline ([`Timeouts`](crate::config::Timeouts)) |
 /// |---|---|---|---|
-/// | has connected with TLS first, or was told to start TLS | handshake | `Handshake` | `handshake` |
+/// | has connected with implicit TLS, or received 220 to STARTTLS | handshake | `Handshake` | `handshake` |
 /// | has connected, or sent a command | a question is deferred | `Answer`, or `Write` while replies wait | `ready`, `call`, `data_start` |
-/// | is to send a command or a SASL response | commands | `Read` | `command`, `line`, `session`, `without_message`, `without_login` |
-/// | is to send more of a message | message | `Read` | `data`, `transfer` with `min_rate` |
-/// | has sent more than the caller can take | [on hold](Receiving::hold) | `Answer` | `delivery` |
+/// | must send a command or a SASL response | commands | `Read` | `command`, `line`, `session`, `without_message`, `without_login` |
+/// | must send more of a message | message | `Read` | `data`, `transfer` with `min_rate` |
+/// | has sent more than the caller can process | [on hold](Receiving::hold) | `Answer` | `delivery` |
 /// | has sent a whole message | a question is deferred | `Answer` | `delivery` |
-/// | has to take replies | any | `Write` | `write`, `linger` after [`shut_down`](Self::shut_down) |
-/// | is done | closed | `Write`, then `Closed` for ever | |
+/// | must receive replies | any | `Write` | `write`, `linger` after [`shut_down`](Self::shut_down) |
+/// | is done | closed | `Write`, then `Closed` forever | |
 ///
 /// [`drain`](Self::drain), [`shut_down`](Self::shut_down), [`handle_eof`](Self::handle_eof) and
-/// [`handle_lost`](Self::handle_lost) tell the session what has happened outside of it, and [`resume`](Self::resume) answers
-/// deferred questions. Poll again after each of them: the wait that was returned before is out of date. Within a `match` on
-/// the step, [`Reading::into_connection`] and its like give the session back for these calls.
+/// [`handle_lost`](Self::handle_lost) notify the session of outside events, and [`resume`](Self::resume) answers deferred
+/// questions. Poll again after each of them: the wait that was returned before is out of date. Within a `match` on the step,
+/// [`Reading::into_connection`] and its counterparts return the session for these calls.
 ///
-/// [`envelope`](Self::envelope), [`identity`](Self::identity), [`helo`](Self::helo) and [`is_tls`](Self::is_tls) return what
-/// holds now. Ask them instead of keeping copies, which go stale at RSET, EHLO, STARTTLS, XCLIENT and a refused DATA.
+/// [`envelope`](Self::envelope), [`identity`](Self::identity), [`helo`](Self::helo) and [`is_tls`](Self::is_tls) return the
+/// current state. Call them instead of keeping copies, which become stale at RSET, EHLO, STARTTLS, XCLIENT and a refused DATA.
 ///
 /// ```
 /// use std::{sync::Arc, time::Instant};
@@ -162,7 +162,7 @@ pub mod ask_kind {
 ///         }
 ///         Step::ChunkEnd(ask) => ask.taken(),
 ///         Step::Message(Ok(()), ask) => ask.reply(Reply::queued("4F2A")),
-///         // News.
+///         // Notifications.
 ///         Step::Chunk(bytes, _) => message.extend_from_slice(&bytes),
 ///         // A question that is dropped is answered with 451, or AUTH with 454.
 ///         // Do not end with `_` in a driver of your own: it would hide a wait.
@@ -179,12 +179,12 @@ pub struct Connection {
     clock: Clock,
     draining: bool,
     eof: bool,
-    /// Whether the session was ended by [`shut_down`](Self::shut_down).
+    /// Whether [`shut_down`](Self::shut_down) ended the session.
     cut: bool,
 }
 
 impl Connection {
-    /// A session that begins in plaintext, at the first [`poll`](Self::poll).
+    /// Creates a session that begins in plaintext, at the first [`poll`](Self::poll).
     pub fn new(config: Arc<Config>) -> Self {
         let mut connection = Self::silent(config);
         let question = &mut connection.session.question;
@@ -192,7 +192,7 @@ impl Connection {
         connection
     }
 
-    /// A session over a connection that is encrypted from its first byte (RFC 8314 section 3.3): its first step is the
+    /// Creates a session over a connection that is encrypted from its first byte (RFC 8314 section 3.3). Its first step is the
     /// [`Handshake`](Step::Handshake).
     pub fn with_tls(config: Arc<Config>) -> Self {
         let mut connection = Self::silent(config);
@@ -200,7 +200,7 @@ impl Connection {
         connection
     }
 
-    /// A session in which nothing is asked yet.
+    /// Creates a session without a first question.
     fn silent(config: Arc<Config>) -> Self {
         Self {
             session: Session::new(config),
@@ -211,17 +211,17 @@ impl Connection {
         }
     }
 
-    /// Returns what has to be done next.
+    /// Returns what must be done next.
     ///
-    /// Takes from the front of `input` what it can use, and leaves the rest there: less than a line or a handful of bytes of
-    /// a message, or what follows the command that has to be answered first. Append what is read to it.
+    /// Takes from the front of `input` what it can use, and leaves the rest there: less than a line or a few bytes of a message,
+    /// or what follows a command that must be answered first. Append what you read to it.
     ///
-    /// `now` is the present time: read the clock anew for every call, because the time that an answer took must not count as
-    /// the client's, or call [`handle_busy`](Self::handle_busy) before the session has to wait. The session begins at the first
-    /// call, and deadlines that have passed are acted on here. Input that was
-    /// appended before this call is still used. If a deadline passed more than 10 ms before this call, the wait is returned
-    /// once more for 10 ms, so that input already in the socket can be read. For [`Timeouts::session`](crate::config::Timeouts::session), input that was
-    /// appended is not used, and there are no extra 10 ms.
+    /// `now` is the current time. Read the clock anew for every call, because the time that an answer took must not be charged to
+    /// the client, or call [`handle_busy`](Self::handle_busy) before the session has to wait. The session begins at the first
+    /// call, and `poll` acts on deadlines that have passed. Input that was appended before this call is still used. If a deadline
+    /// passed more than 10 ms before this call, the wait is returned once more for 10 ms, so that input already in the socket can
+    /// be read. This does not apply to [`Timeouts::session`](crate::config::Timeouts::session): appended input is not used, and
+    /// there are no extra 10 ms.
     #[inline]
     pub fn poll(&mut self, now: Instant, input: &mut BytesMut) -> Step<'_> {
         match self.find(now, input) {
@@ -230,17 +230,17 @@ impl Connection {
         }
     }
 
-    /// Returns the question that was deferred, so that it can be answered. `None` if the session has ended or has answered it
-    /// by itself in the meantime: such an answer is late, and harmless. `None` as well if it is a question of another session, whose
-    /// client then waits until the time limit and receives 451, or 454 to AUTH.
+    /// Returns the question of `deferred`, so that it can be answered. Returns `None` if the session has ended or has answered it
+    /// by itself in the meantime: such an answer is late, and harmless. Also returns `None` for a question of another session,
+    /// whose client then waits until the timeout and receives 451, or 454 to AUTH.
     #[must_use = "a question that is resumed and dropped is answered with 451, or AUTH with 454"]
     pub fn resume<K>(&mut self, deferred: Deferred<K>) -> Option<Ask<'_, K>> {
         let is_open = self.session.question.is_open(deferred.serial());
         is_open.then(|| Ask::new(self))
     }
 
-    /// Notes that the service of a [queued](Ask::queue) question has become ready and is at work: from the next poll on, the
-    /// answer has the time that [`Timeouts`](crate::config::Timeouts) gives to a call.
+    /// Notes that the service of a [queued](Ask::queue) question has become ready and has started: from the next poll on, the
+    /// answer has the time that [`Timeouts`](crate::config::Timeouts) sets for a call.
     pub fn begin<K>(&mut self, deferred: &Deferred<K>) {
         let question = &mut self.session.question;
         if question.is_open(deferred.serial()) && question.begin() {
@@ -248,8 +248,8 @@ impl Connection {
         }
     }
 
-    /// The message that is being received, to be answered before its end or held up. `None` before [`Step::Data`] is
-    /// answered and after [`Step::Message`] was returned.
+    /// Returns the message that is being received, so that it can be answered before its end or put on hold. Returns `None`
+    /// before [`Step::Data`] is answered and after [`Step::Message`] was returned.
     pub fn receiving(&mut self) -> Option<Receiving<'_>> {
         let session = &self.session;
         let open = !matches!(session.question.asked(), Some(Asked::Data | Asked::Message));
@@ -257,18 +257,18 @@ impl Connection {
         (open && wanted).then(|| Receiving::new(self))
     }
 
-    /// Ends the session with 421 4.3.2 (RFC 5321 section 3.8) as soon as it is between two messages: at once, or when the
-    /// transaction that is open has come to its end. What a client has sent ahead is not answered any more, and a TLS handshake
-    /// is not waited for. It holds from now on.
+    /// Ends the session with 421 4.3.2 (RFC 5321 section 3.8) as soon as it is between two messages: at once, or at the end of
+    /// the open transaction. Pipelined commands after that are not answered, and a TLS handshake is not awaited. The effect is
+    /// permanent.
     pub fn drain(&mut self) {
         self.draining = true;
     }
 
-    /// Ends the session with 421 4.3.2 wherever it is, as when the time for a graceful shutdown is over. What remains to be
-    /// written has [`Timeouts::linger`](crate::config::Timeouts::linger).
+    /// Ends the session with 421 4.3.2 at once, for example when the time for a graceful shutdown is over. The remaining output
+    /// has [`Timeouts::linger`](crate::config::Timeouts::linger) to be written.
     ///
-    /// Answers that are outstanding can no longer be given: a client that has sent a whole message is not told that it was
-    /// taken, and will send it again. [`drain`](Self::drain) waits for them.
+    /// Outstanding questions can no longer be answered: a client that has sent a whole message does not learn that it was
+    /// accepted, and will send it again. [`drain`](Self::drain) waits for them.
     pub fn shut_down(&mut self) {
         if self.session.closed.is_none() {
             self.say_shutdown();
@@ -291,26 +291,26 @@ impl Connection {
             .close_with(Reply::closing(text), CloseReason::Shutdown);
     }
 
-    /// Ends the session with that reply wherever it is, as after a fault of the caller's. Answers that are outstanding can no
-    /// longer be given.
+    /// Ends the session with `refusal` at once, for example after a fault of the caller. Outstanding questions can no longer be
+    /// answered.
     pub fn end(&mut self, refusal: impl Into<Refusal>) {
         let reply = refusal.into().reply().clone();
         self.session.close_with(reply, CloseReason::Refused);
     }
 
-    /// Notes that the client sends nothing more. What it has sent is still answered, and then the session is over; a message
-    /// that is not whole is void. During a TLS handshake the session is over at once.
+    /// Notes that the client will send nothing more. What it has sent is still answered, and then the session ends; an incomplete
+    /// message is discarded. During a TLS handshake, the session ends at once.
     pub fn handle_eof(&mut self) {
         self.eof = true;
     }
 
     /// Notes that the driver was busy between these two times and did not look at its socket. That time is not charged to the
-    /// client: the deadlines of [`Read`](Step::Read), [`Write`](Step::Write) and
-    /// [`Handshake`](Step::Handshake) move later by it. The deadline of an [`Answer`](Step::Answer) does not
-    /// move. `since` is the time of the last poll, or later. Poll again after it.
+    /// client: the deadlines of [`Read`](Step::Read), [`Write`](Step::Write) and [`Handshake`](Step::Handshake) move later by it.
+    /// The deadline of an [`Answer`](Step::Answer) does not move. `since` is the time of the last poll, or later. Poll again
+    /// after it.
     ///
-    /// A driver that reads the clock anew for every [`poll`](Self::poll) does not need this. It is for one that polls many
-    /// times with the time at which it was woken, and finds only later how much has passed since.
+    /// A driver that reads the clock anew for every [`poll`](Self::poll) does not need this. It is for one that polls many times
+    /// with the time at which it was woken, and finds out only later how much time has passed since.
     pub fn handle_busy(&mut self, since: Instant, now: Instant) {
         let busy = Nanos::of(now.saturating_duration_since(since));
         self.clock.postpone(busy);
@@ -320,17 +320,17 @@ impl Connection {
         }
     }
 
-    /// Notes that the connection is lost: nothing can be read or written any more. Only a message that has come whole is
-    /// still answered, so that its delivery can end (RFC 5321 section 6.1).
+    /// Notes that the connection is lost: nothing can be read or written any more. Only a complete message is still answered, so
+    /// that its delivery can finish (RFC 5321 section 6.1).
     pub fn handle_lost(&mut self) {
         self.session.lose(CloseReason::Lost);
     }
 
-    /// Lets this peer say by XCLIENT who its client is, until it has named an address. Call it only for peers that are trusted,
-    /// and before the greeting: it has no effect once [`Step::Connect`] was returned, or unless
-    /// [`Config::xclient`](crate::Config::xclient) is on.
+    /// Lets this peer report its client with XCLIENT, until it has named an address. Call it only for trusted peers, and before
+    /// the greeting: it has no effect after [`Step::Connect`] was returned, or unless [`Config::xclient`](crate::Config::xclient)
+    /// is on.
     ///
-    /// What follows an address may be the words of that client, so neither XCLIENT nor XFORWARD is accepted from then on.
+    /// Commands after an address may come from that client, so neither XCLIENT nor XFORWARD is accepted from then on.
     pub fn allow_xclient(&mut self) {
         let session = &mut self.session;
         if session.config.xclient && session.question.is_first() {
@@ -338,8 +338,8 @@ impl Connection {
         }
     }
 
-    /// Lets this peer say by XFORWARD where its messages come from, as [`allow_xclient`](Self::allow_xclient) does for
-    /// XCLIENT; [`Config::xforward`](crate::Config::xforward) has to be on.
+    /// Lets this peer report the origin of its messages with XFORWARD, as [`allow_xclient`](Self::allow_xclient) does for
+    /// XCLIENT; [`Config::xforward`](crate::Config::xforward) must be on.
     pub fn allow_xforward(&mut self) {
         let session = &mut self.session;
         if session.config.xforward && session.question.is_first() {
@@ -347,10 +347,10 @@ impl Connection {
         }
     }
 
-    /// Notes that so many of the bytes were written at that time.
+    /// Notes that `written` bytes were written at `now`.
     #[inline]
     fn wrote(&mut self, written: usize, now: Instant) {
-        // After a forced shutdown nothing earns the client more time.
+        // After a forced shutdown, the client gains no more time.
         let least_rate = match self.cut {
             true => u32::MAX,
             false => self.session.config.prepared.times.min_rate,
@@ -361,7 +361,7 @@ impl Connection {
             .wrote(written, least_rate, || clock.moment(now));
     }
 
-    /// Whether the session runs over TLS.
+    /// Returns whether the session runs over TLS.
     pub const fn is_tls(&self) -> bool {
         self.session.tls
     }
@@ -377,22 +377,23 @@ impl Connection {
         self.session.messages
     }
 
-    /// How the client has introduced itself. `None` before HELO, and again after STARTTLS and XCLIENT.
+    /// Returns how the client introduced itself. `None` before HELO, and again after STARTTLS and XCLIENT.
     pub fn helo(&self) -> Option<&Helo> {
         self.session.helo.as_deref()
     }
 
-    /// Who the client is, if it has authenticated and that still holds: STARTTLS and XCLIENT end it.
+    /// Returns the identity of the client, if it has authenticated and no STARTTLS or XCLIENT has ended that.
     pub const fn identity(&self) -> Option<&Identity> {
         self.session.identity()
     }
 
-    /// The sender and the recipients that were accepted, from the answer to MAIL until the transaction ends, however it does.
+    /// Returns the sender and the accepted recipients, from the answer to MAIL until the transaction ends in any way.
     pub const fn envelope(&self) -> Option<&Arc<Envelope>> {
         self.session.transaction.envelope()
     }
 
-    /// The word for this session in a Received field, after `with`, such as `ESMTPS` (RFC 3848, RFC 6531 section 4.3).
+    /// Returns the protocol of this session as a Received field names it after `with`, such as `ESMTPS` (RFC 3848, RFC 6531
+    /// section 4.3).
     pub fn protocol_word(&self) -> &'static str {
         let session = &self.session;
         protocol_word(
@@ -404,7 +405,7 @@ impl Connection {
         )
     }
 
-    /// What the session was set up with.
+    /// Returns the settings of the session.
     pub fn config(&self) -> &Arc<Config> {
         &self.session.config
     }

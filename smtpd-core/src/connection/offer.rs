@@ -1,4 +1,4 @@
-//! What a session offers now: the extensions, and the parameters that they bring.
+//! What a session currently offers: the extensions and their parameters.
 
 use super::envelope::parameter_error;
 use crate::{
@@ -9,7 +9,7 @@ use crate::{
     reply::Reply,
 };
 
-/// The settings, and the session that they are offered in.
+/// The settings, and the session in which they are offered.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Offer<'a> {
     pub(super) config: &'a Config,
@@ -27,7 +27,7 @@ impl<'a> Offer<'a> {
         }
     }
 
-    /// What the extensions may know of the session. Most commands do not need it.
+    /// Returns what the extensions may know about the session. Most commands do not need it.
     pub(super) const fn facts(self) -> SessionFacts<'a> {
         let mut facts = SessionFacts::new(self.config);
         if self.tls {
@@ -39,25 +39,25 @@ impl<'a> Offer<'a> {
         facts
     }
 
-    /// Whether the extension of that keyword is on, and offered in this session now.
+    /// Returns whether the extension with this keyword is on, and currently offered in this session.
     pub(super) fn has(self, keyword: &str) -> bool {
         let extension = self.config.extensions.find(keyword);
         extension.is_some_and(|extension| extension.is_offered(self.facts()))
     }
 
-    /// Whether MAIL has asked for a reply to each recipient (draft-hall-prdr-00 section 4.2).
+    /// Returns whether MAIL requested a reply for each recipient (draft-hall-prdr-00 section 4.2).
     pub(super) fn replies_to_each(self, parameters: &Parameters) -> bool {
         parameters.contains(Prdr::KEYWORD) && self.has(Prdr::KEYWORD)
     }
 
-    /// What addresses may look like; UTF-8 in them needs SMTPUTF8.
+    /// Returns how to parse addresses; UTF-8 in them requires SMTPUTF8.
     pub(super) const fn path_options(self, utf8: bool) -> PathOptions {
         let utf8 = utf8 && self.config.extensions.known().utf8;
         let charset = if utf8 { Charset::Utf8 } else { Charset::Ascii };
         PathOptions::new(self.config.leniency, charset)
     }
 
-    /// What stands against the parameters of a MAIL although each of them is known and well-formed.
+    /// Checks the parameters of a MAIL, each of which is known and well-formed.
     pub(super) fn check_mail(self, parameters: &Parameters) -> Result<(), Reply> {
         for extension in self.concerned(parameters, |one| one.mail_parameters()) {
             self.check(extension)?;
@@ -66,7 +66,7 @@ impl<'a> Offer<'a> {
         Ok(())
     }
 
-    /// The same of a RCPT.
+    /// Checks the parameters of a RCPT in the same way.
     pub(super) fn check_rcpt(self, parameters: &Parameters) -> Result<(), Reply> {
         if parameters.is_empty() {
             return Ok(());
@@ -75,7 +75,7 @@ impl<'a> Offer<'a> {
             .try_for_each(|extension| self.check(extension))
     }
 
-    /// The extensions that any of the parameters belongs to.
+    /// Returns the extensions that any of the parameters belongs to.
     fn concerned(
         self,
         parameters: &Parameters,
@@ -94,7 +94,7 @@ impl<'a> Offer<'a> {
         })
     }
 
-    /// What is not offered is not known.
+    /// An extension that is not offered is unknown.
     fn check(self, extension: &dyn Extension) -> Result<(), Reply> {
         if extension.is_offered(self.facts()) {
             Ok(())

@@ -1,18 +1,18 @@
-//! Bytes on their way to the client.
+//! The bytes waiting to be sent to the client.
 
 use crate::time::{Moment, Nanos};
 
-/// Replies that wait to be written. An idle session owns no more than a few bytes of room for them.
+/// Replies that wait to be written. An idle session keeps only a few bytes of space for them.
 #[derive(Debug, Default)]
 pub(super) struct Output {
     octets: Vec<u8>,
     sent: usize,
-    /// When the client's time to take them began, moved later by what it has earned by taking some.
+    /// When the client's time to receive them began, moved later by the time gained by receiving some.
     since: Option<Moment>,
 }
 
 impl Output {
-    /// What an idle session may keep.
+    /// The capacity that an idle session may keep.
     const KEPT: usize = 128;
 
     pub(super) fn as_slice(&self) -> &[u8] {
@@ -23,8 +23,8 @@ impl Output {
         self.octets.len() - self.sent
     }
 
-    /// Notes what was written. The client earns no more time by it than the least rate gives: else one that takes a byte now
-    /// and then would never be given up.
+    /// Notes what was written. The client gains no more time from it than the minimum rate gives: otherwise, one that receives a
+    /// byte now and then would never be given up.
     pub(super) fn wrote(&mut self, written: usize, least_rate: u32, now: impl FnOnce() -> Moment) {
         debug_assert!(written <= self.unsent(), "more was written than there was");
         self.sent = (self.sent + written).min(self.octets.len());
@@ -37,7 +37,7 @@ impl Output {
         }
     }
 
-    /// Since when the client has them to take, and whether that is new.
+    /// Returns since when the client has had replies to receive, and whether that is new.
     pub(super) fn waiting_since(&mut self, now: Moment) -> (Moment, bool) {
         let is_new = self.since.is_none();
         (*self.since.get_or_insert(now), is_new)
@@ -48,7 +48,7 @@ impl Output {
         self.since = self.since.map(|since| since.plus(late));
     }
 
-    /// Measures the time that the client may take from now on.
+    /// Measures the time that the client may take anew from now.
     pub(super) const fn restart(&mut self) {
         self.since = None;
     }
@@ -64,7 +64,7 @@ impl Output {
 
     pub(super) fn buffer(&mut self) -> &mut Vec<u8> {
         if self.octets.capacity() == 0 {
-            // It would grow by doubling from the first reply on, one allocation after the other.
+            // It would grow by doubling from the first reply, one allocation after the other.
             self.octets.reserve(Self::KEPT);
         }
         &mut self.octets

@@ -1,4 +1,4 @@
-//! What the caller is asked, or told before anything else.
+//! Questions and notifications for the caller.
 
 use std::{
     mem,
@@ -14,7 +14,7 @@ use crate::{
     helo::Helo,
 };
 
-/// What is asked.
+/// The subject of a question.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Asked {
     Connect,
@@ -24,14 +24,14 @@ pub(super) enum Asked {
     Rcpt,
     StartTls,
     Data,
-    /// Whether the caller has taken what has come of the message so far.
+    /// Whether the caller has processed the part of the message so far.
     Room,
     Chunk,
     Message,
     Command,
 }
 
-/// What the caller has to be told before anything else, or what the question is about. Never both.
+/// What the caller must be notified of first, or the subject of the question. Never both.
 #[derive(Debug)]
 pub(super) enum Slot {
     Empty,
@@ -47,24 +47,24 @@ impl From<Event> for Slot {
     }
 }
 
-/// The question that holds the session until it is answered, or news.
+/// The question that blocks the session until it is answered, or a notification.
 #[derive(Debug)]
 pub(super) struct Question {
     asked: Option<Asked>,
-    /// Whether the caller was given the question, or what else there was to be told.
+    /// Whether the caller has received the question or the notification.
     notified: bool,
     /// Whether the question waits for its service to become ready.
     queued: bool,
-    /// Tells questions apart, also those of different sessions.
+    /// Distinguishes questions, including those of different sessions.
     serial: u64,
     slot: Slot,
 }
 
-/// The most questions in one session: each session's serial numbers begin at a multiple of it.
+/// The maximum number of questions in one session: each session's serial numbers begin at a multiple of it.
 const SERIALS: u64 = 1 << 32;
 
 impl Question {
-    /// None has been asked yet.
+    /// Creates the state before the first question.
     pub(super) fn new() -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         Self {
@@ -76,14 +76,14 @@ impl Question {
         }
     }
 
-    /// Asks a question: it is handed out next.
+    /// Asks a question, which is returned next.
     pub(super) fn ask(&mut self, asked: Asked, about: impl Into<Slot>) {
         self.asked = Some(asked);
         self.notified = false;
         self.slot = about.into();
     }
 
-    /// Tells the caller, before anything else is looked at.
+    /// Notifies the caller, before anything else is processed.
     pub(super) fn tell(&mut self, event: Event) {
         debug_assert!(
             self.asked.is_none() && self.notified,
@@ -93,14 +93,14 @@ impl Question {
         self.notified = false;
     }
 
-    /// Opens a question, which no answer to an earlier one fits.
+    /// Opens a question, which no answer to an earlier one matches.
     pub(super) fn open(&mut self, asked: Asked) {
         self.asked = Some(asked);
         self.queued = false;
         self.serial += 1;
     }
 
-    /// What the caller has to be told before anything else. What the answer to a question will make known is kept.
+    /// Returns what the caller must be notified of first. What the answer to a question will make known is kept.
     pub(super) fn hand_out(&mut self) -> Option<Event> {
         self.notified = true;
         if let Some(asked) = self.asked {
@@ -122,7 +122,7 @@ impl Question {
         self.asked.take()
     }
 
-    /// Forgets the question, and what there is to be told.
+    /// Forgets the question and the notification.
     pub(super) fn forget(&mut self) {
         self.asked = None;
         self.notified = true;
@@ -133,12 +133,12 @@ impl Question {
         mem::replace(&mut self.slot, Slot::Empty)
     }
 
-    /// The caller has put the question aside until its service is ready.
+    /// Notes that the caller has deferred the question until its service is ready.
     pub(super) const fn queue(&mut self) {
         self.queued = true;
     }
 
-    /// The service has become ready. Returns whether it was waited for.
+    /// Notes that the service has become ready. Returns whether the question waited for it.
     pub(super) const fn begin(&mut self) -> bool {
         mem::replace(&mut self.queued, false)
     }
@@ -159,12 +159,13 @@ impl Question {
         self.serial
     }
 
-    /// Whether the question of that number is open. One that was found, but not handed out yet, is another.
+    /// Returns whether the question with this serial number is open. A question that was found, but not yet returned, is a
+    /// different one.
     pub(super) const fn is_open(&self, serial: u64) -> bool {
         self.notified && self.asked.is_some() && serial == self.serial
     }
 
-    /// Whether no question was handed out yet.
+    /// Returns whether no question has been returned yet.
     pub(super) const fn is_first(&self) -> bool {
         self.serial.is_multiple_of(SERIALS)
     }

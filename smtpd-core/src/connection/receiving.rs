@@ -1,4 +1,4 @@
-//! A message that is being received, from outside.
+//! The caller's view of a message that is being received.
 
 use std::fmt;
 
@@ -10,7 +10,7 @@ use super::{
 };
 use crate::reply::DataReply;
 
-/// A message that is being received, to be held up or answered before its end. [`Connection::receiving`] returns it.
+/// A message that is being received, which can be put on hold or answered before its end. Returned by [`Connection::receiving`].
 pub struct Receiving<'c> {
     connection: &'c mut Connection,
 }
@@ -20,16 +20,16 @@ impl<'c> Receiving<'c> {
         Self { connection }
     }
 
-    /// How many bytes of the message have come so far.
+    /// Returns how many bytes of the message have been received so far.
     pub fn received(&self) -> u64 {
         self.connection.session.transfer.received()
     }
 
-    /// Stops reading, because the caller has no room for more of the message. [`Ask::taken`](super::Ask::taken) on the
-    /// resumed question goes on; the client's time does not run meanwhile.
+    /// Stops reading, because the caller has no space for more of the message. [`Ask::taken`](super::Ask::taken) on the resumed
+    /// question continues; the client's time does not run meanwhile.
     ///
-    /// `None` while another question is open or about to be asked, such as [`ChunkEnd`](super::Step::ChunkEnd), which holds the session
-    /// anyway, and between two chunks, when there is nothing to hold.
+    /// Returns `None` while another question is open or about to be asked, such as [`ChunkEnd`](super::Step::ChunkEnd), which
+    /// blocks the session anyway, and between two chunks, when there is nothing to hold.
     #[must_use = "the session goes on only when the question is resumed and answered"]
     pub fn hold(self) -> Option<Deferred<ask::Chunk>> {
         let connection = self.connection;
@@ -43,18 +43,18 @@ impl<'c> Receiving<'c> {
         Some(Deferred::new(session.question.serial()))
     }
 
-    /// Refuses the message before its end: what is left of it is read and dropped, and the reply sent at the end. No further
+    /// Refuses the message before its end: the rest of it is read and dropped, and the reply is sent at the end. No further
     /// [`Chunk`](super::Step::Chunk) and no [`Message`](super::Step::Message) follow for it.
     pub fn refuse(self, refusal: impl Into<Refusal>) {
         self.discard(refusal.into().reply().clone());
     }
 
-    /// Answers the message before its end: what is left of it is read and dropped, and the reply sent at the end. If the reply
-    /// is positive, the client believes the message to be delivered. No further [`Chunk`](super::Step::Chunk) and no
+    /// Answers the message before its end: the rest of it is read and dropped, and the reply is sent at the end. If the reply is
+    /// positive, the client assumes that the message was delivered. No further [`Chunk`](super::Step::Chunk) and no
     /// [`Message`](super::Step::Message) follow for it.
     ///
-    /// Of a message that turns out to be too large, or to hold a bare CR or LF or a NUL that is not allowed, the client is told so
-    /// instead.
+    /// If the message turns out to be too large, or to contain a bare CR or LF or a NUL that is not allowed, the client receives
+    /// that rejection instead.
     pub fn discard(self, reply: impl Into<DataReply>) {
         self.connection.session.discard_rest(reply.into());
     }

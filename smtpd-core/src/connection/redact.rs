@@ -1,18 +1,18 @@
-//! What may be shown of a command line: the only way from a client's line to a log.
+//! Decides what may be shown of a command line: the only way from a client's line to a log.
 
 use crate::{
     command::{Command, Verb},
     sasl::Mechanisms,
 };
 
-/// What is shown in place of what may be secret.
+/// Replaces what may be secret.
 pub(super) const REDACTED: &str = "[redacted]";
 
-/// What is shown of a line that begins with no verb: a client that takes a refused AUTH for an accepted one goes on with names and
-/// passwords.
+/// Replaces a line that begins with no verb: a client that does not notice that its AUTH was refused continues with user names
+/// and passwords.
 const UNKNOWN: &str = "[unknown command]";
 
-/// SASL mechanisms that are not secret where a client asks for them, beside those that the server offers.
+/// SASL mechanisms whose names are not secret if a client requests them, in addition to those that the server offers.
 const MECHANISMS: [&str; 16] = [
     "ANONYMOUS",
     "CRAM-MD5",
@@ -32,13 +32,13 @@ const MECHANISMS: [&str; 16] = [
     "XOAUTH2",
 ];
 
-/// Attributes of XCLIENT and XFORWARD whose value is shown. LOGIN is not among them, nor PASS, which some proxies send.
+/// Attributes of XCLIENT and XFORWARD whose value is shown. LOGIN and PASS, which some proxies send, are not among them.
 const ATTRIBUTES: [&str; 9] = [
     "NAME", "ADDR", "PORT", "PROTO", "HELO", "IDENT", "SOURCE", "DESTADDR", "DESTPORT",
 ];
 
-/// The text of a command line without what may be a password: the line of a known verb, and no more than the mechanism of AUTH.
-/// Nothing behind a control character is shown, for a client that ends its lines with a bare LF sends a whole session in one.
+/// Returns the text of a command line without what may be a password: the line of a known verb, and of AUTH only the mechanism.
+/// Nothing after a control character is shown, because a client that ends its lines with a bare LF sends a whole session in one.
 #[cold]
 pub(super) fn command_line(line: &[u8], offered: &Mechanisms) -> String {
     let line = line.trim_ascii_end();
@@ -58,7 +58,7 @@ pub(super) fn command_line(line: &[u8], offered: &Mechanisms) -> String {
     text
 }
 
-/// The command as far as it is shown, and whether that is all of it.
+/// Returns the part of the command that is shown, and whether that is all of it.
 fn auth(command: Command<'_>, offered: &Mechanisms) -> (String, bool) {
     let mut words = command.argument.splitn(2, |&byte| byte == b' ');
     let mechanism = words.next().unwrap_or_default();
@@ -96,7 +96,7 @@ fn attributes(command: Command<'_>) -> String {
     text
 }
 
-/// Whether a verb and its argument may be shown by `Debug`: those that a caller is asked about although they are known.
+/// Returns whether `Debug` may show a verb and its argument: those of known commands about which a caller is asked.
 pub(super) fn is_asked_about(verb: &str) -> bool {
     matches!(verb, "VRFY" | "EXPN" | "HELP" | "ETRN")
 }

@@ -13,25 +13,25 @@ use crate::{
     time::{Moment, Nanos},
 };
 
-/// Without enhanced status codes, as the greeting and the answer to it are (RFC 2034 section 4).
+/// Without enhanced status codes, for the greeting and the reply to HELO (RFC 2034 section 4).
 pub(super) const PLAIN: Form = Form {
     status: false,
     utf8: false,
 };
 
-/// Writes replies in the form that the session has come to.
+/// Writes replies in the form of the session's current state.
 #[derive(Debug)]
 pub(super) struct Replies {
     output: Output,
     wire: Option<Box<WireLog>>,
-    /// The client is lost, or the last reply was written.
+    /// Whether the client is lost, or the last reply was written.
     is_over: bool,
-    /// Whether the driver was told once that it is late for a write.
+    /// Whether the driver was notified once that it is late for a write.
     late: bool,
-    /// Whether replies have enhanced status codes. RFC 2034 section 4 asks for them from EHLO's answer on. They are sent
-    /// before it too: to a client that does not know them they are text.
+    /// Whether replies have enhanced status codes. RFC 2034 section 4 requires them from the reply to EHLO on. They are also sent
+    /// before it: a client that does not know them sees text.
     status: bool,
-    /// Whether there is a reply for each recipient of a message in any case (RFC 2033 section 4.2).
+    /// Whether each recipient of a message always gets a reply (RFC 2033 section 4.2).
     for_each: bool,
 }
 
@@ -57,7 +57,7 @@ impl Replies {
         self.append(|buffer| reply.encode(form, buffer));
     }
 
-    /// Appends bytes that are a whole reply already.
+    /// Appends bytes that are already a whole reply.
     pub(super) fn put_raw(&mut self, bytes: &[u8]) {
         self.append(|buffer| buffer.extend_from_slice(bytes));
     }
@@ -101,7 +101,7 @@ impl Replies {
         }
     }
 
-    /// Nothing is said to the client any more.
+    /// Stops sending anything to the client.
     pub(super) const fn finish(&mut self) {
         self.is_over = true;
     }
@@ -123,7 +123,8 @@ impl Replies {
         self.output.wrote(written, least_rate, now);
     }
 
-    /// Until when the client may take them. `None` if it has had its time, except that a driver that is late for it is told once.
+    /// Returns until when the client may receive them. Returns `None` if that time is over, except that a late driver is notified
+    /// once.
     pub(super) fn deadline(&mut self, limit: Nanos, now: Moment) -> Option<Moment> {
         let (since, is_new) = self.output.waiting_since(now);
         if is_new {
@@ -143,18 +144,18 @@ impl Replies {
         self.output.postpone(late);
     }
 
-    /// Measures the time that the client may take from now on.
+    /// Measures the time that the client may take anew from now.
     pub(super) const fn restart(&mut self) {
         self.output.restart();
     }
 
-    /// The next line of either side that the caller is to be told.
+    /// Returns the next logged line of either side.
     #[inline]
     pub(super) fn next_line(&mut self) -> Option<WireLine> {
         self.wire.as_mut()?.pop()
     }
 
-    /// Logs what stands for something that the client has sent.
+    /// Logs a placeholder for something that the client sent.
     pub(super) fn log_received(&mut self, text: &str) {
         if let Some(wire) = &mut self.wire {
             wire.received(text.to_owned());
@@ -176,11 +177,11 @@ impl Replies {
     }
 }
 
-/// For whom the reply to a message is.
+/// The recipients of the reply to a message.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Recipients {
     pub(super) number: usize,
-    /// Whether the client asked for a reply to each.
+    /// Whether the client requested a reply for each.
     pub(super) each_asked: bool,
     pub(super) utf8: bool,
 }

@@ -1,4 +1,4 @@
-//! What both sides have said so far, without the time that it took.
+//! The state of a session, without its time.
 
 use std::sync::Arc;
 
@@ -27,12 +27,12 @@ use crate::{
     time::Nanos,
 };
 
-/// The order of things: which command is in order, what the next bytes are, what is asked. What belongs together is kept by
-/// a struct of its own, which tells by an outcome what is to be said and done.
+/// The sequence of a session: which command is allowed, how the next bytes are read, which question is open. Related state is
+/// kept by a struct of its own, whose outcomes say what to send and do.
 ///
-/// What the client has said of itself and shown is in `helo` and `authentication`. A session that starts anew forgets both as
-/// a whole, so that nothing can pass for what is known of another client. The [guide](crate::guide::driver) has a table of what
-/// each command leaves of it, and `tests/survival.rs` tests that.
+/// What the client claimed and proved is in `helo` and `authentication`. A session that starts anew forgets both as a whole, so
+/// that nothing can be mistaken for a fact about another client. The [guide](crate::guide::driver) has a table of what each
+/// command keeps, and `tests/it/survival.rs` tests it.
 #[derive(Debug)]
 pub(super) struct Session {
     pub(super) config: Arc<Config>,
@@ -40,13 +40,13 @@ pub(super) struct Session {
     pub(super) reading: Mode,
     pub(super) tls: bool,
     pub(super) closed: Option<CloseReason>,
-    /// Wrong commands.
+    /// Client errors.
     pub(super) errors: u32,
-    /// Commands since a message was accepted that may have led to none.
+    /// Commands since the last accepted message that may have led to none.
     pub(super) idle_commands: u32,
-    /// Messages that were accepted.
+    /// Accepted messages.
     pub(super) messages: u32,
-    /// What all waits for commands have come to since a message was accepted.
+    /// The total time of all waits for commands since the last accepted message.
     pub(super) idle: Nanos,
     pub(super) line: LineReader,
     pub(super) helo: Option<Box<Helo>>,
@@ -56,23 +56,23 @@ pub(super) struct Session {
     pub(super) transaction: Transaction,
     /// The message that is being received.
     pub(super) transfer: Transfer,
-    /// What a trusted peer says of its client.
+    /// What a trusted peer claims about its client.
     pub(super) claims: Claims,
 }
 
-/// What the next bytes are.
+/// How the next bytes are read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Mode {
     Commands,
     SaslResponse,
     Message,
-    /// A TLS handshake, which is the caller's business.
+    /// A TLS handshake, which the caller performs.
     Handshake,
-    /// Nothing is read any more, and what comes is dropped.
+    /// Nothing is read any more, and further input is dropped.
     Closed,
 }
 
-/// Why a command comes to nothing.
+/// Why a command is refused.
 #[derive(Debug)]
 pub(super) enum Refused {
     /// It was wrong, and counts as an error.
@@ -84,7 +84,7 @@ pub(super) enum Refused {
 }
 
 impl Refused {
-    /// The command exceeds a limit on the session.
+    /// The command exceeds a limit of the session.
     pub(super) const fn over_limit(reply: Reply) -> Self {
         Self::Closed(reply, CloseReason::Limit)
     }
@@ -118,12 +118,12 @@ impl Session {
         }
     }
 
-    /// Takes something from the input. Returns whether there was enough of it.
+    /// Processes one unit of input. Returns whether there was enough input.
     #[inline]
     pub(super) fn step(&mut self, input: &mut BytesMut) -> bool {
         match self.reading {
             Mode::Message => self.take_message(input),
-            // A line ends with something; a message may end with nothing, as a chunk of no bytes does.
+            // A line always has bytes; a message may end without any, like a chunk of no bytes.
             _ if input.is_empty() => false,
             Mode::Commands if self.begins_another_protocol(input) => {
                 self.replies.log_received("[another protocol]");
@@ -143,8 +143,8 @@ impl Session {
         }
     }
 
-    /// Takes a line. Returns whether there was one. A line that may hold a password or a token is wiped from the input: a
-    /// response of SASL, AUTH, and whatever was refused or is not known, for it may be a response that came at the wrong moment.
+    /// Processes a line. Returns whether there was one. Lines that may contain a password or a token are overwritten in the
+    /// input: a SASL response, AUTH, and whatever was refused or is unknown, because it may be a response at the wrong moment.
     #[inline]
     fn take_line(
         &mut self,
@@ -167,7 +167,7 @@ impl Session {
             Some(Line::Complete(len)) => {
                 let more = input.len() > len + 2;
                 handle(self, &input[..len], more);
-                // An unknown command is not refused yet where its service is asked.
+                // An unknown command is not refused yet if its service is asked.
                 let is_unknown = self.question.asked() == Some(Asked::Command);
                 if is_secret || is_unknown || self.errors != errors {
                     wipe_front(input, len + 2);
@@ -190,8 +190,8 @@ impl Session {
         }
     }
 
-    /// Whether the client begins with a protocol that has no lines: it would wait for an answer, and so would this session,
-    /// until its time is over. Only the first byte of a session is looked at, so that commands cost no more.
+    /// Returns whether the client begins with a protocol that has no lines: both it and this session would wait until the
+    /// timeout. Only the first byte of a session is checked, so that commands cost no more.
     fn begins_another_protocol(&self, input: &[u8]) -> bool {
         self.line.is_new() && input.first().is_some_and(|&byte| is_foreign_start(byte))
     }
@@ -200,19 +200,19 @@ impl Session {
         self.close_with(fixed::FOREIGN, CloseReason::Violation)
     }
 
-    /// Whether the next byte begins a line.
+    /// Returns whether the next byte begins a line.
     pub(super) fn is_between_lines(&self) -> bool {
         matches!(self.reading, Mode::Commands | Mode::SaslResponse) && !self.line.is_within()
     }
 
-    /// Whether a message has come whole, and the answer to it is awaited.
+    /// Returns whether a complete message awaits its answer.
     pub(super) fn is_delivering(&self) -> bool {
         self.question.asked() == Some(Asked::Message)
             && self.transfer.is_under_way()
             && self.transfer.error().is_none()
     }
 
-    /// Whether no transaction is open, so that the session may end here.
+    /// Returns whether no transaction is open, so that the session may end here.
     pub(super) const fn is_between_messages(&self) -> bool {
         matches!(self.state, State::Start | State::Ready | State::Refused)
             && !self.transfer.is_under_way()
@@ -236,7 +236,7 @@ impl Session {
         Offer::new(&self.config, self.tls, self.authentication.is_done())
     }
 
-    /// Counts time that the client has taken.
+    /// Charges time to the client.
     pub(super) fn charge(&mut self, waited: Nanos) {
         self.transfer.charge(waited);
         if self.reading != Mode::Message {
@@ -244,13 +244,13 @@ impl Session {
         }
     }
 
-    /// Appends a reply in the form that the session has come to.
+    /// Appends a reply in the form of the session's current state.
     #[inline]
     pub(super) fn put(&mut self, reply: &Reply) {
         self.replies.put(reply, self.transaction.is_utf8());
     }
 
-    /// Answers a command that was wrong, and ends the session where it was one too many.
+    /// Sends the reply to a wrong command, and ends the session if the limit is reached.
     pub(super) fn fault(&mut self, reply: Reply) {
         self.errors += 1;
         if self.errors >= self.config.limits.errors {
@@ -259,7 +259,7 @@ impl Session {
         self.put(&reply);
     }
 
-    /// Answers a command that comes to nothing.
+    /// Sends the reply to a refused command.
     pub(super) fn refuse(&mut self, refused: Refused) {
         match refused {
             Refused::Fault(reply) => self.fault(reply),
@@ -268,7 +268,7 @@ impl Session {
         }
     }
 
-    /// Ends the transaction that is open, if any.
+    /// Ends the open transaction, if any.
     pub(super) fn end_transaction(&mut self) {
         self.transaction.end();
         self.transfer.forget();
@@ -278,7 +278,7 @@ impl Session {
         }
     }
 
-    /// The session starts anew, up to HELO.
+    /// Restarts the session, up to HELO.
     pub(super) fn start_anew(&mut self, identity: Option<Identity>, channel: TlsFacts) {
         self.end_transaction();
         self.helo = None;
@@ -288,7 +288,7 @@ impl Session {
         self.reading = Mode::Commands;
     }
 
-    /// The connection is encrypted from here on, so the session starts anew.
+    /// Restarts the session, because the connection is encrypted from here on.
     pub(super) fn encrypted(&mut self, facts: TlsFacts) {
         self.start_anew(None, facts);
         self.tls = true;
@@ -297,7 +297,7 @@ impl Session {
     pub(super) fn close_with(&mut self, reply: Reply, reason: CloseReason) {
         match self.reading {
             Mode::Closed => return,
-            // The client would take a reply in plaintext for a part of the handshake.
+            // The client would read a plaintext reply as part of the handshake.
             Mode::Handshake => {}
             _ => self.put(&reply),
         }
@@ -312,7 +312,7 @@ impl Session {
         self.end_transaction();
     }
 
-    /// The client is lost. Only the answer to a message that has come whole is still awaited.
+    /// Notes that the client is lost. Only the answer to a complete message is still awaited.
     pub(super) fn lose(&mut self, reason: CloseReason) {
         self.replies.drop_unsent();
         match self.closed {
@@ -322,14 +322,14 @@ impl Session {
         }
     }
 
-    /// Says nothing more to the client. Of one that was lost before, that stays the reason.
+    /// Stops sending anything to the client. If the client was lost before, that remains the reason.
     fn give_up(&mut self, reason: CloseReason) {
         self.closed.get_or_insert(reason);
         self.replies.finish();
     }
 }
 
-/// Drops all that has come, which may hold a password as well.
+/// Drops all input, which may also contain a password.
 pub(super) fn drop_all(input: &mut BytesMut) {
     wipe_front(input, input.len());
 }

@@ -1,6 +1,6 @@
 use crate::command::Verb;
 
-/// Where a session stands (RFC 5321 section 4.1.4).
+/// The state of a session (RFC 5321 section 4.1.4).
 ///
 /// ```text
 ///            HELO, EHLO           MAIL           RCPT
@@ -28,28 +28,28 @@ pub(super) enum State {
     Chunks,
     /// A chunk of the message was refused (RFC 3030 section 2).
     Broken,
-    /// The greeting was 5yz: only QUIT is of use (RFC 5321 section 3.1).
+    /// The greeting was 5yz: only QUIT is allowed (RFC 5321 section 3.1).
     Refused,
 }
 
 use State::{Broken, Chunks, Mail, Rcpt, Ready, Refused, Start};
 
-/// What is said of one command.
+/// The rules for one command.
 struct Rule {
     verb: Verb,
     name: &'static [u8],
     key: u64,
-    /// The states in which it is in order; 503 in the others.
+    /// The states in which it is allowed; 503 in the others.
     states: u8,
-    /// Allowed while TLS is required and not there (RFC 3207 section 4). XCLIENT is no command of the client.
+    /// Allowed before TLS although TLS is required (RFC 3207 section 4). XCLIENT is not a command of the client.
     before_tls: bool,
-    /// Allowed while AUTH is required and not done (RFC 4954 section 6).
+    /// Allowed before AUTH although AUTH is required (RFC 4954 section 6).
     before_auth: bool,
-    /// Must be the last of a pipelined group, for its outcome changes what the next octets mean (RFC 2920 section 3.1,
-    /// RFC 3207 section 4, RFC 4954 section 4).
+    /// Must be the last of a pipelined group, because its outcome changes what the next bytes mean (RFC 2920 section 3.1, RFC
+    /// 3207 section 4, RFC 4954 section 4).
     last: bool,
-    /// Brings no mail about: counted against the limit of such commands. XFORWARD belongs to the message that follows
-    /// it, and is for trusted peers only.
+    /// Leads to no mail: counted against the limit of such commands. XFORWARD belongs to the message that follows it, and is for
+    /// trusted peers only.
     junk: bool,
 }
 
@@ -97,7 +97,7 @@ const TABLE: [Rule; 18] = [
     rule(Verb::XForward, b"XFORWARD", &[Start, Ready],               [0, 0, 0, 0]),
 ];
 
-/// States as a number that has a bit for each.
+/// Returns states as a bit set.
 const fn bits(states: &[State]) -> u8 {
     let (mut bits, mut at) = (0, 0);
     while at < states.len() {
@@ -107,7 +107,7 @@ const fn bits(states: &[State]) -> u8 {
     bits
 }
 
-/// A name of up to eight octets as a number, in upper case, so that it is compared at once.
+/// Returns a name of up to eight bytes as a number, in upper case, so that it is compared in one step.
 const fn key(name: &[u8]) -> u64 {
     let (mut key, mut at) = (0, 0);
     while at < name.len() {
@@ -118,7 +118,7 @@ const fn key(name: &[u8]) -> u64 {
 }
 
 impl Verb {
-    /// The verb of that name, in any case and whole (RFC 5321 section 2.4).
+    /// Returns the verb with this name, in any letter case but not abbreviated (RFC 5321 section 2.4).
     pub(super) fn parse(word: &[u8]) -> Option<Self> {
         if word.len() > size_of::<u64>() {
             return None;
@@ -135,7 +135,7 @@ impl Verb {
     }
 
     fn rule(self) -> &'static Rule {
-        // The table is in the order of the enum, which the tests below hold it to.
+        // The table is in the order of the enum, which the tests below verify.
         &TABLE[self as usize]
     }
 

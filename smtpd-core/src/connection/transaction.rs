@@ -1,4 +1,4 @@
-//! The transaction: what MAIL has settled, and the recipients of RCPT.
+//! The transaction: the outcome of MAIL, and the recipients of RCPT.
 
 use std::{borrow::Cow, mem, sync::Arc};
 
@@ -16,24 +16,24 @@ use crate::{
     reply::Reply,
 };
 
-/// The transaction that is open, and what is counted of all transactions of a session.
+/// The open transaction, and the counts over all transactions of a session.
 #[derive(Debug, Default)]
 pub(super) struct Transaction {
     utf8: bool,
     binary: bool,
-    /// Whether the client asked for a reply to each recipient of the message.
+    /// Whether the client requested a reply for each recipient of the message.
     each_asked: bool,
-    /// Whether there was a MAIL since the last message was accepted, or since the last command that ends a transaction.
+    /// Whether there was a MAIL since the last accepted message, or since the last command that ends a transaction.
     attempted: bool,
-    /// MAIL commands.
+    /// The number of MAIL commands.
     number: u32,
     envelope: Option<Arc<Envelope>>,
-    /// The recipients' domains, where they are limited.
+    /// The recipients' domains, if they are limited.
     domains: Option<Box<Domains>>,
 }
 
 impl Transaction {
-    /// Takes the argument of MAIL. Its form holds from here on, for the reply to it too.
+    /// Processes the argument of MAIL. Its SMTPUTF8, BODY and PRDR apply from here on, also to the reply to it.
     pub(super) fn mail(
         &mut self,
         argument: &[u8],
@@ -58,12 +58,12 @@ impl Transaction {
         Ok(Arc::new(Envelope::new(sender).with_parameters(parameters)))
     }
 
-    /// MAIL was accepted.
+    /// Opens the transaction, because MAIL was accepted.
     pub(super) fn open(&mut self, envelope: Arc<Envelope>) {
         self.envelope = Some(envelope);
     }
 
-    /// Takes the argument of RCPT.
+    /// Processes the argument of RCPT.
     pub(super) fn rcpt(&mut self, argument: &[u8], offer: Offer<'_>) -> Result<Recipient, Refused> {
         let path = strip_prefix(argument, b"TO:").ok_or(Refused::Fault(fixed::SYNTAX))?;
         let limits = &offer.config.limits;
@@ -82,9 +82,9 @@ impl Transaction {
 
     /// Notes the recipient's domain. Returns whether it is within the session's limit (RFC 9422 section 4.3).
     ///
-    /// What a service refuses later counts as well: the limit is on what appears in RCPT.
+    /// Recipients that a service refuses later count as well: the limit is on what appears in RCPT.
     fn note_domain(&mut self, recipient: &ForwardPath, limit: u32) -> bool {
-        // RFC 5321 section 4.5.1: `<Postmaster>`, which has no domain, is always welcome.
+        // RFC 5321 section 4.5.1: `<Postmaster>`, which has no domain, is always accepted.
         let Some(mailbox) = recipient.mailbox() else {
             return true;
         };
@@ -92,10 +92,10 @@ impl Transaction {
         domains.note(mailbox.domain(), limit as usize)
     }
 
-    /// RCPT was accepted. Returns whether there is a transaction that it belongs to.
+    /// Adds an accepted recipient. Returns whether there is a transaction that it belongs to.
     pub(super) fn add(&mut self, recipient: Recipient) -> bool {
         let envelope = self.envelope.as_mut();
-        // Mostly nobody else holds the envelope any more, so nothing is copied.
+        // Usually nothing else holds the envelope any more, so nothing is copied.
         envelope
             .map(|envelope| Arc::make_mut(envelope).push(recipient))
             .is_some()
@@ -106,19 +106,19 @@ impl Transaction {
         self.envelope = None;
     }
 
-    /// Ends the transaction. Returns what had come of it.
+    /// Ends the transaction. Returns its envelope.
     pub(super) fn reset(&mut self) -> Option<Arc<Envelope>> {
         let envelope = self.envelope.take();
         self.end();
         envelope
     }
 
-    /// A message was accepted.
+    /// Notes that a message was accepted.
     pub(super) const fn succeeded(&mut self) {
         self.attempted = false;
     }
 
-    /// Whether a command that ends transactions ends what a MAIL has begun, even if that was refused.
+    /// Returns whether a command that ends transactions ends one that MAIL began, even if that MAIL was refused.
     pub(super) const fn ends_attempt(&mut self) -> bool {
         mem::replace(&mut self.attempted, false)
     }
@@ -135,7 +135,7 @@ impl Transaction {
         self.envelope.as_ref()
     }
 
-    /// For whom the reply to the message is.
+    /// Returns the recipients of the reply to the message.
     pub(super) fn recipients(&self) -> Recipients {
         Recipients {
             number: self.len(),
@@ -150,12 +150,12 @@ impl Transaction {
     }
 }
 
-/// The domains that the recipients of a session are of.
+/// The recipient domains of a session.
 #[derive(Debug, Default)]
 struct Domains(Vec<Box<str>>);
 
 impl Domains {
-    /// Notes a domain. Returns whether it is one of no more than `limit`.
+    /// Notes a domain. Returns whether there are at most `limit`.
     fn note(&mut self, domain: &Domain, limit: usize) -> bool {
         let domain = key(domain);
         if self.0.iter().any(|known| **known == *domain) {
@@ -169,7 +169,7 @@ impl Domains {
     }
 }
 
-/// What stands for a domain where domains are told apart.
+/// Returns what identifies a domain.
 fn key(domain: &Domain) -> Cow<'_, str> {
     #[cfg(feature = "idna")]
     return domain.canonical();
@@ -188,7 +188,7 @@ mod tests {
         assert!(!refused("a@grå.example") && !refused("b@one.example"));
         assert!(!refused("c@ONE.example") && !refused("Postmaster"));
         assert!(refused("d@two.example"));
-        // An A-label and its U-label are the same where the crate knows of them.
+        // An A-label and its U-label are the same if the crate can convert them.
         assert_eq!(refused("e@xn--gr-zia.example"), cfg!(not(feature = "idna")));
     }
 }

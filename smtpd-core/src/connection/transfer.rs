@@ -1,4 +1,4 @@
-//! The message itself, by DATA or in chunks of BDAT.
+//! The message itself, sent with DATA or in BDAT chunks.
 
 use std::mem;
 
@@ -22,10 +22,10 @@ struct Message {
     text: TextFilter,
     limit: u64,
     received: u64,
-    /// Bytes that nobody wants any more.
+    /// The number of bytes that were dropped.
     drained: u64,
     fate: Fate,
-    /// What the waits for it have come to, also those between its chunks.
+    /// The total time of the waits for it, including those between its chunks.
     waited: Nanos,
 }
 
@@ -36,27 +36,27 @@ enum Source {
         reader: ChunkReader,
         chunk: Chunk,
     },
-    /// Nothing more to come.
+    /// Nothing follows.
     Over,
 }
 
-/// What BDAT announces (RFC 3030 section 2).
+/// The announcement of a BDAT command (RFC 3030 section 2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Chunk {
     pub(super) size: u64,
     pub(super) is_last: bool,
 }
 
-/// What becomes of a message, as far as that is known before its end.
+/// The fate of a message, as far as it is known before its end.
 #[derive(Debug)]
 enum Fate {
-    /// The caller is to have it.
+    /// The caller receives it.
     Wanted,
-    /// It has to be refused.
+    /// It must be rejected.
     Faulty(MessageError),
-    /// The reply is known already. It may yet turn out that the message has to be refused.
+    /// The reply is known already. The message may still turn out to need a rejection.
     Answered(DataReply, Option<MessageError>),
-    /// A BDAT that was not in order: its bytes are read only to be dropped.
+    /// A BDAT that was not allowed: its bytes are read only to be dropped.
     Void(Reply),
 }
 
@@ -76,21 +76,21 @@ pub(super) enum Part {
 /// What follows the end of a chunk that is not the last.
 #[derive(Debug)]
 pub(super) enum AfterChunk {
-    /// The caller is to take the bytes.
+    /// The caller must accept the bytes.
     Ask,
     Taken(u64),
-    /// The caller is to learn that the message has to be refused.
+    /// The caller must learn that the message has to be rejected.
     Faulty(MessageError),
     /// The message is refused (RFC 3030 section 2).
     Broken(Reply),
-    /// The chunk was not in order, and the transaction is what it was.
+    /// The chunk was not allowed, and the transaction is unchanged.
     Void(Reply),
 }
 
 /// What follows the end of the message.
 #[derive(Debug)]
 pub(super) enum AfterMessage {
-    /// What was held back of it.
+    /// The part of it that was held back.
     Rest(Bytes),
     Ask(Result<(), MessageError>),
     Answered(DataReply),
@@ -102,12 +102,12 @@ impl Transfer {
         self.0.is_some()
     }
 
-    /// How many bytes have come so far.
+    /// Returns how many bytes have been received so far.
     pub(super) fn received(&self) -> u64 {
         self.0.as_ref().map_or(0, |message| message.received)
     }
 
-    /// What the client took over the message so far. `None` without one.
+    /// Returns how long the session has waited for the message so far. `None` without a message.
     pub(super) fn waited(&self) -> Option<Nanos> {
         self.0.as_ref().map(|message| message.waited)
     }
@@ -118,30 +118,30 @@ impl Transfer {
         }
     }
 
-    /// Whether the message can still be answered.
+    /// Returns whether the message can still be answered.
     pub(super) fn is_open(&self) -> bool {
         let fate = self.0.as_ref().map(|message| &message.fate);
         matches!(fate, Some(Fate::Wanted | Fate::Faulty(_)))
     }
 
-    /// Why the message has to be refused, if that was found so far.
+    /// Returns why the message must be rejected, if a reason was found so far.
     pub(super) fn error(&self) -> Option<MessageError> {
         self.0.as_ref().and_then(|message| message.error())
     }
 
-    /// How long the chunk is that was announced last. `None` unless the message comes in chunks.
+    /// Returns the size of the last announced chunk. `None` unless the message comes in chunks.
     pub(super) fn chunk_size(&self) -> Option<u64> {
         let chunk = self.0.as_ref().and_then(|message| message.chunk());
         chunk.map(|chunk| chunk.size)
     }
 
-    /// A message begins that ends with a dot.
+    /// Begins a message that ends with a dot.
     pub(super) fn begin_dots(&mut self, config: &Config, is_binary: bool) {
         let source = Source::Dots(DotReader::new());
         self.0 = Some(Message::new(source, Fate::Wanted, config, is_binary));
     }
 
-    /// A chunk comes next. Returns whether it is the first of its message.
+    /// Begins a chunk. Returns whether it is the first of its message.
     pub(super) fn begin_chunk(&mut self, chunk: Chunk, config: &Config, is_binary: bool) -> bool {
         let source = Source::of(chunk);
         match &mut self.0 {
@@ -156,13 +156,13 @@ impl Transfer {
         }
     }
 
-    /// A chunk comes that is not in order.
+    /// Begins a chunk that is not allowed.
     pub(super) fn begin_void(&mut self, chunk: Chunk, reply: Reply, config: &Config) {
         let (source, fate) = (Source::of(chunk), Fate::Void(reply));
         self.0 = Some(Message::new(source, fate, config, true));
     }
 
-    /// Keeps a reply that has come before the end of the message: what is left of it is read and dropped.
+    /// Keeps a reply given before the end of the message: the rest of the message is read and dropped.
     pub(super) fn answer(&mut self, reply: DataReply) {
         if let Some(message) = &mut self.0
             && let Fate::Wanted | Fate::Faulty(_) = message.fate
@@ -171,7 +171,8 @@ impl Transfer {
         }
     }
 
-    /// Takes what there is of the message. `None` if more input is needed. Beyond `drain` bytes, what nobody wants is not read.
+    /// Processes the available part of the message. Returns `None` if more input is needed. Beyond `drain` bytes, unwanted input
+    /// is not read.
     pub(super) fn poll(&mut self, input: &mut BytesMut, drain: u64) -> Option<Part> {
         let Some(message) = &mut self.0 else {
             return Some(Part::End);
@@ -201,7 +202,7 @@ impl Transfer {
         })
     }
 
-    /// A chunk has ended, but not the message. `None` without a message.
+    /// Ends a chunk, but not the message. Returns `None` without a message.
     pub(super) fn end_chunk(&mut self) -> Option<AfterChunk> {
         let message = self.0.as_ref()?;
         let size = message.chunk().map_or(0, |chunk| chunk.size);
@@ -221,7 +222,7 @@ impl Transfer {
         Some(after)
     }
 
-    /// The message has ended. `None` without one.
+    /// Ends the message. Returns `None` without one.
     pub(super) fn end(&mut self) -> Option<AfterMessage> {
         let message = self.0.as_mut()?;
         let rest = message.text.finish();
@@ -234,7 +235,7 @@ impl Transfer {
             message.source = Source::Over;
             return Some(AfterMessage::Rest(rest));
         }
-        // What was found of the message still counts when it is answered.
+        // Flaws that were found in the message still count when it is answered.
         let found = message.error().map_or(Fate::Wanted, Fate::Faulty);
         Some(match mem::replace(&mut message.fate, found) {
             Fate::Wanted => AfterMessage::Ask(Ok(())),
@@ -247,8 +248,8 @@ impl Transfer {
         })
     }
 
-    /// The message is answered, and over. Returns the reply that is due to it, and whether all of it had come; not so where
-    /// a chunk was refused. A message that must be refused is never taken, whatever the service has said.
+    /// Finishes the message with its reply. Returns the reply to send, and whether all of the message was received, which is not
+    /// so if a chunk was refused. A message that must be rejected is never accepted, whatever the service replied.
     pub(super) fn finish(&mut self, reply: DataReply) -> Option<(DataReply, bool)> {
         let message = self.0.take()?;
         let reply = match message.error() {
@@ -304,7 +305,7 @@ impl Message {
         matches!(self.fate, Fate::Wanted)
     }
 
-    /// Notes that the message has to be refused.
+    /// Notes that the message must be rejected.
     #[cold]
     fn condemn(&mut self, error: MessageError) {
         match &mut self.fate {
@@ -314,7 +315,7 @@ impl Message {
         }
     }
 
-    /// What of these bytes is to be handed on.
+    /// Returns the part of these bytes to pass on.
     fn take(&mut self, bytes: Bytes, flaws: Flaws) -> Option<Bytes> {
         let len = bytes.len() as u64;
         if !self.is_wanted() {
@@ -324,7 +325,7 @@ impl Message {
         self.received = self.received.saturating_add(len);
         let excess = self.received.saturating_sub(self.limit);
         if excess > 0 {
-            // It takes precedence over what text must not have: which of the two was found first depends on the pieces.
+            // It takes precedence over flaws of the text: which of the two was found first depends on how the input was split.
             self.condemn(MessageError::TooLarge);
             self.drained = self.drained.max(excess);
         }
@@ -337,7 +338,7 @@ impl Message {
         if is_refused {
             return None;
         }
-        // A message that was answered early is looked at to its end: it may yet have to be refused.
+        // A message that was answered early is checked to its end: it may still have to be rejected.
         let bytes = self.text.apply(bytes, flaws);
         if self.text.is_flawed() {
             self.judge_text();
@@ -345,8 +346,8 @@ impl Message {
         (self.is_wanted() && !bytes.is_empty()).then_some(bytes)
     }
 
-    /// A bare CR or LF takes precedence over a NUL that is found with it in one piece of the message. Which of the two is in an
-    /// earlier piece is the error of the message: see [`take`](Self::take).
+    /// A bare CR or LF takes precedence over a NUL in the same piece of the message. If they are in different pieces, the first
+    /// one counts: see [`take`](Self::take).
     #[cold]
     fn judge_text(&mut self) {
         if self.text.refuses_newline() {
@@ -356,7 +357,7 @@ impl Message {
         }
     }
 
-    /// The reply that all the bytes yet to come can no longer change.
+    /// Returns the reply that further bytes can no longer change.
     fn refusal(&self) -> Option<Reply> {
         match &self.fate {
             Fate::Wanted => None,

@@ -18,10 +18,10 @@ use crate::{
 };
 
 impl Connection {
-    /// No command is taken while more than this many bytes of replies wait to be written.
+    /// No command is processed while more than this many bytes of replies wait to be written.
     const MAX_UNSENT: usize = 64 << 10;
 
-    /// Goes on until there is something to be handed out or waited for.
+    /// Runs until there is something to return or to wait for.
     pub(super) fn find(&mut self, now: Instant, input: &mut BytesMut) -> Found {
         let now = self.count(now, input.len());
         loop {
@@ -41,7 +41,7 @@ impl Connection {
         }
     }
 
-    /// Counts the time that the client has taken, if it has sent something. Returns the present time.
+    /// Charges the client's time, if it has sent something. Returns the current time.
     fn count(&mut self, now: Instant, input: usize) -> Moment {
         let now = self.clock.moment(now);
         let waited = self.clock.arrived(now, input);
@@ -53,7 +53,7 @@ impl Connection {
         now
     }
 
-    /// Notes that the client is not waited for, and counts the time that it was until now.
+    /// Notes that the session does not wait for the client, and charges its time until now.
     fn pause(&mut self, now: Moment) {
         let waited = self.clock.pause(now);
         self.charge(waited);
@@ -69,8 +69,8 @@ impl Connection {
         }
     }
 
-    /// Looks once for what is to be done next. `None` if something was done, so that `find` has to look again.
-    // A call of its own costs each command a hundredth more.
+    /// Looks once for what to do next. Returns `None` if something was done, so that `find` has to look again.
+    // Without inlining, each command costs one percent more.
     #[inline(always)]
     fn look(&mut self, now: Moment, input: &mut BytesMut) -> Option<Wait> {
         if self.session.question.asked().is_some() {
@@ -105,10 +105,10 @@ impl Connection {
         self.starved(now, input.len())
     }
 
-    /// The client is awaited. `None` where it has been too long.
+    /// Waits for the client. Returns `None` if its time is over.
     fn starved(&mut self, now: Moment, input: usize) -> Option<Wait> {
         if !self.session.replies.unsent().is_empty() {
-            // Not before it has the replies.
+            // Not before it has received the replies.
             self.pause(now);
             return self.await_write(now);
         }
@@ -160,7 +160,7 @@ impl Connection {
         }
     }
 
-    /// Whether the session has lasted too long, whatever the client still sends.
+    /// Returns whether the session's time is over, whatever the client still sends.
     fn is_over_time(&self, now: Moment) -> bool {
         let end = self.session_limit();
         end <= now
@@ -172,13 +172,13 @@ impl Connection {
         Moment::START.plus(self.times().session)
     }
 
-    /// When the session has to end, which is later than its limit within a transaction.
+    /// Returns when the session must end, which is later than its limit within a transaction.
     fn session_end(&self, limit: Moment) -> Moment {
         limit.plus(self.extended(Nanos::ZERO))
     }
 
-    /// A limit on what leads to no message. Within a transaction it is longer by what a message may take: without any,
-    /// commands that lead nowhere would keep it open without end.
+    /// Returns a limit on time that leads to no message. Within a transaction, it is extended by the time that a message may
+    /// take: without any limit, useless commands would keep a transaction open forever.
     fn extended(&self, limit: Nanos) -> Nanos {
         if self.session.is_between_messages() {
             limit
@@ -204,7 +204,7 @@ impl Connection {
         self.session.close_with(reply, CloseReason::Timeout);
     }
 
-    /// The client has to take replies. `None` where it has taken too long over them.
+    /// Waits for the client to receive replies. Returns `None` if its time is over.
     fn await_write(&mut self, now: Moment) -> Option<Wait> {
         let limits = self.times();
         let limit = if self.cut {
@@ -219,7 +219,7 @@ impl Connection {
         until.map(|until| Wait::Until(Need::Write, until))
     }
 
-    /// What is left to be written is awaited, then nothing.
+    /// Waits for the remaining output to be written, then for nothing.
     fn await_end(&mut self, now: Moment) -> Option<Wait> {
         if self.session.replies.unsent().is_empty() {
             return self.session.closed.map(Wait::Closed);
@@ -247,7 +247,7 @@ impl Connection {
         until.map(|until| Wait::Until(Need::Handshake, until))
     }
 
-    /// The answer to a question is awaited. `None` where it did not come in time.
+    /// Waits for the answer to a question. Returns `None` if its time is over.
     fn await_answer(&mut self, now: Moment) -> Option<Wait> {
         let limit = self.answer_limit();
         let Some(due) = self.clock.due_in(limit, now) else {
@@ -277,7 +277,7 @@ impl Connection {
         let question = &self.session.question;
         let (overdue, reply) = match question.asked() {
             _ if question.is_queued() => (Overdue::NotReady, Reply::busy()),
-            // RFC 4954 section 6: so clients know that nothing is wrong with the password.
+            // RFC 4954 section 6: so that clients know that the password is not wrong.
             Some(Asked::Auth) => (Overdue::Unanswered, Reply::auth_unavailable()),
             _ => (Overdue::Unanswered, Reply::timed_out()),
         };

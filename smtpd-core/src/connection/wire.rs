@@ -23,7 +23,7 @@ pub struct WireLine {
     pub text: String,
 }
 
-/// The side that has sent a [`WireLine`].
+/// The side that sent a [`WireLine`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Direction {
@@ -43,8 +43,7 @@ impl fmt::Display for WireLine {
     }
 }
 
-/// Lines that are to be handed out. They are before anything else happens, so there are never more than one command and the
-/// replies to it.
+/// Lines to be returned. They are returned before anything else happens, so there is at most one command with the replies to it.
 #[derive(Debug, Default)]
 pub(super) struct WireLog(VecDeque<WireLine>);
 
