@@ -3,17 +3,17 @@ use super::{
     credentials::text,
 };
 
-/// The most characters of a trace token (RFC 4505 section 2).
+/// The maximum number of characters of a trace token (RFC 4505 section 2).
 const MAX_TOKEN: usize = 255;
 
-/// The most characters of an address as trace information: a local part of 64, `@`, and a domain of 255 (RFC 5321
+/// The maximum number of characters of an address as trace information: a local part of 64, `@`, and a domain of 255 (RFC 5321
 /// section 4.5.3.1).
 const MAX_ADDRESS: usize = 320;
 
-/// ANONYMOUS (RFC 4505): the client does not say who it is, but may leave a trace: an address or an opaque token.
+/// ANONYMOUS (RFC 4505): the client does not identify itself, but may leave a trace: an address or an opaque token.
 ///
-/// The application finds it in [`Credentials::trace`], and accepts the client under a name of its own choice, such as
-/// `anonymous`. Nobody vouches for the trace.
+/// The application reads it with [`Credentials::trace`], and accepts the client under an identity of its own choice, such as
+/// `anonymous`. The trace is not verified.
 ///
 /// ```
 /// use smtpd_core::sasl::{Mechanisms, Anonymous};

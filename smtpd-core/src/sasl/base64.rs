@@ -1,13 +1,13 @@
-//! Base64 as RFC 4954 section 4 wants it: strict, nothing ignored.
+//! Base64 as RFC 4954 section 4 requires it: strict, nothing ignored.
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use zeroize::Zeroizing;
 
 use super::SaslError;
 
-/// Decodes a response. Padding is required, stray bits, white space and anything else outside the alphabet refused.
+/// Decodes a response. Padding is required. Stray bits, white space and anything else outside the alphabet are rejected.
 pub(super) fn decode(encoded: &[u8]) -> Result<Zeroizing<Vec<u8>>, SaslError> {
-    // Sized once: a buffer that grows would leave copies of a password behind.
+    // Allocated once: a buffer that grows would leave copies of a password behind.
     let mut decoded = Zeroizing::new(vec![0; encoded.len().div_ceil(4) * 3]);
     let len = STANDARD
         .decode_slice(encoded, &mut decoded)
@@ -16,13 +16,13 @@ pub(super) fn decode(encoded: &[u8]) -> Result<Zeroizing<Vec<u8>>, SaslError> {
     Ok(decoded)
 }
 
-/// The encoded octets.
+/// Encodes the bytes.
 #[cfg(feature = "scram")]
 pub(super) fn encode(octets: &[u8]) -> String {
     STANDARD.encode(octets)
 }
 
-/// Appends the encoded octets to `line`.
+/// Appends the encoded bytes to `line`.
 pub(super) fn encode_into(octets: &[u8], line: &mut Vec<u8>) {
     line.extend_from_slice(STANDARD.encode(octets).as_bytes());
 }

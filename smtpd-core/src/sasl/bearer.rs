@@ -1,13 +1,13 @@
-//! What OAUTHBEARER and XOAUTH2 have in common: one message with a token, and the reasons of a refusal in a challenge.
+//! The common part of OAUTHBEARER and XOAUTH2: one message with a token, and a challenge with the reasons of a refusal.
 
 use super::{Credentials, Identity, Mechanism, SaslError, Secret, Step};
 
-/// Parses the one message of the client. `None` when it holds no token that could be judged.
+/// Parses the only message of the client. Returns `None` if it contains no token to verify.
 pub(super) type Parse = Box<dyn Fn(&str) -> Result<Option<Credentials>, SaslError> + Send>;
 
 pub(super) struct BearerExchange {
     parse: Parse,
-    /// What a refused client is told in a challenge (RFC 7628 section 3.2.2).
+    /// The content of the challenge to a refused client (RFC 7628 section 3.2.2).
     error: String,
     refused: bool,
 }
@@ -29,7 +29,7 @@ impl BearerExchange {
 
 impl Mechanism for BearerExchange {
     fn step(&mut self, response: Option<&[u8]>) -> Result<Step, SaslError> {
-        // RFC 7628 section 3.2.3: %x01 is due, but there are clients that send nothing, and it fails in either case.
+        // RFC 7628 section 3.2.3 requires %x01, but some clients send nothing, and the exchange fails in either case.
         if self.refused {
             return Ok(Step::Failed);
         }
@@ -43,7 +43,7 @@ impl Mechanism for BearerExchange {
     }
 
     fn secret(&mut self, credentials: &Credentials, secret: &Secret) -> Result<Step, SaslError> {
-        // Without a name there is nobody to be authenticated, whatever the token is.
+        // Without a name there is no identity to accept, whatever the token is.
         if credentials.verify(secret)
             && !credentials.acts_as_other()
             && !credentials.username().is_empty()
@@ -70,7 +70,7 @@ impl std::fmt::Debug for BearerExchange {
     }
 }
 
-/// The token of `Bearer TOKEN` (RFC 6750 section 2.1), the scheme in any case of letters (RFC 7628 section 4).
+/// Returns the token of `Bearer TOKEN` (RFC 6750 section 2.1), with the scheme in any letter case (RFC 7628 section 4).
 pub(super) fn token(authorization: &str) -> Option<&str> {
     let (scheme, token) = authorization.split_once(' ')?;
     let token = token.trim_start_matches(' ');
@@ -88,7 +88,7 @@ fn is_token(token: &str) -> bool {
         })
 }
 
-/// A JSON object of these members, each of them text (RFC 8259).
+/// Returns a JSON object with these members, each of them text (RFC 8259).
 pub(super) fn json<'a>(members: impl IntoIterator<Item = (&'a str, &'a str)>) -> String {
     let mut object = String::from("{");
     for (name, value) in members {

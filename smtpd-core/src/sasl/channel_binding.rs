@@ -1,6 +1,6 @@
 use std::fmt;
 
-/// What a TLS channel can be told apart by (RFC 5056): the types of binding that SCRAM's -PLUS forms may use.
+/// The types of TLS channel binding (RFC 5056) that SCRAM's -PLUS forms may use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ChannelBinding {
@@ -14,7 +14,7 @@ pub enum ChannelBinding {
 }
 
 impl ChannelBinding {
-    /// The name in IANA's registry.
+    /// Returns the name in IANA's registry.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::TlsExporter => "tls-exporter",
@@ -30,7 +30,7 @@ impl fmt::Display for ChannelBinding {
     }
 }
 
-/// The channel bindings of one TLS connection. The client chooses among them; what is not there cannot be chosen.
+/// The channel bindings of one TLS connection. The client chooses among them, and only among them.
 ///
 /// ```
 /// use smtpd_core::sasl::{ChannelBinding, ChannelBindings};
@@ -43,12 +43,12 @@ impl fmt::Display for ChannelBinding {
 pub struct ChannelBindings(Vec<(ChannelBinding, Vec<u8>)>);
 
 impl ChannelBindings {
-    /// No binding: the -PLUS forms of SCRAM are not offered.
+    /// Creates an empty set: the -PLUS forms of SCRAM are not offered.
     pub const fn none() -> Self {
         Self(Vec::new())
     }
 
-    /// Adds a binding, or replaces the one of that kind. No octets are no binding.
+    /// Adds a binding, or replaces the one of the same kind. Empty data is ignored.
     #[must_use]
     pub fn with(mut self, kind: ChannelBinding, data: impl Into<Vec<u8>>) -> Self {
         let data = data.into();
@@ -59,12 +59,12 @@ impl ChannelBindings {
         self
     }
 
-    /// Whether there is none.
+    /// Returns whether there are no bindings.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// The data of the binding that a client names; names are compared as they are (RFC 5802 section 7, cb-name).
+    /// Returns the data of the binding that a client names; names are case-sensitive (RFC 5802 section 7, cb-name).
     #[cfg(feature = "scram")]
     pub(super) fn find(&self, name: &str) -> Option<&[u8]> {
         self.0

@@ -5,8 +5,8 @@ use super::{
 
 /// CRAM-MD5 (RFC 2195): the client answers a challenge with a digest that is keyed with the password.
 ///
-/// The password does not cross the network, but the server must keep it in the clear, and who listens can try
-/// passwords at leisure. Where there is TLS, [`Plain`](super::Plain) is the better choice.
+/// The password does not cross the network, but the server must store it in plaintext, and an eavesdropper can guess passwords
+/// offline. With TLS, [`Plain`](super::Plain) is the better choice.
 ///
 /// The challenge is random, so it is offered only if [`Config::entropy`](crate::Config::entropy) is set.
 ///
@@ -49,14 +49,14 @@ impl Mechanism for CramMd5Exchange {
                 self.challenged = true;
                 Ok(Step::Challenge(self.challenge.clone()))
             }
-            // RFC 4954 section 4: the server speaks first here, so an initial response is refused.
+            // RFC 4954 section 4: the server speaks first here, so an initial response is rejected.
             Some(_) if !self.challenged => Err(SaslError::UnexpectedInitial),
             Some(response) => Ok(Step::Ask(parse(text(response)?, &self.challenge)?)),
         }
     }
 }
 
-/// RFC 2195 section 2: the challenge has the form of a msg-id. Of the nonce it holds all, of the clock nothing.
+/// RFC 2195 section 2: the challenge has the form of a msg-id. It contains the whole nonce, and no time.
 fn challenge(context: &ExchangeContext<'_>) -> Vec<u8> {
     let random: String = context
         .nonce()
@@ -66,14 +66,14 @@ fn challenge(context: &ExchangeContext<'_>) -> Vec<u8> {
     format!("<{random}@{}>", context.hostname()).into_bytes()
 }
 
-/// RFC 2195 section 2: the user name, a space and the digest in hexadecimal. The user name may hold spaces.
+/// RFC 2195 section 2: the user name, a space and the digest in hexadecimal. The user name may contain spaces.
 fn parse(response: &str, challenge: &[u8]) -> Result<Credentials, SaslError> {
     let (username, digest) = response.rsplit_once(' ').ok_or(SaslError::Malformed)?;
     let digest = parse_digest(digest.as_bytes()).ok_or(SaslError::Malformed)?;
     Credentials::cram_md5(username, challenge, digest)
 }
 
-/// Takes upper-case digits too: they say the same.
+/// Also accepts upper-case digits, which are unambiguous.
 fn parse_digest(hex: &[u8]) -> Option<[u8; DIGEST_LEN]> {
     let (pairs, []) = hex.as_chunks::<2>() else {
         return None;
@@ -172,7 +172,7 @@ mod tests {
         }
     }
 
-    /// Some clients prepare a password by SASLprep, others hash it as it was typed.
+    /// Some clients prepare a password with SASLprep, others hash it as it was typed.
     #[test]
     fn a_password_that_is_stored_in_another_form_is_the_same() {
         for (sent, stored, fits) in [

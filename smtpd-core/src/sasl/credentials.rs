@@ -9,16 +9,16 @@ use super::{
     prepare::{self, prepare_name},
 };
 
-/// What a client presented to be authenticated, for the application to judge.
+/// The credentials that a client presented, for the application to verify.
 ///
-/// A mechanism that carries the password shows it with [`password`](Self::password), one that carries a token with
-/// [`bearer_token`](Self::bearer_token). With the others the application answers with the stored [`Secret`] of
-/// [`username`](Self::username), or uses [`verify`](Self::verify) itself.
+/// A mechanism that carries the password provides it in [`password`](Self::password), one that carries a token in
+/// [`bearer_token`](Self::bearer_token). For the others, the application answers with the stored [`Secret`] of
+/// [`username`](Self::username), or calls [`verify`](Self::verify) itself.
 ///
-/// Names are prepared by SASLprep (RFC 4013): look them up among names that [`prepare_name`](super::prepare_name) has
-/// prepared. They hold no control characters. The password is never empty, and the user name only where the mechanism
-/// does not ask for one: EXTERNAL, ANONYMOUS, and OAUTHBEARER, whose token tells it. A clone shares the secret part
-/// instead of copying it; it is wiped from memory with the last clone, and `Debug` does not show it.
+/// Names are prepared with SASLprep (RFC 4013): look them up among names that were prepared with
+/// [`prepare_name`](super::prepare_name). They contain no control characters. The password is never empty. The user name is empty
+/// only if the mechanism does not require one: EXTERNAL, ANONYMOUS, and OAUTHBEARER, whose token identifies the user. A clone
+/// shares the secret part instead of copying it; it is wiped from memory with the last clone, and `Debug` does not show it.
 ///
 /// ```
 /// use smtpd_core::sasl::{Credentials, Secret};
@@ -49,10 +49,10 @@ enum Proof {
 }
 
 impl Credentials {
-    /// A user name with its password, as PLAIN and LOGIN carry them.
+    /// Creates credentials of a user name and its password, as PLAIN and LOGIN carry them.
     ///
     /// # Errors
-    /// [`SaslError::Malformed`] if the name holds control characters or the password NUL, [`SaslError::Empty`] if one
+    /// [`SaslError::Malformed`] if the name contains control characters or the password contains NUL, [`SaslError::Empty`] if one
     /// of them is empty, [`SaslError::Prohibited`] if SASLprep forbids the name.
     pub fn plain(username: &str, password: &str) -> Result<Self, SaslError> {
         if password.contains('\0') {
@@ -67,10 +67,10 @@ impl Credentials {
         )
     }
 
-    /// A user name with the digest that answers this challenge (RFC 2195 section 2).
+    /// Creates credentials of a user name and the digest that answers this challenge (RFC 2195 section 2).
     ///
     /// # Errors
-    /// As [`plain`](Self::plain), for the name.
+    /// The errors of [`plain`](Self::plain), for the name.
     pub fn cram_md5(username: &str, challenge: &[u8], digest: [u8; 16]) -> Result<Self, SaslError> {
         Self::new(
             username,
@@ -81,18 +81,19 @@ impl Credentials {
         )
     }
 
-    /// A user name alone, for a mechanism that needs the stored secret to go on; [`verify`](Self::verify) is false.
+    /// Creates credentials of a user name only, for a mechanism that needs the stored secret to continue;
+    /// [`verify`](Self::verify) returns false.
     ///
     /// # Errors
-    /// As [`plain`](Self::plain), for the name.
+    /// The errors of [`plain`](Self::plain), for the name.
     pub fn lookup(username: &str) -> Result<Self, SaslError> {
         Self::new(username, Proof::Nothing)
     }
 
-    /// A bearer token (RFC 6750), with the name of the user or an empty one.
+    /// Creates credentials of a bearer token (RFC 6750), and the name of the user or an empty one.
     ///
     /// # Errors
-    /// [`SaslError::Malformed`] if the name holds control characters, [`SaslError::Prohibited`] if SASLprep forbids it,
+    /// [`SaslError::Malformed`] if the name contains control characters, [`SaslError::Prohibited`] if SASLprep forbids it,
     /// [`SaslError::Empty`] if the token is empty.
     pub fn bearer(username: &str, token: &str) -> Result<Self, SaslError> {
         if token.is_empty() {
@@ -101,7 +102,7 @@ impl Credentials {
         Self::unnamed(username, Proof::Bearer(Zeroizing::new(token.to_owned())))
     }
 
-    /// Neither a name nor a proof: who the client is, the session knows already (RFC 4422 appendix A).
+    /// Creates credentials without a name or a proof: the session already knows who the client is (RFC 4422 appendix A).
     pub fn external() -> Self {
         Self {
             authzid: None,
@@ -110,10 +111,10 @@ impl Credentials {
         }
     }
 
-    /// No name, but perhaps a trace of whom it could be (RFC 4505 section 2).
+    /// Creates credentials without a name, but with a trace of the user, which may be empty (RFC 4505 section 2).
     ///
     /// # Errors
-    /// [`SaslError::Malformed`] if the trace holds control characters.
+    /// [`SaslError::Malformed`] if the trace contains control characters.
     pub fn anonymous(trace: &str) -> Result<Self, SaslError> {
         check_name(trace)?;
         Self::unnamed("", Proof::Trace(trace.to_owned()))
@@ -144,26 +145,26 @@ impl Credentials {
         })
     }
 
-    /// Sets the identity to act as (RFC 4422 section 3.4.1); an empty one is the same as none.
+    /// Sets the identity to act as (RFC 4422 section 3.4.1). An empty one is the same as none. Default: none.
     ///
     /// # Errors
-    /// [`SaslError::Malformed`] if it holds control characters, [`SaslError::Prohibited`] if SASLprep forbids it.
+    /// [`SaslError::Malformed`] if it contains control characters, [`SaslError::Prohibited`] if SASLprep forbids it.
     pub fn with_authzid(mut self, authzid: &str) -> Result<Self, SaslError> {
         self.authzid = Some(prepared(authzid)?).filter(|authzid| !authzid.is_empty());
         Ok(self)
     }
 
-    /// The authentication identity: whose password or key this is.
+    /// Returns the user name, which is the authentication identity.
     pub fn username(&self) -> &str {
         &self.username
     }
 
-    /// The authorization identity: whom the client asks to act as, if it named one.
+    /// Returns the authorization identity that the client requests to act as, if any.
     pub fn authzid(&self) -> Option<&str> {
         self.authzid.as_deref()
     }
 
-    /// Whether the client asks to act as somebody else than the user whose secret it proves to know.
+    /// Returns whether the client requests to act as another identity than the user whose secret it proves to know.
     ///
     /// Only the application can allow that, by accepting the credentials; a matching secret is not enough.
     pub fn acts_as_other(&self) -> bool {
@@ -171,9 +172,9 @@ impl Credentials {
             .is_some_and(|authzid| authzid != self.username())
     }
 
-    /// The password, if the mechanism carries it, as the client sent it.
+    /// Returns the password as the client sent it, if the mechanism carries it.
     ///
-    /// It may be checked against anything the application has: a hash, a directory, another server.
+    /// The application may check it against anything: a hash, a directory, another server.
     pub fn password(&self) -> Option<&str> {
         match &*self.proof {
             Proof::Password(password) => Some(password),
@@ -181,9 +182,9 @@ impl Credentials {
         }
     }
 
-    /// The token, if the mechanism carries one: OAUTHBEARER and XOAUTH2.
+    /// Returns the token, if the mechanism carries one: OAUTHBEARER and XOAUTH2.
     ///
-    /// The application validates it, and accepts the identity that it was issued to.
+    /// The application must validate it, and accept the identity that it was issued to.
     pub fn bearer_token(&self) -> Option<&str> {
         match &*self.proof {
             Proof::Bearer(token) => Some(token),
@@ -191,7 +192,7 @@ impl Credentials {
         }
     }
 
-    /// What an anonymous client has left of itself (ANONYMOUS), perhaps nothing; nobody vouches for it.
+    /// Returns the trace that an ANONYMOUS client left, which may be empty. It is not verified.
     pub fn trace(&self) -> Option<&str> {
         match &*self.proof {
             Proof::Trace(trace) => Some(trace),
@@ -199,13 +200,12 @@ impl Credentials {
         }
     }
 
-    /// The slow part of comparing them with this secret, if there is one: a password is sent and the keys of SCRAM are
+    /// Returns the slow part of the comparison with this secret, if there is one: a password was sent and the keys of SCRAM are
     /// stored, or the other way round.
     ///
-    /// It is for drivers of smtpd-core. [`verify`](Self::verify) and [`AuthOutcome::Verify`](crate::AuthOutcome::Verify) do it
-    /// at once, in the thread that calls them. Where other sessions wait for that thread, let the derivation
-    /// [run](Derivation::run) elsewhere first, and use the secret that it returns. `Server` of smtpd-tower does so by itself:
-    /// see [`Derivation`].
+    /// This is for drivers of smtpd-core. [`verify`](Self::verify) and [`AuthOutcome::Verify`](crate::AuthOutcome::Verify) do the
+    /// work at once, in the calling thread. If other sessions wait for that thread, [run](Derivation::run) the derivation
+    /// elsewhere first, and use the secret that it returns. `Server` of smtpd-tower does so by itself: see [`Derivation`].
     #[cfg(feature = "scram")]
     pub fn derivation(&self, secret: &Secret) -> Option<Derivation> {
         match &*self.proof {
@@ -214,7 +214,7 @@ impl Credentials {
                 Some(Derivation::of_given(password, stored))
             }
             Proof::Scram(recipe) => {
-                // A password that SCRAM cannot use takes as long as others: the time would tell whose it is.
+                // A password that SCRAM cannot use takes as long as others: otherwise the time would reveal whose it is.
                 let password = secret.as_plain().filter(|text| !text.is_empty())?;
                 Some(recipe.of_stored(password))
             }
@@ -222,12 +222,10 @@ impl Credentials {
         }
     }
 
-    /// Whether they prove the knowledge of this secret, in a time that does not tell how close they come. Keys of SCRAM
-    /// are compared with a password by deriving its keys, which can take a second: see
-    /// [`derivation`](Self::derivation).
+    /// Returns whether they prove knowledge of this secret. The time does not reveal how similar they are. Keys of SCRAM are
+    /// compared with a password by deriving its keys, which can take a second: see [`derivation`](Self::derivation).
     ///
-    /// That the user may act as [`authzid`](Self::authzid) is another question: see
-    /// [`acts_as_other`](Self::acts_as_other).
+    /// It does not check whether the user may act as [`authzid`](Self::authzid): see [`acts_as_other`](Self::acts_as_other).
     #[must_use]
     pub fn verify(&self, secret: &Secret) -> bool {
         match &*self.proof {
@@ -239,7 +237,7 @@ impl Credentials {
             Proof::CramMd5 { challenge, digest } => secret.as_plain().is_some_and(|stored| {
                 let fits = |password: &str| digest::verify(password, challenge, digest);
                 let prepared = prepare::password(stored);
-                // Both are compared whatever comes, so that the time tells nothing.
+                // Both are always compared, so that the time reveals nothing.
                 fits(stored) | fits(prepared.as_ref().map_or(stored, |text| text))
             }),
         }
@@ -270,12 +268,12 @@ impl fmt::Debug for Proof {
     }
 }
 
-/// The text of a response, or of a part of it.
+/// Returns the text of a response, or of a part of it.
 pub(super) fn text(octets: &[u8]) -> Result<&str, SaslError> {
     std::str::from_utf8(octets).map_err(|_| SaslError::Malformed)
 }
 
-/// An empty name stays one: it says that there is none.
+/// An empty name stays empty: it means that there is none.
 fn prepared(name: &str) -> Result<Arc<str>, SaslError> {
     check_name(name)?;
     match prepare_name(name) {
@@ -286,7 +284,7 @@ fn prepared(name: &str) -> Result<Arc<str>, SaslError> {
 }
 
 fn check_name(name: &str) -> Result<(), SaslError> {
-    // A name goes into logs, headers and queries: CR, LF and NUL must not.
+    // A name is written into logs, headers and queries, so it must not contain CR, LF or NUL.
     if name.contains(char::is_control) {
         Err(SaslError::Malformed)
     } else {

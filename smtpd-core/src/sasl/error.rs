@@ -4,31 +4,31 @@ use crate::reply::{Code, Reply, Status};
 
 /// Why an exchange ended before the credentials could be judged.
 ///
-/// [`reply`](Self::reply) says how SMTP answers it.
+/// [`reply`](Self::reply) returns the SMTP reply to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum SaslError {
-    /// The response is no strict base64 (RFC 4954 section 4).
+    /// The response is not strict base64 (RFC 4954 section 4).
     Base64,
-    /// The decoded response breaks the grammar of the mechanism, is not UTF-8, or a name in it holds controls.
+    /// The decoded response breaks the grammar of the mechanism, is not UTF-8, or a name in it contains control characters.
     Malformed,
-    /// The user name or the password is empty, which never authenticates (RFC 4616 section 2).
+    /// The user name or the password is empty, which is always rejected (RFC 4616 section 2).
     Empty,
-    /// The user name or the identity to act as is forbidden by SASLprep (RFC 4013 section 2.3), or nothing is
-    /// left of it: there is no such user.
+    /// SASLprep forbids the user name or the identity to act as (RFC 4013 section 2.3), or leaves nothing of it: there is no such
+    /// user.
     Prohibited,
     /// The client cancelled the exchange with `*` (RFC 4954 section 4).
     Cancelled,
-    /// An initial response came for a mechanism in which the server speaks first (RFC 4954 section 4).
+    /// An initial response was sent for a mechanism in which the server speaks first (RFC 4954 section 4).
     UnexpectedInitial,
     /// The response line is longer than [`MAX_RESPONSE_LINE`](super::MAX_RESPONSE_LINE) (RFC 4954 section 4).
     TooLong,
-    /// A method was called that the exchange does not wait for; a fault of the caller.
+    /// A method was called that the exchange does not expect, which is a fault of the caller.
     OutOfSequence,
 }
 
 impl SaslError {
-    /// The reply that answers it (RFC 4954 sections 4 and 6).
+    /// Returns the reply to the client (RFC 4954 sections 4 and 6).
     pub fn reply(self) -> Reply {
         let (code, status) = match self {
             Self::Base64 | Self::Malformed => (Code::PARAMETER_ERROR, Status::SYNTAX_ERROR),

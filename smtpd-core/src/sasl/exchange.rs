@@ -1,6 +1,6 @@
 use super::{Credentials, Identity, Mechanism, SaslError, Secret, Step, base64};
 
-/// The most octets that a response line may have, without its CRLF (RFC 4954 section 4).
+/// The maximum number of octets of a response line, without its CRLF (RFC 4954 section 4).
 pub const MAX_RESPONSE_LINE: usize = 12_288;
 
 /// Drives one [`Mechanism`] with the lines of the client and the answers of the application.
@@ -10,13 +10,13 @@ pub const MAX_RESPONSE_LINE: usize = 12_288;
 ///                     Ask ────────▶ handle_secret, handle_accepted or handle_refused
 ///                     Done, Failed, Err ──▶ over
 /// ```
-/// Each of these methods gives the next step in the same way. What is called out of turn gives
-/// [`SaslError::OutOfSequence`], and the exchange is over.
+/// Each of these methods returns the next step in the same way. A call out of sequence returns [`SaslError::OutOfSequence`], and
+/// the exchange is over.
 #[derive(Debug)]
 pub struct Exchange {
     mechanism: Box<dyn Mechanism>,
     state: State,
-    /// The application has said no, which nothing can turn into a yes or another question.
+    /// The application has refused the client, which nothing can turn into success or another question.
     refused: bool,
 }
 
@@ -29,7 +29,7 @@ enum State {
 }
 
 impl Exchange {
-    /// An exchange in which nothing was said yet.
+    /// Creates an exchange that has not begun.
     pub fn new(mechanism: Box<dyn Mechanism>) -> Self {
         Self {
             mechanism,
@@ -38,7 +38,7 @@ impl Exchange {
         }
     }
 
-    /// Begins, with the initial response as it stood in the AUTH command (`None` or empty: there was none).
+    /// Begins the exchange with the initial response of the AUTH command (`None` or empty: there was none).
     ///
     /// # Errors
     /// [`SaslError::Base64`], [`SaslError::TooLong`], and those of [`Mechanism::step`].
@@ -48,12 +48,12 @@ impl Exchange {
         };
         match response {
             None | Some([]) => self.enter(|mechanism| mechanism.step(None)),
-            Some(b"=") => self.enter(|mechanism| mechanism.step(Some(&[]))), // RFC 4954 section 4: a response of no octets
+            Some(b"=") => self.enter(|mechanism| mechanism.step(Some(&[]))), // RFC 4954 section 4: an empty response
             Some(encoded) => self.respond(encoded),
         }
     }
 
-    /// Takes the line that answers a challenge, without its CRLF.
+    /// Processes the line that answers a challenge, without its CRLF.
     ///
     /// # Errors
     /// [`SaslError::Cancelled`], [`SaslError::Base64`], [`SaslError::TooLong`], and those of [`Mechanism::step`].
@@ -67,7 +67,7 @@ impl Exchange {
         self.respond(line)
     }
 
-    /// The application answered [`Step::Ask`] with the stored secret of the user.
+    /// Continues after the application answered [`Step::Ask`] with the stored secret of the user.
     ///
     /// # Errors
     /// Those of [`Mechanism::secret`].
@@ -78,7 +78,7 @@ impl Exchange {
         self.enter(|mechanism| mechanism.secret(&credentials, secret))
     }
 
-    /// The application answered [`Step::Ask`] by accepting the client as `identity`.
+    /// Continues after the application answered [`Step::Ask`] by accepting the client as `identity`.
     ///
     /// # Errors
     /// Those of [`Mechanism::accepted`].
@@ -89,10 +89,10 @@ impl Exchange {
         self.enter(|mechanism| mechanism.accepted(identity))
     }
 
-    /// The application answered [`Step::Ask`] by refusing the client.
+    /// Continues after the application answered [`Step::Ask`] by refusing the client.
     ///
-    /// Its reply is due at [`Step::Failed`]; a mechanism may want a challenge answered before. One that asks again, or is content
-    /// with the client, fails: the application has said no.
+    /// Send the application's reply at [`Step::Failed`]; a mechanism may require the client to answer a challenge before. A
+    /// mechanism that asks again, or accepts the client, fails, because the application has refused it.
     ///
     /// # Errors
     /// Those of [`Mechanism::refused`].
@@ -104,7 +104,7 @@ impl Exchange {
         self.enter(|mechanism| mechanism.refused())
     }
 
-    /// Returns whether the client knows already that it has failed, although the exchange goes on.
+    /// Returns whether the client already knows that it has failed, although the exchange continues.
     pub fn has_reported_failure(&self) -> bool {
         self.mechanism.has_reported_failure()
     }
@@ -133,7 +133,7 @@ impl Exchange {
         self.state = match &step {
             Step::Challenge(_) => State::Responding,
             Step::Ask(credentials) => State::Asking(credentials.clone()),
-            // RFC 4954 section 4: an authorization identity that comes out empty fails.
+            // RFC 4954 section 4: an empty authorization identity fails.
             Step::Done(identity) if identity.as_str().is_empty() => return Ok(Step::Failed),
             Step::Done(_) | Step::Failed => State::Over,
         };
@@ -141,7 +141,7 @@ impl Exchange {
     }
 }
 
-/// The reply that carries a challenge: `334 ` and its base64 (RFC 4954 section 4), with CRLF.
+/// Returns the reply that carries a challenge: `334 ` and its base64 (RFC 4954 section 4), with CRLF.
 ///
 /// ```
 /// use smtpd_core::sasl::challenge_line;
@@ -150,7 +150,7 @@ impl Exchange {
 /// assert_eq!(challenge_line(b"Username:"), b"334 VXNlcm5hbWU6\r\n");
 /// ```
 pub fn challenge_line(challenge: &[u8]) -> Vec<u8> {
-    // RFC 4954 section 4: the blank stays when there is no text.
+    // RFC 4954 section 4: the space stays if there is no text.
     let mut line = b"334 ".to_vec();
     base64::encode_into(challenge, &mut line);
     line.extend_from_slice(b"\r\n");
@@ -182,7 +182,7 @@ mod tests {
         String::from_utf8(encoded).unwrap()
     }
 
-    /// What came of a step, in a word.
+    /// Returns the outcome of a step in a word.
     fn told(step: &Result<Step, SaslError>) -> String {
         match step {
             Ok(Step::Challenge(challenge)) => format!("334 {}", String::from_utf8_lossy(challenge)),
@@ -193,8 +193,8 @@ mod tests {
         }
     }
 
-    /// Plays the lines of a client, the first one the initial response ("-": none), against the secret "secret".
-    /// Gives what came of the last line; those before it must be answered by challenges.
+    /// Plays the lines of a client, the first one the initial response ("-": none), against the secret "secret". Returns the
+    /// outcome of the last line; those before it must be answered by challenges.
     fn play(mechanism: &str, lines: &[&str]) -> String {
         let mut exchange = start(mechanism);
         let (initial, lines) = lines.split_first().unwrap();
@@ -411,8 +411,8 @@ mod tests {
         }
     }
 
-    /// Stands for those mechanisms that ask for the stored secret before the client has proved anything (SCRAM), and
-    /// go on with a challenge whatever the answer.
+    /// Stands for mechanisms that ask for the stored secret before the client has proved anything (SCRAM), and continue with a
+    /// challenge whatever the answer is.
     #[derive(Debug)]
     struct ProvesLater(Option<bool>);
 
@@ -529,7 +529,7 @@ mod tests {
         }
     }
 
-    /// Whatever the mechanism says to it: a refusal that led to another question, or to success, would be none.
+    /// Whatever the mechanism does: a refusal that led to another question, or to success, would not be one.
     #[test]
     fn who_is_refused_is_not_asked_about_again() {
         #[derive(Debug)]

@@ -3,12 +3,12 @@ use super::{
     credentials::text,
 };
 
-/// EXTERNAL (RFC 4422 appendix A): who the client is, the session knows already, from its TLS certificate.
+/// EXTERNAL (RFC 4422 appendix A): the session already knows who the client is, from its TLS certificate.
 ///
-/// The [`Credentials`] hold no user name and no proof, only the identity that the client asks to act as, if it names
-/// one. The application looks at the certificate, and accepts the identity that follows from it; a client whose
-/// certificate tells it nothing must be refused. It is offered where the client has shown a certificate that was
-/// verified, and only there: [`TlsFacts::client_certificate`](crate::TlsFacts::client_certificate).
+/// The [`Credentials`] contain no user name and no proof, only the identity that the client requests to act as, if any. The
+/// application must inspect the certificate, and accept the identity that follows from it; it must refuse a client whose
+/// certificate does not identify it. The mechanism is offered only if the client presented a verified certificate:
+/// [`TlsFacts::client_certificate`](crate::TlsFacts::client_certificate).
 ///
 /// ```
 /// use smtpd_core::sasl::{Mechanisms, External};
@@ -25,7 +25,7 @@ impl MechanismFactory for External {
     }
 
     fn is_plaintext(&self) -> bool {
-        true // RFC 4422 A.3: by itself it protects nothing.
+        true // RFC 4422 appendix A.3: by itself it protects nothing.
     }
 
     fn needs_client_certificate(&self) -> bool {
@@ -43,7 +43,7 @@ struct ExternalExchange;
 impl Mechanism for ExternalExchange {
     fn step(&mut self, response: Option<&[u8]>) -> Result<Step, SaslError> {
         let Some(response) = response else {
-            return Ok(Step::Challenge(Vec::new())); // RFC 4422 A.1: the client speaks first
+            return Ok(Step::Challenge(Vec::new())); // RFC 4422 appendix A.1: the client speaks first
         };
         let credentials = Credentials::external().with_authzid(text(response)?)?;
         Ok(Step::Ask(credentials))

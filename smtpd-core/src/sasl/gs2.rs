@@ -1,15 +1,15 @@
-//! The GS2 header that SCRAM and OAUTHBEARER begin with (RFC 5801 section 4, RFC 5802 section 7).
+//! The GS2 header that begins the messages of SCRAM and OAUTHBEARER (RFC 5801 section 4, RFC 5802 section 7).
 
 use super::SaslError;
 
 /// What the client says about channel binding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum BindingFlag<'a> {
-    /// `n`: it cannot.
+    /// `n`: the client cannot use it.
     Unsupported,
-    /// `y`: it could, but believes that the server cannot.
+    /// `y`: the client could use it, but believes that the server cannot.
     Unused,
-    /// `p`: it binds to the channel by the binding of this name.
+    /// `p`: the client uses the binding with this name.
     Required(&'a str),
 }
 
@@ -17,12 +17,12 @@ pub(super) enum BindingFlag<'a> {
 pub(super) struct Header<'a> {
     pub(super) flag: BindingFlag<'a>,
     pub(super) authzid: Option<String>,
-    /// All of it, with the comma at its end.
+    /// The whole header, including the comma at its end.
     #[cfg_attr(not(feature = "scram"), allow(dead_code))]
     pub(super) text: &'a str,
 }
 
-/// Parses `gs2-header = gs2-cbind-flag "," [ authzid ] ","`; gives it and what stands behind it.
+/// Parses `gs2-header = gs2-cbind-flag "," [ authzid ] ","`. Returns it and the rest.
 pub(super) fn parse(message: &str) -> Result<(Header<'_>, &str), SaslError> {
     let (flag, rest) = message.split_once(',').ok_or(SaslError::Malformed)?;
     let (authzid, rest) = rest.split_once(',').ok_or(SaslError::Malformed)?;
@@ -56,7 +56,7 @@ fn parse_flag(flag: &str) -> Result<BindingFlag<'_>, SaslError> {
     }
 }
 
-/// RFC 5802 section 5.1: `,` and `=` come as `=2C` and `=3D`; any other `=` is a fault.
+/// RFC 5802 section 5.1: `,` and `=` are sent as `=2C` and `=3D`; any other `=` is an error.
 pub(super) fn saslname(text: &str) -> Result<String, SaslError> {
     let mut parts = text.split('=');
     let mut name = parts.next().unwrap_or_default().to_owned();

@@ -2,7 +2,7 @@ use std::{fmt, sync::Arc};
 
 /// The name under which a client is authenticated (its authorization identity, RFC 4954 section 4).
 ///
-/// It holds no control characters, so it can be logged or written into a header. A clone shares the text.
+/// It contains no control characters, so it can be logged or written into a header. A clone shares the text.
 ///
 /// ```
 /// use smtpd_core::sasl::Identity;
@@ -14,9 +14,9 @@ use std::{fmt, sync::Arc};
 pub struct Identity(Arc<str>);
 
 impl Identity {
-    /// An identity of this name; each control character in it becomes `?`.
+    /// Creates an identity with this name. Each control character in it becomes `?`.
     ///
-    /// An empty one can be made but is never authenticated: an [`Exchange`](super::Exchange) fails on it.
+    /// An empty one can be created but is never authenticated: an [`Exchange`](super::Exchange) fails on it.
     pub fn new(name: impl AsRef<str>) -> Self {
         let name = name.as_ref();
         if name.contains(char::is_control) {
@@ -25,7 +25,7 @@ impl Identity {
         Self(name.into())
     }
 
-    /// The name.
+    /// Returns the name.
     pub fn as_str(&self) -> &str {
         &self.0
     }

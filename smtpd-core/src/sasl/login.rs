@@ -3,9 +3,9 @@ use super::{
     credentials::text,
 };
 
-/// LOGIN (draft-murchison-sasl-login): the user name and the password, each asked for by a challenge.
+/// LOGIN (draft-murchison-sasl-login): a challenge requests the user name, another one the password.
 ///
-/// An initial response is taken as the user name. Obsolete, but there are clients that know nothing else.
+/// An initial response is used as the user name. The mechanism is obsolete, but some clients support no other.
 ///
 /// ```
 /// use smtpd_core::sasl::{Mechanisms, Login};
@@ -44,7 +44,7 @@ impl Mechanism for LoginExchange {
         if let Some(username) = self.username.take() {
             return Ok(Step::Ask(Credentials::plain(&username, response)?));
         }
-        // Checked at once, so that no password is asked for in vain.
+        // Checked now, so that no password is requested in vain.
         Credentials::lookup(response)?;
         self.username = Some(response.to_owned());
         Ok(Step::Challenge(b"Password:".to_vec()))

@@ -2,20 +2,20 @@ use std::fmt;
 
 use super::{ChannelBindings, Credentials, Identity, MechanismName, SaslError, Secret};
 
-/// Octets of randomness that each exchange is given.
+/// The number of random bytes that each exchange receives.
 pub const NONCE_LEN: usize = 24;
 
-/// Octets of the key that the salts of unknown users are made with.
+/// The length in bytes of the key from which the salts of unknown users are made.
 pub const SALT_KEY_LEN: usize = 32;
 
-/// One running exchange of a SASL mechanism, on the server's side.
+/// One exchange of a SASL mechanism, on the server's side.
 ///
 /// [`step`](Self::step) is called with each response of the client. After it returned [`Step::Ask`], exactly one of
-/// [`secret`](Self::secret), [`accepted`](Self::accepted) and [`refused`](Self::refused) is called with the answer of
-/// the application. [`Step::Done`], [`Step::Failed`] and an error end the exchange. Base64, the empty response `=`,
-/// cancelling and the length of lines are the work of [`Exchange`](super::Exchange).
+/// [`secret`](Self::secret), [`accepted`](Self::accepted) and [`refused`](Self::refused) is called with the answer of the
+/// application. [`Step::Done`], [`Step::Failed`] and an error end the exchange. [`Exchange`](super::Exchange) handles base64, the
+/// empty response `=`, cancelling and the length of lines.
 ///
-/// A mechanism of one's own, in which the client sends nothing but its name and a token:
+/// A mechanism of your own, in which the client sends only its name and a token:
 /// ```
 /// use smtpd_core::sasl::{
 ///     Credentials, ExchangeContext, Mechanism, MechanismFactory, MechanismName, Mechanisms, SaslError, Step,
@@ -51,60 +51,60 @@ pub const SALT_KEY_LEN: usize = 32;
 /// assert!(Mechanisms::none().with(Token).find(b"x-token").is_some());
 /// ```
 pub trait Mechanism: Send + fmt::Debug {
-    /// Takes the decoded response of the client.
+    /// Processes the decoded response of the client.
     ///
-    /// `None` comes only as the first call, when AUTH carried no initial response: a mechanism in which the server
-    /// speaks first then gives its challenge, one in which the client speaks first an empty one (RFC 4422 section 5.1).
+    /// `None` is passed only in the first call, if AUTH had no initial response: a mechanism in which the server speaks first
+    /// then returns its challenge, and one in which the client speaks first returns an empty one (RFC 4422 section 5.1).
     ///
     /// # Errors
-    /// [`SaslError::Malformed`] and [`SaslError::Empty`] for what the response holds,
-    /// [`SaslError::UnexpectedInitial`] for an initial response in a mechanism in which the server speaks first.
+    /// [`SaslError::Malformed`] and [`SaslError::Empty`] for an invalid response, [`SaslError::UnexpectedInitial`] for an initial
+    /// response in a mechanism in which the server speaks first.
     fn step(&mut self, response: Option<&[u8]>) -> Result<Step, SaslError>;
 
-    /// The application answered [`Step::Ask`] with the stored secret of the user.
+    /// Continues after the application answered [`Step::Ask`] with the stored secret of the user.
     ///
-    /// By default the credentials are verified with it. Credentials that
-    /// [act as somebody else](Credentials::acts_as_other) fail, as the secret says nothing about that right.
+    /// By default, verifies the credentials with it. Credentials that [act as another identity](Credentials::acts_as_other) fail,
+    /// because the secret does not prove that right.
     ///
     /// # Errors
-    /// As the mechanism defines; never by default.
+    /// As the mechanism defines; none by default.
     fn secret(&mut self, credentials: &Credentials, secret: &Secret) -> Result<Step, SaslError> {
-        // RFC 4616 section 2: the identity is verified, and that it may act as the authorization identity.
+        // RFC 4616 section 2: both the identity and its right to act as the authorization identity are verified.
         if credentials.verify(secret) && !credentials.acts_as_other() {
             return Ok(Step::Done(Identity::new(credentials.username())));
         }
         Ok(Step::Failed)
     }
 
-    /// The application answered [`Step::Ask`] by accepting the client under this identity.
+    /// Continues after the application answered [`Step::Ask`] by accepting the client under this identity.
     ///
     /// A mechanism that asks before the client has proved anything (for the stored secret) must fail here.
     ///
     /// # Errors
-    /// As the mechanism defines; never by default.
+    /// As the mechanism defines; none by default.
     fn accepted(&mut self, identity: Identity) -> Result<Step, SaslError> {
         Ok(Step::Done(identity))
     }
 
-    /// The application answered [`Step::Ask`] by refusing the client.
+    /// Continues after the application answered [`Step::Ask`] by refusing the client.
     ///
-    /// A mechanism that must not show which users exist, or that tells why it failed (RFC 7628 section 3.2.2), goes on with a
-    /// challenge and fails afterwards.
+    /// A mechanism that must not reveal which users exist, or that reports why it failed (RFC 7628 section 3.2.2), continues with
+    /// a challenge and fails afterwards.
     ///
     /// # Errors
-    /// As the mechanism defines; never by default.
+    /// As the mechanism defines; none by default.
     fn refused(&mut self) -> Result<Step, SaslError> {
         Ok(Step::Failed)
     }
 
-    /// Returns whether a challenge has reported to the client that it failed, as that of OAUTHBEARER does (RFC 7628 section 3.2.3).
-    /// Such an exchange counts as a failed authentication even if the client cancels it.
+    /// Returns whether a challenge has told the client that it failed, as that of OAUTHBEARER does (RFC 7628 section 3.2.3). Such
+    /// an exchange counts as a failed authentication even if the client cancels it.
     fn has_reported_failure(&self) -> bool {
         false
     }
 }
 
-/// What is to be done next in an exchange.
+/// What to do next in an exchange.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Step {
@@ -114,7 +114,7 @@ pub enum Step {
     Ask(Credentials),
     /// The client is authenticated (235 2.7.0, RFC 4954 section 6).
     Done(Identity),
-    /// The client is not authenticated (535 5.7.8, RFC 4954 section 6, unless the application gave a reply of its own).
+    /// The client is not authenticated (535 5.7.8, RFC 4954 section 6, unless the application gave its own reply).
     Failed,
 }
 
@@ -127,27 +127,28 @@ pub enum Step {
 /// assert!(Plain.is_plaintext(), "so it is offered over TLS alone");
 /// ```
 pub trait MechanismFactory: Send + Sync + fmt::Debug {
-    /// The name that EHLO lists and AUTH takes.
+    /// Returns the name that EHLO lists and AUTH accepts.
     fn name(&self) -> MechanismName;
 
-    /// Whether the client sends its password, or something as good as it, in a form that whoever listens can use: such
-    /// a mechanism needs TLS (RFC 4954 section 4).
+    /// Returns whether the client sends its password, or an equivalent, in a form that an eavesdropper can use. Such a mechanism
+    /// requires TLS (RFC 4954 section 4).
     fn is_plaintext(&self) -> bool;
 
-    /// Whether it binds to the TLS channel, so that it can be offered only where there are [`ChannelBindings`], under
-    /// a name that ends with `-PLUS` (RFC 5802 section 6). `false` by default.
+    /// Returns whether it binds to the TLS channel, so that it can be offered only if there are [`ChannelBindings`], under a name
+    /// that ends with `-PLUS` (RFC 5802 section 6). Default: `false`.
     fn needs_channel_binding(&self) -> bool {
         false
     }
 
-    /// Whether it goes by the certificate that the client has shown to TLS, so that it can be offered only where there
-    /// is a verified one. `false` by default.
+    /// Returns whether it relies on the client's TLS certificate, so that it can be offered only if there is a verified one.
+    /// Default: `false`.
     fn needs_client_certificate(&self) -> bool {
         false
     }
 
-    /// Whether its exchanges need random bytes, so that it can be offered only if [`Config::entropy`](crate::Config::entropy) is
-    /// set. By default `true` of every mechanism that is not plaintext, because those challenge the client.
+    /// Returns whether its exchanges need random bytes, so that it can be offered only if
+    /// [`Config::entropy`](crate::Config::entropy) is set. Default: `true` for every mechanism that is not plaintext, because
+    /// those challenge the client.
     fn needs_entropy(&self) -> bool {
         !self.is_plaintext()
     }
@@ -156,7 +157,7 @@ pub trait MechanismFactory: Send + Sync + fmt::Debug {
     fn start(&self, context: &ExchangeContext<'_>) -> Box<dyn Mechanism>;
 }
 
-/// What a mechanism may know about the session that it runs in.
+/// The facts that a mechanism may know about its session.
 ///
 /// ```
 /// use smtpd_core::sasl::{CramMd5, ExchangeContext, MechanismFactory, Step};
@@ -174,10 +175,10 @@ pub struct ExchangeContext<'a> {
 }
 
 impl<'a> ExchangeContext<'a> {
-    /// A context with the name of the server and randomness.
+    /// Creates a context with the name of the server and a nonce.
     ///
-    /// The nonce must come from a cryptographic random number generator and serve one exchange only: who can foresee
-    /// it, or sees it again, can replay the answer of a client.
+    /// The nonce must come from a cryptographic random number generator and be used in one exchange only: anyone who can predict
+    /// it, or sees it again, can replay a client's response.
     pub fn new(hostname: &'a str, nonce: &'a [u8; NONCE_LEN]) -> Self {
         Self {
             hostname,
@@ -187,41 +188,41 @@ impl<'a> ExchangeContext<'a> {
         }
     }
 
-    /// Sets the key that makes the salts of unknown users: random, secret, and the same for all exchanges of a server.
+    /// Sets the key from which the salts of unknown users are made: random, secret, and the same for all exchanges of a server.
     ///
-    /// Without it such salts change from exchange to exchange, which those of known users may not do.
+    /// Without it, these salts change from one exchange to the next, unlike those of known users. Default: none.
     #[must_use]
     pub fn with_salt_key(mut self, key: &'a [u8; SALT_KEY_LEN]) -> Self {
         self.salt_key = Some(key);
         self
     }
 
-    /// Sets what a mechanism may bind to.
+    /// Sets the available channel bindings. Default: none.
     ///
-    /// A SCRAM without -PLUS must have them too where its -PLUS form is offered, and only there: it then refuses
-    /// clients that believe it is not (RFC 5802 section 6).
+    /// A SCRAM mechanism without -PLUS must also have them if, and only if, its -PLUS form is offered: it then refuses clients
+    /// that believe that it is not (RFC 5802 section 6).
     #[must_use]
     pub fn with_channel_bindings(mut self, bindings: &'a ChannelBindings) -> Self {
         self.channel_bindings = Some(bindings).filter(|bindings| !bindings.is_empty());
         self
     }
 
-    /// The name of the server.
+    /// Returns the name of the server.
     pub fn hostname(&self) -> &'a str {
         self.hostname
     }
 
-    /// The randomness of this exchange: [`NONCE_LEN`] octets.
+    /// Returns the random bytes of this exchange, [`NONCE_LEN`] of them.
     pub fn nonce(&self) -> &'a [u8] {
         self.nonce
     }
 
-    /// The key that makes the salts of unknown users.
+    /// Returns the key from which the salts of unknown users are made.
     pub fn salt_key(&self) -> Option<&'a [u8; SALT_KEY_LEN]> {
         self.salt_key
     }
 
-    /// What a mechanism may bind to; never without any binding in it.
+    /// Returns the available channel bindings; never an empty set.
     pub fn channel_bindings(&self) -> Option<&'a ChannelBindings> {
         self.channel_bindings
     }

@@ -1,9 +1,9 @@
-//! The server side of SASL (RFC 4422) as SMTP AUTH speaks it (RFC 4954), without I/O.
+//! The server side of SASL (RFC 4422) as used by SMTP AUTH (RFC 4954), without I/O.
 //!
-//! [`Mechanisms`] is what a server offers. For each AUTH command one of its [`MechanismFactory`]s starts a
-//! [`Mechanism`], and an [`Exchange`] drives it: lines of the client go in, [`Step`]s come out. The mechanism never
-//! sees base64 and never looks up a user: it asks the application with [`Step::Ask`], which answers that it accepts
-//! the [`Credentials`], that it refuses them, or with the stored [`Secret`] to be compared.
+//! [`Mechanisms`] is the set that a server offers. For each AUTH command, one of its [`MechanismFactory`]s starts a
+//! [`Mechanism`], and an [`Exchange`] drives it: its input is the client's lines, its output is [`Step`]s. The mechanism never
+//! sees base64 and never looks up a user: it asks the application with [`Step::Ask`], which accepts the [`Credentials`], refuses
+//! them, or answers with the stored [`Secret`] to be compared.
 //!
 //! ```
 //! use smtpd_core::sasl::{Exchange, ExchangeContext, Mechanisms, Secret, Step, challenge_line};
@@ -26,18 +26,18 @@
 //! # Ok::<(), smtpd_core::sasl::SaslError>(())
 //! ```
 //!
-//! | mechanism | defined by | the application gets |
+//! | mechanism | defined by | the application receives |
 //! |---|---|---|
 //! | [`Plain`], [`Login`] | RFC 4616, draft-murchison-sasl-login | the password |
 //! | [`CramMd5`] | RFC 2195 | the question for the password |
 //! | [`Scram`] | RFC 5802, RFC 7677 | the question for the keys or the password |
 //! | [`OAuthBearer`], [`XOAuth2`] | RFC 7628, Google | a token |
-//! | [`External`] | RFC 4422 appendix A | the question who the client is |
+//! | [`External`] | RFC 4422 appendix A | the question of who the client is |
 //! | [`Anonymous`] | RFC 4505 | a trace |
 //!
-//! User names come prepared by SASLprep, whatever the mechanism (RFC 4616 section 2, RFC 5802 section 5.1), so look
-//! them up among names that [`prepare_name`] has prepared. Passwords are prepared where they are compared with a
-//! [`Secret`], but not [`Credentials::password`], which is what the client sent.
+//! User names are prepared with SASLprep, whatever the mechanism (RFC 4616 section 2, RFC 5802 section 5.1), so look them up
+//! among names that were prepared with [`prepare_name`]. Passwords are prepared when they are compared with a [`Secret`], but
+//! [`Credentials::password`] is what the client sent.
 
 mod anonymous;
 mod base64;

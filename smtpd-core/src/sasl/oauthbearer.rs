@@ -4,12 +4,12 @@ use super::{
     gs2::{self, BindingFlag},
 };
 
-/// OAUTHBEARER (RFC 7628): a bearer token of OAuth 2.0 (RFC 6750), with the name of the user or without.
+/// OAUTHBEARER (RFC 7628): a bearer token of OAuth 2.0 (RFC 6750), with an optional user name.
 ///
-/// The application finds the token in [`Credentials::bearer_token`], and in [`Credentials::username`] the name, empty
-/// if the client gave none. The token says who the client is; if there is a name, the application must check that the
-/// token was issued to that user. A client that is refused gets a challenge with an error in JSON, answers it with
-/// `%x01`, and then gets the refusal (RFC 7628 section 3.2.3).
+/// The application reads the token with [`Credentials::bearer_token`], and the name with [`Credentials::username`], which is
+/// empty if the client sent none. The token identifies the client; if there is a name, the application must check that the token
+/// was issued to that user. A refused client receives a challenge with an error in JSON, answers it with `%x01`, and then
+/// receives the refusal (RFC 7628 section 3.2.3).
 ///
 /// ```
 /// use smtpd_core::sasl::{Mechanisms, OAuthBearer};
@@ -27,28 +27,29 @@ pub struct OAuthBearer {
 }
 
 impl OAuthBearer {
-    /// The mechanism; it tells a client that is refused nothing but that its token is invalid.
+    /// Creates the mechanism. By default, it tells a refused client only that its token is invalid.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// The scope that a token needs, told to a client that is refused; one is preferred to a list (RFC 7628 section
-    /// 3.2.2).
+    /// Sets the scope that a token needs, which a refused client receives. A single scope is preferred to a list (RFC 7628
+    /// section 3.2.2). Default: none.
     #[must_use]
     pub fn scope(mut self, scope: impl Into<String>) -> Self {
         self.scope = Some(scope.into());
         self
     }
 
-    /// The URL where clients learn how to get a token, told to a client that is refused (RFC 7628 section 3.2.2).
+    /// Sets the URL at which clients learn how to get a token, which a refused client receives (RFC 7628 section 3.2.2). Default:
+    /// none.
     #[must_use]
     pub fn openid_configuration(mut self, url: impl Into<String>) -> Self {
         self.openid_configuration = Some(url.into());
         self
     }
 
-    /// A name of this server, in any case of letters; repeatable. A client that says to have connected to another host
-    /// is refused (RFC 7628 section 3.2). By default no name is known, and any is taken.
+    /// Adds a name of this server, in any letter case. A client that claims to have connected to another host is refused (RFC
+    /// 7628 section 3.2). By default, any name is accepted.
     #[must_use]
     pub fn host(mut self, name: impl Into<String>) -> Self {
         self.hosts.push(name.into());
@@ -69,7 +70,7 @@ impl OAuthBearer {
     /// RFC 7628 section 3.1: `client-resp = (gs2-header kvsep *kvpair kvsep) / kvsep`.
     fn parse(&self, message: &str) -> Result<Option<Credentials>, SaslError> {
         if message == "\x01" {
-            return Ok(None); // RFC 7628 section 3.1: it answers an error, and asks for one when it comes first.
+            return Ok(None); // RFC 7628 section 3.1: it answers an error, and requests one if it comes first.
         }
         let (header, rest) = gs2::parse(message)?;
         let pairs = rest
@@ -103,7 +104,7 @@ impl MechanismFactory for OAuthBearer {
     }
 
     fn is_plaintext(&self) -> bool {
-        true // RFC 7628 section 3: TLS must be used.
+        true // RFC 7628 section 3: TLS is required.
     }
 
     fn start(&self, _: &ExchangeContext<'_>) -> Box<dyn Mechanism> {
@@ -115,7 +116,7 @@ impl MechanismFactory for OAuthBearer {
     }
 }
 
-/// The key/value pairs that mean something here.
+/// The key/value pairs that are used here.
 #[derive(Debug)]
 struct Fields<'a> {
     auth: &'a str,
@@ -123,7 +124,7 @@ struct Fields<'a> {
 }
 
 impl<'a> Fields<'a> {
-    /// `kvpair = key "=" value kvsep`. Unknown keys are ignored, none comes twice.
+    /// `kvpair = key "=" value kvsep`. Unknown keys are ignored, and duplicate keys are rejected.
     fn parse(pairs: &'a str) -> Result<Self, SaslError> {
         let (mut auth, mut host, mut port) = (None, None, None);
         for pair in pairs.split_terminator('\x01') {
@@ -180,7 +181,7 @@ mod tests {
         if line.is_empty() { b"=".to_vec() } else { line }
     }
 
-    /// What comes of a first message: the credentials, the error, or the challenge of an error.
+    /// Returns the outcome of a first message: the credentials, the error, or the challenge of an error.
     fn told(bearer: OAuthBearer, message: &str) -> String {
         match exchange(bearer).handle_initial(Some(&encode(message))) {
             Ok(Step::Ask(credentials)) => format!(
@@ -230,7 +231,7 @@ mod tests {
 
     #[test]
     fn the_smtp_example_of_rfc_7628_breaks_its_own_grammar() {
-        // Section 4.4 has `user=` where section 3.1 wants `a=`.
+        // Section 4.4 has `user=`, but section 3.1 requires `a=`.
         let initial = b"bix1c2VyPXNvbWV1c2VyQGV4YW1wbGUuY29tLAFhdXRoPUJlYXJlciB2RjlkZnQ0cW1UYzJOdmIzUmxja0JoZEhSaGRtbHpkR0V1WTI5dENnPT0BAQ==";
         let step = exchange(OAuthBearer::new()).handle_initial(Some(initial));
         assert_eq!(step.unwrap_err(), SaslError::Malformed);
@@ -244,7 +245,7 @@ mod tests {
         for (answer, message) in [
             (Exchange::handle_refused as Answer, named),
             (wrong, named),
-            // A token that fits, but nobody is named.
+            // A valid token, but no user name.
             (
                 |exchange| exchange.handle_secret(&Secret::plain("t")),
                 "n,,\x01auth=Bearer t\x01\x01",

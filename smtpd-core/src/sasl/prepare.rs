@@ -6,14 +6,15 @@ use stringprep::tables;
 use unicode_normalization::UnicodeNormalization;
 use zeroize::Zeroizing;
 
-/// Prepares a user name by SASLprep (RFC 4013), so that names which look the same are the same: compatibility forms and
-/// accents written in two ways become one form, and characters that nobody sees are dropped. `None` if the name is empty then or
-/// holds a character that is forbidden.
+/// Prepares a user name with SASLprep (RFC 4013), so that names that look the same are the same: compatibility forms and
+/// different encodings of accents become one form, and invisible characters are dropped. Returns `None` if the result is empty or
+/// contains a forbidden character.
 ///
-/// [`Credentials`](super::Credentials) hold names that are prepared, whatever the mechanism. Prepare the names that you look them up
-/// among too. The name counts as a query, so it may hold characters that Unicode 3.2 does not have (RFC 3454 section 7).
+/// [`Credentials`](super::Credentials) contain prepared names, whatever the mechanism. Also prepare the names among which you
+/// look them up. The name is prepared as a query, so it may contain characters that Unicode 3.2 does not have (RFC 3454 section
+/// 7).
 ///
-/// Passwords are prepared in the same way before they are hashed, so that it does not matter how a client writes accents.
+/// Passwords are prepared in the same way before they are hashed, so it does not matter how a client encodes accents.
 ///
 /// ```
 /// use smtpd_core::sasl::prepare_name;
@@ -25,8 +26,8 @@ pub fn prepare_name(name: &str) -> Option<Cow<'_, str>> {
     prepare(name, true)
 }
 
-/// A password, which is a stored string, so that it may hold nothing unassigned (RFC 5802 section 2.2). `None` if it
-/// cannot be one.
+/// Prepares a password as a stored string, which must not contain unassigned characters (RFC 5802 section 2.2). Returns `None` if
+/// it is invalid.
 pub(super) fn password(password: &str) -> Option<Zeroizing<String>> {
     prepare(password, false).map(|prepared| Zeroizing::new(prepared.into_owned()))
 }
@@ -35,7 +36,7 @@ fn prepare(text: &str, allows_unassigned: bool) -> Option<Cow<'_, str>> {
     if text.bytes().all(|octet| matches!(octet, b' '..=b'~')) {
         return Some(Cow::Borrowed(text)).filter(|text| !text.is_empty());
     }
-    // RFC 4013 sections 2.1 and 2.2. Sized once: a password that grows would leave copies of itself behind.
+    // RFC 4013 sections 2.1 and 2.2. Allocated once: a string that grows would leave copies of the password behind.
     let mut prepared = Zeroizing::new(String::with_capacity(MAX_GROWTH * text.len()));
     prepared.extend(
         text.chars()
@@ -51,7 +52,7 @@ fn prepare(text: &str, allows_unassigned: bool) -> Option<Cow<'_, str>> {
     is_good.then(|| Cow::Owned(std::mem::take(&mut *prepared)))
 }
 
-/// No normalization makes text longer than that many times its UTF-8 (UAX 15 section 12.1 has the worst case: U+FDFA).
+/// Normalization multiplies the length of UTF-8 text by at most this factor (UAX 15 section 12.1 has the worst case: U+FDFA).
 const MAX_GROWTH: usize = 11;
 
 /// RFC 4013 section 2.3.
@@ -68,7 +69,7 @@ fn is_prohibited(c: char) -> bool {
         || tables::tagging_character(c)
 }
 
-/// RFC 3454 section 6: text from right to left begins and ends with such a character, and holds none from left to right.
+/// RFC 3454 section 6: right-to-left text begins and ends with a right-to-left character, and contains no left-to-right ones.
 fn is_one_way(text: &str) -> bool {
     let is_rtl = tables::bidi_r_or_al;
     !text.contains(is_rtl)
@@ -109,7 +110,7 @@ mod tests {
         assert_eq!(password("\u{1f600}"), None);
     }
 
-    /// RFC 3454 section 7: what is unassigned passes in a query, and nothing else that is forbidden does.
+    /// RFC 3454 section 7: a query may contain unassigned characters, and nothing else that is forbidden.
     #[test]
     fn an_unassigned_character_lets_nothing_else_pass() {
         for (name, want) in [

@@ -7,7 +7,7 @@ use zeroize::Zeroizing;
 use super::ScramKeys;
 use super::prepare;
 
-/// What the application keeps of a user to compare a proof with.
+/// The secret that the application stores for a user, to be compared with a proof.
 ///
 /// It is wiped from memory when dropped, and its `Debug` does not show it.
 ///
@@ -27,27 +27,27 @@ enum Kind {
 }
 
 impl Secret {
-    /// The password itself. It fits every mechanism; CRAM-MD5 takes nothing else. For OAUTHBEARER and XOAUTH2 it is the
-    /// token.
+    /// Creates a secret from the password itself. It works with every mechanism; CRAM-MD5 supports no other. For OAUTHBEARER and
+    /// XOAUTH2 it is the token.
     ///
-    /// PLAIN and LOGIN compare what SASLprep (RFC 4013) makes of passwords, so that accents match however they are
-    /// written; a password that it forbids matches byte by byte. CRAM-MD5 accepts the digest of the password as it is stored and as
-    /// SASLprep makes it, whichever of them the client has. An empty password matches nothing.
+    /// PLAIN and LOGIN compare passwords after SASLprep (RFC 4013), so that accents match however they are encoded; a password
+    /// that it forbids is compared byte by byte. CRAM-MD5 accepts the digest of the stored password and of its prepared form,
+    /// whichever the client uses. An empty password matches nothing.
     pub fn plain(password: impl Into<String>) -> Self {
         Self(Kind::Plain(Zeroizing::new(password.into())))
     }
 
-    /// The keys that SCRAM derives from the password (RFC 5802 section 3). They fit SCRAM with the same hash, and the
-    /// mechanisms that carry the password, PLAIN and LOGIN, which derive the keys of what they were given. That
-    /// is slow: `Server` of smtpd-tower does it in threads of its own, and drivers of smtpd-core do it by
+    /// Creates a secret from the keys that SCRAM derives from the password (RFC 5802 section 3). They work with SCRAM of the same
+    /// hash, and with the mechanisms that carry the password, PLAIN and LOGIN, which derive the keys of the password that was
+    /// sent. That is slow: `Server` of smtpd-tower does it in separate threads, and drivers of smtpd-core do it with
     /// [`Credentials::derivation`](super::Credentials::derivation).
     #[cfg(feature = "scram")]
     pub fn scram(keys: ScramKeys) -> Self {
         Self(Kind::Scram(Box::new(keys)))
     }
 
-    /// Returns whether SCRAM can use it. It cannot use a password that SASLprep forbids, such as one with an emoji (RFC
-    /// 5802 section 2.2): such a user could only log in by another mechanism, although clients prefer SCRAM.
+    /// Returns whether SCRAM can use it. It cannot use a password that SASLprep forbids, such as one with an emoji (RFC 5802
+    /// section 2.2): such a user could only log in with another mechanism, although clients prefer SCRAM.
     pub fn supports_scram(&self) -> bool {
         match &self.0 {
             Kind::Plain(password) => prepare::password(password).is_some(),
@@ -56,12 +56,12 @@ impl Secret {
         }
     }
 
-    /// Whether the password that a client sent is the right one.
+    /// Returns whether the password that a client sent is the right one.
     pub(super) fn matches(&self, given: &str) -> bool {
         match &self.0 {
             Kind::Plain(stored) => {
                 let prepared = [given, &**stored].map(prepare::password);
-                // Both are compared whatever comes, so that the time tells nothing.
+                // Both are always compared, so that the time reveals nothing.
                 self.is(given)
                     | matches!(&prepared, [Some(a), Some(b)] if equal(a.as_bytes(), b.as_bytes()))
             }
@@ -70,13 +70,13 @@ impl Secret {
         }
     }
 
-    /// Whether it is that text, and not something derived from it.
+    /// Returns whether it is exactly that text, and not something derived from it.
     pub(super) fn is(&self, given: &str) -> bool {
         self.as_plain()
             .is_some_and(|stored| !stored.is_empty() && equal(given.as_bytes(), stored.as_bytes()))
     }
 
-    /// The password itself, if that is what is kept.
+    /// Returns the stored password, if there is one.
     pub(super) fn as_plain(&self) -> Option<&str> {
         match &self.0 {
             Kind::Plain(stored) => Some(stored),
@@ -85,7 +85,7 @@ impl Secret {
         }
     }
 
-    /// The keys, if that is what is kept.
+    /// Returns the stored keys, if there are any.
     #[cfg(feature = "scram")]
     pub(super) fn as_scram(&self) -> Option<&ScramKeys> {
         match &self.0 {
@@ -101,8 +101,8 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// Compares in a time that follows from the length of `given`, so it tells neither where the two differ nor, by
-/// ending early, how long `stored` is.
+/// Compares in a time that depends on the length of `given` only, so it reveals neither where the two differ nor, by an early
+/// return, how long `stored` is.
 fn equal(given: &[u8], stored: &[u8]) -> bool {
     let mut same = given.len().ct_eq(&stored.len());
     for (a, b) in given.iter().zip(stored.iter().cycle()) {

@@ -4,12 +4,11 @@ use super::{Login, MechanismFactory, Plain};
 
 /// The mechanisms that a server offers, in the order in which EHLO lists them.
 ///
-/// The default is PLAIN and LOGIN. [`CramMd5`](super::CramMd5) must be added: it makes the server keep passwords in
-/// the clear. Mechanisms that challenge the client, such as CRAM-MD5 and SCRAM, are offered only if
-/// [`Config::entropy`](crate::Config::entropy) is set; [`Config::check`](crate::Config::check) says so where it is missing.
+/// The default is PLAIN and LOGIN. [`CramMd5`](super::CramMd5) must be added explicitly, because it requires that the server
+/// stores passwords in plaintext. Mechanisms that challenge the client, such as CRAM-MD5 and SCRAM, are offered only if
+/// [`Config::entropy`](crate::Config::entropy) is set; [`Config::check`](crate::Config::check) reports if it is missing.
 ///
-/// The mechanisms with settings have a constructor, such as `XOAuth2::new()`; the others are named by their type, such as
-/// `Plain`.
+/// Mechanisms with settings have a constructor, such as `XOAuth2::new()`; the others are unit structs, such as `Plain`.
 ///
 /// ```
 /// use smtpd_core::sasl::{CramMd5, Mechanisms};
@@ -23,12 +22,12 @@ use super::{Login, MechanismFactory, Plain};
 pub struct Mechanisms(Vec<Arc<dyn MechanismFactory>>);
 
 impl Mechanisms {
-    /// No mechanism: AUTH is not offered.
+    /// Creates an empty set: AUTH is not offered.
     pub fn none() -> Self {
         Self(Vec::new())
     }
 
-    /// Adds a mechanism at the end, or in the place of the one that has its name.
+    /// Adds a mechanism at the end, or replaces the one with its name.
     #[must_use]
     pub fn with(mut self, factory: impl MechanismFactory + 'static) -> Self {
         let name = factory.name();
@@ -39,7 +38,7 @@ impl Mechanisms {
         self
     }
 
-    /// Removes the mechanism of this name, in any case of letters.
+    /// Removes the mechanism with this name, in any letter case.
     #[must_use]
     pub fn without(mut self, name: &str) -> Self {
         self.0
@@ -47,13 +46,13 @@ impl Mechanisms {
         self
     }
 
-    /// The mechanism that a client named, in any case of letters (RFC 5321 section 2.4).
+    /// Returns the mechanism that a client named, in any letter case (RFC 5321 section 2.4).
     pub fn find(&self, name: &[u8]) -> Option<&dyn MechanismFactory> {
         self.iter().find(|factory| factory.name().matches(name))
     }
 
-    /// Whether a mechanism of the same family, such as SCRAM, has a -PLUS form here. It need not be of the same hash: a client
-    /// that could bind would use that one, unless somebody has taken it out of the offer (RFC 5802 section 6).
+    /// Returns whether a mechanism of the same family, such as SCRAM, has a -PLUS form here. Its hash may differ: a client that
+    /// supports binding would use it, unless somebody has removed it from the list (RFC 5802 section 6).
     pub(crate) fn has_plus_beside(&self, name: MechanismName) -> bool {
         let family = |name: MechanismName| name.as_str().split('-').next();
         self.iter().any(|factory| {
@@ -61,12 +60,12 @@ impl Mechanisms {
         })
     }
 
-    /// The mechanisms in their order.
+    /// Returns the mechanisms in order.
     pub fn iter(&self) -> impl Iterator<Item = &dyn MechanismFactory> {
         self.0.iter().map(|factory| &**factory)
     }
 
-    /// Whether there is none.
+    /// Returns whether there are no mechanisms.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
@@ -83,7 +82,7 @@ impl Default for Mechanisms {
 pub struct MechanismName(&'static str);
 
 impl MechanismName {
-    /// A name from the source code. In a constant a bad name does not compile:
+    /// Creates a name from the source code. In a constant, an invalid name does not compile:
     ///
     /// ```compile_fail
     /// use smtpd_core::sasl::MechanismName;
@@ -93,7 +92,7 @@ impl MechanismName {
     /// ```
     ///
     /// # Panics
-    /// When called at run time with a name that RFC 4422 section 3.1 does not allow.
+    /// If called at run time with a name that RFC 4422 section 3.1 does not allow.
     pub const fn from_static(name: &'static str) -> Self {
         assert!(
             is_mechanism_name(name.as_bytes()),
@@ -102,7 +101,7 @@ impl MechanismName {
         Self(name)
     }
 
-    /// The name.
+    /// Returns the name.
     pub fn as_str(self) -> &'static str {
         self.0
     }

@@ -6,9 +6,9 @@ use super::{
 /// XOAUTH2 (Google's and Microsoft's predecessor of [`OAuthBearer`](super::OAuthBearer)): a user name and a bearer
 /// token.
 ///
-/// The application finds the token in [`Credentials::bearer_token`]. It must check that the token was issued to
-/// [`Credentials::username`]. A client that is refused gets a challenge with an error in JSON, answers it with an empty
-/// line, and then gets the refusal.
+/// The application reads the token with [`Credentials::bearer_token`]. It must check that the token was issued to
+/// [`Credentials::username`]. A refused client receives a challenge with an error in JSON, answers it with an empty line, and
+/// then receives the refusal.
 ///
 /// ```
 /// use smtpd_core::sasl::{Mechanisms, XOAuth2};
@@ -22,12 +22,12 @@ pub struct XOAuth2 {
 }
 
 impl XOAuth2 {
-    /// The mechanism; it names no scope to a client that is refused.
+    /// Creates the mechanism. By default, it names no scope to a refused client.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// The scope that a token needs, told to a client that is refused.
+    /// Sets the scope that a token needs, which a refused client receives. Default: none.
     #[must_use]
     pub fn scope(mut self, scope: impl Into<String>) -> Self {
         self.scope = Some(scope.into());

@@ -4,16 +4,17 @@ use zeroize::Zeroizing;
 
 use super::{super::Secret, ScramHash, ScramKeys};
 
-/// The slow part of comparing a password with a [`Secret`]: the keys of SCRAM are derived from the password, which takes about
-/// 85 milliseconds for 600,000 iterations and a second and a half for the most, [`ScramKeys::MAX_ITERATIONS`].
+/// The slow part of comparing a password with a [`Secret`]: deriving the keys of SCRAM from the password, which takes about 85
+/// milliseconds for 600,000 iterations and a second and a half for the maximum, [`ScramKeys::MAX_ITERATIONS`].
 ///
-/// [`Credentials::derivation`](super::super::Credentials::derivation) returns it. It borrows nothing, so it can [`run`](Self::run)
-/// in another thread, and its result then stands in for the secret. A client that guesses passwords makes the server derive keys,
-/// so let only a few run at a time. All of these times are those of a release build: without optimization, it takes seconds.
+/// [`Credentials::derivation`](super::super::Credentials::derivation) returns it. It borrows nothing, so it can
+/// [`run`](Self::run) in another thread, and its result then replaces the secret. A client that guesses passwords makes the
+/// server derive keys, so let only a few run at a time. All of these times are those of a release build: without optimization, it
+/// takes seconds.
 ///
-/// Only a driver of smtpd-core has to do this. `Server` of smtpd-tower derives keys in threads of its own, for all servers of the
-/// process together: one for each processor at a time. Clients and their networks take turns, and up to 1,024 sessions may wait, for
-/// 10 seconds each. A client for which there is no room, or whose turn does not come in that time, receives 454 4.7.0.
+/// Only a driver of smtpd-core has to do this. `Server` of smtpd-tower derives keys in separate threads, shared by all servers of
+/// the process: one for each processor at a time. Clients and their networks are served in rotation, and up to 1,024 sessions may
+/// wait, for 10 seconds each. A client that finds the queue full, or waits longer, receives 454 4.7.0.
 ///
 /// ```
 /// use smtpd_core::sasl::{Credentials, ScramHash, ScramKeys, Secret};
@@ -33,12 +34,12 @@ pub struct Derivation {
     hash: ScramHash,
     salt: Vec<u8>,
     iterations: u32,
-    /// What the password is compared with, where the client has sent it.
+    /// The keys that the password is compared with, if the client sent the password.
     stored: Option<Box<ScramKeys>>,
 }
 
 impl Derivation {
-    /// Of the password that a client has sent, to be compared with these keys.
+    /// Creates the derivation for a password that a client sent, to be compared with these keys.
     pub(in super::super) fn of_given(password: &str, stored: &ScramKeys) -> Self {
         Self {
             password: Zeroizing::new(password.to_owned()),
@@ -49,16 +50,16 @@ impl Derivation {
         }
     }
 
-    /// How often the hash is computed. The time that [`run`](Self::run) takes grows with it.
+    /// Returns how often the hash is computed. The time that [`run`](Self::run) takes is proportional to it.
     pub const fn iterations(&self) -> u32 {
         self.iterations
     }
 
-    /// Derives the keys. Returns a secret for the same credentials that is compared in no time.
+    /// Derives the keys. Returns a secret for the same credentials whose comparison takes no time.
     pub fn run(self) -> Secret {
         let keys = self.keys();
         match (keys, self.stored) {
-            // The password itself stands in for the keys that it fits, and an empty one, which fits nothing, for all others.
+            // The password itself replaces the keys that it matches, and an empty password, which matches nothing, all others.
             (Some(keys), Some(stored)) if keys.is_same(&stored) => {
                 Secret::plain(self.password.as_str())
             }
@@ -67,7 +68,7 @@ impl Derivation {
         }
     }
 
-    /// `None` for a password that SASLprep forbids, after the same time.
+    /// Returns `None` for a password that SASLprep forbids, after the same time.
     pub(super) fn keys(&self) -> Option<ScramKeys> {
         let of = |password| ScramKeys::compute(self.hash, password, &self.salt, self.iterations);
         let keys = of(&self.password).ok();
@@ -78,7 +79,7 @@ impl Derivation {
     }
 }
 
-/// How a mechanism of SCRAM derives the keys of a password that is stored as it is.
+/// How a SCRAM mechanism derives the keys of a password that is stored as plaintext.
 #[derive(Clone)]
 pub(in super::super) struct Recipe {
     pub(super) hash: ScramHash,
@@ -130,7 +131,7 @@ mod tests {
         }
     }
 
-    /// Else its user is answered sooner than others, known or unknown.
+    /// Otherwise, its user would receive a reply sooner than others, known or unknown.
     #[test]
     fn a_password_that_scram_cannot_use_takes_no_less_time() {
         let recipe = Recipe {

@@ -24,7 +24,7 @@ pub enum ScramHash {
 impl ScramHash {
     pub(super) const ALL: [Self; 2] = [Self::Sha1, Self::Sha256];
 
-    /// The name of the mechanism, such as `SCRAM-SHA-256`.
+    /// Returns the name of the mechanism, such as `SCRAM-SHA-256`.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Sha1 => "SCRAM-SHA-1",
@@ -32,7 +32,7 @@ impl ScramHash {
         }
     }
 
-    /// Octets of a hash, and so of each key.
+    /// Returns the length of a hash in bytes, which is also that of each key.
     pub const fn output_len(self) -> usize {
         match self {
             Self::Sha1 => 20,
@@ -77,7 +77,7 @@ impl fmt::Display for ScramHash {
 }
 
 fn hmac<D: EagerHash>(key: &[u8], message: &[u8]) -> Zeroizing<Vec<u8>> {
-    // A key may be of any length (RFC 2104 section 2), so there is always a code; no code would verify nothing.
+    // A key may have any length (RFC 2104 section 2), so this never fails; an empty result would verify nothing.
     let Ok(mut mac) = Hmac::<D>::new_from_slice(key) else {
         return Zeroizing::default();
     };

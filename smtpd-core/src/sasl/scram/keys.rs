@@ -8,12 +8,12 @@ use super::{
     ScramHash,
 };
 
-/// What a server keeps of a user for SCRAM instead of the password (RFC 5802 section 3).
+/// The data that a server stores for a SCRAM user instead of the password (RFC 5802 section 3).
 ///
-/// Who steals it can neither authenticate with it nor read the password from it, but can try passwords at leisure, and
-/// can pass for this server. It is wiped from memory when dropped, and its `Debug` shows no key.
+/// An attacker who steals it can neither authenticate with it nor read the password from it, but can guess passwords offline, and
+/// can impersonate this server. It is wiped from memory when dropped, and its `Debug` shows no key.
 ///
-/// As text it has the form of RFC 5803 that other servers use too:
+/// Its text has the form of RFC 5803, which other servers use too:
 /// ```
 /// use smtpd_core::sasl::{Credentials, ScramHash, ScramKeys, Secret};
 ///
@@ -37,19 +37,19 @@ pub struct ScramKeys {
 }
 
 impl ScramKeys {
-    /// The fewest iterations to derive keys with (RFC 7677 section 4).
+    /// The minimum number of iterations for deriving keys (RFC 7677 section 4).
     pub const MIN_ITERATIONS: u32 = 4096;
 
-    /// The most iterations that keys may have: about a second and a half. A password that is sent as it is, as by PLAIN, is
-    /// compared by deriving its keys, so stored keys decide how long a login takes.
+    /// The maximum number of iterations of keys, which takes about a second and a half. A plaintext password, as sent by PLAIN,
+    /// is compared by deriving its keys, so stored keys determine how long a login takes.
     pub const MAX_ITERATIONS: u32 = 10_000_000;
 
-    /// Derives the keys of a password, which takes a time that grows with the iterations: 4,096 of them half a
-    /// millisecond, 600,000 about 85.
+    /// Derives the keys of a password. The time is proportional to the iterations: 4,096 take half a millisecond, 600,000 about
+    /// 85.
     ///
     /// # Errors
-    /// [`ScramKeysError::Password`] if the password is empty or cannot be prepared by SASLprep (RFC 4013),
-    /// [`ScramKeysError::Salt`] if the salt is empty, [`ScramKeysError::Iterations`] if they are fewer than
+    /// [`ScramKeysError::Password`] if the password is empty or cannot be prepared with SASLprep (RFC 4013),
+    /// [`ScramKeysError::Salt`] if the salt is empty, [`ScramKeysError::Iterations`] if there are fewer than
     /// [`MIN_ITERATIONS`](Self::MIN_ITERATIONS) or more than [`MAX_ITERATIONS`](Self::MAX_ITERATIONS).
     pub fn derive(
         hash: ScramHash,
@@ -63,12 +63,11 @@ impl ScramKeys {
         Self::compute(hash, password, salt, iterations)
     }
 
-    /// Keys that were stored in parts. The iterations may be fewer than what [`derive`](Self::derive) asks for.
+    /// Creates keys from their stored parts. There may be fewer iterations than [`derive`](Self::derive) requires.
     ///
     /// # Errors
-    /// [`ScramKeysError::Salt`] if the salt is empty, [`ScramKeysError::Iterations`] if there is none or if there are more
-    /// than [`MAX_ITERATIONS`](Self::MAX_ITERATIONS),
-    /// [`ScramKeysError::Key`] if a key does not have the length of the hash.
+    /// [`ScramKeysError::Salt`] if the salt is empty, [`ScramKeysError::Iterations`] if there are none or more than
+    /// [`MAX_ITERATIONS`](Self::MAX_ITERATIONS), [`ScramKeysError::Key`] if a key does not have the length of the hash.
     pub fn from_parts(
         hash: ScramHash,
         salt: &[u8],
@@ -94,32 +93,32 @@ impl ScramKeys {
         })
     }
 
-    /// The hash function.
+    /// Returns the hash function.
     pub fn hash(&self) -> ScramHash {
         self.hash
     }
 
-    /// The salt.
+    /// Returns the salt.
     pub fn salt(&self) -> &[u8] {
         &self.salt
     }
 
-    /// How many iterations the keys took to derive.
+    /// Returns the number of iterations with which the keys were derived.
     pub fn iterations(&self) -> u32 {
         self.iterations
     }
 
-    /// The keys as text: `SCRAM-SHA-256$iterations:salt$StoredKey:ServerKey`, the last three in base64 (RFC 5803
-    /// section 2).
+    /// Returns the keys as text: `SCRAM-SHA-256$iterations:salt$StoredKey:ServerKey`, the last three in base64 (RFC 5803 section
+    /// 2).
     ///
-    /// It is as secret as the keys, and not wiped from memory.
+    /// The text is as secret as the keys, and is not wiped from memory.
     pub fn to_text(&self) -> String {
         let [salt, stored, server] =
             [&self.salt, &*self.stored_key, &*self.server_key].map(|octets| base64::encode(octets));
         format!("{}${}:{salt}${stored}:{server}", self.hash, self.iterations)
     }
 
-    /// Stands for the keys of a user that there is not; who proves something against them must be refused all the same.
+    /// Creates keys for a user that does not exist. A client that proves knowledge of them must still be refused.
     pub(super) fn of_nobody(hash: ScramHash, salt: Vec<u8>, iterations: u32) -> Self {
         let none = Zeroizing::new(vec![0; hash.output_len()]);
         Self {
@@ -131,7 +130,7 @@ impl ScramKeys {
         }
     }
 
-    /// Whether these are the keys of that password.
+    /// Returns whether these are the keys of that password.
     pub(in super::super) fn fit(&self, password: &str) -> bool {
         Self::compute(self.hash, password, &self.salt, self.iterations)
             .is_ok_and(|given| given.is_same(self))
@@ -141,7 +140,7 @@ impl ScramKeys {
         self.stored_key.ct_eq(&other.stored_key).into()
     }
 
-    /// Whether the proof is that of a client who knows the password (RFC 5802 section 3).
+    /// Returns whether the client that sent the proof knows the password (RFC 5802 section 3).
     pub(super) fn verify(&self, auth_message: &[u8], proof: &[u8]) -> bool {
         let signature = self.hash.hmac(&self.stored_key, auth_message);
         let mut client_key = Zeroizing::new(proof.to_vec());
@@ -152,7 +151,7 @@ impl ScramKeys {
         proof.len() == self.hash.output_len() && given.ct_eq(&self.stored_key).into()
     }
 
-    /// What proves to the client that the server knows the keys (RFC 5802 section 3, ServerSignature).
+    /// Returns the proof that the server knows the keys (RFC 5802 section 3, ServerSignature).
     pub(super) fn sign(&self, auth_message: &[u8]) -> Zeroizing<Vec<u8>> {
         self.hash.hmac(&self.server_key, auth_message)
     }
@@ -218,15 +217,15 @@ impl fmt::Debug for ScramKeys {
     }
 }
 
-/// Why there are no [`ScramKeys`].
+/// Why [`ScramKeys`] are invalid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ScramKeysError {
-    /// The password is empty, or SASLprep forbids a character of it (RFC 4013 section 2.3).
+    /// The password is empty, or SASLprep forbids a character in it (RFC 4013 section 2.3).
     Password,
     /// The salt is empty.
     Salt,
-    /// The iterations are too few, too many, or no number.
+    /// The iterations are too few, too many, or not a number.
     Iterations,
     /// A key does not have the length of the hash.
     Key,

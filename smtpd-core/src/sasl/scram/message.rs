@@ -15,18 +15,18 @@ pub(super) struct First<'a> {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Final<'a> {
     pub(super) without_proof: &'a str,
-    /// As it came, in base64.
+    /// As it was sent, in base64.
     pub(super) binding: &'a str,
     pub(super) nonce: &'a str,
     pub(super) proof: Zeroizing<Vec<u8>>,
 }
 
-/// `[reserved-mext ","] username "," nonce ["," extensions]`; no mandatory extension is known, so each is a fault.
+/// `[reserved-mext ","] username "," nonce ["," extensions]`; no mandatory extension is supported, so each is an error.
 pub(super) fn first(bare: &str) -> Result<First<'_>, SaslError> {
     let mut attributes = bare.split(',');
     let username = gs2::saslname(value(attributes.next(), "n=")?)?;
     let nonce = value(attributes.next(), "r=")?;
-    // RFC 5802 section 7: `printable = %x21-2B / %x2D-7E`, and the comma is no part of it already.
+    // RFC 5802 section 7: `printable = %x21-2B / %x2D-7E`; the comma was already removed.
     if nonce.is_empty() || !nonce.bytes().all(|octet| octet.is_ascii_graphic()) {
         return Err(SaslError::Malformed);
     }
@@ -57,7 +57,7 @@ fn value<'a>(attribute: Option<&'a str>, name: &str) -> Result<&'a str, SaslErro
         .ok_or(SaslError::Malformed)
 }
 
-/// Optional extensions are ignored; `m` announces one that must not be (RFC 5802 section 5.1).
+/// Optional extensions are ignored; `m` announces one that must not be ignored (RFC 5802 section 5.1).
 fn extensions<'a>(mut attributes: impl Iterator<Item = &'a str>) -> Result<(), SaslError> {
     let is_optional = |attribute: &str| {
         let (name, value) = attribute.split_once('=').unwrap_or_default();

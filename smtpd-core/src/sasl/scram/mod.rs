@@ -22,29 +22,27 @@ use super::{
     gs2::{BindingFlag, Header},
 };
 
-/// SCRAM-SHA-1, SCRAM-SHA-256 and their -PLUS forms (RFC 5802, RFC 7677): client and server prove to each other that
-/// they know the password, which does not cross the network.
+/// SCRAM-SHA-1, SCRAM-SHA-256 and their -PLUS forms (RFC 5802, RFC 7677): client and server prove to each other that they know
+/// the password, which does not cross the network.
 ///
-/// The application answers [`Step::Ask`] with [`Secret::scram`] of the same hash, or with [`Secret::plain`], of which
-/// the keys are then derived each time: with 4,096 iterations that takes about half a millisecond, so many users are
-/// better kept as keys. [`Credentials::derivation`] is that work, to be done in another thread. Accepting without a
-/// secret makes the exchange fail.
+/// The application answers [`Step::Ask`] with [`Secret::scram`] of the same hash, or with [`Secret::plain`], whose keys are then
+/// derived each time: with 4,096 iterations that takes about half a millisecond, so with many users it is better to store keys.
+/// [`Credentials::derivation`] is that work, to be done in another thread. Accepting without a secret makes the exchange fail.
 ///
 /// # Channel binding
-/// The -PLUS forms tie the exchange to the TLS connection that it runs in, so that nobody can sit between. They are
-/// offered only where the connection has [`ChannelBindings`], and a client that could have used one, but was made to
-/// believe that there is none, fails (RFC 5802 section 6). Offer both forms.
+/// The -PLUS forms bind the exchange to its TLS connection, which prevents a man-in-the-middle attack. They are offered only if
+/// the connection has [`ChannelBindings`]. A client that could have used one, but was made to believe that there is none, fails
+/// (RFC 5802 section 6). Offer both forms.
 ///
 /// # Unknown users
-/// A user that the application refuses goes through the whole exchange, with a salt that stays the same for that name
-/// as long as the server's [`salt_key`](crate::Config::salt_key) does, and fails at its end. For such names to look
-/// like users, [`iterations`](Self::iterations) and [`salt_len`](Self::salt_len) must be those of the stored keys, in the
-/// -PLUS form as well. An
-/// application that keeps passwords does better to answer for unknown users with a [`Secret::plain`] that nobody knows:
-/// then they take the time that deriving the keys takes, too. One that keeps keys does so only for mechanisms that
-/// carry the password: here, keys of nobody would show the same salt for all unknown names.
+/// A user that the application refuses goes through the whole exchange and fails at its end. The salt stays the same for that
+/// name as long as the server's [`salt_key`](crate::Config::salt_key) does. To make such names look like users,
+/// [`iterations`](Self::iterations) and [`salt_len`](Self::salt_len) must be those of the stored keys, in the -PLUS form as well.
+/// An application that stores passwords should answer for unknown users with a [`Secret::plain`] that nobody knows: then they
+/// also take the time of deriving the keys. An application that stores keys should do so only for mechanisms that carry the
+/// password: here, dummy keys would show the same salt for all unknown names.
 ///
-/// Each exchange needs a nonce, so it is offered only if [`Config::entropy`](crate::Config::entropy) is set.
+/// Each exchange needs a nonce, so the mechanism is offered only if [`Config::entropy`](crate::Config::entropy) is set.
 ///
 /// ```
 /// use smtpd_core::sasl::{Mechanisms, Scram};
@@ -63,12 +61,12 @@ pub struct Scram {
 }
 
 impl Scram {
-    /// SCRAM-SHA-256 (RFC 7677).
+    /// Creates SCRAM-SHA-256 (RFC 7677).
     pub const fn sha256() -> Self {
         Self::new(ScramHash::Sha256)
     }
 
-    /// SCRAM-SHA-1 (RFC 5802), for clients that know nothing better.
+    /// Creates SCRAM-SHA-1 (RFC 5802), for clients that support nothing better.
     pub const fn sha1() -> Self {
         Self::new(ScramHash::Sha1)
     }
@@ -82,15 +80,15 @@ impl Scram {
         }
     }
 
-    /// The form that binds to the TLS channel: SCRAM-SHA-256-PLUS, SCRAM-SHA-1-PLUS.
+    /// Returns the form that binds to the TLS channel: SCRAM-SHA-256-PLUS, SCRAM-SHA-1-PLUS.
     #[must_use]
     pub const fn plus(mut self) -> Self {
         self.plus = true;
         self
     }
 
-    /// Iterations for plain passwords and unknown users: 4,096 by default, which is also the least. The most is
-    /// [`ScramKeys::MAX_ITERATIONS`].
+    /// Sets the iterations for plaintext passwords and unknown users: at least 4,096, at most [`ScramKeys::MAX_ITERATIONS`].
+    /// Default: 4,096.
     #[must_use]
     pub const fn iterations(mut self, iterations: u32) -> Self {
         self.iterations = if iterations < ScramKeys::MIN_ITERATIONS {
@@ -103,7 +101,7 @@ impl Scram {
         self
     }
 
-    /// Octets of the salt for plain passwords and unknown users: 16 by default, 8 at least and 32 at most.
+    /// Sets the length in bytes of the salt for plaintext passwords and unknown users: at least 8, at most 32. Default: 16.
     #[must_use]
     pub const fn salt_len(mut self, octets: usize) -> Self {
         self.salt_len = if octets < 8 {
@@ -173,18 +171,18 @@ enum State {
     Asked(Opening),
     /// The proof of the client is due.
     Challenged(Box<Challenge>),
-    /// The client has to take note of the server's signature.
+    /// The client must acknowledge the server's signature.
     Proved(Identity),
     Over,
 }
 
-/// What the first message has settled.
+/// The outcome of the first message.
 struct Opening {
     username: String,
     bare: String,
-    /// Of the client and the server.
+    /// The nonces of the client and the server.
     nonce: String,
-    /// What `c=` has to be.
+    /// The required value of `c=`.
     binding: String,
 }
 
@@ -192,7 +190,7 @@ struct Challenge {
     opening: Opening,
     server_first: String,
     keys: ScramKeys,
-    /// Whether there is such a user, who may be whom the client asks to act as.
+    /// Whether the user exists, and may act as the requested identity.
     genuine: bool,
 }
 
@@ -207,7 +205,7 @@ impl Mechanism for ScramExchange {
             (State::Challenged(challenge), Some(response)) => {
                 self.prove(*challenge, text(response)?)
             }
-            // RFC 4954 section 4: SMTP cannot send data along with success, so the client answers it with nothing.
+            // RFC 4954 section 4: SMTP cannot send data along with success, so the client answers it with an empty response.
             (State::Proved(identity), Some([])) => Ok(Step::Done(identity)),
             (State::Proved(_), Some(_)) => Err(SaslError::Malformed),
             _ => Err(SaslError::OutOfSequence),
@@ -242,7 +240,7 @@ impl ScramExchange {
         let Some(binding) = self.binding(&header) else {
             return Ok(Step::Failed);
         };
-        // RFC 5802 section 5.1: prepared for the look-up, and used in the hash as it came.
+        // RFC 5802 section 5.1: prepared for the lookup, and hashed as it was sent.
         let authzid = header.authzid.unwrap_or_default();
         let credentials = Credentials::lookup(&username)?.with_authzid(&authzid)?;
         let recipe = self.recipe(credentials.username());
@@ -256,7 +254,7 @@ impl ScramExchange {
         Ok(Step::Ask(credentials))
     }
 
-    /// What `c=` has to be in the next message, or `None` where the client wants a binding that cannot be (RFC 5802
+    /// Returns the required value of `c=` in the next message, or `None` if the client requests an impossible binding (RFC 5802
     /// section 6).
     fn binding(&self, header: &Header<'_>) -> Option<String> {
         let mut input = header.text.as_bytes().to_vec();
@@ -265,15 +263,15 @@ impl ScramExchange {
                 input.extend_from_slice(self.bindings.as_ref()?.find(name)?);
             }
             (BindingFlag::Unsupported, false) => {}
-            // The client did not see that the server can: somebody has taken the -PLUS form out of the list.
+            // The client did not learn that the server supports binding: somebody has removed the -PLUS form from the list.
             (BindingFlag::Unused, false) if self.bindings.is_none() => {}
             _ => return None,
         }
         Some(base64::encode(&input))
     }
 
-    /// Sends the server-first-message. Nothing in it tells whether there are keys. When it comes may tell: a plain
-    /// password takes the time of deriving them.
+    /// Sends the server-first-message. Its content does not reveal whether there are keys. Its timing may: a plaintext password
+    /// takes the time of deriving them.
     fn challenge(&mut self, keys: Option<ScramKeys>, may_act: bool) -> Result<Step, SaslError> {
         let State::Asked(opening) = std::mem::replace(&mut self.state, State::Over) else {
             return Err(SaslError::OutOfSequence);
@@ -310,7 +308,7 @@ impl ScramExchange {
         ))
     }
 
-    /// How the keys of a plain password are derived.
+    /// Returns how the keys of a plaintext password are derived.
     fn recipe(&self, username: &str) -> Recipe {
         Recipe {
             hash: self.scram.hash,
@@ -319,7 +317,7 @@ impl ScramExchange {
         }
     }
 
-    /// The salt for a name without one: random to look at, and the same each time.
+    /// Returns the salt for a name without one, which looks random and is the same each time.
     fn salt(&self, username: &str) -> Vec<u8> {
         let named = format!("{}\0{username}", self.scram.hash);
         let mut salt = ScramHash::Sha256
@@ -331,13 +329,13 @@ impl ScramExchange {
 }
 
 impl Challenge {
-    /// The signature of the server, if the client has proved what it has to.
+    /// Returns the signature of the server, if the client's proof is valid.
     fn judge(&self, message: &Final<'_>) -> Option<Zeroizing<Vec<u8>>> {
         let auth_message = format!(
             "{},{},{}",
             self.opening.bare, self.server_first, message.without_proof
         );
-        // All of it is computed whatever comes, so that the time tells nothing.
+        // All of it is always computed, so that the time reveals nothing.
         let proved = self.keys.verify(auth_message.as_bytes(), &message.proof);
         let signature = self.keys.sign(auth_message.as_bytes());
         let same_nonce = message.nonce == self.opening.nonce;

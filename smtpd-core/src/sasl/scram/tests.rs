@@ -4,11 +4,11 @@ use super::{
 };
 
 const NONCE: [u8; 24] = [0; 24];
-/// [`NONCE`] as it is sent.
+/// [`NONCE`] in its encoded form.
 const SERVER_NONCE: &str = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
 const KEY: [u8; 32] = [7; 32];
 
-/// An example of an RFC: the server's nonce is put in, as it was not made here.
+/// An example of an RFC, with its server's nonce filled in.
 struct Example {
     scram: Scram,
     server_nonce: &'static str,
@@ -85,7 +85,7 @@ fn the_examples_of_rfc_5802_and_7677() {
     }
 }
 
-/// What a client does with the server's first message, `r` and `c` as it likes.
+/// A client's reply to the server's first message, with any `r` and `c`.
 struct Client<'a> {
     password: &'a str,
     header: &'a str,
@@ -141,7 +141,7 @@ fn told(step: &Result<Step, SaslError>) -> String {
     }
 }
 
-/// The whole exchange with a client, against the stored secret or none.
+/// Plays the whole exchange with a client, against the stored secret or none.
 fn play(
     scram: Scram,
     bindings: &ChannelBindings,
@@ -246,7 +246,7 @@ fn channel_bindings_bind() {
             "done alice",
         ),
         (plus, &unique, "p=tls-unique,,", b"finished", "done alice"),
-        // The channel of somebody in between, or none.
+        // The channel of a man in the middle, or none.
         (plus, &exporter, p, b"Exported", "failed"),
         (plus, &exporter, p, b"", "failed"),
         (plus, &exporter, "p=tls-unique,,", b"exported", "failed"),
@@ -263,7 +263,7 @@ fn channel_bindings_bind() {
         (without, &exporter, p, b"exported", "failed"),
         (without, &exporter, "n,,", b"", "done alice"),
         (without, &exporter, "n,,", b"exported", "failed"),
-        // The -PLUS form was offered, so somebody has hidden it.
+        // The -PLUS form was offered, so somebody has removed it.
         (without, &exporter, "y,,", b"", "failed"),
         (without, &none, "y,,", b"", "done alice"),
     ] {
@@ -419,7 +419,7 @@ fn the_least_and_the_most() {
     );
 }
 
-/// Whether a client with the password `pencil` is authenticated, where the server derives the keys of a stored password
+/// Returns whether a client with the password `pencil` is authenticated if the server derives the keys of a stored password
 /// beforehand, or within the exchange.
 fn proves(secret: &Secret, beforehand: bool) -> bool {
     const BARE: &str = "n=user,r=abc";
