@@ -16,7 +16,8 @@ use crate::{
 /// ```
 /// use smtpd_core::Envelope;
 ///
-/// let envelope = Envelope::new("a@example.com".parse()?).with_recipient("b@example.org".parse()?);
+/// let envelope = Envelope::new("a@example.com".parse()?)
+///     .with_recipient("b@example.org".parse()?);
 /// assert_eq!(envelope.recipients()[0].path().as_str(), "b@example.org");
 /// # Ok::<(), smtpd_core::AddressError>(())
 /// ```
@@ -34,7 +35,13 @@ pub struct Envelope {
 ///
 /// let envelope = Envelope::default().with_recipient("b@example.org".parse()?);
 /// for recipient in envelope.recipients() {
-///     assert_eq!(recipient.path().mailbox().map(|mailbox| mailbox.local_part()), Some("b"));
+///     assert_eq!(
+///         recipient
+///             .path()
+///             .mailbox()
+///             .map(|mailbox| mailbox.local_part()),
+///         Some("b")
+///     );
 ///     assert!(recipient.parameters().is_empty());
 /// }
 /// # Ok::<(), smtpd_core::AddressError>(())
@@ -84,8 +91,12 @@ impl Envelope {
     /// let envelope = Envelope::default()
     ///     .with_recipient("a@example.com".parse()?)
     ///     .with_recipient("b@example.org".parse()?);
-    /// let org = envelope.subset(|recipient| recipient.path().as_str().ends_with(".org"));
-    /// assert_eq!(org, Envelope::default().with_recipient("b@example.org".parse()?));
+    /// let org =
+    ///     envelope.subset(|recipient| recipient.path().as_str().ends_with(".org"));
+    /// assert_eq!(
+    ///     org,
+    ///     Envelope::default().with_recipient("b@example.org".parse()?)
+    /// );
     /// # Ok::<(), smtpd_core::AddressError>(())
     /// ```
     #[must_use]
@@ -110,7 +121,9 @@ impl Envelope {
     ///     .with_recipient("a@example.com".parse()?)
     ///     .with_recipient("b@example.org".parse()?)
     ///     .with_recipient("c@example.com".parse()?);
-    /// let groups = envelope.group_by(|recipient| recipient.path().mailbox().map(|to| to.domain().clone()));
+    /// let groups = envelope.group_by(|recipient| {
+    ///     recipient.path().mailbox().map(|to| to.domain().clone())
+    /// });
     /// let replies = groups.iter().map(|(domain, envelope)| match domain {
     ///     Some(domain) if domain.as_str() == "example.com" => {
     ///         assert_eq!(envelope.recipients().len(), 2);
@@ -118,7 +131,10 @@ impl Envelope {
     ///     }
     ///     _ => Reply::busy().into(),
     /// });
-    /// assert_eq!(groups.merge(replies).replies(), [Reply::OK, Reply::busy(), Reply::mailbox_full()]);
+    /// assert_eq!(
+    ///     groups.merge(replies).replies(),
+    ///     [Reply::OK, Reply::busy(), Reply::mailbox_full()]
+    /// );
     /// # Ok::<(), smtpd_core::AddressError>(())
     /// ```
     pub fn group_by<K: Eq + Hash>(&self, mut key: impl FnMut(&Recipient) -> K) -> Groups<K> {

@@ -25,7 +25,10 @@ pub enum Protocol {
 /// ```
 /// use smtpd_core::{Greeting, Protocol, protocol_word};
 ///
-/// assert_eq!(protocol_word(Protocol::Smtp, Some(Greeting::Ehlo), false, true, true), "ESMTPSA");
+/// assert_eq!(
+///     protocol_word(Protocol::Smtp, Some(Greeting::Ehlo), false, true, true),
+///     "ESMTPSA"
+/// );
 /// ```
 pub const fn protocol_word(
     protocol: Protocol,

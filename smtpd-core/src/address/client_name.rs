@@ -12,9 +12,18 @@ use super::{AddressError, AddressErrorKind, AddressPart, Domain, PathOptions, Te
 /// ```
 /// use smtpd_core::{ClientName, ClientNameKind};
 ///
-/// assert_eq!(ClientName::parse(b"mx.example.org")?.kind(), ClientNameKind::Domain);
-/// assert_eq!(ClientName::parse(b"[192.0.2.1]")?.kind(), ClientNameKind::Literal);
-/// assert_eq!(ClientName::parse(b"my_laptop")?.kind(), ClientNameKind::Other);
+/// assert_eq!(
+///     ClientName::parse(b"mx.example.org")?.kind(),
+///     ClientNameKind::Domain
+/// );
+/// assert_eq!(
+///     ClientName::parse(b"[192.0.2.1]")?.kind(),
+///     ClientNameKind::Literal
+/// );
+/// assert_eq!(
+///     ClientName::parse(b"my_laptop")?.kind(),
+///     ClientNameKind::Other
+/// );
 /// assert!(ClientName::parse(b"two words").is_err());
 /// # Ok::<(), smtpd_core::AddressError>(())
 /// ```

@@ -90,7 +90,8 @@ impl Domain {
     /// ```
     /// use smtpd_core::Domain;
     ///
-    /// let (u, a): (Domain, Domain) = ("grå.Example".parse()?, "XN--gr-zia.example".parse()?);
+    /// let (u, a): (Domain, Domain) =
+    ///     ("grå.Example".parse()?, "XN--gr-zia.example".parse()?);
     /// assert_eq!(u.canonical(), "xn--gr-zia.example");
     /// assert_eq!(a.canonical(), u.canonical());
     /// # Ok::<(), smtpd_core::AddressError>(())

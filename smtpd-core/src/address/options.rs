@@ -6,7 +6,9 @@
 /// let lenient = Leniency::STRICT.allow_space_after_colon(true);
 /// let options = PathOptions::new(lenient, Charset::Ascii);
 /// assert!(ReversePath::parse(b" <a@example.org>", options).is_ok());
-/// assert!(ReversePath::parse(b" <a@example.org>", PathOptions::default()).is_err());
+/// assert!(
+///     ReversePath::parse(b" <a@example.org>", PathOptions::default()).is_err()
+/// );
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Leniency {
@@ -128,7 +130,12 @@ impl Leniency {
 /// ```
 /// use smtpd_core::{Charset, Domain, Leniency, PathOptions};
 ///
-/// let parse = |charset| Domain::parse("grå.example".as_bytes(), PathOptions::new(Leniency::STRICT, charset));
+/// let parse = |charset| {
+///     Domain::parse(
+///         "grå.example".as_bytes(),
+///         PathOptions::new(Leniency::STRICT, charset),
+///     )
+/// };
 /// assert!(parse(Charset::Utf8).is_ok() && parse(Charset::Ascii).is_err());
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -147,7 +154,10 @@ pub enum Charset {
 /// use smtpd_core::{Charset, ForwardPath, Leniency, PathOptions};
 ///
 /// let utf8 = PathOptions::new(Leniency::STRICT, Charset::Utf8);
-/// let (path, rest) = ForwardPath::parse("<пользователь@example.org> NOTIFY=NEVER".as_bytes(), utf8)?;
+/// let (path, rest) = ForwardPath::parse(
+///     "<пользователь@example.org> NOTIFY=NEVER".as_bytes(),
+///     utf8,
+/// )?;
 /// assert_eq!(path.as_str(), "пользователь@example.org");
 /// assert_eq!(rest.trim_ascii(), b"NOTIFY=NEVER");
 /// # Ok::<(), smtpd_core::AddressError>(())

@@ -102,7 +102,8 @@ impl FromStr for ReversePath {
 /// ```
 /// use smtpd_core::{ForwardPath, PathOptions};
 ///
-/// let (path, rest) = ForwardPath::parse(b"<a@example.org>", PathOptions::default())?;
+/// let (path, rest) =
+///     ForwardPath::parse(b"<a@example.org>", PathOptions::default())?;
 /// assert_eq!(path.as_str(), "a@example.org");
 /// assert!(rest.is_empty());
 ///

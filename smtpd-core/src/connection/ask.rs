@@ -81,7 +81,9 @@ pub struct Ask<'c, K> {
 /// ```
 /// use std::{sync::mpsc, thread, time::Instant};
 ///
-/// use smtpd_core::{Config, Connection, Deferred, Reply, Step, ask_kind, bytes::BytesMut};
+/// use smtpd_core::{
+///     Config, Connection, Deferred, Reply, Step, ask_kind, bytes::BytesMut,
+/// };
 ///
 /// /// What the other threads send back.
 /// enum Answer {
@@ -92,7 +94,8 @@ pub struct Ask<'c, K> {
 /// let (sender, answers) = mpsc::channel();
 /// let mut connection = Connection::new(Config::new("mx.example.org").into());
 /// let mut input = BytesMut::from(
-///     "HELO client.example\r\nMAIL FROM:<a@example.com>\r\nRCPT TO:<b@example.org>\r\nDATA\r\nHello\r\n.\r\nQUIT\r\n",
+///     "HELO client.example\r\nMAIL FROM:<a@example.com>\r\n\
+///      RCPT TO:<b@example.org>\r\nDATA\r\nHello\r\n.\r\nQUIT\r\n",
 /// );
 /// let mut received = String::new();
 /// loop {
@@ -101,14 +104,23 @@ pub struct Ask<'c, K> {
 ///             let (deferred, sender) = (ask.defer(), sender.clone());
 ///             thread::spawn(move || {
 ///                 // Look the recipient up, however long that takes.
-///                 let known = rcpt.recipient.mailbox().is_some_and(|mailbox| mailbox.local_part() == "b");
-///                 let reply = if known { Reply::OK } else { Reply::no_such_user() };
+///                 let known = rcpt
+///                     .recipient
+///                     .mailbox()
+///                     .is_some_and(|mailbox| mailbox.local_part() == "b");
+///                 let reply = if known {
+///                     Reply::OK
+///                 } else {
+///                     Reply::no_such_user()
+///                 };
 ///                 sender.send(Answer::Rcpt(deferred, reply))
 ///             });
 ///         }
 ///         Step::Message(Ok(()), ask) => {
 ///             let (deferred, sender) = (ask.defer(), sender.clone());
-///             thread::spawn(move || sender.send(Answer::Message(deferred, Reply::queued("4F2A"))));
+///             thread::spawn(move || {
+///                 sender.send(Answer::Message(deferred, Reply::queued("4F2A")))
+///             });
 ///         }
 ///         // A real driver also looks for the end of the connection here.
 ///         Step::Answer(wait) => {
@@ -352,7 +364,10 @@ impl<K> fmt::Debug for Deferred<K> {
 /// ```
 /// use smtpd_core::{Refusal, Reply};
 ///
-/// assert_eq!(Refusal::from(Reply::no_such_user()).reply(), &Reply::no_such_user());
+/// assert_eq!(
+///     Refusal::from(Reply::no_such_user()).reply(),
+///     &Reply::no_such_user()
+/// );
 /// assert_eq!(Refusal::from(Reply::OK).reply().code().as_u16(), 451);
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -136,16 +136,23 @@ impl fmt::Debug for CommandLine {
 /// The answer to [`Step::Auth`](super::Step::Auth).
 ///
 /// ```
-/// use smtpd_core::{AuthOutcome, Reply, sasl::{Identity, Secret}};
+/// use smtpd_core::{
+///     AuthOutcome, Reply,
+///     sasl::{Identity, Secret},
+/// };
 ///
 /// fn outcome(known: Option<&str>) -> AuthOutcome {
 ///     match known {
-///         Some(password) => Secret::plain(password).into(), // for the mechanism to verify
+///         // The mechanism verifies it.
+///         Some(password) => Secret::plain(password).into(),
 ///         None => Reply::auth_failed().into(),
 ///     }
 /// }
 /// assert!(matches!(outcome(None), AuthOutcome::Refuse(_)));
-/// assert!(matches!(AuthOutcome::from(Identity::new("alice")), AuthOutcome::Accept(_)));
+/// assert!(matches!(
+///     AuthOutcome::from(Identity::new("alice")),
+///     AuthOutcome::Accept(_)
+/// ));
 /// ```
 #[derive(Debug)]
 #[non_exhaustive]

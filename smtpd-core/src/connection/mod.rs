@@ -128,22 +128,26 @@ pub mod ask_kind {
 /// let mut connection = Connection::new(Arc::new(Config::new("mx.example.org")));
 /// // What the client sends, and what it receives.
 /// let mut client = [
-///     "EHLO client.example\r\nMAIL FROM:<a@example.com>\r\nRCPT TO:<b@example.org>\r\nDATA\r\n",
+///     "EHLO client.example\r\nMAIL FROM:<a@example.com>\r\n\
+///      RCPT TO:<b@example.org>\r\nDATA\r\n",
 ///     "Hello\r\n..dot\r\n.\r\nQUIT\r\n",
 /// ]
 /// .into_iter();
-/// let (mut input, mut received, mut message) = (BytesMut::new(), String::new(), Vec::new());
+/// let (mut input, mut received, mut message) =
+///     (BytesMut::new(), String::new(), Vec::new());
 /// loop {
 ///     let now = Instant::now();
 ///     match connection.poll(now, &mut input) {
-///         // Waits. A real driver waits for its socket here, and until the deadline.
+///         // Waits. A real driver waits for its socket until the deadline.
 ///         Step::Write(mut writing) => {
 ///             received.push_str(std::str::from_utf8(writing.bytes())?);
 ///             writing.wrote(writing.bytes().len(), now);
 ///         }
 ///         Step::Read(reading) => {
 ///             assert!(reading.until() > now);
-///             input.extend_from_slice(client.next().unwrap_or_default().as_bytes());
+///             input.extend_from_slice(
+///                 client.next().unwrap_or_default().as_bytes(),
+///             );
 ///         }
 ///         Step::Handshake(wait) => wait.failed(), // STARTTLS is not offered.
 ///         Step::Answer(_) => unreachable!("nothing is deferred here"),
@@ -151,9 +155,15 @@ pub mod ask_kind {
 ///         // Questions.
 ///         Step::Connect(ask) => ask.accept(),
 ///         Step::Helo(_, ask) => ask.accept(),
-///         Step::Mail(mail, ask) if mail.sender.as_str() == "a@example.com" => ask.accept(),
+///         Step::Mail(mail, ask) if mail.sender.as_str() == "a@example.com" => {
+///             ask.accept()
+///         }
 ///         Step::Rcpt(rcpt, ask) => match rcpt.recipient.mailbox() {
-///             Some(mailbox) if !mailbox.domain().eq_ignore_case("example.org") => ask.refuse(Reply::relay_denied()),
+///             Some(mailbox)
+///                 if !mailbox.domain().eq_ignore_case("example.org") =>
+///             {
+///                 ask.refuse(Reply::relay_denied())
+///             }
 ///             _ => ask.accept(),
 ///         },
 ///         Step::Data(ask) => {
@@ -170,7 +180,10 @@ pub mod ask_kind {
 ///     }
 /// }
 /// assert_eq!(message, b"Hello\r\n.dot\r\n");
-/// assert!(received.contains("354 Start mail input; end with <CRLF>.<CRLF>\r\n250 2.0.0 Queued as 4F2A\r\n221 "));
+/// assert!(received.contains(
+///     "354 Start mail input; end with <CRLF>.<CRLF>\r\n\
+///      250 2.0.0 Queued as 4F2A\r\n221 "
+/// ));
 /// # Ok::<(), std::str::Utf8Error>(())
 /// ```
 #[derive(Debug)]

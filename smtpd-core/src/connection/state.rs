@@ -10,10 +10,10 @@ use crate::command::Verb;
 ///     v                      |                           |
 ///   Refused                  +--- the message's reply ---+ DATA, BDAT LAST
 ///                            |                           | BDAT
-///                            +------ LAST, RSET ------ Chunks --> Broken (a chunk was refused; only RSET helps)
+///                            +------ LAST, RSET ------ Chunks --> Broken
 /// ```
 ///
-/// HELO, EHLO and LHLO lead to `Ready` from everywhere; a TLS handshake leads to `Start`, and so does XCLIENT.
+/// A refused chunk leads to `Broken`, which only RSET, HELO, EHLO and LHLO leave. HELO, EHLO and LHLO lead to `Ready` from everywhere; a TLS handshake leads to `Start`, and so does XCLIENT.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum State {
     /// No HELO yet.

@@ -9,10 +9,22 @@ use std::{collections::VecDeque, fmt};
 ///
 /// let config = Config::new("mx.example.org").log_wire(true);
 /// let mut connection = Connection::new(config.into());
-/// let Step::Connect(ask) = connection.poll(Instant::now(), &mut BytesMut::new()) else { panic!() };
+/// let Step::Connect(ask) = connection.poll(Instant::now(), &mut BytesMut::new())
+/// else {
+///     panic!()
+/// };
 /// ask.accept();
-/// let Step::Line(line) = connection.poll(Instant::now(), &mut BytesMut::new()) else { panic!() };
-/// assert_eq!((line.direction, line.to_string()), (Direction::Sent, "S: 220 mx.example.org smtpd ESMTP".to_owned()));
+/// let Step::Line(line) = connection.poll(Instant::now(), &mut BytesMut::new())
+/// else {
+///     panic!()
+/// };
+/// assert_eq!(
+///     (line.direction, line.to_string()),
+///     (
+///         Direction::Sent,
+///         "S: 220 mx.example.org smtpd ESMTP".to_owned()
+///     )
+/// );
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]

@@ -7,7 +7,9 @@ use crate::{limits::Limits, protocol::Protocol};
 ///
 /// let config = Config::new("mx.example.org");
 /// let plain = SessionFacts::new(&config);
-/// assert!(!RequireTls.is_offered(plain) && RequireTls.is_offered(plain.with_tls()));
+/// assert!(
+///     !RequireTls.is_offered(plain) && RequireTls.is_offered(plain.with_tls())
+/// );
 /// ```
 #[derive(Clone, Copy, Debug)]
 pub struct SessionFacts<'a> {

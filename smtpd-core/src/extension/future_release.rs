@@ -16,8 +16,13 @@ use crate::{
 /// ```
 /// use smtpd_core::{Extensions, extension::FutureRelease, parameter::HoldFor};
 ///
-/// let extension = FutureRelease::new(HoldFor::new(86_400)?, "2030-01-01T00:00:00Z".parse()?);
-/// assert!(Extensions::default().with(extension).contains("FUTURERELEASE"));
+/// let extension =
+///     FutureRelease::new(HoldFor::new(86_400)?, "2030-01-01T00:00:00Z".parse()?);
+/// assert!(
+///     Extensions::default()
+///         .with(extension)
+///         .contains("FUTURERELEASE")
+/// );
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Clone, Debug)]

@@ -20,9 +20,13 @@
 //! ```
 //! use std::time::Duration;
 //!
-//! use smtpd_core::{Config, Extensions, extension::{DeliverBy, RequireTls}};
+//! use smtpd_core::{
+//!     Config, Extensions,
+//!     extension::{DeliverBy, RequireTls},
+//! };
 //!
-//! let by = DeliverBy::with_minimum(Duration::from_secs(240)).expect("whole seconds, and at least one");
+//! let by = DeliverBy::with_minimum(Duration::from_secs(240))
+//!     .expect("whole seconds, and at least one");
 //! let extensions = Extensions::default().with(by).with(RequireTls);
 //! let config = Config::new("mx.example.org").extensions(extensions);
 //! ```

@@ -12,9 +12,13 @@ use crate::{
 /// too. From all other clients, it is rejected with 550 5.7.1.
 ///
 /// ```
-/// use smtpd_core::{Extensions, extension::{MtPriority, PriorityPolicy}};
+/// use smtpd_core::{
+///     Extensions,
+///     extension::{MtPriority, PriorityPolicy},
+/// };
 ///
-/// let extensions = Extensions::default().with(MtPriority::new().policy(PriorityPolicy::MIXER));
+/// let extensions =
+///     Extensions::default().with(MtPriority::new().policy(PriorityPolicy::MIXER));
 /// assert!(extensions.contains("MT-PRIORITY"));
 /// ```
 #[derive(Clone, Debug, Default)]
@@ -94,7 +98,10 @@ impl Extension for MtPriority {
 /// use smtpd_core::extension::PriorityPolicy;
 ///
 /// assert_eq!(PriorityPolicy::MIXER.as_str(), "MIXER");
-/// assert!(PriorityPolicy::new("x-own.1").is_some() && PriorityPolicy::new("two words").is_none());
+/// assert!(
+///     PriorityPolicy::new("x-own.1").is_some()
+///         && PriorityPolicy::new("two words").is_none()
+/// );
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct PriorityPolicy(Cow<'static, str>);

@@ -7,7 +7,9 @@ use super::{Extension, SessionFacts};
 /// The numbers are those of [`Limits`](crate::Limits), which are enforced whether they are announced or not.
 ///
 /// ```
-/// use smtpd_core::{Config, Extension, Limits, SessionFacts, extension::SessionLimits};
+/// use smtpd_core::{
+///     Config, Extension, Limits, SessionFacts, extension::SessionLimits,
+/// };
 ///
 /// let mut limits = Limits::default();
 /// limits.recipient_domains = Some(1);

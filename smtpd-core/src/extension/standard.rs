@@ -11,7 +11,9 @@ use crate::parameter::{
 /// ```
 /// use smtpd_core::{Config, Extensions, Standard};
 ///
-/// let few = Extensions::none().with(Standard::Pipelining).with(Standard::EightBitMime);
+/// let few = Extensions::none()
+///     .with(Standard::Pipelining)
+///     .with(Standard::EightBitMime);
 /// let config = Config::new("mx.example.org").extensions(few);
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -6,7 +6,7 @@
 use memchr::memmem;
 use multiversion::multiversion;
 
-/// The number of bytes that are checked together. A block with a flaw in it is checked a second time.
+/// The number of bytes that are checked together. A flawed block is checked a second time.
 const BLOCK: usize = 256;
 
 /// Text up to a dot that begins a line, or all of the text.

@@ -49,7 +49,10 @@ impl Parameter for Size {
 ///
 /// let parameters: Parameters = "BODY=8bitmime".parse()?;
 /// assert_eq!(parameters.get(), Some(BodyType::EightBitMime));
-/// assert_eq!(Parameters::default().get::<BodyType>().unwrap_or_default(), BodyType::SevenBit);
+/// assert_eq!(
+///     Parameters::default().get::<BodyType>().unwrap_or_default(),
+///     BodyType::SevenBit
+/// );
 /// # Ok::<(), smtpd_core::ParameterError>(())
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]

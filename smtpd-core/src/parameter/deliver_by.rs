@@ -3,10 +3,16 @@ use super::{Parameter, ParameterError};
 /// `BY=` on MAIL: the time in seconds within which the message must be delivered (RFC 2852 section 4).
 ///
 /// ```
-/// use smtpd_core::{Parameter, parameter::{By, ByMode}};
+/// use smtpd_core::{
+///     Parameter,
+///     parameter::{By, ByMode},
+/// };
 ///
 /// let by = By::parse(Some("120;RT"))?;
-/// assert_eq!((by.seconds(), by.mode(), by.is_traced()), (120, ByMode::Return, true));
+/// assert_eq!(
+///     (by.seconds(), by.mode(), by.is_traced()),
+///     (120, ByMode::Return, true)
+/// );
 /// # Ok::<(), smtpd_core::ParameterError>(())
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -169,11 +169,17 @@ impl Parameter for Notify {
 ///
 /// let parameters: Parameters = "ORCPT=rfc822;list+2Bowner@example.org".parse()?;
 /// let original = parameters.get::<OriginalRecipient>().unwrap();
-/// assert_eq!((original.address_type(), original.address()), ("rfc822", "list+owner@example.org"));
+/// assert_eq!(
+///     (original.address_type(), original.address()),
+///     ("rfc822", "list+owner@example.org")
+/// );
 ///
 /// let parameters: Parameters = r"ORCPT=utf-8;gr\x{E5}@example.org".parse()?;
 /// let original = parameters.get::<OriginalRecipient>().unwrap();
-/// assert_eq!((original.address_type(), original.address()), ("utf-8", "grå@example.org"));
+/// assert_eq!(
+///     (original.address_type(), original.address()),
+///     ("utf-8", "grå@example.org")
+/// );
 /// # Ok::<(), smtpd_core::ParameterError>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

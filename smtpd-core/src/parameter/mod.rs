@@ -165,7 +165,10 @@ impl Error for ParameterError {}
 /// let parameters: Parameters = "SIZE=1000 XOWN".parse()?;
 /// assert_eq!(parameters.get::<Size>(), Some(Size::new(1000)));
 /// assert!(parameters.contains("xown"));
-/// assert_eq!("SIZE=1 SIZE=2".parse::<Parameters>(), Err(ParameterError::Duplicate));
+/// assert_eq!(
+///     "SIZE=1 SIZE=2".parse::<Parameters>(),
+///     Err(ParameterError::Duplicate)
+/// );
 /// # Ok::<(), ParameterError>(())
 /// ```
 // The words as they were sent, with spaces between them. An empty set, the most common by far, allocates nothing.

@@ -17,10 +17,20 @@ use crate::{
 ///
 /// use smtpd_core::{Attribute, XClient};
 ///
-/// let client: XClient = "NAME=mx.example.net ADDR=192.0.2.1 LOGIN=[UNAVAILABLE]".parse()?;
-/// assert_eq!(client.addr(), Some(&Attribute::Known(IpAddr::from([192, 0, 2, 1]))));
-/// assert_eq!((client.login(), client.port()), (Some(&Attribute::Unavailable), None));
-/// assert_eq!("ADDR=here".parse::<XClient>().unwrap_err().to_string(), "Bad ADDR");
+/// let client: XClient =
+///     "NAME=mx.example.net ADDR=192.0.2.1 LOGIN=[UNAVAILABLE]".parse()?;
+/// assert_eq!(
+///     client.addr(),
+///     Some(&Attribute::Known(IpAddr::from([192, 0, 2, 1])))
+/// );
+/// assert_eq!(
+///     (client.login(), client.port()),
+///     (Some(&Attribute::Unavailable), None)
+/// );
+/// assert_eq!(
+///     "ADDR=here".parse::<XClient>().unwrap_err().to_string(),
+///     "Bad ADDR"
+/// );
 /// # Ok::<(), smtpd_core::AttributeError>(())
 /// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

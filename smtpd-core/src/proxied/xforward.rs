@@ -13,7 +13,10 @@ use crate::address::ClientName;
 ///
 /// let forwarded: Forwarded = "ADDR=192.0.2.1 IDENT=4F2A SOURCE=REMOTE".parse()?;
 /// assert_eq!(forwarded.addr(), Some([192, 0, 2, 1].into()));
-/// assert_eq!((forwarded.ident(), forwarded.source()), (Some("4F2A"), Some(MailSource::Remote)));
+/// assert_eq!(
+///     (forwarded.ident(), forwarded.source()),
+///     (Some("4F2A"), Some(MailSource::Remote))
+/// );
 /// # Ok::<(), smtpd_core::AttributeError>(())
 /// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

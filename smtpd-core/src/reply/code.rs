@@ -108,7 +108,10 @@ impl FromStr for Code {
 /// ```
 /// use smtpd_core::Code;
 ///
-/// assert_eq!(Code::try_from(199).unwrap_err().to_string(), "not a reply code from 200 to 599");
+/// assert_eq!(
+///     Code::try_from(199).unwrap_err().to_string(),
+///     "not a reply code from 200 to 599"
+/// );
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct CodeError(());

@@ -10,10 +10,14 @@ use super::{Code, Reply};
 /// ```
 /// use smtpd_core::{DataReply, Reply};
 ///
-/// let reply = DataReply::each([Reply::OK, Reply::mailbox_full(), Reply::no_such_user()]);
+/// let reply =
+///     DataReply::each([Reply::OK, Reply::mailbox_full(), Reply::no_such_user()]);
 /// assert_eq!(reply.merged(), &Reply::mailbox_full());
 /// assert_eq!(reply.for_recipient(2), &Reply::no_such_user());
-/// assert_eq!((reply.code().as_u16(), reply.is_positive(), reply.is_taken()), (452, false, true));
+/// assert_eq!(
+///     (reply.code().as_u16(), reply.is_positive(), reply.is_taken()),
+///     (452, false, true)
+/// );
 /// assert_eq!(reply.to_string(), "452 4.2.2 Mailbox full");
 /// assert_eq!(DataReply::from(Reply::OK), Reply::OK);
 /// ```

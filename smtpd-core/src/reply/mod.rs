@@ -226,8 +226,15 @@ impl Reply {
     /// ```
     /// use smtpd_core::{Code, Reply, Status};
     ///
-    /// let help = Reply::multiline(Code::HELP, Status::UNDEFINED, ["Commands:", "EHLO MAIL RCPT DATA"]);
-    /// assert_eq!(help.lines().collect::<Vec<_>>(), ["Commands:", "EHLO MAIL RCPT DATA"]);
+    /// let help = Reply::multiline(
+    ///     Code::HELP,
+    ///     Status::UNDEFINED,
+    ///     ["Commands:", "EHLO MAIL RCPT DATA"],
+    /// );
+    /// assert_eq!(
+    ///     help.lines().collect::<Vec<_>>(),
+    ///     ["Commands:", "EHLO MAIL RCPT DATA"]
+    /// );
     /// ```
     pub fn lines(&self) -> impl DoubleEndedIterator<Item = &str> {
         self.text.split('\n')
@@ -255,8 +262,12 @@ impl Reply {
     /// ```
     /// use smtpd_core::Reply;
     ///
-    /// let reply = Reply::no_such_user().with_line("Questions: postmaster@example.org");
-    /// assert_eq!(reply.lines().collect::<Vec<_>>(), ["No such user", "Questions: postmaster@example.org"]);
+    /// let reply =
+    ///     Reply::no_such_user().with_line("Questions: postmaster@example.org");
+    /// assert_eq!(
+    ///     reply.lines().collect::<Vec<_>>(),
+    ///     ["No such user", "Questions: postmaster@example.org"]
+    /// );
     /// ```
     #[must_use]
     pub fn with_line(self, line: impl Into<Cow<'static, str>>) -> Self {
@@ -285,7 +296,8 @@ impl Reply {
     /// ```
     /// use smtpd_core::{Reply, Status};
     ///
-    /// let reply = Reply::rejected("Too big for this list").with_status(Status::MESSAGE_TOO_BIG);
+    /// let reply = Reply::rejected("Too big for this list")
+    ///     .with_status(Status::MESSAGE_TOO_BIG);
     /// assert_eq!(reply.to_string(), "554 5.3.4 Too big for this list");
     /// ```
     #[must_use]

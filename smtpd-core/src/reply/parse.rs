@@ -11,7 +11,10 @@ use super::{Code, Reply, Status};
 ///
 /// let error = "550 4.7.1 No".parse::<Reply>().unwrap_err();
 /// assert_eq!(error, ReplyError::Class);
-/// assert_eq!(error.to_string(), "class of the enhanced status code differs from that of the reply code");
+/// assert_eq!(
+///     error.to_string(),
+///     "class of the enhanced status code differs from that of the reply code"
+/// );
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -63,10 +66,14 @@ impl Error for ReplyError {}
 /// let refusal: Reply = "550 5.7.1 Relaying denied".parse()?;
 /// assert_eq!(refusal, Reply::relay_denied());
 ///
-/// let help: Reply = "214-2.0.0 Commands:\r\n214 2.0.0 EHLO MAIL RCPT DATA\r\n".parse()?;
+/// let help: Reply =
+///     "214-2.0.0 Commands:\r\n214 2.0.0 EHLO MAIL RCPT DATA\r\n".parse()?;
 /// assert!(help.lines().eq(["Commands:", "EHLO MAIL RCPT DATA"]));
 ///
-/// assert_eq!("250-2.0.0 One".parse::<Reply>(), Err(ReplyError::Incomplete));
+/// assert_eq!(
+///     "250-2.0.0 One".parse::<Reply>(),
+///     Err(ReplyError::Incomplete)
+/// );
 /// # Ok::<(), ReplyError>(())
 /// ```
 impl FromStr for Reply {

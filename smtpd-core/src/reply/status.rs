@@ -10,7 +10,11 @@ use std::{error::Error, fmt, str::FromStr};
 /// ```
 /// use smtpd_core::{Code, Reply, Status};
 ///
-/// let reply = Reply::new(Code::MAILBOX_UNAVAILABLE, Status::BAD_MAILBOX, "No such user");
+/// let reply = Reply::new(
+///     Code::MAILBOX_UNAVAILABLE,
+///     Status::BAD_MAILBOX,
+///     "No such user",
+/// );
 /// assert_eq!(reply.to_string(), "550 5.1.1 No such user");
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -71,7 +75,10 @@ fn number(digits: &str) -> Result<u16, StatusError> {
 ///
 /// assert_eq!("7.1".parse(), Ok(Status::DENIED));
 /// let error = "5.7.1".parse::<Status>().unwrap_err();
-/// assert_eq!(error.to_string(), "not the subject and detail of an enhanced status code");
+/// assert_eq!(
+///     error.to_string(),
+///     "not the subject and detail of an enhanced status code"
+/// );
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct StatusError(());

@@ -36,7 +36,8 @@ impl fmt::Display for ChannelBinding {
 /// use smtpd_core::sasl::{ChannelBinding, ChannelBindings};
 ///
 /// let exported = [0x5a; 32]; // from the TLS library
-/// let bindings = ChannelBindings::none().with(ChannelBinding::TlsExporter, exported);
+/// let bindings =
+///     ChannelBindings::none().with(ChannelBinding::TlsExporter, exported);
 /// assert!(!bindings.is_empty());
 /// ```
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -6,8 +6,8 @@ pub const MAX_RESPONSE_LINE: usize = 12_288;
 /// Drives one [`Mechanism`] with the lines of the client and the answers of the application.
 ///
 /// ```text
-///  handle_initial ──▶ Challenge ──▶ send challenge_line, then handle_line with the next line
-///                     Ask ────────▶ handle_secret, handle_accepted or handle_refused
+///  handle_initial ──▶ Challenge ──▶ send challenge_line, then call handle_line
+///                     Ask ────────▶ handle_secret, handle_accepted, handle_refused
 ///                     Done, Failed, Err ──▶ over
 /// ```
 /// Each of these methods returns the next step in the same way. A call out of sequence returns [`SaslError::OutOfSequence`], and

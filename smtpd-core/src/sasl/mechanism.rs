@@ -18,7 +18,8 @@ pub const SALT_KEY_LEN: usize = 32;
 /// A mechanism of your own, in which the client sends only its name and a token:
 /// ```
 /// use smtpd_core::sasl::{
-///     Credentials, ExchangeContext, Mechanism, MechanismFactory, MechanismName, Mechanisms, SaslError, Step,
+///     Credentials, ExchangeContext, Mechanism, MechanismFactory, MechanismName,
+///     Mechanisms, SaslError, Step,
 /// };
 ///
 /// #[derive(Debug)]
@@ -41,9 +42,13 @@ pub const SALT_KEY_LEN: usize = 32;
 ///
 /// impl Mechanism for TokenExchange {
 ///     fn step(&mut self, response: Option<&[u8]>) -> Result<Step, SaslError> {
-///         let Some(response) = response else { return Ok(Step::Challenge(Vec::new())) };
-///         let response = str::from_utf8(response).map_err(|_| SaslError::Malformed)?;
-///         let (name, token) = response.split_once(' ').ok_or(SaslError::Malformed)?;
+///         let Some(response) = response else {
+///             return Ok(Step::Challenge(Vec::new()));
+///         };
+///         let response =
+///             str::from_utf8(response).map_err(|_| SaslError::Malformed)?;
+///         let (name, token) =
+///             response.split_once(' ').ok_or(SaslError::Malformed)?;
 ///         Ok(Step::Ask(Credentials::plain(name, token)?))
 ///     }
 /// }
@@ -163,8 +168,10 @@ pub trait MechanismFactory: Send + Sync + fmt::Debug {
 /// use smtpd_core::sasl::{CramMd5, ExchangeContext, MechanismFactory, Step};
 ///
 /// let nonce = [7; _]; // from the operating system's random numbers
-/// let mut exchange = CramMd5.start(&ExchangeContext::new("mx.example.org", &nonce));
-/// assert!(matches!(exchange.step(None), Ok(Step::Challenge(challenge)) if challenge.ends_with(b"@mx.example.org>")));
+/// let mut exchange =
+///     CramMd5.start(&ExchangeContext::new("mx.example.org", &nonce));
+/// let Ok(Step::Challenge(challenge)) = exchange.step(None) else { panic!() };
+/// assert!(challenge.ends_with(b"@mx.example.org>"));
 /// ```
 #[derive(Clone, Copy)]
 pub struct ExchangeContext<'a> {

@@ -6,22 +6,33 @@
 //! them, or answers with the stored [`Secret`] to be compared.
 //!
 //! ```
-//! use smtpd_core::sasl::{Exchange, ExchangeContext, Mechanisms, Secret, Step, challenge_line};
+//! use smtpd_core::sasl::{
+//!     Exchange, ExchangeContext, Mechanisms, Secret, Step, challenge_line,
+//! };
 //!
 //! let mechanisms = Mechanisms::default();
 //! let plain = mechanisms.find(b"plain").unwrap();
 //! let nonce = [0; 24]; // from a random number generator
-//! let mut exchange = Exchange::new(plain.start(&ExchangeContext::new("mx.example.org", &nonce)));
+//! let mut exchange =
+//!     Exchange::new(plain.start(&ExchangeContext::new("mx.example.org", &nonce)));
 //!
 //! // C: AUTH PLAIN
-//! let Step::Challenge(challenge) = exchange.handle_initial(None)? else { panic!() };
+//! let Step::Challenge(challenge) = exchange.handle_initial(None)? else {
+//!     panic!()
+//! };
 //! assert_eq!(challenge_line(&challenge), b"334 \r\n");
 //!
 //! // C: AGFsaWNlAHNlY3JldA==
-//! let Step::Ask(credentials) = exchange.handle_line(b"AGFsaWNlAHNlY3JldA==")? else { panic!() };
+//! let Step::Ask(credentials) = exchange.handle_line(b"AGFsaWNlAHNlY3JldA==")?
+//! else {
+//!     panic!()
+//! };
 //! assert_eq!(credentials.username(), "alice");
 //!
-//! let Step::Done(identity) = exchange.handle_secret(&Secret::plain("secret"))? else { panic!() };
+//! let Step::Done(identity) = exchange.handle_secret(&Secret::plain("secret"))?
+//! else {
+//!     panic!()
+//! };
 //! assert_eq!(identity.as_str(), "alice");
 //! # Ok::<(), smtpd_core::sasl::SaslError>(())
 //! ```

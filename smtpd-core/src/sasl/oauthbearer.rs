@@ -16,8 +16,15 @@ use super::{
 ///
 /// let bearer = OAuthBearer::new()
 ///     .scope("https://mail.example.org/")
-///     .openid_configuration("https://example.org/.well-known/openid-configuration");
-/// assert!(Mechanisms::none().with(bearer).find(b"oauthbearer").is_some());
+///     .openid_configuration(
+///         "https://example.org/.well-known/openid-configuration",
+///     );
+/// assert!(
+///     Mechanisms::none()
+///         .with(bearer)
+///         .find(b"oauthbearer")
+///         .is_some()
+/// );
 /// ```
 #[derive(Debug, Clone, Default)]
 pub struct OAuthBearer {

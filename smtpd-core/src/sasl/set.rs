@@ -14,7 +14,10 @@ use super::{Login, MechanismFactory, Plain};
 /// use smtpd_core::sasl::{CramMd5, Mechanisms};
 ///
 /// let mechanisms = Mechanisms::default().with(CramMd5).without("LOGIN");
-/// let names: Vec<_> = mechanisms.iter().map(|factory| factory.name().as_str()).collect();
+/// let names: Vec<_> = mechanisms
+///     .iter()
+///     .map(|factory| factory.name().as_str())
+///     .collect();
 /// assert_eq!(names, ["PLAIN", "CRAM-MD5"]);
 /// assert!(mechanisms.find(b"cram-md5").is_some());
 /// ```

@@ -13,7 +13,8 @@ use super::{
 /// ```
 /// use smtpd_core::sasl::{Mechanisms, XOAuth2};
 ///
-/// let mechanisms = Mechanisms::none().with(XOAuth2::new().scope("https://mail.example.org/"));
+/// let mechanisms =
+///     Mechanisms::none().with(XOAuth2::new().scope("https://mail.example.org/"));
 /// assert!(mechanisms.find(b"XOAUTH2").is_some());
 /// ```
 #[derive(Debug, Clone, Default)]

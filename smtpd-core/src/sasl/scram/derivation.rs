@@ -19,14 +19,16 @@ use super::{super::Secret, ScramHash, ScramKeys};
 /// ```
 /// use smtpd_core::sasl::{Credentials, ScramHash, ScramKeys, Secret};
 ///
-/// let keys = ScramKeys::derive(ScramHash::Sha256, "pencil", b"a random salt", 4096)?;
+/// let keys =
+///     ScramKeys::derive(ScramHash::Sha256, "pencil", b"a random salt", 4096)?;
 /// let mut secret = Secret::scram(keys);
 /// let credentials = Credentials::plain("user", "pencil")?;
 /// if let Some(derivation) = credentials.derivation(&secret) {
 ///     secret = std::thread::spawn(|| derivation.run()).join().unwrap();
 /// }
 /// assert!(credentials.derivation(&secret).is_none());
-/// assert!(credentials.verify(&secret)); // or answer with it: `AuthOutcome::Verify(secret)`
+/// // Or answer with it: `AuthOutcome::Verify(secret)`.
+/// assert!(credentials.verify(&secret));
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub struct Derivation {

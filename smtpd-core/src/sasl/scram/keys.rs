@@ -24,7 +24,11 @@ use super::{
 /// assert_eq!(text.parse::<ScramKeys>()?.to_text(), text);
 ///
 /// // It serves PLAIN and LOGIN too.
-/// assert!(Credentials::plain("user", "pencil").unwrap().verify(&Secret::scram(keys)));
+/// assert!(
+///     Credentials::plain("user", "pencil")
+///         .unwrap()
+///         .verify(&Secret::scram(keys))
+/// );
 /// # Ok::<(), smtpd_core::sasl::ScramKeysError>(())
 /// ```
 #[derive(Clone)]
