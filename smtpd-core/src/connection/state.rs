@@ -13,7 +13,8 @@ use crate::command::Verb;
 ///                            +------ LAST, RSET ------ Chunks --> Broken
 /// ```
 ///
-/// A refused chunk leads to `Broken`, which only RSET, HELO, EHLO and LHLO leave. HELO, EHLO and LHLO lead to `Ready` from everywhere; a TLS handshake leads to `Start`, and so does XCLIENT.
+/// A refused chunk leads to `Broken`, where only RSET or a new greeting helps. HELO, EHLO and LHLO lead to `Ready` from
+/// everywhere; a TLS handshake leads to `Start`, and so does XCLIENT.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum State {
     /// No HELO yet.
@@ -76,7 +77,7 @@ const fn rule(
 
 #[rustfmt::skip]
 const TABLE: [Rule; 18] = [
-    //                                 in order in             before: TLS, AUTH; last, junk
+    //                                 allowed in              before: TLS, AUTH; last, junk
     rule(Verb::Helo,     b"HELO",     ANY,                           [1, 1, 1, 1]),
     rule(Verb::Ehlo,     b"EHLO",     ANY,                           [1, 1, 1, 1]),
     rule(Verb::Lhlo,     b"LHLO",     ANY,                           [1, 1, 1, 1]),

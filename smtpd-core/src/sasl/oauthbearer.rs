@@ -131,7 +131,7 @@ struct Fields<'a> {
 }
 
 impl<'a> Fields<'a> {
-    /// `kvpair = key "=" value kvsep`. Unknown keys are ignored, and duplicate keys are rejected.
+    /// `kvpair = key "=" value kvsep`. Unknown keys are ignored, and known ones must not be repeated.
     fn parse(pairs: &'a str) -> Result<Self, SaslError> {
         let (mut auth, mut host, mut port) = (None, None, None);
         for pair in pairs.split_terminator('\x01') {
