@@ -27,7 +27,7 @@ use smtpd_core::{
     ask_kind, bytes::BytesMut,
 };
 
-/// A thread that waits for its client looks this often whether the server shuts down.
+/// How often a thread that waits for its client checks whether the server is shutting down.
 const TICK: Duration = Duration::from_millis(100);
 
 static SESSIONS: AtomicUsize = AtomicUsize::new(0);
@@ -55,7 +55,7 @@ fn accept(listener: &Listener, options: &Arc<Options>) {
             return;
         }
         let Ok(socket) = socket else {
-            thread::sleep(TICK); // Perhaps there are too many open files.
+            thread::sleep(TICK); // There may be too many open files.
             continue;
         };
         let (config, options) = (listener.config.clone(), options.clone());
@@ -65,7 +65,7 @@ fn accept(listener: &Listener, options: &Arc<Options>) {
         };
         SESSIONS.fetch_add(1, Ordering::Relaxed);
         let thread = thread::Builder::new().spawn(move || {
-            // An error here is one of the socket, which is closed with it.
+            // An error here comes from the socket, which is closed with it.
             let _ = serve(connection, socket, &options);
             SESSIONS.fetch_sub(1, Ordering::Relaxed);
         });
@@ -104,9 +104,9 @@ fn serve(mut connection: Connection, socket: TcpStream, options: &Options) -> io
     close(stream, connection.config().timeouts_ref().linger)
 }
 
-/// Keys of SCRAM are derived here as well, for a thread waits for nobody but its client. But only one thread does so at a time:
-/// clients that guess passwords ask for as many derivations as they can. Who has waited for too long may try again. A server for the
-/// public would also let clients take turns.
+/// Also derives the keys of SCRAM, because a thread waits only for its own client. Only one thread does so at a time: clients
+/// that guess passwords request as many derivations as they can. A client that has waited too long may try again. A public server
+/// should also serve clients in rotation.
 fn compare(request: &AuthRequest, outcome: AuthOutcome, ask: Ask<'_, ask_kind::Auth>) {
     const MAX_WAIT: Duration = Duration::from_secs(10);
     static IS_DERIVING: Mutex<bool> = Mutex::new(false);
@@ -131,7 +131,7 @@ fn compare(request: &AuthRequest, outcome: AuthOutcome, ask: Ask<'_, ask_kind::A
     IS_DONE.notify_one();
 }
 
-/// Writes what can be written until the deadline.
+/// Writes until the deadline.
 fn write(stream: &mut Stream<TcpStream>, mut writing: Writing<'_>) -> io::Result<()> {
     let timeout = Some(tick(writing.until()));
     stream.socket().set_write_timeout(timeout)?;
@@ -143,7 +143,7 @@ fn write(stream: &mut Stream<TcpStream>, mut writing: Writing<'_>) -> io::Result
     Ok(())
 }
 
-/// Reads what comes until the deadline.
+/// Reads until the deadline.
 fn read(
     stream: &mut Stream<TcpStream>,
     reading: Reading<'_>,
@@ -161,7 +161,7 @@ fn read(
     Ok(())
 }
 
-/// Goes on with the TLS handshake until the deadline.
+/// Continues the TLS handshake until the deadline.
 fn handshake(
     stream: &mut Stream<TcpStream>,
     handshake: Handshaking<'_>,
@@ -180,9 +180,9 @@ fn handshake(
     Ok(())
 }
 
-/// How long to block: until the deadline, or for a tick.
+/// Returns how long to block: until the deadline, but at most for a tick.
 fn tick(until: Instant) -> Duration {
-    // A timeout of zero would be none.
+    // A timeout of zero would mean none.
     let left = until.saturating_duration_since(Instant::now());
     left.clamp(Duration::from_millis(1), TICK)
 }
@@ -192,7 +192,7 @@ fn is_timeout(error: &io::Error) -> bool {
     matches!(error.kind(), Interrupted | TimedOut | WouldBlock)
 }
 
-/// Closes without a reset, which could cost the client the last reply: what it still sends is read off first.
+/// Closes without a reset, which could cost the client the last reply: reads and drops what it still sends first.
 fn close(mut stream: Stream<TcpStream>, linger: Duration) -> io::Result<()> {
     stream.close();
     let socket = stream.socket();

@@ -34,7 +34,7 @@ use smtpd_core::{
 };
 
 const WAKER: Token = Token(usize::MAX);
-/// A session that always has more input is interrupted after that many reads, so that the others get on too.
+/// A session that always has more input is interrupted after this many reads, so that the others make progress too.
 const MOST_READS: u32 = 16;
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -71,7 +71,7 @@ struct Server {
     common: Common,
     listeners: Vec<(Token, TcpListener, Listener)>,
     sessions: HashMap<Token, Session>,
-    /// When which session has to be polled, even though nothing happens at its socket.
+    /// When each session must be polled, even if nothing happens at its socket.
     deadlines: BTreeSet<(Instant, Token)>,
     next: usize,
     done: mpsc::Receiver<Done>,
@@ -84,12 +84,12 @@ struct Common {
     workers: Workers,
 }
 
-/// Does in other threads what would keep all sessions waiting: the disk may block, and keys take long to derive.
+/// Does the work in other threads that would keep all sessions waiting: the disk may block, and keys take long to derive.
 struct Workers {
     home: Home,
-    /// For one thread on each processor: clients who guess passwords ask for as many derivations as they can. Those that find no
-    /// room or have waited for too long may try again. A server for the public would also let clients take turns, and forget those
-    /// who leave.
+    /// For one thread on each processor: clients that guess passwords request as many derivations as they can. A client that
+    /// finds the queue full or has waited too long may try again. A public server should also serve clients in rotation, and drop
+    /// the requests of clients that disconnect.
     derivations: mpsc::SyncSender<Task>,
 }
 
@@ -98,18 +98,18 @@ struct Task {
     session: Token,
     question: Deferred<ask_kind::Auth>,
     derivation: Derivation,
-    /// It is given up then.
+    /// When to give up.
     until: Instant,
 }
 
-/// Where answers go.
+/// Where answers are sent.
 #[derive(Clone)]
 struct Home {
     sender: mpsc::Sender<Done>,
     waker: Arc<Waker>,
 }
 
-/// What is done, and the question that it answers.
+/// Finished work, and the question that it answers.
 struct Done {
     session: Token,
     answer: Answer,
@@ -163,7 +163,7 @@ impl Server {
         Token(self.next)
     }
 
-    /// Accepts all clients that wait, where the token is that of a listener.
+    /// Accepts all waiting clients, if the token is that of a listener.
     fn accept(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
         let Some(at) = self.listeners.iter().position(|(of, ..)| *of == token) else {
             return Ok(());
@@ -174,7 +174,7 @@ impl Server {
                 Ok(accepted) => accepted,
                 Err(error) if is_blocked(&error) => return Ok(()),
                 Err(_) => {
-                    // Perhaps there are too many open files. There may be no further event for those that wait.
+                    // There may be too many open files, and no further event for the clients that wait.
                     let soon = Instant::now() + Duration::from_millis(100);
                     self.deadlines.insert((soon, token));
                     return Ok(());
@@ -216,7 +216,7 @@ impl Server {
         self.advance(done.session);
     }
 
-    /// Lets a session go on as far as it can, and notes when it has to be looked at again.
+    /// Runs a session as far as possible, and notes when to poll it again.
     fn advance(&mut self, token: Token) {
         let Some(session) = self.sessions.get_mut(&token) else {
             return;
@@ -259,11 +259,11 @@ impl Workers {
     fn deliver(&self, session: Token, delivery: Delivery, question: Deferred<ask_kind::Message>) {
         let home = self.home.clone();
         let work = move || home.send(session, Answer::Delivered(question, delivery.commit()));
-        // If no thread can be had, nobody answers, and the session does so itself when the time for it is over.
+        // If no thread is available, nobody answers, and the session itself replies after its timeout.
         let _ = thread::Builder::new().spawn(work);
     }
 
-    /// Answers at once where that takes no time.
+    /// Answers at once if that takes no time.
     fn compare(
         &self,
         session: Token,
@@ -309,9 +309,9 @@ struct Session {
     peer: SocketAddr,
     input: BytesMut,
     delivery: Option<Delivery>,
-    /// When it has to be polled.
+    /// When it must be polled.
     until: Instant,
-    /// Until when what still comes is read off, once the session is over.
+    /// Until when further input is read and dropped after the session is over.
     lingers: Option<Instant>,
 }
 
@@ -329,9 +329,9 @@ impl Session {
         }
     }
 
-    /// Goes on until the socket would block. Returns until when to wait then; `None` once everything is over.
+    /// Runs until the socket would block. Returns until when to wait then; `None` once everything is over.
     ///
-    /// The events of mio come once for each change, so nothing may be left undone that could be done now.
+    /// mio reports each change only once, so everything that can be done now must be done.
     fn advance(&mut self, common: &mut Common) -> Option<Instant> {
         let options = &common.options;
         Stage::tell(&mut self.connection);
@@ -376,7 +376,7 @@ impl Session {
         self.close(&mut common.buffer)
     }
 
-    /// Closes without a reset, which could cost the client the last reply: what it still sends is read off first.
+    /// Closes without a reset, which could cost the client the last reply: reads and drops what it still sends first.
     fn close(&mut self, buffer: &mut [u8]) -> Option<Instant> {
         self.delivery = None;
         let now = Instant::now();

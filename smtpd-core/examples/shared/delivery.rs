@@ -11,7 +11,8 @@ use smtpd_core::{Connection, Envelope};
 
 use super::Options;
 
-/// A message on its way into the Maildir: in `tmp` until it is whole, then in `new`. If it is dropped before, it is gone.
+/// A message on its way into the Maildir: in `tmp` until it is complete, then in `new`. If it is dropped before that, it is
+/// removed.
 #[derive(Debug)]
 pub(crate) struct Delivery {
     file: File,
@@ -62,7 +63,7 @@ impl Delivery {
         self.file.write_all(bytes)
     }
 
-    /// Makes the message durable, and returns its name. Only now may the client be told that it was accepted.
+    /// Makes the message durable, and returns its name. Do not tell the client before this that it was accepted.
     pub(crate) fn commit(self) -> io::Result<String> {
         std::thread::sleep(self.delay);
         self.file.sync_all()?;
@@ -84,7 +85,7 @@ fn seconds() -> u64 {
     since.map_or(0, |since| since.as_secs())
 }
 
-/// A date as header fields have it (RFC 5322 section 3.3), in UTC.
+/// Formats a date for header fields (RFC 5322 section 3.3), in UTC.
 fn date(seconds: u64) -> String {
     const DAYS: [&str; 7] = ["Thu", "Fri", "Sat", "Sun", "Mon", "Tue", "Wed"];
     const MONTHS: [&str; 12] = [

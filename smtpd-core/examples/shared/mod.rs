@@ -1,4 +1,4 @@
-//! What both examples share: options, policy, TLS, and where messages go. It is no part of a driver.
+//! The code that both examples share: options, policy, TLS, and the delivery of messages. It is not part of a driver.
 
 pub(crate) mod delivery;
 pub(crate) mod options;
@@ -18,10 +18,10 @@ use zeroize::Zeroize;
 
 pub(crate) use self::{delivery::Delivery, options::Options, stream::Stream};
 
-/// How long sessions may go on after the signal to shut down.
+/// How long sessions may continue after the signal to shut down.
 const GRACE: Duration = Duration::from_secs(5);
 
-/// How far the shutdown of the server is. It only ever goes on.
+/// The progress of the server's shutdown. It never goes back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Stage {
     Running,
@@ -42,7 +42,7 @@ impl Stage {
         }
     }
 
-    /// Lets a session know.
+    /// Notifies a session.
     pub(crate) fn tell(connection: &mut Connection) {
         match Self::now() {
             Self::Running => {}
@@ -69,10 +69,10 @@ impl Stage {
     }
 }
 
-/// Appends what was read to the input of a session, and wipes the places where it was: it may be a password.
+/// Appends what was read to the input of a session, and wipes the read buffer: it may hold a password.
 pub(crate) fn append(input: &mut BytesMut, read: &mut [u8]) {
     if input.capacity() - input.len() < read.len() {
-        // The buffer would grow by itself, and leave the old bytes behind.
+        // If the buffer grew by itself, it would leave the old bytes behind.
         let mut larger = BytesMut::with_capacity(2 * (input.len() + read.len()));
         larger.extend_from_slice(input);
         input.zeroize();
@@ -82,7 +82,7 @@ pub(crate) fn append(input: &mut BytesMut, read: &mut [u8]) {
     read.zeroize();
 }
 
-/// Answers what takes no time to answer, and takes note of the rest.
+/// Answers the questions that take no time to answer, and handles the notifications.
 pub(crate) fn decide(
     step: Step<'_>,
     options: &Options,
@@ -117,10 +117,10 @@ pub(crate) fn decide(
             ask.refuse(error);
         }
         Step::Reset(_) => *delivery = None,
-        // No proxy is trusted, no other command is asked about, and nothing is logged.
+        // No proxy is trusted, custom commands are off, and nothing is logged.
         Step::XClient(..) | Step::Command(..) => {}
         Step::Authenticated(_) | Step::XForward(_) | Step::Overdue(_) | Step::Line(_) => {}
-        // The driver sees to the waits, and to what can take long.
+        // The driver handles the waits, and the questions that can take long.
         Step::Write(_) | Step::Read(_) | Step::Handshake(_) | Step::Answer(_) => {}
         Step::Closed(_) | Step::Auth(..) | Step::Message(Ok(()), _) => {}
     }
@@ -138,7 +138,7 @@ fn recipient(options: &Options, rcpt: &RcptCommand) -> Reply {
     }
 }
 
-/// Looks a user up.
+/// Looks up a user.
 pub(crate) fn login(options: &Options, request: &AuthRequest) -> AuthOutcome {
     let credentials = &request.credentials;
     if credentials.acts_as_other() {

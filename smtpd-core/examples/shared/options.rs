@@ -20,7 +20,7 @@ options: --listen ADDR, --listen-lmtp ADDR, --listen-tls ADDR (each as often as 
          --server-timeout SECS  how long a silent client is waited for (300)
          --delay SECS           how much longer each delivery takes, to see that it makes no difference";
 
-/// What the command line says.
+/// The options of the command line.
 #[derive(Debug)]
 pub(crate) struct Options {
     pub(crate) hostname: String,
@@ -36,7 +36,7 @@ pub(crate) struct Options {
     listen: Vec<(Kind, SocketAddr)>,
 }
 
-/// What a listener speaks.
+/// The protocol of a listener.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
     Smtp,
@@ -45,7 +45,7 @@ pub(crate) enum Kind {
     Lmtp,
 }
 
-/// A socket, and the configuration of the sessions that come in by it.
+/// A socket, and the configuration of its sessions.
 #[derive(Debug)]
 pub(crate) struct Listener {
     pub(crate) kind: Kind,
@@ -96,7 +96,7 @@ impl Options {
         Ok(options)
     }
 
-    /// Binds all sockets, and says where they are.
+    /// Binds all sockets, and prints their addresses.
     pub(crate) fn bind(&self) -> Result<Vec<Listener>, Box<dyn Error>> {
         let mut listeners = Vec::new();
         for &(kind, address) in &self.listen {
@@ -117,7 +117,7 @@ impl Options {
         let config = Config::new(&self.hostname)
             .timeouts(Timeouts::default().inactivity(self.timeout))
             .starttls(self.starttls)
-            // The clients of LMTP are the operator's own programs.
+            // LMTP clients are the operator's own programs.
             .require_auth(self.require_auth && kind != Kind::Lmtp)
             .allow_insecure_auth(self.require_auth)
             .entropy(|bytes| getrandom::fill(bytes).is_ok());
@@ -139,7 +139,7 @@ impl Options {
     }
 }
 
-/// A name, prepared as those that clients send are, and its secret.
+/// A name, prepared like those that clients send, and its secret.
 fn pair(text: &str) -> Result<(String, String), &'static str> {
     let (name, value) = text.split_once(':').ok_or("expected NAME:SECRET")?;
     let name = prepare_name(name).ok_or("this cannot be the name of a user")?;

@@ -14,7 +14,7 @@ use smtpd_core::{
 pub(crate) struct Stream<S> {
     socket: S,
     tls: Option<Box<ServerConnection>>,
-    /// How many bytes TLS was given to write, and has not written yet.
+    /// The number of bytes that were passed to TLS, and that it has not written yet.
     pending: usize,
 }
 
@@ -41,7 +41,7 @@ impl<S: Read + Write> Stream<S> {
                 read => return read,
             }
             if tls.wants_write() && self.pending == 0 {
-                // TLS itself has something to say, such as a new key. It can wait.
+                // TLS itself has something to send, such as a new key. It can wait.
                 let _ = tls.write_tls(&mut self.socket);
             }
             if tls.read_tls(&mut self.socket)? == 0 {
@@ -51,7 +51,7 @@ impl<S: Read + Write> Stream<S> {
         }
     }
 
-    /// Returns how many of the bytes have left for the socket. 0 says that TLS still has them: call it again, with the same
+    /// Returns how many of the bytes have left for the socket. 0 means that TLS still has them: call it again, with the same
     /// bytes.
     pub(crate) fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let Some(tls) = &mut self.tls else {
@@ -67,7 +67,7 @@ impl<S: Read + Write> Stream<S> {
         Ok(std::mem::take(&mut self.pending))
     }
 
-    /// Goes on with the handshake. Returns what it has brought, once it is done.
+    /// Continues the handshake. Returns its results once it is done.
     pub(crate) fn handshake(
         &mut self,
         config: &Option<Arc<rustls::ServerConfig>>,
@@ -94,13 +94,13 @@ impl<S: Read + Write> Stream<S> {
     pub(crate) fn close(&mut self) {
         if let Some(tls) = &mut self.tls {
             tls.send_close_notify();
-            // If this cannot be written at once, the client sees the end of the connection nevertheless.
+            // If this cannot be written at once, the client still sees the end of the connection.
             let _ = tls.write_tls(&mut self.socket);
         }
     }
 }
 
-/// Decrypts what was read. If that fails, the client is told why.
+/// Decrypts what was read. If that fails, sends an alert to the client.
 fn process(tls: &mut ServerConnection, socket: &mut impl Write) -> io::Result<()> {
     if let Err(error) = tls.process_new_packets() {
         let _ = tls.write_tls(socket);
@@ -109,7 +109,7 @@ fn process(tls: &mut ServerConnection, socket: &mut impl Write) -> io::Result<()
     Ok(())
 }
 
-/// What SCRAM can bind to (RFC 9266): before TLS 1.3, it is not safe without further conditions.
+/// Returns the channel binding for SCRAM (RFC 9266): before TLS 1.3, it is not safe without further conditions.
 fn facts(tls: &ServerConnection) -> TlsFacts {
     let mut facts = TlsFacts::default();
     if tls.protocol_version() == Some(ProtocolVersion::TLSv1_3)
