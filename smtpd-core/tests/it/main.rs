@@ -1,4 +1,4 @@
-//! smtpd-core by its public API: one test binary, which links faster than one for each file.
+//! Tests of smtpd-core's public API, in one binary, which links faster than one for each file.
 #![allow(clippy::unwrap_used, reason = "all of it is a test")]
 
 mod misuse;

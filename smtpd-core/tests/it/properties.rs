@@ -1,4 +1,4 @@
-//! What holds for every input: random octets, and random sessions.
+//! Properties that hold for every input: random bytes, and random sessions.
 
 use proptest::{collection::vec, prelude::*, sample::select};
 use smtpd_core::{BareNewline, NulByte};
@@ -79,7 +79,7 @@ const FRAGMENTS: [&str; 71] = [
     " ",
 ];
 
-/// Commands that are answered once, whatever the state.
+/// Commands that get one reply, whatever the state.
 const COMMANDS: [&str; 12] = [
     "NOOP\r\n",
     "RSET\r\n",
@@ -123,7 +123,7 @@ fn settings() -> impl Strategy<Value = Setting> {
         )
 }
 
-/// Something that looks like SMTP: mostly fragments, now and then random octets, or many of one.
+/// Something that looks like SMTP: usually fragments, sometimes random bytes, or one byte many times.
 fn sessions() -> impl Strategy<Value = Vec<u8>> {
     let fragment = select(FRAGMENTS.to_vec()).prop_map(|fragment| fragment.as_bytes().to_vec());
     let many = (any::<u8>(), select(vec![500, 506, 600, 12_290, 13_000]))
@@ -131,7 +131,7 @@ fn sessions() -> impl Strategy<Value = Vec<u8>> {
     // More replies than may wait to be written.
     let flood = Just(b"EHLO client.example\r\n".repeat(300));
     let piece = prop_oneof![120 => fragment, 4 => vec(any::<u8>(), 0..20), 2 => many, 1 => flood];
-    // Most sessions begin well, so that they come to something.
+    // Most sessions begin well, so that they get somewhere.
     (0..4_usize, vec(piece, 0..40)).prop_map(|(start, pieces)| {
         let text = "EHLO client.example\r\nMAIL FROM:<a@b>\r\nRCPT TO:<c@d>\r\n";
         let start: String = text.split_inclusive('\n').take(start).collect();

@@ -1,4 +1,4 @@
-//! Every mechanism against the clients of rsasl, an implementation that shares no code with this one.
+//! Tests every mechanism against the clients of rsasl, an implementation that shares no code with this one.
 #![cfg(feature = "scram")]
 
 use base64::prelude::{BASE64_STANDARD, Engine};
@@ -25,7 +25,7 @@ static PLUS: &[Mechanism] = &[SCRAM_SHA1_PLUS, SCRAM_SHA256_PLUS];
 
 const EXPORTED: [u8; 32] = [0x5a; 32];
 
-/// What a client knows.
+/// The credentials of a client.
 #[derive(Clone, Copy)]
 struct Client {
     mechanism: &'static str,
@@ -33,7 +33,7 @@ struct Client {
     /// A password or a token.
     secret: &'static str,
     authzid: Option<&'static str>,
-    /// The channel that it believes to speak over.
+    /// The channel binding that the client sees.
     exported: Option<[u8; 32]>,
 }
 
@@ -101,7 +101,7 @@ fn mechanisms() -> Mechanisms {
         .with(Anonymous)
 }
 
-/// The application: alice's password is `pencil`, or kept as keys, and her token is `token`.
+/// The application: alice's password is `pencil`, stored as it is or as keys, and her token is `token`.
 fn answer(
     exchange: &mut Exchange,
     credentials: &Credentials,
@@ -121,7 +121,7 @@ fn answer(
     }
 }
 
-/// Lets the client authenticate; `plus_offered` tells whether the server knows the channel.
+/// Lets the client authenticate; `plus_offered` says whether the server has the channel binding.
 fn play(client: Client, stored: &Secret, plus_offered: bool) -> String {
     let exported = ChannelBindings::none().with(ChannelBinding::TlsExporter, EXPORTED);
     let mut context = ExchangeContext::new("mx.example.org", &[0; 24]).with_salt_key(&[7; 32]);
@@ -134,7 +134,7 @@ fn play(client: Client, stored: &Secret, plus_offered: bool) -> String {
 
     let builder = SASLConfig::builder();
     let config = match client.mechanism.ends_with("-PLUS") {
-        // It would rather take the form without, if it had that too.
+        // It would prefer the form without -PLUS, if that were registered too.
         true => builder.with_registry(Registry::with_mechanisms(PLUS)),
         false => builder.with_defaults(),
     };

@@ -1,4 +1,4 @@
-//! What is known of a client, and what of it survives which command.
+//! What is known about a client, and which commands keep it.
 
 use std::sync::Arc;
 
@@ -9,18 +9,18 @@ use smtpd_core::{
 
 use crate::support::{Session, Yes};
 
-/// What has to be known after some commands, by a table of its own.
+/// What must be known after some commands, according to a separate table.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Known {
     tls: bool,
-    /// The client's own channel: its certificate, and what it can bind to.
+    /// The client's own channel: its certificate, and its channel bindings.
     channel: bool,
     helo: Option<&'static str>,
     identity: Option<&'static str>,
     transaction: bool,
 }
 
-/// A command, the beginning of the reply where it is in order, when it is, and what it makes of what is known.
+/// A command, the beginning of its reply if it is allowed, when it is allowed, and how it changes what is known.
 type Row = (
     &'static str,
     &'static str,
@@ -69,7 +69,7 @@ const COMMANDS: [Row; 9] = [
         },
     ),
     (
-        // The password of everybody is "secret".
+        // Everybody's password is "secret".
         "AUTH PLAIN AGFsaWNlAHNlY3JldA==",
         "235",
         |known| known.helo.is_some() && known.identity.is_none() && !known.transaction,
@@ -137,7 +137,7 @@ struct Walk {
 }
 
 impl Walk {
-    /// A session with a peer that may say XCLIENT, and that has begun with TLS or in plaintext.
+    /// Creates a session with a peer that may send XCLIENT, which begins with TLS or in plaintext.
     fn new(config: &Arc<Config>, tls: bool) -> Self {
         let mut session = Session::new(config.clone(), tls, Yes);
         session.connection.allow_xclient();
@@ -182,7 +182,7 @@ impl Walk {
         assert_eq!(connection.is_tls(), self.known.tls, "{path:?}");
         let open = connection.envelope().is_some();
         assert_eq!(open, self.known.transaction, "{path:?}");
-        // What is offered follows from it.
+        // The offer follows from it.
         let offer = self.say("EHLO new");
         let is_offered = |word: &str| {
             let mut lines = offer.lines().filter(|line| line.get(4..8) == Some("AUTH"));
@@ -221,7 +221,7 @@ fn nothing_of_a_client_survives_what_begins_a_session_anew() {
     }
 }
 
-/// The words of a row of the table in the guide, without the name of what is known.
+/// Returns the words of a row of the guide's table, without the first column.
 fn documented(known: &str) -> Vec<&'static str> {
     let page = include_str!("../../docs/driver.md");
     let row = page

@@ -1,4 +1,4 @@
-//! Deadlines, with a clock that is turned by hand.
+//! Deadlines, with a manual clock.
 
 use std::{sync::Arc, time::Duration};
 
@@ -39,7 +39,7 @@ fn seconds(n: u64) -> Duration {
 }
 
 impl Session<Yes> {
-    /// So many seconds pass, then the client sends this.
+    /// Lets `passed` seconds pass, then sends this from the client.
     fn later(&mut self, passed: u64, octets: &str) {
         self.now += seconds(passed);
         assert!(
@@ -49,13 +49,13 @@ impl Session<Yes> {
         self.feed(octets.as_bytes());
     }
 
-    /// How many seconds are left.
+    /// Returns how many seconds are left.
     fn left(&self) -> Option<u64> {
         self.until
             .map(|until| until.saturating_duration_since(self.now).as_secs())
     }
 
-    /// The session ends when that time has passed, not before.
+    /// Asserts that the session ends after that time, not before.
     fn assert_ends_in(&mut self, passed: u64) {
         let deadline = self.until.unwrap();
         assert_eq!((deadline - self.now).as_secs(), passed);
@@ -75,7 +75,7 @@ impl Session<Yes> {
     }
 }
 
-/// Limits that do not come into play.
+/// Returns settings whose limits are never reached.
 fn patient() -> Config {
     let mut timeouts = Timeouts::default();
     timeouts.without_message = Duration::MAX;
@@ -169,7 +169,7 @@ fn a_slow_message_that_lives_is_never_cut() {
         session.later(100, &"0123456789".repeat(5000));
     }
     session.later(100, "\r\n.\r\n");
-    // The message has outlived the session's time, which ends it now.
+    // The message has outlived the session's limit, which now ends the session.
     let expected = format!("552 5.3.4 Message exceeds the maximum size\r\n{TIMED_OUT}");
     assert!(String::from_utf8_lossy(&session.output).ends_with(&expected));
 }
@@ -208,7 +208,7 @@ fn a_message_that_drips_chunk_by_chunk_has_the_time_of_one_message() {
         session.later(2, "BDAT");
         session.later(0, " 1\r\nx");
     }
-    // Each of the 360 bytes has earned 2 ms.
+    // Each of the 360 bytes has gained 2 ms.
     let left = session.until.unwrap() - session.now;
     assert_eq!(left, seconds(900 - 718) + Duration::from_millis(720));
 }
@@ -229,7 +229,7 @@ fn a_message_that_drips_from_command_to_command_ends_the_session() {
 const LOGIN: &str =
     "EHLO a\r\nAUTH CRAM-MD5\r\nYWxpY2UgMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDA=\r\n";
 
-/// What a question leads to that is deferred and never answered.
+/// Plays a question that is deferred and never answered.
 fn unanswered(client: &str, ready: bool) -> (Vec<u64>, String) {
     let config = config().allow_insecure_auth(true).custom_commands(true);
     let mut connection = Connection::new(Arc::new(config));
@@ -330,7 +330,7 @@ fn a_service_that_is_never_ready_costs_30_seconds() {
     assert_eq!(output, "451 4.3.2 System is busy, try again later\r\n");
 }
 
-/// RFC 4954 section 6: so clients know that nothing is wrong with the password.
+/// RFC 4954 section 6: so that clients know that the password is not wrong.
 #[test]
 fn an_authentication_service_that_is_never_ready_is_answered_454() {
     let (waits, output) = unanswered(LOGIN, false);
@@ -338,7 +338,7 @@ fn an_authentication_service_that_is_never_ready_is_answered_454() {
     assert_eq!(output, "454 4.7.0 System is busy, try again later\r\n");
 }
 
-/// Polls until a question is asked, which takes away what there is to be written before.
+/// Polls until a question is asked, which consumes the output before it.
 fn until_mail(session: &mut Session<Yes>) -> smtpd_core::Deferred<smtpd_core::ask_kind::Mail> {
     session.input.extend_from_slice(b"MAIL FROM:<a@b>\r\n");
     match session.connection.poll(session.now, &mut session.input) {
@@ -415,7 +415,7 @@ fn a_client_that_does_not_take_its_replies_is_given_up_in_time() {
     let mut session = session();
     session.input = BytesMut::from(&b"NOOP\r\n".repeat(10)[..]);
     let start = session.now;
-    // It takes a byte now and then, which earns it 2 ms each time.
+    // It receives a byte now and then, which gains 2 ms each time.
     for n in 0..29 {
         session.now = start + seconds(10 * n);
         match session.connection.poll(session.now, &mut session.input) {
@@ -429,7 +429,7 @@ fn a_client_that_does_not_take_its_replies_is_given_up_in_time() {
             other => panic!("{n}: {other:?}"),
         }
     }
-    // It was 290 s old then, and has earned 56 ms.
+    // It was 290 s old then, and has gained 56 ms.
     session.now = start + seconds(300) + Duration::from_millis(60);
     assert!(matches!(
         session.connection.poll(session.now, &mut session.input),
@@ -441,7 +441,7 @@ fn a_client_that_does_not_take_its_replies_is_given_up_in_time() {
 fn what_a_busy_driver_takes_is_not_held_against_the_client() {
     let mut session = session();
     session.feed(b"NOOP");
-    // It has polled with the time at which it was woken, and finds that it has worked for 100 s since.
+    // The driver has polled with the time at which it was woken, and finds out that it has worked for 100 s since.
     for (input, left) in [("", 60), ("\r\nNOOP\r\n", 300)] {
         session.input.extend_from_slice(input.as_bytes());
         let woken = session.now;
@@ -456,7 +456,7 @@ fn what_a_busy_driver_takes_is_not_held_against_the_client() {
         assert_eq!(until, session.now + seconds(left), "{input:?}");
     }
     session.feed(b"");
-    // The time that it waits for the client still counts.
+    // The time spent waiting for the client still counts.
     session.later(100, "");
     assert_eq!(session.left(), Some(200));
 }
@@ -517,7 +517,7 @@ fn a_handshake_has_a_deadline() {
             format!("{:?}", session.told().last().unwrap()),
             "closed tls failed"
         );
-        // What is sent in plaintext would be taken for a part of the handshake.
+        // The client would read plaintext as part of the handshake.
         assert!(session.output.is_empty());
     }
 }
@@ -714,7 +714,7 @@ fn a_shutdown_ends_what_is_idle_and_waits_for_what_is_not() {
             "{client:?}"
         );
         if !idle {
-            // It need not be told again.
+            // The driver need not call it again.
             session.feed(b"RCPT TO:<c@d>\r\nDATA\r\ntext\r\n.\r\n");
             let expected = format!("250 2.0.0 Taken\r\n{refused}");
             assert!(String::from_utf8_lossy(&session.output).ends_with(&expected));
@@ -791,7 +791,7 @@ fn the_last_reply_of_a_forced_shutdown_has_a_second() {
     session.now += seconds(100);
     session.connection.shut_down();
     for _ in 0..3 {
-        // Saying it again changes nothing.
+        // A second call changes nothing.
         session.connection.shut_down();
         match session.connection.poll(session.now, &mut session.input) {
             Step::Write(writing) => assert!(writing.until() <= session.now + seconds(1)),
@@ -817,6 +817,6 @@ fn a_handshake_is_not_awaited_after_a_shutdown() {
         format!("{:?}", session.told().last().unwrap()),
         "closed shutdown"
     );
-    // What is sent in plaintext while a handshake is awaited would be taken for a part of it.
+    // The client would read plaintext as part of the awaited handshake.
     assert_eq!(String::from_utf8_lossy(&session.output), "");
 }

@@ -4,29 +4,29 @@
 //! # config: max_size=100, auth=PLAIN LOGIN       how the server is set up (see `apply`)
 //! # rcpt bad@x -> 550 5.1.1 No such user         how the caller answers the next such event
 //! C: MAIL FROM:<a@b>                             the client sends this and CRLF
-//! C| a\x00\*30\n                                 the client sends just this, the last octet before \* 30 times
+//! C| a\x00\*30\n                                 the client sends just this, the last byte before \* 30 times
 //! S: 250 2.0.0 OK                                the server sends this and CRLF
 //! S| 334 \r\n                                    the server sends just this
-//! E: rcpt b@c {}                                 the caller is told this
+//! E: rcpt b@c {}                                 the caller receives this
 //! ```
 //!
-//! **Order.** What the server sends must come as an answer to the lines of the client right before it. The same octets
-//! must come when the client sends all of it at once, octet by octet, in sevens, or in random pieces.
+//! **Order.** What the server sends must be the response to the client's lines right before it. The same bytes must be sent if
+//! the client sends everything at once, byte by byte, in sevens, or in random pieces.
 //!
-//! **Events.** A file that names a kind of event (`E: octets`, `E: taken`, ...) names every event of that kind; `E: closed`
-//! is never left out; `E: never octets` says that there is none.
+//! **Events.** A file that names a kind of event (`E: octets`, `E: taken`, ...) names every event of that kind; `E: closed` is
+//! never left out; `E: never octets` says that there is none.
 //!
-//! **The caller** accepts what no line `# EVENT [KEY] -> ANSWER` says otherwise about. Such a line is used up by the first
-//! event that the client's octets behind it bring about: `connect`, `xclient`, `helo`, `mail`, `rcpt` (their key is the name or the
-//! address), `auth`, `data`, `early` (at the first octets of a message), `chunk` (the end of one), `message`. An answer is
-//! a reply, for `message` perhaps several, parted by `|`; for `auth` also `accept NAME`.
+//! **The caller** accepts everything, unless a line `# EVENT [KEY] -> ANSWER` says otherwise. Such a line is used up by the first
+//! event that the client's bytes after it cause: `connect`, `xclient`, `helo`, `mail`, `rcpt` (their key is the name or the
+//! address), `auth`, `data`, `early` (at the first bytes of a message), `chunk` (the end of one), `message`. An answer is a
+//! reply, for `message` possibly several, separated by `|`; for `auth` also `accept NAME`.
 //!
-//! **What the client waits for.** `# tls` stands for a handshake, after which SCRAM can bind to 32 octets of `E` with
-//! `# config: exporter`, and in which the client has shown its certificate with `# config: certificate`; `# wait` stands for
-//! a client that reads all replies before it goes on. With `# config: whole` no other pieces are tried, with
-//! `# config: trusted` the peer may use XCLIENT and XFORWARD.
+//! **What the client waits for.** `# tls` stands for a handshake, with 32 bytes of `E` as channel binding with `# config:
+//! exporter`, and a client certificate with `# config: certificate`; `# wait` stands for a client that reads all replies before
+//! it continues. With `# config: whole` the input is not split in other ways, with `# config: trusted` the peer may use XCLIENT
+//! and XFORWARD.
 //!
-//! **What it needs.** `# requires: scram` leaves a file out where the crate is built without that feature.
+//! **Requirements.** `# requires: scram` skips a file if the crate is built without that feature.
 
 use std::{fs, path::Path, sync::Arc};
 
@@ -41,7 +41,7 @@ use smtpd_core::{
 
 use crate::support::{Caller, Decision, Session, Told, extensions};
 
-/// How many files there are. One that is not found by accident would be missed by nobody otherwise.
+/// The number of files. Otherwise, a file that is not found would go unnoticed.
 const FILES: usize = 145;
 
 #[test]
@@ -79,7 +79,7 @@ fn play_in_all_pieces(path: &Path) {
     }
 }
 
-/// A feature that a file requires and that this build does not have.
+/// Returns a feature that a file requires and that this build does not have.
 fn missing_feature(text: &str) -> Option<&str> {
     let lines = text.lines().filter_map(|l| l.strip_prefix(REQUIRES));
     let mut features = lines.flat_map(|line| line.split(' '));
@@ -92,7 +92,7 @@ fn missing_feature(text: &str) -> Option<&str> {
 
 const REQUIRES: &str = "# requires: ";
 
-/// A file, read.
+/// A parsed file.
 struct Script {
     name: String,
     config: Arc<Config>,
@@ -114,10 +114,10 @@ enum Line {
     Tls,
 }
 
-/// What the caller says to the first event of a kind behind some place.
+/// The caller's answer to the first event of a kind after some position.
 #[derive(Clone)]
 struct Answer {
-    /// How many octets the client sends before it.
+    /// How many bytes the client sends before it.
     from: usize,
     event: String,
     key: Option<String>,
@@ -126,7 +126,7 @@ struct Answer {
 }
 
 impl Script {
-    /// The client does not go on before the server has said what the file shows.
+    /// The client does not continue before the server has sent what the file shows.
     fn play_in_step(&self) {
         let mut session = self.session();
         let (mut client, mut server) = (Vec::new(), Vec::new());
@@ -202,7 +202,7 @@ impl Script {
         self.check_told(&session, how);
     }
 
-    /// In no session does the log hold the base64 of a user, of a password, or of a challenge.
+    /// Asserts that the log never contains the base64 of a user name, of a password, or of a challenge.
     fn check_log(&self, session: &Session<Answers>) {
         assert!(!session.log.is_empty(), "{}: nothing is logged", self.name);
         for line in &session.log {
@@ -401,7 +401,7 @@ fn nul_policy(name: &str) -> NulByte {
     }
 }
 
-/// The answers that a file gives, as far as they are not used up.
+/// The answers of a file that are not used up yet.
 struct Answers(Vec<Answer>);
 
 impl Caller for Answers {
@@ -474,7 +474,7 @@ fn event(text: &str) -> Line {
     }
 }
 
-/// Undoes `\r`, `\n`, `\t`, `\\`, `\xHH`, and `\*N`: the octet before it stands N times.
+/// Decodes `\r`, `\n`, `\t`, `\\`, `\xHH`, and `\*N`: the byte before it is repeated, N times in total.
 fn unescape(text: &str) -> Vec<u8> {
     let mut octets = Vec::new();
     let mut rest = text;

@@ -6,7 +6,7 @@ use smtpd_core::{Connection, MessageError, Overdue, Reply, Step, bytes::BytesMut
 
 use super::{AUTH, Answer, HELLO, QUESTIONS, TRANSACTION, after, codes, config, seconds};
 
-/// The steps that a careless driver knows, a bit for each; it drops all others, as a wildcard arm does.
+/// The steps that a careless driver handles, as a bit set; it drops all others, as a wildcard arm does.
 #[derive(Clone, Copy, Debug)]
 struct Known(u32);
 
@@ -18,7 +18,7 @@ impl Known {
         self.0 & 1 << kind != 0
     }
 
-    /// Plays a session. Returns the codes that the client got, and the message.
+    /// Plays a session. Returns the codes that the client received, and the message.
     fn play(self, client: &str) -> (Vec<u16>, Option<Vec<u8>>) {
         let mut connection = Connection::new(Arc::new(config()));
         let (mut now, mut input) = (Instant::now(), BytesMut::from(client.as_bytes()));
@@ -64,7 +64,7 @@ fn a_wildcard_arm_loses_a_message_with_250() {
                 assert_eq!(message.as_deref(), Some(&b"Hello\r\n"[..]));
             } else {
                 assert_eq!(message, None, "{known:?}");
-                // EHLO, MAIL, RCPT and the first chunk at most.
+                // At most EHLO, MAIL, RCPT and the first chunk.
                 let most = 3 + usize::from(is_chunked);
                 assert!(accepted <= most, "{known:?} {codes:?}");
             }
@@ -162,7 +162,7 @@ fn a_message_with_a_fault_is_accepted() {
             let mut session = after(TRANSACTION);
             session.feed(&text.as_bytes()[..8]);
             if early {
-                // The whole is judged nevertheless.
+                // The whole message is checked anyway.
                 let receiving = session.connection.receiving();
                 receiving.unwrap().discard(Reply::ok("Taken"));
             }
@@ -195,7 +195,7 @@ fn bytes_of_an_earlier_message_are_taken_for_the_next() {
     let told = session.told();
     let begun = told.iter().rposition(|told| told.kind == "data").unwrap();
     let after_data: Vec<_> = told[begun..].iter().map(|told| told.kind).collect();
-    // Every message begins with Step::Data, also if the one before it was not finished.
+    // Every message begins with Step::Data, even if the previous one was not finished.
     assert_eq!(after_data, ["data", "octets", "taken"]);
     assert_eq!(told[begun + 1].text, b"new\r\n");
 }

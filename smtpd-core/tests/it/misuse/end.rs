@@ -96,7 +96,7 @@ fn a_lost_client_is_closed_for_another_reason() {
         Answer::Refuse(Reply::closing("Down")),
     );
     assert_eq!(session.end(), CloseReason::Lost);
-    // And one that has said QUIT is not lost.
+    // A client that has sent QUIT is not lost.
     let mut session = after("");
     session.send(b"QUIT\r\n");
     assert!(matches!(session.poll(), Step::Write(_)));
@@ -113,7 +113,7 @@ fn a_message_is_delivered_without_end_for_a_client_that_is_lost() {
     session.now += seconds(540);
     assert_eq!(session.end(), CloseReason::Lost);
     assert!(!late(&mut session.connection, Answer::Accept));
-    // The whole server has to go.
+    // The whole server must shut down.
     let mut session = after(TRANSACTION);
     let late = session.ask("DATA\r\nab\r\n.\r\n");
     session.connection.handle_lost();
@@ -182,7 +182,7 @@ fn an_answer_is_lost_or_a_session_left_when_the_server_drains() {
         }
         assert_eq!(session.end(), CloseReason::Shutdown, "{question:?}");
         let sent = session.codes();
-        // A handshake is not waited for, and the client would take a reply for a part of it.
+        // A handshake is not awaited, and the client would read a reply as part of it.
         let last = if question == "STARTTLS\r\n" { 220 } else { 421 };
         assert_eq!(sent.last(), Some(&last), "{question:?}");
         let answered = sent.len() > 1 || last == 220;

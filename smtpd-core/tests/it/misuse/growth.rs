@@ -1,4 +1,4 @@
-//! Bytes that are counted wrongly, and what grows.
+//! Bytes that are counted wrongly, and memory that grows.
 
 use smtpd_core::{Code, Connection, Reply, Status, Step};
 
@@ -29,7 +29,7 @@ fn a_reply_of_more_than_100_lines_is_cut() {
             other => panic!("{other:?}"),
         }
         session.feed(b"");
-        // 100 lines of 512 bytes are less than the output may be.
+        // 100 lines of 512 bytes are less than the limit of the output.
         assert!(session.output.len() <= 100 * 512);
         assert!(session.output.ends_with(b"\r\n214 2.0.0 ...\r\n"));
         assert_eq!(session.codes(), [214]);
@@ -44,7 +44,7 @@ fn the_wire_log_grows_while_nobody_takes_its_lines() {
     let mut lines = 0;
     while !session.input.is_empty() {
         match session.poll() {
-            // It makes no difference that it is dropped: nothing happens before all lines are handed out.
+            // Dropping it makes no difference: nothing happens before all lines are returned.
             Step::Line(_) => lines += 1,
             other => panic!("{other:?}"),
         }
@@ -55,7 +55,7 @@ fn the_wire_log_grows_while_nobody_takes_its_lines() {
 
 #[test]
 fn a_session_costs_much_more_than_it_did() {
-    // 312 bytes before it kept the greeting and the envelope, and every limit.
+    // 312 bytes before it stored the greeting, the envelope and every limit.
     let size = size_of::<Connection>() + size_of::<smtpd_core::Helo>();
     assert!(size <= 312 + 88, "{size} bytes");
 }

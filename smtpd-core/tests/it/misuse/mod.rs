@@ -1,4 +1,4 @@
-//! Drivers that are careless, and clients that are hostile: what neither can bring about.
+//! Careless drivers and hostile clients: what neither of them can cause.
 
 use std::{sync::Arc, time::Duration};
 
@@ -52,13 +52,13 @@ const fn seconds(n: u64) -> Duration {
     Duration::from_secs(n)
 }
 
-/// A question that is deferred. Called, it answers and returns whether the question was still open.
+/// A deferred question. Calling it answers the question and returns whether it was still open.
 type Open = Box<dyn FnOnce(&mut Connection, Answer) -> bool>;
 
 enum Answer {
     Accept,
     Refuse(Reply),
-    /// The question is resumed and forgotten.
+    /// The question is resumed and dropped.
     Drop,
 }
 
@@ -85,7 +85,7 @@ impl Session<Yes> {
         self.connection.poll(self.now, &mut self.input)
     }
 
-    /// The client sends this, which leads to a question that is deferred.
+    /// Sends this to the session, which leads to a question, and defers it.
     fn ask(&mut self, client: &str) -> Open {
         self.send(client.as_bytes());
         let now = self.now;
@@ -119,7 +119,7 @@ impl Session<Yes> {
         }
     }
 
-    /// Plays until the session is over. Whatever is asked is accepted.
+    /// Plays until the session is over. Every question is accepted.
     fn end(&mut self) -> CloseReason {
         self.feed(b"");
         match self.poll() {
@@ -128,7 +128,7 @@ impl Session<Yes> {
         }
     }
 
-    /// What was sent since this was called last.
+    /// Returns what was sent since the last call.
     fn sent(&mut self) -> String {
         String::from_utf8(std::mem::take(&mut self.output)).unwrap()
     }
@@ -138,13 +138,13 @@ impl Session<Yes> {
     }
 }
 
-/// The codes of the replies.
+/// Returns the codes of the replies.
 fn codes(sent: &str) -> Vec<u16> {
     let last = sent.lines().filter(|line| line.as_bytes()[3] == b' ');
     last.map(|line| line[..3].parse().unwrap()).collect()
 }
 
-/// What a client has sent before, and what leads to a question.
+/// What a client sent before, and what leads to a question.
 const QUESTIONS: [(&str, &str); 13] = [
     ("", HELLO),
     (HELLO, AUTH),
@@ -161,12 +161,12 @@ const QUESTIONS: [(&str, &str); 13] = [
     (TRANSACTION, "BDAT 2 LAST\r\n\n\n"),
 ];
 
-/// Those of them after which a whole message awaits its answer.
+/// Returns whether a complete message awaits its answer after this question.
 fn is_whole_message(question: &str) -> bool {
     question.ends_with("LAST\r\nab") || question.ends_with(".\r\n")
 }
 
-/// What a client has sent where the session waits for more of it.
+/// What a client sent before the session waits for more of it.
 const PAUSES: [&str; 12] = [
     "",
     "NO",

@@ -1,4 +1,4 @@
-//! Answers that fit another question.
+//! Answers to a different question.
 
 use std::sync::Arc;
 
@@ -28,7 +28,7 @@ fn a_late_answer_reaches_the_next_question() {
 }
 
 impl Session<Yes> {
-    /// Another question, where the session goes on.
+    /// Leads to another question, if the session continues.
     fn ask_again(&mut self) -> Option<Open> {
         if self.input.is_empty() && !self.connection.is_receiving() {
             self.feed(b"RSET\r\n");
@@ -78,7 +78,7 @@ fn a_peer_is_trusted_after_it_was_greeted() {
 
 #[test]
 fn a_late_answer_reaches_a_question_that_was_not_handed_out_yet() {
-    // With the wire log, the line of a command is handed out before its question is.
+    // With the wire log, the line of a command is returned before its question.
     let mut session = super::with(config().log_wire(true), HELLO);
     session.feed(b"MAIL FROM:<a@b>\r\n");
     session.input.extend_from_slice(b"RCPT TO:<c@d>\r\n");
@@ -111,7 +111,7 @@ fn the_time_before_a_hold_is_the_client_s() {
     session.feed(b"");
     session.connection.resume(held).unwrap().taken();
     session.feed(b"");
-    // Silence begins anew, for the caller was not ready to see what had come; the time of the message does not.
+    // The timeout for silence starts anew, because the caller was not ready to read; the time of the message does not.
     let message = smtpd_core::Timeouts::default().transfer;
     for _ in 0..2 {
         session.now += seconds(299);

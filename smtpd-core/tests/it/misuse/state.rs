@@ -1,11 +1,11 @@
-//! What the session returns about itself. A driver's own copy of it would go stale.
+//! The session's own state. A driver's copy of it would become stale.
 
 use smtpd_core::{Reply, TlsFacts};
 
 use super::{AUTH, Answer, HELLO, TRANSACTION, after};
 use crate::support::{Session, Yes};
 
-/// Who the client is, how it has introduced itself, its sender, and its recipients.
+/// Returns the identity, the HELO name, the sender and the recipients.
 fn known(session: &Session<Yes>) -> [Option<String>; 4] {
     let connection = &session.connection;
     let envelope = connection.envelope();

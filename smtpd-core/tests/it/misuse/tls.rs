@@ -1,4 +1,4 @@
-//! STARTTLS: plaintext that becomes commands under TLS, and a handshake that cannot be had.
+//! STARTTLS: plaintext that becomes commands within TLS, and a handshake that fails.
 
 use smtpd_core::{CloseReason, Code, Reply, Status, Step, TlsFacts};
 
@@ -52,7 +52,7 @@ fn the_handshake_begins_before_the_220_is_written() {
             other => panic!("{other:?}"),
         }
     }
-    // Nothing is said in plaintext after a handshake that failed.
+    // Nothing is sent in plaintext after a failed handshake.
     session.sent();
     assert_eq!(session.end(), CloseReason::TlsFailed);
     assert!(session.output.is_empty());

@@ -1,4 +1,4 @@
-//! The driver's waits: each has a deadline, there is one for every state, and it is the client's own time.
+//! The driver's waits: each has a deadline, every state has one, and only the client's own time counts.
 
 use std::{sync::Arc, time::Duration};
 
@@ -129,7 +129,7 @@ fn a_busy_driver_ends_a_session_whose_command_has_come() {
 
 #[test]
 fn a_driver_that_is_late_ends_a_session_before_it_looks_at_its_socket() {
-    // The client has been in time, but nobody has looked.
+    // The client was in time, but the driver did not look.
     let mut session = after(HELLO);
     session.sent();
     session.now = session.until.unwrap() + seconds(1);
@@ -165,7 +165,7 @@ fn a_driver_that_is_always_late_ends_no_session() {
         session.feed(b"");
         assert!(matches!(session.poll(), Step::Closed(_)), "{client:?}");
     }
-    // Replies and an answer wait at the same time.
+    // Replies and an answer are awaited at the same time.
     let mut session = after(TRANSACTION);
     let late = session.ask("DATA\r\nab\r\n.\r\n");
     for _ in 0..2 {

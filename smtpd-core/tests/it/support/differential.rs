@@ -1,4 +1,4 @@
-//! Plays the same input in two ways, with a caller that is not always kind: for random input.
+//! Plays the same random input in two ways, with a caller that does not always accept.
 
 use std::sync::Arc;
 
@@ -9,29 +9,29 @@ use smtpd_core::{
 
 use super::{Caller, Decision, Session, Told, extensions, whims::Whims};
 
-/// RFC 5321 section 4.5.3.1.4, and what each extension adds.
+/// RFC 5321 section 4.5.3.1.4, plus what each extension adds.
 pub(crate) const COMMAND_LINE: usize = 512 + 17 + 34 + 15 + 1007 + 5 + 11 + 33;
 /// An AUTH command with the longest response (RFC 4954 section 4).
 pub(crate) const AUTH_LINE: usize = 12_288 + 32;
 
-/// 64 KiB, and the replies to one command.
+/// 64 KiB, plus the replies to one command.
 const MOST_OUTPUT: usize = (64 << 10) + (8 << 10);
 
-/// What a server is set up to do, and its caller inclined to.
+/// The settings of a server, and the behavior of its caller.
 #[derive(Debug, Clone)]
 pub(crate) struct Setting {
     pub(crate) policy: BareNewline,
     pub(crate) nul: NulByte,
-    /// 0 for no limit.
+    /// 0 means no limit.
     pub(crate) max_size: u64,
     pub(crate) lmtp: bool,
     pub(crate) require_auth: bool,
-    /// 0 for a caller that accepts everything.
+    /// 0 means a caller that accepts everything.
     pub(crate) mood: u32,
 }
 
 impl Setting {
-    /// Everything is accepted, and messages come through as they are.
+    /// Everything is accepted, and messages pass unchanged.
     pub(crate) const OPEN: Self = Self {
         policy: BareNewline::PassThrough,
         nul: NulByte::PassThrough,
@@ -83,7 +83,7 @@ impl Setting {
         session
     }
 
-    /// What the caller is told and what the server sends, where the input comes in pieces of these lengths, over and over.
+    /// Returns what the caller receives and what the server sends if the input comes in pieces of these lengths, repeated.
     pub(crate) fn play(&self, input: &[u8], cuts: &[usize]) -> (Vec<Told>, Vec<u8>) {
         self.play_with(input, cuts, Whims::default())
     }
@@ -100,8 +100,8 @@ impl Setting {
         (session.told(), session.output)
     }
 
-    /// Asserts that it makes no difference whether a driver answers at once, defers questions, holds messages up, or writes in
-    /// pieces: as many replies are sent, in the same order.
+    /// Asserts that it makes no difference whether a driver answers at once, defers questions, puts messages on hold, or writes
+    /// in pieces: the same number of replies is sent, in the same order.
     pub(crate) fn check_driver(&self, input: &[u8], cuts: &[usize], whims: &[u8]) {
         let (told, output) = self.play(input, &[usize::MAX]);
         let (other_told, other_output) = self.play_with(input, cuts, Whims::harmless(whims));
@@ -114,7 +114,7 @@ impl Setting {
         assert_eq!(told, other_told);
     }
 
-    /// Plays with a driver that also forgets questions, comes too late, and is told of the end of the connection or of the server.
+    /// Plays with a driver that also drops questions, comes too late, and reports the end of the connection or of the server.
     /// Asserts that each session ends, whatever happens, and that no answer reaches another question.
     pub(crate) fn check_wild_driver(&self, input: &[u8], cuts: &[usize], whims: &[u8]) {
         let mut session = self.start(true);
@@ -135,7 +135,7 @@ impl Setting {
         session.feed(b"EHLO client.example\r\n");
         assert_eq!((session.told(), session.output.len()), (told, sent));
         assert!(session.input.is_empty());
-        // What is taken early may be answered after a question that comes between its chunks.
+        // A message that is accepted early may be answered after a question that comes between its chunks.
         if !input
             .to_ascii_uppercase()
             .windows(4)
@@ -145,7 +145,7 @@ impl Setting {
         }
     }
 
-    /// Asserts that it makes no difference whether the input comes at once, in these pieces, or octet by octet.
+    /// Asserts that it makes no difference whether the input comes at once, in these pieces, or byte by byte.
     pub(crate) fn check(&self, input: &[u8], cuts: &[usize]) {
         let (told, output) = self.play(input, &[usize::MAX]);
         for cuts in [cuts, &[1]] {
@@ -162,7 +162,7 @@ impl Setting {
     }
 }
 
-/// The input in pieces of these lengths, over and over.
+/// Splits the input into pieces of these lengths, repeated.
 fn pieces<'i>(mut input: &'i [u8], cuts: &[usize]) -> impl Iterator<Item = &'i [u8]> {
     let mut cuts = cuts.iter().cycle();
     std::iter::from_fn(move || {
@@ -171,20 +171,20 @@ fn pieces<'i>(mut input: &'i [u8], cuts: &[usize]) -> impl Iterator<Item = &'i [
     })
 }
 
-/// One that refuses now and then, each time on the same occasion.
+/// A caller that refuses now and then, each time on the same occasion.
 #[derive(Debug)]
 pub(crate) struct Moody {
     mood: u32,
     asked: u32,
-    /// Whether it answers before the end of a message. What it has not seen then is not the same in all pieces, so this
-    /// goes only with settings under which no message has a fault.
+    /// Whether it answers before the end of a message. What it has not seen then depends on how the input is split, so this is
+    /// used only with settings under which no message is rejected.
     hasty: bool,
 }
 
 impl Caller for Moody {
     fn decide(&mut self, told: &Told, _: usize) -> Option<Decision> {
         match told.kind {
-            // The first answer counts, so how many octets come at once makes no difference.
+            // The first answer counts, so it makes no difference how many bytes come at once.
             "early" => self.hasty.then(|| self.reply(0).into()),
             "tls" => None,
             _ if self.is_kind() => None,
@@ -210,7 +210,7 @@ impl Moody {
     }
 
     fn reply(&self, more: u32) -> Reply {
-        // The client can tell from it which question was answered.
+        // The text tells the client which question was answered.
         let text = format!("#{}.{more} ", self.asked);
         match (self.mood ^ (self.asked + more)) % 8 {
             0 => Reply::ok(text),
@@ -227,7 +227,7 @@ impl Moody {
     }
 }
 
-/// RFC 5321 section 4.2: three digits, a hyphen or a blank, text; section 4.5.3.1.5: 512 octets.
+/// RFC 5321 section 4.2: three digits, a hyphen or a space, text; section 4.5.3.1.5: 512 octets.
 fn check_replies(output: &[u8]) {
     let mut open = None;
     for line in output.split_inclusive(|&octet| octet == b'\n') {
@@ -251,7 +251,7 @@ fn check_replies(output: &[u8]) {
     assert!(open.is_none());
 }
 
-/// The replies to questions are in the order in which they were asked.
+/// Asserts that the replies to questions are in the order in which they were asked.
 fn check_order(output: &[u8]) {
     let output = String::from_utf8_lossy(output);
     let answered: Vec<u32> = output

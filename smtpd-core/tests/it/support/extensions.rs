@@ -11,7 +11,7 @@ use smtpd_core::{
     parameter::HoldFor,
 };
 
-/// Adds an extension by its keyword and, behind a colon, what it is set up with: `DELIVERBY:240`.
+/// Adds an extension by its keyword and, after a colon, its setting: `DELIVERBY:240`.
 pub(crate) fn with(extensions: Extensions, text: &str) -> Extensions {
     let (keyword, setting) = text
         .split_once(':')
@@ -47,7 +47,7 @@ pub(crate) fn with(extensions: Extensions, text: &str) -> Extensions {
     }
 }
 
-/// The default ones and all others.
+/// Returns the default extensions and all others.
 pub(crate) fn all() -> Extensions {
     [
         "DELIVERBY",

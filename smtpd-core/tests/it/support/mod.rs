@@ -1,5 +1,4 @@
-//! Plays a session: what the client sends goes in, in whatever pieces; what the caller is told and what the server sends
-//! is kept.
+//! Plays a session: the client's bytes go in, split in any way; what the caller receives and what the server sends is recorded.
 #![allow(
     dead_code,
     reason = "the fuzz targets, which include it, need a part of it"
@@ -19,9 +18,9 @@ pub(crate) mod differential;
 pub(crate) mod extensions;
 pub(crate) mod whims;
 
-/// Who answers the questions. What is left to the defaults is accepted, and the password of everybody is `secret`.
+/// Answers the questions. By default, everything is accepted, and everybody's password is `secret`.
 pub(crate) trait Caller {
-    /// Answers a question, or what was told of a chunk. The client's first `taken` bytes have brought it about.
+    /// Answers a question, or a chunk. It was caused by the client's first `taken` bytes.
     fn decide(&mut self, told: &Told, taken: usize) -> Option<Decision>;
 }
 
@@ -48,7 +47,7 @@ impl Caller for Yes {
     }
 }
 
-/// What the caller was told, in a word and what belongs to it.
+/// What the caller received, as a word and a text.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct Told {
     pub(crate) kind: &'static str,
@@ -63,28 +62,28 @@ impl fmt::Debug for Told {
 
 pub(crate) struct Session<C> {
     pub(crate) connection: Connection,
-    /// What was given to the connection and not taken yet.
+    /// The bytes that the connection has not consumed yet.
     pub(crate) input: BytesMut,
     pub(crate) output: Vec<u8>,
     pub(crate) now: Instant,
-    /// Until when the session waits.
+    /// The deadline of the current wait.
     pub(crate) until: Option<Instant>,
     pub(crate) caller: C,
     pub(crate) whims: Whims,
-    /// How many bytes may wait to be written.
+    /// The maximum number of bytes that may wait to be written.
     pub(crate) most_output: usize,
     /// The wire log.
     pub(crate) log: Vec<String>,
     fed: usize,
     told: Vec<Told>,
     open: Option<Box<dyn Open>>,
-    /// Those that the connection has answered by itself.
+    /// The questions that the connection has answered by itself.
     stale: Vec<Box<dyn Open>>,
     /// Whether a question was neither answered nor kept.
     leaked: bool,
 }
 
-/// What came of a step.
+/// The outcome of a step.
 enum Taken {
     On,
     Waits,
@@ -119,7 +118,7 @@ impl<C: Caller> Session<C> {
         }
     }
 
-    /// The client ends the TLS handshake that the session waits for.
+    /// Completes the TLS handshake that the session waits for.
     pub(crate) fn handshake(&mut self, facts: TlsFacts) {
         match self.connection.poll(self.now, &mut self.input) {
             Step::Handshake(handshake) => handshake.done(&mut self.input, facts),
@@ -127,22 +126,22 @@ impl<C: Caller> Session<C> {
         }
     }
 
-    /// Gives bytes to the connection, and plays on until it has to wait for more.
+    /// Passes bytes to the connection, and plays until it has to wait for more.
     pub(crate) fn feed(&mut self, octets: &[u8]) {
         self.send(octets);
-        // Each step uses up input, or a choice of the driver, or is one of the few with which a session ends.
+        // Each step consumes input, or a choice of the driver, or is one of the few with which a session ends.
         let most = 100 + 8 * self.input.len() + 4 * self.whims.left();
         let steps = (0..=most).take_while(|_| self.step()).count();
         assert!(steps <= most, "the session makes no progress");
     }
 
-    /// Gives bytes to the connection, which is not polled.
+    /// Passes bytes to the connection without polling it.
     pub(crate) fn send(&mut self, octets: &[u8]) {
         self.input.extend_from_slice(octets);
         self.fed += octets.len();
     }
 
-    /// Takes one step. Returns whether the session goes on.
+    /// Plays one step. Returns whether the session continues.
     fn step(&mut self) -> bool {
         let is_open = self.open.is_some();
         let taken = self.take();
@@ -172,7 +171,7 @@ impl<C: Caller> Session<C> {
         true
     }
 
-    /// What was answered in place of the caller stays answered, whatever is asked now.
+    /// A question that the connection has answered stays answered, whatever is asked now.
     fn check_stale(&mut self) {
         for stale in self.stale.drain(..) {
             assert!(!stale.answer(&mut self.connection), "it is answered twice");
@@ -308,7 +307,7 @@ impl<C: Caller> Session<C> {
         })
     }
 
-    /// Something happens while the session waits, or time passes, or a handshake ends.
+    /// Makes something happen while the session waits: time passes, a handshake ends, or an outside event.
     pub(crate) fn happens(&mut self) {
         self.happen();
         if let Some(until) = self.until {
@@ -333,7 +332,7 @@ impl<C: Caller> Session<C> {
         }
     }
 
-    /// An answer is awaited. Returns whether the driver does anything about it.
+    /// Plays a wait for an answer. Returns whether the driver does anything about it.
     fn answer_later(&mut self, until: Instant) -> bool {
         let Some(open) = self.open.take() else {
             if std::mem::take(&mut self.leaked) {
@@ -357,8 +356,8 @@ impl<C: Caller> Session<C> {
         true
     }
 
-    /// Everything that the caller was told. Which octets of a message that then came to nothing had been handed on
-    /// before depends on the pieces in which they came, so those of a message without end are left out.
+    /// Returns everything that the caller received. Which bytes of an incomplete message were passed on depends on how the input
+    /// was split, so they are left out.
     pub(crate) fn told(&self) -> Vec<Told> {
         let mut told = VecDeque::from(self.told.clone());
         let mut kept = Vec::new();
@@ -383,7 +382,7 @@ impl Told {
     }
 }
 
-/// No wait is without a deadline that lies ahead.
+/// Asserts that every wait has a deadline in the future.
 fn check_wait(now: Instant, until: Instant) {
     assert!(until > now, "a wait for what is over");
 }
@@ -416,7 +415,7 @@ fn note_octets(told: &mut Vec<Told>, octets: &[u8]) {
     }
 }
 
-/// The fields of a struct that are there: `addr: Known(192.0.2.1), port: Known(25)`.
+/// Formats the fields of a struct that are present: `addr: Known(192.0.2.1), port: Known(25)`.
 fn shown(of: &impl fmt::Debug) -> String {
     let text = format!("{of:?}");
     let fields = text

@@ -1,20 +1,20 @@
-//! What a driver does where it has a choice, taken from random bytes: it defers, queues or forgets questions, holds messages
-//! up, writes in pieces, polls for nothing, and lets time pass.
+//! A driver's choices, taken from random bytes: it defers, queues or drops questions, puts messages on hold, writes in pieces,
+//! polls without need, and lets time pass.
 
 use std::time::{Duration, Instant};
 
 use smtpd_core::{Ask, Connection, Deferred};
 
-/// The choices of a driver. When they are used up, and by default, it is prompt.
+/// The choices of a driver. After they are used up, and by default, it is prompt.
 #[derive(Debug, Default)]
 pub(crate) struct Whims {
     bytes: Vec<u8>,
     at: usize,
-    /// Whether it also does what changes the outcome: forgets questions, comes too late, and ends sessions.
+    /// Whether it also does what changes the outcome: drops questions, comes too late, and ends sessions.
     wild: bool,
 }
 
-/// A question that is put aside.
+/// A deferred question.
 pub(crate) trait Open {
     fn begin(&self, connection: &mut Connection);
 
@@ -22,15 +22,15 @@ pub(crate) trait Open {
     fn answer(self: Box<Self>, connection: &mut Connection) -> bool;
 }
 
-/// How a question is treated.
+/// What the driver does with a question.
 pub(crate) enum Treated {
     Answered,
     Open(Box<dyn Open>),
-    /// Nobody has it any more, and it was not answered.
+    /// Nothing holds it any more, and it was not answered.
     Leaked,
 }
 
-/// What happens to a session from outside.
+/// An outside event of a session.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Happening {
     Drain,
@@ -40,7 +40,7 @@ pub(crate) enum Happening {
 }
 
 impl Whims {
-    /// The driver makes a difference to nobody: the outcome is that of one that is prompt.
+    /// Returns choices that make no difference: the outcome is that of a prompt driver.
     pub(crate) fn harmless(bytes: &[u8]) -> Self {
         Self {
             bytes: bytes.to_vec(),
@@ -56,19 +56,19 @@ impl Whims {
         }
     }
 
-    /// How many choices are left.
+    /// Returns how many choices are left.
     pub(crate) fn left(&self) -> usize {
         self.bytes.len() - self.at
     }
 
-    /// A number below `choices`. 0 is the prompt choice.
+    /// Returns a number below `choices`. 0 is the prompt choice.
     pub(crate) fn pick(&mut self, choices: u8) -> u8 {
         let byte = self.bytes.get(self.at).copied().unwrap_or(0);
         self.at = self.bytes.len().min(self.at + 1);
         byte % choices
     }
 
-    /// How many of these bytes are written at once; never none.
+    /// Returns how many of these bytes are written at once; never 0.
     pub(crate) fn written(&mut self, of: usize) -> usize {
         match self.pick(4) {
             1 => 1,
@@ -77,7 +77,7 @@ impl Whims {
         }
     }
 
-    /// When it is, after a wait until then.
+    /// Returns the time after a wait until then.
     pub(crate) fn later(&mut self, now: Instant, until: Instant) -> Instant {
         if !self.wild {
             return now + Duration::from_micros(self.pick(8).into());
