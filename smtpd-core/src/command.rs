@@ -37,7 +37,7 @@ impl<'a> Command<'a> {
     pub(crate) fn new(line: &'a [u8]) -> Self {
         let line = line.trim_ascii_end();
         // The space comes early, so a search byte by byte is the fastest.
-        match line.iter().position(|&octet| octet == b' ') {
+        match line.iter().position(|&byte| byte == b' ') {
             Some(space) => Self {
                 word: &line[..space],
                 argument: line[space + 1..].trim_ascii_start(),
@@ -65,7 +65,7 @@ impl<'a> Command<'a> {
 
     /// Returns whether the line ends like a request of HTTP, RTSP or SIP, whatever its method.
     fn has_foreign_version(&self) -> bool {
-        let last = self.argument.rsplit(|&octet| octet == b' ').next();
+        let last = self.argument.rsplit(|&byte| byte == b' ').next();
         let starts = |protocol: &&[u8]| last.is_some_and(|word| word.starts_with(protocol));
         [&b"HTTP/"[..], b"RTSP/", b"SIP/"].iter().any(starts)
     }
@@ -73,8 +73,8 @@ impl<'a> Command<'a> {
 
 /// Returns whether `byte` begins another protocol and no line of text: the record of a TLS handshake (RFC 8446 section 5.1), the
 /// hello of SSL 2, SOCKS 4 and 5, RDP, or a message that begins with its length, as in SMB, PostgreSQL and DNS.
-pub(crate) const fn is_foreign_start(octet: u8) -> bool {
-    matches!(octet, 0x16 | 0x80 | 4 | 5 | 3 | 0)
+pub(crate) const fn is_foreign_start(byte: u8) -> bool {
+    matches!(byte, 0x16 | 0x80 | 4 | 5 | 3 | 0)
 }
 
 #[cfg(test)]

@@ -50,7 +50,7 @@ impl ClientName {
         if let Ok(domain) = Domain::parse(input, PathOptions::default()) {
             return Ok(Self(Name::Domain(domain)));
         }
-        match input.iter().find(|octet| !octet.is_ascii_graphic()) {
+        match input.iter().find(|byte| !byte.is_ascii_graphic()) {
             Some(b' ') => return Err(AddressErrorKind::Space.into()),
             Some(0x80..) => return Err(AddressErrorKind::NonAscii.into()),
             Some(_) => return Err(AddressErrorKind::Control.into()),
@@ -167,7 +167,7 @@ mod tests {
     #[test]
     fn refused() {
         let part = AddressPart::Domain;
-        for (octets, kind) in [
+        for (bytes, kind) in [
             (&b""[..], Kind::Empty),
             (b"a b", Kind::Space),
             (b" a", Kind::Space),
@@ -180,9 +180,9 @@ mod tests {
             (&[b'_'; 256], Kind::TooLong { part }),
         ] {
             assert_eq!(
-                ClientName::parse(octets).unwrap_err().kind(),
+                ClientName::parse(bytes).unwrap_err().kind(),
                 kind,
-                "{octets:?}"
+                "{bytes:?}"
             );
         }
     }

@@ -110,7 +110,7 @@ impl Domain {
             Some(IpAddr::V6(ip)) => return Cow::Owned(format!("[ipv6:{ip}]")),
             None => {}
         }
-        if text.bytes().any(|octet| octet.is_ascii_uppercase()) {
+        if text.bytes().any(|byte| byte.is_ascii_uppercase()) {
             Cow::Owned(text.to_ascii_lowercase())
         } else {
             Cow::Borrowed(text)
@@ -149,8 +149,8 @@ impl Eq for Domain {}
 
 impl Hash for Domain {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        for octet in self.as_str().bytes() {
-            state.write_u8(octet.to_ascii_lowercase());
+        for byte in self.as_str().bytes() {
+            state.write_u8(byte.to_ascii_lowercase());
         }
         state.write_u8(0xff);
     }
@@ -282,9 +282,9 @@ mod tests {
         assert_eq!(kind("a\u{2028}b"), Kind::Domain);
         assert_eq!(kind("a\u{85}b"), Kind::Control);
         let options = PathOptions::new(Leniency::STRICT, Charset::Utf8);
-        for octets in [&b"a\xff"[..], b"\xed\xa0\x80", b"\xc0\xae", b"\xe2\x82"] {
-            let error = Domain::parse(octets, options).unwrap_err();
-            assert_eq!(error.kind(), Kind::MalformedUtf8, "{octets:?}");
+        for bytes in [&b"a\xff"[..], b"\xed\xa0\x80", b"\xc0\xae", b"\xe2\x82"] {
+            let error = Domain::parse(bytes, options).unwrap_err();
+            assert_eq!(error.kind(), Kind::MalformedUtf8, "{bytes:?}");
         }
     }
 

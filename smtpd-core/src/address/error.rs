@@ -124,8 +124,8 @@ impl AddressPart {
         }
     }
 
-    pub(super) fn check(self, octets: usize) -> Result<(), AddressError> {
-        if octets > self.limit() {
+    pub(super) fn check(self, len: usize) -> Result<(), AddressError> {
+        if len > self.limit() {
             return Err(AddressErrorKind::TooLong { part: self }.into());
         }
         Ok(())

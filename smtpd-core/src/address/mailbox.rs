@@ -265,9 +265,9 @@ mod tests {
     }
 
     #[test]
-    fn every_ascii_octet() {
-        for octet in 0..0x80 {
-            let c = char::from(octet);
+    fn every_ascii_byte() {
+        for byte in 0..0x80 {
+            let c = char::from(byte);
             let accepts = |text: String| text.parse::<Mailbox>().is_ok();
             let is_atext = c.is_ascii_alphanumeric() || "!#$%&'*+-/=?^_`{|}~".contains(c);
             assert_eq!(accepts(format!("{c}@x")), is_atext, "{c:?}");
@@ -281,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn control_characters_are_refused_even_in_quotes() {
+    fn control_characters_are_rejected_even_in_quotes() {
         for control in (0..0x20).chain(0x7f..0xa0) {
             let control = char::from(control);
             for text in [
@@ -308,24 +308,24 @@ mod tests {
     #[test]
     fn charset() {
         let utf8 = PathOptions::new(Leniency::STRICT, Charset::Utf8);
-        for octets in [
+        for bytes in [
             &b"j\xc3\xb6rg@x"[..],
             b"\"\xc3\xb6\"@x",
             b"a@\xc3\xb6",
             b"a@x\xc3\xb6",
         ] {
-            let error = Mailbox::parse(octets, PathOptions::default()).unwrap_err();
-            assert_eq!(error.kind(), Kind::NonAscii, "{octets:?}");
-            assert!(!Mailbox::parse(octets, utf8).unwrap().is_ascii());
+            let error = Mailbox::parse(bytes, PathOptions::default()).unwrap_err();
+            assert_eq!(error.kind(), Kind::NonAscii, "{bytes:?}");
+            assert!(!Mailbox::parse(bytes, utf8).unwrap().is_ascii());
         }
-        for octets in [
+        for bytes in [
             &b"\xff@x"[..],
             b"\"\xed\xa0\x80\"@x",
             b"\xc0\xae@x",
             b"a@\xf5\x80\x80\x80",
         ] {
-            let error = Mailbox::parse(octets, utf8).unwrap_err();
-            assert_eq!(error.kind(), Kind::MalformedUtf8, "{octets:?}");
+            let error = Mailbox::parse(bytes, utf8).unwrap_err();
+            assert_eq!(error.kind(), Kind::MalformedUtf8, "{bytes:?}");
         }
     }
 
@@ -357,8 +357,8 @@ mod tests {
 
     proptest! {
         #[test]
-        fn random_octets_never_panic(octets: Vec<u8>, options in any_options()) {
-            if let Ok(mailbox) = Mailbox::parse(&octets, options) {
+        fn random_bytes_never_panic(bytes: Vec<u8>, options in any_options()) {
+            if let Ok(mailbox) = Mailbox::parse(&bytes, options) {
                 round_trips(&mailbox, options);
             }
         }

@@ -207,8 +207,8 @@ impl Postmaster {
         &self.0
     }
 
-    fn at_front(octets: &[u8]) -> Option<Self> {
-        let word = octets.get(..Self::NAME.len())?;
+    fn at_front(bytes: &[u8]) -> Option<Self> {
+        let word = bytes.get(..Self::NAME.len())?;
         if !word.eq_ignore_ascii_case(Self::NAME.as_bytes()) {
             return None;
         }
@@ -419,22 +419,22 @@ mod tests {
         let options =
             PathOptions::new(Leniency::STRICT.allow_long_local_part(true), Charset::Ascii);
         let part = AddressPart::Path;
-        for (octets, expected) in [(256, None), (257, Some(Kind::TooLong { part }))] {
+        for (bytes, expected) in [(256, None), (257, Some(Kind::TooLong { part }))] {
             let long = format!(
                 "<{}@example.org>",
-                "l".repeat(octets - "<@example.org>".len())
+                "l".repeat(bytes - "<@example.org>".len())
             );
             let domain = format!("{}x", "d.".repeat(95));
             let normal = format!(
                 "<{}@{domain}>",
-                "l".repeat(octets - "<@>".len() - domain.len())
+                "l".repeat(bytes - "<@>".len() - domain.len())
             );
             let route = format!(
                 "<@{domain}:{}@x>",
-                "l".repeat(octets - "<@:@x>".len() - domain.len())
+                "l".repeat(bytes - "<@:@x>".len() - domain.len())
             );
             for (input, options) in [(long, options), (normal, STRICT), (route, STRICT)] {
-                assert_eq!(input.len(), octets);
+                assert_eq!(input.len(), bytes);
                 assert_eq!(
                     reverse(input.as_bytes(), options).err(),
                     expected,
@@ -546,8 +546,8 @@ mod tests {
 
     proptest! {
         #[test]
-        fn random_octets_never_panic(octets: Vec<u8>, options in any_options()) {
-            check(&octets, options);
+        fn random_bytes_never_panic(bytes: Vec<u8>, options in any_options()) {
+            check(&bytes, options);
         }
 
         #[test]

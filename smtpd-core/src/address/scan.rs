@@ -52,8 +52,8 @@ impl<'a> Scanner<'a> {
         self.input.get(self.at).copied()
     }
 
-    pub(super) fn eat(&mut self, octet: u8) -> bool {
-        let found = self.peek() == Some(octet);
+    pub(super) fn eat(&mut self, byte: u8) -> bool {
+        let found = self.peek() == Some(byte);
         self.at += usize::from(found);
         found
     }
@@ -66,7 +66,7 @@ impl<'a> Scanner<'a> {
     /// Returns the error for the next byte: `otherwise`, unless the byte is allowed nowhere.
     pub(super) fn unexpected(&self, otherwise: AddressErrorKind) -> AddressError {
         match self.peek() {
-            Some(octet) if octet.is_ascii_control() => AddressErrorKind::Control,
+            Some(byte) if byte.is_ascii_control() => AddressErrorKind::Control,
             Some(0x80..) if self.options.charset() == Charset::Ascii => AddressErrorKind::NonAscii,
             _ => otherwise,
         }
@@ -236,7 +236,7 @@ impl<'a> Scanner<'a> {
 
     fn ends_after_dot(&self) -> bool {
         self.options.leniency().trailing_dot_in_domain()
-            && !self.peek().is_some_and(|octet| is(self.label, octet))
+            && !self.peek().is_some_and(|byte| is(self.label, byte))
     }
 
     fn label(&mut self) -> Result<(), AddressError> {
@@ -270,11 +270,11 @@ impl<'a> Scanner<'a> {
     }
 
     /// Returns the text of bytes that are not all ASCII.
-    fn non_ascii(&self, octets: &'a [u8]) -> Result<Option<&'a str>, AddressError> {
-        if self.options.charset() == Charset::Ascii || octets.is_ascii() {
+    fn non_ascii(&self, bytes: &'a [u8]) -> Result<Option<&'a str>, AddressError> {
+        if self.options.charset() == Charset::Ascii || bytes.is_ascii() {
             return Ok(None);
         }
-        utf8(octets).map(Some)
+        utf8(bytes).map(Some)
     }
 
     /// Reads the bytes of a class that come next.
@@ -287,7 +287,7 @@ impl<'a> Scanner<'a> {
     /// Returns where the bytes of a class that begin at `at` end.
     fn end_of(&self, class: u8, at: usize) -> usize {
         let rest = self.input.get(at..).unwrap_or_default();
-        let others = rest.iter().position(|&octet| !is(class, octet));
+        let others = rest.iter().position(|&byte| !is(class, byte));
         at + others.unwrap_or(rest.len())
     }
 }
@@ -313,30 +313,30 @@ pub(super) fn literal_ip(content: &str) -> Result<IpAddr, AddressErrorKind> {
         .map_err(|_| AddressErrorKind::Literal)
 }
 
-fn utf8(octets: &[u8]) -> Result<&str, AddressError> {
-    str::from_utf8(octets).map_err(|_| AddressErrorKind::MalformedUtf8.into())
+fn utf8(bytes: &[u8]) -> Result<&str, AddressError> {
+    str::from_utf8(bytes).map_err(|_| AddressErrorKind::MalformedUtf8.into())
 }
 
-fn is(class: u8, octet: u8) -> bool {
-    CLASSES[usize::from(octet)] & class != 0
+fn is(class: u8, byte: u8) -> bool {
+    CLASSES[usize::from(byte)] & class != 0
 }
 
 /// `Ldh-str` (RFC 5321 section 4.1.2).
 fn is_ldh_str(text: &str) -> bool {
-    !text.is_empty() && !text.ends_with('-') && text.bytes().all(|octet| is(LABEL, octet))
+    !text.is_empty() && !text.ends_with('-') && text.bytes().all(|byte| is(LABEL, byte))
 }
 
 /// `IPv4-address-literal` (RFC 5321 section 4.1.3). The parser of the standard library rejects leading zeros, which an Snum may
 /// have.
 fn ipv4(text: &str) -> Option<Ipv4Addr> {
-    let mut octets = [0; 4];
+    let mut bytes = [0; 4];
     let mut fields = text.split('.');
-    for octet in &mut octets {
+    for byte in &mut bytes {
         let field = fields.next()?;
         let is_snum = (1..=3).contains(&field.len()) && field.bytes().all(|b| b.is_ascii_digit());
-        *octet = field.parse().ok().filter(|_| is_snum)?;
+        *byte = field.parse().ok().filter(|_| is_snum)?;
     }
-    fields.next().is_none().then(|| octets.into())
+    fields.next().is_none().then(|| bytes.into())
 }
 
 /// `atext` (RFC 5322 section 3.2.3).
@@ -353,26 +353,26 @@ const NON_ASCII: u8 = 1 << 5;
 /// The classes that each byte belongs to.
 static CLASSES: [u8; 256] = {
     let mut classes = [0; 256];
-    let mut octet = 0;
-    while octet < classes.len() {
-        classes[octet] = classes_of(octet as u8);
-        octet += 1;
+    let mut byte = 0;
+    while byte < classes.len() {
+        classes[byte] = classes_of(byte as u8);
+        byte += 1;
     }
     classes
 };
 
-const fn classes_of(octet: u8) -> u8 {
-    let mut classes = match octet {
+const fn classes_of(byte: u8) -> u8 {
+    let mut classes = match byte {
         b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' => ATEXT | LABEL,
         b'_' => ATEXT | UNDERSCORE,
         b'!' | b'#'..=b'\'' | b'*' | b'+' | b'/' | b'=' | b'?' | b'^' | b'`' | b'{'..=b'~' => ATEXT,
         0x80.. => NON_ASCII,
         _ => 0,
     };
-    if matches!(octet, 32..=33 | 35..=91 | 93..=126) {
+    if matches!(byte, 32..=33 | 35..=91 | 93..=126) {
         classes |= QTEXT;
     }
-    if matches!(octet, 33..=90 | 94..=126) {
+    if matches!(byte, 33..=90 | 94..=126) {
         classes |= DCONTENT;
     }
     classes
@@ -389,9 +389,7 @@ mod tests {
     fn both_ways(input: &[u8], options: PathOptions) -> Option<[(Range<usize>, usize); 2]> {
         let (mut quick, mut whole) = (Scanner::new(input, options), Scanner::new(input, options));
         let parts = quick.plain_mailbox()?;
-        let expected = whole
-            .any_mailbox()
-            .expect("the quick way has found a mailbox");
+        let expected = whole.any_mailbox().expect("the fast path found a mailbox");
         Some([(parts, quick.at), (expected, whole.at)])
     }
 
@@ -420,7 +418,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_quick_way_reads_what_the_whole_grammar_reads(
+        fn the_fast_path_reads_what_the_whole_grammar_reads(
             input in "[ab.@-]{0,9}@[ab.-]{0,9}[>_ \"é\\[]{0,2}",
             lenient in any::<bool>(),
             utf8 in any::<bool>(),

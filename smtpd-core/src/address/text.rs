@@ -19,8 +19,8 @@ pub(super) enum Text {
 const SHORT: usize = 32;
 
 impl Text {
-    pub(super) fn from_utf8(octets: &[u8]) -> Result<Self, Utf8Error> {
-        str::from_utf8(octets).map(Self::from)
+    pub(super) fn from_utf8(bytes: &[u8]) -> Result<Self, Utf8Error> {
+        str::from_utf8(bytes).map(Self::from)
     }
 }
 

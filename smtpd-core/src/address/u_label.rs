@@ -141,14 +141,14 @@ mod without_tables {
         if name.contains(is_disallowed) {
             return Err(AddressErrorKind::DisallowedLabel.into());
         }
-        let mut octets = 0;
+        let mut bytes = 0;
         for label in name.split('.') {
             // RFC 5890 section 4.2: the DNS limits the A-labels.
             let len = a_label_len(label);
             AddressPart::Label.check(len)?;
-            octets += len + 1;
+            bytes += len + 1;
         }
-        AddressPart::Domain.check(octets - 1)
+        AddressPart::Domain.check(bytes - 1)
     }
 
     /// Invisible characters, spaces and punctuation, and forms of ASCII, which make two names look alike.
@@ -248,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_seen_or_looks_like_ascii_is_refused() {
+    fn invisible_characters_and_ascii_lookalikes_are_rejected() {
         for text in [
             "exam\u{200b}ple.org",
             "exam\u{ad}ple.org",
@@ -371,7 +371,7 @@ mod tests {
     }
 
     #[test]
-    fn a_label_that_is_too_long_for_the_dns_is_refused() {
+    fn a_label_that_is_too_long_for_the_dns_is_rejected() {
         let part = AddressPart::Label;
         let too_long = AddressErrorKind::TooLong { part };
         // `xn--`, the letters, a hyphen and three digits.
@@ -406,7 +406,7 @@ mod tests {
 
     #[test]
     #[cfg(feature = "idna")]
-    fn what_is_refused_without_tables_is_refused_with_them() {
+    fn what_is_rejected_without_tables_is_rejected_with_them() {
         let all = ('\0'..=char::MAX).filter(|&c| super::without_tables::is_disallowed(c));
         for c in all {
             let domain = format!("a{c}b.org").parse::<Domain>();

@@ -5,7 +5,7 @@ use crate::time::{Moment, Nanos};
 /// Replies that wait to be written. An idle session keeps only a few bytes of space for them.
 #[derive(Debug, Default)]
 pub(super) struct Output {
-    octets: Vec<u8>,
+    bytes: Vec<u8>,
     sent: usize,
     /// When the client's time to receive them began, moved later by the time gained by receiving some.
     since: Option<Moment>,
@@ -16,19 +16,19 @@ impl Output {
     const KEPT: usize = 128;
 
     pub(super) fn as_slice(&self) -> &[u8] {
-        &self.octets[self.sent..]
+        &self.bytes[self.sent..]
     }
 
     pub(super) fn unsent(&self) -> usize {
-        self.octets.len() - self.sent
+        self.bytes.len() - self.sent
     }
 
     /// Notes what was written. The client gains no more time from it than the minimum rate gives: otherwise, one that receives a
     /// byte now and then would never be given up.
     pub(super) fn wrote(&mut self, written: usize, least_rate: u32, now: impl FnOnce() -> Moment) {
         debug_assert!(written <= self.unsent(), "more was written than there was");
-        self.sent = (self.sent + written).min(self.octets.len());
-        if self.sent == self.octets.len() {
+        self.sent = (self.sent + written).min(self.bytes.len());
+        if self.sent == self.bytes.len() {
             return self.clear();
         }
         if let Some(since) = self.since {
@@ -55,19 +55,19 @@ impl Output {
 
     pub(super) fn clear(&mut self) {
         (self.sent, self.since) = (0, None);
-        if self.octets.capacity() > Self::KEPT {
-            self.octets = Vec::new();
+        if self.bytes.capacity() > Self::KEPT {
+            self.bytes = Vec::new();
         } else {
-            self.octets.clear();
+            self.bytes.clear();
         }
     }
 
     pub(super) fn buffer(&mut self) -> &mut Vec<u8> {
-        if self.octets.capacity() == 0 {
+        if self.bytes.capacity() == 0 {
             // It would grow by doubling from the first reply, one allocation after the other.
-            self.octets.reserve(Self::KEPT);
+            self.bytes.reserve(Self::KEPT);
         }
-        &mut self.octets
+        &mut self.bytes
     }
 }
 
@@ -82,6 +82,6 @@ mod tests {
         output.wrote(400, 500, || Moment::START);
         assert_eq!(output.unsent(), 600);
         output.wrote(600, 500, || Moment::START);
-        assert_eq!((output.unsent(), output.octets.capacity()), (0, 0));
+        assert_eq!((output.unsent(), output.bytes.capacity()), (0, 0));
     }
 }

@@ -87,7 +87,7 @@ impl Question {
     pub(super) fn tell(&mut self, event: Event) {
         debug_assert!(
             self.asked.is_none() && self.notified,
-            "news would hide a question or other news"
+            "a notification would hide a question or another one"
         );
         self.slot = Slot::News(event);
         self.notified = false;

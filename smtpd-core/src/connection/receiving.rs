@@ -30,7 +30,7 @@ impl<'c> Receiving<'c> {
     ///
     /// Returns `None` while another question is open or about to be asked, such as [`ChunkEnd`](super::Step::ChunkEnd), which
     /// blocks the session anyway, and between two chunks, when there is nothing to hold.
-    #[must_use = "the session goes on only when the question is resumed and answered"]
+    #[must_use = "the session continues only after the question is resumed and answered"]
     pub fn hold(self) -> Option<Deferred<ask::Chunk>> {
         let connection = self.connection;
         let session = &mut connection.session;

@@ -32,7 +32,7 @@ use crate::{
 ///
 /// The enum is intentionally exhaustive: a driver that does not know a wait would spin on it.
 #[derive(Debug)]
-#[must_use = "the session goes on only when the step is taken"]
+#[must_use = "the session continues only if the step is handled"]
 pub enum Step<'c> {
     /// Wait until bytes can be written, and write them. Read nothing meanwhile; a deferred question may be answered.
     Write(Writing<'c>),

@@ -179,7 +179,7 @@ impl Transfer {
         };
         let (bytes, flaws) = match &mut message.source {
             Source::Dots(reader) => match reader.poll(input)? {
-                Piece::Text { octets, flaws } => (octets, flaws),
+                Piece::Text { bytes, flaws } => (bytes, flaws),
                 Piece::End => return Some(Part::End),
             },
             Source::Chunk { reader, chunk } => match reader.poll(input) {
@@ -227,7 +227,7 @@ impl Transfer {
         let message = self.0.as_mut()?;
         let rest = message.text.finish();
         if message.error() != Some(MessageError::TooLarge) {
-            message.judge_text();
+            message.check_text();
         }
         if let Some(rest) = rest
             && message.is_wanted()
@@ -307,7 +307,7 @@ impl Message {
 
     /// Notes that the message must be rejected.
     #[cold]
-    fn condemn(&mut self, error: MessageError) {
+    fn reject(&mut self, error: MessageError) {
         match &mut self.fate {
             Fate::Answered(_, found) => *found = Some(error),
             Fate::Wanted | Fate::Faulty(_) => self.fate = Fate::Faulty(error),
@@ -326,7 +326,7 @@ impl Message {
         let excess = self.received.saturating_sub(self.limit);
         if excess > 0 {
             // It takes precedence over flaws of the text: which of the two was found first depends on how the input was split.
-            self.condemn(MessageError::TooLarge);
+            self.reject(MessageError::TooLarge);
             self.drained = self.drained.max(excess);
         }
         let is_refused = match self.fate {
@@ -341,7 +341,7 @@ impl Message {
         // A message that was answered early is checked to its end: it may still have to be rejected.
         let bytes = self.text.apply(bytes, flaws);
         if self.text.is_flawed() {
-            self.judge_text();
+            self.check_text();
         }
         (self.is_wanted() && !bytes.is_empty()).then_some(bytes)
     }
@@ -349,11 +349,11 @@ impl Message {
     /// A bare CR or LF takes precedence over a NUL in the same piece of the message. If they are in different pieces, the first
     /// one counts: see [`take`](Self::take).
     #[cold]
-    fn judge_text(&mut self) {
+    fn check_text(&mut self) {
         if self.text.refuses_newline() {
-            self.condemn(MessageError::BareNewline);
+            self.reject(MessageError::BareNewline);
         } else if self.text.refuses_nul() {
-            self.condemn(MessageError::NulByte);
+            self.reject(MessageError::NulByte);
         }
     }
 

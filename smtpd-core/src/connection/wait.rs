@@ -102,11 +102,11 @@ impl Connection {
             self.clock.begin_line();
             return None;
         }
-        self.starved(now, input.len())
+        self.await_input(now, input.len())
     }
 
     /// Waits for the client. Returns `None` if its time is over.
-    fn starved(&mut self, now: Moment, input: usize) -> Option<Wait> {
+    fn await_input(&mut self, now: Moment, input: usize) -> Option<Wait> {
         if !self.session.replies.unsent().is_empty() {
             // Not before it has received the replies.
             self.pause(now);

@@ -74,7 +74,7 @@ impl WireLog {
 
     pub(super) fn sent(&mut self, replies: &[u8]) {
         for line in replies
-            .split(|&octet| octet == b'\n')
+            .split(|&byte| byte == b'\n')
             .filter(|line| !line.is_empty())
         {
             let shown = if line.starts_with(b"334 ") {

@@ -221,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn what_lacks_another_extension_is_taken_out() {
+    fn an_extension_that_lacks_another_is_removed() {
         use crate::extension::Prdr;
         #[derive(Debug)]
         struct OnPrdr;

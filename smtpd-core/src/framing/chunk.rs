@@ -32,14 +32,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn exactly_the_announced_octets_are_taken() {
+    fn exactly_the_announced_bytes_are_passed_on() {
         for step in 1..12 {
             let (mut reader, mut buffer, mut got) =
                 (ChunkReader::new(7), BytesMut::new(), Vec::new());
             for part in b".\r\n.\r\nQUIT\r\n".chunks(step) {
                 buffer.extend_from_slice(part);
-                while let Some(octets) = reader.poll(&mut buffer) {
-                    got.extend_from_slice(&octets);
+                while let Some(bytes) = reader.poll(&mut buffer) {
+                    got.extend_from_slice(&bytes);
                 }
             }
             assert!(reader.is_done());

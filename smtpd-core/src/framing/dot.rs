@@ -15,7 +15,7 @@ pub(crate) struct DotReader {
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Piece {
     /// Bytes of the message, and the flaws within them; a CR or LF at either end is not judged.
-    Text { octets: Bytes, flaws: Flaws },
+    Text { bytes: Bytes, flaws: Flaws },
     /// The line that consists of a single dot.
     End,
 }
@@ -52,7 +52,7 @@ impl DotReader {
         };
         self.at_line_start = at_line_start;
         Some(Piece::Text {
-            octets: input.split_to(len).freeze(),
+            bytes: input.split_to(len).freeze(),
             flaws: text.flaws,
         })
     }
@@ -68,7 +68,7 @@ mod tests {
         let mut parts = input.chunks(step);
         loop {
             match reader.poll(&mut buffer) {
-                Some(Piece::Text { octets, .. }) => text.extend_from_slice(&octets),
+                Some(Piece::Text { bytes, .. }) => text.extend_from_slice(&bytes),
                 Some(Piece::End) => {
                     let rest = parts.flatten().copied();
                     return (text, Some(buffer.into_iter().chain(rest).collect()));
@@ -132,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn what_stands_behind_the_end_is_left_alone() {
+    fn input_after_the_end_is_left_alone() {
         assert_eq!(
             decode(b"x\r\n.\r\nQUIT\r\n", 100),
             (b"x\r\n".to_vec(), Some(b"QUIT\r\n".to_vec()))
@@ -170,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn every_octet_survives() {
+    fn every_byte_survives() {
         let text: Vec<u8> = (0..=255).filter(|&b| b != b'\r' && b != b'\n').collect();
         let input = [&b"x"[..], &text, b"\r\n.\r\n"].concat();
         assert_eq!(decode(&input, 7).0, [&b"x"[..], &text, b"\r\n"].concat());
@@ -181,7 +181,7 @@ mod tests {
         let mut buffer = BytesMut::from(&b"line one\r\nline two\r\n..dot\r\n.\r\n"[..]);
         let start = buffer.as_ptr();
         let mut reader = DotReader::new();
-        let Some(Piece::Text { octets: first, .. }) = reader.poll(&mut buffer) else {
+        let Some(Piece::Text { bytes: first, .. }) = reader.poll(&mut buffer) else {
             panic!("no text")
         };
         assert_eq!(

@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_of_exactly_the_limit_is_taken_and_one_more_byte_is_not() {
+    fn a_line_of_exactly_the_limit_is_accepted_and_one_more_byte_is_not() {
         for step in [1, 3, 64] {
             assert!(lines(&[&[b'x'; 14][..], b"\r\n"].concat(), step, 16).0[0].is_some());
             let (got, _) = lines(&[&[b'x'; 15][..], b"\r\nNOOP\r\n"].concat(), step, 16);
@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn a_crlf_split_behind_the_limit_still_ends_the_line() {
+    fn a_crlf_split_after_the_limit_still_ends_the_line() {
         for step in 1..40 {
             let (got, most) = lines(&[&[b'x'; 40][..], b"\r\nRSET\r\n"].concat(), step, 16);
             assert_eq!(got, [None, Some(b"RSET".to_vec())], "steps of {step}");

@@ -91,15 +91,15 @@ impl NewlineFilter {
 
 fn normalise(piece: &[u8], mut after_cr: bool) -> Bytes {
     let mut out = Vec::with_capacity(piece.len() + piece.len() / 16 + 2);
-    for &octet in piece {
-        match (after_cr, octet) {
+    for &byte in piece {
+        match (after_cr, byte) {
             (true, b'\n') => {}
             (true, _) => out.push(b'\n'),
             (false, b'\n') => out.push(b'\r'),
             (false, _) => {}
         }
-        out.push(octet);
-        after_cr = octet == b'\r';
+        out.push(byte);
+        after_cr = byte == b'\r';
     }
     out.into()
 }

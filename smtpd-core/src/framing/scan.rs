@@ -95,29 +95,27 @@ fn plain_text(input: &[u8]) -> usize {
 }
 
 /// Finds everything that text must not contain.
-pub(super) fn find_flaws(octets: &[u8]) -> Flaws {
-    match has_flaw(octets) {
-        true => Flaws::new(has_bare_newline(octets), octets.contains(&0)),
+pub(super) fn find_flaws(bytes: &[u8]) -> Flaws {
+    match has_flaw(bytes) {
+        true => Flaws::new(has_bare_newline(bytes), bytes.contains(&0)),
         false => Flaws::default(),
     }
 }
 
 /// Returns whether the text contains any of it.
 #[multiversion(targets("x86_64+avx2"))]
-fn has_flaw(octets: &[u8]) -> bool {
-    let pairs = octets.iter().zip(octets.iter().skip(1));
+fn has_flaw(bytes: &[u8]) -> bool {
+    let pairs = bytes.iter().zip(bytes.iter().skip(1));
     let bare = pairs.fold(false, |found, (&a, &b)| found | is_bare(a, b));
     // The minimum of all takes one instruction for each vector; a comparison and its result would take two.
-    let least = octets
-        .iter()
-        .fold(u8::MAX, |least, &octet| least.min(octet));
+    let least = bytes.iter().fold(u8::MAX, |least, &byte| least.min(byte));
     bare | (least == 0)
 }
 
 /// Returns whether a CR is not followed by LF, or an LF does not follow a CR; a CR or LF at either end is not judged.
 #[cold]
-fn has_bare_newline(octets: &[u8]) -> bool {
-    let pairs = octets.iter().zip(octets.iter().skip(1));
+fn has_bare_newline(bytes: &[u8]) -> bool {
+    let pairs = bytes.iter().zip(bytes.iter().skip(1));
     pairs.fold(false, |found, (&a, &b)| found | is_bare(a, b))
 }
 
@@ -151,7 +149,7 @@ mod tests {
 
     /// Tries every string of four relevant bytes, at every position around a block boundary.
     #[test]
-    fn all_that_matters_is_found_wherever_it_stands() {
+    fn every_flaw_and_dot_is_found_at_every_position() {
         const ALPHABET: [u8; 5] = *b"\r\n.a\0";
         for n in 0..ALPHABET.len().pow(4) {
             let at = |i| ALPHABET[n / ALPHABET.len().pow(i) % ALPHABET.len()];
@@ -171,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn a_dot_is_found_behind_any_number_of_bare_line_feeds_with_dots() {
+    fn a_dot_is_found_after_any_number_of_bare_line_feeds_with_dots() {
         for decoys in [1, BLOCK / 3, BLOCK] {
             let input = [&b"x\n.".repeat(decoys)[..], b"\r\n.\r\n..\r\n"].concat();
             assert_eq!(text_before_dot(&input), reference(&input), "{decoys}");

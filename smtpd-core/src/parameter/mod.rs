@@ -234,7 +234,7 @@ impl Parameters {
             Some((own, [] | [b'=', ..])) => own.eq_ignore_ascii_case(keyword.as_bytes()),
             _ => false,
         };
-        let word = text.as_bytes().split(|&octet| octet == b' ').find(is_it)?;
+        let word = text.as_bytes().split(|&byte| byte == b' ').find(is_it)?;
         let value = word.get(keyword.len() + 1..);
         Some(value.and_then(|value| std::str::from_utf8(value).ok()))
     }

@@ -7,26 +7,26 @@ use super::{ParameterError, xtext};
 /// `+` and two digits stand for one byte of UTF-8, as in the xtext of every other type: some clients also encode these addresses
 /// in this way, and neither form allows `+` to be anything else.
 pub(super) fn decode(text: &str) -> Result<String, ParameterError> {
-    let octets = decode_octets(text).ok_or(ParameterError::Malformed)?;
-    String::from_utf8(octets).map_err(|_| ParameterError::Malformed)
+    let bytes = decode_octets(text).ok_or(ParameterError::Malformed)?;
+    String::from_utf8(bytes).map_err(|_| ParameterError::Malformed)
 }
 
 fn decode_octets(text: &str) -> Option<Vec<u8>> {
-    let mut octets = Vec::with_capacity(text.len());
+    let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.bytes();
-    while let Some(octet) = rest.next() {
-        match octet {
-            b'+' => octets.push(xtext::hex_octet(&mut rest)?),
+    while let Some(byte) = rest.next() {
+        match byte {
+            b'+' => bytes.push(xtext::hex_octet(&mut rest)?),
             b'\\' => {
                 let c = embedded_char(&mut rest)?;
-                octets.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes());
+                bytes.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes());
             }
             b'=' => return None,
-            b'!'..=b'~' | 0x80.. => octets.push(octet),
+            b'!'..=b'~' | 0x80.. => bytes.push(byte),
             _ => return None,
         }
     }
-    Some(octets)
+    Some(bytes)
 }
 
 /// Parses what follows the backslash of `EmbeddedUnicodeChar`: two to six digits.
@@ -39,7 +39,7 @@ fn embedded_char(rest: &mut impl Iterator<Item = u8>) -> Option<char> {
     loop {
         match rest.next()? {
             b'}' if digits >= 2 => return char::from_u32(number),
-            octet if digits < 6 => number = number << 4 | char::from(octet).to_digit(16)?,
+            byte if digits < 6 => number = number << 4 | char::from(byte).to_digit(16)?,
             _ => return None,
         }
         digits += 1;

@@ -2,31 +2,31 @@ use super::ParameterError;
 
 /// Decodes xtext (RFC 3461 section 4), which stands for UTF-8 here.
 pub(crate) fn decode(text: &str) -> Result<String, ParameterError> {
-    let octets = decode_octets(text.as_bytes()).ok_or(ParameterError::Malformed)?;
-    String::from_utf8(octets).map_err(|_| ParameterError::Malformed)
+    let bytes = decode_octets(text.as_bytes()).ok_or(ParameterError::Malformed)?;
+    String::from_utf8(bytes).map_err(|_| ParameterError::Malformed)
 }
 
 /// Decodes xtext: `+` and two hexadecimal digits stand for one byte. Returns `None` if it is not xtext.
 ///
 /// RFC 3461 section 4 requires upper-case digits. Exim sent lower-case ones until 2018, and they are unambiguous.
 pub(crate) fn decode_octets(text: &[u8]) -> Option<Vec<u8>> {
-    let mut octets = Vec::with_capacity(text.len());
+    let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.iter().copied();
-    while let Some(octet) = rest.next() {
-        octets.push(match octet {
+    while let Some(byte) = rest.next() {
+        bytes.push(match byte {
             b'+' => hex_octet(&mut rest)?,
             b'=' => return None,
-            b'!'..=b'~' => octet,
+            b'!'..=b'~' => byte,
             _ => return None,
         });
     }
-    Some(octets)
+    Some(bytes)
 }
 
 /// Returns how many characters a text has as xtext.
 pub(super) fn encoded_len(text: &str) -> usize {
-    let is_plain = |octet: u8| matches!(octet, b'!'..=b'~') && octet != b'+' && octet != b'=';
-    let len = |octet| if is_plain(octet) { 1 } else { "+XX".len() };
+    let is_plain = |byte: u8| matches!(byte, b'!'..=b'~') && byte != b'+' && byte != b'=';
+    let len = |byte| if is_plain(byte) { 1 } else { "+XX".len() };
     text.bytes().map(len).sum()
 }
 
@@ -63,7 +63,7 @@ mod tests {
     }
 
     #[test]
-    fn digits_in_lower_case_are_not_refused() {
+    fn digits_in_lower_case_are_accepted() {
         for (text, expected) in [("a+2bb+3dc", "a+b=c"), ("+c3+a9", "é"), ("+C3+a9", "é")] {
             assert_eq!(decode(text).as_deref(), Ok(expected), "{text:?}");
         }

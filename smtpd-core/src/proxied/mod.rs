@@ -87,10 +87,10 @@ const MAX_VALUE: usize = 255;
 /// Returns the attributes of a command, each with its name in upper case.
 fn attributes(argument: &[u8]) -> impl Iterator<Item = Result<(String, Value), AttributeError>> {
     argument
-        .split(|&octet| octet == b' ')
+        .split(|&byte| byte == b' ')
         .filter(|word| !word.is_empty())
         .map(|word| {
-            let equals = word.iter().position(|&octet| octet == b'=');
+            let equals = word.iter().position(|&byte| byte == b'=');
             let (name, raw) = equals
                 .and_then(|at| word.split_at_checked(at))
                 .ok_or(AttributeError::NONE)?;
@@ -113,20 +113,20 @@ impl Value {
         Self((raw.len() <= MAX_VALUE).then(value))
     }
 
-    fn octets(&self) -> &[u8] {
+    fn bytes(&self) -> &[u8] {
         self.0.as_deref().unwrap_or_default()
     }
 
     fn is_unavailable(&self) -> bool {
         // Note 2: in any letter case.
-        self.octets().eq_ignore_ascii_case(b"[UNAVAILABLE]")
+        self.bytes().eq_ignore_ascii_case(b"[UNAVAILABLE]")
     }
 
     fn read<T>(&self, parse: impl FnOnce(&str) -> Option<T>) -> Option<Attribute<T>> {
         if self.is_unavailable() {
             return Some(Attribute::Unavailable);
         }
-        let text = std::str::from_utf8(self.octets()).ok()?;
+        let text = std::str::from_utf8(self.bytes()).ok()?;
         if text.is_empty() || text.contains(char::is_control) {
             return None;
         }
@@ -153,7 +153,7 @@ impl Value {
         if self.is_unavailable() {
             return Attribute::Unavailable;
         }
-        let name = clean(self.octets(), |_| true);
+        let name = clean(self.bytes(), |_| true);
         ClientName::parse(name.as_bytes()).map_or(Attribute::Unavailable, Attribute::Known)
     }
 
@@ -170,29 +170,29 @@ impl Value {
 
     fn port(&self) -> Option<Attribute<u16>> {
         self.read(|text| {
-            let digits = text.bytes().all(|octet| octet.is_ascii_digit());
+            let digits = text.bytes().all(|byte| byte.is_ascii_digit());
             text.parse().ok().filter(|_| digits)
         })
     }
 
     /// Text that is safe to write anywhere: what could have a meaning in a header becomes `?`. An empty text is unavailable.
     fn word(&self, longest: usize) -> Option<Attribute<String>> {
-        let octets = self.0.as_deref()?;
-        if octets.is_empty() || self.is_unavailable() {
+        let bytes = self.0.as_deref()?;
+        if bytes.is_empty() || self.is_unavailable() {
             return Some(Attribute::Unavailable);
         }
-        let word = || clean(octets, |octet| !b"<>()\\\";@".contains(&octet));
-        (octets.len() <= longest).then(|| Attribute::Known(word()))
+        let word = || clean(bytes, |byte| !b"<>()\\\";@".contains(&byte));
+        (bytes.len() <= longest).then(|| Attribute::Known(word()))
     }
 }
 
 /// Returns the text with a `?` for each byte that is not printable ASCII, or is not safe.
-fn clean(octets: &[u8], is_safe: impl Fn(u8) -> bool) -> String {
-    let clean = |&octet: &u8| match octet.is_ascii_graphic() && is_safe(octet) {
-        true => char::from(octet),
+fn clean(bytes: &[u8], is_safe: impl Fn(u8) -> bool) -> String {
+    let clean = |&byte: &u8| match byte.is_ascii_graphic() && is_safe(byte) {
+        true => char::from(byte),
         false => '?',
     };
-    octets.iter().map(clean).collect()
+    bytes.iter().map(clean).collect()
 }
 
 #[cfg(test)]
@@ -222,7 +222,7 @@ mod tests {
             let found: Result<Vec<_>, _> = attributes(argument.as_bytes()).collect();
             let found = found.map(|list| {
                 list.into_iter()
-                    .map(|(name, value)| (name, String::from_utf8(value.octets().into()).unwrap()))
+                    .map(|(name, value)| (name, String::from_utf8(value.bytes().into()).unwrap()))
                     .collect::<Vec<_>>()
             });
             let expected = expected.map(|list| {

@@ -104,14 +104,14 @@ impl XClient {
         for attribute in attributes(argument) {
             let (name, value) = attribute?;
             match &*name {
-                "NAME" if value.octets().eq_ignore_ascii_case(b"[TEMPUNAVAIL]") => {
+                "NAME" if value.bytes().eq_ignore_ascii_case(b"[TEMPUNAVAIL]") => {
                     client.name = Some(Attribute::TemporarilyUnavailable);
                 }
                 "NAME" => client.name = Some(value.host_name()),
                 "ADDR" => client.addr = Some(value.address().ok_or(AttributeError("Bad ADDR"))?),
                 "PORT" => client.port = Some(value.port().ok_or(AttributeError("Bad PORT"))?),
                 "PROTO" => {
-                    let protocol = protocol(value.octets());
+                    let protocol = protocol(value.bytes());
                     client.protocol = Some(protocol.ok_or(AttributeError("Bad PROTO"))?)
                 }
                 "HELO" => client.helo = Some(value.helo()),

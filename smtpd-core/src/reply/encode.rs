@@ -122,10 +122,10 @@ fn put_line(head: &mut Head, line: &str, last: bool, form: Form, out: &mut Vec<u
 
 /// Returns whether the text is sent unchanged. There is no early return, so that many bytes are checked at once.
 fn is_one_plain_line(text: &str) -> bool {
-    let octets = text.as_bytes();
-    octets.len() <= LINE_TEXT
-        && octets.iter().fold(true, |plain, &octet| {
-            plain & (octet != b'\n') & octet.is_ascii()
+    let bytes = text.as_bytes();
+    bytes.len() <= LINE_TEXT
+        && bytes.iter().fold(true, |plain, &byte| {
+            plain & (byte != b'\n') & byte.is_ascii()
         })
 }
 

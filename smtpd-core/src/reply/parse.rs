@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_one_whole_reply_is_refused() {
+    fn text_that_is_not_exactly_one_reply_is_rejected() {
         use ReplyError::*;
         for (text, error) in [
             ("", Code),

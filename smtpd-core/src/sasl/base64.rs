@@ -18,13 +18,13 @@ pub(super) fn decode(encoded: &[u8]) -> Result<Zeroizing<Vec<u8>>, SaslError> {
 
 /// Encodes the bytes.
 #[cfg(feature = "scram")]
-pub(super) fn encode(octets: &[u8]) -> String {
-    STANDARD.encode(octets)
+pub(super) fn encode(bytes: &[u8]) -> String {
+    STANDARD.encode(bytes)
 }
 
 /// Appends the encoded bytes to `line`.
-pub(super) fn encode_into(octets: &[u8], line: &mut Vec<u8>) {
-    line.extend_from_slice(STANDARD.encode(octets).as_bytes());
+pub(super) fn encode_into(bytes: &[u8], line: &mut Vec<u8>) {
+    line.extend_from_slice(STANDARD.encode(bytes).as_bytes());
 }
 
 #[cfg(test)]

@@ -80,11 +80,10 @@ pub(super) fn token(authorization: &str) -> Option<&str> {
 /// RFC 6750 section 2.1: `b64token = 1*( ALPHA / DIGIT / "-" / "." / "_" / "~" / "+" / "/" ) *"="`.
 fn is_token(token: &str) -> bool {
     let body = token.trim_end_matches('=');
-    let mut octets = body.bytes();
+    let mut bytes = body.bytes();
     !body.is_empty()
-        && octets.all(|octet| {
-            octet.is_ascii_alphanumeric()
-                || matches!(octet, b'-' | b'.' | b'_' | b'~' | b'+' | b'/')
+        && bytes.all(|byte| {
+            byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~' | b'+' | b'/')
         })
 }
 

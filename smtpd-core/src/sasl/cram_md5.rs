@@ -61,7 +61,7 @@ fn challenge(context: &ExchangeContext<'_>) -> Vec<u8> {
     let random: String = context
         .nonce()
         .iter()
-        .map(|octet| format!("{octet:02x}"))
+        .map(|byte| format!("{byte:02x}"))
         .collect();
     format!("<{random}@{}>", context.hostname()).into_bytes()
 }
@@ -78,11 +78,11 @@ fn parse_digest(hex: &[u8]) -> Option<[u8; DIGEST_LEN]> {
     let (pairs, []) = hex.as_chunks::<2>() else {
         return None;
     };
-    let octets: Option<Vec<u8>> = pairs
+    let bytes: Option<Vec<u8>> = pairs
         .iter()
         .map(|&[high, low]| Some(hex_digit(high)? << 4 | hex_digit(low)?))
         .collect();
-    octets?.try_into().ok()
+    bytes?.try_into().ok()
 }
 
 fn hex_digit(digit: u8) -> Option<u8> {

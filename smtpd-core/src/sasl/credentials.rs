@@ -269,8 +269,8 @@ impl fmt::Debug for Proof {
 }
 
 /// Returns the text of a response, or of a part of it.
-pub(super) fn text(octets: &[u8]) -> Result<&str, SaslError> {
-    std::str::from_utf8(octets).map_err(|_| SaslError::Malformed)
+pub(super) fn text(bytes: &[u8]) -> Result<&str, SaslError> {
+    std::str::from_utf8(bytes).map_err(|_| SaslError::Malformed)
 }
 
 /// An empty name stays empty: it means that there is none.

@@ -183,7 +183,7 @@ mod tests {
     }
 
     /// Returns the outcome of a step in a word.
-    fn told(step: &Result<Step, SaslError>) -> String {
+    fn outcome(step: &Result<Step, SaslError>) -> String {
         match step {
             Ok(Step::Challenge(challenge)) => format!("334 {}", String::from_utf8_lossy(challenge)),
             Ok(Step::Ask(credentials)) => format!("ask {}", credentials.username()),
@@ -208,8 +208,8 @@ mod tests {
             step = exchange.handle_line(line.as_bytes());
         }
         match step {
-            Ok(Step::Ask(_)) => told(&exchange.handle_secret(&Secret::plain("secret"))),
-            step => told(&step),
+            Ok(Step::Ask(_)) => outcome(&exchange.handle_secret(&Secret::plain("secret"))),
+            step => outcome(&step),
         }
     }
 
@@ -331,8 +331,8 @@ mod tests {
     }
 
     #[test]
-    fn lines_up_to_the_limit_are_judged_and_longer_ones_refused() {
-        let message = |octets: usize| encode(&format!("\0alice\0{}", "p".repeat(octets - 7)));
+    fn lines_up_to_the_limit_are_parsed_and_longer_ones_rejected() {
+        let message = |bytes: usize| encode(&format!("\0alice\0{}", "p".repeat(bytes - 7)));
         let fits = message(MAX_RESPONSE_LINE / 4 * 3);
         assert_eq!(fits.len(), MAX_RESPONSE_LINE);
         let long = message(MAX_RESPONSE_LINE / 4 * 3 + 1);
@@ -356,13 +356,13 @@ mod tests {
         );
         assert_eq!(seen, (Some("bob"), "alice", Some("secret")));
         assert_eq!(
-            told(&exchange.handle_accepted(Identity::new("bob"))),
+            outcome(&exchange.handle_accepted(Identity::new("bob"))),
             "done bob"
         );
 
         let mut exchange = start("PLAIN");
         exchange.handle_initial(Some(encoded.as_bytes())).unwrap();
-        assert_eq!(told(&exchange.handle_refused()), "failed");
+        assert_eq!(outcome(&exchange.handle_refused()), "failed");
     }
 
     #[test]
@@ -371,7 +371,10 @@ mod tests {
         exchange
             .handle_initial(Some(encode("\0alice\0secret").as_bytes()))
             .unwrap();
-        assert_eq!(told(&exchange.handle_accepted(Identity::new(""))), "failed");
+        assert_eq!(
+            outcome(&exchange.handle_accepted(Identity::new(""))),
+            "failed"
+        );
     }
 
     #[test]
@@ -380,21 +383,21 @@ mod tests {
         let secret = Secret::plain("secret");
         let out_of_turn = "503 OutOfSequence";
         assert_eq!(
-            told(&start("PLAIN").handle_line(alice.as_bytes())),
+            outcome(&start("PLAIN").handle_line(alice.as_bytes())),
             out_of_turn
         );
-        assert_eq!(told(&start("PLAIN").handle_secret(&secret)), out_of_turn);
+        assert_eq!(outcome(&start("PLAIN").handle_secret(&secret)), out_of_turn);
         assert_eq!(
-            told(&start("PLAIN").handle_accepted(Identity::new("alice"))),
+            outcome(&start("PLAIN").handle_accepted(Identity::new("alice"))),
             out_of_turn
         );
-        assert_eq!(told(&start("PLAIN").handle_refused()), out_of_turn);
+        assert_eq!(outcome(&start("PLAIN").handle_refused()), out_of_turn);
 
         let mut asking = start("PLAIN");
         asking.handle_initial(Some(alice.as_bytes())).unwrap();
-        assert_eq!(told(&asking.handle_line(alice.as_bytes())), out_of_turn);
+        assert_eq!(outcome(&asking.handle_line(alice.as_bytes())), out_of_turn);
         assert_eq!(
-            told(&asking.handle_secret(&secret)),
+            outcome(&asking.handle_secret(&secret)),
             out_of_turn,
             "over after a fault"
         );
@@ -403,9 +406,9 @@ mod tests {
             let mut over = start("PLAIN");
             over.handle_initial(None).unwrap();
             over.handle_line(last.as_bytes()).unwrap_err();
-            assert_eq!(told(&over.handle_line(alice.as_bytes())), out_of_turn);
+            assert_eq!(outcome(&over.handle_line(alice.as_bytes())), out_of_turn);
             assert_eq!(
-                told(&over.handle_initial(Some(alice.as_bytes()))),
+                outcome(&over.handle_initial(Some(alice.as_bytes()))),
                 out_of_turn
             );
         }
@@ -451,14 +454,17 @@ mod tests {
             (unknown, "proof", "failed"),
         ] {
             let mut exchange = Exchange::new(Box::new(ProvesLater(None)));
-            assert_eq!(told(&exchange.handle_initial(Some(b"="))), "ask alice");
-            assert_eq!(told(&answer(&mut exchange)), "334 salt");
-            assert_eq!(told(&exchange.handle_line(encode(proof).as_bytes())), want);
+            assert_eq!(outcome(&exchange.handle_initial(Some(b"="))), "ask alice");
+            assert_eq!(outcome(&answer(&mut exchange)), "334 salt");
+            assert_eq!(
+                outcome(&exchange.handle_line(encode(proof).as_bytes())),
+                want
+            );
         }
         let mut exchange = Exchange::new(Box::new(ProvesLater(None)));
         exchange.handle_initial(Some(b"=")).unwrap();
         assert_eq!(
-            told(&exchange.handle_accepted(Identity::new("alice"))),
+            outcome(&exchange.handle_accepted(Identity::new("alice"))),
             "failed"
         );
     }
@@ -474,7 +480,7 @@ mod tests {
             };
             shown.push(format!("{exchange:?} {step:?}"));
         }
-        let octets = format!("{:?}", b"hunter2");
+        let bytes = format!("{:?}", b"hunter2");
         let last = shown.last().unwrap();
         assert!(
             last.contains("Ask") && last.contains("alice") && last.contains("[redacted]"),
@@ -482,7 +488,7 @@ mod tests {
         );
         for text in shown {
             assert!(
-                !text.contains("hunter2") && !text.contains(octets.trim_matches(['[', ']'])),
+                !text.contains("hunter2") && !text.contains(bytes.trim_matches(['[', ']'])),
                 "{text}"
             );
         }
@@ -499,7 +505,7 @@ mod tests {
         }
         let long = challenge_line(&[b'x'; 3000]);
         assert_eq!(
-            long.iter().filter(|&&octet| octet == b'\n').count(),
+            long.iter().filter(|&&byte| byte == b'\n').count(),
             1,
             "a challenge is one line"
         );
@@ -531,7 +537,7 @@ mod tests {
 
     /// Whatever the mechanism does: a refusal that led to another question, or to success, would not be one.
     #[test]
-    fn who_is_refused_is_not_asked_about_again() {
+    fn a_refused_client_is_not_asked_about_again() {
         #[derive(Debug)]
         struct Stubborn(fn() -> Step, bool);
         impl Mechanism for Stubborn {
@@ -553,12 +559,12 @@ mod tests {
         let accepts = || Step::Done(Identity::new("alice"));
         for stubborn in [asks as fn() -> Step, accepts] {
             let mut exchange = Exchange::new(Box::new(Stubborn(stubborn, false)));
-            assert_eq!(told(&exchange.handle_initial(None)), "ask alice");
-            assert_eq!(told(&exchange.handle_refused()), "failed");
+            assert_eq!(outcome(&exchange.handle_initial(None)), "ask alice");
+            assert_eq!(outcome(&exchange.handle_refused()), "failed");
             let mut exchange = Exchange::new(Box::new(Stubborn(stubborn, true)));
-            assert_eq!(told(&exchange.handle_initial(None)), "ask alice");
-            assert_eq!(told(&exchange.handle_refused()), "334 ");
-            assert_eq!(told(&exchange.handle_line(b"")), "failed");
+            assert_eq!(outcome(&exchange.handle_initial(None)), "ask alice");
+            assert_eq!(outcome(&exchange.handle_refused()), "334 ");
+            assert_eq!(outcome(&exchange.handle_line(b"")), "failed");
         }
     }
 }

@@ -41,9 +41,9 @@ pub(super) fn parse(message: &str) -> Result<(Header<'_>, &str), SaslError> {
 
 fn parse_flag(flag: &str) -> Result<BindingFlag<'_>, SaslError> {
     let is_name = |name: &str| {
-        let mut octets = name.bytes();
+        let mut bytes = name.bytes();
         !name.is_empty()
-            && octets.all(|octet| octet.is_ascii_alphanumeric() || matches!(octet, b'.' | b'-'))
+            && bytes.all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-'))
     };
     match flag {
         "n" => Ok(BindingFlag::Unsupported),
@@ -61,12 +61,12 @@ pub(super) fn saslname(text: &str) -> Result<String, SaslError> {
     let mut parts = text.split('=');
     let mut name = parts.next().unwrap_or_default().to_owned();
     for part in parts {
-        let (octet, rest) = match (part.strip_prefix("2C"), part.strip_prefix("3D")) {
+        let (byte, rest) = match (part.strip_prefix("2C"), part.strip_prefix("3D")) {
             (Some(rest), _) => (',', rest),
             (_, Some(rest)) => ('=', rest),
             _ => return Err(SaslError::Malformed),
         };
-        name.push(octet);
+        name.push(byte);
         name.push_str(rest);
     }
     if name.is_empty() {

@@ -136,7 +136,7 @@ impl<'a> Fields<'a> {
         let (mut auth, mut host, mut port) = (None, None, None);
         for pair in pairs.split_terminator('\x01') {
             let (key, value) = pair.split_once('=').ok_or(SaslError::Malformed)?;
-            let is_key = !key.is_empty() && key.bytes().all(|octet| octet.is_ascii_alphabetic());
+            let is_key = !key.is_empty() && key.bytes().all(|byte| byte.is_ascii_alphabetic());
             if !is_key || !value.bytes().all(is_value_octet) {
                 return Err(SaslError::Malformed);
             }
@@ -160,8 +160,8 @@ impl<'a> Fields<'a> {
 }
 
 /// RFC 7628 section 3.1: `value = *(VCHAR / SP / HTAB / CR / LF )`.
-fn is_value_octet(octet: u8) -> bool {
-    octet.is_ascii_graphic() || matches!(octet, b' ' | b'\t' | b'\r' | b'\n')
+fn is_value_octet(byte: u8) -> bool {
+    byte.is_ascii_graphic() || matches!(byte, b' ' | b'\t' | b'\r' | b'\n')
 }
 
 /// RFC 7628 section 3.1: a decimal positive integer without leading zeros.
@@ -189,7 +189,7 @@ mod tests {
     }
 
     /// Returns the outcome of a first message: the credentials, the error, or the challenge of an error.
-    fn told(bearer: OAuthBearer, message: &str) -> String {
+    fn outcome(bearer: OAuthBearer, message: &str) -> String {
         match exchange(bearer).handle_initial(Some(&encode(message))) {
             Ok(Step::Ask(credentials)) => format!(
                 "{} {}",
@@ -308,7 +308,7 @@ mod tests {
             ("n,a=a\nb,\x01auth=Bearer t\x01\x01", "Malformed"),
             ("n,user=a,\x01auth=Bearer t\x01\x01", "Malformed"),
         ] {
-            assert_eq!(told(OAuthBearer::new(), message), want, "{message:?}");
+            assert_eq!(outcome(OAuthBearer::new(), message), want, "{message:?}");
         }
     }
 
@@ -324,7 +324,7 @@ mod tests {
             ("\x01host=", "refused"),
         ] {
             let message = format!("n,,{host}\x01auth=Bearer t\x01\x01");
-            assert_eq!(told(bearer.clone(), &message), want, "{host}");
+            assert_eq!(outcome(bearer.clone(), &message), want, "{host}");
         }
     }
 }

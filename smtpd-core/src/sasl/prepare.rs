@@ -33,7 +33,7 @@ pub(super) fn password(password: &str) -> Option<Zeroizing<String>> {
 }
 
 fn prepare(text: &str, allows_unassigned: bool) -> Option<Cow<'_, str>> {
-    if text.bytes().all(|octet| matches!(octet, b' '..=b'~')) {
+    if text.bytes().all(|byte| matches!(byte, b' '..=b'~')) {
         return Some(Cow::Borrowed(text)).filter(|text| !text.is_empty());
     }
     // RFC 4013 sections 2.1 and 2.2. Allocated once: a string that grows would leave copies of the password behind.

@@ -131,8 +131,8 @@ const fn is_mechanism_name(mut name: &[u8]) -> bool {
     if name.is_empty() || name.len() > 20 {
         return false;
     }
-    while let [octet, rest @ ..] = name {
-        if !matches!(octet, b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_') {
+    while let [byte, rest @ ..] = name {
+        if !matches!(byte, b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_') {
             return false;
         }
         name = rest;

@@ -127,7 +127,7 @@ fn settings() -> impl Strategy<Value = Setting> {
 fn sessions() -> impl Strategy<Value = Vec<u8>> {
     let fragment = select(FRAGMENTS.to_vec()).prop_map(|fragment| fragment.as_bytes().to_vec());
     let many = (any::<u8>(), select(vec![500, 506, 600, 12_290, 13_000]))
-        .prop_map(|(octet, len)| vec![octet; len]);
+        .prop_map(|(byte, len)| vec![byte; len]);
     // More replies than may wait to be written.
     let flood = Just(b"EHLO client.example\r\n".repeat(300));
     let piece = prop_oneof![120 => fragment, 4 => vec(any::<u8>(), 0..20), 2 => many, 1 => flood];
@@ -188,7 +188,7 @@ proptest! {
     }
 
     #[test]
-    fn random_octets_are_the_same_in_all_pieces(
+    fn random_bytes_give_the_same_result_however_they_are_split(
         setting in settings(),
         input in vec(any::<u8>(), 0..2000),
         cuts in vec(1..60_usize, 1..20),

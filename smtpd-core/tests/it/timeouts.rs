@@ -40,13 +40,13 @@ fn seconds(n: u64) -> Duration {
 
 impl Session<Yes> {
     /// Lets `passed` seconds pass, then sends this from the client.
-    fn later(&mut self, passed: u64, octets: &str) {
+    fn later(&mut self, passed: u64, bytes: &str) {
         self.now += seconds(passed);
         assert!(
             self.until.is_none_or(|until| until > self.now),
-            "{passed} s were too long for {octets:?}"
+            "{passed} s were too long for {bytes:?}"
         );
-        self.feed(octets.as_bytes());
+        self.feed(bytes.as_bytes());
     }
 
     /// Returns how many seconds are left.
@@ -133,8 +133,8 @@ fn a_poll_without_input_renews_nothing() {
 #[test]
 fn a_dripping_command_line_ends_the_session() {
     let mut session = session();
-    for octet in ["N", "O", "O", "P", " ", "x"] {
-        session.later(10, octet);
+    for byte in ["N", "O", "O", "P", " ", "x"] {
+        session.later(10, byte);
     }
     session.assert_ends_in(10);
 }
@@ -188,7 +188,7 @@ fn a_dripping_message_ends_the_session() {
 }
 
 #[test]
-fn octets_earn_time_at_the_least_rate() {
+fn bytes_gain_time_at_the_minimum_rate() {
     let mut session = session();
     session.later(0, TRANSACTION);
     session.later(0, "DATA\r\n");

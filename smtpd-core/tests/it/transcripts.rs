@@ -132,13 +132,13 @@ impl Script {
         let (mut client, mut server) = (Vec::new(), Vec::new());
         for line in &self.lines {
             match line {
-                Line::Client(octets) => {
+                Line::Client(bytes) => {
                     if !server.is_empty() {
                         self.step(&mut session, &mut client, &mut server);
                     }
-                    client.extend_from_slice(octets);
+                    client.extend_from_slice(bytes);
                 }
-                Line::Server(octets) => server.extend_from_slice(octets),
+                Line::Server(bytes) => server.extend_from_slice(bytes),
                 Line::Told(_) | Line::Never(_) => {}
                 Line::Wait => self.step(&mut session, &mut client, &mut server),
                 Line::Tls => {
@@ -186,8 +186,8 @@ impl Script {
         };
         for line in &self.lines {
             match line {
-                Line::Client(octets) => client.extend_from_slice(octets),
-                Line::Server(octets) => server.extend_from_slice(octets),
+                Line::Client(bytes) => client.extend_from_slice(bytes),
+                Line::Server(bytes) => server.extend_from_slice(bytes),
                 Line::Told(_) | Line::Never(_) => {}
                 Line::Wait => flush(&mut session, &mut client),
                 Line::Tls => {
@@ -278,8 +278,8 @@ impl Script {
                 }
                 _ => panic!("{name}: {line:?}"),
             };
-            if let Line::Client(octets) = &parsed {
-                sent += octets.len();
+            if let Line::Client(bytes) = &parsed {
+                sent += bytes.len();
             }
             script.lines.push(parsed);
         }
@@ -476,20 +476,20 @@ fn event(text: &str) -> Line {
 
 /// Decodes `\r`, `\n`, `\t`, `\\`, `\xHH`, and `\*N`: the byte before it is repeated, N times in total.
 fn unescape(text: &str) -> Vec<u8> {
-    let mut octets = Vec::new();
+    let mut bytes = Vec::new();
     let mut rest = text;
     while let Some((plain, escape)) = rest.split_once('\\') {
-        octets.extend_from_slice(plain.as_bytes());
+        bytes.extend_from_slice(plain.as_bytes());
         let (kind, after) = escape.split_at(1);
         rest = after;
         match kind {
-            "r" => octets.push(b'\r'),
-            "n" => octets.push(b'\n'),
-            "t" => octets.push(b'\t'),
-            "\\" => octets.push(b'\\'),
+            "r" => bytes.push(b'\r'),
+            "n" => bytes.push(b'\n'),
+            "t" => bytes.push(b'\t'),
+            "\\" => bytes.push(b'\\'),
             "x" => {
                 let (digits, after) = rest.split_at(2);
-                octets.push(u8::from_str_radix(digits, 16).unwrap());
+                bytes.push(u8::from_str_radix(digits, 16).unwrap());
                 rest = after;
             }
             "*" => {
@@ -497,19 +497,19 @@ fn unescape(text: &str) -> Vec<u8> {
                     .find(|c: char| !c.is_ascii_digit())
                     .unwrap_or(rest.len());
                 let (digits, after) = rest.split_at(end);
-                let (times, last) = (digits.parse::<usize>().unwrap(), *octets.last().unwrap());
-                octets.resize(octets.len() + times - 1, last);
+                let (times, last) = (digits.parse::<usize>().unwrap(), *bytes.last().unwrap());
+                bytes.resize(bytes.len() + times - 1, last);
                 rest = after;
             }
             _ => panic!("no such escape: \\{kind}"),
         }
     }
-    octets.extend_from_slice(rest.as_bytes());
-    octets
+    bytes.extend_from_slice(rest.as_bytes());
+    bytes
 }
 
-fn show(octets: &[u8]) -> String {
-    octets.escape_ascii().to_string().replace("\\r\\n", "\n")
+fn show(bytes: &[u8]) -> String {
+    bytes.escape_ascii().to_string().replace("\\r\\n", "\n")
 }
 
 /// Xorshift: the same numbers in every run.

@@ -115,7 +115,7 @@ mod tests {
     use super::{super::super::Credentials, *};
 
     #[test]
-    fn a_derived_secret_fits_whom_the_keys_fit() {
+    fn a_derived_secret_matches_if_the_keys_match() {
         let keys = |hash| ScramKeys::derive(hash, "pencil", b"salt", 5000).unwrap();
         let stored = [ScramHash::Sha256, ScramHash::Sha1].map(|hash| Secret::scram(keys(hash)));
         for (secret, password) in stored

@@ -40,10 +40,10 @@ impl ScramHash {
         }
     }
 
-    pub(super) fn digest(self, octets: &[u8]) -> Zeroizing<Vec<u8>> {
+    pub(super) fn digest(self, bytes: &[u8]) -> Zeroizing<Vec<u8>> {
         Zeroizing::new(match self {
-            Self::Sha1 => Sha1::digest(octets).to_vec(),
-            Self::Sha256 => Sha256::digest(octets).to_vec(),
+            Self::Sha1 => Sha1::digest(bytes).to_vec(),
+            Self::Sha256 => Sha256::digest(bytes).to_vec(),
         })
     }
 

@@ -118,7 +118,7 @@ impl ScramKeys {
     /// The text is as secret as the keys, and is not wiped from memory.
     pub fn to_text(&self) -> String {
         let [salt, stored, server] =
-            [&self.salt, &*self.stored_key, &*self.server_key].map(|octets| base64::encode(octets));
+            [&self.salt, &*self.stored_key, &*self.server_key].map(|bytes| base64::encode(bytes));
         format!("{}${}:{salt}${stored}:{server}", self.hash, self.iterations)
     }
 
@@ -148,8 +148,8 @@ impl ScramKeys {
     pub(super) fn verify(&self, auth_message: &[u8], proof: &[u8]) -> bool {
         let signature = self.hash.hmac(&self.stored_key, auth_message);
         let mut client_key = Zeroizing::new(proof.to_vec());
-        for (octet, mask) in client_key.iter_mut().zip(signature.iter()) {
-            *octet ^= mask;
+        for (byte, mask) in client_key.iter_mut().zip(signature.iter()) {
+            *byte ^= mask;
         }
         let given = self.hash.digest(&client_key);
         proof.len() == self.hash.output_len() && given.ct_eq(&self.stored_key).into()
@@ -196,7 +196,7 @@ impl FromStr for ScramKeys {
             .ok_or(ScramKeysError::Text)?;
         let (iterations, salt) = pair(info)?;
         let (stored_key, server_key) = pair(value)?;
-        let is_number = iterations.bytes().all(|octet| octet.is_ascii_digit());
+        let is_number = iterations.bytes().all(|byte| byte.is_ascii_digit());
         let iterations = iterations.parse().ok().filter(|_| is_number);
         Self::from_parts(
             hash,

@@ -27,7 +27,7 @@ pub(super) fn first(bare: &str) -> Result<First<'_>, SaslError> {
     let username = gs2::saslname(value(attributes.next(), "n=")?)?;
     let nonce = value(attributes.next(), "r=")?;
     // RFC 5802 section 7: `printable = %x21-2B / %x2D-7E`; the comma was already removed.
-    if nonce.is_empty() || !nonce.bytes().all(|octet| octet.is_ascii_graphic()) {
+    if nonce.is_empty() || !nonce.bytes().all(|byte| byte.is_ascii_graphic()) {
         return Err(SaslError::Malformed);
     }
     extensions(attributes)?;

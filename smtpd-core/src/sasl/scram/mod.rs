@@ -103,13 +103,13 @@ impl Scram {
 
     /// Sets the length in bytes of the salt for plaintext passwords and unknown users: at least 8, at most 32. Default: 16.
     #[must_use]
-    pub const fn salt_len(mut self, octets: usize) -> Self {
-        self.salt_len = if octets < 8 {
+    pub const fn salt_len(mut self, bytes: usize) -> Self {
+        self.salt_len = if bytes < 8 {
             8
-        } else if octets > 32 {
+        } else if bytes > 32 {
             32
         } else {
-            octets
+            bytes
         };
         self
     }
@@ -142,8 +142,8 @@ impl MechanismFactory for Scram {
         match context.salt_key() {
             Some(key) => *salt_key = *key,
             None => {
-                for (octet, random) in salt_key.iter_mut().zip(context.nonce()) {
-                    *octet = *random;
+                for (byte, random) in salt_key.iter_mut().zip(context.nonce()) {
+                    *byte = *random;
                 }
             }
         }
@@ -299,7 +299,7 @@ impl ScramExchange {
 
     fn prove(&mut self, challenge: Challenge, message: &str) -> Result<Step, SaslError> {
         let message = message::last(message)?;
-        let Some(signature) = challenge.judge(&message) else {
+        let Some(signature) = challenge.verify(&message) else {
             return Ok(Step::Failed); // RFC 5802 section 5.1: the server-final-message is optional then
         };
         self.state = State::Proved(Identity::new(&challenge.opening.username));
@@ -330,7 +330,7 @@ impl ScramExchange {
 
 impl Challenge {
     /// Returns the signature of the server, if the client's proof is valid.
-    fn judge(&self, message: &Final<'_>) -> Option<Zeroizing<Vec<u8>>> {
+    fn verify(&self, message: &Final<'_>) -> Option<Zeroizing<Vec<u8>>> {
         let auth_message = format!(
             "{},{},{}",
             self.opening.bare, self.server_first, message.without_proof

@@ -131,7 +131,7 @@ fn send_first(exchange: &mut Exchange, message: &str) -> Result<Step, SaslError>
     exchange.handle_initial(Some(base64::encode(message.as_bytes()).as_bytes()))
 }
 
-fn told(step: &Result<Step, SaslError>) -> String {
+fn outcome(step: &Result<Step, SaslError>) -> String {
     match step {
         Ok(Step::Challenge(_)) => "challenge".to_owned(),
         Ok(Step::Ask(credentials)) => format!("ask {}", credentials.username()),
@@ -151,7 +151,7 @@ fn play(
     let mut exchange = start(scram, bindings);
     let step = send_first(&mut exchange, &format!("{}{}", client.header, client.bare));
     if !matches!(step, Ok(Step::Ask(_))) {
-        return told(&step);
+        return outcome(&step);
     }
     let step = match secret {
         Some(secret) => exchange.handle_secret(secret),
@@ -160,9 +160,9 @@ fn play(
     let server_first = challenge(step);
     let step = send(&mut exchange, &client.last(scram.hash, &server_first));
     if !matches!(step, Ok(Step::Challenge(_))) {
-        return told(&step);
+        return outcome(&step);
     }
-    told(&exchange.handle_line(b""))
+    outcome(&exchange.handle_line(b""))
 }
 
 #[test]
@@ -359,7 +359,7 @@ fn every_part_of_the_final_message_counts() {
         send_first(&mut exchange, "n,,n=alice,r=abc").unwrap();
         let server_first = challenge(exchange.handle_secret(&secret));
         let message = change(&client.last(ScramHash::Sha256, &server_first), &nonce);
-        assert_eq!(told(&send(&mut exchange, &message)), want, "{message}");
+        assert_eq!(outcome(&send(&mut exchange, &message)), want, "{message}");
     }
 }
 
@@ -383,7 +383,7 @@ fn nothing_but_an_empty_line_answers_the_signature() {
         let server_first = challenge(exchange.handle_secret(&secret));
         let last = client.last(ScramHash::Sha256, &server_first);
         assert!(challenge(send(&mut exchange, &last)).starts_with("v="));
-        assert_eq!(told(&exchange.handle_line(line.as_bytes())), want);
+        assert_eq!(outcome(&exchange.handle_line(line.as_bytes())), want);
     }
 }
 
@@ -392,7 +392,7 @@ fn accepting_without_a_secret_authenticates_nobody() {
     let mut exchange = start(Scram::sha256(), &ChannelBindings::none());
     send_first(&mut exchange, "n,,n=alice,r=abc").unwrap();
     let step = exchange.handle_accepted(Identity::new("alice"));
-    assert_eq!(told(&step), "failed");
+    assert_eq!(outcome(&step), "failed");
 }
 
 #[test]

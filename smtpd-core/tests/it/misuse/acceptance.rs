@@ -187,7 +187,7 @@ fn a_chunk_that_is_refused_leaves_its_bytes_to_be_commands() {
 }
 
 #[test]
-fn bytes_of_an_earlier_message_are_taken_for_the_next() {
+fn bytes_of_an_earlier_message_are_mistaken_for_the_next() {
     // The first chunk belongs to a transaction that EHLO ends.
     let client = format!("{TRANSACTION}BDAT 3\r\nold{TRANSACTION}DATA\r\nnew\r\n.\r\n");
     let mut session = after("");

@@ -234,7 +234,7 @@ fn a_client_that_takes_no_replies_is_waited_for_without_end() {
 }
 
 #[test]
-fn input_that_the_driver_drops_is_taken_for_something_else() {
+fn input_that_the_driver_drops_is_mistaken_for_something_else() {
     let mut session = with(config().custom_commands(false), HELLO);
     session.sent();
     session.feed(b"MAIL FRO");

@@ -37,7 +37,7 @@ fn a_reply_of_more_than_100_lines_is_cut() {
 }
 
 #[test]
-fn the_wire_log_grows_while_nobody_takes_its_lines() {
+fn the_wire_log_grows_while_nobody_reads_its_lines() {
     let mut session = with(config().log_wire(true), "");
     session.send(&b"NOOP\r\n".repeat(900));
     let all = session.input.len();

@@ -6,7 +6,7 @@ use super::{Answer, HELLO, after};
 use crate::support::{Session, Yes};
 
 #[test]
-fn plaintext_behind_starttls_becomes_a_command_under_tls() {
+fn plaintext_after_starttls_becomes_a_command_within_tls() {
     const INJECTED: &[u8] = b"EHLO injected\r\nMAIL FROM:<x@y.z>\r\n";
     for moment in 0..4 {
         let mut session = after(HELLO);

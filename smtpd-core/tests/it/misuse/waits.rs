@@ -81,7 +81,7 @@ fn nine_hundred_commands_in_one_write_get_fewer_replies() {
 }
 
 #[test]
-fn a_wait_that_is_not_heeded_turns_into_another() {
+fn a_wait_that_is_ignored_turns_into_another() {
     let mut session = after("");
     session.send(b"NOOP\r\n");
     for _ in 0..3 {
@@ -99,7 +99,7 @@ fn a_wait_that_is_not_heeded_turns_into_another() {
 }
 
 #[test]
-fn a_slow_answer_is_held_against_the_client() {
+fn a_slow_answer_is_charged_to_the_client() {
     let mut session = after(TRANSACTION);
     let open = session.ask("DATA\r\nab\r\n.\r\n");
     session.feed(b"");

@@ -230,7 +230,7 @@ impl Moody {
 /// RFC 5321 section 4.2: three digits, a hyphen or a space, text; section 4.5.3.1.5: 512 octets.
 fn check_replies(output: &[u8]) {
     let mut open = None;
-    for line in output.split_inclusive(|&octet| octet == b'\n') {
+    for line in output.split_inclusive(|&byte| byte == b'\n') {
         let shown = line.escape_ascii();
         assert!(line.len() <= 512 && line.ends_with(b"\r\n"), "{shown}");
         let (code, rest) = line[..line.len() - 2]
@@ -242,7 +242,7 @@ fn check_replies(output: &[u8]) {
         );
         assert!(matches!(rest, [b' ' | b'-', ..]), "{shown}");
         assert!(
-            rest.iter().all(|octet| (b' '..=b'~').contains(octet)),
+            rest.iter().all(|byte| (b' '..=b'~').contains(byte)),
             "{shown}"
         );
         assert!(open.is_none_or(|open| open == code), "{shown}");

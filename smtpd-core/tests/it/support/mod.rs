@@ -127,8 +127,8 @@ impl<C: Caller> Session<C> {
     }
 
     /// Passes bytes to the connection, and plays until it has to wait for more.
-    pub(crate) fn feed(&mut self, octets: &[u8]) {
-        self.send(octets);
+    pub(crate) fn feed(&mut self, bytes: &[u8]) {
+        self.send(bytes);
         // Each step consumes input, or a choice of the driver, or is one of the few with which a session ends.
         let most = 100 + 8 * self.input.len() + 4 * self.whims.left();
         let steps = (0..=most).take_while(|_| self.step()).count();
@@ -136,9 +136,9 @@ impl<C: Caller> Session<C> {
     }
 
     /// Passes bytes to the connection without polling it.
-    pub(crate) fn send(&mut self, octets: &[u8]) {
-        self.input.extend_from_slice(octets);
-        self.fed += octets.len();
+    pub(crate) fn send(&mut self, bytes: &[u8]) {
+        self.input.extend_from_slice(bytes);
+        self.fed += bytes.len();
     }
 
     /// Plays one step. Returns whether the session continues.
@@ -272,8 +272,8 @@ impl<C: Caller> Session<C> {
                     _ => ask.reply(Reply::ok("Taken")),
                 })
             }
-            Step::Chunk(octets, receiving) => {
-                note_octets(told, &octets);
+            Step::Chunk(bytes, receiving) => {
+                note_octets(told, &bytes);
                 let decision = caller.decide(&Told::new("early", String::new()), taken);
                 match decision {
                     Some(Decision::Replies(replies)) => {
@@ -404,13 +404,13 @@ fn reply<K: ask_kind::OneReply + 'static>(
     })
 }
 
-fn note_octets(told: &mut Vec<Told>, octets: &[u8]) {
-    assert!(!octets.is_empty(), "a chunk of nothing");
+fn note_octets(told: &mut Vec<Told>, bytes: &[u8]) {
+    assert!(!bytes.is_empty(), "a chunk of nothing");
     match told.last_mut() {
-        Some(told) if told.kind == "octets" => told.text.extend_from_slice(octets),
+        Some(told) if told.kind == "octets" => told.text.extend_from_slice(bytes),
         _ => told.push(Told {
             kind: "octets",
-            text: octets.to_vec(),
+            text: bytes.to_vec(),
         }),
     }
 }
