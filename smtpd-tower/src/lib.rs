@@ -115,7 +115,7 @@ pub mod tls;
 mod waker;
 
 pub use body::{
-    Body, BodyError, BodyReader, Head, HeaderField, HeaderFields, ByteCount, SinkFailure,
+    Body, BodyError, BodyReader, ByteCount, Head, HeaderField, HeaderFields, SinkFailure,
 };
 #[cfg(feature = "spool")]
 pub use body::{Spooled, Spooling};

@@ -19,7 +19,7 @@ fn every_example_that_is_named_exists() {
     let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples");
     for (page, start) in [
         (README, "`examples/` shows what you can build with it"),
-        (TOWER, "repository has an example for each thing"),
+        (TOWER, "has an example for each common use"),
     ] {
         let names = names_after(page, start);
         assert!(names.len() >= 5, "{names:?}");

@@ -71,10 +71,13 @@ fn compare(certificate: &X509Certificate<'_>, names: &CertificateNames) {
         // x509-parser does not look at the class of a tag, and so takes others for names too.
         let hosts = hosts.into_iter().map(str::to_ascii_lowercase);
         assert!(is_part(names.dns_names(), hosts));
-        assert!(is_part(
-            names.emails(),
-            emails.into_iter().map(str::to_owned)
-        ));
+        // RFC 5280 section 7.5: the host alone is compared without case.
+        let emails = emails.into_iter().map(|address| {
+            let (local, host) = address.rsplit_once('@').unwrap_or((address, ""));
+            let at = &address[local.len()..address.len() - host.len()];
+            [local, at, &host.to_ascii_lowercase()].concat()
+        });
+        assert!(is_part(names.emails(), emails));
     }
     // The last is that of the certificate, if it is text of a kind that is read.
     let Some(name) = certificate.subject().iter_common_name().last() else {

@@ -86,7 +86,11 @@ fn check_refusal(error: PasswordHashError, other: &phc::PasswordHash) {
                 .version
                 .is_none_or(|version| matches!(version, 0x10 | 0x13));
             let salt = other.salt.is_none_or(|salt| salt.len() >= 8);
-            let names: Vec<_> = other.params.iter().map(|(name, _)| name.to_string()).collect();
+            let names: Vec<_> = other
+                .params
+                .iter()
+                .map(|(name, _)| name.to_string())
+                .collect();
             let repeats = (1..names.len()).any(|at| names[..at].contains(&names[at]));
             let keyed = names.iter().any(|name| name == "keyid");
             let faulty = Params::try_from(other).is_err();

@@ -31,8 +31,7 @@ fuzz_target!(|input: &[u8]| {
     let session = session(flags, choices.bytes(16), &names);
     let (envelope, is_utf8) = envelope(choices.byte(), &names[5], texts);
     let data = Data::new(envelope, Body::from(REST.to_vec()));
-    let layer =
-        ReceivedLayer::new().clock(|| SystemTime::UNIX_EPOCH + Duration::from_secs(NOW));
+    let layer = ReceivedLayer::new().clock(|| SystemTime::UNIX_EPOCH + Duration::from_secs(NOW));
     let message = through(layer, Request::new(session, data));
     let header = message.strip_suffix(REST).expect("the message stays");
     check_lines(header, is_utf8);
