@@ -65,6 +65,12 @@ pub(super) fn connect(
     call(cx, service, session, Connect::new(), ask, reply)
 }
 
+/// STARTTLS is offered only with a configuration for it, so nobody has to be asked.
+pub(super) fn start_tls(ask: Ask<'_, kind::StartTls>) -> After {
+    ask.accept();
+    After::Done
+}
+
 pub(super) fn helo(
     cx: &mut Context<'_>,
     pipeline: &Pipeline,

@@ -8,6 +8,7 @@ mod close;
 mod commands;
 mod derive;
 mod hooks;
+mod news;
 mod pace;
 #[cfg(feature = "proxy")]
 mod proxied;

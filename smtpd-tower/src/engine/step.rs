@@ -8,7 +8,7 @@ use smtpd_core::{CloseReason, Step};
 use tokio::time::Instant;
 
 use super::{
-    Driver, commands,
+    Driver, commands, news,
     stream::Io,
     wait::{Wait, Want},
     work::{After, Desk, Panic},
@@ -101,22 +101,16 @@ impl<IO: Io> Driver<IO> {
                 tls.failed();
                 After::Done
             }
-            Step::StartTls(ask) => {
-                ask.accept();
-                After::Done
-            }
+            Step::StartTls(ask) => commands::start_tls(ask),
             Step::Connect(ask) => commands::connect(cx, pipeline, session, ask),
             Step::XClient(client, ask) => {
-                self.transfer.end_transaction(session);
-                session.impersonated(*client);
+                news::impersonated(session, &mut self.transfer, *client);
                 commands::connect(cx, pipeline, session, ask)
             }
             Step::Helo(helo, ask) => commands::helo(cx, pipeline, session, helo, ask),
             Step::Auth(request, ask) => commands::auth(cx, pipeline, session, request, ask),
             Step::Mail(mail, ask) => {
-                self.transfer.begin();
-                // XFORWARD has described this transaction.
-                session.end_transaction();
+                news::begun(session, &mut self.transfer);
                 commands::mail(cx, pipeline, session, mail, ask)
             }
             Step::Rcpt(rcpt, ask) => commands::rcpt(cx, pipeline, session, rcpt, ask),
@@ -125,27 +119,12 @@ impl<IO: Io> Driver<IO> {
             Step::Chunk(bytes, message) => self.transfer.chunk(cx, self.wire.piece(bytes), message),
             Step::ChunkEnd(ask) => self.transfer.chunk_end(cx, ask),
             Step::Message(result, ask) => self.transfer.end(cx, result, ask),
-            Step::Authenticated(identity) => {
-                session.authenticated(identity);
-                After::Done
-            }
+            Step::Authenticated(identity) => news::authenticated(session, identity),
             Step::Reset(envelope) => {
-                // The hook is called if there was a transaction to abort.
-                if let Some(envelope) = envelope.filter(|_| !self.transfer.is_answered()) {
-                    self.engine.hooks.on_reset(session, &envelope);
-                }
-                self.transfer.end_transaction(session);
-                After::Done
+                news::reset(&self.engine.hooks, session, &mut self.transfer, envelope)
             }
-            Step::XForward(forwarded) => {
-                session.forward(Some(*forwarded));
-                After::Done
-            }
-            Step::Line(line) => {
-                quietly(|| tracing::trace!(session = session.id(), "{line}"));
-                self.engine.hooks.on_wire(session, &line);
-                After::Done
-            }
+            Step::XForward(forwarded) => news::forwarded(session, *forwarded),
+            Step::Line(line) => news::line(&self.engine.hooks, session, &line),
             Step::Overdue(_) => return Taken::Overdue,
         };
         Taken::After(after)
