@@ -10,6 +10,7 @@
 
 mod accept;
 mod handle;
+mod hostname;
 mod listener;
 mod profile;
 // Where tokio has `TcpSocket::set_reuseport`.
@@ -44,7 +45,7 @@ use tokio_util::either::Either;
 ))]
 pub use self::reuse_port::bind_reuse_port;
 use self::{accept::Acceptor, profile::MaxHops};
-pub use self::{handle::Handle, listener::Listener};
+pub use self::{handle::Handle, hostname::system_hostname, listener::Listener};
 #[cfg(feature = "proxy")]
 use crate::proxy::ProxyProtocol;
 use crate::{
@@ -481,20 +482,7 @@ impl Server {
     }
 }
 
-/// This machine's name, or `localhost` where it has none.
-///
-/// ```
-/// assert!(!smtpd_tower::system_hostname().is_empty());
-/// ```
-pub fn system_hostname() -> String {
-    let name = hostname::get()
-        .ok()
-        .and_then(|name| name.into_string().ok());
-    name.filter(|name| !name.is_empty())
-        .unwrap_or_else(|| "localhost".to_owned())
-}
-
-/// Random octets for challenges, from the operating system.
-fn fill_random(octets: &mut [u8]) -> bool {
-    getrandom::fill(octets).is_ok()
+/// Fills the bytes of a challenge with random ones from the operating system.
+fn fill_random(bytes: &mut [u8]) -> bool {
+    getrandom::fill(bytes).is_ok()
 }
