@@ -7,7 +7,7 @@
 //! |---|---|
 //! | `pipeline.rs` | the services, and the layers around them |
 //! | `server.rs` | the server around the pipeline, and whole sessions as tests |
-//! | `message_log.rs` | a layer of one's own |
+//! | `message_log.rs` | a custom layer, which logs what becomes of each message |
 //! | `users.rs`, `users_file.rs` | authentication, by passwords, by their hashes, or by a certificate |
 //! | `config.rs`, `extensions.rs` | limits, timeouts, what is required, extensions |
 //! | `mode.rs` | listeners for servers, for users, or for both |

@@ -1,4 +1,4 @@
-//! A layer of one's own: tells of each message what has become of it.
+//! A custom layer that logs what becomes of each message.
 
 use std::{
     pin::Pin,

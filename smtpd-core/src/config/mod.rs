@@ -228,7 +228,7 @@ impl Config {
     }
 
     /// Whether there is a command XCLIENT, by which a proxy says who its client is. Nobody may use it but the peers for
-    /// which [`Connection::allow_xclient`](crate::Connection::allow_xclient) is called; others hear 550 5.7.0. `Server` of
+    /// which [`Connection::allow_xclient`](crate::Connection::allow_xclient) is called; others receive 550 5.7.0. `Server` of
     /// smtpd-tower sets it by itself, where it is told whom to trust.
     #[must_use]
     pub fn xclient(mut self, on: bool) -> Self {

@@ -44,7 +44,7 @@ impl Mechanism for LoginExchange {
         if let Some(username) = self.username.take() {
             return Ok(Step::Ask(Credentials::plain(&username, response)?));
         }
-        // Checked now, so that no password is requested in vain.
+        // Checked now, so that a password is requested only for a user name that can be valid.
         Credentials::lookup(response)?;
         self.username = Some(response.to_owned());
         Ok(Step::Challenge(b"Password:".to_vec()))

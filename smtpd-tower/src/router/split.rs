@@ -36,7 +36,7 @@ impl Service<Request<Data>> for Router<Data> {
         if plan.iter().all(|route| *route == first) {
             return SplitFuture(State::One(self.ask(first, request)));
         }
-        // The reply of SMTP is negative whatever the services say, so none of them should deliver in vain.
+        // The reply of SMTP is negative whatever the services say, so none of them should deliver.
         if request.session().protocol() == Protocol::Smtp
             && plan.contains(&None)
             && let Some(refusal) = self.refuses()

@@ -116,7 +116,7 @@ pub struct Heard {
 }
 
 /// Reads the answer of the phase, and sees that the session goes on, or ends, as it should after that.
-pub async fn hear<P: Station>(client: &mut Client) -> String {
+pub async fn next_outcome<P: Station>(client: &mut Client) -> String {
     let mut reply = client.reply().await;
     if reply.starts_with("354") {
         client.send("message\r\n.\r\n").await;
@@ -143,10 +143,10 @@ pub async fn measure<P: Station>(service: impl ServePhase<P>, clients: usize) ->
     let begun = Instant::now();
     for _ in 1..clients {
         let mut other = ask::<P>(&server).await;
-        tokio::spawn(async move { hear::<P>(&mut other).await });
+        tokio::spawn(async move { next_outcome::<P>(&mut other).await });
     }
     let mut client = ask::<P>(&server).await;
-    let reply = hear::<P>(&mut client).await;
+    let reply = next_outcome::<P>(&mut client).await;
     Heard {
         reply,
         after: begun.elapsed().as_secs(),

@@ -27,7 +27,7 @@ use tower::{
     timeout::{Timeout, TimeoutLayer},
 };
 
-use super::station::{Leaf, Station, ask, hear, measure, server};
+use super::station::{Leaf, Station, ask, measure, next_outcome, server};
 
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -61,11 +61,11 @@ async fn a_clone_for_each_command_starves_nobody() {
     let server = server(one_at_a_time());
     let mut busy = ask::<Rcpt>(&server).await;
     let mut shed = ask::<Rcpt>(&server).await;
-    assert_eq!(hear::<Rcpt>(&mut shed).await, "451 4.3.2");
-    assert_eq!(hear::<Rcpt>(&mut busy).await, "taken");
+    assert_eq!(next_outcome::<Rcpt>(&mut shed).await, "451 4.3.2");
+    assert_eq!(next_outcome::<Rcpt>(&mut busy).await, "taken");
     // Both sessions are idle now, and neither holds the place.
     let mut fresh = ask::<Rcpt>(&server).await;
-    assert_eq!(hear::<Rcpt>(&mut fresh).await, "taken");
+    assert_eq!(next_outcome::<Rcpt>(&mut fresh).await, "taken");
 }
 
 #[tokio::test(start_paused = true)]
@@ -123,7 +123,7 @@ async fn one_readiness_error_ends_a_buffer_for_every_session() {
     let server = server::<Rcpt>(buffered);
     for _ in 0..3 {
         let mut client = ask::<Rcpt>(&server).await;
-        assert_eq!(hear::<Rcpt>(&mut client).await, "451 4.3.0");
+        assert_eq!(next_outcome::<Rcpt>(&mut client).await, "451 4.3.0");
     }
 }
 
@@ -131,7 +131,7 @@ async fn one_readiness_error_ends_a_buffer_for_every_session() {
 async fn one_readiness_error_without_a_buffer_costs_one_command() {
     let server = server::<Rcpt>(FailsOnce::default());
     let mut client = ask::<Rcpt>(&server).await;
-    assert_eq!(hear::<Rcpt>(&mut client).await, "451 4.3.0");
+    assert_eq!(next_outcome::<Rcpt>(&mut client).await, "451 4.3.0");
     client.cmd("RCPT TO:<b@example.org>", "250").await;
 }
 
@@ -141,7 +141,7 @@ async fn a_concurrency_limit_layer_counts_each_phase_by_itself() {
     let _busy = ask::<Mail>(&server).await;
     // The other phases have places of their own; MAIL has none.
     let mut other = ask::<Mail>(&server).await;
-    assert_eq!(hear::<Mail>(&mut other).await, "451 4.3.2");
+    assert_eq!(next_outcome::<Mail>(&mut other).await, "451 4.3.2");
 }
 
 #[tokio::test(start_paused = true)]
@@ -149,7 +149,7 @@ async fn a_global_limit_layer_counts_all_phases_together() {
     let server = server_of(slow_mail().layer(GlobalConcurrencyLimitLayer::new(1)));
     let _busy = ask::<Mail>(&server).await;
     let mut other = ask::<Connect>(&server).await;
-    assert_eq!(hear::<Connect>(&mut other).await, "421 4.3.2");
+    assert_eq!(next_outcome::<Connect>(&mut other).await, "421 4.3.2");
 }
 
 #[tokio::test(start_paused = true)]
@@ -161,7 +161,7 @@ async fn a_message_that_trickles_in_holds_the_place_of_every_phase() {
     let mut slow = ask::<Data>(&server).await;
     slow.expect("354").await;
     let mut other = ask::<Connect>(&server).await;
-    assert_eq!(hear::<Connect>(&mut other).await, "421 4.3.2");
+    assert_eq!(next_outcome::<Connect>(&mut other).await, "421 4.3.2");
 }
 
 #[tokio::test(start_paused = true)]
@@ -174,7 +174,7 @@ async fn a_limit_around_connect_ends_with_the_greeting() {
     let mut sessions = Vec::new();
     for _ in 0..3 {
         let mut client = ask::<Connect>(&server).await;
-        assert_eq!(hear::<Connect>(&mut client).await, "taken");
+        assert_eq!(next_outcome::<Connect>(&mut client).await, "taken");
         sessions.push(client);
     }
 }
@@ -241,13 +241,13 @@ async fn a_call_of_a_clone_that_is_not_ready_panics() {
         .concurrency_limit(1)
         .service(Leaf::Takes);
     let mut client = ask::<Rcpt>(&server::<Rcpt>(stack)).await;
-    assert_eq!(hear::<Rcpt>(&mut client).await, "421 4.3.0");
+    assert_eq!(next_outcome::<Rcpt>(&mut client).await, "421 4.3.0");
     let stack = ServiceBuilder::new()
         .layer(layer_fn(CallsItself))
         .concurrency_limit(1)
         .service(Leaf::Takes);
     let mut client = ask::<Rcpt>(&server::<Rcpt>(stack)).await;
-    assert_eq!(hear::<Rcpt>(&mut client).await, "taken");
+    assert_eq!(next_outcome::<Rcpt>(&mut client).await, "taken");
 }
 
 #[tokio::test]
@@ -260,7 +260,7 @@ async fn a_reply_that_is_thrown_passes_through_every_layer() {
         .filter(|_: Request<Rcpt>| Err::<Request<Rcpt>, _>(Reply::relay_denied()))
         .service(handler_fn(async |_: Request<Rcpt>| {}));
     let mut client = ask::<Rcpt>(&server::<Rcpt>(stack)).await;
-    assert_eq!(hear::<Rcpt>(&mut client).await, "550 5.7.1");
+    assert_eq!(next_outcome::<Rcpt>(&mut client).await, "550 5.7.1");
 }
 
 fn rcpt() -> Request<Rcpt> {
