@@ -12,8 +12,8 @@ use std::sync::{
 };
 
 use bytes::Bytes;
-use smtpd_tower::PeerAddr;
-use support::{Client, commands, dotted, server, text};
+use smtpd_tower::net::PeerAddr;
+use support::{Client, commands, dotted, server, stuffed, text};
 
 const SCENARIOS: [&str; 7] = ["msgk", "pipe", "pipex", "rcpt50", "rcpt50p", "bdatk", "big"];
 
@@ -34,7 +34,7 @@ fn main() {
     }
 }
 
-/// Runs one session, and checks that every message was taken.
+/// Runs one session, and checks that every message was accepted.
 async fn run(scenario: &str, messages: u32) {
     let message = message(scenario);
     let client = Client::new((0..messages).flat_map(|_| message.clone()));
@@ -63,7 +63,7 @@ fn message(scenario: &str) -> Vec<Bytes> {
             group.push(format!("BDAT {} LAST\r\n{text}", text.len()).into());
             vec![group.concat().into()]
         }
-        "big" => vec![pipelined(1), dotted(10 << 20)],
+        "big" => vec![pipelined(1), stuffed(1 << 20)],
         other => panic!("no scenario {other:?}: one of {SCENARIOS:?}"),
     }
 }

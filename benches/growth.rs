@@ -7,7 +7,7 @@ mod support;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use smtpd_tower::PeerAddr;
+use smtpd_tower::net::PeerAddr;
 use support::{Client, commands, dotted, server, text};
 use tokio::{runtime::Runtime, task::JoinSet};
 
@@ -45,7 +45,7 @@ fn main() {
         vec![Client::new(std::iter::repeat_n(noise.clone(), n))]
     });
     bench.show(
-        "octets of a line, each a packet",
+        "bytes of a line, each a packet",
         [100, 500, 1_000, 2_000],
         |n| {
             let line = Bytes::from(format!("NOOP {}\r\n", "x".repeat(n)));
@@ -53,7 +53,7 @@ fn main() {
         },
     );
     bench.show(
-        "KiB of a message, each octet a packet",
+        "KiB of a message, each byte a packet",
         [1, 16, 128, 1024],
         |n| vec![Client::new([commands(1), vec![dotted(n << 10)]].concat()).in_steps(1)],
     );

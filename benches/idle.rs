@@ -1,7 +1,7 @@
-//! Many idle sessions, which all say NOOP at once: the memory of each, and the time until the last has its answer.
+//! Many idle sessions, which all send NOOP at once: the memory of each, and the time until the last has its reply.
 //!
-//! `cargo bench --bench idle [SESSIONS]`, 50,000 unless told. Where a process may not have so many files open, as many
-//! servers are started as it takes, each with a client of its own; what is printed is for all of them together.
+//! `cargo bench --bench idle [SESSIONS]`, 50,000 by default. If a process may not open so many files, several servers are
+//! started, each with its own client; the figures are for all of them together.
 
 #[allow(dead_code, reason = "each benchmark uses a part of it")]
 mod support;
@@ -55,7 +55,7 @@ fn measure(sessions: usize) {
         assert_eq!(client.line(), "answered");
     }
     println!(
-        "{sessions} idle sessions in {pairs} servers: {} octets each, all have answered NOOP after {:?}",
+        "{sessions} idle sessions in {pairs} servers: {} bytes each, all have answered NOOP after {:?}",
         (with - without) / sessions,
         begun.elapsed()
     );
@@ -102,7 +102,7 @@ impl Process {
         self.input.write_all(b"\n").unwrap();
     }
 
-    /// The memory that it occupies, in octets.
+    /// The memory that it occupies, in bytes.
     fn resident(&self) -> usize {
         let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
         let line = status.lines().find(|l| l.starts_with("VmRSS")).unwrap();
@@ -118,7 +118,7 @@ impl Drop for Process {
     }
 }
 
-/// The server: prints its port, and serves until it is told to end.
+/// The server: prints its port, and serves until standard input is closed.
 fn serve() {
     let runtime = Runtime::new().unwrap();
     let any = (Ipv4Addr::UNSPECIFIED, 0);
@@ -129,7 +129,7 @@ fn serve() {
     wait();
 }
 
-/// The client: opens sessions, and when it is told so says NOOP in all of them.
+/// The client: opens sessions, and on request sends NOOP in all of them.
 fn hold(port: u16, sessions: usize) {
     let mut open: Vec<_> = (0..sessions).map(|number| greet(port, number)).collect();
     println!("open");
@@ -159,9 +159,9 @@ fn expect(session: &mut TcpStream, start: &str) {
     let mut reply = Vec::new();
     while !reply.ends_with(b"\r\n") {
         let mut buffer = [0; 1024];
-        let octets = session.read(&mut buffer).unwrap();
-        assert_ne!(octets, 0, "closed after {}", reply.escape_ascii());
-        reply.extend_from_slice(&buffer[..octets]);
+        let bytes = session.read(&mut buffer).unwrap();
+        assert_ne!(bytes, 0, "closed after {}", reply.escape_ascii());
+        reply.extend_from_slice(&buffer[..bytes]);
     }
     let text = String::from_utf8(reply).unwrap();
     let last = text.lines().last().unwrap_or_default();

@@ -189,7 +189,7 @@ fn session(address: &str, messages: usize) {
     say("QUIT\r\n", "221");
 }
 
-/// Reads a reply, which comes in one piece.
+/// Reads a reply, which arrives in one chunk.
 fn expect(stream: &mut TcpStream, code: &str) {
     let mut reply = [0; 1024];
     let read = stream.read(&mut reply).unwrap();

@@ -16,14 +16,14 @@ use std::{
 };
 
 use bytes::Bytes;
-use smtpd_tower::{Body, Data, Envelope, PeerAddr, Request, Session, deliver::Maildir};
+use smtpd_tower::{Body, Data, Envelope, Request, Session, deliver::Maildir, net::PeerAddr};
 use support::{Client, commands, dotted, server_into, text};
 use tokio::{runtime::Runtime, task::JoinSet};
 use tower::ServiceExt as _;
 
 const ROUNDS: usize = 9;
 const AT_ONCE: usize = 64;
-const OCTETS: usize = 4096;
+const BYTES: usize = 4096;
 
 fn main() {
     let mut arguments = std::env::args().skip(1).filter(|a| !a.starts_with("--"));
@@ -53,7 +53,7 @@ fn main() {
             assert_eq!(delivered, each * AT_ONCE);
         }
     }
-    println!("{AT_ONCE} at once, {OCTETS} octets each, in {parent}");
+    println!("{AT_ONCE} at once, {BYTES} bytes each, in {parent}");
     let limit = rates[0].clone();
     for (name, mut rates) in ["plain calls", "service", "sessions"]
         .into_iter()
@@ -75,7 +75,7 @@ fn median(numbers: &mut [f64]) -> f64 {
 
 /// What a delivery is made of, and nothing else.
 fn plain_calls(mail: &Path, each: usize) {
-    let message = text(OCTETS);
+    let message = text(BYTES);
     let deliver = |name: &str| -> io::Result<()> {
         let (tmp, new) = (mail.join("tmp").join(name), mail.join("new").join(name));
         let mut file = File::create_new(&tmp)?;
@@ -96,7 +96,7 @@ fn plain_calls(mail: &Path, each: usize) {
 /// The service alone.
 async fn calls(mail: &Path, each: usize) {
     let maildir = Maildir::new(mail);
-    let message = Bytes::from(text(OCTETS));
+    let message = Bytes::from(text(BYTES));
     let envelope = Envelope::new("sender@example.com".parse().unwrap())
         .with_recipient("recipient@example.org".parse().unwrap());
     let mut senders = JoinSet::new();
@@ -119,7 +119,7 @@ async fn calls(mail: &Path, each: usize) {
 /// The service behind sessions over streams in memory.
 async fn sessions(mail: &Path, each: usize) {
     let server = server_into(Maildir::new(mail));
-    let message: Vec<Bytes> = vec![commands(1).concat().into(), dotted(OCTETS)];
+    let message: Vec<Bytes> = vec![commands(1).concat().into(), dotted(BYTES)];
     let mut sessions = JoinSet::new();
     for _ in 0..AT_ONCE {
         let client = Client::new((0..each).flat_map(|_| message.clone()));

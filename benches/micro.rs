@@ -10,8 +10,11 @@ use divan::{
     AllocProfiler, Bencher, black_box,
     counter::{BytesCount, ItemsCount},
 };
-use smtpd_core::{Code, Config, Connection, ForwardPath, Limits, PathOptions, Reply, Status, Step};
-use smtpd_tower::PeerAddr;
+use smtpd_core::{
+    Code, Config, Connection, ForwardPath, Reply, Status, Step, address::PathOptions,
+    config::DriverConfig,
+};
+use smtpd_tower::net::PeerAddr;
 use support::{Client, commands, dotted, server};
 
 #[global_allocator]
@@ -28,7 +31,7 @@ fn parse_path() {
     black_box(ForwardPath::parse(path, PathOptions::default())).unwrap();
 }
 
-/// One command that asks nobody, with its reply.
+/// One command that calls no service, with its reply.
 #[divan::bench]
 fn noop(bencher: Bencher<'_, '_>) {
     let mut session = Played::greeted();
@@ -73,9 +76,10 @@ mod a_recipient_through {
     use std::time::Duration;
 
     use smtpd_tower::{
-        Rcpt, Reply, Request, ServePhase, Session, handler_fn,
-        layer::{DomainFilterLayer, RateLimitLayer, TraceLayer},
+        Rcpt, Reply, Request, Session, handler_fn,
+        layer::{ConcurrencyLayer, Counted, DomainFilterLayer, RateLimitLayer, TraceLayer},
         limiter::Rate,
+        service::PhaseService,
     };
     use tower::{
         Layer, Service, layer::util::Identity, limit::ConcurrencyLimitLayer, timeout::TimeoutLayer,
@@ -93,12 +97,37 @@ mod a_recipient_through {
         run(bencher, DomainFilterLayer::parse(["example.org"]).unwrap());
     }
 
+    fn unlimited() -> Rate {
+        Rate::per_second(u32::MAX).unwrap()
+    }
+
     #[divan::bench]
     fn rate_limit(bencher: Bencher<'_, '_>) {
-        run(
-            bencher,
-            RateLimitLayer::per_ip(Rate::per_second(u32::MAX).unwrap()),
-        );
+        run(bencher, RateLimitLayer::per_ip(unlimited()));
+    }
+
+    /// Counts the client and its /48.
+    #[divan::bench]
+    fn rate_limit_of_ipv6(bencher: Bencher<'_, '_>) {
+        let session = Session::from_peer(([0x2001, 0xdb8, 1, 2, 3, 4, 5, 6], 4711));
+        run_for(session, bencher, RateLimitLayer::per_ip(unlimited()));
+    }
+
+    /// Reserves an event, and counts it when the recipient is accepted.
+    #[divan::bench]
+    fn rate_limit_of_accepted(bencher: Bencher<'_, '_>) {
+        let layer = RateLimitLayer::per_ip(unlimited());
+        run(bencher, layer.count(Counted::Accepted));
+    }
+
+    #[divan::bench]
+    fn strict_rate_limit(bencher: Bencher<'_, '_>) {
+        run(bencher, RateLimitLayer::per_ip(unlimited().strict()));
+    }
+
+    #[divan::bench]
+    fn concurrency(bencher: Bencher<'_, '_>) {
+        run(bencher, ConcurrencyLayer::per_ip(64));
     }
 
     /// With a subscriber that writes every event of level INFO to nowhere.
@@ -128,11 +157,18 @@ mod a_recipient_through {
     fn run<L>(bencher: Bencher<'_, '_>, layer: L)
     where
         L: Layer<Handler>,
-        L::Service: ServePhase<Rcpt>,
+        L::Service: PhaseService<Rcpt>,
+    {
+        run_for(Session::local(), bencher, layer);
+    }
+
+    fn run_for<L>(session: Session, bencher: Bencher<'_, '_>, layer: L)
+    where
+        L: Layer<Handler>,
+        L::Service: PhaseService<Rcpt>,
     {
         let service = layer.layer(handler_fn(taken as _));
-        let recipient: smtpd_tower::ForwardPath = "b@example.org".parse().unwrap();
-        let session = Session::local();
+        let recipient: smtpd_tower::address::ForwardPath = "b@example.org".parse().unwrap();
         let mut task = tokio_test::task::spawn(());
         bencher.bench_local(|| {
             let request = Request::new(session.clone(), Rcpt::new(recipient.clone()));
@@ -145,7 +181,7 @@ mod a_recipient_through {
         });
     }
 
-    type Handler = smtpd_tower::HandlerFn<fn(Request<Rcpt>) -> std::future::Ready<Reply>>;
+    type Handler = smtpd_tower::service::HandlerFn<fn(Request<Rcpt>) -> std::future::Ready<Reply>>;
 
     fn taken(_: Request<Rcpt>) -> std::future::Ready<Reply> {
         std::future::ready(Reply::OK)
@@ -161,7 +197,7 @@ fn data(bencher: Bencher<'_, '_>) {
     counted.bench_local(|| session.receive(&text));
 }
 
-/// The measure of [`data`]: the same octets copied, and nothing else.
+/// The baseline of [`data`]: the same bytes are copied, and nothing else.
 #[divan::bench]
 fn copy(bencher: Bencher<'_, '_>) {
     let text = text();
@@ -189,12 +225,11 @@ struct Played {
 
 impl Played {
     fn greeted() -> Self {
-        let mut limits = Limits::default();
-        limits.idle_commands = u32::MAX;
-        limits.message_size = None;
-        let config = Config::new("mx.example.org")
-            .limits(limits)
-            .custom_commands(true);
+        let config = Config::new("mx.example.org").limits(|limits| {
+            limits.idle_commands = u32::MAX;
+            limits.message_size = None;
+        });
+        let config = DriverConfig::new(config).custom_commands(true);
         let mut session = Self {
             connection: Connection::new(Arc::new(config)),
             answer: Reply::OK,
@@ -212,8 +247,8 @@ impl Played {
     }
 
     /// Plays until the client has to go on, and all replies are written.
-    fn say(&mut self, octets: &[u8]) {
-        self.input.extend_from_slice(black_box(octets));
+    fn say(&mut self, bytes: &[u8]) {
+        self.input.extend_from_slice(black_box(bytes));
         let mut written = 0;
         loop {
             let answer = || self.answer.clone();
@@ -235,11 +270,11 @@ impl Played {
         }
     }
 
-    fn receive(&mut self, octets: &[u8]) {
-        self.input.extend_from_slice(black_box(octets));
+    fn receive(&mut self, bytes: &[u8]) {
+        self.input.extend_from_slice(black_box(bytes));
         loop {
             match self.connection.poll(self.now, &mut self.input) {
-                Step::Chunk(octets, _) => drop(black_box(octets)),
+                Step::Chunk(bytes, _) => drop(black_box(bytes)),
                 Step::Read(_) => break,
                 other => panic!("{other:?}"),
             }

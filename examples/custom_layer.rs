@@ -10,8 +10,8 @@ use std::{
 
 use pin_project::pin_project;
 use smtpd_tower::{
-    Answer, Phase, Pipeline, Rcpt, Request, Server, deliver::Discard, handler_fn, phase::PhaseKind,
-    system_hostname,
+    Phase, Pipeline, Rcpt, Request, Server, deliver::Discard, handler_fn, phase::PhaseKind,
+    reply::Answer, system_hostname,
 };
 use tokio::net::TcpListener;
 use tower::{Layer, Service};

@@ -11,7 +11,8 @@ use std::{
 };
 
 use smtpd_tower::{
-    Mail, Mailbox, Pipeline, Rcpt, Reply, Request, Server, deliver::Discard, system_hostname,
+    Mail, Pipeline, Rcpt, Reply, Request, Server, address::Mailbox, deliver::Discard,
+    system_hostname,
 };
 use tokio::net::TcpListener;
 use tower::Service;
@@ -52,7 +53,7 @@ impl Blocklist {
     }
 
     /// `<>` and `<Postmaster>` have no domain, and are never blocked.
-    fn judge(&self, mailbox: Option<&Mailbox>) -> Reply {
+    fn check(&self, mailbox: Option<&Mailbox>) -> Reply {
         let blocked = mailbox.is_some_and(|mailbox| {
             self.domains
                 .contains(&mailbox.domain().as_str().to_ascii_lowercase())
@@ -75,7 +76,7 @@ impl Service<Request<Mail>> for Blocklist {
     }
 
     fn call(&mut self, request: Request<Mail>) -> Self::Future {
-        ready(Ok(self.judge(request.sender().mailbox())))
+        ready(Ok(self.check(request.sender().mailbox())))
     }
 }
 
@@ -89,6 +90,6 @@ impl Service<Request<Rcpt>> for Blocklist {
     }
 
     fn call(&mut self, request: Request<Rcpt>) -> Self::Future {
-        ready(Ok(self.judge(request.recipient().mailbox())))
+        ready(Ok(self.check(request.recipient().mailbox())))
     }
 }

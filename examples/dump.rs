@@ -2,9 +2,9 @@
 //!
 //! `cargo run --example dump -- 127.0.0.1:2525`
 
-use mail_parser::MessageParser;
 use smtpd_tower::{
-    BodyError, Data, Pipeline, Rcpt, Reply, Request, Server, handler_fn, system_hostname,
+    BodyError, Data, Pipeline, Rcpt, Reply, Request, Server, handler_fn, mime::Parsed,
+    system_hostname,
 };
 use tokio::net::TcpListener;
 
@@ -41,19 +41,20 @@ async fn dump(request: Request<Data>) -> Result<Reply, BodyError> {
     for recipient in envelope.recipients() {
         println!("To <{}>", recipient.path());
     }
-    let bytes = request.into_body().collect().await?;
+    let parsed = Parsed::new(request.into_body().collect().await?);
+    let length = parsed.bytes().len();
     // Everything that a stranger has sent is escaped before it reaches the terminal.
-    match MessageParser::default().parse(&bytes[..]) {
-        None => println!("{} octets that do not parse", bytes.len()),
-        Some(message) => {
+    match parsed.message() {
+        Err(error) => println!("{length} bytes that do not parse: {error}"),
+        Ok(message) => {
             for header in message.headers() {
                 println!("  {}: {:?}", header.name().escape_debug(), header.value());
             }
             for part in &message.parts {
-                println!("  part of {} octets", part.len());
+                println!("  part of {} bytes", part.len());
             }
             println!("  {:?}", message.body_text(0).unwrap_or_default());
         }
     }
-    Ok(Reply::ok(format!("{} octets dumped", bytes.len())))
+    Ok(Reply::ok(format!("{length} bytes dumped")))
 }

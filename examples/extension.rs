@@ -6,8 +6,11 @@
 use std::borrow::Cow;
 
 use smtpd_tower::{
-    Data, Extension, Extensions, Mail, Parameter, ParameterError, ParameterRule, Pipeline, Rcpt,
-    Reply, Request, Server, SessionFacts, handler_fn, system_hostname,
+    Data, Mail, Pipeline, Rcpt, Reply, Request, Server,
+    extension::{Extension, Extensions, SessionFacts},
+    handler_fn,
+    parameter::{Parameter, ParameterError, ParameterRule},
+    system_hostname,
 };
 use tokio::net::TcpListener;
 

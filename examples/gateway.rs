@@ -35,7 +35,8 @@ async fn main() -> Result<(), BoxError> {
     println!("listening on {}", listener.local_addr()?);
     // After Ctrl-C, messages in progress have half a minute to complete.
     server(maildir.as_ref(), &domains)?
-        .serve_with_graceful_shutdown(listener, signal::ctrl_c(), Duration::from_secs(30))
+        .serve(listener)
+        .with_graceful_shutdown(signal::ctrl_c(), Duration::from_secs(30))
         .await?;
     Ok(())
 }

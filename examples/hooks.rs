@@ -30,7 +30,7 @@ async fn main() -> std::io::Result<()> {
         // Once per session, whatever ended it.
         .on_close(|session, end| {
             println!(
-                "{} ended: {}, {} messages, {} octets in, {} out, {:?}",
+                "{} ended: {}, {} messages, {} bytes in, {} out, {:?}",
                 session.id(),
                 end.reason,
                 end.messages,
@@ -56,14 +56,14 @@ async fn take(mut request: Request<Data>) -> Result<Reply, BodyError> {
             Err(error) => return Err(error),
         }
     }
-    Ok(Reply::ok(format!("{bytes} octets")))
+    Ok(Reply::ok(format!("{bytes} bytes")))
 }
 
 /// VRFY, EXPN, HELP and unknown verbs arrive here; unknown ones keep their default reply.
 async fn verb(started: Instant, request: Request<Command>) -> Reply {
-    match request.payload().verb.as_str() {
+    match request.verb() {
         "XUPTIME" => Reply::ok(format!("{} seconds", started.elapsed().as_secs())),
-        "VRFY" if request.payload().argument == "alice" => Reply::ok("<alice@example.org>"),
-        _ => request.payload().default_reply.clone(),
+        "VRFY" if request.argument() == "alice" => Reply::ok("<alice@example.org>"),
+        _ => request.default_reply().clone(),
     }
 }

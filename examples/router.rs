@@ -6,10 +6,10 @@
 use std::path::Path;
 
 use smtpd_tower::{
-    AddressError, BodyError, BoxError, Data, Pipeline, Rcpt, Reply, Request, ServePhase, Server,
+    BodyError, BoxError, Data, Pipeline, Rcpt, Reply, Request, Server,
     deliver::Maildir,
     handler_fn,
-    router::{RoutePhase, Router},
+    router::{Route, Routes},
     system_hostname,
 };
 use tokio::net::TcpListener;
@@ -23,34 +23,22 @@ async fn main() -> Result<(), BoxError> {
     let lmtp = TcpListener::bind("127.0.0.1:2424").await?;
     println!("SMTP at {}", smtp.local_addr()?);
     println!("LMTP at {}", lmtp.local_addr()?);
-    tokio::try_join!(server.serve(smtp), server.serve_lmtp(lmtp))?;
+    tokio::try_join!(server.serve(smtp), server.serve(lmtp).lmtp())?;
     Ok(())
 }
 
 pub fn server(mail: &Path) -> Result<Server, BoxError> {
-    let accept = || handler_fn(async |_: Request<Rcpt>| {});
-    let rcpt = routes(handler_fn(may_post), handler_fn(is_user), accept())?;
-    let data = routes(
-        handler_fn(distribute),
-        Maildir::new(mail.join("org")),
-        Maildir::new(mail.join("net")),
-    )?;
-    let pipeline = Pipeline::new().rcpt(rcpt).data(data);
-    Ok(Server::new(system_hostname(), pipeline))
-}
-
-/// The same routes for both phases, so that everything accepted is also delivered. The most specific route comes first.
-fn routes<P: RoutePhase>(
-    list: impl ServePhase<P>,
-    org: impl ServePhase<P>,
-    net: impl ServePhase<P>,
-) -> Result<Router<P>, AddressError> {
-    let router = Router::new()
+    let org = Route::new(handler_fn(is_user), Maildir::new(mail.join("org")));
+    let net = Route::accept(Maildir::new(mail.join("net")));
+    let list = Route::new(handler_fn(may_post), handler_fn(distribute));
+    // One table for both phases, so that everything accepted is also delivered. The most specific route comes first.
+    let routes = Routes::new()
         .address("list@example.org".parse()?, list)
         .domain("example.org".parse()?, org.clone())
         .address("postmaster".parse()?, org)
         .domain("example.net".parse()?, net);
-    Ok(router)
+    let pipeline = Pipeline::new().rcpt(routes.rcpt()).data(routes.data());
+    Ok(Server::new(system_hostname(), pipeline))
 }
 
 /// Reports of failed deliveries, which have no sender, are not posts.
@@ -64,7 +52,7 @@ async fn may_post(request: Request<Rcpt>) -> Result<(), Reply> {
 async fn is_user(request: Request<Rcpt>) -> Result<(), Reply> {
     match request.recipient().mailbox() {
         Some(mailbox) => {
-            let user = mailbox.local_part_unquoted().to_lowercase();
+            let user = mailbox.local_part_unquoted().to_ascii_lowercase();
             match user.as_str() {
                 "alice" | "postmaster" => Ok(()),
                 _ => Err(Reply::no_such_user()),
@@ -77,6 +65,6 @@ async fn is_user(request: Request<Rcpt>) -> Result<(), Reply> {
 async fn distribute(request: Request<Data>) -> Result<Reply, BodyError> {
     let sender = request.envelope().sender().clone();
     let post = request.into_body().collect_to(64 << 10).await?;
-    println!("{} octets from <{sender}> for the list", post.len());
-    Ok(Reply::ok(format!("Posted {} octets", post.len())))
+    println!("{} bytes from <{sender}> for the list", post.len());
+    Ok(Reply::ok(format!("Posted {} bytes", post.len())))
 }

@@ -37,10 +37,10 @@ async fn scan(mut request: Request<Data>) -> Result<Reply, BodyError> {
         window.extend_from_slice(&chunk);
         if window.windows(EICAR.len()).any(|bytes| bytes == EICAR) {
             return Ok(Reply::rejected(format!(
-                "Virus found within the first {size} octets"
+                "Virus found within the first {size} bytes"
             )));
         }
         window.drain(..window.len().saturating_sub(EICAR.len() - 1));
     }
-    Ok(Reply::ok(format!("{size} octets without a virus")))
+    Ok(Reply::ok(format!("{size} bytes without a virus")))
 }

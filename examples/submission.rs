@@ -10,11 +10,13 @@
 use std::{collections::HashMap, sync::Arc};
 
 use smtpd_tower::{
-    Auth, Code, Domains, Mail, Pipeline, Profile, Rcpt, Reply, Request, Secret, Server, Status,
+    Auth, Mail, Pipeline, Profile, Rcpt, Reply, Request, Secret, Server,
     deliver::Maildir,
+    domains::Domains,
     handler_fn,
     layer::{OwnSenderLayer, RateLimitLayer, ReceivedLayer, SubmissionFieldsLayer},
     limiter::Rate,
+    reply::{Code, Status},
     system_hostname,
     tls::TlsConfig,
 };
@@ -34,9 +36,11 @@ async fn main() -> Result<(), BoxError> {
         TcpListener::bind(implicit) // RFC 8314 section 3.3
     )?;
     println!("listening on {}", starttls.local_addr()?);
-    println!("TLS from the first octet on {}", implicit.local_addr()?);
-    let submissions = server.clone().profile(Profile::Submissions);
-    tokio::try_join!(server.serve(starttls), submissions.serve(implicit))?;
+    println!("TLS from the first byte on {}", implicit.local_addr()?);
+    tokio::try_join!(
+        server.serve(starttls),
+        server.serve(implicit).profile(Profile::Submissions)
+    )?;
     Ok(())
 }
 
@@ -47,7 +51,7 @@ pub fn server(tls: TlsConfig, quota: Rate, outbox: Maildir) -> Result<Server, Bo
         .service(handler_fn(move |request: Request<Auth>| {
             // Return the stored secret; the mechanism verifies what the client has sent.
             let password = users.get(request.credentials().username());
-            let secret = password.map(|password| Secret::plain(*password));
+            let secret = password.map(|password| Secret::password(*password));
             async move { secret.ok_or_else(Reply::auth_failed) }
         }));
     let mail = ServiceBuilder::new()

@@ -22,7 +22,7 @@ async fn main() -> std::io::Result<()> {
     tokio::spawn(server.serve(listener));
     loop {
         let delivered = inbox.next().await;
-        println!("taken: {} octets", delivered.message().len());
+        println!("accepted: {} bytes", delivered.message().len());
     }
 }
 

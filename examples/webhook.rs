@@ -14,7 +14,7 @@ use http::{HeaderValue, Response, StatusCode, Uri};
 use http_body_util::Full;
 use hyper_util::{client::legacy::Client, rt::TokioExecutor};
 use smtpd_tower::{
-    BoxError, Data, Envelope, Pipeline, Rcpt, Reply, Request, Server, handler_fn,
+    BodyError, BoxError, Data, Envelope, Pipeline, Rcpt, Reply, Request, Server, handler_fn,
     layer::{QueueId, ReceivedLayer},
     system_hostname,
 };
@@ -52,7 +52,7 @@ pub fn server(backend: Uri) -> Server {
     Server::new(system_hostname(), Pipeline::new().rcpt(rcpt).data(data))
 }
 
-async fn forward<S, B>(web: S, backend: Uri, request: Request<Data>) -> Result<Reply, Reply>
+async fn forward<S, B>(web: S, backend: Uri, request: Request<Data>) -> Result<Reply, BodyError>
 where
     S: Service<Post, Response = Response<B>, Error = BoxError>,
 {
@@ -61,11 +61,12 @@ where
     let message = request.into_body().collect().await?;
     let post = post(backend, id, &envelope, message)
         .map_err(|_| Reply::rejected("Addresses that do not fit into HTTP"))?;
-    match web.oneshot(post).await.map(|response| response.status()) {
-        Ok(status) if status.is_success() => Ok(Reply::ok("Posted")),
-        Ok(StatusCode::UNPROCESSABLE_ENTITY) => Err(Reply::rejected("Not for this service")),
-        _ => Err(Reply::try_again("The service behind is away")),
-    }
+    let status = web.oneshot(post).await.map(|response| response.status());
+    Ok(match status {
+        Ok(status) if status.is_success() => Reply::ok("Posted"),
+        Ok(StatusCode::UNPROCESSABLE_ENTITY) => Reply::rejected("Not for this service"),
+        _ => Reply::try_again("The service behind is away"),
+    })
 }
 
 fn post(to: Uri, id: Option<QueueId>, envelope: &Envelope, message: Bytes) -> http::Result<Post> {

@@ -80,8 +80,8 @@ fn places<'a>(page: &'a [u8], masked: &'a [u8]) -> impl Iterator<Item = usize> +
     })
 }
 
-/// A connection on which the client says one part after the other, each when the one before was answered. It makes them up octet by
-/// octet, so that only the server has them in memory.
+/// A connection on which the client says one part after the other, each when the one before was answered. It makes them up byte
+/// by byte, so that only the server has them in memory.
 struct Said(Arc<Mutex<Script>>);
 
 struct Script {
@@ -109,8 +109,8 @@ impl AsyncRead for Said {
         let step = script.step.min(buf.remaining());
         match script.parts.front_mut().filter(|part| !part.is_empty()) {
             Some(part) => {
-                for octet in part.drain(..step.min(part.len())) {
-                    buf.put_slice(&[octet ^ MASK]);
+                for byte in part.drain(..step.min(part.len())) {
+                    buf.put_slice(&[byte ^ MASK]);
                 }
             }
             None if script.ends => {}
@@ -150,7 +150,7 @@ fn masked(text: &str) -> Vec<u8> {
     // `$` stands for the response.
     let parts = text
         .split('$')
-        .map(|part| part.bytes().map(|octet| octet ^ MASK).collect());
+        .map(|part| part.bytes().map(|byte| byte ^ MASK).collect());
     parts.collect::<Vec<Vec<u8>>>().join(&RESPONSE[..])
 }
 
@@ -167,7 +167,7 @@ fn server(seen: &Arc<Mutex<usize>>, commands: bool) -> Server {
             }
             yield_now().await;
             match request.credentials().username() {
-                "alice" => Ok(Secret::plain("wrong")),
+                "alice" => Ok(Secret::password("wrong")),
                 _ => Err(Reply::auth_failed()),
             }
         }
@@ -175,7 +175,7 @@ fn server(seen: &Arc<Mutex<usize>>, commands: bool) -> Server {
     let helo = handler_fn(async |_: Request<Helo>| yield_now().await);
     let command = handler_fn(async |request: Request<Command>| {
         yield_now().await;
-        request.payload().default_reply.clone()
+        request.default_reply().clone()
     });
     let mechanisms = Mechanisms::default().with(OAuthBearer::new());
     let pipeline = Pipeline::new().auth(auth).helo(helo);

@@ -8,8 +8,8 @@ use std::{
 
 use bytes::{Buf, Bytes};
 use smtpd_tower::{
-    Connect, Data, Helo, Limits, Mail, Pipeline, Rcpt, Request, ServePhase, Server,
-    deliver::Discard, handler_fn, layer::DomainFilterLayer,
+    Connect, Data, Helo, Mail, Pipeline, Rcpt, Request, Server, deliver::Discard, handler_fn,
+    layer::DomainFilterLayer, service::PhaseService,
 };
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tower::ServiceBuilder;
@@ -20,7 +20,7 @@ pub(crate) fn server() -> Server {
 }
 
 /// The same, but messages go to that service.
-pub(crate) fn server_into(data: impl ServePhase<Data>) -> Server {
+pub(crate) fn server_into(data: impl PhaseService<Data>) -> Server {
     let rcpt = ServiceBuilder::new()
         .layer(DomainFilterLayer::parse(["example.org"]).unwrap())
         .service(handler_fn(async |_: Request<Rcpt>| {}));
@@ -30,14 +30,17 @@ pub(crate) fn server_into(data: impl ServePhase<Data>) -> Server {
         .mail(handler_fn(async |_: Request<Mail>| {}))
         .rcpt(rcpt)
         .data(data);
-    let mut limits = Limits::default();
-    limits.recipients = u32::MAX;
-    limits.messages = u32::MAX;
-    limits.message_size = None;
-    Server::new("mx.example.org", pipeline).configure(|config| config.limits(limits))
+    Server::new("mx.example.org", pipeline).configure(|config| {
+        config.limits(|limits| {
+            limits.recipients = u32::MAX;
+            limits.messages = u32::MAX;
+            limits.message_size = None;
+        })
+    })
 }
 
-/// The client's side: each read gives the next group of commands, as if it came after the replies to the one before.
+/// The client's side: each read gives the next group of commands, as if it came after the replies to the one before. Unlike the
+/// client of the test kit it has no task and reads no replies, so that only the server is measured.
 pub(crate) struct Client {
     groups: std::vec::IntoIter<Bytes>,
     now: Bytes,
@@ -63,7 +66,7 @@ impl Client {
         }
     }
 
-    /// The same in packets of so many octets at most.
+    /// The same in packets of so many bytes at most.
     pub(crate) fn in_steps(self, step: usize) -> Self {
         Self { step, ..self }
     }
@@ -88,15 +91,27 @@ pub(crate) fn commands(recipients: usize) -> Vec<Bytes> {
     all
 }
 
-/// Text of at least so many octets, in lines.
-pub(crate) fn text(octets: usize) -> String {
+/// Text of at least so many bytes, in lines.
+pub(crate) fn text(bytes: usize) -> String {
     let line = "The quick brown fox jumps over the lazy dog, and goes on with it for so long.\r\n";
-    line.repeat(octets.div_ceil(line.len()))
+    line.repeat(bytes.div_ceil(line.len()))
 }
 
-/// The same with its end.
-pub(crate) fn dotted(octets: usize) -> Bytes {
-    (text(octets) + ".\r\n").into()
+/// The same with its end, and with a stuffed dot before every 64th line.
+pub(crate) fn stuffed(bytes: usize) -> Bytes {
+    let dots = |(number, line)| match number % 64 {
+        63 => [".", line].concat(),
+        _ => line.to_owned(),
+    };
+    let lines = text(bytes);
+    let mut lines: String = lines.split_inclusive('\n').enumerate().map(dots).collect();
+    lines.push_str(".\r\n");
+    lines.into()
+}
+
+/// Text with its end.
+pub(crate) fn dotted(bytes: usize) -> Bytes {
+    (text(bytes) + ".\r\n").into()
 }
 
 impl AsyncRead for Client {
@@ -113,9 +128,9 @@ impl AsyncRead for Client {
             self.yielded = false;
             self.now = self.groups.next().unwrap_or_default();
         }
-        let octets = self.now.len().min(buf.remaining()).min(self.step);
-        buf.put_slice(&self.now[..octets]);
-        self.now.advance(octets);
+        let bytes = self.now.len().min(buf.remaining()).min(self.step);
+        buf.put_slice(&self.now[..bytes]);
+        self.now.advance(bytes);
         Poll::Ready(Ok(()))
     }
 }
@@ -124,9 +139,9 @@ impl AsyncWrite for Client {
     fn poll_write(
         self: Pin<&mut Self>,
         _: &mut Context<'_>,
-        octets: &[u8],
+        bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Poll::Ready(Ok(octets.len()))
+        Poll::Ready(Ok(bytes.len()))
     }
 
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -23,8 +23,9 @@ use shared::{
     options::{Kind, Listener},
 };
 use smtpd_core::{
-    Ask, AuthOutcome, AuthRequest, Connection, Handshaking, Reading, Reply, Step, Writing,
-    ask_kind, bytes::BytesMut,
+    Ask, Connection, Reply, Step,
+    bytes::BytesMut,
+    connection::{AuthOutcome, AuthRequest, Handshaking, Reading, Writing, ask_kind},
 };
 
 /// How often a thread that waits for its client checks whether the server is shutting down.
@@ -83,7 +84,7 @@ fn serve(mut connection: Connection, socket: TcpStream, options: &Options) -> io
     let (mut input, mut buffer) = (BytesMut::new(), vec![0; 16 << 10]);
     let mut delivery = None;
     loop {
-        Stage::tell(&mut connection);
+        Stage::apply(&mut connection);
         match connection.poll(Instant::now(), &mut input) {
             Step::Write(writing) => write(&mut stream, writing)?,
             Step::Read(reading) => read(&mut stream, reading, &mut input, &mut buffer)?,
@@ -101,7 +102,10 @@ fn serve(mut connection: Connection, socket: TcpStream, options: &Options) -> io
         }
     }
     drop(delivery);
-    close(stream, connection.config().timeouts_ref().linger)
+    close(
+        stream,
+        connection.config().get_config().get_timeouts().linger,
+    )
 }
 
 /// Also derives the keys of SCRAM, because a thread waits only for its own client. Only one thread does so at a time: clients
@@ -113,7 +117,7 @@ fn compare(request: &AuthRequest, outcome: AuthOutcome, ask: Ask<'_, ask_kind::A
     static IS_DONE: Condvar = Condvar::new();
 
     let is_slow = match &outcome {
-        AuthOutcome::Verify(secret) => request.credentials.derivation(secret).is_some(),
+        AuthOutcome::Verify(secret) => request.credentials().derivation(secret).is_some(),
         _ => false,
     };
     if !is_slow {

@@ -29,7 +29,9 @@ use shared::{
     options::{Kind, Listener},
 };
 use smtpd_core::{
-    Ask, AuthOutcome, AuthRequest, Connection, Deferred, Reply, Step, ask_kind, bytes::BytesMut,
+    Ask, Connection, Reply, Step,
+    bytes::BytesMut,
+    connection::{AuthOutcome, AuthRequest, Deferred, ask_kind},
     sasl::Derivation,
 };
 
@@ -272,7 +274,7 @@ impl Workers {
         ask: Ask<'_, ask_kind::Auth>,
     ) {
         let derivation = match &outcome {
-            AuthOutcome::Verify(secret) => request.credentials.derivation(secret),
+            AuthOutcome::Verify(secret) => request.credentials().derivation(secret),
             _ => None,
         };
         let Some(derivation) = derivation else {
@@ -334,7 +336,7 @@ impl Session {
     /// mio reports each change only once, so everything that can be done now must be done.
     fn advance(&mut self, common: &mut Common) -> Option<Instant> {
         let options = &common.options;
-        Stage::tell(&mut self.connection);
+        Stage::apply(&mut self.connection);
         let mut reads = 0;
         loop {
             match self.connection.poll(Instant::now(), &mut self.input) {
@@ -383,7 +385,7 @@ impl Session {
         let until = *self.lingers.get_or_insert_with(|| {
             self.stream.close();
             let _ = self.stream.socket().shutdown(Shutdown::Write);
-            let linger = self.connection.config().timeouts_ref().linger;
+            let linger = self.connection.config().get_config().get_timeouts().linger;
             now + linger.min(Duration::from_secs(60))
         });
         for _ in 0..MOST_READS {

@@ -19,7 +19,7 @@ use crate::{
 /// let envelope = Envelope::new("a@example.com".parse()?)
 ///     .with_recipient("b@example.org".parse()?);
 /// assert_eq!(envelope.recipients()[0].path().as_str(), "b@example.org");
-/// # Ok::<(), smtpd_core::AddressError>(())
+/// # Ok::<(), smtpd_core::address::AddressError>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Envelope {
@@ -44,7 +44,7 @@ pub struct Envelope {
 ///     );
 ///     assert!(recipient.parameters().is_empty());
 /// }
-/// # Ok::<(), smtpd_core::AddressError>(())
+/// # Ok::<(), smtpd_core::address::AddressError>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Recipient {
@@ -97,7 +97,7 @@ impl Envelope {
     ///     org,
     ///     Envelope::default().with_recipient("b@example.org".parse()?)
     /// );
-    /// # Ok::<(), smtpd_core::AddressError>(())
+    /// # Ok::<(), smtpd_core::address::AddressError>(())
     /// ```
     #[must_use]
     pub fn subset(&self, mut keep: impl FnMut(&Recipient) -> bool) -> Self {
@@ -135,7 +135,7 @@ impl Envelope {
     ///     groups.merge(replies).replies(),
     ///     [Reply::OK, Reply::busy(), Reply::mailbox_full()]
     /// );
-    /// # Ok::<(), smtpd_core::AddressError>(())
+    /// # Ok::<(), smtpd_core::address::AddressError>(())
     /// ```
     pub fn group_by<K: Eq + Hash>(&self, mut key: impl FnMut(&Recipient) -> K) -> Groups<K> {
         let mut numbers = HashMap::new();
@@ -208,7 +208,7 @@ impl Recipient {
 /// // One reply is missing.
 /// let merged = groups.merge([Reply::OK]);
 /// assert_eq!(merged.for_recipient(1).to_string(), "451 4.3.0 No answer");
-/// # Ok::<(), smtpd_core::AddressError>(())
+/// # Ok::<(), smtpd_core::address::AddressError>(())
 /// ```
 #[derive(Clone, Debug)]
 pub struct Groups<K> {

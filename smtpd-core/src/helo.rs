@@ -2,20 +2,43 @@
 
 use crate::address::ClientName;
 
-/// How a client introduced itself.
+/// How a client introduced itself (RFC 5321 section 4.1.1.1).
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
 pub struct Helo {
-    /// The HELO name. It is not verified.
-    pub name: ClientName,
-    /// The command that the client used.
-    pub greeting: Greeting,
+    name: ClientName,
+    greeting: Greeting,
+}
+
+impl Helo {
+    /// Creates an EHLO with that name.
+    pub const fn new(name: ClientName) -> Self {
+        Self {
+            name,
+            greeting: Greeting::Ehlo,
+        }
+    }
+
+    /// Returns a copy with this command.
+    #[must_use]
+    pub fn with_greeting(self, greeting: Greeting) -> Self {
+        Self { greeting, ..self }
+    }
+
+    /// Returns the name that the client gives. It is not verified.
+    pub const fn name(&self) -> &ClientName {
+        &self.name
+    }
+
+    /// Returns the command that the client used.
+    pub const fn greeting(&self) -> Greeting {
+        self.greeting
+    }
 }
 
 /// The command by which a client introduces itself.
 ///
 /// ```
-/// use smtpd_core::Greeting;
+/// use smtpd_core::connection::Greeting;
 ///
 /// fn knows_extensions(greeting: Greeting) -> bool {
 ///     greeting != Greeting::Helo

@@ -7,26 +7,28 @@
 //!
 //! A program that owns the socket, called the driver, calls [`Connection::poll`] in a loop and does what the returned [`Step`]
 //! says: wait for something until a deadline, answer a question, or handle a notification. Each question is an [`Ask`], a value
-//! that can be answered once, in the ways that its kind allows, at once or [later](Deferred). The documentation of [`Connection`]
-//! runs a whole session by hand, and [`guide::driver`] shows how to write a driver and what to look out for.
+//! that can be answered once, in the ways that its kind allows, at once or [later](connection::Deferred). The documentation of
+//! [`Connection`] runs a whole session by hand, and [`guide::driver`] shows how to write a driver and what to look out for.
 //!
 //! The modules, from the lowest to the highest. Each uses only those before it:
 //!
-//! - [`address`]: senders, recipients and the names of clients, parsed strictly unless a [`Leniency`] says otherwise;
+//! - [`address`]: senders, recipients and the names of clients, parsed strictly unless a [`Leniency`](address::Leniency) says
+//!   otherwise;
 //! - [`reply`]: what the server sends to the client, in a form that cannot contain a CR or LF;
 //! - [`parameter`]: the parameters of MAIL and RCPT, an open set;
 //! - [`sasl`]: the mechanisms of AUTH;
 //! - [`envelope`]: the sender and the recipients of a message;
 //! - [`proxied`]: what a trusted proxy reports about its client by XCLIENT and XFORWARD;
 //! - [`extension`]: the SMTP extensions, including your own;
-//! - [`config`]: the settings of a server. [`Config::check`] finds settings with which no session could work;
+//! - [`config`]: the settings of a server and its driver. [`Config::check`] finds settings with which no session could work;
 //! - [`connection`]: the state machine of a session.
 //!
 //! | feature | default | adds |
 //! |---|---|---|
-//! | `scram` | yes | the mechanisms that use a hash: SCRAM-SHA-1, SCRAM-SHA-256 and their -PLUS forms |
+//! | `scram` | yes | the mechanisms SCRAM-SHA-1, SCRAM-SHA-256 and their -PLUS forms |
 //! | `idna` | no | [`Domain::canonical`](Domain), by which the A-label and the U-label of a domain are equal; U-labels are checked against the Unicode tables (see below) |
 //! | `getrandom` | no | `Config::os_entropy`, the operating system's random bytes for mechanisms that challenge the client |
+//! | `test` | no | the module `test`: transcripts of sessions, for `[dev-dependencies]` |
 //!
 //! `idna` does more than add: it rejects addresses whose domains cannot exist in the DNS. Without it, the tables are missing, and
 //! only a short list of deceptive characters is rejected. ASCII names are checked in the same way with and without it.
@@ -53,22 +55,14 @@ mod protocol;
 pub mod proxied;
 pub mod reply;
 pub mod sasl;
+#[cfg(feature = "test")]
+pub mod test;
 mod time;
 
-pub use address::{
-    AddressError, AddressErrorKind, AddressPart, Charset, ClientName, ClientNameKind, Domain,
-    ForwardPath, Leniency, Mailbox, PathOptions, Postmaster, ReversePath,
-};
+pub use address::{Domain, ForwardPath, Mailbox, ReversePath};
 /// Provides the buffers of [`Connection::poll`], re-exported so that a driver uses the same version.
 pub use bytes;
-pub use config::{BareNewline, Config, ConfigError, Limits, NulByte, Protocol, Timeouts};
-pub use connection::{
-    Answering, Ask, AuthOutcome, AuthRequest, CloseReason, CommandLine, Connection, Deferred,
-    Direction, Greeting, Handshaking, Helo, MailCommand, MessageError, Overdue, RcptCommand,
-    Reading, Receiving, Refusal, Step, TlsFacts, WireLine, Writing, ask_kind, protocol_word,
-};
+pub use config::{Config, Limits, Protocol, Timeouts};
+pub use connection::{Ask, Connection, Step};
 pub use envelope::{Envelope, Recipient};
-pub use extension::{Extension, Extensions, SessionFacts, Standard};
-pub use parameter::{Parameter, ParameterError, ParameterRule, Parameters};
-pub use proxied::{Attribute, AttributeError, Forwarded, MailSource, XClient};
 pub use reply::{Code, DataReply, Reply, Status};

@@ -3,14 +3,20 @@
 /// Per-session limits. They keep one client from exhausting the memory and the time of a server (RFC 5321 sections 4.5.3.1 and
 /// 7.8).
 ///
-/// ```
-/// use smtpd_core::{Config, Limits};
+/// A limit without `Option` cannot be turned off, and only [`drain`](Self::drain) may be 0: for all others,
+/// [`Config::check`](crate::Config::check) returns an error that names the limit.
 ///
-/// let mut limits = Limits::default();
-/// limits.recipients = 1000;
-/// limits.message_size = Some(50 << 20);
-/// let config = Config::new("mx.example.org").limits(limits);
-/// assert_eq!(config.limits_ref().recipients, 1000);
+/// The guide of smtpd-tower has [a table of them](https://docs.rs/smtpd-tower/latest/smtpd_tower/guide/limits/), with what the
+/// client receives.
+///
+/// ```
+/// use smtpd_core::Config;
+///
+/// let config = Config::new("mx.example.org").limits(|limits| {
+///     limits.recipients = 1000;
+///     limits.message_size = Some(50 << 20);
+/// });
+/// assert_eq!(config.get_limits().recipients, 1000);
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -21,24 +27,28 @@ pub struct Limits {
     /// The maximum number of recipients of a message. RCPT beyond it is deferred with 452 4.5.3 (RFC 5321 section 4.5.3.1.8
     /// requires at least 100). Default: 100.
     pub recipients: u32,
-    /// The maximum number of recipient domains in a session, over all its messages. A recipient at one more domain is deferred
+    /// The maximum number of recipient domains in a session, over all of its messages. A recipient at one more domain is deferred
     /// with 452 4.5.3 (RFC 9422 section 4.3). `None` means no limit. Default: `None`.
     pub recipient_domains: Option<u32>,
     /// The maximum length of a command line in bytes, including its CRLF. RFC 5321 section 4.5.3.1.4 requires 512, and more with
     /// extensions. Extensions that are off by default add what they require. Default: 2,048.
     pub command_line: usize,
-    /// The number of client errors after which the session ends with 421. A deferred AUTH (454) counts as one. Default: 20.
+    /// The number of client errors that ends the session: the last of them is answered with 421. A deferred AUTH (454) counts as
+    /// an error. Default: 20.
     pub errors: u32,
-    /// The number of failed authentications after which the session ends with 421. Default: 5.
+    /// The number of failed authentications that ends the session: the last of them is answered with 421. Default: 5.
     pub auth_failures: u32,
-    /// The number of commands without an accepted message after which the session ends with 421. A command that ends a
-    /// transaction begun by MAIL, such as RSET, does not count. Default: 1,000.
+    /// The number of commands without an accepted message that ends the session: the last of them is answered with 421. A command
+    /// that ends a transaction begun by MAIL, such as RSET, does not count. Default: 1,000.
     pub idle_commands: u32,
-    /// The number of MAIL commands, whatever their outcome, after which MAIL is deferred with 421 (RFC 9422 section 4.1).
-    /// Default: 10,000.
+    /// The number of commands that are answered with 503 after a greeting of 5yz, when a client should send QUIT (RFC 5321
+    /// section 3.1). One more is answered with 421 and ends the session. Default: 3.
+    pub after_refusal: u32,
+    /// The maximum number of MAIL commands in a session, whatever their outcome. One more is answered with 421 and ends the
+    /// session (RFC 9422 section 4.1). Default: 10,000.
     pub messages: u32,
-    /// The number of bytes of a refused message that are still read, so that the reply can be sent at its end. Beyond it, the
-    /// session ends. Default: 64 MiB.
+    /// The maximum number of bytes of a refused message that are still read, so that the reply can be sent at its end. If there
+    /// are more, the session ends. With 0, every refused message ends it. Default: 64 MiB.
     pub drain: u64,
 }
 
@@ -52,6 +62,7 @@ impl Default for Limits {
             errors: 20,
             auth_failures: 5,
             idle_commands: 1000,
+            after_refusal: 3,
             messages: 10_000,
             drain: 64 << 20,
         }

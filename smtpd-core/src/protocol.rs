@@ -5,9 +5,10 @@ use crate::helo::Greeting;
 /// The protocol of a listener.
 ///
 /// ```
-/// use smtpd_core::{Config, Protocol};
+/// use smtpd_core::{Config, Protocol, config::DriverConfig};
 ///
-/// let config = Config::new("mx.example.org").protocol(Protocol::Lmtp);
+/// let config = Config::new("mx.example.org");
+/// let config = DriverConfig::new(config).protocol(Protocol::Lmtp);
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -23,7 +24,10 @@ pub enum Protocol {
 /// the message was sent with SMTPUTF8.
 ///
 /// ```
-/// use smtpd_core::{Greeting, Protocol, protocol_word};
+/// use smtpd_core::{
+///     Protocol,
+///     connection::{Greeting, protocol_word},
+/// };
 ///
 /// assert_eq!(
 ///     protocol_word(Protocol::Smtp, Some(Greeting::Ehlo), false, true, true),

@@ -3,7 +3,7 @@
 
 use std::{error::Error, fmt, sync::Arc};
 
-use smtpd_core::{AddressError, Charset, Domain, ForwardPath, Leniency, PathOptions};
+use smtpd_core::address::{AddressError, Charset, Domain, Leniency, PathOptions};
 
 /// A set of domains, to which the domains of clients are compared.
 ///
@@ -12,7 +12,7 @@ use smtpd_core::{AddressError, Charset, Domain, ForwardPath, Leniency, PathOptio
 /// address are the same. Cloning is cheap.
 ///
 /// ```
-/// use smtpd_tower::Domains;
+/// use smtpd_tower::domains::Domains;
 ///
 /// let domains = Domains::parse(["example.org", "grå.example"])?;
 /// assert!(domains.contains(&"EXAMPLE.org".parse()?));
@@ -40,7 +40,13 @@ impl Domains {
     ) -> Result<Self, DomainsError> {
         domains
             .into_iter()
-            .map(|domain| parse(domain.as_ref()))
+            .map(|domain| {
+                let input = domain.as_ref();
+                parse(input).map_err(|source| DomainsError {
+                    input: input.to_owned(),
+                    source,
+                })
+            })
             .collect()
     }
 
@@ -102,8 +108,8 @@ impl Error for DomainsError {
     }
 }
 
-/// Returns the canonical form of a domain that a person has written.
-fn parse(domain: &str) -> Result<Domain, DomainsError> {
+/// Parses a domain that a person has written.
+pub(crate) fn parse(domain: &str) -> Result<Domain, AddressError> {
     let leniency = Leniency::STRICT
         .allow_underscore_in_domain(true)
         .allow_trailing_dot_in_domain(true);
@@ -112,10 +118,7 @@ fn parse(domain: &str) -> Result<Domain, DomainsError> {
         // What clients may not send, such as fullwidth letters, is mapped as browsers do it (UTS #46).
         let mapped = idna::domain_to_ascii(domain).ok();
         let mapped = mapped.and_then(|domain| domain.parse().ok());
-        mapped.ok_or_else(|| DomainsError {
-            input: domain.to_owned(),
-            source,
-        })
+        mapped.ok_or(source)
     })
 }
 
@@ -124,19 +127,6 @@ pub(crate) fn canonical(domain: &str) -> Box<str> {
     match parse(domain) {
         Ok(domain) => (*domain.canonical()).into(),
         Err(_) => domain.to_ascii_lowercase().into(),
-    }
-}
-
-/// Returns whether two recipients are the same: the local part in the same case, however it is quoted (RFC 5321 sections 2.4 and
-/// 4.1.2), the domain in any case, in A-labels or U-labels, and a literal in any notation of its address.
-pub(crate) fn is_same_recipient(one: &ForwardPath, other: &ForwardPath) -> bool {
-    let has_spellings = |domain: &Domain| domain.is_literal() || !domain.as_str().is_ascii();
-    match (one.mailbox(), other.mailbox()) {
-        (Some(a), Some(b)) if has_spellings(a.domain()) || has_spellings(b.domain()) => {
-            a.domain().canonical() == b.domain().canonical()
-                && a.local_part_unquoted() == b.local_part_unquoted()
-        }
-        _ => one == other,
     }
 }
 
@@ -220,29 +210,5 @@ mod tests {
         assert_eq!(error.to_string(), r"`a\nb` is not a domain");
         let nothing: [&str; 0] = [];
         assert!(Domains::parse(nothing).unwrap().is_empty());
-    }
-
-    #[test]
-    fn recipients() {
-        let same = |one: &str, other: &str| {
-            is_same_recipient(&one.parse().unwrap(), &other.parse().unwrap())
-        };
-        for (one, other) in [
-            ("a@b.example", r#""a"@B.EXAMPLE"#),
-            ("a@grå.example", r#""a"@xn--gr-zia.example"#),
-            ("ü@xn--gr-zia.example", "ü@GRÅ.example"),
-            ("Postmaster", "POSTMASTER"),
-            ("a@[IPv6:0:0::1]", r#""a"@[ipv6:::1]"#),
-        ] {
-            assert!(same(one, other) && same(other, one), "{one} and {other}");
-        }
-        for (one, other) in [
-            ("A@grå.example", "a@grå.example"),
-            ("a@grå.example", "a@gra.example"),
-            ("a@grå.example", "Postmaster"),
-            ("A@[IPv6:::1]", "a@[IPv6:0::1]"),
-        ] {
-            assert!(!same(one, other) && !same(other, one), "{one} and {other}");
-        }
     }
 }

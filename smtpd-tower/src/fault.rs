@@ -2,7 +2,6 @@
 //!
 //! Panics may also come from code that is not a service's: a subscriber, a hook, a destructor. A client that receives no reply to
 //! a stored message resends it for days, so a panic in code that only observes must not lose the answer of a service.
-//! answer of a service by its panic.
 
 use std::{
     any::Any,
@@ -11,11 +10,24 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
 };
 
-use smtpd_core::{Code, Reply, Status};
+use smtpd_core::reply::{Code, Reply, Status};
 use tower::{load_shed::error::Overloaded, timeout::error::Elapsed};
 use tracing::{Span, span};
 
-/// Returns the reply to a fault on this side.
+/// Returns the reply to a fault on this side, by the first of its causes that has one.
+pub(crate) fn reply_to_fault(error: &(dyn Error + 'static)) -> Reply {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        match error.downcast_ref().map(io::Error::kind) {
+            Some(io::ErrorKind::StorageFull) => return Reply::storage_full(),
+            Some(io::ErrorKind::QuotaExceeded) => return Reply::mailbox_full(),
+            _ => cause = cause_of(error),
+        }
+    }
+    local_error()
+}
+
+/// Returns the reply to a fault on this side that nothing more is known of.
 pub(crate) fn local_error() -> Reply {
     Reply::try_again("Local error in processing")
 }

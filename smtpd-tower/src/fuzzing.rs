@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use smtpd_core::Protocol;
+use smtpd_core::config::Protocol;
 
 use crate::{
     net::PeerAddr,

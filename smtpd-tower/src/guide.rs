@@ -25,6 +25,7 @@
 //! | page | |
 //! |---|---|
 //! | [`order_of_layers`] | What goes around what, in two pictures |
+//! | [`layers_in_company`] | All layers: what each looks at, keeps and costs, and what goes around it |
 //! | [`backpressure`] | What waits, for how long, and what is refused |
 //! | [`limits`] | All limits and timeouts, and what the client receives |
 //! | [`tower_with_smtp`] | tower's own layers around each phase, and their traps |
@@ -71,10 +72,17 @@ pub mod state {}
 #[doc = include_str!("../docs/testing.md")]
 pub mod testing {}
 
+#[cfg_attr(
+    not(all(feature = "tls", feature = "password-hash")),
+    allow(rustdoc::broken_intra_doc_links)
+)]
 #[doc = include_str!("../docs/authentication.md")]
 pub mod authentication {}
 
-#[cfg_attr(not(feature = "tls"), allow(rustdoc::broken_intra_doc_links))]
+#[cfg_attr(
+    not(all(feature = "tls", feature = "encrypted-keys")),
+    allow(rustdoc::broken_intra_doc_links)
+)]
 #[doc = include_str!("../docs/tls.md")]
 pub mod tls {}
 
@@ -90,6 +98,10 @@ pub mod responsibility {}
 
 #[doc = include_str!("../docs/order_of_layers.md")]
 pub mod order_of_layers {}
+
+#[cfg_attr(not(feature = "spool"), allow(rustdoc::broken_intra_doc_links))]
+#[doc = include_str!("../docs/layers_in_company.md")]
+pub mod layers_in_company {}
 
 #[doc = include_str!("../docs/backpressure.md")]
 pub mod backpressure {}
@@ -134,7 +146,3 @@ pub mod coming_from_go_smtpd {}
 
 #[doc = include_str!("../docs/coming_from_mailin.md")]
 pub mod coming_from_mailin {}
-
-#[cfg(all(doctest, any(feature = "tls-ring", feature = "tls-aws-lc")))]
-#[doc = include_str!("../../README.md")]
-mod readme {}

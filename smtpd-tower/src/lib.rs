@@ -37,17 +37,31 @@
 //!
 //! [`guide`] explains everything, in reading order, from a first server and its test to running one on the internet.
 //!
-//! Ready to use: [`layer`]s, [`deliver`]y services, a [`router`], and with the feature `test` the module `test`. The repository
-//! has an example for each common use, such as `gateway`, `submission`, `webhook`, `custom_layer` and `test_double`.
+//! The repository has an example for each common use, such as `gateway`, `submission`, `webhook`, `custom_layer` and
+//! `test_double`.
 //!
-//! Guarantees
+//! # Types by topic
+//!
+//! | topic | types |
+//! |---|---|
+//! | a server | [`Server`], [`Config`], [`Profile`], [`config`] (limits and timeouts), [`server`] (listeners, [`Handle`](server::Handle)) |
+//! | the services of a session | [`Pipeline`], [`Request`], the phases [`Connect`], [`Helo`], [`Auth`], [`Mail`], [`Rcpt`], [`Data`] and [`Command`], [`handler_fn`], [`service`] |
+//! | what a service knows | [`Session`], [`Envelope`], [`address`], [`parameter`], [`session`] |
+//! | what a service answers | [`Reply`], [`DataReply`], [`phase::AuthOutcome`], [`recover`], [`reply`] |
+//! | messages | [`Body`], [`BodyError`], [`body`], [`deliver`] (Maildir, inbox, discard), [`disk`] (how much work at a time) |
+//! | policy | [`layer`] (access, limits, messages), [`limiter`], [`router`], [`domains`], [`addresses`], [`net`] (networks, addresses of peers), [`reload`] (lists that change) |
+//! | authentication | [`Identity`], [`Secret`], [`sasl`], and `password_hash` with its feature |
+//! | extensions of SMTP | [`extension`], [`proxied`] (XCLIENT, XFORWARD), and `tls`, `proxy`, `mime` with their features |
+//! | tests | `test` with its feature |
+//!
+//! # Guarantees
 //!
 //! - 250 after DATA is sent only when the data service has accepted the message.
 //! - 354 is sent when the [`Body`] is first polled. A message streams, and a service that stops polling stops the client.
 //! - If a client disconnects in the middle of a message, its body ends with [`BodyError::Incomplete`]. A message that has arrived
 //!   whole is delivered even if nothing waits for the reply.
-//! - A service is cloned for each command, made ready within [`Timeouts::ready`], called within its timeout, and dropped: an idle
-//!   session holds no permit.
+//! - A service is cloned for each command, made ready within [`Timeouts::ready`](config::Timeouts::ready), called within its
+//!   timeout, and dropped: an idle session holds no permit.
 //! - The text of an error is logged and never sent to the client, and a fault on this side is never 5yz. A panic costs its
 //!   session a 421.
 //! - The replies to a group of pipelined commands leave in order, and in one write unless a service has to be waited for.
@@ -56,9 +70,9 @@
 //!
 //! Through a proxy, every client has the address of the proxy unless the proxy names the client: by the PROXY protocol
 //! (`ProxyProtocol`, with the feature `proxy`) or by XCLIENT ([`Server::xclient_from`]). Both are accepted only from
-//! [`TrustedPeers`]. [`Session::client_addr`] is then the client, for all limits, layers and logs, and [`Session::peer_addr`] the
-//! proxy. If messages pass through a filter, XFORWARD ([`Server::xforward_from`]) tells where they came from, for logs only
-//! ([`Session::forwarded`]).
+//! [`TrustedPeers`](net::TrustedPeers). [`Session::client_addr`] is then the client, for all limits, layers and logs, and
+//! [`Session::peer_addr`] the proxy. If messages pass through a filter, XFORWARD ([`Server::xforward_from`]) tells where they
+//! came from, for logs only ([`Session::forwarded`]).
 //!
 //! # Features
 //!
@@ -76,13 +90,15 @@
 //!
 //! The protocol itself is in [`smtpd_core`], without any I/O; [its page of RFCs](smtpd_core::guide::rfc) shows what is
 //! implemented of each. If only smtpd-tower is a dependency, write `use smtpd_tower::smtpd_core;` before the examples of its
-//! types, which name that crate.
+//! types, which name that crate. [Versions and terms](crate::guide::versions) says what stays compatible.
 #![forbid(unsafe_code)]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+pub mod addresses;
 pub mod body;
 pub mod deliver;
-mod domains;
+pub mod disk;
+pub mod domains;
 mod engine;
 mod fault;
 #[cfg(fuzzing)]
@@ -103,8 +119,10 @@ pub mod phase;
 mod phase_kind;
 #[cfg(feature = "proxy")]
 pub mod proxy;
+pub mod reload;
 pub mod reply;
 pub mod router;
+mod serial;
 pub mod server;
 pub mod service;
 pub mod session;
@@ -114,44 +132,17 @@ pub mod test;
 pub mod tls;
 mod waker;
 
-pub use body::{
-    Body, BodyError, BodyReader, ByteCount, Head, HeaderField, HeaderFields, SinkFailure,
-};
-#[cfg(feature = "spool")]
-pub use body::{Spooled, Spooling};
-pub use domains::{Domains, DomainsError};
-pub use net::{Cidr, CidrError, CidrErrorKind, PeerAddr, TrustedPeers};
-#[cfg(feature = "password-hash")]
-pub use password_hash::{PasswordHash, PasswordHashError, PasswordVerifier};
+pub use body::{Body, BodyError};
 pub use phase::{Auth, Command, Connect, Data, Helo, Mail, Phase, Rcpt, Request};
-#[cfg(feature = "proxy")]
-pub use proxy::{ProxyHeaderError, ProxyInfo, ProxyProtocol, ProxyTls, ProxyVersion};
-pub use reply::{Answer, IntoReply, recover};
-#[cfg(all(
-    unix,
-    not(any(
-        target_os = "solaris",
-        target_os = "illumos",
-        target_os = "cygwin",
-        target_os = "nuttx"
-    ))
-))]
-pub use server::bind_reuse_port;
-pub use server::{Handle, Listener, Server, system_hostname};
-pub use service::{
-    HandlerFn, HandlerFnWith, HandlerFuture, LayerPhase, PhaseService, Pipeline, ServePhase,
-    handler_fn, handler_fn_with,
-};
-pub use session::{
-    EndReason, Profile, Session, SessionError, Summary, TlsInfo, TlsVersion, TypedMap,
-};
+pub use reply::recover;
+pub use server::{Server, system_hostname};
+pub use service::{Pipeline, handler_fn, handler_fn_with};
+pub use session::{Profile, Session};
 pub use smtpd_core;
 pub use smtpd_core::{
-    AddressError, Attribute, AttributeError, AuthOutcome, BareNewline, ClientName, CloseReason,
-    Code, Config, DataReply, Direction, Domain, Envelope, Extension, Extensions, ForwardPath,
-    Forwarded, Greeting, Leniency, Limits, MailSource, Mailbox, NulByte, Parameter, ParameterError,
-    ParameterRule, Parameters, Protocol, Recipient, Reply, ReversePath, SessionFacts, Status,
-    Timeouts, WireLine, XClient, extension, parameter, sasl,
-    sasl::{Credentials, Identity, Secret},
+    Config, DataReply, Envelope, Reply,
+    sasl::{Identity, Secret},
 };
+#[doc(inline)]
+pub use smtpd_core::{address, config, envelope, extension, parameter, proxied, sasl};
 pub use tower::BoxError;

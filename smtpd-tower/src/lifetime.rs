@@ -1,16 +1,24 @@
 //! The life of a server: its sessions, and the stages of its shutdown.
 
+#[cfg(feature = "test")]
+use std::sync::LazyLock;
 use std::{
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU8, Ordering},
     },
     task::{Context, Poll},
+    time::Duration,
 };
 
-use tokio::sync::{Notify, Semaphore, SemaphorePermit};
+use tokio::{
+    sync::{Notify, Semaphore, SemaphorePermit},
+    time::Instant,
+};
 
-use crate::waker::WakerSlot;
+#[cfg(feature = "test")]
+use crate::permits::Permits;
+use crate::{session::ShuttingDown, waker::WakerSlot};
 
 /// How far the shutdown of a server has progressed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -26,10 +34,17 @@ pub(crate) enum Stage {
 #[derive(Debug)]
 pub(crate) struct Registry {
     stage: AtomicU8,
+    /// What services and layers see of the stage.
+    shutting_down: ShuttingDown,
+    /// When the time for draining is over. The first session that notices it advances the server.
+    grace_end: Mutex<Option<Instant>>,
     sessions: Mutex<Sessions>,
     changed: Notify,
     /// Permits for telling clients that no session permit is free.
     farewells: Semaphore,
+    /// Permits for work that keeps a processor busy, for this server alone. The test kit uses them.
+    #[cfg(feature = "test")]
+    own_permits: LazyLock<Permits>,
 }
 
 /// How many refused connections may receive a reply at once; others are just closed.
@@ -48,16 +63,21 @@ impl Registry {
         let stage = AtomicU8::new(Stage::Running as u8);
         Arc::new(Self {
             stage,
+            shutting_down: ShuttingDown::default(),
+            grace_end: Mutex::default(),
             sessions: Mutex::default(),
             changed: Notify::new(),
             farewells: Semaphore::new(MOST_FAREWELLS),
+            #[cfg(feature = "test")]
+            own_permits: LazyLock::new(Permits::one_per_processor),
         })
     }
 
-    /// Returns a permit for one more session, if there are fewer than `limit`.
+    /// Returns a permit for one more session, if there are fewer than `limit` and the server is not being shut down.
     pub(crate) fn enter(self: &Arc<Self>, limit: usize) -> Option<SessionPermit> {
         let mut sessions = self.sessions();
-        if sessions.taken >= limit {
+        // Under the lock: otherwise a session could begin after `empty` has found none.
+        if sessions.taken >= limit || self.stage() != Stage::Running {
             return None;
         }
         sessions.taken += 1;
@@ -86,6 +106,15 @@ impl Registry {
         self.farewells.try_acquire().ok()
     }
 
+    #[cfg(feature = "test")]
+    pub(crate) fn own_permits(&self) -> Permits {
+        self.own_permits.clone()
+    }
+
+    pub(crate) fn shutting_down(&self) -> ShuttingDown {
+        self.shutting_down.clone()
+    }
+
     pub(crate) fn taken(&self) -> usize {
         self.sessions().taken
     }
@@ -98,9 +127,31 @@ impl Registry {
         }
     }
 
+    /// Lets every session end between two messages, but at that time at the latest. A later time than one that was set before
+    /// has no effect.
+    pub(crate) fn drain_until(&self, end: Instant) {
+        let mut grace_end = self.grace_end();
+        *grace_end = Some(grace_end.map_or(end, |earlier| earlier.min(end)));
+        drop(grace_end);
+        self.advance(Stage::Draining);
+    }
+
+    /// Returns the stage at this time, at which the time for draining may be over.
+    fn stage_at(&self, now: Instant) -> Stage {
+        let stage = self.stage();
+        if stage == Stage::Draining && self.grace_end().is_some_and(|end| end <= now) {
+            self.advance(Stage::Ending);
+            return Stage::Ending;
+        }
+        stage
+    }
+
     /// Advances to a stage, and notifies every session.
     pub(crate) fn advance(&self, stage: Stage) {
         self.stage.fetch_max(stage as u8, Ordering::AcqRel);
+        if stage > Stage::Running {
+            self.shutting_down.begin();
+        }
         // Not under the lock: code that is woken may come back at once.
         let wakers: Vec<_> = self.sessions().wakers.iter().flatten().cloned().collect();
         for waker in wakers {
@@ -127,6 +178,11 @@ impl Registry {
             }
             changed.await;
         }
+    }
+
+    fn grace_end(&self) -> MutexGuard<'_, Option<Instant>> {
+        let grace_end = self.grace_end.lock();
+        grace_end.unwrap_or_else(PoisonError::into_inner)
     }
 
     fn sessions(&self) -> MutexGuard<'_, Sessions> {
@@ -160,6 +216,16 @@ impl SessionPermit {
         self.registry.stage()
     }
 
+    /// Returns the stage at this time, at which the time for draining may be over.
+    pub(crate) fn stage_at(&self, now: Instant) -> Stage {
+        self.registry.stage_at(now)
+    }
+
+    /// Returns when the time for draining is over, once the server drains.
+    pub(crate) fn grace_end(&self) -> Option<Instant> {
+        *self.registry.grace_end()
+    }
+
     /// Ready when the server has advanced from that stage.
     pub(crate) fn poll_past(&mut self, cx: &Context<'_>, stage: Stage) -> Poll<()> {
         #[cfg(debug_assertions)]
@@ -189,6 +255,12 @@ impl Drop for SessionPermit {
     }
 }
 
+/// Returns `start` plus `limit`. If an `Instant` cannot represent that, returns a far future time.
+pub(crate) fn later(start: Instant, limit: Duration) -> Instant {
+    const FOREVER: Duration = Duration::from_secs(30 * 365 * 24 * 3600);
+    start + limit.min(FOREVER)
+}
+
 #[cfg(test)]
 mod tests {
     use std::task::{Wake, Waker};
@@ -206,6 +278,15 @@ mod tests {
         drop(one);
         assert!(registry.enter(2).is_some());
         assert_eq!((registry.taken(), registry.sessions().wakers.len()), (1, 2));
+    }
+
+    #[test]
+    fn a_session_begins_after_the_shutdown_has_found_none() {
+        let registry = Registry::new();
+        registry.advance(Stage::Draining);
+        assert_ready!(task::spawn(registry.empty()).poll());
+        assert!(registry.enter(1).is_none());
+        assert_eq!(registry.taken(), 0);
     }
 
     #[test]

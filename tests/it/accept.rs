@@ -8,7 +8,7 @@ use std::{
     },
 };
 
-use smtpd_tower::{Listener, PeerAddr};
+use smtpd_tower::{net::PeerAddr, server::Listener};
 use support::*;
 use tokio::{
     io::{AsyncWriteExt, DuplexStream},
@@ -121,7 +121,7 @@ async fn a_listener_that_never_waits_does_not_starve_other_tasks() {
     serving.await.unwrap().unwrap();
 }
 
-/// As many as may be told at once that they are turned away.
+/// The number of refused clients that may receive a reply at once.
 const FAREWELLS: usize = 1_000;
 
 #[tokio::test(start_paused = true)]

@@ -1,21 +1,22 @@
-//! What a client hears of a body that fails, and who else hears of it.
+//! What a client receives if a body fails, and where else the error is reported.
 
 use std::sync::{Arc, Mutex};
 
 use smtpd_tower::{
-    Body, BodyError, BoxError, Data, PhaseService, Pipeline, Rcpt, Reply, Request, ServePhase,
-    Server,
+    Body, BodyError, BoxError, Data, DataReply, Pipeline, Rcpt, Reply, Request, Server,
     deliver::{Discard, Inbox, Maildir},
     handler_fn,
     layer::{MapBodyLayer, SizeLimitLayer, TeeLayer},
     phase::PhaseKind,
+    reply::IntoReply,
     router::Router,
+    service::{BoxPhaseService, PhaseService},
     test::Client,
 };
 use tower::{Layer, ServiceBuilder, service_fn};
 
-/// What one message hears, and what `on_error` is told meanwhile, with all causes.
-async fn told(data: impl ServePhase<Data>) -> (String, Vec<String>) {
+/// Returns the reply to one message, and what is passed to `on_error` meanwhile, with all causes.
+async fn told(data: impl PhaseService<Data>) -> (String, Vec<String>) {
     let errors = Arc::<Mutex<Vec<String>>>::default();
     let heard = errors.clone();
     let pipeline = Pipeline::new()
@@ -41,24 +42,24 @@ async fn told(data: impl ServePhase<Data>) -> (String, Vec<String>) {
     )
 }
 
-/// Yields that error in place of the message.
-fn failing(error: BodyError) -> impl Layer<DataService, Service: ServePhase<Data>> + Clone {
+/// Yields that error instead of the message.
+fn failing(error: BodyError) -> impl Layer<DataService, Service: PhaseService<Data>> + Clone {
     MapBodyLayer::new(move |body: Body| {
         let error = error.clone();
         body.try_inspect(move |_| Err(error.clone()))
     })
 }
 
-type DataService = PhaseService<Data>;
+type DataService = BoxPhaseService<Data>;
 
 fn around(
-    layer: impl Layer<DataService, Service: ServePhase<Data>>,
-    service: impl ServePhase<Data>,
+    layer: impl Layer<DataService, Service: PhaseService<Data>>,
+    service: impl PhaseService<Data>,
 ) -> DataService {
     DataService::new(layer.layer(DataService::new(service)))
 }
 
-/// Everything that reads a body and answers by itself.
+/// Everything that reads a body and replies by itself.
 fn readers(directory: &std::path::Path) -> Vec<(&'static str, DataService)> {
     async fn body_error(request: Request<Data>) -> Result<Reply, BodyError> {
         request.into_body().collect().await.map(|_| Reply::OK)
@@ -186,12 +187,33 @@ async fn a_handler_that_fails_by_itself_is_told_of() {
 }
 
 #[tokio::test]
+async fn a_fault_of_an_answer_of_ones_own_is_told_of() {
+    /// An error that the client does not see.
+    struct Gone;
+
+    impl IntoReply<DataReply> for Gone {
+        fn into_reply(self) -> DataReply {
+            Reply::busy().into()
+        }
+
+        fn fault(&self) -> Option<BoxError> {
+            Some("the index is gone".into())
+        }
+    }
+
+    let data = handler_fn(async |_: Request<Data>| Err::<(), _>(Gone));
+    let (reply, errors) = told(data).await;
+    assert_eq!(reply, Reply::busy().to_string());
+    assert_eq!(errors, ["data service failed: the index is gone"]);
+}
+
+#[tokio::test]
 async fn an_io_error_of_a_handler_is_not_blamed_on_the_body() {
     async fn own(_: Request<Data>) -> Result<Reply, BodyError> {
         Err(std::io::Error::from(std::io::ErrorKind::StorageFull))?
     }
     let (reply, errors) = told(handler_fn(own)).await;
-    assert_eq!(reply, "451 4.3.0 Local error in processing");
+    assert_eq!(reply, Reply::storage_full().to_string());
     let expected = "data service failed: I/O of the handler failed: no storage space";
     assert_eq!(errors, [expected]);
 }

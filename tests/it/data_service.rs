@@ -10,13 +10,18 @@ use std::{
 };
 
 use smtpd_tower::{
-    Body, Data, PeerAddr, Reply, Request, ServePhase, Server, deliver::Discard, handler_fn,
+    Body, Data, DataReply, Profile, Reply, Request, Server,
+    deliver::{Discard, Maildir},
+    disk::DiskPermits,
+    handler_fn,
+    net::PeerAddr,
+    service::PhaseService,
 };
 use support::*;
 use tokio::{sync::oneshot, time::Instant};
 use tower::{Service, ServiceBuilder, limit::GlobalConcurrencyLimitLayer};
 
-fn into(data: impl ServePhase<Data>) -> Server {
+fn into(data: impl PhaseService<Data>) -> Server {
     server(accept_rcpt().data(data))
 }
 
@@ -81,7 +86,7 @@ async fn a_service_that_never_answers_is_given_up_after_the_message() {
     client.cmd("NOOP", "250").await;
 }
 
-/// An answer that comes on its own, while the client is in the middle of the message, is not held up by its silence.
+/// A reply that becomes ready while the client is silent in the middle of the message is not delayed by that silence.
 #[tokio::test(start_paused = true)]
 async fn a_service_that_gives_up_in_the_middle_is_heard_at_the_end() {
     let impatient = handler_fn(async |mut request: Request<Data>| {
@@ -159,7 +164,7 @@ async fn a_panic_at_any_moment_of_a_delivery_costs_its_session_a_421() {
     }
 }
 
-/// How long a message takes whose service gives its body to a future that runs in the same task beside the session.
+/// Measures a message whose service passes its body to a future that runs in the same task as the session.
 async fn read_beside_the_session(
     session_first: bool,
     looks_first: bool,
@@ -227,7 +232,7 @@ async fn a_body_that_is_read_beside_the_session_in_one_task_never_stalls() {
 }
 
 /// What is logged while a client sends a message, which has `reply`.
-async fn logged(data: impl ServePhase<Data>, reply: &str) -> String {
+async fn logged(data: impl PhaseService<Data>, reply: &str) -> String {
     let log = Log::default();
     let writer = log.clone();
     let subscriber = tracing_subscriber::fmt()
@@ -310,6 +315,32 @@ async fn a_message_that_is_read_or_discarded_or_rejected_is_not_warned_of() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_recipient_of_lmtp_that_is_rejected_before_the_message_is_not_deferred_like_another() {
+    let refuses = handler_fn(async |_: Request<Data>| {
+        DataReply::each([Reply::no_such_user(), Reply::mailbox_full()])
+    });
+    let server = into(refuses).profile(Profile::Lmtp);
+    for (command, go_ahead) in [("DATA\r\n", true), ("BDAT 7 LAST\r\n", false)] {
+        let mut client = Client::connect(&server);
+        client.expect("220").await;
+        client.cmd("LHLO c", "250").await;
+        client.cmd("MAIL FROM:<a@example.net>", "250").await;
+        client.cmd("RCPT TO:<b@example.org>", "250").await;
+        client.cmd("RCPT TO:<c@example.org>", "250").await;
+        client.send(command).await;
+        if go_ahead {
+            client.expect("354").await;
+        }
+        client.send("Hello\r\n").await;
+        if go_ahead {
+            client.send(".\r\n").await;
+        }
+        client.expect("550 5.1.1").await;
+        client.expect("452 4.2.2").await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_client_that_goes_away_is_no_reason_to_warn_of_its_message() {
     let log = Log::default();
     let writer = log.clone();
@@ -329,4 +360,38 @@ async fn a_client_that_goes_away_is_no_reason_to_warn_of_its_message() {
     drop(client);
     tokio::time::sleep(Duration::from_secs(20)).await;
     assert!(log.0.lock().unwrap().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_message_that_waits_for_a_disk_that_hangs_is_deferred_in_time() {
+    let permits = DiskPermits::new(std::num::NonZero::<usize>::MIN);
+    let (end, ends) = std::sync::mpsc::channel::<()>();
+    let hanging = permits.clone();
+    let hanging = tokio::spawn(async move { hanging.run(move || ends.recv()).await });
+    while permits.available() > 0 {
+        tokio::task::yield_now().await;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let maildir = Maildir::new(dir.path()).disk_permits(permits.clone());
+    let mut client = with_envelope(&into(maildir)).await;
+    client.cmd("DATA", "354").await;
+    let begun = Instant::now();
+    // The clock does not advance by itself while a job runs.
+    let clock = async {
+        loop {
+            tokio::time::advance(Duration::from_secs(1)).await;
+        }
+    };
+    tokio::select! {
+        _ = client.cmd("Hello\r\n.", "451 4.3.0") => {}
+        () = clock => {}
+    }
+    // The clock goes on a little while the reply is on its way.
+    let waited = begun.elapsed().as_secs();
+    assert!((540..560).contains(&waited), "{waited}");
+    client.cmd("NOOP", "250").await;
+    drop(end);
+    hanging.await.unwrap().unwrap().unwrap_err();
+    assert_eq!(permits.run(|| 1).await.unwrap(), 1);
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
 }

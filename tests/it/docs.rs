@@ -1,11 +1,11 @@
-//! What the documentation says about the repository, as far as it can be held to something.
+//! What the documentation says about the repository, as far as it can be tested.
 
 use std::{fs, path::Path};
 
 const README: &str = include_str!("../../README.md");
 const TOWER: &str = include_str!("../../smtpd-tower/src/lib.rs");
 
-/// What stands in backquotes from there to the end of the paragraph.
+/// Returns the names in backquotes from there to the end of the paragraph.
 fn names_after(page: &'static str, start: &str) -> Vec<&'static str> {
     let (_, rest) = page.split_once(start).expect(start);
     let ends = ["\n\n", "\n//!\n"];
@@ -31,7 +31,7 @@ fn every_example_that_is_named_exists() {
     }
 }
 
-/// Each test binary links tokio and rustls anew.
+/// Each test binary links tokio and rustls again.
 #[test]
 fn a_test_is_in_the_binary_of_its_package_or_says_why_not() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));

@@ -1,15 +1,16 @@
-//! Settings of the longest duration, which stands for no limit.
+//! Settings with the longest duration, which means no limit.
 
 use std::{convert::Infallible, fmt, time::Duration};
 
 use smtpd_tower::{
-    BoxError, Connect, PeerAddr, ProxyProtocol, Rcpt, Reply, Request, Session, TrustedPeers,
-    handler_fn,
+    BoxError, Connect, Rcpt, Reply, Request, Session, handler_fn,
     layer::{
         GreylistKey, GreylistLayer, GreylistPolicy, GreylistVerdict, RateLimitLayer,
         ReverseDnsLayer, ReverseName, TarpitLayer,
     },
     limiter::Rate,
+    net::{PeerAddr, TrustedPeers},
+    proxy::ProxyProtocol,
     test::{ChaosLayer, ChaosStream, StreamChaos},
 };
 use support::*;
@@ -71,7 +72,8 @@ async fn a_look_up_without_limit_panics() {
 async fn a_greylist_store_without_limit_panics() {
     let store = async |_: GreylistKey, _: GreylistPolicy| {
         sleep(YEAR).await;
-        Ok::<_, BoxError>(GreylistVerdict::Wait)
+        let retry_after = Duration::MAX;
+        Ok::<_, BoxError>(GreylistVerdict::Wait { retry_after })
     };
     let layer = GreylistLayer::with_store(store).timeout(Duration::MAX);
     assert_eq!(
@@ -100,11 +102,14 @@ async fn a_greylist_that_waits_or_remembers_for_ever_panics() {
 
 #[tokio::test(start_paused = true)]
 async fn a_rate_of_the_longest_period_panics() {
-    let layer = RateLimitLayer::per_ip(Rate::new(1, Duration::MAX).unwrap());
-    let service = ServiceBuilder::new().layer(layer).service(accepts());
-    for expected in [250, 451, 451] {
-        assert_eq!(code(&service).await, expected);
-        sleep(YEAR).await;
+    let rate = Rate::new(1, Duration::MAX).unwrap();
+    for rate in [rate, rate.strict()] {
+        let layer = RateLimitLayer::per_ip(rate);
+        let service = ServiceBuilder::new().layer(layer).service(accepts());
+        for expected in [250, 451, 451] {
+            assert_eq!(code(&service).await, expected);
+            sleep(YEAR).await;
+        }
     }
 }
 

@@ -6,11 +6,12 @@ use std::{
 };
 
 use smtpd_tower::{
-    Code, Command, Data, DataReply, Extensions, Mail, Pipeline, Rcpt, Reply, Request, Status,
-    extension::{DeliverBy, Etrn, FutureRelease, MtPriority, Prdr, Rrvs},
+    Command, Data, DataReply, Mail, Pipeline, Rcpt, Reply, Request,
+    extension::{DeliverBy, Etrn, Extensions, FutureRelease, MtPriority, Prdr, Rrvs},
     handler_fn,
     layer::DomainFilterLayer,
     parameter::{By, HoldFor, HoldUntil, NoSupport, Priority, ValidSince},
+    reply::{Code, Status},
 };
 use support::*;
 use tower::ServiceBuilder;
@@ -65,14 +66,7 @@ async fn what_a_client_asks_for_is_handed_to_the_data_service() {
             parameters.get::<Priority>().map(Priority::value),
             to.parameters().get().map(ValidSince::no_support),
         ));
-        async move {
-            request
-                .into_body()
-                .collect()
-                .await
-                .map(drop)
-                .map_err(Reply::from)
-        }
+        async move { request.into_body().collect().await.map(drop) }
     });
     let server = server(pipeline).configure(|config| {
         let extensions = Extensions::default()
@@ -178,13 +172,13 @@ async fn a_client_that_asks_for_it_hears_of_each_recipient() {
 async fn etrn_is_served_as_a_command() {
     let pipeline = Pipeline::new().command(handler_fn(async |request: Request<Command>| {
         let (_, command) = request.into_parts();
-        match (command.verb.as_str(), command.argument.as_str()) {
+        match (command.verb(), command.argument()) {
             ("ETRN", "example.org") => Reply::new(
                 Code::new(253).unwrap(),
                 Status::UNDEFINED,
                 "OK, 14 pending messages for node example.org started",
             ),
-            _ => command.default_reply,
+            _ => command.default_reply().clone(),
         }
     }));
     let on =

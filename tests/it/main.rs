@@ -1,20 +1,24 @@
-//! Whole sessions, and what the documentation says of the repository: one test binary, which links faster than one for each
-//! file. A test that needs a process of its own has a binary beside this one, whose first lines say why.
+//! Whole sessions, and what the documentation says about the repository: one test binary, which links faster than one for each
+//! file. A test that needs its own process has a separate binary, whose first lines say why.
 
 mod accept;
 mod architecture;
 mod body_errors;
+mod channels;
 mod data_service;
 mod docs;
 mod durations;
 mod engine;
 mod examples;
 mod extensions;
+mod greylist;
+mod identities;
 mod layers;
 mod packages;
 mod pages;
 mod profiles;
 mod proxy;
+mod replies;
 mod rfc_page;
 mod router;
 mod server;
@@ -24,3 +28,4 @@ mod tls_certificates;
 mod tls_clients;
 mod tls_scram;
 mod tower_matrix;
+mod transcripts;

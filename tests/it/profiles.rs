@@ -1,11 +1,12 @@
-//! What a client is offered, and what it hears, at a listener of each profile: before TLS, within it, and after AUTH.
+//! What a client is offered, and what it receives, at a listener of each profile: before TLS, within it, and after AUTH.
 
 use std::{sync::Arc, time::Duration};
 
 use rcgen::{CertifiedKey, generate_simple_self_signed};
 use smtpd_tower::{
-    Auth, Data, Domains, Pipeline, Profile, Rcpt, Reply, Request, Secret, Server,
+    Auth, Data, Pipeline, Profile, Rcpt, Reply, Request, Secret, Server,
     deliver::Inbox,
+    domains::Domains,
     handler_fn,
     layer::SubmissionFieldsLayer,
     router::Router,
@@ -26,7 +27,7 @@ use tower::ServiceBuilder;
 
 const ALICE: &str = "AUTH PLAIN AGFsaWNlAHNlY3JldA==";
 
-/// A server that takes mail for everybody, with users, and a client's trust in it.
+/// A server with users that accepts mail for everyone, and the TLS settings of a client that trusts it.
 fn server_and_connector() -> (Server, TlsConnector) {
     let CertifiedKey { cert, signing_key } =
         generate_simple_self_signed(["mx.test".to_owned()]).unwrap();
@@ -48,7 +49,7 @@ fn server_and_connector() -> (Server, TlsConnector) {
 }
 
 fn with_users() -> Pipeline {
-    let auth = handler_fn(async |_: Request<Auth>| Secret::plain("secret"));
+    let auth = handler_fn(async |_: Request<Auth>| Secret::password("secret"));
     pipeline(async |request: Request<Data>| request.into_body().collect().await.map(|_| Reply::OK))
         .auth(auth)
 }
@@ -61,7 +62,7 @@ async fn handshake<IO: AsyncRead + AsyncWrite + Unpin>(
     Client::over(connector.connect(name, io).await.unwrap())
 }
 
-/// The keywords of what EHLO, or LHLO, has answered that are of TLS or AUTH.
+/// Returns the keywords of TLS and AUTH in the reply to EHLO or LHLO.
 async fn offer<IO: AsyncRead + AsyncWrite + Unpin>(
     client: &mut Client<IO>,
     verb: &str,
@@ -74,7 +75,7 @@ async fn offer<IO: AsyncRead + AsyncWrite + Unpin>(
         .collect()
 }
 
-/// Says each line, and hears a reply that begins so.
+/// Sends each line, and expects a reply that begins like this.
 async fn talk<IO: AsyncRead + AsyncWrite + Unpin>(client: &mut Client<IO>, lines: &[[&str; 2]]) {
     for [line, reply] in lines {
         client.cmd(line, reply).await;

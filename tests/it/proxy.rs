@@ -4,10 +4,12 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use rcgen::{CertifiedKey, generate_simple_self_signed};
 use smtpd_tower::{
-    BodyError, CloseReason, Connect, Data, EndReason, Mail, PeerAddr, Pipeline, ProxyProtocol,
-    Rcpt, Reply, Request, Server, Session, SessionError, TrustedPeers, handler_fn,
+    BodyError, Connect, Data, Mail, Pipeline, Rcpt, Reply, Request, Server, Session, handler_fn,
     layer::{RateLimitLayer, ReceivedLayer, SessionsPerIpLayer},
     limiter::Rate,
+    net::{PeerAddr, TrustedPeers},
+    proxy::ProxyProtocol,
+    session::{CloseReason, EndReason, SessionError},
     tls::TlsConfig,
 };
 use support::*;
@@ -32,7 +34,7 @@ fn proxies() -> TrustedPeers {
     TrustedPeers::parse(["10.0.0.0/8"]).unwrap()
 }
 
-/// Says at RCPT who the client is.
+/// Reports the client in the reply to RCPT.
 fn telling() -> Pipeline {
     Pipeline::new().rcpt(handler_fn(async |req: Request<Rcpt>| {
         let session = req.session();
@@ -100,10 +102,10 @@ async fn the_client_of_a_header_counts() {
         client.send(&header).await;
         client.expect("220").await;
         assert_eq!(who(&mut client).await, expected);
-        // Octet by octet, with the first commands right behind.
+        // Byte by byte, with the first commands right behind.
         let (mut client, _) = connect(&server, PROXY);
-        for octet in header.iter().chain(b"NOOP\r\n") {
-            client.send([*octet]).await;
+        for byte in header.iter().chain(b"NOOP\r\n") {
+            client.send([*byte]).await;
             tokio::task::yield_now().await;
         }
         client.expect("220").await;
@@ -129,7 +131,7 @@ async fn the_fields_of_version_2_reach_the_services() {
     client.expect("220").await;
 }
 
-/// A server, and what its hooks are told of each end.
+/// A server, and what its hooks receive at the end of each session.
 fn observed() -> (Server, mpsc::UnboundedReceiver<(EndReason, String)>) {
     let (tell, told) = mpsc::unbounded_channel();
     let also = tell.clone();
@@ -148,7 +150,7 @@ fn observed() -> (Server, mpsc::UnboundedReceiver<(EndReason, String)>) {
 
 #[tokio::test]
 async fn a_trusted_peer_without_a_good_header_is_dropped_without_a_word() {
-    for (octets, cause) in [
+    for (bytes, cause) in [
         (
             &b"EHLO client.example\r\n"[..],
             "no PROXY header: EHLO client.exa",
@@ -172,7 +174,7 @@ async fn a_trusted_peer_without_a_good_header_is_dropped_without_a_word() {
     ] {
         let (server, mut told) = observed();
         let (mut client, session) = connect(&server, PROXY);
-        client.send(octets).await;
+        client.send(bytes).await;
         client.expect_close().await;
         session.await.unwrap();
         let (reason, said) = told.recv().await.unwrap();
@@ -185,15 +187,15 @@ async fn a_trusted_peer_without_a_good_header_is_dropped_without_a_word() {
 
 #[tokio::test(start_paused = true)]
 async fn a_header_that_drips_is_given_up_after_its_time() {
-    for (octets, limit) in [("", 5), ("PROXY TCP4 192.0", 5), ("PROXY ", 2)] {
+    for (bytes, limit) in [("", 5), ("PROXY TCP4 192.0", 5), ("PROXY ", 2)] {
         let limit = Duration::from_secs(limit);
         let protocol = ProxyProtocol::from_trusted(proxies()).timeout(limit);
         let server = server(telling()).proxy_protocol(protocol);
         let began = Instant::now();
         let (mut client, _) = connect(&server, PROXY);
-        for octet in octets.bytes() {
+        for byte in bytes.bytes() {
             tokio::time::sleep(Duration::from_millis(100)).await;
-            client.send([octet]).await;
+            client.send([byte]).await;
         }
         // Neither accept nor any other session waits for it.
         let (mut other, _) = connect(&server, STRANGER);
@@ -310,7 +312,7 @@ async fn the_header_comes_before_tls() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         match implicit {
-            true => drop(tokio::spawn(server.serve_tls(listener))),
+            true => drop(tokio::spawn(server.serve(listener).tls_first())),
             false => drop(tokio::spawn(server.serve(listener))),
         }
         let mut plain = Client::over(TcpStream::connect(address).await.unwrap());
@@ -330,6 +332,33 @@ async fn the_header_comes_before_tls() {
             who.starts_with("192.0.2.1:4711 to 192.0.2.9:25 via 127.0.0.1:"),
             "{who}"
         );
+    }
+}
+
+#[tokio::test]
+async fn a_listener_stays_itself_whatever_proxies_say_of_the_destination() {
+    let at =
+        handler_fn(async |req: Request<Rcpt>| Reply::ok(req.session().listener_addr().to_string()));
+    let local = TrustedPeers::parse(["127.0.0.0/8", "192.0.2.1"]).unwrap();
+    let server = server(Pipeline::new().rcpt(at))
+        .proxy_protocol(ProxyProtocol::from_trusted(local.clone()))
+        .xclient_from(local);
+    for bound in ["127.0.0.1:0", "0.0.0.0:0"] {
+        let listener = TcpListener::bind(bound).await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let address = SocketAddr::from(([127, 0, 0, 1], port));
+        tokio::spawn(server.serve(listener));
+        for xclient in [false, true] {
+            let mut client = Client::over(TcpStream::connect(address).await.unwrap());
+            client.send(V1).await;
+            client.expect("220").await;
+            if xclient {
+                client.cmd("EHLO proxy.example", "250").await;
+                let destination = "XCLIENT ADDR=198.51.100.1 DESTADDR=192.0.2.8 DESTPORT=587";
+                client.cmd(destination, "220").await;
+            }
+            assert_eq!(who(&mut client).await, address.to_string());
+        }
     }
 }
 
@@ -363,7 +392,7 @@ async fn limits_count_the_client_and_not_the_proxy() {
 /// What the data service was given.
 type Inbox = mpsc::UnboundedReceiver<(Session, String)>;
 
-/// A server that takes XCLIENT and XFORWARD from the proxies, and puts the trace header before messages.
+/// A server that accepts XCLIENT and XFORWARD from the proxies, and adds the trace header to messages.
 fn storing() -> (Server, Inbox) {
     let (tell, inbox) = mpsc::unbounded_channel();
     let store = move |req: Request<Data>| {
@@ -475,7 +504,7 @@ async fn whom_xclient_is_taken_from_is_decided_by_the_client_of_the_proxy_header
     }
 }
 
-/// HAProxy says so of clients on its Unix sockets.
+/// HAProxy sends this for clients on its Unix sockets.
 #[tokio::test]
 async fn a_client_that_its_proxy_does_not_name_has_not_the_rights_of_the_proxy() {
     let everybody = || TrustedPeers::parse(["0.0.0.0/0"]).unwrap();

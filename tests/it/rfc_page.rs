@@ -1,4 +1,4 @@
-//! The page that tells how each RFC is kept names tests that there are, and RFCs are cited in one form.
+//! The page about the RFCs names tests that exist, and RFCs are cited in one form.
 
 use std::{
     fs,
@@ -7,7 +7,7 @@ use std::{
 
 const PAGE: &str = include_str!("../../smtpd-core/docs/rfc.md");
 
-/// What stands in backticks in the last column of the tables.
+/// Returns the rows of the tables, and their last columns.
 fn shown_in() -> impl Iterator<Item = (&'static str, &'static str)> {
     let rows = PAGE
         .lines()
@@ -24,15 +24,21 @@ fn every_row_names_tests_that_exist() {
         let names: Vec<_> = shown_in.split('`').skip(1).step_by(2).collect();
         assert!(!names.is_empty(), "nothing shows this: {row}");
         for name in names {
-            let path = match name.strip_suffix(".smtp") {
-                Some(_) => root.join("smtpd-core/tests/transcripts").join(name),
-                None => root.join(name),
+            let (file, shown) = name
+                .split_once(": ")
+                .map_or((name, None), |(file, shown)| (file, Some(shown)));
+            let is_transcript = file.ends_with(".smtp");
+            let path = match is_transcript {
+                true => root.join("smtpd-core/tests/transcripts").join(file),
+                false => root.join(file),
             };
             let text = fs::read_to_string(path);
             let text = text.unwrap_or_else(|error| panic!("{name}: {error}: {row}"));
-            let shows = match name.ends_with(".smtp") {
-                true => is_session(&text),
-                false => has_tests(&text),
+            let shows = match (is_transcript, shown) {
+                (true, None) => is_session(&text),
+                (true, Some(line)) => text.lines().any(|shown| shown.starts_with(line)),
+                (false, None) => has_tests(&text),
+                (false, Some(test)) => has_tests(&text) && text.contains(&format!("fn {test}()")),
             };
             assert!(shows, "{name} tests nothing: {row}");
         }
@@ -72,6 +78,35 @@ fn no_document_of_the_protocol_is_left_out() {
         let named = shown_in().any(|(row, _)| row.contains(&name));
         assert!(named, "{name} has no row");
     }
+}
+
+/// Documents that no code has to obey, as the page says.
+const NOT_IN_THE_CODE: [&str; 2] = ["RFC 6532", "RFC 6758"];
+
+#[test]
+fn every_document_of_the_page_is_cited_in_the_code() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut files = Vec::new();
+    for folder in ["smtpd-core/src", "smtpd-tower/src"] {
+        collect(&root.join(folder), &mut files);
+    }
+    let code: String = files
+        .iter()
+        .map(|file| fs::read_to_string(file).unwrap())
+        .collect();
+    let mut documents = 0;
+    for (row, _) in shown_in() {
+        let (first, _) = row.split_once(" | ").expect(row);
+        for rest in first.split("RFC ").skip(1) {
+            let digits = rest.find(|c: char| !c.is_ascii_digit());
+            let name = format!("RFC {}", &rest[..digits.unwrap_or(rest.len())]);
+            let is_cited = code.contains(&name);
+            let is_expected = !NOT_IN_THE_CODE.contains(&name.as_str());
+            assert_eq!(is_cited, is_expected, "{name}");
+            documents += 1;
+        }
+    }
+    assert!(documents >= 50, "only {documents} documents are read");
 }
 
 #[test]

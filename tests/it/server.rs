@@ -12,12 +12,15 @@ use std::{
 };
 
 use smtpd_tower::{
-    Connect, Data, DataReply, Listener, PeerAddr, Rcpt, Reply, Request, Server, bind_reuse_port,
+    Connect, Data, DataReply, Rcpt, Reply, Request, Server,
+    config::Timeouts,
     handler_fn,
+    net::PeerAddr,
+    server::{Listener, bind_reuse_port},
 };
 use support::*;
 use tokio::{
-    io::DuplexStream,
+    io::{AsyncWriteExt, DuplexStream},
     net::{TcpListener, TcpStream, UnixListener, UnixStream},
     sync::mpsc,
     time::{Instant, timeout},
@@ -67,7 +70,7 @@ async fn several_listeners_of_several_kinds() {
 async fn lmtp_answers_for_each_recipient() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap();
-    tokio::spawn(collecting().serve_lmtp(listener));
+    tokio::spawn(collecting().serve(listener).lmtp());
     let mut client = Client::over(TcpStream::connect(addr).await.unwrap());
     client.expect("220 mx.test smtpd LMTP").await;
     client.cmd("EHLO c", "500").await;
@@ -84,7 +87,7 @@ async fn lmtp_answers_for_each_recipient() {
     client.cmd("NOOP", "250").await;
 }
 
-/// The same reply for all would tell senders that mail was delivered which was not.
+/// A single reply for all would report mail as delivered that was not.
 #[tokio::test]
 async fn lmtp_with_three_recipients_has_three_different_replies() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -102,7 +105,7 @@ async fn lmtp_with_three_recipients_has_three_different_replies() {
             req.into_body().collect().await.map(|_| replies)
         });
     let server = server(each);
-    tokio::spawn(server.serve_lmtp(listener));
+    tokio::spawn(server.serve(listener).lmtp());
     let mut lmtp = Client::over(TcpStream::connect(addr).await.unwrap());
     lmtp.expect("220").await;
     lmtp.cmd("LHLO c", "250").await;
@@ -135,7 +138,7 @@ async fn one_session_more_than_the_limit_is_turned_away() {
     three.expect("421 4.3.2").await;
     three.expect_close().await;
     one.cmd("QUIT", "221").await;
-    one.session.take().unwrap().await.unwrap();
+    one.take_session().await.unwrap();
     Client::greeted(&server).await;
 }
 
@@ -152,7 +155,7 @@ async fn a_thousand_idle_sessions_do_not_keep_the_next_from_being_served() {
     client.expect("250").await;
 }
 
-/// Serves an address on a thread and a runtime of its own, from when this returns.
+/// Serves an address on a separate thread and runtime, from when this returns.
 fn serve_on_a_thread(server: &Server, address: &str) -> (String, thread::JoinHandle<()>) {
     let (server, address) = (server.clone(), address.to_owned());
     let (bound, is_bound) = std::sync::mpsc::channel();
@@ -315,12 +318,70 @@ async fn shutdown_has_a_hard_deadline() {
     );
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_shutdown_whose_future_is_dropped_never_ends() {
+    // Not polled at all, dropped while sessions drain, and dropped while they are ended.
+    for kept in [None, Some(0), Some(3), Some(9), Some(11)] {
+        let server = collecting();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let serving = tokio::spawn(server.serve(listener));
+        let mut open = Client::greeted(&server).await;
+        open.begin().await;
+        open.send("half a message").await;
+        let begun = Instant::now();
+        let shutdown = server.handle().shutdown(SECOND * 10);
+        match kept {
+            Some(kept) => assert!(timeout(SECOND * kept, shutdown).await.is_err() || kept > 10),
+            None => drop(shutdown),
+        }
+        open.expect("421 4.3.2").await;
+        assert!((10..12).contains(&begun.elapsed().as_secs()), "{kept:?}");
+        serving.await.unwrap().unwrap();
+        assert_eq!(server.handle().sessions(), 0);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_second_shutdown_lengthens_the_first() {
+    let server = collecting();
+    let mut open = Client::greeted(&server).await;
+    open.begin().await;
+    let begun = Instant::now();
+    let handle = server.handle();
+    for grace in [600, 5, 60] {
+        drop(handle.shutdown(SECOND * grace));
+        settle().await;
+    }
+    open.expect("421 4.3.2").await;
+    assert!((5..7).contains(&begun.elapsed().as_secs()));
+}
+
+#[tokio::test]
+async fn a_server_with_a_name_that_no_reply_can_show_starts() {
+    for (server, expected) in [
+        (
+            Server::new("mail server", accept_rcpt()),
+            r#"the host name "mail server" is neither a domain nor an address literal"#,
+        ),
+        (
+            collecting().configure(|config| config.app_name("a\r\nb")),
+            r#"the app name "a\r\nb" is not printable ASCII"#,
+        ),
+    ] {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let error = server.serve(listener).await.unwrap_err();
+        assert_eq!(error.to_string(), expected);
+    }
+}
+
 #[tokio::test]
 async fn a_signal_does_not_cut_off_a_transaction_that_goes_on() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap();
     let (signal, signalled) = tokio::sync::oneshot::channel::<()>();
-    let serving = collecting().serve_with_graceful_shutdown(listener, signalled, SECOND * 30);
+    let serving = collecting()
+        .serve(listener)
+        .with_graceful_shutdown(signalled, SECOND * 30);
     let serving = tokio::spawn(serving);
     let mut client = Client::over(TcpStream::connect(addr).await.unwrap());
     client.expect("220").await;
@@ -341,7 +402,7 @@ async fn a_server_that_its_handle_has_ended_does_not_wait_for_the_signal() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let server = collecting();
     let never = std::future::pending::<()>();
-    let serving = tokio::spawn(server.serve_with_graceful_shutdown(listener, never, SECOND));
+    let serving = tokio::spawn(server.serve(listener).with_graceful_shutdown(never, SECOND));
     server.handle().shutdown(SECOND).await;
     let ended = timeout(SECOND * 10, serving).await;
     ended.expect("it ends").unwrap().unwrap();
@@ -365,15 +426,14 @@ async fn after_shutdown_nobody_is_greeted_and_the_port_is_free() {
 #[tokio::test(start_paused = true)]
 async fn silent_dripping_and_never_reading_clients_are_dropped() {
     let server = collecting().configure(|config| {
-        let timeouts = smtpd_tower::Timeouts::default().inactivity(SECOND * 5);
-        config.timeouts(timeouts)
+        config.timeouts(|timeouts| *timeouts = Timeouts::default().inactivity(SECOND * 5))
     });
     // Silent.
     let mut client = Client::greeted(&server).await;
     let begun = Instant::now();
     client.expect("421 4.4.2").await;
     assert_eq!(begun.elapsed(), SECOND * 5);
-    // One octet of a command each second.
+    // One byte of a command each second.
     let mut client = Client::greeted(&server).await;
     let begun = Instant::now();
     while client.try_send("x").await.is_ok() && begun.elapsed() < SECOND * 60 {
@@ -384,7 +444,7 @@ async fn silent_dripping_and_never_reading_clients_are_dropped() {
         "{:?}",
         begun.elapsed()
     );
-    // One octet of a message each second.
+    // One byte of a message each second.
     let mut client = Client::greeted(&server).await;
     client.begin().await;
     let begun = Instant::now();
@@ -396,10 +456,11 @@ async fn silent_dripping_and_never_reading_clients_are_dropped() {
         "{:?}",
         begun.elapsed()
     );
-    // Replies that nobody reads.
-    let mut client = Client::connect_through(&server, 512);
+    // Replies that nobody reads. The client of the test kit would read them once it cannot write.
+    let (mut pipe, far) = tokio::io::duplex(512);
+    tokio::spawn(server.serve_connection(far, PeerAddr::Unknown));
     let begun = Instant::now();
-    while client.try_send("EHLO c\r\n").await.is_ok() && begun.elapsed() < SECOND * 60 {}
+    while pipe.write_all(b"EHLO c\r\n").await.is_ok() && begun.elapsed() < SECOND * 60 {}
     assert!(
         (5..=8).contains(&begun.elapsed().as_secs()),
         "{:?}",
@@ -410,8 +471,7 @@ async fn silent_dripping_and_never_reading_clients_are_dropped() {
 #[tokio::test(start_paused = true)]
 async fn a_slow_but_living_client_is_served() {
     let server = collecting().configure(|config| {
-        let timeouts = smtpd_tower::Timeouts::default().inactivity(SECOND * 5);
-        config.timeouts(timeouts)
+        config.timeouts(|timeouts| *timeouts = Timeouts::default().inactivity(SECOND * 5))
     });
     let mut client = Client::greeted(&server).await;
     for (line, start) in [
@@ -430,7 +490,7 @@ async fn a_slow_but_living_client_is_served() {
     client.expect("250 2.0.0 15").await;
 }
 
-/// What a service takes is not held against its client.
+/// The time of a service is not charged to its client.
 #[tokio::test(start_paused = true)]
 async fn the_time_of_a_service_does_not_count_as_the_clients() {
     let server = server(pipeline(async |mut req: Request<Data>| {
@@ -440,7 +500,9 @@ async fn the_time_of_a_service_does_not_count_as_the_clients() {
         }
         Ok::<_, smtpd_tower::BodyError>(())
     }))
-    .configure(|config| config.timeouts(smtpd_tower::Timeouts::default().inactivity(SECOND * 5)));
+    .configure(|config| {
+        config.timeouts(|timeouts| *timeouts = Timeouts::default().inactivity(SECOND * 5))
+    });
     let mut client = Client::greeted(&server).await;
     client.begin().await;
     client.send("one\r\n").await;

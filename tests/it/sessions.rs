@@ -11,9 +11,14 @@ use std::{
 
 use base64::Engine as _;
 use smtpd_tower::{
-    Auth, BodyError, BoxError, Command, Connect, Data, EndReason, Extension, Helo, Identity, Mail,
-    ParameterError, ParameterRule, PeerAddr, Pipeline, Rcpt, Reply, Request, Session, SessionError,
-    SessionFacts, handler_fn, sasl::Mechanisms,
+    Auth, BodyError, BoxError, Command, Connect, Data, Helo, Identity, Mail, Pipeline, Rcpt, Reply,
+    Request, Session,
+    extension::{Extension, SessionFacts},
+    handler_fn,
+    net::PeerAddr,
+    parameter::{ParameterError, ParameterRule},
+    sasl::Mechanisms,
+    session::{EndReason, SessionError},
 };
 use support::*;
 use tokio::{sync::Notify, time::Instant};
@@ -104,7 +109,7 @@ async fn services_see_what_their_phase_knows() {
                 .map(|to| to.path().to_string())
                 .collect();
             log(&e, format!("data {} {to:?}", r.envelope().sender()));
-            async move { r.into_body().collect().await.map(drop).map_err(Reply::from) }
+            async move { r.into_body().collect().await.map(drop) }
         }));
     let mut client = Client::greeted(&server(pipeline)).await;
     client.cmd("EHLO client.example", "250").await;
@@ -393,7 +398,7 @@ async fn a_client_that_goes_away_while_a_service_works_cancels_the_call() {
     client.cmd("EHLO c", "250").await;
     client.send("MAIL FROM:<a@b.c>\r\n").await;
     settle().await;
-    let session = client.session.take().unwrap();
+    let session = client.take_session();
     drop(client);
     let begun = Instant::now();
     session.await.unwrap();
@@ -417,7 +422,7 @@ async fn a_client_that_goes_away_in_the_middle_never_looks_like_the_end() {
         client.begin().await;
         client.send(half).await;
         client.finish().await;
-        client.session.take().unwrap().await.unwrap();
+        client.take_session().await.unwrap();
         assert_eq!(outcome.lock().unwrap().take(), Some(true), "{half:?}");
     }
 }
@@ -437,7 +442,7 @@ async fn a_message_that_has_come_whole_is_delivered_even_if_nobody_waits() {
     let mut client = Client::greeted(&server).await;
     client.begin().await;
     client.send("x\r\n.\r\n").await;
-    let session = client.session.take().unwrap();
+    let session = client.take_session();
     drop(client);
     session.await.unwrap();
     assert_eq!(count.load(Ordering::SeqCst), 1);
@@ -465,7 +470,7 @@ async fn a_service_that_never_polls_stops_the_client() {
         tokio::time::sleep(SECOND * 100).await;
         Reply::OK
     }))
-    .configure(|config| config.max_message_size(0));
+    .configure(|config| config.max_message_size(None));
     let mut client = Client::greeted(&server).await;
     client.begin().await;
     let block = [b"x".repeat(1022), b"\r\n".to_vec()].concat().repeat(64);
@@ -550,7 +555,7 @@ async fn auth_makes_an_identity_that_later_phases_see() {
 #[tokio::test]
 async fn cram_md5_works_with_a_stored_secret() {
     let pipeline = Pipeline::new().auth(handler_fn(async |_: Request<Auth>| {
-        smtpd_tower::Secret::plain("secret")
+        smtpd_tower::Secret::password("secret")
     }));
     let server = server(pipeline)
         .configure(|c| c.mechanisms(Mechanisms::none().with(smtpd_tower::sasl::CramMd5)));
@@ -568,14 +573,14 @@ async fn cram_md5_works_with_a_stored_secret() {
     }
 }
 
-/// Otherwise what a client has answered to one challenge could be sent again by somebody else.
+/// Otherwise, the response to one challenge could be replayed by someone else.
 #[tokio::test]
 async fn challenges_cannot_be_foretold() {
     let mechanisms = Mechanisms::none()
         .with(smtpd_tower::sasl::CramMd5)
         .with(smtpd_tower::sasl::Scram::sha256());
     let pipeline = Pipeline::new().auth(handler_fn(async |_: Request<Auth>| {
-        smtpd_tower::Secret::plain("secret")
+        smtpd_tower::Secret::password("secret")
     }));
     let server = server(pipeline).configure(|config| config.mechanisms(mechanisms));
     // `n,,n=alice,r=fyko`
@@ -631,7 +636,7 @@ async fn the_wire_log_shows_no_secret() {
     client.expect("250").await;
     client.cmd("QUIT", "221").await;
     client.expect_close().await;
-    client.session.take().unwrap().await.unwrap();
+    client.take_session().await.unwrap();
     let log = lines.lock().unwrap().join("\n");
     for secret in ["AGFs", "YWxp", "c2Vj", "secret", "private", "VXNlcm5hbWU6"] {
         assert!(!log.contains(secret), "{secret} in {log}");
@@ -640,7 +645,7 @@ async fn the_wire_log_shows_no_secret() {
         "C: EHLO c",
         "C: AUTH PLAIN [redacted]",
         "C: [redacted]",
-        "C: [message of 15 octets]",
+        "C: [message of 15 bytes]",
         "S: 250 2.0.0 OK",
         "C: QUIT",
     ] {
@@ -660,12 +665,12 @@ async fn the_end_of_a_session_is_told_exactly_once_with_its_reason() {
     client.send("x\r\n.\r\n").await;
     client.expect("250").await;
     client.cmd("QUIT", "221").await;
-    client.session.take().unwrap().await.unwrap();
+    client.take_session().await.unwrap();
     let mut client = Client::greeted(&server).await;
-    let session = client.session.take().unwrap();
+    let session = client.take_session();
     drop(client);
     session.await.unwrap();
-    let quit = EndReason::Closed(smtpd_tower::CloseReason::Quit);
+    let quit = EndReason::Closed(smtpd_tower::session::CloseReason::Quit);
     assert_eq!(*ends.lock().unwrap(), [(quit, 1), (EndReason::Lost, 0)]);
 }
 
@@ -716,10 +721,10 @@ async fn verbs_keywords_and_parameters_of_ones_own() {
     let pipeline = Pipeline::new()
         .command(handler_fn(async |req: Request<Command>| {
             let (_, command) = req.into_parts();
-            match (command.verb.as_str(), command.argument.as_str()) {
+            match (command.verb(), command.argument()) {
                 ("XTIME", zone) => Reply::ok(format!("noon in {zone}")),
                 ("VRFY", "alice") => Reply::ok("<alice@example.org>"),
-                _ => command.default_reply,
+                _ => command.default_reply().clone(),
             }
         }))
         .mail(handler_fn(async |req: Request<Mail>| {
@@ -730,8 +735,9 @@ async fn verbs_keywords_and_parameters_of_ones_own() {
                 .and_then(|(_, value)| value);
             Reply::ok(color.unwrap_or("none").to_owned())
         }));
-    let server = server(pipeline)
-        .configure(|config| config.extensions(smtpd_tower::Extensions::default().with(Color)));
+    let server = server(pipeline).configure(|config| {
+        config.extensions(smtpd_tower::extension::Extensions::default().with(Color))
+    });
     let mut client = Client::greeted(&server).await;
     assert!(
         client
@@ -766,4 +772,27 @@ async fn a_reset_is_told_with_the_envelope_that_is_given_up() {
     client.envelope().await;
     client.cmd("RSET", "250").await;
     assert_eq!(*told.lock().unwrap(), [1]);
+}
+
+#[tokio::test]
+async fn only_some_of_the_ways_to_abort_a_transaction_are_told() {
+    let read = handler_fn(async |request: Request<Data>| {
+        let _ = request.into_body().collect().await;
+    });
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let log = told.clone();
+    let server = server(accept_rcpt().data(read)).on_reset(move |session: &Session, envelope| {
+        assert!(session.helo().is_some());
+        log.lock().unwrap().push(envelope.recipients().len());
+    });
+    let mut client = Client::greeted(&server).await;
+    client.cmd("EHLO c", "250").await;
+    for command in ["RSET", "EHLO again", "HELO again"] {
+        client.envelope().await;
+        client.cmd(command, "250").await;
+        client.envelope().await;
+        client.cmd("BDAT 5\r\nabc", "250").await;
+        client.cmd(command, "250").await;
+        assert_eq!(told.lock().unwrap().drain(..).len(), 2, "{command}");
+    }
 }

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use rcgen::{CertifiedKey, generate_simple_self_signed};
 use smtpd_tower::{
-    Data, EndReason, Identity, Mail, Reply, Request, Server, Session, TlsVersion, handler_fn,
+    Data, Identity, Mail, Reply, Request, Server, Session, handler_fn,
+    session::{EndReason, TlsVersion},
     tls::TlsConfig,
 };
 use support::*;
@@ -73,7 +74,7 @@ fn tls_server(pki: &Pki) -> Server {
         let tls = session
             .tls()
             .map(|tls| format!("{} {} {:?}", tls.version(), tls.cipher(), tls.sni()));
-        data.body
+        data.into_body()
             .collect()
             .await
             .map(|m| Reply::ok(format!("{} {}", m.len(), tls.unwrap_or_default())))
@@ -247,7 +248,7 @@ async fn implicit_tls_over_tcp_with_tls_1_2_and_1_3() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap();
     let server = tls_server(&pki);
-    tokio::spawn(server.serve_tls(listener));
+    tokio::spawn(server.serve(listener).tls_first());
     for (version, name) in [
         (&rustls::version::TLS12, TlsVersion::Tls12),
         (&rustls::version::TLS13, TlsVersion::Tls13),
@@ -267,12 +268,57 @@ async fn implicit_tls_over_tcp_with_tls_1_2_and_1_3() {
     }
 }
 
+/// A ClientHello of TLS 1.2 or older, without the extension that offers newer versions. It lacks nothing else.
+fn old_client_hello(version: u16) -> Vec<u8> {
+    let [major, minor] = version.to_be_bytes();
+    let extensions = [
+        &[0, 10, 0, 4, 0, 2, 0, 23][..],  // supported_groups: secp256r1
+        &[0, 13, 0, 6, 0, 4, 4, 3, 8, 4], // signature_algorithms: ECDSA and RSA-PSS
+    ]
+    .concat();
+    let hello = [
+        &[major, minor][..],
+        &[7; 32],                        // random
+        &[0],                            // no session
+        &[0, 4, 0xc0, 0x2b, 0xc0, 0x2f], // ECDHE with AES_128_GCM
+        &[1, 0],                         // no compression
+        &[0, u8::try_from(extensions.len()).unwrap()],
+        &extensions,
+    ]
+    .concat();
+    let length = u8::try_from(hello.len()).unwrap();
+    [&[22, 3, 1, 0, length + 4, 1, 0, 0, length][..], &hello].concat()
+}
+
+/// RFC 8996 section 4 and 5.
+#[tokio::test]
+async fn versions_before_tls_1_2_are_refused_by_an_alert() {
+    let pki = pki();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    tokio::spawn(tls_server(&pki).serve(listener).tls_first());
+    let answer_to = async |version| {
+        let mut io = TcpStream::connect(addr).await.unwrap();
+        io.write_all(&old_client_hello(version)).await.unwrap();
+        let mut answer = [0; 7];
+        io.read_exact(&mut answer).await.unwrap();
+        answer
+    };
+    for version in [0x0300, 0x0301, 0x0302] {
+        // A fatal alert, protocol_version (RFC 5246 section 7.2.2).
+        let [kind, _, _, _, length, level, alert] = answer_to(version).await;
+        assert_eq!([kind, length, level, alert], [21, 2, 2, 70], "{version:#x}");
+    }
+    let [kind, .., message, _] = answer_to(0x0303).await;
+    assert_eq!([kind, message], [22, 2], "ServerHello");
+}
+
 #[tokio::test]
 async fn plaintext_on_a_tls_listener_gets_no_smtp_reply() {
     let pki = pki();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap();
-    tokio::spawn(tls_server(&pki).serve_tls(listener));
+    tokio::spawn(tls_server(&pki).serve(listener).tls_first());
     let mut io = TcpStream::connect(addr).await.unwrap();
     io.write_all(b"EHLO plain\r\nQUIT\r\n").await.unwrap();
     let mut rest = Vec::new();
@@ -288,17 +334,24 @@ async fn a_silent_client_does_not_keep_others_from_their_handshake() {
     let pki = pki();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap();
-    tokio::spawn(tls_server(&pki).serve_tls(listener));
+    tokio::spawn(tls_server(&pki).serve(listener).tls_first());
     let _silent = TcpStream::connect(addr).await.unwrap();
     let mut client = handshake(TcpStream::connect(addr).await.unwrap(), &pki.client).await;
     client.expect("220").await;
 }
 
 #[tokio::test]
-async fn serve_tls_without_a_certificate_is_an_error() {
+async fn tls_first_without_a_certificate_is_an_error() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let error = server(accept_rcpt()).serve_tls(listener).await.unwrap_err();
-    assert_eq!(error.to_string(), "serve_tls needs a TLS configuration");
+    let error = server(accept_rcpt())
+        .serve(listener)
+        .tls_first()
+        .await
+        .unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "TLS from the first byte needs a TLS configuration"
+    );
     let mut client = Client::connect(&server(accept_rcpt()));
     client.expect("220").await;
     client.cmd("STARTTLS", "500").await;

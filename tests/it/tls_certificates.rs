@@ -4,8 +4,10 @@ use std::{fs, time::Duration};
 
 use rcgen::DnType;
 use smtpd_tower::{
-    Auth, AuthOutcome, Identity, Mail, Reply, Request, Server, TlsInfo, TlsVersion, handler_fn,
+    Auth, Identity, Mail, Reply, Request, Server, handler_fn,
+    phase::AuthOutcome,
     sasl::{External, Mechanisms},
+    session::{TlsInfo, TlsVersion},
     tls::{ClientCertificates, ServerCertificate, TlsBuilder, TlsConfig},
 };
 use support::pki::{Authority, Issued, TLS12, TLS13, secured, shown};
@@ -19,7 +21,7 @@ use tokio_rustls::{client::TlsStream, rustls::ClientConfig};
 
 type TlsClient = Client<TlsStream<DuplexStream>>;
 
-/// MAIL tells what the session knows of its TLS; EXTERNAL takes whoever has a mail address in the certificate.
+/// The reply to MAIL shows the TLS facts of the session; EXTERNAL accepts any certificate with a mail address.
 fn tls_server(tls: &TlsConfig) -> Server {
     let facts = handler_fn(async |request: Request<Mail>| {
         let tls = request.session().tls().unwrap();
@@ -381,7 +383,7 @@ async fn facts(client: &mut TlsClient) -> String {
     reply["250 2.0.0 ".len()..].to_owned()
 }
 
-/// `None` where the handshake fails: in TLS 1.3 a client learns that by its first answer.
+/// `None` if the handshake fails: in TLS 1.3, a client learns that from the first reply.
 async fn try_facts(server: &Server, client: &ClientConfig) -> Option<String> {
     let mut client = secured(server, client, "mx.test").await.ok()?;
     client.try_send("EHLO c\r\n").await.ok()?;

@@ -24,7 +24,7 @@ use tokio_rustls::client::TlsStream;
 const BOTH: &str = "AUTH SCRAM-SHA-256-PLUS SCRAM-SHA-256";
 
 fn scram_server(tls: &TlsConfig) -> Server {
-    let auth = handler_fn(async |_: Request<Auth>| Secret::plain("pencil"));
+    let auth = handler_fn(async |_: Request<Auth>| Secret::password("pencil"));
     let mechanisms = Mechanisms::none()
         .with(Scram::sha256().plus())
         .with(Scram::sha256());

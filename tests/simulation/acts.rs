@@ -1,37 +1,37 @@
-//! What a client does, one thing after the other.
+//! What a client does, one action after the other.
 
 use crate::{proxy::Header, tls::Flaw};
 
-/// One thing that a client does.
+/// One action of a client.
 #[derive(Debug)]
 pub enum Op {
     Say(Vec<u8>),
-    /// Says the same so many times.
+    /// Sends the same bytes a number of times.
     Repeat(Vec<u8>, usize),
-    /// Says the same without a pause, as fast as the server reads.
+    /// Sends the same bytes without a pause, as fast as the server reads.
     Endless(Vec<u8>),
-    /// Says a message, if 354 was the last reply.
+    /// Sends a message, if 354 was the last reply.
     Body(Vec<u8>),
-    /// Waits until there is a reply to all that was said, or so many milliseconds.
+    /// Waits until everything sent has a reply, or for this many milliseconds.
     Await(u64),
     Pause(u64),
-    /// From now on says a byte in so many milliseconds; 0 is without a pause.
+    /// From now on sends one byte per this many milliseconds; 0 means without a pause.
     Drip(u64),
     Read(Reading),
     Cut(Cut),
-    /// Says a PROXY header.
+    /// Sends a PROXY header.
     Header(Header),
     /// Begins SCRAM.
     Scram(Scram),
-    /// Answers a challenge of SCRAM, with the right proof or another.
+    /// Responds to a challenge of SCRAM, with the right proof or another.
     Proof(bool),
     /// Ends SCRAM.
     Proved,
-    /// Begins a handshake if the server has asked for it, or, where it is true, will.
+    /// Begins a handshake if the server is ready for it or, if true, will be.
     Secure(bool, Flaw),
-    /// Waits until the handshake is done, or cuts the connection after so many milliseconds.
+    /// Waits until the handshake is done, or cuts the connection after this many milliseconds.
     Secured(u64),
-    /// Ends TLS as it has to be.
+    /// Ends TLS properly.
     Finish,
 }
 
@@ -40,7 +40,7 @@ pub enum Op {
 pub struct Scram {
     pub user: String,
     pub plus: bool,
-    /// The header says that the client could have bound, or that it binds to something else.
+    /// The header claims that the client could have bound, or binds to something else.
     pub wrong: bool,
     /// With the first message in the command.
     pub initial: bool,
@@ -50,7 +50,7 @@ pub struct Scram {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reading {
     All,
-    /// So many bytes at a time, with so many milliseconds between.
+    /// This many bytes at a time, with this many milliseconds between.
     Slowly(usize, u64),
     Never,
 }
@@ -58,13 +58,13 @@ pub enum Reading {
 /// How a client ends a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cut {
-    /// Closes what it sends; and reads to the end.
+    /// Closes its sending side, and reads to the end.
     HalfClose,
     Close,
     Reset,
-    /// Says nothing any more.
+    /// Sends nothing any more.
     Silence,
-    /// Neither says nor reads anything any more.
+    /// Neither sends nor reads anything any more.
     Deafness,
 }
 

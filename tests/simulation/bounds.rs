@@ -1,4 +1,4 @@
-//! What a session may keep, and how long it may wait for a client that does not take what it has for it.
+//! What a session may keep, and how long it may wait for a client that does not read its replies.
 
 use std::time::Duration;
 
@@ -7,6 +7,7 @@ use tokio::time::Instant;
 use crate::{
     invariants::{CLEAN_UP, LINGER},
     journal::{Call, Kind, Outcome, Pages},
+    model::AFTER_REFUSAL,
     network::{LONGEST_POLL, Wires},
     shared::Shared,
     site::Site,
@@ -19,10 +20,10 @@ const MOST_KEPT: usize = 256 << 10;
 /// What may be read at once beyond a limit.
 const ONE_READ: usize = 64 << 10;
 
-/// What a session reads off, so that its last reply is not lost.
+/// What a session reads and drops, so that its last reply is not lost.
 const LINGER_BYTES: u64 = 1 << 20;
 
-/// How many bytes a second the client has to take of the replies, once it is late.
+/// How many bytes of the replies a late client has to read per second.
 const LEAST_RATE: u64 = 500;
 
 impl Site {
@@ -30,7 +31,7 @@ impl Site {
     pub fn keeps_too_much(&self, shared: &Shared) -> Option<String> {
         let wires = self.link.lock();
         if let Some((_, before)) = wires.shut {
-            // What is read off while the connection is closed is not kept, and there is a limit to it, too.
+            // What is read while the connection is closed is not kept, and has a limit too.
             let off = wires.up.read - before;
             let too_much = off > LINGER_BYTES + ONE_READ as u64;
             return too_much.then(|| format!("the server has read off {off} bytes"));
@@ -45,11 +46,11 @@ impl Site {
             .then(|| format!("the server keeps {kept} bytes, of which {ahead} are read ahead"))
     }
 
-    /// How much of the present message the slowest of its services has not taken, where it may be much.
+    /// How much of the current message its slowest service has not read, if that may be much.
     fn kept_of_message(&self, pages: &Pages, read: u64) -> usize {
         let kept = |call: &Call| {
             let taken = match call.reader {
-                // What a service collects it has taken.
+                // A service that collects has read everything.
                 Some(reader) if reader.collects => return 0,
                 reader => reader.unwrap_or_default().position,
             };
@@ -66,7 +67,7 @@ impl Site {
         working.map(kept).max().unwrap_or(0)
     }
 
-    /// A client that does not take its replies is given up in time. Only a message that has come whole is still delivered.
+    /// A client that does not read its replies is given up in time. Only a complete message is still delivered.
     pub fn waits_to_write(
         &self,
         pages: &Pages,
@@ -79,14 +80,24 @@ impl Site {
         let earned = Duration::from_millis((wires.down.sent - before) * 1000 / LEAST_RATE);
         let delivered = pages.idle_since(self.link.id, since)?;
         let waited = since.elapsed();
-        // The reply that tells of a shutdown has its time from then on.
+        // The reply about a shutdown has its time from then on.
         let since = shutdown.map_or(since, |began| began.max(since));
         let due = delivered.max(since + limit + earned);
         (due.elapsed() > CLEAN_UP + LINGER)
             .then(|| format!("a client that takes nothing is waited for, {waited:?} so far"))
     }
 
-    /// A session whose way out is closed ends within its time.
+    /// How long a client with a greeting of 5yz is waited for. It need not have read the greeting.
+    pub fn refused_until(&self, pages: &Pages) -> Option<Instant> {
+        let refuses = |call: &&Call| {
+            call.kind == Kind::Connect && matches!(call.outcome, Outcome::Replied(500..))
+        };
+        let answered = pages.calls_of(self.link.id).rfind(refuses);
+        let unread = answered.and_then(|call| Some(call.ended_at? + AFTER_REFUSAL));
+        self.model.refused_until.or(unread)
+    }
+
+    /// A session that cannot write ends within its time.
     pub fn lingers(&self) -> Option<String> {
         let (since, _) = self.link.lock().shut?;
         let age = since.elapsed();
@@ -94,7 +105,7 @@ impl Site {
     }
 }
 
-/// Whether the client has taken so little of the replies for so long that the server need not go on.
+/// Whether the client has read so little of the replies for so long that the server may give up.
 pub fn is_given_up(wires: &Wires, swarm: &Swarm) -> bool {
     let limit = Duration::from_millis(swarm.times.write.unwrap_or(u64::MAX));
     wires

@@ -1,4 +1,4 @@
-//! What messages hold.
+//! The content of messages.
 
 use crate::{dice::Dice, swarm::Swarm};
 
@@ -28,7 +28,7 @@ pub fn content(dice: &Dice, swarm: &Swarm) -> Vec<u8> {
     content
 }
 
-/// A message as DATA has it, with its end (RFC 5321 section 4.5.2).
+/// A message as sent after DATA, with its end (RFC 5321 section 4.5.2).
 pub fn stuffed(content: &[u8]) -> Vec<u8> {
     let mut stuffed = Vec::with_capacity(content.len() + 10);
     for line in content.split_inclusive(|byte| *byte == b'\n') {

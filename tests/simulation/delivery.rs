@@ -1,4 +1,4 @@
-//! Data services: what they read, where, how fast, and what they answer.
+//! Data services: what they read, where, how fast, and what they reply.
 
 use std::{
     future::poll_fn,
@@ -32,9 +32,9 @@ pub enum Style {
     Half,
     /// Not at all.
     Unread,
-    /// Not at all, and the body outlives the answer.
+    /// Not at all, and the body outlives the reply.
     Kept,
-    /// Takes no notice of errors for a while.
+    /// Ignores errors for a while.
     Stubborn,
 }
 
@@ -60,7 +60,7 @@ impl Style {
 pub enum Place {
     /// In its own future.
     Here,
-    /// In a task of its own.
+    /// In a separate task.
     Task,
     /// In the task of the session, beside it, as in `join!(serve_connection, consumer)`.
     Beside,
@@ -126,7 +126,7 @@ fn begin(shared: &Shared, route: usize, request: &Request<Data>) -> usize {
     call
 }
 
-/// A message that is being read, and what is to be done with it.
+/// A message that is being read, and what to do with it.
 struct Reading {
     shared: Shared,
     call: usize,
@@ -180,7 +180,7 @@ impl Reading {
         result.await.unwrap_or(Ok(PANICKED))
     }
 
-    /// Reads the message, stores it where that is what the service does, and returns the code of the answer.
+    /// Reads the message, stores it if the service does, and returns the code of the reply.
     async fn read(mut self) -> Result<u16, BodyError> {
         let digest = self.read_body().await?;
         let code = self.code();
@@ -199,7 +199,7 @@ impl Reading {
         Ok(code)
     }
 
-    /// The code of the answer, where the message has come.
+    /// Returns the code of the reply, if the message has arrived.
     fn code(&self) -> u16 {
         match self.fault {
             Some(Fault::Reject | Fault::ThrownReply) => 550,
@@ -229,7 +229,7 @@ impl Reading {
         }
     }
 
-    /// Reads as much as belongs to the style; `None` where that is not the whole.
+    /// Reads as much as the style does, or returns `None` if that is not the whole message.
     async fn read_body(&mut self) -> Result<Option<Digest>, BodyError> {
         match self.style {
             Style::Unread => Ok(None),

@@ -1,4 +1,4 @@
-//! Tasks, polled one at a time in the order that the dice say.
+//! Tasks, polled one at a time in an order chosen by the dice.
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
@@ -9,7 +9,7 @@ use std::{
 
 pub type BoxFuture<T = ()> = Pin<Box<dyn Future<Output = T> + Send>>;
 
-/// Wakes the loop of the world where something has happened outside of its own steps: in a task of tokio, or by a timer.
+/// Wakes the loop of the world when something has happened outside of its own steps: in a task of tokio, or by a timer.
 #[derive(Clone, Default)]
 pub struct Alarm(Arc<Mutex<Bell>>);
 
@@ -48,7 +48,7 @@ impl Alarm {
     }
 }
 
-/// Takes tasks from services and clients; the world starts them after its present step.
+/// Collects tasks of services and clients; the world starts them after its current step.
 #[derive(Clone)]
 pub struct Spawner {
     new: Arc<Mutex<Vec<BoxFuture>>>,
@@ -93,7 +93,7 @@ struct TaskWaker {
     woken: Arc<Woken>,
 }
 
-/// What has come of a poll.
+/// The outcome of a poll.
 pub enum Polled {
     Pending,
     Done,
@@ -150,7 +150,7 @@ impl Executor {
         }
     }
 
-    /// Drops a task where it stands.
+    /// Drops a task in its current state.
     pub fn abort(&mut self, task: usize) {
         let future = self.tasks[task].take();
         let _ = catch_unwind(AssertUnwindSafe(|| drop(future)));

@@ -1,15 +1,15 @@
-//! What a service can see of the session that it is asked in.
+//! What a service can see of its session.
 
 use smtpd_tower::Session;
 
-/// The facts that begin anew at STARTTLS, EHLO or XCLIENT.
+/// The facts that are reset at STARTTLS, EHLO or XCLIENT.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Facts {
     pub peer: String,
     pub tls: bool,
     pub helo: Option<String>,
     pub identity: Option<String>,
-    /// What XFORWARD has called the message of this transaction.
+    /// What XFORWARD has reported about the message of this transaction.
     pub forwarded: Option<String>,
 }
 
@@ -25,7 +25,7 @@ impl Facts {
         }
     }
 
-    /// A session from that connection that begins.
+    /// The facts of a new session on that connection.
     pub fn of_connection(conn: u64) -> Self {
         Self {
             peer: format!("192.0.2.1:{conn}"),

@@ -1,11 +1,11 @@
-//! A server that is full, and clients that do not wait to be told so.
+//! A server that is full, and clients that do not wait for its reply.
 
-use smtpd_tower::PeerAddr;
+use smtpd_tower::net::PeerAddr;
 
 use crate::{executor::Executor, network::Link, swarm::Tls, world::World};
 
 impl World {
-    /// Drops more connections to a server that is full than are told so at a time; the next one has to be told.
+    /// Drops more connections to a full server than may receive a reply at once; the next one has to receive it.
     pub fn flood(&mut self) {
         const AT_ONCE: usize = 50;
         let full = self.built.server.clone().max_sessions(0);

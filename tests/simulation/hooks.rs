@@ -1,4 +1,4 @@
-//! Hooks and a subscriber that count, and at times panic.
+//! Hooks and a subscriber that count, and sometimes panic.
 
 use smtpd_tower::{Server, Session};
 use tracing::{

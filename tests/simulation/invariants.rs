@@ -23,7 +23,7 @@ const LINGER_TIME: Duration = Duration::from_secs(1);
 /// How exact timers are.
 pub const SLACK: Duration = Duration::from_millis(50);
 
-/// How long a data service may clean up whose message nobody waits for any more.
+/// How long a data service may clean up after nobody waits for its message any more.
 pub const CLEAN_UP: Duration = Duration::from_millis(10_000 + 50);
 
 const NO_REPLY: &str = "the connection was closed without a last reply";
@@ -52,7 +52,7 @@ impl World {
         self.check_lifetimes();
     }
 
-    /// The server has closed a connection. Returns what is wrong with that.
+    /// Checks a connection that the server has closed, and returns what is wrong.
     fn close(&mut self, number: usize) -> Option<String> {
         let site = &self.sites[number];
         let pages = self.shared.journal.lock();
@@ -70,22 +70,24 @@ impl World {
             .or_else(|| site.ends_tls_badly());
         let refused = self.shared.swarm.listener && shuts_down && !began;
         let excused = refused || site.aborted || site.model.may_end();
-        let excused = excused || self.may_lose_reply(site, closes == 0);
+        let excused = excused || self.may_lose_reply(site, &pages, closes == 0);
         let fault = fault.or_else(|| (!excused).then(|| NO_REPLY.to_owned()));
         drop(pages);
         self.sites[number].stage = Stage::Over;
         fault
     }
 
-    /// Whether the last reply need not be seen: the client is lost, it takes nothing, or there is no session yet.
-    fn may_lose_reply(&self, site: &Site, turned_away: bool) -> bool {
+    /// Whether the last reply need not arrive: the client is lost or reads nothing, or there is no session yet.
+    fn may_lose_reply(&self, site: &Site, pages: &Pages, turned_away: bool) -> bool {
         let wires = site.link.lock();
         let lost = wires.reset || wires.closed || site.client.has_ended(&wires);
         let shutdown = self.shutdown.as_ref();
         let over = shutdown.map(|shutdown| shutdown.began + self.shared.swarm.grace);
         let told = turned_away.then_some(site.model.started);
-        // What is said to one that is turned away has a second, and what is left to be said when the grace is over, too.
-        let cut_off = [over, told].into_iter().flatten().any(|since| {
+        // The reply to a refused client has one second, and so have replies that remain when the grace period is over, or the time
+        // after a greeting of 5yz.
+        let refused = site.refused_until(pages);
+        let cut_off = [over, told, refused].into_iter().flatten().any(|since| {
             Instant::now() + SLACK >= since + LINGER_TIME && wires.unwritten.is_some()
         });
         let early = site.shakes(&wires) || site.model.awaits_header();
@@ -170,7 +172,7 @@ impl World {
             }
             let owed = site.model.owed();
             let (since, owed) = *site.passive_since.get_or_insert((now, owed));
-            // Ten seconds are for a service to clean up whose client is lost.
+            // A service whose client is lost has ten seconds to clean up.
             let limit = sum + each * owed + Duration::from_secs(15);
             if now - since > limit && !site.trickles() {
                 let conn = site.link.id;
@@ -253,15 +255,15 @@ impl World {
 }
 
 impl Site {
-    /// How much of what the client has said the server can know of.
+    /// How much of what the client has sent the server can have seen.
     fn seen(&self, wires: &Wires) -> u64 {
         let there = wires.up.read + wires.up.arrived() as u64;
         self.client.passage.said(there)
     }
 
-    /// A complete command has come, no service works, there is room for the reply, and nothing happens.
+    /// A complete command has arrived, no service is running, there is room for the reply, and nothing happens.
     fn is_owed_a_reply(&self, pages: &Pages, swarm: &Swarm) -> Option<String> {
-        // It may wait to be accepted, or may have come to its end.
+        // It may wait to be accepted, or may have ended.
         if (swarm.listener && !self.model.has_begun()) || self.model.may_end() {
             return None;
         }
@@ -277,8 +279,8 @@ impl Site {
         (idle && able && owed).then(|| "nothing moves, and a reply is owed".to_owned())
     }
 
-    /// A session between two messages is told at once that the server shuts down, unless the last reply has closed it, or a
-    /// service still has to clean up whose message was answered before its end.
+    /// A session between two messages ends at once when the server shuts down, unless the last reply has closed it, or a
+    /// service that replied before the end of its message still has to clean up.
     fn is_not_told(&self, pages: &Pages, shuts_down: bool) -> Option<String> {
         let answered = self.model.answered_at;
         let excuse = match (self.model.may_end(), pages.is_delivering(self.link.id)) {
@@ -318,7 +320,7 @@ impl Site {
             };
             let reader = call.reader.unwrap_or_default();
             let due = whole || (!reader.collects && len > reader.position);
-            // Whoever is ahead of others has to wait for them. The smallest chunk counts as 33 bytes.
+            // A reader that is ahead of others has to wait for them. The smallest chunk counts as 33 bytes.
             let position = if reader.collects {
                 len
             } else {
@@ -335,7 +337,7 @@ impl Site {
         ))
     }
 
-    /// Whether bytes move so slowly that it takes long for good reason.
+    /// Whether slow bytes explain a long time.
     fn trickles(&self) -> bool {
         self.client.listens() && !self.client.reads_promptly()
     }

@@ -22,17 +22,17 @@ pub enum Kind {
     Command,
 }
 
-/// What has come of a call.
+/// The outcome of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
     Working,
-    /// The service has answered, or has thrown a reply.
+    /// The service has replied, or has returned a reply as its error.
     Replied(u16),
-    /// It has answered, and panics when its future is dropped.
+    /// It has replied, and panics when its future is dropped.
     Fragile(u16),
     Failed,
     Panicked,
-    /// Its future was dropped before it answered.
+    /// Its future was dropped before it replied.
     Dropped,
 }
 
@@ -43,23 +43,23 @@ pub struct Call {
     pub kind: Kind,
     /// What the service could see of the session.
     pub facts: Facts,
-    /// What the call is about, in the client's own words.
+    /// What the call is about, as sent by the client.
     pub subject: String,
-    /// The route of a message, where there are several.
+    /// The route of a message, if there are several.
     pub route: usize,
     /// The recipients of a message.
     pub recipients: Vec<String>,
     pub outcome: Outcome,
     pub ended: u64,
     pub ended_at: Option<Instant>,
-    /// The service takes the message without reading it.
+    /// The service accepts the message without reading it.
     pub discards: bool,
-    /// The body outlives the answer, and is not read.
+    /// The body outlives the reply, and is not read.
     pub keeps: bool,
     pub reader: Option<Reader>,
 }
 
-/// Who reads a message, and how far it has come.
+/// The reader of a message, and its position.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Reader {
     pub position: usize,
@@ -69,7 +69,7 @@ pub struct Reader {
     pub collects: bool,
 }
 
-/// What a message comes to: its length and a hash.
+/// A summary of a message: its length and a hash.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Digest {
     pub len: usize,
@@ -125,9 +125,9 @@ pub struct Pages {
     pub closes: BTreeMap<u64, usize>,
     /// How often a hook or a subscriber has panicked in a session.
     pub panics: BTreeMap<u64, usize>,
-    /// Services that have said that they are not ready, and were not asked again or dropped since.
+    /// Services that have returned that they are not ready, and were neither polled again nor dropped since.
     pub unready: usize,
-    /// Bodies that services have kept beyond their answer.
+    /// Bodies that services have kept beyond their reply.
     pub kept: Vec<Body>,
 }
 

@@ -16,9 +16,9 @@
 //!
 //! # How it works
 //!
-//! The server is used by its public API alone: `Server`, `Pipeline`, `Listener`, `Handle`, hooks and layers. Each run has a
-//! thread and a current-thread runtime of its own, so that nothing that a thread keeps is left over from another seed. The
-//! clock of the runtime is paused.
+//! The server is used through its public API only: `Server`, `Pipeline`, `Listener`, `Handle`, hooks and layers. Each run has
+//! its own thread and current-thread runtime, so that nothing that a thread keeps is left over from another seed. The clock of
+//! the runtime is paused.
 //!
 //! | module | is |
 //! |---|---|
@@ -38,10 +38,10 @@
 //!
 //! turmoil simulates hosts whose tasks its own runtime schedules in turn: it decides when segments arrive, but not which task
 //! is polled next, how many bytes a read returns, or that a task is polled without a reason or dropped halfway. The faults that
-//! this test is for hide just there. So the sessions are tasks of a small executor here, polled one at a time in the order that
-//! the dice say, over streams whose every byte arrives when the dice say. tokio lends the paused clock: time passes only
-//! when nothing else can happen, so "nothing moves" is a state that can be looked at, and a session that waits without a
-//! timer is found because time then jumps past every limit at once.
+//! this test looks for depend on exactly that. So the sessions are tasks of a small executor, polled one at a time in an order
+//! chosen by the dice, over streams whose bytes arrive when the dice choose. tokio provides the paused clock: time passes only
+//! when nothing else can happen, so "nothing moves" is a state that can be examined, and a session that waits without a timer
+//! is found because time then jumps past every limit at once.
 //!
 //! What the server itself spawns on tokio (the sessions of a listener) is scheduled by tokio, in a fixed order.
 //!
@@ -92,7 +92,7 @@ use std::{
 use shared::Shared;
 use world::World;
 
-/// How a run went.
+/// The result of a run.
 struct Report {
     seed: u64,
     hash: u64,
@@ -149,7 +149,7 @@ fn number(name: &str) -> Option<u64> {
     env::var(name).ok()?.parse().ok()
 }
 
-/// Runs the seeds on all cores. Returns those that failed, and what the traces of all come to.
+/// Runs the seeds on all cores. Returns those that failed, and a hash of all traces.
 fn run_all(first: u64, seeds: u64) -> (Vec<Report>, u64) {
     let (next, digest) = (AtomicU64::new(first), AtomicU64::new(0));
     let threads = thread::available_parallelism().map_or(2, usize::from);
@@ -179,14 +179,14 @@ fn run_all(first: u64, seeds: u64) -> (Vec<Report>, u64) {
     (failed, digest.into_inner())
 }
 
-/// Runs a seed on a thread of its own, so that nothing that a thread keeps is left over from another seed.
+/// Runs a seed on a separate thread, so that nothing that a thread keeps is left over from another seed.
 fn run(seed: u64, with_text: bool) -> Report {
     let simulate = move || {
         panics::watch();
         tls::begin(seed);
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_time()
-            // Timers are looked at after each task, also while others are always ready.
+            // Timers are checked after each task, even while others are always ready.
             .event_interval(1)
             .start_paused(true)
             .build()
@@ -198,7 +198,7 @@ fn run(seed: u64, with_text: bool) -> Report {
 }
 
 impl Report {
-    /// A panic that no task of the server has caught, so most likely a fault of the simulation itself.
+    /// A panic that no task of the server has caught, so most likely a bug in the simulation itself.
     fn of_panic(seed: u64) -> Self {
         let last = panics::take().pop().unwrap_or_default();
         Self {

@@ -1,4 +1,4 @@
-//! Connections without a network: bounded buffers in both directions, whose bytes arrive when the world says so.
+//! Connections without a network: bounded buffers in both directions, whose bytes arrive when the world chooses.
 
 use std::{
     collections::VecDeque,
@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use smtpd_tower::{Listener, PeerAddr};
+use smtpd_tower::{net::PeerAddr, server::Listener};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     time::{Instant, advance},
@@ -17,10 +17,10 @@ use tokio::{
 
 use crate::{dice::Dice, executor::Alarm, trace::Trace};
 
-/// How long a client that never pauses takes for a line.
+/// The time that a client that never pauses needs for a line.
 const MOMENT: Duration = Duration::from_millis(20);
 
-/// How long such a client can keep one poll of its session busy, since that reads so often at the most.
+/// How long such a client can keep one poll of its session busy, which reads at most this often.
 pub const LONGEST_POLL: Duration = MOMENT.saturating_mul(32);
 
 /// A connection, as the client and the world see it. Clones are the same connection.
@@ -44,11 +44,11 @@ pub struct Wires {
     pub gone: bool,
     /// Nothing arrives, in either direction, until then.
     pub stalled: Option<Instant>,
-    /// What the client says again and again, whenever the server reads; each time takes a moment.
+    /// What the client sends again and again, whenever the server reads; each time takes a moment.
     endless: Option<Vec<u8>>,
-    /// What it has said so, and nobody has looked at.
+    /// What it has sent in this way, not yet checked.
     pub said: Vec<u8>,
-    /// What the server has written and nobody has looked at, with the event of the write.
+    /// What the server has written, not yet checked, with the event of the write.
     pub written: Vec<(u64, Vec<u8>)>,
     /// Since when the server has had something that it could not write at once, and what it had written before.
     pub unwritten: Option<(Instant, u64)>,
@@ -61,9 +61,9 @@ pub struct Pipe {
     bytes: VecDeque<u8>,
     arrived: usize,
     capacity: usize,
-    /// How many bytes were ever taken out at the far end.
+    /// The total number of bytes read at the far end.
     pub read: u64,
-    /// How many bytes were ever put in.
+    /// The total number of bytes written.
     pub sent: u64,
     ended: bool,
     end_arrived: bool,
@@ -105,7 +105,7 @@ impl Link {
         }
     }
 
-    /// Lets the client say that without a pause.
+    /// Lets the client send that without a pause.
     pub fn never_pause(&self, bytes: Vec<u8>) {
         let mut wires = self.lock();
         wires.endless = Some(bytes);
@@ -139,7 +139,7 @@ impl Link {
 }
 
 impl Wires {
-    /// Lets a client that never pauses say something, which takes a moment.
+    /// Lets a client that never pauses send something, which takes a moment.
     fn go_on(&mut self) {
         let Some(line) = self.endless.clone().filter(|_| self.up.is_empty()) else {
             return;
@@ -197,7 +197,7 @@ impl Pipe {
         self.ended
     }
 
-    /// Puts as many bytes in as there is room for, and returns how many.
+    /// Writes as many bytes as there is room for, and returns how many.
     pub fn put(&mut self, bytes: &[u8]) -> usize {
         let taken = self.room().min(bytes.len());
         self.bytes.extend(&bytes[..taken]);
@@ -209,7 +209,7 @@ impl Pipe {
         self.ended = true;
     }
 
-    /// Lets up to `most` bytes arrive, and the end if there is nothing before it. Returns whom to wake.
+    /// Lets up to `most` bytes arrive, and the end if there is nothing before it. Returns the task to wake.
     pub fn arrive(&mut self, most: usize) -> Option<Waker> {
         self.arrived = self.bytes.len().min(self.arrived + most);
         if self.arrived == self.bytes.len() {
@@ -218,7 +218,7 @@ impl Pipe {
         self.reader.take()
     }
 
-    /// Takes up to `most` bytes that have arrived, and returns whom to wake.
+    /// Reads up to `most` bytes that have arrived, and returns the task to wake.
     pub fn take(&mut self, most: usize) -> (Vec<u8>, Option<Waker>) {
         let count = most.min(self.arrived);
         self.arrived -= count;
@@ -236,7 +236,7 @@ pub struct ServerEnd {
 }
 
 impl ServerEnd {
-    /// How much is read or written at once: mostly all there is, at times less.
+    /// How much is read or written at once: usually everything, sometimes less.
     fn part(&self, all: usize) -> usize {
         match self.dice.below(8) {
             0 => self.dice.between(1, all),
@@ -332,7 +332,7 @@ impl Drop for ServerEnd {
     }
 }
 
-/// A listener that accepts what the world hands to it.
+/// A listener that accepts the connections of the world.
 pub struct Port {
     shared: Arc<Mutex<Queue>>,
 }

@@ -1,4 +1,4 @@
-//! How the model comes to see what the server writes, also through TLS, and what must hold of TLS itself.
+//! How the model sees what the server writes, also through TLS, and what must hold for TLS itself.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use crate::{
 };
 
 impl Site {
-    /// Lets the model see what client and server have said. Returns what is wrong with the TLS that it was said in.
+    /// Passes to the model what client and server have sent. Returns what is wrong with their TLS.
     pub fn read_replies(&mut self, shared: &Shared) -> Option<String> {
         let mut wires = self.link.lock();
         let written = std::mem::take(&mut wires.written);
@@ -85,10 +85,10 @@ impl Site {
         self.model.handshake.is_some() && !through
     }
 
-    /// A header is waited for as long as it may take, and not where the server shuts down.
+    /// The server waits for a header as long as its limit allows, but not during a shutdown.
     pub fn waits_for_header(&self, shuts_down: bool) -> Option<String> {
         if self.written > 0 {
-            // It is turned away.
+            // It is refused.
             let age = self.model.started.elapsed();
             let late = self.model.awaits_header() && age > LINGER + self.model.late_accept();
             return late.then(|| format!("it takes {age:?} to turn it away"));
@@ -100,7 +100,7 @@ impl Site {
         Some(format!("a header is awaited for {age:?}"))
     }
 
-    /// A session without a header ends without a word, but only if none can come any more.
+    /// A session without a header ends without a reply, but only if no header can arrive any more.
     pub fn ends_header_for_no_reason(&self, shuts_down: bool, full: bool) -> Option<String> {
         let wires = self.link.lock();
         let lost = wires.reset || wires.closed || wires.up.is_ended();
@@ -114,7 +114,7 @@ impl Site {
         (!reasons.contains(&true)).then(|| "a header was not waited for".to_owned())
     }
 
-    /// A handshake ends within its time, and at once where the server shuts down.
+    /// A handshake ends within its time, and at once during a shutdown.
     pub fn shakes_for_too_long(&self, shuts_down: bool) -> Option<String> {
         let handshake = self.model.handshake.as_ref()?;
         let wires = self.link.lock();
@@ -133,7 +133,7 @@ impl Site {
         (age > limit + handshake.late + SLACK).then(|| format!("a handshake lasts for {age:?}"))
     }
 
-    /// A handshake that fails ends the session without a word, but only if there is something wrong.
+    /// A handshake that fails ends the session without a reply, but only if there is something wrong.
     pub fn ends_handshake_for_no_reason(
         &self,
         shuts_down: bool,
@@ -149,14 +149,14 @@ impl Site {
             handshake.limit.is_some_and(late),
             wires.reset || wires.closed || self.client.has_ended(&wires),
             shuts_down || self.aborted,
-            // A server that is full says nothing in plaintext.
+            // A full server sends nothing in plaintext.
             full && !pages.closes.contains_key(&self.link.id),
             pages.panics.contains_key(&self.link.id),
         ];
         (!reasons.contains(&true)).then(|| "a handshake has failed for no reason".to_owned())
     }
 
-    /// TLS ends with its own end, so that nobody can cut off what the server has said (RFC 8446 section 6.1).
+    /// TLS ends with close_notify, so that nobody can cut off what the server has sent (RFC 8446 section 6.1).
     pub fn ends_tls_badly(&self) -> Option<String> {
         self.model.handshake.as_ref()?;
         let tls = self.client.tls.as_ref()?;

@@ -1,4 +1,4 @@
-//! Panics: those of the simulation are kept silent, all others are faults of the server.
+//! Panics: those of the simulation are silenced, all others are faults of the server.
 
 use std::{cell::RefCell, panic, sync::Once};
 

@@ -1,14 +1,14 @@
-//! PROXY headers, whole and broken, and what trusted peers say of their clients.
+//! PROXY headers, valid and broken, and what trusted peers report about their clients.
 
 use crate::{acts::Op, model::ADDRESSES, script::Author};
 
-/// A header, and whom it names.
+/// A header, and the client that it names.
 #[derive(Clone, Debug)]
 pub struct Header {
     pub bytes: Vec<u8>,
-    /// Whether it is one.
+    /// Whether it is valid.
     pub sound: bool,
-    /// `None` where the proxy speaks for itself.
+    /// `None` if the proxy connects for itself.
     pub peer: Option<String>,
 }
 

@@ -1,4 +1,4 @@
-//! SCRAM-SHA-256 as both ends have it (RFC 5802, RFC 7677), with one iteration.
+//! SCRAM-SHA-256 for both ends (RFC 5802, RFC 7677), with one iteration.
 
 use std::sync::LazyLock;
 
@@ -13,7 +13,7 @@ use smtpd_tower::{
 const SALT: &[u8] = b"a pinch of it";
 const PASSWORD: &[u8] = b"right";
 
-/// What the service keeps of every user.
+/// What the service stores for every user.
 static SECRET: LazyLock<Secret> = LazyLock::new(|| {
     let salted = salted(PASSWORD);
     let stored = Sha256::digest(hmac(&salted, b"Client Key"));
@@ -26,7 +26,7 @@ pub fn secret() -> Secret {
     SECRET.clone()
 }
 
-/// What a client has said first.
+/// The first message of a client.
 #[derive(Clone, Debug)]
 pub struct Opening {
     /// The header, with the commas at its end.
@@ -46,7 +46,7 @@ impl Opening {
         format!("n={},r=fyko+d2lbbFgONRv", self.user)
     }
 
-    /// The answer to a challenge, in base64. Its proof is right if the password is.
+    /// The response to a challenge, in base64. Its proof is right if the password is.
     pub fn proof(&self, challenge: &str, right: bool) -> String {
         let challenge = STANDARD.decode(challenge).unwrap_or_default();
         let challenge = String::from_utf8(challenge).unwrap_or_default();

@@ -1,12 +1,17 @@
-//! The server that is tested, set up as the swarm says.
+//! The server under test, set up as the swarm chooses.
 
 use std::{sync::Arc, time::Duration};
 
 use smtpd_tower::{
-    Data, PhaseService, Pipeline, Profile, ProxyProtocol, Server, Timeouts, TrustedPeers,
+    Data, Pipeline, Profile, Server,
+    config::Timeouts,
     layer::SessionsPerIpLayer,
+    net::TrustedPeers,
+    proxy::ProxyProtocol,
     router::Router,
     sasl::{Mechanisms, Scram},
+    service::BoxPhaseService,
+    test::isolated,
 };
 use tokio::sync::Semaphore;
 use tower::{Layer, ServiceBuilder, limit::GlobalConcurrencyLimitLayer};
@@ -20,7 +25,7 @@ use crate::{
     swarm::{Limits, Swarm, Times, Tls},
 };
 
-/// A server, and what the end of a run looks at.
+/// A server, and what the end of a run checks.
 pub struct Built {
     pub server: Server,
     pub per_ip: Option<SessionsPerIpLayer>,
@@ -34,12 +39,12 @@ pub fn build(shared: &Shared) -> Built {
         .permits
         .map(|permits| (Arc::new(Semaphore::new(permits)), permits));
     let pipeline = pipeline(shared, per_ip.as_ref(), permits.as_ref());
-    let server = Server::new("mx.example", pipeline)
+    let server = isolated(Server::new("mx.example", pipeline))
         .max_sessions(swarm.max_sessions)
         .configure(|config| {
             config
-                .timeouts(timeouts(&swarm.times))
-                .limits(limits(&swarm.limits))
+                .timeouts(|own| *own = timeouts(&swarm.times))
+                .limits(|own| *own = limits(&swarm.limits))
                 .entropy(no_entropy)
                 .mechanisms(mechanisms())
         });
@@ -60,7 +65,7 @@ fn with_profile(mut server: Server, shared: &Shared) -> Server {
     if let Some(certificates) = shared.certificates() {
         server = server.tls(certificates.config.clone());
     }
-    // What a profile requires is not what is looked at here.
+    // This does not test what a profile requires.
     server.configure(|config| {
         let config = config.require_tls(false).require_auth(false);
         config.allow_insecure_auth(true)
@@ -115,7 +120,7 @@ fn pipeline(
     }
     let data = match shared.swarm.router {
         Some(ahead) => router(shared, ahead),
-        None => PhaseService::<Data>::new(Delivery::new(shared, 0)),
+        None => BoxPhaseService::<Data>::new(Delivery::new(shared, 0)),
     };
     match permits {
         Some((permits, _)) => {
@@ -126,12 +131,12 @@ fn pipeline(
     }
 }
 
-fn router(shared: &Shared, ahead: usize) -> PhaseService<Data> {
+fn router(shared: &Shared, ahead: usize) -> BoxPhaseService<Data> {
     let router = Router::<Data>::new()
         .domain("a.example".parse().unwrap(), Delivery::new(shared, 0))
         .domain("b.example".parse().unwrap(), Delivery::new(shared, 1))
         .read_ahead(ahead);
-    PhaseService::new(router)
+    BoxPhaseService::new(router)
 }
 
 fn timeouts(times: &Times) -> Timeouts {
@@ -151,8 +156,8 @@ fn timeouts(times: &Times) -> Timeouts {
     timeouts
 }
 
-fn limits(own: &Limits) -> smtpd_tower::Limits {
-    let mut limits = smtpd_tower::Limits::default();
+fn limits(own: &Limits) -> smtpd_tower::config::Limits {
+    let mut limits = smtpd_tower::config::Limits::default();
     limits.message_size = own.message_size;
     limits.recipients = own.recipients;
     limits.errors = own.errors;

@@ -1,4 +1,4 @@
-//! Services that do, at random, all that a service may do, and some that it must not.
+//! Services that do, at random, everything that a service may do, and some things that it must not.
 
 use std::{
     future::{pending, poll_fn},
@@ -9,8 +9,10 @@ use std::{
 };
 
 use smtpd_tower::{
-    Auth, BodyError, BoxError, Code, Command, Connect, Helo, Identity, Mail, PeerAddr, Phase, Rcpt,
-    Reply, Request, Session, Status,
+    Auth, BodyError, BoxError, Command, Connect, Helo, Identity, Mail, Phase, Rcpt, Reply, Request,
+    Session,
+    net::PeerAddr,
+    reply::{Code, Status},
 };
 use tokio::time::Sleep;
 use tower::Service;
@@ -22,7 +24,7 @@ use crate::{
     shared::Shared,
 };
 
-/// What a service may do other than answer at once.
+/// What a service may do other than reply at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
     Slow,
@@ -68,12 +70,12 @@ impl Fault {
 pub trait SimPhase: Phase {
     const KIND: Kind;
 
-    /// What the request is about, in the client's own words.
+    /// What the request is about, as sent by the client.
     fn subject(request: &Request<Self>) -> String
     where
         Self: Sized;
 
-    /// The answer of a service that accepts.
+    /// The reply of a service that accepts.
     fn accept(request: &Request<Self>) -> (u16, Self::Response)
     where
         Self: Sized;
@@ -311,7 +313,7 @@ impl Shared {
         faulty.then(|| self.dice.pick(&swarm.faults))
     }
 
-    /// Takes the time that belongs to a fault.
+    /// Waits for the time that belongs to a fault.
     pub async fn delay(&self, fault: Option<Fault>) {
         match fault {
             Some(Fault::Slow) => self.sleep(&[1, 10, 900, 4000]).await,
@@ -384,7 +386,7 @@ macro_rules! phases {
 
 phases! {
     Connect, _request => String::new();
-    Helo, request => request.name().to_owned();
+    Helo, request => request.name().to_string();
     Mail, request => request.sender().as_str().to_owned();
     Rcpt, request => request.recipient().as_str().to_owned();
 }
@@ -394,13 +396,13 @@ impl SimPhase for Command {
 
     fn subject(request: &Request<Self>) -> String {
         let command = request.payload();
-        format!("{} {}", command.verb, command.argument)
+        format!("{} {}", command.verb(), command.argument())
     }
 
     fn accept(request: &Request<Self>) -> (u16, Reply) {
-        let reply = match request.payload().verb.as_str() {
+        let reply = match request.verb() {
             "XOK" => Reply::OK,
-            _ => request.payload().default_reply.clone(),
+            _ => request.default_reply().clone(),
         };
         (reply.code().as_u16(), reply)
     }
@@ -413,7 +415,7 @@ impl SimPhase for Auth {
         request.credentials().username().to_owned()
     }
 
-    fn accept(request: &Request<Self>) -> (u16, smtpd_tower::AuthOutcome) {
+    fn accept(request: &Request<Self>) -> (u16, smtpd_tower::phase::AuthOutcome) {
         let credentials = request.credentials();
         match credentials.password() {
             // Whether the proof is right, the session finds out.

@@ -2,7 +2,7 @@
 
 use std::{future::pending, io, time::Duration};
 
-use smtpd_tower::{Handle, PeerAddr};
+use smtpd_tower::{net::PeerAddr, server::Handle};
 use tokio::{
     sync::mpsc,
     task::yield_now,

@@ -2,29 +2,24 @@
 
 use std::time::Duration;
 
-use smtpd_tower::{Config, Leniency, Profile, Server, Timeouts};
+use smtpd_tower::{
+    Config, Profile, Server,
+    address::Leniency,
+    config::{Limits, Timeouts},
+};
 
 use crate::{extensions, mechanisms, options::Options, values::Lenient};
 
-/// The protocol as the options want it. What they leave open stays as the framework has it.
+/// The settings of the protocol. Options that are not set leave the framework's defaults.
 pub(crate) fn apply(options: &Options, config: Config) -> Config {
-    let mut limits = config.limits_ref().clone();
-    if let Some(octets) = options.max_size {
-        limits.message_size = (octets > 0).then_some(octets);
-    }
-    for (limit, option) in [
-        (&mut limits.recipients, options.max_recipients),
-        (&mut limits.errors, options.max_errors),
-        (&mut limits.auth_failures, options.max_auth_failures),
-    ] {
-        *limit = option.map_or(*limit, |number| number.get());
-    }
-    let timeouts = options.timeout.map_or_else(Timeouts::default, |seconds| {
-        Timeouts::default().inactivity(Duration::from_secs(seconds.get().into()))
-    });
     let config = config
-        .limits(limits)
-        .timeouts(timeouts)
+        .limits(|limits| set_limits(options, limits))
+        .timeouts(|timeouts| {
+            if let Some(seconds) = options.timeout {
+                let limit = Duration::from_secs(seconds.get().into());
+                *timeouts = Timeouts::default().inactivity(limit);
+            }
+        })
         .bare_newline(options.bare_lf.map(Into::into).unwrap_or_default())
         .nul_byte(options.nul.map(Into::into).unwrap_or_default());
     let config = match options.has_users() {
@@ -37,7 +32,20 @@ pub(crate) fn apply(options: &Options, config: Config) -> Config {
     }
 }
 
-/// The server for a listener of that profile: what the options say of TLS and AUTH overrides what the profile says.
+fn set_limits(options: &Options, limits: &mut Limits) {
+    if let Some(bytes) = options.max_size {
+        limits.message_size = (bytes > 0).then_some(bytes);
+    }
+    for (limit, option) in [
+        (&mut limits.recipients, options.max_recipients),
+        (&mut limits.errors, options.max_errors),
+        (&mut limits.auth_failures, options.max_auth_failures),
+    ] {
+        *limit = option.map_or(*limit, |number| number.get());
+    }
+}
+
+/// The server for a listener of a profile. What the options say about TLS and AUTH overrides the profile.
 pub(crate) fn at(options: &Options, server: &Server, profile: Option<Profile>) -> Server {
     let server = match profile {
         Some(profile) => server.clone().profile(profile),
@@ -59,7 +67,7 @@ pub(crate) fn at(options: &Options, server: &Server, profile: Option<Profile>) -
     })
 }
 
-/// Other servers send what their users, and users of old programs, have come to rely on.
+/// Other servers pass on what users of old programs rely on.
 fn leniency(options: &Options, profile: Option<Profile>) -> Leniency {
     match (&*options.lenient, profile) {
         ([], Some(Profile::Mx)) => Leniency::COMMON,
@@ -95,9 +103,9 @@ mod tests {
     #[test]
     fn what_is_not_given_stays_as_it_is() {
         let (set, unset) = (of(""), Config::new("mx.test"));
-        assert_eq!(set.limits_ref(), unset.limits_ref());
-        assert_eq!(set.timeouts_ref(), unset.timeouts_ref());
-        assert_eq!(set.program(), unset.program());
+        assert_eq!(set.get_limits(), unset.get_limits());
+        assert_eq!(set.get_timeouts(), unset.get_timeouts());
+        assert_eq!(set.get_app_name(), unset.get_app_name());
     }
 
     #[test]
@@ -105,11 +113,11 @@ mod tests {
         let config = of(
             "--max-size 0 --max-recipients 1 --max-errors 2 --max-auth-failures 3 --timeout 5 --app-name x",
         );
-        let limits = config.limits_ref();
+        let limits = config.get_limits();
         assert_eq!((limits.message_size, limits.recipients), (None, 1));
         assert_eq!((limits.errors, limits.auth_failures), (2, 3));
-        assert_eq!(config.timeouts_ref().command, Duration::from_secs(5));
-        assert_eq!(config.program(), "x");
-        assert_eq!(of("--max-size 7").limits_ref().message_size, Some(7));
+        assert_eq!(config.get_timeouts().command, Duration::from_secs(5));
+        assert_eq!(config.get_app_name(), "x");
+        assert_eq!(of("--max-size 7").get_limits().message_size, Some(7));
     }
 }

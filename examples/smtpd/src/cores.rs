@@ -9,10 +9,10 @@ use crate::{options::Options, values::RuntimeKind};
 /// Where listeners and their sessions run.
 pub(crate) struct Cores(Vec<Handle>);
 
-/// The runtime of the main thread, on which the server is put together, and its Unix sockets are served.
+/// The runtime of the main thread, which builds the server and serves Unix sockets.
 pub(crate) fn main_runtime(options: &Options) -> io::Result<Runtime> {
     match (options.runtime.unwrap_or_default(), threads(options)) {
-        // One thread has nobody to share with, and the main thread is one already.
+        // A single thread has nothing to share, and the main thread already is one.
         (RuntimeKind::Threads, 1) | (RuntimeKind::PerCore, _) => {
             Builder::new_current_thread().enable_all().build()
         }
@@ -24,7 +24,7 @@ pub(crate) fn main_runtime(options: &Options) -> io::Result<Runtime> {
 }
 
 impl Cores {
-    /// The runtime that this is called on, or those of as many threads as the options want.
+    /// Returns the current runtime, or starts one for each of the threads that the options set.
     pub(crate) fn start(options: &Options) -> io::Result<Self> {
         match options.runtime.unwrap_or_default() {
             RuntimeKind::Threads => Ok(Self(vec![Handle::current()])),

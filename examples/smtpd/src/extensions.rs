@@ -3,13 +3,13 @@
 use std::{str::FromStr, time::SystemTime};
 
 use smtpd_tower::{
-    Extensions, Profile,
+    Profile,
     extension::{
-        DeliverBy, Etrn, FutureRelease, MtPriority, NoSoliciting, Prdr, PriorityPolicy, RequireTls,
-        Rrvs, SessionLimits,
+        DeliverBy, Etrn, Extensions, FutureRelease, MtPriority, NoSoliciting, Prdr, PriorityPolicy,
+        RequireTls, Rrvs, SessionLimits,
     },
     parameter::{DateTime, HoldFor},
-    smtpd_core::Standard,
+    smtpd_core::extension::Standard,
 };
 
 /// Names, each with a sign or without.
@@ -19,7 +19,7 @@ pub(crate) struct ExtensionList(Vec<Item>);
 #[derive(Clone, Debug)]
 struct Item {
     sign: Option<Sign>,
-    /// `None` stands for all.
+    /// `None` means all.
     known: Option<&'static Known>,
 }
 
@@ -114,7 +114,7 @@ pub(crate) fn of(lists: &[ExtensionList], profile: Option<Profile>) -> Extension
     };
     let set = items().fold(start, |set, item| item.apply(set));
     match profile {
-        // RFC 4865 section 4.2: it is for submission.
+        // RFC 4865 section 4.2: only for submission.
         Some(Profile::Mx) => set.without("FUTURERELEASE"),
         _ => set,
     }
@@ -132,7 +132,7 @@ impl Item {
     }
 }
 
-/// One more, and those that it needs. What needs one that is taken away, the configuration leaves out.
+/// Adds an extension, and those that it needs. The configuration leaves out those that need a removed one.
 fn with(set: Extensions, one: &Known) -> Extensions {
     let set = (one.add)(set);
     let needed: Vec<_> = set

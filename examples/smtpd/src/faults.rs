@@ -14,7 +14,7 @@ fn is_on(switch: Option<bool>) -> bool {
 }
 
 impl Options {
-    /// What could not work, told before anything starts.
+    /// Returns what cannot work, before anything starts.
     pub(crate) fn fault(&self) -> Option<&'static str> {
         self.tls_faults()
             .into_iter()

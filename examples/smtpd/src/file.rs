@@ -22,16 +22,11 @@ pub(crate) fn read(path: &Path) -> Result<Options, String> {
 fn parse(text: &str) -> Result<Options, String> {
     toml::from_str(text).map_err(|error| {
         let at = error.span().map_or(0, |span| span.start);
-        let line = text
-            .bytes()
-            .take(at)
-            .filter(|octet| *octet == b'\n')
-            .count()
-            + 1;
+        let line = text.bytes().take(at).filter(|byte| *byte == b'\n').count() + 1;
         let field = field(text, at)
             .map(|field| format!("{field}: "))
             .unwrap_or_default();
-        // What is known instead is a long list; --help has it.
+        // The list of known fields is long; --help shows it.
         let message = error
             .message()
             .split(", expected one of")
@@ -41,7 +36,7 @@ fn parse(text: &str) -> Result<Options, String> {
     })
 }
 
-/// The field in which that octet lies.
+/// Returns the field that contains the byte at that offset.
 fn field(text: &str, at: usize) -> Option<String> {
     match DeTable::parse(text) {
         Ok(table) => {
@@ -49,7 +44,7 @@ fn field(text: &str, at: usize) -> Option<String> {
             keys.max_by_key(|key| key.span().start)
                 .map(|key| key.get_ref().to_string())
         }
-        // No TOML at all: what stands before `=` in the line is the best guess.
+        // Not TOML at all: the text before `=` in the line is the best guess.
         Err(_) => {
             let line = text.get(..at)?.lines().count().max(1);
             let (key, _) = text.lines().nth(line - 1)?.split_once('=')?;
@@ -84,7 +79,7 @@ impl<'de, T: FromStr<Err: fmt::Display>> Deserialize<'de> for Text<T> {
     }
 }
 
-/// What fails in a visitor, and not after it, gets the place of the value.
+/// An error within a visitor, not after it, is reported at the place of the value.
 struct TextVisitor<T>(PhantomData<T>);
 
 impl<T: FromStr<Err: fmt::Display>> Visitor<'_> for TextVisitor<T> {

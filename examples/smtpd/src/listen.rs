@@ -1,4 +1,4 @@
-//! Listeners: all are bound before one is served, so that an address that is taken ends the program.
+//! Listeners: all are bound before one is served, so that an address in use ends the program.
 
 use std::{
     fs,
@@ -8,7 +8,11 @@ use std::{
     thread,
 };
 
-use smtpd_tower::{Listener, PeerAddr, Profile, Server, bind_reuse_port};
+use smtpd_tower::{
+    Profile, Server,
+    net::PeerAddr,
+    server::{Listener, Serve, bind_reuse_port},
+};
 use tokio::{
     net::{TcpListener, UnixListener, UnixStream},
     task::JoinSet,
@@ -16,7 +20,7 @@ use tokio::{
 
 use crate::{config, cores::Cores, log::Lines, options::Options, values::Address};
 
-/// A listener that nobody serves yet.
+/// A listener that is not served yet.
 pub(crate) struct Bound {
     kind: Kind,
     socket: Socket,
@@ -25,7 +29,7 @@ pub(crate) struct Bound {
 
 #[derive(Clone, Copy)]
 struct Kind {
-    /// As it is told on standard output.
+    /// Its name on standard output.
     name: &'static str,
     profile: Option<Profile>,
     implicit_tls: bool,
@@ -37,7 +41,7 @@ enum Socket {
     Unix(UnixSocket),
 }
 
-/// Binds what the options name; port 2525 of this machine where they name nothing.
+/// Binds the addresses of the options, or port 2525 of this machine if there are none.
 pub(crate) async fn bind(options: &Options, cores: &Cores) -> io::Result<Vec<Bound>> {
     let default = [Address::Tcp("127.0.0.1:2525".to_owned())];
     let mode = |implicit_tls| options.mode.map(|mode| mode.profile(implicit_tls));
@@ -69,7 +73,7 @@ pub(crate) async fn bind(options: &Options, cores: &Cores) -> io::Result<Vec<Bou
     Ok(bound)
 }
 
-/// Serves the listeners, and tells so on standard output.
+/// Serves the listeners, and reports that on standard output.
 pub(crate) fn serve(
     bound: Vec<Bound>,
     options: &Options,
@@ -78,7 +82,7 @@ pub(crate) fn serve(
     log: Lines,
 ) -> JoinSet<io::Result<()>> {
     let mut tasks = JoinSet::new();
-    let mut told = String::new();
+    let mut report = String::new();
     for Bound {
         kind,
         socket,
@@ -89,29 +93,29 @@ pub(crate) fn serve(
         match socket {
             Socket::Tcp(listeners) => {
                 for (listener, core) in listeners.into_iter().zip(cores.iter()) {
-                    tasks.spawn_on(kind.serve(server.clone(), listener), core);
+                    tasks.spawn_on(kind.serve(&server, listener), core);
                 }
             }
             Socket::Unix(socket) => {
-                tasks.spawn(kind.serve(server, socket));
+                tasks.spawn(kind.serve(&server, socket));
             }
         }
-        told += &format!("listening {} {address}\n", kind.name);
+        report += &format!("listening {} {address}\n", kind.name);
     }
-    tell(told, log);
+    print(report, log);
     tasks
 }
 
-/// Writes to standard output, on a thread of its own: it may be a pipe that is full and never read.
-fn tell(text: String, log: Lines) {
-    let told = move || {
-        // What the log warns of comes first.
+/// Writes to standard output from a separate thread, because it may be a full pipe that is never read.
+fn print(text: String, log: Lines) {
+    let print = move || {
+        // Write the warnings of the log first.
         log.wait_until_written();
         drop(io::stdout().write_all(text.as_bytes()));
     };
     let _ = thread::Builder::new()
         .name("listening".to_owned())
-        .spawn(told);
+        .spawn(print);
 }
 
 impl Bound {
@@ -138,14 +142,14 @@ impl Bound {
     }
 }
 
-/// A listener for each of the cores, and the address that they have in common.
+/// A listener for each core, and the address that they share.
 async fn bind_tcp(address: &str, cores: &Cores) -> io::Result<(Vec<TcpListener>, String)> {
     let shared = cores.iter().count() > 1;
     let mut address = address.to_owned();
     let mut listeners = Vec::new();
     for core in cores.iter() {
         let listener = core.spawn(bind_one(address, shared)).await??;
-        // Where the port was left open, the first listener has found one for all.
+        // If the port was 0, the first listener has chosen one for all.
         address = listener.local_addr()?.to_string();
         listeners.push(listener);
     }
@@ -176,17 +180,18 @@ impl Kind {
         }
     }
 
-    async fn serve(self, server: Server, listener: impl Listener) -> io::Result<()> {
+    fn serve<L: Listener>(self, server: &Server, listener: L) -> Serve<L> {
+        let serving = server.serve(listener);
         if self.implicit_tls {
-            server.serve_tls(listener).await
+            serving.tls_first()
         } else {
-            server.serve(listener).await
+            serving
         }
     }
 }
 
-/// A Unix socket with its file. The file goes first: as long as it is there somebody listens, so no successor takes it for a
-/// leftover, and this server cannot remove that of a successor.
+/// A Unix socket with its file. The file is removed first: while it exists, the socket is served, so no later server mistakes
+/// it for a leftover, and this server cannot remove the file of a later one.
 struct UnixSocket {
     _file: SocketFile,
     listener: UnixListener,
@@ -212,7 +217,7 @@ impl Listener for UnixSocket {
     }
 }
 
-/// Removes the socket of a server that could not do so itself: nobody answers there any more.
+/// Removes the socket of a server that ended without removing it: nothing accepts connections there any more.
 async fn remove_leftover(path: &Path) -> io::Result<()> {
     let is_socket = fs::symlink_metadata(path).is_ok_and(|file| file.file_type().is_socket());
     if !is_socket {

@@ -50,7 +50,7 @@ use smtpd_tower::BoxError;
 
 use crate::{cores::Cores, log::Log, options::Options, signals::Signals};
 
-/// How long the sessions may go on once the server has been told to end.
+/// How long sessions may continue during a shutdown.
 const GRACE: Duration = Duration::from_secs(30);
 
 fn main() -> ExitCode {
@@ -65,8 +65,8 @@ fn main() -> ExitCode {
     let runtime = cores::main_runtime(&options).map_err(BoxError::from);
     let ended = runtime.and_then(|runtime| {
         let ended = runtime.block_on(run(&options, &log));
-        // Do not wait for calls that are still blocked, for instance by a disk that hangs: no client was told that they are
-        // done. Others are about to end, and remove their temporary files.
+        // Do not wait for calls that are still blocked, for instance by a disk that hangs: no client has received a reply to
+        // them. Others are about to end, and remove their temporary files.
         runtime.shutdown_timeout(Duration::from_millis(500));
         ended
     });
@@ -90,7 +90,7 @@ async fn run(options: &Options, log: &Log) -> Result<(), BoxError> {
 
     tokio::select! {
         () = signals.next() => tracing::info!("shutting down"),
-        // A listener ends by itself only where it fails.
+        // A listener ends by itself only if it fails.
         Some(ended) = serving.join_next() => ended??,
     }
     let handle = server.handle();
@@ -104,7 +104,7 @@ async fn run(options: &Options, log: &Log) -> Result<(), BoxError> {
     Ok(())
 }
 
-/// An error in one line, with what has caused it.
+/// Formats an error in one line, with its causes.
 fn with_causes(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();

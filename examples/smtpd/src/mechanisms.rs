@@ -5,9 +5,9 @@ use std::str::FromStr;
 use clap::ValueEnum;
 use smtpd_tower::sasl::{CramMd5, External, Login, Mechanisms, OAuthBearer, Plain, Scram, XOAuth2};
 
-use crate::options::Options;
+use crate::{options::Options, users::NAMES};
 
-/// The mechanisms to offer. Where the options do not name them, those that work with what is known of the users.
+/// The mechanisms to offer: those of the options, or by default those that work with what is stored for the users.
 pub(crate) fn offered(options: &Options) -> Mechanisms {
     let known = [
         Mechanism::Plain,
@@ -61,21 +61,23 @@ pub(crate) enum Mechanism {
 
 impl Mechanism {
     pub(crate) fn add_to(self, set: Mechanisms) -> Mechanisms {
+        // An unknown name has one salt, however it is written, as users have.
+        let scram = |scram: Scram| set.clone().with(scram.names(NAMES));
         match self {
             Self::Plain => set.with(Plain),
             Self::Login => set.with(Login),
             Self::CramMd5 => set.with(CramMd5),
-            Self::ScramSha256 => set.with(Scram::sha256()),
-            Self::ScramSha256Plus => set.with(Scram::sha256().plus()),
-            Self::ScramSha1 => set.with(Scram::sha1()),
-            Self::ScramSha1Plus => set.with(Scram::sha1().plus()),
+            Self::ScramSha256 => scram(Scram::sha256()),
+            Self::ScramSha256Plus => scram(Scram::sha256().plus()),
+            Self::ScramSha1 => scram(Scram::sha1()),
+            Self::ScramSha1Plus => scram(Scram::sha1().plus()),
             Self::OAuthBearer => set.with(OAuthBearer::new()),
             Self::XOAuth2 => set.with(XOAuth2::new()),
             Self::External => set.with(External),
         }
     }
 
-    /// Whether it takes a token.
+    /// Whether it uses a token.
     pub(crate) fn is_bearer(self) -> bool {
         matches!(self, Self::OAuthBearer | Self::XOAuth2)
     }

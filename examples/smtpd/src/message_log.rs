@@ -12,7 +12,7 @@ use std::{
 
 use bytes::Bytes;
 use futures_core::Stream;
-use smtpd_tower::{Answer, Body, BodyError, BoxError, Data, Request, recover};
+use smtpd_tower::{Body, BodyError, BoxError, Data, Request, recover, reply::Answer};
 use tower::{Layer, Service};
 
 use crate::log;
@@ -50,7 +50,7 @@ where
     fn call(&mut self, request: Request<Data>) -> Self::Future {
         let began = Instant::now();
         let session = request.session().clone();
-        let envelope = request.payload().envelope.clone();
+        let envelope = request.envelope().clone();
         let size = Arc::new(AtomicU64::new(0));
         let counted = size.clone();
         let reply = self.inner.call(request.map_body(|body| {
@@ -71,7 +71,7 @@ where
     }
 }
 
-/// A body whose octets are counted as they pass.
+/// A body whose bytes are counted as they pass.
 struct Counted {
     body: Body,
     size: Arc<AtomicU64>,
@@ -82,8 +82,8 @@ impl Stream for Counted {
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let piece = ready!(Pin::new(&mut self.body).poll_next(cx));
-        if let Some(Ok(octets)) = &piece {
-            self.size.fetch_add(octets.len() as u64, Ordering::Relaxed);
+        if let Some(Ok(bytes)) = &piece {
+            self.size.fetch_add(bytes.len() as u64, Ordering::Relaxed);
         }
         Poll::Ready(piece)
     }
@@ -93,7 +93,7 @@ impl Stream for Counted {
 mod tests {
     use std::sync::Mutex;
 
-    use smtpd_tower::{Envelope, PhaseService, Reply, Session, handler_fn};
+    use smtpd_tower::{Envelope, Reply, Session, handler_fn, service::BoxPhaseService};
     use tower::ServiceExt;
     use tracing_subscriber::fmt::MakeWriter;
 
@@ -103,8 +103,8 @@ mod tests {
     struct Lines(Arc<Mutex<Vec<u8>>>);
 
     impl std::io::Write for Lines {
-        fn write(&mut self, octets: &[u8]) -> std::io::Result<usize> {
-            self.0.lock().unwrap().write(octets)
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
         }
 
         fn flush(&mut self) -> std::io::Result<()> {
@@ -129,7 +129,7 @@ mod tests {
                 .await
                 .map(|_| Reply::ok("Stored"))
         });
-        let service = MessageLogLayer.layer(PhaseService::new(store));
+        let service = MessageLogLayer.layer(BoxPhaseService::new(store));
         let envelope = Envelope::new("a@a.test".parse().unwrap())
             .with_recipient("b@b.test".parse().unwrap())
             .with_recipient("c@c.test".parse().unwrap());

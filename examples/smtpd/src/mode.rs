@@ -34,7 +34,7 @@ impl Options {
             || !self.listen_submissions.is_empty()
     }
 
-    /// What could not work of that, told before anything starts.
+    /// Returns what cannot work, before anything starts.
     pub(crate) fn mode_fault(&self, has_tls: bool) -> Option<&'static str> {
         let is_mx = self.mode == Some(Mode::Mx);
         let has_submission = self.has_submission();

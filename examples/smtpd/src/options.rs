@@ -1,7 +1,7 @@
-//! What the server can be told: on the command line, in a file, or both.
+//! The options of the server: on the command line, in a file, or both.
 //!
-//! One struct serves both: clap fills it from flags, serde from TOML, under the same names. What neither says stays
-//! `None`, so that the defaults of the framework hold.
+//! One struct serves both: clap fills it from flags, serde from TOML, under the same names. An option that neither sets is
+//! `None`, and the framework's default applies.
 
 use std::{any::TypeId, ffi::OsString, num::NonZeroU32, path::PathBuf};
 
@@ -10,7 +10,7 @@ use clap::{
     error::{ContextKind, ContextValue, ErrorKind},
 };
 use serde::Deserialize;
-use smtpd_tower::{Domain, limiter::Rate};
+use smtpd_tower::{address::Domain, limiter::Rate};
 
 use crate::{
     extensions::ExtensionList,
@@ -37,13 +37,13 @@ const CORES: &str = "Cores";
 /// Accepts mail by SMTP and LMTP, and stores it in a Maildir.
 ///
 /// Without --domain, mail for any recipient is accepted, but only from this machine: other clients are rejected. With it,
-/// clients may be anywhere, and only mail for these domains and for postmaster is accepted, except from users of a
-/// submission listener, who write to anybody. Nothing is ever relayed: what users submit is stored too.
+/// clients may be anywhere, and only mail for these domains and for postmaster is accepted, except from users of a submission
+/// listener, who may write to anyone. Nothing is ever relayed: what users submit is stored too.
 #[derive(Clone, Debug, Default, Parser, Deserialize)]
 #[command(name = "smtpd", version)]
 #[serde(default, rename_all = "kebab-case", deny_unknown_fields)]
 pub(crate) struct Options {
-    /// Read options from a TOML file: its fields have their names, without the hyphens in front, and repeatable ones
+    /// Read options from a TOML file. Its fields are named like the options, without the leading hyphens; repeatable options
     /// are arrays. The command line overrides it
     #[arg(long, value_name = "FILE")]
     #[serde(skip)]
@@ -59,21 +59,21 @@ pub(crate) struct Options {
     #[serde(deserialize_with = "file::list")]
     pub(crate) listen: Vec<Address>,
 
-    /// The same for SMTP within TLS from the first byte; repeatable
+    /// Listen for SMTP with TLS from the first byte; repeatable
     #[arg(long, value_name = "ADDR", help_heading = LISTENERS)]
     #[serde(deserialize_with = "file::list")]
     pub(crate) listen_tls: Vec<Address>,
 
-    /// What the clients of --listen and --listen-tls are [default: either, by the other options]
+    /// Who the clients of --listen and --listen-tls are [default: either, depending on the other options]
     #[arg(long, value_name = "MODE", help_heading = LISTENERS)]
     pub(crate) mode: Option<Mode>,
 
-    /// The same as --listen with --mode submission, beside other listeners; repeatable
+    /// Like --listen with --mode submission, in addition to other listeners; repeatable
     #[arg(long, value_name = "ADDR", help_heading = LISTENERS)]
     #[serde(deserialize_with = "file::list")]
     pub(crate) listen_submission: Vec<Address>,
 
-    /// The same as --listen-tls with --mode submission, beside other listeners; repeatable
+    /// Like --listen-tls with --mode submission, in addition to other listeners; repeatable
     #[arg(long, value_name = "ADDR", help_heading = LISTENERS)]
     #[serde(deserialize_with = "file::list")]
     pub(crate) listen_submissions: Vec<Address>,
@@ -88,12 +88,12 @@ pub(crate) struct Options {
     #[serde(deserialize_with = "file::list")]
     pub(crate) proxy_from: Vec<Proxy>,
 
-    /// Let such peers say by XCLIENT who their client is; repeatable
+    /// Let peers of this network name their client by XCLIENT; repeatable
     #[arg(long, value_name = "CIDR", help_heading = PROXIES)]
     #[serde(deserialize_with = "file::list")]
     pub(crate) xclient_from: Vec<Proxy>,
 
-    /// Let such peers say by XFORWARD where their messages come from, for the log; repeatable
+    /// Let peers of this network report by XFORWARD where their messages come from, for the log; repeatable
     #[arg(long, value_name = "CIDR", help_heading = PROXIES)]
     #[serde(deserialize_with = "file::list")]
     pub(crate) xforward_from: Vec<Proxy>,
@@ -116,7 +116,7 @@ pub(crate) struct Options {
     #[arg(long, value_name = "DIR", help_heading = STORAGE)]
     pub(crate) maildir: Option<PathBuf>,
 
-    /// Accept messages and drop them, to measure
+    /// Accept messages and discard them, for measurements
     #[arg(long, help_heading = STORAGE)]
     pub(crate) discard: Option<bool>,
 
@@ -128,19 +128,20 @@ pub(crate) struct Options {
     #[arg(long, value_name = "POLICY", help_heading = STORAGE)]
     pub(crate) nul: Option<Nul>,
 
-    /// Faults in addresses to overlook [default: none, with --mode mx common]
+    /// Malformed addresses to accept [default: none; with --mode mx, common]
     #[arg(long, value_name = "LIST", value_delimiter = ',', ignore_case = true, help_heading = STORAGE)]
     #[serde(deserialize_with = "file::list")]
     pub(crate) lenient: Vec<Lenient>,
 
-    /// A user; repeatable. Whoever can list processes sees the password, but not in the file of --config
+    /// A user; repeatable. Everyone who can list processes sees a password on the command line, but not one in the file of
+    /// --config
     #[arg(long, value_name = "NAME:PASSWORD", help_heading = USERS)]
     #[serde(deserialize_with = "file::list")]
     pub(crate) user: Vec<User>,
 
-    /// A file with a line NAME:HASH for each user, instead of --user. The hash is one by Argon2, $argon2id$... or $argon2i$...,
-    /// as `argon2 SALT -id -e` prints it (package argon2 of Debian). A password may be hashed as it is typed, or as SASLprep
-    /// (RFC 4013) prepares it
+    /// A file with a line NAME:HASH for each user, instead of --user. The hash is by Argon2, $argon2id$... or $argon2i$..., as
+    /// printed by `argon2 SALT -id -e` (package argon2 of Debian). A password may be hashed as it is typed, or as SASLprep (RFC
+    /// 4013) prepares it
     #[arg(long, value_name = "FILE", help_heading = USERS)]
     pub(crate) users: Option<PathBuf>,
 
@@ -159,7 +160,7 @@ pub(crate) struct Options {
     #[arg(long, help_heading = USERS)]
     pub(crate) require_auth: Option<bool>,
 
-    /// Offer PLAIN, LOGIN and tokens without TLS too: whoever watches the network learns them
+    /// Offer PLAIN, LOGIN and tokens without TLS too: anyone who can watch the network learns them
     #[arg(long, help_heading = USERS)]
     pub(crate) allow_plaintext_auth: Option<bool>,
 
@@ -168,8 +169,8 @@ pub(crate) struct Options {
     #[arg(long, value_name = "FILE", help_heading = TLS)]
     pub(crate) tls_cert: Option<PathBuf>,
 
-    /// Its private key, in PEM: a file that its owner alone can read, or if that is root, its group too. Others are warned of
-    /// [default: the file of --tls-cert]
+    /// Its private key, in PEM: a file that its owner alone can read, or if that is root, its group too. Other modes cause a
+    /// warning [default: the file of --tls-cert]
     #[arg(long, value_name = "FILE", help_heading = TLS)]
     pub(crate) tls_key: Option<PathBuf>,
 
@@ -177,14 +178,15 @@ pub(crate) struct Options {
     #[arg(long, value_name = "FILE", help_heading = TLS)]
     pub(crate) tls_key_passphrase_file: Option<PathBuf>,
 
-    /// A certificate and its key for clients that ask for this name, perhaps *.DOMAIN; repeatable. Others get --tls-cert
+    /// A certificate and its key for clients that request this name, which may be *.DOMAIN; repeatable. Others receive
+    /// --tls-cert
     #[arg(long, value_name = "NAME=CERT,KEY", help_heading = TLS)]
     #[serde(deserialize_with = "file::list")]
     pub(crate) sni: Vec<NamedCertificate>,
 
-    /// Ask clients for a certificate of these authorities, in PEM; none is fine too. Where there are users, EXTERNAL is
-    /// offered to those that have one. The client is then the user whose name is a mail address or host name in the
-    /// certificate, whole: `alice@example.org`, not `alice`. If the certificate has no alternative names, the common name
+    /// Request certificates of these authorities, in PEM, from clients, which need not have one. If there are users, EXTERNAL
+    /// is offered to clients with a certificate. The client is then the user whose name is a mail address or host name in the
+    /// certificate, in full: `alice@example.org`, not `alice`. If the certificate has no alternative names, the common name
     /// counts instead
     #[arg(long, value_name = "FILE", help_heading = TLS)]
     pub(crate) client_ca: Option<PathBuf>,
@@ -194,19 +196,21 @@ pub(crate) struct Options {
     #[arg(long, value_name = "FILE", help_heading = TLS)]
     pub(crate) client_crl: Option<PathBuf>,
 
-    /// Take the common name of a client's certificate for a user where there are no alternative names [default: true]
+    /// Use the common name of a client's certificate as the user name if it has no alternative names [default: true]
     #[arg(long, help_heading = TLS)]
     pub(crate) client_common_name: Option<bool>,
 
-    /// Take no notice of ALPN; else clients that ask for other protocols than `smtp`, as browsers do, get no handshake
+    /// Ignore ALPN. Otherwise, clients that request other protocols than `smtp`, such as browsers, are rejected in the
+    /// handshake
     #[arg(long, help_heading = TLS)]
     pub(crate) ignore_alpn: Option<bool>,
 
-    /// Make a certificate at start, instead of --tls-cert; no client can verify it
+    /// Create a certificate at the start, instead of --tls-cert; no client can verify it
     #[arg(long, help_heading = TLS)]
     pub(crate) tls_self_signed: Option<bool>,
 
-    /// The same, but keep it for the next start: smtpd-cert.pem and smtpd-key.pem beside the Maildir
+    /// Like --tls-self-signed, but keep the certificate for the next start, as smtpd-cert.pem and smtpd-key.pem beside the
+    /// Maildir
     #[arg(long, help_heading = TLS)]
     pub(crate) tls_self_signed_keep: Option<bool>,
 
@@ -214,54 +218,55 @@ pub(crate) struct Options {
     #[arg(long, help_heading = TLS)]
     pub(crate) require_tls: Option<bool>,
 
-    /// The largest message, in bytes; 0 for no limit [default: 1048576]
+    /// Maximum size of a message in bytes; 0 for no limit [default: 1048576]
     #[arg(long, value_name = "BYTES", help_heading = LIMITS)]
     pub(crate) max_size: Option<u64>,
 
-    /// Recipients of a message; more are answered with 452 [default: 100]
+    /// Maximum number of recipients of a message; more receive 452 [default: 100]
     #[arg(long, value_name = "N", help_heading = LIMITS)]
     pub(crate) max_recipients: Option<NonZeroU32>,
 
-    /// The most Received fields in a message, 0 for no limit; a message with more is in a loop, and rejected with 554
+    /// Maximum number of Received fields in a message, 0 for no limit; a message with more is in a loop, and rejected with 554
     /// [default: 100]
     #[arg(long, value_name = "N", help_heading = LIMITS)]
     pub(crate) max_hops: Option<u32>,
 
-    /// Sessions at a time; more clients receive 421, or with TLS from the first byte are disconnected [default: 10000]
+    /// Maximum number of sessions at a time; more clients receive 421, or are disconnected where TLS begins with the first byte
+    /// [default: 10000]
     #[arg(long, value_name = "N", help_heading = LIMITS)]
     pub(crate) max_sessions: Option<NonZeroU32>,
 
-    /// Wrong commands until the session is ended [default: 20]
+    /// Number of wrong commands that end a session [default: 20]
     #[arg(long, value_name = "N", help_heading = LIMITS)]
     pub(crate) max_errors: Option<NonZeroU32>,
 
-    /// Failed authentications until the session is ended [default: 5]
+    /// Number of failed authentications that end a session [default: 5]
     #[arg(long, value_name = "N", help_heading = LIMITS)]
     pub(crate) max_auth_failures: Option<NonZeroU32>,
 
-    /// Silence until the session is ended; the time for a command line, a handshake and a message shrinks with it
+    /// Seconds of silence that end a session; the timeouts for a command line, a handshake and a message shrink with it
     /// [default: 300]
     #[arg(long, value_name = "SECONDS", help_heading = LIMITS)]
     pub(crate) timeout: Option<NonZeroU32>,
 
-    /// Sessions, and messages, that one client address may begin in so many seconds [default: no limit]
+    /// How many sessions, and how many messages, a client address may begin in how many seconds [default: no limit]
     #[arg(long, value_name = "N/SECONDS", help_heading = LIMITS)]
     #[serde(deserialize_with = "file::text")]
     pub(crate) rate: Option<Rate>,
 
-    /// Extensions by their names in EHLO: the given ones alone, or with +NAME and -NAME these more or less than by default;
-    /// `all` stands for all. Each brings along those that it needs. By default those are off that a server which only
-    /// stores cannot keep: DELIVERBY, ETRN, FUTURERELEASE, MT-PRIORITY, NO-SOLICITING, PRDR, REQUIRETLS, RRVS. They are to
-    /// test clients with
+    /// Extensions to offer, by their names in EHLO: only the listed ones, or with +NAME and -NAME, the default ones with these
+    /// added or removed; `all` means all. Each adds those that it needs. Off by default, because a server that only stores
+    /// messages cannot keep their promises, are DELIVERBY, ETRN, FUTURERELEASE, MT-PRIORITY, NO-SOLICITING, PRDR, REQUIRETLS,
+    /// RRVS: turn them on to test clients
     #[arg(long, value_name = "LIST", allow_hyphen_values = true, help_heading = EXTENSIONS)]
     #[serde(deserialize_with = "file::list")]
     pub(crate) extensions: Vec<ExtensionList>,
 
-    /// Lines to be read, or JSON for machines; on standard error [default: text]
+    /// Format of the log on standard error: text for people, or JSON for programs [default: text]
     #[arg(long, value_name = "FORMAT", help_heading = LOG)]
     pub(crate) log_format: Option<LogFormat>,
 
-    /// How much to log: info has a line for each session and message, trace what was sent and received [default: info]
+    /// Level of the log: info has a line for each session and message, trace also every line sent and received [default: info]
     #[arg(long, value_name = "LEVEL", help_heading = LOG)]
     pub(crate) log_level: Option<LogLevel>,
 
@@ -269,11 +274,11 @@ pub(crate) struct Options {
     #[arg(long, help_heading = LOG)]
     pub(crate) quiet: Option<bool>,
 
-    /// How several cores are used [default: threads]
+    /// How to use several cores [default: threads]
     #[arg(long, value_name = "KIND", help_heading = CORES)]
     pub(crate) runtime: Option<RuntimeKind>,
 
-    /// Threads that serve sessions [default: one for each core]
+    /// Number of threads that serve sessions [default: one for each core]
     #[arg(long, value_name = "N", help_heading = CORES)]
     pub(crate) threads: Option<NonZeroU32>,
 }
@@ -282,7 +287,8 @@ impl Options {
     /// Reads the command line, and the file that it names.
     ///
     /// # Errors
-    /// What is wrong with them, in a form that can be printed; so come `--help` and `--version`.
+    /// Fails with what is wrong with them, in a form that can be printed. `--help` and `--version` are returned in the same
+    /// way.
     pub(crate) fn read(
         args: impl IntoIterator<Item = impl Into<OsString> + Clone>,
     ) -> Result<Self, Error> {
@@ -379,7 +385,7 @@ mod tests {
             "--listen 127.0.0.1:0 --listen [::1]:25 --listen-tls a:465 --listen-lmtp unix:/run/lmtp \
              --mode submission --listen-submission a:587 --listen-submissions b:465 --extensions -DSN --extensions +PRDR,+rrvs \
              --proxy-from 10.0.0.0/8 --proxy-from unix --xclient-from ::1 --xforward-from 127.0.0.1 \
-             --hostname mx.test --app-name x --domain a.test --domain b.test --maildir m --discard --bare-lf normalise --nul strip --lenient common,missing-brackets \
+             --hostname mx.test --app-name x --domain a.test --domain b.test --maildir m --discard --bare-lf normalize --nul strip --lenient common,missing-brackets \
              --user a:b --auth-mechanisms plain,CRAM-MD5,scram-sha-256-plus,XOAUTH2 --oauth-token c:d --require-auth --allow-plaintext-auth \
              --tls-cert c --tls-key k --tls-key-passphrase-file p --require-tls \
              --sni a.test=c,k --sni *.b.test=c,k --client-ca f --client-crl r --client-common-name=false --ignore-alpn \

@@ -3,24 +3,31 @@
 use std::time::{Duration, SystemTime};
 
 use smtpd_tower::{
-    BoxError, Connect, Data, Helo, Mail, PhaseService, Pipeline, Profile, Rcpt, Reply, Request,
+    BoxError, Connect, Data, Helo, Mail, Pipeline, Profile, Rcpt, Reply, Request,
     deliver::{Discard, Maildir},
+    domains::Domains,
     handler_fn,
     layer::{
-        CondLayer, DomainFilterLayer, OwnSenderLayer, RateLimitLayer, ReceivedLayer,
-        SubmissionFieldsLayer,
+        CondLayer, DistinctRecipientsLayer, DomainFilterLayer, OwnSenderLayer, RateLimitLayer,
+        ReceivedLayer, SubmissionFieldsLayer,
     },
     parameter::HoldUntil,
+    service::BoxPhaseService,
 };
 use tower::ServiceBuilder;
 
-use crate::{mechanisms, message_log::MessageLogLayer, options::Options, users::Users};
+use crate::{
+    mechanisms,
+    message_log::MessageLogLayer,
+    options::Options,
+    users::{NAMES, Users},
+};
 
 /// Who decides on what. AUTH is not offered where nobody answers it.
 pub(crate) async fn new(options: &Options) -> Result<Pipeline, BoxError> {
     // Sessions and messages are counted apart, each in a table of its own.
     let rate_limit = || options.rate.map(RateLimitLayer::per_ip);
-    let domains = || options.domain.iter().cloned().collect();
+    let domains = || Domains::from_iter(options.domain.iter().cloned());
     let anywhere = !options.domain.is_empty();
     let submission = options.has_submission();
 
@@ -38,6 +45,7 @@ pub(crate) async fn new(options: &Options) -> Result<Pipeline, BoxError> {
         .service(handler_fn(async |_: Request<Rcpt>| {}));
     let data = ServiceBuilder::new()
         .option_layer(tracing::enabled!(tracing::Level::INFO).then_some(MessageLogLayer))
+        .layer(DistinctRecipientsLayer::new())
         .option_layer(submission.then(|| CondLayer::new(is_of_user, SubmissionFieldsLayer::new())))
         .service(store(options).await?);
 
@@ -87,14 +95,15 @@ async fn accept(request: Request<Mail>) -> Result<(), Reply> {
 fn own_sender(options: &Options) -> OwnSenderLayer {
     match &*options.domain {
         [] => OwnSenderLayer::in_any_domain(),
-        domains => OwnSenderLayer::in_domains(domains.iter().cloned().collect()),
+        domains => OwnSenderLayer::in_domains(Domains::from_iter(domains.iter().cloned())),
     }
+    .rules(NAMES)
 }
 
 /// Where messages go.
-async fn store(options: &Options) -> Result<PhaseService<Data>, BoxError> {
+async fn store(options: &Options) -> Result<BoxPhaseService<Data>, BoxError> {
     if options.discard == Some(true) {
-        return Ok(PhaseService::new(Discard));
+        return Ok(BoxPhaseService::new(Discard));
     }
     let maildir = Maildir::new(options.maildir());
     if let Some(parent) = maildir.path().parent() {
@@ -103,7 +112,7 @@ async fn store(options: &Options) -> Result<PhaseService<Data>, BoxError> {
     maildir.create().await?;
     // What a crash has left is of no use to anybody after a day and a half.
     maildir.clean_tmp(Duration::from_secs(36 * 3600)).await?;
-    Ok(PhaseService::new(
+    Ok(BoxPhaseService::new(
         ServiceBuilder::new()
             .layer(ReceivedLayer::new())
             .service(maildir),

@@ -26,15 +26,15 @@ fn of(options: &Options) -> impl Iterator<Item = &Path> {
     all.into_iter().flatten().map(AsRef::as_ref)
 }
 
-/// The permissions of a file, where others than its owner have more than they should.
+/// Returns the permissions of a file if others than its owner have more than they should.
 fn open_mode(path: &Path) -> Option<u32> {
-    // What cannot be looked at cannot be read either, which is told where that is tried.
+    // A file without readable metadata cannot be read either, and reading it reports the error.
     let file = fs::metadata(path).ok()?;
     let mode = file.mode() & 0o7777;
     is_open(mode, file.uid()).then_some(mode)
 }
 
-/// The group may read what root owns: that is how a system gives a secret to a server, and PostgreSQL accepts it too.
+/// The group may read a file that root owns: systems give secrets to servers in this way, and PostgreSQL accepts it too.
 const fn is_open(mode: u32, owner: u32) -> bool {
     let forbidden = if owner == 0 { 0o037 } else { 0o077 };
     mode & forbidden != 0

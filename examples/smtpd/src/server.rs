@@ -1,12 +1,12 @@
-//! The server around the pipeline: its name, its settings, its TLS, and the proxies that it believes.
+//! The server around the pipeline: its name, settings, TLS, and the proxies that it trusts.
 
 use smtpd_tower::{
-    BoxError, Pipeline, ProxyProtocol, Server, layer::HopLimitLayer, system_hostname,
+    BoxError, Pipeline, Server, layer::HopLimitLayer, proxy::ProxyProtocol, system_hostname,
 };
 
 use crate::{config, log, options::Options, tls, values::Proxy};
 
-/// A server of that pipeline.
+/// Creates the server around a pipeline.
 pub(crate) fn new(options: &Options, pipeline: Pipeline) -> Result<Server, BoxError> {
     let hostname = options.hostname.clone().unwrap_or_else(system_hostname);
     let tls = tls::config(options, &hostname)?;
@@ -29,7 +29,7 @@ pub(crate) fn new(options: &Options, pipeline: Pipeline) -> Result<Server, BoxEr
     Ok(behind_proxies(options, server))
 }
 
-/// The same server, which believes some proxies.
+/// Sets the proxies that the server trusts.
 fn behind_proxies(options: &Options, mut server: Server) -> Server {
     if let Some(peers) = Proxy::trusted(&options.proxy_from) {
         server = server.proxy_protocol(ProxyProtocol::from_trusted(peers));
@@ -45,13 +45,13 @@ fn behind_proxies(options: &Options, mut server: Server) -> Server {
 
 #[cfg(test)]
 mod tests {
-    use smtpd_tower::PeerAddr;
+    use smtpd_tower::net::PeerAddr;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, duplex};
 
     use super::*;
     use crate::pipeline;
 
-    /// What a server of these options says to a client that says all this at once.
+    /// Returns what a server with these options sends to a client that sends all this at once.
     async fn replies(options: &str, peer: [u8; 4], said: &str) -> String {
         let args = ["smtpd", "--discard"]
             .into_iter()
@@ -191,14 +191,14 @@ mod tests {
             ("--mode mx --domain example.org --lenient none", [false; 4]),
             ("--mode mx --domain example.org --lenient all", [true; 4]),
         ] {
-            for (recipient, is_taken) in [
+            for (recipient, is_accepted) in [
                 (" <a@example.org>", space),
                 ("<a..b@example.org>", dots),
                 (&long, length),
                 ("a@example.org", brackets),
             ] {
                 let heard = replies(options, HERE, &said("<>", recipient)).await;
-                let reply = if is_taken { "250" } else { "501" };
+                let reply = if is_accepted { "250" } else { "501" };
                 assert_eq!(
                     codes(&heard)[3..],
                     [reply, "221"],
@@ -278,7 +278,7 @@ mod tests {
         );
     }
 
-    /// A proxy on this machine must not open the door to all that come through it.
+    /// A proxy on this machine must not let in all clients that come through it.
     #[tokio::test]
     async fn clients_of_a_proxy_on_this_machine_are_not_of_it() {
         for (options, said) in [
@@ -313,7 +313,7 @@ mod tests {
     async fn auth_is_offered_where_there_are_users() {
         let offer = async |options| replies(options, HERE, "EHLO a.test\r\nQUIT\r\n").await;
         assert!(!offer("").await.contains("AUTH"));
-        // Without TLS, only what does not show the password.
+        // Without TLS, only mechanisms that do not reveal the password.
         let heard = offer("--user alice:secret").await;
         assert!(heard.contains("AUTH CRAM-MD5 SCRAM"), "{heard}");
         let heard = offer("--user alice:secret --allow-plaintext-auth").await;

@@ -4,12 +4,12 @@ use std::io;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// The signal by which the server is told to read its certificates again; it does not kill the process any more.
+/// The signal to read the certificates again. It does not kill the process any more.
 pub(crate) fn hangup() -> io::Result<Signal> {
     signal(SignalKind::hangup())
 }
 
-/// The signals by which the server is told to end.
+/// The signals to shut down.
 #[derive(Debug)]
 pub(crate) struct Signals {
     terminate: Signal,
@@ -17,7 +17,7 @@ pub(crate) struct Signals {
 }
 
 impl Signals {
-    /// From now on they do not kill the process any more.
+    /// Installs handlers, so that they do not kill the process any more.
     pub(crate) fn catch() -> io::Result<Self> {
         Ok(Self {
             terminate: signal(SignalKind::terminate())?,
@@ -25,7 +25,7 @@ impl Signals {
         })
     }
 
-    /// The next one.
+    /// Waits for the next one.
     pub(crate) async fn next(&mut self) {
         tokio::select! {
             _ = self.terminate.recv() => {}

@@ -1,4 +1,4 @@
-//! The certificates: from files, or made at start; and kept fresh.
+//! The certificates: from files, or created at the start, and read again when they change.
 
 use std::{
     fs::{self, OpenOptions},
@@ -20,10 +20,10 @@ use crate::{options::Options, with_causes};
 
 type Result<T> = std::result::Result<T, BoxError>;
 
-/// How often the files, and the dates in them, are looked at.
+/// How often the files, and the dates in them, are checked.
 const INTERVAL: Duration = Duration::from_secs(60);
 
-/// TLS as the options want it; `None` where they do not.
+/// Returns the TLS settings of the options, or `None` without TLS.
 pub(crate) fn config(options: &Options, hostname: &str) -> Result<Option<TlsConfig>> {
     let passphrase = passphrase(options)?;
     let with_passphrase = |certificate: ServerCertificate| match &passphrase {
@@ -51,10 +51,10 @@ pub(crate) fn config(options: &Options, hostname: &str) -> Result<Option<TlsConf
     Ok(Some(tls.build()?))
 }
 
-/// Logs what is likely a mistake in the certificates, though it works, also when something expires later. Reads the files again
-/// when one of them has changed, and at that signal.
+/// Logs warnings about the certificates, also when something expires later. Reads the files again when one of them has changed,
+/// and at the signal.
 pub(crate) fn keep_fresh(server: &Server, mut signal: Signal) {
-    let Some(tls) = server.tls_ref().cloned() else {
+    let Some(tls) = server.get_tls().cloned() else {
         task::spawn(async move { while signal.recv().await.is_some() {} });
         return;
     };
@@ -101,7 +101,7 @@ impl WarningLog {
         }
     }
 
-    /// Those among `all` that are not logged yet. They count as logged from now on.
+    /// Returns the warnings that have not been logged yet, and marks them as logged.
     fn pending(&self, all: Vec<TlsWarning>) -> Vec<TlsWarning> {
         let mut logged = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let is_new = |warning: &&TlsWarning| !logged.contains(warning);
@@ -116,12 +116,12 @@ fn passphrase(options: &Options) -> Result<Option<String>> {
         return Ok(None);
     };
     let text = fs::read_to_string(file).map_err(|error| named(file, error))?;
-    // An editor ends the line, but a passphrase may end with a blank. Some put a byte order mark in front.
+    // Editors add a line end, and some a byte order mark. A space at the end may belong to the passphrase.
     let text = text.trim_start_matches('\u{feff}');
     Ok(Some(text.trim_end_matches(['\r', '\n']).to_owned()))
 }
 
-/// The certificate for whoever asks for no other.
+/// The certificate for clients that request no other name.
 fn certificate(options: &Options, hostname: &str) -> Result<Option<ServerCertificate>> {
     if let Some(cert) = &options.tls_cert {
         let key = options.tls_key.as_ref().unwrap_or(cert);
@@ -139,7 +139,7 @@ fn certificate(options: &Options, hostname: &str) -> Result<Option<ServerCertifi
     Ok(None)
 }
 
-/// The certificate of an earlier start; at the first one it is made.
+/// The certificate of an earlier start. The first start creates it.
 fn kept(directory: &Path, hostname: &str) -> Result<ServerCertificate> {
     let (cert, key) = (
         directory.join("smtpd-cert.pem"),
@@ -154,7 +154,7 @@ fn kept(directory: &Path, hostname: &str) -> Result<ServerCertificate> {
     Ok(ServerCertificate::from_files(cert, key))
 }
 
-/// A certificate for the host, and for whoever connects on this machine; with its key.
+/// Creates a certificate for the host and for this machine, with its key.
 fn self_signed(hostname: &str) -> Result<(String, String)> {
     let names = [hostname, "localhost", "127.0.0.1", "::1"].map(str::to_owned);
     let CertifiedKey { cert, signing_key } = rcgen::generate_simple_self_signed(names)?;

@@ -3,18 +3,25 @@
 use std::{collections::HashMap, io, sync::Arc};
 
 use smtpd_tower::{
-    Auth, AuthOutcome, Credentials, Identity, Reply, Request, Secret, TlsInfo,
-    sasl::{Mechanisms, prepare_name},
+    Auth, Identity, Reply, Request, Secret,
+    address::AddressRules,
+    phase::AuthOutcome,
+    sasl::{Credentials, Mechanisms, prepare_name},
+    session::TlsInfo,
 };
 
 use crate::{options::Options, users_file::UsersFile, values::User};
+
+/// By which rules users are looked up: clients write their names in any case. Whatever they write, the user has the name that the
+/// options or the file give it.
+pub(crate) const NAMES: AddressRules = AddressRules::new().ignore_case(true);
 
 /// The users of the server. An unknown user is rejected no sooner than one with a wrong password.
 #[derive(Clone, Debug)]
 pub(crate) struct Users {
     passwords: Passwords,
     tokens: Arc<[User]>,
-    /// Whether a common name in a certificate may be that of a user.
+    /// Whether the common name of a certificate may name a user.
     common_names: bool,
 }
 
@@ -27,7 +34,7 @@ enum Passwords {
 }
 
 impl Users {
-    /// The users that the options name, if they name any.
+    /// Returns the users of the options, if there are any.
     pub(crate) fn new(options: &Options) -> io::Result<Option<Self>> {
         if !options.has_users() {
             return Ok(None);
@@ -44,7 +51,7 @@ impl Users {
         }))
     }
 
-    /// What somebody ought to know who starts a server with these users, a line each.
+    /// Returns warnings about these users, for the administrator, one per line.
     pub(crate) fn warnings(&self, mechanisms: &Mechanisms) -> Vec<String> {
         let mut names = mechanisms.iter().map(|mechanism| mechanism.name());
         let scram = names.any(|name| name.as_str().starts_with("SCRAM-"));
@@ -61,7 +68,7 @@ impl Users {
 
     /// The handler of the AUTH phase.
     pub(crate) async fn login(self, request: Request<Auth>) -> AuthOutcome {
-        if request.mechanism() == "EXTERNAL" {
+        if request.mechanism().as_str() == "EXTERNAL" {
             return self.certified(&request);
         }
         let credentials = request.credentials();
@@ -110,21 +117,21 @@ impl Users {
 
     fn names(&self) -> impl Iterator<Item = &str> {
         let (known, hashed) = match &self.passwords {
-            Passwords::Known(users) => (Some(users.secrets.keys()), None),
+            Passwords::Known(users) => (Some(users.names()), None),
             Passwords::Hashed(users) => (None, Some(users.names())),
         };
-        let with_token = self.tokens.iter().map(|user| &user.name);
+        let with_token = self.tokens.iter().map(|user| &*user.name);
         let all = with_token.chain(known.into_iter().flatten());
-        all.chain(hashed.into_iter().flatten()).map(String::as_str)
+        all.chain(hashed.into_iter().flatten().map(String::as_str))
     }
 
-    /// Whose token it is. Clients need not say who they are, but if they do, it must be so (RFC 7628 section 3.2.1).
+    /// Returns the owner of the token. Clients need not send a name, but if they do, it has to match (RFC 7628 section 3.2.1).
     fn owner(&self, credentials: &Credentials) -> AuthOutcome {
-        let name = credentials.username();
+        let name = NAMES.user(credentials.username());
         let mut owners = self
             .tokens
             .iter()
-            .filter(|user| name.is_empty() || user.name == name);
+            .filter(|user| name.is_empty() || NAMES.user(&user.name) == name);
         match owners.find(|user| credentials.verify(&user.password)) {
             Some(user) => Identity::new(&user.name).into(),
             None => Reply::auth_failed().into(),
@@ -136,36 +143,45 @@ impl Passwords {
     fn known(users: &[User]) -> io::Result<Self> {
         let mut nobody = [0; 32];
         getrandom::fill(&mut nobody).map_err(io::Error::other)?;
-        let nobody = nobody.map(|octet| char::from(b'!' + octet % 64));
+        let nobody = nobody.map(|byte| char::from(b'!' + byte % 64));
         let mut secrets = HashMap::new();
         for user in users {
-            let earlier = secrets.insert(user.name.clone(), user.password.clone());
+            let name = &user.name;
+            let secret = user.password.clone().with_user(&**name);
+            let earlier = secrets.insert(NAMES.user(name).into_owned(), secret);
             if earlier.is_some() {
-                let name = &user.name;
                 return Err(io::Error::other(format!("two users have the name {name}")));
             }
         }
         Ok(Self::Known(Arc::new(Known {
             secrets,
-            nobody: Secret::plain(String::from_iter(nobody)),
+            nobody: Secret::password(String::from_iter(nobody)),
         })))
     }
 }
 
 #[derive(Debug)]
 struct Known {
+    /// By the canonical form of the name. Each has the name itself.
     secrets: HashMap<String, Secret>,
-    /// Stands for the secret of unknown users: nobody can guess it, and verifying it takes as long as any other.
+    /// Used as the secret of unknown users: nobody can guess it, and verifying it takes as long as any other.
     nobody: Secret,
 }
 
 impl Known {
+    fn names(&self) -> impl Iterator<Item = &str> {
+        self.secrets
+            .values()
+            .filter_map(Secret::user)
+            .map(Identity::as_str)
+    }
+
     /// A line for each user whose password SCRAM cannot use.
     fn without_scram(&self) -> Vec<String> {
-        let users = self.secrets.iter();
+        let users = self.secrets.values();
         let mut names: Vec<_> = users
-            .filter(|(_, secret)| !secret.supports_scram())
-            .map(|(name, _)| name)
+            .filter(|secret| !secret.supports_scram())
+            .filter_map(Secret::user)
             .collect();
         names.sort();
         let warn = |name| {
@@ -177,7 +193,8 @@ impl Known {
     }
 
     fn secret(&self, name: &str) -> Secret {
-        self.secrets.get(name).unwrap_or(&self.nobody).clone()
+        let known = self.secrets.get(&*NAMES.user(name));
+        known.unwrap_or(&self.nobody).clone()
     }
 }
 
@@ -209,7 +226,7 @@ mod tests {
     fn someone(name: &str, secret: &str) -> User {
         User {
             name: name.to_owned(),
-            password: Secret::plain(secret),
+            password: Secret::password(secret),
         }
     }
 
@@ -235,11 +252,12 @@ mod tests {
             ("alice", "secret", true),
             ("alice", "Secret", false),
             ("bob", "secret", false),
-            ("Alice", "secret", false),
+            ("Alice", "secret", true),
+            ("Alice", "Secret", false),
         ] {
             let outcome = login(&users, credentials(name, password)).await;
             match outcome {
-                AuthOutcome::Accept(identity) => assert!(welcome && identity.as_str() == name),
+                AuthOutcome::Accept(identity) => assert!(welcome && identity.as_str() == "alice"),
                 AuthOutcome::Refuse(reply) => assert!(!welcome && reply == Reply::auth_failed()),
                 other => panic!("{other:?}"),
             }
@@ -264,6 +282,7 @@ mod tests {
         let users = of(Passwords::known(&[someone("alice", "secret")]).unwrap());
         for (name, password, welcome) in [
             ("alice", "secret", true),
+            ("ALICE", "secret", true),
             ("alice", "x", false),
             ("bob", "secret", false),
         ] {
@@ -272,6 +291,8 @@ mod tests {
                 panic!("the mechanism has to verify");
             };
             assert_eq!(credentials.verify(&secret), welcome);
+            let user = secret.user().map(Identity::as_str);
+            assert_eq!(user, (name != "bob").then_some("alice"));
         }
     }
 
@@ -279,6 +300,7 @@ mod tests {
     async fn a_token_is_good_for_its_owner_alone() {
         for (name, token, owner) in [
             ("alice", "token-a", Some("alice")),
+            ("Alice", "token-a", Some("alice")),
             ("bob", "token-b", Some("bob")),
             ("", "token-b", Some("bob")),
             ("alice", "token-b", None),
@@ -343,7 +365,7 @@ mod tests {
             (der(&[], &[], "mallory"), "", None),
             (Vec::new(), "", None),
         ] {
-            let tls = TlsInfo::new(smtpd_tower::TlsVersion::Tls13, "x")
+            let tls = TlsInfo::new(smtpd_tower::session::TlsVersion::Tls13, "x")
                 .with_peer_certificates(Some(der.into()));
             let credentials = Credentials::external().with_authzid(claimed).unwrap();
             let auth = || Auth::new(EXTERNAL, credentials.clone());
@@ -387,7 +409,7 @@ mod tests {
         assert!(!warnings.concat().contains('\u{1f600}'));
     }
 
-    /// A name is the same however it is written, in the options, in the file, and by the client.
+    /// The spelling of a name does not matter: in the options, in the file, or as sent by the client.
     #[tokio::test]
     async fn a_user_is_found_however_the_name_is_written() {
         const WRITTEN: [&str; 3] = ["m\u{fc}ller", "mu\u{308}ller", "\u{ff4d}\u{fc}ller"];

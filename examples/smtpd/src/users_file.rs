@@ -2,16 +2,21 @@
 
 use std::{borrow::Cow, collections::HashMap, fs, io, path::Path};
 
-use smtpd_tower::{Auth, AuthOutcome, PasswordHash, PasswordVerifier, Request};
+use smtpd_tower::{
+    Auth, Request,
+    password_hash::{PasswordHash, PasswordVerifier},
+    phase::AuthOutcome,
+};
 
-use crate::values::user_name;
+use crate::{users::NAMES, values::user_name};
 
 /// The users of a file, with hashes of their passwords.
 #[derive(Debug)]
 pub(crate) struct UsersFile {
-    hashes: HashMap<String, PasswordHash>,
+    /// By the canonical form of the name.
+    users: HashMap<String, (String, PasswordHash)>,
     verifier: PasswordVerifier,
-    /// That the hashes differ in their cost, if they do.
+    /// A warning if the hashes differ in cost.
     cost_warning: Option<String>,
 }
 
@@ -32,7 +37,7 @@ impl UsersFile {
             .lines()
             .zip(1..)
             .filter(|(line, _)| !line.trim().is_empty() && !line.starts_with('#'));
-        let (mut hashes, mut first, mut cost_warning) = (HashMap::new(), None, None);
+        let (mut users, mut first, mut cost_warning) = (HashMap::new(), None, None);
         for (line, number) in lines {
             let named = |fault: Cow<'_, str>| format!("{number}: {fault}");
             let (name, hash) = user(line).map_err(named)?;
@@ -42,17 +47,18 @@ impl UsersFile {
                     "{number}: this hash costs more or less than that of line {first_number}: the time of a refusal tells which users have the cheap ones"
                 ));
             }
-            if hashes.contains_key(&name) {
+            let key = NAMES.user(&name).into_owned();
+            if users.insert(key, (name, hash)).is_some() {
                 return Err(named("an earlier line has the same user".into()));
             }
-            hashes.insert(name, hash);
         }
-        if hashes.is_empty() {
+        if users.is_empty() {
             return Err(" there is no user in it".to_owned());
         }
         Ok(Self {
-            verifier: PasswordVerifier::new().unknown_users_like(hashes.values()),
-            hashes,
+            verifier: PasswordVerifier::new()
+                .unknown_users_like(users.values().map(|(_, hash)| hash)),
+            users,
             cost_warning,
         })
     }
@@ -62,12 +68,15 @@ impl UsersFile {
     }
 
     pub(crate) fn names(&self) -> impl Iterator<Item = &String> {
-        self.hashes.keys()
+        self.users.values().map(|(name, _)| name)
     }
 
     pub(crate) async fn login(&self, request: &Request<Auth>) -> AuthOutcome {
-        let hash = self.hashes.get(request.credentials().username());
-        self.verifier.verify(request, hash).await
+        let user = self
+            .users
+            .get(&*NAMES.user(request.credentials().username()));
+        let user = user.map(|(name, hash)| (name, hash));
+        self.verifier.verify(request, user).await
     }
 }
 
@@ -86,7 +95,7 @@ fn user(line: &str) -> Result<(String, PasswordHash), Cow<'static, str>> {
 pub(crate) mod tests {
     use super::*;
 
-    /// Of the password `secret`, with parameters that cost next to nothing.
+    /// Of the password `secret`, with cheap parameters.
     pub(crate) const HASH: &str = "$argon2id$v=19$m=8,t=1,p=1$c29tZXNhbHQ$L1qnTgpsWMa/dMHjDHhQFw";
 
     #[test]
@@ -119,9 +128,15 @@ pub(crate) mod tests {
             let error = UsersFile::parse(&format!("{name}:{HASH}")).unwrap_err();
             assert!(error.starts_with(fault), "{name:?}: {error}");
         }
-        let twice = format!("m\u{fc}ller:{HASH}\n#\nmu\u{308}ller:{HASH}\n");
-        let error = UsersFile::parse(&twice).unwrap_err();
-        assert_eq!(error, "3: an earlier line has the same user");
+        for (one, other) in [
+            ("m\u{fc}ller", "mu\u{308}ller"),
+            ("alice", "Alice"),
+            ("alice@b.test", "alice@B.test"),
+        ] {
+            let twice = format!("{one}:{HASH}\n#\n{other}:{HASH}\n");
+            let error = UsersFile::parse(&twice).unwrap_err();
+            assert_eq!(error, "3: an earlier line has the same user");
+        }
     }
 
     #[test]

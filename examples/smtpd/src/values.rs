@@ -5,7 +5,11 @@ use std::{borrow::Cow, fmt, path::PathBuf, str::FromStr};
 use clap::ValueEnum;
 use serde::Deserialize;
 use smtpd_tower::{
-    BareNewline, Cidr, CidrError, Leniency, NulByte, Secret, TrustedPeers, sasl::prepare_name,
+    Secret,
+    address::Leniency,
+    config::{BareNewline, NulByte},
+    net::{Cidr, CidrError, TrustedPeers},
+    sasl::prepare_name,
 };
 
 /// Where to listen.
@@ -24,7 +28,7 @@ impl FromStr for Address {
             return Ok(Self::Unix(path.into()));
         }
         let (host, port) = text.rsplit_once(':').unwrap_or_default();
-        // An IPv6 address needs its brackets, or its last group would be taken for the port.
+        // An IPv6 address needs its brackets, or its last group would be read as the port.
         let host_is_whole = host.starts_with('[') || !host.contains(':');
         if host.is_empty() || !host_is_whole || port.parse::<u16>().is_err() {
             return Err("expected HOST:PORT, [IPV6]:PORT or unix:PATH");
@@ -46,7 +50,7 @@ impl fmt::Display for Address {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Proxy {
     Network(Cidr),
-    /// Whoever may open a Unix socket.
+    /// Peers on Unix sockets.
     Unix,
 }
 
@@ -91,20 +95,20 @@ impl FromStr for User {
         match text.split_once(':') {
             Some((name, password)) if !name.trim().is_empty() && !password.is_empty() => Ok(Self {
                 name: user_name(name)?,
-                password: Secret::plain(password),
+                password: Secret::password(password),
             }),
             _ => Err("expected NAME:SECRET, neither of them empty"),
         }
     }
 }
 
-/// The name of a user as clients are looked up by it: prepared, and without blanks around it.
+/// The name of a user in the form in which clients are looked up: prepared by SASLprep, and trimmed.
 pub(crate) fn user_name(text: &str) -> Result<String, &'static str> {
     let name = prepare_name(text.trim()).map(Cow::into_owned);
     name.ok_or("the user name holds control characters, or others that SASLprep (RFC 4013) forbids")
 }
 
-/// A certificate for clients that ask for this name.
+/// A certificate for clients that request this name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct NamedCertificate {
     pub(crate) name: String,
@@ -131,11 +135,11 @@ impl FromStr for NamedCertificate {
 #[derive(Clone, Copy, Debug, ValueEnum, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum BareLf {
-    /// Refuse the message
+    /// Reject the message
     Reject,
     /// Make it CRLF
-    Normalise,
-    /// Leave it as it is: unsafe where another server reads the messages
+    Normalize,
+    /// Leave it as it is: unsafe if another server reads the messages
     Pass,
 }
 
@@ -143,7 +147,7 @@ impl From<BareLf> for BareNewline {
     fn from(policy: BareLf) -> Self {
         match policy {
             BareLf::Reject => Self::Reject,
-            BareLf::Normalise => Self::Normalise,
+            BareLf::Normalize => Self::Normalize,
             BareLf::Pass => Self::PassThrough,
         }
     }
@@ -156,7 +160,7 @@ pub(crate) enum Nul {
     Reject,
     /// Leave it out. With --bare-lf pass, a CR and an LF that it stood between become the end of a line
     Strip,
-    /// Leave it as it is: programs that end a text there see less of the message than others
+    /// Leave it as it is: programs that end a text at a NUL see less of the message than others
     Pass,
 }
 
@@ -170,20 +174,20 @@ impl From<Nul> for NulByte {
     }
 }
 
-/// What to overlook in addresses.
+/// Which malformed addresses to accept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Lenient {
     /// Nothing
     None,
-    /// What is common in mail that is wanted: space-after-colon, long-local-part, stray-dots
+    /// What is common in legitimate mail: space-after-colon, long-local-part, stray-dots
     Common,
-    /// Everything that can be overlooked
+    /// All of these
     All,
     /// MAIL FROM: <alice@example.org>
     SpaceAfterColon,
     /// MAIL FROM:alice@example.org
     MissingBrackets,
-    /// More than 64 octets before the at sign, up to 256 in all
+    /// More than 64 bytes before the at sign, up to 256 in total
     LongLocalPart,
     /// a..b@example.org, .a@example.org, a.@example.org
     StrayDots,
@@ -194,7 +198,7 @@ pub(crate) enum Lenient {
 }
 
 impl Lenient {
-    /// What all of a list overlook together.
+    /// Merges the values of a list.
     pub(crate) fn all_of(list: &[Self]) -> Leniency {
         let start = Leniency::STRICT;
         list.iter().fold(start, |set, lenient| lenient.add_to(set))
@@ -262,17 +266,17 @@ pub(crate) enum LogLevel {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum RuntimeKind {
-    /// One listener, and threads that take each other's work
+    /// One listener, and threads that share the work
     #[default]
     Threads,
-    /// Threads with a listener each; the system deals out the connections, and another server on the same address is no
+    /// Threads with a listener each; the system distributes the connections, and another server on the same address is not an
     /// error
     PerCore,
 }
 
 #[cfg(test)]
 mod tests {
-    use smtpd_tower::PeerAddr;
+    use smtpd_tower::net::PeerAddr;
 
     use super::*;
 

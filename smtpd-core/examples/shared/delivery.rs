@@ -40,7 +40,7 @@ impl Delivery {
         for recipient in envelope.recipients() {
             header += &format!("Delivered-To: {}\r\n", recipient.path().as_str());
         }
-        let client = session.helo().map_or("", |helo| helo.name.as_str());
+        let client = session.helo().map_or("", |helo| helo.name().as_str());
         header += &format!(
             "Received: from {client} ([{}])\r\n\tby {} with {};\r\n\t{}\r\n",
             peer.ip(),

@@ -12,7 +12,10 @@ use std::{
 };
 
 use smtpd_core::{
-    AuthOutcome, AuthRequest, Connection, RcptCommand, Reply, Step, bytes::BytesMut, sasl,
+    Connection, Reply, Step,
+    bytes::BytesMut,
+    connection::{AuthOutcome, AuthRequest, RcptCommand},
+    sasl,
 };
 use zeroize::Zeroize;
 
@@ -42,8 +45,8 @@ impl Stage {
         }
     }
 
-    /// Notifies a session.
-    pub(crate) fn tell(connection: &mut Connection) {
+    /// Brings a session to the current stage.
+    pub(crate) fn apply(connection: &mut Connection) {
         match Self::now() {
             Self::Running => {}
             Self::Draining => connection.drain(),
@@ -111,7 +114,7 @@ pub(crate) fn decide(
                 receiving.refuse(no_room());
             }
         }
-        Step::ChunkEnd(ask) => ask.taken(),
+        Step::ChunkEnd(ask) => ask.accept(),
         Step::Message(Err(error), ask) => {
             *delivery = None;
             ask.refuse(error);
@@ -132,7 +135,7 @@ pub(crate) fn no_room() -> Reply {
 
 /// Accepts mail for one domain, and for the postmaster (RFC 5321 section 4.5.1).
 fn recipient(options: &Options, rcpt: &RcptCommand) -> Reply {
-    match rcpt.recipient.mailbox() {
+    match rcpt.recipient().mailbox() {
         Some(mailbox) if !mailbox.domain().eq_ignore_case(&options.domain) => Reply::relay_denied(),
         _ => Reply::OK,
     }
@@ -140,7 +143,7 @@ fn recipient(options: &Options, rcpt: &RcptCommand) -> Reply {
 
 /// Looks up a user.
 pub(crate) fn login(options: &Options, request: &AuthRequest) -> AuthOutcome {
-    let credentials = &request.credentials;
+    let credentials = request.credentials();
     if credentials.acts_as_other() {
         return Reply::auth_failed().into();
     }
@@ -155,7 +158,7 @@ pub(crate) fn login(options: &Options, request: &AuthRequest) -> AuthOutcome {
         };
     }
     match options.users.iter().find(|(user, _)| user == name) {
-        Some((_, password)) => sasl::Secret::plain(password).into(),
+        Some((_, password)) => sasl::Secret::password(password).into(),
         None => Reply::auth_failed().into(),
     }
 }

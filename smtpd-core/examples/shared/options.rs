@@ -8,6 +8,7 @@ use std::{
 
 use smtpd_core::{
     Config, Protocol, Timeouts,
+    config::DriverConfig,
     sasl::{CramMd5, Mechanisms, OAuthBearer, Scram, XOAuth2, prepare_name},
 };
 
@@ -50,7 +51,7 @@ pub(crate) enum Kind {
 pub(crate) struct Listener {
     pub(crate) kind: Kind,
     pub(crate) socket: TcpListener,
-    pub(crate) config: Arc<Config>,
+    pub(crate) config: Arc<DriverConfig>,
 }
 
 impl Options {
@@ -113,18 +114,23 @@ impl Options {
         Ok(listeners)
     }
 
-    fn config(&self, kind: Kind) -> Config {
-        let config = Config::new(&self.hostname)
-            .timeouts(Timeouts::default().inactivity(self.timeout))
+    fn config(&self, kind: Kind) -> DriverConfig {
+        let protocol = match kind {
+            Kind::Lmtp => Protocol::Lmtp,
+            Kind::Smtp | Kind::Smtps => Protocol::Smtp,
+        };
+        DriverConfig::new(self.settings(kind))
+            .protocol(protocol)
             .starttls(self.starttls)
+    }
+
+    fn settings(&self, kind: Kind) -> Config {
+        let config = Config::new(&self.hostname)
+            .timeouts(|timeouts| *timeouts = Timeouts::default().inactivity(self.timeout))
             // LMTP clients are the operator's own programs.
             .require_auth(self.require_auth && kind != Kind::Lmtp)
             .allow_insecure_auth(self.require_auth)
             .entropy(|bytes| getrandom::fill(bytes).is_ok());
-        let config = match kind {
-            Kind::Lmtp => config.protocol(Protocol::Lmtp),
-            Kind::Smtp | Kind::Smtps => config,
-        };
         if self.users.is_empty() && self.tokens.is_empty() {
             return config;
         }

@@ -5,7 +5,7 @@ use std::{
 
 use rustls::{ProtocolVersion, ServerConnection};
 use smtpd_core::{
-    TlsFacts,
+    connection::TlsFacts,
     sasl::{ChannelBinding, ChannelBindings},
 };
 

@@ -3,7 +3,8 @@
 
 use libfuzzer_sys::fuzz_target;
 use smtpd_core::{
-    Charset, ClientName, Domain, ForwardPath, Leniency, Mailbox, PathOptions, ReversePath,
+    Domain, ForwardPath, Mailbox, ReversePath,
+    address::{AddressRules, Charset, ClientName, Leniency, PathOptions},
 };
 
 fuzz_target!(|input: &[u8]| {
@@ -56,7 +57,7 @@ fuzz_target!(|input: &[u8]| {
         check_domain(&domain, options);
     }
     if let Ok(name) = ClientName::parse(input) {
-        assert!(name.as_str().bytes().all(|octet| octet.is_ascii_graphic()));
+        assert!(name.as_str().bytes().all(|byte| byte.is_ascii_graphic()));
         assert_eq!(name.as_str().as_bytes(), input);
     }
 });
@@ -82,7 +83,40 @@ fn check_mailbox(mailbox: &Mailbox, options: PathOptions) {
         }
         Err(error) => assert!(mailbox.as_str().len() > 100, "{mailbox}: {error}"),
     }
+    check_rules(mailbox);
     check_domain(domain, options);
+}
+
+/// A canonical form is its own canonical form, and names the same domain.
+fn check_rules(mailbox: &Mailbox) {
+    let exact = AddressRules::new();
+    let loose = exact.ignore_case(true);
+    for rules in [
+        exact,
+        loose,
+        exact.recipient_delimiter('+'),
+        loose.recipient_delimiter('-'),
+    ] {
+        let form = rules.mailbox(mailbox);
+        assert!(form.ends_with(&format!("@{}", mailbox.domain().canonical())));
+        assert_eq!(rules.user(&form), form);
+        let escaped = rules
+            .local_part(mailbox)
+            .replace('\\', "\\\\")
+            .replace('"', "\\\"");
+        let again = format!("\"{escaped}\"@{}", mailbox.domain().canonical());
+        let options = PathOptions::new(
+            Leniency::STRICT
+                .allow_long_local_part(true)
+                .allow_underscore_in_domain(true),
+            Charset::Utf8,
+        );
+        match Mailbox::parse(again.as_bytes(), options) {
+            Ok(again) => assert_eq!(rules.mailbox(&again), form),
+            Err(error) => assert!(again.len() > 100, "{again}: {error}"),
+        }
+        assert!(rules.is_of_user(mailbox, &form));
+    }
 }
 
 fn check_domain(domain: &Domain, options: PathOptions) {

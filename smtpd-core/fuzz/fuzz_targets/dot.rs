@@ -17,11 +17,11 @@ fuzz_target!(|input: &[u8]| {
             .iter()
             .position(|(kind, _)| *kind == "taken")
             .expect("it ends");
-        let octets = told[..end]
+        let bytes = told[..end]
             .iter()
             .find(|(kind, _)| *kind == "octets")
             .map_or(&[][..], |(_, text)| text);
-        assert!(octets == decode(&text), "{}", octets.escape_ascii());
+        assert!(bytes == decode(&text), "{}", bytes.escape_ascii());
     }
 });
 

@@ -1,16 +1,20 @@
 //! The parameters of MAIL and RCPT: what is taken is what was sent, and is taken again.
 #![no_main]
 
-use std::{sync::Arc, time::Instant};
+use std::time::Instant;
 
 use bytes::BytesMut;
 use libfuzzer_sys::fuzz_target;
 use smtpd_core::{
-    Config, Connection, Extensions, Parameter, Parameters, Step, TlsFacts,
-    extension::{DeliverBy, FutureRelease, MtPriority, NoSoliciting, Prdr, RequireTls, Rrvs},
+    Config, Connection, Step,
+    connection::TlsFacts,
+    extension::{
+        DeliverBy, Extensions, FutureRelease, MtPriority, NoSoliciting, Prdr, RequireTls, Rrvs,
+    },
     parameter::{
         BodyType, By, ByMode, DateTime, EnvelopeId, HoldFor, HoldUntil, MailAuth, Notify,
-        OriginalRecipient, Priority, Ret, Size, SmtpUtf8, Solicit, ValidSince,
+        OriginalRecipient, Parameter, Parameters, Priority, Ret, Size, SmtpUtf8, Solicit,
+        ValidSince,
     },
     sasl::Mechanisms,
 };
@@ -93,11 +97,11 @@ fn check_again<P: Parameter + PartialEq + std::fmt::Debug>(value: &P, written: &
 
 /// RFC 3461 section 4. The backslash is encoded too, which has a meaning in addresses of type utf-8 (RFC 6533 section 3).
 fn xtext(text: &str) -> String {
-    let octet = |octet: u8| match octet {
-        b'+' | b'=' | b'\\' | ..=b' ' | 0x7f.. => format!("+{octet:02X}"),
-        _ => char::from(octet).to_string(),
+    let byte = |byte: u8| match byte {
+        b'+' | b'=' | b'\\' | ..=b' ' | 0x7f.. => format!("+{byte:02X}"),
+        _ => char::from(byte).to_string(),
     };
-    text.bytes().map(octet).collect()
+    text.bytes().map(byte).collect()
 }
 
 /// A value that was taken is one that its type can read.
@@ -145,11 +149,11 @@ fn parse(command: &str, parameters: &[u8]) -> Option<Parameters> {
     let mut input =
         BytesMut::from(&[start.as_bytes(), command.as_bytes(), parameters, b"\r\n"].concat()[..]);
     let config = Config::new("mx.example.org")
-        .max_message_size(0)
+        .max_message_size(None)
         .extensions(extensions())
         .mechanisms(Mechanisms::default());
     let (now, mut found) = (Instant::now(), None);
-    let mut connection = Connection::with_tls(Arc::new(config));
+    let mut connection = Connection::with_tls(config.into());
     loop {
         match connection.poll(now, &mut input) {
             Step::Handshake(handshake) => handshake.done(&mut BytesMut::new(), TlsFacts::default()),
@@ -158,12 +162,12 @@ fn parse(command: &str, parameters: &[u8]) -> Option<Parameters> {
             Step::Mail(mail, ask) => {
                 ask.accept();
                 if command.starts_with("MAIL") {
-                    found = found.or(Some(mail.parameters));
+                    found = found.or_else(|| Some(mail.parameters().clone()));
                 }
             }
             Step::Rcpt(rcpt, ask) => {
                 ask.accept();
-                found = found.or(Some(rcpt.parameters));
+                found = found.or_else(|| Some(rcpt.parameters().clone()));
             }
             Step::Write(mut writing) => writing.wrote(writing.bytes().len(), now),
             Step::Read(_) | Step::Closed(_) => return found,

@@ -4,13 +4,18 @@
 use std::{fmt::Display, net::IpAddr};
 
 use libfuzzer_sys::fuzz_target;
-use smtpd_core::{Attribute, ClientName, Forwarded, Greeting, MailSource, XClient, fuzzing};
+use smtpd_core::{
+    address::ClientName,
+    connection::Greeting,
+    fuzzing,
+    proxied::{Attribute, Forwarded, MailSource, XClient},
+};
 
 fuzz_target!(|input: &[u8]| {
-    let first = input.split(|&octet| octet == b'\n').next();
+    let first = input.split(|&byte| byte == b'\n').next();
     let mut client = XClient::default();
     let mut forwarded = Forwarded::default();
-    for argument in input.split(|&octet| octet == b'\n') {
+    for argument in input.split(|&byte| byte == b'\n') {
         if let Ok(next) = fuzzing::xclient_and(&client, argument) {
             check_client(&client, &next, argument);
             client = next;
@@ -51,7 +56,7 @@ fn check_forwarded(before: &Forwarded, forwarded: &Forwarded, argument: &[u8]) {
         .into_iter()
         .flatten()
     {
-        let is_safe = |octet: u8| octet.is_ascii_graphic() && !b"<>()\\\";@".contains(&octet);
+        let is_safe = |byte: u8| byte.is_ascii_graphic() && !b"<>()\\\";@".contains(&byte);
         assert!(word.len() <= 255 && word.bytes().all(is_safe), "{word}");
     }
     let text = [
@@ -75,10 +80,7 @@ fn check_forwarded(before: &Forwarded, forwarded: &Forwarded, argument: &[u8]) {
 fn check_name(name: &ClientName) {
     let name = name.as_str();
     assert!(!name.is_empty() && name.len() <= 255, "{name}");
-    assert!(
-        name.bytes().all(|octet| octet.is_ascii_graphic()),
-        "{name:?}"
-    );
+    assert!(name.bytes().all(|byte| byte.is_ascii_graphic()), "{name:?}");
 }
 
 /// An XCLIENT command that says all of it, and takes back what is not there.
@@ -130,11 +132,11 @@ fn fits(attributes: &str) -> bool {
 
 /// RFC 3461 section 4.
 fn xtext(text: &str) -> String {
-    let octet = |octet: u8| match octet {
-        b'+' | b'=' | ..=b' ' | 0x7f.. => format!("+{octet:02X}"),
-        _ => char::from(octet).to_string(),
+    let byte = |byte: u8| match byte {
+        b'+' | b'=' | ..=b' ' | 0x7f.. => format!("+{byte:02X}"),
+        _ => char::from(byte).to_string(),
     };
-    text.bytes().map(octet).collect()
+    text.bytes().map(byte).collect()
 }
 
 fn map_address(addr: &Attribute<IpAddr>) -> Attribute<String> {
@@ -163,11 +165,11 @@ fn source(source: MailSource) -> &'static str {
 /// The same with the names of the attributes in upper case, which they are in any case (XCLIENT_README).
 fn shout(argument: &[u8]) -> Vec<u8> {
     let mut is_name = true;
-    let each = |&octet: &u8| {
-        is_name = octet == b' ' || is_name && octet != b'=';
+    let each = |&byte: &u8| {
+        is_name = byte == b' ' || is_name && byte != b'=';
         match is_name {
-            true => octet.to_ascii_uppercase(),
-            false => octet,
+            true => byte.to_ascii_uppercase(),
+            false => byte,
         }
     };
     argument.iter().map(each).collect()

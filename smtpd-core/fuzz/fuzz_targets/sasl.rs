@@ -26,8 +26,8 @@ fuzz_target!(|input: &[u8]| {
 });
 
 fn play(mut exchange: Exchange, input: &[u8]) {
-    let secret = Secret::plain("secret");
-    let mut lines = input.split(|&octet| octet == b'\n');
+    let secret = Secret::password("secret");
+    let mut lines = input.split(|&byte| byte == b'\n');
     let mut step = exchange.handle_initial(lines.next().filter(|line| !line.is_empty()));
     loop {
         step = match step {

@@ -1,16 +1,16 @@
-//! What the fuzz targets share: the player of the tests, and settings taken from the first octets of an input.
+//! What the fuzz targets share: the player of the tests, and settings taken from the first bytes of an input.
 #![forbid(unsafe_code)]
 
-use smtpd_core::{BareNewline, NulByte};
+use smtpd_core::config::{BareNewline, NulByte};
 
 #[path = "../../tests/it/support/mod.rs"]
 mod support;
 
 use support::differential::Setting;
 
-/// Plays a session at once, in pieces, and octet by octet, and panics where that makes a difference.
+/// Plays a session at once, in pieces, and byte by byte, and panics where that makes a difference.
 ///
-/// The first four octets of the input say what the server is set up to do, what its caller is inclined to, and how long
+/// The first four bytes of the input say what the server is set up to do, what its caller is inclined to, and how long
 /// the pieces are.
 pub fn check_session(input: &[u8], start: &str, end: &str) {
     let Some((setting, cuts, rest)) = setting(input) else {
@@ -40,7 +40,7 @@ fn setting(input: &[u8]) -> Option<(Setting, [usize; 2], &[u8])> {
     let (&[flags, mood, cut, other], rest) = input.split_first_chunk()?;
     let setting = Setting {
         policy: match flags & 3 {
-            0 => BareNewline::Normalise,
+            0 => BareNewline::Normalize,
             1 => BareNewline::PassThrough,
             _ => BareNewline::Reject,
         },

@@ -10,7 +10,7 @@ use super::{AddressError, AddressErrorKind, AddressPart, Domain, PathOptions, Te
 /// header.
 ///
 /// ```
-/// use smtpd_core::{ClientName, ClientNameKind};
+/// use smtpd_core::address::{ClientName, ClientNameKind};
 ///
 /// assert_eq!(
 ///     ClientName::parse(b"mx.example.org")?.kind(),
@@ -25,7 +25,7 @@ use super::{AddressError, AddressErrorKind, AddressPart, Domain, PathOptions, Te
 ///     ClientNameKind::Other
 /// );
 /// assert!(ClientName::parse(b"two words").is_err());
-/// # Ok::<(), smtpd_core::AddressError>(())
+/// # Ok::<(), smtpd_core::address::AddressError>(())
 /// ```
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct ClientName(Name);
@@ -120,7 +120,7 @@ impl str::FromStr for ClientName {
 /// The form of a [`ClientName`].
 ///
 /// ```
-/// use smtpd_core::{ClientName, ClientNameKind};
+/// use smtpd_core::address::{ClientName, ClientNameKind};
 ///
 /// let kind = |name: &str| name.parse().map(|name: ClientName| name.kind());
 /// assert_eq!(kind("mx.example.org"), Ok(ClientNameKind::Domain));

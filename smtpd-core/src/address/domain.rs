@@ -1,4 +1,3 @@
-#[cfg(feature = "idna")]
 use std::borrow::Cow;
 use std::fmt;
 use std::hash::{Hash, Hasher};
@@ -25,7 +24,7 @@ use super::{AddressError, AddressErrorKind, Charset, Leniency, PathOptions, Span
 ///
 /// let literal: Domain = "[IPv6:2001:db8::1]".parse()?;
 /// assert_eq!(literal.ip(), Some("2001:db8::1".parse().unwrap()));
-/// # Ok::<(), smtpd_core::AddressError>(())
+/// # Ok::<(), smtpd_core::address::AddressError>(())
 /// ```
 #[derive(Clone)]
 pub struct Domain {
@@ -94,7 +93,7 @@ impl Domain {
     ///     ("grå.Example".parse()?, "XN--gr-zia.example".parse()?);
     /// assert_eq!(u.canonical(), "xn--gr-zia.example");
     /// assert_eq!(a.canonical(), u.canonical());
-    /// # Ok::<(), smtpd_core::AddressError>(())
+    /// # Ok::<(), smtpd_core::address::AddressError>(())
     /// ```
     #[cfg(feature = "idna")]
     #[must_use]
@@ -114,6 +113,19 @@ impl Domain {
             Cow::Owned(text.to_ascii_lowercase())
         } else {
             Cow::Borrowed(text)
+        }
+    }
+
+    /// Returns the form in which equivalent domains are equal, as far as the features allow.
+    pub(crate) fn key(&self) -> Cow<'_, str> {
+        #[cfg(feature = "idna")]
+        return self.canonical();
+        #[cfg(not(feature = "idna"))]
+        match self.as_str() {
+            text if text.bytes().any(|byte| byte.is_ascii_uppercase()) => {
+                Cow::Owned(text.to_ascii_lowercase())
+            }
+            text => Cow::Borrowed(text),
         }
     }
 

@@ -7,7 +7,7 @@ use std::fmt;
 /// text, with a capital letter.
 ///
 /// ```
-/// use smtpd_core::{AddressErrorKind, Mailbox};
+/// use smtpd_core::{Mailbox, address::AddressErrorKind};
 ///
 /// let error = "a..b@example.org".parse::<Mailbox>().unwrap_err();
 /// assert_eq!(error.kind(), AddressErrorKind::LocalPart);

@@ -22,7 +22,7 @@ use super::{
 /// assert_eq!(mailbox.local_part_unquoted(), "john doe");
 /// assert_eq!(mailbox.domain().as_str(), "Example.org");
 /// assert_eq!(mailbox, r#""john\ doe"@example.ORG"#.parse()?);
-/// # Ok::<(), smtpd_core::AddressError>(())
+/// # Ok::<(), smtpd_core::address::AddressError>(())
 /// ```
 #[derive(Clone)]
 pub struct Mailbox {

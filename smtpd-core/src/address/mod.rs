@@ -5,6 +5,7 @@
 //!   sender, or [`Postmaster`].
 //! - [`ClientName`] is the name by which a client identifies itself in HELO or EHLO.
 //! - [`PathOptions`] configure the parser: a [`Charset`], and a [`Leniency`] for some malformed addresses.
+//! - [`AddressRules`] say when two addresses are the same mailbox, and whose it is.
 //! - [`AddressError`] says which [part](AddressPart) of an address is malformed, and [how](AddressErrorKind).
 //!
 //! Everything is parsed from bytes, strictly unless a `Leniency` says otherwise. All parts of an address share one copy of its
@@ -16,6 +17,8 @@ mod error;
 mod mailbox;
 mod options;
 mod path;
+mod postmaster;
+mod rules;
 mod scan;
 mod text;
 mod u_label;
@@ -25,7 +28,9 @@ pub use domain::Domain;
 pub use error::{AddressError, AddressErrorKind, AddressPart};
 pub use mailbox::Mailbox;
 pub use options::{Charset, Leniency, PathOptions};
-pub use path::{ForwardPath, Postmaster, ReversePath};
+pub use path::{ForwardPath, ReversePath};
+pub use postmaster::Postmaster;
+pub use rules::AddressRules;
 
 use text::Text;
 

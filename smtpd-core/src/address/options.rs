@@ -1,7 +1,10 @@
 /// Which malformed addresses to accept. Default: none.
 ///
 /// ```
-/// use smtpd_core::{Charset, Leniency, PathOptions, ReversePath};
+/// use smtpd_core::{
+///     ReversePath,
+///     address::{Charset, Leniency, PathOptions},
+/// };
 ///
 /// let lenient = Leniency::STRICT.allow_space_after_colon(true);
 /// let options = PathOptions::new(lenient, Charset::Ascii);
@@ -128,7 +131,10 @@ impl Leniency {
 /// The characters that an address may contain.
 ///
 /// ```
-/// use smtpd_core::{Charset, Domain, Leniency, PathOptions};
+/// use smtpd_core::{
+///     Domain,
+///     address::{Charset, Leniency, PathOptions},
+/// };
 ///
 /// let parse = |charset| {
 ///     Domain::parse(
@@ -151,7 +157,10 @@ pub enum Charset {
 /// How to parse an address: [`Leniency`] and [`Charset`]. The default is strict and ASCII.
 ///
 /// ```
-/// use smtpd_core::{Charset, ForwardPath, Leniency, PathOptions};
+/// use smtpd_core::{
+///     ForwardPath,
+///     address::{Charset, Leniency, PathOptions},
+/// };
 ///
 /// let utf8 = PathOptions::new(Leniency::STRICT, Charset::Utf8);
 /// let (path, rest) = ForwardPath::parse(
@@ -160,7 +169,7 @@ pub enum Charset {
 /// )?;
 /// assert_eq!(path.as_str(), "пользователь@example.org");
 /// assert_eq!(rest.trim_ascii(), b"NOTIFY=NEVER");
-/// # Ok::<(), smtpd_core::AddressError>(())
+/// # Ok::<(), smtpd_core::address::AddressError>(())
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct PathOptions {

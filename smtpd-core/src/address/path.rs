@@ -1,14 +1,13 @@
 use std::fmt;
-use std::hash::{Hash, Hasher};
 use std::str::FromStr;
 
-use super::scan::Scanner;
-use super::{AddressError, AddressErrorKind, AddressPart, Mailbox, PathOptions, Text};
+use super::scan::{self, Scanner};
+use super::{AddressError, AddressErrorKind, AddressPart, Mailbox, PathOptions, Postmaster};
 
 /// The sender of a message: the argument of MAIL FROM (RFC 5321 section 4.1.1.2).
 ///
 /// ```
-/// use smtpd_core::{PathOptions, ReversePath};
+/// use smtpd_core::{ReversePath, address::PathOptions};
 ///
 /// let input = b"<@relay.example:a@example.org> SIZE=1000";
 /// let (path, rest) = ReversePath::parse(input, PathOptions::default())?;
@@ -18,7 +17,7 @@ use super::{AddressError, AddressErrorKind, AddressPart, Mailbox, PathOptions, T
 ///
 /// let (path, _) = ReversePath::parse(b"<>", PathOptions::default())?;
 /// assert_eq!(path, ReversePath::Null);
-/// # Ok::<(), smtpd_core::AddressError>(())
+/// # Ok::<(), smtpd_core::address::AddressError>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum ReversePath {
@@ -37,6 +36,9 @@ impl ReversePath {
     /// Fails if the grammar of RFC 5321 section 4.1.2 (extended by RFC 6531 section 3.3, if `options` say so) does not allow it,
     /// or if it or a part of it is longer than RFC 5321 section 4.5.3.1 allows.
     pub fn parse(input: &[u8], options: PathOptions) -> Result<(Self, &[u8]), AddressError> {
+        if let Some((mailbox, rest)) = plain(input) {
+            return Ok((Self::Mailbox(mailbox), rest));
+        }
         let frame = Frame::open(input, options)?;
         if frame.bracketed && frame.ends_after(0) {
             return Ok((Self::Null, frame.close()?.rest));
@@ -100,7 +102,7 @@ impl FromStr for ReversePath {
 /// The recipient of a message: the argument of RCPT TO (RFC 5321 section 4.1.1.3).
 ///
 /// ```
-/// use smtpd_core::{ForwardPath, PathOptions};
+/// use smtpd_core::{ForwardPath, address::PathOptions};
 ///
 /// let (path, rest) =
 ///     ForwardPath::parse(b"<a@example.org>", PathOptions::default())?;
@@ -109,7 +111,7 @@ impl FromStr for ReversePath {
 ///
 /// let (path, _) = ForwardPath::parse(b"<postmaster>", PathOptions::default())?;
 /// assert!(matches!(path, ForwardPath::Postmaster(_)));
-/// # Ok::<(), smtpd_core::AddressError>(())
+/// # Ok::<(), smtpd_core::address::AddressError>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum ForwardPath {
@@ -128,6 +130,9 @@ impl ForwardPath {
     /// Fails if the grammar of RFC 5321 section 4.1.2 (extended by RFC 6531 section 3.3, if `options` say so) does not allow it,
     /// if it or a part of it is longer than RFC 5321 section 4.5.3.1 allows, or if it is the null path.
     pub fn parse(input: &[u8], options: PathOptions) -> Result<(Self, &[u8]), AddressError> {
+        if let Some((mailbox, rest)) = plain(input) {
+            return Ok((Self::Mailbox(mailbox), rest));
+        }
         let mut frame = Frame::open(input, options)?;
         if frame.ends_after(Postmaster::NAME.len())
             && let Some(postmaster) = Postmaster::at_front(frame.scanner.rest())
@@ -193,45 +198,17 @@ impl FromStr for ForwardPath {
     }
 }
 
-/// The word `Postmaster`, the only recipient that needs no domain, in any letter case (RFC 5321 section 4.1.1.3). All values are
-/// equal.
-#[derive(Clone, Debug)]
-pub struct Postmaster(Text);
-
-impl Postmaster {
-    const NAME: &str = "Postmaster";
-
-    /// Returns the word in the case in which it was sent.
-    #[must_use]
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-
-    fn at_front(bytes: &[u8]) -> Option<Self> {
-        let word = bytes.get(..Self::NAME.len())?;
-        if !word.eq_ignore_ascii_case(Self::NAME.as_bytes()) {
-            return None;
+/// Parses a path of the most common form, a plain mailbox in brackets. Everything else is left to [`Frame`].
+fn plain(input: &[u8]) -> Option<(Mailbox, &[u8])> {
+    let path = input.strip_prefix(b"<")?;
+    let domain = scan::plain_mailbox(path)?;
+    let (content, rest) = path.split_at_checked(domain.end)?;
+    match rest {
+        [b'>', rest @ ..] if matches!(rest, [] | [b' ', ..]) => {
+            Some((Mailbox::new(content, domain, 0).ok()?, rest))
         }
-        Text::from_utf8(word).ok().map(Self)
+        _ => None,
     }
-}
-
-impl Default for Postmaster {
-    fn default() -> Self {
-        Self(Self::NAME.into())
-    }
-}
-
-impl PartialEq for Postmaster {
-    fn eq(&self, _: &Self) -> bool {
-        true
-    }
-}
-
-impl Eq for Postmaster {}
-
-impl Hash for Postmaster {
-    fn hash<H: Hasher>(&self, _: &mut H) {}
 }
 
 /// The context of a path: a space before it, brackets, and the rest of the command.
@@ -544,7 +521,40 @@ mod tests {
         }
     }
 
+    #[test]
+    fn the_common_form_is_a_whole_path() {
+        for (input, rest) in [
+            ("<a.b@c.d>", Some("")),
+            ("<a@b> X", Some(" X")),
+            ("<a@b>x", None),
+            ("<a@b>>", None),
+            ("<a@b", None),
+            ("<a@b X", None),
+            ("a@b>", None),
+            (" <a@b>", None),
+            ("<>", None),
+            ("<postmaster>", None),
+            ("<@b:a@b>", None),
+        ] {
+            let found = plain(input.as_bytes()).map(|(_, rest)| rest);
+            assert_eq!(found, rest.map(str::as_bytes), "{input}");
+        }
+    }
+
     proptest! {
+        #[test]
+        fn the_common_form_is_parsed_as_any_other(
+            text in r#"<[a.-]{1,3}@[a.-]{1,4}[> ]{0,2}[a ]{0,2}"#,
+            options in any_options(),
+        ) {
+            if let Some((mailbox, rest)) = plain(text.as_bytes()) {
+                let frame = Frame::open(text.as_bytes(), options).unwrap();
+                let (slow, slow_rest) = frame.mailbox().unwrap();
+                prop_assert_eq!((mailbox.source(), rest), (slow.source(), slow_rest));
+                prop_assert_eq!(mailbox.domain().as_str(), slow.domain().as_str());
+            }
+        }
+
         #[test]
         fn random_bytes_never_panic(bytes: Vec<u8>, options in any_options()) {
             check(&bytes, options);

@@ -95,10 +95,12 @@ impl<'a> Scanner<'a> {
 
     /// Reads `Mailbox` (RFC 5321 section 4.1.2) and returns the range of its domain.
     pub(super) fn mailbox(&mut self) -> Result<Range<usize>, AddressError> {
-        match self.plain_mailbox() {
-            Some(domain) => Ok(domain),
-            None => self.any_mailbox(),
-        }
+        let Some(domain) = plain_mailbox(self.rest()) else {
+            return self.any_mailbox();
+        };
+        let start = self.at;
+        self.at += domain.end;
+        Ok(start + domain.start..self.at)
     }
 
     fn any_mailbox(&mut self) -> Result<Range<usize>, AddressError> {
@@ -110,41 +112,6 @@ impl<'a> Scanner<'a> {
             });
         }
         Ok(self.at..self.domain()?)
-    }
-
-    /// Reads a mailbox of the most common form: atoms, `@` and labels, without any leniency. Everything else is left to
-    /// [`any_mailbox`](Self::any_mailbox), which finds out what is wrong with it.
-    fn plain_mailbox(&mut self) -> Option<Range<usize>> {
-        let start = self.at;
-        let mut at = start;
-        loop {
-            let atom = at;
-            at = self.end_of(ATEXT, atom);
-            match self.input.get(at)? {
-                _ if at == atom => return None,
-                b'.' => at += 1,
-                b'@' => break,
-                _ => return None,
-            }
-        }
-        let at_sign = at;
-        loop {
-            let label = at + 1;
-            at = self.end_of(LABEL, label);
-            match self.input.get(label..at)? {
-                [] | [b'-', ..] | [.., b'-'] => return None,
-                label => AddressPart::Label.check(label.len()).ok()?,
-            }
-            match self.input.get(at) {
-                Some(b'.') => {}
-                None | Some(b'>' | b' ') => break,
-                Some(_) => return None,
-            }
-        }
-        AddressPart::LocalPart.check(at_sign - start).ok()?;
-        AddressPart::Domain.check(at - at_sign - 1).ok()?;
-        self.at = at;
-        Some(at_sign + 1..at)
     }
 
     /// Reads `Domain / address-literal` (RFC 5321 section 4.1.2) and returns its end, which excludes a tolerated trailing dot.
@@ -280,16 +247,49 @@ impl<'a> Scanner<'a> {
     /// Reads the bytes of a class that come next.
     fn run(&mut self, class: u8) -> &'a [u8] {
         let start = self.at;
-        self.at = self.end_of(class, start);
+        self.at = end_of(class, self.input, start);
         self.since(start)
     }
+}
 
-    /// Returns where the bytes of a class that begin at `at` end.
-    fn end_of(&self, class: u8, at: usize) -> usize {
-        let rest = self.input.get(at..).unwrap_or_default();
-        let others = rest.iter().position(|&byte| !is(class, byte));
-        at + others.unwrap_or(rest.len())
+/// Returns the range of the domain of the mailbox that `input` begins with, if it has the most common form: atoms, `@` and
+/// labels, without any leniency. Everything else is left to [`Scanner::any_mailbox`], which finds out what is wrong with it.
+pub(super) fn plain_mailbox(input: &[u8]) -> Option<Range<usize>> {
+    let mut at = 0;
+    loop {
+        let atom = at;
+        at = end_of(ATEXT, input, atom);
+        match input.get(at)? {
+            _ if at == atom => return None,
+            b'.' => at += 1,
+            b'@' => break,
+            _ => return None,
+        }
     }
+    let at_sign = at;
+    loop {
+        let label = at + 1;
+        at = end_of(LABEL, input, label);
+        match input.get(label..at)? {
+            [] | [b'-', ..] | [.., b'-'] => return None,
+            label => AddressPart::Label.check(label.len()).ok()?,
+        }
+        match input.get(at) {
+            Some(b'.') => {}
+            None | Some(b'>' | b' ') => break,
+            Some(_) => return None,
+        }
+    }
+    AddressPart::LocalPart.check(at_sign).ok()?;
+    AddressPart::Domain.check(at - at_sign - 1).ok()?;
+    Some(at_sign + 1..at)
+}
+
+/// Returns where the bytes of a class that begin at `at` end.
+fn end_of(class: u8, input: &[u8], at: usize) -> usize {
+    let rest = input.get(at..).unwrap_or_default();
+    let others = rest.iter().position(|&byte| !is(class, byte));
+    at + others.unwrap_or(rest.len())
 }
 
 /// Returns the address between the brackets of a literal (RFC 5321 section 4.1.3).
@@ -387,10 +387,11 @@ mod tests {
 
     /// Returns what is read of a mailbox, and how far, by the fast path if it applies, and by the general one.
     fn both_ways(input: &[u8], options: PathOptions) -> Option<[(Range<usize>, usize); 2]> {
-        let (mut quick, mut whole) = (Scanner::new(input, options), Scanner::new(input, options));
-        let parts = quick.plain_mailbox()?;
+        let mut whole = Scanner::new(input, options);
+        let parts = plain_mailbox(input)?;
+        let end = parts.end;
         let expected = whole.any_mailbox().expect("the fast path found a mailbox");
-        Some([(parts, quick.at), (expected, whole.at)])
+        Some([(parts, end), (expected, whole.at)])
     }
 
     #[test]

@@ -69,8 +69,8 @@ mod by_tables {
     /// joins them.
     fn is_another_in_disguise(c: char) -> bool {
         let nfc = ComposingNormalizerBorrowed::new_nfc();
-        let mut normalised = nfc.normalize_iter(std::iter::once(c));
-        normalised.next() != Some(c) && normalised.next().is_none()
+        let mut normalized = nfc.normalize_iter(std::iter::once(c));
+        normalized.next() != Some(c) && normalized.next().is_none()
     }
 
     /// RFC 5892 section 3, as far as UTS #46 does not cover it, and emoji: they are in use, and each has only one form.

@@ -9,15 +9,15 @@ use crate::{
     parameter::{self, ParameterError, ParameterRule},
 };
 
-/// What sessions need that can be computed once from the settings.
+/// What is computed from the settings once, for all sessions of a listener.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Prepared {
     pub(crate) times: Times,
-    /// Bytes that a command line may have, with its CRLF.
+    /// The maximum length of a command line in bytes, including its CRLF.
     pub(crate) line_limit: usize,
     mail_rules: Vec<ParameterRule>,
     rcpt_rules: Vec<ParameterRule>,
-    /// EHLO's answer as it goes out, once for each of the sixteen states that it depends on.
+    /// The reply to EHLO in its wire format, for each of the sixteen states that it depends on.
     ehlo: [OnceLock<Vec<u8>>; 16],
 }
 
@@ -25,15 +25,15 @@ impl Prepared {
     pub(super) fn of(config: &Config) -> Self {
         let extensions = || config.extensions.iter();
         let others = extensions().flat_map(Extension::mail_parameters).copied();
-        // RFC 4954 section 5: wherever AUTH is offered.
+        // RFC 4954 section 5: if AUTH is offered.
         let auth = (!config.mechanisms.is_empty()).then_some(AUTH_PARAMETER);
-        let extra: usize = extensions().map(Extension::extra_octets).sum();
+        let extra: usize = extensions().map(Extension::extra_bytes).sum();
         // RFC 5321 section 4.5.3.1.4.
         let line = config.limits.command_line.max(SHORTEST_LINE_LIMIT);
         Self {
             times: Times::from(&config.timeouts),
             line_limit: line.saturating_add(extra),
-            // SIZE is always announced, without a number where there is no limit (RFC 1870 section 4).
+            // SIZE is always announced, without a number if there is no limit (RFC 1870 section 4).
             mail_rules: [SIZE_PARAMETER]
                 .into_iter()
                 .chain(auth)
@@ -47,7 +47,7 @@ impl Prepared {
         }
     }
 
-    /// Whether MAIL may have that parameter.
+    /// Checks a parameter of MAIL.
     pub(crate) fn check_mail_parameter(
         &self,
         keyword: &str,
@@ -56,7 +56,7 @@ impl Prepared {
         parameter::check(self.mail_rules.iter(), keyword, value)
     }
 
-    /// Whether RCPT may have that parameter.
+    /// Checks a parameter of RCPT.
     pub(crate) fn check_rcpt_parameter(
         &self,
         keyword: &str,
@@ -65,7 +65,7 @@ impl Prepared {
         parameter::check(self.rcpt_rules.iter(), keyword, value)
     }
 
-    /// EHLO's answer in the state of that number, made when it is first needed.
+    /// Returns the reply to EHLO in the state with this number. It is made when it is first needed.
     pub(crate) fn ehlo(&self, state: usize, make: impl FnOnce() -> Vec<u8>) -> &[u8] {
         self.ehlo[state].get_or_init(make)
     }

@@ -1,73 +1,86 @@
-//! The time limits of a session.
+//! The timeouts of a session.
 
 use std::time::Duration;
 
 use crate::time::Nanos;
 
-/// Time limits for each stage of a session. [`Connection`](crate::connection::Connection) enforces all of them; a limit of [`Duration::MAX`] is none.
+/// Timeouts for each stage of a session. [`Connection`](crate::connection::Connection) enforces all of them. [`Duration::MAX`]
+/// means no timeout; 0 is allowed only for [`linger`](Self::linger), for the others [`Config::check`](crate::Config::check)
+/// returns an error.
 ///
-/// A client that is too slow receives 421 4.4.2, and the session ends with [`CloseReason::Timeout`](crate::connection::CloseReason::Timeout). Nothing can be sent to one
-/// that does not take its replies, nor within a TLS handshake, which ends with [`CloseReason::TlsFailed`](crate::connection::CloseReason::TlsFailed). A service that is too
-/// slow costs the command 451, or AUTH 454 ([`Overdue`](crate::connection::Overdue)), and the session goes on.
+/// A client that is too slow receives 421 4.4.2, and the session ends with
+/// [`CloseReason::Timeout`](crate::connection::CloseReason::Timeout). Nothing is sent to a client that does not read its replies,
+/// nor during a TLS handshake, after which the session ends with
+/// [`CloseReason::TlsFailed`](crate::connection::CloseReason::TlsFailed). If a service is too slow, the command is answered with
+/// 451, or AUTH with 454 ([`Overdue`](crate::connection::Overdue)), and the session continues.
 ///
-/// The limits on a service (`ready`, `call`, `data_start`, `delivery`) hold for questions that are
-/// [deferred](crate::connection::Ask::defer): while a driver answers in place, the session cannot interrupt it.
+/// The timeouts of services (`ready`, `call`, `data_start`, `delivery`) apply to questions that are
+/// [deferred](crate::connection::Ask::defer): the session cannot interrupt a driver that answers in place.
 ///
-/// The defaults follow RFC 5321 section 4.5.3.2, which says how long a client waits: a service must take less than that.
+/// The defaults follow RFC 5321 section 4.5.3.2, which says how long a client waits: a service must take less time than that.
+///
+/// The guide of smtpd-tower has [a table of them](https://docs.rs/smtpd-tower/latest/smtpd_tower/guide/limits/), with what they
+/// add up to.
 ///
 /// ```
 /// use std::time::Duration;
 ///
 /// use smtpd_core::{Config, Timeouts};
 ///
-/// let mut timeouts = Timeouts::default().inactivity(Duration::from_secs(60));
-/// timeouts.call = Duration::from_secs(20);
-/// let config = Config::new("mx.example.org").timeouts(timeouts);
-/// assert_eq!(config.timeouts_ref().command, Duration::from_secs(60));
+/// let config = Config::new("mx.example.org").timeouts(|timeouts| {
+///     *timeouts = Timeouts::default().inactivity(Duration::from_secs(60));
+///     timeouts.call = Duration::from_secs(20);
+/// });
+/// assert_eq!(config.get_timeouts().command, Duration::from_secs(60));
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Timeouts {
-    /// Silence while a command is awaited (RFC 5321 section 4.5.3.2.7: at least 5 minutes). Default: 5 minutes.
+    /// The client's time to send a command (RFC 5321 section 4.5.3.2.7: at least 5 minutes). Default: 5 minutes.
     pub command: Duration,
-    /// From the first byte of a command line or SASL response to its CRLF. Default: 1 minute.
+    /// The client's time from the first byte of a command line or SASL response to its CRLF. Default: 1 minute.
     pub line: Duration,
-    /// Silence within a message (RFC 5321 section 4.5.3.2.5: clients send a block in 3 minutes at most). Default: 5 minutes.
+    /// The client's time to send the next bytes of a message (RFC 5321 section 4.5.3.2.5: clients send a block within 3 minutes).
+    /// Default: 5 minutes.
     pub data: Duration,
-    /// The client's time for a whole message, including what passes between its BDAT chunks. [`min_rate`](Self::min_rate)
-    /// adds to it as bytes come. Default: 15 minutes.
+    /// The client's time to send a whole message, including the time between its BDAT chunks. [`min_rate`](Self::min_rate)
+    /// extends it with every byte. Default: 15 minutes.
     pub transfer: Duration,
-    /// Bytes per second: a message of n bytes may take `transfer` + n / `min_rate`, and the time for replies grows
-    /// likewise as the client takes them. 0 acts as 1. Default: 500.
+    /// The minimum rate of a transfer in bytes per second: a client may take `transfer` + n / `min_rate` to send n bytes of a
+    /// message, and `write` + n / `min_rate` to receive n bytes of replies. Default: 500.
     pub min_rate: u32,
-    /// A TLS handshake. Default: 30 seconds.
+    /// The time for a TLS handshake. Default: 30 seconds.
     pub handshake: Duration,
-    /// The client's time to take the replies that wait for it, to which [`min_rate`](Self::min_rate) adds as it takes them.
+    /// The client's time to receive the replies that wait for it. [`min_rate`](Self::min_rate) extends it with every byte.
     /// Default: 5 minutes.
     pub write: Duration,
-    /// The session as a whole. When it has passed, the session ends at the next pause between two messages; a transaction that
-    /// is open may go on for as long as a message may take. Default: 1 hour.
+    /// The time of the whole session. After it, the session ends between two messages; an open transaction may continue for as
+    /// long as a message may take. Default: 1 hour.
     pub session: Duration,
-    /// The time that the session waits for commands without a message being accepted, counted anew after each that is. A
-    /// transaction that is open may go on for as long as a message may take. Default: 10 minutes.
+    /// The total time of waiting for commands since the last accepted message. An open transaction may continue for as long as a
+    /// message may take. Default: 10 minutes.
     pub without_message: Duration,
-    /// The time that the session waits for commands before the client has authenticated, where it
-    /// [has to](crate::Config::require_auth). Default: 5 minutes.
+    /// The total time of waiting for commands before the client has authenticated, if it
+    /// [must](crate::Config::require_auth). Default: 5 minutes.
     pub without_login: Duration,
-    /// A service becomes ready. Default: 30 seconds.
+    /// The client's time to send QUIT after a greeting of 5yz (RFC 5321 section 3.1), whatever else it sends, and including the
+    /// time to receive its replies. Default: 10 seconds.
+    pub after_refusal: Duration,
+    /// The time for a service to become ready. Default: 30 seconds.
     pub ready: Duration,
-    /// A service answers connect, HELO, AUTH, MAIL, RCPT or another command (RFC 5321 sections 4.5.3.2.1 to 4.5.3.2.3: clients
-    /// wait 5 minutes). Default: 4 minutes.
+    /// The time for a service to answer connect, HELO, AUTH, MAIL, RCPT or another command (RFC 5321 sections 4.5.3.2.1 to
+    /// 4.5.3.2.3: clients wait 5 minutes). Default: 4 minutes.
     pub call: Duration,
-    /// The data service asks for the message, so that 354 is sent (RFC 5321 section 4.5.3.2.4: clients wait 2 minutes, and
-    /// `ready` comes before). Default: 85 seconds.
+    /// The time for the data service to start reading the message, so that 354 is sent (RFC 5321 section 4.5.3.2.4: clients wait
+    /// 2 minutes, which include `ready`). Default: 85 seconds.
     pub data_start: Duration,
-    /// The data service takes more of the message, or answers it once it has ended (RFC 5321 section 4.5.3.2.6: clients wait
-    /// 10 minutes). If it is exceeded after the end of a message, the client sends the message again, so let the work end before
-    /// the limit or be able to undo it. Default: 9 minutes.
+    /// The time for the data service to read more of the message, or to reply after its end (RFC 5321 section 4.5.3.2.6: clients
+    /// wait 10 minutes). If the reply to a whole message is late, the client sends the message again: finish the work before this
+    /// timeout, or be able to undo it. Default: 9 minutes.
     pub delivery: Duration,
-    /// The last replies are written after [`Connection::shut_down`](crate::connection::Connection::shut_down). The driver may take as long again to read off what the
-    /// client still sends, before it closes the connection. Default: 1 second.
+    /// The time for writing the last replies after [`Connection::shut_down`](crate::connection::Connection::shut_down), and after
+    /// [`after_refusal`](Self::after_refusal). The driver may then take the same time again to discard what the client still
+    /// sends, before it closes the connection. Default: 1 second.
     pub linger: Duration,
 }
 
@@ -87,6 +100,7 @@ impl Default for Timeouts {
             session: minutes(60),
             without_message: minutes(10),
             without_login: minutes(5),
+            after_refusal: Duration::from_secs(10),
             ready: Duration::from_secs(30),
             call: minutes(4),
             data_start: Duration::from_secs(85),
@@ -97,18 +111,18 @@ impl Default for Timeouts {
 }
 
 impl Timeouts {
-    /// Sets `command`, `data` and `write` to the limit, `line` and `handshake` to twice and `transfer` to three times as long,
-    /// the last three at most to their defaults. The other limits stay.
+    /// Sets the timeouts for an inactive client: `command`, `data` and `write` to `timeout`, `line` and `handshake` to twice and
+    /// `transfer` to three times as long, but these three at most to their defaults. All others stay as they are.
     #[must_use]
-    pub fn inactivity(self, limit: Duration) -> Self {
+    pub fn inactivity(self, timeout: Duration) -> Self {
         let default = Self::default();
         Self {
-            command: limit,
-            data: limit,
-            write: limit,
-            line: default.line.min(limit.saturating_mul(2)),
-            handshake: default.handshake.min(limit.saturating_mul(2)),
-            transfer: default.transfer.min(limit.saturating_mul(3)),
+            command: timeout,
+            data: timeout,
+            write: timeout,
+            line: default.line.min(timeout.saturating_mul(2)),
+            handshake: default.handshake.min(timeout.saturating_mul(2)),
+            transfer: default.transfer.min(timeout.saturating_mul(3)),
             ..self
         }
     }
@@ -116,7 +130,7 @@ impl Timeouts {
 
 macro_rules! times {
     ($($limit:ident)*) => {
-        /// [`Timeouts`] as a session counts time. They are looked at several times in every poll.
+        /// [`Timeouts`] in the unit in which a session counts time, because it reads them several times in every poll.
         #[derive(Clone, Debug, Default)]
         pub(crate) struct Times {
             $(pub(crate) $limit: Nanos,)*
@@ -137,7 +151,7 @@ macro_rules! times {
 
 times! {
     command line data transfer handshake write session without_message without_login
-    ready call data_start delivery linger
+    after_refusal ready call data_start delivery linger
 }
 
 #[cfg(test)]
@@ -147,7 +161,7 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     #[test]
-    fn one_limit_of_silence_shrinks_all_limits_on_the_client() {
+    fn one_timeout_of_inactivity_sets_all_timeouts_of_the_client() {
         let short = Timeouts::default().inactivity(SECOND * 5);
         assert_eq!(
             (short.line, short.handshake, short.transfer),

@@ -82,6 +82,7 @@ impl Session {
         }
         // RFC 5321 section 3.1: after a rejection the client should send QUIT, and receives 503 until it does.
         self.state = State::Refused;
+        self.idle_commands = 0;
         self.put(&reply);
     }
 
@@ -91,7 +92,8 @@ impl Session {
             Protocol::Lmtp => "LMTP",
             Protocol::Smtp => "ESMTP",
         };
-        let reply = Reply::new(Code::READY, Status::UNDEFINED, self.config.signed(service));
+        let text = self.config.settings.signed(service);
+        let reply = Reply::new(Code::READY, Status::UNDEFINED, text);
         self.replies.put_as(&reply, PLAIN);
     }
 
@@ -101,16 +103,20 @@ impl Session {
             Slot::Helo(helo) if reply.is_positive() => helo,
             _ => return self.put(reply),
         };
+        let envelope = self.transaction.reset();
         self.end_transaction();
         self.helo = Some(helo);
         self.state = State::Ready;
         self.put_hello();
+        if envelope.is_some() {
+            self.question.notify(Event::Reset(envelope));
+        }
     }
 
     /// Sends the positive reply to HELO, EHLO or LHLO.
     fn put_hello(&mut self) {
         if self.greeting() == Some(Greeting::Helo) {
-            let hostname = self.config.hostname.clone();
+            let hostname = self.config.settings.hostname.clone();
             let reply = Reply::new(Code::OK, Status::UNDEFINED, hostname);
             return self.replies.put_as(&reply, PLAIN);
         }
@@ -162,20 +168,20 @@ impl Session {
     pub(super) fn sasl_response(&mut self, line: &[u8]) {
         self.replies.log_received(redact::REDACTED);
         self.read(Mode::Commands);
-        let progress = self.authentication.respond(line, &self.config);
+        let progress = self.authentication.respond(line, &self.config.settings);
         self.authenticate(progress);
     }
 
     /// Ends the exchange because the client sent something other than a response.
     pub(super) fn break_authentication_off(&mut self, error: SaslError) {
         self.read(Mode::Commands);
-        let progress = self.authentication.break_off(error, &self.config);
+        let progress = self.authentication.break_off(error, &self.config.settings);
         self.authenticate(progress);
     }
 
     pub(super) fn answer_auth(&mut self, outcome: AuthOutcome) {
         self.question.close();
-        if let Some(progress) = self.authentication.answer(outcome, &self.config) {
+        if let Some(progress) = self.authentication.answer(outcome, &self.config.settings) {
             self.authenticate(progress);
         }
     }
@@ -190,7 +196,7 @@ impl Session {
             Progress::Ask(request) => self.question.ask(Asked::Auth, Event::Auth(request)),
             Progress::Done(identity) => {
                 self.put(&fixed::AUTHENTICATED);
-                self.question.tell(Event::Authenticated(identity));
+                self.question.notify(Event::Authenticated(identity));
             }
             Progress::Refused(refused) => self.refuse(refused),
         }
@@ -210,7 +216,7 @@ impl Session {
         self.read(Mode::Message);
         if !self.transfer.is_under_way() {
             let is_binary = self.transaction.is_binary();
-            self.transfer.begin_dots(&self.config, is_binary);
+            self.transfer.begin_dots(&self.config.settings, is_binary);
             self.replies.put_raw(fixed::START_MAIL);
         }
     }
@@ -224,7 +230,7 @@ impl Session {
     /// Sends a reply instead of receiving the message. The bytes of a first chunk then have to be read and dropped.
     fn refuse_data(&mut self, reply: Reply) {
         let size = self.transfer.chunk_size();
-        let is_too_long = size.is_some_and(|size| size > self.config.limits.drain);
+        let is_too_long = size.is_some_and(|size| size > self.config.settings.limits.drain);
         if is_too_long || reply.closes() {
             return self.close_with(reply, CloseReason::Refused);
         }
@@ -238,11 +244,11 @@ impl Session {
 
     /// Processes the available part of a message. Returns whether there was any.
     pub(super) fn take_message(&mut self, input: &mut BytesMut) -> bool {
-        let Some(part) = self.transfer.poll(input, self.config.limits.drain) else {
+        let Some(part) = self.transfer.poll(input, self.config.settings.limits.drain) else {
             return false;
         };
         match part {
-            Part::Bytes(bytes) => self.question.tell(Event::Chunk(bytes)),
+            Part::Bytes(bytes) => self.question.notify(Event::Chunk(bytes)),
             Part::Dropped => {}
             Part::Drained(reply) => self.close_with(reply, CloseReason::Limit),
             Part::ChunkEnd => self.chunk_ended(),
@@ -268,7 +274,7 @@ impl Session {
         let received = self.transfer.received();
         let after = self.transfer.end();
         if let Some(AfterMessage::Rest(rest)) = after {
-            return self.question.tell(Event::Chunk(rest));
+            return self.question.notify(Event::Chunk(rest));
         }
         self.read(Mode::Commands);
         if let Some(AfterMessage::Ask(_) | AfterMessage::Answered(_)) = after {
@@ -339,7 +345,7 @@ impl Session {
         if !is_whole {
             return self.break_chunks(reply.merged());
         }
-        if reply.is_taken() {
+        if reply.is_accepted() {
             self.messages += 1;
             self.idle_commands = 0;
             self.idle = Nanos::ZERO;

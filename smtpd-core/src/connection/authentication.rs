@@ -1,14 +1,9 @@
 //! AUTH (RFC 4954): the identity of the client, and the exchange that proves it.
 
-use super::{
-    event::{AuthOutcome, AuthRequest},
-    fixed,
-    session::Refused,
-    step::TlsFacts,
-};
+use super::{event::AuthOutcome, fixed, session::Refused, subject::AuthRequest, waiting::TlsFacts};
 use crate::{
     config::Config,
-    reply::{Code, Reply, Status},
+    reply::{Code, Reply},
     sasl::{
         self, ChannelBindings, Exchange, ExchangeContext, Identity, MechanismFactory,
         MechanismName, NONCE_LEN, SaslError,
@@ -60,6 +55,10 @@ impl Authentication {
         };
     }
 
+    pub(super) const fn failures(&self) -> u32 {
+        self.failures
+    }
+
     pub(super) fn cancel(&mut self) {
         self.exchange = None;
     }
@@ -93,7 +92,7 @@ impl Authentication {
     /// RFC 4954 section 4: a mechanism that reveals the password requires TLS. One that challenges the client requires random
     /// bytes.
     fn may_use(&self, factory: &dyn MechanismFactory, config: &Config, tls: bool) -> bool {
-        if config.require_tls && !tls {
+        if config.is_tls_required() && !tls {
             return false; // AUTH would be rejected with 530.
         }
         if factory.needs_channel_binding() && self.bindings.is_none() {
@@ -184,10 +183,7 @@ impl Authentication {
                 Progress::Challenge(sasl::challenge_line(&challenge))
             }
             Ok(sasl::Step::Ask(credentials)) => match &self.exchange {
-                Some(running) => Progress::Ask(AuthRequest {
-                    mechanism: running.mechanism,
-                    credentials,
-                }),
+                Some(running) => Progress::Ask(AuthRequest::new(running.mechanism, credentials)),
                 None => self.break_off(SaslError::OutOfSequence, config),
             },
             Ok(sasl::Step::Done(identity)) => {
@@ -237,7 +233,7 @@ impl Authentication {
         }
         self.failures += 1;
         Progress::Refused(match self.failures >= config.limits.auth_failures {
-            true => Refused::over_limit(fixed::TOO_MANY_FAILURES),
+            true => Refused::OverLimit(fixed::TOO_MANY_FAILURES),
             false => Refused::Answered(reply),
         })
     }
@@ -254,8 +250,10 @@ fn fitting_refusal(reply: Reply) -> Reply {
     match reply.code() {
         // A reply that accepts the command would leave the client in doubt about its identity.
         _ if reply.is_positive() => Reply::auth_failed(),
-        // RFC 4954 section 6: a fault on this side is 454 to AUTH, so that clients know that the password is not wrong.
-        Code::LOCAL_ERROR if reply.status().subject() == Status::MAIL_SYSTEM.subject() => {
+        // RFC 4954 section 6: at AUTH, the temporary failures are 454 and 432. A client that receives another code may take the
+        // password for wrong and ask its user for a new one.
+        Code::TLS_UNAVAILABLE | Code::PASSWORD_TRANSITION => reply,
+        code if code.is_transient() && !reply.closes() => {
             let unavailable = Reply::auth_unavailable();
             reply
                 .with_code(unavailable.code())

@@ -47,6 +47,11 @@ impl Clock {
         now + moment.since(self.moment).duration()
     }
 
+    /// Returns the caller's time after so much more time has passed.
+    pub(super) fn instant_in(&self, limit: Nanos) -> Instant {
+        self.seen_at.unwrap_or_else(Instant::now) + limit.duration()
+    }
+
     /// Notes that input may have been received. Returns how long the session waited for it.
     pub(super) fn arrived(&mut self, now: Moment, input: usize) -> Nanos {
         if len(input) == self.seen {

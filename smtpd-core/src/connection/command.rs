@@ -2,14 +2,15 @@
 
 use super::{
     etrn,
-    event::{CloseReason, CommandLine, Event},
+    event::{CloseReason, Event},
     fixed,
     offer::Offer,
     question::{Asked, Slot},
     session::{Mode, Session},
     state::State,
-    step::TlsFacts,
+    subject::CommandLine,
     transfer::Chunk,
+    waiting::TlsFacts,
 };
 use crate::{
     address::ClientName,
@@ -25,7 +26,8 @@ impl Session {
     pub(super) fn command(&mut self, line: &[u8], more: bool) {
         let command = Command::new(line);
         let verb = Verb::parse(command.word).filter(|&verb| self.is_known(verb));
-        self.replies.log_command(line, &self.config);
+        self.replies
+            .log_command(line, &self.config.settings.mechanisms);
         // RFC 5321 sections 2.3.8 and 4.1.1: neither a bare CR or LF nor any other control character is part of a command.
         if has_control(line) {
             return self.fault(fixed::CONTROL_CHARACTERS);
@@ -39,16 +41,13 @@ impl Session {
                 _ => self.fault(reply),
             };
         }
-        if more && verb.must_be_last() && self.config.strict_pipelining {
+        if more && verb.must_be_last() && self.config.settings.strict_pipelining {
             return self.close_with(fixed::TOO_EARLY, CloseReason::Violation);
         }
         if verb.is_junk() && !self.ends_attempt(verb) {
             self.idle_commands += 1;
-            if self.idle_commands > self.config.limits.idle_commands {
-                return self.close_with(
-                    Reply::closing("Too many commands without mail"),
-                    CloseReason::Limit,
-                );
+            if self.idle_commands >= self.config.settings.limits.idle_commands {
+                return self.close_over_limit(&fixed::TOO_MANY_COMMANDS);
             }
         }
         self.run(verb, command.argument, more)
@@ -60,6 +59,15 @@ impl Session {
     fn ends_attempt(&mut self, verb: Verb) -> bool {
         let ends = matches!(verb, Verb::Rset | Verb::Helo | Verb::Ehlo | Verb::Lhlo);
         ends && self.transaction.ends_attempt()
+    }
+
+    /// Counts a command after a greeting of 5yz. Returns whether the client has had its chances to send QUIT.
+    pub(super) fn is_turned_away(&mut self) -> bool {
+        if self.state != State::Refused {
+            return false;
+        }
+        self.idle_commands += 1;
+        self.idle_commands > self.config.settings.limits.after_refusal
     }
 
     fn run(&mut self, verb: Verb, argument: &[u8], more: bool) {
@@ -88,10 +96,10 @@ impl Session {
     fn is_known(&self, verb: Verb) -> bool {
         let config = &self.config;
         match verb {
-            Verb::Bdat => config.extensions.known().chunking,
+            Verb::Bdat => config.settings.extensions.known().chunking,
             Verb::Etrn => self.offer().has("ETRN"),
             Verb::StartTls => config.starttls,
-            Verb::Auth => !config.mechanisms.is_empty(),
+            Verb::Auth => !config.settings.mechanisms.is_empty(),
             // RFC 2033 section 4.1: LHLO replaces HELO and EHLO.
             Verb::Lhlo => config.protocol == Protocol::Lmtp,
             Verb::Helo | Verb::Ehlo => config.protocol == Protocol::Smtp,
@@ -124,16 +132,14 @@ impl Session {
         self.other(command.word, command.argument, reply)
     }
 
-    /// Handles a command that has no meaning for the session itself.
+    /// Handles a command that has no meaning for the session itself. The argument of an AUTH that is off may be a password, so no
+    /// caller sees it.
     fn other(&mut self, verb: &[u8], argument: &[u8], default_reply: Reply) {
-        if !self.config.custom_commands || !verb.is_ascii() || verb.is_empty() {
+        let is_auth = verb.eq_ignore_ascii_case(b"AUTH");
+        if !self.config.custom_commands || is_auth || !verb.is_ascii() || verb.is_empty() {
             return self.answer_other(default_reply);
         }
-        let line = CommandLine {
-            verb: String::from_utf8_lossy(verb).to_ascii_uppercase(),
-            argument: String::from_utf8_lossy(argument).into_owned(),
-            default_reply,
-        };
+        let line = CommandLine::parse(verb, argument, default_reply);
         self.question.ask(Asked::Command, Event::Command(line))
     }
 
@@ -166,7 +172,7 @@ impl Session {
 
     /// Returns what the client must do before a command that may or may not come before it.
     fn missing_requirement(&self, before_tls: bool, before_auth: bool) -> Option<Reply> {
-        if self.config.require_tls && !self.tls && !before_tls {
+        if self.config.settings.is_tls_required() && !self.tls && !before_tls {
             return Some(Reply::tls_required());
         }
         (self.must_authenticate() && !before_auth).then(Reply::auth_required)
@@ -181,7 +187,7 @@ impl Session {
             Verb::Lhlo => Greeting::Lhlo,
             _ => Greeting::Ehlo,
         };
-        let helo = Box::new(Helo { name, greeting });
+        let helo = Box::new(Helo::new(name).with_greeting(greeting));
         self.question.ask(Asked::Helo, Slot::Helo(helo))
     }
 
@@ -201,7 +207,8 @@ impl Session {
     }
 
     fn auth(&mut self, argument: &[u8]) {
-        let progress = self.authentication.begin(argument, &self.config, self.tls);
+        let config = &self.config.settings;
+        let progress = self.authentication.begin(argument, config, self.tls);
         self.authenticate(progress);
     }
 
@@ -237,7 +244,8 @@ impl Session {
             return self.malformed_bdat();
         };
         let is_binary = self.transaction.is_binary();
-        if self.transfer.begin_chunk(chunk, &self.config, is_binary) {
+        let config = &self.config.settings;
+        if self.transfer.begin_chunk(chunk, config, is_binary) {
             self.question.ask(Asked::Data, Event::Data)
         } else {
             self.read(Mode::Message)
@@ -249,10 +257,11 @@ impl Session {
         let Some(chunk) = Chunk::parse(argument) else {
             return self.malformed_bdat();
         };
-        if chunk.size > self.config.limits.drain {
+        if chunk.size > self.config.settings.limits.drain {
             return self.close_with(reply, CloseReason::Violation);
         }
-        self.transfer.begin_void(chunk, reply, &self.config);
+        let config = &self.config.settings;
+        self.transfer.begin_void(chunk, reply, config);
         self.read(Mode::Message)
     }
 
@@ -268,7 +277,7 @@ impl Session {
         let envelope = self.transaction.reset();
         self.end_transaction();
         self.put(&Reply::OK);
-        self.question.tell(Event::Reset(envelope));
+        self.question.notify(Event::Reset(envelope));
     }
 
     fn etrn(&mut self, argument: &[u8]) {
@@ -283,7 +292,7 @@ impl Session {
     }
 
     fn quit(&mut self) {
-        let text = self.config.signed("closing the connection");
+        let text = self.config.settings.signed("closing the connection");
         let reply = Reply::new(Code::CLOSING, Status::UNDEFINED, text);
         self.close_with(reply, CloseReason::Quit)
     }
@@ -305,7 +314,7 @@ impl Session {
         match self.claims.xforward(argument) {
             Ok(forwarded) => {
                 self.put(&Reply::OK);
-                self.question.tell(Event::XForward(Box::new(forwarded)));
+                self.question.notify(Event::XForward(Box::new(forwarded)));
             }
             Err(reply) => self.fault(reply),
         }

@@ -4,15 +4,16 @@ use std::{error::Error, fmt, sync::Arc};
 
 use bytes::Bytes;
 
-use super::{redact, wire::WireLine};
+use super::{
+    subject::{AuthRequest, CommandLine, MailCommand, RcptCommand},
+    wire::WireLine,
+};
 use crate::{
-    address::{ForwardPath, ReversePath},
-    envelope::{Envelope, Recipient},
+    envelope::Envelope,
     helo::Helo,
-    parameter::Parameters,
     proxied::{Forwarded, XClient},
     reply::{Code, Reply, Status},
-    sasl::{Credentials, Identity, MechanismName, Secret},
+    sasl::{Identity, Secret},
 };
 
 /// What [`Connection::poll`](super::Connection::poll) found in the input, or must report.
@@ -48,103 +49,22 @@ pub enum Overdue {
     Unanswered,
 }
 
-/// A client's request to authenticate.
-#[derive(Debug)]
-#[non_exhaustive]
-pub struct AuthRequest {
-    /// The SASL mechanism, such as `PLAIN`.
-    pub mechanism: MechanismName,
-    /// The credentials that the client presented.
-    pub credentials: Credentials,
-}
-
-/// A MAIL command (RFC 5321 section 4.1.1.2).
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct MailCommand {
-    /// The address to which delivery failures are reported.
-    pub sender: ReversePath,
-    /// The parameters of the command.
-    pub parameters: Parameters,
-}
-
-impl MailCommand {
-    pub(super) fn of(envelope: &Envelope) -> Self {
-        Self {
-            sender: envelope.sender().clone(),
-            parameters: envelope.parameters().clone(),
-        }
-    }
-}
-
-/// A RCPT command (RFC 5321 section 4.1.1.3).
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct RcptCommand {
-    /// The recipient of the message.
-    pub recipient: ForwardPath,
-    /// The parameters of the command.
-    pub parameters: Parameters,
-}
-
-impl RcptCommand {
-    pub(super) fn of(recipient: &Recipient) -> Self {
-        Self {
-            recipient: recipient.path().clone(),
-            parameters: recipient.parameters().clone(),
-        }
-    }
-}
-
-/// A command that has no meaning for the session itself.
-///
-/// Its `Debug` form shows neither verb nor argument of an unknown command: a client whose AUTH was refused may continue with user
-/// names and passwords.
-#[derive(Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct CommandLine {
-    /// The first word, in upper case.
-    pub verb: String,
-    /// The rest of the line. Anything that is not UTF-8 has been replaced.
-    pub argument: String,
-    /// The reply that the connection would send by itself, such as 500 to an unknown verb.
-    pub default_reply: Reply,
-}
-
-impl CommandLine {
-    /// Returns whether a command with this verb, in upper case, may be shown. Any other may contain a user name or a password of
-    /// a client whose AUTH was refused. `Debug` follows this rule.
-    pub fn may_be_shown(verb: &str) -> bool {
-        redact::is_asked_about(verb)
-    }
-}
-
-impl fmt::Debug for CommandLine {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (verb, argument) = match Self::may_be_shown(&self.verb) {
-            true => (&*self.verb, &*self.argument),
-            false => (redact::REDACTED, redact::REDACTED),
-        };
-        f.debug_struct("CommandLine")
-            .field("verb", &verb)
-            .field("argument", &argument)
-            .field("default_reply", &self.default_reply)
-            .finish()
-    }
-}
-
 /// The answer to [`Step::Auth`](super::Step::Auth).
+///
+/// The guide of smtpd-tower has [services for all
+/// mechanisms](https://docs.rs/smtpd-tower/latest/smtpd_tower/guide/authentication/).
 ///
 /// ```
 /// use smtpd_core::{
-///     AuthOutcome, Reply,
+///     Reply,
+///     connection::AuthOutcome,
 ///     sasl::{Identity, Secret},
 /// };
 ///
 /// fn outcome(known: Option<&str>) -> AuthOutcome {
 ///     match known {
 ///         // The mechanism verifies it.
-///         Some(password) => Secret::plain(password).into(),
+///         Some(password) => Secret::password(password).into(),
 ///         None => Reply::auth_failed().into(),
 ///     }
 /// }
@@ -159,13 +79,13 @@ impl fmt::Debug for CommandLine {
 pub enum AuthOutcome {
     /// The client is accepted under this identity.
     Accept(Identity),
-    /// The client is refused. 535 5.7.8 is the usual reply. A local error (451 4.3.z) is sent as 454 4.7.0, with the same text,
-    /// so that the client does not ask its user for another password (RFC 4954 section 6).
+    /// The client is refused. 535 5.7.8 is the usual reply. A 4yz other than 421, 432 and 454 is sent as 454 4.7.0, with the same
+    /// text, so that the client does not ask its user for another password (RFC 4954 section 6).
     Refuse(Reply),
     /// The stored secret of the user: the mechanism compares it with what the client presented. Mechanisms that never reveal the
     /// password, such as CRAM-MD5, work only in this way. The comparison is fast unless there is a
-    /// [derivation](Credentials::derivation): `Server` of smtpd-tower runs it in a separate thread, and a driver of smtpd-core
-    /// has to do so itself.
+    /// [derivation](crate::sasl::Credentials::derivation): `Server` of smtpd-tower runs it in a separate thread, and a driver of
+    /// smtpd-core has to do so itself.
     Verify(Secret),
 }
 
@@ -190,7 +110,7 @@ impl From<Secret> for AuthOutcome {
 /// Why a message cannot be accepted although all of it was received.
 ///
 /// ```
-/// use smtpd_core::MessageError;
+/// use smtpd_core::connection::MessageError;
 ///
 /// assert_eq!(MessageError::TooLarge.reply().code().as_u16(), 552);
 /// ```
@@ -236,7 +156,7 @@ impl fmt::Display for MessageError {
 
 impl Error for MessageError {}
 
-/// Why a session has ended.
+/// Why the protocol has closed a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum CloseReason {

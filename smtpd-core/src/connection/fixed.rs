@@ -41,8 +41,12 @@ replies! {
     SYNTAX = PARAMETER_ERROR INVALID_PARAMETERS "Syntax error in arguments";
     TLS_FOR_MECHANISM = ENCRYPTION_REQUIRED ENCRYPTION_NEEDED "This mechanism needs TLS"; // RFC 4954 section 6
     TOO_EARLY = TRANSACTION_FAILED INVALID_COMMAND "Commands were sent too early";
-    TOO_MANY_ERRORS = SERVICE_UNAVAILABLE POLICY "Too many errors, closing the connection";
-    TOO_MANY_FAILURES = SERVICE_UNAVAILABLE POLICY "Too many failed authentications, closing the connection";
+    // These follow the names of the host and the program.
+    TIMED_OUT = SERVICE_UNAVAILABLE BAD_CONNECTION "timed out, closing the connection";
+    TOO_MANY_COMMANDS = SERVICE_UNAVAILABLE SYSTEM_BUSY "too many commands without mail, closing the connection";
+    TOO_MANY_ERRORS = SERVICE_UNAVAILABLE POLICY "too many errors, closing the connection";
+    TOO_MANY_FAILURES = SERVICE_UNAVAILABLE POLICY "too many failed authentications, closing the connection";
+    TOO_MANY_MESSAGES = SERVICE_UNAVAILABLE SYSTEM_BUSY "too many messages, closing the connection";
     UNKNOWN = SYNTAX_ERROR INVALID_COMMAND "Command not recognized";
 }
 

@@ -10,22 +10,26 @@ pub(super) fn answer(
     own: impl Iterator<Item = String>,
 ) -> Vec<u8> {
     let (config, facts) = (offer.config, offer.facts());
-    let mut lines = vec![config.hostname.clone()];
-    let offered = config.extensions.iter();
+    let mut lines = vec![config.settings.hostname.clone()];
+    let offered = config.settings.extensions.iter();
     lines.extend(
         offered
             .filter(|extension| extension.is_offered(facts))
             .map(|extension| join(extension.keyword(), &extension.announcement(facts))),
     );
     // RFC 1870 section 4: no number if there is no fixed limit.
-    let size = config.limits.message_size.map(|size| size.to_string());
+    let size = config
+        .settings
+        .limits
+        .message_size
+        .map(|size| size.to_string());
     lines.push(join("SIZE", &size.unwrap_or_default()));
     if config.starttls && !facts.is_tls() {
         lines.push("STARTTLS".to_owned());
     }
     // RFC 4954 section 4: one authentication in a session.
     let mechanisms: Vec<_> = authentication
-        .offered(config, facts.is_tls())
+        .offered(&config.settings, facts.is_tls())
         .map(|factory| factory.name().as_str())
         .collect();
     if !mechanisms.is_empty() && !facts.is_authenticated() {

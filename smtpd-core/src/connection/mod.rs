@@ -16,10 +16,12 @@
 
 mod answer;
 mod ask;
+pub mod ask_kind;
 mod authentication;
 mod claims;
 mod clock;
 mod command;
+mod deferred;
 mod envelope;
 mod etrn;
 mod event;
@@ -30,13 +32,16 @@ mod output;
 mod question;
 mod receiving;
 mod redact;
+mod refusal;
 mod replies;
 mod session;
 mod state;
 mod step;
+mod subject;
 mod transaction;
 mod transfer;
 mod wait;
+mod waiting;
 mod wire;
 
 use std::{sync::Arc, time::Instant};
@@ -48,41 +53,26 @@ use self::{
     event::Event,
     question::Asked,
     session::{Mode, Session},
+    state::State,
     step::Found,
 };
-use crate::{config::Config, envelope::Envelope, reply::Reply, sasl::Identity, time::Nanos};
+use crate::{config::DriverConfig, envelope::Envelope, reply::Reply, sasl::Identity, time::Nanos};
 
 pub use self::{
-    ask::{Ask, Deferred, Refusal},
-    event::{
-        AuthOutcome, AuthRequest, CloseReason, CommandLine, MailCommand, MessageError, Overdue,
-        RcptCommand,
-    },
+    ask::Ask,
+    deferred::Deferred,
+    event::{AuthOutcome, CloseReason, MessageError, Overdue},
     receiving::Receiving,
-    step::{Answering, Handshaking, Reading, Step, TlsFacts, Writing},
+    refusal::Refusal,
+    step::Step,
+    subject::{AuthRequest, CommandLine, MailCommand, RcptCommand},
+    waiting::{Answering, Handshaking, Reading, TlsFacts, Writing},
     wire::{Direction, WireLine},
 };
 pub use crate::{
     helo::{Greeting, Helo},
     protocol::protocol_word,
 };
-
-/// The kinds of questions, which determine how an [`Ask`] can be answered.
-///
-/// | kind | methods of its [`Ask`] |
-/// |---|---|
-/// | [`Connect`](ask_kind::Connect), [`Helo`](ask_kind::Helo), [`Mail`](ask_kind::Mail), [`Rcpt`](ask_kind::Rcpt), [`Command`](ask_kind::Command) | `accept()`, `reply(reply)` |
-/// | [`Auth`](ask_kind::Auth) | `accept(identity)`, `verify(secret)`, `answer(outcome)` |
-/// | [`StartTls`](ask_kind::StartTls) | `accept()` |
-/// | [`Data`](ask_kind::Data) | `receive()`, `discard(reply)` |
-/// | [`Chunk`](ask_kind::Chunk) | `taken()`, `discard(reply)` |
-/// | [`Message`](ask_kind::Message) | `reply(reply)` |
-/// | all | [`refuse`](Ask::refuse), [`defer`](Ask::defer), [`queue`](Ask::queue) |
-pub mod ask_kind {
-    pub use super::ask::{
-        Auth, Chunk, Command, Connect, Data, Helo, Mail, Message, OneReply, Rcpt, StartTls,
-    };
-}
 
 /// One session of SMTP or LMTP, without any I/O: its input is bytes, time and answers, its output is questions, bytes and
 /// deadlines.
@@ -121,11 +111,11 @@ pub mod ask_kind {
 /// current state. Call them instead of keeping copies, which become stale at RSET, EHLO, STARTTLS, XCLIENT and a refused DATA.
 ///
 /// ```
-/// use std::{sync::Arc, time::Instant};
+/// use std::time::Instant;
 ///
 /// use smtpd_core::{Config, Connection, Reply, Step, bytes::BytesMut};
 ///
-/// let mut connection = Connection::new(Arc::new(Config::new("mx.example.org")));
+/// let mut connection = Connection::new(Config::new("mx.example.org").into());
 /// // What the client sends, and what it receives.
 /// let mut client = [
 ///     "EHLO client.example\r\nMAIL FROM:<a@example.com>\r\n\
@@ -155,10 +145,10 @@ pub mod ask_kind {
 ///         // Questions.
 ///         Step::Connect(ask) => ask.accept(),
 ///         Step::Helo(_, ask) => ask.accept(),
-///         Step::Mail(mail, ask) if mail.sender.as_str() == "a@example.com" => {
+///         Step::Mail(mail, ask) if mail.sender().as_str() == "a@example.com" => {
 ///             ask.accept()
 ///         }
-///         Step::Rcpt(rcpt, ask) => match rcpt.recipient.mailbox() {
+///         Step::Rcpt(rcpt, ask) => match rcpt.recipient().mailbox() {
 ///             Some(mailbox)
 ///                 if !mailbox.domain().eq_ignore_case("example.org") =>
 ///             {
@@ -170,7 +160,7 @@ pub mod ask_kind {
 ///             message.clear();
 ///             ask.receive();
 ///         }
-///         Step::ChunkEnd(ask) => ask.taken(),
+///         Step::ChunkEnd(ask) => ask.accept(),
 ///         Step::Message(Ok(()), ask) => ask.reply(Reply::queued("4F2A")),
 ///         // Notifications.
 ///         Step::Chunk(bytes, _) => message.extend_from_slice(&bytes),
@@ -198,7 +188,7 @@ pub struct Connection {
 
 impl Connection {
     /// Creates a session that begins in plaintext, at the first [`poll`](Self::poll).
-    pub fn new(config: Arc<Config>) -> Self {
+    pub fn new(config: Arc<DriverConfig>) -> Self {
         let mut connection = Self::silent(config);
         let question = &mut connection.session.question;
         question.ask(Asked::Connect, Event::Connect);
@@ -207,14 +197,36 @@ impl Connection {
 
     /// Creates a session over a connection that is encrypted from its first byte (RFC 8314 section 3.3). Its first step is the
     /// [`Handshake`](Step::Handshake).
-    pub fn with_tls(config: Arc<Config>) -> Self {
+    pub fn with_tls(config: Arc<DriverConfig>) -> Self {
         let mut connection = Self::silent(config);
         connection.session.read(Mode::Handshake);
         connection
     }
 
+    /// Creates a session over a connection whose TLS handshake is over: the driver has performed it, or a TLS terminator in front
+    /// of it has. The session begins at the first [`poll`](Self::poll), and never offers STARTTLS.
+    ///
+    /// ```
+    /// use std::time::Instant;
+    ///
+    /// use smtpd_core::{
+    ///     Config, Connection, Step, bytes::BytesMut, connection::TlsFacts,
+    /// };
+    ///
+    /// let config = Config::new("mx.example.org").into();
+    /// let mut connection = Connection::within_tls(config, TlsFacts::default());
+    /// assert!(connection.is_tls());
+    /// let step = connection.poll(Instant::now(), &mut BytesMut::new());
+    /// assert!(matches!(step, Step::Connect(_)));
+    /// ```
+    pub fn within_tls(config: Arc<DriverConfig>, facts: TlsFacts) -> Self {
+        let mut connection = Self::new(config);
+        connection.session.encrypted(facts);
+        connection
+    }
+
     /// Creates a session without a first question.
-    fn silent(config: Arc<Config>) -> Self {
+    fn silent(config: Arc<DriverConfig>) -> Self {
         Self {
             session: Session::new(config),
             clock: Clock::default(),
@@ -299,6 +311,7 @@ impl Connection {
         let text = self
             .session
             .config
+            .settings
             .signed("shuts down, closing the connection");
         self.session
             .close_with(Reply::closing(text), CloseReason::Shutdown);
@@ -307,7 +320,7 @@ impl Connection {
     /// Ends the session with `refusal` at once, for example after a fault of the caller. Outstanding questions can no longer be
     /// answered.
     pub fn end(&mut self, refusal: impl Into<Refusal>) {
-        let reply = refusal.into().reply().clone();
+        let reply = refusal.into().into_reply();
         self.session.close_with(reply, CloseReason::Refused);
     }
 
@@ -328,7 +341,7 @@ impl Connection {
         let busy = Nanos::of(now.saturating_duration_since(since));
         self.clock.postpone(busy);
         self.session.replies.postpone(busy);
-        if self.session.reading == Mode::Handshake {
+        if self.session.reading == Mode::Handshake || self.session.state == State::Refused {
             self.clock.postpone_due(busy);
         }
     }
@@ -340,8 +353,8 @@ impl Connection {
     }
 
     /// Lets this peer report its client with XCLIENT, until it has named an address. Call it only for trusted peers, and before
-    /// the greeting: it has no effect after [`Step::Connect`] was returned, or unless [`Config::xclient`](crate::Config::xclient)
-    /// is on.
+    /// the greeting: it has no effect after [`Step::Connect`] was returned, or unless
+    /// [`DriverConfig::xclient`](crate::config::DriverConfig::xclient) is on.
     ///
     /// Commands after an address may come from that client, so neither XCLIENT nor XFORWARD is accepted from then on.
     pub fn allow_xclient(&mut self) {
@@ -352,7 +365,7 @@ impl Connection {
     }
 
     /// Lets this peer report the origin of its messages with XFORWARD, as [`allow_xclient`](Self::allow_xclient) does for
-    /// XCLIENT; [`Config::xforward`](crate::Config::xforward) must be on.
+    /// XCLIENT; [`DriverConfig::xforward`](crate::config::DriverConfig::xforward) must be on.
     pub fn allow_xforward(&mut self) {
         let session = &mut self.session;
         if session.config.xforward && session.question.is_first() {
@@ -418,8 +431,13 @@ impl Connection {
         )
     }
 
+    /// Returns how many times the client has failed to authenticate in this session.
+    pub const fn auth_failures(&self) -> u32 {
+        self.session.authentication.failures()
+    }
+
     /// Returns the settings of the session.
-    pub fn config(&self) -> &Arc<Config> {
+    pub fn config(&self) -> &Arc<DriverConfig> {
         &self.session.config
     }
 }

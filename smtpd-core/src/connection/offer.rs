@@ -3,7 +3,7 @@
 use super::envelope::parameter_error;
 use crate::{
     address::{Charset, PathOptions},
-    config::Config,
+    config::DriverConfig,
     extension::{Extension, Prdr, SessionFacts},
     parameter::{MailAuth, Parameter, ParameterError, ParameterRule, Parameters, Size},
     reply::Reply,
@@ -12,14 +12,14 @@ use crate::{
 /// The settings, and the session in which they are offered.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Offer<'a> {
-    pub(super) config: &'a Config,
+    pub(super) config: &'a DriverConfig,
     tls: bool,
     authenticated: bool,
 }
 
 impl<'a> Offer<'a> {
     #[inline]
-    pub(super) const fn new(config: &'a Config, tls: bool, authenticated: bool) -> Self {
+    pub(super) const fn new(config: &'a DriverConfig, tls: bool, authenticated: bool) -> Self {
         Self {
             config,
             tls,
@@ -41,7 +41,7 @@ impl<'a> Offer<'a> {
 
     /// Returns whether the extension with this keyword is on, and currently offered in this session.
     pub(super) fn has(self, keyword: &str) -> bool {
-        let extension = self.config.extensions.find(keyword);
+        let extension = self.config.settings.extensions.find(keyword);
         extension.is_some_and(|extension| extension.is_offered(self.facts()))
     }
 
@@ -52,9 +52,9 @@ impl<'a> Offer<'a> {
 
     /// Returns how to parse addresses; UTF-8 in them requires SMTPUTF8.
     pub(super) const fn path_options(self, utf8: bool) -> PathOptions {
-        let utf8 = utf8 && self.config.extensions.known().utf8;
+        let utf8 = utf8 && self.config.settings.extensions.known().utf8;
         let charset = if utf8 { Charset::Utf8 } else { Charset::Ascii };
-        PathOptions::new(self.config.leniency, charset)
+        PathOptions::new(self.config.settings.leniency, charset)
     }
 
     /// Checks the parameters of a MAIL, each of which is known and well-formed.
@@ -86,7 +86,7 @@ impl<'a> Offer<'a> {
             !own.iter().any(|one| one.eq_ignore_ascii_case(keyword))
         };
         let any = parameters.iter().any(others);
-        let all = any.then(|| self.config.extensions.iter());
+        let all = any.then(|| self.config.settings.extensions.iter());
         all.into_iter().flatten().filter(move |&extension| {
             rules(extension)
                 .iter()

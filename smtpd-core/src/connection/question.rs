@@ -8,7 +8,10 @@ use std::{
     },
 };
 
-use super::event::{Event, MailCommand, RcptCommand};
+use super::{
+    event::Event,
+    subject::{MailCommand, RcptCommand},
+};
 use crate::{
     envelope::{Envelope, Recipient},
     helo::Helo,
@@ -35,7 +38,7 @@ pub(super) enum Asked {
 #[derive(Debug)]
 pub(super) enum Slot {
     Empty,
-    News(Event),
+    Notification(Event),
     Helo(Box<Helo>),
     Mail(Arc<Envelope>),
     Rcpt(Recipient),
@@ -43,7 +46,7 @@ pub(super) enum Slot {
 
 impl From<Event> for Slot {
     fn from(event: Event) -> Self {
-        Self::News(event)
+        Self::Notification(event)
     }
 }
 
@@ -84,12 +87,12 @@ impl Question {
     }
 
     /// Notifies the caller, before anything else is processed.
-    pub(super) fn tell(&mut self, event: Event) {
+    pub(super) fn notify(&mut self, event: Event) {
         debug_assert!(
             self.asked.is_none() && self.notified,
             "a notification would hide a question or another one"
         );
-        self.slot = Slot::News(event);
+        self.slot = Slot::Notification(event);
         self.notified = false;
     }
 
@@ -110,8 +113,8 @@ impl Question {
             Slot::Rcpt(recipient) => Some(Event::Rcpt(RcptCommand::of(recipient))),
             Slot::Mail(envelope) => Some(Event::Mail(MailCommand::of(envelope))),
             Slot::Helo(helo) => Some(Event::Helo(Helo::clone(helo))),
-            Slot::News(_) | Slot::Empty => match self.take_slot() {
-                Slot::News(event) => Some(event),
+            Slot::Notification(_) | Slot::Empty => match self.take_slot() {
+                Slot::Notification(event) => Some(event),
                 _ => None,
             },
         }

@@ -1,12 +1,9 @@
 //! The caller's view of a message that is being received.
 
-use std::fmt;
+use std::{fmt, time::Instant};
 
 use super::{
-    Connection,
-    ask::{self, Deferred, Refusal},
-    question::Asked,
-    session::Mode,
+    Connection, ask_kind, deferred::Deferred, question::Asked, refusal::Refusal, session::Mode,
 };
 use crate::reply::DataReply;
 
@@ -25,13 +22,18 @@ impl<'c> Receiving<'c> {
         self.connection.session.transfer.received()
     }
 
-    /// Stops reading, because the caller has no space for more of the message. [`Ask::taken`](super::Ask::taken) on the resumed
+    /// Returns when the connection replies by itself, with 451, if the message is put on [hold](Self::hold) now.
+    pub fn until(&self) -> Instant {
+        self.connection.hold_until()
+    }
+
+    /// Stops reading, because the caller has no space for more of the message. [`Ask::accept`](super::Ask::accept) on the resumed
     /// question continues; the client's time does not run meanwhile.
     ///
     /// Returns `None` while another question is open or about to be asked, such as [`ChunkEnd`](super::Step::ChunkEnd), which
     /// blocks the session anyway, and between two chunks, when there is nothing to hold.
     #[must_use = "the session continues only after the question is resumed and answered"]
-    pub fn hold(self) -> Option<Deferred<ask::Chunk>> {
+    pub fn hold(self) -> Option<Deferred<ask_kind::Chunk>> {
         let connection = self.connection;
         let session = &mut connection.session;
         let is_idle = session.question.asked().is_none() && session.question.is_notified();
@@ -46,7 +48,7 @@ impl<'c> Receiving<'c> {
     /// Refuses the message before its end: the rest of it is read and dropped, and the reply is sent at the end. No further
     /// [`Chunk`](super::Step::Chunk) and no [`Message`](super::Step::Message) follow for it.
     pub fn refuse(self, refusal: impl Into<Refusal>) {
-        self.discard(refusal.into().reply().clone());
+        self.discard(refusal.into().into_reply());
     }
 
     /// Answers the message before its end: the rest of it is read and dropped, and the reply is sent at the end. If the reply is

@@ -7,9 +7,10 @@ use super::{
     wire::{WireLine, WireLog},
 };
 use crate::{
-    config::Config,
+    config::DriverConfig,
     protocol::Protocol,
     reply::{DataReply, Form, Reply},
+    sasl::Mechanisms,
     time::{Moment, Nanos},
 };
 
@@ -36,13 +37,13 @@ pub(super) struct Replies {
 }
 
 impl Replies {
-    pub(super) fn new(config: &Config) -> Self {
+    pub(super) fn new(config: &DriverConfig) -> Self {
         Self {
             output: Output::default(),
             wire: config.log_wire.then(Box::default),
             is_over: false,
             late: false,
-            status: config.extensions.known().status_codes,
+            status: config.settings.extensions.known().status_codes,
             for_each: config.protocol == Protocol::Lmtp,
         }
     }
@@ -164,15 +165,15 @@ impl Replies {
 
     /// Logs a command without what may be a password.
     #[inline]
-    pub(super) fn log_command(&mut self, line: &[u8], config: &Config) {
+    pub(super) fn log_command(&mut self, line: &[u8], mechanisms: &Mechanisms) {
         if let Some(wire) = &mut self.wire {
-            wire.received(redact::command_line(line, &config.mechanisms));
+            wire.received(redact::command_line(line, mechanisms));
         }
     }
 
     pub(super) fn log_message(&mut self, received: u64) {
         if self.wire.is_some() {
-            self.log_received(&format!("[message of {received} octets]"));
+            self.log_received(&format!("[message of {received} bytes]"));
         }
     }
 }

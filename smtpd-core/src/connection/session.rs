@@ -13,13 +13,13 @@ use super::{
     question::{Asked, Question},
     replies::Replies,
     state::State,
-    step::TlsFacts,
     transaction::Transaction,
     transfer::Transfer,
+    waiting::TlsFacts,
 };
 use crate::{
     command::is_foreign_start,
-    config::Config,
+    config::DriverConfig,
     framing::{Line, LineReader, is_auth, wipe_front},
     helo::{Greeting, Helo},
     reply::Reply,
@@ -35,14 +35,14 @@ use crate::{
 /// command keeps, and `tests/it/survival.rs` tests it.
 #[derive(Debug)]
 pub(super) struct Session {
-    pub(super) config: Arc<Config>,
+    pub(super) config: Arc<DriverConfig>,
     pub(super) state: State,
     pub(super) reading: Mode,
     pub(super) tls: bool,
     pub(super) closed: Option<CloseReason>,
     /// Client errors.
     pub(super) errors: u32,
-    /// Commands since the last accepted message that may have led to none.
+    /// Commands since the last accepted message that may have led to none, or since a greeting of 5yz.
     pub(super) idle_commands: u32,
     /// Accepted messages.
     pub(super) messages: u32,
@@ -79,16 +79,13 @@ pub(super) enum Refused {
     Fault(Reply),
     /// It was not wrong.
     Answered(Reply),
+    /// It exceeds a limit of the session, which ends.
+    OverLimit(Reply),
     /// The session ends.
     Closed(Reply, CloseReason),
 }
 
 impl Refused {
-    /// The command exceeds a limit of the session.
-    pub(super) const fn over_limit(reply: Reply) -> Self {
-        Self::Closed(reply, CloseReason::Limit)
-    }
-
     /// The caller's reply closes the session.
     pub(super) const fn because_it_closes(reply: Reply) -> Self {
         Self::Closed(reply, CloseReason::Refused)
@@ -96,7 +93,7 @@ impl Refused {
 }
 
 impl Session {
-    pub(super) fn new(config: Arc<Config>) -> Self {
+    pub(super) fn new(config: Arc<DriverConfig>) -> Self {
         Self {
             replies: Replies::new(&config),
             config,
@@ -183,7 +180,7 @@ impl Session {
         self.replies.log_received("[line too long]");
         if self.reading == Mode::SaslResponse {
             self.break_authentication_off(SaslError::TooLong)
-        } else if is_auth && !self.config.mechanisms.is_empty() {
+        } else if is_auth && !self.config.settings.mechanisms.is_empty() {
             self.fault(SaslError::TooLong.reply())
         } else {
             self.fault(fixed::LINE_TOO_LONG)
@@ -219,8 +216,8 @@ impl Session {
     }
 
     pub(super) fn must_authenticate(&self) -> bool {
-        self.config.require_auth
-            && !self.config.mechanisms.is_empty()
+        self.config.settings.is_auth_required()
+            && !self.config.settings.mechanisms.is_empty()
             && !self.authentication.is_done()
     }
 
@@ -229,7 +226,7 @@ impl Session {
     }
 
     pub(super) fn greeting(&self) -> Option<Greeting> {
-        self.helo.as_ref().map(|helo| helo.greeting)
+        self.helo.as_ref().map(|helo| helo.greeting())
     }
 
     pub(super) fn offer(&self) -> Offer<'_> {
@@ -253,8 +250,8 @@ impl Session {
     /// Sends the reply to a wrong command, and ends the session if the limit is reached.
     pub(super) fn fault(&mut self, reply: Reply) {
         self.errors += 1;
-        if self.errors >= self.config.limits.errors {
-            return self.close_with(fixed::TOO_MANY_ERRORS, CloseReason::Limit);
+        if self.errors >= self.config.settings.limits.errors || self.is_turned_away() {
+            return self.close_over_limit(&fixed::TOO_MANY_ERRORS);
         }
         self.put(&reply);
     }
@@ -264,8 +261,20 @@ impl Session {
         match refused {
             Refused::Fault(reply) => self.fault(reply),
             Refused::Answered(reply) => self.put(&reply),
+            Refused::OverLimit(reply) => self.close_over_limit(&reply),
             Refused::Closed(reply, reason) => self.close_with(reply, reason),
         }
+    }
+
+    /// Ends the session because it has reached a limit. RFC 5321 section 4.2.3: the reply names the host.
+    pub(super) fn close_over_limit(&mut self, reply: &Reply) {
+        self.close_signed(reply, CloseReason::Limit);
+    }
+
+    /// Ends the session with a reply whose text follows the names of the host and the program.
+    pub(super) fn close_signed(&mut self, reply: &Reply, reason: CloseReason) {
+        let text = self.config.settings.signed(reply.text());
+        self.close_with(reply.clone().with_text(text), reason);
     }
 
     /// Ends the open transaction, if any.

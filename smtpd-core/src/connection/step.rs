@@ -1,34 +1,31 @@
 //! The steps that [`Connection::poll`] returns.
 
-use std::{fmt, sync::Arc, time::Instant};
+use std::sync::Arc;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 
 use super::{
     Connection,
-    ask::{self, Ask},
-    event::{
-        AuthRequest, CloseReason, CommandLine, Event, MailCommand, MessageError, Overdue,
-        RcptCommand,
-    },
-    question::Asked,
+    ask::Ask,
+    ask_kind,
+    event::{CloseReason, Event, MessageError, Overdue},
     receiving::Receiving,
-    session::{Mode, drop_all},
+    subject::{AuthRequest, CommandLine, MailCommand, RcptCommand},
+    waiting::{Answering, Handshaking, Need, Reading, Wait, Writing},
     wire::WireLine,
 };
 use crate::{
     envelope::Envelope,
     helo::Helo,
     proxied::{Forwarded, XClient},
-    sasl::{ChannelBindings, Identity},
-    time::Moment,
+    sasl::Identity,
 };
 
 /// What must be done next: wait for something, answer a question, or handle a notification. [`Connection`] explains the three
 /// kinds.
 ///
-/// Every step borrows the session for the whole `match` on it. Get the `Arc<Config>` and whatever else you need from the session
-/// before.
+/// Every step borrows the session for the whole `match` on it. Get the `Arc<DriverConfig>` and whatever else you need from the
+/// session before.
 ///
 /// The enum is intentionally exhaustive: a driver that does not know a wait would spin on it.
 #[derive(Debug)]
@@ -53,49 +50,51 @@ pub enum Step<'c> {
     /// A client has connected. Accepting it sends the greeting. If it is deferred with 4yz, or the question is dropped, the
     /// client receives 421 and the session ends. If it is rejected with 5yz, the client receives that reply and may only send
     /// QUIT (RFC 5321 section 3.1).
-    Connect(Ask<'c, ask::Connect>),
+    Connect(Ask<'c, ask_kind::Connect>),
     /// XCLIENT: the peer speaks for another client, and the session starts anew. The attributes are all that it has reported of
     /// that client so far. Accepting the client sends the greeting.
-    XClient(Box<XClient>, Ask<'c, ask::Connect>),
+    XClient(Box<XClient>, Ask<'c, ask_kind::Connect>),
     /// HELO, EHLO or LHLO. Accepting it ends an open transaction; if it is refused, nothing changes (RFC 5321 section 4.1.4).
-    Helo(Helo, Ask<'c, ask::Helo>),
+    Helo(Helo, Ask<'c, ask_kind::Helo>),
     /// The client wants to authenticate.
-    Auth(AuthRequest, Ask<'c, ask::Auth>),
+    Auth(AuthRequest, Ask<'c, ask_kind::Auth>),
     /// MAIL.
-    Mail(MailCommand, Ask<'c, ask::Mail>),
+    Mail(MailCommand, Ask<'c, ask_kind::Mail>),
     /// RCPT.
-    Rcpt(RcptCommand, Ask<'c, ask::Rcpt>),
-    /// VRFY, EXPN, HELP, ETRN or an unknown verb, if [`Config::custom_commands`](crate::Config::custom_commands) is on.
-    Command(CommandLine, Ask<'c, ask::Command>),
+    Rcpt(RcptCommand, Ask<'c, ask_kind::Rcpt>),
+    /// VRFY, EXPN, HELP, ETRN or an unknown verb, if
+    /// [`DriverConfig::custom_commands`](crate::config::DriverConfig::custom_commands) is on.
+    Command(CommandLine, Ask<'c, ask_kind::Command>),
     /// STARTTLS. Accepting it leads to [`Handshake`](Self::Handshake). If TLS is not available now, defer it with 454 4.7.0 (RFC
     /// 3207 section 4).
-    StartTls(Ask<'c, ask::StartTls>),
+    StartTls(Ask<'c, ask_kind::StartTls>),
     /// DATA, or the first BDAT of a message. Begin a new message here: the previous one may have ended without
     /// [`Message`](Self::Message), by RSET or EHLO between two chunks or because the client was lost.
-    Data(Ask<'c, ask::Data>),
+    Data(Ask<'c, ask_kind::Data>),
     /// A BDAT chunk has ended, but not the message (RFC 3030 section 2). A positive reply says that its bytes were accepted.
-    ChunkEnd(Ask<'c, ask::Chunk>),
+    ChunkEnd(Ask<'c, ask_kind::Chunk>),
     /// The message has ended. If it is an error, the message must be rejected, and a positive reply becomes [the
     /// error's](MessageError::reply); discard what was received of it.
     ///
     /// Its envelope is `ask.connection().envelope()`, which is never `None` here. Get it before answering: the answer ends the
     /// transaction.
-    Message(Result<(), MessageError>, Ask<'c, ask::Message>),
+    Message(Result<(), MessageError>, Ask<'c, ask_kind::Message>),
 
     /// Bytes of the message, without the dots that were added for transparency. The second value can put the message on hold or
     /// answer it before its end; to continue, ignore it.
     Chunk(Bytes, Receiving<'c>),
     /// The client has authenticated, and has received the reply.
     Authenticated(Identity),
-    /// RSET: the transaction was discarded. `None` if no transaction was open. EHLO, STARTTLS and a lost client end a transaction
-    /// without this step.
+    /// RSET, or a HELO, EHLO or LHLO in a transaction: the transaction was discarded. `None` if RSET came without one. XCLIENT
+    /// and the end of the session discard a transaction without this step.
     Reset(Option<Arc<Envelope>>),
     /// XFORWARD: the origin of the next message, with everything reported so far. It applies until that message's transaction
     /// ends.
     XForward(Box<Forwarded>),
     /// A deferred question was not answered in time. The connection has replied with 451, or 454 to AUTH.
     Overdue(Overdue),
-    /// A line of the session, if [`Config::log_wire`](crate::Config::log_wire) is on. It contains no secrets and no message text.
+    /// A line of the session, if [`DriverConfig::log_wire`](crate::config::DriverConfig::log_wire) is on. It contains no secrets
+    /// and no message text.
     Line(WireLine),
 }
 
@@ -104,22 +103,6 @@ pub enum Step<'c> {
 pub(super) enum Found {
     Event(Event),
     Wait(Wait),
-}
-
-/// Nothing is left to decide.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Wait {
-    Until(Need, Moment),
-    Closed(CloseReason),
-}
-
-/// What to wait for.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Need {
-    Write,
-    Read,
-    Handshake,
-    Answer,
 }
 
 impl<'c> Step<'c> {
@@ -160,145 +143,3 @@ impl<'c> Step<'c> {
         }
     }
 }
-
-/// Bytes that must be written, at the latest by [`until`](Self::until).
-pub struct Writing<'c> {
-    connection: &'c mut Connection,
-    until: Moment,
-}
-
-impl<'c> Writing<'c> {
-    /// Returns the bytes that must be written; never empty when the step is returned.
-    pub fn bytes(&self) -> &[u8] {
-        self.connection.session.replies.unsent()
-    }
-
-    /// Notes that `written` of the bytes were written at `now`. Any excess is ignored.
-    ///
-    /// # Panics
-    ///
-    /// In debug builds, if `written` exceeds the number of bytes.
-    #[inline]
-    pub fn wrote(&mut self, written: usize, now: Instant) {
-        self.connection.wrote(written, now);
-    }
-
-    /// Returns when the client's time is over. Poll then.
-    pub fn until(&self) -> Instant {
-        self.connection.clock.instant(self.until)
-    }
-
-    /// Returns the session, to notify it of an event: that the client is lost, or that the server is shutting down.
-    pub const fn into_connection(self) -> &'c mut Connection {
-        self.connection
-    }
-}
-
-/// Bytes from the client are needed, at the latest by [`until`](Self::until).
-pub struct Reading<'c> {
-    connection: &'c mut Connection,
-    until: Moment,
-}
-
-impl<'c> Reading<'c> {
-    /// Returns when the client's time is over. Poll then.
-    pub fn until(&self) -> Instant {
-        self.connection.clock.instant(self.until)
-    }
-
-    /// Returns whether the awaited bytes belong to a message.
-    pub fn is_message(&self) -> bool {
-        self.connection.session.reading == Mode::Message
-    }
-
-    /// Returns the session, to notify it of an event: that the client sends nothing more or is lost, or that the server is
-    /// shutting down.
-    pub const fn into_connection(self) -> &'c mut Connection {
-        self.connection
-    }
-}
-
-/// The answer to a deferred question is needed, at the latest by [`until`](Self::until).
-pub struct Answering<'c> {
-    connection: &'c mut Connection,
-    until: Moment,
-}
-
-impl<'c> Answering<'c> {
-    /// Returns when the connection itself replies with 451, or 454 to AUTH. Poll then.
-    pub fn until(&self) -> Instant {
-        self.connection.clock.instant(self.until)
-    }
-
-    /// Returns whether the answer still matters after the client is gone: a completely received message must be delivered even
-    /// though nobody waits for the reply (RFC 5321 section 6.1).
-    pub fn outlives_client(&self) -> bool {
-        self.connection.session.is_delivering()
-    }
-
-    /// Returns the session, to [resume](Connection::resume) the question, or to notify it of an event.
-    pub const fn into_connection(self) -> &'c mut Connection {
-        self.connection
-    }
-}
-
-/// The results of the TLS handshake.
-#[derive(Debug, Default)]
-#[non_exhaustive]
-pub struct TlsFacts {
-    /// The channel bindings for the -PLUS forms of SCRAM (RFC 5802 section 6). They are offered only if this is not empty.
-    pub bindings: ChannelBindings,
-    /// Whether the client presented a verified certificate. EXTERNAL is offered only then (RFC 4422 appendix A).
-    pub client_certificate: bool,
-}
-
-/// A TLS handshake is needed, at the latest by [`until`](Self::until).
-pub struct Handshaking<'c> {
-    connection: &'c mut Connection,
-    until: Moment,
-}
-
-impl<'c> Handshaking<'c> {
-    /// Returns when the time for the handshake is over. Poll then.
-    pub fn until(&self) -> Instant {
-        self.connection.clock.instant(self.until)
-    }
-
-    /// Notes that the connection is encrypted. `input` is emptied, so that nothing sent in plaintext can become a command under
-    /// TLS, and the session starts anew: what the client said before is forgotten (RFC 3207 section 4.2). Only the attributes of
-    /// XCLIENT are kept: otherwise, a client whose proxy passes it through after XCLIENT could get rid of its own address.
-    pub fn done(self, input: &mut BytesMut, facts: TlsFacts) {
-        drop_all(input);
-        let connection = self.connection;
-        connection.clock.forget_due();
-        let session = &mut connection.session;
-        session.encrypted(facts);
-        if session.question.is_first() {
-            session.question.ask(Asked::Connect, Event::Connect);
-        }
-    }
-
-    /// Notes that the handshake has failed. The session ends: it never continues in plaintext.
-    pub fn failed(self) {
-        self.connection.session.close(CloseReason::TlsFailed);
-    }
-
-    /// Returns the session, to notify it of an event: that the client sends nothing more or is lost, or that the server is
-    /// shutting down.
-    pub const fn into_connection(self) -> &'c mut Connection {
-        self.connection
-    }
-}
-
-macro_rules! debug {
-    ($($wait:ident)*) => { $(
-        impl fmt::Debug for $wait<'_> {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                let mut shown = f.debug_struct(stringify!($wait));
-                shown.field("until", &self.until()).finish_non_exhaustive()
-            }
-        }
-    )* };
-}
-
-debug!(Writing Reading Answering Handshaking);

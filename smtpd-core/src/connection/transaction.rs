@@ -1,6 +1,6 @@
 //! The transaction: the outcome of MAIL, and the recipients of RCPT.
 
-use std::{borrow::Cow, mem, sync::Arc};
+use std::{mem, sync::Arc};
 
 use super::{
     envelope::{parse_mail, parse_rcpt, strip_prefix},
@@ -39,10 +39,9 @@ impl Transaction {
         argument: &[u8],
         offer: Offer<'_>,
     ) -> Result<Arc<Envelope>, Refused> {
-        let limits = &offer.config.limits;
+        let limits = &offer.config.settings.limits;
         if self.number >= limits.messages {
-            let reply = Reply::closing("Too many messages on one connection");
-            return Err(Refused::over_limit(reply));
+            return Err(Refused::OverLimit(fixed::TOO_MANY_MESSAGES));
         }
         self.number += 1;
         self.attempted = true;
@@ -66,7 +65,7 @@ impl Transaction {
     /// Processes the argument of RCPT.
     pub(super) fn rcpt(&mut self, argument: &[u8], offer: Offer<'_>) -> Result<Recipient, Refused> {
         let path = strip_prefix(argument, b"TO:").ok_or(Refused::Fault(fixed::SYNTAX))?;
-        let limits = &offer.config.limits;
+        let limits = &offer.config.settings.limits;
         if self.len() >= limits.recipients as usize {
             return Err(Refused::Answered(Reply::too_many_recipients()));
         }
@@ -157,7 +156,7 @@ struct Domains(Vec<Box<str>>);
 impl Domains {
     /// Notes a domain. Returns whether there are at most `limit`.
     fn note(&mut self, domain: &Domain, limit: usize) -> bool {
-        let domain = key(domain);
+        let domain = domain.key();
         if self.0.iter().any(|known| **known == *domain) {
             return true;
         }
@@ -167,14 +166,6 @@ impl Domains {
         self.0.push(domain.into());
         true
     }
-}
-
-/// Returns what identifies a domain.
-fn key(domain: &Domain) -> Cow<'_, str> {
-    #[cfg(feature = "idna")]
-    return domain.canonical();
-    #[cfg(not(feature = "idna"))]
-    domain.as_str().to_ascii_lowercase().into()
 }
 
 #[cfg(test)]

@@ -209,7 +209,7 @@ impl Transfer {
         let after = match &message.fate {
             Fate::Wanted => AfterChunk::Ask,
             Fate::Faulty(error) => AfterChunk::Faulty(*error),
-            Fate::Answered(reply, _) if !reply.is_taken() => {
+            Fate::Answered(reply, _) if !reply.is_accepted() => {
                 AfterChunk::Broken(reply.merged().clone())
             }
             Fate::Answered(_, Some(error)) => AfterChunk::Broken(error.reply()),
@@ -362,7 +362,7 @@ impl Message {
         match &self.fate {
             Fate::Wanted => None,
             Fate::Faulty(error) => Some(error.reply()),
-            Fate::Answered(reply, _) if !reply.is_taken() => Some(reply.merged().clone()),
+            Fate::Answered(reply, _) if !reply.is_accepted() => Some(reply.merged().clone()),
             Fate::Answered(_, error) => error.map(MessageError::reply),
             Fate::Void(reply) => Some(reply.clone()),
         }

@@ -7,13 +7,16 @@ use bytes::BytesMut;
 use super::{
     Connection,
     event::{CloseReason, Event, Overdue},
+    fixed,
     question::Asked,
     session::{Mode, drop_all},
-    step::{Found, Need, Wait},
+    state::State,
+    step::Found,
+    waiting::{Need, Wait},
 };
 use crate::{
     config::Times,
-    reply::{Code, Reply, Status},
+    reply::Reply,
     time::{Moment, Nanos},
 };
 
@@ -118,13 +121,29 @@ impl Connection {
         }
         self.clock.wait(now, input);
         let until = self.read_deadline(now);
-        match self.clock.read_deadline(until, now) {
+        let until = self.clock.read_deadline(until, now);
+        match self.cut_after_refusal(until, now) {
             Some(until) => Some(Wait::Until(Need::Read, until)),
             None => {
                 self.time_out();
                 None
             }
         }
+    }
+
+    /// After a greeting of 5yz, returns the deadline or the time at which the client is given up, whichever is earlier. No
+    /// question is asked any more, so the clock counts that time.
+    fn cut_after_refusal(&mut self, until: Option<Moment>, now: Moment) -> Option<Moment> {
+        if self.session.state != State::Refused {
+            return until;
+        }
+        let times = self.times();
+        let limit = match self.session.closed {
+            None => times.after_refusal,
+            Some(_) => times.linger,
+        };
+        let due = self.clock.due_in(limit, now)?;
+        until.map(|until| until.min(due))
     }
 
     fn times(&self) -> &Times {
@@ -196,12 +215,10 @@ impl Connection {
     }
 
     fn time_out(&mut self) {
-        let text = self
-            .session
-            .config
-            .signed("timed out, closing the connection");
-        let reply = Reply::new(Code::SERVICE_UNAVAILABLE, Status::BAD_CONNECTION, text);
-        self.session.close_with(reply, CloseReason::Timeout);
+        // The reply has its own time.
+        self.clock.forget_due();
+        self.session
+            .close_signed(&fixed::TIMED_OUT, CloseReason::Timeout);
     }
 
     /// Waits for the client to receive replies. Returns `None` if its time is over.
@@ -213,6 +230,7 @@ impl Connection {
             limits.write
         };
         let until = self.session.replies.deadline(limit, now);
+        let until = self.cut_after_refusal(until, now);
         if until.is_none() {
             self.session.lose(CloseReason::Timeout);
         }
@@ -263,7 +281,17 @@ impl Connection {
         }
     }
 
-    fn answer_limit(&self) -> Nanos {
+    /// Returns when an answer that has so much time from now is due.
+    pub(super) fn due_for(&self, limit: Nanos) -> Instant {
+        self.clock.instant_in(limit)
+    }
+
+    /// Returns when an answer is due that is awaited once the message is put on hold.
+    pub(super) fn hold_until(&self) -> Instant {
+        self.due_for(self.times().delivery)
+    }
+
+    pub(super) fn answer_limit(&self) -> Nanos {
         let limits = self.times();
         match self.session.question.asked() {
             _ if self.session.question.is_queued() => limits.ready,
@@ -282,6 +310,6 @@ impl Connection {
             _ => (Overdue::Unanswered, Reply::timed_out()),
         };
         self.session.give_up_question(reply);
-        self.session.question.tell(Event::Overdue(overdue));
+        self.session.question.notify(Event::Overdue(overdue));
     }
 }

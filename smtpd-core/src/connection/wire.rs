@@ -5,9 +5,12 @@ use std::{collections::VecDeque, fmt};
 /// ```
 /// use std::time::Instant;
 ///
-/// use smtpd_core::{Config, Connection, Direction, Step, bytes::BytesMut};
+/// use smtpd_core::{
+///     Config, Connection, Step, bytes::BytesMut, config::DriverConfig,
+///     connection::Direction,
+/// };
 ///
-/// let config = Config::new("mx.example.org").log_wire(true);
+/// let config = DriverConfig::new(Config::new("mx.example.org")).log_wire(true);
 /// let mut connection = Connection::new(config.into());
 /// let Step::Connect(ask) = connection.poll(Instant::now(), &mut BytesMut::new())
 /// else {

@@ -14,7 +14,7 @@ use crate::{
 /// ```
 /// use std::time::Duration;
 ///
-/// use smtpd_core::{Extensions, extension::DeliverBy};
+/// use smtpd_core::extension::{DeliverBy, Extensions};
 ///
 /// assert!(Extensions::default().with(DeliverBy::new()).contains("DELIVERBY"));
 /// assert!(DeliverBy::with_minimum(Duration::from_secs(240)).is_some());
@@ -74,7 +74,7 @@ impl Extension for DeliverBy {
     }
 
     /// RFC 2852 section 2 (5).
-    fn extra_octets(&self) -> usize {
+    fn extra_bytes(&self) -> usize {
         17
     }
 }

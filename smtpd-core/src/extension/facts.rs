@@ -3,9 +3,13 @@ use crate::{limits::Limits, protocol::Protocol};
 /// The facts about a session from which an extension decides whether and how it is offered.
 ///
 /// ```
-/// use smtpd_core::{Config, Extension, SessionFacts, extension::RequireTls};
+/// use smtpd_core::{
+///     Config,
+///     config::DriverConfig,
+///     extension::{Extension, RequireTls, SessionFacts},
+/// };
 ///
-/// let config = Config::new("mx.example.org");
+/// let config = DriverConfig::new(Config::new("mx.example.org"));
 /// let plain = SessionFacts::new(&config);
 /// assert!(
 ///     !RequireTls.is_offered(plain) && RequireTls.is_offered(plain.with_tls())

@@ -14,7 +14,10 @@ use crate::{
 /// that `HOLDFOR` does not exceed `BY`. Call [`HoldUntil::resolve`] in your service for the rest.
 ///
 /// ```
-/// use smtpd_core::{Extensions, extension::FutureRelease, parameter::HoldFor};
+/// use smtpd_core::{
+///     extension::{Extensions, FutureRelease},
+///     parameter::HoldFor,
+/// };
 ///
 /// let extension =
 ///     FutureRelease::new(HoldFor::new(86_400)?, "2030-01-01T00:00:00Z".parse()?);
@@ -83,7 +86,7 @@ impl Extension for FutureRelease {
     }
 
     /// RFC 4865 section 3 (5).
-    fn extra_octets(&self) -> usize {
+    fn extra_bytes(&self) -> usize {
         34
     }
 }

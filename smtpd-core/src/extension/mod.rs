@@ -21,8 +21,8 @@
 //! use std::time::Duration;
 //!
 //! use smtpd_core::{
-//!     Config, Extensions,
-//!     extension::{DeliverBy, RequireTls},
+//!     Config,
+//!     extension::{DeliverBy, Extensions, RequireTls},
 //! };
 //!
 //! let by = DeliverBy::with_minimum(Duration::from_secs(240))

@@ -12,10 +12,7 @@ use crate::{
 /// too. From all other clients, it is rejected with 550 5.7.1.
 ///
 /// ```
-/// use smtpd_core::{
-///     Extensions,
-///     extension::{MtPriority, PriorityPolicy},
-/// };
+/// use smtpd_core::extension::{Extensions, MtPriority, PriorityPolicy};
 ///
 /// let extensions =
 ///     Extensions::default().with(MtPriority::new().policy(PriorityPolicy::MIXER));
@@ -87,7 +84,7 @@ impl Extension for MtPriority {
     }
 
     /// RFC 6710 section 3 (6).
-    fn extra_octets(&self) -> usize {
+    fn extra_bytes(&self) -> usize {
         15
     }
 }

@@ -9,7 +9,7 @@ use crate::{
 /// NO-SOLICITING (RFC 3865): [`SOLICIT=`](Solicit) on MAIL, the classes of advertising that the message belongs to.
 ///
 /// ```
-/// use smtpd_core::{Extensions, extension::NoSoliciting};
+/// use smtpd_core::extension::{Extensions, NoSoliciting};
 ///
 /// let none = NoSoliciting::refusing(["net.example:ADV"]).unwrap();
 /// assert!(Extensions::default().with(none).contains("NO-SOLICITING"));
@@ -78,7 +78,7 @@ impl Extension for NoSoliciting {
     }
 
     /// RFC 3865 section 4.1.
-    fn extra_octets(&self) -> usize {
+    fn extra_bytes(&self) -> usize {
         1007
     }
 }

@@ -11,7 +11,7 @@ use crate::{
 /// receives one reply for all (section 4.4). LMTP does not need it. The draft has expired, and few clients support it.
 ///
 /// ```
-/// use smtpd_core::{Extensions, extension::Prdr};
+/// use smtpd_core::extension::{Extensions, Prdr};
 ///
 /// assert!(Extensions::default().with(Prdr).contains("PRDR"));
 /// ```
@@ -41,7 +41,7 @@ impl Extension for Prdr {
     }
 
     /// draft-hall-prdr-00 section 4 (f).
-    fn extra_octets(&self) -> usize {
+    fn extra_bytes(&self) -> usize {
         5
     }
 }

@@ -5,10 +5,10 @@ use crate::parameter::{ParameterRule, no_value};
 /// and accepted only within TLS (section 2).
 ///
 /// If you enable it, your server must mark such messages and must not relay them otherwise (section 4). Read it with
-/// [`Parameters::contains`](crate::Parameters::contains).
+/// [`Parameters::contains`](crate::parameter::Parameters::contains).
 ///
 /// ```
-/// use smtpd_core::{Extensions, extension::RequireTls};
+/// use smtpd_core::extension::{Extensions, RequireTls};
 ///
 /// assert!(Extensions::default().with(RequireTls).contains("REQUIRETLS"));
 /// ```
@@ -29,7 +29,7 @@ impl Extension for RequireTls {
     }
 
     /// RFC 8689 section 2 (5).
-    fn extra_octets(&self) -> usize {
+    fn extra_bytes(&self) -> usize {
         11
     }
 }

@@ -7,7 +7,7 @@ use crate::parameter::{ParameterRule, ValidSince};
 /// (sections 5.1 and 15.3).
 ///
 /// ```
-/// use smtpd_core::{Extensions, extension::Rrvs};
+/// use smtpd_core::extension::{Extensions, Rrvs};
 ///
 /// assert!(Extensions::default().with(Rrvs).contains("RRVS"));
 /// ```
@@ -24,7 +24,7 @@ impl Extension for Rrvs {
     }
 
     /// RFC 7293 section 3.1.
-    fn extra_octets(&self) -> usize {
+    fn extra_bytes(&self) -> usize {
         33
     }
 }

@@ -8,14 +8,14 @@ use super::{Extension, SessionFacts};
 ///
 /// ```
 /// use smtpd_core::{
-///     Config, Extension, Limits, SessionFacts, extension::SessionLimits,
+///     Config,
+///     extension::{Extension, SessionFacts, SessionLimits},
 /// };
 ///
-/// let mut limits = Limits::default();
-/// limits.recipient_domains = Some(1);
-/// let config = Config::new("mx.example.org").limits(limits);
+/// let config = Config::new("mx.example.org")
+///     .limits(|limits| limits.recipient_domains = Some(1));
 /// assert_eq!(
-///     SessionLimits.announcement(SessionFacts::new(&config)),
+///     SessionLimits.announcement(SessionFacts::new(&config.into())),
 ///     "MAILMAX=10000 RCPTMAX=100 RCPTDOMAINMAX=1"
 /// );
 /// ```

@@ -13,7 +13,7 @@ use crate::{
 /// An extension of your own defines its keyword and the parameters that it allows:
 ///
 /// ```
-/// use smtpd_core::{Extension, ParameterRule};
+/// use smtpd_core::{extension::Extension, parameter::ParameterRule};
 ///
 /// #[derive(Debug)]
 /// struct Color;
@@ -75,7 +75,7 @@ pub trait Extension: Send + Sync + fmt::Debug {
     }
 
     /// Returns by how many bytes MAIL or RCPT may be longer than usual (RFC 5321 section 2.2.1, item 5). Default: 0.
-    fn extra_octets(&self) -> usize {
+    fn extra_bytes(&self) -> usize {
         0
     }
 }
@@ -83,7 +83,7 @@ pub trait Extension: Send + Sync + fmt::Debug {
 /// The enabled extensions, in the order in which EHLO lists them.
 ///
 /// ```
-/// use smtpd_core::{Extensions, Standard};
+/// use smtpd_core::extension::{Extensions, Standard};
 ///
 /// let extensions = Extensions::default().without("DSN");
 /// assert!(extensions.contains("pipelining") && !extensions.contains("DSN"));

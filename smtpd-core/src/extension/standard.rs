@@ -9,7 +9,10 @@ use crate::parameter::{
 /// STARTTLS, AUTH and SIZE are not among them: they depend on TLS, an authentication service and a size limit.
 ///
 /// ```
-/// use smtpd_core::{Config, Extensions, Standard};
+/// use smtpd_core::{
+///     Config,
+///     extension::{Extensions, Standard},
+/// };
 ///
 /// let few = Extensions::none()
 ///     .with(Standard::Pipelining)

@@ -10,9 +10,9 @@ use super::Flaws;
 /// The policy does not apply to a message declared with `BODY=BINARYMIME` (RFC 3030 section 3).
 ///
 /// ```
-/// use smtpd_core::{BareNewline, Config};
+/// use smtpd_core::{Config, config::BareNewline};
 ///
-/// let config = Config::new("mx.example.org").bare_newline(BareNewline::Normalise);
+/// let config = Config::new("mx.example.org").bare_newline(BareNewline::Normalize);
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -21,7 +21,7 @@ pub enum BareNewline {
     #[default]
     Reject,
     /// Replace each with CRLF.
-    Normalise,
+    Normalize,
     /// Pass them on unchanged. This can deceive a downstream system that treats them as line ends about where a message ends:
     /// choose this only if messages are not relayed.
     PassThrough,
@@ -74,7 +74,7 @@ impl NewlineFilter {
         }
         self.found = true;
         match self.policy {
-            BareNewline::Normalise => normalise(&piece, after_cr),
+            BareNewline::Normalize => normalize(&piece, after_cr),
             _ => piece,
         }
     }
@@ -85,11 +85,11 @@ impl NewlineFilter {
             return None;
         }
         self.found = true;
-        (self.policy == BareNewline::Normalise).then(|| Bytes::from_static(b"\n"))
+        (self.policy == BareNewline::Normalize).then(|| Bytes::from_static(b"\n"))
     }
 }
 
-fn normalise(piece: &[u8], mut after_cr: bool) -> Bytes {
+fn normalize(piece: &[u8], mut after_cr: bool) -> Bytes {
     let mut out = Vec::with_capacity(piece.len() + piece.len() / 16 + 2);
     for &byte in piece {
         match (after_cr, byte) {
@@ -134,7 +134,7 @@ mod tests {
             (b"\n.\n", b"\r\n.\r\n", true),
             (b"a\r.\r\nb", b"a\r\n.\r\nb", true),
         ];
-        for (input, normalised, bare) in cases {
+        for (input, normalized, bare) in cases {
             for step in 1..=input.len().max(1) {
                 let shown = input.escape_ascii();
                 assert_eq!(
@@ -143,8 +143,8 @@ mod tests {
                     "{shown}"
                 );
                 assert_eq!(
-                    run(BareNewline::Normalise, input, step),
-                    (normalised.to_vec(), false),
+                    run(BareNewline::Normalize, input, step),
+                    (normalized.to_vec(), false),
                     "{shown}"
                 );
                 assert_eq!(
@@ -159,7 +159,7 @@ mod tests {
     #[test]
     fn clean_text_is_not_copied() {
         let piece = Bytes::from_static(b"one\r\ntwo\r\n");
-        let mut filter = NewlineFilter::new(BareNewline::Normalise);
+        let mut filter = NewlineFilter::new(BareNewline::Normalize);
         let out = filter.apply(piece.clone(), Flaws::default());
         assert_eq!(out.as_ptr(), piece.as_ptr());
     }

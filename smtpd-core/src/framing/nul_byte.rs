@@ -9,7 +9,7 @@ use bytes::Bytes;
 /// The policy does not apply to a message declared with `BODY=BINARYMIME` (RFC 3030 section 3).
 ///
 /// ```
-/// use smtpd_core::{Config, NulByte};
+/// use smtpd_core::{Config, config::NulByte};
 ///
 /// let config = Config::new("mx.example.org").nul_byte(NulByte::Strip);
 /// ```

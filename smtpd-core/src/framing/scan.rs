@@ -3,11 +3,16 @@
 //! The loops have no branches, so that the compiler turns them into vector instructions, as wide as the processor supports, which
 //! is detected at run time.
 
-use memchr::memmem;
+use std::sync::LazyLock;
+
+use memchr::memmem::Finder;
 use multiversion::multiversion;
 
-/// The number of bytes that are checked together. A flawed block is checked a second time.
-const BLOCK: usize = 256;
+/// The number of bytes that are checked together. A block with a flaw or a dot that begins a line is checked a second time.
+const BLOCK: usize = 512;
+
+/// Finds a dot that begins a line. Some messages have thousands of them, so it is prepared once.
+static DOT_LINE: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b"\r\n."));
 
 /// Text up to a dot that begins a line, or all of the text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,7 +66,7 @@ pub(super) fn text_before_dot(input: &[u8]) -> Stretch {
         // If an LF begins the block, the CR before it is the last byte of the previous block.
         let from = at.saturating_sub(1);
         let end = at + block.len();
-        if let Some(found) = memmem::find(&input[from..end], b"\r\n.") {
+        if let Some(found) = DOT_LINE.find(&input[from..end]) {
             let len = from + found + 2;
             return Stretch {
                 len,

@@ -85,7 +85,7 @@ mod tests {
 
     #[test]
     fn nul_under_each_policy_however_it_is_split() {
-        use BareNewline::{Normalise, PassThrough, Reject};
+        use BareNewline::{Normalize, PassThrough, Reject};
         let cases: [(&[u8], &[u8], bool); 7] = [
             (b"a\r\n", b"a\r\n", false),
             (b"", b"", false),
@@ -103,7 +103,7 @@ mod tests {
                 assert_eq!(rejected, (input.to_vec(), [bare, nul]), "{shown}");
                 let clean = (clean.to_vec(), [false, false]);
                 assert_eq!(
-                    run(Normalise, NulByte::Strip, input, step),
+                    run(Normalize, NulByte::Strip, input, step),
                     clean,
                     "{shown}"
                 );
@@ -120,7 +120,7 @@ mod tests {
     #[test]
     fn text_without_nul_is_not_copied() {
         let piece = Bytes::from_static(b"one\r\ntwo\r\n");
-        let mut filter = TextFilter::new(BareNewline::Normalise, NulByte::Strip);
+        let mut filter = TextFilter::new(BareNewline::Normalize, NulByte::Strip);
         let out = filter.apply(piece.clone(), filter.flaws_of(&piece));
         assert_eq!(out.as_ptr(), piece.as_ptr());
     }

@@ -4,11 +4,11 @@ use crate::address::{Charset, Leniency, Mailbox, PathOptions};
 /// `SIZE=` on MAIL: the size of the message in bytes, as the client declares it (RFC 1870 section 6). It may be an estimate.
 ///
 /// ```
-/// use smtpd_core::{Parameters, parameter::Size};
+/// use smtpd_core::parameter::{Parameters, Size};
 ///
 /// let parameters: Parameters = "SIZE=1000".parse()?;
 /// assert_eq!(parameters.get::<Size>().map(Size::bytes), Some(1000));
-/// # Ok::<(), smtpd_core::ParameterError>(())
+/// # Ok::<(), smtpd_core::parameter::ParameterError>(())
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Size(u64);
@@ -45,7 +45,7 @@ impl Parameter for Size {
 /// `BODY=` on MAIL: the kind of data in the message (RFC 6152 section 2, RFC 3030 section 3).
 ///
 /// ```
-/// use smtpd_core::{Parameters, parameter::BodyType};
+/// use smtpd_core::parameter::{BodyType, Parameters};
 ///
 /// let parameters: Parameters = "BODY=8bitmime".parse()?;
 /// assert_eq!(parameters.get(), Some(BodyType::EightBitMime));
@@ -53,7 +53,7 @@ impl Parameter for Size {
 ///     Parameters::default().get::<BodyType>().unwrap_or_default(),
 ///     BodyType::SevenBit
 /// );
-/// # Ok::<(), smtpd_core::ParameterError>(())
+/// # Ok::<(), smtpd_core::parameter::ParameterError>(())
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -92,11 +92,11 @@ impl Parameter for BodyType {
 /// `SMTPUTF8` on MAIL: addresses and header fields may contain UTF-8 (RFC 6531 section 3.4). It has no value.
 ///
 /// ```
-/// use smtpd_core::{Parameters, parameter::SmtpUtf8};
+/// use smtpd_core::parameter::{Parameters, SmtpUtf8};
 ///
 /// let parameters: Parameters = "SMTPUTF8".parse()?;
 /// assert_eq!(parameters.get(), Some(SmtpUtf8));
-/// # Ok::<(), smtpd_core::ParameterError>(())
+/// # Ok::<(), smtpd_core::parameter::ParameterError>(())
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct SmtpUtf8;
@@ -118,7 +118,7 @@ impl Parameter for SmtpUtf8 {
 /// accepted the same mailbox as the sender, and even a strict one need not reject mail for a value that few services read.
 ///
 /// ```
-/// use smtpd_core::{Parameters, parameter::MailAuth};
+/// use smtpd_core::parameter::{MailAuth, Parameters};
 ///
 /// let parameters: Parameters = "AUTH=e+3Dmc2@example.com".parse()?;
 /// assert_eq!(parameters.get(), Some(MailAuth::new("e=mc2@example.com".parse()?)));

@@ -3,17 +3,14 @@ use super::{Parameter, ParameterError};
 /// `BY=` on MAIL: the time in seconds within which the message must be delivered (RFC 2852 section 4).
 ///
 /// ```
-/// use smtpd_core::{
-///     Parameter,
-///     parameter::{By, ByMode},
-/// };
+/// use smtpd_core::parameter::{By, ByMode, Parameter};
 ///
 /// let by = By::parse(Some("120;RT"))?;
 /// assert_eq!(
 ///     (by.seconds(), by.mode(), by.is_traced()),
 ///     (120, ByMode::Return, true)
 /// );
-/// # Ok::<(), smtpd_core::ParameterError>(())
+/// # Ok::<(), smtpd_core::parameter::ParameterError>(())
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct By {

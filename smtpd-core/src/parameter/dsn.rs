@@ -5,11 +5,11 @@ use super::{Parameter, ParameterError, unitext, xtext};
 /// `RET=` on MAIL: how much of the message a failure report should return (RFC 3461 section 4.3).
 ///
 /// ```
-/// use smtpd_core::{Parameters, parameter::Ret};
+/// use smtpd_core::parameter::{Parameters, Ret};
 ///
 /// let parameters: Parameters = "RET=HDRS".parse()?;
 /// assert_eq!(parameters.get(), Some(Ret::Headers));
-/// # Ok::<(), smtpd_core::ParameterError>(())
+/// # Ok::<(), smtpd_core::parameter::ParameterError>(())
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Ret {
@@ -34,11 +34,11 @@ impl Parameter for Ret {
 /// `ENVID=` on MAIL: the identifier that the sender has assigned to the transaction (RFC 3461 section 4.4).
 ///
 /// ```
-/// use smtpd_core::{Parameters, parameter::EnvelopeId};
+/// use smtpd_core::parameter::{EnvelopeId, Parameters};
 ///
 /// let parameters: Parameters = "ENVID=QQ314159+2B".parse()?;
 /// assert_eq!(parameters.get(), Some(EnvelopeId::new("QQ314159+")?));
-/// # Ok::<(), smtpd_core::ParameterError>(())
+/// # Ok::<(), smtpd_core::parameter::ParameterError>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct EnvelopeId(String);
@@ -83,13 +83,13 @@ impl Parameter for EnvelopeId {
 /// A recipient without the parameter is treated like one with `NOTIFY=FAILURE`, or with `NOTIFY=FAILURE,DELAY`.
 ///
 /// ```
-/// use smtpd_core::{Parameters, parameter::Notify};
+/// use smtpd_core::parameter::{Notify, Parameters};
 ///
 /// let parameters: Parameters = "NOTIFY=SUCCESS,DELAY".parse()?;
 /// let notify = parameters.get::<Notify>().unwrap();
 /// assert!(notify.has_success() && !notify.has_failure());
 /// assert_eq!(notify, Notify::NEVER.with_success().with_delay());
-/// # Ok::<(), smtpd_core::ParameterError>(())
+/// # Ok::<(), smtpd_core::parameter::ParameterError>(())
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Notify {
@@ -165,7 +165,7 @@ impl Parameter for Notify {
 /// `ORCPT=` on RCPT: the original recipient, as the sender specified it (RFC 3461 section 4.2, RFC 6533 section 3).
 ///
 /// ```
-/// use smtpd_core::{Parameters, parameter::OriginalRecipient};
+/// use smtpd_core::parameter::{OriginalRecipient, Parameters};
 ///
 /// let parameters: Parameters = "ORCPT=rfc822;list+2Bowner@example.org".parse()?;
 /// let original = parameters.get::<OriginalRecipient>().unwrap();
@@ -180,7 +180,7 @@ impl Parameter for Notify {
 ///     (original.address_type(), original.address()),
 ///     ("utf-8", "grå@example.org")
 /// );
-/// # Ok::<(), smtpd_core::ParameterError>(())
+/// # Ok::<(), smtpd_core::parameter::ParameterError>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct OriginalRecipient {

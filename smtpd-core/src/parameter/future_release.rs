@@ -6,22 +6,19 @@ use crate::reply::Reply;
 /// `HOLDFOR=` on MAIL: the time in seconds for which the message must not be released (RFC 4865 section 3).
 ///
 /// ```
-/// use smtpd_core::{Parameter, parameter::HoldFor};
+/// use smtpd_core::parameter::{HoldFor, Parameter};
 ///
 /// let hour = HoldFor::parse(Some("3600"))?;
 /// assert_eq!((hour, hour.seconds()), (HoldFor::new(3600)?, 3600));
 /// assert!(HoldFor::new(0).is_err());
-/// # Ok::<(), smtpd_core::ParameterError>(())
+/// # Ok::<(), smtpd_core::parameter::ParameterError>(())
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct HoldFor(NonZeroU32);
 
 impl HoldFor {
     /// The longest time, 999,999,999 seconds.
-    pub const MAX: Self = match NonZeroU32::new(999_999_999) {
-        Some(seconds) => Self(seconds),
-        None => panic!("it is not 0"),
-    };
+    pub const MAX: Self = Self(NonZeroU32::MIN.saturating_add(999_999_998));
 
     /// Creates the parameter for a time of 1 to 999,999,999 seconds.
     ///
@@ -58,7 +55,7 @@ impl Parameter for HoldFor {
 /// ```
 /// use std::time::{Duration, UNIX_EPOCH};
 ///
-/// use smtpd_core::{Parameters, parameter::HoldUntil};
+/// use smtpd_core::parameter::{HoldUntil, Parameters};
 ///
 /// let now = UNIX_EPOCH + Duration::from_secs(1_790_000_000);
 /// let parameters: Parameters = "HOLDFOR=60".parse()?;

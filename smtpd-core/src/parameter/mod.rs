@@ -46,11 +46,11 @@ use crate::reply::{Code, Reply, Status};
 
 /// A type that is parsed from the value of a parameter.
 ///
-/// Your own types work like those of this module: let an [`Extension`](crate::Extension) accept the parameter with
+/// Your own types work like those of this module: let an [`Extension`](crate::extension::Extension) accept the parameter with
 /// [`ParameterRule::of`], and read it with [`Parameters::get`].
 ///
 /// ```
-/// use smtpd_core::{Parameter, ParameterError};
+/// use smtpd_core::parameter::{Parameter, ParameterError};
 ///
 /// #[derive(Debug, PartialEq)]
 /// struct Color(String);
@@ -81,7 +81,7 @@ pub trait Parameter: Sized {
 /// Two extensions may accept the same keyword, each with its own values: a value is accepted if one of them accepts it.
 ///
 /// ```
-/// use smtpd_core::{ParameterError, ParameterRule, parameter::Size};
+/// use smtpd_core::parameter::{ParameterError, ParameterRule, Size};
 ///
 /// const TYPED: ParameterRule = ParameterRule::of::<Size>();
 /// const FLAG: ParameterRule = ParameterRule::new("XURGENT", |value| match value {
@@ -128,7 +128,7 @@ impl fmt::Debug for ParameterRule {
 /// Why the parameters of a command are rejected.
 ///
 /// ```
-/// use smtpd_core::{Parameter, ParameterError, parameter::Size};
+/// use smtpd_core::parameter::{Parameter, ParameterError, Size};
 ///
 /// assert_eq!(Size::parse(Some("many")), Err(ParameterError::Malformed));
 /// ```
@@ -160,7 +160,7 @@ impl Error for ParameterError {}
 /// In a session, an enabled extension has accepted each of them. Parse others from text, as after a path in a command:
 ///
 /// ```
-/// use smtpd_core::{ParameterError, Parameters, parameter::Size};
+/// use smtpd_core::parameter::{ParameterError, Parameters, Size};
 ///
 /// let parameters: Parameters = "SIZE=1000 XOWN".parse()?;
 /// assert_eq!(parameters.get::<Size>(), Some(Size::new(1000)));

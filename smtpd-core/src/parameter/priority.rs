@@ -3,7 +3,7 @@ use super::{Parameter, ParameterError};
 /// `MT-PRIORITY=` on MAIL: the urgency of the message, from -9 to 9 (RFC 6710 section 3). The default is 0.
 ///
 /// ```
-/// use smtpd_core::{Parameter, parameter::Priority};
+/// use smtpd_core::parameter::{Parameter, Priority};
 ///
 /// assert_eq!(Priority::parse(Some("-4")).map(Priority::value), Ok(-4));
 /// ```

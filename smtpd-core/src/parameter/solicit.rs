@@ -3,11 +3,11 @@ use super::{Parameter, ParameterError};
 /// `SOLICIT=` on MAIL: the classes of advertising to which the message belongs, as the client says (RFC 3865 section 2.3).
 ///
 /// ```
-/// use smtpd_core::{Parameter, parameter::Solicit};
+/// use smtpd_core::parameter::{Parameter, Solicit};
 ///
 /// let solicit = Solicit::parse(Some("net.example:ADV,org.example:ADV:ADLT"))?;
 /// assert!(solicit.keywords().eq(["net.example:ADV", "org.example:ADV:ADLT"]));
-/// # Ok::<(), smtpd_core::ParameterError>(())
+/// # Ok::<(), smtpd_core::parameter::ParameterError>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Solicit(String);

@@ -3,12 +3,12 @@ use super::{DateTime, Parameter, ParameterError, date_time::Written};
 /// `RRVS=` on RCPT: the time since which the mailbox must have had the same owner (RFC 7293 section 3.1).
 ///
 /// ```
-/// use smtpd_core::{Parameter, parameter::{NoSupport, ValidSince}};
+/// use smtpd_core::parameter::{NoSupport, Parameter, ValidSince};
 ///
 /// let since = ValidSince::parse(Some("2014-04-03T23:01:00Z;C"))?;
 /// assert_eq!(since.time().to_string(), "2014-04-03T23:01:00Z");
 /// assert_eq!(since.no_support(), NoSupport::Continue);
-/// # Ok::<(), smtpd_core::ParameterError>(())
+/// # Ok::<(), smtpd_core::parameter::ParameterError>(())
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ValidSince {

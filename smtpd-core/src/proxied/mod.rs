@@ -28,7 +28,7 @@ pub use self::{
 /// The value of an attribute, as far as the proxy knows it.
 ///
 /// ```
-/// use smtpd_core::Attribute;
+/// use smtpd_core::proxied::Attribute;
 ///
 /// assert_eq!(Attribute::Known(25).known(), Some(&25));
 /// assert_eq!(Attribute::<u16>::Unavailable.known(), None);

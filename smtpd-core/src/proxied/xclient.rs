@@ -15,7 +15,7 @@ use crate::{
 /// ```
 /// use std::net::IpAddr;
 ///
-/// use smtpd_core::{Attribute, XClient};
+/// use smtpd_core::proxied::{Attribute, XClient};
 ///
 /// let client: XClient =
 ///     "NAME=mx.example.net ADDR=192.0.2.1 LOGIN=[UNAVAILABLE]".parse()?;
@@ -31,7 +31,7 @@ use crate::{
 ///     "ADDR=here".parse::<XClient>().unwrap_err().to_string(),
 ///     "Bad ADDR"
 /// );
-/// # Ok::<(), smtpd_core::AttributeError>(())
+/// # Ok::<(), smtpd_core::proxied::AttributeError>(())
 /// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct XClient {

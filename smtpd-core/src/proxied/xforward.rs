@@ -9,7 +9,7 @@ use crate::address::ClientName;
 /// message originated at the proxy's own host. Parse a value from the argument of the command.
 ///
 /// ```
-/// use smtpd_core::{Forwarded, MailSource};
+/// use smtpd_core::proxied::{Forwarded, MailSource};
 ///
 /// let forwarded: Forwarded = "ADDR=192.0.2.1 IDENT=4F2A SOURCE=REMOTE".parse()?;
 /// assert_eq!(forwarded.addr(), Some([192, 0, 2, 1].into()));
@@ -17,7 +17,7 @@ use crate::address::ClientName;
 ///     (forwarded.ident(), forwarded.source()),
 ///     (Some("4F2A"), Some(MailSource::Remote))
 /// );
-/// # Ok::<(), smtpd_core::AttributeError>(())
+/// # Ok::<(), smtpd_core::proxied::AttributeError>(())
 /// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Forwarded {

@@ -148,6 +148,7 @@ codes! {
     EACH_RECIPIENT = 353, "a reply for each recipient follows";
     START_MAIL = 354, "start mail input";
     SERVICE_UNAVAILABLE = 421, "service not available, closing the connection";
+    PASSWORD_TRANSITION = 432, "a password transition is needed";
     MAILBOX_BUSY = 450, "mailbox unavailable for now";
     LOCAL_ERROR = 451, "local error in processing";
     INSUFFICIENT_STORAGE = 452, "insufficient system storage, or too many recipients";

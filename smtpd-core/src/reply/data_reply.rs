@@ -15,7 +15,7 @@ use super::{Code, Reply};
 /// assert_eq!(reply.merged(), &Reply::mailbox_full());
 /// assert_eq!(reply.for_recipient(2), &Reply::no_such_user());
 /// assert_eq!(
-///     (reply.code().as_u16(), reply.is_positive(), reply.is_taken()),
+///     (reply.code().as_u16(), reply.is_positive(), reply.is_accepted()),
 ///     (452, false, true)
 /// );
 /// assert_eq!(reply.to_string(), "452 4.2.2 Mailbox full");
@@ -66,7 +66,7 @@ impl DataReply {
     }
 
     /// Returns whether the [`merged`](Self::merged) reply is positive: the message is accepted for all its recipients. See
-    /// [`is_taken`](Self::is_taken) for any of them.
+    /// [`is_accepted`](Self::is_accepted) for any of them.
     pub fn is_positive(&self) -> bool {
         self.merged().is_positive()
     }
@@ -75,7 +75,7 @@ impl DataReply {
     /// then accepted (draft-hall-prdr-00 section 4.5.3).
     pub(crate) fn overall(&self) -> Reply {
         let merged = self.merged();
-        if self.is_taken() && !merged.is_positive() {
+        if self.is_accepted() && !merged.is_positive() {
             Reply::ok("Taken for some of the recipients")
         } else {
             merged.clone()
@@ -97,7 +97,7 @@ impl DataReply {
     }
 
     /// Returns whether the message is accepted for any of its recipients.
-    pub fn is_taken(&self) -> bool {
+    pub fn is_accepted(&self) -> bool {
         self.replies().iter().any(Reply::is_positive)
     }
 
@@ -173,7 +173,7 @@ mod tests {
         let reply = DataReply::each([Reply::OK, Reply::busy()]);
         assert_eq!(reply.for_recipient(0), &Reply::OK);
         assert_eq!(reply.for_recipient(7), &Reply::busy());
-        assert!(reply.is_taken());
+        assert!(reply.is_accepted());
         assert_ne!(reply, Reply::OK);
         assert_ne!(Reply::OK, reply);
         let both = DataReply::each([Reply::OK, Reply::OK]);

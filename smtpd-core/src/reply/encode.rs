@@ -15,13 +15,11 @@ impl Reply {
     /// Appends the reply in its wire format.
     pub(crate) fn encode(&self, form: Form, out: &mut Vec<u8>) {
         if self.is_plain_yes() {
-            // The reply to most commands is fixed.
-            let line: &[u8] = if form.status {
-                b"250 2.0.0 OK\r\n"
-            } else {
-                b"250 OK\r\n"
+            // The reply to most commands is fixed, and its length is known.
+            return match form.status {
+                true => out.extend_from_slice(b"250 2.0.0 OK\r\n"),
+                false => out.extend_from_slice(b"250 OK\r\n"),
             };
-            return out.extend_from_slice(line);
         }
         let mut head = self.head(form);
         if is_one_plain_line(&self.text) {
@@ -48,7 +46,8 @@ impl Reply {
 
     /// Returns whether this is [`Reply::OK`].
     fn is_plain_yes(&self) -> bool {
-        self.code == Code::OK && self.status == Status::UNDEFINED && self.text == "OK"
+        let text = self.text.as_bytes();
+        self.code == Code::OK && self.status == Status::UNDEFINED && matches!(text, b"OK")
     }
 
     /// Returns what every line begins with, up to its text.

@@ -134,6 +134,15 @@ impl Reply {
         )
     }
 
+    /// Creates 452 4.3.1: the disk of the server is full.
+    pub const fn storage_full() -> Self {
+        Self::fixed(
+            Code::INSUFFICIENT_STORAGE,
+            Status::SYSTEM_FULL,
+            "Insufficient system storage",
+        )
+    }
+
     /// Creates 452 4.5.3 (RFC 5321 section 4.5.3.1.10).
     pub const fn too_many_recipients() -> Self {
         Self::fixed(

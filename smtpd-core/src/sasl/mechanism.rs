@@ -69,7 +69,8 @@ pub trait Mechanism: Send + fmt::Debug {
     /// Continues after the application answered [`Step::Ask`] with the stored secret of the user.
     ///
     /// By default, verifies the credentials with it. Credentials that [act as another identity](Credentials::acts_as_other) fail,
-    /// because the secret does not prove that right.
+    /// because the secret does not prove that right. [`Exchange`](super::Exchange) replaces the identity of [`Step::Done`] by the
+    /// [user of the secret](Secret::user), if it has one.
     ///
     /// # Errors
     /// As the mechanism defines; none by default.

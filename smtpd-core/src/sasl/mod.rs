@@ -29,7 +29,7 @@
 //! };
 //! assert_eq!(credentials.username(), "alice");
 //!
-//! let Step::Done(identity) = exchange.handle_secret(&Secret::plain("secret"))?
+//! let Step::Done(identity) = exchange.handle_secret(&Secret::password("secret"))?
 //! else {
 //!     panic!()
 //! };
@@ -40,7 +40,7 @@
 //! | mechanism | defined by | the application receives |
 //! |---|---|---|
 //! | [`Plain`], [`Login`] | RFC 4616, draft-murchison-sasl-login | the password |
-//! | [`CramMd5`] | RFC 2195 | the question for the password |
+//! | [`CramMd5`] | RFC 2195 | a request for the stored password |
 //! | [`Scram`] | RFC 5802, RFC 7677 | the question for the keys or the password |
 //! | [`OAuthBearer`], [`XOAuth2`] | RFC 7628, Google | a token |
 //! | [`External`] | RFC 4422 appendix A | the question of who the client is |

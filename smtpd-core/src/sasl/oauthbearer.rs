@@ -247,14 +247,14 @@ mod tests {
     #[test]
     fn a_refused_token_fails_after_the_answer_to_the_error() {
         type Answer = fn(&mut Exchange) -> Result<Step, SaslError>;
-        let wrong: Answer = |exchange| exchange.handle_secret(&Secret::plain("other"));
+        let wrong: Answer = |exchange| exchange.handle_secret(&Secret::password("other"));
         let named = "n,a=alice,\x01auth=Bearer t\x01\x01";
         for (answer, message) in [
             (Exchange::handle_refused as Answer, named),
             (wrong, named),
             // A valid token, but no user name.
             (
-                |exchange| exchange.handle_secret(&Secret::plain("t")),
+                |exchange| exchange.handle_secret(&Secret::password("t")),
                 "n,,\x01auth=Bearer t\x01\x01",
             ),
         ] {

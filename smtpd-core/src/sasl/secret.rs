@@ -5,7 +5,7 @@ use zeroize::Zeroizing;
 
 #[cfg(feature = "scram")]
 use super::ScramKeys;
-use super::prepare;
+use super::{Identity, prepare};
 
 /// The secret that the application stores for a user, to be compared with a proof.
 ///
@@ -14,10 +14,13 @@ use super::prepare;
 /// ```
 /// use smtpd_core::sasl::Secret;
 ///
-/// assert_eq!(format!("{:?}", Secret::plain("hunter2")), "Secret([redacted])");
+/// assert_eq!(format!("{:?}", Secret::password("hunter2")), "Secret([redacted])");
 /// ```
 #[derive(Clone)]
-pub struct Secret(Kind);
+pub struct Secret {
+    kind: Kind,
+    user: Option<Identity>,
+}
 
 #[derive(Clone)]
 enum Kind {
@@ -33,8 +36,8 @@ impl Secret {
     /// PLAIN and LOGIN compare passwords after SASLprep (RFC 4013), so that accents match however they are encoded; a password
     /// that it forbids is compared byte by byte. CRAM-MD5 accepts the digest of the stored password and of its prepared form,
     /// whichever the client uses. An empty password matches nothing.
-    pub fn plain(password: impl Into<String>) -> Self {
-        Self(Kind::Plain(Zeroizing::new(password.into())))
+    pub fn password(password: impl Into<String>) -> Self {
+        Self::new(Kind::Plain(Zeroizing::new(password.into())))
     }
 
     /// Creates a secret from the keys that SCRAM derives from the password (RFC 5802 section 3). They work with SCRAM of the same
@@ -43,13 +46,59 @@ impl Secret {
     /// [`Credentials::derivation`](super::Credentials::derivation).
     #[cfg(feature = "scram")]
     pub fn scram(keys: ScramKeys) -> Self {
-        Self(Kind::Scram(Box::new(keys)))
+        Self::new(Kind::Scram(Box::new(keys)))
+    }
+
+    const fn new(kind: Kind) -> Self {
+        Self { kind, user: None }
+    }
+
+    /// Returns the secret with the name of its user. The client is then authenticated under this name, however it has written
+    /// it. Without one, it is the name that the client sent.
+    ///
+    /// If you look users up without regard to case, return the name that you have stored: otherwise `alice` and `Alice` are two
+    /// users for everything that counts or compares identities.
+    ///
+    /// ```
+    /// use smtpd_core::sasl::{
+    ///     Exchange, ExchangeContext, MechanismFactory, NONCE_LEN, Plain, Secret,
+    ///     Step,
+    /// };
+    ///
+    /// let context = ExchangeContext::new("mx.example.org", &[7; NONCE_LEN]);
+    /// let mut exchange = Exchange::new(Plain.start(&context));
+    /// // \0ALICE\0secret
+    /// let Step::Ask(credentials) =
+    ///     exchange.handle_initial(Some(b"AEFMSUNFAHNlY3JldA=="))?
+    /// else {
+    ///     panic!("PLAIN asks for the secret")
+    /// };
+    /// assert_eq!(credentials.username(), "ALICE");
+    ///
+    /// let secret = Secret::password("secret").with_user("alice");
+    /// let Step::Done(identity) = exchange.handle_secret(&secret)? else {
+    ///     panic!("the password is right")
+    /// };
+    /// assert_eq!(identity.as_str(), "alice");
+    /// # Ok::<(), smtpd_core::sasl::SaslError>(())
+    /// ```
+    #[must_use]
+    pub fn with_user(self, name: impl Into<Identity>) -> Self {
+        Self {
+            user: Some(name.into()),
+            ..self
+        }
+    }
+
+    /// Returns the name of the user that it belongs to, if it was given.
+    pub const fn user(&self) -> Option<&Identity> {
+        self.user.as_ref()
     }
 
     /// Returns whether SCRAM can use it. It cannot use a password that SASLprep forbids, such as one with an emoji (RFC 5802
     /// section 2.2): such a user could only log in with another mechanism, although clients prefer SCRAM.
     pub fn supports_scram(&self) -> bool {
-        match &self.0 {
+        match &self.kind {
             Kind::Plain(password) => prepare::password(password).is_some(),
             #[cfg(feature = "scram")]
             Kind::Scram(_) => true,
@@ -58,7 +107,7 @@ impl Secret {
 
     /// Returns whether the password that a client sent is the right one.
     pub(super) fn matches(&self, given: &str) -> bool {
-        match &self.0 {
+        match &self.kind {
             Kind::Plain(stored) => {
                 let prepared = [given, &**stored].map(prepare::password);
                 // Both are always compared, so that the time reveals nothing.
@@ -72,13 +121,13 @@ impl Secret {
 
     /// Returns whether it is exactly that text, and not something derived from it.
     pub(super) fn is(&self, given: &str) -> bool {
-        self.as_plain()
+        self.as_password()
             .is_some_and(|stored| !stored.is_empty() && equal(given.as_bytes(), stored.as_bytes()))
     }
 
     /// Returns the stored password, if there is one.
-    pub(super) fn as_plain(&self) -> Option<&str> {
-        match &self.0 {
+    pub(super) fn as_password(&self) -> Option<&str> {
+        match &self.kind {
             Kind::Plain(stored) => Some(stored),
             #[cfg(feature = "scram")]
             Kind::Scram(_) => None,
@@ -88,7 +137,7 @@ impl Secret {
     /// Returns the stored keys, if there are any.
     #[cfg(feature = "scram")]
     pub(super) fn as_scram(&self) -> Option<&ScramKeys> {
-        match &self.0 {
+        match &self.kind {
             Kind::Plain(_) => None,
             Kind::Scram(keys) => Some(keys),
         }
@@ -140,7 +189,7 @@ mod tests {
             ("", "", false),
         ] {
             assert_eq!(
-                Secret::plain(stored).matches(given),
+                Secret::password(stored).matches(given),
                 want,
                 "{given:?} {stored:?}"
             );
@@ -157,7 +206,7 @@ mod tests {
             ("\u{627}a", false),
         ] {
             assert_eq!(
-                Secret::plain(password).supports_scram(),
+                Secret::password(password).supports_scram(),
                 want,
                 "{password:?}"
             );
@@ -166,6 +215,6 @@ mod tests {
 
     #[test]
     fn debug_does_not_show_the_secret() {
-        assert!(!format!("{:?}", Secret::plain("hunter2")).contains("hunter2"));
+        assert!(!format!("{:?}", Secret::password("hunter2")).contains("hunter2"));
     }
 }

@@ -104,7 +104,7 @@ mod tests {
         let token = "ya29.vF9dft4qmTc2Nvb3RlckBhdHRhdmlzdGEuY29tCg";
         assert_eq!(credentials.bearer_token(), Some(token));
         assert_eq!(credentials.password(), None);
-        let step = exchange.handle_secret(&Secret::plain(token));
+        let step = exchange.handle_secret(&Secret::password(token));
         assert!(matches!(step, Ok(Step::Done(name)) if name.as_str() == "someuser@example.com"));
     }
 
@@ -114,7 +114,7 @@ mod tests {
         for (message, asked) in [(good, true), ("user=a\x01auth=Basic t\x01\x01", false)] {
             let (mut exchange, mut step) = start(message);
             if asked {
-                step = exchange.handle_secret(&Secret::plain("other"));
+                step = exchange.handle_secret(&Secret::password("other"));
             }
             let Ok(Step::Challenge(error)) = step else {
                 panic!("{step:?}")

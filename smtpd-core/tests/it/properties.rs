@@ -1,7 +1,7 @@
 //! Properties that hold for every input: random bytes, and random sessions.
 
 use proptest::{collection::vec, prelude::*, sample::select};
-use smtpd_core::{BareNewline, NulByte};
+use smtpd_core::config::{BareNewline, NulByte};
 
 use crate::support::differential::{AUTH_LINE, COMMAND_LINE, Setting};
 
@@ -98,7 +98,7 @@ const COMMANDS: [&str; 12] = [
 fn settings() -> impl Strategy<Value = Setting> {
     let policy = select(vec![
         BareNewline::Reject,
-        BareNewline::Normalise,
+        BareNewline::Normalize,
         BareNewline::PassThrough,
     ]);
     let nul = select(vec![NulByte::Reject, NulByte::Strip, NulByte::PassThrough]);

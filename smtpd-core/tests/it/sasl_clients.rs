@@ -108,7 +108,7 @@ fn answer(
     stored: &Secret,
 ) -> Result<Step, SaslError> {
     if credentials.bearer_token().is_some() {
-        return exchange.handle_secret(&Secret::plain("token"));
+        return exchange.handle_secret(&Secret::password("token"));
     }
     match (credentials.username(), credentials.trace()) {
         ("alice", _) => exchange.handle_secret(stored),
@@ -177,7 +177,7 @@ fn play(client: Client, stored: &Secret, plus_offered: bool) -> String {
 
 #[test]
 fn clients_with_passwords() {
-    let plain = Secret::plain("pencil");
+    let plain = Secret::password("pencil");
     for mechanism in ["PLAIN", "LOGIN", "SCRAM-SHA-1", "SCRAM-SHA-256"] {
         let hash = match mechanism {
             "SCRAM-SHA-1" => ScramHash::Sha1,
@@ -203,7 +203,7 @@ fn clients_with_passwords() {
 
 #[test]
 fn clients_that_act_as_somebody() {
-    let plain = Secret::plain("pencil");
+    let plain = Secret::password("pencil");
     for mechanism in ["PLAIN", "SCRAM-SHA-1", "SCRAM-SHA-256"] {
         for (authzid, want) in [("alice", "alice"), ("bob", "failed")] {
             let client = Client {
@@ -217,7 +217,7 @@ fn clients_that_act_as_somebody() {
 
 #[test]
 fn clients_that_bind_to_the_channel() {
-    let plain = Secret::plain("pencil");
+    let plain = Secret::password("pencil");
     for mechanism in ["SCRAM-SHA-1-PLUS", "SCRAM-SHA-256-PLUS"] {
         for (exported, want) in [(EXPORTED, "alice"), ([0; 32], "failed")] {
             let client = Client {
@@ -231,7 +231,7 @@ fn clients_that_bind_to_the_channel() {
 
 #[test]
 fn a_client_from_which_the_plus_form_was_hidden_fails() {
-    let plain = Secret::plain("pencil");
+    let plain = Secret::password("pencil");
     let client = Client {
         exported: Some(EXPORTED),
         ..Client::new("SCRAM-SHA-256", "alice", "pencil")
@@ -242,7 +242,7 @@ fn a_client_from_which_the_plus_form_was_hidden_fails() {
 
 #[test]
 fn clients_with_tokens() {
-    let nothing = Secret::plain("");
+    let nothing = Secret::password("");
     for mechanism in ["OAUTHBEARER", "XOAUTH2"] {
         for (token, want) in [("token", "alice"), ("Token", "failed")] {
             let client = Client {
@@ -256,7 +256,7 @@ fn clients_with_tokens() {
 
 #[test]
 fn clients_without_secrets() {
-    let nothing = Secret::plain("");
+    let nothing = Secret::password("");
     let anonymous = Client::new("ANONYMOUS", "sirhc", "");
     assert_eq!(play(anonymous, &nothing, false), "guest sirhc");
     for (authzid, want) in [(None, "certified"), (Some("fred"), "fred")] {

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use smtpd_core::{
-    Config, Connection, TlsFacts,
+    Config, Connection,
+    config::DriverConfig,
+    connection::TlsFacts,
     sasl::{ChannelBinding, ChannelBindings, External, Mechanisms, Plain},
 };
 
@@ -109,19 +111,18 @@ const COMMANDS: [Row; 9] = [
     ),
 ];
 
-fn config() -> Config {
+fn config() -> DriverConfig {
     let mechanisms = Mechanisms::none().with(External).with(Plain);
     #[cfg(feature = "scram")]
     let mechanisms = mechanisms.with(smtpd_core::sasl::Scram::sha256().plus());
-    Config::new("mx.example.org")
-        .starttls(true)
-        .xclient(true)
+    let config = Config::new("mx.example.org")
         .allow_insecure_auth(true)
         .mechanisms(mechanisms)
         .entropy(|nonce| {
             nonce.fill(0);
             true
-        })
+        });
+    DriverConfig::new(config).starttls(true).xclient(true)
 }
 
 fn channel() -> TlsFacts {
@@ -138,7 +139,7 @@ struct Walk {
 
 impl Walk {
     /// Creates a session with a peer that may send XCLIENT, which begins with TLS or in plaintext.
-    fn new(config: &Arc<Config>, tls: bool) -> Self {
+    fn new(config: &Arc<DriverConfig>, tls: bool) -> Self {
         let mut session = Session::new(config.clone(), tls, Yes);
         session.connection.allow_xclient();
         if tls {
@@ -175,7 +176,7 @@ impl Walk {
 
     fn assert_known(&mut self, path: &[&str]) {
         let connection: &Connection = &self.session.connection;
-        let name = connection.helo().map(|helo| helo.name.to_string());
+        let name = connection.helo().map(|helo| helo.name().to_string());
         let identity = connection.identity().map(ToString::to_string);
         assert_eq!(name.as_deref(), self.known.helo, "{path:?}");
         assert_eq!(identity.as_deref(), self.known.identity, "{path:?}");

@@ -4,19 +4,19 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::BytesMut;
 use smtpd_core::{
-    CloseReason, Code, Config, Connection, Limits, Overdue, Reply, Status, Step, Timeouts,
-    TlsFacts,
+    Code, Config, Connection, Reply, Status, Step, Timeouts,
+    config::DriverConfig,
+    connection::{CloseReason, Overdue, TlsFacts},
     sasl::{CramMd5, Identity, Mechanisms},
 };
 
-use crate::support::{Session, Yes};
+use crate::support::{Caller, Decision, Session, Told, Yes};
 
 const TIMED_OUT: &str = "421 4.4.2 mx.example.org smtpd timed out, closing the connection\r\n";
 const TRANSACTION: &str = "HELO client.example\r\nMAIL FROM:<a@b>\r\nRCPT TO:<c@d>\r\n";
 
 fn config() -> Config {
     Config::new("mx.example.org")
-        .starttls(true)
         .mechanisms(Mechanisms::none().with(CramMd5))
         .entropy(|nonce| {
             nonce.fill(0);
@@ -24,12 +24,16 @@ fn config() -> Config {
         })
 }
 
+fn driver(config: Config) -> Arc<DriverConfig> {
+    Arc::new(DriverConfig::new(config).starttls(true))
+}
+
 fn session() -> Session<Yes> {
     started(config())
 }
 
 fn started(config: Config) -> Session<Yes> {
-    let mut session = Session::new(Arc::new(config), false, Yes);
+    let mut session = Session::new(driver(config), false, Yes);
     session.feed(b"");
     session
 }
@@ -38,7 +42,7 @@ fn seconds(n: u64) -> Duration {
     Duration::from_secs(n)
 }
 
-impl Session<Yes> {
+impl<C: Caller> Session<C> {
     /// Lets `passed` seconds pass, then sends this from the client.
     fn later(&mut self, passed: u64, bytes: &str) {
         self.now += seconds(passed);
@@ -77,9 +81,7 @@ impl Session<Yes> {
 
 /// Returns settings whose limits are never reached.
 fn patient() -> Config {
-    let mut timeouts = Timeouts::default();
-    timeouts.without_message = Duration::MAX;
-    config().timeouts(timeouts)
+    config().timeouts(|timeouts| timeouts.without_message = Duration::MAX)
 }
 
 #[test]
@@ -108,17 +110,6 @@ fn silence_ends_a_session_in_every_state() {
         session.feed(client.as_bytes());
         session.assert_ends_in(limit);
     }
-}
-
-#[test]
-fn silence_after_a_refused_greeting_ends_the_session() {
-    let mut session = Session::new(Arc::new(config()), false, Yes);
-    match session.connection.poll(session.now, &mut session.input) {
-        Step::Connect(ask) => ask.refuse(Reply::rejected("No service")),
-        other => panic!("{other:?}"),
-    }
-    session.feed(b"NOOP\r\n");
-    session.assert_ends_in(300);
 }
 
 #[test]
@@ -231,7 +222,7 @@ const LOGIN: &str =
 
 /// Plays a question that is deferred and never answered.
 fn unanswered(client: &str, ready: bool) -> (Vec<u64>, String) {
-    let config = config().allow_insecure_auth(true).custom_commands(true);
+    let config = DriverConfig::new(config().allow_insecure_auth(true)).custom_commands(true);
     let mut connection = Connection::new(Arc::new(config));
     let (mut now, mut input) = (std::time::Instant::now(), BytesMut::new());
     let (mut waits, mut output) = (Vec::new(), String::new());
@@ -249,7 +240,7 @@ fn unanswered(client: &str, ready: bool) -> (Vec<u64>, String) {
             Step::Data(ask) if last => drop(if ready { ask.defer() } else { ask.queue() }),
             Step::Data(ask) => ask.receive(),
             Step::ChunkEnd(ask) if last => drop(ask.defer()),
-            Step::ChunkEnd(ask) => ask.taken(),
+            Step::ChunkEnd(ask) => ask.accept(),
             Step::Message(_, ask) if last => drop(ask.defer()),
             Step::Auth(_, ask) => drop(if ready { ask.defer() } else { ask.queue() }),
             Step::Chunk(_, receiving)
@@ -282,7 +273,7 @@ fn unanswered(client: &str, ready: bool) -> (Vec<u64>, String) {
     (waits, output)
 }
 
-fn defer_if<K: smtpd_core::ask_kind::OneReply>(
+fn defer_if<K: smtpd_core::connection::ask_kind::OneReply>(
     last: bool,
     ready: bool,
     ask: smtpd_core::Ask<'_, K>,
@@ -292,6 +283,123 @@ fn defer_if<K: smtpd_core::ask_kind::OneReply>(
         (true, true) => drop(ask.defer()),
         (true, false) => drop(ask.queue()),
     }
+}
+
+/// Refuses every client.
+#[derive(Debug)]
+struct No;
+
+impl Caller for No {
+    fn decide(&mut self, told: &Told, _: usize) -> Option<Decision> {
+        let connects = matches!(told.kind, "connect" | "xclient");
+        connects.then(|| Reply::rejected("No service here").into())
+    }
+}
+
+/// A session whose greeting was 554.
+fn refused() -> Session<No> {
+    let mut session = Session::new(driver(config()), false, No);
+    session.feed(b"");
+    assert_eq!(session.output, b"554 5.7.1 No service here\r\n");
+    session
+}
+
+#[test]
+fn a_client_that_stays_after_554_keeps_its_session_for_minutes() {
+    refused().assert_ends_in(10);
+    // Whatever it sends, and in whatever pieces.
+    for bytes in ["NOOP\r\n", "N", "\r\n", "BDAT 9000000 LAST\r\n", "QUIT"] {
+        let mut session = refused();
+        session.later(4, bytes);
+        assert_eq!(session.left(), Some(6), "{bytes:?}");
+        session.later(5, "x");
+        session.assert_ends_in(1);
+    }
+    let mut session = refused();
+    session.later(9, "QUIT\r\n");
+    assert!(
+        session
+            .output
+            .ends_with(b"221 2.0.0 mx.example.org smtpd closing the connection\r\n")
+    );
+    assert!(session.is_closed());
+}
+
+#[test]
+fn a_client_that_stays_after_554_may_send_commands_for_minutes() {
+    let mut session = refused();
+    for _ in 0..3 {
+        session.output.clear();
+        session.later(1, "NOOP\r\n");
+        assert_eq!(session.output, b"503 5.5.1 Bad sequence of commands\r\n");
+    }
+    session.output.clear();
+    session.later(1, "NOOP\r\nNOOP\r\n");
+    let closing = "421 4.7.0 mx.example.org smtpd too many errors, closing the connection\r\n";
+    assert_eq!(String::from_utf8_lossy(&session.output), closing);
+    assert!(session.is_closed());
+}
+
+#[test]
+fn a_client_that_does_not_read_its_554_keeps_its_session_for_minutes() {
+    let mut session = Session::new(driver(config()), false, No);
+    session.input = BytesMut::from(&b"NOOP\r\n"[..]);
+    let start = session.now;
+    // What the service takes is not the client's time.
+    let deferred = match session.connection.poll(start, &mut session.input) {
+        Step::Connect(ask) => ask.defer(),
+        other => panic!("{other:?}"),
+    };
+    assert!(matches!(
+        session.connection.poll(start, &mut session.input),
+        Step::Answer(_)
+    ));
+    let answered = start + seconds(200);
+    let ask = session.connection.resume(deferred).unwrap();
+    ask.refuse(Reply::rejected("No service here"));
+    for passed in [0, 4, 9] {
+        let now = answered + seconds(passed);
+        match session.connection.poll(now, &mut session.input) {
+            Step::Write(mut writing) => {
+                assert_eq!(writing.until(), answered + seconds(10));
+                writing.wrote(1, now);
+            }
+            other => panic!("{passed}: {other:?}"),
+        }
+    }
+    let end = session
+        .connection
+        .poll(answered + seconds(10), &mut session.input);
+    assert!(matches!(end, Step::Closed(CloseReason::Timeout)));
+}
+
+#[test]
+fn a_client_that_xclient_names_and_that_is_refused_has_its_own_time() {
+    let config = DriverConfig::new(config()).xclient(true);
+    let mut session = Session::new(config.into(), false, Yes);
+    session.connection.allow_xclient();
+    session.feed(b"");
+    session.later(60, "EHLO proxy.example\r\n");
+    session
+        .input
+        .extend_from_slice(b"XCLIENT ADDR=192.0.2.1\r\n");
+    session.now += seconds(60);
+    match session.connection.poll(session.now, &mut session.input) {
+        Step::XClient(_, ask) => ask.refuse(Reply::rejected("No service here")),
+        other => panic!("{other:?}"),
+    }
+    session.feed(b"");
+    session.assert_ends_in(10);
+}
+
+#[test]
+fn what_a_busy_driver_takes_is_not_held_against_a_refused_client() {
+    let mut session = refused();
+    let since = session.now;
+    session.now += seconds(7);
+    session.connection.handle_busy(since, session.now);
+    session.feed(b"");
+    session.assert_ends_in(10);
 }
 
 #[test]
@@ -339,7 +447,9 @@ fn an_authentication_service_that_is_never_ready_is_answered_454() {
 }
 
 /// Polls until a question is asked, which consumes the output before it.
-fn until_mail(session: &mut Session<Yes>) -> smtpd_core::Deferred<smtpd_core::ask_kind::Mail> {
+fn until_mail(
+    session: &mut Session<Yes>,
+) -> smtpd_core::connection::Deferred<smtpd_core::connection::ask_kind::Mail> {
     session.input.extend_from_slice(b"MAIL FROM:<a@b>\r\n");
     match session.connection.poll(session.now, &mut session.input) {
         Step::Mail(_, ask) => ask.queue(),
@@ -369,6 +479,48 @@ fn a_service_that_becomes_ready_has_the_time_of_a_call() {
 }
 
 #[test]
+fn the_time_for_an_answer_is_not_known_before_the_question_is_deferred() {
+    let mut session = session();
+    session.later(0, "EHLO a\r\n");
+    session.now += seconds(7);
+    session.input.extend_from_slice(b"MAIL FROM:<a@b>\r\n");
+    let (until, mail) = match session.connection.poll(session.now, &mut session.input) {
+        Step::Mail(_, ask) => (ask.until(), ask.defer()),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(until, session.now + seconds(240));
+    assert_due(&mut session, until);
+    session.connection.resume(mail).unwrap().accept();
+
+    session.later(3, "RCPT TO:<c@d>\r\n");
+    session.input.extend_from_slice(b"DATA\r\n");
+    let (until, data) = match session.connection.poll(session.now, &mut session.input) {
+        Step::Data(ask) => (ask.until(), ask.defer()),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(until, session.now + seconds(85));
+    assert_due(&mut session, until);
+    session.connection.resume(data).unwrap().receive();
+
+    session.later(5, "");
+    session.input.extend_from_slice(b"x");
+    let (until, held) = match session.connection.poll(session.now, &mut session.input) {
+        Step::Chunk(_, receiving) => (receiving.until(), receiving.hold().unwrap()),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(until, session.now + seconds(540));
+    assert_due(&mut session, until);
+    session.connection.resume(held).unwrap().accept();
+}
+
+fn assert_due(session: &mut Session<Yes>, expected: std::time::Instant) {
+    match session.connection.poll(session.now, &mut session.input) {
+        Step::Answer(answer) => assert_eq!(answer.until(), expected),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
 fn what_the_caller_takes_for_a_piece_of_the_message_is_not_held_against_the_client() {
     let mut session = session();
     session.later(0, TRANSACTION);
@@ -384,7 +536,7 @@ fn what_the_caller_takes_for_a_piece_of_the_message_is_not_held_against_the_clie
             session.connection.poll(session.now, &mut session.input),
             Step::Answer(_)
         ));
-        session.connection.resume(held).unwrap().taken();
+        session.connection.resume(held).unwrap().accept();
         session.feed(b"");
         assert_eq!(session.left(), Some(300));
     }
@@ -463,7 +615,7 @@ fn what_a_busy_driver_takes_is_not_held_against_the_client() {
 
 #[test]
 fn what_a_busy_driver_takes_is_not_held_against_a_handshake() {
-    let mut session = Session::new(Arc::new(config()), true, Yes);
+    let mut session = Session::new(driver(config()), true, Yes);
     session.feed(b"");
     assert_eq!(session.left(), Some(30));
     let woken = session.now + seconds(10);
@@ -475,9 +627,7 @@ fn what_a_busy_driver_takes_is_not_held_against_a_handshake() {
 
 #[test]
 fn a_client_that_does_not_take_its_replies_is_not_read_from() {
-    let mut limits = Limits::default();
-    limits.idle_commands = u32::MAX;
-    let mut session = started(config().limits(limits));
+    let mut session = started(config().limits(|limits| limits.idle_commands = u32::MAX));
     session.input = BytesMut::from(&b"VRFY a\r\n".repeat(2000)[..]);
     let before = session.input.len();
     let mut writes = 0;
@@ -507,7 +657,7 @@ fn a_client_that_does_not_take_its_replies_is_not_read_from() {
 #[test]
 fn a_handshake_has_a_deadline() {
     for tls_first in [false, true] {
-        let mut session = Session::new(Arc::new(config()), tls_first, Yes);
+        let mut session = Session::new(driver(config()), tls_first, Yes);
         session.feed(if tls_first { b"" } else { b"STARTTLS\r\n" });
         assert_eq!(session.left(), Some(30));
         session.output.clear();
@@ -651,7 +801,7 @@ fn limits_without_end_are_no_fault() {
     timeouts.without_message = Duration::MAX;
     timeouts.without_login = Duration::MAX;
     timeouts.session = Duration::MAX;
-    let mut session = started(config().timeouts(timeouts));
+    let mut session = started(config().timeouts(|own| *own = timeouts));
     for text in [
         "NO",
         "OP\r\n",
@@ -679,7 +829,7 @@ fn limits_on_a_service_without_end_are_no_fault() {
     ] {
         *limit = Duration::MAX;
     }
-    let mut session = started(config().timeouts(timeouts));
+    let mut session = started(config().timeouts(|own| *own = timeouts));
     session.feed(b"EHLO a\r\n");
     let deferred = until_mail(&mut session);
     session.feed(b"");
@@ -730,7 +880,7 @@ fn a_shutdown_ends_what_is_idle_and_waits_for_what_is_not() {
 
 #[test]
 fn a_shutdown_waits_for_an_answer_that_is_due() {
-    let mut connection = Connection::new(Arc::new(config()));
+    let mut connection = Connection::new(driver(config()));
     let (now, mut input) = (std::time::Instant::now(), BytesMut::new());
     let deferred = match connection.poll(now, &mut input) {
         Step::Connect(ask) => ask.defer(),

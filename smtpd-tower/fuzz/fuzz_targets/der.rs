@@ -49,10 +49,10 @@ fn check_names(names: &CertificateNames, len: usize) {
     assert!(
         hosts
             .clone()
-            .all(|name| !name.bytes().any(|octet| octet.is_ascii_uppercase()))
+            .all(|name| !name.bytes().any(|byte| byte.is_ascii_uppercase()))
     );
     for name in hosts.chain(names.emails()) {
-        let is_printable = name.bytes().all(|octet| octet.is_ascii_graphic());
+        let is_printable = name.bytes().all(|byte| byte.is_ascii_graphic());
         assert!(!name.is_empty() && is_printable, "{name:?}");
     }
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use libfuzzer_sys::fuzz_target;
 use smtpd_tower::{
-    Body, BodyError, Data, Envelope, Head, Request, Session, layer::SubmissionFieldsLayer,
+    Body, BodyError, Data, Envelope, Request, Session, body::Head, layer::SubmissionFieldsLayer,
 };
 use smtpd_tower_fuzz::{Choices, body, drive, through};
 
@@ -80,7 +80,7 @@ fn check_fields(message: &[u8]) {
     assert_eq!(raw, expected);
     for field in &found {
         let name = field.name();
-        assert!(!name.is_empty() && name.bytes().all(|octet| octet.is_ascii_graphic()));
+        assert!(!name.is_empty() && name.bytes().all(|byte| byte.is_ascii_graphic()));
         assert!(!name.contains(':') && field.raw().starts_with(name.as_bytes()));
         assert!(field.is(&name.to_ascii_uppercase()));
         let first = head.field(name).expect("there is one");
@@ -125,12 +125,10 @@ fn fields(message: &[u8]) -> Vec<&[u8]> {
 
 /// A name in printable ASCII, white space perhaps, a colon (RFC 5322 sections 2.2 and 4.5).
 fn is_field(raw: &[u8]) -> bool {
-    let Some(colon) = raw.iter().position(|&octet| octet == b':') else {
+    let Some(colon) = raw.iter().position(|&byte| byte == b':') else {
         return false;
     };
-    let end = raw[..colon]
-        .iter()
-        .rposition(|octet| !b" \t".contains(octet));
+    let end = raw[..colon].iter().rposition(|byte| !b" \t".contains(byte));
     end.is_some_and(|end| raw[..=end].iter().all(u8::is_ascii_graphic))
 }
 
@@ -149,19 +147,19 @@ fn begins_with_mailbox_line(message: &[u8]) -> bool {
     let [first, second, ..] = lines(message)[..] else {
         return false;
     };
-    let quotes = first.iter().take_while(|&&octet| octet == b'>').count();
+    let quotes = first.iter().take_while(|&&byte| byte == b'>').count();
     let Some(rest) = first[quotes..].strip_prefix(b"From ") else {
         return false;
     };
-    let sender = rest.iter().find(|octet| !b" \t".contains(octet));
-    let is_sender = sender.is_some_and(|&octet| octet.is_ascii_graphic() && octet != b':');
+    let sender = rest.iter().find(|byte| !b" \t".contains(byte));
+    let is_sender = sender.is_some_and(|&byte| byte.is_ascii_graphic() && byte != b':');
     is_sender && first.len() <= 998 && begins_with_field(second)
 }
 
 fn without_breaks(text: &[u8]) -> Vec<u8> {
     text.iter()
         .copied()
-        .filter(|octet| !b"\r\n".contains(octet))
+        .filter(|byte| !b"\r\n".contains(byte))
         .collect()
 }
 
@@ -201,7 +199,7 @@ fn check_submission(message: &[u8], cuts: &[u8]) {
     };
     assert!(before.is_empty() || before.ends_with(end));
     assert_eq!(before.ends_with(b"\r\n\r\n"), begins_with_text(message));
-    assert!(before.iter().filter(|&&octet| octet == b'\n').count() <= 4);
+    assert!(before.iter().filter(|&&byte| byte == b'\n').count() <= 4);
     let again = add(Body::from(added.to_vec()));
     assert_eq!(again, added);
 }

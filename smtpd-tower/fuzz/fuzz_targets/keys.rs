@@ -59,7 +59,7 @@ fn check_round_trip(mut choices: Choices<'_>) {
             encrypt::<Aes256>(&passphrase, salt, &iv, &key),
         ),
     };
-    let iv: String = iv.iter().map(|octet| format!("{octet:02X}")).collect();
+    let iv: String = iv.iter().map(|byte| format!("{byte:02X}")).collect();
     let headers = format!("Proc-Type: 4,ENCRYPTED\nDEK-Info: {name},{iv}\n\n");
     let text = pem("EC PRIVATE KEY", &headers, &encrypted);
     let read = tls::private_key(text.as_bytes(), &passphrase).expect("the key");

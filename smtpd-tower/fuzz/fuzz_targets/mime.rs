@@ -13,7 +13,7 @@ fuzz_target!(|input: &[u8]| {
         check(&message, input.len(), 0);
     }
     assert!(format!("{parsed:?}").len() < 100);
-    assert_eq!(parsed.octets(), input);
+    assert_eq!(parsed.bytes(), input);
 });
 
 /// Counts the parts, those of nested messages too.

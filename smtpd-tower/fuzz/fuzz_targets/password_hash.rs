@@ -7,7 +7,9 @@ use argon2::{
 };
 use libfuzzer_sys::fuzz_target;
 use smtpd_tower::{
-    Auth, AuthOutcome, PasswordHash, PasswordHashError, PasswordVerifier, Request, Session,
+    Auth, Request, Session,
+    password_hash::{PasswordHash, PasswordHashError, PasswordVerifier},
+    phase::AuthOutcome,
     sasl::{Credentials, MechanismName},
 };
 use smtpd_tower_fuzz::block_on;
@@ -65,7 +67,7 @@ fn is_accepted(hash: &PasswordHash, credentials: Credentials) -> bool {
     }
     let verifier = VERIFIER.with(Clone::clone);
     let request = Request::new(Session::local(), Auth::new(PLAIN, credentials));
-    match block_on(verifier.verify(&request, Some(hash))) {
+    match block_on(verifier.verify(&request, Some(("alice", hash)))) {
         AuthOutcome::Accept(identity) => identity.as_str() == "alice",
         AuthOutcome::Refuse(reply) => {
             assert_eq!(reply.code().as_u16(), 535, "{reply}");

@@ -43,7 +43,7 @@ fn check_other(pem: &[u8]) {
     // For headers, indented lines, lines that end by CR, and labels that are no text the other has other rules.
     let is_plain =
         |line: &[u8]| line.trim_ascii() == line && !line.contains(&b':') && !line.contains(&b'\r');
-    if !pem.is_ascii() || !pem.split(|&octet| octet == b'\n').all(is_plain) {
+    if !pem.is_ascii() || !pem.split(|&byte| byte == b'\n').all(is_plain) {
         return;
     }
     let other: Result<Vec<_>, _> = <(SectionKind, Vec<u8>)>::pem_slice_iter(pem).collect();

@@ -4,7 +4,10 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use libfuzzer_sys::fuzz_target;
-use smtpd_tower::{ProxyInfo, ProxyVersion, fuzzing};
+use smtpd_tower::{
+    fuzzing,
+    proxy::{ProxyInfo, ProxyVersion},
+};
 use smtpd_tower_fuzz::{Wire, block_on};
 
 const SIGNATURE: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
@@ -29,7 +32,7 @@ fuzz_target!(|input: &[u8]| {
             if let Err(error) = ProxyInfo::parse(input) {
                 let shown = error.to_string();
                 assert!(
-                    shown.len() < 320 && shown.bytes().all(|octet| (b' '..=b'~').contains(&octet))
+                    shown.len() < 320 && shown.bytes().all(|byte| (b' '..=b'~').contains(&byte))
                 );
             } else {
                 panic!("a whole header that the server does not read");
@@ -66,7 +69,7 @@ fn check(info: &ProxyInfo, header: &[u8]) {
 fn check_v1(info: &ProxyInfo, header: &[u8]) {
     let line = header.strip_suffix(b"\r\n").expect("a line");
     assert!(header.len() <= 107 && !line.contains(&b'\r') && !line.contains(&b'\n'));
-    let words: Vec<_> = line.split(|&octet| octet == b' ').collect();
+    let words: Vec<_> = line.split(|&byte| byte == b' ').collect();
     let unknown = words[1] == b"UNKNOWN";
     assert!(!info.is_local());
     if unknown {

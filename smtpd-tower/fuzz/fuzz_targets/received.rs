@@ -9,11 +9,19 @@ use std::{
 use bytes::Bytes;
 use libfuzzer_sys::fuzz_target;
 use smtpd_tower::{
-    Body, ClientName, Data, Envelope, ForwardPath, Greeting, Head, Leniency, PeerAddr, Protocol,
-    Request, ReversePath, Session, TlsInfo, TlsVersion, fuzzing,
+    Body, Data, Envelope, Request, Session,
+    address::{ClientName, ForwardPath, Leniency, ReversePath},
+    body::Head,
+    config::Protocol,
+    fuzzing,
     layer::{ReceivedLayer, ReverseName},
     mime::mail_parser::MessageParser,
-    smtpd_core::{Charset, Parameters, PathOptions},
+    net::PeerAddr,
+    session::{Greeting, TlsInfo, TlsVersion},
+    smtpd_core::{
+        address::{Charset, PathOptions},
+        parameter::Parameters,
+    },
 };
 use smtpd_tower_fuzz::{Choices, through};
 
@@ -23,7 +31,7 @@ const REST: &[u8] = b"Subject: hi\r\n\r\nHello\r\n";
 // What parts the texts of an input: flags, an address, host name, software, HELO, reverse name, cipher, parameters, login,
 // and then recipients.
 fuzz_target!(|input: &[u8]| {
-    let mut texts = input.split(|&octet| octet == b'\n');
+    let mut texts = input.split(|&byte| byte == b'\n');
     let mut choices = Choices(texts.next().unwrap_or_default());
     let flags = choices.byte();
     let mut text = || String::from_utf8_lossy(texts.next().unwrap_or_default()).into_owned();
@@ -154,7 +162,7 @@ fn check_structure(header: &[u8]) {
     else {
         panic!("{}", header.escape_ascii());
     };
-    assert!(*field == "Received:" && id.bytes().all(|octet| octet.is_ascii_alphanumeric()));
+    assert!(*field == "Received:" && id.bytes().all(|byte| byte.is_ascii_alphanumeric()));
     assert!(protocol.trim_end_matches(['S', 'A']).ends_with("MTP"));
     let mut rest = rest;
     if let ["for", path, after @ ..] = rest {
@@ -163,7 +171,7 @@ fn check_structure(header: &[u8]) {
     }
     // RFC 8314 section 4.3.
     if let ["tls", cipher, after @ ..] = rest {
-        let is_allowed = |octet: u8| octet.is_ascii_alphanumeric() || octet == b'_';
+        let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
         assert!(cipher.bytes().all(is_allowed), "{cipher}");
         rest = after;
     }
@@ -183,7 +191,7 @@ fn check_parsers(message: &[u8], header: &[u8]) {
     assert_eq!(parsed.headers().len(), 2);
     assert_eq!(parsed.subject(), Some("hi"));
     // It does not know quoted strings, and takes a semicolon in them or in a comment for the last one.
-    let semicolons = header.iter().filter(|&&octet| octet == b';').count();
+    let semicolons = header.iter().filter(|&&byte| byte == b';').count();
     if semicolons > 1 || header.contains(&b'"') {
         return;
     }

@@ -1,25 +1,33 @@
 //! The router at DATA: each service is asked once, for its own recipients and the whole message, and each recipient gets its
-//! own reply.
+//! own reply, also if the services of others hang or panic.
 #![no_main]
 
 use std::{
-    future::poll_fn,
-    sync::{Arc, Mutex},
+    future::{pending, poll_fn},
+    panic,
+    sync::{Arc, Mutex, Once},
     task::Poll,
+    time::Duration,
 };
 
 use bytes::Bytes;
 use libfuzzer_sys::fuzz_target;
 use smtpd_tower::{
-    Body, BodyError, BoxError, Data, DataReply, Envelope, PeerAddr, Protocol, Reply, Request,
-    ReversePath, fuzzing, router::Router,
+    Body, BodyError, BoxError, Data, DataReply, Envelope, Reply, Request,
+    address::ReversePath,
+    config::Protocol,
+    fuzzing,
+    net::PeerAddr,
+    reply::{Code, Status},
+    router::Router,
 };
-use smtpd_tower_fuzz::{Choices, body, drive, reply};
+use smtpd_tower_fuzz::{Choices, block_on, body, drive, reply};
 use tower::{ServiceExt, service_fn};
 
 const MOST_ROUTES: usize = 5;
 
 fuzz_target!(|input: &[u8]| {
+    expect_panics();
     let mut choices = Choices(input);
     let flags = choices.byte();
     let plans: Vec<_> = (0..1 + choices.below(MOST_ROUTES))
@@ -58,7 +66,31 @@ struct Plan {
     pieces: Option<usize>,
     /// What it answers: one reply for all, one for each, or an error.
     answer: Vec<u8>,
-    fails: bool,
+    end: End,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum End {
+    Answers,
+    Fails,
+    Hangs,
+    Panics,
+}
+
+/// The message of the panics that are part of a plan.
+const ON_PURPOSE: &str = "on purpose";
+
+/// libFuzzer's hook aborts at any panic, also at those that are caught.
+fn expect_panics() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let aborting = panic::take_hook();
+        panic::set_hook(Box::new(move |info| {
+            if info.payload_as_str() != Some(ON_PURPOSE) {
+                aborting(info);
+            }
+        }));
+    });
 }
 
 impl Plan {
@@ -68,25 +100,38 @@ impl Plan {
             waits: usize::from(flags & 3),
             pieces: (flags & 4 != 0).then_some(pieces),
             answer: choices.cuts().to_vec(),
-            fails: flags & 8 != 0,
+            end: match flags >> 3 & 3 {
+                0 => End::Answers,
+                1 => End::Fails,
+                2 => End::Hangs,
+                _ => End::Panics,
+            },
         }
     }
 
     /// The reply for its recipient of that number.
     fn reply(&self, number: usize) -> Reply {
-        match &self.answer[..] {
-            [] if self.fails => Reply::try_again("Local error in processing"),
-            [first, ..] if self.fails => reply(*first),
-            [] => Reply::try_again("No answer"),
-            answer => reply(answer[number.min(answer.len() - 1)]),
+        let local_error = || Reply::try_again("Local error in processing");
+        match (self.end, &self.answer[..]) {
+            (End::Panics, _) | (End::Fails, []) => local_error(),
+            (End::Fails, [first, ..]) => reply(*first),
+            (End::Hangs, _) => Reply::new(
+                Code::LOCAL_ERROR,
+                Status::MAIL_SYSTEM,
+                "Timed out, try again later",
+            ),
+            (End::Answers, []) => Reply::try_again("No answer"),
+            (End::Answers, answer) => reply(answer[number.min(answer.len() - 1)]),
         }
     }
 
-    fn result(&self) -> Result<DataReply, BoxError> {
-        match self.answer.first() {
-            _ if !self.fails => Ok(DataReply::each(self.answer.iter().copied().map(reply))),
-            Some(first) => Err(reply(*first).into()),
-            None => Err("a fault".into()),
+    async fn result(&self) -> Result<DataReply, BoxError> {
+        match (self.end, self.answer.first()) {
+            (End::Answers, _) => Ok(DataReply::each(self.answer.iter().copied().map(reply))),
+            (End::Fails, Some(first)) => Err(reply(*first).into()),
+            (End::Fails, None) => Err("a fault".into()),
+            (End::Hangs, _) => pending().await,
+            (End::Panics, _) => panic!("{ON_PURPOSE}"),
         }
     }
 }
@@ -115,7 +160,10 @@ struct Case<'a> {
 impl Case<'_> {
     fn check(&self, cuts: &[u8], ahead: usize) {
         let logs: Vec<_> = self.plans.iter().map(|_| Log::default()).collect();
-        let answer = drive(self.router(&logs, ahead).oneshot(self.request(cuts)));
+        let call = self.router(&logs, ahead).oneshot(self.request(cuts));
+        let hangs = self.plans.iter().any(|plan| plan.end == End::Hangs);
+        // Without one that hangs, no time passes: a wake that is lost is noticed.
+        let answer = block_on(async { if hangs { call.await } else { drive(call) } });
         let otherwise = self.otherwise.clone();
         let otherwise = otherwise.unwrap_or_else(|| Reply::try_again("No delivery is set up"));
         let is_lost = |number: &usize| *number >= self.plans.len();
@@ -197,7 +245,9 @@ impl Case<'_> {
     }
 
     fn router(&self, logs: &[Log], ahead: usize) -> Router<Data> {
-        let mut router = Router::new().read_ahead(ahead);
+        // Set, it holds for a route with all recipients too, which otherwise has the server's timeout.
+        let limit = Duration::from_secs(405);
+        let mut router = Router::new().read_ahead(ahead).route_timeout(limit);
         for (number, (plan, log)) in self.plans.iter().zip(logs).enumerate() {
             let (plan, log) = (plan.clone(), log.clone());
             let service = service_fn(move |request| deliver(plan.clone(), log.clone(), request));
@@ -224,7 +274,7 @@ impl Case<'_> {
 }
 
 async fn deliver(plan: Plan, log: Log, request: Request<Data>) -> Result<DataReply, BoxError> {
-    let envelope = request.payload().envelope.clone();
+    let envelope = request.envelope().clone();
     let mut body = request.into_body();
     let (read, end) = read(&plan, &mut body).await;
     log.lock().unwrap().push(Asked {
@@ -232,7 +282,7 @@ async fn deliver(plan: Plan, log: Log, request: Request<Data>) -> Result<DataRep
         read,
         end,
     });
-    plan.result()
+    plan.result().await
 }
 
 async fn read(plan: &Plan, body: &mut Body) -> (Bytes, Option<Result<(), BodyError>>) {

@@ -21,26 +21,34 @@ use tokio::{
     runtime::{Builder, Runtime},
 };
 
+thread_local! {
+    static RUNTIME: RefCell<Runtime> = RefCell::new(
+        Builder::new_current_thread()
+            .enable_time()
+            .start_paused(true)
+            .build()
+            .expect("a runtime"),
+    );
+}
+
 /// Runs a future on a runtime whose clock stands still while anything can go on.
 pub fn block_on<F: Future>(future: F) -> F::Output {
-    thread_local! {
-        static RUNTIME: RefCell<Runtime> = RefCell::new(
-            Builder::new_current_thread()
-                .enable_time()
-                .start_paused(true)
-                .build()
-                .expect("a runtime"),
-        );
-    }
     RUNTIME.with_borrow(|runtime| runtime.block_on(future))
 }
 
-/// Polls a future to its end, but only where it was woken.
+/// Polls a future to its end, but only where it was woken. Its timers never fire.
 ///
 /// # Panics
 ///
 /// Where it waits and nothing will wake it.
 pub fn drive<F: Future>(future: F) -> F::Output {
+    RUNTIME.with_borrow(|runtime| {
+        let _entered = runtime.enter();
+        poll_woken(future)
+    })
+}
+
+fn poll_woken<F: Future>(future: F) -> F::Output {
     let woken = Arc::new(Woken(AtomicBool::new(true)));
     let waker = Waker::from(woken.clone());
     let mut future = pin!(future);
@@ -234,8 +242,8 @@ pub fn base64(bytes: &[u8]) -> String {
     const DIGITS: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut text = String::new();
     for group in bytes.chunks(3) {
-        let octet = |at: usize| u32::from(group.get(at).copied().unwrap_or_default());
-        let bits = octet(0) << 16 | octet(1) << 8 | octet(2);
+        let byte = |at: usize| u32::from(group.get(at).copied().unwrap_or_default());
+        let bits = byte(0) << 16 | byte(1) << 8 | byte(2);
         for at in 0..4 {
             let digit = DIGITS[(bits >> (18 - 6 * at) & 63) as usize];
             text.push(if at <= group.len() { digit.into() } else { '=' });

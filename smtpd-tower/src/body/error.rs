@@ -1,10 +1,19 @@
 use std::{error::Error, fmt, io, sync::Arc};
 
-use smtpd_core::{Code, MessageError, Reply, Status};
+use smtpd_core::{
+    connection::MessageError,
+    reply::{Code, Reply, Status},
+};
 
-use crate::fault::{self, cause_of, quietly};
+use crate::fault::{self, cause_of};
 
 /// Why a message did not arrive whole, or why the handler that reads it failed.
+///
+/// A handler that reads a message returns `Result<_, BodyError>`. `?` also accepts a [`Reply`] there, so that the handler can
+/// refuse the message. There is no conversion in the other direction, because a `Reply` does not show a [fault](Self::is_fault),
+/// so that neither the log nor [`Server::on_error`](crate::server::Server::on_error) would learn of it.
+///
+/// [The guide](crate::guide::errors) says which reply each becomes, and what happens to the call of a service.
 ///
 /// ```
 /// use smtpd_tower::{Body, BodyError};
@@ -27,12 +36,13 @@ pub enum BodyError {
     TooLarge,
     /// The header section is larger than the reader allows; see [`Body::head`](super::Body::head).
     HeadTooLarge,
-    /// The message contains a bare CR or LF, which the server rejects ([`BareNewline::Reject`](smtpd_core::BareNewline::Reject)).
+    /// The message contains a bare CR or LF, which the server rejects
+    /// ([`BareNewline::Reject`](smtpd_core::config::BareNewline::Reject)).
     BareNewline,
-    /// The message contains a NUL byte, which the server rejects ([`NulByte::Reject`](smtpd_core::NulByte::Reject)).
+    /// The message contains a NUL byte, which the server rejects ([`NulByte::Reject`](smtpd_core::config::NulByte::Reject)).
     NulByte,
     /// Not an error of the message: an I/O error of a handler, which `?` has converted to a `BodyError`. If a [`Reply`] is among
-    /// its sources, the client receives that reply, otherwise 451.
+    /// its sources, the client receives that reply, otherwise 452 if a disk is full, and 451 for anything else.
     Handler(Arc<io::Error>),
     /// A body of your own failed or refuses the message: see [`other`](Self::other), [`refused`](Self::refused).
     Other(Arc<dyn Error + Send + Sync>),
@@ -40,7 +50,8 @@ pub enum BodyError {
 
 impl BodyError {
     /// Creates an error for a failure of a body of your own. If a [`Reply`] is among its sources, it is a decision, and the
-    /// client receives that reply; otherwise it is a fault, and the client receives 451.
+    /// client receives that reply; otherwise it is a fault, and the client receives 452 if a disk is full, and 451 for anything
+    /// else.
     pub fn other(error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         Self::Other(error.into().into())
     }
@@ -61,9 +72,10 @@ impl BodyError {
     }
 
     /// Returns the reply to the message. For [`Handler`](Self::Handler) and [`Other`](Self::Other), this is the reply among its
-    /// sources, or 451 4.3.0.
+    /// sources, or what [`recover`](crate::reply::recover()) makes of a fault: 452 if a disk is full, otherwise 451 4.3.0.
     pub fn reply(&self) -> Reply {
-        self.decision().unwrap_or_else(fault::local_error)
+        self.decision()
+            .unwrap_or_else(|| fault::reply_to_fault(self))
     }
 
     /// Returns whether this is a fault on this side: neither the client's, nor a refusal.
@@ -119,21 +131,6 @@ impl From<Reply> for BodyError {
     }
 }
 
-impl From<BodyError> for Reply {
-    /// Returns the [`reply`](BodyError::reply). A fault is logged here, because the reply does not show it. To report it to
-    /// [`Server::on_error`](crate::server::Server::on_error) as well, return the error itself.
-    fn from(error: BodyError) -> Self {
-        if error.is_fault() {
-            quietly(|| {
-                let cause = error.source().map(ToString::to_string);
-                let cause = cause.map(|cause| cause.escape_debug().to_string());
-                tracing::error!(cause, "{error}");
-            });
-        }
-        error.reply()
-    }
-}
-
 impl fmt::Display for BodyError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -160,12 +157,26 @@ impl Error for BodyError {
 
 /// Returns the reply of the first cause of an error that has one. Without one, the error is a fault on this side.
 pub(crate) fn known_reply(error: &(dyn Error + 'static)) -> Option<Reply> {
+    first_reply(error, fault::reply_of)
+}
+
+/// Returns the reply that a service has thrown as an error, for example by `?`.
+///
+/// Unlike [`known_reply`], it leaves out the errors of tower's own layers, such as `Elapsed`: other layers may look for those.
+pub(crate) fn thrown_reply(error: &(dyn Error + 'static)) -> Option<Reply> {
+    first_reply(error, |error| error.downcast_ref::<Reply>().cloned())
+}
+
+fn first_reply(
+    error: &(dyn Error + 'static),
+    reply_of: impl Fn(&(dyn Error + 'static)) -> Option<Reply>,
+) -> Option<Reply> {
     let mut cause = Some(error);
     while let Some(error) = cause {
         if let Some(body) = error.downcast_ref::<BodyError>() {
             return body.decision();
         }
-        if let Some(reply) = fault::reply_of(error) {
+        if let Some(reply) = reply_of(error) {
             return Some(reply);
         }
         cause = cause_of(error);

@@ -4,51 +4,65 @@ use bytes::{Bytes, BytesMut};
 
 use super::{Body, BodyError};
 
-impl Body {
-    /// Reads the header section and leaves the rest in the body: it is neither buffered nor requested from the client.
-    ///
-    /// The head ends with the first empty line (RFC 5322 section 2.1), which is part of it; a message without one is all head.
-    /// Only CRLF ends a line. [`Head::into_body`] puts the head back, byte for byte.
-    ///
-    /// ```
-    /// use smtpd_tower::{Body, BodyError, Data, Reply, Request, handler_fn, Pipeline};
-    ///
-    /// async fn judge(request: Request<Data>) -> Result<Reply, Reply> {
-    ///     let (head, body) = request.into_body().head(64 * 1024).await?;
-    ///     if head
-    ///         .field("subject")
-    ///         .is_some_and(|subject| subject.value().starts_with(b"[SPAM]"))
-    ///     {
-    ///         return Err(Reply::rejected("No, thanks")); // the rest is never kept
-    ///     }
-    ///     deliver(head.into_body(body)).await?;
-    ///     Ok(Reply::OK)
-    /// }
-    /// # async fn deliver(body: Body) -> Result<(), BodyError> { body.collect().await.map(drop) }
-    /// let pipeline = Pipeline::new().data(handler_fn(judge));
-    /// ```
-    ///
-    /// # Errors
-    ///
-    /// Returns [`BodyError::HeadTooLarge`], for which the client receives 552, if the head does not end within `limit` bytes;
-    /// otherwise see [`BodyError`].
-    pub async fn head(mut self, limit: usize) -> Result<(Head, Self), BodyError> {
-        let mut head = BytesMut::new();
-        while let Some(chunk) = self.chunk().await {
-            let mut chunk = chunk?;
-            let known = head.len();
-            let taken = chunk.len().min(limit - known);
-            head.extend_from_slice(chunk.get(..taken).unwrap_or_default());
-            if let Some(end) = end_of_head(&head, known) {
-                head.truncate(end);
-                let rest = chunk.split_off(end - known);
-                return Ok((Head::from(head.freeze()), self.prepend(rest)));
+/// Splits the header section from its body.
+pub(super) async fn split(mut body: Body, limit: usize) -> Result<(Head, Body), BodyError> {
+    let mut seen = Seen::default();
+    while let Some(chunk) = body.chunk().await {
+        let known = seen.bytes().len();
+        seen.push(chunk?);
+        match end_of_head(seen.bytes(), known) {
+            Some(end) if end <= limit => {
+                let mut head = seen.into_bytes();
+                let rest = head.split_off(end);
+                return Ok((Head::from(head), body.prepend(rest)));
             }
-            if taken < chunk.len() {
-                return Err(BodyError::HeadTooLarge);
-            }
+            None if seen.bytes().len() <= limit => {}
+            _ => return Err(BodyError::HeadTooLarge),
         }
-        Ok((Head::from(head.freeze()), Self::default()))
+    }
+    Ok((Head::from(seen.into_bytes()), Body::default()))
+}
+
+/// The beginning of a message in one piece: a chunk as it came, because it usually holds the whole header section, or several
+/// that had to be copied.
+#[derive(Debug)]
+pub(super) enum Seen {
+    One(Bytes),
+    Several(BytesMut),
+}
+
+impl Seen {
+    pub(super) fn bytes(&self) -> &[u8] {
+        match self {
+            Self::One(bytes) => bytes,
+            Self::Several(bytes) => bytes,
+        }
+    }
+
+    pub(super) fn push(&mut self, chunk: Bytes) {
+        match self {
+            Self::One(bytes) if bytes.is_empty() => *bytes = chunk,
+            Self::One(bytes) => {
+                let mut several = BytesMut::with_capacity(bytes.len() + chunk.len());
+                several.extend_from_slice(bytes);
+                several.extend_from_slice(&chunk);
+                *self = Self::Several(several);
+            }
+            Self::Several(bytes) => bytes.extend_from_slice(&chunk),
+        }
+    }
+
+    pub(super) fn into_bytes(self) -> Bytes {
+        match self {
+            Self::One(bytes) => bytes,
+            Self::Several(bytes) => bytes.freeze(),
+        }
+    }
+}
+
+impl Default for Seen {
+    fn default() -> Self {
+        Self::One(Bytes::new())
     }
 }
 
@@ -301,6 +315,19 @@ mod tests {
         assert_eq!(rest.chunk().await.unwrap().unwrap(), "dy");
         drop(feed);
         assert!(rest.chunk().await.unwrap().is_err());
+    }
+
+    #[tokio::test]
+    async fn a_head_that_is_taken_off_and_put_back_is_not_copied() {
+        let message = Bytes::from(b"A: 1\r\n\r\n".repeat(7_000));
+        let (head, body) = Body::from(message.clone()).head(100).await.unwrap();
+        assert_eq!(head.as_bytes().as_ptr(), message.as_ptr());
+        let mut whole = head.into_body(body);
+        let head = whole.chunk().await.unwrap().unwrap();
+        let rest = whole.chunk().await.unwrap().unwrap();
+        assert_eq!(head.as_ptr(), message.as_ptr());
+        assert_eq!(rest.as_ptr(), message[head.len()..].as_ptr());
+        assert_eq!(head.len() + rest.len(), message.len());
     }
 
     #[tokio::test]

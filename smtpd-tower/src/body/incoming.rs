@@ -1,5 +1,6 @@
 use std::{
     collections::VecDeque,
+    fmt,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -8,6 +9,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use tokio::time::Instant;
 
 use super::{Body, BodyError, Source};
 use crate::waker::Registration;
@@ -35,7 +37,7 @@ pub(crate) fn incoming() -> (Feed, Body) {
     )
 }
 
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Shared {
     state: Mutex<State>,
     /// The engine polls the service, and checks the state afterwards.
@@ -45,7 +47,7 @@ struct Shared {
     serving: AtomicBool,
 }
 
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct State {
     pieces: Pieces,
     end: Option<Result<(), BodyError>>,
@@ -57,6 +59,8 @@ struct State {
     reader: Option<Waker>,
     /// The engine's task. Only woken when the reader begins to wait.
     feeder: Option<Waker>,
+    /// When the session answers by itself, while it waits for the service.
+    due: Option<Instant>,
 }
 
 /// Chunks in order. Usually there is one, which needs no queue.
@@ -119,6 +123,27 @@ impl State {
         } else {
             None
         }
+    }
+}
+
+/// When the session answers a message by itself. It changes while the message arrives.
+#[derive(Clone)]
+pub(crate) struct Due(Arc<Shared>);
+
+impl Due {
+    /// Returns `None` while nothing waits for the service.
+    pub(crate) fn get(&self) -> Option<Instant> {
+        self.0.lock().due
+    }
+
+    pub(crate) fn set(&self, due: Option<Instant>) {
+        self.0.lock().due = due;
+    }
+}
+
+impl fmt::Debug for Due {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Due").field(&self.get()).finish()
     }
 }
 
@@ -218,6 +243,16 @@ impl Feed {
         wake(reader);
     }
 
+    /// Returns when the session answers by itself, to be read by layers and set by the engine.
+    pub(crate) fn due(&self) -> Due {
+        Due(self.0.clone())
+    }
+
+    /// Sets when the session answers by itself.
+    pub(crate) fn set_due(&self, due: Option<Instant>) {
+        self.0.lock().due = due;
+    }
+
     /// Returns whether the reader has read the message to its end.
     pub(crate) fn is_read(&self) -> bool {
         self.0.lock().read
@@ -288,7 +323,22 @@ pub(super) struct Incoming {
     pieces: Pieces,
 }
 
+/// Shows whether the reader waits.
+#[derive(Debug)]
+pub(crate) struct Waiting(Arc<Shared>);
+
+impl Waiting {
+    pub(super) fn is_waiting(&self) -> bool {
+        let state = self.0.lock();
+        state.waiting && !state.has_pending()
+    }
+}
+
 impl Incoming {
+    pub(super) fn waiting(&self) -> Waiting {
+        Waiting(self.shared.clone())
+    }
+
     pub(super) fn poll_next(&mut self, cx: &Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
         if let Some(chunk) = self.pieces.pop() {
             return Poll::Ready(Some(Ok(chunk)));

@@ -10,22 +10,26 @@
 //! | [`SinkFailure`] | what to do if the sink of a copy fails |
 //! | `Spooled`, `Spooling` (feature `spool`) | a whole message, in memory or in a temporary file |
 
+mod adapters;
 mod beginning;
+#[cfg(feature = "spool")]
+mod blocks;
 mod error;
 #[cfg(test)]
 mod explore;
+mod gathered;
 mod head;
 mod incoming;
 mod inspect;
-mod limited;
 mod prepend_by_head;
 mod prepend_header;
 mod reader;
 #[cfg(feature = "spool")]
 mod spool;
 #[cfg(feature = "spool")]
-mod spooled_file;
+mod spooled;
 mod tee;
+mod watch;
 
 use std::{
     fmt,
@@ -33,17 +37,20 @@ use std::{
     task::{Context, Poll},
 };
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use futures_core::Stream;
 use sync_wrapper::SyncWrapper;
 
 use self::incoming::Incoming;
 #[cfg(feature = "spool")]
-pub use self::spool::{Spooled, Spooling};
+pub(crate) use self::spool::check as check_spool;
 pub(crate) use self::{
     beginning::{Beginning, Begins},
-    error::known_reply,
-    incoming::{Feed, Pieces, Served, incoming},
+    error::{known_reply, thrown_reply},
+    gathered::Gathered,
+    incoming::{Due, Feed, Pieces, Served, incoming},
+    tee::SINK_TIMEOUT,
+    watch::Watch,
 };
 pub use self::{
     error::BodyError,
@@ -52,13 +59,16 @@ pub use self::{
     reader::BodyReader,
     tee::SinkFailure,
 };
+#[cfg(feature = "spool")]
+pub use self::{spool::Spooling, spooled::Spooled};
 
 /// The message as it arrives, without dot stuffing: a stream of bytes in chunks of any size.
 ///
-/// Nothing is read from the client before a chunk is requested: the first poll makes the server send 354, and a service that
-/// stops polling stops the client. The whole message has arrived only when the stream has ended with `None`. If the client
-/// disconnects, the last item is [`BodyError::Incomplete`], so a service that commits at the end can never store an incomplete
-/// message.
+/// The first poll makes the server send 354, and a service that stops polling stops the client, of which no more than 68 KiB are
+/// read ahead. The whole message has arrived only when the stream has ended with `None`. If the client disconnects, the last item
+/// is [`BodyError::Incomplete`], so a service that commits at the end can never store an incomplete message.
+///
+/// [The guide](crate::guide::bodies) explains how to read it, and what each way costs.
 ///
 /// | to | use |
 /// |---|---|
@@ -89,8 +99,15 @@ pub use self::{
 /// # Ok(()) }
 /// ```
 pub struct Body {
-    front: Option<Bytes>,
+    front: Option<Front>,
     source: Source,
+}
+
+/// What was put before a body. Usually this is one chunk, which needs no queue.
+struct Front {
+    first: Bytes,
+    /// What follows, the last one first.
+    rest: Vec<Bytes>,
 }
 
 enum Source {
@@ -132,15 +149,15 @@ impl Body {
     ///
     /// Returns [`BodyError::TooLarge`] as soon as the message has more; otherwise see [`BodyError`].
     pub async fn collect_to(mut self, limit: usize) -> Result<Bytes, BodyError> {
-        let mut whole = BytesMut::new();
+        let mut whole = Gathered::default();
         while let Some(chunk) = self.chunk().await {
             let chunk = chunk?;
             if chunk.len() > limit - whole.len() {
                 return Err(BodyError::TooLarge);
             }
-            whole.extend_from_slice(&chunk);
+            whole.push(&chunk);
         }
-        Ok(whole.freeze())
+        Ok(whole.into_bytes())
     }
 
     /// Reads the message to its end and drops it, for a service that accepts a message without using it. Keeps one chunk in
@@ -169,29 +186,49 @@ impl Body {
         Ok(())
     }
 
-    /// Puts any bytes before the body. For header fields, use [`prepend_header`](Self::prepend_header).
+    /// Puts any bytes before the body, as a chunk of their own: they are not copied. For header fields, use
+    /// [`prepend_header`](Self::prepend_header).
     #[must_use]
     pub fn prepend(mut self, bytes: impl Into<Bytes>) -> Self {
-        let bytes = bytes.into();
-        if bytes.is_empty() {
-            return self;
-        }
-        self.front = Some(match self.front {
-            Some(front) => [bytes, front].concat().into(),
-            None => bytes,
-        });
+        self.put_back(bytes.into());
         self
     }
 
+    /// Puts a chunk before the body.
+    fn put_back(&mut self, chunk: Bytes) {
+        if chunk.is_empty() {
+            return;
+        }
+        match &mut self.front {
+            Some(front) => front.push(chunk),
+            None => {
+                self.front = Some(Front {
+                    first: chunk,
+                    rest: Vec::new(),
+                });
+            }
+        }
+    }
+
     fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
-        if let Some(front) = self.front.take() {
-            return Poll::Ready(Some(Ok(front)));
+        if let Some(front) = &mut self.front {
+            let chunk = match front.rest.pop() {
+                Some(next) => Some(std::mem::replace(&mut front.first, next)),
+                None => self.front.take().map(|front| front.first),
+            };
+            return Poll::Ready(chunk.map(Ok));
         }
         match &mut self.source {
             Source::Fixed(bytes) => Poll::Ready(bytes.take().map(Ok)),
             Source::Incoming(incoming) => incoming.poll_next(cx),
             Source::Stream(stream) => stream.get_mut().as_mut().poll_next(cx),
         }
+    }
+}
+
+impl Front {
+    fn push(&mut self, chunk: Bytes) {
+        self.rest.push(std::mem::replace(&mut self.first, chunk));
     }
 }
 
@@ -272,6 +309,18 @@ mod tests {
             Err(BodyError::TooLarge)
         ));
         assert_eq!(Body::from("").collect().await.unwrap(), "");
+    }
+
+    #[tokio::test]
+    async fn what_is_put_before_a_body_is_not_copied() {
+        let (one, two, message) = (vec![1; 10], vec![2; 10], vec![3; 60_000]);
+        let places = [&two, &one, &message].map(Vec::as_ptr);
+        let mut body = Body::from(message).prepend(one).prepend(two).prepend("");
+        for place in places {
+            assert_eq!(body.chunk().await.unwrap().unwrap().as_ptr(), place);
+        }
+        assert!(body.chunk().await.is_none());
+        assert!(body.front.is_none());
     }
 
     #[tokio::test]

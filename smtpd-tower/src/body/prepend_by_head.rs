@@ -3,65 +3,60 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use bytes::BytesMut;
+use bytes::Bytes;
 use futures_core::Stream;
 
 use super::{
     Body, BodyError, Head,
     beginning::{Beginning, Begins},
-    head::end_of_head,
+    head::{Seen, end_of_head},
 };
 
-impl Body {
-    /// Puts the header fields before the body that `make` returns once it has seen the header section. A message that does not
-    /// begin with a header field has none, whatever follows. If the header section has more than `limit` bytes, nothing is added,
-    /// because it is unknown what is missing. At most `limit` bytes and one chunk of the message are kept.
-    pub(crate) fn prepend_by_head(
-        self,
-        limit: usize,
-        make: impl FnOnce(&Head) -> String + Unpin + Send + 'static,
-    ) -> Self {
-        Self::new(PrependByHead {
-            body: self,
-            seen: BytesMut::new(),
-            limit,
-            make: Some(make),
-        })
-    }
-}
-
-struct PrependByHead<F> {
+/// The stream of [`Body::prepend_by_head`].
+pub(super) struct PrependByHead<F> {
     body: Body,
-    seen: BytesMut,
+    seen: Seen,
     limit: usize,
     /// Taken once the head is there.
     make: Option<F>,
 }
 
+impl<F> PrependByHead<F> {
+    pub(super) fn new(body: Body, limit: usize, make: F) -> Self {
+        Self {
+            body,
+            seen: Seen::default(),
+            limit,
+            make: Some(make),
+        }
+    }
+}
+
 impl<F: FnOnce(&Head) -> String + Unpin> Stream for PrependByHead<F> {
-    type Item = Result<bytes::Bytes, BodyError>;
+    type Item = Result<Bytes, BodyError>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let this = &mut *self;
         while this.make.is_some() {
-            let known = this.seen.len();
+            let known = this.seen.bytes().len();
             let chunk = match ready!(this.body.poll_chunk(cx)).transpose() {
                 Ok(chunk) => chunk,
                 Err(error) => {
                     // Nothing follows an error, neither the buffered bytes nor a clean end.
                     this.make = None;
-                    this.seen = BytesMut::new();
+                    this.seen = Seen::default();
                     return Poll::Ready(Some(Err(error)));
                 }
             };
-            this.seen
-                .extend_from_slice(chunk.as_deref().unwrap_or_default());
-            let end = end_of_head(&this.seen, known);
-            if end.is_none() && chunk.is_some() && this.seen.len() < this.limit {
+            let is_at_end = chunk.is_none();
+            this.seen.push(chunk.unwrap_or_default());
+            let seen = this.seen.bytes();
+            let end = end_of_head(seen, known);
+            if end.is_none() && !is_at_end && seen.len() < this.limit {
                 continue;
             }
-            let is_whole = chunk.is_none() || end.is_some_and(|end| end <= this.limit);
-            let bytes = this.seen.split().freeze();
+            let is_whole = is_at_end || end.is_some_and(|end| end <= this.limit);
+            let bytes = std::mem::take(&mut this.seen).into_bytes();
             let end = match Beginning::default().look(&bytes) {
                 Some(Begins::Text) => Some(0),
                 Some(_) if is_whole => Some(end.unwrap_or(bytes.len())),

@@ -11,61 +11,53 @@ use super::{
     beginning::{Beginning, Begins, MAILBOX_FIELD},
 };
 
-impl Body {
-    /// Puts header fields, such as a trace header, before the body. Each of them ends with CRLF, which is added to the last one
-    /// if it is missing.
-    ///
-    /// The fields are not checked. A value must not contain a CR or LF that a client chose: the client could otherwise add fields
-    /// of its own, or end the header section (RFC 5322 section 2.2).
-    ///
-    /// If the message begins neither with a header field nor with an empty line, an empty line is added after the fields, because
-    /// the text of the message would otherwise be read as part of its header. This applies to messages from `printf text | curl
-    /// -T -` and from many devices. An mbox `From ` line above the first field becomes the field `X-Mailbox-Line`, as in Postfix:
-    /// the fields below it stay fields.
-    ///
-    /// ```
-    /// use smtpd_tower::{Body, BodyError};
-    ///
-    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), BodyError> {
-    /// let with_header = |message: &'static str| {
-    ///     Body::from(message).prepend_header("X-Scanned: yes\r\n").collect()
-    /// };
-    /// assert_eq!(
-    ///     with_header("Subject: hi\r\n\r\nHello\r\n").await?,
-    ///     "X-Scanned: yes\r\nSubject: hi\r\n\r\nHello\r\n"
-    /// );
-    /// assert_eq!(with_header("Hello\r\n").await?, "X-Scanned: yes\r\n\r\nHello\r\n");
-    /// # Ok(()) }
-    /// ```
-    #[must_use]
-    pub fn prepend_header(self, fields: impl Into<Bytes>) -> Self {
-        let mut fields = fields.into();
-        if fields.is_empty() {
-            return self;
-        }
-        if !fields.ends_with(b"\r\n") {
-            fields = joined(fields, Bytes::from_static(b"\r\n"));
-        }
-        Self::new(PrependHeader {
-            fields: Some(fields),
-            beginning: Beginning::default(),
-            undecided: BytesMut::new(),
-            seen: Bytes::new(),
-            body: self,
-        })
-    }
-}
-
-struct PrependHeader {
+/// The stream of [`Body::prepend_header`].
+pub(super) struct PrependHeader {
     /// Taken once it is known how they end.
     fields: Option<Bytes>,
     /// Decides that.
     beginning: Beginning,
     /// What has arrived without deciding it. Never more than two lines.
     undecided: BytesMut,
-    /// The same with the chunk that has decided it.
-    seen: Bytes,
     body: Body,
+}
+
+impl PrependHeader {
+    /// There is at least one field.
+    pub(super) fn new(body: Body, mut fields: Bytes) -> Self {
+        if !fields.ends_with(b"\r\n") {
+            fields = joined(fields, Bytes::from_static(b"\r\n"));
+        }
+        Self {
+            fields: Some(fields),
+            beginning: Beginning::default(),
+            undecided: BytesMut::new(),
+            body,
+        }
+    }
+
+    /// Returns how the message begins, which decides how it may follow header fields. What was looked at is back in the body
+    /// then.
+    fn poll_beginning(&mut self, cx: &mut Context<'_>) -> Poll<Result<Begins, BodyError>> {
+        loop {
+            let Some(chunk) = ready!(self.body.poll_chunk(cx)).transpose()? else {
+                let seen = self.undecided.split().freeze();
+                // RFC 5322 section 3.5: a message without a body needs no empty line.
+                let begins = match seen.is_empty() {
+                    true => Begins::Header,
+                    false => Begins::Text,
+                };
+                self.body.put_back(seen);
+                return Poll::Ready(Ok(begins));
+            };
+            if let Some(known) = self.beginning.look(&chunk) {
+                self.body.put_back(chunk);
+                self.body.put_back(self.undecided.split().freeze());
+                return Poll::Ready(Ok(known));
+            }
+            self.undecided.extend_from_slice(&chunk);
+        }
+    }
 }
 
 impl Stream for PrependHeader {
@@ -81,38 +73,11 @@ impl Stream for PrependHeader {
                 Ok(Begins::Header) => before(b""),
                 Ok(Begins::MailboxLine) => before(MAILBOX_FIELD),
                 Ok(Begins::Text) => before(b"\r\n"),
-                Err(error) => {
-                    // Nothing follows an error, neither the buffered bytes nor a clean end.
-                    this.seen = Bytes::new();
-                    Err(error)
-                }
+                // Nothing follows an error, and not what is undecided either.
+                Err(error) => Err(error),
             }));
         }
-        match std::mem::take(&mut this.seen) {
-            seen if seen.is_empty() => this.body.poll_chunk(cx),
-            seen => Poll::Ready(Some(Ok(seen))),
-        }
-    }
-}
-
-impl PrependHeader {
-    /// Returns how the message begins, which decides how it may follow header fields.
-    fn poll_beginning(&mut self, cx: &mut Context<'_>) -> Poll<Result<Begins, BodyError>> {
-        loop {
-            let Some(chunk) = ready!(self.body.poll_chunk(cx)).transpose()? else {
-                self.seen = self.undecided.split().freeze();
-                // RFC 5322 section 3.5: a message without a body needs no empty line.
-                return Poll::Ready(Ok(match self.seen.is_empty() {
-                    true => Begins::Header,
-                    false => Begins::Text,
-                }));
-            };
-            if let Some(known) = self.beginning.look(&chunk) {
-                self.seen = joined(self.undecided.split().freeze(), chunk);
-                return Poll::Ready(Ok(known));
-            }
-            self.undecided.extend_from_slice(&chunk);
-        }
+        this.body.poll_chunk(cx)
     }
 }
 

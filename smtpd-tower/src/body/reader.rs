@@ -11,37 +11,22 @@ use tokio::io::{AsyncBufRead, AsyncRead, ReadBuf};
 use super::{Body, BodyError};
 use crate::fault::cause_of;
 
-impl Body {
-    /// Converts the body into a reader for code that uses [`AsyncRead`] or [`AsyncBufRead`].
-    ///
-    /// A [`BodyError`] is returned as an [`io::Error`] that wraps it, and again by every further read, so an incomplete message
-    /// never seems to end cleanly. [`recover`](crate::reply::recover()) and `BodyError::from` find it in there.
-    ///
-    /// ```
-    /// use smtpd_tower::{Body, BodyError};
-    /// use tokio::io::AsyncBufReadExt;
-    ///
-    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), BodyError> {
-    /// let mut lines =
-    ///     Body::from("Subject: hi\r\n\r\nHello\r\n").into_reader().lines();
-    /// assert_eq!(lines.next_line().await?.as_deref(), Some("Subject: hi"));
-    /// # Ok(()) }
-    /// ```
-    pub fn into_reader(self) -> BodyReader {
-        BodyReader {
-            body: self,
-            chunk: Bytes::new(),
-            end: None,
-        }
-    }
-}
-
 /// A [`Body`] as an [`AsyncRead`] and [`AsyncBufRead`], created by [`Body::into_reader`].
 #[derive(Debug)]
 pub struct BodyReader {
     body: Body,
     chunk: Bytes,
     end: Option<Result<(), BodyError>>,
+}
+
+impl BodyReader {
+    pub(super) const fn new(body: Body) -> Self {
+        Self {
+            body,
+            chunk: Bytes::new(),
+            end: None,
+        }
+    }
 }
 
 impl AsyncBufRead for BodyReader {
@@ -125,7 +110,7 @@ mod tests {
 
     use super::*;
     use crate::{body::in_pieces, reply::recover};
-    use smtpd_core::Reply;
+    use smtpd_core::reply::Reply;
 
     #[tokio::test]
     async fn every_byte_is_read_whatever_the_chunks_and_buffers() {
@@ -185,7 +170,7 @@ mod tests {
             (BodyError::BareNewline, io::ErrorKind::InvalidData, 550),
             (BodyError::NulByte, io::ErrorKind::InvalidData, 554),
             (BodyError::Incomplete, io::ErrorKind::UnexpectedEof, 451),
-            (disk_full, io::ErrorKind::StorageFull, 451),
+            (disk_full, io::ErrorKind::StorageFull, 452),
         ];
         for (expected, kind, code) in table {
             let mut reader = in_pieces([b"half"], Err(expected.clone())).into_reader();

@@ -3,17 +3,21 @@ use std::{
     io,
     pin::Pin,
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use bytes::{Buf, Bytes};
 use futures_core::Stream;
 use pin_project::pin_project;
-use tokio::io::AsyncWrite;
+use tokio::{
+    io::AsyncWrite,
+    time::{Instant, Sleep, sleep},
+};
 
 use super::{Body, BodyError};
 use crate::fault::quietly;
 
-/// What happens to a message when the sink for its copy fails; see [`Body::tee`].
+/// What happens to a message when the sink for its copy fails, or takes too long; see [`Body::tee`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum SinkFailure {
@@ -24,62 +28,48 @@ pub enum SinkFailure {
     GiveUp,
 }
 
-impl Body {
-    /// Writes every byte to `sink` before passing it on.
-    ///
-    /// A slow sink slows the client down. At the end of the message the sink is shut down, and only then does the body end. A
-    /// sink that is dropped without being shut down has not received a whole message: the message broke off, or nothing read it
-    /// to its end.
-    ///
-    /// ```
-    /// use smtpd_tower::{Body, BodyError, SinkFailure};
-    /// use tokio::io::AsyncReadExt;
-    ///
-    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), BodyError> {
-    /// let (sink, mut copy) = tokio::io::duplex(1024);
-    /// let body = Body::from("Hello\r\n").tee(sink, SinkFailure::FailMessage);
-    /// assert_eq!(body.collect().await?, "Hello\r\n");
-    ///
-    /// let mut copied = String::new();
-    /// copy.read_to_string(&mut copied).await?;
-    /// assert_eq!(copied, "Hello\r\n");
-    /// # Ok(()) }
-    /// ```
-    #[must_use]
-    pub fn tee(self, sink: impl AsyncWrite + Send + 'static, on_failure: SinkFailure) -> Self {
-        self.tee_into(Sink::<Ready<_>, _>::Open(sink), on_failure)
-    }
+/// How long a message waits for the sink of its copy in total, unless something else is set.
+pub(crate) const SINK_TIMEOUT: Duration = Duration::from_secs(60);
 
-    /// Like [`tee`](Self::tee), with a sink that is opened when the body is first read.
-    pub(crate) fn tee_opening<O, W>(self, open: O, on_failure: SinkFailure) -> Self
-    where
-        O: Future<Output = io::Result<W>> + Send + 'static,
-        W: AsyncWrite + Send + 'static,
-    {
-        self.tee_into(Sink::Opening(open), on_failure)
-    }
-
-    fn tee_into<O, W>(self, sink: Sink<O, W>, on_failure: SinkFailure) -> Self
-    where
-        O: Future<Output = io::Result<W>> + Send + 'static,
-        W: AsyncWrite + Send + 'static,
-    {
-        Self::new(Tee {
-            body: self,
-            sink,
-            on_failure,
-            state: State::Reading,
-        })
-    }
-}
-
+/// The stream of [`Body::tee`].
 #[pin_project]
-struct Tee<O, W> {
+pub(super) struct Tee<O, W> {
     body: Body,
     #[pin]
     sink: Sink<O, W>,
+    patience: Patience,
     on_failure: SinkFailure,
     state: State,
+}
+
+impl<W> Tee<Ready<io::Result<W>>, W> {
+    pub(super) const fn open(body: Body, sink: W, on_failure: SinkFailure) -> Self {
+        Self::new(body, Sink::Open(sink), on_failure, SINK_TIMEOUT)
+    }
+}
+
+impl<O, W> Tee<O, W> {
+    pub(super) const fn opening(
+        body: Body,
+        open: O,
+        on_failure: SinkFailure,
+        timeout: Duration,
+    ) -> Self {
+        Self::new(body, Sink::Opening(open), on_failure, timeout)
+    }
+
+    const fn new(body: Body, sink: Sink<O, W>, on_failure: SinkFailure, timeout: Duration) -> Self {
+        Self {
+            body,
+            sink,
+            patience: Patience {
+                left: timeout,
+                wait: None,
+            },
+            on_failure,
+            state: State::Reading,
+        }
+    }
 }
 
 enum State {
@@ -87,6 +77,33 @@ enum State {
     Writing { chunk: Bytes, unwritten: Bytes },
     Closing,
     Ended,
+}
+
+/// How long the message may still wait for the sink. Waits add up: a sink that is slow all the time is as bad as one that hangs.
+struct Patience {
+    left: Duration,
+    /// Since when the sink is awaited, if it is. Boxed, because most sinks are not.
+    wait: Option<(Instant, Pin<Box<Sleep>>)>,
+}
+
+impl Patience {
+    /// Ready with the sink's result, or with an error once the sink has taken too long.
+    fn poll(&mut self, cx: &mut Context<'_>, sink: Poll<io::Result<()>>) -> Poll<io::Result<()>> {
+        if sink.is_ready() {
+            if let Some((since, _)) = self.wait.take() {
+                self.left = self.left.saturating_sub(since.elapsed());
+            }
+            return sink;
+        }
+        let left = self.left;
+        let begin = || (Instant::now(), Box::pin(sleep(left)));
+        let (_, sleep) = self.wait.get_or_insert_with(begin);
+        ready!(sleep.as_mut().poll(cx));
+        Poll::Ready(Err(io::Error::new(
+            io::ErrorKind::TimedOut,
+            "the sink of a copy took too long",
+        )))
+    }
 }
 
 #[pin_project(project = SinkProj)]
@@ -123,17 +140,20 @@ where
                     continue;
                 }
                 State::Writing { unwritten, .. } => {
-                    ready!(this.sink.as_mut().poll_write_all(cx, unwritten))
+                    this.sink.as_mut().poll_write_all(cx, unwritten)
                 }
-                State::Closing => ready!(this.sink.as_mut().poll_close(cx)),
+                State::Closing => this.sink.as_mut().poll_close(cx),
                 State::Ended => return Poll::Ready(None),
             };
+            let done = ready!(this.patience.poll(cx, done));
             if let Err(error) = done {
                 this.sink.set(Sink::Gone);
                 if *this.on_failure == SinkFailure::FailMessage {
                     *this.state = State::Ended;
                     return Poll::Ready(Some(Err(BodyError::other(error))));
                 }
+                let error = error.to_string();
+                let error = error.escape_debug();
                 quietly(|| tracing::warn!(%error, "a copy of a message was given up"));
             }
             match std::mem::replace(this.state, State::Reading) {
@@ -251,11 +271,104 @@ mod tests {
     #[tokio::test]
     async fn a_sink_that_cannot_be_opened_fails_the_message_or_is_given_up() {
         let open = async || io::Result::<Vec<u8>>::Err(io::ErrorKind::PermissionDenied.into());
-        let mut body = message(Ok(())).tee_opening(open(), SinkFailure::FailMessage);
+        let mut body = message(Ok(())).tee_opening(open(), SinkFailure::FailMessage, SINK_TIMEOUT);
         assert!(body.chunk().await.unwrap().is_err());
         assert!(body.chunk().await.is_none());
-        let body = message(Ok(())).tee_opening(open(), SinkFailure::GiveUp);
+        let body = message(Ok(())).tee_opening(open(), SinkFailure::GiveUp, SINK_TIMEOUT);
         assert_eq!(body.collect().await.unwrap(), "onetwo");
+    }
+
+    /// Waits before each byte, and before it is shut down.
+    struct Slow {
+        wait: Duration,
+        sleep: Option<Pin<Box<Sleep>>>,
+    }
+
+    impl Slow {
+        fn new(wait: Duration) -> Self {
+            Self { wait, sleep: None }
+        }
+
+        fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+            let wait = self.wait;
+            let sleep = self.sleep.get_or_insert_with(|| Box::pin(sleep(wait)));
+            ready!(sleep.as_mut().poll(cx));
+            self.sleep = None;
+            Poll::Ready(())
+        }
+    }
+
+    impl AsyncWrite for Slow {
+        fn poll_write(
+            mut self: Pin<&mut Self>,
+            cx: &mut Context<'_>,
+            _: &[u8],
+        ) -> Poll<io::Result<usize>> {
+            ready!(self.poll(cx));
+            Poll::Ready(Ok(1))
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+            self.poll(cx).map(Ok)
+        }
+    }
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[tokio::test(start_paused = true)]
+    async fn a_sink_that_hangs_or_is_slow_all_the_time_keeps_the_message_for_ever() {
+        // Six bytes and the end: seven waits.
+        for (wait, expected) in [
+            (SECOND * 8, Ok(56)),
+            (SECOND * 9, Err(60)),
+            (Duration::MAX, Err(60)),
+        ] {
+            let strict = message(Ok(())).tee(Slow::new(wait), SinkFailure::FailMessage);
+            let lenient = message(Ok(())).tee(Slow::new(wait), SinkFailure::GiveUp);
+            let start = Instant::now();
+            let read = strict.collect().await;
+            let waited = start.elapsed().as_secs();
+            assert_eq!(read.as_ref().map(|_| waited).map_err(|_| waited), expected);
+            if let Err(error) = read {
+                assert!(error.is_fault());
+                assert_eq!(io::Error::from(error).kind(), io::ErrorKind::TimedOut);
+            }
+            let start = Instant::now();
+            assert_eq!(lenient.collect().await.unwrap(), "onetwo");
+            let (Ok(expected) | Err(expected)) = expected;
+            assert_eq!(start.elapsed().as_secs(), expected);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_sink_that_is_never_open_keeps_the_message_for_ever() {
+        let hangs = std::future::pending::<io::Result<Vec<u8>>>;
+        let limit = SECOND * 5;
+        let body = message(Ok(())).tee_opening(hangs(), SinkFailure::GiveUp, limit);
+        let start = Instant::now();
+        assert_eq!(body.collect().await.unwrap(), "onetwo");
+        assert_eq!(start.elapsed(), limit);
+        let body = message(Ok(())).tee_opening(hangs(), SinkFailure::FailMessage, limit);
+        assert!(body.collect().await.is_err());
+    }
+
+    /// A message that the client sends slowly.
+    #[tokio::test(start_paused = true)]
+    async fn the_time_of_a_slow_client_is_charged_to_the_sink() {
+        let (feed, body) = crate::body::incoming();
+        let body = body.tee(Slow::new(SECOND), SinkFailure::FailMessage);
+        let read = tokio::spawn(body.collect());
+        for _ in 0..3 {
+            tokio::time::sleep(SECOND * 100).await;
+            feed.push(Bytes::from_static(b"abc")).await;
+        }
+        tokio::time::sleep(SECOND * 100).await;
+        feed.finish(Ok(()));
+        assert_eq!(read.await.unwrap().unwrap(), "abcabcabc");
     }
 
     /// Records whether it was shut down.

@@ -5,7 +5,7 @@ use std::{
 };
 
 use futures_core::Stream;
-use smtpd_core::Reply;
+use smtpd_core::reply::Reply;
 use tower_service::Service;
 
 use crate::{
@@ -17,12 +17,18 @@ use crate::{
 /// Reads each message to its end, drops it, and replies 250: for measuring everything but a delivery.
 ///
 /// ```
-/// use smtpd_tower::{Body, Data, Envelope, Reply, Request, Session, deliver::Discard};
+/// use smtpd_tower::{
+///     Body, Data, Envelope, Reply, Request, Session, deliver::Discard,
+/// };
 /// use tower::ServiceExt;
 ///
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), std::convert::Infallible> {
-/// let data = Data::new(Envelope::default(), Body::from("Subject: hi\r\n\r\nHello\r\n"));
-/// assert_eq!(Discard.oneshot(Request::new(Session::local(), data)).await?, Reply::OK);
+/// let data =
+///     Data::new(Envelope::default(), Body::from("Subject: hi\r\n\r\nHello\r\n"));
+/// assert_eq!(
+///     Discard.oneshot(Request::new(Session::local(), data)).await?,
+///     Reply::OK
+/// );
 /// # Ok(()) }
 /// ```
 #[derive(Clone, Copy, Debug, Default)]
@@ -41,7 +47,7 @@ impl Service<Request<Data>> for Discard {
         let (session, data) = request.into_parts();
         DiscardFuture {
             session,
-            body: data.body,
+            body: data.into_body(),
         }
     }
 }
@@ -69,7 +75,7 @@ impl Future for DiscardFuture {
 
 #[cfg(test)]
 mod tests {
-    use smtpd_core::Envelope;
+    use smtpd_core::envelope::Envelope;
     use tokio_test::{assert_pending, assert_ready_ok, task};
 
     use super::*;

@@ -5,19 +5,22 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use futures_core::Stream;
-use smtpd_core::{Envelope, Reply};
+use smtpd_core::{envelope::Envelope, reply::Reply};
 use tokio::sync::Notify;
 use tower_service::Service;
 
 use crate::{
-    body::{Body, BodyError},
+    body::{Body, BodyError, Gathered},
     phase::{Data, Request},
     session::Session,
 };
 
 /// Keeps messages in memory, for tests to inspect. Clones share the messages.
+///
+/// A message keeps the facts of its session and the values in its [state](Session::state). What the session
+/// holds by `Session::hold`, such as a permit, ends with the connection all the same.
 ///
 /// ```
 /// use smtpd_tower::{Body, Data, Envelope, Request, Session, deliver::Inbox};
@@ -25,7 +28,8 @@ use crate::{
 ///
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let inbox = Inbox::new();
-/// let envelope = Envelope::new("a@example.com".parse()?).with_recipient("b@example.org".parse()?);
+/// let envelope = Envelope::new("a@example.com".parse()?)
+///     .with_recipient("b@example.org".parse()?);
 /// let data = Data::new(envelope, Body::from("Hello\r\n"));
 /// inbox.clone().oneshot(Request::new(Session::local(), data)).await?;
 ///
@@ -37,6 +41,8 @@ use crate::{
 #[derive(Clone, Debug)]
 pub struct Inbox {
     limit: usize,
+    max_messages: usize,
+    max_bytes: usize,
     shared: Arc<Shared>,
 }
 
@@ -49,6 +55,8 @@ struct Shared {
 #[derive(Debug, Default)]
 struct Kept {
     messages: Vec<Delivered>,
+    /// The length of all of them.
+    bytes: usize,
     /// How many of them `next` has returned.
     returned: usize,
 }
@@ -65,6 +73,8 @@ impl Inbox {
     pub fn new() -> Self {
         Self {
             limit: usize::MAX,
+            max_messages: usize::MAX,
+            max_bytes: usize::MAX,
             shared: Arc::default(),
         }
     }
@@ -76,6 +86,26 @@ impl Inbox {
     pub fn limit(self, bytes: usize) -> Self {
         Self {
             limit: bytes,
+            ..self
+        }
+    }
+
+    /// Sets how many messages may be in the inbox before this handle defers further ones with 452 4.3.1, until some are taken.
+    /// Default: no limit.
+    #[must_use]
+    pub fn max_messages(self, messages: usize) -> Self {
+        Self {
+            max_messages: messages,
+            ..self
+        }
+    }
+
+    /// Sets how many bytes the messages in the inbox may have together before this handle defers further ones with 452 4.3.1,
+    /// until some are taken. Default: no limit.
+    #[must_use]
+    pub fn max_bytes(self, bytes: usize) -> Self {
+        Self {
+            max_bytes: bytes,
             ..self
         }
     }
@@ -125,10 +155,48 @@ impl Shared {
         kept.returned += 1;
         Some(delivered)
     }
+}
 
-    fn keep(&self, delivered: Delivered) {
-        self.lock().messages.push(delivered);
-        self.arrived.notify_waiters();
+impl Inbox {
+    /// Returns whether a message of so many bytes fits in. An empty one is refused as well if there is no room for another.
+    fn has_room(&self, kept: &Kept, bytes: usize) -> bool {
+        kept.messages.len() < self.max_messages
+            && kept.bytes.saturating_add(bytes) <= self.max_bytes
+    }
+
+    /// Reads a message, which is refused as soon as it does not fit in: if there is no room for any, before it is sent.
+    fn poll_receive(
+        &self,
+        body: &mut Body,
+        message: &mut Gathered,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(), BodyError>> {
+        loop {
+            if !self.has_room(&self.shared.lock(), message.len()) {
+                return Poll::Ready(Err(Reply::storage_full().into()));
+            }
+            let Some(chunk) = ready!(Pin::new(&mut *body).poll_next(cx)).transpose()? else {
+                return Poll::Ready(Ok(()));
+            };
+            if chunk.len() > self.limit - message.len() {
+                return Poll::Ready(Err(BodyError::TooLarge));
+            }
+            message.push(&chunk);
+        }
+    }
+
+    /// Keeps a message, unless others have taken its room.
+    fn keep(&self, delivered: Delivered) -> Reply {
+        let mut kept = self.shared.lock();
+        let bytes = delivered.message.len();
+        if !self.has_room(&kept, bytes) {
+            return Reply::storage_full();
+        }
+        kept.bytes += bytes;
+        kept.messages.push(delivered);
+        drop(kept);
+        self.shared.arrived.notify_waiters();
+        Reply::OK
     }
 }
 
@@ -168,12 +236,13 @@ impl Service<Request<Data>> for Inbox {
 
     fn call(&mut self, request: Request<Data>) -> InboxFuture {
         let (session, data) = request.into_parts();
+        let (envelope, body) = data.into_parts();
         InboxFuture {
             inbox: self.clone(),
             session,
-            envelope: data.envelope,
-            body: data.body,
-            message: BytesMut::new(),
+            envelope,
+            body: Some(body),
+            message: Gathered::default(),
         }
     }
 }
@@ -184,8 +253,9 @@ pub struct InboxFuture {
     inbox: Inbox,
     session: Session,
     envelope: Arc<Envelope>,
-    body: Body,
-    message: BytesMut,
+    /// Taken at the end.
+    body: Option<Body>,
+    message: Gathered,
 }
 
 impl Future for InboxFuture {
@@ -193,27 +263,21 @@ impl Future for InboxFuture {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = &mut *self;
-        while let Some(chunk) = ready!(Pin::new(&mut this.body).poll_next(cx)) {
-            if let Err(error) = chunk.and_then(|chunk| this.append(&chunk)) {
-                return Poll::Ready(Ok(this.session.reply_to(error)));
-            }
-        }
-        this.inbox.shared.keep(Delivered {
-            session: this.session.clone(),
-            envelope: this.envelope.clone(),
-            message: std::mem::take(&mut this.message).freeze(),
-        });
-        Poll::Ready(Ok(Reply::OK))
-    }
-}
-
-impl InboxFuture {
-    fn append(&mut self, chunk: &[u8]) -> Result<(), BodyError> {
-        if chunk.len() > self.inbox.limit - self.message.len() {
-            return Err(BodyError::TooLarge);
-        }
-        self.message.extend_from_slice(chunk);
-        Ok(())
+        // Polled after completion, it stays pending like a fused future.
+        let Some(body) = &mut this.body else {
+            return Poll::Pending;
+        };
+        let received = this.inbox.poll_receive(body, &mut this.message, cx);
+        let reply = match ready!(received) {
+            Ok(()) => this.inbox.keep(Delivered {
+                session: this.session.clone(),
+                envelope: this.envelope.clone(),
+                message: std::mem::take(&mut this.message).into_bytes(),
+            }),
+            Err(error) => this.session.reply_to(error),
+        };
+        this.body = None;
+        Poll::Ready(Ok(reply))
     }
 }
 
@@ -278,5 +342,76 @@ mod tests {
         drop(feed);
         assert_eq!(assert_ready_ok!(answer.poll()).code().as_u16(), 451);
         assert!(inbox.is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_full_inbox_defers_messages_until_some_are_taken() {
+        for inbox in [Inbox::new().max_messages(2), Inbox::new().max_bytes(6)] {
+            for _ in 0..2 {
+                assert_eq!(deliver(&inbox, Body::from("one")).await, 250);
+            }
+            assert_eq!(deliver(&inbox, Body::from("two")).await, 452);
+            assert_eq!(inbox.take().len(), 2);
+            assert_eq!(deliver(&inbox, Body::from("two")).await, 250);
+        }
+        assert_eq!(
+            deliver(&Inbox::new().max_messages(0), Body::from("")).await,
+            452
+        );
+        assert_eq!(
+            deliver(&Inbox::new().max_bytes(2), Body::from("one")).await,
+            452
+        );
+        assert_eq!(
+            deliver(&Inbox::new().max_bytes(3), Body::from("one")).await,
+            250
+        );
+    }
+
+    #[test]
+    fn a_full_inbox_replies_before_the_message_is_sent() {
+        let inbox = Inbox::new().max_messages(0);
+        let (feed, body) = incoming();
+        let request = Request::new(Session::local(), Data::new(Envelope::default(), body));
+        let mut answer = task::spawn(inbox.clone().call(request));
+        let reply = assert_ready_ok!(answer.poll());
+        assert_eq!(reply, Reply::storage_full());
+        assert!(
+            task::spawn(std::future::poll_fn(|cx| feed.poll_wanted(cx)))
+                .poll()
+                .is_pending()
+        );
+    }
+
+    #[test]
+    fn messages_that_arrive_together_do_not_exceed_the_limit() {
+        let inbox = Inbox::new().max_messages(1);
+        let mut answers: Vec<_> = (0..2)
+            .map(|_| {
+                let (feed, body) = incoming();
+                let data = Data::new(Envelope::default(), body);
+                let request = Request::new(Session::local(), data);
+                let mut answer = task::spawn(inbox.clone().call(request));
+                assert_pending!(answer.poll());
+                feed.finish(Ok(()));
+                answer
+            })
+            .collect();
+        let codes: Vec<_> = answers
+            .iter_mut()
+            .map(|answer| assert_ready_ok!(answer.poll()).code().as_u16())
+            .collect();
+        assert_eq!(codes, [250, 452]);
+    }
+
+    #[test]
+    fn a_delivery_that_is_polled_after_its_end_keeps_nothing_more() {
+        let inbox = Inbox::new();
+        let data = Data::new(Envelope::default(), Body::from("once"));
+        let request = Request::new(Session::local(), data);
+        let mut answer = task::spawn(inbox.clone().call(request));
+        assert_ready_ok!(answer.poll());
+        assert_pending!(answer.poll());
+        assert_eq!(texts(&inbox.messages()), [b"once"]);
     }
 }

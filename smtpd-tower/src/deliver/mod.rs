@@ -5,6 +5,8 @@
 //! | [`Maildir`] | in a maildir on disk, durable when 250 is sent |
 //! | [`Inbox`] | in memory, for tests |
 //! | [`Discard`] | not at all, for measuring |
+//!
+//! [The guide](crate::guide::responsibility) explains what a delivery has to do before it replies 250.
 
 mod discard;
 mod inbox;

@@ -6,7 +6,8 @@
 
 use std::task::{Context, Poll, ready};
 
-use smtpd_core::Reply;
+use smtpd_core::reply::Reply;
+use tokio::time::Instant;
 use tower::BoxError;
 
 use crate::{
@@ -15,7 +16,7 @@ use crate::{
     phase::{Phase, Request},
     phase_kind::PhaseKind,
     reply::recover,
-    service::{Asked, Erased, PhaseFuture, PhaseService},
+    service::{Asked, BoxPhaseService, Erased, PhaseFuture},
     session::{Session, SessionError},
 };
 
@@ -61,15 +62,15 @@ pub(super) enum Outcome<P: Phase> {
 
 /// A call of a service that has not answered at once. A panic in it is an error: it must cost its own session, and nothing else.
 pub(super) enum Call<P: Phase> {
-    /// The request waits for the service to become ready.
-    Waiting(Box<dyn Erased<P>>, Option<Request<P>>),
+    /// The request waits for the service to become ready, since that time.
+    Waiting(Box<dyn Erased<P>>, Option<Request<P>>, Instant),
     Called(PhaseFuture<P>),
 }
 
 impl<P: Phase> Call<P> {
     /// Calls the service.
     pub(super) fn start(
-        service: &PhaseService<P>,
+        service: &BoxPhaseService<P>,
         request: Request<P>,
         cx: &mut Context<'_>,
     ) -> Outcome<P> {
@@ -80,7 +81,7 @@ impl<P: Phase> Call<P> {
             }
             Ok(Asked::Called(answer)) => Outcome::Pending(Self::Called(answer)),
             Ok(Asked::NotReady(service, request)) => {
-                Outcome::Pending(Self::Waiting(service, Some(request)))
+                Outcome::Pending(Self::Waiting(service, Some(request), Instant::now()))
             }
             Err(panic) => Outcome::Answered(Err(Failure::Panic(panic))),
         }
@@ -101,11 +102,12 @@ impl<P: Phase> Call<P> {
     }
 
     fn poll_called(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Failure>> {
-        let Self::Waiting(service, request) = self else {
+        let Self::Waiting(service, request, since) = self else {
             return Poll::Ready(Ok(()));
         };
         ready!(flat(caught(|| service.poll_ready(cx))))?;
-        if let Some(request) = request.take() {
+        if let Some(mut request) = request.take() {
+            request.postpone(since.elapsed());
             let called = caught(|| service.call(request)).map_err(Failure::Panic)?;
             *self = Self::Called(called);
         }

@@ -5,10 +5,11 @@ use std::{
     time::Duration,
 };
 
-use smtpd_core::Connection;
+use smtpd_core::connection::Connection;
 use tokio::time::Instant;
 
 use super::{pace::Pace, stream::Io, wire::Wire};
+use crate::lifetime::later;
 
 /// How much is drained from a connection that the server closes before the client does.
 const LINGER_BYTES: u64 = 1 << 20;
@@ -74,10 +75,4 @@ impl Closing {
         self.done = true;
         Poll::Ready(())
     }
-}
-
-/// Returns `start` plus `limit`. If an `Instant` cannot represent that, returns a far future time.
-pub(super) fn later(start: Instant, limit: Duration) -> Instant {
-    const FOREVER: Duration = Duration::from_secs(30 * 365 * 24 * 3600);
-    start + limit.min(FOREVER)
 }

@@ -3,8 +3,12 @@
 use std::task::{Context, Poll, ready};
 
 use smtpd_core::{
-    Ask, AuthRequest, CommandLine, Deferred, MailCommand, RcptCommand, Reply, ask_kind as kind,
+    connection::{
+        Ask, AuthRequest, CommandLine, Deferred, MailCommand, RcptCommand, ask_kind as kind,
+    },
+    reply::Reply,
 };
+use tokio::time::Instant;
 
 use super::{
     ask::{Call, Outcome, resolve},
@@ -12,9 +16,9 @@ use super::{
     work::{After, Asking, Desk, Panic, Polled},
 };
 use crate::{
-    phase::{Auth, Command, Connect, Helo, Mail, Phase, Rcpt, Request},
+    phase::{Auth, Command, Connect, Deadline, Helo, Mail, Phase, Rcpt, Request},
     phase_kind::PhaseKind,
-    service::{PhaseService, Pipeline},
+    service::{BoxPhaseService, Pipeline},
     session::Session,
 };
 
@@ -75,15 +79,11 @@ pub(super) fn helo(
     cx: &mut Context<'_>,
     pipeline: &Pipeline,
     session: &Session,
-    helo: smtpd_core::Helo,
+    helo: smtpd_core::connection::Helo,
     ask: Ask<'_, kind::Helo>,
 ) -> After {
-    let payload = Helo {
-        name: helo.name,
-        greeting: helo.greeting,
-    };
     let service = pipeline.helo.as_ref();
-    call(cx, service, session, payload, ask, greet)
+    call(cx, service, session, Helo::of(helo), ask, greet)
 }
 
 pub(super) fn auth(
@@ -93,10 +93,10 @@ pub(super) fn auth(
     request: AuthRequest,
     ask: Ask<'_, kind::Auth>,
 ) -> After {
-    let credentials = request.credentials.clone();
-    let payload = Auth::new(request.mechanism, request.credentials);
+    let credentials = request.credentials().clone();
     let service = pipeline.auth.as_ref();
-    call(cx, service, session, payload, ask, {
+    let failures = ask.connection().auth_failures();
+    call(cx, service, session, Auth::of(request, failures), ask, {
         move |ask: Ask<'_, kind::Auth>, session: &Session, outcome| {
             authenticate(ask, session, &credentials, outcome)
         }
@@ -110,9 +110,8 @@ pub(super) fn mail(
     mail: MailCommand,
     ask: Ask<'_, kind::Mail>,
 ) -> After {
-    let payload = Mail::new(mail.sender).with_parameters(mail.parameters);
     let service = pipeline.mail.as_ref();
-    call(cx, service, session, payload, ask, reply)
+    call(cx, service, session, Mail::of(mail), ask, reply)
 }
 
 pub(super) fn rcpt(
@@ -122,13 +121,9 @@ pub(super) fn rcpt(
     rcpt: RcptCommand,
     ask: Ask<'_, kind::Rcpt>,
 ) -> After {
-    let payload = Rcpt {
-        recipient: rcpt.recipient,
-        parameters: rcpt.parameters,
-        envelope: ask.connection().envelope().cloned().unwrap_or_default(),
-    };
+    let envelope = ask.connection().envelope().cloned().unwrap_or_default();
     let service = pipeline.rcpt.as_ref();
-    call(cx, service, session, payload, ask, reply)
+    call(cx, service, session, Rcpt::of(rcpt, envelope), ask, reply)
 }
 
 pub(super) fn command(
@@ -138,10 +133,8 @@ pub(super) fn command(
     line: CommandLine,
     ask: Ask<'_, kind::Command>,
 ) -> After {
-    let mut payload = Command::new(line.verb, line.argument);
-    payload.default_reply = line.default_reply;
     let service = pipeline.command.as_ref();
-    call(cx, service, session, payload, ask, reply)
+    call(cx, service, session, Command::of(line), ask, reply)
 }
 
 fn reply<K: kind::OneReply>(ask: Ask<'_, K>, _: &Session, reply: Reply) -> After {
@@ -163,7 +156,7 @@ fn greet(ask: Ask<'_, kind::Helo>, _: &Session, reply: Reply) -> After {
 /// Calls the phase's service, or uses the default reply. An immediate answer is passed on at once.
 fn call<P: Phase, K: 'static>(
     cx: &mut Context<'_>,
-    service: Option<&PhaseService<P>>,
+    service: Option<&BoxPhaseService<P>>,
     session: &Session,
     payload: P,
     ask: Ask<'_, K>,
@@ -172,7 +165,8 @@ fn call<P: Phase, K: 'static>(
     let Some(service) = service else {
         return pass_on(ask, session, payload.default_response());
     };
-    let request = Request::new(session.clone(), payload);
+    let deadline = Deadline::at(Instant::from_std(ask.until()));
+    let request = Request::due(session.clone(), payload, deadline);
     match Call::start(service, request, cx) {
         Outcome::Answered(result) => pass_on(ask, session, resolve::<P>(session, result)),
         Outcome::Panicked(result, message) => After::Panicked(Box::new(Panic {

@@ -6,16 +6,14 @@ use std::{
 };
 
 use smtpd_core::{
-    Ask, AuthOutcome, Deferred, Reply, ask_kind as kind,
+    connection::{Ask, AuthOutcome, Deferred, ask_kind as kind},
+    reply::Reply,
     sasl::{Credentials, Derivation, Secret},
 };
 
 use super::work::{After, Asking, Desk, Polled};
 use crate::{
-    limiter::ClientKey,
-    net::Prefixes,
-    permits::{Unavailable, compute},
-    phase_kind::PhaseKind,
+    limiter::ClientKey, net::Prefixes, permits::Unavailable, phase_kind::PhaseKind,
     session::Session,
 };
 
@@ -68,9 +66,15 @@ pub(super) fn authenticate(
 }
 
 fn derive(ask: Ask<'_, kind::Auth>, session: &Session, derivation: Derivation) -> Deriving {
-    let client = ClientKey::of_session(session, Prefixes::CLIENT);
+    let client = ClientKey::of_session(session, Prefixes::CLIENT).map(ClientKey::network);
+    let permits = session.permits().clone();
+    let secret = async move {
+        permits
+            .compute(client, None, move || derivation.run())
+            .await
+    };
     Deriving {
-        secret: Box::pin(compute(client, None, move || derivation.run())),
+        secret: Box::pin(secret),
         question: Some(ask.defer()),
     }
 }
@@ -78,28 +82,29 @@ fn derive(ask: Ask<'_, kind::Auth>, session: &Session, derivation: Derivation) -
 #[cfg(test)]
 #[cfg(feature = "test")]
 mod tests {
-    use std::{sync::Arc, thread, time::Duration};
+    use std::{net::IpAddr, sync::Arc, thread, time::Duration};
 
     use smtpd_core::{
-        AuthOutcome, Reply, Timeouts,
+        connection::AuthOutcome,
+        reply::Reply,
         sasl::{Mechanisms, ScramHash, ScramKeys, Secret},
     };
     use tokio::task;
 
     use crate::{
-        limiter::ClientKey,
-        permits::{Permit, Permits},
+        permits::Permit,
         phase::{Auth, Request},
         server::Server,
         service::{Pipeline, handler_fn},
         test::Client,
     };
 
-    async fn all_permits() -> Vec<Permit> {
+    /// Returns all permits of the sessions that the test kit begins.
+    async fn all_permits(server: &Server) -> Vec<Permit> {
         let processors = thread::available_parallelism().unwrap().get();
         let mut permits = Vec::new();
         for _ in 0..processors {
-            permits.push(Permits::shared().acquire(None).await.unwrap());
+            permits.push(server.own_permits().acquire(None).await.unwrap());
         }
         permits
     }
@@ -116,11 +121,11 @@ mod tests {
                 AuthOutcome::from(secret)
             }
         });
-        let mut timeouts = Timeouts::default();
-        timeouts.call = Duration::from_secs(20);
-        Server::new("mx.test", Pipeline::new().auth(auth)).configure(move |config| {
+        Server::new("mx.test", Pipeline::new().auth(auth)).configure(|config| {
             let config = config.mechanisms(Mechanisms::default());
-            config.allow_insecure_auth(true).timeouts(timeouts)
+            config
+                .allow_insecure_auth(true)
+                .timeouts(|timeouts| timeouts.call = Duration::from_secs(20))
         })
     }
 
@@ -140,7 +145,7 @@ mod tests {
             ("alice", "Pencil", 535),
         ] {
             let (mut guessing, mut other) = (greeted(&server).await, greeted(&server).await);
-            let permits = all_permits().await;
+            let permits = all_permits(&server).await;
             let guess = task::spawn(async move { guessing.auth_plain(name, password).await });
             for _ in 0..50 {
                 let reply = other.noop().await.unwrap();
@@ -157,11 +162,11 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_client_that_waits_for_a_permit_is_answered_in_time() {
-        let permits = all_permits().await;
         let faults = Arc::new(std::sync::Mutex::new(Vec::new()));
         let seen = faults.clone();
         let server =
             server().on_error(move |_, error| seen.lock().unwrap().push(error.to_string()));
+        let permits = all_permits(&server).await;
         let mut client = greeted(&server).await;
         let begun = tokio::time::Instant::now();
         let reply = client.auth_plain("alice", "pencil").await.unwrap();
@@ -180,8 +185,9 @@ mod tests {
     #[tokio::test]
     async fn a_client_that_leaves_waits_no_more() {
         let server = server();
-        let permits = all_permits().await;
-        let waiting = || Permits::shared().waiting(ClientKey::new([198, 51, 100, 77].into()));
+        let permits = all_permits(&server).await;
+        let own = server.own_permits();
+        let waiting = || own.waiting(IpAddr::from([198, 51, 100, 77]).into());
         let mut clients = Vec::new();
         for _ in 0..3 {
             let mut client = Client::from_peer(&server, ([198, 51, 100, 77], 4711));

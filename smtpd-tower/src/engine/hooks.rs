@@ -1,8 +1,8 @@
 use std::fmt;
 
-use smtpd_core::{Envelope, WireLine};
+use smtpd_core::{connection::WireLine, envelope::Envelope};
 
-use crate::session::{Hook, Session, SessionError, Summary, call};
+use crate::session::{Hook, Session, SessionError, Summary};
 
 /// The hooks of a server.
 #[derive(Clone, Default)]
@@ -15,21 +15,15 @@ pub(crate) struct Hooks {
 
 impl Hooks {
     pub(super) fn on_wire(&self, session: &Session, line: &WireLine) {
-        if let Some(hook) = &self.wire {
-            call(session, "on_wire", || hook(session, line));
-        }
+        self.wire.call("on_wire", session, line);
     }
 
     pub(super) fn on_reset(&self, session: &Session, envelope: &Envelope) {
-        if let Some(hook) = &self.reset {
-            call(session, "on_reset", || hook(session, envelope));
-        }
+        self.reset.call("on_reset", session, envelope);
     }
 
     pub(super) fn on_close(&self, session: &Session, summary: &Summary) {
-        if let Some(hook) = &self.close {
-            call(session, "on_close", || hook(session, summary));
-        }
+        self.close.call("on_close", session, summary);
     }
 }
 

@@ -3,12 +3,12 @@
 //! A session is one hand-written future, [`Driver`]. It requests the connection's next step and takes it. When there is nothing
 //! to do but wait, [`wait`] waits: that one function waits for everything.
 
+mod accepted;
 mod ask;
 mod close;
 mod commands;
 mod derive;
 mod hooks;
-mod news;
 mod pace;
 #[cfg(feature = "proxy")]
 mod proxied;
@@ -19,6 +19,7 @@ mod step;
 mod stream;
 mod timer;
 mod transfer;
+mod updates;
 mod wait;
 mod wire;
 mod work;
@@ -29,12 +30,15 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use smtpd_core::{Config, Connection, Protocol};
+use smtpd_core::{
+    config::{DriverConfig, Protocol},
+    connection::Connection,
+};
 use tokio::time::Instant;
 
-pub(crate) use self::hooks::Hooks;
 #[cfg(feature = "proxy")]
 use self::proxied::ProxyHeader;
+pub(crate) use self::{accepted::Accepted, hooks::Hooks};
 use self::{
     close::Closing,
     pace::Pace,
@@ -47,7 +51,7 @@ use self::{
 };
 use crate::{
     fault::{self, caught, quietly},
-    lifetime::SessionPermit,
+    lifetime::{SessionPermit, later},
     net::{PeerAddr, TrustedPeers},
     phase_kind::PhaseKind,
     service::Pipeline,
@@ -58,7 +62,7 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct Engine {
     pub(crate) pipeline: Pipeline,
-    pub(crate) config: Arc<Config>,
+    pub(crate) config: Arc<DriverConfig>,
     pub(crate) listener: Arc<ListenerFacts>,
     pub(crate) protocol: Protocol,
     #[cfg(feature = "tls")]
@@ -70,8 +74,8 @@ pub(crate) struct Engine {
     pub(crate) hooks: Hooks,
 }
 
-/// One session, as a future that ends with it. However it ends, even if it is dropped, the session's permit is released and its
-/// end is reported once.
+/// One session, as a future that ends with it. However it ends, even if it is dropped, its permit and what it holds are released,
+/// and its end is reported once.
 ///
 /// It is a conductor: each part keeps its own state and returns what the others have to do.
 struct Driver<IO: Io> {
@@ -94,28 +98,39 @@ struct Driver<IO: Io> {
 }
 
 impl Engine {
-    /// Serves one connection to its end. `implicit_tls` means that TLS starts before the greeting.
+    /// Serves one connection to its end. `implicit_tls` means that TLS starts before the greeting, unless the connection came
+    /// within TLS.
     pub(crate) fn serve<IO>(
         self: Arc<Self>,
-        io: IO,
-        peer: PeerAddr,
-        local: PeerAddr,
+        accepted: Accepted<IO>,
         implicit_tls: bool,
         permit: SessionPermit,
     ) -> impl Future<Output = ()> + Send + use<IO>
     where
         IO: Io,
     {
-        let connection = if implicit_tls {
-            Connection::with_tls(self.config.clone())
-        } else {
-            Connection::new(self.config.clone())
+        #[cfg(feature = "proxy")]
+        let accepted = match self.expects_header(&accepted.peer) {
+            true => accepted.without_certificate(),
+            false => accepted,
         };
-        let may_authenticate = !self.config.mechanisms_ref().is_empty();
+        let connection = accepted.connection(self.config.clone(), implicit_tls);
+        let Accepted {
+            io,
+            peer,
+            local,
+            tls,
+        } = accepted;
+        let mut session = Session::new(peer, local, self.listener.clone(), self.protocol);
+        if let Some(tls) = tls {
+            session = session.with_tls(tls);
+        }
+        let mechanisms = self.config.get_config().get_mechanisms();
+        let may_authenticate = mechanisms.is_some_and(|all| !all.is_empty());
         let mut driver = Driver {
             connection,
             wire: Wire::new(Stream::Plain(io), may_authenticate),
-            session: Session::new(peer, local, self.listener.clone(), self.protocol),
+            session,
             engine: self,
             pace: Pace::new(),
             shutdown: Shutdown::new(permit),
@@ -129,6 +144,12 @@ impl Engine {
         };
         driver.begin();
         driver
+    }
+
+    /// Returns whether this peer is a proxy, which has to begin with a header.
+    #[cfg(feature = "proxy")]
+    fn expects_header(&self, peer: &PeerAddr) -> bool {
+        self.proxy.as_ref().is_some_and(|proxy| proxy.trusts(peer))
     }
 
     /// Returns whether the session's peer is one of these.
@@ -172,9 +193,8 @@ impl<IO: Io> Driver<IO> {
     fn begin(&mut self) {
         #[cfg(feature = "proxy")]
         if let Some(proxy) = &self.engine.proxy
-            && proxy.trusts(self.session.client_addr())
+            && self.engine.expects_header(self.session.client_addr())
         {
-            // The peer is a proxy that has to begin with a header.
             let header = ProxyHeader::read(proxy.clone(), self.wire.take_stream());
             return self.work.proxy_header(header);
         }
@@ -267,9 +287,8 @@ impl<IO: Io> Driver<IO> {
         }
         self.connection.drain();
         self.hurry();
-        let limit = self.engine.config.timeouts_ref().linger;
-        self.shutdown
-            .wait_until(close::later(Instant::now(), limit / 2));
+        let limit = self.engine.config.get_config().get_timeouts().linger;
+        self.shutdown.wait_until(later(Instant::now(), limit / 2));
     }
 
     fn shut_down(&mut self) {
@@ -297,7 +316,7 @@ impl<IO: Io> Driver<IO> {
 
     /// Starts the time that closing the connection may take. After a forced shutdown it includes the time for the last reply.
     fn hurry(&mut self) -> &mut Closing {
-        let limit = self.engine.config.timeouts_ref().linger;
+        let limit = self.engine.config.get_config().get_timeouts().linger;
         let received = self.wire.received();
         self.closing
             .get_or_insert_with(|| Closing::new(limit, received))
@@ -349,9 +368,10 @@ impl<IO: Io> Driver<IO> {
         self.connection.end(fault::internal_error());
     }
 
-    /// Reports the end of the session.
+    /// Drops what the session holds, and reports its end.
     fn end(&mut self, reason: EndReason) {
         self.ended = true;
+        self.session.end();
         let summary = Summary {
             reason,
             messages: self.connection.messages(),
@@ -384,7 +404,7 @@ mod tests {
     use super::*;
 
     /// Returns the size of the future that a function of the engine's form returns.
-    fn size_of_result<T, A, B, C, D, E, F>(_: fn(A, B, C, D, E, F) -> T) -> usize {
+    fn size_of_result<T, A, B, C, D>(_: fn(A, B, C, D) -> T) -> usize {
         size_of::<T>()
     }
 

@@ -2,7 +2,7 @@
 
 use std::{task::Context, time::Duration};
 
-use smtpd_core::Connection;
+use smtpd_core::connection::Connection;
 use tokio::time::Instant;
 
 /// How many reads of up to 8 KiB a session does before other tasks run.

@@ -9,11 +9,11 @@ use std::{
 
 use tokio::time::Instant;
 
-use super::{
-    close::later,
-    stream::{Io, Stream},
+use super::stream::{Io, Stream};
+use crate::{
+    lifetime::later,
+    proxy::{ProxyInfo, ProxyProtocol},
 };
-use crate::proxy::{ProxyInfo, ProxyProtocol};
 
 type Reading<IO> = Pin<Box<dyn Future<Output = (Stream<IO>, io::Result<ProxyInfo>)> + Send>>;
 

@@ -43,7 +43,7 @@ impl Shutdown {
 
     /// Follows the server. Returns what to do now.
     pub(super) fn check(&mut self, now: Instant) -> Order {
-        let stage = self.permit.stage();
+        let stage = self.permit.stage_at(now);
         if stage == self.stage {
             if self.patience.is_some_and(|until| until <= now) {
                 self.patience = None;
@@ -71,7 +71,12 @@ impl Shutdown {
 
     /// Returns the end of a wait, which the shutdown may bring forward.
     pub(super) fn deadline(&self, until: Instant) -> Instant {
-        self.patience.map_or(until, |patience| patience.min(until))
+        let end = match self.stage {
+            Stage::Running => return until,
+            Stage::Draining => self.permit.grace_end(),
+            Stage::Ending => self.patience,
+        };
+        end.map_or(until, |end| end.min(until))
     }
 
     /// Ready when the server has advanced to another stage.

@@ -3,14 +3,16 @@
 use std::task::{Context, Poll, ready};
 
 #[cfg(feature = "tls")]
-use smtpd_core::TlsFacts;
-use smtpd_core::{CloseReason, Step};
+use smtpd_core::connection::TlsFacts;
+use smtpd_core::connection::{CloseReason, Handshaking, Step, Writing};
 use tokio::time::Instant;
 
 use super::{
-    Driver, commands, news,
+    Driver, commands,
     stream::Io,
+    updates,
     wait::{Wait, Want},
+    wire::Wire,
     work::{After, Desk, Panic},
 };
 #[cfg(feature = "tls")]
@@ -43,6 +45,33 @@ enum Taken {
     #[cfg(feature = "tls")]
     Handshake(Instant),
     Overdue,
+}
+
+impl Taken {
+    fn of_write<IO: Io>(
+        wire: &mut Wire<IO>,
+        cx: &mut Context<'_>,
+        mut writing: Writing<'_>,
+        now: std::time::Instant,
+    ) -> Self {
+        match wire.poll_write(cx, &mut writing, now) {
+            Poll::Ready(Ok(())) => Self::After(After::Done),
+            Poll::Ready(Err(error)) => Self::Lost(error),
+            Poll::Pending => Self::Wait(Wait::new(Want::Room, writing.until())),
+        }
+    }
+
+    #[cfg(feature = "tls")]
+    fn of_handshake(tls: Handshaking<'_>) -> Self {
+        Self::Handshake(Instant::from_std(tls.until()))
+    }
+
+    /// STARTTLS is not offered without the feature, so this is never needed.
+    #[cfg(not(feature = "tls"))]
+    fn of_handshake(tls: Handshaking<'_>) -> Self {
+        tls.failed();
+        Self::After(After::Done)
+    }
 }
 
 impl<IO: Io> Driver<IO> {
@@ -84,33 +113,23 @@ impl<IO: Io> Driver<IO> {
         let now = self.pace.now().into_std();
         let (pipeline, session) = (&self.engine.pipeline, &mut self.session);
         let after = match self.connection.poll(now, &mut self.wire.input) {
-            Step::Write(mut writing) => match self.wire.poll_write(cx, &mut writing, now) {
-                Poll::Ready(Ok(())) => After::Done,
-                Poll::Ready(Err(error)) => return Taken::Lost(error),
-                Poll::Pending => return Taken::Wait(Wait::new(Want::Room, writing.until())),
-            },
+            Step::Write(writing) => return Taken::of_write(&mut self.wire, cx, writing, now),
             Step::Read(reading) => return Taken::NeedInput(Instant::from_std(reading.until())),
             Step::Answer(answer) => {
                 return Taken::Wait(Wait::new(Want::of(&answer), answer.until()));
             }
             Step::Closed(reason) => return Taken::Closed(reason),
-            #[cfg(feature = "tls")]
-            Step::Handshake(tls) => return Taken::Handshake(Instant::from_std(tls.until())),
-            #[cfg(not(feature = "tls"))]
-            Step::Handshake(tls) => {
-                tls.failed();
-                After::Done
-            }
+            Step::Handshake(tls) => return Taken::of_handshake(tls),
             Step::StartTls(ask) => commands::start_tls(ask),
             Step::Connect(ask) => commands::connect(cx, pipeline, session, ask),
             Step::XClient(client, ask) => {
-                news::impersonated(session, &mut self.transfer, *client);
+                updates::impersonated(session, &mut self.transfer, *client);
                 commands::connect(cx, pipeline, session, ask)
             }
             Step::Helo(helo, ask) => commands::helo(cx, pipeline, session, helo, ask),
             Step::Auth(request, ask) => commands::auth(cx, pipeline, session, request, ask),
             Step::Mail(mail, ask) => {
-                news::begun(session, &mut self.transfer);
+                updates::begun(session, &mut self.transfer);
                 commands::mail(cx, pipeline, session, mail, ask)
             }
             Step::Rcpt(rcpt, ask) => commands::rcpt(cx, pipeline, session, rcpt, ask),
@@ -119,12 +138,12 @@ impl<IO: Io> Driver<IO> {
             Step::Chunk(bytes, message) => self.transfer.chunk(cx, self.wire.piece(bytes), message),
             Step::ChunkEnd(ask) => self.transfer.chunk_end(cx, ask),
             Step::Message(result, ask) => self.transfer.end(cx, result, ask),
-            Step::Authenticated(identity) => news::authenticated(session, identity),
+            Step::Authenticated(identity) => updates::authenticated(session, identity),
             Step::Reset(envelope) => {
-                news::reset(&self.engine.hooks, session, &mut self.transfer, envelope)
+                updates::reset(&self.engine.hooks, session, &mut self.transfer, envelope)
             }
-            Step::XForward(forwarded) => news::forwarded(session, *forwarded),
-            Step::Line(line) => news::line(&self.engine.hooks, session, &line),
+            Step::XForward(forwarded) => updates::forwarded(session, *forwarded),
+            Step::Line(line) => updates::line(&self.engine.hooks, session, &line),
             Step::Overdue(_) => return Taken::Overdue,
         };
         Taken::After(after)
@@ -139,8 +158,9 @@ impl<IO: Io> Driver<IO> {
             }
             After::Greeted => {
                 if let Some(helo) = self.connection.helo() {
-                    self.session.greeted(helo.name.clone(), helo.greeting);
-                    self.transfer.end_transaction(&mut self.session);
+                    self.session.greeted(helo.name().clone(), helo.greeting());
+                    // An open transaction ends by the step that follows.
+                    self.session.forward(None);
                 }
             }
             After::Answered => {

@@ -6,7 +6,11 @@ use std::{
 };
 
 use bytes::Bytes;
-use smtpd_core::{Ask, Connection, DataReply, Deferred, MessageError, Receiving, ask_kind as kind};
+use smtpd_core::{
+    config::Protocol,
+    connection::{Ask, Connection, Deferred, MessageError, Receiving, ask_kind as kind},
+    reply::DataReply,
+};
 use tokio::time::Instant;
 
 use super::{
@@ -16,7 +20,7 @@ use super::{
 use crate::{
     body::{Body, BodyError, Feed, Pieces, Served, incoming},
     fault::{caught, quietly},
-    phase::{Data, Phase, Request},
+    phase::{Data, Deadline, Phase, Request},
     phase_kind::PhaseKind,
     service::Pipeline,
     session::Session,
@@ -86,7 +90,9 @@ impl Transfer {
             return self.reply(ask, unset);
         };
         let (feed, body) = incoming();
-        let request = Request::new(session.clone(), Data::new(envelope, body));
+        feed.set_due(Some(Instant::from_std(ask.until())));
+        let deadline = Deadline::of_message(feed.due());
+        let request = Request::due(session.clone(), Data::new(envelope, body), deadline);
         let start = |cx: &mut Context<'_>| Poll::Ready(Call::start(service, request, cx));
         let Poll::Ready(Served::Answered(outcome)) = feed.poll_service(cx, start) else {
             return After::Done;
@@ -174,12 +180,13 @@ impl Transfer {
     pub(super) fn chunk_end(&mut self, cx: &Context<'_>, ask: Ask<'_, kind::Chunk>) -> After {
         match &mut self.call {
             Some(call) if !call.pieces.is_empty() => {
+                call.feed.set_due(Some(Instant::from_std(ask.until())));
                 call.question = Question::Taken(ask.defer());
                 call.hand_over(None, cx);
                 After::Given
             }
             _ => {
-                ask.taken();
+                ask.accept();
                 After::Done
             }
         }
@@ -197,6 +204,7 @@ impl Transfer {
             drop(ask);
             return After::Done;
         };
+        call.feed.set_due(Some(Instant::from_std(ask.until())));
         call.question = Question::End(ask.defer());
         call.hand_over(Some(result.map_err(BodyError::from)), cx);
         After::Given
@@ -261,7 +269,7 @@ impl Transfer {
         result: Result<DataReply, Failure>,
     ) -> After {
         let reply = resolve::<Data>(session, result);
-        if reply.is_taken() {
+        if reply.is_accepted() {
             warn_of_unread(session);
         }
         self.reply(ask, reply)
@@ -269,8 +277,10 @@ impl Transfer {
 
     /// Answers before the message.
     fn reply(&mut self, ask: Ask<'_, kind::Data>, reply: DataReply) -> After {
-        if reply.is_taken() {
-            // The message was accepted unread.
+        let is_lmtp = ask.connection().config().get_protocol() == Protocol::Lmtp;
+        if reply.is_accepted() || is_lmtp && differs(&reply) {
+            // The message was accepted unread, or is read for each recipient to receive its own reply: the one instead of 354,
+            // and those to a refused BDAT, are the same for all.
             ask.discard(reply);
         } else {
             ask.refuse(reply.merged().clone());
@@ -294,7 +304,7 @@ impl Transfer {
         // The call is dropped first, since it holds the session, but its answer stands.
         let dropped = caught(|| drop(call));
         let reply = resolve::<Data>(desk.session, result);
-        if reply.is_taken() && abandoned.is_none() && !feed.is_read() {
+        if reply.is_accepted() && abandoned.is_none() && !feed.is_read() {
             warn_of_unread(desk.session);
         }
         let then = self.answer(desk.connection, question, reply);
@@ -336,6 +346,14 @@ impl Transfer {
     }
 }
 
+/// Returns whether some recipients have another reply than others.
+fn differs(reply: &DataReply) -> bool {
+    reply
+        .replies()
+        .windows(2)
+        .any(|pair| pair.first() != pair.last())
+}
+
 /// Warns about a service that has accepted a message without knowing all of it, which is the easiest way to lose mail.
 fn warn_of_unread(session: &Session) {
     let (session, peer) = (session.id(), session.client_addr());
@@ -365,13 +383,15 @@ impl DataCall {
     fn go_on(&mut self, connection: &mut Connection) {
         match std::mem::replace(&mut self.question, Question::None) {
             Question::Start(question) => {
+                self.feed.set_due(None);
                 if let Some(ask) = connection.resume(question) {
                     ask.receive();
                 }
             }
             Question::Taken(question) => {
+                self.feed.set_due(None);
                 if let Some(ask) = connection.resume(question) {
-                    ask.taken();
+                    ask.accept();
                 }
             }
             // The end was handed over: there is no more.
@@ -381,8 +401,12 @@ impl DataCall {
 
     /// Hands over what has arrived, and pauses the message until the service has read it.
     fn give(&mut self, message: Option<Receiving<'_>>, cx: &Context<'_>) {
-        if let Some(question) = message.and_then(Receiving::hold) {
-            self.question = Question::Taken(question);
+        if let Some(message) = message {
+            let until = message.until();
+            if let Some(question) = message.hold() {
+                self.feed.set_due(Some(Instant::from_std(until)));
+                self.question = Question::Taken(question);
+            }
         }
         self.hand_over(None, cx);
     }

@@ -2,7 +2,7 @@
 
 use std::task::{Context, Poll};
 
-use smtpd_core::Answering;
+use smtpd_core::connection::Answering;
 use tokio::time::Instant;
 
 use super::{Driver, stream::Io};

@@ -7,7 +7,7 @@ use std::{
     task::{Context, Poll},
 };
 
-use smtpd_core::Connection;
+use smtpd_core::connection::Connection;
 
 use super::pace::Pace;
 #[cfg(feature = "proxy")]

@@ -1,6 +1,6 @@
 //! Envelope addresses in a form that is safe in a header, whatever the client sent.
 
-use smtpd_core::{ForwardPath, Mailbox};
+use smtpd_core::address::{ForwardPath, Mailbox};
 
 /// Returns a recipient without brackets. Without `utf8`, each non-ASCII character becomes `?`.
 pub(crate) fn of_recipient(path: &ForwardPath, utf8: bool) -> String {
@@ -58,7 +58,7 @@ fn is_utf8(c: char, utf8: bool) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use smtpd_core::{Charset, Leniency, PathOptions};
+    use smtpd_core::address::{Charset, Leniency, PathOptions};
 
     use super::*;
 

@@ -1,6 +1,6 @@
 //! Untrusted text in a form that can neither end a line or word of a header nor open a comment.
 
-use smtpd_core::Domain;
+use smtpd_core::address::Domain;
 
 /// The longest name that is kept, in characters: the limit of a domain (RFC 5321 section 4.5.3.1.2).
 const NAME_LIMIT: usize = 255;

@@ -1,4 +1,7 @@
-use std::{fmt, net::IpAddr};
+use std::{
+    fmt,
+    net::{IpAddr, Ipv4Addr},
+};
 
 use crate::{
     net::{Cidr, Prefixes},
@@ -8,8 +11,9 @@ use crate::{
 /// What identifies a client in a limit: its IPv4 address, or the /64 of its IPv6 address.
 ///
 /// An IPv6 host chooses freely among the 2^64 addresses of its link, so a limit for each address would be no limit. An
-/// IPv4-mapped IPv6 address (`::ffff:192.0.2.1`, as a dual-stack socket reports it) counts as the IPv4 address. All link-local
-/// clients (`fe80::/64`) share one key.
+/// IPv4-mapped IPv6 address (`::ffff:192.0.2.1`, as a dual-stack socket reports it) counts as the IPv4 address, and so does one
+/// of the well-known prefix for translation (`64:ff9b::192.0.2.1`, RFC 6052 section 2.1), behind which all of IPv4 would
+/// otherwise be one client. All link-local clients (`fe80::/64`) share one key.
 ///
 /// ```
 /// use smtpd_tower::limiter::ClientKey;
@@ -18,6 +22,7 @@ use crate::{
 ///
 /// assert_eq!(key("2001:db8::1"), key("2001:db8::2"));
 /// assert_eq!(key("::ffff:192.0.2.1"), key("192.0.2.1"));
+/// assert_eq!(key("64:ff9b::192.0.2.1"), key("192.0.2.1"));
 /// assert_eq!(key("192.0.2.1").to_string(), "192.0.2.1");
 /// assert_eq!(key("2001:db8::1").to_string(), "2001:db8::/64");
 /// ```
@@ -45,13 +50,16 @@ impl ClientKey {
     /// use smtpd_tower::{limiter::ClientKey, net::Prefixes};
     ///
     /// // Providers that hand out a /48 to each customer.
-    /// let key = ClientKey::with_prefixes("2001:db8:1:2::3".parse()?, Prefixes::new(32, 48)?);
+    /// let key = ClientKey::with_prefixes(
+    ///     "2001:db8:1:2::3".parse()?,
+    ///     Prefixes::new(32, 48)?,
+    /// );
     /// assert_eq!(key.to_string(), "2001:db8:1::/48");
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     #[must_use]
     pub fn with_prefixes(ip: IpAddr, prefixes: Prefixes) -> Self {
-        let ip = ip.to_canonical();
+        let ip = untranslated(ip.to_canonical());
         Self(Cidr::around(ip, prefixes.bits_of(ip)))
     }
 
@@ -60,11 +68,19 @@ impl ClientKey {
     pub const fn network(self) -> Cidr {
         self.0
     }
+}
 
-    /// Returns the key of the wider network that the client is in, or its own if that is wider.
-    pub(crate) fn within(self, prefixes: Prefixes) -> Self {
-        let ip = self.0.network();
-        Self(Cidr::around(ip, prefixes.bits_of(ip).min(self.0.bits())))
+/// Returns the IPv4 address that a translator has written as one of `64:ff9b::/96`, or the address as it is.
+fn untranslated(ip: IpAddr) -> IpAddr {
+    match ip {
+        IpAddr::V6(v6) => match v6.segments() {
+            [0x64, 0xff9b, 0, 0, 0, 0, ..] => {
+                let [.., a, b, c, d] = v6.octets();
+                Ipv4Addr::new(a, b, c, d).into()
+            }
+            _ => ip,
+        },
+        IpAddr::V4(_) => ip,
     }
 }
 
@@ -112,21 +128,6 @@ mod tests {
     }
 
     #[test]
-    fn a_client_is_within_wider_networks_only() {
-        for (ip, v4_bits, v6_bits, shown) in [
-            ("192.0.2.1", 16, 32, "192.0.0.0/16"),
-            ("192.0.2.1", 32, 32, "192.0.2.1"),
-            ("::ffff:192.0.2.1", 24, 48, "192.0.2.0/24"),
-            ("2001:db8:1:2::3", 16, 32, "2001:db8::/32"),
-            ("2001:db8:1:2::3", 24, 48, "2001:db8:1::/48"),
-            ("2001:db8:1:2::3", 32, 128, "2001:db8:1:2::/64"),
-        ] {
-            let network = key(ip).within(Prefixes::new(v4_bits, v6_bits).unwrap());
-            assert_eq!(network.to_string(), shown, "{ip} by {v4_bits}, {v6_bits}");
-        }
-    }
-
-    #[test]
     fn neighbours_in_a_64_share_a_key_and_strangers_do_not() {
         assert_eq!(
             key("2001:db8::1"),
@@ -141,6 +142,15 @@ mod tests {
     fn a_mapped_ipv4_address_is_the_ipv4_address() {
         assert_eq!(key("::ffff:192.0.2.1"), key("192.0.2.1"));
         assert_ne!(key("::ffff:192.0.2.1"), key("::ffff:192.0.2.2"));
+    }
+
+    #[test]
+    fn all_of_ipv4_behind_a_translator_is_one_client() {
+        assert_eq!(key("64:ff9b::192.0.2.1"), key("192.0.2.1"));
+        assert_ne!(key("64:ff9b::192.0.2.1"), key("64:ff9b::192.0.2.2"));
+        // Those that an operator chooses (RFC 8215) have no fixed place for the address.
+        assert_eq!(key("64:ff9b:1::1"), key("64:ff9b:1::2"));
+        assert_eq!(key("64:ff9b:0:0:1::1").to_string(), "64:ff9b::/64");
     }
 
     #[test]

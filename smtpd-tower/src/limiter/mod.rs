@@ -1,14 +1,18 @@
 //! Rate limits by key, in memory.
 //!
 //! A [`RateLimiter`] is called with a key, usually the [`ClientKey`] of an address, and returns a [`Decision`] by its [`Rate`].
-//! It neither waits nor spawns tasks. The layer for it is [`RateLimitLayer`](crate::layer::RateLimitLayer).
+//! It neither waits nor spawns tasks. [`reserve`](RateLimiter::reserve) counts only what succeeds. The layer for it is
+//! [`RateLimitLayer`](crate::layer::RateLimitLayer).
+//!
+//! [The guide](crate::guide::limits) lists all limits of a server, and what the client receives.
 //!
 //! # Memory is bounded
 //!
-//! A limiter remembers at most [`capacity`](RateLimiter::capacity) keys (100,000 by default, about 60 bytes each: a hash with a
-//! secret seed stands for the key). The keys are spread over up to 16 locked shards that share the capacity evenly. When a new
-//! key arrives at a full shard, the limiter inspects the next 8 entries of that shard, in turn, and the new key replaces the one
-//! that would be free again soonest. Entries of keys that are no longer limited are replaced first; nothing else removes them.
+//! A limiter remembers at most [`capacity`](RateLimiter::capacity) keys (100,000 by default, 50 to 100 bytes each: a hash with a
+//! secret seed stands for the key; about 120 bytes more with a [strict](Rate::strict) rate). The keys are spread over up to 16
+//! locked shards that share the capacity evenly. When a new key arrives at a full shard, the limiter inspects the next 8 entries
+//! of that shard, in turn, and the new key replaces the one that would be free again soonest. Entries of keys that are no longer
+//! limited are replaced first; nothing else removes them. A [`Reservation`] is remembered as long as it exists, in addition.
 //!
 //! So a flood of addresses cannot grow memory, and a check inspects no more than 8 other entries. At worst, a flood makes the
 //! limiter forget some limits, those of clients far from their limit before those of clients at it; a client that is forgotten
@@ -33,21 +37,33 @@
 //! ```
 
 mod client;
-mod gcra;
+mod debt;
+mod decision;
+mod key_hash;
+mod pace;
+mod rate;
+mod reservation;
+mod table;
 
-use std::collections::HashMap;
-use std::fmt;
-use std::hash::{BuildHasher, Hash, RandomState};
-use std::marker::PhantomData;
-use std::num::{NonZeroU32, NonZeroUsize};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::{
+    fmt,
+    hash::Hash,
+    marker::PhantomData,
+    num::{NonZeroU32, NonZeroUsize},
+    sync::Arc,
+};
 
-use tokio::time::Instant;
-
-pub use self::client::ClientKey;
-use self::gcra::Gcra;
-pub use self::gcra::{Rate, RateError};
+use self::table::{Table, Take};
+pub use self::{
+    client::ClientKey,
+    decision::{Decision, Limited, Usage},
+    rate::{Rate, RateError},
+    reservation::Reservation,
+};
+pub(crate) use self::{
+    key_hash::{KeyHash, KeyHasher, KeyMap},
+    pace::Share,
+};
 
 /// Limits the rate of events by key, in a table that all clones share.
 ///
@@ -66,7 +82,7 @@ pub use self::gcra::{Rate, RateError};
 /// # Ok::<(), smtpd_tower::limiter::RateError>(())
 /// ```
 pub struct RateLimiter<K> {
-    shared: Arc<Shared>,
+    table: Arc<Table>,
     keys: PhantomData<fn(K)>,
 }
 
@@ -86,17 +102,8 @@ impl<K> RateLimiter<K> {
     /// Creates a limiter that remembers up to `capacity` keys. Memory is allocated as they come.
     #[must_use]
     pub fn with_capacity(rate: Rate, capacity: NonZeroUsize) -> Self {
-        let shards = (capacity.get() / LEAST_SHARD_CAPACITY).clamp(1, MOST_SHARDS);
         Self {
-            shared: Arc::new(Shared {
-                rate,
-                gcra: Gcra::new(rate),
-                capacity,
-                shard_capacity: capacity.get() / shards,
-                epoch: Instant::now(),
-                key_hasher: RandomState::new(),
-                shards: (0..shards).map(|_| Mutex::default()).collect(),
-            }),
+            table: Arc::new(Table::new(rate, capacity)),
             keys: PhantomData,
         }
     }
@@ -104,20 +111,41 @@ impl<K> RateLimiter<K> {
     /// Returns the rate that applies to each key.
     #[must_use]
     pub fn rate(&self) -> Rate {
-        self.shared.rate
+        self.table.rate()
+    }
+
+    /// Changes the rate of all keys, for all clones.
+    ///
+    /// A key still owes as many events as before, but no more than the new [burst](Rate::burst), and regains them at the new
+    /// rate. It is converted when it is next seen.
+    ///
+    /// The new rate is [strict](Rate::strict) only if it says so, whatever the one before was.
+    ///
+    /// ```
+    /// use smtpd_tower::limiter::{Rate, RateLimiter};
+    ///
+    /// let limiter = RateLimiter::new(Rate::per_hour(1)?);
+    /// assert!(limiter.check("alice").is_allowed());
+    /// assert!(!limiter.check("alice").is_allowed());
+    /// limiter.set_rate(Rate::per_hour(3)?);
+    /// assert_eq!(limiter.usage("alice").counted(), 1);
+    /// assert!(limiter.check("alice").is_allowed());
+    /// # Ok::<(), smtpd_tower::limiter::RateError>(())
+    /// ```
+    pub fn set_rate(&self, rate: Rate) {
+        self.table.set_rate(rate);
     }
 
     /// Returns the maximum number of keys that are remembered.
     #[must_use]
     pub fn capacity(&self) -> NonZeroUsize {
-        self.shared.capacity
+        self.table.capacity()
     }
 
     /// Returns how many keys are remembered now, for metrics. This includes keys that are no longer limited.
     #[must_use]
     pub fn tracked(&self) -> usize {
-        let shards = self.shared.shards.iter();
-        shards.map(|shard| lock(shard).entries.len()).sum()
+        self.table.tracked()
     }
 }
 
@@ -126,12 +154,13 @@ impl<K: Hash> RateLimiter<K> {
     ///
     /// An event that is not allowed is not counted.
     pub fn check(&self, key: K) -> Decision {
-        self.check_any(key)
+        self.take_any(key, Share::ONE, NonZeroU32::MIN).into()
     }
 
     /// Counts `n` events of `key` if its rate allows all of them now. Otherwise none is counted.
     ///
-    /// More events than the [`burst`](Rate::burst) of the rate are never allowed; `retry_after` is [`Duration::MAX`] then.
+    /// More events than the [`burst`](Rate::burst) of the rate are never allowed; `retry_after` is
+    /// [`Duration::MAX`](std::time::Duration::MAX) then.
     ///
     /// ```
     /// use std::num::NonZeroU32;
@@ -147,12 +176,13 @@ impl<K: Hash> RateLimiter<K> {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn check_n(&self, key: K, n: NonZeroU32) -> Decision {
-        self.admit(key, self.shared.gcra, n)
+        self.take_any(key, Share::ONE, n).into()
     }
 
     /// Counts one event of `key` if `rate` allows it now, instead of the limiter's own rate.
     ///
-    /// Use the same rate each time for the same key. If the rate of a key changes, the debt of its last events remains as it is.
+    /// Use the same rate each time for the same key. If the rate of a key changes, it still owes as many events, as after
+    /// [`set_rate`](Self::set_rate).
     ///
     /// ```
     /// use smtpd_tower::limiter::{Rate, RateLimiter};
@@ -167,29 +197,91 @@ impl<K: Hash> RateLimiter<K> {
     /// # Ok::<(), smtpd_tower::limiter::RateError>(())
     /// ```
     pub fn check_at(&self, key: K, rate: Rate) -> Decision {
-        self.admit(key, Gcra::new(rate), NonZeroU32::MIN)
+        self.take_any(key, Share::at(Some(rate)), NonZeroU32::MIN)
+            .into()
+    }
+
+    /// Reserves `n` events of `key` if its rate allows all of them now, to count only what succeeds.
+    ///
+    /// They count from when the reservation is [committed](Reservation::commit). Until then they are in the way of other events
+    /// of the key, and if the reservation is dropped, they are given back.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`Limited`], with the time to wait, if they are not allowed.
+    pub fn reserve(&self, key: K, n: NonZeroU32) -> Result<Reservation, Limited> {
+        self.reserve_any(key, Share::ONE, n)
+    }
+
+    /// Like [`reserve`](Self::reserve), with `rate` instead of the limiter's own, as in [`check_at`](Self::check_at).
+    ///
+    /// # Errors
+    ///
+    /// Returns [`Limited`], with the time to wait, if they are not allowed.
+    pub fn reserve_at(&self, key: K, n: NonZeroU32, rate: Rate) -> Result<Reservation, Limited> {
+        self.reserve_any(key, Share::at(Some(rate)), n)
+    }
+
+    /// Returns what `key` has used of its rate. Counts nothing.
+    pub fn usage(&self, key: K) -> Usage {
+        self.usage_any(key, Share::ONE)
+    }
+
+    /// Like [`usage`](Self::usage), for a key that is counted at `rate`, as by [`check_at`](Self::check_at).
+    pub fn usage_at(&self, key: K, rate: Rate) -> Usage {
+        self.usage_any(key, Share::at(Some(rate)))
+    }
+
+    /// Forgets the counted events of `key`, as if it had never been seen. Events that are reserved stay so.
+    ///
+    /// ```
+    /// use smtpd_tower::limiter::{Rate, RateLimiter};
+    ///
+    /// let limiter = RateLimiter::new(Rate::per_hour(1)?);
+    /// assert!(limiter.check("alice").is_allowed());
+    /// limiter.reset("alice");
+    /// assert!(limiter.check("alice").is_allowed());
+    /// # Ok::<(), smtpd_tower::limiter::RateError>(())
+    /// ```
+    pub fn reset(&self, key: K) {
+        self.reset_any(key);
     }
 }
 
+/// With keys of any type.
 impl<K> RateLimiter<K> {
-    /// Like [`check`](Self::check), with keys of any type.
-    pub(crate) fn check_any(&self, key: impl Hash) -> Decision {
-        self.admit(key, self.shared.gcra, NonZeroU32::MIN)
+    // The key is hashed before the table is locked: its own code must not run under the lock.
+    pub(crate) fn take_any(
+        &self,
+        key: impl Hash,
+        share: Share,
+        n: NonZeroU32,
+    ) -> Result<(), Limited> {
+        self.table.take(self.table.hash(key), share, n, Take::Count)
     }
 
-    fn admit(&self, key: impl Hash, gcra: Gcra, n: NonZeroU32) -> Decision {
-        let shared = &*self.shared;
-        // The key's own code must not run under the lock.
-        let key = KeyHash(shared.key_hasher.hash_one(key));
-        let now = nanos(shared.epoch.elapsed());
-        let mut shard = lock(shared.shard_of(key));
-        match gcra.admit(shard.tat(key), now, n) {
-            Ok(tat) => {
-                shard.set_tat(key, tat, shared.shard_capacity);
-                Decision::Allowed
-            }
-            Err(retry_after) => Decision::Limited { retry_after },
-        }
+    pub(crate) fn reserve_any(
+        &self,
+        key: impl Hash,
+        share: Share,
+        n: NonZeroU32,
+    ) -> Result<Reservation, Limited> {
+        let key = self.table.hash(key);
+        self.table.take(key, share, n, Take::Hold)?;
+        Ok(Reservation::new(
+            Arc::clone(&self.table),
+            key,
+            share,
+            n.get(),
+        ))
+    }
+
+    pub(crate) fn usage_any(&self, key: impl Hash, share: Share) -> Usage {
+        self.table.usage(self.table.hash(key), share)
+    }
+
+    pub(crate) fn reset_any(&self, key: impl Hash) {
+        self.table.reset(self.table.hash(key));
     }
 }
 
@@ -197,7 +289,7 @@ impl<K> RateLimiter<K> {
 impl<K> Clone for RateLimiter<K> {
     fn clone(&self) -> Self {
         Self {
-            shared: Arc::clone(&self.shared),
+            table: Arc::clone(&self.table),
             keys: PhantomData,
         }
     }
@@ -207,131 +299,10 @@ impl<K> Clone for RateLimiter<K> {
 impl<K> fmt::Debug for RateLimiter<K> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RateLimiter")
-            .field("rate", &self.shared.rate)
-            .field("capacity", &self.shared.capacity)
+            .field("rate", &self.rate())
+            .field("capacity", &self.capacity())
             .finish_non_exhaustive()
     }
-}
-
-/// The decision of a [`RateLimiter`]. This enum is exhaustive: an event is allowed or not.
-///
-/// ```
-/// use std::time::Duration;
-///
-/// use smtpd_tower::limiter::Decision;
-///
-/// let retry_after = Duration::from_secs(30);
-/// assert!(!Decision::Limited { retry_after }.is_allowed());
-/// assert!(Decision::Allowed.is_allowed());
-/// ```
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[must_use]
-pub enum Decision {
-    /// The event may happen and was counted.
-    Allowed,
-    /// The event must not happen and was not counted.
-    Limited {
-        /// The time until the key's next event is allowed, if it causes none before. Never zero. [`Duration::MAX`] if it will
-        /// never be allowed, see [`RateLimiter::check_n`].
-        retry_after: Duration,
-    },
-}
-
-impl Decision {
-    /// Returns whether the event may happen.
-    #[must_use]
-    pub const fn is_allowed(&self) -> bool {
-        matches!(self, Self::Allowed)
-    }
-}
-
-const MOST_SHARDS: usize = 16;
-
-/// A small table is not split further: uneven shards would forget keys well before
-/// the capacity is reached.
-const LEAST_SHARD_CAPACITY: usize = 64;
-
-/// How many entries a new key may inspect to find one to replace.
-const LOOKED_AT: usize = 8;
-
-struct Shared {
-    rate: Rate,
-    gcra: Gcra,
-    capacity: NonZeroUsize,
-    shard_capacity: usize,
-    epoch: Instant,
-    key_hasher: RandomState,
-    shards: Box<[Mutex<Shard>]>,
-}
-
-impl Shared {
-    fn shard_of(&self, key: KeyHash) -> &Mutex<Shard> {
-        // In range: there is at least one shard.
-        &self.shards[key.0 as usize % self.shards.len()]
-    }
-}
-
-/// Stands for a key: two of 100,000 keys collide with a chance of about one in 4 billion.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
-struct KeyHash(u64);
-
-/// Entries in a `Vec`, so that the next few are found at once, and the position of each key's.
-#[derive(Default)]
-struct Shard {
-    slots: HashMap<KeyHash, usize>,
-    entries: Vec<Entry>,
-    /// Where the next inspection begins. It wraps around, so every entry is inspected in turn.
-    hand: usize,
-}
-
-struct Entry {
-    key: KeyHash,
-    tat: u64,
-}
-
-impl Shard {
-    /// The key's theoretical arrival time; 0, which is always past, for an unknown key.
-    fn tat(&self, key: KeyHash) -> u64 {
-        let slot = self.slots.get(&key);
-        let entry = slot.and_then(|&slot| self.entries.get(slot));
-        entry.map_or(0, |entry| entry.tat)
-    }
-
-    fn set_tat(&mut self, key: KeyHash, tat: u64, capacity: usize) {
-        let slot = self.slots.get(&key);
-        if let Some(entry) = slot.and_then(|&slot| self.entries.get_mut(slot)) {
-            entry.tat = tat;
-            return;
-        }
-        let entry = Entry { key, tat };
-        let slot = if self.entries.len() < capacity {
-            self.entries.push(entry);
-            self.entries.len() - 1
-        } else {
-            self.replace_soonest_free(entry)
-        };
-        self.slots.insert(key, slot);
-    }
-
-    /// Replaces the entry with the least TAT among the next few by `entry`.
-    fn replace_soonest_free(&mut self, entry: Entry) -> usize {
-        let len = self.entries.len();
-        let looked_at = (self.hand..self.hand + LOOKED_AT).map(|slot| slot % len);
-        let soonest = looked_at.min_by_key(|&slot| self.entries[slot].tat);
-        let slot = soonest.unwrap_or(0);
-        self.hand = (self.hand + LOOKED_AT) % len;
-        let forgotten = std::mem::replace(&mut self.entries[slot], entry);
-        self.slots.remove(&forgotten.key);
-        slot
-    }
-}
-
-fn lock(shard: &Mutex<Shard>) -> MutexGuard<'_, Shard> {
-    shard.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn nanos(time: Duration) -> u64 {
-    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]
@@ -339,6 +310,7 @@ mod tests {
     use std::hash::Hasher;
     use std::net::{IpAddr, Ipv6Addr};
     use std::thread;
+    use std::time::Duration;
 
     use tokio::time::advance;
 
@@ -506,6 +478,172 @@ mod tests {
         assert_eq!(allowed(&limiter, "a", 100), 0);
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn what_has_failed_uses_up_the_limit() {
+        for rate in [
+            Rate::per_hour(3).unwrap(),
+            Rate::per_hour(3).unwrap().strict(),
+        ] {
+            let limiter = RateLimiter::new(rate);
+            for _ in 0..10 {
+                let reservations = [(); 3].map(|()| limiter.reserve("a", events(1)).unwrap());
+                assert!(
+                    limiter.reserve("a", events(1)).is_err(),
+                    "they are in the way"
+                );
+                assert!(!limiter.check("a").is_allowed());
+                drop(reservations);
+                advance(Duration::from_secs(1)).await;
+            }
+            assert_eq!(limiter.usage("a").counted(), 0);
+            limiter.reserve("a", events(2)).unwrap().commit();
+            assert_eq!(allowed(&limiter, "a", 5), 1);
+            assert_eq!(limiter.table.reserved(), 0);
+        }
+    }
+
+    /// Numbers that look random, the same in each run.
+    struct Numbers(u64);
+
+    impl Numbers {
+        fn below(&mut self, most: u32) -> u32 {
+            self.0 ^= self.0 << 13;
+            self.0 ^= self.0 >> 7;
+            self.0 ^= self.0 << 17;
+            (self.0 % u64::from(most)) as u32
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_reservation_that_is_given_back_leaves_a_trace() {
+        let mut numbers = Numbers(20_261_130);
+        for round in 0..60 {
+            let (per_minute, burst) = (1 + numbers.below(30), 1 + numbers.below(40));
+            let rate = Rate::per_minute(per_minute).unwrap();
+            let rate = rate.with_burst(burst).unwrap();
+            let rate = if round % 2 == 0 { rate } else { rate.strict() };
+            // The second one sees only what was committed, as if there had never been a reservation.
+            let (limiter, plain) = (RateLimiter::new(rate), RateLimiter::new(rate));
+            let mut pending = Vec::new();
+            for _ in 0..100 {
+                advance(Duration::from_millis(numbers.below(8000).into())).await;
+                let n = 1 + numbers.below(rate.burst());
+                match numbers.below(4) {
+                    0 | 1 => pending.extend(limiter.reserve("a", events(n))),
+                    _ if pending.is_empty() => {}
+                    2 => drop(pending.swap_remove(numbers.below(pending.len() as u32) as usize)),
+                    _ => {
+                        let at = numbers.below(pending.len() as u32) as usize;
+                        let reservation = pending.swap_remove(at);
+                        let n = events(reservation.events());
+                        reservation.commit();
+                        assert!(
+                            plain.check_n("a", n).is_allowed(),
+                            "{rate:?}: over its rate"
+                        );
+                    }
+                }
+                let (usage, expected) = (limiter.usage("a"), plain.usage("a"));
+                assert_eq!(usage.counted(), expected.counted(), "{rate:?}");
+                let reserved: u32 = pending.iter().map(Reservation::events).sum();
+                assert_eq!(usage.reserved(), u64::from(reserved));
+                assert!(usage.counted() + usage.reserved() <= u64::from(usage.limit()));
+            }
+            pending.clear();
+            assert_eq!(limiter.usage("a"), plain.usage("a"), "{rate:?}");
+            assert_eq!(limiter.table.reserved(), 0);
+        }
+    }
+
+    #[test]
+    fn reservations_of_many_threads_exceed_the_limit_together() {
+        let limiter: RateLimiter<u32> = limiter(1000, 1 << 32);
+        let threads = (0..4).map(|thread| {
+            let limiter = limiter.clone();
+            thread::spawn(move || {
+                let mut numbers = Numbers(thread + 1);
+                let mut committed = 0;
+                for _ in 0..5000 {
+                    let Ok(reservation) = limiter.reserve(7, events(1 + numbers.below(3))) else {
+                        continue;
+                    };
+                    if numbers.below(2) == 0 {
+                        committed += reservation.events();
+                        reservation.commit();
+                    }
+                }
+                committed
+            })
+        });
+        let threads: Vec<_> = threads.collect();
+        let committed: u32 = threads.into_iter().map(|t| t.join().unwrap()).sum();
+        assert!((998..=1000).contains(&committed), "{committed}");
+        assert_eq!(limiter.usage(7).counted(), u64::from(committed));
+        assert_eq!(limiter.table.reserved(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn more_than_was_reserved_is_owed_and_less_is_given_back() {
+        for rate in [
+            Rate::per_minute(10).unwrap(),
+            Rate::per_minute(10).unwrap().strict(),
+        ] {
+            let limiter = RateLimiter::new(rate);
+            limiter.reserve("less", events(10)).unwrap().commit_n(4);
+            assert_eq!(allowed(&limiter, "less", 20), 6);
+            limiter.reserve("none", events(10)).unwrap().commit_n(0);
+            assert_eq!(allowed(&limiter, "none", 20), 10);
+            limiter.reserve("more", events(1)).unwrap().commit_n(25);
+            assert_eq!(limiter.usage("more").counted(), 25);
+            advance(Duration::from_secs(59)).await;
+            assert_eq!(allowed(&limiter, "more", 20), 0);
+            limiter
+                .reserve("most", events(1))
+                .unwrap()
+                .commit_n(u32::MAX);
+            assert!(!limiter.check("most").is_allowed());
+            limiter.reset("most");
+            assert!(limiter.check("most").is_allowed());
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_flood_of_addresses_releases_what_is_reserved() {
+        let limiter = RateLimiter::with_capacity(Rate::per_hour(1).unwrap(), capacity(100));
+        let client = ClientKey::new("192.0.2.1".parse().unwrap());
+        let first = limiter.reserve(client, events(1)).unwrap();
+        for n in 0..10_000 {
+            assert!(limiter.check(flood_key(n)).is_allowed());
+        }
+        assert!(limiter.reserve(client, events(1)).is_err());
+        first.commit();
+        assert!(limiter.reserve(client, events(1)).is_err());
+        assert_eq!(limiter.tracked(), 100);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_rate_that_is_changed_applies_to_all_keys_and_clones() {
+        let limiter = limiter(2, 60);
+        let clone = limiter.clone();
+        for key in 0..1000 {
+            assert_eq!(allowed(&limiter, key, 5), 2);
+        }
+        clone.set_rate(Rate::per_minute(5).unwrap());
+        assert_eq!(limiter.rate(), Rate::per_minute(5).unwrap());
+        for key in 0..1000 {
+            assert_eq!(allowed(&limiter, key, 5), 3, "{key}");
+        }
+        limiter.set_rate(Rate::per_minute(1).unwrap());
+        let reservation = limiter.reserve(1000, events(1)).unwrap();
+        limiter.set_rate(Rate::per_hour(1).unwrap());
+        reservation.commit();
+        assert_eq!(
+            limiter.check(1000),
+            limited(Duration::from_secs(3600)),
+            "it is counted at the rate of now"
+        );
+    }
+
     fn flood_key(n: u32) -> ClientKey {
         let ip = Ipv6Addr::from_bits((0x2001_0db8 << 96) | (u128::from(n) << 64));
         ClientKey::new(IpAddr::V6(ip))
@@ -519,16 +657,9 @@ mod tests {
             assert!(limiter.check(flood_key(n)).is_allowed());
             assert!(n % 10_000 != 0 || limiter.tracked() <= 1000);
         }
-        let mut slots = 0;
-        for shard in &limiter.shared.shards {
-            let shard = lock(shard);
-            assert!(shard.entries.capacity() <= 2 * limiter.shared.shard_capacity);
-            assert!(shard.slots.capacity() <= 5 * limiter.shared.shard_capacity);
-            assert_eq!(shard.slots.len(), shard.entries.len());
-            slots += shard.slots.len();
-        }
-        assert!((900..=1000).contains(&slots), "{slots}");
-        assert_eq!(limiter.tracked(), slots);
+        limiter.table.assert_bounded();
+        let tracked = limiter.tracked();
+        assert!((900..=1000).contains(&tracked), "{tracked}");
     }
 
     #[tokio::test(start_paused = true)]

@@ -52,7 +52,8 @@ const MOST_OF_A_SECTION: usize = 1 << 20;
 const MOST_PARAMETERS: usize = 100_000;
 const MOST_PARAMETERS_OF_A_SECTION: usize = 3_000;
 
-/// How many bytes may be searched for the first boundary of a multipart without finding it, in addition to four times the message.
+/// How many bytes may be searched for the first boundary of a multipart without finding it, in addition to four times the
+/// message.
 const MOST_SEARCHED: usize = 64 << 20;
 
 /// The bytes that may be copied for messages within an encoded one, each of which gets all of that, in addition to four times the

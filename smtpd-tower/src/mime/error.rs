@@ -1,8 +1,11 @@
 use std::{error::Error, fmt};
 
-use smtpd_core::{Code, Reply, Status};
+use smtpd_core::reply::{Code, Reply, Status};
 
-use crate::{body::BodyError, reply::IntoReply};
+use crate::{
+    body::BodyError,
+    reply::{Internal, IntoReply},
+};
 
 /// Why a message was not parsed. The message is always the cause, never a fault on this side.
 ///
@@ -73,9 +76,11 @@ impl From<MimeError> for BodyError {
 }
 
 impl<R: From<Reply>> IntoReply<R> for MimeError {
-    const HAS_FAULTS: bool = false;
-
     fn into_reply(self) -> R {
         self.reply().into()
+    }
+
+    fn has_faults(_: Internal) -> bool {
+        false
     }
 }

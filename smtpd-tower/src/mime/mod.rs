@@ -119,7 +119,7 @@ impl Parsed {
     }
 
     /// Returns the message as it arrived.
-    pub const fn octets(&self) -> &Bytes {
+    pub const fn bytes(&self) -> &Bytes {
         &self.bytes
     }
 

@@ -5,13 +5,15 @@ use std::{
     str::FromStr,
 };
 
+use super::Prefixes;
+
 /// A network in CIDR notation, such as `192.0.2.0/24` or `2001:db8::/32`, or a single address (RFC 4632 section 3.1).
 ///
 /// An IPv4-mapped IPv6 address is the IPv4 address, in the network as well as in the addresses compared with it. A network
 /// contains no addresses of the other family: `::/0` is all of IPv6, and nothing of IPv4.
 ///
 /// ```
-/// use smtpd_tower::Cidr;
+/// use smtpd_tower::net::Cidr;
 ///
 /// let network: Cidr = "192.0.2.0/24".parse()?;
 /// assert!(network.contains([192, 0, 2, 77].into()));
@@ -23,7 +25,7 @@ use std::{
 ///     error.to_string(),
 ///     "`192.0.2.1/24` has bits set behind its prefix; the network is 192.0.2.0/24"
 /// );
-/// # Ok::<(), smtpd_tower::CidrError>(())
+/// # Ok::<(), smtpd_tower::net::CidrError>(())
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Cidr {
@@ -54,6 +56,11 @@ impl Cidr {
     pub(crate) fn around(ip: IpAddr, bits: u8) -> Self {
         let ip = ip.to_canonical();
         Self::new(ip, bits).unwrap_or_else(|| ip.into())
+    }
+
+    /// Returns the network of as many bits as `prefixes` says that this one is in, or this one if it is wider.
+    pub(crate) fn within(self, prefixes: Prefixes) -> Self {
+        Self::around(self.network, prefixes.bits_of(self.network).min(self.bits))
     }
 
     /// Returns the first address.
@@ -138,7 +145,7 @@ impl fmt::Display for Cidr {
 /// An error from parsing a [`Cidr`].
 ///
 /// ```
-/// use smtpd_tower::{Cidr, CidrErrorKind};
+/// use smtpd_tower::net::{Cidr, CidrErrorKind};
 ///
 /// let error = "192.0.2.1/24".parse::<Cidr>().unwrap_err();
 /// assert!(matches!(
@@ -200,15 +207,40 @@ impl fmt::Display for CidrError {
 
 impl Error for CidrError {}
 
-/// Many networks as sorted ranges, so that a lookup is a binary search.
+/// A set of networks, of which there may be thousands: a lookup is a binary search.
+///
+/// ```
+/// use smtpd_tower::net::CidrSet;
+///
+/// let networks = CidrSet::parse(["192.0.2.0/24", "2001:db8::/32"])?;
+/// assert!(networks.contains([192, 0, 2, 1].into()));
+/// assert!(!networks.contains([192, 0, 3, 1].into()));
+///
+/// let error = CidrSet::parse(["192.0.2.0/24", "192.0.2.0/42"]).unwrap_err();
+/// assert_eq!(error.input(), "192.0.2.0/42");
+/// # Ok::<(), smtpd_tower::net::CidrError>(())
+/// ```
 #[derive(Debug, Default)]
-pub(crate) struct CidrSet {
+pub struct CidrSet {
     v4: Ranges<u32>,
     v6: Ranges<u128>,
 }
 
 impl CidrSet {
-    pub(crate) fn contains(&self, ip: IpAddr) -> bool {
+    /// Parses networks in CIDR notation and single addresses.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error that names the first text that is neither a network nor an address.
+    pub fn parse<T: AsRef<str>>(networks: impl IntoIterator<Item = T>) -> Result<Self, CidrError> {
+        networks
+            .into_iter()
+            .map(|text| text.as_ref().parse::<Cidr>())
+            .collect()
+    }
+
+    /// Returns whether `ip` is in one of the networks.
+    pub fn contains(&self, ip: IpAddr) -> bool {
         match ip.to_canonical() {
             IpAddr::V4(ip) => self.v4.contains(ip.to_bits()),
             IpAddr::V6(ip) => self.v6.contains(ip.to_bits()),
@@ -286,6 +318,25 @@ mod tests {
 
     fn cidr(text: &str) -> Cidr {
         text.parse().unwrap()
+    }
+
+    #[test]
+    fn a_client_is_within_wider_networks_only() {
+        let of_client = |ip: &str| {
+            let ip: IpAddr = ip.parse().unwrap();
+            Cidr::around(ip, Prefixes::CLIENT.bits_of(ip.to_canonical()))
+        };
+        for (ip, v4_bits, v6_bits, shown) in [
+            ("192.0.2.1", 16, 32, "192.0.0.0/16"),
+            ("192.0.2.1", 32, 32, "192.0.2.1"),
+            ("::ffff:192.0.2.1", 24, 48, "192.0.2.0/24"),
+            ("2001:db8:1:2::3", 16, 32, "2001:db8::/32"),
+            ("2001:db8:1:2::3", 24, 48, "2001:db8:1::/48"),
+            ("2001:db8:1:2::3", 32, 128, "2001:db8:1:2::/64"),
+        ] {
+            let network = of_client(ip).within(Prefixes::new(v4_bits, v6_bits).unwrap());
+            assert_eq!(network.to_string(), shown, "{ip} by {v4_bits}, {v6_bits}");
+        }
     }
 
     #[test]

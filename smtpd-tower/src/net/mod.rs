@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`PeerAddr`] | one end of a connection: an IP address with a port, or a Unix socket |
 //! | [`Cidr`] | a network, such as `192.0.2.0/24` |
+//! | [`CidrSet`] | a set of networks |
 //! | [`Prefixes`] | how many bits of an address distinguish clients |
 //! | [`TrustedPeers`] | the proxies that may name the client |
 
@@ -12,8 +13,7 @@ mod peer;
 mod prefixes;
 mod trusted;
 
-pub(crate) use cidr::CidrSet;
-pub use cidr::{Cidr, CidrError, CidrErrorKind};
+pub use cidr::{Cidr, CidrError, CidrErrorKind, CidrSet};
 pub use peer::PeerAddr;
 pub use prefixes::{Prefixes, PrefixesError};
 pub use trusted::TrustedPeers;

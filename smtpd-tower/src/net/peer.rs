@@ -10,7 +10,7 @@ use std::{
 /// ```
 /// use std::net::SocketAddr;
 ///
-/// use smtpd_tower::PeerAddr;
+/// use smtpd_tower::net::PeerAddr;
 ///
 /// let peer = PeerAddr::from(([192, 0, 2, 1], 4711));
 /// assert_eq!(peer.to_string(), "192.0.2.1:4711");

@@ -24,6 +24,13 @@ impl Prefixes {
     /// One client: a whole IPv4 address, an IPv6 /64. This is the default.
     pub const CLIENT: Self = Self { v4: 32, v6: 64 };
 
+    /// A client and its neighbours, by which greylisting knows a client again (RFC 6647 section 5, item 5): an IPv4 /24, an IPv6
+    /// /64.
+    pub(crate) const NEIGHBOURS: Self = Self { v4: 24, v6: 64 };
+
+    /// One site: a whole IPv4 address, an IPv6 /48, which is what an organisation is given at most (RFC 6177 section 2).
+    pub const SITE: Self = Self { v4: 32, v6: 48 };
+
     /// Creates a pair of prefix lengths, in bits. With 0, a whole address family is one client.
     ///
     /// # Errors

@@ -8,8 +8,10 @@ use crate::net::{Cidr, CidrError, CidrSet, PeerAddr};
 /// not name, is never trusted, not even by `0.0.0.0/0`. Peers on Unix sockets are trusted only after
 /// [`with_unix_sockets`](Self::with_unix_sockets), and then every process that may open the socket is.
 ///
+/// [The guide](crate::guide::listeners#behind-a-proxy) says what to list, and what follows from it.
+///
 /// ```
-/// use smtpd_tower::{PeerAddr, TrustedPeers};
+/// use smtpd_tower::net::{PeerAddr, TrustedPeers};
 ///
 /// let proxies = TrustedPeers::parse(["10.0.0.0/8", "2001:db8::25"])?;
 /// assert!(proxies.contains(&PeerAddr::from(([10, 1, 2, 3], 4711))));
@@ -19,7 +21,7 @@ use crate::net::{Cidr, CidrError, CidrSet, PeerAddr};
 /// assert!(
 ///     !proxies.contains(&socket) && proxies.with_unix_sockets().contains(&socket)
 /// );
-/// # Ok::<(), smtpd_tower::CidrError>(())
+/// # Ok::<(), smtpd_tower::net::CidrError>(())
 /// ```
 #[derive(Clone, Debug, Default)]
 pub struct TrustedPeers {

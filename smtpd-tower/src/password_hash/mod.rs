@@ -1,4 +1,6 @@
 //! Passwords that are stored as hashes.
+//!
+//! [The guide](crate::guide::authentication#hashed-passwords) shows how to hash and to compare them.
 
 mod memory;
 mod verifier;
@@ -15,12 +17,12 @@ pub use self::verifier::PasswordVerifier;
 /// All three variants are supported (argon2id, argon2i, argon2d). `Debug` does not show the hash.
 ///
 /// ```
-/// use smtpd_tower::PasswordHash;
+/// use smtpd_tower::password_hash::PasswordHash;
 ///
 /// let hash: PasswordHash =
 ///     "$argon2id$v=19$m=8,t=1,p=1$c29tZXNhbHQ$L1qnTgpsWMa/dMHjDHhQFw".parse()?;
 /// assert!("secret".parse::<PasswordHash>().is_err());
-/// # Ok::<(), smtpd_tower::PasswordHashError>(())
+/// # Ok::<(), smtpd_tower::password_hash::PasswordHashError>(())
 /// ```
 #[derive(Clone)]
 pub struct PasswordHash(Arc<Stored>);
@@ -122,7 +124,7 @@ impl fmt::Debug for PasswordHash {
 /// An error from parsing a [`PasswordHash`].
 ///
 /// ```
-/// use smtpd_tower::{PasswordHash, PasswordHashError};
+/// use smtpd_tower::password_hash::{PasswordHash, PasswordHashError};
 ///
 /// let error = "$2b$12$Ix".parse::<PasswordHash>().unwrap_err();
 /// assert_eq!(error, PasswordHashError::Malformed);

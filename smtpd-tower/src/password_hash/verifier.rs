@@ -8,7 +8,8 @@ use std::{
 
 use argon2::{Argon2, Params};
 use smtpd_core::{
-    AuthOutcome, Reply,
+    connection::AuthOutcome,
+    reply::Reply,
     sasl::{Credentials, Identity, prepare_name},
 };
 use zeroize::Zeroizing;
@@ -17,11 +18,12 @@ use super::{PasswordHash, memory::Memory};
 use crate::{
     limiter::ClientKey,
     net::Prefixes,
-    permits::{Permits, compute},
+    permits::Permits,
     phase::{Auth, Request},
 };
 
-/// Compares passwords with their hashes, for the AUTH phase: in threads of their own, with a limit on how many run at once.
+/// Compares passwords with their hashes, for the AUTH phase: in tokio's threads for blocking work, with a limit on how many run
+/// at once.
 ///
 /// In the whole process, one comparison runs at a time for each processor, including those with the keys of SCRAM. Others wait
 /// for it, for 10 seconds at most. Clients take turns, and so do the networks that they are in (a /16, a /24 and an address of
@@ -38,8 +40,9 @@ use crate::{
 /// ```
 /// use std::{collections::HashMap, sync::Arc};
 /// use smtpd_tower::{
-///     Auth, AuthOutcome, PasswordHash, PasswordVerifier, Pipeline, Request,
-///     handler_fn,
+///     Auth, Pipeline, Request, handler_fn,
+///     password_hash::{PasswordHash, PasswordVerifier},
+///     phase::AuthOutcome,
 /// };
 ///
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -53,7 +56,10 @@ use crate::{
 ///         let (verifier, users) = (verifier.clone(), users.clone());
 ///         async move {
 ///             verifier
-///                 .verify(&request, users.get(request.credentials().username()))
+///                 .verify(
+///                     &request,
+///                     users.get_key_value(request.credentials().username()),
+///                 )
 ///                 .await
 ///         }
 ///     }));
@@ -133,30 +139,38 @@ impl PasswordVerifier {
         self
     }
 
-    /// Accepts a client that knows the password of the hash; `None` stands for an unknown user.
+    /// Accepts a client that knows the password of the user, whose stored name and hash are given; `None` stands for an unknown
+    /// user.
+    ///
+    /// The [identity](crate::session::Session::identity) of the session is the stored name, not what the client has written: if
+    /// you look names up without regard to case, `alice` and `Alice` are one user for all limits and rights.
     ///
     /// Rejects clients that want to act as another user (RFC 4616 section 2), and mechanisms that do not carry the password, for
     /// which a hash is useless. If there is not enough memory, or too many wait, the client may try again: it receives
     /// [`Reply::auth_unavailable`].
-    pub async fn verify(
+    pub async fn verify<N: AsRef<str> + ?Sized>(
         &self,
         request: &Request<Auth>,
-        hash: Option<&PasswordHash>,
+        user: Option<(&N, &PasswordHash)>,
     ) -> AuthOutcome {
         let credentials = request.credentials();
         if credentials.password().is_none() {
             return Reply::auth_failed().into();
         }
-        let known = hash.is_some();
-        let hash = hash.unwrap_or_else(|| self.nobody.hash(credentials.username()));
+        let (name, hash) = match user {
+            Some((name, hash)) => (Some(name.as_ref()), hash),
+            None => (None, self.nobody.hash(credentials.username())),
+        };
         let fits = self.fits(request, hash.clone()).await;
-        outcome(credentials, fits.map(|fits| fits && known))
+        outcome(credentials, name, fits)
     }
 
     async fn fits(&self, request: &Request<Auth>, hash: PasswordHash) -> Option<bool> {
-        let client = ClientKey::of_session(request.session(), Prefixes::CLIENT);
+        let session = request.session();
+        let client = ClientKey::of_session(session, Prefixes::CLIENT).map(ClientKey::network);
         let (memory, credentials) = (self.memory.clone(), request.credentials().clone());
-        let compared = compute(client, self.limit.as_ref(), move || {
+        let own = self.limit.as_ref();
+        let compared = session.permits().compute(client, own, move || {
             let sent = credentials.password().unwrap_or_default();
             let prepared = prepare_name(sent).map(|text| Zeroizing::new(text.into_owned()));
             // The number of comparisons depends only on what was sent, and all are made: the time reveals nothing.
@@ -175,12 +189,13 @@ impl PasswordVerifier {
     }
 }
 
-/// Returns the outcome of a comparison, if there was one.
-fn outcome(credentials: &Credentials, fits: Option<bool>) -> AuthOutcome {
-    match fits {
-        Some(true) if !credentials.acts_as_other() => Identity::new(credentials.username()).into(),
-        Some(_) => Reply::auth_failed().into(),
-        None => Reply::auth_unavailable().into(),
+/// Returns the outcome of a comparison, if there was one, for the user of that name.
+fn outcome(credentials: &Credentials, name: Option<&str>, fits: Option<bool>) -> AuthOutcome {
+    let may_act_as = |name| !credentials.acts_as_other() || credentials.authzid() == Some(name);
+    match (fits, name) {
+        (Some(true), Some(name)) if may_act_as(name) => Identity::new(name).into(),
+        (Some(_), _) => Reply::auth_failed().into(),
+        (None, _) => Reply::auth_unavailable().into(),
     }
 }
 
@@ -211,7 +226,7 @@ mod tests {
 
     async fn verify(credentials: Credentials, hash: Option<&PasswordHash>) -> AuthOutcome {
         PasswordVerifier::new()
-            .verify(&request(credentials), hash)
+            .verify(&request(credentials), hash.map(|hash| ("alice", hash)))
             .await
     }
 
@@ -232,6 +247,25 @@ mod tests {
                 AuthOutcome::Accept(identity) => assert!(welcome && identity.as_str() == "alice"),
                 AuthOutcome::Refuse(reply) => assert!(!welcome && reply == Reply::auth_failed()),
                 other => panic!("{other:?}"),
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_client_that_writes_its_name_in_another_case_is_another_identity() {
+        for (typed, authzid, welcome) in [
+            ("ALICE", "", true),
+            ("ALICE", "alice", true),
+            ("ALICE", "ALICE", true),
+            ("ALICE", "bob", false),
+        ] {
+            let credentials = Credentials::plain(typed, "secret")
+                .unwrap()
+                .with_authzid(authzid)
+                .unwrap();
+            match verify(credentials, Some(&hash())).await {
+                AuthOutcome::Accept(identity) => assert!(welcome && identity.as_str() == "alice"),
+                outcome => assert!(!welcome, "{outcome:?}"),
             }
         }
     }
@@ -322,7 +356,7 @@ mod tests {
     #[tokio::test]
     async fn an_unknown_user_is_refused_whatever_it_is_compared_with() {
         let verifier = PasswordVerifier::new().unknown_users_like(&[hash()]);
-        let outcome = verifier.verify(&alice("secret"), None).await;
+        let outcome = verifier.verify::<str>(&alice("secret"), None).await;
         assert!(matches!(outcome, AuthOutcome::Refuse(reply) if reply == Reply::auth_failed()));
     }
 
@@ -333,7 +367,11 @@ mod tests {
         let permit = limit.acquire(None).await.unwrap();
         let waiting = tokio::spawn({
             let verifier = verifier.clone();
-            async move { verifier.verify(&alice("secret"), Some(&hash())).await }
+            async move {
+                verifier
+                    .verify(&alice("secret"), Some(("alice", &hash())))
+                    .await
+            }
         });
         tokio::task::yield_now().await;
         assert!(!waiting.is_finished());
@@ -349,7 +387,7 @@ mod tests {
     #[test]
     fn if_nothing_was_compared_the_client_may_try_again() {
         let credentials = Credentials::plain("alice", "secret").unwrap();
-        let AuthOutcome::Refuse(reply) = outcome(&credentials, None) else {
+        let AuthOutcome::Refuse(reply) = outcome(&credentials, Some("alice"), None) else {
             panic!()
         };
         assert_eq!(

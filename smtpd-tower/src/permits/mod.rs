@@ -11,8 +11,6 @@ use std::{
     time::Duration,
 };
 
-#[cfg(feature = "test")]
-use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::{
     sync::oneshot::{self, error::TryRecvError},
     task,
@@ -20,7 +18,10 @@ use tokio::{
 };
 
 use self::{refusals::Refusals, turns::Turns};
-use crate::{fault::quietly, limiter::ClientKey};
+use crate::{
+    fault::{panic_message, quietly},
+    net::Cidr,
+};
 
 mod refusals;
 mod turns;
@@ -33,45 +34,7 @@ const MAX_WAIT: Duration = Duration::from_secs(10);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Unavailable;
 
-/// Runs the work in another thread, as soon as a processor is free for it. `client` is the client that has asked for it. If there
-/// are `own` permits, the work needs one of those as well.
-///
-/// Dropping the future cancels the work, unless it has begun.
-pub(crate) async fn compute<T: Send + 'static>(
-    client: Option<ClientKey>,
-    own: Option<&Permits>,
-    work: impl FnOnce() -> T + Send + 'static,
-) -> Result<T, Unavailable> {
-    compute_with(&Permits::shared(), client, own, work).await
-}
-
-async fn compute_with<T: Send + 'static>(
-    all: &Permits,
-    client: Option<ClientKey>,
-    own: Option<&Permits>,
-    work: impl FnOnce() -> T + Send + 'static,
-) -> Result<T, Unavailable> {
-    let waiting = async {
-        let own = match own {
-            Some(own) => Some(own.acquire(client).await?),
-            None => None,
-        };
-        Ok::<_, Unavailable>((own, all.acquire(client).await?))
-    };
-    let permits = timeout(MAX_WAIT, waiting).await;
-    let Ok(Ok(permits)) = permits else {
-        all.report_refusal();
-        return Err(Unavailable);
-    };
-    let done = task::spawn_blocking(move || {
-        // Held by the work and not by the session: the work does not end when its client disconnects.
-        let _permits = permits;
-        work()
-    });
-    done.await.map_err(|_| Unavailable)
-}
-
-/// A number of permits, for which clients take turns. Clones share them.
+/// A number of permits, for which clients take turns. Clones share them. The default ones are those of the process.
 #[derive(Clone, Debug)]
 pub(crate) struct Permits(Arc<Mutex<Queue>>);
 
@@ -115,28 +78,56 @@ impl Permits {
     }
 
     /// Returns the permits that all servers of this process share.
-    ///
-    /// In tests the clock may be paused, and it jumps to the next timeout when everything in a runtime waits for something
-    /// outside of it, such as the work of another test. So with the feature `test`, each runtime whose clock can be paused has
-    /// its own.
     pub(crate) fn shared() -> Self {
-        #[cfg(feature = "test")]
-        if Handle::try_current().is_ok_and(|it| it.runtime_flavor() == RuntimeFlavor::CurrentThread)
-        {
-            thread_local!(static PERMITS: Permits = Permits::one_per_processor());
-            return PERMITS.with(Self::clone);
-        }
         static PERMITS: LazyLock<Permits> = LazyLock::new(Permits::one_per_processor);
         PERMITS.clone()
     }
 
-    fn one_per_processor() -> Self {
+    /// Returns new permits, as many as those that all servers share.
+    pub(crate) fn one_per_processor() -> Self {
         Self::new(thread::available_parallelism().unwrap_or(NonZero::<usize>::MIN))
+    }
+
+    /// Runs the work in another thread, as soon as a processor is free for it. `client` is the client that has asked for it. If
+    /// there are `own` permits, the work needs one of those as well.
+    ///
+    /// Dropping the future cancels the work, unless it has begun.
+    pub(crate) async fn compute<T: Send + 'static>(
+        &self,
+        client: Option<Cidr>,
+        own: Option<&Self>,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, Unavailable> {
+        let waiting = async {
+            let own = match own {
+                Some(own) => Some(own.acquire(client).await?),
+                None => None,
+            };
+            Ok::<_, Unavailable>((own, self.acquire(client).await?))
+        };
+        let permits = timeout(MAX_WAIT, waiting).await;
+        let Ok(Ok(permits)) = permits else {
+            self.report_refusal();
+            return Err(Unavailable);
+        };
+        let done = task::spawn_blocking(move || {
+            // Held by the work and not by the session: the work does not end when its client disconnects.
+            let _permits = permits;
+            work()
+        });
+        done.await.map_err(|error| {
+            if let Ok(panic) = error.try_into_panic() {
+                let panic = panic_message(&*panic);
+                let panic = panic.escape_debug();
+                quietly(|| tracing::error!(%panic, "comparing a password panicked"));
+            }
+            Unavailable
+        })
     }
 
     /// Waits for a permit. Networks, and clients within them, take turns, however many each waits for, and those that have had no
     /// turn go before the others. If too many wait, the network with the most of them loses one.
-    pub(crate) async fn acquire(&self, client: Option<ClientKey>) -> Result<Permit, Unavailable> {
+    pub(crate) async fn acquire(&self, client: Option<Cidr>) -> Result<Permit, Unavailable> {
         let mut turned_away = Vec::new();
         let granted = {
             let mut queue = self.lock();
@@ -168,9 +159,15 @@ impl Permits {
         }
     }
 
+    /// Returns whether these are the same permits, not just as many.
+    #[cfg(all(test, feature = "test"))]
+    pub(crate) fn are(&self, others: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &others.0)
+    }
+
     /// Returns how often that client waits, without what it has given up.
     #[cfg(all(test, feature = "test"))]
-    pub(crate) fn waiting(&self, client: ClientKey) -> usize {
+    pub(crate) fn waiting(&self, client: Cidr) -> usize {
         let queue = self.lock();
         queue
             .turns
@@ -198,6 +195,12 @@ impl Permits {
     }
 }
 
+impl Default for Permits {
+    fn default() -> Self {
+        Self::shared()
+    }
+}
+
 impl Queue {
     /// Takes the next out of the queue. If nothing waits, the permit becomes free.
     fn next(&mut self, over: &mut Vec<oneshot::Sender<Permit>>) -> Option<oneshot::Sender<Permit>> {
@@ -210,7 +213,7 @@ impl Queue {
     /// Adds that client to the queue. Those that no longer wait, which may include the client itself, are added to `turned_away`.
     fn enter(
         &mut self,
-        client: Option<ClientKey>,
+        client: Option<Cidr>,
         turned_away: &mut Vec<oneshot::Sender<Permit>>,
     ) -> oneshot::Receiver<Permit> {
         let (sender, granted) = oneshot::channel();
@@ -241,6 +244,8 @@ impl Drop for Permit {
 #[cfg(test)]
 mod tests {
     use std::{
+        io,
+        net::IpAddr,
         pin::pin,
         sync::mpsc,
         task::{Context, Wake, Waker},
@@ -251,8 +256,8 @@ mod tests {
 
     use super::*;
 
-    fn client(number: u8) -> Option<ClientKey> {
-        Some(ClientKey::new([192, 0, 2, number].into()))
+    fn client(number: u8) -> Option<Cidr> {
+        Some(Cidr::around([192, 0, 2, number].into(), 32))
     }
 
     fn one() -> Permits {
@@ -336,7 +341,7 @@ mod tests {
     fn a_flood_from_clients_of_one_network_shuts_nobody_out() {
         let permits = one();
         let held = assert_ready!(spawn(permits.acquire(None)).poll()).unwrap();
-        let of_48 = |link| ClientKey::new([0x2001, 0xdb8, 1, link, 0, 0, 0, 1].into());
+        let of_48 = |link| Cidr::around(IpAddr::from([0x2001, 0xdb8, 1, link, 0, 0, 0, 1]), 64);
         let mut flood: Vec<_> = (0..Permits::MAX_WAITING as u16)
             .map(|link| {
                 let permits = permits.clone();
@@ -441,7 +446,7 @@ mod tests {
                 begin.send(()).unwrap();
                 let _ = released.lock().unwrap().recv();
             };
-            tokio::spawn(async move { compute_with(&permits, client(number), None, work).await })
+            tokio::spawn(async move { permits.compute(client(number), None, work).await })
         });
         for (released, waiting) in [(3, 2), (1, 1), (1, 0)] {
             for _ in 0..released {
@@ -459,31 +464,38 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_panic_costs_no_permit() {
-        for _ in 0..64 {
-            let done: Result<(), _> = compute(None, None, || panic!("on purpose")).await;
+    async fn a_panic_is_seen_by_nobody_and_costs_a_permit() {
+        let log = Log::default();
+        let writer = log.clone();
+        let subscriber = tracing_subscriber::fmt()
+            .with_ansi(false)
+            .without_time()
+            .with_target(false)
+            .with_writer(move || writer.clone())
+            .finish();
+        let _guard = tracing::subscriber::set_default(subscriber);
+        let permits = one();
+        for _ in 0..2 {
+            let done: Result<(), _> = permits.compute(None, None, || panic!("on purpose")).await;
             assert_eq!(done, Err(Unavailable));
         }
-        assert_eq!(compute(None, None, || 1).await, Ok(1));
+        assert_eq!(permits.compute(None, None, || 1).await, Ok(1));
+        let logged = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+        let line = "ERROR comparing a password panicked panic=on purpose";
+        assert_eq!(logged.lines().map(str::trim).collect::<Vec<_>>(), [line; 2]);
     }
 
-    /// It failed at random, whenever other tests kept the processors busy.
-    #[cfg(feature = "test")]
-    #[tokio::test(start_paused = true)]
-    async fn a_paused_clock_does_not_jump_over_the_work_of_another_test() {
-        let other_test = thread::spawn(|| {
-            let runtime = tokio::runtime::Builder::new_current_thread().build();
-            runtime.unwrap().block_on(async {
-                let permits = Permits::shared();
-                let all = 0..permits.lock().free;
-                all.map(|_| assert_ready!(spawn(permits.acquire(None)).poll()).unwrap())
-                    .collect::<Vec<_>>()
-            })
-        });
-        let _busy = other_test.join().unwrap();
-        let begun = Instant::now();
-        assert_eq!(compute(client(1), None, || 1).await, Ok(1));
-        assert_eq!(begun.elapsed(), Duration::ZERO);
+    #[derive(Clone, Default)]
+    struct Log(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Log {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
     }
 
     #[tokio::test(start_paused = true)]
@@ -496,7 +508,7 @@ mod tests {
                 None => None,
             };
             let begun = Instant::now();
-            let waiting = compute_with(&all, client(1), own.as_ref(), || 1);
+            let waiting = all.compute(client(1), own.as_ref(), || 1);
             // A client that has waited for one of them has less time for the other.
             let waited = async {
                 tokio::time::sleep(MAX_WAIT / 2).await;
@@ -507,7 +519,7 @@ mod tests {
             let reported = all.lock().refusals.count(Instant::now());
             assert_eq!(reported, None, "the log has it already");
             drop(held);
-            let done = compute_with(&all, client(1), own.as_ref(), || 1).await;
+            let done = all.compute(client(1), own.as_ref(), || 1).await;
             assert_eq!(done, Ok(1), "what was given up is in the way");
         }
     }

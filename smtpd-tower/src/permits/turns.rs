@@ -5,7 +5,7 @@ use std::{
     hash::{BuildHasher, RandomState},
 };
 
-use crate::{limiter::ClientKey, net::Prefixes};
+use crate::net::{Cidr, Prefixes};
 
 /// Waiting items, by the networks of the clients that they belong to. Providers assign whole networks, so a client with many
 /// addresses often has them all in one. Networks take turns, then the smaller networks within each, then their clients. If an
@@ -38,7 +38,7 @@ impl<T> Turns<T> {
         self.networks.len()
     }
 
-    pub(super) fn push(&mut self, client: Option<ClientKey>, item: T) {
+    pub(super) fn push(&mut self, client: Option<Cidr>, item: T) {
         self.networks.push(client, item);
     }
 
@@ -59,7 +59,7 @@ impl<T> Turns<T> {
     }
 
     #[cfg(all(test, feature = "test"))]
-    pub(super) fn count_of(&self, client: Option<ClientKey>, counts: impl Fn(&T) -> bool) -> usize {
+    pub(super) fn count_of(&self, client: Option<Cidr>, counts: impl Fn(&T) -> bool) -> usize {
         self.networks.count_of(client, &counts)
     }
 }
@@ -70,12 +70,12 @@ trait Part<T>: Default {
     fn is_empty(&self) -> bool {
         self.len() == 0
     }
-    fn push(&mut self, client: Option<ClientKey>, item: T);
+    fn push(&mut self, client: Option<Cidr>, item: T);
     fn next(&mut self, is_over: &impl Fn(&T) -> bool, taken: &mut Vec<T>) -> Option<T>;
     fn give_way(&mut self, dice: &mut Dice) -> Option<T>;
     fn take_out(&mut self, is_over: &impl Fn(&T) -> bool, taken: &mut Vec<T>);
     #[cfg(all(test, feature = "test"))]
-    fn count_of(&self, client: Option<ClientKey>, counts: &impl Fn(&T) -> bool) -> usize;
+    fn count_of(&self, client: Option<Cidr>, counts: &impl Fn(&T) -> bool) -> usize;
 }
 
 /// Networks of that many bits. Clients without an IP address are a network of their own.
@@ -90,7 +90,7 @@ struct Networks<P, const V4_BITS: u8, const V6_BITS: u8> {
 /// The place of a network.
 #[derive(Debug)]
 struct Place<P> {
-    network: Option<ClientKey>,
+    network: Option<Cidr>,
     part: P,
     /// Whether the network has not had a turn yet.
     is_new: bool,
@@ -112,12 +112,13 @@ impl<P> Place<P> {
 }
 
 impl<P, const V4_BITS: u8, const V6_BITS: u8> Networks<P, V4_BITS, V6_BITS> {
+    /// Evaluated by the compiler, which rejects prefixes that are too long.
     const PREFIXES: Prefixes = match Prefixes::new(V4_BITS, V6_BITS) {
         Ok(prefixes) => prefixes,
         Err(_) => panic!("a prefix is longer than the address"),
     };
 
-    fn prefix(client: Option<ClientKey>) -> Option<ClientKey> {
+    fn prefix(client: Option<Cidr>) -> Option<Cidr> {
         client.map(|client| client.within(Self::PREFIXES))
     }
 
@@ -157,7 +158,7 @@ impl<T, P: Part<T>, const V4_BITS: u8, const V6_BITS: u8> Part<T>
         self.len
     }
 
-    fn push(&mut self, client: Option<ClientKey>, item: T) {
+    fn push(&mut self, client: Option<Cidr>, item: T) {
         let network = Self::prefix(client);
         self.len += 1;
         let mut places = self.places.iter_mut();
@@ -215,7 +216,7 @@ impl<T, P: Part<T>, const V4_BITS: u8, const V6_BITS: u8> Part<T>
     }
 
     #[cfg(all(test, feature = "test"))]
-    fn count_of(&self, client: Option<ClientKey>, counts: &impl Fn(&T) -> bool) -> usize {
+    fn count_of(&self, client: Option<Cidr>, counts: &impl Fn(&T) -> bool) -> usize {
         let prefix = Self::prefix(client);
         let mut places = self.places.iter();
         let place = places.find(|place| place.network == prefix);
@@ -229,7 +230,7 @@ impl<T> Part<T> for VecDeque<T> {
         self.len()
     }
 
-    fn push(&mut self, _client: Option<ClientKey>, item: T) {
+    fn push(&mut self, _client: Option<Cidr>, item: T) {
         self.push_back(item);
     }
 
@@ -254,7 +255,7 @@ impl<T> Part<T> for VecDeque<T> {
     }
 
     #[cfg(all(test, feature = "test"))]
-    fn count_of(&self, _client: Option<ClientKey>, counts: &impl Fn(&T) -> bool) -> usize {
+    fn count_of(&self, _client: Option<Cidr>, counts: &impl Fn(&T) -> bool) -> usize {
         self.iter().filter(|item| counts(item)).count()
     }
 }
@@ -282,11 +283,12 @@ mod tests {
 
     const MAX: usize = 1024;
 
-    fn client(ip: impl Into<IpAddr>) -> Option<ClientKey> {
-        Some(ClientKey::new(ip.into()))
+    fn client(ip: impl Into<IpAddr>) -> Option<Cidr> {
+        let ip = ip.into();
+        Some(Cidr::around(ip, Prefixes::CLIENT.bits_of(ip)))
     }
 
-    fn named(ip: &str) -> Option<ClientKey> {
+    fn named(ip: &str) -> Option<Cidr> {
         client(ip.parse::<IpAddr>().unwrap())
     }
 
@@ -397,7 +399,7 @@ mod tests {
         }
     }
 
-    fn of_16(name: &str) -> (Option<ClientKey>, &str) {
+    fn of_16(name: &str) -> (Option<Cidr>, &str) {
         let add = |sum: u16, byte: u8| sum.wrapping_mul(31).wrapping_add(byte.into());
         let number = name.bytes().fold(0, add);
         let [a, b] = number.to_be_bytes();
@@ -484,7 +486,7 @@ mod tests {
     /// Adds one, and returns which item is dropped for it.
     fn enter(
         turns: &mut Turns<&'static str>,
-        client: Option<ClientKey>,
+        client: Option<Cidr>,
         who: &'static str,
     ) -> Option<&'static str> {
         turns.push(client, who);
@@ -497,7 +499,7 @@ mod tests {
         seed: u64,
         honest: &str,
         flood_per_turn: usize,
-        flood: impl Fn(u32) -> Option<ClientKey>,
+        flood: impl Fn(u32) -> Option<Cidr>,
     ) -> (usize, usize) {
         let mut turns = Turns::with_seed(seed);
         let mut all = (0..).map(flood);

@@ -10,19 +10,31 @@
 //! | [`Data`] | [`PhaseKind::Data`] | for DATA, or the first BDAT, with the message |
 //! | [`Command`] | [`PhaseKind::Command`] | for VRFY, EXPN, HELP and unknown verbs |
 //!
-//! A service is called with a [`Request`], which holds the payload and the session. [`Phase`] is the trait of the payloads.
+//! A service is called with a [`Request`], which holds the payload, the session and the [`Deadline`] of the answer. [`Phase`] is
+//! the trait of the payloads.
+//!
+//! A payload contains the value that [`smtpd_core`] returns for the command, for example a
+//! [`MailCommand`](smtpd_core::connection::MailCommand), and forwards to it. It is a type of its own because a service may need
+//! more than the command: [`Rcpt`] adds the envelope, which a driver of `smtpd-core` reads from the connection, and [`Data`] the
+//! body. The value is moved into the payload, not copied.
 
+mod command;
+mod deadline;
 mod payload;
 mod request;
 
-use smtpd_core::{AuthOutcome, DataReply, Reply};
+use smtpd_core::reply::{DataReply, Reply};
 
 pub use self::{
-    payload::{Auth, Command, Connect, Data, Helo, Mail, Rcpt},
+    command::Command,
+    deadline::Deadline,
+    payload::{Auth, Connect, Data, Helo, Mail, Rcpt},
     request::Request,
 };
 pub use crate::phase_kind::PhaseKind;
 use crate::reply::Answer;
+#[doc(inline)]
+pub use smtpd_core::connection::AuthOutcome;
 
 mod sealed {
     #[expect(unnameable_types, reason = "this seals the trait")]
@@ -32,6 +44,8 @@ mod sealed {
 /// A phase of a session. Sealed, because the protocol defines the phases.
 ///
 /// Use it for services and layers that fit every phase: `impl<S, P: Phase> Service<Request<P>> for MyLayer<S>`.
+///
+/// [The guide](crate::guide::phases) describes each of them: when it is called, and with which replies.
 ///
 /// ```
 /// use smtpd_tower::{Connect, Data, Phase, phase::PhaseKind};
@@ -55,7 +69,7 @@ pub trait Phase: sealed::Sealed + Send + Sync + 'static {
     ///     Rcpt::new("user@example.org".parse()?).default_response(),
     ///     Reply::relay_denied()
     /// );
-    /// # Ok::<(), smtpd_tower::AddressError>(())
+    /// # Ok::<(), smtpd_tower::address::AddressError>(())
     /// ```
     fn default_response(&self) -> Self::Response;
 }
@@ -95,5 +109,5 @@ phases! {
     Mail => Reply, |_| Reply::OK;
     Rcpt => Reply, |_| no_recipient();
     Data => DataReply, |_| no_delivery().into();
-    Command => Reply, |command| command.default_reply.clone();
+    Command => Reply, |command| command.default_reply().clone();
 }

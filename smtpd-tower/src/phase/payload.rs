@@ -1,8 +1,12 @@
-use std::{fmt, sync::Arc};
+//! The payloads of all phases but commands.
+
+use std::sync::Arc;
 
 use smtpd_core::{
-    ClientName, Code, CommandLine, Envelope, ForwardPath, Greeting, Parameters, Reply, ReversePath,
-    Status,
+    address::{ClientName, ForwardPath, ReversePath},
+    connection::{AuthRequest, Greeting, MailCommand, RcptCommand},
+    envelope::Envelope,
+    parameter::Parameters,
     sasl::{Credentials, MechanismName},
 };
 
@@ -38,27 +42,39 @@ impl Connect {
 /// ```
 /// use smtpd_tower::{Helo, Reply, Request, handler_fn};
 ///
-/// let helo = handler_fn(async |request: Request<Helo>| match request.name() {
-///     "localhost" => Err(Reply::rejected("That is me")),
-///     _ => Ok(()),
-/// });
+/// let helo =
+///     handler_fn(async |request: Request<Helo>| match request.name().as_str() {
+///         "localhost" => Err(Reply::rejected("That is me")),
+///         _ => Ok(()),
+///     });
 /// ```
 #[derive(Clone, Debug)]
-#[non_exhaustive]
-pub struct Helo {
-    /// The name that the client gives. It is not verified.
-    pub name: ClientName,
-    /// The command used.
-    pub greeting: Greeting,
-}
+pub struct Helo(smtpd_core::connection::Helo);
 
 impl Helo {
     /// Creates an EHLO with that name.
     pub const fn new(name: ClientName) -> Self {
-        Self {
-            name,
-            greeting: Greeting::Ehlo,
-        }
+        Self(smtpd_core::connection::Helo::new(name))
+    }
+
+    pub(crate) const fn of(helo: smtpd_core::connection::Helo) -> Self {
+        Self(helo)
+    }
+
+    /// Returns a copy with this command.
+    #[must_use]
+    pub fn with_greeting(self, greeting: Greeting) -> Self {
+        Self(self.0.with_greeting(greeting))
+    }
+
+    /// Returns the name that the client gives. It is not verified.
+    pub const fn name(&self) -> &ClientName {
+        self.0.name()
+    }
+
+    /// Returns the command that the client used.
+    pub const fn greeting(&self) -> Greeting {
+        self.0.greeting()
     }
 }
 
@@ -79,21 +95,40 @@ impl Helo {
 /// });
 /// ```
 #[derive(Clone, Debug)]
-#[non_exhaustive]
 pub struct Auth {
-    /// The SASL mechanism.
-    pub mechanism: MechanismName,
-    /// What the client presented.
-    pub credentials: Credentials,
+    request: AuthRequest,
+    failures: u32,
 }
 
 impl Auth {
     /// Creates an attempt with that mechanism.
     pub const fn new(mechanism: MechanismName, credentials: Credentials) -> Self {
-        Self {
-            mechanism,
-            credentials,
-        }
+        Self::of(AuthRequest::new(mechanism, credentials), 0)
+    }
+
+    pub(crate) const fn of(request: AuthRequest, failures: u32) -> Self {
+        Self { request, failures }
+    }
+
+    /// Sets how many attempts have failed before, for tests.
+    #[must_use]
+    pub fn with_failures(self, failures: u32) -> Self {
+        Self { failures, ..self }
+    }
+
+    /// Returns how many attempts of the session have failed before this one, whoever has decided that.
+    pub const fn failures(&self) -> u32 {
+        self.failures
+    }
+
+    /// Returns the SASL mechanism.
+    pub const fn mechanism(&self) -> MechanismName {
+        self.request.mechanism()
+    }
+
+    /// Returns what the client presented.
+    pub const fn credentials(&self) -> &Credentials {
+        self.request.credentials()
     }
 }
 
@@ -112,27 +147,32 @@ impl Auth {
 /// });
 /// ```
 #[derive(Clone, Debug)]
-#[non_exhaustive]
-pub struct Mail {
-    /// Where to report failures; null for reports themselves.
-    pub sender: ReversePath,
-    /// SIZE, BODY and so on.
-    pub parameters: Parameters,
-}
+pub struct Mail(MailCommand);
 
 impl Mail {
     /// Creates a MAIL without parameters.
     pub fn new(sender: ReversePath) -> Self {
-        Self {
-            sender,
-            parameters: Parameters::default(),
-        }
+        Self(MailCommand::new(sender))
     }
 
-    /// Sets the parameters. Default: none.
+    pub(crate) const fn of(command: MailCommand) -> Self {
+        Self(command)
+    }
+
+    /// Returns a copy with these parameters.
     #[must_use]
     pub fn with_parameters(self, parameters: Parameters) -> Self {
-        Self { parameters, ..self }
+        Self(self.0.with_parameters(parameters))
+    }
+
+    /// Returns the sender, to which failures are reported. It is null if the message is itself such a report.
+    pub const fn sender(&self) -> &ReversePath {
+        self.0.sender()
+    }
+
+    /// Returns the parameters, such as SIZE and BODY.
+    pub const fn parameters(&self) -> &Parameters {
+        self.0.parameters()
     }
 }
 
@@ -152,27 +192,22 @@ impl Mail {
 /// });
 /// ```
 #[derive(Clone, Debug)]
-#[non_exhaustive]
 pub struct Rcpt {
-    /// The recipient of the message.
-    pub recipient: ForwardPath,
-    /// NOTIFY, ORCPT and so on.
-    pub parameters: Parameters,
-    /// The sender, and the recipients accepted before this one.
-    pub envelope: Arc<Envelope>,
+    command: RcptCommand,
+    envelope: Arc<Envelope>,
 }
 
 impl Rcpt {
     /// Creates a RCPT without parameters, the first of a message from the null sender.
     pub fn new(recipient: ForwardPath) -> Self {
-        Self {
-            recipient,
-            parameters: Parameters::default(),
-            envelope: Arc::default(),
-        }
+        Self::of(RcptCommand::new(recipient), Arc::default())
     }
 
-    /// Sets the envelope of the transaction so far. Default: the null sender without recipients.
+    pub(crate) const fn of(command: RcptCommand, envelope: Arc<Envelope>) -> Self {
+        Self { command, envelope }
+    }
+
+    /// Returns a copy with this envelope of the transaction so far.
     #[must_use]
     pub fn with_envelope(self, envelope: impl Into<Arc<Envelope>>) -> Self {
         Self {
@@ -181,78 +216,28 @@ impl Rcpt {
         }
     }
 
-    /// Sets the parameters. Default: none.
+    /// Returns a copy with these parameters.
     #[must_use]
     pub fn with_parameters(self, parameters: Parameters) -> Self {
-        Self { parameters, ..self }
-    }
-}
-
-/// VRFY, EXPN, HELP, or a verb that the protocol does not know.
-///
-/// A service for this phase adds verbs of its own. To all others it replies with the [`default_reply`](Self::default_reply).
-///
-/// ```
-/// use smtpd_tower::{Command, Reply, Request, Session, handler_fn};
-/// use tower::ServiceExt;
-///
-/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), std::convert::Infallible> {
-/// let command = handler_fn(async |request: Request<Command>| {
-///     match request.payload().verb.as_str() {
-///         "XPING" => Reply::ok(request.payload().argument.clone()),
-///         _ => request.payload().default_reply.clone(),
-///     }
-/// });
-/// let ask = |verb| {
-///     command
-///         .clone()
-///         .oneshot(Request::new(Session::local(), Command::new(verb, "pong")))
-/// };
-/// assert_eq!(ask("xping").await?.text(), "pong");
-/// assert_eq!(ask("XOTHER").await?.code().as_u16(), 500);
-/// # Ok(()) }
-/// ```
-///
-/// Its `Debug` form shows neither verb nor argument of an unknown command: a client whose AUTH was refused may continue with
-/// names and passwords.
-#[derive(Clone)]
-#[non_exhaustive]
-pub struct Command {
-    /// The first word, in upper case.
-    pub verb: String,
-    /// The rest of the line, without the blanks around it. It contains no control characters; nothing else is guaranteed.
-    pub argument: String,
-    /// The reply that the client receives if there is no service, such as 500 5.5.1.
-    pub default_reply: Reply,
-}
-
-impl fmt::Debug for Command {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (verb, argument) = match CommandLine::may_be_shown(&self.verb) {
-            true => (&*self.verb, &*self.argument),
-            false => ("[redacted]", "[redacted]"),
-        };
-        f.debug_struct("Command")
-            .field("verb", &verb)
-            .field("argument", &argument)
-            .field("default_reply", &self.default_reply)
-            .finish()
-    }
-}
-
-impl Command {
-    /// Creates an unknown command.
-    pub fn new(verb: impl Into<String>, argument: impl Into<String>) -> Self {
-        let default_reply = Reply::new(
-            Code::SYNTAX_ERROR,
-            Status::INVALID_COMMAND,
-            "Command not recognized",
-        );
         Self {
-            verb: verb.into().to_ascii_uppercase(),
-            argument: argument.into(),
-            default_reply,
+            command: self.command.with_parameters(parameters),
+            ..self
         }
+    }
+
+    /// Returns the recipient of the message.
+    pub const fn recipient(&self) -> &ForwardPath {
+        self.command.recipient()
+    }
+
+    /// Returns the parameters, such as NOTIFY and ORCPT.
+    pub const fn parameters(&self) -> &Parameters {
+        self.command.parameters()
+    }
+
+    /// Returns the sender, and the recipients accepted before this one.
+    pub const fn envelope(&self) -> &Arc<Envelope> {
+        &self.envelope
     }
 }
 
@@ -263,18 +248,15 @@ impl Command {
 ///
 /// let data = handler_fn(async |request: Request<Data>| {
 ///     let recipients = request.envelope().recipients().len();
-///     request.into_body().collect().await.map(|octets| {
-///         Reply::ok(format!("{} octets for {recipients}", octets.len()))
+///     request.into_body().collect().await.map(|bytes| {
+///         Reply::ok(format!("{} bytes for {recipients}", bytes.len()))
 ///     })
 /// });
 /// ```
 #[derive(Debug)]
-#[non_exhaustive]
 pub struct Data {
-    /// The sender and the recipients.
-    pub envelope: Arc<Envelope>,
-    /// The message as it arrives. 354 is sent when it is first polled.
-    pub body: Body,
+    envelope: Arc<Envelope>,
+    body: Body,
 }
 
 impl Data {
@@ -285,6 +267,35 @@ impl Data {
             body,
         }
     }
+
+    /// Returns the sender and the recipients. Cloning the `Arc` is cheap; `into_parts` of the payload returns it too.
+    pub const fn envelope(&self) -> &Arc<Envelope> {
+        &self.envelope
+    }
+
+    /// Returns the message, to read it chunk by chunk. 354 is sent when it is first polled.
+    pub const fn body_mut(&mut self) -> &mut Body {
+        &mut self.body
+    }
+
+    /// Returns the message. 354 is sent when it is first polled.
+    pub fn into_body(self) -> Body {
+        self.body
+    }
+
+    /// Splits the payload into the envelope and the message.
+    pub fn into_parts(self) -> (Arc<Envelope>, Body) {
+        (self.envelope, self.body)
+    }
+
+    /// Replaces the body, for example with one that counts or changes what passes through it.
+    #[must_use]
+    pub fn map_body(self, f: impl FnOnce(Body) -> Body) -> Self {
+        Self {
+            body: f(self.body),
+            ..self
+        }
+    }
 }
 
 #[cfg(test)]
@@ -292,31 +303,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn debug_shows_no_password_that_was_taken_for_a_command() {
-        let shown = |verb, argument| format!("{:?}", Command::new(verb, argument));
-        assert!(shown("vrfy", "alice").contains("alice"));
-        for (verb, argument) in [
-            ("c2VjcmV0", ""),
-            ("AUTH", "PLAIN c2VjcmV0"),
-            ("pass", "c2VjcmV0"),
-        ] {
-            let shown = shown(verb, argument).to_ascii_uppercase();
-            assert!(!shown.contains("C2VJCMV0"), "{shown}");
-        }
-    }
-
-    #[test]
     fn requests_are_built_of_all_their_parts() {
         let parameters = || "SIZE=9".parse::<Parameters>().unwrap();
         let mail = Mail::new("a@example.com".parse().unwrap()).with_parameters(parameters());
-        assert_eq!(mail.sender.as_str(), "a@example.com");
-        assert!(mail.parameters.contains("SIZE"));
+        assert_eq!(mail.sender().as_str(), "a@example.com");
+        assert!(mail.parameters().contains("SIZE"));
         let envelope = Envelope::new("a@example.com".parse().unwrap());
         let rcpt = Rcpt::new("b@example.org".parse().unwrap())
             .with_envelope(envelope)
             .with_parameters(parameters());
-        assert_eq!(rcpt.recipient.as_str(), "b@example.org");
-        assert_eq!(rcpt.envelope.sender().as_str(), "a@example.com");
-        assert!(rcpt.parameters.contains("SIZE"));
+        assert_eq!(rcpt.recipient().as_str(), "b@example.org");
+        assert_eq!(rcpt.envelope().sender().as_str(), "a@example.com");
+        assert!(rcpt.parameters().contains("SIZE"));
     }
 }

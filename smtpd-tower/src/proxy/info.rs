@@ -10,13 +10,13 @@ use super::{ProxyHeaderError, header};
 /// anywhere.
 ///
 /// ```
-/// use smtpd_tower::{ProxyInfo, ProxyVersion};
+/// use smtpd_tower::proxy::{ProxyInfo, ProxyVersion};
 ///
 /// let info = ProxyInfo::parse(b"PROXY TCP4 192.0.2.1 192.0.2.9 4711 25\r\n")?;
 /// assert_eq!(info.version(), ProxyVersion::V1);
 /// assert_eq!(info.source(), Some(([192, 0, 2, 1], 4711).into()));
 /// assert_eq!(info.authority(), None);
-/// # Ok::<(), smtpd_tower::ProxyHeaderError>(())
+/// # Ok::<(), smtpd_tower::proxy::ProxyHeaderError>(())
 /// ```
 #[derive(Clone, PartialEq, Eq)]
 pub struct ProxyInfo(Arc<Facts>);

@@ -1,4 +1,6 @@
 //! The PROXY protocol of HAProxy, versions 1 and 2 (its specification, proxy-protocol.txt, defines it).
+//!
+//! [The guide](crate::guide::listeners#behind-a-proxy) says when a server needs it.
 
 mod checksum;
 mod header;
@@ -36,12 +38,12 @@ use crate::net::{PeerAddr, TrustedPeers};
 /// and not a byte after it is consumed.
 ///
 /// ```
-/// use smtpd_tower::{Pipeline, ProxyProtocol, Server, TrustedPeers};
+/// use smtpd_tower::{Pipeline, Server, net::TrustedPeers, proxy::ProxyProtocol};
 ///
 /// let balancers = TrustedPeers::parse(["10.0.0.0/8", "fd00::/8"])?;
 /// let server = Server::new("mx.example.org", Pipeline::new())
 ///     .proxy_protocol(ProxyProtocol::from_trusted(balancers));
-/// # Ok::<(), smtpd_tower::CidrError>(())
+/// # Ok::<(), smtpd_tower::net::CidrError>(())
 /// ```
 #[derive(Clone, Debug)]
 pub struct ProxyProtocol {

@@ -1,6 +1,11 @@
-use smtpd_core::{AuthOutcome, DataReply, Reply};
+use std::slice;
 
-use super::IntoReply;
+use smtpd_core::{
+    connection::AuthOutcome,
+    reply::{DataReply, Reply},
+};
+
+use super::{IntoReply, Verdict};
 
 mod sealed {
     #[expect(unnameable_types, reason = "this seals the trait")]
@@ -13,12 +18,12 @@ mod sealed {
 /// [guide](crate::guide::pipelines#a-layer-for-every-phase) has one. It sees what services return. It never sees
 ///
 /// - a reply that is returned as an error, for instance by a `filter`, nor what [`recover`](crate::reply::recover()) makes of an
-///   error further out;
+///   error further out: [`Verdict::of`] looks at both;
 /// - the final reply to AUTH if the service has returned a secret, because the mechanism decides;
 /// - the replies of the protocol itself: bad syntax, wrong order, limits, and positive replies to the greeting and EHLO.
 ///
 /// ```
-/// use smtpd_tower::{Answer, DataReply, Reply};
+/// use smtpd_tower::{DataReply, Reply, reply::Answer};
 ///
 /// fn hide<R: Answer>(answer: R) -> R {
 ///     answer.map_reply(|reply| {
@@ -33,6 +38,20 @@ pub trait Answer: sealed::Sealed + From<Reply> + IntoReply<Self> + Send + 'stati
     /// secret.
     fn reply(&self) -> Option<&Reply>;
 
+    /// Returns the replies in it: for a message one or one for each recipient, for an AUTH that is not refused none.
+    fn replies(&self) -> &[Reply];
+
+    /// Returns what it means. [`Verdict::of`] looks at errors too.
+    fn verdict(&self) -> Verdict;
+
+    /// Returns for how many of that many recipients it is positive. Only the answer to a message may differ among them.
+    fn accepted_of(&self, recipients: usize) -> usize {
+        match self.verdict() {
+            Verdict::Accepted | Verdict::Undecided => recipients,
+            _ => 0,
+        }
+    }
+
     /// Changes every reply in it.
     #[must_use]
     fn map_reply(self, f: impl FnMut(Reply) -> Reply) -> Self;
@@ -45,6 +64,14 @@ impl Answer for Reply {
         Some(self)
     }
 
+    fn replies(&self) -> &[Self] {
+        slice::from_ref(self)
+    }
+
+    fn verdict(&self) -> Verdict {
+        self.into()
+    }
+
     fn map_reply(self, mut f: impl FnMut(Self) -> Self) -> Self {
         f(self)
     }
@@ -55,6 +82,19 @@ impl sealed::Sealed for DataReply {}
 impl Answer for DataReply {
     fn reply(&self) -> Option<&Reply> {
         Some(self.merged())
+    }
+
+    fn replies(&self) -> &[Reply] {
+        self.replies()
+    }
+
+    fn verdict(&self) -> Verdict {
+        self.into()
+    }
+
+    fn accepted_of(&self, recipients: usize) -> usize {
+        let replies = (0..recipients).map(|number| self.for_recipient(number));
+        replies.filter(|reply| reply.is_positive()).count()
     }
 
     fn map_reply(self, f: impl FnMut(Reply) -> Reply) -> Self {
@@ -70,6 +110,14 @@ impl Answer for AuthOutcome {
             Self::Refuse(reply) => Some(reply),
             _ => None,
         }
+    }
+
+    fn replies(&self) -> &[Reply] {
+        self.reply().map_or(&[], slice::from_ref)
+    }
+
+    fn verdict(&self) -> Verdict {
+        self.into()
     }
 
     fn map_reply(self, mut f: impl FnMut(Reply) -> Reply) -> Self {

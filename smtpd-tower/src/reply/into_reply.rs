@@ -1,12 +1,22 @@
 use std::convert::Infallible;
 
 use smtpd_core::{
-    AuthOutcome, DataReply, Reply,
+    connection::AuthOutcome,
+    reply::{DataReply, Reply},
     sasl::{Identity, Secret},
 };
 use tower::BoxError;
 
 use crate::body::BodyError;
+
+mod sealed {
+    /// The argument of a method that only this crate calls and overrides.
+    #[expect(unnameable_types, reason = "this seals the method")]
+    #[derive(Clone, Copy, Debug)]
+    pub struct Internal;
+}
+
+pub(crate) use sealed::Internal;
 
 /// What a handler may return for a phase whose response is `R`.
 ///
@@ -15,7 +25,7 @@ use crate::body::BodyError;
 /// [`AuthOutcome`], or a [`Reply`] that refuses.
 ///
 /// ```
-/// use smtpd_tower::{BodyError, DataReply, IntoReply, Reply};
+/// use smtpd_tower::{BodyError, DataReply, Reply, reply::IntoReply};
 ///
 /// assert_eq!(IntoReply::<Reply>::into_reply(()), Reply::OK);
 /// assert_eq!(
@@ -34,9 +44,6 @@ use crate::body::BodyError;
     note = "a function that returns `Result<Reply, BoxError>`, with `?` for any error, becomes a service by `tower::service_fn(...)`"
 )]
 pub trait IntoReply<R = Reply> {
-    /// Whether [`fault`](Self::fault) may return one. If not, a call costs a little less.
-    const HAS_FAULTS: bool = true;
-
     /// Returns the response that it stands for.
     fn into_reply(self) -> R;
 
@@ -45,37 +52,52 @@ pub trait IntoReply<R = Reply> {
     fn fault(&self) -> Option<BoxError> {
         None
     }
+
+    /// Returns whether [`fault`](Self::fault) can return an error. If it cannot, a handler need not keep its session to report
+    /// one. Nothing outside of this crate can call or override this, because nothing there can name the argument.
+    #[doc(hidden)]
+    fn has_faults(_: Internal) -> bool {
+        true
+    }
 }
 
 impl<R: From<Self>> IntoReply<R> for Reply {
-    const HAS_FAULTS: bool = false;
-
     fn into_reply(self) -> R {
         self.into()
+    }
+
+    fn has_faults(_: Internal) -> bool {
+        false
     }
 }
 
 impl IntoReply for () {
-    const HAS_FAULTS: bool = false;
-
     fn into_reply(self) -> Reply {
         Reply::OK
+    }
+
+    fn has_faults(_: Internal) -> bool {
+        false
     }
 }
 
 impl IntoReply<DataReply> for () {
-    const HAS_FAULTS: bool = false;
-
     fn into_reply(self) -> DataReply {
         Reply::OK.into()
+    }
+
+    fn has_faults(_: Internal) -> bool {
+        false
     }
 }
 
 impl IntoReply<Self> for DataReply {
-    const HAS_FAULTS: bool = false;
-
     fn into_reply(self) -> Self {
         self
+    }
+
+    fn has_faults(_: Internal) -> bool {
+        false
     }
 }
 
@@ -90,40 +112,46 @@ impl<R: From<Reply>> IntoReply<R> for BodyError {
 }
 
 impl IntoReply<Self> for AuthOutcome {
-    const HAS_FAULTS: bool = false;
-
     fn into_reply(self) -> Self {
         self
+    }
+
+    fn has_faults(_: Internal) -> bool {
+        false
     }
 }
 
 impl IntoReply<AuthOutcome> for Identity {
-    const HAS_FAULTS: bool = false;
-
     fn into_reply(self) -> AuthOutcome {
         AuthOutcome::Accept(self)
+    }
+
+    fn has_faults(_: Internal) -> bool {
+        false
     }
 }
 
 impl IntoReply<AuthOutcome> for Secret {
-    const HAS_FAULTS: bool = false;
-
     fn into_reply(self) -> AuthOutcome {
         AuthOutcome::Verify(self)
+    }
+
+    fn has_faults(_: Internal) -> bool {
+        false
     }
 }
 
 impl<R> IntoReply<R> for Infallible {
-    const HAS_FAULTS: bool = false;
-
     fn into_reply(self) -> R {
         match self {}
+    }
+
+    fn has_faults(_: Internal) -> bool {
+        false
     }
 }
 
 impl<R, T: IntoReply<R>, E: IntoReply<R>> IntoReply<R> for Result<T, E> {
-    const HAS_FAULTS: bool = T::HAS_FAULTS || E::HAS_FAULTS;
-
     fn into_reply(self) -> R {
         match self {
             Ok(answer) => answer.into_reply(),
@@ -136,5 +164,9 @@ impl<R, T: IntoReply<R>, E: IntoReply<R>> IntoReply<R> for Result<T, E> {
             Ok(answer) => answer.fault(),
             Err(answer) => answer.fault(),
         }
+    }
+
+    fn has_faults(internal: Internal) -> bool {
+        T::has_faults(internal) || E::has_faults(internal)
     }
 }

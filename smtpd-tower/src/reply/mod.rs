@@ -4,10 +4,16 @@
 //! |---|---|
 //! | [`Answer`] | the trait of the responses of all phases |
 //! | [`IntoReply`] | turns what a handler returns into the response of its phase |
+//! | [`Verdict`] | what a result means: accepted, deferred, rejected, failed |
 //! | [`recover`](recover()) | finds the reply to an error that no layer has converted |
 
 mod answer;
 mod into_reply;
 mod recover;
+mod verdict;
 
-pub use self::{answer::Answer, into_reply::IntoReply, recover::recover};
+#[doc(inline)]
+pub use smtpd_core::reply::{Code, DataReply, Reply, Status};
+
+pub use self::{answer::Answer, into_reply::IntoReply, recover::recover, verdict::Verdict};
+pub(crate) use self::{into_reply::Internal, recover::decided};

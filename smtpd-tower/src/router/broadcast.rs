@@ -1,26 +1,36 @@
 //! One body for several readers.
 
 use std::{
-    collections::VecDeque,
+    fmt,
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    task::{Context, Poll, Wake, Waker},
+    task::{Context, Poll, Waker, ready},
 };
 
 use bytes::Bytes;
 use futures_core::Stream;
+use tokio::time::Instant;
 
+use super::{
+    hub::{Hub, Next},
+    pace::Patience,
+};
 use crate::{
     body::{Body, BodyError},
+    fault::quietly,
+    phase::Deadline,
     waker::Registration,
 };
 
-/// Returns `readers` bodies, each with everything that `body` yields.
+/// A message for several readers.
 ///
 /// The first reader that wants a chunk receives it from the source, and the chunk is kept for the others. A reader that is
 /// `ahead` bytes or more ahead of the slowest waits for it. An error ends all of them.
-pub(super) fn broadcast(body: Body, readers: usize, ahead: usize) -> Vec<Body> {
-    Hub::new(readers, ahead).bodies(body, readers)
+#[derive(Clone)]
+pub(super) struct Broadcast {
+    hub: Arc<Hub>,
+    /// Empty while a reader polls it, and once it has ended.
+    source: Arc<Mutex<Option<Body>>>,
 }
 
 /// Also returns a handle that shows whether the lock is held.
@@ -30,50 +40,67 @@ pub(crate) fn probed_broadcast(
     readers: usize,
     ahead: usize,
 ) -> (Vec<Body>, impl Fn() -> bool + Send + Sync) {
-    let hub = Hub::new(readers, ahead);
-    let bodies = hub.bodies(body, readers);
-    (bodies, move || hub.0.try_lock().is_err())
+    let broadcast = Broadcast::new(body, readers, ahead);
+    let hub = broadcast.hub.clone();
+    (broadcast.bodies(readers), move || hub.is_locked())
 }
 
-struct Reader {
-    hub: Arc<Hub>,
-    /// Empty while a reader polls it, and once it has ended.
-    source: Arc<Mutex<Option<Body>>>,
-    number: usize,
-}
-
-impl Stream for Reader {
-    type Item = Result<Bytes, BodyError>;
-
-    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let mut registration = Registration::new(cx);
-        loop {
-            let next = self.hub.lock().next(self.number, &mut registration);
-            match next {
-                Next::Chunk(chunk) => {
-                    self.hub.forget();
-                    return Poll::Ready(Some(Ok(chunk)));
-                }
-                Next::End(error) => {
-                    self.hub.leave(self.number);
-                    return Poll::Ready(error.map(Err));
-                }
-                Next::Register => registration.prepare(),
-                Next::Wait => return Poll::Pending,
-                Next::Receive => {
-                    if self.receive().is_pending() {
-                        return Poll::Pending;
-                    }
-                }
-            }
+impl Broadcast {
+    pub(super) fn new(body: Body, readers: usize, ahead: usize) -> Self {
+        Self {
+            hub: Hub::new(readers, ahead),
+            source: Arc::new(Mutex::new(Some(body))),
         }
     }
-}
 
-impl Reader {
+    /// Returns the bodies of the readers, each with everything that the source yields.
+    pub(super) fn bodies(&self, readers: usize) -> Vec<Body> {
+        let reader = |number| Reader {
+            broadcast: self.clone(),
+            number,
+        };
+        (0..readers).map(reader).map(Body::new).collect()
+    }
+
+    /// Requests the message, unless a reader has done so.
+    pub(super) fn begin(&self) {
+        if self.hub.begin() {
+            // What panics here panics again for the reader that polls it, and is reported there.
+            quietly(|| {
+                let _ = self.receive(None);
+            });
+        }
+    }
+
+    /// Ends the message for one reader, wherever its body is, with an error unless it has reached the end. The others no longer
+    /// wait for it.
+    pub(super) fn expel(&self, number: usize) {
+        self.hub.expel(number);
+    }
+
+    /// Returns when readers will have kept the client or others waiting for too long, as far as is known.
+    pub(super) fn due(&self, patience: Patience) -> Option<Instant> {
+        self.hub.due(patience)
+    }
+
+    /// Returns the deadline of a reader: that of the whole message, or when this reader is overdue.
+    pub(super) fn deadline(&self, number: usize, whole: Deadline, patience: Patience) -> Deadline {
+        let hub = self.hub.clone();
+        Deadline::of_part(move || {
+            let dues = [whole.instant(), hub.due_of(number, patience)];
+            dues.into_iter().flatten().min()
+        })
+    }
+
+    /// Returns the readers that have kept the client or others waiting for too long. If it is the client, these are all that have
+    /// something to read or have reached the end, and the client starts to wait anew.
+    pub(super) fn overdue(&self, now: Instant, patience: Patience) -> Vec<usize> {
+        self.hub.overdue(now, patience)
+    }
+
     /// Polls the source for one more chunk, or the end. Only one reader does so at a time.
-    fn receive(&self) -> Poll<()> {
-        let mut lease = Lease::begin(self);
+    fn receive(&self, number: Option<usize>) -> Poll<()> {
+        let mut lease = Lease::begin(self, number);
         lease.poll();
         if matches!(lease.polled, Some(Poll::Pending)) {
             Poll::Pending
@@ -87,25 +114,62 @@ impl Reader {
     }
 }
 
-impl Drop for Reader {
-    fn drop(&mut self) {
-        self.hub.leave(self.number);
+impl fmt::Debug for Broadcast {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Broadcast").finish_non_exhaustive()
     }
 }
 
-/// One reader's exclusive use of the source.
+struct Reader {
+    broadcast: Broadcast,
+    number: usize,
+}
+
+impl Stream for Reader {
+    type Item = Result<Bytes, BodyError>;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let hub = &self.broadcast.hub;
+        let mut registration = Registration::new(cx);
+        loop {
+            match hub.next(self.number, &mut registration) {
+                Next::Chunk(chunk) => {
+                    hub.forget();
+                    return Poll::Ready(Some(Ok(chunk)));
+                }
+                Next::End(error) => {
+                    hub.leave(self.number);
+                    return Poll::Ready(error.map(Err));
+                }
+                Next::Register => registration.prepare(),
+                Next::Wait => return Poll::Pending,
+                Next::Receive => ready!(self.broadcast.receive(Some(self.number))),
+            }
+        }
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        self.broadcast.hub.leave(self.number);
+    }
+}
+
+/// The exclusive use of the source, by a reader or for none of them.
 struct Lease<'a> {
-    reader: &'a Reader,
+    broadcast: &'a Broadcast,
+    number: Option<usize>,
     source: Option<Body>,
     /// `None` if the source has panicked.
     polled: Option<Poll<Option<Result<Bytes, BodyError>>>>,
 }
 
 impl<'a> Lease<'a> {
-    fn begin(reader: &'a Reader) -> Self {
-        let source = reader.source().take();
+    fn begin(broadcast: &'a Broadcast, number: Option<usize>) -> Self {
+        let source = broadcast.source().take();
         Self {
-            reader,
+            broadcast,
+            number,
             source,
             polled: None,
         }
@@ -113,7 +177,7 @@ impl<'a> Lease<'a> {
 
     /// The source wakes the hub, and so all waiting readers: the reader that polls it now may give up waiting.
     fn poll(&mut self) {
-        let waker = Waker::from(self.reader.hub.clone());
+        let waker = Waker::from(self.broadcast.hub.clone());
         let mut cx = Context::from_waker(&waker);
         self.polled = Some(match &mut self.source {
             Some(source) => Pin::new(source).poll_next(&mut cx),
@@ -127,227 +191,10 @@ impl Drop for Lease<'_> {
     fn drop(&mut self) {
         let polled = self.polled.take();
         if !matches!(polled, Some(Poll::Ready(None | Some(Err(_))))) {
-            *self.reader.source() = self.source.take();
+            *self.broadcast.source() = self.source.take();
         }
-        self.reader.hub.received(self.reader.number, polled);
+        self.broadcast.hub.received(self.number, polled);
     }
-}
-
-/// The state that readers share, apart from the source. It is the waker of the source, so it must not own the source.
-struct Hub(Mutex<State>);
-
-struct State {
-    /// Received chunks that not all readers have read yet.
-    chunks: VecDeque<Bytes>,
-    /// How many chunks came before these.
-    taken: usize,
-    /// The memory that the chunks use.
-    cost: usize,
-    ahead: usize,
-    end: Option<Result<(), BodyError>>,
-    /// Readers that have not reached the end.
-    positions: Vec<Option<Position>>,
-    /// Whether a reader polls the source.
-    receiving: bool,
-    /// Whether the source has woken the hub since.
-    woken: bool,
-}
-
-#[derive(Default)]
-struct Position {
-    /// The number of the next chunk to read.
-    next: usize,
-    /// Whether it has found nothing, or polls the source.
-    waiting: bool,
-    /// Only woken while it is waiting; otherwise kept to save cloning it again.
-    waker: Option<Waker>,
-}
-
-/// What a reader does next.
-enum Next {
-    Chunk(Bytes),
-    End(Option<BodyError>),
-    /// Clone the waker first.
-    Register,
-    Wait,
-    Receive,
-}
-
-impl Hub {
-    fn new(readers: usize, ahead: usize) -> Arc<Self> {
-        Arc::new(Self(Mutex::new(State {
-            chunks: VecDeque::new(),
-            taken: 0,
-            cost: 0,
-            ahead,
-            end: None,
-            positions: (0..readers).map(|_| Some(Position::default())).collect(),
-            receiving: false,
-            woken: false,
-        })))
-    }
-
-    fn bodies(self: &Arc<Self>, source: Body, readers: usize) -> Vec<Body> {
-        let source = Arc::new(Mutex::new(Some(source)));
-        let reader = |number| Reader {
-            hub: self.clone(),
-            source: source.clone(),
-            number,
-        };
-        (0..readers).map(reader).map(Body::new).collect()
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Stores what a reader has received from the source.
-    fn received(&self, number: usize, polled: Option<Poll<Option<Result<Bytes, BodyError>>>>) {
-        let mut state = self.lock();
-        state.receiving = false;
-        let woken = std::mem::take(&mut state.woken);
-        let pending = matches!(polled, Some(Poll::Pending));
-        if let Some(Poll::Ready(item)) = polled {
-            state.push(item);
-            // This reader continues at once.
-            if let Some(Some(position)) = state.positions.get_mut(number) {
-                position.waiting = false;
-            }
-        }
-        drop(state);
-        if woken || !pending {
-            self.wake_all();
-        }
-    }
-
-    fn leave(&self, number: usize) {
-        let position = self.lock().positions.get_mut(number).and_then(Option::take);
-        // Dropped outside of the lock: it may hold a waker.
-        drop(position);
-        self.forget();
-    }
-
-    /// Drops the chunks that all readers have read. One at a time, because they must not be dropped under the lock.
-    fn forget(&self) {
-        let mut room = false;
-        loop {
-            let mut state = self.lock();
-            let full = state.is_full();
-            let chunk = state.pop_taken();
-            room |= full && !state.is_full();
-            drop(state);
-            if chunk.is_none() {
-                break;
-            }
-        }
-        if room {
-            self.wake_all();
-        }
-    }
-
-    /// Wakes all waiting readers.
-    fn wake_all(&self) {
-        let mut number = 0;
-        loop {
-            let mut state = self.lock();
-            let Some(position) = state.positions.get_mut(number) else {
-                break;
-            };
-            let waker = position.as_mut().and_then(Position::take_waker);
-            drop(state);
-            // Not under the lock: a reader that is woken may come back at once.
-            if let Some(waker) = waker {
-                waker.wake();
-            }
-            number += 1;
-        }
-    }
-}
-
-impl Wake for Hub {
-    fn wake(self: Arc<Self>) {
-        self.wake_by_ref();
-    }
-
-    fn wake_by_ref(self: &Arc<Self>) {
-        let mut state = self.lock();
-        if state.receiving {
-            // Readers that are woken now would not get the source. The reader that has it wakes all when it is done.
-            state.woken = true;
-            return;
-        }
-        drop(state);
-        self.wake_all();
-    }
-}
-
-impl State {
-    fn next(&mut self, number: usize, registration: &mut Registration<'_>) -> Next {
-        let full = self.is_full();
-        let Some(Some(position)) = self.positions.get_mut(number) else {
-            return Next::End(None);
-        };
-        if let Some(chunk) = self.chunks.get(position.next - self.taken) {
-            position.next += 1;
-            position.waiting = false;
-            return Next::Chunk(chunk.clone());
-        }
-        if let Some(end) = &self.end {
-            return Next::End(end.clone().err());
-        }
-        if !registration.store(&mut position.waker) {
-            return Next::Register;
-        }
-        position.waiting = true;
-        if full || self.receiving {
-            return Next::Wait;
-        }
-        self.receiving = true;
-        Next::Receive
-    }
-
-    fn push(&mut self, item: Option<Result<Bytes, BodyError>>) {
-        match item {
-            Some(Ok(chunk)) => {
-                self.cost += cost(&chunk);
-                self.chunks.push_back(chunk);
-            }
-            Some(Err(error)) => self.end = Some(Err(error)),
-            None => self.end = Some(Ok(())),
-        }
-    }
-
-    fn is_full(&self) -> bool {
-        !self.chunks.is_empty() && self.cost >= self.ahead
-    }
-
-    /// Removes the first chunk if no reader needs it.
-    fn pop_taken(&mut self) -> Option<Bytes> {
-        let positions = self.positions.iter().flatten();
-        let slowest = positions.map(|position| position.next).min();
-        if slowest.is_some_and(|slowest| slowest <= self.taken) {
-            return None;
-        }
-        let chunk = self.chunks.pop_front()?;
-        self.cost -= cost(&chunk);
-        self.taken += 1;
-        Some(chunk)
-    }
-}
-
-impl Position {
-    fn take_waker(&mut self) -> Option<Waker> {
-        if std::mem::take(&mut self.waiting) {
-            self.waker.take()
-        } else {
-            None
-        }
-    }
-}
-
-/// A minimum cost even for the smallest chunk, because a message may arrive byte by byte.
-const fn cost(chunk: &Bytes) -> usize {
-    chunk.len() + size_of::<Bytes>()
 }
 
 #[cfg(test)]
@@ -357,7 +204,14 @@ mod tests {
     use tokio_test::{assert_pending, assert_ready, task};
 
     use super::*;
-    use crate::body::{Feed, incoming};
+    use crate::{
+        body::{Feed, incoming},
+        router::hub::cost,
+    };
+
+    fn broadcast(body: Body, readers: usize, ahead: usize) -> Vec<Body> {
+        Broadcast::new(body, readers, ahead).bodies(readers)
+    }
 
     fn several<const N: usize>(ahead: usize) -> (Feed, [Body; N]) {
         let (feed, body) = incoming();

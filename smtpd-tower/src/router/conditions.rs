@@ -1,43 +1,43 @@
 //! What a route can depend on.
 
-use smtpd_core::{Domain, ForwardPath, sasl::Identity};
+use std::sync::Arc;
 
-use super::{RoutePhase, Router};
+use smtpd_core::{
+    address::{AddressRules, Domain, ForwardPath},
+    sasl::Identity,
+};
+
+use super::{RoutePhase, Router, table::Rule};
 use crate::{
-    domains::{Domains, is_same_recipient},
+    domains::Domains,
     net::PeerAddr,
-    phase::Request,
-    service::ServePhase,
-    session::Profile,
+    phase::{Phase, Request},
+    service::{BoxPhaseService, PhaseService},
+    session::{Profile, Session},
 };
 
 impl<P: RoutePhase> Router<P> {
-    /// Adds a route for the recipients of `domain`, compared as in [`Domains`]. A subdomain is another domain.
+    /// Adds a route for the recipients of `domain`, compared as in [`Domains`]. A subdomain is another domain. The lookup is fast
+    /// even for many routes.
     #[must_use]
-    pub fn domain(self, domain: Domain, service: impl ServePhase<P>) -> Self {
-        self.domains(Domains::from_iter([domain]), service)
+    pub fn domain(self, domain: Domain, service: impl PhaseService<P>) -> Self {
+        self.add(Rule::Domain(domain), BoxPhaseService::new(service))
     }
 
     /// Adds a route for the recipients of all these domains. The lookup is fast even for many domains.
     #[must_use]
-    pub fn domains(self, domains: Domains, service: impl ServePhase<P>) -> Self {
-        self.recipient(
-            // All but `<Postmaster>` have a domain (RFC 5321 section 4.1.1.3).
-            move |path| {
-                path.mailbox()
-                    .is_some_and(|own| domains.contains(own.domain()))
-            },
-            service,
-        )
+    pub fn domains(self, domains: Domains, service: impl PhaseService<P>) -> Self {
+        self.add(by(of_domains(domains)), BoxPhaseService::new(service))
     }
 
-    /// Adds a route for one recipient.
+    /// Adds a route for one recipient. The lookup is fast even for many routes.
     ///
-    /// The local part is compared with its case, but regardless of its quotes (RFC 5321 sections 2.4 and 4.1.2), the domain as
-    /// in [`Domains`]. `Postmaster` is the recipient without a domain.
+    /// The local part is compared with its case, unless [`address_rules`](Self::address_rules) change that, but regardless of its
+    /// quotes (RFC 5321 sections 2.4 and 4.1.2), the domain as in [`Domains`]. `postmaster` is the same in any case (section
+    /// 4.5.1); without a domain, it is a recipient of its own.
     #[must_use]
-    pub fn address(self, address: ForwardPath, service: impl ServePhase<P>) -> Self {
-        self.recipient(move |path| is_same_recipient(path, &address), service)
+    pub fn address(self, address: ForwardPath, service: impl PhaseService<P>) -> Self {
+        self.add(Rule::Address(address), BoxPhaseService::new(service))
     }
 
     /// Adds a route for the recipients for which `matches` returns true.
@@ -45,39 +45,32 @@ impl<P: RoutePhase> Router<P> {
     pub fn recipient(
         self,
         matches: impl Fn(&ForwardPath) -> bool + Send + Sync + 'static,
-        service: impl ServePhase<P>,
+        service: impl PhaseService<P>,
     ) -> Self {
-        self.add(move |_, path| matches(path), service)
+        let rule = by(move |_: &Session, path: &ForwardPath| matches(path));
+        self.add(rule, BoxPhaseService::new(service))
     }
 
-    /// Adds a route for the clients of a listener. The unspecified address (`0.0.0.0` or `::`) with a port matches any local
-    /// address with that port.
+    /// Adds a route for the clients of a listener, compared to [`Session::listener_addr`]: what a proxy says has no influence. The
+    /// unspecified address (`0.0.0.0` or `::`) with a port matches any address with that port.
     #[must_use]
-    pub fn listener(self, address: impl Into<PeerAddr>, service: impl ServePhase<P>) -> Self {
-        let address = address.into();
-        self.route(
-            move |request| is_at(request.session().local_addr(), &address),
-            service,
-        )
+    pub fn listener(self, address: impl Into<PeerAddr>, service: impl PhaseService<P>) -> Self {
+        let rule = by(at_listener(address.into()));
+        self.add(rule, BoxPhaseService::new(service))
     }
 
     /// Adds a route for the clients of a listener with this [profile](crate::server::Server::profile).
     #[must_use]
-    pub fn profile(self, profile: Profile, service: impl ServePhase<P>) -> Self {
-        self.route(
-            move |request| request.session().profile() == Some(profile),
-            service,
-        )
+    pub fn profile(self, profile: Profile, service: impl PhaseService<P>) -> Self {
+        self.add(by(with_profile(profile)), BoxPhaseService::new(service))
     }
 
-    /// Adds a route for the clients that have authenticated as `identity`, compared with its case.
+    /// Adds a route for the clients that have authenticated as `identity`, compared as [`AddressRules::user`] does: with its
+    /// case, but in any spelling of a domain and of accents.
     #[must_use]
-    pub fn identity(self, identity: impl Into<Identity>, service: impl ServePhase<P>) -> Self {
-        let identity = identity.into();
-        self.route(
-            move |request| request.session().identity() == Some(&identity),
-            service,
-        )
+    pub fn identity(self, identity: impl Into<Identity>, service: impl PhaseService<P>) -> Self {
+        let rule = by(of_identity(identity.into()));
+        self.add(rule, BoxPhaseService::new(service))
     }
 
     /// Adds a route for the requests for which `matches` returns true. At DATA, `matches` is called for each recipient that no
@@ -86,19 +79,60 @@ impl<P: RoutePhase> Router<P> {
     pub fn route(
         self,
         matches: impl Fn(&Request<P>) -> bool + Send + Sync + 'static,
-        service: impl ServePhase<P>,
+        service: impl PhaseService<P>,
     ) -> Self {
-        self.add(move |request, _| matches(request), service)
+        let condition = move |request: &Request<P>, _: &ForwardPath| matches(request);
+        let rule = Rule::Condition(Arc::new(condition));
+        self.add(rule, BoxPhaseService::new(service))
     }
 }
 
-fn is_at(local: &PeerAddr, listener: &PeerAddr) -> bool {
-    match (local, listener) {
-        (PeerAddr::Inet(own), PeerAddr::Inet(bound)) => {
+/// A condition that is the same at every phase.
+pub(super) trait Matches:
+    Fn(&Session, &ForwardPath) -> bool + Send + Sync + 'static
+{
+}
+
+impl<F: Fn(&Session, &ForwardPath) -> bool + Send + Sync + 'static> Matches for F {}
+
+pub(super) fn by<P: Phase>(matches: impl Matches) -> Rule<P> {
+    Rule::Condition(Arc::new(move |request, path| {
+        matches(request.session(), path)
+    }))
+}
+
+pub(super) fn of_domains(domains: Domains) -> impl Matches + Clone {
+    // All but `<Postmaster>` have a domain (RFC 5321 section 4.1.1.3).
+    move |_: &Session, path: &ForwardPath| {
+        path.mailbox()
+            .is_some_and(|own| domains.contains(own.domain()))
+    }
+}
+
+pub(super) fn at_listener(address: PeerAddr) -> impl Matches + Clone {
+    move |session: &Session, _: &ForwardPath| is_at(session.listener_addr(), &address)
+}
+
+pub(super) fn with_profile(profile: Profile) -> impl Matches + Clone {
+    move |session: &Session, _: &ForwardPath| session.profile() == Some(profile)
+}
+
+pub(super) fn of_identity(identity: Identity) -> impl Matches + Clone {
+    let rules = AddressRules::new();
+    let name: Arc<str> = rules.user(identity.as_str()).into();
+    move |session: &Session, _: &ForwardPath| {
+        let own = session.identity().map(Identity::as_str);
+        own.is_some_and(|own| rules.user(own) == *name)
+    }
+}
+
+fn is_at(own: &PeerAddr, named: &PeerAddr) -> bool {
+    match (own, named) {
+        (PeerAddr::Inet(at), PeerAddr::Inet(bound)) => {
             let any = bound.ip().is_unspecified();
-            own.port() == bound.port() && (any || local.ip() == listener.ip())
+            at.port() == bound.port() && (any || own.ip() == named.ip())
         }
-        _ => local == listener,
+        _ => own == named,
     }
 }
 
@@ -106,13 +140,13 @@ fn is_at(local: &PeerAddr, listener: &PeerAddr) -> bool {
 mod tests {
     use std::sync::Arc;
 
-    use smtpd_core::{Protocol, Reply};
+    use smtpd_core::{config::Protocol, reply::Reply};
     use tower::ServiceExt;
 
     use super::*;
     use crate::{phase::Rcpt, service::handler_fn, session::Session};
 
-    fn answer(text: &'static str) -> impl ServePhase<Rcpt> {
+    fn answer(text: &'static str) -> impl PhaseService<Rcpt> {
         handler_fn(move |_: Request<Rcpt>| std::future::ready(Reply::ok(text)))
     }
 
@@ -129,6 +163,10 @@ mod tests {
             .address("postmaster".parse().unwrap(), answer("postmaster"))
             .domain("Example.ORG".parse().unwrap(), answer("domain"))
             .address("late@example.org".parse().unwrap(), answer("never"))
+            .address(
+                "Postmaster@example.net".parse().unwrap(),
+                answer("postmaster of example.net"),
+            )
             .domains(
                 Domains::parse(["Example.net", "[192.0.2.1]"]).unwrap(),
                 answer("domains"),
@@ -154,6 +192,7 @@ mod tests {
             ("user@sub.example.org", "otherwise"),
             ("POSTMASTER", "postmaster"),
             ("postmaster@example.org", "domain"),
+            ("POSTMASTER@Example.net", "postmaster of example.net"),
             ("user@EXAMPLE.NET", "domains"),
             ("user@[192.0.2.1]", "domains"),
             ("user@[192.0.2.2]", "otherwise"),
@@ -171,6 +210,7 @@ mod tests {
     async fn routes_by_identity_and_by_any_closure() {
         let router = Router::new()
             .identity("alice", answer("alice"))
+            .identity("carol@GRÅ.example", answer("carol"))
             .route(
                 |request: &Request<Rcpt>| request.session().identity().is_some(),
                 answer("user"),
@@ -178,7 +218,13 @@ mod tests {
             .otherwise(answer("stranger"));
         let session = Session::local();
         assert_eq!(route(&router, &session, "a@b.example").await, "stranger");
-        for (identity, expected) in [("alice", "alice"), ("Alice", "user"), ("bob", "user")] {
+        for (identity, expected) in [
+            ("alice", "alice"),
+            ("Alice", "user"),
+            ("bob", "user"),
+            ("carol@grå.example", "carol"),
+            ("carol@xn--gr-zia.example", "carol"),
+        ] {
             let session = session.clone().with_identity(identity);
             let taken = route(&router, &session, "a@b.example").await;
             assert_eq!(taken, expected, "{identity}");
@@ -227,6 +273,23 @@ mod tests {
             let shown = local.to_string();
             let taken = route(&router, &at(local), "a@b.example").await;
             assert_eq!(taken, expected, "{shown}");
+        }
+    }
+
+    #[cfg(feature = "proxy")]
+    #[tokio::test]
+    async fn a_proxy_does_not_move_its_clients_to_another_listener() {
+        let own = PeerAddr::from(([192, 0, 2, 25], 2525));
+        let router = Router::new()
+            .listener(([203, 0, 113, 5], 25), answer("named by the proxy"))
+            .listener(own.clone(), answer("own"));
+        let header = b"PROXY TCP4 198.51.100.22 203.0.113.5 35646 25\r\n";
+        let header = crate::proxy::ProxyInfo::parse(header).unwrap();
+        let proxied = at(own.clone()).with_proxy(header);
+        let xclient = at(own).with_xclient("DESTADDR=203.0.113.5 DESTPORT=25".parse().unwrap());
+        for session in [proxied, xclient] {
+            assert_eq!(session.local_addr().to_string(), "203.0.113.5:25");
+            assert_eq!(route(&router, &session, "a@b.example").await, "own");
         }
     }
 }

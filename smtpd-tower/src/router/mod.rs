@@ -1,9 +1,23 @@
-//! Different services for different recipients, listeners and identities: see [`Router`].
+//! Different services for different recipients, listeners and identities.
+//!
+//! | type | what it is |
+//! |---|---|
+//! | [`Routes`], [`Route`] | one table for RCPT and DATA, which a server with both phases should use |
+//! | [`Router`] | the service of one phase, from such a table or by itself |
 
 mod broadcast;
+#[cfg(test)]
+mod company;
 mod conditions;
+#[cfg(test)]
+mod deadlines;
 mod future;
+mod hub;
+mod limited;
+mod pace;
+mod routes;
 mod split;
+mod table;
 
 use std::{
     fmt,
@@ -12,25 +26,37 @@ use std::{
     time::Duration,
 };
 
-use smtpd_core::{ForwardPath, Reply, Timeouts};
+use smtpd_core::{
+    address::{AddressRules, ForwardPath},
+    config::Timeouts,
+    reply::Reply,
+};
 use tower::BoxError;
 use tower_service::Service;
 
 #[cfg(test)]
 pub(crate) use self::broadcast::probed_broadcast;
-pub use self::{future::RouteFuture, split::SplitFuture};
+use self::table::{Rule, Table};
+pub use self::{
+    future::RouteFuture,
+    routes::{Route, Routes},
+    split::SplitFuture,
+};
 use crate::{
     phase::{Data, Phase, Rcpt, Request, no_delivery, no_recipient},
-    service::{PhaseService, ServePhase},
+    service::{BoxPhaseService, PhaseService},
 };
 
 /// Chooses the service for each recipient, at RCPT or at DATA.
 ///
-/// Routes are tried in the order in which they were added, like the arms of a `match`: add the most specific first. A router is a
-/// service itself, so routers can be nested.
+/// To route at both phases, build the two routers with [`Routes`]: then each recipient that is accepted has a route for its message.
+///
+/// Routes are tried in the order in which they were added, like the arms of a `match`: add the most specific first. Addresses and
+/// domains are looked up, however many there are. A router is a service itself, so routers can be nested.
 ///
 /// It is always ready. The chosen service is cloned, made ready and called within the call, so a route that is not ready holds up
-/// only its own requests. If that takes longer than [`ready_timeout`](Self::ready_timeout), the reply is 451 4.3.2.
+/// only its own requests. If that takes longer than [`ready_timeout`](Self::ready_timeout), the reply is 451 4.3.2. If a service
+/// panics, only its own recipients receive 451 4.3.0, and [`Server::on_error`](crate::server::Server::on_error) is told.
 ///
 /// # RCPT
 ///
@@ -61,7 +87,10 @@ use crate::{
 /// assert_eq!(ask(&stranger, "user@example.org").await?, "local");
 /// assert_eq!(ask(&stranger, "postmaster").await?, "local");
 /// assert_eq!(ask(&stranger, "user@example.com").await?, "Relaying denied");
-/// assert_eq!(ask(&stranger.with_identity("alice"), "user@example.com").await?, "relay");
+/// assert_eq!(
+///     ask(&stranger.with_identity("alice"), "user@example.com").await?,
+///     "relay"
+/// );
 /// # Ok(()) }
 /// ```
 ///
@@ -72,22 +101,42 @@ use crate::{
 /// the slowest: the others may be ahead by [`read_ahead`](Self::read_ahead) bytes. A service that replies early or is dropped no
 /// longer holds up the others.
 ///
-/// The response has the reply of each recipient's route. If a service fails, its own recipients receive the reply of
-/// [`recover`](crate::reply::recover), and its error is logged and reported to
-/// [`Server::on_error`](crate::server::Server::on_error); the others continue.
+/// The response has the reply of each recipient's route, whatever happens to the other routes:
+///
+/// | a service | its own recipients receive | the others |
+/// |---|---|---|
+/// | fails | the reply of [`recover`](crate::reply::recover) | continue |
+/// | panics, in its destructor too | 451 4.3.0; what it has replied before stands | continue |
+/// | keeps the client waiting for longer than [`route_timeout`](Self::route_timeout) | 451 4.3.0 | have their own replies |
+/// | reads nothing for half as long, while another waits for it | 451 4.3.0 | continue |
+/// | replies early, or drops its body | its reply | no longer wait for it |
+///
+/// What is a fault is logged and reported to [`Server::on_error`](crate::server::Server::on_error). A service that is given up is
+/// dropped. If it has passed its body to another task, the body ends there with
+/// [`BodyError::Incomplete`](crate::body::BodyError::Incomplete); it does so too once the service has replied.
+///
+/// A service whose reply is not awaited at once needs a Tokio runtime with its timer, as a server does.
 ///
 /// ```
-/// use smtpd_tower::{Body, Data, Envelope, Reply, Request, Session, deliver::Inbox, handler_fn, router::Router};
+/// use smtpd_tower::{
+///     Body, Data, Envelope, Reply, Request, Session, deliver::Inbox, handler_fn,
+///     router::Router,
+/// };
 /// use tower::ServiceExt;
 ///
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), smtpd_tower::BoxError> {
 /// let (org, net) = (Inbox::new(), Inbox::new());
-/// let router = Router::new().domain("example.org".parse()?, org.clone()).domain("example.net".parse()?, net.clone());
+/// let router = Router::new()
+///     .domain("example.org".parse()?, org.clone())
+///     .domain("example.net".parse()?, net.clone());
 /// let envelope = Envelope::new("sender@example.com".parse()?)
 ///     .with_recipient("a@example.org".parse()?)
 ///     .with_recipient("b@example.net".parse()?)
 ///     .with_recipient("c@example.org".parse()?);
-/// let request = Request::new(Session::local(), Data::new(envelope, Body::from("Hello\r\n")));
+/// let request = Request::new(
+///     Session::local(),
+///     Data::new(envelope, Body::from("Hello\r\n")),
+/// );
 /// assert_eq!(router.oneshot(request).await?, Reply::OK);
 ///
 /// let delivered = org.next().await;
@@ -100,10 +149,10 @@ use crate::{
 /// ## One reply for several services
 ///
 /// LMTP sends a reply for each recipient. SMTP has room for one, which is positive only if all are
-/// ([`DataReply::merged`](smtpd_core::DataReply::merged)). So if one route has accepted a message and another defers it, the
-/// client sends the message to both again, and **the first delivers it twice**; if another rejects it, the sender is told of a
-/// failure although some recipients have the message. The only way to avoid that is to accept such a message once for all
-/// recipients, into a queue of its own. It becomes rarer the more is decided at RCPT, and is harmless to a service that
+/// ([`DataReply::merged`](smtpd_core::DataReply::merged)). So if one route has accepted a message and another defers it, hangs or
+/// panics, the client sends the message to both again, and **the first delivers it twice**; if another rejects it, the sender is
+/// told of a failure although some recipients have the message. The only way to avoid that is to accept such a message once for
+/// all recipients, into a queue of its own. It becomes rarer the more is decided at RCPT, and is harmless to a service that
 /// recognizes duplicates.
 ///
 /// Known refusals never cause this: over SMTP, a message with a recipient that no route matches is refused as a whole, before it
@@ -114,23 +163,33 @@ use crate::{
 /// While several services read a message, each holds what its readiness has reserved, such as a concurrency permit. Two messages
 /// longer than [`read_ahead`](Self::read_ahead) can thus wait for each other, each with a permit that the other needs, until
 /// [`ready_timeout`](Self::ready_timeout) expires; so can a single message if two routes share a limit. Put the limit around the
-/// router, or give each service a single route, by [`domains`](Self::domains).
+/// router, or give each service a single route, by [`domains`](Self::domains). A permit is released when its route has replied or
+/// is given up, not only when the whole message is answered.
 pub struct Router<P: RoutePhase> {
     // Behind `Arc`, because a router is cloned for each command.
-    routes: Arc<Vec<Arc<Route<P>>>>,
+    routes: Arc<Table<P>>,
     otherwise: Arc<Otherwise<P>>,
     ready: Duration,
+    /// At DATA; `None` for a part of the server's own.
+    timeout: Option<Duration>,
     ahead: usize,
 }
 
 /// A phase that a [`Router`] supports: [`Rcpt`] and [`Data`].
 ///
 /// ```
-/// use smtpd_tower::{AddressError, ServePhase, router::{RoutePhase, Router}};
+/// use smtpd_tower::{
+///     address::AddressError,
+///     router::{RoutePhase, Router},
+///     service::PhaseService,
+/// };
 ///
-/// /// The same routes for RCPT and for DATA.
-/// fn routes<P: RoutePhase>(org: impl ServePhase<P>, net: impl ServePhase<P>) -> Result<Router<P>, AddressError> {
-///     Ok(Router::new().domain("example.org".parse()?, org).domain("example.net".parse()?, net))
+/// /// Adds a route for a domain, at whichever phase.
+/// fn with_lists<P: RoutePhase>(
+///     router: Router<P>,
+///     lists: impl PhaseService<P>,
+/// ) -> Result<Router<P>, AddressError> {
+///     Ok(router.domain("lists.example.org".parse()?, lists))
 /// }
 /// ```
 pub trait RoutePhase: Phase {
@@ -155,16 +214,9 @@ impl RoutePhase for Data {
 /// See [`Router::read_ahead`].
 const READ_AHEAD: usize = 128 << 10;
 
-struct Route<P: Phase> {
-    condition: Box<Condition<P>>,
-    service: PhaseService<P>,
-}
-
-type Condition<P> = dyn Fn(&Request<P>, &ForwardPath) -> bool + Send + Sync;
-
 enum Otherwise<P: Phase> {
     Refuse(Reply),
-    Ask(PhaseService<P>),
+    Ask(BoxPhaseService<P>),
 }
 
 impl<P: RoutePhase> Router<P> {
@@ -176,21 +228,31 @@ impl<P: RoutePhase> Router<P> {
             routes: Arc::default(),
             otherwise: Arc::new(Otherwise::Refuse(P::refusal())),
             ready: Timeouts::default().ready,
+            timeout: None,
             ahead: READ_AHEAD,
         }
     }
 
     /// Sets the service for what no route matches. Default: none, see [`new`](Self::new).
     #[must_use]
-    pub fn otherwise(mut self, service: impl ServePhase<P>) -> Self {
-        self.otherwise = Arc::new(Otherwise::Ask(PhaseService::new(service)));
-        self
+    pub fn otherwise(self, service: impl PhaseService<P>) -> Self {
+        self.otherwise_boxed(BoxPhaseService::new(service))
     }
 
     /// Sets the reply to what no route matches. Default: see [`new`](Self::new).
     #[must_use]
     pub fn otherwise_reply(mut self, reply: Reply) -> Self {
         self.otherwise = Arc::new(Otherwise::Refuse(reply));
+        self
+    }
+
+    /// Sets when a recipient is one of those of [`address`](Self::address): whether case matters, and whether there are details
+    /// as in `alice+news`. Default: the rules of RFC 5321.
+    ///
+    /// A recipient with a detail matches a route with the same detail or without one, whichever was added first.
+    #[must_use]
+    pub fn address_rules(mut self, rules: AddressRules) -> Self {
+        Arc::make_mut(&mut self.routes).set_rules(rules);
         self
     }
 
@@ -202,28 +264,24 @@ impl<P: RoutePhase> Router<P> {
         self
     }
 
-    fn add(
-        mut self,
-        condition: impl Fn(&Request<P>, &ForwardPath) -> bool + Send + Sync + 'static,
-        service: impl ServePhase<P>,
-    ) -> Self {
-        Arc::make_mut(&mut self.routes).push(Arc::new(Route {
-            condition: Box::new(condition),
-            service: PhaseService::new(service),
-        }));
+    fn otherwise_boxed(mut self, service: BoxPhaseService<P>) -> Self {
+        self.otherwise = Arc::new(Otherwise::Ask(service));
+        self
+    }
+
+    fn add(mut self, rule: Rule<P>, service: BoxPhaseService<P>) -> Self {
+        Arc::make_mut(&mut self.routes).add(rule, service);
         self
     }
 
     /// Returns the index of the route for a recipient, if any matches.
     fn find(&self, request: &Request<P>, recipient: &ForwardPath) -> Option<usize> {
-        self.routes
-            .iter()
-            .position(|route| (route.condition)(request, recipient))
+        self.routes.find(request, recipient)
     }
 
     fn ask(&self, route: Option<usize>, request: Request<P>) -> RouteFuture<P> {
-        let service = match route.and_then(|number| self.routes.get(number)) {
-            Some(route) => &route.service,
+        let service = match route.and_then(|number| self.routes.service(number)) {
+            Some(service) => service,
             None => match &*self.otherwise {
                 Otherwise::Refuse(reply) => return RouteFuture::answer(reply.clone().into()),
                 Otherwise::Ask(service) => service,
@@ -242,6 +300,24 @@ impl<P: RoutePhase> Router<P> {
 }
 
 impl Router<Data> {
+    /// Sets how long a route may keep the client waiting for its reply, or for reading on. Default: 3/4 of the server's
+    /// [`delivery`](Timeouts::delivery) timeout, 405 seconds if that is not changed; but a route that has all recipients of a
+    /// message has all of that timeout.
+    ///
+    /// When the server's timeout has passed, the server replies with 451 for all recipients, also for those to whom the message was
+    /// delivered. So does another router that this one is a route of. If there are replies by then, the routes without one are given
+    /// up in time, at nine tenths of what is left. A route learns of its limit by [`Request::deadline`].
+    ///
+    /// The recipients of a route that takes longer receive 451 4.3.0, and the others their own replies. Its call is dropped, and
+    /// reported to [`Server::on_error`](crate::server::Server::on_error). The time does not run while the route waits for the
+    /// client or for another route. A route for which another has to wait, because it is [`read_ahead`](Self::read_ahead) bytes
+    /// ahead, has half of the time to read on.
+    #[must_use]
+    pub const fn route_timeout(mut self, limit: Duration) -> Self {
+        self.timeout = Some(limit);
+        self
+    }
+
     /// Sets how many bytes a service may be ahead of the slowest one that reads the same message. Default: 128 KiB. Up to that
     /// many are kept in memory, but at least one chunk, and only if there is more than one service.
     #[must_use]
@@ -264,6 +340,7 @@ impl<P: RoutePhase> Clone for Router<P> {
             routes: self.routes.clone(),
             otherwise: self.otherwise.clone(),
             ready: self.ready,
+            timeout: self.timeout,
             ahead: self.ahead,
         }
     }
@@ -314,7 +391,7 @@ mod tests {
         router.clone().oneshot(Request::new(Session::local(), rcpt))
     }
 
-    fn accept() -> impl ServePhase<Rcpt> {
+    fn accept() -> impl PhaseService<Rcpt> {
         handler_fn(|_: Request<Rcpt>| ready(Reply::OK))
     }
 
@@ -344,6 +421,19 @@ mod tests {
         assert!(error.is::<Reply>());
         let refused = ask(&router, "user@example.org").await.unwrap();
         assert_eq!(refused, Reply::relay_denied());
+    }
+
+    #[tokio::test]
+    async fn a_panic_of_a_route_ends_the_session_for_all_recipients() {
+        async fn panics(_: Request<Rcpt>) {
+            panic!("on purpose")
+        }
+        let router = Router::new()
+            .domain("example.org".parse().unwrap(), handler_fn(panics))
+            .domain("example.net".parse().unwrap(), accept());
+        let told = ask(&router, "a@example.org").await.unwrap();
+        assert_eq!(told, crate::fault::local_error());
+        assert_eq!(ask(&router, "a@example.net").await.unwrap(), Reply::OK);
     }
 
     #[test]

@@ -3,17 +3,29 @@
 use std::{
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
+    time::Duration,
 };
 
-use smtpd_core::{DataReply, Envelope, Protocol, envelope::Groups};
+use pin_project::pin_project;
+use smtpd_core::{
+    config::Protocol,
+    envelope::{Envelope, Groups},
+    reply::DataReply,
+};
+use tokio::time::{Instant, Sleep, sleep_until};
 use tower::BoxError;
 use tower_service::Service;
 
-use super::{RouteFuture, Router, broadcast::broadcast};
+use super::{
+    RouteFuture, Router,
+    broadcast::Broadcast,
+    limited::{Limited, Since},
+    pace::{Late, Patience, after},
+};
 use crate::{
-    body::{Body, known_reply},
-    phase::{Data, PhaseKind, Request},
+    body::known_reply,
+    phase::{Data, Deadline, PhaseKind, Request},
     reply::recover,
     session::Session,
 };
@@ -27,37 +39,137 @@ impl Service<Request<Data>> for Router<Data> {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, request: Request<Data>) -> SplitFuture {
+    fn call(&mut self, mut request: Request<Data>) -> SplitFuture {
         let recipients = request.envelope().recipients().iter();
         let plan: Vec<_> = recipients
             .map(|recipient| self.find(&request, recipient.path()))
             .collect();
         let first = plan.first().copied().flatten();
         if plan.iter().all(|route| *route == first) {
-            return SplitFuture(State::One(self.ask(first, request)));
+            return SplitFuture::new(match self.timeout {
+                Some(limit) => {
+                    let (watch, patience) = (request.body_mut().watch(), Patience::new(limit));
+                    let since = Since::default();
+                    let deadline = since.deadline(request.deadline().clone(), patience);
+                    let future = self.ask(first, request.with_deadline(deadline));
+                    State::Limited(Limited::new(future, watch, patience, since))
+                }
+                // There is no other answer that the server's own timeout could replace.
+                None => State::One(self.ask(first, request)),
+            });
         }
         // The reply of SMTP is negative whatever the services say, so none of them should deliver.
         if request.session().protocol() == Protocol::Smtp
             && plan.contains(&None)
             && let Some(refusal) = self.refuses()
         {
-            let answer = RouteFuture::answer(refusal.clone().into());
-            return SplitFuture(State::One(answer));
+            return SplitFuture::new(State::Refused(Some(refusal.clone().into())));
         }
-        SplitFuture(State::Several(Split::new(self, plan, request)))
+        SplitFuture::new(State::Several(Split::new(self, plan, request)))
+    }
+}
+
+impl Router<Data> {
+    /// Returns how long routes may keep the client of this session waiting.
+    fn patience(&self, session: &Session) -> Patience {
+        // The answers that are there have to be given before the server's own timeout.
+        let default = || session.timeouts().delivery / 4 * 3;
+        Patience::new(self.timeout.unwrap_or_else(default))
     }
 }
 
 /// The future of a [`Router`] at DATA.
+#[pin_project]
 #[derive(Debug)]
-pub struct SplitFuture(State);
+pub struct SplitFuture {
+    state: State,
+    /// Set if there is no answer at once.
+    #[pin]
+    timer: Option<Sleep>,
+}
 
 #[derive(Debug)]
 enum State {
+    Refused(Option<DataReply>),
     One(RouteFuture<Data>),
+    Limited(Limited),
     Several(Split),
 }
 
+impl SplitFuture {
+    const fn new(state: State) -> Self {
+        Self { state, timer: None }
+    }
+}
+
+impl Future for SplitFuture {
+    type Output = Result<DataReply, BoxError>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut this = self.project();
+        if let Poll::Ready(result) = this.state.poll(cx) {
+            return Poll::Ready(result);
+        }
+        if this.timer.is_none() && this.state.is_limited() {
+            let first = this.state.check(Instant::now());
+            this.timer.set(first.map(sleep_until));
+        }
+        if let (Some(late), Some(timer)) = (this.state.late(), this.timer.as_mut().as_pin_mut())
+            && late < timer.deadline()
+        {
+            timer.reset(late);
+        }
+        while let Some(mut timer) = this.timer.as_mut().as_pin_mut() {
+            ready!(timer.as_mut().poll(cx));
+            let now = Instant::now();
+            if let Some(next) = this.state.check(now) {
+                timer.reset(next.max(now + SHORTEST_SLEEP));
+            }
+            if let Poll::Ready(result) = this.state.poll(cx) {
+                return Poll::Ready(result);
+            }
+        }
+        Poll::Pending
+    }
+}
+
+/// So that a timer never fires at once, and a poll always ends.
+const SHORTEST_SLEEP: Duration = Duration::from_millis(1);
+
+impl State {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<DataReply, BoxError>> {
+        match self {
+            Self::Refused(answer) => answer
+                .take()
+                .map_or(Poll::Pending, |answer| Poll::Ready(Ok(answer))),
+            Self::One(future) => Pin::new(future).poll(cx),
+            Self::Limited(limited) => limited.poll(cx),
+            Self::Several(split) => split.poll(cx).map(Ok),
+        }
+    }
+
+    fn late(&self) -> Option<Instant> {
+        match self {
+            Self::Several(split) => split.late(),
+            _ => None,
+        }
+    }
+
+    const fn is_limited(&self) -> bool {
+        matches!(self, Self::Limited(_) | Self::Several(_))
+    }
+
+    /// Gives up the routes that are too slow. Returns when to check again, if ever.
+    fn check(&mut self, now: Instant) -> Option<Instant> {
+        match self {
+            Self::Refused(_) | Self::One(_) => None,
+            Self::Limited(limited) => Some(limited.check(now)),
+            Self::Several(split) => Some(split.check(now)),
+        }
+    }
+}
+
+/// A message for several routes.
 #[derive(Debug)]
 struct Split {
     session: Session,
@@ -65,6 +177,12 @@ struct Split {
     groups: Groups<Option<usize>>,
     /// What each group's service has yet to do.
     parts: Vec<Part>,
+    broadcast: Broadcast,
+    patience: Patience,
+    /// When the message has to be requested, though no route has read it, if there is an answer to keep.
+    begin: Option<Instant>,
+    deadline: Deadline,
+    late: Late,
 }
 
 #[derive(Debug)]
@@ -73,25 +191,22 @@ struct Part {
     answer: Option<DataReply>,
 }
 
-impl Future for SplitFuture {
-    type Output = Result<DataReply, BoxError>;
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        match &mut self.0 {
-            State::One(future) => Pin::new(future).poll(cx),
-            State::Several(split) => split.poll(cx).map(Ok),
-        }
-    }
-}
-
 impl Split {
     fn new(router: &Router<Data>, plan: Vec<Option<usize>>, request: Request<Data>) -> Self {
+        let deadline = request.deadline().clone();
         let (session, data) = request.into_parts();
         let mut routes = plan.into_iter();
-        let groups = data.envelope.group_by(|_| routes.next().flatten());
-        let bodies = broadcast(data.body, groups.len(), router.ahead);
-        let part = |((route, envelope), body): ((&Option<usize>, &Arc<Envelope>), Body)| {
-            let request = Request::new(session.clone(), Data::new(envelope.clone(), body));
+        let (envelope, body) = data.into_parts();
+        let groups = envelope.group_by(|_| routes.next().flatten());
+        let broadcast = Broadcast::new(body, groups.len(), router.ahead);
+        let patience = router.patience(&session);
+        let late = Late::default();
+        let whole = late.deadline(deadline.clone());
+        let bodies = broadcast.bodies(groups.len()).into_iter().enumerate();
+        let part = |((route, envelope), (number, body)): ((&Option<usize>, &Arc<Envelope>), _)| {
+            let data = Data::new(envelope.clone(), body);
+            let deadline = broadcast.deadline(number, whole.clone(), patience);
+            let request = Request::new(session.clone(), data).with_deadline(deadline);
             Part {
                 future: router.ask(*route, request),
                 answer: None,
@@ -99,34 +214,96 @@ impl Split {
         };
         let parts = groups.iter().zip(bodies).map(part).collect();
         Self {
-            session,
             groups,
             parts,
+            broadcast,
+            patience,
+            deadline,
+            late,
+            begin: Some(after(Instant::now(), session.timeouts().data_start / 2)),
+            session,
         }
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<DataReply> {
-        let mut done = true;
-        for part in &mut self.parts {
-            done &= part.poll(cx, &self.session);
+        loop {
+            self.poll_parts(cx);
+            if self.parts.iter().all(|part| part.answer.is_some()) {
+                let answers = self.parts.iter_mut().filter_map(|part| part.answer.take());
+                return Poll::Ready(self.groups.merge(answers));
+            }
+            if self.parts.iter().all(|part| part.answer.is_none()) {
+                return Poll::Pending;
+            }
+            self.begin_if_late();
+            if self.late().is_none_or(|late| Instant::now() < late) {
+                return Poll::Pending;
+            }
+            let parts = self.parts.iter().enumerate();
+            let missing = parts.filter(|(_, part)| part.answer.is_none());
+            let missing: Vec<_> = missing.map(|(number, _)| number).collect();
+            self.give_up(missing);
         }
-        if !done {
-            return Poll::Pending;
+    }
+
+    fn poll_parts(&mut self, cx: &mut Context<'_>) {
+        for (number, part) in self.parts.iter_mut().enumerate() {
+            if part.answer.is_some() {
+                continue;
+            }
+            part.poll(cx, &self.session);
+            if part.answer.is_some() {
+                // Its body may be in another task.
+                self.broadcast.expel(number);
+            }
         }
-        let answers = self.parts.iter_mut().filter_map(|part| part.answer.take());
-        Poll::Ready(self.groups.merge(answers))
+    }
+
+    /// Requests the message if the other routes have not requested it: the server's timeout for that would replace the answer.
+    fn begin_if_late(&mut self) {
+        if self.begin.is_some_and(|begin| begin <= Instant::now()) {
+            self.begin = None;
+            self.broadcast.begin();
+        }
+    }
+
+    /// Returns when the answers that are there have to be given, so that no other replaces them. `None` if there are none.
+    fn late(&self) -> Option<Instant> {
+        if self.parts.iter().all(|part| part.answer.is_none()) {
+            return None;
+        }
+        Some(self.late.before(self.deadline.instant()?))
+    }
+
+    fn give_up(&mut self, numbers: impl IntoIterator<Item = usize>) {
+        for number in numbers {
+            if let Some(part) = self.parts.get_mut(number) {
+                part.future.give_up();
+                self.broadcast.expel(number);
+            }
+        }
+    }
+
+    fn check(&mut self, now: Instant) -> Instant {
+        self.give_up(self.broadcast.overdue(now, self.patience));
+        let due = self.broadcast.due(self.patience);
+        let late = self.late().filter(|late| *late > now);
+        let begin = self.begin.filter(|begin| *begin > now);
+        // Whoever is late later is not due before that. The deadline may come unseen, while bodies are read in other tasks.
+        let unseen = self.session.timeouts().delivery / 4;
+        let look = after(now, self.patience.of_routes().min(unseen));
+        due.into_iter()
+            .chain(begin)
+            .chain(late)
+            .fold(look, Instant::min)
     }
 }
 
 impl Part {
-    /// Returns whether it has completed.
-    fn poll(&mut self, cx: &mut Context<'_>, session: &Session) -> bool {
-        if self.answer.is_none()
-            && let Poll::Ready(result) = Pin::new(&mut self.future).poll(cx)
-        {
+    fn poll(&mut self, cx: &mut Context<'_>, session: &Session) {
+        if let Poll::Ready(result) = Pin::new(&mut self.future).poll(cx) {
             self.answer = Some(result.unwrap_or_else(|error| failed(session, error)));
         }
-        self.answer.is_some()
     }
 }
 
@@ -141,19 +318,19 @@ fn failed(session: &Session, error: BoxError) -> DataReply {
 
 #[cfg(test)]
 mod tests {
-    use std::{future::ready, time::Duration};
+    use std::future::ready;
 
-    use smtpd_core::Reply;
+    use smtpd_core::reply::Reply;
     use tokio::time::advance;
     use tokio_test::{assert_pending, assert_ready_ok, task};
     use tower::{ServiceBuilder, ServiceExt, service_fn};
 
     use super::*;
     use crate::{
-        body::{BodyError, incoming},
+        body::{Body, BodyError, incoming},
         deliver::Inbox,
         net::PeerAddr,
-        service::{ServePhase, handler_fn},
+        service::{PhaseService, handler_fn},
     };
 
     fn session(protocol: Protocol) -> Session {
@@ -183,9 +360,9 @@ mod tests {
     }
 
     /// Replies to each recipient with the content it has received.
-    fn echo(name: &'static str) -> impl ServePhase<Data> {
+    fn echo(name: &'static str) -> impl PhaseService<Data> {
         handler_fn(move |request: Request<Data>| async move {
-            let envelope = request.payload().envelope.clone();
+            let envelope = request.envelope().clone();
             let message = request.into_body().collect().await?;
             let (from, size) = (envelope.sender(), message.len());
             let recipients = envelope.recipients().iter();
@@ -195,7 +372,7 @@ mod tests {
         })
     }
 
-    fn answer(reply: Reply) -> impl ServePhase<Data> {
+    fn answer(reply: Reply) -> impl PhaseService<Data> {
         handler_fn(move |_: Request<Data>| ready(reply.clone()))
     }
 
@@ -257,9 +434,9 @@ mod tests {
             &["1@a.example", "2@a.example"],
             Body::from("text"),
         );
-        let envelope = request.payload().envelope.clone();
+        let envelope = request.envelope().clone();
         let same = handler_fn(move |request: Request<Data>| {
-            let same = Arc::ptr_eq(&request.payload().envelope, &envelope);
+            let same = Arc::ptr_eq(request.envelope(), &envelope);
             ready(Reply::ok(same.to_string()))
         });
         let router = Router::new().domain("a.example".parse().unwrap(), same);

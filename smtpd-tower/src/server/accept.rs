@@ -1,6 +1,6 @@
 use std::{io, sync::Arc, time::Duration};
 
-use smtpd_core::Reply;
+use smtpd_core::reply::Reply;
 use tokio::{
     io::{AsyncRead, AsyncWrite, AsyncWriteExt},
     task::{coop::consume_budget, yield_now},
@@ -10,9 +10,9 @@ use tokio_util::either::Either;
 
 use super::Listener;
 use crate::{
-    engine::Engine,
-    fault::quietly,
-    lifetime::{Registry, Stage},
+    engine::{Accepted, Engine},
+    fault::{caught, quietly},
+    lifetime::Registry,
     net::PeerAddr,
 };
 
@@ -28,11 +28,10 @@ pub(super) struct Acceptor {
 impl Acceptor {
     pub(super) async fn run<L: Listener>(self, mut listener: L) -> io::Result<()> {
         let bound = listener.local_addr();
-        let open = bound.ip().is_some_and(|ip| ip.is_unspecified());
         let registry = self.registry.clone();
         let mut failures = Failures::default();
         loop {
-            // A listener that is always ready must not keep the other tasks of its thread from running.
+            // A listener that is always ready must not starve the other tasks of its thread.
             consume_budget().await;
             let accepted = tokio::select! {
                 biased;
@@ -40,11 +39,11 @@ impl Acceptor {
                 accepted = listener.accept() => accepted,
             };
             match accepted {
-                Ok((io, peer)) => {
+                Ok(connection) => {
                     failures = Failures::default();
-                    let local = if open { L::connection_addr(&io) } else { None };
-                    let local = local.unwrap_or_else(|| bound.clone());
-                    tokio::spawn(self.clone().serve(io, peer, local));
+                    if let Some(accepted) = describe::<L>(connection, &bound) {
+                        tokio::spawn(self.clone().serve(accepted));
+                    }
                 }
                 Err(error) => tokio::select! {
                     biased;
@@ -53,49 +52,41 @@ impl Acceptor {
                 },
             }
         }
-        // The port is free from now on, while the sessions end.
+        // Frees the port while the sessions end.
         drop(listener);
         registry.empty().await;
         Ok(())
     }
 
-    /// Serves one connection, or turns it away.
+    /// Serves one connection, or refuses it because there are too many sessions.
     pub(super) fn serve<IO>(
         self,
-        io: IO,
-        peer: PeerAddr,
-        local: PeerAddr,
+        accepted: Accepted<IO>,
     ) -> impl Future<Output = ()> + Send + use<IO>
     where
         IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let running = self.registry.stage() == Stage::Running;
-        let limit = if running { self.max_sessions } else { 0 };
-        match self.registry.enter(limit) {
-            Some(permit) => {
-                let session = self
-                    .engine
-                    .serve(io, peer, local, self.implicit_tls, permit);
-                Either::Left(session)
-            }
-            None => Either::Right(Box::pin(self.turn_away(io, peer))),
+        match self.registry.enter(self.max_sessions) {
+            Some(permit) => Either::Left(self.engine.serve(accepted, self.implicit_tls, permit)),
+            None => Either::Right(Box::pin(self.refuse(accepted))),
         }
     }
 
-    async fn turn_away<IO: AsyncWrite + Unpin>(self, mut io: IO, peer: PeerAddr) {
-        // A subscriber that panics must not keep the client from its reply.
+    async fn refuse<IO: AsyncWrite + Unpin>(self, accepted: Accepted<IO>) {
+        let Accepted { mut io, peer, .. } = accepted;
+        // A subscriber that panics must not prevent the reply.
         quietly(|| {
-            tracing::warn!(%peer, sessions = self.registry.taken(), "too many sessions, connection turned away");
+            tracing::warn!(%peer, sessions = self.registry.taken(), "too many sessions, client refused");
         });
-        if self.implicit_tls {
+        if self.implicit_tls && accepted.tls.is_none() {
+            // The client would read a plaintext reply as part of the handshake.
             return;
         }
-        // One that gets no permit is closed without a reply.
+        // Without a permit, the connection is closed without a reply.
         if let Some(_permit) = self.registry.farewell() {
-            let reply = format!(
-                "{}\r\n",
-                Reply::closing("Too many sessions, try again later")
-            );
+            let listener = &self.engine.listener;
+            let reply = Reply::closing(listener.signed("has too many sessions, try again later"));
+            let reply = format!("{reply}\r\n");
             let farewell = async {
                 io.write_all(reply.as_bytes()).await?;
                 io.shutdown().await
@@ -105,16 +96,45 @@ impl Acceptor {
     }
 }
 
+/// Adds what the listener says of a connection. If the listener's own code panics, that costs its client the connection, and no
+/// other.
+fn describe<L: Listener>(
+    (io, peer): (L::Io, PeerAddr),
+    bound: &PeerAddr,
+) -> Option<Accepted<L::Io>> {
+    // A listener that is bound to every address knows the one of each connection only.
+    let is_open = bound.ip().is_none_or(|ip| ip.is_unspecified());
+    let facts = || {
+        (
+            L::connection_tls(&io),
+            is_open.then(|| L::connection_addr(&io)),
+        )
+    };
+    match caught(facts) {
+        Ok((tls, local)) => Some(Accepted {
+            local: local.flatten().unwrap_or_else(|| bound.clone()),
+            io,
+            peer,
+            tls,
+        }),
+        Err(panic) => {
+            let panic = panic.escape_debug();
+            quietly(|| tracing::error!(%peer, %panic, "the listener panicked"));
+            None
+        }
+    }
+}
+
 /// Counts the errors of accept in a row, and waits after each.
 #[derive(Debug, Default)]
 struct Failures(u32);
 
 impl Failures {
-    /// How long to wait after an error that is not the fault of one connection, such as EMFILE.
+    /// The wait after an error that does not concern one connection only, such as EMFILE.
     const PAUSE: Duration = Duration::from_millis(100);
 
-    /// How long to wait after the fault of one connection, once [`MOST_AT_ONCE`](Self::MOST_AT_ONCE) have failed in a
-    /// row. It is short, because clients can cause these errors and must not keep others waiting.
+    /// The wait after an error of one connection, once [`MOST_AT_ONCE`](Self::MOST_AT_ONCE) have failed in a row. It is short,
+    /// because clients can cause these errors, and others must not wait for them.
     const SHORT_PAUSE: Duration = Duration::from_millis(1);
 
     const MOST_AT_ONCE: u32 = 100;
@@ -130,14 +150,14 @@ impl Failures {
         }
         if self.0 == Self::MOST_AT_ONCE {
             quietly(
-                || tracing::error!(%error, "accept fails again and again, waiting for a moment each time"),
+                || tracing::error!(%error, "accept fails repeatedly, waiting for a moment each time"),
             );
         }
         sleep(Self::SHORT_PAUSE).await;
     }
 }
 
-/// Whether the client has gone away before its connection was accepted: the next one may be well.
+/// Returns whether only the connection that would have been accepted has failed, so that the next one may be fine.
 fn is_of_one_connection(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
     matches!(

@@ -1,4 +1,7 @@
-/// This machine's name, or `localhost` where it has none.
+/// Returns the name of this machine, or `localhost` if it has none.
+///
+/// A server cannot use a name that is not a domain, such as one with an underscore: it returns an error that says so when it
+/// serves a listener.
 ///
 /// ```
 /// assert!(!smtpd_tower::system_hostname().is_empty());

@@ -5,14 +5,19 @@ use tokio::{
     net::{TcpListener, TcpStream},
 };
 
-use crate::net::PeerAddr;
+use crate::{net::PeerAddr, session::TlsInfo};
 
-/// Where connections come from: TCP, a Unix socket, or anything of your own.
+/// A source of connections: TCP, a Unix socket, or a type of your own.
+///
+/// For a listener that performs TLS handshakes itself, such as one of QUIC or one behind a TLS terminator, implement
+/// [`is_tls`](Self::is_tls) and [`connection_tls`](Self::connection_tls).
+///
+/// [The guide](crate::guide::listeners) shows servers with several listeners.
 ///
 /// ```
 /// use std::io;
 ///
-/// use smtpd_tower::{Listener, PeerAddr};
+/// use smtpd_tower::{net::PeerAddr, server::Listener};
 /// use tokio::{io::DuplexStream, sync::mpsc};
 ///
 /// /// Connections that come from within the process.
@@ -24,7 +29,8 @@ use crate::net::PeerAddr;
 ///     async fn accept(&mut self) -> io::Result<(DuplexStream, PeerAddr)> {
 ///         match self.0.recv().await {
 ///             Some(pipe) => Ok((pipe, PeerAddr::Unknown)),
-///             None => std::future::pending().await, // none will come any more
+///             // There will be no more connections.
+///             None => std::future::pending().await,
 ///         }
 ///     }
 ///
@@ -34,24 +40,43 @@ use crate::net::PeerAddr;
 /// }
 /// ```
 pub trait Listener: Send + 'static {
-    /// A connection.
+    /// The type of a connection.
     type Io: AsyncRead + AsyncWrite + Unpin + Send + 'static;
 
-    /// The next connection, and who is at its other end. It must not wait for anything that the client sends.
+    /// Accepts the next connection. Returns it with the address of its other end. It must not wait for anything that a client
+    /// sends, such as a TLS handshake: one client could keep all others waiting. If there will be no more connections, return a
+    /// future that stays pending.
+    ///
+    /// The server may drop the returned future before it is ready, so no connection may be lost with it.
     ///
     /// # Errors
     ///
-    /// The server survives every error and calls this again. `ConnectionAborted`, `ConnectionRefused`, `ConnectionReset`
-    /// and `Interrupted` concern one connection: it goes on after the other tasks of its thread had their turn, and from
-    /// the hundredth in a row waits for a millisecond after each. After any other error, such as too many open files, it
-    /// waits for 100 ms. Where no connection will come any more, return a future that stays pending.
+    /// The server calls this again after every error. `ConnectionAborted`, `ConnectionRefused`, `ConnectionReset` and
+    /// `Interrupted` concern one connection: the server lets other tasks run and continues, and from the hundredth such error in
+    /// a row it waits for 1 ms after each. After any other error, such as too many open files, it waits for 100 ms.
     fn accept(&mut self) -> impl Future<Output = io::Result<(Self::Io, PeerAddr)>> + Send;
 
-    /// The address that is listened on.
+    /// Returns the address that is listened on.
     fn local_addr(&self) -> PeerAddr;
 
-    /// The address that a client has connected to, where [`local_addr`](Self::local_addr) leaves it open.
+    /// Returns the address that the client of this connection has connected to. It is called if [`local_addr`](Self::local_addr)
+    /// is not an IP address, or is the unspecified one. Default: `None`, and then `local_addr` is used.
     fn connection_addr(_io: &Self::Io) -> Option<PeerAddr> {
+        None
+    }
+
+    /// Returns whether all connections come within TLS. The server then needs no TLS configuration, also for profiles that
+    /// require one, and closes a connection whose [`connection_tls`](Self::connection_tls) is `None`. Default: `false`.
+    fn is_tls(&self) -> bool {
+        false
+    }
+
+    /// Returns what TLS has negotiated on this connection, for [`Session::tls`](crate::session::Session::tls). Default: `None`,
+    /// which means plaintext.
+    ///
+    /// A session within TLS does not offer STARTTLS, and accepts mechanisms such as PLAIN. EXTERNAL is offered if there are
+    /// client certificates, which the listener must have verified.
+    fn connection_tls(_io: &Self::Io) -> Option<TlsInfo> {
         None
     }
 }
@@ -61,8 +86,8 @@ impl Listener for TcpListener {
 
     async fn accept(&mut self) -> io::Result<(TcpStream, PeerAddr)> {
         let (stream, peer) = Self::accept(self).await?;
-        // Replies leave in one write each: held back, they would wait for the client's delayed acknowledgement.
-        // macOS refuses this for a connection that was reset already; the session finds that out by itself.
+        // Each reply is one write. Nagle's algorithm would delay it until the client's delayed acknowledgement.
+        // macOS rejects this for a connection that is reset already, which the session notices itself.
         let _ = stream.set_nodelay(true);
         Ok((stream, peer.into()))
     }

@@ -1,11 +1,12 @@
-//! A server: listeners, limits and its end.
+//! The server: its settings, its listeners and its shutdown.
 //!
 //! | item | what it is |
 //! |---|---|
-//! | [`Server`] | serves listeners and single connections by a pipeline |
+//! | [`Server`] | serves listeners and single connections with a pipeline |
+//! | [`Serve`], [`ServeConnection`] | the futures that serve them |
 //! | [`Handle`] | shuts a server down, and counts its sessions |
-//! | [`Listener`] | what a server accepts connections from |
-//! | [`system_hostname`] | the name of this machine |
+//! | [`Listener`] | a source of connections |
+//! | [`system_hostname`] | returns the name of this machine |
 //! | `bind_reuse_port` (on Unix) | binds one of several listeners of a port |
 
 mod accept;
@@ -24,15 +25,19 @@ mod profile;
     ))
 ))]
 mod reuse_port;
+mod serve;
+mod serve_connection;
+mod settings;
 
-use std::{fmt, future::ready, io, pin::pin, sync::Arc, time::Duration};
+use std::{io, sync::Arc};
 
-use smtpd_core::{Config, Envelope, Protocol, WireLine};
+#[cfg(feature = "test")]
+use smtpd_core::config::Protocol;
+use smtpd_core::{config::Config, envelope::Envelope};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, ToSocketAddrs},
 };
-use tokio_util::either::Either;
 
 #[cfg(all(
     unix,
@@ -44,25 +49,29 @@ use tokio_util::either::Either;
     ))
 ))]
 pub use self::reuse_port::bind_reuse_port;
-use self::{accept::Acceptor, profile::MaxHops};
-pub use self::{handle::Handle, hostname::system_hostname, listener::Listener};
+use self::{accept::Acceptor, settings::Settings};
+pub use self::{
+    handle::Handle, hostname::system_hostname, listener::Listener, serve::Serve,
+    serve_connection::ServeConnection,
+};
+#[cfg(feature = "test")]
+use crate::permits::Permits;
 #[cfg(feature = "proxy")]
 use crate::proxy::ProxyProtocol;
 use crate::{
-    engine::{Engine, Hooks},
-    fault::quietly,
-    layer::DomainFilterLayer,
     lifetime::Registry,
     net::{PeerAddr, TrustedPeers},
     service::Pipeline,
-    session::{ListenerFacts, Profile, Session, SessionError, Summary},
+    session::{Session, SessionError, Summary},
 };
+#[doc(inline)]
+pub use smtpd_core::connection::{Direction, WireLine};
 
-/// Serves SMTP, SMTP over TLS and LMTP by a [`Pipeline`].
+/// Serves SMTP, SMTP over TLS and LMTP with the services of a [`Pipeline`].
 ///
-/// What must be given is an argument of [`new`](Self::new); the rest is set before the first listener is served. A server
-/// is cheap to clone. Clones count their sessions together ([`max_sessions`](Self::max_sessions)) and are shut down together;
-/// profile, pipeline and configuration are each clone's own.
+/// [`new`](Self::new) takes what is required. All other settings have defaults; they are used when a listener is served, so the
+/// order of the calls does not matter. Cloning is cheap. Clones count their sessions together
+/// ([`max_sessions`](Self::max_sessions)) and are shut down together, but each clone has its own settings.
 ///
 /// ```no_run
 /// use smtpd_tower::{Data, Pipeline, Rcpt, Reply, Request, Server, handler_fn};
@@ -71,7 +80,11 @@ use crate::{
 /// let pipeline = Pipeline::new()
 ///     .rcpt(handler_fn(async |_: Request<Rcpt>| {}))
 ///     .data(handler_fn(async |request: Request<Data>| {
-///         request.into_body().collect().await.map(|message| Reply::ok(format!("{} octets", message.len())))
+///         request
+///             .into_body()
+///             .collect()
+///             .await
+///             .map(|message| Reply::ok(format!("{} bytes", message.len())))
 ///     }));
 /// let listener = tokio::net::TcpListener::bind("127.0.0.1:2525").await?;
 /// Server::new("mx.example.org", pipeline)
@@ -86,86 +99,52 @@ pub struct Server {
     registry: Arc<Registry>,
 }
 
-#[derive(Clone)]
-struct Settings {
-    config: Config,
-    profile: Option<Profile>,
-    domains: Option<DomainFilterLayer>,
-    max_hops: MaxHops,
-    pipeline: Pipeline,
-    hooks: Hooks,
-    max_sessions: usize,
-    #[cfg(feature = "proxy")]
-    proxy: Option<ProxyProtocol>,
-    xclient_from: Option<TrustedPeers>,
-    xforward_from: Option<TrustedPeers>,
-    #[cfg(feature = "tls")]
-    tls: Option<crate::tls::TlsConfig>,
-}
-
-impl fmt::Debug for Settings {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Settings")
-            .field("config", &self.config)
-            .field("profile", &self.profile)
-            .field("pipeline", &self.pipeline)
-            .finish_non_exhaustive()
-    }
-}
-
 impl Server {
-    /// Where [`listen_and_serve`](Self::listen_and_serve) listens by custom: port 25 of every address.
+    /// The usual address for [`listen_and_serve`](Self::listen_and_serve): port 25 of every interface.
     pub const DEFAULT_ADDRESS: &'static str = "[::]:25";
 
-    /// How many sessions there may be at once, where nothing else is set.
+    /// The default of [`max_sessions`](Self::max_sessions).
     pub const DEFAULT_MAX_SESSIONS: usize = 10_000;
 
-    /// A server for the host of that name; [`system_hostname`] tells this machine's.
+    /// Creates a server with this host name, which must be a domain or an address literal; serving fails otherwise.
+    /// [`system_hostname`] returns the name of this machine.
     ///
-    /// With an [`auth`](Pipeline::auth) service in the pipeline, the [default mechanisms](smtpd_core::sasl::Mechanisms::default) are on, PLAIN
-    /// and LOGIN, which are offered over TLS only; [`Config::mechanisms`] puts others in their place. Without that service
-    /// none is.
+    /// If the pipeline has an [`auth`](Pipeline::auth) service, AUTH is offered with the mechanisms that [`Config::mechanisms`]
+    /// sets, or with the [default ones](smtpd_core::sasl::Mechanisms::default): PLAIN and LOGIN, within TLS only. Without that
+    /// service, AUTH is never offered.
     pub fn new(hostname: impl Into<String>, pipeline: Pipeline) -> Self {
-        let settings = Settings {
-            config: Config::new(hostname).entropy(fill_random),
-            profile: None,
-            domains: None,
-            max_hops: MaxHops::default(),
-            pipeline: Pipeline::new(),
-            hooks: Hooks::default(),
-            max_sessions: Self::DEFAULT_MAX_SESSIONS,
-            #[cfg(feature = "proxy")]
-            proxy: None,
-            xclient_from: None,
-            xforward_from: None,
-            #[cfg(feature = "tls")]
-            tls: None,
-        };
-        let server = Self {
-            settings,
+        let config = Config::new(hostname).entropy(fill_random);
+        Self {
+            settings: Settings::new(config, pipeline, Self::DEFAULT_MAX_SESSIONS),
             registry: Registry::new(),
-        };
-        server.pipeline(pipeline)
+        }
     }
 
-    /// Serves by another pipeline. A listener has one of its own by a clone of the server:
-    /// `server.clone().pipeline(users).serve(listener)`.
-    ///
-    /// AUTH is offered as [`new`](Self::new) tells, or by the mechanisms that were set before.
+    /// Sets the pipeline, in place of that of [`new`](Self::new). [`Serve::pipeline`] sets the pipeline of one listener.
     #[must_use]
     pub fn pipeline(mut self, pipeline: Pipeline) -> Self {
         self.settings.pipeline = pipeline;
-        self.offer_auth()
+        self
     }
 
-    /// Changes the protocol's settings: limits, timeouts, extensions, mechanisms, what is required.
+    /// Changes the settings of the protocol: limits, timeouts, extensions, mechanisms, and whether TLS and authentication are
+    /// required. Settings that are made here override those of the [profile](Self::profile).
+    ///
+    /// ```
+    /// use smtpd_tower::{Pipeline, Server};
+    ///
+    /// let server = Server::new("mx.example.org", Pipeline::new()).configure(|config| {
+    ///     config.limits(|limits| limits.recipients = 500).max_message_size(25 << 20)
+    /// });
+    /// assert_eq!(server.get_config().get_limits().recipients, 500);
+    /// ```
     #[must_use]
     pub fn configure(mut self, change: impl FnOnce(Config) -> Config) -> Self {
         self.settings.config = change(self.settings.config);
         self
     }
 
-    /// The certificate and all else that TLS needs. STARTTLS is offered with it, and [`serve_tls`](Self::serve_tls) works.
+    /// Sets the TLS configuration. STARTTLS is offered then, and [`Serve::tls_first`] can be used. Default: no TLS.
     #[cfg(feature = "tls")]
     #[must_use]
     pub fn tls(mut self, config: crate::tls::TlsConfig) -> Self {
@@ -173,8 +152,8 @@ impl Server {
         self
     }
 
-    /// Expects a PROXY header from trusted peers, before anything else. A clone of the server without it can serve other
-    /// listeners.
+    /// Expects a PROXY header from trusted peers, before anything else. This applies to all listeners: to serve another listener
+    /// without it, use a clone of the server from before this call. Default: no header is expected.
     #[cfg(feature = "proxy")]
     #[must_use]
     pub fn proxy_protocol(mut self, protocol: ProxyProtocol) -> Self {
@@ -182,116 +161,137 @@ impl Server {
         self
     }
 
-    /// Lets trusted peers say by XCLIENT for which client they speak. A peer is trusted by [`Session::client_addr`]: the other end of
-    /// the socket or, behind a PROXY header, the client that the header names.
+    /// Lets trusted peers name their client by XCLIENT. A peer is trusted by its [`Session::client_addr`]: the other end of the
+    /// socket or, after a PROXY header, the client that the header names. Default: nobody is trusted.
     ///
-    /// The session then starts anew: the connect service is asked again, now about that client, and nothing of what was kept
-    /// for the peer is left. So the peer itself has to get past that service first, and its limits. Of the session,
-    /// [`Session::helo`] and [`Session::identity`] are what XCLIENT says of them, if anything. [`Session::tls`] still tells of
-    /// the peer's connection, but without its certificate, and neither EXTERNAL nor the -PLUS forms of SCRAM are offered: they
-    /// would vouch for the peer.
+    /// After XCLIENT, the session starts anew: the connect service is called again, for the named client, and everything that was
+    /// kept for the peer is dropped. The connect service must therefore accept the peer, too. [`Session::helo`] and
+    /// [`Session::identity`] return what XCLIENT said about them, if anything. [`Session::tls`] still describes the connection to
+    /// the peer, but without the peer's certificate. EXTERNAL and the -PLUS forms of SCRAM are not offered, because they would
+    /// authenticate the peer.
     ///
-    /// Once the peer has named an address, neither XCLIENT nor XFORWARD is accepted any more. Others receive 550 5.7.0, and
-    /// EHLO does not announce it to them.
+    /// Once the peer has named an address, neither XCLIENT nor XFORWARD is accepted any more. For other peers, EHLO does not
+    /// announce XCLIENT, and they receive 550 5.7.0.
     #[must_use]
     pub fn xclient_from(mut self, peers: TrustedPeers) -> Self {
         self.settings.xclient_from = Some(peers);
         self
     }
 
-    /// Lets trusted peers say by XFORWARD where their messages came from, for [`Session::forwarded`]. It decides nothing.
+    /// Lets trusted peers name the origin of their messages by XFORWARD. [`Session::forwarded`] returns it; the server itself
+    /// does not use it. Default: nobody is trusted.
     #[must_use]
     pub fn xforward_from(mut self, peers: TrustedPeers) -> Self {
         self.settings.xforward_from = Some(peers);
         self
     }
 
-    /// What [`tls`](Self::tls) was given: to [reload](crate::tls::TlsConfig::reload) it, for one.
-    #[cfg(feature = "tls")]
-    pub fn tls_ref(&self) -> Option<&crate::tls::TlsConfig> {
-        self.settings.tls.as_ref()
-    }
-
-    /// Sessions at once, over all listeners; one more is turned away with 421 4.3.2. 10,000 by default.
+    /// Sets the maximum number of concurrent sessions, over all listeners and clones. Default: 10,000.
     ///
-    /// Each session takes a file descriptor: raise the limit of the process, or set this below it.
+    /// A connection beyond it receives 421 4.3.2 instead of the greeting, and is closed. It is closed without a reply if TLS
+    /// comes first, or if 1,000 other connections are being refused at the same time.
+    ///
+    /// Each session needs a file descriptor: raise the limit of the process, or set this below it; see
+    /// [the guide](crate::guide::running#descriptors).
     #[must_use]
     pub fn max_sessions(mut self, sessions: usize) -> Self {
         self.settings.max_sessions = sessions;
         self
     }
 
-    /// Calls a function for every line that is read or written. Secrets and messages are left out. Replaces a hook that was set
-    /// before.
+    /// Adds a function that is called for every line that is read or written. Secrets and messages are left out. Like all hooks,
+    /// it can be added several times; the functions are called in that order.
     ///
     /// ```
     /// use smtpd_tower::{Pipeline, Server};
     ///
     /// let server = Server::new("mx.example.org", Pipeline::new())
-    ///     .on_wire(|session, line| println!("{} {line}", session.id())); // 7 C: EHLO client.example
+    ///     // 7 C: EHLO client.example
+    ///     .on_wire(|session, line| println!("{} {line}", session.id()));
     /// ```
     #[must_use]
     pub fn on_wire(mut self, hook: impl Fn(&Session, &WireLine) + Send + Sync + 'static) -> Self {
-        self.settings.hooks.wire = Some(Arc::new(hook));
-        self.settings.config = self.settings.config.log_wire(true);
+        self.settings.hooks.wire.add(hook);
         self
     }
 
-    /// Calls a function for everything that goes wrong in a session, beside the log: faults on this side, and failures of the
-    /// connection. What tower's `Timeout` and `LoadShed` turn away is not among it; [`guide::errors`](crate::guide::errors) has
-    /// the whole table. Replaces a hook that was set before.
+    /// Adds a function that is called for every fault in a session, in addition to the log: faults on this side, and failures of
+    /// the connection. Requests that tower's `Timeout` and `LoadShed` reject are not faults;
+    /// [`guide::errors`](crate::guide::errors) has the whole table.
     ///
     /// ```
-    /// use smtpd_tower::{Pipeline, Server, SessionError};
+    /// use smtpd_tower::{Pipeline, Server, session::SessionError};
     ///
-    /// let server = Server::new("mx.example.org", Pipeline::new()).on_error(|session, error| match error {
-    ///     SessionError::Service { phase, error } => eprintln!("{}: {phase}: {error}", session.id()),
-    ///     other => eprintln!("{}: {other}", session.id()),
-    /// });
+    /// let server = Server::new("mx.example.org", Pipeline::new()).on_error(
+    ///     |session, error| match error {
+    ///         SessionError::Service { phase, error } => {
+    ///             eprintln!("{}: {phase}: {error}", session.id())
+    ///         }
+    ///         other => eprintln!("{}: {other}", session.id()),
+    ///     },
+    /// );
     /// ```
     #[must_use]
     pub fn on_error(
         mut self,
         hook: impl Fn(&Session, &SessionError) + Send + Sync + 'static,
     ) -> Self {
-        self.settings.hooks.error = Some(Arc::new(hook));
+        self.settings.hooks.error.add(hook);
         self
     }
 
-    /// Calls a function when a client gives a transaction up by RSET, with what the envelope had come to. Replaces a hook that
-    /// was set before.
+    /// Adds a function that is called with the envelope when a client aborts a transaction: by RSET, also between two BDAT
+    /// chunks, or by another EHLO, HELO or LHLO. It is not called if the message was answered already, nor if XCLIENT or the end
+    /// of the session ends the transaction. After HELO, EHLO or LHLO, the session already has the new name.
     ///
     /// ```
     /// use smtpd_tower::{Pipeline, Server};
     ///
-    /// let server = Server::new("mx.example.org", Pipeline::new()).on_reset(|session, envelope| {
-    ///     println!("{}: a message for {} was given up", session.id(), envelope.recipients().len());
-    /// });
+    /// let server = Server::new("mx.example.org", Pipeline::new()).on_reset(
+    ///     |session, envelope| {
+    ///         println!(
+    ///             "{}: a message to {} recipients was aborted",
+    ///             session.id(),
+    ///             envelope.recipients().len()
+    ///         );
+    ///     },
+    /// );
     /// ```
     #[must_use]
     pub fn on_reset(mut self, hook: impl Fn(&Session, &Envelope) + Send + Sync + 'static) -> Self {
-        self.settings.hooks.reset = Some(Arc::new(hook));
+        self.settings.hooks.reset.add(hook);
         self
     }
 
-    /// Calls a function when a session has ended, however it did: exactly once for each. A client that is turned away because
-    /// of [`max_sessions`](Self::max_sessions) has no session. Replaces a hook that was set before.
+    /// Adds a function that is called exactly once for each session, when it has ended for whatever reason. A connection that is
+    /// refused because of [`max_sessions`](Self::max_sessions) has no session.
+    ///
+    /// [The guide](crate::guide::hooks) lists all hooks.
     ///
     /// ```
     /// # #[cfg(feature = "test")]
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// use smtpd_tower::{CloseReason, EndReason, Pipeline, Server, test::Client};
+    /// use smtpd_tower::{
+    ///     Pipeline, Server,
+    ///     session::{CloseReason, EndReason},
+    ///     test::Client,
+    /// };
     ///
     /// let (ended, mut ends) = tokio::sync::mpsc::unbounded_channel();
-    /// let server = Server::new("mx.example.org", Pipeline::new()).on_close(move |session, end| {
-    ///     let _ = ended.send((session.id(), *end));
-    /// });
+    /// let server = Server::new("mx.example.org", Pipeline::new()).on_close(
+    ///     move |session, end| {
+    ///         let _ = ended.send((session.id(), *end));
+    ///     },
+    /// );
     /// let mut client = Client::connect(&server);
     /// client.greeting().await?;
     /// client.quit().await?.expect_code(221)?;
     ///
     /// let (_, end) = ends.recv().await.ok_or("no end")?;
-    /// assert_eq!((end.reason, end.messages), (EndReason::Closed(CloseReason::Quit), 0));
+    /// assert_eq!(
+    ///     (end.reason, end.messages),
+    ///     (EndReason::Closed(CloseReason::Quit), 0)
+    /// );
     /// assert_eq!(end.received, "QUIT\r\n".len() as u64);
     /// # Ok(()) }
     /// # #[cfg(not(feature = "test"))]
@@ -299,190 +299,119 @@ impl Server {
     /// ```
     #[must_use]
     pub fn on_close(mut self, hook: impl Fn(&Session, &Summary) + Send + Sync + 'static) -> Self {
-        self.settings.hooks.close = Some(Arc::new(hook));
+        self.settings.hooks.close.add(hook);
         self
     }
 
-    /// A handle that ends the server.
+    /// Returns a handle that shuts the server down.
     pub fn handle(&self) -> Handle {
         Handle {
             registry: self.registry.clone(),
         }
     }
 
-    /// Serves a listener until the server is shut down and its sessions have ended.
+    /// Serves a listener until the server is shut down and its sessions have ended. Returns a future whose settings can still be
+    /// changed, by [`Serve::profile`], [`Serve::with_graceful_shutdown`] and others.
     ///
-    /// Several listeners are served by as many calls, awaited together, or each on a runtime of its own; see
+    /// To serve several listeners, call this for each of them and await the futures together, or each on its own runtime; see
     /// [`guide::cores`](crate::guide::cores).
-    ///
-    /// # Errors
-    ///
-    /// Where something is missing that the [`profile`](Self::profile) cannot do without, or where no session could work with the
-    /// configuration, as [`Config::check`] says. Errors of accept are logged and survived.
-    pub fn serve<L: Listener>(
-        &self,
-        listener: L,
-    ) -> impl Future<Output = io::Result<()>> + Send + use<L> {
-        let tls_first = self.settings.profile == Some(Profile::Submissions);
-        self.run(self.protocol(), tls_first, listener)
+    pub fn serve<L: Listener>(&self, listener: L) -> Serve<L> {
+        Serve::new(self.clone(), listener)
     }
 
-    /// The same, until `signal` is ready; what it gives is of no matter. Then the server is shut down as
-    /// [`Handle::shutdown`] does it, with `grace` for what is going on.
-    ///
-    /// ```no_run
-    /// use std::time::Duration;
-    ///
-    /// use smtpd_tower::{Pipeline, Server};
-    ///
-    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> std::io::Result<()> {
-    /// let listener = tokio::net::TcpListener::bind("127.0.0.1:2525").await?;
-    /// Server::new("mx.example.org", Pipeline::new())
-    ///     .serve_with_graceful_shutdown(listener, tokio::signal::ctrl_c(), Duration::from_secs(30))
-    ///     .await
-    /// # }
-    /// ```
-    ///
-    /// All listeners of the server end so, and those of its clones; with [`Handle::shutdown`] they can be awaited together.
-    ///
-    /// # Errors
-    ///
-    /// As [`serve`](Self::serve).
-    pub fn serve_with_graceful_shutdown<L, F>(
-        &self,
-        listener: L,
-        signal: F,
-        grace: Duration,
-    ) -> impl Future<Output = io::Result<()>> + Send + use<L, F>
-    where
-        L: Listener,
-        F: Future + Send,
-    {
-        let (serving, handle) = (self.serve(listener), self.handle());
-        async move {
-            let mut serving = pin!(serving);
-            tokio::select! {
-                served = &mut serving => return served,
-                _ = signal => {}
-            }
-            tokio::join!(serving, handle.shutdown(grace)).0
-        }
-    }
-
-    /// Serves a listener whose clients begin with TLS (RFC 8314 section 3.3), as on port 465.
-    ///
-    /// # Errors
-    ///
-    /// Without a [`tls`](Self::tls) configuration.
-    #[cfg(feature = "tls")]
-    pub fn serve_tls<L: Listener>(
-        &self,
-        listener: L,
-    ) -> impl Future<Output = io::Result<()>> + Send + use<L> {
-        self.run(self.protocol(), true, listener)
-    }
-
-    /// Serves a listener whose clients speak LMTP (RFC 2033).
-    ///
-    /// # Errors
-    ///
-    /// As [`serve`](Self::serve).
-    pub fn serve_lmtp<L: Listener>(
-        &self,
-        listener: L,
-    ) -> impl Future<Output = io::Result<()>> + Send + use<L> {
-        self.run(Protocol::Lmtp, false, listener)
-    }
-
-    /// Serves one connection, over whatever it runs, until it ends. One that [`serve`](Self::serve) could not serve is closed
-    /// at once.
-    pub fn serve_connection<IO>(
-        &self,
-        io: IO,
-        peer: PeerAddr,
-    ) -> impl Future<Output = ()> + Send + use<IO>
+    /// Serves one connection until it ends. Returns a future whose settings can still be changed, such as
+    /// [`ServeConnection::tls_info`] for a connection within TLS. If `serve` would return an error, the connection is closed, and
+    /// the error is logged.
+    pub fn serve_connection<IO>(&self, io: IO, peer: PeerAddr) -> ServeConnection<IO>
     where
         IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        self.serve_one(self.protocol(), io, peer)
+        ServeConnection::new(self.clone(), io, peer)
     }
 
-    /// Serves one connection by that protocol.
-    pub(crate) fn serve_one<IO>(
-        &self,
-        protocol: Protocol,
-        io: IO,
-        peer: PeerAddr,
-    ) -> impl Future<Output = ()> + Send + use<IO>
-    where
-        IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    {
-        let tls_first = self.settings.profile == Some(Profile::Submissions);
-        match self.acceptor(protocol, tls_first) {
-            Ok(acceptor) => Either::Left(acceptor.serve(io, peer, PeerAddr::Unknown)),
-            Err(error) => {
-                quietly(|| tracing::error!(%error, "connection not served"));
-                Either::Right(ready(()))
-            }
-        }
-    }
-
-    /// Listens on that address, mostly [`DEFAULT_ADDRESS`](Self::DEFAULT_ADDRESS), and serves it.
+    /// Listens on this address, such as [`DEFAULT_ADDRESS`](Self::DEFAULT_ADDRESS), and serves it.
+    ///
+    /// If you come [from Go](crate::guide::coming_from_go_smtpd) or [from mailin](crate::guide::coming_from_mailin), the guide
+    /// has a table of what corresponds to what.
     ///
     /// # Errors
     ///
-    /// Where the address cannot be listened on.
+    /// Returns an error if the address cannot be bound, and those of [`Serve`].
     pub async fn listen_and_serve(&self, address: impl ToSocketAddrs) -> io::Result<()> {
         self.serve(TcpListener::bind(address).await?).await
     }
 
-    fn run<L: Listener>(
-        &self,
-        protocol: Protocol,
-        implicit_tls: bool,
-        listener: L,
-    ) -> impl Future<Output = io::Result<()>> + Send + use<L> {
-        let acceptor = self.acceptor(protocol, implicit_tls);
-        async move { acceptor?.run(listener).await }
+    /// Returns the protocol of a connection for which nothing else is set.
+    #[cfg(feature = "test")]
+    pub(crate) fn protocol(&self) -> Protocol {
+        self.settings.protocol()
     }
 
-    fn acceptor(&self, protocol: Protocol, implicit_tls: bool) -> io::Result<Acceptor> {
-        let settings = self.settings.clone();
-        if let Some(fault) = settings.fault(implicit_tls) {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, fault));
-        }
-        let pipeline = settings.guarded_pipeline();
-        let config = settings.config_for(protocol, implicit_tls)?;
-        let listener = ListenerFacts {
-            hostname: config.hostname().to_owned(),
-            app_name: config.program().to_owned(),
-            profile: settings.profile,
-            on_error: settings.hooks.error.clone(),
-        };
-        let log_wire = tracing::enabled!(tracing::Level::TRACE) || settings.hooks.wire.is_some();
-        let engine = Engine {
-            pipeline,
-            config: Arc::new(config.log_wire(log_wire)),
-            listener: Arc::new(listener),
-            protocol,
-            #[cfg(feature = "tls")]
-            tls: settings.tls,
-            #[cfg(feature = "proxy")]
-            proxy: settings.proxy,
-            xclient_from: settings.xclient_from,
-            xforward_from: settings.xforward_from,
-            hooks: settings.hooks,
-        };
+    /// Returns the permits of this server and its clones alone, for work that keeps a processor busy.
+    #[cfg(feature = "test")]
+    pub(crate) fn own_permits(&self) -> Permits {
+        self.registry.own_permits()
+    }
+
+    /// Uses permits of this server and its clones alone, instead of those that all servers of the process share.
+    #[cfg(feature = "test")]
+    pub(crate) fn with_own_permits(mut self) -> Self {
+        self.settings.permits = self.own_permits();
+        self
+    }
+
+    fn into_acceptor(self) -> io::Result<Acceptor> {
         Ok(Acceptor {
-            engine: Arc::new(engine),
-            registry: self.registry.clone(),
-            max_sessions: settings.max_sessions,
-            implicit_tls,
+            max_sessions: self.settings.max_sessions,
+            implicit_tls: self.settings.begins_with_tls(),
+            engine: Arc::new(self.settings.engine(self.registry.shutting_down())?),
+            registry: self.registry,
         })
     }
 }
 
-/// Fills the bytes of a challenge with random ones from the operating system.
+/// Getters of the settings.
+impl Server {
+    /// Returns the pipeline.
+    pub const fn get_pipeline(&self) -> &Pipeline {
+        &self.settings.pipeline
+    }
+
+    /// Returns the settings of the protocol that [`configure`](Self::configure) has made. The profile and the pipeline decide
+    /// about the others when a listener is served.
+    pub const fn get_config(&self) -> &Config {
+        &self.settings.config
+    }
+
+    /// Returns what [`tls`](Self::tls) set, for example to [reload](crate::tls::TlsConfig::reload) it.
+    #[cfg(feature = "tls")]
+    pub const fn get_tls(&self) -> Option<&crate::tls::TlsConfig> {
+        self.settings.tls.as_ref()
+    }
+
+    /// Returns what [`proxy_protocol`](Self::proxy_protocol) set.
+    #[cfg(feature = "proxy")]
+    pub const fn get_proxy_protocol(&self) -> Option<&ProxyProtocol> {
+        self.settings.proxy.as_ref()
+    }
+
+    /// Returns what [`xclient_from`](Self::xclient_from) set.
+    pub const fn get_xclient_from(&self) -> Option<&TrustedPeers> {
+        self.settings.xclient_from.as_ref()
+    }
+
+    /// Returns what [`xforward_from`](Self::xforward_from) set.
+    pub const fn get_xforward_from(&self) -> Option<&TrustedPeers> {
+        self.settings.xforward_from.as_ref()
+    }
+
+    /// Returns what [`max_sessions`](Self::max_sessions) set.
+    pub const fn get_max_sessions(&self) -> usize {
+        self.settings.max_sessions
+    }
+}
+
+/// Fills the slice with random bytes from the operating system.
 fn fill_random(bytes: &mut [u8]) -> bool {
     getrandom::fill(bytes).is_ok()
 }

@@ -2,23 +2,23 @@ use std::io;
 
 use tokio::net::{TcpListener, TcpSocket, ToSocketAddrs, lookup_host};
 
-/// Connections that wait to be accepted; tokio's listeners have as many.
+/// The maximum number of connections that wait to be accepted, the same as of tokio's listeners.
 const BACKLOG: u32 = 1024;
 
-/// Listens on an address that more listeners are to share (`SO_REUSEPORT`), all of them bound by this function: the
-/// system gives each connection to one of them. So each thread with a runtime of its own can have a listener of its own;
-/// [`guide::cores`](crate::guide::cores) shows how, and when it pays.
+/// Binds a listener to an address that several listeners share (`SO_REUSEPORT`), all of them bound by this function. The system
+/// passes each connection to one of them. Each thread with its own runtime can thus have its own listener;
+/// [`guide::cores`](crate::guide::cores) shows how, and when this is faster.
 ///
-/// It exists where the system has that option: on Unix other than Solaris, illumos, Cygwin and NuttX.
+/// It exists if the system has that option: on Unix except Solaris, illumos, Cygwin and NuttX.
 ///
-/// An address that is taken already is no error here if it was taken so, by any process of the same user. Port 0 stands
-/// for another port each time: later listeners need the address of the first.
+/// It is not an error if the address is in use by such a listener, of any process of the same user. Port 0 means another port
+/// each time: bind later listeners to the address of the first.
 ///
 /// ```
 /// # #[cfg(unix)]
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> std::io::Result<()> {
-/// let one = smtpd_tower::bind_reuse_port("127.0.0.1:0").await?;
-/// let two = smtpd_tower::bind_reuse_port(one.local_addr()?).await?;
+/// let one = smtpd_tower::server::bind_reuse_port("127.0.0.1:0").await?;
+/// let two = smtpd_tower::server::bind_reuse_port(one.local_addr()?).await?;
 /// assert_eq!(one.local_addr()?, two.local_addr()?);
 /// # Ok(()) }
 /// # #[cfg(not(unix))]
@@ -27,11 +27,11 @@ const BACKLOG: u32 = 1024;
 ///
 /// # Errors
 ///
-/// Where no address of that name can be listened on.
+/// Returns an error if none of the addresses can be bound.
 ///
 /// # Panics
 ///
-/// Outside of a tokio runtime that has its I/O enabled.
+/// Panics if it is called outside of a tokio runtime with I/O enabled.
 pub async fn bind_reuse_port(address: impl ToSocketAddrs) -> io::Result<TcpListener> {
     let mut failure = io::Error::new(io::ErrorKind::InvalidInput, "no address of that name");
     for address in lookup_host(address).await? {
@@ -40,7 +40,7 @@ pub async fn bind_reuse_port(address: impl ToSocketAddrs) -> io::Result<TcpListe
         } else {
             TcpSocket::new_v6()
         }?;
-        // A server that starts again does not wait for the connections of the last one to be forgotten.
+        // A restarted server need not wait until the system has forgotten the old connections.
         socket.set_reuseaddr(true)?;
         socket.set_reuseport(true)?;
         match socket.bind(address).and_then(|()| socket.listen(BACKLOG)) {

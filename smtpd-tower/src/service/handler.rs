@@ -11,7 +11,7 @@ use tower_service::Service;
 
 use crate::{
     phase::{Phase, Request},
-    reply::IntoReply,
+    reply::{Internal, IntoReply},
     session::Session,
 };
 
@@ -68,16 +68,17 @@ use crate::{
 ///
 /// # As an argument
 ///
-/// A function that takes a handler, or any other service, takes an `impl` [`ServePhase<P>`](crate::service::ServePhase). To wrap
-/// it in a layer that refuses, convert it with [`PhaseService::new(service)`](crate::service::PhaseService::new) first.
+/// A function that takes a handler, or any other service, takes an `impl` [`PhaseService<P>`](crate::service::PhaseService). To
+/// wrap it in a layer that refuses, convert it with [`BoxPhaseService::new(service)`](crate::service::BoxPhaseService::new)
+/// first.
 ///
 /// # Any error by `?`
 ///
 /// `?` accepts whatever converts to the error of the function's `Result`. For `Result<_, Reply>`, this is everything that
-/// converts to a [`Reply`](smtpd_core::Reply); for `Result<_, BodyError>`, a `Reply`, an [`io::Error`](std::io::Error) and the
-/// errors of a body. For a function that may fail with any error, use tower's [`service_fn`](tower::service_fn) instead of
-/// `handler_fn`: [`recover`](crate::reply::recover()) finds the reply in the error; an error without one becomes 451 and is
-/// reported to `on_error`.
+/// converts to a [`Reply`](smtpd_core::Reply); for `Result<_, BodyError>`, the [errors of a body](crate::body::BodyError), a
+/// `Reply` and an [`io::Error`](std::io::Error). For a function that may fail with any error, use tower's
+/// [`service_fn`](tower::service_fn) instead of `handler_fn`: [`recover`](crate::reply::recover()) finds the reply in the error;
+/// an error without one becomes 451 and is reported to `on_error`.
 ///
 /// ```
 /// use smtpd_tower::{BoxError, Data, Pipeline, Reply, Request};
@@ -92,10 +93,10 @@ use crate::{
 ///     // An error here is a fault: 451, and reported to `on_error`.
 ///     let mut file = File::create("/var/mail/last").await?;
 ///     // `recover` finds the reply to an error of the body.
-///     let octets =
+///     let bytes =
 ///         io::copy(&mut request.into_body().into_reader(), &mut file).await?;
 ///     file.sync_all().await?;
-///     Ok(Reply::ok(format!("{octets} octets")))
+///     Ok(Reply::ok(format!("{bytes} bytes")))
 /// }
 /// let pipeline = Pipeline::new().data(service_fn(store));
 /// ```
@@ -157,7 +158,7 @@ where
 
     fn call(&mut self, request: Request<P>) -> Self::Future {
         HandlerFuture {
-            session: Fut::Output::HAS_FAULTS.then(|| request.session().clone()),
+            session: Fut::Output::has_faults(Internal).then(|| request.session().clone()),
             answer: (self.f)(request),
             phase: PhantomData,
         }
@@ -198,7 +199,7 @@ where
 
     fn call(&mut self, request: Request<P>) -> Self::Future {
         HandlerFuture {
-            session: Fut::Output::HAS_FAULTS.then(|| request.session().clone()),
+            session: Fut::Output::has_faults(Internal).then(|| request.session().clone()),
             answer: (self.f)(self.state.clone(), request),
             phase: PhantomData,
         }

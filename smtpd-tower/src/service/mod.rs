@@ -4,14 +4,15 @@
 //! |---|---|
 //! | [`Pipeline`] | the services of all phases |
 //! | [`handler_fn`], [`handler_fn_with`] | make a service from an async function |
-//! | [`PhaseService`] | a service of one phase with its type erased |
-//! | [`ServePhase`], [`LayerPhase`] | bounds for services and layers of one phase |
+//! | [`PhaseService`] | the bound of a service for one phase |
+//! | [`BoxPhaseService`] | a service for one phase with its type erased |
 
 mod handler;
+mod kept_layer;
 mod phase_service;
 mod pipeline;
 
 pub use handler::{HandlerFn, HandlerFnWith, HandlerFuture, handler_fn, handler_fn_with};
 pub(crate) use phase_service::{Asked, Erased, PhaseFuture};
-pub use phase_service::{PhaseService, ServePhase};
-pub use pipeline::{LayerPhase, Pipeline};
+pub use phase_service::{BoxPhaseService, PhaseService};
+pub use pipeline::Pipeline;

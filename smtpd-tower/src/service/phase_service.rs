@@ -15,31 +15,36 @@ use crate::{
     phase::{Phase, Request},
 };
 
-/// A service that can serve phase `P`. It has a blanket implementation, and keeps bounds short.
+/// A service for phase `P`. Use it as a bound: it is implemented for every [`Service`] that meets its requirements, and cannot be
+/// implemented by hand.
+///
+/// [The guide](crate::guide::compile_errors) explains what the compiler says of a type that is none.
 ///
 /// ```
-/// use smtpd_tower::{Pipeline, Rcpt, Request, ServePhase, handler_fn};
+/// use smtpd_tower::{Pipeline, Rcpt, Request, handler_fn, service::PhaseService};
 ///
-/// fn server_for(rcpt: impl ServePhase<Rcpt>) -> Pipeline {
+/// fn server_for(rcpt: impl PhaseService<Rcpt>) -> Pipeline {
 ///     Pipeline::new().rcpt(rcpt)
 /// }
 /// let pipeline = server_for(handler_fn(async |_: Request<Rcpt>| {}));
 /// ```
 ///
 /// The response of such a service is only known to *convert into* the response of the phase. A layer that refuses has to create
-/// such a response, so it cannot wrap it. [`PhaseService::new`] converts it to a service with exactly that response:
+/// such a response, so it cannot wrap it. [`BoxPhaseService::new`] makes a service with exactly that response:
 ///
 /// ```
 /// use smtpd_tower::{
-///     Data, PhaseService, Pipeline, ServePhase, deliver::Inbox,
+///     Data, Pipeline,
+///     deliver::Inbox,
 ///     layer::SizeLimitLayer,
+///     service::{BoxPhaseService, PhaseService},
 /// };
 /// use tower::ServiceBuilder;
 ///
-/// fn small(deliver: impl ServePhase<Data>) -> Pipeline {
+/// fn small(deliver: impl PhaseService<Data>) -> Pipeline {
 ///     let data = ServiceBuilder::new()
 ///         .layer(SizeLimitLayer::new(100_000))
-///         .service(PhaseService::new(deliver));
+///         .service(BoxPhaseService::new(deliver));
 ///     Pipeline::new().data(data)
 /// }
 /// let pipeline = small(Inbox::new());
@@ -52,7 +57,7 @@ use crate::{
     note = "tower's `rate_limit` is not `Clone`: put `buffer` around it, or take `RateLimitLayer` of this crate",
     note = "a layer that fits one phase goes around the service of that phase, by `ServiceBuilder`; `Pipeline::layer` wraps every phase"
 )]
-pub trait ServePhase<P: Phase>:
+pub trait PhaseService<P: Phase>:
     Service<Request<P>, Response: Into<P::Response>, Error: Into<BoxError>, Future: Send + 'static>
     + Clone
     + Send
@@ -61,7 +66,7 @@ pub trait ServePhase<P: Phase>:
 {
 }
 
-impl<P, S> ServePhase<P> for S
+impl<P, S> PhaseService<P> for S
 where
     P: Phase,
     S: Service<
@@ -76,20 +81,22 @@ where
 {
 }
 
-/// The service of one phase with its type erased: what a [`Pipeline`](crate::service::Pipeline) holds, and its layers wrap.
+/// A service for phase `P` with its type erased, like tower's `BoxCloneSyncService`. A [`Pipeline`](crate::service::Pipeline)
+/// stores its services in this form, and its layers wrap them.
 ///
 /// ```
 /// use smtpd_tower::{
-///     Mail, PhaseService, Request, handler_fn, layer::RequireAuthLayer,
+///     Mail, Request, handler_fn, layer::RequireAuthLayer,
+///     service::BoxPhaseService,
 /// };
 /// use tower::Layer;
 ///
-/// let open = PhaseService::<Mail>::new(handler_fn(async |_: Request<Mail>| {}));
-/// let closed =
-///     PhaseService::<Mail>::new(RequireAuthLayer::new().layer(open.clone()));
+/// let open =
+///     BoxPhaseService::<Mail>::new(handler_fn(async |_: Request<Mail>| {}));
+/// let closed = BoxPhaseService::new(RequireAuthLayer::new().layer(open.clone()));
 /// let chosen = [open, closed]; // services of one type
 /// ```
-pub struct PhaseService<P: Phase> {
+pub struct BoxPhaseService<P: Phase> {
     /// What every request gets a clone of. Never called itself, so all clones of this share it.
     template: Arc<dyn Erased<P>>,
     /// The clone whose readiness this one reports.
@@ -117,9 +124,9 @@ pub(crate) trait Erased<P: Phase>: Send + Sync {
     fn ask(&self, request: Request<P>, cx: &mut Context<'_>) -> Asked<P>;
 }
 
-impl<P: Phase> PhaseService<P> {
+impl<P: Phase> BoxPhaseService<P> {
     /// Erases the type of a service.
-    pub fn new<S: ServePhase<P>>(service: S) -> Self {
+    pub fn new<S: PhaseService<P>>(service: S) -> Self {
         Self {
             template: Arc::new(service),
             own: None,
@@ -138,7 +145,7 @@ impl<P: Phase> PhaseService<P> {
     }
 }
 
-impl<P: Phase> Clone for PhaseService<P> {
+impl<P: Phase> Clone for BoxPhaseService<P> {
     /// A clone has to become ready by itself.
     fn clone(&self) -> Self {
         Self {
@@ -148,13 +155,13 @@ impl<P: Phase> Clone for PhaseService<P> {
     }
 }
 
-impl<P: Phase> fmt::Debug for PhaseService<P> {
+impl<P: Phase> fmt::Debug for BoxPhaseService<P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("PhaseService").field(&P::KIND).finish()
+        f.debug_tuple("BoxPhaseService").field(&P::KIND).finish()
     }
 }
 
-impl<P: Phase> Service<Request<P>> for PhaseService<P> {
+impl<P: Phase> Service<Request<P>> for BoxPhaseService<P> {
     type Response = P::Response;
     type Error = BoxError;
     type Future = PhaseFuture<P>;
@@ -168,7 +175,7 @@ impl<P: Phase> Service<Request<P>> for PhaseService<P> {
     }
 }
 
-impl<P: Phase, S: ServePhase<P>> Erased<P> for S {
+impl<P: Phase, S: PhaseService<P>> Erased<P> for S {
     fn boxed_clone(&self) -> Box<dyn Erased<P>> {
         Box::new(self.clone())
     }

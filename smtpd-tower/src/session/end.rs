@@ -1,8 +1,10 @@
 use std::{fmt, time::Duration};
 
-use smtpd_core::CloseReason;
+use smtpd_core::connection::CloseReason;
 
 /// A session that has ended, as passed to [`Server::on_close`](crate::server::Server::on_close).
+///
+/// [The guide](crate::guide::logs_and_metrics) makes metrics of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Summary {
@@ -18,7 +20,9 @@ pub struct Summary {
     pub duration: Duration,
 }
 
-/// Why a session ended.
+/// How a session ended, also if the client was lost or the session was dropped.
+///
+/// [The guide](crate::guide::hooks) tells apart who ended it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum EndReason {
@@ -38,15 +42,29 @@ pub enum EndReason {
     Panicked,
 }
 
+impl EndReason {
+    /// Returns a word for logs and labels of metrics, such as `quit`.
+    ///
+    /// ```
+    /// use smtpd_tower::session::{CloseReason, EndReason};
+    ///
+    /// assert_eq!(EndReason::Closed(CloseReason::Quit).as_str(), "quit");
+    /// assert_eq!(EndReason::Lost.as_str(), "lost");
+    /// ```
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Closed(reason) => reason.as_str(),
+            Self::Lost => "lost",
+            Self::ProxyFailed => "proxy failed",
+            Self::TlsFailed => "tls failed",
+            Self::Aborted => "aborted",
+            Self::Panicked => "panicked",
+        }
+    }
+}
+
 impl fmt::Display for EndReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Closed(reason) => reason.fmt(f),
-            Self::Lost => f.write_str("lost"),
-            Self::ProxyFailed => f.write_str("proxy failed"),
-            Self::TlsFailed => f.write_str("tls failed"),
-            Self::Aborted => f.write_str("aborted"),
-            Self::Panicked => f.write_str("panicked"),
-        }
+        f.write_str(self.as_str())
     }
 }

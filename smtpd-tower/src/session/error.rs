@@ -2,10 +2,7 @@ use std::{error::Error, fmt, io};
 
 use tower::BoxError;
 
-use super::{
-    Session,
-    hook::{self, ErrorHook},
-};
+use super::{Session, hook::ErrorHook};
 use crate::{
     fault::{cause_of, quietly},
     phase_kind::PhaseKind,
@@ -13,6 +10,8 @@ use crate::{
 
 /// An error in a session, as passed to [`Server::on_error`](crate::server::Server::on_error). The client has at most been told
 /// that something went wrong.
+///
+/// [The guide](crate::guide::errors) says which errors are reported, and [how they are logged](crate::guide::logs_and_metrics).
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum SessionError {
@@ -34,7 +33,8 @@ pub enum SessionError {
         /// The phase.
         phase: PhaseKind,
     },
-    /// A service panicked; the session was ended with 421.
+    /// A service panicked. The session was ended with 421, or [`CatchPanicLayer`](crate::layer::CatchPanicLayer) or a
+    /// [`Router`](crate::router::Router) has deferred the request.
     Panic {
         /// The phase, or `None` if the panic did not come from a service.
         phase: Option<PhaseKind>,
@@ -44,12 +44,10 @@ pub enum SessionError {
 }
 
 impl SessionError {
-    /// Logs the error, and calls the hook.
+    /// Logs the error, and calls the hooks.
     pub(super) fn report(&self, session: &Session, hook: &ErrorHook) {
         quietly(|| self.log(session));
-        if let Some(hook) = hook {
-            hook::call(session, "on_error", || hook(session, self));
-        }
+        hook.call("on_error", session, self);
     }
 
     fn log(&self, session: &Session) {
@@ -86,11 +84,11 @@ impl fmt::Display for SessionError {
             Self::Panic {
                 phase: Some(phase),
                 message,
-            } => write!(f, "{phase} service panicked: {message}"),
+            } => write!(f, "{phase} service panicked: {}", message.escape_debug()),
             Self::Panic {
                 phase: None,
                 message,
-            } => write!(f, "session panicked: {message}"),
+            } => write!(f, "session panicked: {}", message.escape_debug()),
         }
     }
 }

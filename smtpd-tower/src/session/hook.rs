@@ -5,16 +5,42 @@ use std::sync::Arc;
 use super::{Session, SessionError};
 use crate::fault::{caught, quietly};
 
-/// A function that is called with a session and an event in it.
-pub(crate) type Hook<T> = Option<Arc<dyn Fn(&Session, &T) + Send + Sync>>;
+/// Functions that are called, in this order, with a session and an event in it.
+pub(crate) struct Hook<T>(Vec<Function<T>>);
 
-/// A function that is called when something goes wrong.
+type Function<T> = Arc<dyn Fn(&Session, &T) + Send + Sync>;
+
+/// Functions that are called when something goes wrong.
 pub(crate) type ErrorHook = Hook<SessionError>;
 
-/// Calls a hook. A panic in it does not affect the session; it is logged.
-pub(crate) fn call(session: &Session, name: &'static str, hook: impl FnOnce()) {
-    if let Err(panic) = caught(hook) {
-        let (session, panic) = (session.id(), panic.escape_debug());
-        quietly(|| tracing::error!(session, %panic, "{name} panicked"));
+impl<T> Hook<T> {
+    pub(crate) fn add(&mut self, function: impl Fn(&Session, &T) + Send + Sync + 'static) {
+        self.0.push(Arc::new(function));
+    }
+
+    pub(crate) const fn is_set(&self) -> bool {
+        !self.0.is_empty()
+    }
+
+    /// Calls every function. A panic in one affects neither the session nor the others; it is logged.
+    pub(crate) fn call(&self, name: &'static str, session: &Session, event: &T) {
+        for function in &self.0 {
+            if let Err(panic) = caught(|| function(session, event)) {
+                let (session, panic) = (session.id(), panic.escape_debug());
+                quietly(|| tracing::error!(session, %panic, "{name} panicked"));
+            }
+        }
+    }
+}
+
+impl<T> Clone for Hook<T> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
+impl<T> Default for Hook<T> {
+    fn default() -> Self {
+        Self(Vec::new())
     }
 }

@@ -20,19 +20,24 @@ mod profile;
 mod proxied;
 mod queue_id;
 mod reverse_name;
+mod scope;
 mod score;
-mod state;
 mod tls_info;
+mod typed_map;
 
 use std::sync::{
     Arc,
     atomic::{AtomicU64, Ordering},
 };
 
-use smtpd_core::{ClientName, Greeting, Protocol, Reply, sasl::Identity};
+use smtpd_core::{
+    address::ClientName,
+    config::{Protocol, Timeouts},
+    reply::Reply,
+    sasl::Identity,
+};
 use tower::BoxError;
 
-use self::proxied::Proxied;
 pub use self::{
     end::{EndReason, Summary},
     error::SessionError,
@@ -40,21 +45,26 @@ pub use self::{
     queue_id::QueueId,
     reverse_name::ReverseName,
     score::Score,
-    state::TypedMap,
     tls_info::{TlsInfo, TlsVersion},
+    typed_map::TypedMap,
 };
 pub(crate) use self::{
-    hook::{ErrorHook, Hook, call},
-    listener::ListenerFacts,
+    hook::{ErrorHook, Hook},
+    listener::{ListenerFacts, ShuttingDown},
     score::Source,
 };
-use crate::{body::BodyError, net::PeerAddr, phase_kind::PhaseKind};
+use self::{proxied::Proxied, scope::Scope};
+use crate::{body::BodyError, net::PeerAddr, permits::Permits, phase_kind::PhaseKind};
+#[doc(inline)]
+pub use smtpd_core::connection::{CloseReason, Greeting};
 
 /// The facts of one session: a snapshot that is cheap to clone, and two typed maps for your own state.
 ///
 /// [`insert`](Self::insert) and [`get`](Self::get) keep state for the whole session, visible to every phase and layer; the map of
 /// [`transaction`](Self::transaction) ends with the transaction: at the reply to the message, at RSET, EHLO or STARTTLS. Both end
 /// when a proxy names another client by XCLIENT.
+///
+/// [The guide](crate::guide::state) says which map a value belongs in, and what ends when.
 ///
 /// ```
 /// use smtpd_tower::Session;
@@ -82,8 +92,8 @@ struct Facts {
     helo: Option<(ClientName, Greeting)>,
     tls: Option<TlsInfo>,
     identity: Option<Identity>,
-    state: Arc<TypedMap>,
-    transaction: Arc<TypedMap>,
+    state: Arc<Scope>,
+    transaction: Arc<Scope>,
     proxied: Option<Box<Proxied>>,
 }
 
@@ -115,7 +125,7 @@ impl Session {
         }
     }
 
-    /// Returns a number that no other session of this process has.
+    /// Returns a number that no other session of this process has. It counts the sessions, so it is for logs, not for clients.
     pub fn id(&self) -> u64 {
         self.facts.id
     }
@@ -127,7 +137,8 @@ impl Session {
         &self.facts.client
     }
 
-    /// Returns the address that the client has connected to, which may be a proxy's.
+    /// Returns the address that the client has connected to, as far as is known: behind a trusted proxy, it is the proxy's if a
+    /// PROXY header or XCLIENT names it. [`listener_addr`](Self::listener_addr) is always this server's own.
     pub fn local_addr(&self) -> &PeerAddr {
         &self.facts.local
     }
@@ -174,22 +185,58 @@ impl Session {
 
     /// Returns the state of the session.
     pub fn state(&self) -> &TypedMap {
-        &self.facts.state
+        &self.facts.state.values
     }
 
     /// Returns the state of the transaction.
     pub fn transaction(&self) -> &TypedMap {
-        &self.facts.transaction
+        &self.facts.transaction.values
     }
 
     /// Keeps a value for the rest of the session. Replaces one of the same type.
     pub fn insert<T: Send + Sync + 'static>(&self, value: T) {
-        self.facts.state.insert(value);
+        self.state().insert(value);
     }
 
     /// Returns the value of that type that is kept for the session.
     pub fn get<T: Clone + 'static>(&self) -> Option<T> {
-        self.facts.state.get()
+        self.state().get()
+    }
+
+    /// Keeps a guard until the session ends, and then drops it: a permit, or anything else whose `Drop` gives back what the
+    /// connection takes up. [`SessionsPerIpLayer`](crate::layer::SessionsPerIpLayer) counts in this way.
+    ///
+    /// A value in [`state`](Self::state) lasts as long as any clone of the session, and a queue or a task may keep one for hours.
+    /// A guard does not: it is dropped when the connection is over, just before
+    /// [`Server::on_close`](crate::server::Server::on_close), and also when XCLIENT names another client. If that has happened
+    /// already, it is dropped at once. A session that does not come from a server ends with its last clone.
+    ///
+    /// Guards are dropped in reverse order. If one panics, the panic is reported, and the others are dropped all the same.
+    /// Guards of a session add up, so do not hold one for each command; see [`hold_for_transaction`](Self::hold_for_transaction).
+    ///
+    /// ```
+    /// use std::sync::Arc;
+    ///
+    /// use smtpd_tower::{Connect, Reply, Request, handler_fn};
+    /// use tokio::sync::Semaphore;
+    ///
+    /// let backends = Arc::new(Semaphore::new(100));
+    /// let connect = handler_fn(move |request: Request<Connect>| {
+    ///     let permit = backends.clone().try_acquire_owned();
+    ///     async move {
+    ///         request.session().hold(permit.map_err(|_| Reply::busy())?);
+    ///         Ok::<_, Reply>(())
+    ///     }
+    /// });
+    /// ```
+    pub fn hold(&self, guard: impl Send + 'static) {
+        self.facts.state.hold(Box::new(guard));
+    }
+
+    /// Keeps a guard until the transaction ends, as [`hold`](Self::hold) does for the session: to the reply to the message, RSET,
+    /// EHLO or STARTTLS, or to the end of the session. Guards that are held before MAIL last until MAIL.
+    pub fn hold_for_transaction(&self, guard: impl Send + 'static) {
+        self.facts.transaction.hold(Box::new(guard));
     }
 
     /// Reports a fault on this side to the log and [`Server::on_error`](crate::server::Server::on_error), for a service that
@@ -229,6 +276,24 @@ impl Session {
         error.report(self, &self.facts.listener.on_error);
     }
 
+    /// Returns the timeouts that the server enforces.
+    pub(crate) fn timeouts(&self) -> &Timeouts {
+        &self.facts.listener.timeouts
+    }
+
+    /// Returns whether the server is shutting down: the session ends between two messages, and whoever makes it wait without need
+    /// should not.
+    ///
+    /// A session polls its service again when a shutdown begins.
+    pub fn is_shutting_down(&self) -> bool {
+        self.facts.listener.shutting_down.has_begun()
+    }
+
+    /// Returns the permits for work that keeps a processor busy.
+    pub(crate) fn permits(&self) -> &Permits {
+        &self.facts.listener.permits
+    }
+
     pub(crate) fn greeted(&mut self, name: ClientName, greeting: Greeting) {
         self.update(|facts| facts.helo = Some((name, greeting)));
     }
@@ -248,13 +313,29 @@ impl Session {
         self.end_transaction();
     }
 
-    /// Ends the transaction and its map, so that a task that still has this session cannot keep anything for the next one.
+    /// Ends the transaction, its guards and its map, so that a task that still has this session cannot keep anything for the next
+    /// one.
     pub(crate) fn end_transaction(&mut self) {
-        match Arc::get_mut(&mut self.facts).map(|facts| Arc::get_mut(&mut facts.transaction)) {
-            // Nothing else has the map: it is cleared in place, without another allocation.
-            Some(Some(map)) => *map = TypedMap::default(),
-            _ => self.update(|facts| facts.transaction = Arc::default()),
+        let facts = Arc::get_mut(&mut self.facts);
+        let scope = facts.and_then(|facts| Arc::get_mut(&mut facts.transaction));
+        // If nothing else has the scope, it is cleared in place, without another allocation.
+        if !scope.is_some_and(Scope::clear) {
+            self.end_scope(&self.facts.transaction);
+            self.update(|facts| facts.transaction = Arc::default());
         }
+    }
+
+    /// Drops what the session holds, now that its connection is over.
+    pub(crate) fn end(&self) {
+        self.end_scope(&self.facts.transaction);
+        self.end_scope(&self.facts.state);
+    }
+
+    fn end_scope(&self, scope: &Scope) {
+        scope.end(|message| {
+            let phase = None;
+            self.report(&SessionError::Panic { phase, message });
+        });
     }
 
     fn update(&mut self, f: impl FnOnce(&mut Facts)) {
@@ -317,7 +398,7 @@ impl Session {
 
 #[cfg(test)]
 mod tests {
-    use smtpd_core::XClient;
+    use smtpd_core::proxied::XClient;
 
     use super::*;
 
@@ -345,6 +426,34 @@ mod tests {
         task.transaction().insert(1_u8);
         assert_eq!(session.get::<u8>(), None);
         assert_eq!(session.transaction().get::<u8>(), None);
+    }
+
+    #[test]
+    fn what_a_session_holds_waits_for_every_clone_of_it() {
+        let count = |held: &Arc<()>| Arc::strong_count(held) - 1;
+        let (kept, message) = (Arc::new(()), Arc::new(()));
+        for xclient in [false, true] {
+            let mut session = Session::local();
+            session.hold(kept.clone());
+            session.hold_for_transaction(message.clone());
+            let task = session.clone();
+            session.end_transaction();
+            assert_eq!((count(&kept), count(&message)), (1, 0));
+            task.hold_for_transaction(message.clone());
+            assert_eq!(count(&message), 0, "its transaction is over");
+            session.hold_for_transaction(message.clone());
+            match xclient {
+                true => session = session.with_xclient(XClient::default()),
+                false => session.end(),
+            }
+            assert_eq!((count(&kept), count(&message)), (0, 0), "{xclient}");
+            task.hold(kept.clone());
+            assert_eq!(count(&kept), 0, "its session is over");
+            session.hold(kept.clone());
+            assert_eq!(count(&kept), usize::from(xclient), "another client's");
+            drop(session);
+            assert_eq!(count(&kept), 0);
+        }
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::fmt;
 /// | clients | other servers | users | users | the server in front of this one |
 /// | usual port | 25 | 587 | 465 | a Unix socket |
 /// | TLS | STARTTLS, if there is a certificate | STARTTLS, required | from the first byte | as for MX |
-/// | AUTH | none | within TLS, required | required | offered, if there is a service |
+/// | AUTH | none | within TLS, required | required | within TLS, if there is a service |
 /// | recipients | of [`Server::domains`] only | the pipeline decides | the pipeline decides | the pipeline decides |
 /// | faults in addresses | none are accepted, see [`Config::leniency`]; [`Leniency::COMMON`] is a good choice | none | none | none |
 /// | messages in a loop | rejected, see [`Server::max_hops`] | rejected | rejected | rejected |
@@ -15,10 +15,13 @@ use std::fmt;
 /// No profile sets a leniency. The reference server sets `Leniency::COMMON` for `Mx`, and nothing for the others.
 ///
 /// [`Config::leniency`]: smtpd_core::Config::leniency
-/// [`Leniency::COMMON`]: smtpd_core::Leniency::COMMON
+/// [`Leniency::COMMON`]: smtpd_core::address::Leniency::COMMON
 /// [`Server::domains`]: crate::server::Server::domains
 /// [`Server::max_hops`]: crate::server::Server::max_hops
 /// [`Server::profile`]: crate::server::Server::profile
+///
+/// [The guide](crate::guide::listeners) explains them, and has [checklists](crate::guide::security) for each before it goes
+/// live.
 ///
 /// ```
 /// use smtpd_tower::{
@@ -38,7 +41,7 @@ use std::fmt;
 ///         DomainFilterLayer::parse(["example.org"])?,
 ///     ))
 ///     .service(handler_fn(async |_: Request<Rcpt>| {}));
-/// let path: smtpd_tower::ForwardPath = "user@example.com".parse()?;
+/// let path: smtpd_tower::address::ForwardPath = "user@example.com".parse()?;
 /// let ask = |profile| {
 ///     let session = Session::local().with_profile(profile);
 ///     rcpt.clone().oneshot(Request::new(session, Rcpt::new(path.clone())))

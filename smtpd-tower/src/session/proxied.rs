@@ -5,7 +5,10 @@ use std::{
     sync::Arc,
 };
 
-use smtpd_core::{Attribute, Forwarded, Greeting, XClient};
+use smtpd_core::{
+    connection::Greeting,
+    proxied::{Attribute, Forwarded, XClient},
+};
 
 use super::{Facts, Session};
 #[cfg(feature = "proxy")]
@@ -23,6 +26,8 @@ const NOBODY: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
 pub(super) struct Proxied {
     /// The other end of the socket.
     peer_addr: PeerAddr,
+    /// This end of the socket.
+    listener_addr: PeerAddr,
     #[cfg(feature = "proxy")]
     proxy: Option<ProxyInfo>,
     xclient: Option<XClient>,
@@ -41,6 +46,28 @@ impl Session {
         }
     }
 
+    /// Returns the address at which this server has accepted the connection. Behind a trusted proxy, it is the listener's,
+    /// whatever a PROXY header or XCLIENT says; [`local_addr`](Self::local_addr) is the address that the client has connected to.
+    ///
+    /// This is the address that the listener is bound to or, if that is the unspecified one (`0.0.0.0` or `::`), the
+    /// connection's own. Use it to tell the listeners of a server apart: a client can influence what a proxy says, but not this.
+    ///
+    /// ```
+    /// use smtpd_tower::{Session, net::PeerAddr};
+    ///
+    /// let session = Session::local().with_listener_addr(([192, 0, 2, 25], 25));
+    /// let session = session.with_xclient("DESTADDR=198.51.100.7".parse()?);
+    /// assert_eq!(session.local_addr().to_string(), "198.51.100.7:0");
+    /// assert_eq!(*session.listener_addr(), PeerAddr::from(([192, 0, 2, 25], 25)));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn listener_addr(&self) -> &PeerAddr {
+        match &self.facts.proxied {
+            Some(proxied) => &proxied.listener_addr,
+            None => self.local_addr(),
+        }
+    }
+
     /// Returns the PROXY header with which the connection began.
     #[cfg(feature = "proxy")]
     pub fn proxy(&self) -> Option<&ProxyInfo> {
@@ -56,6 +83,18 @@ impl Session {
     /// XFORWARD. For logs only: [`client_addr`](Self::client_addr) is the proxy.
     pub fn forwarded(&self) -> Option<&Forwarded> {
         self.facts.proxied.as_ref()?.forwarded.as_ref()
+    }
+
+    /// Sets where the server has accepted the connection, for tests: [`listener_addr`](Self::listener_addr), and
+    /// [`local_addr`](Self::local_addr) unless a PROXY header or XCLIENT has been applied.
+    #[must_use]
+    pub fn with_listener_addr(mut self, address: impl Into<PeerAddr>) -> Self {
+        let address = address.into();
+        self.update(|facts| match &mut facts.proxied {
+            Some(proxied) => proxied.listener_addr = address,
+            None => facts.local = address,
+        });
+        self
     }
 
     /// Applies this PROXY header to the session, for tests.
@@ -100,6 +139,7 @@ impl Session {
 
     /// Starts the session anew for the client that XCLIENT names. Nothing kept for the previous client carries over.
     pub(crate) fn impersonated(&mut self, client: XClient) {
+        self.end();
         let name = known(client.name()).and_then(|name| ReverseName::new(name.as_str()));
         self.update(|facts| {
             facts.state = Arc::default();
@@ -107,7 +147,8 @@ impl Session {
             facts.impersonate(client);
         });
         if let Some(name) = name {
-            self.insert(name);
+            // Postfix sends a name only if it leads back to the address; otherwise it sends [UNAVAILABLE] or [TEMPUNAVAIL].
+            self.insert(name.with_confirmed(true));
         }
     }
 
@@ -121,10 +162,11 @@ impl Session {
 
 impl Facts {
     fn proxied_mut(&mut self) -> &mut Proxied {
-        let peer = &self.client;
+        let (peer, local) = (&self.client, &self.local);
         self.proxied.get_or_insert_with(|| {
             Box::new(Proxied {
                 peer_addr: peer.clone(),
+                listener_addr: local.clone(),
                 #[cfg(feature = "proxy")]
                 proxy: None,
                 xclient: None,
@@ -211,6 +253,7 @@ mod tests {
             assert_eq!(session.client_addr().to_string(), peer, "{attributes}");
             assert_eq!(session.local_addr().to_string(), local, "{attributes}");
             assert_eq!(session.peer_addr().to_string(), "127.0.0.1:0");
+            assert_eq!(session.listener_addr().to_string(), "127.0.0.1:25");
             assert_eq!(session.xclient(), attributes.parse().ok().as_ref());
         }
     }
@@ -231,7 +274,8 @@ mod tests {
                 .unwrap(),
         );
         assert_eq!(client.get::<u8>(), None);
-        assert_eq!(client.get::<ReverseName>(), ReverseName::new("mx.test"));
+        let name = ReverseName::new("mx.test").map(|name| name.with_confirmed(true));
+        assert_eq!(client.get::<ReverseName>(), name);
         assert_eq!(client.identity().map(|i| i.as_str()), Some("alice"));
         assert_eq!(client.greeting(), Some(Greeting::Ehlo));
         let next = client.with_xclient("ADDR=192.0.2.1".parse().unwrap());
@@ -271,5 +315,38 @@ mod tests {
         assert_eq!(named.client_addr().to_string(), "192.0.2.1:4711");
         assert_eq!(named.local_addr().to_string(), "192.0.2.9:25");
         assert_eq!(named.peer_addr(), Session::local().client_addr());
+    }
+
+    #[test]
+    fn nothing_that_a_proxy_says_moves_the_listener() {
+        let addresses = [
+            "192.0.2.25:25",
+            "[::ffff:192.0.2.25]:25",
+            "[2001:db8::25]:25",
+        ];
+        let bound = addresses.map(|addr| PeerAddr::from(addr.parse::<SocketAddr>().unwrap()));
+        for bound in bound
+            .into_iter()
+            .chain([PeerAddr::unix(Some("/run/smtp")), PeerAddr::Unknown])
+        {
+            let session = Session::local().with_listener_addr(bound.clone());
+            assert_eq!(
+                (session.listener_addr(), session.local_addr()),
+                (&bound, &bound)
+            );
+            #[cfg(feature = "proxy")]
+            let session = {
+                let header = b"PROXY TCP4 203.0.113.9 203.0.113.5 4711 25\r\n";
+                session.with_proxy(ProxyInfo::parse(header).unwrap())
+            };
+            let session = session.with_forwarded("ADDR=192.0.2.7".parse().unwrap());
+            assert_eq!(*session.listener_addr(), bound);
+            for attributes in ["ADDR=192.0.2.1", "DESTADDR=203.0.113.6 DESTPORT=587"] {
+                let session = session.clone().with_xclient(attributes.parse().unwrap());
+                assert_eq!(*session.listener_addr(), bound, "{attributes}");
+            }
+            let session = session.with_listener_addr(([192, 0, 2, 26], 26));
+            assert_eq!(session.listener_addr().to_string(), "192.0.2.26:26");
+        }
     }
 }

@@ -1,11 +1,10 @@
 use std::{
     fmt,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::Arc,
     time::{SystemTime, UNIX_EPOCH},
 };
+
+use crate::serial;
 
 /// The name of one message on this server, for logs, replies and the trace header.
 ///
@@ -40,26 +39,28 @@ use std::{
 pub struct QueueId(Arc<str>);
 
 impl QueueId {
-    /// Creates a name that no other message has, from the time in microseconds and a number that grows with each message of this
-    /// process, in digits and capital letters.
+    /// Creates a name that no other message has: 16 digits and capital letters, from the time in microseconds and a number that
+    /// only this process can read.
     ///
-    /// Both can be read from it: it is a name, not a secret.
+    /// The time can be read from it, but not how many messages there were. Two processes give the same name to two messages of
+    /// one microsecond with a probability of one in a billion.
     pub fn unique() -> Self {
         Self::at(SystemTime::now())
     }
 
     pub(crate) fn at(time: SystemTime) -> Self {
-        static NEXT: AtomicU64 = AtomicU64::new(1);
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let micros = time
             .duration_since(UNIX_EPOCH)
             .map_or(0, |since| since.as_micros());
-        Self::of(u64::try_from(micros).unwrap_or(u64::MAX), number)
+        Self::of(u64::try_from(micros).unwrap_or(u64::MAX), serial::push_next)
     }
 
-    /// The time has the same width until the year 2085, so no two pairs of time and number give the same text.
-    fn of(micros: u64, number: u64) -> Self {
-        Self(format!("{:0>10}{}", base36(micros), base36(number)).into())
+    /// The time has the same width until the year 2085, and the number always, so no two pairs of them give the same text.
+    fn of(micros: u64, push_serial: impl FnOnce(&mut String)) -> Self {
+        let mut id = String::with_capacity(16);
+        serial::push_base36(&mut id, micros, 10);
+        push_serial(&mut id);
+        Self(id.into())
     }
 
     /// Returns the text, which consists of digits and capital letters.
@@ -78,19 +79,6 @@ impl fmt::Display for QueueId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(self.as_str())
     }
-}
-
-fn base36(mut number: u64) -> String {
-    let mut digits = Vec::new();
-    loop {
-        digits.extend(char::from_digit((number % 36) as u32, 36));
-        number /= 36;
-        if number == 0 {
-            break;
-        }
-    }
-    let digits = digits.iter().rev();
-    digits.map(char::to_ascii_uppercase).collect()
 }
 
 #[cfg(test)]
@@ -117,15 +105,23 @@ mod tests {
     #[test]
     fn time_and_number_stay_apart() {
         let table = [
-            (0, 0, "00000000000"),
-            (35, 36, "000000000Z10"),
-            (1_795_377_600_000_000, 1, "HOEP2ZRI801"),
-            (0, u64::MAX, "00000000003W5E11264SGSF"),
+            (0, "0000000000000000"),
+            (35, "000000000Z000000"),
+            (1_795_377_600_000_000, "HOEP2ZRI80000000"),
         ];
-        for (micros, number, id) in table {
-            assert_eq!(QueueId::of(micros, number).as_str(), id);
+        for (micros, id) in table {
+            assert_eq!(QueueId::of(micros, |id| id.push_str("000000")).as_str(), id);
         }
-        assert_ne!(QueueId::of(1, 36), QueueId::of(36, 0));
+        let late = QueueId::of(u64::MAX, |id| id.push_str("000001"));
+        assert_eq!(late.as_str(), "3W5E11264SGSF000001");
+    }
+
+    #[test]
+    fn an_id_does_not_tell_how_many_messages_there_were() {
+        let ids: Vec<_> = (0..50).map(|_| QueueId::at(UNIX_EPOCH)).collect();
+        let is_sorted = ids.windows(2).all(|two| two[0].as_str() < two[1].as_str());
+        assert!(!is_sorted, "{ids:?}");
+        assert!(ids.iter().all(|id| id.as_str().len() == 16));
     }
 
     #[test]

@@ -74,6 +74,12 @@ impl Score {
         self.items.iter().map(|item| (&*item.reason, item.points))
     }
 
+    /// Returns the [`total`](Self::total) of [`of`](Self::of), without copying the reasons.
+    pub(crate) fn total_of(session: &Session) -> i32 {
+        let total = |map: &TypedMap| map.read(|score: &Self| score.total()).unwrap_or_default();
+        total(session.state()).saturating_add(total(session.transaction()))
+    }
+
     pub(crate) fn put(map: &TypedMap, source: Source, points: i32, reason: Cow<'static, str>) {
         if points == 0 {
             return;
@@ -110,6 +116,7 @@ mod tests {
             Score::add_to_message(&session, 0, format!("none {n}"));
         }
         let score = Score::of(&session);
+        assert_eq!(Score::total_of(&session), 1000);
         assert_eq!(
             (score.total(), score.reasons().count()),
             (1000, MOST_REASONS)

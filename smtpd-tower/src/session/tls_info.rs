@@ -9,7 +9,7 @@ use bytes::Bytes;
 /// A clone costs one reference count. The engine sets those of a session; a test creates its own:
 ///
 /// ```
-/// use smtpd_tower::{TlsInfo, TlsVersion};
+/// use smtpd_tower::session::{TlsInfo, TlsVersion};
 ///
 /// let tls = TlsInfo::new(TlsVersion::Tls13, "TLS_AES_128_GCM_SHA256")
 ///     .with_sni("mail.example.org");
@@ -130,7 +130,7 @@ impl TlsInfo {
 /// A version of TLS; a newer one is greater.
 ///
 /// ```
-/// use smtpd_tower::TlsVersion;
+/// use smtpd_tower::session::TlsVersion;
 ///
 /// assert!(TlsVersion::Tls13 > TlsVersion::Tls12);
 /// assert_eq!(TlsVersion::Tls13.to_string(), "TLSv1.3");

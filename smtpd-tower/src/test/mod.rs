@@ -10,6 +10,9 @@
 //! | [`ChaosLayer`] | late answers, transient refusals, an early end |
 //! | [`ChaosStream`], [`ChaosListener`] | connections that break or are slow |
 //! | [`Running`] | a server on a free port, for clients that need a socket |
+//! | [`isolated`] | a server that other tests do not keep waiting |
+//!
+//! [The guide](crate::guide::testing) goes through it, from the smallest test to the largest.
 //!
 //! # A pipeline
 //!
@@ -92,7 +95,8 @@
 //!
 //! # Time
 //!
-//! Neither the kit nor the server reads the wall clock. With tokio's clock paused (its feature `test-util`), a test of a timeout
+//! The server does not read the wall clock, and the kit only to notice that a clock is paused: a [`Client`] waits for 30 seconds
+//! of real time, and for ten years of a paused clock. With tokio's clock paused (its feature `test-util`), a test of a timeout
 //! takes no time: while every task waits, a paused clock advances to the next timer by itself.
 //!
 //! ```
@@ -120,17 +124,23 @@
 //! # Ok(()) }
 //! ```
 //!
+//! Comparing passwords takes a processor, of which all servers of a process share the permits. A paused clock would jump while a
+//! session waits for the permit of another test. So [`Client::connect`] and [`Running`] serve with permits of the server's own;
+//! for a connection that you make yourself, call [`isolated`].
+//!
 //! Use a paused clock with pipes, not with sockets: while a byte is on its way through the kernel, every task waits, and the
 //! clock jumps. So use [`Client::connect`] with it, and real time with [`Running`].
 
 mod chaos;
 mod client;
+mod isolated;
 mod recorder;
 mod running;
 mod transcript;
 
 pub use chaos::{Chaos, ChaosFuture, ChaosLayer, ChaosListener, ChaosStream, StreamChaos};
 pub use client::{Client, ClientError, ClientOptions, ClientReply, EhloKeywords};
+pub use isolated::isolated;
 pub use recorder::{Asked, Recorder, RecorderFuture};
 pub use running::Running;
 pub use transcript::{TranscriptError, transcript};

@@ -11,7 +11,10 @@ use std::{
 use bytes::{Bytes, BytesMut};
 use futures_core::Stream;
 use pin_project::pin_project;
-use smtpd_core::{AuthOutcome, Envelope, Parameters, Reply, sasl::Identity};
+use smtpd_core::{
+    connection::AuthOutcome, envelope::Envelope, parameter::Parameters, reply::Reply,
+    sasl::Identity,
+};
 use tower_service::Service;
 
 use crate::{
@@ -22,6 +25,9 @@ use crate::{
 };
 
 /// A service for every phase that records its requests, and answers by a rule. Clones share the records.
+///
+/// A record keeps the facts of the session and the values in its [state](Session::state), so that a test can look at them after
+/// the connection has ended. What the session holds, by `Session::hold`, ends with the connection all the same.
 ///
 /// ```
 /// use smtpd_tower::{
@@ -59,17 +65,17 @@ impl Recorder {
     /// Creates a recorder that accepts everything. AUTH gives every client the identity that it names; a verb that the protocol
     /// does not know is answered as if there were no service.
     pub fn new() -> Self {
-        Self::judging(|asked| asked.0.unset.clone())
+        Self::deciding(|asked| asked.0.unset.clone())
     }
 
     /// Creates a recorder that replies by phase. A positive reply to AUTH accepts the client; one to [`PhaseKind::Command`]
     /// accepts every verb.
     pub fn answering(rule: impl Fn(PhaseKind) -> Reply + Send + Sync + 'static) -> Self {
-        Self::judging(move |asked| rule(asked.phase()))
+        Self::deciding(move |asked| rule(asked.phase()))
     }
 
     /// Creates a recorder that replies by request. The message itself has not arrived yet when `rule` is called.
-    pub fn judging(rule: impl Fn(&Asked) -> Reply + Send + Sync + 'static) -> Self {
+    pub fn deciding(rule: impl Fn(&Asked) -> Reply + Send + Sync + 'static) -> Self {
         Self {
             rule: Arc::new(rule),
             asked: Arc::default(),
@@ -268,19 +274,19 @@ impl fmt::Display for Asked {
 
 fn subject(payload: &dyn Any) -> String {
     if let Some(helo) = payload.downcast_ref::<Helo>() {
-        helo.name.to_string()
+        helo.name().to_string()
     } else if let Some(auth) = payload.downcast_ref::<Auth>() {
-        format!("{} {}", auth.mechanism, auth.credentials.username())
+        format!("{} {}", auth.mechanism(), auth.credentials().username())
     } else if let Some(mail) = payload.downcast_ref::<Mail>() {
-        with_parameters(mail.sender.to_string(), &mail.parameters)
+        with_parameters(mail.sender().to_string(), mail.parameters())
     } else if let Some(rcpt) = payload.downcast_ref::<Rcpt>() {
-        with_parameters(rcpt.recipient.to_string(), &rcpt.parameters)
+        with_parameters(rcpt.recipient().to_string(), rcpt.parameters())
     } else if let Some(data) = payload.downcast_ref::<Data>() {
-        let recipients = data.envelope.recipients().iter();
+        let recipients = data.envelope().recipients().iter();
         let recipients: Vec<_> = recipients.map(|to| to.path().to_string()).collect();
-        format!("{} to {}", data.envelope.sender(), recipients.join(", "))
+        format!("{} to {}", data.envelope().sender(), recipients.join(", "))
     } else if let Some(command) = payload.downcast_ref::<Command>() {
-        let text = format!("{} {}", command.verb, command.argument);
+        let text = format!("{} {}", command.verb(), command.argument());
         text.trim_end().to_owned()
     } else {
         String::new()
@@ -290,7 +296,7 @@ fn subject(payload: &dyn Any) -> String {
 fn unset(payload: &dyn Any) -> Reply {
     payload
         .downcast_ref::<Command>()
-        .map_or(Reply::OK, |command| command.default_reply.clone())
+        .map_or(Reply::OK, |command| command.default_reply().clone())
 }
 
 fn with_parameters(mut text: String, parameters: &Parameters) -> String {
@@ -302,13 +308,13 @@ fn with_parameters(mut text: String, parameters: &Parameters) -> String {
 }
 
 fn envelope(payload: &dyn Any) -> Option<&Arc<Envelope>> {
-    let rcpt = payload.downcast_ref::<Rcpt>().map(|rcpt| &rcpt.envelope);
-    rcpt.or_else(|| payload.downcast_ref::<Data>().map(|data| &data.envelope))
+    let rcpt = payload.downcast_ref::<Rcpt>().map(Rcpt::envelope);
+    rcpt.or_else(|| payload.downcast_ref::<Data>().map(Data::envelope))
 }
 
 fn body(payload: &mut dyn Any) -> Option<Body> {
     let data = payload.downcast_mut::<Data>()?;
-    Some(std::mem::replace(&mut data.body, Body::from("")))
+    Some(std::mem::replace(data.body_mut(), Body::from("")))
 }
 
 /// Only AUTH needs more than a reply: the identity that it accepts.
@@ -318,7 +324,7 @@ fn response<R: From<Reply> + 'static>(reply: Reply, payload: &dyn Any) -> R {
         && let Some(auth) = payload.downcast_ref::<Auth>()
         && let Some(slot) = (&mut response as &mut dyn Any).downcast_mut::<Option<AuthOutcome>>()
     {
-        let identity = Identity::new(auth.credentials.username());
+        let identity = Identity::new(auth.credentials().username());
         *slot = Some(AuthOutcome::Accept(identity));
     }
     response.unwrap_or_else(|| reply.into())
@@ -411,7 +417,7 @@ mod tests {
                 .all(|asked| asked.message().is_none())
         );
 
-        let recorder = Recorder::judging(|asked| match asked.subject() {
+        let recorder = Recorder::deciding(|asked| match asked.subject() {
             "no@e.f" => Reply::no_such_user(),
             _ => Reply::OK,
         });

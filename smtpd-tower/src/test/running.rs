@@ -9,7 +9,7 @@ use tokio::{
     task::JoinHandle,
 };
 
-use super::{Client, ClientError};
+use super::{Client, ClientError, isolated};
 use crate::server::{Handle, Listener, Server};
 
 /// A server that runs on a free port of 127.0.0.1, for clients that need a socket.
@@ -60,7 +60,7 @@ impl Running {
         Ok(Self {
             address: listener.local_addr()?,
             handle: server.handle(),
-            serving: tokio::spawn(server.serve(wrap(listener))),
+            serving: tokio::spawn(isolated(server).serve(wrap(listener))),
         })
     }
 

@@ -1,5 +1,6 @@
-use std::{error::Error, fmt};
+use std::{error::Error, fmt, time::Duration};
 
+use smtpd_core::test::{Comparison, Expected, Line, SyntaxError, Transcript};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::{Client, ClientError};
@@ -7,11 +8,7 @@ use crate::server::Server;
 
 /// Runs a session: sends the `C:` lines, and checks that the server sends the `S:` lines, and no more.
 ///
-/// - `C: ` and a line: sent with CRLF. Consecutive ones are sent at once, as a group.
-/// - `S: ` and a line of a reply. With `*` at its end, it is the beginning of the line. `S: 250-...` stands for all lines to the
-///   end of a reply with that code, at least one: for example the rest of the reply to EHLO. `S: [closed]` is an orderly end of
-///   the connection, `S: [reset]` a reset.
-/// - Blank lines, and those that begin with `#`, are skipped. Blanks before a line do not count.
+/// [`smtpd_core::test`] describes the syntax. Events (`E:`) and instructions (`!`) are for other players: here they are errors.
 ///
 /// ```
 /// use smtpd_tower::{Server, test::{Recorder, TranscriptError, transcript}};
@@ -41,136 +38,133 @@ use crate::server::Server;
 /// # }
 /// ```
 ///
-/// The client comes from 127.0.0.1 and speaks SMTP; [`ClientOptions::transcript`](super::ClientOptions::transcript) runs others.
+/// The client comes from 127.0.0.1; [`ClientOptions::transcript`](super::ClientOptions::transcript) runs others. A line that does
+/// not come within 30 seconds, or ten years of a clock that is paused, differs;
+/// [`ClientOptions::timeout`](super::ClientOptions::timeout) sets another limit.
 ///
 /// # Errors
 ///
 /// Returns an error at the first line that differs. Both its `Display` and `Debug` forms show what was expected and what arrived,
 /// with line numbers, so that `?` and `unwrap` in a test do.
 pub async fn transcript(server: &Server, script: &str) -> Result<(), TranscriptError> {
-    Client::connect(server).play_to_the_end(script).await
+    play_whole(Client::connect(server), script).await
 }
 
-impl<IO: AsyncRead + AsyncWrite + Unpin> Client<IO> {
-    /// Runs a part of a session, see [`transcript`]. What the server sends after the last line remains to be read.
-    ///
-    /// # Errors
-    ///
-    /// Returns an error at the first line that differs.
-    pub async fn play(&mut self, script: &str) -> Result<(), TranscriptError> {
-        let mut group = String::new();
-        for (at, line) in script.lines().enumerate() {
-            let differs =
-                |expected: &str, actual: String| TranscriptError::new(script, at, expected, actual);
-            match Line::of(line) {
-                Line::Client(text) => group.extend([text, "\r\n"]),
-                Line::Server(expected) => {
-                    // If the server no longer reads, the next read shows the end, or its reason.
-                    let _ = self.raw(std::mem::take(&mut group)).await;
-                    let said = self.read_expected(expected).await;
-                    said.map_err(|actual| differs(expected, actual))?;
+/// Runs a whole session.
+pub(super) async fn play_whole(mut client: Client, script: &str) -> Result<(), TranscriptError> {
+    play(&mut client, script).await?;
+    // The server sends the rest of its output before it sees the end.
+    let more = match client.finish().await {
+        Ok(()) => said(&mut client).await,
+        Err(_) => Said::End(Expected::Closed),
+    };
+    let expected = match more {
+        Said::End(Expected::Closed) => return Ok(()),
+        Said::Nothing(_) => "the end of the session",
+        _ => "nothing more",
+    };
+    let end = script.lines().count() + 1;
+    let more = more.to_string();
+    Err(TranscriptError::new(script, end, expected, more))
+}
+
+/// Runs a part of a session.
+pub(super) async fn play<IO>(client: &mut Client<IO>, script: &str) -> Result<(), TranscriptError>
+where
+    IO: AsyncRead + AsyncWrite + Unpin,
+{
+    let transcript: Transcript = script.parse().map_err(|error: SyntaxError| {
+        TranscriptError::new(script, error.line(), error.expected(), error.text())
+    })?;
+    let mut group = Vec::new();
+    for (number, line) in transcript.lines() {
+        let differs = |expected: &str, actual: String| {
+            Err(TranscriptError::new(script, number, expected, actual))
+        };
+        match line {
+            Line::Client(bytes) => group.extend_from_slice(bytes),
+            Line::Server(expected) => {
+                // If the server no longer reads, the next read shows the end, or its reason.
+                let sent = client.raw(std::mem::take(&mut group)).await;
+                if let Err(error @ ClientError::TimedOut { .. }) = sent {
+                    return differs("the lines before to be read", error.to_string());
                 }
-                Line::Nothing => {}
-                Line::Unknown => {
-                    return Err(differs(
-                        "a line that begins with C:, S: or #",
-                        line.trim().to_owned(),
-                    ));
+                if let Err(actual) = read(client, expected).await {
+                    return differs(&expected.to_string(), actual);
                 }
             }
+            Line::Event(text) | Line::Instruction(text) => {
+                return differs("a line of the client or the server", text.clone());
+            }
         }
-        let end = script.lines().count();
-        let sent = self.raw(group).await;
-        sent.map_err(|error| {
-            TranscriptError::new(script, end, "the last lines to be read", error.to_string())
-        })
     }
+    let sent = client.raw(group).await;
+    sent.map_err(|error| {
+        let end = script.lines().count() + 1;
+        TranscriptError::new(script, end, "the last lines to be read", error.to_string())
+    })
+}
 
-    /// Runs a whole session.
-    pub(super) async fn play_to_the_end(mut self, script: &str) -> Result<(), TranscriptError> {
-        self.play(script).await?;
-        // The server sends the rest of its output before it sees the end.
-        let more = match self.finish().await {
-            Ok(()) => self.more().await,
-            Err(_) => None,
+/// Reads what a line of a transcript stands for. If something else arrives, returns it as the error.
+async fn read<IO>(client: &mut Client<IO>, expected: &Expected) -> Result<(), String>
+where
+    IO: AsyncRead + AsyncWrite + Unpin,
+{
+    if let Expected::Bytes(bytes) = expected {
+        return match client.expect_bytes(bytes).await {
+            Ok(()) => Ok(()),
+            Err(Some(error)) => Err(Said::from(Err(error)).to_string()),
+            Err(None) => Err(client.unread().escape_ascii().to_string()),
         };
-        let end = script.lines().count();
-        more.map_or(Ok(()), |line| {
-            Err(TranscriptError::new(script, end, "nothing more", line))
-        })
     }
-
-    /// Reads what the line of a transcript stands for. If something else arrives, returns it as the error.
-    async fn read_expected(&mut self, expected: &str) -> Result<(), String> {
-        loop {
-            let actual = self.said().await?;
-            let line = match expected.strip_suffix(REST) {
-                Some(code)
-                    if actual
-                        .strip_prefix(code)
-                        .is_some_and(|s| s.starts_with('-')) =>
-                {
-                    continue;
-                }
-                Some(code) => matches(&format!("{code} *"), &actual),
-                None => matches(expected, &actual),
-            };
-            return if line { Ok(()) } else { Err(actual) };
-        }
-    }
-
-    /// Returns what arrives instead of an orderly end.
-    async fn more(&mut self) -> Option<String> {
-        let said = self.said().await.unwrap_or_else(|malformed| malformed);
-        (said != CLOSED).then_some(said)
-    }
-
-    async fn said(&mut self) -> Result<String, String> {
-        match self.line().await {
-            Ok(line) => Ok(line.unwrap_or_else(|| CLOSED.to_owned())),
-            Err(ClientError::Closed) => Ok(CLOSED.to_owned()),
-            Err(ClientError::Reset) => Ok(RESET.to_owned()),
-            Err(error) => Err(error.to_string()),
+    loop {
+        let said = said(client).await;
+        let compared = match (&said, expected) {
+            (Said::Line(line), Expected::Line(pattern)) => pattern.compare(line),
+            (Said::End(end), expected) if end == expected => Comparison::Matches,
+            _ => Comparison::Differs,
+        };
+        match compared {
+            Comparison::Matches => return Ok(()),
+            Comparison::Continues => {}
+            Comparison::Differs => return Err(said.to_string()),
         }
     }
 }
 
-/// The notation for the lines to the end of a reply, after its code.
-const REST: &str = "-...";
-
-/// The notation for the end of the connection.
-const CLOSED: &str = "[closed]";
-
-/// The notation for its end by a reset.
-const RESET: &str = "[reset]";
-
-enum Line<'a> {
-    Client(&'a str),
-    Server(&'a str),
-    Nothing,
-    Unknown,
+async fn said<IO: AsyncRead + AsyncWrite + Unpin>(client: &mut Client<IO>) -> Said {
+    client.line().await.into()
 }
 
-impl<'a> Line<'a> {
-    fn of(line: &'a str) -> Self {
-        let line = line.trim_start();
-        let text = |text: &'a str| text.strip_prefix(' ').unwrap_or(text);
-        if line.is_empty() || line.starts_with('#') {
-            Self::Nothing
-        } else if let Some(line) = line.strip_prefix("C:") {
-            Self::Client(text(line))
-        } else if let Some(line) = line.strip_prefix("S:") {
-            Self::Server(text(line))
-        } else {
-            Self::Unknown
+/// What the server has sent.
+#[derive(Debug, PartialEq, Eq)]
+enum Said {
+    Line(String),
+    End(Expected),
+    Malformed(String),
+    /// Nothing for so long.
+    Nothing(Duration),
+}
+
+impl From<Result<Option<String>, ClientError>> for Said {
+    fn from(line: Result<Option<String>, ClientError>) -> Self {
+        match line {
+            Ok(Some(line)) => Self::Line(line),
+            Ok(None) | Err(ClientError::Closed) => Self::End(Expected::Closed),
+            Err(ClientError::Reset) => Self::End(Expected::Reset),
+            Err(ClientError::TimedOut { limit, .. }) => Self::Nothing(limit),
+            Err(error) => Self::Malformed(error.to_string()),
         }
     }
 }
 
-fn matches(expected: &str, actual: &str) -> bool {
-    match expected.strip_suffix('*') {
-        Some(start) => actual.starts_with(start),
-        None => actual == expected,
+impl fmt::Display for Said {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Line(text) | Self::Malformed(text) => f.write_str(text),
+            Self::End(end) => end.fmt(f),
+            Self::Nothing(limit) => write!(f, "nothing within {limit:?}"),
+        }
     }
 }
 
@@ -186,20 +180,20 @@ pub struct TranscriptError {
 }
 
 impl TranscriptError {
-    /// Creates an error at that line, counted from 0.
-    fn new(script: &str, at: usize, expected: &str, actual: String) -> Self {
+    /// Creates an error at that line, counted from 1.
+    fn new(script: &str, line: usize, expected: &str, actual: impl Into<String>) -> Self {
         /// The number of lines before it that are shown.
         const SHOWN: usize = 4;
-        let before = script.lines().take(at).enumerate();
+        let before = script.lines().take(line - 1).enumerate();
         let before = before
             .map(|(at, line)| (at + 1, line.trim().to_owned()))
             .filter(|(_, line)| !line.is_empty());
         let mut before: Vec<_> = before.collect();
         before.drain(..before.len().saturating_sub(SHOWN));
         Self {
-            line: at + 1,
+            line,
             expected: expected.to_owned(),
-            actual,
+            actual: actual.into(),
             before,
         }
     }
@@ -246,7 +240,11 @@ impl Error for TranscriptError {}
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{service::Pipeline, test::Recorder};
+    use crate::{
+        phase::Mail,
+        service::Pipeline,
+        test::{ClientOptions, Recorder},
+    };
 
     fn server() -> Server {
         Server::new("mx.test", Recorder::new().pipeline())
@@ -294,7 +292,40 @@ mod tests {
             ),
             (
                 "S: 220 *\nX: NOOP",
-                Some((2, "a line that begins with C:, S: or #", "X: NOOP")),
+                Some((
+                    2,
+                    "a line that begins with C:, C|, S:, S|, E:, ! or #",
+                    "X: NOOP",
+                )),
+            ),
+            (
+                r"S| 220 mx.test smtpd ESMTP\r\n
+                  C| NO
+                  C| OP\r\n
+                  S| 250 2.0.0
+                  S|  OK\r\n",
+                None,
+            ),
+            (
+                r"S: 220 *
+                  C: NOOP
+                  S| 250 2.0.1 OK",
+                Some((3, "250 2.0.1 OK", r"250 2.0.0 OK\r\n")),
+            ),
+            (
+                r"S: 220 *
+                  C: QUIT
+                  S: 221 *
+                  S| 2",
+                Some((4, "2", "[closed]")),
+            ),
+            (
+                "S: 220 *\nE: closed",
+                Some((2, "a line of the client or the server", "closed")),
+            ),
+            (
+                "! tls\nS: 220 *",
+                Some((1, "a line of the client or the server", "tls")),
             ),
             (
                 "S: 220 *\nC: NOOP\nC: NOOP\nS: 250 *",
@@ -331,6 +362,49 @@ mod tests {
        |   actual: 550 5.7.1 Relaying denied";
         assert_eq!(error.to_string(), expected);
         assert_eq!(format!("{error:?}"), expected);
+    }
+
+    #[tokio::test]
+    async fn a_line_too_many_says_nothing_for_minutes() {
+        let script = "
+            S: 220 *
+            C: NOOP
+            S: 250 *
+            S: 250 *
+        ";
+        let limit = Duration::from_millis(50);
+        let server = server();
+        let played = ClientOptions::new()
+            .timeout(limit)
+            .transcript(&server, script);
+        let expected = "the session differs at line 5 of the transcript
+     2 | S: 220 *
+     3 | C: NOOP
+     4 | S: 250 *
+     5 | expected: 250 *
+       |   actual: nothing within 50ms";
+        assert_eq!(played.await.unwrap_err().to_string(), expected);
+
+        // A part of a line, and a server that is not ours.
+        let (near, _far) = tokio::io::duplex(1 << 10);
+        let mut client = Client::over(near).timeout(limit);
+        let error = client.play("S| 220").await.unwrap_err();
+        assert_eq!((error.line(), error.actual()), (1, "nothing within 50ms"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_never_ends_a_session_stops_the_test() {
+        let hangs = crate::service::handler_fn(async |_: crate::phase::Request<Mail>| {
+            std::future::pending::<()>().await;
+        });
+        let server = Server::new("mx.test", Pipeline::new().mail(hangs))
+            .configure(|config| config.timeouts(|timeouts| timeouts.call = Duration::MAX));
+        let script = "S: 220 *\nC: EHLO c\nS: 250-...\nC: MAIL FROM:<a@b.c>\nS: 250 *";
+        let error = transcript(&server, script).await.unwrap_err();
+        assert_eq!(
+            (error.line(), error.actual()),
+            (5, "nothing within 315360000s")
+        );
     }
 
     #[tokio::test]

@@ -21,7 +21,10 @@ use crate::session::TlsVersion;
 /// Builds a [`TlsConfig`] with several certificates, client certificates and all other settings.
 ///
 /// ```
-/// use smtpd_tower::{TlsVersion, tls::{ServerCertificate, TlsBuilder}};
+/// use smtpd_tower::{
+///     session::TlsVersion,
+///     tls::{ServerCertificate, TlsBuilder},
+/// };
 ///
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// # let made = |name: &str| rcgen::generate_simple_self_signed([name.to_owned()]);

@@ -15,7 +15,8 @@ pub(super) type BoxError = Box<dyn Error + Send + Sync>;
 /// ```
 /// use smtpd_tower::tls::TlsConfig;
 ///
-/// let error = TlsConfig::from_pem_files("no/such/cert.pem", "no/such/key.pem").unwrap_err();
+/// let error = TlsConfig::from_pem_files("no/such/cert.pem", "no/such/key.pem")
+///     .unwrap_err();
 /// assert!(error.is_io());
 /// assert_eq!(error.to_string(), "no/such/cert.pem: the file cannot be read");
 /// ```

@@ -43,7 +43,10 @@ pub fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> 
 /// # Errors
 ///
 /// Returns an error if there are none, or the text is damaged.
-#[allow(clippy::type_complexity)]
+#[allow(
+    clippy::type_complexity,
+    reason = "only fuzz targets use it, and a type of its own would be longer"
+)]
 pub fn revocation_lists(
     pem: &[u8],
 ) -> Result<Vec<(Vec<u8>, Option<(Vec<u8>, Option<String>)>)>, String> {

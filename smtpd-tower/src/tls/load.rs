@@ -36,7 +36,10 @@ impl TlsConfig {
     /// use smtpd_tower::tls::{TlsConfig, TlsError};
     ///
     /// # fn main() -> Result<(), TlsError> {
-    /// let tls = TlsConfig::from_pem_files("/etc/smtpd/fullchain.pem", "/etc/smtpd/privkey.pem")?;
+    /// let tls = TlsConfig::from_pem_files(
+    ///     "/etc/smtpd/fullchain.pem",
+    ///     "/etc/smtpd/privkey.pem",
+    /// )?;
     /// # Ok(())
     /// # }
     /// ```

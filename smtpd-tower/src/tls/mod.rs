@@ -9,6 +9,8 @@
 //! | `tls-aws-lc` | the provider aws-lc; it has to be [selected](Provider::aws_lc) if ring is enabled too |
 //! | `encrypted-keys` | private keys that are encrypted with a passphrase |
 //!
+//! [The guide](crate::guide::tls) explains how to set up and run a server with TLS.
+//!
 //! # New certificates
 //!
 //! A [`TlsConfig`] reads its files again by [`reload`](TlsConfig::reload), and automatically with [`watch`](TlsConfig::watch).
@@ -25,21 +27,31 @@
 //!
 //! ```
 //! use smtpd_tower::{
-//!     Auth, AuthOutcome, Identity, Pipeline, Reply, Request, Server, TlsInfo, handler_fn,
-//!     sasl::{External, Mechanisms}, tls::TlsConfig,
+//!     Auth, Identity, Pipeline, Reply, Request, Server, handler_fn,
+//!     phase::AuthOutcome,
+//!     sasl::{External, Mechanisms},
+//!     session::TlsInfo,
+//!     tls::TlsConfig,
 //! };
 //!
 //! fn server(tls: TlsConfig) -> Server {
 //!     Server::new("mx.example.org", Pipeline::new().auth(handler_fn(login)))
 //!         .tls(tls)
-//!         .configure(|config| config.mechanisms(Mechanisms::none().with(External)))
+//!         .configure(|config| {
+//!             config.mechanisms(Mechanisms::none().with(External))
+//!         })
 //! }
 //!
 //! async fn login(request: Request<Auth>) -> AuthOutcome {
-//!     let names = request.session().tls().and_then(TlsInfo::client_names).unwrap_or_default();
+//!     let names = request
+//!         .session()
+//!         .tls()
+//!         .and_then(TlsInfo::client_names)
+//!         .unwrap_or_default();
 //!     // The identity that the client requests, if any (RFC 4422 section 3.4.1).
 //!     let claimed = request.credentials().authzid();
-//!     let mut own = names.emails().iter().filter(|email| email.ends_with("@example.org"));
+//!     let mut own =
+//!         names.emails().iter().filter(|email| email.ends_with("@example.org"));
 //!     match own.find(|email| claimed.is_none_or(|claimed| claimed == *email)) {
 //!         Some(email) => Identity::new(email).into(),
 //!         None => Reply::auth_failed().into(),
@@ -55,22 +67,26 @@
 //!
 //! ```
 //! use smtpd_tower::{
-//!     Auth, AuthOutcome, Config, Identity, Reply, Request, Secret, TlsInfo,
+//!     Auth, Config, Identity, Reply, Request, Secret,
+//!     phase::AuthOutcome,
 //!     sasl::{External, Mechanisms, Scram},
+//!     session::TlsInfo,
 //! };
 //!
 //! fn settings(config: Config) -> Config {
-//!     config.mechanisms(Mechanisms::default().with(Scram::sha256()).with(External))
+//!     config
+//!         .mechanisms(Mechanisms::default().with(Scram::sha256()).with(External))
 //! }
 //!
 //! async fn login(request: Request<Auth>) -> AuthOutcome {
-//!     if request.mechanism() == "EXTERNAL" {
+//!     if request.mechanism().as_str() == "EXTERNAL" {
 //!         return certified(&request);
 //!     }
-//!     Secret::plain(password_of(request.credentials().username()).await).into()
+//!     Secret::password(password_of(request.credentials().username()).await).into()
 //! }
 //!
-//! /// Returns the password of a user. For unknown names, returns one that nobody knows: refusing at once would reveal them.
+//! /// Returns the password of a user. For unknown names, returns one that nobody
+//! /// knows: refusing at once would reveal them.
 //! async fn password_of(name: &str) -> String {
 //! #   name.to_owned()
 //!     // ...
@@ -78,7 +94,11 @@
 //!
 //! /// As above, without a claim: the user that the certificate names.
 //! fn certified(request: &Request<Auth>) -> AuthOutcome {
-//!     let names = request.session().tls().and_then(TlsInfo::client_names).unwrap_or_default();
+//!     let names = request
+//!         .session()
+//!         .tls()
+//!         .and_then(TlsInfo::client_names)
+//!         .unwrap_or_default();
 //!     match (names.emails(), request.credentials().authzid()) {
 //!         ([email, ..], None) => Identity::new(email).into(),
 //!         _ => Reply::auth_failed().into(),
@@ -228,14 +248,18 @@ impl TlsConfig {
     ///
     /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// let made = rcgen::generate_simple_self_signed(["old.example.org".to_owned()])?;
-    /// let pem = ServerCertificate::from_pem(made.cert.pem(), made.signing_key.serialize_pem());
+    /// let pem = ServerCertificate::from_pem(
+    ///     made.cert.pem(),
+    ///     made.signing_key.serialize_pem(),
+    /// );
     /// let tls = TlsBuilder::new(pem).expect_host("mx.example.org").build()?;
     /// let warnings: Vec<_> = tls.warnings().iter().map(ToString::to_string).collect();
     /// assert_eq!(warnings, ["the certificate is not for mx.example.org"]);
     ///
     /// // Later:
     /// let logged = tls.warnings();
-    /// let new = tls.warnings().into_iter().filter(|warning| !logged.contains(warning));
+    /// let new =
+    ///     tls.warnings().into_iter().filter(|warning| !logged.contains(warning));
     /// assert_eq!(new.count(), 0);
     /// # Ok(()) }
     /// ```

@@ -21,9 +21,13 @@ use super::{
 /// ```
 /// use smtpd_tower::tls::ServerCertificate;
 ///
-/// let mx = ServerCertificate::from_files("/etc/smtpd/mx.pem", "/etc/smtpd/mx-key.pem");
-/// let guests = ServerCertificate::from_files("/etc/smtpd/guests.pem", "/etc/smtpd/guests-key.pem")
-///     .names(["*.example.net", "mail.example.com"]);
+/// let mx =
+///     ServerCertificate::from_files("/etc/smtpd/mx.pem", "/etc/smtpd/mx-key.pem");
+/// let guests = ServerCertificate::from_files(
+///     "/etc/smtpd/guests.pem",
+///     "/etc/smtpd/guests-key.pem",
+/// )
+/// .names(["*.example.net", "mail.example.com"]);
 /// ```
 #[derive(Clone)]
 pub struct ServerCertificate {

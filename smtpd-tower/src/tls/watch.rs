@@ -21,11 +21,12 @@ impl TlsConfig {
     /// their next change. For a configuration without files, it ends at once.
     ///
     /// ```no_run
-    /// use std::time::Duration;
     /// use smtpd_tower::tls::{TlsConfig, TlsError};
+    /// use std::time::Duration;
     ///
     /// # async fn start() -> Result<(), TlsError> {
-    /// let tls = TlsConfig::from_pem_files("/etc/smtpd/cert.pem", "/etc/smtpd/key.pem")?;
+    /// let tls =
+    ///     TlsConfig::from_pem_files("/etc/smtpd/cert.pem", "/etc/smtpd/key.pem")?;
     /// tokio::spawn(tls.watch(Duration::from_secs(60), |tls, result| match result {
     ///     Ok(()) => println!("new certificates; warnings: {:?}", tls.warnings()),
     ///     Err(error) => eprintln!("the old certificates stay: {error}"),

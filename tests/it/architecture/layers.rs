@@ -1,4 +1,4 @@
-use std::{fs, path::Path};
+use std::{collections::BTreeSet, fs, path::Path};
 
 use super::source::Source;
 
@@ -28,6 +28,7 @@ const CORE: Layers = Layers {
         ("extension",  "what EHLO announces, and the parameters that come with it"),
         ("config",     "the settings of a server, and whether they make sense"),
         ("connection", "the state machine of a session"),
+        ("test",       "transcripts of sessions: syntax and parser"),
         ("fuzzing",    "what only the fuzz targets call"),
         ("guide",      "longer pages"),
     ],
@@ -39,18 +40,22 @@ const TOWER: Layers = Layers {
     table: &[
         ("fault",         "what an error or a panic stands for"),
         ("waker",         "wakers behind locks"),
+        ("reload",        "lists that change while the server runs"),
+        ("serial",        "unique numbers that do not tell how many there were"),
         ("domains",       "sets of domains"),
+        ("addresses",     "sets of addresses"),
         ("header",        "names, addresses and dates as header fields may hold them"),
         ("phase_kind",    "the phases as values"),
         ("net",           "addresses, networks, trusted peers"),
+        ("permits",       "how much hashing of passwords runs at a time, and who waits"),
+        ("disk",          "how much work on disks runs at a time"),
         ("proxy",         "the PROXY protocol"),
         ("body",          "the message as it arrives"),
         ("reply",         "what becomes the reply to a phase"),
         ("session",       "what is known of a connection"),
         ("phase",         "the payloads of the phases, and requests"),
         ("service",       "handlers, the services of a phase, pipelines"),
-        ("limiter",       "rates, and whom they count"),
-        ("permits",       "processors for what takes long"),
+        ("limiter",       "rates, and whom they count; the layers are in `layer`"),
         ("password_hash", "passwords that are stored as hashes"),
         ("mime",          "messages parsed as MIME"),
         ("layer",         "what stands around services: access, limits, messages, composition"),
@@ -193,9 +198,7 @@ fn a_path_upward_or_to_the_root_is_found() {
 
 #[test]
 fn contributing_shows_the_layers() {
-    let Ok(page) = fs::read_to_string(root().join("CONTRIBUTING.md")) else {
-        return; // It is not there yet.
-    };
+    let page = fs::read_to_string(root().join("CONTRIBUTING.md")).unwrap();
     for layers in CRATES {
         let table = layers.markdown();
         assert!(
@@ -203,5 +206,26 @@ fn contributing_shows_the_layers() {
             "{} has to show:\n\n{table}",
             layers.name
         );
+    }
+}
+
+#[test]
+fn contributing_names_every_file_of_the_largest_modules() {
+    let page = fs::read_to_string(root().join("CONTRIBUTING.md")).unwrap();
+    for folder in ["smtpd-core/src/connection", "smtpd-tower/src/engine"] {
+        let heading = format!("### Inside `{folder}`\n");
+        let (_, section) = page.split_once(&heading).expect(folder);
+        let section = section.split("\n#").next().unwrap_or_default();
+        let words = section.split('`').skip(1).step_by(2);
+        let named: BTreeSet<_> = words
+            .filter(|word| word.ends_with(".rs"))
+            .map(str::to_owned)
+            .collect();
+        let files = fs::read_dir(root().join(folder)).unwrap();
+        let files: BTreeSet<_> = files
+            .map(|file| file.unwrap().file_name().into_string().unwrap())
+            .filter(|name| name.ends_with(".rs"))
+            .collect();
+        assert_eq!(named, files, "{folder}");
     }
 }

@@ -75,6 +75,15 @@ impl Source {
         found
     }
 
+    /// Whether each token is compiled only for tests.
+    pub(crate) fn test_tokens(&self) -> Vec<bool> {
+        let tests = self.test_items();
+        let tokens = 0..self.tokens.len();
+        tokens
+            .map(|at| self.is_test || is_within(&tests, at))
+            .collect()
+    }
+
     /// Where items are that are compiled only for tests: from their attribute to their last token.
     fn test_items(&self) -> Vec<(usize, usize)> {
         let starts = (0..self.tokens.len()).filter(|&at| {
@@ -156,8 +165,7 @@ impl Source {
                     let mut paths = Vec::new();
                     self.expand(at, Vec::new(), &mut paths);
                     let line = token.line;
-                    let is_in = |&(start, end): &(usize, usize)| start <= at && at <= end;
-                    let is_test = self.is_test || tests.iter().any(is_in);
+                    let is_test = self.is_test || is_within(&tests, at);
                     let resolved = paths.into_iter().map(|path| resolve(path, &module));
                     found.extend(resolved.map(|segments| CratePath {
                         segments,
@@ -230,6 +238,10 @@ impl Source {
     pub(crate) fn text(&self, at: usize) -> &str {
         self.tokens.get(at).map_or("", |token| &token.text)
     }
+}
+
+fn is_within(items: &[(usize, usize)], at: usize) -> bool {
+    items.iter().any(|&(start, end)| start <= at && at <= end)
 }
 
 /// The path as it is from the root of the crate, for code in that module.

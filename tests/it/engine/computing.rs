@@ -1,5 +1,5 @@
-//! Services that compute: they take long without giving the thread away. Their time is nobody else's, and a shutdown or a limit
-//! does not wait for more than a few of them. Most with a paused clock, which such a service advances by hand.
+//! Services that compute for long without yielding their thread. Other sessions are not charged for their time, and a shutdown
+//! or a limit does not wait for more than a few of them. Most tests pause the clock, and such a service advances it by hand.
 
 use std::{
     future::poll_fn,
@@ -13,7 +13,7 @@ use std::{
 };
 
 use smtpd_tower::{
-    Command, Data, Helo, Mail, Pipeline, Rcpt, Reply, Request, Server, Timeouts, handler_fn,
+    Command, Data, Helo, Mail, Pipeline, Rcpt, Reply, Request, Server, config::Timeouts, handler_fn,
 };
 use support::{Client, accept_rcpt, server};
 use tokio::{
@@ -33,18 +33,16 @@ fn compute(n: u64) {
 }
 
 fn with_timeouts(server: Server, set: impl FnOnce(&mut Timeouts)) -> Server {
-    let mut timeouts = Timeouts::default();
-    set(&mut timeouts);
-    server.configure(|config| config.timeouts(timeouts))
+    server.configure(|config| config.timeouts(set))
 }
 
 /// A client may say as many commands as it likes.
 fn talkative(server: Server) -> Server {
     server.configure(|config| {
-        let mut limits = config.limits_ref().clone();
-        (limits.idle_commands, limits.messages) = (u32::MAX, u32::MAX);
-        limits.errors = u32::MAX;
-        config.limits(limits)
+        config.limits(|limits| {
+            (limits.idle_commands, limits.messages) = (u32::MAX, u32::MAX);
+            limits.errors = u32::MAX;
+        })
     })
 }
 

@@ -11,8 +11,8 @@ use std::{
 };
 
 use smtpd_tower::{
-    CloseReason, Connect, Data, EndReason, Mail, Pipeline, Reply, Request, Server, Session,
-    handler_fn,
+    Connect, Data, Mail, Pipeline, Reply, Request, Server, Session, handler_fn,
+    session::{CloseReason, EndReason},
 };
 use support::{Client, accept_rcpt, server};
 use tokio::{
@@ -67,7 +67,7 @@ async fn deliver_after(server: &Server, start: &str) -> Vec<String> {
 async fn assert_released(server: &Server) {
     let mut client = Client::greeted(server).await;
     client.cmd("QUIT", "221").await;
-    client.session.take().unwrap().await.unwrap();
+    client.take_session().await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]
@@ -100,11 +100,13 @@ async fn a_session_that_is_dropped_at_any_await_is_reported_once_and_releases_it
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_session_that_is_never_polled_is_reported_once() {
+async fn a_connection_that_is_never_polled_is_no_session() {
     let (server, ends) = noting(Pipeline::new());
     let (_client, far) = tokio::io::duplex(16);
-    drop(server.serve_connection(far, Session::local().client_addr().clone()));
-    assert_eq!(*ends.lock().unwrap(), [EndReason::Aborted]);
+    let serving = server.serve_connection(far, Session::local().client_addr().clone());
+    assert_eq!(server.handle().sessions(), 0);
+    drop(serving);
+    assert!(ends.lock().unwrap().is_empty());
     assert_released(&server).await;
 }
 
@@ -112,7 +114,7 @@ async fn a_session_that_is_never_polled_is_reported_once() {
 async fn a_task_that_is_aborted_is_reported_once() {
     let (server, ends) = noting(Pipeline::new());
     let mut client = Client::greeted(&server).await;
-    let session = client.session.take().unwrap();
+    let session = client.take_session();
     session.abort();
     assert!(session.await.unwrap_err().is_cancelled());
     assert_eq!(*ends.lock().unwrap(), [EndReason::Aborted]);
@@ -162,6 +164,51 @@ async fn a_hook_that_panics_costs_no_reply() {
         );
         assert_released(&server).await;
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_hook_that_is_set_again_does_not_replace_the_first_which_may_panic() {
+    let called = Arc::new(Mutex::new(Vec::new()));
+    let note = |text: &'static str| {
+        let called = called.clone();
+        move || called.lock().unwrap().push(text)
+    };
+    let [wire, reset, close] = [note("wire 1"), note("reset 1"), note("close 1")];
+    let [wire_again, reset_again, close_again] = [note("wire 2"), note("reset 2"), note("close 2")];
+    let server = server(storing(&Arc::default()))
+        .on_wire(move |_, line| {
+            if line.to_string().contains("RSET") {
+                wire();
+                panic!("in a hook");
+            }
+        })
+        .on_reset(move |_, _| {
+            reset();
+            panic!("in a hook");
+        })
+        .on_close(move |_, _| {
+            close();
+            panic!("in a hook");
+        })
+        .on_wire(move |_, line| {
+            if line.to_string().contains("RSET") {
+                wire_again();
+            }
+        })
+        .on_reset(move |_, _| reset_again())
+        .on_close(move |_, _| close_again());
+    let mut client = Client::greeted(&server).await;
+    client.cmd("EHLO client.example", "250").await;
+    client.envelope().await;
+    client.cmd("RSET", "250").await;
+    client.cmd("QUIT", "221").await;
+    client.take_session().await.unwrap();
+    assert_eq!(
+        *called.lock().unwrap(),
+        [
+            "wire 1", "wire 2", "reset 1", "reset 2", "close 1", "close 2"
+        ]
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -286,7 +333,7 @@ async fn a_panic_behind_the_answer_to_a_command_costs_a_421_and_not_the_answer()
         client.cmd("MAIL FROM:<a@b>", "250 ").await;
         client.expect("421 4.3.0").await;
         client.expect_close().await;
-        client.session.take().unwrap().await.unwrap();
+        client.take_session().await.unwrap();
         assert_eq!(ends.lock().unwrap().len(), 1);
     }
 }
@@ -300,7 +347,7 @@ async fn a_service_that_panics_when_it_is_given_up_costs_its_session_only() {
         client.cmd("EHLO c", "250").await;
         client.send("MAIL FROM:<a@b>\r\n").await;
         sleep(Duration::from_millis(1)).await;
-        let session = client.session.take().unwrap();
+        let session = client.take_session();
         match end {
             // The client goes away; the answer is overdue; the session is aborted.
             0 => drop(client),

@@ -11,7 +11,8 @@ use std::{
 };
 
 use smtpd_tower::{
-    Body, CloseReason, Command, Data, EndReason, Pipeline, Reply, Request, Session, handler_fn,
+    Body, Command, Data, Pipeline, Reply, Request, Session, handler_fn,
+    session::{CloseReason, EndReason},
 };
 use support::{Client, accept_rcpt, server};
 use tokio::{
@@ -24,7 +25,7 @@ use super::{ENVELOPE, collecting, noting, session};
 /// What the framework may buffer for a connection, whatever its client does.
 const BOUND: usize = 256 << 10;
 
-/// Sends that over and over, and reads nothing. Returns how much the server has taken before it stopped.
+/// Sends the bytes over and over, and reads nothing. Returns how much the server read before it stopped.
 async fn flood(client: &mut DuplexStream, text: &[u8], most: usize) -> usize {
     let mut taken = 0;
     while taken < most {
@@ -66,10 +67,11 @@ async fn a_client_that_sends_and_never_reads_fills_no_memory() {
         let pipeline = if unread { stuck } else { collecting() };
         let (server, ends) = noting(pipeline);
         let server = server.configure(|config| {
-            let mut limits = config.limits_ref().clone();
-            (limits.errors, limits.idle_commands, limits.messages) = (u32::MAX, u32::MAX, u32::MAX);
-            (limits.recipients, limits.message_size) = (u32::MAX, None);
-            config.limits(limits)
+            config.limits(|limits| {
+                (limits.errors, limits.idle_commands) = (u32::MAX, u32::MAX);
+                (limits.messages, limits.recipients) = (u32::MAX, u32::MAX);
+                limits.message_size = None;
+            })
         });
         let (mut client, session) = session(&server, PIPE);
         client.write_all(begin.as_bytes()).await.unwrap();
@@ -139,7 +141,7 @@ async fn more_replies_than_may_wait_are_all_sent() {
     assert_eq!(received.matches("250 ").count(), 900);
 }
 
-/// A data service that reads the whole message, and never answers.
+/// A data service that reads the whole message, and never replies.
 fn silent(began: Arc<AtomicUsize>) -> Pipeline {
     accept_rcpt().data(handler_fn(move |request: Request<Data>| {
         let began = began.clone();
@@ -197,7 +199,7 @@ async fn a_client_lost_behind_a_whole_message_does_not_keep_a_shutdown_waiting()
     }
 }
 
-/// A pipe that fails as a reset connection does, once it is told to.
+/// A pipe that fails like a reset connection, on request.
 struct Breaking {
     io: DuplexStream,
     broken: Arc<std::sync::atomic::AtomicBool>,

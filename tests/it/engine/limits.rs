@@ -3,7 +3,10 @@
 use std::time::Duration;
 
 use smtpd_tower::{
-    CloseReason, Data, EndReason, Mail, Pipeline, Rcpt, Reply, Request, Timeouts, handler_fn,
+    Data, Mail, Pipeline, Rcpt, Reply, Request,
+    config::Timeouts,
+    handler_fn,
+    session::{CloseReason, EndReason},
 };
 use support::{Client, accept_rcpt};
 use tokio::{
@@ -39,7 +42,7 @@ async fn limits_without_end_do_not_end_a_session() {
             collected.map(|_| Reply::OK)
         }));
     let (server, _) = noting(slow);
-    let server = server.configure(|config| config.timeouts(timeouts.clone()));
+    let server = server.configure(|config| config.timeouts(|own| *own = timeouts.clone()));
     let mut client = Client::greeted(&server).await;
     client.cmd("EHLO c", "250").await;
     sleep(Duration::from_secs(100_000)).await;
@@ -59,9 +62,10 @@ async fn a_client_that_never_pauses_is_ended_at_the_session_s_time() {
     }));
     let (server, ends) = noting(refusing);
     let server = server.configure(|config| {
-        let mut timeouts = Timeouts::default();
-        (timeouts.session, timeouts.transfer) = (Duration::from_secs(3), Duration::from_secs(1));
-        config.timeouts(timeouts)
+        config.timeouts(|timeouts| {
+            timeouts.session = Duration::from_secs(3);
+            timeouts.transfer = Duration::from_secs(1);
+        })
     });
     let (client, session) = session(&server, 1 << 16);
     let (mut read, mut write) = tokio::io::split(client);

@@ -8,7 +8,9 @@ mod limits;
 
 use std::sync::{Arc, Mutex};
 
-use smtpd_tower::{Data, EndReason, Pipeline, Reply, Request, Server, Session, handler_fn};
+use smtpd_tower::{
+    Data, Pipeline, Reply, Request, Server, Session, handler_fn, session::EndReason,
+};
 use support::{accept_rcpt, server};
 use tokio::io::DuplexStream;
 
@@ -30,7 +32,8 @@ fn collecting() -> Pipeline {
     }))
 }
 
-/// A session over a pipe that holds so much in either direction.
+/// A session over a pipe that holds so much in either direction. Tests write to it and read from it by themselves, since the
+/// client of the test kit reads while it cannot write.
 fn session(server: &Server, pipe: usize) -> (DuplexStream, tokio::task::JoinHandle<()>) {
     let (client, far) = tokio::io::duplex(pipe);
     let session =

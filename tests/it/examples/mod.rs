@@ -1,9 +1,15 @@
 //! Every example runs, and does what it says.
 
+mod filter_proxy;
 mod gateway;
+mod metrics_layer;
+mod multi_tenant;
 mod program;
 mod submission;
+mod systemd_socket;
 mod test_double;
+mod test_inbox;
+mod web;
 mod webhook;
 
 use std::{
@@ -20,7 +26,7 @@ use program::example;
 use support::Client;
 use tokio::net::TcpStream;
 
-/// An example as a process of its own, ended with the test.
+/// An example as a separate process, ended with the test.
 struct Example {
     process: Child,
     /// Where it runs.
@@ -127,7 +133,7 @@ async fn dump() {
 async fn streaming() {
     let example = Example::start("streaming", &[]);
     let mut client = example.client().await;
-    send(&mut client, "nothing bad", "250 2.0.0 13 octets").await;
+    send(&mut client, "nothing bad", "250 2.0.0 13 bytes").await;
     let eicar = concat!("$EICAR-STANDARD-", "ANTIVIRUS-TEST-FILE!");
     send(
         &mut client,
@@ -171,7 +177,7 @@ async fn hooks() {
     client.envelope().await;
     client.cmd("RSET", "250").await;
     example.line_with("given up: from <sender@example.net> to 1");
-    send(&mut client, "whole", "250 2.0.0 7 octets").await;
+    send(&mut client, "whole", "250 2.0.0 7 bytes").await;
     client.cmd("QUIT", "221").await;
     example.line_with("ended: quit, 1 messages");
 

@@ -53,7 +53,7 @@ async fn by_its_command_line() {
     let arguments = [&certificate, &key].map(|path| path.to_str().unwrap());
     let example = Example::start("submission", &[&["127.0.0.1:0"], &arguments[..]].concat());
     let starttls = example.address.port();
-    let line = example.line_with("TLS from the first octet on ");
+    let line = example.line_with("TLS from the first byte on ");
     let implicit = line.rsplit_once(':').unwrap().1.parse().unwrap();
 
     let outbox = example.dir.path().join("outbox/new");

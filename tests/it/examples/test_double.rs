@@ -10,7 +10,7 @@ use tokio::task::spawn_blocking;
 
 use super::Example;
 
-/// A program under test: it tries again where it is told to, and tells how often it was.
+/// A program under test: it retries deferred messages, and counts the retries.
 fn send_until_taken(port: u16, message: &str) -> usize {
     let transport = SmtpTransport::builder_dangerous("127.0.0.1")
         .port(port)
@@ -62,5 +62,5 @@ async fn by_its_command_line() {
     spawn_blocking(move || send_until_taken(port, "Hello"))
         .await
         .unwrap();
-    example.line_with("taken: 7 octets");
+    example.line_with("accepted: 7 bytes");
 }

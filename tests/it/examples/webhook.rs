@@ -1,4 +1,4 @@
-//! The webhook: a backend that answers, fails, or is away.
+//! The webhook: a backend that responds, fails, or is unreachable.
 
 #[path = "../../../examples/webhook.rs"]
 #[allow(dead_code, reason = "`main` is not called here")]
@@ -16,8 +16,8 @@ use tokio::{
 
 use super::{Example, send};
 
-/// A web service that gives one answer after the other, 0 being none at all, and returns what it was asked.
-async fn web(answers: &'static [u16]) -> (SocketAddr, JoinHandle<Vec<String>>) {
+/// A web service that sends these responses in turn, 0 being none, and returns the requests.
+pub async fn web(answers: &'static [u16]) -> (SocketAddr, JoinHandle<Vec<String>>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let served = tokio::spawn(async move {

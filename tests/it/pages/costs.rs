@@ -1,4 +1,4 @@
-//! The instructions that a message takes, as the page on costs has them, are those that are recorded.
+//! The instruction counts in the page on costs are the recorded ones.
 
 use super::{code, read, tables};
 

@@ -86,6 +86,16 @@ fn every_example_is_in_the_index_with_a_sentence() {
 }
 
 #[test]
+fn every_example_is_in_the_readme() {
+    let readme = read("README.md");
+    for example in examples_in("examples") {
+        let name = example.file_name().and_then(|name| name.to_str());
+        let name = format!("`{}`", name.expect("a name"));
+        assert!(readme.contains(&name), "{name}");
+    }
+}
+
+#[test]
 fn the_readme_names_the_compiler_that_is_declared() {
     let manifest = read("Cargo.toml");
     let declared = manifest

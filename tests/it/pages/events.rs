@@ -1,12 +1,8 @@
 //! The events and spans of smtpd-tower, as its page on logs and metrics lists them.
 
-use std::{
-    collections::BTreeSet,
-    fs,
-    path::{Path, PathBuf},
-};
+use std::{collections::BTreeSet, fs, path::Path};
 
-use super::{read, root, tables};
+use super::{collect, read, root, tables};
 
 const PAGE: &str = "smtpd-tower/docs/logs_and_metrics.md";
 const MACROS: [&str; 7] = ["error", "warn", "info", "debug", "trace", "event", "span"];
@@ -62,7 +58,7 @@ impl Event {
     }
 }
 
-/// A text in which `…` stands for each value that is put into it.
+/// Replaces each placeholder of a text by `…`.
 fn with_gaps(text: &str) -> String {
     let mut parts = text.split('{');
     let first = parts.next().unwrap_or_default().to_owned();
@@ -94,16 +90,6 @@ fn arguments(text: &str) -> Vec<String> {
     found
 }
 
-fn collect(folder: &Path, files: &mut Vec<PathBuf>) {
-    for entry in fs::read_dir(folder).expect("a folder") {
-        let path = entry.expect("an entry").path();
-        match path.is_dir() {
-            true => collect(&path, files),
-            false => files.push(path),
-        }
-    }
-}
-
 /// What the module of a file is called in the target of its events.
 fn module(src: &Path, file: &Path) -> String {
     let path = file.strip_prefix(src).expect("in src").with_extension("");
@@ -121,7 +107,7 @@ fn module(src: &Path, file: &Path) -> String {
 fn in_source() -> BTreeSet<Event> {
     let src = root().join("smtpd-tower/src");
     let mut files = Vec::new();
-    collect(&src, &mut files);
+    collect(&src, "rs", &mut files);
     let mut events = BTreeSet::new();
     for file in files {
         let text = fs::read_to_string(&file).expect("a source file");

@@ -2,7 +2,10 @@
 
 use std::{collections::BTreeMap, fmt::Debug};
 
-use smtpd_tower::{Limits, Server, Timeouts};
+use smtpd_tower::{
+    Server,
+    config::{Limits, Timeouts},
+};
 
 use super::{code, read, root, tables};
 
@@ -108,7 +111,7 @@ fn the_sums_of_the_defaults_are_less_than_clients_wait() {
 }
 
 /// Where each reply to a limit is shown.
-const SHOWN: [(&str, &str); 9] = [
+const SHOWN: [(&str, &str); 10] = [
     ("message_size", "size_real.smtp"),
     ("recipients", "limit_recipients.smtp"),
     ("recipient_domains", "limit_domains.smtp"),
@@ -116,6 +119,7 @@ const SHOWN: [(&str, &str); 9] = [
     ("errors", "limit_errors.smtp"),
     ("auth_failures", "auth_failures.smtp"),
     ("idle_commands", "limit_idle_commands.smtp"),
+    ("after_refusal", "limit_after_refusal.smtp"),
     ("messages", "limit_messages.smtp"),
     ("drain", "size_drain.smtp"),
 ];

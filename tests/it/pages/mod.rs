@@ -1,12 +1,17 @@
 //! What the documents of the repository and the pages of the guide say is so.
 
+mod code;
+mod company;
 mod costs;
 mod documents;
 mod events;
 mod limits;
 mod order;
 
-use std::{fs, path::Path};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -15,6 +20,18 @@ fn root() -> &'static Path {
 fn read(path: impl AsRef<Path>) -> String {
     let path = root().join(path);
     fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+/// The files below a folder whose names end so.
+fn collect(folder: &Path, extension: &str, files: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(folder).expect("a folder") {
+        let path = entry.expect("an entry").path();
+        match path.is_dir() {
+            true => collect(&path, extension, files),
+            false if path.extension().is_some_and(|end| end == extension) => files.push(path),
+            false => {}
+        }
+    }
 }
 
 /// The rows of the tables of a page whose header begins so, each as its cells.

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, fs};
 
-use super::{code, read, root, tables};
+use super::{code, collect, read, root, tables};
 
 const DOCS: &str = "smtpd-tower/docs";
 
@@ -51,7 +51,7 @@ fn every_page_ends_with_a_link_to_the_next() {
     }
 }
 
-/// Whoever reads one page finds the way to the others from it, beside the next one.
+/// Readers of one page find links to others, not only to the next one.
 #[test]
 fn every_page_is_linked_from_another_one() {
     let pages = pages();
@@ -64,5 +64,21 @@ fn every_page_is_linked_from_another_one() {
         let links = texts.iter().flat_map(|text| text.lines());
         let links = links.filter(|line| !line.starts_with("Next: ") && line.contains(&target));
         assert!(links.count() > 0, "no page links to {page}");
+    }
+}
+
+/// Readers of the API find the page that explains an item.
+#[test]
+fn every_page_is_linked_from_the_documentation_of_an_item() {
+    let mut files = Vec::new();
+    collect(&root().join("smtpd-tower/src"), "rs", &mut files);
+    files.retain(|file| !file.ends_with("guide.rs"));
+    assert!(files.len() > 100, "only {} files are read", files.len());
+    let sources: Vec<_> = files.iter().map(read).collect();
+    for page in pages() {
+        let targets = [")", "#"].map(|end| format!("(crate::guide::{page}{end}"));
+        let is_linked = |source: &String| targets.iter().any(|target| source.contains(target));
+        let is_linked = sources.iter().any(is_linked);
+        assert!(is_linked, "no item links to {page}");
     }
 }

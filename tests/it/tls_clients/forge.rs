@@ -113,7 +113,7 @@ pub const P521: &[u8] = &[
 ];
 pub const ED448: &[u8] = &[6, 3, 0x2B, 0x65, 0x71];
 
-/// A key whose signatures are not worth anything, as nobody can verify them or nobody should take them.
+/// A key whose signatures are worthless: nobody can verify them, or nobody should accept them.
 pub fn worthless(scheme: SignatureScheme) -> Arc<dyn SigningKey> {
     Arc::new(Worthless(scheme))
 }

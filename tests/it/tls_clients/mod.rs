@@ -21,7 +21,7 @@ use tokio_rustls::rustls::{
     sign::SigningKey,
 };
 
-/// MAIL tells what the session knows of the client's certificate.
+/// The reply to MAIL shows what the session knows about the client's certificate.
 fn tls_server(tls: &TlsConfig) -> Server {
     let facts = handler_fn(async |request: Request<Mail>| {
         let tls = request.session().tls().unwrap();
@@ -40,8 +40,8 @@ fn with_clients(issued: &Issued, clients: ClientCertificates) -> TlsConfig {
     tls.build().unwrap()
 }
 
-/// What the session knows; `None` where the handshake fails, which a client of TLS 1.3 learns by its first answer. EXTERNAL
-/// is offered to those that have a certificate.
+/// Returns what the session knows, or `None` if the handshake fails, which a client of TLS 1.3 learns from the first reply.
+/// EXTERNAL is offered to clients with a certificate.
 async fn facts(server: &Server, client: &ClientConfig) -> Option<String> {
     let mut client = secured(server, client, "mx.test").await.ok()?;
     client.try_send("EHLO c\r\n").await.ok()?;
@@ -53,8 +53,8 @@ async fn facts(server: &Server, client: &ClientConfig) -> Option<String> {
     Some(facts)
 }
 
-/// Clients whose certificates are as good as none, with what is odd about them. Of some of these certificates nobody can tell
-/// whether the client has the key.
+/// Clients whose certificates count as none, with what is wrong with them. For some of these certificates, nobody can verify
+/// that the client has the key.
 fn odd_clients(authority: &Authority, versions: Versions<'_>) -> Vec<(&'static str, ClientConfig)> {
     let good = authority.issue(&["client.test"]);
     let forged = |change: &dyn Fn(&mut forge::Parts)| forge::forged(authority, &good, change);

@@ -1,7 +1,7 @@
 //! Each of tower's layers around each phase.
 
 use smtpd_tower::{
-    Auth, BoxError, Command, Connect, Data, Helo, Mail, Rcpt, Reply, Request, ServePhase,
+    Auth, BoxError, Command, Connect, Data, Helo, Mail, Rcpt, Reply, Request, service::PhaseService,
 };
 use support::SECOND;
 use tower::{
@@ -14,10 +14,10 @@ use tower::{
 
 use super::{
     page,
-    station::{Heard, Leaf, Mark, Station, measure},
+    station::{Leaf, Mark, Outcome, Station, measure},
 };
 
-/// Writes a test of each row: all phases, against what the row states and what the page says.
+/// Generates a test for each row: all phases are compared with the row and with the page.
 ///
 /// `name: "layer", "case" => "reply", after n s, of n clients; the stack`
 macro_rules! matrix {
@@ -28,10 +28,10 @@ macro_rules! matrix {
         $(
             #[tokio::test(start_paused = true)]
             async fn $name() {
-                fn stack<P: Station>() -> impl ServePhase<P> {
+                fn stack<P: Station>() -> impl PhaseService<P> {
                     $stack
                 }
-                let heard = [
+                let outcome = [
                     measure::<Connect>(stack(), $clients).await,
                     measure::<Helo>(stack(), $clients).await,
                     measure::<Auth>(stack(), $clients).await,
@@ -40,7 +40,7 @@ macro_rules! matrix {
                     measure::<Data>(stack(), $clients).await,
                     measure::<Command>(stack(), $clients).await,
                 ];
-                check(heard, $reply, $after);
+                check(outcome, $reply, $after);
                 check_page($layer, $case, $reply);
             }
         )*
@@ -49,7 +49,7 @@ macro_rules! matrix {
 
 matrix! {
     // What every layer goes around.
-    none_taken: "(none)", "the service takes it" => "taken", 0 s, of 1;
+    none_taken: "(none)", "the service accepts it" => "accepted", 0 s, of 1;
         Leaf::Takes;
     none_refused: "(none)", "the service refuses" => "550 5.1.1", 0 s, of 1;
         Leaf::Refuses;
@@ -59,7 +59,7 @@ matrix! {
         Leaf::NeverReady;
 
     // Time.
-    timeout_kept: "timeout", "the service answers in time" => "taken", 4 s, of 1;
+    timeout_kept: "timeout", "the service replies in time" => "accepted", 4 s, of 1;
         ServiceBuilder::new().timeout(5 * SECOND).service(Leaf::TakesIn(4 * SECOND));
     timeout_passed: "timeout", "the service takes longer" => "451 4.3.0", 5 s, of 1;
         ServiceBuilder::new().timeout(5 * SECOND).service(Leaf::TakesIn(60 * SECOND));
@@ -67,66 +67,66 @@ matrix! {
         ServiceBuilder::new().timeout(5 * SECOND).service(Leaf::NeverReady);
 
     // Load.
-    concurrency_limit_waits: "concurrency_limit", "a place gets free within 30 s" => "taken", 40 s, of 2;
+    concurrency_limit_waits: "concurrency_limit", "a permit becomes free within 30 s" => "accepted", 40 s, of 2;
         ServiceBuilder::new().concurrency_limit(1).service(Leaf::TakesIn(20 * SECOND));
-    concurrency_limit_full: "concurrency_limit", "no place gets free within 30 s" => "451 4.3.2", 30 s, of 2;
+    concurrency_limit_full: "concurrency_limit", "no permit becomes free within 30 s" => "451 4.3.2", 30 s, of 2;
         ServiceBuilder::new().concurrency_limit(1).service(Leaf::TakesIn(60 * SECOND));
-    global_limit_waits: "GlobalConcurrencyLimitLayer", "a place gets free within 30 s" => "taken", 40 s, of 2;
+    global_limit_waits: "GlobalConcurrencyLimitLayer", "a permit becomes free within 30 s" => "accepted", 40 s, of 2;
         ServiceBuilder::new().layer(GlobalConcurrencyLimitLayer::new(1)).service(Leaf::TakesIn(20 * SECOND));
-    global_limit_full: "GlobalConcurrencyLimitLayer", "no place gets free within 30 s" => "451 4.3.2", 30 s, of 2;
+    global_limit_full: "GlobalConcurrencyLimitLayer", "no permit becomes free within 30 s" => "451 4.3.2", 30 s, of 2;
         ServiceBuilder::new().layer(GlobalConcurrencyLimitLayer::new(1)).service(Leaf::TakesIn(60 * SECOND));
-    load_shed_idle: "load_shed", "the service is ready" => "taken", 0 s, of 1;
+    load_shed_idle: "load_shed", "the service is ready" => "accepted", 0 s, of 1;
         ServiceBuilder::new().load_shed().service(Leaf::Takes);
     load_shed_busy: "load_shed", "the service is not ready" => "451 4.3.2", 0 s, of 1;
         ServiceBuilder::new().load_shed().service(Leaf::NeverReady);
-    shed_limit_idle: "load_shed, concurrency_limit", "a place is free" => "taken", 20 s, of 2;
+    shed_limit_idle: "load_shed, concurrency_limit", "a permit is free" => "accepted", 20 s, of 2;
         ServiceBuilder::new().load_shed().concurrency_limit(2).service(Leaf::TakesIn(20 * SECOND));
-    shed_limit_full: "load_shed, concurrency_limit", "no place is free" => "451 4.3.2", 0 s, of 2;
+    shed_limit_full: "load_shed, concurrency_limit", "no permit is free" => "451 4.3.2", 0 s, of 2;
         ServiceBuilder::new().load_shed().concurrency_limit(1).service(Leaf::TakesIn(20 * SECOND));
-    rate_kept: "buffer, rate_limit", "within the rate" => "taken", 0 s, of 2;
+    rate_kept: "buffer, rate_limit", "within the rate" => "accepted", 0 s, of 2;
         ServiceBuilder::new().buffer(8).rate_limit(2, 60 * SECOND).service(Leaf::Takes);
-    rate_passed: "buffer, rate_limit", "beyond the rate: it waits" => "taken", 60 s, of 2;
+    rate_passed: "buffer, rate_limit", "beyond the rate: it waits" => "accepted", 60 s, of 2;
         ServiceBuilder::new().buffer(8).rate_limit(1, 60 * SECOND).service(Leaf::Takes);
     // One was served, one waits in the buffer's task, one in its queue.
     rate_shed: "load_shed, buffer, rate_limit", "beyond the rate, and the buffer is full" => "451 4.3.2", 0 s, of 4;
         ServiceBuilder::new().load_shed().buffer(1).rate_limit(1, 60 * SECOND).service(Leaf::Takes);
 
     // Predicates.
-    filter_passes: "filter", "the predicate passes it" => "taken", 0 s, of 1;
+    filter_passes: "filter", "the predicate passes it" => "accepted", 0 s, of 1;
         ServiceBuilder::new().filter(Ok::<Request<P>, BoxError>).service(Leaf::Takes);
-    filter_throws_reply: "filter", "the predicate throws a `Reply`" => "554 5.7.1", 0 s, of 1;
+    filter_throws_reply: "filter", "the predicate fails with a `Reply`" => "554 5.7.1", 0 s, of 1;
         ServiceBuilder::new().filter(|_: Request<P>| thrown::<P>(Reply::rejected("No"))).service(Leaf::Takes);
-    filter_throws_error: "filter", "the predicate throws another error" => "451 4.3.0", 0 s, of 1;
+    filter_throws_error: "filter", "the predicate fails with another error" => "451 4.3.0", 0 s, of 1;
         ServiceBuilder::new().filter(|_: Request<P>| thrown::<P>("No")).service(Leaf::Takes);
-    filter_async_passes: "filter_async", "the predicate passes it" => "taken", 0 s, of 1;
+    filter_async_passes: "filter_async", "the predicate passes it" => "accepted", 0 s, of 1;
         ServiceBuilder::new().filter_async(async |request: Request<P>| Ok::<_, BoxError>(request)).service(Leaf::Takes);
-    filter_async_throws_reply: "filter_async", "the predicate throws a `Reply`" => "554 5.7.1", 0 s, of 1;
+    filter_async_throws_reply: "filter_async", "the predicate fails with a `Reply`" => "554 5.7.1", 0 s, of 1;
         ServiceBuilder::new().filter_async(async |_: Request<P>| thrown::<P>(Reply::rejected("No"))).service(Leaf::Takes);
-    filter_async_throws_error: "filter_async", "the predicate throws another error" => "451 4.3.0", 0 s, of 1;
+    filter_async_throws_error: "filter_async", "the predicate fails with another error" => "451 4.3.0", 0 s, of 1;
         ServiceBuilder::new().filter_async(async |_: Request<P>| thrown::<P>("No")).service(Leaf::Takes);
 
     // Requests, responses, errors.
-    map_request: "map_request", "the service sees the other request" => "taken", 0 s, of 1;
+    map_request: "map_request", "the service sees the other request" => "accepted", 0 s, of 1;
         ServiceBuilder::new().map_request(marked::<P>).service(Leaf::TakesMarked);
-    map_response: "map_response", "another answer" => "452 4.2.2", 0 s, of 1;
+    map_response: "map_response", "another reply" => "452 4.2.2", 0 s, of 1;
         ServiceBuilder::new().map_response(|_| full::<P>()).service(Leaf::Takes);
     map_err: "map_err", "the error becomes a `Reply`" => "452 4.2.2", 0 s, of 1;
         ServiceBuilder::new().map_err(|_: BoxError| Reply::mailbox_full()).service(Leaf::Fails);
-    map_result: "map_result", "an answer in place of the error" => "452 4.2.2", 0 s, of 1;
+    map_result: "map_result", "a reply instead of the error" => "452 4.2.2", 0 s, of 1;
         ServiceBuilder::new().map_result(rescued::<P>).service(Leaf::Fails);
-    then: "then", "an answer in place of the error" => "452 4.2.2", 0 s, of 1;
+    then: "then", "a reply instead of the error" => "452 4.2.2", 0 s, of 1;
         ServiceBuilder::new().then(async |result| rescued::<P>(result)).service(Leaf::Fails);
-    and_then_answers: "and_then", "another answer" => "452 4.2.2", 0 s, of 1;
+    and_then_answers: "and_then", "another reply" => "452 4.2.2", 0 s, of 1;
         ServiceBuilder::new().and_then(async |_| Ok::<_, BoxError>(full::<P>())).service(Leaf::Takes);
     and_then_fails: "and_then", "the service fails: it is not called" => "451 4.3.0", 0 s, of 1;
         ServiceBuilder::new().and_then(async |_| Ok::<_, BoxError>(P::taken())).service(Leaf::Fails);
-    map_future: "map_future", "the other future answers" => "452 4.2.2", 3 s, of 1;
+    map_future: "map_future", "the other future replies" => "452 4.2.2", 3 s, of 1;
         ServiceBuilder::new().map_future(|future| late::<P, _>(future)).service(Leaf::Fails);
 
     // Shapes.
     option_layer_some: "option_layer", "`Some`: as the layer" => "451 4.3.0", 5 s, of 1;
         ServiceBuilder::new().layer(option_layer(Some(TimeoutLayer::new(5 * SECOND)))).map_err(BoxError::from).service(Leaf::TakesIn(60 * SECOND));
-    option_layer_none: "option_layer", "`None`: as without it" => "taken", 60 s, of 1;
+    option_layer_none: "option_layer", "`None`: as without it" => "accepted", 60 s, of 1;
         ServiceBuilder::new().layer(option_layer(None::<TimeoutLayer>)).map_err(BoxError::from).service(Leaf::TakesIn(60 * SECOND));
     either_left: "Either", "`Left`: as the first" => "451 4.3.0", 5 s, of 1;
         Either::<_, Leaf>::Left(Timeout::new(Leaf::TakesIn(60 * SECOND), 5 * SECOND));
@@ -140,15 +140,15 @@ matrix! {
         BoxCloneSyncService::new(fixed::<P>(Leaf::Refuses));
 }
 
-/// What was heard at the phases, against the reply that the row states.
-fn check(heard: [Heard; 7], reply: &str, after: u64) {
-    let [greeting, commands @ ..] = heard;
-    let expected = |reply: &str| Heard {
+/// Compares what was received at the phases with the reply that the row states.
+fn check(outcome: [Outcome; 7], reply: &str, after: u64) {
+    let [greeting, commands @ ..] = outcome;
+    let expected = |reply: &str| Outcome {
         reply: reply.to_owned(),
         after,
     };
     assert_eq!(greeting, expected(&at_connect(reply)), "at connect");
-    for (heard, phase) in commands
+    for (outcome, phase) in commands
         .iter()
         .zip(["helo", "auth", "mail", "rcpt", "data", "command"])
     {
@@ -157,13 +157,13 @@ fn check(heard: [Heard; 7], reply: &str, after: u64) {
         } else {
             reply
         };
-        assert_eq!(*heard, expected(reply), "at {phase}");
+        assert_eq!(*outcome, expected(reply), "at {phase}");
     }
 }
 
-/// RFC 4954 section 6: a local error is 454 to AUTH.
+/// RFC 4954 section 6: what is refused for now is 454 to AUTH.
 fn at_auth(reply: &str) -> &str {
-    if reply.starts_with("451 4.3.") {
+    if reply.starts_with('4') && !reply.starts_with("421") {
         "454 4.7.0"
     } else {
         reply

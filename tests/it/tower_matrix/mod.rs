@@ -1,6 +1,6 @@
-//! tower's own layers around every phase: what they compile to, what the client hears, and where they surprise.
+//! tower's own layers around every phase: what they compile to, what the client receives, and where they surprise.
 //!
-//! The page `tower_with_smtp` of the guide says the same in words; these tests hold it to that.
+//! These tests check the page `tower_with_smtp` of the guide.
 
 mod matrix;
 mod page;

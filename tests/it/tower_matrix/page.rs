@@ -1,4 +1,4 @@
-//! The page of the guide, as far as it can be held to something.
+//! The page of the guide, as far as it can be tested.
 
 use super::matrix::ROWS;
 
@@ -10,9 +10,9 @@ const TRAPS: &str = include_str!("traps.rs");
 pub struct Row {
     pub layer: &'static str,
     pub case: &'static str,
-    /// What the client hears to a command.
+    /// What a command receives.
     pub reply: &'static str,
-    /// What it hears in place of the greeting.
+    /// What the client receives instead of the greeting.
     pub greeting: &'static str,
 }
 

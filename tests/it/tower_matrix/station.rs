@@ -1,4 +1,4 @@
-//! The phases as a session reaches them, and the service that stands there.
+//! The phases as a session reaches them, and the service at each.
 
 use std::{
     pin::Pin,
@@ -8,7 +8,7 @@ use std::{
 
 use smtpd_tower::{
     Auth, BoxError, Command, Connect, Data, Helo, Identity, Mail, Phase, Pipeline, Rcpt, Reply,
-    Request, ServePhase, Server,
+    Request, Server, service::PhaseService,
 };
 use support::{Client, accept_rcpt, settle};
 use tokio::time::Instant;
@@ -20,15 +20,15 @@ pub trait Station: Phase {
     const WAY: &[&str];
     /// Its command; none for the greeting.
     const LINE: Option<&str>;
-    /// How the reply begins when the service has taken it.
+    /// How the reply begins if the service has accepted.
     const TAKEN: &str;
 
     /// Puts a service there.
-    fn put(pipeline: Pipeline, service: impl ServePhase<Self>) -> Pipeline
+    fn put(pipeline: Pipeline, service: impl PhaseService<Self>) -> Pipeline
     where
         Self: Sized;
 
-    /// What a service answers that takes it.
+    /// What a service returns that accepts.
     fn taken() -> Self::Response {
         Reply::OK.into()
     }
@@ -51,7 +51,7 @@ macro_rules! stations {
                 const LINE: Option<&str> = $line;
                 const TAKEN: &str = $taken;
 
-                fn put(pipeline: Pipeline, service: impl ServePhase<Self>) -> Pipeline {
+                fn put(pipeline: Pipeline, service: impl PhaseService<Self>) -> Pipeline {
                     pipeline.$put(service)
                 }
 
@@ -84,13 +84,13 @@ stations! {
     };
 }
 
-/// A server at which that service stands at one phase, and everything is accepted at the others.
-pub fn server<P: Station>(service: impl ServePhase<P>) -> Server {
+/// A server with that service at one phase, which accepts everything at the others.
+pub fn server<P: Station>(service: impl PhaseService<P>) -> Server {
     Server::new("mx.test", P::put(accept_rcpt(), service))
         .configure(|config| config.allow_insecure_auth(true))
 }
 
-/// A client that has asked for the phase, and has not heard the answer yet.
+/// A client that has asked for the phase, and has not received the reply yet.
 pub async fn ask<P: Station>(server: &Server) -> Client {
     let mut client = Client::connect(server);
     let Some(line) = P::LINE else {
@@ -106,16 +106,16 @@ pub async fn ask<P: Station>(server: &Server) -> Client {
     client
 }
 
-/// What a client hears.
+/// What a client receives.
 #[derive(Debug, PartialEq)]
-pub struct Heard {
-    /// `taken`, or code and enhanced status code.
+pub struct Outcome {
+    /// `accepted`, or code and enhanced status code.
     pub reply: String,
-    /// Seconds from the command to the answer.
+    /// Seconds from the command to the reply.
     pub after: u64,
 }
 
-/// Reads the answer of the phase, and sees that the session goes on, or ends, as it should after that.
+/// Reads the reply of the phase, and checks that the session then continues or ends as it should.
 pub async fn next_outcome<P: Station>(client: &mut Client) -> String {
     let mut reply = client.reply().await;
     if reply.starts_with("354") {
@@ -132,13 +132,13 @@ pub async fn next_outcome<P: Station>(client: &mut Client) -> String {
             .await;
     }
     if reply.starts_with(P::TAKEN) {
-        return "taken".to_owned();
+        return "accepted".to_owned();
     }
     reply.chars().take("451 4.3.0".len()).collect()
 }
 
-/// What the last of so many clients hears that ask at once.
-pub async fn measure<P: Station>(service: impl ServePhase<P>, clients: usize) -> Heard {
+/// What the last of so many clients receives that ask at once.
+pub async fn measure<P: Station>(service: impl PhaseService<P>, clients: usize) -> Outcome {
     let server = server(service);
     let begun = Instant::now();
     for _ in 1..clients {
@@ -147,7 +147,7 @@ pub async fn measure<P: Station>(service: impl ServePhase<P>, clients: usize) ->
     }
     let mut client = ask::<P>(&server).await;
     let reply = next_outcome::<P>(&mut client).await;
-    Heard {
+    Outcome {
         reply,
         after: begun.elapsed().as_secs(),
     }

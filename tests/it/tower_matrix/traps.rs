@@ -1,4 +1,4 @@
-//! Where tower surprises, one test for each sentence that the page says about it.
+//! The traps of tower, one test for each sentence of the page about them.
 
 use std::{
     panic::catch_unwind,
@@ -12,8 +12,9 @@ use std::{
 };
 
 use smtpd_tower::{
-    Auth, BoxError, Connect, Data, Identity, Mail, Phase, PhaseService, Pipeline, Rcpt, Reply,
-    Request, ServePhase, Session, handler_fn,
+    Auth, BoxError, Connect, Data, Identity, Mail, Phase, Pipeline, Rcpt, Reply, Request, Session,
+    handler_fn,
+    service::{BoxPhaseService, PhaseService},
 };
 use support::{Client, SECOND, accept_rcpt, server as server_of, settle};
 use tokio::time::Instant;
@@ -32,16 +33,16 @@ use super::station::{Leaf, Station, ask, measure, next_outcome, server};
 const MINUTE: Duration = Duration::from_secs(60);
 
 /// A RCPT of which one at a time is served, each for a second; the others are shed.
-fn one_at_a_time() -> PhaseService<Rcpt> {
+fn one_at_a_time() -> BoxPhaseService<Rcpt> {
     let stack = ServiceBuilder::new()
         .load_shed()
         .concurrency_limit(1)
         .service(Leaf::TakesIn(SECOND));
-    PhaseService::new(stack)
+    BoxPhaseService::new(stack)
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_clone_that_is_kept_is_handed_the_freed_place_and_starves_the_others() {
+async fn a_clone_that_is_kept_is_handed_the_freed_permit_and_starves_the_others() {
     let service = one_at_a_time();
     let (mut busy, mut kept, fresh) = (service.clone(), service.clone(), service);
     let answer = tokio::spawn(busy.ready().await.unwrap().call(rcpt()));
@@ -62,24 +63,24 @@ async fn a_clone_for_each_command_starves_nobody() {
     let mut busy = ask::<Rcpt>(&server).await;
     let mut shed = ask::<Rcpt>(&server).await;
     assert_eq!(next_outcome::<Rcpt>(&mut shed).await, "451 4.3.2");
-    assert_eq!(next_outcome::<Rcpt>(&mut busy).await, "taken");
+    assert_eq!(next_outcome::<Rcpt>(&mut busy).await, "accepted");
     // Both sessions are idle now, and neither holds the place.
     let mut fresh = ask::<Rcpt>(&server).await;
-    assert_eq!(next_outcome::<Rcpt>(&mut fresh).await, "taken");
+    assert_eq!(next_outcome::<Rcpt>(&mut fresh).await, "accepted");
 }
 
 #[tokio::test(start_paused = true)]
 async fn load_shed_within_the_limit_sheds_nobody() {
-    fn inside_out<P: Station>() -> impl ServePhase<P> {
+    fn inside_out<P: Station>() -> impl PhaseService<P> {
         ServiceBuilder::new()
             .concurrency_limit(1)
             .load_shed()
             .service(Leaf::TakesIn(20 * SECOND))
     }
-    let heard = measure::<Rcpt>(inside_out(), 2).await;
-    assert_eq!((heard.reply.as_str(), heard.after), ("taken", 40));
-    let heard = measure::<Rcpt>(inside_out(), 3).await;
-    assert_eq!((heard.reply.as_str(), heard.after), ("451 4.3.2", 30));
+    let outcome = measure::<Rcpt>(inside_out(), 2).await;
+    assert_eq!((outcome.reply.as_str(), outcome.after), ("accepted", 40));
+    let outcome = measure::<Rcpt>(inside_out(), 3).await;
+    assert_eq!((outcome.reply.as_str(), outcome.after), ("451 4.3.2", 30));
 }
 
 #[tokio::test(start_paused = true)]
@@ -88,8 +89,8 @@ async fn timeout_does_not_cover_readiness() {
     let call = stuck.oneshot(rcpt());
     assert!(tokio::time::timeout(60 * MINUTE, call).await.is_err());
     // The engine has a limit of its own.
-    let heard = measure::<Rcpt>(Timeout::new(Leaf::NeverReady, SECOND), 1).await;
-    assert_eq!((heard.reply.as_str(), heard.after), ("451 4.3.2", 30));
+    let outcome = measure::<Rcpt>(Timeout::new(Leaf::NeverReady, SECOND), 1).await;
+    assert_eq!((outcome.reply.as_str(), outcome.after), ("451 4.3.2", 30));
 }
 
 #[tokio::test(start_paused = true)]
@@ -153,7 +154,7 @@ async fn a_global_limit_layer_counts_all_phases_together() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_message_that_trickles_in_holds_the_place_of_every_phase() {
+async fn a_message_that_trickles_in_holds_the_permit_of_every_phase() {
     let pipeline = accept_rcpt()
         .data(Leaf::Takes)
         .layer(GlobalConcurrencyLimitLayer::new(1));
@@ -174,24 +175,24 @@ async fn a_limit_around_connect_ends_with_the_greeting() {
     let mut sessions = Vec::new();
     for _ in 0..3 {
         let mut client = ask::<Connect>(&server).await;
-        assert_eq!(next_outcome::<Connect>(&mut client).await, "taken");
+        assert_eq!(next_outcome::<Connect>(&mut client).await, "accepted");
         sessions.push(client);
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn rate_limit_delays_until_the_time_for_a_call_is_over() {
-    fn one_an_hour<P: Station>() -> impl ServePhase<P> {
+    fn one_an_hour<P: Station>() -> impl PhaseService<P> {
         ServiceBuilder::new()
             .buffer(8)
             .rate_limit(1, 60 * MINUTE)
             .service(Leaf::Takes)
     }
     // `Timeouts::call`, and at DATA what a client waits for 354.
-    let heard = measure::<Rcpt>(one_an_hour(), 2).await;
-    assert_eq!((heard.reply.as_str(), heard.after), ("451 4.3.0", 240));
-    let heard = measure::<Data>(one_an_hour(), 2).await;
-    assert_eq!((heard.reply.as_str(), heard.after), ("451 4.3.0", 85));
+    let outcome = measure::<Rcpt>(one_an_hour(), 2).await;
+    assert_eq!((outcome.reply.as_str(), outcome.after), ("451 4.3.0", 240));
+    let outcome = measure::<Data>(one_an_hour(), 2).await;
+    assert_eq!((outcome.reply.as_str(), outcome.after), ("451 4.3.0", 85));
 }
 
 #[tokio::test(start_paused = true)]
@@ -247,11 +248,11 @@ async fn a_call_of_a_clone_that_is_not_ready_panics() {
         .concurrency_limit(1)
         .service(Leaf::Takes);
     let mut client = ask::<Rcpt>(&server::<Rcpt>(stack)).await;
-    assert_eq!(next_outcome::<Rcpt>(&mut client).await, "taken");
+    assert_eq!(next_outcome::<Rcpt>(&mut client).await, "accepted");
 }
 
 #[tokio::test]
-async fn a_reply_that_is_thrown_passes_through_every_layer() {
+async fn a_reply_returned_as_an_error_passes_through_every_layer() {
     let stack = ServiceBuilder::new()
         .load_shed()
         .buffer(8)
@@ -279,7 +280,7 @@ fn slow_mail() -> Pipeline {
     accept_rcpt().mail(Leaf::TakesIn(60 * MINUTE))
 }
 
-fn buffered() -> impl ServePhase<Rcpt> {
+fn buffered() -> impl PhaseService<Rcpt> {
     ServiceBuilder::new().buffer(8).service(Leaf::Takes)
 }
 
@@ -375,8 +376,8 @@ impl<P: Phase + Clone, R> Policy<Request<P>, R, BoxError> for Again {
     }
 }
 
-/// Fails the first time that it is called, and answers the second time.
-fn fails_once<P: Phase<Response = Reply> + Clone>(answer: Reply) -> impl ServePhase<P> {
+/// Fails when called the first time, and replies the second time.
+fn fails_once<P: Phase<Response = Reply> + Clone>(answer: Reply) -> impl PhaseService<P> {
     let calls = Arc::new(AtomicUsize::new(0));
     let service = service_fn(move |_: Request<P>| {
         let is_first = calls.fetch_add(1, Ordering::SeqCst) == 0;

@@ -1,4 +1,4 @@
-//! How a client says who it is: by a PROXY header, and by SCRAM.
+//! How a client identifies itself: by a PROXY header, and by SCRAM.
 
 use super::Client;
 use crate::{acts::Scram, model::Model, proxy::Header, scram::Opening, tls::Heard};
@@ -46,7 +46,7 @@ impl Client {
         self.say(line.into_bytes());
     }
 
-    /// Answers a challenge, if there is one.
+    /// Responds to a challenge, if there is one.
     pub(super) fn prove(&mut self, model: &mut Model, right: bool) {
         let (Some(opening), Some(challenge)) = (&self.opening, model.challenge()) else {
             return;

@@ -18,17 +18,18 @@ use crate::{
     tls::{Outbox, Passage, Secure},
 };
 
-/// One client, at its end of a connection.
+/// One client, at its end of a connection. Unlike the client of the test kit it is a machine of small acts, because the dice
+/// decide what happens between any two of them.
 pub struct Client {
     shared: Shared,
     link: Link,
     ops: VecDeque<Op>,
     /// What it is about to write.
     out: Outbox,
-    /// What of that which it has written the protocol has heard.
+    /// What the server's protocol has received of what was written.
     pub passage: Passage,
     pub tls: Option<Secure>,
-    /// What it says is said within TLS.
+    /// It sends within TLS.
     speaks_tls: bool,
     /// It will not do its part of the handshake to the end.
     gives_up: bool,
@@ -109,12 +110,12 @@ impl Client {
         )
     }
 
-    /// Whether it is there to read what the server says.
+    /// Whether it is there to read what the server sends.
     pub fn listens(&self) -> bool {
         !self.closed && self.reading != Reading::Never
     }
 
-    /// Whether it takes all that arrives at once.
+    /// Whether it reads everything as soon as it arrives.
     pub fn reads_promptly(&self) -> bool {
         !self.closed && self.reading == Reading::All
     }

@@ -61,7 +61,7 @@ impl Client {
         self.ops.push_front(Op::Secured(limit));
     }
 
-    /// Says within TLS that it sends nothing more.
+    /// Sends close_notify: it sends nothing more.
     pub(super) fn finish_tls(&mut self) {
         if let Some(tls) = self.tls.as_mut().filter(|_| self.speaks_tls) {
             let bytes = tls.finish();

@@ -6,7 +6,7 @@ use super::Client;
 use crate::{model::Model, tls::Heard};
 
 impl Client {
-    /// Says something, within TLS where that has begun.
+    /// Sends something, within TLS if that has begun.
     pub(super) fn say(&mut self, bytes: Vec<u8>) {
         let Some(tls) = self.tls.as_mut().filter(|_| self.speaks_tls) else {
             return self.out.push(bytes, Heard::Same);

@@ -38,7 +38,7 @@ impl Ahead {
         }
     }
 
-    /// Takes a chunk, and returns what follows it. `None` where it is not whole.
+    /// Skips a chunk, and returns what follows it, or `None` if the chunk is incomplete.
     fn chunk<'a>(&mut self, after: &'a [u8], size: usize, last: bool) -> Option<&'a [u8]> {
         let (chunk, left) = after.split_at_checked(size)?;
         self.content.extend_from_slice(chunk);

@@ -1,4 +1,4 @@
-//! What a trusted peer says of its client: the PROXY header, XCLIENT and XFORWARD.
+//! What a trusted peer reports about its client: the PROXY header, XCLIENT and XFORWARD.
 
 use std::time::Duration;
 
@@ -69,7 +69,7 @@ impl Model {
         limit.is_some_and(|limit| self.started.elapsed() + SLACK >= limit)
     }
 
-    /// Whether XCLIENT is what is to be answered next.
+    /// Whether XCLIENT is the next command to be answered.
     pub(super) fn is_asked_anew(&self) -> bool {
         self.stream.rest(u64::MAX).starts_with(b"XCLIENT ")
     }

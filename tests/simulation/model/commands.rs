@@ -25,7 +25,7 @@ impl Line {
         }
     }
 
-    /// What stands between `<` and `>`, where the rest is as it should be.
+    /// Returns what is between `<` and `>`, if the rest is valid.
     pub(super) fn path(&self, prefix: &str) -> Option<&str> {
         let path = self.argument.strip_prefix(prefix)?;
         let path = path.strip_prefix('<')?.strip_suffix('>')?;
@@ -114,7 +114,7 @@ impl Model {
     /// Whether what comes first is no text at all, but TLS or the like.
     fn begins_another_protocol(&self) -> bool {
         let first = self.stream.rest(u64::MAX).first();
-        !self.begun && first.is_some_and(|octet| [0, 3, 4, 5, 0x16, 0x80].contains(octet))
+        !self.begun && first.is_some_and(|byte| [0, 3, 4, 5, 0x16, 0x80].contains(byte))
     }
 
     fn count(&mut self, line: &Line) {

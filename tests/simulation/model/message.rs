@@ -97,7 +97,7 @@ impl Model {
         expect(code, &expected)
     }
 
-    /// LMTP: the codes for the recipients behind the one that was just answered.
+    /// LMTP: the codes for the recipients after the one that was just answered.
     pub(super) fn codes_behind(&self, event: u64) -> VecDeque<Vec<u16>> {
         let mut codes: VecDeque<Vec<u16>> = match (&self.mode, self.message_at_hand()) {
             (Mode::Each { next, codes }, _) => codes[*next..].to_vec().into(),
@@ -108,14 +108,15 @@ impl Model {
         };
         codes.pop_front();
         let panics = |call: &Call| matches!(call.outcome, Outcome::Panicked | Outcome::Fragile(_));
-        if self.data_calls().iter().any(|(_, call)| panics(call)) {
+        let caught = self.swarm.router.is_some();
+        if !caught && self.data_calls().iter().any(|(_, call)| panics(call)) {
             // Then that is the answer to all.
             codes.iter_mut().for_each(|codes| codes.push(421));
         }
         codes
     }
 
-    /// The message that is to be answered next, if it has come whole.
+    /// The next message to be answered, if it is complete.
     fn message_at_hand(&self) -> Option<Vec<u8>> {
         let rest = self.stream.rest(u64::MAX);
         if self.mode == Mode::Data {
@@ -168,7 +169,7 @@ impl Model {
         expect(code, &refusals(&codes))
     }
 
-    /// How much of a message the server can have read by now at the most, which is cheap to tell.
+    /// An upper bound of how much of a message the server can have read by now, which is cheap to compute.
     pub fn most_available(&self, read: u64) -> usize {
         self.transaction.content.len() + self.stream.rest(read).len()
     }
@@ -217,7 +218,7 @@ impl Model {
         unanswered.contains(&(sender.to_owned(), digest))
     }
 
-    /// Keeps what the message comes to that a reply answers.
+    /// Records the summary of the message that a reply belongs to.
     fn note_answered(&mut self, content: &[u8]) {
         let sound = self.flaws(content).is_empty();
         let digest = sound.then(|| Digest::of(content));
@@ -227,7 +228,7 @@ impl Model {
         self.answered_at = Some(Instant::now());
     }
 
-    /// Keeps what is known of messages that are not answered, for the session ends here.
+    /// Records what is known of messages without a reply, because the session ends here.
     pub(super) fn note_unanswered(&mut self) {
         self.unanswered = Some(self.find_unanswered());
     }
@@ -274,17 +275,25 @@ impl Model {
         self.swarm.limits.drain < 10_000
     }
 
+    /// A router catches the panics of its routes.
+    fn code_of_delivery(&self, outcome: Outcome) -> u16 {
+        match outcome {
+            Outcome::Panicked if self.swarm.router.is_some() => 451,
+            _ => code_of(outcome),
+        }
+    }
+
     fn data_calls(&self) -> Vec<(usize, Call)> {
         let pages = self.shared.journal.lock();
         calls_of(&pages, self.conn, &self.transaction.sender)
     }
 
-    /// The codes that the answers of the data services can have become.
+    /// The codes that the replies of the data services can have become.
     fn codes(&self, event: u64, content: &[u8]) -> Result<Vec<u16>, String> {
         let calls = self.data_calls();
         let mut codes: Vec<u16> = calls
             .iter()
-            .map(|(_, call)| code_of(call.outcome))
+            .map(|(_, call)| self.code_of_delivery(call.outcome))
             .collect();
         let flaws = self.flaws(content);
         let unfinished = |call: &Call| call.outcome == Outcome::Working || call.ended > event;
@@ -312,18 +321,20 @@ impl Model {
     fn codes_of_recipients(&self, event: u64, content: &[u8]) -> Vec<Vec<u16>> {
         let calls = self.data_calls();
         let flaws = self.flaws(content);
-        // Where the call as a whole has taken too long, that is the answer to all.
-        let all_late = calls
-            .iter()
-            .any(|(_, call)| call.outcome == Outcome::Dropped);
+        // Where the call as a whole has taken too long, that is the answer to all. A router gives the answers that are there.
+        let one_call = calls.len() < 2;
+        let late = |call: &Call| call.outcome == Outcome::Dropped;
+        let all_late = one_call && calls.iter().any(|(_, call)| late(call));
         let codes = |recipient: &String| {
             let own = calls
                 .iter()
                 .find(|(_, call)| call.recipients.contains(recipient));
             match own {
                 _ if all_late => vec![250, 451],
-                Some((_, call)) if call.ended <= event && code_of(call.outcome) != 250 => {
-                    vec![code_of(call.outcome)]
+                Some((_, call))
+                    if call.ended <= event && self.code_of_delivery(call.outcome) != 250 =>
+                {
+                    vec![self.code_of_delivery(call.outcome)]
                 }
                 Some(_) if flaws.is_empty() => vec![250],
                 Some(_) => flaws.clone(),
@@ -353,7 +364,7 @@ impl Model {
     fn check_deliveries(&self, event: u64, content: &[u8]) -> Result<(), String> {
         let pages = self.shared.journal.lock();
         for (number, call) in calls_of(&pages, self.conn, &self.transaction.sender) {
-            let accepted = code_of(call.outcome) == 250 && !call.discards;
+            let accepted = self.code_of_delivery(call.outcome) == 250 && !call.discards;
             if !accepted || !self.flaws(content).is_empty() {
                 continue;
             }

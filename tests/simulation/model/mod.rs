@@ -41,6 +41,8 @@ pub struct Model {
     used: usize,
     counts: Counts,
     pub started: Instant,
+    /// When a client whose greeting was 5yz is given up.
+    pub refused_until: Option<Instant>,
     /// What services are to see of the session.
     facts: Facts,
     claims: Claims,
@@ -58,7 +60,7 @@ pub struct Model {
     may_close: bool,
     shuts_down: bool,
     greeted: bool,
-    /// A command was answered since the session has begun, or has begun anew.
+    /// A command was answered since the session began, or was reset.
     begun: bool,
     /// LMTP: the codes of the replies that still belong to the one that has closed, for the recipients behind.
     tail: VecDeque<Vec<u16>>,
@@ -67,7 +69,7 @@ pub struct Model {
     answered: BTreeMap<usize, Option<Digest>>,
     /// When the last message was answered.
     pub answered_at: Option<Instant>,
-    /// The messages that had come whole and were not answered when the session was closed.
+    /// The complete messages that had no reply when the session was closed.
     unanswered: Option<Vec<(String, Digest)>>,
 }
 
@@ -92,7 +94,7 @@ enum Mode {
     Over,
 }
 
-/// Where the session stands (RFC 5321 section 4.1.4).
+/// The state of the session (RFC 5321 section 4.1.4).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     Start,
@@ -119,6 +121,8 @@ struct Counts {
     /// Whether there was a MAIL, and since then neither a message nor an end of the transaction.
     attempted: bool,
     auth_failures: u32,
+    /// Commands after a greeting of 5yz.
+    refused: u32,
 }
 
 impl Model {
@@ -141,6 +145,7 @@ impl Model {
             used: 0,
             counts: Counts::default(),
             started: Instant::now(),
+            refused_until: None,
             facts: Facts::of_connection(conn),
             claims: Claims::default(),
             last_line: String::new(),
@@ -211,7 +216,7 @@ impl Model {
         }
     }
 
-    /// How many commands at the most the server has to answer.
+    /// The maximum number of commands that the server has to answer.
     pub fn owed(&self) -> u32 {
         let rest = self.stream.rest(u64::MAX);
         1 + rest.iter().filter(|byte| **byte == b'\n').count() as u32
@@ -222,7 +227,7 @@ impl Model {
         self.mode == Mode::Data
     }
 
-    /// Whether the session stands between two messages, and owes nothing.
+    /// Whether the session is between two messages, and no reply is due.
     pub fn is_idle(&self) -> bool {
         let between = matches!(self.state, State::Start | State::Ready | State::Refused);
         between && self.mode == Mode::Commands && self.stream.rest(u64::MAX).is_empty()
@@ -268,6 +273,7 @@ impl Model {
         }
         if (500..600).contains(&code) {
             self.counts.errors += 1;
+            self.counts.refused += u32::from(self.state == State::Refused);
         }
         match self.mode.clone() {
             Mode::Greeting => self.greeting(event, code),
@@ -293,6 +299,7 @@ impl Model {
             220 if codes.contains(&250) => Ok(()),
             500..600 if codes.contains(&code) => {
                 self.state = State::Refused;
+                self.refused_until = Some(Instant::now() + AFTER_REFUSAL);
                 Ok(())
             }
             _ => Err(format!("the connect service has said {codes:?}")),
@@ -304,7 +311,9 @@ impl Model {
         let pages = self.shared.journal.lock();
         let panicked = pages.panics.contains_key(&self.conn);
         let by_service = pages.calls_of(self.conn).any(|call| {
-            let closes = matches!(call.outcome, Outcome::Panicked | Outcome::Replied(421));
+            let caught = call.kind == Kind::Data && self.swarm.router.is_some();
+            let closes = call.outcome == Outcome::Replied(421)
+                || call.outcome == Outcome::Panicked && !caught;
             // A refusal for now is no greeting (RFC 5321 section 3.8).
             let refuses = call.kind == Kind::Connect && call.outcome != Outcome::Replied(250);
             (closes || refuses) && call.ended < event
@@ -312,11 +321,14 @@ impl Model {
         drop(pages);
         let limits = &self.swarm.limits;
         let counted = self.counts.errors + 1 >= limits.errors
-            || self.counts.junk >= limits.idle_commands
-            || self.counts.auth_failures + 1 >= 5;
+            || self.counts.junk + 1 >= limits.idle_commands
+            || self.counts.auth_failures + 1 >= 5
+            || self.counts.refused >= 3;
         let comes = matches!(self.mode, Mode::Greeting | Mode::Header) || self.is_asked_anew();
         let turned_away = comes && (self.swarm.max_sessions < 100 || self.swarm.per_ip.is_some());
-        let timed_out = self.started.elapsed() >= self.swarm.times.least().saturating_sub(SLACK);
+        let late = self.started.elapsed() >= self.swarm.times.least().saturating_sub(SLACK);
+        let stays = |until| Instant::now() + SLACK >= until;
+        let timed_out = late || self.refused_until.is_some_and(stays);
         let unasked = self.may_be_unasked();
         let reasons = [
             self.shuts_down,
@@ -336,7 +348,7 @@ impl Model {
         }
     }
 
-    /// The codes that the service's answer can have become, and the call counted as accounted for.
+    /// Returns the codes that the service's reply can have become, and marks the call as accounted for.
     fn answers(&mut self, kind: Kind, subject: &str, event: u64) -> Result<Vec<u16>, String> {
         if !self.swarm.has(kind) {
             return Ok(vec![250]);
@@ -396,6 +408,9 @@ impl Model {
 
 /// Timers are as exact as a millisecond.
 const SLACK: Duration = Duration::from_millis(2);
+
+/// How long a client is waited for after a greeting of 5yz.
+pub const AFTER_REFUSAL: Duration = Duration::from_secs(10);
 
 fn codes_of(call: &Call, event: u64) -> Result<Vec<u16>, String> {
     if call.outcome == Outcome::Working || call.ended > event {

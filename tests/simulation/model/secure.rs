@@ -43,8 +43,7 @@ impl Model {
         }
     }
 
-    /// The session starts anew, over TLS. It has forgotten what was said before.
-    /// SCRAM can bind to it, if `binds`.
+    /// The session starts anew over TLS, and has forgotten everything before. SCRAM can bind to it, if `binds`.
     pub fn secured(&mut self, binds: bool) {
         if self.mode != Mode::Handshake {
             return;

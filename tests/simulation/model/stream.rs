@@ -2,11 +2,11 @@
 
 use std::cell::Cell;
 
-/// The bytes of a client, from the first that is not answered.
+/// The bytes of a client, from the first that has no reply.
 #[derive(Default)]
 pub struct Stream {
     bytes: Vec<u8>,
-    /// Where the first that is not answered stands.
+    /// The position of the first that has no reply.
     at: usize,
     /// How many bytes were sent before `bytes`.
     base: u64,
@@ -19,13 +19,13 @@ impl Stream {
         self.bytes.extend_from_slice(bytes);
     }
 
-    /// What is not answered, of the first `read` bytes that were ever sent.
+    /// What has no reply yet, of the first `read` bytes that were ever sent.
     pub fn rest(&self, read: u64) -> &[u8] {
         let end = usize::try_from(read.saturating_sub(self.base)).unwrap_or(usize::MAX);
         &self.bytes[self.at..end.clamp(self.at, self.bytes.len())]
     }
 
-    /// Takes so many bytes as answered.
+    /// Marks a number of bytes as answered.
     pub fn advance(&mut self, count: usize) -> Vec<u8> {
         let taken = self.bytes[self.at..self.at + count].to_vec();
         self.at += count;

@@ -66,8 +66,8 @@ impl Certificates {
         self.generations.len() - 1
     }
 
-    /// Gives the server another certificate, or the same again, or one that is no good, which must change nothing. Returns what is
-    /// wrong with that.
+    /// Gives the server another certificate, or the same again, or one that is no good, which must change nothing. Returns what
+    /// is wrong with that.
     pub fn renew(&mut self, dice: &Dice) -> Option<String> {
         let next = dice.below(2);
         match dice.below(4) {

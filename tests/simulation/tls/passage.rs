@@ -17,7 +17,7 @@ pub enum Heard {
 #[derive(Debug, Default)]
 pub struct Outbox {
     pieces: VecDeque<(Vec<u8>, Heard)>,
-    /// How much of the first piece is written.
+    /// How much of the first chunk is written.
     at: usize,
 }
 
@@ -66,7 +66,7 @@ impl Outbox {
 /// How many bytes on the wire are how much of what was said.
 #[derive(Debug, Default)]
 pub struct Passage {
-    /// The ends of stretches, on the wire and in what was said. Within a stretch that says the same, both go on together.
+    /// The ends of stretches, on the wire and in plaintext. Within a stretch of plaintext, both advance together.
     stretches: Vec<(u64, u64, bool)>,
 }
 

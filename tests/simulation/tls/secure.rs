@@ -20,7 +20,7 @@ pub enum Flaw {
     Rubbish(usize),
     /// It speaks plaintext instead.
     Plaintext,
-    /// It says nothing.
+    /// It sends nothing.
     Silence,
 }
 
@@ -126,7 +126,7 @@ impl Secure {
         self.output()
     }
 
-    /// Says that nothing more is sent.
+    /// Sends close_notify.
     pub fn finish(&mut self) -> Vec<u8> {
         self.connection.send_close_notify();
         self.output()

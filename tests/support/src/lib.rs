@@ -25,9 +25,13 @@ use std::{
     time::Duration,
 };
 
-use smtpd_tower::{Data, Pipeline, Rcpt, Reply, Request, Server, Session, handler_fn};
+use smtpd_tower::{
+    Data, Pipeline, Rcpt, Reply, Request, Server, handler_fn,
+    net::PeerAddr,
+    test::{self, ClientError},
+};
 use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf},
+    io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf},
     task::JoinHandle,
 };
 
@@ -57,30 +61,23 @@ pub fn kill(processes: &[u32]) {
     let _ = Command::new("kill").args(["-s", "KILL"]).args(ids).status();
 }
 
-/// A client at one end of a pipe, the server at the other.
-pub struct Client<IO = DuplexStream> {
-    io: IO,
-    seen: Vec<u8>,
-    pub session: Option<JoinHandle<()>>,
-}
+/// The client of the test kit, for tests in which every error is a failure: it panics where that one returns an error.
+///
+/// Like that one, it reads while it cannot write, so that neither end waits for the other. A test of back-pressure needs a client
+/// that does not read, and writes to the pipe itself.
+pub struct Client<IO = DuplexStream>(test::Client<IO>);
 
 impl Client {
     /// Connects to a server over a pipe of 64 KiB.
     pub fn connect(server: &Server) -> Self {
-        Self::connect_through(server, 64 << 10)
+        watch();
+        Self(test::Client::connect(server))
     }
 
-    /// Connects over a pipe of that size.
-    pub fn connect_through(server: &Server, pipe: usize) -> Self {
+    /// Connects from that address.
+    pub fn from_peer(server: &Server, peer: impl Into<PeerAddr>) -> Self {
         watch();
-        let (io, far) = tokio::io::duplex(pipe);
-        let session =
-            tokio::spawn(server.serve_connection(far, Session::local().client_addr().clone()));
-        Self {
-            io,
-            seen: Vec::new(),
-            session: Some(session),
-        }
+        Self(test::Client::from_peer(server, peer))
     }
 
     /// Connects and reads the greeting.
@@ -89,45 +86,40 @@ impl Client {
         client.expect("220").await;
         client
     }
+
+    /// The task of the session.
+    pub fn take_session(&mut self) -> JoinHandle<()> {
+        self.0.take_session().expect("nobody has it yet")
+    }
 }
 
 impl<IO: AsyncRead + AsyncWrite + Unpin> Client<IO> {
     pub fn over(io: IO) -> Self {
         watch();
-        Self {
-            io,
-            seen: Vec::new(),
-            session: None,
-        }
+        Self(test::Client::over(io))
     }
 
     pub fn io(&self) -> &IO {
-        &self.io
+        self.0.io()
     }
 
     pub fn into_io(self) -> IO {
-        assert!(
-            self.seen.is_empty(),
-            "left over: {}",
-            self.seen.escape_ascii()
-        );
-        self.io
+        let unread = self.0.unread();
+        assert!(unread.is_empty(), "left over: {}", unread.escape_ascii());
+        self.0.into_io()
     }
 
-    pub async fn send(&mut self, octets: impl AsRef<[u8]>) {
-        self.io
-            .write_all(octets.as_ref())
-            .await
-            .expect("the server reads");
+    pub async fn send(&mut self, bytes: impl AsRef<[u8]>) {
+        self.0.raw(bytes).await.expect("the server reads");
     }
 
-    pub async fn try_send(&mut self, octets: impl AsRef<[u8]>) -> std::io::Result<()> {
-        self.io.write_all(octets.as_ref()).await
+    pub async fn try_send(&mut self, bytes: impl AsRef<[u8]>) -> Result<(), ClientError> {
+        self.0.raw(bytes).await
     }
 
-    /// Half-closes: no more octets from this side.
+    /// Half-closes: no more bytes from this side.
     pub async fn finish(&mut self) {
-        self.io.shutdown().await.expect("the pipe closes");
+        self.0.finish().await.expect("the pipe closes");
     }
 
     /// One reply, its lines parted by LF, without CRLF. Empty when the connection is closed instead.
@@ -136,43 +128,17 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Client<IO> {
     }
 
     /// The same; an error where the connection fails instead of being closed, by a reset above all.
-    pub async fn try_reply(&mut self) -> io::Result<String> {
-        let mut lines = Vec::new();
-        while let Some(line) = self.try_line().await? {
-            let last = line.as_bytes().get(3) != Some(&b'-');
-            lines.push(line);
-            if last {
-                break;
-            }
+    pub async fn try_reply(&mut self) -> Result<String, ClientError> {
+        match self.0.reply().await {
+            Ok(reply) => Ok(reply.to_string()),
+            Err(ClientError::Closed) => Ok(String::new()),
+            Err(error) => Err(error),
         }
-        Ok(lines.join("\n"))
     }
 
     /// A line without CRLF; `None` when the connection is closed instead.
     pub async fn line(&mut self) -> Option<String> {
-        self.try_line().await.expect("no reset")
-    }
-
-    /// The same; an error where the connection fails instead of being closed, by a reset above all.
-    pub async fn try_line(&mut self) -> io::Result<Option<String>> {
-        loop {
-            if let Some(end) = self.seen.windows(2).position(|w| w == b"\r\n") {
-                let line = String::from_utf8(self.seen[..end].to_vec()).expect("replies are ASCII");
-                self.seen.drain(..end + 2);
-                return Ok(Some(line));
-            }
-            let mut buffer = [0; 4096];
-            let read = self.io.read(&mut buffer).await?;
-            if read == 0 {
-                assert!(
-                    self.seen.is_empty(),
-                    "closed within a line: {}",
-                    self.seen.escape_ascii()
-                );
-                return Ok(None);
-            }
-            self.seen.extend_from_slice(&buffer[..read]);
-        }
+        self.0.line().await.expect("no reset")
     }
 
     /// Reads a reply that begins so.
@@ -224,7 +190,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Client<IO> {
 pub fn pipeline<F, Fut>(data: F) -> Pipeline
 where
     F: FnMut(Request<Data>) -> Fut + Clone + Send + Sync + 'static,
-    Fut: Future<Output: smtpd_tower::IntoReply<smtpd_tower::DataReply>> + Send + 'static,
+    Fut: Future<Output: smtpd_tower::reply::IntoReply<smtpd_tower::DataReply>> + Send + 'static,
 {
     accept_rcpt().data(handler_fn(data))
 }
@@ -286,10 +252,10 @@ impl<IO: AsyncWrite + Unpin> AsyncWrite for Counting<IO> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-        octets: &[u8],
+        bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         self.writes.fetch_add(1, Ordering::SeqCst);
-        Pin::new(&mut self.io).poll_write(cx, octets)
+        Pin::new(&mut self.io).poll_write(cx, bytes)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -1,7 +1,7 @@
 //! The log on standard error: a line for each session and for each message.
 //!
-//! Mail does not depend on it: a thread of its own writes the lines, and drops and counts those that it cannot write; a
-//! panic on the way there is caught. See [`writer`].
+//! Mail does not depend on it: a separate thread writes the lines, and drops and counts those that it cannot write; a panic in
+//! logging is caught. See [`writer`].
 
 mod queue;
 mod writer;
@@ -15,7 +15,7 @@ use std::{
     time::Instant,
 };
 
-use smtpd_tower::{Envelope, Forwarded, Reply, Session, Summary, layer::QueueId};
+use smtpd_tower::{Envelope, Reply, Session, layer::QueueId, proxied::Forwarded, session::Summary};
 use tracing::{info, level_filters::LevelFilter};
 use tracing_subscriber::fmt::{
     format::Writer,
@@ -40,7 +40,7 @@ impl Log {
     /// Starts the log. Without it, the events of the framework go nowhere.
     ///
     /// # Errors
-    /// Fails when the system refuses another thread.
+    /// Fails if the system refuses another thread.
     pub(crate) fn start(options: &Options) -> io::Result<Self> {
         let format = options.log_format.unwrap_or_default();
         let (lines, thread) = writer::start(match format {
@@ -64,7 +64,7 @@ impl Log {
         })
     }
 
-    /// Where its lines are handed over.
+    /// Returns the writer that accepts its lines.
     pub(crate) fn lines(&self) -> Lines {
         self.lines.clone()
     }
@@ -90,7 +90,7 @@ fn max_level(options: &Options) -> LevelFilter {
 /// Logs a panic. The hook of the standard library writes to standard error itself, and would block the thread that panicked
 /// where nobody reads it.
 ///
-/// A panic in here would abort the process: nothing is formatted that others have written.
+/// A panic in here would abort the process, so nothing is formatted by code from elsewhere.
 fn panicked(info: &PanicHookInfo<'_>) {
     let backtrace = Backtrace::capture();
     let is_captured = backtrace.status() == BacktraceStatus::Captured;
@@ -152,7 +152,7 @@ pub(crate) fn session(session: &Session, summary: &Summary) {
     });
 }
 
-/// A message was taken or refused.
+/// A message was accepted or refused.
 pub(crate) fn message(
     session: &Session,
     envelope: &Envelope,
@@ -188,8 +188,8 @@ fn recipients(envelope: &Envelope) -> Cow<'_, str> {
     }
 }
 
-/// Text of a client, in which what is not seen is escaped: JSON escapes control characters alone, and what is logged by `display` is
-/// not escaped at all. Line separators and the controls of writing direction would make a line show what it does not say.
+/// Escapes invisible characters in text of a client: JSON escapes only control characters, and `display` escapes nothing. Line
+/// separators and the controls of writing direction would make a line show what it does not say.
 fn visible(text: &str) -> Cow<'_, str> {
     if text
         .bytes()
@@ -208,14 +208,14 @@ fn visible(text: &str) -> Cow<'_, str> {
     shown.into()
 }
 
-/// Whether the standard library escapes a character that stands behind another, as marks do that are seen only there.
+/// Whether the standard library escapes a character that follows another one: combining marks are visible only there.
 fn is_escaped(c: char) -> bool {
     let mut behind = String::from("x");
     behind.push(c);
     behind.escape_debug().nth(1) == Some('\\')
 }
 
-/// Logs something. A panic in it must not cost the reply to a message that is stored, so it goes no further than its hook.
+/// Logs something. A panic in it must not cost the reply to a message that is stored, so it is caught.
 fn quietly(event: impl FnOnce()) {
     let _ = panic::catch_unwind(AssertUnwindSafe(event));
 }

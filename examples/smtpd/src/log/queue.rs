@@ -12,7 +12,7 @@ const LIMIT: usize = 4 << 20;
 /// How much memory is kept from one batch to the next.
 const KEPT: usize = 64 << 10;
 
-/// A bounded queue of lines, between any number of threads that log and one that writes.
+/// A bounded queue of lines, from any number of threads that log to one that writes.
 ///
 /// A line that does not fit is counted and dropped, and so are all after it until the writer takes the next batch:
 /// lines are lost in one place, where [`Batch::lost`] says how many.
@@ -76,7 +76,7 @@ impl Queue {
         state.writing
     }
 
-    /// Lets lines gather for that long, or until the queue is half full or closed.
+    /// Waits while lines gather, for that long or until the queue is half full or closed.
     pub(crate) fn gather(&self, time: Duration) {
         let mut state = self.lock();
         state.writing = false;
@@ -96,13 +96,13 @@ impl Queue {
         drop(self.written.wait_timeout_while(state, time, is_open));
     }
 
-    /// Lets the writer end once it has taken everything.
+    /// Lets the writer end once it has written everything.
     pub(crate) fn close(&self) {
         self.lock().closed = true;
         self.wake.notify_one();
     }
 
-    /// Nothing in here can panic, but the lock outlives a thread that does.
+    /// Nothing in here panics, but the lock outlives a thread that does elsewhere.
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

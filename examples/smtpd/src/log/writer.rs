@@ -17,10 +17,10 @@ use super::queue::{Batch, Queue};
 /// How long lines gather. The first line after a pause is written at once.
 const GATHER: Duration = Duration::from_millis(20);
 
-/// How long somebody waits for lines to be written: the start of the program, and its end.
+/// How long the start and the end of the program wait for lines to be written.
 const FLUSH: Duration = Duration::from_secs(1);
 
-/// Where lines are handed over: never waits, never fails.
+/// Accepts lines: never waits, never fails.
 #[derive(Clone, Debug)]
 pub(crate) struct Lines(Arc<Queue>);
 
@@ -68,7 +68,7 @@ impl Drop for WriterThread {
 }
 
 impl Lines {
-    /// Hands a line over.
+    /// Queues a line.
     pub(crate) fn push(&self, line: &str) {
         self.0.push(line.as_bytes());
     }
@@ -87,7 +87,7 @@ impl<'a> MakeWriter<'a> for Lines {
     }
 }
 
-/// Takes one line by one call of `write_all`, which is how `tracing_subscriber` writes.
+/// Accepts one line per call of `write_all`, which is how `tracing_subscriber` writes.
 #[derive(Debug)]
 pub(crate) struct Line<'a>(&'a Queue);
 
@@ -102,7 +102,7 @@ impl Write for Line<'_> {
     }
 }
 
-/// A file or pipe, and how many lines it did not take.
+/// A file or pipe, and how many lines it did not accept.
 struct Output<W> {
     sink: W,
     notice: fn(u64) -> String,

@@ -17,7 +17,7 @@ use crate::reference::Reference;
 
 const SENDERS: u32 = 16;
 
-/// Kills a server at forty moments, or at as many as `SMTPD_KILLS` says.
+/// Kills a server at forty moments, or at as many as `SMTPD_KILLS` sets.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn kill_9_at_any_moment_loses_nothing_acknowledged() {
     let kills = env::var("SMTPD_KILLS").map_or(40, |kills| kills.parse().expect("a number"));
@@ -59,7 +59,7 @@ async fn killed_after(steps: u32, runtime: &str) -> u32 {
     acknowledged.len() as u32
 }
 
-/// What the clients have done, and what the server has told them.
+/// What the clients have sent, and the replies of the server.
 #[derive(Default)]
 struct Seen {
     steps: AtomicU32,
@@ -85,7 +85,7 @@ fn delivered(server: &Reference) -> HashSet<u32> {
             .expect("a message has its number");
         assert!(
             text.ends_with(&message(number)),
-            "message {number} is not whole: {} octets",
+            "message {number} is not whole: {} bytes",
             text.len()
         );
         assert!(

@@ -59,7 +59,7 @@ async fn a_file_that_cannot_be_opened_does_not_keep_it_from_ending() {
     assert!(server.ended().await.success());
 }
 
-/// A server that listens there and on a port of its own.
+/// A server that listens there and on another port.
 fn start_at(socket: &Path) -> (Reference, SocketAddr) {
     let dir = tempfile::tempdir().unwrap();
     let lmtp = format!("--listen-lmtp=unix:{}", socket.display());
@@ -114,7 +114,7 @@ async fn connect(server: &Reference) -> Client<TcpStream> {
     client
 }
 
-/// A server that has been told to end, with a client in the middle of a message.
+/// A server that is shutting down, with a client in the middle of a message.
 async fn told_to_end_within_a_message() -> (Reference, Client<TcpStream>) {
     let server = Reference::start(1, &["--listen=127.0.0.1:0"]);
     let mut idle = connect(&server).await;

@@ -1,4 +1,4 @@
-//! The log of the reference server, where it cannot be written: mail is taken and answered as ever, and SIGTERM obeyed.
+//! The log of the reference server when it cannot be written: mail is accepted as usual, and SIGTERM obeyed.
 
 use std::{
     fs::{self, File, OpenOptions, Permissions},
@@ -18,7 +18,7 @@ use tokio::{
 
 use crate::reference::Reference;
 
-/// Far more than anything in here takes; only what hangs takes longer.
+/// Far more than anything in here needs, unless it hangs.
 const HANGS: Duration = Duration::from_secs(60);
 
 const LISTEN: &str = "--listen=127.0.0.1:0";
@@ -38,7 +38,7 @@ async fn connect(server: &Reference) -> Client<TcpStream> {
     client
 }
 
-/// Sends so many messages in one session, each of which must be answered.
+/// Sends a number of messages in one session, each of which must receive a reply.
 async fn send(server: &Reference, messages: usize) {
     let sending = async {
         let mut client = connect(server).await;
@@ -79,7 +79,7 @@ async fn terminate(server: &mut Reference) -> ExitStatus {
     server.ended().await
 }
 
-/// How many lines are of the log, and how many of them it says are lost.
+/// Counts the lines of the log, and those that it reports as lost.
 #[derive(Debug, Default, PartialEq)]
 struct Seen {
     lines: usize,
@@ -99,7 +99,7 @@ impl Seen {
     }
 }
 
-/// Reads the log to its end, on a thread of its own.
+/// Reads the log to its end, on a separate thread.
 fn read_all(log: impl Read + Send + 'static) -> thread::JoinHandle<Seen> {
     thread::spawn(move || {
         let mut seen = Seen::default();
@@ -234,7 +234,7 @@ fn keep_full(mut pipe: PipeWriter) {
     thread::spawn(move || while pipe.write(&[b'\n'; 4096]).is_ok() {});
 }
 
-/// What a client sends that takes a refused AUTH for an accepted one, and other lines with passwords in them.
+/// Lines with passwords, such as those of a client that treats a refused AUTH as accepted.
 const LINES_WITH_SECRETS: [&str; 10] = [
     "AUTH LOGIN",
     "c2VjcmV0LXVzZXI=",

@@ -1,4 +1,4 @@
-//! The reference server as a process of its own.
+//! The reference server as a separate process.
 #![allow(
     clippy::expect_used,
     clippy::unwrap_used,

@@ -106,14 +106,14 @@ async fn certificates_by_name_of_clients_and_new_ones() {
 /// Starts the server, and gives what it logs.
 fn start(options: &[&str]) -> (Reference, UnboundedReceiver<String>) {
     let mut server = Reference::start_logging_to(Stdio::piped(), 1, options);
-    let (tell, told) = unbounded_channel();
+    let (sender, lines_read) = unbounded_channel();
     let lines = BufReader::new(server.process.stderr.take().unwrap()).lines();
     std::thread::spawn(move || {
         lines
             .map_while(Result::ok)
-            .try_for_each(|line| tell.send(line))
+            .try_for_each(|line| sender.send(line))
     });
-    (server, told)
+    (server, lines_read)
 }
 
 /// Waits for a line with each of these texts, in their order.

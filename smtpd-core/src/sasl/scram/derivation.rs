@@ -2,7 +2,10 @@ use std::fmt;
 
 use zeroize::Zeroizing;
 
-use super::{super::Secret, ScramHash, ScramKeys};
+use super::{
+    super::{Identity, Secret},
+    ScramHash, ScramKeys,
+};
 
 /// The slow part of comparing a password with a [`Secret`]: deriving the keys of SCRAM from the password, which takes about 85
 /// milliseconds for 600,000 iterations and a second and a half for the maximum, [`ScramKeys::MAX_ITERATIONS`].
@@ -38,6 +41,8 @@ pub struct Derivation {
     iterations: u32,
     /// The keys that the password is compared with, if the client sent the password.
     stored: Option<Box<ScramKeys>>,
+    /// The user of the secret.
+    user: Option<Identity>,
 }
 
 impl Derivation {
@@ -49,6 +54,15 @@ impl Derivation {
             salt: stored.salt().to_vec(),
             iterations: stored.iterations(),
             stored: Some(Box::new(stored.clone())),
+            user: None,
+        }
+    }
+
+    /// Sets the user of the secret.
+    pub(in super::super) fn with_user(self, user: Option<&Identity>) -> Self {
+        Self {
+            user: user.cloned(),
+            ..self
         }
     }
 
@@ -60,13 +74,17 @@ impl Derivation {
     /// Derives the keys. Returns a secret for the same credentials whose comparison takes no time.
     pub fn run(self) -> Secret {
         let keys = self.keys();
-        match (keys, self.stored) {
+        let secret = match (keys, self.stored) {
             // The password itself replaces the keys that it matches, and an empty password, which matches nothing, all others.
             (Some(keys), Some(stored)) if keys.is_same(&stored) => {
-                Secret::plain(self.password.as_str())
+                Secret::password(self.password.as_str())
             }
-            (_, Some(_)) | (None, None) => Secret::plain(""),
+            (_, Some(_)) | (None, None) => Secret::password(""),
             (Some(keys), None) => Secret::scram(keys),
+        };
+        match self.user {
+            Some(user) => secret.with_user(user),
+            None => secret,
         }
     }
 
@@ -97,6 +115,7 @@ impl Recipe {
             salt: self.salt.clone(),
             iterations: self.iterations,
             stored: None,
+            user: None,
         }
     }
 }
@@ -133,6 +152,17 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_derived_secret_is_still_that_of_its_user() {
+        let keys = ScramKeys::derive(ScramHash::Sha256, "pencil", b"salt", 4096).unwrap();
+        let secret = Secret::scram(keys).with_user("user");
+        for password in ["pencil", "guess", "\u{ad}"] {
+            let credentials = Credentials::plain("USER", password).unwrap();
+            let derived = credentials.derivation(&secret).unwrap().run();
+            assert_eq!(derived.user(), secret.user());
+        }
+    }
+
     /// Otherwise, its user would receive a reply sooner than others, known or unknown.
     #[test]
     fn a_password_that_scram_cannot_use_takes_no_less_time() {
@@ -143,7 +173,7 @@ mod tests {
         };
         let credentials = Credentials::lookup("user").unwrap().with_recipe(recipe);
         for (password, usable) in [("pencil", true), ("\u{1f600}", false), ("\u{ad}", false)] {
-            let secret = Secret::plain(password);
+            let secret = Secret::password(password);
             assert_eq!(secret.supports_scram(), usable);
             let derivation = credentials.derivation(&secret).unwrap();
             assert_eq!(derivation.iterations(), 5000);
@@ -158,7 +188,7 @@ mod tests {
         let keys = ScramKeys::derive(ScramHash::Sha256, "pencil", b"salt", 4096).unwrap();
         let keys = Secret::scram(keys);
         let plain = Credentials::plain("user", "pencil").unwrap();
-        assert!(plain.derivation(&Secret::plain("pencil")).is_none());
+        assert!(plain.derivation(&Secret::password("pencil")).is_none());
         for credentials in [
             Credentials::external(),
             Credentials::lookup("user").unwrap(),

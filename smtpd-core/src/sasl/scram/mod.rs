@@ -21,13 +21,15 @@ use super::{
     credentials::text,
     gs2::{BindingFlag, Header},
 };
+use crate::address::AddressRules;
 
 /// SCRAM-SHA-1, SCRAM-SHA-256 and their -PLUS forms (RFC 5802, RFC 7677): client and server prove to each other that they know
 /// the password, which does not cross the network.
 ///
-/// The application answers [`Step::Ask`] with [`Secret::scram`] of the same hash, or with [`Secret::plain`], whose keys are then
-/// derived each time: with 4,096 iterations that takes about half a millisecond, so with many users it is better to store keys.
-/// [`Credentials::derivation`] is that work, to be done in another thread. Accepting without a secret makes the exchange fail.
+/// The application answers [`Step::Ask`] with [`Secret::scram`] of the same hash, or with [`Secret::password`], whose keys are
+/// then derived each time: with 4,096 iterations that takes about half a millisecond, so with many users it is better to store
+/// keys. [`Credentials::derivation`] is that work, to be done in another thread. Accepting without a secret makes the exchange
+/// fail.
 ///
 /// # Channel binding
 /// The -PLUS forms bind the exchange to its TLS connection, which prevents a man-in-the-middle attack. They are offered only if
@@ -38,9 +40,10 @@ use super::{
 /// A user that the application refuses goes through the whole exchange and fails at its end. The salt stays the same for that
 /// name as long as the server's [`salt_key`](crate::Config::salt_key) does. To make such names look like users,
 /// [`iterations`](Self::iterations) and [`salt_len`](Self::salt_len) must be those of the stored keys, in the -PLUS form as well.
-/// An application that stores passwords should answer for unknown users with a [`Secret::plain`] that nobody knows: then they
-/// also take the time of deriving the keys. An application that stores keys should do so only for mechanisms that carry the
-/// password: here, dummy keys would show the same salt for all unknown names.
+/// An application that stores passwords should answer for unknown users with a [`Secret::password`] that nobody knows: then they
+/// also take the time of deriving the keys. If names are looked up without regard to case, set [`names`](Self::names). An
+/// application that stores keys should do so only for mechanisms that carry the password: here, dummy keys would show the same
+/// salt for all unknown names.
 ///
 /// Each exchange needs a nonce, so the mechanism is offered only if [`Config::entropy`](crate::Config::entropy) is set.
 ///
@@ -58,6 +61,7 @@ pub struct Scram {
     plus: bool,
     iterations: u32,
     salt_len: usize,
+    names: Option<AddressRules>,
 }
 
 impl Scram {
@@ -77,6 +81,7 @@ impl Scram {
             plus: false,
             iterations: ScramKeys::MIN_ITERATIONS,
             salt_len: 16,
+            names: None,
         }
     }
 
@@ -111,6 +116,17 @@ impl Scram {
         } else {
             bytes
         };
+        self
+    }
+
+    /// Sets the rules by which your lookup compares user names. Default: names are compared as they are.
+    ///
+    /// The salt of an unknown user depends on its name, in the [canonical form](AddressRules::user) of these rules. If they are
+    /// not those of the lookup, the salts show which names are known: if it finds `Alice` under `alice`, both have one salt,
+    /// but two spellings of an unknown name would have two.
+    #[must_use]
+    pub const fn names(mut self, rules: AddressRules) -> Self {
+        self.names = Some(rules);
         self
     }
 }
@@ -216,7 +232,7 @@ impl Mechanism for ScramExchange {
         let keys = match secret.as_scram() {
             Some(keys) => Some(keys.clone()).filter(|keys| keys.hash() == self.scram.hash),
             None => {
-                let password = secret.as_plain().filter(|text| !text.is_empty());
+                let password = secret.as_password().filter(|text| !text.is_empty());
                 let recipe = self.recipe(credentials.username());
                 password.and_then(|password| recipe.of_stored(password).keys())
             }
@@ -319,7 +335,11 @@ impl ScramExchange {
 
     /// Returns the salt for a name without one, which looks random and is the same each time.
     fn salt(&self, username: &str) -> Vec<u8> {
-        let named = format!("{}\0{username}", self.scram.hash);
+        let name = match self.scram.names {
+            Some(rules) => rules.user(username),
+            None => username.into(),
+        };
+        let named = format!("{}\0{name}", self.scram.hash);
         let mut salt = ScramHash::Sha256
             .hmac(&*self.salt_key, named.as_bytes())
             .to_vec();

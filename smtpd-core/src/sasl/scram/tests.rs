@@ -85,6 +85,26 @@ fn the_examples_of_rfc_5802_and_7677() {
     }
 }
 
+/// Otherwise, the salts reveal which names a lookup without regard to case knows.
+#[test]
+fn the_spelling_of_an_unknown_name_does_not_change_its_salt() {
+    let salt = |scram: Scram, name: &str, secret: Option<&Secret>| {
+        let first = server_first(scram, name, secret);
+        first.split(',').nth(1).unwrap().to_owned()
+    };
+    let secret = Secret::password("pencil").with_user("alice");
+    let exact = Scram::sha256();
+    let loose = exact.names(AddressRules::new().ignore_case(true));
+    for secret in [None, Some(&secret)] {
+        assert_eq!(salt(loose, "Alice", secret), salt(loose, "alice", secret));
+        assert_ne!(salt(exact, "Alice", secret), salt(exact, "alice", secret));
+        assert_ne!(salt(loose, "Alice", secret), salt(loose, "bob", secret));
+    }
+    // Names that differ without being two spellings for the lookup have two salts.
+    let [one, other] = ["a@b.org", "a@B.org"].map(|name| salt(exact, name, None));
+    assert_ne!(one, other);
+}
+
 /// A client's reply to the server's first message, with any `r` and `c`.
 struct Client<'a> {
     password: &'a str,
@@ -167,10 +187,12 @@ fn play(
 
 #[test]
 fn who_authenticates() {
-    let plain = Secret::plain("pencil");
+    let plain = Secret::password("pencil");
     let keys = |hash| Secret::scram(ScramKeys::derive(hash, "pencil", b"salt", 5000).unwrap());
     let (sha1, sha256) = (keys(ScramHash::Sha1), keys(ScramHash::Sha256));
-    let alice = "n=alice,r=abc";
+    let named = |secret: &Secret| secret.clone().with_user("alice");
+    let (plain_named, sha256_named) = (named(&plain), named(&sha256));
+    let (alice, other_case) = ("n=alice,r=abc", "n=Alice,r=abc");
     for (header, bare, password, secret, want) in [
         ("n,,", alice, "pencil", Some(&plain), "done alice"),
         ("n,,", alice, "pencil", Some(&sha256), "done alice"),
@@ -191,10 +213,47 @@ fn who_authenticates() {
             "done alice",
         ),
         ("n,a=bob,", alice, "pencil", Some(&plain), "failed"),
+        ("n,,", other_case, "pencil", Some(&plain), "done Alice"),
+        (
+            "n,,",
+            other_case,
+            "pencil",
+            Some(&plain_named),
+            "done alice",
+        ),
+        (
+            "n,,",
+            other_case,
+            "pencil",
+            Some(&sha256_named),
+            "done alice",
+        ),
+        (
+            "n,a=alice,",
+            other_case,
+            "pencil",
+            Some(&sha256_named),
+            "done alice",
+        ),
+        (
+            "n,a=Alice,",
+            other_case,
+            "pencil",
+            Some(&sha256_named),
+            "done alice",
+        ),
+        (
+            "n,a=bob,",
+            other_case,
+            "pencil",
+            Some(&sha256_named),
+            "failed",
+        ),
+        ("n,,", other_case, "Pencil", Some(&sha256_named), "failed"),
         ("n,,", alice, "Pencil", Some(&plain), "failed"),
         ("n,,", alice, "Pencil", Some(&sha256), "failed"),
         ("n,,", alice, "pencil", Some(&sha1), "failed"),
-        ("n,,", alice, "", Some(&Secret::plain("")), "failed"),
+        ("n,,", alice, "", Some(&Secret::password("")), "failed"),
         ("n,,", alice, "pencil", None, "failed"),
         ("p=tls-exporter,,", alice, "pencil", Some(&plain), "failed"),
         (
@@ -230,7 +289,7 @@ fn who_authenticates() {
 
 #[test]
 fn channel_bindings_bind() {
-    let secret = Secret::plain("pencil");
+    let secret = Secret::password("pencil");
     let exporter = ChannelBindings::none().with(ChannelBinding::TlsExporter, *b"exported");
     let unique = ChannelBindings::none().with(ChannelBinding::TlsUnique, *b"finished");
     let none = ChannelBindings::none();
@@ -289,7 +348,7 @@ fn server_first(scram: Scram, name: &str, secret: Option<&Secret>) -> String {
 
 #[test]
 fn an_unknown_user_looks_like_a_known_one() {
-    let plain = Secret::plain("pencil");
+    let plain = Secret::password("pencil");
     let scram = Scram::sha256();
     let known = server_first(scram, "alice", Some(&plain));
     assert_eq!(known, server_first(scram, "alice", None));
@@ -326,7 +385,7 @@ fn without_a_salt_key_the_salt_is_still_not_known_beforehand() {
 
 #[test]
 fn every_part_of_the_final_message_counts() {
-    let secret = Secret::plain("pencil");
+    let secret = Secret::password("pencil");
     let client = Client {
         password: "pencil",
         header: "n,,",
@@ -365,7 +424,7 @@ fn every_part_of_the_final_message_counts() {
 
 #[test]
 fn nothing_but_an_empty_line_answers_the_signature() {
-    let secret = Secret::plain("pencil");
+    let secret = Secret::password("pencil");
     let client = Client {
         password: "pencil",
         header: "n,,",
@@ -399,7 +458,7 @@ fn accepting_without_a_secret_authenticates_nobody() {
 fn debug_shows_no_secret_at_any_step() {
     let mut exchange = start(Scram::sha256(), &ChannelBindings::none());
     send_first(&mut exchange, "n,,n=alice,r=abc").unwrap();
-    exchange.handle_secret(&Secret::plain("pencil")).unwrap();
+    exchange.handle_secret(&Secret::password("pencil")).unwrap();
     let shown = format!("{exchange:?}");
     assert!(shown.contains("ScramExchange { scram: Scram"), "{shown}");
     assert!(
@@ -428,7 +487,7 @@ fn proves(secret: &Secret, beforehand: bool) -> bool {
         panic!()
     };
     let derivation = credentials.derivation(secret);
-    let is_password = secret.as_plain().is_some_and(|text| !text.is_empty());
+    let is_password = secret.as_password().is_some_and(|text| !text.is_empty());
     assert_eq!(derivation.is_some(), is_password);
     let derived = derivation.filter(|_| beforehand).map(Derivation::run);
     let server_first = challenge(exchange.handle_secret(derived.as_ref().unwrap_or(secret)));
@@ -446,10 +505,10 @@ fn proves(secret: &Secret, beforehand: bool) -> bool {
 fn keys_that_are_derived_beforehand_authenticate_as_the_password_does() {
     let keys = |hash| Secret::scram(ScramKeys::derive(hash, "pencil", b"salt", 4096).unwrap());
     for (secret, want) in [
-        (Secret::plain("pencil"), true),
-        (Secret::plain("Pencil"), false),
-        (Secret::plain("\u{1f600}"), false),
-        (Secret::plain(""), false),
+        (Secret::password("pencil"), true),
+        (Secret::password("Pencil"), false),
+        (Secret::password("\u{1f600}"), false),
+        (Secret::password(""), false),
         (keys(ScramHash::Sha256), true),
         (keys(ScramHash::Sha1), false),
     ] {

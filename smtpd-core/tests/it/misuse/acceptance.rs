@@ -2,7 +2,11 @@
 
 use std::{sync::Arc, time::Instant};
 
-use smtpd_core::{Connection, MessageError, Overdue, Reply, Step, bytes::BytesMut};
+use smtpd_core::{
+    Connection, Reply, Step,
+    bytes::BytesMut,
+    connection::{MessageError, Overdue},
+};
 
 use super::{AUTH, Answer, HELLO, QUESTIONS, TRANSACTION, after, codes, config, seconds};
 
@@ -36,7 +40,7 @@ impl Known {
                 Step::Mail(_, ask) if self.has(2) => ask.accept(),
                 Step::Rcpt(_, ask) if self.has(3) => ask.accept(),
                 Step::Data(ask) if self.has(4) => ask.receive(),
-                Step::ChunkEnd(ask) if self.has(Self::CHUNK_END) => ask.taken(),
+                Step::ChunkEnd(ask) if self.has(Self::CHUNK_END) => ask.accept(),
                 Step::Message(result, ask) if self.has(6) => {
                     whole = result.ok().map(|()| std::mem::take(&mut message));
                     ask.reply(Reply::ok("Taken"));

@@ -7,7 +7,7 @@ use smtpd_core::{
     sasl::{Anonymous, Mechanisms},
 };
 
-use super::{Answer, HELLO, QUESTIONS, TRANSACTION, after, config, with};
+use super::{Answer, HELLO, QUESTIONS, TRANSACTION, after, config, driver, settings, with};
 use crate::support::{Session, Yes};
 
 #[test]
@@ -99,17 +99,17 @@ fn an_authentication_without_proof_succeeds() {
     use smtpd_core::sasl::{CramMd5, Identity, Scram, Secret};
 
     let config = |mechanisms| {
-        config().mechanisms(mechanisms).entropy(|bytes| {
+        driver(settings().mechanisms(mechanisms).entropy(|bytes| {
             bytes.fill(0);
             true
-        })
+        }))
     };
     let plain = || Mechanisms::default();
     let scram = || Mechanisms::none().with(Scram::sha256());
     let cram = || Mechanisms::none().with(CramMd5);
     let scram_login = "AUTH SCRAM-SHA-256 biwsbj1hbGljZSxyPWFiYw==\r\n";
     let cram_login = "AUTH CRAM-MD5\r\nYWxpY2UgMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDA=\r\n";
-    type Answer = fn(smtpd_core::Ask<'_, smtpd_core::ask_kind::Auth>);
+    type Answer = fn(smtpd_core::Ask<'_, smtpd_core::connection::ask_kind::Auth>);
     let outcomes: [(Mechanisms, &str, Answer); 5] = [
         (plain(), AUTH, |ask| ask.answer(Reply::OK.into())),
         (plain(), AUTH, |ask| {
@@ -120,7 +120,7 @@ fn an_authentication_without_proof_succeeds() {
         (scram(), scram_login, |ask| {
             ask.accept(Identity::new("alice"))
         }),
-        (cram(), cram_login, |ask| ask.verify(Secret::plain(""))),
+        (cram(), cram_login, |ask| ask.verify(Secret::password(""))),
     ];
     for (number, (mechanisms, client, answer)) in outcomes.into_iter().enumerate() {
         let mut session = with(config(mechanisms), HELLO);
@@ -143,7 +143,7 @@ fn an_authentication_without_proof_succeeds() {
 #[test]
 fn a_mechanism_is_left_out_for_want_of_random_bytes_that_it_does_not_need() {
     let anonymous = Mechanisms::none().with(Anonymous);
-    let mut session = with(config().mechanisms(anonymous), HELLO);
+    let mut session = with(driver(settings().mechanisms(anonymous)), HELLO);
     assert!(session.sent().contains("AUTH ANONYMOUS\r\n"));
     session.send(b"AUTH ANONYMOUS dHJhY2U=\r\n");
     assert!(matches!(session.poll(), Step::Auth(..)));
@@ -172,5 +172,20 @@ fn a_recipient_of_lmtp_gets_no_reply_or_a_wrong_one() {
         }
         session.feed(b"");
         assert_eq!(session.codes(), expected);
+    }
+}
+
+#[test]
+fn a_password_for_a_mechanism_that_is_off_reaches_the_caller() {
+    let settings = settings().mechanisms(Mechanisms::none());
+    for command in ["AUTH PLAIN AGFsaWNlAHNlY3JldA==\r\n", "auth login\r\n"] {
+        let mut session = with(driver(settings.clone()), HELLO);
+        session.send(command.as_bytes());
+        assert!(
+            matches!(session.poll(), Step::Write(_)),
+            "nobody is asked about {command}"
+        );
+        session.feed(b"");
+        assert_eq!(session.codes().last(), Some(&500));
     }
 }

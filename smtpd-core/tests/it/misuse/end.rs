@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use smtpd_core::{CloseReason, Reply, Step};
+use smtpd_core::{Reply, Step, connection::CloseReason};
 
 use super::{
     Answer, HELLO, PAUSES, QUESTIONS, TRANSACTION, after, config, is_whole_message, seconds, with,

@@ -56,6 +56,6 @@ fn the_wire_log_grows_while_nobody_reads_its_lines() {
 #[test]
 fn a_session_costs_much_more_than_it_did() {
     // 312 bytes before it stored the greeting, the envelope and every limit.
-    let size = size_of::<Connection>() + size_of::<smtpd_core::Helo>();
+    let size = size_of::<Connection>() + size_of::<smtpd_core::connection::Helo>();
     assert!(size <= 312 + 88, "{size} bytes");
 }

@@ -3,7 +3,9 @@
 use std::{sync::Arc, time::Duration};
 
 use smtpd_core::{
-    Ask, CloseReason, Config, Connection, Deferred, Limits, Reply, Step,
+    Ask, Config, Connection, Reply, Step,
+    config::DriverConfig,
+    connection::{CloseReason, Deferred},
     sasl::{Mechanisms, Secret},
 };
 
@@ -22,20 +24,26 @@ const HELLO: &str = "EHLO client.example\r\n";
 const TRANSACTION: &str = "EHLO client.example\r\nMAIL FROM:<a@b>\r\nRCPT TO:<c@d>\r\n";
 const AUTH: &str = "AUTH PLAIN AGFsaWNlAHNlY3JldA==\r\n";
 
-fn config() -> Config {
-    let mut limits = Limits::default();
-    limits.message_size = Some(100);
+fn settings() -> Config {
     Config::new("mx.example.org")
-        .limits(limits)
-        .starttls(true)
-        .custom_commands(true)
-        .xclient(true)
-        .xforward(true)
+        .limits(|limits| limits.message_size = Some(100))
         .mechanisms(Mechanisms::default())
         .allow_insecure_auth(true)
 }
 
-fn with(config: Config, client: &str) -> Session<Yes> {
+fn driver(settings: Config) -> DriverConfig {
+    DriverConfig::new(settings)
+        .starttls(true)
+        .custom_commands(true)
+        .xclient(true)
+        .xforward(true)
+}
+
+fn config() -> DriverConfig {
+    driver(settings())
+}
+
+fn with(config: DriverConfig, client: &str) -> Session<Yes> {
     let mut session = Session::new(Arc::new(config), false, Yes);
     session.connection.allow_xclient();
     session.connection.allow_xforward();
@@ -93,7 +101,7 @@ impl Session<Yes> {
             return match self.connection.poll(now, &mut self.input) {
                 Step::Connect(ask) | Step::XClient(_, ask) => defer(ask, |ask| ask.accept()),
                 Step::Helo(_, ask) => defer(ask, |ask| ask.accept()),
-                Step::Auth(_, ask) => defer(ask, |ask| ask.verify(Secret::plain("secret"))),
+                Step::Auth(_, ask) => defer(ask, |ask| ask.verify(Secret::password("secret"))),
                 Step::Mail(_, ask) => defer(ask, |ask| ask.accept()),
                 Step::Rcpt(_, ask) => defer(ask, |ask| ask.accept()),
                 Step::Command(_, ask) => defer(ask, |ask| ask.accept()),
@@ -103,10 +111,10 @@ impl Session<Yes> {
                     continue;
                 }
                 Step::Data(ask) => defer(ask, |ask| ask.receive()),
-                Step::ChunkEnd(ask) => defer(ask, |ask| ask.taken()),
+                Step::ChunkEnd(ask) => defer(ask, |ask| ask.accept()),
                 Step::Message(_, ask) => defer(ask, |ask| ask.reply(Reply::ok("Taken"))),
                 Step::Chunk(bytes, receiving) if bytes.starts_with(b"hold") => {
-                    resumable(receiving.hold().unwrap(), |ask| ask.taken())
+                    resumable(receiving.hold().unwrap(), |ask| ask.accept())
                 }
                 Step::Chunk(..) | Step::Authenticated(_) | Step::Reset(_) => continue,
                 Step::Write(mut writing) => {

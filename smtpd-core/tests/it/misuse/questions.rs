@@ -109,7 +109,7 @@ fn the_time_before_a_hold_is_the_client_s() {
     session.feed(b"");
     let held = session.connection.receiving().unwrap().hold().unwrap();
     session.feed(b"");
-    session.connection.resume(held).unwrap().taken();
+    session.connection.resume(held).unwrap().accept();
     session.feed(b"");
     // The timeout for silence starts anew, because the caller was not ready to read; the time of the message does not.
     let message = smtpd_core::Timeouts::default().transfer;

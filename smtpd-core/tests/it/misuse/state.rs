@@ -1,6 +1,6 @@
 //! The session's own state. A driver's copy of it would become stale.
 
-use smtpd_core::{Reply, TlsFacts};
+use smtpd_core::{Reply, Step, connection::TlsFacts};
 
 use super::{AUTH, Answer, HELLO, TRANSACTION, after};
 use crate::support::{Session, Yes};
@@ -11,7 +11,7 @@ fn known(session: &Session<Yes>) -> [Option<String>; 4] {
     let envelope = connection.envelope();
     [
         connection.identity().map(ToString::to_string),
-        connection.helo().map(|helo| helo.name.to_string()),
+        connection.helo().map(|helo| helo.name().to_string()),
         envelope.map(|envelope| envelope.sender().to_string()),
         envelope.map(|envelope| {
             let recipients = envelope.recipients().iter();
@@ -107,5 +107,44 @@ fn the_word_for_received_is_not_that_of_the_session() {
         ("EHLO a\r\nAUTH PLAIN AGFsaWNlAHNlY3JldA==\r\n", "ESMTPA"),
     ] {
         assert_eq!(after(client).connection.protocol_word(), word, "{client}");
+    }
+}
+
+#[test]
+fn a_transaction_that_ends_without_a_message_is_forgotten_silently() {
+    const CHUNK: &str = "BDAT 3\r\nabc";
+    for (client, command, recipients) in [
+        (TRANSACTION, "RSET\r\n", Some(Some(1))),
+        (TRANSACTION, "EHLO again.example\r\n", Some(Some(1))),
+        (TRANSACTION, "EHLO two words\r\n", None),
+        (HELLO, "RSET\r\n", Some(None)),
+        (HELLO, "EHLO again.example\r\n", None),
+    ]
+    .into_iter()
+    .chain([
+        (&*format!("{TRANSACTION}{CHUNK}"), "RSET\r\n", Some(Some(1))),
+        (
+            &*format!("{TRANSACTION}{CHUNK}"),
+            "EHLO a\r\n",
+            Some(Some(1)),
+        ),
+    ]) {
+        let mut session = after(client);
+        session.send(command.as_bytes());
+        let mut reset = None;
+        loop {
+            let now = session.now;
+            match session.poll() {
+                Step::Helo(_, ask) => ask.accept(),
+                Step::Reset(envelope) => {
+                    reset = Some(envelope.map(|envelope| envelope.recipients().len()));
+                }
+                Step::Write(mut writing) => writing.wrote(writing.bytes().len(), now),
+                Step::Read(_) => break,
+                other => panic!("{other:?}"),
+            }
+        }
+        assert_eq!(reset, recipients, "{client}{command}");
+        assert!(session.connection.envelope().is_none() || command.contains("two"));
     }
 }

@@ -2,7 +2,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use smtpd_core::{CloseReason, Step, TlsFacts};
+use smtpd_core::{
+    Step,
+    connection::{CloseReason, TlsFacts},
+};
 
 use super::{Answer, HELLO, PAUSES, TRANSACTION, after, config, seconds};
 use crate::support::{Session, Yes};

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use smtpd_core::{
-    BareNewline, Code, Config, DataReply, Limits, NulByte, Protocol, Reply, Status,
+    Code, Config, DataReply, Protocol, Reply, Status,
+    config::{BareNewline, DriverConfig, NulByte},
     sasl::{CramMd5, Mechanisms, OAuthBearer},
 };
 
@@ -46,20 +47,14 @@ impl Setting {
     }
 
     fn start(&self, starttls: bool) -> Session<Moody> {
-        let mut limits = Limits::default();
-        (limits.errors, limits.command_line, limits.recipients) = (30, 512, 3);
         let config = Config::new("mx.example.org")
-            .limits(limits)
+            .limits(|limits| {
+                (limits.errors, limits.command_line, limits.recipients) = (30, 512, 3);
+            })
             .extensions(extensions::all())
-            .max_message_size(self.max_size)
-            .starttls(starttls)
+            .max_message_size((self.max_size > 0).then_some(self.max_size))
             .bare_newline(self.policy)
             .nul_byte(self.nul)
-            .protocol(if self.lmtp {
-                Protocol::Lmtp
-            } else {
-                Protocol::Smtp
-            })
             .mechanisms(Mechanisms::default().with(CramMd5).with(OAuthBearer::new()))
             .allow_insecure_auth(true)
             .require_auth(self.require_auth)
@@ -75,7 +70,15 @@ impl Setting {
                 && self.nul != NulByte::Reject
                 && self.max_size == 0,
         };
-        let config = config.xclient(true).xforward(true);
+        let config = DriverConfig::new(config)
+            .starttls(starttls)
+            .protocol(if self.lmtp {
+                Protocol::Lmtp
+            } else {
+                Protocol::Smtp
+            })
+            .xclient(true)
+            .xforward(true);
         let mut session = Session::new(Arc::new(config), false, caller);
         session.most_output = MOST_OUTPUT;
         session.connection.allow_xclient();

@@ -3,10 +3,9 @@
 use std::time::Duration;
 
 use smtpd_core::{
-    Extensions,
     extension::{
-        DeliverBy, Etrn, FutureRelease, MtPriority, NoSoliciting, Prdr, PriorityPolicy, RequireTls,
-        Rrvs,
+        DeliverBy, Etrn, Extensions, FutureRelease, MtPriority, NoSoliciting, Prdr, PriorityPolicy,
+        RequireTls, Rrvs,
     },
     parameter::HoldFor,
 };

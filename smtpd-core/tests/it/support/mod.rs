@@ -8,7 +8,9 @@ use std::{collections::VecDeque, fmt, sync::Arc, time::Instant};
 
 use bytes::BytesMut;
 use smtpd_core::{
-    Ask, AuthOutcome, Config, Connection, DataReply, MessageError, Reply, Step, TlsFacts, ask_kind,
+    Ask, Connection, DataReply, Reply, Step,
+    config::DriverConfig,
+    connection::{AuthOutcome, MessageError, TlsFacts, ask_kind},
     sasl::Secret,
 };
 
@@ -94,7 +96,7 @@ enum Taken {
 }
 
 impl<C: Caller> Session<C> {
-    pub(crate) fn new(config: Arc<Config>, tls: bool, caller: C) -> Self {
+    pub(crate) fn new(config: Arc<DriverConfig>, tls: bool, caller: C) -> Self {
         let connection = if tls {
             Connection::with_tls(config)
         } else {
@@ -133,6 +135,11 @@ impl<C: Caller> Session<C> {
         let most = 100 + 8 * self.input.len() + 4 * self.whims.left();
         let steps = (0..=most).take_while(|_| self.step()).count();
         assert!(steps <= most, "the session makes no progress");
+    }
+
+    /// Returns whether the connection has been closed.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.told.last().is_some_and(|told| told.kind == "closed")
     }
 
     /// Passes bytes to the connection without polling it.
@@ -220,23 +227,27 @@ impl<C: Caller> Session<C> {
             }
             Step::Connect(ask) => reply(whims, ask, decide("connect", String::new())),
             Step::XClient(client, ask) => reply(whims, ask, decide("xclient", shown(&client))),
-            Step::Helo(helo, ask) => reply(whims, ask, decide("helo", helo.name.to_string())),
+            Step::Helo(helo, ask) => reply(whims, ask, decide("helo", helo.name().to_string())),
             Step::Mail(mail, ask) => {
-                let text = format!("{} {:?}", mail.sender, mail.parameters);
+                let text = format!("{} {:?}", mail.sender(), mail.parameters());
                 reply(whims, ask, decide("mail", text))
             }
             Step::Rcpt(rcpt, ask) => {
-                let text = format!("{} {:?}", rcpt.recipient, rcpt.parameters);
+                let text = format!("{} {:?}", rcpt.recipient(), rcpt.parameters());
                 reply(whims, ask, decide("rcpt", text))
             }
             Step::Command(_, ask) => reply(whims, ask, None),
             Step::Auth(request, ask) => {
-                let text = format!("{} {}", request.mechanism, request.credentials.username());
+                let text = format!(
+                    "{} {}",
+                    request.mechanism(),
+                    request.credentials().username()
+                );
                 let decision = decide("auth", text);
                 whims.treat(ask, |ask| match decision {
                     Some(Decision::Auth(outcome)) => ask.answer(outcome),
                     Some(Decision::Replies(replies)) => ask.answer(replies.merged().clone().into()),
-                    None => ask.verify(Secret::plain("secret")),
+                    None => ask.verify(Secret::password("secret")),
                 })
             }
             Step::StartTls(ask) => {
@@ -249,7 +260,9 @@ impl<C: Caller> Session<C> {
             Step::Data(ask) => {
                 let decision = decide("data", String::new());
                 whims.treat(ask, |ask| match decision {
-                    Some(Decision::Replies(replies)) if replies.is_taken() => ask.discard(replies),
+                    Some(Decision::Replies(replies)) if replies.is_accepted() => {
+                        ask.discard(replies)
+                    }
                     Some(Decision::Replies(replies)) => ask.refuse(replies.merged().clone()),
                     _ => ask.receive(),
                 })
@@ -258,7 +271,7 @@ impl<C: Caller> Session<C> {
                 let decision = decide("chunk-end", String::new());
                 whims.treat(ask, |ask| match decision {
                     Some(Decision::Replies(replies)) => ask.discard(replies),
-                    _ => ask.taken(),
+                    _ => ask.accept(),
                 })
             }
             Step::Message(result, ask) => {
@@ -281,7 +294,7 @@ impl<C: Caller> Session<C> {
                         Treated::Answered
                     }
                     _ if whims.pick(4) == 1 => match receiving.hold() {
-                        Some(held) => Treated::open(held, |ask| ask.taken()),
+                        Some(held) => Treated::open(held, |ask| ask.accept()),
                         None => panic!("a message cannot be held up"),
                     },
                     _ => Treated::Answered,

@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use smtpd_core::{Ask, Connection, Deferred};
+use smtpd_core::{Ask, Connection, connection::Deferred};
 
 /// The choices of a driver. After they are used up, and by default, it is prompt.
 #[derive(Debug, Default)]

@@ -23,7 +23,7 @@ use std::{
 };
 
 use libfuzzer_sys::fuzz_target;
-use smtpd_tower::{EndReason, Handle, PeerAddr};
+use smtpd_tower::{net::PeerAddr, server::Handle, session::EndReason};
 use smtpd_tower_fuzz::Choices;
 use tokio::{
     runtime::Builder,
@@ -130,8 +130,11 @@ impl World {
             3 => self.pass(Duration::from_secs(LONG[argument])).await,
             4 => self.pipe.half_close(),
             5 => self.pipe.reset(),
-            6 => self.shut_down(Duration::from_secs(LONG[argument] - 3)),
-            7 => self.drop_session(),
+            6 => {
+                self.shut_down(Duration::from_secs(LONG[argument] - 3))
+                    .await
+            }
+            7 => self.drop_session().await,
             8 => self.pipe.read_promptly(argument & 1 != 0),
             9 => self.repeat(1 << argument),
             _ => self.settle().await,
@@ -151,10 +154,11 @@ impl World {
         }
     }
 
-    fn shut_down(&mut self, grace: Duration) {
+    async fn shut_down(&mut self, grace: Duration) {
         if self.shutdown.is_some() {
             return;
         }
+        self.begin().await;
         let handle = self.handle.clone();
         self.shutdown = Some(Shutdown {
             task: Task::new(async move { handle.shutdown(grace).await }),
@@ -162,9 +166,21 @@ impl World {
         });
     }
 
-    fn drop_session(&mut self) {
+    async fn drop_session(&mut self) {
+        self.begin().await;
         self.was_dropped |= !self.session.is_over();
         self.session.abort();
+    }
+
+    /// Polls the session if it has not begun: until then its end is not reported.
+    async fn begin(&mut self) {
+        poll_fn(|cx| {
+            if self.handle.sessions() == 0 {
+                self.session.turn(cx);
+            }
+            Poll::Ready(())
+        })
+        .await;
     }
 
     /// Lets everything go on until nothing moves.

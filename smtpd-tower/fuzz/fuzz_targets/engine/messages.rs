@@ -1,6 +1,6 @@
 //! What must hold of messages and their replies when a session is over.
 
-use smtpd_tower::{EndReason, Summary};
+use smtpd_tower::session::{EndReason, Summary};
 
 use crate::{replies::Replies, services::Delivery};
 

@@ -9,8 +9,8 @@ use std::{
 };
 
 use smtpd_tower::{
-    Auth, AuthOutcome, Body, BoxError, Command, Connect, Data, Helo, Identity, Mail, Phase, Rcpt,
-    Reply, Request, Summary,
+    Auth, Body, BoxError, Command, Connect, Data, Helo, Identity, Mail, Phase, Rcpt, Reply,
+    Request, phase::AuthOutcome, session::Summary,
 };
 use tokio::time::{Sleep, sleep};
 use tower::Service;
@@ -140,7 +140,7 @@ accept! {
     Helo, _request => Reply::OK;
     Mail, _request => Reply::OK;
     Rcpt, _request => Reply::OK;
-    Command, request => request.payload().default_reply.clone();
+    Command, request => request.default_reply().clone();
     Auth, request => AuthOutcome::from(Identity::new(request.credentials().username()));
 }
 

@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use smtpd_tower::{Limits, Pipeline, Profile, Server, Timeouts};
+use smtpd_tower::{
+    Pipeline, Profile, Server,
+    config::{Limits, Timeouts},
+};
 use smtpd_tower_fuzz::Choices;
 
 use crate::services::{Actor, Shared};
@@ -55,8 +58,8 @@ impl<'a> Setup<'a> {
         };
         server.configure(|config| {
             config
-                .timeouts(times)
-                .limits(limits)
+                .timeouts(|own| *own = times)
+                .limits(|own| *own = limits)
                 .allow_insecure_auth(true)
                 .entropy(no_entropy)
         })

@@ -111,5 +111,12 @@ fn no_reader_of_a_wrapped_body_waits_forever() {
 
 #[test]
 fn neither_a_body_nor_its_copy_waits_forever() {
+    // The time limit of the sink needs timers, of which none fires.
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build()
+        .unwrap();
+    let _context = runtime.enter();
     explore(Kind::Tee, 1);
 }

@@ -44,20 +44,23 @@ use tests::called;
 #[cfg(test)]
 mod tests {
     use std::{
+        num::NonZero,
         path::PathBuf,
         sync::{Arc, Mutex, mpsc},
-        time::Duration,
+        time::{Duration, Instant},
     };
 
-    use smtpd_core::{Envelope, Reply};
+    use smtpd_core::{envelope::Envelope, reply::Reply};
     use tempfile::TempDir;
+    use tokio::{runtime::Builder, sync::mpsc::unbounded_channel, time::timeout};
     use tokio_test::{assert_pending, task};
     use tower::ServiceExt;
 
     use super::*;
     use crate::{
-        body::Body,
+        body::{Body, incoming},
         deliver::Maildir,
+        disk::DiskPermits,
         phase::{Data, Request},
         session::Session,
     };
@@ -109,8 +112,17 @@ mod tests {
             }
         }
 
+        fn permits(mut self, permits: &DiskPermits) -> Self {
+            self.maildir = self.maildir.clone().disk_permits(permits.clone());
+            self
+        }
+
         fn deliver(&self) -> impl Future<Output = Option<Reply>> + 'static {
-            let data = Data::new(Envelope::default(), Body::from("Hello\r\n"));
+            self.deliver_body(Body::from("Hello\r\n"))
+        }
+
+        fn deliver_body(&self, body: Body) -> impl Future<Output = Option<Reply>> + 'static {
+            let data = Data::new(Envelope::default(), body);
             let request = Request::new(Session::local(), data);
             let answer = self.maildir.clone().oneshot(request);
             async { answer.await.ok() }
@@ -127,8 +139,13 @@ mod tests {
             calls.into_iter().map(shorten).collect()
         }
 
+        fn count(&self, folder: &str) -> usize {
+            let folder = self.dir.path().join("mail").join(folder);
+            fs::read_dir(folder).map_or(0, Iterator::count)
+        }
+
         fn stored(&self) -> usize {
-            fs::read_dir(self.dir.path().join("mail/new")).map_or(0, Iterator::count)
+            self.count("new")
         }
     }
 
@@ -196,6 +213,221 @@ mod tests {
             assert!(reply.is_none(), "{failing}: {reply:?}");
             assert_eq!(watched.calls().len(), failing + 1);
             assert_eq!(watched.stored(), 0, "{failing}");
+        }
+    }
+
+    fn permits(jobs: usize) -> DiskPermits {
+        DiskPermits::new(NonZero::new(jobs).unwrap())
+    }
+
+    /// Waits until that is so. Only a fault makes it wait for long.
+    async fn until(is_so: impl Fn() -> bool) {
+        let begun = Instant::now();
+        while !is_so() {
+            assert!(begun.elapsed() < HANGS);
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// Makes calls hang until the sender is dropped, and tells of each.
+    fn hanging(
+        which: impl Fn(Call, &Path) -> bool + Send + Sync + 'static,
+    ) -> (
+        Watched,
+        tokio::sync::mpsc::UnboundedReceiver<()>,
+        mpsc::Sender<()>,
+    ) {
+        let (entered, enters) = unbounded_channel();
+        let (end, ends) = mpsc::channel::<()>();
+        let ends = Mutex::new(ends);
+        let watched = Watched::with(move |call, path| {
+            if which(call, path) {
+                let _ = entered.send(());
+                let _ = ends.lock().unwrap().recv();
+            }
+            Ok(())
+        });
+        (watched, enters, end)
+    }
+
+    #[test]
+    fn logins_and_look_ups_do_not_wait_behind_deliveries_to_a_disk_that_hangs() {
+        let runtime = Builder::new_current_thread()
+            .enable_all()
+            .max_blocking_threads(3)
+            .build();
+        runtime.unwrap().block_on(async {
+            let (watched, mut enters, end) = hanging(|call, _| call == Call::SyncFile);
+            let watched = watched.permits(&permits(2));
+            let deliveries: Vec<_> = (0..20).map(|_| tokio::spawn(watched.deliver())).collect();
+            enters.recv().await.unwrap();
+            // Another one has its thread as well, or will soon.
+            until(|| watched.count("tmp") == 2).await;
+            let login = tokio::task::spawn_blocking(|| ());
+            timeout(HANGS, login)
+                .await
+                .expect("a login waits for mail")
+                .unwrap();
+            let host = tokio::net::lookup_host("localhost:25");
+            let host = timeout(HANGS, host).await;
+            assert!(host.expect("a look-up waits for mail").unwrap().count() > 0);
+            assert!(deliveries.iter().all(|delivery| !delivery.is_finished()));
+            assert_eq!(
+                watched.count("tmp"),
+                2,
+                "more at once than there are permits"
+            );
+            drop(end);
+            for delivery in deliveries {
+                assert!(delivery.await.unwrap().unwrap().is_positive());
+            }
+            assert_eq!(watched.stored(), 20);
+        });
+    }
+
+    #[tokio::test]
+    async fn deliveries_that_share_an_fsync_need_no_thread_meanwhile() {
+        let permits = permits(2);
+        let (slow, mut enters, end) =
+            hanging(|call, path| call == Call::SyncDir && path.ends_with("new"));
+        let (slow, other) = (slow.permits(&permits), Watched::new().permits(&permits));
+        let deliveries: Vec<_> = (0..10).map(|_| tokio::spawn(slow.deliver())).collect();
+        enters.recv().await.unwrap();
+        until(|| slow.stored() == 10).await;
+        assert!(
+            timeout(HANGS, other.deliver())
+                .await
+                .unwrap()
+                .unwrap()
+                .is_positive()
+        );
+        assert!(deliveries.iter().all(|delivery| !delivery.is_finished()));
+        drop(end);
+        for delivery in deliveries {
+            assert!(delivery.await.unwrap().unwrap().is_positive());
+        }
+        let calls = slow.calls().into_iter();
+        // That of the first, and one for all the others.
+        assert_eq!(calls.filter(|call| call == "SyncDir mail/new").count(), 2);
+        until(|| permits.available() == 2).await;
+    }
+
+    #[tokio::test]
+    async fn a_delivery_that_is_dropped_while_it_waits_for_a_permit_leaves_nothing() {
+        // Nothing of the message is written yet, or a part of it.
+        for size in [10, 100 * 1024] {
+            let permits = permits(1);
+            let watched = Watched::new().permits(&permits);
+            watched.maildir.create().await.unwrap();
+            let (feed, body) = incoming();
+            let mut delivery = task::spawn(watched.deliver_body(body));
+            assert_pending!(delivery.poll());
+            feed.push(vec![b'x'; size].into()).await;
+            assert_pending!(delivery.poll());
+            let is_large = size > 64 * 1024;
+            until(|| permits.available() == 1).await;
+            assert_eq!(watched.count("tmp"), usize::from(is_large));
+            assert_pending!(delivery.poll());
+
+            let (end, ends) = mpsc::channel::<()>();
+            let mut other = task::spawn(permits.run(move || ends.recv()));
+            assert_pending!(other.poll());
+            feed.finish(Ok(()));
+            assert_pending!(delivery.poll());
+            assert_pending!(delivery.poll());
+            drop(delivery);
+            drop(end);
+            other.await.unwrap().unwrap_err();
+            until(|| permits.available() == 1 && watched.count("tmp") == 0).await;
+            assert_eq!(watched.stored(), 0);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_delivery_that_is_dropped_while_the_disk_works_leaves_nothing() {
+        let permits = permits(1);
+        let (watched, mut enters, end) = hanging(|call, _| call == Call::SyncFile);
+        let watched = watched.permits(&permits);
+        let delivery = tokio::spawn(watched.deliver());
+        enters.recv().await.unwrap();
+        delivery.abort();
+        assert!(delivery.await.unwrap_err().is_cancelled());
+        assert_eq!(permits.available(), 0, "the disk still works");
+        drop(end);
+        until(|| permits.available() == 1 && watched.count("tmp") == 0).await;
+        assert_eq!(watched.stored(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_delivery_that_is_dropped_while_another_syncs_for_it_leaves_nothing() {
+        let permits = permits(2);
+        let (watched, mut enters, end) =
+            hanging(|call, path| call == Call::SyncDir && path.ends_with("new"));
+        let watched = watched.permits(&permits);
+        let first = tokio::spawn(watched.deliver());
+        enters.recv().await.unwrap();
+        let second = tokio::spawn(watched.deliver());
+        until(|| watched.stored() == 2).await;
+        second.abort();
+        assert!(second.await.unwrap_err().is_cancelled());
+        until(|| watched.stored() == 1).await;
+        drop(end);
+        assert!(first.await.unwrap().unwrap().is_positive());
+        until(|| permits.available() == 2).await;
+        assert_eq!((watched.stored(), watched.count("tmp")), (1, 0));
+    }
+
+    #[tokio::test]
+    async fn create_finds_out_that_no_message_could_be_stored() {
+        const EXDEV: i32 = 18;
+        for (failing, action) in [
+            (Call::SyncFile, "sync"),
+            (Call::Rename, "rename"),
+            (Call::SyncDir, "sync directory"),
+        ] {
+            let fails = Arc::new(std::sync::atomic::AtomicBool::new(false));
+            let failed = fails.clone();
+            let watched = Watched::with(move |call, _| {
+                match call == failing && failed.load(std::sync::atomic::Ordering::SeqCst) {
+                    true => Err(io::Error::from_raw_os_error(EXDEV)),
+                    false => Ok(()),
+                }
+            });
+            watched.maildir.create().await.unwrap();
+            let probe = watched.calls();
+            let probe: Vec<_> = probe
+                .iter()
+                .filter_map(|call| call.split(' ').next())
+                .collect();
+            let expected = ["SyncDir", "SyncDir", "SyncFile", "Rename", "SyncDir"];
+            assert_eq!(probe, expected);
+            fails.store(true, std::sync::atomic::Ordering::SeqCst);
+            let error = watched.maildir.create().await.unwrap_err();
+            // The directories are there, and are synced again.
+            assert!(
+                error.to_string().starts_with(&format!("cannot {action} ")),
+                "{error}"
+            );
+            assert_eq!((watched.stored(), watched.count("tmp")), (0, 0));
+        }
+    }
+
+    #[tokio::test]
+    async fn readers_of_a_maildir_do_not_see_the_probe() {
+        let seen = Arc::<Mutex<Vec<PathBuf>>>::default();
+        let paths = seen.clone();
+        let watched = Watched::with(move |call, path| {
+            if call != Call::SyncDir {
+                paths.lock().unwrap().push(path.to_owned());
+            }
+            Ok(())
+        });
+        watched.maildir.create().await.unwrap();
+        let seen = seen.lock().unwrap();
+        assert_eq!(seen.len(), 2);
+        for path in &*seen {
+            let name = path.file_name().unwrap().to_str().unwrap();
+            assert!(name.starts_with('.'), "{name}");
         }
     }
 }

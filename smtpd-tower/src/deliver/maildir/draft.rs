@@ -1,28 +1,32 @@
 use std::{
-    fs::{self, File, OpenOptions},
+    fs::{self, File, OpenOptions, Permissions},
     io::{self, Write},
-    os::unix::fs::OpenOptionsExt,
+    os::unix::fs::{OpenOptionsExt, PermissionsExt},
     path::PathBuf,
-    sync::{Arc, Weak},
+    sync::Arc,
 };
 
-use super::{MaildirError, disk, folders::Folders, name::UniqueName};
+use super::{MaildirError, disk, folders::Folders, name::UniqueName, size::Size};
 
-/// A message that is being written. Unless it is committed, its file is removed when it is dropped. Its methods block.
+/// A message that is being written. Unless it is kept, its file is removed when it is dropped. Its methods block.
 #[derive(Debug)]
 pub(super) struct Draft {
     folders: Arc<Folders>,
     name: UniqueName,
     file: File,
     path: PathBuf,
+    size: Size,
     kept: bool,
 }
 
 impl Draft {
     /// Creates a file in `tmp`.
     pub(super) fn create(folders: Arc<Folders>) -> Result<Self, MaildirError> {
-        let name = UniqueName::new();
-        let path = folders.tmp().join(name.file_name());
+        Self::named(UniqueName::new(), folders)
+    }
+
+    fn named(name: UniqueName, folders: Arc<Folders>) -> Result<Self, MaildirError> {
+        let path = folders.tmp().join(name.of_draft());
         let file = folders.act("create", &path, || {
             OpenOptions::new()
                 .write(true)
@@ -30,39 +34,60 @@ impl Draft {
                 .mode(0o600)
                 .open(&path)
         })?;
-        Ok(Self {
+        let draft = Self {
             folders,
             name,
             file,
             path,
+            size: Size::default(),
             kept: false,
-        })
+        };
+        // A mode for `open` would be reduced by the umask.
+        if let Some(mode) = draft.folders.file_mode() {
+            let set = draft.file.set_permissions(Permissions::from_mode(mode));
+            set.map_err(|error| draft.failed("set the mode of", error))?;
+        }
+        Ok(draft)
     }
 
     /// Appends bytes.
     pub(super) fn write(&mut self, bytes: &[u8]) -> Result<(), MaildirError> {
+        self.size.add(bytes, self.folders.has_virtual_size());
         let written = self.file.write_all(bytes);
         written.map_err(|error| self.failed("write", error))
     }
 
-    /// Moves the message into `new` and makes it durable, unless the caller has gone. Returns its short id.
-    pub(super) fn commit(mut self, wanted: &Weak<()>) -> Result<String, MaildirError> {
+    /// Writes the message to disk and moves it into `new`, if it is still wanted then. The move is not durable yet.
+    pub(super) fn arrive(mut self, is_wanted: impl FnOnce() -> bool) -> Result<Self, MaildirError> {
         let synced = disk::sync_file(&self.file, &self.path);
         synced.map_err(|error| self.failed("sync", error))?;
-        if wanted.strong_count() == 0 {
+        if !is_wanted() {
             return Err(self.failed("deliver", io::ErrorKind::Interrupted.into()));
         }
-        let arrived = self.folders.arrived().join(self.name.file_name());
+        let has_virtual_size = self.folders.has_virtual_size();
+        let arrived = self.name.of_message(&self.size, has_virtual_size);
+        let arrived = self.folders.arrived().join(arrived);
         // It overwrites nothing, because the name is unique.
         self.folders
             .act("rename", &self.path, || disk::rename(&self.path, &arrived))?;
         self.path = arrived;
-        // After a crash, the message must exist under its new name before the client receives 250 (RFC 5321 section 6.1).
-        let mark = self.folders.arrivals.mark();
-        let synced = self.folders.arrivals.sync(mark);
-        synced.map_err(|error| self.failed("sync the directory of", error))?;
+        Ok(self)
+    }
+
+    /// Leaves the message where it is, and returns its short id.
+    pub(super) fn keep(mut self) -> String {
         self.kept = true;
-        Ok(self.name.id().to_owned())
+        self.name.id().to_owned()
+    }
+
+    /// Stores a message of a few bytes as a delivery does, under a name that readers of a maildir ignore, and removes it.
+    pub(super) fn probe(folders: &Arc<Folders>) -> Result<(), MaildirError> {
+        let mut draft = Self::named(UniqueName::hidden(), folders.clone())?;
+        draft.write(b"This message is a probe.\r\n")?;
+        let draft = draft.arrive(|| true)?;
+        let synced = disk::sync_dir(folders.arrived());
+        synced.map_err(|error| MaildirError::new("sync directory", folders.arrived(), error))?;
+        fs::remove_file(&draft.path).map_err(|error| draft.failed("remove", error))
     }
 
     fn failed(&self, action: &'static str, error: io::Error) -> MaildirError {
@@ -75,28 +100,6 @@ impl Drop for Draft {
         if !self.kept {
             // If it cannot be removed now, `clean_tmp` does so.
             let _ = fs::remove_file(&self.path);
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::deliver::maildir::durable::DirSync;
-
-    #[test]
-    fn a_move_that_is_not_durable_is_undone() {
-        let dir = tempfile::tempdir().unwrap();
-        let mut folders = Folders::new(dir.path().to_owned());
-        folders.arrivals = DirSync::new(dir.path().join("missing"));
-        let mut draft = Draft::create(Arc::new(folders)).unwrap();
-        draft.write(b"message").unwrap();
-        let wanted = Arc::new(());
-        let error = draft.commit(&Arc::downgrade(&wanted)).unwrap_err();
-        assert!(error.path().starts_with(dir.path().join("new")));
-        for folder in ["tmp", "new"] {
-            let mut left = fs::read_dir(dir.path().join(folder)).unwrap();
-            assert!(left.next().is_none(), "{folder}");
         }
     }
 }

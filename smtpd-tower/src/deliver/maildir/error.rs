@@ -26,12 +26,14 @@ impl MaildirError {
         &self.path
     }
 
-    /// Returns whether the disk is full or the quota is used up.
-    pub fn is_full(&self) -> bool {
-        matches!(
-            self.source.kind(),
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
-        )
+    /// Returns whether the disk is full.
+    pub fn is_disk_full(&self) -> bool {
+        self.source.kind() == io::ErrorKind::StorageFull
+    }
+
+    /// Returns whether the quota of the maildir's owner is used up.
+    pub fn is_over_quota(&self) -> bool {
+        self.source.kind() == io::ErrorKind::QuotaExceeded
     }
 }
 

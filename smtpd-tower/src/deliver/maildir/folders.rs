@@ -1,24 +1,37 @@
 use std::{
-    fs::{self, DirBuilder},
+    fs::{self, DirBuilder, File, Permissions},
     io,
-    os::unix::fs::DirBuilderExt,
+    os::unix::fs::{DirBuilderExt, PermissionsExt},
     path::{Path, PathBuf},
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, SystemTime},
 };
 
-use super::{MaildirError, disk, durable::DirSync};
+use super::{MaildirError, dir_sync::DirSync, disk};
 
-/// The directories of a maildir.
-#[derive(Debug)]
+/// The directories of a maildir, and what is to be said of the files in them. Clones share the work on them.
+#[derive(Clone, Debug)]
 pub(super) struct Folders {
     root: PathBuf,
     tmp: PathBuf,
     new: PathBuf,
     cur: PathBuf,
-    pub(super) arrivals: DirSync,
-    making: Mutex<()>,
+    pub(super) arrivals: Arc<DirSync>,
+    making: Arc<Mutex<()>>,
+    file_mode: Option<u32>,
+    folder_mode: Option<u32>,
+    has_virtual_size: bool,
 }
+
+/// The bits of a mode that can be set.
+const MODE: u32 = 0o7777;
+
+/// What the owner of a maildir may always do: without it, no message could be delivered.
+const OWNER_OF_FILE: u32 = 0o600;
+const OWNER_OF_FOLDER: u32 = 0o700;
+
+/// New files and directories within a directory that has this bit belong to its group.
+const SETGID: u32 = 0o2000;
 
 impl Folders {
     pub(super) fn new(root: PathBuf) -> Self {
@@ -26,10 +39,34 @@ impl Folders {
             tmp: root.join("tmp"),
             new: root.join("new"),
             cur: root.join("cur"),
-            arrivals: DirSync::new(root.join("new")),
+            arrivals: Arc::new(DirSync::new(root.join("new"))),
             root,
-            making: Mutex::default(),
+            making: Arc::default(),
+            file_mode: None,
+            folder_mode: None,
+            has_virtual_size: false,
         }
+    }
+
+    pub(super) const fn set_file_mode(&mut self, mode: u32) {
+        self.file_mode = Some(mode & MODE | OWNER_OF_FILE);
+    }
+
+    pub(super) const fn set_folder_mode(&mut self, mode: u32) {
+        self.folder_mode = Some(mode & MODE | OWNER_OF_FOLDER);
+    }
+
+    pub(super) const fn set_virtual_size(&mut self, on: bool) {
+        self.has_virtual_size = on;
+    }
+
+    /// Returns the mode of files, if it was set.
+    pub(super) const fn file_mode(&self) -> Option<u32> {
+        self.file_mode
+    }
+
+    pub(super) const fn has_virtual_size(&self) -> bool {
+        self.has_virtual_size
     }
 
     pub(super) fn root(&self) -> &Path {
@@ -48,15 +85,34 @@ impl Folders {
     /// must not be stored on another one.
     pub(super) fn create(&self) -> Result<(), MaildirError> {
         let _one_at_a_time = self.making.lock().unwrap_or_else(PoisonError::into_inner);
-        if make(&self.root)? {
+        if self.make(&self.root)? {
             let above = self.root.parent().filter(|path| *path != Path::new(""));
             sync(above.unwrap_or_else(|| Path::new(".")))?;
         }
-        make(&self.new)?;
-        make(&self.cur)?;
+        self.make(&self.new)?;
+        self.make(&self.cur)?;
         sync(&self.root)?;
         // The last one: if it exists, the others exist and are durable.
-        make(&self.tmp).map(drop)
+        self.make(&self.tmp).map(drop)
+    }
+
+    /// Makes a directory. Returns `false` if it exists.
+    fn make(&self, path: &Path) -> Result<bool, MaildirError> {
+        match DirBuilder::new().mode(OWNER_OF_FOLDER).create(path) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => {
+                return Ok(false);
+            }
+            Err(error) => return Err(MaildirError::new("make directory", path, error)),
+        }
+        if let Some(mode) = self.folder_mode
+            && let Err(error) = set_mode(path, mode)
+        {
+            // If it stayed, it would be taken for one whose mode somebody else has chosen.
+            let _ = fs::remove_dir(path);
+            return Err(MaildirError::new("set the mode of", path, error));
+        }
+        Ok(true)
     }
 
     /// Runs an action; if a directory is missing, creates it and runs the action once more.
@@ -112,13 +168,11 @@ fn remove_stale(file: &fs::DirEntry, older_than: Duration, now: SystemTime) -> i
     Ok(stale)
 }
 
-/// Makes a directory for its owner alone. Returns `false` if it exists.
-fn make(path: &Path) -> Result<bool, MaildirError> {
-    match DirBuilder::new().mode(0o700).create(path) {
-        Ok(()) => Ok(true),
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => Ok(false),
-        Err(error) => Err(MaildirError::new("make directory", path, error)),
-    }
+/// Sets the mode of a new directory. It keeps the group that it has from the directory above.
+fn set_mode(path: &Path, mode: u32) -> io::Result<()> {
+    let directory = File::open(path)?;
+    let inherited = directory.metadata()?.permissions().mode() & SETGID;
+    directory.set_permissions(Permissions::from_mode(mode | inherited))
 }
 
 fn sync(path: &Path) -> Result<(), MaildirError> {
@@ -127,20 +181,44 @@ fn sync(path: &Path) -> Result<(), MaildirError> {
 
 #[cfg(test)]
 mod tests {
-    use std::{fs::File, os::unix::fs::PermissionsExt};
-
     use super::*;
 
     #[test]
-    fn directories_are_made_for_their_owner_alone() {
-        let dir = tempfile::tempdir().unwrap();
-        let folders = Folders::new(dir.path().join("mail"));
-        folders.create().unwrap();
-        folders.create().unwrap();
-        for path in [folders.root(), &folders.tmp, &folders.new, &folders.cur] {
-            let mode = path.metadata().unwrap().permissions().mode();
-            assert_eq!(mode & 0o7777, 0o700, "{}", path.display());
+    fn directories_are_made_for_their_owner_alone_unless_a_mode_is_set() {
+        // The bits of the directory above, the mode that is set, and that of the new directories.
+        for (above, set, expected) in [
+            (0o755, None, 0o700),
+            (0o755, Some(0o750), 0o750),
+            (0o755, Some(0o2770), 0o2770),
+            (0o2770, None, 0o2700),
+            (0o2770, Some(0o770), 0o2770),
+            (0o2770, Some(0o1_000_050), 0o2750),
+        ] {
+            let dir = tempfile::tempdir().unwrap();
+            fs::set_permissions(dir.path(), Permissions::from_mode(above)).unwrap();
+            let mut folders = Folders::new(dir.path().join("mail"));
+            if let Some(mode) = set {
+                folders.set_folder_mode(mode);
+            }
+            folders.create().unwrap();
+            folders.create().unwrap();
+            for path in [folders.root(), &folders.tmp, &folders.new, &folders.cur] {
+                let mode = path.metadata().unwrap().permissions().mode();
+                assert_eq!(mode & 0o7777, expected, "{}", path.display());
+            }
         }
+    }
+
+    #[test]
+    fn a_directory_that_exists_keeps_its_mode() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut folders = Folders::new(dir.path().to_owned());
+        let made = dir.path().join("cur");
+        DirBuilder::new().mode(0o711).create(&made).unwrap();
+        folders.set_folder_mode(0o770);
+        folders.create().unwrap();
+        let mode = made.metadata().unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o711);
     }
 
     #[test]

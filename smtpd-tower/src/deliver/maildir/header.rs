@@ -1,4 +1,4 @@
-use smtpd_core::{Envelope, ReversePath};
+use smtpd_core::{address::ReversePath, envelope::Envelope};
 
 use crate::header::address;
 
@@ -33,7 +33,7 @@ impl HeaderLines {
 
 #[cfg(test)]
 mod tests {
-    use smtpd_core::{Charset, ForwardPath, Leniency, PathOptions};
+    use smtpd_core::address::{Charset, ForwardPath, Leniency, PathOptions};
 
     use super::*;
 

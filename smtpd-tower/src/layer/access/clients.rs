@@ -1,11 +1,12 @@
 use std::sync::Arc;
 
-use smtpd_core::Reply;
+use smtpd_core::reply::Reply;
 
 use crate::{
     layer::{Admit, compose::rule_layer},
-    net::{Cidr, CidrError, CidrSet},
+    net::{CidrError, CidrSet},
     phase::Request,
+    reload::Reloadable,
     session::Session,
 };
 
@@ -16,14 +17,24 @@ use crate::{
 /// a Unix socket, pass. The list may have thousands of entries: a lookup is a binary search.
 ///
 /// ```
-/// use smtpd_tower::{Connect, Request, Session, handler_fn, layer::DenyClientsLayer};
+/// use smtpd_tower::{
+///     Connect, Request, Session, handler_fn, layer::DenyClientsLayer,
+/// };
 /// use tower::{ServiceBuilder, ServiceExt};
 ///
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let connect = ServiceBuilder::new()
-///     .layer(DenyClientsLayer::parse(["192.0.2.0/24", "2001:db8::/32", "198.51.100.7"])?)
+///     .layer(DenyClientsLayer::parse([
+///         "192.0.2.0/24",
+///         "2001:db8::/32",
+///         "198.51.100.7",
+///     ])?)
 ///     .service(handler_fn(async |_: Request<Connect>| {}));
-/// let ask = |ip: [u8; 4]| connect.clone().oneshot(Request::new(Session::from_peer((ip, 4711)), Connect::new()));
+/// let ask = |ip: [u8; 4]| {
+///     connect
+///         .clone()
+///         .oneshot(Request::new(Session::from_peer((ip, 4711)), Connect::new()))
+/// };
 ///
 /// assert_eq!(ask([203, 0, 113, 1]).await?.code().as_u16(), 250);
 /// assert_eq!(ask([192, 0, 2, 1]).await?.to_string(), "554 5.7.1 Access denied");
@@ -36,9 +47,11 @@ pub struct DenyClientsLayer {
 
 impl DenyClientsLayer {
     /// Rejects clients of these networks.
-    pub fn new(networks: impl IntoIterator<Item = Cidr>) -> Self {
+    ///
+    /// The list may change while the server runs: see [`Reloadable`].
+    pub fn new(networks: impl Into<Reloadable<CidrSet>>) -> Self {
         Self {
-            rule: Rule::new(networks.into_iter().collect(), Listed::Rejected),
+            rule: Rule::new(networks.into(), Listed::Rejected),
         }
     }
 
@@ -48,9 +61,7 @@ impl DenyClientsLayer {
     ///
     /// Returns an error that names the first text that is neither a network nor an address.
     pub fn parse<T: AsRef<str>>(networks: impl IntoIterator<Item = T>) -> Result<Self, CidrError> {
-        Ok(Self {
-            rule: Rule::new(parse(networks)?, Listed::Rejected),
-        })
+        CidrSet::parse(networks).map(Self::new)
     }
 
     /// Sets the reply to a client that is rejected. Default: 554 5.7.1.
@@ -76,14 +87,20 @@ impl<P> Admit<P> for DenyClientsLayer {
 /// This is the opposite of [`DenyClientsLayer`]. Clients without an IP address, such as those on a Unix socket, pass here too.
 ///
 /// ```
-/// use smtpd_tower::{Connect, Request, Session, handler_fn, layer::AllowClientsLayer};
+/// use smtpd_tower::{
+///     Connect, Request, Session, handler_fn, layer::AllowClientsLayer,
+/// };
 /// use tower::{ServiceBuilder, ServiceExt};
 ///
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let connect = ServiceBuilder::new()
 ///     .layer(AllowClientsLayer::parse(["127.0.0.0/8", "::1", "10.0.0.0/8"])?)
 ///     .service(handler_fn(async |_: Request<Connect>| {}));
-/// let ask = |ip: [u8; 4]| connect.clone().oneshot(Request::new(Session::from_peer((ip, 4711)), Connect::new()));
+/// let ask = |ip: [u8; 4]| {
+///     connect
+///         .clone()
+///         .oneshot(Request::new(Session::from_peer((ip, 4711)), Connect::new()))
+/// };
 ///
 /// assert_eq!(ask([10, 0, 0, 1]).await?.code().as_u16(), 250);
 /// assert_eq!(ask([192, 0, 2, 1]).await?.to_string(), "554 5.7.1 Access denied");
@@ -96,9 +113,11 @@ pub struct AllowClientsLayer {
 
 impl AllowClientsLayer {
     /// Accepts clients of these networks only.
-    pub fn new(networks: impl IntoIterator<Item = Cidr>) -> Self {
+    ///
+    /// The list may change while the server runs: see [`Reloadable`].
+    pub fn new(networks: impl Into<Reloadable<CidrSet>>) -> Self {
         Self {
-            rule: Rule::new(networks.into_iter().collect(), Listed::Accepted),
+            rule: Rule::new(networks.into(), Listed::Accepted),
         }
     }
 
@@ -108,9 +127,7 @@ impl AllowClientsLayer {
     ///
     /// Returns an error that names the first text that is neither a network nor an address.
     pub fn parse<T: AsRef<str>>(networks: impl IntoIterator<Item = T>) -> Result<Self, CidrError> {
-        Ok(Self {
-            rule: Rule::new(parse(networks)?, Listed::Accepted),
-        })
+        CidrSet::parse(networks).map(Self::new)
     }
 
     /// Sets the reply to a client that is rejected. Default: 554 5.7.1.
@@ -133,7 +150,7 @@ impl<P> Admit<P> for AllowClientsLayer {
 
 #[derive(Clone, Debug)]
 struct Rule {
-    networks: Arc<CidrSet>,
+    networks: Reloadable<CidrSet>,
     listed: Listed,
     reply: Arc<Reply>,
 }
@@ -146,29 +163,23 @@ enum Listed {
 }
 
 impl Rule {
-    fn new(networks: CidrSet, listed: Listed) -> Self {
+    fn new(networks: Reloadable<CidrSet>, listed: Listed) -> Self {
         Self {
-            networks: Arc::new(networks),
+            networks,
             listed,
             reply: Reply::rejected("Access denied").into(),
         }
     }
 
     fn admit(&self, session: &Session) -> Result<(), Reply> {
-        let is_accepted = |ip| self.networks.contains(ip) == (self.listed == Listed::Accepted);
+        let is_listed = |ip| self.networks.with(|networks| networks.contains(ip));
+        let is_accepted = |ip| is_listed(ip) == (self.listed == Listed::Accepted);
         if session.client_addr().ip().is_none_or(is_accepted) {
             Ok(())
         } else {
             Err(Reply::clone(&self.reply))
         }
     }
-}
-
-fn parse<T: AsRef<str>>(networks: impl IntoIterator<Item = T>) -> Result<CidrSet, CidrError> {
-    networks
-        .into_iter()
-        .map(|text| text.as_ref().parse())
-        .collect()
 }
 
 #[cfg(test)]
@@ -183,7 +194,7 @@ mod tests {
     use super::*;
     use crate::{
         layer::Gate,
-        net::PeerAddr,
+        net::{Cidr, PeerAddr},
         phase::{Connect, Rcpt},
     };
 
@@ -248,12 +259,35 @@ mod tests {
     #[tokio::test]
     async fn a_client_that_is_refused_never_reaches_the_service() {
         let networks = [Cidr::from(IpAddr::from([192, 0, 2, 1]))];
-        let layer = DenyClientsLayer::new(networks).reply(Reply::busy());
+        let layer = DenyClientsLayer::new(CidrSet::from_iter(networks)).reply(Reply::busy());
         let (mut service, mut handle) = spawn_layer::<_, Reply, _>(layer);
         assert_ready_ok!(service.poll_ready());
         let request = Request::new(Session::from_peer(([192, 0, 2, 1], 4711)), Connect::new());
         assert_eq!(service.call(request).await.unwrap(), Reply::busy());
         assert_pending!(handle.poll_request());
+    }
+
+    #[tokio::test]
+    async fn a_list_that_changes_is_the_old_one_until_a_restart() {
+        let networks = Reloadable::new(CidrSet::default());
+        let (deny, allow) = (
+            DenyClientsLayer::new(networks.clone()),
+            AllowClientsLayer::new(networks.clone()),
+        );
+        let peer = ([192, 0, 2, 1], 4711);
+        for (list, denied, allowed) in [
+            (&[][..], 250, 554),
+            (&["192.0.2.0/24"], 554, 250),
+            (&["192.0.3.0/24"], 250, 554),
+        ] {
+            networks.set(CidrSet::parse(list).unwrap());
+            assert_eq!(code(&deny, peer, Connect::new()).await, denied, "{list:?}");
+            assert_eq!(
+                code(&allow, peer, Connect::new()).await,
+                allowed,
+                "{list:?}"
+            );
+        }
     }
 
     #[test]

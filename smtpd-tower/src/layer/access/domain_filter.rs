@@ -1,9 +1,10 @@
-use smtpd_core::Reply;
+use smtpd_core::reply::Reply;
 
 use crate::{
     domains::{Domains, DomainsError},
     layer::{Admit, compose::rule_layer},
     phase::{Rcpt, Request},
+    reload::Reloadable,
 };
 
 /// Accepts recipients of the given domains only, and rejects all others with 550 5.7.1.
@@ -12,7 +13,9 @@ use crate::{
 /// 5321 section 4.5.1 requires. It fits RCPT only.
 ///
 /// ```
-/// use smtpd_tower::{Rcpt, Request, Session, handler_fn, layer::DomainFilterLayer};
+/// use smtpd_tower::{
+///     Rcpt, Request, Session, handler_fn, layer::DomainFilterLayer,
+/// };
 /// use tower::{ServiceBuilder, ServiceExt};
 ///
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -21,8 +24,14 @@ use crate::{
 ///     .service(handler_fn(async |_: Request<Rcpt>| {}));
 /// let ask = |address: &str| {
 ///     let rcpt = rcpt.clone();
-///     let request = address.parse().map(|path| Request::new(Session::local(), Rcpt::new(path)));
-///     async move { Ok::<_, Box<dyn std::error::Error>>(rcpt.oneshot(request?).await?.code().as_u16()) }
+///     let request = address
+///         .parse()
+///         .map(|path| Request::new(Session::local(), Rcpt::new(path)));
+///     async move {
+///         Ok::<_, Box<dyn std::error::Error>>(
+///             rcpt.oneshot(request?).await?.code().as_u16(),
+///         )
+///     }
 /// };
 /// assert_eq!(ask("user@Example.Org").await?, 250);
 /// assert_eq!(ask("user@example.com").await?, 550);
@@ -30,13 +39,17 @@ use crate::{
 /// ```
 #[derive(Clone, Debug)]
 pub struct DomainFilterLayer {
-    domains: Domains,
+    domains: Reloadable<Domains>,
 }
 
 impl DomainFilterLayer {
     /// Accepts recipients of these domains only.
-    pub const fn new(domains: Domains) -> Self {
-        Self { domains }
+    ///
+    /// The list may change while the server runs: see [`Reloadable`].
+    pub fn new(domains: impl Into<Reloadable<Domains>>) -> Self {
+        Self {
+            domains: domains.into(),
+        }
     }
 
     /// Like [`new`](Self::new), with the domains as [`Domains::parse`] reads them.
@@ -55,8 +68,9 @@ rule_layer!(DomainFilterLayer);
 
 impl Admit<Rcpt> for DomainFilterLayer {
     fn admit(&self, request: &Request<Rcpt>) -> Result<(), Reply> {
-        match request.recipient().mailbox() {
-            Some(mailbox) if !self.domains.contains(mailbox.domain()) => Err(Reply::relay_denied()),
+        let is_ours = |domain| self.domains.with(|domains| domains.contains(domain));
+        match request.domain() {
+            Some(domain) if !is_ours(domain) => Err(Reply::relay_denied()),
             _ => Ok(()),
         }
     }

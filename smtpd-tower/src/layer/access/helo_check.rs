@@ -1,42 +1,70 @@
 use std::{net::IpAddr, sync::Arc};
 
-use smtpd_core::{ClientName, ClientNameKind, Code, Reply, Status};
+use smtpd_core::{
+    address::{ClientName, ClientNameKind},
+    reply::{Code, Reply, Status},
+};
 
 use crate::{
     domains::Domains,
-    layer::{Admit, compose::rule_layer},
+    layer::{Admit, Exempt, compose::rule_layer},
     phase::{Helo, Mail, Request},
     session::Session,
 };
 
 /// Rejects clients by their HELO name, with 550 5.7.1 (RFC 5321 section 4.1.4).
 ///
-/// By default, only names that are certainly forged are rejected: the names of this server. The methods below reject more.
-/// Clients of this machine (over loopback, a Unix socket, or from the address that they connect to) and clients that have
-/// authenticated always pass: the HELO name of a mail program at home means nothing.
+/// By default, only names that are certainly forged are rejected: the names and addresses of this server, and those that every
+/// machine has for itself, such as `localhost` and `[127.0.0.1]`. The methods below reject more. Clients of this machine (over
+/// loopback, a Unix socket, or from the address that they connect to) and clients that have authenticated always pass, unless
+/// [`exempt`](Self::exempt) says otherwise: the HELO name of a mail program at home means nothing.
 ///
 /// RFC 5321 section 4.1.4 allows a server to verify that a HELO name belongs to the address of the client, but forbids it to
 /// reject mail because that fails. So this layer does not look names up in the DNS, and
-/// [`reject_foreign_literal`](Self::reject_foreign_literal), the only check against the address, is off by default.
+/// [`reject_foreign_literal`](Self::reject_foreign_literal), the only check against the address, is off by default: a client
+/// behind a NAT sends the address that it knows of. A loopback address is another matter, for no client that comes from outside
+/// has it.
 ///
 /// It fits HELO and MAIL. At HELO, a client is rejected at once, but may send another HELO; at MAIL, its mail is rejected.
 ///
 /// ```
-/// use smtpd_tower::{Domains, Helo, Request, Session, handler_fn, layer::HeloCheckLayer};
+/// use smtpd_tower::{
+///     Helo, Request, Session, domains::Domains, handler_fn, layer::HeloCheckLayer,
+/// };
 /// use tower::{ServiceBuilder, ServiceExt};
 ///
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let helo = ServiceBuilder::new()
-///     .layer(HeloCheckLayer::new().own_names(Domains::parse(["mx.example.org"])?).reject_unqualified())
+///     .layer(
+///         HeloCheckLayer::new()
+///             .own_names(Domains::parse(["mx.example.org"])?)
+///             .reject_unqualified(),
+///     )
 ///     .service(handler_fn(async |_: Request<Helo>| {}));
 /// let ask = |name: &str| {
-///     let request = name.parse().map(|name| Request::new(Session::from_peer(([192, 0, 2, 1], 4711)), Helo::new(name)));
+///     let request = name.parse().map(|name| {
+///         Request::new(
+///             Session::from_peer(([192, 0, 2, 1], 4711)),
+///             Helo::new(name),
+///         )
+///     });
 ///     let helo = helo.clone();
-///     async move { Ok::<_, Box<dyn std::error::Error>>(helo.oneshot(request?).await?.to_string()) }
+///     async move {
+///         Ok::<_, Box<dyn std::error::Error>>(
+///             helo.oneshot(request?).await?.to_string(),
+///         )
+///     }
 /// };
 /// assert_eq!(ask("client.example.net").await?, "250 2.0.0 OK");
 /// assert_eq!(ask("MX.example.org").await?, "550 5.7.1 That is my own name");
-/// assert_eq!(ask("laptop").await?, "550 5.7.1 Give a fully qualified domain name");
+/// assert_eq!(
+///     ask("localhost.localdomain").await?,
+///     "550 5.7.1 That is a loopback name"
+/// );
+/// assert_eq!(
+///     ask("laptop").await?,
+///     "550 5.7.1 Give a fully qualified domain name"
+/// );
 /// # Ok(()) }
 /// ```
 #[derive(Clone, Debug)]
@@ -49,12 +77,14 @@ struct Config {
     rules: Vec<Rule>,
     names: Vec<Domains>,
     addresses: Vec<IpAddr>,
+    exempt: Exempt,
 }
 
 /// What is rejected.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Rule {
     Own,
+    Loopback,
     Malformed,
     Unqualified,
     ForeignLiteral,
@@ -67,12 +97,13 @@ impl Default for HeloCheckLayer {
 }
 
 impl HeloCheckLayer {
-    /// Rejects clients that use the name of this server, or the address that they have connected to.
+    /// Rejects clients that use the name of this server, the address that they have connected to, or a loopback name.
     pub fn new() -> Self {
         let config = Config {
-            rules: vec![Rule::Own],
+            rules: vec![Rule::Own, Rule::Loopback],
             names: Vec::new(),
             addresses: Vec::new(),
+            exempt: Exempt::local().authenticated(),
         };
         Self {
             config: Arc::new(config),
@@ -96,6 +127,19 @@ impl HeloCheckLayer {
     #[must_use]
     pub fn allow_own(self) -> Self {
         self.with(|config| config.rules.retain(|&rule| rule != Rule::Own))
+    }
+
+    /// Accepts `localhost`, names below it (RFC 6761 section 6.3), `localhost.localdomain`, and loopback and unspecified
+    /// addresses, such as `[127.0.0.1]` and `[IPv6:::]`.
+    #[must_use]
+    pub fn allow_loopback(self) -> Self {
+        self.with(|config| config.rules.retain(|&rule| rule != Rule::Loopback))
+    }
+
+    /// Sets which clients may use any name. Default: those of this machine, and those that have authenticated.
+    #[must_use]
+    pub fn exempt(self, exempt: Exempt) -> Self {
+        self.with(|config| config.exempt = exempt)
     }
 
     /// Rejects names that are neither a domain nor an address literal (RFC 5321 section 4.1.1.1). This includes names with an
@@ -132,8 +176,7 @@ rule_layer!(HeloCheckLayer);
 
 impl Admit<Helo> for HeloCheckLayer {
     fn admit(&self, request: &Request<Helo>) -> Result<(), Reply> {
-        self.config
-            .check(request.session(), &request.payload().name)
+        self.config.check(request.session(), request.name())
     }
 }
 
@@ -148,7 +191,7 @@ impl Admit<Mail> for HeloCheckLayer {
 
 impl Config {
     fn check(&self, session: &Session, name: &ClientName) -> Result<(), Reply> {
-        if is_trusted(session) {
+        if self.exempt.contains(session) {
             return Ok(());
         }
         let mut rules = self.rules.iter();
@@ -166,6 +209,7 @@ impl Config {
     fn matches(&self, rule: Rule, session: &Session, name: &ClientName) -> bool {
         match rule {
             Rule::Own => self.is_own(session, name),
+            Rule::Loopback => is_loopback(name),
             Rule::Malformed => name.kind() == ClientNameKind::Other,
             Rule::Unqualified => {
                 name.kind() != ClientNameKind::Literal && !without_root(name).contains('.')
@@ -191,6 +235,7 @@ impl Rule {
     const fn text(self) -> &'static str {
         match self {
             Self::Own => "That is my own name",
+            Self::Loopback => "That is a loopback name",
             Self::Malformed => "Give a domain name or an address literal",
             Self::Unqualified => "Give a fully qualified domain name",
             Self::ForeignLiteral => "That is not your address",
@@ -198,9 +243,16 @@ impl Rule {
     }
 }
 
-fn is_trusted(session: &Session) -> bool {
-    let is_own = known_ip(session).is_some_and(|ip| session.local_addr().ip() == Some(ip));
-    session.identity().is_some() || session.client_addr().is_local() || is_own
+/// Returns whether every machine has this name or address, and knows itself by it.
+fn is_loopback(name: &ClientName) -> bool {
+    if let Some(ip) = address(name) {
+        return ip.is_loopback() || ip.is_unspecified();
+    }
+    let name = without_root(name).to_ascii_lowercase();
+    let (host, domain) = name.split_once('.').unwrap_or((&name, ""));
+    name.ends_with(".localhost")
+        || ["localhost", "localhost4", "localhost6"].contains(&host)
+            && ["", "localdomain", "localdomain4", "localdomain6"].contains(&domain)
 }
 
 /// Returns the address of the client. If a proxy could not name it, this is the unspecified address, which may also be that of
@@ -213,10 +265,17 @@ fn literal(name: &ClientName) -> Option<IpAddr> {
     Some(name.domain()?.ip()?.to_canonical())
 }
 
-/// Returns the address that a name stands for, even if the brackets are missing.
+/// Returns the address that a name stands for, even if the brackets or the tag of IPv6 are missing.
 fn address(name: &ClientName) -> Option<IpAddr> {
-    let bare = || name.as_str().parse().ok();
-    literal(name).or_else(|| bare().map(|ip: IpAddr| ip.to_canonical()))
+    let bare = || {
+        let name = name.as_str();
+        let inner = name
+            .strip_prefix('[')
+            .and_then(|name| name.strip_suffix(']'));
+        let ip: IpAddr = inner.unwrap_or(name).parse().ok()?;
+        Some(ip.to_canonical())
+    };
+    literal(name).or_else(bare)
 }
 
 /// Returns the name without the trailing dot of the root, which does not change its meaning.
@@ -229,7 +288,7 @@ fn without_root(name: &ClientName) -> &str {
 mod tests {
     use std::convert::Infallible;
 
-    use smtpd_core::{Greeting, ReversePath};
+    use smtpd_core::{address::ReversePath, connection::Greeting};
     use tokio_test::{assert_pending, assert_ready_ok};
     use tower::{Layer, ServiceExt, service_fn};
     use tower_test::mock::spawn_layer;
@@ -256,7 +315,7 @@ mod tests {
     #[tokio::test]
     async fn what_each_option_refuses() {
         let fresh = HeloCheckLayer::new();
-        let none = fresh.clone().allow_own();
+        let none = fresh.clone().allow_own().allow_loopback();
         let own = fresh
             .clone()
             .own_names(Domains::parse(["mx2.example.org"]).unwrap())
@@ -359,5 +418,68 @@ mod tests {
         let refused = service.call(Request::new(Session::from_peer(STRANGER), helo));
         assert_eq!(refused.await.unwrap().code().as_u16(), 550);
         assert_pending!(handle.poll_request());
+    }
+
+    #[tokio::test]
+    async fn names_that_every_machine_has_for_itself_are_believed() {
+        let layer = HeloCheckLayer::new().allow_own();
+        let lenient = layer.clone().allow_loopback();
+        for (name, is_loopback) in [
+            ("localhost", true),
+            ("LOCALHOST.", true),
+            ("localhost.localdomain", true),
+            ("localhost6.localdomain6", true),
+            ("mail.localhost", true),
+            ("[127.0.0.1]", true),
+            ("[127.9.9.9]", true),
+            ("127.0.0.1", true),
+            ("[IPv6:::1]", true),
+            ("[IPv6:0:0:0:0:0:0:0:1]", true),
+            ("[IPv6:::ffff:127.0.0.1]", true),
+            ("[::1]", true),
+            ("::1", true),
+            ("[0.0.0.0]", true),
+            ("[IPv6:::]", true),
+            ("[IPv6:::ffff:0.0.0.0]", true),
+            ("localhost.example.org", false),
+            ("notlocalhost", false),
+            ("localdomain", false),
+            ("[192.0.2.1]", false),
+            ("[10.0.0.1]", false),
+            ("[IPv6:2001:db8::1]", false),
+        ] {
+            for peer in ["192.0.2.1", "2001:db8::1", "10.0.0.7"] {
+                let ip: IpAddr = peer.parse().unwrap();
+                let session = || Session::from_peer((ip, 4711));
+                let heard = refusal(&layer, session(), name).await;
+                let expected = is_loopback.then_some("550 5.7.1 That is a loopback name");
+                assert_eq!(heard.as_deref(), expected, "{name} from {peer}");
+                assert_eq!(refusal(&lenient, session(), name).await, None, "{name}");
+            }
+            for session in [
+                Session::local(),
+                Session::from_peer(([127, 0, 0, 2], 1)),
+                Session::from_peer((IpAddr::from([0, 0, 0, 0, 0, 0, 0, 1]), 1)),
+                Session::from_peer(PeerAddr::Unix(None)),
+            ] {
+                assert_eq!(refusal(&layer, session, name).await, None, "{name}");
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn the_default_exemptions_stay_beside_those_that_are_set() {
+        let partner = Exempt::new().parse_networks(["192.0.2.0/24"]).unwrap();
+        let layer = HeloCheckLayer::new().exempt(partner);
+        let other = || Session::from_peer(([203, 0, 113, 1], 4711));
+        for (session, is_refused) in [
+            (Session::from_peer(STRANGER), false),
+            (other(), true),
+            (other().with_identity("alice"), true),
+            (Session::local(), true),
+        ] {
+            let heard = refusal(&layer, session.clone(), "localhost").await;
+            assert_eq!(heard.is_some(), is_refused, "{session:?}");
+        }
     }
 }

@@ -1,10 +1,12 @@
 //! Layers that decide who may do what.
 
 mod clients;
+mod deny_senders;
 mod domain_filter;
 mod greylist;
 mod helo_check;
 mod own_sender;
+mod recipients;
 mod require_auth;
 mod require_tls;
 mod reverse_dns;
@@ -12,15 +14,18 @@ mod score;
 
 pub use self::{
     clients::{AllowClientsLayer, DenyClientsLayer},
+    deny_senders::DenySendersLayer,
     domain_filter::DomainFilterLayer,
     greylist::{
-        Greylist, GreylistFuture, GreylistKey, GreylistLayer, GreylistPolicy, GreylistStore,
-        GreylistVerdict, MemoryGreylist,
+        Greylist, GreylistClient, GreylistData, GreylistDataLayer, GreylistFileError,
+        GreylistFileErrorKind, GreylistFuture, GreylistKey, GreylistLayer, GreylistPolicy,
+        GreylistStore, GreylistVerdict, MemoryGreylist,
     },
     helo_check::HeloCheckLayer,
-    own_sender::OwnSenderLayer,
+    own_sender::{ByFunction, ByName, OwnSenderLayer},
+    recipients::RecipientsLayer,
     require_auth::RequireAuthLayer,
     require_tls::RequireTlsLayer,
     reverse_dns::{ReverseDns, ReverseDnsFuture, ReverseDnsLayer},
-    score::{ScoreGateLayer, ScoreLayer, Scored},
+    score::{ScoreGate, ScoreGateLayer, ScoreLayer, Scored},
 };

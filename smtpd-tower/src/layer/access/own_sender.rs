@@ -1,12 +1,16 @@
 use std::{fmt, sync::Arc};
 
-use smtpd_core::{Code, Mailbox, Reply, Status, sasl::Identity};
-use unicode_normalization::UnicodeNormalization;
+use smtpd_core::{
+    address::{AddressRules, Mailbox},
+    reply::{Code, Reply, Status},
+    sasl::Identity,
+};
 
 use crate::{
-    domains::{Domains, canonical},
+    domains::Domains,
     layer::{Admit, compose::rule_layer},
     phase::{Mail, Request},
+    reload::Reloadable,
 };
 
 /// Accepts the senders that a user owns, and rejects others with 550 5.7.1 (RFC 6409 section 6.1).
@@ -15,8 +19,12 @@ use crate::{
 /// notifications must have (RFC 8098 section 3). It fits MAIL only. If the pipeline also accepts mail from other servers, put
 /// this layer into a [`CondLayer`](crate::layer::CondLayer) that checks [`Session::profile`](crate::session::Session::profile).
 ///
+/// [The guide](crate::guide::authentication#who-may-send-as-whom) shows how to ask a database instead.
+///
 /// ```
-/// use smtpd_tower::{Domains, Mail, Request, Session, handler_fn, layer::OwnSenderLayer};
+/// use smtpd_tower::{
+///     Mail, Request, Session, domains::Domains, handler_fn, layer::OwnSenderLayer,
+/// };
 /// use tower::{ServiceBuilder, ServiceExt};
 ///
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -24,102 +32,155 @@ use crate::{
 ///     .layer(OwnSenderLayer::in_domains(Domains::parse(["example.org"])?))
 ///     .service(handler_fn(async |_: Request<Mail>| {}));
 /// let session = Session::local().with_identity("alice");
-/// let ask = |sender: &str| sender.parse().map(|path| mail.clone().oneshot(Request::new(session.clone(), Mail::new(path))));
+/// let ask = |sender: &str| {
+///     sender.parse().map(|path| {
+///         mail.clone().oneshot(Request::new(session.clone(), Mail::new(path)))
+///     })
+/// };
 ///
 /// assert_eq!(ask("alice@example.org")?.await?.code().as_u16(), 250);
-/// assert_eq!(ask("bob@example.org")?.await?.to_string(), "550 5.7.1 This sender is not you");
+/// assert_eq!(
+///     ask("bob@example.org")?.await?.to_string(),
+///     "550 5.7.1 This sender is not you"
+/// );
 /// # Ok(()) }
 /// ```
 #[derive(Clone)]
-pub struct OwnSenderLayer {
+pub struct OwnSenderLayer<O = ByName> {
+    owner: O,
+}
+
+/// Users own the addresses that are named like them. See [`OwnSenderLayer::in_domains`].
+#[derive(Clone, Debug)]
+pub struct ByName {
+    rules: AddressRules,
+    /// All domains, if there is no list.
+    domains: Option<Reloadable<Domains>>,
+}
+
+/// A function says who owns an address. See [`OwnSenderLayer::new`].
+#[derive(Clone)]
+pub struct ByFunction {
     owns: Arc<Owns>,
 }
 
 type Owns = dyn Fn(&Identity, &Mailbox) -> bool + Send + Sync;
 
-impl OwnSenderLayer {
+impl OwnSenderLayer<ByFunction> {
     /// Lets a user send as each address for which `owns` returns true.
     pub fn new(owns: impl Fn(&Identity, &Mailbox) -> bool + Send + Sync + 'static) -> Self {
+        let owns = Arc::new(owns);
         Self {
-            owns: Arc::new(owns),
+            owner: ByFunction { owns },
         }
     }
+}
 
+impl OwnSenderLayer {
     /// Lets the user `alice` send as `alice` at each of these domains, and a user whose name is an address as that address only.
     ///
-    /// Names are compared with their case; accents may be written in either way (NFC or NFD).
-    pub fn in_domains(domains: Domains) -> Self {
-        Self::new(move |user, sender| {
-            domains.contains(sender.domain()) && is_named(user.as_str(), sender)
-        })
+    /// The list may change while the server runs: see [`Reloadable`].
+    pub fn in_domains(domains: impl Into<Reloadable<Domains>>) -> Self {
+        Self::by_name(Some(domains.into()))
     }
 
     /// Like [`in_domains`](Self::in_domains), with every domain.
-    pub fn in_any_domain() -> Self {
-        Self::new(|user, sender| is_named(user.as_str(), sender))
+    pub const fn in_any_domain() -> Self {
+        Self::by_name(None)
     }
-}
 
-fn is_named(user: &str, sender: &Mailbox) -> bool {
-    let local_part = sender.local_part_unquoted();
-    match user.rsplit_once('@') {
-        // The sender `"alice@example.org"@example.net` is not the address that the user name is.
-        Some((name, domain)) => {
-            is_same(name, &local_part) && *canonical(domain) == *sender.domain().canonical()
+    /// Sets the rules by which a user name and an address are compared. Default: [`AddressRules::new`], so case matters, and the
+    /// user `alice` may send neither as `Alice@example.org` nor as `alice+news@example.org`.
+    ///
+    /// ```
+    /// use smtpd_tower::{
+    ///     address::AddressRules, domains::Domains, layer::OwnSenderLayer,
+    /// };
+    ///
+    /// // Alice@example.org and alice+news@example.org are the user `alice`, too.
+    /// let layer = OwnSenderLayer::in_domains(Domains::parse(["example.org"])?)
+    ///     .rules(AddressRules::new().ignore_case(true).recipient_delimiter('+'));
+    /// # let _ = layer;
+    /// # Ok::<(), smtpd_tower::domains::DomainsError>(())
+    /// ```
+    #[must_use]
+    pub const fn rules(mut self, rules: AddressRules) -> Self {
+        self.owner.rules = rules;
+        self
+    }
+
+    const fn by_name(domains: Option<Reloadable<Domains>>) -> Self {
+        let rules = AddressRules::new();
+        Self {
+            owner: ByName { rules, domains },
         }
-        None => is_same(user, &local_part),
     }
 }
 
-/// User names are prepared, which includes NFC; addresses come as the client writes them. They are not prepared like names: the
-/// user `fix` does not own the address of the ligature `\u{fb01}x`, which is another mailbox.
-fn is_same(name: &str, local_part: &str) -> bool {
-    name == local_part || !local_part.is_ascii() && name.nfc().eq(local_part.nfc())
+impl ByName {
+    fn owns(&self, user: &Identity, sender: &Mailbox) -> bool {
+        let is_ours = |domains: &Domains| domains.contains(sender.domain());
+        let ours = self.domains.as_ref();
+        ours.is_none_or(|domains| domains.with(is_ours))
+            && self.rules.is_of_user(sender, user.as_str())
+    }
 }
 
-impl fmt::Debug for OwnSenderLayer {
+impl<O> fmt::Debug for OwnSenderLayer<O> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("OwnSenderLayer").finish_non_exhaustive()
     }
 }
 
-rule_layer!(OwnSenderLayer);
+impl fmt::Debug for ByFunction {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ByFunction").finish_non_exhaustive()
+    }
+}
 
-impl Admit<Mail> for OwnSenderLayer {
+rule_layer!(OwnSenderLayer<ByName>);
+rule_layer!(OwnSenderLayer<ByFunction>);
+
+impl Admit<Mail> for OwnSenderLayer<ByName> {
     fn admit(&self, request: &Request<Mail>) -> Result<(), Reply> {
-        let user = request.session().identity();
-        let user = user.ok_or_else(Reply::auth_required)?;
-        match request.sender().mailbox() {
-            Some(sender) if !(self.owns)(user, sender) => Err(Reply::new(
-                Code::MAILBOX_UNAVAILABLE,
-                Status::DENIED,
-                "This sender is not you",
-            )),
-            _ => Ok(()),
-        }
+        admit(request, |user, sender| self.owner.owns(user, sender))
+    }
+}
+
+impl Admit<Mail> for OwnSenderLayer<ByFunction> {
+    fn admit(&self, request: &Request<Mail>) -> Result<(), Reply> {
+        admit(request, &*self.owner.owns)
+    }
+}
+
+fn admit(request: &Request<Mail>, owns: impl Fn(&Identity, &Mailbox) -> bool) -> Result<(), Reply> {
+    let user = request.session().identity();
+    let user = user.ok_or_else(Reply::auth_required)?;
+    match request.sender().mailbox() {
+        Some(sender) if !owns(user, sender) => Err(Reply::new(
+            Code::MAILBOX_UNAVAILABLE,
+            Status::DENIED,
+            "This sender is not you",
+        )),
+        _ => Ok(()),
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use tower::{ServiceBuilder, ServiceExt};
-
     use super::*;
-    use crate::{service::handler_fn, session::Session};
+    use crate::session::Session;
 
-    async fn ask(layer: &OwnSenderLayer, session: Session, sender: &str) -> u16 {
-        let mail = ServiceBuilder::new()
-            .layer(layer.clone())
-            .service(handler_fn(async |_: Request<Mail>| {}));
-        let sender = sender.parse().unwrap();
-        let reply = mail.oneshot(Request::new(session, Mail::new(sender)));
-        reply.await.unwrap().code().as_u16()
+    fn ask(layer: &impl Admit<Mail>, session: Session, sender: &str) -> u16 {
+        let request = Request::new(session, Mail::new(sender.parse().unwrap()));
+        let refusal = layer.admit(&request).err();
+        refusal.map_or(250, |reply| reply.code().as_u16())
     }
 
     const ADDRESS_AS_NAME: &str = "\"alice@example.org\"@example.org";
 
-    #[tokio::test]
-    async fn addresses_of_users() {
+    #[test]
+    fn addresses_of_users() {
         let layer = OwnSenderLayer::in_domains(
             Domains::parse(["example.org", "gr\u{e5}.example"]).unwrap(),
         );
@@ -150,12 +211,12 @@ mod tests {
             ),
         ] {
             let session = Session::local().with_identity(user);
-            assert_eq!(ask(&layer, session, sender).await, code, "{user} {sender}");
+            assert_eq!(ask(&layer, session, sender), code, "{user} {sender}");
         }
     }
 
-    #[tokio::test]
-    async fn a_name_that_is_an_address_owns_nothing_in_other_domains() {
+    #[test]
+    fn a_name_that_is_an_address_owns_nothing_in_other_domains() {
         let layer = OwnSenderLayer::in_any_domain();
         for (user, sender, code) in [
             ("alice", "alice@other.net", 250),
@@ -170,18 +231,61 @@ mod tests {
             ("alice@example.org", "\"alice@example.org\"@other.net", 550),
         ] {
             let session = Session::local().with_identity(user);
-            assert_eq!(ask(&layer, session, sender).await, code, "{user} {sender}");
+            assert_eq!(ask(&layer, session, sender), code, "{user} {sender}");
         }
     }
 
-    #[tokio::test]
-    async fn strangers_own_nothing_and_users_what_a_closure_says() {
+    #[test]
+    fn a_capital_letter_or_a_detail_makes_a_sender_somebody_else() {
+        let rules = AddressRules::new()
+            .ignore_case(true)
+            .recipient_delimiter('+');
+        let domains = Reloadable::new(Domains::parse(["example.org"]).unwrap());
+        let layer = OwnSenderLayer::in_domains(domains.clone()).rules(rules);
+        for (user, sender, code) in [
+            ("alice", "Alice@example.org", 250),
+            ("ALICE", "alice@example.org", 250),
+            ("alice", "alice+news@example.org", 250),
+            ("alice@Example.org", "ALICE+news@example.org", 250),
+            ("alice+news", "alice@example.org", 550),
+            ("alice", "bob+alice@example.org", 550),
+            ("alice", "+alice@example.org", 550),
+            ("alice", "alice@example.net", 550),
+            ("alice@example.org", ADDRESS_AS_NAME, 550),
+            (
+                "alice@example.org",
+                "\"alice@example.org\"@example.net",
+                550,
+            ),
+        ] {
+            let session = Session::local().with_identity(user);
+            assert_eq!(ask(&layer, session, sender), code, "{user} {sender}");
+        }
+        domains.set(Domains::parse(["example.net"]).unwrap());
+        let session = Session::local().with_identity("alice");
+        assert_eq!(ask(&layer, session, "alice@example.net"), 250);
+    }
+
+    #[test]
+    fn a_postmaster_in_capital_letters_is_somebody_else() {
+        let layer = OwnSenderLayer::in_any_domain();
+        for (user, sender) in [
+            ("postmaster", "POSTMASTER@example.org"),
+            ("Postmaster@example.org", "postmaster@example.org"),
+        ] {
+            let session = Session::local().with_identity(user);
+            assert_eq!(ask(&layer, session, sender), 250, "{user} {sender}");
+        }
+    }
+
+    #[test]
+    fn strangers_own_nothing_and_users_what_a_closure_says() {
         let layer = OwnSenderLayer::new(|user, _| user.as_str() == "root");
-        assert_eq!(ask(&layer, Session::local(), "a@b.test").await, 530);
-        assert_eq!(ask(&layer, Session::local(), "").await, 530);
+        assert_eq!(ask(&layer, Session::local(), "a@b.test"), 530);
+        assert_eq!(ask(&layer, Session::local(), ""), 530);
         for (user, code) in [("root", 250), ("alice", 550)] {
             let session = Session::local().with_identity(user);
-            assert_eq!(ask(&layer, session, "a@b.test").await, code);
+            assert_eq!(ask(&layer, session, "a@b.test"), code);
         }
     }
 }

@@ -1,4 +1,4 @@
-use smtpd_core::Reply;
+use smtpd_core::reply::Reply;
 
 use crate::{
     layer::{Admit, compose::rule_layer},
@@ -11,17 +11,29 @@ use crate::{
 /// puts it around the branch that relays. Around connect, HELO or AUTH, it would reject every client.
 ///
 /// ```
-/// use smtpd_tower::{Mail, Request, ReversePath, Session, handler_fn, layer::RequireAuthLayer};
+/// use smtpd_tower::{
+///     Mail, Request, Session, address::ReversePath, handler_fn,
+///     layer::RequireAuthLayer,
+/// };
 /// use tower::{ServiceBuilder, ServiceExt};
 ///
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let mail = ServiceBuilder::new()
 ///     .layer(RequireAuthLayer::new())
 ///     .service(handler_fn(async |_: Request<Mail>| {}));
-/// let ask = |session| mail.clone().oneshot(Request::new(session, Mail::new(ReversePath::Null)));
+/// let ask = |session| {
+///     mail.clone()
+///         .oneshot(Request::new(session, Mail::new(ReversePath::Null)))
+/// };
 ///
-/// assert_eq!(ask(Session::local().with_identity("alice")).await?.code().as_u16(), 250);
-/// assert_eq!(ask(Session::local()).await?.to_string(), "530 5.7.0 Authentication required");
+/// assert_eq!(
+///     ask(Session::local().with_identity("alice")).await?.code().as_u16(),
+///     250
+/// );
+/// assert_eq!(
+///     ask(Session::local()).await?.to_string(),
+///     "530 5.7.0 Authentication required"
+/// );
 /// # Ok(()) }
 /// ```
 #[derive(Clone, Copy, Debug, Default)]
@@ -48,7 +60,7 @@ impl<P> Admit<P> for RequireAuthLayer {
 
 #[cfg(test)]
 mod tests {
-    use smtpd_core::ReversePath;
+    use smtpd_core::address::ReversePath;
     use tokio_test::{assert_pending, assert_ready_ok};
     use tower_test::mock::spawn_layer;
 

@@ -1,4 +1,4 @@
-use smtpd_core::Reply;
+use smtpd_core::reply::Reply;
 
 use crate::{
     layer::{Admit, compose::rule_layer},
@@ -11,18 +11,30 @@ use crate::{
 /// RFC 3207 section 4 forbids it on a publicly referenced server, such as the MX of a domain.
 ///
 /// ```
-/// use smtpd_tower::{Mail, Request, ReversePath, Session, TlsInfo, TlsVersion, handler_fn, layer::RequireTlsLayer};
+/// use smtpd_tower::{
+///     Mail, Request, Session,
+///     address::ReversePath,
+///     handler_fn,
+///     layer::RequireTlsLayer,
+///     session::{TlsInfo, TlsVersion},
+/// };
 /// use tower::{ServiceBuilder, ServiceExt};
 ///
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let mail = ServiceBuilder::new()
 ///     .layer(RequireTlsLayer::new())
 ///     .service(handler_fn(async |_: Request<Mail>| {}));
-/// let ask = |session| mail.clone().oneshot(Request::new(session, Mail::new(ReversePath::Null)));
+/// let ask = |session| {
+///     mail.clone()
+///         .oneshot(Request::new(session, Mail::new(ReversePath::Null)))
+/// };
 ///
 /// let tls = TlsInfo::new(TlsVersion::Tls13, "TLS_AES_128_GCM_SHA256");
 /// assert_eq!(ask(Session::local().with_tls(tls)).await?.code().as_u16(), 250);
-/// assert_eq!(ask(Session::local()).await?.to_string(), "530 5.7.0 Must issue a STARTTLS command first");
+/// assert_eq!(
+///     ask(Session::local()).await?.to_string(),
+///     "530 5.7.0 Must issue a STARTTLS command first"
+/// );
 /// # Ok(()) }
 /// ```
 #[derive(Clone, Copy, Debug, Default)]
@@ -49,7 +61,7 @@ impl<P> Admit<P> for RequireTlsLayer {
 
 #[cfg(test)]
 mod tests {
-    use smtpd_core::{AuthOutcome, ReversePath};
+    use smtpd_core::{address::ReversePath, connection::AuthOutcome};
     use tokio_test::{assert_pending, assert_ready_ok};
     use tower_test::mock::spawn_layer;
 

@@ -9,32 +9,36 @@ use std::{
     task::{Context, Poll},
 };
 
-use smtpd_core::{Code, Reply, Status};
+use smtpd_core::reply::{Code, Reply, Status};
 use tower_layer::Layer;
 use tower_service::Service;
 
 use crate::{
     fault::quietly,
-    layer::{Admit, compose::rule_layer},
+    layer::AnswerFuture,
     phase::{Phase, PhaseKind, Request},
-    session::{Score, Source},
+    session::{Score, Session, Source},
 };
 
 /// Adds points to the [`Score`], computed by a function of the request.
 ///
 /// It fits every phase. Points of connect, HELO and AUTH count for every message of the session, points of MAIL, RCPT and
 /// DATA for one message. The points of a HELO replace those of an earlier one. They are added before the inner service is
-/// called. This layer rejects nothing; a [`ScoreGateLayer`] does.
+/// called. This layer rejects nothing; a [`ScoreGateLayer`] does: at a later phase, or around this layer or within it.
 ///
 /// ```
 /// use smtpd_tower::{
-///     Body, ClientName, Data, Envelope, Helo, Reply, Request, Session, handler_fn,
+///     Body, Data, Envelope, Helo, Reply, Request, Session,
+///     address::ClientName,
+///     handler_fn,
 ///     layer::{ScoreGateLayer, ScoreLayer},
 /// };
 /// use tower::{ServiceBuilder, ServiceExt};
 ///
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// let no_dot = ScoreLayer::new(|request: &Request<Helo>| if request.name().contains('.') { 0 } else { 5 });
+/// let no_dot = ScoreLayer::new(|request: &Request<Helo>| {
+///     if request.name().as_str().contains('.') { 0 } else { 5 }
+/// });
 /// let helo = ServiceBuilder::new()
 ///     .layer(no_dot.reason("HELO without a dot"))
 ///     .service(handler_fn(async |_: Request<Helo>| {}));
@@ -161,10 +165,18 @@ where
 /// it has arrived. At RCPT, it counts the points so far. Each rejection is logged at level INFO, with its reasons, by
 /// [`tracing`].
 ///
+/// The gate looks at the score before it calls the inner service, and once more before it polls the future of the call, which it
+/// drops if the score is too high. So it also sees the points of a [`ScoreLayer`] of its own phase around which it stands. It
+/// does not see what is added while that future runs: by a handler, or by a `ScoreLayer` within an asynchronous layer such as
+/// [`from_fn`](crate::layer::from_fn()) or `SpoolLayer`. Put a gate within that layer, too.
+///
 /// See [`ScoreLayer`] for an example.
 ///
 /// ```
-/// use smtpd_tower::{Rcpt, Request, Session, handler_fn, layer::{Score, ScoreGateLayer}};
+/// use smtpd_tower::{
+///     Rcpt, Request, Session, handler_fn,
+///     layer::{Score, ScoreGateLayer},
+/// };
 /// use tower::{ServiceBuilder, ServiceExt};
 ///
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -174,7 +186,8 @@ where
 /// let session = Session::local();
 /// for (points, code) in [(9, 250), (1, 550)] {
 ///     Score::add_to_message(&session, points, "looks like spam");
-///     let request = Request::new(session.clone(), Rcpt::new("user@example.org".parse()?));
+///     let request =
+///         Request::new(session.clone(), Rcpt::new("user@example.org".parse()?));
 ///     assert_eq!(rcpt.clone().oneshot(request).await?.code().as_u16(), code);
 /// }
 /// # Ok(()) }
@@ -205,25 +218,67 @@ impl ScoreGateLayer {
         self.reply = reply.into();
         self
     }
-}
 
-rule_layer!(ScoreGateLayer);
-
-impl<P> Admit<P> for ScoreGateLayer {
-    fn admit(&self, request: &Request<P>) -> Result<(), Reply> {
-        let score = Score::of(request.session());
-        if score.total() < self.threshold {
-            return Ok(());
+    /// Returns the reply to a session with too high a score.
+    fn refusal(&self, session: &Session) -> Option<Reply> {
+        if Score::total_of(session) < self.threshold {
+            return None;
         }
+        let score = Score::of(session);
         quietly(|| {
             tracing::info!(
-                session = request.session().id(),
+                session = session.id(),
                 score = score.total(),
                 reasons = ?score.reasons().collect::<Vec<_>>(),
                 "refused by score"
             );
         });
-        Err(Reply::clone(&self.reply))
+        Some(Reply::clone(&self.reply))
+    }
+}
+
+impl<S> Layer<S> for ScoreGateLayer {
+    type Service = ScoreGate<S>;
+
+    fn layer(&self, inner: S) -> ScoreGate<S> {
+        ScoreGate {
+            inner,
+            gate: self.clone(),
+        }
+    }
+}
+
+/// The service of [`ScoreGateLayer`].
+#[derive(Clone, Debug)]
+pub struct ScoreGate<S> {
+    inner: S,
+    gate: ScoreGateLayer,
+}
+
+impl<S, P> Service<Request<P>> for ScoreGate<S>
+where
+    S: Service<Request<P>>,
+    S::Response: From<Reply>,
+{
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = AnswerFuture<S::Future, S::Response>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<P>) -> Self::Future {
+        if let Some(reply) = self.gate.refusal(request.session()) {
+            return AnswerFuture::answer(reply.into());
+        }
+        let session = request.session().clone();
+        let answer = self.inner.call(request);
+        // A `ScoreLayer` within has added its points, and the service itself has not run yet.
+        match self.gate.refusal(&session) {
+            None => AnswerFuture::inner(answer),
+            Some(reply) => AnswerFuture::answer(reply.into()),
+        }
     }
 }
 
@@ -231,7 +286,7 @@ impl<P> Admit<P> for ScoreGateLayer {
 mod tests {
     use std::convert::Infallible;
 
-    use smtpd_core::{Envelope, ReversePath};
+    use smtpd_core::{address::ReversePath, envelope::Envelope};
     use tokio_test::{assert_pending, assert_ready, assert_ready_ok};
     use tower::ServiceExt;
     use tower_test::mock::spawn_layer;
@@ -289,11 +344,13 @@ mod tests {
     #[tokio::test]
     async fn helo_after_starttls_counts_twice() {
         let session = Session::local();
-        let dots = ScoreLayer::new(
-            |request: &Request<Helo>| {
-                if request.name().contains('.') { 0 } else { 5 }
-            },
-        );
+        let dots = ScoreLayer::new(|request: &Request<Helo>| {
+            if request.name().as_str().contains('.') {
+                0
+            } else {
+                5
+            }
+        });
         let always = ScoreLayer::new(|_: &Request<Helo>| 1);
         Score::add(&session, 100, "helo");
         for (name, expected) in [("c", 106), ("c", 106), ("c.example", 101), ("c", 106)] {
@@ -318,6 +375,44 @@ mod tests {
                 assert_eq!(refused.to_string(), "550 5.7.1 Message refused by policy");
                 assert_pending!(handle.poll_request());
             }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_gate_around_what_scores_sees_no_points() {
+        let five = ScoreLayer::new(|_: &Request<Rcpt>| 5);
+        for (threshold, passes) in [(5, false), (6, true)] {
+            let gate = ScoreGateLayer::new(threshold);
+            let ran = Arc::new(AtomicU64::new(0));
+            let inner = || {
+                let ran = ran.clone();
+                tower::service_fn(move |_: Request<Rcpt>| {
+                    let ran = ran.clone();
+                    async move {
+                        ran.fetch_add(1, Ordering::Relaxed);
+                        Ok::<_, tower::BoxError>(Reply::OK)
+                    }
+                })
+            };
+            let request = || Request::new(Session::local(), rcpt());
+            let trace = crate::layer::TraceLayer::new();
+            let outside = gate.layer(five.layer(inner()));
+            let further = gate.layer(trace.layer(gate.layer(five.layer(inner()))));
+            let within = five.layer(gate.layer(inner()));
+            let expected = if passes { 250 } else { 550 };
+            for reply in [
+                outside.oneshot(request()).await,
+                further.oneshot(request()).await,
+                within.oneshot(request()).await,
+            ] {
+                assert_eq!(reply.unwrap().code().as_u16(), expected);
+            }
+            let ran = ran.load(Ordering::Relaxed);
+            assert_eq!(
+                ran,
+                if passes { 3 } else { 0 },
+                "it has run although it was refused"
+            );
         }
     }
 

@@ -4,22 +4,23 @@ use std::{
 };
 
 use pin_project::pin_project;
-use smtpd_core::Reply;
+use smtpd_core::reply::Reply;
 use tower_layer::Layer;
 use tower_service::Service;
 
 use crate::{
-    fault::{caught, quietly},
+    fault::{caught, local_error},
     layer::AnswerFuture,
     phase::{Phase, PhaseKind, Request},
-    session::Session,
+    session::{Session, SessionError},
 };
 
-/// Defers requests with 451 4.3.0 if the service panics, and logs the panic as an error by [`tracing`].
+/// Defers requests with 451 4.3.0 if the service panics, and reports the panic.
 ///
 /// It fits every phase. Without it, a panic ends the session with 421 and leaves other sessions unaffected; with it, the client
-/// can continue, for instance with its next recipient. The message of the panic is never sent to the client. If panics abort the
-/// process, nothing can be caught.
+/// can continue, for instance with its next recipient. Either way, the panic is reported once, to the log and to
+/// [`Server::on_error`](crate::server::Server::on_error), as a [`SessionError::Panic`] with the phase and the message. The
+/// message is never sent to the client. If panics abort the process, nothing can be caught.
 ///
 /// A service that panics is called again for later requests. The state that its clones share must tolerate that; a poisoned
 /// [`Mutex`](std::sync::Mutex) does not.
@@ -29,13 +30,21 @@ use crate::{
 /// use tower::{ServiceBuilder, ServiceExt};
 ///
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// let rcpt = ServiceBuilder::new()
-///     .layer(CatchPanicLayer::new())
-///     .service(handler_fn(async |request: Request<Rcpt>| assert_ne!(request.recipient().as_str(), "bug@example.org")));
-/// let ask = |path| rcpt.clone().oneshot(Request::new(Session::local(), Rcpt::new(path)));
+/// let rcpt =
+///     ServiceBuilder::new()
+///         .layer(CatchPanicLayer::new())
+///         .service(handler_fn(async |request: Request<Rcpt>| {
+///             assert_ne!(request.recipient().as_str(), "bug@example.org")
+///         }));
+/// let ask = |path| {
+///     rcpt.clone().oneshot(Request::new(Session::local(), Rcpt::new(path)))
+/// };
 ///
 /// assert_eq!(ask("user@example.org".parse()?).await?.code().as_u16(), 250);
-/// assert_eq!(ask("bug@example.org".parse()?).await?.to_string(), "451 4.3.0 Local error in processing");
+/// assert_eq!(
+///     ask("bug@example.org".parse()?).await?.to_string(),
+///     "451 4.3.0 Local error in processing"
+/// );
 /// # Ok(()) }
 /// ```
 #[derive(Clone, Copy, Debug, Default)]
@@ -103,7 +112,7 @@ where
         };
         let answer = match called {
             Ok(future) => AnswerFuture::inner(future),
-            Err(panic) => AnswerFuture::answer(site.report(&panic).into()),
+            Err(panic) => AnswerFuture::answer(site.report(panic).into()),
         };
         CatchPanicFuture { answer, site }
     }
@@ -130,7 +139,7 @@ where
         // A future that has panicked is not polled again; state that services share is their responsibility, as the layer
         // documents.
         caught(|| this.answer.poll(cx))
-            .unwrap_or_else(|panic| Poll::Ready(Ok(this.site.report(&panic).into())))
+            .unwrap_or_else(|panic| Poll::Ready(Ok(this.site.report(panic).into())))
     }
 }
 
@@ -142,18 +151,13 @@ struct Site {
 }
 
 impl Site {
-    /// Logs a panic, and returns the reply for it.
-    fn report(&self, panic: &str) -> Reply {
-        quietly(|| {
-            tracing::error!(
-                phase = self.phase.as_str(),
-                session = self.session.id(),
-                peer = %self.session.client_addr(),
-                panic = %panic.escape_debug(),
-                "service panicked"
-            );
+    /// Reports a panic, and returns the reply for it.
+    fn report(&self, message: String) -> Reply {
+        self.session.report(&SessionError::Panic {
+            phase: Some(self.phase),
+            message,
         });
-        Reply::try_again("Local error in processing")
+        local_error()
     }
 }
 
@@ -250,12 +254,40 @@ mod tests {
             if let Some(panic) = panic {
                 assert_eq!(reply, "451 4.3.0 Local error in processing");
                 let line = format!(
-                    "ERROR service panicked phase=\"connect\" session={id} peer=192.0.2.1:4711 panic={panic}"
+                    "ERROR connect service panicked: {panic} session={id} peer=192.0.2.1:4711"
                 );
                 assert_eq!(logged.trim(), line);
             } else {
                 assert_eq!((reply.as_str(), logged.as_str()), ("250 2.0.0 OK", ""));
             }
+        }
+    }
+
+    #[cfg(feature = "test")]
+    #[tokio::test]
+    async fn a_panic_that_is_caught_is_hidden_from_on_error() {
+        use crate::{server::Server, service::Pipeline, test::Client};
+
+        for bomb in [Bomb::Ready, Bomb::Call, Bomb::Poll] {
+            let errors = Arc::<Mutex<Vec<String>>>::default();
+            let seen = errors.clone();
+            let pipeline = Pipeline::new().connect(CatchPanicLayer::new().layer(bomb));
+            let server = Server::new("mx.test", pipeline).on_error(move |_, error| {
+                let SessionError::Panic { phase, message } = error else {
+                    panic!("{error}")
+                };
+                let text = format!("{phase:?} {}", message.escape_debug());
+                seen.lock().unwrap().push(text);
+            });
+            let mut client = Client::connect(&server);
+            client.greeting().await.unwrap().expect_code(421).unwrap();
+            client.ended().await.unwrap();
+            let expected = match bomb {
+                Bomb::Ready => "Some(Connect) at poll_ready",
+                Bomb::Call => "Some(Connect) at call",
+                _ => r"Some(Connect) at\npoll",
+            };
+            assert_eq!(*errors.lock().unwrap(), [expected]);
         }
     }
 

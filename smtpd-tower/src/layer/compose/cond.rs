@@ -25,19 +25,31 @@ use crate::phase::Request;
 /// The error type is that of the other layer, such as tower's `BoxError`.
 ///
 /// ```
-/// use smtpd_tower::{Rcpt, Request, Session, handler_fn, layer::{CondLayer, DomainFilterLayer}};
+/// use smtpd_tower::{
+///     Rcpt, Request, Session, handler_fn,
+///     layer::{CondLayer, DomainFilterLayer},
+/// };
 /// use tower::{ServiceBuilder, ServiceExt};
 ///
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// // Authenticated clients may write to anyone.
-/// let is_stranger = |request: &Request<Rcpt>| request.session().identity().is_none();
+/// let is_stranger =
+///     |request: &Request<Rcpt>| request.session().identity().is_none();
 /// let rcpt = ServiceBuilder::new()
-///     .layer(CondLayer::new(is_stranger, DomainFilterLayer::parse(["example.org"])?))
+///     .layer(CondLayer::new(
+///         is_stranger,
+///         DomainFilterLayer::parse(["example.org"])?,
+///     ))
 ///     .service(handler_fn(async |_: Request<Rcpt>| {}));
-/// let path: smtpd_tower::ForwardPath = "user@example.com".parse()?;
-/// let ask = |session| rcpt.clone().oneshot(Request::new(session, Rcpt::new(path.clone())));
+/// let path: smtpd_tower::address::ForwardPath = "user@example.com".parse()?;
+/// let ask = |session| {
+///     rcpt.clone().oneshot(Request::new(session, Rcpt::new(path.clone())))
+/// };
 ///
-/// assert_eq!(ask(Session::local().with_identity("alice")).await?.code().as_u16(), 250);
+/// assert_eq!(
+///     ask(Session::local().with_identity("alice")).await?.code().as_u16(),
+///     250
+/// );
 /// assert_eq!(ask(Session::local()).await?.code().as_u16(), 550);
 /// # Ok(()) }
 /// ```
@@ -158,7 +170,7 @@ where
 mod tests {
     use std::{convert::Infallible, time::Duration};
 
-    use smtpd_core::Reply;
+    use smtpd_core::reply::Reply;
     use tokio_test::{assert_pending, assert_ready, task};
     use tower::{BoxError, ServiceBuilder, ServiceExt, service_fn, timeout::TimeoutLayer};
     use tower_test::mock::spawn_layer;

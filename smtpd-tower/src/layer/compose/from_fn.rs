@@ -7,14 +7,15 @@ use std::{
 };
 
 use pin_project::pin_project;
+use smtpd_core::reply::Reply;
 use tower::{BoxError, ServiceExt};
 use tower_layer::Layer;
 use tower_service::Service;
 
 use crate::{
     phase::{Phase, Request},
-    reply::IntoReply,
-    service::{PhaseService, ServePhase},
+    reply::{IntoReply, decided},
+    service::{BoxPhaseService, PhaseService},
 };
 
 /// Creates a layer from `async fn(Request<P>, Next<P>) -> Result<impl IntoReply, BoxError>`, a function or a closure, without a
@@ -22,13 +23,20 @@ use crate::{
 ///
 /// The function may reply by itself, or call the inner service by [`Next::run`]; it may change the request before and the
 /// response after the call. `?` passes on an error of the service. A [`Reply`](smtpd_core::Reply) is an error as well, so `?`
-/// also returns refusals, which the engine recovers; layers outside then see an error, not a response.
+/// also returns refusals: the layer turns such an error into the response, so that layers outside see the reply. Any other error
+/// stays one.
 ///
 /// ```
-/// use smtpd_tower::{BoxError, Rcpt, Reply, Request, Session, handler_fn, layer::{self, Next}};
+/// use smtpd_tower::{
+///     BoxError, Rcpt, Reply, Request, Session, handler_fn,
+///     layer::{self, Next},
+/// };
 /// use tower::{ServiceBuilder, ServiceExt};
 ///
-/// async fn no_postmaster(request: Request<Rcpt>, next: Next<Rcpt>) -> Result<Reply, BoxError> {
+/// async fn no_postmaster(
+///     request: Request<Rcpt>,
+///     next: Next<Rcpt>,
+/// ) -> Result<Reply, BoxError> {
 ///     if request.recipient().as_str().starts_with("root@") {
 ///         return Ok(Reply::rejected("Nobody reads that"));
 ///     }
@@ -40,10 +48,18 @@ use crate::{
 /// let rcpt = ServiceBuilder::new()
 ///     .layer(layer::from_fn(no_postmaster))
 ///     .service(handler_fn(async |_: Request<Rcpt>| {}));
-/// let ask = |path| rcpt.clone().oneshot(Request::new(Session::local(), Rcpt::new(path)));
+/// let ask = |path| {
+///     rcpt.clone().oneshot(Request::new(Session::local(), Rcpt::new(path)))
+/// };
 ///
-/// assert_eq!(ask("user@example.org".parse()?).await?.to_string(), "250 2.0.0 Welcome");
-/// assert_eq!(ask("root@example.org".parse()?).await?.to_string(), "554 5.7.1 Nobody reads that");
+/// assert_eq!(
+///     ask("user@example.org".parse()?).await?.to_string(),
+///     "250 2.0.0 Welcome"
+/// );
+/// assert_eq!(
+///     ask("root@example.org".parse()?).await?.to_string(),
+///     "554 5.7.1 Nobody reads that"
+/// );
 /// # Ok(()) }
 /// ```
 ///
@@ -60,7 +76,7 @@ use crate::{
 ///     let messages = messages.clone();
 ///     async move {
 ///         let reply = next.run(request).await?;
-///         messages.fetch_add(u64::from(reply.is_taken()), Ordering::Relaxed);
+///         messages.fetch_add(u64::from(reply.is_accepted()), Ordering::Relaxed);
 ///         Ok(reply)
 ///     }
 /// });
@@ -70,17 +86,28 @@ use crate::{
 /// function is, but a function that is generic over the phase makes a layer for each:
 ///
 /// ```
-/// use smtpd_tower::{Answer, BoxError, Data, Phase, Pipeline, Rcpt, Reply, Request, handler_fn, layer::{self, Next}};
+/// use smtpd_tower::{
+///     BoxError, Data, Phase, Pipeline, Rcpt, Reply, Request, handler_fn,
+///     layer::{self, Next},
+///     reply::Answer,
+/// };
 /// use tower::ServiceBuilder;
 ///
-/// async fn log<P: Phase>(request: Request<P>, next: Next<P>) -> Result<P::Response, BoxError> {
+/// async fn log<P: Phase>(
+///     request: Request<P>,
+///     next: Next<P>,
+/// ) -> Result<P::Response, BoxError> {
 ///     let response = next.run(request).await?;
 ///     println!("{}: {:?}", P::KIND, response.reply());
 ///     Ok(response)
 /// }
 ///
-/// let rcpt = ServiceBuilder::new().layer(layer::from_fn(log)).service(handler_fn(async |_: Request<Rcpt>| {}));
-/// let data = ServiceBuilder::new().layer(layer::from_fn(log)).service(handler_fn(async |_: Request<Data>| Reply::OK));
+/// let rcpt = ServiceBuilder::new()
+///     .layer(layer::from_fn(log))
+///     .service(handler_fn(async |_: Request<Rcpt>| {}));
+/// let data = ServiceBuilder::new()
+///     .layer(layer::from_fn(log))
+///     .service(handler_fn(async |_: Request<Data>| Reply::OK));
 /// let pipeline = Pipeline::new().rcpt(rcpt).data(data);
 /// ```
 ///
@@ -101,11 +128,11 @@ where
 
 /// The inner service of a layer made by [`from_fn`].
 pub struct Next<P: Phase> {
-    service: PhaseService<P>,
+    service: BoxPhaseService<P>,
 }
 
 impl<P: Phase> Next<P> {
-    pub(super) const fn new(service: PhaseService<P>) -> Self {
+    pub(super) const fn new(service: BoxPhaseService<P>) -> Self {
         Self { service }
     }
 
@@ -160,7 +187,7 @@ impl<P: Phase, F> fmt::Debug for FromFnLayer<P, F> {
 
 impl<S, P, F> Layer<S> for FromFnLayer<P, F>
 where
-    S: ServePhase<P>,
+    S: PhaseService<P>,
     P: Phase,
     F: Clone,
 {
@@ -168,7 +195,7 @@ where
 
     fn layer(&self, inner: S) -> FromFn<P, F> {
         FromFn {
-            inner: PhaseService::new(inner),
+            inner: BoxPhaseService::new(inner),
             f: self.f.clone(),
         }
     }
@@ -176,7 +203,7 @@ where
 
 /// The service of [`FromFnLayer`].
 pub struct FromFn<P: Phase, F> {
-    inner: PhaseService<P>,
+    inner: BoxPhaseService<P>,
     f: F,
 }
 
@@ -241,22 +268,29 @@ impl<A, R, T> Future for FromFnFuture<A, R>
 where
     A: Future<Output = Result<T, BoxError>>,
     T: IntoReply<R>,
+    R: From<Reply>,
 {
     type Output = Result<R, BoxError>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let answer = ready!(self.project().answer.poll(cx))?;
-        Poll::Ready(match answer.fault() {
-            Some(fault) => Err(fault),
-            None => Ok(answer.into_reply()),
+        Poll::Ready(match ready!(self.project().answer.poll(cx)) {
+            Err(error) => decided(error),
+            Ok(answer) => match answer.fault() {
+                Some(fault) => Err(fault),
+                None => Ok(answer.into_reply()),
+            },
         })
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::{Arc, Mutex};
+
     use smtpd_core::{
-        AuthOutcome, DataReply, Envelope, Reply,
+        connection::AuthOutcome,
+        envelope::Envelope,
+        reply::DataReply,
         sasl::{Credentials, Identity, MechanismName},
     };
     use tokio_test::{assert_pending, assert_ready, task};
@@ -264,7 +298,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        body::Body,
+        body::{Body, BodyError},
         phase::{Auth, Connect, Data, Rcpt},
         service::{Pipeline, handler_fn},
         session::Session,
@@ -292,10 +326,47 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_refusal_by_question_mark_is_an_error_to_layers_outside() {
+        async fn check(request: Request<Connect>, next: Next<Connect>) -> Result<Reply, BoxError> {
+            if request.session().identity().is_none() {
+                Err(Reply::auth_required())?;
+            }
+            next.run(request).await
+        }
+        let thrown = |error: BoxError| {
+            let error = Arc::new(Mutex::new(Some(error)));
+            service_fn(move |_: Request<Connect>| {
+                let error = error.lock().unwrap().take();
+                std::future::ready(Err::<Reply, _>(error.unwrap()))
+            })
+        };
+        let service = from_fn(check).layer(handler_fn(async |_: Request<Connect>| {}));
+        assert_eq!(
+            service.oneshot(connect()).await.unwrap(),
+            Reply::auth_required()
+        );
+
+        async fn pass(request: Request<Connect>, next: Next<Connect>) -> Result<Reply, BoxError> {
+            next.run(request).await
+        }
+        // Thrown by the service within, and deeper in the chain.
+        let deep = BodyError::other(BodyError::refused(Reply::busy()));
+        for (error, expected) in [
+            (BoxError::from(Reply::busy()), Ok(Reply::busy())),
+            (deep.into(), Ok(Reply::busy())),
+            ("db down".into(), Err("db down")),
+        ] {
+            let answer = from_fn(pass).layer(thrown(error)).oneshot(connect()).await;
+            let answer = answer.map_err(|error| error.to_string());
+            assert_eq!(answer, expected.map_err(str::to_owned));
+        }
+    }
+
+    #[tokio::test]
     async fn next_drives_a_service_to_readiness() {
         let (mock, mut handle) = tower_test::mock::pair::<Request<Connect>, Reply>();
         handle.allow(0);
-        let service = PhaseService::new(mock);
+        let service = BoxPhaseService::new(mock);
         let mut asked = task::spawn(Next { service }.run(connect()));
         assert_pending!(asked.poll());
         handle.allow(1);
@@ -341,7 +412,7 @@ mod tests {
         ) -> Result<P::Response, BoxError> {
             next.run(request).await
         }
-        fn wrap<P: Phase>(service: impl ServePhase<P>) -> impl ServePhase<P> {
+        fn wrap<P: Phase>(service: impl PhaseService<P>) -> impl PhaseService<P> {
             from_fn(pass).layer(from_fn(pass).layer(service))
         }
         let _ = Pipeline::new()

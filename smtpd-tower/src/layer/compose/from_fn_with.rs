@@ -13,7 +13,7 @@ use super::from_fn::{FromFnFuture, Next};
 use crate::{
     phase::{Phase, Request},
     reply::IntoReply,
-    service::{PhaseService, ServePhase},
+    service::{BoxPhaseService, PhaseService},
 };
 
 /// Like [`from_fn`](super::from_fn()), with state: creates a layer from `async fn(S, Request<P>, Next<P>) -> Result<impl
@@ -22,12 +22,19 @@ use crate::{
 /// ```
 /// use std::{collections::HashSet, sync::Arc};
 ///
-/// use smtpd_tower::{BoxError, Rcpt, Reply, Request, Session, handler_fn, layer::{self, Next}};
+/// use smtpd_tower::{
+///     BoxError, Rcpt, Reply, Request, Session, handler_fn,
+///     layer::{self, Next},
+/// };
 /// use tower::{ServiceBuilder, ServiceExt};
 ///
 /// type Closed = Arc<HashSet<&'static str>>;
 ///
-/// async fn no_closed(closed: Closed, request: Request<Rcpt>, next: Next<Rcpt>) -> Result<Reply, BoxError> {
+/// async fn no_closed(
+///     closed: Closed,
+///     request: Request<Rcpt>,
+///     next: Next<Rcpt>,
+/// ) -> Result<Reply, BoxError> {
 ///     match closed.contains(request.recipient().as_str()) {
 ///         true => Ok(Reply::no_such_user()),
 ///         false => next.run(request).await,
@@ -39,7 +46,9 @@ use crate::{
 /// let rcpt = ServiceBuilder::new()
 ///     .layer(layer::from_fn_with(closed, no_closed))
 ///     .service(handler_fn(async |_: Request<Rcpt>| {}));
-/// let ask = |path| rcpt.clone().oneshot(Request::new(Session::local(), Rcpt::new(path)));
+/// let ask = |path| {
+///     rcpt.clone().oneshot(Request::new(Session::local(), Rcpt::new(path)))
+/// };
 ///
 /// assert_eq!(ask("bob@example.org".parse()?).await?, Reply::OK);
 /// assert_eq!(ask("eve@example.org".parse()?).await?, Reply::no_such_user());
@@ -89,7 +98,7 @@ impl<S, P: Phase, F> fmt::Debug for FromFnWithLayer<S, P, F> {
 
 impl<I, S, P, F> Layer<I> for FromFnWithLayer<S, P, F>
 where
-    I: ServePhase<P>,
+    I: PhaseService<P>,
     S: Clone,
     P: Phase,
     F: Clone,
@@ -98,7 +107,7 @@ where
 
     fn layer(&self, inner: I) -> FromFnWith<S, P, F> {
         FromFnWith {
-            inner: PhaseService::new(inner),
+            inner: BoxPhaseService::new(inner),
             state: self.state.clone(),
             f: self.f.clone(),
         }
@@ -107,7 +116,7 @@ where
 
 /// The service of [`FromFnWithLayer`].
 pub struct FromFnWith<S, P: Phase, F> {
-    inner: PhaseService<P>,
+    inner: BoxPhaseService<P>,
     state: S,
     f: F,
 }
@@ -160,7 +169,7 @@ mod tests {
         atomic::{AtomicUsize, Ordering},
     };
 
-    use smtpd_core::Reply;
+    use smtpd_core::reply::Reply;
     use tower::ServiceExt;
 
     use super::*;

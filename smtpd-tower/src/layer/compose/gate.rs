@@ -1,6 +1,6 @@
 use std::task::{Context, Poll};
 
-use smtpd_core::Reply;
+use smtpd_core::reply::Reply;
 use tower_service::Service;
 
 use crate::{layer::AnswerFuture, phase::Request};
@@ -10,7 +10,12 @@ use crate::{layer::AnswerFuture, phase::Request};
 /// Layers that do nothing else consist of such a rule and a [`Gate`]. You can write your own:
 ///
 /// ```
-/// use smtpd_tower::{Mail, Reply, Request, ReversePath, Session, handler_fn, layer::{Admit, Gate}};
+/// use smtpd_tower::{
+///     Mail, Reply, Request, Session,
+///     address::ReversePath,
+///     handler_fn,
+///     layer::{Admit, Gate},
+/// };
 /// use tower::ServiceExt;
 ///
 /// #[derive(Clone)]
@@ -24,7 +29,9 @@ use crate::{layer::AnswerFuture, phase::Request};
 ///
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let mail = Gate::new(handler_fn(async |_: Request<Mail>| {}), Closed);
-/// let reply = mail.oneshot(Request::new(Session::local(), Mail::new(ReversePath::Null))).await?;
+/// let reply = mail
+///     .oneshot(Request::new(Session::local(), Mail::new(ReversePath::Null)))
+///     .await?;
 /// assert_eq!(reply.to_string(), "451 4.3.0 Closed for today");
 /// # Ok(()) }
 /// ```

@@ -6,39 +6,59 @@ use std::{
 };
 
 use pin_project::pin_project;
-use smtpd_core::Reply;
+use smtpd_core::reply::Reply;
+use tower::BoxError;
 use tower_layer::Layer;
 use tower_service::Service;
 
-use crate::{phase::Request, reply::Answer};
+use crate::{
+    phase::Request,
+    reply::{Answer, decided},
+};
 
 /// Changes the text or the code of a service's replies.
 ///
 /// It fits every phase. At AUTH, only refusals have a reply at this point; if a message has a reply per recipient, each one is
-/// changed. Errors pass unchanged: [`recover`](crate::reply::recover()) turns them into replies outside of all layers, and these
-/// reveal nothing of the cause.
+/// changed. A [`Reply`] that the service throws as an error is changed too, and becomes the response. Other errors pass
+/// unchanged: [`recover`](crate::reply::recover()) turns them into replies outside of all layers, and these reveal nothing of the
+/// cause.
 ///
 /// A refusal that is changed to a positive reply counts as one: at RCPT the recipient is accepted, and at DATA the client
 /// considers the message delivered.
 ///
 /// ```
-/// use smtpd_tower::{Rcpt, Reply, Request, Session, handler_fn, layer::MapReplyLayer};
+/// use smtpd_tower::{
+///     Rcpt, Reply, Request, Session, handler_fn, layer::MapReplyLayer,
+/// };
 /// use tower::{ServiceBuilder, ServiceExt};
 ///
 /// async fn lookup(request: Request<Rcpt>) -> Result<(), Reply> {
 ///     match request.recipient().as_str() {
 ///         "alice@example.org" => Ok(()),
-///         _ => Err(Reply::no_such_user().with_text("Not in table users of db1.internal")),
+///         _ => Err(Reply::no_such_user()
+///             .with_text("Not in table users of db1.internal")),
 ///     }
 /// }
 ///
-/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// let hide = |reply: Reply| if reply.is_positive() { reply } else { reply.with_text("Refused") };
-/// let rcpt = ServiceBuilder::new().layer(MapReplyLayer::new(hide)).service(handler_fn(lookup));
-/// let ask = |path| rcpt.clone().oneshot(Request::new(Session::local(), Rcpt::new(path)));
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), smtpd_tower::BoxError> {
+/// let hide = |reply: Reply| {
+///     if reply.is_positive() { reply } else { reply.with_text("Refused") }
+/// };
+/// let rcpt = ServiceBuilder::new()
+///     .layer(MapReplyLayer::new(hide))
+///     .service(handler_fn(lookup));
+/// let ask = |path| {
+///     rcpt.clone().oneshot(Request::new(Session::local(), Rcpt::new(path)))
+/// };
 ///
-/// assert_eq!(ask("alice@example.org".parse()?).await?.to_string(), "250 2.0.0 OK");
-/// assert_eq!(ask("bob@example.org".parse()?).await?.to_string(), "550 5.1.1 Refused");
+/// assert_eq!(
+///     ask("alice@example.org".parse()?).await?.to_string(),
+///     "250 2.0.0 OK"
+/// );
+/// assert_eq!(
+///     ask("bob@example.org".parse()?).await?.to_string(),
+///     "550 5.1.1 Refused"
+/// );
 /// # Ok(()) }
 /// ```
 #[derive(Clone, Copy)]
@@ -91,15 +111,15 @@ impl<S: fmt::Debug, F> fmt::Debug for MapReply<S, F> {
 
 impl<S, F, P> Service<Request<P>> for MapReply<S, F>
 where
-    S: Service<Request<P>, Response: Answer>,
+    S: Service<Request<P>, Response: Answer, Error: Into<BoxError>>,
     F: Fn(Reply) -> Reply + Clone,
 {
     type Response = S::Response;
-    type Error = S::Error;
+    type Error = BoxError;
     type Future = MapReplyFuture<S::Future, F>;
 
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
-        self.inner.poll_ready(cx)
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        self.inner.poll_ready(cx).map_err(Into::into)
     }
 
     fn call(&mut self, request: Request<P>) -> Self::Future {
@@ -132,12 +152,13 @@ where
     A: Future<Output = Result<R, E>>,
     F: Fn(Reply) -> Reply,
     R: Answer,
+    E: Into<BoxError>,
 {
-    type Output = A::Output;
+    type Output = Result<R, BoxError>;
 
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<A::Output> {
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
-        let response = ready!(this.inner.poll(cx))?;
+        let response = ready!(this.inner.poll(cx)).or_else(|error| decided(error.into()))?;
         Poll::Ready(Ok(response.map_reply(&*this.map)))
     }
 }
@@ -145,14 +166,16 @@ where
 #[cfg(test)]
 mod tests {
     use smtpd_core::{
-        AuthOutcome, Code, DataReply, Envelope, Status,
+        connection::AuthOutcome,
+        envelope::Envelope,
+        reply::{Code, DataReply, Status},
         sasl::{Credentials, MechanismName},
     };
-    use tower::{BoxError, ServiceExt, service_fn};
+    use tower::{ServiceExt, service_fn};
 
     use super::*;
     use crate::{
-        body::Body,
+        body::{Body, BodyError},
         phase::{Auth, Connect, Data},
         session::Session,
     };
@@ -187,6 +210,17 @@ mod tests {
         assert_eq!(ask(Connect::new(), Ok(Reply::OK)).await.unwrap(), Reply::OK);
         let error = ask::<_, Reply>(Connect::new(), Err("db down".into())).await;
         assert_eq!(error.unwrap_err().to_string(), "db down");
+    }
+
+    #[tokio::test]
+    async fn a_refusal_that_is_thrown_keeps_its_text() {
+        let thrown = || Err::<Reply, BoxError>(Reply::no_such_user().into());
+        let heard = ask(Connect::new(), thrown()).await;
+        assert_eq!(heard.unwrap().to_string(), "451 4.7.1 Later");
+        let deep = BodyError::other(BodyError::refused(Reply::no_such_user()));
+        let data = Data::new(Envelope::default(), Body::from(""));
+        let heard = ask::<_, DataReply>(data, Err(deep.into())).await;
+        assert_eq!(heard.unwrap().to_string(), "451 4.7.1 Later");
     }
 
     #[tokio::test]

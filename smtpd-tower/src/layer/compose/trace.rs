@@ -1,17 +1,18 @@
 use std::{
-    fmt,
     pin::Pin,
     task::{Context, Poll, ready},
 };
 
 use pin_project::pin_project;
-use smtpd_core::Reply;
+use smtpd_core::{config::Protocol, reply::Reply};
 use tokio::time::Instant;
+use tower::BoxError;
 use tower_layer::Layer;
 use tower_service::Service;
 use tracing::{Level, Span, field};
 
 use crate::{
+    body::thrown_reply,
     fault::{QuietSpan, caught, quietly},
     phase::{Phase, PhaseKind, Request},
     reply::Answer,
@@ -22,31 +23,50 @@ use crate::{
 ///
 /// It fits every phase. The span `smtp` has the fields `phase`, `session`, `peer`, `helo` and `identity`. Its level is INFO for
 /// DATA and DEBUG for all other phases, as is that of the event `answered` with `code`, `status` and `latency_ms`. An AUTH that
-/// is not refused has no code yet, because the engine completes it later. The event is a WARN if the service fails (`failed`,
-/// with the `error`), and if the engine or a layer outside gives up before the reply (`cancelled`); it then includes phase,
-/// session and peer itself, because the span may be disabled.
+/// is not refused has no code yet, because the engine completes it later. If a message has a reply for each recipient, the event
+/// has the number of recipients that are `accepted` and `refused`, and the `codes` with the number of each, such as
+/// `codes="250 x2, 452 x1"`; `code` and `status` are those of the single reply that SMTP sends, and LMTP has none.
+///
+/// A refusal that the service throws as an error is an answer like any other. The event is a WARN if the service fails
+/// (`failed`, with the `error`), and if the engine or a layer outside gives up before the reply (`cancelled`); it then includes
+/// phase, session and peer itself, because the span may be disabled.
 ///
 /// Addresses of an envelope and credentials are never logged, and text that the client chose is escaped, so that it cannot look
-/// like a line of the log. A level that no subscriber enables costs a comparison. If a subscriber panics, its event is lost, but
-/// the reply is not.
+/// like a line of the log. A level that no subscriber enables costs a comparison, and nothing is allocated for it. If a
+/// subscriber panics, its event is lost, but the reply is not.
+///
+/// [The guide](crate::guide::logs_and_metrics) lists all events and spans.
 ///
 /// ```
-/// use smtpd_tower::{Mail, Reply, Request, ReversePath, Session, handler_fn, layer::TraceLayer};
+/// use smtpd_tower::{
+///     Mail, Reply, Request, Session, address::ReversePath, handler_fn,
+///     layer::TraceLayer,
+/// };
 /// use tower::{ServiceBuilder, ServiceExt};
 ///
-/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), smtpd_tower::BoxError> {
 /// async fn mail(request: Request<Mail>) -> Result<(), Reply> {
 ///     match request.session().identity() {
 ///         Some(_) => Ok(()),
 ///         None => Err(Reply::auth_required()),
 ///     }
 /// }
-/// let mail = ServiceBuilder::new().layer(TraceLayer::new()).service(handler_fn(mail));
-/// let ask = |session| mail.clone().oneshot(Request::new(session, Mail::new(ReversePath::Null)));
+/// let mail = ServiceBuilder::new()
+///     .layer(TraceLayer::new())
+///     .service(handler_fn(mail));
+/// let ask = |session| {
+///     mail.clone()
+///         .oneshot(Request::new(session, Mail::new(ReversePath::Null)))
+/// };
 ///
-/// // DEBUG smtp{phase="mail" session=1 peer=127.0.0.1:0 identity=alice}: answered code=250 status=2.0.0 latency_ms=0.02
-/// assert_eq!(ask(Session::local().with_identity("alice")).await?.code().as_u16(), 250);
-/// // DEBUG smtp{phase="mail" session=2 peer=127.0.0.1:0}: answered code=530 status=5.7.0 latency_ms=0.01
+/// // DEBUG smtp{phase="mail" session=1 peer=127.0.0.1:0 identity=alice}:
+/// //     answered code=250 status=2.0.0 latency_ms=0.02
+/// assert_eq!(
+///     ask(Session::local().with_identity("alice")).await?.code().as_u16(),
+///     250
+/// );
+/// // DEBUG smtp{phase="mail" session=2 peer=127.0.0.1:0}:
+/// //     answered code=530 status=5.7.0 latency_ms=0.01
 /// assert_eq!(ask(Session::local()).await?.code().as_u16(), 530);
 /// # Ok(()) }
 /// ```
@@ -80,14 +100,14 @@ where
     P: Phase,
     S: Service<Request<P>>,
     S::Response: Answer,
-    S::Error: fmt::Display,
+    S::Error: Into<BoxError>,
 {
     type Response = S::Response;
-    type Error = S::Error;
+    type Error = BoxError;
     type Future = TraceFuture<S::Future>;
 
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
-        self.inner.poll_ready(cx)
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        self.inner.poll_ready(cx).map_err(Into::into)
     }
 
     fn call(&mut self, request: Request<P>) -> Self::Future {
@@ -113,21 +133,19 @@ impl<F, R, E> Future for TraceFuture<F>
 where
     R: Answer,
     F: Future<Output = Result<R, E>>,
-    E: fmt::Display,
+    E: Into<BoxError>,
 {
-    type Output = F::Output;
+    type Output = Result<R, BoxError>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         let result = match this.record {
             Some(record) => ready!(record.span.in_scope(|| this.inner.poll(cx))),
-            None => return this.inner.poll(cx),
+            None => return this.inner.poll(cx).map_err(Into::into),
         };
+        let result = result.map_err(Into::into);
         if let Some(record) = this.record.take() {
-            quietly(|| match &result {
-                Ok(response) => record.answered(response.reply()),
-                Err(error) => record.failed(error),
-            });
+            quietly(|| record.end(&result));
         }
         Poll::Ready(result)
     }
@@ -159,16 +177,70 @@ macro_rules! span {
 }
 
 macro_rules! answered {
-    ($record:expr, $level:expr, $reply:expr) => {
+    ($record:expr, $level:expr, $replies:expr) => {
         tracing::event!(
             parent: $record.span.get(),
             $level,
-            code = $reply.map(|reply| reply.code().as_u16()),
-            status = $reply.map(|reply| field::display(status(reply))),
+            code = $replies.sent.map(|reply| reply.code().as_u16()),
+            status = $replies.sent.map(|reply| field::display(status(reply))),
+            accepted = $replies.several().map(accepted),
+            refused = $replies.several().map(|each| each.len() - accepted(each)),
+            codes = $replies.several().map(codes),
             latency_ms = $record.latency_ms(),
             "answered"
         )
     };
+}
+
+/// The replies to a request.
+#[derive(Clone, Copy)]
+struct Replies<'a> {
+    /// The one that the client receives, if there is a single one.
+    sent: Option<&'a Reply>,
+    each: &'a [Reply],
+}
+
+impl<'a> Replies<'a> {
+    fn of<R: Answer>(response: &'a R, protocol: Protocol) -> Self {
+        let each = response.replies();
+        let is_single = each.len() < 2 || protocol != Protocol::Lmtp;
+        Self {
+            sent: response.reply().filter(|_| is_single),
+            each,
+        }
+    }
+
+    const fn one(reply: &'a Reply) -> Self {
+        Self {
+            sent: Some(reply),
+            each: &[],
+        }
+    }
+
+    /// Returns the replies, if each recipient has its own.
+    fn several(&self) -> Option<&'a [Reply]> {
+        Some(self.each).filter(|each| each.len() > 1)
+    }
+}
+
+fn accepted(each: &[Reply]) -> usize {
+    each.iter().filter(|reply| reply.is_positive()).count()
+}
+
+/// Returns the codes in the order in which they occur first, each with its number.
+fn codes(each: &[Reply]) -> String {
+    let mut counts: Vec<(u16, usize)> = Vec::new();
+    for reply in each {
+        let code = reply.code().as_u16();
+        match counts.iter_mut().find(|(known, _)| *known == code) {
+            Some((_, count)) => *count += 1,
+            None => counts.push((code, 1)),
+        }
+    }
+    let counts = counts
+        .iter()
+        .map(|(code, count)| format!("{code} x{count}"));
+    counts.collect::<Vec<_>>().join(", ")
 }
 
 impl Record {
@@ -194,16 +266,29 @@ impl Record {
         })
     }
 
-    fn answered(mut self, reply: Option<&Reply>) {
-        self.ended = true;
-        if self.phase == PhaseKind::Data {
-            answered!(self, Level::INFO, reply);
-        } else {
-            answered!(self, Level::DEBUG, reply);
+    fn end<R: Answer>(self, result: &Result<R, BoxError>) {
+        match result {
+            Ok(response) => {
+                let replies = Replies::of(response, self.session.protocol());
+                self.answered(replies);
+            }
+            Err(error) => match thrown_reply(&**error) {
+                Some(reply) => self.answered(Replies::one(&reply)),
+                None => self.failed(error),
+            },
         }
     }
 
-    fn failed(mut self, error: &impl fmt::Display) {
+    fn answered(mut self, replies: Replies<'_>) {
+        self.ended = true;
+        if self.phase == PhaseKind::Data {
+            answered!(self, Level::INFO, replies);
+        } else {
+            answered!(self, Level::DEBUG, replies);
+        }
+    }
+
+    fn failed(mut self, error: &BoxError) {
         self.ended = true;
         tracing::warn!(
             parent: self.span.get(),
@@ -253,17 +338,20 @@ mod tests {
     };
 
     use smtpd_core::{
-        AuthOutcome, Envelope, Greeting, ReversePath,
+        address::ReversePath,
+        connection::{AuthOutcome, Greeting},
+        envelope::Envelope,
+        reply::DataReply,
         sasl::{Credentials, MechanismName},
     };
     use tokio_test::{assert_pending, assert_ready_ok, task};
-    use tower::{BoxError, ServiceExt, service_fn};
+    use tower::{ServiceExt, service_fn, timeout::error::Elapsed};
     use tower_test::mock::spawn_layer;
     use tracing::subscriber::DefaultGuard;
 
     use super::*;
     use crate::{
-        body::Body,
+        body::{Body, BodyError},
         fault::{self, test::Panicking},
         net::PeerAddr,
         phase::{Auth, Data, Mail},
@@ -361,6 +449,43 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn a_message_that_most_recipients_have_looks_refused() {
+        let (log, _guard) = Log::listen(Level::INFO);
+        let reply = || DataReply::each([Reply::OK, Reply::mailbox_full(), Reply::OK]);
+        for (protocol, code) in [
+            (Protocol::Lmtp, ""),
+            (Protocol::Smtp, "code=452 status=4.2.2 "),
+        ] {
+            let addr = || PeerAddr::from(([127, 0, 0, 1], 0));
+            let session = Session::new(addr(), addr(), Arc::default(), protocol);
+            let data = Data::new(Envelope::default(), Body::from(""));
+            ask(Request::new(session, data), Ok(reply())).await;
+            let line = log.lines().pop().unwrap();
+            let expected = format!(
+                r#": answered {code}accepted=2 refused=1 codes="250 x2, 452 x1" latency_ms=250.0"#
+            );
+            assert!(line.ends_with(&expected), "{line}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_refusal_that_is_thrown_is_a_failure_in_the_log() {
+        let (log, _guard) = Log::listen(Level::DEBUG);
+        let deep = BodyError::other(BodyError::refused(Reply::rejected("spam")));
+        for error in [BoxError::from(Reply::rejected("spam")), deep.into()] {
+            ask(mail(Session::local()), Err(error)).await;
+            let line = log.lines().pop().unwrap();
+            assert!(line.starts_with("DEBUG "), "{line}");
+            let expected = ": answered code=554 status=5.7.1 latency_ms=250.0";
+            assert!(line.ends_with(expected), "{line}");
+        }
+        // A time limit is no decision.
+        ask(mail(Session::local()), Err(Elapsed::new().into())).await;
+        let line = log.lines().pop().unwrap();
+        assert!(line.starts_with("WARN "), "{line}");
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn an_accepted_auth_has_no_code_and_shows_no_password() {
         let (log, _guard) = Log::listen(Level::TRACE);
         let auth = || {
@@ -452,7 +577,7 @@ mod tests {
             let failed = TraceLayer::new()
                 .layer(failing)
                 .oneshot(mail(Session::local()));
-            assert_eq!(failed.await.unwrap_err(), "db down", "{at:?}");
+            assert_eq!(failed.await.unwrap_err().to_string(), "db down", "{at:?}");
             let (mut service, _handle) = spawn_layer::<_, Reply, _>(TraceLayer::new());
             assert_ready_ok!(service.poll_ready());
             drop(service.call(mail(Session::local())));

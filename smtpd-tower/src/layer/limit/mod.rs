@@ -8,13 +8,17 @@ mod sessions_per_ip;
 mod size_limit;
 mod slots;
 mod tarpit;
+mod watch;
 
 pub use self::{
     concurrency::{Concurrency, ConcurrencyFuture, ConcurrencyLayer},
-    key::{LimitKey, PerIdentity, PerIp, PerSession},
+    key::{FindKey, LimitKey, PerIdentity, PerIp, PerRequest, PerSession},
     max_recipients::MaxRecipientsLayer,
-    rate_limit::RateLimitLayer,
+    rate_limit::{
+        Counted, Kibibytes, One, RateLimit, RateLimitFuture, RateLimitLayer, Recipients, Weigh,
+    },
     sessions_per_ip::SessionsPerIpLayer,
-    size_limit::{SizeLimit, SizeLimitFuture, SizeLimitLayer},
+    size_limit::{FixedSize, SizeLimit, SizeLimitFuture, SizeLimitLayer, SizeRule},
     tarpit::{Tarpit, TarpitFuture, TarpitLayer},
+    watch::AtLimit,
 };

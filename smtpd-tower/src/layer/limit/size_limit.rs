@@ -12,29 +12,39 @@ use std::{
 use bytes::Bytes;
 use futures_core::Stream;
 use pin_project::pin_project;
-use smtpd_core::{Reply, parameter::Size};
+use smtpd_core::{
+    parameter::{Parameters, Size},
+    reply::Reply,
+};
 use tower_layer::Layer;
 use tower_service::Service;
 
 use crate::{
     body::{Body, BodyError},
     layer::AnswerFuture,
-    phase::{Data, Request},
+    phase::{Data, Mail, Request},
 };
 
 /// Rejects messages larger than a limit, with 552 5.3.4.
 ///
-/// It fits DATA only, and is for limits in addition to the server's own, which EHLO announces to all clients: a limit for one
-/// service, listener or client. A message that MAIL has declared to be larger (`SIZE=`) is rejected before 354, without receiving
-/// a byte. Otherwise the service reads the message up to the limit, and then [`BodyError::TooLarge`]; the client receives 552
-/// regardless of the service's reply. An error of the service stays an error.
+/// It fits MAIL and DATA, and is for limits in addition to the server's own, which EHLO announces to all clients: a limit for one
+/// service, listener or client.
+///
+/// At MAIL, it rejects a message that is declared to be larger (`SIZE=`, RFC 1870 section 6.1), before the client
+/// names any recipients. That is not enough, because a client need not declare anything: put it around DATA as well. There, a
+/// message that MAIL has declared to be larger is rejected before 354, without receiving a byte. Otherwise the service reads the
+/// message up to the limit, and then [`BodyError::TooLarge`]; the client receives 552 regardless of the service's reply. An error
+/// of the service stays an error.
 ///
 /// Bytes are counted as in RFC 1870 section 5, which is what the body contains: with CRLF, and without the dots that were added
 /// in transit. The declared size is not compared with the message: it may be an estimate (RFC 1870 section 6.3). Put layers that
 /// add to the message inside of this one.
 ///
 /// ```
-/// use smtpd_tower::{Body, BodyError, Data, Envelope, Reply, Request, Session, handler_fn, layer::SizeLimitLayer};
+/// use smtpd_tower::{
+///     Body, BodyError, Data, Envelope, Reply, Request, Session, handler_fn,
+///     layer::SizeLimitLayer,
+/// };
 /// use tower::{ServiceBuilder, ServiceExt};
 ///
 /// async fn store(request: Request<Data>) -> Result<Reply, BodyError> {
@@ -43,72 +53,118 @@ use crate::{
 /// }
 ///
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// let data = ServiceBuilder::new().layer(SizeLimitLayer::new(10)).service(handler_fn(store));
+/// let data = ServiceBuilder::new()
+///     .layer(SizeLimitLayer::new(10))
+///     .service(handler_fn(store));
 /// let ask = |text: &'static str| {
-///     data.clone().oneshot(Request::new(Session::local(), Data::new(Envelope::default(), Body::from(text))))
+///     data.clone().oneshot(Request::new(
+///         Session::local(),
+///         Data::new(Envelope::default(), Body::from(text)),
+///     ))
 /// };
-/// assert!(ask("12345678\r\n").await?.is_taken());
-/// assert_eq!(ask("123456789\r\n").await?.merged().to_string(), "552 5.3.4 Message exceeds the maximum size");
+/// assert!(ask("12345678\r\n").await?.is_accepted());
+/// assert_eq!(
+///     ask("123456789\r\n").await?.merged().to_string(),
+///     "552 5.3.4 Message exceeds the maximum size"
+/// );
+/// # Ok(()) }
+/// ```
+/// ```
+/// use smtpd_tower::{
+///     Mail, Reply, Request, Session, handler_fn, layer::SizeLimitLayer,
+/// };
+/// use tower::{ServiceBuilder, ServiceExt};
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let mail = ServiceBuilder::new()
+///     .layer(SizeLimitLayer::new(10))
+///     .service(handler_fn(async |_: Request<Mail>| {}));
+/// let payload = Mail::new("a@example.com".parse()?)
+///     .with_parameters("SIZE=11".parse()?);
+/// let reply = mail.oneshot(Request::new(Session::local(), payload)).await?;
+/// assert_eq!(reply, Reply::too_large());
 /// # Ok(()) }
 /// ```
 #[derive(Clone, Copy)]
-pub struct SizeLimitLayer<F = fn(&Request<Data>) -> Option<u64>> {
-    limit: Limit<F>,
+pub struct SizeLimitLayer<L = FixedSize> {
+    limit: L,
 }
 
-/// A limit in bytes.
-#[derive(Clone, Copy)]
-enum Limit<F> {
-    Fixed(u64),
-    By(F),
+/// Returns the limit on a message, in bytes.
+///
+/// You need this trait only for bounds in generic code: [`SizeLimitLayer`] has a constructor for each of its implementations. It
+/// is implemented by [`FixedSize`] for every phase, and by functions of a request for one phase.
+pub trait SizeRule<P> {
+    /// Returns the limit on the message that the request is about, or `None` if it has none.
+    fn limit(&self, request: &Request<P>) -> Option<u64>;
+}
+
+impl<P, F> SizeRule<P> for F
+where
+    F: Fn(&Request<P>) -> Option<u64>,
+{
+    fn limit(&self, request: &Request<P>) -> Option<u64> {
+        self(request)
+    }
+}
+
+/// The same limit for every message.
+#[derive(Clone, Copy, Debug)]
+pub struct FixedSize(u64);
+
+impl<P> SizeRule<P> for FixedSize {
+    fn limit(&self, _: &Request<P>) -> Option<u64> {
+        Some(self.0)
+    }
 }
 
 impl SizeLimitLayer {
     /// Accepts messages of up to `bytes` bytes.
     pub const fn new(bytes: u64) -> Self {
         Self {
-            limit: Limit::Fixed(bytes),
+            limit: FixedSize(bytes),
         }
     }
 }
 
-impl<F> SizeLimitLayer<F>
-where
-    F: Fn(&Request<Data>) -> Option<u64>,
-{
+impl<F> SizeLimitLayer<F> {
     /// Accepts messages of up to as many bytes as `limit` returns, or of any size if it returns `None`.
     ///
-    /// ```
-    /// use smtpd_tower::{Data, Request, layer::SizeLimitLayer};
+    /// A closure is for one phase. A function that is generic over the phase makes a layer for each:
     ///
-    /// let layer = SizeLimitLayer::by(|request: &Request<Data>| match request.session().identity() {
-    ///     Some(_) => None,
-    ///     None => Some(1 << 20),
-    /// });
     /// ```
-    pub const fn by(limit: F) -> Self {
-        Self {
-            limit: Limit::By(limit),
-        }
+    /// use smtpd_tower::{Data, Mail, Phase, Request, layer::SizeLimitLayer};
+    ///
+    /// fn small<P: Phase>(request: &Request<P>) -> Option<u64> {
+    ///     match request.session().identity() {
+    ///         Some(_) => None,
+    ///         None => Some(1 << 20),
+    ///     }
+    /// }
+    /// let at_mail = SizeLimitLayer::by(small::<Mail>);
+    /// let at_data = SizeLimitLayer::by(small::<Data>);
+    /// ```
+    pub const fn by<P>(limit: F) -> Self
+    where
+        F: Fn(&Request<P>) -> Option<u64>,
+    {
+        Self { limit }
     }
 }
 
 // By hand: a closure has no Debug.
-impl<F> fmt::Debug for SizeLimitLayer<F> {
+impl<L> fmt::Debug for SizeLimitLayer<L> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut layer = f.debug_struct("SizeLimitLayer");
-        match self.limit {
-            Limit::Fixed(bytes) => layer.field("bytes", &bytes),
-            Limit::By(_) => layer.field("by", &type_name::<F>()),
-        };
-        layer.finish()
+        f.debug_struct("SizeLimitLayer")
+            .field("limit", &type_name::<L>())
+            .finish()
     }
 }
 
-impl<S, F: Clone> Layer<S> for SizeLimitLayer<F> {
-    type Service = SizeLimit<S, F>;
+impl<S, L: Clone> Layer<S> for SizeLimitLayer<L> {
+    type Service = SizeLimit<S, L>;
 
-    fn layer(&self, inner: S) -> SizeLimit<S, F> {
+    fn layer(&self, inner: S) -> SizeLimit<S, L> {
         SizeLimit {
             inner,
             layer: self.clone(),
@@ -118,15 +174,46 @@ impl<S, F: Clone> Layer<S> for SizeLimitLayer<F> {
 
 /// The service of [`SizeLimitLayer`].
 #[derive(Clone, Debug)]
-pub struct SizeLimit<S, F = fn(&Request<Data>) -> Option<u64>> {
+pub struct SizeLimit<S, L = FixedSize> {
     inner: S,
-    layer: SizeLimitLayer<F>,
+    layer: SizeLimitLayer<L>,
 }
 
-impl<S, F> Service<Request<Data>> for SizeLimit<S, F>
+impl<S, L> Service<Request<Mail>> for SizeLimit<S, L>
+where
+    S: Service<Request<Mail>>,
+    L: SizeRule<Mail>,
+    S::Response: From<Reply>,
+{
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = SizeLimitFuture<S::Future, S::Response>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<Mail>) -> Self::Future {
+        let limit = self.layer.limit.limit(&request);
+        if is_declared_over(request.parameters(), limit) {
+            return SizeLimitFuture::refused();
+        }
+        SizeLimitFuture::passed(self.inner.call(request), None)
+    }
+}
+
+/// Returns whether MAIL has declared more than the limit. RFC 1870 section 6.1 allows rejecting by that.
+fn is_declared_over(parameters: &Parameters, limit: Option<u64>) -> bool {
+    match (parameters.get::<Size>(), limit) {
+        (Some(size), Some(limit)) => size.bytes() > limit,
+        _ => false,
+    }
+}
+
+impl<S, L> Service<Request<Data>> for SizeLimit<S, L>
 where
     S: Service<Request<Data>>,
-    F: Fn(&Request<Data>) -> Option<u64>,
+    L: SizeRule<Data>,
     S::Response: From<Reply>,
 {
     type Response = S::Response;
@@ -138,24 +225,13 @@ where
     }
 
     fn call(&mut self, request: Request<Data>) -> Self::Future {
-        let limit = match &self.layer.limit {
-            Limit::Fixed(bytes) => Some(*bytes),
-            Limit::By(limit) => limit(&request),
-        };
-        let Some(limit) = limit else {
-            return SizeLimitFuture {
-                answer: AnswerFuture::inner(self.inner.call(request)),
-                passed: None,
-            };
-        };
-        let declared = request.envelope().parameters().get::<Size>();
-        if declared.is_some_and(|size| size.bytes() > limit) {
-            // RFC 1870 section 6.1 allows rejecting by the declared size.
-            return SizeLimitFuture {
-                answer: AnswerFuture::answer(Reply::too_large().into()),
-                passed: None,
-            };
+        let limit = self.layer.limit.limit(&request);
+        if is_declared_over(request.envelope().parameters(), limit) {
+            return SizeLimitFuture::refused();
         }
+        let Some(limit) = limit else {
+            return SizeLimitFuture::passed(self.inner.call(request), None);
+        };
         let passed = Arc::new(AtomicBool::new(false));
         let limited = request.map_body(|body| {
             Body::new(Limited {
@@ -164,10 +240,7 @@ where
                 passed: passed.clone(),
             })
         });
-        SizeLimitFuture {
-            answer: AnswerFuture::inner(self.inner.call(limited)),
-            passed: Some(passed),
-        }
+        SizeLimitFuture::passed(self.inner.call(limited), Some(passed))
     }
 }
 
@@ -179,6 +252,24 @@ pub struct SizeLimitFuture<F, R> {
     answer: AnswerFuture<F, R>,
     /// Whether the message has exceeded the limit, if there is one.
     passed: Option<Arc<AtomicBool>>,
+}
+
+impl<F, R> SizeLimitFuture<F, R> {
+    const fn passed(future: F, passed: Option<Arc<AtomicBool>>) -> Self {
+        Self {
+            answer: AnswerFuture::inner(future),
+            passed,
+        }
+    }
+}
+
+impl<F, R: From<Reply>> SizeLimitFuture<F, R> {
+    fn refused() -> Self {
+        Self {
+            answer: AnswerFuture::answer(Reply::too_large().into()),
+            passed: None,
+        }
+    }
 }
 
 impl<F, R, E> Future for SizeLimitFuture<F, R>
@@ -236,13 +327,13 @@ impl Stream for Limited {
 mod tests {
     use std::convert::Infallible;
 
-    use smtpd_core::{Envelope, ReversePath};
+    use smtpd_core::{address::ReversePath, envelope::Envelope};
     use tokio_test::{assert_pending, assert_ready_ok};
     use tower::{BoxError, ServiceExt, service_fn};
     use tower_test::mock::spawn_layer;
 
     use super::*;
-    use crate::session::Session;
+    use crate::{service::handler_fn, session::Session};
 
     fn data(declared: Option<&str>, body: Body) -> Request<Data> {
         let parameters = declared.map(|size| format!("SIZE={size}"));
@@ -315,6 +406,32 @@ mod tests {
         for declared in [None, Some("0"), Some("1000")] {
             let reply = service.clone().oneshot(data(declared, "12".into())).await;
             assert_eq!(reply.unwrap(), Reply::ok("2"), "{declared:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_client_that_declares_too_much_asks_for_every_recipient_in_vain() {
+        let mail = |session: Session, parameters: &str| {
+            let payload = Mail::new(ReversePath::Null);
+            Request::new(
+                session,
+                payload.with_parameters(parameters.parse().unwrap()),
+            )
+        };
+        let accepts = || handler_fn(async |_: Request<Mail>| {});
+        let fixed = SizeLimitLayer::new(100).layer(accepts());
+        for (parameters, code) in [("", 250), ("SIZE=100", 250), ("SIZE=101", 552)] {
+            let asked = fixed.clone().oneshot(mail(Session::local(), parameters));
+            assert_eq!(asked.await.unwrap().code().as_u16(), code, "{parameters}");
+        }
+        fn stranger<P>(request: &Request<P>) -> Option<u64> {
+            request.session().identity().is_none().then_some(100)
+        }
+        let by = SizeLimitLayer::by(stranger::<Mail>).layer(accepts());
+        let user = Session::local().with_identity("alice");
+        for (session, code) in [(Session::local(), 552), (user, 250)] {
+            let asked = by.clone().oneshot(mail(session, "SIZE=101"));
+            assert_eq!(asked.await.unwrap().code().as_u16(), code);
         }
     }
 

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use futures_core::Stream;
 use memchr::memchr;
 use pin_project::pin_project;
-use smtpd_core::{Code, Reply, Status};
+use smtpd_core::reply::{Code, Reply, Status};
 use tower_layer::Layer;
 use tower_service::Service;
 
@@ -31,7 +31,10 @@ use crate::{
 /// inspected as it passes, and nothing of it is kept. Put `ReceivedLayer` inside of this one, so that its field is not counted.
 ///
 /// ```
-/// use smtpd_tower::{Body, BodyError, Data, Envelope, Reply, Request, Session, handler_fn, layer::HopLimitLayer};
+/// use smtpd_tower::{
+///     Body, BodyError, Data, Envelope, Reply, Request, Session, handler_fn,
+///     layer::HopLimitLayer,
+/// };
 /// use tower::{ServiceBuilder, ServiceExt};
 ///
 /// async fn store(request: Request<Data>) -> Result<Reply, BodyError> {
@@ -39,13 +42,22 @@ use crate::{
 /// }
 ///
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// let data = ServiceBuilder::new().layer(HopLimitLayer::new(2)).service(handler_fn(store));
+/// let data = ServiceBuilder::new()
+///     .layer(HopLimitLayer::new(2))
+///     .service(handler_fn(store));
 /// let after = |hops: usize| {
-///     let message = "Received: from here\r\n".repeat(hops) + "Subject: hi\r\n\r\nHello\r\n";
-///     data.clone().oneshot(Request::new(Session::local(), Data::new(Envelope::default(), Body::from(message.into_bytes()))))
+///     let message =
+///         "Received: from here\r\n".repeat(hops) + "Subject: hi\r\n\r\nHello\r\n";
+///     data.clone().oneshot(Request::new(
+///         Session::local(),
+///         Data::new(Envelope::default(), Body::from(message.into_bytes())),
+///     ))
 /// };
-/// assert!(after(2).await?.is_taken());
-/// assert_eq!(after(3).await?.merged().to_string(), "554 5.4.6 Too many hops, the message is in a loop");
+/// assert!(after(2).await?.is_accepted());
+/// assert_eq!(
+///     after(3).await?.merged().to_string(),
+///     "554 5.4.6 Too many hops, the message is in a loop"
+/// );
 /// # Ok(()) }
 /// ```
 #[derive(Clone, Copy, Debug)]
@@ -276,7 +288,7 @@ impl Counter {
 
 #[cfg(test)]
 mod tests {
-    use smtpd_core::Envelope;
+    use smtpd_core::envelope::Envelope;
     use tower::{ServiceExt, service_fn};
 
     use super::*;

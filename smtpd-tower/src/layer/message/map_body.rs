@@ -17,17 +17,24 @@ use crate::{
 /// It fits DATA only. Nothing is read until the service reads.
 ///
 /// ```
-/// use smtpd_tower::{Body, Data, Envelope, Request, Session, deliver::Inbox, layer::MapBodyLayer};
+/// use smtpd_tower::{
+///     Body, Data, Envelope, Request, Session, deliver::Inbox, layer::MapBodyLayer,
+/// };
 /// use tower::{ServiceBuilder, ServiceExt};
 ///
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let inbox = Inbox::new();
 /// let data = ServiceBuilder::new()
-///     .layer(MapBodyLayer::new(|body: Body| body.prepend_header("X-Scanned: yes\r\n")))
+///     .layer(MapBodyLayer::new(|body: Body| {
+///         body.prepend_header("X-Scanned: yes\r\n")
+///     }))
 ///     .service(inbox.clone());
 /// let message = Data::new(Envelope::default(), Body::from("Subject: hi\r\n\r\n"));
 /// data.oneshot(Request::new(Session::local(), message)).await?;
-/// assert_eq!(inbox.next().await.message(), "X-Scanned: yes\r\nSubject: hi\r\n\r\n");
+/// assert_eq!(
+///     inbox.next().await.message(),
+///     "X-Scanned: yes\r\nSubject: hi\r\n\r\n"
+/// );
 /// # Ok(()) }
 /// ```
 ///
@@ -40,7 +47,7 @@ use crate::{
 /// use smtpd_tower::{Data, Request, layer::{self, Next}};
 ///
 /// let layer = layer::from_fn(async |request: Request<Data>, next: Next<Data>| {
-///     let field = format!("X-Session: {}\r\n", request.session().id());
+///     let field = format!("X-Client: {}\r\n", request.session().client_addr());
 ///     next.run(request.map_body(|body| body.prepend_header(field))).await
 /// });
 /// # let _ = tower::Layer::layer(&layer, smtpd_tower::deliver::Discard);
@@ -54,7 +61,10 @@ use crate::{
 /// a scanner does not respond, is deferred with 451 and reported to [`Server::on_error`](crate::server::Server::on_error).
 ///
 /// ```
-/// use smtpd_tower::{Body, BodyError, Data, Envelope, Reply, Request, Session, deliver::Inbox, layer::MapBodyLayer};
+/// use smtpd_tower::{
+///     Body, BodyError, Data, Envelope, Reply, Request, Session, deliver::Inbox,
+///     layer::MapBodyLayer,
+/// };
 /// use tower::{ServiceBuilder, ServiceExt};
 ///
 /// /// Rejects a message that contains the word, even if two chunks share it.
@@ -64,7 +74,9 @@ use crate::{
 ///     body.try_inspect(move |chunk| {
 ///         tail.extend_from_slice(chunk);
 ///         if tail.windows(WORD.len()).any(|bytes| bytes == WORD) {
-///             return Err(BodyError::refused(Reply::rejected("No gambling, please")));
+///             return Err(BodyError::refused(Reply::rejected(
+///                 "No gambling, please",
+///             )));
 ///         }
 ///         tail.drain(..tail.len().saturating_sub(WORD.len() - 1));
 ///         Ok(())
@@ -72,10 +84,13 @@ use crate::{
 /// }
 ///
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// let data = ServiceBuilder::new().layer(MapBodyLayer::new(without_casino)).service(Inbox::new());
+/// let data = ServiceBuilder::new()
+///     .layer(MapBodyLayer::new(without_casino))
+///     .service(Inbox::new());
 /// for (text, code) in [("Hello\r\n", 250), ("Win at the casino\r\n", 554)] {
 ///     let message = Data::new(Envelope::default(), Body::from(text));
-///     let reply = data.clone().oneshot(Request::new(Session::local(), message)).await?;
+///     let reply =
+///         data.clone().oneshot(Request::new(Session::local(), message)).await?;
 ///     assert_eq!(reply.code().as_u16(), code);
 /// }
 /// # Ok(()) }
@@ -139,7 +154,7 @@ where
 
 #[cfg(test)]
 mod tests {
-    use smtpd_core::Envelope;
+    use smtpd_core::envelope::Envelope;
     use tower::ServiceExt;
 
     use super::*;

@@ -1,5 +1,6 @@
 //! Layers that read or change the message.
 
+mod distinct_recipients;
 mod hop_limit;
 mod map_body;
 mod received;
@@ -11,6 +12,7 @@ mod tee;
 #[cfg(feature = "spool")]
 pub use self::spool::{Spool, SpoolFuture, SpoolLayer};
 pub use self::{
+    distinct_recipients::{DistinctRecipients, DistinctRecipientsFuture, DistinctRecipientsLayer},
     hop_limit::{HopLimit, HopLimitFuture, HopLimitLayer},
     map_body::{MapBody, MapBodyLayer},
     received::{Received, ReceivedLayer},

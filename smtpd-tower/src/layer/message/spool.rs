@@ -1,5 +1,5 @@
 use std::{
-    fmt,
+    fmt, io,
     path::PathBuf,
     pin::Pin,
     sync::Arc,
@@ -7,13 +7,14 @@ use std::{
 };
 
 use pin_project::pin_project;
-use smtpd_core::Reply;
+use smtpd_core::reply::Reply;
 use tower::util::Oneshot;
 use tower_layer::Layer;
 use tower_service::Service;
 
 use crate::{
-    body::{Spooled, Spooling},
+    body::{Spooling, check_spool},
+    disk::DiskPermits,
     phase::{Data, Request},
 };
 
@@ -27,10 +28,18 @@ use crate::{
 /// While the service is not ready the message waits, within the engine's timeout for a delivery.
 ///
 /// A message that is incomplete or invalid never reaches the service: the client receives the reply of its
-/// [`BodyError`](crate::body::BodyError), which is 451 if the file fails.
+/// [`BodyError`](crate::body::BodyError), which is 452 4.3.1 if the disk is full, and 451 4.3.0 if the file fails otherwise.
+/// [`check`](SpoolLayer::check) finds out at the start of a server whether the directory can be used.
+///
+/// A slow disk slows down only messages that go to a file: no more of them use a thread at a time than there are [`DiskPermits`].
+///
+/// [The guide](crate::guide::bodies#a-message-that-is-read-more-than-once) says when to use it.
 ///
 /// ```
-/// use smtpd_tower::{Body, BodyError, Data, Envelope, Request, Session, deliver::Inbox, layer::SpoolLayer};
+/// use smtpd_tower::{
+///     Body, BodyError, Data, Envelope, Request, Session, deliver::Inbox,
+///     layer::SpoolLayer,
+/// };
 /// use tower::{ServiceBuilder, ServiceExt};
 ///
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -40,7 +49,12 @@ use crate::{
 ///     .layer(SpoolLayer::new(64 * 1024))
 ///     .concurrency_limit(8) // messages that are delivered
 ///     .service(inbox.clone());
-/// let send = |body| data.clone().oneshot(Request::new(Session::local(), Data::new(Envelope::default(), body)));
+/// let send = |body| {
+///     data.clone().oneshot(Request::new(
+///         Session::local(),
+///         Data::new(Envelope::default(), body),
+///     ))
+/// };
 ///
 /// let large = "x".repeat(100_000).into_bytes();
 /// assert_eq!(send(Body::from(large)).await?.code().as_u16(), 250);
@@ -63,6 +77,8 @@ use crate::{
 pub struct SpoolLayer {
     limit: usize,
     directory: Option<Arc<PathBuf>>,
+    /// `None`: those of the process.
+    permits: Option<DiskPermits>,
 }
 
 impl SpoolLayer {
@@ -71,6 +87,7 @@ impl SpoolLayer {
         Self {
             limit,
             directory: None,
+            permits: None,
         }
     }
 
@@ -81,6 +98,40 @@ impl SpoolLayer {
             directory: Some(Arc::new(directory.into())),
             ..self
         }
+    }
+
+    /// Sets the limit on how many jobs work on the disk at a time. Default: [`DiskPermits::shared`].
+    #[must_use]
+    pub fn disk_permits(self, permits: DiskPermits) -> Self {
+        Self {
+            permits: Some(permits),
+            ..self
+        }
+    }
+
+    /// Creates a file as a large message would, writes and reads a few bytes: for a server that wants to detect a directory that
+    /// is missing, that it may not write to, or whose disk is full when it starts, not when the first large message arrives.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if the file fails. Its text names the directory, so it is for the log only.
+    ///
+    /// ```
+    /// use smtpd_tower::layer::SpoolLayer;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> std::io::Result<()> {
+    /// # let directory = tempfile::tempdir()?;
+    /// # let directory = directory.path();
+    /// let spool = SpoolLayer::new(64 * 1024).directory(directory);
+    /// spool.check().await?;
+    ///
+    /// let nowhere = SpoolLayer::new(64 * 1024).directory(directory.join("missing"));
+    /// assert!(nowhere.check().await.is_err());
+    /// # Ok(()) }
+    /// ```
+    pub async fn check(&self) -> io::Result<()> {
+        let permits = self.permits.clone().unwrap_or_default();
+        check_spool(self.directory.as_deref().cloned(), &permits).await
     }
 }
 
@@ -122,6 +173,9 @@ where
         let mut spooling = body.spool(self.layer.limit);
         if let Some(directory) = &self.layer.directory {
             spooling = spooling.in_directory(&**directory);
+        }
+        if let Some(permits) = &self.layer.permits {
+            spooling = spooling.disk_permits(permits.clone());
         }
         SpoolFuture {
             state: State::Spooling {
@@ -176,7 +230,7 @@ where
             };
             match (spooled, then) {
                 (Ok(spooled), Some((service, request))) => {
-                    let request = request.map_body(|_| Spooled::body(&spooled));
+                    let request = request.map_body(|_| spooled.into_body());
                     state.set(State::Inner(Oneshot::new(service, request)));
                 }
                 (Err(error), Some((_, request))) => {
@@ -191,7 +245,7 @@ where
 
 #[cfg(test)]
 mod tests {
-    use smtpd_core::Envelope;
+    use smtpd_core::envelope::Envelope;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio_test::{assert_pending, assert_ready, assert_ready_ok, task};
     use tower_test::mock::spawn_layer;

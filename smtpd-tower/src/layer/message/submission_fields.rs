@@ -26,19 +26,27 @@ use crate::{
 /// ```
 /// use std::time::{Duration, SystemTime};
 ///
-/// use smtpd_tower::{Body, Data, Envelope, Request, Session, deliver::Inbox, layer::SubmissionFieldsLayer};
+/// use smtpd_tower::{
+///     Body, Data, Envelope, Request, Session, deliver::Inbox,
+///     layer::SubmissionFieldsLayer,
+/// };
 /// use tower::{ServiceBuilder, ServiceExt};
 ///
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let inbox = Inbox::new();
-/// let layer = SubmissionFieldsLayer::new().clock(|| SystemTime::UNIX_EPOCH + Duration::from_secs(1_795_377_600));
+/// let layer = SubmissionFieldsLayer::new()
+///     .clock(|| SystemTime::UNIX_EPOCH + Duration::from_secs(1_795_377_600));
 /// let data = ServiceBuilder::new().layer(layer).service(inbox.clone());
 ///
-/// let message = Data::new(Envelope::default(), Body::from("Message-ID: <1@a.test>\r\n\r\nHello\r\n"));
+/// let message = Data::new(
+///     Envelope::default(),
+///     Body::from("Message-ID: <1@a.test>\r\n\r\nHello\r\n"),
+/// );
 /// data.oneshot(Request::new(Session::local(), message)).await?;
 /// assert_eq!(
 ///     inbox.next().await.message(),
-///     "Date: Sun, 22 Nov 2026 20:00:00 +0000\r\nMessage-ID: <1@a.test>\r\n\r\nHello\r\n"
+///     "Date: Sun, 22 Nov 2026 20:00:00 +0000\r\n\
+///      Message-ID: <1@a.test>\r\n\r\nHello\r\n"
 /// );
 /// # Ok(()) }
 /// ```
@@ -156,17 +164,21 @@ mod tests {
             for fields in [fields, "\r\nHello\r\n"] {
                 let filling = "X: 1234\r\n".repeat(len / 9);
                 let message = format!("{filling}{fields}");
-                let inbox = crate::deliver::Inbox::new();
-                let service = SubmissionFieldsLayer::new().layer(inbox.clone());
-                let chunks = message.as_bytes().chunks(1000);
-                let body = crate::body::in_pieces(chunks, Ok(()));
-                let data = Data::new(smtpd_core::Envelope::default(), body);
-                let request = Request::new(crate::session::Session::local(), data);
-                tower::ServiceExt::oneshot(service, request).await.unwrap();
-                let mail = inbox.next().await;
-                let is_added = mail.message().len() > message.len();
-                let is_missing = fields.starts_with('\r');
-                assert_eq!(is_added, is_known && is_missing, "{len}");
+                // In one chunk, the end of the header is there, but beyond the limit.
+                for size in [1000, LIMIT, usize::MAX] {
+                    let inbox = crate::deliver::Inbox::new();
+                    let service = SubmissionFieldsLayer::new().layer(inbox.clone());
+                    let chunks = message.as_bytes().chunks(size);
+                    let body = crate::body::in_pieces(chunks, Ok(()));
+                    let data = Data::new(smtpd_core::Envelope::default(), body);
+                    let request = Request::new(crate::session::Session::local(), data);
+                    tower::ServiceExt::oneshot(service, request).await.unwrap();
+                    let mail = inbox.next().await;
+                    let is_added = mail.message().len() > message.len();
+                    let is_missing = fields.starts_with('\r');
+                    assert_eq!(is_added, is_known && is_missing, "{len} {size}");
+                    assert!(mail.message().ends_with(message.as_bytes()));
+                }
             }
         }
     }

@@ -2,6 +2,7 @@ use std::{
     any::type_name,
     fmt, io,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use tokio::io::AsyncWrite;
@@ -9,21 +10,29 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 use crate::{
-    body::SinkFailure,
+    body::{SINK_TIMEOUT, SinkFailure},
     phase::{Data, Request},
 };
 
 /// Writes a copy of each message to a sink while the service reads it: an archive, a journal, a scanner.
 ///
 /// It fits DATA only. `open` is a function of the request that returns a future which opens a sink, or `None` for no copy. The
-/// sink is opened when the message is first read, so a message that is refused unread leaves nothing behind. A slow sink holds
-/// the client back. The sink is shut down only at the end of a whole message, see [`Body::tee`](crate::body::Body::tee). A copy
-/// is not a delivery: the service may still refuse the message.
+/// sink is opened when the message is first read, so a message that is refused unread leaves nothing behind. The sink is shut
+/// down only at the end of a whole message, see [`Body::tee`](crate::body::Body::tee). A copy is not a delivery: the service may
+/// still refuse the message.
+///
+/// # Backpressure
+///
+/// Every chunk is written to the sink before the service receives it, so a slow sink holds the client back, and nothing is
+/// buffered. A message waits for its sink for at most [`sink_timeout`](Self::sink_timeout) in total: for opening it, for each
+/// write, and for shutting it down. Time that the client or the service takes does not count. After that, the sink has failed.
 ///
 /// ```
-/// use smtpd_tower::{Body, Data, Envelope, Request, Session, deliver::Inbox, layer::TeeLayer};
-/// use tower::{ServiceBuilder, ServiceExt};
+/// use smtpd_tower::{
+///     Body, Data, Envelope, Request, Session, deliver::Inbox, layer::TeeLayer,
+/// };
 /// use tokio::fs::File;
+/// use tower::{ServiceBuilder, ServiceExt};
 ///
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let directory = tempfile::tempdir()?;
@@ -31,7 +40,8 @@ use crate::{
 /// let journal = path.clone();
 /// let data = ServiceBuilder::new()
 ///     .layer(TeeLayer::new(move |request| {
-///         let internal = request.envelope().sender().as_str().ends_with("@example.org");
+///         let internal =
+///             request.envelope().sender().as_str().ends_with("@example.org");
 ///         let open = File::create(journal.clone());
 ///         (!internal).then_some(open)
 ///     }))
@@ -39,18 +49,27 @@ use crate::{
 ///
 /// let envelope = Envelope::new("someone@example.com".parse()?);
 /// let message = Data::new(envelope, Body::from("Subject: hi\r\n\r\nHello\r\n"));
-/// assert_eq!(data.oneshot(Request::new(Session::local(), message)).await?.code().as_u16(), 250);
+/// assert_eq!(
+///     data.oneshot(Request::new(Session::local(), message))
+///         .await?
+///         .code()
+///         .as_u16(),
+///     250
+/// );
 /// assert_eq!(std::fs::read(path)?, b"Subject: hi\r\n\r\nHello\r\n");
 /// # Ok(()) }
 /// ```
 ///
-/// If a copy cannot be opened or written, the message is deferred with 451, and the client may try again.
-/// [`sink_failure`](Self::sink_failure) changes this.
+/// If a copy cannot be opened or written, the message is deferred, and the client may try again: with 452 if the disk is full,
+/// and with 451 otherwise. [`sink_failure`](Self::sink_failure) changes this.
 ///
 /// ```
 /// use std::io;
 ///
-/// use smtpd_tower::{Body, Data, Envelope, Request, Session, SinkFailure, deliver::Inbox, layer::TeeLayer};
+/// use smtpd_tower::{
+///     Body, Data, Envelope, Request, Session, body::SinkFailure, deliver::Inbox,
+///     layer::TeeLayer,
+/// };
 /// use tower::{ServiceBuilder, ServiceExt};
 ///
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -62,15 +81,28 @@ use crate::{
 /// let lenient = strict.clone().sink_failure(SinkFailure::GiveUp);
 ///
 /// let data = ServiceBuilder::new().layer(strict).service(Inbox::new());
-/// assert_eq!(data.oneshot(Request::new(Session::local(), message())).await?.code().as_u16(), 451);
+/// assert_eq!(
+///     data.oneshot(Request::new(Session::local(), message()))
+///         .await?
+///         .code()
+///         .as_u16(),
+///     452
+/// );
 /// let data = ServiceBuilder::new().layer(lenient).service(Inbox::new());
-/// assert_eq!(data.oneshot(Request::new(Session::local(), message())).await?.code().as_u16(), 250);
+/// assert_eq!(
+///     data.oneshot(Request::new(Session::local(), message()))
+///         .await?
+///         .code()
+///         .as_u16(),
+///     250
+/// );
 /// # Ok(()) }
 /// ```
 #[derive(Clone, Copy)]
 pub struct TeeLayer<F> {
     open: F,
     sink_failure: SinkFailure,
+    sink_timeout: Duration,
 }
 
 impl<F> TeeLayer<F> {
@@ -84,10 +116,23 @@ impl<F> TeeLayer<F> {
         Self {
             open,
             sink_failure: SinkFailure::FailMessage,
+            sink_timeout: SINK_TIMEOUT,
         }
     }
 
-    /// Sets what happens when a sink fails. Default: [`SinkFailure::FailMessage`].
+    /// Sets how long a message waits for its sink in total. Default: one minute.
+    ///
+    /// Keep it below [`Timeouts::delivery`](smtpd_core::Timeouts::delivery), after which the session defers the message, whatever
+    /// [`sink_failure`](Self::sink_failure) says.
+    #[must_use]
+    pub fn sink_timeout(self, sink_timeout: Duration) -> Self {
+        Self {
+            sink_timeout,
+            ..self
+        }
+    }
+
+    /// Sets what happens when a sink fails or takes too long. Default: [`SinkFailure::FailMessage`].
     #[must_use]
     pub fn sink_failure(self, sink_failure: SinkFailure) -> Self {
         Self {
@@ -103,6 +148,7 @@ impl<F> fmt::Debug for TeeLayer<F> {
         f.debug_struct("TeeLayer")
             .field("open", &type_name::<F>())
             .field("sink_failure", &self.sink_failure)
+            .field("sink_timeout", &self.sink_timeout)
             .finish()
     }
 }
@@ -141,8 +187,15 @@ where
     }
 
     fn call(&mut self, request: Request<Data>) -> S::Future {
-        let request = match (self.layer.open)(&request) {
-            Some(open) => request.map_body(|body| body.tee_opening(open, self.layer.sink_failure)),
+        let TeeLayer {
+            open,
+            sink_failure,
+            sink_timeout,
+        } = &self.layer;
+        let request = match open(&request) {
+            Some(open) => {
+                request.map_body(|body| body.tee_opening(open, *sink_failure, *sink_timeout))
+            }
             None => request,
         };
         self.inner.call(request)
@@ -156,7 +209,7 @@ mod tests {
         atomic::{AtomicUsize, Ordering},
     };
 
-    use smtpd_core::{Envelope, Reply};
+    use smtpd_core::{envelope::Envelope, reply::Reply};
     use tokio::io::{AsyncReadExt, duplex};
     use tower::ServiceExt;
 
@@ -194,6 +247,24 @@ mod tests {
         let mut copied = String::new();
         copy.read_to_string(&mut copied).await.unwrap();
         assert_eq!(copied, "Hello");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_sink_that_hangs_is_never_given_up() {
+        let hangs = || TeeLayer::new(|_| Some(std::future::pending::<io::Result<Vec<u8>>>()));
+        let inbox = Inbox::new();
+        let lenient = hangs()
+            .sink_failure(SinkFailure::GiveUp)
+            .sink_timeout(Duration::from_secs(3));
+        let start = tokio::time::Instant::now();
+        let reply = lenient.layer(inbox.clone()).oneshot(message("Hello")).await;
+        assert_eq!(reply.unwrap(), Reply::OK);
+        assert_eq!(start.elapsed().as_secs(), 3);
+        assert_eq!(inbox.next().await.message(), "Hello");
+        let reply = hangs().layer(inbox.clone()).oneshot(message("Hello")).await;
+        assert_eq!(reply.unwrap().code().as_u16(), 451);
+        assert_eq!(start.elapsed().as_secs(), 63);
+        assert_eq!(inbox.len(), 1);
     }
 
     #[tokio::test]

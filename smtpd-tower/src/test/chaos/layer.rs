@@ -10,7 +10,7 @@ use std::{
 };
 
 use pin_project::pin_project;
-use smtpd_core::Reply;
+use smtpd_core::reply::Reply;
 use tokio::time::{Sleep, sleep};
 use tower_layer::Layer;
 use tower_service::Service;
@@ -94,7 +94,7 @@ impl ChaosLayer {
         }
     }
 
-    /// Sets the phases that it affects. Default: all of them.
+    /// Sets the phases that it affects. Default: all of them. An empty list affects none.
     #[must_use]
     pub fn on(mut self, phases: impl IntoIterator<Item = PhaseKind>) -> Self {
         self.rules.phases = Some(phases.into_iter().collect());
@@ -297,7 +297,8 @@ where
 #[cfg(test)]
 mod tests {
     use smtpd_core::{
-        AuthOutcome, Code, Status,
+        connection::AuthOutcome,
+        reply::{Code, Status},
         sasl::{Credentials, MechanismName},
     };
     use tokio::time::Instant;
@@ -378,6 +379,47 @@ mod tests {
         client.rcpt("d@e.f").await?.expect_code(250)?;
         client.data("hi").await?.expect_code(250)?;
         assert_eq!(start.elapsed().as_secs(), 34);
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn a_rule_touches_another_phase_than_the_one_that_it_names() -> Result<(), ClientError> {
+        use PhaseKind::{Auth, Command, Connect, Data, Helo, Mail, Rcpt};
+
+        let all = [Connect, Helo, Auth, Mail, Rcpt, Data, Command];
+        for chosen in all {
+            let chaos = ChaosLayer::new().on([chosen]).fail_every(1);
+            let server = Server::new("mx.test", Recorder::new().pipeline().layer(chaos))
+                .configure(|config| config.allow_insecure_auth(true));
+            let mut client = Client::connect(&server);
+            let greeting = client.greeting().await?;
+            assert_eq!(greeting.is_positive(), chosen != Connect);
+            if chosen == Connect {
+                continue;
+            }
+            let helo = client.ehlo("c").await?;
+            let auth = client.auth_plain("alice", "secret").await;
+            let command = client.command("XVERB").await;
+            let mail = client.mail("a@b.c").await?;
+            let rcpt = client.rcpt("d@e.f").await?;
+            if chosen == Helo {
+                assert!(!helo.is_positive());
+                continue;
+            }
+            assert_eq!(auth?.is_positive(), chosen != Auth);
+            let expected = if chosen == Command { 451 } else { 500 };
+            assert_eq!(command?.code().as_u16(), expected, "{chosen}");
+            assert_eq!(mail.is_positive(), chosen != Mail);
+            if chosen == Mail {
+                continue;
+            }
+            assert_eq!(rcpt.is_positive(), chosen != Rcpt);
+            if chosen == Rcpt {
+                continue;
+            }
+            let data = client.data("hi").await?;
+            assert_eq!(data.is_positive(), chosen != Data);
+        }
         Ok(())
     }
 

@@ -1,7 +1,7 @@
 use std::{fmt, io, sync::Arc};
 
 use super::{ChaosStream, StreamChaos};
-use crate::{net::PeerAddr, server::Listener};
+use crate::{net::PeerAddr, server::Listener, session::TlsInfo};
 
 /// A listener whose connections are [`ChaosStream`]s.
 ///
@@ -73,6 +73,14 @@ impl<L: Listener> Listener for ChaosListener<L> {
 
     fn connection_addr(io: &Self::Io) -> Option<PeerAddr> {
         L::connection_addr(io.inner()?)
+    }
+
+    fn is_tls(&self) -> bool {
+        self.listener.is_tls()
+    }
+
+    fn connection_tls(io: &Self::Io) -> Option<TlsInfo> {
+        L::connection_tls(io.inner()?)
     }
 }
 

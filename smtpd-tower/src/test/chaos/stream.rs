@@ -1,5 +1,5 @@
 use std::{
-    io,
+    io::{self, IoSlice},
     pin::Pin,
     task::{Context, Poll, ready},
     time::Duration,
@@ -84,7 +84,8 @@ impl StreamChaos {
 ///
 /// ```
 /// use smtpd_tower::{
-///     PeerAddr, Pipeline, Server,
+///     Pipeline, Server,
+///     net::PeerAddr,
 ///     test::{ChaosStream, Client, ClientError, StreamChaos},
 /// };
 ///
@@ -221,15 +222,39 @@ impl<IO: AsyncWrite + Unpin> AsyncWrite for ChaosStream<IO> {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
+        self.poll_write_vectored(cx, &[IoSlice::new(bytes)])
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffers: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let left = this.written;
-        let now = bytes.get(..at_most(bytes.len(), left)).unwrap_or(bytes);
+        let mut room = at_most(usize::MAX, left);
+        let mut now = Vec::with_capacity(buffers.len());
+        for buffer in buffers {
+            let part = buffer.get(..room).unwrap_or(buffer);
+            room -= part.len();
+            now.push(IoSlice::new(part));
+        }
         let io = this.open(left, io::ErrorKind::BrokenPipe)?;
-        let written = ready!(Pin::new(io).poll_write(cx, now))?;
-        this.scan(now.get(..written).unwrap_or(now));
+        let written = ready!(Pin::new(io).poll_write_vectored(cx, &now))?;
+        let mut rest = written;
+        for part in &now {
+            let part = part.get(..rest).unwrap_or(part);
+            rest -= part.len();
+            this.scan(part);
+        }
         this.written = left.map(|left| left.saturating_sub(written as u64));
         this.passed();
         Poll::Ready(Ok(written))
+    }
+
+    /// TLS writes several records at once to a socket, so that an alert is not lost behind them.
+    fn is_write_vectored(&self) -> bool {
+        self.io.as_ref().is_some_and(IO::is_write_vectored)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -254,7 +279,7 @@ fn at_most(bytes: usize, left: Option<u64>) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use smtpd_core::CloseReason;
+    use smtpd_core::connection::CloseReason;
     use tokio::{
         io::{AsyncReadExt, AsyncWriteExt},
         sync::mpsc,

@@ -1,4 +1,4 @@
-use std::{error::Error, fmt, io};
+use std::{error::Error, fmt, io, time::Duration};
 
 use super::ClientReply;
 
@@ -37,6 +37,13 @@ pub enum ClientError {
         /// The reply that arrived.
         reply: ClientReply,
     },
+    /// The server has said or read nothing for so long.
+    TimedOut {
+        /// What the client has waited for.
+        awaited: String,
+        /// How long each step waits; see [`Client::timeout`](super::Client::timeout).
+        limit: Duration,
+    },
     /// The connection failed in another way.
     Io(io::Error),
 }
@@ -46,7 +53,7 @@ impl From<io::Error> for ClientError {
         use io::ErrorKind::*;
         match error.kind() {
             ConnectionReset | ConnectionAborted => Self::Reset,
-            BrokenPipe | NotConnected | UnexpectedEof | WriteZero => Self::Closed,
+            BrokenPipe | NotConnected | WriteZero => Self::Closed,
             _ => Self::Io(error),
         }
     }
@@ -60,6 +67,9 @@ impl fmt::Display for ClientError {
             Self::Malformed(what) => write!(f, "not an SMTP reply: {what}"),
             Self::LineBreak => f.write_str("a command cannot contain a line break"),
             Self::Unexpected { expected, reply } => write!(f, "expected {expected}, got {reply}"),
+            Self::TimedOut { awaited, limit } => {
+                write!(f, "timed out after {limit:?}, waiting for {awaited}")
+            }
             Self::Io(_) => f.write_str("the connection failed"),
         }
     }

@@ -1,9 +1,9 @@
 //! Messages, and the commands before them.
 
-use smtpd_core::Protocol;
+use smtpd_core::config::Protocol;
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::{Client, ClientError, ClientReply};
+use super::{Client, ClientError, ClientReply, patience};
 
 impl<IO: AsyncRead + AsyncWrite + Unpin> Client<IO> {
     /// Sends a whole message: reads the greeting and sends EHLO (or HELO, if the server does not know EHLO) unless that was done,
@@ -69,7 +69,9 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Client<IO> {
             _ => 1,
         };
         self.recipients = 0;
-        let mut replies = vec![self.exchange(&stuff(message.as_ref())).await?];
+        let message = stuff(message.as_ref());
+        let awaited = "the reply to the message".to_owned();
+        let mut replies = vec![self.exchange(&message, awaited).await?];
         while replies.len() < expected && replies.iter().all(|reply| !reply.code().closes()) {
             replies.push(self.reply().await?);
         }
@@ -91,7 +93,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Client<IO> {
         let last = if last { " LAST" } else { "" };
         let mut chunk = format!("BDAT {}{last}\r\n", bytes.len()).into_bytes();
         chunk.extend_from_slice(bytes);
-        self.exchange(&chunk).await
+        self.exchange(&chunk, patience::reply_to("BDAT")).await
     }
 
     /// Sends what comes before the first message. Returns the refusal, if there is one.

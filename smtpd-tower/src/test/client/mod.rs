@@ -4,24 +4,29 @@ mod error;
 mod keywords;
 mod message;
 mod options;
+mod patience;
 mod reply;
 mod sasl;
 mod scram;
+mod steps;
 #[cfg(any(feature = "tls-ring", feature = "tls-aws-lc"))]
 mod tls;
 mod wire;
 
-use smtpd_core::Protocol;
+use std::time::Duration;
+
+use smtpd_core::config::Protocol;
 use tokio::{
     io::{AsyncRead, AsyncWrite, AsyncWriteExt, DuplexStream},
     net::{TcpStream, ToSocketAddrs},
     task::JoinHandle,
 };
 
-use self::wire::Wire;
 pub use self::{
     error::ClientError, keywords::EhloKeywords, options::ClientOptions, reply::ClientReply,
 };
+use self::{patience::Patience, wire::Wire};
+use super::transcript::{self, TranscriptError};
 use crate::{net::PeerAddr, server::Server};
 
 /// A client for tests. It speaks SMTP or LMTP step by step, or sends whole messages, and never panics by itself.
@@ -29,6 +34,10 @@ use crate::{net::PeerAddr, server::Server};
 /// Each step sends one command and returns its reply, whatever the code; [`expect_code`](ClientReply::expect_code) makes another
 /// code an error. [`greeting`](Self::greeting) and [`reply`](Self::reply) read what the server sends unprompted. For anything
 /// without a step use [`command`](Self::command) and [`raw`](Self::raw).
+///
+/// A step times out after 30 seconds with [`ClientError::TimedOut`]; [`timeout`](Self::timeout) sets another
+/// limit. If tokio's clock is paused, it times out after ten years of that clock, so that a test can wait for any timeout of the
+/// server.
 ///
 /// ```
 /// use smtpd_tower::{
@@ -66,6 +75,9 @@ pub struct Client<IO = DuplexStream> {
     /// The accepted recipients of this transaction.
     recipients: usize,
     session: Option<JoinHandle<()>>,
+    patience: Patience,
+    /// What the client waits for.
+    awaited: String,
 }
 
 impl Client {
@@ -95,10 +107,16 @@ impl Client {
         ClientOptions::new()
     }
 
-    fn connected(io: DuplexStream, protocol: Protocol, session: JoinHandle<()>) -> Self {
+    fn connected(
+        io: DuplexStream,
+        protocol: Protocol,
+        session: JoinHandle<()>,
+        patience: Patience,
+    ) -> Self {
         Self {
             protocol,
             session: Some(session),
+            patience,
             ..Self::over(io)
         }
     }
@@ -109,9 +127,11 @@ impl Client<TcpStream> {
     ///
     /// # Errors
     ///
-    /// Returns [`ClientError::Reset`] if the listener is closed while the connection waits for it, otherwise [`ClientError::Io`].
+    /// Returns [`ClientError::Reset`] if the listener is closed while the connection waits for it, [`ClientError::TimedOut`] if
+    /// there is no connection after 30 seconds, otherwise [`ClientError::Io`].
     pub async fn tcp(address: impl ToSocketAddrs) -> Result<Self, ClientError> {
-        let io = TcpStream::connect(address).await?;
+        let connect = async { Ok::<_, ClientError>(TcpStream::connect(address).await?) };
+        let io = Patience::default().wait("a connection", connect).await?;
         // A small command that waits for the acknowledgement of the previous one makes a test slow.
         io.set_nodelay(true)?;
         Ok(Self::over(io))
@@ -129,6 +149,31 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Client<IO> {
             keywords: EhloKeywords::default(),
             recipients: 0,
             session: None,
+            patience: Patience::default(),
+            awaited: "the greeting".to_owned(),
+        }
+    }
+
+    /// Sets how long each step waits, by tokio's clock. Default: 30 seconds, or ten years if that clock is paused.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// use smtpd_tower::test::{Client, ClientError};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() {
+    /// // A server that says nothing.
+    /// let (near, _far) = tokio::io::duplex(1024);
+    /// let mut client = Client::over(near).timeout(Duration::from_millis(50));
+    /// let error = client.greeting().await.unwrap_err();
+    /// assert_eq!(error.to_string(), "timed out after 50ms, waiting for the greeting");
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn timeout(self, limit: Duration) -> Self {
+        Self {
+            patience: Patience::Exactly(limit),
+            ..self
         }
     }
 
@@ -137,19 +182,36 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Client<IO> {
     ///
     /// # Errors
     ///
-    /// Returns [`ClientError::Io`] if the session has panicked.
+    /// Returns [`ClientError::Io`] if the session has panicked, or [`ClientError::TimedOut`] if it does not end.
     pub async fn ended(self) -> Result<(), ClientError> {
         drop(self.wire);
-        match self.session {
-            Some(session) => session.await.map_err(|error| ClientError::Io(error.into())),
-            None => Ok(()),
-        }
+        let Some(session) = self.session else {
+            return Ok(());
+        };
+        let ended = async { session.await.map_err(|error| ClientError::Io(error.into())) };
+        self.patience.wait("the end of the session", ended).await
     }
 
-    /// Returns the connection, for example for a TLS handshake after `command("STARTTLS")`. Input that has been read ahead is
-    /// dropped.
+    /// Takes out the task of the session with a server in memory. Use it to see a session end while the connection is still open;
+    /// [`ended`](Self::ended) does not wait for it any more.
+    pub const fn take_session(&mut self) -> Option<JoinHandle<()>> {
+        self.session.take()
+    }
+
+    /// Returns the connection.
+    pub const fn io(&self) -> &IO {
+        &self.wire.io
+    }
+
+    /// Returns the connection, for example for a TLS handshake after `command("STARTTLS")`. Input that has been [read
+    /// ahead](Self::unread) is dropped.
     pub fn into_io(self) -> IO {
         self.wire.io
+    }
+
+    /// Returns the input that has been read from the connection, but was not returned yet.
+    pub fn unread(&self) -> &[u8] {
+        &self.wire.seen
     }
 
     /// Returns what the last EHLO or LHLO has announced; nothing after HELO.
@@ -166,78 +228,6 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Client<IO> {
         self.reply().await
     }
 
-    /// Sends EHLO. What the server announces is in [`extensions`](Self::extensions).
-    ///
-    /// # Errors
-    ///
-    /// Like [`command`](Self::command); this applies to all following steps too.
-    pub async fn ehlo(&mut self, name: &str) -> Result<ClientReply, ClientError> {
-        self.command(&format!("EHLO {name}")).await
-    }
-
-    /// Sends HELO.
-    ///
-    /// # Errors
-    ///
-    /// Like [`command`](Self::command).
-    pub async fn helo(&mut self, name: &str) -> Result<ClientReply, ClientError> {
-        self.command(&format!("HELO {name}")).await
-    }
-
-    /// Sends LHLO (RFC 2033 section 4.1). From then on [`data`](Self::data) reads a reply for each recipient.
-    ///
-    /// # Errors
-    ///
-    /// Like [`command`](Self::command).
-    pub async fn lhlo(&mut self, name: &str) -> Result<ClientReply, ClientError> {
-        self.command(&format!("LHLO {name}")).await
-    }
-
-    /// Sends MAIL FROM with that address; empty is the null sender. To add parameters, write `<a@example.com> SIZE=1000`.
-    ///
-    /// # Errors
-    ///
-    /// Like [`command`](Self::command).
-    pub async fn mail(&mut self, from: &str) -> Result<ClientReply, ClientError> {
-        self.command(&format!("MAIL FROM:{}", path(from))).await
-    }
-
-    /// Sends RCPT TO with that address. To add parameters, write `<b@example.org> NOTIFY=NEVER`.
-    ///
-    /// # Errors
-    ///
-    /// Like [`command`](Self::command).
-    pub async fn rcpt(&mut self, to: &str) -> Result<ClientReply, ClientError> {
-        self.command(&format!("RCPT TO:{}", path(to))).await
-    }
-
-    /// Sends RSET.
-    ///
-    /// # Errors
-    ///
-    /// Like [`command`](Self::command).
-    pub async fn rset(&mut self) -> Result<ClientReply, ClientError> {
-        self.command("RSET").await
-    }
-
-    /// Sends NOOP.
-    ///
-    /// # Errors
-    ///
-    /// Like [`command`](Self::command).
-    pub async fn noop(&mut self) -> Result<ClientReply, ClientError> {
-        self.command("NOOP").await
-    }
-
-    /// Sends QUIT.
-    ///
-    /// # Errors
-    ///
-    /// Like [`command`](Self::command).
-    pub async fn quit(&mut self) -> Result<ClientReply, ClientError> {
-        self.command("QUIT").await
-    }
-
     /// Sends a line and reads its reply.
     ///
     /// # Errors
@@ -247,7 +237,10 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Client<IO> {
         if line.contains(['\r', '\n']) {
             return Err(ClientError::LineBreak);
         }
-        let reply = self.exchange(format!("{line}\r\n").as_bytes()).await?;
+        let awaited = patience::reply_to(line);
+        let reply = self
+            .exchange(format!("{line}\r\n").as_bytes(), awaited)
+            .await?;
         if reply.is_positive() {
             self.record(line, &reply);
         }
@@ -258,18 +251,24 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Client<IO> {
     ///
     /// # Errors
     ///
-    /// Returns [`ClientError::Closed`], [`ClientError::Reset`] or [`ClientError::Io`].
+    /// Returns [`ClientError::Closed`], [`ClientError::Reset`], [`ClientError::Io`], or [`ClientError::TimedOut`] if the server
+    /// does not read.
     pub async fn raw(&mut self, bytes: impl AsRef<[u8]>) -> Result<(), ClientError> {
-        self.wire.write(bytes.as_ref()).await
+        if self.greeted {
+            "a reply".clone_into(&mut self.awaited);
+        }
+        let write = self.wire.write(bytes.as_ref());
+        self.patience.wait("the server to read", write).await
     }
 
     /// Closes the write side, and leaves the read side open.
     ///
     /// # Errors
     ///
-    /// Returns [`ClientError::Closed`], [`ClientError::Reset`] or [`ClientError::Io`].
+    /// Like [`raw`](Self::raw).
     pub async fn finish(&mut self) -> Result<(), ClientError> {
-        Ok(self.wire.io.shutdown().await?)
+        let shutdown = async { Ok(self.wire.io.shutdown().await?) };
+        self.patience.wait("the server to read", shutdown).await
     }
 
     /// Reads one reply.
@@ -277,22 +276,54 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Client<IO> {
     /// # Errors
     ///
     /// Returns [`ClientError::Closed`] if the connection ends instead, [`ClientError::Reset`] if it is reset,
-    /// [`ClientError::Malformed`] if the input is not a reply, or [`ClientError::Io`].
+    /// [`ClientError::Malformed`] if the input is not a reply, [`ClientError::TimedOut`] if none arrives in time, or
+    /// [`ClientError::Io`].
     pub async fn reply(&mut self) -> Result<ClientReply, ClientError> {
         self.greeted = true;
-        self.wire.reply().await
+        let reply = self.patience.wait(&self.awaited, self.wire.reply()).await;
+        "another reply".clone_into(&mut self.awaited);
+        reply
     }
 
-    /// Reads one line without its CRLF. Returns `None` at the end of the connection.
-    pub(super) async fn line(&mut self) -> Result<Option<String>, ClientError> {
+    /// Reads one line without its CRLF, for example the first of a reply that is cut off. Returns `None` if the connection is
+    /// closed instead.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`ClientError::Reset`] if the connection is reset, [`ClientError::Malformed`] if the line is not UTF-8, contains a
+    /// bare CR or LF or does not end, [`ClientError::TimedOut`] if none arrives in time, or [`ClientError::Io`].
+    pub async fn line(&mut self) -> Result<Option<String>, ClientError> {
         self.greeted = true;
-        self.wire.line().await
+        self.patience.wait("a line", self.wire.line()).await
+    }
+
+    /// Runs a part of a session, see [`transcript`](super::transcript()). What the server sends after the last line remains to be
+    /// read.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error at the first line that differs.
+    pub async fn play(&mut self, script: &str) -> Result<(), TranscriptError> {
+        transcript::play(self, script).await
+    }
+
+    /// Reads these bytes. If others arrive, returns no error, and they remain to be read.
+    pub(super) async fn expect_bytes(&mut self, bytes: &[u8]) -> Result<(), Option<ClientError>> {
+        self.greeted = true;
+        self.patience.wait("a line", self.wire.expect(bytes)).await
     }
 
     /// A server may explain why it closes while the client still sends. That explanation counts, and not the failed write.
-    async fn exchange(&mut self, bytes: &[u8]) -> Result<ClientReply, ClientError> {
-        match self.raw(bytes).await {
+    async fn exchange(
+        &mut self,
+        bytes: &[u8],
+        awaited: String,
+    ) -> Result<ClientReply, ClientError> {
+        let written = self.raw(bytes).await;
+        self.awaited = awaited;
+        match written {
             Ok(()) => self.reply().await,
+            Err(error @ ClientError::TimedOut { .. }) => Err(error),
             Err(error) => self.reply().await.map_err(|read| match read {
                 // A write fails in the same way after a reset and after an orderly close.
                 ClientError::Reset => read,
@@ -324,15 +355,6 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Client<IO> {
     }
 }
 
-/// Adds angle brackets, unless it has them.
-fn path(address: &str) -> String {
-    if address.starts_with('<') {
-        address.to_owned()
-    } else {
-        format!("<{address}>")
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::{
@@ -341,7 +363,8 @@ mod tests {
     };
 
     use smtpd_core::{
-        AuthOutcome, Reply,
+        connection::AuthOutcome,
+        reply::Reply,
         sasl::{CramMd5, Mechanisms, Scram, Secret},
     };
     use tokio::io::AsyncReadExt;
@@ -351,6 +374,7 @@ mod tests {
         deliver::Inbox,
         phase::{Auth, Data, Rcpt, Request},
         service::{Pipeline, handler_fn},
+        session::Profile,
         test::Recorder,
     };
 
@@ -454,12 +478,26 @@ mod tests {
         client.ended().await
     }
 
+    /// It made an SMTP server of every profile.
+    #[tokio::test]
+    async fn a_client_speaks_the_protocol_of_the_servers_profile() -> Result<(), ClientError> {
+        let inbox = Inbox::new();
+        let server = server(&inbox).profile(Profile::Lmtp);
+        let mut client = Client::connect(&server);
+        let greeting = client.greeting().await?.expect_code(220)?;
+        assert_eq!(greeting.text(), "mx.test smtpd LMTP");
+        let sent = client.send("a@b.c", ["one@d.e", "two@d.e"], "hi").await?;
+        sent.expect_code(250)?;
+        client.quit().await?.expect_code(221)?;
+        client.ended().await
+    }
+
     #[tokio::test]
     async fn every_mechanism_authenticates() -> Result<(), ClientError> {
         let auth =
             handler_fn(
                 async |request: Request<Auth>| match request.credentials().username() {
-                    "alice" => AuthOutcome::Verify(Secret::plain("secret")),
+                    "alice" => AuthOutcome::Verify(Secret::password("secret")),
                     _ => AuthOutcome::Refuse(Reply::auth_failed()),
                 },
             );

@@ -1,12 +1,15 @@
-use std::net::Ipv4Addr;
+use std::{net::Ipv4Addr, time::Duration};
 
-use smtpd_core::Protocol;
+use smtpd_core::config::Protocol;
 
-use super::Client;
+use super::{Client, patience::Patience};
 use crate::{
     net::PeerAddr,
     server::Server,
-    test::{ChaosStream, StreamChaos, TranscriptError},
+    test::{
+        ChaosStream, StreamChaos, isolated,
+        transcript::{self, TranscriptError},
+    },
 };
 
 /// The options for connecting a [`Client`] to a [`Server`] in memory.
@@ -25,8 +28,10 @@ use crate::{
 pub struct ClientOptions {
     peer: PeerAddr,
     pipe: usize,
-    protocol: Protocol,
+    /// That of the server, unless it is set.
+    protocol: Option<Protocol>,
     chaos: StreamChaos,
+    patience: Patience,
 }
 
 impl Default for ClientOptions {
@@ -37,13 +42,23 @@ impl Default for ClientOptions {
 }
 
 impl ClientOptions {
-    /// Creates the default options: from 127.0.0.1, over a pipe of 64 KiB, SMTP, without any fault.
+    /// Creates the default options: from 127.0.0.1, over a pipe of 64 KiB, without any fault.
     pub fn new() -> Self {
         Self {
             peer: (Ipv4Addr::LOCALHOST, 0).into(),
             pipe: 64 << 10,
-            protocol: Protocol::Smtp,
+            protocol: None,
             chaos: StreamChaos::new(),
+            patience: Patience::default(),
+        }
+    }
+
+    /// Sets how long each step waits, and each line of a transcript; see [`Client::timeout`].
+    #[must_use]
+    pub fn timeout(self, limit: Duration) -> Self {
+        Self {
+            patience: Patience::Exactly(limit),
+            ..self
         }
     }
 
@@ -65,11 +80,12 @@ impl ClientOptions {
         }
     }
 
-    /// Uses LMTP (RFC 2033) instead of SMTP.
+    /// Uses LMTP (RFC 2033), whatever the profile of the server. Default: LMTP with
+    /// [`Profile::Lmtp`](crate::session::Profile::Lmtp), otherwise SMTP.
     #[must_use]
     pub fn lmtp(self) -> Self {
         Self {
-            protocol: Protocol::Lmtp,
+            protocol: Some(Protocol::Lmtp),
             ..self
         }
     }
@@ -93,7 +109,7 @@ impl ClientOptions {
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// let recorder = Recorder::new();
     /// let denied =
-    ///     DenyClientsLayer::new(["192.0.2.0/24".parse()?]).layer(recorder.clone());
+    ///     DenyClientsLayer::parse(["192.0.2.0/24"])?.layer(recorder.clone());
     /// let server = Server::new("mx.example.org", recorder.pipeline().connect(denied));
     /// ClientOptions::new().peer(([192, 0, 2, 1], 4711)).transcript(&server, "
     ///     S: 554 *
@@ -111,7 +127,7 @@ impl ClientOptions {
     ///
     /// Panics outside of a tokio runtime.
     pub async fn transcript(self, server: &Server, script: &str) -> Result<(), TranscriptError> {
-        self.connect(server).play_to_the_end(script).await
+        transcript::play_whole(self.connect(server), script).await
     }
 
     /// Connects. The session runs in a task of its own.
@@ -122,7 +138,12 @@ impl ClientOptions {
     pub fn connect(self, server: &Server) -> Client {
         let (io, far) = tokio::io::duplex(self.pipe);
         let far = ChaosStream::new(far, self.chaos);
-        let session = tokio::spawn(server.serve_one(self.protocol, far, self.peer));
-        Client::connected(io, self.protocol, session)
+        let protocol = self.protocol.unwrap_or_else(|| server.protocol());
+        let session = tokio::spawn(
+            isolated(server.clone())
+                .serve_connection(far, self.peer)
+                .protocol(protocol),
+        );
+        Client::connected(io, protocol, session, self.patience)
     }
 }

@@ -1,6 +1,6 @@
 use std::fmt;
 
-use smtpd_core::{Code, Status};
+use smtpd_core::reply::{Code, Status};
 
 use super::ClientError;
 

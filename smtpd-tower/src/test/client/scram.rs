@@ -1,9 +1,8 @@
 use base64::{Engine, prelude::BASE64_STANDARD};
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::{Digest, Sha256};
-use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::{Client, ClientError, ClientReply};
+use super::{ClientError, ClientReply};
 
 /// The client's half of the nonce. No test needs it to be random.
 const NONCE: &str = "fyko+d2lbbFgONRv9qkxdawL";
@@ -11,48 +10,49 @@ const NONCE: &str = "fyko+d2lbbFgONRv9qkxdawL";
 /// The client's channel binding header: none, in base64.
 const NO_BINDING: &str = "biws";
 
-impl<IO: AsyncRead + AsyncWrite + Unpin> Client<IO> {
-    /// Sends AUTH SCRAM-SHA-256 (RFC 7677), without channel binding. Returns the last reply: 235, or a refusal. The user name and
-    /// the password are used as they are, without SASLprep.
+/// SCRAM-SHA-256 (RFC 7677) without channel binding, from the client's side.
+pub(super) struct Scram {
+    /// The first message without its header.
+    bare: String,
+}
+
+impl Scram {
+    pub(super) fn new(user: &str) -> Self {
+        // RFC 5802 section 5.1: "=" and "," in a name are escaped.
+        let user = user.replace('=', "=3D").replace(',', "=2C");
+        Self {
+            bare: format!("n={user},r={NONCE}"),
+        }
+    }
+
+    /// Returns the initial response, in base64.
+    pub(super) fn first(&self) -> String {
+        BASE64_STANDARD.encode(format!("n,,{}", self.bare))
+    }
+
+    /// Proves that the client knows the password.
     ///
     /// # Errors
     ///
-    /// Like [`command`](Self::command); [`ClientError::Malformed`] if a challenge is not one of SCRAM, or the server does not
-    /// prove that it knows the password.
-    pub async fn auth_scram_sha256(
-        &mut self,
-        user: &str,
+    /// Returns [`ClientError::Malformed`] if the challenge is not one of SCRAM.
+    pub(super) fn prove(
+        &self,
+        challenge: &ClientReply,
         password: &str,
-    ) -> Result<ClientReply, ClientError> {
-        // RFC 5802 section 5.1: "=" and "," in a name are escaped.
-        let user = user.replace('=', "=3D").replace(',', "=2C");
-        let bare = format!("n={user},r={NONCE}");
-        let first = BASE64_STANDARD.encode(format!("n,,{bare}"));
-        let reply = self.command(&format!("AUTH SCRAM-SHA-256 {first}")).await?;
-        if reply.code().as_u16() != 334 {
-            return Ok(reply);
-        }
-        let malformed = |reply: &ClientReply| ClientError::Malformed(reply.to_string());
-        let proof = challenge(&reply)
-            .and_then(|challenge| Proof::new(&bare, &challenge, password.as_bytes()))
-            .ok_or_else(|| malformed(&reply))?;
-        let reply = self.command(&BASE64_STANDARD.encode(proof.last)).await?;
-        if reply.code().as_u16() != 334 {
-            return Ok(reply);
-        }
-        if challenge(&reply).as_ref() != Some(&proof.expected) {
-            return Err(malformed(&reply));
-        }
-        self.command("").await
+    ) -> Result<Proof, ClientError> {
+        text(challenge)
+            .and_then(|challenge| Proof::new(&self.bare, &challenge, password.as_bytes()))
+            .ok_or_else(|| ClientError::Malformed(challenge.to_string()))
     }
 }
 
-fn challenge(reply: &ClientReply) -> Option<String> {
+/// The text of a challenge.
+fn text(reply: &ClientReply) -> Option<String> {
     String::from_utf8(BASE64_STANDARD.decode(reply.text()).ok()?).ok()
 }
 
 /// What client and server prove to each other (RFC 5802 section 3).
-struct Proof {
+pub(super) struct Proof {
     /// The client's last message.
     last: String,
     /// The server's expected answer to it.
@@ -60,6 +60,24 @@ struct Proof {
 }
 
 impl Proof {
+    /// Returns the client's last message, in base64.
+    pub(super) fn response(&self) -> String {
+        BASE64_STANDARD.encode(&self.last)
+    }
+
+    /// Checks that the server has proved that it knows the password.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`ClientError::Malformed`] if it has not.
+    pub(super) fn check(&self, challenge: &ClientReply) -> Result<(), ClientError> {
+        if text(challenge).as_ref() == Some(&self.expected) {
+            Ok(())
+        } else {
+            Err(ClientError::Malformed(challenge.to_string()))
+        }
+    }
+
     fn new(bare: &str, challenge: &str, password: &[u8]) -> Option<Self> {
         let field = |name: &str| challenge.split(',').find_map(|f| f.strip_prefix(name));
         let (nonce, salt) = (field("r=")?, BASE64_STANDARD.decode(field("s=")?).ok()?);

@@ -10,57 +10,32 @@ use tokio_rustls::{
     },
 };
 
-use super::{Client, ClientError};
 use crate::tls::Provider;
 
-impl<IO: AsyncRead + AsyncWrite + Unpin> Client<IO> {
-    /// Sends STARTTLS and runs the handshake (RFC 3207) with a server that presents a certificate for that host. `trusted` is the
-    /// certificate of its authority, or its own if it is self-signed, in PEM. Sends EHLO again afterwards.
-    ///
-    /// ```
-    /// # #[cfg(any(feature = "tls-ring", feature = "tls-aws-lc"))]
-    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// use smtpd_tower::{Pipeline, Server, test::Client, tls::TlsConfig};
-    ///
-    /// let own = rcgen::generate_simple_self_signed(["localhost".to_owned()])?;
-    /// let (certificate, key) = (own.cert.pem(), own.signing_key.serialize_pem());
-    /// let server = Server::new("localhost", Pipeline::new())
-    ///     .tls(TlsConfig::from_pem(certificate.as_bytes(), key.as_bytes())?);
-    ///
-    /// let mut client = Client::connect(&server);
-    /// client.greeting().await?.expect_code(220)?;
-    /// client.ehlo("client.example").await?.expect_code(250)?;
-    /// let mut client = client.starttls("localhost", &certificate).await?;
-    /// client.ehlo("client.example").await?.expect_code(250)?;
-    /// assert!(!client.extensions().contains("STARTTLS"));
-    /// # Ok(()) }
-    /// ```
-    ///
-    /// For other TLS settings, such as a client certificate, use [`into_io`](Self::into_io) and [`over`](Self::over), with a
-    /// handshake of your own between them.
+/// The handshake of a client, before it begins.
+pub(super) struct Handshake {
+    connector: TlsConnector,
+    host: ServerName<'static>,
+}
+
+impl Handshake {
+    /// Prepares the handshake with that host, whose certificate `trusted` has issued.
     ///
     /// # Errors
     ///
-    /// Like [`command`](Self::command); [`ClientError::Unexpected`] if the reply to STARTTLS is not 220; [`ClientError::Io`] if
-    /// the handshake fails, or `host` or `trusted` is invalid.
-    pub async fn starttls(
-        mut self,
-        host: &str,
-        trusted: impl AsRef<[u8]>,
-    ) -> Result<Client<TlsStream<IO>>, ClientError> {
-        let config = config(trusted.as_ref()).map_err(ClientError::Io)?;
-        let host = ServerName::try_from(host.to_owned())
-            .map_err(invalid)
-            .map_err(ClientError::Io)?;
-        self.command("STARTTLS").await?.expect_code(220)?;
-        let connector = TlsConnector::from(Arc::new(config));
-        let io = connector.connect(host, self.wire.io).await?;
-        Ok(Client {
-            greeted: true,
-            protocol: self.protocol,
-            session: self.session,
-            ..Client::over(io)
+    /// Returns an error if `host` or `trusted` is invalid.
+    pub(super) fn new(host: &str, trusted: &[u8]) -> io::Result<Self> {
+        Ok(Self {
+            connector: TlsConnector::from(Arc::new(config(trusted)?)),
+            host: ServerName::try_from(host.to_owned()).map_err(invalid)?,
         })
+    }
+
+    pub(super) async fn run<IO>(self, io: IO) -> io::Result<TlsStream<IO>>
+    where
+        IO: AsyncRead + AsyncWrite + Unpin,
+    {
+        self.connector.connect(self.host, io).await
     }
 }
 
@@ -86,13 +61,12 @@ mod tests {
         atomic::{AtomicBool, Ordering},
     };
 
-    use super::*;
     use crate::{
         deliver::Inbox,
         phase::{Rcpt, Request},
         server::Server,
         service::{Pipeline, handler_fn},
-        test::Client,
+        test::{Client, ClientError},
         tls::TlsConfig,
     };
 
@@ -139,6 +113,21 @@ mod tests {
         sent.expect_code(250)?;
         client.quit().await?.expect_code(221)?;
         assert_eq!(inbox.len(), 1);
+        Ok(())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stream_that_is_cut_off_is_not_taken_for_an_orderly_close() -> Result<(), ClientError>
+    {
+        let (server, certificate, _, _) = server();
+        let mut client = Client::connect(&server);
+        client.greeting().await?.expect_code(220)?;
+        client.ehlo("c").await?.expect_code(250)?;
+        let mut client = client.starttls("mx.test", &certificate).await?;
+        client.ehlo("c").await?.expect_code(250)?;
+        client.take_session().unwrap().abort();
+        let cut_off = client.reply().await;
+        assert!(matches!(cut_off, Err(ClientError::Io(_))), "{cut_off:?}");
         Ok(())
     }
 

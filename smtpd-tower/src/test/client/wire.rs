@@ -4,7 +4,7 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use bytes::BytesMut;
+use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio_util::io::poll_read_buf;
 
@@ -77,6 +77,22 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Wire<IO> {
                 };
             }
         }
+    }
+
+    /// Reads these bytes. If others arrive, returns no error, and they remain to be read.
+    pub(super) async fn expect(&mut self, bytes: &[u8]) -> Result<(), Option<ClientError>> {
+        while self.seen.len() < bytes.len() && bytes.starts_with(&self.seen) {
+            match poll_fn(|cx| self.poll_fill(cx)).await? {
+                0 if self.seen.is_empty() => return Err(Some(ClientError::Closed)),
+                0 => return Err(None),
+                _ => {}
+            }
+        }
+        if !self.seen.starts_with(bytes) {
+            return Err(None);
+        }
+        self.seen.advance(bytes.len());
+        Ok(())
     }
 
     /// Reads while it cannot write: each end may wait for the other to read.

@@ -92,8 +92,8 @@ pub(super) async fn allow_plaintext_auth() {
         for (listener, hello) in [("smtp", "EHLO"), ("lmtp", "LHLO")] {
             let said = said(&server, listener, &format!("{hello} c\r\n{RIGHT}QUIT\r\n")).await;
             assert!(said.contains(offer), "{options:?} {listener}: {said}");
-            let is_taken = said.contains("\r\n235 ");
-            assert_eq!(is_taken, offer.contains("PLAIN"), "{listener}: {said}");
+            let is_accepted = said.contains("\r\n235 ");
+            assert_eq!(is_accepted, offer.contains("PLAIN"), "{listener}: {said}");
         }
     }
 }

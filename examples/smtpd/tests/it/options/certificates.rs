@@ -185,7 +185,7 @@ fn start_for(authority: &Authority, dir: &Path, options: &[&str]) -> Reference {
     start_tls(&[&common, options].concat())
 }
 
-/// What is said to a client with that certificate that wants to log in by it.
+/// Returns the reply to a client that tries to log in with that certificate.
 async fn login(server: &Reference, authority: &Authority, own: &Issued) -> String {
     let config = authority.client(TLS13, Some(own));
     let mut client = connect_tls(server.address("smtps"), &config, "mx.test").await;

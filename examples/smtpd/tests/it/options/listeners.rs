@@ -1,4 +1,4 @@
-//! Where the server listens, for whom, and on how many threads.
+//! Where the server listens, for which clients, and on how many threads.
 
 use std::{fs, path::PathBuf};
 
@@ -149,7 +149,7 @@ pub(super) async fn xforward_from() {
     assert!(log.contains("origin=192.0.2.1"), "{log}");
 }
 
-/// With a thread for each core, each core has a listener of its own on the port.
+/// With a thread for each core, each core has its own listener on the port.
 pub(super) async fn runtime() {
     for (runtime, listeners) in [("threads", 1), ("per-core", 3)] {
         let server = start(&[&format!("--runtime={runtime}"), "--threads=3"]);

@@ -15,13 +15,11 @@ async fn log_of(options: &[&str]) -> String {
     fs::read_to_string(log).unwrap()
 }
 
-/// What each line of a log is about.
+/// What the lines of a log are about. A session may end after the server has begun to shut down.
 fn assert_lines(log: &str, expected: &[&str]) {
-    for (line, words) in log.lines().zip(expected) {
-        assert!(
-            words.split(' ').all(|word| line.contains(word)),
-            "{words} in {line}"
-        );
+    for words in expected {
+        let is_it = |line: &str| words.split(' ').all(|word| line.contains(word));
+        assert!(log.lines().any(is_it), "{words} in {log}");
     }
     assert_eq!(log.lines().count(), expected.len(), "{log}");
 }

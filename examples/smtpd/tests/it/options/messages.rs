@@ -75,7 +75,7 @@ pub(super) async fn bare_lf() {
     for (options, code, stored) in [
         (&[][..], "550", None),
         (&["--bare-lf=reject"], "550", None),
-        (&["--bare-lf=normalise"], "250", Some("one\r\ntwo\r\n")),
+        (&["--bare-lf=normalize"], "250", Some("one\r\ntwo\r\n")),
         (&["--bare-lf=pass"], "250", Some("one\ntwo\r\n")),
     ] {
         check_policy(options, &text, code, stored).await;
@@ -84,10 +84,10 @@ pub(super) async fn bare_lf() {
 
 pub(super) async fn max_size() {
     let server = start(&["--max-size=100"]);
-    for (octets, code) in [(90, "250"), (101, "552")] {
-        let text = message(&format!("{}\r\n", "x".repeat(octets - 2)));
+    for (bytes, code) in [(90, "250"), (101, "552")] {
+        let text = message(&format!("{}\r\n", "x".repeat(bytes - 2)));
         assert_eq!(codes_of(&server, &text).await[5], code);
-        let declared = format!("EHLO c\r\nMAIL FROM:<> SIZE={octets}\r\nQUIT\r\n");
+        let declared = format!("EHLO c\r\nMAIL FROM:<> SIZE={bytes}\r\nQUIT\r\n");
         assert_eq!(codes_of(&server, &declared).await[2], code);
     }
     let unlimited = start(&["--max-size=0"]);
@@ -102,7 +102,7 @@ pub(super) async fn max_recipients() {
     assert_eq!(replies, ["220", "250", "250", "250", "250", "452", "221"]);
 }
 
-/// Mail whose sender is not written as RFC 5321 says.
+/// Mail with a sender that does not follow RFC 5321.
 pub(super) async fn lenient() {
     let mail = |path: &str| format!("HELO c\r\nMAIL FROM:{path}\r\nQUIT\r\n");
     let long = format!("<{}@example.com>", "x".repeat(65));

@@ -18,7 +18,7 @@ use tokio::{
 
 use crate::reference::Reference;
 
-/// Far more than any of these tests takes; only what hangs takes longer.
+/// Far more than any of these tests needs, unless it hangs.
 const HANGS: Duration = Duration::from_secs(60);
 
 /// A test for each option, under the option's name.
@@ -140,7 +140,7 @@ async fn greeted(server: &Reference, listener: &str) -> Client<TcpStream> {
     client
 }
 
-/// All that the server says to a client that sends this and then closes its side.
+/// Returns what the server sends to a client that sends this and then closes its side.
 async fn said(server: &Reference, listener: &str, text: &str) -> String {
     let mut stream = TcpStream::connect(server.address(listener)).await.unwrap();
     // The server may have ended the session before.

@@ -5,20 +5,21 @@ use std::{
 };
 
 use pin_project::pin_project;
-use smtpd_core::Reply;
+use smtpd_core::reply::Reply;
 use tokio::time::Timeout;
 use tower::BoxError;
 use tower_service::Service;
 
-use super::{GreylistVerdict, Settings};
+use super::{GreylistVerdict, settings::Settings};
 use crate::phase::{Rcpt, Request};
 
-/// The future of [`Greylist`](super::Greylist): waits for the store, then for the service.
+/// The future of [`Greylist`](super::Greylist) and [`GreylistData`](super::GreylistData): waits for the store, then for the
+/// service.
 #[pin_project]
 #[derive(Debug)]
-pub struct GreylistFuture<C, S, F> {
+pub struct GreylistFuture<C, S, F, P = Rcpt> {
     #[pin]
-    state: State<C, S, F>,
+    state: State<C, S, F, P>,
 }
 
 #[pin_project(project = StateProj)]
@@ -27,23 +28,23 @@ pub struct GreylistFuture<C, S, F> {
     clippy::large_enum_variant,
     reason = "layers do not box, and the size of `F` is not known here"
 )]
-enum State<C, S, F> {
+enum State<C, S, F, P> {
     Check {
         #[pin]
         check: Timeout<C>,
-        then: Option<Then<S>>,
+        then: Option<Then<S, P>>,
     },
     Inner(#[pin] F),
 }
 
 #[derive(Debug)]
-struct Then<S> {
+struct Then<S, P> {
     service: S,
-    request: Request<Rcpt>,
+    request: Request<P>,
     settings: Arc<Settings>,
 }
 
-impl<C, S, F> GreylistFuture<C, S, F> {
+impl<C, S, F, P> GreylistFuture<C, S, F, P> {
     pub(super) const fn inner(future: F) -> Self {
         Self {
             state: State::Inner(future),
@@ -53,7 +54,7 @@ impl<C, S, F> GreylistFuture<C, S, F> {
     pub(super) const fn check(
         check: Timeout<C>,
         service: S,
-        request: Request<Rcpt>,
+        request: Request<P>,
         settings: Arc<Settings>,
     ) -> Self {
         let then = Then {
@@ -70,10 +71,10 @@ impl<C, S, F> GreylistFuture<C, S, F> {
     }
 }
 
-impl<C, S, F> Future for GreylistFuture<C, S, F>
+impl<C, S, F, P> Future for GreylistFuture<C, S, F, P>
 where
     C: Future<Output = Result<GreylistVerdict, BoxError>>,
-    S: Service<Request<Rcpt>, Future = F>,
+    S: Service<Request<P>, Future = F>,
     S::Response: From<Reply>,
     F: Future<Output = Result<S::Response, S::Error>>,
 {

@@ -1,45 +1,81 @@
-use std::fmt;
+use std::{
+    borrow::Cow,
+    fmt,
+    hash::{Hash, Hasher},
+};
 
-use smtpd_core::{ForwardPath, Mailbox, ReversePath};
+use smtpd_core::address::{ForwardPath, ReversePath};
 
-use crate::limiter::ClientKey;
+use super::{client::GreylistClient, sender, siphash::SipHasher};
 
-/// Identifies a retry: the network of the client, the sender and the recipient (RFC 6647 section 2.4).
+/// Identifies a retry: the client, the sender and the recipient (RFC 6647 section 2.4).
 ///
-/// Domains are compared without case, local parts regardless of their quotes. Equal keys have equal text, different keys have
-/// different text, so the text can be the key of a database.
+/// Domains are compared without case, local parts regardless of their quotes, that of the sender also without case. Equal keys
+/// have equal text, different keys have different text, so the text can be the key of a database.
 ///
 /// ```
 /// use smtpd_tower::{layer::GreylistKey, limiter::ClientKey, net::Prefixes};
 ///
-/// let client = ClientKey::with_prefixes("192.0.2.1".parse()?, Prefixes::new(24, 64)?);
-/// let key = GreylistKey::new(client, "alice@Example.COM".parse()?, "bob@example.org".parse()?);
-/// assert_eq!(key.to_string(), r#"192.0.2.0/24 "alice"@example.com "bob"@example.org"#);
+/// let client =
+///     ClientKey::with_prefixes("192.0.2.1".parse()?, Prefixes::new(24, 64)?);
+/// let key = GreylistKey::new(
+///     client,
+///     "List-Return-4711@Example.COM".parse()?,
+///     "bob@example.org".parse()?,
+/// );
+/// assert_eq!(
+///     key.to_string(),
+///     r#"192.0.2.0/24 "list-return-4711"@example.com "bob"@example.org"#
+/// );
+/// assert_eq!(
+///     key.with_normalized_sender().to_string(),
+///     r##"192.0.2.0/24 "list-return-#"@example.com "bob"@example.org"##
+/// );
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug)]
 pub struct GreylistKey {
-    client: ClientKey,
+    client: GreylistClient,
     sender: ReversePath,
+    is_normalized: bool,
     recipient: ForwardPath,
 }
 
 impl GreylistKey {
-    /// Creates the key of a message.
-    pub const fn new(client: ClientKey, sender: ReversePath, recipient: ForwardPath) -> Self {
+    /// Creates the key of a message to one recipient.
+    pub fn new(
+        client: impl Into<GreylistClient>,
+        sender: ReversePath,
+        recipient: ForwardPath,
+    ) -> Self {
         Self {
-            client,
+            client: client.into(),
             sender,
+            is_normalized: false,
             recipient,
         }
     }
 
-    /// Returns the network of the client.
-    pub const fn client(&self) -> ClientKey {
-        self.client
+    /// Returns this key with a sender that does not change from message to message, as those of mailing lists do.
+    ///
+    /// In its local part, this takes off the tag of BATV, an extension after `+` and the domain of a recipient after `=` (VERP).
+    /// It replaces numbers, and words of at least 8 characters that contain a digit, by `#`. An address rewritten by SRS becomes
+    /// `srs0=domain=user`. So two different senders may have the same key, which only makes the second one known already.
+    #[must_use]
+    pub fn with_normalized_sender(self) -> Self {
+        Self {
+            is_normalized: true,
+            ..self
+        }
     }
 
-    /// Returns the sender.
+    /// Returns the client.
+    pub const fn client(&self) -> &GreylistClient {
+        &self.client
+    }
+
+    /// Returns the sender as the client has given it. Keys of different senders may be equal:
+    /// [`with_normalized_sender`](Self::with_normalized_sender).
     pub const fn sender(&self) -> &ReversePath {
         &self.sender
     }
@@ -48,33 +84,120 @@ impl GreylistKey {
     pub const fn recipient(&self) -> &ForwardPath {
         &self.recipient
     }
+
+    /// Returns the local part of the sender as it is compared, and the domain. `None` is the null sender.
+    fn compared_sender(&self) -> Option<(Cow<'_, str>, &str)> {
+        let mailbox = self.sender.mailbox()?;
+        let mut local = mailbox.local_part_unquoted();
+        if local.bytes().any(|byte| byte.is_ascii_uppercase()) {
+            local.to_mut().make_ascii_lowercase();
+        }
+        if self.is_normalized && !sender::is_normal(&local) {
+            local = sender::normalized(&local).into();
+        }
+        Some((local, mailbox.domain().as_str()))
+    }
+
+    pub(super) fn digest(&self, hasher: &mut SipHasher) {
+        self.client.digest(hasher);
+        let sender = self.compared_sender();
+        let sender = sender.as_ref().map(|(local, domain)| (&**local, *domain));
+        digest(sender, hasher);
+        let recipient = self
+            .recipient
+            .mailbox()
+            .map(|mailbox| (mailbox.local_part_unquoted(), mailbox.domain().as_str()));
+        let recipient = recipient
+            .as_ref()
+            .map(|(local, domain)| (&**local, *domain));
+        digest(recipient, hasher);
+    }
+}
+
+/// Adds a local part and a domain, or that there is none.
+fn digest(address: Option<(&str, &str)>, hasher: &mut SipHasher) {
+    let Some((local, domain)) = address else {
+        hasher.write(&[0]);
+        return;
+    };
+    hasher.write(&[1]).write_text(local);
+    for byte in domain.bytes() {
+        hasher.write(&[byte.to_ascii_lowercase()]);
+    }
+    hasher.write(&[0]); // is in no domain
+}
+
+impl PartialEq for GreylistKey {
+    fn eq(&self, other: &Self) -> bool {
+        let same_sender = match (self.compared_sender(), other.compared_sender()) {
+            (Some((local, domain)), Some((other_local, other_domain))) => {
+                local == other_local && domain.eq_ignore_ascii_case(other_domain)
+            }
+            (sender, other) => sender.is_none() && other.is_none(),
+        };
+        same_sender && self.client == other.client && self.recipient == other.recipient
+    }
+}
+
+impl Eq for GreylistKey {}
+
+impl Hash for GreylistKey {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.client.hash(state);
+        let sender = self.compared_sender();
+        sender
+            .map(|(local, domain)| (local, domain.to_ascii_lowercase()))
+            .hash(state);
+        self.recipient.hash(state);
+    }
 }
 
 impl fmt::Display for GreylistKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} ", self.client)?;
-        show(self.sender.mailbox(), "<>", f)?;
+        match self.compared_sender() {
+            None => f.write_str("<>")?,
+            Some((local, domain)) => show(&local, domain, f)?,
+        }
         f.write_str(" ")?;
-        show(self.recipient.mailbox(), "<Postmaster>", f)
+        match self.recipient.mailbox() {
+            None => f.write_str("<Postmaster>"),
+            Some(mailbox) => {
+                let local = mailbox.local_part_unquoted();
+                show(&local, mailbox.domain().as_str(), f)
+            }
+        }
     }
 }
 
-fn show(mailbox: Option<&Mailbox>, without: &str, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-    let Some(mailbox) = mailbox else {
-        return f.write_str(without);
-    };
+fn show(local: &str, domain: &str, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     // Always in quotes, so that nothing within them looks like the rest of the key.
-    let domain = mailbox.domain().as_str().to_ascii_lowercase();
-    write!(f, "{:?}@{domain}", mailbox.local_part_unquoted())
+    write!(f, "{local:?}@{}", domain.to_ascii_lowercase())
 }
 
 #[cfg(test)]
 mod tests {
+    use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
+
     use super::*;
+    use crate::limiter::ClientKey;
 
     fn key(client: &str, sender: &str, recipient: &str) -> GreylistKey {
-        let client = ClientKey::new(client.parse().unwrap());
+        let client = client.parse().map_or_else(
+            |_| GreylistClient::domain(&client.parse().unwrap()),
+            |ip| ClientKey::new(ip).into(),
+        );
         GreylistKey::new(client, sender.parse().unwrap(), recipient.parse().unwrap())
+    }
+
+    fn std_hash(key: &GreylistKey) -> u64 {
+        BuildHasherDefault::<DefaultHasher>::default().hash_one(key)
+    }
+
+    fn hash(key: &GreylistKey) -> u64 {
+        let mut hasher = SipHasher::new([7; 16]);
+        key.digest(&mut hasher);
+        hasher.finish()
     }
 
     #[test]
@@ -83,7 +206,11 @@ mod tests {
             key("192.0.2.1", "a@b.example", "c@d.example"),
             key("192.0.2.1", "a@B.EXAMPLE", r#""c"@D.example"#),
             key("192.0.2.1", "A@b.example", "c@d.example"),
+            key("192.0.2.1", "a@b.example", "C@d.example"),
             key("192.0.2.2", "a@b.example", "c@d.example"),
+            key("example.com", "a@b.example", "c@d.example"),
+            key("EXAMPLE.com", "a@b.example", "c@d.example"),
+            key("2001:db8::1", "a@b.example", "c@d.example"),
             key("192.0.2.1", "", "c@d.example"),
             key("192.0.2.1", "a@b.example", "Postmaster"),
             key("192.0.2.1", "a@b.example", "postmaster"),
@@ -102,9 +229,33 @@ mod tests {
         for (i, a) in keys.iter().enumerate() {
             for b in &keys[..i] {
                 assert_eq!(a == b, a.to_string() == b.to_string(), "{a} and {b}");
+                assert_eq!(a == b, hash(a) == hash(b), "{a} and {b}");
+                assert_eq!(a == b, std_hash(a) == std_hash(b), "{a} and {b}");
                 equal += usize::from(a == b);
             }
         }
-        assert_eq!(equal, 2);
+        assert_eq!(equal, 5);
+    }
+
+    #[test]
+    fn each_message_of_a_list_has_its_own_key() {
+        let message = |n: u32| {
+            let sender = format!("list-return-{n}-b=example.org@lists.example");
+            key("192.0.2.1", &sender, "b@example.org").with_normalized_sender()
+        };
+        assert_eq!(message(1), message(2));
+        let shown = r##"192.0.2.1 "list-return-#-b"@lists.example "b"@example.org"##;
+        assert_eq!(message(1).to_string(), shown);
+        assert_eq!(hash(&message(1)), hash(&message(2)));
+        let null = key("192.0.2.1", "", "b@example.org");
+        assert_eq!(null.clone().with_normalized_sender(), null);
+        assert!(null.sender().is_null());
+    }
+
+    /// Hashes are kept in files.
+    #[test]
+    fn a_hash_that_is_another_in_the_next_version() {
+        let key = key("192.0.2.1", "a@b.example", "c@d.example");
+        assert_eq!(format!("{:016x}", hash(&key)), "3b1a725f869f620c");
     }
 }

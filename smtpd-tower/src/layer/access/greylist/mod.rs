@@ -1,48 +1,90 @@
 //! Greylisting (RFC 6647): the first attempt of an unknown client is deferred, a retry is accepted.
 
+mod at_data;
+mod client;
+mod file;
 mod future;
 mod key;
 mod memory;
+mod policy;
+mod save;
+mod sender;
+mod settings;
+mod siphash;
 mod store;
+mod table;
 
 use std::{
     any::type_name,
     fmt,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     task::{Context, Poll},
     time::Duration,
 };
 
-use smtpd_core::{Code, Reply, Status};
+use smtpd_core::reply::Reply;
 use tokio::time::timeout;
 use tower::BoxError;
 use tower_layer::Layer;
 use tower_service::Service;
 
+use self::settings::{OnFailure, Settings};
 pub use self::{
+    at_data::{GreylistData, GreylistDataLayer},
+    client::GreylistClient,
+    file::{GreylistFileError, GreylistFileErrorKind},
     future::GreylistFuture,
     key::GreylistKey,
     memory::MemoryGreylist,
-    store::{GreylistPolicy, GreylistStore, GreylistVerdict},
+    policy::GreylistPolicy,
+    store::{GreylistStore, GreylistVerdict},
 };
 use crate::{
+    addresses::Addresses,
+    domains::Domains,
     fault::quietly,
-    limiter::ClientKey,
-    net::{Cidr, Prefixes},
+    layer::Exempt,
+    net::Prefixes,
     phase::{Rcpt, Request},
+    reload::Reloadable,
+    session::Session,
 };
 
 /// Defers recipients with 450 4.7.1 until a client has tried the same message again (RFC 6647).
 ///
-/// A retry is recognized by its [`GreylistKey`]: the network of the client, the sender and the recipient (section 2.4). A
-/// [`GreylistPolicy`] says when a retry is accepted, how long that is remembered, and when a whole network is trusted. A
-/// [`GreylistStore`] remembers the attempts; by default this is a [`MemoryGreylist`].
+/// A retry is recognized by its [`GreylistKey`]: the client, the sender and the recipient (section 2.4). A [`GreylistPolicy`]
+/// says when a retry is accepted, how long that is remembered, and when a client is trusted. A [`GreylistStore`] remembers the
+/// attempts; by default this is a [`MemoryGreylist`], which can be kept in a file.
 ///
-/// Clients that have authenticated, loopback addresses and clients without an IP address, such as those on a Unix socket, always
-/// pass (section 5, item 7), and so do networks given to [`exempt`](Self::exempt) (item 6).
+/// It fits RCPT; [`at_data`](Self::at_data) returns a layer for DATA. A `DomainFilterLayer` belongs outside of it, so that
+/// nothing is remembered of mail that is refused anyway. All clones of a layer, and all services that they make, share one
+/// store.
 ///
-/// It fits the RCPT phase only. A `DomainFilterLayer` belongs outside of it, so that nothing is remembered of mail that is
-/// refused anyway. All clones of a layer, and all services that they make, share one store.
+/// # What is one client, one sender
+///
+/// A client is the organization of its confirmed host name, if a [`ReverseDnsLayer`](crate::layer::ReverseDnsLayer) has found
+/// one, otherwise its network (section 5, item 5). So a message of a large provider passes although each retry comes from another
+/// network. [`client_by`](Self::client_by) sets something else, such as the domain for which SPF has passed.
+///
+/// Senders that change with each message, as those of mailing lists do, are
+/// [one sender](GreylistKey::with_normalized_sender).
+///
+/// # Who passes
+///
+/// - clients that have authenticated, and those of this machine (section 5, item 7), or what [`exempt`](Self::exempt) says
+///   instead, such as networks (item 6);
+/// - hosts of some domains, senders and recipients, by [`exempt_hosts`](Self::exempt_hosts),
+///   [`exempt_senders`](Self::exempt_senders) and [`exempt_recipients`](Self::exempt_recipients); these lists can be
+///   [replaced](Reloadable) while the server runs;
+/// - mail to postmaster and abuse, unless [`greylist_roles`](Self::greylist_roles) says otherwise: who writes there has trouble
+///   with mail.
+///
+/// The null sender is greylisted: to let it pass would let everybody pass who uses it. But servers that verify a sender by a
+/// callout (MAIL from `<>`, RCPT, no message) expect a reply about the recipient. With [`at_data`](Self::at_data), they get it,
+/// and messages from the null sender are greylisted at DATA (section 2.5).
 ///
 /// # When the store fails
 ///
@@ -60,11 +102,16 @@ use crate::{
 /// let rcpt = ServiceBuilder::new()
 ///     .layer(GreylistLayer::new())
 ///     .service(handler_fn(async |_: Request<Rcpt>| {}));
-/// let path: smtpd_tower::ForwardPath = "user@example.org".parse()?;
-/// let ask = |session| rcpt.clone().oneshot(Request::new(session, Rcpt::new(path.clone())));
+/// let path: smtpd_tower::address::ForwardPath = "user@example.org".parse()?;
+/// let ask = |session| {
+///     rcpt.clone().oneshot(Request::new(session, Rcpt::new(path.clone())))
+/// };
 /// let stranger = Session::from_peer(([192, 0, 2, 1], 4711));
 ///
-/// assert_eq!(ask(stranger.clone()).await?.to_string(), "450 4.7.1 Greylisted, try again later");
+/// assert_eq!(
+///     ask(stranger.clone()).await?.to_string(),
+///     "450 4.7.1 Greylisted, try again later"
+/// );
 /// tokio::time::advance(Duration::from_secs(60)).await;
 /// assert_eq!(ask(stranger).await?.code().as_u16(), 250);
 ///
@@ -73,30 +120,15 @@ use crate::{
 /// # Ok(()) }
 /// ```
 pub struct GreylistLayer<G = MemoryGreylist> {
-    store: Arc<G>,
+    shared: Arc<Shared<G>>,
     settings: Arc<Settings>,
 }
 
-#[derive(Clone, Debug)]
-struct Settings {
-    policy: GreylistPolicy,
-    prefixes: Prefixes,
-    exempt: Vec<Cidr>,
-    reply: Reply,
-    limit: Duration,
-    on_failure: OnFailure,
-}
-
-/// RFC 6647 section 5, item 5.
-const NEIGHBOURS: Prefixes = match Prefixes::new(24, 64) {
-    Ok(prefixes) => prefixes,
-    Err(_) => panic!("a prefix is longer than the address"),
-};
-
-#[derive(Clone, Copy, Debug)]
-enum OnFailure {
-    Pass,
-    Refuse,
+/// What the layers of RCPT and DATA share, whatever their settings.
+struct Shared<G> {
+    store: G,
+    /// Whether a service at DATA greylists the null sender.
+    null_sender_at_data: AtomicBool,
 }
 
 impl GreylistLayer {
@@ -116,22 +148,12 @@ impl Default for GreylistLayer {
 impl<G: GreylistStore> GreylistLayer<G> {
     /// Creates a layer that remembers attempts in `store`. All servers of a domain should share one (RFC 6647 section 5, item 4).
     pub fn with_store(store: G) -> Self {
-        let reply = Reply::new(
-            Code::MAILBOX_BUSY,
-            Status::DENIED,
-            "Greylisted, try again later",
-        );
-        let settings = Settings {
-            policy: GreylistPolicy::new(),
-            prefixes: NEIGHBOURS,
-            exempt: Vec::new(),
-            reply,
-            limit: Duration::from_secs(5),
-            on_failure: OnFailure::Pass,
-        };
         Self {
-            store: Arc::new(store),
-            settings: Arc::new(settings),
+            shared: Arc::new(Shared {
+                store,
+                null_sender_at_data: AtomicBool::new(false),
+            }),
+            settings: Arc::default(),
         }
     }
 
@@ -141,17 +163,110 @@ impl<G: GreylistStore> GreylistLayer<G> {
         self.set(|settings| settings.policy = policy)
     }
 
-    /// Sets which addresses are the same client: those with the same first bits. Default: 24 bits of IPv4 and 64 bits of IPv6,
-    /// because large senders retry from a neighbouring address (RFC 6647 section 5, item 5).
+    /// Sets which addresses are the same client, unless [`client_by`](Self::client_by) finds another: those with the same first
+    /// bits. Default: 24 bits of IPv4 and 64 bits of IPv6, because large senders retry from a neighboring address (RFC 6647
+    /// section 5, item 5).
     #[must_use]
     pub fn prefixes(self, prefixes: Prefixes) -> Self {
         self.set(|settings| settings.prefixes = prefixes)
     }
 
-    /// Adds a network whose clients always pass (RFC 6647 section 5, item 6).
+    /// Sets a function that returns what a session is a client of. Where it returns `None`, this is the network of its address.
+    /// Default: [`GreylistClient::organization`].
+    ///
+    /// Do not return a domain that the client has only claimed, such as that of its sender without SPF.
+    ///
+    /// ```
+    /// use smtpd_tower::{
+    ///     Session,
+    ///     address::Domain,
+    ///     layer::{GreylistClient, GreylistLayer},
+    /// };
+    ///
+    /// /// A service at MAIL adds this to the transaction if SPF passes.
+    /// #[derive(Clone)]
+    /// struct SpfPass(Domain);
+    ///
+    /// let by_spf = GreylistLayer::new().client_by(|session: &Session| {
+    ///     match session.transaction().get::<SpfPass>() {
+    ///         Some(SpfPass(domain)) => Some(GreylistClient::domain(&domain)),
+    ///         None => GreylistClient::organization(session),
+    ///     }
+    /// });
+    /// let by_network_only = GreylistLayer::new().client_by(|_| None);
+    /// ```
     #[must_use]
-    pub fn exempt(self, network: Cidr) -> Self {
-        self.set(|settings| settings.exempt.push(network))
+    pub fn client_by(
+        self,
+        client: impl Fn(&Session) -> Option<GreylistClient> + Send + Sync + 'static,
+    ) -> Self {
+        self.set(|settings| settings.client = Arc::new(client))
+    }
+
+    /// Sets whether senders that change with each message are [one sender](GreylistKey::with_normalized_sender). Default: true.
+    #[must_use]
+    pub fn normalize_senders(self, normalize: bool) -> Self {
+        self.set(|settings| settings.normalizes_senders = normalize)
+    }
+
+    /// Sets which clients pass. Default: those of this machine, and those that have authenticated (RFC 6647 section 5, item 7).
+    ///
+    /// ```
+    /// use smtpd_tower::layer::{Exempt, GreylistLayer};
+    ///
+    /// let own = Exempt::local().authenticated().parse_networks(["192.0.2.0/24"])?;
+    /// let layer = GreylistLayer::new().exempt(own);
+    /// # Ok::<(), smtpd_tower::net::CidrError>(())
+    /// ```
+    #[must_use]
+    pub fn exempt(self, exempt: Exempt) -> Self {
+        self.set(|settings| settings.exempt = exempt)
+    }
+
+    /// Sets domains whose hosts pass, and those of their subdomains: providers that do not retry well, for example. Default:
+    /// none.
+    ///
+    /// Only confirmed names count ([`ReverseName::is_confirmed`](crate::session::ReverseName::is_confirmed)).
+    #[must_use]
+    pub fn exempt_hosts(self, domains: impl Into<Reloadable<Domains>>) -> Self {
+        self.set(|settings| settings.exempt_hosts = domains.into())
+    }
+
+    /// Sets senders whose mail passes. Default: none.
+    ///
+    /// Anybody may use the sender of another, so exempt the [hosts](Self::exempt_hosts) or [networks](Self::exempt) of a partner
+    /// rather than its addresses.
+    #[must_use]
+    pub fn exempt_senders(self, senders: impl Into<Reloadable<Addresses>>) -> Self {
+        self.set(|settings| settings.exempt_senders = senders.into())
+    }
+
+    /// Sets recipients whose mail passes: those who do not want to wait. Default: none, but see
+    /// [`greylist_roles`](Self::greylist_roles).
+    ///
+    /// ```
+    /// use smtpd_tower::{
+    ///     address::AddressRules, addresses::Addresses, layer::GreylistLayer,
+    ///     reload::Reloadable,
+    /// };
+    ///
+    /// let rules =
+    ///     AddressRules::new().ignore_case(true).recipient_delimiter('+');
+    /// let impatient =
+    ///     Addresses::parse_by(rules, ["sales@example.org", "*@example.net"])?;
+    /// let impatient = Reloadable::new(impatient); // `set` replaces the list
+    /// let layer = GreylistLayer::new().exempt_recipients(impatient.clone());
+    /// # Ok::<(), smtpd_tower::addresses::AddressesError>(())
+    /// ```
+    #[must_use]
+    pub fn exempt_recipients(self, recipients: impl Into<Reloadable<Addresses>>) -> Self {
+        self.set(|settings| settings.exempt_recipients = recipients.into())
+    }
+
+    /// Greylists mail to postmaster and abuse too, in any domain.
+    #[must_use]
+    pub fn greylist_roles(self) -> Self {
+        self.set(|settings| settings.exempts_roles = false)
     }
 
     /// Sets the reply to a first attempt. Default: 450 4.7.1.
@@ -159,7 +274,22 @@ impl<G: GreylistStore> GreylistLayer<G> {
     /// RFC 6647 section 5 uses 450, and 421, which closes the connection. A 5yz reply would make clients give up.
     #[must_use]
     pub fn reply(self, reply: Reply) -> Self {
-        self.set(|settings| settings.reply = reply)
+        self.reply_with(move |_| reply.clone())
+    }
+
+    /// Like [`reply`](Self::reply), with a function of the time after which a retry passes.
+    ///
+    /// ```
+    /// use smtpd_tower::{Reply, layer::GreylistLayer};
+    ///
+    /// let layer = GreylistLayer::new().reply_with(|retry_after| {
+    ///     let seconds = retry_after.as_secs() + 1;
+    ///     Reply::mailbox_busy(format!("Greylisted, try again in {seconds} seconds"))
+    /// });
+    /// ```
+    #[must_use]
+    pub fn reply_with(self, reply: impl Fn(Duration) -> Reply + Send + Sync + 'static) -> Self {
+        self.set(|settings| settings.reply = Arc::new(reply))
     }
 
     /// Sets the timeout of the store. Default: 5 seconds.
@@ -174,14 +304,71 @@ impl<G: GreylistStore> GreylistLayer<G> {
         self.set(|settings| settings.on_failure = OnFailure::Refuse)
     }
 
+    /// Returns a layer for DATA that greylists messages from the null sender there (RFC 6647 section 2.5), with the settings that
+    /// this one has now.
+    ///
+    /// As soon as it is around a service, this layer and its clones let the null sender pass at RCPT. So servers that verify
+    /// senders by a callout receive a reply about the recipient, and bounces that nobody has sent for are still deferred.
+    ///
+    /// ```
+    /// use smtpd_tower::{
+    ///     Data, Pipeline, Rcpt, Request, handler_fn, layer::GreylistLayer,
+    /// };
+    /// use tower::ServiceBuilder;
+    ///
+    /// let greylist = GreylistLayer::new();
+    /// let data =
+    ///     ServiceBuilder::new().layer(greylist.at_data()).service(handler_fn(
+    ///         async |request: Request<Data>| request.into_body().discard().await,
+    ///     ));
+    /// let rcpt = ServiceBuilder::new()
+    ///     .layer(greylist)
+    ///     .service(handler_fn(async |_: Request<Rcpt>| {}));
+    /// let pipeline = Pipeline::new().rcpt(rcpt).data(data);
+    /// ```
+    pub fn at_data(&self) -> GreylistDataLayer<G> {
+        GreylistDataLayer::new(self.clone())
+    }
+
     /// Returns the store.
     pub fn store(&self) -> &G {
-        &self.store
+        &self.shared.store
     }
 
     fn set(mut self, change: impl FnOnce(&mut Settings)) -> Self {
         change(Arc::make_mut(&mut self.settings));
         self
+    }
+
+    /// Asks the store about the key, if there is one, and then `inner`.
+    fn check<S, P>(
+        &self,
+        inner: &mut S,
+        request: Request<P>,
+        key: Option<GreylistKey>,
+    ) -> GreylistFuture<G::Check, S, S::Future, P>
+    where
+        S: Service<Request<P>> + Clone,
+    {
+        let Some(key) = key else {
+            return GreylistFuture::inner(inner.call(request));
+        };
+        let settings = &self.settings;
+        let check = timeout(
+            settings.limit,
+            self.shared.store.check(key, settings.policy),
+        );
+        // The instance that was made ready is the one to call; its clone may not be ready.
+        let clone = inner.clone();
+        let ready = std::mem::replace(inner, clone);
+        GreylistFuture::check(check, ready, request, settings.clone())
+    }
+}
+
+impl<G> GreylistLayer<G> {
+    fn leave_null_sender_to_data(&self) {
+        let at_data = &self.shared.null_sender_at_data;
+        at_data.store(true, Ordering::Relaxed);
     }
 }
 
@@ -189,7 +376,7 @@ impl<G: GreylistStore> GreylistLayer<G> {
 impl<G> Clone for GreylistLayer<G> {
     fn clone(&self) -> Self {
         Self {
-            store: self.store.clone(),
+            shared: self.shared.clone(),
             settings: self.settings.clone(),
         }
     }
@@ -248,50 +435,24 @@ where
     }
 
     fn call(&mut self, request: Request<Rcpt>) -> Self::Future {
-        let GreylistLayer { store, settings } = &self.greylist;
-        let Some(key) = settings.key(&request) else {
-            return GreylistFuture::inner(self.inner.call(request));
+        let greylist = &self.greylist;
+        let (sender, recipient) = (request.sender(), request.recipient());
+        let at_data =
+            sender.is_null() && greylist.shared.null_sender_at_data.load(Ordering::Relaxed);
+        let key = if at_data {
+            None
+        } else {
+            let settings = &greylist.settings;
+            settings.key(request.session(), sender, recipient)
         };
-        let check = timeout(settings.limit, store.check(key, settings.policy));
-        // The instance that was made ready is the one to call; its clone may not be ready.
-        let clone = self.inner.clone();
-        let ready = std::mem::replace(&mut self.inner, clone);
-        GreylistFuture::check(check, ready, request, settings.clone())
+        self.greylist.check(&mut self.inner, request, key)
     }
 }
 
-impl Settings {
-    /// Returns the key of the request; `None` if it passes without greylisting.
-    fn key(&self, request: &Request<Rcpt>) -> Option<GreylistKey> {
-        let session = request.session();
-        // RFC 6647 section 5, item 7: authenticated clients and internal addresses.
-        if session.identity().is_some() || session.client_addr().is_local() {
-            return None;
-        }
-        let ip = session.client_addr().ip()?;
-        if self.exempt.iter().any(|network| network.contains(ip)) {
-            return None;
-        }
-        let client = ClientKey::with_prefixes(ip, self.prefixes);
-        let (sender, recipient) = (request.sender(), request.recipient());
-        Some(GreylistKey::new(client, sender.clone(), recipient.clone()))
-    }
-
-    fn refusal(&self, checked: Result<GreylistVerdict, BoxError>) -> Option<Reply> {
-        match (checked, self.on_failure) {
-            (Ok(GreylistVerdict::Pass), _) => None,
-            (Ok(GreylistVerdict::Wait), _) => Some(self.reply.clone()),
-            (Err(error), on_failure) => {
-                let error = error.to_string();
-                let error = error.escape_debug();
-                quietly(|| tracing::warn!(%error, "the greylist store has failed"));
-                match on_failure {
-                    OnFailure::Pass => None,
-                    OnFailure::Refuse => Some(Reply::try_again("Local error in processing")),
-                }
-            }
-        }
-    }
+fn log_failure(error: &BoxError) {
+    let error = error.to_string();
+    let error = error.escape_debug();
+    quietly(|| tracing::warn!(%error, "the greylist store has failed"));
 }
 
 #[cfg(test)]
@@ -301,14 +462,19 @@ mod tests {
         net::IpAddr,
     };
 
-    use smtpd_core::Envelope;
+    use smtpd_core::envelope::Envelope;
     use tokio::time::{Instant, advance};
     use tokio_test::{assert_pending, assert_ready, assert_ready_ok, task};
     use tower::ServiceExt;
     use tower_test::mock::spawn_layer;
 
     use super::*;
-    use crate::{net::PeerAddr, service::handler_fn, session::Session};
+    use crate::{
+        net::PeerAddr,
+        phase::Data,
+        service::handler_fn,
+        session::{ReverseName, Session},
+    };
 
     const MINUTE: Duration = Duration::from_secs(60);
 
@@ -348,9 +514,10 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn known_clients_are_never_deferred() {
-        let layer = GreylistLayer::new()
-            .exempt("203.0.113.0/24".parse().unwrap())
-            .exempt("2001:db8:5::/48".parse().unwrap());
+        let own = Exempt::local()
+            .authenticated()
+            .parse_networks(["203.0.113.0/24", "2001:db8:5::/48"]);
+        let layer = GreylistLayer::new().exempt(own.unwrap());
         let table = [
             (stranger("192.0.2.1"), 450),
             (stranger("2001:db8:6::1"), 450),
@@ -439,5 +606,239 @@ mod tests {
         assert_pending!(asked.poll());
         assert!(assert_ready!(handle.poll_request()).is_some());
         assert_pending!(service.poll_ready());
+    }
+
+    fn named(ip: &str, name: &str, is_confirmed: bool) -> Session {
+        let session = stranger(ip);
+        let name = ReverseName::new(name).unwrap();
+        session.insert(name.with_confirmed(is_confirmed));
+        session
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_large_provider_that_retries_from_six_networks_is_six_strangers() {
+        let attempts = |is_confirmed| {
+            (0..6).map(move |n| {
+                let ip = format!("203.0.{n}.1");
+                named(&ip, &format!("mx{n}.out.example.com"), is_confirmed)
+            })
+        };
+        for (is_confirmed, by_network, expected) in [
+            (true, false, [450, 250, 250, 250, 250, 250]),
+            (false, false, [450; 6]),
+            (true, true, [450; 6]),
+        ] {
+            let mut layer =
+                GreylistLayer::new().policy(GreylistPolicy::new().with_trust_after(None));
+            if by_network {
+                layer = layer.client_by(|_| None);
+            }
+            for (session, expected) in attempts(is_confirmed).zip(expected) {
+                let heard = code(&layer, session.clone()).await;
+                assert_eq!(heard, expected, "{is_confirmed} {session:?}");
+                advance(MINUTE).await;
+            }
+        }
+        // Trust is for the organization, not for others in one of its networks.
+        let layer = GreylistLayer::new();
+        for (session, expected) in attempts(true).zip([450, 250, 250]) {
+            assert_eq!(code(&layer, session).await, expected);
+            advance(MINUTE).await;
+        }
+        assert_eq!(code(&layer, stranger("203.0.1.2")).await, 450);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_spf_has_proved_is_no_client() {
+        #[derive(Clone)]
+        struct SpfPass(&'static str);
+        let layer = GreylistLayer::new().client_by(|session| {
+            let SpfPass(domain) = session.transaction().get()?;
+            Some(GreylistClient::domain(&domain.parse().ok()?))
+        });
+        for (n, domain, expected) in [
+            (0, Some("example.com"), 450),
+            (1, Some("EXAMPLE.com"), 250),
+            (2, Some("example.net"), 450),
+            (3, None, 450),
+        ] {
+            let session = stranger(&format!("203.0.{n}.1"));
+            if let Some(domain) = domain {
+                session.transaction().insert(SpfPass(domain));
+            }
+            assert_eq!(code(&layer, session).await, expected, "{n}");
+            advance(MINUTE).await;
+        }
+    }
+
+    async fn ask<G: GreylistStore>(
+        layer: &GreylistLayer<G>,
+        session: Session,
+        sender: &str,
+        recipient: &str,
+    ) -> u16 {
+        let service = layer.layer(handler_fn(async |_: Request<Rcpt>| {}));
+        let request = request(session, sender, recipient);
+        service.oneshot(request).await.unwrap().code().as_u16()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn five_messages_of_a_list_are_five_strangers() {
+        let layer = GreylistLayer::new().policy(GreylistPolicy::new().with_trust_after(None));
+        let exact = layer.clone().normalize_senders(false);
+        for n in 0..5 {
+            let sender = format!("list-return-{n}-b=example.org@lists.example");
+            let heard = ask(&layer, stranger("192.0.2.1"), &sender, "b@example.org").await;
+            assert_eq!(heard, if n == 0 { 450 } else { 250 }, "{n}");
+            let heard = ask(&exact, stranger("192.0.2.1"), &sender, "b@example.org").await;
+            assert_eq!(heard, 450, "{n}");
+            advance(MINUTE).await;
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_writes_to_postmaster_waits() {
+        let layer = GreylistLayer::new();
+        let strict = layer.clone().greylist_roles();
+        for (recipient, expected) in [
+            ("Postmaster", 250),
+            ("POSTMASTER@example.org", 250),
+            (r#""postmaster"@example.org"#, 250),
+            ("Abuse@example.org", 250),
+            ("postmaster2@example.org", 450),
+            ("b@postmaster.example", 450),
+        ] {
+            let sender = "a@example.com";
+            let heard = ask(&layer, stranger("192.0.2.1"), sender, recipient).await;
+            assert_eq!(heard, expected, "{recipient}");
+            let heard = ask(&strict, stranger("192.0.2.1"), sender, recipient).await;
+            assert_eq!(heard, 450, "{recipient}");
+        }
+    }
+
+    async fn at_data<G: GreylistStore>(
+        layer: &GreylistDataLayer<G>,
+        session: &Session,
+        sender: &str,
+        recipients: &[&str],
+    ) -> u16 {
+        let mut envelope = Envelope::new(sender.parse().unwrap());
+        for recipient in recipients {
+            envelope = envelope.with_recipient(recipient.parse().unwrap());
+        }
+        let service = layer.layer(handler_fn(async |_: Request<Data>| Reply::OK));
+        let data = Data::new(envelope, "".into());
+        let reply = service.oneshot(Request::new(session.clone(), data)).await;
+        reply.unwrap().merged().code().as_u16()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_callout_hears_that_it_is_greylisted() {
+        let layer = GreylistLayer::new();
+        let client = stranger("192.0.2.1");
+        let to = "b@example.org";
+        // Without a service at DATA, nothing would defer the null sender there.
+        let data = layer.at_data();
+        assert_eq!(ask(&layer, client.clone(), "", to).await, 450);
+        advance(MINUTE * 60 * 48).await;
+        for (after, expected) in [(0, 450), (59, 450), (1, 250)] {
+            advance(Duration::from_secs(after)).await;
+            assert_eq!(
+                at_data(&data, &client, "", &["abuse@example.org", to]).await,
+                expected
+            );
+            assert_eq!(ask(&layer, stranger("192.0.3.1"), "", to).await, 250);
+        }
+        // Others are greylisted at RCPT only.
+        let other = stranger("192.0.4.1");
+        assert_eq!(ask(&layer, other.clone(), "a@example.com", to).await, 450);
+        assert_eq!(at_data(&data, &other, "a@example.com", &[to]).await, 250);
+        for session in [other.clone().with_identity("alice"), stranger("127.0.0.1")] {
+            assert_eq!(at_data(&data, &session, "", &[to]).await, 250);
+        }
+        assert_eq!(
+            at_data(&data, &other, "", &["postmaster@example.org"]).await,
+            250
+        );
+        assert_eq!(at_data(&data, &other, "", &[]).await, 250);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_host_of_an_exempt_domain_waits() {
+        let domains = Domains::parse(["example.com", "mx.example.net"]).unwrap();
+        let layer = GreylistLayer::new().exempt_hosts(domains);
+        for (name, is_confirmed, expected) in [
+            ("mx.out.Example.com", true, 250),
+            ("example.com", true, 250),
+            ("mx.example.net", true, 250),
+            ("mx.example.com", false, 450),
+            ("notexample.com", true, 450),
+            ("example.net", true, 450),
+            ("com", true, 450),
+        ] {
+            let session = named("192.0.2.1", name, is_confirmed);
+            assert_eq!(code(&layer, session).await, expected, "{name}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn senders_and_recipients_that_are_exempt_wait() {
+        let recipients = Addresses::parse(["sales@example.org", "*@example.net"]).unwrap();
+        let recipients = Reloadable::new(recipients);
+        let layer = GreylistLayer::new()
+            .exempt_senders(Addresses::parse(["alerts@example.com"]).unwrap())
+            .exempt_recipients(recipients.clone());
+        for (sender, recipient, expected) in [
+            ("a@example.com", "sales@example.org", 250),
+            ("a@example.com", "b@example.org", 450),
+            ("a@example.com", "b@example.net", 250),
+            ("alerts@example.com", "b@example.org", 250),
+            ("", "b@example.org", 450),
+            ("", "b@example.net", 250),
+        ] {
+            let heard = ask(&layer, stranger("192.0.2.1"), sender, recipient).await;
+            assert_eq!(heard, expected, "{sender} {recipient}");
+        }
+        recipients.set(Addresses::parse(["<>"]).unwrap());
+        let heard = ask(
+            &layer,
+            stranger("192.0.2.1"),
+            "a@example.com",
+            "b@example.net",
+        )
+        .await;
+        assert_eq!(heard, 450, "the list was replaced");
+        let null = layer.exempt_senders(recipients);
+        assert_eq!(
+            ask(&null, stranger("192.0.2.1"), "", "b@example.org").await,
+            250
+        );
+    }
+
+    /// The bits of a mapped network are not cut to the width of IPv4.
+    #[tokio::test(start_paused = true)]
+    async fn a_mapped_network_exempts_one_address() {
+        let mapped = Exempt::new().parse_networks(["::ffff:192.0.2.0/120"]);
+        let layer = GreylistLayer::new().exempt(mapped.unwrap());
+        assert_eq!(code(&layer, stranger("192.0.2.77")).await, 250);
+        assert_eq!(code(&layer, stranger("192.0.3.1")).await, 450);
+        // What was exempt by default is not any more.
+        assert_eq!(code(&layer, stranger("127.0.0.1")).await, 450);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_reply_says_when_to_come_again() {
+        let layer = GreylistLayer::new()
+            .reply_with(|after| Reply::mailbox_busy(format!("In {} seconds", after.as_secs())));
+        let mut heard = Vec::new();
+        for _ in 0..3 {
+            let request = request(stranger("192.0.2.1"), "a@example.com", "b@example.org");
+            let service = layer.layer(handler_fn(async |_: Request<Rcpt>| {}));
+            heard.push(service.oneshot(request).await.unwrap().to_string());
+            advance(MINUTE / 2).await;
+        }
+        assert!(heard[0].ends_with("In 60 seconds"), "{heard:?}");
+        assert!(heard[1].ends_with("In 30 seconds"), "{heard:?}");
+        assert!(heard[2].starts_with("250"), "{heard:?}");
     }
 }

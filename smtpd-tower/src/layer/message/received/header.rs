@@ -1,9 +1,9 @@
 use std::{borrow::Cow, fmt, net::IpAddr, time::SystemTime};
 
 use smtpd_core::{
-    Envelope,
+    connection::protocol_word,
+    envelope::Envelope,
     parameter::{Priority, SmtpUtf8},
-    protocol_word,
 };
 
 use crate::{
@@ -129,7 +129,12 @@ mod tests {
         time::{Duration, UNIX_EPOCH},
     };
 
-    use smtpd_core::{ClientName, Greeting, Parameters, Protocol, ReversePath};
+    use smtpd_core::{
+        address::{ClientName, ReversePath},
+        config::Protocol,
+        connection::Greeting,
+        parameter::Parameters,
+    };
 
     use super::*;
     use crate::session::{ListenerFacts, TlsInfo, TlsVersion};

@@ -35,14 +35,18 @@ use crate::{
 /// use std::time::{Duration, SystemTime};
 ///
 /// use smtpd_tower::{
-///     Body, BodyError, ClientName, Data, Envelope, Greeting, Reply, Request, ReversePath, Session,
-///     handler_fn, layer::ReceivedLayer,
+///     Body, BodyError, Data, Envelope, Reply, Request, Session,
+///     address::{ClientName, ReversePath},
+///     handler_fn,
+///     layer::ReceivedLayer,
+///     session::Greeting,
 /// };
 /// use tower::{ServiceBuilder, ServiceExt};
 ///
 /// async fn deliver(request: Request<Data>) -> Result<Reply, BodyError> {
 ///     let message = request.into_body().collect().await?;
-///     let lines: Vec<_> = std::str::from_utf8(&message).unwrap().lines().collect();
+///     let lines: Vec<_> =
+///         std::str::from_utf8(&message).unwrap().lines().collect();
 ///     assert_eq!(lines[0], "Received: from client.example ([192.0.2.1])");
 ///     assert!(lines[1].starts_with("\tby localhost (smtpd) with ESMTP id "));
 ///     assert_eq!(lines[2], "\tfor <user@example.org>;");
@@ -52,11 +56,14 @@ use crate::{
 /// }
 ///
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// let layer = ReceivedLayer::new().clock(|| SystemTime::UNIX_EPOCH + Duration::from_secs(1_795_377_600));
+/// let layer = ReceivedLayer::new()
+///     .clock(|| SystemTime::UNIX_EPOCH + Duration::from_secs(1_795_377_600));
 /// let data = ServiceBuilder::new().layer(layer).service(handler_fn(deliver));
 ///
-/// let session = Session::from_peer(([192, 0, 2, 1], 4711)).with_helo("client.example".parse()?, Greeting::Ehlo);
-/// let envelope = Envelope::new(ReversePath::Null).with_recipient("user@example.org".parse()?);
+/// let session = Session::from_peer(([192, 0, 2, 1], 4711))
+///     .with_helo("client.example".parse()?, Greeting::Ehlo);
+/// let envelope = Envelope::new(ReversePath::Null)
+///     .with_recipient("user@example.org".parse()?);
 /// let message = Data::new(envelope, Body::from("Subject: hi\r\n\r\nHello\r\n"));
 /// assert_eq!(data.oneshot(Request::new(session, message)).await?, Reply::OK);
 /// # Ok(()) }
@@ -142,7 +149,7 @@ fn queue_id(request: &Request<Data>, time: SystemTime) -> QueueId {
 
 #[cfg(test)]
 mod tests {
-    use smtpd_core::{Envelope, Reply};
+    use smtpd_core::{envelope::Envelope, reply::Reply};
     use tokio_test::assert_ready_ok;
     use tower_test::mock::spawn_layer;
 

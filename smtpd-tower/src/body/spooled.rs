@@ -1,0 +1,209 @@
+use std::{
+    fmt,
+    fs::File,
+    io::{self, Read, Seek, SeekFrom},
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
+
+use bytes::Bytes;
+use futures_core::Stream;
+use tokio::sync::Mutex;
+
+use super::{Body, BodyError, BodyReader, blocks::Blocks};
+use crate::disk::{DiskPermits, Job, OnDisk};
+
+/// The number of bytes read at once.
+const CHUNK: u64 = 64 * 1024;
+
+/// A whole message in memory or in a temporary file, which can be read any number of times; see [`Body::spool`].
+///
+/// Clones share it, and so do the bodies that it returns; it is deleted with the last of them.
+#[derive(Clone)]
+pub struct Spooled {
+    kept: Kept,
+    len: u64,
+}
+
+#[derive(Clone)]
+enum Kept {
+    /// In one block, as most messages are.
+    Memory(Bytes),
+    Blocks(Arc<[Bytes]>),
+    File(SharedFile),
+}
+
+/// A file that others read too: each at a position of its own. The file has one position to read from, so its readers take turns.
+#[derive(Clone)]
+struct SharedFile {
+    file: Arc<Mutex<OnDisk<File>>>,
+    permits: DiskPermits,
+}
+
+impl Spooled {
+    pub(super) fn in_memory(blocks: Blocks) -> Self {
+        let len = blocks.len() as u64;
+        let kept = match blocks.into_one() {
+            Ok(one) => Kept::Memory(one),
+            Err(several) => Kept::Blocks(several.into_blocks().into()),
+        };
+        Self { kept, len }
+    }
+
+    pub(super) fn in_file(file: OnDisk<File>, len: u64, permits: DiskPermits) -> Self {
+        let file = Arc::new(Mutex::new(file));
+        Self {
+            kept: Kept::File(SharedFile { file, permits }),
+            len,
+        }
+    }
+
+    /// Returns its length in bytes.
+    pub const fn len(&self) -> u64 {
+        self.len
+    }
+
+    /// Returns whether it has no bytes.
+    pub const fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Returns whether it is in memory, without a file.
+    pub const fn is_in_memory(&self) -> bool {
+        matches!(self.kept, Kept::Memory(_) | Kept::Blocks(_))
+    }
+
+    /// Returns the message from its beginning. Several bodies may be read at the same time.
+    ///
+    /// If the file cannot be read, the body yields [`BodyError::Other`].
+    pub fn body(&self) -> Body {
+        match &self.kept {
+            Kept::Memory(bytes) => bytes.clone().into(),
+            Kept::Blocks(blocks) => Body::new(InMemory {
+                blocks: blocks.clone(),
+                at: 0,
+            }),
+            Kept::File(file) => Body::new(InFile {
+                file: file.clone(),
+                at: 0,
+                end: self.len,
+                reading: None,
+            }),
+        }
+    }
+
+    /// Returns the message, to be read once: what is in memory needs no second owner then.
+    pub(crate) fn into_body(self) -> Body {
+        match self.kept {
+            Kept::Memory(bytes) => bytes.into(),
+            Kept::Blocks(_) | Kept::File(_) => self.body(),
+        }
+    }
+
+    /// Returns the message from its beginning as an [`AsyncRead`](tokio::io::AsyncRead).
+    pub fn reader(&self) -> BodyReader {
+        self.body().into_reader()
+    }
+}
+
+impl fmt::Debug for Spooled {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Spooled")
+            .field("len", &self.len)
+            .field("is_in_memory", &self.is_in_memory())
+            .finish()
+    }
+}
+
+struct InMemory {
+    blocks: Arc<[Bytes]>,
+    at: usize,
+}
+
+impl Stream for InMemory {
+    type Item = Result<Bytes, BodyError>;
+
+    fn poll_next(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let block = self.blocks.get(self.at).cloned();
+        self.at += usize::from(block.is_some());
+        Poll::Ready(block.map(Ok))
+    }
+}
+
+struct InFile {
+    file: SharedFile,
+    at: u64,
+    end: u64,
+    reading: Option<Job<io::Result<Vec<u8>>>>,
+}
+
+impl SharedFile {
+    fn read(&self, at: u64, len: u64) -> Job<io::Result<Vec<u8>>> {
+        let Self { file, permits } = self.clone();
+        Box::pin(async move {
+            // Before the permit: whoever waits here needs neither a permit nor a thread.
+            let mut file = file.lock_owned().await;
+            permits.run(move || read(file.get_mut(), at, len)).await
+        })
+    }
+}
+
+fn read(file: Option<&mut File>, at: u64, len: u64) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    if let Some(file) = file {
+        file.seek(SeekFrom::Start(at))?;
+        bytes.reserve_exact(usize::try_from(len).unwrap_or_default());
+        Read::by_ref(file).take(len).read_to_end(&mut bytes)?;
+    }
+    match bytes.len() as u64 == len {
+        true => Ok(bytes),
+        false => Err(io::ErrorKind::UnexpectedEof.into()),
+    }
+}
+
+impl Stream for InFile {
+    type Item = Result<Bytes, BodyError>;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let this = self.get_mut();
+        if this.at == this.end {
+            return Poll::Ready(None);
+        }
+        let len = CHUNK.min(this.end - this.at);
+        let job = match &mut this.reading {
+            Some(job) => job,
+            none => none.insert(this.file.read(this.at, len)),
+        };
+        let read = ready!(job.as_mut().poll(cx)).and_then(|done| done);
+        this.reading = None;
+        Poll::Ready(Some(match read {
+            Ok(bytes) => {
+                this.at += len;
+                Ok(bytes.into())
+            }
+            Err(error) => {
+                this.at = this.end;
+                Err(BodyError::other(error))
+            }
+        }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_file_that_was_cut_is_an_error_and_not_an_end() {
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(10).unwrap();
+        let permits = DiskPermits::shared();
+        let file = OnDisk::new(file, permits.clone());
+        let spooled = Spooled::in_file(file, 11, permits);
+        let mut body = spooled.body();
+        let error = body.chunk().await.unwrap().unwrap_err();
+        assert!(matches!(error, BodyError::Other(_)));
+        assert!(body.chunk().await.is_none());
+    }
+}
