@@ -34,6 +34,7 @@
 //! | [`listeners`] | Profiles, several listeners, LMTP, proxies, and what ends when |
 //! | [`security`] | What holds by default, what is yours, and checklists |
 //! | [`running`] | Ports, systemd, signals, descriptors, full disks, logs |
+//! | [`clients`] | Clients that are at fault, and what to set for them |
 //!
 //! **Speed**
 //!
@@ -127,6 +128,9 @@ pub mod security {}
 
 #[doc = include_str!("../docs/running.md")]
 pub mod running {}
+
+#[doc = include_str!("../docs/clients.md")]
+pub mod clients {}
 
 #[doc = include_str!("../docs/cores.md")]
 pub mod cores {}

@@ -200,7 +200,8 @@ impl Server {
     }
 
     /// Adds a function that is called for every line that is read or written. Secrets and messages are left out. Like all hooks,
-    /// it can be added several times; the functions are called in that order.
+    /// it can be added several times; the functions are called in that order. If a client fails, compare its session with [what
+    /// is known of others](crate::guide::clients).
     ///
     /// ```
     /// use smtpd_tower::{Pipeline, Server};
