@@ -10,7 +10,7 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
 };
 
-use smtpd_core::reply::{Code, Reply, Status};
+use smtpd_core::reply::{Code, Origin, Reply, Status};
 use tower::{load_shed::error::Overloaded, timeout::error::Elapsed};
 use tracing::{Span, span};
 
@@ -19,8 +19,8 @@ pub(crate) fn reply_to_fault(error: &(dyn Error + 'static)) -> Reply {
     let mut cause = Some(error);
     while let Some(error) = cause {
         match error.downcast_ref().map(io::Error::kind) {
-            Some(io::ErrorKind::StorageFull) => return Reply::storage_full(),
-            Some(io::ErrorKind::QuotaExceeded) => return Reply::mailbox_full(),
+            Some(io::ErrorKind::StorageFull) => return of_fault(Reply::storage_full()),
+            Some(io::ErrorKind::QuotaExceeded) => return of_fault(Reply::mailbox_full()),
             _ => cause = cause_of(error),
         }
     }
@@ -29,7 +29,11 @@ pub(crate) fn reply_to_fault(error: &(dyn Error + 'static)) -> Reply {
 
 /// Returns the reply to a fault on this side that nothing more is known of.
 pub(crate) fn local_error() -> Reply {
-    Reply::try_again("Local error in processing")
+    of_fault(Reply::try_again("Local error in processing"))
+}
+
+fn of_fault(reply: Reply) -> Reply {
+    reply.with_origin(Origin::Fault)
 }
 
 /// Returns the reply to a request that has timed out.
@@ -39,6 +43,7 @@ pub(crate) fn timed_out() -> Reply {
         Status::MAIL_SYSTEM,
         "Timed out, try again later",
     )
+    .with_origin(Origin::Timeout)
 }
 
 /// Returns the reply that this error stands for, ignoring its sources.
@@ -49,7 +54,8 @@ pub(crate) fn reply_of(error: &(dyn Error + 'static)) -> Option<Reply> {
     if error.is::<Elapsed>() {
         return Some(timed_out());
     }
-    error.is::<Overloaded>().then(Reply::busy)
+    let shed = || Reply::busy().with_origin("LoadShedLayer");
+    error.is::<Overloaded>().then(shed)
 }
 
 /// Returns the next error of the chain.
@@ -93,11 +99,11 @@ fn message(panic: Box<dyn Any + Send>) -> String {
 
 /// Returns the reply after a panic.
 pub(crate) fn internal_error() -> Reply {
-    Reply::new(
+    of_fault(Reply::new(
         Code::SERVICE_UNAVAILABLE,
         Status::MAIL_SYSTEM,
         "Internal error, closing the connection",
-    )
+    ))
 }
 
 /// A span that is entered, left and closed [quietly], also while another panic unwinds.

@@ -14,6 +14,7 @@ mod extensions;
 mod greylist;
 mod identities;
 mod layers;
+mod on_reply;
 mod packages;
 mod pages;
 mod profiles;

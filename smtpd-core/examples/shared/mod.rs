@@ -122,7 +122,11 @@ pub(crate) fn decide(
         Step::Reset(_) => *delivery = None,
         // No proxy is trusted, custom commands are off, and nothing is logged.
         Step::XClient(..) | Step::Command(..) => {}
-        Step::Authenticated(_) | Step::XForward(_) | Step::Overdue(_) | Step::Line(_) => {}
+        Step::Authenticated(_)
+        | Step::XForward(_)
+        | Step::Overdue(_)
+        | Step::Line(_)
+        | Step::Answered(_) => {}
         // The driver handles the waits, and the questions that can take long.
         Step::Write(_) | Step::Read(_) | Step::Handshake(_) | Step::Answer(_) => {}
         Step::Closed(_) | Step::Auth(..) | Step::Message(Ok(()), _) => {}

@@ -30,6 +30,7 @@ pub struct DriverConfig {
     pub(crate) xclient: bool,
     pub(crate) xforward: bool,
     pub(crate) log_wire: bool,
+    pub(crate) report_replies: bool,
     pub(crate) prepared: Prepared,
 }
 
@@ -45,6 +46,7 @@ impl DriverConfig {
             xclient: false,
             xforward: false,
             log_wire: false,
+            report_replies: false,
         }
     }
 
@@ -99,6 +101,13 @@ impl DriverConfig {
         self
     }
 
+    /// Sets whether every reply that refuses is returned as a [`Step::Answered`](crate::Step::Answered). Default: `false`.
+    #[must_use]
+    pub fn report_replies(mut self, on: bool) -> Self {
+        self.report_replies = on;
+        self
+    }
+
     /// Returns the settings that were passed to [`new`](Self::new).
     pub const fn get_config(&self) -> &Config {
         &self.settings
@@ -133,6 +142,11 @@ impl DriverConfig {
     /// Returns whether lines of the session are reported for a log.
     pub const fn get_log_wire(&self) -> bool {
         self.log_wire
+    }
+
+    /// Returns whether replies that refuse are reported.
+    pub const fn get_report_replies(&self) -> bool {
+        self.report_replies
     }
 
     fn changed(mut self) -> Self {

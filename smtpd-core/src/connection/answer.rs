@@ -1,5 +1,7 @@
 //! Applies the caller's answers, and processes the parts of a message.
 
+use std::sync::Arc;
+
 use bytes::BytesMut;
 
 use super::{
@@ -17,7 +19,7 @@ use super::{
 use crate::{
     helo::Greeting,
     protocol::Protocol,
-    reply::{Code, DataReply, Reply, Status},
+    reply::{Code, DataReply, Origin, Reply, Status},
     sasl::SaslError,
     time::Nanos,
 };
@@ -54,7 +56,11 @@ impl Session {
         let reply = fitting(asked, reply);
         match asked {
             Some(Asked::Connect) => self.greet(reply),
-            _ if reply.closes() => self.close_with(reply, CloseReason::Refused),
+            _ if reply.closes() => {
+                let slot = self.question.take_slot();
+                self.about(&slot);
+                self.close_with(reply, CloseReason::Refused);
+            }
             Some(Asked::Rcpt) => self.rcpt_answered(&reply),
             Some(Asked::Mail) => self.mail_answered(&reply),
             Some(Asked::Helo) => self.helo_answered(&reply),
@@ -70,11 +76,8 @@ impl Session {
         }
         if reply.code().is_transient() {
             // RFC 5321 section 3.8: deferring a client means closing with 421.
-            let reply = Reply::new(
-                Code::SERVICE_UNAVAILABLE,
-                reply.status(),
-                reply.text().to_owned(),
-            );
+            let text = reply.text().to_owned();
+            let reply = reply.with_code(Code::SERVICE_UNAVAILABLE).with_text(text);
             return self.close_with(reply, CloseReason::Refused);
         }
         if reply.closes() {
@@ -101,7 +104,10 @@ impl Session {
     fn helo_answered(&mut self, reply: &Reply) {
         let helo = match self.question.take_slot() {
             Slot::Helo(helo) if reply.is_positive() => helo,
-            _ => return self.put(reply),
+            slot => {
+                self.about(&slot);
+                return self.put(reply);
+            }
         };
         let envelope = self.transaction.reset();
         self.end_transaction();
@@ -133,8 +139,12 @@ impl Session {
     }
 
     fn mail_answered(&mut self, reply: &Reply) {
+        let slot = self.question.take_slot();
+        if !reply.is_positive() {
+            self.about(&slot);
+        }
         self.put(reply);
-        match self.question.take_slot() {
+        match slot {
             Slot::Mail(envelope) if reply.is_positive() => {
                 self.state = State::Mail;
                 self.transaction.open(envelope);
@@ -145,12 +155,27 @@ impl Session {
     }
 
     fn rcpt_answered(&mut self, reply: &Reply) {
+        let slot = self.question.take_slot();
+        if !reply.is_positive() {
+            self.about(&slot);
+        }
         self.put(reply);
-        if let Slot::Rcpt(recipient) = self.question.take_slot()
+        if let Slot::Rcpt(recipient) = slot
             && reply.is_positive()
             && self.transaction.add(recipient)
         {
             self.state = State::Rcpt;
+        }
+    }
+
+    /// Notes what a reply is about that refuses.
+    #[cold]
+    fn about(&mut self, slot: &Slot) {
+        match slot {
+            Slot::Helo(helo) => self.replies.about(helo.name().as_str()),
+            Slot::Mail(envelope) => self.replies.about_address(envelope.sender().as_str()),
+            Slot::Rcpt(recipient) => self.replies.about_address(recipient.path().as_str()),
+            Slot::Empty | Slot::Notification(_) => {}
         }
     }
 
@@ -167,6 +192,7 @@ impl Session {
     /// Processes a line that answers a challenge.
     pub(super) fn sasl_response(&mut self, line: &[u8]) {
         self.replies.log_received(redact::REDACTED);
+        self.replies.arrived();
         self.read(Mode::Commands);
         let progress = self.authentication.respond(line, &self.config.settings);
         self.authenticate(progress);
@@ -191,9 +217,16 @@ impl Session {
         match progress {
             Progress::Challenge(line) => {
                 self.replies.put_raw(&line);
+                if let Some(mechanism) = self.authentication.mechanism() {
+                    self.replies.authenticates(mechanism, None);
+                }
                 self.read(Mode::SaslResponse);
             }
-            Progress::Ask(request) => self.question.ask(Asked::Auth, Event::Auth(request)),
+            Progress::Ask(request) => {
+                let user = request.credentials().username();
+                self.replies.authenticates(request.mechanism(), Some(user));
+                self.question.ask(Asked::Auth, Event::Auth(request));
+            }
             Progress::Done(identity) => {
                 self.put(&fixed::AUTHENTICATED);
                 self.question.notify(Event::Authenticated(identity));
@@ -259,6 +292,7 @@ impl Session {
 
     fn chunk_ended(&mut self) {
         self.read(Mode::Commands);
+        self.replies.arrived();
         match self.transfer.end_chunk() {
             Some(AfterChunk::Ask) => self.question.ask(Asked::Chunk, Event::ChunkEnd),
             Some(AfterChunk::Taken(size)) => self.put_chunk_taken(size),
@@ -277,6 +311,7 @@ impl Session {
             return self.question.notify(Event::Chunk(rest));
         }
         self.read(Mode::Commands);
+        self.replies.arrived();
         if let Some(AfterMessage::Ask(_) | AfterMessage::Answered(_)) = after {
             self.replies.log_message(received);
         }
@@ -352,7 +387,8 @@ impl Session {
             self.transaction.succeeded();
         }
         let recipients = self.transaction.recipients();
-        let closes = self.replies.put_data_reply(&reply, recipients);
+        let envelope = self.transaction.envelope().map(Arc::as_ref);
+        let closes = self.replies.put_data_reply(&reply, recipients, envelope);
         self.end_transaction();
         if closes {
             self.close(CloseReason::Refused);
@@ -373,7 +409,7 @@ fn fitting(asked: Option<Asked>, reply: Reply) -> Reply {
         _ => false,
     };
     match code {
-        _ if code.is_intermediate() => Reply::try_again("Local error in processing"),
+        _ if code.is_intermediate() => fixed::FORGOTTEN.with_origin(Origin::Fault),
         _ if fits => reply,
         _ => reply.with_code(Code::OK),
     }

@@ -13,7 +13,7 @@ use super::{
     state::State,
 };
 use crate::{
-    reply::{DataReply, Reply},
+    reply::{DataReply, Origin, Reply},
     sasl::{Identity, Secret},
 };
 
@@ -91,7 +91,7 @@ impl<'c, K> Ask<'c, K> {
     /// Refuses the command. At [`Data`], the client receives the reply instead of 354; the bytes of a BDAT chunk are read and
     /// dropped first.
     pub fn refuse(self, refusal: impl Into<Refusal>) {
-        let reply = refusal.into().into_reply();
+        let reply = refusal.into().into_reply().or_origin(Origin::Service);
         self.answered(|session| session.refuse_question(reply));
     }
 
@@ -132,6 +132,7 @@ impl<K: OneReply> Ask<'_, K> {
     /// commands. An intermediate reply (3yz) is not an answer, and becomes 451 4.3.0. At
     /// [`Connect`](super::ask_kind::Connect) and [`Helo`](super::ask_kind::Helo), the text of a positive reply is not used.
     pub fn reply(self, reply: Reply) {
+        let reply = reply.or_origin(Origin::Service);
         self.answered(|session| session.answer_question(reply));
     }
 }
@@ -150,6 +151,10 @@ impl Ask<'_, Auth> {
 
     /// Answers with an outcome of any kind.
     pub fn answer(self, outcome: AuthOutcome) {
+        let outcome = match outcome {
+            AuthOutcome::Refuse(reply) => AuthOutcome::Refuse(reply.or_origin(Origin::Service)),
+            outcome => outcome,
+        };
         self.answered(|session| session.answer_auth(outcome));
     }
 }
@@ -171,7 +176,7 @@ impl Ask<'_, Data> {
     /// Receives the message only to drop it, and answers with `reply` at its end. If the reply is positive, the client assumes
     /// that the message was delivered.
     pub fn discard(self, reply: impl Into<DataReply>) {
-        let reply = reply.into();
+        let reply = reply.into().or_origin(Origin::Service);
         self.answered(|session| session.begin_discarding(reply));
     }
 }
@@ -184,7 +189,7 @@ impl Ask<'_, Chunk> {
 
     /// Answers the message before its end, as [`Receiving::discard`](super::Receiving::discard) does.
     pub fn discard(self, reply: impl Into<DataReply>) {
-        let reply = reply.into();
+        let reply = reply.into().or_origin(Origin::Service);
         self.answered(|session| session.discard_rest(reply));
     }
 }
@@ -194,14 +199,15 @@ impl Ask<'_, Message> {
     ///
     /// A positive reply means that the message was accepted, durably if it is delivered or queued. Its codes are sent as 250.
     pub fn reply(self, reply: impl Into<DataReply>) {
-        let reply = reply.into();
+        let reply = reply.into().or_origin(Origin::Service);
         self.answered(|session| session.answer_whole(reply));
     }
 }
 
 impl<K> Drop for Ask<'_, K> {
     fn drop(&mut self) {
-        self.connection.session.give_up_question(fixed::FORGOTTEN);
+        let reply = fixed::FORGOTTEN.with_origin(Origin::Fault);
+        self.connection.session.give_up_question(reply);
     }
 }
 

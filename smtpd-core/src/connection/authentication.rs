@@ -72,6 +72,11 @@ impl Authentication {
         self.identity.is_some()
     }
 
+    /// Returns the mechanism of the current exchange.
+    pub(super) fn mechanism(&self) -> Option<MechanismName> {
+        self.exchange.as_ref().map(|running| running.mechanism)
+    }
+
     /// Returns everything that the reply to EHLO depends on, as a number below 8.
     pub(super) fn kind(&self) -> usize {
         usize::from(self.is_done())

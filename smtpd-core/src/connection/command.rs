@@ -25,9 +25,10 @@ impl Session {
     /// Processes one command line. `more` says whether input follows it.
     pub(super) fn command(&mut self, line: &[u8], more: bool) {
         let command = Command::new(line);
-        let verb = Verb::parse(command.word).filter(|&verb| self.is_known(verb));
+        let verb = Verb::parse(command.word);
         self.replies
-            .log_command(line, &self.config.settings.mechanisms);
+            .begin_command(line, verb, &self.config.settings.mechanisms);
+        let verb = verb.filter(|&verb| self.is_known(verb));
         // RFC 5321 sections 2.3.8 and 4.1.1: neither a bare CR or LF nor any other control character is part of a command.
         if has_control(line) {
             return self.fault(fixed::CONTROL_CHARACTERS);
@@ -140,7 +141,11 @@ impl Session {
             return self.answer_other(default_reply);
         }
         let line = CommandLine::parse(verb, argument, default_reply);
-        self.question.ask(Asked::Command, Event::Command(line))
+        if line.may_be_shown() {
+            self.replies.about(line.argument());
+        }
+        self.question
+            .ask(Asked::Command, Event::Command(Box::new(line)))
     }
 
     pub(super) fn answer_other(&mut self, reply: Reply) {
@@ -304,6 +309,7 @@ impl Session {
             Err(reply) => return self.fault(reply),
         };
         let identity = client.login().and_then(Attribute::known).cloned();
+        self.replies.begin_greeting();
         // The TLS connection ends at the proxy.
         self.start_anew(identity, TlsFacts::default());
         let event = Event::XClient(Box::new(client));

@@ -5,6 +5,7 @@ use std::{error::Error, fmt, sync::Arc};
 use bytes::Bytes;
 
 use super::{
+    answered::Answered,
     subject::{AuthRequest, CommandLine, MailCommand, RcptCommand},
     wire::WireLine,
 };
@@ -31,11 +32,12 @@ pub(super) enum Event {
     Chunk(Bytes),
     ChunkEnd,
     MessageEnd(Result<(), MessageError>),
-    Command(CommandLine),
+    Command(Box<CommandLine>),
     Reset(Option<Arc<Envelope>>),
     XForward(Box<Forwarded>),
     Overdue(Overdue),
     Line(WireLine),
+    Answered(Box<Answered>),
 }
 
 /// Why the connection itself answered a deferred question.

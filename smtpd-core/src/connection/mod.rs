@@ -8,13 +8,14 @@
 //! | questions | [`Ask`] with its [kinds](ask_kind), [`Deferred`], [`Refusal`] |
 //! | subjects of questions | [`Helo`] with a [`Greeting`], [`AuthRequest`], [`MailCommand`], [`RcptCommand`], [`CommandLine`], [`MessageError`] |
 //! | waits | [`Writing`], [`Reading`], [`Handshaking`], [`Answering`] |
-//! | notifications | [`Receiving`] with the bytes of a message, [`Overdue`], [`WireLine`] with a [`Direction`] |
+//! | notifications | [`Receiving`] with the bytes of a message, [`Overdue`], [`WireLine`] with a [`Direction`], [`Answered`] |
 //! | the end | [`CloseReason`] |
 //!
 //! [`AuthOutcome`] answers an [`AuthRequest`], and [`TlsFacts`] are the results of a handshake. [`protocol_word`] returns the
 //! protocol of a session for a Received field.
 
 mod answer;
+mod answered;
 mod ask;
 pub mod ask_kind;
 mod authentication;
@@ -56,9 +57,16 @@ use self::{
     state::State,
     step::Found,
 };
-use crate::{config::DriverConfig, envelope::Envelope, reply::Reply, sasl::Identity, time::Nanos};
+use crate::{
+    config::DriverConfig,
+    envelope::Envelope,
+    reply::{Origin, Reply},
+    sasl::Identity,
+    time::Nanos,
+};
 
 pub use self::{
+    answered::Answered,
     ask::Ask,
     deferred::Deferred,
     event::{AuthOutcome, CloseReason, MessageError, Overdue},
@@ -82,7 +90,7 @@ pub use crate::{
 /// | kind | steps | what to do |
 /// |---|---|---|
 /// | a question | [`Connect`](Step::Connect), [`XClient`](Step::XClient), [`Helo`](Step::Helo), [`Auth`](Step::Auth), [`Mail`](Step::Mail), [`Rcpt`](Step::Rcpt), [`Command`](Step::Command), [`StartTls`](Step::StartTls), [`Data`](Step::Data), [`ChunkEnd`](Step::ChunkEnd), [`Message`](Step::Message) | answer its [`Ask`], or [defer](Ask::defer) it |
-/// | a notification | [`Chunk`](Step::Chunk), [`Authenticated`](Step::Authenticated), [`Reset`](Step::Reset), [`XForward`](Step::XForward), [`Overdue`](Step::Overdue), [`Line`](Step::Line) | handle it, and poll again |
+/// | a notification | [`Chunk`](Step::Chunk), [`Authenticated`](Step::Authenticated), [`Reset`](Step::Reset), [`XForward`](Step::XForward), [`Overdue`](Step::Overdue), [`Line`](Step::Line), [`Answered`](Step::Answered) | handle it, and poll again |
 /// | a wait | [`Write`](Step::Write), [`Read`](Step::Read), [`Handshake`](Step::Handshake), [`Answer`](Step::Answer), [`Closed`](Step::Closed) | wait for exactly that, at most until its deadline, and poll again |
 ///
 /// [`guide::driver`](crate::guide::driver) lists the other duties of a driver. A wait is returned only when nothing is left to
@@ -313,14 +321,16 @@ impl Connection {
             .config
             .settings
             .signed("shuts down, closing the connection");
-        self.session
-            .close_with(Reply::closing(text), CloseReason::Shutdown);
+        self.session.interrupt();
+        let reply = Reply::closing(text).with_origin(Origin::Shutdown);
+        self.session.close_with(reply, CloseReason::Shutdown);
     }
 
     /// Ends the session with `refusal` at once, for example after a fault of the caller. Outstanding questions can no longer be
     /// answered.
     pub fn end(&mut self, refusal: impl Into<Refusal>) {
-        let reply = refusal.into().into_reply();
+        let reply = refusal.into().into_reply().or_origin(Origin::Service);
+        self.session.interrupt();
         self.session.close_with(reply, CloseReason::Refused);
     }
 
@@ -401,6 +411,11 @@ impl Connection {
     /// Returns how many messages were answered with a positive reply.
     pub const fn messages(&self) -> u32 {
         self.session.messages
+    }
+
+    /// Returns how many replies have refused something, by 4yz or 5yz.
+    pub const fn refusals(&self) -> u32 {
+        self.session.replies.refusals()
     }
 
     /// Returns how the client introduced itself. `None` before HELO, and again after STARTTLS and XCLIENT.

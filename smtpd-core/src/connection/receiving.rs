@@ -5,7 +5,7 @@ use std::{fmt, time::Instant};
 use super::{
     Connection, ask_kind, deferred::Deferred, question::Asked, refusal::Refusal, session::Mode,
 };
-use crate::reply::DataReply;
+use crate::reply::{DataReply, Origin};
 
 /// A message that is being received, which can be put on hold or answered before its end. Returned by [`Connection::receiving`].
 pub struct Receiving<'c> {
@@ -58,7 +58,8 @@ impl<'c> Receiving<'c> {
     /// If the message turns out to be too large, or to contain a bare CR or LF or a NUL that is not allowed, the client receives
     /// that rejection instead.
     pub fn discard(self, reply: impl Into<DataReply>) {
-        self.connection.session.discard_rest(reply.into());
+        let reply = reply.into().or_origin(Origin::Service);
+        self.connection.session.discard_rest(reply);
     }
 }
 

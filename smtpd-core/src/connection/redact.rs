@@ -10,7 +10,7 @@ pub(super) const REDACTED: &str = "[redacted]";
 
 /// Replaces a line that begins with no verb: a client that does not notice that its AUTH was refused continues with user names
 /// and passwords.
-const UNKNOWN: &str = "[unknown command]";
+pub(super) const UNKNOWN: &str = "[unknown command]";
 
 /// SASL mechanisms whose names are not secret if a client requests them, in addition to those that the server offers.
 const MECHANISMS: [&str; 16] = [
@@ -48,7 +48,7 @@ pub(super) fn command_line(line: &[u8], offered: &Mechanisms) -> String {
     let (mut text, is_whole) = match Verb::parse(command.word) {
         None => return UNKNOWN.to_owned(),
         Some(Verb::Auth) => auth(command, offered),
-        Some(Verb::XClient | Verb::XForward) => (attributes(command), true),
+        Some(Verb::XClient | Verb::XForward) => (with_attributes(command), true),
         Some(_) => (shown.escape_ascii().to_string(), true),
     };
     if !is_whole || end.is_some() {
@@ -58,23 +58,75 @@ pub(super) fn command_line(line: &[u8], offered: &Mechanisms) -> String {
     text
 }
 
-/// Returns the part of the command that is shown, and whether that is all of it.
-fn auth(command: Command<'_>, offered: &Mechanisms) -> (String, bool) {
+/// Returns the argument of a command line without what may be a password: of AUTH only the mechanism, and none of an unknown verb.
+#[cold]
+pub(super) fn argument(line: &[u8], offered: &Mechanisms) -> String {
+    let end = line.iter().position(u8::is_ascii_control);
+    let command = Command::new(&line[..end.unwrap_or(line.len())]);
+    match Verb::parse(command.word) {
+        None => String::new(),
+        Some(Verb::Auth) => match mechanism(command, offered) {
+            Some((name, _)) => name.escape_ascii().to_string(),
+            None => String::new(),
+        },
+        Some(Verb::XClient | Verb::XForward) => attributes(command),
+        Some(_) => visible(&String::from_utf8_lossy(command.argument)),
+    }
+}
+
+/// Escapes the invisible characters of a text: line separators and the controls of writing direction would make a line of a log
+/// show what it does not say.
+pub(super) fn visible(text: &str) -> String {
+    if text
+        .bytes()
+        .all(|byte| byte == b' ' || byte.is_ascii_graphic())
+    {
+        return text.to_owned();
+    }
+    let mut shown = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            ' '..='~' => shown.push(c),
+            c => shown.extend(c.escape_debug()),
+        }
+    }
+    shown
+}
+
+/// Returns the mechanism of an AUTH command and what follows it, unless it may be something else.
+fn mechanism<'a>(
+    command: Command<'a>,
+    offered: &Mechanisms,
+) -> Option<(&'a [u8], Option<&'a [u8]>)> {
     let mut words = command.argument.splitn(2, |&byte| byte == b' ');
     let mechanism = words.next().unwrap_or_default();
     let is_known = |name: &&str| name.as_bytes().eq_ignore_ascii_case(mechanism);
     let is_named = offered.find(mechanism).is_some() || MECHANISMS.iter().any(is_known);
-    let mut text = command.word.escape_ascii().to_string();
-    if is_named {
-        text.push(' ');
-        text.push_str(&mechanism.escape_ascii().to_string());
-    }
-    let is_whole = command.argument.is_empty() || is_named && words.next().is_none();
-    (text, is_whole)
+    is_named.then(|| (mechanism, words.next()))
 }
 
-fn attributes(command: Command<'_>) -> String {
+/// Returns the part of the command that is shown, and whether that is all of it.
+fn auth(command: Command<'_>, offered: &Mechanisms) -> (String, bool) {
     let mut text = command.word.escape_ascii().to_string();
+    let Some((name, rest)) = mechanism(command, offered) else {
+        return (text, command.argument.is_empty());
+    };
+    text.push(' ');
+    text.push_str(&name.escape_ascii().to_string());
+    (text, rest.is_none())
+}
+
+fn with_attributes(command: Command<'_>) -> String {
+    let word = command.word.escape_ascii();
+    match attributes(command) {
+        all if all.is_empty() => word.to_string(),
+        all => format!("{word} {all}"),
+    }
+}
+
+/// Returns the attributes of XCLIENT or XFORWARD, with a space between them.
+fn attributes(command: Command<'_>) -> String {
+    let mut text = String::new();
     let attributes = command.argument.split(|&byte| byte == b' ');
     for attribute in attributes.filter(|attribute| !attribute.is_empty()) {
         let name = attribute
@@ -82,7 +134,9 @@ fn attributes(command: Command<'_>) -> String {
             .next()
             .unwrap_or_default();
         let is_it = |known: &str| known.as_bytes().eq_ignore_ascii_case(name);
-        text.push(' ');
+        if !text.is_empty() {
+            text.push(' ');
+        }
         if ATTRIBUTES.into_iter().any(is_it) {
             text.push_str(&attribute.escape_ascii().to_string());
         } else if ["LOGIN", "PASS"].into_iter().any(is_it) {
@@ -145,6 +199,31 @@ mod tests {
         ] {
             for offered in [Mechanisms::none(), Mechanisms::default()] {
                 assert_eq!(command_line(line.as_bytes(), &offered), text, "{line:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn an_argument_holds_nothing_that_may_be_a_password() {
+        for (line, text) in [
+            ("NOOP", ""),
+            (
+                "rcpt TO:<\u{e5}\u{202e}@b> X=\\ ",
+                "TO:<\u{e5}\\u{202e}@b> X=\\",
+            ),
+            ("AUTH", ""),
+            ("auth plain c2VjcmV0", "plain"),
+            ("AUTH PLAIN\tc2VjcmV0", "PLAIN"),
+            ("AUTH PLAIN=c2VjcmV0", ""),
+            ("AUTH c2VjcmV0", ""),
+            ("c2VjcmV0 c2VjcmV0", ""),
+            ("PASS secret", ""),
+            ("NOOP a\0c2VjcmV0", "a"),
+            ("XCLIENT NAME=x PASS=secret", "NAME=x PASS=[redacted]"),
+            ("XFORWARD secret", "[redacted]"),
+        ] {
+            for offered in [Mechanisms::none(), Mechanisms::default()] {
+                assert_eq!(argument(line.as_bytes(), &offered), text, "{line:?}");
             }
         }
     }

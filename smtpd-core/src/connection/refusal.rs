@@ -1,7 +1,7 @@
 //! Replies that refuse.
 
 use super::{event::MessageError, fixed};
-use crate::reply::Reply;
+use crate::reply::{Origin, Reply};
 
 /// A reply of 4yz or 5yz: the only replies that can refuse.
 ///
@@ -33,7 +33,7 @@ impl Refusal {
 impl From<Reply> for Refusal {
     fn from(reply: Reply) -> Self {
         if reply.is_positive() {
-            Self(fixed::FORGOTTEN)
+            Self(fixed::FORGOTTEN.with_origin(Origin::Fault))
         } else {
             Self(reply)
         }
@@ -42,6 +42,6 @@ impl From<Reply> for Refusal {
 
 impl From<MessageError> for Refusal {
     fn from(error: MessageError) -> Self {
-        Self(error.reply())
+        Self(error.reply().with_origin(Origin::Protocol))
     }
 }

@@ -1,16 +1,13 @@
 //! Replies on their way to the client, and the log of the lines of both sides.
 
-use super::{
-    fixed,
-    output::Output,
-    redact,
-    wire::{WireLine, WireLog},
-};
+use super::{answered::AnsweredLog, event::Event, fixed, output::Output, redact, wire::WireLog};
 use crate::{
+    command::Verb,
     config::DriverConfig,
+    envelope::Envelope,
     protocol::Protocol,
     reply::{DataReply, Form, Reply},
-    sasl::Mechanisms,
+    sasl::{MechanismName, Mechanisms},
     time::{Moment, Nanos},
 };
 
@@ -24,7 +21,10 @@ pub(super) const PLAIN: Form = Form {
 #[derive(Debug)]
 pub(super) struct Replies {
     output: Output,
-    wire: Option<Box<WireLog>>,
+    /// What is reported to the driver, if it wants anything.
+    reports: Option<Box<Reports>>,
+    /// The number of replies that refuse.
+    refusals: u32,
     /// Whether the client is lost, or the last reply was written.
     is_over: bool,
     /// Whether the driver was notified once that it is late for a write.
@@ -36,11 +36,39 @@ pub(super) struct Replies {
     for_each: bool,
 }
 
+/// What is reported to the driver.
+#[derive(Debug)]
+struct Reports {
+    wire: Option<WireLog>,
+    answered: Option<AnsweredLog>,
+}
+
+impl Reports {
+    fn new(config: &DriverConfig) -> Option<Box<Self>> {
+        let reports = config.log_wire || config.report_replies;
+        reports.then(|| {
+            Box::new(Self {
+                wire: config.log_wire.then(WireLog::default),
+                answered: config.report_replies.then(AnsweredLog::default),
+            })
+        })
+    }
+
+    fn next(&mut self, now: Moment) -> Option<Event> {
+        if let Some(line) = self.wire.as_mut().and_then(WireLog::pop) {
+            return Some(Event::Line(line));
+        }
+        let answered = self.answered.as_mut()?.pop(now);
+        answered.map(Event::Answered)
+    }
+}
+
 impl Replies {
     pub(super) fn new(config: &DriverConfig) -> Self {
         Self {
             output: Output::default(),
-            wire: config.log_wire.then(Box::default),
+            reports: Reports::new(config),
+            refusals: 0,
             is_over: false,
             late: false,
             status: config.settings.extensions.known().status_codes,
@@ -51,6 +79,9 @@ impl Replies {
     /// Appends a reply.
     pub(super) fn put(&mut self, reply: &Reply, utf8: bool) {
         let status = self.status;
+        if !reply.is_positive() {
+            self.note_refusal(reply);
+        }
         self.put_as(reply, Form { status, utf8 });
     }
 
@@ -64,9 +95,14 @@ impl Replies {
     }
 
     /// Appends the reply to a message: one, or one for each of its recipients. Returns whether any of them closes the session.
-    pub(super) fn put_data_reply(&mut self, reply: &DataReply, to: Recipients) -> bool {
+    pub(super) fn put_data_reply(
+        &mut self,
+        reply: &DataReply,
+        to: Recipients,
+        envelope: Option<&Envelope>,
+    ) -> bool {
         if self.for_each {
-            return self.put_each(reply, to);
+            return self.put_each(reply, to, envelope);
         }
         let is_first = |number| reply.for_recipient(number) == reply.for_recipient(0);
         if !to.each_asked || (1..to.number).all(is_first) {
@@ -75,19 +111,38 @@ impl Replies {
         }
         // draft-hall-prdr-00 section 4.5.
         self.put(&fixed::EACH_RECIPIENT, to.utf8);
-        let closes = self.put_each(reply, to);
+        let closes = self.put_each(reply, to, envelope);
         let overall = reply.overall();
         self.put(&overall, to.utf8);
         closes || overall.closes()
     }
 
-    fn put_each(&mut self, reply: &DataReply, to: Recipients) -> bool {
+    fn put_each(&mut self, reply: &DataReply, to: Recipients, envelope: Option<&Envelope>) -> bool {
         let mut closes = false;
+        let recipients = envelope.map_or(&[][..], Envelope::recipients);
         for number in 0..to.number {
-            closes |= reply.for_recipient(number).closes();
-            self.put(reply.for_recipient(number), to.utf8);
+            let reply = reply.for_recipient(number);
+            closes |= reply.closes();
+            if !reply.is_positive()
+                && let Some(recipient) = recipients.get(number)
+            {
+                self.about_address(recipient.path().as_str());
+            }
+            self.put(reply, to.utf8);
         }
         closes
+    }
+
+    /// Counts and reports a reply that refuses.
+    #[cold]
+    fn note_refusal(&mut self, reply: &Reply) {
+        if self.is_over {
+            return;
+        }
+        self.refusals = self.refusals.saturating_add(1);
+        if let Some(answered) = self.answered() {
+            answered.refused(reply);
+        }
     }
 
     fn append(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
@@ -97,7 +152,10 @@ impl Replies {
         let buffer = self.output.buffer();
         let start = buffer.len();
         write(buffer);
-        if let Some(wire) = &mut self.wire {
+        if let Some(Reports {
+            wire: Some(wire), ..
+        }) = self.reports.as_deref_mut()
+        {
             wire.sent(&buffer[start..]);
         }
     }
@@ -150,31 +208,106 @@ impl Replies {
         self.output.restart();
     }
 
-    /// Returns the next logged line of either side.
+    /// Returns how many replies have refused.
+    pub(super) const fn refusals(&self) -> u32 {
+        self.refusals
+    }
+
+    /// Returns the next report: a line of either side, or a reply that refuses.
     #[inline]
-    pub(super) fn next_line(&mut self) -> Option<WireLine> {
-        self.wire.as_mut()?.pop()
+    pub(super) fn next_report(&mut self, now: Moment) -> Option<Event> {
+        self.reports.as_mut()?.next(now)
     }
 
     /// Logs a placeholder for something that the client sent.
     pub(super) fn log_received(&mut self, text: &str) {
-        if let Some(wire) = &mut self.wire {
+        if let Some(wire) = self.wire() {
             wire.received(text.to_owned());
         }
     }
 
-    /// Logs a command without what may be a password.
+    /// Notes a command, and logs it without what may be a password.
     #[inline]
-    pub(super) fn log_command(&mut self, line: &[u8], mechanisms: &Mechanisms) {
-        if let Some(wire) = &mut self.wire {
+    pub(super) fn begin_command(
+        &mut self,
+        line: &[u8],
+        verb: Option<Verb>,
+        mechanisms: &Mechanisms,
+    ) {
+        let Some(reports) = &mut self.reports else {
+            return;
+        };
+        if let Some(wire) = &mut reports.wire {
             wire.received(redact::command_line(line, mechanisms));
+        }
+        if let Some(answered) = &mut reports.answered {
+            answered.begin(verb);
+        }
+    }
+
+    /// Notes that the command was answered, or a question is asked about it.
+    #[inline]
+    pub(super) fn end_command(&mut self, line: &[u8], mechanisms: &Mechanisms) {
+        if let Some(answered) = self.answered() {
+            answered.complete(line, mechanisms);
+        }
+    }
+
+    /// Notes that what follows answers no command.
+    pub(super) fn begin_nothing(&mut self) {
+        if let Some(answered) = self.answered() {
+            answered.begin_nothing();
+        }
+    }
+
+    /// Notes that the session greets another client.
+    pub(super) fn begin_greeting(&mut self) {
+        if let Some(answered) = self.answered() {
+            answered.begin_greeting();
+        }
+    }
+
+    /// Notes that the rest of what is being answered has arrived.
+    pub(super) fn arrived(&mut self) {
+        if let Some(answered) = self.answered() {
+            answered.arrived();
+        }
+    }
+
+    /// Notes the address that the next replies are about.
+    pub(super) fn about_address(&mut self, address: &str) {
+        if let Some(answered) = self.answered() {
+            answered.about_address(address);
+        }
+    }
+
+    /// Notes the argument of the command that is being answered.
+    pub(super) fn about(&mut self, argument: &str) {
+        if let Some(answered) = self.answered() {
+            answered.about(argument);
+        }
+    }
+
+    /// Notes an exchange of AUTH.
+    pub(super) fn authenticates(&mut self, mechanism: MechanismName, user: Option<&str>) {
+        if let Some(answered) = self.answered() {
+            answered.authenticates(mechanism, user);
         }
     }
 
     pub(super) fn log_message(&mut self, received: u64) {
-        if self.wire.is_some() {
+        if self.wire().is_some() {
             self.log_received(&format!("[message of {received} bytes]"));
         }
+    }
+
+    #[inline]
+    fn answered(&mut self) -> Option<&mut AnsweredLog> {
+        self.reports.as_mut()?.answered.as_mut()
+    }
+
+    fn wire(&mut self) -> Option<&mut WireLog> {
+        self.reports.as_mut()?.wire.as_mut()
     }
 }
 

@@ -129,7 +129,11 @@ impl Session {
             }
             Mode::Commands => {
                 let limit = self.config.prepared.line_limit;
-                self.take_line(input, limit, Self::command)
+                self.take_line(input, limit, |session, line, more| {
+                    session.command(line, more);
+                    let mechanisms = &session.config.settings.mechanisms;
+                    session.replies.end_command(line, mechanisms);
+                })
             }
             Mode::SaslResponse => {
                 self.take_line(input, MAX_RESPONSE_LINE + 2, |session, line, _| {
@@ -263,6 +267,13 @@ impl Session {
             Refused::Answered(reply) => self.put(&reply),
             Refused::OverLimit(reply) => self.close_over_limit(&reply),
             Refused::Closed(reply, reason) => self.close_with(reply, reason),
+        }
+    }
+
+    /// Notes that the session ends by itself, which answers no command unless one is being answered.
+    pub(super) fn interrupt(&mut self) {
+        if self.question.asked().is_none() && self.reading == Mode::Commands {
+            self.replies.begin_nothing();
         }
     }
 

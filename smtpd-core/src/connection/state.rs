@@ -135,6 +135,12 @@ impl Verb {
         self.rule().name
     }
 
+    /// Returns the name, in upper case.
+    pub(super) fn as_str(self) -> &'static str {
+        // The names in the table are ASCII.
+        str::from_utf8(self.name()).unwrap_or_default()
+    }
+
     fn rule(self) -> &'static Rule {
         // The table is in the order of the enum, which the tests below verify.
         &TABLE[self as usize]

@@ -6,6 +6,7 @@ use bytes::Bytes;
 
 use super::{
     Connection,
+    answered::Answered,
     ask::Ask,
     ask_kind,
     event::{CloseReason, Event, MessageError, Overdue},
@@ -96,6 +97,9 @@ pub enum Step<'c> {
     /// A line of the session, if [`DriverConfig::log_wire`](crate::config::DriverConfig::log_wire) is on. It contains no secrets
     /// and no message text.
     Line(WireLine),
+    /// A reply that refuses, if [`DriverConfig::report_replies`](crate::config::DriverConfig::report_replies) is on. It is returned
+    /// before anything else is read, and before the end of the session.
+    Answered(Box<Answered>),
 }
 
 /// What [`Connection::poll`] found.
@@ -129,7 +133,7 @@ impl<'c> Step<'c> {
             Event::Auth(request) => Self::Auth(request, Ask::new(connection)),
             Event::Mail(mail) => Self::Mail(mail, Ask::new(connection)),
             Event::Rcpt(rcpt) => Self::Rcpt(rcpt, Ask::new(connection)),
-            Event::Command(line) => Self::Command(line, Ask::new(connection)),
+            Event::Command(line) => Self::Command(*line, Ask::new(connection)),
             Event::StartTls => Self::StartTls(Ask::new(connection)),
             Event::Data => Self::Data(Ask::new(connection)),
             Event::ChunkEnd => Self::ChunkEnd(Ask::new(connection)),
@@ -140,6 +144,7 @@ impl<'c> Step<'c> {
             Event::XForward(forwarded) => Self::XForward(forwarded),
             Event::Overdue(overdue) => Self::Overdue(overdue),
             Event::Line(line) => Self::Line(line),
+            Event::Answered(answered) => Self::Answered(answered),
         }
     }
 }

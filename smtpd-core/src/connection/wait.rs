@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     config::Times,
-    reply::Reply,
+    reply::{Origin, Reply},
     time::{Moment, Nanos},
 };
 
@@ -28,8 +28,8 @@ impl Connection {
     pub(super) fn find(&mut self, now: Instant, input: &mut BytesMut) -> Found {
         let now = self.count(now, input.len());
         loop {
-            if let Some(line) = self.session.replies.next_line() {
-                return Found::Event(Event::Line(line));
+            if let Some(report) = self.session.replies.next_report(now) {
+                return Found::Event(report);
             }
             if !self.session.question.is_notified() {
                 self.pause(now);
@@ -217,8 +217,9 @@ impl Connection {
     fn time_out(&mut self) {
         // The reply has its own time.
         self.clock.forget_due();
-        self.session
-            .close_signed(&fixed::TIMED_OUT, CloseReason::Timeout);
+        self.session.interrupt();
+        let reply = fixed::TIMED_OUT.with_origin(Origin::Timeout);
+        self.session.close_signed(&reply, CloseReason::Timeout);
     }
 
     /// Waits for the client to receive replies. Returns `None` if its time is over.
@@ -309,6 +310,7 @@ impl Connection {
             Some(Asked::Auth) => (Overdue::Unanswered, Reply::auth_unavailable()),
             _ => (Overdue::Unanswered, Reply::timed_out()),
         };
+        let reply = reply.with_origin(Origin::Timeout);
         self.session.give_up_question(reply);
         self.session.question.notify(Event::Overdue(overdue));
     }

@@ -1,6 +1,6 @@
 use std::fmt;
 
-use super::{Code, Reply};
+use super::{Code, Origin, Reply};
 
 /// The reply to a message: one for all its recipients, or one for each.
 ///
@@ -45,7 +45,7 @@ impl DataReply {
 
     /// Returns the reply that stands for a missing one.
     pub(crate) fn missing() -> Reply {
-        Reply::try_again("No answer")
+        Reply::try_again("No answer").with_origin(Origin::Fault)
     }
 
     /// Returns the single reply that stands for all of them. It is positive only if all are. If one is transient, it is that one:
@@ -101,13 +101,27 @@ impl DataReply {
         self.replies().iter().any(Reply::is_positive)
     }
 
-    /// Returns the result of `f` for every reply.
+    /// Returns the result of `f` for every reply. One that refuses, and has no [`Origin`] of its own, has that of the reply before.
     #[must_use]
     pub fn map(self, mut f: impl FnMut(Reply) -> Reply) -> Self {
+        let mut f = |reply: Reply| {
+            let origin = reply.origin();
+            f(reply).or_origin_of(origin)
+        };
         match self.0 {
             Replies::All(reply) => Self(Replies::All(f(reply))),
             Replies::Each(replies) => Self(Replies::Each(replies.into_iter().map(f).collect())),
         }
+    }
+
+    /// Returns the replies with an origin, where they refuse and have none yet.
+    #[must_use]
+    pub(crate) fn or_origin(mut self, origin: Origin) -> Self {
+        match &mut self.0 {
+            Replies::All(reply) => reply.sign(origin),
+            Replies::Each(replies) => replies.iter_mut().for_each(|reply| reply.sign(origin)),
+        }
+        self
     }
 }
 

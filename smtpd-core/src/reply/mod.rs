@@ -2,20 +2,28 @@
 //!
 //! - [`Reply`] is a [`Code`], an enhanced [`Status`] code and a text, in a form that cannot carry a CR or LF.
 //! - [`DataReply`] is the reply to a message: one for all its recipients, or one for each.
+//! - [`Origin`] says who has produced a reply. It is not sent.
 //! - [`ReplyError`], [`CodeError`] and [`StatusError`] say why a text is not one of them.
 
 mod code;
 mod data_reply;
 mod encode;
+mod origin;
 mod parse;
 mod status;
 
-use std::{borrow::Cow, error::Error, fmt};
+use std::{
+    borrow::Cow,
+    error::Error,
+    fmt,
+    hash::{Hash, Hasher},
+};
 
 pub(crate) use self::encode::Form;
 pub use self::{
     code::{Code, CodeError},
     data_reply::DataReply,
+    origin::Origin,
     parse::ReplyError,
     status::{Status, StatusError},
 };
@@ -37,10 +45,12 @@ pub use self::{
 /// let hostile = Reply::rejected("bad\r\n250 2.0.0 fine");
 /// assert_eq!(hostile.to_string(), "554 5.7.1 bad  250 2.0.0 fine");
 /// ```
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug)]
 pub struct Reply {
     code: Code,
     status: Status,
+    /// Neither sent nor compared.
+    origin: Option<Origin>,
     /// The lines are separated by LF, which no line can contain.
     text: Cow<'static, str>,
 }
@@ -54,6 +64,7 @@ impl Reply {
         Self {
             code,
             status,
+            origin: None,
             text: clean(text.into()),
         }
     }
@@ -68,6 +79,7 @@ impl Reply {
         Self {
             code,
             status,
+            origin: None,
             text: lines.join("\n").into(),
         }
     }
@@ -211,6 +223,7 @@ impl Reply {
         Self {
             code,
             status,
+            origin: None,
             text: Cow::Borrowed(text),
         }
     }
@@ -374,6 +387,20 @@ impl Reply {
             write!(f, "{separator}{text}")?;
         }
         Ok(())
+    }
+}
+
+impl PartialEq for Reply {
+    fn eq(&self, other: &Self) -> bool {
+        (self.code, self.status) == (other.code, other.status) && self.text == other.text
+    }
+}
+
+impl Eq for Reply {}
+
+impl Hash for Reply {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        (self.code, self.status, &self.text).hash(state);
     }
 }
 

@@ -1,6 +1,7 @@
 //! Tests of smtpd-core's public API, in one binary, which links faster than one for each file.
 #![allow(clippy::unwrap_used, reason = "all of it is a test")]
 
+mod answered;
 mod misuse;
 mod properties;
 mod sasl_clients;

@@ -2,7 +2,7 @@ use std::{error::Error, fmt, io, sync::Arc};
 
 use smtpd_core::{
     connection::MessageError,
-    reply::{Code, Reply, Status},
+    reply::{Code, Origin, Reply, Status},
 };
 
 use crate::fault::{self, cause_of};
@@ -93,7 +93,7 @@ impl BodyError {
 
     /// Returns the reply, unless this is a fault on this side.
     fn decision(&self) -> Option<Reply> {
-        Some(match self {
+        let of_message = match self {
             Self::TooLarge => MessageError::TooLarge.reply(),
             Self::HeadTooLarge => Reply::new(
                 Code::EXCEEDED_STORAGE,
@@ -109,7 +109,8 @@ impl BodyError {
             ),
             Self::Handler(error) => return known_reply(&**error),
             Self::Other(error) => return known_reply(&**error),
-        })
+        };
+        Some(of_message.with_origin(Origin::Protocol))
     }
 }
 

@@ -2,12 +2,13 @@ use std::fmt;
 
 use smtpd_core::{connection::WireLine, envelope::Envelope};
 
-use crate::session::{Hook, Session, SessionError, Summary};
+use crate::session::{Answered, Hook, Session, SessionError, Summary};
 
 /// The hooks of a server.
 #[derive(Clone, Default)]
 pub(crate) struct Hooks {
     pub(crate) wire: Hook<WireLine>,
+    pub(crate) reply: Hook<Answered>,
     pub(crate) error: Hook<SessionError>,
     pub(crate) reset: Hook<Envelope>,
     pub(crate) close: Hook<Summary>,
@@ -16,6 +17,10 @@ pub(crate) struct Hooks {
 impl Hooks {
     pub(super) fn on_wire(&self, session: &Session, line: &WireLine) {
         self.wire.call("on_wire", session, line);
+    }
+
+    pub(super) fn on_reply(&self, session: &Session, answered: &Answered) {
+        self.reply.call("on_reply", session, answered);
     }
 
     pub(super) fn on_reset(&self, session: &Session, envelope: &Envelope) {

@@ -12,6 +12,7 @@ mod hooks;
 mod pace;
 #[cfg(feature = "proxy")]
 mod proxied;
+mod refusals;
 #[cfg(feature = "tls")]
 mod secure;
 mod shutdown;
@@ -42,6 +43,7 @@ pub(crate) use self::{accepted::Accepted, hooks::Hooks};
 use self::{
     close::Closing,
     pace::Pace,
+    refusals::Refusals,
     shutdown::{Order, Shutdown},
     step::Next,
     stream::{Io, Stream},
@@ -87,6 +89,7 @@ struct Driver<IO: Io> {
     shutdown: Shutdown,
     work: Work<IO>,
     transfer: Transfer,
+    refusals: Refusals,
     /// The state of closing the connection, once the protocol is over.
     closing: Option<Closing>,
     started: Instant,
@@ -136,6 +139,7 @@ impl Engine {
             shutdown: Shutdown::new(permit),
             work: Work::new(),
             transfer: Transfer::default(),
+            refusals: Refusals::default(),
             closing: None,
             started: Instant::now(),
             needs_input: false,
@@ -375,10 +379,12 @@ impl<IO: Io> Driver<IO> {
         let summary = Summary {
             reason,
             messages: self.connection.messages(),
+            refused: self.connection.refusals(),
             received: self.wire.received(),
             sent: self.wire.sent(),
             duration: self.started.elapsed(),
         };
+        self.refusals.end(&self.session);
         quietly(|| {
             tracing::debug!(session = self.session.id(), peer = %self.session.client_addr(), %reason, summary.messages, "session closed");
         });

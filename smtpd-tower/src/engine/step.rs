@@ -144,6 +144,10 @@ impl<IO: Io> Driver<IO> {
             }
             Step::XForward(forwarded) => updates::forwarded(session, *forwarded),
             Step::Line(line) => updates::line(&self.engine.hooks, session, &line),
+            Step::Answered(answered) => {
+                self.refusals.report(&self.engine.hooks, session, answered);
+                After::Done
+            }
             Step::Overdue(_) => return Taken::Overdue,
         };
         Taken::After(after)

@@ -52,7 +52,7 @@ pub trait Answer: sealed::Sealed + From<Reply> + IntoReply<Self> + Send + 'stati
         }
     }
 
-    /// Changes every reply in it.
+    /// Changes every reply in it. One that refuses, and has no [`Origin`](super::Origin) of its own, has that of the reply before.
     #[must_use]
     fn map_reply(self, f: impl FnMut(Reply) -> Reply) -> Self;
 }
@@ -73,7 +73,12 @@ impl Answer for Reply {
     }
 
     fn map_reply(self, mut f: impl FnMut(Self) -> Self) -> Self {
-        f(self)
+        let origin = self.origin();
+        let reply = f(self);
+        match origin {
+            Some(origin) => reply.or_origin(origin),
+            None => reply,
+        }
     }
 }
 
@@ -120,9 +125,9 @@ impl Answer for AuthOutcome {
         self.into()
     }
 
-    fn map_reply(self, mut f: impl FnMut(Reply) -> Reply) -> Self {
+    fn map_reply(self, f: impl FnMut(Reply) -> Reply) -> Self {
         match self {
-            Self::Refuse(reply) => Self::Refuse(f(reply)),
+            Self::Refuse(reply) => Self::Refuse(reply.map_reply(f)),
             other => other,
         }
     }

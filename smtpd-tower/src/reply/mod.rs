@@ -13,7 +13,7 @@ mod recover;
 mod verdict;
 
 #[doc(inline)]
-pub use smtpd_core::reply::{Code, DataReply, Reply, Status};
+pub use smtpd_core::reply::{Code, DataReply, Origin, Reply, Status};
 
 pub use self::{answer::Answer, into_reply::IntoReply, recover::recover, verdict::Verdict};
 pub(crate) use self::{into_reply::Internal, recover::decided};

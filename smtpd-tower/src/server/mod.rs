@@ -62,7 +62,7 @@ use crate::{
     lifetime::Registry,
     net::{PeerAddr, TrustedPeers},
     service::Pipeline,
-    session::{Session, SessionError, Summary},
+    session::{Answered, Session, SessionError, Summary},
 };
 #[doc(inline)]
 pub use smtpd_core::connection::{Direction, WireLine};
@@ -213,6 +213,50 @@ impl Server {
     #[must_use]
     pub fn on_wire(mut self, hook: impl Fn(&Session, &WireLine) + Send + Sync + 'static) -> Self {
         self.settings.hooks.wire.add(hook);
+        self
+    }
+
+    /// Adds a function that is called for every reply that refuses something, by 4yz or 5yz: what the client has asked for, the
+    /// reply, and who has produced it. It sees what no layer sees, because the session itself refuses bad syntax, wrong order and
+    /// what exceeds its limits, and decides last about a password.
+    ///
+    /// In LMTP, it is called for each recipient for whom a message is refused. It is called just before the reply is
+    /// written. A connection that is refused because of [`max_sessions`](Self::max_sessions) has no
+    /// session.
+    ///
+    /// ```
+    /// # #[cfg(feature = "test")]
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use smtpd_tower::{
+    ///     Pipeline, Rcpt, Request, Server, handler_fn,
+    ///     layer::DomainFilterLayer, reply::Origin, test::Client,
+    /// };
+    /// use tower::ServiceBuilder;
+    ///
+    /// let rcpt = ServiceBuilder::new()
+    ///     .layer(DomainFilterLayer::parse(["example.org"])?)
+    ///     .service(handler_fn(async |_: Request<Rcpt>| {}));
+    /// let (refused, mut refusals) = tokio::sync::mpsc::unbounded_channel();
+    /// let server = Server::new("mx.example.org", Pipeline::new().rcpt(rcpt))
+    ///     .on_reply(move |_, answered| {
+    ///         let _ = refused.send(answered.clone());
+    ///     });
+    /// let mut client = Client::connect(&server);
+    /// client.greeting().await?;
+    /// client.ehlo("client.example").await?;
+    /// client.command("MAIL FROM:<a@example.com>").await?;
+    /// client.command("RCPT TO:<b@example.net>").await?.expect_code(550)?;
+    ///
+    /// let answered = refusals.recv().await.ok_or("no refusal")?;
+    /// assert_eq!(answered.address(), Some("b@example.net"));
+    /// assert_eq!(answered.origin(), Origin::Layer("DomainFilterLayer"));
+    /// # Ok(()) }
+    /// # #[cfg(not(feature = "test"))]
+    /// # fn main() {}
+    /// ```
+    #[must_use]
+    pub fn on_reply(mut self, hook: impl Fn(&Session, &Answered) + Send + Sync + 'static) -> Self {
+        self.settings.hooks.reply.add(hook);
         self
     }
 

@@ -128,6 +128,7 @@ impl Settings {
     /// Returns what the sessions of a listener share. The driver's part follows from the other settings.
     fn driver_config(&self) -> DriverConfig {
         let log_wire = tracing::enabled!(tracing::Level::TRACE) || self.hooks.wire.is_set();
+        let report_replies = tracing::enabled!(tracing::Level::INFO) || self.hooks.reply.is_set();
         DriverConfig::new(self.resolved_config())
             .protocol(self.protocol())
             .starttls(self.has_tls() && !self.begins_with_tls())
@@ -135,6 +136,7 @@ impl Settings {
             .xclient(self.xclient_from.is_some())
             .xforward(self.xforward_from.is_some())
             .log_wire(log_wire)
+            .report_replies(report_replies)
     }
 
     /// Returns the configuration, in which the profile and the pipeline decide about what was not set.

@@ -12,6 +12,8 @@ pub struct Summary {
     pub reason: EndReason,
     /// The number of accepted messages.
     pub messages: u32,
+    /// The number of replies that refused something, by 4yz or 5yz.
+    pub refused: u32,
     /// The number of bytes received, after decryption, including those that were drained while the connection was closed.
     pub received: u64,
     /// The number of bytes sent, before encryption.

@@ -10,8 +10,10 @@
 //! | [`ReverseName`] | the name that the DNS has for the client |
 //! | [`Score`] | how suspicious a session and its message are |
 //! | [`SessionError`] | what goes wrong in a session |
+//! | [`Answered`] | a reply that refuses, and what it answers |
 //! | [`Summary`], [`EndReason`] | how a session ended |
 
+mod answered;
 mod end;
 mod error;
 mod hook;
@@ -39,6 +41,7 @@ use smtpd_core::{
 use tower::BoxError;
 
 pub use self::{
+    answered::Answered,
     end::{EndReason, Summary},
     error::SessionError,
     profile::Profile,

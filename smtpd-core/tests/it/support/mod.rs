@@ -317,6 +317,7 @@ impl<C: Caller> Session<C> {
                 return Taken::On;
             }
             Step::Overdue(_) => return Taken::Overdue,
+            Step::Answered(_) => return Taken::On,
         })
     }
 

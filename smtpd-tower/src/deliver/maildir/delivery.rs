@@ -1,6 +1,6 @@
 use std::{error::Error, sync::Arc};
 
-use smtpd_core::reply::Reply;
+use smtpd_core::reply::{Origin, Reply};
 
 use super::{Maildir, MaildirError, draft::Draft, folders::Folders};
 use crate::{
@@ -137,7 +137,7 @@ impl Failure {
             Self::Body(error) => Ok(session.reply_to(error)),
             Self::Maildir(error) if error.is_disk_full() => {
                 warn(&error, session);
-                Ok(Reply::storage_full())
+                Ok(Reply::storage_full().with_origin(Origin::Fault))
             }
             Self::Maildir(error) if error.is_over_quota() => {
                 warn(&error, session);

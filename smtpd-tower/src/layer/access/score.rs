@@ -233,7 +233,7 @@ impl ScoreGateLayer {
                 "refused by score"
             );
         });
-        Some(Reply::clone(&self.reply))
+        Some(Reply::clone(&self.reply).or_origin("ScoreGateLayer"))
     }
 }
 

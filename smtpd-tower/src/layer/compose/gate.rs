@@ -1,4 +1,7 @@
-use std::task::{Context, Poll};
+use std::{
+    any::type_name,
+    task::{Context, Poll},
+};
 
 use smtpd_core::reply::Reply;
 use tower_service::Service;
@@ -49,6 +52,19 @@ pub trait Admit<P> {
     ///
     /// Returns the reply to a request that is refused.
     fn admit(&self, request: &Request<P>) -> Result<(), Reply>;
+
+    /// Returns the name that stands for the rule in logs and metrics: a refusal without an
+    /// [`Origin`](crate::reply::Origin) of its own receives it. Default: the name of the type, such as `RequireTlsLayer`.
+    fn name(&self) -> &'static str {
+        name_of::<Self>()
+    }
+}
+
+/// Returns the name of a type, without its path and its parameters.
+fn name_of<T: ?Sized>() -> &'static str {
+    let name = type_name::<T>();
+    let name = name.split('<').next().unwrap_or(name);
+    name.rsplit("::").next().unwrap_or(name)
 }
 
 /// A service behind a rule: it is called only with the requests that the rule accepts.
@@ -82,7 +98,7 @@ where
     fn call(&mut self, request: Request<P>) -> Self::Future {
         match self.rule.admit(&request) {
             Ok(()) => AnswerFuture::inner(self.inner.call(request)),
-            Err(reply) => AnswerFuture::answer(reply.into()),
+            Err(reply) => AnswerFuture::answer(reply.or_origin(self.rule.name()).into()),
         }
     }
 }
@@ -101,3 +117,15 @@ macro_rules! rule_layer {
 }
 
 pub(in crate::layer) use rule_layer;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::layer::{ByName, OwnSenderLayer, RequireTlsLayer};
+
+    #[test]
+    fn a_rule_is_named_after_its_type() {
+        assert_eq!(name_of::<RequireTlsLayer>(), "RequireTlsLayer");
+        assert_eq!(name_of::<OwnSenderLayer<ByName>>(), "OwnSenderLayer");
+    }
+}

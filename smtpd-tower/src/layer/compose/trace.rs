@@ -31,8 +31,8 @@ use crate::{
 /// (`failed`, with the `error`), and if the engine or a layer outside gives up before the reply (`cancelled`); it then includes
 /// phase, session and peer itself, because the span may be disabled.
 ///
-/// Addresses of an envelope and credentials are never logged, and text that the client chose is escaped, so that it cannot look
-/// like a line of the log. A level that no subscriber enables costs a comparison, and nothing is allocated for it. If a
+/// It never logs addresses of an envelope and credentials, and text that the client chose is escaped, so that it cannot look like a
+/// line of the log. A level that no subscriber enables costs a comparison, and nothing is allocated for it. If a
 /// subscriber panics, its event is lost, but the reply is not.
 ///
 /// [The guide](crate::guide::logs_and_metrics) lists all events and spans.

@@ -257,7 +257,7 @@ where
                 taken,
             },
             Err(reply) => ConcurrencyFuture {
-                answer: AnswerFuture::answer(reply.into()),
+                answer: AnswerFuture::answer(reply.or_origin("ConcurrencyLayer").into()),
                 taken: None,
             },
         }

@@ -266,7 +266,7 @@ impl<F, R> SizeLimitFuture<F, R> {
 impl<F, R: From<Reply>> SizeLimitFuture<F, R> {
     fn refused() -> Self {
         Self {
-            answer: AnswerFuture::answer(Reply::too_large().into()),
+            answer: AnswerFuture::answer(too_large().into()),
             passed: None,
         }
     }
@@ -286,12 +286,16 @@ where
         let passed = this.passed.as_ref();
         Poll::Ready(Ok(
             if passed.is_some_and(|passed| passed.load(Ordering::Relaxed)) {
-                Reply::too_large().into()
+                too_large().into()
             } else {
                 response
             },
         ))
     }
+}
+
+fn too_large() -> Reply {
+    Reply::too_large().with_origin("SizeLimitLayer")
 }
 
 /// A body that fails beyond a limit.

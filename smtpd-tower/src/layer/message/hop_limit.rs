@@ -165,6 +165,7 @@ fn too_many_hops() -> Reply {
         Status::ROUTING_LOOP,
         "Too many hops, the message is in a loop",
     )
+    .with_origin("HopLimitLayer")
 }
 
 /// A body that counts its `Received` fields as they pass.

@@ -114,7 +114,9 @@ impl Settings {
     pub(super) fn refusal(&self, checked: Result<GreylistVerdict, BoxError>) -> Option<Reply> {
         match (checked, self.on_failure) {
             (Ok(GreylistVerdict::Pass), _) => None,
-            (Ok(GreylistVerdict::Wait { retry_after }), _) => Some((self.reply)(retry_after)),
+            (Ok(GreylistVerdict::Wait { retry_after }), _) => {
+                Some((self.reply)(retry_after).or_origin("GreylistLayer"))
+            }
             (Err(error), on_failure) => {
                 super::log_failure(&error);
                 match on_failure {

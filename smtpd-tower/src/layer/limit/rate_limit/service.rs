@@ -89,7 +89,7 @@ where
             }
             Err(reply) => {
                 return RateLimitFuture {
-                    answer: AnswerFuture::answer(reply.into()),
+                    answer: AnswerFuture::answer(reply.or_origin("RateLimitLayer").into()),
                     pending: None,
                 };
             }

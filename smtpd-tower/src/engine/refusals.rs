@@ -1,0 +1,57 @@
+//! The replies that refuse: each is logged, up to a limit, and reported to the hooks.
+
+use smtpd_core::connection;
+
+use super::hooks::Hooks;
+use crate::{
+    fault::quietly,
+    session::{Answered, Session},
+};
+
+/// The log of a session's refusals. A client can cause many in a second, so only the first ones have an event each.
+#[derive(Debug, Default)]
+pub(super) struct Refusals {
+    logged: u32,
+    unlogged: u32,
+}
+
+/// The maximum number of refusals of a session that are logged. Failed authentications are not counted: the protocol limits them,
+/// and what bans guessers has to see them.
+const MAX_LOGGED: u32 = 50;
+
+impl Refusals {
+    /// Logs and reports a reply.
+    pub(super) fn report(
+        &mut self,
+        hooks: &Hooks,
+        session: &Session,
+        answered: Box<connection::Answered>,
+    ) {
+        let answered = Answered::new(answered);
+        if answered.is_failed_login() {
+            answered.log(session);
+        } else if self.logged < MAX_LOGGED {
+            self.logged += 1;
+            answered.log(session);
+        } else {
+            self.unlogged = self.unlogged.saturating_add(1);
+        }
+        hooks.on_reply(session, &answered);
+    }
+
+    /// Logs how many had no event, at the end of the session.
+    pub(super) fn end(&self, session: &Session) {
+        if self.unlogged == 0 {
+            return;
+        }
+        quietly(|| {
+            tracing::info!(
+                session = session.id(),
+                listener = %session.listener_addr(),
+                peer = %session.client_addr(),
+                refusals = self.unlogged,
+                "more was refused"
+            );
+        });
+    }
+}
