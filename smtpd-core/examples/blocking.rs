@@ -89,8 +89,11 @@ fn serve(mut connection: Connection, socket: TcpStream, options: &Options) -> io
             Step::Write(writing) => write(&mut stream, writing)?,
             Step::Read(reading) => read(&mut stream, reading, &mut input, &mut buffer)?,
             Step::Handshake(wait) => handshake(&mut stream, wait, &mut input, options)?,
-            // Nothing is deferred.
-            Step::Answer(_) => {}
+            // Nothing is deferred, but a reply may be held back. A shutdown does not wait for it.
+            Step::Answer(wait) => {
+                let left = wait.until().saturating_duration_since(Instant::now());
+                thread::sleep(left.min(Duration::from_millis(100)));
+            }
             Step::Closed(_) => break,
 
             Step::Auth(request, ask) => compare(&request, shared::login(options, &request), ask),

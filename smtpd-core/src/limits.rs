@@ -36,6 +36,19 @@ pub struct Limits {
     /// The number of client errors that ends the session: the last of them is answered with 421. A deferred AUTH (454) counts as
     /// an error. Default: 20.
     pub errors: u32,
+    /// The number of client errors, and of rejected recipients since the last accepted message, that are answered at once. Each
+    /// further one is answered one second later than the one before, and nothing is read from the client meanwhile: who guesses
+    /// addresses or commands waits, and a client that makes a mistake does not notice. Each of the two is counted by itself. To
+    /// answer all of them at once, set it to [`u32::MAX`]. Default: 10.
+    pub prompt_refusals: u32,
+    /// The number of recipients rejected with 5yz since the last accepted message that ends the session: the last of them is
+    /// answered with 421 (RFC 5321 section 7.3: addresses must not be found out by RCPT). Default: 50.
+    pub rejected_recipients: u32,
+    /// The number of recipients deferred with 4yz since the last accepted message that ends the session: the last of them is
+    /// answered with 421. After every 1,000 of them, the client waits for a second. Those beyond [`recipients`](Self::recipients)
+    /// count, so it is much more than a client sends that has a long list and tries the rest of it with the next message (RFC 5321
+    /// section 4.5.3.1.10). Default: 10,000.
+    pub deferred_recipients: u32,
     /// The number of failed authentications that ends the session: the last of them is answered with 421. Default: 5.
     pub auth_failures: u32,
     /// The number of commands without an accepted message that ends the session: the last of them is answered with 421. A command
@@ -60,6 +73,9 @@ impl Default for Limits {
             recipient_domains: None,
             command_line: 2048,
             errors: 20,
+            prompt_refusals: 10,
+            rejected_recipients: 50,
+            deferred_recipients: 10_000,
             auth_failures: 5,
             idle_commands: 1000,
             after_refusal: 3,

@@ -61,7 +61,7 @@ impl Session {
                 self.about(&slot);
                 self.close_with(reply, CloseReason::Refused);
             }
-            Some(Asked::Rcpt) => self.rcpt_answered(&reply),
+            Some(Asked::Rcpt) => self.rcpt_answered(reply),
             Some(Asked::Mail) => self.mail_answered(&reply),
             Some(Asked::Helo) => self.helo_answered(&reply),
             Some(Asked::StartTls) => self.put(&reply),
@@ -154,14 +154,14 @@ impl Session {
         }
     }
 
-    fn rcpt_answered(&mut self, reply: &Reply) {
+    fn rcpt_answered(&mut self, reply: Reply) {
         let slot = self.question.take_slot();
         if !reply.is_positive() {
             self.about(&slot);
+            return self.refuse_recipient(reply);
         }
-        self.put(reply);
+        self.put(&reply);
         if let Slot::Rcpt(recipient) = slot
-            && reply.is_positive()
             && self.transaction.add(recipient)
         {
             self.state = State::Rcpt;
@@ -385,6 +385,7 @@ impl Session {
             self.idle_commands = 0;
             self.idle = Nanos::ZERO;
             self.transaction.succeeded();
+            self.refusals.succeeded();
         }
         let recipients = self.transaction.recipients();
         let envelope = self.transaction.envelope().map(Arc::as_ref);

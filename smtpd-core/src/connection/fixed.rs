@@ -44,9 +44,11 @@ replies! {
     // These follow the names of the host and the program.
     TIMED_OUT = SERVICE_UNAVAILABLE BAD_CONNECTION "timed out, closing the connection";
     TOO_MANY_COMMANDS = SERVICE_UNAVAILABLE SYSTEM_BUSY "too many commands without mail, closing the connection";
+    TOO_MANY_DEFERRED = SERVICE_UNAVAILABLE POLICY "too many deferred recipients, closing the connection";
     TOO_MANY_ERRORS = SERVICE_UNAVAILABLE POLICY "too many errors, closing the connection";
     TOO_MANY_FAILURES = SERVICE_UNAVAILABLE POLICY "too many failed authentications, closing the connection";
     TOO_MANY_MESSAGES = SERVICE_UNAVAILABLE SYSTEM_BUSY "too many messages, closing the connection";
+    TOO_MANY_REJECTED = SERVICE_UNAVAILABLE POLICY "too many rejected recipients, closing the connection";
     UNKNOWN = SYNTAX_ERROR INVALID_COMMAND "Command not recognized";
 }
 

@@ -34,6 +34,7 @@ mod question;
 mod receiving;
 mod redact;
 mod refusal;
+mod refusals;
 mod replies;
 mod session;
 mod state;
@@ -105,6 +106,7 @@ pub use crate::{
 /// | has connected, or sent a command | a question is deferred | `Answer`, or `Write` while replies wait | `ready`, `call`, `data_start` |
 /// | must send a command or a SASL response | commands | `Read` | `command`, `line`, `session`, `without_message`, `without_login` |
 /// | must send more of a message | message | `Read` | `data`, `transfer` with `min_rate` |
+/// | has made [many mistakes](crate::Limits::prompt_refusals) | a reply is held back | `Answer`, or `Write` while replies wait | when the reply is sent |
 /// | has sent more than the caller can process | [on hold](Receiving::hold) | `Answer` | `delivery` |
 /// | has sent a whole message | a question is deferred | `Answer` | `delivery` |
 /// | must receive replies | any | `Write` | `write`, `linger` after [`shut_down`](Self::shut_down) |
@@ -148,7 +150,8 @@ pub use crate::{
 ///             );
 ///         }
 ///         Step::Handshake(wait) => wait.failed(), // STARTTLS is not offered.
-///         Step::Answer(_) => unreachable!("nothing is deferred here"),
+///         // Nothing is deferred here, but a reply may be held back.
+///         Step::Answer(wait) => std::thread::sleep(wait.until() - now),
 ///         Step::Closed(reason) => break assert_eq!(reason.as_str(), "quit"),
 ///         // Questions.
 ///         Step::Connect(ask) => ask.accept(),
@@ -444,6 +447,16 @@ impl Connection {
             session.tls,
             session.identity().is_some(),
         )
+    }
+
+    /// Returns how many client errors there were in this session, such as unknown commands.
+    pub const fn errors(&self) -> u32 {
+        self.session.errors
+    }
+
+    /// Returns how many recipients were rejected with 5yz in this session.
+    pub const fn rejected_recipients(&self) -> u32 {
+        self.session.refusals.all_rejected()
     }
 
     /// Returns how many times the client has failed to authenticate in this session.

@@ -11,6 +11,7 @@ use super::{
     fixed,
     offer::Offer,
     question::{Asked, Question},
+    refusals::{Refusals, When},
     replies::Replies,
     state::State,
     transaction::Transaction,
@@ -42,6 +43,8 @@ pub(super) struct Session {
     pub(super) closed: Option<CloseReason>,
     /// Client errors.
     pub(super) errors: u32,
+    /// Refused recipients, and a reply that is held back.
+    pub(super) refusals: Refusals,
     /// Commands since the last accepted message that may have led to none, or since a greeting of 5yz.
     pub(super) idle_commands: u32,
     /// Accepted messages.
@@ -79,6 +82,8 @@ pub(super) enum Refused {
     Fault(Reply),
     /// It was not wrong.
     Answered(Reply),
+    /// It was not wrong, but it is a recipient, and those are counted.
+    Recipient(Reply),
     /// It exceeds a limit of the session, which ends.
     OverLimit(Reply),
     /// The session ends.
@@ -102,6 +107,7 @@ impl Session {
             tls: false,
             closed: None,
             errors: 0,
+            refusals: Refusals::default(),
             idle_commands: 0,
             messages: 0,
             idle: Nanos::ZERO,
@@ -254,10 +260,42 @@ impl Session {
     /// Sends the reply to a wrong command, and ends the session if the limit is reached.
     pub(super) fn fault(&mut self, reply: Reply) {
         self.errors += 1;
-        if self.errors >= self.config.settings.limits.errors || self.is_turned_away() {
+        let when = When::of_error(self.errors, &self.config.settings.limits);
+        if self.is_turned_away() {
             return self.close_over_limit(&fixed::TOO_MANY_ERRORS);
         }
-        self.put(&reply);
+        let when = match when {
+            // There are few of these, and little time for them.
+            When::After(_) if self.state == State::Refused => When::Now,
+            when => when,
+        };
+        self.put_when(when, reply, &fixed::TOO_MANY_ERRORS);
+    }
+
+    /// Sends the reply to a recipient that is refused, and ends the session if the limit is reached.
+    pub(super) fn refuse_recipient(&mut self, reply: Reply) {
+        let limits = &self.config.settings.limits;
+        let (when, too_many) = match reply.code().is_transient() {
+            true => (self.refusals.deferred(limits), fixed::TOO_MANY_DEFERRED),
+            false => (self.refusals.rejected(limits), fixed::TOO_MANY_REJECTED),
+        };
+        self.put_when(when, reply, &too_many);
+    }
+
+    /// Sends a refusal at once or later, or ends the session with `too_many` instead.
+    fn put_when(&mut self, when: When, reply: Reply, too_many: &Reply) {
+        match when {
+            When::Now => self.put(&reply),
+            When::After(delay) => self.refusals.hold(reply, delay),
+            When::Never => self.close_over_limit(too_many),
+        }
+    }
+
+    /// Sends the reply that was held back, if any.
+    pub(super) fn release(&mut self) {
+        if let Some(reply) = self.refusals.release() {
+            self.put(&reply);
+        }
     }
 
     /// Sends the reply to a refused command.
@@ -265,6 +303,7 @@ impl Session {
         match refused {
             Refused::Fault(reply) => self.fault(reply),
             Refused::Answered(reply) => self.put(&reply),
+            Refused::Recipient(reply) => self.refuse_recipient(reply),
             Refused::OverLimit(reply) => self.close_over_limit(&reply),
             Refused::Closed(reply, reason) => self.close_with(reply, reason),
         }
@@ -328,6 +367,7 @@ impl Session {
         self.reading = Mode::Closed;
         self.give_up(reason);
         self.question.forget();
+        self.refusals.release();
         self.authentication.cancel();
         self.end_transaction();
     }

@@ -38,7 +38,8 @@ pub enum Step<'c> {
     Read(Reading<'c>),
     /// Wait for the TLS handshake: nothing is left to be written in plaintext.
     Handshake(Handshaking<'c>),
-    /// Wait for the answer to a deferred question.
+    /// Wait for the answer to a deferred question, or for the time at which a reply is sent that is held back after [many
+    /// refusals](crate::Limits::prompt_refusals). Read nothing meanwhile, except to find out whether the client is lost.
     Answer(Answering<'c>),
     /// The session is over and everything is written: close the connection. Every later poll returns this step again.
     ///

@@ -67,14 +67,14 @@ impl Transaction {
         let path = strip_prefix(argument, b"TO:").ok_or(Refused::Fault(fixed::SYNTAX))?;
         let limits = &offer.config.settings.limits;
         if self.len() >= limits.recipients as usize {
-            return Err(Refused::Answered(Reply::too_many_recipients()));
+            return Err(Refused::Recipient(Reply::too_many_recipients()));
         }
         let recipient = parse_rcpt(path, offer, self.utf8).map_err(Refused::Fault)?;
         if let Some(limit) = limits.recipient_domains
             && !self.note_domain(recipient.path(), limit)
         {
             let reply = Reply::too_many_recipients().with_text("Too many domains");
-            return Err(Refused::Answered(reply));
+            return Err(Refused::Recipient(reply));
         }
         Ok(recipient)
     }

@@ -80,6 +80,10 @@ impl Connection {
             self.pause(now);
             return self.await_answer(now);
         }
+        if self.session.refusals.is_holding() {
+            self.pause(now);
+            return self.await_release(now);
+        }
         match self.session.reading {
             Mode::Closed => {
                 drop_all(input);
@@ -273,6 +277,21 @@ impl Connection {
             self.overdue();
             return None;
         };
+        self.await_until(due, now)
+    }
+
+    /// Waits until the reply that is held back may be sent, which a shutdown does not wait for.
+    fn await_release(&mut self, now: Moment) -> Option<Wait> {
+        let until = self.session.refusals.held_until(now)?;
+        if until <= now || self.draining {
+            self.session.release();
+            return None;
+        }
+        self.await_until(until, now)
+    }
+
+    /// Waits for that time, or for the replies that were put before to be written.
+    fn await_until(&mut self, due: Moment, now: Moment) -> Option<Wait> {
         if self.session.replies.unsent().is_empty() {
             return Some(Wait::Until(Need::Answer, due));
         }

@@ -85,14 +85,15 @@ impl<'c> Reading<'c> {
     }
 }
 
-/// The answer to a deferred question is needed, at the latest by [`until`](Self::until).
+/// The answer to a deferred question is needed, at the latest by [`until`](Self::until). Or a reply is held back until then.
 pub struct Answering<'c> {
     pub(super) connection: &'c mut Connection,
     pub(super) until: Moment,
 }
 
 impl<'c> Answering<'c> {
-    /// Returns when the connection itself replies with 451, or 454 to AUTH. Poll then.
+    /// Returns when the connection itself replies with 451, or 454 to AUTH, or when a reply is sent that was held back. Poll
+    /// then.
     pub fn until(&self) -> Instant {
         self.connection.clock.instant(self.until)
     }
@@ -101,6 +102,12 @@ impl<'c> Answering<'c> {
     /// though nobody waits for the reply (RFC 5321 section 6.1).
     pub fn outlives_client(&self) -> bool {
         self.connection.session.is_delivering()
+    }
+
+    /// Returns whether a reply is held back until then, because the client was refused [too
+    /// often](crate::Limits::prompt_refusals), and no answer is needed.
+    pub fn holds_reply(&self) -> bool {
+        self.connection.session.refusals.is_holding()
     }
 
     /// Returns the session, to [resume](Connection::resume) the question, or to notify it of an event.

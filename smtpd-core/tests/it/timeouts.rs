@@ -732,7 +732,8 @@ fn a_session_s_time_ends_while_commands_keep_coming() {
 
 #[test]
 fn a_transaction_is_not_kept_open_without_end() {
-    let mut session = started(patient());
+    let prompt = patient().limits(|limits| limits.prompt_refusals = 100);
+    let mut session = started(prompt);
     session.later(0, TRANSACTION);
     let mut passed = 0;
     while passed < 3600 + 900 - 299 {
@@ -969,4 +970,162 @@ fn a_handshake_is_not_awaited_after_a_shutdown() {
     );
     // The client would read plaintext as part of the awaited handshake.
     assert_eq!(String::from_utf8_lossy(&session.output), "");
+}
+
+/// Rejects the recipients at `x`, and defers those at `y`.
+#[derive(Debug)]
+struct Guessed;
+
+impl Caller for Guessed {
+    fn decide(&mut self, told: &Told, _: usize) -> Option<Decision> {
+        let text = String::from_utf8_lossy(&told.text);
+        match (told.kind, text.contains("@x "), text.contains("@y ")) {
+            ("rcpt", true, _) => Some(Reply::no_such_user().into()),
+            ("rcpt", _, true) => Some(Reply::busy().into()),
+            _ => None,
+        }
+    }
+}
+
+/// A session in a transaction, and what it sends after this: the replies, each with the second in which it was sent.
+fn pace(sent: &str) -> (Vec<(u64, u16)>, Option<CloseReason>) {
+    let mut session = Session::new(driver(config()), false, Guessed);
+    session.feed(TRANSACTION.as_bytes());
+    session.output.clear();
+    session.send(sent.as_bytes());
+    let (start, mut now, mut replies) = (session.now, session.now, Vec::new());
+    loop {
+        match session.connection.poll(now, &mut session.input) {
+            Step::Write(mut writing) => {
+                let text = String::from_utf8(writing.bytes().to_vec()).unwrap();
+                let codes = text.lines().map(|line| line[..3].parse().unwrap());
+                replies.extend(codes.map(|code| ((now - start).as_secs(), code)));
+                writing.wrote(text.len(), now);
+            }
+            Step::Answer(wait) => {
+                assert!(wait.holds_reply() && !wait.outlives_client());
+                now = wait.until();
+            }
+            Step::Rcpt(rcpt, ask) => match rcpt.recipient().as_str() {
+                path if path.ends_with("@x") => ask.refuse(Reply::no_such_user()),
+                path if path.ends_with("@y") => ask.refuse(Reply::busy()),
+                _ => ask.accept(),
+            },
+            Step::Mail(_, ask) => ask.accept(),
+            Step::Data(ask) => ask.receive(),
+            Step::Message(_, ask) => ask.reply(Reply::OK),
+            Step::Read(_) => return (replies, None),
+            Step::Closed(reason) => return (replies, Some(reason)),
+            step => drop(step),
+        }
+    }
+}
+
+#[test]
+fn addresses_are_guessed_as_fast_as_the_client_can_send() {
+    let (replies, closed) = pace(&"RCPT TO:<guess@x>\r\n".repeat(1000));
+    assert_eq!(closed, Some(CloseReason::Limit));
+    assert_eq!(replies.len(), 50);
+    assert!(replies[..10].iter().all(|reply| *reply == (0, 550)));
+    let mut due = 0;
+    for (later, reply) in (1..).zip(&replies[10..49]) {
+        due += later;
+        assert_eq!(*reply, (due, 550));
+    }
+    assert_eq!(replies[49], (780, 421));
+}
+
+#[test]
+fn wrong_commands_are_answered_as_fast_as_the_client_can_send() {
+    let (replies, closed) = pace(&"FROBNICATE\r\n".repeat(1000));
+    assert_eq!(closed, Some(CloseReason::Limit));
+    assert_eq!(replies.len(), 20);
+    assert_eq!((replies[9], replies[18]), ((0, 500), (45, 500)));
+    assert_eq!(replies[19], (45, 421));
+}
+
+#[test]
+fn a_flood_of_recipients_beyond_the_limit_is_answered_without_end() {
+    let (replies, closed) = pace(&"RCPT TO:<more@y>\r\n".repeat(20_000));
+    assert_eq!(closed, Some(CloseReason::Limit));
+    assert_eq!(replies.len(), 10_000);
+    assert_eq!((replies[998], replies[999]), ((0, 451), (1, 451)));
+    assert_eq!(replies[9_999], (9, 421));
+}
+
+#[test]
+fn a_list_of_a_thousand_recipients_is_held_up() {
+    let message = "DATA\r\n.\r\n";
+    let rcpts = |n: usize| "RCPT TO:<list@z>\r\n".repeat(n);
+    // The first is part of the transaction that is open.
+    let mut list = format!("{}{message}", rcpts(999));
+    for sent in 1..10 {
+        let rest = rcpts(1000 - 100 * sent);
+        list = format!("{list}MAIL FROM:<a@b>\r\n{rest}{message}");
+    }
+    let (replies, closed) = pace(&list);
+    assert_eq!(closed, None);
+    assert!(replies.iter().all(|(second, _)| *second == 0));
+    let deferred = replies.iter().filter(|(_, code)| *code == 452).count();
+    assert_eq!(deferred, 4_500);
+}
+
+/// A session that holds a reply back for a second.
+fn holding() -> Session<Guessed> {
+    let mut session = Session::new(driver(config()), false, Guessed);
+    session.feed(TRANSACTION.as_bytes());
+    session.feed("RCPT TO:<guess@x>\r\n".repeat(10).as_bytes());
+    session.output.clear();
+    session.send(b"RCPT TO:<guess@x>\r\nNOOP\r\n");
+    match session.connection.poll(session.now, &mut session.input) {
+        Step::Rcpt(_, ask) => ask.refuse(Reply::no_such_user()),
+        other => panic!("{other:?}"),
+    }
+    let until = session.now + seconds(1);
+    for _ in 0..3 {
+        match session.connection.poll(session.now, &mut session.input) {
+            Step::Answer(wait) => assert_eq!((wait.holds_reply(), wait.until()), (true, until)),
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(session.input.as_ref(), b"NOOP\r\n", "it is read meanwhile");
+    session
+}
+
+#[test]
+fn a_reply_that_is_held_back_outlives_its_session() {
+    let said = |session: &Session<Guessed>| String::from_utf8_lossy(&session.output).into_owned();
+
+    let mut session = holding();
+    session.connection.shut_down();
+    session.feed(b"");
+    assert!(said(&session).starts_with("421 4.3.2 "));
+
+    let mut session = holding();
+    session.connection.handle_lost();
+    session.feed(b"");
+    assert!(session.is_closed() && session.output.is_empty());
+
+    // An open transaction may continue, but nothing is held back any more.
+    let mut session = holding();
+    session.connection.drain();
+    let before = session.now;
+    session.feed(b"");
+    assert_eq!((said(&session).len(), session.now), (38, before));
+
+    let mut session = holding();
+    session.connection.handle_eof();
+    session.feed(b"");
+    assert!(said(&session).starts_with("550 ") && said(&session).ends_with("250 2.0.0 OK\r\n"));
+    assert!(session.is_closed());
+}
+
+#[test]
+fn the_client_is_charged_for_the_time_in_which_its_reply_is_held_back() {
+    let mut session = holding();
+    session.now += seconds(599);
+    session.feed(b"");
+    // Ten minutes without a message are over if that counts.
+    session.later(299, "RSET\r\n");
+    session.later(299, "RSET\r\n");
 }

@@ -111,12 +111,15 @@ fn the_sums_of_the_defaults_are_less_than_clients_wait() {
 }
 
 /// Where each reply to a limit is shown.
-const SHOWN: [(&str, &str); 10] = [
+const SHOWN: [(&str, &str); 13] = [
     ("message_size", "size_real.smtp"),
     ("recipients", "limit_recipients.smtp"),
     ("recipient_domains", "limit_domains.smtp"),
     ("command_line", "lines_too_long.smtp"),
     ("errors", "limit_errors.smtp"),
+    ("prompt_refusals", "limit_prompt_refusals.smtp"),
+    ("rejected_recipients", "limit_rejected_recipients.smtp"),
+    ("deferred_recipients", "limit_deferred_recipients.smtp"),
     ("auth_failures", "auth_failures.smtp"),
     ("idle_commands", "limit_idle_commands.smtp"),
     ("after_refusal", "limit_after_refusal.smtp"),
@@ -137,9 +140,10 @@ fn the_replies_to_limits_are_those_of_the_transcripts() {
             replies.next().unwrap_or_default(),
             replies.next().unwrap_or_default(),
         );
-        // The reply to the message, where there is no code.
+        // The command's own reply, or that to the message, where there is no code.
         let reply = match code.parse::<u16>() {
             Ok(_) => format!("S: {code} {} ", status.trim_end_matches(',')),
+            Err(_) if limit == "prompt_refusals" => "S: 550 ".to_owned(),
             Err(_) => "S: 552 ".to_owned(),
         };
         assert!(

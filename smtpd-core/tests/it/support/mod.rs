@@ -92,6 +92,8 @@ enum Taken {
     Closed,
     Question(Treated),
     Answer(Instant),
+    /// A reply is held back until then.
+    Held(Instant),
     Overdue,
 }
 
@@ -170,6 +172,10 @@ impl<C: Caller> Session<C> {
             }
             Taken::Question(Treated::Leaked) => self.leaked = true,
             Taken::Answer(until) => return self.answer_later(until),
+            Taken::Held(until) => {
+                self.now = until;
+                self.happen();
+            }
             Taken::Overdue => {
                 self.leaked = false;
                 self.stale.extend(self.open.take());
@@ -215,7 +221,10 @@ impl<C: Caller> Session<C> {
             Step::Answer(answering) => {
                 let until = answering.until();
                 wait(&mut self.until, now, until);
-                return Taken::Answer(until);
+                return match answering.holds_reply() {
+                    true => Taken::Held(until),
+                    false => Taken::Answer(until),
+                };
             }
             Step::Closed(reason) => {
                 if self.until.take().is_some()
