@@ -112,9 +112,11 @@ fn describe<L: Listener>(
     };
     match caught(facts) {
         Ok((tls, local)) => Some(Accepted {
-            local: local.flatten().unwrap_or_else(|| bound.clone()),
+            local: local
+                .flatten()
+                .map_or_else(|| bound.clone(), PeerAddr::canonical),
             io,
-            peer,
+            peer: peer.canonical(),
             tls,
         }),
         Err(panic) => {

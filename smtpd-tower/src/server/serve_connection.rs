@@ -61,7 +61,7 @@ where
     pub(super) fn new(server: Server, io: IO, peer: PeerAddr) -> Self {
         let accepted = Accepted {
             io,
-            peer,
+            peer: peer.canonical(),
             local: PeerAddr::Unknown,
             tls: None,
         };
@@ -76,7 +76,7 @@ where
     /// Default: unknown.
     pub fn local_addr(mut self, address: impl Into<PeerAddr>) -> Self {
         if let Some(start) = &mut self.start {
-            start.accepted.local = address.into();
+            start.accepted.local = address.into().canonical();
         }
         self
     }

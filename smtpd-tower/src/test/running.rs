@@ -42,7 +42,7 @@ impl Running {
     ///
     /// # Errors
     ///
-    /// Returns an error if no port is available.
+    /// Returns an error if the server [cannot be served](crate::server::Serve::check), or no port is available.
     pub async fn start(server: Server) -> io::Result<Self> {
         Self::start_with(server, |listener| listener).await
     }
@@ -51,16 +51,20 @@ impl Running {
     ///
     /// # Errors
     ///
-    /// Returns an error if no port is available.
+    /// Returns an error if the server [cannot be served](crate::server::Serve::check), or no port is available.
     pub async fn start_with<L: Listener>(
         server: Server,
         wrap: impl FnOnce(TcpListener) -> L,
     ) -> io::Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+        let (address, handle) = (listener.local_addr()?, server.handle());
+        let serve = isolated(server).serve(wrap(listener));
+        // Otherwise, a client would find a connection that is closed, and the cause would be seen at the end only.
+        serve.check()?;
         Ok(Self {
-            address: listener.local_addr()?,
-            handle: server.handle(),
-            serving: tokio::spawn(isolated(server).serve(wrap(listener))),
+            address,
+            handle,
+            serving: tokio::spawn(serve),
         })
     }
 
@@ -104,7 +108,7 @@ impl Drop for Running {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::test::Recorder;
+    use crate::{session::Profile, test::Recorder};
 
     fn server() -> Server {
         Server::new("mx.test", Recorder::new().pipeline())
@@ -126,6 +130,20 @@ mod tests {
         stopped?;
         last?.expect_code(421)?;
         Ok(())
+    }
+
+    #[tokio::test]
+    async fn a_server_that_cannot_be_served_is_reported_at_the_start() {
+        for (server, cause) in [
+            (server().profile(Profile::Mx), "Server::domains"),
+            (
+                Server::new("no host", Recorder::new().pipeline()),
+                "no host",
+            ),
+        ] {
+            let error = Running::start(server).await.unwrap_err().to_string();
+            assert!(error.contains(cause), "{error}");
+        }
     }
 
     #[tokio::test]
