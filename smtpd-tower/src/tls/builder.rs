@@ -78,6 +78,10 @@ impl TlsBuilder {
     /// Names are compared as a whole and without case; `*.example.org` matches any name with exactly one more label. If several
     /// certificates match, one that was [given](ServerCertificate::names) the name takes precedence over one that contains it, an
     /// exact name over one with `*`, and the first certificate over the next.
+    ///
+    /// Several certificates can have the same name, such as one with an ECDSA key and one with an RSA key: a client receives the
+    /// first one whose signatures it can verify (RFC 8446 section 4.2.3). Put ECDSA first, because it costs the server less. For
+    /// clients that request no name, certificates with a name of the default one take part too.
     #[must_use]
     pub fn certificate(mut self, certificate: ServerCertificate) -> Self {
         self.others.push(certificate);
@@ -166,7 +170,6 @@ impl TlsBuilder {
         let stamps = self.look();
         let (default, host, provider) = (&self.default, self.host.as_ref(), &self.provider);
         let certificates = Certificates::read(default, host, &self.others, provider)?;
-        let certificates = Arc::new(certificates);
         let mut warnings = certificates.warnings.clone();
         let clients = match &self.clients {
             Some(clients) => {
@@ -177,12 +180,11 @@ impl TlsBuilder {
             None => None,
         };
         let config = self
-            .config(certificates.clone(), clients.as_ref())
+            .config(Arc::new(certificates), clients.as_ref())
             .map_err(|error| TlsError::new(Problem::Setup(error), None))?;
         Ok(Snapshot {
             config: Arc::new(config),
             origin: Some(Origin {
-                certificates,
                 clients,
                 warnings,
                 recipe: self,

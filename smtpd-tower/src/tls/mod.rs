@@ -156,7 +156,7 @@ pub use self::{
     source::{ClientCertificates, ServerCertificate},
     warning::TlsWarning,
 };
-use self::{client::ClientVerifier, parts::Time, sni::Certificates, watch::Stamp};
+use self::{client::ClientVerifier, parts::Time, sni::Certificate, watch::Stamp};
 
 /// The TLS settings of a server: certificates, private keys and options.
 ///
@@ -187,7 +187,6 @@ struct Snapshot {
 
 /// The source of a snapshot, and its warnings.
 struct Origin {
-    certificates: Arc<Certificates>,
     clients: Option<ClientVerifier>,
     /// What is odd about the files, now or at a later time.
     warnings: Vec<TlsWarning>,
@@ -288,9 +287,11 @@ impl TlsConfig {
     {
         let snapshot = self.current();
         let acceptor = TlsAcceptor::from(snapshot.config.clone());
-        let stream = Box::new(acceptor.accept(io).await?);
+        let (accepted, certificate) = sni::with_choice(acceptor.accept(io)).await;
+        let stream = Box::new(accepted?);
         let connection = stream.get_ref().1;
-        let (info, bindings) = (snapshot.info(connection)?, snapshot.bindings(connection));
+        let info = snapshot.info(connection)?;
+        let bindings = snapshot.bindings(connection, certificate.as_deref());
         Ok(Secured {
             stream,
             info,
@@ -319,7 +320,11 @@ impl Snapshot {
         Ok(TlsInfo::of(connection, verified).with_constrained_names(constrained))
     }
 
-    fn bindings(&self, connection: &rustls::ServerConnection) -> ChannelBindings {
+    fn bindings(
+        &self,
+        connection: &rustls::ServerConnection,
+        certificate: Option<&Certificate>,
+    ) -> ChannelBindings {
         let exported = binding::exported(connection, self.config.require_ems);
         let Some(origin) = &self.origin else {
             return exported;
@@ -327,7 +332,7 @@ impl Snapshot {
         if exported.is_empty() && !origin.recipe.end_point_alone {
             return exported;
         }
-        match origin.certificates.end_point(connection.server_name()) {
+        match certificate.and_then(Certificate::end_point) {
             Some(hash) => exported.with(ChannelBinding::TlsServerEndPoint, hash),
             None => exported,
         }

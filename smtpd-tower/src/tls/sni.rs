@@ -1,9 +1,11 @@
 //! Selects the certificate for a client.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{cell::RefCell, collections::HashMap, future::Future, sync::Arc};
 
 use rustls_pki_types::DnsName;
+use tokio::task_local;
 use tokio_rustls::rustls::{
+    SignatureScheme,
     server::{ClientHello, ResolvesServerCert},
     sign::CertifiedKey,
 };
@@ -19,18 +21,34 @@ use super::{
     warning::TlsWarning,
 };
 
-/// The certificates by the names that clients request (RFC 6066 section 3). The name alone determines the certificate, so it can
-/// be determined again later.
+task_local! {
+    /// The certificate of the handshake in progress. rustls does not tell which one it has used.
+    static CHOSEN: RefCell<Option<Arc<Certificate>>>;
+}
+
+/// Performs a handshake, and returns the certificate that it has used with its output.
+pub(super) async fn with_choice<F: Future>(handshake: F) -> (F::Output, Option<Arc<Certificate>>) {
+    let observed = async {
+        let output = handshake.await;
+        (output, CHOSEN.with(RefCell::take))
+    };
+    CHOSEN.scope(RefCell::default(), observed).await
+}
+
+/// The certificates by the names that clients request (RFC 6066 section 3). Several of one name, such as an ECDSA and an RSA one,
+/// are in the order of preference.
 #[derive(Debug)]
 pub(super) struct Certificates {
-    named: HashMap<String, Arc<Certificate>>,
-    default: Arc<Certificate>,
+    named: HashMap<String, Vec<Arc<Certificate>>>,
+    /// The default one, and others for a name of it. There is at least one.
+    default: Vec<Arc<Certificate>>,
     /// The warnings about all of them.
     pub(super) warnings: Vec<TlsWarning>,
 }
 
+/// A certificate with its key.
 #[derive(Debug)]
-struct Certificate {
+pub(super) struct Certificate {
     key: Arc<CertifiedKey>,
     names: Vec<String>,
     warnings: Vec<TlsWarning>,
@@ -56,30 +74,42 @@ impl Certificates {
             }
             all.push((source, certificate));
         }
+        let is_alike = |other: &&Arc<Certificate>| {
+            !Arc::ptr_eq(other, &first) && other.names.iter().any(|name| first.names.contains(name))
+        };
+        let alike = all.iter().map(|(_, other)| other).filter(is_alike);
+        let default = [&first].into_iter().chain(alike).cloned().collect();
         all.sort_by_key(|(source, _)| source.names.is_empty());
-        let mut named = HashMap::new();
+        let mut named = HashMap::<_, Vec<_>>::new();
         for (_, certificate) in &all {
             for name in &certificate.names {
                 named
                     .entry(name.clone())
-                    .or_insert_with(|| certificate.clone());
+                    .or_default()
+                    .push(certificate.clone());
             }
         }
         let warnings = all.iter().flat_map(|(_, one)| one.warnings.clone());
         Ok(Self {
             named,
-            default: first,
+            default,
             warnings: warnings.collect(),
         })
     }
 
-    /// Returns the channel binding `tls-server-end-point` for a client that has requested this name.
-    pub(super) fn end_point(&self, name: Option<&str>) -> Option<&[u8]> {
-        self.pick(name).end_point.as_deref()
+    /// Returns the first certificate for the name whose signatures the client can verify, or the first one at all: then the
+    /// handshake fails, with an alert that says why.
+    fn choose(&self, name: Option<&str>, schemes: &[SignatureScheme]) -> Option<&Arc<Certificate>> {
+        let candidates = self.of(name);
+        let can_verify = |one: &&Arc<Certificate>| one.key.key.choose_scheme(schemes).is_some();
+        candidates
+            .iter()
+            .find(can_verify)
+            .or_else(|| candidates.first())
     }
 
-    /// Returns the certificate of the name; of the name with `*` for its first label (RFC 9525 section 6.3); or the default.
-    fn pick(&self, name: Option<&str>) -> &Certificate {
+    /// Returns the certificates of the name; of the name with `*` for its first label (RFC 9525 section 6.3); or the default.
+    fn of(&self, name: Option<&str>) -> &[Arc<Certificate>] {
         let find = || {
             let name = name?.to_ascii_lowercase();
             self.named.get(&name).or_else(|| {
@@ -93,7 +123,10 @@ impl Certificates {
 
 impl ResolvesServerCert for Certificates {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        Some(self.pick(hello.server_name()).key.clone())
+        let chosen = self.choose(hello.server_name(), hello.signature_schemes())?;
+        // Outside of `with_choice`, nobody asks.
+        let _ = CHOSEN.try_with(|choice| choice.replace(Some(chosen.clone())));
+        Some(chosen.key.clone())
     }
 }
 
@@ -124,6 +157,11 @@ impl Certificate {
             key: Arc::new(key),
         })
     }
+
+    /// Returns the channel binding `tls-server-end-point` of a connection that uses it.
+    pub(super) fn end_point(&self) -> Option<&[u8]> {
+        self.end_point.as_deref()
+    }
 }
 
 /// Returns a name in the form in which clients request it.
@@ -139,14 +177,33 @@ fn host(name: &str) -> Result<String, Problem> {
 #[cfg(feature = "tls-ring")]
 mod tests {
     use rcgen::{CertificateParams, KeyPair};
+    use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+    use smtpd_core::sasl::ChannelBinding;
+    use tokio_rustls::{
+        TlsConnector,
+        rustls::{
+            ClientConfig, DigitallySignedStruct, Error,
+            client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+            version::TLS13,
+        },
+    };
 
     use super::*;
+    use crate::tls::TlsBuilder;
 
     fn made(names: &[&str]) -> ServerCertificate {
         let names: Vec<_> = names.iter().map(|name| (*name).to_owned()).collect();
         let key = KeyPair::generate().unwrap();
         let cert = CertificateParams::new(names).unwrap().self_signed(&key);
         ServerCertificate::from_pem(cert.unwrap().pem(), key.serialize_pem())
+    }
+
+    fn rsa() -> ServerCertificate {
+        let fixture = |name: &str| {
+            let path = format!("{}/tests/fixtures/{name}", env!("CARGO_MANIFEST_DIR"));
+            std::fs::read(path).unwrap()
+        };
+        ServerCertificate::from_pem(fixture("rsa.crt"), fixture("rsa.key"))
     }
 
     fn read(
@@ -196,12 +253,118 @@ mod tests {
             (Some("mx2.example.org"), &given),
             (Some("mx3.example.org"), &over),
         ] {
-            let picked = certificates.pick(name);
-            assert_eq!(picked.key.cert[0].to_vec(), own(want), "{name:?}");
+            let schemes = [SignatureScheme::ECDSA_NISTP256_SHA256];
+            let chosen = certificates.choose(name, &schemes).unwrap();
+            assert_eq!(chosen.key.cert[0].to_vec(), own(want), "{name:?}");
             assert_eq!(
-                certificates.end_point(name),
+                chosen.end_point(),
                 binding::end_point(&own(want)).as_deref()
             );
+        }
+    }
+
+    #[test]
+    fn a_client_that_can_verify_the_second_certificate_only_is_refused() {
+        const RSA: SignatureScheme = SignatureScheme::RSA_PSS_SHA256;
+        const P256: SignatureScheme = SignatureScheme::ECDSA_NISTP256_SHA256;
+        let rsa = rsa().names(["mx.example.org"]);
+        let ecdsa = made(&[]).names(["mx.example.org"]);
+        let other = made(&["other.test"]);
+        for (default, others) in [
+            (&ecdsa, [rsa.clone(), other.clone()]),
+            (&other, [ecdsa.clone(), rsa.clone()]),
+        ] {
+            let certificates = read(default, &others).unwrap();
+            let is_default = default.chain.read().unwrap() == ecdsa.chain.read().unwrap();
+            for (name, schemes, want) in [
+                (Some("mx.example.org"), &[RSA, P256][..], &ecdsa),
+                (Some("mx.example.org"), &[RSA], &rsa),
+                (None, &[RSA, P256], default),
+                (None, &[RSA], if is_default { &rsa } else { default }),
+                (Some("other.test"), &[RSA], &other),
+                (Some("unknown.test"), &[P256], default),
+                // The handshake fails.
+                (Some("mx.example.org"), &[SignatureScheme::ED448], &ecdsa),
+            ] {
+                let chosen = certificates.choose(name, schemes).unwrap();
+                assert_eq!(
+                    chosen.key.cert[0].to_vec(),
+                    own(want),
+                    "{name:?} {schemes:?}"
+                );
+            }
+        }
+    }
+
+    /// Accepts any certificate, but can verify only the signatures of one kind of key.
+    #[derive(Debug)]
+    struct Anybody(SignatureScheme);
+
+    impl ServerCertVerifier for Anybody {
+        fn verify_server_cert(
+            &self,
+            _: &CertificateDer<'_>,
+            _: &[CertificateDer<'_>],
+            _: &ServerName<'_>,
+            _: &[u8],
+            _: UnixTime,
+        ) -> Result<ServerCertVerified, Error> {
+            Ok(ServerCertVerified::assertion())
+        }
+
+        fn verify_tls12_signature(
+            &self,
+            _: &[u8],
+            _: &CertificateDer<'_>,
+            _: &DigitallySignedStruct,
+        ) -> Result<HandshakeSignatureValid, Error> {
+            Ok(HandshakeSignatureValid::assertion())
+        }
+
+        fn verify_tls13_signature(
+            &self,
+            _: &[u8],
+            _: &CertificateDer<'_>,
+            _: &DigitallySignedStruct,
+        ) -> Result<HandshakeSignatureValid, Error> {
+            Ok(HandshakeSignatureValid::assertion())
+        }
+
+        fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+            vec![self.0]
+        }
+    }
+
+    #[tokio::test]
+    async fn scram_binds_to_the_certificate_that_the_client_has_received() {
+        let ecdsa = made(&["mx.example.org"]);
+        let rsa = rsa().names(["mx.example.org"]);
+        let tls = TlsBuilder::new(ecdsa.clone()).certificate(rsa.clone());
+        let tls = tls.build().unwrap();
+        for (scheme, used) in [
+            (SignatureScheme::ECDSA_NISTP256_SHA256, &ecdsa),
+            (SignatureScheme::RSA_PSS_SHA256, &rsa),
+        ] {
+            let client = ClientConfig::builder_with_provider(Provider::ring().crypto().clone())
+                .with_protocol_versions(&[&TLS13])
+                .unwrap()
+                .dangerous()
+                .with_custom_certificate_verifier(Arc::new(Anybody(scheme)))
+                .with_no_client_auth();
+            let (near, far) = tokio::io::duplex(1 << 14);
+            // No name: the default certificate, or one like it.
+            let name = ServerName::try_from("127.0.0.1").unwrap();
+            let connecting = TlsConnector::from(Arc::new(client)).connect(name, near);
+            let (connected, secured) = tokio::join!(connecting, tls.accept(far));
+            let (connected, secured) = (connected.unwrap(), secured.unwrap());
+            let received = connected.get_ref().1.peer_certificates().unwrap();
+            assert_eq!(received[0].to_vec(), own(used));
+            let hash = binding::end_point(&own(used)).unwrap();
+            let bindings = secured.bindings;
+            let bound = bindings
+                .clone()
+                .with(ChannelBinding::TlsServerEndPoint, hash);
+            assert_eq!(bindings, bound);
         }
     }
 
