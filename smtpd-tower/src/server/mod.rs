@@ -8,6 +8,7 @@
 //! | [`Listener`] | a source of connections |
 //! | [`system_hostname`] | returns the name of this machine |
 //! | `bind_reuse_port` (on Unix) | binds one of several listeners of a port |
+//! | `UnixSocket` (on Unix) | binds a Unix socket with a mode and a group |
 
 mod accept;
 mod handle;
@@ -28,6 +29,8 @@ mod reuse_port;
 mod serve;
 mod serve_connection;
 mod settings;
+#[cfg(unix)]
+mod unix_socket;
 
 use std::{io, sync::Arc};
 
@@ -49,6 +52,8 @@ use tokio::{
     ))
 ))]
 pub use self::reuse_port::bind_reuse_port;
+#[cfg(unix)]
+pub use self::unix_socket::{UnixSocket, UnixSocketListener};
 use self::{accept::Acceptor, settings::Settings};
 pub use self::{
     handle::Handle, hostname::system_hostname, listener::Listener, serve::Serve,
