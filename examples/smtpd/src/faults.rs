@@ -20,6 +20,7 @@ impl Options {
             .into_iter()
             .chain(self.client_certificate_faults())
             .chain(self.user_faults())
+            .chain(self.operation_faults())
             .chain([self.lenient_fault()])
             .find_map(|(found, fault)| found.then_some(fault))
             .or_else(|| self.mode_fault(self.has_tls()))
@@ -30,31 +31,33 @@ impl Options {
     }
 
     fn has_tls(&self) -> bool {
-        self.tls_cert.is_some() || self.is_self_signed()
+        !self.tls_cert.is_empty() || self.is_self_signed()
     }
 
     fn wants(&self, what: fn(Mechanism) -> bool) -> bool {
         self.auth_mechanisms.iter().any(|m| what(*m))
     }
 
-    fn tls_faults(&self) -> [Fault; 7] {
-        let (cert, tls) = (self.tls_cert.is_some(), self.has_tls());
+    fn tls_faults(&self) -> [Fault; 8] {
+        let (cert, tls) = (!self.tls_cert.is_empty(), self.has_tls());
+        let keys = self.tls_key.len();
         [
             (
                 is_on(self.require_tls) && !tls,
                 "--require-tls needs --tls-cert or --tls-self-signed",
             ),
             (
-                !self.listen_tls.is_empty() && !tls,
+                (!self.listen_tls.is_empty() || self.is_passed("smtps")) && !tls,
                 "--listen-tls needs --tls-cert or --tls-self-signed",
             ),
             (
                 cert && self.is_self_signed(),
                 "--tls-cert and --tls-self-signed exclude each other",
             ),
+            (!cert && keys > 0, "--tls-key needs --tls-cert"),
             (
-                !cert && self.tls_key.is_some(),
-                "--tls-key needs --tls-cert",
+                keys > 0 && keys != self.tls_cert.len(),
+                "as many --tls-key as --tls-cert are needed, in the same order, or none",
             ),
             (
                 !cert && self.tls_key_passphrase_file.is_some(),
@@ -103,6 +106,13 @@ impl Options {
             has(true) && has(false),
             "--lenient none and other values exclude each other",
         )
+    }
+
+    fn operation_faults(&self) -> [Fault; 1] {
+        [(
+            self.group_id.is_some() && self.user_id.is_none(),
+            "--group-id needs --user-id",
+        )]
     }
 
     fn user_faults(&self) -> [Fault; 5] {
@@ -165,6 +175,15 @@ mod tests {
             "--listen-tls a:465",
             "--tls-cert c --tls-self-signed",
             "--tls-key k",
+            "--tls-cert c --tls-cert d --tls-key k",
+            "--tls-cert c --tls-key k --tls-key l",
+            "--group-id mail",
+            "--user-id=",
+            "--grace soon",
+            "--http 9025",
+            "--listen unix:/run/lmtp,mode=0999",
+            "--listen unix:/run/lmtp,group=",
+            "--listen unix:,mode=0660",
             "--sni a.test=c,k",
             "--tls-self-signed --sni a.test=c",
             "--client-ca f",

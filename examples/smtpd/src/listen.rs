@@ -1,24 +1,38 @@
 //! Listeners: all are bound before one is served, so that an address in use ends the program.
 
 use std::{
-    fs,
     io::{self, Write as _},
-    os::unix::fs::FileTypeExt as _,
-    path::{Path, PathBuf},
+    net::SocketAddr,
     thread,
 };
 
 use smtpd_tower::{
     Profile, Server,
     net::PeerAddr,
-    server::{Listener, Serve, bind_reuse_port},
+    server::{Listener, Serve, UnixSocket, UnixSocketListener, bind_reuse_port},
 };
 use tokio::{
-    net::{TcpListener, UnixListener, UnixStream},
-    task::JoinSet,
+    net::{TcpListener, UnixListener},
+    runtime::Handle,
+    task::{self, JoinSet},
 };
 
-use crate::{config, cores::Cores, log::Lines, options::Options, values::Address};
+use crate::{
+    config,
+    cores::Cores,
+    http::{self, Health},
+    log::Lines,
+    options::Options,
+    privileges,
+    sockets::{self, Passed},
+    values::{Address, UnixAddress},
+};
+
+/// The names of the kinds of listeners.
+pub(crate) const NAMES: [&str; 6] = ["smtp", "smtps", "submission", "submissions", "lmtp", HTTP];
+
+/// The listener for those who watch the server.
+const HTTP: &str = "http";
 
 /// A listener that is not served yet.
 pub(crate) struct Bound {
@@ -38,12 +52,20 @@ struct Kind {
 enum Socket {
     /// A listener for each of the cores.
     Tcp(Vec<TcpListener>),
-    Unix(UnixSocket),
+    Unix(UnixSocketListener),
+    /// A Unix socket whose file is systemd's.
+    PassedUnix(UnixListener),
 }
 
-/// Binds the addresses of the options, or port 2525 of this machine if there are none.
-pub(crate) async fn bind(options: &Options, cores: &Cores) -> io::Result<Vec<Bound>> {
+/// Binds the addresses of the options, or port 2525 of this machine if there are none, and takes the sockets of systemd over.
+pub(crate) async fn bind(
+    options: &Options,
+    passed: Vec<Passed>,
+    cores: &Cores,
+) -> io::Result<Vec<Bound>> {
     let default = [Address::Tcp("127.0.0.1:2525".to_owned())];
+    let main = Cores::from_iter([Handle::current()]);
+    let http: Vec<_> = options.http.iter().cloned().collect();
     let mode = |implicit_tls| options.mode.map(|mode| mode.profile(implicit_tls));
     let kinds = [
         (Kind::new("smtp", mode(false)), &options.listen),
@@ -57,9 +79,20 @@ pub(crate) async fn bind(options: &Options, cores: &Cores) -> io::Result<Vec<Bou
             &options.listen_submissions,
         ),
         (Kind::new("lmtp", Some(Profile::Lmtp)), &options.listen_lmtp),
+        (Kind::new(HTTP, None), &http),
     ];
-    let is_nothing_given = kinds.iter().all(|(_, addresses)| addresses.is_empty());
+    let mail = || kinds.iter().filter(|(kind, _)| kind.name != HTTP);
+    let is_mail = |passed: &Passed| passed.name != HTTP;
+    let is_nothing_given =
+        mail().all(|(_, addresses)| addresses.is_empty()) && !passed.iter().any(is_mail);
+    let cores_of = |kind: Kind| if kind.name == HTTP { &main } else { cores };
     let mut bound = Vec::new();
+    for socket in passed {
+        let mut known = kinds.iter().map(|(kind, _)| *kind);
+        if let Some(kind) = known.find(|kind| kind.name == socket.name) {
+            bound.push(Bound::passed(kind, socket.socket, cores_of(kind))?);
+        }
+    }
     for (kind, addresses) in kinds {
         let addresses = match kind.name {
             "smtp" if is_nothing_given => &default[..],
@@ -67,20 +100,25 @@ pub(crate) async fn bind(options: &Options, cores: &Cores) -> io::Result<Vec<Bou
         };
         for address in addresses {
             let named = |error| io::Error::other(format!("cannot listen on {address}: {error}"));
-            bound.push(Bound::new(kind, address, cores).await.map_err(named)?);
+            let new = Bound::new(kind, address, cores_of(kind)).await;
+            bound.push(new.map_err(named)?);
         }
     }
     Ok(bound)
 }
 
 /// Serves the listeners, and reports that on standard output.
+///
+/// # Errors
+/// Fails if one of them cannot be served with these options. Nothing is reported then.
 pub(crate) fn serve(
     bound: Vec<Bound>,
     options: &Options,
     server: &Server,
+    health: Option<&Health>,
     cores: &Cores,
     log: Lines,
-) -> JoinSet<io::Result<()>> {
+) -> io::Result<JoinSet<io::Result<()>>> {
     let mut tasks = JoinSet::new();
     let mut report = String::new();
     for Bound {
@@ -89,21 +127,24 @@ pub(crate) fn serve(
         address,
     } in bound
     {
-        let server = config::at(options, server, kind.profile);
-        match socket {
-            Socket::Tcp(listeners) => {
-                for (listener, core) in listeners.into_iter().zip(cores.iter()) {
-                    tasks.spawn_on(kind.serve(&server, listener), core);
+        if let Some(health) = health.filter(|_| kind.name == HTTP) {
+            socket.serve_http(health);
+        } else {
+            let server = config::at(options, server, kind.profile);
+            match socket {
+                Socket::Tcp(listeners) => {
+                    for (listener, core) in listeners.into_iter().zip(cores.iter()) {
+                        tasks.spawn_on(kind.serve(&server, listener)?, core);
+                    }
                 }
-            }
-            Socket::Unix(socket) => {
-                tasks.spawn(kind.serve(&server, socket));
+                Socket::Unix(socket) => drop(tasks.spawn(kind.serve(&server, socket)?)),
+                Socket::PassedUnix(socket) => drop(tasks.spawn(kind.serve(&server, socket)?)),
             }
         }
         report += &format!("listening {} {address}\n", kind.name);
     }
     print(report, log);
-    tasks
+    Ok(tasks)
 }
 
 /// Writes to standard output from a separate thread, because it may be a full pipe that is never read.
@@ -119,19 +160,21 @@ fn print(text: String, log: Lines) {
 }
 
 impl Bound {
+    /// Whether other machines can reach it.
+    pub(crate) fn is_public(&self) -> bool {
+        let address = self.address.parse::<SocketAddr>();
+        address.is_ok_and(|address| !address.ip().is_loopback())
+    }
+
     async fn new(kind: Kind, address: &Address, cores: &Cores) -> io::Result<Self> {
         let (socket, address) = match address {
             Address::Tcp(address) => {
                 let (listeners, address) = bind_tcp(address, cores).await?;
                 (Socket::Tcp(listeners), address)
             }
-            Address::Unix(path) => {
-                remove_leftover(path).await?;
-                let socket = UnixSocket {
-                    listener: UnixListener::bind(path)?,
-                    _file: SocketFile(path.clone()),
-                };
-                (Socket::Unix(socket), address.to_string())
+            Address::Unix(socket) => {
+                let listener = bind_unix(socket).await?;
+                (Socket::Unix(listener), address.to_string())
             }
         };
         Ok(Self {
@@ -140,6 +183,59 @@ impl Bound {
             address,
         })
     }
+
+    fn passed(kind: Kind, socket: sockets::Socket, cores: &Cores) -> io::Result<Self> {
+        let (socket, address) = match socket {
+            sockets::Socket::Tcp(socket) => {
+                socket.set_nonblocking(true)?;
+                let address = PeerAddr::from(socket.local_addr()?);
+                let on = |core: &Handle| {
+                    let _runtime = core.enter();
+                    TcpListener::from_std(socket.try_clone()?)
+                };
+                let listeners: io::Result<_> = cores.iter().map(on).collect();
+                (Socket::Tcp(listeners?), address)
+            }
+            sockets::Socket::Unix(socket) => {
+                socket.set_nonblocking(true)?;
+                let socket = UnixListener::from_std(socket)?;
+                let address = Listener::local_addr(&socket);
+                (Socket::PassedUnix(socket), address)
+            }
+        };
+        Ok(Self {
+            kind,
+            socket,
+            address: address.to_string(),
+        })
+    }
+}
+
+impl Socket {
+    fn serve_http(self, health: &Health) {
+        let health = health.clone();
+        match self {
+            Self::Tcp(listeners) => {
+                for listener in listeners {
+                    task::spawn(http::serve(listener, health.clone()));
+                }
+            }
+            Self::Unix(listener) => drop(task::spawn(http::serve(listener, health))),
+            Self::PassedUnix(listener) => drop(task::spawn(http::serve(listener, health))),
+        }
+    }
+}
+
+async fn bind_unix(address: &UnixAddress) -> io::Result<UnixSocketListener> {
+    let mut socket = UnixSocket::new(&address.path);
+    if let Some(mode) = address.mode {
+        socket = socket.mode(mode);
+    }
+    if let Some(group) = &address.group {
+        let group = privileges::group(group).map_err(io::Error::other)?;
+        socket = socket.group(group.as_raw());
+    }
+    socket.bind().await
 }
 
 /// A listener for each core, and the address that they share.
@@ -180,51 +276,12 @@ impl Kind {
         }
     }
 
-    fn serve<L: Listener>(self, server: &Server, listener: L) -> Serve<L> {
-        let serving = server.serve(listener);
+    fn serve<L: Listener>(self, server: &Server, listener: L) -> io::Result<Serve<L>> {
+        let mut serving = server.serve(listener);
         if self.implicit_tls {
-            serving.tls_first()
-        } else {
-            serving
+            serving = serving.tls_first();
         }
-    }
-}
-
-/// A Unix socket with its file. The file is removed first: while it exists, the socket is served, so no later server mistakes
-/// it for a leftover, and this server cannot remove the file of a later one.
-struct UnixSocket {
-    _file: SocketFile,
-    listener: UnixListener,
-}
-
-struct SocketFile(PathBuf);
-
-impl Drop for SocketFile {
-    fn drop(&mut self) {
-        let _ = fs::remove_file(&self.0);
-    }
-}
-
-impl Listener for UnixSocket {
-    type Io = UnixStream;
-
-    async fn accept(&mut self) -> io::Result<(UnixStream, PeerAddr)> {
-        Listener::accept(&mut self.listener).await
-    }
-
-    fn local_addr(&self) -> PeerAddr {
-        Listener::local_addr(&self.listener)
-    }
-}
-
-/// Removes the socket of a server that ended without removing it: nothing accepts connections there any more.
-async fn remove_leftover(path: &Path) -> io::Result<()> {
-    let is_socket = fs::symlink_metadata(path).is_ok_and(|file| file.file_type().is_socket());
-    if !is_socket {
-        return Ok(());
-    }
-    match UnixStream::connect(path).await {
-        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path),
-        _ => Ok(()),
+        serving.check()?;
+        Ok(serving)
     }
 }

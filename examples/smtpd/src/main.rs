@@ -13,7 +13,10 @@
 //! | `mode.rs` | listeners for servers, for users, or for both |
 //! | `secrets.rs` | who else may read the files that hold passwords |
 //! | `tls.rs` | certificates, and new ones while the server runs |
-//! | `listen.rs` | several listeners, on TCP and Unix sockets |
+//! | `listen.rs`, `sockets.rs` | several listeners, on TCP and Unix sockets, and those of systemd |
+//! | `privileges.rs` | the user that the server becomes, once it listens |
+//! | `supervisor.rs` | what systemd is told |
+//! | `http.rs`, `metrics.rs` | health checks and metrics |
 //! | `cores.rs` | one runtime with several threads, or one for each core |
 //! | `log/` | hooks, and a log that mail never waits for |
 //! | `options.rs`, `values.rs`, `mechanisms.rs`, `file.rs`, `faults.rs` | the command line and the file of options, and which of them cannot work together |
@@ -23,16 +26,21 @@ mod cores;
 mod extensions;
 mod faults;
 mod file;
+mod http;
 mod listen;
 mod log;
 mod mechanisms;
 mod message_log;
+mod metrics;
 mod mode;
 mod options;
 mod pipeline;
+mod privileges;
 mod secrets;
 mod server;
 mod signals;
+mod sockets;
+mod supervisor;
 mod tls;
 mod users;
 mod users_file;
@@ -41,6 +49,7 @@ mod values;
 use std::{
     env,
     error::Error,
+    fmt,
     io::{self, Write as _},
     process::ExitCode,
     time::Duration,
@@ -48,23 +57,25 @@ use std::{
 
 use smtpd_tower::BoxError;
 
-use crate::{cores::Cores, log::Log, options::Options, signals::Signals};
-
-/// How long sessions may continue during a shutdown.
-const GRACE: Duration = Duration::from_secs(30);
+use crate::{
+    cores::Cores, http::Health, listen::Bound, log::Log, options::Options, privileges::Account,
+    server::Settings, signals::Signals, sockets::Passed, values::Grace,
+};
 
 fn main() -> ExitCode {
     let options = Options::read(env::args_os()).unwrap_or_else(|error| error.exit());
+    // Before there are other threads.
+    let passed = match sockets::take(&options.passed) {
+        Ok(passed) => passed,
+        Err(error) => return failed(&error),
+    };
     let log = match Log::start(&options) {
         Ok(log) => log,
-        Err(error) => {
-            let _ = writeln!(io::stderr(), "smtpd: {error}");
-            return ExitCode::FAILURE;
-        }
+        Err(error) => return failed(&error),
     };
     let runtime = cores::main_runtime(&options).map_err(BoxError::from);
     let ended = runtime.and_then(|runtime| {
-        let ended = runtime.block_on(run(&options, &log));
+        let ended = runtime.block_on(run(&options, passed, &log));
         // Do not wait for calls that are still blocked, for instance by a disk that hangs: no client has received a reply to
         // them. Others are about to end, and remove their temporary files.
         runtime.shutdown_timeout(Duration::from_millis(500));
@@ -79,23 +90,45 @@ fn main() -> ExitCode {
     }
 }
 
-async fn run(options: &Options, log: &Log) -> Result<(), BoxError> {
+/// Reports what went wrong before there was a log.
+fn failed(error: &dyn fmt::Display) -> ExitCode {
+    let _ = writeln!(io::stderr(), "smtpd: {error}");
+    ExitCode::FAILURE
+}
+
+async fn run(options: &Options, passed: Vec<Passed>, log: &Log) -> Result<(), BoxError> {
     let mut signals = Signals::catch()?;
+    let account = Account::new(options)?;
     secrets::warn(options);
-    let server = server::new(options, pipeline::new(options).await?)?;
-    tls::keep_fresh(&server, signals::hangup()?);
+    // What only root may read and bind comes first, and what belongs to the user of the server after that.
+    let settings = Settings::read(options, account)?;
     let cores = Cores::start(options)?;
-    let bound = listen::bind(options, &cores).await?;
-    let mut serving = listen::serve(bound, options, &server, &cores, log.lines());
+    let bound = listen::bind(options, passed, &cores).await?;
+    match account {
+        Some(account) => account.assume()?,
+        None if bound.iter().any(Bound::is_public) => privileges::warn(),
+        None => {}
+    }
+    let pipeline = pipeline::new(options, settings.users).await?;
+    let server = server::new(options, settings.hostname, settings.tls, pipeline)?;
+    tls::keep_fresh(&server, signals::hangup()?);
+    let handle = server.handle();
+    let health = Health::new(options, &handle)?;
+    let health = health.as_ref();
+    let mut serving = listen::serve(bound, options, &server, health, &cores, log.lines())?;
+    supervisor::ready();
+    supervisor::keep_alive();
 
     tokio::select! {
         () = signals.next() => tracing::info!("shutting down"),
         // A listener ends by itself only if it fails.
         Some(ended) = serving.join_next() => ended??,
     }
-    let handle = server.handle();
+    health.inspect(|health| health.stop());
+    let Grace(grace) = options.grace.unwrap_or_default();
     tokio::select! {
-        () = handle.shutdown(GRACE) => {}
+        () = handle.shutdown(grace) => {}
+        () = supervisor::stopping() => {}
         () = signals.next() => handle.shutdown(Duration::ZERO).await,
     }
     while let Some(ended) = serving.join_next().await {

@@ -31,7 +31,16 @@ impl Options {
     pub(crate) fn has_submission(&self) -> bool {
         self.mode == Some(Mode::Submission)
             || !self.listen_submission.is_empty()
-            || !self.listen_submissions.is_empty()
+            || self.has_submissions()
+            || self.is_passed("submission")
+    }
+
+    fn has_submissions(&self) -> bool {
+        !self.listen_submissions.is_empty() || self.is_passed("submissions")
+    }
+
+    fn has_lmtp(&self) -> bool {
+        !self.listen_lmtp.is_empty() || self.is_passed("lmtp")
     }
 
     /// Returns what cannot work, before anything starts.
@@ -48,7 +57,7 @@ impl Options {
                 "--mode mx and --require-auth exclude each other: other servers do not authenticate",
             ),
             (
-                is_mx && !has_submission && self.listen_lmtp.is_empty() && self.has_users(),
+                is_mx && !has_submission && !self.has_lmtp() && self.has_users(),
                 "--mode mx offers no AUTH: --user, --users and --oauth-token need --listen-submission, --listen-submissions or --listen-lmtp",
             ),
             (
@@ -64,7 +73,7 @@ impl Options {
                 "submission needs --tls-cert or --tls-self-signed, or --require-tls=false",
             ),
             (
-                !self.listen_submissions.is_empty() && !has_tls,
+                self.has_submissions() && !has_tls,
                 "--listen-submissions needs --tls-cert or --tls-self-signed",
             ),
             (

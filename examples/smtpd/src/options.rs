@@ -17,9 +17,10 @@ use crate::{
     file,
     mechanisms::Mechanism,
     mode::Mode,
+    sockets,
     values::{
-        Address, BareLf, Lenient, LogFormat, LogLevel, NamedCertificate, Nul, Proxy, RuntimeKind,
-        User,
+        Address, BareLf, Grace, Id, Lenient, LogFormat, LogLevel, NamedCertificate, Nul, Proxy,
+        RuntimeKind, User,
     },
 };
 
@@ -33,6 +34,7 @@ const LIMITS: &str = "Limits";
 const EXTENSIONS: &str = "Extensions";
 const LOG: &str = "Log";
 const CORES: &str = "Cores";
+const OPERATION: &str = "Operation";
 
 /// Accepts mail by SMTP and LMTP, and stores it in a Maildir.
 ///
@@ -54,7 +56,15 @@ pub(crate) struct Options {
     #[serde(skip)]
     pub(crate) config_is_secret: bool,
 
-    /// Listen for SMTP at HOST:PORT or unix:PATH; repeatable [default: 127.0.0.1:2525, if no listener is given]
+    /// The names of the sockets that systemd has passed.
+    #[arg(skip)]
+    #[serde(skip)]
+    pub(crate) passed: Vec<String>,
+
+    /// Listen for SMTP at HOST:PORT or unix:PATH[,mode=MODE][,group=GROUP]; repeatable. A Unix socket can be used by those who
+    /// may write to its file: with the usual umask, only by the user of this server. For a mail server of another user, such as
+    /// Postfix: unix:/run/smtpd/lmtp,mode=0660,group=postfix. Sockets from systemd are served too, as FileDescriptorName says:
+    /// smtp, smtps (as --listen-tls), submission, submissions, lmtp or http [default: 127.0.0.1:2525, if no listener is given]
     #[arg(long, value_name = "ADDR", help_heading = LISTENERS)]
     #[serde(deserialize_with = "file::list")]
     pub(crate) listen: Vec<Address>,
@@ -164,17 +174,21 @@ pub(crate) struct Options {
     #[arg(long, help_heading = USERS)]
     pub(crate) allow_plaintext_auth: Option<bool>,
 
-    /// The certificate and its chain, in PEM; with it, STARTTLS is offered. Certificates, keys and revocation lists are read again
-    /// at SIGHUP, and within a minute when one of them has changed; a passphrase is read at the start only
+    /// The certificate and its chain, in PEM; with it, STARTTLS is offered. Repeatable, for certificates with keys of different
+    /// kinds: a client receives the first one that it can verify, so put ECDSA before RSA. Certificates, keys and revocation
+    /// lists are read again at SIGHUP, and within a minute when one of them has changed; a passphrase is read at the start only
     #[arg(long, value_name = "FILE", help_heading = TLS)]
-    pub(crate) tls_cert: Option<PathBuf>,
+    #[serde(deserialize_with = "file::list")]
+    pub(crate) tls_cert: Vec<PathBuf>,
 
     /// Its private key, in PEM: a file that its owner alone can read, or if that is root, its group too. Other modes cause a
-    /// warning [default: the file of --tls-cert]
+    /// warning. Keys on the curve P-521 are not supported. Repeatable, in the order of --tls-cert [default: the file of
+    /// --tls-cert]
     #[arg(long, value_name = "FILE", help_heading = TLS)]
-    pub(crate) tls_key: Option<PathBuf>,
+    #[serde(deserialize_with = "file::list")]
+    pub(crate) tls_key: Vec<PathBuf>,
 
-    /// A file with the passphrase of the key, and of those of --sni
+    /// A file with the passphrase of the keys, and of those of --sni
     #[arg(long, value_name = "FILE", help_heading = TLS)]
     pub(crate) tls_key_passphrase_file: Option<PathBuf>,
 
@@ -281,6 +295,30 @@ pub(crate) struct Options {
     /// Number of threads that serve sessions [default: one for each core]
     #[arg(long, value_name = "N", help_heading = CORES)]
     pub(crate) threads: Option<NonZeroU32>,
+
+    /// Serve /healthz, /readyz and /metrics by HTTP, at HOST:PORT or unix:PATH. There is neither TLS nor a password: let only
+    /// your monitoring reach it, as 127.0.0.1:9025 does
+    #[arg(long, value_name = "ADDR", help_heading = OPERATION)]
+    #[serde(deserialize_with = "file::text")]
+    pub(crate) http: Option<Address>,
+
+    /// How long open transactions may continue after SIGTERM or SIGINT, in seconds or as 90s or 5m; a second signal ends them at
+    /// once. The server ends at most a second later. What stops it has to wait that long: docker kills after 10 seconds
+    /// [default: 30s]
+    #[arg(long, value_name = "DURATION", help_heading = OPERATION)]
+    #[serde(deserialize_with = "file::text")]
+    pub(crate) grace: Option<Grace>,
+
+    /// Become this user, by name or number, once ports are bound and keys are read; start as root for that. The Maildir is then
+    /// this user's, and so is what is read again at SIGHUP: a group for this user lets it read keys
+    #[arg(long, value_name = "USER", help_heading = OPERATION)]
+    #[serde(deserialize_with = "file::text")]
+    pub(crate) user_id: Option<Id>,
+
+    /// The only group of that user, by name or number [default: the user's primary group]
+    #[arg(long, value_name = "GROUP", help_heading = OPERATION)]
+    #[serde(deserialize_with = "file::text")]
+    pub(crate) group_id: Option<Id>,
 }
 
 impl Options {
@@ -303,6 +341,7 @@ impl Options {
         };
         options.config_is_secret = !options.user.is_empty() || !options.oauth_token.is_empty();
         options.update_from_arg_matches(&matches)?;
+        options.passed = sockets::names();
         match options.fault() {
             Some(fault) => Err(usage(fault.to_owned())),
             None => Ok(options),
@@ -312,6 +351,11 @@ impl Options {
     /// Where messages are stored.
     pub(crate) fn maildir(&self) -> PathBuf {
         self.maildir.clone().unwrap_or_else(|| "mail".into())
+    }
+
+    /// Whether systemd has passed a socket of that name.
+    pub(crate) fn is_passed(&self, name: &str) -> bool {
+        self.passed.iter().any(|passed| passed == name)
     }
 
     /// Whether anybody can authenticate.
@@ -390,7 +434,7 @@ mod tests {
              --tls-cert c --tls-key k --tls-key-passphrase-file p --require-tls \
              --sni a.test=c,k --sni *.b.test=c,k --client-ca f --client-crl r --client-common-name=false --ignore-alpn \
              --max-size 0 --max-recipients 1 --max-hops 8 --max-sessions 2 --max-errors 3 --max-auth-failures 4 --timeout 5 \
-             --rate 6/7 --log-format json --log-level trace --quiet",
+             --rate 6/7 --http 127.0.0.1:9025 --grace 5s --user-id smtpd --group-id 8 --log-format json --log-level trace --quiet",
         )
         .unwrap();
         assert_eq!((options.listen.len(), options.domain.len()), (2, 2));

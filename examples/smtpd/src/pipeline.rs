@@ -24,7 +24,7 @@ use crate::{
 };
 
 /// Who decides on what. AUTH is not offered where nobody answers it.
-pub(crate) async fn new(options: &Options) -> Result<Pipeline, BoxError> {
+pub(crate) async fn new(options: &Options, users: Option<Users>) -> Result<Pipeline, BoxError> {
     // Sessions and messages are counted apart, each in a table of its own.
     let rate_limit = || options.rate.map(RateLimitLayer::per_ip);
     let domains = || Domains::from_iter(options.domain.iter().cloned());
@@ -55,7 +55,7 @@ pub(crate) async fn new(options: &Options) -> Result<Pipeline, BoxError> {
         .mail(mail)
         .rcpt(rcpt)
         .data(data);
-    let Some(users) = Users::new(options)? else {
+    let Some(users) = users else {
         return Ok(pipeline);
     };
     for warning in users.warnings(&mechanisms::offered(options)) {

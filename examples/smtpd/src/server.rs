@@ -2,14 +2,37 @@
 
 use smtpd_tower::{
     BoxError, Pipeline, Server, layer::HopLimitLayer, proxy::ProxyProtocol, system_hostname,
+    tls::TlsConfig,
 };
 
-use crate::{config, log, options::Options, tls, values::Proxy};
+use crate::{config, log, options::Options, privileges::Account, tls, users::Users, values::Proxy};
+
+/// What is read from files that only root may be able to read.
+pub(crate) struct Settings {
+    pub(crate) hostname: String,
+    pub(crate) tls: Option<TlsConfig>,
+    pub(crate) users: Option<Users>,
+}
+
+impl Settings {
+    /// Reads the files of the options. A file that is created belongs to the account.
+    pub(crate) fn read(options: &Options, account: Option<Account>) -> Result<Self, BoxError> {
+        let hostname = options.hostname.clone().unwrap_or_else(system_hostname);
+        Ok(Self {
+            tls: tls::config(options, account, &hostname)?,
+            users: Users::new(options)?,
+            hostname,
+        })
+    }
+}
 
 /// Creates the server around a pipeline.
-pub(crate) fn new(options: &Options, pipeline: Pipeline) -> Result<Server, BoxError> {
-    let hostname = options.hostname.clone().unwrap_or_else(system_hostname);
-    let tls = tls::config(options, &hostname)?;
+pub(crate) fn new(
+    options: &Options,
+    hostname: String,
+    tls: Option<TlsConfig>,
+    pipeline: Pipeline,
+) -> Result<Server, BoxError> {
     let mut server = Server::new(hostname, pipeline)
         .configure(|config| config::apply(options, config))
         .max_hops(match options.max_hops {
@@ -57,8 +80,9 @@ mod tests {
             .into_iter()
             .chain(options.split_whitespace());
         let options = Options::read(args).unwrap();
-        let pipeline = pipeline::new(&options).await.unwrap();
-        let server = new(&options, pipeline).unwrap();
+        let settings = Settings::read(&options, None).unwrap();
+        let pipeline = pipeline::new(&options, settings.users).await.unwrap();
+        let server = new(&options, settings.hostname, settings.tls, pipeline).unwrap();
         let profile = options.mode.map(|mode| mode.profile(false));
         let server = config::at(&options, &server, profile);
         let (mut client, io) = duplex(1 << 16);

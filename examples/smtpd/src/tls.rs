@@ -16,7 +16,11 @@ use smtpd_tower::{
 };
 use tokio::{signal::unix::Signal, task, time};
 
-use crate::{options::Options, with_causes};
+use crate::{
+    options::Options,
+    privileges::{self, Account},
+    supervisor, with_causes,
+};
 
 type Result<T> = std::result::Result<T, BoxError>;
 
@@ -24,16 +28,24 @@ type Result<T> = std::result::Result<T, BoxError>;
 const INTERVAL: Duration = Duration::from_secs(60);
 
 /// Returns the TLS settings of the options, or `None` without TLS.
-pub(crate) fn config(options: &Options, hostname: &str) -> Result<Option<TlsConfig>> {
+pub(crate) fn config(
+    options: &Options,
+    account: Option<Account>,
+    hostname: &str,
+) -> Result<Option<TlsConfig>> {
     let passphrase = passphrase(options)?;
     let with_passphrase = |certificate: ServerCertificate| match &passphrase {
         Some(passphrase) => certificate.passphrase(passphrase),
         None => certificate,
     };
-    let Some(certificate) = certificate(options, hostname)? else {
+    let mut certificates = certificates(options, account, hostname)?.into_iter();
+    let Some(first) = certificates.next() else {
         return Ok(None);
     };
-    let mut tls = TlsBuilder::new(with_passphrase(certificate)).expect_host(hostname);
+    let mut tls = TlsBuilder::new(with_passphrase(first)).expect_host(hostname);
+    for certificate in certificates {
+        tls = tls.certificate(with_passphrase(certificate));
+    }
     for sni in &options.sni {
         let certificate = ServerCertificate::from_files(&sni.cert, &sni.key).names([&sni.name]);
         tls = tls.certificate(with_passphrase(certificate));
@@ -55,7 +67,13 @@ pub(crate) fn config(options: &Options, hostname: &str) -> Result<Option<TlsConf
 /// and at the signal.
 pub(crate) fn keep_fresh(server: &Server, mut signal: Signal) {
     let Some(tls) = server.get_tls().cloned() else {
-        task::spawn(async move { while signal.recv().await.is_some() {} });
+        task::spawn(async move {
+            while signal.recv().await.is_some() {
+                // There is nothing to read.
+                supervisor::reloading();
+                supervisor::ready();
+            }
+        });
         return;
     };
     let log = Arc::new(WarningLog::default());
@@ -66,10 +84,12 @@ pub(crate) fn keep_fresh(server: &Server, mut signal: Signal) {
         loop {
             match time::timeout(INTERVAL, signal.recv()).await {
                 Ok(Some(())) => {
+                    supervisor::reloading();
                     let reloading = tls.clone();
                     if let Ok(result) = task::spawn_blocking(move || reloading.reload()).await {
                         log.reloaded(&tls, result);
                     }
+                    supervisor::ready();
                 }
                 Ok(None) => return,
                 // Something may have expired in the meantime.
@@ -91,7 +111,11 @@ impl WarningLog {
                 self.pending(Vec::new());
                 self.warn(tls);
             }
-            Err(error) => tracing::error!("the old certificates stay: {}", with_causes(&error)),
+            Err(error) => {
+                let why = privileges::explanation(&error).map(|why| format!("; {why}"));
+                let (error, why) = (with_causes(&error), why.unwrap_or_default());
+                tracing::error!("the old certificates stay: {error}{why}");
+            }
         }
     }
 
@@ -121,35 +145,47 @@ fn passphrase(options: &Options) -> Result<Option<String>> {
     Ok(Some(text.trim_end_matches(['\r', '\n']).to_owned()))
 }
 
-/// The certificate for clients that request no other name.
-fn certificate(options: &Options, hostname: &str) -> Result<Option<ServerCertificate>> {
-    if let Some(cert) = &options.tls_cert {
-        let key = options.tls_key.as_ref().unwrap_or(cert);
-        return Ok(Some(ServerCertificate::from_files(cert, key)));
-    }
+/// The certificates for clients that request no other name, in the order of preference.
+fn certificates(
+    options: &Options,
+    account: Option<Account>,
+    hostname: &str,
+) -> Result<Vec<ServerCertificate>> {
     if options.tls_self_signed_keep == Some(true) {
         let maildir = options.maildir();
         let parent = maildir.parent().unwrap_or_else(|| Path::new(""));
-        return Ok(Some(kept(parent, hostname)?));
+        return Ok(vec![kept(parent, account, hostname)?]);
     }
     if options.tls_self_signed == Some(true) {
         let (cert, key) = self_signed(hostname)?;
-        return Ok(Some(ServerCertificate::from_pem(cert, key)));
+        return Ok(vec![ServerCertificate::from_pem(cert, key)]);
     }
-    Ok(None)
+    let keys = match &*options.tls_key {
+        [] => &options.tls_cert,
+        keys => keys,
+    };
+    let pairs = options.tls_cert.iter().zip(keys);
+    let read = |(cert, key)| ServerCertificate::from_files(cert, key);
+    Ok(pairs.map(read).collect())
 }
 
-/// The certificate of an earlier start. The first start creates it.
-fn kept(directory: &Path, hostname: &str) -> Result<ServerCertificate> {
+/// The certificate of an earlier start. The first start creates it, for the user that the server becomes.
+fn kept(directory: &Path, account: Option<Account>, hostname: &str) -> Result<ServerCertificate> {
     let (cert, key) = (
         directory.join("smtpd-cert.pem"),
         directory.join("smtpd-key.pem"),
     );
     if !cert.exists() && !key.exists() {
         let (cert_pem, key_pem) = self_signed(hostname)?;
+        let is_new = !directory.exists();
         fs::create_dir_all(directory).map_err(|error| named(directory, error))?;
         write_private(&key, &key_pem).map_err(|error| named(&key, error))?;
         fs::write(&cert, cert_pem).map_err(|error| named(&cert, error))?;
+        let created = [(directory, is_new), (&key, true), (&cert, true)];
+        for (path, _) in created.into_iter().filter(|(_, is_new)| *is_new) {
+            let given = account.map_or(Ok(()), |account| account.give(path));
+            given.map_err(|error| named(path, error))?;
+        }
     }
     Ok(ServerCertificate::from_files(cert, key))
 }
@@ -183,10 +219,10 @@ mod tests {
 
         let directory = tempfile::tempdir().unwrap();
         let directory = directory.path();
-        kept(directory, "mx.test").unwrap();
+        kept(directory, None, "mx.test").unwrap();
         let read = || fs::read(directory.join("smtpd-cert.pem")).unwrap();
         let first = read();
-        kept(directory, "mx.test").unwrap();
+        kept(directory, None, "mx.test").unwrap();
         assert_eq!(first, read());
         let key = fs::metadata(directory.join("smtpd-key.pem")).unwrap();
         assert_eq!(key.permissions().mode() & 0o777, 0o600);

@@ -1,6 +1,6 @@
 //! The values of options that are more than a number or a word.
 
-use std::{borrow::Cow, fmt, path::PathBuf, str::FromStr};
+use std::{borrow::Cow, fmt, path::PathBuf, str::FromStr, time::Duration};
 
 use clap::ValueEnum;
 use serde::Deserialize;
@@ -17,15 +17,23 @@ use smtpd_tower::{
 pub(crate) enum Address {
     /// A host's name or address, and a port.
     Tcp(String),
-    Unix(PathBuf),
+    Unix(UnixAddress),
+}
+
+/// A Unix socket, and who may use it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct UnixAddress {
+    pub(crate) path: PathBuf,
+    pub(crate) mode: Option<u32>,
+    pub(crate) group: Option<Id>,
 }
 
 impl FromStr for Address {
     type Err = &'static str;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        if let Some(path) = text.strip_prefix("unix:").filter(|path| !path.is_empty()) {
-            return Ok(Self::Unix(path.into()));
+        if let Some(unix) = text.strip_prefix("unix:").filter(|path| !path.is_empty()) {
+            return unix.parse().map(Self::Unix);
         }
         let (host, port) = text.rsplit_once(':').unwrap_or_default();
         // An IPv6 address needs its brackets, or its last group would be read as the port.
@@ -37,12 +45,102 @@ impl FromStr for Address {
     }
 }
 
+impl FromStr for UnixAddress {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (mut path, mut mode, mut group) = (text, None, None);
+        while let Some((rest, setting)) = path.rsplit_once(',') {
+            match setting.split_once('=') {
+                Some(("mode", octal)) => mode = Some(permissions(octal)?),
+                Some(("group", name)) => group = Some(name.parse()?),
+                // A comma of the path.
+                _ => break,
+            }
+            path = rest;
+        }
+        if path.is_empty() {
+            return Err("expected unix:PATH[,mode=MODE][,group=GROUP]");
+        }
+        Ok(Self {
+            path: path.into(),
+            mode,
+            group,
+        })
+    }
+}
+
+fn permissions(octal: &str) -> Result<u32, &'static str> {
+    match u32::from_str_radix(octal, 8) {
+        Ok(mode @ 0..=0o777) => Ok(mode),
+        _ => Err("a mode is an octal number, such as 0660"),
+    }
+}
+
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Tcp(address) => f.write_str(address),
-            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+            Self::Unix(socket) => write!(f, "unix:{}", socket.path.display()),
         }
+    }
+}
+
+/// A user or a group.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Id {
+    Name(String),
+    Number(u32),
+}
+
+impl FromStr for Id {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text.parse() {
+            Ok(number) => Ok(Self::Number(number)),
+            Err(_) if text.is_empty() => Err("expected a name or a number"),
+            Err(_) => Ok(Self::Name(text.to_owned())),
+        }
+    }
+}
+
+impl fmt::Display for Id {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Name(name) => f.write_str(name),
+            Self::Number(number) => number.fmt(f),
+        }
+    }
+}
+
+/// How long open transactions may continue during a shutdown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Grace(pub(crate) Duration);
+
+impl Default for Grace {
+    fn default() -> Self {
+        Self(Duration::from_secs(30))
+    }
+}
+
+impl FromStr for Grace {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (number, unit) = match text.strip_suffix(['s', 'm', 'h']) {
+            Some(number) => (number, text.as_bytes().last()),
+            None => (text, None),
+        };
+        let unit = match unit {
+            Some(b'm') => 60,
+            Some(b'h') => 3600,
+            _ => 1,
+        };
+        let seconds = number.parse::<u32>().ok().and_then(|n| n.checked_mul(unit));
+        seconds
+            .map(|seconds| Self(Duration::from_secs(seconds.into())))
+            .ok_or("expected seconds, or a duration such as 90s, 5m or 1h")
     }
 }
 

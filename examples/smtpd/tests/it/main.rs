@@ -12,4 +12,5 @@ mod lettre;
 mod log;
 mod options;
 mod reference;
+mod systemd;
 mod tls;

@@ -67,6 +67,44 @@ pub(super) async fn tls_cert() {
     fs::write(&file, format!("{}{}", issued.pem, issued.key_pem)).unwrap();
     let server = start_tls(&[&format!("--tls-cert={}", file.display())]);
     assert!(certificate_for(&server, "mx.test").await == issued.der);
+    each_client_receives_the_certificate_that_it_can_verify().await;
+}
+
+fn fixture(name: &str) -> PathBuf {
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../smtpd-tower/tests/fixtures");
+    fixtures.join(name)
+}
+
+/// The names of the certificates do not matter to these clients, which request none.
+async fn each_client_receives_the_certificate_that_it_can_verify() {
+    let files = ["ec", "rsa"].map(|kind| {
+        let file = |ending| fixture(&format!("{kind}.{ending}"));
+        (file("crt"), file("key"))
+    });
+    let options = files.each_ref().map(|(cert, key)| options_of(cert, key));
+    let options: Vec<_> = options.iter().flatten().map(String::as_str).collect();
+    let server = start_tls(&options);
+    for (kind, cert) in [("ECDSA", 0), ("ED25519", 0), ("RSA", 1)] {
+        let provider = ring::default_provider();
+        let can_verify = TrustAnybody(Arc::new(provider.clone()), kind);
+        let config = ClientConfig::builder_with_provider(Arc::new(provider))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(can_verify))
+            .with_no_client_auth();
+        let io = TcpStream::connect(server.address("smtps")).await.unwrap();
+        let name = ServerName::try_from("127.0.0.1").unwrap();
+        let connected = TlsConnector::from(Arc::new(config)).connect(name, io).await;
+        if kind == "ED25519" {
+            assert!(connected.is_err(), "{kind}");
+            continue;
+        }
+        let connected = connected.unwrap();
+        let received = &connected.get_ref().1.peer_certificates().unwrap()[0];
+        let expected = CertificateDer::from_pem_file(&files[cert].0).unwrap();
+        assert!(*received == expected, "{kind}");
+    }
 }
 
 pub(super) async fn tls_key() {
@@ -75,6 +113,21 @@ pub(super) async fn tls_key() {
     let (cert, key) = issued.write(dir.path());
     let server = start_tls(&options_of(&cert, &key).each_ref().map(String::as_str));
     assert!(certificate_for(&server, "mx.test").await == issued.der);
+
+    let passphrase = dir.path().join("passphrase");
+    fs::write(&passphrase, "correct horse").unwrap();
+    let mut options = options_of(&cert, &fixture("p521-pkcs8-aes256.key")).to_vec();
+    options.push(format!(
+        "--tls-key-passphrase-file={}",
+        passphrase.display()
+    ));
+    let options: Vec<_> = options.iter().map(String::as_str).collect();
+    let refused = Reference::command(&dir, &options).output().unwrap();
+    let said = String::from_utf8(refused.stderr).unwrap();
+    assert!(
+        said.contains("keys on the curve P-521 are not supported"),
+        "{said}"
+    );
 }
 
 /// Both keys are under it, that of `--sni` too.
@@ -260,12 +313,13 @@ pub(super) fn trusting_anybody() -> ClientConfig {
         .with_safe_default_protocol_versions()
         .unwrap()
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(TrustAnybody(provider)))
+        .with_custom_certificate_verifier(Arc::new(TrustAnybody(provider, "")))
         .with_no_client_auth()
 }
 
+/// With keys of that kind only, if it is not empty.
 #[derive(Debug)]
-struct TrustAnybody(Arc<CryptoProvider>);
+struct TrustAnybody(Arc<CryptoProvider>, &'static str);
 
 impl ServerCertVerifier for TrustAnybody {
     fn verify_server_cert(
@@ -298,6 +352,8 @@ impl ServerCertVerifier for TrustAnybody {
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
+        let mut schemes = self.0.signature_verification_algorithms.supported_schemes();
+        schemes.retain(|scheme| format!("{scheme:?}").starts_with(self.1));
+        schemes
     }
 }

@@ -1,8 +1,8 @@
 //! Where the server listens, for which clients, and on how many threads.
 
-use std::{fs, path::PathBuf};
+use std::{fs, os::unix::fs::MetadataExt as _, path::PathBuf};
 
-use tokio::net::UnixStream;
+use tokio::net::{TcpStream, UnixStream};
 
 use super::{
     Client, ENVELOPE, Reference, announced,
@@ -26,6 +26,41 @@ pub(super) async fn listen() {
     client.expect("220").await;
     client.cmd("EHLO c", "250").await;
     client.cmd("QUIT", "221").await;
+    permissions_of_a_socket().await;
+    an_ipv4_client_of_a_dual_stack_listener_is_logged_as_such().await;
+}
+
+/// Who may connect does not depend on the umask.
+async fn permissions_of_a_socket() {
+    let dir = tempfile::tempdir().unwrap();
+    let group = fs::metadata(dir.path()).unwrap().gid();
+    let socket = dir.path().join("a,b");
+    for (settings, mode) in [
+        (format!(",mode=0660,group={group}"), 0o660),
+        (format!(",group={group},mode=666"), 0o666),
+    ] {
+        let unix = format!("--listen-lmtp=unix:{}{settings}", socket.display());
+        let _server = start(&[&unix]);
+        UnixStream::connect(&socket).await.unwrap();
+        let file = fs::metadata(&socket).unwrap();
+        assert_eq!((file.mode() & 0o7777, file.gid()), (mode, group));
+        // A server that is killed leaves its socket behind for the next one.
+    }
+}
+
+async fn an_ipv4_client_of_a_dual_stack_listener_is_logged_as_such() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = dir.path().join("log");
+    let file = fs::File::create(&log).unwrap();
+    let server = Reference::start_logging_to(file.into(), 1, &["--listen=[::]:0"]);
+    let port = server.address("smtp").port();
+    let mut client = Client::over(TcpStream::connect(("127.0.0.1", port)).await.unwrap());
+    client.expect("220").await;
+    client.cmd("QUIT", "221").await;
+    super::terminate(server).await;
+    let log = fs::read_to_string(log).unwrap();
+    assert!(log.contains("peer=127.0.0.1:"), "{log}");
+    assert!(!log.contains("ffff"), "{log}");
 }
 
 pub(super) async fn listen_tls() {

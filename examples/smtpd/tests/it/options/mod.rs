@@ -6,6 +6,7 @@ mod certificates;
 mod listeners;
 mod logs;
 mod messages;
+mod operation;
 mod sessions;
 
 use std::{collections::BTreeSet, fs::File, path::Path, time::Duration};
@@ -88,6 +89,10 @@ effects! {
     "--log-format" => logs::log_format,
     "--log-level" => logs::log_level,
     "--quiet" => logs::quiet,
+    "--http" => operation::http,
+    "--grace" => operation::grace,
+    "--user-id" => operation::user_id,
+    "--group-id" => operation::group_id,
 }
 
 #[test]
