@@ -16,4 +16,4 @@ mod maildir;
 pub use discard::{Discard, DiscardFuture};
 pub use inbox::{Delivered, Inbox, InboxFuture};
 #[cfg(unix)]
-pub use maildir::{Maildir, MaildirError, MaildirFuture};
+pub use maildir::{Maildir, MaildirError, MaildirFuture, Newline};

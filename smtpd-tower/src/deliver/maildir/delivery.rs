@@ -2,7 +2,7 @@ use std::{error::Error, sync::Arc};
 
 use smtpd_core::reply::{Origin, Reply};
 
-use super::{Maildir, MaildirError, draft::Draft, folders::Folders};
+use super::{Maildir, MaildirError, draft::Draft, folders::Folders, newline::Lines};
 use crate::{
     body::{Body, BodyError},
     disk::OnDisk,
@@ -17,6 +17,7 @@ pub(super) const BUFFER: usize = 64 * 1024;
 pub(super) struct Delivery {
     maildir: Maildir,
     draft: Option<OnDisk<Draft>>,
+    lines: Lines,
     /// What was not written yet.
     bytes: Vec<u8>,
 }
@@ -28,10 +29,11 @@ pub(super) enum Failure {
 }
 
 impl Delivery {
-    pub(super) const fn new(maildir: Maildir) -> Self {
+    pub(super) const fn new(maildir: Maildir, lines: Lines) -> Self {
         Self {
             maildir,
             draft: None,
+            lines,
             bytes: Vec::new(),
         }
     }
@@ -54,11 +56,12 @@ impl Delivery {
 
     async fn receive(&mut self, mut body: Body) -> Result<(), Failure> {
         while let Some(chunk) = body.chunk().await {
-            self.bytes.extend_from_slice(&chunk?);
+            self.lines.append(&chunk?, &mut self.bytes);
             if self.bytes.len() >= BUFFER {
                 self.write().await?;
             }
         }
+        self.lines.finish(&mut self.bytes);
         Ok(())
     }
 

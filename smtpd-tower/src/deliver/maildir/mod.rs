@@ -6,6 +6,7 @@ mod error;
 mod folders;
 mod header;
 mod name;
+mod newline;
 mod size;
 
 use std::{
@@ -17,11 +18,13 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use smtpd_core::reply::Reply;
+use smtpd_core::{parameter::BodyType, reply::Reply};
 use tower_service::Service;
 
-pub use self::error::MaildirError;
-use self::{delivery::Delivery, draft::Draft, folders::Folders, header::HeaderLines};
+use self::{
+    delivery::Delivery, draft::Draft, folders::Folders, header::HeaderLines, newline::Lines,
+};
+pub use self::{error::MaildirError, newline::Newline};
 use crate::{
     disk::{DiskPermit, DiskPermits},
     phase::{Data, Request},
@@ -41,7 +44,8 @@ use crate::{
 /// The name of a file ends with `,S=` and its size in bytes, as in Maildir++, so that IMAP servers and quotas need not look at
 /// the file.
 ///
-/// The file holds `Return-Path`, one `Delivered-To` for each recipient, and the message as it was received, with CRLF. These
+/// The file holds `Return-Path`, one `Delivered-To` for each recipient, and the message as it was received, with CRLF unless
+/// [`newline`](Self::newline) is set. These
 /// lines show all recipients of the envelope, including those of a `Bcc`, to every reader of the maildir;
 /// [`delivered_to`](Self::delivered_to) can turn them off.
 ///
@@ -162,6 +166,7 @@ use crate::{
 pub struct Maildir {
     folders: Arc<Folders>,
     lines: HeaderLines,
+    newline: Newline,
     permits: DiskPermits,
 }
 
@@ -174,6 +179,7 @@ impl Maildir {
                 return_path: true,
                 delivered_to: true,
             },
+            newline: Newline::default(),
             permits: DiskPermits::shared(),
         }
     }
@@ -226,6 +232,33 @@ impl Maildir {
     pub fn virtual_size(mut self, on: bool) -> Self {
         Arc::make_mut(&mut self.folders).set_virtual_size(on);
         self
+    }
+
+    /// Sets how lines end in the files. Default: [`Newline::CrLf`], as they are sent.
+    ///
+    /// Programs on Unix expect LF, and Courier-IMAP shows wrong sizes otherwise; Dovecot reads both. Whoever verifies a DKIM
+    /// signature makes the lines end with CR and LF first (RFC 6376 section 5.3), so signatures stay valid. A message that is
+    /// declared as [BINARYMIME](smtpd_core::parameter::BodyType::BinaryMime) is stored as it is, because not every CR and LF in
+    /// it is the end of a line (RFC 3030 section 3). With [`virtual_size`](Self::virtual_size), `,W=` is the size with CR and LF.
+    ///
+    /// ```
+    /// use smtpd_tower::deliver::{Maildir, Newline};
+    ///
+    /// let maildir = Maildir::new("/var/mail/shared").newline(Newline::Lf);
+    /// ```
+    #[must_use]
+    pub fn newline(mut self, newline: Newline) -> Self {
+        self.newline = newline;
+        self
+    }
+
+    /// Returns how lines end in the file of a message.
+    fn lines_of(&self, data: &Data) -> Lines {
+        let body = data.envelope().parameters().get::<BodyType>();
+        Lines::new(match body {
+            Some(BodyType::BinaryMime) => Newline::CrLf,
+            _ => self.newline,
+        })
     }
 
     /// Sets the limit on how many of its jobs work on the disk at a time. Default: [`DiskPermits::shared`].
@@ -297,7 +330,9 @@ impl Service<Request<Data>> for Maildir {
         // The name by which the trace header and the log know it, if there is one.
         let known = request.session().transaction().get::<QueueId>();
         let (session, data) = request.into_parts();
-        let delivery = Delivery::new(self.clone()).run(data.into_body().prepend_header(lines));
+        let newlines = self.lines_of(&data);
+        let body = data.into_body().prepend_header(lines);
+        let delivery = Delivery::new(self.clone(), newlines).run(body);
         MaildirFuture(Some(Box::pin(async move {
             match delivery.await {
                 Ok(own) => Ok(known.map_or_else(|| Reply::queued(own), Reply::queued)),
@@ -661,6 +696,40 @@ mod tests {
         assert_eq!(full, "452 4.3.1 Insufficient system storage");
         assert_eq!(failed(EDQUOT).unwrap(), "452 4.2.2 Mailbox full");
         failed(EACCES).unwrap_err();
+    }
+
+    /// Not every CR and LF in it is the end of a line.
+    #[tokio::test]
+    async fn a_binary_message_loses_bytes_that_look_like_line_ends() {
+        let fixture = Fixture::new();
+        let maildir = fixture.maildir.clone().newline(Newline::Lf);
+        let maildir = maildir.return_path(true).virtual_size(true);
+        let with_crlf = "Return-Path: <a@example.com>\r\nOne: 1\r\n\r\ntwo\r\n";
+        let with_lf = with_crlf.replace('\r', "");
+        for (parameters, stored) in [
+            ("", &*with_lf),
+            ("BODY=8BITMIME", &*with_lf),
+            ("BODY=BINARYMIME", with_crlf),
+        ] {
+            let envelope = Envelope::new("a@example.com".parse().unwrap())
+                .with_parameters(parameters.parse().unwrap());
+            let (sender, body) = chunks();
+            let request = Request::new(Session::local(), Data::new(envelope, body));
+            let answer = tokio::spawn(maildir.clone().oneshot(request));
+            for chunk in ["One: 1\r", "\n\r\ntwo\r\n"] {
+                sender.send(Ok(Bytes::from(chunk))).await.unwrap();
+            }
+            drop(sender);
+            assert!(answer.await.unwrap().unwrap().is_positive());
+            let file = fs::read_dir(fixture.dir.path().join("mail/new"))
+                .unwrap()
+                .next();
+            let path = file.unwrap().unwrap().path();
+            assert_eq!(fs::read_to_string(&path).unwrap(), stored);
+            let sizes = format!(",S={},W={}", stored.len(), with_crlf.len());
+            assert!(path.to_str().unwrap().ends_with(&sizes), "{path:?}");
+            fs::remove_file(path).unwrap();
+        }
     }
 
     #[tokio::test]
