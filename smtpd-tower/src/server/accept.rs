@@ -8,7 +8,7 @@ use tokio::{
 };
 use tokio_util::either::Either;
 
-use super::Listener;
+use super::{Listener, latest::Latest};
 use crate::{
     engine::{Accepted, Engine},
     fault::{caught, quietly},
@@ -26,7 +26,12 @@ pub(super) struct Acceptor {
 }
 
 impl Acceptor {
-    pub(super) async fn run<L: Listener>(self, mut listener: L) -> io::Result<()> {
+    /// Accepts connections, and serves each as the latest server does, if the server can be replaced.
+    pub(super) async fn run<L: Listener>(
+        mut self,
+        mut listener: L,
+        mut latest: Option<Latest>,
+    ) -> io::Result<()> {
         let bound = listener.local_addr();
         let registry = self.registry.clone();
         let mut failures = Failures::default();
@@ -41,6 +46,9 @@ impl Acceptor {
             match accepted {
                 Ok(connection) => {
                     failures = Failures::default();
+                    if let Some(latest) = &mut latest {
+                        latest.update(&mut self);
+                    }
                     if let Some(accepted) = describe::<L>(connection, &bound) {
                         tokio::spawn(self.clone().serve(accepted));
                     }

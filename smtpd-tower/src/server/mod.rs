@@ -13,6 +13,7 @@
 mod accept;
 mod handle;
 mod hostname;
+mod latest;
 mod listener;
 mod profile;
 // Where tokio has `TcpSocket::set_reuseport`.
@@ -366,7 +367,7 @@ impl Server {
     /// To serve several listeners, call this for each of them and await the futures together, or each on its own runtime; see
     /// [`guide::cores`](crate::guide::cores).
     pub fn serve<L: Listener>(&self, listener: L) -> Serve<L> {
-        Serve::new(self.clone(), listener)
+        Serve::new(self.clone(), None, listener)
     }
 
     /// Serves one connection until it ends. Returns a future whose settings can still be changed, such as

@@ -1,5 +1,10 @@
+use std::io;
+
 use super::{Server, settings::MaxHops};
-use crate::{domains::Domains, session::Profile};
+use crate::{
+    domains::Domains,
+    session::{Profile, ShuttingDown},
+};
 
 impl Server {
     /// Sets the profile, which decides about the protocol, about whether TLS and AUTH are offered and required, and about which
@@ -89,5 +94,25 @@ impl Server {
     /// Returns `None` if there is no limit.
     pub fn get_max_hops(&self) -> Option<u32> {
         self.settings.max_hops()
+    }
+
+    /// Checks the settings as [`serve`](Self::serve) does, before there is a listener: when a program has read its configuration,
+    /// or reads it again.
+    ///
+    /// ```
+    /// use smtpd_tower::{Pipeline, Profile, Server};
+    ///
+    /// let server = Server::new("mx.example.org", Pipeline::new());
+    /// assert!(server.check().is_ok());
+    /// let error = server.profile(Profile::Mx).check().unwrap_err();
+    /// assert_eq!(error.to_string(), "Profile::Mx needs Server::domains");
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// Returns the error that [`Serve`](crate::server::Serve) would return at once.
+    pub fn check(&self) -> io::Result<()> {
+        let settings = self.settings.clone();
+        settings.engine(ShuttingDown::default()).map(drop)
     }
 }

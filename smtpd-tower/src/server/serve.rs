@@ -7,9 +7,11 @@ use std::{
     time::Duration,
 };
 
-use smtpd_core::config::Protocol;
-
-use super::{Handle, Listener, Server, accept::Acceptor};
+use super::{
+    Handle, Listener, Server,
+    accept::Acceptor,
+    latest::{Latest, Override},
+};
 use crate::{
     service::Pipeline,
     session::{Profile, ShuttingDown},
@@ -44,6 +46,9 @@ type Running<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 #[must_use = "a listener is served while this future is polled"]
 pub struct Serve<L> {
     server: Server,
+    /// Where later servers come from.
+    latest: Option<Latest>,
+    overrides: Vec<Override>,
     /// `None` from the first poll on.
     listener: Option<L>,
     shutdown: Option<GracefulShutdown>,
@@ -56,9 +61,11 @@ struct GracefulShutdown {
 }
 
 impl<L: Listener> Serve<L> {
-    pub(super) const fn new(server: Server, listener: L) -> Self {
+    pub(super) const fn new(server: Server, latest: Option<Latest>, listener: L) -> Self {
         Self {
             server,
+            latest,
+            overrides: Vec::new(),
             listener: Some(listener),
             shutdown: None,
             running: None,
@@ -67,13 +74,13 @@ impl<L: Listener> Serve<L> {
 
     /// Sets the profile of this listener, as [`Server::profile`] does.
     pub fn profile(mut self, profile: Profile) -> Self {
-        self.server = self.server.profile(profile);
+        self.overrides.push(Override::Profile(profile));
         self
     }
 
     /// Sets the pipeline of this listener, as [`Server::pipeline`] does.
     pub fn pipeline(mut self, pipeline: Pipeline) -> Self {
-        self.server = self.server.pipeline(pipeline);
+        self.overrides.push(Override::Pipeline(Box::new(pipeline)));
         self
     }
 
@@ -81,13 +88,13 @@ impl<L: Listener> Serve<L> {
     /// [TLS configuration](Server::tls).
     #[cfg(feature = "tls")]
     pub fn tls_first(mut self) -> Self {
-        self.server.settings.tls_first = true;
+        self.overrides.push(Override::TlsFirst);
         self
     }
 
     /// Speaks LMTP (RFC 2033) on this listener. [`Profile::Lmtp`] implies it.
     pub fn lmtp(mut self) -> Self {
-        self.server.settings.protocol = Some(Protocol::Lmtp);
+        self.overrides.push(Override::Lmtp);
         self
     }
 
@@ -111,11 +118,11 @@ impl<L: Listener> Serve<L> {
     ///
     /// Returns the error that this future would return at once.
     pub fn check(&self) -> io::Result<()> {
-        let mut settings = self.server.settings.clone();
+        let mut server = Override::apply_all(&self.overrides, &self.server);
         if let Some(listener) = &self.listener {
-            settings.within_tls = listener.is_tls();
+            server = Override::WithinTls(listener.is_tls()).apply_to(server);
         }
-        settings.engine(ShuttingDown::default()).map(drop)
+        server.settings.engine(ShuttingDown::default()).map(drop)
     }
 
     /// Shuts the server down once `signal` completes, like [`Handle::shutdown`] with this `grace`. The output of `signal` is
@@ -152,17 +159,21 @@ impl<L: Listener> Future for Serve<L> {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let serve = self.get_mut();
         if let Some(listener) = serve.listener.take() {
-            serve.server.settings.within_tls = listener.is_tls();
-            let acceptor = match serve.server.clone().into_acceptor() {
+            let within_tls = Override::WithinTls(listener.is_tls());
+            serve.overrides.push(within_tls);
+            let server = Override::apply_all(&serve.overrides, &serve.server);
+            let acceptor = match server.into_acceptor() {
                 Ok(acceptor) => acceptor,
                 Err(error) => return Poll::Ready(Err(error)),
             };
+            let latest = serve.latest.take();
+            let latest = latest.map(|latest| latest.with(serve.overrides.clone()));
             serve.running = Some(match serve.shutdown.take() {
                 Some(shutdown) => {
                     let handle = serve.server.handle();
-                    Box::pin(run_until(acceptor, listener, shutdown, handle))
+                    Box::pin(run_until(acceptor, latest, listener, shutdown, handle))
                 }
-                None => Box::pin(acceptor.run(listener)),
+                None => Box::pin(acceptor.run(listener, latest)),
             });
         }
         let Some(running) = &mut serve.running else {
@@ -177,11 +188,12 @@ impl<L: Listener> Future for Serve<L> {
 
 async fn run_until<L: Listener>(
     acceptor: Acceptor,
+    latest: Option<Latest>,
     listener: L,
     GracefulShutdown { signal, grace }: GracefulShutdown,
     handle: Handle,
 ) -> io::Result<()> {
-    let mut serving = pin!(acceptor.run(listener));
+    let mut serving = pin!(acceptor.run(listener, latest));
     tokio::select! {
         served = &mut serving => return served,
         () = signal => {}
