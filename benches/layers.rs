@@ -133,7 +133,7 @@ const CASES: [Case; 42] = [
         at_data(DistinctRecipientsLayer::new())
     }),
     ("GreylistDataLayer", "data", || {
-        at_data(GreylistLayer::new().at_data())
+        at_data(GreylistLayer::new().into_rcpt_and_data().1)
     }),
     (
         "HopLimitLayer",

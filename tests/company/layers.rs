@@ -447,7 +447,7 @@ pub fn at_data(
 ) -> BoxPhaseService<Data> {
     match *kind {
         Kind::SizeLimit(bytes) => boxed(SizeLimitLayer::new(bytes), inner),
-        Kind::GreylistData => boxed(GreylistLayer::new().at_data(), inner),
+        Kind::GreylistData => boxed(GreylistLayer::new().into_rcpt_and_data().1, inner),
         Kind::DistinctRecipients => boxed(DistinctRecipientsLayer::new(), inner),
         Kind::HopLimit(hops) => boxed(HopLimitLayer::new(hops), inner),
         Kind::MapBody => boxed(MapBodyLayer::new(|body| body), inner),

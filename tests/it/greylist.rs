@@ -16,15 +16,17 @@ use tower::ServiceBuilder;
 
 const STRANGER: ([u8; 4], u16) = ([192, 0, 2, 1], 4711);
 
-fn greylisting(greylist: &GreylistLayer) -> Server {
+fn greylisting(greylist: GreylistLayer) -> Server {
+    let (at_rcpt, at_data) = greylist.into_rcpt_and_data();
     let rcpt = ServiceBuilder::new()
-        .layer(greylist.clone())
+        .layer(at_rcpt)
         .service(handler_fn(async |_: Request<Rcpt>| {}));
-    let data = ServiceBuilder::new()
-        .layer(greylist.at_data())
-        .service(handler_fn(async |request: Request<Data>| {
-            request.into_body().discard().await.map(|_| Reply::OK)
-        }));
+    let data =
+        ServiceBuilder::new()
+            .layer(at_data)
+            .service(handler_fn(async |request: Request<Data>| {
+                request.into_body().discard().await.map(|_| Reply::OK)
+            }));
     server(Pipeline::new().rcpt(rcpt).data(data))
 }
 
@@ -37,7 +39,7 @@ async fn greeted(server: &Server) -> Client {
 
 #[tokio::test(start_paused = true)]
 async fn a_callout_is_deferred_or_a_bounce_is_not() {
-    let server = greylisting(&GreylistLayer::new());
+    let server = greylisting(GreylistLayer::new());
     let mut callout = greeted(&server).await;
     callout.cmd("MAIL FROM:<>", "250").await;
     callout.cmd("RCPT TO:<b@example.org>", "250").await;
@@ -71,7 +73,7 @@ async fn a_client_waits_again_after_a_restart() {
         if let Err(error) = greylist.store().load(&path) {
             assert!(error.is_not_found(), "{error}");
         }
-        let server = greylisting(&greylist);
+        let server = greylisting(greylist.clone());
         let mut client = greeted(&server).await;
         client.cmd("MAIL FROM:<a@example.com>", "250").await;
         client.cmd("RCPT TO:<b@example.org>", expected).await;

@@ -40,7 +40,7 @@ fn every_layer_stands_in_the_random_stacks() {
     let stacks = read("tests/company/layers.rs");
     // Some are made by a method or a function.
     let made_by = |layer: &str| match layer {
-        "GreylistDataLayer" => ".at_data()".to_owned(),
+        "GreylistDataLayer" => ".into_rcpt_and_data()".to_owned(),
         "FromFnLayer" => "layer::from_fn(".to_owned(),
         "FromFnWithLayer" => "layer::from_fn_with(".to_owned(),
         layer => format!("{layer}::"),

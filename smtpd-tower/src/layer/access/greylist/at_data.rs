@@ -7,7 +7,7 @@ use tower_service::Service;
 use super::{GreylistFuture, GreylistLayer, GreylistStore, MemoryGreylist};
 use crate::phase::{Data, Request};
 
-/// Greylists messages from the null sender at DATA: [`GreylistLayer::at_data`].
+/// Greylists messages from the null sender at DATA: [`GreylistLayer::into_rcpt_and_data`].
 #[derive(Debug)]
 pub struct GreylistDataLayer<G = MemoryGreylist> {
     greylist: GreylistLayer<G>,
@@ -30,7 +30,6 @@ impl<S, G> Layer<S> for GreylistDataLayer<G> {
     type Service = GreylistData<S, G>;
 
     fn layer(&self, inner: S) -> GreylistData<S, G> {
-        self.greylist.leave_null_sender_to_data();
         GreylistData {
             inner,
             greylist: self.greylist.clone(),

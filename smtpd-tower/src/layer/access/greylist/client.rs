@@ -14,8 +14,9 @@ use crate::{
 
 /// What greylisting takes for one client: a network, or a domain whose hosts belong together (RFC 6647 section 5, item 5).
 ///
-/// A message may be retried by any host of the same client, and what makes a client trusted counts for all of its hosts. A large
-/// provider retries from many networks, so its domain is the better key. [`GreylistLayer::client_by`] sets what a client is.
+/// A message may be retried by any host of the same client. A large provider retries from many networks, so its domain is the
+/// better key. What makes a client trusted counts only for its hosts in [one network](super::GreylistPolicy::with_trust_after).
+/// [`GreylistLayer::client_by`] sets what a client is.
 ///
 /// [`GreylistLayer::client_by`]: super::GreylistLayer::client_by
 ///
@@ -57,6 +58,9 @@ impl GreylistClient {
     ///
     /// Returns `None` without a confirmed name, and for names that a provider gives to the lines of its customers: they contain
     /// the address, or a word such as `dsl`, `dynamic` or `pool`. Their neighbors are other people.
+    ///
+    /// The customers of a hoster often have names below its domain, such as `vps-1.hoster.example`, and then they are one
+    /// organization: one of them may retry what another has sent first, which gains them nothing.
     ///
     /// The organization is the last two labels of the name, or the last three if the second-to-last is a common one such as `co`
     /// or `ac` below a country. For exact results, use a public suffix list in a function of your own.

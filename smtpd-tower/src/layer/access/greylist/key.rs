@@ -4,14 +4,16 @@ use std::{
     hash::{Hash, Hasher},
 };
 
-use smtpd_core::address::{ForwardPath, ReversePath};
+use smtpd_core::address::{AddressRules, ForwardPath, ReversePath};
 
 use super::{client::GreylistClient, sender, siphash::SipHasher};
+use crate::limiter::ClientKey;
 
 /// Identifies a retry: the client, the sender and the recipient (RFC 6647 section 2.4).
 ///
 /// Domains are compared without case, local parts regardless of their quotes, that of the sender also without case. Equal keys
-/// have equal text, different keys have different text, so the text can be the key of a database.
+/// have equal text, different keys have different text, so the text can be the key of a database. The
+/// [network](Self::with_network) is not part of it.
 ///
 /// ```
 /// use smtpd_tower::{layer::GreylistKey, limiter::ClientKey, net::Prefixes};
@@ -36,10 +38,15 @@ use super::{client::GreylistClient, sender, siphash::SipHasher};
 #[derive(Clone, Debug)]
 pub struct GreylistKey {
     client: GreylistClient,
+    network: Option<ClientKey>,
     sender: ReversePath,
     is_normalized: bool,
     recipient: ForwardPath,
+    rules: AddressRules,
 }
+
+/// The local part of an address as it is compared, and the domain.
+type Compared<'a> = Option<(Cow<'a, str>, &'a str)>;
 
 impl GreylistKey {
     /// Creates the key of a message to one recipient.
@@ -50,10 +57,31 @@ impl GreylistKey {
     ) -> Self {
         Self {
             client: client.into(),
+            network: None,
             sender,
             is_normalized: false,
             recipient,
+            rules: AddressRules::new(),
         }
+    }
+
+    /// Returns this key with the network that the attempt comes from, which is where the client may become
+    /// [trusted](super::GreylistPolicy::with_trust_after).
+    ///
+    /// Keys that differ only in it are equal: a client may retry from another network.
+    #[must_use]
+    pub fn with_network(self, network: ClientKey) -> Self {
+        Self {
+            network: Some(network),
+            ..self
+        }
+    }
+
+    /// Returns this key with other rules for the local part of the recipient: whether case matters, and whether there are details
+    /// as in `alice+news`. Default: the rules of RFC 5321.
+    #[must_use]
+    pub fn with_address_rules(self, rules: AddressRules) -> Self {
+        Self { rules, ..self }
     }
 
     /// Returns this key with a sender that does not change from message to message, as those of mailing lists do.
@@ -74,19 +102,25 @@ impl GreylistKey {
         &self.client
     }
 
+    /// Returns the network that the attempt comes from, if it is known: see [`with_network`](Self::with_network).
+    pub const fn network(&self) -> Option<ClientKey> {
+        self.network
+    }
+
     /// Returns the sender as the client has given it. Keys of different senders may be equal:
     /// [`with_normalized_sender`](Self::with_normalized_sender).
     pub const fn sender(&self) -> &ReversePath {
         &self.sender
     }
 
-    /// Returns the recipient.
+    /// Returns the recipient as the client has given it. Keys of different recipients may be equal:
+    /// [`with_address_rules`](Self::with_address_rules).
     pub const fn recipient(&self) -> &ForwardPath {
         &self.recipient
     }
 
     /// Returns the local part of the sender as it is compared, and the domain. `None` is the null sender.
-    fn compared_sender(&self) -> Option<(Cow<'_, str>, &str)> {
+    fn compared_sender(&self) -> Compared<'_> {
         let mailbox = self.sender.mailbox()?;
         let mut local = mailbox.local_part_unquoted();
         if local.bytes().any(|byte| byte.is_ascii_uppercase()) {
@@ -98,29 +132,50 @@ impl GreylistKey {
         Some((local, mailbox.domain().as_str()))
     }
 
+    /// Returns the local part of the recipient as it is compared, and the domain. `None` is `<Postmaster>`.
+    fn compared_recipient(&self) -> Compared<'_> {
+        let mailbox = self.recipient.mailbox()?;
+        Some((self.rules.local_part(mailbox), mailbox.domain().as_str()))
+    }
+
     pub(super) fn digest(&self, hasher: &mut SipHasher) {
         self.client.digest(hasher);
-        let sender = self.compared_sender();
-        let sender = sender.as_ref().map(|(local, domain)| (&**local, *domain));
-        digest(sender, hasher);
-        let recipient = self
-            .recipient
-            .mailbox()
-            .map(|mailbox| (mailbox.local_part_unquoted(), mailbox.domain().as_str()));
-        let recipient = recipient
-            .as_ref()
-            .map(|(local, domain)| (&**local, *domain));
-        digest(recipient, hasher);
+        digest(self.compared_sender(), hasher);
+        digest(self.compared_recipient(), hasher);
+    }
+
+    /// Adds what is trusted once messages have been retried: the client, in the network that it retries from.
+    pub(super) fn digest_trusted(&self, hasher: &mut SipHasher) {
+        self.client.digest(hasher);
+        let network = self.network.map(GreylistClient::from);
+        if let Some(network) = network.filter(|network| *network != self.client) {
+            network.digest(hasher);
+        }
     }
 }
 
+fn is_same(address: Compared<'_>, other: Compared<'_>) -> bool {
+    match (address, other) {
+        (Some((local, domain)), Some((other_local, other_domain))) => {
+            local == other_local && domain.eq_ignore_ascii_case(other_domain)
+        }
+        (address, other) => address.is_none() && other.is_none(),
+    }
+}
+
+fn hash_address<H: Hasher>(address: Compared<'_>, state: &mut H) {
+    address
+        .map(|(local, domain)| (local, domain.to_ascii_lowercase()))
+        .hash(state);
+}
+
 /// Adds a local part and a domain, or that there is none.
-fn digest(address: Option<(&str, &str)>, hasher: &mut SipHasher) {
+fn digest(address: Compared<'_>, hasher: &mut SipHasher) {
     let Some((local, domain)) = address else {
         hasher.write(&[0]);
         return;
     };
-    hasher.write(&[1]).write_text(local);
+    hasher.write(&[1]).write_text(&local);
     for byte in domain.bytes() {
         hasher.write(&[byte.to_ascii_lowercase()]);
     }
@@ -129,13 +184,9 @@ fn digest(address: Option<(&str, &str)>, hasher: &mut SipHasher) {
 
 impl PartialEq for GreylistKey {
     fn eq(&self, other: &Self) -> bool {
-        let same_sender = match (self.compared_sender(), other.compared_sender()) {
-            (Some((local, domain)), Some((other_local, other_domain))) => {
-                local == other_local && domain.eq_ignore_ascii_case(other_domain)
-            }
-            (sender, other) => sender.is_none() && other.is_none(),
-        };
-        same_sender && self.client == other.client && self.recipient == other.recipient
+        self.client == other.client
+            && is_same(self.compared_sender(), other.compared_sender())
+            && is_same(self.compared_recipient(), other.compared_recipient())
     }
 }
 
@@ -144,11 +195,8 @@ impl Eq for GreylistKey {}
 impl Hash for GreylistKey {
     fn hash<H: Hasher>(&self, state: &mut H) {
         self.client.hash(state);
-        let sender = self.compared_sender();
-        sender
-            .map(|(local, domain)| (local, domain.to_ascii_lowercase()))
-            .hash(state);
-        self.recipient.hash(state);
+        hash_address(self.compared_sender(), state);
+        hash_address(self.compared_recipient(), state);
     }
 }
 
@@ -160,12 +208,9 @@ impl fmt::Display for GreylistKey {
             Some((local, domain)) => show(&local, domain, f)?,
         }
         f.write_str(" ")?;
-        match self.recipient.mailbox() {
+        match self.compared_recipient() {
             None => f.write_str("<Postmaster>"),
-            Some(mailbox) => {
-                let local = mailbox.local_part_unquoted();
-                show(&local, mailbox.domain().as_str(), f)
-            }
+            Some((local, domain)) => show(&local, domain, f),
         }
     }
 }
@@ -235,6 +280,27 @@ mod tests {
             }
         }
         assert_eq!(equal, 5);
+    }
+
+    #[test]
+    fn one_mailbox_that_is_written_in_two_ways_has_two_keys() {
+        let loose = AddressRules::new()
+            .ignore_case(true)
+            .recipient_delimiter('+');
+        let keys = ["bob+news@d.example", "BOB@D.example", "bob@d.example"]
+            .map(|recipient| key("192.0.2.1", "a@b.example", recipient));
+        let [detail, ..] = keys.clone().map(|key| key.with_address_rules(loose));
+        assert_eq!(
+            detail.to_string(),
+            r#"192.0.2.1 "a"@b.example "bob"@d.example"#
+        );
+        for key in &keys {
+            let by_rules = key.clone().with_address_rules(loose);
+            assert_eq!(by_rules, detail);
+            assert_eq!(hash(&by_rules), hash(&detail));
+            assert_eq!(std_hash(&by_rules), std_hash(&detail));
+            assert_eq!(keys.iter().filter(|other| *other == key).count(), 1);
+        }
     }
 
     #[test]

@@ -35,7 +35,25 @@ use super::{
 /// minutes, and when the server has shut down. Both calls block, so call them in [`spawn_blocking`] while a server runs:
 ///
 /// ```
-/// use smtpd_tower::layer::GreylistLayer;
+/// use std::{io, path::PathBuf, time::Duration};
+///
+/// use smtpd_tower::{Pipeline, Server, layer::GreylistLayer};
+/// use tokio::task::spawn_blocking;
+///
+/// async fn save(greylist: &GreylistLayer, path: &PathBuf) -> io::Result<()> {
+///     // A clone of the layer shares its store.
+///     let (greylist, path) = (greylist.clone(), path.clone());
+///     spawn_blocking(move || greylist.store().save(path)).await?
+/// }
+///
+/// async fn save_now_and_then(greylist: GreylistLayer, path: PathBuf) {
+///     loop {
+///         tokio::time::sleep(Duration::from_secs(600)).await;
+///         if let Err(error) = save(&greylist, &path).await {
+///             eprintln!("cannot save {}: {error}", path.display());
+///         }
+///     }
+/// }
 ///
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// # let directory = tempfile::tempdir()?;
@@ -45,10 +63,13 @@ use super::{
 ///     Err(error) if error.is_not_found() => {} // the first start
 ///     loaded => loaded?,
 /// }
-///
-/// // A clone of the layer shares its store.
-/// let clone = greylist.clone();
-/// tokio::task::spawn_blocking(move || clone.store().save(path)).await??;
+/// let saving = tokio::spawn(save_now_and_then(greylist.clone(), path.clone()));
+/// let server = Server::new(Pipeline::new()); // with `greylist` at RCPT
+/// # server.handle().shutdown(Duration::ZERO).await;
+/// server.listen_and_serve("127.0.0.1:0").await?; // until it is shut down
+/// saving.abort();
+/// save(&greylist, &path).await?;
+/// # assert!(path.exists());
 /// # Ok(()) }
 /// ```
 ///

@@ -17,21 +17,18 @@ mod table;
 use std::{
     any::type_name,
     fmt,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
 
-use smtpd_core::reply::Reply;
+use smtpd_core::{address::AddressRules, reply::Reply};
 use tokio::time::timeout;
 use tower::BoxError;
 use tower_layer::Layer;
 use tower_service::Service;
 
-use self::settings::{OnFailure, Settings};
+use self::settings::{NullSender, OnFailure, Settings};
 pub use self::{
     at_data::{GreylistData, GreylistDataLayer},
     client::GreylistClient,
@@ -59,7 +56,7 @@ use crate::{
 /// says when a retry is accepted, how long that is remembered, and when a client is trusted. A [`GreylistStore`] remembers the
 /// attempts; by default this is a [`MemoryGreylist`], which can be kept in a file.
 ///
-/// It fits RCPT; [`at_data`](Self::at_data) returns a layer for DATA. A `DomainFilterLayer` belongs outside of it, so that
+/// It fits RCPT; [`into_rcpt_and_data`](Self::into_rcpt_and_data) adds a layer for DATA. A `DomainFilterLayer` belongs outside of it, so that
 /// nothing is remembered of mail that is refused anyway. All clones of a layer, and all services that they make, share one
 /// store.
 ///
@@ -70,7 +67,9 @@ use crate::{
 /// network. [`client_by`](Self::client_by) sets something else, such as the domain for which SPF has passed.
 ///
 /// Senders that change with each message, as those of mailing lists do, are
-/// [one sender](GreylistKey::with_normalized_sender).
+/// [one sender](GreylistKey::with_normalized_sender). Recipients are compared by [`address_rules`](Self::address_rules).
+///
+/// Whoever has retried is [trusted](GreylistPolicy::with_trust_after): the hosts of the client in that network.
 ///
 /// # Who passes
 ///
@@ -83,8 +82,9 @@ use crate::{
 ///   with mail.
 ///
 /// The null sender is greylisted: to let it pass would let everybody pass who uses it. But servers that verify a sender by a
-/// callout (MAIL from `<>`, RCPT, no message) expect a reply about the recipient. With [`at_data`](Self::at_data), they get it,
-/// and messages from the null sender are greylisted at DATA (section 2.5).
+/// callout (MAIL from `<>`, RCPT, no message) expect a reply about the recipient. With
+/// [`into_rcpt_and_data`](Self::into_rcpt_and_data), they get it, and messages from the null sender are greylisted at DATA
+/// (section 2.5).
 ///
 /// # When the store fails
 ///
@@ -120,15 +120,8 @@ use crate::{
 /// # Ok(()) }
 /// ```
 pub struct GreylistLayer<G = MemoryGreylist> {
-    shared: Arc<Shared<G>>,
+    store: Arc<G>,
     settings: Arc<Settings>,
-}
-
-/// What the layers of RCPT and DATA share, whatever their settings.
-struct Shared<G> {
-    store: G,
-    /// Whether a service at DATA greylists the null sender.
-    null_sender_at_data: AtomicBool,
 }
 
 impl GreylistLayer {
@@ -149,10 +142,7 @@ impl<G: GreylistStore> GreylistLayer<G> {
     /// Creates a layer that remembers attempts in `store`. All servers of a domain should share one (RFC 6647 section 5, item 4).
     pub fn with_store(store: G) -> Self {
         Self {
-            shared: Arc::new(Shared {
-                store,
-                null_sender_at_data: AtomicBool::new(false),
-            }),
+            store: Arc::new(store),
             settings: Arc::default(),
         }
     }
@@ -207,6 +197,16 @@ impl<G: GreylistStore> GreylistLayer<G> {
     #[must_use]
     pub fn normalize_senders(self, normalize: bool) -> Self {
         self.set(|settings| settings.normalizes_senders = normalize)
+    }
+
+    /// Sets when two recipients are the same: whether case matters, and whether there are details as in `alice+news`. Default: the
+    /// rules of RFC 5321.
+    ///
+    /// With the rules by which your mailboxes are found, a message to `alice+news` is known if one to `alice` is. The lists of
+    /// [`exempt_senders`](Self::exempt_senders) and [`exempt_recipients`](Self::exempt_recipients) have their own rules.
+    #[must_use]
+    pub fn address_rules(self, rules: AddressRules) -> Self {
+        self.set(|settings| settings.rules = rules)
     }
 
     /// Sets which clients pass. Default: those of this machine, and those that have authenticated (RFC 6647 section 5, item 7).
@@ -304,11 +304,11 @@ impl<G: GreylistStore> GreylistLayer<G> {
         self.set(|settings| settings.on_failure = OnFailure::Refuse)
     }
 
-    /// Returns a layer for DATA that greylists messages from the null sender there (RFC 6647 section 2.5), with the settings that
-    /// this one has now.
+    /// Returns a layer for RCPT that lets the null sender pass, and one for DATA that greylists messages from it there (RFC 6647
+    /// section 2.5). So servers that verify senders by a callout receive a reply about the recipient, and bounces that nobody has
+    /// sent for are still deferred.
     ///
-    /// As soon as it is around a service, this layer and its clones let the null sender pass at RCPT. So servers that verify
-    /// senders by a callout receive a reply about the recipient, and bounces that nobody has sent for are still deferred.
+    /// Use both. They share the store, and have the settings that this layer has now.
     ///
     /// ```
     /// use smtpd_tower::{
@@ -316,23 +316,25 @@ impl<G: GreylistStore> GreylistLayer<G> {
     /// };
     /// use tower::ServiceBuilder;
     ///
-    /// let greylist = GreylistLayer::new();
-    /// let data =
-    ///     ServiceBuilder::new().layer(greylist.at_data()).service(handler_fn(
-    ///         async |request: Request<Data>| request.into_body().discard().await,
-    ///     ));
+    /// let (at_rcpt, at_data) = GreylistLayer::new().into_rcpt_and_data();
     /// let rcpt = ServiceBuilder::new()
-    ///     .layer(greylist)
+    ///     .layer(at_rcpt)
     ///     .service(handler_fn(async |_: Request<Rcpt>| {}));
+    /// let data = ServiceBuilder::new().layer(at_data).service(handler_fn(
+    ///     async |request: Request<Data>| request.into_body().discard().await,
+    /// ));
     /// let pipeline = Pipeline::new().rcpt(rcpt).data(data);
     /// ```
-    pub fn at_data(&self) -> GreylistDataLayer<G> {
-        GreylistDataLayer::new(self.clone())
+    #[must_use = "without the layer for DATA, the null sender passes"]
+    pub fn into_rcpt_and_data(self) -> (Self, GreylistDataLayer<G>) {
+        let at_rcpt = self.set(|settings| settings.null_sender = NullSender::AtData);
+        let at_data = GreylistDataLayer::new(at_rcpt.clone());
+        (at_rcpt, at_data)
     }
 
     /// Returns the store.
     pub fn store(&self) -> &G {
-        &self.shared.store
+        &self.store
     }
 
     fn set(mut self, change: impl FnOnce(&mut Settings)) -> Self {
@@ -354,10 +356,7 @@ impl<G: GreylistStore> GreylistLayer<G> {
             return GreylistFuture::inner(inner.call(request));
         };
         let settings = &self.settings;
-        let check = timeout(
-            settings.limit,
-            self.shared.store.check(key, settings.policy),
-        );
+        let check = timeout(settings.limit, self.store.check(key, settings.policy));
         // The instance that was made ready is the one to call; its clone may not be ready.
         let clone = inner.clone();
         let ready = std::mem::replace(inner, clone);
@@ -365,18 +364,11 @@ impl<G: GreylistStore> GreylistLayer<G> {
     }
 }
 
-impl<G> GreylistLayer<G> {
-    fn leave_null_sender_to_data(&self) {
-        let at_data = &self.shared.null_sender_at_data;
-        at_data.store(true, Ordering::Relaxed);
-    }
-}
-
 // By hand: a derived Clone would require G: Clone.
 impl<G> Clone for GreylistLayer<G> {
     fn clone(&self) -> Self {
         Self {
-            shared: self.shared.clone(),
+            store: self.store.clone(),
             settings: self.settings.clone(),
         }
     }
@@ -435,15 +427,12 @@ where
     }
 
     fn call(&mut self, request: Request<Rcpt>) -> Self::Future {
-        let greylist = &self.greylist;
+        let settings = &self.greylist.settings;
         let (sender, recipient) = (request.sender(), request.recipient());
-        let at_data =
-            sender.is_null() && greylist.shared.null_sender_at_data.load(Ordering::Relaxed);
-        let key = if at_data {
-            None
-        } else {
-            let settings = &greylist.settings;
-            settings.key(request.session(), sender, recipient)
+        let passes = sender.is_null() && settings.null_sender == NullSender::AtData;
+        let key = match passes {
+            true => None,
+            false => settings.key(request.session(), sender, recipient),
         };
         self.greylist.check(&mut self.inner, request, key)
     }
@@ -649,6 +638,60 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn a_layer_for_data_lets_the_null_sender_pass_the_layer_that_it_was_made_of() {
+        let layer = GreylistLayer::new();
+        let (_rcpt, data) = layer.clone().into_rcpt_and_data();
+        let service = data.layer(handler_fn(async |_: Request<Data>| Reply::OK));
+        assert_eq!(
+            ask(&layer, stranger("192.0.2.1"), "", "b@example.org").await,
+            450
+        );
+        drop(service);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_customer_who_retries_makes_all_others_of_the_hoster_trusted() {
+        let layer = GreylistLayer::new();
+        let (one, neighbor, other) = (
+            named("203.0.113.1", "vps-1.vps.hoster.example", true),
+            named("203.0.113.2", "vps-2.vps.hoster.example", true),
+            named("198.51.100.1", "vps-3.vps.hoster.example", true),
+        );
+        let to = "b@example.org";
+        assert_eq!(ask(&layer, one.clone(), "1@one.example", to).await, 450);
+        advance(MINUTE).await;
+        assert_eq!(ask(&layer, one.clone(), "1@one.example", to).await, 250);
+        assert_eq!(ask(&layer, one, "2@one.example", to).await, 250);
+        assert_eq!(
+            ask(&layer, other.clone(), "eve@other.example", to).await,
+            450
+        );
+        // As without names, the neighbors in the network of the first are trusted, too.
+        assert_eq!(ask(&layer, neighbor, "eve@other.example", to).await, 250);
+        // The first message is still known, from wherever it comes.
+        assert_eq!(ask(&layer, other, "1@one.example", to).await, 250);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_message_to_another_detail_of_a_mailbox_is_a_first_attempt() {
+        let policy = GreylistPolicy::new().with_trust_after(None);
+        let exact = GreylistLayer::new().policy(policy);
+        let rules = AddressRules::new()
+            .ignore_case(true)
+            .recipient_delimiter('+');
+        for (layer, expected) in [(exact.clone(), 450), (exact.address_rules(rules), 250)] {
+            let client = || stranger("192.0.2.1");
+            assert_eq!(
+                ask(&layer, client(), "a@b.example", "bob+x@d.example").await,
+                450
+            );
+            advance(MINUTE).await;
+            let heard = ask(&layer, client(), "a@b.example", "Bob+y@d.example").await;
+            assert_eq!(heard, expected);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn what_spf_has_proved_is_no_client() {
         #[derive(Clone)]
         struct SpfPass(&'static str);
@@ -734,13 +777,9 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_callout_hears_that_it_is_greylisted() {
-        let layer = GreylistLayer::new();
+        let (layer, data) = GreylistLayer::new().into_rcpt_and_data();
         let client = stranger("192.0.2.1");
         let to = "b@example.org";
-        // Without a service at DATA, nothing would defer the null sender there.
-        let data = layer.at_data();
-        assert_eq!(ask(&layer, client.clone(), "", to).await, 450);
-        advance(MINUTE * 60 * 48).await;
         for (after, expected) in [(0, 450), (59, 450), (1, 250)] {
             advance(Duration::from_secs(after)).await;
             assert_eq!(

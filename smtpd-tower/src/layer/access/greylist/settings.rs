@@ -1,7 +1,7 @@
 use std::{fmt, sync::Arc, time::Duration};
 
 use smtpd_core::{
-    address::{ForwardPath, ReversePath},
+    address::{AddressRules, ForwardPath, ReversePath},
     reply::{Code, Reply, Status},
 };
 use tower::BoxError;
@@ -22,6 +22,8 @@ pub(super) struct Settings {
     pub(super) prefixes: Prefixes,
     pub(super) client: ClientBy,
     pub(super) normalizes_senders: bool,
+    pub(super) rules: AddressRules,
+    pub(super) null_sender: NullSender,
     pub(super) exempt: Exempt,
     pub(super) exempt_hosts: Reloadable<Domains>,
     pub(super) exempt_senders: Reloadable<Addresses>,
@@ -34,6 +36,13 @@ pub(super) struct Settings {
 
 pub(super) type ClientBy = Arc<dyn Fn(&Session) -> Option<GreylistClient> + Send + Sync>;
 pub(super) type ReplyBy = Arc<dyn Fn(Duration) -> Reply + Send + Sync>;
+
+/// Where the null sender is greylisted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum NullSender {
+    AtRcpt,
+    AtData,
+}
 
 #[derive(Clone, Copy, Debug)]
 pub(super) enum OnFailure {
@@ -53,6 +62,8 @@ impl Default for Settings {
             prefixes: Prefixes::NEIGHBOURS,
             client: Arc::new(GreylistClient::organization),
             normalizes_senders: true,
+            rules: AddressRules::new(),
+            null_sender: NullSender::AtRcpt,
             // RFC 6647 section 5, item 7: authenticated clients and internal addresses.
             exempt: Exempt::local().authenticated(),
             exempt_hosts: Domains::default().into(),
@@ -81,12 +92,14 @@ impl Settings {
         {
             return None;
         }
-        let network = || {
-            let ip = session.client_addr().ip()?;
-            Some(ClientKey::with_prefixes(ip, self.prefixes).into())
-        };
-        let client = (self.client)(session).or_else(network)?;
-        let key = GreylistKey::new(client, sender.clone(), recipient.clone());
+        let ip = session.client_addr().ip();
+        let network = ip.map(|ip| ClientKey::with_prefixes(ip, self.prefixes));
+        let client = (self.client)(session).or_else(|| network.map(GreylistClient::from))?;
+        let key = GreylistKey::new(client, sender.clone(), recipient.clone())
+            .with_address_rules(self.rules);
+        let key = network
+            .into_iter()
+            .fold(key, |key, network| key.with_network(network));
         Some(if self.normalizes_senders {
             key.with_normalized_sender()
         } else {
@@ -146,6 +159,8 @@ impl fmt::Debug for Settings {
             .field("policy", &self.policy)
             .field("prefixes", &self.prefixes)
             .field("normalizes_senders", &self.normalizes_senders)
+            .field("rules", &self.rules)
+            .field("null_sender", &self.null_sender)
             .field("exempt", &self.exempt)
             .field("exempts_roles", &self.exempts_roles)
             .field("limit", &self.limit)

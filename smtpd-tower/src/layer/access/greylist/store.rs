@@ -72,7 +72,8 @@ pub trait GreylistStore: Send + Sync + 'static {
     /// Calls may overlap. If two first attempts arrive at the same time, neither may pass.
     ///
     /// It is called for each recipient. A store that counts what a client has retried, to trust it, must count each message once:
-    /// not more often than [`GreylistPolicy::trust_interval`] says.
+    /// not more often than [`GreylistPolicy::trust_interval`] says. It must count by [`client`](GreylistKey::client) and
+    /// [`network`](GreylistKey::network) together.
     fn check(&self, key: GreylistKey, policy: GreylistPolicy) -> Self::Check;
 }
 

@@ -36,7 +36,7 @@ pub(super) struct Entry {
 pub(super) enum State {
     Waiting,
     Passed,
-    /// A client: how many of its messages have passed, and when the last of them was counted.
+    /// A client in a network: how many of its messages have passed, and when the last of them was counted.
     Client {
         passed: u32,
         counted: Nanos,
@@ -131,7 +131,7 @@ impl Moment<'_> {
     pub(super) fn check(&mut self, key: &GreylistKey) -> GreylistVerdict {
         let hasher = SipHasher::new(self.table.seed);
         let (mut client, mut message) = (hasher.clone(), hasher);
-        key.client().digest(client.write(b"c"));
+        key.digest_trusted(client.write(b"c"));
         key.digest(message.write(b"m"));
         let (client, message) = (client.finish(), message.finish());
 
