@@ -1,12 +1,11 @@
-use std::{error::Error, sync::Arc};
+use std::sync::Arc;
 
-use smtpd_core::reply::{Origin, Reply};
+use smtpd_core::reply::Reply;
 
 use super::{Maildir, MaildirError, draft::Draft, folders::Folders, newline::Lines};
 use crate::{
     body::{Body, BodyError},
     disk::OnDisk,
-    fault::quietly,
     session::Session,
 };
 
@@ -138,30 +137,7 @@ impl Failure {
     pub(super) fn reply(self, session: &Session) -> Result<Reply, MaildirError> {
         match self {
             Self::Body(error) => Ok(session.reply_to(error)),
-            Self::Maildir(error) if error.is_disk_full() => {
-                warn(&error, session);
-                Ok(Reply::storage_full().with_origin(Origin::Fault))
-            }
-            Self::Maildir(error) if error.is_over_quota() => {
-                warn(&error, session);
-                Ok(Reply::mailbox_full())
-            }
             Self::Maildir(error) => Err(error),
         }
     }
-}
-
-/// Clients retry after these replies, so nobody else would notice.
-fn warn(error: &MaildirError, session: &Session) {
-    quietly(|| {
-        let cause = error.source().map(ToString::to_string);
-        let error = error.to_string();
-        tracing::warn!(
-            session = session.id(),
-            peer = %session.client_addr(),
-            error = %error.escape_debug(),
-            cause,
-            "no space left for a message"
-        );
-    });
 }

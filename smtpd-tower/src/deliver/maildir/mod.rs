@@ -55,9 +55,9 @@ use crate::{
 /// | failure | reply |
 /// |---|---|
 /// | the message itself, see [`BodyError`](crate::BodyError) | its [reply](crate::BodyError::reply) |
-/// | the disk is full | 452 4.3.1, and a warning in the log for each message |
-/// | the owner's quota is used up | 452 4.2.2, and a warning in the log for each message |
-/// | anything else | [`MaildirError`], which becomes 451 4.3.0; its text goes to the log only |
+/// | anything else | that of [`recover`](crate::reply::recover()) to the [`MaildirError`]: 452 4.3.1 if the disk is full, 452 4.2.2 if the owner's quota is used up, otherwise 451 4.3.0 |
+///
+/// Each `MaildirError` is a fault, so its text goes to the log and to [`Server::on_error`](crate::server::Server::on_error).
 ///
 /// Each service has one maildir. For one per user, see [below](#a-maildir-for-each-user).
 ///
@@ -121,6 +121,7 @@ use crate::{
 /// use smtpd_tower::{
 ///     Body, BodyError, Data, DataReply, Envelope, Reply, Request, Session,
 ///     address::ForwardPath, deliver::Maildir, handler_fn, phase::PhaseKind,
+///     recover,
 /// };
 /// use tower::ServiceExt;
 ///
@@ -145,8 +146,10 @@ use crate::{
 ///             Err(refusal) => Ok(refusal),
 ///         };
 ///         replies.push(reply.unwrap_or_else(|error| {
+///             let error = error.into();
+///             let reply = recover(&error); // for this recipient alone
 ///             session.report_fault(PhaseKind::Data, error);
-///             Reply::try_again("Cannot be stored now") // the others have it
+///             reply
 ///         }));
 ///     }
 ///     Ok(DataReply::each(replies))
@@ -369,7 +372,7 @@ impl fmt::Debug for MaildirFuture {
 
 #[cfg(test)]
 mod tests {
-    use std::{collections::BTreeSet, fs, io, os::unix::fs::PermissionsExt, sync::Mutex};
+    use std::{collections::BTreeSet, fs, io, os::unix::fs::PermissionsExt};
 
     use bytes::Bytes;
     use futures_core::Stream;
@@ -385,7 +388,8 @@ mod tests {
     };
     use crate::{
         body::{Body, BodyError},
-        reply::recover,
+        fault::local_error,
+        reply::{Verdict, recover},
         session::Session,
     };
 
@@ -537,54 +541,19 @@ mod tests {
         }
     }
 
-    /// Written by a subscriber of `tracing`.
-    #[derive(Clone, Default)]
-    struct Log(Arc<Mutex<Vec<u8>>>);
-
-    impl io::Write for Log {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.0.lock().unwrap().write(bytes)
-        }
-
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
-
     #[test]
-    fn a_full_disk_is_a_452_and_a_warning() {
-        let log = Log::default();
-        let writer = log.clone();
-        let subscriber = tracing_subscriber::fmt()
-            .with_ansi(false)
-            .with_max_level(tracing::Level::WARN)
-            .with_writer(move || writer.clone())
-            .finish();
-        let _guard = tracing::subscriber::set_default(subscriber);
-        let path = Path::new("/var/mail/a\nb/tmp/1.test");
+    fn a_full_disk_is_answered_and_on_error_hears_nothing() {
         for (kind, expected) in [
             (io::ErrorKind::StorageFull, Reply::storage_full()),
             (io::ErrorKind::QuotaExceeded, Reply::mailbox_full()),
+            (io::ErrorKind::PermissionDenied, local_error()),
         ] {
-            let error = MaildirError::new("write", path, kind.into());
-            let reply = Failure::from(error).reply(&Session::local()).unwrap();
-            assert_eq!(reply, expected);
-            let lines = std::mem::take(&mut *log.0.lock().unwrap());
-            let lines = String::from_utf8(lines).unwrap();
-            assert_eq!(lines.lines().count(), 1, "{lines}");
-            let cause = format!("cause=\"{}\"", io::Error::from(kind));
-            for part in [
-                " WARN ",
-                "no space left",
-                "peer=127.0.0.1",
-                r"cannot write /var/mail/a\nb/tmp/1.test",
-                &cause,
-            ] {
-                assert!(lines.contains(part), "{part}: {lines}");
-            }
+            let error = MaildirError::new("write", Path::new("/var/mail/a"), kind.into());
+            let answer = Failure::from(error).reply(&Session::local());
+            let error = answer.expect_err("a fault").into();
+            assert_eq!(recover(&error), expected);
+            assert_eq!(Verdict::of::<Reply>(&Err(error)), Verdict::Failed);
         }
-        let error = MaildirError::new("write", path, io::ErrorKind::PermissionDenied.into());
-        assert!(Failure::from(error).reply(&Session::local()).is_err());
     }
 
     #[tokio::test]
