@@ -14,7 +14,7 @@ use super::{
     replies::PLAIN,
     session::{Mode, Session},
     state::State,
-    transfer::{AfterChunk, AfterMessage, Part},
+    transfer::{AfterChunk, AfterMessage, Part, Refusal},
 };
 use crate::{
     helo::Greeting,
@@ -262,17 +262,31 @@ impl Session {
 
     /// Sends a reply instead of receiving the message. The bytes of a first chunk then have to be read and dropped.
     fn refuse_data(&mut self, reply: Reply) {
-        let size = self.transfer.chunk_size();
-        let is_too_long = size.is_some_and(|size| size > self.config.settings.limits.drain);
-        if is_too_long || reply.closes() {
+        if reply.closes() {
             return self.close_with(reply, CloseReason::Refused);
         }
-        if self.transfer.is_under_way() {
-            self.read(Mode::Message);
-            return self.transfer.answer(reply.into());
+        let Some(size) = self.transfer.chunk_size() else {
+            self.put(&reply);
+            return self.end_transaction();
+        };
+        self.read(Mode::Message);
+        self.transfer.answer(reply.into());
+        if size > self.config.settings.limits.drain {
+            self.close_unread(CloseReason::Refused);
         }
-        self.put(&reply);
-        self.end_transaction();
+    }
+
+    /// Replies, and ends the session because what was refused is too long to be read to its end.
+    fn close_unread(&mut self, reason: CloseReason) {
+        match self.transfer.refusal() {
+            Some(Refusal::Message(replies)) => {
+                let recipients = self.transaction.recipients();
+                self.replies.put_data_reply(&replies, recipients);
+                self.close(reason);
+            }
+            Some(Refusal::Chunk(reply)) => self.close_with(reply, reason),
+            None => {}
+        }
     }
 
     /// Processes the available part of a message. Returns whether there was any.
@@ -283,7 +297,7 @@ impl Session {
         match part {
             Part::Bytes(bytes) => self.question.notify(Event::Chunk(bytes)),
             Part::Dropped => {}
-            Part::Drained(reply) => self.close_with(reply, CloseReason::Limit),
+            Part::Drained => self.close_unread(CloseReason::Limit),
             Part::ChunkEnd => self.chunk_ended(),
             Part::End => self.message_ended(),
         }

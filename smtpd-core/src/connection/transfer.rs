@@ -66,8 +66,8 @@ pub(super) enum Part {
     Bytes(Bytes),
     /// Bytes that the caller does not receive.
     Dropped,
-    /// More such bytes than are worth reading. The reply can no longer change.
-    Drained(Reply),
+    /// More such bytes than are worth reading. The [`Refusal`] can no longer change.
+    Drained,
     /// The chunk has ended, but not the message.
     ChunkEnd,
     End,
@@ -85,6 +85,15 @@ pub(super) enum AfterChunk {
     Broken(Reply),
     /// The chunk was not allowed, and the transaction is unchanged.
     Void(Reply),
+}
+
+/// The reply to what is not read to its end.
+#[derive(Debug)]
+pub(super) enum Refusal {
+    /// To a message: each recipient may have a reply.
+    Message(DataReply),
+    /// To a chunk that is not the last, or that was not allowed.
+    Chunk(Reply),
 }
 
 /// What follows the end of the message.
@@ -195,10 +204,24 @@ impl Transfer {
         };
         Some(match message.take(bytes, flaws) {
             Some(bytes) => Part::Bytes(bytes),
-            None if message.drained > drain => {
-                message.refusal().map_or(Part::Dropped, Part::Drained)
-            }
+            None if message.drained > drain && message.is_refused() => Part::Drained,
             None => Part::Dropped,
+        })
+    }
+
+    /// Returns the reply that further bytes can no longer change.
+    pub(super) fn refusal(&self) -> Option<Refusal> {
+        let message = self.0.as_ref().filter(|message| message.is_refused())?;
+        let reply = match &message.fate {
+            Fate::Wanted => return None,
+            Fate::Void(reply) => return Some(Refusal::Chunk(reply.clone())),
+            Fate::Faulty(error) => error.reply().into(),
+            Fate::Answered(reply, None) => reply.clone(),
+            Fate::Answered(reply, Some(error)) => error.refuse(reply.clone()),
+        };
+        Some(match message.is_whole() {
+            true => Refusal::Message(reply),
+            false => Refusal::Chunk(reply.merged().clone()),
         })
     }
 
@@ -253,14 +276,10 @@ impl Transfer {
     pub(super) fn finish(&mut self, reply: DataReply) -> Option<(DataReply, bool)> {
         let message = self.0.take()?;
         let reply = match message.error() {
-            Some(error) => reply.map(|one| match one.is_positive() {
-                true => error.reply(),
-                false => one,
-            }),
+            Some(error) => error.refuse(reply),
             None => reply,
         };
-        let is_whole = message.chunk().is_none_or(|chunk| chunk.is_last);
-        Some((reply, is_whole))
+        Some((reply, message.is_whole()))
     }
 
     /// Forgets the message.
@@ -291,6 +310,11 @@ impl Message {
             Source::Chunk { chunk, .. } => Some(chunk),
             _ => None,
         }
+    }
+
+    /// Returns whether nothing follows what is being received, as after the last chunk.
+    fn is_whole(&self) -> bool {
+        self.chunk().is_none_or(|chunk| chunk.is_last)
     }
 
     const fn error(&self) -> Option<MessageError> {
@@ -357,15 +381,23 @@ impl Message {
         }
     }
 
-    /// Returns the reply that further bytes can no longer change.
-    fn refusal(&self) -> Option<Reply> {
+    /// Returns whether further bytes can no longer change the reply.
+    fn is_refused(&self) -> bool {
         match &self.fate {
-            Fate::Wanted => None,
-            Fate::Faulty(error) => Some(error.reply()),
-            Fate::Answered(reply, _) if !reply.is_accepted() => Some(reply.merged().clone()),
-            Fate::Answered(_, error) => error.map(MessageError::reply),
-            Fate::Void(reply) => Some(reply.clone()),
+            Fate::Wanted => false,
+            Fate::Answered(reply, None) => !reply.is_accepted(),
+            Fate::Answered(_, Some(_)) | Fate::Faulty(_) | Fate::Void(_) => true,
         }
+    }
+}
+
+impl MessageError {
+    /// Replaces the replies that accept a message which must be rejected.
+    fn refuse(self, reply: DataReply) -> DataReply {
+        reply.map(|one| match one.is_positive() {
+            true => self.reply(),
+            false => one,
+        })
     }
 }
 
