@@ -10,7 +10,7 @@ use std::{io, net::IpAddr, sync::Arc, time::Duration};
 
 use smtpd_core::{
     connection::Greeting,
-    extension::Extensions,
+    extension::{Extensions, Standard},
     parameter::Parameters,
     reply::{Code, Status},
 };
@@ -58,7 +58,9 @@ pub fn server(upstream: &str, rules: Vec<String>) -> Server {
         .data(data);
     Server::new(system_hostname(), pipeline).configure(|config| {
         // Without these, RCPT has no parameters, and a message ends with CRLF.
-        let extensions = Extensions::default().without("DSN").without("CHUNKING");
+        let extensions = Extensions::default()
+            .without(Standard::Dsn)
+            .without(Standard::Chunking);
         config.extensions(extensions).max_message_size(100 << 20)
     })
 }

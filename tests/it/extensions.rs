@@ -7,7 +7,7 @@ use std::{
 
 use smtpd_tower::{
     Command, Data, DataReply, Mail, Pipeline, Rcpt, Reply, Request,
-    extension::{DeliverBy, Etrn, Extensions, FutureRelease, MtPriority, Prdr, Rrvs},
+    extension::{DeliverBy, Etrn, Extensions, FutureRelease, MtPriority, Prdr, Rrvs, Standard},
     handler_fn,
     layer::DomainFilterLayer,
     parameter::{By, HoldFor, HoldUntil, NoSupport, Priority, ValidSince},
@@ -22,7 +22,7 @@ async fn each_listener_of_a_server_offers_its_own_extensions() {
     let submission = mx.clone().configure(|config| {
         let latest = "2030-01-01T00:00:00Z".parse().unwrap();
         let extensions = Extensions::default()
-            .without("CHUNKING")
+            .without(Standard::Chunking)
             .with(FutureRelease::new(HoldFor::new(60).unwrap(), latest));
         config.extensions(extensions)
     });

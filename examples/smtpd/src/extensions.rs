@@ -115,7 +115,7 @@ pub(crate) fn of(lists: &[ExtensionList], profile: Option<Profile>) -> Extension
     let set = items().fold(start, |set, item| item.apply(set));
     match profile {
         // RFC 4865 section 4.2: only for submission.
-        Some(Profile::Mx) => set.without("FUTURERELEASE"),
+        Some(Profile::Mx) => without(set, "FUTURERELEASE"),
         _ => set,
     }
 }
@@ -126,10 +126,14 @@ impl Item {
             .iter()
             .filter(|known| self.known.is_none_or(|one| one.keyword == known.keyword));
         named.fold(set, |set, known| match self.sign {
-            Some(Sign::Minus) => set.without(known.keyword),
+            Some(Sign::Minus) => without(set, known.keyword),
             _ => with(set, known),
         })
     }
+}
+
+fn without(set: Extensions, keyword: &str) -> Extensions {
+    set.retain(|extension| !extension.keyword().eq_ignore_ascii_case(keyword))
 }
 
 /// Adds an extension, and those that it needs. The configuration leaves out those that need a removed one.

@@ -85,7 +85,7 @@ pub trait Extension: Send + Sync + fmt::Debug {
 /// ```
 /// use smtpd_core::extension::{Extensions, Standard};
 ///
-/// let extensions = Extensions::default().without("DSN");
+/// let extensions = Extensions::default().without(Standard::Dsn);
 /// assert!(extensions.contains("pipelining") && !extensions.contains("DSN"));
 /// assert!(!Extensions::none().with(Standard::Chunking).contains("PIPELINING"));
 /// ```
@@ -138,16 +138,25 @@ impl Extensions {
     /// Adds an extension. It replaces one with the same keyword.
     #[must_use]
     pub fn with(self, extension: impl Extension + 'static) -> Self {
-        let mut rest = self.without(extension.keyword());
+        let mut rest = self.without_keyword(extension.keyword());
         rest.all.push(Arc::new(extension));
         rest.noted()
     }
 
-    /// Removes the extension with this keyword, in any letter case.
+    /// Removes an extension, whatever its settings: the one with the same keyword.
     #[must_use]
-    pub fn without(mut self, keyword: &str) -> Self {
-        self.all
-            .retain(|extension| !extension.keyword().eq_ignore_ascii_case(keyword));
+    pub fn without(self, extension: impl Extension) -> Self {
+        self.without_keyword(extension.keyword())
+    }
+
+    fn without_keyword(self, keyword: &str) -> Self {
+        self.retain(|extension| !extension.keyword().eq_ignore_ascii_case(keyword))
+    }
+
+    /// Removes the extensions for which `keep` returns false.
+    #[must_use]
+    pub fn retain(mut self, mut keep: impl FnMut(&dyn Extension) -> bool) -> Self {
+        self.all.retain(|extension| keep(&**extension));
         self.noted()
     }
 
@@ -186,7 +195,7 @@ impl Extensions {
             else {
                 return self;
             };
-            self = self.without(&keyword);
+            self = self.without_keyword(&keyword);
         }
     }
 
@@ -208,7 +217,7 @@ mod tests {
     #[test]
     fn binarymime_is_refused_where_it_is_not_offered() {
         let all = Extensions::default();
-        let some = Extensions::default().without("BINARYMIME");
+        let some = Extensions::default().without(Standard::BinaryMime);
         assert!(allows(&all, "BODY", Some("BINARYMIME")) && allows(&all, "BODY", Some("8BITMIME")));
         assert!(!allows(&some, "BODY", Some("BINARYMIME")) && allows(&some, "BODY", Some("7BIT")));
         assert!(!allows(&all, "BODY", Some("NONSENSE")) && !allows(&all, "BODY", None));
@@ -238,14 +247,14 @@ mod tests {
         assert_eq!(left(&all), 0);
         let all = Extensions::default().with(OnPrdr).with(Prdr);
         assert_eq!(left(&all), all.iter().count());
-        for (keyword, others) in [
-            ("PIPELINING", 2),
-            ("CHUNKING", 1),
-            ("8BITMIME", 1),
-            ("DSN", 0),
+        for (extension, others) in [
+            (Standard::Pipelining, 2),
+            (Standard::Chunking, 1),
+            (Standard::EightBitMime, 1),
+            (Standard::Dsn, 0),
         ] {
-            let some = all.clone().without(keyword);
-            assert_eq!(left(&some), some.iter().count() - others, "{keyword}");
+            let some = all.clone().without(extension);
+            assert_eq!(left(&some), some.iter().count() - others, "{extension:?}");
         }
     }
 }

@@ -11,9 +11,9 @@ use super::{Login, MechanismFactory, Plain};
 /// Mechanisms with settings have a constructor, such as `XOAuth2::new()`; the others are unit structs, such as `Plain`.
 ///
 /// ```
-/// use smtpd_core::sasl::{CramMd5, Mechanisms};
+/// use smtpd_core::sasl::{CramMd5, Login, Mechanisms};
 ///
-/// let mechanisms = Mechanisms::default().with(CramMd5).without("LOGIN");
+/// let mechanisms = Mechanisms::default().with(CramMd5).without(Login);
 /// let names: Vec<_> = mechanisms
 ///     .iter()
 ///     .map(|factory| factory.name().as_str())
@@ -41,11 +41,11 @@ impl Mechanisms {
         self
     }
 
-    /// Removes the mechanism with this name, in any letter case.
+    /// Removes a mechanism, whatever its settings: the one with the same name.
     #[must_use]
-    pub fn without(mut self, name: &str) -> Self {
-        self.0
-            .retain(|factory| !factory.name().matches(name.as_bytes()));
+    pub fn without(mut self, factory: impl MechanismFactory) -> Self {
+        let name = factory.name();
+        self.0.retain(|known| known.name() != name);
         self
     }
 
@@ -160,9 +160,9 @@ mod tests {
             names(&Mechanisms::none().with(CramMd5).with(Plain).with(CramMd5)),
             ["CRAM-MD5", "PLAIN"]
         );
-        assert_eq!(names(&Mechanisms::default().without("plain")), ["LOGIN"]);
+        assert_eq!(names(&Mechanisms::default().without(Plain)), ["LOGIN"]);
         assert_eq!(
-            names(&Mechanisms::default().without("PLAI")),
+            names(&Mechanisms::default().without(CramMd5)),
             ["PLAIN", "LOGIN"]
         );
     }

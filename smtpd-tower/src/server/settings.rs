@@ -246,7 +246,10 @@ impl fmt::Debug for Settings {
 
 #[cfg(test)]
 mod tests {
-    use smtpd_core::{reply::Reply, sasl::Identity};
+    use smtpd_core::{
+        reply::Reply,
+        sasl::{Identity, Login},
+    };
 
     use super::*;
     use crate::{
@@ -365,7 +368,7 @@ mod tests {
             |server| server.profile(Profile::Submission),
             |server| server.configure(|config| config.require_tls(false)),
             |server| server.configure(|config| config.allow_insecure_auth(true)),
-            |server| server.configure(|c| c.mechanisms(Mechanisms::default().without("LOGIN"))),
+            |server| server.configure(|c| c.mechanisms(Mechanisms::default().without(Login))),
             |server| server.pipeline(with_users()),
             |server| server.max_hops(7),
             |server| server.domains(domains()).max_sessions(3),
@@ -388,7 +391,7 @@ mod tests {
 
     #[test]
     fn a_second_pipeline_keeps_the_mechanisms_that_were_chosen() {
-        let few = Mechanisms::default().without("LOGIN");
+        let few = Mechanisms::default().without(Login);
         let server =
             Server::new("mx.test", with_users()).configure(|config| config.mechanisms(few));
         let server = server.pipeline(pipeline()).pipeline(with_users());

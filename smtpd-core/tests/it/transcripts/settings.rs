@@ -50,7 +50,7 @@ impl Settings {
                 "xforward" => xforward = true,
                 "lmtp" => protocol = Protocol::Lmtp,
                 "with" => extensions = value.split(' ').fold(extensions, extensions::with),
-                "without" => extensions = value.split(' ').fold(extensions, Extensions::without),
+                "without" => extensions = value.split(' ').fold(extensions, without),
                 _ => config = apply(config, &mut limits, key, value),
             }
         }
@@ -102,6 +102,11 @@ fn apply(config: Config, limits: &mut Limits, key: &str, value: &str) -> Config 
         _ => panic!("no such setting: {key}"),
     }
     config
+}
+
+fn without(extensions: Extensions, keyword: &str) -> Extensions {
+    assert!(extensions.contains(keyword), "no such extension: {keyword}");
+    extensions.retain(|extension| extension.keyword() != keyword)
 }
 
 fn mechanisms(names: &str) -> Mechanisms {
