@@ -1,8 +1,8 @@
 //! Rate limits by key, in memory.
 //!
-//! A [`RateLimiter`] is called with a key, usually the [`ClientKey`] of an address, and returns a [`Decision`] by its [`Rate`].
-//! It neither waits nor spawns tasks. [`reserve`](RateLimiter::reserve) counts only what succeeds. The layer for it is
-//! [`RateLimitLayer`](crate::layer::RateLimitLayer).
+//! A [`RateLimiter`] is called with a key, usually the [`ClientKey`] of an address, and counts an event if its [`Rate`] allows
+//! one, or returns how long that takes, as [`Limited`]. It neither waits nor spawns tasks. [`reserve`](RateLimiter::reserve)
+//! counts only what succeeds. The layer for it is [`RateLimitLayer`](crate::layer::RateLimitLayer).
 //!
 //! [The guide](crate::guide::limits) lists all limits of a server, and what the client receives.
 //!
@@ -21,25 +21,24 @@
 //! ```
 //! use std::net::IpAddr;
 //!
-//! use smtpd_tower::limiter::{ClientKey, Decision, Rate, RateLimiter};
+//! use smtpd_tower::limiter::{ClientKey, Rate, RateLimiter};
 //!
 //! let limiter = RateLimiter::new(Rate::per_minute(2)?);
 //! let client: IpAddr = "2001:db8::1".parse()?;
 //! let neighbour: IpAddr = "2001:db8::2".parse()?;
 //!
-//! assert!(limiter.check(ClientKey::new(client)).is_allowed());
-//! assert!(limiter.check(ClientKey::new(neighbour)).is_allowed());
-//! match limiter.check(ClientKey::new(client)) {
-//!     Decision::Limited { retry_after } => assert!(retry_after.as_secs() <= 30),
-//!     Decision::Allowed => unreachable!("neighbours in a /64 share one limit"),
-//! }
+//! limiter.check(ClientKey::new(client))?;
+//! limiter.check(ClientKey::new(neighbour))?;
+//! // Neighbors in a /64 share one limit.
+//! let limited = limiter.check(ClientKey::new(client)).unwrap_err();
+//! assert!(limited.retry_after().is_some_and(|after| after.as_secs() <= 30));
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
 mod client;
 mod debt;
-mod decision;
 mod key_hash;
+mod limited;
 mod pace;
 mod rate;
 mod reservation;
@@ -56,7 +55,7 @@ use std::{
 use self::table::{Table, Take};
 pub use self::{
     client::ClientKey,
-    decision::{Decision, Limited, Usage},
+    limited::{Limited, Usage},
     rate::{Rate, RateError},
     reservation::Reservation,
 };
@@ -76,10 +75,10 @@ pub(crate) use self::{
 /// let limiter = RateLimiter::new(Rate::per_hour(1)?);
 /// let clone = limiter.clone();
 ///
-/// assert!(limiter.check("alice").is_allowed());
-/// assert!(!clone.check("alice").is_allowed());
-/// assert!(clone.check("bob").is_allowed());
-/// # Ok::<(), smtpd_tower::limiter::RateError>(())
+/// limiter.check("alice")?;
+/// assert!(clone.check("alice").is_err());
+/// clone.check("bob")?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub struct RateLimiter<K> {
     table: Arc<Table>,
@@ -125,12 +124,12 @@ impl<K> RateLimiter<K> {
     /// use smtpd_tower::limiter::{Rate, RateLimiter};
     ///
     /// let limiter = RateLimiter::new(Rate::per_hour(1)?);
-    /// assert!(limiter.check("alice").is_allowed());
-    /// assert!(!limiter.check("alice").is_allowed());
+    /// limiter.check("alice")?;
+    /// assert!(limiter.check("alice").is_err());
     /// limiter.set_rate(Rate::per_hour(3)?);
     /// assert_eq!(limiter.usage("alice").counted(), 1);
-    /// assert!(limiter.check("alice").is_allowed());
-    /// # Ok::<(), smtpd_tower::limiter::RateError>(())
+    /// limiter.check("alice")?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn set_rate(&self, rate: Rate) {
         self.table.set_rate(rate);
@@ -152,15 +151,14 @@ impl<K> RateLimiter<K> {
 impl<K: Hash> RateLimiter<K> {
     /// Counts one event of `key` if its rate allows it now.
     ///
-    /// An event that is not allowed is not counted.
-    pub fn check(&self, key: K) -> Decision {
-        self.take_any(key, Share::ONE, NonZeroU32::MIN).into()
+    /// # Errors
+    ///
+    /// Returns [`Limited`], with the time to wait, if the event is not allowed. It is not counted then.
+    pub fn check(&self, key: K) -> Result<(), Limited> {
+        self.take_any(key, Share::ONE, NonZeroU32::MIN)
     }
 
     /// Counts `n` events of `key` if its rate allows all of them now. Otherwise none is counted.
-    ///
-    /// More events than the [`burst`](Rate::burst) of the rate are never allowed; `retry_after` is
-    /// [`Duration::MAX`](std::time::Duration::MAX) then.
     ///
     /// ```
     /// use std::num::NonZeroU32;
@@ -170,13 +168,18 @@ impl<K: Hash> RateLimiter<K> {
     /// // A message counts for each of its recipients.
     /// let limiter = RateLimiter::new(Rate::per_hour(100)?);
     /// let recipients = NonZeroU32::new(60).ok_or("no recipients")?;
-    /// assert!(limiter.check_n("alice", recipients).is_allowed());
-    /// assert!(!limiter.check_n("alice", recipients).is_allowed());
-    /// assert!(limiter.check("alice").is_allowed());
+    /// limiter.check_n("alice", recipients)?;
+    /// assert!(limiter.check_n("alice", recipients).is_err());
+    /// limiter.check("alice")?;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    pub fn check_n(&self, key: K, n: NonZeroU32) -> Decision {
-        self.take_any(key, Share::ONE, n).into()
+    ///
+    /// # Errors
+    ///
+    /// Returns [`Limited`], with the time to wait, if they are not allowed. More events than the [`burst`](Rate::burst) of the
+    /// rate never are.
+    pub fn check_n(&self, key: K, n: NonZeroU32) -> Result<(), Limited> {
+        self.take_any(key, Share::ONE, n)
     }
 
     /// Counts one event of `key` if `rate` allows it now, instead of the limiter's own rate.
@@ -190,15 +193,18 @@ impl<K: Hash> RateLimiter<K> {
     /// let (usual, paying) = (Rate::per_hour(1)?, Rate::per_hour(1000)?);
     /// let limiter = RateLimiter::new(usual);
     /// for _ in 0..1000 {
-    ///     assert!(limiter.check_at("alice", paying).is_allowed());
+    ///     limiter.check_at("alice", paying)?;
     /// }
-    /// assert!(limiter.check("bob").is_allowed());
-    /// assert!(!limiter.check("bob").is_allowed());
-    /// # Ok::<(), smtpd_tower::limiter::RateError>(())
+    /// limiter.check("bob")?;
+    /// assert!(limiter.check("bob").is_err());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    pub fn check_at(&self, key: K, rate: Rate) -> Decision {
+    ///
+    /// # Errors
+    ///
+    /// Those of [`check`](Self::check).
+    pub fn check_at(&self, key: K, rate: Rate) -> Result<(), Limited> {
         self.take_any(key, Share::at(Some(rate)), NonZeroU32::MIN)
-            .into()
     }
 
     /// Reserves `n` events of `key` if its rate allows all of them now, to count only what succeeds.
@@ -238,10 +244,10 @@ impl<K: Hash> RateLimiter<K> {
     /// use smtpd_tower::limiter::{Rate, RateLimiter};
     ///
     /// let limiter = RateLimiter::new(Rate::per_hour(1)?);
-    /// assert!(limiter.check("alice").is_allowed());
+    /// limiter.check("alice")?;
     /// limiter.reset("alice");
-    /// assert!(limiter.check("alice").is_allowed());
-    /// # Ok::<(), smtpd_tower::limiter::RateError>(())
+    /// limiter.check("alice")?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn reset(&self, key: K) {
         self.reset_any(key);
@@ -324,14 +330,14 @@ mod tests {
         NonZeroUsize::new(keys).unwrap()
     }
 
-    fn limited(retry_after: Duration) -> Decision {
-        Decision::Limited { retry_after }
+    fn limited(retry_after: Duration) -> Result<(), Limited> {
+        Err(Limited(Some(retry_after)))
     }
 
     /// Counts how many of `tries` events of `key` are allowed now.
     fn allowed<K: Hash + Clone>(limiter: &RateLimiter<K>, key: K, tries: usize) -> usize {
         let decisions = (0..tries).map(|_| limiter.check(key.clone()));
-        decisions.filter(Decision::is_allowed).count()
+        decisions.filter(Result::is_ok).count()
     }
 
     #[tokio::test(start_paused = true)]
@@ -372,15 +378,15 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn events_are_counted_all_or_none() {
         let limiter = limiter(10, 10);
-        assert!(limiter.check_n("a", events(4)).is_allowed());
-        assert!(limiter.check_n("a", events(4)).is_allowed());
+        assert!(limiter.check_n("a", events(4)).is_ok());
+        assert!(limiter.check_n("a", events(4)).is_ok());
         assert_eq!(
             limiter.check_n("a", events(4)),
             limited(Duration::from_secs(2))
         );
         assert_eq!(allowed(&limiter, "a", 9), 2);
         advance(Duration::from_secs(10)).await;
-        assert!(limiter.check_n("a", events(10)).is_allowed());
+        assert!(limiter.check_n("a", events(10)).is_ok());
         assert_eq!(allowed(&limiter, "a", 9), 0);
     }
 
@@ -389,9 +395,9 @@ mod tests {
         let rate = Rate::per_minute(60).unwrap().with_burst(5).unwrap();
         let limiter = RateLimiter::new(rate);
         for n in [6, u32::MAX] {
-            assert_eq!(limiter.check_n("a", events(n)), limited(Duration::MAX));
+            assert_eq!(limiter.check_n("a", events(n)), Err(Limited(None)));
         }
-        assert!(limiter.check_n("a", events(5)).is_allowed());
+        assert!(limiter.check_n("a", events(5)).is_ok());
     }
 
     #[tokio::test(start_paused = true)]
@@ -399,12 +405,12 @@ mod tests {
         let limiter = limiter(1, 60);
         let two = Rate::per_minute(2).unwrap();
         let at_two = |key| limiter.check_at(key, two);
-        assert!(at_two("a").is_allowed() && at_two("a").is_allowed());
+        assert!(at_two("a").is_ok() && at_two("a").is_ok());
         assert_eq!(at_two("a"), limited(Duration::from_secs(30)));
-        assert!(!limiter.check("a").is_allowed(), "the table is the same");
+        assert!(limiter.check("a").is_err(), "the table is the same");
         assert_eq!(allowed(&limiter, "b", 3), 1);
         advance(Duration::from_secs(30)).await;
-        assert!(at_two("a").is_allowed());
+        assert!(at_two("a").is_ok());
     }
 
     #[tokio::test(start_paused = true)]
@@ -450,7 +456,7 @@ mod tests {
             ("192.0.2.2", true),
         ];
         for (ip, passes) in table {
-            assert_eq!(limiter.check(key(ip)).is_allowed(), passes, "{ip}");
+            assert_eq!(limiter.check(key(ip)).is_ok(), passes, "{ip}");
         }
     }
 
@@ -465,7 +471,7 @@ mod tests {
         advance(rest - Duration::from_nanos(1)).await;
         assert_eq!(limiter.check("a"), limited(Duration::from_nanos(1)));
         advance(Duration::from_nanos(1)).await;
-        assert_eq!(limiter.check("a"), Decision::Allowed);
+        assert_eq!(limiter.check("a"), Ok(()));
         assert_eq!(limiter.check("a"), limited(Duration::from_secs(15)));
     }
 
@@ -491,7 +497,7 @@ mod tests {
                     limiter.reserve("a", events(1)).is_err(),
                     "they are in the way"
                 );
-                assert!(!limiter.check("a").is_allowed());
+                assert!(limiter.check("a").is_err());
                 drop(reservations);
                 advance(Duration::from_secs(1)).await;
             }
@@ -537,10 +543,7 @@ mod tests {
                         let reservation = pending.swap_remove(at);
                         let n = events(reservation.events());
                         reservation.commit();
-                        assert!(
-                            plain.check_n("a", n).is_allowed(),
-                            "{rate:?}: over its rate"
-                        );
+                        assert!(plain.check_n("a", n).is_ok(), "{rate:?}: over its rate");
                     }
                 }
                 let (usage, expected) = (limiter.usage("a"), plain.usage("a"));
@@ -601,9 +604,9 @@ mod tests {
                 .reserve("most", events(1))
                 .unwrap()
                 .commit_n(u32::MAX);
-            assert!(!limiter.check("most").is_allowed());
+            assert!(limiter.check("most").is_err());
             limiter.reset("most");
-            assert!(limiter.check("most").is_allowed());
+            assert!(limiter.check("most").is_ok());
         }
     }
 
@@ -613,7 +616,7 @@ mod tests {
         let client = ClientKey::new("192.0.2.1".parse().unwrap());
         let first = limiter.reserve(client, events(1)).unwrap();
         for n in 0..10_000 {
-            assert!(limiter.check(flood_key(n)).is_allowed());
+            assert!(limiter.check(flood_key(n)).is_ok());
         }
         assert!(limiter.reserve(client, events(1)).is_err());
         first.commit();
@@ -654,7 +657,7 @@ mod tests {
         let rate = Rate::per_hour(10).unwrap();
         let limiter = RateLimiter::with_capacity(rate, capacity(1000));
         for n in 0..1_000_000 {
-            assert!(limiter.check(flood_key(n)).is_allowed());
+            assert!(limiter.check(flood_key(n)).is_ok());
             assert!(n % 10_000 != 0 || limiter.tracked() <= 1000);
         }
         limiter.table.assert_bounded();
@@ -668,7 +671,7 @@ mod tests {
         let client = ClientKey::new("192.0.2.1".parse().unwrap());
         assert_eq!(allowed(&limiter, client, 9), 3);
         for n in 0..100_000 {
-            assert!(limiter.check(flood_key(n)).is_allowed());
+            assert!(limiter.check(flood_key(n)).is_ok());
         }
         assert_eq!(allowed(&limiter, client, 9), 0);
     }
@@ -692,7 +695,7 @@ mod tests {
         for (most, kept) in [(1, 1), (5, 5), (127, 127), (1000, 990)] {
             let limiter = RateLimiter::with_capacity(Rate::per_minute(1).unwrap(), capacity(most));
             for key in 0..20_000 {
-                assert!(limiter.check(key).is_allowed());
+                assert!(limiter.check(key).is_ok());
             }
             assert_eq!(limiter.tracked(), kept, "capacity {most}");
             assert!(limiter.tracked() <= limiter.capacity().get());
@@ -718,8 +721,8 @@ mod tests {
     #[test]
     fn a_key_whose_code_uses_the_limiter_does_not_deadlock() {
         let limiter = limiter(1, 60);
-        assert!(limiter.check(Reentrant(limiter.clone())).is_allowed());
-        assert!(!limiter.check(Reentrant(limiter.clone())).is_allowed());
+        assert!(limiter.check(Reentrant(limiter.clone())).is_ok());
+        assert!(limiter.check(Reentrant(limiter.clone())).is_err());
     }
 
     /// A key that is neither Sync nor Debug.

@@ -126,11 +126,11 @@ impl Rate {
     ///
     /// let limiter = RateLimiter::new(Rate::per_day(100)?.strict());
     /// for _ in 0..100 {
-    ///     assert!(limiter.check("alice").is_allowed());
+    ///     limiter.check("alice")?;
     /// }
     /// // Alice waits for at least a day.
     /// assert!(limiter.usage("alice").retry_after().as_secs() >= 24 * 3600);
-    /// # Ok::<(), smtpd_tower::limiter::RateError>(())
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     #[must_use]
     pub const fn strict(self) -> Self {

@@ -1,49 +1,6 @@
 use std::{error::Error, fmt, time::Duration};
 
-/// The decision of a [`RateLimiter`](super::RateLimiter). This enum is exhaustive: an event is allowed or not.
-///
-/// ```
-/// use std::time::Duration;
-///
-/// use smtpd_tower::limiter::Decision;
-///
-/// let retry_after = Duration::from_secs(30);
-/// assert!(!Decision::Limited { retry_after }.is_allowed());
-/// assert!(Decision::Allowed.is_allowed());
-/// ```
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[must_use]
-pub enum Decision {
-    /// The event may happen and was counted.
-    Allowed,
-    /// The event must not happen and was not counted.
-    Limited {
-        /// The time until the key's next event is allowed, if it causes none before. Never zero. [`Duration::MAX`] if it will
-        /// never be allowed, see [`RateLimiter::check_n`](super::RateLimiter::check_n).
-        retry_after: Duration,
-    },
-}
-
-impl Decision {
-    /// Returns whether the event may happen.
-    #[must_use]
-    pub const fn is_allowed(&self) -> bool {
-        matches!(self, Self::Allowed)
-    }
-}
-
-impl From<Result<(), Limited>> for Decision {
-    fn from(result: Result<(), Limited>) -> Self {
-        match result {
-            Ok(()) => Self::Allowed,
-            Err(limited) => Self::Limited {
-                retry_after: limited.retry_after().unwrap_or(Duration::MAX),
-            },
-        }
-    }
-}
-
-/// An event that is over the rate of its key.
+/// The error of an event that is over the rate of its key: it must not happen, and was not counted.
 ///
 /// It is shown for a person, in a unit that fits and rounded up: as "try again in 40 seconds".
 ///
@@ -53,15 +10,16 @@ impl From<Result<(), Limited>> for Decision {
 /// use smtpd_tower::limiter::{Rate, RateLimiter};
 ///
 /// let limiter = RateLimiter::new(Rate::per_day(1)?);
-/// assert!(limiter.check("alice").is_allowed());
-/// let limited = limiter.reserve("alice", NonZeroU32::MIN).unwrap_err();
+/// limiter.check("alice")?;
+/// let limited = limiter.check("alice").unwrap_err();
 /// assert!(limited.retry_after().is_some());
 /// assert_eq!(limited.to_string(), "try again in 24 hours");
 ///
 /// let two = NonZeroU32::MIN.saturating_add(1);
-/// let never = limiter.reserve("bob", two).unwrap_err();
+/// let never = limiter.check_n("bob", two).unwrap_err();
+/// assert_eq!(never.retry_after(), None);
 /// assert_eq!(never.to_string(), "more than is ever allowed at once");
-/// # Ok::<(), smtpd_tower::limiter::RateError>(())
+/// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limited(pub(super) Option<Duration>);
@@ -103,7 +61,7 @@ impl Error for Limited {}
 ///
 /// let limiter = RateLimiter::new(Rate::per_hour(2)?);
 /// let sending = limiter.reserve("alice", NonZeroU32::MIN)?;
-/// assert!(limiter.check("alice").is_allowed());
+/// limiter.check("alice")?;
 ///
 /// let usage = limiter.usage("alice");
 /// assert_eq!((usage.counted(), usage.reserved(), usage.limit()), (1, 1, 2));
