@@ -43,7 +43,7 @@ type Call = Box<dyn FnMut()>;
 /// The name of a layer, the phase at which it is measured, and how it is made.
 type Case = (&'static str, &'static str, fn() -> Call);
 
-const CASES: [Case; 42] = [
+const CASES: [Case; 43] = [
     ("none", "connect", || at_connect(Identity::new())),
     ("none", "mail", || at_mail(Identity::new())),
     ("none", "rcpt", || at_rcpt(Identity::new())),
@@ -119,6 +119,9 @@ const CASES: [Case; 42] = [
         || at_rcpt(RequireTlsLayer::new()),
     ),
     ("Router", "rcpt", || call(router(), rcpt())),
+    ("Router of 1,000 addresses", "rcpt", || {
+        call(router_of_addresses(1000), rcpt())
+    }),
     ("ScoreGateLayer", "rcpt", || {
         at_rcpt(ScoreGateLayer::new(100))
     }),
@@ -315,6 +318,15 @@ impl<P> Admit<P> for Open {
 
 fn router() -> Router<Rcpt> {
     Router::new().domain("example.org".parse().unwrap(), accepting())
+}
+
+/// The recipient is that of the last route.
+fn router_of_addresses(number: usize) -> Router<Rcpt> {
+    let others = (1..number).map(|n| format!("user{n}@example.org"));
+    let addresses = others.chain(["b@example.org".to_owned()]);
+    addresses.fold(Router::new(), |router, address| {
+        router.address(address.parse().unwrap(), accepting())
+    })
 }
 
 fn sink(_: &Request<Data>) -> Option<Ready<io::Result<tokio::io::Sink>>> {

@@ -7,7 +7,7 @@ use std::{
 
 use smtpd_tower::{
     BodyError, Connect, Data, Mail, Pipeline, Profile, Rcpt, Reply, Request, Server, Session,
-    deliver::Inbox,
+    deliver::{Discard, Inbox},
     domains::Domains,
     handler_fn,
     layer::{
@@ -431,7 +431,30 @@ async fn layers_for_any_phase_go_around_all_of_them_at_once() {
     client.cmd("RCPT TO:<b@example.org>", "550 5.7.1 No").await;
 }
 
-/// The text of the message stays its text, however many layers add to its header, and however it comes.
+#[tokio::test(start_paused = true)]
+async fn a_message_costs_five_of_a_limit_for_messages() {
+    let limit = |events| RateLimitLayer::per_ip(Rate::per_hour(events).unwrap());
+    let services = || Pipeline::new().rcpt(handler_fn(async |_: Request<Rcpt>| {}));
+    // Around all phases, it counts commands; around MAIL, messages.
+    let commands = services().data(Discard).layer(limit(5));
+    let messages = services().data(Discard);
+    let messages = messages.layer_on([PhaseKind::Mail], limit(2));
+    for (pipeline, expected) in [(commands, ["250", "451"]), (messages, ["250", "250"])] {
+        let mut client = connect_from(&server(pipeline), ALICE);
+        client.expect("220").await;
+        client.cmd("EHLO client.example", "250").await;
+        for reply in expected {
+            client.cmd("MAIL FROM:<a@example.net>", reply).await;
+            if reply == "250" {
+                client.cmd("RCPT TO:<b@example.org>", "250").await;
+                client.cmd("DATA", "354").await;
+                client.cmd("Hello\r\n.", "250").await;
+            }
+        }
+        client.cmd("MAIL FROM:<a@example.net>", "451").await;
+    }
+}
+
 #[tokio::test]
 async fn a_pipeline_that_begins_with_its_layers_takes_mail_in_plaintext() {
     let inbox = Inbox::new();
@@ -464,6 +487,7 @@ async fn a_pipeline_that_begins_with_its_layers_takes_mail_in_plaintext() {
     assert_eq!(inbox.len(), 0);
 }
 
+/// The text of the message stays its text, however many layers add to its header, and however it comes.
 #[tokio::test]
 async fn text_without_a_header_does_not_become_one_in_data_and_bdat() {
     let inbox = Inbox::new();

@@ -245,6 +245,8 @@ where
 
 #[cfg(test)]
 mod tests {
+    use std::num::NonZeroUsize;
+
     use smtpd_core::envelope::Envelope;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio_test::{assert_pending, assert_ready, assert_ready_ok, task};
@@ -308,6 +310,52 @@ mod tests {
             assert_eq!(reply.unwrap().code().as_u16(), code);
             assert_pending!(handle.poll_request());
         }
+    }
+
+    #[tokio::test]
+    async fn the_first_large_message_finds_out_that_its_directory_is_missing() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("file");
+        std::fs::write(&file, "").unwrap();
+        let spool = SpoolLayer::new(100);
+        for (directory, expected) in [
+            (dir.path().to_owned(), None),
+            (dir.path().join("missing"), Some(io::ErrorKind::NotFound)),
+            (file.clone(), Some(io::ErrorKind::NotADirectory)),
+        ] {
+            let checked = spool.clone().directory(&directory).check().await;
+            let error = checked.err();
+            assert_eq!(error.as_ref().map(io::Error::kind), expected, "{error:?}");
+            let named = directory.display().to_string();
+            assert!(error.is_none_or(|error| error.to_string().contains(&named)));
+        }
+        let left: Vec<_> = std::fs::read_dir(dir.path())
+            .unwrap()
+            .map(|entry| entry.unwrap().path())
+            .collect();
+        assert_eq!(left, [file], "the probe is removed");
+    }
+
+    #[tokio::test]
+    async fn a_check_uses_the_disk_without_a_permit() {
+        let permits = DiskPermits::new(NonZeroUsize::MIN);
+        let (free, taken) = std::sync::mpsc::channel::<()>();
+        let (begun, begins) = tokio::sync::oneshot::channel();
+        let busy = permits.clone();
+        let job = tokio::spawn(async move {
+            busy.run(move || {
+                begun.send(()).unwrap();
+                taken.recv()
+            })
+            .await
+        });
+        begins.await.unwrap();
+        let spool = SpoolLayer::new(100).disk_permits(permits);
+        let mut check = task::spawn(spool.check());
+        assert_pending!(check.poll());
+        drop(free);
+        assert!(job.await.unwrap().unwrap().is_err());
+        check.await.unwrap();
     }
 
     #[tokio::test]
