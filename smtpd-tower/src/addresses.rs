@@ -1,14 +1,18 @@
 //! Sets of addresses: lists of recipients and of senders.
 
 use std::{
+    borrow::Cow,
     collections::{HashMap, HashSet},
     error::Error,
     fmt,
 };
 
-use smtpd_core::address::{
-    AddressError, AddressErrorKind, AddressRules, Charset, Domain, ForwardPath, Leniency, Mailbox,
-    PathOptions, ReversePath,
+use smtpd_core::{
+    address::{
+        AddressError, AddressErrorKind, AddressRules, Charset, Domain, ForwardPath, Leniency,
+        Mailbox, PathOptions, ReversePath,
+    },
+    sasl::Identity,
 };
 
 use crate::domains;
@@ -216,6 +220,13 @@ impl Entry {
             None => Mailbox::parse(text.as_bytes(), OPTIONS).map(Self::Mailbox),
         }
     }
+}
+
+/// Returns the form in which the identities of one user are equal. Those that differ only in case, or in the spelling of a domain
+/// or of accents, are one user: a login may accept a name as it was typed.
+pub(crate) fn canonical_user(identity: &Identity) -> Cow<'_, str> {
+    const USERS: AddressRules = AddressRules::new().ignore_case(true);
+    USERS.user(identity.as_str())
 }
 
 /// An error from [`Addresses::parse`]: a text that is not an entry. Its [`source`](Error::source) explains why.

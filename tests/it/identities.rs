@@ -280,7 +280,7 @@ async fn a_user_may_not_send_under_its_own_name() {
     let rules = NAMES.recipient_delimiter('+');
     let domains = Domains::parse(["example.org"]).unwrap();
     let mail = ServiceBuilder::new()
-        .layer(OwnSenderLayer::in_domains(domains).rules(rules))
+        .layer(OwnSenderLayer::in_domains(domains).address_rules(rules))
         .service(handler_fn(async |_: Request<Mail>| {}));
     let server = with_mechanisms(login(Secret::password("secret")).mail(mail));
     let mut client = test::Client::connect(&server);

@@ -97,7 +97,7 @@ fn own_sender(options: &Options) -> OwnSenderLayer {
         [] => OwnSenderLayer::in_any_domain(),
         domains => OwnSenderLayer::in_domains(Domains::from_iter(domains.iter().cloned())),
     }
-    .rules(NAMES)
+    .address_rules(NAMES)
 }
 
 /// Where messages go.

@@ -1,13 +1,16 @@
 use std::{collections::HashSet, fmt, sync::Arc};
 
-use smtpd_core::{address::AddressRules, sasl::Identity};
+use smtpd_core::sasl::Identity;
 
 #[cfg(doc)]
 use crate::layer::{
     ConcurrencyLayer, CondLayer, GreylistLayer, HeloCheckLayer, MaxRecipientsLayer, RateLimitLayer,
     SessionsPerIpLayer, TarpitLayer,
 };
+#[cfg(doc)]
+use crate::reload::Reloadable;
 use crate::{
+    addresses::canonical_user,
     net::{Cidr, CidrError, CidrSet, PeerAddr},
     session::Session,
 };
@@ -15,7 +18,7 @@ use crate::{
 /// The clients that a layer lets pass: your own networks, users and machines.
 ///
 /// A list that is empty exempts nobody. A client is exempt if any of the rules matches. Cloning a list is cheap, so that one list
-/// serves all layers that have a setter for it:
+/// serves all layers that have a setter for it. They also accept a [`Reloadable`], to replace the list while the server runs:
 ///
 /// | exempts by default | layers |
 /// |---|---|
@@ -113,15 +116,13 @@ impl Exempt {
         self.set(|rules| rules.authenticated = true)
     }
 
-    /// Adds the clients that have authenticated as one of these, compared as [`AddressRules::user`] does: with their case, but in
-    /// any spelling of a domain and of accents.
+    /// Adds the clients that have authenticated as one of these, in any case, and in any spelling of a domain and of accents.
     #[must_use]
     pub fn identities<I: Into<Identity>>(self, identities: impl IntoIterator<Item = I>) -> Self {
         self.set(|rules| {
             for identity in identities {
                 let identity = identity.into();
-                let name = AddressRules::new().user(identity.as_str());
-                rules.identities.insert(name.into());
+                rules.identities.insert(canonical_user(&identity).into());
             }
         })
     }
@@ -166,8 +167,7 @@ impl Rules {
     }
 
     fn has(&self, identity: &Identity) -> bool {
-        let name = || AddressRules::new().user(identity.as_str());
-        !self.identities.is_empty() && self.identities.contains(&*name())
+        !self.identities.is_empty() && self.identities.contains(&*canonical_user(identity))
     }
 
     fn has_address(&self, session: &Session) -> bool {

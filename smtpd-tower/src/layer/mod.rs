@@ -116,9 +116,10 @@ pub use self::compose::{
 pub use self::exempt::Exempt;
 pub use self::limit::{
     AtLimit, Concurrency, ConcurrencyFuture, ConcurrencyLayer, Counted, FindKey, FixedSize,
-    Kibibytes, LimitKey, MaxRecipientsLayer, One, PerIdentity, PerIp, PerRequest, PerSession,
-    RateLimit, RateLimitFuture, RateLimitLayer, Recipients, SessionsPerIpLayer, SizeLimit,
-    SizeLimitFuture, SizeLimitLayer, SizeRule, Tarpit, TarpitFuture, TarpitLayer, Weigh,
+    LimitKey, MaxRecipientsLayer, PerIdentity, PerIp, PerRequest, PerSession, RateLimit,
+    RateLimitFuture, RateLimitLayer, SessionsPerIpLayer, SizeLimit, SizeLimitFuture,
+    SizeLimitLayer, SizeRule, Tarpit, TarpitFuture, TarpitLayer, Weigh, WeighKib, WeighOne,
+    WeighRecipients,
 };
 pub use self::message::{
     DistinctRecipients, DistinctRecipientsFuture, DistinctRecipientsLayer, HopLimit,

@@ -3,15 +3,17 @@
 use std::sync::Arc;
 
 use smtpd_core::{
-    address::{AddressRules, Domain, ForwardPath},
+    address::{Domain, ForwardPath},
     sasl::Identity,
 };
 
 use super::{RoutePhase, Router, table::Rule};
 use crate::{
+    addresses::canonical_user,
     domains::Domains,
     net::PeerAddr,
     phase::{Phase, Request},
+    reload::Reloadable,
     service::{BoxPhaseService, PhaseService},
     session::{Profile, Session},
 };
@@ -25,9 +27,17 @@ impl<P: RoutePhase> Router<P> {
     }
 
     /// Adds a route for the recipients of all these domains. The lookup is fast even for many domains.
+    ///
+    /// The list may change while the server runs: see [`Reloadable`]. A recipient who is accepted before the list loses the domain
+    /// is deferred at DATA with 451, and rejected when the client tries again.
     #[must_use]
-    pub fn domains(self, domains: Domains, service: impl PhaseService<P>) -> Self {
-        self.add(by(of_domains(domains)), BoxPhaseService::new(service))
+    pub fn domains(
+        self,
+        domains: impl Into<Reloadable<Domains>>,
+        service: impl PhaseService<P>,
+    ) -> Self {
+        let rule = by(of_domains(domains.into()));
+        self.add(rule, BoxPhaseService::new(service))
     }
 
     /// Adds a route for one recipient. The lookup is fast even for many routes.
@@ -65,8 +75,8 @@ impl<P: RoutePhase> Router<P> {
         self.add(by(with_profile(profile)), BoxPhaseService::new(service))
     }
 
-    /// Adds a route for the clients that have authenticated as `identity`, compared as [`AddressRules::user`] does: with its
-    /// case, but in any spelling of a domain and of accents.
+    /// Adds a route for the clients that have authenticated as `identity`, in any case, and in any spelling of a domain and of
+    /// accents.
     #[must_use]
     pub fn identity(self, identity: impl Into<Identity>, service: impl PhaseService<P>) -> Self {
         let rule = by(of_identity(identity.into()));
@@ -101,11 +111,11 @@ pub(super) fn by<P: Phase>(matches: impl Matches) -> Rule<P> {
     }))
 }
 
-pub(super) fn of_domains(domains: Domains) -> impl Matches + Clone {
+pub(super) fn of_domains(domains: Reloadable<Domains>) -> impl Matches + Clone {
     // All but `<Postmaster>` have a domain (RFC 5321 section 4.1.1.3).
     move |_: &Session, path: &ForwardPath| {
         path.mailbox()
-            .is_some_and(|own| domains.contains(own.domain()))
+            .is_some_and(|own| domains.with(|domains| domains.contains(own.domain())))
     }
 }
 
@@ -118,11 +128,10 @@ pub(super) fn with_profile(profile: Profile) -> impl Matches + Clone {
 }
 
 pub(super) fn of_identity(identity: Identity) -> impl Matches + Clone {
-    let rules = AddressRules::new();
-    let name: Arc<str> = rules.user(identity.as_str()).into();
+    let name: Arc<str> = canonical_user(&identity).into();
     move |session: &Session, _: &ForwardPath| {
-        let own = session.identity().map(Identity::as_str);
-        own.is_some_and(|own| rules.user(own) == *name)
+        let own = session.identity();
+        own.is_some_and(|own| canonical_user(own) == *name)
     }
 }
 

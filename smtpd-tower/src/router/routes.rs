@@ -15,6 +15,7 @@ use crate::{
     domains::Domains,
     net::PeerAddr,
     phase::{Data, Rcpt, Request},
+    reload::Reloadable,
     service::{BoxPhaseService, PhaseService, handler_fn},
     session::{Profile, Session},
 };
@@ -71,6 +72,9 @@ use crate::{
 /// ```
 ///
 /// The routers are services like any others: put layers around them.
+///
+/// Over SMTP, there is [one reply for several services](Router#one-reply-for-several-services): if routes disagree about a message,
+/// those that have accepted it may receive it again.
 #[derive(Clone, Debug, Default)]
 pub struct Routes {
     rcpt: Router<Rcpt>,
@@ -115,8 +119,8 @@ impl Routes {
 
     /// Adds a route for the recipients of all these domains, as [`Router::domains`] does.
     #[must_use]
-    pub fn domains(self, domains: Domains, route: Route) -> Self {
-        self.route(of_domains(domains), route)
+    pub fn domains(self, domains: impl Into<Reloadable<Domains>>, route: Route) -> Self {
+        self.route(of_domains(domains.into()), route)
     }
 
     /// Adds a route for one recipient, as [`Router::address`] does.

@@ -9,6 +9,7 @@ use crate::{
     domains::Domains,
     layer::{Admit, Exempt, compose::rule_layer},
     phase::{Helo, Mail, Request},
+    reload::Reloadable,
     session::Session,
 };
 
@@ -75,9 +76,9 @@ pub struct HeloCheckLayer {
 #[derive(Clone, Debug)]
 struct Config {
     rules: Vec<Rule>,
-    names: Vec<Domains>,
+    names: Vec<Reloadable<Domains>>,
     addresses: Vec<IpAddr>,
-    exempt: Exempt,
+    exempt: Reloadable<Exempt>,
 }
 
 /// What is rejected.
@@ -103,7 +104,7 @@ impl HeloCheckLayer {
             rules: vec![Rule::Own, Rule::Loopback],
             names: Vec::new(),
             addresses: Vec::new(),
-            exempt: Exempt::local().authenticated(),
+            exempt: Exempt::local().authenticated().into(),
         };
         Self {
             config: Arc::new(config),
@@ -112,8 +113,8 @@ impl HeloCheckLayer {
 
     /// Adds names of this server, such as those of the other machines of a cluster.
     #[must_use]
-    pub fn own_names(self, names: Domains) -> Self {
-        self.with(|config| config.names.push(names))
+    pub fn own_names(self, names: impl Into<Reloadable<Domains>>) -> Self {
+        self.with(|config| config.names.push(names.into()))
     }
 
     /// Adds addresses of this server, such as those outside of a NAT or a load balancer.
@@ -138,8 +139,8 @@ impl HeloCheckLayer {
 
     /// Sets which clients may use any name. Default: those of this machine, and those that have authenticated.
     #[must_use]
-    pub fn exempt(self, exempt: Exempt) -> Self {
-        self.with(|config| config.exempt = exempt)
+    pub fn exempt(self, exempt: impl Into<Reloadable<Exempt>>) -> Self {
+        self.with(|config| config.exempt = exempt.into())
     }
 
     /// Rejects names that are neither a domain nor an address literal (RFC 5321 section 4.1.1.1). This includes names with an
@@ -191,7 +192,7 @@ impl Admit<Mail> for HeloCheckLayer {
 
 impl Config {
     fn check(&self, session: &Session, name: &ClientName) -> Result<(), Reply> {
-        if self.exempt.contains(session) {
+        if self.exempt.with(|exempt| exempt.contains(session)) {
             return Ok(());
         }
         let mut rules = self.rules.iter();
@@ -226,8 +227,10 @@ impl Config {
             return session.local_addr().ip() == Some(ip) || self.addresses.contains(&ip);
         }
         let name = without_root(name);
-        name.eq_ignore_ascii_case(session.hostname())
-            || self.names.iter().any(|own| own.contains_text(name))
+        name.eq_ignore_ascii_case(session.hostname()) || {
+            let mut lists = self.names.iter();
+            lists.any(|own| own.with(|own| own.contains_text(name)))
+        }
     }
 }
 

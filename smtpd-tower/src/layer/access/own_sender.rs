@@ -98,13 +98,15 @@ impl OwnSenderLayer {
     /// };
     ///
     /// // Alice@example.org and alice+news@example.org are the user `alice`, too.
+    /// let rules =
+    ///     AddressRules::new().ignore_case(true).recipient_delimiter('+');
     /// let layer = OwnSenderLayer::in_domains(Domains::parse(["example.org"])?)
-    ///     .rules(AddressRules::new().ignore_case(true).recipient_delimiter('+'));
+    ///     .address_rules(rules);
     /// # let _ = layer;
     /// # Ok::<(), smtpd_tower::domains::DomainsError>(())
     /// ```
     #[must_use]
-    pub const fn rules(mut self, rules: AddressRules) -> Self {
+    pub const fn address_rules(mut self, rules: AddressRules) -> Self {
         self.owner.rules = rules;
         self
     }
@@ -241,7 +243,7 @@ mod tests {
             .ignore_case(true)
             .recipient_delimiter('+');
         let domains = Reloadable::new(Domains::parse(["example.org"]).unwrap());
-        let layer = OwnSenderLayer::in_domains(domains.clone()).rules(rules);
+        let layer = OwnSenderLayer::in_domains(domains.clone()).address_rules(rules);
         for (user, sender, code) in [
             ("alice", "Alice@example.org", 250),
             ("ALICE", "alice@example.org", 250),

@@ -22,6 +22,7 @@ use super::{
 use crate::{
     layer::{AnswerFuture, Exempt},
     phase::Request,
+    reload::Reloadable,
     session::Session,
 };
 
@@ -156,8 +157,8 @@ impl<F> ConcurrencyLayer<F> {
 
     /// Sets which sessions are not limited, and do not count. Default: none.
     #[must_use]
-    pub fn exempt(self, exempt: Exempt) -> Self {
-        self.set(|config| config.set_exempt(exempt))
+    pub fn exempt(self, exempt: impl Into<Reloadable<Exempt>>) -> Self {
+        self.set(|config| config.set_exempt(exempt.into()))
     }
 
     /// Remembers the names of those that were refused last, up to `names` of them, for [`top`](Self::top). `name` is called only

@@ -1,8 +1,10 @@
 use std::{hash::Hash, num::NonZeroU32};
 
-use smtpd_core::{address::AddressRules, sasl::Identity};
+use smtpd_core::sasl::Identity;
 
-use crate::{limiter::ClientKey, net::Prefixes, phase::Request, session::Session};
+use crate::{
+    addresses::canonical_user, limiter::ClientKey, net::Prefixes, phase::Request, session::Session,
+};
 
 /// Returns the key by which a layer counts requests.
 ///
@@ -115,11 +117,9 @@ impl<P> LimitKey<P> for PerIp {
 pub struct PerIdentity;
 
 impl PerIdentity {
-    const NAMES: AddressRules = AddressRules::new().ignore_case(true);
-
     /// Returns the key of an identity.
     pub(super) fn key_of(identity: &Identity) -> Identity {
-        let name = Self::NAMES.user(identity.as_str());
+        let name = canonical_user(identity);
         match name == identity.as_str() {
             true => identity.clone(), // which most are, and then nothing is allocated
             false => Identity::new(name),

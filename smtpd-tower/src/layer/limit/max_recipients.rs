@@ -6,6 +6,7 @@ use tower_layer::Layer;
 use crate::{
     layer::{Admit, Exempt, Gate},
     phase::{Rcpt, Request},
+    reload::Reloadable,
 };
 
 /// Limits the recipients of a message, and defers all further ones with 452 4.5.3 (RFC 5321 section 4.5.3.1.10).
@@ -46,7 +47,7 @@ use crate::{
 #[derive(Clone)]
 pub struct MaxRecipientsLayer<F = fn(&Request<Rcpt>) -> Option<usize>> {
     limit: Limit<F>,
-    exempt: Option<Exempt>,
+    exempt: Option<Reloadable<Exempt>>,
 }
 
 #[derive(Clone, Copy)]
@@ -90,9 +91,9 @@ where
 impl<F> MaxRecipientsLayer<F> {
     /// Sets which sessions are not limited. Default: none. The server's own limit still applies.
     #[must_use]
-    pub fn exempt(self, exempt: Exempt) -> Self {
+    pub fn exempt(self, exempt: impl Into<Reloadable<Exempt>>) -> Self {
         Self {
-            exempt: Some(exempt),
+            exempt: Some(exempt.into()),
             ..self
         }
     }
@@ -130,7 +131,7 @@ where
         let accepted = request.envelope().recipients().len();
         let exempt = self.exempt.as_ref();
         if limit.is_none_or(|limit| accepted < limit)
-            || exempt.is_some_and(|exempt| exempt.contains(request.session()))
+            || exempt.is_some_and(|exempt| exempt.with(|exempt| exempt.contains(request.session())))
         {
             Ok(())
         } else {

@@ -15,7 +15,8 @@ pub use self::{
     key::{FindKey, LimitKey, PerIdentity, PerIp, PerRequest, PerSession},
     max_recipients::MaxRecipientsLayer,
     rate_limit::{
-        Counted, Kibibytes, One, RateLimit, RateLimitFuture, RateLimitLayer, Recipients, Weigh,
+        Counted, RateLimit, RateLimitFuture, RateLimitLayer, Weigh, WeighKib, WeighOne,
+        WeighRecipients,
     },
     sessions_per_ip::SessionsPerIpLayer,
     size_limit::{FixedSize, SizeLimit, SizeLimitFuture, SizeLimitLayer, SizeRule},

@@ -10,6 +10,7 @@ use super::{
 use crate::{
     layer::{Admit, Exempt, Gate},
     phase::{Connect, Request},
+    reload::Reloadable,
     session::Session,
 };
 
@@ -72,13 +73,13 @@ impl<F> SessionsPerIpLayer<PerSession<F>> {
     /// use smtpd_tower::{Session, layer::SessionsPerIpLayer, session::ReverseName};
     ///
     /// // Within `ReverseDnsLayer`: all machines of a provider together.
-    /// let per_domain = SessionsPerIpLayer::by_session(50, |session: &Session| {
+    /// let per_domain = SessionsPerIpLayer::by(50, |session: &Session| {
     ///     let name = session.get::<ReverseName>()?;
     ///     let (_, domain) = name.as_str().split_once('.')?;
     ///     Some(domain.to_owned())
     /// });
     /// ```
-    pub fn by_session<K>(n: usize, key: F) -> Self
+    pub fn by<K>(n: usize, key: F) -> Self
     where
         F: Fn(&Session) -> Option<K>,
         K: Hash,
@@ -114,8 +115,8 @@ impl<F> SessionsPerIpLayer<F> {
     /// let layer = SessionsPerIpLayer::new(20).exempt(Exempt::local());
     /// ```
     #[must_use]
-    pub fn exempt(self, exempt: Exempt) -> Self {
-        self.set(|config| config.set_exempt(exempt))
+    pub fn exempt(self, exempt: impl Into<Reloadable<Exempt>>) -> Self {
+        self.set(|config| config.set_exempt(exempt.into()))
     }
 
     /// Remembers the names of those that were refused last, up to `names` of them, for [`top`](Self::top). `name` is called only
@@ -330,7 +331,7 @@ mod tests {
 
     #[tokio::test]
     async fn sessions_are_counted_by_a_key_of_ones_own() {
-        let layer = SessionsPerIpLayer::by_session(1, |session: &Session| {
+        let layer = SessionsPerIpLayer::by(1, |session: &Session| {
             let ip = session.client_addr().ip()?;
             ip.is_ipv6().then_some("all of IPv6")
         });

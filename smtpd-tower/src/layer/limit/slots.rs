@@ -15,6 +15,7 @@ use crate::{
     layer::Exempt,
     limiter::{KeyHash, KeyHasher, KeyMap},
     phase::Request,
+    reload::Reloadable,
     session::Session,
 };
 
@@ -23,7 +24,7 @@ use crate::{
 pub(super) struct Config {
     pub(super) slots: Arc<Slots>,
     reply: Reply,
-    exempt: Option<Exempt>,
+    exempt: Option<Reloadable<Exempt>>,
     watch: Option<Watch>,
 }
 
@@ -42,7 +43,7 @@ impl Config {
         self.reply = reply;
     }
 
-    pub(super) fn set_exempt(&mut self, exempt: Exempt) {
+    pub(super) fn set_exempt(&mut self, exempt: Reloadable<Exempt>) {
         self.exempt = Some(exempt);
     }
 
@@ -58,7 +59,7 @@ impl Config {
     ) -> Result<Option<Taken>, Reply> {
         let session = request.session();
         let exempt = self.exempt.as_ref();
-        if exempt.is_some_and(|exempt| exempt.contains(session)) {
+        if exempt.is_some_and(|exempt| exempt.with(|exempt| exempt.contains(session))) {
             return Ok(None);
         }
         let taken = self.slots.take_for(by, request);

@@ -16,6 +16,7 @@ use tower_service::Service;
 use crate::{
     layer::Exempt,
     phase::{Auth, Deadline, Request},
+    reload::Reloadable,
     reply::{Answer, Verdict},
     session::Session,
 };
@@ -81,7 +82,7 @@ use crate::{
 #[derive(Clone)]
 pub struct TarpitLayer<W = fn(&Session, Verdict) -> bool> {
     rules: Rules<W>,
-    exempt: Exempt,
+    exempt: Reloadable<Exempt>,
 }
 
 #[derive(Clone, Copy)]
@@ -100,7 +101,7 @@ impl TarpitLayer {
                 max_delay: Duration::from_secs(30),
                 when: is_rejected,
             },
-            exempt: Exempt::local(),
+            exempt: Exempt::local().into(),
         }
     }
 }
@@ -129,14 +130,19 @@ impl<W> TarpitLayer<W> {
     /// # Ok::<(), smtpd_tower::net::CidrError>(())
     /// ```
     #[must_use]
-    pub fn exempt(self, exempt: Exempt) -> Self {
-        Self { exempt, ..self }
+    pub fn exempt(self, exempt: impl Into<Reloadable<Exempt>>) -> Self {
+        Self {
+            exempt: exempt.into(),
+            ..self
+        }
     }
 
     /// Sets which results are delayed, by the session and what the service has decided. Default: those that are rejected, and
     /// those that are undecided, which are delayed by the failures before them.
     ///
     /// Deferring is slow enough by itself: a client whose message is greylisted, and that is delayed as well, pays twice.
+    ///
+    /// `when` is called for every result, also for those of [exempt](Self::exempt) clients, so let it count nothing.
     ///
     /// ```
     /// use std::time::Duration;
@@ -250,7 +256,7 @@ impl<W: Fn(&Session, Verdict) -> bool> Watch<W> {
         let TarpitLayer { rules, exempt } = &*self.layer;
         // Most requests are accepted, and nobody asks then who is exempt.
         if !(rules.when)(&self.session, verdict)
-            || exempt.contains(&self.session)
+            || exempt.with(|exempt| exempt.contains(&self.session))
             || self.session.is_shutting_down()
         {
             return None;

@@ -68,7 +68,7 @@ impl DistinctRecipientsLayer {
     ///
     /// With a delimiter, `b+one@example.org` and `b+two@example.org` are the same, and the service receives the first.
     #[must_use]
-    pub const fn rules(mut self, rules: AddressRules) -> Self {
+    pub const fn address_rules(mut self, rules: AddressRules) -> Self {
         self.rules = rules;
         self
     }
@@ -284,7 +284,7 @@ mod tests {
         let loose = AddressRules::new()
             .ignore_case(true)
             .recipient_delimiter('+');
-        let (paths, reply) = deliver(layer.rules(loose), envelope(&NAMED)).await;
+        let (paths, reply) = deliver(layer.address_rules(loose), envelope(&NAMED)).await;
         assert_eq!(paths, [b, a, post]);
         assert_eq!(texts(&reply), [b, a, b, post, b, b, post, a]);
     }

@@ -219,8 +219,8 @@ impl<G: GreylistStore> GreylistLayer<G> {
     /// # Ok::<(), smtpd_tower::net::CidrError>(())
     /// ```
     #[must_use]
-    pub fn exempt(self, exempt: Exempt) -> Self {
-        self.set(|settings| settings.exempt = exempt)
+    pub fn exempt(self, exempt: impl Into<Reloadable<Exempt>>) -> Self {
+        self.set(|settings| settings.exempt = exempt.into())
     }
 
     /// Sets domains whose hosts pass, and those of their subdomains: providers that do not retry well, for example. Default:

@@ -24,7 +24,7 @@ pub(super) struct Settings {
     pub(super) normalizes_senders: bool,
     pub(super) rules: AddressRules,
     pub(super) null_sender: NullSender,
-    pub(super) exempt: Exempt,
+    pub(super) exempt: Reloadable<Exempt>,
     pub(super) exempt_hosts: Reloadable<Domains>,
     pub(super) exempt_senders: Reloadable<Addresses>,
     pub(super) exempt_recipients: Reloadable<Addresses>,
@@ -65,7 +65,7 @@ impl Default for Settings {
             rules: AddressRules::new(),
             null_sender: NullSender::AtRcpt,
             // RFC 6647 section 5, item 7: authenticated clients and internal addresses.
-            exempt: Exempt::local().authenticated(),
+            exempt: Exempt::local().authenticated().into(),
             exempt_hosts: Domains::default().into(),
             exempt_senders: Addresses::default().into(),
             exempt_recipients: Addresses::default().into(),
@@ -85,7 +85,7 @@ impl Settings {
         sender: &ReversePath,
         recipient: &ForwardPath,
     ) -> Option<GreylistKey> {
-        if self.exempt.contains(session)
+        if self.exempt.with(|exempt| exempt.contains(session))
             || self.exempts_roles && is_role(recipient)
             || self.is_exempt_host(session)
             || self.is_exempt_mail(sender, recipient)

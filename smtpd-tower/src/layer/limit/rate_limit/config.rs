@@ -6,6 +6,7 @@ use super::{Counted, replies::Replies};
 use crate::{
     layer::{Exempt, limit::watch::Watch},
     limiter::{Limited, Rate, RateLimiter, Reservation, Share},
+    reload::Reloadable,
     session::Session,
 };
 
@@ -16,7 +17,7 @@ pub(super) struct Config {
     pub(super) counted: Counted,
     pub(super) replies: Replies,
     pub(super) without_key: Option<Reply>,
-    pub(super) exempt: Option<Exempt>,
+    pub(super) exempt: Option<Reloadable<Exempt>>,
     pub(super) rate: Option<RateOf>,
     pub(super) watch: Option<Watch>,
 }
@@ -41,7 +42,7 @@ impl Config {
 
     pub(super) fn is_exempt(&self, session: &Session) -> bool {
         let exempt = self.exempt.as_ref();
-        exempt.is_some_and(|exempt| exempt.contains(session))
+        exempt.is_some_and(|exempt| exempt.with(|exempt| exempt.contains(session)))
     }
 
     /// Reserves the events of a key and of its network, or neither.

@@ -14,7 +14,7 @@ use tower_layer::Layer;
 use self::{config::Config, replies::Replies};
 pub use self::{
     service::{RateLimit, RateLimitFuture},
-    weigh::{Kibibytes, One, Recipients, Weigh},
+    weigh::{Weigh, WeighKib, WeighOne, WeighRecipients},
 };
 use super::{
     LimitKey, PerIdentity, PerIp, PerRequest, PerSession, key::client_settings, watch::Watch,
@@ -23,6 +23,7 @@ use crate::{
     layer::Exempt,
     limiter::{Limited, Rate, RateLimiter},
     phase::{Data, Request},
+    reload::Reloadable,
     session::Session,
 };
 
@@ -84,7 +85,7 @@ use crate::{
 /// # Ok(()) }
 /// ```
 #[derive(Clone)]
-pub struct RateLimitLayer<F = PerIp, W = One> {
+pub struct RateLimitLayer<F = PerIp, W = WeighOne> {
     key: F,
     weight: W,
     config: Arc<Config>,
@@ -191,7 +192,7 @@ impl<F> RateLimitLayer<F> {
     fn new(rate: Rate, key: F, counted: Counted) -> Self {
         Self {
             key,
-            weight: One,
+            weight: WeighOne,
             config: Arc::new(Config::new(rate, counted)),
         }
     }
@@ -276,8 +277,8 @@ impl<F, W> RateLimitLayer<F, W> {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     #[must_use]
-    pub fn exempt(self, exempt: Exempt) -> Self {
-        self.set(|config| config.exempt = Some(exempt))
+    pub fn exempt(self, exempt: impl Into<Reloadable<Exempt>>) -> Self {
+        self.set(|config| config.exempt = Some(exempt.into()))
     }
 
     /// Sets the reply to requests over the limit. Default: 451 4.7.1.
@@ -354,13 +355,14 @@ impl<F, W> RateLimitLayer<F, W> {
     /// Counts a message once for each of its recipients, at DATA. Where only what is [accepted](Counted::Accepted) counts, these
     /// are the recipients that it is accepted for.
     ///
-    /// A message to more recipients than the [burst](Rate::burst) is rejected with 550 5.7.1.
+    /// A message to more recipients than the [burst](Rate::burst) is rejected with 550 5.7.1. Within a
+    /// [`DistinctRecipientsLayer`](crate::layer::DistinctRecipientsLayer), a recipient that is named twice counts once.
     #[must_use]
-    pub fn weigh_recipients(self) -> RateLimitLayer<F, Recipients>
+    pub fn weigh_recipients(self) -> RateLimitLayer<F, WeighRecipients>
     where
         F: LimitKey<Data>,
     {
-        self.weighed(Recipients)
+        self.weighed(WeighRecipients)
     }
 
     /// Counts each started KiB of a message, at DATA: a rate of 1,048,576 is 1 GiB in each period.
@@ -368,11 +370,11 @@ impl<F, W> RateLimitLayer<F, W> {
     /// The size that MAIL declares is reserved, or else 1 KiB, and what the service has read is counted in the end. So a message
     /// that says too little about its size passes, but it is paid for: its key may owe more than a whole burst.
     #[must_use]
-    pub fn weigh_kib(self) -> RateLimitLayer<F, Kibibytes>
+    pub fn weigh_kib(self) -> RateLimitLayer<F, WeighKib>
     where
         F: LimitKey<Data>,
     {
-        self.weighed(Kibibytes)
+        self.weighed(WeighKib)
     }
 
     fn weighed<G>(self, weight: G) -> RateLimitLayer<F, G> {

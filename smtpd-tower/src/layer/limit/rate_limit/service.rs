@@ -8,7 +8,7 @@ use pin_project::pin_project;
 use smtpd_core::reply::Reply;
 use tower_service::Service;
 
-use super::{Counted, Kibibytes, One, RateLimitLayer, Weigh};
+use super::{Counted, RateLimitLayer, Weigh, WeighKib, WeighOne};
 use crate::{
     body::ByteCount,
     layer::{AnswerFuture, LimitKey, PerIp},
@@ -54,7 +54,7 @@ impl<F, W> RateLimitLayer<F, W> {
 
 /// The service of [`RateLimitLayer`].
 #[derive(Clone, Debug)]
-pub struct RateLimit<S, F = PerIp, W = One> {
+pub struct RateLimit<S, F = PerIp, W = WeighOne> {
     inner: S,
     limit: RateLimitLayer<F, W>,
 }
@@ -181,7 +181,7 @@ impl Pending {
     /// The weight of the request, as far as it is known by now.
     fn weight(&self) -> u32 {
         match &self.bytes {
-            Some(bytes) => Kibibytes::of(bytes.bytes()),
+            Some(bytes) => WeighKib::of(bytes.bytes()),
             None => self.client.as_ref().map_or(0, Reservation::events),
         }
     }

@@ -8,7 +8,8 @@ use crate::{
 /// Returns how many events a request is for a [`RateLimitLayer`](crate::layer::RateLimitLayer).
 ///
 /// You need this trait only for bounds in generic code: the layer has a setter for each of its implementations. It is implemented
-/// by [`One`] for every phase, by [`Recipients`] and [`Kibibytes`] for DATA, and by functions of a request for one phase.
+/// by [`WeighOne`] for every phase, by [`WeighRecipients`] and [`WeighKib`] for DATA, and by functions of a request for one
+/// phase.
 pub trait Weigh<P> {
     /// Whether the weight of a message that is accepted is the number of recipients that it is accepted for.
     const BY_RECIPIENT: bool = false;
@@ -37,9 +38,9 @@ where
 /// Each request is one event.
 #[derive(Clone, Copy, Debug, Default)]
 #[non_exhaustive]
-pub struct One;
+pub struct WeighOne;
 
-impl<P> Weigh<P> for One {
+impl<P> Weigh<P> for WeighOne {
     fn weigh(&self, _: &Request<P>) -> u32 {
         1
     }
@@ -48,9 +49,9 @@ impl<P> Weigh<P> for One {
 /// A message is as many events as it has recipients.
 #[derive(Clone, Copy, Debug, Default)]
 #[non_exhaustive]
-pub struct Recipients;
+pub struct WeighRecipients;
 
-impl Weigh<Data> for Recipients {
+impl Weigh<Data> for WeighRecipients {
     const BY_RECIPIENT: bool = true;
 
     fn weigh(&self, request: &Request<Data>) -> u32 {
@@ -61,16 +62,16 @@ impl Weigh<Data> for Recipients {
 /// A message is an event for each KiB.
 #[derive(Clone, Copy, Debug, Default)]
 #[non_exhaustive]
-pub struct Kibibytes;
+pub struct WeighKib;
 
-impl Kibibytes {
+impl WeighKib {
     /// Returns how many KiB that many bytes are, at least 1.
     pub(super) fn of(bytes: u64) -> u32 {
         u32::try_from(bytes.div_ceil(1024)).map_or(u32::MAX, |kib| kib.max(1))
     }
 }
 
-impl Weigh<Data> for Kibibytes {
+impl Weigh<Data> for WeighKib {
     const BY_BODY: bool = true;
 
     fn weigh(&self, request: &Request<Data>) -> u32 {
