@@ -85,7 +85,7 @@ mod tests {
         assert!(secs.parse::<u64>().is_ok());
         let (unique, host) = rest.split_once('.').unwrap();
         assert!(!host.is_empty() && !host.contains(['/', ':', ',']));
-        let (_, random) = unique.split_once('R').unwrap();
+        let (_, random) = unique.rsplit_once('R').unwrap();
         assert_eq!(random.len(), 8);
         assert!(unique.contains(&format!("P{}Q", process::id())));
         assert!(unique.ends_with(name.id()));
