@@ -33,6 +33,12 @@ mod sealed {
 /// assert_eq!(hide(Reply::no_such_user()).text(), "No");
 /// assert_eq!(hide(DataReply::from(Reply::OK)).reply(), Some(&Reply::OK));
 /// ```
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not the response of a service for SMTP",
+    label = "a layer is around a service with this response",
+    note = "it must be `Reply`, `DataReply` at DATA, or `AuthOutcome` at AUTH",
+    note = "`handler_fn(...)` makes one of what a function returns, such as `()` or a `Result`"
+)]
 pub trait Answer: sealed::Sealed + From<Reply> + IntoReply<Self> + Send + 'static {
     /// Returns the reply that the client receives, if it is settled: for AUTH, it is not until the mechanism has verified a
     /// secret.
