@@ -42,7 +42,7 @@ use crate::{
 /// ```
 #[derive(Clone, Debug)]
 pub struct DenyClientsLayer {
-    rule: Rule,
+    rule: Arc<Rule>,
 }
 
 impl DenyClientsLayer {
@@ -51,7 +51,7 @@ impl DenyClientsLayer {
     /// The list may change while the server runs: see [`Reloadable`].
     pub fn new(networks: impl Into<Reloadable<CidrSet>>) -> Self {
         Self {
-            rule: Rule::new(networks.into(), Listed::Rejected),
+            rule: Rule::new(networks.into(), Listed::Rejected).into(),
         }
     }
 
@@ -69,7 +69,7 @@ impl DenyClientsLayer {
     /// A 4yz reply makes clients try again later; at connect it becomes 421.
     #[must_use]
     pub fn reply(mut self, reply: Reply) -> Self {
-        self.rule.reply = reply.into();
+        Arc::make_mut(&mut self.rule).reply = reply;
         self
     }
 }
@@ -108,7 +108,7 @@ impl<P> Admit<P> for DenyClientsLayer {
 /// ```
 #[derive(Clone, Debug)]
 pub struct AllowClientsLayer {
-    rule: Rule,
+    rule: Arc<Rule>,
 }
 
 impl AllowClientsLayer {
@@ -117,7 +117,7 @@ impl AllowClientsLayer {
     /// The list may change while the server runs: see [`Reloadable`].
     pub fn new(networks: impl Into<Reloadable<CidrSet>>) -> Self {
         Self {
-            rule: Rule::new(networks.into(), Listed::Accepted),
+            rule: Rule::new(networks.into(), Listed::Accepted).into(),
         }
     }
 
@@ -135,7 +135,7 @@ impl AllowClientsLayer {
     /// A 4yz reply makes clients try again later; at connect it becomes 421.
     #[must_use]
     pub fn reply(mut self, reply: Reply) -> Self {
-        self.rule.reply = reply.into();
+        Arc::make_mut(&mut self.rule).reply = reply;
         self
     }
 }
@@ -152,7 +152,7 @@ impl<P> Admit<P> for AllowClientsLayer {
 struct Rule {
     networks: Reloadable<CidrSet>,
     listed: Listed,
-    reply: Arc<Reply>,
+    reply: Reply,
 }
 
 /// What happens to a client that is on the list.
@@ -167,7 +167,7 @@ impl Rule {
         Self {
             networks,
             listed,
-            reply: Reply::rejected("Access denied").into(),
+            reply: Reply::rejected("Access denied"),
         }
     }
 
@@ -177,7 +177,7 @@ impl Rule {
         if session.client_addr().ip().is_none_or(is_accepted) {
             Ok(())
         } else {
-            Err(Reply::clone(&self.reply))
+            Err(self.reply.clone())
         }
     }
 }

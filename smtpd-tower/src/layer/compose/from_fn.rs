@@ -1,6 +1,7 @@
 use std::{
     any::type_name,
     fmt,
+    future::poll_fn,
     marker::PhantomData,
     pin::Pin,
     task::{Context, Poll, ready},
@@ -8,7 +9,7 @@ use std::{
 
 use pin_project::pin_project;
 use smtpd_core::reply::Reply;
-use tower::{BoxError, ServiceExt};
+use tower::BoxError;
 use tower_layer::Layer;
 use tower_service::Service;
 
@@ -141,8 +142,11 @@ impl<P: Phase> Next<P> {
     /// # Errors
     ///
     /// Returns the error of the service.
-    pub async fn run(self, request: Request<P>) -> Result<P::Response, BoxError> {
-        self.service.oneshot(request).await
+    pub async fn run(mut self, request: Request<P>) -> Result<P::Response, BoxError> {
+        poll_fn(|cx| self.service.poll_ready(cx)).await?;
+        let answer = self.service.call(request);
+        drop(self.service); // and what it holds besides the call
+        answer.await
     }
 }
 
@@ -294,7 +298,7 @@ mod tests {
         sasl::{Credentials, Identity, MechanismName},
     };
     use tokio_test::{assert_pending, assert_ready, task};
-    use tower::{ServiceBuilder, service_fn};
+    use tower::{ServiceBuilder, ServiceExt, service_fn};
 
     use super::*;
     use crate::{

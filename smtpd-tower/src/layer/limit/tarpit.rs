@@ -312,8 +312,8 @@ impl<F, R, W> fmt::Debug for TarpitFuture<F, R, W> {
 enum State<F, R> {
     Inner(#[pin] F),
     Wait {
-        #[pin]
-        sleep: Sleep,
+        // In a box, because few requests wait, and all would move it.
+        sleep: Pin<Box<Sleep>>,
         result: Option<Result<R, BoxError>>,
     },
 }
@@ -338,15 +338,15 @@ where
                         None => return Poll::Ready(result),
                     }
                 }
-                StateProj::Wait { mut sleep, result } => {
+                StateProj::Wait { sleep, result } => {
                     this.watch.cut(sleep.as_mut());
-                    ready!(sleep.poll(cx));
+                    ready!(sleep.as_mut().poll(cx));
                     // Polled after completion, it stays pending like a fused future.
                     return result.take().map_or(Poll::Pending, Poll::Ready);
                 }
             };
             this.state.set(State::Wait {
-                sleep: sleep(delay),
+                sleep: Box::pin(sleep(delay)),
                 result: Some(result),
             });
         }

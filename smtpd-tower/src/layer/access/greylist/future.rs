@@ -6,7 +6,7 @@ use std::{
 
 use pin_project::pin_project;
 use smtpd_core::reply::Reply;
-use tokio::time::Timeout;
+use tokio::time::{Sleep, sleep};
 use tower::BoxError;
 use tower_service::Service;
 
@@ -31,7 +31,9 @@ pub struct GreylistFuture<C, S, F, P = Rcpt> {
 enum State<C, S, F, P> {
     Check {
         #[pin]
-        check: Timeout<C>,
+        check: C,
+        /// Set if the store has not answered at once.
+        timer: Option<Pin<Box<Sleep>>>,
         then: Option<Then<S, P>>,
     },
     Inner(#[pin] F),
@@ -52,7 +54,7 @@ impl<C, S, F, P> GreylistFuture<C, S, F, P> {
     }
 
     pub(super) const fn check(
-        check: Timeout<C>,
+        check: C,
         service: S,
         request: Request<P>,
         settings: Arc<Settings>,
@@ -65,6 +67,7 @@ impl<C, S, F, P> GreylistFuture<C, S, F, P> {
         Self {
             state: State::Check {
                 check,
+                timer: None,
                 then: Some(then),
             },
         }
@@ -85,12 +88,20 @@ where
         loop {
             let inner = match state.as_mut().project() {
                 StateProj::Inner(inner) => return inner.poll(cx),
-                StateProj::Check { check, then } => {
+                StateProj::Check { check, timer, then } => {
                     let Some(waiting) = then else {
                         // Already completed, or the call below has panicked.
                         return Poll::Pending;
                     };
-                    let checked = ready!(check.poll(cx)).unwrap_or_else(|late| Err(late.into()));
+                    let checked = match check.poll(cx) {
+                        Poll::Ready(checked) => checked,
+                        Poll::Pending => {
+                            let limit = waiting.settings.limit;
+                            let timer = timer.get_or_insert_with(|| Box::pin(sleep(limit)));
+                            ready!(timer.as_mut().poll(cx));
+                            Err("no answer in time".into())
+                        }
+                    };
                     let refusal = waiting.settings.refusal(checked);
                     let Some(mut then) = then.take() else {
                         return Poll::Pending;

@@ -23,7 +23,6 @@ use std::{
 };
 
 use smtpd_core::{address::AddressRules, reply::Reply};
-use tokio::time::timeout;
 use tower::BoxError;
 use tower_layer::Layer;
 use tower_service::Service;
@@ -356,7 +355,7 @@ impl<G: GreylistStore> GreylistLayer<G> {
             return GreylistFuture::inner(inner.call(request));
         };
         let settings = &self.settings;
-        let check = timeout(settings.limit, self.store.check(key, settings.policy));
+        let check = self.store.check(key, settings.policy);
         // The instance that was made ready is the one to call; its clone may not be ready.
         let clone = inner.clone();
         let ready = std::mem::replace(inner, clone);
