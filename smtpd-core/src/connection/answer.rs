@@ -281,7 +281,8 @@ impl Session {
         match self.transfer.refusal() {
             Some(Refusal::Message(replies)) => {
                 let recipients = self.transaction.recipients();
-                self.replies.put_data_reply(&replies, recipients);
+                let envelope = self.transaction.envelope().map(Arc::as_ref);
+                self.replies.put_data_reply(&replies, recipients, envelope);
                 self.close(reason);
             }
             Some(Refusal::Chunk(reply)) => self.close_with(reply, reason),

@@ -121,7 +121,7 @@ impl Refusals {
     /// Returns until when a reply is held back. The time begins at the first call.
     pub(super) fn held_until(&mut self, now: Moment) -> Option<Moment> {
         let held = self.counts.as_mut()?.held.as_mut()?;
-        Some(*held.until.get_or_insert(now.plus(held.delay)))
+        Some(*held.until.get_or_insert_with(|| now.plus(held.delay)))
     }
 
     /// Returns the reply that was held back.
