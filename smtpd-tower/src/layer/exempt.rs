@@ -2,17 +2,18 @@ use std::{collections::HashSet, fmt, sync::Arc};
 
 use smtpd_core::sasl::Identity;
 
-#[cfg(doc)]
-use crate::layer::{
-    ConcurrencyLayer, CondLayer, GreylistLayer, HeloCheckLayer, MaxRecipientsLayer, RateLimitLayer,
-    SessionsPerIpLayer, TarpitLayer,
-};
-#[cfg(doc)]
-use crate::reload::Reloadable;
 use crate::{
     addresses::canonical_user,
     net::{Cidr, CidrError, CidrSet, PeerAddr},
     session::Session,
+};
+#[cfg(doc)]
+use crate::{
+    layer::{
+        ConcurrencyLayer, CondLayer, GreylistLayer, HeloCheckLayer, MaxRecipientsLayer,
+        RateLimitLayer, SessionsPerIpLayer, TarpitLayer,
+    },
+    reload::Reloadable,
 };
 
 /// The clients that a layer lets pass: your own networks, users and machines.
@@ -202,7 +203,15 @@ impl fmt::Debug for Exempt {
 mod tests {
     use std::net::IpAddr;
 
+    use tower::{Layer, ServiceExt};
+
     use super::*;
+    use crate::{
+        layer::MaxRecipientsLayer,
+        phase::{Rcpt, Request},
+        reload::Reloadable,
+        service::handler_fn,
+    };
 
     fn from(ip: &str) -> Session {
         let ip: IpAddr = ip.parse().unwrap();
@@ -262,7 +271,7 @@ mod tests {
             (Exempt::new().authenticated(), from("203.0.113.1"), false),
             (Exempt::new().identities(["alice", "bob"]), alice(), true),
             (Exempt::new().identities(["bob"]), alice(), false),
-            (Exempt::new().identities(["Alice"]), alice(), false),
+            (Exempt::new().identities(["Alice"]), alice(), true),
             (
                 Exempt::new().identities(["carol@GRÅ.example"]),
                 from("203.0.113.1").with_identity("carol@xn--gr-zia.example"),
@@ -293,6 +302,23 @@ mod tests {
         );
         assert!(Exempt::local().contains(&session));
         assert!(!Exempt::new().unix_sockets().contains(&session));
+    }
+
+    #[tokio::test]
+    async fn a_list_that_was_replaced_still_exempts() {
+        let list = Reloadable::new(Exempt::local());
+        let layer = MaxRecipientsLayer::new(0).exempt(list.clone());
+        let service = layer.layer(handler_fn(async |_: Request<Rcpt>| {}));
+        let code = async |client: &str| {
+            let rcpt = Rcpt::new("b@example.org".parse().unwrap());
+            let asked = service.clone().oneshot(Request::new(from(client), rcpt));
+            asked.await.unwrap().code().as_u16()
+        };
+        assert_eq!(code("127.0.0.1").await, 250);
+        assert_eq!(code("192.0.2.1").await, 452);
+        list.set(Exempt::new().parse_networks(["192.0.2.0/24"]).unwrap());
+        assert_eq!(code("127.0.0.1").await, 452);
+        assert_eq!(code("192.0.2.1").await, 250);
     }
 
     #[test]

@@ -28,8 +28,8 @@ impl<P: RoutePhase> Router<P> {
 
     /// Adds a route for the recipients of all these domains. The lookup is fast even for many domains.
     ///
-    /// The list may change while the server runs: see [`Reloadable`]. A recipient who is accepted before the list loses the domain
-    /// is deferred at DATA with 451, and rejected when the client tries again.
+    /// The list may change while the server runs: see [`Reloadable`]. A recipient who is accepted before the list loses the
+    /// domain is deferred at DATA with 451, and rejected when the client tries again.
     #[must_use]
     pub fn domains(
         self,
@@ -229,7 +229,7 @@ mod tests {
         assert_eq!(route(&router, &session, "a@b.example").await, "stranger");
         for (identity, expected) in [
             ("alice", "alice"),
-            ("Alice", "user"),
+            ("Alice", "alice"),
             ("bob", "user"),
             ("carol@grå.example", "carol"),
             ("carol@xn--gr-zia.example", "carol"),
@@ -238,6 +238,20 @@ mod tests {
             let taken = route(&router, &session, "a@b.example").await;
             assert_eq!(taken, expected, "{identity}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_domain_that_was_taken_off_the_list_still_has_a_route() {
+        let domains = Reloadable::new(Domains::parse(["one.example"]).unwrap());
+        let router = Router::new()
+            .domains(domains.clone(), answer("listed"))
+            .otherwise(answer("other"));
+        let (session, one, two) = (Session::local(), "a@one.example", "a@two.example");
+        assert_eq!(route(&router, &session, one).await, "listed");
+        assert_eq!(route(&router, &session, two).await, "other");
+        domains.set(Domains::parse(["two.example"]).unwrap());
+        assert_eq!(route(&router, &session, one).await, "other");
+        assert_eq!(route(&router, &session, two).await, "listed");
     }
 
     #[tokio::test]

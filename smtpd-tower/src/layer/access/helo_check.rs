@@ -316,6 +316,21 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_new_name_of_this_server_is_believed_of_others() {
+        let names = Reloadable::new(Domains::parse(["mx1.example.org"]).unwrap());
+        let layer = HeloCheckLayer::new().own_names(names.clone());
+        for (name, is_own) in [("mx1.example.org", true), ("mx2.example.org", false)] {
+            let heard = refusal(&layer, Session::from_peer(STRANGER), name).await;
+            assert_eq!(heard.is_some(), is_own, "{name}");
+        }
+        names.set(Domains::parse(["mx2.example.org"]).unwrap());
+        for (name, is_own) in [("mx1.example.org", false), ("mx2.example.org", true)] {
+            let heard = refusal(&layer, Session::from_peer(STRANGER), name).await;
+            assert_eq!(heard.is_some(), is_own, "{name}");
+        }
+    }
+
+    #[tokio::test]
     async fn what_each_option_refuses() {
         let fresh = HeloCheckLayer::new();
         let none = fresh.clone().allow_own().allow_loopback();
