@@ -73,8 +73,8 @@ use crate::{
 ///
 /// The routers are services like any others: put layers around them.
 ///
-/// Over SMTP, there is [one reply for several services](Router#one-reply-for-several-services): if routes disagree about a message,
-/// those that have accepted it may receive it again.
+/// Over SMTP, there is [one reply for several services](Router#one-reply-for-several-services): if routes disagree about a
+/// message, those that have accepted it may receive it again.
 #[derive(Clone, Debug, Default)]
 pub struct Routes {
     rcpt: Router<Rcpt>,

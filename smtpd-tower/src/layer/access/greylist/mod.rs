@@ -55,9 +55,9 @@ use crate::{
 /// says when a retry is accepted, how long that is remembered, and when a client is trusted. A [`GreylistStore`] remembers the
 /// attempts; by default this is a [`MemoryGreylist`], which can be kept in a file.
 ///
-/// It fits RCPT; [`into_rcpt_and_data`](Self::into_rcpt_and_data) adds a layer for DATA. A `DomainFilterLayer` belongs outside of it, so that
-/// nothing is remembered of mail that is refused anyway. All clones of a layer, and all services that they make, share one
-/// store.
+/// It fits RCPT; [`into_rcpt_and_data`](Self::into_rcpt_and_data) adds a layer for DATA. A `DomainFilterLayer` belongs outside of
+/// it, so that nothing is remembered of mail that is refused anyway. All clones of a layer, and all services that they make, share
+/// one store.
 ///
 /// # What is one client, one sender
 ///
@@ -198,8 +198,8 @@ impl<G: GreylistStore> GreylistLayer<G> {
         self.set(|settings| settings.normalizes_senders = normalize)
     }
 
-    /// Sets when two recipients are the same: whether case matters, and whether there are details as in `alice+news`. Default: the
-    /// rules of RFC 5321.
+    /// Sets when two recipients are the same: whether case matters, and whether there are details as in `alice+news`. Default:
+    /// the rules of RFC 5321.
     ///
     /// With the rules by which your mailboxes are found, a message to `alice+news` is known if one to `alice` is. The lists of
     /// [`exempt_senders`](Self::exempt_senders) and [`exempt_recipients`](Self::exempt_recipients) have their own rules.

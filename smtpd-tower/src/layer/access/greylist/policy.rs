@@ -57,9 +57,9 @@ impl GreylistPolicy {
     /// Returns a policy that accepts everything from a client that has retried this many messages in time. With `None`, each
     /// sender and recipient is deferred separately. Default: 1.
     ///
-    /// A client that is known by its domain is trusted in one [network](super::GreylistLayer::prefixes) at a time, that from which
-    /// it has retried: the hosts of a domain may belong to different people, such as the customers of a hoster. So a provider earns
-    /// trust in each of its networks; [exempt its hosts](super::GreylistLayer::exempt_hosts) if that is too slow.
+    /// A client that is known by its domain is trusted in one [network](super::GreylistLayer::prefixes) at a time, that from
+    /// which it has retried: the hosts of a domain may belong to different people, such as the customers of a hoster. So a
+    /// provider earns trust in each of its networks; [exempt its hosts](super::GreylistLayer::exempt_hosts) if that is too slow.
     ///
     /// A message counts once, not once for each of its recipients, because at most one counts in each
     /// [`trust_interval`](Self::trust_interval).
