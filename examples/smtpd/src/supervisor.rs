@@ -21,8 +21,8 @@ pub(crate) fn reloading() {
     }
 }
 
-/// Tells systemd at half its interval that the server lives, from a task like those of sessions: if they no longer get their turn,
-/// neither does this one, and systemd restarts the server.
+/// Tells systemd at half its interval that the server lives, from a task like those of sessions: if they no longer get their
+/// turn, neither does this one, and systemd restarts the server.
 pub(crate) fn keep_alive() {
     let Some(interval) = sd_notify::watchdog_enabled() else {
         return;
