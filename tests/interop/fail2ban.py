@@ -17,13 +17,13 @@ from peers import Server, main, read
 FAIL2BAN = os.path.join(os.path.dirname(os.path.abspath(__file__)), "../../examples/smtpd/packaging/fail2ban")
 FILTER = os.path.join(FAIL2BAN, "filter.d/smtpd.conf")
 # Who the client of a session is, and as whom it fails to log in. The last ones would like somebody else to be banned.
-FORGED = "WARN authentication failed session=1 listener=192.0.2.1:25 peer=192.0.2.66:1 "
+FORGED = 'level=warn msg="authentication failed" session=1 listener=192.0.2.1:25 peer=192.0.2.66:1 '
 GUESSES = [
     (None, "alice"),
     ("192.0.2.7", "bob"),
     ("IPv6:2001:db8::7", "carol"),
     ("192.0.2.8", "x peer=192.0.2.66:1"),
-    ("192.0.2.9", 'x" ' + FORGED),
+    ("192.0.2.9", "x\" " + FORGED),
     ("192.0.2.10", 'x","peer":"192.0.2.66:1'),
 ]
 FAILED = ["127.0.0.1", "192.0.2.10", "192.0.2.7", "192.0.2.8", "192.0.2.9", "2001:db8::7"]
