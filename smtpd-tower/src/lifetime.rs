@@ -42,6 +42,7 @@ pub(crate) struct Registry {
     changed: Notify,
     /// Permits for telling clients that no session permit is free.
     farewells: Semaphore,
+    crowd: Mutex<Crowd>,
     /// Permits for work that keeps a processor busy, for this server alone. The test kit uses them.
     #[cfg(feature = "test")]
     own_permits: LazyLock<Permits>,
@@ -49,6 +50,17 @@ pub(crate) struct Registry {
 
 /// How many refused connections may receive a reply at once; others are just closed.
 const MOST_FAREWELLS: usize = 1000;
+
+/// How often it is told that there are too many sessions.
+const CROWD_PERIOD: Duration = Duration::from_secs(60);
+
+/// The clients that were refused because there are too many sessions.
+#[derive(Debug, Default)]
+struct Crowd {
+    told: Option<Instant>,
+    /// Since then.
+    refused: u64,
+}
 
 #[derive(Debug, Default)]
 struct Sessions {
@@ -68,6 +80,7 @@ impl Registry {
             sessions: Mutex::default(),
             changed: Notify::new(),
             farewells: Semaphore::new(MOST_FAREWELLS),
+            crowd: Mutex::default(),
             #[cfg(feature = "test")]
             own_permits: LazyLock::new(Permits::one_per_processor),
         })
@@ -104,6 +117,19 @@ impl Registry {
     /// Returns a permit for telling one client that it is refused, held until it is dropped.
     pub(crate) fn farewell(&self) -> Option<SemaphorePermit<'_>> {
         self.farewells.try_acquire().ok()
+    }
+
+    /// Notes that a client is refused because there are too many sessions. Returns how many were since that was last told, if it
+    /// is time to tell it again.
+    pub(crate) fn refused(&self) -> Option<u64> {
+        let mut crowd = self.crowd.lock().unwrap_or_else(PoisonError::into_inner);
+        crowd.refused = crowd.refused.saturating_add(1);
+        let now = Instant::now();
+        if crowd.told.is_some_and(|told| now < told + CROWD_PERIOD) {
+            return None;
+        }
+        crowd.told = Some(now);
+        Some(std::mem::take(&mut crowd.refused))
     }
 
     #[cfg(feature = "test")]
@@ -307,6 +333,17 @@ mod tests {
         assert_pending!(empty.poll());
         drop(permits);
         assert_ready!(empty.poll());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn every_client_that_is_refused_is_a_line_of_the_log() {
+        let registry = Registry::new();
+        assert_eq!(registry.refused(), Some(1));
+        for _ in 0..1000 {
+            assert_eq!(registry.refused(), None);
+        }
+        tokio::time::advance(CROWD_PERIOD).await;
+        assert_eq!(registry.refused(), Some(1001));
     }
 
     /// Polls when it is woken, as some executors do: the session ends on the spot.

@@ -12,6 +12,7 @@ mod engine;
 mod examples;
 mod extensions;
 mod greylist;
+mod guard;
 mod identities;
 mod layers;
 mod on_reply;

@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Duration};
 use smtpd_tower::{
     Data, Pipeline, Profile, Server,
     config::Timeouts,
+    guard::Guard,
     layer::SessionsPerIpLayer,
     net::TrustedPeers,
     proxy::ProxyProtocol,
@@ -29,6 +30,8 @@ use crate::{
 pub struct Built {
     pub server: Server,
     pub per_ip: Option<SessionsPerIpLayer>,
+    /// It counts, but refuses nobody: the model does not know it.
+    pub guard: Guard,
     pub permits: Option<(Arc<Semaphore>, usize)>,
 }
 
@@ -39,7 +42,9 @@ pub fn build(shared: &Shared) -> Built {
         .permits
         .map(|permits| (Arc::new(Semaphore::new(permits)), permits));
     let pipeline = pipeline(shared, per_ip.as_ref(), permits.as_ref());
+    let guard = lenient();
     let server = isolated(Server::new("mx.example", pipeline))
+        .guard(guard.clone())
         .max_sessions(swarm.max_sessions)
         .configure(|config| {
             config
@@ -51,6 +56,7 @@ pub fn build(shared: &Shared) -> Built {
     Built {
         server: hooks::set(with_peers(with_profile(server, shared), swarm), shared),
         per_ip,
+        guard,
         permits,
     }
 }
@@ -163,7 +169,23 @@ fn limits(own: &Limits) -> smtpd_tower::config::Limits {
     limits.errors = own.errors;
     limits.idle_commands = own.idle_commands;
     limits.drain = own.drain;
+    // The model expects a reply as soon as there can be one.
+    limits.prompt_refusals = u32::MAX;
+    (limits.rejected_recipients, limits.deferred_recipients) = (u32::MAX, u32::MAX);
     limits
+}
+
+/// A guard without limits.
+fn lenient() -> Guard {
+    Guard::new()
+        .sessions(u32::MAX)
+        .new_sessions(None)
+        .handshakes(u32::MAX)
+        .all_handshakes(u32::MAX)
+        .failed_logins(None)
+        .rejected_recipients(None)
+        .errors(None)
+        .idle_sessions(None)
 }
 
 /// Chance would make two runs of a seed differ.

@@ -7,7 +7,7 @@ use smtpd_core::{
     connection::{Connection, TlsFacts},
 };
 
-use crate::{net::PeerAddr, session::TlsInfo};
+use crate::{guard::Visit, net::PeerAddr, session::TlsInfo};
 
 /// A connection that was accepted, and what is known of it.
 pub(crate) struct Accepted<IO> {
@@ -16,6 +16,8 @@ pub(crate) struct Accepted<IO> {
     pub(crate) local: PeerAddr,
     /// What TLS has negotiated, if the connection came within TLS.
     pub(crate) tls: Option<TlsInfo>,
+    /// How the guard counts it, unless it does not.
+    pub(crate) visit: Option<Box<Visit>>,
 }
 
 impl<IO> Accepted<IO> {

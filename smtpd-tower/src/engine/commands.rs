@@ -75,6 +75,12 @@ pub(super) fn start_tls(ask: Ask<'_, kind::StartTls>) -> After {
     After::Done
 }
 
+/// Refuses without asking a service.
+pub(super) fn refuse<K>(ask: Ask<'_, K>, reply: Reply) -> After {
+    ask.refuse(reply);
+    After::Done
+}
+
 pub(super) fn helo(
     cx: &mut Context<'_>,
     pipeline: &Pipeline,

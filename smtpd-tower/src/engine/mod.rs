@@ -8,6 +8,7 @@ mod ask;
 mod close;
 mod commands;
 mod derive;
+mod guarding;
 mod hooks;
 mod pace;
 #[cfg(feature = "proxy")]
@@ -39,9 +40,10 @@ use tokio::time::Instant;
 
 #[cfg(feature = "proxy")]
 use self::proxied::ProxyHeader;
-pub(crate) use self::{accepted::Accepted, hooks::Hooks};
+pub(crate) use self::{accepted::Accepted, guarding::closing, hooks::Hooks};
 use self::{
     close::Closing,
+    guarding::Guarding,
     pace::Pace,
     refusals::Refusals,
     shutdown::{Order, Shutdown},
@@ -53,6 +55,7 @@ use self::{
 };
 use crate::{
     fault::{self, caught, quietly},
+    guard::{Guard, GuardReason, Visit},
     lifetime::{SessionPermit, later},
     net::{PeerAddr, TrustedPeers},
     phase_kind::PhaseKind,
@@ -74,6 +77,7 @@ pub(crate) struct Engine {
     pub(crate) xclient_from: Option<TrustedPeers>,
     pub(crate) xforward_from: Option<TrustedPeers>,
     pub(crate) hooks: Hooks,
+    pub(crate) guard: Guard,
 }
 
 /// One session, as a future that ends with it. However it ends, even if it is dropped, its permit and what it holds are released,
@@ -87,6 +91,7 @@ struct Driver<IO: Io> {
     session: Session,
     pace: Pace,
     shutdown: Shutdown,
+    guarding: Guarding,
     work: Work<IO>,
     transfer: Transfer,
     refusals: Refusals,
@@ -123,6 +128,7 @@ impl Engine {
             peer,
             local,
             tls,
+            visit,
         } = accepted;
         let mut session = Session::new(peer, local, self.listener.clone(), self.protocol);
         if let Some(tls) = tls {
@@ -137,6 +143,7 @@ impl Engine {
             engine: self,
             pace: Pace::new(),
             shutdown: Shutdown::new(permit),
+            guarding: Guarding::new(visit),
             work: Work::new(),
             transfer: Transfer::default(),
             refusals: Refusals::default(),
@@ -154,6 +161,27 @@ impl Engine {
     #[cfg(feature = "proxy")]
     fn expects_header(&self, peer: &PeerAddr) -> bool {
         self.proxy.as_ref().is_some_and(|proxy| proxy.trusts(peer))
+    }
+
+    /// Returns whether this peer may name its client later. It is a proxy, and the guard counts its client only.
+    fn is_proxy(&self, peer: &PeerAddr) -> bool {
+        #[cfg(feature = "proxy")]
+        if self.expects_header(peer) {
+            return true;
+        }
+        Self::trusts(&self.xclient_from, peer)
+    }
+
+    /// Counts a session of the peer that has connected. Returns why it is refused, if it is.
+    pub(crate) fn admit(&self, peer: &PeerAddr) -> Result<Option<Box<Visit>>, GuardReason> {
+        match self.is_proxy(peer) {
+            true => Ok(None),
+            false => self.enter(peer),
+        }
+    }
+
+    fn enter(&self, client: &PeerAddr) -> Result<Option<Box<Visit>>, GuardReason> {
+        self.guard.enter(client).map(|visit| visit.map(Box::new))
     }
 
     /// Returns whether the session's peer is one of these.
@@ -375,6 +403,7 @@ impl<IO: Io> Driver<IO> {
     /// Drops what the session holds, and reports its end.
     fn end(&mut self, reason: EndReason) {
         self.ended = true;
+        self.guarding.end(&self.connection);
         self.session.end();
         let summary = Summary {
             reason,

@@ -8,7 +8,7 @@ use smtpd_core::connection::{CloseReason, Handshaking, Step, Writing};
 use tokio::time::Instant;
 
 use super::{
-    Driver, commands,
+    Driver, commands, guarding,
     stream::Io,
     updates,
     wait::{Wait, Want},
@@ -120,14 +120,26 @@ impl<IO: Io> Driver<IO> {
             }
             Step::Closed(reason) => return Taken::Closed(reason),
             Step::Handshake(tls) => return Taken::of_handshake(tls),
-            Step::StartTls(ask) => commands::start_tls(ask),
+            Step::StartTls(ask) => match self.guarding.begin_handshake() {
+                Ok(()) => commands::start_tls(ask),
+                Err(reason) => commands::refuse(ask, reason.deferring()),
+            },
             Step::Connect(ask) => commands::connect(cx, pipeline, session, ask),
             Step::XClient(client, ask) => {
                 updates::impersonated(session, &mut self.transfer, *client);
-                commands::connect(cx, pipeline, session, ask)
+                let named = self
+                    .guarding
+                    .name_client(&self.engine, session, ask.connection());
+                match named {
+                    Ok(()) => commands::connect(cx, pipeline, session, ask),
+                    Err(reply) => commands::refuse(ask, reply),
+                }
             }
             Step::Helo(helo, ask) => commands::helo(cx, pipeline, session, helo, ask),
-            Step::Auth(request, ask) => commands::auth(cx, pipeline, session, request, ask),
+            Step::Auth(request, ask) => match self.guarding.refuses_login(ask.connection()) {
+                None => commands::auth(cx, pipeline, session, request, ask),
+                Some(reason) => guarding::refuse_login(ask, reason),
+            },
             Step::Mail(mail, ask) => {
                 updates::begun(session, &mut self.transfer);
                 commands::mail(cx, pipeline, session, mail, ask)
@@ -298,6 +310,10 @@ impl<IO: Io> Driver<IO> {
     /// Starts a handshake that the client has to begin: after STARTTLS, or at once.
     fn handshake(&mut self, until: Instant) -> Next {
         if !self.work.is_some() {
+            if let Err(reason) = self.guarding.begin_handshake() {
+                self.handshake_failed(std::io::Error::other(reason.as_str()));
+                return Next::Again;
+            }
             match handshake(self.engine.tls.clone(), self.wire.take_stream()) {
                 Ok(handshake) => self.work.handshake(handshake),
                 Err(error) => {
@@ -322,6 +338,7 @@ impl<IO: Io> Driver<IO> {
 
     /// Starts the session anew over TLS (RFC 3207 section 4.2).
     fn secured(&mut self, secured: Secured<IO>) {
+        self.guarding.end_handshake();
         let mut facts = TlsFacts::default();
         facts.bindings = secured.bindings;
         facts.client_certificate = !secured.info.peer_certificates().is_empty();
@@ -336,6 +353,7 @@ impl<IO: Io> Driver<IO> {
 
     /// Ends the session after a failed handshake: it never continues in plaintext.
     fn handshake_failed(&mut self, error: std::io::Error) {
+        self.guarding.end_handshake();
         self.report(SessionError::Tls(error));
         self.wire.kill();
         let now = self.pace.now().into_std();
@@ -376,8 +394,24 @@ impl<IO: Io> Driver<IO> {
             self.wire.set_stream(stream);
             self.session.proxied(info);
             self.allow_claims();
+            self.admit_client();
         }
         Poll::Ready(())
+    }
+
+    /// Counts the session for the client that the header names, unless that may name another one.
+    fn admit_client(&mut self) {
+        let client = self.session.client_addr();
+        // Without a name, the client is the proxy itself, for example its health check.
+        if self.engine.is_proxy(client) {
+            return;
+        }
+        let named = self
+            .guarding
+            .name_client(&self.engine, &self.session, &self.connection);
+        if let Err(reply) = named {
+            self.connection.end(reply);
+        }
     }
 }
 

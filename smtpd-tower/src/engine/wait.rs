@@ -62,6 +62,9 @@ impl<IO: Io> Driver<IO> {
             self.pace.catch_up(&mut self.connection);
             return Poll::Ready(());
         }
+        if self.check_guard().is_ready() {
+            return Poll::Ready(());
+        }
         let changed = match wait.want {
             Want::AnswerOrLoss => self.poll_loss(cx),
             Want::Close => self.poll_close(cx),
@@ -82,6 +85,20 @@ impl<IO: Io> Driver<IO> {
         self.wire.park();
         self.needs_input = wait.want == Want::Input;
         Poll::Pending
+    }
+
+    /// Lets the guard learn what the client has done. Ready when that has ended the session.
+    fn check_guard(&mut self) -> Poll<()> {
+        let learnt = self.guarding.learn(&self.connection, &self.engine.listener);
+        let Some(reply) = learnt else {
+            return Poll::Pending;
+        };
+        // What was accepted is finished first. The next session is refused.
+        if self.work.is_some() || self.connection.is_receiving() {
+            return Poll::Pending;
+        }
+        self.connection.end(reply);
+        Poll::Ready(())
     }
 
     /// Returns when the wait ends, which the server's shutdown may bring forward.

@@ -5,7 +5,7 @@ use super::pace::{Gcra, Pace, Sliding};
 /// What a key owes for the events that were counted: a point of time or some counts. Times are in nanoseconds since the epoch of
 /// the limiter.
 #[derive(Clone, Debug)]
-pub(super) struct Debt {
+pub(crate) struct Debt {
     /// When nothing is owed any more. In an even pace, this is the whole state: the theoretical arrival time of the algorithm.
     free_at: u64,
     form: Form,
@@ -32,7 +32,7 @@ struct Window {
 
 impl Debt {
     /// No debt.
-    pub(super) fn none(pace: Pace) -> Self {
+    pub(crate) fn none(pace: Pace) -> Self {
         let form = match pace {
             Pace::Even(gcra) => Form::Even(gcra.interval),
             Pace::Sliding(sliding) => Form::Sliding(Box::new(Window::new(sliding))),
@@ -41,12 +41,12 @@ impl Debt {
     }
 
     /// Returns when nothing is owed any more.
-    pub(super) const fn free_at(&self) -> u64 {
+    pub(crate) const fn free_at(&self) -> u64 {
         self.free_at
     }
 
     /// Returns how many events are not regained yet, rounded up.
-    pub(super) fn events(&self, now: u64) -> u64 {
+    pub(crate) fn events(&self, now: u64) -> u64 {
         match &self.form {
             Form::Even(interval) => owed(self.free_at, now).div_ceil(interval.get()),
             Form::Sliding(window) => window.count(now),
@@ -54,7 +54,7 @@ impl Debt {
     }
 
     /// Returns how long it takes until no more than `most` events of a burst are owed.
-    pub(super) fn wait(&self, now: u64, most: u64) -> u64 {
+    pub(crate) fn wait(&self, now: u64, most: u64) -> u64 {
         match &self.form {
             Form::Even(interval) => wait(self.free_at, now, *interval, most),
             Form::Sliding(window) => window.wait(now, most),
@@ -62,7 +62,7 @@ impl Debt {
     }
 
     /// Counts `n` events, in the pace that the debt is aligned to.
-    pub(super) fn charge(&mut self, now: u64, n: u32) {
+    pub(crate) fn charge(&mut self, now: u64, n: u32) {
         match &mut self.form {
             Form::Even(interval) => self.free_at = after(self.free_at, now, *interval, n),
             Form::Sliding(window) => {
@@ -73,7 +73,7 @@ impl Debt {
     }
 
     /// Converts the debt if it was made in another pace: as many events remain owed, but no more than the new pace allows.
-    pub(super) fn align(&mut self, pace: Pace, now: u64) {
+    pub(crate) fn align(&mut self, pace: Pace, now: u64) {
         match (&mut self.form, pace) {
             (Form::Even(interval), Pace::Even(gcra)) => {
                 if *interval != gcra.interval {

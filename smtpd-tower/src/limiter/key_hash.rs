@@ -9,7 +9,7 @@ pub(crate) struct KeyHash(u64);
 
 impl KeyHash {
     /// Returns the number of one of `shards` parts. It does not depend on the bits by which a map places its entries.
-    pub(super) const fn shard(self, shards: usize) -> usize {
+    pub(crate) const fn shard(self, shards: usize) -> usize {
         (self.0 >> 32) as usize % shards
     }
 }

@@ -60,8 +60,9 @@ pub use self::{
     reservation::Reservation,
 };
 pub(crate) use self::{
+    debt::Debt,
     key_hash::{KeyHash, KeyHasher, KeyMap},
-    pace::Share,
+    pace::{Pace, Share},
 };
 
 /// Limits the rate of events by key, in a table that all clones share.

@@ -10,21 +10,21 @@ const LONGEST: u64 = u64::MAX / 2;
 
 /// A rate as it is applied, in nanoseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) enum Pace {
+pub(crate) enum Pace {
     Even(Gcra),
     Sliding(Sliding),
 }
 
 /// The generic cell rate algorithm: an event costs `interval`, and a key may owe `burst` of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Gcra {
+pub(crate) struct Gcra {
     pub(super) interval: NonZeroU64,
     pub(super) burst: NonZeroU32,
 }
 
 /// At most `most` events in any period, which is counted in parts of `width`, and no more at once than `even` allows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Sliding {
+pub(crate) struct Sliding {
     pub(super) width: NonZeroU64,
     pub(super) most: NonZeroU32,
     pub(super) even: Gcra,
@@ -51,7 +51,7 @@ impl Sliding {
 }
 
 impl Pace {
-    pub(super) fn new(rate: Rate) -> Self {
+    pub(crate) fn new(rate: Rate) -> Self {
         let burst = NonZeroU32::new(rate.burst()).unwrap_or(NonZeroU32::MIN);
         let most = NonZeroU32::new(rate.events()).unwrap_or(NonZeroU32::MIN);
         let period = rate.period().as_nanos();
@@ -83,7 +83,7 @@ impl Pace {
     }
 
     /// The most events at once.
-    pub(super) const fn burst(self) -> u32 {
+    pub(crate) const fn burst(self) -> u32 {
         match self {
             Self::Even(gcra) => gcra.burst.get(),
             Self::Sliding(sliding) => sliding.even.burst.get(),
@@ -91,7 +91,7 @@ impl Pace {
     }
 
     /// The most events that may be owed.
-    pub(super) const fn most(self) -> u32 {
+    pub(crate) const fn most(self) -> u32 {
         match self {
             Self::Even(gcra) => gcra.burst.get(),
             Self::Sliding(sliding) => sliding.most.get(),

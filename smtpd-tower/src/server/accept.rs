@@ -10,9 +10,10 @@ use tokio_util::either::Either;
 
 use super::{Listener, latest::Latest};
 use crate::{
-    engine::{Accepted, Engine},
+    engine::{Accepted, Engine, closing},
     fault::{caught, quietly},
-    lifetime::Registry,
+    guard::GuardReason,
+    lifetime::{Registry, SessionPermit},
     net::PeerAddr,
 };
 
@@ -23,6 +24,14 @@ pub(super) struct Acceptor {
     pub(super) registry: Arc<Registry>,
     pub(super) max_sessions: usize,
     pub(super) implicit_tls: bool,
+}
+
+/// Why there is no session for a connection.
+#[derive(Clone, Copy, Debug)]
+enum Refused {
+    /// There are too many sessions.
+    Full,
+    ByGuard(GuardReason),
 }
 
 impl Acceptor {
@@ -50,7 +59,7 @@ impl Acceptor {
                         latest.update(&mut self);
                     }
                     if let Some(accepted) = describe::<L>(connection, &bound) {
-                        tokio::spawn(self.clone().serve(accepted));
+                        self.begin::<L>(accepted);
                     }
                 }
                 Err(error) => tokio::select! {
@@ -66,35 +75,84 @@ impl Acceptor {
         Ok(())
     }
 
-    /// Serves one connection, or refuses it because there are too many sessions.
+    /// Starts a task for a session, or refuses the connection. A refusal costs no task, unless the listener needs one for it.
+    fn begin<L: Listener>(&self, mut accepted: Accepted<L::Io>) {
+        match self.admit(&mut accepted) {
+            Ok(permit) => {
+                let engine = self.engine.clone();
+                tokio::spawn(engine.serve(accepted, self.implicit_tls, permit));
+            }
+            Err(refused) => {
+                let Some(reply) = self.reply(&accepted, refused) else {
+                    return;
+                };
+                // The listener's own code may panic.
+                if let Ok(Err(io)) = caught(|| L::refuse(accepted.io, reply.as_bytes())) {
+                    tokio::spawn(self.clone().say(io, reply));
+                }
+            }
+        }
+    }
+
+    /// Serves one connection, or refuses it.
     pub(super) fn serve<IO>(
         self,
-        accepted: Accepted<IO>,
+        mut accepted: Accepted<IO>,
     ) -> impl Future<Output = ()> + Send + use<IO>
     where
         IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        match self.registry.enter(self.max_sessions) {
-            Some(permit) => Either::Left(self.engine.serve(accepted, self.implicit_tls, permit)),
-            None => Either::Right(Box::pin(self.refuse(accepted))),
+        match self.admit(&mut accepted) {
+            Ok(permit) => Either::Left(self.engine.serve(accepted, self.implicit_tls, permit)),
+            Err(refused) => Either::Right(Box::pin(async move {
+                if let Some(reply) = self.reply(&accepted, refused) {
+                    self.say(accepted.io, reply).await;
+                }
+            })),
         }
     }
 
-    async fn refuse<IO: AsyncWrite + Unpin>(self, accepted: Accepted<IO>) {
-        let Accepted { mut io, peer, .. } = accepted;
-        // A subscriber that panics must not prevent the reply.
-        quietly(|| {
-            tracing::warn!(%peer, sessions = self.registry.taken(), "too many sessions, client refused");
-        });
-        if self.implicit_tls && accepted.tls.is_none() {
-            // The client would read a plaintext reply as part of the handshake.
-            return;
+    /// Returns the permit for a session, or why there is none.
+    fn admit<IO>(&self, accepted: &mut Accepted<IO>) -> Result<SessionPermit, Refused> {
+        let visit = self.engine.admit(&accepted.peer);
+        accepted.visit = visit.map_err(Refused::ByGuard)?;
+        match self.registry.enter(self.max_sessions) {
+            Some(permit) => Ok(permit),
+            None => Err(self.full(&accepted.peer)),
         }
-        // Without a permit, the connection is closed without a reply.
+    }
+
+    /// Notes that there are too many sessions. A line of the log for each client would be too many as well.
+    fn full(&self, peer: &PeerAddr) -> Refused {
+        if let Some(refused) = self.registry.refused() {
+            let sessions = self.registry.taken();
+            // A subscriber that panics must not prevent the reply.
+            quietly(|| {
+                tracing::warn!(%peer, sessions, refused, "too many sessions, client refused");
+            });
+        }
+        Refused::Full
+    }
+
+    /// Returns the reply to a connection that is refused. Where TLS comes first, there is none: the client would read it as part
+    /// of the handshake.
+    fn reply<IO>(&self, accepted: &Accepted<IO>, refused: Refused) -> Option<String> {
+        if self.implicit_tls && accepted.tls.is_none() {
+            return None;
+        }
+        let listener = &self.engine.listener;
+        let reply = match refused {
+            Refused::Full => {
+                Reply::closing(listener.signed("has too many sessions, try again later"))
+            }
+            Refused::ByGuard(reason) => closing(reason, listener),
+        };
+        Some(format!("{reply}\r\n"))
+    }
+
+    /// Sends a last reply. Without a permit for it, the connection is closed without a reply.
+    async fn say<IO: AsyncWrite + Unpin>(self, mut io: IO, reply: String) {
         if let Some(_permit) = self.registry.farewell() {
-            let listener = &self.engine.listener;
-            let reply = Reply::closing(listener.signed("has too many sessions, try again later"));
-            let reply = format!("{reply}\r\n");
             let farewell = async {
                 io.write_all(reply.as_bytes()).await?;
                 io.shutdown().await
@@ -126,6 +184,7 @@ fn describe<L: Listener>(
             io,
             peer: peer.canonical(),
             tls,
+            visit: None,
         }),
         Err(panic) => {
             let panic = panic.escape_debug();

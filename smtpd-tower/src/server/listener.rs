@@ -1,4 +1,7 @@
-use std::{future::Future, io};
+use std::{
+    future::Future,
+    io::{self, Write},
+};
 
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -79,6 +82,17 @@ pub trait Listener: Send + 'static {
     fn connection_tls(_io: &Self::Io) -> Option<TlsInfo> {
         None
     }
+
+    /// Refuses a connection: sends `reply` without waiting, and closes it. The server calls this if there are too many sessions
+    /// or if the [guard](crate::guard) refuses the client, which should cost as little as possible. What cannot be sent at once
+    /// may be lost. Default: returns the connection, and then the server sends the reply in a task.
+    ///
+    /// # Errors
+    ///
+    /// Returns the connection if nothing was sent.
+    fn refuse(io: Self::Io, _reply: &[u8]) -> Result<(), Self::Io> {
+        Err(io)
+    }
 }
 
 impl Listener for TcpListener {
@@ -99,6 +113,12 @@ impl Listener for TcpListener {
     fn connection_addr(io: &TcpStream) -> Option<PeerAddr> {
         io.local_addr().ok().map(PeerAddr::from)
     }
+
+    fn refuse(io: TcpStream, reply: &[u8]) -> Result<(), TcpStream> {
+        // tokio does not know yet whether it is writable, and the system does. If it is broken, nobody waits for the reply.
+        let _ = io.into_std().and_then(|mut io| io.write(reply));
+        Ok(())
+    }
 }
 
 #[cfg(unix)]
@@ -113,5 +133,10 @@ impl Listener for tokio::net::UnixListener {
     fn local_addr(&self) -> PeerAddr {
         let addr = Self::local_addr(self).ok();
         PeerAddr::unix(addr.as_ref().and_then(|addr| addr.as_pathname()))
+    }
+
+    fn refuse(io: Self::Io, reply: &[u8]) -> Result<(), Self::Io> {
+        let _ = io.into_std().and_then(|mut io| io.write(reply));
+        Ok(())
     }
 }

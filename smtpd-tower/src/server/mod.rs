@@ -65,6 +65,7 @@ use crate::permits::Permits;
 #[cfg(feature = "proxy")]
 use crate::proxy::ProxyProtocol;
 use crate::{
+    guard::Guard,
     lifetime::Registry,
     net::{PeerAddr, TrustedPeers},
     service::Pipeline,
@@ -195,13 +196,21 @@ impl Server {
     /// Sets the maximum number of concurrent sessions, over all listeners and clones. Default: 10,000.
     ///
     /// A connection beyond it receives 421 4.3.2 instead of the greeting, and is closed. It is closed without a reply if TLS
-    /// comes first, or if 1,000 other connections are being refused at the same time.
+    /// comes first, or if 1,000 other connections of a [`Listener`] of your own are being refused at the same time.
     ///
     /// Each session needs a file descriptor: raise the limit of the process, or set this below it; see
     /// [the guide](crate::guide::running#descriptors).
     #[must_use]
     pub fn max_sessions(mut self, sessions: usize) -> Self {
         self.settings.max_sessions = sessions;
+        self
+    }
+
+    /// Sets the guard, which limits what each client may do over all of its sessions. Default: a [`Guard::new`] that all listeners
+    /// and clones of the server share. [`Guard::off`] turns it off.
+    #[must_use]
+    pub fn guard(mut self, guard: Guard) -> Self {
+        self.settings.guard = guard;
         self
     }
 
@@ -444,6 +453,11 @@ impl Server {
     #[cfg(feature = "proxy")]
     pub const fn get_proxy_protocol(&self) -> Option<&ProxyProtocol> {
         self.settings.proxy.as_ref()
+    }
+
+    /// Returns the guard, for example to see who is refused.
+    pub const fn get_guard(&self) -> &Guard {
+        &self.settings.guard
     }
 
     /// Returns what [`xclient_from`](Self::xclient_from) set.

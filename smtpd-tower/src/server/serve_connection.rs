@@ -64,6 +64,7 @@ where
             peer: peer.canonical(),
             local: PeerAddr::Unknown,
             tls: None,
+            visit: None,
         };
         let start = Start { server, accepted };
         Self {

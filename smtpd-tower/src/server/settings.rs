@@ -14,6 +14,7 @@ use crate::proxy::ProxyProtocol;
 use crate::{
     domains::Domains,
     engine::{Engine, Hooks},
+    guard::Guard,
     layer::{DomainFilterLayer, HopLimitLayer},
     net::TrustedPeers,
     permits::Permits,
@@ -47,6 +48,7 @@ pub(super) struct Settings {
     pub(super) hooks: Hooks,
     pub(super) max_sessions: usize,
     pub(super) permits: Permits,
+    pub(super) guard: Guard,
     #[cfg(feature = "proxy")]
     pub(super) proxy: Option<ProxyProtocol>,
     pub(super) xclient_from: Option<TrustedPeers>,
@@ -69,6 +71,7 @@ impl Settings {
             hooks: Hooks::default(),
             max_sessions,
             permits: Permits::shared(),
+            guard: Guard::new(),
             #[cfg(feature = "proxy")]
             proxy: None,
             xclient_from: None,
@@ -109,6 +112,7 @@ impl Settings {
             xclient_from: self.xclient_from,
             xforward_from: self.xforward_from,
             hooks: self.hooks,
+            guard: self.guard,
         })
     }
 

@@ -56,6 +56,7 @@ const TOWER: Layers = Layers {
         ("phase",         "the payloads of the phases, and requests"),
         ("service",       "handlers, the services of a phase, pipelines"),
         ("limiter",       "rates, and whom they count; the layers are in `layer`"),
+        ("guard",         "limits for each client, over all of its sessions"),
         ("password_hash", "passwords that are stored as hashes"),
         ("mime",          "messages parsed as MIME"),
         ("layer",         "what stands around services: access, limits, messages, composition"),

@@ -41,7 +41,8 @@ fn talkative(server: Server) -> Server {
     server.configure(|config| {
         config.limits(|limits| {
             (limits.idle_commands, limits.messages) = (u32::MAX, u32::MAX);
-            limits.errors = u32::MAX;
+            (limits.errors, limits.prompt_refusals) = (u32::MAX, u32::MAX);
+            limits.deferred_recipients = u32::MAX;
         })
     })
 }

@@ -69,6 +69,7 @@ async fn a_client_that_sends_and_never_reads_fills_no_memory() {
         let server = server.configure(|config| {
             config.limits(|limits| {
                 (limits.errors, limits.idle_commands) = (u32::MAX, u32::MAX);
+                limits.prompt_refusals = u32::MAX;
                 (limits.messages, limits.recipients) = (u32::MAX, u32::MAX);
                 limits.message_size = None;
             })
