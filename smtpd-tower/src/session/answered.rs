@@ -128,7 +128,7 @@ impl Answered {
             user = self.user(),
             reply = &*self.shown_reply(),
             origin = self.origin().as_str(),
-            latency_ms = self.latency().as_secs_f64() * 1_000.0,
+            latency_ms = self.latency().as_micros() as f64 / 1_000.0,
             "refused"
         );
     }

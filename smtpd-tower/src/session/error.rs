@@ -51,26 +51,42 @@ impl SessionError {
     }
 
     fn log(&self, session: &Session) {
-        let (session, peer, cause) = (session.id(), session.client_addr(), self.causes());
+        let (listener, cause) = (session.listener_addr(), self.causes());
+        let (session, peer) = (session.id(), session.client_addr());
         match self {
-            Self::Io(_) | Self::Proxy(_) | Self::Tls(_) => {
-                tracing::debug!(session, %peer, cause, "{self}");
+            Self::Io(_) => tracing::debug!(session, %listener, %peer, cause, "{self}"),
+            // The client is refused, and there is no reply that would show it.
+            Self::Proxy(_) | Self::Tls(_) => {
+                tracing::info!(session, %listener, %peer, cause, "{self}");
             }
-            _ => tracing::error!(session, %peer, cause, "{self}"),
+            _ => tracing::error!(session, %listener, %peer, cause, "{self}"),
         }
     }
 
     /// Returns what all the errors behind it say, in one line.
     fn causes(&self) -> Option<String> {
-        let mut cause = self.source()?;
-        let mut text = cause.to_string();
-        while let Some(next) = cause_of(cause) {
-            text.push_str(": ");
-            text.push_str(&next.to_string());
-            cause = next;
+        let mut cause = Some(self.source()?);
+        let mut text = String::new();
+        while let Some(error) = cause {
+            let own = error.to_string();
+            let own = without_link(&own);
+            // Many errors also say what their cause says, and an `io::Error` says nothing else.
+            if !text.ends_with(own) {
+                if !text.is_empty() {
+                    text.push_str(": ");
+                }
+                text.push_str(own);
+            }
+            cause = cause_of(error);
         }
         Some(text.escape_debug().to_string())
     }
+}
+
+/// Returns the text without a link to documentation at its end, as rustls adds it.
+fn without_link(text: &str) -> &str {
+    text.split_once(": https://")
+        .map_or(text, |(before, _)| before)
 }
 
 impl fmt::Display for SessionError {
@@ -100,5 +116,32 @@ impl Error for SessionError {
             Self::Service { error, .. } => Some(&**error),
             _ => None,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cause_is_told_once_and_without_a_link() {
+        let inner = || io::Error::other("no certificate");
+        for (error, expected) in [
+            (inner(), "no certificate"),
+            (io::Error::other(inner()), "no certificate"),
+            (
+                io::Error::other("closed: https://docs.rs/rustls/howto.html#eof"),
+                "closed",
+            ),
+            (io::Error::other("a\nb"), "a\\nb"),
+        ] {
+            assert_eq!(SessionError::Tls(error).causes().unwrap(), expected);
+        }
+        let service = SessionError::Service {
+            phase: PhaseKind::Mail,
+            error: crate::body::BodyError::other(inner()).into(),
+        };
+        let causes = service.causes().unwrap();
+        assert_eq!(causes.matches("no certificate").count(), 1, "{causes}");
     }
 }

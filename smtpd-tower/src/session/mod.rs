@@ -27,9 +27,12 @@ mod score;
 mod tls_info;
 mod typed_map;
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering},
+use std::{
+    sync::{
+        Arc, LazyLock,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use smtpd_core::{
@@ -108,7 +111,7 @@ impl Session {
         listener: Arc<ListenerFacts>,
         protocol: Protocol,
     ) -> Self {
-        static NEXT: AtomicU64 = AtomicU64::new(1);
+        static NEXT: LazyLock<AtomicU64> = LazyLock::new(|| AtomicU64::new(first_id()));
         let id = NEXT.fetch_add(1, Ordering::Relaxed);
         let facts = Facts {
             id,
@@ -128,7 +131,8 @@ impl Session {
         }
     }
 
-    /// Returns a number that no other session of this process has. It counts the sessions, so it is for logs, not for clients.
+    /// Returns a number that no other session has, also none of an earlier process, unless the clock was set back. It grows by one
+    /// for each session, so it is for logs, not for clients. It has at most 53 bits, which every reader of JSON represents exactly.
     pub fn id(&self) -> u64 {
         self.facts.id
     }
@@ -344,6 +348,16 @@ impl Session {
     fn update(&mut self, f: impl FnOnce(&mut Facts)) {
         f(Arc::make_mut(&mut self.facts));
     }
+}
+
+/// Returns the number of the first session of this process: the time of the start in milliseconds, with space for 4,096 sessions
+/// in each. More than that in a row does not let a later process repeat a number.
+fn first_id() -> u64 {
+    /// The beginning of 2025, in seconds.
+    const EPOCH: Duration = Duration::from_secs(1_735_689_600);
+    let now = SystemTime::now().duration_since(UNIX_EPOCH + EPOCH);
+    let millis = now.map_or(0, |since| since.as_millis() as u64);
+    (millis << 12) + 1
 }
 
 /// # For tests

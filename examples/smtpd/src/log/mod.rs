@@ -3,6 +3,7 @@
 //! Mail does not depend on it: a separate thread writes the lines, and drops and counts those that it cannot write; a panic in
 //! logging is caught. See [`writer`].
 
+mod logfmt;
 mod queue;
 mod writer;
 
@@ -15,7 +16,12 @@ use std::{
     time::Instant,
 };
 
-use smtpd_tower::{Envelope, Reply, Session, layer::QueueId, proxied::Forwarded, session::Summary};
+use smtpd_tower::{
+    Envelope, Reply, Session,
+    layer::QueueId,
+    proxied::Forwarded,
+    session::{Summary, TlsInfo},
+};
 use tracing::{info, level_filters::LevelFilter};
 use tracing_subscriber::fmt::{
     format::Writer,
@@ -23,7 +29,7 @@ use tracing_subscriber::fmt::{
 };
 
 pub(crate) use self::writer::Lines;
-use self::writer::WriterThread;
+use self::{logfmt::Logfmt, writer::WriterThread};
 use crate::{
     options::Options,
     values::{LogFormat, LogLevel},
@@ -54,7 +60,7 @@ impl Log {
             .log_internal_errors(false)
             .with_writer(lines.clone());
         match format {
-            LogFormat::Text => log.init(),
+            LogFormat::Text => log.event_format(Logfmt).init(),
             LogFormat::Json => log.json().flatten_event(true).init(),
         }
         panic::set_hook(Box::new(panicked));
@@ -113,7 +119,10 @@ fn message_of(payload: &(dyn Any + Send)) -> &str {
 
 /// The line that reports lost lines. The subscriber cannot write it: its line would wait behind others, and could be lost.
 fn lost_in_text(lines: u64) -> String {
-    format!("{}  WARN log lines lost lines={lines}\n", now())
+    format!(
+        "time={} level=warn msg=\"log lines lost\" lines={lines}\n",
+        now()
+    )
 }
 
 fn lost_in_json(lines: u64) -> String {
@@ -137,12 +146,15 @@ pub(crate) fn session(session: &Session, summary: &Summary) {
     quietly(|| {
         info!(
             session = session.id(),
+            listener = %session.listener_addr(),
             peer = %session.client_addr(),
             proxy = proxy.then(|| display(session.peer_addr())),
             helo = session.helo().map(|name| display(visible(name.as_str()))),
             tls = session.tls().map(|tls| tls.version().as_str()),
+            cipher = session.tls().map(TlsInfo::cipher),
             user = session.identity().map(|user| display(visible(user.as_str()))),
             messages = summary.messages,
+            refused = summary.refused,
             received = summary.received,
             sent = summary.sent,
             ms = summary.duration.as_millis() as u64,
@@ -164,6 +176,7 @@ pub(crate) fn message(
     quietly(|| {
         info!(
             session = session.id(),
+            listener = %session.listener_addr(),
             id = session.transaction().get::<QueueId>().map(display),
             from = &*visible(envelope.sender().as_str()),
             to = &*visible(&recipients(envelope)),
@@ -254,6 +267,7 @@ pub(crate) mod tests {
         let subscriber = tracing_subscriber::fmt()
             .without_time()
             .with_target(false)
+            .event_format(Logfmt)
             .with_writer(move || writer.clone())
             .finish();
         let _guard = tracing::subscriber::set_default(subscriber);
@@ -264,7 +278,11 @@ pub(crate) mod tests {
         panic::set_hook(hook);
         let line = String::from_utf8(written.0.lock().unwrap().clone()).unwrap();
         assert_eq!(line.lines().count(), 1, "{line}");
-        for part in ["ERROR panicked thread=", "mod.rs:", r#"panic="at\n7""#] {
+        for part in [
+            "level=error msg=panicked thread=",
+            "mod.rs:",
+            r#"panic="at\\u{a}7""#,
+        ] {
             assert!(line.contains(part), "{line}");
         }
     }
@@ -278,7 +296,7 @@ pub(crate) mod tests {
             .with_writer(move || writer.clone());
         let guard = match json {
             true => set_default(log.json().flatten_event(true).finish()),
-            false => set_default(log.finish()),
+            false => set_default(log.event_format(Logfmt).finish()),
         };
         (guard, written)
     }
@@ -318,9 +336,9 @@ pub(crate) mod tests {
     #[test]
     fn lost_lines_are_told_in_the_format_of_the_log() {
         let text = lost_in_text(3);
-        let (time, rest) = text.split_once("  ").unwrap();
-        assert_eq!(time.len(), "2026-11-30T01:02:03.456789Z".len());
-        assert_eq!(rest, "WARN log lines lost lines=3\n");
+        let (time, rest) = text.split_once(" ").unwrap();
+        assert_eq!(time.len(), "time=2026-11-30T01:02:03.456789Z".len());
+        assert_eq!(rest, "level=warn msg=\"log lines lost\" lines=3\n");
         let json = lost_in_json(3);
         assert!(json.starts_with(r#"{"timestamp":"2"#), "{json}");
         let rest = r#"Z","level":"WARN","message":"log lines lost","lines":3}"#;

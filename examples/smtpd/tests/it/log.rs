@@ -12,6 +12,7 @@ use std::{
 
 use support::Client;
 use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpStream, UnixStream},
     time::timeout,
 };
@@ -88,7 +89,7 @@ struct Seen {
 
 impl Seen {
     fn add(&mut self, line: &str) {
-        match line.split_once(" WARN log lines lost lines=") {
+        match line.split_once(" level=warn msg=\"log lines lost\" lines=") {
             Some((_, lost)) => self.lost += lost.parse::<usize>().unwrap(),
             None => self.lines += 1,
         }
@@ -237,7 +238,7 @@ fn keep_full(mut pipe: PipeWriter) {
 /// Lines with passwords, such as those of a client that treats a refused AUTH as accepted.
 const LINES_WITH_SECRETS: [&str; 10] = [
     "AUTH LOGIN",
-    "c2VjcmV0LXVzZXI=",
+    "bWFsbG9yeQ==", // the user name of a failed login is logged
     "c2VjcmV0LXBhc3N3b3Jk",
     "AUTH PLAIN=AGFsaWNlAHNlY3JldC1vbmU=",
     "AUTH AGFsaWNlAHNlY3JldC10d28=",
@@ -359,4 +360,145 @@ async fn log_of_secrets(options: &[&str]) -> String {
     assert!(terminate(&mut server).await.success());
     drop(server);
     reading.join().unwrap()
+}
+
+/// Starts a server with these options, lets the clients talk, ends it, and returns its log.
+async fn log_of(options: &[&str], talk: impl AsyncFnOnce(&Reference)) -> String {
+    let (mut log, far) = pipe().unwrap();
+    let options = [options, &["--discard"]].concat();
+    let mut server = Reference::start_logging_to(far.into(), 1, &options);
+    let reading = thread::spawn(move || {
+        let mut text = String::new();
+        log.read_to_string(&mut text).unwrap();
+        text
+    });
+    timeout(HANGS, talk(&server))
+        .await
+        .expect("every reply comes");
+    assert!(terminate(&mut server).await.success());
+    drop(server);
+    reading.join().unwrap()
+}
+
+/// The only line with that message.
+fn line_of<'a>(log: &'a str, message: &str) -> &'a str {
+    let mut lines = log.lines().filter(|line| line.contains(message));
+    let line = lines.next().unwrap_or_else(|| panic!("{message} in {log}"));
+    assert_eq!(lines.next(), None, "{message} in {log}");
+    line
+}
+
+#[tokio::test]
+async fn a_guessed_password_leaves_no_trace() {
+    let options = [LISTEN, "--user=alice:x", "--allow-plaintext-auth"];
+    let log = log_of(&options, async |server| {
+        let mut client = connect(server).await;
+        // alice, and a wrong password.
+        client.cmd("AUTH PLAIN AGFsaWNlAHdyb25n", "535").await;
+        client.cmd("QUIT", "221").await;
+    })
+    .await;
+    let line = line_of(&log, "msg=\"authentication failed\"");
+    for part in [
+        " level=warn ",
+        " peer=127.0.0.1:",
+        " listener=127.0.0.1:",
+        " user=alice mechanism=PLAIN ",
+        " reply=\"535 5.7.8 ",
+    ] {
+        assert!(line.contains(part), "{part} in {line}");
+    }
+    assert!(!log.contains("AGFsaWNl") && !log.contains("wrong"), "{log}");
+}
+
+#[tokio::test]
+async fn a_refusal_leaves_no_trace() {
+    let options = [LISTEN, "--domain=a.test"];
+    let log = log_of(&options, async |server| {
+        let mut client = connect(server).await;
+        client.cmd("MAIL FROM:<a@b.test>", "250").await;
+        client.cmd("RCPT TO:<a@c.test>", "550").await;
+        client.cmd("QUIT", "221").await;
+    })
+    .await;
+    let line = line_of(&log, "msg=refused");
+    for part in [
+        " level=info ",
+        " peer=127.0.0.1:",
+        " command=RCPT argument=a@c.test reply=\"550 5.7.1 ",
+        " origin=",
+    ] {
+        assert!(line.contains(part), "{part} in {line}");
+    }
+    let session = line_of(&log, "msg=session ");
+    assert!(session.contains(" refused=1 "), "{session}");
+}
+
+#[tokio::test]
+async fn a_client_that_has_everything_refused_fills_the_log() {
+    let options = [LISTEN, "--domain=a.test"];
+    let log = log_of(&options, async |server| {
+        let mut client = connect(server).await;
+        client.cmd("MAIL FROM:<a@b.test>", "250").await;
+        for _ in 0..120 {
+            client.cmd("RCPT TO:<a@c.test>", "550").await;
+        }
+        client.cmd("QUIT", "221").await;
+    })
+    .await;
+    let refused = log.lines().filter(|line| line.contains("msg=refused"));
+    assert_eq!(refused.count(), 50, "{log}");
+    let rest = line_of(&log, "msg=\"more was refused\"");
+    assert!(rest.ends_with(" refusals=70"), "{rest}");
+}
+
+#[tokio::test]
+async fn a_handshake_that_fails_leaves_no_trace() {
+    let options = ["--listen-tls=127.0.0.1:0", "--tls-self-signed"];
+    let log = log_of(&options, async |server| {
+        let mut client = TcpStream::connect(server.address("smtps")).await.unwrap();
+        client.write_all(b"EHLO client.example\r\n").await.unwrap();
+        let _ = client.read_to_end(&mut Vec::new()).await;
+    })
+    .await;
+    let line = line_of(&log, "msg=\"TLS handshake failed\"");
+    assert!(
+        line.contains(" level=info ") && line.contains(" cause="),
+        "{line}"
+    );
+    assert!(!line.contains("https://"), "{line}");
+    let (_, cause) = line.split_once(" cause=").unwrap();
+    let words: Vec<_> = cause.trim_matches('"').split(": ").collect();
+    let distinct: std::collections::HashSet<_> = words.iter().collect();
+    assert_eq!(words.len(), distinct.len(), "{line}");
+}
+
+#[tokio::test]
+async fn a_client_over_ipv4_is_shown_as_one_of_ipv6() {
+    let log = log_of(&["--listen=[::]:0"], async |server| {
+        let port = server.address("smtp").port();
+        let mut client = Client::over(TcpStream::connect(("127.0.0.1", port)).await.unwrap());
+        client.expect("220").await;
+        client.cmd("QUIT", "221").await;
+    })
+    .await;
+    let line = line_of(&log, "msg=session ");
+    assert!(line.contains(" peer=127.0.0.1:"), "{line}");
+    assert!(line.contains(" listener=127.0.0.1:"), "{line}");
+    assert!(!log.contains("ffff"), "{log}");
+}
+
+#[tokio::test]
+async fn a_session_has_the_number_of_one_before_the_restart() {
+    let number = async || {
+        let log = log_of(&[LISTEN], async |server| {
+            connect(server).await.cmd("QUIT", "221").await;
+        })
+        .await;
+        let line = line_of(&log, "msg=session ").to_owned();
+        let (_, rest) = line.split_once(" session=").unwrap();
+        rest.split_once(' ').unwrap().0.parse::<u64>().unwrap()
+    };
+    let (first, second) = (number().await, number().await);
+    assert!(first < second && second < 1 << 53, "{first}, {second}");
 }

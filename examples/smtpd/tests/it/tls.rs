@@ -128,7 +128,7 @@ async fn logged(log: &mut UnboundedReceiver<String>, texts: &[&str]) {
             }
         };
         let found = timeout(Duration::from_secs(20), found).await.expect(text);
-        assert!(found.contains("WARN"), "{found}");
+        assert!(found.contains(" level=warn "), "{found}");
     }
 }
 

@@ -254,7 +254,7 @@ mod tests {
             if let Some(panic) = panic {
                 assert_eq!(reply, "451 4.3.0 Local error in processing");
                 let line = format!(
-                    "ERROR connect service panicked: {panic} session={id} peer=192.0.2.1:4711"
+                    "ERROR connect service panicked: {panic} session={id} listener=127.0.0.1:25 peer=192.0.2.1:4711"
                 );
                 assert_eq!(logged.trim(), line);
             } else {

@@ -26,13 +26,13 @@ fn assert_lines(log: &str, expected: &[&str]) {
 
 pub(super) async fn log_format() {
     let text = log_of(&["--log-format=text"]).await;
-    let message = "message from=\"a@example.com\" to=\"b@example.org\" size=";
+    let message = "msg=message from=a@example.com to=b@example.org size=";
     assert_lines(
         &text,
         &[
             message,
-            "session peer=127.0.0.1 messages=1 end=quit",
-            "shutting down",
+            "msg=session listener=127.0.0.1: peer=127.0.0.1: messages=1 refused=0 end=quit",
+            "msg=\"shutting down",
         ],
     );
     let json = log_of(&["--log-format=json"]).await;
@@ -47,10 +47,10 @@ pub(super) async fn log_format() {
 
 pub(super) async fn log_level() {
     let default = log_of(&[]).await;
-    assert_lines(&default, &["INFO message", "INFO session", "INFO shutting"]);
+    assert_lines(&default, &["msg=message", "msg=session", "msg=\"shutting"]);
     for (level, command) in [("trace", true), ("info", false)] {
         let log = log_of(&[&format!("--log-level={level}")]).await;
-        assert!(log.contains("INFO"), "{log}");
+        assert!(log.contains(" level=info "), "{log}");
         assert_eq!(log.contains("MAIL FROM:<a@example.com>"), command, "{log}");
     }
     for level in ["off", "error", "warn"] {
