@@ -24,6 +24,14 @@ pub struct Limits {
     /// The maximum size of a message in bytes, announced by SIZE and checked while receiving (RFC 1870). `None` means no limit.
     /// Default: 1 MiB.
     pub message_size: Option<u64>,
+    /// The maximum size of the header section of a message in bytes, up to and including the empty line that ends it. A message
+    /// without an empty line is all header, unless it does not begin with a header field. A message that has more is rejected with 552 5.3.4: programs that read messages keep
+    /// their headers in memory, often as one string for each field. Default: 1 MiB, like Exim's `header_maxsize`.
+    pub header_section: u64,
+    /// The maximum number of lines in the header section of a message, including lines that continue a field. A message that has
+    /// more is rejected with 552 5.3.4: some programs take time that grows with the square of the number of fields. Default:
+    /// 10,000, which a field of recipients with 10,000 addresses does not reach if two of them share a line.
+    pub header_lines: u32,
     /// The maximum number of recipients of a message. RCPT beyond it is deferred with 452 4.5.3 (RFC 5321 section 4.5.3.1.8
     /// requires at least 100). Default: 100.
     pub recipients: u32,
@@ -60,6 +68,11 @@ pub struct Limits {
     /// The maximum number of MAIL commands in a session, whatever their outcome. One more is answered with 421 and ends the
     /// session (RFC 9422 section 4.1). Default: 10,000.
     pub messages: u32,
+    /// The maximum number of bytes that a session may receive from its client, without those of TLS. When it has received more,
+    /// it ends with 421, also within a message; the command that exceeds it is still answered. Set it to several times
+    /// [`message_size`](Self::message_size). `None` means no limit. Default: `None`, because [`messages`](Self::messages) and
+    /// `message_size` limit them together.
+    pub session_bytes: Option<u64>,
     /// The maximum number of bytes of a refused message that are still read, so that the reply can be sent at its end. If there
     /// are more, the session ends. With 0, every refused message ends it. Default: 64 MiB.
     pub drain: u64,
@@ -69,6 +82,8 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             message_size: Some(1 << 20),
+            header_section: 1 << 20,
+            header_lines: 10_000,
             recipients: 100,
             recipient_domains: None,
             command_line: 2048,
@@ -80,6 +95,7 @@ impl Default for Limits {
             idle_commands: 1000,
             after_refusal: 3,
             messages: 10_000,
+            session_bytes: None,
             drain: 64 << 20,
         }
     }

@@ -110,6 +110,8 @@ impl Config {
         let limits = &self.limits;
         let zero = [
             ("message_size", limits.message_size == Some(0)),
+            ("header_section", limits.header_section == 0),
+            ("header_lines", limits.header_lines == 0),
             ("recipients", limits.recipients == 0),
             ("recipient_domains", limits.recipient_domains == Some(0)),
             ("errors", limits.errors == 0),
@@ -120,6 +122,7 @@ impl Config {
             ("idle_commands", limits.idle_commands == 0),
             ("after_refusal", limits.after_refusal == 0),
             ("messages", limits.messages == 0),
+            ("session_bytes", limits.session_bytes == Some(0)),
             ("min_rate", self.timeouts.min_rate == 0),
         ];
         match zero.into_iter().find(|(_, is_zero)| *is_zero) {
@@ -333,8 +336,11 @@ mod tests {
     #[test]
     fn a_limit_of_nothing_is_no_limit() {
         type Set = fn(&mut Limits);
-        let limits: [(&str, Set); 7] = [
+        let limits: [(&str, Set); 10] = [
             ("message_size", |limits| limits.message_size = Some(0)),
+            ("header_section", |limits| limits.header_section = 0),
+            ("header_lines", |limits| limits.header_lines = 0),
+            ("session_bytes", |limits| limits.session_bytes = Some(0)),
             ("recipients", |limits| limits.recipients = 0),
             ("recipient_domains", |limits| {
                 limits.recipient_domains = Some(0)

@@ -121,6 +121,9 @@ impl From<Secret> for AuthOutcome {
 pub enum MessageError {
     /// It has more octets than the limit: 552 5.3.4 (RFC 1870 section 6.3).
     TooLarge,
+    /// Its header section exceeds [`Limits::header_section`](crate::Limits::header_section) or
+    /// [`header_lines`](crate::Limits::header_lines): 552 5.3.4, like any message that is too large for this system.
+    HeadTooLarge,
     /// It contains a CR without LF, or an LF without CR: 550 5.6.11 (RFC 5321 section 2.3.8).
     BareNewline,
     /// It contains a NUL, and was not declared with `BODY=BINARYMIME`: 554 5.6.1 (RFC 2045 section 2.8).
@@ -128,10 +131,21 @@ pub enum MessageError {
 }
 
 impl MessageError {
+    /// Returns whether nothing that follows in the message can take precedence over it, except the size of the message. Which of
+    /// several errors counts must not depend on how the input was split.
+    pub(super) fn is_final(self) -> bool {
+        !matches!(self, Self::HeadTooLarge | Self::NulByte)
+    }
+
     /// Returns the reply that rejects the message.
     pub const fn reply(self) -> Reply {
         match self {
             Self::TooLarge => Reply::too_large(),
+            Self::HeadTooLarge => Reply::fixed(
+                Code::EXCEEDED_STORAGE,
+                Status::MESSAGE_TOO_BIG,
+                "Message header too large",
+            ),
             Self::BareNewline => Reply::fixed(
                 Code::MAILBOX_UNAVAILABLE,
                 Status::BAD_LINE_ENDING,
@@ -150,6 +164,7 @@ impl fmt::Display for MessageError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::TooLarge => "message too large",
+            Self::HeadTooLarge => "message header too large",
             Self::BareNewline => "message holds a bare CR or LF",
             Self::NulByte => "message holds a NUL byte",
         })

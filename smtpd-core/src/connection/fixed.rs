@@ -43,6 +43,7 @@ replies! {
     TOO_EARLY = TRANSACTION_FAILED INVALID_COMMAND "Commands were sent too early";
     // These follow the names of the host and the program.
     TIMED_OUT = SERVICE_UNAVAILABLE BAD_CONNECTION "timed out, closing the connection";
+    TOO_MANY_BYTES = SERVICE_UNAVAILABLE SYSTEM_BUSY "too many bytes, closing the connection";
     TOO_MANY_COMMANDS = SERVICE_UNAVAILABLE SYSTEM_BUSY "too many commands without mail, closing the connection";
     TOO_MANY_DEFERRED = SERVICE_UNAVAILABLE POLICY "too many deferred recipients, closing the connection";
     TOO_MANY_ERRORS = SERVICE_UNAVAILABLE POLICY "too many errors, closing the connection";

@@ -49,6 +49,8 @@ pub(super) struct Session {
     pub(super) idle_commands: u32,
     /// Accepted messages.
     pub(super) messages: u32,
+    /// Bytes that were processed, without those of TLS.
+    pub(super) received: u64,
     /// The total time of all waits for commands since the last accepted message.
     pub(super) idle: Nanos,
     pub(super) line: LineReader,
@@ -110,6 +112,7 @@ impl Session {
             refusals: Refusals::default(),
             idle_commands: 0,
             messages: 0,
+            received: 0,
             idle: Nanos::ZERO,
             line: LineReader::default(),
             helo: None,
@@ -123,7 +126,15 @@ impl Session {
 
     /// Processes one unit of input. Returns whether there was enough input.
     #[inline]
-    pub(super) fn step(&mut self, input: &mut BytesMut) -> bool {
+    pub(super) fn take(&mut self, input: &mut BytesMut) -> bool {
+        let before = input.len();
+        let is_enough = self.step(input);
+        self.received += (before - input.len()) as u64;
+        is_enough
+    }
+
+    #[inline]
+    fn step(&mut self, input: &mut BytesMut) -> bool {
         match self.reading {
             Mode::Message => self.take_message(input),
             // A line always has bytes; a message may end without any, like a chunk of no bytes.
@@ -223,6 +234,12 @@ impl Session {
     pub(super) const fn is_between_messages(&self) -> bool {
         matches!(self.state, State::Start | State::Ready | State::Refused)
             && !self.transfer.is_under_way()
+    }
+
+    /// Returns whether the client has sent more than it may.
+    pub(super) fn is_over_size(&self) -> bool {
+        let limit = self.config.settings.limits.session_bytes;
+        limit.is_some_and(|limit| self.received > limit)
     }
 
     pub(super) fn must_authenticate(&self) -> bool {

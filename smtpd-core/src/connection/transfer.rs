@@ -7,7 +7,10 @@ use bytes::{Bytes, BytesMut};
 use super::event::MessageError;
 use crate::{
     config::Config,
-    framing::{BareNewline, ChunkReader, DotReader, Flaws, NulByte, Piece, TextFilter},
+    framing::{
+        BareNewline, ChunkReader, DotReader, Flaws, HeaderMeter, NulByte, Piece, TextFilter,
+    },
+    limits::Limits,
     reply::{DataReply, Reply},
     time::Nanos,
 };
@@ -20,7 +23,8 @@ pub(super) struct Transfer(Option<Box<Message>>);
 struct Message {
     source: Source,
     text: TextFilter,
-    limit: u64,
+    header: HeaderMeter,
+    limits: Sizes,
     received: u64,
     /// The number of bytes that were dropped.
     drained: u64,
@@ -38,6 +42,14 @@ enum Source {
     },
     /// Nothing follows.
     Over,
+}
+
+/// The limits on the size of a message.
+#[derive(Debug)]
+struct Sizes {
+    message: u64,
+    header: u64,
+    header_lines: u32,
 }
 
 /// The announcement of a BDAT command (RFC 3030 section 2).
@@ -297,7 +309,8 @@ impl Message {
         Box::new(Self {
             source,
             text,
-            limit: config.limits.message_size.unwrap_or(u64::MAX),
+            header: HeaderMeter::default(),
+            limits: Sizes::of(&config.limits),
             received: 0,
             drained: 0,
             fate,
@@ -347,7 +360,7 @@ impl Message {
         }
         // RFC 1870 section 5: the octets of the message, without the dots that were added for transparency.
         self.received = self.received.saturating_add(len);
-        let excess = self.received.saturating_sub(self.limit);
+        let excess = self.received.saturating_sub(self.limits.message);
         if excess > 0 {
             // It takes precedence over flaws of the text: which of the two was found first depends on how the input was split.
             self.reject(MessageError::TooLarge);
@@ -355,27 +368,28 @@ impl Message {
         }
         let is_refused = match self.fate {
             Fate::Void(_) => true,
-            _ => self
-                .error()
-                .is_some_and(|error| error != MessageError::NulByte),
+            _ => self.error().is_some_and(MessageError::is_final),
         };
         if is_refused {
             return None;
         }
         // A message that was answered early is checked to its end: it may still have to be rejected.
         let bytes = self.text.apply(bytes, flaws);
-        if self.text.is_flawed() {
+        self.header.measure(&bytes);
+        if self.text.is_flawed() | self.limits.are_exceeded_by(&self.header) {
             self.check_text();
         }
         (self.is_wanted() && !bytes.is_empty()).then_some(bytes)
     }
 
-    /// A bare CR or LF takes precedence over a NUL in the same piece of the message. If they are in different pieces, the first
-    /// one counts: see [`take`](Self::take).
+    /// A bare CR or LF takes precedence over the size of the header section, and that over a NUL, however the input was split:
+    /// see [`MessageError::is_final`].
     #[cold]
     fn check_text(&mut self) {
         if self.text.refuses_newline() {
             self.reject(MessageError::BareNewline);
+        } else if self.limits.are_exceeded_by(&self.header) {
+            self.reject(MessageError::HeadTooLarge);
         } else if self.text.refuses_nul() {
             self.reject(MessageError::NulByte);
         }
@@ -398,6 +412,20 @@ impl MessageError {
             true => self.reply(),
             false => one,
         })
+    }
+}
+
+impl Sizes {
+    fn of(limits: &Limits) -> Self {
+        Self {
+            message: limits.message_size.unwrap_or(u64::MAX),
+            header: limits.header_section,
+            header_lines: limits.header_lines,
+        }
+    }
+
+    const fn are_exceeded_by(&self, header: &HeaderMeter) -> bool {
+        (header.size() > self.header) | (header.lines() > self.header_lines)
     }
 }
 

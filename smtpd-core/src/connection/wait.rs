@@ -105,7 +105,11 @@ impl Connection {
             self.time_out();
             return None;
         }
-        if self.session.step(input) {
+        if self.session.is_over_size() {
+            self.session.close_over_limit(&fixed::TOO_MANY_BYTES);
+            return None;
+        }
+        if self.session.take(input) {
             self.clock.begin_line();
             return None;
         }

@@ -5,6 +5,7 @@
 
 mod chunk;
 mod dot;
+mod header;
 mod line;
 mod newline;
 mod nul_byte;
@@ -13,6 +14,7 @@ mod text;
 
 pub(crate) use chunk::ChunkReader;
 pub(crate) use dot::{DotReader, Piece};
+pub(crate) use header::HeaderMeter;
 pub(crate) use line::{Line, LineReader, is_auth, wipe_front};
 pub use newline::BareNewline;
 pub use nul_byte::NulByte;

@@ -34,7 +34,8 @@ pub enum BodyError {
     Incomplete,
     /// The message has more bytes than the server's limit, or than a limit of the reader.
     TooLarge,
-    /// The header section is larger than the reader allows; see [`Body::head`](super::Body::head).
+    /// The header section is larger than the server's limits ([`Limits::header_section`](smtpd_core::Limits::header_section)), or
+    /// than the reader allows; see [`Body::head`](super::Body::head).
     HeadTooLarge,
     /// The message contains a bare CR or LF, which the server rejects
     /// ([`BareNewline::Reject`](smtpd_core::config::BareNewline::Reject)).
@@ -95,11 +96,7 @@ impl BodyError {
     fn decision(&self) -> Option<Reply> {
         let of_message = match self {
             Self::TooLarge => MessageError::TooLarge.reply(),
-            Self::HeadTooLarge => Reply::new(
-                Code::EXCEEDED_STORAGE,
-                Status::MESSAGE_TOO_BIG,
-                "Message header too large",
-            ),
+            Self::HeadTooLarge => MessageError::HeadTooLarge.reply(),
             Self::BareNewline => MessageError::BareNewline.reply(),
             Self::NulByte => MessageError::NulByte.reply(),
             Self::Incomplete => Reply::new(
@@ -118,6 +115,7 @@ impl From<MessageError> for BodyError {
     fn from(error: MessageError) -> Self {
         match error {
             MessageError::TooLarge => Self::TooLarge,
+            MessageError::HeadTooLarge => Self::HeadTooLarge,
             MessageError::BareNewline => Self::BareNewline,
             MessageError::NulByte => Self::NulByte,
             other => Self::Other(Arc::new(other)),

@@ -113,6 +113,8 @@ fn the_sums_of_the_defaults_are_less_than_clients_wait() {
 /// Where each reply to a limit is shown.
 const SHOWN: [(&str, &str); 13] = [
     ("message_size", "size_real.smtp"),
+    ("header_section", "limit_header_section.smtp"),
+    ("header_lines", "limit_header_lines.smtp"),
     ("recipients", "limit_recipients.smtp"),
     ("recipient_domains", "limit_domains.smtp"),
     ("command_line", "lines_too_long.smtp"),
@@ -124,6 +126,7 @@ const SHOWN: [(&str, &str); 13] = [
     ("idle_commands", "limit_idle_commands.smtp"),
     ("after_refusal", "limit_after_refusal.smtp"),
     ("messages", "limit_messages.smtp"),
+    ("session_bytes", "limit_session_bytes.smtp"),
     ("drain", "size_drain.smtp"),
 ];
 

@@ -55,7 +55,7 @@ fn the_wire_log_grows_while_nobody_reads_its_lines() {
 
 #[test]
 fn a_session_costs_much_more_than_it_did() {
-    // 312 bytes before it stored the greeting, the envelope, every limit and the refusals.
+    // 312 bytes before it stored the greeting, the envelope and what every limit counts.
     let size = size_of::<Connection>() + size_of::<smtpd_core::connection::Helo>();
     assert!(size <= 312 + 96, "{size} bytes");
 }
