@@ -13,6 +13,7 @@ mod timeouts;
 use std::{
     fmt,
     sync::{Arc, OnceLock},
+    time::Duration,
 };
 
 use zeroize::Zeroizing;
@@ -61,6 +62,8 @@ pub struct Config {
     require_auth: Option<bool>,
     pub(crate) insecure_auth: bool,
     pub(crate) strict_pipelining: bool,
+    pub(crate) greeting_delay: Duration,
+    pub(crate) refuse_early_talkers: bool,
     pub(crate) entropy: Option<fn(&mut [u8]) -> bool>,
     pub(crate) salt_key: SaltKey,
 }
@@ -93,6 +96,8 @@ impl Config {
             require_auth: None,
             insecure_auth: false,
             strict_pipelining: false,
+            greeting_delay: Duration::ZERO,
+            refuse_early_talkers: false,
             entropy: None,
             salt_key: SaltKey::default(),
         }
@@ -230,6 +235,47 @@ impl Config {
         self
     }
 
+    /// Sets how long a client is watched before it is greeted, or before the service for connections is asked. A client must not
+    /// send anything before the greeting (RFC 5321 section 4.3.1). If it does, the delay ends at once, and
+    /// [`Connection::talked_early`](crate::Connection::talked_early) returns `true`. At a connection with TLS from its first
+    /// byte, the delay comes after the handshake. Default: none.
+    ///
+    /// Postfix's `postscreen` waits 6 seconds. Stay well below the 5 minutes that clients wait for the greeting (RFC 5321 section
+    /// 4.5.3.2.1), and use no delay where mail programs of users connect, because they wait too.
+    ///
+    /// ```
+    /// use std::time::{Duration, Instant};
+    ///
+    /// use smtpd_core::{Config, Connection, Step, bytes::BytesMut};
+    ///
+    /// let delay = Duration::from_secs(6);
+    /// let config = Config::new("mx.example.org").greeting_delay(delay);
+    /// let mut connection = Connection::new(config.into());
+    /// let (now, mut input) = (Instant::now(), BytesMut::new());
+    /// let Step::Read(reading) = connection.poll(now, &mut input) else { panic!() };
+    /// assert_eq!(reading.until(), now + delay);
+    ///
+    /// input.extend_from_slice(b"EHLO client.example\r\n");
+    /// let step = connection.poll(now, &mut input);
+    /// assert!(matches!(step, Step::Connect(_)));
+    /// drop(step);
+    /// assert!(connection.talked_early());
+    /// ```
+    #[must_use]
+    pub fn greeting_delay(mut self, delay: Duration) -> Self {
+        self.greeting_delay = delay;
+        self
+    }
+
+    /// Sets whether a session ends with 554 5.5.1, in place of the greeting, if its client has sent something before it. That is
+    /// noticed while the service for connections works, and during the [`greeting_delay`](Self::greeting_delay). Default:
+    /// `false`.
+    #[must_use]
+    pub fn refuse_early_talkers(mut self, refuse: bool) -> Self {
+        self.refuse_early_talkers = refuse;
+        self
+    }
+
     /// Sets the source of random bytes for mechanisms that challenge the client: a function that fills a slice from a
     /// cryptographic source, or returns `false` if it cannot. Default: none, and then mechanisms that need one, such as SCRAM and
     /// CRAM-MD5, are neither offered nor accepted, which [`check`](Self::check) reports.
@@ -319,6 +365,16 @@ impl Config {
     /// Returns whether pipelining behind a command that must be the last of a group ends the session.
     pub fn is_pipelining_strict(&self) -> bool {
         self.strict_pipelining
+    }
+
+    /// Returns how long a client is watched before it is greeted.
+    pub fn get_greeting_delay(&self) -> Duration {
+        self.greeting_delay
+    }
+
+    /// Returns whether a client that sends something before the greeting is refused.
+    pub fn are_early_talkers_refused(&self) -> bool {
+        self.refuse_early_talkers
     }
 
     /// Returns what [`mechanisms`](Self::mechanisms) set, or `None` if it was not called.

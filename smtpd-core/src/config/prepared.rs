@@ -7,12 +7,14 @@ use crate::{
         standard::{AUTH_PARAMETER, SIZE_PARAMETER},
     },
     parameter::{self, ParameterError, ParameterRule},
+    time::Nanos,
 };
 
 /// What is computed from the settings once, for all sessions of a listener.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Prepared {
     pub(crate) times: Times,
+    pub(crate) greeting_delay: Nanos,
     /// The maximum length of a command line in bytes, including its CRLF.
     pub(crate) line_limit: usize,
     mail_rules: Vec<ParameterRule>,
@@ -32,6 +34,7 @@ impl Prepared {
         let line = config.limits.command_line.max(SHORTEST_LINE_LIMIT);
         Self {
             times: Times::from(&config.timeouts),
+            greeting_delay: Nanos::of(config.greeting_delay),
             line_limit: line.saturating_add(extra),
             // SIZE is always announced, without a number if there is no limit (RFC 1870 section 4).
             mail_rules: [SIZE_PARAMETER]

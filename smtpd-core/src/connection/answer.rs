@@ -72,8 +72,13 @@ impl Session {
 
     fn greet(&mut self, reply: Reply) {
         if reply.is_positive() {
-            return self.put_banner();
+            if self.reading != Mode::Greeting {
+                // After XCLIENT. Otherwise, what has arrived in the meantime is looked at first.
+                self.put_banner();
+            }
+            return;
         }
+        self.read(Mode::Commands);
         if reply.code().is_transient() {
             // RFC 5321 section 3.8: deferring a client means closing with 421.
             let text = reply.text().to_owned();
@@ -90,7 +95,8 @@ impl Session {
     }
 
     /// The greeting itself (RFC 5321 section 4.3.1), without an enhanced code (RFC 2034 section 4).
-    fn put_banner(&mut self) {
+    pub(super) fn put_banner(&mut self) {
+        self.read(Mode::Commands);
         let service = match self.config.protocol {
             Protocol::Lmtp => "LMTP",
             Protocol::Smtp => "ESMTP",

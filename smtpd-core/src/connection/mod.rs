@@ -52,7 +52,6 @@ use bytes::BytesMut;
 
 use self::{
     clock::Clock,
-    event::Event,
     question::Asked,
     session::{Mode, Session},
     state::State,
@@ -103,6 +102,7 @@ pub use crate::{
 /// | the client | state | step | deadline ([`Timeouts`](crate::config::Timeouts)) |
 /// |---|---|---|---|
 /// | has connected with implicit TLS, or received 220 to STARTTLS | handshake | `Handshake` | `handshake` |
+/// | has connected, and must send nothing yet | before the greeting | `Read` | [`Config::greeting_delay`](crate::Config::greeting_delay) |
 /// | has connected, or sent a command | a question is deferred | `Answer`, or `Write` while replies wait | `ready`, `call`, `data_start` |
 /// | must send a command or a SASL response | commands | `Read` | `command`, `line`, `session`, `without_message`, `without_login` |
 /// | must send more of a message | message | `Read` | `data`, `transfer` with `min_rate` |
@@ -195,14 +195,15 @@ pub struct Connection {
     eof: bool,
     /// Whether [`shut_down`](Self::shut_down) ended the session.
     cut: bool,
+    /// Whether the client sent something before it was greeted.
+    talked_early: bool,
 }
 
 impl Connection {
     /// Creates a session that begins in plaintext, at the first [`poll`](Self::poll).
     pub fn new(config: Arc<DriverConfig>) -> Self {
         let mut connection = Self::silent(config);
-        let question = &mut connection.session.question;
-        question.ask(Asked::Connect, Event::Connect);
+        connection.session.begin();
         connection
     }
 
@@ -231,8 +232,9 @@ impl Connection {
     /// assert!(matches!(step, Step::Connect(_)));
     /// ```
     pub fn within_tls(config: Arc<DriverConfig>, facts: TlsFacts) -> Self {
-        let mut connection = Self::new(config);
+        let mut connection = Self::silent(config);
         connection.session.encrypted(facts);
+        connection.session.begin();
         connection
     }
 
@@ -244,6 +246,7 @@ impl Connection {
             draining: false,
             eof: false,
             cut: false,
+            talked_early: false,
         }
     }
 
@@ -419,6 +422,16 @@ impl Connection {
     /// Returns how many replies have refused something, by 4yz or 5yz.
     pub const fn refusals(&self) -> u32 {
         self.session.replies.refusals()
+    }
+
+    /// Returns whether the client sent something before it was greeted, although it must wait for the greeting (RFC 5321 section
+    /// 4.3.1). Programs that send spam often do not wait.
+    ///
+    /// What counts is the input that [`poll`](Self::poll) is given before it returns the greeting. Little is noticed unless there
+    /// is a [`greeting_delay`](crate::Config::greeting_delay), because a driver has no reason to read from a client that it can
+    /// greet at once. It is not measured anew after XCLIENT.
+    pub const fn talked_early(&self) -> bool {
+        self.talked_early
     }
 
     /// Returns how the client introduced itself. `None` before HELO, and again after STARTTLS and XCLIENT.

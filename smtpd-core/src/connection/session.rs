@@ -7,7 +7,7 @@ use bytes::{Buf, BytesMut};
 use super::{
     authentication::Authentication,
     claims::Claims,
-    event::CloseReason,
+    event::{CloseReason, Event},
     fixed,
     offer::Offer,
     question::{Asked, Question},
@@ -68,6 +68,10 @@ pub(super) struct Session {
 /// How the next bytes are read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Mode {
+    /// The client is watched before the caller is asked about it.
+    Delay,
+    /// The client is greeted once the caller has accepted it.
+    Greeting,
     Commands,
     SaslResponse,
     Message,
@@ -157,7 +161,37 @@ impl Session {
                     session.sasl_response(line);
                 })
             }
-            Mode::Handshake | Mode::Closed => true,
+            Mode::Delay | Mode::Greeting | Mode::Handshake | Mode::Closed => true,
+        }
+    }
+
+    /// Begins the session of a client that has connected, or completed its first TLS handshake.
+    pub(super) fn begin(&mut self) {
+        match self.config.prepared.greeting_delay {
+            Nanos::ZERO => self.ask_connect(),
+            _ => self.read(Mode::Delay),
+        }
+    }
+
+    /// Asks about the client.
+    pub(super) fn ask_connect(&mut self) {
+        self.read(Mode::Greeting);
+        self.question.ask(Asked::Connect, Event::Connect);
+    }
+
+    /// Returns whether the client was not greeted yet. It must wait for that (RFC 5321 section 4.3.1).
+    pub(super) const fn is_ungreeted(&self) -> bool {
+        matches!(self.reading, Mode::Delay | Mode::Greeting)
+    }
+
+    /// Notes that the client has sent something too early.
+    #[cold]
+    pub(super) fn heard_early(&mut self, input: &[u8]) {
+        if self.begins_another_protocol(input) {
+            self.replies.log_received("[another protocol]");
+            self.close_foreign();
+        } else if self.config.settings.refuse_early_talkers {
+            self.close_with(fixed::TOO_EARLY, CloseReason::Violation);
         }
     }
 

@@ -27,6 +27,10 @@ impl Connection {
     /// Runs until there is something to return or to wait for.
     pub(super) fn find(&mut self, now: Instant, input: &mut BytesMut) -> Found {
         let now = self.count(now, input.len());
+        if self.session.is_ungreeted() && !input.is_empty() {
+            self.talked_early = true;
+            self.session.heard_early(input);
+        }
         loop {
             if let Some(report) = self.session.replies.next_report(now) {
                 return Found::Event(report);
@@ -90,6 +94,11 @@ impl Connection {
                 return self.await_end(now);
             }
             Mode::Handshake => return self.await_handshake(now),
+            Mode::Delay => return self.await_silence(now, input.is_empty()),
+            Mode::Greeting => {
+                self.session.put_banner();
+                return None;
+            }
             Mode::Commands | Mode::SaslResponse | Mode::Message => {}
         }
         if self.session.replies.unsent_len() >= Self::MAX_UNSENT {
@@ -252,6 +261,26 @@ impl Connection {
             return self.session.closed.map(Wait::Closed);
         }
         self.await_write(now)
+    }
+
+    /// Waits before the client is greeted. Returns `None` when that is over: nothing more can be learnt from a client that has
+    /// sent something.
+    fn await_silence(&mut self, now: Moment, is_silent: bool) -> Option<Wait> {
+        if self.draining {
+            self.say_shutdown();
+            self.session.replies.restart();
+            return None;
+        }
+        if is_silent && self.eof {
+            self.session.close(CloseReason::Lost);
+            return None;
+        }
+        let delay = self.session.config.prepared.greeting_delay;
+        let until = self.clock.due_in(delay, now).filter(|_| is_silent);
+        if until.is_none() {
+            self.session.ask_connect();
+        }
+        until.map(|until| Wait::Until(Need::Read, until))
     }
 
     fn await_handshake(&mut self, now: Moment) -> Option<Wait> {

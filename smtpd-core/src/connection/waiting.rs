@@ -6,8 +6,7 @@ use bytes::BytesMut;
 
 use super::{
     Connection,
-    event::{CloseReason, Event},
-    question::Asked,
+    event::CloseReason,
     session::{Mode, drop_all},
 };
 use crate::{sasl::ChannelBindings, time::Moment};
@@ -148,7 +147,7 @@ impl<'c> Handshaking<'c> {
         let session = &mut connection.session;
         session.encrypted(facts);
         if session.question.is_first() {
-            session.question.ask(Asked::Connect, Event::Connect);
+            session.begin();
         }
     }
 

@@ -1129,3 +1129,119 @@ fn the_client_is_charged_for_the_time_in_which_its_reply_is_held_back() {
     session.later(299, "RSET\r\n");
     session.later(299, "RSET\r\n");
 }
+
+/// Returns a session that watches its client for 6 seconds before it greets it.
+fn delayed(config: Config, tls: bool) -> Session<Yes> {
+    let config = driver(config.greeting_delay(seconds(6)));
+    let mut session = Session::new(config, tls, Yes);
+    if tls {
+        session.handshake(TlsFacts::default());
+    }
+    session.feed(b"");
+    assert!(session.output.is_empty());
+    assert_eq!(session.left(), Some(6));
+    session
+}
+
+#[test]
+fn a_client_that_waits_is_greeted_after_the_delay() {
+    for tls in [false, true] {
+        let mut session = delayed(config().refuse_early_talkers(true), tls);
+        session.later(5, "");
+        assert!(session.output.is_empty());
+        session.now += seconds(1);
+        session.feed(b"");
+        assert!(session.output.starts_with(b"220 "), "{tls}");
+        session.later(1, "HELO client.example\r\nQUIT\r\n");
+        assert!(!session.connection.talked_early());
+        assert!(session.is_closed());
+    }
+}
+
+#[test]
+fn a_client_that_talks_before_its_greeting_is_not_noticed() {
+    for tls in [false, true] {
+        let mut session = delayed(config(), tls);
+        session.later(2, "EHLO client.ex");
+        assert!(session.connection.talked_early());
+        assert!(
+            session.output.starts_with(b"220 "),
+            "nothing more is learnt"
+        );
+        session.later(1, "ample\r\nQUIT\r\n");
+        assert!(session.output.windows(5).any(|line| line == b"\r\n221"));
+
+        let mut session = delayed(config().refuse_early_talkers(true), tls);
+        session.later(2, "E");
+        assert!(session.connection.talked_early());
+        assert_eq!(
+            session.output,
+            b"554 5.5.1 Commands were sent too early\r\n"
+        );
+        assert!(session.is_closed());
+    }
+}
+
+/// Its first bytes would otherwise be looked at after the delay, or not before a service has answered.
+#[test]
+fn a_client_of_another_protocol_is_kept_until_the_greeting() {
+    for hello in [&b"\x16\x03\x01\x02\x00\x01"[..], b"\x05\x01\x00", b"\x04"] {
+        let mut session = delayed(config(), false);
+        session.feed(hello);
+        assert_eq!(session.output, b"554 5.5.1 This is a mail server\r\n");
+        assert!(session.is_closed());
+
+        let mut connection = Connection::new(driver(config()));
+        let (now, mut input) = (std::time::Instant::now(), BytesMut::new());
+        let Step::Connect(ask) = connection.poll(now, &mut input) else {
+            panic!("no question");
+        };
+        let late = ask.defer();
+        input.extend_from_slice(hello);
+        let Step::Write(mut writing) = connection.poll(now, &mut input) else {
+            panic!("it waits for the answer");
+        };
+        let len = writing.bytes().len();
+        writing.wrote(len, now);
+        assert!(connection.resume(late).is_none());
+        let step = connection.poll(now, &mut input);
+        assert!(matches!(step, Step::Closed(CloseReason::Violation)));
+    }
+}
+
+#[test]
+fn a_client_that_talks_while_a_service_works_is_not_noticed() {
+    for refuse in [false, true] {
+        let mut connection = Connection::new(driver(config().refuse_early_talkers(refuse)));
+        let (now, mut input) = (std::time::Instant::now(), BytesMut::new());
+        let Step::Connect(ask) = connection.poll(now, &mut input) else {
+            panic!("no question");
+        };
+        let question = ask.defer();
+        connection.resume(question).unwrap().accept();
+        // The greeting has not been returned.
+        input.extend_from_slice(b"EHLO client.example\r\n");
+        let code = match connection.poll(now, &mut input) {
+            Step::Write(writing) => writing.bytes()[..3].to_vec(),
+            Step::Helo(..) => b"220".to_vec(),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(code, if refuse { b"554" } else { b"220" });
+        assert!(connection.talked_early());
+    }
+}
+
+#[test]
+fn a_shutdown_or_the_loss_of_the_client_waits_for_the_greeting() {
+    let mut session = delayed(config(), false);
+    session.connection.drain();
+    session.feed(b"");
+    assert!(session.output.starts_with(b"421 4.3.2 "));
+    assert!(session.is_closed());
+
+    let mut session = delayed(config(), false);
+    session.connection.handle_eof();
+    session.feed(b"");
+    assert!(session.output.is_empty());
+    assert!(session.is_closed());
+}

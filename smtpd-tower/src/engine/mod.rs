@@ -403,6 +403,7 @@ impl<IO: Io> Driver<IO> {
     /// Drops what the session holds, and reports its end.
     fn end(&mut self, reason: EndReason) {
         self.ended = true;
+        updates::heard(&mut self.session, &self.connection);
         self.guarding.end(&self.connection);
         self.session.end();
         let summary = Summary {

@@ -124,7 +124,10 @@ impl<IO: Io> Driver<IO> {
                 Ok(()) => commands::start_tls(ask),
                 Err(reason) => commands::refuse(ask, reason.deferring()),
             },
-            Step::Connect(ask) => commands::connect(cx, pipeline, session, ask),
+            Step::Connect(ask) => {
+                updates::heard(session, ask.connection());
+                commands::connect(cx, pipeline, session, ask)
+            }
             Step::XClient(client, ask) => {
                 updates::impersonated(session, &mut self.transfer, *client);
                 let named = self
@@ -135,7 +138,10 @@ impl<IO: Io> Driver<IO> {
                     Err(reply) => commands::refuse(ask, reply),
                 }
             }
-            Step::Helo(helo, ask) => commands::helo(cx, pipeline, session, helo, ask),
+            Step::Helo(helo, ask) => {
+                updates::heard(session, ask.connection());
+                commands::helo(cx, pipeline, session, helo, ask)
+            }
             Step::Auth(request, ask) => match self.guarding.refuses_login(ask.connection()) {
                 None => commands::auth(cx, pipeline, session, request, ask),
                 Some(reason) => guarding::refuse_login(ask, reason),

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use smtpd_core::{
-    connection::WireLine,
+    connection::{Connection, WireLine},
     envelope::Envelope,
     proxied::{Forwarded, XClient},
     sasl::Identity,
@@ -16,6 +16,13 @@ use crate::{fault::quietly, session::Session};
 pub(super) fn impersonated(session: &mut Session, transfer: &mut Transfer, client: XClient) {
     transfer.end_transaction(session);
     session.impersonated(client);
+}
+
+/// Notes whether the client has sent something before it was greeted.
+pub(super) fn heard(session: &mut Session, connection: &Connection) {
+    if connection.talked_early() {
+        session.talked_before_greeting();
+    }
 }
 
 /// MAIL: another transaction begins. XFORWARD has described it already, so that is kept.

@@ -128,6 +128,8 @@ impl<IO: Io> Driver<IO> {
         while !self.wire.is_at_end() && self.wire.input.len() < AHEAD {
             match self.wire.poll_read(cx, &mut self.pace) {
                 Poll::Pending => return Poll::Pending,
+                // It has not been greeted, and must not send anything yet.
+                Poll::Ready(Ok(1..)) if self.work.is_connecting() => return Poll::Ready(()),
                 Poll::Ready(Ok(_)) => {}
                 Poll::Ready(Err(error)) => {
                     self.lost(Some(error));

@@ -103,6 +103,11 @@ impl<IO> Work<IO> {
         matches!(self.task, Some(Task::Call(..)))
     }
 
+    /// Returns whether the service for connections is running.
+    pub(super) fn is_connecting(&self) -> bool {
+        matches!(&self.task, Some(Task::Call(call, ..)) if call.phase() == PhaseKind::Connect)
+    }
+
     pub(super) fn call(&mut self, call: Box<dyn Asking>, polled: Polled) {
         self.task = Some(Task::Call(call, polled, PhantomData));
     }

@@ -101,6 +101,7 @@ struct Facts {
     state: Arc<Scope>,
     transaction: Arc<Scope>,
     proxied: Option<Box<Proxied>>,
+    talked_early: bool,
 }
 
 impl Session {
@@ -125,6 +126,7 @@ impl Session {
             state: Arc::default(),
             transaction: Arc::default(),
             proxied: None,
+            talked_early: false,
         };
         Self {
             facts: Arc::new(facts),
@@ -178,6 +180,27 @@ impl Session {
     /// Returns the command by which it did so.
     pub fn greeting(&self) -> Option<Greeting> {
         self.facts.helo.as_ref().map(|&(_, greeting)| greeting)
+    }
+
+    /// Returns whether the client sent something before it was greeted, although it must wait for the greeting (RFC 5321 section
+    /// 4.3.1). Programs that send spam often do not wait, so this is a good sign for a score.
+    ///
+    /// It is noticed while a service for connections works, and during
+    /// [`Config::greeting_delay`](smtpd_core::Config::greeting_delay), which that service can see. Without either, a client is
+    /// greeted at once, and nothing is noticed. [`Config::refuse_early_talkers`](smtpd_core::Config::refuse_early_talkers)
+    /// refuses such clients.
+    ///
+    /// ```
+    /// use smtpd_tower::{Mail, Request, handler_fn, session::Score};
+    ///
+    /// let mail = handler_fn(async |request: Request<Mail>| {
+    ///     if request.session().talked_early() {
+    ///         Score::add_to_message(request.session(), 3, "early talker");
+    ///     }
+    /// });
+    /// ```
+    pub fn talked_early(&self) -> bool {
+        self.facts.talked_early
     }
 
     /// Returns what was negotiated, if the session uses TLS.
@@ -301,6 +324,12 @@ impl Session {
         &self.facts.listener.permits
     }
 
+    pub(crate) fn talked_before_greeting(&mut self) {
+        if !self.facts.talked_early {
+            self.update(|facts| facts.talked_early = true);
+        }
+    }
+
     pub(crate) fn greeted(&mut self, name: ClientName, greeting: Greeting) {
         self.update(|facts| facts.helo = Some((name, greeting)));
     }
@@ -395,6 +424,13 @@ impl Session {
     #[must_use]
     pub fn with_tls(mut self, tls: TlsInfo) -> Self {
         self.update(|facts| facts.tls = Some(tls));
+        self
+    }
+
+    /// Sets that the client has talked early, for tests.
+    #[must_use]
+    pub fn with_early_talk(mut self) -> Self {
+        self.talked_before_greeting();
         self
     }
 

@@ -2,6 +2,7 @@
 //! session ends once.
 
 mod computing;
+mod early;
 mod ends;
 mod hangs;
 mod limits;

@@ -111,7 +111,7 @@ fn the_sums_of_the_defaults_are_less_than_clients_wait() {
 }
 
 /// Where each reply to a limit is shown.
-const SHOWN: [(&str, &str); 13] = [
+const SHOWN: [(&str, &str); 16] = [
     ("message_size", "size_real.smtp"),
     ("header_section", "limit_header_section.smtp"),
     ("header_lines", "limit_header_lines.smtp"),
