@@ -49,7 +49,7 @@ pub(super) struct Session {
     pub(super) idle_commands: u32,
     /// Accepted messages.
     pub(super) messages: u32,
-    /// Bytes that were processed, without those of TLS.
+    /// Bytes that were processed, without those of TLS, if they are limited.
     pub(super) received: u64,
     /// The total time of all waits for commands since the last accepted message.
     pub(super) idle: Nanos,
@@ -130,15 +130,7 @@ impl Session {
 
     /// Processes one unit of input. Returns whether there was enough input.
     #[inline]
-    pub(super) fn take(&mut self, input: &mut BytesMut) -> bool {
-        let before = input.len();
-        let is_enough = self.step(input);
-        self.received += (before - input.len()) as u64;
-        is_enough
-    }
-
-    #[inline]
-    fn step(&mut self, input: &mut BytesMut) -> bool {
+    pub(super) fn step(&mut self, input: &mut BytesMut) -> bool {
         match self.reading {
             Mode::Message => self.take_message(input),
             // A line always has bytes; a message may end without any, like a chunk of no bytes.
@@ -163,6 +155,20 @@ impl Session {
             }
             Mode::Delay | Mode::Greeting | Mode::Handshake | Mode::Closed => true,
         }
+    }
+
+    /// Processes one unit of input in a session that may receive so many bytes. Most sessions have no such limit, and nothing is
+    /// counted for them.
+    #[cold]
+    pub(super) fn step_within(&mut self, limit: u64, input: &mut BytesMut) -> bool {
+        if self.received > limit {
+            self.close_over_limit(&fixed::TOO_MANY_BYTES);
+            return true;
+        }
+        let before = input.len();
+        let is_enough = self.step(input);
+        self.received += (before - input.len()) as u64;
+        is_enough
     }
 
     /// Begins the session of a client that has connected, or completed its first TLS handshake.
@@ -268,12 +274,6 @@ impl Session {
     pub(super) const fn is_between_messages(&self) -> bool {
         matches!(self.state, State::Start | State::Ready | State::Refused)
             && !self.transfer.is_under_way()
-    }
-
-    /// Returns whether the client has sent more than it may.
-    pub(super) fn is_over_size(&self) -> bool {
-        let limit = self.config.settings.limits.session_bytes;
-        limit.is_some_and(|limit| self.received > limit)
     }
 
     pub(super) fn must_authenticate(&self) -> bool {

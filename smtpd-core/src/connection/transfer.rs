@@ -302,14 +302,14 @@ impl Transfer {
 
 impl Message {
     fn new(source: Source, fate: Fate, config: &Config, is_binary: bool) -> Box<Self> {
-        let text = match is_binary {
-            true => TextFilter::new(BareNewline::PassThrough, NulByte::PassThrough),
-            false => TextFilter::new(config.bare_newline, config.nul_byte),
+        let (newline, nul) = match is_binary {
+            true => (BareNewline::PassThrough, NulByte::PassThrough),
+            false => (config.bare_newline, config.nul_byte),
         };
         Box::new(Self {
             source,
-            text,
-            header: HeaderMeter::default(),
+            text: TextFilter::new(newline, nul),
+            header: HeaderMeter::new(newline),
             limits: Sizes::of(&config.limits),
             received: 0,
             drained: 0,

@@ -114,11 +114,11 @@ impl Connection {
             self.time_out();
             return None;
         }
-        if self.session.is_over_size() {
-            self.session.close_over_limit(&fixed::TOO_MANY_BYTES);
-            return None;
-        }
-        if self.session.take(input) {
+        let is_enough = match self.session.config.settings.limits.session_bytes {
+            None => self.session.step(input),
+            Some(limit) => self.session.step_within(limit, input),
+        };
+        if is_enough {
             self.clock.begin_line();
             return None;
         }

@@ -2,6 +2,8 @@ use std::sync::LazyLock;
 
 use memchr::{memchr_iter, memmem::Finder};
 
+use super::BareNewline;
+
 /// Finds an empty line that follows a line.
 static EMPTY_LINE: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b"\n\r\n"));
 
@@ -17,6 +19,8 @@ pub(crate) struct HeaderMeter {
     place: Place,
     /// The beginning of the message, while it is unknown whether that is a header field.
     beginning: Option<Beginning>,
+    /// Whether a bare LF may end a line: in a message that is passed through.
+    bare: bool,
 }
 
 /// What has been seen of the first line.
@@ -53,6 +57,16 @@ enum Place {
 }
 
 impl HeaderMeter {
+    pub(crate) fn new(newline: BareNewline) -> Self {
+        Self {
+            size: 0,
+            lines: 0,
+            place: Place::default(),
+            beginning: Some(Beginning::default()),
+            bare: newline == BareNewline::PassThrough,
+        }
+    }
+
     /// Measures the next piece of the message.
     #[inline]
     pub(crate) fn measure(&mut self, piece: &[u8]) {
@@ -72,7 +86,7 @@ impl HeaderMeter {
                 None => {}
             }
         }
-        let (len, place) = match empty_line(self.place, piece) {
+        let (len, place) = match self.empty_line(piece) {
             Some(end) => (end, Place::Body),
             None => (piece.len(), after(self.place, piece)),
         };
@@ -87,6 +101,24 @@ impl HeaderMeter {
         self.place = place;
     }
 
+    /// Returns where the empty line ends, if it does so within this piece.
+    fn empty_line(&self, piece: &[u8]) -> Option<usize> {
+        match (self.place, piece) {
+            (Place::Cr, [b'\n', ..]) => return Some(1),
+            (Place::LineStart, [b'\n', ..]) if self.bare => return Some(1),
+            (Place::LineStart, [b'\r', b'\n', ..]) => return Some(2),
+            _ => {}
+        }
+        let end = EMPTY_LINE.find(piece).map(|at| at + 3);
+        if !self.bare {
+            return end;
+        }
+        // It is searched for only in what precedes the other, so that no byte is looked at in vain.
+        let before = &piece[..end.unwrap_or(piece.len())];
+        let bare = BARE_EMPTY_LINE.find(before).map(|at| at + 2);
+        bare.or(end)
+    }
+
     /// Returns the number of bytes so far, including the empty line. 0 while it is unknown whether there is a header.
     pub(crate) const fn size(&self) -> u64 {
         match self.beginning {
@@ -98,17 +130,6 @@ impl HeaderMeter {
     /// Returns the number of complete lines so far, without the empty line.
     pub(crate) const fn lines(&self) -> u32 {
         self.lines
-    }
-}
-
-impl Default for HeaderMeter {
-    fn default() -> Self {
-        Self {
-            size: 0,
-            lines: 0,
-            place: Place::default(),
-            beginning: Some(Beginning::default()),
-        }
     }
 }
 
@@ -153,20 +174,6 @@ const fn is_of_name(byte: u8) -> bool {
     byte.is_ascii_graphic() && byte != b':'
 }
 
-/// Returns where the empty line ends, if it does so within this piece.
-fn empty_line(place: Place, piece: &[u8]) -> Option<usize> {
-    match (place, piece) {
-        (Place::Cr | Place::LineStart, [b'\n', ..]) => return Some(1),
-        (Place::LineStart, [b'\r', b'\n', ..]) => return Some(2),
-        _ => {}
-    }
-    let end = EMPTY_LINE.find(piece).map(|at| at + 3);
-    // It is searched for only in what precedes the other, so that no byte is looked at in vain.
-    let before = &piece[..end.unwrap_or(piece.len())];
-    let bare = BARE_EMPTY_LINE.find(before).map(|at| at + 2);
-    bare.or(end)
-}
-
 /// Returns where a piece without an empty line ends.
 fn after(place: Place, piece: &[u8]) -> Place {
     match (place, piece) {
@@ -181,7 +188,7 @@ mod tests {
     use super::*;
 
     fn measured(message: &[u8], step: usize) -> (u64, u32) {
-        let mut meter = HeaderMeter::default();
+        let mut meter = HeaderMeter::new(BareNewline::PassThrough);
         message.chunks(step).for_each(|piece| meter.measure(piece));
         (meter.size(), meter.lines())
     }
