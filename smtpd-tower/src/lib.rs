@@ -48,7 +48,7 @@
 //! | the services of a session | [`Pipeline`], [`Request`], the phases [`Connect`], [`Helo`], [`Auth`], [`Mail`], [`Rcpt`], [`Data`] and [`Command`], [`handler_fn`], [`service`] |
 //! | what a service knows | [`Session`], [`Envelope`], [`address`], [`parameter`], [`session`] |
 //! | what a service answers | [`Reply`], [`DataReply`], [`phase::AuthOutcome`], [`recover`], [`reply`] |
-//! | messages | [`Body`], [`BodyError`], [`body`], [`deliver`] (Maildir, inbox, discard), [`disk`] (how much work at a time) |
+//! | messages | [`Body`], [`BodyError`], [`body`], [`deliver`] (Maildir, inbox, discard), [`disk`] (how much work at a time), [`memory`] (how many bytes at a time) |
 //! | policy | [`guard`] (limits for each client), [`layer`] (access, limits, messages), [`limiter`], [`router`], [`domains`], [`addresses`], [`net`] (networks, addresses of peers), [`reload`] (lists that change) |
 //! | authentication | [`Identity`], [`Secret`], [`sasl`], and `password_hash` with its feature |
 //! | extensions of SMTP | [`extension`], [`proxied`] (XCLIENT, XFORWARD), and `tls`, `proxy`, `mime` with their features |
@@ -110,6 +110,7 @@ mod header;
 pub mod layer;
 mod lifetime;
 pub mod limiter;
+pub mod memory;
 #[cfg(feature = "mime")]
 pub mod mime;
 pub mod net;

@@ -229,6 +229,10 @@ impl World {
             trace.violate("calls are kept");
         }
         drop(pages);
+        let used = self.built.memory.used();
+        if used > 0 {
+            trace.violate(format!("{used} bytes of messages are left"));
+        }
         self.check_permits();
     }
 

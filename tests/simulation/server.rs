@@ -7,6 +7,7 @@ use smtpd_tower::{
     config::Timeouts,
     guard::Guard,
     layer::SessionsPerIpLayer,
+    memory::MemoryBudget,
     net::TrustedPeers,
     proxy::ProxyProtocol,
     router::Router,
@@ -33,6 +34,7 @@ pub struct Built {
     /// It counts, but refuses nobody: the model does not know it.
     pub guard: Guard,
     pub permits: Option<(Arc<Semaphore>, usize)>,
+    pub memory: MemoryBudget,
 }
 
 pub fn build(shared: &Shared) -> Built {
@@ -43,8 +45,10 @@ pub fn build(shared: &Shared) -> Built {
         .map(|permits| (Arc::new(Semaphore::new(permits)), permits));
     let pipeline = pipeline(shared, per_ip.as_ref(), permits.as_ref());
     let guard = lenient();
+    let memory = MemoryBudget::new(1 << 30);
     let server = isolated(Server::new("mx.example", pipeline))
         .guard(guard.clone())
+        .memory_budget(memory.clone())
         .max_sessions(swarm.max_sessions)
         .configure(|config| {
             config
@@ -58,6 +62,7 @@ pub fn build(shared: &Shared) -> Built {
         per_ip,
         guard,
         permits,
+        memory,
     }
 }
 

@@ -132,7 +132,7 @@ impl Body {
         self,
         see: impl FnMut(&Bytes) -> Result<(), BodyError> + Send + 'static,
     ) -> Self {
-        Self::new(Inspect::new(self, see))
+        self.wrapped(|body| Inspect::new(body, see))
     }
 
     /// Returns the body, and the number of its bytes that have passed so far.
@@ -210,7 +210,7 @@ impl Body {
         if fields.is_empty() {
             return self;
         }
-        Self::new(PrependHeader::new(self, fields))
+        self.wrapped(|body| PrependHeader::new(body, fields))
     }
 
     /// Puts the header fields before the body that `make` returns once it has seen the header section. A message that does not
@@ -221,7 +221,7 @@ impl Body {
         limit: usize,
         make: impl FnOnce(&Head) -> String + Unpin + Send + 'static,
     ) -> Self {
-        Self::new(PrependByHead::new(self, limit, make))
+        self.wrapped(|body| PrependByHead::new(body, limit, make))
     }
 
     /// Writes every byte to `sink` before passing it on.
@@ -247,7 +247,7 @@ impl Body {
     /// ```
     #[must_use]
     pub fn tee(self, sink: impl AsyncWrite + Send + 'static, on_failure: SinkFailure) -> Self {
-        Self::new(Tee::open(self, sink, on_failure))
+        self.wrapped(|body| Tee::open(body, sink, on_failure))
     }
 
     /// Like [`tee`](Self::tee), with a sink that is opened when the body is first read.
@@ -262,7 +262,7 @@ impl Body {
         O: Future<Output = io::Result<W>> + Send + 'static,
         W: AsyncWrite + Send + 'static,
     {
-        Self::new(Tee::opening(self, open, on_failure, timeout))
+        self.wrapped(|body| Tee::opening(body, open, on_failure, timeout))
     }
 
     /// Reads the whole message into memory, or into a temporary file as soon as it has more than `limit` bytes.

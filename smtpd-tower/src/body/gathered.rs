@@ -1,31 +1,51 @@
 use bytes::Bytes;
 
+use super::BodyError;
+use crate::memory::{MemoryBudget, Reservation};
+
 /// A message that is gathered in one piece. It takes its own length in memory and, until it is complete, a sixteenth more, or 64
 /// KiB if that is more: a buffer that grew by doubling would take up to three times the length. Allocators extend large buffers
 /// in place where they can.
 #[derive(Debug, Default)]
-pub(crate) struct Gathered(Vec<u8>);
+pub(crate) struct Gathered {
+    bytes: Vec<u8>,
+    reserved: Reservation,
+}
 
 impl Gathered {
     const STEP: usize = 64 * 1024;
 
-    pub(crate) const fn len(&self) -> usize {
-        self.0.len()
-    }
-
-    pub(crate) fn push(&mut self, chunk: &[u8]) {
-        let len = self.0.len();
-        if chunk.len() > self.0.capacity() - len {
-            let step = len.min(Self::STEP).max(len / 16);
-            self.0.reserve_exact(step.max(chunk.len()));
+    pub(crate) const fn new(budget: MemoryBudget) -> Self {
+        Self {
+            bytes: Vec::new(),
+            reserved: Reservation::empty(budget),
         }
-        self.0.extend_from_slice(chunk);
     }
 
-    /// Returns the bytes, without room for more.
+    pub(crate) const fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// # Errors
+    ///
+    /// Returns an error, for which the client receives 452, if there is no memory for it.
+    pub(crate) fn push(&mut self, chunk: &[u8]) -> Result<(), BodyError> {
+        let len = self.bytes.len();
+        if chunk.len() > self.bytes.capacity() - len {
+            let step = len.min(Self::STEP).max(len / 16).max(chunk.len());
+            let capacity = (len + step) as u64;
+            self.reserved.grow(capacity - self.reserved.bytes())?;
+            self.bytes.reserve_exact(step);
+        }
+        self.bytes.extend_from_slice(chunk);
+        Ok(())
+    }
+
+    /// Returns the bytes, without room for more. Their last clone gives the memory back.
     pub(crate) fn into_bytes(mut self) -> Bytes {
-        self.0.shrink_to_fit();
-        self.0.into()
+        self.bytes.shrink_to_fit();
+        self.reserved.shrink_to(self.bytes.len() as u64);
+        self.reserved.attach_to(self.bytes.into())
     }
 }
 
@@ -40,11 +60,13 @@ mod tests {
         for len in [1, 100, STEP - 1, STEP, STEP + 1, 5 * STEP, 40 * STEP + 7] {
             let message: Vec<_> = (0..len).map(|byte| (byte % 251) as u8).collect();
             for size in [(len / 5000).max(1), STEP - 1, STEP, 3 * STEP + 1] {
-                let mut whole = Gathered::default();
+                let budget = MemoryBudget::new(u64::MAX);
+                let mut whole = Gathered::new(budget.clone());
                 let (mut growths, mut before) = (0, 0);
                 for chunk in message.chunks(size) {
-                    whole.push(chunk);
-                    let allocated = whole.0.capacity();
+                    whole.push(chunk).unwrap();
+                    let allocated = whole.bytes.capacity();
+                    assert_eq!(budget.used(), allocated as u64);
                     let spare = allocated - whole.len();
                     assert!(spare <= STEP.max(whole.len() / 16), "{spare}");
                     assert!(allocated <= 2 * whole.len(), "{allocated}");
@@ -56,10 +78,25 @@ mod tests {
                 assert_eq!(whole.len(), len);
                 let whole = whole.into_bytes();
                 assert!(whole == message);
-                // Nothing is behind its end.
-                assert_eq!(whole.try_into_mut().unwrap().capacity(), len);
+                assert_eq!(budget.used(), len as u64);
+                drop(whole);
+                assert_eq!(budget.used(), 0);
             }
         }
         assert!(Gathered::default().into_bytes().is_empty());
+    }
+
+    #[test]
+    fn a_message_that_takes_more_memory_than_there_is_is_gathered_all_the_same() {
+        let budget = MemoryBudget::new(10);
+        let mut whole = Gathered::new(budget.clone());
+        whole.push(b"12345").unwrap();
+        assert_eq!(
+            whole.push(b"678901").unwrap_err().reply().code().as_u16(),
+            452
+        );
+        assert_eq!((whole.len(), budget.used()), (5, 5));
+        drop(whole);
+        assert_eq!(budget.used(), 0);
     }
 }

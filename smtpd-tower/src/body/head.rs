@@ -3,16 +3,21 @@ use std::{borrow::Cow, fmt};
 use bytes::{Bytes, BytesMut};
 
 use super::{Body, BodyError};
+use crate::memory::Reservation;
 
 /// Splits the header section from its body.
 pub(super) async fn split(mut body: Body, limit: usize) -> Result<(Head, Body), BodyError> {
     let mut seen = Seen::default();
+    let mut reserved = Reservation::empty(body.budget().clone());
     while let Some(chunk) = body.chunk().await {
         let known = seen.bytes().len();
         seen.push(chunk?);
+        if let Seen::Several(bytes) = &seen {
+            reserved.grow((bytes.len() as u64).saturating_sub(reserved.bytes()))?;
+        }
         match end_of_head(seen.bytes(), known) {
             Some(end) if end <= limit => {
-                let mut head = seen.into_bytes();
+                let mut head = reserved.attach_to(seen.into_bytes());
                 let rest = head.split_off(end);
                 return Ok((Head::from(head), body.prepend(rest)));
             }
@@ -20,7 +25,8 @@ pub(super) async fn split(mut body: Body, limit: usize) -> Result<(Head, Body), 
             _ => return Err(BodyError::HeadTooLarge),
         }
     }
-    Ok((Head::from(seen.into_bytes()), Body::default()))
+    let head = reserved.attach_to(seen.into_bytes());
+    Ok((Head::from(head), Body::default()))
 }
 
 /// The beginning of a message in one piece: a chunk as it came, because it usually holds the whole header section, or several

@@ -61,6 +61,7 @@ pub use self::{
 };
 #[cfg(feature = "spool")]
 pub use self::{spool::Spooling, spooled::Spooled};
+use crate::memory::MemoryBudget;
 
 /// The message as it arrives, without dot stuffing: a stream of bytes in chunks of any size.
 ///
@@ -101,6 +102,8 @@ pub use self::{spool::Spooling, spooled::Spooled};
 pub struct Body {
     front: Option<Front>,
     source: Source,
+    /// Whoever keeps the message counts there.
+    budget: MemoryBudget,
 }
 
 /// What was put before a body. Usually this is one chunk, which needs no queue.
@@ -121,6 +124,9 @@ type ChunkStream = dyn Stream<Item = Result<Bytes, BodyError>> + Send;
 
 impl Body {
     /// Creates a body from a stream, for instance one that changes another body.
+    ///
+    /// Where such a body is kept in memory, it counts against [`MemoryBudget::shared`], and not against a budget of the server's
+    /// own.
     pub fn new(stream: impl Stream<Item = Result<Bytes, BodyError>> + Send + 'static) -> Self {
         Source::Stream(SyncWrapper::new(Box::pin(stream))).into()
     }
@@ -134,11 +140,12 @@ impl Body {
         std::future::poll_fn(|cx| self.poll_chunk(cx)).await
     }
 
-    /// Reads the whole message into memory. The server's limit for a message is the only limit on its size.
+    /// Reads the whole message into memory. The server's limit for a message is the only limit on its size, and the
+    /// [`MemoryBudget`] limits all messages together: the bytes that this returns count until the last clone of them is dropped.
     ///
     /// # Errors
     ///
-    /// See [`BodyError`].
+    /// Returns an error for which the client receives 452 if the message exceeds the budget; otherwise see [`BodyError`].
     pub async fn collect(self) -> Result<Bytes, BodyError> {
         self.collect_to(usize::MAX).await
     }
@@ -147,15 +154,16 @@ impl Body {
     ///
     /// # Errors
     ///
-    /// Returns [`BodyError::TooLarge`] as soon as the message has more; otherwise see [`BodyError`].
+    /// Returns [`BodyError::TooLarge`] as soon as the message has more, and an error for which the client receives 452 if it
+    /// exceeds the [`MemoryBudget`]; otherwise see [`BodyError`].
     pub async fn collect_to(mut self, limit: usize) -> Result<Bytes, BodyError> {
-        let mut whole = Gathered::default();
+        let mut whole = Gathered::new(self.budget.clone());
         while let Some(chunk) = self.chunk().await {
             let chunk = chunk?;
             if chunk.len() > limit - whole.len() {
                 return Err(BodyError::TooLarge);
             }
-            whole.push(&chunk);
+            whole.push(&chunk)?;
         }
         Ok(whole.into_bytes())
     }
@@ -192,6 +200,25 @@ impl Body {
     pub fn prepend(mut self, bytes: impl Into<Bytes>) -> Self {
         self.put_back(bytes.into());
         self
+    }
+
+    /// Sets the budget of whoever keeps the message in memory.
+    pub(crate) fn with_budget(mut self, budget: MemoryBudget) -> Self {
+        self.budget = budget;
+        self
+    }
+
+    /// Returns a body that `make` makes of this one, with the same budget.
+    pub(crate) fn wrapped<S>(self, make: impl FnOnce(Self) -> S) -> Self
+    where
+        S: Stream<Item = Result<Bytes, BodyError>> + Send + 'static,
+    {
+        let budget = self.budget.clone();
+        Self::new(make(self)).with_budget(budget)
+    }
+
+    pub(crate) const fn budget(&self) -> &MemoryBudget {
+        &self.budget
     }
 
     /// Puts a chunk before the body.
@@ -252,6 +279,7 @@ impl From<Source> for Body {
         Self {
             front: None,
             source,
+            budget: MemoryBudget::shared(),
         }
     }
 }

@@ -12,7 +12,10 @@ use bytes::Bytes;
 use sync_wrapper::SyncWrapper;
 
 use super::{Body, BodyError, Spooled, blocks::Blocks};
-use crate::disk::{DiskPermits, Job, OnDisk};
+use crate::{
+    disk::{DiskPermits, Job, OnDisk},
+    memory::{InFile, Reservation},
+};
 
 /// The future of [`Body::spool`].
 #[must_use = "a future does nothing unless it is awaited"]
@@ -24,6 +27,10 @@ pub struct Spooling {
     len: u64,
     /// What is not in the file.
     memory: Blocks,
+    /// What of it counts.
+    reserved: Reservation,
+    /// What is in the file, also for the message that is made of it.
+    in_file: InFile,
     storage: Storage,
 }
 
@@ -39,6 +46,7 @@ enum Storage {
 
 impl Spooling {
     pub(super) fn new(body: Body, limit: usize) -> Self {
+        let budget = body.budget().clone();
         Self {
             body,
             limit,
@@ -46,6 +54,8 @@ impl Spooling {
             permits: DiskPermits::shared(),
             len: 0,
             memory: Blocks::default(),
+            reserved: Reservation::empty(budget.clone()),
+            in_file: InFile::empty(budget),
             storage: Storage::Reading(None),
         }
     }
@@ -68,7 +78,11 @@ impl Spooling {
         self.len += chunk.len() as u64;
         let is_in_memory = matches!(self.storage, Storage::Reading(None));
         let fits = match is_in_memory {
-            true => self.memory.len().saturating_add(chunk.len()) <= self.limit,
+            true => {
+                let fits = self.memory.len().saturating_add(chunk.len()) <= self.limit;
+                // If the memory of all messages is used up, this one goes to a file.
+                fits && self.reserved.try_grow(chunk.len() as u64)
+            }
             // A chunk of a few bytes is not worth a job.
             false => self.memory.len() + chunk.len() < Blocks::SIZE,
         };
@@ -85,8 +99,10 @@ impl Spooling {
             Storage::Reading(file) => file,
             _ => None,
         };
+        self.in_file.grow((self.memory.len() + chunk.len()) as u64);
         let mut bytes = std::mem::take(&mut self.memory).into_blocks();
         bytes.push(chunk);
+        let reserved = self.reserved.take();
         let directory = match file {
             None => self.directory.clone(),
             Some(_) => None,
@@ -103,6 +119,7 @@ impl Spooling {
                 bytes
                     .into_iter()
                     .try_for_each(|bytes| file.write_all(&bytes))?;
+                drop(reserved);
                 Ok(OnDisk::new(file, keeper))
             };
             permits.run(job).await
@@ -113,8 +130,14 @@ impl Spooling {
     fn finish(&mut self, file: Option<OnDisk<File>>) -> Spooled {
         self.storage = Storage::Ended;
         match file {
-            Some(file) => Spooled::in_file(file, self.len, self.permits.clone()),
-            None => Spooled::in_memory(std::mem::take(&mut self.memory)),
+            Some(file) => {
+                let counted = self.in_file.take();
+                Spooled::in_file(file, counted, self.len, self.permits.clone())
+            }
+            None => {
+                let memory = std::mem::take(&mut self.memory);
+                Spooled::in_memory(memory, self.reserved.take())
+            }
         }
     }
 

@@ -12,7 +12,10 @@ use futures_core::Stream;
 use tokio::sync::Mutex;
 
 use super::{Body, BodyError, BodyReader, blocks::Blocks};
-use crate::disk::{DiskPermits, Job, OnDisk};
+use crate::{
+    disk::{DiskPermits, Job, OnDisk},
+    memory::{self, MemoryBudget, Reservation},
+};
 
 /// The number of bytes read at once.
 const CHUNK: u64 = 64 * 1024;
@@ -24,14 +27,21 @@ const CHUNK: u64 = 64 * 1024;
 pub struct Spooled {
     kept: Kept,
     len: u64,
+    budget: MemoryBudget,
 }
 
 #[derive(Clone)]
 enum Kept {
     /// In one block, as most messages are.
     Memory(Bytes),
-    Blocks(Arc<[Bytes]>),
+    Blocks(Arc<Several>),
     File(SharedFile),
+}
+
+/// A message in several blocks.
+struct Several {
+    blocks: Vec<Bytes>,
+    _reserved: Reservation,
 }
 
 /// A file that others read too: each at a position of its own. The file has one position to read from, so its readers take turns.
@@ -39,23 +49,39 @@ enum Kept {
 struct SharedFile {
     file: Arc<Mutex<OnDisk<File>>>,
     permits: DiskPermits,
+    _counted: Arc<memory::InFile>,
 }
 
 impl Spooled {
-    pub(super) fn in_memory(blocks: Blocks) -> Self {
+    pub(super) fn in_memory(blocks: Blocks, reserved: Reservation) -> Self {
         let len = blocks.len() as u64;
+        let budget = reserved.budget().clone();
         let kept = match blocks.into_one() {
-            Ok(one) => Kept::Memory(one),
-            Err(several) => Kept::Blocks(several.into_blocks().into()),
+            Ok(one) => Kept::Memory(reserved.attach_to(one)),
+            Err(several) => Kept::Blocks(Arc::new(Several {
+                blocks: several.into_blocks(),
+                _reserved: reserved,
+            })),
         };
-        Self { kept, len }
+        Self { kept, len, budget }
     }
 
-    pub(super) fn in_file(file: OnDisk<File>, len: u64, permits: DiskPermits) -> Self {
-        let file = Arc::new(Mutex::new(file));
+    pub(super) fn in_file(
+        file: OnDisk<File>,
+        counted: memory::InFile,
+        len: u64,
+        permits: DiskPermits,
+    ) -> Self {
+        let budget = counted.budget().clone();
+        let file = SharedFile {
+            file: Arc::new(Mutex::new(file)),
+            permits,
+            _counted: Arc::new(counted),
+        };
         Self {
-            kept: Kept::File(SharedFile { file, permits }),
+            kept: Kept::File(file),
             len,
+            budget,
         }
     }
 
@@ -78,10 +104,10 @@ impl Spooled {
     ///
     /// If the file cannot be read, the body yields [`BodyError::Other`].
     pub fn body(&self) -> Body {
-        match &self.kept {
+        let body = match &self.kept {
             Kept::Memory(bytes) => bytes.clone().into(),
             Kept::Blocks(blocks) => Body::new(InMemory {
-                blocks: blocks.clone(),
+                message: blocks.clone(),
                 at: 0,
             }),
             Kept::File(file) => Body::new(InFile {
@@ -90,13 +116,14 @@ impl Spooled {
                 end: self.len,
                 reading: None,
             }),
-        }
+        };
+        body.with_budget(self.budget.clone())
     }
 
     /// Returns the message, to be read once: what is in memory needs no second owner then.
     pub(crate) fn into_body(self) -> Body {
         match self.kept {
-            Kept::Memory(bytes) => bytes.into(),
+            Kept::Memory(bytes) => Body::from(bytes).with_budget(self.budget),
             Kept::Blocks(_) | Kept::File(_) => self.body(),
         }
     }
@@ -117,7 +144,7 @@ impl fmt::Debug for Spooled {
 }
 
 struct InMemory {
-    blocks: Arc<[Bytes]>,
+    message: Arc<Several>,
     at: usize,
 }
 
@@ -125,7 +152,7 @@ impl Stream for InMemory {
     type Item = Result<Bytes, BodyError>;
 
     fn poll_next(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let block = self.blocks.get(self.at).cloned();
+        let block = self.message.blocks.get(self.at).cloned();
         self.at += usize::from(block.is_some());
         Poll::Ready(block.map(Ok))
     }
@@ -140,7 +167,7 @@ struct InFile {
 
 impl SharedFile {
     fn read(&self, at: u64, len: u64) -> Job<io::Result<Vec<u8>>> {
-        let Self { file, permits } = self.clone();
+        let Self { file, permits, .. } = self.clone();
         Box::pin(async move {
             // Before the permit: whoever waits here needs neither a permit nor a thread.
             let mut file = file.lock_owned().await;
@@ -200,7 +227,7 @@ mod tests {
         file.set_len(10).unwrap();
         let permits = DiskPermits::shared();
         let file = OnDisk::new(file, permits.clone());
-        let spooled = Spooled::in_file(file, 11, permits);
+        let spooled = Spooled::in_file(file, memory::InFile::default(), 11, permits);
         let mut body = spooled.body();
         let error = body.chunk().await.unwrap().unwrap_err();
         assert!(matches!(error, BodyError::Other(_)));

@@ -29,8 +29,8 @@ impl Body {
             Source::Incoming(incoming) => Watch::Incoming(incoming.waiting()),
             Source::Stream(_) => {
                 let waits = Arc::<AtomicBool>::default();
-                *self = Self::new(Watched {
-                    body: std::mem::take(self),
+                *self = std::mem::take(self).wrapped(|body| Watched {
+                    body,
                     waits: waits.clone(),
                 });
                 Watch::Stream(waits)

@@ -181,7 +181,7 @@ impl Inbox {
             if chunk.len() > self.limit - message.len() {
                 return Poll::Ready(Err(BodyError::TooLarge));
             }
-            message.push(&chunk);
+            message.push(&chunk)?;
         }
     }
 
@@ -241,8 +241,8 @@ impl Service<Request<Data>> for Inbox {
             inbox: self.clone(),
             session,
             envelope,
+            message: Gathered::new(body.budget().clone()),
             body: Some(body),
-            message: Gathered::default(),
         }
     }
 }

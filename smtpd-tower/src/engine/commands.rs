@@ -116,6 +116,10 @@ pub(super) fn mail(
     mail: MailCommand,
     ask: Ask<'_, kind::Mail>,
 ) -> After {
+    if let Err(reply) = session.memory().admit_message() {
+        ask.refuse(reply);
+        return After::Done;
+    }
     let service = pipeline.mail.as_ref();
     call(cx, service, session, Mail::of(mail), ask, reply)
 }

@@ -20,6 +20,7 @@ use super::{
 use crate::{
     body::{Body, BodyError, Feed, Pieces, Served, incoming},
     fault::{caught, quietly},
+    memory::Reservation,
     phase::{Data, Deadline, Phase, Request},
     phase_kind::PhaseKind,
     service::Pipeline,
@@ -42,6 +43,10 @@ pub(super) struct DataCall {
     question: Question,
     /// Chunks of the message that have arrived and were not handed over.
     pieces: Pieces,
+    /// Their bytes.
+    unread: u64,
+    /// As much as has been in memory at a time since the service last waited.
+    reserved: Reservation,
     /// The session is over, and the service has until then to clean up.
     abandoned: Option<Instant>,
     /// It was polled since the session was woken, and was given nothing since.
@@ -89,7 +94,12 @@ impl Transfer {
             let unset = Data::new(envelope, Body::default()).default_response();
             return self.reply(ask, unset);
         };
+        let memory = session.memory();
+        if let Err(reply) = memory.admit_message() {
+            return self.reply(ask, reply.into());
+        }
         let (feed, body) = incoming();
+        let body = body.with_budget(memory.clone());
         feed.set_due(Some(Instant::from_std(ask.until())));
         let deadline = Deadline::of_message(feed.due());
         let request = Request::due(session.clone(), Data::new(envelope, body), deadline);
@@ -115,6 +125,8 @@ impl Transfer {
                     feed,
                     question: Question::Start(question),
                     pieces: Pieces::default(),
+                    unread: 0,
+                    reserved: Reservation::empty(memory.clone()),
                     abandoned: None,
                     polled: true,
                 }));
@@ -142,7 +154,10 @@ impl Transfer {
                 call.go_on(desk.connection);
                 Poll::Ready(After::Done)
             }
-            _ => Poll::Pending,
+            _ => {
+                call.release_read();
+                Poll::Pending
+            }
         }
     }
 
@@ -156,6 +171,8 @@ impl Transfer {
         let Some(call) = &mut self.call else {
             return After::Done;
         };
+        call.unread += bytes.len() as u64;
+        call.reserved.cover(call.unread);
         call.pieces.push(bytes);
         if !call.pieces.are_many() {
             return After::Done;
@@ -381,6 +398,7 @@ impl DataCall {
 
     /// Continues when the service waits for more of the message.
     fn go_on(&mut self, connection: &mut Connection) {
+        self.reserved.shrink_to(0);
         match std::mem::replace(&mut self.question, Question::None) {
             Question::Start(question) => {
                 self.feed.set_due(None);
@@ -411,9 +429,20 @@ impl DataCall {
         self.hand_over(None, cx);
     }
 
+    /// Gives the memory of the message back once the service has read it to its end: what it keeps, it counts itself.
+    fn release_read(&mut self) {
+        if self.reserved.bytes() > 0
+            && matches!(self.question, Question::End(_))
+            && self.feed.is_read()
+        {
+            self.reserved.shrink_to(0);
+        }
+    }
+
     /// Gives the service what has arrived. The service has to be polled afterwards.
     fn hand_over(&mut self, end: Option<Result<(), BodyError>>, cx: &Context<'_>) {
         let pieces = std::mem::take(&mut self.pieces);
+        self.unread = 0;
         self.feed.hand_over(pieces, end, cx);
         self.polled = false;
     }

@@ -31,6 +31,8 @@ pub(super) struct Acceptor {
 enum Refused {
     /// There are too many sessions.
     Full,
+    /// There is too little memory for more messages. The budget has logged it.
+    NoMemory,
     ByGuard(GuardReason),
 }
 
@@ -116,6 +118,9 @@ impl Acceptor {
     fn admit<IO>(&self, accepted: &mut Accepted<IO>) -> Result<SessionPermit, Refused> {
         let visit = self.engine.admit(&accepted.peer);
         accepted.visit = visit.map_err(Refused::ByGuard)?;
+        if !self.engine.listener.memory.admits_session() {
+            return Err(Refused::NoMemory);
+        }
         match self.registry.enter(self.max_sessions) {
             Some(permit) => Ok(permit),
             None => Err(self.full(&accepted.peer)),
@@ -144,6 +149,9 @@ impl Acceptor {
         let reply = match refused {
             Refused::Full => {
                 Reply::closing(listener.signed("has too many sessions, try again later"))
+            }
+            Refused::NoMemory => {
+                Reply::closing(listener.signed("is short of memory, try again later"))
             }
             Refused::ByGuard(reason) => closing(reason, listener),
         };

@@ -67,6 +67,7 @@ use crate::proxy::ProxyProtocol;
 use crate::{
     guard::Guard,
     lifetime::Registry,
+    memory::MemoryBudget,
     net::{PeerAddr, TrustedPeers},
     service::Pipeline,
     session::{Answered, Session, SessionError, Summary},
@@ -211,6 +212,17 @@ impl Server {
     #[must_use]
     pub fn guard(mut self, guard: Guard) -> Self {
         self.settings.guard = guard;
+        self
+    }
+
+    /// Sets the limit on the bytes of messages in memory, over all sessions. Default: [`MemoryBudget::shared`], which is 512 MiB
+    /// for the process.
+    ///
+    /// When little of it is left, messages are deferred with 452 4.3.1, and then clients with 421 4.3.2, before the machine runs
+    /// out of memory; [`MemoryBudget`] says when.
+    #[must_use]
+    pub fn memory_budget(mut self, budget: MemoryBudget) -> Self {
+        self.settings.memory = budget;
         self
     }
 
@@ -473,6 +485,11 @@ impl Server {
     /// Returns what [`max_sessions`](Self::max_sessions) set.
     pub const fn get_max_sessions(&self) -> usize {
         self.settings.max_sessions
+    }
+
+    /// Returns what [`memory_budget`](Self::memory_budget) set, to see what is used of it.
+    pub const fn get_memory_budget(&self) -> &MemoryBudget {
+        &self.settings.memory
     }
 }
 

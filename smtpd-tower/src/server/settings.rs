@@ -16,6 +16,7 @@ use crate::{
     engine::{Engine, Hooks},
     guard::Guard,
     layer::{DomainFilterLayer, HopLimitLayer},
+    memory::MemoryBudget,
     net::TrustedPeers,
     permits::Permits,
     service::{BoxPhaseService, Pipeline},
@@ -49,6 +50,7 @@ pub(super) struct Settings {
     pub(super) max_sessions: usize,
     pub(super) permits: Permits,
     pub(super) guard: Guard,
+    pub(super) memory: MemoryBudget,
     #[cfg(feature = "proxy")]
     pub(super) proxy: Option<ProxyProtocol>,
     pub(super) xclient_from: Option<TrustedPeers>,
@@ -72,6 +74,7 @@ impl Settings {
             max_sessions,
             permits: Permits::shared(),
             guard: Guard::new(),
+            memory: MemoryBudget::shared(),
             #[cfg(feature = "proxy")]
             proxy: None,
             xclient_from: None,
@@ -97,6 +100,7 @@ impl Settings {
             timeouts: config.get_config().get_timeouts().clone(),
             on_error: self.hooks.error.clone(),
             permits: self.permits.clone(),
+            memory: self.memory.clone(),
             shutting_down,
         };
         Ok(Engine {

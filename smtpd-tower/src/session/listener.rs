@@ -9,7 +9,7 @@ use std::{
 use smtpd_core::config::Timeouts;
 
 use super::{ErrorHook, Profile};
-use crate::permits::Permits;
+use crate::{memory::MemoryBudget, permits::Permits};
 
 /// What the sessions of a listener have in common.
 #[derive(Clone, Default)]
@@ -22,6 +22,7 @@ pub(crate) struct ListenerFacts {
     pub(crate) on_error: ErrorHook,
     /// For work that keeps a processor busy.
     pub(crate) permits: Permits,
+    pub(crate) memory: MemoryBudget,
     pub(crate) shutting_down: ShuttingDown,
 }
 

@@ -60,7 +60,9 @@ pub(crate) use self::{
     score::Source,
 };
 use self::{proxied::Proxied, scope::Scope};
-use crate::{body::BodyError, net::PeerAddr, permits::Permits, phase_kind::PhaseKind};
+use crate::{
+    body::BodyError, memory::MemoryBudget, net::PeerAddr, permits::Permits, phase_kind::PhaseKind,
+};
 #[doc(inline)]
 pub use smtpd_core::connection::{CloseReason, Greeting};
 
@@ -322,6 +324,11 @@ impl Session {
     /// Returns the permits for work that keeps a processor busy.
     pub(crate) fn permits(&self) -> &Permits {
         &self.facts.listener.permits
+    }
+
+    /// Returns the budget for the messages of the server.
+    pub(crate) fn memory(&self) -> &MemoryBudget {
+        &self.facts.listener.memory
     }
 
     pub(crate) fn talked_before_greeting(&mut self) {

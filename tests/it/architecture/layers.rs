@@ -49,6 +49,7 @@ const TOWER: Layers = Layers {
         ("net",           "addresses, networks, trusted peers"),
         ("permits",       "how much hashing of passwords runs at a time, and who waits"),
         ("disk",          "how much work on disks runs at a time"),
+        ("memory",        "how many bytes of messages the process holds"),
         ("proxy",         "the PROXY protocol"),
         ("body",          "the message as it arrives"),
         ("reply",         "what becomes the reply to a phase"),

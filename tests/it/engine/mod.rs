@@ -6,6 +6,7 @@ mod early;
 mod ends;
 mod hangs;
 mod limits;
+mod memory;
 
 use std::sync::{Arc, Mutex};
 

@@ -234,7 +234,7 @@ where
         };
         let passed = Arc::new(AtomicBool::new(false));
         let limited = request.map_body(|body| {
-            Body::new(Limited {
+            body.wrapped(|body| Limited {
                 body: Some(body),
                 left: limit,
                 passed: passed.clone(),

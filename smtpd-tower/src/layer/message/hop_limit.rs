@@ -116,7 +116,7 @@ where
     fn call(&mut self, request: Request<Data>) -> Self::Future {
         let passed = Arc::new(AtomicBool::new(false));
         let limited = request.map_body(|body| {
-            Body::new(Limited {
+            body.wrapped(|body| Limited {
                 body: Some(body),
                 counter: Counter::new(),
                 limit: self.hops,
