@@ -20,12 +20,12 @@ use smtpd_tower::{
     handler_fn,
     layer::{
         self, Admit, AllowClientsLayer, CatchPanicLayer, ConcurrencyLayer, CondLayer,
-        DenyClientsLayer, DenySendersLayer, DistinctRecipientsLayer, DomainFilterLayer, Gate,
-        GreylistLayer, GreylistPolicy, HeloCheckLayer, HopLimitLayer, MapBodyLayer, MapReplyLayer,
-        MaxRecipientsLayer, Next, OwnSenderLayer, RateLimitLayer, ReceivedLayer, RecipientsLayer,
-        RequireAuthLayer, RequireTlsLayer, ReverseDnsLayer, ScoreGateLayer, ScoreLayer,
-        SessionsPerIpLayer, SizeLimitLayer, SpoolLayer, SubmissionFieldsLayer, TarpitLayer,
-        TeeLayer, TraceLayer,
+        DenyClientsLayer, DenySendersLayer, DistinctRecipientsLayer, DomainFilterLayer,
+        FreeSpaceLayer, Gate, GreylistLayer, GreylistPolicy, HeloCheckLayer, HopLimitLayer,
+        MapBodyLayer, MapReplyLayer, MaxRecipientsLayer, Next, OwnSenderLayer, RateLimitLayer,
+        ReceivedLayer, RecipientsLayer, RequireAuthLayer, RequireTlsLayer, ReverseDnsLayer,
+        ScoreGateLayer, ScoreLayer, SessionsPerIpLayer, SizeLimitLayer, SpoolLayer,
+        SubmissionFieldsLayer, TarpitLayer, TeeLayer, TraceLayer,
     },
     limiter::Rate,
     router::Router,
@@ -43,7 +43,7 @@ type Call = Box<dyn FnMut()>;
 /// The name of a layer, the phase at which it is measured, and how it is made.
 type Case = (&'static str, &'static str, fn() -> Call);
 
-const CASES: [Case; 43] = [
+const CASES: [Case; 44] = [
     ("none", "connect", || at_connect(Identity::new())),
     ("none", "mail", || at_mail(Identity::new())),
     ("none", "rcpt", || at_rcpt(Identity::new())),
@@ -137,6 +137,9 @@ const CASES: [Case; 43] = [
     }),
     ("GreylistDataLayer", "data", || {
         at_data(GreylistLayer::new().into_rcpt_and_data().1)
+    }),
+    ("FreeSpaceLayer", "data", || {
+        at_data(FreeSpaceLayer::new(|| Ok(u64::MAX)))
     }),
     (
         "HopLimitLayer",

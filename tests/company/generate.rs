@@ -214,6 +214,7 @@ impl Author {
             (PhaseKind::Mail, 3..6) => Kind::OwnSender,
             (PhaseKind::Mail, 6) => Kind::DenySenders,
             (PhaseKind::Mail, 7..9) => Kind::SizeLimit(1000),
+            (PhaseKind::Mail, 9) => Kind::FreeSpace,
             (PhaseKind::Rcpt, 0..3) => Kind::DomainFilter,
             (PhaseKind::Rcpt, 3) => Kind::Recipients,
             (PhaseKind::Rcpt, 4..6) => Kind::Greylist,
@@ -231,9 +232,10 @@ impl Author {
     }
 
     fn rare(&mut self) -> Kind {
-        match self.dice.chance(50) {
-            true => Kind::GreylistData,
-            false => Kind::DistinctRecipients,
+        match self.dice.below(3) {
+            0 => Kind::GreylistData,
+            1 => Kind::DistinctRecipients,
+            _ => Kind::FreeSpace,
         }
     }
 

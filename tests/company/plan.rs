@@ -103,6 +103,7 @@ pub enum Kind {
     SessionsPerIp(usize),
     MaxRecipients(usize),
     SizeLimit(u64),
+    FreeSpace,
     Tarpit(u64),
     // The message.
     DistinctRecipients,
@@ -202,6 +203,7 @@ impl Kind {
                 | Self::SessionsPerIp(_)
                 | Self::MaxRecipients(_)
                 | Self::SizeLimit(_)
+                | Self::FreeSpace
                 | Self::HopLimit(_)
                 | Self::MapBody
                 | Self::Received

@@ -11,6 +11,7 @@
 //! | [`DenySendersLayer`] | MAIL | 550 5.7.1 to the senders of a list |
 //! | [`DistinctRecipientsLayer`] | DATA | none: drops recipients that occur twice |
 //! | [`DomainFilterLayer`] | RCPT | 550 5.7.1 to recipients of other domains |
+//! | [`FreeSpaceLayer`] | MAIL, DATA | 452 4.3.1 while a disk is nearly full |
 //! | [`from_fn`], [`from_fn_with`] | any, one at a time | whatever an async function returns |
 //! | [`GreylistLayer`] | RCPT, and DATA by [`GreylistLayer::at_data`] | 450 4.7.1 to strangers, until they try again (RFC 6647) |
 //! | [`HeloCheckLayer`] | HELO, MAIL | 550 5.7.1 to forged names, such as `localhost` |
@@ -116,8 +117,8 @@ pub use self::compose::{
 pub use self::exempt::Exempt;
 pub use self::limit::{
     AtLimit, Concurrency, ConcurrencyFuture, ConcurrencyLayer, Counted, FindKey, FixedSize,
-    LimitKey, MaxRecipientsLayer, PerIdentity, PerIp, PerRequest, PerSession, RateLimit,
-    RateLimitFuture, RateLimitLayer, SessionsPerIpLayer, SizeLimit, SizeLimitFuture,
+    FreeSpaceLayer, LimitKey, MaxRecipientsLayer, PerIdentity, PerIp, PerRequest, PerSession,
+    RateLimit, RateLimitFuture, RateLimitLayer, SessionsPerIpLayer, SizeLimit, SizeLimitFuture,
     SizeLimitLayer, SizeRule, Tarpit, TarpitFuture, TarpitLayer, Weigh, WeighKib, WeighOne,
     WeighRecipients,
 };

@@ -1,6 +1,7 @@
 //! Layers that limit counts, rates and sizes.
 
 mod concurrency;
+mod free_space;
 mod key;
 mod max_recipients;
 mod rate_limit;
@@ -12,6 +13,7 @@ mod watch;
 
 pub use self::{
     concurrency::{Concurrency, ConcurrencyFuture, ConcurrencyLayer},
+    free_space::FreeSpaceLayer,
     key::{FindKey, LimitKey, PerIdentity, PerIp, PerRequest, PerSession},
     max_recipients::MaxRecipientsLayer,
     rate_limit::{
