@@ -17,12 +17,14 @@
 //! | `privileges.rs` | the user that the server becomes, once it listens |
 //! | `supervisor.rs` | what systemd is told |
 //! | `http.rs`, `metrics.rs` | health checks and metrics |
+//! | `disk.rs` | what the disk and the process can still take |
 //! | `cores.rs` | one runtime with several threads, or one for each core |
 //! | `log/` | hooks, and a log that mail never waits for |
 //! | `options.rs`, `values.rs`, `mechanisms.rs`, `file.rs`, `faults.rs` | the command line and the file of options, and which of them cannot work together |
 
 mod config;
 mod cores;
+mod disk;
 mod extensions;
 mod faults;
 mod file;

@@ -8,8 +8,8 @@ use smtpd_tower::{
     domains::Domains,
     handler_fn,
     layer::{
-        CondLayer, DistinctRecipientsLayer, DomainFilterLayer, OwnSenderLayer, RateLimitLayer,
-        ReceivedLayer, SubmissionFieldsLayer,
+        CondLayer, DistinctRecipientsLayer, DomainFilterLayer, FreeSpaceLayer, OwnSenderLayer,
+        RateLimitLayer, ReceivedLayer, SubmissionFieldsLayer,
     },
     parameter::HoldUntil,
     service::BoxPhaseService,
@@ -17,7 +17,7 @@ use smtpd_tower::{
 use tower::ServiceBuilder;
 
 use crate::{
-    mechanisms,
+    disk, mechanisms,
     message_log::MessageLogLayer,
     options::Options,
     users::{NAMES, Users},
@@ -30,12 +30,14 @@ pub(crate) async fn new(options: &Options, users: Option<Users>) -> Result<Pipel
     let domains = || Domains::from_iter(options.domain.iter().cloned());
     let anywhere = !options.domain.is_empty();
     let submission = options.has_submission();
+    let space = free_space(options);
 
     let connect = ServiceBuilder::new()
         .option_layer(rate_limit())
         .service(handler_fn(move |request| welcome(request, anywhere)));
     let mail = ServiceBuilder::new()
         .option_layer(rate_limit())
+        .option_layer(space.clone())
         .option_layer(submission.then(|| CondLayer::new(is_of_user, own_sender(options))))
         .service(handler_fn(accept));
     let rcpt = ServiceBuilder::new()
@@ -45,6 +47,7 @@ pub(crate) async fn new(options: &Options, users: Option<Users>) -> Result<Pipel
         .service(handler_fn(async |_: Request<Rcpt>| {}));
     let data = ServiceBuilder::new()
         .option_layer(tracing::enabled!(tracing::Level::INFO).then_some(MessageLogLayer))
+        .option_layer(space)
         .layer(DistinctRecipientsLayer::new())
         .option_layer(submission.then(|| CondLayer::new(is_of_user, SubmissionFieldsLayer::new())))
         .service(store(options).await?);
@@ -98,6 +101,12 @@ fn own_sender(options: &Options) -> OwnSenderLayer {
         domains => OwnSenderLayer::in_domains(Domains::from_iter(domains.iter().cloned())),
     }
     .address_rules(NAMES)
+}
+
+/// What is discarded needs no space.
+fn free_space(options: &Options) -> Option<FreeSpaceLayer> {
+    let is_kept = options.discard != Some(true);
+    is_kept.then(|| disk::free_space(options.maildir()))
 }
 
 /// Where messages go.

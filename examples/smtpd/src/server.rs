@@ -5,7 +5,9 @@ use smtpd_tower::{
     tls::TlsConfig,
 };
 
-use crate::{config, log, options::Options, privileges::Account, tls, users::Users, values::Proxy};
+use crate::{
+    config, disk, log, options::Options, privileges::Account, tls, users::Users, values::Proxy,
+};
 
 /// What is read from files that only root may be able to read.
 pub(crate) struct Settings {
@@ -33,16 +35,18 @@ pub(crate) fn new(
     tls: Option<TlsConfig>,
     pipeline: Pipeline,
 ) -> Result<Server, BoxError> {
+    let sessions = match options.max_sessions {
+        Some(sessions) => usize::try_from(sessions.get())?,
+        None => Server::DEFAULT_MAX_SESSIONS,
+    };
     let mut server = Server::new(hostname, pipeline)
         .configure(|config| config::apply(options, config))
         .max_hops(match options.max_hops {
             Some(0) => None,
             hops => Some(hops.unwrap_or(HopLimitLayer::DEFAULT)),
         })
+        .max_sessions(disk::sessions(sessions))
         .on_close(log::session);
-    if let Some(sessions) = options.max_sessions {
-        server = server.max_sessions(usize::try_from(sessions.get())?);
-    }
     if let Some(tls) = tls {
         server = server.tls(tls);
     }

@@ -1,10 +1,14 @@
 //! Names, limits and extensions of sessions.
 
-use std::time::{Duration, Instant};
+use std::{
+    io::{BufRead, BufReader},
+    process::{Command, Stdio},
+    time::{Duration, Instant},
+};
 
 use tokio::net::TcpStream;
 
-use super::{Client, announced, codes_of, greeted, message, output, said, start};
+use super::{Client, Reference, announced, codes_of, greeted, message, output, said, start};
 
 pub(super) async fn help() {
     let help = output(&["--help"]);
@@ -50,6 +54,53 @@ pub(super) async fn max_sessions() {
     drop(first);
     // The server has to see first that it is gone.
     while codes_of(&server, "QUIT\r\n").await != ["220", "221"] {}
+}
+
+/// With 10,000 sessions and 300 descriptors, some 250 clients would shut everybody out.
+#[tokio::test]
+async fn more_sessions_than_descriptors_are_served() {
+    let (dir, log) = (
+        tempfile::tempdir().unwrap(),
+        tempfile::NamedTempFile::new().unwrap(),
+    );
+    let inner = Reference::command(&dir, &["--listen=127.0.0.1:0", "--log-level=warn"]);
+    let script = "ulimit -Sn 100; ulimit -Hn 300; exec \"$0\" \"$@\"";
+    let mut process = Command::new("sh")
+        .args(["-c", script])
+        .arg(inner.get_program())
+        .args(inner.get_args())
+        .stdout(Stdio::piped())
+        .stderr(log.reopen().unwrap())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(process.stdout.take().unwrap()).lines();
+    let server = Reference::of(process, dir);
+    let line = lines.next().unwrap().unwrap();
+    let address = line.strip_prefix("listening smtp ").unwrap().to_owned();
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", server.process.id()));
+    if let Ok(limits) = limits {
+        let open = limits
+            .lines()
+            .find(|line| line.starts_with("Max open files"));
+        let words: Vec<_> = open.unwrap().split_whitespace().collect();
+        assert_eq!(words[3..5], ["300", "300"], "the soft limit is raised");
+    }
+    let mut clients = Vec::new();
+    for _ in 0..150 {
+        let mut client = Client::over(TcpStream::connect(&address).await.unwrap());
+        client.expect("220").await;
+        clients.push(client);
+    }
+    let mut refused = Client::over(TcpStream::connect(&address).await.unwrap());
+    refused.expect("421 4.3.2").await;
+    // There are descriptors left for a message.
+    clients[0].begin().await;
+    clients[0].cmd("Hello\r\n.", "250").await;
+    let log = std::fs::read_to_string(log.path()).unwrap();
+    assert!(
+        log.contains("fewer sessions than wanted") && log.contains("sessions=150"),
+        "{log}"
+    );
 }
 
 pub(super) async fn max_errors() {
