@@ -15,6 +15,8 @@ use tokio::{
     task,
 };
 
+use crate::meter::waits_for_disk;
+
 /// A limit on how many jobs work on disks at a time, such as the fsyncs of deliveries. Clones share it.
 ///
 /// Such a job blocks a thread. tokio has 512 of these by default, and also compares passwords and looks up host names there: if
@@ -109,7 +111,13 @@ impl DiskPermits {
         &self,
         job: impl FnOnce(DiskPermit) -> T + Send + 'static,
     ) -> io::Result<T> {
-        let permit = self.0.clone().acquire_owned().await;
+        let permit = match self.0.clone().try_acquire_owned() {
+            Ok(permit) => Ok(permit),
+            Err(_) => {
+                let _waits = waits_for_disk();
+                self.0.clone().acquire_owned().await
+            }
+        };
         let permit = DiskPermit {
             _permit: permit.map_err(io::Error::other)?,
         };

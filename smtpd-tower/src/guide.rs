@@ -31,6 +31,7 @@
 //! | [`tower_with_smtp`] | tower's own layers around each phase, and their traps |
 //! | [`hooks`] | Ends, resets, aborted messages, verbs, keywords and parameters of your own |
 //! | [`logs_and_metrics`] | All events and spans, and what to count |
+//! | [`metrics`] | All metrics, and what to alert on |
 //! | [`listeners`] | Profiles, several listeners, LMTP, proxies, and what ends when |
 //! | [`security`] | What holds by default, what is yours, and checklists |
 //! | [`running`] | Ports, systemd, signals, descriptors, full disks, logs |
@@ -118,6 +119,10 @@ pub mod hooks {}
 
 #[doc = include_str!("../docs/logs_and_metrics.md")]
 pub mod logs_and_metrics {}
+
+#[cfg_attr(not(feature = "metrics"), allow(rustdoc::broken_intra_doc_links))]
+#[doc = include_str!("../docs/metrics.md")]
+pub mod metrics {}
 
 #[cfg_attr(not(feature = "proxy"), allow(rustdoc::broken_intra_doc_links))]
 #[doc = include_str!("../docs/listeners.md")]

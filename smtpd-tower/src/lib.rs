@@ -85,6 +85,7 @@
 //! | `password-hash` | `PasswordHash` and `PasswordVerifier`: compare passwords with their Argon2 hashes | |
 //! | `proxy` | the PROXY protocol: `ProxyProtocol`, `ProxyInfo` | |
 //! | `spool` | `Body::spool`, `SpoolLayer`: messages in memory, or in temporary files above a limit | |
+//! | `metrics` | `MetricsLayer` and `Server::metrics`: metrics by the facade `metrics` | |
 //! | `mime` | the module `mime`: messages parsed by mail-parser | |
 //! | `test` | the module `test`: a client, a recorder, transcripts, injected faults; for `[dev-dependencies]` | |
 //!
@@ -111,6 +112,7 @@ pub mod layer;
 mod lifetime;
 pub mod limiter;
 pub mod memory;
+mod meter;
 #[cfg(feature = "mime")]
 pub mod mime;
 pub mod net;

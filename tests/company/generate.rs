@@ -122,6 +122,7 @@ impl Author {
     fn harmless(&mut self) -> Vec<Spec> {
         let kinds = [
             Kind::Trace,
+            Kind::Metrics,
             Kind::CatchPanic,
             Kind::MapReply,
             Kind::MapRequest,

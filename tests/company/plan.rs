@@ -93,6 +93,7 @@ pub enum Kind {
     FromFn(Function),
     FromFnWith(Function),
     MapReply,
+    Metrics,
     Trace,
     Gate,
     // Limits.

@@ -16,8 +16,10 @@ use super::{
     work::{After, Asking, Desk, Panic, Polled},
 };
 use crate::{
+    fault::quietly,
     phase::{Auth, Command, Connect, Deadline, Helo, Mail, Phase, Rcpt, Request},
     phase_kind::PhaseKind,
+    reply::Verdict,
     service::{BoxPhaseService, Pipeline},
     session::Session,
 };
@@ -133,7 +135,14 @@ pub(super) fn rcpt(
 ) -> After {
     let envelope = ask.connection().envelope().cloned().unwrap_or_default();
     let service = pipeline.rcpt.as_ref();
-    call(cx, service, session, Rcpt::of(rcpt, envelope), ask, reply)
+    call(
+        cx,
+        service,
+        session,
+        Rcpt::of(rcpt, envelope),
+        ask,
+        recipient,
+    )
 }
 
 pub(super) fn command(
@@ -150,6 +159,14 @@ pub(super) fn command(
 fn reply<K: kind::OneReply>(ask: Ask<'_, K>, _: &Session, reply: Reply) -> After {
     ask.reply(reply);
     After::Done
+}
+
+fn recipient(ask: Ask<'_, kind::Rcpt>, session: &Session, answer: Reply) -> After {
+    if session.meters().are_on() {
+        let outcome = Verdict::from(&answer).as_str();
+        quietly(|| session.meters().recipient(outcome));
+    }
+    reply(ask, session, answer)
 }
 
 fn greet(ask: Ask<'_, kind::Helo>, _: &Session, reply: Reply) -> After {

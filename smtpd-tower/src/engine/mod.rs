@@ -134,6 +134,7 @@ impl Engine {
         if let Some(tls) = tls {
             session = session.with_tls(tls);
         }
+        quietly(|| session.meters().session_begins());
         let mechanisms = self.config.get_config().get_mechanisms();
         let may_authenticate = mechanisms.is_some_and(|all| !all.is_empty());
         let mut driver = Driver {
@@ -414,6 +415,11 @@ impl<IO: Io> Driver<IO> {
             sent: self.wire.sent(),
             duration: self.started.elapsed(),
         };
+        let bytes = [summary.received, summary.sent];
+        quietly(|| {
+            let meters = self.session.meters();
+            meters.session_ends(reason.as_str(), summary.duration, bytes);
+        });
         self.refusals.end(&self.session);
         quietly(|| {
             tracing::debug!(session = self.session.id(), peer = %self.session.client_addr(), %reason, summary.messages, "session closed");

@@ -28,6 +28,7 @@ impl Refusals {
         answered: Box<connection::Answered>,
     ) {
         let answered = Answered::new(answered);
+        quietly(|| measure(session, &answered));
         if answered.is_failed_login() {
             answered.log(session);
         } else if self.logged < MAX_LOGGED {
@@ -53,5 +54,17 @@ impl Refusals {
                 "more was refused"
             );
         });
+    }
+}
+
+fn measure(session: &Session, answered: &Answered) {
+    let meters = session.meters();
+    meters.refused(
+        answered.origin().as_str(),
+        answered.phase(),
+        answered.reply(),
+    );
+    if answered.is_failed_login() {
+        meters.login(answered.argument(), "failed");
     }
 }

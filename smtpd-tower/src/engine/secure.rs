@@ -3,7 +3,11 @@
 use std::{io, pin::Pin};
 
 use super::stream::{Io, Stream};
-use crate::tls::{Secured, TlsConfig};
+use crate::{
+    fault::quietly,
+    meter::HandshakeMeter,
+    tls::{Secured, TlsConfig},
+};
 
 /// A handshake in progress.
 pub(super) type Handshake<IO> = Pin<Box<dyn Future<Output = io::Result<Secured<IO>>> + Send>>;
@@ -12,10 +16,15 @@ pub(super) type Handshake<IO> = Pin<Box<dyn Future<Output = io::Result<Secured<I
 pub(super) fn handshake<IO: Io>(
     tls: Option<TlsConfig>,
     stream: Stream<IO>,
+    meter: HandshakeMeter,
 ) -> io::Result<Handshake<IO>> {
     let tls = tls.ok_or_else(|| io::Error::other("no TLS configuration"))?;
     let Stream::Plain(io) = stream else {
         return Err(io::ErrorKind::AlreadyExists.into());
     };
-    Ok(Box::pin(async move { tls.accept(io).await }))
+    Ok(Box::pin(async move {
+        let secured = tls.accept(io).await?;
+        quietly(|| meter.done(secured.info.version().as_str()));
+        Ok(secured)
+    }))
 }

@@ -143,7 +143,10 @@ impl<IO: Io> Driver<IO> {
                 commands::helo(cx, pipeline, session, helo, ask)
             }
             Step::Auth(request, ask) => match self.guarding.refuses_login(ask.connection()) {
-                None => commands::auth(cx, pipeline, session, request, ask),
+                None => {
+                    updates::authenticates(session, &request);
+                    commands::auth(cx, pipeline, session, request, ask)
+                }
                 Some(reason) => guarding::refuse_login(ask, reason),
             },
             Step::Mail(mail, ask) => {
@@ -320,7 +323,8 @@ impl<IO: Io> Driver<IO> {
                 self.handshake_failed(std::io::Error::other(reason.as_str()));
                 return Next::Again;
             }
-            match handshake(self.engine.tls.clone(), self.wire.take_stream()) {
+            let meter = self.session.meters().handshake();
+            match handshake(self.engine.tls.clone(), self.wire.take_stream(), meter) {
                 Ok(handshake) => self.work.handshake(handshake),
                 Err(error) => {
                     self.handshake_failed(error);

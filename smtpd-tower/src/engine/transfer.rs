@@ -23,6 +23,7 @@ use crate::{
     memory::Reservation,
     phase::{Data, Deadline, Phase, Request},
     phase_kind::PhaseKind,
+    reply::Verdict,
     service::Pipeline,
     session::Session,
 };
@@ -47,6 +48,8 @@ pub(super) struct DataCall {
     unread: u64,
     /// As much as has been in memory at a time since the service last waited.
     reserved: Reservation,
+    /// The number of bytes that have arrived.
+    received: u64,
     /// The session is over, and the service has until then to clean up.
     abandoned: Option<Instant>,
     /// It was polled since the session was woken, and was given nothing since.
@@ -127,6 +130,7 @@ impl Transfer {
                     pieces: Pieces::default(),
                     unread: 0,
                     reserved: Reservation::empty(memory.clone()),
+                    received: 0,
                     abandoned: None,
                     polled: true,
                 }));
@@ -173,6 +177,7 @@ impl Transfer {
         };
         call.unread += bytes.len() as u64;
         call.reserved.cover(call.unread);
+        call.received += bytes.len() as u64;
         call.pieces.push(bytes);
         if !call.pieces.are_many() {
             return After::Done;
@@ -286,6 +291,7 @@ impl Transfer {
         result: Result<DataReply, Failure>,
     ) -> After {
         let reply = resolve::<Data>(session, result);
+        measure(session, &reply, None);
         if reply.is_accepted() {
             warn_of_unread(session);
         }
@@ -316,11 +322,15 @@ impl Transfer {
             feed,
             question,
             abandoned,
+            received,
             ..
         } = *ended;
         // The call is dropped first, since it holds the session, but its answer stands.
         let dropped = caught(|| drop(call));
         let reply = resolve::<Data>(desk.session, result);
+        if abandoned.is_none() {
+            measure(desk.session, &reply, Some(received));
+        }
         if reply.is_accepted() && abandoned.is_none() && !feed.is_read() {
             warn_of_unread(desk.session);
         }
@@ -360,6 +370,14 @@ impl Transfer {
         }
         self.answered = true;
         After::Answered
+    }
+}
+
+/// Measures a message that a service has answered.
+fn measure(session: &Session, reply: &DataReply, size: Option<u64>) {
+    if session.meters().are_on() {
+        let outcome = Verdict::from(reply).as_str();
+        quietly(|| session.meters().message(outcome, size));
     }
 }
 

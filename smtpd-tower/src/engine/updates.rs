@@ -3,14 +3,14 @@
 use std::sync::Arc;
 
 use smtpd_core::{
-    connection::{Connection, WireLine},
+    connection::{AuthRequest, Connection, WireLine},
     envelope::Envelope,
     proxied::{Forwarded, XClient},
     sasl::Identity,
 };
 
 use super::{hooks::Hooks, transfer::Transfer, work::After};
-use crate::{fault::quietly, session::Session};
+use crate::{fault::quietly, meter::LastMechanism, session::Session};
 
 /// XCLIENT: the session begins anew for another client.
 pub(super) fn impersonated(session: &mut Session, transfer: &mut Transfer, client: XClient) {
@@ -31,7 +31,19 @@ pub(super) fn begun(session: &mut Session, transfer: &mut Transfer) {
     session.end_transaction();
 }
 
+/// AUTH: notes the mechanism, if that is measured.
+pub(super) fn authenticates(session: &Session, request: &AuthRequest) {
+    if session.meters().are_on() {
+        session.insert(LastMechanism(request.mechanism()));
+    }
+}
+
 pub(super) fn authenticated(session: &mut Session, identity: Identity) -> After {
+    if session.meters().are_on()
+        && let Some(LastMechanism(mechanism)) = session.get()
+    {
+        quietly(|| session.meters().login(mechanism.as_str(), "accepted"));
+    }
     session.authenticated(identity);
     After::Done
 }

@@ -19,6 +19,7 @@
 //! | [`MapBodyLayer`] | DATA | none: replaces the body |
 //! | [`MapReplyLayer`] | any | none: changes replies |
 //! | [`MaxRecipientsLayer`] | RCPT | 452 4.5.3 to recipients over a limit per message |
+//! | `MetricsLayer` (feature `metrics`) | any | none: measures how long services take, and what they decide |
 //! | [`OwnSenderLayer`] | MAIL | 550 5.7.1 to senders that the user does not own, 530 5.7.0 before AUTH |
 //! | [`RateLimitLayer`] | any | 451 4.7.1 to clients, users or other keys over their rate |
 //! | [`ReceivedLayer`] | DATA | none: adds the trace header to the message, and a [`QueueId`] to the transaction |
@@ -114,6 +115,8 @@ pub use self::compose::{
     CondLayer, FromFn, FromFnFuture, FromFnLayer, FromFnWith, FromFnWithLayer, Gate, MapReply,
     MapReplyFuture, MapReplyLayer, Next, Trace, TraceFuture, TraceLayer, from_fn, from_fn_with,
 };
+#[cfg(feature = "metrics")]
+pub use self::compose::{Metrics, MetricsFuture, MetricsLayer};
 pub use self::exempt::Exempt;
 pub use self::limit::{
     AtLimit, Concurrency, ConcurrencyFuture, ConcurrencyLayer, Counted, FindKey, FixedSize,

@@ -20,6 +20,7 @@ use tokio::{
 use self::{refusals::Refusals, turns::Turns};
 use crate::{
     fault::{panic_message, quietly},
+    meter::waits_for_processor,
     net::Cidr,
 };
 
@@ -139,6 +140,7 @@ impl Permits {
         };
         // This wakes their tasks, which may run code that wants a permit itself, so the lock must not be held.
         drop(turned_away);
+        let _waits = waits_for_processor();
         let mut waiting = Waiting {
             permits: self,
             granted,

@@ -69,6 +69,17 @@ impl Verdict {
         known_reply(&**error).map_or(Self::Failed, |reply| reply.verdict())
     }
 
+    /// Returns a word for labels of metrics.
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Accepted => "accepted",
+            Self::Deferred => "deferred",
+            Self::Rejected => "rejected",
+            Self::Undecided => "undecided",
+            Self::Failed => "failed",
+        }
+    }
+
     /// Returns whether the request is refused, for now or for good. A fault is no refusal.
     #[must_use]
     pub const fn is_refused(self) -> bool {

@@ -36,6 +36,17 @@ enum Refused {
     ByGuard(GuardReason),
 }
 
+impl Refused {
+    /// Returns the value of a label of a metric.
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Full => "max_sessions",
+            Self::NoMemory => "memory_budget",
+            Self::ByGuard(reason) => reason.as_str(),
+        }
+    }
+}
+
 impl Acceptor {
     /// Accepts connections, and serves each as the latest server does, if the server can be replaced.
     pub(super) async fn run<L: Listener>(
@@ -116,6 +127,15 @@ impl Acceptor {
 
     /// Returns the permit for a session, or why there is none.
     fn admit<IO>(&self, accepted: &mut Accepted<IO>) -> Result<SessionPermit, Refused> {
+        let admitted = self.permit(accepted);
+        if let Err(refused) = admitted {
+            let meters = &self.engine.listener.meters;
+            quietly(|| meters.connection_refused(refused.as_str()));
+        }
+        admitted
+    }
+
+    fn permit<IO>(&self, accepted: &mut Accepted<IO>) -> Result<SessionPermit, Refused> {
         let visit = self.engine.admit(&accepted.peer);
         accepted.visit = visit.map_err(Refused::ByGuard)?;
         if !self.engine.listener.memory.admits_session() {

@@ -375,6 +375,18 @@ impl Server {
         self
     }
 
+    /// Measures the sessions of this server by the facade [`metrics`](https://docs.rs/metrics): sessions, messages, recipients,
+    /// logins, TLS handshakes, refusals and faults. Requests are measured by [`MetricsLayer`](crate::layer::MetricsLayer).
+    ///
+    /// Install a recorder before a listener is served, which is when most metrics are registered. Default: nothing is measured.
+    /// [The guide](crate::guide::metrics) lists all metrics.
+    #[cfg(feature = "metrics")]
+    #[must_use]
+    pub fn metrics(mut self) -> Self {
+        self.settings.metrics = true;
+        self
+    }
+
     /// Returns a handle that shuts the server down.
     pub fn handle(&self) -> Handle {
         Handle {

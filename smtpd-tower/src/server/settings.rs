@@ -17,6 +17,7 @@ use crate::{
     guard::Guard,
     layer::{DomainFilterLayer, HopLimitLayer},
     memory::MemoryBudget,
+    meter::Meters,
     net::TrustedPeers,
     permits::Permits,
     service::{BoxPhaseService, Pipeline},
@@ -51,6 +52,8 @@ pub(super) struct Settings {
     pub(super) permits: Permits,
     pub(super) guard: Guard,
     pub(super) memory: MemoryBudget,
+    #[cfg(feature = "metrics")]
+    pub(super) metrics: bool,
     #[cfg(feature = "proxy")]
     pub(super) proxy: Option<ProxyProtocol>,
     pub(super) xclient_from: Option<TrustedPeers>,
@@ -75,6 +78,8 @@ impl Settings {
             permits: Permits::shared(),
             guard: Guard::new(),
             memory: MemoryBudget::shared(),
+            #[cfg(feature = "metrics")]
+            metrics: false,
             #[cfg(feature = "proxy")]
             proxy: None,
             xclient_from: None,
@@ -101,6 +106,7 @@ impl Settings {
             on_error: self.hooks.error.clone(),
             permits: self.permits.clone(),
             memory: self.memory.clone(),
+            meters: self.meters(),
             shutting_down,
         };
         Ok(Engine {
@@ -120,6 +126,20 @@ impl Settings {
         })
     }
 
+    /// Returns what the sessions of a listener record.
+    #[cfg(feature = "metrics")]
+    fn meters(&self) -> Meters {
+        match self.metrics {
+            true => Meters::new(self.profile.map_or("none", Profile::as_str)),
+            false => Meters::default(),
+        }
+    }
+
+    #[cfg(not(feature = "metrics"))]
+    const fn meters(&self) -> Meters {
+        Meters
+    }
+
     pub(super) fn protocol(&self) -> Protocol {
         match (self.protocol, self.profile) {
             (Some(protocol), _) => protocol,
@@ -136,7 +156,9 @@ impl Settings {
     /// Returns what the sessions of a listener share. The driver's part follows from the other settings.
     fn driver_config(&self) -> DriverConfig {
         let log_wire = tracing::enabled!(tracing::Level::TRACE) || self.hooks.wire.is_set();
-        let report_replies = tracing::enabled!(tracing::Level::INFO) || self.hooks.reply.is_set();
+        let report_replies = tracing::enabled!(tracing::Level::INFO)
+            || self.hooks.reply.is_set()
+            || self.has_metrics();
         DriverConfig::new(self.resolved_config())
             .protocol(self.protocol())
             .starttls(self.has_tls() && !self.begins_with_tls())
@@ -231,6 +253,14 @@ impl Settings {
             MaxHops::AtMost(hops) => Some(hops),
             MaxHops::Unlimited => None,
         }
+    }
+
+    fn has_metrics(&self) -> bool {
+        #[cfg(feature = "metrics")]
+        let has_metrics = self.metrics;
+        #[cfg(not(feature = "metrics"))]
+        let has_metrics = false;
+        has_metrics
     }
 
     fn has_tls(&self) -> bool {

@@ -46,8 +46,23 @@ pub enum SessionError {
 impl SessionError {
     /// Logs the error, and calls the hooks.
     pub(super) fn report(&self, session: &Session, hook: &ErrorHook) {
-        quietly(|| self.log(session));
+        quietly(|| {
+            self.log(session);
+            session.meters().fault(self.kind());
+        });
         hook.call("on_error", session, self);
+    }
+
+    /// Returns a word for the label of a metric.
+    const fn kind(&self) -> &'static str {
+        match self {
+            Self::Io(_) => "io",
+            Self::Proxy(_) => "proxy",
+            Self::Tls(_) => "tls",
+            Self::Service { .. } => "service",
+            Self::ServiceTimeout { .. } => "timeout",
+            Self::Panic { .. } => "panic",
+        }
     }
 
     fn log(&self, session: &Session) {

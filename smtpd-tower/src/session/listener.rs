@@ -9,7 +9,7 @@ use std::{
 use smtpd_core::config::Timeouts;
 
 use super::{ErrorHook, Profile};
-use crate::{memory::MemoryBudget, permits::Permits};
+use crate::{memory::MemoryBudget, meter::Meters, permits::Permits};
 
 /// What the sessions of a listener have in common.
 #[derive(Clone, Default)]
@@ -23,6 +23,7 @@ pub(crate) struct ListenerFacts {
     /// For work that keeps a processor busy.
     pub(crate) permits: Permits,
     pub(crate) memory: MemoryBudget,
+    pub(crate) meters: Meters,
     pub(crate) shutting_down: ShuttingDown,
 }
 

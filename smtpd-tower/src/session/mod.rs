@@ -61,7 +61,8 @@ pub(crate) use self::{
 };
 use self::{proxied::Proxied, scope::Scope};
 use crate::{
-    body::BodyError, memory::MemoryBudget, net::PeerAddr, permits::Permits, phase_kind::PhaseKind,
+    body::BodyError, memory::MemoryBudget, meter::Meters, net::PeerAddr, permits::Permits,
+    phase_kind::PhaseKind,
 };
 #[doc(inline)]
 pub use smtpd_core::connection::{CloseReason, Greeting};
@@ -335,6 +336,11 @@ impl Session {
         if !self.facts.talked_early {
             self.update(|facts| facts.talked_early = true);
         }
+    }
+
+    /// Returns what is measured.
+    pub(crate) fn meters(&self) -> &Meters {
+        &self.facts.listener.meters
     }
 
     pub(crate) fn greeted(&mut self, name: ClientName, greeting: Greeting) {

@@ -46,6 +46,7 @@ const TOWER: Layers = Layers {
         ("addresses",     "sets of addresses"),
         ("header",        "names, addresses and dates as header fields may hold them"),
         ("phase_kind",    "the phases as values"),
+        ("meter",         "what is measured, if the feature `metrics` is on"),
         ("net",           "addresses, networks, trusted peers"),
         ("permits",       "how much hashing of passwords runs at a time, and who waits"),
         ("disk",          "how much work on disks runs at a time"),

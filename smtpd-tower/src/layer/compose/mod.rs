@@ -7,9 +7,13 @@ mod from_fn;
 mod from_fn_with;
 mod gate;
 mod map_reply;
+#[cfg(feature = "metrics")]
+mod metrics;
 mod trace;
 
 pub(in crate::layer) use self::gate::rule_layer;
+#[cfg(feature = "metrics")]
+pub use self::metrics::{Metrics, MetricsFuture, MetricsLayer};
 pub use self::{
     answer::AnswerFuture,
     catch_panic::{CatchPanic, CatchPanicFuture, CatchPanicLayer},

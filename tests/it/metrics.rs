@@ -1,0 +1,296 @@
+//! What a server records by the facade `metrics`, and the page that lists it.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::Path,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use metrics::{
+    Counter, Gauge, Histogram, HistogramFn, Key, KeyName, LocalRecorderGuard, Metadata, Recorder,
+    SharedString, Unit, set_default_local_recorder,
+};
+use smtpd_tower::{
+    Data, Pipeline, Rcpt, Reply, Request, Server, handler_fn,
+    layer::{DomainFilterLayer, MetricsLayer},
+    phase::Auth,
+    sasl::Secret,
+};
+use support::*;
+use tower::ServiceBuilder;
+
+/// A recorder that keeps what is described and registered.
+#[derive(Default)]
+struct Recorded {
+    /// The type and the unit of each name.
+    described: Mutex<BTreeMap<String, (&'static str, &'static str)>>,
+    values: Mutex<BTreeMap<String, Arc<AtomicU64>>>,
+    /// The names of the labels of each name.
+    labels: Mutex<BTreeMap<String, BTreeSet<String>>>,
+}
+
+/// How many values a histogram has.
+struct Count(Arc<AtomicU64>);
+
+impl HistogramFn for Count {
+    fn record(&self, _: f64) {
+        self.0.fetch_add(1, Relaxed);
+    }
+}
+
+impl Recorded {
+    /// Records what happens on this thread until the guard is dropped. The recorder of a test lasts as long as the process.
+    fn listen() -> (&'static Self, LocalRecorderGuard<'static>) {
+        let recorded = &*Box::leak(Box::<Self>::default());
+        (recorded, set_default_local_recorder(recorded))
+    }
+
+    fn describe(&self, key: &KeyName, kind: &'static str, unit: Option<Unit>) {
+        let unit = match unit {
+            Some(Unit::Count) | None => "",
+            Some(unit) => unit.as_str(),
+        };
+        let mut described = self.described.lock().unwrap();
+        described.insert(key.as_str().to_owned(), (kind, unit));
+    }
+
+    fn register(&self, key: &Key) -> Arc<AtomicU64> {
+        let labels = key.labels().map(|label| label.key().to_owned());
+        let mut all = self.labels.lock().unwrap();
+        all.entry(key.name().to_owned()).or_default().extend(labels);
+        let shown = key
+            .labels()
+            .map(|label| format!(" {}={}", label.key(), label.value()));
+        let name = format!("{}{}", key.name(), shown.collect::<String>());
+        self.values.lock().unwrap().entry(name).or_default().clone()
+    }
+
+    fn value(&self, name: &str) -> u64 {
+        let values = self.values.lock().unwrap();
+        values.get(name).map_or(0, |value| value.load(Relaxed))
+    }
+
+    fn gauge(&self, name: &str) -> f64 {
+        f64::from_bits(self.value(name))
+    }
+
+    /// The metrics that have a value and begin so.
+    fn with_values(&self, start: &str) -> Vec<String> {
+        let values = self.values.lock().unwrap();
+        let all = values.iter().filter(|(name, _)| name.starts_with(start));
+        let all = all.filter(|(_, value)| value.load(Relaxed) > 0);
+        all.map(|(name, value)| format!("{name}: {}", value.load(Relaxed)))
+            .collect()
+    }
+}
+
+impl Recorder for Recorded {
+    fn describe_counter(&self, key: KeyName, unit: Option<Unit>, _: SharedString) {
+        self.describe(&key, "counter", unit);
+    }
+
+    fn describe_gauge(&self, key: KeyName, unit: Option<Unit>, _: SharedString) {
+        self.describe(&key, "gauge", unit);
+    }
+
+    fn describe_histogram(&self, key: KeyName, unit: Option<Unit>, _: SharedString) {
+        self.describe(&key, "histogram", unit);
+    }
+
+    fn register_counter(&self, key: &Key, _: &Metadata<'_>) -> Counter {
+        Counter::from_arc(self.register(key))
+    }
+
+    fn register_gauge(&self, key: &Key, _: &Metadata<'_>) -> Gauge {
+        Gauge::from_arc(self.register(key))
+    }
+
+    fn register_histogram(&self, key: &Key, _: &Metadata<'_>) -> Histogram {
+        Histogram::from_arc(Arc::new(Count(self.register(key))))
+    }
+}
+
+fn measured() -> Server {
+    let rcpt = ServiceBuilder::new()
+        .layer(DomainFilterLayer::parse(["b"]).unwrap())
+        .service(handler_fn(async |_: Request<Rcpt>| {}));
+    let pipeline = Pipeline::new()
+        .auth(handler_fn(async |_: Request<Auth>| {
+            Secret::password("secret")
+        }))
+        .rcpt(rcpt)
+        .data(handler_fn(async |request: Request<Data>| {
+            let message = request.into_body().collect().await?;
+            match message.starts_with(b"bad") {
+                true => Ok(Reply::rejected("No")),
+                false => Ok::<_, smtpd_tower::BodyError>(Reply::OK),
+            }
+        }))
+        .layer(MetricsLayer::new());
+    server(pipeline)
+        .configure(|config| config.allow_insecure_auth(true))
+        .metrics()
+}
+
+/// Two messages, of which one is refused, and other refusals.
+async fn talk(server: &Server) {
+    let mut client = Client::greeted(server).await;
+    client.cmd("EHLO client.example", "250").await;
+    client.cmd("AUTH PLAIN AGFsaWNlAHdyb25n", "535").await;
+    client.cmd("AUTH PLAIN AGFsaWNlAHNlY3JldA==", "235").await;
+    for (message, code) in [("good", "250"), ("bad", "554")] {
+        client.cmd("MAIL FROM:<a@b>", "250").await;
+        client.cmd("RCPT TO:<a@b>", "250").await;
+        client.cmd("RCPT TO:<a@c>", "550").await;
+        client.cmd("DATA", "354").await;
+        client.send(format!("{message}\r\n.\r\n")).await;
+        client.expect(code).await;
+    }
+    client.cmd("FOO", "500").await;
+    client.cmd("QUIT", "221").await;
+    client.take_session().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_happens_in_a_session_is_not_counted() {
+    let (recorded, _guard) = Recorded::listen();
+    let server = measured();
+    talk(&server).await;
+    assert_eq!(
+        recorded.with_values("smtp.server.a"),
+        [
+            "smtp.server.auth mechanism=PLAIN outcome=accepted: 1",
+            "smtp.server.auth mechanism=PLAIN outcome=failed: 1",
+        ]
+    );
+    assert_eq!(
+        recorded.with_values("smtp.server.messages"),
+        [
+            "smtp.server.messages outcome=accepted: 1",
+            "smtp.server.messages outcome=rejected: 1",
+        ]
+    );
+    assert_eq!(
+        recorded.with_values("smtp.server.recipients"),
+        [
+            "smtp.server.recipients outcome=accepted: 2",
+            "smtp.server.recipients outcome=rejected: 2",
+        ]
+    );
+    assert_eq!(
+        recorded.with_values("smtp.server.ref"),
+        [
+            "smtp.server.refusals origin=DomainFilterLayer phase=rcpt status=5.7.1: 2",
+            "smtp.server.refusals origin=protocol phase=auth status=5.7.8: 1",
+            "smtp.server.refusals origin=protocol phase=command status=5.5.1: 1",
+            "smtp.server.refusals origin=service phase=data status=5.7.1: 1",
+        ]
+    );
+    assert_eq!(
+        recorded.with_values("smtp.server.request.duration phase=auth"),
+        ["smtp.server.request.duration phase=auth outcome=undecided: 2"]
+    );
+    assert_eq!(recorded.value("smtp.server.message.size"), 2);
+    assert_eq!(recorded.value("smtp.server.session.duration end=quit"), 1);
+    assert!(recorded.value("smtp.server.bytes direction=received") > 100);
+    assert_eq!(recorded.with_values("smtp.server.faults"), [""; 0]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_that_is_dropped_stays_active() {
+    let (recorded, _guard) = Recorded::listen();
+    let server = measured();
+    let active = || recorded.gauge("smtp.server.sessions.active profile=none");
+    let mut client = Client::greeted(&server).await;
+    let other = Client::greeted(&server).await;
+    assert_eq!(active(), 2.0);
+    let session = client.take_session();
+    session.abort();
+    assert!(session.await.unwrap_err().is_cancelled());
+    assert_eq!(active(), 1.0);
+    drop(other);
+    settle().await;
+    server.handle().shutdown(Duration::from_secs(1)).await;
+    assert_eq!(active(), 0.0);
+    assert_eq!(
+        recorded.value("smtp.server.session.duration end=aborted"),
+        1
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_over_the_limit_is_not_counted() {
+    let (recorded, _guard) = Recorded::listen();
+    let server = measured().max_sessions(1);
+    let _first = Client::greeted(&server).await;
+    let mut second = Client::connect(&server);
+    second.expect("421").await;
+    let refused = recorded.value("smtp.server.connections.refused limit=sessions");
+    assert_eq!(refused, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_recorded_unless_it_is_wanted() {
+    let (recorded, _guard) = Recorded::listen();
+    let mut client = Client::greeted(&server(accept_rcpt())).await;
+    client.cmd("FOO", "500").await;
+    client.cmd("QUIT", "221").await;
+    assert!(recorded.labels.lock().unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn the_page_lists_every_metric_and_no_other() {
+    let (recorded, _guard) = Recorded::listen();
+    let server = measured();
+    talk(&server).await;
+    let mut overdue = Client::greeted(&server.clone().max_sessions(1)).await;
+    Client::connect(&server.clone().max_sessions(1))
+        .expect("421")
+        .await;
+    overdue.cmd("QUIT", "221").await;
+
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("smtpd-tower/docs/metrics.md");
+    let page = fs::read_to_string(page).unwrap();
+    let described = recorded.described.lock().unwrap();
+    let labels = recorded.labels.lock().unwrap();
+    let mut listed = BTreeSet::new();
+    for row in page
+        .lines()
+        .filter(|line| line.starts_with("| `smtp.server."))
+    {
+        let cells: Vec<_> = row.split('|').map(str::trim).collect();
+        let name = cells[1].trim_matches('`');
+        let (kind, unit) = described[name];
+        assert_eq!((cells[2], cells[3]), (kind, unit), "{name}");
+        // Those that nothing has happened to have no labels here.
+        if let Some(labels) = labels.get(name) {
+            let named: BTreeSet<_> = cells[4]
+                .split(", ")
+                .map(|l| l.trim_matches('`').to_owned())
+                .collect();
+            let named: BTreeSet<_> = named.into_iter().filter(|l| !l.is_empty()).collect();
+            assert_eq!(&named, labels, "{name}");
+        }
+        listed.insert(name.to_owned());
+    }
+    let described: BTreeSet<_> = described.keys().cloned().collect();
+    assert_eq!(listed, described);
+    let untouched: Vec<_> = described
+        .iter()
+        .filter(|name| !labels.contains_key(*name))
+        .collect();
+    assert_eq!(
+        untouched,
+        [
+            "smtp.server.disk.waiting",
+            "smtp.server.faults",
+            "smtp.server.passwords.waiting",
+            "smtp.server.tls.handshake.duration",
+        ]
+    );
+}
