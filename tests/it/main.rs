@@ -26,6 +26,7 @@ mod rfc_page;
 mod router;
 mod server;
 mod sessions;
+mod smuggling;
 mod tls;
 mod tls_certificates;
 mod tls_clients;

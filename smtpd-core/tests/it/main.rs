@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "all of it is a test")]
 
 mod answered;
+mod corpus;
 mod misuse;
 mod properties;
 mod sasl_clients;
