@@ -4,6 +4,7 @@
 mod answered;
 mod corpus;
 mod misuse;
+mod model;
 mod properties;
 mod sasl_clients;
 mod support;
