@@ -90,13 +90,15 @@ class Server:
     # All of them: how they end is a check of its own.
     started = []
 
-    def __init__(self, running, binary, scratch, *options, log=("--log-level", "trace")):
+    def __init__(self, running, binary, scratch, *options, log=("--log-level", "trace"), **spawn):
+        """`spawn` changes how the process is started: `env`, `preexec_fn`, another `stderr`."""
         self.maildir = os.path.join(scratch, "mail")
         self.log = os.path.join(scratch, "log")
         # Others must be able to write to its sockets, who in these tests are other users.
-        self.process = subprocess.Popen(
-            [binary, "--maildir", self.maildir, "--hostname", "mx.test", *log, *options],
-            stdout=subprocess.PIPE, stderr=open(self.log, "wb"), umask=0)
+        with open(self.log, "ab") as stderr:
+            self.process = subprocess.Popen(
+                [binary, "--maildir", self.maildir, "--hostname", "mx.test", *log, *options],
+                **{"stdout": subprocess.PIPE, "stderr": stderr, "umask": 0, **spawn})
         running.callback(self.kill)
         self.started.append(self)
         self.ports = {}
