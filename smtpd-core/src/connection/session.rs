@@ -129,7 +129,8 @@ impl Session {
     }
 
     /// Processes one unit of input. Returns whether there was enough input.
-    #[inline]
+    // It is called in two places. Without inlining, each command costs one percent more.
+    #[inline(always)]
     pub(super) fn step(&mut self, input: &mut BytesMut) -> bool {
         match self.reading {
             Mode::Message => self.take_message(input),
