@@ -45,9 +45,9 @@ pub struct Limits {
     /// an error. Default: 20.
     pub errors: u32,
     /// The number of client errors, and of rejected recipients since the last accepted message, that are answered at once. Each
-    /// further one is answered one second later than the one before, and nothing is read from the client meanwhile: who guesses
-    /// addresses or commands waits, and a client that makes a mistake does not notice. Each of the two is counted by itself. To
-    /// answer all of them at once, set it to [`u32::MAX`]. Default: 10.
+    /// further one is held back for one more second, up to three, and nothing is read from the client meanwhile: a client that
+    /// guesses addresses or commands waits, and one that makes a few mistakes does not notice. Each of the two is counted by
+    /// itself. To answer all of them at once, set it to [`u32::MAX`]. Default: 10.
     pub prompt_refusals: u32,
     /// The number of recipients rejected with 5yz since the last accepted message that ends the session: the last of them is
     /// answered with 421 (RFC 5321 section 7.3: addresses must not be found out by RCPT). Default: 50.

@@ -6,8 +6,12 @@ use crate::{
     time::{Moment, Nanos},
 };
 
-/// By how much later each reply is sent than the one before.
+/// By how much longer each reply is held back than the one before.
 const STEP_MILLIS: u64 = 1000;
+
+/// How long a reply is held back at most. Longer waits would hardly slow a guesser further, because the next session begins without
+/// any, and an honest program with a short timeout takes them for a dead server.
+const MOST_MILLIS: u64 = 3000;
 
 /// After how many deferred recipients the client has to wait for a moment.
 const DEFERRED_AT_ONCE: u32 = 1000;
@@ -54,12 +58,16 @@ impl When {
         Self::decide(number, limits.prompt_refusals, limits.errors)
     }
 
-    /// Decides by the number of refusals so far. After the first `prompt`, each is sent later than the one before.
+    /// Decides by the number of refusals so far. After the first `prompt`, each is held back, longer than the one before up to a
+    /// maximum.
     fn decide(number: u32, prompt: u32, most: u32) -> Self {
         match number {
             number if number >= most => Self::Never,
             number if number <= prompt => Self::Now,
-            number => Self::After(Nanos::from_millis(STEP_MILLIS * u64::from(number - prompt))),
+            number => {
+                let delay = STEP_MILLIS * u64::from(number - prompt);
+                Self::After(Nanos::from_millis(delay.min(MOST_MILLIS)))
+            }
         }
     }
 }
@@ -136,20 +144,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_first_refusals_are_prompt_and_each_further_one_is_later() {
+    fn the_first_refusals_are_prompt_and_the_others_up_to_three_seconds_late() {
         let after = |seconds: u64| When::After(Nanos::from_millis(1000 * seconds));
         let limits = Limits::default();
         let mut refusals = Refusals::default();
         let all: Vec<_> = (1..=20).map(|n| When::of_error(n, &limits)).collect();
         assert!(all[..10].iter().all(|when| *when == When::Now));
-        for (number, when) in (1..).zip(&all[10..19]) {
-            assert_eq!(*when, after(number));
+        for (number, when) in (1_u64..).zip(&all[10..19]) {
+            assert_eq!(*when, after(number.min(3)));
         }
         assert_eq!(all[19], When::Never);
         let all: Vec<_> = (0..50).map(|_| refusals.rejected(&limits)).collect();
         assert_eq!(
             (all[9], all[10], all[48], all[49]),
-            (When::Now, after(1), after(39), When::Never)
+            (When::Now, after(1), after(3), When::Never)
         );
     }
 

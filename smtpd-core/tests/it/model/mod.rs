@@ -104,6 +104,7 @@ proptest! {
 struct Client {
     connection: Connection,
     input: BytesMut,
+    now: Instant,
     closed: bool,
 }
 
@@ -130,6 +131,7 @@ impl Client {
         Self {
             connection: Connection::new(Arc::new(config)),
             input: BytesMut::new(),
+            now: Instant::now(),
             closed: false,
         }
     }
@@ -164,18 +166,20 @@ impl Client {
         (replies, left)
     }
 
-    /// Passes input to the connection until it waits for more. A handshake succeeds at once.
+    /// Passes input to the connection until it waits for more. A handshake succeeds at once, and a reply that is held back comes
+    /// at once, too.
     fn play(&mut self, bytes: &[u8], answers: &[Answer]) -> (Vec<u16>, usize) {
-        let (now, mut output, mut answers) = (Instant::now(), Vec::new(), answers.iter());
+        let (mut output, mut answers) = (Vec::new(), answers.iter());
         self.input.extend_from_slice(bytes);
         let mut answer = || answers.next().copied().unwrap_or(Answer::Yes);
         loop {
-            match self.connection.poll(now, &mut self.input) {
+            match self.connection.poll(self.now, &mut self.input) {
                 Step::Write(mut writing) => {
                     output.extend_from_slice(writing.bytes());
-                    writing.wrote(writing.bytes().len(), now);
+                    writing.wrote(writing.bytes().len(), self.now);
                 }
                 Step::Read(_) => break,
+                Step::Answer(wait) if wait.holds_reply() => self.now = wait.until(),
                 Step::Handshake(wait) => wait.done(&mut self.input, TlsFacts::default()),
                 Step::Closed(_) => {
                     self.closed = true;
