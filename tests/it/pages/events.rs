@@ -47,6 +47,7 @@ impl Event {
             match argument.strip_prefix('"') {
                 _ if field.starts_with("parent:") => {}
                 // The level of a macro of the file's own.
+                _ if field == "Level::INFO" => event.level = "INFO".to_owned(),
                 _ if field == "$level" => event.level = "DEBUG, at DATA INFO".to_owned(),
                 Some(text) => event.message = with_gaps(text.trim_end_matches('"')),
                 None => event

@@ -9,6 +9,7 @@ mod gate;
 mod map_reply;
 #[cfg(feature = "metrics")]
 mod metrics;
+mod session_span;
 mod trace;
 
 pub(in crate::layer) use self::gate::rule_layer;

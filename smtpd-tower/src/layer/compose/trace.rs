@@ -11,6 +11,7 @@ use tower_layer::Layer;
 use tower_service::Service;
 use tracing::{Level, Span, field};
 
+use super::session_span::SessionSpan;
 use crate::{
     body::thrown_reply,
     fault::{QuietSpan, caught, quietly},
@@ -26,6 +27,11 @@ use crate::{
 /// is not refused has no code yet, because the engine completes it later. If a message has a reply for each recipient, the event
 /// has the number of recipients that are `accepted` and `refused`, and the `codes` with the number of each, such as
 /// `codes="250 x2, 452 x1"`; `code` and `status` are those of the single reply that SMTP sends, and LMTP has none.
+///
+/// These spans are within one for the session, `smtp.session`, of the level INFO. Its fields have the names that OpenTelemetry uses:
+/// `client.address`, `client.port`, `server.address`, `server.port`, `network.transport`, `network.protocol.name`,
+/// `tls.protocol.version` and `tls.cipher`, which are recorded once they are known, and `smtp.session.id`. It ends with the
+/// session; XCLIENT begins another one.
 ///
 /// A refusal that the service throws as an error is an answer like any other. The event is a WARN if the service fails
 /// (`failed`, with the `error`), and if the engine or a layer outside gives up before the reply (`cancelled`); it then includes
@@ -246,7 +252,8 @@ fn codes(each: &[Reply]) -> String {
 impl Record {
     /// Returns `None` if no subscriber enables even warnings, and if the subscriber panics.
     fn begin(phase: PhaseKind, session: &Session) -> Option<Self> {
-        let span = caught(|| Self::span(phase, session)).ok().flatten()?;
+        let span = caught(|| SessionSpan::in_scope(session, || Self::span(phase, session)));
+        let span = span.ok().flatten()?;
         Some(Self {
             span: QuietSpan::new(span),
             phase,
@@ -355,6 +362,7 @@ mod tests {
         fault::{self, test::Panicking},
         net::PeerAddr,
         phase::{Auth, Data, Mail},
+        session::{TlsInfo, TlsVersion},
     };
 
     #[derive(Clone, Default)]
@@ -392,6 +400,36 @@ mod tests {
         }
     }
 
+    /// The span of a session, as the log shows it before that of a request.
+    fn within(id: u64, client: &str, port: u16) -> String {
+        format!(
+            r#"smtp.session{{smtp.session.id={id} network.protocol.name="smtp" network.transport="tcp" client.address={client} client.port={port} server.address=127.0.0.1 server.port=25}}:"#
+        )
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_span_of_a_session_stays_open_while_something_has_the_session() {
+        let (log, _guard) = Log::listen(Level::INFO);
+        let tls = TlsInfo::new(TlsVersion::Tls13, "TLS_AES_128_GCM_SHA256");
+        let data = || Data::new(Envelope::default(), Body::from(""));
+        let session = Session::local();
+        ask(Request::new(session.clone(), data()), Ok(Reply::OK.into())).await;
+        // Both are the same session, which TLS has begun for meanwhile.
+        let secured = session.clone().with_tls(tls);
+        ask(Request::new(secured.clone(), data()), Ok(Reply::OK.into())).await;
+        let lines = log.lines();
+        assert!(!lines[1].contains("tls"), "{lines:?}");
+        let facts = r#" tls.protocol.version="1.3" tls.cipher="TLS_AES_128_GCM_SHA256"}"#;
+        assert!(lines[3].contains(facts), "{lines:?}");
+        session.end();
+        ask(Request::new(secured, data()), Ok(Reply::OK.into())).await;
+        let lines = log.lines();
+        assert!(
+            lines.iter().all(|line| !line.contains("smtp.session")),
+            "{lines:?}"
+        );
+    }
+
     fn mail(session: Session) -> Request<Mail> {
         Request::new(session, Mail::new(ReversePath::Null))
     }
@@ -418,7 +456,8 @@ mod tests {
         let id = session.id();
         ask(mail(session), Ok(Reply::relay_denied())).await;
         let span = format!(
-            r#"smtp{{phase="mail" session={id} peer=192.0.2.1:4711 helo=a.example identity=alice}}"#
+            r#"{}smtp{{phase="mail" session={id} peer=192.0.2.1:4711 helo=a.example identity=alice}}"#,
+            within(id, "192.0.2.1", 4711)
         );
         assert_eq!(
             log.lines(),
@@ -438,7 +477,8 @@ mod tests {
         assert_eq!(log.lines(), ["WARN within"]);
         let data = Data::new(Envelope::default(), Body::from(""));
         ask(Request::new(session, data), Ok(Reply::OK.into())).await;
-        let span = format!(r#"smtp{{phase="data" session={id} peer=127.0.0.1:0}}"#);
+        let session = within(id, "127.0.0.1", 0);
+        let span = format!(r#"{session}smtp{{phase="data" session={id} peer=127.0.0.1:0}}"#);
         assert_eq!(
             log.lines(),
             [
