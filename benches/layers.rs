@@ -22,10 +22,10 @@ use smtpd_tower::{
         self, Admit, AllowClientsLayer, CatchPanicLayer, ConcurrencyLayer, CondLayer,
         DenyClientsLayer, DenySendersLayer, DistinctRecipientsLayer, DomainFilterLayer,
         FreeSpaceLayer, Gate, GreylistLayer, GreylistPolicy, HeloCheckLayer, HopLimitLayer,
-        MapBodyLayer, MapReplyLayer, MaxRecipientsLayer, Next, OwnSenderLayer, RateLimitLayer,
-        ReceivedLayer, RecipientsLayer, RequireAuthLayer, RequireTlsLayer, ReverseDnsLayer,
-        ScoreGateLayer, ScoreLayer, SessionsPerIpLayer, SizeLimitLayer, SpoolLayer,
-        SubmissionFieldsLayer, TarpitLayer, TeeLayer, TraceLayer,
+        MapBodyLayer, MapReplyLayer, MaxRecipientsLayer, MetricsLayer, Next, OwnSenderLayer,
+        RateLimitLayer, ReceivedLayer, RecipientsLayer, RequireAuthLayer, RequireTlsLayer,
+        ReverseDnsLayer, ScoreGateLayer, ScoreLayer, SessionsPerIpLayer, SizeLimitLayer,
+        SpoolLayer, SubmissionFieldsLayer, TarpitLayer, TeeLayer, TraceLayer,
     },
     limiter::Rate,
     router::Router,
@@ -43,7 +43,7 @@ type Call = Box<dyn FnMut()>;
 /// The name of a layer, the phase at which it is measured, and how it is made.
 type Case = (&'static str, &'static str, fn() -> Call);
 
-const CASES: [Case; 44] = [
+const CASES: [Case; 45] = [
     ("none", "connect", || at_connect(Identity::new())),
     ("none", "mail", || at_mail(Identity::new())),
     ("none", "rcpt", || at_rcpt(Identity::new())),
@@ -149,6 +149,7 @@ const CASES: [Case; 44] = [
     ("MapBodyLayer", "data", || {
         at_data(MapBodyLayer::new(|body| body))
     }),
+    ("MetricsLayer", "rcpt", || at_rcpt(MetricsLayer::new())),
     ("ReceivedLayer", "data", || at_data(ReceivedLayer::new())),
     ("SizeLimitLayer", "data", || {
         at_data(SizeLimitLayer::new(1 << 20))

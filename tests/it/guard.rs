@@ -17,6 +17,7 @@ use smtpd_tower::{
     net::{CidrSet, PeerAddr, TrustedPeers},
     phase::AuthOutcome,
     proxy::ProxyProtocol,
+    reply::Origin,
     tls::TlsConfig,
 };
 use support::*;
@@ -574,4 +575,20 @@ async fn a_reply_that_is_held_back_keeps_a_session_whose_client_is_gone() {
     server.handle().shutdown(Duration::ZERO).await;
     client.expect("421 4.3.2").await;
     assert!(begun.elapsed() <= SECOND, "{:?}", begun.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_login_that_the_guard_refuses_seems_refused_by_the_protocol() {
+    let rate = smtpd_tower::limiter::Rate::per_hour(1).unwrap();
+    let (server, _) = with_auth(Guard::new().failed_logins(rate));
+    let (told, mut origins) = mpsc::unbounded_channel();
+    let server = server.on_reply(move |_, answered| {
+        let code = answered.reply().code().as_u16();
+        let _ = told.send((code, answered.origin(), answered.is_failed_login()));
+    });
+    let mut client = refused_login(&server).await;
+    client.expect("454 4.7.0").await;
+    quit(client).await;
+    assert_eq!(origins.recv().await, Some((535, Origin::Protocol, true)));
+    assert_eq!(origins.recv().await, Some((454, Origin::Guard, false)));
 }

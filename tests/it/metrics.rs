@@ -230,7 +230,7 @@ async fn a_connection_over_the_limit_is_not_counted() {
     let _first = Client::greeted(&server).await;
     let mut second = Client::connect(&server);
     second.expect("421").await;
-    let refused = recorded.value("smtp.server.connections.refused limit=sessions");
+    let refused = recorded.value("smtp.server.connections.refused limit=max_sessions");
     assert_eq!(refused, 1);
 }
 

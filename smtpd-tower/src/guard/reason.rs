@@ -3,7 +3,7 @@ use std::{
     sync::atomic::{AtomicU64, Ordering},
 };
 
-use smtpd_core::reply::{Code, Reply, Status};
+use smtpd_core::reply::{Code, Origin, Reply, Status};
 
 /// Why the guard refuses a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -65,6 +65,7 @@ impl GuardReason {
             Self::Handshakes | Self::AllHandshakes | Self::FailedLogins => "try again later",
         };
         Reply::new(Code::SERVICE_UNAVAILABLE, Status::POLICY, signed(text))
+            .with_origin(Origin::Guard)
     }
 
     /// Returns the reply to a command that cannot be served now: 454 4.7.0, to AUTH (RFC 4954 section 6) and to STARTTLS (RFC
@@ -74,7 +75,7 @@ impl GuardReason {
             Self::FailedLogins => "Too many failed authentications, try again later",
             _ => "TLS is not available now, try again later",
         };
-        Reply::new(Code::TLS_UNAVAILABLE, Status::POLICY, text)
+        Reply::new(Code::TLS_UNAVAILABLE, Status::POLICY, text).with_origin(Origin::Guard)
     }
 }
 

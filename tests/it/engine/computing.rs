@@ -42,7 +42,7 @@ fn talkative(server: Server) -> Server {
         config.limits(|limits| {
             (limits.idle_commands, limits.messages) = (u32::MAX, u32::MAX);
             (limits.errors, limits.prompt_refusals) = (u32::MAX, u32::MAX);
-            limits.deferred_recipients = u32::MAX;
+            (limits.recipients, limits.deferred_recipients) = (u32::MAX, u32::MAX);
         })
     })
 }
