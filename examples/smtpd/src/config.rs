@@ -1,7 +1,5 @@
 //! From the options to the settings of the protocol.
 
-use std::time::Duration;
-
 use smtpd_tower::{
     Config, Profile, Server,
     address::Leniency,
@@ -15,8 +13,7 @@ pub(crate) fn apply(options: &Options, config: Config) -> Config {
     let config = config
         .limits(|limits| set_limits(options, limits))
         .timeouts(|timeouts| {
-            if let Some(seconds) = options.timeout {
-                let limit = Duration::from_secs(seconds.get().into());
+            if let Some(limit) = options.timeout {
                 *timeouts = Timeouts::default().inactivity(limit);
             }
         })
@@ -93,6 +90,8 @@ fn require(options: &Options, mut config: Config) -> Config {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     fn of(line: &str) -> Config {

@@ -7,26 +7,59 @@ use crate::{
 };
 
 /// Whether something is wrong, and what to say then.
-type Fault = (bool, &'static str);
+pub(crate) type Fault = (bool, &'static str);
 
 fn is_on(switch: Option<bool>) -> bool {
     switch.unwrap_or_default()
 }
 
 impl Options {
-    /// Returns what cannot work, before anything starts.
-    pub(crate) fn fault(&self) -> Option<&'static str> {
+    /// Returns what cannot work, before anything starts, with the place of the option that each names first.
+    pub(crate) fn faults(&self) -> Vec<String> {
         self.tls_faults()
             .into_iter()
             .chain(self.client_certificate_faults())
             .chain(self.user_faults())
             .chain(self.operation_faults())
             .chain([self.lenient_fault()])
-            .find_map(|(found, fault)| found.then_some(fault))
-            .or_else(|| self.mode_fault(self.has_tls()))
+            .chain(self.recipient_faults())
+            .chain(self.mode_faults(self.has_tls()))
+            .filter(|(is_found, _)| *is_found)
+            .map(|(_, fault)| self.placed(fault))
+            .collect()
     }
 
-    fn is_self_signed(&self) -> bool {
+    fn placed(&self, fault: &str) -> String {
+        let mut options = fault.split([' ', ',', ':', '=']).filter_map(|word| {
+            let option = word.strip_prefix("--")?;
+            self.given.is_from_file(option).then_some(option)
+        });
+        match options.next() {
+            Some(option) => format!("{}: {fault}", self.given.place(option)),
+            None => fault.to_owned(),
+        }
+    }
+
+    fn recipient_faults(&self) -> [Fault; 3] {
+        let is_name = |c: char| c.is_ascii_alphanumeric() || c == '.' || !c.is_ascii_graphic();
+        [
+            (
+                self.recipients.is_some() && self.domain.is_empty(),
+                "--recipients needs --domain: mail for other domains is not taken",
+            ),
+            (
+                self.recipient_delimiter.is_some() && self.recipients.is_none(),
+                "--recipient-delimiter needs --recipients",
+            ),
+            (
+                self.recipient_delimiter.is_some_and(is_name),
+                "--recipient-delimiter is a character that names do not have, such as + or -",
+            ),
+        ]
+    }
+
+    /// Whether the certificate is made here.
+    pub(crate) fn is_self_signed(&self) -> bool {
         is_on(self.tls_self_signed) || is_on(self.tls_self_signed_keep)
     }
 
@@ -148,9 +181,16 @@ impl Options {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::mistakes::Mistakes;
 
-    fn read(line: &str) -> Result<Options, clap::Error> {
-        Options::read(["smtpd"].into_iter().chain(line.split_whitespace()))
+    /// Returns the exit code and what is wrong.
+    fn read(line: &str) -> Result<Options, (u8, String)> {
+        let options = Options::read(["smtpd"].into_iter().chain(line.split_whitespace()));
+        let options = options.map_err(|error| (error.exit_code(), error.to_string()))?;
+        let mut mistakes = Mistakes::default();
+        mistakes.of_options(options.faults());
+        let options = mistakes.or(Some(options));
+        options.map_err(|mistakes| (mistakes.exit_code(), mistakes.to_string()))
     }
 
     #[test]
@@ -204,8 +244,8 @@ mod tests {
             "--require-auth --users f",
             "--require-auth --user a:b --auth-mechanisms LOGIN",
         ] {
-            let error = read(line).unwrap_err();
-            assert_eq!(error.exit_code(), 2, "{line}");
+            let (code, error) = read(line).unwrap_err();
+            assert_eq!(code, 2, "{line}: {error}");
         }
         for line in [
             "",

@@ -1,247 +1,197 @@
-//! Options from a TOML file.
+//! The file of options, which is TOML: its fields have the names of the options.
 
-use std::{fmt, fs, marker::PhantomData, path::Path, str::FromStr};
-
-use serde::{
-    Deserialize, Deserializer,
-    de::{Error, SeqAccess, Visitor},
+use std::{
+    fs::{self, File},
+    io::{self, Read as _},
+    path::Path,
 };
-use toml::de::DeTable;
 
-use crate::options::Options;
+use toml::de::{DeTable, DeValue};
 
-/// Reads a file of options.
+/// One value of a field.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Setting {
+    pub(crate) field: String,
+    pub(crate) line: usize,
+    pub(crate) value: String,
+}
+
+/// A mistake in the file: the line, and what is wrong there.
+pub(crate) type Wrong = (usize, String);
+
+/// Returns the values of all fields, in the order of the file, and what is wrong with the rest.
+pub(crate) fn parse(text: &str) -> (Vec<Setting>, Vec<Wrong>) {
+    let line_of = |at: usize| {
+        let before = text.bytes().take(at);
+        before.filter(|byte| *byte == b'\n').count() + 1
+    };
+    let (table, errors) = DeTable::parse_recoverable(text);
+    let errors = errors.into_iter().map(|error| {
+        let at = error.span().map_or(0, |span| span.start);
+        (line_of(at), error.message().to_owned())
+    });
+    let (mut settings, mut wrong) = (Vec::new(), errors.collect::<Vec<_>>());
+    for (field, value) in table.get_ref() {
+        let mut add = |at: usize, value: &DeValue<'_>| match text_of(value) {
+            Some(value) => settings.push(Setting {
+                field: field.get_ref().to_string(),
+                line: line_of(at),
+                value,
+            }),
+            None => wrong.push((
+                line_of(at),
+                format!(
+                    "{}: expected text, a number, true or false, or an array of these, not a {}",
+                    field.get_ref(),
+                    value.type_str()
+                ),
+            )),
+        };
+        match value.get_ref() {
+            DeValue::Array(values) => values
+                .iter()
+                .for_each(|value| add(value.span().start, value.get_ref())),
+            value => add(field.span().start, value),
+        }
+    }
+    settings.sort_by_key(|setting| setting.line);
+    (settings, wrong)
+}
+
+/// The value as it would be written on the command line.
+fn text_of(value: &DeValue<'_>) -> Option<String> {
+    match value {
+        DeValue::String(text) => Some(text.to_string()),
+        DeValue::Integer(number) => Some(number.to_string()),
+        DeValue::Boolean(on) => Some(on.to_string()),
+        _ => None,
+    }
+}
+
+/// Whether a file may be a pipe, which can be read once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Pipes {
+    Allowed,
+    /// Reading it again would wait for somebody who writes into it.
+    Refused,
+}
+
+/// Reads a whole file. A byte order mark, as some editors write it, is left out.
 ///
 /// # Errors
-/// One line with the file, the line and the field at fault.
-pub(crate) fn read(path: &Path) -> Result<Options, String> {
-    let text = fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
-    parse(&text).map_err(|fault| format!("{}:{fault}", path.display()))
-}
-
-fn parse(text: &str) -> Result<Options, String> {
-    toml::from_str(text).map_err(|error| {
-        let at = error.span().map_or(0, |span| span.start);
-        let line = text.bytes().take(at).filter(|byte| *byte == b'\n').count() + 1;
-        let field = field(text, at)
-            .map(|field| format!("{field}: "))
-            .unwrap_or_default();
-        // The list of known fields is long; --help shows it.
-        let message = error
-            .message()
-            .split(", expected one of")
-            .next()
-            .unwrap_or_default();
-        format!("{line}: {field}{message}")
-    })
-}
-
-/// Returns the field that contains the byte at that offset.
-fn field(text: &str, at: usize) -> Option<String> {
-    match DeTable::parse(text) {
-        Ok(table) => {
-            let keys = table.get_ref().keys().filter(|key| key.span().start <= at);
-            keys.max_by_key(|key| key.span().start)
-                .map(|key| key.get_ref().to_string())
-        }
-        // Not TOML at all: the text before `=` in the line is the best guess.
-        Err(_) => {
-            let line = text.get(..at)?.lines().count().max(1);
-            let (key, _) = text.lines().nth(line - 1)?.split_once('=')?;
-            Some(key.trim().to_owned())
-        }
+/// One line that names the file.
+pub(crate) fn read(path: &Path, pipes: Pipes) -> Result<String, String> {
+    let text = open(path, pipes).and_then(|mut file| {
+        let mut text = String::new();
+        file.read_to_string(&mut text).map(|_| text)
+    });
+    match text {
+        Ok(text) => Ok(text
+            .strip_prefix('\u{feff}')
+            .map(str::to_owned)
+            .unwrap_or(text)),
+        Err(error) => Err(format!("{}: {error}", path.display())),
     }
 }
 
-/// A value that is written as text.
-pub(crate) fn text<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
-where
-    D: Deserializer<'de>,
-    T: FromStr<Err: fmt::Display>,
-{
-    Text::deserialize(deserializer).map(|Text(value)| Some(value))
+/// The lines of a list with their numbers. Empty lines and those that begin with `#` are left out.
+pub(crate) fn lines(text: &str) -> impl Iterator<Item = (usize, &str)> {
+    let lines = text.lines().map(str::trim);
+    (1..)
+        .zip(lines)
+        .filter(|(_, line)| !line.is_empty() && !line.starts_with('#'))
 }
 
-/// Values that are written as text: an array of them, or just one.
-pub(crate) fn list<'de, D, T>(deserializer: D) -> Result<Vec<T>, D::Error>
-where
-    D: Deserializer<'de>,
-    T: FromStr<Err: fmt::Display>,
-{
-    deserializer.deserialize_any(ListVisitor(PhantomData))
-}
-
-struct Text<T>(T);
-
-impl<'de, T: FromStr<Err: fmt::Display>> Deserialize<'de> for Text<T> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_str(TextVisitor(PhantomData))
+/// A file of another kind has a mistake in each line: the first ones tell enough.
+pub(crate) fn first_of(mut faults: Vec<String>) -> impl Iterator<Item = String> {
+    const MOST: usize = 20;
+    if let Some(more) = faults.len().checked_sub(MOST).filter(|more| *more > 0) {
+        faults.truncate(MOST);
+        faults.push(format!(" and {more} more mistakes"));
     }
+    faults.into_iter()
 }
 
-/// An error within a visitor, not after it, is reported at the place of the value.
-struct TextVisitor<T>(PhantomData<T>);
+/// # Errors
+/// Fails if there is no such file.
+pub(crate) fn check_exists(path: &Path) -> Result<(), String> {
+    let found = fs::metadata(path).map(drop);
+    found.map_err(|error| format!("{}: {error}", path.display()))
+}
 
-impl<T: FromStr<Err: fmt::Display>> Visitor<'_> for TextVisitor<T> {
-    type Value = Text<T>;
+/// # Errors
+/// Fails if something is not a file: opening a pipe would wait for its other end.
+pub(crate) fn check_regular(path: &Path) -> Result<(), String> {
+    is_regular(path).map_err(|error| format!("{}: {error}", path.display()))
+}
 
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("text")
-    }
-
-    fn visit_str<E: Error>(self, text: &str) -> Result<Text<T>, E> {
-        text.parse().map(Text).map_err(E::custom)
+fn is_regular(path: &Path) -> io::Result<()> {
+    match fs::metadata(path)?.is_file() {
+        true => Ok(()),
+        false => Err(io::Error::other("not a regular file")),
     }
 }
 
-struct ListVisitor<T>(PhantomData<T>);
-
-impl<'de, T: FromStr<Err: fmt::Display>> Visitor<'de> for ListVisitor<T> {
-    type Value = Vec<T>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("text or an array of text")
+fn open(path: &Path, pipes: Pipes) -> io::Result<File> {
+    if pipes == Pipes::Refused {
+        is_regular(path)?;
     }
-
-    fn visit_str<E: Error>(self, text: &str) -> Result<Vec<T>, E> {
-        let is_list = || text.split(',').all(|one| one.trim().parse::<T>().is_ok());
-        match text.parse() {
-            Ok(value) => Ok(vec![value]),
-            Err(_) if is_list() => Err(E::custom(
-                "several values are an array, such as ['one', 'other']",
-            )),
-            Err(error) => Err(E::custom(error)),
-        }
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Vec<T>, A::Error> {
-        let mut list = Vec::new();
-        while let Some(Text(value)) = items.next_element()? {
-            list.push(value);
-        }
-        Ok(list)
-    }
+    File::open(path)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::mode::Mode;
 
     #[test]
-    fn a_file_has_the_names_of_the_options() {
-        let options = parse(
-            "listen = ['127.0.0.1:25', 'unix:/run/smtpd']\n\
-             domain = 'example.org'\n\
-             auth-mechanisms = ['plain', 'CRAM-MD5']\n\
-             oauth-token = ['alice:a', 'bob:b']\n\
-             require-tls = true\n\
-             tls-cert = 'c'\n\
-             sni = ['a.test=c,k']\n\
-             client-ca = 'f'\n\
-             max-size = 0\n\
-             rate = '10/60'\n\
-             bare-lf = 'pass'\n\
-             mode = 'mx'\n\
-             extensions = ['all,-DSN', '+DSN']\n\
-             log-format = 'json'\n",
+    fn each_value_has_its_line() {
+        let (settings, wrong) = parse(
+            "# a comment\nlisten = [\n'a:1',\n'b:2']\nmax-size = 1_000\n\nquiet = true\nmode = 'mx'\n",
         );
-        let options = options.unwrap();
-        assert_eq!((options.listen.len(), options.domain.len()), (2, 1));
-        assert_eq!(options.auth_mechanisms.len(), 2);
-        assert_eq!(options.oauth_token.len(), 2);
-        assert_eq!(
-            (options.mode, options.extensions.len()),
-            (Some(Mode::Mx), 2)
-        );
-        assert_eq!(
-            (options.require_tls, options.max_size),
-            (Some(true), Some(0))
-        );
-        assert_eq!(
-            (options.sni.len(), options.client_ca),
-            (1, Some("f".into()))
-        );
-        assert_eq!(options.rate, "10/60".parse().ok());
+        assert_eq!(wrong, []);
+        let of = |field: &str, line, value: &str| Setting {
+            field: field.to_owned(),
+            line,
+            value: value.to_owned(),
+        };
+        let expected = [
+            of("listen", 3, "a:1"),
+            of("listen", 4, "b:2"),
+            of("max-size", 5, "1000"),
+            of("quiet", 7, "true"),
+            of("mode", 8, "mx"),
+        ];
+        assert_eq!(settings, expected);
     }
 
     #[test]
-    fn the_example_of_the_page_is_a_file_of_options() {
-        let (_, example) = include_str!("../README.md")
-            .split_once("```toml\n")
-            .unwrap();
-        let (example, _) = example.split_once("```").unwrap();
-        let options = parse(example).unwrap();
-        assert_eq!((options.domain.len(), options.fault()), (2, None));
+    fn only_the_first_mistake_is_found() {
+        let (settings, wrong) = parse("max-size = 1\n[tls]\ncert = 'x'\n[other]\nrate = 1.5\n");
+        assert_eq!(settings.len(), 1);
+        let lines: Vec<_> = wrong.iter().map(|(line, _)| *line).collect();
+        assert_eq!(lines.len(), 2, "{wrong:?}");
+        assert!(
+            wrong
+                .iter()
+                .any(|(line, text)| *line == 2 && text.starts_with("tls: expected text, ")),
+            "{wrong:?}"
+        );
+        let (_, wrong) = parse("max-size = 1\nmax-size = 2\ntimeout = 1.5\nuser = [[1]]\n");
+        assert_eq!(wrong.len(), 3, "{wrong:?}");
     }
 
     #[test]
-    fn an_error_names_line_and_field() {
-        for (text, fault) in [
-            (
-                "max-size = 1\nlisten-tsl = 'x'",
-                "2: listen-tsl: unknown field `listen-tsl`",
-            ),
-            (
-                "\nmax-size = 'x'",
-                "2: max-size: invalid type: string \"x\", expected u64",
-            ),
-            (
-                "max-size = -1",
-                "1: max-size: invalid value: integer `-1`, expected u64",
-            ),
-            (
-                "max-errors = 0",
-                "1: max-errors: invalid value: integer `0`, expected a nonzero u32",
-            ),
-            (
-                "listen = [\n'a:1',\n'b']",
-                "3: listen: expected HOST:PORT, [IPV6]:PORT or unix:PATH",
-            ),
-            (
-                "listen = [\n'a:1',\n25]",
-                "3: listen: invalid type: integer `25`, expected text",
-            ),
-            (
-                "user = 5",
-                "1: user: invalid type: integer `5`, expected text or an array of text",
-            ),
-            (
-                "user = 'alice:'",
-                "1: user: expected NAME:SECRET, neither of them empty",
-            ),
-            ("rate = '5'", "1: rate: a rate is N/SECONDS"),
-            ("sni = 'a=b'", "1: sni: expected NAME=CERT,KEY"),
-            (
-                "\nlenient = 'stray-dots, long-local-part'",
-                "2: lenient: several values are an array, such as ['one', 'other']",
-            ),
-            (
-                "lenient = 'stray-dots,x'",
-                "1: lenient: \"stray-dots,x\" cannot be overlooked; there are ",
-            ),
-            ("mode = 'relay'", "1: mode: unknown variant `relay`"),
-            (
-                "mode = 'mx'\nextensions = [\n'DSN',\n'+XFOO']",
-                "4: extensions: no extension \"XFOO\" here; there are all, PIPELINING, ",
-            ),
-            (
-                "discard = 'yes'",
-                "1: discard: invalid type: string \"yes\", expected a boolean",
-            ),
-            ("bare-lf = 'keep'", "1: bare-lf: unknown variant `keep`"),
-            (
-                "auth-mechanisms = ['NTLM']",
-                "1: auth-mechanisms: no mechanism \"NTLM\" here",
-            ),
-            ("config = 'other.toml'", "1: config: unknown field `config`"),
-            ("[tls]\ncert = 'x'", "1: tls: unknown field `tls`"),
-            ("max-size = 1\nmax-size = 2", "2: max-size: duplicate key"),
-            ("max-size = 1\nmax-size 2", "2: "),
-        ] {
-            let error = parse(text).unwrap_err();
-            assert!(error.starts_with(fault), "{error}\n{fault}");
-            assert_eq!(error.lines().count(), 1, "{error}");
+    fn a_byte_order_mark_is_a_part_of_the_first_line() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        fs::write(&path, "\u{feff}a\u{feff}\n").unwrap();
+        for pipes in [Pipes::Allowed, Pipes::Refused] {
+            assert_eq!(read(&path, pipes).as_deref(), Ok("a\u{feff}\n"));
         }
+        let error = read(dir.path(), Pipes::Refused).unwrap_err();
+        assert!(error.ends_with(": not a regular file"), "{error}");
+        let error = read(&dir.path().join("none"), Pipes::Allowed).unwrap_err();
+        assert!(error.contains("/none: No such file"), "{error}");
+        assert!(read(Path::new("/dev/null"), Pipes::Refused).is_err());
     }
 }

@@ -3,12 +3,14 @@
 use std::{
     io::{self, Write as _},
     net::SocketAddr,
+    sync::LazyLock,
     thread,
 };
 
 use smtpd_tower::{
     Profile, Server,
     net::PeerAddr,
+    reload::Reloadable,
     server::{Listener, Serve, UnixSocket, UnixSocketListener, bind_reuse_port},
 };
 use tokio::{
@@ -18,35 +20,137 @@ use tokio::{
 };
 
 use crate::{
-    config,
     cores::Cores,
     http::{self, Health},
     log::Lines,
+    mistakes::Mistakes,
     options::Options,
     privileges,
+    served::Servers,
     sockets::{self, Passed},
     values::{Address, UnixAddress},
 };
 
-/// The names of the kinds of listeners.
-pub(crate) const NAMES: [&str; 6] = ["smtp", "smtps", "submission", "submissions", "lmtp", HTTP];
-
-/// The listener for those who watch the server.
-const HTTP: &str = "http";
-
 /// A listener that is not served yet.
 pub(crate) struct Bound {
-    kind: Kind,
+    service: Service,
     socket: Socket,
     address: String,
 }
 
-#[derive(Clone, Copy)]
-struct Kind {
+/// What is served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Service {
+    Mail(Kind),
+    /// For those who watch the server.
+    Http,
+}
+
+impl Service {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Mail(kind) => kind.name(),
+            Self::Http => "http",
+        }
+    }
+
+    /// The service of that name, as systemd's units say it.
+    fn named(name: &str) -> Option<Self> {
+        let all = Kind::ALL.map(Self::Mail).into_iter().chain([Self::Http]);
+        all.into_iter().find(|service| service.name() == name)
+    }
+}
+
+/// The names of sockets from systemd.
+pub(crate) fn names() -> Vec<&'static str> {
+    let mail = Kind::ALL.into_iter().map(Kind::name);
+    mail.chain([Service::Http.name()]).collect()
+}
+
+/// What a listener is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Smtp,
+    Smtps,
+    Submission,
+    Submissions,
+    Lmtp,
+}
+
+impl Kind {
+    pub(crate) const ALL: [Self; 5] = [
+        Self::Smtp,
+        Self::Smtps,
+        Self::Submission,
+        Self::Submissions,
+        Self::Lmtp,
+    ];
+
     /// Its name on standard output.
-    name: &'static str,
-    profile: Option<Profile>,
-    implicit_tls: bool,
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Smtp => "smtp",
+            Self::Smtps => "smtps",
+            Self::Submission => "submission",
+            Self::Submissions => "submissions",
+            Self::Lmtp => "lmtp",
+        }
+    }
+
+    /// The option with its addresses.
+    pub(crate) const fn option(self) -> &'static str {
+        match self {
+            Self::Smtp => "listen",
+            Self::Smtps => "listen-tls",
+            Self::Submission => "listen-submission",
+            Self::Submissions => "listen-submissions",
+            Self::Lmtp => "listen-lmtp",
+        }
+    }
+
+    pub(crate) fn profile(self, options: &Options) -> Option<Profile> {
+        match self {
+            Self::Smtp => options.mode.map(|mode| mode.profile(false)),
+            Self::Smtps => options.mode.map(|mode| mode.profile(true)),
+            Self::Submission => Some(Profile::Submission),
+            Self::Submissions => Some(Profile::Submissions),
+            Self::Lmtp => Some(Profile::Lmtp),
+        }
+    }
+
+    /// The addresses of the options. Without any, port 2525 of this machine is for SMTP.
+    pub(crate) fn addresses(self, options: &Options) -> &[Address] {
+        static DEFAULT: LazyLock<[Address; 1]> =
+            LazyLock::new(|| [Address::Tcp("127.0.0.1:2525".to_owned())]);
+        let given = |kind| match kind {
+            Self::Smtp => &options.listen,
+            Self::Smtps => &options.listen_tls,
+            Self::Submission => &options.listen_submission,
+            Self::Submissions => &options.listen_submissions,
+            Self::Lmtp => &options.listen_lmtp,
+        };
+        let is_nothing_given = Self::ALL
+            .into_iter()
+            .all(|kind| given(kind).is_empty() && !options.is_passed(kind.name()));
+        match self {
+            Self::Smtp if is_nothing_given => &*DEFAULT,
+            kind => given(kind),
+        }
+    }
+
+    /// Whether there is a listener of this kind.
+    pub(crate) fn is_served(self, options: &Options) -> bool {
+        !self.addresses(options).is_empty() || options.is_passed(self.name())
+    }
+
+    fn serve<L: Listener>(self, server: &Reloadable<Server>, listener: L) -> io::Result<Serve<L>> {
+        let mut serving = server.serve(listener);
+        if matches!(self, Self::Smtps | Self::Submissions) {
+            serving = serving.tls_first();
+        }
+        serving.check()?;
+        Ok(serving)
+    }
 }
 
 enum Socket {
@@ -57,54 +161,46 @@ enum Socket {
     PassedUnix(UnixListener),
 }
 
-/// Binds the addresses of the options, or port 2525 of this machine if there are none, and takes the sockets of systemd over.
+/// Binds the addresses of the options, and takes the sockets of systemd over.
+///
+/// # Errors
+/// Fails with all addresses that cannot be bound.
 pub(crate) async fn bind(
     options: &Options,
     passed: Vec<Passed>,
     cores: &Cores,
-) -> io::Result<Vec<Bound>> {
-    let default = [Address::Tcp("127.0.0.1:2525".to_owned())];
+) -> Result<Vec<Bound>, Mistakes> {
+    let (mut bound, mut mistakes) = (Vec::new(), Mistakes::default());
     let main = Cores::from_iter([Handle::current()]);
-    let http: Vec<_> = options.http.iter().cloned().collect();
-    let mode = |implicit_tls| options.mode.map(|mode| mode.profile(implicit_tls));
-    let kinds = [
-        (Kind::new("smtp", mode(false)), &options.listen),
-        (Kind::new("smtps", mode(true)).tls(), &options.listen_tls),
-        (
-            Kind::new("submission", Some(Profile::Submission)),
-            &options.listen_submission,
-        ),
-        (
-            Kind::new("submissions", Some(Profile::Submissions)).tls(),
-            &options.listen_submissions,
-        ),
-        (Kind::new("lmtp", Some(Profile::Lmtp)), &options.listen_lmtp),
-        (Kind::new(HTTP, None), &http),
-    ];
-    let mail = || kinds.iter().filter(|(kind, _)| kind.name != HTTP);
-    let is_mail = |passed: &Passed| passed.name != HTTP;
-    let is_nothing_given =
-        mail().all(|(_, addresses)| addresses.is_empty()) && !passed.iter().any(is_mail);
-    let cores_of = |kind: Kind| if kind.name == HTTP { &main } else { cores };
-    let mut bound = Vec::new();
-    for socket in passed {
-        let mut known = kinds.iter().map(|(kind, _)| *kind);
-        if let Some(kind) = known.find(|kind| kind.name == socket.name) {
-            bound.push(Bound::passed(kind, socket.socket, cores_of(kind))?);
-        }
-    }
-    for (kind, addresses) in kinds {
-        let addresses = match kind.name {
-            "smtp" if is_nothing_given => &default[..],
-            _ => addresses,
+    let cores_of = |service| match service {
+        Service::Mail(_) => cores,
+        Service::Http => &main,
+    };
+    for Passed { name, socket } in passed {
+        let Some(service) = Service::named(&name) else {
+            continue;
         };
-        for address in addresses {
-            let named = |error| io::Error::other(format!("cannot listen on {address}: {error}"));
-            let new = Bound::new(kind, address, cores_of(kind)).await;
-            bound.push(new.map_err(named)?);
+        let one = Bound::passed(service, socket, cores_of(service));
+        bound.extend(mistakes.unless(one.map_err(|error| format!("the socket {name:?}: {error}"))));
+    }
+    let mail = Kind::ALL.into_iter().flat_map(|kind| {
+        let addresses = kind.addresses(options).iter();
+        addresses.map(move |address| (Service::Mail(kind), kind.option(), address))
+    });
+    let http = options
+        .http
+        .iter()
+        .map(|address| (Service::Http, "http", address));
+    for (service, option, address) in mail.chain(http) {
+        match Bound::new(service, address, cores_of(service)).await {
+            Ok(one) => bound.push(one),
+            Err(error) => {
+                let place = options.given.place(option);
+                mistakes.add(format!("{place}: cannot listen on {address}: {error}"));
+            }
         }
     }
-    Ok(bound)
+    mistakes.or(Some(bound))
 }
 
 /// Serves the listeners, and reports that on standard output.
@@ -113,8 +209,7 @@ pub(crate) async fn bind(
 /// Fails if one of them cannot be served with these options. Nothing is reported then.
 pub(crate) fn serve(
     bound: Vec<Bound>,
-    options: &Options,
-    server: &Server,
+    servers: &Servers,
     health: Option<&Health>,
     cores: &Cores,
     log: Lines,
@@ -122,26 +217,17 @@ pub(crate) fn serve(
     let mut tasks = JoinSet::new();
     let mut report = String::new();
     for Bound {
-        kind,
+        service,
         socket,
         address,
     } in bound
     {
-        if let Some(health) = health.filter(|_| kind.name == HTTP) {
-            socket.serve_http(health);
-        } else {
-            let server = config::at(options, server, kind.profile);
-            match socket {
-                Socket::Tcp(listeners) => {
-                    for (listener, core) in listeners.into_iter().zip(cores.iter()) {
-                        tasks.spawn_on(kind.serve(&server, listener)?, core);
-                    }
-                }
-                Socket::Unix(socket) => drop(tasks.spawn(kind.serve(&server, socket)?)),
-                Socket::PassedUnix(socket) => drop(tasks.spawn(kind.serve(&server, socket)?)),
-            }
+        match (service, health) {
+            (Service::Mail(kind), _) => socket.serve(kind, servers, cores, &mut tasks)?,
+            (Service::Http, Some(health)) => socket.serve_http(health),
+            (Service::Http, None) => continue,
         }
-        report += &format!("listening {} {address}\n", kind.name);
+        report += &format!("listening {} {address}\n", service.name());
     }
     print(report, log);
     Ok(tasks)
@@ -166,7 +252,7 @@ impl Bound {
         address.is_ok_and(|address| !address.ip().is_loopback())
     }
 
-    async fn new(kind: Kind, address: &Address, cores: &Cores) -> io::Result<Self> {
+    async fn new(service: Service, address: &Address, cores: &Cores) -> io::Result<Self> {
         let (socket, address) = match address {
             Address::Tcp(address) => {
                 let (listeners, address) = bind_tcp(address, cores).await?;
@@ -178,13 +264,13 @@ impl Bound {
             }
         };
         Ok(Self {
-            kind,
+            service,
             socket,
             address,
         })
     }
 
-    fn passed(kind: Kind, socket: sockets::Socket, cores: &Cores) -> io::Result<Self> {
+    fn passed(service: Service, socket: sockets::Socket, cores: &Cores) -> io::Result<Self> {
         let (socket, address) = match socket {
             sockets::Socket::Tcp(socket) => {
                 socket.set_nonblocking(true)?;
@@ -204,7 +290,7 @@ impl Bound {
             }
         };
         Ok(Self {
-            kind,
+            service,
             socket,
             address: address.to_string(),
         })
@@ -212,6 +298,28 @@ impl Bound {
 }
 
 impl Socket {
+    fn serve(
+        self,
+        kind: Kind,
+        servers: &Servers,
+        cores: &Cores,
+        tasks: &mut JoinSet<io::Result<()>>,
+    ) -> io::Result<()> {
+        let Some(server) = servers.of(kind) else {
+            return Ok(());
+        };
+        match self {
+            Self::Tcp(listeners) => {
+                for (listener, core) in listeners.into_iter().zip(cores.iter()) {
+                    tasks.spawn_on(kind.serve(server, listener)?, core);
+                }
+            }
+            Self::Unix(socket) => drop(tasks.spawn(kind.serve(server, socket)?)),
+            Self::PassedUnix(socket) => drop(tasks.spawn(kind.serve(server, socket)?)),
+        }
+        Ok(())
+    }
+
     fn serve_http(self, health: &Health) {
         let health = health.clone();
         match self {
@@ -257,31 +365,5 @@ async fn bind_one(address: String, shared: bool) -> io::Result<TcpListener> {
         bind_reuse_port(address).await
     } else {
         TcpListener::bind(address).await
-    }
-}
-
-impl Kind {
-    const fn new(name: &'static str, profile: Option<Profile>) -> Self {
-        Self {
-            name,
-            profile,
-            implicit_tls: false,
-        }
-    }
-
-    const fn tls(self) -> Self {
-        Self {
-            implicit_tls: true,
-            ..self
-        }
-    }
-
-    fn serve<L: Listener>(self, server: &Server, listener: L) -> io::Result<Serve<L>> {
-        let mut serving = server.serve(listener);
-        if self.implicit_tls {
-            serving = serving.tls_first();
-        }
-        serving.check()?;
-        Ok(serving)
     }
 }

@@ -7,8 +7,10 @@
 //! |---|---|
 //! | `pipeline.rs` | the services, and the layers around them |
 //! | `server.rs` | the server around the pipeline, and whole sessions as tests |
+//! | `served.rs`, `reload.rs` | everything that is read from files, and how it is replaced while the server runs |
 //! | `message_log.rs` | a custom layer, which logs what becomes of each message |
 //! | `users.rs`, `users_file.rs` | authentication, by passwords, by their hashes, or by a certificate |
+//! | `recipients.rs` | a list of recipients, from a file |
 //! | `config.rs`, `extensions.rs` | limits, timeouts, what is required, extensions |
 //! | `mode.rs` | listeners for servers, for users, or for both |
 //! | `secrets.rs` | who else may read the files that hold passwords |
@@ -20,8 +22,12 @@
 //! | `disk.rs` | what the disk and the process can still take |
 //! | `cores.rs` | one runtime with several threads, or one for each core |
 //! | `log/` | hooks, and a log that mail never waits for |
-//! | `options.rs`, `values.rs`, `mechanisms.rs`, `file.rs`, `faults.rs` | the command line and the file of options, and which of them cannot work together |
+//! | `options.rs`, `values.rs`, `amounts.rs`, `mechanisms.rs` | the options and their values |
+//! | `arguments.rs`, `file.rs`, `faults.rs`, `mistakes.rs`, `check.rs` | the command line and the file of options, what is wrong with them, and `--check` |
 
+mod amounts;
+mod arguments;
+mod check;
 mod config;
 mod cores;
 mod disk;
@@ -34,11 +40,15 @@ mod log;
 mod mechanisms;
 mod message_log;
 mod metrics;
+mod mistakes;
 mod mode;
 mod options;
 mod pipeline;
 mod privileges;
+mod recipients;
+mod reload;
 mod secrets;
+mod served;
 mod server;
 mod signals;
 mod sockets;
@@ -60,35 +70,54 @@ use std::{
 use smtpd_tower::BoxError;
 
 use crate::{
-    cores::Cores, http::Health, listen::Bound, log::Log, options::Options, privileges::Account,
-    server::Settings, signals::Signals, sockets::Passed, values::Grace,
+    cores::Cores,
+    http::Health,
+    listen::Bound,
+    log::Log,
+    mistakes::Mistakes,
+    options::Options,
+    privileges::Account,
+    reload::Reloader,
+    served::{Purpose, Served, Servers},
+    signals::Signals,
+    sockets::Passed,
 };
 
+/// How long sessions may continue during a shutdown, unless the options say so.
+const GRACE: Duration = Duration::from_secs(30);
+
 fn main() -> ExitCode {
-    let options = Options::read(env::args_os()).unwrap_or_else(|error| error.exit());
+    let options = match Options::read(env::args_os()) {
+        Ok(options) => options,
+        Err(error) => {
+            error.print();
+            return error.exit_code().into();
+        }
+    };
     // Before there are other threads.
     let passed = match sockets::take(&options.passed) {
         Ok(passed) => passed,
         Err(error) => return failed(&error),
     };
-    let log = match Log::start(&options) {
-        Ok(log) => log,
+    let started = cores::main_runtime(&options).and_then(|runtime| {
+        // The options were read, so nothing is served yet that would need a log.
+        let log = (!options.check).then(|| Log::start(&options)).transpose()?;
+        Ok((runtime, log))
+    });
+    let (runtime, log) = match started {
+        Ok(started) => started,
         Err(error) => return failed(&error),
     };
-    let runtime = cores::main_runtime(&options).map_err(BoxError::from);
-    let ended = runtime.and_then(|runtime| {
-        let ended = runtime.block_on(run(&options, passed, &log));
-        // Do not wait for calls that are still blocked, for instance by a disk that hangs: no client has received a reply to
-        // them. Others are about to end, and remove their temporary files.
-        runtime.shutdown_timeout(Duration::from_millis(500));
-        ended
-    });
+    let Some(log) = log else {
+        return runtime.block_on(check::run(options));
+    };
+    let ended = runtime.block_on(run(options, passed, &log));
+    // Do not wait for calls that are still blocked, for instance by a disk that hangs: no client has received a reply to
+    // them. Others are about to end, and remove their temporary files.
+    runtime.shutdown_timeout(Duration::from_millis(500));
     match ended {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            log.say(&format!("smtpd: {}", with_causes(&*error)));
-            ExitCode::FAILURE
-        }
+        Err(error) => report(&log, &*error),
     }
 }
 
@@ -98,26 +127,26 @@ fn failed(error: &dyn fmt::Display) -> ExitCode {
     ExitCode::FAILURE
 }
 
-async fn run(options: &Options, passed: Vec<Passed>, log: &Log) -> Result<(), BoxError> {
+async fn run(options: Options, passed: Vec<Passed>, log: &Log) -> Result<(), BoxError> {
     let mut signals = Signals::catch()?;
-    let account = Account::new(options)?;
-    secrets::warn(options);
+    let hangup = signals::hangup()?;
+    let account = Account::new(&options)?;
     // What only root may read and bind comes first, and what belongs to the user of the server after that.
-    let settings = Settings::read(options, account)?;
-    let cores = Cores::start(options)?;
-    let bound = listen::bind(options, passed, &cores).await?;
+    let served = Served::read(options, None, Purpose::Start).await?;
+    let servers = Servers::new(&served);
+    let options = served.options.clone();
+    let cores = Cores::start(&options)?;
+    let bound = listen::bind(&options, passed, &cores).await?;
     match account {
-        Some(account) => account.assume()?,
+        Some(account) => served.become_user(account).await?,
         None if bound.iter().any(Bound::is_public) => privileges::warn(),
         None => {}
     }
-    let pipeline = pipeline::new(options, settings.users).await?;
-    let server = server::new(options, settings.hostname, settings.tls, pipeline)?;
-    tls::keep_fresh(&server, signals::hangup()?);
-    let handle = server.handle();
-    let health = Health::new(options, &handle)?;
-    let health = health.as_ref();
-    let mut serving = listen::serve(bound, options, &server, health, &cores, log.lines())?;
+    let reloader = Reloader::new(env::args_os().collect(), served, servers.clone());
+    let handle = servers.handle();
+    let health = Health::new(&options, &handle)?;
+    let mut serving = listen::serve(bound, &servers, health.as_ref(), &cores, log.lines())?;
+    let reloading = tokio::spawn(reloader.run(hangup));
     supervisor::ready();
     supervisor::keep_alive();
 
@@ -126,17 +155,35 @@ async fn run(options: &Options, passed: Vec<Passed>, log: &Log) -> Result<(), Bo
         // A listener ends by itself only if it fails.
         Some(ended) = serving.join_next() => ended??,
     }
-    health.inspect(|health| health.stop());
-    let Grace(grace) = options.grace.unwrap_or_default();
+    if let Some(health) = &health {
+        health.stop();
+    }
     tokio::select! {
-        () = handle.shutdown(grace) => {}
+        () = handle.shutdown(options.grace.unwrap_or(GRACE)) => {}
         () = supervisor::stopping() => {}
         () = signals.next() => handle.shutdown(Duration::ZERO).await,
     }
     while let Some(ended) = serving.join_next().await {
         ended??;
     }
+    reloading.abort();
     Ok(())
+}
+
+/// Logs why the server has not started, or has ended: each mistake in a line.
+fn report(log: &Log, error: &(dyn Error + 'static)) -> ExitCode {
+    match error.downcast_ref::<Mistakes>() {
+        Some(mistakes) => {
+            for mistake in mistakes.iter() {
+                log.say(&format!("smtpd: {mistake}"));
+            }
+            mistakes.exit_code().into()
+        }
+        None => {
+            log.say(&format!("smtpd: {}", with_causes(error)));
+            ExitCode::FAILURE
+        }
+    }
 }
 
 /// Formats an error in one line, with its causes.

@@ -1,7 +1,5 @@
 //! The mechanisms of AUTH: their names, and which of them are offered.
 
-use std::str::FromStr;
-
 use clap::ValueEnum;
 use smtpd_tower::sasl::{CramMd5, External, Login, Mechanisms, OAuthBearer, Plain, Scram, XOAuth2};
 
@@ -88,19 +86,12 @@ impl Mechanism {
     }
 }
 
-impl FromStr for Mechanism {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        ValueEnum::from_str(text, true).map_err(|_| format!("no mechanism {text:?} here"))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::arguments::Unreadable;
 
-    fn read(line: &str) -> Result<Options, clap::Error> {
+    fn read(line: &str) -> Result<Options, Unreadable> {
         Options::read(["smtpd"].into_iter().chain(line.split_whitespace()))
     }
 

@@ -1,13 +1,11 @@
 //! What the listeners are for.
 
 use clap::ValueEnum;
-use serde::Deserialize;
 use smtpd_tower::Profile;
 
-use crate::{mechanisms, options::Options};
+use crate::{faults::Fault, mechanisms, options::Options};
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Mode {
     /// Other servers: mail for --domain, which must be given, and no AUTH
     Mx,
@@ -44,10 +42,10 @@ impl Options {
     }
 
     /// Returns what cannot work, before anything starts.
-    pub(crate) fn mode_fault(&self, has_tls: bool) -> Option<&'static str> {
+    pub(crate) fn mode_faults(&self, has_tls: bool) -> [Fault; 8] {
         let is_mx = self.mode == Some(Mode::Mx);
         let has_submission = self.has_submission();
-        let faults = [
+        [
             (
                 is_mx && self.domain.is_empty(),
                 "--mode mx needs --domain: mail for other domains is not taken",
@@ -83,19 +81,23 @@ impl Options {
                     && mechanisms::offered(self).iter().all(|m| m.is_plaintext()),
                 "submission lets nobody in: without TLS these mechanisms need --allow-plaintext-auth",
             ),
-        ];
-        faults
-            .into_iter()
-            .find_map(|(is_found, fault)| is_found.then_some(fault))
+        ]
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::mistakes::Mistakes;
 
-    fn read(line: &str) -> Result<Options, clap::Error> {
-        Options::read(["smtpd"].into_iter().chain(line.split_whitespace()))
+    /// Returns the exit code and what is wrong.
+    fn read(line: &str) -> Result<Options, (u8, String)> {
+        let options = Options::read(["smtpd"].into_iter().chain(line.split_whitespace()));
+        let options = options.map_err(|error| (error.exit_code(), error.to_string()))?;
+        let mut mistakes = Mistakes::default();
+        mistakes.of_options(options.faults());
+        let options = mistakes.or(Some(options));
+        options.map_err(|mistakes| (mistakes.exit_code(), mistakes.to_string()))
     }
 
     #[test]
@@ -134,9 +136,9 @@ mod tests {
                 "lets nobody in",
             ),
         ] {
-            let error = read(line).unwrap_err();
-            assert_eq!(error.exit_code(), 2, "{line}");
-            assert!(error.to_string().contains(fault), "{line}: {error}");
+            let (code, error) = read(line).unwrap_err();
+            assert_eq!(code, 2, "{line}");
+            assert!(error.contains(fault), "{line}: {error}");
         }
         for line in [
             "--mode mx --domain a.test --listen-lmtp a:1 --user a:b",

@@ -1,25 +1,22 @@
 //! The options of the server: on the command line, in a file, or both.
 //!
-//! One struct serves both: clap fills it from flags, serde from TOML, under the same names. An option that neither sets is
-//! `None`, and the framework's default applies.
+//! One struct serves both: `arguments` turns the file into a command line. An option that neither sets is `None`, and the
+//! framework's default applies.
 
-use std::{any::TypeId, ffi::OsString, num::NonZeroU32, path::PathBuf};
+use std::{any::TypeId, ffi::OsString, num::NonZeroU32, path::PathBuf, time::Duration};
 
-use clap::{
-    Arg, CommandFactory, Error, FromArgMatches, Parser,
-    error::{ContextKind, ContextValue, ErrorKind},
-};
-use serde::Deserialize;
-use smtpd_tower::{address::Domain, limiter::Rate};
+use clap::{Arg, Command, CommandFactory, FromArgMatches, Parser};
+use smtpd_tower::{address::Domain, domains::Domains, limiter::Rate};
 
 use crate::{
+    amounts,
+    arguments::{self, Given, Unreadable},
     extensions::ExtensionList,
-    file,
     mechanisms::Mechanism,
     mode::Mode,
     sockets,
     values::{
-        Address, BareLf, Grace, Id, Lenient, LogFormat, LogLevel, NamedCertificate, Nul, Proxy,
+        Address, BareLf, Id, Lenient, LogFormat, LogLevel, NamedCertificate, Newline, Nul, Proxy,
         RuntimeKind, User,
     },
 };
@@ -41,24 +38,24 @@ const OPERATION: &str = "Operation";
 /// Without --domain, mail for any recipient is accepted, but only from this machine: other clients are rejected. With it,
 /// clients may be anywhere, and only mail for these domains and for postmaster is accepted, except from users of a submission
 /// listener, who may write to anyone. Nothing is ever relayed: what users submit is stored too.
-#[derive(Clone, Debug, Default, Parser, Deserialize)]
+#[derive(Clone, Debug, Default, Parser)]
 #[command(name = "smtpd", version)]
-#[serde(default, rename_all = "kebab-case", deny_unknown_fields)]
 pub(crate) struct Options {
     /// Read options from a TOML file. Its fields are named like the options, without the leading hyphens; repeatable options
-    /// are arrays. The command line overrides it
+    /// are arrays. Relative paths in it begin at its directory. The command line overrides it. At SIGHUP it is read again
     #[arg(long, value_name = "FILE")]
-    #[serde(skip)]
     pub(crate) config: Option<PathBuf>,
 
-    /// Whether there are passwords or tokens in that file.
+    /// Read all options and files, print all mistakes in them, or else what would be served, and exit
+    #[arg(long)]
+    pub(crate) check: bool,
+
+    /// Where each option was set.
     #[arg(skip)]
-    #[serde(skip)]
-    pub(crate) config_is_secret: bool,
+    pub(crate) given: Given,
 
     /// The names of the sockets that systemd has passed.
     #[arg(skip)]
-    #[serde(skip)]
     pub(crate) passed: Vec<String>,
 
     /// Listen for SMTP at HOST:PORT or unix:PATH[,mode=MODE][,group=GROUP]; repeatable. A Unix socket can be used by those who
@@ -66,12 +63,10 @@ pub(crate) struct Options {
     /// Postfix: unix:/run/smtpd/lmtp,mode=0660,group=postfix. Sockets from systemd are served too, as FileDescriptorName says:
     /// smtp, smtps (as --listen-tls), submission, submissions, lmtp or http [default: 127.0.0.1:2525, if no listener is given]
     #[arg(long, value_name = "ADDR", help_heading = LISTENERS)]
-    #[serde(deserialize_with = "file::list")]
     pub(crate) listen: Vec<Address>,
 
     /// Listen for SMTP with TLS from the first byte; repeatable
     #[arg(long, value_name = "ADDR", help_heading = LISTENERS)]
-    #[serde(deserialize_with = "file::list")]
     pub(crate) listen_tls: Vec<Address>,
 
     /// Who the clients of --listen and --listen-tls are [default: either, depending on the other options]
@@ -80,32 +75,26 @@ pub(crate) struct Options {
 
     /// Like --listen with --mode submission, in addition to other listeners; repeatable
     #[arg(long, value_name = "ADDR", help_heading = LISTENERS)]
-    #[serde(deserialize_with = "file::list")]
     pub(crate) listen_submission: Vec<Address>,
 
     /// Like --listen-tls with --mode submission, in addition to other listeners; repeatable
     #[arg(long, value_name = "ADDR", help_heading = LISTENERS)]
-    #[serde(deserialize_with = "file::list")]
     pub(crate) listen_submissions: Vec<Address>,
 
     /// Listen for LMTP, for a server that is trusted: neither AUTH nor TLS is required; repeatable
     #[arg(long, value_name = "ADDR", help_heading = LISTENERS)]
-    #[serde(deserialize_with = "file::list")]
     pub(crate) listen_lmtp: Vec<Address>,
 
     /// Expect a PROXY header (version 1 or 2) from peers of this network, or `unix` for those on Unix sockets; repeatable
     #[arg(long, value_name = "CIDR", help_heading = PROXIES)]
-    #[serde(deserialize_with = "file::list")]
     pub(crate) proxy_from: Vec<Proxy>,
 
     /// Let peers of this network name their client by XCLIENT; repeatable
     #[arg(long, value_name = "CIDR", help_heading = PROXIES)]
-    #[serde(deserialize_with = "file::list")]
     pub(crate) xclient_from: Vec<Proxy>,
 
     /// Let peers of this network report by XFORWARD where their messages come from, for the log; repeatable
     #[arg(long, value_name = "CIDR", help_heading = PROXIES)]
-    #[serde(deserialize_with = "file::list")]
     pub(crate) xforward_from: Vec<Proxy>,
 
     /// The name of this host, as the greeting shows it [default: the system's]
@@ -119,12 +108,27 @@ pub(crate) struct Options {
     /// Accept mail for this domain, and reject other recipients with 550, except those of users at a submission listener;
     /// repeatable [default: any, from this machine]
     #[arg(long, value_name = "NAME", help_heading = STORAGE)]
-    #[serde(deserialize_with = "file::list")]
     pub(crate) domain: Vec<Domain>,
+
+    /// Accept these recipients of --domain only, and reject others with 550: a file with an address in each line, such as
+    /// alice@example.org, or @example.org for everything in a domain, or *@*.example.org for its subdomains; # begins a comment.
+    /// The case of letters does not matter, and postmaster is always accepted. At SIGHUP it is read again [default: every
+    /// address in --domain]
+    #[arg(long, value_name = "FILE", help_heading = STORAGE)]
+    pub(crate) recipients: Option<PathBuf>,
+
+    /// What begins a detail in the addresses of --recipients: with +, mail to alice+news is for alice [default: none]
+    #[arg(long, value_name = "CHAR", help_heading = STORAGE)]
+    pub(crate) recipient_delimiter: Option<char>,
 
     /// Where messages are stored [default: ./mail]
     #[arg(long, value_name = "DIR", help_heading = STORAGE)]
     pub(crate) maildir: Option<PathBuf>,
+
+    /// How lines end in the Maildir: as they are sent (crlf), or as in other files (lf), which Courier expects. Signatures by
+    /// DKIM are not affected [default: crlf]
+    #[arg(long, value_name = "KIND", help_heading = STORAGE)]
+    pub(crate) maildir_newline: Option<Newline>,
 
     /// Accept messages and discard them, for measurements
     #[arg(long, help_heading = STORAGE)]
@@ -140,30 +144,26 @@ pub(crate) struct Options {
 
     /// Malformed addresses to accept [default: none; with --mode mx, common]
     #[arg(long, value_name = "LIST", value_delimiter = ',', ignore_case = true, help_heading = STORAGE)]
-    #[serde(deserialize_with = "file::list")]
     pub(crate) lenient: Vec<Lenient>,
 
     /// A user; repeatable. Everyone who can list processes sees a password on the command line, but not one in the file of
     /// --config
     #[arg(long, value_name = "NAME:PASSWORD", help_heading = USERS)]
-    #[serde(deserialize_with = "file::list")]
     pub(crate) user: Vec<User>,
 
     /// A file with a line NAME:HASH for each user, instead of --user. The hash is by Argon2, $argon2id$... or $argon2i$..., as
     /// printed by `argon2 SALT -id -e` (package argon2 of Debian). A password may be hashed as it is typed, or as SASLprep (RFC
-    /// 4013) prepares it
+    /// 4013) prepares it. At SIGHUP the file is read again
     #[arg(long, value_name = "FILE", help_heading = USERS)]
     pub(crate) users: Option<PathBuf>,
 
     /// A user with a token for OAUTHBEARER and XOAUTH2, to test with; repeatable
     #[arg(long, value_name = "NAME:TOKEN", help_heading = USERS)]
-    #[serde(deserialize_with = "file::list")]
     pub(crate) oauth_token: Vec<User>,
 
     /// The mechanisms to offer [default: PLAIN,LOGIN,CRAM-MD5,SCRAM-SHA-256,SCRAM-SHA-1; with --users PLAIN,LOGIN; with
     /// --oauth-token OAUTHBEARER,XOAUTH2 too, with --client-ca EXTERNAL]
     #[arg(long, value_name = "LIST", value_delimiter = ',', ignore_case = true, help_heading = USERS)]
-    #[serde(deserialize_with = "file::list")]
     pub(crate) auth_mechanisms: Vec<Mechanism>,
 
     /// Accept mail only from clients that have authenticated
@@ -176,26 +176,23 @@ pub(crate) struct Options {
 
     /// The certificate and its chain, in PEM; with it, STARTTLS is offered. Repeatable, for certificates with keys of different
     /// kinds: a client receives the first one that it can verify, so put ECDSA before RSA. Certificates, keys and revocation
-    /// lists are read again at SIGHUP, and within a minute when one of them has changed; a passphrase is read at the start only
+    /// lists are read again at SIGHUP, and within a minute when one of them has changed
     #[arg(long, value_name = "FILE", help_heading = TLS)]
-    #[serde(deserialize_with = "file::list")]
     pub(crate) tls_cert: Vec<PathBuf>,
 
     /// Its private key, in PEM: a file that its owner alone can read, or if that is root, its group too. Other modes cause a
     /// warning. Keys on the curve P-521 are not supported. Repeatable, in the order of --tls-cert [default: the file of
     /// --tls-cert]
     #[arg(long, value_name = "FILE", help_heading = TLS)]
-    #[serde(deserialize_with = "file::list")]
     pub(crate) tls_key: Vec<PathBuf>,
 
-    /// A file with the passphrase of the keys, and of those of --sni
+    /// A file with the passphrase of the key, and of those of --sni
     #[arg(long, value_name = "FILE", help_heading = TLS)]
     pub(crate) tls_key_passphrase_file: Option<PathBuf>,
 
     /// A certificate and its key for clients that request this name, which may be *.DOMAIN; repeatable. Others receive
     /// --tls-cert
     #[arg(long, value_name = "NAME=CERT,KEY", help_heading = TLS)]
-    #[serde(deserialize_with = "file::list")]
     pub(crate) sni: Vec<NamedCertificate>,
 
     /// Request certificates of these authorities, in PEM, from clients, which need not have one. If there are users, EXTERNAL
@@ -232,12 +229,12 @@ pub(crate) struct Options {
     #[arg(long, help_heading = TLS)]
     pub(crate) require_tls: Option<bool>,
 
-    /// Maximum size of a message in bytes; 0 for no limit [default: 1048576]
-    #[arg(long, value_name = "BYTES", help_heading = LIMITS)]
+    /// Maximum size of a message, in bytes or as in 512k, 10M, 1G; 0 for no limit [default: 1M]
+    #[arg(long, value_name = "SIZE", value_parser = amounts::size, help_heading = LIMITS)]
     pub(crate) max_size: Option<u64>,
 
     /// Maximum number of recipients of a message; more receive 452 [default: 100]
-    #[arg(long, value_name = "N", help_heading = LIMITS)]
+    #[arg(long, value_name = "N", value_parser = amounts::count, help_heading = LIMITS)]
     pub(crate) max_recipients: Option<NonZeroU32>,
 
     /// Maximum number of Received fields in a message, 0 for no limit; a message with more is in a loop, and rejected with 554
@@ -247,25 +244,25 @@ pub(crate) struct Options {
 
     /// Maximum number of sessions at a time; more clients receive 421, or are disconnected where TLS begins with the first byte
     /// [default: 10000]
-    #[arg(long, value_name = "N", help_heading = LIMITS)]
+    #[arg(long, value_name = "N", value_parser = amounts::count, help_heading = LIMITS)]
     pub(crate) max_sessions: Option<NonZeroU32>,
 
     /// Number of wrong commands that end a session [default: 20]
-    #[arg(long, value_name = "N", help_heading = LIMITS)]
+    #[arg(long, value_name = "N", value_parser = amounts::count, help_heading = LIMITS)]
     pub(crate) max_errors: Option<NonZeroU32>,
 
     /// Number of failed authentications that end a session [default: 5]
-    #[arg(long, value_name = "N", help_heading = LIMITS)]
+    #[arg(long, value_name = "N", value_parser = amounts::count, help_heading = LIMITS)]
     pub(crate) max_auth_failures: Option<NonZeroU32>,
 
-    /// Seconds of silence that end a session; the timeouts for a command line, a handshake and a message shrink with it
-    /// [default: 300]
-    #[arg(long, value_name = "SECONDS", help_heading = LIMITS)]
-    pub(crate) timeout: Option<NonZeroU32>,
+    /// How long a silence ends a session, in seconds or as in 30s, 5m, 2h; the timeouts for a command line, a handshake and a
+    /// message shrink with it [default: 5m]
+    #[arg(long, value_name = "DURATION", value_parser = amounts::duration, help_heading = LIMITS)]
+    pub(crate) timeout: Option<Duration>,
 
-    /// How many sessions, and how many messages, a client address may begin in how many seconds [default: no limit]
-    #[arg(long, value_name = "N/SECONDS", help_heading = LIMITS)]
-    #[serde(deserialize_with = "file::text")]
+    /// How many sessions, and how many messages, a client address may begin in how much time, such as 100/1m [default: no
+    /// limit]
+    #[arg(long, value_name = "N/DURATION", value_parser = amounts::rate, help_heading = LIMITS)]
     pub(crate) rate: Option<Rate>,
 
     /// Extensions to offer, by their names in EHLO: only the listed ones, or with +NAME and -NAME, the default ones with these
@@ -273,7 +270,6 @@ pub(crate) struct Options {
     /// messages cannot keep their promises, are DELIVERBY, ETRN, FUTURERELEASE, MT-PRIORITY, NO-SOLICITING, PRDR, REQUIRETLS,
     /// RRVS: turn them on to test clients
     #[arg(long, value_name = "LIST", allow_hyphen_values = true, help_heading = EXTENSIONS)]
-    #[serde(deserialize_with = "file::list")]
     pub(crate) extensions: Vec<ExtensionList>,
 
     /// Format of the log on standard error: text for people, or JSON for programs [default: text]
@@ -293,31 +289,27 @@ pub(crate) struct Options {
     pub(crate) runtime: Option<RuntimeKind>,
 
     /// Number of threads that serve sessions [default: one for each core]
-    #[arg(long, value_name = "N", help_heading = CORES)]
+    #[arg(long, value_name = "N", value_parser = amounts::count, help_heading = CORES)]
     pub(crate) threads: Option<NonZeroU32>,
 
     /// Serve /healthz, /readyz and /metrics by HTTP, at HOST:PORT or unix:PATH. There is neither TLS nor a password: let only
     /// your monitoring reach it, as 127.0.0.1:9025 does
     #[arg(long, value_name = "ADDR", help_heading = OPERATION)]
-    #[serde(deserialize_with = "file::text")]
     pub(crate) http: Option<Address>,
 
-    /// How long open transactions may continue after SIGTERM or SIGINT, in seconds or as 90s or 5m; a second signal ends them at
+    /// How long open transactions may continue after SIGTERM or SIGINT; a second signal ends them at
     /// once. The server ends at most a second later. What stops it has to wait that long: docker kills after 10 seconds
     /// [default: 30s]
-    #[arg(long, value_name = "DURATION", help_heading = OPERATION)]
-    #[serde(deserialize_with = "file::text")]
-    pub(crate) grace: Option<Grace>,
+    #[arg(long, value_name = "DURATION", value_parser = amounts::duration_or_none, help_heading = OPERATION)]
+    pub(crate) grace: Option<Duration>,
 
     /// Become this user, by name or number, once ports are bound and keys are read; start as root for that. The Maildir is then
     /// this user's, and so is what is read again at SIGHUP: a group for this user lets it read keys
     #[arg(long, value_name = "USER", help_heading = OPERATION)]
-    #[serde(deserialize_with = "file::text")]
     pub(crate) user_id: Option<Id>,
 
     /// The only group of that user, by name or number [default: the user's primary group]
     #[arg(long, value_name = "GROUP", help_heading = OPERATION)]
-    #[serde(deserialize_with = "file::text")]
     pub(crate) group_id: Option<Id>,
 }
 
@@ -328,24 +320,47 @@ impl Options {
     /// Fails with what is wrong with them, in a form that can be printed. `--help` and `--version` are returned in the same
     /// way.
     pub(crate) fn read(
-        args: impl IntoIterator<Item = impl Into<OsString> + Clone>,
-    ) -> Result<Self, Error> {
-        let usage = |fault| Error::raw(ErrorKind::ArgumentConflict, format!("{fault}\n"));
-        let matches = Self::command()
-            .mut_args(switch)
-            .try_get_matches_from(args)
-            .map_err(without_secret)?;
-        let mut options = match matches.get_one::<PathBuf>("config") {
-            Some(path) => file::read(path).map_err(usage)?,
-            None => Self::default(),
-        };
-        options.config_is_secret = !options.user.is_empty() || !options.oauth_token.is_empty();
-        options.update_from_arg_matches(&matches)?;
-        options.passed = sockets::names();
-        match options.fault() {
-            Some(fault) => Err(usage(fault.to_owned())),
-            None => Ok(options),
-        }
+        args: impl IntoIterator<Item = impl Into<OsString>>,
+    ) -> Result<Self, Unreadable> {
+        Self::of(args.into_iter().map(Into::into).collect(), None)
+    }
+
+    /// Reads them again, for a server that runs with these options. It keeps those that cannot change.
+    ///
+    /// # Errors
+    /// As for [`read`](Self::read).
+    pub(crate) fn read_again(&self, args: &[OsString]) -> Result<Self, Unreadable> {
+        Self::of(args.to_vec(), Some(&self.given))
+    }
+
+    fn of(args: Vec<OsString>, running: Option<&Given>) -> Result<Self, Unreadable> {
+        let (matches, given) = arguments::read(&Self::arguments(), args, running)?;
+        let options = Self::from_arg_matches(&matches);
+        let options = options.map_err(|error| Unreadable::CommandLine(Box::new(error)))?;
+        Ok(Self {
+            given,
+            passed: sockets::names(),
+            ..options
+        })
+    }
+
+    fn arguments() -> Command {
+        Self::command().mut_args(switch)
+    }
+
+    /// Whether there are passwords or tokens in the file of options.
+    pub(crate) fn config_is_secret(&self) -> bool {
+        self.given.is_from_file("user") || self.given.is_from_file("oauth-token")
+    }
+
+    /// The domains that mail is accepted for.
+    pub(crate) fn domains(&self) -> Domains {
+        Domains::from_iter(self.domain.iter().cloned())
+    }
+
+    /// Whether systemd has passed a socket of that name.
+    pub(crate) fn is_passed(&self, name: &str) -> bool {
+        self.passed.iter().any(|passed| passed == name)
     }
 
     /// Where messages are stored.
@@ -353,9 +368,28 @@ impl Options {
         self.maildir.clone().unwrap_or_else(|| "mail".into())
     }
 
-    /// Whether systemd has passed a socket of that name.
-    pub(crate) fn is_passed(&self, name: &str) -> bool {
-        self.passed.iter().any(|passed| passed == name)
+    /// The files that are read, each with its option.
+    pub(crate) fn files(&self) -> impl Iterator<Item = (&'static str, &PathBuf)> {
+        let files = [
+            ("config", &self.config),
+            ("users", &self.users),
+            ("recipients", &self.recipients),
+        ];
+        given(files).chain(self.tls_files())
+    }
+
+    /// The certificates, keys and lists among them.
+    pub(crate) fn tls_files(&self) -> impl Iterator<Item = (&'static str, &PathBuf)> {
+        let sni = self.sni.iter();
+        let sni = sni.flat_map(|sni| [("sni", &sni.cert), ("sni", &sni.key)]);
+        let certs = self.tls_cert.iter().map(|file| ("tls-cert", file));
+        let keys = self.tls_key.iter().map(|file| ("tls-key", file));
+        let files = [
+            ("tls-key-passphrase-file", &self.tls_key_passphrase_file),
+            ("client-ca", &self.client_ca),
+            ("client-crl", &self.client_crl),
+        ];
+        certs.chain(keys).chain(given(files)).chain(sni)
     }
 
     /// Whether anybody can authenticate.
@@ -369,24 +403,16 @@ impl Options {
     }
 }
 
-/// Keeps a password or a token out of an error, which otherwise shows the value that is wrong.
-fn without_secret(mut error: Error) -> Error {
-    let is_secret = match error.get(ContextKind::InvalidArg) {
-        Some(ContextValue::String(option)) => {
-            option.starts_with("--user ") || option.starts_with("--oauth-token ")
-        }
-        _ => false,
-    };
-    if is_secret {
-        let hidden = ContextValue::String("[redacted]".to_owned());
-        error.insert(ContextKind::InvalidValue, hidden);
-    }
-    error
+fn given<'a, const N: usize>(
+    files: [(&'static str, &'a Option<PathBuf>); N],
+) -> impl Iterator<Item = (&'static str, &'a PathBuf)> {
+    let files = files.into_iter();
+    files.filter_map(|(option, file)| Some((option, file.as_ref()?)))
 }
 
 /// Lets a switch be written `--switch` and `--switch=false`, so that the command line can undo what the file says.
 fn switch(arg: Arg) -> Arg {
-    if arg.get_value_parser().type_id() != TypeId::of::<bool>() {
+    if arg.get_value_parser().type_id() != TypeId::of::<bool>() || arg.get_id() == "check" {
         return arg;
     }
     arg.num_args(0..=1)
@@ -398,17 +424,15 @@ fn switch(arg: Arg) -> Arg {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
-
     use super::*;
 
-    fn read(line: &str) -> Result<Options, Error> {
+    fn read(line: &str) -> Result<Options, Unreadable> {
         Options::read(["smtpd"].into_iter().chain(line.split_whitespace()))
     }
 
     #[test]
     fn the_command_is_well_formed() {
-        Options::command().mut_args(switch).debug_assert();
+        Options::arguments().debug_assert();
     }
 
     #[test]
@@ -434,7 +458,7 @@ mod tests {
              --tls-cert c --tls-key k --tls-key-passphrase-file p --require-tls \
              --sni a.test=c,k --sni *.b.test=c,k --client-ca f --client-crl r --client-common-name=false --ignore-alpn \
              --max-size 0 --max-recipients 1 --max-hops 8 --max-sessions 2 --max-errors 3 --max-auth-failures 4 --timeout 5 \
-             --rate 6/7 --http 127.0.0.1:9025 --grace 5s --user-id smtpd --group-id 8 --log-format json --log-level trace --quiet",
+             --rate 6/7 --http 127.0.0.1:9025 --grace 5s --user-id smtpd --group-id 8 --recipients r --recipient-delimiter + --maildir-newline lf --log-format json --log-level trace --quiet",
         )
         .unwrap();
         assert_eq!((options.listen.len(), options.domain.len()), (2, 2));
@@ -476,23 +500,5 @@ mod tests {
         for line in ["--runtime fibers", "--threads 0"] {
             assert!(read(line).is_err(), "{line}");
         }
-    }
-
-    #[test]
-    fn the_command_line_goes_before_the_file() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("smtpd.toml");
-        let text = "listen = 'a:1'\nmax-size = 1\nmax-errors = 2\nquiet = true\ndiscard = true\n";
-        fs::write(&path, text).unwrap();
-        let line = format!(
-            "--config {} --listen b:2 --listen c:3 --max-size 5 --quiet=false",
-            path.display()
-        );
-        let options = read(&line).unwrap();
-        let listen: Vec<_> = options.listen.iter().map(ToString::to_string).collect();
-        assert_eq!(listen, ["b:2", "c:3"]);
-        assert_eq!((options.max_size, options.quiet), (Some(5), Some(false)));
-        assert_eq!(options.max_errors.map(NonZeroU32::get), Some(2));
-        assert_eq!(options.discard, Some(true));
     }
 }

@@ -1,11 +1,10 @@
 //! Who decides on what: a service for each phase, and the layers around it.
 
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use smtpd_tower::{
-    BoxError, Connect, Data, Helo, Mail, Pipeline, Profile, Rcpt, Reply, Request,
+    Connect, Data, Helo, Mail, Pipeline, Profile, Rcpt, Reply, Request,
     deliver::{Discard, Maildir},
-    domains::Domains,
     handler_fn,
     layer::{
         CondLayer, DistinctRecipientsLayer, DomainFilterLayer, FreeSpaceLayer, OwnSenderLayer,
@@ -17,21 +16,24 @@ use smtpd_tower::{
 use tower::ServiceBuilder;
 
 use crate::{
-    disk, mechanisms,
+    disk,
     message_log::MessageLogLayer,
     options::Options,
-    users::{NAMES, Users},
+    recipients::Recipients,
+    reload::clean_tmp,
+    served::{Parts, Purpose},
+    users::NAMES,
+    with_causes,
 };
 
 /// Who decides on what. AUTH is not offered where nobody answers it.
-pub(crate) async fn new(options: &Options, users: Option<Users>) -> Result<Pipeline, BoxError> {
-    // Sessions and messages are counted apart, each in a table of its own.
-    let rate_limit = || options.rate.map(RateLimitLayer::per_ip);
-    let domains = || Domains::from_iter(options.domain.iter().cloned());
+pub(crate) fn new(options: &Options, parts: &Parts, maildir: Option<Maildir>) -> Pipeline {
     let anywhere = !options.domain.is_empty();
     let submission = options.has_submission();
     let space = free_space(options);
 
+    // Sessions and messages are counted apart, each in a table of its own.
+    let rate_limit = || options.rate.map(RateLimitLayer::per_ip);
     let connect = ServiceBuilder::new()
         .option_layer(rate_limit())
         .service(handler_fn(move |request| welcome(request, anywhere)));
@@ -40,17 +42,13 @@ pub(crate) async fn new(options: &Options, users: Option<Users>) -> Result<Pipel
         .option_layer(space.clone())
         .option_layer(submission.then(|| CondLayer::new(is_of_user, own_sender(options))))
         .service(handler_fn(accept));
-    let rcpt = ServiceBuilder::new()
-        .option_layer(
-            anywhere.then(|| CondLayer::new(is_of_stranger, DomainFilterLayer::new(domains()))),
-        )
-        .service(handler_fn(async |_: Request<Rcpt>| {}));
+    let rcpt = rcpt(options, parts);
     let data = ServiceBuilder::new()
         .option_layer(tracing::enabled!(tracing::Level::INFO).then_some(MessageLogLayer))
         .option_layer(space)
         .layer(DistinctRecipientsLayer::new())
         .option_layer(submission.then(|| CondLayer::new(is_of_user, SubmissionFieldsLayer::new())))
-        .service(store(options).await?);
+        .service(store(maildir));
 
     let pipeline = Pipeline::new()
         .connect(connect)
@@ -58,13 +56,28 @@ pub(crate) async fn new(options: &Options, users: Option<Users>) -> Result<Pipel
         .mail(mail)
         .rcpt(rcpt)
         .data(data);
-    let Some(users) = users else {
-        return Ok(pipeline);
-    };
-    for warning in users.warnings(&mechanisms::offered(options)) {
-        tracing::warn!("{warning}");
+    match parts.users.clone() {
+        Some(users) => pipeline.auth(handler_fn(move |request| users.clone().login(request))),
+        None => pipeline,
     }
-    Ok(pipeline.auth(handler_fn(move |request| users.clone().login(request))))
+}
+
+/// Recipients: strangers write to the domains of the options, and nobody to an address there that the list does not have.
+fn rcpt(options: &Options, parts: &Parts) -> BoxPhaseService<Rcpt> {
+    let domains = options.domains();
+    let filter = DomainFilterLayer::new(domains.clone());
+    let is_here = move |request: &Request<Rcpt>| {
+        let mailbox = request.recipient().mailbox();
+        mailbox.is_none_or(|mailbox| domains.contains(mailbox.domain()))
+    };
+    let list = parts.recipients.as_ref().map(Recipients::layer);
+    let filter = (!options.domain.is_empty()).then(|| CondLayer::new(is_of_stranger, filter));
+    BoxPhaseService::new(
+        ServiceBuilder::new()
+            .option_layer(filter)
+            .option_layer(list.map(|list| CondLayer::new(is_here, list)))
+            .service(handler_fn(async |_: Request<Rcpt>| {})),
+    )
 }
 
 fn is_of_user<P>(request: &Request<P>) -> bool {
@@ -98,7 +111,7 @@ async fn accept(request: Request<Mail>) -> Result<(), Reply> {
 fn own_sender(options: &Options) -> OwnSenderLayer {
     match &*options.domain {
         [] => OwnSenderLayer::in_any_domain(),
-        domains => OwnSenderLayer::in_domains(Domains::from_iter(domains.iter().cloned())),
+        _ => OwnSenderLayer::in_domains(options.domains()),
     }
     .address_rules(NAMES)
 }
@@ -110,20 +123,41 @@ fn free_space(options: &Options) -> Option<FreeSpaceLayer> {
 }
 
 /// Where messages go.
-async fn store(options: &Options) -> Result<BoxPhaseService<Data>, BoxError> {
-    if options.discard == Some(true) {
-        return Ok(BoxPhaseService::new(Discard));
+fn store(maildir: Option<Maildir>) -> BoxPhaseService<Data> {
+    match maildir {
+        None => BoxPhaseService::new(Discard),
+        Some(maildir) => BoxPhaseService::new(
+            ServiceBuilder::new()
+                .layer(ReceivedLayer::new())
+                .service(maildir),
+        ),
     }
-    let maildir = Maildir::new(options.maildir());
+}
+
+/// Makes sure that messages can be stored, before mail comes.
+///
+/// # Errors
+/// Fails with the option and what the system says.
+pub(crate) async fn prepare(
+    maildir: &Maildir,
+    options: &Options,
+    purpose: Purpose,
+) -> Result<(), String> {
+    let place = options.given.place("maildir");
+    let named = |error: &dyn std::error::Error| format!("{place}: {}", with_causes(error));
+    let exists = maildir.path().is_dir();
+    if purpose == Purpose::Check && !exists {
+        // Whoever checks is perhaps not the user that runs the server and must own it.
+        return Ok(());
+    }
     if let Some(parent) = maildir.path().parent() {
-        tokio::fs::create_dir_all(parent).await?;
+        let made = tokio::fs::create_dir_all(parent).await;
+        made.map_err(|error| format!("{place}: {}: {error}", parent.display()))?;
     }
-    maildir.create().await?;
-    // What a crash has left is of no use to anybody after a day and a half.
-    maildir.clean_tmp(Duration::from_secs(36 * 3600)).await?;
-    Ok(BoxPhaseService::new(
-        ServiceBuilder::new()
-            .layer(ReceivedLayer::new())
-            .service(maildir),
-    ))
+    maildir.create().await.map_err(|error| named(&error))?;
+    if purpose == Purpose::Start {
+        // What a crash has left is of no use to anybody after a day and a half.
+        clean_tmp(Some(maildir)).await;
+    }
+    Ok(())
 }

@@ -1,6 +1,6 @@
 //! The user that the server runs as, once it has done what only root may do.
 
-use std::{error::Error, io, iter, os::unix::fs::chown, path::Path};
+use std::{io, os::unix::fs::chown, path::Path};
 
 use nix::unistd::{self, Gid, Group, Uid, User};
 use smtpd_tower::BoxError;
@@ -93,18 +93,15 @@ pub(crate) fn group(id: &Id) -> Result<Gid, BoxError> {
     }
 }
 
-/// Returns why a file cannot be read any more that could be read at the start, if that is the reason of the error.
-pub(crate) fn explanation(error: &(dyn Error + 'static)) -> Option<String> {
-    let causes = iter::successors(Some(error), |error| (*error).source());
-    let mut faults = causes.filter_map(|cause| cause.downcast_ref::<io::Error>());
-    let is_denied = faults.any(|fault| fault.kind() == io::ErrorKind::PermissionDenied);
-    is_denied.then(|| {
-        format!(
-            "the server runs as the user {} and the group {}, one of which has to be able to read the file",
-            unistd::geteuid(),
-            unistd::getegid()
-        )
-    })
+/// Returns what to add to an error about a file that cannot be read any more, though it could be read at the start.
+pub(crate) fn explanation(error: &str) -> String {
+    if !error.contains("Permission denied") || unistd::geteuid().is_root() {
+        return String::new();
+    }
+    let (user, group) = (unistd::geteuid(), unistd::getegid());
+    format!(
+        "; the server runs as the user {user} and the group {group}, one of which has to be able to read the file"
+    )
 }
 
 /// Warns if everything that clients send is read by a process that may do everything.

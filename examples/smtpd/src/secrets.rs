@@ -4,20 +4,21 @@ use std::{fs, os::unix::fs::MetadataExt as _, path::Path};
 
 use crate::options::Options;
 
-/// Warns of those that are open to others. For private keys, `TlsConfig::warnings` does that.
-pub(crate) fn warn(options: &Options) {
-    for path in of(options) {
-        if let Some(mode) = open_mode(path) {
-            tracing::warn!(
-                "{}: the file holds secrets and is open to others than its owner (mode {mode:04o})",
-                path.display()
-            );
-        }
-    }
+/// Returns warnings about those that are open to others. For private keys, `TlsConfig::warnings` does that.
+pub(crate) fn warnings(options: &Options) -> Vec<String> {
+    let warn = |path: &Path| {
+        let mode = open_mode(path)?;
+        Some(format!(
+            "{}: the file holds secrets and is open to others than its owner (mode {mode:04o})",
+            path.display()
+        ))
+    };
+    of(options).filter_map(warn).collect()
 }
 
 fn of(options: &Options) -> impl Iterator<Item = &Path> {
-    let config = options.config.as_ref().filter(|_| options.config_is_secret);
+    let config = options.config.as_ref();
+    let config = config.filter(|_| options.config_is_secret());
     let all = [
         config,
         options.users.as_ref(),

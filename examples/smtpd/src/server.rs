@@ -1,44 +1,21 @@
 //! The server around the pipeline: its name, settings, TLS, and the proxies that it trusts.
 
-use smtpd_tower::{
-    BoxError, Pipeline, Server, layer::HopLimitLayer, proxy::ProxyProtocol, system_hostname,
-    tls::TlsConfig,
-};
+use smtpd_tower::{Pipeline, Server, layer::HopLimitLayer, proxy::ProxyProtocol, tls::TlsConfig};
 
-use crate::{
-    config, disk, log, options::Options, privileges::Account, tls, users::Users, values::Proxy,
-};
-
-/// What is read from files that only root may be able to read.
-pub(crate) struct Settings {
-    pub(crate) hostname: String,
-    pub(crate) tls: Option<TlsConfig>,
-    pub(crate) users: Option<Users>,
-}
-
-impl Settings {
-    /// Reads the files of the options. A file that is created belongs to the account.
-    pub(crate) fn read(options: &Options, account: Option<Account>) -> Result<Self, BoxError> {
-        let hostname = options.hostname.clone().unwrap_or_else(system_hostname);
-        Ok(Self {
-            tls: tls::config(options, account, &hostname)?,
-            users: Users::new(options)?,
-            hostname,
-        })
-    }
-}
+use crate::{config, disk, log, options::Options, values::Proxy};
 
 /// Creates the server around a pipeline.
 pub(crate) fn new(
     options: &Options,
-    hostname: String,
-    tls: Option<TlsConfig>,
+    hostname: &str,
     pipeline: Pipeline,
-) -> Result<Server, BoxError> {
-    let sessions = match options.max_sessions {
-        Some(sessions) => usize::try_from(sessions.get())?,
-        None => Server::DEFAULT_MAX_SESSIONS,
-    };
+    tls: Option<TlsConfig>,
+) -> Server {
+    let sessions = options
+        .max_sessions
+        .map_or(Server::DEFAULT_MAX_SESSIONS, |sessions| {
+            usize::try_from(sessions.get()).unwrap_or(usize::MAX)
+        });
     let mut server = Server::new(hostname, pipeline)
         .configure(|config| config::apply(options, config))
         .max_hops(match options.max_hops {
@@ -51,9 +28,9 @@ pub(crate) fn new(
         server = server.tls(tls);
     }
     if !options.domain.is_empty() {
-        server = server.domains(options.domain.iter().cloned().collect());
+        server = server.domains(options.domains());
     }
-    Ok(behind_proxies(options, server))
+    behind_proxies(options, server)
 }
 
 /// Sets the proxies that the server trusts.
@@ -76,7 +53,10 @@ mod tests {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, duplex};
 
     use super::*;
-    use crate::pipeline;
+    use crate::{
+        listen::Kind,
+        served::{Purpose, Served},
+    };
 
     /// Returns what a server with these options sends to a client that sends all this at once.
     async fn replies(options: &str, peer: [u8; 4], said: &str) -> String {
@@ -84,11 +64,8 @@ mod tests {
             .into_iter()
             .chain(options.split_whitespace());
         let options = Options::read(args).unwrap();
-        let settings = Settings::read(&options, None).unwrap();
-        let pipeline = pipeline::new(&options, settings.users).await.unwrap();
-        let server = new(&options, settings.hostname, settings.tls, pipeline).unwrap();
-        let profile = options.mode.map(|mode| mode.profile(false));
-        let server = config::at(&options, &server, profile);
+        let served = Served::read(options, None, Purpose::Start).await.unwrap();
+        let server = served.server(Kind::Smtp);
         let (mut client, io) = duplex(1 << 16);
         client.write_all(said.as_bytes()).await.unwrap();
         let mut heard = String::new();

@@ -4,7 +4,7 @@ use std::{env, net::TcpListener, os::unix::net::UnixListener, process};
 
 use listenfd::ListenFd;
 
-use crate::listen::NAMES;
+use crate::listen;
 
 /// A socket that was passed.
 pub(crate) struct Passed {
@@ -43,8 +43,9 @@ pub(crate) fn take(names: &[String]) -> Result<Vec<Passed>, String> {
     if names.is_empty() {
         return Ok(Vec::new());
     }
-    if let Some(unknown) = names.iter().find(|name| !NAMES.contains(&name.as_str())) {
-        let known = NAMES.join(", ");
+    let known = listen::names();
+    if let Some(unknown) = names.iter().find(|name| !known.contains(&name.as_str())) {
+        let known = known.join(", ");
         return Err(format!(
             "a socket from systemd is named {unknown:?}; FileDescriptorName= is one of {known}"
         ));

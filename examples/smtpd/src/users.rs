@@ -1,6 +1,6 @@
 //! Who may authenticate.
 
-use std::{collections::HashMap, io, sync::Arc};
+use std::{collections::HashMap, path::Path, sync::Arc};
 
 use smtpd_tower::{
     Auth, Identity, Reply, Request, Secret,
@@ -10,7 +10,9 @@ use smtpd_tower::{
     session::TlsInfo,
 };
 
-use crate::{options::Options, users_file::UsersFile, values::User};
+use crate::{
+    file::Pipes, mistakes::Mistakes, options::Options, users_file::UsersFile, values::User,
+};
 
 /// By which rules users are looked up: clients write their names in any case. Whatever they write, the user has the name that the
 /// options or the file give it.
@@ -35,20 +37,33 @@ enum Passwords {
 
 impl Users {
     /// Returns the users of the options, if there are any.
-    pub(crate) fn new(options: &Options) -> io::Result<Option<Self>> {
+    ///
+    /// # Errors
+    /// Fails with all lines of the file that are wrong, or the users that are there twice.
+    pub(crate) fn read(options: &Options, pipes: Pipes) -> Result<Option<Self>, Mistakes> {
         if !options.has_users() {
             return Ok(None);
         }
-        let passwords = match &options.users {
-            Some(path) => Passwords::Hashed(Arc::new(UsersFile::read(path)?)),
-            None => Passwords::known(&options.user)?,
+        let (option, passwords) = match &options.users {
+            Some(path) => ("users", Passwords::hashed(path, pipes)),
+            None => ("user", Passwords::known(&options.user)),
         };
-        let tokens = options.oauth_token.clone().into();
+        let place = options.given.place(option);
+        let mut mistakes = Mistakes::default();
+        let passwords = passwords.map_err(|faults| {
+            mistakes.extend(faults.into_iter().map(|fault| format!("{place}: {fault}")));
+        });
+        let passwords = mistakes.or(passwords.ok())?;
         Ok(Some(Self {
             passwords,
-            tokens,
+            tokens: options.oauth_token.clone().into(),
             common_names: options.client_common_name.unwrap_or(true),
         }))
+    }
+
+    /// Returns how many there are, those with a token included.
+    pub(crate) fn count(&self) -> usize {
+        self.names().count()
     }
 
     /// Returns warnings about these users, for the administrator, one per line.
@@ -140,18 +155,25 @@ impl Users {
 }
 
 impl Passwords {
-    fn known(users: &[User]) -> io::Result<Self> {
+    fn hashed(path: &Path, pipes: Pipes) -> Result<Self, Vec<String>> {
+        UsersFile::read(path, pipes).map(|users| Self::Hashed(Arc::new(users)))
+    }
+
+    fn known(users: &[User]) -> Result<Self, Vec<String>> {
         let mut nobody = [0; 32];
-        getrandom::fill(&mut nobody).map_err(io::Error::other)?;
+        getrandom::fill(&mut nobody).map_err(|error| vec![error.to_string()])?;
         let nobody = nobody.map(|byte| char::from(b'!' + byte % 64));
-        let mut secrets = HashMap::new();
+        let (mut secrets, mut faults) = (HashMap::new(), Vec::new());
         for user in users {
             let name = &user.name;
             let secret = user.password.clone().with_user(&**name);
             let earlier = secrets.insert(NAMES.user(name).into_owned(), secret);
             if earlier.is_some() {
-                return Err(io::Error::other(format!("two users have the name {name}")));
+                faults.push(format!("two users have the name {name}"));
             }
+        }
+        if !faults.is_empty() {
+            return Err(faults);
         }
         Ok(Self::Known(Arc::new(Known {
             secrets,
@@ -390,7 +412,7 @@ mod tests {
     fn no_two_users_have_one_name() {
         let twice = ["alice", "alice "].map(|name| format!("{name}:x").parse::<User>().unwrap());
         let error = Passwords::known(&twice).unwrap_err();
-        assert_eq!(error.to_string(), "two users have the name alice");
+        assert_eq!(error, ["two users have the name alice"]);
     }
 
     #[test]

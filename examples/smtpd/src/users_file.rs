@@ -1,6 +1,6 @@
 //! The file of users.
 
-use std::{borrow::Cow, collections::HashMap, fs, io, path::Path};
+use std::{borrow::Cow, collections::HashMap, path::Path};
 
 use smtpd_tower::{
     Auth, Request,
@@ -8,7 +8,11 @@ use smtpd_tower::{
     phase::AuthOutcome,
 };
 
-use crate::{users::NAMES, values::user_name};
+use crate::{
+    file::{self, Pipes},
+    users::NAMES,
+    values::user_name,
+};
 
 /// The users of a file, with hashes of their passwords.
 #[derive(Debug)]
@@ -23,24 +27,29 @@ pub(crate) struct UsersFile {
 impl UsersFile {
     /// Reads a file with a line `name:$argon2id$...` for each user; empty lines and those that begin with `#` are
     /// skipped.
-    pub(crate) fn read(path: &Path) -> io::Result<Self> {
+    ///
+    /// # Errors
+    /// Fails with all lines that are wrong.
+    pub(crate) fn read(path: &Path, pipes: Pipes) -> Result<Self, Vec<String>> {
         let named = |fault: String| format!("{}:{fault}", path.display());
-        let failed = |fault| io::Error::other(named(fault));
-        let text = fs::read_to_string(path).map_err(|error| failed(format!(" {error}")))?;
-        let mut users = Self::parse(&text).map_err(failed)?;
+        let text = file::read(path, pipes).map_err(|error| vec![error])?;
+        let named_all = |faults| file::first_of(faults).map(named).collect::<Vec<_>>();
+        let mut users = Self::parse(&text).map_err(named_all)?;
         users.cost_warning = users.cost_warning.map(named);
         Ok(users)
     }
 
-    pub(crate) fn parse(text: &str) -> Result<Self, String> {
-        let lines = text
-            .lines()
-            .zip(1..)
-            .filter(|(line, _)| !line.trim().is_empty() && !line.starts_with('#'));
-        let (mut users, mut first, mut cost_warning) = (HashMap::new(), None, None);
-        for (line, number) in lines {
-            let named = |fault: Cow<'_, str>| format!("{number}: {fault}");
-            let (name, hash) = user(line).map_err(named)?;
+    pub(crate) fn parse(text: &str) -> Result<Self, Vec<String>> {
+        let (mut users, mut faults) = (HashMap::new(), Vec::new());
+        let (mut first, mut cost_warning) = (None, None);
+        for (number, line) in file::lines(text) {
+            let (name, hash) = match user(line) {
+                Ok(user) => user,
+                Err(fault) => {
+                    faults.push(format!("{number}: {fault}"));
+                    continue;
+                }
+            };
             let (first_number, first) = first.get_or_insert_with(|| (number, hash.clone()));
             if !hash.costs_as_much_as(first) && cost_warning.is_none() {
                 cost_warning = Some(format!(
@@ -49,11 +58,14 @@ impl UsersFile {
             }
             let key = NAMES.user(&name).into_owned();
             if users.insert(key, (name, hash)).is_some() {
-                return Err(named("an earlier line has the same user".into()));
+                faults.push(format!("{number}: an earlier line has the same user"));
             }
         }
-        if users.is_empty() {
-            return Err(" there is no user in it".to_owned());
+        if users.is_empty() && faults.is_empty() {
+            faults.push(" there is no user in it".to_owned());
+        }
+        if !faults.is_empty() {
+            return Err(faults);
         }
         Ok(Self {
             verifier: PasswordVerifier::new()
@@ -115,7 +127,7 @@ pub(crate) mod tests {
                 "2: the hash is not by Argon2",
             ),
         ] {
-            let error = UsersFile::parse(text).unwrap_err();
+            let error = UsersFile::parse(text).unwrap_err().concat();
             assert!(error.starts_with(fault), "{text}: {error}");
         }
         for (name, fault) in [
@@ -125,7 +137,8 @@ pub(crate) mod tests {
             ("\u{1}alice", "1: the user name holds control characters"),
             ("al\u{202e}ice", "1: the user name holds control characters"),
         ] {
-            let error = UsersFile::parse(&format!("{name}:{HASH}")).unwrap_err();
+            let error = UsersFile::parse(&format!("{name}:{HASH}"));
+            let error = error.unwrap_err().concat();
             assert!(error.starts_with(fault), "{name:?}: {error}");
         }
         for (one, other) in [
@@ -135,8 +148,19 @@ pub(crate) mod tests {
         ] {
             let twice = format!("{one}:{HASH}\n#\n{other}:{HASH}\n");
             let error = UsersFile::parse(&twice).unwrap_err();
-            assert_eq!(error, "3: an earlier line has the same user");
+            assert_eq!(error, ["3: an earlier line has the same user"]);
         }
+    }
+
+    #[test]
+    fn only_the_first_faulty_line_is_told() {
+        let text = format!("alice\nbob:{HASH}\nbob:{HASH}\n:\n");
+        let faults = UsersFile::parse(&text).unwrap_err();
+        let lines: Vec<_> = faults.iter().map(|fault| &fault[..2]).collect();
+        assert_eq!(lines, ["1:", "3:", "4:"]);
+        let other = "<html>\n".repeat(50);
+        let faults = UsersFile::parse(&other).unwrap_err();
+        assert_eq!((faults.len(), file::first_of(faults).count()), (50, 21));
     }
 
     #[test]

@@ -1,9 +1,14 @@
 //! The values of options that are more than a number or a word.
 
-use std::{borrow::Cow, fmt, path::PathBuf, str::FromStr, time::Duration};
+use std::{
+    borrow::Cow,
+    ffi::OsString,
+    fmt,
+    path::{Path, PathBuf},
+    str::FromStr,
+};
 
 use clap::ValueEnum;
-use serde::Deserialize;
 use smtpd_tower::{
     Secret,
     address::Leniency,
@@ -114,36 +119,6 @@ impl fmt::Display for Id {
     }
 }
 
-/// How long open transactions may continue during a shutdown.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Grace(pub(crate) Duration);
-
-impl Default for Grace {
-    fn default() -> Self {
-        Self(Duration::from_secs(30))
-    }
-}
-
-impl FromStr for Grace {
-    type Err = &'static str;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let (number, unit) = match text.strip_suffix(['s', 'm', 'h']) {
-            Some(number) => (number, text.as_bytes().last()),
-            None => (text, None),
-        };
-        let unit = match unit {
-            Some(b'm') => 60,
-            Some(b'h') => 3600,
-            _ => 1,
-        };
-        let seconds = number.parse::<u32>().ok().and_then(|n| n.checked_mul(unit));
-        seconds
-            .map(|seconds| Self(Duration::from_secs(seconds.into())))
-            .ok_or("expected seconds, or a duration such as 90s, 5m or 1h")
-    }
-}
-
 /// Proxies that are trusted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Proxy {
@@ -153,13 +128,16 @@ pub(crate) enum Proxy {
 }
 
 impl Proxy {
-    /// All of them, if there are any.
-    pub(crate) fn trusted(proxies: &[Self]) -> Option<TrustedPeers> {
-        let networks = proxies.iter().filter_map(|proxy| match proxy {
+    pub(crate) const fn network(&self) -> Option<Cidr> {
+        match self {
             Self::Network(network) => Some(*network),
             Self::Unix => None,
-        });
-        let peers = TrustedPeers::new(networks);
+        }
+    }
+
+    /// All of them, if there are any.
+    pub(crate) fn trusted(proxies: &[Self]) -> Option<TrustedPeers> {
+        let peers = TrustedPeers::new(proxies.iter().filter_map(Self::network));
         match proxies {
             [] => None,
             proxies if proxies.contains(&Self::Unix) => Some(peers.with_unix_sockets()),
@@ -214,6 +192,18 @@ pub(crate) struct NamedCertificate {
     pub(crate) key: PathBuf,
 }
 
+impl NamedCertificate {
+    /// The same as text, with relative paths from that directory on.
+    pub(crate) fn relative_to(&self, base: &Path) -> OsString {
+        let mut text = OsString::from(&self.name);
+        text.push("=");
+        text.push(base.join(&self.cert));
+        text.push(",");
+        text.push(base.join(&self.key));
+        text
+    }
+}
+
 impl FromStr for NamedCertificate {
     type Err = &'static str;
 
@@ -230,8 +220,7 @@ impl FromStr for NamedCertificate {
     }
 }
 
-#[derive(Clone, Copy, Debug, ValueEnum, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Clone, Copy, Debug, ValueEnum)]
 pub(crate) enum BareLf {
     /// Reject the message
     Reject,
@@ -251,8 +240,14 @@ impl From<BareLf> for BareNewline {
     }
 }
 
-#[derive(Clone, Copy, Debug, ValueEnum, Deserialize)]
-#[serde(rename_all = "lowercase")]
+/// How lines end in files of the Maildir.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Newline {
+    Crlf,
+    Lf,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
 pub(crate) enum Nul {
     /// Reject the message
     Reject,
@@ -324,33 +319,14 @@ impl Lenient {
     }
 }
 
-impl FromStr for Lenient {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        ValueEnum::from_str(text, true).map_err(|_| {
-            let names = Self::value_variants()
-                .iter()
-                .filter_map(Self::to_possible_value);
-            let names: Vec<_> = names.map(|name| name.get_name().to_owned()).collect();
-            format!(
-                "{text:?} cannot be overlooked; there are {}",
-                names.join(", ")
-            )
-        })
-    }
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub(crate) enum LogFormat {
     #[default]
     Text,
     Json,
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub(crate) enum LogLevel {
     Off,
     Error,
@@ -361,8 +337,7 @@ pub(crate) enum LogLevel {
     Trace,
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub(crate) enum RuntimeKind {
     /// One listener, and threads that share the work
     #[default]
@@ -437,7 +412,8 @@ mod tests {
     #[test]
     fn what_is_overlooked_adds_up() {
         let of = |list: &str| {
-            let list: Vec<_> = list.split(',').map(|one| one.parse().unwrap()).collect();
+            let of = |one| <Lenient as ValueEnum>::from_str(one, true).unwrap();
+            let list: Vec<_> = list.split(',').map(of).collect();
             Lenient::all_of(&list)
         };
         assert_eq!(of("none"), Leniency::STRICT);
@@ -449,11 +425,6 @@ mod tests {
         let all = "common,missing-brackets,underscore-in-domain,trailing-dot-in-domain";
         assert_eq!(of("all"), of(all));
         assert_ne!(of("all"), of("common"));
-        let error = "dots".parse::<Lenient>().unwrap_err();
-        assert!(
-            error.contains("there are none, common, all, space-after-colon"),
-            "{error}"
-        );
     }
 
     #[test]

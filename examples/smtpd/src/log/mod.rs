@@ -303,7 +303,7 @@ pub(crate) mod tests {
 
     #[test]
     fn addresses_cannot_make_a_line_of_the_log_show_what_it_does_not_say() {
-        let evil = "a\u{202e}\u{2028}b";
+        let evil = "a\u{202e}\u{2028}\u{200b}\u{2066}b";
         let envelope = Envelope::new(format!("{evil}@a.test").parse().unwrap())
             .with_recipient(format!("\"{evil}\"@a.test").parse().unwrap());
         for json in [false, true] {
@@ -311,7 +311,8 @@ pub(crate) mod tests {
             message(&Session::local(), &envelope, 0, Instant::now(), None);
             drop(guard);
             let line = written.text();
-            assert!(!line.contains(['\u{202e}', '\u{2028}']), "{line}");
+            let invisible = ['\u{202e}', '\u{2028}', '\u{200b}', '\u{2066}'];
+            assert!(!line.contains(invisible), "{line}");
             assert_eq!(line.matches("u{202e}").count(), 2, "{line}");
         }
     }

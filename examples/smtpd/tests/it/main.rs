@@ -12,5 +12,6 @@ mod lettre;
 mod log;
 mod options;
 mod reference;
+mod reload;
 mod systemd;
 mod tls;

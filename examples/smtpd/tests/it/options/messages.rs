@@ -18,6 +18,102 @@ pub(super) async fn domain() {
     );
 }
 
+/// The replies to those recipients, by a server with that list.
+async fn to_each(options: &[&str], list: &str, recipients: &[&str]) -> Vec<String> {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("recipients");
+    fs::write(&file, list).unwrap();
+    let file = format!("--recipients={}", file.display());
+    let server = start(&[&[&*file, "--domain=example.org"], options].concat());
+    let rcpt = recipients.iter().map(|to| format!("RCPT TO:<{to}>\r\n"));
+    let rcpt: String = rcpt.collect();
+    let text = format!("HELO c\r\nMAIL FROM:<>\r\n{rcpt}QUIT\r\n");
+    let replies = codes_of(&server, &text).await;
+    replies[3..replies.len() - 1].to_vec()
+}
+
+pub(super) async fn recipients() {
+    let list = "# all\nalice@example.org\n@sub.example.org\n\nbob@example.net # not ours\n";
+    let recipients = [
+        "Alice@example.org",
+        "bob@example.org",
+        "x@sub.example.org",
+        "bob@example.net",
+        "postmaster@example.org",
+        "Postmaster",
+        "alice+news@example.org",
+    ];
+    let replies = to_each(&["--domain=sub.example.org"], list, &recipients).await;
+    assert_eq!(replies, ["250", "550", "250", "550", "250", "250", "550"]);
+    users_write_to_other_domains().await;
+    a_server_without_a_list_warns().await;
+}
+
+async fn a_server_without_a_list_warns() {
+    let dir = tempfile::tempdir().unwrap();
+    let (log, list) = (dir.path().join("log"), dir.path().join("list"));
+    fs::write(&list, "alice@example.org\n").unwrap();
+    let list = format!("--recipients={}", list.display());
+    for (options, warns) in [
+        (&["--domain=example.org"][..], true),
+        (&["--domain=example.org", &list], false),
+        (&[], false),
+    ] {
+        super::terminate(super::start_with_log(&log, options)).await;
+        let log = fs::read_to_string(&log).unwrap();
+        let is_there = log.contains("WARN every address in --domain is accepted");
+        assert_eq!(is_there, warns, "{options:?}: {log}");
+    }
+}
+
+/// A list of recipients is no list of those that users may write to, elsewhere.
+async fn users_write_to_other_domains() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("recipients");
+    fs::write(&file, "alice@example.org\n").unwrap();
+    let server = start(&[
+        &format!("--recipients={}", file.display()),
+        "--domain=example.org",
+        "--mode=submission",
+        "--user=alice:secret",
+        "--require-tls=false",
+        "--allow-plaintext-auth",
+    ]);
+    let text = "EHLO c\r\nAUTH PLAIN AGFsaWNlAHNlY3JldA==\r\nMAIL FROM:<alice@example.org>\r\n\
+        RCPT TO:<x@example.net>\r\nRCPT TO:<bob@example.org>\r\nRCPT TO:<alice@example.org>\r\nQUIT\r\n";
+    let replies = codes_of(&server, text).await;
+    assert_eq!(replies[3..], ["250", "250", "550", "250", "221"]);
+}
+
+pub(super) async fn recipient_delimiter() {
+    let recipients = [
+        "alice@example.org",
+        "alice+news@example.org",
+        "alice-x@example.org",
+    ];
+    for (option, codes) in [("+", ["250", "250", "550"]), ("-", ["250", "550", "250"])] {
+        let option = format!("--recipient-delimiter={option}");
+        let replies = to_each(&[&option], "alice@example.org", &recipients).await;
+        assert_eq!(replies, codes, "{option}");
+    }
+}
+
+pub(super) async fn maildir_newline() {
+    let text = message("Subject: x\r\n\r\none\r\ntwo\r\n");
+    for (options, end) in [
+        (&[][..], "\r\none\r\ntwo\r\n"),
+        (&["--maildir-newline=crlf"], "\r\none\r\ntwo\r\n"),
+        (&["--maildir-newline=lf"], "\n\none\ntwo\n"),
+    ] {
+        let server = start(options);
+        said(&server, "smtp", &text).await;
+        let stored = only_message(&server);
+        assert!(stored.ends_with(end), "{stored:?}");
+        let is_lf = options.contains(&"--maildir-newline=lf");
+        assert_eq!(stored.contains('\r'), !is_lf, "{stored:?}");
+    }
+}
+
 /// Messages are stored there, with what the server adds; what a crash has left there long ago is removed.
 pub(super) async fn maildir() {
     let dir = tempfile::tempdir().unwrap();

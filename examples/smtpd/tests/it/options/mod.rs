@@ -3,6 +3,7 @@
 
 mod accounts;
 mod certificates;
+mod check;
 mod listeners;
 mod logs;
 mod messages;
@@ -39,6 +40,7 @@ macro_rules! effects {
 
 effects! {
     "--config" => sessions::config,
+    "--check" => check::check,
     "--help" => sessions::help,
     "--version" => sessions::version,
     "--hostname" => sessions::hostname,
@@ -60,7 +62,10 @@ effects! {
     "--runtime" => listeners::runtime,
     "--threads" => listeners::threads,
     "--domain" => messages::domain,
+    "--recipients" => messages::recipients,
+    "--recipient-delimiter" => messages::recipient_delimiter,
     "--maildir" => messages::maildir,
+    "--maildir-newline" => messages::maildir_newline,
     "--discard" => messages::discard,
     "--bare-lf" => messages::bare_lf,
     "--nul" => messages::nul,

@@ -1,0 +1,649 @@
+//! The command line and the file of options, merged into one command line. So both are read by the same rules.
+
+use std::{
+    any::TypeId,
+    collections::{BTreeMap, BTreeSet, HashMap},
+    ffi::OsString,
+    fmt,
+    path::{Path, PathBuf},
+};
+
+use clap::{
+    Arg, ArgAction, ArgMatches, Command, Error,
+    error::{ContextKind, ContextValue, ErrorKind},
+    parser::ValueSource,
+};
+
+use crate::{
+    file::{self, Pipes, Setting},
+    mistakes::Mistakes,
+    values::{Address, NamedCertificate},
+};
+
+/// Options that a running server keeps, whatever the file says: its listeners are bound, and its log and threads are there.
+const FIXED: [&str; 15] = [
+    "grace",
+    "group-id",
+    "http",
+    "listen",
+    "listen-lmtp",
+    "listen-submission",
+    "listen-submissions",
+    "listen-tls",
+    "log-format",
+    "log-level",
+    "mode",
+    "quiet",
+    "runtime",
+    "threads",
+    "user-id",
+];
+
+/// What was given, and where.
+#[derive(Clone, Default)]
+pub(crate) struct Given {
+    file: PathBuf,
+    /// The lines of the options that the file sets.
+    lines: HashMap<String, usize>,
+    values: BTreeMap<String, Vec<OsString>>,
+    /// Options that the file sets to something else than the server runs with.
+    waiting: BTreeSet<String>,
+}
+
+/// Values may be passwords.
+impl fmt::Debug for Given {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.values.keys()).finish()
+    }
+}
+
+impl Given {
+    /// Returns where an option is set: the file and its line, or the command line.
+    pub(crate) fn place(&self, option: &str) -> String {
+        match self.lines.get(option) {
+            Some(line) => format!("{}:{line}: {option}", self.file.display()),
+            None => format!("--{option}"),
+        }
+    }
+
+    /// Returns whether the file sets an option.
+    pub(crate) fn is_from_file(&self, option: &str) -> bool {
+        self.lines.contains_key(option)
+    }
+
+    /// Returns the names of the options that differ.
+    pub(crate) fn changed<'a>(&'a self, other: &'a Self) -> BTreeSet<&'a str> {
+        let names = self.values.keys().chain(other.values.keys());
+        names
+            .filter(|name| self.values.get(*name) != other.values.get(*name))
+            .map(String::as_str)
+            .collect()
+    }
+
+    /// Returns the names of the options that take effect at the next start.
+    pub(crate) fn waiting(&self) -> impl Iterator<Item = &str> {
+        self.waiting.iter().map(String::as_str)
+    }
+}
+
+/// Why options cannot be read.
+#[derive(Debug)]
+pub(crate) enum Unreadable {
+    /// What clap prints about the command line, such as `--help`.
+    CommandLine(Box<Error>),
+    Mistakes(Mistakes),
+}
+
+impl Unreadable {
+    pub(crate) fn exit_code(&self) -> u8 {
+        match self {
+            Self::CommandLine(error) => u8::try_from(error.exit_code()).unwrap_or(2),
+            Self::Mistakes(_) => 2,
+        }
+    }
+
+    /// Prints it, help to standard output.
+    pub(crate) fn print(&self) {
+        match self {
+            Self::CommandLine(error) => drop(error.print()),
+            Self::Mistakes(mistakes) => mistakes.print(),
+        }
+    }
+}
+
+impl fmt::Display for Unreadable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::CommandLine(error) => error.fmt(f),
+            Self::Mistakes(mistakes) => mistakes.fmt(f),
+        }
+    }
+}
+
+/// Reads a command line, and the file that it names. A server that runs already keeps some of its options.
+///
+/// # Errors
+/// Fails with all mistakes in the file, or with what clap says of the command line.
+pub(crate) fn read(
+    command: &Command,
+    args: Vec<OsString>,
+    running: Option<&Given>,
+) -> Result<(ArgMatches, Given), Unreadable> {
+    let parse = |args: Vec<OsString>| command.clone().try_get_matches_from(args);
+    let matches = parse(args.clone()).map_err(|error| of_command_line(command, &args, error))?;
+    let mut given = Given::default();
+    let mut merged = args;
+    if let Some(path) = matches.get_one::<PathBuf>("config") {
+        let is_open = |field: &str| {
+            matches.value_source(&field.replace('-', "_")) != Some(ValueSource::CommandLine)
+        };
+        let pipes = match running {
+            None => Pipes::Allowed,
+            Some(_) => Pipes::Refused,
+        };
+        let settings = settings(command, path, pipes).map_err(Unreadable::Mistakes)?;
+        given.file.clone_from(path);
+        let settings = settings
+            .into_iter()
+            .filter(|setting| is_open(&setting.field));
+        given.add(command, settings);
+        if let Some(running) = running {
+            given.keep_fixed(running, is_open);
+        }
+        let values = given
+            .values
+            .iter()
+            .flat_map(|(name, values)| values.iter().map(move |value| assigned(name, value)));
+        merged.extend(values.collect::<Vec<_>>());
+    }
+    let matches = parse(merged).map_err(|error| of_command_line(command, &[], error))?;
+    given.values = values(command, &matches);
+    Ok((matches, given))
+}
+
+impl Given {
+    fn add(&mut self, command: &Command, settings: impl Iterator<Item = Setting>) {
+        let base = self
+            .file
+            .parent()
+            .map(Path::to_path_buf)
+            .unwrap_or_default();
+        for Setting { field, line, value } in settings {
+            let value = relative_to(&base, argument(command, &field), value);
+            self.lines.entry(field.clone()).or_insert(line);
+            self.values.entry(field).or_default().push(value);
+        }
+    }
+
+    /// Takes what a server cannot change while it runs from what it was started with.
+    fn keep_fixed(&mut self, running: &Self, is_open: impl Fn(&str) -> bool) {
+        for name in FIXED.into_iter().filter(|name| is_open(name)) {
+            let (new, old) = (self.values.get(name), running.values.get(name));
+            if new != old {
+                self.waiting.insert(name.to_owned());
+            }
+            match old.cloned() {
+                Some(values) => self.values.insert(name.to_owned(), values),
+                None => self.values.remove(name),
+            };
+        }
+    }
+}
+
+/// Reads the file. All of its mistakes are found, by trying each value alone.
+fn settings(command: &Command, path: &Path, pipes: Pipes) -> Result<Vec<Setting>, Mistakes> {
+    let mut mistakes = Mistakes::default();
+    let text =
+        mistakes.unless(file::read(path, pipes).map_err(|error| format!("--config: {error}")));
+    let (settings, wrong) = file::parse(&text.unwrap_or_default());
+    let mut found = wrong;
+    let mut seen = BTreeSet::new();
+    for Setting { field, line, value } in &settings {
+        let is_first = seen.insert(field);
+        let fault = match argument(command, field) {
+            Some(arg) if !is_first && !matches!(arg.get_action(), ArgAction::Append) => {
+                Some("it has one value, not several".to_owned())
+            }
+            Some(_) => try_alone(command, assigned(field, value.as_ref())),
+            None if is_first => Some(unknown(command, field)),
+            None => None,
+        };
+        found.extend(fault.map(|fault| (*line, format!("{field}: {fault}"))));
+    }
+    found.sort();
+    mistakes.extend(
+        found
+            .into_iter()
+            .map(|(line, fault)| format!("{}:{line}: {fault}", path.display())),
+    );
+    mistakes.or(Some(settings))
+}
+
+/// The option of a field. Some make sense on the command line only.
+fn argument<'a>(command: &'a Command, field: &str) -> Option<&'a Arg> {
+    let mut all = command.get_arguments();
+    all.find(|arg| arg.get_long() == Some(field))
+        .filter(|_| !["config", "check", "help", "version"].contains(&field))
+}
+
+fn assigned(name: &str, value: &std::ffi::OsStr) -> OsString {
+    let mut text = OsString::from(format!("--{name}="));
+    text.push(value);
+    text
+}
+
+fn try_alone(command: &Command, argument: OsString) -> Option<String> {
+    let tried = command
+        .clone()
+        .try_get_matches_from([OsString::new(), argument]);
+    tried.err().map(|error| in_a_line(&error))
+}
+
+fn unknown(command: &Command, field: &str) -> String {
+    let error = command
+        .clone()
+        .try_get_matches_from(["", &format!("--{field}")]);
+    let nearest = error
+        .err()
+        .and_then(|error| text_of(&error, ContextKind::SuggestedArg));
+    let nearest = nearest.filter(|name| argument(command, name.trim_start_matches('-')).is_some());
+    let nearest = nearest.map(|name| format!("; the nearest is {}", name.trim_start_matches('-')));
+    format!(
+        "there is no such option{}",
+        nearest.as_deref().unwrap_or("; --help lists all")
+    )
+}
+
+/// Returns what is wrong with a value, without the name of its option.
+fn in_a_line(error: &Error) -> String {
+    use std::error::Error as _;
+    let given = text_of(error, ContextKind::InvalidValue).unwrap_or_default();
+    match (error.kind(), error.source()) {
+        (ErrorKind::InvalidValue, _) => {
+            let allowed = match error.get(ContextKind::ValidValue) {
+                Some(ContextValue::Strings(values)) => values.join(", "),
+                _ => "a value".to_owned(),
+            };
+            let nearest = text_of(error, ContextKind::SuggestedValue);
+            let nearest = nearest.map(|value| format!("; the nearest is {value}"));
+            let nearest = nearest.unwrap_or_default();
+            format!(
+                "expected {allowed}, not \"{}\"{nearest}",
+                given.escape_debug()
+            )
+        }
+        (ErrorKind::ValueValidation, Some(cause)) => cause.to_string(),
+        _ => {
+            let text = error.to_string();
+            let line = text.lines().next().unwrap_or_default();
+            line.trim_start_matches("error: ").to_owned()
+        }
+    }
+}
+
+fn text_of(error: &Error, kind: ContextKind) -> Option<String> {
+    match error.get(kind)? {
+        ContextValue::String(text) => Some(text.clone()),
+        ContextValue::Strings(texts) => texts.first().cloned(),
+        _ => None,
+    }
+}
+
+/// A path in the file is relative to the file, wherever the server is started.
+fn relative_to(base: &Path, arg: Option<&Arg>, value: String) -> OsString {
+    let type_id = arg.map(|arg| arg.get_value_parser().type_id());
+    let is = |type_of: TypeId| type_id.is_some_and(|id| id == type_of);
+    if is(TypeId::of::<PathBuf>()) {
+        return base.join(value).into();
+    }
+    if is(TypeId::of::<Address>())
+        && let Some(path) = value.strip_prefix("unix:")
+    {
+        let mut address = OsString::from("unix:");
+        address.push(base.join(path));
+        return address;
+    }
+    if is(TypeId::of::<NamedCertificate>())
+        && let Ok(named) = value.parse::<NamedCertificate>()
+    {
+        return named.relative_to(base);
+    }
+    value.into()
+}
+
+/// Returns what clap says, or if several options are wrong, all of it.
+fn of_command_line(command: &Command, args: &[OsString], error: Error) -> Unreadable {
+    if error.use_stderr() {
+        let mut mistakes = Mistakes::default();
+        let is_option = |arg: &OsString| arg.to_string_lossy().starts_with("--");
+        let (program, rest) = args.split_at(args.len().min(1));
+        for one in rest.chunk_by(|_, next| !is_option(next)) {
+            let tried = command
+                .clone()
+                .try_get_matches_from([program, one].concat());
+            let error = tried.err().filter(Error::use_stderr).map(without_secret);
+            mistakes.extend(error.map(|error| of_an_option(&error)));
+        }
+        if mistakes.iter().count() > 1 {
+            return Unreadable::Mistakes(mistakes);
+        }
+    }
+    Unreadable::CommandLine(Box::new(without_secret(error)))
+}
+
+fn of_an_option(error: &Error) -> String {
+    let fault = in_a_line(error);
+    let option = text_of(error, ContextKind::InvalidArg).unwrap_or_default();
+    let option = option.split(' ').next().unwrap_or_default();
+    match error.kind() {
+        ErrorKind::InvalidValue | ErrorKind::ValueValidation => format!("{option}: {fault}"),
+        _ => match text_of(error, ContextKind::SuggestedArg) {
+            Some(nearest) => format!("{fault}; the nearest is {nearest}"),
+            None => fault,
+        },
+    }
+}
+
+/// Keeps a password or a token out of an error, which otherwise shows the value that is wrong.
+fn without_secret(mut error: Error) -> Error {
+    let is_secret = text_of(&error, ContextKind::InvalidArg).is_some_and(|option| {
+        option.starts_with("--user ") || option.starts_with("--oauth-token ")
+    });
+    if is_secret {
+        let hidden = ContextValue::String("[redacted]".to_owned());
+        error.insert(ContextKind::InvalidValue, hidden);
+    }
+    error
+}
+
+/// All values as they are used.
+fn values(command: &Command, matches: &ArgMatches) -> BTreeMap<String, Vec<OsString>> {
+    let given = command.get_arguments().filter_map(|arg| {
+        let id = arg.get_id().as_str();
+        let is_given = matches.value_source(id) == Some(ValueSource::CommandLine);
+        let values = matches.try_get_raw(id).ok().flatten();
+        let values = values.filter(|_| is_given)?.map(Into::into).collect();
+        Some((arg.get_long()?.to_owned(), values))
+    });
+    given.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::options::Options;
+
+    /// Returns the options of a file with this text, or what is wrong with it, without the name of the file.
+    fn options(text: &str, line: &str) -> Result<Options, Vec<String>> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("smtpd.toml");
+        fs::write(&path, text).unwrap();
+        let config = format!("--config={}", path.display());
+        let args = ["smtpd", &config]
+            .into_iter()
+            .chain(line.split_whitespace());
+        match Options::read(args) {
+            Ok(options) => Ok(options),
+            Err(Unreadable::Mistakes(mistakes)) => {
+                let name = format!("{}:", path.display());
+                Err(mistakes
+                    .iter()
+                    .map(|line| line.replace(&name, ""))
+                    .collect())
+            }
+            Err(other) => panic!("{other}"),
+        }
+    }
+
+    #[test]
+    fn a_file_has_the_names_of_the_options() {
+        let options = options(
+            "listen = ['127.0.0.1:25', 'unix:/run/smtpd']\n\
+             domain = 'example.org'\n\
+             auth-mechanisms = ['plain', 'CRAM-MD5']\n\
+             oauth-token = ['alice:a', 'bob:b']\n\
+             require-tls = true\n\
+             max-size = '10M'\n\
+             max-hops = 7\n\
+             timeout = '5m'\n\
+             rate = '10/60'\n\
+             bare-lf = 'pass'\n\
+             mode = 'mx'\n\
+             extensions = ['all,-DSN', '+DSN']\n\
+             log-format = 'json'\n",
+            "",
+        )
+        .unwrap();
+        assert_eq!((options.listen.len(), options.domain.len()), (2, 1));
+        assert_eq!(options.auth_mechanisms.len(), 2);
+        assert_eq!(options.oauth_token.len(), 2);
+        assert_eq!(options.extensions.len(), 2);
+        assert_eq!(options.require_tls, Some(true));
+        assert_eq!(
+            (options.max_size, options.max_hops),
+            (Some(10 << 20), Some(7))
+        );
+        assert_eq!(options.timeout.map(|limit| limit.as_secs()), Some(300));
+        assert_eq!(options.rate, "10/60".parse().ok());
+        assert!(options.config_is_secret());
+    }
+
+    #[test]
+    fn the_example_of_the_page_is_a_file_of_options() {
+        let (_, example) = include_str!("../README.md")
+            .split_once("```toml\n")
+            .unwrap();
+        let (example, _) = example.split_once("```").unwrap();
+        let options = options(example, "").unwrap();
+        assert_eq!((options.domain.len(), options.faults().len()), (2, 0));
+    }
+
+    #[test]
+    fn the_command_line_goes_before_the_file() {
+        let text =
+            "listen = ['a:1', 'a:2']\nmax-size = 1\nmax-errors = 2\nquiet = true\ndiscard = true\n";
+        let options =
+            options(text, "--listen b:2 --listen c:3 --max-size 5 --quiet=false").unwrap();
+        let listen: Vec<_> = options.listen.iter().map(ToString::to_string).collect();
+        assert_eq!(listen, ["b:2", "c:3"]);
+        assert_eq!((options.max_size, options.quiet), (Some(5), Some(false)));
+        assert_eq!(options.max_errors.map(|n| n.get()), Some(2));
+        assert_eq!(options.discard, Some(true));
+        assert_eq!(options.given.place("max-size"), "--max-size");
+        assert!(
+            options
+                .given
+                .place("max-errors")
+                .ends_with("smtpd.toml:3: max-errors")
+        );
+    }
+
+    /// Which directory the server is started in depends on who starts it.
+    #[test]
+    fn a_path_in_the_file_is_relative_to_who_starts_the_server() {
+        let text = "users = 'users'\nmaildir = '/var/mail'\nsni = 'a.test=c,/k'\n\
+            listen = ['unix:run/smtp', 'a:25']\ntls-cert = '../cert.pem'\n";
+        let options = options(text, "--recipients here").unwrap();
+        let base = options.config.as_ref().unwrap().parent().unwrap();
+        assert_eq!(options.users, Some(base.join("users")));
+        assert_eq!(options.tls_cert, [base.join("../cert.pem")]);
+        assert_eq!(options.maildir, Some("/var/mail".into()));
+        assert_eq!(options.recipients, Some("here".into()));
+        assert_eq!(options.sni[0].cert, base.join("c"));
+        assert_eq!(options.sni[0].key, Path::new("/k"));
+        let sockets = [
+            format!("unix:{}", base.join("run/smtp").display())
+                .parse()
+                .unwrap(),
+            Address::Tcp("a:25".to_owned()),
+        ];
+        assert_eq!(options.listen, sockets);
+    }
+
+    #[test]
+    fn an_error_names_line_field_and_what_is_allowed() {
+        for (text, fault) in [
+            (
+                "max-size = 1\nlisten-tsl = 'x'",
+                "2: listen-tsl: there is no such option; the nearest is listen-tls",
+            ),
+            (
+                "xyzzy = 1",
+                "1: xyzzy: there is no such option; --help lists all",
+            ),
+            (
+                "\nmax-size = 'x'",
+                "2: max-size: expected a number of bytes, or of k, M, G or T",
+            ),
+            ("max-size = -1", "1: max-size: expected a number of bytes"),
+            (
+                "timeout = '5 minutes'",
+                "1: timeout: expected a number of seconds, or with ms, s, ",
+            ),
+            ("timeout = 0", "1: timeout: expected a number of seconds"),
+            (
+                "max-errors = 0",
+                "1: max-errors: expected a number from 1 to 4294967295",
+            ),
+            (
+                "log-level = 'warning'",
+                "1: log-level: expected off, error, warn, info, debug, trace, not \"warning\"; the nearest is warn",
+            ),
+            (
+                "log-level = 'verbose'",
+                "1: log-level: expected off, error, warn, info, ",
+            ),
+            (
+                "listen = [\n'a:1',\n'b']",
+                "3: listen: expected HOST:PORT, [IPV6]:PORT or unix:PATH",
+            ),
+            (
+                "listen = [\n'a:1',\n25]",
+                "3: listen: expected HOST:PORT, [IPV6]:PORT or unix:PATH",
+            ),
+            (
+                "user = 5",
+                "1: user: expected NAME:SECRET, neither of them empty",
+            ),
+            (
+                "user = 'alice:'",
+                "1: user: expected NAME:SECRET, neither of them empty",
+            ),
+            ("rate = '5'", "1: rate: expected N/DURATION "),
+            ("sni = 'a=b'", "1: sni: expected NAME=CERT,KEY"),
+            (
+                "lenient = 'stray-dots,x'",
+                "1: lenient: expected none, common, all, space-after-colon, ",
+            ),
+            (
+                "mode = 'relay'",
+                "1: mode: expected mx, submission, not \"relay\"",
+            ),
+            ("mode = ''", "1: mode: expected mx, submission, not \"\""),
+            (
+                "mode = 'mx'\nextensions = [\n'DSN',\n'+XFOO']",
+                "4: extensions: no extension \"XFOO\" here; there are all, PIPELINING, ",
+            ),
+            (
+                "discard = 'yes'",
+                "1: discard: expected true, false, not \"yes\"",
+            ),
+            (
+                "bare-lf = 'keep'",
+                "1: bare-lf: expected reject, normalize, pass, not \"keep\"",
+            ),
+            (
+                "auth-mechanisms = ['NTLM']",
+                "1: auth-mechanisms: expected PLAIN, LOGIN, ",
+            ),
+            (
+                "config = 'other.toml'",
+                "1: config: there is no such option",
+            ),
+            ("check = true", "1: check: there is no such option"),
+            ("'a=b' = 1", "1: a=b: there is no such option"),
+            (
+                "maildir = ['a', 'b']",
+                "1: maildir: it has one value, not several",
+            ),
+            (
+                "[tls]\ncert = 'x'",
+                "1: tls: expected text, a number, true or false, or an array",
+            ),
+            ("max-size = 1\nmax-size = 2", "2: duplicate key"),
+            ("max-size = 1\nmax-size 2", "2: "),
+        ] {
+            let faults = options(text, "").unwrap_err();
+            assert!(faults[0].starts_with(fault), "{faults:?}\n{fault}");
+            assert!(
+                faults.iter().all(|fault| fault.lines().count() == 1),
+                "{faults:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn only_the_first_mistake_is_told() {
+        let text =
+            "max-size = 'x'\nlisten = ['a', 'b:1', 'c']\nquiet = 1\nmoed = 'mx'\ntimeout 5\n";
+        let faults = options(text, "").unwrap_err();
+        let lines: Vec<_> = faults
+            .iter()
+            .filter_map(|fault| fault.split(": ").next())
+            .collect();
+        assert_eq!(lines, ["1", "2", "2", "3", "4", "5"], "{faults:?}");
+        let line = "smtpd --max-size x --quiet --mode=mail --hostnam x";
+        let error = Options::read(line.split(' ')).unwrap_err();
+        assert_eq!(error.exit_code(), 2);
+        assert_eq!(
+            error.to_string(),
+            "--max-size: expected a number of bytes, or of k, M, G or T, such as 512k or 10M\n\
+             --mode: expected mx, submission, not \"mail\"\n\
+             unexpected argument '--hostnam' found; the nearest is --hostname"
+        );
+    }
+
+    #[test]
+    fn an_error_shows_a_secret() {
+        for text in [
+            "user = 'alice s3cret'",
+            "oauth-token = [':s3cret']",
+            "user = [['s3cret']]",
+        ] {
+            let faults = options(text, "").unwrap_err();
+            assert!(!faults.concat().contains("s3cret"), "{faults:?}");
+        }
+        let options = options("user = 'alice:s3cret'", "").unwrap();
+        assert!(!format!("{options:?}").contains("s3cret"), "{options:?}");
+        let error = Options::read(["smtpd", "--user=s3cret", "--quiet=x"]).unwrap_err();
+        assert!(!format!("{error} {error:?}").contains("s3cret"), "{error}");
+    }
+
+    #[test]
+    fn a_running_server_takes_what_it_cannot_change() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("smtpd.toml");
+        fs::write(&path, "listen = 'a:1'\nthreads = 2\nmax-size = 1\n").unwrap();
+        let args = ["smtpd", "--config", path.to_str().unwrap(), "--quiet"];
+        let first = Options::read(args).unwrap();
+        fs::write(
+            &path,
+            "listen = 'a:2'\nmode = 'submission'\nmax-size = 2\nquiet = false\n",
+        )
+        .unwrap();
+        let second = first.read_again(&args.map(OsString::from)).unwrap();
+        assert_eq!(second.listen, [Address::Tcp("a:1".to_owned())]);
+        assert_eq!((second.mode, second.threads.is_some()), (None, true));
+        assert_eq!((second.max_size, second.quiet), (Some(2), Some(true)));
+        assert!(
+            first
+                .given
+                .changed(&second.given)
+                .into_iter()
+                .eq(["max-size"])
+        );
+        assert!(second.given.waiting().eq(["listen", "mode", "threads"]));
+    }
+}
