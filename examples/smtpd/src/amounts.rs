@@ -77,6 +77,19 @@ fn number_and_unit(text: &str) -> Option<(&str, &str)> {
     (!number.is_empty()).then_some((number, unit))
 }
 
+/// Writes a duration in its largest whole unit.
+pub(crate) fn shown(duration: Duration) -> String {
+    let seconds = duration.as_secs();
+    match [(86_400, "d"), (3_600, "h"), (60, "m")]
+        .into_iter()
+        .find(|(unit, _)| seconds >= *unit && seconds.is_multiple_of(*unit))
+    {
+        Some((unit, name)) => format!("{}{name}", seconds / unit),
+        None if duration.subsec_millis() > 0 => format!("{}ms", duration.as_millis()),
+        None => format!("{seconds}s"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -123,6 +136,14 @@ mod tests {
         for text in ["36501d", "18446744073709551615", "99999999999999999999s"] {
             assert_eq!(duration(text), Err(TOO_LARGE), "{text}");
         }
+    }
+
+    #[test]
+    fn what_is_shown_can_be_read_again() {
+        for text in ["1s", "90s", "5m", "36h", "2d", "250ms", "1500ms"] {
+            assert_eq!(shown(duration(text).unwrap()), text);
+        }
+        assert_eq!(shown(Duration::from_secs(3600)), "1h");
     }
 
     #[test]

@@ -21,8 +21,9 @@ use crate::{
 };
 
 /// Options that a running server keeps, whatever the file says: its listeners are bound, and its log and threads are there.
-const FIXED: [&str; 15] = [
+const FIXED: [&str; 16] = [
     "grace",
+    "greylist-file",
     "group-id",
     "http",
     "listen",

@@ -8,6 +8,7 @@ use std::{
 use tokio::net::lookup_host;
 
 use crate::{
+    amounts,
     listen::Kind,
     mistakes::Mistakes,
     options::Options,
@@ -91,6 +92,8 @@ fn description(served: &Served) -> String {
         "maildir",
         maildir.map(|dir| dir.path().display().to_string()),
     );
+    line("tarpit", options.tarpit.map(amounts::shown));
+    line("greylist", options.greylist.map(amounts::shown));
     let limits = served.server(Kind::Smtp);
     let limits = limits.get_config().get_limits();
     let size = limits.message_size.map(|size| size.to_string());

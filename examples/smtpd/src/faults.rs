@@ -1,5 +1,7 @@
 //! Options that cannot work together.
 
+use smtpd_tower::layer::GreylistPolicy;
+
 use crate::{
     mechanisms::{self, Mechanism},
     options::Options,
@@ -23,6 +25,7 @@ impl Options {
             .chain(self.operation_faults())
             .chain([self.lenient_fault()])
             .chain(self.recipient_faults())
+            .chain(self.client_faults())
             .chain(self.mode_faults(self.has_tls()))
             .filter(|(is_found, _)| *is_found)
             .map(|(_, fault)| self.placed(fault))
@@ -54,6 +57,22 @@ impl Options {
             (
                 self.recipient_delimiter.is_some_and(is_name),
                 "--recipient-delimiter is a character that names do not have, such as + or -",
+            ),
+        ]
+    }
+
+    fn client_faults(&self) -> [Fault; 2] {
+        let window = GreylistPolicy::new().window();
+        // Where both were removed, the file stays until the next start.
+        let is_file_removed = self.given.waiting().any(|option| option == "greylist-file");
+        [
+            (
+                self.greylist_file.is_some() && self.greylist.is_none() && !is_file_removed,
+                "--greylist-file needs --greylist",
+            ),
+            (
+                self.greylist.is_some_and(|delay| delay >= window),
+                "--greylist is less than 1d: what is tried again later counts as new",
             ),
         ]
     }

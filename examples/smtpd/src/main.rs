@@ -6,6 +6,7 @@
 //! | file | what it shows |
 //! |---|---|
 //! | `pipeline.rs` | the services, and the layers around them |
+//! | `clients.rs` | layers that limit, delay and defer clients |
 //! | `server.rs` | the server around the pipeline, and whole sessions as tests |
 //! | `served.rs`, `reload.rs` | everything that is read from files, and how it is replaced while the server runs |
 //! | `message_log.rs` | a custom layer, which logs what becomes of each message |
@@ -28,6 +29,7 @@
 mod amounts;
 mod arguments;
 mod check;
+mod clients;
 mod config;
 mod cores;
 mod disk;
@@ -134,7 +136,7 @@ async fn run(options: Options, passed: Vec<Passed>, log: &Log) -> Result<(), Box
     // What only root may read and bind comes first, and what belongs to the user of the server after that.
     let served = Served::read(options, None, Purpose::Start).await?;
     let servers = Servers::new(&served);
-    let options = served.options.clone();
+    let (clients, options) = (served.clients.clone(), served.options.clone());
     let cores = Cores::start(&options)?;
     let bound = listen::bind(&options, passed, &cores).await?;
     match account {
@@ -142,6 +144,7 @@ async fn run(options: Options, passed: Vec<Passed>, log: &Log) -> Result<(), Box
         None if bound.iter().any(Bound::is_public) => privileges::warn(),
         None => {}
     }
+    clients::restore(&clients, &options).await;
     let reloader = Reloader::new(env::args_os().collect(), served, servers.clone());
     let handle = servers.handle();
     let health = Health::new(&options, &handle)?;
@@ -167,6 +170,7 @@ async fn run(options: Options, passed: Vec<Passed>, log: &Log) -> Result<(), Box
         ended??;
     }
     reloading.abort();
+    clients::keep(&clients, &options).await;
     Ok(())
 }
 

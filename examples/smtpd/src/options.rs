@@ -28,6 +28,7 @@ const STORAGE: &str = "Recipients and storage";
 const USERS: &str = "Authentication";
 const TLS: &str = "TLS";
 const LIMITS: &str = "Limits";
+const CLIENTS: &str = "Unwelcome clients";
 const EXTENSIONS: &str = "Extensions";
 const LOG: &str = "Log";
 const CORES: &str = "Cores";
@@ -265,6 +266,41 @@ pub(crate) struct Options {
     #[arg(long, value_name = "N/DURATION", value_parser = amounts::rate, help_heading = LIMITS)]
     pub(crate) rate: Option<Rate>,
 
+    /// How many messages a client address may begin in how much time, instead of what --rate says
+    #[arg(long, value_name = "N/DURATION", value_parser = amounts::rate, help_heading = LIMITS)]
+    pub(crate) message_rate: Option<Rate>,
+
+    /// How many recipients a client address may name in how much time, over all its messages; more receive 451 [default: no
+    /// limit]
+    #[arg(long, value_name = "N/DURATION", value_parser = amounts::rate, help_heading = LIMITS)]
+    pub(crate) recipient_rate: Option<Rate>,
+
+    /// Maximum number of sessions of a client address at a time; more receive 421 [default: no limit]
+    #[arg(long, value_name = "N", value_parser = amounts::count, help_heading = LIMITS)]
+    pub(crate) max_sessions_per_client: Option<NonZeroU32>,
+
+    /// Delay the first rejection in a session by this time, the second by twice as much, and so on up to 30 seconds
+    #[arg(long, value_name = "DURATION", value_parser = amounts::duration, help_heading = CLIENTS)]
+    pub(crate) tarpit: Option<Duration>,
+
+    /// Defer the first message of an unknown client, sender and recipient with 450 for this time, such as 5m: programs that send
+    /// spam often do not try again
+    #[arg(long, value_name = "DURATION", value_parser = amounts::duration, help_heading = CLIENTS)]
+    pub(crate) greylist: Option<Duration>,
+
+    /// Where to keep what --greylist has learned: read at the start, written each ten minutes and at the end
+    #[arg(long, value_name = "FILE", help_heading = CLIENTS)]
+    pub(crate) greylist_file: Option<PathBuf>,
+
+    /// Look up the host name of each client, and confirm it by its address, for Received fields and --greylist
+    #[arg(long, help_heading = CLIENTS)]
+    pub(crate) reverse_dns: Option<bool>,
+
+    /// Exempt clients of this network, or `unix` for Unix sockets, from --tarpit, --greylist, rates and
+    /// --max-sessions-per-client; repeatable. --tarpit and --greylist always exempt this machine
+    #[arg(long, value_name = "CIDR", help_heading = CLIENTS)]
+    pub(crate) exempt: Vec<Proxy>,
+
     /// Extensions to offer, by their names in EHLO: only the listed ones, or with +NAME and -NAME, the default ones with these
     /// added or removed; `all` means all. Each adds those that it needs. Off by default, because a server that only stores
     /// messages cannot keep their promises, are DELIVERBY, ETRN, FUTURERELEASE, MT-PRIORITY, NO-SOLICITING, PRDR, REQUIRETLS,
@@ -458,7 +494,9 @@ mod tests {
              --tls-cert c --tls-key k --tls-key-passphrase-file p --require-tls \
              --sni a.test=c,k --sni *.b.test=c,k --client-ca f --client-crl r --client-common-name=false --ignore-alpn \
              --max-size 0 --max-recipients 1 --max-hops 8 --max-sessions 2 --max-errors 3 --max-auth-failures 4 --timeout 5 \
-             --rate 6/7 --http 127.0.0.1:9025 --grace 5s --user-id smtpd --group-id 8 --recipients r --recipient-delimiter + --maildir-newline lf --log-format json --log-level trace --quiet",
+             --rate 6/7 --http 127.0.0.1:9025 --grace 5s --user-id smtpd --group-id 8 --message-rate 8/1m --recipient-rate 9/1h --max-sessions-per-client 2 --tarpit 1s --greylist 5m \
+             --greylist-file g --reverse-dns --exempt 192.0.2.0/24 --exempt unix --recipients r --recipient-delimiter + \
+             --maildir-newline lf --log-format json --log-level trace --quiet",
         )
         .unwrap();
         assert_eq!((options.listen.len(), options.domain.len()), (2, 2));

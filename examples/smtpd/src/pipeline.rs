@@ -8,7 +8,7 @@ use smtpd_tower::{
     handler_fn,
     layer::{
         CondLayer, DistinctRecipientsLayer, DomainFilterLayer, FreeSpaceLayer, OwnSenderLayer,
-        RateLimitLayer, ReceivedLayer, SubmissionFieldsLayer,
+        ReceivedLayer, SubmissionFieldsLayer,
     },
     parameter::HoldUntil,
     service::BoxPhaseService,
@@ -16,6 +16,7 @@ use smtpd_tower::{
 use tower::ServiceBuilder;
 
 use crate::{
+    clients::Clients,
     disk,
     message_log::MessageLogLayer,
     options::Options,
@@ -27,25 +28,32 @@ use crate::{
 };
 
 /// Who decides on what. AUTH is not offered where nobody answers it.
-pub(crate) fn new(options: &Options, parts: &Parts, maildir: Option<Maildir>) -> Pipeline {
+pub(crate) fn new(
+    options: &Options,
+    parts: &Parts,
+    clients: &Clients,
+    maildir: Option<Maildir>,
+) -> Pipeline {
     let anywhere = !options.domain.is_empty();
     let submission = options.has_submission();
     let space = free_space(options);
 
-    // Sessions and messages are counted apart, each in a table of its own.
-    let rate_limit = || options.rate.map(RateLimitLayer::per_ip);
+    // Sessions, messages and recipients are counted apart, each in a table of its own.
     let connect = ServiceBuilder::new()
-        .option_layer(rate_limit())
+        .option_layer(clients.sessions.layer())
+        .option_layer(clients.at_a_time.layer())
+        .option_layer(clients.names())
         .service(handler_fn(move |request| welcome(request, anywhere)));
     let mail = ServiceBuilder::new()
-        .option_layer(rate_limit())
+        .option_layer(clients.messages.layer())
         .option_layer(space.clone())
         .option_layer(submission.then(|| CondLayer::new(is_of_user, own_sender(options))))
         .service(handler_fn(accept));
-    let rcpt = rcpt(options, parts);
+    let rcpt = rcpt(options, parts, clients);
     let data = ServiceBuilder::new()
         .option_layer(tracing::enabled!(tracing::Level::INFO).then_some(MessageLogLayer))
         .option_layer(space)
+        .option_layer(clients.greylist().map(|greylist| greylist.at_data()))
         .layer(DistinctRecipientsLayer::new())
         .option_layer(submission.then(|| CondLayer::new(is_of_user, SubmissionFieldsLayer::new())))
         .service(store(maildir));
@@ -56,14 +64,18 @@ pub(crate) fn new(options: &Options, parts: &Parts, maildir: Option<Maildir>) ->
         .mail(mail)
         .rcpt(rcpt)
         .data(data);
-    match parts.users.clone() {
+    let pipeline = match parts.users.clone() {
         Some(users) => pipeline.auth(handler_fn(move |request| users.clone().login(request))),
+        None => pipeline,
+    };
+    match clients.tarpit() {
+        Some(tarpit) => pipeline.layer(tarpit),
         None => pipeline,
     }
 }
 
 /// Recipients: strangers write to the domains of the options, and nobody to an address there that the list does not have.
-fn rcpt(options: &Options, parts: &Parts) -> BoxPhaseService<Rcpt> {
+fn rcpt(options: &Options, parts: &Parts, clients: &Clients) -> BoxPhaseService<Rcpt> {
     let domains = options.domains();
     let filter = DomainFilterLayer::new(domains.clone());
     let is_here = move |request: &Request<Rcpt>| {
@@ -74,8 +86,10 @@ fn rcpt(options: &Options, parts: &Parts) -> BoxPhaseService<Rcpt> {
     let filter = (!options.domain.is_empty()).then(|| CondLayer::new(is_of_stranger, filter));
     BoxPhaseService::new(
         ServiceBuilder::new()
+            .option_layer(clients.recipients.layer())
             .option_layer(filter)
             .option_layer(list.map(|list| CondLayer::new(is_here, list)))
+            .option_layer(clients.greylist())
             .service(handler_fn(async |_: Request<Rcpt>| {})),
     )
 }

@@ -14,6 +14,7 @@ use tokio::{
 
 use crate::{
     arguments::Unreadable,
+    clients,
     mistakes::Mistakes,
     options::Options,
     privileges,
@@ -55,11 +56,13 @@ impl Reloader {
     /// Reads everything again at each signal, and does what there is to do from time to time.
     pub(crate) async fn run(mut self, mut hangup: Signal) {
         let mut minutes = every(MINUTE);
+        let mut save = every(10 * MINUTE);
         let mut clean = every(60 * MINUTE);
         loop {
             tokio::select! {
                 Some(()) = hangup.recv() => self.reload().await,
                 _ = minutes.tick() => self.certificates.warn(self.served.parts.tls.as_ref()),
+                _ = save.tick() => clients::keep(&self.served.clients, &self.served.options).await,
                 _ = clean.tick() => clean_tmp(self.served.maildir.as_ref()).await,
             }
         }
@@ -168,9 +171,14 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn what_a_crash_has_left_stays_until_the_next_start() {
         let dir = tempfile::tempdir().unwrap();
-        let mail = dir.path().join("mail");
-        let maildir = format!("--maildir={}", mail.display());
-        let args = ["smtpd", &maildir].map(OsString::from);
+        let (mail, greylist) = (dir.path().join("mail"), dir.path().join("greylist"));
+        let args = [
+            "smtpd".to_owned(),
+            format!("--maildir={}", mail.display()),
+            "--greylist=5m".to_owned(),
+            format!("--greylist-file={}", greylist.display()),
+        ]
+        .map(OsString::from);
         let options = Options::read(args.clone()).unwrap();
         let served = Served::read(options, None, Purpose::Start).await.unwrap();
         let servers = Servers::new(&served);
@@ -185,6 +193,7 @@ mod tests {
             leave(name, hours);
         }
         time::sleep(11 * MINUTE).await;
+        assert!(greylist.exists(), "it is written from time to time");
         assert!(mail.join("tmp/old").exists());
         time::sleep(60 * MINUTE).await;
         let left: Vec<_> = fs::read_dir(mail.join("tmp"))

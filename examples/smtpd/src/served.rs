@@ -14,6 +14,7 @@ use smtpd_tower::{
 use tokio::task;
 
 use crate::{
+    clients::{self, Clients},
     config,
     file::Pipes,
     listen::Kind,
@@ -53,6 +54,7 @@ pub(crate) struct Served {
     pub(crate) options: Options,
     pub(crate) hostname: String,
     pub(crate) parts: Parts,
+    pub(crate) clients: Clients,
     pub(crate) maildir: Option<Maildir>,
     pub(crate) warnings: Vec<String>,
     server: Server,
@@ -100,7 +102,12 @@ impl Served {
         {
             mistakes.unless(pipeline::prepare(maildir, &options, purpose).await);
         }
-        let pipeline = pipeline::new(&options, &parts, maildir.clone());
+        mistakes.unless(clients::check(&options));
+        let clients = match running {
+            Some(running) => running.clients.next(&options),
+            None => Clients::new().next(&options),
+        };
+        let pipeline = pipeline::new(&options, &parts, &clients, maildir.clone());
         let hostname = hostname.unwrap_or_default();
         let server = server::new(&options, &hostname, pipeline, parts.tls.clone());
         // Otherwise this follows from what was found already.
@@ -112,6 +119,7 @@ impl Served {
             options,
             hostname,
             parts,
+            clients,
             maildir,
             warnings,
             server,

@@ -301,3 +301,22 @@ async fn users_come_and_go_at_the_next_start_only() {
         }
     }
 }
+
+#[tokio::test]
+async fn what_a_client_has_used_up_is_its_own_again_after_a_reload() {
+    let config = |name: &str, rate| format!("app-name = '{name}'\nrate = '{rate}/1h'\n");
+    let mut served = Served::start(&[("smtpd.toml", &config("first", 2))]);
+    assert_eq!(served.app_name().await, "first");
+    served.replace("smtpd.toml", &config("second", 2));
+    served
+        .reload(&["INFO the settings have been read again"])
+        .await;
+    assert_eq!(served.app_name().await, "second");
+    served.connect().await.expect("421").await;
+    // Another limit begins anew.
+    served.replace("smtpd.toml", &config("third", 100));
+    served
+        .reload(&["INFO the settings have been read again"])
+        .await;
+    assert_eq!(served.app_name().await, "third");
+}

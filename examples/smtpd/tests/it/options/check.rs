@@ -107,9 +107,9 @@ fn what_is_wrong_with_the_files_is_told() {
     for (error, start) in errors.iter().zip(starts) {
         assert!(error.starts_with(start), "{error}\n{start}");
     }
-    let options = "tls-cert = 'none'\nclient-ca = 'neither'\n";
+    let options = "tls-cert = 'none'\nclient-ca = 'neither'\ngreylist = '5m'\ngreylist-file = 'no/greylist'\n";
     let (errors, _, status) = checked(options, &[]);
-    assert_eq!((errors.len(), status), (2, 1), "{errors:#?}");
+    assert_eq!((errors.len(), status), (3, 1), "{errors:#?}");
 }
 
 /// A start says the same, and where nothing can be stored.

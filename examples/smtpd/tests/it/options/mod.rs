@@ -4,6 +4,7 @@
 mod accounts;
 mod certificates;
 mod check;
+mod clients;
 mod listeners;
 mod logs;
 mod messages;
@@ -73,6 +74,14 @@ effects! {
     "--max-hops" => messages::max_hops,
     "--max-size" => messages::max_size,
     "--max-recipients" => messages::max_recipients,
+    "--message-rate" => clients::message_rate,
+    "--recipient-rate" => clients::recipient_rate,
+    "--max-sessions-per-client" => clients::max_sessions_per_client,
+    "--tarpit" => clients::tarpit,
+    "--greylist" => clients::greylist,
+    "--greylist-file" => clients::greylist_file,
+    "--reverse-dns" => clients::reverse_dns,
+    "--exempt" => clients::exempt,
     "--user" => accounts::user,
     "--users" => accounts::users,
     "--oauth-token" => accounts::oauth_token,
