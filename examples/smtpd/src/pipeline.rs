@@ -1,6 +1,6 @@
 //! Who decides on what: a service for each phase, and the layers around it.
 
-use std::time::SystemTime;
+use std::{path::Path, time::SystemTime};
 
 use smtpd_tower::{
     Connect, Data, Helo, Mail, Pipeline, Profile, Rcpt, Reply, Request,
@@ -159,10 +159,10 @@ pub(crate) async fn prepare(
 ) -> Result<(), String> {
     let place = options.given.place("maildir");
     let named = |error: &dyn std::error::Error| format!("{place}: {}", with_causes(error));
-    let exists = maildir.path().is_dir();
-    if purpose == Purpose::Check && !exists {
-        // Whoever checks is perhaps not the user that runs the server and must own it.
-        return Ok(());
+    let parts = ["tmp", "new", "cur"].map(|part| maildir.path().join(part));
+    if purpose == Purpose::Check && !parts.iter().all(|part| part.is_dir()) {
+        // Nothing is created: whoever checks is perhaps not the user that runs the server, and must own it.
+        return can_be_made(maildir.path()).map_err(|error| format!("{place}: {error}"));
     }
     if let Some(parent) = maildir.path().parent() {
         let made = tokio::fs::create_dir_all(parent).await;
@@ -174,4 +174,12 @@ pub(crate) async fn prepare(
         clean_tmp(Some(maildir)).await;
     }
     Ok(())
+}
+
+fn can_be_made(path: &Path) -> Result<(), String> {
+    let mut existing = path.ancestors().filter(|path| path.exists());
+    match existing.next() {
+        Some(path) if !path.is_dir() => Err(format!("{}: not a directory", path.display())),
+        _ => Ok(()),
+    }
 }

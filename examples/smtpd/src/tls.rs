@@ -28,6 +28,9 @@ use crate::{
 /// How often the files are looked at.
 const INTERVAL: Duration = Duration::from_secs(60);
 
+/// The file of the certificate that is made here and kept.
+const CERT: &str = "smtpd-cert.pem";
+
 /// The TLS settings, and the certificate that this process has created, if any.
 type Tls = (Option<TlsConfig>, Option<Arc<SelfSigned>>);
 
@@ -199,9 +202,10 @@ fn own_certificates(
     kept: Option<Arc<SelfSigned>>,
     purpose: Purpose,
 ) -> Result<(Vec<ServerCertificate>, Option<Arc<SelfSigned>>), String> {
-    if options.tls_self_signed_keep == Some(true) && purpose != Purpose::Check {
-        let maildir = options.maildir();
-        let parent = maildir.parent().unwrap_or_else(|| Path::new(""));
+    let maildir = options.maildir();
+    let parent = maildir.parent().unwrap_or_else(|| Path::new(""));
+    let may_be_stored = purpose != Purpose::Check || parent.join(CERT).exists();
+    if options.tls_self_signed_keep == Some(true) && may_be_stored {
         let place = options.given.place("tls-self-signed-keep");
         let certificate = stored(parent, account, hostname);
         let certificate = certificate.map_err(|error| format!("{place}: {error}"))?;
@@ -231,10 +235,7 @@ fn stored(
     account: Option<Account>,
     hostname: &str,
 ) -> Result<ServerCertificate, Box<dyn Error>> {
-    let (cert, key) = (
-        directory.join("smtpd-cert.pem"),
-        directory.join("smtpd-key.pem"),
-    );
+    let (cert, key) = (directory.join(CERT), directory.join("smtpd-key.pem"));
     if !cert.exists() && !key.exists() {
         let own = SelfSigned::new(hostname)?;
         let is_new = !directory.exists();

@@ -117,25 +117,22 @@ fn a_start_tells_the_first_mistake_only() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("file");
     fs::write(&file, "").unwrap();
-    let output = Command::new(env!("CARGO_BIN_EXE_smtpd"))
-        .arg(format!("--maildir={}", file.join("mail").display()))
-        .args([
-            "--hostname=",
-            "--users=/none",
-            "--user=a:b",
-            "--max-size=1k",
-        ])
-        .output();
-    let Output { status, stderr, .. } = output.unwrap();
-    let errors = String::from_utf8(stderr).unwrap();
-    assert_eq!(status.code(), Some(2), "{errors}");
-    for error in [
-        "smtpd: --user and --users exclude each other\n",
-        "smtpd: --hostname: \"\" is neither a domain",
-        "smtpd: --users: /none: No such file",
-        "smtpd: --maildir: ",
-    ] {
-        assert!(errors.contains(error), "{error} in {errors}");
+    for check in ["--check", "--quiet"] {
+        let output = Command::new(env!("CARGO_BIN_EXE_smtpd"))
+            .arg(format!("--maildir={}", file.join("mail").display()))
+            .args(["--hostname=", "--users=/none", "--user=a:b", check])
+            .output();
+        let Output { status, stderr, .. } = output.unwrap();
+        let errors = String::from_utf8(stderr).unwrap();
+        assert_eq!(status.code(), Some(2), "{errors}");
+        for error in [
+            "smtpd: --user and --users exclude each other\n",
+            "smtpd: --hostname: \"\" is neither a domain",
+            "smtpd: --users: /none: No such file",
+            "smtpd: --maildir: ",
+        ] {
+            assert!(errors.contains(error), "{error} in {errors}");
+        }
+        assert_eq!(errors.lines().count(), 4, "{errors}");
     }
-    assert_eq!(errors.lines().count(), 4, "{errors}");
 }
