@@ -7,8 +7,8 @@ use smtpd_tower::{
     deliver::{Discard, Maildir},
     handler_fn,
     layer::{
-        CondLayer, DistinctRecipientsLayer, DomainFilterLayer, FreeSpaceLayer, OwnSenderLayer,
-        ReceivedLayer, SubmissionFieldsLayer,
+        CondLayer, DistinctRecipientsLayer, DomainFilterLayer, FreeSpaceLayer, GreylistLayer,
+        OwnSenderLayer, ReceivedLayer, SubmissionFieldsLayer,
     },
     parameter::HoldUntil,
     service::BoxPhaseService,
@@ -49,11 +49,13 @@ pub(crate) fn new(
         .option_layer(space.clone())
         .option_layer(submission.then(|| CondLayer::new(is_of_user, own_sender(options))))
         .service(handler_fn(accept));
-    let rcpt = rcpt(options, parts, clients);
+    let greylist = clients.greylist().map(GreylistLayer::into_rcpt_and_data);
+    let (greylist_rcpt, greylist_data) = greylist.unzip();
+    let rcpt = rcpt(options, parts, clients, greylist_rcpt);
     let data = ServiceBuilder::new()
         .option_layer(tracing::enabled!(tracing::Level::INFO).then_some(MessageLogLayer))
         .option_layer(space)
-        .option_layer(clients.greylist().map(|greylist| greylist.at_data()))
+        .option_layer(greylist_data)
         .layer(DistinctRecipientsLayer::new())
         .option_layer(submission.then(|| CondLayer::new(is_of_user, SubmissionFieldsLayer::new())))
         .service(store(maildir));
@@ -75,7 +77,12 @@ pub(crate) fn new(
 }
 
 /// Recipients: strangers write to the domains of the options, and nobody to an address there that the list does not have.
-fn rcpt(options: &Options, parts: &Parts, clients: &Clients) -> BoxPhaseService<Rcpt> {
+fn rcpt(
+    options: &Options,
+    parts: &Parts,
+    clients: &Clients,
+    greylist: Option<GreylistLayer>,
+) -> BoxPhaseService<Rcpt> {
     let domains = options.domains();
     let filter = DomainFilterLayer::new(domains.clone());
     let is_here = move |request: &Request<Rcpt>| {
@@ -89,7 +96,7 @@ fn rcpt(options: &Options, parts: &Parts, clients: &Clients) -> BoxPhaseService<
             .option_layer(clients.recipients.layer())
             .option_layer(filter)
             .option_layer(list.map(|list| CondLayer::new(is_here, list)))
-            .option_layer(clients.greylist())
+            .option_layer(greylist)
             .service(handler_fn(async |_: Request<Rcpt>| {})),
     )
 }
