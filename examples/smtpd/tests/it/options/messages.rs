@@ -61,7 +61,7 @@ async fn a_server_without_a_list_warns() {
     ] {
         super::terminate(super::start_with_log(&log, options)).await;
         let log = fs::read_to_string(&log).unwrap();
-        let is_there = log.contains("WARN every address in --domain is accepted");
+        let is_there = log.contains("level=warn msg=\"every address in --domain is accepted");
         assert_eq!(is_there, warns, "{options:?}: {log}");
     }
 }
