@@ -9,6 +9,7 @@ use std::{
 };
 
 use smtpd_tower::{
+    guard::Guard,
     layer::{
         Exempt, GreylistLayer, GreylistPolicy, RateLimitLayer, ReverseDnsLayer, SessionsPerIpLayer,
         TarpitLayer,
@@ -22,6 +23,9 @@ use crate::{options::Options, values::Proxy, with_causes};
 /// The layers, as far as the options ask for them.
 #[derive(Clone)]
 pub(crate) struct Clients {
+    /// It counts for all servers, and has the settings of the latest.
+    pub(crate) guard: Guard,
+    guard_settings: Guard,
     exempt: Vec<Proxy>,
     pub(crate) sessions: Limit<Rate, RateLimitLayer>,
     pub(crate) messages: Limit<Rate, RateLimitLayer>,
@@ -61,6 +65,8 @@ impl Clients {
     /// Before any options are read.
     pub(crate) fn new() -> Self {
         Self {
+            guard: Guard::new(),
+            guard_settings: Guard::new(),
             exempt: Vec::new(),
             sessions: Limit::NONE,
             messages: Limit::NONE,
@@ -85,6 +91,8 @@ impl Clients {
         };
         let most = options.max_sessions_per_client.map(|n| n.get());
         Self {
+            guard: self.guard.clone(),
+            guard_settings: options.guard.guard(),
             exempt: options.exempt.clone(),
             sessions: self.sessions.next(is_same, options.rate, rate),
             messages: (self.messages).next(is_same, options.message_rate.or(options.rate), rate),
@@ -96,6 +104,11 @@ impl Clients {
             names: self.names.clone(),
             has_names: options.reverse_dns == Some(true),
         }
+    }
+
+    /// Gives the guard its settings, once they are to be served.
+    pub(crate) fn set_guard(&self) {
+        self.guard.reload(&self.guard_settings);
     }
 
     pub(crate) fn tarpit(&self) -> Option<TarpitLayer> {

@@ -20,16 +20,14 @@ use hyper::{
     service::service_fn,
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
-use smtpd_tower::{
-    BoxError,
-    server::{Handle, Listener},
-};
+use metrics_exporter_prometheus::PrometheusHandle;
+use smtpd_tower::server::{Handle, Listener};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     task, time,
 };
 
-use crate::{metrics::Metrics, options::Options};
+use crate::metrics::Metrics;
 
 /// How many connections there are at most. The oldest one makes room for a new one: a client that is slow keeps nobody waiting.
 const MOST: usize = 32;
@@ -48,18 +46,12 @@ pub(crate) struct Health {
 }
 
 impl Health {
-    /// Starts to record, if somebody is to be told. The server is ready then.
-    ///
-    /// # Errors
-    /// Fails if metrics cannot be recorded.
-    pub(crate) fn new(options: &Options, server: &Handle) -> Result<Option<Self>, BoxError> {
-        if options.http.is_none() && !options.is_passed("http") {
-            return Ok(None);
-        }
-        Ok(Some(Self {
-            metrics: Metrics::start(server.clone())?,
+    /// The server is ready from now on.
+    pub(crate) fn new(recorded: PrometheusHandle, server: Handle) -> Self {
+        Self {
+            metrics: Metrics::new(recorded, server),
             stopping: Arc::default(),
-        }))
+        }
     }
 
     /// From now on, no new client should be sent here.

@@ -6,6 +6,7 @@
 //! | file | what it shows |
 //! |---|---|
 //! | `pipeline.rs` | the services, and the layers around them |
+//! | `guard.rs` | what each client may do over all of its sessions |
 //! | `clients.rs` | layers that limit, delay and defer clients |
 //! | `server.rs` | the server around the pipeline, and whole sessions as tests |
 //! | `served.rs`, `reload.rs` | everything that is read from files, and how it is replaced while the server runs |
@@ -36,6 +37,7 @@ mod disk;
 mod extensions;
 mod faults;
 mod file;
+mod guard;
 mod http;
 mod listen;
 mod log;
@@ -133,6 +135,7 @@ async fn run(options: Options, passed: Vec<Passed>, log: &Log) -> Result<(), Box
     let mut signals = Signals::catch()?;
     let hangup = signals::hangup()?;
     let account = Account::new(&options)?;
+    let recorded = options.has_http().then(metrics::record).transpose()?;
     // What only root may read and bind comes first, and what belongs to the user of the server after that.
     let served = Served::read(options, None, Purpose::Start).await?;
     let servers = Servers::new(&served);
@@ -147,7 +150,7 @@ async fn run(options: Options, passed: Vec<Passed>, log: &Log) -> Result<(), Box
     clients::restore(&clients, &options).await;
     let reloader = Reloader::new(env::args_os().collect(), served, servers.clone());
     let handle = servers.handle();
-    let health = Health::new(&options, &handle)?;
+    let health = recorded.map(|recorded| Health::new(recorded, handle.clone()));
     let mut serving = listen::serve(bound, &servers, health.as_ref(), &cores, log.lines())?;
     let reloading = tokio::spawn(reloader.run(hangup));
     supervisor::ready();

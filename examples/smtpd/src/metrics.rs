@@ -26,28 +26,9 @@ pub(crate) struct Metrics {
 }
 
 impl Metrics {
-    /// Starts to record. Call it before the server is served.
-    ///
-    /// # Errors
-    /// Fails if there is a recorder already.
-    pub(crate) fn start(server: Handle) -> Result<Self, BoxError> {
-        let recorder = PrometheusBuilder::new()
-            .with_recommended_naming(true)
-            .set_buckets(&DURATIONS)?
-            .set_buckets_for_metric(Matcher::Suffix("size".to_owned()), &SIZES)?
-            .set_buckets_for_metric(Matcher::Suffix("size_bytes".to_owned()), &SIZES)?
-            .build_recorder();
-        let all = recorder.handle();
-        metrics::set_global_recorder(recorder)?;
-        describe();
-        let upkeep = all.clone();
-        task::spawn(async move {
-            loop {
-                time::sleep(UPKEEP).await;
-                upkeep.run_upkeep();
-            }
-        });
-        Ok(Self { all, server })
+    /// Returns what the recorder has, and the state of the server.
+    pub(crate) fn new(all: PrometheusHandle, server: Handle) -> Self {
+        Self { all, server }
     }
 
     /// Returns all metrics as they are now.
@@ -55,6 +36,30 @@ impl Metrics {
         gauge!("smtpd.sessions").set(self.server.sessions() as f64);
         self.all.render()
     }
+}
+
+/// Starts to record, before there is anything that registers a metric.
+///
+/// # Errors
+/// Fails if there is a recorder already.
+pub(crate) fn record() -> Result<PrometheusHandle, BoxError> {
+    let recorder = PrometheusBuilder::new()
+        .with_recommended_naming(true)
+        .set_buckets(&DURATIONS)?
+        .set_buckets_for_metric(Matcher::Suffix("size".to_owned()), &SIZES)?
+        .set_buckets_for_metric(Matcher::Suffix("size_bytes".to_owned()), &SIZES)?
+        .build_recorder();
+    let all = recorder.handle();
+    metrics::set_global_recorder(recorder)?;
+    describe();
+    let upkeep = all.clone();
+    task::spawn(async move {
+        loop {
+            time::sleep(UPKEEP).await;
+            upkeep.run_upkeep();
+        }
+    });
+    Ok(all)
 }
 
 fn describe() {

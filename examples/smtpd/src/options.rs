@@ -12,6 +12,7 @@ use crate::{
     amounts,
     arguments::{self, Given, Unreadable},
     extensions::ExtensionList,
+    guard::GuardOptions,
     mechanisms::Mechanism,
     mode::Mode,
     sockets,
@@ -279,6 +280,9 @@ pub(crate) struct Options {
     #[arg(long, value_name = "N", value_parser = amounts::count, help_heading = LIMITS)]
     pub(crate) max_sessions_per_client: Option<NonZeroU32>,
 
+    #[command(flatten)]
+    pub(crate) guard: GuardOptions,
+
     /// Delay the first rejection in a session by this time, the second by twice as much, and so on up to 30 seconds
     #[arg(long, value_name = "DURATION", value_parser = amounts::duration, help_heading = CLIENTS)]
     pub(crate) tarpit: Option<Duration>,
@@ -426,6 +430,11 @@ impl Options {
             ("client-crl", &self.client_crl),
         ];
         certs.chain(keys).chain(given(files)).chain(sni)
+    }
+
+    /// Whether there is a listener for HTTP, so that somebody reads metrics.
+    pub(crate) fn has_http(&self) -> bool {
+        self.http.is_some() || self.is_passed("http")
     }
 
     /// Whether anybody can authenticate.

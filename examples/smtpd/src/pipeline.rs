@@ -8,7 +8,7 @@ use smtpd_tower::{
     handler_fn,
     layer::{
         CondLayer, DistinctRecipientsLayer, DomainFilterLayer, FreeSpaceLayer, GreylistLayer,
-        OwnSenderLayer, ReceivedLayer, SubmissionFieldsLayer,
+        MetricsLayer, OwnSenderLayer, ReceivedLayer, SubmissionFieldsLayer,
     },
     parameter::HoldUntil,
     service::BoxPhaseService,
@@ -70,9 +70,13 @@ pub(crate) fn new(
         Some(users) => pipeline.auth(handler_fn(move |request| users.clone().login(request))),
         None => pipeline,
     };
-    match clients.tarpit() {
+    let pipeline = match clients.tarpit() {
         Some(tarpit) => pipeline.layer(tarpit),
         None => pipeline,
+    };
+    match options.has_http() {
+        true => pipeline.layer(MetricsLayer::new()),
+        false => pipeline,
     }
 }
 

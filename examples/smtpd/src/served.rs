@@ -109,7 +109,8 @@ impl Served {
         };
         let pipeline = pipeline::new(&options, &parts, &clients, maildir.clone());
         let hostname = hostname.unwrap_or_default();
-        let server = server::new(&options, &hostname, pipeline, parts.tls.clone());
+        let guard = clients.guard.clone();
+        let server = server::new(&options, &hostname, pipeline, guard, parts.tls.clone());
         // Otherwise this follows from what was found already.
         if mistakes.is_empty() {
             mistakes.extend(unservable(&options, &server));
@@ -169,6 +170,7 @@ pub(crate) struct Servers {
 
 impl Servers {
     pub(crate) fn new(served: &Served) -> Self {
+        served.clients.set_guard();
         let all = Kind::ALL.map(|kind| (kind, Reloadable::new(served.server(kind))));
         Self {
             all: all.into(),
@@ -182,6 +184,7 @@ impl Servers {
         for ((_, server), new) in self.all.iter().zip(new) {
             server.set(new);
         }
+        served.clients.set_guard();
     }
 
     /// Returns the handle of all sessions, before and after any change.

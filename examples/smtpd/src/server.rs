@@ -1,6 +1,8 @@
 //! The server around the pipeline: its name, settings, TLS, and the proxies that it trusts.
 
-use smtpd_tower::{Pipeline, Server, layer::HopLimitLayer, proxy::ProxyProtocol, tls::TlsConfig};
+use smtpd_tower::{
+    Pipeline, Server, guard::Guard, layer::HopLimitLayer, proxy::ProxyProtocol, tls::TlsConfig,
+};
 
 use crate::{config, disk, log, options::Options, values::Proxy};
 
@@ -9,6 +11,7 @@ pub(crate) fn new(
     options: &Options,
     hostname: &str,
     pipeline: Pipeline,
+    guard: Guard,
     tls: Option<TlsConfig>,
 ) -> Server {
     let sessions = options
@@ -23,7 +26,11 @@ pub(crate) fn new(
             hops => Some(hops.unwrap_or(HopLimitLayer::DEFAULT)),
         })
         .max_sessions(disk::sessions(sessions))
+        .guard(guard)
         .on_close(log::session);
+    if options.has_http() {
+        server = server.metrics();
+    }
     if let Some(tls) = tls {
         server = server.tls(tls);
     }

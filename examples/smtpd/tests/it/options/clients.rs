@@ -10,13 +10,13 @@ use tokio::net::TcpStream;
 use super::{Client, Reference, codes, codes_of, listeners::only_message, message, said, start};
 
 /// A server for clients elsewhere, whose addresses a proxy on this machine tells.
-fn start_behind_proxy(options: &[&str]) -> Reference {
+pub(super) fn start_behind_proxy(options: &[&str]) -> Reference {
     let proxy = ["--proxy-from=127.0.0.1", "--domain=example.org"];
     start(&[&proxy, options].concat())
 }
 
 /// The replies to a client with that address, from that to its HELO on.
-async fn codes_from(server: &Reference, client: &str, text: &str) -> Vec<String> {
+pub(super) async fn codes_from(server: &Reference, client: &str, text: &str) -> Vec<String> {
     let text = format!("PROXY TCP4 {client} 127.0.0.1 1 2\r\nHELO c\r\n{text}QUIT\r\n");
     let said = said(server, "smtp", &text).await;
     codes(&said)[1..]
@@ -25,9 +25,9 @@ async fn codes_from(server: &Reference, client: &str, text: &str) -> Vec<String>
         .collect()
 }
 
-const A: &str = "192.0.2.1";
-const B: &str = "198.51.100.1";
-const MAIL: &str = "MAIL FROM:<a@example.com>\r\n";
+pub(super) const A: &str = "192.0.2.1";
+pub(super) const B: &str = "198.51.100.1";
+pub(super) const MAIL: &str = "MAIL FROM:<a@example.com>\r\n";
 const RCPT: &str = "RCPT TO:<b@example.org>\r\n";
 
 pub(super) async fn message_rate() {

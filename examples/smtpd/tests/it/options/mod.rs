@@ -5,6 +5,7 @@ mod accounts;
 mod certificates;
 mod check;
 mod clients;
+mod guard;
 mod listeners;
 mod logs;
 mod messages;
@@ -77,6 +78,15 @@ effects! {
     "--message-rate" => clients::message_rate,
     "--recipient-rate" => clients::recipient_rate,
     "--max-sessions-per-client" => clients::max_sessions_per_client,
+    "--guard-exempt" => guard::guard_exempt,
+    "--guard-sessions" => guard::guard_sessions,
+    "--guard-new-sessions" => guard::guard_new_sessions,
+    "--guard-handshakes" => guard::guard_handshakes,
+    "--guard-all-handshakes" => guard::guard_all_handshakes,
+    "--guard-failed-logins" => guard::guard_failed_logins,
+    "--guard-rejected-recipients" => guard::guard_rejected_recipients,
+    "--guard-errors" => guard::guard_errors,
+    "--guard-idle-sessions" => guard::guard_idle_sessions,
     "--tarpit" => clients::tarpit,
     "--greylist" => clients::greylist,
     "--greylist-file" => clients::greylist_file,

@@ -73,6 +73,12 @@ pub(super) async fn http() {
     let mut client = within_a_message(&server).await;
     let metrics = get(&server, "/metrics").await;
     assert!(metrics.contains("\nsmtpd_sessions 1\n"), "{metrics}");
+    for text in [
+        "\nsmtp_server_sessions_active{",
+        "\nsmtp_server_request_duration_seconds_bucket{phase=\"rcpt\",outcome=\"accepted\"",
+    ] {
+        assert!(metrics.contains(text), "{text}: {metrics}");
+    }
     let ready = get(&server, "/readyz").await;
     assert!(ready.starts_with("HTTP/1.1 503 "), "{ready}");
     assert!(get(&server, "/healthz").await.starts_with("HTTP/1.1 200 "));
