@@ -310,7 +310,7 @@ async fn garbage(own: Ipv4Addr, server: SocketAddr) -> io::Result<()> {
     let mut stream = connect(own, server).await?;
     // The low bits of squares look random enough.
     let seed = stream.local_addr()?.port() as usize;
-    let bytes: Vec<_> = (seed..seed + 3000).map(|n| (n * n >> 4) as u8).collect();
+    let bytes: Vec<_> = (seed..seed + 3000).map(|n| ((n * n) >> 4) as u8).collect();
     stream.write_all(&bytes).await?;
     stream.shutdown().await?;
     read_to_end(&mut stream).await
