@@ -7,6 +7,7 @@ mod documents;
 mod events;
 mod limits;
 mod order;
+mod threats;
 
 use std::{
     fs,
