@@ -64,7 +64,8 @@ use super::{
 ///     loaded => loaded?,
 /// }
 /// let saving = tokio::spawn(save_now_and_then(greylist.clone(), path.clone()));
-/// let server = Server::new(Pipeline::new()); // with `greylist` at RCPT
+/// // With `greylist` at RCPT.
+/// let server = Server::new("mx.example.org", Pipeline::new());
 /// # server.handle().shutdown(Duration::ZERO).await;
 /// server.listen_and_serve("127.0.0.1:0").await?; // until it is shut down
 /// saving.abort();
