@@ -592,3 +592,45 @@ async fn a_login_that_the_guard_refuses_seems_refused_by_the_protocol() {
     assert_eq!(origins.recv().await, Some((535, Origin::Protocol, true)));
     assert_eq!(origins.recv().await, Some((454, Origin::Guard, false)));
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_client_is_refused_because_the_server_was_full() {
+    let two = smtpd_tower::limiter::Rate::per_hour(2).unwrap();
+    let (server, guard) = guarded(Guard::new().idle_sessions(two).new_sessions(two));
+    let server = server.max_sessions(1);
+    let (first, _) = connect(&server, OTHER).await;
+    for _ in 0..5 {
+        let (_, reply) = connect(&server, CLIENT).await;
+        assert!(reply.starts_with("421 4.3.2 "), "{reply}");
+    }
+    quit(first).await;
+    let (_, reply) = connect(&server, CLIENT).await;
+    assert!(reply.starts_with("220 "), "{reply}");
+    assert_eq!(guard.stats().total(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_filter_that_names_its_client_in_two_steps_is_counted_itself() {
+    let (server, guard) = guarded(Guard::new());
+    let server = server.xclient_from(TrustedPeers::parse(["10.0.0.1"]).unwrap());
+    let (mut client, _) = connect(&server, PROXY).await;
+    client.cmd("EHLO c", "250").await;
+    client.cmd("XCLIENT NAME=mail.test", "220").await;
+    assert_eq!(guard.counted_sessions(), 0);
+    client.cmd("XCLIENT ADDR=192.0.2.1", "220").await;
+    assert_eq!(guard.counted_sessions(), 1);
+    quit(client).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_delivers_by_lmtp_is_refused_for_what_its_clients_send() {
+    let one = smtpd_tower::limiter::Rate::per_hour(1).unwrap();
+    let (server, _) = guarded(Guard::new().new_sessions(one).sessions(1));
+    let server = server.profile(smtpd_tower::Profile::Lmtp);
+    let mut sessions = Vec::new();
+    for _ in 0..3 {
+        let (client, reply) = connect(&server, CLIENT).await;
+        assert!(reply.starts_with("220 "), "{reply}");
+        sessions.push(client);
+    }
+}

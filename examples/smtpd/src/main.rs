@@ -71,7 +71,8 @@ use std::{
     time::Duration,
 };
 
-use smtpd_tower::BoxError;
+use smtpd_tower::{BoxError, server::Handle};
+use tokio::task::JoinSet;
 
 use crate::{
     cores::Cores,
@@ -132,7 +133,7 @@ fn failed(error: &dyn fmt::Display) -> ExitCode {
 }
 
 async fn run(options: Options, passed: Vec<Passed>, log: &Log) -> Result<(), BoxError> {
-    let mut signals = Signals::catch()?;
+    let signals = Signals::catch()?;
     let hangup = signals::hangup()?;
     let account = Account::new(&options)?;
     let recorded = options.has_http().then(metrics::record).transpose()?;
@@ -151,11 +152,25 @@ async fn run(options: Options, passed: Vec<Passed>, log: &Log) -> Result<(), Box
     let reloader = Reloader::new(env::args_os().collect(), served, servers.clone());
     let handle = servers.handle();
     let health = recorded.map(|recorded| Health::new(recorded, handle.clone()));
-    let mut serving = listen::serve(bound, &servers, health.as_ref(), &cores, log.lines())?;
+    let serving = listen::serve(bound, &servers, health.as_ref(), &cores, log.lines())?;
     let reloading = tokio::spawn(reloader.run(hangup));
     supervisor::ready();
     supervisor::keep_alive();
 
+    let ended = until_stopped(signals, serving, handle, health, &options).await;
+    reloading.abort();
+    clients::keep(&clients, &options).await;
+    ended
+}
+
+/// Serves until a signal asks for the end, or a listener fails.
+async fn until_stopped(
+    mut signals: Signals,
+    mut serving: JoinSet<io::Result<()>>,
+    handle: Handle,
+    health: Option<Health>,
+    options: &Options,
+) -> Result<(), BoxError> {
     tokio::select! {
         () = signals.next() => tracing::info!("shutting down"),
         // A listener ends by itself only if it fails.
@@ -172,8 +187,6 @@ async fn run(options: Options, passed: Vec<Passed>, log: &Log) -> Result<(), Box
     while let Some(ended) = serving.join_next().await {
         ended??;
     }
-    reloading.abort();
-    clients::keep(&clients, &options).await;
     Ok(())
 }
 

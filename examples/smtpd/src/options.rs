@@ -370,16 +370,18 @@ impl Options {
     /// # Errors
     /// As for [`read`](Self::read).
     pub(crate) fn read_again(&self, args: &[OsString]) -> Result<Self, Unreadable> {
-        Self::of(args.to_vec(), Some(&self.given))
+        Self::of(args.to_vec(), Some(self))
     }
 
-    fn of(args: Vec<OsString>, running: Option<&Given>) -> Result<Self, Unreadable> {
-        let (matches, given) = arguments::read(&Self::arguments(), args, running)?;
+    fn of(args: Vec<OsString>, running: Option<&Self>) -> Result<Self, Unreadable> {
+        let given = running.map(|running| &running.given);
+        let (matches, given) = arguments::read(&Self::arguments(), args, given)?;
         let options = Self::from_arg_matches(&matches);
         let options = options.map_err(|error| Unreadable::CommandLine(Box::new(error)))?;
         Ok(Self {
             given,
-            passed: sockets::names(),
+            // Those of a running server were taken, and are no longer in the environment.
+            passed: running.map_or_else(sockets::names, |running| running.passed.clone()),
             ..options
         })
     }
@@ -473,6 +475,15 @@ mod tests {
 
     fn read(line: &str) -> Result<Options, Unreadable> {
         Options::read(["smtpd"].into_iter().chain(line.split_whitespace()))
+    }
+
+    #[test]
+    fn a_reload_forgets_the_sockets_of_systemd() {
+        let mut options = read("--mode mx --domain a.test --user alice:secret").unwrap();
+        options.passed = vec!["smtp".to_owned(), "submission".to_owned()];
+        let args = ["smtpd", "--mode", "mx"].map(OsString::from);
+        let again = options.read_again(&args).unwrap();
+        assert_eq!(again.passed, options.passed);
     }
 
     #[test]

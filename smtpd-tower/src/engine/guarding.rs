@@ -37,8 +37,8 @@ impl Guarding {
         Self { visit }
     }
 
-    /// Counts the session for its client, now that a proxy has named it. What the connection has counted so far was not this
-    /// client's. Returns the reply if the client is refused.
+    /// Counts the session for its client, now that a proxy has named it, unless that may name another one. What the connection has
+    /// counted so far was not this client's. Returns the reply if the client is refused.
     pub(super) fn name_client(
         &mut self,
         engine: &Engine,
@@ -46,6 +46,10 @@ impl Guarding {
         connection: &Connection,
     ) -> Result<(), Reply> {
         self.end(connection);
+        // A proxy that gives no address is the client itself, for example with a health check.
+        if engine.is_proxy(session.client_addr()) {
+            return Ok(());
+        }
         let visit = engine.enter(session.client_addr());
         let visit = visit.map_err(|reason| closing(reason, &engine.listener))?;
         self.visit = visit.map(|mut visit| {

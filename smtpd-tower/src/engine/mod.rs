@@ -181,7 +181,11 @@ impl Engine {
         }
     }
 
+    /// Counts a session. A client of LMTP is a server that delivers for others, so what it does is theirs.
     fn enter(&self, client: &PeerAddr) -> Result<Option<Box<Visit>>, GuardReason> {
+        if self.protocol == Protocol::Lmtp {
+            return Ok(None);
+        }
         self.guard.enter(client).map(|visit| visit.map(Box::new))
     }
 

@@ -409,13 +409,8 @@ impl<IO: Io> Driver<IO> {
         Poll::Ready(())
     }
 
-    /// Counts the session for the client that the header names, unless that may name another one.
+    /// Counts the session for the client that the header names.
     fn admit_client(&mut self) {
-        let client = self.session.client_addr();
-        // Without a name, the client is the proxy itself, for example its health check.
-        if self.engine.is_proxy(client) {
-            return;
-        }
         let named = self
             .guarding
             .name_client(&self.engine, &self.session, &self.connection);

@@ -60,6 +60,8 @@ use crate::{
 /// Where TLS comes first, a connection is closed instead of 421. What is counted over time is a [`Rate`]: a client that has spent
 /// it regains one event after another.
 ///
+/// Sessions of LMTP are not counted: their client is a server that delivers the mail of others, and it checked them.
+///
 /// # Memory is bounded
 ///
 /// A guard remembers up to [`capacity`](Self::with_capacity) clients (50,000 by default, about 200 bytes each), in the same way

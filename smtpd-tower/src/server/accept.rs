@@ -136,15 +136,16 @@ impl Acceptor {
     }
 
     fn permit<IO>(&self, accepted: &mut Accepted<IO>) -> Result<SessionPermit, Refused> {
-        let visit = self.engine.admit(&accepted.peer);
-        accepted.visit = visit.map_err(Refused::ByGuard)?;
         if !self.engine.listener.memory.admits_session() {
             return Err(Refused::NoMemory);
         }
-        match self.registry.enter(self.max_sessions) {
-            Some(permit) => Ok(permit),
-            None => Err(self.full(&accepted.peer)),
-        }
+        let Some(permit) = self.registry.enter(self.max_sessions) else {
+            return Err(self.full(&accepted.peer));
+        };
+        // The guard comes last: that the server is full is not to be counted against the client.
+        let visit = self.engine.admit(&accepted.peer);
+        accepted.visit = visit.map_err(Refused::ByGuard)?;
+        Ok(permit)
     }
 
     /// Notes that there are too many sessions. A line of the log for each client would be too many as well.

@@ -53,9 +53,16 @@ impl Model {
             return Err("the message has not ended".to_owned());
         }
         let content = unstuffed(self.stream.rest(u64::MAX));
-        let codes = self.codes(event, &content)?;
+        let codes = refusals(&self.codes(event, &content)?);
+        if self.swarm.lmtp && !self.data_calls().is_empty() {
+            let each = self.codes_of_recipients(event, &content);
+            let behind = each.iter().skip(1);
+            self.tail = behind
+                .map(|one| [&*refusals(one), &*codes].concat())
+                .collect();
+        }
         self.mode = Mode::Over;
-        expect(code, &refusals(&codes))
+        expect(code, &codes)
     }
 
     /// The reply to the last of a message.
