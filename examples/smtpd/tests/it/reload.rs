@@ -317,3 +317,36 @@ async fn what_a_client_has_used_up_is_its_own_again_after_a_reload() {
     served.reload(&["the settings have been read again"]).await;
     assert_eq!(served.app_name().await, "third");
 }
+
+#[tokio::test]
+async fn a_client_that_guesses_passwords_is_forgotten_at_a_reload() {
+    let config = |name: &str, logins| {
+        format!(
+            "app-name = '{name}'\nuser = 'alice:secret'\nallow-plaintext-auth = true\n\
+             guard-exempt = 'none'\nguard-failed-logins = '{logins}/1h'\n"
+        )
+    };
+    // alice with `wrong`, and with `secret`
+    let (wrong, right) = (
+        "AUTH PLAIN AGFsaWNlAHdyb25n",
+        "AUTH PLAIN AGFsaWNlAHNlY3JldA==",
+    );
+    let login = async |served: &Served, login: &str, code: &str| {
+        let mut client = served.connect().await;
+        client.expect("220").await;
+        client.cmd("EHLO c", "250").await;
+        client.cmd(login, code).await;
+    };
+    let mut served = Served::start(&[("smtpd.toml", &config("first", 2))]);
+    for _ in 0..2 {
+        login(&served, wrong, "535").await;
+    }
+    served.replace("smtpd.toml", &config("second", 2));
+    served.reload(&["the settings have been read again"]).await;
+    assert_eq!(served.app_name().await, "second");
+    login(&served, right, "454").await;
+    // Another limit applies to what was counted before.
+    served.replace("smtpd.toml", &config("third", 100));
+    served.reload(&["the settings have been read again"]).await;
+    login(&served, right, "235").await;
+}
