@@ -60,10 +60,11 @@ pub(crate) struct Options {
     #[arg(skip)]
     pub(crate) passed: Vec<String>,
 
-    /// Listen for SMTP at HOST:PORT or unix:PATH[,mode=MODE][,group=GROUP]; repeatable. A Unix socket can be used by those who
-    /// may write to its file: with the usual umask, only by the user of this server. For a mail server of another user, such as
-    /// Postfix: unix:/run/smtpd/lmtp,mode=0660,group=postfix. Sockets from systemd are served too, as FileDescriptorName says:
-    /// smtp, smtps (as --listen-tls), submission, submissions, lmtp or http [default: 127.0.0.1:2525, if no listener is given]
+    /// Listen for SMTP at HOST:PORT or unix:PATH, optionally followed by ,mode=MODE and ,group=GROUP; repeatable. A Unix socket
+    /// can be used by those who may write to its file: with the usual umask, only by the user of this server. For a mail server
+    /// of another user, such as Postfix: unix:/run/smtpd/lmtp,mode=0660,group=postfix. Sockets from systemd are served too, as
+    /// FileDescriptorName says: smtp, smtps (as --listen-tls), submission, submissions, lmtp or http [default: 127.0.0.1:2525,
+    /// if no listener is given]
     #[arg(long, value_name = "ADDR", help_heading = LISTENERS)]
     pub(crate) listen: Vec<Address>,
 

@@ -13,7 +13,7 @@
 //! | [`DomainFilterLayer`] | RCPT | 550 5.7.1 to recipients of other domains |
 //! | [`FreeSpaceLayer`] | MAIL, DATA | 452 4.3.1 while a disk is nearly full |
 //! | [`from_fn`], [`from_fn_with`] | any, one at a time | whatever an async function returns |
-//! | [`GreylistLayer`] | RCPT, and DATA by [`GreylistLayer::at_data`] | 450 4.7.1 to strangers, until they try again (RFC 6647) |
+//! | [`GreylistLayer`] | RCPT, and DATA by [`GreylistLayer::into_rcpt_and_data`] | 450 4.7.1 to strangers, until they try again (RFC 6647) |
 //! | [`HeloCheckLayer`] | HELO, MAIL | 550 5.7.1 to forged names, such as `localhost` |
 //! | [`HopLimitLayer`] | DATA | 554 5.4.6 to messages with too many `Received` fields (RFC 5321 section 6.3) |
 //! | [`MapBodyLayer`] | DATA | none: replaces the body |
