@@ -72,8 +72,8 @@ AUTH = TLS + " -o {0}_sasl_auth_enable=yes -o {0}_sasl_mechanism_filter="
 WAYS = {
     "plain": ("smtp", "-v", "smtp", "ESMTP", "C: MAIL FROM:<alice@plain.test> SIZE=\\d+ BODY=8BITMIME"),
     "starttls": ("smtp", TLS, "smtp", "ESMTPS", "C: STARTTLS"),
-    "smtps": ("smtp", TLS + " -o {0}_tls_wrappermode=yes", "smtps", "ESMTPS", "tls=\"TLSv1.3\""),
-    "tls12": ("smtp", TLS + " -o {0}_tls_mandatory_protocols=TLSv1.2", "smtp", "ESMTPS", "tls=\"TLSv1.2\""),
+    "smtps": ("smtp", TLS + " -o {0}_tls_wrappermode=yes", "smtps", "ESMTPS", "tls=TLSv1.3"),
+    "tls12": ("smtp", TLS + " -o {0}_tls_mandatory_protocols=TLSv1.2", "smtp", "ESMTPS", "tls=TLSv1.2"),
     "auth-plain": ("smtp", AUTH + "plain", "smtp", "ESMTPSA", "C: AUTH PLAIN"),
     "auth-login": ("smtp", AUTH + "login", "smtp", "ESMTPSA", "C: AUTH LOGIN"),
     "auth-cram-md5": ("smtp", AUTH + "cram-md5", "smtp", "ESMTPSA", "C: AUTH CRAM-MD5"),

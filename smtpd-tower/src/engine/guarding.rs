@@ -85,6 +85,7 @@ impl Guarding {
         }
     }
 
+    #[cfg(feature = "tls")]
     pub(super) fn end_handshake(&mut self) {
         if let Some(visit) = &mut self.visit {
             visit.end_handshake();
