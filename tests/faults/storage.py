@@ -81,7 +81,7 @@ def full(server, disk):
     acknowledged |= {number for number, code in codes.items() if code == 250}
     refused = {code for code in codes.values() if code != 250}
     assert refused == {452}, "a full disk is answered with %s" % refused
-    server.logged("WARN")
+    server.logged("level=(error|warn)")
     check_contents(server, acknowledged)
     os.unlink(ballast)
     is_well(server, 31)
