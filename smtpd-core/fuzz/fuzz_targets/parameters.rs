@@ -152,7 +152,7 @@ fn parse(command: &str, parameters: &[u8]) -> Option<Parameters> {
         .max_message_size(None)
         .extensions(extensions())
         .mechanisms(Mechanisms::default());
-    let (now, mut found) = (Instant::now(), None);
+    let (mut now, mut found) = (Instant::now(), None);
     let mut connection = Connection::with_tls(config.into());
     loop {
         match connection.poll(now, &mut input) {
@@ -171,6 +171,8 @@ fn parse(command: &str, parameters: &[u8]) -> Option<Parameters> {
             }
             Step::Write(mut writing) => writing.wrote(writing.bytes().len(), now),
             Step::Read(_) | Step::Closed(_) => return found,
+            // Input with many errors: a reply is held back.
+            Step::Answer(wait) => now = wait.until(),
             // What follows a CRLF in the parameters may be any command.
             other => drop(other),
         }
