@@ -25,8 +25,9 @@ pub struct Limits {
     /// Default: 1 MiB.
     pub message_size: Option<u64>,
     /// The maximum size of the header section of a message in bytes, up to and including the empty line that ends it. A message
-    /// without an empty line is all header, unless it does not begin with a header field. A message that has more is rejected with 552 5.3.4: programs that read messages keep
-    /// their headers in memory, often as one string for each field. Default: 1 MiB, like Exim's `header_maxsize`.
+    /// without an empty line is all header, unless it does not begin with a header field. A message that has more is rejected with
+    /// 552 5.3.4: programs that read messages keep their headers in memory, often as one string for each field. Default: 1 MiB,
+    /// like Exim's `header_maxsize`.
     pub header_section: u64,
     /// The maximum number of lines in the header section of a message, including lines that continue a field. A message that has
     /// more is rejected with 552 5.3.4: some programs take time that grows with the square of the number of fields. Default:
@@ -53,9 +54,9 @@ pub struct Limits {
     /// answered with 421 (RFC 5321 section 7.3: addresses must not be found out by RCPT). Default: 50.
     pub rejected_recipients: u32,
     /// The number of recipients deferred with 4yz since the last accepted message that ends the session: the last of them is
-    /// answered with 421. After every 1,000 of them, the client waits for a second. Those beyond [`recipients`](Self::recipients)
-    /// count, so it is much more than a client sends that has a long list and tries the rest of it with the next message (RFC 5321
-    /// section 4.5.3.1.10). Default: 10,000.
+    /// answered with 421. After every 1,000 of them, the client waits for a second. Recipients beyond
+    /// [`recipients`](Self::recipients) count too. The default leaves room for a client that has a long list and tries the rest
+    /// of it with the next message (RFC 5321 section 4.5.3.1.10). Default: 10,000.
     pub deferred_recipients: u32,
     /// The number of failed authentications that ends the session: the last of them is answered with 421. Default: 5.
     pub auth_failures: u32,

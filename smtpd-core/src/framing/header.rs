@@ -92,7 +92,7 @@ impl HeaderMeter {
         };
         let (header, _) = piece.split_at(len);
         let lines = memchr_iter(b'\n', header).count();
-        // The empty line is none of the section.
+        // The empty line is not a line of the section.
         let lines = lines - usize::from(place == Place::Body);
         self.lines = self
             .lines
@@ -113,7 +113,7 @@ impl HeaderMeter {
         if !self.bare {
             return end;
         }
-        // It is searched for only in what precedes the other, so that no byte is looked at in vain.
+        // It is searched for only before the other one, so that no byte is searched twice.
         let before = &piece[..end.unwrap_or(piece.len())];
         let bare = BARE_EMPTY_LINE.find(before).map(|at| at + 2);
         bare.or(end)

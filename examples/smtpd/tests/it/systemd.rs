@@ -1,4 +1,4 @@
-//! The server under systemd, whose part the test plays: it passes sockets, and hears what the server tells.
+//! The server under systemd. The test acts as systemd: it passes sockets, and receives the notifications of the server.
 
 use std::{
     fs,
