@@ -3,6 +3,7 @@
 //! | type | what it is |
 //! |---|---|
 //! | [`Session`] | all facts of a session, and your own state |
+//! | [`SessionFacts`] | what is kept of a session with a stored message |
 //! | [`TypedMap`] | where a session keeps your state |
 //! | [`Profile`] | what the listener is for |
 //! | [`TlsInfo`], [`TlsVersion`] | what TLS has negotiated |
@@ -16,6 +17,7 @@
 mod answered;
 mod end;
 mod error;
+mod facts;
 mod hook;
 mod listener;
 mod profile;
@@ -47,6 +49,7 @@ pub use self::{
     answered::Answered,
     end::{EndReason, Summary},
     error::SessionError,
+    facts::SessionFacts,
     profile::Profile,
     queue_id::QueueId,
     reverse_name::ReverseName,
@@ -400,6 +403,33 @@ fn first_id() -> u64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH + EPOCH);
     let millis = now.map_or(0, |since| since.as_millis() as u64);
     (millis << 12) + 1
+}
+
+/// # For stored messages
+impl Session {
+    /// Creates a session for a message that was stored earlier, from what was kept of its own session. There is no client: the
+    /// state is empty, nothing is negotiated any more, and errors are only logged.
+    pub fn stored(facts: SessionFacts) -> Self {
+        let listener = ListenerFacts {
+            hostname: facts.hostname,
+            app_name: "smtpd".to_owned(),
+            profile: facts.profile,
+            ..Default::default()
+        };
+        let mut session = Self::new(
+            facts.client,
+            facts.local,
+            Arc::new(listener),
+            facts.protocol,
+        );
+        session.update(|session| {
+            session.id = facts.id;
+            session.helo = facts.helo;
+            session.tls = facts.tls;
+            session.identity = facts.identity;
+        });
+        session
+    }
 }
 
 /// # For tests

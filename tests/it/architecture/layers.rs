@@ -48,6 +48,7 @@ const TOWER: Layers = Layers {
         ("phase_kind",    "the phases as values"),
         ("meter",         "what is measured, if the feature `metrics` is on"),
         ("net",           "addresses, networks, trusted peers"),
+        ("dns",           "what services and layers ask of the DNS"),
         ("permits",       "how much hashing of passwords runs at a time, and who waits"),
         ("disk",          "how much work on disks runs at a time"),
         ("memory",        "how many bytes of messages the process holds"),

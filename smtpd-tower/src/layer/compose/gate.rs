@@ -8,7 +8,7 @@ use tower_service::Service;
 
 use crate::{layer::AnswerFuture, phase::Request};
 
-/// A rule that accepts or refuses requests.
+/// A rule that accepts or refuses requests. A rule that has to ask somebody first is an [`AdmitLater`](super::AdmitLater).
 ///
 /// Layers that do nothing else consist of such a rule and a [`Gate`]. You can write your own:
 ///
@@ -61,7 +61,7 @@ pub trait Admit<P> {
 }
 
 /// Returns the name of a type, without its path and its parameters.
-fn name_of<T: ?Sized>() -> &'static str {
+pub(super) fn name_of<T: ?Sized>() -> &'static str {
     let name = type_name::<T>();
     let name = name.split('<').next().unwrap_or(name);
     name.rsplit("::").next().unwrap_or(name)
