@@ -191,7 +191,11 @@ impl<A, S, P, F> fmt::Debug for LateGateFuture<A, S, P, F> {
 
 #[cfg(test)]
 mod tests {
-    use std::{convert::Infallible, future::Ready, sync::Arc};
+    use std::{
+        convert::Infallible,
+        future::Ready,
+        sync::{Arc, Mutex},
+    };
 
     use smtpd_core::reply::Origin;
     use tokio::sync::oneshot;
@@ -203,7 +207,9 @@ mod tests {
 
     /// Decides what it is told.
     #[derive(Clone)]
-    struct Told(Arc<std::sync::Mutex<Option<oneshot::Receiver<Result<(), Reply>>>>>);
+    struct Told(Arc<Mutex<Option<Decision>>>);
+
+    type Decision = oneshot::Receiver<Result<(), Reply>>;
 
     impl<P> AdmitLater<P> for Told {
         type Admission = Pin<Box<dyn Future<Output = Result<(), Reply>> + Send>>;
