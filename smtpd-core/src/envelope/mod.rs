@@ -168,7 +168,8 @@ impl Envelope {
     /// use smtpd_core::{Envelope, Recipient, parameter::Notify};
     ///
     /// let mut envelope = Envelope::default();
-    /// envelope.push(Recipient::new("b@example.org".parse()?, "NOTIFY=NEVER".parse()?));
+    /// let parameters = "NOTIFY=NEVER".parse()?;
+    /// envelope.push(Recipient::new("b@example.org".parse()?, parameters));
     /// assert!(envelope.recipients()[0].parameters().get::<Notify>().is_some());
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
