@@ -179,6 +179,23 @@ impl Source {
         found
     }
 
+    /// All paths that begin with the name of that crate, which they are written from.
+    pub(crate) fn paths_into(&self, other: &str) -> Vec<CratePath> {
+        let starts = (0..self.tokens.len()).filter(|&at| self.text(at) == other);
+        let is_test = self.test_tokens();
+        let mut found = Vec::new();
+        for at in starts.filter(|&at| self.begins_path(at)) {
+            let mut paths = Vec::new();
+            self.expand(at, Vec::new(), &mut paths);
+            found.extend(paths.into_iter().map(|path| CratePath {
+                segments: path[1..].to_vec(),
+                line: self.tokens[at].line,
+                is_test: is_test[at],
+            }));
+        }
+        found
+    }
+
     /// Whether a path of several segments begins here that is not the scope of a visibility.
     fn begins_path(&self, at: usize) -> bool {
         let before = at.checked_sub(1).map_or("", |before| self.text(before));
