@@ -15,8 +15,6 @@ mod beginning;
 #[cfg(feature = "spool")]
 mod blocks;
 mod error;
-#[cfg(test)]
-mod explore;
 mod gathered;
 mod head;
 mod incoming;
@@ -325,6 +323,8 @@ pub(crate) fn in_pieces<'a, T: AsRef<[u8]> + ?Sized + 'a>(
 
 #[cfg(test)]
 mod tests {
+    mod explore;
+
     use super::*;
 
     #[tokio::test]
