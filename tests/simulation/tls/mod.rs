@@ -21,7 +21,7 @@ use tokio_rustls::rustls::{
 
 pub use self::{
     certificates::{Certificates, Shown},
-    passage::{Heard, Outbox, Passage},
+    passage::{Meaning, Outbox, Passage},
     records::Records,
     secure::{Flaw, Secure},
 };
