@@ -17,8 +17,6 @@ mod beginning;
 mod blocks;
 mod edit_head;
 mod error;
-#[cfg(test)]
-mod explore;
 mod gathered;
 mod head;
 mod incoming;
@@ -330,6 +328,8 @@ pub(crate) fn in_pieces<'a, T: AsRef<[u8]> + ?Sized + 'a>(
 
 #[cfg(test)]
 mod tests {
+    mod explore;
+
     use super::*;
 
     #[tokio::test]

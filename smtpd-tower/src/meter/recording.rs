@@ -170,23 +170,13 @@ impl Drop for HandshakeMeter {
 
 /// What a layer records about requests.
 #[derive(Debug)]
-pub(crate) struct RequestMeters([ByOutcome<Histogram>; PHASES.len()]);
-
-const PHASES: [PhaseKind; 7] = [
-    PhaseKind::Connect,
-    PhaseKind::Helo,
-    PhaseKind::Auth,
-    PhaseKind::Mail,
-    PhaseKind::Rcpt,
-    PhaseKind::Data,
-    PhaseKind::Command,
-];
+pub(crate) struct RequestMeters([ByOutcome<Histogram>; PhaseKind::ALL.len()]);
 
 impl RequestMeters {
     /// Registers the metrics of a layer at the recorder that is current.
     pub(crate) fn new() -> Self {
         names::describe();
-        Self(PHASES.map(|phase| {
+        Self(PhaseKind::ALL.map(|phase| {
             ByOutcome::new(|outcome| {
                 let labels = [("phase", phase.as_str()), ("outcome", outcome)];
                 histogram!(names::REQUEST_DURATION, &labels)
@@ -195,7 +185,7 @@ impl RequestMeters {
     }
 
     pub(crate) fn record(&self, phase: PhaseKind, outcome: &str, duration: Duration) {
-        let known = PHASES.iter().position(|known| *known == phase);
+        let known = PhaseKind::ALL.iter().position(|known| *known == phase);
         let histograms = known.and_then(|phase| self.0.get(phase));
         if let Some(histogram) = histograms.and_then(|all| all.get(outcome)) {
             histogram.record(duration);

@@ -338,11 +338,7 @@ fn status(reply: &Reply) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::{
-        io,
-        sync::{Arc, Mutex},
-        time::Duration,
-    };
+    use std::{sync::Arc, time::Duration};
 
     use smtpd_core::{
         address::ReversePath,
@@ -354,51 +350,18 @@ mod tests {
     use tokio_test::{assert_pending, assert_ready_ok, task};
     use tower::{ServiceExt, service_fn, timeout::error::Elapsed};
     use tower_test::mock::spawn_layer;
-    use tracing::subscriber::DefaultGuard;
 
     use super::*;
     use crate::{
         body::{Body, BodyError},
-        fault::{self, test::Panicking},
+        fault::{
+            self,
+            test::{Log, Panicking},
+        },
         net::PeerAddr,
         phase::{Auth, Data, Mail},
         session::{TlsInfo, TlsVersion},
     };
-
-    #[derive(Clone, Default)]
-    struct Log(Arc<Mutex<Vec<u8>>>);
-
-    impl Log {
-        /// Captures events on this thread up to `level`.
-        fn listen(level: Level) -> (Self, DefaultGuard) {
-            let log = Self::default();
-            let writer = log.clone();
-            let subscriber = tracing_subscriber::fmt()
-                .with_ansi(false)
-                .without_time()
-                .with_target(false)
-                .with_max_level(level)
-                .with_writer(move || writer.clone())
-                .finish();
-            (log, tracing::subscriber::set_default(subscriber))
-        }
-
-        fn lines(&self) -> Vec<String> {
-            let bytes = std::mem::take(&mut *self.0.lock().unwrap());
-            let text = String::from_utf8(bytes).unwrap();
-            text.lines().map(|line| line.trim().to_owned()).collect()
-        }
-    }
-
-    impl io::Write for Log {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.0.lock().unwrap().write(bytes)
-        }
-
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
 
     /// The span of a session, as the log shows it before that of a request.
     fn within(id: u64, client: &str, port: u16) -> String {

@@ -2,13 +2,10 @@
 
 use std::{fs, os::unix::fs::MetadataExt as _, path::PathBuf};
 
+use support::pki::{Anybody, connect_tls};
 use tokio::net::{TcpStream, UnixStream};
 
-use super::{
-    Client, ENVELOPE, Reference, announced,
-    certificates::{connect_tls, trusting_anybody},
-    codes_of, greeted, message, said, start,
-};
+use super::{Client, ENVELOPE, Reference, announced, codes_of, greeted, message, said, start};
 
 /// What a listener for users requires: TLS, and AUTH within it.
 const USERS: [&str; 2] = ["--user=alice:secret", "--tls-self-signed"];
@@ -65,7 +62,8 @@ async fn an_ipv4_client_of_a_dual_stack_listener_is_logged_as_such() {
 
 pub(super) async fn listen_tls() {
     let server = Reference::start(1, &["--listen-tls=127.0.0.1:0", "--tls-self-signed"]);
-    let mut client = connect_tls(server.address("smtps"), &trusting_anybody(), "mx.test").await;
+    let mut client =
+        connect_tls(server.address("smtps"), &Anybody::new().client(), "mx.test").await;
     let announced = client.cmd("EHLO c", "250").await;
     assert!(!announced.contains("STARTTLS"), "{announced}");
 }
@@ -83,7 +81,7 @@ pub(super) async fn listen_submissions() {
     let options = [&["--listen-submissions=127.0.0.1:0"], &USERS[..]].concat();
     let server = Reference::start(1, &options);
     let address = server.address("submissions");
-    let mut client = connect_tls(address, &trusting_anybody(), "mx.test").await;
+    let mut client = connect_tls(address, &Anybody::new().client(), "mx.test").await;
     client.cmd("EHLO c", "250").await;
     client.cmd("MAIL FROM:<alice@example.com>", "530").await;
     client.cmd(ALICE, "235").await;
