@@ -34,6 +34,22 @@ pub(super) enum MaxHops {
     Unlimited,
 }
 
+/// The guard of a server.
+#[derive(Clone)]
+pub(super) enum GuardSetting {
+    /// One that nobody has asked for. A server that replaces another one goes on with the guard of that.
+    Own(Guard),
+    Set(Guard),
+}
+
+impl GuardSetting {
+    pub(super) const fn get(&self) -> &Guard {
+        match self {
+            Self::Own(guard) | Self::Set(guard) => guard,
+        }
+    }
+}
+
 /// The settings as they were made. They are resolved when a listener is served, so their order does not matter.
 #[derive(Clone)]
 pub(super) struct Settings {
@@ -50,7 +66,7 @@ pub(super) struct Settings {
     pub(super) hooks: Hooks,
     pub(super) max_sessions: usize,
     pub(super) permits: Permits,
-    pub(super) guard: Guard,
+    pub(super) guard: GuardSetting,
     pub(super) memory: MemoryBudget,
     #[cfg(feature = "metrics")]
     pub(super) metrics: bool,
@@ -76,7 +92,7 @@ impl Settings {
             hooks: Hooks::default(),
             max_sessions,
             permits: Permits::shared(),
-            guard: Guard::new(),
+            guard: GuardSetting::Own(Guard::new()),
             memory: MemoryBudget::shared(),
             #[cfg(feature = "metrics")]
             metrics: false,
@@ -122,7 +138,7 @@ impl Settings {
             xclient_from: self.xclient_from,
             xforward_from: self.xforward_from,
             hooks: self.hooks,
-            guard: self.guard,
+            guard: self.guard.get().clone(),
         })
     }
 
