@@ -9,6 +9,8 @@ use smtpd_core::{
 use tower::BoxError;
 use tower_layer::Layer;
 
+#[cfg(feature = "metrics")]
+use super::accept;
 #[cfg(feature = "proxy")]
 use crate::proxy::ProxyProtocol;
 use crate::{
@@ -22,6 +24,11 @@ use crate::{
     permits::Permits,
     service::{BoxPhaseService, Pipeline},
     session::{ListenerFacts, Profile, ShuttingDown},
+};
+#[cfg(feature = "metrics")]
+use crate::{
+    meter::Labels,
+    session::{EndReason, SessionError},
 };
 
 /// How many `Received` fields a message may have.
@@ -122,7 +129,7 @@ impl Settings {
             on_error: self.hooks.error.clone(),
             permits: self.permits.clone(),
             memory: self.memory.clone(),
-            meters: self.meters(),
+            meters: self.meters(config.get_config()),
             shutting_down,
         };
         Ok(Engine {
@@ -144,15 +151,23 @@ impl Settings {
 
     /// Returns what the sessions of a listener record.
     #[cfg(feature = "metrics")]
-    fn meters(&self) -> Meters {
-        match self.metrics {
-            true => Meters::new(self.profile.map_or("none", Profile::as_str)),
-            false => Meters::default(),
+    fn meters(&self, config: &Config) -> Meters {
+        if !self.metrics {
+            return Meters::default();
         }
+        let mechanisms = config.get_mechanisms().into_iter();
+        let mechanisms = mechanisms.flat_map(|all| all.iter().map(|one| one.name().as_str()));
+        Meters::new(&Labels {
+            profile: self.profile.map_or("none", Profile::as_str),
+            mechanisms: mechanisms.collect(),
+            ends: EndReason::ALL.map(EndReason::as_str).into(),
+            faults: &SessionError::KINDS,
+            limits: accept::limits().collect(),
+        })
     }
 
     #[cfg(not(feature = "metrics"))]
-    const fn meters(&self) -> Meters {
+    const fn meters(&self, _: &Config) -> Meters {
         Meters
     }
 
