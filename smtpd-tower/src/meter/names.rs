@@ -22,11 +22,12 @@ pub(super) const PASSWORDS_WAITING: &str = "smtp.server.passwords.waiting";
 pub(super) const DISK_WAITING: &str = "smtp.server.disk.waiting";
 
 /// Refusals of this crate itself that most servers will see: origin, phase and status.
-const COMMON_REFUSALS: [[&str; 3]; 8] = [
+const COMMON_REFUSALS: [[&str; 3]; 9] = [
     ["protocol", "command", "5.5.1"],
     ["protocol", "mail", "5.5.1"],
     ["protocol", "auth", "5.7.8"],
     ["guard", "auth", "4.7.0"],
+    ["MemoryBudget", "data", "4.3.1"],
     ["fault", "data", "4.3.0"],
     ["timeout", "none", "4.4.2"],
     ["timeout", "data", "4.3.0"],
