@@ -1,8 +1,8 @@
 //! Fixed dialogs over a stream in memory, without a kernel or a clock between: the same instructions each time.
 //!
 //! `dialog SCENARIO MESSAGES` runs one; `.ci/instructions` counts what it executes. `dialog SCENARIO MESSAGES metrics` runs it with
-//! metrics; `.ci/instructions --metrics` compares the two. Without arguments it runs each once, so that `cargo bench` shows that
-//! they work.
+//! the metrics of the server, and `layer` instead of `metrics` with those of the layer as well; `.ci/instructions --metrics`
+//! compares the three. Without arguments it runs each once, so that `cargo bench` shows that they work.
 
 #[allow(dead_code, reason = "each benchmark uses a part of it")]
 mod support;
@@ -28,13 +28,13 @@ fn main() {
     match (arguments.next(), arguments.next(), arguments.next()) {
         (Some(scenario), Some(messages), option) => {
             let messages = messages.parse().expect("MESSAGES is a number");
-            let has_metrics = option.as_deref() == Some("metrics");
-            runtime.block_on(run(&scenario, messages, has_metrics));
+            let measured = option.as_deref().unwrap_or_default();
+            runtime.block_on(run(&scenario, messages, measured));
         }
         _ => {
             for scenario in SCENARIOS {
-                for has_metrics in [false, true] {
-                    runtime.block_on(run(scenario, 2, has_metrics));
+                for measured in ["", "metrics", "layer"] {
+                    runtime.block_on(run(scenario, 2, measured));
                 }
             }
         }
@@ -42,8 +42,13 @@ fn main() {
 }
 
 /// Runs one session, and checks that every message was accepted.
-async fn run(scenario: &str, messages: u32, has_metrics: bool) {
-    let server = if has_metrics { measured() } else { server() };
+async fn run(scenario: &str, messages: u32, measured: &str) {
+    let server = match measured {
+        "" => server(),
+        "metrics" => measured_server(),
+        "layer" => with_layer(measured_server()),
+        other => panic!("{other:?} is neither metrics nor layer"),
+    };
     let message = message(scenario);
     let client = Client::new((0..messages).flat_map(|_| message.clone()));
     let taken = Arc::new(AtomicU32::new(0));
@@ -55,10 +60,14 @@ async fn run(scenario: &str, messages: u32, has_metrics: bool) {
     assert_eq!(taken.load(Ordering::Relaxed), messages, "{scenario}");
 }
 
-/// The same server, which measures everything that it can.
-fn measured() -> Server {
+/// The same server, which measures its sessions.
+fn measured_server() -> Server {
     recorder::install();
-    let server = server().metrics();
+    server().metrics()
+}
+
+/// The same server, which measures each request, too.
+fn with_layer(server: Server) -> Server {
     let pipeline = server.get_pipeline().clone().layer(MetricsLayer::new());
     server.pipeline(pipeline)
 }
