@@ -156,7 +156,7 @@ impl MemoryBudget {
         }
         account.deferred.fetch_add(1, Relaxed);
         account.ran_short(used);
-        Err(Reply::storage_full())
+        Err(storage_full())
     }
 
     /// Returns whether a new session may begin.
@@ -170,6 +170,11 @@ impl MemoryBudget {
         }
         admits
     }
+}
+
+/// Returns the reply to a message that there is no memory for. Its origin tells it from that of a disk that is full.
+fn storage_full() -> Reply {
+    Reply::storage_full().with_origin("MemoryBudget")
 }
 
 impl Account {
@@ -268,7 +273,7 @@ impl Reservation {
         let account = self.budget.account();
         account.deferred.fetch_add(1, Relaxed);
         account.ran_short(account.used.load(Relaxed));
-        Err(Reply::storage_full())
+        Err(storage_full())
     }
 
     /// Reserves more if there is room. Returns whether there was.
@@ -373,6 +378,8 @@ impl Drop for InFile {
 
 #[cfg(test)]
 mod tests {
+    use smtpd_core::reply::Origin;
+
     use super::*;
 
     fn figures(budget: &MemoryBudget) -> [u64; 4] {
@@ -390,7 +397,9 @@ mod tests {
         let mut held = budget.reserve(599).unwrap();
         assert!(budget.admit_message().is_ok());
         held.grow(1).unwrap();
-        assert_eq!(budget.admit_message(), Err(Reply::storage_full()));
+        let refused = budget.admit_message().unwrap_err();
+        assert_eq!(refused, Reply::storage_full());
+        assert_eq!(refused.origin(), Some(Origin::Layer("MemoryBudget")));
         assert!(budget.admits_session());
         held.grow(100).unwrap();
         assert!(!budget.admits_session());

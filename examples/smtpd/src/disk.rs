@@ -6,10 +6,41 @@ use rustix::{
     fs::statvfs,
     process::{Resource, Rlimit, getrlimit, setrlimit},
 };
-use smtpd_tower::layer::FreeSpaceLayer;
+use smtpd_tower::{deliver::Maildir, layer::FreeSpaceLayer};
+use tokio::task;
 
-/// Defers messages while the disk of the maildir is nearly full.
-pub(crate) fn free_space(maildir: PathBuf) -> FreeSpaceLayer {
+/// The free space of the disk with the Maildir. What is discarded needs none.
+#[derive(Clone)]
+pub(crate) struct Space(Option<(PathBuf, FreeSpaceLayer)>);
+
+impl Space {
+    /// The space for a Maildir, if there is one. What was measured for the same one before is still known.
+    pub(crate) fn new(maildir: Option<&Maildir>, before: Option<&Self>) -> Self {
+        let Some(path) = maildir.map(Maildir::path) else {
+            return Self(None);
+        };
+        let before = before.and_then(|before| before.0.clone());
+        Self(match before.filter(|(known, _)| known == path) {
+            None => Some((path.to_owned(), free_space(path.to_owned()))),
+            same => same,
+        })
+    }
+
+    /// The layer that defers messages while the disk is nearly full.
+    pub(crate) fn layer(&self) -> Option<FreeSpaceLayer> {
+        self.0.as_ref().map(|(_, layer)| layer.clone())
+    }
+
+    /// Measures, so that the log tells of a disk that is nearly full before mail comes.
+    pub(crate) fn measure(&self) {
+        if let Some(layer) = self.layer() {
+            // The layer logs what is wrong.
+            task::spawn(async move { layer.measure().await });
+        }
+    }
+}
+
+fn free_space(maildir: PathBuf) -> FreeSpaceLayer {
     FreeSpaceLayer::new(move || {
         let disk = statvfs(&maildir)?;
         Ok(disk.f_bavail.saturating_mul(disk.f_frsize))
@@ -73,6 +104,20 @@ mod tests {
         for (sessions, limit, fits) in cases {
             assert_eq!(fitting(sessions, limit), fits, "{sessions} of {limit:?}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_reload_forgets_that_the_disk_is_full() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mail, other) = (Maildir::new(dir.path()), Maildir::new("/nowhere"));
+        let first = Space::new(Some(&mail), None);
+        first.layer().unwrap().measure().await.unwrap();
+        let free = |space: &Space| space.layer().unwrap().free();
+        let second = Space::new(Some(&mail), Some(&first));
+        assert_eq!(free(&second), free(&first));
+        assert!(free(&second).is_some());
+        assert_eq!(free(&Space::new(Some(&other), Some(&second))), None);
+        assert!(Space::new(None, Some(&second)).layer().is_none());
     }
 
     #[tokio::test]

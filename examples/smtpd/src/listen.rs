@@ -8,10 +8,9 @@ use std::{
 };
 
 use smtpd_tower::{
-    Profile, Server,
+    Profile,
     net::PeerAddr,
-    reload::Reloadable,
-    server::{Listener, Serve, UnixSocket, UnixSocketListener, bind_reuse_port},
+    server::{Listener, ReloadableServer, Serve, UnixSocket, UnixSocketListener, bind_reuse_port},
 };
 use tokio::{
     net::{TcpListener, UnixListener},
@@ -143,7 +142,7 @@ impl Kind {
         !self.addresses(options).is_empty() || options.is_passed(self.name())
     }
 
-    fn serve<L: Listener>(self, server: &Reloadable<Server>, listener: L) -> io::Result<Serve<L>> {
+    fn serve<L: Listener>(self, server: &ReloadableServer, listener: L) -> io::Result<Serve<L>> {
         let mut serving = server.serve(listener);
         if matches!(self, Self::Smtps | Self::Submissions) {
             serving = serving.tls_first();

@@ -17,7 +17,6 @@ use tower::ServiceBuilder;
 
 use crate::{
     clients::Clients,
-    disk,
     message_log::MessageLogLayer,
     options::Options,
     recipients::Recipients,
@@ -33,10 +32,10 @@ pub(crate) fn new(
     parts: &Parts,
     clients: &Clients,
     maildir: Option<Maildir>,
+    space: Option<FreeSpaceLayer>,
 ) -> Pipeline {
     let anywhere = !options.domain.is_empty();
     let submission = options.has_submission();
-    let space = free_space(options);
 
     // Sessions, messages and recipients are counted apart, each in a table of its own.
     let connect = ServiceBuilder::new()
@@ -139,12 +138,6 @@ fn own_sender(options: &Options) -> OwnSenderLayer {
         _ => OwnSenderLayer::in_domains(options.domains()),
     }
     .address_rules(NAMES)
-}
-
-/// What is discarded needs no space.
-fn free_space(options: &Options) -> Option<FreeSpaceLayer> {
-    let is_kept = options.discard != Some(true);
-    is_kept.then(|| disk::free_space(options.maildir()))
 }
 
 /// Where messages go.

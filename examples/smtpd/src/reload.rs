@@ -38,9 +38,10 @@ pub(crate) struct Reloader {
 }
 
 impl Reloader {
-    /// Logs what is odd about what is served, and follows its certificates.
+    /// Logs what is odd about what is served and about its disk, and follows its certificates.
     pub(crate) fn new(args: Vec<OsString>, served: Served, servers: Servers) -> Self {
         warn(&served);
+        served.space.measure();
         let certificates = Certificates::default();
         if let Some(tls) = &served.parts.tls {
             certificates.follow(tls);
@@ -107,6 +108,7 @@ impl Reloader {
         let changes = self.served.changes(&new);
         self.servers.replace(&new);
         self.served = new;
+        self.served.space.measure();
         if let Some(tls) = &self.served.parts.tls {
             self.certificates.follow(tls);
         }

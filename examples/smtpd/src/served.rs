@@ -6,8 +6,7 @@ use smtpd_tower::{
     BoxError, Server,
     address::Domain,
     deliver::{Maildir, Newline},
-    reload::Reloadable,
-    server::Handle,
+    server::{Handle, ReloadableServer},
     system_hostname,
     tls::TlsConfig,
 };
@@ -16,6 +15,7 @@ use tokio::task;
 use crate::{
     clients::{self, Clients},
     config,
+    disk::Space,
     file::Pipes,
     listen::Kind,
     mechanisms,
@@ -56,6 +56,7 @@ pub(crate) struct Served {
     pub(crate) parts: Parts,
     pub(crate) clients: Clients,
     pub(crate) maildir: Option<Maildir>,
+    pub(crate) space: Space,
     pub(crate) warnings: Vec<String>,
     server: Server,
     /// The states of the files before they were read.
@@ -107,7 +108,8 @@ impl Served {
             Some(running) => running.clients.next(&options),
             None => Clients::new().next(&options),
         };
-        let pipeline = pipeline::new(&options, &parts, &clients, maildir.clone());
+        let space = Space::new(maildir.as_ref(), running.map(|running| &running.space));
+        let pipeline = pipeline::new(&options, &parts, &clients, maildir.clone(), space.layer());
         let hostname = hostname.unwrap_or_default();
         let guard = clients.guard.clone();
         let server = server::new(&options, &hostname, pipeline, guard, parts.tls.clone());
@@ -122,6 +124,7 @@ impl Served {
             parts,
             clients,
             maildir,
+            space,
             warnings,
             server,
             stamps,
@@ -164,14 +167,14 @@ impl Served {
 /// The servers of all kinds of listeners. Each session is served by one of them, from its beginning to its end.
 #[derive(Clone)]
 pub(crate) struct Servers {
-    all: Vec<(Kind, Reloadable<Server>)>,
+    all: Vec<(Kind, ReloadableServer)>,
     handle: Handle,
 }
 
 impl Servers {
     pub(crate) fn new(served: &Served) -> Self {
         served.clients.set_guard();
-        let all = Kind::ALL.map(|kind| (kind, Reloadable::new(served.server(kind))));
+        let all = Kind::ALL.map(|kind| (kind, ReloadableServer::new(served.server(kind))));
         Self {
             all: all.into(),
             handle: served.server.handle(),
@@ -182,7 +185,7 @@ impl Servers {
         // Made first, so that nothing comes between the first one and the last.
         let new: Vec<_> = Kind::ALL.map(|kind| served.server(kind)).into();
         for ((_, server), new) in self.all.iter().zip(new) {
-            server.set(new);
+            server.replace(new);
         }
         served.clients.set_guard();
     }
@@ -192,7 +195,7 @@ impl Servers {
         self.handle.clone()
     }
 
-    pub(crate) fn of(&self, kind: Kind) -> Option<&Reloadable<Server>> {
+    pub(crate) fn of(&self, kind: Kind) -> Option<&ReloadableServer> {
         let found = self.all.iter().find(|(one, _)| *one == kind);
         found.map(|(_, server)| server)
     }

@@ -16,7 +16,6 @@ use super::{
     work::{After, Asking, Desk, Panic, Polled},
 };
 use crate::{
-    fault::quietly,
     phase::{Auth, Command, Connect, Deadline, Helo, Mail, Phase, Rcpt, Request},
     phase_kind::PhaseKind,
     reply::Verdict,
@@ -163,8 +162,7 @@ fn reply<K: kind::OneReply>(ask: Ask<'_, K>, _: &Session, reply: Reply) -> After
 
 fn recipient(ask: Ask<'_, kind::Rcpt>, session: &Session, answer: Reply) -> After {
     if session.meters().are_on() {
-        let outcome = Verdict::from(&answer).as_str();
-        quietly(|| session.meters().recipient(outcome));
+        session.meters().recipient(Verdict::outcome(&answer));
     }
     reply(ask, session, answer)
 }

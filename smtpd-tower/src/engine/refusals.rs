@@ -28,7 +28,7 @@ impl Refusals {
         answered: Box<connection::Answered>,
     ) {
         let answered = Answered::new(answered);
-        quietly(|| measure(session, &answered));
+        measure(session, &answered);
         if answered.is_failed_login() {
             answered.log(session);
         } else if self.logged < MAX_LOGGED {
@@ -65,6 +65,6 @@ fn measure(session: &Session, answered: &Answered) {
         answered.reply(),
     );
     if answered.is_failed_login() {
-        meters.login(answered.argument(), "failed");
+        meters.login(answered.argument(), false);
     }
 }

@@ -257,8 +257,7 @@ impl<IO: Io> Driver<IO> {
             self.give_up_transfer();
             return self.transfer.end_transaction(&mut self.session);
         };
-        let phase = task.phase();
-        match phase {
+        match task.phase() {
             Some(phase) if task.is_service() => {
                 self.report(SessionError::ServiceTimeout { phase });
             }
@@ -267,7 +266,7 @@ impl<IO: Io> Driver<IO> {
                 quietly(|| tracing::warn!(session, %peer, "a password was not compared in time"));
             }
         }
-        self.drop_caught(phase, task);
+        self.drop_task(task);
     }
 
     /// The protocol is over, and everything is written.

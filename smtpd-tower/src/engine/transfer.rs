@@ -21,6 +21,7 @@ use crate::{
     body::{Body, BodyError, Feed, Pieces, Served, incoming},
     fault::{caught, quietly},
     memory::Reservation,
+    meter::CANCELLED,
     phase::{Data, Deadline, Phase, Request},
     phase_kind::PhaseKind,
     reply::Verdict,
@@ -328,8 +329,10 @@ impl Transfer {
         // The call is dropped first, since it holds the session, but its answer stands.
         let dropped = caught(|| drop(call));
         let reply = resolve::<Data>(desk.session, result);
-        if abandoned.is_none() {
-            measure(desk.session, &reply, Some(received));
+        match abandoned {
+            None => measure(desk.session, &reply, Some(received)),
+            // Nobody receives the answer.
+            Some(_) => desk.session.meters().message(CANCELLED, Some(received)),
         }
         if reply.is_accepted() && abandoned.is_none() && !feed.is_read() {
             warn_of_unread(desk.session);
@@ -376,8 +379,7 @@ impl Transfer {
 /// Measures a message that a service has answered.
 fn measure(session: &Session, reply: &DataReply, size: Option<u64>) {
     if session.meters().are_on() {
-        let outcome = Verdict::from(reply).as_str();
-        quietly(|| session.meters().message(outcome, size));
+        session.meters().message(Verdict::outcome(reply), size);
     }
 }
 
@@ -408,6 +410,11 @@ impl DataCall {
             self.feed.poll_service(cx, |cx| call.poll(cx))
         };
         (served, waited && !self.call.is_waiting())
+    }
+
+    /// Returns how many bytes of the message have arrived.
+    pub(super) const fn received(&self) -> u64 {
+        self.received
     }
 
     const fn is_asking(&self) -> bool {

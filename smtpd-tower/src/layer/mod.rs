@@ -121,10 +121,10 @@ pub use self::compose::{Metrics, MetricsFuture, MetricsLayer};
 pub use self::exempt::Exempt;
 pub use self::limit::{
     AtLimit, Concurrency, ConcurrencyFuture, ConcurrencyLayer, Counted, FindKey, FixedSize,
-    FreeSpaceLayer, LimitKey, MaxRecipientsLayer, PerIdentity, PerIp, PerRequest, PerSession,
-    RateLimit, RateLimitFuture, RateLimitLayer, SessionsPerIpLayer, SizeLimit, SizeLimitFuture,
-    SizeLimitLayer, SizeRule, Tarpit, TarpitFuture, TarpitLayer, Weigh, WeighKib, WeighOne,
-    WeighRecipients,
+    FreeSpace, FreeSpaceLayer, LimitKey, MaxRecipientsLayer, PerIdentity, PerIp, PerRequest,
+    PerSession, RateLimit, RateLimitFuture, RateLimitLayer, SessionsPerIpLayer, SizeLimit,
+    SizeLimitFuture, SizeLimitLayer, SizeRule, Tarpit, TarpitFuture, TarpitLayer, Weigh, WeighKib,
+    WeighOne, WeighRecipients,
 };
 pub use self::message::{
     DistinctRecipients, DistinctRecipientsFuture, DistinctRecipientsLayer, HopLimit,

@@ -37,6 +37,18 @@ enum Refused {
 }
 
 impl Refused {
+    /// All reasons, for metrics. Those that are missing are reasons of the guard to refuse a command.
+    #[cfg(feature = "metrics")]
+    const ALL: [Self; 7] = [
+        Self::Full,
+        Self::NoMemory,
+        Self::ByGuard(GuardReason::Sessions),
+        Self::ByGuard(GuardReason::NewSessions),
+        Self::ByGuard(GuardReason::RejectedRecipients),
+        Self::ByGuard(GuardReason::Errors),
+        Self::ByGuard(GuardReason::IdleSessions),
+    ];
+
     /// Returns the value of a label of a metric.
     const fn as_str(self) -> &'static str {
         match self {
@@ -45,6 +57,12 @@ impl Refused {
             Self::ByGuard(reason) => reason.as_str(),
         }
     }
+}
+
+/// Returns the words for why a connection is refused.
+#[cfg(feature = "metrics")]
+pub(super) fn limits() -> impl Iterator<Item = &'static str> {
+    Refused::ALL.into_iter().map(Refused::as_str)
 }
 
 impl Acceptor {
@@ -130,7 +148,7 @@ impl Acceptor {
         let admitted = self.permit(accepted);
         if let Err(refused) = admitted {
             let meters = &self.engine.listener.meters;
-            quietly(|| meters.connection_refused(refused.as_str()));
+            meters.connection_refused(refused.as_str());
         }
         admitted
     }
