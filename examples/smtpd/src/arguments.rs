@@ -21,10 +21,11 @@ use crate::{
 };
 
 /// Options that a running server keeps, whatever the file says: its listeners are bound, and its log and threads are there.
-const FIXED: [&str; 16] = [
+const FIXED: [&str; 17] = [
     "grace",
     "greylist-file",
     "group-id",
+    "guard-capacity",
     "http",
     "listen",
     "listen-lmtp",
@@ -70,6 +71,11 @@ impl Given {
     /// Returns whether the file sets an option.
     pub(crate) fn is_from_file(&self, option: &str) -> bool {
         self.lines.contains_key(option)
+    }
+
+    /// Returns the names of the options that are given.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
+        self.values.keys().map(String::as_str)
     }
 
     /// Returns the names of the options that differ.
@@ -423,10 +429,9 @@ mod tests {
         assert_eq!(options.extensions.len(), 2);
         assert_eq!(options.require_tls, Some(true));
         assert_eq!(
-            (options.max_size, options.max_hops),
+            (options.limits.max_size, options.limits.max_hops),
             (Some(10 << 20), Some(7))
         );
-        assert_eq!(options.timeout.map(|limit| limit.as_secs()), Some(300));
         assert_eq!(options.rate, "10/60".parse().ok());
         assert!(options.config_is_secret());
     }
@@ -449,8 +454,10 @@ mod tests {
             options(text, "--listen b:2 --listen c:3 --max-size 5 --quiet=false").unwrap();
         let listen: Vec<_> = options.listen.iter().map(ToString::to_string).collect();
         assert_eq!(listen, ["b:2", "c:3"]);
-        assert_eq!((options.max_size, options.quiet), (Some(5), Some(false)));
-        assert_eq!(options.max_errors.map(|n| n.get()), Some(2));
+        assert_eq!(
+            (options.limits.max_size, options.quiet),
+            (Some(5), Some(false))
+        );
         assert_eq!(options.discard, Some(true));
         assert_eq!(options.given.place("max-size"), "--max-size");
         assert!(
@@ -637,7 +644,10 @@ mod tests {
         let second = first.read_again(&args.map(OsString::from)).unwrap();
         assert_eq!(second.listen, [Address::Tcp("a:1".to_owned())]);
         assert_eq!((second.mode, second.threads.is_some()), (None, true));
-        assert_eq!((second.max_size, second.quiet), (Some(2), Some(true)));
+        assert_eq!(
+            (second.limits.max_size, second.quiet),
+            (Some(2), Some(true))
+        );
         assert!(
             first
                 .given

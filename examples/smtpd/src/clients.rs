@@ -15,6 +15,7 @@ use smtpd_tower::{
         TarpitLayer,
     },
     limiter::Rate,
+    memory::MemoryBudget,
 };
 use tokio::{sync::Semaphore, task};
 
@@ -26,6 +27,7 @@ pub(crate) struct Clients {
     /// It counts for all servers, and has the settings of the latest.
     pub(crate) guard: Guard,
     guard_settings: Guard,
+    memory: Limit<u64, MemoryBudget>,
     exempt: Vec<Proxy>,
     pub(crate) sessions: Limit<Rate, RateLimitLayer>,
     pub(crate) messages: Limit<Rate, RateLimitLayer>,
@@ -62,11 +64,13 @@ impl<T: PartialEq + Copy, L: Clone> Limit<T, L> {
 }
 
 impl Clients {
-    /// Before any options are read.
-    pub(crate) fn new() -> Self {
+    /// What is there before any settings apply, and stays.
+    pub(crate) fn new(options: &Options) -> Self {
+        let guard = options.guard.new_guard();
         Self {
-            guard: Guard::new(),
-            guard_settings: Guard::new(),
+            guard_settings: guard.clone(),
+            guard,
+            memory: Limit::NONE,
             exempt: Vec::new(),
             sessions: Limit::NONE,
             messages: Limit::NONE,
@@ -89,10 +93,12 @@ impl Clients {
             let n = usize::try_from(n).unwrap_or(usize::MAX);
             SessionsPerIpLayer::new(n).exempt(exempt.clone())
         };
+        let memory = options.limits.memory_budget.map(|bytes| bytes.get());
         let most = options.max_sessions_per_client.map(|n| n.get());
         Self {
             guard: self.guard.clone(),
             guard_settings: options.guard.guard(),
+            memory: self.memory.next(true, memory, MemoryBudget::new),
             exempt: options.exempt.clone(),
             sessions: self.sessions.next(is_same, options.rate, rate),
             messages: (self.messages).next(is_same, options.message_rate.or(options.rate), rate),
@@ -109,6 +115,10 @@ impl Clients {
     /// Gives the guard its settings, once they are to be served.
     pub(crate) fn set_guard(&self) {
         self.guard.reload(&self.guard_settings);
+    }
+
+    pub(crate) fn memory(&self) -> MemoryBudget {
+        self.memory.layer().unwrap_or_else(MemoryBudget::shared)
     }
 
     pub(crate) fn tarpit(&self) -> Option<TarpitLayer> {

@@ -1,5 +1,7 @@
 //! Options that cannot work together.
 
+use std::time::Duration;
+
 use smtpd_tower::layer::GreylistPolicy;
 
 use crate::{
@@ -26,6 +28,7 @@ impl Options {
             .chain([self.lenient_fault()])
             .chain(self.recipient_faults())
             .chain(self.client_faults())
+            .chain(self.limit_faults())
             .chain(self.mode_faults(self.has_tls()))
             .filter(|(is_found, _)| *is_found)
             .map(|(_, fault)| self.placed(fault))
@@ -73,6 +76,20 @@ impl Options {
             (
                 self.greylist.is_some_and(|delay| delay >= window),
                 "--greylist is less than 1d: what is tried again later counts as new",
+            ),
+        ]
+    }
+
+    fn limit_faults(&self) -> [Fault; 2] {
+        const PATIENCE: Duration = Duration::from_secs(5 * 60);
+        [
+            (
+                self.limits.is_session_too_short(),
+                "--max-session-bytes must be more than --max-size, or no message of that size can arrive",
+            ),
+            (
+                self.greeting_delay.is_some_and(|delay| delay >= PATIENCE),
+                "--greeting-delay must be less than 5m: no client waits longer for a greeting",
             ),
         ]
     }
@@ -223,6 +240,11 @@ mod tests {
             "--user alice",
             "--user alice:",
             "--max-recipients 0",
+            "--max-header-size 0",
+            "--max-command-line 511",
+            "--max-session-bytes 1M",
+            "--greeting-delay 5m",
+            "--guard maybe",
             "--timeout 0",
             "--rate 5",
             "--auth-mechanisms NTLM",

@@ -13,7 +13,7 @@
 //! | `message_log.rs` | a custom layer, which logs what becomes of each message |
 //! | `users.rs`, `users_file.rs` | authentication, by passwords, by their hashes, or by a certificate |
 //! | `recipients.rs` | a list of recipients, from a file |
-//! | `config.rs`, `extensions.rs` | limits, timeouts, what is required, extensions |
+//! | `config.rs`, `limits.rs`, `timeouts.rs`, `extensions.rs` | limits, timeouts, what is required, extensions |
 //! | `mode.rs` | listeners for servers, for users, or for both |
 //! | `secrets.rs` | who else may read the files that hold passwords |
 //! | `tls.rs` | certificates, and new ones while the server runs |
@@ -39,6 +39,7 @@ mod faults;
 mod file;
 mod guard;
 mod http;
+mod limits;
 mod listen;
 mod log;
 mod mechanisms;
@@ -57,6 +58,7 @@ mod server;
 mod signals;
 mod sockets;
 mod supervisor;
+mod timeouts;
 mod tls;
 mod users;
 mod users_file;

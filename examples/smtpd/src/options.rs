@@ -13,9 +13,11 @@ use crate::{
     arguments::{self, Given, Unreadable},
     extensions::ExtensionList,
     guard::GuardOptions,
+    limits::LimitOptions,
     mechanisms::Mechanism,
     mode::Mode,
     sockets,
+    timeouts::TimeoutOptions,
     values::{
         Address, BareLf, Id, Lenient, LogFormat, LogLevel, NamedCertificate, Newline, Nul, Proxy,
         RuntimeKind, User,
@@ -232,36 +234,11 @@ pub(crate) struct Options {
     #[arg(long, help_heading = TLS)]
     pub(crate) require_tls: Option<bool>,
 
-    /// Maximum size of a message, in bytes or as in 512k, 10M, 1G; 0 for no limit [default: 1M]
-    #[arg(long, value_name = "SIZE", value_parser = amounts::size, help_heading = LIMITS)]
-    pub(crate) max_size: Option<u64>,
+    #[command(flatten)]
+    pub(crate) limits: LimitOptions,
 
-    /// Maximum number of recipients of a message; more receive 452 [default: 100]
-    #[arg(long, value_name = "N", value_parser = amounts::count, help_heading = LIMITS)]
-    pub(crate) max_recipients: Option<NonZeroU32>,
-
-    /// Maximum number of Received fields in a message, 0 for no limit; a message with more is in a loop, and rejected with 554
-    /// [default: 100]
-    #[arg(long, value_name = "N", help_heading = LIMITS)]
-    pub(crate) max_hops: Option<u32>,
-
-    /// Maximum number of sessions at a time; more clients receive 421, or are disconnected where TLS begins with the first byte
-    /// [default: 10000]
-    #[arg(long, value_name = "N", value_parser = amounts::count, help_heading = LIMITS)]
-    pub(crate) max_sessions: Option<NonZeroU32>,
-
-    /// Number of wrong commands that end a session [default: 20]
-    #[arg(long, value_name = "N", value_parser = amounts::count, help_heading = LIMITS)]
-    pub(crate) max_errors: Option<NonZeroU32>,
-
-    /// Number of failed authentications that end a session [default: 5]
-    #[arg(long, value_name = "N", value_parser = amounts::count, help_heading = LIMITS)]
-    pub(crate) max_auth_failures: Option<NonZeroU32>,
-
-    /// How long a silence ends a session, in seconds or as in 30s, 5m, 2h; the timeouts for a command line, a handshake and a
-    /// message shrink with it [default: 5m]
-    #[arg(long, value_name = "DURATION", value_parser = amounts::duration, help_heading = LIMITS)]
-    pub(crate) timeout: Option<Duration>,
+    #[command(flatten)]
+    pub(crate) timeouts: TimeoutOptions,
 
     /// How many sessions, and how many messages, a client address may begin in how much time, such as 100/1m [default: no
     /// limit]
@@ -283,6 +260,20 @@ pub(crate) struct Options {
 
     #[command(flatten)]
     pub(crate) guard: GuardOptions,
+
+    /// Watch a client for this time before it is greeted, as in 6s, and greet it at once when it talks too early: programs that
+    /// send spam often do. Users and clients of LMTP are greeted at once [default: none]
+    #[arg(long, value_name = "DURATION", value_parser = amounts::duration_or_none, help_heading = CLIENTS)]
+    pub(crate) greeting_delay: Option<Duration>,
+
+    /// Reject clients that talk before the greeting with 554, except users and clients of LMTP
+    #[arg(long, help_heading = CLIENTS)]
+    pub(crate) refuse_early_talkers: Option<bool>,
+
+    /// Reject clients that do not wait for the reply to EHLO or DATA, as RFC 2920 requires, with 554, except users and clients
+    /// of LMTP
+    #[arg(long, help_heading = CLIENTS)]
+    pub(crate) strict_pipelining: Option<bool>,
 
     /// Delay the first rejection in a session by this time, the second by twice as much, and so on up to 30 seconds
     #[arg(long, value_name = "DURATION", value_parser = amounts::duration, help_heading = CLIENTS)]
@@ -527,7 +518,7 @@ mod tests {
             (options.mode, options.extensions.len()),
             (Some(Mode::Submission), 2)
         );
-        assert_eq!(options.max_errors.map(NonZeroU32::get), Some(3));
+        assert_eq!(options.limits.max_size, Some(0));
         assert_eq!(options.discard, Some(true));
     }
 

@@ -17,7 +17,6 @@ use tower::ServiceBuilder;
 
 use crate::{
     clients::Clients,
-    disk,
     message_log::MessageLogLayer,
     options::Options,
     recipients::Recipients,
@@ -144,7 +143,7 @@ fn own_sender(options: &Options) -> OwnSenderLayer {
 /// What is discarded needs no space.
 fn free_space(options: &Options) -> Option<FreeSpaceLayer> {
     let is_kept = options.discard != Some(true);
-    is_kept.then(|| disk::free_space(options.maildir()))
+    is_kept.then(|| options.limits.free_space(options.maildir()))
 }
 
 /// Where messages go.

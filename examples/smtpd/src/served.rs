@@ -17,6 +17,7 @@ use crate::{
     clients::{self, Clients},
     config,
     file::Pipes,
+    guard,
     listen::Kind,
     mechanisms,
     mistakes::Mistakes,
@@ -105,12 +106,11 @@ impl Served {
         mistakes.unless(clients::check(&options));
         let clients = match running {
             Some(running) => running.clients.next(&options),
-            None => Clients::new().next(&options),
+            None => Clients::new(&options).next(&options),
         };
         let pipeline = pipeline::new(&options, &parts, &clients, maildir.clone());
         let hostname = hostname.unwrap_or_default();
-        let guard = clients.guard.clone();
-        let server = server::new(&options, &hostname, pipeline, guard, parts.tls.clone());
+        let server = server::new(&options, &hostname, pipeline, &clients, parts.tls.clone());
         // Otherwise this follows from what was found already.
         if mistakes.is_empty() {
             mistakes.extend(unservable(&options, &server));
@@ -277,6 +277,7 @@ fn unservable(options: &Options, server: &Server) -> Vec<String> {
 
 fn warnings(options: &Options, parts: &Parts) -> Vec<String> {
     let mut warnings = secrets::warnings(options);
+    warnings.extend(guard::warning(options));
     if let Some(users) = &parts.users {
         warnings.extend(users.warnings(&mechanisms::offered(options)));
     }
