@@ -8,9 +8,9 @@ use std::{
 };
 
 use super::{
-    ENVELOPE, Reference,
+    Reference,
     clients::{A, B, MAIL, codes_from, start_behind_proxy},
-    codes, codes_of, message, said, start,
+    codes, codes_of, message, start,
 };
 
 const SHORT: Duration = Duration::from_millis(200);
@@ -128,11 +128,24 @@ pub(super) async fn max_after_refusal() {
     }
 }
 
+/// What has arrived of a message and is not written yet counts, and then another message is deferred.
 pub(super) async fn memory_budget() {
-    let large = message(&"x\r\n".repeat(100_000));
-    assert_eq!(codes_of(&start(&[]), &large).await[5], "250");
-    let limited = codes_of(&start(&["--memory-budget=1k"]), &large).await;
-    assert_eq!(limited[5], "452", "{limited:?}");
+    let large = message(&format!("{}\r\n", "x".repeat(900)).repeat(10_000));
+    let mail = format!("HELO c\r\n{MAIL}QUIT\r\n");
+    let server = start(&["--max-size=100M", "--memory-budget=1"]);
+    let messages = async {
+        loop {
+            codes_of(&server, &large).await;
+        }
+    };
+    let is_deferred = |code: &String| ["452", "421"].contains(&code.as_str());
+    let deferred = async { while !codes_of(&server, &mail).await.iter().any(is_deferred) {} };
+    tokio::select! {
+        () = messages => {}
+        () = deferred => {}
+    }
+    let server = start(&[]);
+    assert_eq!(codes_of(&server, &mail).await[2], "250");
 }
 
 /// More than any disk has.
@@ -356,12 +369,5 @@ pub(super) async fn timeout_delivery() {
     let large = message(&format!("{}\r\n", "x".repeat(900)).repeat(10_000));
     while codes_of(&server, &large).await[5] != "451" {}
     let server = start(&["--max-size=100M"]);
-    assert_eq!(
-        said(&server, "smtp", &large)
-            .await
-            .matches("\r\n250 2.0.0")
-            .count(),
-        1
-    );
-    let _ = ENVELOPE;
+    assert_eq!(codes_of(&server, &large).await[5], "250");
 }
