@@ -10,13 +10,14 @@ use smtpd_tower::{address::Domain, domains::Domains, limiter::Rate};
 
 use crate::{
     amounts,
-    arguments::{self, Given, Unreadable},
+    arguments::{self, Arguments, Given, Unreadable},
     extensions::ExtensionList,
     guard::GuardOptions,
     limits::LimitOptions,
     mechanisms::Mechanism,
+    mistakes::Mistakes,
     mode::Mode,
-    sockets,
+    sockets::{Passing, SocketName},
     timeouts::TimeoutOptions,
     values::{
         Address, BareLf, Id, Lenient, LogFormat, LogLevel, NamedCertificate, Newline, Nul, Proxy,
@@ -58,9 +59,14 @@ pub(crate) struct Options {
     #[arg(skip)]
     pub(crate) given: Given,
 
-    /// The names of the sockets that systemd has passed.
+    /// With --check: the names of the sockets that systemd passes to the server, such as smtp,submissions. Options that need
+    /// one of them are then judged as they are under systemd; without it, they cause a warning
+    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    pub(crate) sockets: Vec<SocketName>,
+
+    /// The sockets that systemd has passed.
     #[arg(skip)]
-    pub(crate) passed: Vec<String>,
+    pub(crate) passed: Passing,
 
     /// Listen for SMTP at HOST:PORT or unix:PATH, optionally followed by ,mode=MODE and ,group=GROUP; repeatable. A Unix socket
     /// can be used by those who may write to its file: with the usual umask, only by the user of this server. For a mail server
@@ -351,10 +357,20 @@ impl Options {
     /// # Errors
     /// Fails with what is wrong with them, in a form that can be printed. `--help` and `--version` are returned in the same
     /// way.
+    #[cfg(test)]
     pub(crate) fn read(
         args: impl IntoIterator<Item = impl Into<OsString>>,
     ) -> Result<Self, Unreadable> {
-        Self::of(args.into_iter().map(Into::into).collect(), None)
+        let args: Vec<_> = args.into_iter().map(Into::into).collect();
+        whole(Self::of(&args, None)?)
+    }
+
+    /// Reads what can be read of the command line and the file. The mistakes are those in the other options.
+    ///
+    /// # Errors
+    /// Fails if nothing can be read, or there is something else to print.
+    pub(crate) fn read_partly(args: &[OsString]) -> Result<(Self, Mistakes), Unreadable> {
+        Self::of(args, None)
     }
 
     /// Reads them again, for a server that runs with these options. It keeps those that cannot change.
@@ -362,20 +378,31 @@ impl Options {
     /// # Errors
     /// As for [`read`](Self::read).
     pub(crate) fn read_again(&self, args: &[OsString]) -> Result<Self, Unreadable> {
-        Self::of(args.to_vec(), Some(self))
+        whole(Self::of(args, Some(self))?)
     }
 
-    fn of(args: Vec<OsString>, running: Option<&Self>) -> Result<Self, Unreadable> {
+    fn of(args: &[OsString], running: Option<&Self>) -> Result<(Self, Mistakes), Unreadable> {
         let given = running.map(|running| &running.given);
-        let (matches, given) = arguments::read(&Self::arguments(), args, given)?;
+        let Arguments {
+            matches,
+            given,
+            mistakes: wrong,
+        } = arguments::read(&Self::arguments(), args, given)?;
         let options = Self::from_arg_matches(&matches);
         let options = options.map_err(|error| Unreadable::CommandLine(Box::new(error)))?;
-        Ok(Self {
+        let mut mistakes = Mistakes::default();
+        mistakes.of_options(wrong);
+        // Those of a running server were taken, and are no longer in the environment.
+        let passed = match running {
+            Some(running) => running.passed.clone(),
+            None => Passing::new(&options),
+        };
+        let options = Self {
             given,
-            // Those of a running server were taken, and are no longer in the environment.
-            passed: running.map_or_else(sockets::names, |running| running.passed.clone()),
+            passed,
             ..options
-        })
+        };
+        Ok((options.without_dependents(), mistakes))
     }
 
     fn arguments() -> Command {
@@ -394,7 +421,7 @@ impl Options {
 
     /// Whether systemd has passed a socket of that name.
     pub(crate) fn is_passed(&self, name: &str) -> bool {
-        self.passed.iter().any(|passed| passed == name)
+        self.passed.names().iter().any(|passed| passed == name)
     }
 
     /// Where messages are stored.
@@ -442,6 +469,10 @@ impl Options {
     }
 }
 
+fn whole((options, mistakes): (Options, Mistakes)) -> Result<Options, Unreadable> {
+    mistakes.or(Some(options)).map_err(Unreadable::Mistakes)
+}
+
 fn given<'a, const N: usize>(
     files: [(&'static str, &'a Option<PathBuf>); N],
 ) -> impl Iterator<Item = (&'static str, &'a PathBuf)> {
@@ -472,7 +503,7 @@ mod tests {
     #[test]
     fn a_reload_forgets_the_sockets_of_systemd() {
         let mut options = read("--mode mx --domain a.test --user alice:secret").unwrap();
-        options.passed = vec!["smtp".to_owned(), "submission".to_owned()];
+        options.passed = Passing::Known(vec!["smtp".to_owned(), "submission".to_owned()]);
         let args = ["smtpd", "--mode", "mx"].map(OsString::from);
         let again = options.read_again(&args).unwrap();
         assert_eq!(again.passed, options.passed);
@@ -538,7 +569,14 @@ mod tests {
                 assert!(error.to_string().contains(option), "{error}");
             }
         }
-        let error = read("--rate s3cret").unwrap_err().to_string();
+        for line in ["--user a:b s3cret", "--user=a:b s3cret"] {
+            let error = read(line).unwrap_err().to_string();
+            assert!(
+                error.contains("--user: ") && !error.contains("s3cret"),
+                "{error}"
+            );
+        }
+        let error = read("--mode s3cret").unwrap_err().to_string();
         assert!(error.contains("s3cret"), "{error}");
     }
 

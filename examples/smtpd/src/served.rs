@@ -89,7 +89,10 @@ impl Served {
         let account = Account::new(&options).map_err(|error| error.to_string());
         let account = mistakes.unless(account).flatten();
         let stamps = stamps(&options);
-        let hostname = mistakes.unless(hostname(&options));
+        let hostname = hostname(&options);
+        let hostname = hostname
+            .map_err(|fault| mistakes.of_options(vec![fault]))
+            .ok();
         let kept = running.and_then(|running| running.parts.self_signed.clone());
         let parts = parts(&options, account, hostname.as_deref(), kept, purpose).await;
         let parts = mistakes.unless(parts).unwrap_or_default();
@@ -112,7 +115,7 @@ impl Served {
         let hostname = hostname.unwrap_or_default();
         let server = server::new(&options, &hostname, pipeline, &clients, parts.tls.clone());
         // Otherwise this follows from what was found already.
-        if mistakes.is_empty() {
+        if mistakes.is_empty() && options.given.is_whole() {
             mistakes.extend(unservable(&options, &server));
         }
         let warnings = warnings(&options, &parts);
@@ -278,6 +281,7 @@ fn unservable(options: &Options, server: &Server) -> Vec<String> {
 fn warnings(options: &Options, parts: &Parts) -> Vec<String> {
     let mut warnings = secrets::warnings(options);
     warnings.extend(guard::warning(options));
+    warnings.extend(options.socket_warning().map(str::to_owned));
     if let Some(users) = &parts.users {
         warnings.extend(users.warnings(&mechanisms::offered(options)));
     }

@@ -44,6 +44,7 @@ macro_rules! effects {
 effects! {
     "--config" => sessions::config,
     "--check" => check::check,
+    "--sockets" => check::sockets,
     "--help" => sessions::help,
     "--version" => sessions::version,
     "--hostname" => sessions::hostname,
