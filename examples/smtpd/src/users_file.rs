@@ -83,6 +83,12 @@ impl UsersFile {
         self.users.values().map(|(name, _)| name)
     }
 
+    /// Returns the name of a user as the file gives it.
+    pub(crate) fn find(&self, name: &str) -> Option<&str> {
+        let (name, _) = self.users.get(&*NAMES.user(name))?;
+        Some(name)
+    }
+
     pub(crate) async fn login(&self, request: &Request<Auth>) -> AuthOutcome {
         let user = self
             .users

@@ -42,8 +42,10 @@ fn checked_with(
 pub(super) async fn check() {
     let options = "hostname = 'm\u{fc}nchen.example'\nlisten = '127.0.0.1:25'\ndomain = 'example.org'\n\
         recipients = 'recipients'\nmax-size = '10M'\ntls-self-signed-keep = true";
-    let (errors, said, status) =
-        checked(options, &[("recipients", "a@example.org\nb@example.net\n")]);
+    let (errors, said, status) = checked(
+        options,
+        &[("recipients", "abuse@example.org\nb@example.net\n")],
+    );
     assert_eq!(status, 0, "{errors:?}");
     assert_eq!(
         errors,
