@@ -531,7 +531,7 @@ mod tests {
             ("mode = ''", "1: mode: expected mx, submission, not \"\""),
             (
                 "mode = 'mx'\nextensions = [\n'DSN',\n'+XFOO']",
-                "4: extensions: no extension \"XFOO\" here; there are all, PIPELINING, ",
+                "4: extensions: expected all, PIPELINING, ",
             ),
             (
                 "discard = 'yes'",

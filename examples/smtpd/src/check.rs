@@ -57,7 +57,7 @@ async fn addresses(options: &Options) -> Result<(), Mistakes> {
                         .parent()
                         .filter(|above| !above.as_os_str().is_empty());
                     if above.is_some_and(|above| !above.is_dir()) {
-                        mistakes.add(format!("{place}: {address}: there is no such directory"));
+                        mistakes.add(format!("{place}: {address}: the directory of the socket does not exist; create it first"));
                     }
                 }
             }

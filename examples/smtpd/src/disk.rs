@@ -30,7 +30,7 @@ pub(crate) fn sessions(sessions: usize) -> usize {
     let limit = match setrlimit(Resource::Nofile, raised) {
         Ok(()) => limits.maximum,
         Err(error) => {
-            tracing::warn!(%error, "the limit on descriptors cannot be raised");
+            tracing::warn!(%error, "the limit on file descriptors cannot be raised");
             limits.current
         }
     };
@@ -42,7 +42,7 @@ pub(crate) fn sessions(sessions: usize) -> usize {
             limit,
             wanted,
             sessions = fitting,
-            "fewer sessions than wanted, because each needs a descriptor; raise the hard limit"
+            "the limit on file descriptors is too low for --max-sessions, so fewer sessions are served: raise LimitNOFILE in the unit, or the hard limit of ulimit -n"
         );
     }
     usize::try_from(fitting).unwrap_or(usize::MAX)

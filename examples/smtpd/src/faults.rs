@@ -58,7 +58,7 @@ impl Options {
         [
             (
                 self.recipients.is_some() && self.domain.is_empty(),
-                "--recipients needs --domain: mail for other domains is not taken",
+                "--recipients needs --domain, which says for which domains mail is accepted",
             ),
             (
                 self.recipient_delimiter.is_some() && self.recipients.is_none(),
@@ -66,7 +66,7 @@ impl Options {
             ),
             (
                 self.recipient_delimiter.is_some_and(is_name),
-                "--recipient-delimiter is a character that names do not have, such as + or -",
+                "--recipient-delimiter must be a character that names do not have, such as + or -",
             ),
         ]
     }
@@ -82,7 +82,7 @@ impl Options {
             ),
             (
                 self.greylist.is_some_and(|delay| delay >= window),
-                "--greylist is less than 1d: what is tried again later counts as new",
+                "--greylist must be less than 1d: what is tried again later counts as new",
             ),
         ]
     }

@@ -1,9 +1,6 @@
 //! How much of everything a session, and the server, may have.
 
-use std::{
-    num::{NonZeroU32, NonZeroU64},
-    path::PathBuf,
-};
+use std::num::{NonZeroU32, NonZeroU64};
 
 use clap::Args;
 use smtpd_tower::{
@@ -12,7 +9,7 @@ use smtpd_tower::{
     layer::{FreeSpaceLayer, HopLimitLayer},
 };
 
-use crate::{amounts, disk};
+use crate::amounts;
 
 const LIMITS: &str = "Limits";
 
@@ -152,10 +149,9 @@ impl LimitOptions {
         (hops > 0).then_some(hops)
     }
 
-    /// Defers messages while the disk of the maildir is nearly full.
-    pub(crate) fn free_space(&self, maildir: PathBuf) -> FreeSpaceLayer {
-        let keep = self.min_free_space.unwrap_or(FreeSpaceLayer::DEFAULT_KEEP);
-        disk::free_space(maildir).keep(keep)
+    /// Returns how many bytes of the Maildir's disk stay free.
+    pub(crate) fn min_free_space(&self) -> u64 {
+        self.min_free_space.unwrap_or(FreeSpaceLayer::DEFAULT_KEEP)
     }
 
     /// Whether a message of the largest size cannot arrive, because the session ends before.

@@ -178,7 +178,10 @@ async fn until_stopped(
     options: &Options,
 ) -> Result<(), BoxError> {
     tokio::select! {
-        () = signals.next() => tracing::info!("shutting down"),
+        () = signals.next() => {
+            let grace = amounts::shown(options.grace.unwrap_or(GRACE));
+            tracing::info!("shutting down: open transactions may continue for up to {grace}");
+        }
         // A listener ends by itself only if it fails.
         Some(ended) = serving.join_next() => ended??,
     }

@@ -17,6 +17,7 @@ use tower::ServiceBuilder;
 
 use crate::{
     clients::Clients,
+    disk,
     message_log::MessageLogLayer,
     options::Options,
     recipients::Recipients,
@@ -143,7 +144,7 @@ fn own_sender(options: &Options) -> OwnSenderLayer {
 /// What is discarded needs no space.
 fn free_space(options: &Options) -> Option<FreeSpaceLayer> {
     let is_kept = options.discard != Some(true);
-    is_kept.then(|| options.limits.free_space(options.maildir()))
+    is_kept.then(|| disk::free_space(options.maildir()).keep(options.limits.min_free_space()))
 }
 
 /// Where messages go.
@@ -190,7 +191,7 @@ pub(crate) async fn prepare(
 fn can_be_made(path: &Path) -> Result<(), String> {
     let mut existing = path.ancestors().filter(|path| path.exists());
     match existing.next() {
-        Some(path) if !path.is_dir() => Err(format!("{}: not a directory", path.display())),
+        Some(path) if !path.is_dir() => Err(format!("{}: this is not a directory", path.display())),
         _ => Ok(()),
     }
 }

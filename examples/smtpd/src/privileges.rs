@@ -60,7 +60,7 @@ impl Account {
             return Ok(());
         }
         if !unistd::geteuid().is_root() {
-            return Err("--user-id needs root at the start".into());
+            return Err("--user-id: only root can become another user; start the server as root, or as that user without --user-id".into());
         }
         // In this order: without root, neither groups nor the group can be changed any more.
         unistd::setgroups(&[])?;
@@ -111,7 +111,9 @@ pub(crate) fn explanation(error: &str) -> String {
 /// Warns if everything that clients send is read by a process that may do everything.
 pub(crate) fn warn() {
     if unistd::geteuid().is_root() {
-        tracing::warn!("the server runs as root: --user-id gives that up once the ports are bound");
+        tracing::warn!(
+            "the server runs as root: set --user-id, so that it becomes another user once its ports are bound"
+        );
     }
 }
 

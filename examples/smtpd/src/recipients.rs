@@ -79,7 +79,7 @@ impl Recipients {
             return Err(faults);
         }
         if entries.is_empty() {
-            return Err(vec![" there is no address in it".to_owned()]);
+            return Err(vec![" the file has no address in it".to_owned()]);
         }
         // Each domain has a postmaster (RFC 5321 section 4.5.1).
         let postmasters = own.iter().map(|domain| format!("postmaster@{domain}"));
@@ -103,7 +103,7 @@ fn entry(line: &str) -> Result<String, String> {
     match line.rsplit_once('@') {
         Some(("", domain)) => Ok(format!("*@{domain}")),
         Some((local, _)) if local != "*" && local.contains('*') => Err(format!(
-            "`{}` has a * for a part of a name",
+            "`{}` has a * in a part of a name, and it can only stand for a whole name",
             line.escape_debug()
         )),
         _ if line == "<>" => Err("`<>` is no recipient".to_owned()),

@@ -62,7 +62,7 @@ impl UsersFile {
             }
         }
         if users.is_empty() && faults.is_empty() {
-            faults.push(" there is no user in it".to_owned());
+            faults.push(" the file has no user in it".to_owned());
         }
         if !faults.is_empty() {
             return Err(faults);
@@ -119,8 +119,8 @@ pub(crate) mod tests {
     #[test]
     fn a_faulty_file_names_the_line() {
         for (text, fault) in [
-            ("", " there is no user in it"),
-            ("# nobody\n", " there is no user in it"),
+            ("", " the file has no user in it"),
+            ("# nobody\n", " the file has no user in it"),
             ("\nalice", "2: expected NAME:HASH"),
             ("alice:secret", "1: expected a hash such as $argon2id$"),
             ("alice:", "1: expected a hash such as $argon2id$"),

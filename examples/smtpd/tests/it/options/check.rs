@@ -156,7 +156,7 @@ fn a_check_of_files_tells_the_first_mistake_only() {
     assert_eq!((said.as_str(), status), ("", 2), "{errors:?}");
     let starts = [
         "smtpd: smtpd.toml:7: listen: nobody.invalid:25: ",
-        "smtpd: smtpd.toml:7: listen: unix:none/smtp: there is no such directory",
+        "smtpd: smtpd.toml:7: listen: unix:none/smtp: the directory of the socket does not exist",
         "smtpd: smtpd.toml:1: hostname: \"not a hostname\" is neither a domain, such as mx.example.org, ",
         "smtpd: smtpd.toml:3: users: none: No such file or directory",
         "smtpd: smtpd.toml:4: recipients: list:2: `alice` is not an address; expected ",
