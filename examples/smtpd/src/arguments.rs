@@ -590,6 +590,30 @@ mod tests {
              --mode: expected mx, submission, not \"mail\"\n\
              --hostnam: there is no such option; the nearest is hostname"
         );
+        for (line, fault) in [
+            (
+                "off",
+                "\"off\" is one word too many; a value with spaces in it needs quotes",
+            ),
+            (
+                "--max-size 1 2",
+                "--max-size: \"2\" is one word too many; a value with spaces in it needs quotes",
+            ),
+            ("-x", "\"-x\" is not an option; --help lists all"),
+            ("--max-size", "--max-size: its value is missing"),
+            (
+                "--max-size 1 --max-size 2",
+                "--max-size: it has one value, not several",
+            ),
+            ("--guard maybe", "--guard: expected on, off, not \"maybe\""),
+            (
+                "--log-level warning",
+                "--log-level: expected off, error, warn, info, debug, trace, not \"warning\"; the nearest is warn",
+            ),
+        ] {
+            let error = Options::read(["smtpd"].into_iter().chain(line.split(' '))).unwrap_err();
+            assert_eq!(error.to_string(), fault);
+        }
     }
 
     #[test]

@@ -24,7 +24,7 @@
 //! | `disk.rs` | what the disk and the process can still take |
 //! | `cores.rs` | one runtime with several threads, or one for each core |
 //! | `log/` | hooks, and a log that mail never waits for |
-//! | `options.rs`, `values.rs`, `amounts.rs`, `mechanisms.rs` | the options and their values |
+//! | `options.rs`, `facts.rs`, `values.rs`, `amounts.rs`, `mechanisms.rs` | the options, what follows from them, and their values |
 //! | `arguments.rs`, `file.rs`, `trial.rs`, `partial.rs`, `faults.rs`, `mistakes.rs`, `check.rs` | the command line and the file of options, what is wrong with them, and `--check` |
 
 mod amounts;
@@ -35,6 +35,7 @@ mod config;
 mod cores;
 mod disk;
 mod extensions;
+mod facts;
 mod faults;
 mod file;
 mod guard;

@@ -89,10 +89,7 @@ impl Served {
         let account = Account::new(&options).map_err(|error| error.to_string());
         let account = mistakes.unless(account).flatten();
         let stamps = stamps(&options);
-        let hostname = hostname(&options);
-        let hostname = hostname
-            .map_err(|fault| mistakes.of_options(vec![fault]))
-            .ok();
+        let hostname = mistakes.unless(hostname(&options));
         let kept = running.and_then(|running| running.parts.self_signed.clone());
         let parts = parts(&options, account, hostname.as_deref(), kept, purpose).await;
         let parts = mistakes.unless(parts).unwrap_or_default();
@@ -202,7 +199,7 @@ impl Servers {
 }
 
 /// The name of this host, U-labels as A-labels (RFC 5890 section 2.3.2.1).
-fn hostname(options: &Options) -> Result<String, String> {
+fn hostname(options: &Options) -> Result<String, Mistakes> {
     let (place, name) = match &options.hostname {
         Some(name) => (options.given.place("hostname"), name.clone()),
         None => (
@@ -213,10 +210,14 @@ fn hostname(options: &Options) -> Result<String, String> {
     match name.parse::<Domain>() {
         Ok(_) if name.is_ascii() => Ok(name),
         Ok(domain) => Ok(domain.canonical().into_owned()),
-        Err(_) => Err(format!(
-            "{place}: \"{}\" is neither a domain, such as mx.example.org, nor an address literal, such as [192.0.2.1]",
-            name.escape_debug()
-        )),
+        Err(_) => {
+            let mut mistakes = Mistakes::default();
+            mistakes.of_options(vec![format!(
+                "{place}: \"{}\" is neither a domain, such as mx.example.org, nor an address literal, such as [192.0.2.1]",
+                name.escape_debug()
+            )]);
+            Err(mistakes)
+        }
     }
 }
 

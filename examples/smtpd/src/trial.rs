@@ -100,6 +100,16 @@ fn unknown(error: &Error, command: &Command, name: &str) -> Unusable {
 
 /// A word that belongs to no option.
 fn stray(word: &str, args: &[OsString]) -> Unusable {
+    if word.starts_with('-') {
+        return Unusable {
+            name: String::new(),
+            meant: None,
+            fault: format!(
+                "\"{}\" is not an option; --help lists all",
+                word.escape_debug()
+            ),
+        };
+    }
     let option = args.first().map(|option| option.to_string_lossy());
     let option = option.unwrap_or_default();
     let option = option.strip_prefix("--").unwrap_or_default();
