@@ -378,7 +378,7 @@ impl Options {
     /// Reads them again, for a server that runs with these options. It keeps those that cannot change.
     ///
     /// # Errors
-    /// As for [`read`](Self::read).
+    /// Fails with everything that is wrong with them.
     pub(crate) fn read_again(&self, args: &[OsString]) -> Result<Self, Unreadable> {
         whole(Self::of(args, Some(self))?)
     }
