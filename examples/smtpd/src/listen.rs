@@ -195,11 +195,29 @@ pub(crate) async fn bind(
             Ok(one) => bound.push(one),
             Err(error) => {
                 let place = options.given.place(option);
-                mistakes.add(format!("{place}: cannot listen on {address}: {error}"));
+                let hint = hint(address, &error);
+                mistakes.add(format!(
+                    "{place}: cannot listen on {address}: {error}{hint}"
+                ));
             }
         }
     }
     mistakes.or(Some(bound))
+}
+
+/// Returns what to do about an address that cannot be bound.
+fn hint(address: &Address, error: &io::Error) -> &'static str {
+    match (address, error.kind()) {
+        (_, io::ErrorKind::AddrInUse) => "; another program listens there: `ss -ltnxp` shows it",
+        (Address::Tcp(_), io::ErrorKind::PermissionDenied) => {
+            "; ports below 1024 need root and --user-id, or a socket from systemd"
+        }
+        (Address::Unix(_), io::ErrorKind::PermissionDenied) => {
+            "; the user of this server must be able to write into the directory of the socket"
+        }
+        (_, io::ErrorKind::AddrNotAvailable) => "; this machine does not have that address",
+        _ => "",
+    }
 }
 
 /// Serves the listeners, and reports that on standard output.

@@ -163,10 +163,11 @@ pub(crate) async fn prepare(
 ) -> Result<(), String> {
     let place = options.given.place("maildir");
     let named = |error: &dyn std::error::Error| format!("{place}: {}", with_causes(error));
-    let parts = ["tmp", "new", "cur"].map(|part| maildir.path().join(part));
-    if purpose == Purpose::Check && !parts.iter().all(|part| part.is_dir()) {
+    if purpose == Purpose::Check {
         // Nothing is created: whoever checks is perhaps not the user that runs the server, and must own it.
-        return can_be_made(maildir.path()).map_err(|error| format!("{place}: {error}"));
+        let parts = ["tmp", "new", "cur"].map(|part| maildir.path().join(part));
+        let wrong = parts.iter().find_map(|part| can_be_made(part).err());
+        return wrong.map_or(Ok(()), |error| Err(format!("{place}: {error}")));
     }
     if let Some(parent) = maildir.path().parent() {
         let made = tokio::fs::create_dir_all(parent).await;
@@ -183,7 +184,7 @@ pub(crate) async fn prepare(
 fn can_be_made(path: &Path) -> Result<(), String> {
     let mut existing = path.ancestors().filter(|path| path.exists());
     match existing.next() {
-        Some(path) if !path.is_dir() => Err(format!("{}: not a directory", path.display())),
+        Some(path) if !path.is_dir() => Err(format!("{}: this is not a directory", path.display())),
         _ => Ok(()),
     }
 }

@@ -17,6 +17,7 @@ use crate::{
     config,
     disk::Space,
     file::Pipes,
+    guard,
     listen::Kind,
     mechanisms,
     mistakes::Mistakes,
@@ -106,15 +107,16 @@ impl Served {
         mistakes.unless(clients::check(&options));
         let clients = match running {
             Some(running) => running.clients.next(&options),
-            None => Clients::new().next(&options),
+            None => Clients::new(&options).next(&options),
         };
-        let space = Space::new(maildir.as_ref(), running.map(|running| &running.space));
+        let keep = options.limits.min_free_space();
+        let before = running.map(|running| &running.space);
+        let space = Space::new(maildir.as_ref(), keep, before);
         let pipeline = pipeline::new(&options, &parts, &clients, maildir.clone(), space.layer());
         let hostname = hostname.unwrap_or_default();
-        let guard = clients.guard.clone();
-        let server = server::new(&options, &hostname, pipeline, guard, parts.tls.clone());
+        let server = server::new(&options, &hostname, pipeline, &clients, parts.tls.clone());
         // Otherwise this follows from what was found already.
-        if mistakes.is_empty() {
+        if mistakes.is_empty() && options.given.is_whole() {
             mistakes.extend(unservable(&options, &server));
         }
         let warnings = warnings(&options, &parts);
@@ -202,7 +204,7 @@ impl Servers {
 }
 
 /// The name of this host, U-labels as A-labels (RFC 5890 section 2.3.2.1).
-fn hostname(options: &Options) -> Result<String, String> {
+fn hostname(options: &Options) -> Result<String, Mistakes> {
     let (place, name) = match &options.hostname {
         Some(name) => (options.given.place("hostname"), name.clone()),
         None => (
@@ -213,10 +215,14 @@ fn hostname(options: &Options) -> Result<String, String> {
     match name.parse::<Domain>() {
         Ok(_) if name.is_ascii() => Ok(name),
         Ok(domain) => Ok(domain.canonical().into_owned()),
-        Err(_) => Err(format!(
-            "{place}: \"{}\" is neither a domain, such as mx.example.org, nor an address literal, such as [192.0.2.1]",
-            name.escape_debug()
-        )),
+        Err(_) => {
+            let mut mistakes = Mistakes::default();
+            mistakes.of_options(vec![format!(
+                "{place}: \"{}\" is neither a domain, such as mx.example.org, nor an address literal, such as [192.0.2.1]",
+                name.escape_debug()
+            )]);
+            Err(mistakes)
+        }
     }
 }
 
@@ -280,6 +286,8 @@ fn unservable(options: &Options, server: &Server) -> Vec<String> {
 
 fn warnings(options: &Options, parts: &Parts) -> Vec<String> {
     let mut warnings = secrets::warnings(options);
+    warnings.extend(guard::warning(options));
+    warnings.extend(options.socket_warning().map(str::to_owned));
     if let Some(users) = &parts.users {
         warnings.extend(users.warnings(&mechanisms::offered(options)));
     }

@@ -220,3 +220,25 @@ fn thread_names(server: &Reference) -> impl Iterator<Item = String> {
     let names = tasks.map(|task| -> PathBuf { task.unwrap().path().join("comm") });
     names.map(|name| fs::read_to_string(name).unwrap().trim().to_owned())
 }
+
+#[test]
+fn an_address_that_is_in_use_is_told_without_a_hint() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let listen = format!("--listen={}", taken.local_addr().unwrap());
+    for (listen, hint) in [
+        (listen.as_str(), "; another program listens there"),
+        (
+            "--listen=192.0.2.1:2525",
+            "; this machine does not have that address",
+        ),
+    ] {
+        let output = Reference::command(&dir, &[listen]).output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(
+            said.contains("smtpd: --listen: cannot listen on ") && said.contains(hint),
+            "{said}"
+        );
+    }
+}
