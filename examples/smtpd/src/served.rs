@@ -84,7 +84,11 @@ impl Served {
         purpose: Purpose,
     ) -> Result<Self, Mistakes> {
         let mut mistakes = Mistakes::default();
-        mistakes.of_options(options.faults());
+        let (faults, doubts) = match purpose {
+            Purpose::Check => options.faults_and_doubts(),
+            Purpose::Start | Purpose::Reload => (options.faults(), Vec::new()),
+        };
+        mistakes.of_options(faults);
         let account = Account::new(&options).map_err(|error| error.to_string());
         let account = mistakes.unless(account).flatten();
         let stamps = stamps(&options);
@@ -115,7 +119,10 @@ impl Served {
         if mistakes.is_empty() {
             mistakes.extend(unservable(&options, &server));
         }
-        let warnings = warnings(&options, &parts);
+        let doubts = doubts
+            .iter()
+            .map(|doubt| format!("{doubt}, or a socket of systemd"));
+        let warnings = doubts.chain(warnings(&options, &parts)).collect();
         mistakes.or(Some(Self {
             options,
             hostname,
