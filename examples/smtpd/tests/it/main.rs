@@ -10,6 +10,7 @@ mod durability;
 mod end;
 mod lettre;
 mod log;
+mod operating;
 mod options;
 mod reference;
 mod reload;
