@@ -3,7 +3,6 @@
 use smtpd_tower::layer::GreylistPolicy;
 
 use crate::{
-    listen,
     mechanisms::{self, Mechanism},
     options::Options,
     values::Lenient,
@@ -31,22 +30,6 @@ impl Options {
             .filter(|(is_found, _)| *is_found)
             .map(|(_, fault)| self.placed(fault))
             .collect()
-    }
-
-    /// Returns the same for `--check`, to which systemd passes no sockets: what is wrong with any of them, and what is right if
-    /// there is one.
-    pub(crate) fn faults_and_doubts(&self) -> (Vec<String>, Vec<String>) {
-        if !self.passed.is_empty() {
-            return (self.faults(), Vec::new());
-        }
-        let passed = listen::names().into_iter().map(str::to_owned).collect();
-        let with_sockets = Self {
-            passed,
-            ..self.clone()
-        };
-        let with_sockets = with_sockets.faults();
-        let faults = self.faults().into_iter();
-        faults.partition(|fault| with_sockets.contains(fault))
     }
 
     fn placed(&self, fault: &str) -> String {

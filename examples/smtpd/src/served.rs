@@ -84,11 +84,7 @@ impl Served {
         purpose: Purpose,
     ) -> Result<Self, Mistakes> {
         let mut mistakes = Mistakes::default();
-        let (faults, doubts) = match purpose {
-            Purpose::Check => options.faults_and_doubts(),
-            Purpose::Start | Purpose::Reload => (options.faults(), Vec::new()),
-        };
-        mistakes.of_options(faults);
+        mistakes.of_options(options.faults());
         let account = Account::new(&options).map_err(|error| error.to_string());
         let account = mistakes.unless(account).flatten();
         let stamps = stamps(&options);
@@ -119,10 +115,7 @@ impl Served {
         if mistakes.is_empty() {
             mistakes.extend(unservable(&options, &server));
         }
-        let doubts = doubts
-            .iter()
-            .map(|doubt| format!("{doubt}, or a socket of systemd"));
-        let warnings = doubts.chain(warnings(&options, &parts)).collect();
+        let warnings = warnings(&options, &parts);
         mistakes.or(Some(Self {
             options,
             hostname,

@@ -56,21 +56,6 @@ pub(super) async fn check() {
     what_is_wrong_with_the_options_is_told();
     what_is_wrong_with_the_files_is_told();
     a_start_tells_the_first_mistake_only();
-    a_check_does_not_see_the_sockets_of_systemd();
-}
-
-/// What would be right with a socket is a warning, or no unit with sockets could be checked; what no socket repairs is not.
-fn a_check_does_not_see_the_sockets_of_systemd() {
-    let options = "hostname = 'mx.test'\nmode = 'mx'\ndomain = 'a.test'\nuser = 'alice:secret'\ntls-self-signed = true";
-    let (errors, said, status) = checked(options, &[]);
-    assert_eq!(status, 0, "{errors:?}");
-    let warned = "smtpd: warning: smtpd.toml:2: mode: --mode mx offers no AUTH: --user, --users and --oauth-token need \
-        --listen-submission, --listen-submissions or --listen-lmtp, or a socket of systemd";
-    assert_eq!(errors.first().map(String::as_str), Some(warned));
-    assert!(said.contains("users 1\n"), "{said}");
-    let (errors, _, status) = checked(&format!("{options}\ntls-key = 'key.pem'"), &[]);
-    assert_eq!(status, 2, "{errors:?}");
-    assert!(!errors.iter().any(|error| error.contains("offers no AUTH")));
 }
 
 fn what_is_wrong_with_the_options_is_told() {
