@@ -118,7 +118,10 @@ fn the_options_of_the_page_have_no_mistake() {
     }
     let config = format!("--config={}", dir.path().join("mx.toml").display());
     let greylist = format!("--greylist-file={}", dir.path().join("greylist").display());
-    let options = ["--check", "--hostname=mx.example.org", &config, &greylist];
+    // In place of the socket that systemd passes.
+    let submissions = "--listen-submissions=127.0.0.1:0";
+    let hostname = "--hostname=mx.example.org";
+    let options = ["--check", hostname, submissions, &config, &greylist];
     let output = Reference::command(&dir, &options).output();
     let Output {
         status,
@@ -179,7 +182,8 @@ fn the_page_explains_lines_that_are_logged() {
             Some(quoted) => quoted.split('"').next().unwrap_or_default(),
             None => rest.split([' ', '`']).next().unwrap_or_default(),
         })
-        .map(|message| message.split([':', '…']).next().unwrap_or_default().trim())
+        .map(|message| message.trim_matches('…').split([':', '…']).next())
+        .map(|message| message.unwrap_or_default().trim())
         .collect();
     assert!(messages.len() > 14, "{messages:?}");
     for message in messages {
