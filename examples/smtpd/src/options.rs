@@ -164,9 +164,9 @@ pub(crate) struct Options {
     pub(crate) user: Vec<User>,
 
     /// A file with a line NAME:HASH for each user, instead of --user. Clients log in with the whole NAME in any case, `bob` or
-    /// `bob@example.com`, whichever is there; an address sends as itself only. The hash is by Argon2, $argon2id$... or $argon2i$..., as
-    /// printed by `argon2 SALT -id -e` (package argon2 of Debian). A password may be hashed as it is typed, or as SASLprep (RFC
-    /// 4013) prepares it. At SIGHUP the file is read again
+    /// `bob@example.com`, whichever is there; an address sends as itself only. The hash is by Argon2, $argon2id$... or
+    /// $argon2i$..., as printed by `argon2 SALT -id -k 19456 -t 2 -p 1 -e` (package argon2 of Debian). A password may be hashed as
+    /// it is typed, or as SASLprep (RFC 4013) prepares it. At SIGHUP the file is read again
     #[arg(long, value_name = "FILE", help_heading = USERS)]
     pub(crate) users: Option<PathBuf>,
 

@@ -11,6 +11,7 @@ mod end;
 mod lettre;
 mod log;
 mod metrics;
+mod operating;
 mod options;
 mod reference;
 mod reload;
