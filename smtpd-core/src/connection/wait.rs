@@ -27,9 +27,16 @@ impl Connection {
     /// Runs until there is something to return or to wait for.
     pub(super) fn find(&mut self, now: Instant, input: &mut BytesMut) -> Found {
         let now = self.count(now, input.len());
-        if self.session.is_ungreeted() && !input.is_empty() {
-            self.talked_early = true;
-            self.session.heard_early(input);
+        match self.session.reading {
+            Mode::Delay | Mode::Greeting if !input.is_empty() => {
+                self.talked_early = true;
+                self.session.heard_early(input);
+            }
+            // The pause before a line is not part of the line.
+            Mode::Commands | Mode::SaslResponse if !self.session.line.is_within() => {
+                self.clock.begin_line();
+            }
+            _ => {}
         }
         loop {
             if let Some(report) = self.session.replies.next_report(now) {
@@ -53,10 +60,6 @@ impl Connection {
         let now = self.clock.moment(now);
         let waited = self.clock.arrived(now, input);
         self.charge(waited);
-        // The pause before a line is not part of the line.
-        if self.session.is_between_lines() {
-            self.clock.begin_line();
-        }
         now
     }
 
@@ -114,11 +117,10 @@ impl Connection {
             self.time_out();
             return None;
         }
-        let is_enough = match self.session.config.settings.limits.session_bytes {
-            None => self.session.step(input),
-            Some(limit) => self.session.step_within(limit, input),
-        };
-        if is_enough {
+        if self.session.has_received_too_much() {
+            return None;
+        }
+        if self.session.step_counted(input) {
             self.clock.begin_line();
             return None;
         }
