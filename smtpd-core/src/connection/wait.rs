@@ -21,8 +21,8 @@ use crate::{
 };
 
 impl Connection {
-    /// No command is processed while more than this many bytes of replies wait to be written.
-    const MAX_UNSENT: usize = 64 << 10;
+    /// No command is processed while this many bytes of replies wait to be written.
+    const MAX_UNSENT: usize = 16 << 10;
 
     /// Runs until there is something to return or to wait for.
     pub(super) fn find(&mut self, now: Instant, input: &mut BytesMut) -> Found {
