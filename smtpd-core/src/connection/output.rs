@@ -68,20 +68,26 @@ impl Output {
         }
     }
 
+    #[inline]
     pub(super) fn buffer(&mut self) -> &mut Vec<u8> {
-        if self.sent > 0 {
-            // A client that reads some of its replies before each of its commands would otherwise make it grow without end.
-            self.bytes.drain(..self.sent);
-            self.sent = 0;
-        }
-        let len = self.bytes.len();
-        if self.bytes.capacity() == 0 {
-            // It would grow by doubling from the first reply, one allocation after the other.
-            self.bytes.reserve(Self::KEPT);
-        } else if len >= Self::STEP && self.bytes.capacity() - len < Self::USUAL {
-            self.bytes.reserve_exact(Self::STEP);
+        if self.bytes.capacity() == 0 || self.bytes.len() >= Self::STEP || self.sent > 0 {
+            self.make_room();
         }
         &mut self.bytes
+    }
+
+    #[cold]
+    fn make_room(&mut self) {
+        // A client that reads some of its replies before each of its commands would otherwise make it grow without end.
+        self.bytes.drain(..self.sent);
+        self.sent = 0;
+        let len = self.bytes.len();
+        if len >= Self::STEP && self.bytes.capacity() - len < Self::USUAL {
+            self.bytes.reserve_exact(Self::STEP);
+        } else if self.bytes.capacity() == 0 {
+            // It would grow by doubling from the first reply, one allocation after the other.
+            self.bytes.reserve(Self::KEPT);
+        }
     }
 }
 
