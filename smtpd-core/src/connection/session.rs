@@ -68,17 +68,25 @@ pub(super) struct Session {
 /// How the next bytes are read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Mode {
+    // What is read most comes first: each command is compared with these.
+    Commands,
+    SaslResponse,
+    Message,
     /// The client is watched before the caller is asked about it.
     Delay,
     /// The client is greeted once the caller has accepted it.
     Greeting,
-    Commands,
-    SaslResponse,
-    Message,
     /// A TLS handshake, which the caller performs.
     Handshake,
     /// Nothing is read any more, and further input is dropped.
     Closed,
+}
+
+impl Mode {
+    /// Returns whether lines are read.
+    pub(super) const fn is_line(self) -> bool {
+        matches!(self, Self::Commands | Self::SaslResponse)
+    }
 }
 
 /// Why a command is refused.

@@ -27,16 +27,15 @@ impl Connection {
     /// Runs until there is something to return or to wait for.
     pub(super) fn find(&mut self, now: Instant, input: &mut BytesMut) -> Found {
         let now = self.count(now, input.len());
-        match self.session.reading {
-            Mode::Delay | Mode::Greeting if !input.is_empty() => {
-                self.talked_early = true;
-                self.session.heard_early(input);
-            }
+        if self.session.reading.is_line() {
             // The pause before a line is not part of the line.
-            Mode::Commands | Mode::SaslResponse if !self.session.line.is_within() => {
+            if !self.session.line.is_within() {
                 self.clock.begin_line();
             }
-            _ => {}
+        } else if matches!(self.session.reading, Mode::Delay | Mode::Greeting) && !input.is_empty()
+        {
+            self.talked_early = true;
+            self.session.heard_early(input);
         }
         loop {
             if let Some(report) = self.session.replies.next_report(now) {
@@ -91,18 +90,8 @@ impl Connection {
             self.pause(now);
             return self.await_release(now);
         }
-        match self.session.reading {
-            Mode::Closed => {
-                drop_all(input);
-                return self.await_end(now);
-            }
-            Mode::Handshake => return self.await_handshake(now),
-            Mode::Delay => return self.await_silence(now, input.is_empty()),
-            Mode::Greeting => {
-                self.session.put_banner();
-                return None;
-            }
-            Mode::Commands | Mode::SaslResponse | Mode::Message => {}
+        if !self.session.reading.is_line() && self.session.reading != Mode::Message {
+            return self.look_aside(now, input);
         }
         if self.session.replies.unsent_len() >= Self::MAX_UNSENT {
             self.pause(now);
@@ -125,6 +114,24 @@ impl Connection {
             return None;
         }
         self.await_input(now, input.len())
+    }
+
+    /// Looks what to do while nothing is read.
+    #[cold]
+    fn look_aside(&mut self, now: Moment, input: &mut BytesMut) -> Option<Wait> {
+        match self.session.reading {
+            Mode::Closed => {
+                drop_all(input);
+                self.await_end(now)
+            }
+            Mode::Handshake => self.await_handshake(now),
+            Mode::Delay => self.await_silence(now, input.is_empty()),
+            Mode::Greeting => {
+                self.session.put_banner();
+                None
+            }
+            Mode::Commands | Mode::SaslResponse | Mode::Message => None,
+        }
     }
 
     /// Waits for the client. Returns `None` if its time is over.

@@ -156,20 +156,24 @@ pub(super) fn command(
     call(cx, service, session, Command::of(line), ask, reply)
 }
 
-// Inlined, because each command has its own copy of the call.
-#[inline(always)]
+#[inline]
 fn reply<K: kind::OneReply>(ask: Ask<'_, K>, _: &Session, reply: Reply) -> After {
     ask.reply(reply);
     After::Done
 }
 
-#[inline(always)]
+#[inline]
 fn recipient(ask: Ask<'_, kind::Rcpt>, session: &Session, answer: Reply) -> After {
     if session.meters().are_on() {
-        let outcome = Verdict::from(&answer).as_str();
-        quietly(|| session.meters().recipient(outcome));
+        measure_recipient(session, &answer);
     }
     reply(ask, session, answer)
+}
+
+#[cold]
+fn measure_recipient(session: &Session, answer: &Reply) {
+    let outcome = Verdict::from(answer).as_str();
+    quietly(|| session.meters().recipient(outcome));
 }
 
 fn greet(ask: Ask<'_, kind::Helo>, _: &Session, reply: Reply) -> After {
@@ -192,43 +196,43 @@ fn call<P: Phase, K: 'static>(
     ask: Ask<'_, K>,
     pass_on: impl FnOnce(Ask<'_, K>, &Session, P::Response) -> After + Send + 'static,
 ) -> After {
-    let (answer, panic) = match service {
-        None => (payload.default_response(), None),
+    let answer = match service {
+        None => payload.default_response(),
         Some(service) => {
             let deadline = Deadline::at(Instant::from_std(ask.until()));
             let request = Request::due(session.clone(), payload, deadline);
             match Call::start(service, request, cx) {
-                Outcome::Answered(result) => (resolve::<P>(session, result), None),
-                Outcome::Panicked(result, message) => {
-                    (resolve::<P>(session, result), Some(message))
-                }
-                Outcome::Pending(call) => return pending(call, ask, pass_on),
+                Outcome::Answered(result) => resolve::<P>(session, result),
+                other => return pass_on_later(other, session, ask, pass_on),
             }
         }
     };
-    // In one place only, so that it is inlined.
-    let then = pass_on(ask, session, answer);
-    match panic {
-        None => then,
-        Some(message) => After::Panicked(Box::new(Panic {
-            phase: P::KIND,
-            message,
-            then,
-        })),
-    }
+    pass_on(ask, session, answer)
 }
 
-/// Leaves a call to the work in progress.
-fn pending<P: Phase, K: 'static>(
-    call: Call<P>,
+/// Handles a service that has not simply answered. Apart from the call, so that what most services do costs no more for it.
+#[cold]
+fn pass_on_later<P: Phase, K: 'static>(
+    outcome: Outcome<P>,
+    session: &Session,
     ask: Ask<'_, K>,
     pass_on: impl FnOnce(Ask<'_, K>, &Session, P::Response) -> After + Send + 'static,
 ) -> After {
-    let question = if call.is_waiting() {
-        ask.queue()
-    } else {
-        ask.defer()
-    };
-    let answer = Some((question, pass_on));
-    After::Work(Box::new(Pending { call, answer }), Polled::Yes)
+    match outcome {
+        Outcome::Answered(result) => pass_on(ask, session, resolve::<P>(session, result)),
+        Outcome::Panicked(result, message) => After::Panicked(Box::new(Panic {
+            phase: P::KIND,
+            message,
+            then: pass_on(ask, session, resolve::<P>(session, result)),
+        })),
+        Outcome::Pending(call) => {
+            let question = if call.is_waiting() {
+                ask.queue()
+            } else {
+                ask.defer()
+            };
+            let answer = Some((question, pass_on));
+            After::Work(Box::new(Pending { call, answer }), Polled::Yes)
+        }
+    }
 }
