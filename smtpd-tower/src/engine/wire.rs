@@ -186,7 +186,8 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Wire<IO> {
         }
         let most = if self.large { READ } else { COMMANDS };
         if self.input.capacity() - self.input.len() < most / 4 {
-            self.grow(most);
+            // No more than it takes, so that a buffer with a few bytes left in it need not be replaced by a larger one.
+            self.grow(most.saturating_sub(self.input.len()).max(most / 4));
         }
     }
 
@@ -260,8 +261,8 @@ impl<IO> Drop for Wire<IO> {
 }
 
 /// Returns the thread's buffer, unless it has grown: it would allow longer reads.
-fn give_back(scratch: BytesMut) {
-    if scratch.capacity() <= COMMANDS {
+fn give_back(mut scratch: BytesMut) {
+    if !scratch.try_reclaim(COMMANDS + 1) {
         SCRATCH.set(scratch);
     }
 }

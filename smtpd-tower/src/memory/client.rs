@@ -133,8 +133,8 @@ impl Claim {
 
     /// Returns whether the client may begin this message.
     pub(super) fn admits(&self, account: &Account) -> bool {
-        let held = self.client.held.load(Relaxed);
-        held == 0 || held < account.share()
+        let (held, share) = (self.client.held.load(Relaxed), account.share());
+        held == 0 || held < share - share / 4
     }
 
     /// Adds bytes unless the client would hold more than its share. Returns whether it has.

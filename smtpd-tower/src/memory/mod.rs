@@ -44,8 +44,9 @@ use crate::fault::quietly;
 /// of the limit. The more clients want memory, the less each of them may take: eight that take all they can leave a third of the
 /// limit to others. A message that is the only one of its client may take up to half of the limit, so a large message gets
 /// through although the share is smaller. A message that would take more receives 452 4.3.1 at its end, or is spooled to a file,
-/// and a client that has its share receives that for further messages at DATA and the first BDAT. Neither defers the messages of
-/// others. Thus, one client that opens many sessions and sends its messages slowly does not keep others from delivering mail.
+/// and a client that has three quarters of its share receives that for further messages at DATA and the first BDAT. Neither
+/// defers the messages of others. Thus, one client that opens many sessions and sends its messages slowly does not keep others
+/// from delivering mail.
 ///
 /// A client is what the [`Guard`](crate::guard::Guard) counts: an IPv4 address or an IPv6 /64. The clients that it does not count
 /// have no share: those on this machine and in other [exempt](crate::guard::Guard::exempt) networks, those of LMTP, and everybody

@@ -357,11 +357,11 @@ async fn the_messages_of_a_client_are_deferred_before_they_are_sent_when_it_has_
     let permits = Arc::new(Semaphore::new(0));
     let (server, memory) = budgeted(keeping(&permits), 1000 * KIB);
     let mut kept = Vec::new();
-    for _ in 0..2 {
+    for _ in 0..16 {
         let mut client = Client::from_peer(&server, COUNTED);
         client.expect("220").await;
         client.begin().await;
-        client.send("x".repeat(100 << 10) + "\r\n.\r\n").await;
+        client.send("x".repeat(10 << 10) + "\r\n.\r\n").await;
         settle().await;
         kept.push(client);
     }
@@ -372,7 +372,7 @@ async fn the_messages_of_a_client_are_deferred_before_they_are_sent_when_it_has_
     let reply = next.cmd("DATA", "452 4.3.1").await;
     assert!(reply.contains("your messages"), "{reply}");
     assert_eq!(memory.deferred(), 1);
-    permits.add_permits(3);
+    permits.add_permits(17);
     for client in &mut kept {
         client.expect("250").await;
     }
