@@ -50,8 +50,7 @@ impl ClientMemory {
     /// Begins another message of the session. Returns the budget that it counts against. The one before was answered.
     pub(crate) fn next_message(&mut self) -> &MemoryBudget {
         // Most services keep nothing of a message, so there is nothing that could still count for it.
-        let is_kept = self.budget.part.as_mut().and_then(Arc::get_mut).is_none();
-        if is_kept {
+        if self.budget.claim().is_some_and(Claim::is_held) {
             self.end_message();
             self.budget = self.client.message();
         }
@@ -129,6 +128,11 @@ impl Claim {
             client,
             held: AtomicU64::new(0),
         }
+    }
+
+    /// Returns whether anything of the message is in memory.
+    fn is_held(&self) -> bool {
+        self.held.load(Relaxed) > 0
     }
 
     /// Returns whether the client may begin this message.
