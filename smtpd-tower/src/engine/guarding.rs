@@ -18,6 +18,7 @@ use super::{
 };
 use crate::{
     guard::{GuardReason, Visit},
+    memory::MemoryBudget,
     phase_kind::PhaseKind,
     session::{ListenerFacts, Session},
 };
@@ -89,6 +90,14 @@ impl Guarding {
     pub(super) fn end_handshake(&mut self) {
         if let Some(visit) = &mut self.visit {
             visit.end_handshake();
+        }
+    }
+
+    /// Returns the budget that the next message counts against: for its client too, if the session is counted.
+    pub(super) fn next_message<'a>(&'a mut self, session: &'a Session) -> &'a MemoryBudget {
+        match &mut self.visit {
+            Some(visit) => visit.next_message(session.memory()),
+            None => session.memory(),
         }
     }
 

@@ -298,6 +298,7 @@ impl<IO: Io> Driver<IO> {
     /// Ends the session between two messages while the server drains, and at any point once the time for that is over.
     fn check_shutdown(&mut self) {
         match self.shutdown.check(self.pace.now()) {
+            Order::GoOn if self.closing.is_none() => {}
             Order::GoOn => self.enforce_end(),
             Order::EndNow => {
                 self.shut_down();

@@ -155,7 +155,10 @@ impl<IO: Io> Driver<IO> {
             }
             Step::Rcpt(rcpt, ask) => commands::rcpt(cx, pipeline, session, rcpt, ask),
             Step::Command(line, ask) => commands::command(cx, pipeline, session, line, ask),
-            Step::Data(ask) => self.transfer.start(cx, pipeline, session, ask),
+            Step::Data(ask) => {
+                let memory = self.guarding.next_message(session);
+                self.transfer.start(cx, pipeline, session, memory, ask)
+            }
             Step::Chunk(bytes, message) => self.transfer.chunk(cx, self.wire.piece(bytes), message),
             Step::ChunkEnd(ask) => self.transfer.chunk_end(cx, ask),
             Step::Message(result, ask) => self.transfer.end(cx, result, ask),

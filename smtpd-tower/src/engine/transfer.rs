@@ -20,7 +20,7 @@ use super::{
 use crate::{
     body::{Body, BodyError, Feed, Pieces, Served, incoming},
     fault::{caught, quietly},
-    memory::Reservation,
+    memory::{MemoryBudget, Reservation},
     meter::CANCELLED,
     phase::{Data, Deadline, Phase, Request},
     phase_kind::PhaseKind,
@@ -91,6 +91,7 @@ impl Transfer {
         cx: &mut Context<'_>,
         pipeline: &Pipeline,
         session: &Session,
+        memory: &MemoryBudget,
         ask: Ask<'_, kind::Data>,
     ) -> After {
         let envelope = ask.connection().envelope().cloned().unwrap_or_default();
@@ -98,7 +99,6 @@ impl Transfer {
             let unset = Data::new(envelope, Body::default()).default_response();
             return self.reply(ask, unset);
         };
-        let memory = session.memory();
         if let Err(reply) = memory.admit_message() {
             return self.reply(ask, reply.into());
         }

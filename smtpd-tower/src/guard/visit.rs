@@ -1,6 +1,7 @@
 use smtpd_core::connection::Connection;
 
 use super::{Guard, GuardReason, settings::Counted, table::Known};
+use crate::memory::{ClientMemory, MemoryBudget};
 
 /// A session that is counted, until it is dropped.
 pub(crate) struct Visit {
@@ -10,6 +11,8 @@ pub(crate) struct Visit {
     /// It has led to a message or a login.
     is_of_use: bool,
     shakes_hands: bool,
+    /// What its messages hold, once there was one.
+    memory: Option<ClientMemory>,
 }
 
 /// What was counted of a session already.
@@ -40,7 +43,17 @@ impl Visit {
             seen: Seen::default(),
             is_of_use: false,
             shakes_hands: false,
+            memory: None,
         }
+    }
+
+    /// Begins a message. Returns the budget that it counts against, for its client too.
+    pub(crate) fn next_message(&mut self, budget: &MemoryBudget) -> &MemoryBudget {
+        let network = self.known.client.network();
+        let memory = self
+            .memory
+            .get_or_insert_with(|| ClientMemory::new(budget, network));
+        memory.next_message()
     }
 
     /// Skips what was counted for another client of the same connection.

@@ -360,12 +360,7 @@ fn status(reply: &Reply) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::{
-        future::Ready,
-        io,
-        sync::{Arc, Mutex},
-        time::Duration,
-    };
+    use std::{future::Ready, sync::Arc, time::Duration};
 
     use smtpd_core::{
         address::ReversePath,
