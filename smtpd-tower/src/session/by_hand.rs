@@ -22,14 +22,16 @@ impl Session {
             Arc::new(listener),
             facts.protocol,
         );
+        session.update(|session| session.id = facts.id);
         if let Some(tls) = facts.tls {
             session.set_tls(tls);
         }
-        session.update(|session| {
-            session.id = facts.id;
-            session.helo = facts.helo;
-            session.identity = facts.identity;
-        });
+        if let Some((name, greeting)) = facts.helo {
+            session.greeted(name, greeting);
+        }
+        if let Some(identity) = facts.identity {
+            session.authenticated(identity);
+        }
         session
     }
 }
