@@ -40,8 +40,10 @@ enum Proof {
 #[derive(Clone, Copy)]
 pub(crate) struct Channel<'a> {
     pub(crate) is_tls: bool,
+    #[cfg_attr(not(feature = "scram"), allow(dead_code))]
     pub(crate) bindings: &'a ChannelBindings,
     /// Random bytes, if there are any.
+    #[cfg_attr(not(feature = "scram"), allow(dead_code))]
     pub(crate) nonce: Option<&'a [u8]>,
 }
 
