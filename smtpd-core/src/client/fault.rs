@@ -115,16 +115,23 @@ pub enum Fault {
 }
 
 impl Fault {
-    /// Returns the reply to the client whose message could not be passed on for this reason. A reply of the server keeps its class,
-    /// its enhanced status code and its text. Everything else is 451 4.4.2, or 451 with another status where that says more.
+    /// Returns the reply to the client whose message could not be passed on for this reason. A message that the server refused
+    /// before its end has the server's reply. What is about the session is a reason to try again, or to try another server, so it
+    /// is 451 with the text of the server, or 451 4.4.2 and its like; only 521, by which a server says that it never accepts mail
+    /// (RFC 7504), is permanent.
     pub fn reply(&self) -> Reply {
         let status = match self {
-            Self::Refused { reply, .. } => return reply.clone(),
-            Self::Closing(reply) if reply.code().is_permanent() => {
-                return reply.clone().with_code(Code::TRANSACTION_FAILED);
-            }
+            Self::Refused {
+                stage: Stage::Body,
+                reply,
+            } => return reply.clone(),
             // A 421 of the next server would end the session of our own client.
-            Self::Closing(reply) => return reply.clone().with_code(Code::LOCAL_ERROR),
+            Self::Refused { reply, .. } | Self::Closing(reply) => {
+                return reply.clone().with_code(match reply.code().as_u16() {
+                    521 => Code::TRANSACTION_FAILED,
+                    _ => Code::LOCAL_ERROR,
+                });
+            }
             Self::NoTls | Self::TlsFailed => Status::ENCRYPTION_REQUIRED,
             Self::NoMechanism | Self::BadChallenge => Status::POLICY,
             Self::Aborted => Status::MAIL_SYSTEM,
@@ -253,5 +260,17 @@ mod tests {
         let closing = |text: &str| Fault::Closing(text.parse().unwrap()).reply().to_string();
         assert_eq!(closing("421 4.3.2 Bye"), "451 4.3.2 Bye");
         assert_eq!(closing("521 5.3.2 No mail"), "554 5.3.2 No mail");
+    }
+
+    #[test]
+    fn credentials_of_ours_that_are_refused_do_not_bounce_the_mail_of_others() {
+        let refused = |stage, text: &str| {
+            let reply = text.parse().unwrap();
+            Fault::Refused { stage, reply }.reply().to_string()
+        };
+        assert_eq!(refused(Stage::Auth, "535 5.7.8 No"), "451 4.7.8 No");
+        assert_eq!(refused(Stage::Greeting, "554 5.7.1 No"), "451 4.7.1 No");
+        assert_eq!(refused(Stage::Greeting, "521 5.3.2 No"), "554 5.3.2 No");
+        assert_eq!(refused(Stage::Body, "552 5.3.4 Big"), "552 5.3.4 Big");
     }
 }

@@ -1,5 +1,9 @@
 //! AUTH (RFC 4954).
 
+use std::fmt;
+
+use zeroize::Zeroizing;
+
 use super::{
     capabilities::Capabilities,
     config::ClientConfig,
@@ -20,14 +24,14 @@ const LINE: usize = 512;
 const NONCE: usize = 18;
 
 /// The authentication of a session.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(super) enum Login {
     #[default]
     None,
     Exchange {
         exchange: ClientExchange,
         /// An initial response that is too long for the command.
-        held: Option<zeroize::Zeroizing<Vec<u8>>>,
+        held: Option<Zeroizing<Vec<u8>>>,
     },
     /// The exchange was cancelled, and the reply to that is awaited.
     Cancelled,
@@ -62,7 +66,7 @@ impl Login {
         let command = format!("AUTH {}", exchange.name());
         let mut held = exchange.initial_response();
         // RFC 4954 section 4: a longer response answers the first challenge, which is empty.
-        let fits = |response: &mut zeroize::Zeroizing<Vec<u8>>| {
+        let fits = |response: &mut Zeroizing<Vec<u8>>| {
             command.len() + " \r\n".len() + response.len() <= LINE
         };
         match held.take_if(fits) {
@@ -111,6 +115,18 @@ impl Login {
                 let reply = raw.to_reply();
                 Err(ProtocolFault::WrongCode { stage, reply }.into())
             }
+        }
+    }
+}
+
+/// Shows no secrets.
+impl fmt::Debug for Login {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::None => f.write_str("None"),
+            Self::Exchange { exchange, .. } => exchange.fmt(f),
+            Self::Cancelled => f.write_str("Cancelled"),
+            Self::Done => f.write_str("Done"),
         }
     }
 }

@@ -1,12 +1,12 @@
 //! The bytes that wait to be sent to the server.
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, fmt};
 
 use bytes::{Buf, Bytes, BytesMut};
 use zeroize::Zeroize;
 
 /// Commands and parts of messages that wait to be written, in order.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(super) struct Output {
     /// Never empty ones.
     parts: VecDeque<Bytes>,
@@ -114,6 +114,16 @@ impl Output {
         }
         self.tail = BytesMut::new();
         self.unsent = 0;
+    }
+}
+
+/// Shows neither secrets nor messages.
+impl fmt::Debug for Output {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Output")
+            .field("unsent", &self.unsent)
+            .field("written", &self.written)
+            .finish_non_exhaustive()
     }
 }
 

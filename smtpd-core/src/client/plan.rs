@@ -308,7 +308,10 @@ fn append(command: &mut String, keyword: &str, value: Option<&str>) {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+    use crate::address::{Charset, ForwardPath, Leniency, PathOptions, ReversePath};
 
     const ALL: &str = "PIPELINING\n8BITMIME\nSMTPUTF8\nDSN\nCHUNKING\nBINARYMIME\nSIZE 1000\nAUTH PLAIN\nREQUIRETLS\nDELIVERBY 60\nMT-PRIORITY\nFUTURERELEASE\nNO-SOLICITING\nRRVS\nPRDR\nXOWN";
 
@@ -434,4 +437,41 @@ mod tests {
         assert_eq!(plan.mail, "MAIL FROM:<> SMTPUTF8 PRDR");
         assert!(plan.is_prdr);
     }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2000))]
+
+        /// Whatever a parser accepts is one line of a command.
+        #[test]
+        fn no_line_end_gets_into_a_command(
+            sender in TRICKY, rcpt in TRICKY, parameters in "[A-Z=\r\n\0 \u{85}\u{2028}a+]{0,12}",
+        ) {
+            let options = PathOptions::new(Leniency::STRICT, Charset::Utf8);
+            let sender = ReversePath::parse(format!("<{sender}>").as_bytes(), options).map(|(path, _)| path);
+            let path = ForwardPath::parse(format!("<{rcpt}>").as_bytes(), options).map(|(path, _)| path);
+            let parsed: Result<Parameters, _> = parameters.parse();
+            let mut envelope = Envelope::new(sender.unwrap_or(ReversePath::Null));
+            if let Ok(parsed) = &parsed {
+                envelope = envelope.with_parameters(parsed.clone());
+            }
+            if let Ok(path) = path {
+                envelope.push(Recipient::new(path, parsed.unwrap_or_default()));
+            }
+            let offers = format!("{ALL}\nA\nAA\nAAA\nB");
+            let circumstances = Circumstances {
+                config: &config(),
+                offers: &offers.parse().unwrap(),
+                is_verified: true,
+                is_authenticated: true,
+            };
+            if let Ok(plan) = Plan::new(&Transaction::new(Arc::new(envelope)), circumstances) {
+                prop_assert!(!plan.mail.contains(['\r', '\n', '\0']), "{:?}", plan.mail);
+                for rcpt in plan.rcpts.into_iter().flatten() {
+                    prop_assert!(!rcpt.contains(['\r', '\n', '\0']), "{:?}", rcpt);
+                }
+            }
+        }
+    }
+
+    const TRICKY: &str = "(@r:)?[a\r\n\0 \"\\\\.\u{e5}\u{85}\u{2028}]{0,6}(@[a.\r\n]{1,4})?";
 }

@@ -1,5 +1,7 @@
 //! One message under way.
 
+use std::fmt;
+
 use bytes::Bytes;
 
 use super::{
@@ -56,10 +58,19 @@ enum Phase {
 }
 
 /// The message, on its way to the output.
-#[derive(Debug)]
 enum Content {
     Dots(DotWriter),
     Chunk(Vec<Bytes>, usize),
+}
+
+/// Shows nothing of the message.
+impl fmt::Debug for Content {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Dots(_) => f.write_str("Dots"),
+            Self::Chunk(_, staged) => f.debug_tuple("Chunk").field(staged).finish(),
+        }
+    }
 }
 
 impl Run {

@@ -506,3 +506,26 @@ fn an_idle_session_quits_and_notices_that_the_server_leaves() {
     );
     opens(config(), &format!("{open}! abort"), "aborted");
 }
+
+#[test]
+fn debug_shows_neither_secrets_nor_messages() {
+    let mut client = Client::with_tls(Arc::new(with_password()));
+    let (mut input, now) = (BytesMut::new(), Instant::now());
+    let Step::Handshake(wait) = client.poll(now, &mut input) else {
+        panic!("no handshake");
+    };
+    wait.done(&mut input, TlsFacts::default());
+    input.extend_from_slice(b"220 a\r\n");
+    if let Step::Write(mut writing) = client.poll(now, &mut input) {
+        writing.wrote(writing.bytes().len(), now);
+    }
+    input.extend_from_slice(b"250-a\r\n250 AUTH PLAIN\r\n");
+    let Step::Write(writing) = client.poll(now, &mut input) else {
+        panic!("no AUTH");
+    };
+    assert!(writing.bytes().starts_with(b"AUTH PLAIN AGFsaWNl"));
+    let shown = format!("{client:?}");
+    for secret in ["secret", "AGFsaWNl", "c2VjcmV0"] {
+        assert!(!shown.contains(secret), "{shown}");
+    }
+}
