@@ -81,6 +81,7 @@ fn send(
                 Err(_) => sending.abort(),
             },
             Step::Done(report) => outcome = Some(report),
+            Step::Replied(_) => {} // No other command is sent.
             Step::Closed(reason) => return (outcome, reason),
         }
     }

@@ -58,6 +58,7 @@ fn play(flags: u8, replies: &[u8], step: usize) -> (Vec<u8>, Vec<Outcome>) {
     let (mut input, mut sent, mut outcomes) = (BytesMut::new(), Vec::new(), Vec::new());
     let mut lines = replies.split_inclusive(|&byte| byte == b'\n');
     let (mut now, mut begun, mut line) = (Instant::now(), 0, &[][..]);
+    let mut is_told = false;
     for _ in 0..100_000 {
         assert!(input.len() <= (16 << 10) + 4096 + replies.len());
         match client.poll(now, &mut input) {
@@ -80,6 +81,11 @@ fn play(flags: u8, replies: &[u8], step: usize) -> (Vec<u8>, Vec<Outcome>) {
                 line = rest;
             }
             Step::Handshake(wait) => wait.failed(),
+            Step::Ready(ready) if begun == 1 && flags >> 6 & 1 == 1 && !is_told => {
+                is_told = true;
+                let line = ["NOOP x", "XCLIENT ADDR=192.0.2.1"][usize::from(flags >> 7)];
+                ready.command(line).expect("a command");
+            }
             Step::Ready(ready) if begun < 2 => {
                 begun += 1;
                 ready.send(Transaction::new(envelope()));
@@ -91,6 +97,7 @@ fn play(flags: u8, replies: &[u8], step: usize) -> (Vec<u8>, Vec<Outcome>) {
                 sending.end();
             }
             Step::Done(report) => outcomes.extend_from_slice(report.outcomes()),
+            Step::Replied(_) => {}
             Step::Closed(_) => {
                 check(&sent);
                 assert_eq!(outcomes.len(), 2 * begun, "one outcome for each recipient");

@@ -26,8 +26,8 @@ pub enum Stage {
     Auth,
     /// RSET.
     Reset,
-    /// NOOP.
-    Noop,
+    /// NOOP, or a command of the caller.
+    Command,
     /// MAIL.
     Mail,
     /// RCPT.
@@ -54,7 +54,7 @@ impl Stage {
             Self::Handshake => "TLS handshake",
             Self::Auth => "AUTH",
             Self::Reset => "RSET",
-            Self::Noop => "NOOP",
+            Self::Command => "command",
             Self::Mail => "MAIL",
             Self::Rcpt => "RCPT",
             Self::Data => "DATA",

@@ -9,10 +9,12 @@
 //! | waits | [`Writing`], [`Reading`], [`Handshaking`] with [`TlsFacts`], [`Ready`], [`Sending`] |
 //! | what a server offers | [`Capabilities`] |
 //! | a message and what became of it | [`Transaction`], [`Report`], [`Outcome`], [`Unsupported`] |
+//! | commands of your own | [`CommandError`] |
 //! | the end | [`CloseReason`], [`Fault`] with a [`Stage`], [`ProtocolFault`] |
 
 mod capabilities;
 mod clock;
+mod command;
 mod config;
 mod fault;
 mod login;
@@ -37,6 +39,7 @@ use crate::reply::Reply;
 
 pub use self::{
     capabilities::Capabilities,
+    command::CommandError,
     config::{ClientConfig, StartTls},
     fault::{CloseReason, Fault, ProtocolFault, Stage},
     plan::Transaction,
@@ -63,6 +66,7 @@ pub use crate::sasl::client::{Account, AccountError};
 /// | [`Ready`](Step::Ready) | [`send`](Ready::send) a message, [`quit`](Ready::quit), or wait | `idle`, then QUIT |
 /// | [`Body`](Step::Body) | [`send`](Sending::send) bytes of the message, and [`end`](Sending::end) it | `body` |
 /// | [`Done`](Step::Done) | note what became of the message | |
+/// | [`Replied`](Step::Replied) | note the reply to a [command](Ready::command) of your own | |
 /// | [`Closed`](Step::Closed) | close the connection | |
 ///
 /// Each wait has a deadline; poll again when it has passed, or when what was awaited has happened. Every message that is begun
@@ -122,6 +126,7 @@ pub use crate::sasl::client::{Account, AccountError};
 ///         }
 ///         Step::Done(report) => outcomes
 ///             .extend(report.iter().map(|(_, outcome)| outcome.reply().to_string())),
+///         Step::Replied(_) => {} // No command is sent.
 ///         Step::Closed(reason) => break assert_eq!(reason.fault(), None),
 ///     }
 /// }
@@ -181,6 +186,9 @@ impl Client {
             }
             if let Some(report) = self.session.take_report() {
                 return Found::Done(report);
+            }
+            if let Some(reply) = self.session.take_replied() {
+                return Found::Replied(reply);
             }
             if let Some(reason) = self.session.closed() {
                 return Found::Closed(reason.clone());

@@ -33,6 +33,8 @@ pub(super) struct Session {
     login: Login,
     run: Option<Run>,
     report: Option<Box<Report>>,
+    /// The reply to a command of the caller.
+    replied: Option<Reply>,
     /// Whether the server may have an open transaction that RSET must end.
     is_open: bool,
     /// Why QUIT is to be sent, or was.
@@ -66,6 +68,7 @@ impl Session {
             login: Login::default(),
             run: None,
             report: None,
+            replied: None,
             is_open: false,
             leaving: None,
             closed: None,
@@ -104,10 +107,19 @@ impl Session {
         self.report.take()
     }
 
+    pub(super) fn take_replied(&mut self) -> Option<Reply> {
+        self.replied.take()
+    }
+
+    /// Returns whether there is nothing that the caller must know of.
+    const fn is_silent(&self) -> bool {
+        self.closed.is_none() && self.report.is_none() && self.replied.is_none()
+    }
+
     /// Processes the replies in the input, up to the first that the caller must know of. Returns whether there was one.
     pub(super) fn read(&mut self, input: &mut BytesMut) -> bool {
         let mut has_read = false;
-        while self.closed.is_none() && self.report.is_none() {
+        while self.is_silent() {
             if self.state == State::Handshake {
                 if !input.is_empty() {
                     self.fail(ProtocolFault::Injected.into(), None);
@@ -225,7 +237,7 @@ impl Session {
 
     /// Notes that nothing more can be read or written.
     pub(super) fn lose(&mut self) {
-        if self.closed.is_none() && self.report.is_none() {
+        if self.is_silent() {
             self.fail(Fault::Lost(self.stage()), None);
         }
     }
@@ -281,6 +293,8 @@ impl Session {
                 self.fail(Fault::Refused { stage, reply }, None);
             }
             Awaited::Reset | Awaited::Noop => {}
+            Awaited::Command => self.replied = Some(reply()),
+            Awaited::XClient => self.xclient_answered(reply(), is_positive),
             _ => {
                 let Some(run) = &mut self.run else {
                     return; // The message was given up.
@@ -446,6 +460,23 @@ impl Session {
                 self.advance();
             }
         }
+    }
+
+    /// Sends a command of the caller.
+    pub(super) fn send_command(&mut self, line: &str, awaited: Awaited) {
+        self.wire.send(line, awaited);
+    }
+
+    /// After XCLIENT, the session starts anew with this reply as its greeting.
+    fn xclient_answered(&mut self, reply: Reply, is_positive: bool) {
+        if is_positive {
+            self.greeting = Some(reply.clone());
+            self.offers = Capabilities::default();
+            self.login = Login::default();
+            self.state = State::Opening;
+            self.send_hello();
+        }
+        self.replied = Some(reply);
     }
 
     /// Finds out whether the server is still there.

@@ -9,6 +9,7 @@ use super::{
     report::Report,
     waiting::{Handshaking, Reading, Ready, Sending, Writing},
 };
+use crate::reply::Reply;
 
 /// What must be done next. [`Client`] explains the steps.
 ///
@@ -30,6 +31,8 @@ pub enum Step<'c> {
     Body(Sending<'c>),
     /// A message that was begun has ended, in one way or another.
     Done(Box<Report>),
+    /// The reply to a [command](Ready::command) of the caller.
+    Replied(Reply),
     /// The session is over: close the connection. Every later poll returns this step again.
     Closed(CloseReason),
 }
@@ -38,6 +41,7 @@ pub enum Step<'c> {
 #[derive(Debug)]
 pub(super) enum Found {
     Done(Box<Report>),
+    Replied(Reply),
     Wait(Need, Instant),
     Closed(CloseReason),
 }
@@ -46,6 +50,7 @@ impl<'c> Step<'c> {
     pub(super) fn of(client: &'c mut Client, found: Found) -> Self {
         let (need, until) = match found {
             Found::Done(report) => return Self::Done(report),
+            Found::Replied(reply) => return Self::Replied(reply),
             Found::Closed(reason) => return Self::Closed(reason),
             Found::Wait(need, until) => (need, until),
         };

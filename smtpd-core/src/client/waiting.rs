@@ -4,7 +4,14 @@ use std::{fmt, time::Instant};
 
 use bytes::{Bytes, BytesMut};
 
-use super::{Client, fault::Fault, plan::Transaction, report::Outcome, run::Run};
+use super::{
+    Client,
+    command::{self, CommandError},
+    fault::Fault,
+    plan::Transaction,
+    report::Outcome,
+    run::Run,
+};
 use crate::{envelope::Envelope, sasl::ChannelBindings};
 
 /// Bytes must be written, at the latest by [`until`](Self::until).
@@ -121,6 +128,18 @@ impl<'c> Ready<'c> {
     /// [`Done`](super::Step::Done).
     pub fn send(self, transaction: Transaction) {
         self.client.session.begin(transaction);
+    }
+
+    /// Sends a command that the client does not know itself, such as XFORWARD, VRFY or ETRN. The next step after its reply is
+    /// [`Replied`](super::Step::Replied). If the server accepts XCLIENT, the session starts anew: the client sends EHLO again.
+    ///
+    /// # Errors
+    ///
+    /// If `line` is not one line of printable ASCII, or a command that the client sends by itself.
+    pub fn command(self, line: &str) -> Result<(), CommandError> {
+        let awaited = command::check(line)?;
+        self.client.session.send_command(line, awaited);
+        Ok(())
     }
 
     /// Sends NOOP, to find out whether the server is still there.

@@ -21,6 +21,9 @@ pub(super) enum Awaited {
     Auth,
     Reset,
     Noop,
+    /// A command of the caller.
+    Command,
+    XClient,
     Mail,
     /// RCPT for the recipient with this index.
     Rcpt(usize),
@@ -46,7 +49,7 @@ impl Awaited {
             Self::StartTls => Stage::StartTls,
             Self::Auth => Stage::Auth,
             Self::Reset => Stage::Reset,
-            Self::Noop => Stage::Noop,
+            Self::Noop | Self::Command | Self::XClient => Stage::Command,
             Self::Mail => Stage::Mail,
             Self::Rcpt(_) => Stage::Rcpt,
             Self::Data => Stage::Data,

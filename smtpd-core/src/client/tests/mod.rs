@@ -213,6 +213,16 @@ impl Player {
             "quit" => self.client.quit(),
             "abort" => self.client.abort(),
             "timeout" => self.now = self.until.unwrap(),
+            "noop" | "xclient" | "vrfy" => {
+                let Step::Ready(ready) = self.client.poll(self.now, &mut self.input) else {
+                    panic!("not ready");
+                };
+                match event {
+                    "noop" => ready.noop(),
+                    "xclient" => ready.command("XCLIENT ADDR=192.0.2.1").unwrap(),
+                    _ => ready.command("VRFY postmaster").unwrap(),
+                }
+            }
             "early" => self.now = self.until.unwrap() - Duration::from_millis(1),
             "tls" | "tls failed" => {
                 let exported = ChannelBindings::none().with(ChannelBinding::TlsExporter, [7; 32]);
@@ -294,6 +304,7 @@ impl Player {
                     );
                     self.outcomes.extend(report.outcomes().iter().map(shown));
                 }
+                Step::Replied(reply) => self.outcomes.push(format!("replied: {reply}")),
                 Step::Closed(CloseReason::Quit) => return Some("quit".into()),
                 Step::Closed(CloseReason::Fault(fault)) => return Some(fault.to_string()),
             }

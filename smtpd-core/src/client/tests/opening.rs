@@ -529,3 +529,49 @@ fn debug_shows_neither_secrets_nor_messages() {
         assert!(!shown.contains(secret), "{shown}");
     }
 }
+
+#[test]
+fn commands_of_the_caller_are_sent_and_their_replies_are_returned() {
+    let open = format!("{HELLO}\nS: 250 CHUNKING\n");
+    let replied = |dialog: &str, replies: &[&str], reason: &str| {
+        expect(config(), &[], &format!("{open}{dialog}"), replies, reason);
+    };
+    replied(
+        "! vrfy
+        C: VRFY postmaster
+        S: 252 2.1.5 Maybe
+        ! noop
+        C: NOOP
+        S: 500 What?
+        ! quit
+        C: QUIT
+        S: 221 Bye",
+        &["replied: 252 2.1.5 Maybe"],
+        "quit",
+    );
+    // The session starts anew.
+    replied(
+        "! xclient
+        C: XCLIENT ADDR=192.0.2.1
+        S: 220 Hello again
+        C: EHLO me.example
+        S: 250 mx.example
+        ! quit
+        C: QUIT
+        S: 221 Bye",
+        &["replied: 220 2.0.0 Hello again"],
+        "quit",
+    );
+    replied(
+        "! xclient
+        C: XCLIENT ADDR=192.0.2.1
+        S: 550 5.7.0 No
+        ! quit
+        C: QUIT
+        S: 221 Bye",
+        &["replied: 550 5.7.0 No"],
+        "quit",
+    );
+    let lost = "connection lost at command";
+    replied("! vrfy\nC: VRFY postmaster\n! lost", &[], lost);
+}

@@ -236,6 +236,7 @@ impl Network {
                 });
                 Moved::Yes
             }
+            Step::Replied(reply) => panic!("{reply}"),
             Step::Closed(reason) => {
                 let is_new = self.reason.replace(reason).is_none();
                 self.upward.close();
