@@ -16,8 +16,10 @@ mod capabilities;
 mod clock;
 mod command;
 mod config;
+mod content;
 mod fault;
 mod login;
+mod opening;
 mod output;
 mod plan;
 mod raw_reply;
@@ -83,7 +85,7 @@ pub use crate::sasl::client::{Account, AccountError};
 /// use smtpd_core::{
 ///     Envelope,
 ///     bytes::BytesMut,
-///     client::{Client, ClientConfig, Step, Transaction},
+///     client::{Client, ClientConfig, Outcome, Step, Transaction},
 /// };
 ///
 /// let config = ClientConfig::new("client.example".parse()?);
@@ -124,8 +126,10 @@ pub use crate::sasl::client::{Account, AccountError};
 ///             sending.send("Subject: Hello\r\n\r\n.dot\r\n");
 ///             sending.end();
 ///         }
-///         Step::Done(report) => outcomes
-///             .extend(report.iter().map(|(_, outcome)| outcome.reply().to_string())),
+///         Step::Done(report) => {
+///             let replies = report.outcomes().iter().map(Outcome::reply);
+///             outcomes.extend(replies.map(|reply| reply.to_string()));
+///         }
 ///         Step::Replied(_) => {} // No command is sent.
 ///         Step::Closed(reason) => break assert_eq!(reason.fault(), None),
 ///     }
@@ -222,22 +226,22 @@ impl Client {
 
     /// Returns what the server offers; nothing before the reply to EHLO, and after the beginning of TLS until the next one.
     pub const fn capabilities(&self) -> &Capabilities {
-        self.session.offers()
+        self.session.opening.offers()
     }
 
     /// Returns the greeting of the server.
     pub const fn greeting(&self) -> Option<&Reply> {
-        self.session.greeting()
+        self.session.opening.greeting()
     }
 
     /// Returns whether the session runs over TLS.
     pub const fn is_tls(&self) -> bool {
-        self.session.tls().is_some()
+        self.session.opening.is_tls()
     }
 
     /// Returns whether the client has authenticated.
     pub const fn is_authenticated(&self) -> bool {
-        self.session.is_authenticated()
+        self.session.opening.is_authenticated()
     }
 
     /// Returns the settings of the session.

@@ -1,21 +1,17 @@
 //! One message under way.
 
-use std::fmt;
-
 use bytes::Bytes;
 
 use super::{
     config::ClientConfig,
+    content::Content,
     fault::{Fault, ProtocolFault, Stage},
     plan::{Plan, Transaction},
     report::{Outcome, Report},
     unsupported::Unsupported,
     wire::{Awaited, Wire},
 };
-use crate::{framing::DotWriter, protocol::Protocol, reply::Reply};
-
-/// How much of a message is gathered before it is written.
-const BATCH: usize = 16 << 10;
+use crate::{protocol::Protocol, reply::Reply};
 
 /// The number of BDAT chunks that are sent before the replies to them are received.
 const CHUNKS: usize = 4;
@@ -28,7 +24,6 @@ pub(super) struct Run {
     protocol: Protocol,
     /// How many replies may be outstanding.
     window: usize,
-    chunk_size: usize,
     phase: Phase,
     /// The recipient whose RCPT is sent next.
     next: usize,
@@ -57,22 +52,6 @@ enum Phase {
     Over,
 }
 
-/// The message, on its way to the output.
-enum Content {
-    Dots(DotWriter),
-    Chunk(Vec<Bytes>, usize),
-}
-
-/// Shows nothing of the message.
-impl fmt::Debug for Content {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Dots(_) => f.write_str("Dots"),
-            Self::Chunk(_, staged) => f.debug_tuple("Chunk").field(staged).finish(),
-        }
-    }
-}
-
 impl Run {
     /// Begins a transaction, whose MAIL is sent by [`advance`](Self::advance).
     pub(super) fn new(
@@ -96,14 +75,10 @@ impl Run {
                 true => config.limits.pipelined.max(1),
                 false => 1,
             },
-            chunk_size: config.limits.chunk,
             next: 0,
             outcomes,
             accepted: Vec::new(),
-            content: match plan.is_chunked {
-                true => Content::Chunk(Vec::new(), 0),
-                false => Content::Dots(DotWriter::new(config.bare_newline)),
-            },
+            content: Content::new(plan.is_chunked, config.bare_newline, config.limits.chunk),
             is_begun: false,
             is_refused: false,
             is_complete: false,
@@ -137,10 +112,7 @@ impl Run {
 
     /// Returns whether the next bytes of the message are wanted.
     pub(super) fn wants_body(&self, wire: &Wire) -> bool {
-        let has_room = match &self.content {
-            Content::Dots(_) => wire.output.unsent() < BATCH,
-            Content::Chunk(_, staged) => *staged < self.chunk_size && wire.is_written(),
-        };
+        let has_room = self.content.has_room(wire);
         self.phase == Phase::Body && !self.is_complete && has_room
     }
 
@@ -358,20 +330,9 @@ impl Run {
         if self.phase != Phase::Body || self.is_complete {
             return Ok(());
         }
-        match &mut self.content {
-            Content::Dots(writer) => {
-                let mut result = Ok(());
-                wire.output
-                    .push_with(|out| result = writer.push(bytes, out));
-                result.map_err(|_| Unsupported::BareNewline)
-            }
-            Content::Chunk(staged, len) => {
-                *len += bytes.len();
-                staged.push(bytes);
-                self.send_chunks(wire);
-                Ok(())
-            }
-        }
+        self.content.push(bytes, wire)?;
+        self.send_chunks(wire);
+        Ok(())
     }
 
     /// Ends the message.
@@ -380,38 +341,30 @@ impl Run {
             return Ok(());
         }
         self.is_complete = true;
-        if let Content::Dots(writer) = &mut self.content {
-            let mut result = Ok(());
-            wire.output.push_with(|out| result = writer.finish(out));
-            result.map_err(|_| Unsupported::BareNewline)?;
-            self.ended(wire);
+        if self.plan.is_chunked {
+            self.send_chunks(wire);
+            return Ok(());
         }
-        self.send_chunks(wire);
+        self.content.finish(wire)?;
+        self.ended(wire);
         Ok(())
     }
 
-    /// RFC 3030 section 2
     fn send_chunks(&mut self, wire: &mut Wire) {
-        let Content::Chunk(staged, len) = &mut self.content else {
+        if !self.plan.is_chunked || !(self.is_complete || self.content.is_full()) {
             return;
-        };
-        let is_last = self.is_complete && self.phase == Phase::Body;
+        }
         // Where each recipient has a reply, it must be clear how many replies there will be.
         let has_several = self.protocol == Protocol::Lmtp || self.plan.is_prdr;
-        let window = match is_last && has_several {
+        let window = match self.is_complete && has_several {
             true => 1,
             false => self.window.min(CHUNKS),
         };
-        if !(is_last || *len >= self.chunk_size.max(1)) || wire.outstanding() >= window {
+        if wire.outstanding() >= window {
             return;
         }
-        let last = if is_last { " LAST" } else { "" };
-        wire.output.push(format!("BDAT {len}{last}\r\n").as_bytes());
-        staged
-            .drain(..)
-            .for_each(|part| wire.output.push_part(part));
-        *len = 0;
-        match is_last {
+        self.content.send_chunk(self.is_complete, wire);
+        match self.is_complete {
             true => self.ended(wire),
             false => wire.await_reply(Awaited::Chunk),
         }

@@ -5,11 +5,10 @@ use std::{sync::Arc, time::Duration};
 use bytes::{Bytes, BytesMut};
 
 use super::{
-    capabilities::Capabilities,
     clock::Need,
-    config::{ClientConfig, StartTls},
+    config::ClientConfig,
     fault::{CloseReason, Fault, ProtocolFault, Stage},
-    login::Login,
+    opening::{Next, Opening},
     plan::{Circumstances, Plan, Transaction},
     raw_reply::RawReply,
     report::{Outcome, Report},
@@ -18,19 +17,14 @@ use super::{
     waiting::TlsFacts,
     wire::{Answer, Awaited, Wire},
 };
-use crate::{helo::Greeting, protocol::Protocol, reply::Reply};
+use crate::reply::Reply;
 
 #[derive(Debug)]
 pub(super) struct Session {
     pub(super) config: Arc<ClientConfig>,
     pub(super) wire: Wire,
     state: State,
-    tls: Option<TlsFacts>,
-    /// Whether the server refused STARTTLS.
-    is_tls_refused: bool,
-    greeting: Option<Reply>,
-    offers: Capabilities,
-    login: Login,
+    pub(super) opening: Opening,
     run: Option<Run>,
     report: Option<Box<Report>>,
     /// The reply to a command of the caller.
@@ -61,11 +55,7 @@ impl Session {
             config,
             wire: Wire::default(),
             state: State::Handshake,
-            tls: None,
-            is_tls_refused: false,
-            greeting: None,
-            offers: Capabilities::default(),
-            login: Login::default(),
+            opening: Opening::default(),
             run: None,
             report: None,
             replied: None,
@@ -74,29 +64,14 @@ impl Session {
             closed: None,
         };
         if !with_tls {
-            session.await_greeting();
+            session.state = State::Opening;
+            session.wire.await_reply(Awaited::Greeting);
         }
         session
     }
 
     pub(super) const fn closed(&self) -> Option<&CloseReason> {
         self.closed.as_ref()
-    }
-
-    pub(super) const fn greeting(&self) -> Option<&Reply> {
-        self.greeting.as_ref()
-    }
-
-    pub(super) const fn offers(&self) -> &Capabilities {
-        &self.offers
-    }
-
-    pub(super) const fn tls(&self) -> Option<&TlsFacts> {
-        self.tls.as_ref()
-    }
-
-    pub(super) const fn is_authenticated(&self) -> bool {
-        self.login.is_done()
     }
 
     pub(super) const fn run(&self) -> Option<&Run> {
@@ -273,7 +248,7 @@ impl Session {
                 let reason = self.leaving.take().unwrap_or(CloseReason::Quit);
                 self.close(reason);
             }
-            Some(Awaited::Greeting) => self.greeted(&reply),
+            Some(to @ Awaited::Greeting) => self.answered_in_time(to, &reply),
             _ if closes => self.fail(Fault::Closing(reply.to_reply()), to),
             Some(to) if !is_early => self.answered_in_time(to, &reply),
             _ => self.unexpected(reply.to_reply()),
@@ -284,17 +259,18 @@ impl Session {
         let reply = || raw.to_reply();
         let is_positive = raw.code().is_positive() && !raw.code().is_intermediate();
         match to {
-            Awaited::Hello(greeting) => self.hello_answered(greeting, raw),
-            Awaited::StartTls if is_positive => self.state = State::Handshake,
-            Awaited::StartTls => self.start_tls_refused(reply()),
-            Awaited::Auth => self.auth_answered(raw),
+            Awaited::Greeting | Awaited::Hello(_) | Awaited::StartTls | Awaited::Auth => {
+                let (config, wire) = (&self.config, &mut self.wire);
+                let next = self.opening.answered(to, raw, config, wire);
+                self.go_on(next);
+            }
             Awaited::Reset if !is_positive => {
                 let (stage, reply) = (Stage::Reset, reply());
                 self.fail(Fault::Refused { stage, reply }, None);
             }
             Awaited::Reset | Awaited::Noop => {}
             Awaited::Command => self.replied = Some(reply()),
-            Awaited::XClient => self.xclient_answered(reply(), is_positive),
+            Awaited::XClient => self.xclient_answered(raw, is_positive),
             _ => {
                 let Some(run) = &mut self.run else {
                     return; // The message was given up.
@@ -318,83 +294,14 @@ impl Session {
         }
     }
 
-    fn await_greeting(&mut self) {
-        self.state = State::Opening;
-        self.wire.await_reply(Awaited::Greeting);
-    }
-
-    fn greeted(&mut self, raw: &RawReply) {
-        let reply = raw.to_reply();
-        self.greeting = Some(reply.clone());
-        let (closes, stage) = (raw.code().closes(), Stage::Greeting);
-        match raw.code().as_u16() {
-            200..300 => self.send_hello(),
-            _ if closes => self.fail(Fault::Refused { stage, reply }, None),
-            400..600 => self.leave_for(Fault::Refused { stage, reply }),
-            _ => self.fail(ProtocolFault::WrongCode { stage, reply }.into(), None),
+    fn go_on(&mut self, next: Next) {
+        match next {
+            Next::Wait => self.state = State::Opening,
+            Next::Handshake => self.state = State::Handshake,
+            Next::Open => self.state = State::Open,
+            Next::Leave(fault) => self.leave_for(fault),
+            Next::Fail(fault) => self.fail(fault, None),
         }
-    }
-
-    fn send_hello(&mut self) {
-        self.send_hello_as(match self.config.protocol {
-            Protocol::Lmtp => Greeting::Lhlo,
-            Protocol::Smtp => Greeting::Ehlo,
-        });
-    }
-
-    fn send_hello_as(&mut self, greeting: Greeting) {
-        let verb = match greeting {
-            Greeting::Helo => "HELO",
-            Greeting::Ehlo => "EHLO",
-            Greeting::Lhlo => "LHLO",
-        };
-        let line = format!("{verb} {}", self.config.name);
-        self.wire.send(&line, Awaited::Hello(greeting));
-    }
-
-    fn hello_answered(&mut self, greeting: Greeting, raw: &RawReply) {
-        let stage = Stage::Hello;
-        match raw.code().as_u16() {
-            200..300 => {
-                self.offers = Capabilities::of(greeting, raw);
-                self.proceed();
-            }
-            // RFC 5321 section 3.2: an old server does not know EHLO.
-            500..600 if greeting == Greeting::Ehlo => self.send_hello_as(Greeting::Helo),
-            400..600 => self.leave_for(Fault::Refused {
-                stage,
-                reply: raw.to_reply(),
-            }),
-            _ => {
-                let reply = raw.to_reply();
-                self.fail(ProtocolFault::WrongCode { stage, reply }.into(), None);
-            }
-        }
-    }
-
-    /// Takes the next step to an open session.
-    fn proceed(&mut self) {
-        let wants_tls = self.tls.is_none() && self.config.start_tls != StartTls::Never;
-        let is_required = self.config.start_tls == StartTls::Require;
-        if wants_tls && self.offers.has("STARTTLS") && !self.is_tls_refused {
-            return self.wire.send("STARTTLS", Awaited::StartTls);
-        }
-        if wants_tls && is_required {
-            return self.leave_for(Fault::NoTls);
-        }
-        if self.config.account.is_some() && !self.login.is_done() {
-            return self.authenticate();
-        }
-        self.state = State::Open;
-    }
-
-    fn start_tls_refused(&mut self, reply: Reply) {
-        if self.config.start_tls == StartTls::Require {
-            let stage = Stage::StartTls;
-            return self.leave_for(Fault::Refused { stage, reply });
-        }
-        self.is_tls_refused = true;
-        self.proceed();
     }
 
     /// Notes that the connection is encrypted.
@@ -407,35 +314,9 @@ impl Session {
             input.clear();
             return self.fail(ProtocolFault::Injected.into(), None);
         }
-        self.tls = Some(facts);
-        // RFC 3207 section 4.2
-        self.offers = Capabilities::default();
-        if self.greeting.is_none() {
-            return self.await_greeting();
-        }
-        self.state = State::Opening;
-        self.send_hello();
-    }
-
-    fn authenticate(&mut self) {
-        let result = self.login.begin(
-            &self.config,
-            &self.offers,
-            self.tls.as_ref(),
-            &mut self.wire,
-        );
-        if let Err(fault) = result {
-            self.leave_for(fault);
-        }
-    }
-
-    fn auth_answered(&mut self, raw: &RawReply) {
-        match self.login.answered(raw, &mut self.wire) {
-            Ok(()) if self.login.is_done() => self.proceed(),
-            Ok(()) => {}
-            Err(fault @ Fault::Protocol(_)) => self.fail(fault, None),
-            Err(fault) => self.leave_for(fault),
-        }
+        let (config, wire) = (&self.config, &mut self.wire);
+        let next = self.opening.encrypted(facts, config, wire);
+        self.go_on(next);
     }
 
     /// Begins a message.
@@ -444,9 +325,9 @@ impl Session {
             &transaction,
             Circumstances {
                 config: &self.config,
-                offers: &self.offers,
-                is_verified: self.tls.as_ref().is_some_and(|facts| facts.verified),
-                is_authenticated: self.login.is_done(),
+                offers: self.opening.offers(),
+                is_verified: self.opening.is_verified(),
+                is_authenticated: self.opening.is_authenticated(),
             },
         );
         match plan {
@@ -455,7 +336,8 @@ impl Session {
                 if std::mem::take(&mut self.is_open) {
                     self.wire.send("RSET", Awaited::Reset);
                 }
-                let is_pipelined = self.config.pipelining && self.offers.has("PIPELINING");
+                let is_pipelined =
+                    self.config.pipelining && self.opening.offers().has("PIPELINING");
                 self.run = Some(Run::new(transaction, plan, &self.config, is_pipelined));
                 self.advance();
             }
@@ -468,15 +350,13 @@ impl Session {
     }
 
     /// After XCLIENT, the session starts anew with this reply as its greeting.
-    fn xclient_answered(&mut self, reply: Reply, is_positive: bool) {
+    fn xclient_answered(&mut self, raw: &RawReply, is_positive: bool) {
+        self.replied = Some(raw.to_reply());
         if is_positive {
-            self.greeting = Some(reply.clone());
-            self.offers = Capabilities::default();
-            self.login = Login::default();
-            self.state = State::Opening;
-            self.send_hello();
+            let (config, wire) = (&self.config, &mut self.wire);
+            let next = self.opening.restart(raw, config, wire);
+            self.go_on(next);
         }
-        self.replied = Some(reply);
     }
 
     /// Finds out whether the server is still there.
