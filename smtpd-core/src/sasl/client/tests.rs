@@ -46,7 +46,7 @@ fn play(account: &Account, mechanism: &str, bindings: &ChannelBindings) -> Optio
     let mut server = Exchange::new(factory.start(&context));
     let encode = |message: &[u8]| match message {
         [] => b"=".to_vec(),
-        message => base64::encode(message).into_bytes(),
+        message => base64::encode_secret(message).to_vec(),
     };
     let initial = client.initial().map(|message| encode(&message));
     let mut step = server.handle_initial(initial.as_deref());
@@ -56,7 +56,7 @@ fn play(account: &Account, mechanism: &str, bindings: &ChannelBindings) -> Optio
                 let Ok(answer) = client.answer(&challenge) else {
                     return Some((false, false));
                 };
-                server.handle_line(base64::encode(&answer).as_bytes())
+                server.handle_line(&base64::encode_secret(&answer))
             }
             Step::Ask(credentials) => match credentials.bearer_token() {
                 Some("secret") => server.handle_accepted(super::super::Identity::new("alice")),
