@@ -64,7 +64,13 @@ fn send(
                     Ok(0) => writing.into_client().handle_lost(),
                     Ok(written) => writing.wrote(written, Instant::now()),
                     Err(error) if is_temporary(&error) => {}
-                    Err(_) => writing.into_client().handle_lost(),
+                    Err(_) => {
+                        // The server may have said why.
+                        let limit = socket.set_read_timeout(Some(Duration::from_millis(1)));
+                        let read = limit.and_then(|()| socket.read(&mut buffer)).unwrap_or(0);
+                        input.extend_from_slice(&buffer[..read]);
+                        writing.into_client().handle_lost();
+                    }
                 }
             }
             Step::Read(reading) => read(socket, reading, &mut input, &mut buffer),
