@@ -1,4 +1,4 @@
-//! The server side of SMTP (RFC 5321) and LMTP (RFC 2033), without any I/O.
+//! The server side of SMTP (RFC 5321) and LMTP (RFC 2033), without any I/O, and with the feature `client` also the client side.
 //!
 //! This crate has no sockets, clocks or threads. [`Connection`] is the state machine of one session: its input is bytes, the time
 //! and answers, its output is questions, replies and deadlines. It runs on any runtime or on none, and is tested without one.
@@ -21,13 +21,15 @@
 //! - [`proxied`]: what a trusted proxy reports about its client by XCLIENT and XFORWARD;
 //! - [`extension`]: the SMTP extensions, including your own;
 //! - [`config`]: the settings of a server and its driver. [`Config::check`] finds settings with which no session could work;
-//! - [`connection`]: the state machine of a session.
+//! - [`connection`]: the state machine of a session;
+//! - `client`, with the feature of that name: the state machine of a session with another server, to which messages are sent.
 //!
 //! | feature | default | adds |
 //! |---|---|---|
 //! | `scram` | yes | the mechanisms SCRAM-SHA-1, SCRAM-SHA-256 and their -PLUS forms |
 //! | `idna` | no | [`Domain::canonical`](Domain), by which the A-label and the U-label of a domain are equal; U-labels are checked against the Unicode tables (see below) |
 //! | `getrandom` | no | `Config::os_entropy`, the operating system's random bytes for mechanisms that challenge the client |
+//! | `client` | no | the module `client`: the client side of SMTP and LMTP, to send messages; it adds no dependencies |
 //! | `test` | no | the module `test`: transcripts of sessions, for `[dev-dependencies]` |
 //!
 //! `idna` does more than add: it rejects addresses whose domains cannot exist in the DNS. Without it, the tables are missing, and
@@ -38,6 +40,9 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 pub mod address;
+#[cfg(feature = "client")]
+#[cfg_attr(docsrs, doc(cfg(feature = "client")))]
+pub mod client;
 mod command;
 pub mod config;
 pub mod connection;

@@ -5,6 +5,8 @@
 
 mod chunk;
 mod dot;
+#[cfg(feature = "client")]
+mod dot_writer;
 mod header;
 mod line;
 mod newline;
@@ -14,6 +16,8 @@ mod text;
 
 pub(crate) use chunk::ChunkReader;
 pub(crate) use dot::{DotReader, Piece};
+#[cfg(feature = "client")]
+pub(crate) use dot_writer::DotWriter;
 pub(crate) use header::HeaderMeter;
 pub(crate) use line::{Line, LineReader, is_auth, wipe_front};
 pub use newline::BareNewline;

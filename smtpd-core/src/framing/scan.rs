@@ -12,7 +12,7 @@ use multiversion::multiversion;
 const BLOCK: usize = 512;
 
 /// Finds a dot that begins a line. Some messages have thousands of them, so it is prepared once.
-static DOT_LINE: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b"\r\n."));
+pub(super) static DOT_LINE: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b"\r\n."));
 
 /// Text up to a dot that begins a line, or all of the text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

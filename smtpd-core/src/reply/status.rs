@@ -117,6 +117,7 @@ statuses! {
     MAIL_SYSTEM = 3 . 0, "other or undefined mail system status, RFC 3463 section 3.4";
     SYSTEM_FULL = 3 . 1, "mail system full, RFC 3463 section 3.4";
     SYSTEM_BUSY = 3 . 2, "system not accepting network messages, RFC 3463 section 3.4";
+    NOT_CAPABLE = 3 . 3, "system not capable of selected features, RFC 3463 section 3.4";
     MESSAGE_TOO_BIG = 3 . 4, "message too big for system, RFC 3463 section 3.4";
     BAD_CONNECTION = 4 . 2, "bad connection, RFC 3463 section 3.5";
     ROUTING_LOOP = 4 . 6, "routing loop detected, RFC 3463 section 3.5";
@@ -134,7 +135,9 @@ statuses! {
     DENIED = 7 . 1, "delivery not authorized, message refused, RFC 3463 section 3.8";
     CREDENTIALS_INVALID = 7 . 8, "authentication credentials invalid, RFC 4954 section 6";
     MECHANISM_TOO_WEAK = 7 . 9, "authentication mechanism is too weak, RFC 4954 section 6";
+    ENCRYPTION_REQUIRED = 7 . 10, "encryption needed, RFC 8689 section 4.2.1";
     ENCRYPTION_NEEDED = 7 . 11, "encryption required for requested authentication mechanism, RFC 4954 section 6";
+    REQUIRE_TLS_NEEDED = 7 . 30, "REQUIRETLS support required, RFC 8689 section 4.2.1";
 }
 
 #[cfg(test)]

@@ -22,6 +22,16 @@ pub(super) fn encode(bytes: &[u8]) -> String {
     STANDARD.encode(bytes)
 }
 
+/// Encodes a secret.
+#[cfg(feature = "client")]
+pub(super) fn encode_secret(bytes: &[u8]) -> Zeroizing<Vec<u8>> {
+    let mut encoded = Zeroizing::new(vec![0; bytes.len().div_ceil(3) * 4]);
+    // The space is exactly what is needed.
+    let len = STANDARD.encode_slice(bytes, &mut encoded);
+    encoded.truncate(len.unwrap_or_default());
+    encoded
+}
+
 /// Appends the encoded bytes to `line`.
 pub(super) fn encode_into(bytes: &[u8], line: &mut Vec<u8>) {
     line.extend_from_slice(STANDARD.encode(bytes).as_bytes());
@@ -49,6 +59,8 @@ mod tests {
             let mut line = b"334 ".to_vec();
             encode_into(want, &mut line);
             assert_eq!(line, format!("334 {encoded}").into_bytes());
+            #[cfg(feature = "client")]
+            assert_eq!(encode_secret(want).as_slice(), encoded.as_bytes());
         }
         let bad = [
             "!!!!",

@@ -73,6 +73,18 @@ impl ChannelBindings {
             .find(|(kind, _)| kind.as_str() == name)
             .map(|(_, data)| data.as_slice())
     }
+
+    /// Returns the binding that a client uses, and its data.
+    #[cfg(all(feature = "scram", feature = "client"))]
+    pub(super) fn best(&self) -> Option<(ChannelBinding, &[u8])> {
+        let order = [
+            ChannelBinding::TlsExporter,
+            ChannelBinding::TlsUnique,
+            ChannelBinding::TlsServerEndPoint,
+        ];
+        let found = |kind: ChannelBinding| Some((kind, self.find(kind.as_str())?));
+        order.into_iter().find_map(found)
+    }
 }
 
 #[cfg(test)]

@@ -54,6 +54,8 @@ mod anonymous;
 mod base64;
 mod bearer;
 mod channel_binding;
+#[cfg(feature = "client")]
+pub(crate) mod client;
 mod cram_md5;
 mod credentials;
 mod digest;

@@ -1,5 +1,7 @@
 //! SCRAM (RFC 5802, RFC 7677).
 
+#[cfg(feature = "client")]
+mod client;
 mod derivation;
 mod hash;
 mod keys;
@@ -8,6 +10,8 @@ mod message;
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
+#[cfg(feature = "client")]
+pub(super) use self::client::ScramClient;
 pub(super) use self::derivation::Recipe;
 use self::message::{Final, First};
 pub use self::{
