@@ -2,27 +2,28 @@
 
 use std::{
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
 
 use smtpd_core::{
-    connection::{Ask, AuthOutcome, Connection, Deferred, ask_kind as kind},
+    connection::{Ask, AuthRequest, Connection, Deferred, ask_kind as kind},
     reply::Reply,
 };
 use tokio::time::{Sleep, sleep};
 
 use super::{
-    Engine,
+    Engine, commands, updates,
     work::{After, Asking, Desk, Polled},
 };
 use crate::{
-    guard::{GuardReason, Visit},
+    guard::{GuardReason, LoginPermit, Visit},
     phase_kind::PhaseKind,
     session::{ListenerFacts, Session},
 };
 
-/// How long a client waits for the refusal of a login.
+/// How long a client waits at most for the refusal of a login.
 const LOGIN_DELAY: Duration = Duration::from_secs(5);
 
 /// How the guard counts a session.
@@ -59,22 +60,93 @@ impl Guarding {
         Ok(())
     }
 
-    /// Learns what the client has done. Returns the reply that ends the session if the client is refused from now on.
-    pub(super) fn learn(
-        &mut self,
-        connection: &Connection,
-        listener: &ListenerFacts,
-    ) -> Option<Reply> {
-        let reason = self.visit.as_mut()?.learn(connection)?;
+    /// Returns whether the guard has something to learn or to do.
+    pub(super) fn is_behind(&self, connection: &Connection) -> bool {
+        let visit = self.visit.as_ref();
+        visit.is_some_and(|visit| visit.is_behind(connection))
+    }
+
+    /// Learns what the client has done.
+    pub(super) fn learn(&mut self, connection: &Connection) {
+        if let Some(visit) = &mut self.visit {
+            visit.learn(connection);
+        }
+    }
+
+    /// Returns the reply that ends the session if the client has done too much.
+    pub(super) fn end_session(&mut self, listener: &ListenerFacts) -> Option<Reply> {
+        let reason = self.visit.as_mut()?.end_session()?;
         Some(closing(reason, listener))
     }
 
-    /// Returns why the client may not authenticate now, if it may not.
-    pub(super) fn refuses_login(&mut self, connection: &Connection) -> Option<GuardReason> {
-        let visit = self.visit.as_mut()?;
-        // The failure before this one may have been answered just now.
-        visit.learn(connection);
-        visit.refuses_login()
+    /// AUTH: calls the service, once the client may try another password. It waits for [`LOGIN_DELAY`], but no longer than half of
+    /// the time after which the connection would reply by itself: the client has to learn why it is refused. A shutdown does not
+    /// wait for it.
+    pub(super) fn auth(
+        &mut self,
+        cx: &mut Context<'_>,
+        engine: &Arc<Engine>,
+        session: &Session,
+        request: AuthRequest,
+        ask: Ask<'_, kind::Auth>,
+    ) -> After {
+        updates::authenticates(session, &request);
+        let permit = match &mut self.visit {
+            None => return commands::auth(cx, &engine.pipeline, session, request, ask),
+            Some(visit) => {
+                // The failure before this one may have been answered just now.
+                visit.learn(ask.connection());
+                if visit.begin_login() {
+                    return commands::auth(cx, &engine.pipeline, session, request, ask);
+                }
+                Box::pin(visit.wait_for_login())
+            }
+        };
+        let limit = ask.connection().config().get_config().get_timeouts().ready;
+        let awaited = AwaitedLogin {
+            permit,
+            refusal: Box::pin(sleep(LOGIN_DELAY.min(limit / 2))),
+            waiting: Some((request, ask.queue())),
+            engine: engine.clone(),
+        };
+        After::Work(Box::new(awaited), Polled::No)
+    }
+
+    fn login_begins(&mut self, permit: LoginPermit) {
+        if let Some(visit) = &mut self.visit {
+            visit.login_begins(permit);
+        }
+    }
+
+    /// Returns the reply to a login that has waited long enough.
+    fn refuse_login(&self) -> Reply {
+        let reason = match &self.visit {
+            Some(visit) => visit.refuse_login(),
+            None => GuardReason::Logins,
+        };
+        reason.deferring()
+    }
+
+    /// XCLIENT: the session begins anew for another client, unless the guard refuses that one.
+    pub(super) fn xclient(
+        &mut self,
+        cx: &mut Context<'_>,
+        engine: &Engine,
+        session: &mut Session,
+        ask: Ask<'_, kind::Connect>,
+    ) -> After {
+        match self.name_client(engine, session, ask.connection()) {
+            Ok(()) => commands::greet(cx, &engine.pipeline, session, ask),
+            Err(reply) => commands::refuse(ask, reply),
+        }
+    }
+
+    /// STARTTLS is offered only with a configuration for it, so only the guard may refuse it.
+    pub(super) fn start_tls(&mut self, ask: Ask<'_, kind::StartTls>) -> After {
+        match self.begin_handshake() {
+            Ok(()) => commands::start_tls(ask),
+            Err(reason) => commands::refuse(ask, reason.deferring()),
+        }
     }
 
     /// Begins a TLS handshake, unless the client or all clients have too many in progress.
@@ -105,32 +177,39 @@ pub(crate) fn closing(reason: GuardReason, listener: &ListenerFacts) -> Reply {
     reason.closing(|text| listener.signed(text))
 }
 
-/// Refuses a login after a moment, without calling the service. A shutdown does not wait for it.
-pub(super) fn refuse_login(ask: Ask<'_, kind::Auth>, reason: GuardReason) -> After {
-    let refusal = RefusedLogin {
-        later: Box::pin(sleep(LOGIN_DELAY)),
-        question: Some(ask.defer()),
-        reason,
-    };
-    After::Work(Box::new(refusal), Polled::No)
+/// A login that waits until the client may try another password.
+struct AwaitedLogin {
+    permit: Pin<Box<dyn Future<Output = LoginPermit> + Send>>,
+    /// Ready when it is refused.
+    refusal: Pin<Box<Sleep>>,
+    waiting: Option<(AuthRequest, Deferred<kind::Auth>)>,
+    engine: Arc<Engine>,
 }
 
-struct RefusedLogin {
-    later: Pin<Box<Sleep>>,
-    question: Option<Deferred<kind::Auth>>,
-    reason: GuardReason,
-}
-
-impl Asking for RefusedLogin {
+impl Asking for AwaitedLogin {
     fn poll(&mut self, cx: &mut Context<'_>, desk: Desk<'_>) -> Poll<After> {
-        if self.later.as_mut().poll(cx).is_pending() && !desk.session.is_shutting_down() {
+        let permit = self.permit.as_mut().poll(cx);
+        let is_late = self.refusal.as_mut().poll(cx).is_ready();
+        if permit.is_pending() && !is_late && !desk.session.is_shutting_down() {
             return Poll::Pending;
         }
-        let question = self.question.take();
-        if let Some(ask) = question.and_then(|question| desk.connection.resume(question)) {
-            ask.answer(AuthOutcome::Refuse(self.reason.deferring()));
-        }
-        Poll::Ready(After::Done)
+        let Some((request, question)) = self.waiting.take() else {
+            return Poll::Ready(After::Done);
+        };
+        // The service's time starts now.
+        desk.pace.catch_up(desk.connection);
+        desk.connection.begin(&question);
+        let Some(ask) = desk.connection.resume(question) else {
+            return Poll::Ready(After::Done);
+        };
+        Poll::Ready(match permit {
+            Poll::Ready(permit) => {
+                desk.guarding.login_begins(permit);
+                let pipeline = &self.engine.pipeline;
+                commands::auth(cx, pipeline, desk.session, request, ask)
+            }
+            Poll::Pending => commands::refuse(ask, desk.guarding.refuse_login()),
+        })
     }
 
     fn phase(&self) -> PhaseKind {

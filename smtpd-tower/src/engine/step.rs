@@ -8,7 +8,7 @@ use smtpd_core::connection::{CloseReason, Handshaking, Step, Writing};
 use tokio::time::Instant;
 
 use super::{
-    Driver, commands, guarding,
+    Driver, commands,
     stream::Io,
     updates,
     wait::{Wait, Want},
@@ -120,35 +120,14 @@ impl<IO: Io> Driver<IO> {
             }
             Step::Closed(reason) => return Taken::Closed(reason),
             Step::Handshake(tls) => return Taken::of_handshake(tls),
-            Step::StartTls(ask) => match self.guarding.begin_handshake() {
-                Ok(()) => commands::start_tls(ask),
-                Err(reason) => commands::refuse(ask, reason.deferring()),
-            },
-            Step::Connect(ask) => {
-                updates::heard(session, ask.connection());
-                commands::connect(cx, pipeline, session, ask)
-            }
+            Step::StartTls(ask) => self.guarding.start_tls(ask),
+            Step::Connect(ask) => commands::connect(cx, pipeline, session, ask),
             Step::XClient(client, ask) => {
                 updates::impersonated(session, &mut self.transfer, *client);
-                let named = self
-                    .guarding
-                    .name_client(&self.engine, session, ask.connection());
-                match named {
-                    Ok(()) => commands::connect(cx, pipeline, session, ask),
-                    Err(reply) => commands::refuse(ask, reply),
-                }
+                self.guarding.xclient(cx, &self.engine, session, ask)
             }
-            Step::Helo(helo, ask) => {
-                updates::heard(session, ask.connection());
-                commands::helo(cx, pipeline, session, helo, ask)
-            }
-            Step::Auth(request, ask) => match self.guarding.refuses_login(ask.connection()) {
-                None => {
-                    updates::authenticates(session, &request);
-                    commands::auth(cx, pipeline, session, request, ask)
-                }
-                Some(reason) => guarding::refuse_login(ask, reason),
-            },
+            Step::Helo(helo, ask) => commands::helo(cx, pipeline, session, helo, ask),
+            Step::Auth(request, ask) => self.guarding.auth(cx, &self.engine, session, request, ask),
             Step::Mail(mail, ask) => {
                 updates::begun(session, &mut self.transfer);
                 commands::mail(cx, pipeline, session, mail, ask)
@@ -166,8 +145,8 @@ impl<IO: Io> Driver<IO> {
             Step::XForward(forwarded) => updates::forwarded(session, *forwarded),
             Step::Line(line) => updates::line(&self.engine.hooks, session, &line),
             Step::Answered(answered) => {
-                self.refusals.report(&self.engine.hooks, session, answered);
-                After::Done
+                self.refusal_log
+                    .report(&self.engine.hooks, session, answered)
             }
             Step::Overdue(_) => return Taken::Overdue,
         };
@@ -215,6 +194,7 @@ impl<IO: Io> Driver<IO> {
             connection: &mut self.connection,
             session: &self.session,
             pace: &mut self.pace,
+            guarding: &mut self.guarding,
         };
         let (after, call) = ready!(self.work.poll_call(cx, desk));
         self.follow_up(after);
@@ -228,6 +208,7 @@ impl<IO: Io> Driver<IO> {
             connection: &mut self.connection,
             session: &self.session,
             pace: &mut self.pace,
+            guarding: &mut self.guarding,
         };
         let after = ready!(self.transfer.poll(cx, desk));
         self.follow_up(after);

@@ -118,22 +118,8 @@ impl Transfer {
                 then: self.reply_unread(session, ask, result),
             })),
             Outcome::Pending(call) => {
-                let question = if call.is_waiting() {
-                    ask.queue()
-                } else {
-                    ask.defer()
-                };
-                self.call = Some(Box::new(DataCall {
-                    call,
-                    feed,
-                    question: Question::Start(question),
-                    pieces: Pieces::default(),
-                    unread: 0,
-                    reserved: Reservation::empty(memory.clone()),
-                    received: 0,
-                    abandoned: None,
-                    polled: true,
-                }));
+                let reserved = Reservation::empty(memory.clone());
+                self.call = Some(Box::new(DataCall::new(call, feed, reserved, ask)));
                 After::Given
             }
         }
@@ -398,6 +384,26 @@ fn warn_of_unread(session: &Session) {
 }
 
 impl DataCall {
+    /// A call that has just begun, and has been polled.
+    fn new(call: Call<Data>, feed: Feed, reserved: Reservation, ask: Ask<'_, kind::Data>) -> Self {
+        let question = if call.is_waiting() {
+            ask.queue()
+        } else {
+            ask.defer()
+        };
+        Self {
+            call,
+            feed,
+            question: Question::Start(question),
+            pieces: Pieces::default(),
+            unread: 0,
+            reserved,
+            received: 0,
+            abandoned: None,
+            polled: true,
+        }
+    }
+
     /// Polls the service. Also returns whether it was called just now, after it had not been ready.
     fn poll(&mut self, cx: &mut Context<'_>) -> (Poll<Served<Result<DataReply, Failure>>>, bool) {
         let waited = self.call.is_waiting();

@@ -11,6 +11,7 @@
 //! | [`GuardUsage`] | what one client has used of its limits |
 //! | [`GuardStats`] | how often something was refused, for metrics |
 
+mod login;
 mod reason;
 mod report;
 mod settings;
@@ -20,7 +21,7 @@ mod visit;
 
 use std::{fmt, num::NonZeroUsize, sync::Arc};
 
-pub(crate) use self::visit::Visit;
+pub(crate) use self::{login::LoginPermit, visit::Visit};
 use self::{
     reason::Counters,
     report::{Listeners, Reports},
@@ -52,7 +53,7 @@ use crate::{
 /// | [`new_sessions`](Self::new_sessions) | 1,000 a minute | the same |
 /// | [`handshakes`](Self::handshakes) at a time | 20 | 454 4.7.0 to STARTTLS; where TLS comes first, the connection is closed |
 /// | [`all_handshakes`](Self::all_handshakes) at a time, of all clients | 256 | the same |
-/// | [`failed_logins`](Self::failed_logins) | 10 in ten minutes | 454 4.7.0 to AUTH, after 5 seconds and before the AUTH service is called |
+/// | [`failed_logins`](Self::failed_logins) | 10 in ten minutes, with those in progress | 454 4.7.0 to AUTH, after 5 seconds and before the AUTH service is called |
 /// | [`rejected_recipients`](Self::rejected_recipients) | 200 in ten minutes | 421 4.7.0, in its sessions and instead of the greeting |
 /// | [`errors`](Self::errors) | 200 in ten minutes | the same |
 /// | [`idle_sessions`](Self::idle_sessions), which lead to no message and no login | 100 in ten minutes | 421 4.7.0 instead of the greeting |
@@ -177,8 +178,15 @@ impl Guard {
     /// Default: 10 in ten minutes. fail2ban bans after 5 in ten minutes, but a client here may be an office whose users share an
     /// address.
     ///
-    /// After that, AUTH receives 454 4.7.0 (RFC 4954 section 6: the password may well be right), 5 seconds later. The AUTH
-    /// service is not called, so no password is compared.
+    /// After that, AUTH receives 454 4.7.0 (RFC 4954 section 6: the password may well be right), 5 seconds later, or after half of
+    /// [`Timeouts::ready`](smtpd_core::Timeouts::ready) if that is less. The AUTH service is not called, so no password is compared.
+    ///
+    /// A login in progress counts as if it had failed, until it has ended: otherwise, all sessions of a client could try a password
+    /// at the same time. A client with more logins at a time than may still fail, such as an office whose programs all connect in
+    /// the morning, waits until one of them has succeeded, and receives 454 only if that takes longer than the time above.
+    ///
+    /// Only rejections are counted: 5yz of the AUTH service or of the mechanism that compares the password. A fault or a timeout of
+    /// the service, its 4yz, and an exchange that the client cancels before its result are no failures.
     #[must_use]
     pub fn failed_logins(self, rate: impl Into<Option<Rate>>) -> Self {
         self.set_rate(Counted::FailedLogin, rate.into())
@@ -193,7 +201,11 @@ impl Guard {
     }
 
     /// Sets how many errors a client may make, such as unknown commands. `None` means no limit. Default: 200 in ten minutes, as
-    /// many as ten sessions may make that end because of [`Limits::errors`](smtpd_core::Limits::errors).
+    /// many as ten sessions may make that end because of [`Limits::errors`](smtpd_core::Limits::errors). What is refused for now, or
+    /// because of a fault on this side, is no error of the client.
+    ///
+    /// The session in which a limit on errors or recipients is exceeded ends with the reply after that one, also if the client has
+    /// sent more commands already. A message that is being received is finished first.
     #[must_use]
     pub fn errors(self, rate: impl Into<Option<Rate>>) -> Self {
         self.set_rate(Counted::Error, rate.into())
@@ -295,6 +307,11 @@ impl Guard {
     /// Returns the number of TLS handshakes that are counted now. Those of exempt clients are not.
     pub fn counted_handshakes(&self) -> u32 {
         self.shared.table.live().handshakes
+    }
+
+    /// Returns the number of logins in progress that are counted now. Those of exempt clients are not.
+    pub fn counted_logins(&self) -> u32 {
+        self.shared.table.live().logins
     }
 }
 

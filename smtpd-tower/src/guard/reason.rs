@@ -19,6 +19,8 @@ pub enum GuardReason {
     AllHandshakes,
     /// It has failed to authenticate too often.
     FailedLogins,
+    /// It has as many logins in progress as may still fail.
+    Logins,
     /// Too many of its recipients were rejected.
     RejectedRecipients,
     /// It has made too many errors.
@@ -29,12 +31,13 @@ pub enum GuardReason {
 
 impl GuardReason {
     /// All reasons, for metrics.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Sessions,
         Self::NewSessions,
         Self::Handshakes,
         Self::AllHandshakes,
         Self::FailedLogins,
+        Self::Logins,
         Self::RejectedRecipients,
         Self::Errors,
         Self::IdleSessions,
@@ -48,6 +51,7 @@ impl GuardReason {
             Self::Handshakes => "handshakes",
             Self::AllHandshakes => "all_handshakes",
             Self::FailedLogins => "failed_logins",
+            Self::Logins => "logins",
             Self::RejectedRecipients => "rejected_recipients",
             Self::Errors => "errors",
             Self::IdleSessions => "idle_sessions",
@@ -62,7 +66,9 @@ impl GuardReason {
             Self::RejectedRecipients => "too many rejected recipients, try again later",
             Self::Errors => "too many errors, try again later",
             Self::IdleSessions => "too many connections without mail, try again later",
-            Self::Handshakes | Self::AllHandshakes | Self::FailedLogins => "try again later",
+            Self::Handshakes | Self::AllHandshakes | Self::FailedLogins | Self::Logins => {
+                "try again later"
+            }
         };
         Reply::new(Code::SERVICE_UNAVAILABLE, Status::POLICY, signed(text))
             .with_origin(Origin::Guard)
@@ -73,6 +79,7 @@ impl GuardReason {
     pub(crate) fn deferring(self) -> Reply {
         let text = match self {
             Self::FailedLogins => "Too many failed authentications, try again later",
+            Self::Logins => "Too many authentications at a time, try again later",
             _ => "TLS is not available now, try again later",
         };
         Reply::new(Code::TLS_UNAVAILABLE, Status::POLICY, text).with_origin(Origin::Guard)

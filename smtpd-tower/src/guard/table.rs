@@ -1,13 +1,13 @@
 use std::{
     num::NonZeroUsize,
     sync::{
-        Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU32, Ordering},
     },
     time::Duration,
 };
 
-use tokio::time::Instant;
+use tokio::{sync::Notify, time::Instant};
 
 use super::{
     GuardReason,
@@ -45,6 +45,7 @@ pub(super) struct Known {
 pub(super) struct Live {
     pub(super) sessions: u32,
     pub(super) handshakes: u32,
+    pub(super) logins: u32,
 }
 
 /// What a client has done, for its owner.
@@ -140,6 +141,38 @@ impl Table {
         });
     }
 
+    /// Begins a login, unless the client would be over its limit if this one and those in progress failed.
+    pub(super) fn begin_login(&self, known: Known, settings: &Settings) -> Result<(), GuardReason> {
+        let now = self.nanos();
+        let mut shard = self.shard(known);
+        if shard.is_over(known, Counted::FailedLogin, settings, now) {
+            return Err(GuardReason::FailedLogins);
+        }
+        let all = shard.live(known).logins.saturating_add(1);
+        if !shard.has_left(known, Counted::FailedLogin, all, settings, now) {
+            return Err(GuardReason::Logins);
+        }
+        shard.live.entry(known.key).or_default().logins = all;
+        Ok(())
+    }
+
+    /// Ends a login. A failure was counted before.
+    pub(super) fn end_login(&self, known: Known) {
+        let mut shard = self.shard(known);
+        shard.set_live(known, |live| live.logins = live.logins.saturating_sub(1));
+        let ended = shard.logins_ended.get(&known.key).cloned();
+        drop(shard);
+        if let Some(ended) = ended {
+            ended.notify_one();
+        }
+    }
+
+    /// Returns what is notified when a login of the client ends, while it has a session.
+    pub(super) fn logins_ended(&self, known: Known) -> Arc<Notify> {
+        let mut shard = self.shard(known);
+        shard.logins_ended.entry(known.key).or_default().clone()
+    }
+
     /// Counts what a client has done. Returns whether it is now over its limit.
     pub(super) fn count(
         &self,
@@ -213,6 +246,7 @@ impl Table {
             for live in lock(shard).live.values() {
                 all.sessions += live.sessions;
                 all.handshakes += live.handshakes;
+                all.logins += live.logins;
             }
         }
         all
@@ -236,6 +270,8 @@ struct Shard {
     /// What is counted at a time. It is apart from the entries, because none of it may be forgotten; there are no more of these
     /// than sessions.
     live: KeyMap<Live>,
+    /// Notified when a login of a client ends, if one of its sessions has waited for that.
+    logins_ended: KeyMap<Arc<Notify>>,
     /// Where the next inspection begins. It wraps around, so every entry is inspected in turn.
     hand: usize,
 }
@@ -273,6 +309,7 @@ impl Shard {
             change(live);
             if *live == Live::default() {
                 self.live.remove(&known.key);
+                self.logins_ended.remove(&known.key);
             }
         }
     }
@@ -286,16 +323,30 @@ impl Shard {
     }
 
     fn is_over(&mut self, known: Known, counted: Counted, settings: &Settings, now: u64) -> bool {
-        let debt = self
-            .entry_mut(known)
-            .map(|entry| &mut entry.debts[counted as usize]);
-        match (debt, settings.pace(counted)) {
-            (Some(Some(debt)), Some(pace)) => {
-                debt.align(pace, now);
-                debt.wait(now, u64::from(pace.burst() - 1)) > 0
-            }
-            _ => false,
-        }
+        !self.has_left(known, counted, 1, settings, now)
+    }
+
+    /// Returns whether the client may do something `n` more times.
+    fn has_left(
+        &mut self,
+        known: Known,
+        counted: Counted,
+        n: u32,
+        settings: &Settings,
+        now: u64,
+    ) -> bool {
+        let Some(pace) = settings.pace(counted) else {
+            return true;
+        };
+        let Some(most) = pace.burst().checked_sub(n) else {
+            return false;
+        };
+        let entry = self.entry_mut(known);
+        let debt = entry.and_then(|entry| entry.debts[counted as usize].as_mut());
+        debt.is_none_or(|debt| {
+            debt.align(pace, now);
+            debt.wait(now, most.into()) == 0
+        })
     }
 
     /// Counts `n` events, but no more than the limit: a client that goes on is refused no longer than one that stops.

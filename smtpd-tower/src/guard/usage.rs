@@ -29,6 +29,11 @@ impl GuardUsage {
         self.facts.live.handshakes
     }
 
+    /// Returns how many logins it has in progress now.
+    pub const fn logins(&self) -> u32 {
+        self.facts.live.logins
+    }
+
     /// Returns how many sessions it has begun.
     pub const fn new_sessions(&self) -> u64 {
         self.count(Counted::NewSession)

@@ -1,6 +1,6 @@
 use smtpd_core::connection::Connection;
 
-use super::{Guard, GuardReason, settings::Counted, table::Known};
+use super::{Guard, GuardReason, login::LoginPermit, settings::Counted, table::Known};
 
 /// A session that is counted, until it is dropped.
 pub(crate) struct Visit {
@@ -10,6 +10,10 @@ pub(crate) struct Visit {
     /// It has led to a message or a login.
     is_of_use: bool,
     shakes_hands: bool,
+    /// The login in progress.
+    login: Option<LoginPermit>,
+    /// Why the session has to end.
+    over: Option<GuardReason>,
 }
 
 /// What was counted of a session already.
@@ -19,6 +23,7 @@ struct Seen {
     failed_logins: u32,
     rejected_recipients: u32,
     errors: u32,
+    refusals: u32,
 }
 
 impl Seen {
@@ -28,6 +33,7 @@ impl Seen {
             failed_logins: connection.auth_failures(),
             rejected_recipients: connection.rejected_recipients(),
             errors: connection.errors(),
+            refusals: connection.refusals(),
         }
     }
 }
@@ -40,6 +46,8 @@ impl Visit {
             seen: Seen::default(),
             is_of_use: false,
             shakes_hands: false,
+            login: None,
+            over: None,
         }
     }
 
@@ -48,8 +56,16 @@ impl Visit {
         self.seen = Seen::of(connection);
     }
 
-    /// Counts what the client has done since the last call. Returns why its session has to end, if it has.
-    pub(crate) fn learn(&mut self, connection: &Connection) -> Option<GuardReason> {
+    /// Returns whether the session has to end, or something has happened since the last call of [`learn`](Self::learn): a refusal
+    /// or a login.
+    pub(crate) const fn is_behind(&self, connection: &Connection) -> bool {
+        self.seen.refusals != connection.refusals()
+            || self.over.is_some()
+            || (self.login.is_some() && connection.identity().is_some())
+    }
+
+    /// Counts what the client has done since the last call.
+    pub(crate) fn learn(&mut self, connection: &Connection) {
         let (before, now) = (self.seen, Seen::of(connection));
         self.seen = now;
         let has_delivered = now.messages != before.messages;
@@ -66,27 +82,55 @@ impl Visit {
         let rejected = now
             .rejected_recipients
             .saturating_sub(before.rejected_recipients);
-        let over = [
-            (
-                self.count(Counted::RejectedRecipient, rejected),
-                GuardReason::RejectedRecipients,
-            ),
-            (
-                self.count(Counted::Error, now.errors.saturating_sub(before.errors)),
-                GuardReason::Errors,
-            ),
-        ];
-        let (_, reason) = over.into_iter().find(|(is_over, _)| *is_over)?;
+        if self.count(Counted::RejectedRecipient, rejected) {
+            self.over = Some(GuardReason::RejectedRecipients);
+        }
+        if self.count(Counted::Error, now.errors.saturating_sub(before.errors)) {
+            self.over = Some(GuardReason::Errors);
+        }
+        // A failure was counted before, so there is no moment in which the login counts as neither.
+        if now.refusals != before.refusals || connection.identity().is_some() {
+            self.login = None;
+        }
+    }
+
+    /// Returns why the session ends, if it has to. Only what the client receives counts as refused.
+    pub(crate) fn end_session(&mut self) -> Option<GuardReason> {
+        let reason = self.over.take()?;
         Some(self.guard.refused(self.known, reason))
     }
 
-    /// Returns why AUTH is refused, if it is.
-    pub(crate) fn refuses_login(&self) -> Option<GuardReason> {
+    /// Begins a login. Returns whether the client may try another password now.
+    pub(crate) fn begin_login(&mut self) -> bool {
+        match LoginPermit::begin(&self.guard, self.known) {
+            Ok(permit) => self.login_begins(permit),
+            Err(_) => return false,
+        }
+        true
+    }
+
+    /// Begins a login once the client may try another password.
+    pub(crate) fn wait_for_login(&self) -> impl Future<Output = LoginPermit> + Send + use<> {
+        LoginPermit::wait(self.guard.clone(), self.known)
+    }
+
+    pub(crate) fn login_begins(&mut self, permit: LoginPermit) {
+        self.login = Some(permit);
+    }
+
+    /// Refuses a login that has waited long enough. Returns why.
+    pub(crate) fn refuse_login(&self) -> GuardReason {
         let is_over = self.guard.settings.with(|settings| {
             let table = &self.guard.shared.table;
             table.count(self.known, Counted::FailedLogin, 0, settings)
         });
-        is_over.then(|| self.guard.refused(self.known, GuardReason::FailedLogins))
+        self.guard.refused(
+            self.known,
+            match is_over {
+                true => GuardReason::FailedLogins,
+                false => GuardReason::Logins,
+            },
+        )
     }
 
     /// Begins a TLS handshake.
@@ -131,6 +175,7 @@ impl Visit {
 impl Drop for Visit {
     fn drop(&mut self) {
         self.end_handshake();
+        self.login = None;
         if !self.is_of_use {
             self.count(Counted::IdleSession, 1);
         }

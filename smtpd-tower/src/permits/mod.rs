@@ -17,14 +17,14 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-use self::{refusals::Refusals, turns::Turns};
+use self::{report::RefusalReports, turns::Turns};
 use crate::{
     fault::{panic_message, quietly},
     meter::waits_for_processor,
     net::Cidr,
 };
 
-mod refusals;
+mod report;
 mod turns;
 
 /// How long a client waits for its permits. Clients wait for minutes (RFC 5321 section 4.5.3.2), so they receive the 454 before
@@ -46,7 +46,7 @@ struct Queue {
     turns: Turns<oneshot::Sender<Permit>>,
     /// How many have given up and may be among them, so that each arrival need not search for them.
     given_up: usize,
-    refusals: Refusals,
+    reports: RefusalReports,
 }
 
 /// A waiting request. Dropping it gives up.
@@ -74,7 +74,7 @@ impl Permits {
             free: permits.get(),
             turns: Turns::new(),
             given_up: 0,
-            refusals: Refusals::default(),
+            reports: RefusalReports::default(),
         })))
     }
 
@@ -150,7 +150,7 @@ impl Permits {
 
     /// Warns now and then that no permit was free in time.
     fn report_refusal(&self) {
-        let refusals = self.lock().refusals.count(Instant::now());
+        let refusals = self.lock().reports.count(Instant::now());
         if let Some(refusals) = refusals {
             quietly(|| {
                 tracing::warn!(
@@ -518,7 +518,7 @@ mod tests {
             };
             let (done, ()) = tokio::join!(waiting, waited);
             assert_eq!((done, begun.elapsed()), (Err(Unavailable), MAX_WAIT));
-            let reported = all.lock().refusals.count(Instant::now());
+            let reported = all.lock().reports.count(Instant::now());
             assert_eq!(reported, None, "the log has it already");
             drop(held);
             let done = all.compute(client(1), own.as_ref(), || 1).await;

@@ -2,7 +2,7 @@
 
 use smtpd_core::connection;
 
-use super::hooks::Hooks;
+use super::{hooks::Hooks, work::After};
 use crate::{
     fault::quietly,
     session::{Answered, Session},
@@ -10,7 +10,7 @@ use crate::{
 
 /// The log of a session's refusals. A client can cause many in a second, so only the first ones have an event each.
 #[derive(Debug, Default)]
-pub(super) struct Refusals {
+pub(super) struct RefusalLog {
     logged: u32,
     unlogged: u32,
 }
@@ -19,14 +19,14 @@ pub(super) struct Refusals {
 /// and what bans guessers has to see them.
 const MAX_LOGGED: u32 = 50;
 
-impl Refusals {
+impl RefusalLog {
     /// Logs and reports a reply.
     pub(super) fn report(
         &mut self,
         hooks: &Hooks,
         session: &Session,
         answered: Box<connection::Answered>,
-    ) {
+    ) -> After {
         let answered = Answered::new(answered);
         quietly(|| measure(session, &answered));
         if answered.is_failed_login() {
@@ -38,6 +38,7 @@ impl Refusals {
             self.unlogged = self.unlogged.saturating_add(1);
         }
         hooks.on_reply(session, &answered);
+        After::Done
     }
 
     /// Logs how many had no event, at the end of the session.
