@@ -15,6 +15,7 @@ mod greylist;
 mod guard;
 mod identities;
 mod layers;
+mod logins;
 mod metrics;
 mod on_reply;
 mod packages;

@@ -204,8 +204,8 @@ impl Guard {
     /// many as ten sessions may make that end because of [`Limits::errors`](smtpd_core::Limits::errors). What is refused for now, or
     /// because of a fault on this side, is no error of the client.
     ///
-    /// The session in which a limit on errors or recipients is exceeded ends with the reply after that one, also if the client has
-    /// sent more commands already. A message that is being received is finished first.
+    /// If a limit on errors or recipients is exceeded, the session ends although the client may have sent more commands already. A
+    /// message that is being received is finished first.
     #[must_use]
     pub fn errors(self, rate: impl Into<Option<Rate>>) -> Self {
         self.set_rate(Counted::Error, rate.into())
