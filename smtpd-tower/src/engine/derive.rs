@@ -7,7 +7,7 @@ use std::{
 
 use smtpd_core::{
     connection::{Ask, AuthOutcome, Deferred, ask_kind as kind},
-    reply::Reply,
+    reply::{Origin, Reply},
     sasl::{Credentials, Derivation, Secret},
 };
 
@@ -27,7 +27,9 @@ impl Asking for Deriving {
     fn poll(&mut self, cx: &mut Context<'_>, desk: Desk<'_>) -> Poll<After> {
         let outcome = match ready!(self.secret.as_mut().poll(cx)) {
             Ok(secret) => AuthOutcome::Verify(secret),
-            Err(Unavailable) => AuthOutcome::Refuse(Reply::auth_unavailable()),
+            Err(Unavailable) => {
+                AuthOutcome::Refuse(Reply::auth_unavailable().with_origin(Origin::Timeout))
+            }
         };
         let question = self.question.take();
         if let Some(ask) = question.and_then(|question| desk.connection.resume(question)) {

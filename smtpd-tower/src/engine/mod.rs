@@ -7,6 +7,7 @@ mod accepted;
 mod ask;
 mod close;
 mod commands;
+mod data_call;
 mod derive;
 mod guarding;
 mod hooks;

@@ -249,8 +249,9 @@ impl Server {
     /// what exceeds its limits, and decides last about a password.
     ///
     /// In LMTP, it is called for each recipient for whom a message is refused. It is called just before the reply is
-    /// written. A connection that is refused because of [`max_sessions`](Self::max_sessions) has no
-    /// session.
+    /// written. It is not called for 2yz and 3yz, nor for connections that are refused before they have a session, because of
+    /// [`max_sessions`](Self::max_sessions), the [guard](Self::guard) or the [memory](Self::memory_budget); [the
+    /// guide](crate::guide::hooks#who-has-refused) says what shows those.
     ///
     /// ```
     /// # #[cfg(feature = "test")]
