@@ -5,6 +5,7 @@ use std::pin::pin;
 use super::{Guard, GuardReason, table::Known};
 
 /// A login in progress. It counts as if it had failed, until it is dropped.
+#[derive(Debug)]
 pub(crate) struct LoginPermit {
     guard: Guard,
     known: Known,
