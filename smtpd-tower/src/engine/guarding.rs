@@ -7,6 +7,7 @@ use std::{
 };
 
 use smtpd_core::{
+    config::Protocol,
     connection::{Ask, AuthOutcome, Connection, Deferred, ask_kind as kind},
     reply::Reply,
 };
@@ -17,13 +18,52 @@ use super::{
     work::{After, Asking, Desk, Polled},
 };
 use crate::{
+    fault::quietly,
     guard::{GuardReason, Visit},
+    net::PeerAddr,
     phase_kind::PhaseKind,
     session::{ListenerFacts, Session},
 };
 
 /// How long a client waits for the refusal of a login.
 const LOGIN_DELAY: Duration = Duration::from_secs(5);
+
+/// Wherever the guard refuses a connection, before its session begins or once a proxy has named the client, it is measured in the
+/// same way, and logged and reported by the guard alone.
+impl Engine {
+    /// Counts a session of the peer that has connected, and its TLS handshake if that comes first. Returns why it is refused, if
+    /// it is.
+    pub(crate) fn admit(
+        &self,
+        peer: &PeerAddr,
+        begins_tls: bool,
+    ) -> Result<Option<Box<Visit>>, GuardReason> {
+        if self.is_proxy(peer) {
+            return Ok(None);
+        }
+        let mut visit = self.enter(peer)?;
+        if let Some(visit) = visit.as_mut().filter(|_| begins_tls) {
+            let begun = visit.begin_handshake();
+            begun.inspect_err(|reason| self.connection_refused(*reason))?;
+        }
+        Ok(visit)
+    }
+
+    /// Counts a session. A client of LMTP is a server that delivers for others, so what it does is theirs.
+    fn enter(&self, client: &PeerAddr) -> Result<Option<Box<Visit>>, GuardReason> {
+        if self.protocol == Protocol::Lmtp {
+            return Ok(None);
+        }
+        let visit = self.guard.enter(client);
+        let visit = visit.inspect_err(|reason| self.connection_refused(*reason))?;
+        Ok(visit.map(Box::new))
+    }
+
+    /// Measures that the guard has refused a connection.
+    pub(super) fn connection_refused(&self, reason: GuardReason) {
+        quietly(|| self.listener.meters.connection_refused(reason.as_str()));
+    }
+}
 
 /// How the guard counts a session.
 #[derive(Default)]
@@ -82,6 +122,15 @@ impl Guarding {
         match &mut self.visit {
             Some(visit) => visit.begin_handshake(),
             None => Ok(()),
+        }
+    }
+
+    /// Ready when the handshake has to end, because another client needs its permit.
+    #[cfg(feature = "tls")]
+    pub(super) fn poll_handshake_given_up(&self, cx: &Context<'_>) -> Poll<()> {
+        match &self.visit {
+            Some(visit) => visit.poll_handshake_given_up(cx),
+            None => Poll::Pending,
         }
     }
 

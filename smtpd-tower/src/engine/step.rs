@@ -17,13 +17,13 @@ use super::{
 };
 #[cfg(feature = "tls")]
 use super::{secure::handshake, stream::Stream};
-#[cfg(feature = "tls")]
-use crate::tls::Secured;
 use crate::{
     fault::quietly,
     phase_kind::PhaseKind,
     session::{EndReason, SessionError},
 };
+#[cfg(feature = "tls")]
+use crate::{guard::GuardReason, tls::Secured};
 
 /// What to do after a step.
 pub(super) enum Next {
@@ -135,7 +135,10 @@ impl<IO: Io> Driver<IO> {
                     .name_client(&self.engine, session, ask.connection());
                 match named {
                     Ok(()) => commands::connect(cx, pipeline, session, ask),
-                    Err(reply) => commands::refuse(ask, reply),
+                    Err(reply) => {
+                        self.refusals.not_admitted();
+                        commands::refuse(ask, reply)
+                    }
                 }
             }
             Step::Helo(helo, ask) => {
@@ -320,7 +323,7 @@ impl<IO: Io> Driver<IO> {
     fn handshake(&mut self, until: Instant) -> Next {
         if !self.work.is_some() {
             if let Err(reason) = self.guarding.begin_handshake() {
-                self.handshake_failed(std::io::Error::other(reason.as_str()));
+                self.handshake_refused(reason);
                 return Next::Again;
             }
             let meter = self.session.meters().handshake();
@@ -339,6 +342,10 @@ impl<IO: Io> Driver<IO> {
     }
 
     pub(super) fn poll_handshake(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.work.is_handshake() && self.guarding.poll_handshake_given_up(cx).is_ready() {
+            self.handshake_refused(GuardReason::AllHandshakes);
+            return Poll::Ready(());
+        }
         match ready!(self.work.poll_handshake(cx)) {
             Ok(secured) => self.secured(secured),
             Err(error) => self.handshake_failed(error),
@@ -359,6 +366,17 @@ impl<IO: Io> Driver<IO> {
         if let Step::Handshake(handshake) = self.connection.poll(now, &mut self.wire.input) {
             handshake.done(&mut self.wire.input, facts);
         }
+    }
+
+    /// Ends the session without a handshake, or within it. There is no reply: the client would read it as part of the handshake.
+    fn handshake_refused(&mut self, reason: GuardReason) {
+        self.guarding.end_handshake();
+        self.engine.connection_refused(reason);
+        self.refusals.not_admitted();
+        self.give_up_task();
+        self.connection
+            .end(guarding::closing(reason, &self.engine.listener));
+        self.lost(None);
     }
 
     /// Ends the session after a failed handshake: it never continues in plaintext.
@@ -415,6 +433,7 @@ impl<IO: Io> Driver<IO> {
             .guarding
             .name_client(&self.engine, &self.session, &self.connection);
         if let Err(reply) = named {
+            self.refusals.not_admitted();
             self.connection.end(reply);
         }
     }

@@ -1,9 +1,6 @@
 use std::{
     num::NonZeroUsize,
-    sync::{
-        Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU32, Ordering},
-    },
+    sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -11,6 +8,7 @@ use tokio::time::Instant;
 
 use super::{
     GuardReason,
+    handshakes::Handshakes,
     settings::{Counted, Settings},
 };
 use crate::limiter::{ClientKey, Debt, KeyHash, KeyHasher, KeyMap};
@@ -28,8 +26,7 @@ pub(super) struct Table {
     shard_capacity: usize,
     epoch: Instant,
     hasher: KeyHasher,
-    /// The handshakes in progress, of all clients.
-    handshakes: AtomicU32,
+    pub(super) handshakes: Handshakes,
     shards: Box<[Mutex<Shard>]>,
 }
 
@@ -40,11 +37,16 @@ pub(super) struct Known {
     key: KeyHash,
 }
 
+impl Known {
+    pub(super) const fn key(&self) -> KeyHash {
+        self.key
+    }
+}
+
 /// What a client has at a time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Live {
     pub(super) sessions: u32,
-    pub(super) handshakes: u32,
 }
 
 /// What a client has done, for its owner.
@@ -52,6 +54,7 @@ pub(super) struct Live {
 pub(super) struct Facts {
     pub(super) client: ClientKey,
     pub(super) live: Live,
+    pub(super) handshakes: u32,
     /// By [`Counted`].
     pub(super) counts: [u64; Counted::ALL],
     pub(super) refused: u64,
@@ -64,7 +67,7 @@ impl Table {
             shard_capacity: capacity.get() / shards,
             epoch: Instant::now(),
             hasher: KeyHasher::default(),
-            handshakes: AtomicU32::new(0),
+            handshakes: Handshakes::default(),
             shards: (0..shards).map(|_| Mutex::default()).collect(),
         }
     }
@@ -115,31 +118,6 @@ impl Table {
         });
     }
 
-    /// Begins a TLS handshake, unless there are too many.
-    pub(super) fn begin_handshake(
-        &self,
-        known: Known,
-        settings: &Settings,
-    ) -> Result<(), GuardReason> {
-        let mut shard = self.shard(known);
-        if shard.live(known).handshakes >= settings.handshakes {
-            return Err(GuardReason::Handshakes);
-        }
-        let more = |all: u32| (all < settings.all_handshakes).then_some(all + 1);
-        self.handshakes
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, more)
-            .map_err(|_| GuardReason::AllHandshakes)?;
-        shard.live.entry(known.key).or_default().handshakes += 1;
-        Ok(())
-    }
-
-    pub(super) fn end_handshake(&self, known: Known) {
-        self.handshakes.fetch_sub(1, Ordering::Relaxed);
-        self.shard(known).set_live(known, |live| {
-            live.handshakes = live.handshakes.saturating_sub(1);
-        });
-    }
-
     /// Counts what a client has done. Returns whether it is now over its limit.
     pub(super) fn count(
         &self,
@@ -181,10 +159,12 @@ impl Table {
     pub(super) fn facts(&self, known: Known) -> Facts {
         let now = self.nanos();
         let shard = self.shard(known);
-        match shard.entry(known) {
+        let facts = match shard.entry(known) {
             Some(entry) => shard.facts(entry, now),
             None => shard.facts(&Entry::new(known), now),
-        }
+        };
+        drop(shard);
+        self.with_handshakes(known, facts)
     }
 
     /// Returns the `n` clients that were refused most often.
@@ -194,11 +174,20 @@ impl Table {
         for shard in &self.shards {
             let shard = lock(shard);
             let refused = shard.entries.iter().filter(|entry| entry.refused > 0);
-            all.extend(refused.map(|entry| shard.facts(entry, now)));
+            all.extend(refused.map(|entry| (entry.known, shard.facts(entry, now))));
         }
-        all.sort_by_key(|facts| (std::cmp::Reverse(facts.refused), facts.client));
+        all.sort_by_key(|(_, facts)| (std::cmp::Reverse(facts.refused), facts.client));
         all.truncate(n);
-        all
+        let all = all.into_iter();
+        all.map(|(known, facts)| self.with_handshakes(known, facts))
+            .collect()
+    }
+
+    fn with_handshakes(&self, known: Known, facts: Facts) -> Facts {
+        Facts {
+            handshakes: self.handshakes.of(known),
+            ..facts
+        }
     }
 
     pub(super) fn tracked(&self) -> usize {
@@ -206,13 +195,12 @@ impl Table {
         shards.map(|shard| lock(shard).entries.len()).sum()
     }
 
-    /// Returns what all clients have at a time.
+    /// Returns what all clients have at a time, without handshakes.
     pub(super) fn live(&self) -> Live {
         let mut all = Live::default();
         for shard in &self.shards {
             for live in lock(shard).live.values() {
                 all.sessions += live.sessions;
-                all.handshakes += live.handshakes;
             }
         }
         all
@@ -352,6 +340,7 @@ impl Shard {
         Facts {
             client: entry.known.client,
             live: self.live(entry.known),
+            handshakes: 0,
             counts: std::array::from_fn(|counted| count(&entry.debts[counted])),
             refused: entry.refused,
         }

@@ -1,15 +1,27 @@
+#[cfg(any(test, feature = "tls"))]
+use std::task::{Context, Poll};
+use std::{net::IpAddr, sync::Arc};
+
 use smtpd_core::connection::Connection;
 
-use super::{Guard, GuardReason, settings::Counted, table::Known};
+use super::{
+    Guard, GuardReason,
+    handshakes::Handshake,
+    settings::{Counted, Settings},
+    table::{Known, Table},
+};
 
-/// A session that is counted, until it is dropped.
+/// A session of a client that has an IP address, until it is dropped.
 pub(crate) struct Visit {
     guard: Guard,
+    ip: IpAddr,
     known: Known,
+    /// It is one of its client's sessions: the client was counted when it began.
+    is_counted: bool,
     seen: Seen,
     /// It has led to a message or a login.
     is_of_use: bool,
-    shakes_hands: bool,
+    handshake: Option<Arc<Handshake>>,
 }
 
 /// What was counted of a session already.
@@ -33,14 +45,21 @@ impl Seen {
 }
 
 impl Visit {
-    pub(super) fn new(guard: Guard, known: Known) -> Self {
+    pub(super) fn new(guard: Guard, ip: IpAddr, known: Known, is_counted: bool) -> Self {
         Self {
             guard,
+            ip,
             known,
+            is_counted,
             seen: Seen::default(),
             is_of_use: false,
-            shakes_hands: false,
+            handshake: None,
         }
+    }
+
+    #[cfg(test)]
+    pub(super) const fn is_counted(&self) -> bool {
+        self.is_counted
     }
 
     /// Skips what was counted for another client of the same connection.
@@ -82,49 +101,60 @@ impl Visit {
 
     /// Returns why AUTH is refused, if it is.
     pub(crate) fn refuses_login(&self) -> Option<GuardReason> {
-        let is_over = self.guard.settings.with(|settings| {
-            let table = &self.guard.shared.table;
-            table.count(self.known, Counted::FailedLogin, 0, settings)
-        });
+        let is_over = self
+            .limits(|table, settings| table.count(self.known, Counted::FailedLogin, 0, settings));
+        let is_over = is_over.unwrap_or(false);
         is_over.then(|| self.guard.refused(self.known, GuardReason::FailedLogins))
     }
 
-    /// Begins a TLS handshake.
+    /// Begins a TLS handshake, unless it has begun already.
     pub(crate) fn begin_handshake(&mut self) -> Result<(), GuardReason> {
-        if self.shakes_hands {
+        if self.handshake.is_some() {
             return Ok(());
         }
-        let table = &self.guard.shared.table;
-        let begun = self
-            .guard
-            .settings
-            .with(|settings| table.begin_handshake(self.known, settings));
-        begun.map_err(|reason| self.guard.refused(self.known, reason))?;
-        self.shakes_hands = true;
+        let mut given_up = Vec::new();
+        let begun = self.limits(|table, settings| {
+            table
+                .handshakes
+                .begin(self.known, settings, table.now(), &mut given_up)
+        });
+        for other in given_up {
+            self.guard.refused(other.known, GuardReason::AllHandshakes);
+            other.give_up();
+        }
+        let begun = begun.transpose();
+        self.handshake = begun.map_err(|reason| self.guard.refused(self.known, reason))?;
         Ok(())
     }
 
+    /// Ready when the handshake has to end, because another client needs its permit.
+    #[cfg(any(test, feature = "tls"))]
+    pub(crate) fn poll_handshake_given_up(&self, cx: &Context<'_>) -> Poll<()> {
+        match &self.handshake {
+            Some(handshake) => handshake.poll_given_up(cx),
+            None => Poll::Pending,
+        }
+    }
+
     pub(crate) fn end_handshake(&mut self) {
-        if std::mem::take(&mut self.shakes_hands) {
-            self.guard.shared.table.end_handshake(self.known);
+        if let Some(handshake) = self.handshake.take() {
+            self.guard.shared.table.handshakes.end(&handshake);
         }
     }
 
     /// Counts `n` events, if there are any. Returns whether the client is over its limit thereby.
     fn count(&self, counted: Counted, n: u32) -> bool {
-        let table = &self.guard.shared.table;
-        n > 0
-            && self
-                .guard
-                .settings
-                .with(|settings| table.count(self.known, counted, n, settings))
+        let count =
+            |table: &Table, settings: &Settings| table.count(self.known, counted, n, settings);
+        n > 0 && self.limits(count).unwrap_or(false)
     }
 
     fn forgive(&self) {
-        let table = &self.guard.shared.table;
-        self.guard
-            .settings
-            .with(|settings| table.forgive(self.known, Counted::IdleSession, settings));
+        self.limits(|table, settings| table.forgive(self.known, Counted::IdleSession, settings));
+    }
+
+    fn limits<R>(&self, f: impl FnOnce(&Table, &Settings) -> R) -> Option<R> {
+        self.guard.limits(self.ip, f)
     }
 }
 
@@ -134,6 +164,8 @@ impl Drop for Visit {
         if !self.is_of_use {
             self.count(Counted::IdleSession, 1);
         }
-        self.guard.shared.table.leave(self.known);
+        if self.is_counted {
+            self.guard.shared.table.leave(self.known);
+        }
     }
 }

@@ -11,6 +11,7 @@
 //! | `UnixSocket` (on Unix) | binds a Unix socket with a mode and a group |
 
 mod accept;
+mod farewell;
 mod getters;
 mod handle;
 mod hostname;
@@ -248,9 +249,9 @@ impl Server {
     /// reply, and who has produced it. It sees what no layer sees, because the session itself refuses bad syntax, wrong order and
     /// what exceeds its limits, and decides last about a password.
     ///
-    /// In LMTP, it is called for each recipient for whom a message is refused. It is called just before the reply is
-    /// written. A connection that is refused because of [`max_sessions`](Self::max_sessions) has no
-    /// session.
+    /// In LMTP, it is called for each recipient for whom a message is refused. It is called just before the reply is written. It
+    /// is not called for a connection that is refused because of [`max_sessions`](Self::max_sessions), or that the
+    /// [guard](crate::guard) does not admit.
     ///
     /// ```
     /// # #[cfg(feature = "test")]
@@ -451,6 +452,7 @@ impl Server {
             implicit_tls: self.settings.begins_with_tls(),
             engine: Arc::new(self.settings.engine(self.registry.shutting_down())?),
             registry: self.registry,
+            farewells: Arc::default(),
         })
     }
 }
