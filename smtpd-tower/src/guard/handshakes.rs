@@ -23,8 +23,8 @@ const PATIENCE: Duration = Duration::from_secs(2);
 
 /// The TLS handshakes in progress, of all clients.
 ///
-/// A client can begin a handshake and then do nothing, or stop in the middle of it, so a handshake in progress may be given up for
-/// another one: the limit of all clients is not something that some of them can use up.
+/// A client can begin a handshake and then do nothing, or stop in the middle of it, so a handshake in progress may be given up
+/// for another one: the limit of all clients is not something that some of them can use up.
 #[derive(Debug, Default)]
 pub(super) struct Handshakes(Mutex<All>);
 

@@ -175,7 +175,7 @@ impl Guard {
     /// or stop in the middle of it, so a few clients could use this limit up. That does not keep the others out: when it is
     /// reached, the client with the most handshakes in progress gives up its oldest one for a client that has fewer. If it would
     /// then have as many as that client, it does so only if the oldest has taken more than two seconds, because a handshake is
-    /// over after two round trips. The connection of a handshake that is given up is closed, and counted as refused to its client.
+    /// over after two round trips. The connection of a handshake that is given up is closed, and counts as refused to its client.
     #[must_use]
     pub fn all_handshakes(self, n: u32) -> Self {
         self.set(|settings| settings.all_handshakes = n)
