@@ -414,6 +414,28 @@ async fn a_message_that_is_being_received_is_cut_off_by_the_guard() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_session_ends_after_its_message_because_of_limits_that_do_not_apply_any_more() {
+    let one = smtpd_tower::limiter::Rate::per_hour(1).unwrap();
+    let (server, guard) = guarded(Guard::new().errors(one));
+    let (mut client, _) = connect(&server, CLIENT).await;
+    client.cmd("EHLO c", "250").await;
+    client.cmd("MAIL FROM:<a@example.net>", "250").await;
+    client.cmd("RCPT TO:<b@example.net>", "250").await;
+    client
+        .send("BDAT 3\r\nabcFROBNICATE\r\nBDAT 6 LAST\r\ndef")
+        .await;
+    for code in ["250", "500"] {
+        client.expect(code).await;
+    }
+    settle().await;
+    guard.reload(&Guard::off());
+    client.send("ghi").await;
+    client.expect("250").await;
+    client.cmd("NOOP", "250").await;
+    assert_eq!(guard.stats().total(), 0);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_refusal_that_nobody_receives_is_counted() {
     let one = smtpd_tower::limiter::Rate::per_hour(1).unwrap();
     // The session ends by itself, with the reply that exceeds the limit of the guard.
@@ -645,9 +667,11 @@ async fn each_refusal_is_an_event_of_its_own() {
     guard.reload(&Guard::new());
     let _ = connect(&server, ([192, 0, 2, 3], 1)).await;
     let mut events = Vec::new();
-    while let Ok(event) = told.try_recv() {
-        events.push(event);
+    for _ in 0..5 {
+        events.push(told.recv().await.unwrap());
     }
+    sleep(SECOND).await;
+    assert!(told.try_recv().is_err());
     events.sort_by_key(|(client, ..)| *client);
     assert_eq!(
         events,

@@ -12,6 +12,7 @@ use smtpd_tower::{
     Auth, BoxError, Reply, Request, Secret, Server,
     guard::{Guard, GuardReason},
     limiter::{ClientKey, Rate},
+    net::CidrSet,
     phase::AuthOutcome,
     reply::Origin,
     sasl::{Mechanisms, Scram},
@@ -122,6 +123,50 @@ async fn an_office_whose_programs_all_log_in_at_once_is_refused() {
     assert_eq!(server.get_guard().stats().total(), 0);
 }
 
+/// A server that answers each login when a permit is added.
+fn with_gate(guard: Guard) -> (Server, Arc<Semaphore>) {
+    let open = Arc::new(Semaphore::new(0));
+    let gate = open.clone();
+    let server = with_auth(move |_| {
+        let gate = gate.clone();
+        async move {
+            gate.acquire().await?.forget();
+            secret()
+        }
+    });
+    (server.guard(guard), open)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_login_in_progress_is_lost_when_the_limits_change() {
+    let strict = || Guard::new().failed_logins(Rate::per_hour(1).unwrap());
+    let exempt = || Guard::new().exempt(CidrSet::parse(["192.0.2.0/24"]).unwrap());
+    for lenient in [Guard::off(), exempt(), Guard::new().failed_logins(None)] {
+        let (server, open) = with_gate(strict());
+        let mut clients = all_at_once(&server, 2, RIGHT).await;
+        assert_eq!(held_against(&server).0, 1);
+        server.get_guard().reload(&lenient);
+        // The first stays counted until its end, and the second waits no longer than it would for its refusal.
+        assert_eq!(held_against(&server).0, 1);
+        sleep(5 * SECOND).await;
+        open.add_permits(2);
+        for client in &mut clients {
+            client.expect("235").await;
+        }
+        assert_eq!(held_against(&server), (0, 0, 0));
+        assert_eq!(server.get_guard().stats().total(), 0);
+        // A login that has begun without a limit is not counted later.
+        let mut uncounted = all_at_once(&server, 1, RIGHT).await.remove(0);
+        server.get_guard().reload(&strict());
+        let mut counted = all_at_once(&server, 1, RIGHT).await.remove(0);
+        assert!(held_against(&server).0 >= 1);
+        open.add_permits(2);
+        uncounted.expect("235").await;
+        counted.expect("235").await;
+        assert_eq!(held_against(&server), (0, 0, 0));
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_login_stays_in_progress_after_its_end() {
     let never = || with_auth(|_| std::future::pending());
@@ -158,16 +203,8 @@ async fn a_login_stays_in_progress_after_its_end() {
 
 #[tokio::test(start_paused = true)]
 async fn a_login_that_is_given_up_while_it_waits_takes_the_turn_of_the_next() {
-    let open = Arc::new(Semaphore::new(0));
-    let gate = open.clone();
-    let server = with_auth(move |_| {
-        let gate = gate.clone();
-        async move {
-            gate.acquire().await?.forget();
-            secret()
-        }
-    })
-    .guard(Guard::new().failed_logins(Rate::per_hour(1).unwrap()));
+    let guard = Guard::new().failed_logins(Rate::per_hour(1).unwrap());
+    let (server, open) = with_gate(guard);
     let mut clients = all_at_once(&server, 4, RIGHT).await;
     let mut clients = clients.drain(..);
     let (mut first, mut second) = (clients.next().unwrap(), clients.next().unwrap());

@@ -2,6 +2,7 @@
 //! file. A test that needs its own process has a separate binary, whose first lines say why.
 
 mod accept;
+mod admission;
 mod architecture;
 mod body_errors;
 mod channels;

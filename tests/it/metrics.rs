@@ -26,7 +26,7 @@ use tower::ServiceBuilder;
 
 /// A recorder that keeps what is described and registered.
 #[derive(Default)]
-struct Recorded {
+pub(crate) struct Recorded {
     /// The type and the unit of each name.
     described: Mutex<BTreeMap<String, (&'static str, &'static str)>>,
     values: Mutex<BTreeMap<String, Arc<AtomicU64>>>,
@@ -45,7 +45,7 @@ impl HistogramFn for Count {
 
 impl Recorded {
     /// Records what happens on this thread until the guard is dropped. The recorder of a test lasts as long as the process.
-    fn listen() -> (&'static Self, LocalRecorderGuard<'static>) {
+    pub(crate) fn listen() -> (&'static Self, LocalRecorderGuard<'static>) {
         let recorded = &*Box::leak(Box::<Self>::default());
         (recorded, set_default_local_recorder(recorded))
     }
@@ -70,7 +70,7 @@ impl Recorded {
         self.values.lock().unwrap().entry(name).or_default().clone()
     }
 
-    fn value(&self, name: &str) -> u64 {
+    pub(crate) fn value(&self, name: &str) -> u64 {
         let values = self.values.lock().unwrap();
         values.get(name).map_or(0, |value| value.load(Relaxed))
     }
@@ -80,7 +80,7 @@ impl Recorded {
     }
 
     /// The metrics that have a value and begin so.
-    fn with_values(&self, start: &str) -> Vec<String> {
+    pub(crate) fn with_values(&self, start: &str) -> Vec<String> {
         let values = self.values.lock().unwrap();
         let all = values.iter().filter(|(name, _)| name.starts_with(start));
         let all = all.filter(|(_, value)| value.load(Relaxed) > 0);

@@ -8,17 +8,22 @@ use std::{
 };
 
 use smtpd_core::{
+    config::Protocol,
     connection::{Ask, AuthRequest, Connection, Deferred, ask_kind as kind},
     reply::Reply,
 };
 use tokio::time::{Sleep, sleep};
 
 use super::{
-    Engine, commands, updates,
+    Engine, commands,
+    refusal_log::RefusalLog,
+    updates,
     work::{After, Asking, Desk, Polled},
 };
 use crate::{
+    fault::quietly,
     guard::{GuardReason, LoginPermit, Visit},
+    net::PeerAddr,
     phase_kind::PhaseKind,
     session::{ListenerFacts, Session},
 };
@@ -26,10 +31,48 @@ use crate::{
 /// How long a client waits at most for the refusal of a login.
 const LOGIN_DELAY: Duration = Duration::from_secs(5);
 
+/// Wherever the guard refuses a connection, before its session begins or once a proxy has named the client, it is measured in the
+/// same way, and logged and reported by the guard alone.
+impl Engine {
+    /// Counts a session of the peer that has connected, and its TLS handshake if that comes first. Returns why it is refused, if
+    /// it is.
+    pub(crate) fn admit(
+        &self,
+        peer: &PeerAddr,
+        begins_tls: bool,
+    ) -> Result<Option<Box<Visit>>, GuardReason> {
+        if self.is_proxy(peer) {
+            return Ok(None);
+        }
+        let mut visit = self.enter(peer)?;
+        if let Some(visit) = visit.as_mut().filter(|_| begins_tls) {
+            let begun = visit.begin_handshake();
+            begun.inspect_err(|reason| self.connection_refused(*reason))?;
+        }
+        Ok(visit)
+    }
+
+    /// Counts a session. A client of LMTP is a server that delivers for others, so what it does is theirs.
+    fn enter(&self, client: &PeerAddr) -> Result<Option<Box<Visit>>, GuardReason> {
+        if self.protocol == Protocol::Lmtp {
+            return Ok(None);
+        }
+        let visit = self.guard.enter(client);
+        let visit = visit.inspect_err(|reason| self.connection_refused(*reason))?;
+        Ok(visit.map(Box::new))
+    }
+
+    /// Measures that the guard has refused a connection.
+    pub(super) fn connection_refused(&self, reason: GuardReason) {
+        quietly(|| self.listener.meters.connection_refused(reason.as_str()));
+    }
+}
+
 /// How the guard counts a session.
 #[derive(Default)]
 pub(super) struct Guarding {
-    /// `None` if nothing is counted. Boxed, so that those sessions do not carry it.
+    /// `None` if there is no client to count: for a proxy, on a Unix socket and in LMTP. Boxed, so that those sessions do not
+    /// carry it.
     visit: Option<Box<Visit>>,
 }
 
@@ -96,7 +139,7 @@ impl Guarding {
             Some(visit) => {
                 // The failure before this one may have been answered just now.
                 visit.learn(ask.connection());
-                if visit.begin_login() {
+                if visit.begin_login().is_ok() {
                     return commands::auth(cx, &engine.pipeline, session, request, ask);
                 }
                 Box::pin(visit.wait_for_login())
@@ -105,26 +148,25 @@ impl Guarding {
         let limit = ask.connection().config().get_config().get_timeouts().ready;
         let awaited = AwaitedLogin {
             permit,
-            refusal: Box::pin(sleep(LOGIN_DELAY.min(limit / 2))),
+            deadline: Box::pin(sleep(LOGIN_DELAY.min(limit / 2))),
             waiting: Some((request, ask.queue())),
             engine: engine.clone(),
         };
         After::Work(Box::new(awaited), Polled::No)
     }
 
-    fn login_begins(&mut self, permit: LoginPermit) {
+    fn login_begins(&mut self, permit: Option<LoginPermit>) {
         if let Some(visit) = &mut self.visit {
             visit.login_begins(permit);
         }
     }
 
-    /// Returns the reply to a login that has waited long enough.
-    fn refuse_login(&self) -> Reply {
-        let reason = match &self.visit {
-            Some(visit) => visit.refuse_login(),
-            None => GuardReason::Logins,
-        };
-        reason.deferring()
+    /// Begins a login that has waited long enough, unless the client still may not try another password. Returns why.
+    fn begin_late_login(&mut self) -> Result<(), GuardReason> {
+        match &mut self.visit {
+            Some(visit) => visit.begin_late_login(),
+            None => Ok(()),
+        }
     }
 
     /// XCLIENT: the session begins anew for another client, unless the guard refuses that one.
@@ -133,11 +175,15 @@ impl Guarding {
         cx: &mut Context<'_>,
         engine: &Engine,
         session: &mut Session,
+        log: &mut RefusalLog,
         ask: Ask<'_, kind::Connect>,
     ) -> After {
         match self.name_client(engine, session, ask.connection()) {
             Ok(()) => commands::greet(cx, &engine.pipeline, session, ask),
-            Err(reply) => commands::refuse(ask, reply),
+            Err(reply) => {
+                log.not_admitted();
+                commands::refuse(ask, reply)
+            }
         }
     }
 
@@ -154,6 +200,15 @@ impl Guarding {
         match &mut self.visit {
             Some(visit) => visit.begin_handshake(),
             None => Ok(()),
+        }
+    }
+
+    /// Ready when the handshake has to end, because another client needs its permit.
+    #[cfg(feature = "tls")]
+    pub(super) fn poll_handshake_given_up(&self, cx: &Context<'_>) -> Poll<()> {
+        match &self.visit {
+            Some(visit) => visit.poll_handshake_given_up(cx),
+            None => Poll::Pending,
         }
     }
 
@@ -179,9 +234,9 @@ pub(crate) fn closing(reason: GuardReason, listener: &ListenerFacts) -> Reply {
 
 /// A login that waits until the client may try another password.
 struct AwaitedLogin {
-    permit: Pin<Box<dyn Future<Output = LoginPermit> + Send>>,
-    /// Ready when it is refused.
-    refusal: Pin<Box<Sleep>>,
+    permit: Pin<Box<dyn Future<Output = Option<LoginPermit>> + Send>>,
+    /// Ready when it has waited long enough.
+    deadline: Pin<Box<Sleep>>,
     waiting: Option<(AuthRequest, Deferred<kind::Auth>)>,
     engine: Arc<Engine>,
 }
@@ -189,7 +244,7 @@ struct AwaitedLogin {
 impl Asking for AwaitedLogin {
     fn poll(&mut self, cx: &mut Context<'_>, desk: Desk<'_>) -> Poll<After> {
         let permit = self.permit.as_mut().poll(cx);
-        let is_late = self.refusal.as_mut().poll(cx).is_ready();
+        let is_late = self.deadline.as_mut().poll(cx).is_ready();
         if permit.is_pending() && !is_late && !desk.session.is_shutting_down() {
             return Poll::Pending;
         }
@@ -202,13 +257,16 @@ impl Asking for AwaitedLogin {
         let Some(ask) = desk.connection.resume(question) else {
             return Poll::Ready(After::Done);
         };
-        Poll::Ready(match permit {
+        let begun = match permit {
             Poll::Ready(permit) => {
                 desk.guarding.login_begins(permit);
-                let pipeline = &self.engine.pipeline;
-                commands::auth(cx, pipeline, desk.session, request, ask)
+                Ok(())
             }
-            Poll::Pending => commands::refuse(ask, desk.guarding.refuse_login()),
+            Poll::Pending => desk.guarding.begin_late_login(),
+        };
+        Poll::Ready(match begun {
+            Ok(()) => commands::auth(cx, &self.engine.pipeline, desk.session, request, ask),
+            Err(reason) => commands::refuse(ask, reason.deferring()),
         })
     }
 

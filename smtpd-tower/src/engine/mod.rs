@@ -56,7 +56,7 @@ use self::{
 };
 use crate::{
     fault::{self, caught, quietly},
-    guard::{Guard, GuardReason, Visit},
+    guard::Guard,
     lifetime::{SessionPermit, later},
     net::{PeerAddr, TrustedPeers},
     phase_kind::PhaseKind,
@@ -142,22 +142,6 @@ impl Engine {
             return true;
         }
         Self::trusts(&self.xclient_from, peer)
-    }
-
-    /// Counts a session of the peer that has connected. Returns why it is refused, if it is.
-    pub(crate) fn admit(&self, peer: &PeerAddr) -> Result<Option<Box<Visit>>, GuardReason> {
-        match self.is_proxy(peer) {
-            true => Ok(None),
-            false => self.enter(peer),
-        }
-    }
-
-    /// Counts a session. A client of LMTP is a server that delivers for others, so what it does is theirs.
-    fn enter(&self, client: &PeerAddr) -> Result<Option<Box<Visit>>, GuardReason> {
-        if self.protocol == Protocol::Lmtp {
-            return Ok(None);
-        }
-        self.guard.enter(client).map(|visit| visit.map(Box::new))
     }
 
     /// Returns whether the session's peer is one of these.

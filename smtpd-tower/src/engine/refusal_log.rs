@@ -13,6 +13,8 @@ use crate::{
 pub(super) struct RefusalLog {
     logged: u32,
     unlogged: u32,
+    /// The guard has refused the client, and reports that itself.
+    is_not_admitted: bool,
 }
 
 /// The maximum number of refusals of a session that are logged. Failed authentications are not counted: the protocol limits them,
@@ -20,6 +22,12 @@ pub(super) struct RefusalLog {
 const MAX_LOGGED: u32 = 50;
 
 impl RefusalLog {
+    /// Reports nothing more: the guard has refused the client before its session has begun. It has logged that, as for clients
+    /// that it refuses when they connect, for which there is no session either.
+    pub(super) const fn not_admitted(&mut self) {
+        self.is_not_admitted = true;
+    }
+
     /// Logs and reports a reply.
     pub(super) fn report(
         &mut self,
@@ -27,6 +35,9 @@ impl RefusalLog {
         session: &Session,
         answered: Box<connection::Answered>,
     ) -> After {
+        if self.is_not_admitted {
+            return After::Done;
+        }
         let answered = Answered::new(answered);
         quietly(|| measure(session, &answered));
         if answered.is_failed_login() {

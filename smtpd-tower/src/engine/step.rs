@@ -8,7 +8,7 @@ use smtpd_core::connection::{CloseReason, Handshaking, Step, Writing};
 use tokio::time::Instant;
 
 use super::{
-    Driver, commands,
+    Driver, closing, commands,
     stream::Io,
     updates,
     wait::{Wait, Want},
@@ -17,13 +17,13 @@ use super::{
 };
 #[cfg(feature = "tls")]
 use super::{secure::handshake, stream::Stream};
-#[cfg(feature = "tls")]
-use crate::tls::Secured;
 use crate::{
     fault::quietly,
     phase_kind::PhaseKind,
     session::{EndReason, SessionError},
 };
+#[cfg(feature = "tls")]
+use crate::{guard::GuardReason, tls::Secured};
 
 /// What to do after a step.
 pub(super) enum Next {
@@ -124,7 +124,8 @@ impl<IO: Io> Driver<IO> {
             Step::Connect(ask) => commands::connect(cx, pipeline, session, ask),
             Step::XClient(client, ask) => {
                 updates::impersonated(session, &mut self.transfer, *client);
-                self.guarding.xclient(cx, &self.engine, session, ask)
+                let log = &mut self.refusal_log;
+                self.guarding.xclient(cx, &self.engine, session, log, ask)
             }
             Step::Helo(helo, ask) => commands::helo(cx, pipeline, session, helo, ask),
             Step::Auth(request, ask) => self.guarding.auth(cx, &self.engine, session, request, ask),
@@ -301,7 +302,7 @@ impl<IO: Io> Driver<IO> {
     fn handshake(&mut self, until: Instant) -> Next {
         if !self.work.is_some() {
             if let Err(reason) = self.guarding.begin_handshake() {
-                self.handshake_failed(std::io::Error::other(reason.as_str()));
+                self.handshake_refused(reason);
                 return Next::Again;
             }
             let meter = self.session.meters().handshake();
@@ -320,6 +321,10 @@ impl<IO: Io> Driver<IO> {
     }
 
     pub(super) fn poll_handshake(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.work.is_handshake() && self.guarding.poll_handshake_given_up(cx).is_ready() {
+            self.handshake_refused(GuardReason::AllHandshakes);
+            return Poll::Ready(());
+        }
         match ready!(self.work.poll_handshake(cx)) {
             Ok(secured) => self.secured(secured),
             Err(error) => self.handshake_failed(error),
@@ -340,6 +345,16 @@ impl<IO: Io> Driver<IO> {
         if let Step::Handshake(handshake) = self.connection.poll(now, &mut self.wire.input) {
             handshake.done(&mut self.wire.input, facts);
         }
+    }
+
+    /// Ends the session without a handshake, or within it. There is no reply: the client would read it as part of the handshake.
+    fn handshake_refused(&mut self, reason: GuardReason) {
+        self.guarding.end_handshake();
+        self.engine.connection_refused(reason);
+        self.refusal_log.not_admitted();
+        self.give_up_task();
+        self.connection.end(closing(reason, &self.engine.listener));
+        self.lost(None);
     }
 
     /// Ends the session after a failed handshake: it never continues in plaintext.
@@ -396,6 +411,7 @@ impl<IO: Io> Driver<IO> {
             .guarding
             .name_client(&self.engine, &self.session, &self.connection);
         if let Err(reply) = named {
+            self.refusal_log.not_admitted();
             self.connection.end(reply);
         }
     }

@@ -96,6 +96,7 @@ impl fmt::Display for GuardReason {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct GuardStats {
     refused: [u64; GuardReason::ALL.len()],
+    lost_events: u64,
 }
 
 impl GuardStats {
@@ -109,6 +110,11 @@ impl GuardStats {
     pub fn total(&self) -> u64 {
         self.refused.iter().sum()
     }
+
+    /// Returns how many events [`on_event`](super::Guard::on_event) was not called for, because it was too slow for them.
+    pub const fn lost_events(&self) -> u64 {
+        self.lost_events
+    }
 }
 
 /// The counters behind [`GuardStats`].
@@ -120,8 +126,9 @@ impl Counters {
         self.0[reason as usize].fetch_add(1, Ordering::Relaxed);
     }
 
-    pub(super) fn stats(&self) -> GuardStats {
+    pub(super) fn stats(&self, lost_events: u64) -> GuardStats {
         GuardStats {
+            lost_events,
             refused: std::array::from_fn(|n| self.0[n].load(Ordering::Relaxed)),
         }
     }
@@ -143,9 +150,9 @@ mod tests {
         let counters = Counters::default();
         counters.count(GuardReason::Errors);
         counters.count(GuardReason::Errors);
-        let stats = counters.stats();
+        let stats = counters.stats(3);
         assert_eq!(stats.refused(GuardReason::Errors), 2);
         assert_eq!(stats.refused(GuardReason::Sessions), 0);
-        assert_eq!(stats.total(), 2);
+        assert_eq!((stats.total(), stats.lost_events()), (2, 3));
     }
 }

@@ -26,7 +26,7 @@ impl GuardUsage {
 
     /// Returns how many TLS handshakes it has in progress now.
     pub const fn handshakes(&self) -> u32 {
-        self.facts.live.handshakes
+        self.facts.handshakes
     }
 
     /// Returns how many logins it has in progress now.

@@ -129,6 +129,23 @@ impl Permits {
     /// Waits for a permit. Networks, and clients within them, take turns, however many each waits for, and those that have had no
     /// turn go before the others. If too many wait, the network with the most of them loses one.
     pub(crate) async fn acquire(&self, client: Option<Cidr>) -> Result<Permit, Unavailable> {
+        self.acquire_with(client, waits_for_processor).await
+    }
+
+    /// Like [`acquire`](Self::acquire), but for other work than comparing passwords.
+    pub(crate) async fn acquire_unmeasured(
+        &self,
+        client: Option<Cidr>,
+    ) -> Result<Permit, Unavailable> {
+        self.acquire_with(client, || ()).await
+    }
+
+    /// `waits` measures the wait until its result is dropped, if there is one.
+    async fn acquire_with<W>(
+        &self,
+        client: Option<Cidr>,
+        waits: impl FnOnce() -> W,
+    ) -> Result<Permit, Unavailable> {
         let mut turned_away = Vec::new();
         let granted = {
             let mut queue = self.lock();
@@ -140,7 +157,7 @@ impl Permits {
         };
         // This wakes their tasks, which may run code that wants a permit itself, so the lock must not be held.
         drop(turned_away);
-        let _waits = waits_for_processor();
+        let _waits = waits();
         let mut waiting = Waiting {
             permits: self,
             granted,
@@ -159,6 +176,12 @@ impl Permits {
                 );
             });
         }
+    }
+
+    /// Returns how many are free.
+    #[cfg(test)]
+    pub(crate) fn free(&self) -> usize {
+        self.lock().free
     }
 
     /// Returns whether these are the same permits, not just as many.
