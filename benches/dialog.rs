@@ -1,7 +1,8 @@
 //! Fixed dialogs over a stream in memory, without a kernel or a clock between: the same instructions each time.
 //!
-//! `dialog SCENARIO MESSAGES` runs one; `.ci/instructions` counts what it executes. Without arguments it runs each once, so
-//! that `cargo bench` shows that they work.
+//! `dialog SCENARIO MESSAGES` runs one; `.ci/instructions` counts what it executes. `dialog SCENARIO MESSAGES metrics` runs it with
+//! the metrics of the server, and `layer` instead of `metrics` with those of the layer as well; `.ci/instructions --metrics`
+//! compares the three. Without arguments it runs each once, so that `cargo bench` shows that they work.
 
 #[allow(dead_code, reason = "each benchmark uses a part of it")]
 mod support;
@@ -13,7 +14,8 @@ use std::sync::{
 
 use bytes::Bytes;
 use smtpd_tower::net::PeerAddr;
-use support::{Client, commands, dotted, server, stuffed, text};
+use smtpd_tower::{Server, layer::MetricsLayer};
+use support::{Client, commands, dotted, recorder, server, stuffed, text};
 
 const SCENARIOS: [&str; 7] = ["msgk", "pipe", "pipex", "rcpt50", "rcpt50p", "bdatk", "big"];
 
@@ -23,28 +25,51 @@ fn main() {
         .enable_time()
         .build()
         .unwrap();
-    match (arguments.next(), arguments.next()) {
-        (Some(scenario), Some(messages)) => {
+    match (arguments.next(), arguments.next(), arguments.next()) {
+        (Some(scenario), Some(messages), option) => {
             let messages = messages.parse().expect("MESSAGES is a number");
-            runtime.block_on(run(&scenario, messages));
+            let measured = option.as_deref().unwrap_or_default();
+            runtime.block_on(run(&scenario, messages, measured));
         }
-        _ => SCENARIOS
-            .iter()
-            .for_each(|scenario| runtime.block_on(run(scenario, 2))),
+        _ => {
+            for scenario in SCENARIOS {
+                for measured in ["", "metrics", "layer"] {
+                    runtime.block_on(run(scenario, 2, measured));
+                }
+            }
+        }
     }
 }
 
 /// Runs one session, and checks that every message was accepted.
-async fn run(scenario: &str, messages: u32) {
+async fn run(scenario: &str, messages: u32, measured: &str) {
+    let server = match measured {
+        "" => server(),
+        "metrics" => measured_server(),
+        "layer" => with_layer(measured_server()),
+        other => panic!("{other:?} is neither metrics nor layer"),
+    };
     let message = message(scenario);
     let client = Client::new((0..messages).flat_map(|_| message.clone()));
     let taken = Arc::new(AtomicU32::new(0));
     let seen = taken.clone();
-    server()
+    server
         .on_close(move |_, summary| seen.store(summary.messages, Ordering::Relaxed))
         .serve_connection(client, PeerAddr::from(([192, 0, 2, 1], 4000)))
         .await;
     assert_eq!(taken.load(Ordering::Relaxed), messages, "{scenario}");
+}
+
+/// The same server, which measures its sessions.
+fn measured_server() -> Server {
+    recorder::install();
+    server().metrics()
+}
+
+/// The same server, which measures each request, too.
+fn with_layer(server: Server) -> Server {
+    let pipeline = server.get_pipeline().clone().layer(MetricsLayer::new());
+    server.pipeline(pipeline)
 }
 
 /// What is sent for one message, a group for each wait for replies.

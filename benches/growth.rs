@@ -19,6 +19,13 @@ fn main() {
         .build()
         .unwrap();
     let bench = Bench { runtime };
+    transactions(&bench);
+    long(&bench);
+    small_packets(&bench);
+}
+
+/// More sessions, messages, recipients and parameters.
+fn transactions(bench: &Bench) {
     let message = [commands(1), vec![dotted(1024)]].concat();
     bench.show(
         "messages in a session",
@@ -32,6 +39,18 @@ fn main() {
     bench.show("recipients", [10, 100, 1_000, 10_000], |n| {
         vec![Client::new([commands(n), vec![dotted(1024)]].concat())]
     });
+    bench.show("parameters of a MAIL", [1, 2, 3, 5], |n| {
+        const ALL: [&str; 5] = ["SIZE=9", "BODY=7BIT", "SMTPUTF8", "RET=HDRS", "ENVID=a"];
+        let parameters = ALL[..n].join(" ");
+        let group = Bytes::from(format!(
+            "MAIL FROM:<a@example.com> {parameters}\r\nRSET\r\n"
+        ));
+        vec![Client::new(std::iter::repeat_n(group, 900))]
+    });
+}
+
+/// Messages and lines that go on.
+fn long(bench: &Bench) {
     let mebibyte = Bytes::from(text(MIB));
     bench.show("MiB of a message", [1, 4, 16, 128], |n| {
         let body = std::iter::repeat_n(mebibyte.clone(), n);
@@ -44,6 +63,10 @@ fn main() {
     bench.show("MiB of a line without end", [1, 4, 16, 128], |n| {
         vec![Client::new(std::iter::repeat_n(noise.clone(), n))]
     });
+}
+
+/// The same bytes in many packets.
+fn small_packets(bench: &Bench) {
     bench.show(
         "bytes of a line, each a packet",
         [100, 500, 1_000, 2_000],
@@ -57,14 +80,6 @@ fn main() {
         [1, 16, 128, 1024],
         |n| vec![Client::new([commands(1), vec![dotted(n << 10)]].concat()).in_steps(1)],
     );
-    bench.show("parameters of a MAIL", [1, 2, 3, 5], |n| {
-        const ALL: [&str; 5] = ["SIZE=9", "BODY=7BIT", "SMTPUTF8", "RET=HDRS", "ENVID=a"];
-        let parameters = ALL[..n].join(" ");
-        let group = Bytes::from(format!(
-            "MAIL FROM:<a@example.com> {parameters}\r\nRSET\r\n"
-        ));
-        vec![Client::new(std::iter::repeat_n(group, 900))]
-    });
 }
 
 struct Bench {

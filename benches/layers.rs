@@ -139,7 +139,11 @@ const CASES: [Case; 45] = [
         at_data(GreylistLayer::new().into_rcpt_and_data().1)
     }),
     ("FreeSpaceLayer", "data", || {
-        at_data(FreeSpaceLayer::new(|| Ok(u64::MAX)))
+        let space = FreeSpaceLayer::new(|| Ok(u64::MAX));
+        // Until then it is not ready.
+        let measured = tokio::runtime::Handle::current().block_on(space.measure());
+        measured.expect("it was measured");
+        at_data(space)
     }),
     (
         "HopLimitLayer",

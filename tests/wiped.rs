@@ -154,7 +154,7 @@ fn masked(text: &str) -> Vec<u8> {
     parts.collect::<Vec<Vec<u8>>>().join(&RESPONSE[..])
 }
 
-/// `commands` tells whether there is a service for unknown commands.
+/// `commands` says whether there is a service for unknown commands.
 fn server(seen: &Arc<Mutex<usize>>, commands: bool) -> Server {
     let seen = seen.clone();
     let auth = handler_fn(move |request: Request<Auth>| {

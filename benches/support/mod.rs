@@ -1,5 +1,7 @@
 //! What the benchmarks share: a server like the reference server's `--discard`, and a client in memory.
 
+pub(crate) mod recorder;
+
 use std::{
     io,
     pin::Pin,

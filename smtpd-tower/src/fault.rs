@@ -142,9 +142,14 @@ impl Drop for Entered<'_> {
     }
 }
 
-/// A subscriber that panics.
+/// Subscribers for tests: one that panics, and one that keeps what it is told.
 #[cfg(test)]
 pub(crate) mod test {
+    use std::{
+        io,
+        sync::{Arc, Mutex},
+    };
+
     use tracing::{
         Event, Level, Metadata, Subscriber,
         span::{Attributes, Id, Record},
@@ -221,6 +226,43 @@ pub(crate) mod test {
         fn try_close(&self, _: Id) -> bool {
             self.pass(At::Close);
             true
+        }
+    }
+
+    /// What was logged on this thread.
+    #[derive(Clone, Default)]
+    pub(crate) struct Log(Arc<Mutex<Vec<u8>>>);
+
+    impl Log {
+        /// Captures events up to `level`, until the guard is dropped.
+        pub(crate) fn listen(level: Level) -> (Self, DefaultGuard) {
+            let log = Self::default();
+            let writer = log.clone();
+            let subscriber = tracing_subscriber::fmt()
+                .with_ansi(false)
+                .without_time()
+                .with_target(false)
+                .with_max_level(level)
+                .with_writer(move || writer.clone())
+                .finish();
+            (log, tracing::subscriber::set_default(subscriber))
+        }
+
+        /// Returns the lines since the last call.
+        pub(crate) fn lines(&self) -> Vec<String> {
+            let bytes = std::mem::take(&mut *self.0.lock().unwrap());
+            let text = String::from_utf8(bytes).unwrap();
+            text.lines().map(|line| line.trim().to_owned()).collect()
+        }
+    }
+
+    impl io::Write for Log {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
         }
     }
 }

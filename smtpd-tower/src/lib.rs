@@ -49,7 +49,7 @@
 //! | what a service knows | [`Session`], [`Envelope`], [`address`], [`parameter`], [`session`] |
 //! | what a service answers | [`Reply`], [`DataReply`], [`phase::AuthOutcome`], [`recover`], [`reply`] |
 //! | messages | [`Body`], [`BodyError`], [`body`], [`deliver`] (Maildir, inbox, discard), [`disk`] (how much work at a time), [`memory`] (how many bytes at a time) |
-//! | policy | [`guard`] (limits for each client), [`layer`] (access, limits, messages), [`limiter`], [`router`], [`domains`], [`addresses`], [`net`] (networks, addresses of peers), [`reload`] (lists that change) |
+//! | policy | [`guard`] (limits for each client), [`layer`] (access, limits, messages), [`limiter`], [`router`], [`domains`], [`addresses`], [`net`] (networks, addresses of peers), [`dns`], [`reload`] (lists that change) |
 //! | authentication | [`Identity`], [`Secret`], [`sasl`], and `password_hash` with its feature |
 //! | extensions of SMTP | [`extension`], [`proxied`] (XCLIENT, XFORWARD), and `tls`, `proxy`, `mime` with their features |
 //! | tests | `test` with its feature |
@@ -99,6 +99,7 @@ pub mod addresses;
 pub mod body;
 pub mod deliver;
 pub mod disk;
+pub mod dns;
 pub mod domains;
 mod engine;
 mod fault;

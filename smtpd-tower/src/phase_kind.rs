@@ -28,6 +28,18 @@ pub enum PhaseKind {
 }
 
 impl PhaseKind {
+    /// All phases, in the order of a session.
+    #[cfg(any(all(test, feature = "test"), feature = "metrics"))]
+    pub(crate) const ALL: [Self; 7] = [
+        Self::Connect,
+        Self::Helo,
+        Self::Auth,
+        Self::Mail,
+        Self::Rcpt,
+        Self::Data,
+        Self::Command,
+    ];
+
     /// Returns the name of the phase, in lower case.
     pub const fn as_str(self) -> &'static str {
         match self {

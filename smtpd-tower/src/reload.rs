@@ -71,11 +71,16 @@ impl<T> Reloadable<T> {
 
     /// Replaces the value, for all clones.
     pub fn set(&self, value: T) {
-        let value = Arc::new(value);
+        self.update(|_| value);
+    }
+
+    /// Replaces the value by one that follows from it. Nothing else replaces it meanwhile.
+    pub(crate) fn update(&self, next: impl FnOnce(&T) -> T) {
         let latest = &self.shared.latest;
         // Begins with the first value: a new one that readers see before it is set could replace what they set then.
         let latest = latest.get_or_init(|| RwLock::new(self.shared.first.clone()));
         let mut latest = latest.write().unwrap_or_else(PoisonError::into_inner);
+        let value = Arc::new(next(&latest));
         let old = mem::replace(&mut *latest, value);
         // Freeing a long list takes time, during which nobody should have to wait.
         drop(latest);
@@ -190,6 +195,17 @@ mod tests {
             });
             assert_ne!(*list.get(), 0);
         }
+    }
+
+    #[test]
+    fn a_value_that_follows_from_another_one_overtakes_a_third() {
+        let count = Reloadable::new(0);
+        thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| (0..500).for_each(|_| count.update(|value| value + 1)));
+            }
+        });
+        assert_eq!(*count.get(), 2_000);
     }
 
     /// A panic in a predicate must not make the list unusable for all sessions.

@@ -16,13 +16,13 @@ use smtpd_tower::{
     net::PeerAddr,
     session::{TlsInfo, TlsVersion},
 };
+use support::yield_once;
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf},
     time::{sleep, timeout},
 };
 
 use crate::{
-    leaf::yield_once,
     scene::Scene,
     session_plan::{Act, End, Message, Origin, Pace, SessionPlan},
     tls,
@@ -265,7 +265,7 @@ impl Client {
     async fn bulk(&mut self, bytes: &[u8]) -> Result<(), Over> {
         let before = self.read.load(Ordering::Relaxed);
         for chunk in bytes.chunks(4096) {
-            // A client that cannot write may still be told why.
+            // A client that cannot write may still receive the reason.
             let wrote = self.io.write_all(chunk).await;
             let kept = self.read.load(Ordering::Relaxed) - before;
             self.scene.keeps(self.number, kept);

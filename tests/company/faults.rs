@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 #[derive(Debug, Default)]
 pub struct Faults {
     made: usize,
-    heard: BTreeMap<usize, usize>,
+    reported: BTreeMap<usize, usize>,
     /// Those that nothing has answered for.
     surfaced: BTreeSet<usize>,
 }
@@ -20,9 +20,9 @@ impl Faults {
     }
 
     /// `on_error` was called with this text.
-    pub fn heard(&mut self, text: &str) {
+    pub fn reported(&mut self, text: &str) {
         for number in numbers(text) {
-            *self.heard.entry(number).or_default() += 1;
+            *self.reported.entry(number).or_default() += 1;
         }
     }
 
@@ -33,12 +33,12 @@ impl Faults {
 
     /// What is wrong at the end.
     pub fn check(&self) -> Vec<String> {
-        let twice = self.heard.iter().filter(|(_, times)| **times > 1);
-        let twice =
-            twice.map(|(number, times)| format!("on_error hears {times} times of fault#{number}"));
+        let twice = self.reported.iter().filter(|(_, times)| **times > 1);
+        let twice = twice
+            .map(|(number, times)| format!("on_error is called {times} times for fault#{number}"));
         let silent = self.surfaced.iter();
-        let silent = silent.filter(|number| !self.heard.contains_key(number));
-        let silent = silent.map(|number| format!("on_error does not hear of fault#{number}"));
+        let silent = silent.filter(|number| !self.reported.contains_key(number));
+        let silent = silent.map(|number| format!("on_error is not called for fault#{number}"));
         twice.chain(silent).collect()
     }
 }

@@ -233,7 +233,7 @@ fn marked(reply: Reply) -> Reply {
     reply.with_text(text)
 }
 
-/// Lets whoever has a TLS session or comes from far away pass.
+/// Accepts clients that use TLS or come from far away.
 #[derive(Clone, Copy)]
 struct Rule;
 

@@ -1,7 +1,7 @@
 //! Services that do what services do: accept, refuse, fail, hang, panic.
 
 use std::{
-    future::{pending, poll_fn},
+    future::pending,
     marker::PhantomData,
     pin::Pin,
     task::{Context, Poll, ready},
@@ -9,6 +9,7 @@ use std::{
 };
 
 use smtpd_tower::{BoxError, Data, DataReply, Phase, Reply, Request, phase::PhaseKind};
+use support::yield_once;
 use tokio::time::{Sleep, sleep};
 use tower::Service;
 
@@ -222,18 +223,6 @@ async fn answer<P: Station + Reading>(
     }
 }
 
-pub async fn yield_once() {
-    let mut yielded = false;
-    poll_fn(|cx| {
-        cx.waker().wake_by_ref();
-        match std::mem::replace(&mut yielded, true) {
-            true => Poll::Ready(()),
-            false => Poll::Pending,
-        }
-    })
-    .await;
-}
-
 /// What a service does that accepts.
 pub trait Reading: Station {
     fn work(
@@ -299,7 +288,7 @@ fn deliver(scene: &Scene, dice: &mut Dice, facts: &Facts, message: &[u8]) -> Dat
     let each = scene.faults(PhaseKind::Data) > 0 && dice.chance(40);
     let mut replies: Vec<Reply> = Vec::new();
     for (number, recipient) in facts.recipients.iter().enumerate() {
-        // Whoever is named twice gets one message.
+        // A recipient that is named twice gets one message.
         if let Some(before) = facts.recipients[..number]
             .iter()
             .position(|other| other == recipient)

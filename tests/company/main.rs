@@ -18,7 +18,7 @@
 //! # How it works
 //!
 //! A probe stands in front of every layer and every service, and records each request with what became of it. So the answer of
-//! a layer can be compared with what it was told from within, and a violation names the layer that is to blame.
+//! a layer can be compared with what it received from within, and a violation names the layer that is to blame.
 //!
 //! | module | is |
 //! |---|---|
@@ -28,7 +28,7 @@
 //! | `layers`, `leaf`, `station` | the layers, the services within, the phases |
 //! | `probe`, `scene` | what happens |
 //! | `rules`, `refusals`, `routes` | what each layer has to do |
-//! | `counts`, `places`, `faults` | what limits admit and have left at the end, what `on_error` hears |
+//! | `counts`, `places`, `faults` | what limits admit and have left at the end, what `on_error` is called with |
 //! | `wire` | what clients receive |
 //! | `client`, `tls` | the clients |
 //! | `shrink` | a smaller case that fails as well |
@@ -77,6 +77,7 @@ use smtpd_tower::{
     Server, guard::Guard, net::TrustedPeers, proxy::ProxyProtocol, session::SessionError,
     test::isolated,
 };
+use support::panic_text;
 
 /// How many cases a plain `cargo test` runs. `.ci/run` runs 20,000.
 const CASES: u64 = 400;
@@ -252,7 +253,7 @@ fn server(scene: &Scene) -> Server {
                 number_of(session.peer_addr()),
                 format_args!("on_error: {fault}: {text}"),
             );
-            state.faults.heard(&text);
+            state.faults.reported(&text);
         });
     if settings.xclient {
         server = server.xclient_from(everyone());
@@ -279,9 +280,7 @@ fn silence() {
     HOOK.call_once(|| {
         let before = panic::take_hook();
         panic::set_hook(Box::new(move |info| {
-            let payload = info.payload();
-            let text = payload.downcast_ref::<&str>().copied();
-            let text = text.or_else(|| payload.downcast_ref::<String>().map(String::as_str));
+            let text = panic_text(info.payload());
             if !text.is_some_and(|text| text.starts_with("sim:")) {
                 before(info);
             }

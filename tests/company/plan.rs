@@ -176,7 +176,7 @@ impl Spec {
 }
 
 impl Kind {
-    /// Whether it counts, and can be told to exempt some clients.
+    /// Whether it counts, and can exempt some clients.
     pub const fn counts_clients(&self) -> bool {
         matches!(
             self,

@@ -9,6 +9,7 @@ use std::{
 };
 
 use smtpd_tower::{BoxError, Request, recover, reply::Verdict, service::BoxPhaseService};
+use support::panic_text;
 use tower::Service;
 
 use crate::{
@@ -129,7 +130,5 @@ pub fn text_of(error: &BoxError) -> String {
 }
 
 fn message_of(panic: &(dyn Any + Send)) -> String {
-    let text = panic.downcast_ref::<&str>().copied();
-    let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
-    text.unwrap_or("no text").to_owned()
+    panic_text(panic).unwrap_or("no text").to_owned()
 }

@@ -9,7 +9,7 @@ use crate::{
 };
 
 impl Case<'_> {
-    /// Each recipient hears what its route says.
+    /// Each recipient has the reply of its route.
     pub fn routed(&self, routes: &[(&'static str, usize)], otherwise: Option<usize>) -> Checked {
         if self.call.outcome == Outcome::Dropped {
             return Ok(());
@@ -84,7 +84,7 @@ impl Case<'_> {
                 Some(said),
             ) if said.class() == 4 => Ok(()),
             (told, said) => Err(format!(
-                "{recipient} hears {said:?} of route {route}, which says {told:?}"
+                "{recipient} has the reply {said:?} of route {route}, which replied {told:?}"
             )),
         }
     }

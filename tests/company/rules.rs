@@ -49,7 +49,7 @@ pub fn check(scene: &Scene, state: &mut State, id: usize) -> Checked {
     checked
 }
 
-/// A call that has ended, and what it is judged by.
+/// A call that has ended, and what it is checked against.
 pub struct Case<'a> {
     pub scene: &'a Scene,
     pub state: &'a State,
@@ -369,7 +369,7 @@ impl Case<'_> {
         }
     }
 
-    /// Who is named twice hears what was said to the first of both.
+    /// A recipient that is named twice has the reply of the first of both.
     fn distinct(&self) -> Checked {
         let (outer, inner) = (&self.call.outcome, self.inner()?);
         let Some(inner @ Outcome::Said(_)) = inner else {

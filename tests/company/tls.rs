@@ -6,15 +6,12 @@ use std::{
 };
 
 use smtpd_tower::tls::TlsConfig;
+use support::pki::Issued;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::{
     TlsConnector,
     client::TlsStream,
-    rustls::{
-        ClientConfig, RootCertStore,
-        crypto::ring,
-        pki_types::{CertificateDer, ServerName},
-    },
+    rustls::{self, pki_types::ServerName},
 };
 
 struct Both {
@@ -23,19 +20,10 @@ struct Both {
 }
 
 static BOTH: LazyLock<Both> = LazyLock::new(|| {
-    let own = rcgen::generate_simple_self_signed(["mx.test".to_owned()]).unwrap();
-    let (chain, key) = (own.cert.pem(), own.signing_key.serialize_pem());
-    let mut roots = RootCertStore::empty();
-    roots
-        .add(CertificateDer::from(own.cert.der().to_vec()))
-        .unwrap();
-    let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_root_certificates(roots)
-        .with_no_client_auth();
+    let issued = Issued::alone("mx.test");
+    let config = issued.client(rustls::DEFAULT_VERSIONS);
     Both {
-        server: TlsConfig::from_pem(chain.as_bytes(), key.as_bytes()).unwrap(),
+        server: issued.tls(),
         client: TlsConnector::from(Arc::new(config)),
     }
 });

@@ -263,7 +263,7 @@ impl Expected<'_> {
         })
     }
 
-    /// Whether the client hears what was said.
+    /// Whether the client receives what was said.
     fn carries(&self, said: &Said, code: u16, line: &str) -> bool {
         let status = format!("{}.{} ", code / 100, said.status);
         let text = said.text.split('\n').next().unwrap_or_default();
@@ -291,7 +291,7 @@ fn merges(all: &[Said], code: u16) -> bool {
     }
 }
 
-/// Whoever has a message hears so.
+/// The client receives no refusal for a recipient that has the message.
 fn stored(
     wire: &Wire,
     outcome: &Outcome,
@@ -311,7 +311,7 @@ fn stored(
     };
     match lost {
         Some(lost) => Err(format!(
-            "{lost} has the message, and the client hears {code}"
+            "{lost} has the message, and the client receives {code}"
         )),
         None => Ok(()),
     }

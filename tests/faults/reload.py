@@ -12,7 +12,8 @@ import subprocess
 from client import Client, message
 from peers import Server, expect, read, wait_for
 
-# Of the password `secret`, with cheap parameters.
+# Of the passwords `secret` and `changed`, with cheap parameters.
+CHANGED = "alice:$argon2id$v=19$m=8,t=1,p=1$c29tZXNhbHQ$xe6Be8l0fNi9J+c2JXBEYQ\n"
 USER = "alice:$argon2id$v=19$m=8,t=1,p=1$c29tZXNhbHQ$L1qnTgpsWMa/dMHjDHhQFw\n"
 
 
@@ -102,21 +103,39 @@ def certificates(server, paths):
 
 
 def users(server, paths):
-    login(server, "alice")
-    for text in ("alice\n", "\x00\xff", USER + USER, ""):
-        write(paths["users"], text)
-        server.process.send_signal(signal.SIGHUP)
-        login(server, "alice")
-    os.unlink(paths["users"])
-    server.process.send_signal(signal.SIGHUP)
-    login(server, "alice")
+    assert login(server, "alice", "secret") == 235
+    broken = ("alice\n", "\x00\xff", USER + USER, "", None)
+    for text in broken:
+        if text is None:
+            os.unlink(paths["users"])
+        else:
+            write(paths["users"], text)
+        reload(server, "level=error")
+        assert login(server, "alice", "secret") == 235, "a broken file of users has changed them"
+    open_before = secured(server)
+    write(paths["users"], CHANGED + USER.replace("alice", "bob@example.org"))
+    reload(server, "level=info .*changed=")
+    for name, password, code in (("alice", "changed", 235), ("alice", "secret", 535), ("bob@example.org", "secret", 235),
+                                 ("bob", "secret", 535)):
+        found = login(server, name, password)
+        assert found == code, "%s with %s after the reload: %d instead of %d" % (name, password, found, code)
+    assert authenticate(open_before, "alice", "secret") == 235, "a session that is open has other users than it began with"
+    open_before.bye()
     write(paths["users"], USER)
+    reload(server, "level=info .*changed=")
+    assert (login(server, "alice", "secret"), login(server, "alice", "changed")) == (235, 535)
+    return "%d broken, the users stay; then new ones, and the old ones again" % len(broken)
+
+
+def reload(server, logged):
+    """Sends SIGHUP, and waits until the log says what became of it."""
+    since = len(read(server.log))
     server.process.send_signal(signal.SIGHUP)
-    login(server, "alice")
-    return "5 broken, the users stay"
+    server.logged(logged, since)
 
 
-def login(server, name):
+def secured(server):
+    """A session with TLS."""
     context = ssl.create_default_context()
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     client = Client(server.ports["smtp"])
@@ -124,5 +143,17 @@ def login(server, name):
     client.socket = context.wrap_socket(client.socket)
     client.file = client.socket.makefile("rb")
     client.command("EHLO client.test", 250)
-    client.command("AUTH PLAIN " + base64.b64encode(b"\0%s\0secret" % name.encode()).decode(), 235)
+    return client
+
+
+def authenticate(client, name, password):
+    """The reply to a login."""
+    response = base64.b64encode(("\0%s\0%s" % (name, password)).encode()).decode()
+    return client.command("AUTH PLAIN " + response, 235, 535)
+
+
+def login(server, name, password):
+    client = secured(server)
+    code = authenticate(client, name, password)
     client.bye()
+    return code

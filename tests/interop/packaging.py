@@ -40,7 +40,7 @@ def check_units(binary, scratch):
     text = read(unit)
     expect(r"\nExecStart=/usr/bin/smtpd ", text)
     # Neither the program nor its user are installed.
-    text = re.sub(r"(\nExecStart=)\S+", r"\g<1>" + os.path.abspath(binary), text)
+    text = re.sub(r"(\nExec(?:Start|Reload)=)/usr/bin/smtpd", r"\g<1>" + os.path.abspath(binary), text)
     with open(unit, "w") as file:
         file.write(re.sub(r"\n(User|Group)=smtpd", r"\n\1=root", text))
     for name in os.listdir(copy):
@@ -161,14 +161,29 @@ def check_container(running, binary, scratch):
     expect(r"cargo build --locked --release -p smtpd-server", text)
     program, *options = json.loads(re.search(r"\nENTRYPOINT (.*)", text)[1])
     assert program == "/smtpd", program
-    # Its Maildir is somewhere else, and so are its ports.
-    replace = {"/mail": os.path.join(scratch, "image"), "[::]:2525": "[::]:0", "[::]:9025": "[::]:0"}
-    process = subprocess.Popen([binary, *(replace.get(option, option) for option in options), "--mode", "mx", "--domain", "a.test"],
+    # The directory of options is mounted in the image; here it is somewhere else, and so are the Maildir and the ports.
+    etc = os.path.join(scratch, "etc")
+    os.mkdir(etc)
+    shutil.copy(os.path.join(PACKAGING, "examples/recipients"), etc)
+    with open(os.path.join(etc, "smtpd.toml"), "w") as file:
+        file.write('hostname = "mx.example.org"\nmode = "mx"\ndomain = ["example.org"]\nrecipients = "recipients"\n'
+                   'maildir = "/var/lib/smtpd/mail"\nlisten = ["[::]:25"]\n')
+    replace = {"/etc/smtpd/smtpd.toml": os.path.join(etc, "smtpd.toml"), "/mail": os.path.join(scratch, "image"),
+               "[::]:2525": "[::]:0", "[::]:9025": "[::]:0"}
+    assert set(replace) <= set(options), options
+    process = subprocess.Popen([binary, *(replace.get(option, option) for option in options)],
                                stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     running.callback(process.kill)
+    ports = {}
     for name in (b"smtp", b"http"):
         line = process.stdout.readline()
         assert line.startswith(b"listening %s [::]:" % name), line
+        ports[name] = int(line.rsplit(b":", 1)[1])
+    with smtplib.SMTP("127.0.0.1", ports[b"smtp"], "client.test", timeout=20) as client:
+        client.sendmail("a@plain.test", ["abuse@example.org"], "Subject: image\r\n\r\nText\r\n")
+        client.mail("a@plain.test")
+        assert client.rcpt("nobody@example.org")[0] == 550
+    assert os.listdir(os.path.join(scratch, "image/new"))
     process.terminate()
     assert process.wait(40) == 0
     return "no image was built"

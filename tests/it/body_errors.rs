@@ -18,7 +18,7 @@ use tower::{Layer, ServiceBuilder, service_fn};
 /// Returns the reply to one message, and what is passed to `on_error` meanwhile, with all causes.
 async fn told(data: impl PhaseService<Data>) -> (String, Vec<String>) {
     let errors = Arc::<Mutex<Vec<String>>>::default();
-    let heard = errors.clone();
+    let reported = errors.clone();
     let pipeline = Pipeline::new()
         .rcpt(handler_fn(async |_: Request<Rcpt>| {}))
         .data(data);
@@ -29,7 +29,7 @@ async fn told(data: impl PhaseService<Data>) -> (String, Vec<String>) {
             text = format!("{text}: {cause}");
             source = cause.source();
         }
-        heard.lock().unwrap().push(text);
+        reported.lock().unwrap().push(text);
     });
     let mut client = Client::connect(&server);
     let to = ["b@example.org", "c@example.net"];

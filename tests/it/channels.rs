@@ -14,9 +14,8 @@ use smtpd_tower::{
     sasl::{External, Mechanisms},
     server::Listener,
     session::{TlsInfo, TlsVersion},
-    tls::TlsConfig,
 };
-use support::*;
+use support::{pki::Issued, *};
 use tokio::{
     io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf},
     sync::mpsc,
@@ -146,9 +145,7 @@ async fn a_session_within_the_tls_of_a_terminator_is_taken_for_plaintext() {
 #[tokio::test(start_paused = true)]
 async fn a_plaintext_connection_of_a_terminator_is_served() {
     let (server, _) = users();
-    let own = rcgen::generate_simple_self_signed(["mx.test".to_owned()]).unwrap();
-    let (certificate, key) = (own.cert.pem(), own.signing_key.serialize_pem());
-    let tls = TlsConfig::from_pem(certificate.as_bytes(), key.as_bytes()).unwrap();
+    let tls = Issued::alone("mx.test").tls();
     // Nor does it wait for a handshake with a certificate that the server has for its other listeners.
     for server in [server.clone(), server.tls(tls)] {
         let feed = serve(&server, Profile::Lmtp);

@@ -90,9 +90,9 @@ async fn a_resolver_that_panics_ends_the_session_or_goes_unreported() {
         }))
         .service(handler_fn(async |_: Request<Connect>| {}));
     let errors = Arc::new(Mutex::new(Vec::new()));
-    let heard = errors.clone();
+    let reported = errors.clone();
     let server = server(accept_rcpt().connect(connect))
-        .on_error(move |_, error| heard.lock().unwrap().push(format!("{error:?}")));
+        .on_error(move |_, error| reported.lock().unwrap().push(format!("{error:?}")));
     greeted(&server).await.cmd("QUIT", "221").await;
     let errors = errors.lock().unwrap();
     assert_eq!(errors.len(), 1, "{errors:?}");

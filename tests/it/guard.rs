@@ -8,7 +8,6 @@ use std::{
     time::Duration,
 };
 
-use rcgen::{CertifiedKey, generate_simple_self_signed};
 use smtpd_tower::{
     Auth, Data, Pipeline, Rcpt, Reply, Request, Server,
     guard::{Guard, GuardReason, GuardStage},
@@ -18,9 +17,8 @@ use smtpd_tower::{
     phase::AuthOutcome,
     proxy::ProxyProtocol,
     reply::Origin,
-    tls::TlsConfig,
 };
-use support::*;
+use support::{pki::Issued, *};
 use tokio::{
     net::{TcpListener, TcpStream, UnixListener, UnixStream},
     sync::mpsc,
@@ -566,10 +564,7 @@ async fn a_filter_in_front_is_counted_instead_of_the_clients_that_it_names() {
 }
 
 fn with_tls(server: Server) -> Server {
-    let CertifiedKey { cert, signing_key } =
-        generate_simple_self_signed(["mx.test".to_owned()]).unwrap();
-    let key = signing_key.serialize_pem();
-    server.tls(TlsConfig::from_pem(cert.pem().as_bytes(), key.as_bytes()).unwrap())
+    server.tls(Issued::alone("mx.test").tls())
 }
 
 #[tokio::test(start_paused = true)]

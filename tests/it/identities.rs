@@ -21,7 +21,6 @@ use smtpd_tower::{
     test,
 };
 use support::*;
-use tokio::net::{TcpListener, TcpStream};
 use tower::ServiceBuilder;
 
 const NAMES: AddressRules = AddressRules::new().ignore_case(true);
@@ -82,16 +81,6 @@ async fn a_user_that_writes_its_name_in_three_ways_has_three_quotas() {
         assert_eq!(codes, [250, 451, 451, 451]);
         assert_eq!(*seen.lock().unwrap(), ["alice"; 4]);
     }
-}
-
-async fn lmtp(server: &Server) -> Client<TcpStream> {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let addr = listener.local_addr().unwrap();
-    tokio::spawn(server.serve(listener).lmtp());
-    let mut client = Client::over(TcpStream::connect(addr).await.unwrap());
-    client.expect("220").await;
-    client.cmd("LHLO client.example", "250").await;
-    client
 }
 
 /// RFC 2033 section 4.2: a reply for each RCPT that was accepted, in their order.

@@ -21,6 +21,7 @@ mod metrics;
 mod on_reply;
 mod packages;
 mod pages;
+mod panicking_log;
 mod profiles;
 mod proxy;
 mod replies;

@@ -16,13 +16,14 @@ use metrics::{
     SharedString, Unit, set_default_local_recorder,
 };
 use smtpd_tower::{
-    Data, Pipeline, Rcpt, Reply, Request, Server, handler_fn,
-    layer::{DomainFilterLayer, MetricsLayer},
+    BoxError, Data, DataReply, Pipeline, Rcpt, Reply, Request, Server, handler_fn,
+    layer::{CatchPanicLayer, DomainFilterLayer, MetricsLayer},
     phase::Auth,
     sasl::Secret,
 };
 use support::*;
-use tower::ServiceBuilder;
+use tokio::net::TcpListener;
+use tower::{ServiceBuilder, service_fn};
 
 /// A recorder that keeps what is described and registered.
 #[derive(Default)]
@@ -267,30 +268,221 @@ async fn the_page_lists_every_metric_and_no_other() {
         let name = cells[1].trim_matches('`');
         let (kind, unit) = described[name];
         assert_eq!((cells[2], cells[3]), (kind, unit), "{name}");
-        // Those that nothing has happened to have no labels here.
-        if let Some(labels) = labels.get(name) {
-            let named: BTreeSet<_> = cells[4]
-                .split(", ")
-                .map(|l| l.trim_matches('`').to_owned())
-                .collect();
-            let named: BTreeSet<_> = named.into_iter().filter(|l| !l.is_empty()).collect();
-            assert_eq!(&named, labels, "{name}");
-        }
+        let named = cells[4].split(", ").map(|l| l.trim_matches('`').to_owned());
+        let named: BTreeSet<_> = named.filter(|l| !l.is_empty()).collect();
+        assert_eq!(Some(&named), labels.get(name), "{name}");
         listed.insert(name.to_owned());
     }
     let described: BTreeSet<_> = described.keys().cloned().collect();
     assert_eq!(listed, described);
-    let untouched: Vec<_> = described
-        .iter()
-        .filter(|name| !labels.contains_key(*name))
-        .collect();
+    let registered: BTreeSet<_> = labels.keys().cloned().collect();
+    assert_eq!(registered, described);
+}
+
+/// A dashboard cannot tell what has not happened from what does not exist.
+#[tokio::test]
+async fn a_metric_appears_with_its_first_event() {
+    let (recorded, _guard) = Recorded::listen();
+    let server = measured();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let handle = server.handle();
+    let serving = tokio::spawn(async move { server.serve(listener).await });
+    settle().await;
+    let described: Vec<_> = recorded.described.lock().unwrap().keys().cloned().collect();
+    for name in described {
+        assert!(
+            recorded.labels.lock().unwrap().contains_key(&name),
+            "{name}"
+        );
+    }
+    let before: BTreeSet<_> = recorded.values.lock().unwrap().keys().cloned().collect();
+    for name in [
+        "smtp.server.auth mechanism=LOGIN outcome=failed",
+        "smtp.server.connections.refused limit=all_handshakes",
+        "smtp.server.connections.refused limit=idle_sessions",
+        "smtp.server.connections.refused limit=max_sessions",
+        "smtp.server.connections.refused limit=memory_budget",
+        "smtp.server.disk.waiting",
+        "smtp.server.faults kind=panic",
+        "smtp.server.messages outcome=deferred",
+        "smtp.server.passwords.waiting",
+        "smtp.server.recipients outcome=cancelled",
+        "smtp.server.request.duration phase=auth outcome=undecided",
+        "smtp.server.request.duration phase=data outcome=failed",
+        "smtp.server.session.duration end=proxy failed",
+        "smtp.server.sessions.active profile=none",
+        "smtp.server.tls.handshake.duration version=none outcome=failed",
+    ] {
+        assert!(before.contains(name), "{name}");
+        assert_eq!(recorded.value(name), 0, "{name}");
+    }
+    talk(&measured()).await;
+    let after: BTreeSet<_> = recorded.values.lock().unwrap().keys().cloned().collect();
+    // A layer has a name of its own.
+    let new: Vec<_> = after.difference(&before).collect();
     assert_eq!(
-        untouched,
+        new,
         [
-            "smtp.server.disk.waiting",
-            "smtp.server.faults",
-            "smtp.server.passwords.waiting",
-            "smtp.server.tls.handshake.duration",
+            "smtp.server.refusals origin=DomainFilterLayer phase=rcpt status=5.7.1",
+            "smtp.server.refusals origin=service phase=data status=5.7.1",
         ]
     );
+    handle.shutdown(Duration::ZERO).await;
+    serving.await.unwrap().unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_writes_the_name_of_a_mechanism_in_a_thousand_ways() {
+    let (recorded, _guard) = Recorded::listen();
+    let mut client = Client::greeted(&measured()).await;
+    client.cmd("EHLO client.example", "250").await;
+    for mechanism in ["plain", "pLaIn"] {
+        client
+            .cmd(&format!("AUTH {mechanism} AGFsaWNlAHdyb25n"), "535")
+            .await;
+    }
+    client.cmd("AUTH Plain AGFsaWNlAHNlY3JldA==", "235").await;
+    assert_eq!(
+        recorded.with_values("smtp.server.auth"),
+        [
+            "smtp.server.auth mechanism=PLAIN outcome=accepted: 1",
+            "smtp.server.auth mechanism=PLAIN outcome=failed: 2",
+        ]
+    );
+}
+
+/// A service of each way to end. What it does is the local part, or the first word of the message.
+async fn behave(how: &str) -> Result<Reply, BoxError> {
+    match how {
+        "error" => Err("the database is down".into()),
+        "panic" => panic!("on purpose"),
+        "later" => {
+            tokio::task::yield_now().await;
+            panic!("on purpose")
+        }
+        "hang" => std::future::pending().await,
+        "reject" => Ok(Reply::no_such_user()),
+        "defer" => Err(Reply::busy().into()),
+        _ => Ok(Reply::OK),
+    }
+}
+
+fn behaving(pipeline: impl FnOnce(Pipeline) -> Pipeline) -> Server {
+    let inner = Pipeline::new()
+        .rcpt(service_fn(async |request: Request<Rcpt>| {
+            let how = request
+                .recipient()
+                .mailbox()
+                .map(|m| m.local_part().to_string());
+            behave(&how.unwrap_or_default()).await
+        }))
+        .data(service_fn(async |request: Request<Data>| {
+            let message = request.into_body().collect().await?;
+            let how = String::from_utf8_lossy(&message).trim().to_owned();
+            behave(&how).await.map(DataReply::from)
+        }));
+    server(pipeline(inner).layer(MetricsLayer::new()))
+        .configure(|config| config.timeouts(|timeouts| timeouts.call = SECOND))
+        .metrics()
+}
+
+/// What the metrics of this name have counted of recipients, messages and requests.
+fn outcomes(recorded: &Recorded, phase: &str, outcome: &str) -> [u64; 2] {
+    let count = match phase {
+        "rcpt" => "recipients",
+        _ => "messages",
+    };
+    [
+        recorded.value(&format!("smtp.server.{count} outcome={outcome}")),
+        recorded.value(&format!(
+            "smtp.server.request.duration phase={phase} outcome={outcome}"
+        )),
+    ]
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_service_that_fails_looks_cancelled_or_deferred() {
+    for is_caught in [false, true] {
+        for (how, outcome) in [
+            ("error", "failed"),
+            ("panic", "failed"),
+            ("later", "failed"),
+            ("reject", "rejected"),
+            ("defer", "deferred"),
+            ("accept", "accepted"),
+        ] {
+            let (recorded, _guard) = Recorded::listen();
+            let server = behaving(|pipeline| match is_caught {
+                true => pipeline.layer(CatchPanicLayer::new()),
+                false => pipeline,
+            });
+            let mut client = Client::greeted(&server).await;
+            client.cmd("HELO client.example", "250").await;
+            client.cmd("MAIL FROM:<a@b>", "250").await;
+            client.cmd(&format!("RCPT TO:<{how}@b>"), "").await;
+            settle().await;
+            assert_eq!(
+                outcomes(recorded, "rcpt", outcome),
+                [1, 1],
+                "{how} {is_caught}"
+            );
+
+            let mut client = Client::greeted(&server).await;
+            client.cmd("HELO client.example", "250").await;
+            client.cmd("MAIL FROM:<a@b>", "250").await;
+            client.cmd("RCPT TO:<accept@b>", "250").await;
+            client.cmd("DATA", "354").await;
+            client.cmd(&format!("{how}\r\n."), "").await;
+            settle().await;
+            assert_eq!(
+                outcomes(recorded, "data", outcome),
+                [1, 1],
+                "{how} {is_caught}"
+            );
+            assert_eq!(recorded.with_values("smtp.server.messages").len(), 1);
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_nobody_waits_for_any_more_is_not_counted() {
+    #[derive(Clone, Copy, Debug, PartialEq)]
+    enum End {
+        Timeout,
+        Lost,
+        Aborted,
+        Shutdown,
+    }
+    for end in [End::Timeout, End::Lost, End::Aborted, End::Shutdown] {
+        for phase in ["rcpt", "data"] {
+            let (recorded, _guard) = Recorded::listen();
+            let server = behaving(|pipeline| pipeline)
+                .configure(|config| config.timeouts(|timeouts| timeouts.delivery = SECOND));
+            let mut client = Client::greeted(&server).await;
+            client.cmd("HELO client.example", "250").await;
+            client.cmd("MAIL FROM:<a@b>", "250").await;
+            if phase == "rcpt" {
+                client.send("RCPT TO:<hang@b>\r\n").await;
+            } else {
+                client.cmd("RCPT TO:<accept@b>", "250").await;
+                client.cmd("DATA", "354").await;
+                client.send("hang\r\n.\r\n").await;
+            }
+            settle().await;
+            let session = client.take_session();
+            match end {
+                End::Timeout => drop(client.expect("451").await),
+                End::Lost => drop(client),
+                End::Aborted => session.abort(),
+                End::Shutdown => server.handle().shutdown(Duration::ZERO).await,
+            }
+            tokio::time::sleep(Duration::from_secs(60)).await;
+            let expected = [1, 1];
+            assert_eq!(
+                outcomes(recorded, phase, "cancelled"),
+                expected,
+                "{end:?} {phase}"
+            );
+        }
+    }
 }

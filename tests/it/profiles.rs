@@ -1,8 +1,7 @@
 //! What a client is offered, and what it receives, at a listener of each profile: before TLS, within it, and after AUTH.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
-use rcgen::{CertifiedKey, generate_simple_self_signed};
 use smtpd_tower::{
     Auth, Data, Pipeline, Profile, Rcpt, Reply, Request, Secret, Server,
     deliver::Inbox,
@@ -11,41 +10,28 @@ use smtpd_tower::{
     layer::SubmissionFieldsLayer,
     router::Router,
     sasl::{CramMd5, Mechanisms},
-    tls::TlsConfig,
 };
-use support::*;
+use support::{pki::Issued, *};
 use tokio::{
     io::{AsyncRead, AsyncWrite, DuplexStream},
     net::{TcpListener, TcpStream},
 };
 use tokio_rustls::{
-    TlsConnector,
     client::TlsStream,
-    rustls::{self, ClientConfig, RootCertStore, pki_types::ServerName},
+    rustls::{self, ClientConfig},
 };
 use tower::ServiceBuilder;
 
 const ALICE: &str = "AUTH PLAIN AGFsaWNlAHNlY3JldA==";
 
 /// A server with users that accepts mail for everyone, and the TLS settings of a client that trusts it.
-fn server_and_connector() -> (Server, TlsConnector) {
-    let CertifiedKey { cert, signing_key } =
-        generate_simple_self_signed(["mx.test".to_owned()]).unwrap();
-    let key = signing_key.serialize_pem();
-    let tls = TlsConfig::from_pem(cert.pem().as_bytes(), key.as_bytes()).unwrap();
-    let mut roots = RootCertStore::empty();
-    roots.add(cert.der().clone()).unwrap();
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let client = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_root_certificates(roots)
-        .with_no_client_auth();
+fn server_and_client() -> (Server, ClientConfig) {
+    let issued = Issued::alone("mx.test");
     let server = Server::new("mx.test", with_users())
         .configure(|config| config.mechanisms(Mechanisms::default().with(CramMd5)))
-        .tls(tls)
+        .tls(issued.tls())
         .domains(Domains::parse(["example.org"]).unwrap());
-    (server, TlsConnector::from(Arc::new(client)))
+    (server, issued.client(rustls::DEFAULT_VERSIONS))
 }
 
 fn with_users() -> Pipeline {
@@ -56,10 +42,9 @@ fn with_users() -> Pipeline {
 
 async fn handshake<IO: AsyncRead + AsyncWrite + Unpin>(
     io: IO,
-    connector: &TlsConnector,
+    config: &ClientConfig,
 ) -> Client<TlsStream<IO>> {
-    let name = ServerName::try_from("mx.test").unwrap();
-    Client::over(connector.connect(name, io).await.unwrap())
+    pki::handshake(io, config, "mx.test").await.unwrap()
 }
 
 /// Returns the keywords of TLS and AUTH in the reply to EHLO or LHLO.
@@ -90,7 +75,7 @@ const FROM: &str = "MAIL FROM:<alice@example.org>";
 
 #[tokio::test]
 async fn mx_takes_mail_for_its_domains_and_no_passwords() {
-    let (server, connector) = server_and_connector();
+    let (server, config) = server_and_client();
     let mut client = listener(&server, Profile::Mx);
     client.expect("220").await;
     let for_its_domains = [
@@ -104,14 +89,14 @@ async fn mx_takes_mail_for_its_domains_and_no_passwords() {
     assert_eq!(offer(&mut client, "EHLO").await, ["STARTTLS"]);
     talk(&mut client, &for_its_domains).await;
     client.cmd("STARTTLS", "220").await;
-    let mut client = handshake(client.into_io(), &connector).await;
+    let mut client = handshake(client.into_io(), &config).await;
     assert!(offer(&mut client, "EHLO").await.is_empty());
     talk(&mut client, &for_its_domains).await;
 }
 
 #[tokio::test]
 async fn submission_takes_nothing_before_tls_and_no_mail_before_auth() {
-    let (server, connector) = server_and_connector();
+    let (server, config) = server_and_client();
     let mut client = listener(&server, Profile::Submission);
     client.expect("220").await;
     // Not even the mechanisms that show no password.
@@ -127,15 +112,15 @@ async fn submission_takes_nothing_before_tls_and_no_mail_before_auth() {
         ],
     )
     .await;
-    let mut client = handshake(client.into_io(), &connector).await;
+    let mut client = handshake(client.into_io(), &config).await;
     users_only(&mut client).await;
 }
 
 #[tokio::test]
 async fn submissions_begin_with_tls() {
-    let (server, connector) = server_and_connector();
+    let (server, config) = server_and_client();
     let io = listener(&server, Profile::Submissions).into_io();
-    let mut client = handshake(io, &connector).await;
+    let mut client = handshake(io, &config).await;
     client.expect("220").await;
     users_only(&mut client).await;
 }
@@ -161,7 +146,7 @@ async fn users_only<IO: AsyncRead + AsyncWrite + Unpin>(client: &mut Client<IO>)
 
 #[tokio::test]
 async fn lmtp_offers_tls_and_requires_neither_tls_nor_auth() {
-    let (server, _) = server_and_connector();
+    let (server, _) = server_and_client();
     let mut client = listener(&server, Profile::Lmtp);
     client.expect("220 mx.test smtpd LMTP").await;
     client.cmd("EHLO c.test", "500").await;
@@ -182,7 +167,7 @@ async fn lmtp_offers_tls_and_requires_neither_tls_nor_auth() {
 
 #[tokio::test]
 async fn what_is_said_after_the_profile_goes_before_it() {
-    let (server, _) = server_and_connector();
+    let (server, _) = server_and_client();
     let server = server.profile(Profile::Submission);
     let behind_a_proxy = server
         .clone()
@@ -223,7 +208,7 @@ async fn a_profile_that_lacks_something_serves_nobody() {
 
 #[tokio::test]
 async fn listeners_of_one_server_have_their_own_profiles_and_pipelines_and_one_end() {
-    let (server, connector) = server_and_connector();
+    let (server, config) = server_and_client();
     let answer = |text| handler_fn(move |_: Request<Rcpt>| async move { Reply::ok(text) });
     let routed = with_users().rcpt(
         Router::new()
@@ -252,7 +237,7 @@ async fn listeners_of_one_server_have_their_own_profiles_and_pipelines_and_one_e
     mx.cmd("EHLO c.test", "250").await;
     talk(&mut mx, &to("250 2.0.0 from a server")).await;
 
-    let mut user = handshake(connect(1).await, &connector).await;
+    let mut user = handshake(connect(1).await, &config).await;
     user.expect("220").await;
     talk(&mut user, &[["EHLO c.test", "250"], [ALICE, "235"]]).await;
     talk(&mut user, &to("250 2.0.0 from a user")).await;

@@ -1,8 +1,7 @@
 //! Servers behind proxies: the PROXY protocol, XCLIENT and XFORWARD.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{net::SocketAddr, time::Duration};
 
-use rcgen::{CertifiedKey, generate_simple_self_signed};
 use smtpd_tower::{
     BodyError, Connect, Data, Mail, Pipeline, Rcpt, Reply, Request, Server, Session, handler_fn,
     layer::{RateLimitLayer, ReceivedLayer, SessionsPerIpLayer},
@@ -10,9 +9,8 @@ use smtpd_tower::{
     net::{PeerAddr, TrustedPeers},
     proxy::ProxyProtocol,
     session::{CloseReason, EndReason, SessionError},
-    tls::TlsConfig,
 };
-use support::*;
+use support::{pki::Issued, *};
 use tokio::{
     io::{DuplexStream, duplex},
     net::{TcpListener, TcpStream, UnixListener, UnixStream},
@@ -20,10 +18,7 @@ use tokio::{
     task::JoinHandle,
     time::Instant,
 };
-use tokio_rustls::{
-    TlsConnector,
-    rustls::{self, ClientConfig, RootCertStore, pki_types::ServerName},
-};
+use tokio_rustls::rustls;
 use tower::ServiceBuilder;
 
 const PROXY: ([u8; 4], u16) = ([10, 0, 0, 1], 4000);
@@ -290,23 +285,11 @@ async fn peers_on_unix_sockets_are_trusted_where_that_is_said() {
 
 #[tokio::test]
 async fn the_header_comes_before_tls() {
-    let CertifiedKey { cert, signing_key } =
-        generate_simple_self_signed(["mx.test".to_owned()]).unwrap();
-    let key = signing_key.serialize_pem();
-    let tls = TlsConfig::from_pem(cert.pem().as_bytes(), key.as_bytes()).unwrap();
-    let mut roots = RootCertStore::empty();
-    roots.add(cert.der().clone()).unwrap();
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    let connector = TlsConnector::from(Arc::new(config));
-
+    let issued = Issued::alone("mx.test");
+    let config = issued.client(rustls::DEFAULT_VERSIONS);
     let local = TrustedPeers::parse(["127.0.0.1"]).unwrap();
     let server = server(telling())
-        .tls(tls)
+        .tls(issued.tls())
         .proxy_protocol(ProxyProtocol::from_trusted(local));
     for implicit in [true, false] {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -322,8 +305,8 @@ async fn the_header_comes_before_tls() {
             plain.cmd("EHLO client.example", "250").await;
             plain.cmd("STARTTLS", "220").await;
         }
-        let name = ServerName::try_from("mx.test").unwrap();
-        let mut client = Client::over(connector.connect(name, plain.into_io()).await.unwrap());
+        let secured = pki::handshake(plain.into_io(), &config, "mx.test").await;
+        let mut client = secured.unwrap();
         if implicit {
             client.expect("220").await;
         }

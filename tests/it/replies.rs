@@ -126,7 +126,7 @@ async fn what_auth_may_say_beside_454_is_changed_to_it() {
     }
 }
 
-/// A server each of whose services fails with this error, and what its `on_error` has heard.
+/// A server each of whose services fails with this error, and what its `on_error` is called with.
 fn failing(kind: io::ErrorKind, phase: PhaseKind) -> (Server, Arc<Mutex<Vec<String>>>) {
     let error = move || BoxError::from(io::Error::other(io::Error::from(kind)));
     let pipeline = accept_rcpt();
@@ -136,11 +136,11 @@ fn failing(kind: io::ErrorKind, phase: PhaseKind) -> (Server, Arc<Mutex<Vec<Stri
         PhaseKind::Rcpt => pipeline.rcpt(fails::<Rcpt>(error)),
         _ => pipeline.data(fails::<Data>(error)),
     };
-    let heard = Arc::new(Mutex::new(Vec::new()));
-    let hear = heard.clone();
+    let reported = Arc::new(Mutex::new(Vec::new()));
+    let report = reported.clone();
     let server =
-        server(pipeline).on_error(move |_, error| hear.lock().unwrap().push(error.to_string()));
-    (server, heard)
+        server(pipeline).on_error(move |_, error| report.lock().unwrap().push(error.to_string()));
+    (server, reported)
 }
 
 #[tokio::test]
@@ -153,7 +153,7 @@ async fn a_full_disk_is_any_fault_to_the_client() {
             PhaseKind::Rcpt,
             PhaseKind::Data,
         ] {
-            let (server, heard) = failing(kind, phase);
+            let (server, reported) = failing(kind, phase);
             let mut client = Client::connect(&server);
             if phase == PhaseKind::Connect {
                 client.expect(&expected.replace("452", "421")).await;
@@ -170,7 +170,7 @@ async fn a_full_disk_is_any_fault_to_the_client() {
                     client.cmd(command, "250").await;
                 }
             }
-            assert_eq!(heard.lock().unwrap().len(), 1, "{phase}: it is a fault");
+            assert_eq!(reported.lock().unwrap().len(), 1, "{phase}: it is a fault");
         }
     }
 }

@@ -24,7 +24,6 @@ use smtpd_tower::{
 };
 use support::*;
 use tokio::{
-    net::{TcpListener, TcpStream},
     sync::mpsc,
     time::{Instant, sleep, timeout},
 };
@@ -36,16 +35,6 @@ const FOR_THREE: [&str; 4] = [
     "RCPT TO:<list@example.org>",
     "RCPT TO:<bob@example.net>",
 ];
-
-async fn lmtp(server: &Server) -> Client<TcpStream> {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let addr = listener.local_addr().unwrap();
-    tokio::spawn(server.serve(listener).lmtp());
-    let mut client = Client::over(TcpStream::connect(addr).await.unwrap());
-    client.expect("220").await;
-    client.cmd("LHLO client.example", "250").await;
-    client
-}
 
 fn stored(maildir: &Path) -> Vec<String> {
     let files = std::fs::read_dir(maildir.join("new")).unwrap();

@@ -130,7 +130,7 @@ async fn lmtp_with_three_recipients_has_three_different_replies() {
 }
 
 #[tokio::test]
-async fn one_session_more_than_the_limit_is_turned_away() {
+async fn one_session_more_than_the_limit_is_refused() {
     let server = collecting().max_sessions(2);
     let mut one = Client::greeted(&server).await;
     let _two = Client::greeted(&server).await;

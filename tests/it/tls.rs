@@ -1,71 +1,37 @@
 //! TLS: STARTTLS and implicit, over a pipe and over TCP.
 
-use std::sync::Arc;
-
-use rcgen::{CertifiedKey, generate_simple_self_signed};
 use smtpd_tower::{
     Data, Identity, Mail, Reply, Request, Server, Session, handler_fn,
     session::{EndReason, TlsVersion},
-    tls::TlsConfig,
 };
-use support::*;
+use support::{pki::Issued, *};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::{TcpListener, TcpStream},
     time::Instant,
 };
 use tokio_rustls::{
-    TlsConnector,
     client::TlsStream,
-    rustls::{self, ClientConfig, RootCertStore, pki_types::ServerName},
+    rustls::{self, ClientConfig},
 };
 
+/// A certificate, and a client that trusts it.
 struct Pki {
-    server: TlsConfig,
+    issued: Issued,
     client: ClientConfig,
-    roots: Arc<RootCertStore>,
 }
 
 fn pki() -> Pki {
-    let CertifiedKey { cert, signing_key } =
-        generate_simple_self_signed(["mx.test".to_owned()]).unwrap();
-    let server = TlsConfig::from_pem(
-        cert.pem().as_bytes(),
-        signing_key.serialize_pem().as_bytes(),
-    )
-    .unwrap();
-    let mut roots = RootCertStore::empty();
-    roots.add(cert.der().clone()).unwrap();
-    let roots = Arc::new(roots);
-    Pki {
-        server,
-        client: client_config(&roots, rustls::DEFAULT_VERSIONS),
-        roots,
-    }
-}
-
-fn client_config(
-    roots: &Arc<RootCertStore>,
-    versions: &[&'static rustls::SupportedProtocolVersion],
-) -> ClientConfig {
-    ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-        .with_protocol_versions(versions)
-        .unwrap()
-        .with_root_certificates(roots.clone())
-        .with_no_client_auth()
+    let issued = Issued::alone("mx.test");
+    let client = issued.client(rustls::DEFAULT_VERSIONS);
+    Pki { issued, client }
 }
 
 async fn handshake<IO: AsyncRead + AsyncWrite + Unpin>(
     io: IO,
     config: &ClientConfig,
 ) -> Client<TlsStream<IO>> {
-    let connector = TlsConnector::from(Arc::new(config.clone()));
-    Client::over(
-        connector
-            .connect(ServerName::try_from("mx.test").unwrap(), io)
-            .await
-            .unwrap(),
-    )
+    pki::handshake(io, config, "mx.test").await.unwrap()
 }
 
 fn tls_server(pki: &Pki) -> Server {
@@ -79,7 +45,7 @@ fn tls_server(pki: &Pki) -> Server {
             .await
             .map(|m| Reply::ok(format!("{} {}", m.len(), tls.unwrap_or_default())))
     });
-    server(facts).tls(pki.server.clone())
+    server(facts).tls(pki.issued.tls())
 }
 
 #[tokio::test]
@@ -114,7 +80,7 @@ async fn after_the_handshake_all_is_forgotten() {
                 Reply::ok(format!("{:?}", req.session().identity().is_some()))
             })),
     )
-    .tls(pki.server.clone())
+    .tls(pki.issued.tls())
     .configure(|config| config.allow_insecure_auth(true));
     let mut client = Client::greeted(&server).await;
     client.cmd("EHLO before", "250").await;
@@ -215,7 +181,7 @@ async fn tls_is_required_before_authentication_is() {
             Identity::new("alice")
         })),
     )
-    .tls(pki.server.clone())
+    .tls(pki.issued.tls())
     .configure(|config| config.require_tls(true).require_auth(true));
     let mut client = Client::greeted(&server).await;
     let ehlo = client.cmd("EHLO c", "250").await;
@@ -253,7 +219,7 @@ async fn implicit_tls_over_tcp_with_tls_1_2_and_1_3() {
         (&rustls::version::TLS12, TlsVersion::Tls12),
         (&rustls::version::TLS13, TlsVersion::Tls13),
     ] {
-        let config = client_config(&pki.roots, &[version]);
+        let config = pki.issued.client(&[version]);
         let mut client = handshake(TcpStream::connect(addr).await.unwrap(), &config).await;
         client.expect("220 mx.test").await;
         assert!(!client.cmd("EHLO c", "250").await.contains("STARTTLS"));

@@ -138,7 +138,7 @@ async fn a_bad_file_leaves_everything_as_it_was() {
         .build()
         .unwrap();
     let server = tls_server(&tls);
-    // What no certificate of DER is, but PEM all the same.
+    // This is PEM, but what is in it is no certificate.
     let damaged =
         old.pem.clone() + "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
     let upside_down = authority.pem() + &old.pem;
@@ -248,7 +248,7 @@ async fn a_watched_file_is_read_again_when_it_has_changed() {
     sleep(10 * MINUTE).await;
     assert!(told.try_recv().is_err(), "nothing has changed");
 
-    // The certificate comes before its key: that is told once, not each minute.
+    // The certificate comes before its key: that is logged once, not each minute.
     fs::write(&cert, &new.pem).unwrap();
     let fault = told.recv().await.unwrap().unwrap_err();
     assert!(fault.ends_with("key.pem: the key does not fit the certificate"));
@@ -297,7 +297,7 @@ async fn client_certificates_optional_and_required() {
                 let seen = try_facts(&server, &client).await;
                 assert_eq!(seen.as_deref(), sees);
             }
-            // Who is not asked shows nothing.
+            // A client that is not asked shows nothing.
             let server = tls_server(&TlsBuilder::new(issued.source()).build().unwrap());
             assert_eq!(
                 try_facts(&server, &client).await.as_deref(),

@@ -14,12 +14,12 @@ use sha2::{Digest, Sha256};
 use smtpd_tower::{
     Auth, Request, Secret, Server, handler_fn,
     sasl::{Mechanisms, Scram},
-    tls::{TlsBuilder, TlsConfig},
+    tls::{ServerCertificate, TlsBuilder, TlsConfig},
 };
-use support::pki::{Authority, TLS12, TLS13, secured, shown};
+use support::pki::{Anybody, Authority, Issued, TLS12, TLS13, secured, shown};
 use support::*;
 use tokio::io::{AsyncRead, AsyncWrite, DuplexStream};
-use tokio_rustls::client::TlsStream;
+use tokio_rustls::{client::TlsStream, rustls::SignatureScheme};
 
 const BOTH: &str = "AUTH SCRAM-SHA-256-PLUS SCRAM-SHA-256";
 
@@ -102,6 +102,37 @@ async fn scram_binds_to_the_certificate_that_was_shown() {
             let other = Sha256::digest(&other.der);
             assert!(!end_point(&mut client, &other).await);
             assert!(end_point(&mut client, &Sha256::digest(&own.der)).await);
+        }
+    }
+}
+
+/// Two certificates for the same name: the client is shown the one whose key it can verify.
+#[tokio::test]
+async fn scram_binds_to_the_certificate_that_the_client_can_verify() {
+    let ecdsa = Issued::alone("mail.example.org");
+    let fixture = |name: &str| {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/smtpd-tower/tests/fixtures");
+        std::fs::read(format!("{folder}/{name}")).unwrap()
+    };
+    let rsa = ServerCertificate::from_pem(fixture("rsa.crt"), fixture("rsa.key"));
+    let tls = TlsBuilder::new(ecdsa.source())
+        .certificate(rsa)
+        .bind_to_certificate_alone(true)
+        .build()
+        .unwrap();
+    let server = scram_server(&tls);
+    for (scheme, is_first) in [
+        (SignatureScheme::ECDSA_NISTP256_SHA256, true),
+        (SignatureScheme::RSA_PSS_SHA256, false),
+    ] {
+        let config = Anybody::signing_by(&[scheme]).client();
+        // No name: the default certificate, or one like it.
+        for name in ["mail.example.org", "127.0.0.1"] {
+            let mut client = secured(&server, &config, name).await.unwrap();
+            let received = shown(&client);
+            assert_eq!(received == ecdsa.der, is_first, "{scheme:?} {name}");
+            client.cmd("EHLO c", "250").await;
+            assert!(end_point(&mut client, &Sha256::digest(&received)).await);
         }
     }
 }

@@ -8,7 +8,7 @@ use crate::{
     network::Wires,
     shared::Shared,
     site::Site,
-    tls::Heard,
+    tls::Meaning,
 };
 
 impl Site {
@@ -27,7 +27,7 @@ impl Site {
             self.model.header_read(header.peer.clone());
         }
         if !said.is_empty() {
-            self.client.passage.add(said.len(), &Heard::Same);
+            self.client.passage.add(said.len(), &Meaning::Same);
             self.model.sent(&said);
         }
         for (event, bytes) in written {

@@ -2,6 +2,8 @@
 
 use std::{cell::RefCell, panic, sync::Once};
 
+use support::panic_text;
+
 use crate::trace::Trace;
 
 thread_local! {
@@ -14,10 +16,7 @@ pub fn watch() {
     HOOK.call_once(|| {
         let before = panic::take_hook();
         panic::set_hook(Box::new(move |info| {
-            let payload = info.payload();
-            let text = payload.downcast_ref::<&str>().copied();
-            let text = text.or_else(|| payload.downcast_ref::<String>().map(String::as_str));
-            let text = text.unwrap_or("no text");
+            let text = panic_text(info.payload()).unwrap_or("no text");
             let place = info.location().map(ToString::to_string);
             let seen = format!("{text} ({})", place.unwrap_or_default());
             let watched = SEEN.try_with(|all| match all.borrow_mut().as_mut() {

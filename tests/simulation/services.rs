@@ -1,7 +1,7 @@
 //! Services that do, at random, everything that a service may do, and some things that it must not.
 
 use std::{
-    future::{pending, poll_fn},
+    future::pending,
     marker::PhantomData,
     pin::Pin,
     task::{Context, Poll, ready},
@@ -14,6 +14,7 @@ use smtpd_tower::{
     net::PeerAddr,
     reply::{Code, Status},
 };
+use support::yield_once;
 use tokio::time::Sleep;
 use tower::Service;
 
@@ -337,15 +338,7 @@ impl Shared {
 
     pub async fn yield_some(&self) {
         for _ in 0..self.dice.between(1, 4) {
-            let mut yielded = false;
-            poll_fn(|cx| {
-                cx.waker().wake_by_ref();
-                match std::mem::replace(&mut yielded, true) {
-                    true => Poll::Ready(()),
-                    false => Poll::Pending,
-                }
-            })
-            .await;
+            yield_once().await;
         }
     }
 }

@@ -1,12 +1,18 @@
 //! Sizes, durations, counts and rates, as people write them: `10M`, `5m`, `100/1m`.
 
-use std::{num::NonZeroU32, time::Duration};
+use std::{
+    num::{NonZeroU32, NonZeroU64},
+    time::Duration,
+};
 
 use smtpd_tower::limiter::Rate;
 
 const SIZE: &str = "expected a number of bytes, or of k, M, G or T, such as 512k or 10M";
 const DURATION: &str =
     "expected a number of seconds, or with ms, s, m, h or d, such as 30s or 5m, and more than 0";
+const SOME_BYTES: &str =
+    "expected a number of bytes above 0, or of k, M, G or T, such as 512k or 10M";
+const LINE: &str = "expected a number of bytes from 512 to 1M, such as 2048 or 4k";
 const RATE: &str = "expected N/DURATION with numbers above 0, such as 100/60 or 1000/1h";
 const TOO_LARGE: &str = "the number is too large";
 
@@ -23,6 +29,20 @@ pub(crate) fn size(text: &str) -> Result<u64, &'static str> {
     };
     let number: u64 = number.parse().map_err(|_| TOO_LARGE)?;
     number.checked_mul(factor).ok_or(TOO_LARGE)
+}
+
+/// Reads a number of bytes that must not be 0.
+pub(crate) fn some_bytes(text: &str) -> Result<NonZeroU64, &'static str> {
+    NonZeroU64::new(size(text)?).ok_or(SOME_BYTES)
+}
+
+/// Reads the length of a line: RFC 5321 section 4.5.3.1.4 requires 512 bytes.
+pub(crate) fn line_length(text: &str) -> Result<usize, &'static str> {
+    let length = usize::try_from(size(text)?).map_err(|_| LINE)?;
+    (512..=1 << 20)
+        .contains(&length)
+        .then_some(length)
+        .ok_or(LINE)
 }
 
 /// Reads a duration, in seconds if there is no unit.
@@ -66,6 +86,23 @@ pub(crate) fn rate(text: &str) -> Result<Rate, &'static str> {
     let events = count(events).map_err(|_| RATE)?;
     let period = duration(period).map_err(|_| RATE)?;
     Rate::new(events.get(), period).map_err(|_| RATE)
+}
+
+/// How often something may happen, or that it may always happen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum AnyRate {
+    Limited(Rate),
+    Unlimited,
+}
+
+/// Reads a rate, or `none`.
+pub(crate) fn rate_or_none(text: &str) -> Result<AnyRate, &'static str> {
+    match text {
+        "none" => Ok(AnyRate::Unlimited),
+        text => rate(text).map(AnyRate::Limited).map_err(
+            |_| "expected none, or N/DURATION with numbers above 0, such as 100/60 or 1000/1h",
+        ),
+    }
 }
 
 /// Splits `10M` into `10` and `M`.
@@ -118,6 +155,19 @@ mod tests {
     }
 
     #[test]
+    fn sizes_that_are_too_small() {
+        assert_eq!(some_bytes("1k").map(NonZeroU64::get), Ok(1024));
+        assert_eq!(some_bytes("0"), Err(SOME_BYTES));
+        assert_eq!(some_bytes("x"), Err(SIZE));
+        for (text, length) in [("512", 512), ("4k", 4096), ("1M", 1 << 20)] {
+            assert_eq!(line_length(text), Ok(length));
+        }
+        for text in ["0", "511", "1025k", "8G"] {
+            assert_eq!(line_length(text), Err(LINE), "{text}");
+        }
+    }
+
+    #[test]
     fn durations() {
         for (text, millis) in [
             ("1", 1_000),
@@ -157,6 +207,11 @@ mod tests {
             "", "5", "/", "5/", "/60", "0/60", "5/0", "5/60/60", "5 / 60",
         ] {
             assert_eq!(rate(text), Err(RATE), "{text}");
+        }
+        assert_eq!(rate_or_none("5/1h"), rate("5/1h").map(AnyRate::Limited));
+        assert_eq!(rate_or_none("none"), Ok(AnyRate::Unlimited));
+        for text in ["", "None", "0/60"] {
+            assert!(rate_or_none(text).is_err(), "{text}");
         }
         assert_eq!(count("7").map(NonZeroU32::get), Ok(7));
         for text in ["0", "-1", "x", "4294967296"] {

@@ -3,28 +3,27 @@
 use std::{
     any::TypeId,
     collections::{BTreeMap, BTreeSet, HashMap},
-    ffi::OsString,
+    ffi::{OsStr, OsString},
     fmt,
     path::{Path, PathBuf},
 };
 
-use clap::{
-    Arg, ArgAction, ArgMatches, Command, Error,
-    error::{ContextKind, ContextValue, ErrorKind},
-    parser::ValueSource,
-};
+use clap::{Arg, ArgAction, ArgMatches, Command, Error, parser::ValueSource};
 
 use crate::{
     file::{self, Pipes, Setting},
     mistakes::Mistakes,
+    partial,
+    trial::{self, argument},
     values::{Address, NamedCertificate},
 };
 
 /// Options that a running server keeps, whatever the file says: its listeners are bound, and its log and threads are there.
-const FIXED: [&str; 16] = [
+const FIXED: [&str; 17] = [
     "grace",
     "greylist-file",
     "group-id",
+    "guard-capacity",
     "http",
     "listen",
     "listen-lmtp",
@@ -49,6 +48,10 @@ pub(crate) struct Given {
     values: BTreeMap<String, Vec<OsString>>,
     /// Options that the file sets to something else than the server runs with.
     waiting: BTreeSet<String>,
+    /// Options that cannot be used, and those that cannot be judged without them.
+    unusable: BTreeSet<String>,
+    /// Whether a part of the file cannot be read, so that any option may be in it.
+    is_partial: bool,
 }
 
 /// Values may be passwords.
@@ -67,9 +70,29 @@ impl Given {
         }
     }
 
+    /// Returns whether an option was given that cannot be used, or that cannot be judged without such a one.
+    pub(crate) fn is_unusable(&self, option: &str) -> bool {
+        self.unusable.contains(option)
+    }
+
+    /// Returns whether all options that were given can be used.
+    pub(crate) fn is_whole(&self) -> bool {
+        self.unusable.is_empty() && !self.is_partial
+    }
+
+    /// Returns whether it is known which options were given, though perhaps not all of their values.
+    pub(crate) fn is_complete(&self) -> bool {
+        !self.is_partial
+    }
+
     /// Returns whether the file sets an option.
     pub(crate) fn is_from_file(&self, option: &str) -> bool {
         self.lines.contains_key(option)
+    }
+
+    /// Returns the names of the options that are given.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
+        self.values.keys().map(String::as_str)
     }
 
     /// Returns the names of the options that differ.
@@ -87,10 +110,18 @@ impl Given {
     }
 }
 
+/// What was read of the command line and the file.
+pub(crate) struct Arguments {
+    pub(crate) matches: ArgMatches,
+    pub(crate) given: Given,
+    /// What is wrong with the options that are not among them.
+    pub(crate) mistakes: Vec<String>,
+}
+
 /// Why options cannot be read.
 #[derive(Debug)]
 pub(crate) enum Unreadable {
-    /// What clap prints about the command line, such as `--help`.
+    /// What clap prints instead of an error, such as the text of `--help`.
     CommandLine(Box<Error>),
     Mistakes(Mistakes),
 }
@@ -124,45 +155,137 @@ impl fmt::Display for Unreadable {
 /// Reads a command line, and the file that it names. A server that runs already keeps some of its options.
 ///
 /// # Errors
-/// Fails with all mistakes in the file, or with what clap says of the command line.
+/// Fails if there is something else to print, such as the text of `--help`, or if the rest makes no sense without the options that
+/// cannot be used.
 pub(crate) fn read(
     command: &Command,
-    args: Vec<OsString>,
+    args: &[OsString],
     running: Option<&Given>,
-) -> Result<(ArgMatches, Given), Unreadable> {
-    let parse = |args: Vec<OsString>| command.clone().try_get_matches_from(args);
-    let matches = parse(args.clone()).map_err(|error| of_command_line(command, &args, error))?;
+) -> Result<Arguments, Unreadable> {
     let mut given = Given::default();
-    let mut merged = args;
+    let (program, rest) = args.split_at(args.len().min(1));
+    let mut merged = program.to_vec();
+    let mut mistakes = Vec::new();
+    match command.clone().try_get_matches_from(args) {
+        Ok(_) => merged.extend_from_slice(rest),
+        Err(error) if !error.use_stderr() => return Err(Unreadable::CommandLine(error.into())),
+        Err(_) => {
+            let (usable, unusable) = trial::split(command, rest);
+            merged.extend(usable);
+            mistakes.extend(unusable.iter().map(ToString::to_string));
+            given.lose(unusable.into_iter().filter_map(|one| one.meant));
+        }
+    }
+    let parse = |args: &[OsString], mistakes: &mut Vec<String>| {
+        let matches = command.clone().try_get_matches_from(args);
+        matches.map_err(|error| {
+            mistakes.push(trial::of(&error, command, &[]).to_string());
+            let mut all = Mistakes::default();
+            all.of_options(std::mem::take(mistakes));
+            Unreadable::Mistakes(all)
+        })
+    };
+    let matches = parse(&merged, &mut mistakes)?;
     if let Some(path) = matches.get_one::<PathBuf>("config") {
+        mistakes.extend(given.read_file(command, path, &matches, running));
+        let values = given.values.iter();
+        let values =
+            values.flat_map(|(name, values)| values.iter().map(move |value| assigned(name, value)));
+        merged.extend(values);
+    }
+    let matches = parse(&merged, &mut mistakes)?;
+    given.values = values(command, &matches);
+    Ok(Arguments {
+        matches,
+        given,
+        mistakes,
+    })
+}
+
+impl Given {
+    /// Reads the file, except for options that are on the command line. Returns what is wrong with it.
+    fn read_file(
+        &mut self,
+        command: &Command,
+        path: &Path,
+        on_command_line: &ArgMatches,
+        running: Option<&Self>,
+    ) -> Vec<String> {
         let is_open = |field: &str| {
-            matches.value_source(&field.replace('-', "_")) != Some(ValueSource::CommandLine)
+            let source = on_command_line.value_source(&field.replace('-', "_"));
+            source != Some(ValueSource::CommandLine)
         };
         let pipes = match running {
             None => Pipes::Allowed,
             Some(_) => Pipes::Refused,
         };
-        let settings = settings(command, path, pipes).map_err(Unreadable::Mistakes)?;
-        given.file.clone_from(path);
-        let settings = settings
-            .into_iter()
-            .filter(|setting| is_open(&setting.field));
-        given.add(command, settings);
+        self.file = path.to_path_buf();
+        let text = match file::read(path, pipes) {
+            Ok(text) => text,
+            Err(error) => {
+                self.is_partial = true;
+                return vec![format!("--config: {error}")];
+            }
+        };
+        let (settings, wrong) = self.usable(command, &text);
+        self.add(
+            command,
+            settings
+                .into_iter()
+                .filter(|setting| is_open(&setting.field)),
+        );
         if let Some(running) = running {
-            given.keep_fixed(running, is_open);
+            self.keep_fixed(running, is_open);
         }
-        let values = given
-            .values
-            .iter()
-            .flat_map(|(name, values)| values.iter().map(move |value| assigned(name, value)));
-        merged.extend(values.collect::<Vec<_>>());
+        let named = |(line, fault)| format!("{}:{line}: {fault}", path.display());
+        wrong.into_iter().map(named).collect()
     }
-    let matches = parse(merged).map_err(|error| of_command_line(command, &[], error))?;
-    given.values = values(command, &matches);
-    Ok((matches, given))
-}
 
-impl Given {
+    /// Returns the settings of a file that can be used, by trying each value alone, and what is wrong with the others.
+    fn usable(&mut self, command: &Command, text: &str) -> (Vec<Setting>, Vec<(usize, String)>) {
+        let (settings, mut wrong) = file::parse(text);
+        self.is_partial = !wrong.is_empty();
+        // What is read of a line that is not TOML is a guess.
+        let is_guess = |setting: &&Setting| wrong.iter().any(|(line, _)| *line == setting.line);
+        let guessed = settings.iter().filter(is_guess);
+        let guessed: Vec<_> = guessed.map(|setting| setting.field.clone()).collect();
+        let (mut usable, mut lost, mut seen) = (Vec::new(), guessed.clone(), BTreeSet::new());
+        for setting in settings {
+            let Setting { field, line, value } = &setting;
+            if guessed.contains(field) {
+                continue;
+            }
+            let is_first = seen.insert(field.clone());
+            let fault = match argument(command, field) {
+                Some(arg) if !is_first && !matches!(arg.get_action(), ArgAction::Append) => {
+                    Some("it has one value, not several".to_owned())
+                }
+                Some(_) => trial::try_alone(command, &[assigned(field, value.as_ref())])
+                    .map(|unusable| unusable.fault),
+                None if is_first => {
+                    let unknown = trial::no_option(command, field);
+                    lost.extend(unknown.meant);
+                    Some(unknown.fault)
+                }
+                None => continue,
+            };
+            match fault {
+                None => usable.push(setting),
+                Some(fault) => {
+                    wrong.push((*line, format!("{field}: {fault}")));
+                    lost.push(field.clone());
+                }
+            }
+        }
+        wrong.sort();
+        self.lose(lost);
+        (usable, wrong)
+    }
+
+    fn lose(&mut self, unusable: impl IntoIterator<Item = String>) {
+        self.unusable.extend(partial::with_dependents(unusable));
+    }
+
     fn add(&mut self, command: &Command, settings: impl Iterator<Item = Setting>) {
         let base = self
             .file
@@ -191,103 +314,10 @@ impl Given {
     }
 }
 
-/// Reads the file. All of its mistakes are found, by trying each value alone.
-fn settings(command: &Command, path: &Path, pipes: Pipes) -> Result<Vec<Setting>, Mistakes> {
-    let mut mistakes = Mistakes::default();
-    let text =
-        mistakes.unless(file::read(path, pipes).map_err(|error| format!("--config: {error}")));
-    let (settings, wrong) = file::parse(&text.unwrap_or_default());
-    let mut found = wrong;
-    let mut seen = BTreeSet::new();
-    for Setting { field, line, value } in &settings {
-        let is_first = seen.insert(field);
-        let fault = match argument(command, field) {
-            Some(arg) if !is_first && !matches!(arg.get_action(), ArgAction::Append) => {
-                Some("it has one value, not several".to_owned())
-            }
-            Some(_) => try_alone(command, assigned(field, value.as_ref())),
-            None if is_first => Some(unknown(command, field)),
-            None => None,
-        };
-        found.extend(fault.map(|fault| (*line, format!("{field}: {fault}"))));
-    }
-    found.sort();
-    mistakes.extend(
-        found
-            .into_iter()
-            .map(|(line, fault)| format!("{}:{line}: {fault}", path.display())),
-    );
-    mistakes.or(Some(settings))
-}
-
-/// The option of a field. Some make sense on the command line only.
-fn argument<'a>(command: &'a Command, field: &str) -> Option<&'a Arg> {
-    let mut all = command.get_arguments();
-    all.find(|arg| arg.get_long() == Some(field))
-        .filter(|_| !["config", "check", "help", "version"].contains(&field))
-}
-
-fn assigned(name: &str, value: &std::ffi::OsStr) -> OsString {
+fn assigned(name: &str, value: &OsStr) -> OsString {
     let mut text = OsString::from(format!("--{name}="));
     text.push(value);
     text
-}
-
-fn try_alone(command: &Command, argument: OsString) -> Option<String> {
-    let tried = command
-        .clone()
-        .try_get_matches_from([OsString::new(), argument]);
-    tried.err().map(|error| in_a_line(&error))
-}
-
-fn unknown(command: &Command, field: &str) -> String {
-    let error = command
-        .clone()
-        .try_get_matches_from(["", &format!("--{field}")]);
-    let nearest = error
-        .err()
-        .and_then(|error| text_of(&error, ContextKind::SuggestedArg));
-    let nearest = nearest.filter(|name| argument(command, name.trim_start_matches('-')).is_some());
-    let nearest = nearest.map(|name| format!("; the nearest is {}", name.trim_start_matches('-')));
-    format!(
-        "there is no such option{}",
-        nearest.as_deref().unwrap_or("; --help lists all")
-    )
-}
-
-/// Returns what is wrong with a value, without the name of its option.
-fn in_a_line(error: &Error) -> String {
-    use std::error::Error as _;
-    let given = text_of(error, ContextKind::InvalidValue).unwrap_or_default();
-    match (error.kind(), error.source()) {
-        (ErrorKind::InvalidValue, _) => {
-            let allowed = match error.get(ContextKind::ValidValue) {
-                Some(ContextValue::Strings(values)) => values.join(", "),
-                _ => "a value".to_owned(),
-            };
-            let nearest = text_of(error, ContextKind::SuggestedValue);
-            let nearest = nearest.map(|value| format!("; the nearest is {value}"));
-            let nearest = nearest.unwrap_or_default();
-            format!(
-                "expected {allowed}, not \"{}\"{nearest}",
-                given.escape_debug()
-            )
-        }
-        (ErrorKind::ValueValidation, Some(cause)) => cause.to_string(),
-        _ => {
-            let text = error.to_string();
-            let line = text.lines().next().unwrap_or_default();
-            line.trim_start_matches("error: ").to_owned()
-        }
-    }
-}
-
-fn text_of(error: &Error, kind: ContextKind) -> Option<String> {
-    match error.get(kind)? {
-        ContextValue::String(text) => Some(text.clone()),
-        ContextValue::Strings(texts) => texts.first().cloned(),
-        _ => None,
-    }
 }
 
 /// A path in the file is relative to the file, wherever the server is started.
@@ -310,51 +340,6 @@ fn relative_to(base: &Path, arg: Option<&Arg>, value: String) -> OsString {
         return named.relative_to(base);
     }
     value.into()
-}
-
-/// Returns what clap says, or if several options are wrong, all of it.
-fn of_command_line(command: &Command, args: &[OsString], error: Error) -> Unreadable {
-    if error.use_stderr() {
-        let mut mistakes = Mistakes::default();
-        let is_option = |arg: &OsString| arg.to_string_lossy().starts_with("--");
-        let (program, rest) = args.split_at(args.len().min(1));
-        for one in rest.chunk_by(|_, next| !is_option(next)) {
-            let tried = command
-                .clone()
-                .try_get_matches_from([program, one].concat());
-            let error = tried.err().filter(Error::use_stderr).map(without_secret);
-            mistakes.extend(error.map(|error| of_an_option(&error)));
-        }
-        if mistakes.iter().count() > 1 {
-            return Unreadable::Mistakes(mistakes);
-        }
-    }
-    Unreadable::CommandLine(Box::new(without_secret(error)))
-}
-
-fn of_an_option(error: &Error) -> String {
-    let fault = in_a_line(error);
-    let option = text_of(error, ContextKind::InvalidArg).unwrap_or_default();
-    let option = option.split(' ').next().unwrap_or_default();
-    match error.kind() {
-        ErrorKind::InvalidValue | ErrorKind::ValueValidation => format!("{option}: {fault}"),
-        _ => match text_of(error, ContextKind::SuggestedArg) {
-            Some(nearest) => format!("{fault}; the nearest is {nearest}"),
-            None => fault,
-        },
-    }
-}
-
-/// Keeps a password or a token out of an error, which otherwise shows the value that is wrong.
-fn without_secret(mut error: Error) -> Error {
-    let is_secret = text_of(&error, ContextKind::InvalidArg).is_some_and(|option| {
-        option.starts_with("--user ") || option.starts_with("--oauth-token ")
-    });
-    if is_secret {
-        let hidden = ContextValue::String("[redacted]".to_owned());
-        error.insert(ContextKind::InvalidValue, hidden);
-    }
-    error
 }
 
 /// All values as they are used.
@@ -423,10 +408,9 @@ mod tests {
         assert_eq!(options.extensions.len(), 2);
         assert_eq!(options.require_tls, Some(true));
         assert_eq!(
-            (options.max_size, options.max_hops),
+            (options.limits.max_size, options.limits.max_hops),
             (Some(10 << 20), Some(7))
         );
-        assert_eq!(options.timeout.map(|limit| limit.as_secs()), Some(300));
         assert_eq!(options.rate, "10/60".parse().ok());
         assert!(options.config_is_secret());
     }
@@ -449,8 +433,10 @@ mod tests {
             options(text, "--listen b:2 --listen c:3 --max-size 5 --quiet=false").unwrap();
         let listen: Vec<_> = options.listen.iter().map(ToString::to_string).collect();
         assert_eq!(listen, ["b:2", "c:3"]);
-        assert_eq!((options.max_size, options.quiet), (Some(5), Some(false)));
-        assert_eq!(options.max_errors.map(|n| n.get()), Some(2));
+        assert_eq!(
+            (options.limits.max_size, options.quiet),
+            (Some(5), Some(false))
+        );
         assert_eq!(options.discard, Some(true));
         assert_eq!(options.given.place("max-size"), "--max-size");
         assert!(
@@ -545,7 +531,7 @@ mod tests {
             ("mode = ''", "1: mode: expected mx, submission, not \"\""),
             (
                 "mode = 'mx'\nextensions = [\n'DSN',\n'+XFOO']",
-                "4: extensions: no extension \"XFOO\" here; there are all, PIPELINING, ",
+                "4: extensions: expected all, PIPELINING, ",
             ),
             (
                 "discard = 'yes'",
@@ -602,8 +588,32 @@ mod tests {
             error.to_string(),
             "--max-size: expected a number of bytes, or of k, M, G or T, such as 512k or 10M\n\
              --mode: expected mx, submission, not \"mail\"\n\
-             unexpected argument '--hostnam' found; the nearest is --hostname"
+             --hostnam: there is no such option; the nearest is hostname"
         );
+        for (line, fault) in [
+            (
+                "off",
+                "\"off\" is one word too many; a value with spaces in it needs quotes",
+            ),
+            (
+                "--max-size 1 2",
+                "--max-size: \"2\" is one word too many; a value with spaces in it needs quotes",
+            ),
+            ("-x", "\"-x\" is not an option; --help lists all"),
+            ("--max-size", "--max-size: its value is missing"),
+            (
+                "--max-size 1 --max-size 2",
+                "--max-size: it has one value, not several",
+            ),
+            ("--guard maybe", "--guard: expected on, off, not \"maybe\""),
+            (
+                "--log-level warning",
+                "--log-level: expected off, error, warn, info, debug, trace, not \"warning\"; the nearest is warn",
+            ),
+        ] {
+            let error = Options::read(["smtpd"].into_iter().chain(line.split(' '))).unwrap_err();
+            assert_eq!(error.to_string(), fault);
+        }
     }
 
     #[test]
@@ -637,7 +647,10 @@ mod tests {
         let second = first.read_again(&args.map(OsString::from)).unwrap();
         assert_eq!(second.listen, [Address::Tcp("a:1".to_owned())]);
         assert_eq!((second.mode, second.threads.is_some()), (None, true));
-        assert_eq!((second.max_size, second.quiet), (Some(2), Some(true)));
+        assert_eq!(
+            (second.limits.max_size, second.quiet),
+            (Some(2), Some(true))
+        );
         assert!(
             first
                 .given

@@ -13,12 +13,13 @@ use crate::{
     mistakes::Mistakes,
     options::Options,
     served::{Purpose, Served},
+    sockets::{self, Passing},
     values::Address,
 };
 
-/// Reads everything that the server would read, and prints what it found.
-pub(crate) async fn run(options: Options) -> ExitCode {
-    let mut mistakes = Mistakes::default();
+/// Reads everything that the server would read, and prints what it found. The mistakes are those that were found before.
+pub(crate) async fn run(options: Options, mut mistakes: Mistakes) -> ExitCode {
+    mistakes.unless(sockets::check(options.passed.names()));
     mistakes.unless(addresses(&options).await);
     let served = mistakes.unless(Served::read(options, None, Purpose::Check).await);
     match mistakes.or(served) {
@@ -56,7 +57,7 @@ async fn addresses(options: &Options) -> Result<(), Mistakes> {
                         .parent()
                         .filter(|above| !above.as_os_str().is_empty());
                     if above.is_some_and(|above| !above.is_dir()) {
-                        mistakes.add(format!("{place}: {address}: there is no such directory"));
+                        mistakes.add(format!("{place}: {address}: the directory of the socket does not exist; create it first"));
                     }
                 }
             }
@@ -72,6 +73,12 @@ fn description(served: &Served) -> String {
         for address in kind.addresses(options) {
             text += &format!("listen {} {address}\n", kind.name());
         }
+    }
+    for name in options.passed.names() {
+        text += &format!("listen {name} socket from systemd\n");
+    }
+    if options.passed == Passing::Unknown {
+        text += "listen further sockets, if systemd passes any\n";
     }
     let mut line = |name: &str, value: Option<String>| {
         if let Some(value) = value {

@@ -15,6 +15,7 @@ use smtpd_tower::{
         TarpitLayer,
     },
     limiter::Rate,
+    memory::MemoryBudget,
 };
 use tokio::{sync::Semaphore, task};
 
@@ -26,6 +27,7 @@ pub(crate) struct Clients {
     /// It counts for all servers, and has the settings of the latest.
     pub(crate) guard: Guard,
     guard_settings: Guard,
+    memory: Limit<u64, MemoryBudget>,
     exempt: Vec<Proxy>,
     pub(crate) sessions: Limit<Rate, RateLimitLayer>,
     pub(crate) messages: Limit<Rate, RateLimitLayer>,
@@ -62,11 +64,13 @@ impl<T: PartialEq + Copy, L: Clone> Limit<T, L> {
 }
 
 impl Clients {
-    /// Before any options are read.
-    pub(crate) fn new() -> Self {
+    /// What is there before any settings apply, and stays.
+    pub(crate) fn new(options: &Options) -> Self {
+        let guard = options.guard.new_guard();
         Self {
-            guard: Guard::new(),
-            guard_settings: Guard::new(),
+            guard_settings: guard.clone(),
+            guard,
+            memory: Limit::NONE,
             exempt: Vec::new(),
             sessions: Limit::NONE,
             messages: Limit::NONE,
@@ -89,10 +93,12 @@ impl Clients {
             let n = usize::try_from(n).unwrap_or(usize::MAX);
             SessionsPerIpLayer::new(n).exempt(exempt.clone())
         };
+        let memory = options.limits.memory_budget.map(|bytes| bytes.get());
         let most = options.max_sessions_per_client.map(|n| n.get());
         Self {
             guard: self.guard.clone(),
             guard_settings: options.guard.guard(),
+            memory: self.memory.next(true, memory, MemoryBudget::new),
             exempt: options.exempt.clone(),
             sessions: self.sessions.next(is_same, options.rate, rate),
             messages: (self.messages).next(is_same, options.message_rate.or(options.rate), rate),
@@ -109,6 +115,10 @@ impl Clients {
     /// Gives the guard its settings, once they are to be served.
     pub(crate) fn set_guard(&self) {
         self.guard.reload(&self.guard_settings);
+    }
+
+    pub(crate) fn memory(&self) -> MemoryBudget {
+        self.memory.layer().unwrap_or_else(MemoryBudget::shared)
     }
 
     pub(crate) fn tarpit(&self) -> Option<TarpitLayer> {
@@ -139,7 +149,7 @@ pub(crate) fn check(options: &Options) -> Result<(), String> {
     match above.is_none_or(Path::is_dir) {
         true => Ok(()),
         false => Err(format!(
-            "{}: {}: there is no such directory",
+            "{}: {}: the directory of the file does not exist; create it, or name another file",
             options.given.place("greylist-file"),
             path.display()
         )),
@@ -152,7 +162,10 @@ pub(crate) async fn restore(clients: &Clients, options: &Options) {
     let load = |greylist: &GreylistLayer, path: &Path| match greylist.store().load(path) {
         Err(error) if !error.is_not_found() => {
             let error = with_causes(&error);
-            tracing::warn!("{}: {error}; it begins empty", path.display());
+            tracing::warn!(
+                "what greylisting has learned cannot be read, so it starts empty: {}: {error}",
+                path.display()
+            );
         }
         _ => {}
     };
@@ -163,7 +176,10 @@ pub(crate) async fn restore(clients: &Clients, options: &Options) {
 pub(crate) async fn keep(clients: &Clients, options: &Options) {
     let save = |greylist: &GreylistLayer, path: &Path| {
         if let Err(error) = greylist.store().save(path) {
-            tracing::warn!("{}: {error}", path.display());
+            tracing::warn!(
+                "what greylisting has learned cannot be written, so a restart would forget it: {}: {error}",
+                path.display()
+            );
         }
     };
     with_greylist(clients, options, save).await;
@@ -213,4 +229,45 @@ fn resolve(ip: IpAddr) -> Pin<Box<dyn Future<Output = Option<String>> + Send>> {
         });
         lookup.await.ok()?
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn options(line: &str) -> Options {
+        Options::read(["smtpd"].into_iter().chain(line.split_whitespace())).unwrap()
+    }
+
+    /// Messages that arrive during a reload would be counted twice, or not at all.
+    #[test]
+    fn a_reload_forgets_how_much_memory_is_in_use() {
+        let first = options("--memory-budget 1M");
+        let clients = Clients::new(&first).next(&first);
+        let held = clients.memory().reserve(1000).unwrap();
+        let second = clients.next(&options("--memory-budget 1M --max-size 2M"));
+        assert_eq!(second.memory().used(), 1000);
+        let third = second.next(&options("--memory-budget 2M"));
+        assert_eq!(
+            (third.memory().used(), third.memory().limit()),
+            (0, 2 << 20)
+        );
+        let last = third.next(&options(""));
+        assert_eq!(last.memory().limit(), MemoryBudget::DEFAULT_LIMIT);
+        drop(held);
+        assert_eq!(clients.memory().used(), 0);
+    }
+
+    #[test]
+    fn a_reload_forgets_whom_the_guard_has_counted() {
+        let first = options("--guard-capacity 7");
+        let clients = Clients::new(&first).next(&first);
+        clients.set_guard();
+        let second = clients.next(&options("--guard off"));
+        assert!(clients.guard.is_on(), "not before it is served");
+        second.set_guard();
+        assert!(!clients.guard.is_on() && !second.guard.is_on());
+        clients.next(&first).set_guard();
+        assert!(second.guard.is_on());
+    }
 }

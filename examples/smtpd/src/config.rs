@@ -1,22 +1,14 @@
 //! From the options to the settings of the protocol.
 
-use smtpd_tower::{
-    Config, Profile, Server,
-    address::Leniency,
-    config::{Limits, Timeouts},
-};
+use smtpd_tower::{Config, Profile, Server, address::Leniency};
 
 use crate::{extensions, mechanisms, options::Options, values::Lenient};
 
 /// The settings of the protocol. Options that are not set leave the framework's defaults.
 pub(crate) fn apply(options: &Options, config: Config) -> Config {
     let config = config
-        .limits(|limits| set_limits(options, limits))
-        .timeouts(|timeouts| {
-            if let Some(limit) = options.timeout {
-                *timeouts = Timeouts::default().inactivity(limit);
-            }
-        })
+        .limits(|limits| options.limits.apply(limits))
+        .timeouts(|timeouts| options.timeouts.apply(timeouts))
         .bare_newline(options.bare_lf.map(Into::into).unwrap_or_default())
         .nul_byte(options.nul.map(Into::into).unwrap_or_default());
     let config = match options.has_users() {
@@ -29,19 +21,6 @@ pub(crate) fn apply(options: &Options, config: Config) -> Config {
     }
 }
 
-fn set_limits(options: &Options, limits: &mut Limits) {
-    if let Some(bytes) = options.max_size {
-        limits.message_size = (bytes > 0).then_some(bytes);
-    }
-    for (limit, option) in [
-        (&mut limits.recipients, options.max_recipients),
-        (&mut limits.errors, options.max_errors),
-        (&mut limits.auth_failures, options.max_auth_failures),
-    ] {
-        *limit = option.map_or(*limit, |number| number.get());
-    }
-}
-
 /// The server for a listener of a profile. What the options say about TLS and AUTH overrides the profile.
 pub(crate) fn at(options: &Options, server: &Server, profile: Option<Profile>) -> Server {
     let server = match profile {
@@ -50,6 +29,10 @@ pub(crate) fn at(options: &Options, server: &Server, profile: Option<Profile>) -
     };
     server.configure(|config| {
         let config = config.leniency(leniency(options, profile));
+        let config = match profile {
+            None | Some(Profile::Mx) => watch(options, config),
+            _ => config,
+        };
         let config = match profile {
             // Offered, but not required of a server that is trusted.
             Some(Profile::Lmtp) => {
@@ -70,6 +53,14 @@ fn leniency(options: &Options, profile: Option<Profile>) -> Leniency {
         ([], Some(Profile::Mx)) => Leniency::COMMON,
         (list, _) => Lenient::all_of(list),
     }
+}
+
+/// What honest servers do not notice. The programs of users do: somebody waits for them.
+fn watch(options: &Options, config: Config) -> Config {
+    config
+        .greeting_delay(options.greeting_delay.unwrap_or_default())
+        .refuse_early_talkers(options.refuse_early_talkers == Some(true))
+        .strict_pipelining(options.strict_pipelining == Some(true))
 }
 
 fn require(options: &Options, mut config: Config) -> Config {

@@ -6,10 +6,41 @@ use rustix::{
     fs::statvfs,
     process::{Resource, Rlimit, getrlimit, setrlimit},
 };
-use smtpd_tower::layer::FreeSpaceLayer;
+use smtpd_tower::{deliver::Maildir, layer::FreeSpaceLayer};
+use tokio::task;
 
-/// Defers messages while the disk of the maildir is nearly full.
-pub(crate) fn free_space(maildir: PathBuf) -> FreeSpaceLayer {
+/// The free space of the disk with the Maildir. What is discarded needs none.
+#[derive(Clone)]
+pub(crate) struct Space(Option<(PathBuf, FreeSpaceLayer)>);
+
+impl Space {
+    /// The space for a Maildir, if there is one, of which `keep` bytes stay free. What was measured for the same one before is
+    /// still known.
+    pub(crate) fn new(maildir: Option<&Maildir>, keep: u64, before: Option<&Self>) -> Self {
+        let Some(path) = maildir.map(Maildir::path) else {
+            return Self(None);
+        };
+        let before = before.and_then(|before| before.0.clone());
+        let same = before.filter(|(known, _)| known == path);
+        let layer = same.map_or_else(|| free_space(path.to_owned()), |(_, layer)| layer);
+        Self(Some((path.to_owned(), layer.keep(keep))))
+    }
+
+    /// The layer that defers messages while the disk is nearly full.
+    pub(crate) fn layer(&self) -> Option<FreeSpaceLayer> {
+        self.0.as_ref().map(|(_, layer)| layer.clone())
+    }
+
+    /// Measures, so that the log tells of a disk that is nearly full before mail comes.
+    pub(crate) fn measure(&self) {
+        if let Some(layer) = self.layer() {
+            // The layer logs what is wrong.
+            task::spawn(async move { layer.measure().await });
+        }
+    }
+}
+
+fn free_space(maildir: PathBuf) -> FreeSpaceLayer {
     FreeSpaceLayer::new(move || {
         let disk = statvfs(&maildir)?;
         Ok(disk.f_bavail.saturating_mul(disk.f_frsize))
@@ -30,7 +61,7 @@ pub(crate) fn sessions(sessions: usize) -> usize {
     let limit = match setrlimit(Resource::Nofile, raised) {
         Ok(()) => limits.maximum,
         Err(error) => {
-            tracing::warn!(%error, "the limit on descriptors cannot be raised");
+            tracing::warn!(%error, "the limit on file descriptors cannot be raised");
             limits.current
         }
     };
@@ -42,7 +73,7 @@ pub(crate) fn sessions(sessions: usize) -> usize {
             limit,
             wanted,
             sessions = fitting,
-            "fewer sessions than wanted, because each needs a descriptor; raise the hard limit"
+            "the limit on file descriptors is too low for --max-sessions, so fewer sessions are served: raise LimitNOFILE in the unit, or the hard limit of ulimit -n"
         );
     }
     usize::try_from(fitting).unwrap_or(usize::MAX)
@@ -73,6 +104,20 @@ mod tests {
         for (sessions, limit, fits) in cases {
             assert_eq!(fitting(sessions, limit), fits, "{sessions} of {limit:?}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_reload_forgets_that_the_disk_is_full() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mail, other) = (Maildir::new(dir.path()), Maildir::new("/nowhere"));
+        let first = Space::new(Some(&mail), 1, None);
+        first.layer().unwrap().measure().await.unwrap();
+        let free = |space: &Space| space.layer().unwrap().free();
+        let second = Space::new(Some(&mail), 2, Some(&first));
+        assert_eq!(free(&second), free(&first));
+        assert!(free(&second).is_some());
+        assert_eq!(free(&Space::new(Some(&other), 1, Some(&second))), None);
+        assert!(Space::new(None, 1, Some(&second)).layer().is_none());
     }
 
     #[tokio::test]

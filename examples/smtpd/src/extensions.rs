@@ -98,7 +98,8 @@ impl FromStr for Item {
         if found.is_none() && !is_it("all") {
             let names = KNOWN.each_ref().map(|known| known.keyword).join(", ");
             return Err(format!(
-                "no extension {name:?} here; there are all, {names}"
+                "expected all, {names}, each with or without + or -, not \"{}\"",
+                name.escape_debug()
             ));
         }
         Ok(Self { sign, known: found })
@@ -214,8 +215,8 @@ mod tests {
     fn what_is_no_extension_is_told_with_those_that_are() {
         for text in ["", "DSN,", "DNS", "+XFOO", "-", "+-DSN", "none", "DSN PRDR"] {
             let error = text.parse::<ExtensionList>().unwrap_err();
-            assert!(error.contains("there are all, PIPELINING, "), "{error}");
-            assert!(error.ends_with(", RRVS"), "{error}");
+            assert!(error.contains("expected all, PIPELINING, "), "{error}");
+            assert!(error.contains(", RRVS, each"), "{error}");
         }
         for text in ["SIZE", "+auth", "-STARTTLS"] {
             let error = text.parse::<ExtensionList>().unwrap_err();

@@ -1,5 +1,7 @@
 //! Options that cannot work together.
 
+use std::time::Duration;
+
 use smtpd_tower::layer::GreylistPolicy;
 
 use crate::{
@@ -15,9 +17,19 @@ fn is_on(switch: Option<bool>) -> bool {
     switch.unwrap_or_default()
 }
 
+/// The options that a text names.
+fn named(text: &str) -> impl Iterator<Item = &str> {
+    let words = text.split([' ', ',', ':', '=', '(', ')']);
+    words.filter_map(|word| word.strip_prefix("--"))
+}
+
 impl Options {
-    /// Returns what cannot work, before anything starts, with the place of the option that each names first.
+    /// Returns what cannot work, before anything starts, with the place of the option that each names first. Where an option
+    /// cannot be used, nothing is said that depends on it.
     pub(crate) fn faults(&self) -> Vec<String> {
+        if !self.given.is_complete() {
+            return Vec::new();
+        }
         self.tls_faults()
             .into_iter()
             .chain(self.client_certificate_faults())
@@ -26,18 +38,16 @@ impl Options {
             .chain([self.lenient_fault()])
             .chain(self.recipient_faults())
             .chain(self.client_faults())
+            .chain(self.limit_faults())
             .chain(self.mode_faults(self.has_tls()))
             .filter(|(is_found, _)| *is_found)
+            .filter(|(_, fault)| !named(fault).any(|option| self.given.is_unusable(option)))
             .map(|(_, fault)| self.placed(fault))
             .collect()
     }
 
     fn placed(&self, fault: &str) -> String {
-        let mut options = fault.split([' ', ',', ':', '=']).filter_map(|word| {
-            let option = word.strip_prefix("--")?;
-            self.given.is_from_file(option).then_some(option)
-        });
-        match options.next() {
+        match named(fault).find(|option| self.given.is_from_file(option)) {
             Some(option) => format!("{}: {fault}", self.given.place(option)),
             None => fault.to_owned(),
         }
@@ -48,7 +58,7 @@ impl Options {
         [
             (
                 self.recipients.is_some() && self.domain.is_empty(),
-                "--recipients needs --domain: mail for other domains is not taken",
+                "--recipients needs --domain, which says for which domains mail is accepted",
             ),
             (
                 self.recipient_delimiter.is_some() && self.recipients.is_none(),
@@ -56,7 +66,7 @@ impl Options {
             ),
             (
                 self.recipient_delimiter.is_some_and(is_name),
-                "--recipient-delimiter is a character that names do not have, such as + or -",
+                "--recipient-delimiter must be a character that names do not have, such as + or -",
             ),
         ]
     }
@@ -72,7 +82,21 @@ impl Options {
             ),
             (
                 self.greylist.is_some_and(|delay| delay >= window),
-                "--greylist is less than 1d: what is tried again later counts as new",
+                "--greylist must be less than 1d: what is tried again later counts as new",
+            ),
+        ]
+    }
+
+    fn limit_faults(&self) -> [Fault; 2] {
+        const PATIENCE: Duration = Duration::from_secs(5 * 60);
+        [
+            (
+                self.limits.is_session_too_short(),
+                "--max-session-bytes must be more than --max-size, or no message of that size can arrive",
+            ),
+            (
+                self.greeting_delay.is_some_and(|delay| delay >= PATIENCE),
+                "--greeting-delay must be less than 5m: no client waits longer for a greeting",
             ),
         ]
     }
@@ -109,7 +133,7 @@ impl Options {
             (!cert && keys > 0, "--tls-key needs --tls-cert"),
             (
                 keys > 0 && keys != self.tls_cert.len(),
-                "as many --tls-key as --tls-cert are needed, in the same order, or none",
+                "--tls-key must be given as often as --tls-cert, in the same order, or not at all",
             ),
             (
                 !cert && self.tls_key_passphrase_file.is_some(),
@@ -143,7 +167,7 @@ impl Options {
             ),
             (
                 !authorities && self.wants(|m| m == Mechanism::External),
-                "EXTERNAL needs --client-ca",
+                "--auth-mechanisms EXTERNAL needs --client-ca",
             ),
         ]
     }
@@ -160,11 +184,17 @@ impl Options {
         )
     }
 
-    fn operation_faults(&self) -> [Fault; 1] {
-        [(
-            self.group_id.is_some() && self.user_id.is_none(),
-            "--group-id needs --user-id",
-        )]
+    fn operation_faults(&self) -> [Fault; 2] {
+        [
+            (
+                self.group_id.is_some() && self.user_id.is_none(),
+                "--group-id needs --user-id",
+            ),
+            (
+                !self.sockets.is_empty() && !self.check,
+                "--sockets needs --check: the server itself is told by systemd which sockets it has",
+            ),
+        ]
     }
 
     fn user_faults(&self) -> [Fault; 5] {
@@ -181,7 +211,7 @@ impl Options {
             ),
             (
                 self.oauth_token.is_empty() && self.wants(Mechanism::is_bearer),
-                "OAUTHBEARER and XOAUTH2 need --oauth-token",
+                "--auth-mechanisms OAUTHBEARER and XOAUTH2 need --oauth-token",
             ),
             (
                 is_required && !self.has_users(),
@@ -223,6 +253,11 @@ mod tests {
             "--user alice",
             "--user alice:",
             "--max-recipients 0",
+            "--max-header-size 0",
+            "--max-command-line 511",
+            "--max-session-bytes 1M",
+            "--greeting-delay 5m",
+            "--guard maybe",
             "--timeout 0",
             "--rate 5",
             "--auth-mechanisms NTLM",

@@ -1,22 +1,37 @@
 //! What each client may do over all of its sessions. What was counted outlasts a reload.
 
-use std::{num::NonZeroU32, str::FromStr};
+use std::{
+    num::{NonZeroU32, NonZeroUsize},
+    str::FromStr,
+};
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use smtpd_tower::{
     guard::Guard,
     limiter::Rate,
     net::{Cidr, CidrError, CidrSet},
 };
 
-use crate::amounts;
+use crate::{
+    amounts::{self, AnyRate},
+    options::Options,
+};
 
-const GUARD: &str =
+pub(crate) const GUARD: &str =
     "Limits for each client (an IPv4 address or an IPv6 /64) over all of its sessions";
 
 /// The options of the guard. Those that are not set leave the framework's defaults.
 #[derive(Clone, Debug, Default, Args)]
 pub(crate) struct GuardOptions {
+    /// Whether the limits of this section apply. Those within one session always do [default: on]
+    #[arg(long, value_name = "on|off", hide_possible_values = true, help_heading = GUARD)]
+    guard: Option<Guarding>,
+
+    /// How many clients to remember, at about 200 bytes each; those that would be free again soonest are forgotten first. It
+    /// takes a restart to change [default: 50000]
+    #[arg(long, value_name = "N", value_parser = amounts::count, help_heading = GUARD)]
+    guard_capacity: Option<NonZeroU32>,
+
     /// Do not count clients of this network; repeatable. `none` counts all, also those of this machine [default: 127.0.0.0/8,
     /// ::1]
     #[arg(long, value_name = "CIDR", help_heading = GUARD)]
@@ -26,9 +41,10 @@ pub(crate) struct GuardOptions {
     #[arg(long, value_name = "N", value_parser = amounts::count, help_heading = GUARD)]
     guard_sessions: Option<NonZeroU32>,
 
-    /// Maximum number of new sessions in a time; more receive 421 [default: 1000/1m]
-    #[arg(long, value_name = "N/TIME", value_parser = amounts::rate, help_heading = GUARD)]
-    guard_new_sessions: Option<Rate>,
+    /// Maximum number of new sessions in a time; more receive 421. `none` sets no limit, here and below [default:
+    /// 1000/1m]
+    #[arg(long, value_name = "N/TIME", value_parser = amounts::rate_or_none, help_heading = GUARD)]
+    guard_new_sessions: Option<AnyRate>,
 
     /// Maximum number of TLS handshakes at a time [default: 20]
     #[arg(long, value_name = "N", value_parser = amounts::count, help_heading = GUARD)]
@@ -39,20 +55,28 @@ pub(crate) struct GuardOptions {
     guard_all_handshakes: Option<NonZeroU32>,
 
     /// Maximum number of failed logins in a time; after that, AUTH receives 454 [default: 10/10m]
-    #[arg(long, value_name = "N/TIME", value_parser = amounts::rate, help_heading = GUARD)]
-    guard_failed_logins: Option<Rate>,
+    #[arg(long, value_name = "N/TIME", value_parser = amounts::rate_or_none, help_heading = GUARD)]
+    guard_failed_logins: Option<AnyRate>,
 
     /// Maximum number of rejected recipients in a time; after that, the client receives 421 [default: 200/10m]
-    #[arg(long, value_name = "N/TIME", value_parser = amounts::rate, help_heading = GUARD)]
-    guard_rejected_recipients: Option<Rate>,
+    #[arg(long, value_name = "N/TIME", value_parser = amounts::rate_or_none, help_heading = GUARD)]
+    guard_rejected_recipients: Option<AnyRate>,
 
     /// Maximum number of errors in a time; after that, the client receives 421 [default: 200/10m]
-    #[arg(long, value_name = "N/TIME", value_parser = amounts::rate, help_heading = GUARD)]
-    guard_errors: Option<Rate>,
+    #[arg(long, value_name = "N/TIME", value_parser = amounts::rate_or_none, help_heading = GUARD)]
+    guard_errors: Option<AnyRate>,
 
     /// Maximum number of sessions without a message or a login in a time; more receive 421 [default: 100/10m]
-    #[arg(long, value_name = "N/TIME", value_parser = amounts::rate, help_heading = GUARD)]
-    guard_idle_sessions: Option<Rate>,
+    #[arg(long, value_name = "N/TIME", value_parser = amounts::rate_or_none, help_heading = GUARD)]
+    guard_idle_sessions: Option<AnyRate>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Guarding {
+    #[value(alias = "true")]
+    On,
+    #[value(alias = "false")]
+    Off,
 }
 
 /// Clients that are not counted.
@@ -82,33 +106,29 @@ impl GuardOptions {
             (self.guard_handshakes, Guard::handshakes),
             (self.guard_all_handshakes, Guard::all_handshakes),
         ];
-        let rates: [(_, Set<Rate>); 5] = [
-            (self.guard_new_sessions, |guard, rate| {
-                guard.new_sessions(rate)
-            }),
-            (self.guard_failed_logins, |guard, rate| {
-                guard.failed_logins(rate)
-            }),
-            (self.guard_rejected_recipients, |guard, rate| {
-                guard.rejected_recipients(rate)
-            }),
-            (self.guard_errors, |guard, rate| guard.errors(rate)),
-            (self.guard_idle_sessions, |guard, rate| {
-                guard.idle_sessions(rate)
-            }),
+        let rates: [(_, Set<Option<Rate>>); 5] = [
+            (self.guard_new_sessions, Guard::new_sessions),
+            (self.guard_failed_logins, Guard::failed_logins),
+            (self.guard_rejected_recipients, Guard::rejected_recipients),
+            (self.guard_errors, Guard::errors),
+            (self.guard_idle_sessions, Guard::idle_sessions),
         ];
-        let guard = counts
-            .into_iter()
-            .fold(Guard::new(), |guard, (count, set)| match count {
-                Some(count) => set(guard, count.get()),
+        let mut guard = match self.is_off() {
+            true => Guard::off(),
+            false => Guard::new(),
+        };
+        for (count, set) in counts {
+            if let Some(count) = count {
+                guard = set(guard, count.get());
+            }
+        }
+        for (rate, set) in rates {
+            guard = match rate {
+                Some(AnyRate::Limited(rate)) => set(guard, Some(rate)),
+                Some(AnyRate::Unlimited) => set(guard, None),
                 None => guard,
-            });
-        let guard = rates
-            .into_iter()
-            .fold(guard, |guard, (rate, set)| match rate {
-                Some(rate) => set(guard, rate),
-                None => guard,
-            });
+            };
+        }
         match &*self.guard_exempt {
             [] => guard,
             exempt => guard.exempt(CidrSet::from_iter(
@@ -116,6 +136,31 @@ impl GuardOptions {
             )),
         }
     }
+
+    /// Returns the guard that counts for as long as the server runs, without these settings.
+    pub(crate) fn new_guard(&self) -> Guard {
+        let clients = self.guard_capacity.map(NonZeroUsize::try_from);
+        let clients = clients.and_then(Result::ok);
+        clients.map_or_else(Guard::new, Guard::with_capacity)
+    }
+
+    fn is_off(&self) -> bool {
+        self.guard == Some(Guarding::Off)
+    }
+}
+
+/// Returns a warning if the guard is off, and its other options have no effect.
+pub(crate) fn warning(options: &Options) -> Option<String> {
+    let given = options.given.names();
+    let unused: Vec<_> = given.filter(|name| name.starts_with("guard-")).collect();
+    let has_no_effect = options.guard.is_off() && !unused.is_empty();
+    has_no_effect.then(|| {
+        let place = options.given.place("guard");
+        format!(
+            "{place}: the guard is off, so these options have no effect: {}",
+            unused.join(", ")
+        )
+    })
 }
 
 impl Uncounted {
@@ -124,5 +169,43 @@ impl Uncounted {
             Self::Network(network) => Some(*network),
             Self::None => None,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(line: &str) -> Options {
+        Options::read(["smtpd"].into_iter().chain(line.split_whitespace())).unwrap()
+    }
+
+    #[test]
+    fn the_guard_cannot_be_turned_off() {
+        for (line, is_on) in [
+            ("", true),
+            ("--guard on", true),
+            ("--guard=true", true),
+            ("--guard off", false),
+            ("--guard=false", false),
+            ("--guard off --guard-sessions 1", false),
+        ] {
+            assert_eq!(read(line).guard.guard().is_on(), is_on, "{line}");
+        }
+    }
+
+    #[test]
+    fn options_of_a_guard_that_is_off_are_ignored_silently() {
+        assert_eq!(warning(&read("--guard off")), None);
+        assert_eq!(warning(&read("--guard-sessions 1")), None);
+        assert_eq!(
+            warning(&read(
+                "--guard off --guard-sessions 1 --guard-exempt none"
+            )),
+            Some(
+                "--guard: the guard is off, so these options have no effect: guard-exempt, guard-sessions"
+                    .to_owned()
+            )
+        );
     }
 }

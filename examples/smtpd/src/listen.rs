@@ -8,10 +8,9 @@ use std::{
 };
 
 use smtpd_tower::{
-    Profile, Server,
+    Profile,
     net::PeerAddr,
-    reload::Reloadable,
-    server::{Listener, Serve, UnixSocket, UnixSocketListener, bind_reuse_port},
+    server::{Listener, ReloadableServer, Serve, UnixSocket, UnixSocketListener, bind_reuse_port},
 };
 use tokio::{
     net::{TcpListener, UnixListener},
@@ -143,7 +142,7 @@ impl Kind {
         !self.addresses(options).is_empty() || options.is_passed(self.name())
     }
 
-    fn serve<L: Listener>(self, server: &Reloadable<Server>, listener: L) -> io::Result<Serve<L>> {
+    fn serve<L: Listener>(self, server: &ReloadableServer, listener: L) -> io::Result<Serve<L>> {
         let mut serving = server.serve(listener);
         if matches!(self, Self::Smtps | Self::Submissions) {
             serving = serving.tls_first();
@@ -196,11 +195,29 @@ pub(crate) async fn bind(
             Ok(one) => bound.push(one),
             Err(error) => {
                 let place = options.given.place(option);
-                mistakes.add(format!("{place}: cannot listen on {address}: {error}"));
+                let hint = hint(address, &error);
+                mistakes.add(format!(
+                    "{place}: cannot listen on {address}: {error}{hint}"
+                ));
             }
         }
     }
     mistakes.or(Some(bound))
+}
+
+/// Returns what to do about an address that cannot be bound.
+fn hint(address: &Address, error: &io::Error) -> &'static str {
+    match (address, error.kind()) {
+        (_, io::ErrorKind::AddrInUse) => "; another program listens there: `ss -ltnxp` shows it",
+        (Address::Tcp(_), io::ErrorKind::PermissionDenied) => {
+            "; ports below 1024 need root and --user-id, or a socket from systemd"
+        }
+        (Address::Unix(_), io::ErrorKind::PermissionDenied) => {
+            "; the user of this server must be able to write into the directory of the socket"
+        }
+        (_, io::ErrorKind::AddrNotAvailable) => "; this machine does not have that address",
+        _ => "",
+    }
 }
 
 /// Serves the listeners, and reports that on standard output.

@@ -13,7 +13,7 @@
 //! | `message_log.rs` | a custom layer, which logs what becomes of each message |
 //! | `users.rs`, `users_file.rs` | authentication, by passwords, by their hashes, or by a certificate |
 //! | `recipients.rs` | a list of recipients, from a file |
-//! | `config.rs`, `extensions.rs` | limits, timeouts, what is required, extensions |
+//! | `config.rs`, `limits.rs`, `timeouts.rs`, `extensions.rs` | limits, timeouts, what is required, extensions |
 //! | `mode.rs` | listeners for servers, for users, or for both |
 //! | `secrets.rs` | who else may read the files that hold passwords |
 //! | `tls.rs` | certificates, and new ones while the server runs |
@@ -24,8 +24,8 @@
 //! | `disk.rs` | what the disk and the process can still take |
 //! | `cores.rs` | one runtime with several threads, or one for each core |
 //! | `log/` | hooks, and a log that mail never waits for |
-//! | `options.rs`, `values.rs`, `amounts.rs`, `mechanisms.rs` | the options and their values |
-//! | `arguments.rs`, `file.rs`, `faults.rs`, `mistakes.rs`, `check.rs` | the command line and the file of options, what is wrong with them, and `--check` |
+//! | `options.rs`, `facts.rs`, `values.rs`, `amounts.rs`, `mechanisms.rs` | the options, what follows from them, and their values |
+//! | `arguments.rs`, `file.rs`, `trial.rs`, `partial.rs`, `faults.rs`, `mistakes.rs`, `check.rs` | the command line and the file of options, what is wrong with them, and `--check` |
 
 mod amounts;
 mod arguments;
@@ -35,10 +35,12 @@ mod config;
 mod cores;
 mod disk;
 mod extensions;
+mod facts;
 mod faults;
 mod file;
 mod guard;
 mod http;
+mod limits;
 mod listen;
 mod log;
 mod mechanisms;
@@ -47,6 +49,7 @@ mod metrics;
 mod mistakes;
 mod mode;
 mod options;
+mod partial;
 mod pipeline;
 mod privileges;
 mod recipients;
@@ -57,7 +60,9 @@ mod server;
 mod signals;
 mod sockets;
 mod supervisor;
+mod timeouts;
 mod tls;
+mod trial;
 mod users;
 mod users_file;
 mod values;
@@ -72,7 +77,7 @@ use std::{
 };
 
 use smtpd_tower::{BoxError, server::Handle};
-use tokio::task::JoinSet;
+use tokio::{runtime::Builder, task::JoinSet};
 
 use crate::{
     cores::Cores,
@@ -92,29 +97,31 @@ use crate::{
 const GRACE: Duration = Duration::from_secs(30);
 
 fn main() -> ExitCode {
-    let options = match Options::read(env::args_os()) {
-        Ok(options) => options,
+    let args: Vec<_> = env::args_os().collect();
+    let (options, mistakes) = match Options::read_partly(&args) {
+        Ok(read) => read,
         Err(error) => {
             error.print();
             return error.exit_code().into();
         }
     };
+    // Nothing is served with options that are wrong, so this is all that is left to do.
+    if options.check || !mistakes.is_empty() {
+        return match Builder::new_current_thread().enable_all().build() {
+            Ok(runtime) => runtime.block_on(check::run(options, mistakes)),
+            Err(error) => failed(&error),
+        };
+    }
     // Before there are other threads.
-    let passed = match sockets::take(&options.passed) {
+    let passed = match sockets::take(options.passed.names()) {
         Ok(passed) => passed,
         Err(error) => return failed(&error),
     };
-    let started = cores::main_runtime(&options).and_then(|runtime| {
-        // The options were read, so nothing is served yet that would need a log.
-        let log = (!options.check).then(|| Log::start(&options)).transpose()?;
-        Ok((runtime, log))
-    });
+    let started = cores::main_runtime(&options);
+    let started = started.and_then(|runtime| Ok((runtime, Log::start(&options)?)));
     let (runtime, log) = match started {
         Ok(started) => started,
         Err(error) => return failed(&error),
-    };
-    let Some(log) = log else {
-        return runtime.block_on(check::run(options));
     };
     let ended = runtime.block_on(run(options, passed, &log));
     // Do not wait for calls that are still blocked, for instance by a disk that hangs: no client has received a reply to
@@ -172,7 +179,10 @@ async fn until_stopped(
     options: &Options,
 ) -> Result<(), BoxError> {
     tokio::select! {
-        () = signals.next() => tracing::info!("shutting down"),
+        () = signals.next() => {
+            let grace = amounts::shown(options.grace.unwrap_or(GRACE));
+            tracing::info!("shutting down: open transactions may continue for up to {grace}");
+        }
         // A listener ends by itself only if it fails.
         Some(ended) = serving.join_next() => ended??,
     }

@@ -3,7 +3,7 @@
 use clap::ValueEnum;
 use smtpd_tower::Profile;
 
-use crate::{faults::Fault, mechanisms, options::Options};
+use crate::{faults::Fault, mechanisms, options::Options, sockets::Passing};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Mode {
@@ -48,27 +48,27 @@ impl Options {
         [
             (
                 is_mx && self.domain.is_empty(),
-                "--mode mx needs --domain: mail for other domains is not taken",
+                "--mode mx needs --domain, which says for whom mail is accepted",
             ),
             (
                 is_mx && self.require_auth == Some(true),
                 "--mode mx and --require-auth exclude each other: other servers do not authenticate",
             ),
             (
-                is_mx && !has_submission && !self.has_lmtp() && self.has_users(),
-                "--mode mx offers no AUTH: --user, --users and --oauth-token need --listen-submission, --listen-submissions or --listen-lmtp",
+                self.lets_no_user_in() && self.passed != Passing::Unknown,
+                "--mode mx offers no AUTH: --user, --users and --oauth-token need --listen-submission, --listen-submissions or --listen-lmtp, or a socket from systemd of that kind",
             ),
             (
                 has_submission && !self.has_users(),
-                "submission needs --user, --users or --oauth-token",
+                self.submission_needs(SubmissionNeed::Users),
             ),
             (
                 has_submission && self.require_auth == Some(false),
-                "submission always requires authentication, --require-auth=false does not fit",
+                "--require-auth=false does not fit a listener for submission, which always requires authentication",
             ),
             (
                 has_submission && !has_tls && self.require_tls != Some(false),
-                "submission needs --tls-cert or --tls-self-signed, or --require-tls=false",
+                self.submission_needs(SubmissionNeed::Tls),
             ),
             (
                 self.has_submissions() && !has_tls,
@@ -79,10 +79,55 @@ impl Options {
                     && !has_tls
                     && self.allow_plaintext_auth != Some(true)
                     && mechanisms::offered(self).iter().all(|m| m.is_plaintext()),
-                "submission lets nobody in: without TLS these mechanisms need --allow-plaintext-auth",
+                self.submission_needs(SubmissionNeed::Mechanism),
             ),
         ]
     }
+
+    /// Whether there are users, but no listener at which they can authenticate, except for sockets that are not known.
+    fn lets_no_user_in(&self) -> bool {
+        let has_listener = self.has_submission() || self.has_lmtp();
+        self.mode == Some(Mode::Mx) && !has_listener && self.has_users()
+    }
+
+    /// Returns what is wrong unless systemd passes a socket that is not known.
+    pub(crate) fn socket_warning(&self) -> Option<&'static str> {
+        (self.passed == Passing::Unknown && self.lets_no_user_in()).then_some(
+            "--mode mx offers no AUTH, so users need a listener for submission or LMTP: none is in the options; if systemd passes a socket for that, name it, as in --sockets smtp,submissions",
+        )
+    }
+
+    /// The text for what a listener for submission needs, with the option that has made it one.
+    fn submission_needs(&self, need: SubmissionNeed) -> &'static str {
+        use SubmissionNeed::{Mechanism, Tls, Users};
+        match (need, self.mode) {
+            (Users, Some(Mode::Submission)) => {
+                "--mode submission needs --user, --users or --oauth-token"
+            }
+            (Users, _) => {
+                "a listener for submission (--listen-submission, --listen-submissions) needs --user, --users or --oauth-token"
+            }
+            (Tls, Some(Mode::Submission)) => {
+                "--mode submission needs --tls-cert or --tls-self-signed, or --require-tls=false"
+            }
+            (Tls, _) => {
+                "a listener for submission (--listen-submission, --listen-submissions) needs --tls-cert or --tls-self-signed, or --require-tls=false"
+            }
+            (Mechanism, Some(Mode::Submission)) => {
+                "--mode submission lets nobody in: without TLS these mechanisms need --allow-plaintext-auth"
+            }
+            (Mechanism, _) => {
+                "a listener for submission (--listen-submission, --listen-submissions) lets nobody in: without TLS these mechanisms need --allow-plaintext-auth"
+            }
+        }
+    }
+}
+
+#[derive(Clone, Copy)]
+enum SubmissionNeed {
+    Users,
+    Tls,
+    Mechanism,
 }
 
 #[cfg(test)]
@@ -103,7 +148,10 @@ mod tests {
     #[test]
     fn what_cannot_work_is_refused() {
         for (line, fault) in [
-            ("--mode relay", "invalid value 'relay'"),
+            (
+                "--mode relay",
+                "--mode: expected mx, submission, not \"relay\"",
+            ),
             ("--mode mx", "--mode mx needs --domain"),
             (
                 "--mode mx --domain a.test --require-auth --user a:b --tls-self-signed",
@@ -117,15 +165,18 @@ mod tests {
                 "--mode mx --domain a.test --listen-tls a:1 --oauth-token a:b --tls-self-signed",
                 "--mode mx offers no AUTH",
             ),
-            ("--mode submission", "submission needs --user"),
-            ("--listen-submission a:1", "submission needs --user"),
+            ("--mode submission", "--mode submission needs --user"),
+            (
+                "--listen-submission a:1",
+                "--listen-submissions) needs --user",
+            ),
             (
                 "--mode submission --user a:b",
                 "submission needs --tls-cert",
             ),
             (
                 "--mode submission --user a:b --tls-self-signed --require-auth=false",
-                "submission always requires",
+                "always requires authentication",
             ),
             (
                 "--listen-submissions a:1 --user a:b --require-tls=false",

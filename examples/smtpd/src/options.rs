@@ -6,16 +6,19 @@
 use std::{any::TypeId, ffi::OsString, num::NonZeroU32, path::PathBuf, time::Duration};
 
 use clap::{Arg, Command, CommandFactory, FromArgMatches, Parser};
-use smtpd_tower::{address::Domain, domains::Domains, limiter::Rate};
+use smtpd_tower::{address::Domain, limiter::Rate};
 
 use crate::{
     amounts,
-    arguments::{self, Given, Unreadable},
+    arguments::{self, Arguments, Given, Unreadable},
     extensions::ExtensionList,
     guard::GuardOptions,
+    limits::LimitOptions,
     mechanisms::Mechanism,
+    mistakes::Mistakes,
     mode::Mode,
-    sockets,
+    sockets::{Passing, SocketName},
+    timeouts::TimeoutOptions,
     values::{
         Address, BareLf, Id, Lenient, LogFormat, LogLevel, NamedCertificate, Newline, Nul, Proxy,
         RuntimeKind, User,
@@ -48,7 +51,8 @@ pub(crate) struct Options {
     #[arg(long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
 
-    /// Read all options and files, print all mistakes in them, or else what would be served, and exit
+    /// Read all options and files, print all mistakes in them, or else what would be served, and exit: with 0 if there is no
+    /// mistake, 1 if files are wrong, and 2 if options are. Nothing is bound or written
     #[arg(long)]
     pub(crate) check: bool,
 
@@ -56,9 +60,14 @@ pub(crate) struct Options {
     #[arg(skip)]
     pub(crate) given: Given,
 
-    /// The names of the sockets that systemd has passed.
+    /// With --check: the names of the sockets that systemd passes to the server, such as smtp,submissions. Options that need
+    /// one of them are then judged as they are under systemd; without it, they cause a warning
+    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    pub(crate) sockets: Vec<SocketName>,
+
+    /// The sockets that systemd has passed.
     #[arg(skip)]
-    pub(crate) passed: Vec<String>,
+    pub(crate) passed: Passing,
 
     /// Listen for SMTP at HOST:PORT or unix:PATH, optionally followed by ,mode=MODE and ,group=GROUP; repeatable. A Unix socket
     /// can be used by those who may write to its file: with the usual umask, only by the user of this server. For a mail server
@@ -115,7 +124,7 @@ pub(crate) struct Options {
 
     /// Accept these recipients of --domain only, and reject others with 550: a file with an address in each line, such as
     /// alice@example.org, or @example.org for everything in a domain, or *@*.example.org for its subdomains; # begins a comment.
-    /// The case of letters does not matter, and postmaster is always accepted. At SIGHUP it is read again [default: every
+    /// The case of letters does not matter, and postmaster is always accepted. Add abuse@ of each domain (RFC 2142). At SIGHUP it is read again [default: every
     /// address in --domain]
     #[arg(long, value_name = "FILE", help_heading = STORAGE)]
     pub(crate) recipients: Option<PathBuf>,
@@ -154,9 +163,10 @@ pub(crate) struct Options {
     #[arg(long, value_name = "NAME:PASSWORD", help_heading = USERS)]
     pub(crate) user: Vec<User>,
 
-    /// A file with a line NAME:HASH for each user, instead of --user. The hash is by Argon2, $argon2id$... or $argon2i$..., as
-    /// printed by `argon2 SALT -id -e` (package argon2 of Debian). A password may be hashed as it is typed, or as SASLprep (RFC
-    /// 4013) prepares it. At SIGHUP the file is read again
+    /// A file with a line NAME:HASH for each user, instead of --user. Clients log in with the whole NAME in any case, `bob` or
+    /// `bob@example.com`, whichever is there; an address sends as itself only. The hash is by Argon2, $argon2id$... or
+    /// $argon2i$..., as printed by `argon2 SALT -id -k 19456 -t 2 -p 1 -e` (package argon2 of Debian). A password may be hashed as
+    /// it is typed, or as SASLprep (RFC 4013) prepares it. At SIGHUP the file is read again
     #[arg(long, value_name = "FILE", help_heading = USERS)]
     pub(crate) users: Option<PathBuf>,
 
@@ -232,36 +242,11 @@ pub(crate) struct Options {
     #[arg(long, help_heading = TLS)]
     pub(crate) require_tls: Option<bool>,
 
-    /// Maximum size of a message, in bytes or as in 512k, 10M, 1G; 0 for no limit [default: 1M]
-    #[arg(long, value_name = "SIZE", value_parser = amounts::size, help_heading = LIMITS)]
-    pub(crate) max_size: Option<u64>,
+    #[command(flatten)]
+    pub(crate) limits: LimitOptions,
 
-    /// Maximum number of recipients of a message; more receive 452 [default: 100]
-    #[arg(long, value_name = "N", value_parser = amounts::count, help_heading = LIMITS)]
-    pub(crate) max_recipients: Option<NonZeroU32>,
-
-    /// Maximum number of Received fields in a message, 0 for no limit; a message with more is in a loop, and rejected with 554
-    /// [default: 100]
-    #[arg(long, value_name = "N", help_heading = LIMITS)]
-    pub(crate) max_hops: Option<u32>,
-
-    /// Maximum number of sessions at a time; more clients receive 421, or are disconnected where TLS begins with the first byte
-    /// [default: 10000]
-    #[arg(long, value_name = "N", value_parser = amounts::count, help_heading = LIMITS)]
-    pub(crate) max_sessions: Option<NonZeroU32>,
-
-    /// Number of wrong commands that end a session [default: 20]
-    #[arg(long, value_name = "N", value_parser = amounts::count, help_heading = LIMITS)]
-    pub(crate) max_errors: Option<NonZeroU32>,
-
-    /// Number of failed authentications that end a session [default: 5]
-    #[arg(long, value_name = "N", value_parser = amounts::count, help_heading = LIMITS)]
-    pub(crate) max_auth_failures: Option<NonZeroU32>,
-
-    /// How long a silence ends a session, in seconds or as in 30s, 5m, 2h; the timeouts for a command line, a handshake and a
-    /// message shrink with it [default: 5m]
-    #[arg(long, value_name = "DURATION", value_parser = amounts::duration, help_heading = LIMITS)]
-    pub(crate) timeout: Option<Duration>,
+    #[command(flatten)]
+    pub(crate) timeouts: TimeoutOptions,
 
     /// How many sessions, and how many messages, a client address may begin in how much time, such as 100/1m [default: no
     /// limit]
@@ -283,6 +268,20 @@ pub(crate) struct Options {
 
     #[command(flatten)]
     pub(crate) guard: GuardOptions,
+
+    /// Watch a client for this time before it is greeted, as in 6s, and greet it at once when it talks too early: programs that
+    /// send spam often do. Users and clients of LMTP are greeted at once [default: none]
+    #[arg(long, value_name = "DURATION", value_parser = amounts::duration_or_none, help_heading = CLIENTS)]
+    pub(crate) greeting_delay: Option<Duration>,
+
+    /// Reject clients that talk before the greeting with 554, except users and clients of LMTP
+    #[arg(long, help_heading = CLIENTS)]
+    pub(crate) refuse_early_talkers: Option<bool>,
+
+    /// Reject clients that do not wait for the reply to EHLO or DATA, as RFC 2920 requires, with 554, except users and clients
+    /// of LMTP
+    #[arg(long, help_heading = CLIENTS)]
+    pub(crate) strict_pipelining: Option<bool>,
 
     /// Delay the first rejection in a session by this time, the second by twice as much, and so on up to 30 seconds
     #[arg(long, value_name = "DURATION", value_parser = amounts::duration, help_heading = CLIENTS)]
@@ -360,102 +359,61 @@ impl Options {
     /// # Errors
     /// Fails with what is wrong with them, in a form that can be printed. `--help` and `--version` are returned in the same
     /// way.
+    #[cfg(test)]
     pub(crate) fn read(
         args: impl IntoIterator<Item = impl Into<OsString>>,
     ) -> Result<Self, Unreadable> {
-        Self::of(args.into_iter().map(Into::into).collect(), None)
+        let args: Vec<_> = args.into_iter().map(Into::into).collect();
+        whole(Self::of(&args, None)?)
+    }
+
+    /// Reads what can be read of the command line and the file. The mistakes are those in the other options.
+    ///
+    /// # Errors
+    /// Fails if nothing can be read, or there is something else to print.
+    pub(crate) fn read_partly(args: &[OsString]) -> Result<(Self, Mistakes), Unreadable> {
+        Self::of(args, None)
     }
 
     /// Reads them again, for a server that runs with these options. It keeps those that cannot change.
     ///
     /// # Errors
-    /// As for [`read`](Self::read).
+    /// Fails with everything that is wrong with them.
     pub(crate) fn read_again(&self, args: &[OsString]) -> Result<Self, Unreadable> {
-        Self::of(args.to_vec(), Some(self))
+        whole(Self::of(args, Some(self))?)
     }
 
-    fn of(args: Vec<OsString>, running: Option<&Self>) -> Result<Self, Unreadable> {
+    fn of(args: &[OsString], running: Option<&Self>) -> Result<(Self, Mistakes), Unreadable> {
         let given = running.map(|running| &running.given);
-        let (matches, given) = arguments::read(&Self::arguments(), args, given)?;
+        let Arguments {
+            matches,
+            given,
+            mistakes: wrong,
+        } = arguments::read(&Self::arguments(), args, given)?;
         let options = Self::from_arg_matches(&matches);
         let options = options.map_err(|error| Unreadable::CommandLine(Box::new(error)))?;
-        Ok(Self {
+        let mut mistakes = Mistakes::default();
+        mistakes.of_options(wrong);
+        // Those of a running server were taken, and are no longer in the environment.
+        let passed = match running {
+            Some(running) => running.passed.clone(),
+            None => Passing::new(&options),
+        };
+        let options = Self {
             given,
-            // Those of a running server were taken, and are no longer in the environment.
-            passed: running.map_or_else(sockets::names, |running| running.passed.clone()),
+            passed,
             ..options
-        })
+        };
+        Ok((options.without_dependents(), mistakes))
     }
 
     fn arguments() -> Command {
         Self::command().mut_args(switch)
     }
-
-    /// Whether there are passwords or tokens in the file of options.
-    pub(crate) fn config_is_secret(&self) -> bool {
-        self.given.is_from_file("user") || self.given.is_from_file("oauth-token")
-    }
-
-    /// The domains that mail is accepted for.
-    pub(crate) fn domains(&self) -> Domains {
-        Domains::from_iter(self.domain.iter().cloned())
-    }
-
-    /// Whether systemd has passed a socket of that name.
-    pub(crate) fn is_passed(&self, name: &str) -> bool {
-        self.passed.iter().any(|passed| passed == name)
-    }
-
-    /// Where messages are stored.
-    pub(crate) fn maildir(&self) -> PathBuf {
-        self.maildir.clone().unwrap_or_else(|| "mail".into())
-    }
-
-    /// The files that are read, each with its option.
-    pub(crate) fn files(&self) -> impl Iterator<Item = (&'static str, &PathBuf)> {
-        let files = [
-            ("config", &self.config),
-            ("users", &self.users),
-            ("recipients", &self.recipients),
-        ];
-        given(files).chain(self.tls_files())
-    }
-
-    /// The certificates, keys and lists among them.
-    pub(crate) fn tls_files(&self) -> impl Iterator<Item = (&'static str, &PathBuf)> {
-        let sni = self.sni.iter();
-        let sni = sni.flat_map(|sni| [("sni", &sni.cert), ("sni", &sni.key)]);
-        let certs = self.tls_cert.iter().map(|file| ("tls-cert", file));
-        let keys = self.tls_key.iter().map(|file| ("tls-key", file));
-        let files = [
-            ("tls-key-passphrase-file", &self.tls_key_passphrase_file),
-            ("client-ca", &self.client_ca),
-            ("client-crl", &self.client_crl),
-        ];
-        certs.chain(keys).chain(given(files)).chain(sni)
-    }
-
-    /// Whether there is a listener for HTTP, so that somebody reads metrics.
-    pub(crate) fn has_http(&self) -> bool {
-        self.http.is_some() || self.is_passed("http")
-    }
-
-    /// Whether anybody can authenticate.
-    pub(crate) fn has_users(&self) -> bool {
-        self.has_passwords() || !self.oauth_token.is_empty()
-    }
-
-    /// Whether anybody has a password.
-    pub(crate) fn has_passwords(&self) -> bool {
-        !self.user.is_empty() || self.users.is_some()
-    }
 }
 
-fn given<'a, const N: usize>(
-    files: [(&'static str, &'a Option<PathBuf>); N],
-) -> impl Iterator<Item = (&'static str, &'a PathBuf)> {
-    let files = files.into_iter();
-    files.filter_map(|(option, file)| Some((option, file.as_ref()?)))
+fn whole((options, mistakes): (Options, Mistakes)) -> Result<Options, Unreadable> {
+    mistakes.or(Some(options)).map_err(Unreadable::Mistakes)
 }
 
 /// Lets a switch be written `--switch` and `--switch=false`, so that the command line can undo what the file says.
@@ -481,7 +439,7 @@ mod tests {
     #[test]
     fn a_reload_forgets_the_sockets_of_systemd() {
         let mut options = read("--mode mx --domain a.test --user alice:secret").unwrap();
-        options.passed = vec!["smtp".to_owned(), "submission".to_owned()];
+        options.passed = Passing::Known(vec!["smtp".to_owned(), "submission".to_owned()]);
         let args = ["smtpd", "--mode", "mx"].map(OsString::from);
         let again = options.read_again(&args).unwrap();
         assert_eq!(again.passed, options.passed);
@@ -499,7 +457,7 @@ mod tests {
         let page = include_str!("../README.md").split('`').skip(1).step_by(2);
         let named: Vec<_> = page.filter_map(|code| code.strip_prefix("--")).collect();
         assert!(named.len() > 20, "{named:?}");
-        for name in named {
+        for name in named.iter().filter_map(|named| named.split(' ').next()) {
             assert!(known.contains(&name), "there is no option --{name}");
         }
     }
@@ -527,7 +485,7 @@ mod tests {
             (options.mode, options.extensions.len()),
             (Some(Mode::Submission), 2)
         );
-        assert_eq!(options.max_errors.map(NonZeroU32::get), Some(3));
+        assert_eq!(options.limits.max_size, Some(0));
         assert_eq!(options.discard, Some(true));
     }
 
@@ -547,7 +505,14 @@ mod tests {
                 assert!(error.to_string().contains(option), "{error}");
             }
         }
-        let error = read("--rate s3cret").unwrap_err().to_string();
+        for line in ["--user a:b s3cret", "--user=a:b s3cret"] {
+            let error = read(line).unwrap_err().to_string();
+            assert!(
+                error.contains("--user: ") && !error.contains("s3cret"),
+                "{error}"
+            );
+        }
+        let error = read("--mode s3cret").unwrap_err().to_string();
         assert!(error.contains("s3cret"), "{error}");
     }
 

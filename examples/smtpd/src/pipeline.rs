@@ -17,7 +17,6 @@ use tower::ServiceBuilder;
 
 use crate::{
     clients::Clients,
-    disk,
     message_log::MessageLogLayer,
     options::Options,
     recipients::Recipients,
@@ -33,10 +32,10 @@ pub(crate) fn new(
     parts: &Parts,
     clients: &Clients,
     maildir: Option<Maildir>,
+    space: Option<FreeSpaceLayer>,
 ) -> Pipeline {
     let anywhere = !options.domain.is_empty();
     let submission = options.has_submission();
-    let space = free_space(options);
 
     // Sessions, messages and recipients are counted apart, each in a table of its own.
     let connect = ServiceBuilder::new()
@@ -141,12 +140,6 @@ fn own_sender(options: &Options) -> OwnSenderLayer {
     .address_rules(NAMES)
 }
 
-/// What is discarded needs no space.
-fn free_space(options: &Options) -> Option<FreeSpaceLayer> {
-    let is_kept = options.discard != Some(true);
-    is_kept.then(|| disk::free_space(options.maildir()))
-}
-
 /// Where messages go.
 fn store(maildir: Option<Maildir>) -> BoxPhaseService<Data> {
     match maildir {
@@ -170,10 +163,11 @@ pub(crate) async fn prepare(
 ) -> Result<(), String> {
     let place = options.given.place("maildir");
     let named = |error: &dyn std::error::Error| format!("{place}: {}", with_causes(error));
-    let parts = ["tmp", "new", "cur"].map(|part| maildir.path().join(part));
-    if purpose == Purpose::Check && !parts.iter().all(|part| part.is_dir()) {
+    if purpose == Purpose::Check {
         // Nothing is created: whoever checks is perhaps not the user that runs the server, and must own it.
-        return can_be_made(maildir.path()).map_err(|error| format!("{place}: {error}"));
+        let parts = ["tmp", "new", "cur"].map(|part| maildir.path().join(part));
+        let wrong = parts.iter().find_map(|part| can_be_made(part).err());
+        return wrong.map_or(Ok(()), |error| Err(format!("{place}: {error}")));
     }
     if let Some(parent) = maildir.path().parent() {
         let made = tokio::fs::create_dir_all(parent).await;
@@ -190,7 +184,7 @@ pub(crate) async fn prepare(
 fn can_be_made(path: &Path) -> Result<(), String> {
     let mut existing = path.ancestors().filter(|path| path.exists());
     match existing.next() {
-        Some(path) if !path.is_dir() => Err(format!("{}: not a directory", path.display())),
+        Some(path) if !path.is_dir() => Err(format!("{}: this is not a directory", path.display())),
         _ => Ok(()),
     }
 }

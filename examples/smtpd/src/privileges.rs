@@ -23,6 +23,7 @@ impl Account {
         let Some(id) = &options.user_id else {
             return Ok(None);
         };
+        let place = options.given.place("user-id");
         let found = match id {
             Id::Name(name) => User::from_name(name)?,
             Id::Number(number) => User::from_uid(Uid::from_raw(*number))?,
@@ -31,15 +32,18 @@ impl Account {
             (Id::Number(number), _) => Uid::from_raw(*number),
             (Id::Name(_), Some(user)) => user.uid,
             (Id::Name(name), None) => {
-                return Err(format!("--user-id: there is no user {name}").into());
+                return Err(format!("{place}: the system has no user named {name}").into());
             }
         };
         let group =
             match (&options.group_id, found) {
-                (Some(id), _) => group(id).map_err(|error| format!("--group-id: {error}"))?,
+                (Some(id), _) => {
+                    let place = options.given.place("group-id");
+                    group(id).map_err(|error| format!("{place}: {error}"))?
+                }
                 (None, Some(user)) => user.gid,
                 (None, None) => return Err(format!(
-                    "--user-id {id}: the system does not know this user, so --group-id is needed"
+                    "{place}: the system has no user with the number {id}, so --group-id is needed"
                 )
                 .into()),
             };
@@ -56,7 +60,7 @@ impl Account {
             return Ok(());
         }
         if !unistd::geteuid().is_root() {
-            return Err("--user-id needs root at the start".into());
+            return Err("--user-id: only root can become another user; start the server as root, or as that user without --user-id".into());
         }
         // In this order: without root, neither groups nor the group can be changed any more.
         unistd::setgroups(&[])?;
@@ -88,7 +92,7 @@ pub(crate) fn group(id: &Id) -> Result<Gid, BoxError> {
         Id::Number(number) => Ok(Gid::from_raw(*number)),
         Id::Name(name) => match Group::from_name(name)? {
             Some(group) => Ok(group.gid),
-            None => Err(format!("there is no group {name}").into()),
+            None => Err(format!("the system has no group named {name}").into()),
         },
     }
 }
@@ -107,7 +111,9 @@ pub(crate) fn explanation(error: &str) -> String {
 /// Warns if everything that clients send is read by a process that may do everything.
 pub(crate) fn warn() {
     if unistd::geteuid().is_root() {
-        tracing::warn!("the server runs as root: --user-id gives that up once the ports are bound");
+        tracing::warn!(
+            "the server runs as root: set --user-id, so that it becomes another user once its ports are bound"
+        );
     }
 }
 
@@ -134,9 +140,9 @@ mod tests {
             ("--user-id 0", of(0, 0)),
             ("--user-id 0 --group-id 4321", of(0, 4321)),
             ("--user-id 4211234567 --group-id 5", of(4_211_234_567, 5)),
-            ("--user-id 4211234567", Err("--user-id 4211234567: the system does not know this user, so --group-id is needed".to_owned())),
-            ("--user-id no-such-user", Err("--user-id: there is no user no-such-user".to_owned())),
-            ("--user-id 1 --group-id no-such-group", Err("--group-id: there is no group no-such-group".to_owned())),
+            ("--user-id 4211234567", Err("--user-id: the system has no user with the number 4211234567, so --group-id is needed".to_owned())),
+            ("--user-id no-such-user", Err("--user-id: the system has no user named no-such-user".to_owned())),
+            ("--user-id 1 --group-id no-such-group", Err("--group-id: the system has no group named no-such-group".to_owned())),
         ] {
             assert_eq!(account(line), expected, "{line}");
         }

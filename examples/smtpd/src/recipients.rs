@@ -79,7 +79,7 @@ impl Recipients {
             return Err(faults);
         }
         if entries.is_empty() {
-            return Err(vec![" there is no address in it".to_owned()]);
+            return Err(vec![" the file has no address in it".to_owned()]);
         }
         // Each domain has a postmaster (RFC 5321 section 4.5.1).
         let postmasters = own.iter().map(|domain| format!("postmaster@{domain}"));
@@ -103,7 +103,7 @@ fn entry(line: &str) -> Result<String, String> {
     match line.rsplit_once('@') {
         Some(("", domain)) => Ok(format!("*@{domain}")),
         Some((local, _)) if local != "*" && local.contains('*') => Err(format!(
-            "`{}` has a * for a part of a name",
+            "`{}` has a * in a part of a name, and it can only stand for a whole name",
             line.escape_debug()
         )),
         _ if line == "<>" => Err("`<>` is no recipient".to_owned()),
@@ -127,7 +127,19 @@ fn warnings(
     });
     let without = own.iter().filter(|domain| !listed.has_domain(domain));
     let without = without.map(|domain| format!(" it has no recipient in {domain} but postmaster"));
-    foreign.into_iter().chain(without).collect()
+    // RFC 2142 section 4: others report there what comes from this domain, and lists of bad senders expect it to work.
+    let has_abuse = |domain: &Domain| {
+        let address = format!("abuse@{domain}").parse();
+        address.is_ok_and(|address| listed.has_recipient(&address))
+    };
+    let listing = own.iter().filter(|domain| listed.has_domain(domain));
+    let silent = listing.filter(|domain| !has_abuse(domain));
+    let silent = silent.map(|domain| {
+        format!(
+            " it has no abuse@{domain}, where others report abuse (RFC 2142); add it, or @{domain}"
+        )
+    });
+    foreign.into_iter().chain(without).chain(silent).collect()
 }
 
 #[cfg(test)]
@@ -143,10 +155,10 @@ mod tests {
 
     #[test]
     fn entries_match_what_they_say() {
-        let text = "# people\nalice@example.org\n\n  Bob@Example.ORG   # the builder\n\
+        let text = "# people\nabuse@example.org\nalice@example.org\n\n  Bob@Example.ORG   # the builder\n\
             #carol@example.org\nd#e@example.org\r\n@xn--bcher-kva.example\n*@*.example.org\n";
         let found = parse(text, Some('+')).unwrap();
-        assert_eq!((found.count, found.warnings), (5, Vec::<String>::new()));
+        assert_eq!((found.count, found.warnings), (6, Vec::<String>::new()));
         for (address, is_listed) in [
             ("alice@example.org", true),
             ("ALICE@EXAMPLE.org", true),
@@ -197,8 +209,18 @@ mod tests {
             found.warnings,
             [
                 "1: example.net is not a --domain, so mail to it is rejected",
-                " it has no recipient in b\u{fc}cher.example but postmaster"
+                " it has no recipient in b\u{fc}cher.example but postmaster",
+                " it has no abuse@example.org, where others report abuse (RFC 2142); add it, or @example.org"
             ]
         );
+        for (text, count) in [
+            ("c@example.org\nAbuse@Example.org", 1),
+            ("@example.org", 1),
+            ("abuse@xn--bcher-kva.example\n@example.org", 0),
+            ("c@xn--bcher-kva.example\nc@example.org", 2),
+        ] {
+            let warnings = parse(text, None).unwrap().warnings;
+            assert_eq!(warnings.len(), count, "{text}: {warnings:?}");
+        }
     }
 }

@@ -38,9 +38,10 @@ pub(crate) struct Reloader {
 }
 
 impl Reloader {
-    /// Logs what is odd about what is served, and follows its certificates.
+    /// Logs what is odd about what is served and about its disk, and follows its certificates.
     pub(crate) fn new(args: Vec<OsString>, served: Served, servers: Servers) -> Self {
         warn(&served);
+        served.space.measure();
         let certificates = Certificates::default();
         if let Some(tls) = &served.parts.tls {
             certificates.follow(tls);
@@ -75,7 +76,7 @@ impl Reloader {
             Err(mistakes) => {
                 for mistake in mistakes.iter() {
                     let why = privileges::explanation(mistake);
-                    tracing::error!("the old settings stay: {mistake}{why}");
+                    tracing::error!("nothing was reloaded, the old settings stay: {mistake}{why}");
                 }
             }
         }
@@ -107,6 +108,7 @@ impl Reloader {
         let changes = self.served.changes(&new);
         self.servers.replace(&new);
         self.served = new;
+        self.served.space.measure();
         if let Some(tls) = &self.served.parts.tls {
             self.certificates.follow(tls);
         }
@@ -118,7 +120,7 @@ impl Reloader {
             changed,
             users = self.served.parts.users.as_ref().map(|users| users.count()),
             recipients = self.served.parts.recipients.as_ref().map(|list| list.count),
-            "the settings have been read again"
+            "the settings have been read again; new sessions use them"
         );
         if let Some(waiting) = waiting(&self.served.options) {
             tracing::warn!("these options take effect at the next start: {waiting}");
@@ -153,7 +155,10 @@ pub(crate) async fn clean_tmp(maildir: Option<&Maildir>) {
     };
     match maildir.clean_tmp(STALE).await {
         Ok(0) => {}
-        Ok(files) => tracing::info!(files, "old files of deliveries that crashed were removed"),
+        Ok(files) => tracing::info!(
+            files,
+            "temporary files that a crash had left in the Maildir were removed"
+        ),
         Err(error) => tracing::warn!("{}", with_causes(&error)),
     }
 }

@@ -9,7 +9,7 @@ pub(crate) fn warnings(options: &Options) -> Vec<String> {
     let warn = |path: &Path| {
         let mode = open_mode(path)?;
         Some(format!(
-            "{}: the file holds secrets and is open to others than its owner (mode {mode:04o})",
+            "{}: the file holds secrets and is open to others than its owner (mode {mode:04o}): set it to 0600, or to 0640 if root owns it",
             path.display()
         ))
     };

@@ -6,8 +6,7 @@ use smtpd_tower::{
     BoxError, Server,
     address::Domain,
     deliver::{Maildir, Newline},
-    reload::Reloadable,
-    server::Handle,
+    server::{Handle, ReloadableServer},
     system_hostname,
     tls::TlsConfig,
 };
@@ -16,7 +15,9 @@ use tokio::task;
 use crate::{
     clients::{self, Clients},
     config,
+    disk::Space,
     file::Pipes,
+    guard,
     listen::Kind,
     mechanisms,
     mistakes::Mistakes,
@@ -56,6 +57,7 @@ pub(crate) struct Served {
     pub(crate) parts: Parts,
     pub(crate) clients: Clients,
     pub(crate) maildir: Option<Maildir>,
+    pub(crate) space: Space,
     pub(crate) warnings: Vec<String>,
     server: Server,
     /// The states of the files before they were read.
@@ -105,14 +107,16 @@ impl Served {
         mistakes.unless(clients::check(&options));
         let clients = match running {
             Some(running) => running.clients.next(&options),
-            None => Clients::new().next(&options),
+            None => Clients::new(&options).next(&options),
         };
-        let pipeline = pipeline::new(&options, &parts, &clients, maildir.clone());
+        let keep = options.limits.min_free_space();
+        let before = running.map(|running| &running.space);
+        let space = Space::new(maildir.as_ref(), keep, before);
+        let pipeline = pipeline::new(&options, &parts, &clients, maildir.clone(), space.layer());
         let hostname = hostname.unwrap_or_default();
-        let guard = clients.guard.clone();
-        let server = server::new(&options, &hostname, pipeline, guard, parts.tls.clone());
+        let server = server::new(&options, &hostname, pipeline, &clients, parts.tls.clone());
         // Otherwise this follows from what was found already.
-        if mistakes.is_empty() {
+        if mistakes.is_empty() && options.given.is_whole() {
             mistakes.extend(unservable(&options, &server));
         }
         let warnings = warnings(&options, &parts);
@@ -122,6 +126,7 @@ impl Served {
             parts,
             clients,
             maildir,
+            space,
             warnings,
             server,
             stamps,
@@ -164,14 +169,14 @@ impl Served {
 /// The servers of all kinds of listeners. Each session is served by one of them, from its beginning to its end.
 #[derive(Clone)]
 pub(crate) struct Servers {
-    all: Vec<(Kind, Reloadable<Server>)>,
+    all: Vec<(Kind, ReloadableServer)>,
     handle: Handle,
 }
 
 impl Servers {
     pub(crate) fn new(served: &Served) -> Self {
         served.clients.set_guard();
-        let all = Kind::ALL.map(|kind| (kind, Reloadable::new(served.server(kind))));
+        let all = Kind::ALL.map(|kind| (kind, ReloadableServer::new(served.server(kind))));
         Self {
             all: all.into(),
             handle: served.server.handle(),
@@ -182,7 +187,7 @@ impl Servers {
         // Made first, so that nothing comes between the first one and the last.
         let new: Vec<_> = Kind::ALL.map(|kind| served.server(kind)).into();
         for ((_, server), new) in self.all.iter().zip(new) {
-            server.set(new);
+            server.replace(new);
         }
         served.clients.set_guard();
     }
@@ -192,14 +197,14 @@ impl Servers {
         self.handle.clone()
     }
 
-    pub(crate) fn of(&self, kind: Kind) -> Option<&Reloadable<Server>> {
+    pub(crate) fn of(&self, kind: Kind) -> Option<&ReloadableServer> {
         let found = self.all.iter().find(|(one, _)| *one == kind);
         found.map(|(_, server)| server)
     }
 }
 
 /// The name of this host, U-labels as A-labels (RFC 5890 section 2.3.2.1).
-fn hostname(options: &Options) -> Result<String, String> {
+fn hostname(options: &Options) -> Result<String, Mistakes> {
     let (place, name) = match &options.hostname {
         Some(name) => (options.given.place("hostname"), name.clone()),
         None => (
@@ -210,10 +215,14 @@ fn hostname(options: &Options) -> Result<String, String> {
     match name.parse::<Domain>() {
         Ok(_) if name.is_ascii() => Ok(name),
         Ok(domain) => Ok(domain.canonical().into_owned()),
-        Err(_) => Err(format!(
-            "{place}: \"{}\" is neither a domain, such as mx.example.org, nor an address literal, such as [192.0.2.1]",
-            name.escape_debug()
-        )),
+        Err(_) => {
+            let mut mistakes = Mistakes::default();
+            mistakes.of_options(vec![format!(
+                "{place}: \"{}\" is neither a domain, such as mx.example.org, nor an address literal, such as [192.0.2.1]",
+                name.escape_debug()
+            )]);
+            Err(mistakes)
+        }
     }
 }
 
@@ -277,6 +286,8 @@ fn unservable(options: &Options, server: &Server) -> Vec<String> {
 
 fn warnings(options: &Options, parts: &Parts) -> Vec<String> {
     let mut warnings = secrets::warnings(options);
+    warnings.extend(guard::warning(options));
+    warnings.extend(options.socket_warning().map(str::to_owned));
     if let Some(users) = &parts.users {
         warnings.extend(users.warnings(&mechanisms::offered(options)));
     }

@@ -1,32 +1,23 @@
 //! The server around the pipeline: its name, settings, TLS, and the proxies that it trusts.
 
-use smtpd_tower::{
-    Pipeline, Server, guard::Guard, layer::HopLimitLayer, proxy::ProxyProtocol, tls::TlsConfig,
-};
+use smtpd_tower::{Pipeline, Server, proxy::ProxyProtocol, tls::TlsConfig};
 
-use crate::{config, disk, log, options::Options, values::Proxy};
+use crate::{clients::Clients, config, disk, log, options::Options, values::Proxy};
 
 /// Creates the server around a pipeline.
 pub(crate) fn new(
     options: &Options,
     hostname: &str,
     pipeline: Pipeline,
-    guard: Guard,
+    clients: &Clients,
     tls: Option<TlsConfig>,
 ) -> Server {
-    let sessions = options
-        .max_sessions
-        .map_or(Server::DEFAULT_MAX_SESSIONS, |sessions| {
-            usize::try_from(sessions.get()).unwrap_or(usize::MAX)
-        });
     let mut server = Server::new(hostname, pipeline)
         .configure(|config| config::apply(options, config))
-        .max_hops(match options.max_hops {
-            Some(0) => None,
-            hops => Some(hops.unwrap_or(HopLimitLayer::DEFAULT)),
-        })
-        .max_sessions(disk::sessions(sessions))
-        .guard(guard)
+        .max_hops(options.limits.hops())
+        .max_sessions(disk::sessions(options.limits.sessions()))
+        .memory_budget(clients.memory())
+        .guard(clients.guard.clone())
         .on_close(log::session);
     if options.has_http() {
         server = server.metrics();

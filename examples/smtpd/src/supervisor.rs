@@ -50,6 +50,6 @@ pub(crate) fn stopping() -> impl Future<Output = ()> {
 
 fn tell(state: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(state) {
-        tracing::warn!(%error, "systemd was not reached");
+        tracing::warn!(%error, "systemd cannot be notified");
     }
 }

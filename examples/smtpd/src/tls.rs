@@ -155,14 +155,16 @@ impl Certificates {
     fn reloaded(&self, tls: &TlsConfig, result: Result<(), TlsError>) {
         match result {
             Ok(()) => {
-                tracing::info!("the certificates have been read again");
+                tracing::info!("the certificates have been read again; new sessions use them");
                 self.pending(Vec::new());
                 self.warn(Some(tls));
             }
             Err(error) => {
                 let error = with_causes(&error);
                 let why = privileges::explanation(&error);
-                tracing::error!("the old certificates stay: {error}{why}");
+                tracing::error!(
+                    "the certificates cannot be reloaded, the old certificates stay: {error}{why}"
+                );
             }
         }
     }

@@ -25,6 +25,8 @@ pub(crate) struct Users {
     tokens: Arc<[User]>,
     /// Whether the common name of a certificate may name a user.
     common_names: bool,
+    /// Users whose name is an address, by its local part.
+    by_local_part: Arc<HashMap<String, String>>,
 }
 
 #[derive(Clone, Debug)]
@@ -54,11 +56,29 @@ impl Users {
             mistakes.extend(faults.into_iter().map(|fault| format!("{place}: {fault}")));
         });
         let passwords = mistakes.or(passwords.ok())?;
-        Ok(Some(Self {
+        Ok(Some(Self::new(
             passwords,
-            tokens: options.oauth_token.clone().into(),
-            common_names: options.client_common_name.unwrap_or(true),
-        }))
+            options.oauth_token.clone().into(),
+            options.client_common_name.unwrap_or(true),
+        )))
+    }
+
+    fn new(passwords: Passwords, tokens: Arc<[User]>, common_names: bool) -> Self {
+        let users = Self {
+            passwords,
+            tokens,
+            common_names,
+            by_local_part: Arc::default(),
+        };
+        let addresses = users.names().filter_map(|name| {
+            let (local, _) = name.rsplit_once('@')?;
+            Some((NAMES.user(local).into_owned(), name.to_owned()))
+        });
+        let by_local_part = Arc::new(addresses.collect());
+        Self {
+            by_local_part,
+            ..users
+        }
     }
 
     /// Returns how many there are, those with a token included.
@@ -87,12 +107,47 @@ impl Users {
             return self.certified(&request);
         }
         let credentials = request.credentials();
+        self.explain(&request, credentials.username());
         if credentials.bearer_token().is_some() {
             return self.owner(credentials);
         }
         match &self.passwords {
             Passwords::Known(users) => users.secret(credentials.username()).into(),
             Passwords::Hashed(users) => users.login(&request).await,
+        }
+    }
+
+    /// Logs that a client gives an address for a user whose name is none, or the other way round: administrators look for a wrong
+    /// password then.
+    fn explain(&self, request: &Request<Auth>, given: &str) {
+        if given.is_empty() || self.has(given) {
+            return;
+        }
+        if let Some(user) = self.similar(given) {
+            let session = request.session();
+            tracing::info!(
+                session = session.id(),
+                peer = %session.client_addr(),
+                given = %given.escape_debug(),
+                user,
+                "the client must log in with the whole name of the user, as it is in the list of users"
+            );
+        }
+    }
+
+    fn has(&self, name: &str) -> bool {
+        let is_it = |user: &User| NAMES.user(&user.name) == NAMES.user(name);
+        self.passwords.find(name).is_some() || self.tokens.iter().any(is_it)
+    }
+
+    /// The user whose name differs by the domain alone.
+    fn similar(&self, name: &str) -> Option<&str> {
+        match name.rsplit_once('@') {
+            Some((local, _)) => self.passwords.find(local),
+            None => self
+                .by_local_part
+                .get(&*NAMES.user(name))
+                .map(String::as_str),
         }
     }
 
@@ -159,6 +214,14 @@ impl Passwords {
         UsersFile::read(path, pipes).map(|users| Self::Hashed(Arc::new(users)))
     }
 
+    /// Returns the name of a user as the options or the file give it.
+    fn find(&self, name: &str) -> Option<&str> {
+        match self {
+            Self::Known(users) => users.find(name),
+            Self::Hashed(users) => users.find(name),
+        }
+    }
+
     fn known(users: &[User]) -> Result<Self, Vec<String>> {
         let mut nobody = [0; 32];
         getrandom::fill(&mut nobody).map_err(|error| vec![error.to_string()])?;
@@ -214,6 +277,11 @@ impl Known {
         names.into_iter().map(warn).collect()
     }
 
+    fn find(&self, name: &str) -> Option<&str> {
+        let secret = self.secrets.get(&*NAMES.user(name))?;
+        secret.user().map(Identity::as_str)
+    }
+
     fn secret(&self, name: &str) -> Secret {
         let known = self.secrets.get(&*NAMES.user(name));
         known.unwrap_or(&self.nobody).clone()
@@ -225,10 +293,15 @@ mod tests {
     use smtpd_tower::{
         Session,
         sasl::{MechanismName, Scram},
+        test::Client,
     };
 
     use super::*;
-    use crate::users_file::tests::HASH;
+    use crate::{
+        listen::Kind,
+        served::{Purpose, Served},
+        users_file::tests::HASH,
+    };
 
     fn credentials(name: &str, password: &str) -> Credentials {
         Credentials::plain(name, password).unwrap()
@@ -253,11 +326,8 @@ mod tests {
     }
 
     fn of(passwords: Passwords) -> Users {
-        Users {
-            passwords,
-            tokens: [someone("alice", "token-a"), someone("bob", "token-b")].into(),
-            common_names: true,
-        }
+        let tokens = [someone("alice", "token-a"), someone("bob", "token-b")];
+        Users::new(passwords, tokens.into(), true)
     }
 
     fn hashed() -> Users {
@@ -429,6 +499,92 @@ mod tests {
         let names: Vec<_> = warnings.iter().map(|text| text.split(' ').next()).collect();
         assert_eq!(names, [Some("bob"), Some("carol")]);
         assert!(!warnings.concat().contains('\u{1f600}'));
+    }
+
+    /// What each mechanism answers to this name, for users of these options.
+    async fn replies(options: &str, mechanisms: &[&str], name: &str) -> Vec<u16> {
+        let line =
+            format!("smtpd --discard --allow-plaintext-auth --max-auth-failures 9 {options}");
+        let options = Options::read(line.split_whitespace()).unwrap();
+        let served = Served::read(options, None, Purpose::Start).await.unwrap();
+        let mut client = Client::connect(&served.server(Kind::Smtp));
+        client.greeting().await.unwrap();
+        let mut codes = Vec::new();
+        for mechanism in mechanisms {
+            client.ehlo("c.test").await.unwrap();
+            let reply = match *mechanism {
+                "PLAIN" => client.auth_plain(name, "secret").await,
+                "LOGIN" => client.auth_login(name, "secret").await,
+                "SCRAM" => client.auth_scram_sha256(name, "secret").await,
+                _ => client.auth_cram_md5(name, "secret").await,
+            };
+            let code = reply.unwrap().code().as_u16();
+            codes.push(code);
+            if code == 235 {
+                // A session authenticates once.
+                client = Client::connect(&served.server(Kind::Smtp));
+                client.greeting().await.unwrap();
+            }
+        }
+        codes
+    }
+
+    /// Names are compared in full, whatever the case of letters: an address is a name like any other.
+    #[tokio::test]
+    async fn a_user_cannot_log_in_with_an_address() {
+        let dir = tempfile::tempdir().unwrap();
+        for (stored, given, welcome) in [
+            ("bob@example.com", "bob@example.com", true),
+            ("bob@example.com", "Bob@Example.COM", true),
+            ("Bob@Example.com", "bob@example.com", true),
+            ("bob@example.com", "bob", false),
+            ("bob@example.com", "bob@example.org", false),
+            ("bob@example.com", "@example.com", false),
+            ("bob", "bob", true),
+            ("bob", "BOB", true),
+            ("bob", "bob@example.com", false),
+            ("b\u{f6}b@example.com", "B\u{d6}B@example.com", true),
+        ] {
+            let code = if welcome { 235 } else { 535 };
+            let all = ["PLAIN", "LOGIN", "SCRAM", "CRAM-MD5"];
+            let codes = replies(&format!("--user {stored}:secret"), &all, given).await;
+            assert_eq!(codes, [code; 4], "{stored} by {given}");
+            let file = dir.path().join("users");
+            std::fs::write(&file, format!("{stored}:{HASH}\n")).unwrap();
+            let file = format!("--users {}", file.display());
+            let codes = replies(&file, &["PLAIN", "LOGIN"], given).await;
+            assert_eq!(codes, [code; 2], "{stored} in a file by {given}");
+        }
+    }
+
+    #[tokio::test]
+    async fn nobody_is_told_that_only_the_domain_is_wrong() {
+        let known = |name| of(Passwords::known(&[someone(name, "x")]).unwrap());
+        let hashed = |name| {
+            let users = UsersFile::parse(&format!("{name}:{HASH}\n")).unwrap();
+            of(Passwords::Hashed(Arc::new(users)))
+        };
+        for (stored, given, is_told) in [
+            ("carol@example.com", "Carol", true),
+            ("carol", "CAROL@example.com", true),
+            ("carol", "carol", false),
+            ("carol@example.com", "carol@example.com", false),
+            ("carol@example.com", "dave", false),
+            ("carol", "", false),
+            // The owner of a token, who has no password.
+            ("carol", "alice", false),
+        ] {
+            for users in [known(stored), hashed(stored)] {
+                let (guard, written) = crate::log::tests::capture(false);
+                if !given.is_empty() {
+                    drop(login(&users, credentials(given, "wrong")).await);
+                }
+                drop(guard);
+                let text = written.text();
+                let is_there = text.contains("whole name of the user") && text.contains(stored);
+                assert_eq!(is_there, is_told, "{stored} by {given}: {text}");
+            }
+        }
     }
 
     /// The spelling of a name does not matter: in the options, in the file, or as sent by the client.

@@ -62,7 +62,7 @@ impl UsersFile {
             }
         }
         if users.is_empty() && faults.is_empty() {
-            faults.push(" there is no user in it".to_owned());
+            faults.push(" the file has no user in it".to_owned());
         }
         if !faults.is_empty() {
             return Err(faults);
@@ -81,6 +81,12 @@ impl UsersFile {
 
     pub(crate) fn names(&self) -> impl Iterator<Item = &String> {
         self.users.values().map(|(name, _)| name)
+    }
+
+    /// Returns the name of a user as the file gives it.
+    pub(crate) fn find(&self, name: &str) -> Option<&str> {
+        let (name, _) = self.users.get(&*NAMES.user(name))?;
+        Some(name)
     }
 
     pub(crate) async fn login(&self, request: &Request<Auth>) -> AuthOutcome {
@@ -113,8 +119,8 @@ pub(crate) mod tests {
     #[test]
     fn a_faulty_file_names_the_line() {
         for (text, fault) in [
-            ("", " there is no user in it"),
-            ("# nobody\n", " there is no user in it"),
+            ("", " the file has no user in it"),
+            ("# nobody\n", " the file has no user in it"),
             ("\nalice", "2: expected NAME:HASH"),
             ("alice:secret", "1: expected a hash such as $argon2id$"),
             ("alice:", "1: expected a hash such as $argon2id$"),

@@ -78,7 +78,7 @@ impl FromStr for UnixAddress {
 fn permissions(octal: &str) -> Result<u32, &'static str> {
     match u32::from_str_radix(octal, 8) {
         Ok(mode @ 0..=0o777) => Ok(mode),
-        _ => Err("a mode is an octal number, such as 0660"),
+        _ => Err("expected mode=MODE with an octal number up to 0777, such as 0660"),
     }
 }
 

@@ -106,10 +106,8 @@ pub(crate) fn decide(
             Err(_) => ask.refuse(no_room()),
         },
         Step::Chunk(bytes, receiving) => {
-            if delivery
-                .as_mut()
-                .is_some_and(|delivery| delivery.write(&bytes).is_err())
-            {
+            let written = delivery.as_mut().map(|delivery| delivery.write(&bytes));
+            if let Some(Err(_)) = written {
                 *delivery = None;
                 receiving.refuse(no_room());
             }

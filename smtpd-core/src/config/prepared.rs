@@ -17,6 +17,8 @@ pub(crate) struct Prepared {
     pub(crate) greeting_delay: Nanos,
     /// The maximum length of a command line in bytes, including its CRLF.
     pub(crate) line_limit: usize,
+    /// How many bytes a session may receive.
+    pub(crate) session_bytes: u64,
     mail_rules: Vec<ParameterRule>,
     rcpt_rules: Vec<ParameterRule>,
     /// The reply to EHLO in its wire format, for each of the sixteen states that it depends on.
@@ -36,6 +38,7 @@ impl Prepared {
             times: Times::from(&config.timeouts),
             greeting_delay: Nanos::of(config.greeting_delay),
             line_limit: line.saturating_add(extra),
+            session_bytes: config.limits.session_bytes.unwrap_or(u64::MAX),
             // SIZE is always announced, without a number if there is no limit (RFC 1870 section 4).
             mail_rules: [SIZE_PARAMETER]
                 .into_iter()

@@ -131,8 +131,8 @@ impl<K: OneReply> Ask<'_, K> {
     /// A positive code that would mean something else to the client, such as 221 at MAIL, becomes 250; 251 is for RCPT and
     /// commands. An intermediate reply (3yz) is not an answer, and becomes 451 4.3.0. At
     /// [`Connect`](super::ask_kind::Connect) and [`Helo`](super::ask_kind::Helo), the text of a positive reply is not used.
-    pub fn reply(self, reply: Reply) {
-        let reply = reply.or_origin(Origin::Service);
+    pub fn reply(self, mut reply: Reply) {
+        reply.sign(Origin::Service);
         self.answered(|session| session.answer_question(reply));
     }
 }

@@ -94,7 +94,7 @@ pub use crate::{
 ///
 /// [`guide::driver`](crate::guide::driver) lists the other duties of a driver. A wait is returned only when nothing is left to
 /// decide, and each has a deadline; after it has passed, `poll` acts on it. The replies to a group of commands are sent in one
-/// write (RFC 2920 section 3.2), because [`Write`](Step::Write) comes when all the input is used up or 64 KiB of replies wait. Do
+/// write (RFC 2920 section 3.2), because [`Write`](Step::Write) comes when all the input is used up or 16 KiB of replies wait. Do
 /// not read until it is done: then a client cannot make the session grow. A question blocks the session until it is answered, so
 /// replies keep the order of the commands. The following table shows which wait and which deadline applies:
 ///

@@ -15,6 +15,12 @@ impl Output {
     /// The capacity that an idle session may keep.
     const KEPT: usize = 128;
 
+    /// What a large buffer grows by, since doubling it would take twice what the replies do.
+    const STEP: usize = 4 << 10;
+
+    /// No usual reply has more bytes (RFC 5321 section 4.5.3.1.5).
+    const USUAL: usize = 512;
+
     pub(super) fn as_slice(&self) -> &[u8] {
         &self.bytes[self.sent..]
     }
@@ -62,12 +68,26 @@ impl Output {
         }
     }
 
+    #[inline]
     pub(super) fn buffer(&mut self) -> &mut Vec<u8> {
-        if self.bytes.capacity() == 0 {
+        if self.bytes.capacity() == 0 || self.bytes.len() >= Self::STEP || self.sent > 0 {
+            self.make_room();
+        }
+        &mut self.bytes
+    }
+
+    #[cold]
+    fn make_room(&mut self) {
+        // A client that reads some of its replies before each of its commands would otherwise make it grow without end.
+        self.bytes.drain(..self.sent);
+        self.sent = 0;
+        let len = self.bytes.len();
+        if len >= Self::STEP && self.bytes.capacity() - len < Self::USUAL {
+            self.bytes.reserve_exact(Self::STEP);
+        } else if self.bytes.capacity() == 0 {
             // It would grow by doubling from the first reply, one allocation after the other.
             self.bytes.reserve(Self::KEPT);
         }
-        &mut self.bytes
     }
 }
 
@@ -83,5 +103,21 @@ mod tests {
         assert_eq!(output.unsent(), 600);
         output.wrote(600, 500, || Moment::START);
         assert_eq!((output.unsent(), output.bytes.capacity()), (0, 0));
+    }
+
+    #[test]
+    fn replies_that_were_written_take_memory_until_all_are() {
+        let mut output = Output::default();
+        let mut most = 0;
+        for _ in 0..100_000 {
+            while output.unsent() < 16 << 10 {
+                output.buffer().extend_from_slice(b"250 2.0.0 OK\r\n");
+            }
+            most = most.max(output.bytes.capacity());
+            output.wrote(1000, 500, || Moment::START);
+        }
+        assert!(most <= (16 << 10) + Output::STEP, "{most}");
+        let expected = b"250 2.0.0 OK\r\n".iter().cycle().skip(100_000 * 1000 % 14);
+        assert!(output.as_slice().iter().eq(expected.take(output.unsent())));
     }
 }

@@ -21,13 +21,19 @@ use crate::{
 };
 
 impl Connection {
-    /// No command is processed while more than this many bytes of replies wait to be written.
-    const MAX_UNSENT: usize = 64 << 10;
+    /// No command is processed while this many bytes of replies wait to be written.
+    const MAX_UNSENT: usize = 16 << 10;
 
     /// Runs until there is something to return or to wait for.
     pub(super) fn find(&mut self, now: Instant, input: &mut BytesMut) -> Found {
         let now = self.count(now, input.len());
-        if self.session.is_ungreeted() && !input.is_empty() {
+        if self.session.reading.is_line() {
+            // The pause before a line is not part of the line.
+            if !self.session.line.is_within() {
+                self.clock.begin_line();
+            }
+        } else if matches!(self.session.reading, Mode::Delay | Mode::Greeting) && !input.is_empty()
+        {
             self.talked_early = true;
             self.session.heard_early(input);
         }
@@ -53,10 +59,6 @@ impl Connection {
         let now = self.clock.moment(now);
         let waited = self.clock.arrived(now, input);
         self.charge(waited);
-        // The pause before a line is not part of the line.
-        if self.session.is_between_lines() {
-            self.clock.begin_line();
-        }
         now
     }
 
@@ -88,18 +90,8 @@ impl Connection {
             self.pause(now);
             return self.await_release(now);
         }
-        match self.session.reading {
-            Mode::Closed => {
-                drop_all(input);
-                return self.await_end(now);
-            }
-            Mode::Handshake => return self.await_handshake(now),
-            Mode::Delay => return self.await_silence(now, input.is_empty()),
-            Mode::Greeting => {
-                self.session.put_banner();
-                return None;
-            }
-            Mode::Commands | Mode::SaslResponse | Mode::Message => {}
+        if !self.session.reading.is_line() && self.session.reading != Mode::Message {
+            return self.look_aside(now, input);
         }
         if self.session.replies.unsent_len() >= Self::MAX_UNSENT {
             self.pause(now);
@@ -114,15 +106,32 @@ impl Connection {
             self.time_out();
             return None;
         }
-        let is_enough = match self.session.config.settings.limits.session_bytes {
-            None => self.session.step(input),
-            Some(limit) => self.session.step_within(limit, input),
-        };
-        if is_enough {
+        if self.session.has_received_too_much() {
+            return None;
+        }
+        if self.session.step_counted(input) {
             self.clock.begin_line();
             return None;
         }
         self.await_input(now, input.len())
+    }
+
+    /// Looks what to do while nothing is read.
+    #[cold]
+    fn look_aside(&mut self, now: Moment, input: &mut BytesMut) -> Option<Wait> {
+        match self.session.reading {
+            Mode::Closed => {
+                drop_all(input);
+                self.await_end(now)
+            }
+            Mode::Handshake => self.await_handshake(now),
+            Mode::Delay => self.await_silence(now, input.is_empty()),
+            Mode::Greeting => {
+                self.session.put_banner();
+                None
+            }
+            Mode::Commands | Mode::SaslResponse | Mode::Message => None,
+        }
     }
 
     /// Waits for the client. Returns `None` if its time is over.

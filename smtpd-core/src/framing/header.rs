@@ -1,14 +1,6 @@
-use std::sync::LazyLock;
-
-use memchr::{memchr_iter, memmem::Finder};
+use memchr::memchr_iter;
 
 use super::BareNewline;
-
-/// Finds an empty line that follows a line.
-static EMPTY_LINE: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b"\n\r\n"));
-
-/// Finds one between bare LFs, which only messages that are passed through have.
-static BARE_EMPTY_LINE: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b"\n\n"));
 
 /// Measures the header section of a message: everything up to the first empty line (RFC 5322 section 2.1). A message that does not
 /// begin with a header field has none: scripts and devices send text alone.
@@ -36,7 +28,7 @@ enum Mark {
     #[default]
     Start,
     /// After any `>`, and this many bytes of `From`, with which the line of an mbox begins.
-    From(usize),
+    From(u8),
     Name,
     /// White space after a name; before a colon, it is obsolete, but valid (RFC 5322 section 4.5).
     Blanks,
@@ -86,37 +78,35 @@ impl HeaderMeter {
                 None => {}
             }
         }
-        let (len, place) = match self.empty_line(piece) {
+        let (lines, end) = self.lines_of(piece);
+        let (len, place) = match end {
             Some(end) => (end, Place::Body),
             None => (piece.len(), after(self.place, piece)),
         };
-        let (header, _) = piece.split_at(len);
-        let lines = memchr_iter(b'\n', header).count();
-        // The empty line is not a line of the section.
-        let lines = lines - usize::from(place == Place::Body);
-        self.lines = self
-            .lines
-            .saturating_add(u32::try_from(lines).unwrap_or(u32::MAX));
+        self.lines = self.lines.saturating_add(lines);
         self.size = self.size.saturating_add(len as u64);
         self.place = place;
     }
 
-    /// Returns where the empty line ends, if it does so within this piece.
-    fn empty_line(&self, piece: &[u8]) -> Option<usize> {
+    /// Returns how many lines end within this piece before the empty line, and where that ends, if it does so within this piece.
+    fn lines_of(&self, piece: &[u8]) -> (u32, Option<usize>) {
         match (self.place, piece) {
-            (Place::Cr, [b'\n', ..]) => return Some(1),
-            (Place::LineStart, [b'\n', ..]) if self.bare => return Some(1),
-            (Place::LineStart, [b'\r', b'\n', ..]) => return Some(2),
+            (Place::Cr, [b'\n', ..]) => return (0, Some(1)),
+            (Place::LineStart, [b'\n', ..]) if self.bare => return (0, Some(1)),
+            (Place::LineStart, [b'\r', b'\n', ..]) => return (0, Some(2)),
             _ => {}
         }
-        let end = EMPTY_LINE.find(piece).map(|at| at + 3);
-        if !self.bare {
-            return end;
+        let mut lines = 0_u32;
+        for newline in memchr_iter(b'\n', piece) {
+            lines = lines.saturating_add(1);
+            let start = newline + 1;
+            match &piece[start..] {
+                [b'\r', b'\n', ..] => return (lines, Some(start + 2)),
+                [b'\n', ..] if self.bare => return (lines, Some(start + 1)),
+                _ => {}
+            }
         }
-        // It is searched for only before the other one, so that no byte is searched twice.
-        let before = &piece[..end.unwrap_or(piece.len())];
-        let bare = BARE_EMPTY_LINE.find(before).map(|at| at + 2);
-        bare.or(end)
+        (lines, None)
     }
 
     /// Returns the number of bytes so far, including the empty line. 0 while it is unknown whether there is a header.
@@ -139,13 +129,10 @@ impl Beginning {
 
     /// Returns whether the message begins with a header field, an empty line or the line of an mbox, once that is known.
     fn is_header(&mut self, piece: &[u8]) -> Option<bool> {
-        // Most messages begin with a whole name.
-        let name = piece.iter().position(|&byte| !is_of_name(byte));
         if self.len == 0
-            && let Some(len @ 1..) = name
-            && piece.get(len) == Some(&b':')
+            && let Some(is_header) = begins_with_field(piece)
         {
-            return Some(len < Self::LONGEST.into());
+            return Some(is_header);
         }
         piece.iter().find_map(|&byte| self.step(byte))
     }
@@ -158,7 +145,9 @@ impl Beginning {
             (_, b':') => return Some(self.len > 0),
             (Mark::Start, b'>') => Mark::Start,
             (Mark::Start, b'F') => Mark::From(1),
-            (Mark::From(len), byte) if FROM.get(len) == Some(&byte) => Mark::From(len + 1),
+            (Mark::From(len), byte) if FROM.get(usize::from(len)) == Some(&byte) => {
+                Mark::From(len + 1)
+            }
             (Mark::Start | Mark::From(_) | Mark::Name, byte) if is_of_name(byte) => Mark::Name,
             (Mark::From(4) | Mark::FromBlanks, b' ' | b'\t') => Mark::FromBlanks,
             (_, b' ' | b'\t') if self.len > 0 => Mark::Blanks,
@@ -166,6 +155,19 @@ impl Beginning {
         };
         self.len += 1;
         (self.len >= Self::LONGEST).then_some(false)
+    }
+}
+
+/// Returns whether the piece begins with a header field, if that is easy to tell: most messages begin with a whole name, and text
+/// with a word.
+fn begins_with_field(piece: &[u8]) -> Option<bool> {
+    let name = piece.iter().position(|&byte| !is_of_name(byte))?;
+    match (piece, &piece[name..]) {
+        (_, [b':', ..]) if name > 0 => Some(name < Beginning::LONGEST.into()),
+        // An mbox begins with a line `From `, or `>From `.
+        ([b'F' | b'>', ..], _) => None,
+        (_, [b' ', byte, ..]) if name > 0 && !matches!(byte, b' ' | b'\t' | b':') => Some(false),
+        _ => None,
     }
 }
 

@@ -136,7 +136,7 @@ impl Reply {
 
     /// Sets the origin of a reply that refuses and has none yet.
     #[inline]
-    pub(super) fn sign(&mut self, origin: Origin) {
+    pub(crate) fn sign(&mut self, origin: Origin) {
         if !self.is_positive() && self.origin.is_none() {
             self.origin = Some(origin);
         }

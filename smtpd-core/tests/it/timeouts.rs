@@ -635,7 +635,7 @@ fn a_client_that_does_not_take_its_replies_is_not_read_from() {
         match session.connection.poll(session.now, &mut session.input) {
             Step::Write(mut writing) => {
                 let unsent = writing.bytes().len();
-                assert!(unsent <= (64 << 10) + 512, "{unsent} bytes wait");
+                assert!(unsent <= (16 << 10) + 512, "{unsent} bytes wait");
                 writes += 1;
                 if writes <= 3 {
                     // Nothing is written: the same wait again.

@@ -84,7 +84,7 @@ pub(super) fn end_of_head(bytes: &[u8], known: usize) -> Option<usize> {
     Some(from + found + END.len())
 }
 
-/// The header section of a message, byte for byte as it arrived; see [`Body::head`].
+/// The header section of a message; see [`Body::head`]. Its bytes are those that arrived.
 ///
 /// ```
 /// use smtpd_tower::{Body, BodyError};
@@ -100,6 +100,8 @@ pub(super) fn end_of_head(bytes: &[u8], known: usize) -> Option<usize> {
 /// assert_eq!(head.into_body(body).collect().await?, message);
 /// # Ok(()) }
 /// ```
+///
+/// A head can be [changed](#changing-fields) before it is put back.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Head {
     bytes: Bytes,
@@ -150,6 +152,13 @@ impl fmt::Debug for Head {
 #[derive(Clone, Debug)]
 pub struct HeaderFields<'a> {
     rest: &'a [u8],
+}
+
+impl<'a> HeaderFields<'a> {
+    /// What follows the last field that was returned.
+    pub(super) const fn rest(&self) -> &'a [u8] {
+        self.rest
+    }
 }
 
 impl<'a> Iterator for HeaderFields<'a> {

@@ -29,11 +29,7 @@ pub(crate) fn incoming() -> (Feed, Body) {
     let shared = Arc::<Shared>::default();
     (
         Feed(shared.clone()),
-        Source::Incoming(Incoming {
-            shared,
-            pieces: Pieces::default(),
-        })
-        .into(),
+        Source::Incoming(Incoming { shared, rest: None }).into(),
     )
 }
 
@@ -67,31 +63,34 @@ struct State {
 #[derive(Debug, Default)]
 pub(crate) struct Pieces {
     first: Option<Bytes>,
-    rest: VecDeque<Bytes>,
+    rest: Rest,
 }
+
+/// Boxed, because most messages have none, and it is moved with the request.
+type Rest = Option<Box<VecDeque<Bytes>>>;
 
 impl Pieces {
     pub(crate) fn push(&mut self, chunk: Bytes) {
         if self.is_empty() {
             self.first = Some(chunk);
         } else {
-            self.rest.push_back(chunk);
+            self.rest.get_or_insert_default().push_back(chunk);
         }
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.first.is_none() && self.rest.is_empty()
+        self.first.is_none() && self.rest.as_ref().is_none_or(|rest| rest.is_empty())
     }
 
     /// Returns whether there are so many chunks that they cost more than their bytes: a message of dots arrives in chunks of a
     /// few bytes.
     pub(crate) fn are_many(&self) -> bool {
         const MANY: usize = 512;
-        self.rest.len() >= MANY
+        self.rest.as_ref().is_some_and(|rest| rest.len() >= MANY)
     }
 
     fn pop(&mut self) -> Option<Bytes> {
-        self.first.take().or_else(|| self.rest.pop_front())
+        self.first.take().or_else(|| pop(&mut self.rest))
     }
 
     fn append(&mut self, mut others: Self) {
@@ -103,6 +102,10 @@ impl Pieces {
             self.push(chunk);
         }
     }
+}
+
+fn pop(rest: &mut Rest) -> Option<Bytes> {
+    rest.as_mut()?.pop_front()
 }
 
 impl Shared {
@@ -319,8 +322,8 @@ impl Drop for Serving<'_> {
 /// The service's end.
 pub(super) struct Incoming {
     shared: Arc<Shared>,
-    /// What was fetched from there at once.
-    pieces: Pieces,
+    /// What was fetched from there at once, after a chunk that was returned.
+    rest: Rest,
 }
 
 /// Shows whether the reader waits.
@@ -340,14 +343,15 @@ impl Incoming {
     }
 
     pub(super) fn poll_next(&mut self, cx: &Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
-        if let Some(chunk) = self.pieces.pop() {
+        if let Some(chunk) = pop(&mut self.rest) {
             return Poll::Ready(Some(Ok(chunk)));
         }
         let mut registration = Registration::new(cx);
         loop {
             let mut state = self.shared.lock();
-            std::mem::swap(&mut self.pieces, &mut state.pieces);
-            if let Some(chunk) = self.pieces.pop() {
+            if let Some(chunk) = state.pieces.pop() {
+                // The empty queue goes back, to be filled again.
+                std::mem::swap(&mut self.rest, &mut state.pieces.rest);
                 state.waiting = false;
                 return Poll::Ready(Some(Ok(chunk)));
             }

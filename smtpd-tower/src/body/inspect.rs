@@ -76,7 +76,7 @@ mod tests {
         let mut body = in_pieces(["one", "two", "three"], Ok(())).try_inspect(move |_| {
             chunks += 1;
             match chunks {
-                2 => Err(smtpd_core::Reply::rejected("No").into()),
+                2 => Err(smtpd_core::reply::Reply::rejected("No").into()),
                 _ => Ok(()),
             }
         });

@@ -5,7 +5,8 @@
 //! | [`Body`] | the stream of the message |
 //! | [`BodyError`] | why a message did not arrive whole, or why its reader failed |
 //! | [`BodyReader`] | the body as an `AsyncRead` |
-//! | [`Head`], [`HeaderField`], [`HeaderFields`] | the header section |
+//! | [`Head`], [`HeaderField`], [`HeaderFields`] | the header section, and its fields, which can be changed |
+//! | [`FieldNameError`] | why a text is not the name of a field |
 //! | [`ByteCount`] | the number of bytes that have passed so far |
 //! | [`SinkFailure`] | what to do if the sink of a copy fails |
 //! | `Spooled`, `Spooling` (feature `spool`) | a whole message, in memory or in a temporary file |
@@ -14,9 +15,8 @@ mod adapters;
 mod beginning;
 #[cfg(feature = "spool")]
 mod blocks;
+mod edit_head;
 mod error;
-#[cfg(test)]
-mod explore;
 mod gathered;
 mod head;
 mod incoming;
@@ -61,6 +61,8 @@ pub use self::{
 };
 #[cfg(feature = "spool")]
 pub use self::{spool::Spooling, spooled::Spooled};
+#[doc(inline)]
+pub use crate::header::FieldNameError;
 use crate::memory::MemoryBudget;
 
 /// The message as it arrives, without dot stuffing: a stream of bytes in chunks of any size.
@@ -82,6 +84,7 @@ use crate::memory::MemoryBudget;
 /// | read the header section first | [`head`](Self::head) |
 /// | parse it as MIME | `mime::Parsed` (feature `mime`) |
 /// | add header fields | [`prepend_header`](Self::prepend_header) |
+/// | change header fields | [`head`](Self::head), then [`Head::insert`], [`Head::replace`] or [`Head::remove`] |
 /// | add other bytes before it | [`prepend`](Self::prepend) |
 /// | inspect what passes | [`inspect`](Self::inspect), [`counted`](Self::counted) |
 /// | refuse it as it passes | [`try_inspect`](Self::try_inspect) |
@@ -325,6 +328,8 @@ pub(crate) fn in_pieces<'a, T: AsRef<[u8]> + ?Sized + 'a>(
 
 #[cfg(test)]
 mod tests {
+    mod explore;
+
     use super::*;
 
     #[tokio::test]

@@ -48,6 +48,8 @@ struct Several {
 #[derive(Clone)]
 struct SharedFile {
     file: Arc<Mutex<OnDisk<File>>>,
+    /// Where the message begins in the file.
+    start: u64,
     permits: DiskPermits,
     _counted: Arc<memory::InFile>,
 }
@@ -75,6 +77,7 @@ impl Spooled {
         let budget = counted.budget().clone();
         let file = SharedFile {
             file: Arc::new(Mutex::new(file)),
+            start: 0,
             permits,
             _counted: Arc::new(counted),
         };
@@ -83,6 +86,41 @@ impl Spooled {
             len,
             budget,
         }
+    }
+
+    /// Returns the message that a file has from its current position to its end, as a queue stores it. Works on the disk, so call
+    /// it where that may block.
+    ///
+    /// The file is read by [`DiskPermits::shared`], and closed with the last clone and the last body. Its length is taken now: if
+    /// the file is cut later, a body ends with an error.
+    ///
+    /// # Errors
+    ///
+    /// Returns the error of the file system.
+    ///
+    /// ```
+    /// use std::io::{Seek, SeekFrom, Write};
+    ///
+    /// use smtpd_tower::body::Spooled;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let mut file = tempfile::tempfile()?;
+    /// file.write_all(b"my own header\nSubject: hi\r\n\r\nHello\r\n")?;
+    /// file.seek(SeekFrom::Start(14))?;
+    /// let message = Spooled::from_file(file)?;
+    /// assert_eq!(message.body().collect().await?, "Subject: hi\r\n\r\nHello\r\n");
+    /// # Ok(()) }
+    /// ```
+    pub fn from_file(mut file: File) -> io::Result<Self> {
+        let start = file.stream_position()?;
+        let len = file.metadata()?.len().saturating_sub(start);
+        let permits = DiskPermits::shared();
+        let file = OnDisk::new(file, permits.clone());
+        let mut spooled = Self::in_file(file, memory::InFile::default(), len, permits);
+        if let Kept::File(file) = &mut spooled.kept {
+            file.start = start;
+        }
+        Ok(spooled)
     }
 
     /// Returns its length in bytes.
@@ -167,7 +205,13 @@ struct InFile {
 
 impl SharedFile {
     fn read(&self, at: u64, len: u64) -> Job<io::Result<Vec<u8>>> {
-        let Self { file, permits, .. } = self.clone();
+        let Self {
+            file,
+            start,
+            permits,
+            ..
+        } = self.clone();
+        let at = start + at;
         Box::pin(async move {
             // Before the permit: whoever waits here needs neither a permit nor a thread.
             let mut file = file.lock_owned().await;

@@ -43,6 +43,7 @@ impl Service<Request<Data>> for Discard {
         Poll::Ready(Ok(()))
     }
 
+    #[inline]
     fn call(&mut self, request: Request<Data>) -> DiscardFuture {
         let (session, data) = request.into_parts();
         DiscardFuture {

@@ -17,7 +17,6 @@ use super::{
     work::{After, Asking, Desk, Panic, Polled},
 };
 use crate::{
-    fault::quietly,
     phase::{Auth, Command, Connect, Deadline, Helo, Mail, Phase, Rcpt, Request},
     phase_kind::PhaseKind,
     reply::Verdict,
@@ -168,17 +167,23 @@ pub(super) fn command(
     call(cx, service, session, Command::of(line), ask, reply)
 }
 
+#[inline]
 fn reply<K: kind::OneReply>(ask: Ask<'_, K>, _: &Session, reply: Reply) -> After {
     ask.reply(reply);
     After::Done
 }
 
+#[inline]
 fn recipient(ask: Ask<'_, kind::Rcpt>, session: &Session, answer: Reply) -> After {
     if session.meters().are_on() {
-        let outcome = Verdict::from(&answer).as_str();
-        quietly(|| session.meters().recipient(outcome));
+        measure_recipient(session, &answer);
     }
     reply(ask, session, answer)
+}
+
+#[cold]
+fn measure_recipient(session: &Session, answer: &Reply) {
+    session.meters().recipient(Verdict::outcome(answer));
 }
 
 fn greeted(ask: Ask<'_, kind::Helo>, _: &Session, reply: Reply) -> After {
@@ -201,12 +206,29 @@ fn call<P: Phase, K: 'static>(
     ask: Ask<'_, K>,
     pass_on: impl FnOnce(Ask<'_, K>, &Session, P::Response) -> After + Send + 'static,
 ) -> After {
-    let Some(service) = service else {
-        return pass_on(ask, session, payload.default_response());
+    let answer = match service {
+        None => payload.default_response(),
+        Some(service) => {
+            let deadline = Deadline::at(Instant::from_std(ask.until()));
+            let request = Request::due(session.clone(), payload, deadline);
+            match Call::start(service, request, cx) {
+                Outcome::Answered(result) => resolve::<P>(session, result),
+                other => return pass_on_later(other, session, ask, pass_on),
+            }
+        }
     };
-    let deadline = Deadline::at(Instant::from_std(ask.until()));
-    let request = Request::due(session.clone(), payload, deadline);
-    match Call::start(service, request, cx) {
+    pass_on(ask, session, answer)
+}
+
+/// Handles a service that has not simply answered. Apart from the call, so that what most services do costs no more for it.
+#[cold]
+fn pass_on_later<P: Phase, K: 'static>(
+    outcome: Outcome<P>,
+    session: &Session,
+    ask: Ask<'_, K>,
+    pass_on: impl FnOnce(Ask<'_, K>, &Session, P::Response) -> After + Send + 'static,
+) -> After {
+    match outcome {
         Outcome::Answered(result) => pass_on(ask, session, resolve::<P>(session, result)),
         Outcome::Panicked(result, message) => After::Panicked(Box::new(Panic {
             phase: P::KIND,

@@ -88,6 +88,11 @@ impl DataCall {
         (served, waited && !self.call.is_waiting())
     }
 
+    /// Returns how many bytes of the message have arrived.
+    pub(super) const fn received(&self) -> u64 {
+        self.received
+    }
+
     pub(super) const fn is_asking(&self) -> bool {
         self.abandoned.is_some() || !matches!(self.question, Question::None)
     }

@@ -21,8 +21,8 @@ use super::{
     work::{After, Asking, Desk, Polled},
 };
 use crate::{
-    fault::quietly,
     guard::{GuardReason, LoginPermit, Visit},
+    memory::MemoryBudget,
     net::PeerAddr,
     phase_kind::PhaseKind,
     session::{ListenerFacts, Session},
@@ -64,7 +64,7 @@ impl Engine {
 
     /// Measures that the guard has refused a connection.
     pub(super) fn connection_refused(&self, reason: GuardReason) {
-        quietly(|| self.listener.meters.connection_refused(reason.as_str()));
+        self.listener.meters.connection_refused(reason.as_str());
     }
 }
 
@@ -216,6 +216,14 @@ impl Guarding {
     pub(super) fn end_handshake(&mut self) {
         if let Some(visit) = &mut self.visit {
             visit.end_handshake();
+        }
+    }
+
+    /// Returns the budget that the next message counts against: for its client too, if the limits apply to that.
+    pub(super) fn next_message<'a>(&'a mut self, session: &'a Session) -> &'a MemoryBudget {
+        match &mut self.visit {
+            Some(visit) => visit.next_message(session.memory()),
+            None => session.memory(),
         }
     }
 

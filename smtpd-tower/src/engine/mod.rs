@@ -52,12 +52,13 @@ use self::{
     stream::{Io, Stream},
     transfer::Transfer,
     wire::Wire,
-    work::Work,
+    work::{Task, Work},
 };
 use crate::{
     fault::{self, caught, quietly},
     guard::Guard,
     lifetime::{SessionPermit, later},
+    meter::CANCELLED,
     net::{PeerAddr, TrustedPeers},
     phase_kind::PhaseKind,
     service::Pipeline,
@@ -199,7 +200,7 @@ impl<IO: Io> Driver<IO> {
         if let Some(tls) = tls {
             session = session.with_tls(tls);
         }
-        quietly(|| session.meters().session_begins());
+        session.meters().session_begins();
         let mechanisms = engine.config.get_config().get_mechanisms();
         let may_authenticate = mechanisms.is_some_and(|all| !all.is_empty());
         Self {
@@ -295,6 +296,7 @@ impl<IO: Io> Driver<IO> {
     /// Ends the session between two messages while the server drains, and at any point once the time for that is over.
     fn check_shutdown(&mut self) {
         match self.shutdown.check(self.pace.now()) {
+            Order::GoOn if self.closing.is_none() => {}
             Order::GoOn => self.enforce_end(),
             Order::EndNow => {
                 self.shut_down();
@@ -377,13 +379,23 @@ impl<IO: Io> Driver<IO> {
             if task.has_stream() {
                 self.wire.kill();
             }
-            self.drop_caught(task.phase(), task);
+            self.drop_task(task);
         }
+    }
+
+    /// Drops work that has not ended.
+    fn drop_task(&mut self, task: Task<IO>) {
+        if task.phase() == Some(PhaseKind::Rcpt) {
+            self.session.meters().recipient(CANCELLED);
+        }
+        self.drop_caught(task.phase(), task);
     }
 
     fn give_up_transfer(&mut self) {
         if let Some(call) = self.transfer.take() {
             self.wire.end_large();
+            let size = Some(call.received());
+            self.session.meters().message(CANCELLED, size);
             self.drop_caught(Some(PhaseKind::Data), call);
         }
     }
@@ -418,10 +430,8 @@ impl<IO: Io> Driver<IO> {
             duration: self.started.elapsed(),
         };
         let bytes = [summary.received, summary.sent];
-        quietly(|| {
-            let meters = self.session.meters();
-            meters.session_ends(reason.as_str(), summary.duration, bytes);
-        });
+        let meters = self.session.meters();
+        meters.session_ends(reason.as_str(), summary.duration, bytes);
         self.refusal_log.end(&self.session);
         quietly(|| {
             tracing::debug!(session = self.session.id(), peer = %self.session.client_addr(), %reason, summary.messages, "session closed");

@@ -39,7 +39,7 @@ impl RefusalLog {
             return After::Done;
         }
         let answered = Answered::new(answered);
-        quietly(|| measure(session, &answered));
+        measure(session, &answered);
         if answered.is_failed_login() {
             answered.log(session);
         } else if self.logged < MAX_LOGGED {
@@ -77,6 +77,6 @@ fn measure(session: &Session, answered: &Answered) {
         answered.reply(),
     );
     if answered.is_failed_login() {
-        meters.login(answered.argument(), "failed");
+        meters.login(answered.argument(), false);
     }
 }

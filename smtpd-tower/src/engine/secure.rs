@@ -4,7 +4,6 @@ use std::{io, pin::Pin};
 
 use super::stream::{Io, Stream};
 use crate::{
-    fault::quietly,
     meter::HandshakeMeter,
     tls::{Secured, TlsConfig},
 };
@@ -24,7 +23,7 @@ pub(super) fn handshake<IO: Io>(
     };
     Ok(Box::pin(async move {
         let secured = tls.accept(io).await?;
-        quietly(|| meter.done(secured.info.version().as_str()));
+        meter.done(secured.info.version().as_str());
         Ok(secured)
     }))
 }

@@ -135,7 +135,10 @@ impl<IO: Io> Driver<IO> {
             }
             Step::Rcpt(rcpt, ask) => commands::rcpt(cx, pipeline, session, rcpt, ask),
             Step::Command(line, ask) => commands::command(cx, pipeline, session, line, ask),
-            Step::Data(ask) => self.transfer.start(cx, pipeline, session, ask),
+            Step::Data(ask) => {
+                let memory = self.guarding.next_message(session);
+                self.transfer.start(cx, pipeline, session, memory, ask)
+            }
             Step::Chunk(bytes, message) => self.transfer.chunk(cx, self.wire.piece(bytes), message),
             Step::ChunkEnd(ask) => self.transfer.chunk_end(cx, ask),
             Step::Message(result, ask) => self.transfer.end(cx, result, ask),
@@ -239,8 +242,7 @@ impl<IO: Io> Driver<IO> {
             self.give_up_transfer();
             return self.transfer.end_transaction(&mut self.session);
         };
-        let phase = task.phase();
-        match phase {
+        match task.phase() {
             Some(phase) if task.is_service() => {
                 self.report(SessionError::ServiceTimeout { phase });
             }
@@ -249,7 +251,7 @@ impl<IO: Io> Driver<IO> {
                 quietly(|| tracing::warn!(session, %peer, "a password was not compared in time"));
             }
         }
-        self.drop_caught(phase, task);
+        self.drop_task(task);
     }
 
     /// The protocol is over, and everything is written.

@@ -21,7 +21,8 @@ use super::{
 use crate::{
     body::{Body, BodyError, Served, incoming},
     fault::{caught, quietly},
-    memory::Reservation,
+    memory::{MemoryBudget, Reservation},
+    meter::CANCELLED,
     phase::{Data, Deadline, Phase, Request},
     phase_kind::PhaseKind,
     reply::Verdict,
@@ -59,6 +60,7 @@ impl Transfer {
         cx: &mut Context<'_>,
         pipeline: &Pipeline,
         session: &Session,
+        memory: &MemoryBudget,
         ask: Ask<'_, kind::Data>,
     ) -> After {
         let envelope = ask.connection().envelope().cloned().unwrap_or_default();
@@ -66,7 +68,6 @@ impl Transfer {
             let unset = Data::new(envelope, Body::default()).default_response();
             return self.reply(ask, unset);
         };
-        let memory = session.memory();
         if let Err(reply) = memory.admit_message() {
             return self.reply(ask, reply.into());
         }
@@ -283,8 +284,10 @@ impl Transfer {
         // The call is dropped first, since it holds the session, but its answer stands.
         let dropped = caught(|| drop(call));
         let reply = resolve::<Data>(desk.session, result);
-        if abandoned.is_none() {
-            measure(desk.session, &reply, Some(received));
+        match abandoned {
+            None => measure(desk.session, &reply, Some(received)),
+            // Nobody receives the answer.
+            Some(_) => desk.session.meters().message(CANCELLED, Some(received)),
         }
         if reply.is_accepted() && abandoned.is_none() && !feed.is_read() {
             warn_of_unread(desk.session);
@@ -331,8 +334,7 @@ impl Transfer {
 /// Measures a message that a service has answered.
 fn measure(session: &Session, reply: &DataReply, size: Option<u64>) {
     if session.meters().are_on() {
-        let outcome = Verdict::from(reply).as_str();
-        quietly(|| session.meters().message(outcome, size));
+        session.meters().message(Verdict::outcome(reply), size);
     }
 }
 

@@ -42,7 +42,7 @@ pub(super) fn authenticated(session: &mut Session, identity: Identity) -> After 
     if session.meters().are_on()
         && let Some(LastMechanism(mechanism)) = session.get()
     {
-        quietly(|| session.meters().login(mechanism.as_str(), "accepted"));
+        session.meters().login(mechanism.as_str(), true);
     }
     session.authenticated(identity);
     After::Done

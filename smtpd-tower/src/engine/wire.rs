@@ -16,8 +16,11 @@ use zeroize::Zeroize;
 
 use super::{pace::Pace, stream::Stream, timer::Timer};
 
-/// The number of bytes read at once.
+/// The number of bytes of a large message read at once.
 const READ: usize = 64 << 10;
+/// The number of bytes read at once otherwise. What of it is not used up is kept while a service works, or while the client does
+/// not read its replies.
+const COMMANDS: usize = 16 << 10;
 /// A chunk of a message of up to this size is copied out of its input buffer.
 const SMALL: usize = 8 << 10;
 
@@ -167,7 +170,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Wire<IO> {
     pub(super) fn park(&mut self) {
         if std::mem::take(&mut self.lent) {
             let left = BytesMut::from(&self.input[..]);
-            SCRATCH.set(self.replace_input(left));
+            give_back(self.replace_input(left));
         } else if self.input.is_empty() && !self.large {
             self.input = BytesMut::new();
         }
@@ -177,21 +180,23 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Wire<IO> {
         if !self.lent && !self.large {
             let mut scratch = SCRATCH.take();
             self.lent = true;
-            scratch.reserve(READ);
+            scratch.reserve(COMMANDS);
             scratch.extend_from_slice(&self.input);
             self.replace_input(scratch);
         }
-        if self.input.capacity() - self.input.len() < READ / 4 {
-            self.grow();
+        let most = if self.large { READ } else { COMMANDS };
+        if self.input.capacity() - self.input.len() < most / 4 {
+            // No more than it takes, so that a buffer with a few bytes left in it need not be replaced by a larger one.
+            self.grow(most.saturating_sub(self.input.len()).max(most / 4));
         }
     }
 
-    fn grow(&mut self) {
+    fn grow(&mut self, by: usize) {
         if self.large || !self.secret {
-            return self.input.reserve(READ);
+            return self.input.reserve(by);
         }
         // `reserve` would leave the old bytes in place.
-        let mut grown = BytesMut::with_capacity(self.input.len() + READ);
+        let mut grown = BytesMut::with_capacity(self.input.len() + by);
         grown.extend_from_slice(&self.input);
         self.replace_input(grown);
     }
@@ -250,8 +255,15 @@ impl<IO> Drop for Wire<IO> {
     fn drop(&mut self) {
         self.drop_input();
         if self.lent {
-            SCRATCH.set(std::mem::take(&mut self.input));
+            give_back(std::mem::take(&mut self.input));
         }
+    }
+}
+
+/// Returns the thread's buffer, unless it has grown: it would allow longer reads.
+fn give_back(mut scratch: BytesMut) {
+    if !scratch.try_reclaim(COMMANDS + 1) {
+        SCRATCH.set(scratch);
     }
 }
 

@@ -29,8 +29,8 @@ pub(super) struct Outbox(Mutex<Queue>);
 #[derive(Default)]
 struct Queue {
     events: VecDeque<Outgoing>,
-    /// A thread passes events on, or is about to.
-    is_served: bool,
+    /// It passes events on, or is about to.
+    has_worker: bool,
     /// Since the server was started.
     lost: u64,
     /// Of these, how many were logged, and when.
@@ -72,19 +72,19 @@ impl Outbox {
                 listeners: listeners.clone(),
             });
         }
-        if mem::replace(&mut queue.is_served, true) {
+        if mem::replace(&mut queue.has_worker, true) {
             return;
         }
         drop(queue);
-        let service = Service {
+        let worker = Worker {
             outbox: self.clone(),
             log: dispatcher::get_default(Dispatch::clone),
             is_over: false,
         };
         match Handle::try_current() {
             // A runtime that shuts down drops it. Then the next event is passed on together with those that are left.
-            Ok(runtime) => drop(runtime.spawn_blocking(move || service.run())),
-            Err(_) => service.run(),
+            Ok(runtime) => drop(runtime.spawn_blocking(move || worker.run())),
+            Err(_) => worker.run(),
         }
     }
 
@@ -102,7 +102,7 @@ impl Outbox {
             Some(event) => Next::Event(event),
             None => {
                 // Under the same lock: an event that comes now begins anew.
-                queue.is_served = false;
+                queue.has_worker = false;
                 Next::Nothing
             }
         }
@@ -127,14 +127,14 @@ impl Queue {
 }
 
 /// Passes events on, until there is none.
-struct Service {
+struct Worker {
     outbox: Arc<Outbox>,
     /// Where the thread that has caused the first event logs.
     log: Dispatch,
     is_over: bool,
 }
 
-impl Service {
+impl Worker {
     fn run(mut self) {
         let log = self.log.clone();
         dispatcher::with_default(&log, || {
@@ -152,11 +152,11 @@ impl Service {
     }
 }
 
-impl Drop for Service {
+impl Drop for Worker {
     fn drop(&mut self) {
         // Otherwise another one may have begun since.
         if !self.is_over {
-            self.outbox.lock().is_served = false;
+            self.outbox.lock().has_worker = false;
         }
     }
 }
@@ -235,7 +235,7 @@ mod tests {
         let sent: Vec<_> = others.iter().cycle().take(MOST_EVENTS).copied().collect();
         assert_eq!(told, sent, "they are in order");
         let queue = outbox.lock();
-        assert!(!queue.is_served && queue.events.is_empty());
+        assert!(!queue.has_worker && queue.events.is_empty());
         assert_eq!(queue.lost, queue.reported);
     }
 
@@ -253,7 +253,7 @@ mod tests {
         let context = handle.enter();
         outbox.send(&listeners, sent[..1].to_vec());
         drop(context);
-        assert!(!outbox.lock().is_served);
+        assert!(!outbox.lock().has_worker);
         assert!(told.try_recv().is_err());
 
         let second = runtime();

@@ -58,6 +58,12 @@ impl GuardReason {
         }
     }
 
+    /// Returns whether a connection may be refused for it, and not only a command.
+    #[cfg(feature = "metrics")]
+    pub(crate) const fn refuses_connections(self) -> bool {
+        !matches!(self, Self::FailedLogins | Self::Logins)
+    }
+
     /// Returns the reply that ends the session: 421 4.7.0 with the names of the host and the program, which `signed` adds.
     pub(crate) fn closing(self, signed: impl FnOnce(&str) -> String) -> Reply {
         let text = match self {

@@ -11,6 +11,7 @@ use super::{
     settings::{Counted, Settings},
     table::{Known, Table},
 };
+use crate::memory::{ClientMemory, MemoryBudget};
 
 /// A session of a client that has an IP address, until it is dropped.
 pub(crate) struct Visit {
@@ -27,6 +28,8 @@ pub(crate) struct Visit {
     login: Option<LoginPermit>,
     /// Why the session has to end.
     over: Option<GuardReason>,
+    /// What its messages hold, once there was one that is counted.
+    memory: Option<ClientMemory>,
 }
 
 /// What was counted of a session already.
@@ -63,12 +66,26 @@ impl Visit {
             handshake: None,
             login: None,
             over: None,
+            memory: None,
         }
     }
 
     #[cfg(test)]
     pub(super) const fn is_counted(&self) -> bool {
         self.is_counted
+    }
+
+    /// Begins a message. Returns the budget that it counts against: for its client too, if the limits apply to that.
+    pub(crate) fn next_message<'a>(&'a mut self, budget: &'a MemoryBudget) -> &'a MemoryBudget {
+        if !self.is_limited() {
+            self.memory = None;
+            return budget;
+        }
+        let network = self.known.client.network();
+        let memory = self
+            .memory
+            .get_or_insert_with(|| ClientMemory::new(budget, network));
+        memory.next_message()
     }
 
     /// Skips what was counted for another client of the same connection.
@@ -118,8 +135,8 @@ impl Visit {
     pub(crate) fn end_session(&mut self) -> Option<GuardReason> {
         let reason = self.over.take()?;
         // A message may have been received in the meantime.
-        self.limits(|_, _| ())?;
-        Some(self.guard.refused(self.known, reason))
+        let ends = self.is_limited();
+        ends.then(|| self.guard.refused(self.known, reason))
     }
 
     /// Begins a login, unless the client may not try another password now. Returns why.
@@ -191,6 +208,10 @@ impl Visit {
 
     fn forgive(&self) {
         self.limits(|table, settings| table.forgive(self.known, Counted::IdleSession, settings));
+    }
+
+    fn is_limited(&self) -> bool {
+        self.limits(|_, _| ()).is_some()
     }
 
     fn limits<R>(&self, f: impl FnOnce(&Table, &Settings) -> R) -> Option<R> {

@@ -1,5 +1,5 @@
 //! Layers, which wrap the services of a pipeline. Layers that only accept or reject requests are rules ([`Admit`]), and their
-//! service is a [`Gate`].
+//! service is a [`Gate`], or [`AdmitLater`] and [`LateGate`] if they have to ask somebody first.
 //!
 //! | layer | phases | its own reply |
 //! |---|---|---|
@@ -111,19 +111,20 @@ pub use self::access::{
     ReverseDnsLayer, ScoreGate, ScoreGateLayer, ScoreLayer, Scored,
 };
 pub use self::compose::{
-    Admit, AnswerFuture, CatchPanic, CatchPanicFuture, CatchPanicLayer, Cond, CondFuture,
-    CondLayer, FromFn, FromFnFuture, FromFnLayer, FromFnWith, FromFnWithLayer, Gate, MapReply,
-    MapReplyFuture, MapReplyLayer, Next, Trace, TraceFuture, TraceLayer, from_fn, from_fn_with,
+    Admit, AdmitLater, AnswerFuture, CatchPanic, CatchPanicFuture, CatchPanicLayer, Cond,
+    CondFuture, CondLayer, FromFn, FromFnFuture, FromFnLayer, FromFnWith, FromFnWithLayer, Gate,
+    LateGate, LateGateFuture, MapReply, MapReplyFuture, MapReplyLayer, Next, Trace, TraceFuture,
+    TraceLayer, from_fn, from_fn_with,
 };
 #[cfg(feature = "metrics")]
 pub use self::compose::{Metrics, MetricsFuture, MetricsLayer};
 pub use self::exempt::Exempt;
 pub use self::limit::{
     AtLimit, Concurrency, ConcurrencyFuture, ConcurrencyLayer, Counted, FindKey, FixedSize,
-    FreeSpaceLayer, LimitKey, MaxRecipientsLayer, PerIdentity, PerIp, PerRequest, PerSession,
-    RateLimit, RateLimitFuture, RateLimitLayer, SessionsPerIpLayer, SizeLimit, SizeLimitFuture,
-    SizeLimitLayer, SizeRule, Tarpit, TarpitFuture, TarpitLayer, Weigh, WeighKib, WeighOne,
-    WeighRecipients,
+    FreeSpace, FreeSpaceLayer, LimitKey, MaxRecipientsLayer, PerIdentity, PerIp, PerRequest,
+    PerSession, RateLimit, RateLimitFuture, RateLimitLayer, SessionsPerIpLayer, SizeLimit,
+    SizeLimitFuture, SizeLimitLayer, SizeRule, Tarpit, TarpitFuture, TarpitLayer, Weigh, WeighKib,
+    WeighOne, WeighRecipients,
 };
 pub use self::message::{
     DistinctRecipients, DistinctRecipientsFuture, DistinctRecipientsLayer, HopLimit,

@@ -1,6 +1,10 @@
 //! The names of the metrics. The page of the guide lists them, and a test compares it with what is registered.
 
-use metrics::{Unit, describe_counter, describe_gauge, describe_histogram};
+use metrics::{
+    Counter, Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge,
+};
+#[cfg(feature = "tls")]
+use metrics::{Histogram, histogram};
 
 pub(super) const SESSIONS_ACTIVE: &str = "smtp.server.sessions.active";
 pub(super) const SESSION_DURATION: &str = "smtp.server.session.duration";
@@ -17,6 +21,41 @@ pub(super) const CONNECTIONS_REFUSED: &str = "smtp.server.connections.refused";
 pub(super) const PASSWORDS_WAITING: &str = "smtp.server.passwords.waiting";
 pub(super) const DISK_WAITING: &str = "smtp.server.disk.waiting";
 
+/// Refusals of this crate itself that most servers will see: origin, phase and status.
+const COMMON_REFUSALS: [[&str; 3]; 9] = [
+    ["protocol", "command", "5.5.1"],
+    ["protocol", "mail", "5.5.1"],
+    ["protocol", "auth", "5.7.8"],
+    ["guard", "auth", "4.7.0"],
+    ["MemoryBudget", "data", "4.3.1"],
+    ["fault", "data", "4.3.0"],
+    ["timeout", "none", "4.4.2"],
+    ["timeout", "data", "4.3.0"],
+    ["shutdown", "none", "4.3.2"],
+];
+
+/// Registers what does not belong to a listener, or has labels of which only some values are known before anything happens.
+pub(super) fn register() {
+    let _ = gauge!(PASSWORDS_WAITING);
+    let _ = gauge!(DISK_WAITING);
+    for [origin, phase, status] in COMMON_REFUSALS {
+        let _ = refusals(origin, phase, status.to_owned());
+    }
+    #[cfg(feature = "tls")]
+    for (version, outcome) in [("TLSv1.2", "done"), ("TLSv1.3", "done"), ("none", "failed")] {
+        let _ = handshakes(version, outcome);
+    }
+}
+
+pub(super) fn refusals(origin: &'static str, phase: &'static str, status: String) -> Counter {
+    counter!(REFUSALS, "origin" => origin, "phase" => phase, "status" => status)
+}
+
+#[cfg(feature = "tls")]
+pub(super) fn handshakes(version: &'static str, outcome: &'static str) -> Histogram {
+    histogram!(HANDSHAKE_DURATION, "version" => version, "outcome" => outcome)
+}
+
 /// Describes every metric to the recorder.
 pub(super) fn describe() {
     describe_gauge!(SESSIONS_ACTIVE, Unit::Count, "Open sessions");
@@ -27,9 +66,9 @@ pub(super) fn describe() {
         Unit::Seconds,
         "How long services take to answer"
     );
-    describe_counter!(MESSAGES, Unit::Count, "Messages that were answered");
+    describe_counter!(MESSAGES, Unit::Count, "Messages by what became of them");
     describe_histogram!(MESSAGE_SIZE, Unit::Bytes, "Sizes of messages");
-    describe_counter!(RECIPIENTS, Unit::Count, "Recipients that were answered");
+    describe_counter!(RECIPIENTS, Unit::Count, "Recipients by what became of them");
     describe_counter!(AUTH, Unit::Count, "Attempts to authenticate");
     describe_histogram!(
         HANDSHAKE_DURATION,

@@ -22,7 +22,7 @@ impl Meters {
 
     pub(crate) const fn recipient(&self, _: &str) {}
 
-    pub(crate) const fn login(&self, _: &str, _: &'static str) {}
+    pub(crate) const fn login(&self, _: &str, _: bool) {}
 
     pub(crate) const fn refused(&self, _: &'static str, _: Option<PhaseKind>, _: &Reply) {}
 

@@ -2,8 +2,6 @@
 
 mod check;
 mod error;
-#[cfg(test)]
-mod hostile;
 
 use std::fmt;
 
@@ -139,6 +137,8 @@ impl fmt::Debug for Parsed {
 
 #[cfg(test)]
 mod tests {
+    mod hostile;
+
     use mail_parser::MimeHeaders;
 
     use super::*;

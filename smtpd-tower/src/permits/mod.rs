@@ -269,7 +269,6 @@ impl Drop for Permit {
 #[cfg(test)]
 mod tests {
     use std::{
-        io,
         net::IpAddr,
         pin::pin,
         sync::mpsc,
@@ -278,8 +277,10 @@ mod tests {
 
     use tokio::sync::mpsc::unbounded_channel;
     use tokio_test::{assert_pending, assert_ready, task::Spawn, task::spawn};
+    use tracing::Level;
 
     use super::*;
+    use crate::fault::test::Log;
 
     fn client(number: u8) -> Option<Cidr> {
         Some(Cidr::around([192, 0, 2, number].into(), 32))
@@ -490,37 +491,15 @@ mod tests {
 
     #[tokio::test]
     async fn a_panic_is_seen_by_nobody_and_costs_a_permit() {
-        let log = Log::default();
-        let writer = log.clone();
-        let subscriber = tracing_subscriber::fmt()
-            .with_ansi(false)
-            .without_time()
-            .with_target(false)
-            .with_writer(move || writer.clone())
-            .finish();
-        let _guard = tracing::subscriber::set_default(subscriber);
+        let (log, _guard) = Log::listen(Level::INFO);
         let permits = one();
         for _ in 0..2 {
             let done: Result<(), _> = permits.compute(None, None, || panic!("on purpose")).await;
             assert_eq!(done, Err(Unavailable));
         }
         assert_eq!(permits.compute(None, None, || 1).await, Ok(1));
-        let logged = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
         let line = "ERROR comparing a password panicked panic=on purpose";
-        assert_eq!(logged.lines().map(str::trim).collect::<Vec<_>>(), [line; 2]);
-    }
-
-    #[derive(Clone, Default)]
-    struct Log(Arc<Mutex<Vec<u8>>>);
-
-    impl io::Write for Log {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.0.lock().unwrap().write(bytes)
-        }
-
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
+        assert_eq!(log.lines(), [line; 2]);
     }
 
     #[tokio::test(start_paused = true)]

@@ -1,7 +1,7 @@
 use std::{sync::Arc, time::Duration};
 
 use smtpd_core::{
-    address::{ClientName, Domain, ForwardPath, ReversePath},
+    address::{ClientName, Domain, ForwardPath, Mailbox, ReversePath},
     connection::Greeting,
     envelope::Envelope,
     parameter::Parameters,
@@ -150,7 +150,7 @@ impl Request<Rcpt> {
 
     /// Returns the recipient's domain, or `None` for `<Postmaster>` (RFC 5321 section 4.1.1.3).
     pub fn domain(&self) -> Option<&Domain> {
-        self.recipient().mailbox().map(smtpd_core::Mailbox::domain)
+        self.recipient().mailbox().map(Mailbox::domain)
     }
 
     /// Returns the sender, to which failures are reported.

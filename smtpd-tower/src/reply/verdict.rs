@@ -2,7 +2,7 @@ use std::any::Any;
 
 use smtpd_core::{
     connection::AuthOutcome,
-    reply::{DataReply, Reply},
+    reply::{DataReply, Origin, Reply},
 };
 use tower::BoxError;
 
@@ -67,6 +67,18 @@ impl Verdict {
 
     fn of_error(error: &BoxError) -> Self {
         known_reply(&**error).map_or(Self::Failed, |reply| reply.verdict())
+    }
+
+    /// Returns the word for what became of a request that was answered, for labels of metrics. A fault stays one when the engine or
+    /// a layer has made a reply of it.
+    pub(crate) fn outcome<R: Answer>(response: &R) -> &'static str {
+        let is_fault = |reply: &Reply| reply.origin() == Some(Origin::Fault);
+        match response.verdict() {
+            Self::Deferred | Self::Rejected if response.reply().is_some_and(is_fault) => {
+                Self::Failed.as_str()
+            }
+            verdict => verdict.as_str(),
+        }
     }
 
     /// Returns a word for labels of metrics.

@@ -6,11 +6,7 @@
 //! | [`Router`] | the service of one phase, from such a table or by itself |
 
 mod broadcast;
-#[cfg(test)]
-mod company;
 mod conditions;
-#[cfg(test)]
-mod deadlines;
 mod future;
 mod hub;
 mod limited;
@@ -371,6 +367,9 @@ impl Service<Request<Rcpt>> for Router<Rcpt> {
 
 #[cfg(test)]
 mod tests {
+    mod company;
+    mod deadlines;
+
     use std::{
         future::{pending, ready},
         sync::atomic::{AtomicUsize, Ordering},

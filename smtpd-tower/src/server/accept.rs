@@ -112,7 +112,7 @@ impl Acceptor {
         let admitted = self.permit(accepted);
         if let Some(limit) = admitted.as_ref().err().and_then(|refused| refused.limit()) {
             let meters = &self.engine.listener.meters;
-            quietly(|| meters.connection_refused(limit));
+            meters.connection_refused(limit);
         }
         admitted
     }

@@ -16,6 +16,16 @@ pub(super) enum Refused {
     ByGuard(GuardReason),
 }
 
+/// Returns the words for why a connection is refused, for metrics.
+#[cfg(feature = "metrics")]
+pub(super) fn limits() -> impl Iterator<Item = &'static str> {
+    let own = [Refused::Full, Refused::NoMemory];
+    let guard = GuardReason::ALL.into_iter();
+    let guard = guard.filter(|reason| reason.refuses_connections());
+    let own = own.into_iter().filter_map(Refused::limit);
+    own.chain(guard.map(GuardReason::as_str))
+}
+
 impl Refused {
     const ALL: usize = 2 + GuardReason::ALL.len();
 

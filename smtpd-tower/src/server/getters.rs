@@ -32,7 +32,7 @@ impl Server {
 
     /// Returns the guard, for example to see who is refused.
     pub const fn get_guard(&self) -> &Guard {
-        &self.settings.guard
+        self.settings.guard.get()
     }
 
     /// Returns what [`xclient_from`](Self::xclient_from) set.

@@ -3,6 +3,7 @@
 //! | item | what it is |
 //! |---|---|
 //! | [`Server`] | serves listeners and single connections with a pipeline |
+//! | [`ReloadableServer`] | a server that is replaced while it runs |
 //! | [`Serve`], [`ServeConnection`] | the futures that serve them |
 //! | [`Handle`] | shuts a server down, and counts its sessions |
 //! | [`Listener`] | a source of connections |
@@ -57,10 +58,13 @@ use tokio::{
 pub use self::reuse_port::bind_reuse_port;
 #[cfg(unix)]
 pub use self::unix_socket::{UnixSocket, UnixSocketListener};
-use self::{accept::Acceptor, settings::Settings};
+use self::{
+    accept::Acceptor,
+    settings::{GuardSetting, Settings},
+};
 pub use self::{
-    handle::Handle, hostname::system_hostname, listener::Listener, serve::Serve,
-    serve_connection::ServeConnection,
+    handle::Handle, hostname::system_hostname, latest::ReloadableServer, listener::Listener,
+    serve::Serve, serve_connection::ServeConnection,
 };
 #[cfg(feature = "test")]
 use crate::permits::Permits;
@@ -210,10 +214,10 @@ impl Server {
     }
 
     /// Sets the guard, which limits what each client may do over all of its sessions. Default: a [`Guard::new`] that all listeners
-    /// and clones of the server share. [`Guard::off`] turns it off.
+    /// and clones of the server share, and [the servers that replace it](ReloadableServer::replace). [`Guard::off`] turns it off.
     #[must_use]
     pub fn guard(mut self, guard: Guard) -> Self {
-        self.settings.guard = guard;
+        self.settings.guard = GuardSetting::Set(guard);
         self
     }
 
@@ -444,6 +448,15 @@ impl Server {
     #[cfg(feature = "test")]
     pub(crate) fn with_own_permits(mut self) -> Self {
         self.settings.permits = self.own_permits();
+        self
+    }
+
+    /// Returns this server as the one that replaces `old`, whose sessions it goes on counting.
+    fn in_place_of(mut self, old: &Self) -> Self {
+        self.registry = old.registry.clone();
+        if let GuardSetting::Own(_) = self.settings.guard {
+            self.settings.guard = old.settings.guard.clone();
+        }
         self
     }
 

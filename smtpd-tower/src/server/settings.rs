@@ -9,6 +9,8 @@ use smtpd_core::{
 use tower::BoxError;
 use tower_layer::Layer;
 
+#[cfg(feature = "metrics")]
+use super::farewell;
 #[cfg(feature = "proxy")]
 use crate::proxy::ProxyProtocol;
 use crate::{
@@ -23,6 +25,11 @@ use crate::{
     service::{BoxPhaseService, Pipeline},
     session::{ListenerFacts, Profile, ShuttingDown},
 };
+#[cfg(feature = "metrics")]
+use crate::{
+    meter::Labels,
+    session::{EndReason, SessionError},
+};
 
 /// How many `Received` fields a message may have.
 #[derive(Clone, Copy, Debug, Default)]
@@ -32,6 +39,22 @@ pub(super) enum MaxHops {
     ByProfile,
     AtMost(u32),
     Unlimited,
+}
+
+/// The guard of a server.
+#[derive(Clone)]
+pub(super) enum GuardSetting {
+    /// One that nobody has asked for. A server that replaces another one goes on with the guard of that.
+    Own(Guard),
+    Set(Guard),
+}
+
+impl GuardSetting {
+    pub(super) const fn get(&self) -> &Guard {
+        match self {
+            Self::Own(guard) | Self::Set(guard) => guard,
+        }
+    }
 }
 
 /// The settings as they were made. They are resolved when a listener is served, so their order does not matter.
@@ -50,7 +73,7 @@ pub(super) struct Settings {
     pub(super) hooks: Hooks,
     pub(super) max_sessions: usize,
     pub(super) permits: Permits,
-    pub(super) guard: Guard,
+    pub(super) guard: GuardSetting,
     pub(super) memory: MemoryBudget,
     #[cfg(feature = "metrics")]
     pub(super) metrics: bool,
@@ -76,7 +99,7 @@ impl Settings {
             hooks: Hooks::default(),
             max_sessions,
             permits: Permits::shared(),
-            guard: Guard::new(),
+            guard: GuardSetting::Own(Guard::new()),
             memory: MemoryBudget::shared(),
             #[cfg(feature = "metrics")]
             metrics: false,
@@ -106,7 +129,7 @@ impl Settings {
             on_error: self.hooks.error.clone(),
             permits: self.permits.clone(),
             memory: self.memory.clone(),
-            meters: self.meters(),
+            meters: self.meters(config.get_config()),
             shutting_down,
         };
         Ok(Engine {
@@ -122,21 +145,29 @@ impl Settings {
             xclient_from: self.xclient_from,
             xforward_from: self.xforward_from,
             hooks: self.hooks,
-            guard: self.guard,
+            guard: self.guard.get().clone(),
         })
     }
 
     /// Returns what the sessions of a listener record.
     #[cfg(feature = "metrics")]
-    fn meters(&self) -> Meters {
-        match self.metrics {
-            true => Meters::new(self.profile.map_or("none", Profile::as_str)),
-            false => Meters::default(),
+    fn meters(&self, config: &Config) -> Meters {
+        if !self.metrics {
+            return Meters::default();
         }
+        let mechanisms = config.get_mechanisms().into_iter();
+        let mechanisms = mechanisms.flat_map(|all| all.iter().map(|one| one.name().as_str()));
+        Meters::new(&Labels {
+            profile: self.profile.map_or("none", Profile::as_str),
+            mechanisms: mechanisms.collect(),
+            ends: EndReason::ALL.map(EndReason::as_str).into(),
+            faults: &SessionError::KINDS,
+            limits: farewell::limits().collect(),
+        })
     }
 
     #[cfg(not(feature = "metrics"))]
-    const fn meters(&self) -> Meters {
+    const fn meters(&self, _: &Config) -> Meters {
         Meters
     }
 

@@ -157,11 +157,7 @@ where
     }
 
     fn call(&mut self, request: Request<P>) -> Self::Future {
-        HandlerFuture {
-            session: Fut::Output::has_faults(Internal).then(|| request.session().clone()),
-            answer: (self.f)(request),
-            phase: PhantomData,
-        }
+        HandlerFuture::new(request, |request| (self.f)(request))
     }
 }
 
@@ -198,11 +194,7 @@ where
     }
 
     fn call(&mut self, request: Request<P>) -> Self::Future {
-        HandlerFuture {
-            session: Fut::Output::has_faults(Internal).then(|| request.session().clone()),
-            answer: (self.f)(self.state.clone(), request),
-            phase: PhantomData,
-        }
+        HandlerFuture::new(request, |request| (self.f)(self.state.clone(), request))
     }
 }
 
@@ -215,6 +207,21 @@ pub struct HandlerFuture<F, P> {
     #[pin]
     answer: F,
     phase: PhantomData<fn() -> P>,
+}
+
+impl<F, P> HandlerFuture<F, P>
+where
+    P: Phase,
+    F: Future,
+    F::Output: IntoReply<P::Response>,
+{
+    fn new(request: Request<P>, call: impl FnOnce(Request<P>) -> F) -> Self {
+        Self {
+            session: F::Output::has_faults(Internal).then(|| request.session().clone()),
+            answer: call(request),
+            phase: PhantomData,
+        }
+    }
 }
 
 impl<F, P> Future for HandlerFuture<F, P>

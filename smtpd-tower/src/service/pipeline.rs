@@ -344,6 +344,7 @@ fn unset<P: Phase>() -> Option<BoxPhaseService<P>> {
 mod tests {
     use smtpd_core::{
         connection::AuthOutcome,
+        envelope::Envelope,
         reply::{DataReply, Reply},
         sasl::{Credentials, MechanismName},
     };
@@ -381,7 +382,7 @@ mod tests {
             assert_eq!(ask().oneshot(request(mail)).await.unwrap(), Reply::OK);
             let reply = ask().oneshot(rcpt()).await.unwrap();
             assert_eq!(reply, Reply::relay_denied());
-            let data = Data::new(smtpd_core::Envelope::default(), Body::default());
+            let data = Data::new(Envelope::default(), Body::default());
             let reply = ask().oneshot(request(data)).await.unwrap();
             assert_eq!(reply, DataReply::from(no_delivery()));
             let command = Command::new("XPING", "");
@@ -432,7 +433,7 @@ mod tests {
             };
             let mail = || Mail::new("alice@example.org".parse().unwrap());
             let rcpt = || Rcpt::new("bob@example.org".parse().unwrap());
-            let data = || Data::new(smtpd_core::Envelope::default(), Body::default());
+            let data = || Data::new(Envelope::default(), Body::default());
             let command = || Command::new("XPING", "");
             $check(Connect::new, |all| all.connect(refusing())).await;
             $check(helo, |all| all.helo(refusing())).await;

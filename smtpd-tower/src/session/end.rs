@@ -45,6 +45,22 @@ pub enum EndReason {
 }
 
 impl EndReason {
+    /// All reasons, for metrics.
+    #[cfg(feature = "metrics")]
+    pub(crate) const ALL: [Self; 11] = [
+        Self::Closed(CloseReason::Quit),
+        Self::Closed(CloseReason::Refused),
+        Self::Closed(CloseReason::Timeout),
+        Self::Closed(CloseReason::Limit),
+        Self::Closed(CloseReason::Violation),
+        Self::Closed(CloseReason::Shutdown),
+        Self::Lost,
+        Self::ProxyFailed,
+        Self::TlsFailed,
+        Self::Aborted,
+        Self::Panicked,
+    ];
+
     /// Returns a word for logs and labels of metrics, such as `quit`.
     ///
     /// ```

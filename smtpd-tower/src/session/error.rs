@@ -46,14 +46,16 @@ pub enum SessionError {
 impl SessionError {
     /// Logs the error, and calls the hooks.
     pub(super) fn report(&self, session: &Session, hook: &ErrorHook) {
-        quietly(|| {
-            self.log(session);
-            session.meters().fault(self.kind());
-        });
+        quietly(|| self.log(session));
+        session.meters().fault(self.kind());
         hook.call("on_error", session, self);
     }
 
-    /// Returns a word for the label of a metric.
+    /// The words for the label of a metric.
+    #[cfg(feature = "metrics")]
+    pub(crate) const KINDS: [&str; 6] = ["io", "proxy", "tls", "service", "timeout", "panic"];
+
+    /// Returns the word for the label of a metric.
     const fn kind(&self) -> &'static str {
         match self {
             Self::Io(_) => "io",

@@ -3,6 +3,7 @@
 //! | type | what it is |
 //! |---|---|
 //! | [`Session`] | all facts of a session, and your own state |
+//! | [`SessionFacts`] | what is kept of a session with a stored message |
 //! | [`TypedMap`] | where a session keeps your state |
 //! | [`Profile`] | what the listener is for |
 //! | [`TlsInfo`], [`TlsVersion`] | what TLS has negotiated |
@@ -14,8 +15,10 @@
 //! | [`Summary`], [`EndReason`] | how a session ended |
 
 mod answered;
+mod by_hand;
 mod end;
 mod error;
+mod facts;
 mod hook;
 mod listener;
 mod profile;
@@ -47,6 +50,7 @@ pub use self::{
     answered::Answered,
     end::{EndReason, Summary},
     error::SessionError,
+    facts::SessionFacts,
     profile::Profile,
     queue_id::QueueId,
     reverse_name::ReverseName,
@@ -351,11 +355,15 @@ impl Session {
         self.update(|facts| facts.identity = Some(identity));
     }
 
+    fn set_tls(&mut self, tls: TlsInfo) {
+        self.update(|facts| facts.tls = Some(tls));
+    }
+
     /// Starts the session anew over TLS (RFC 3207 section 4.2).
     #[cfg(feature = "tls")]
     pub(crate) fn secured(&mut self, tls: TlsInfo) {
+        self.set_tls(tls);
         self.update(|facts| {
-            facts.tls = Some(tls);
             facts.helo = None;
             facts.identity = None;
         });
@@ -400,66 +408,6 @@ fn first_id() -> u64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH + EPOCH);
     let millis = now.map_or(0, |since| since.as_millis() as u64);
     (millis << 12) + 1
-}
-
-/// # For tests
-///
-/// Sessions created by hand, for requests that do not come from a server.
-impl Session {
-    /// Creates a session for tests: from 127.0.0.1, with nothing negotiated.
-    pub fn local() -> Self {
-        Self::from_peer(([127, 0, 0, 1], 0))
-    }
-
-    /// Creates a session for tests, from that address.
-    pub fn from_peer(peer: impl Into<PeerAddr>) -> Self {
-        let listener = ListenerFacts {
-            hostname: "localhost".to_owned(),
-            app_name: "smtpd".to_owned(),
-            ..Default::default()
-        };
-        Self::new(
-            peer.into(),
-            ([127, 0, 0, 1], 25).into(),
-            Arc::new(listener),
-            Protocol::Smtp,
-        )
-    }
-
-    /// Sets the HELO name, for tests.
-    #[must_use]
-    pub fn with_helo(mut self, name: ClientName, greeting: Greeting) -> Self {
-        self.greeted(name, greeting);
-        self
-    }
-
-    /// Sets the TLS facts, for tests.
-    #[must_use]
-    pub fn with_tls(mut self, tls: TlsInfo) -> Self {
-        self.update(|facts| facts.tls = Some(tls));
-        self
-    }
-
-    /// Sets that the client has talked early, for tests.
-    #[must_use]
-    pub fn with_early_talk(mut self) -> Self {
-        self.talked_before_greeting();
-        self
-    }
-
-    /// Sets the profile of the listener, for tests.
-    #[must_use]
-    pub fn with_profile(mut self, profile: Profile) -> Self {
-        self.update(|facts| Arc::make_mut(&mut facts.listener).profile = Some(profile));
-        self
-    }
-
-    /// Sets the identity of an authenticated client, for tests.
-    #[must_use]
-    pub fn with_identity(mut self, identity: impl Into<Identity>) -> Self {
-        self.authenticated(identity.into());
-        self
-    }
 }
 
 #[cfg(test)]

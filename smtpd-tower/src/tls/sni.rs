@@ -177,19 +177,8 @@ fn host(name: &str) -> Result<String, Problem> {
 #[cfg(feature = "tls-ring")]
 mod tests {
     use rcgen::{CertificateParams, KeyPair};
-    use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
-    use smtpd_core::sasl::ChannelBinding;
-    use tokio_rustls::{
-        TlsConnector,
-        rustls::{
-            ClientConfig, DigitallySignedStruct, Error,
-            client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
-            version::TLS13,
-        },
-    };
 
     use super::*;
-    use crate::tls::TlsBuilder;
 
     fn made(names: &[&str]) -> ServerCertificate {
         let names: Vec<_> = names.iter().map(|name| (*name).to_owned()).collect();
@@ -293,78 +282,6 @@ mod tests {
                     "{name:?} {schemes:?}"
                 );
             }
-        }
-    }
-
-    /// Accepts any certificate, but can verify only the signatures of one kind of key.
-    #[derive(Debug)]
-    struct Anybody(SignatureScheme);
-
-    impl ServerCertVerifier for Anybody {
-        fn verify_server_cert(
-            &self,
-            _: &CertificateDer<'_>,
-            _: &[CertificateDer<'_>],
-            _: &ServerName<'_>,
-            _: &[u8],
-            _: UnixTime,
-        ) -> Result<ServerCertVerified, Error> {
-            Ok(ServerCertVerified::assertion())
-        }
-
-        fn verify_tls12_signature(
-            &self,
-            _: &[u8],
-            _: &CertificateDer<'_>,
-            _: &DigitallySignedStruct,
-        ) -> Result<HandshakeSignatureValid, Error> {
-            Ok(HandshakeSignatureValid::assertion())
-        }
-
-        fn verify_tls13_signature(
-            &self,
-            _: &[u8],
-            _: &CertificateDer<'_>,
-            _: &DigitallySignedStruct,
-        ) -> Result<HandshakeSignatureValid, Error> {
-            Ok(HandshakeSignatureValid::assertion())
-        }
-
-        fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-            vec![self.0]
-        }
-    }
-
-    #[tokio::test]
-    async fn scram_binds_to_the_certificate_that_the_client_has_received() {
-        let ecdsa = made(&["mx.example.org"]);
-        let rsa = rsa().names(["mx.example.org"]);
-        let tls = TlsBuilder::new(ecdsa.clone()).certificate(rsa.clone());
-        let tls = tls.build().unwrap();
-        for (scheme, used) in [
-            (SignatureScheme::ECDSA_NISTP256_SHA256, &ecdsa),
-            (SignatureScheme::RSA_PSS_SHA256, &rsa),
-        ] {
-            let client = ClientConfig::builder_with_provider(Provider::ring().crypto().clone())
-                .with_protocol_versions(&[&TLS13])
-                .unwrap()
-                .dangerous()
-                .with_custom_certificate_verifier(Arc::new(Anybody(scheme)))
-                .with_no_client_auth();
-            let (near, far) = tokio::io::duplex(1 << 14);
-            // No name: the default certificate, or one like it.
-            let name = ServerName::try_from("127.0.0.1").unwrap();
-            let connecting = TlsConnector::from(Arc::new(client)).connect(name, near);
-            let (connected, secured) = tokio::join!(connecting, tls.accept(far));
-            let (connected, secured) = (connected.unwrap(), secured.unwrap());
-            let received = connected.get_ref().1.peer_certificates().unwrap();
-            assert_eq!(received[0].to_vec(), own(used));
-            let hash = binding::end_point(&own(used)).unwrap();
-            let bindings = secured.bindings;
-            let bound = bindings
-                .clone()
-                .with(ChannelBinding::TlsServerEndPoint, hash);
-            assert_eq!(bindings, bound);
         }
     }
 

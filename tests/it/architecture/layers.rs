@@ -48,6 +48,7 @@ const TOWER: Layers = Layers {
         ("phase_kind",    "the phases as values"),
         ("meter",         "what is measured, if the feature `metrics` is on"),
         ("net",           "addresses, networks, trusted peers"),
+        ("dns",           "what services and layers ask of the DNS"),
         ("permits",       "how much hashing of passwords runs at a time, and who waits"),
         ("disk",          "how much work on disks runs at a time"),
         ("memory",        "how many bytes of messages the process holds"),
@@ -103,6 +104,23 @@ impl Layers {
             wrong(target, path.is_test).map(|what| format!("{}:{}: {what}", source.name, path.line))
         });
         found.collect()
+    }
+
+    /// The paths of a file of another crate that do not lead to a module of this one.
+    fn paths_to_root(&self, source: &Source) -> Vec<String> {
+        if source.room().is_none() {
+            return Vec::new(); // The root of the other crate may export what it likes.
+        }
+        let paths = source.paths_into(&self.name.replace('-', "_"));
+        let to_root = paths.iter().filter(|path| {
+            let module = path.segments.first();
+            module.is_none_or(|module| self.height(module).is_none())
+        });
+        let shown = to_root.map(|path| {
+            let path_text = path.segments.join("::");
+            format!("{}:{}: {path_text}", source.name, path.line)
+        });
+        shown.collect()
     }
 
     /// The table as CONTRIBUTING.md shows it.
@@ -196,6 +214,38 @@ fn a_path_upward_or_to_the_root_is_found() {
     ] {
         let violations = CORE.violations(&Source::new(name, text));
         assert!(violations.is_empty(), "{name}: {text}: {violations:?}");
+    }
+}
+
+#[test]
+fn tower_uses_the_modules_of_core_and_not_its_root() {
+    let sources = TOWER.sources();
+    let paths = sources.iter().map(|one| one.paths_into("smtpd_core").len());
+    assert!(paths.sum::<usize>() > 100, "hardly a path is seen");
+    let to_root: Vec<_> = sources
+        .iter()
+        .flat_map(|one| CORE.paths_to_root(one))
+        .collect();
+    assert!(to_root.is_empty(), "{}", to_root.join("\n"));
+}
+
+#[test]
+fn a_path_to_the_root_of_core_is_found() {
+    for (text, expected) in [
+        ("use smtpd_core::Reply;", 1),
+        ("use smtpd_core::{Config, address::Domain, Reply as R};", 2),
+        ("use smtpd_core::*;", 1),
+        ("fn f() -> smtpd_core::Reply {}", 1),
+        ("mod tests { use smtpd_core::Reply; }", 1),
+        ("use smtpd_core::{self as core, reply::Reply};", 1),
+        ("use smtpd_core::{connection, reply::Reply};", 0),
+        ("fn f() -> smtpd_core::reply::Reply {}", 0),
+        ("// smtpd_core::Reply", 0),
+    ] {
+        let found = CORE.paths_to_root(&Source::new("body/mod.rs", text));
+        assert_eq!(found.len(), expected, "{text}: {found:?}");
+        let found = CORE.paths_to_root(&Source::new("lib.rs", text));
+        assert!(found.is_empty(), "{text}: {found:?}");
     }
 }
 

@@ -5,6 +5,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
+/// The name of modules that are compiled only for tests.
+const TESTS: &str = "tests";
+
 /// A source file of a crate.
 pub(crate) struct Source {
     pub(crate) name: String,
@@ -40,12 +43,7 @@ impl Source {
             let name = path.strip_prefix(src).unwrap().to_str().unwrap();
             Self::new(name, &fs::read_to_string(path).unwrap())
         };
-        let mut sources: Vec<_> = files.iter().map(read).collect();
-        let tests: Vec<_> = sources.iter().flat_map(Self::test_files).collect();
-        for source in &mut sources {
-            source.is_test = tests.iter().any(|test| source.module.starts_with(test));
-        }
-        sources
+        files.iter().map(read).collect()
     }
 
     pub(crate) fn new(name: &str, text: &str) -> Self {
@@ -56,23 +54,28 @@ impl Source {
         }
         Self {
             name: name.to_owned(),
+            is_test: module.iter().any(|name| name == TESTS),
             module,
             tokens: tokens(text),
-            is_test: false,
         }
     }
 
-    /// The modules in files of their own that are compiled only for tests.
-    fn test_files(&self) -> Vec<Vec<String>> {
-        let mut found = Vec::new();
-        for (start, end) in self.test_items() {
-            if self.text(end) == ";" && self.text(end - 2) == "mod" && end - 2 >= start {
-                let mut module = self.module.clone();
-                module.push(self.text(end - 1).to_owned());
-                found.push(module);
-            }
+    /// The modules whose names do not tell that they are compiled only for tests, and those whose names are wrong about it.
+    fn misnamed_modules(&self) -> Vec<&str> {
+        if self.is_test {
+            return Vec::new(); // All that is within a module of tests is for tests.
         }
-        found
+        let tests = self.test_items();
+        let declarations = (1..self.tokens.len()).filter(|&at| self.text(at - 1) == "mod");
+        let misnamed = declarations.filter(|&at| {
+            let is_test = is_within(&tests, at);
+            match self.text(at) {
+                TESTS => !is_test,
+                // In a file of its own, and not within the module of tests.
+                _ => is_test && tests.iter().any(|&(_, end)| end == at + 1),
+            }
+        });
+        misnamed.map(|at| self.text(at)).collect()
     }
 
     /// Whether each token is compiled only for tests.
@@ -175,6 +178,23 @@ impl Source {
                 }
                 _ => {}
             }
+        }
+        found
+    }
+
+    /// All paths that begin with the name of that crate, which they are written from.
+    pub(crate) fn paths_into(&self, other: &str) -> Vec<CratePath> {
+        let starts = (0..self.tokens.len()).filter(|&at| self.text(at) == other);
+        let is_test = self.test_tokens();
+        let mut found = Vec::new();
+        for at in starts.filter(|&at| self.begins_path(at)) {
+            let mut paths = Vec::new();
+            self.expand(at, Vec::new(), &mut paths);
+            found.extend(paths.into_iter().map(|path| CratePath {
+                segments: path[1..].to_vec(),
+                line: self.tokens[at].line,
+                is_test: is_test[at],
+            }));
         }
         found
     }
@@ -350,7 +370,7 @@ fn character(rest: &str) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::layers, *};
 
     fn paths(name: &str, text: &str) -> Vec<String> {
         let paths = Source::new(name, text).crate_paths();
@@ -404,8 +424,30 @@ mod tests {
             let found: Vec<_> = paths.iter().map(|path| path.is_test).collect();
             assert_eq!(found[..2], expected, "{text}");
         }
-        let source = Source::new("x.rs", "#[cfg(test)]\nmod c; mod d; #[cfg(test)] use e;");
-        assert_eq!(source.test_files(), [["x", "c"]]);
+        assert!(Source::new("x/tests/y.rs", "").is_test && Source::new("x/tests.rs", "").is_test);
+        assert!(!Source::new("x/test.rs", "").is_test);
+    }
+
+    #[test]
+    fn modules_for_tests_are_named_tests() {
+        for (text, expected) in [
+            ("#[cfg(test)] mod c; mod d; #[cfg(test)] use e;", &["c"][..]),
+            ("mod tests; mod tests { } mod d;", &["tests", "tests"]),
+            ("#[cfg(test)] mod tests; #[cfg(test)] mod a { mod b; }", &[]),
+            ("#[cfg(test)] mod tests { mod c; mod d { } }", &[]),
+        ] {
+            assert_eq!(
+                Source::new("x.rs", text).misnamed_modules(),
+                expected,
+                "{text}"
+            );
+            let within = Source::new("x/tests.rs", text);
+            assert!(within.misnamed_modules().is_empty(), "{text}");
+        }
+        for (name, sources) in layers::sources() {
+            let misnamed: Vec<_> = sources.iter().flat_map(Source::misnamed_modules).collect();
+            assert!(misnamed.is_empty(), "{name}: {misnamed:?}");
+        }
     }
 
     #[test]

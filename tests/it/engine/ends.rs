@@ -21,6 +21,8 @@ use tokio::{
 };
 use tower::Service;
 
+use crate::panicking_log::PanickingLog;
+
 type Ends = Arc<Mutex<Vec<EndReason>>>;
 
 fn noting(pipeline: Pipeline) -> (Server, Ends) {
@@ -414,31 +416,6 @@ async fn a_panic_that_nothing_else_has_caught_costs_a_421() {
         [EndReason::Closed(CloseReason::Refused)]
     );
     assert_released(&server).await;
-}
-
-/// A subscriber to the log that panics at every event.
-struct PanickingLog;
-
-impl tracing::Subscriber for PanickingLog {
-    fn enabled(&self, _: &tracing::Metadata<'_>) -> bool {
-        true
-    }
-
-    fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
-        tracing::span::Id::from_u64(1)
-    }
-
-    fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
-    fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
-
-    fn event(&self, event: &tracing::Event<'_>) {
-        if event.metadata().target().starts_with("smtpd") {
-            panic!("the log");
-        }
-    }
-
-    fn enter(&self, _: &tracing::span::Id) {}
-    fn exit(&self, _: &tracing::span::Id) {}
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,16 +1,30 @@
-//! The bytes of messages that all sessions hold together.
+//! The bytes of messages that all sessions hold together, and what one holds of commands and replies.
 
-use std::{future::pending, sync::Arc};
+use std::{
+    future::pending,
+    io,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+    task::{Context, Poll},
+    time::Duration,
+};
 
 use smtpd_tower::{
-    Body, Data, Pipeline, Reply, Request, Server, deliver::Inbox, handler_fn, layer::SpoolLayer,
-    memory::MemoryBudget,
+    Body, Data, Pipeline, Reply, Request, Server, deliver::Inbox, guard::Guard, handler_fn,
+    layer::SpoolLayer, memory::MemoryBudget, net::PeerAddr,
 };
 use support::{Client, accept_rcpt, server, settle};
-use tokio::{io::AsyncWriteExt, sync::Semaphore};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf},
+    sync::Semaphore,
+    time::sleep,
+};
 use tower::ServiceBuilder;
 
-use super::{ENVELOPE, collecting, session};
+use super::{ENVELOPE, collecting};
 
 const KIB: u64 = 1 << 10;
 
@@ -131,7 +145,7 @@ async fn what_is_spooled_goes_to_a_file_when_memory_is_short() {
     let mut in_file = send(&server, 90 * KIB as usize).await;
     while memory.in_files() < 90 * KIB {
         settle().await;
-        tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+        sleep(Duration::from_millis(1)).await;
     }
     permits.add_permits(2);
     in_memory.expect("250").await;
@@ -139,7 +153,7 @@ async fn what_is_spooled_goes_to_a_file_when_memory_is_short() {
     drop((in_memory, in_file));
     while memory.in_files() > 0 {
         settle().await;
-        tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+        sleep(Duration::from_millis(1)).await;
     }
     assert_eq!(memory.used(), 0);
 }
@@ -218,9 +232,21 @@ async fn a_session_that_is_dropped_keeps_its_memory() {
     ];
     for at in 0..8 {
         for cut in cuts {
-            let data = handler_fn(move |request: Request<Data>| stuck(request, at));
+            let ready = Arc::new(Semaphore::new(0));
+            let also = ready.clone();
+            let data = handler_fn(move |request: Request<Data>| {
+                let ready = also.clone();
+                async move {
+                    match ready.try_acquire() {
+                        Ok(_) => drop(request.into_body().collect().await?),
+                        Err(_) => return Ok(stuck(request, at).await),
+                    }
+                    Ok::<_, smtpd_tower::BodyError>(Reply::OK)
+                }
+            });
             let (server, memory) = budgeted(accept_rcpt().data(data), 1 << 20);
-            let (mut client, session) = session(&server, 1 << 20);
+            let (mut client, far) = tokio::io::duplex(1 << 20);
+            let session = tokio::spawn(server.serve_connection(far, PeerAddr::from(COUNTED)));
             for piece in dialog.as_bytes()[..cut].chunks(30_000) {
                 client.write_all(piece).await.unwrap();
                 settle().await;
@@ -233,6 +259,194 @@ async fn a_session_that_is_dropped_keeps_its_memory() {
                 cut > body && at > 0,
                 "service {at}, {cut} bytes"
             );
+            // More than the share of a client, for which the message has to be its only one.
+            ready.add_permits(1);
+            let mut next = Client::from_peer(&server, COUNTED);
+            next.expect("220").await;
+            next.begin().await;
+            next.send("x".repeat(300 << 10) + "\r\n.\r\n").await;
+            next.expect("250").await;
+            assert_eq!(memory.used(), 0, "service {at}, {cut} bytes");
         }
+    }
+}
+
+/// A client that the guard counts, and another one.
+const COUNTED: ([u8; 4], u16) = ([192, 0, 2, 1], 4711);
+const OTHER: ([u8; 4], u16) = ([192, 0, 2, 2], 4711);
+
+/// Each of its sessions sends a part of a message now and then, fast enough to be waited for.
+#[tokio::test(start_paused = true)]
+async fn one_client_that_drips_messages_leaves_no_memory_for_others() {
+    let line = "x".repeat(1022) + "\r\n";
+    let (server, memory) = budgeted(collecting(), 4 << 20);
+    let mut dripping = Vec::new();
+    for _ in 0..50 {
+        let mut client = Client::from_peer(&server, COUNTED);
+        client.expect("220").await;
+        client.begin().await;
+        dripping.push(client);
+    }
+    let mut honest = Client::from_peer(&server, OTHER);
+    honest.expect("220").await;
+    honest.cmd("EHLO c", "250").await;
+    for round in 1..=30 {
+        for client in &mut dripping {
+            client.send(line.repeat(20)).await;
+        }
+        settle().await;
+        sleep(Duration::from_secs(20)).await;
+        // What was read and not yet handed to a service is not refused: a chunk for each session.
+        assert!(memory.used() < 4 << 18, "round {round}: {memory:?}");
+        let before = memory.used();
+        honest.envelope().await;
+        honest.cmd("DATA", "354").await;
+        honest.send(line.repeat(500) + ".\r\n").await;
+        honest.expect("250").await;
+        assert_eq!(memory.used(), before, "round {round}");
+    }
+    assert_eq!(memory.refused(), 0);
+    assert!(memory.deferred() > 0);
+    for mut client in dripping {
+        client.take_session().abort();
+        settle().await;
+    }
+    assert_eq!(memory.used(), 0);
+    // More than its share, for which its message has to be the only one.
+    let mut client = Client::from_peer(&server, COUNTED);
+    client.expect("220").await;
+    client.begin().await;
+    client.send(line.repeat(1020) + ".\r\n").await;
+    client.expect("250").await;
+    assert!(memory.peak() < 4 << 19, "{memory:?}");
+}
+
+/// Those that the guard does not count have no share: a proxy that names no client, this machine, everybody if it is off.
+#[tokio::test(start_paused = true)]
+async fn a_client_that_is_not_counted_has_a_share() {
+    let permits = Arc::new(Semaphore::new(0));
+    for is_on in [true, false] {
+        let (server, memory) = budgeted(keeping(&permits), 1000 * KIB);
+        let server = match is_on {
+            true => server,
+            false => server.guard(Guard::off()),
+        };
+        let peer = match is_on {
+            true => ([127, 0, 0, 1], 4711),
+            false => COUNTED,
+        };
+        let mut kept = Vec::new();
+        for _ in 0..7 {
+            let mut client = Client::from_peer(&server, peer);
+            client.expect("220").await;
+            client.begin().await;
+            client.send("x".repeat(100 << 10) + "\r\n.\r\n").await;
+            settle().await;
+            kept.push(client);
+        }
+        assert!(memory.used() >= 700 * KIB);
+        permits.add_permits(7);
+        for client in &mut kept {
+            client.expect("250").await;
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_messages_of_a_client_are_deferred_before_they_are_sent_when_it_has_its_share() {
+    let permits = Arc::new(Semaphore::new(0));
+    let (server, memory) = budgeted(keeping(&permits), 1000 * KIB);
+    let mut kept = Vec::new();
+    for _ in 0..16 {
+        let mut client = Client::from_peer(&server, COUNTED);
+        client.expect("220").await;
+        client.begin().await;
+        client.send("x".repeat(10 << 10) + "\r\n.\r\n").await;
+        settle().await;
+        kept.push(client);
+    }
+    let mut next = Client::from_peer(&server, COUNTED);
+    next.expect("220").await;
+    next.cmd("EHLO c", "250").await;
+    next.envelope().await;
+    let reply = next.cmd("DATA", "452 4.3.1").await;
+    assert!(reply.contains("your messages"), "{reply}");
+    assert_eq!(memory.deferred(), 1);
+    permits.add_permits(17);
+    for client in &mut kept {
+        client.expect("250").await;
+    }
+    next.envelope().await;
+    next.cmd("DATA", "354").await;
+    next.send("Hello\r\n.\r\n").await;
+    next.expect("250").await;
+}
+
+/// A client that sends the same command without end, and reads only so many bytes of the replies.
+struct Deaf {
+    command: &'static [u8],
+    sent: Arc<AtomicUsize>,
+    reads: usize,
+}
+
+impl AsyncRead for Deaf {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let sent = self.sent.fetch_add(buf.remaining(), Relaxed);
+        let mut rest = self.command.iter().cycle().skip(sent % self.command.len());
+        while buf.remaining() > 0 {
+            buf.put_slice(&[*rest.next().unwrap()]);
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Deaf {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let read = self.reads.min(bytes.len());
+        if read == 0 {
+            return Poll::Pending;
+        }
+        self.reads -= read;
+        Poll::Ready(Ok(read))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_reads_no_replies_fills_the_memory_with_commands() {
+    const REPLY: usize = "250 2.0.0 OK\r\n".len();
+    for reads in [0, 1, 10_000, 1_000_000] {
+        let server = server(Pipeline::new())
+            .configure(|config| config.limits(|limits| limits.idle_commands = u32::MAX));
+        let sent = Arc::new(AtomicUsize::new(0));
+        let client = Deaf {
+            command: b"NOOP\r\n",
+            sent: sent.clone(),
+            reads,
+        };
+        let session = tokio::spawn(server.serve_connection(client, PeerAddr::from(COUNTED)));
+        sleep(Duration::from_secs(1)).await;
+        // 16 KiB of replies wait, and no more commands were read than what was there at once.
+        let answered = (reads + (16 << 10)) / REPLY + 1;
+        let kept = sent
+            .load(Relaxed)
+            .saturating_sub(answered * b"NOOP\r\n".len());
+        assert!(kept <= 16 << 10, "{reads} bytes were read, {kept} are kept");
+        session.abort();
     }
 }

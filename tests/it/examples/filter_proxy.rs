@@ -304,7 +304,7 @@ async fn the_upstream_server_is_told_who_the_client_is() {
     ] {
         let upstream = Running::start(server).await.unwrap();
         let proxy = proxy(upstream.address());
-        for (client, hello, heard) in [
+        for (client, hello, received) in [
             (
                 [192, 0, 2, 1].into(),
                 "EHLO",
@@ -320,8 +320,8 @@ async fn the_upstream_server_is_told_who_the_client_is() {
             client.greeting().await.unwrap();
             said(&mut client, &format!("{hello} a+b=c")).await;
             let reply = said(&mut client, "MAIL FROM:<a@example.com>").await;
-            let heard = if told { heard } else { "OK" };
-            assert_eq!(reply, format!("250 2.0.0 {heard}"));
+            let received = if told { received } else { "OK" };
+            assert_eq!(reply, format!("250 2.0.0 {received}"));
         }
     }
 }

@@ -12,8 +12,8 @@ use lettre::{
         client::{Tls, TlsParameters},
     },
 };
-use rcgen::{CertifiedKey, generate_simple_self_signed};
-use smtpd_tower::{deliver::Maildir, limiter::Rate, test::Running, tls::TlsConfig};
+use smtpd_tower::{deliver::Maildir, limiter::Rate, test::Running};
+use support::pki::Issued;
 use tokio::task::spawn_blocking;
 
 use super::Example;
@@ -45,11 +45,7 @@ const BOB: [&str; 3] = ["bob", "builder", "bob@example.org"];
 #[tokio::test]
 async fn by_its_command_line() {
     let dir = tempfile::tempdir().unwrap();
-    let CertifiedKey { cert, signing_key } =
-        generate_simple_self_signed(["localhost".to_owned()]).unwrap();
-    let [certificate, key] = ["cert.pem", "key.pem"].map(|name| dir.path().join(name));
-    std::fs::write(&certificate, cert.pem()).unwrap();
-    std::fs::write(&key, signing_key.serialize_pem()).unwrap();
+    let (certificate, key) = Issued::alone("localhost").write(dir.path());
     let arguments = [&certificate, &key].map(|path| path.to_str().unwrap());
     let example = Example::start("submission", &[&["127.0.0.1:0"], &arguments[..]].concat());
     let starttls = example.address.port();
@@ -102,10 +98,7 @@ async fn by_its_command_line() {
 #[tokio::test]
 async fn each_user_has_a_quota() {
     let dir = tempfile::tempdir().unwrap();
-    let CertifiedKey { cert, signing_key } =
-        generate_simple_self_signed(["localhost".to_owned()]).unwrap();
-    let key = signing_key.serialize_pem();
-    let tls = TlsConfig::from_pem(cert.pem().as_bytes(), key.as_bytes()).unwrap();
+    let tls = Issued::alone("localhost").tls();
     let outbox = Maildir::new(dir.path().join("outbox"));
     let server = example::server(tls, Rate::per_hour(2).unwrap(), outbox).unwrap();
     let running = Running::start(server).await.unwrap();

@@ -97,7 +97,7 @@ async fn a_message_that_no_parser_may_read_is_still_there() {
 async fn who_waits_gets_the_next_message_or_nothing_in_time() {
     let inbox = Inbox::new(10, 10_000);
     let (server, routes) = (example::server(inbox.clone()), example::routes(inbox));
-    // In vain, and for no longer than a minute.
+    // There is no message, and no request waits longer than a minute.
     for (wait, seconds) in [("", 10), ("?timeout=0", 0), ("?timeout=99999999999", 60)] {
         let start = Instant::now();
         let answer = ask(&routes, "GET", &format!("/messages/next{wait}")).await;

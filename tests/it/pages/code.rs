@@ -54,7 +54,7 @@ fn code_that_readers_see_fits_the_width_of_a_page() {
         .map(|folder| root().join(folder).join("README.md"))
         .into();
     pages.push(root().join("CONTRIBUTING.md"));
-    for folder in ["smtpd-core/docs", "smtpd-tower/docs"] {
+    for folder in ["smtpd-core/docs", "smtpd-tower/docs", "examples/smtpd/docs"] {
         collect(&root().join(folder), "md", &mut pages);
     }
     let mut sources = Vec::new();

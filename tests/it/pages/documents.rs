@@ -29,6 +29,8 @@ fn links_between_documents_lead_somewhere() {
         "RELEASING.md",
         "CHANGELOG.md",
         "examples/README.md",
+        "examples/smtpd/README.md",
+        "examples/smtpd/docs/operating.md",
         "benches/README.md",
     ] {
         let folder = root()

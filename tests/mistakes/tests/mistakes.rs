@@ -1,4 +1,4 @@
-//! The compiler's words on what users get wrong most: they are to tell what to do.
+//! The compiler's messages about what users get wrong most: they must say what to do.
 //!
 //! A file in `cases/` is one mistake, its `.stderr` what the compiler says. `TRYBUILD=overwrite cargo test -p smtpd-mistakes`
 //! writes these anew; read them then as a user would. They are compared on one compiler only.

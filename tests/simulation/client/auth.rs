@@ -1,12 +1,12 @@
 //! How a client identifies itself: by a PROXY header, and by SCRAM.
 
 use super::Client;
-use crate::{acts::Scram, model::Model, proxy::Header, scram::Opening, tls::Heard};
+use crate::{acts::Scram, model::Model, proxy::Header, scram::Opening, tls::Meaning};
 
 impl Client {
     pub(super) fn say_header(&mut self, header: Header) {
         let end = self.link.lock().up.sent + header.bytes.len() as u64;
-        self.out.push(header.bytes.clone(), Heard::Nothing);
+        self.out.push(header.bytes.clone(), Meaning::Nothing);
         self.header = Some((header, end));
     }
 

@@ -9,7 +9,7 @@ use crate::{
     acts::{Cut, Op},
     model::Model,
     network::Wires,
-    tls::{Flaw, Heard, Secure},
+    tls::{Flaw, Meaning, Secure},
 };
 
 impl Client {
@@ -47,7 +47,7 @@ impl Client {
         let read = self.link.lock().down.read;
         let now = Instant::now();
         if let Some(bytes) = tls.due(read) {
-            self.out.push(bytes, Heard::Nothing);
+            self.out.push(bytes, Meaning::Nothing);
         } else if tls.is_done(read) {
             self.until = None;
             self.speaks_tls = true;
@@ -65,7 +65,7 @@ impl Client {
     pub(super) fn finish_tls(&mut self) {
         if let Some(tls) = self.tls.as_mut().filter(|_| self.speaks_tls) {
             let bytes = tls.finish();
-            self.out.push(bytes, Heard::Nothing);
+            self.out.push(bytes, Meaning::Nothing);
             self.finished = true;
         }
     }

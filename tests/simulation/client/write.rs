@@ -3,13 +3,13 @@
 use tokio::time::Instant;
 
 use super::Client;
-use crate::{model::Model, tls::Heard};
+use crate::{model::Model, tls::Meaning};
 
 impl Client {
     /// Sends something, within TLS if that has begun.
     pub(super) fn say(&mut self, bytes: Vec<u8>) {
         let Some(tls) = self.tls.as_mut().filter(|_| self.speaks_tls) else {
-            return self.out.push(bytes, Heard::Same);
+            return self.out.push(bytes, Meaning::Same);
         };
         let dice = &self.shared.dice;
         let mut rest = &bytes[..];
@@ -20,7 +20,8 @@ impl Client {
                 _ => rest.len(),
             };
             let (text, left) = rest.split_at(size.min(16 << 10));
-            self.out.push(tls.record(text), Heard::Whole(text.to_vec()));
+            self.out
+                .push(tls.record(text), Meaning::Whole(text.to_vec()));
             rest = left;
         }
     }
@@ -60,23 +61,23 @@ impl Client {
     }
 
     fn wrote(&mut self, count: usize, model: &mut Model) {
-        let (bytes, heard) = self.out.wrote(count);
+        let (bytes, meaning) = self.out.wrote(count);
         self.shared.trace.event("client>", self.link.id, || {
-            let text = match &heard {
-                Heard::Same => &bytes[..],
-                Heard::Nothing => b"(unheard)",
-                Heard::Whole(text) => text,
+            let text = match &meaning {
+                Meaning::Same => &bytes[..],
+                Meaning::Nothing => b"(nothing yet)",
+                Meaning::Whole(text) => text,
             };
             format!("{count}: {}", text[..text.len().min(1200)].escape_ascii())
         });
-        self.passage.add(count, &heard);
+        self.passage.add(count, &meaning);
         if !self.speaks_tls {
             self.shaken_at += count as u64;
         }
-        match heard {
-            Heard::Same => model.sent(&bytes),
-            Heard::Nothing => model.hurries(),
-            Heard::Whole(text) => model.sent(&text),
+        match meaning {
+            Meaning::Same => model.sent(&bytes),
+            Meaning::Nothing => model.hurries(),
+            Meaning::Whole(text) => model.sent(&text),
         }
     }
 

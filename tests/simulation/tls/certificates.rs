@@ -4,34 +4,21 @@ use std::{fs, path::PathBuf, sync::LazyLock};
 
 use rcgen::{CertificateParams, KeyPair, PKCS_ED25519};
 use smtpd_tower::tls::{Provider, ServerCertificate, TlsBuilder, TlsConfig};
+use support::pki::Issued;
 use tempfile::TempDir;
 use tokio_rustls::rustls::crypto::ring::Ticketer;
 
 use crate::dice::Dice;
 
-struct Issued {
-    chain: String,
-    key: String,
-    der: Vec<u8>,
-}
-
 /// Two of the same length, which all runs share.
-static ISSUED: LazyLock<[Issued; 2]> = LazyLock::new(|| [1, 2].map(Issued::new));
-
-impl Issued {
-    fn new(serial: u64) -> Self {
-        let mut params = CertificateParams::new(["mx.example".to_owned()]).unwrap();
-        // That of a certificate made by chance has no fixed length.
-        params.serial_number = Some(serial.into());
+static ISSUED: LazyLock<[Issued; 2]> = LazyLock::new(|| {
+    [1_u64, 2].map(|serial| {
         let key = KeyPair::generate_for(&PKCS_ED25519).unwrap();
-        let certificate = params.self_signed(&key).unwrap();
-        Self {
-            chain: certificate.pem(),
-            key: key.serialize_pem(),
-            der: certificate.der().to_vec(),
-        }
-    }
-}
+        // A random one has no fixed length.
+        let change = |params: &mut CertificateParams| params.serial_number = Some(serial.into());
+        Issued::alone_with("mx.example", &key, change)
+    })
+});
 
 /// The certificate of a run, in its files.
 pub struct Certificates {
@@ -101,7 +88,7 @@ impl Certificates {
     pub fn check(&mut self, began: usize, shown: &Shown) -> Result<(), String> {
         let now = self.generation();
         let fits = (began..=now).any(|generation| {
-            let same = ISSUED[self.generations[generation]].der == shown.der;
+            let same = ISSUED[self.generations[generation]].der.as_ref() == shown.der;
             same && (!shown.resumed || self.resumable.contains(&generation))
         });
         self.resumable.extend(began..=now);
@@ -115,7 +102,7 @@ impl Certificates {
 /// Writes the chain and the key of these, and returns their files.
 fn write(directory: &TempDir, [chain, key]: [usize; 2]) -> [PathBuf; 2] {
     let files = ["cert.pem", "key.pem"].map(|name| directory.path().join(name));
-    fs::write(&files[0], &ISSUED[chain].chain).unwrap();
-    fs::write(&files[1], &ISSUED[key].key).unwrap();
+    fs::write(&files[0], &ISSUED[chain].pem).unwrap();
+    fs::write(&files[1], &ISSUED[key].key_pem).unwrap();
     files
 }

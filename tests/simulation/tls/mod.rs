@@ -1,8 +1,8 @@
 //! TLS: the certificates of the server, and both ends of it.
 //!
-//! What rustls makes by chance comes from the seed. What it leaves to ring, keys and the nonces of tickets, does not, but
-//! always has the same length, as the certificates have and the signatures of Ed25519. So all that the simulation observes of
-//! TLS is the same in each run of a seed: lengths, never contents.
+//! The random bytes of rustls come from the seed. Those of ring, for keys and the nonces of tickets, do not, but always have the
+//! same length, as certificates and the signatures of Ed25519 do. So all that the simulation observes of TLS is the same in each
+//! run of a seed: lengths, never contents.
 
 mod certificates;
 mod passage;
@@ -11,20 +11,17 @@ mod secure;
 
 use std::{cell::Cell, sync::Arc};
 
+use support::pki::Anybody;
 use tokio_rustls::rustls::{
-    ClientConfig, DigitallySignedStruct, Error, SignatureScheme, SupportedProtocolVersion,
-    client::{
-        Resumption,
-        danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
-    },
+    ClientConfig, SignatureScheme, SupportedProtocolVersion,
+    client::Resumption,
     crypto::{CryptoProvider, GetRandomFailed, SecureRandom, ring},
-    pki_types::{CertificateDer, ServerName, UnixTime},
     version::{TLS12, TLS13},
 };
 
 pub use self::{
     certificates::{Certificates, Shown},
-    passage::{Heard, Outbox, Passage},
+    passage::{Meaning, Outbox, Passage},
     records::Records,
     secure::{Flaw, Secure},
 };
@@ -62,53 +59,16 @@ fn provider() -> CryptoProvider {
 /// How the clients of a run do TLS. They keep tickets, and so may resume each other's sessions.
 pub fn clients(dice: &Dice) -> Arc<ClientConfig> {
     const VERSIONS: [&[&SupportedProtocolVersion]; 3] = [&[&TLS13], &[&TLS12], &[&TLS12, &TLS13]];
+    let trusting = Anybody::signing_by(&[SignatureScheme::ED25519]);
     let mut config = ClientConfig::builder_with_provider(Arc::new(provider()))
         .with_protocol_versions(dice.pick(&VERSIONS))
         .unwrap()
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(Trusting))
+        // Which certificate was shown is looked at elsewhere; verifying it would only take time.
+        .with_custom_certificate_verifier(Arc::new(trusting))
         .with_no_client_auth();
     if dice.chance(40) {
         config.resumption = Resumption::disabled();
     }
     Arc::new(config)
-}
-
-/// Which certificate was shown is looked at elsewhere; verifying it would only take time.
-#[derive(Debug)]
-struct Trusting;
-
-impl ServerCertVerifier for Trusting {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        vec![SignatureScheme::ED25519]
-    }
 }

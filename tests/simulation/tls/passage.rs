@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 /// What some bytes on the wire say.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Heard {
+pub enum Meaning {
     /// Themselves.
     Same,
     /// Nothing that the protocol knows of: a handshake, a PROXY header.
@@ -16,15 +16,15 @@ pub enum Heard {
 /// What a client is about to write.
 #[derive(Debug, Default)]
 pub struct Outbox {
-    pieces: VecDeque<(Vec<u8>, Heard)>,
+    pieces: VecDeque<(Vec<u8>, Meaning)>,
     /// How much of the first chunk is written.
     at: usize,
 }
 
 impl Outbox {
-    pub fn push(&mut self, bytes: Vec<u8>, heard: Heard) {
+    pub fn push(&mut self, bytes: Vec<u8>, meaning: Meaning) {
         if !bytes.is_empty() {
-            self.pieces.push_back((bytes, heard));
+            self.pieces.push_back((bytes, meaning));
         }
     }
 
@@ -44,22 +44,22 @@ impl Outbox {
     }
 
     /// Notes that so many bytes were written of what is next. Returns them, and what they say.
-    pub fn wrote(&mut self, count: usize) -> (Vec<u8>, Heard) {
-        let Some((bytes, heard)) = self.pieces.front() else {
-            return (Vec::new(), Heard::Nothing);
+    pub fn wrote(&mut self, count: usize) -> (Vec<u8>, Meaning) {
+        let Some((bytes, meaning)) = self.pieces.front() else {
+            return (Vec::new(), Meaning::Nothing);
         };
         let written = bytes[self.at..self.at + count].to_vec();
         let done = self.at + count == bytes.len();
-        let heard = match heard {
-            Heard::Whole(_) if !done => Heard::Nothing,
-            heard => heard.clone(),
+        let meaning = match meaning {
+            Meaning::Whole(_) if !done => Meaning::Nothing,
+            meaning => meaning.clone(),
         };
         self.at += count;
         if done {
             self.pieces.pop_front();
             self.at = 0;
         }
-        (written, heard)
+        (written, meaning)
     }
 }
 
@@ -71,17 +71,17 @@ pub struct Passage {
 }
 
 impl Passage {
-    pub fn add(&mut self, count: usize, heard: &Heard) {
+    pub fn add(&mut self, count: usize, meaning: &Meaning) {
         let (wire, said, _) = self.end();
-        let says = match heard {
-            Heard::Same => count,
-            Heard::Nothing => 0,
-            Heard::Whole(text) => text.len(),
+        let says = match meaning {
+            Meaning::Same => count,
+            Meaning::Nothing => 0,
+            Meaning::Whole(text) => text.len(),
         };
         let end = (
             wire + count as u64,
             said + says as u64,
-            *heard == Heard::Same,
+            *meaning == Meaning::Same,
         );
         match self.stretches.last_mut() {
             Some(last) if last.2 && end.2 => *last = end,

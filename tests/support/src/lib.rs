@@ -12,8 +12,9 @@ mod pages;
 pub mod pki;
 
 use std::{
-    future::Future,
-    io,
+    any::Any,
+    future::{Future, poll_fn},
+    io, mem,
     pin::Pin,
     process::{self, Command},
     sync::{
@@ -32,6 +33,7 @@ use smtpd_tower::{
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf},
+    net::{TcpListener, TcpStream},
     task::JoinHandle,
 };
 
@@ -212,6 +214,36 @@ pub fn collecting() -> Server {
 pub fn server(pipeline: Pipeline) -> Server {
     watch();
     Server::new("mx.test", pipeline)
+}
+
+/// A client of LMTP over TCP, that has said LHLO.
+pub async fn lmtp(server: &Server) -> Client<TcpStream> {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    tokio::spawn(server.serve(listener).lmtp());
+    let mut client = Client::over(TcpStream::connect(addr).await.unwrap());
+    client.expect("220").await;
+    client.cmd("LHLO client.example", "250").await;
+    client
+}
+
+/// Is pending once, and has woken its task then. Unlike that of tokio, it needs no runtime.
+pub async fn yield_once() {
+    let mut yielded = false;
+    poll_fn(|cx| {
+        cx.waker().wake_by_ref();
+        match mem::replace(&mut yielded, true) {
+            true => Poll::Ready(()),
+            false => Poll::Pending,
+        }
+    })
+    .await;
+}
+
+/// The text that a panic was given.
+pub fn panic_text(payload: &(dyn Any + Send)) -> Option<&str> {
+    let text = payload.downcast_ref::<&str>().copied();
+    text.or_else(|| payload.downcast_ref::<String>().map(String::as_str))
 }
 
 /// Lets every other task run until it waits.

@@ -10,6 +10,8 @@ mod durability;
 mod end;
 mod lettre;
 mod log;
+mod metrics;
+mod operating;
 mod options;
 mod reference;
 mod reload;

@@ -243,7 +243,7 @@ async fn what_takes_a_restart_is_not_told() {
     let begun = served.connect().await;
     served.replace(
         "smtpd.toml",
-        "app-name = 'second'\nthreads = 1\nmode = 'submission'\n",
+        "app-name = 'second'\nthreads = 1\nmode = 'submission'\nguard-capacity = 10\n",
     );
     served
         .reload(&["level=info", "read again", "changed=app-name"])
@@ -251,7 +251,7 @@ async fn what_takes_a_restart_is_not_told() {
     served
         .logged(&[
             "level=warn",
-            "these options take effect at the next start: mode,threads",
+            "these options take effect at the next start: guard-capacity,mode,threads",
         ])
         .await;
     assert_eq!(served.app_name().await, "second");
@@ -271,6 +271,40 @@ async fn what_takes_a_restart_is_not_told() {
         .reload(&["level=info", "read again", "changed=nothing"])
         .await;
     begun.cmd("QUIT", "221").await;
+}
+
+#[tokio::test]
+async fn limits_change_at_the_next_start_only() {
+    let long = format!("NOOP {}", "x".repeat(600));
+    let limited = "max-command-line = 600\nmax-messages = 1\nstrict-pipelining = true\n\
+        memory-budget = '1M'\nmin-free-space = '8000000T'\nguard = 'off'\ntimeout-line = '200ms'\n";
+    let mut served = Served::start(&[("smtpd.toml", "")]);
+    for (config, reply, changed) in [
+        (
+            limited,
+            "500",
+            "changed=guard,max-command-line,max-messages,memory-budget,min-free-space,strict-pipelining,timeout-line",
+        ),
+        (limited, "500", "changed=nothing"),
+        ("", "250", "changed=guard,max-command-line,"),
+    ] {
+        served.replace("smtpd.toml", config);
+        served.reload(&["read again", changed]).await;
+        let mut client = served.connect().await;
+        client.expect("220").await;
+        client.cmd("EHLO c", "250").await;
+        client.cmd(&long, reply).await;
+        if reply == "250" {
+            client.cmd("MAIL FROM:<>", "250").await;
+            continue;
+        }
+        client.send("NO").await;
+        client.expect("421 4.4.2").await;
+        let mut early = served.connect().await;
+        early.expect("220").await;
+        early.send("EHLO c\r\nNOOP\r\n").await;
+        early.expect("554").await;
+    }
 }
 
 /// With an empty password file, nobody could log in until somebody notices.

@@ -154,14 +154,14 @@ fn a_unit_that_cannot_be_served_says_why_and_never_that_it_is_ready() {
             "smtp:smtpd.socket",
             &[],
             1,
-            "\"smtpd.socket\"; FileDescriptorName= is one of smtp, smtps, submission,",
+            "FileDescriptorName= of a socket from systemd: expected smtp, smtps, submission, submissions, lmtp, http, not \"smtpd.socket\"",
         ),
         ([tcp(), file()], "smtp:smtp", &[], 1, "is not a socket"),
         (
             [tcp(), tcp()],
             "smtp:smtp",
             &["--hostname=no host"],
-            1,
+            2,
             "no host",
         ),
         (
@@ -169,7 +169,7 @@ fn a_unit_that_cannot_be_served_says_why_and_never_that_it_is_ready() {
             "smtp:submission",
             &[],
             2,
-            "submission needs --user",
+            "(--listen-submission, --listen-submissions) needs --user",
         ),
         (
             [tcp(), tcp()],
@@ -192,4 +192,39 @@ fn a_unit_that_cannot_be_served_says_why_and_never_that_it_is_ready() {
         let notified = notify.recv(&mut [0; 100]).unwrap_err();
         assert_eq!(notified.kind(), std::io::ErrorKind::WouldBlock);
     }
+}
+
+/// A check that is run by a unit, for example before the server, leaves the sockets to the server.
+#[test]
+fn a_check_takes_the_sockets_of_systemd() {
+    let tcp = || owned(TcpListener::bind("127.0.0.1:0").unwrap());
+    let check = |sockets, names: &str, options: &[&str]| {
+        let dir = tempfile::tempdir().unwrap();
+        let options = [&["--check"], options].concat();
+        let process = start(&dir, sockets, names, &options);
+        let output = process.wait_with_output().unwrap();
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        (output.status.code().unwrap(), stderr)
+    };
+    // It would notice that this is no socket.
+    let file = owned(fs::File::open("/dev/null").unwrap());
+    let (status, said) = check([tcp(), file], "smtp:http", &[]);
+    assert_eq!(status, 0, "{said}");
+    for name in ["smtp", "http"] {
+        let line = format!("listen {name} socket from systemd\n");
+        assert!(said.contains(&line), "{said}");
+    }
+    assert!(
+        !said.contains(":2525") && !said.contains("further"),
+        "{said}"
+    );
+    let options = ["--user=a:b", "--tls-self-signed"];
+    let (status, said) = check([tcp(), tcp()], "smtp:submission", &options);
+    assert_eq!(status, 0, "{said}");
+    let (status, said) = check([tcp(), tcp()], "smtp:submision", &["--users=none"]);
+    assert_eq!(status, 1, "{said}");
+    assert!(
+        said.contains("not \"submision\"") && said.contains("none: No such file"),
+        "{said}"
+    );
 }

@@ -3,48 +3,19 @@
 use std::{
     fs,
     io::{BufRead, BufReader},
-    net::SocketAddr,
     os::unix::fs::PermissionsExt as _,
     process::{Command, Stdio},
-    sync::Arc,
     time::Duration,
 };
 
 use rcgen::SerialNumber;
-use support::{
-    Client,
-    pki::{Authority, TLS13},
-};
+use support::pki::{Authority, TLS13, connect_tls, shown};
 use tokio::{
-    net::TcpStream,
     sync::mpsc::{UnboundedReceiver, unbounded_channel},
     time::timeout,
 };
-use tokio_rustls::{
-    TlsConnector,
-    client::TlsStream,
-    rustls::{
-        ClientConfig,
-        pki_types::{CertificateDer, ServerName},
-    },
-};
 
 use crate::reference::Reference;
-
-type TlsClient = Client<TlsStream<TcpStream>>;
-
-async fn connect(address: SocketAddr, client: &ClientConfig, name: &str) -> TlsClient {
-    let io = TcpStream::connect(address).await.unwrap();
-    let name = ServerName::try_from(name.to_owned()).unwrap();
-    let connector = TlsConnector::from(Arc::new(client.clone()));
-    let mut client = Client::over(connector.connect(name, io).await.unwrap());
-    client.expect("220").await;
-    client
-}
-
-fn shown(client: &TlsClient) -> CertificateDer<'static> {
-    client.io().get_ref().1.peer_certificates().unwrap()[0].clone()
-}
 
 #[tokio::test]
 async fn certificates_by_name_of_clients_and_new_ones() {
@@ -75,19 +46,19 @@ async fn certificates_by_name_of_clients_and_new_ones() {
     let address = server.address("smtps");
     let anonymous = authority.client(TLS13, None);
 
-    let mut early = connect(address, &anonymous, "mx.test").await;
+    let mut early = connect_tls(address, &anonymous, "mx.test").await;
     assert!(shown(&early) == old.der);
     let ehlo = early.cmd("EHLO c", "250").await;
     assert!(
         ehlo.contains("AUTH PLAIN") && !ehlo.contains("EXTERNAL"),
         "{ehlo}"
     );
-    let other = connect(address, &anonymous, "mail.guest.test").await;
+    let other = connect_tls(address, &anonymous, "mail.guest.test").await;
     assert!(shown(&other) == guest.der);
 
     for (name, reply) in [("fred@example.org", "235"), ("bob@example.org", "535")] {
         let client = authority.client(TLS13, Some(&authority.issue(&[name])));
-        let mut client = connect(address, &client, "mx.test").await;
+        let mut client = connect_tls(address, &client, "mx.test").await;
         let ehlo = client.cmd("EHLO c", "250").await;
         assert!(ehlo.contains(" EXTERNAL"), "{ehlo}");
         client.cmd("AUTH EXTERNAL =", reply).await;
@@ -98,7 +69,7 @@ async fn certificates_by_name_of_clients_and_new_ones() {
     let sent = Command::new("kill").args(["-HUP", &pid]).status().unwrap();
     assert!(sent.success());
     let renewed =
-        async { while shown(&connect(address, &anonymous, "mx.test").await) != new.der {} };
+        async { while shown(&connect_tls(address, &anonymous, "mx.test").await) != new.der {} };
     timeout(Duration::from_secs(20), renewed).await.unwrap();
     early.cmd("NOOP", "250").await;
 }
@@ -192,7 +163,7 @@ async fn a_client_is_not_logged_in_by_a_certificate_that_is_revoked() {
             params.serial_number = Some(SerialNumber::from(serial));
         });
         let client = authority.client(TLS13, Some(&own));
-        let mut client = connect(address, &client, "mx.test").await;
+        let mut client = connect_tls(address, &client, "mx.test").await;
         let ehlo = client.cmd("EHLO c", "250").await;
         let offered = ehlo.contains(" EXTERNAL");
         let reply = if offered { "235" } else { "504" };

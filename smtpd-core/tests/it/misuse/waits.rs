@@ -67,7 +67,7 @@ fn nine_hundred_commands_in_one_write_get_fewer_replies() {
             Step::Write(mut writing) => {
                 assert!(writing.until() > now);
                 let sent = writing.bytes().to_vec();
-                assert!(sent.len() <= (64 << 10) + 512, "{} bytes wait", sent.len());
+                assert!(sent.len() <= (16 << 10) + 512, "{} bytes wait", sent.len());
                 writing.wrote(sent.len(), now);
                 session.output.extend(sent);
                 writes += 1;

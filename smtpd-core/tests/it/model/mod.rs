@@ -94,7 +94,7 @@ proptest! {
         // Most sessions begin with a greeting, so that they get somewhere.
         let hello = Command::Hello(if rules.lmtp { "LHLO" } else { "EHLO" });
         for (command, answers) in [(hello, [Answer::Yes; 2])].into_iter().chain(script) {
-            prop_assert_eq!(client.send(command, &answers), model.hear(command, &answers), "{:?}", command);
+            prop_assert_eq!(client.send(command, &answers), model.receive(command, &answers), "{:?}", command);
             prop_assert_eq!(&client.facts(), model.facts(), "after {:?}", command);
         }
     }

@@ -72,7 +72,7 @@ enum State {
     /// A chunk was refused.
     Broken,
     /// The greeting was 5yz.
-    TurnedAway,
+    Refused,
 }
 
 /// What a model and a connection must agree on, besides the replies.
@@ -125,14 +125,14 @@ impl Model {
         self.answers = answers.iter().rev().copied().collect();
         match self.ask() {
             Yes => self.say(220),
-            Reject => (self.state, self.replies) = (TurnedAway, vec![554]),
+            Reject => (self.state, self.replies) = (Refused, vec![554]),
             Defer | Close => self.close(421),
         }
         self.told()
     }
 
     /// Returns the replies to a command and its message, and how many of the answers were not needed.
-    pub(super) fn hear(&mut self, command: Command, answers: &[Answer]) -> (Vec<u16>, usize) {
+    pub(super) fn receive(&mut self, command: Command, answers: &[Answer]) -> (Vec<u16>, usize) {
         self.answers = answers.iter().rev().copied().collect();
         match self.objection(command) {
             _ if self.facts.closed => {}
@@ -160,7 +160,7 @@ impl Model {
             Unknown => true,
             _ => false,
         };
-        if self.state == TurnedAway {
+        if self.state == Refused {
             return (command != Quit).then_some(503); // RFC 5321 section 3.1
         }
         if unknown {
@@ -387,8 +387,8 @@ impl Model {
     /// The reply to a client error. Too many end the session, and so does anything but QUIT after a greeting of 5yz.
     fn fault(&mut self, code: u16) {
         self.facts.errors += 1;
-        self.idle += u32::from(self.state == TurnedAway);
-        let stays = self.state == TurnedAway && self.idle > self.rules.after_refusal;
+        self.idle += u32::from(self.state == Refused);
+        let stays = self.state == Refused && self.idle > self.rules.after_refusal;
         match self.facts.errors >= self.rules.errors || stays {
             true => self.close(421),
             false => self.say(code),

@@ -15,8 +15,8 @@ pub(crate) const COMMAND_LINE: usize = 512 + 17 + 34 + 15 + 1007 + 5 + 11 + 33;
 /// An AUTH command with the longest response (RFC 4954 section 4).
 pub(crate) const AUTH_LINE: usize = 12_288 + 32;
 
-/// 64 KiB, plus the replies to one command.
-const MOST_OUTPUT: usize = (64 << 10) + (8 << 10);
+/// 16 KiB, plus the replies to one command.
+const MOST_OUTPUT: usize = (16 << 10) + (8 << 10);
 
 /// The settings of a server, and the behavior of its caller.
 #[derive(Debug, Clone)]

@@ -320,13 +320,13 @@ mod tests {
         let names = Reloadable::new(Domains::parse(["mx1.example.org"]).unwrap());
         let layer = HeloCheckLayer::new().own_names(names.clone());
         for (name, is_own) in [("mx1.example.org", true), ("mx2.example.org", false)] {
-            let heard = refusal(&layer, Session::from_peer(STRANGER), name).await;
-            assert_eq!(heard.is_some(), is_own, "{name}");
+            let received = refusal(&layer, Session::from_peer(STRANGER), name).await;
+            assert_eq!(received.is_some(), is_own, "{name}");
         }
         names.set(Domains::parse(["mx2.example.org"]).unwrap());
         for (name, is_own) in [("mx1.example.org", false), ("mx2.example.org", true)] {
-            let heard = refusal(&layer, Session::from_peer(STRANGER), name).await;
-            assert_eq!(heard.is_some(), is_own, "{name}");
+            let received = refusal(&layer, Session::from_peer(STRANGER), name).await;
+            assert_eq!(received.is_some(), is_own, "{name}");
         }
     }
 
@@ -380,9 +380,9 @@ mod tests {
             (&foreign, "mx.example.net", ""),
         ];
         for (layer, name, expected) in table {
-            let heard = refusal(layer, Session::from_peer(STRANGER), name).await;
+            let received = refusal(layer, Session::from_peer(STRANGER), name).await;
             let expected = (!expected.is_empty()).then(|| format!("550 5.7.1 {expected}"));
-            assert_eq!(heard, expected, "{name} {layer:?}");
+            assert_eq!(received, expected, "{name} {layer:?}");
         }
     }
 
@@ -424,8 +424,11 @@ mod tests {
             assert_eq!(refusal(&layer, session, "[203.0.113.5]").await, None);
         }
         let known = Session::from_peer(STRANGER);
-        let heard = refusal(&layer, known, "[203.0.113.5]").await;
-        assert_eq!(heard.as_deref(), Some("550 5.7.1 That is not your address"));
+        let received = refusal(&layer, known, "[203.0.113.5]").await;
+        assert_eq!(
+            received.as_deref(),
+            Some("550 5.7.1 That is not your address")
+        );
     }
 
     #[tokio::test]
@@ -469,9 +472,9 @@ mod tests {
             for peer in ["192.0.2.1", "2001:db8::1", "10.0.0.7"] {
                 let ip: IpAddr = peer.parse().unwrap();
                 let session = || Session::from_peer((ip, 4711));
-                let heard = refusal(&layer, session(), name).await;
+                let received = refusal(&layer, session(), name).await;
                 let expected = is_loopback.then_some("550 5.7.1 That is a loopback name");
-                assert_eq!(heard.as_deref(), expected, "{name} from {peer}");
+                assert_eq!(received.as_deref(), expected, "{name} from {peer}");
                 assert_eq!(refusal(&lenient, session(), name).await, None, "{name}");
             }
             for session in [
@@ -496,8 +499,8 @@ mod tests {
             (other().with_identity("alice"), true),
             (Session::local(), true),
         ] {
-            let heard = refusal(&layer, session.clone(), "localhost").await;
-            assert_eq!(heard.is_some(), is_refused, "{session:?}");
+            let received = refusal(&layer, session.clone(), "localhost").await;
+            assert_eq!(received.is_some(), is_refused, "{session:?}");
         }
     }
 }

@@ -95,8 +95,8 @@ mod tests {
                 Ok(reply) => respond.send_response(reply),
                 Err(error) => respond.send_error(error),
             }
-            let heard = asked.await.unwrap().map_err(|error| error.to_string());
-            assert_eq!(heard, answer.map_err(str::to_owned));
+            let received = asked.await.unwrap().map_err(|error| error.to_string());
+            assert_eq!(received, answer.map_err(str::to_owned));
         }
     }
 }

@@ -163,17 +163,14 @@ impl Site {
 
 #[cfg(test)]
 mod tests {
-    use std::{
-        future::Ready,
-        io,
-        sync::{Arc, Mutex},
-    };
+    use std::future::Ready;
 
     use tower::{BoxError, ServiceExt};
+    use tracing::Level;
 
     use super::*;
     use crate::{
-        fault::test::{At, Panicking},
+        fault::test::{At, Log, Panicking},
         phase::Connect,
     };
 
@@ -213,30 +210,9 @@ mod tests {
         }
     }
 
-    #[derive(Clone, Default)]
-    struct Log(Arc<Mutex<Vec<u8>>>);
-
-    impl io::Write for Log {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.0.lock().unwrap().write(bytes)
-        }
-
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
-
     #[tokio::test]
     async fn a_panic_anywhere_is_deferred_and_logged() {
-        let log = Log::default();
-        let writer = log.clone();
-        let subscriber = tracing_subscriber::fmt()
-            .with_ansi(false)
-            .without_time()
-            .with_target(false)
-            .with_writer(move || writer.clone())
-            .finish();
-        let _guard = tracing::subscriber::set_default(subscriber);
+        let (log, _guard) = Log::listen(Level::INFO);
         let table = [
             (Bomb::Ready, Some("at poll_ready")),
             (Bomb::Call, Some("at call")),
@@ -249,16 +225,15 @@ mod tests {
             let service = CatchPanicLayer::new().layer(bomb);
             let request = Request::new(session, Connect::new());
             let reply = service.oneshot(request).await.unwrap().to_string();
-            let logged = std::mem::take(&mut *log.0.lock().unwrap());
-            let logged = String::from_utf8(logged).unwrap();
+            let logged = log.lines();
             if let Some(panic) = panic {
                 assert_eq!(reply, "451 4.3.0 Local error in processing");
                 let line = format!(
                     "ERROR connect service panicked: {panic} session={id} listener=127.0.0.1:25 peer=192.0.2.1:4711"
                 );
-                assert_eq!(logged.trim(), line);
+                assert_eq!(logged, [line]);
             } else {
-                assert_eq!((reply.as_str(), logged.as_str()), ("250 2.0.0 OK", ""));
+                assert_eq!((&*reply, &*logged), ("250 2.0.0 OK", &[][..]));
             }
         }
     }
@@ -266,6 +241,8 @@ mod tests {
     #[cfg(feature = "test")]
     #[tokio::test]
     async fn a_panic_that_is_caught_is_hidden_from_on_error() {
+        use std::sync::{Arc, Mutex};
+
         use crate::{server::Server, service::Pipeline, test::Client};
 
         for bomb in [Bomb::Ready, Bomb::Call, Bomb::Poll] {

@@ -8,7 +8,7 @@ use tower_service::Service;
 
 use crate::{layer::AnswerFuture, phase::Request};
 
-/// A rule that accepts or refuses requests.
+/// A rule that accepts or refuses requests. A rule that has to ask somebody first is an [`AdmitLater`](super::AdmitLater).
 ///
 /// Layers that do nothing else consist of such a rule and a [`Gate`]. You can write your own:
 ///
@@ -61,7 +61,7 @@ pub trait Admit<P> {
 }
 
 /// Returns the name of a type, without its path and its parameters.
-fn name_of<T: ?Sized>() -> &'static str {
+pub(super) fn name_of<T: ?Sized>() -> &'static str {
     let name = type_name::<T>();
     let name = name.split('<').next().unwrap_or(name);
     name.rsplit("::").next().unwrap_or(name)
@@ -95,12 +95,19 @@ where
         self.inner.poll_ready(cx)
     }
 
+    #[inline]
     fn call(&mut self, request: Request<P>) -> Self::Future {
         match self.rule.admit(&request) {
             Ok(()) => AnswerFuture::inner(self.inner.call(request)),
-            Err(reply) => AnswerFuture::answer(reply.or_origin(self.rule.name()).into()),
+            Err(reply) => AnswerFuture::answer(signed(reply, &self.rule).into()),
         }
     }
+}
+
+/// Returns the reply of a rule, with its name. Apart from the call, so that what is accepted costs no more for it.
+#[cold]
+fn signed<A: Admit<P>, P>(reply: Reply, rule: &A) -> Reply {
+    reply.or_origin(rule.name())
 }
 
 /// Turns a rule into a layer: its service is a [`Gate`] with a clone of the rule.

@@ -205,8 +205,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_reply_is_changed_and_an_error_is_not() {
-        let heard = ask(Connect::new(), Ok(Reply::no_such_user())).await;
-        assert_eq!(heard.unwrap().to_string(), "451 4.7.1 Later");
+        let received = ask(Connect::new(), Ok(Reply::no_such_user())).await;
+        assert_eq!(received.unwrap().to_string(), "451 4.7.1 Later");
         assert_eq!(ask(Connect::new(), Ok(Reply::OK)).await.unwrap(), Reply::OK);
         let error = ask::<_, Reply>(Connect::new(), Err("db down".into())).await;
         assert_eq!(error.unwrap_err().to_string(), "db down");
@@ -215,20 +215,24 @@ mod tests {
     #[tokio::test]
     async fn a_refusal_that_is_thrown_keeps_its_text() {
         let thrown = || Err::<Reply, BoxError>(Reply::no_such_user().into());
-        let heard = ask(Connect::new(), thrown()).await;
-        assert_eq!(heard.unwrap().to_string(), "451 4.7.1 Later");
+        let received = ask(Connect::new(), thrown()).await;
+        assert_eq!(received.unwrap().to_string(), "451 4.7.1 Later");
         let deep = BodyError::other(BodyError::refused(Reply::no_such_user()));
         let data = Data::new(Envelope::default(), Body::from(""));
-        let heard = ask::<_, DataReply>(data, Err(deep.into())).await;
-        assert_eq!(heard.unwrap().to_string(), "451 4.7.1 Later");
+        let received = ask::<_, DataReply>(data, Err(deep.into())).await;
+        assert_eq!(received.unwrap().to_string(), "451 4.7.1 Later");
     }
 
     #[tokio::test]
     async fn every_reply_to_a_message_is_changed() {
         let data = Data::new(Envelope::default(), Body::from(""));
         let given = DataReply::each([Reply::no_such_user(), Reply::OK]);
-        let heard = ask(data, Ok(given)).await.unwrap();
-        let codes: Vec<_> = heard.replies().iter().map(|r| r.code().as_u16()).collect();
+        let received = ask(data, Ok(given)).await.unwrap();
+        let codes: Vec<_> = received
+            .replies()
+            .iter()
+            .map(|r| r.code().as_u16())
+            .collect();
         assert_eq!(codes, [451, 250]);
     }
 

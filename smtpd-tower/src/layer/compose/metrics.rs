@@ -1,7 +1,7 @@
 use std::{
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll, ready},
+    task::{Context, Poll},
 };
 
 use pin_project::pin_project;
@@ -10,7 +10,7 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 use crate::{
-    meter::RequestMeters,
+    meter::{CANCELLED, FAILED, RequestMeters},
     phase::{Phase, PhaseKind, Request},
     reply::{Answer, Verdict},
 };
@@ -18,8 +18,9 @@ use crate::{
 /// Measures how long services take, and what they decide, by the facade [`metrics`](https://docs.rs/metrics).
 ///
 /// It fits every phase. It records the histogram `smtp.server.request.duration`, in seconds, with the labels `phase` and `outcome`:
-/// `accepted`, `deferred`, `rejected`, `undecided` (an AUTH whose secret the session has yet to compare), `failed` (a fault) and
-/// `cancelled` (the engine or a layer outside gave up). The rest is measured by
+/// `accepted`, `deferred`, `rejected`, `undecided` (an AUTH whose secret the session has yet to compare), `failed` (an error without
+/// a reply, a panic, or what a layer has made of these) and `cancelled` (the engine or a layer outside gave up before the answer,
+/// because the session has ended or a time was over). The rest is measured by
 /// [`Server::metrics`](crate::server::Server::metrics).
 ///
 /// Install a recorder before: the layer registers its metrics when it is created, so that a request costs no look-up. Clones share
@@ -87,14 +88,16 @@ where
     }
 
     fn call(&mut self, request: Request<P>) -> Self::Future {
-        let timing = Timing {
+        let mut timing = Timing {
             meters: self.meters.clone(),
             phase: P::KIND,
             start: Instant::now(),
-            outcome: "cancelled",
+            outcome: FAILED,
         };
+        let inner = self.inner.call(request);
+        timing.outcome = CANCELLED;
         MetricsFuture {
-            inner: self.inner.call(request),
+            inner,
             timing: Some(timing),
         }
     }
@@ -119,11 +122,18 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
         let this = self.project();
-        let result = ready!(this.inner.poll(cx));
-        if let Some(mut timing) = this.timing.take() {
-            timing.outcome = Verdict::of_any(&result).as_str();
+        Timing::set(this.timing, FAILED);
+        let polled = this.inner.poll(cx);
+        let outcome = match &polled {
+            Poll::Ready(Ok(response)) => Verdict::outcome(response),
+            Poll::Ready(result) => Verdict::of_any(result).as_str(),
+            Poll::Pending => CANCELLED,
+        };
+        Timing::set(this.timing, outcome);
+        if polled.is_ready() {
+            *this.timing = None;
         }
-        Poll::Ready(result)
+        polled
     }
 }
 
@@ -133,7 +143,16 @@ struct Timing {
     meters: Arc<RequestMeters>,
     phase: PhaseKind,
     start: Instant,
+    /// What becomes of it if this is dropped now. While the service runs, that is what a panic in it means.
     outcome: &'static str,
+}
+
+impl Timing {
+    const fn set(timing: &mut Option<Self>, outcome: &'static str) {
+        if let Some(timing) = timing {
+            timing.outcome = outcome;
+        }
+    }
 }
 
 impl Drop for Timing {

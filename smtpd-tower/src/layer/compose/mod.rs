@@ -6,6 +6,7 @@ mod cond;
 mod from_fn;
 mod from_fn_with;
 mod gate;
+mod late_gate;
 mod map_reply;
 #[cfg(feature = "metrics")]
 mod metrics;
@@ -22,6 +23,7 @@ pub use self::{
     from_fn::{FromFn, FromFnFuture, FromFnLayer, Next, from_fn},
     from_fn_with::{FromFnWith, FromFnWithLayer, from_fn_with},
     gate::{Admit, Gate},
+    late_gate::{AdmitLater, LateGate, LateGateFuture},
     map_reply::{MapReply, MapReplyFuture, MapReplyLayer},
     trace::{Trace, TraceFuture, TraceLayer},
 };

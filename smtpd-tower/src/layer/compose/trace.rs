@@ -33,7 +33,7 @@ use crate::{
 /// `tls.protocol.version` and `tls.cipher`, which are recorded once they are known, and `smtp.session.id`. It ends with the
 /// session; XCLIENT begins another one.
 ///
-/// A refusal that the service throws as an error is an answer like any other. The event is a WARN if the service fails
+/// A refusal that the service throws as an error is an answer like any other. The event is a WARN if the service fails or panics
 /// (`failed`, with the `error`), and if the engine or a layer outside gives up before the reply (`cancelled`); it then includes
 /// phase, session and peer itself, because the span may be disabled.
 ///
@@ -117,9 +117,9 @@ where
     }
 
     fn call(&mut self, request: Request<P>) -> Self::Future {
-        let record = Record::begin(P::KIND, request.session());
-        let inner = match &record {
-            Some(record) => record.span.in_scope(|| self.inner.call(request)),
+        let mut record = Record::begin(P::KIND, request.session());
+        let inner = match &mut record {
+            Some(record) => record.run(|| self.inner.call(request)),
             None => self.inner.call(request),
         };
         TraceFuture { record, inner }
@@ -146,7 +146,7 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         let result = match this.record {
-            Some(record) => ready!(record.span.in_scope(|| this.inner.poll(cx))),
+            Some(record) => ready!(record.run(|| this.inner.poll(cx))),
             None => return this.inner.poll(cx).map_err(Into::into),
         };
         let result = result.map_err(Into::into);
@@ -164,7 +164,18 @@ struct Record {
     phase: PhaseKind,
     session: Session,
     start: Instant,
-    ended: bool,
+    progress: Progress,
+}
+
+/// How far a request is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Progress {
+    /// The service waits for something.
+    Waiting,
+    /// The service runs. It has panicked if it is dropped meanwhile.
+    Running,
+    /// Its event was logged.
+    Ended,
 }
 
 /// `tracing` fixes the level of an event at compile time.
@@ -259,8 +270,16 @@ impl Record {
             phase,
             session: session.clone(),
             start: Instant::now(),
-            ended: false,
+            progress: Progress::Waiting,
         })
+    }
+
+    /// Runs the service within the span.
+    fn run<T>(&mut self, service: impl FnOnce() -> T) -> T {
+        self.progress = Progress::Running;
+        let result = self.span.in_scope(service);
+        self.progress = Progress::Waiting;
+        result
     }
 
     fn span(phase: PhaseKind, session: &Session) -> Option<Span> {
@@ -281,13 +300,13 @@ impl Record {
             }
             Err(error) => match thrown_reply(&**error) {
                 Some(reply) => self.answered(Replies::one(&reply)),
-                None => self.failed(error),
+                None => self.failed(&error.to_string()),
             },
         }
     }
 
     fn answered(mut self, replies: Replies<'_>) {
-        self.ended = true;
+        self.progress = Progress::Ended;
         if self.phase == PhaseKind::Data {
             answered!(self, Level::INFO, replies);
         } else {
@@ -295,14 +314,18 @@ impl Record {
         }
     }
 
-    fn failed(mut self, error: &BoxError) {
-        self.ended = true;
+    fn failed(mut self, error: &str) {
+        self.progress = Progress::Ended;
+        self.log_failed(error);
+    }
+
+    fn log_failed(&self, error: &str) {
         tracing::warn!(
             parent: self.span.get(),
             phase = self.phase.as_str(),
             session = self.session.id(),
             peer = %self.session.client_addr(),
-            error = %error.to_string().escape_debug(),
+            error = %error.escape_debug(),
             latency_ms = self.latency_ms(),
             "failed"
         );
@@ -315,18 +338,17 @@ impl Record {
 
 impl Drop for Record {
     fn drop(&mut self) {
-        if self.ended {
-            return;
-        }
-        quietly(|| {
-            tracing::warn!(
+        quietly(|| match self.progress {
+            Progress::Ended => {}
+            Progress::Running => self.log_failed("the service panicked"),
+            Progress::Waiting => tracing::warn!(
                 parent: self.span.get(),
                 phase = self.phase.as_str(),
                 session = self.session.id(),
                 peer = %self.session.client_addr(),
                 latency_ms = self.latency_ms(),
                 "cancelled"
-            );
+            ),
         });
     }
 }
@@ -338,11 +360,7 @@ fn status(reply: &Reply) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::{
-        io,
-        sync::{Arc, Mutex},
-        time::Duration,
-    };
+    use std::{future::Ready, sync::Arc, time::Duration};
 
     use smtpd_core::{
         address::ReversePath,
@@ -354,51 +372,18 @@ mod tests {
     use tokio_test::{assert_pending, assert_ready_ok, task};
     use tower::{ServiceExt, service_fn, timeout::error::Elapsed};
     use tower_test::mock::spawn_layer;
-    use tracing::subscriber::DefaultGuard;
 
     use super::*;
     use crate::{
         body::{Body, BodyError},
-        fault::{self, test::Panicking},
+        fault::{
+            self,
+            test::{Log, Panicking},
+        },
         net::PeerAddr,
         phase::{Auth, Data, Mail},
         session::{TlsInfo, TlsVersion},
     };
-
-    #[derive(Clone, Default)]
-    struct Log(Arc<Mutex<Vec<u8>>>);
-
-    impl Log {
-        /// Captures events on this thread up to `level`.
-        fn listen(level: Level) -> (Self, DefaultGuard) {
-            let log = Self::default();
-            let writer = log.clone();
-            let subscriber = tracing_subscriber::fmt()
-                .with_ansi(false)
-                .without_time()
-                .with_target(false)
-                .with_max_level(level)
-                .with_writer(move || writer.clone())
-                .finish();
-            (log, tracing::subscriber::set_default(subscriber))
-        }
-
-        fn lines(&self) -> Vec<String> {
-            let bytes = std::mem::take(&mut *self.0.lock().unwrap());
-            let text = String::from_utf8(bytes).unwrap();
-            text.lines().map(|line| line.trim().to_owned()).collect()
-        }
-    }
-
-    impl io::Write for Log {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.0.lock().unwrap().write(bytes)
-        }
-
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
 
     /// The span of a session, as the log shows it before that of a request.
     fn within(id: u64, client: &str, port: u16) -> String {
@@ -564,6 +549,31 @@ mod tests {
                 ),
             ]
         );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_service_that_panics_looks_cancelled() {
+        let (log, _guard) = Log::listen(Level::WARN);
+        let at_once = |_| -> Ready<Result<Reply, BoxError>> { panic!("at once") };
+        let mut called = TraceLayer::new().layer(service_fn(at_once));
+        let (first, second) = (Session::local(), Session::local());
+        let ids = [first.id(), second.id()];
+        caught(|| drop(called.call(mail(first)))).unwrap_err();
+        let later = async |_| -> Result<Reply, BoxError> { panic!("later") };
+        let mut polled = TraceLayer::new().layer(service_fn(later));
+        let mut answer = tokio_test::task::spawn(polled.call(mail(second)));
+        caught(|| drop(answer.poll())).unwrap_err();
+        drop(answer);
+        let expected = ids.map(|id| {
+            format!(
+                r#"WARN failed phase="mail" session={id} peer=127.0.0.1:0 error=the service panicked latency_ms=0.0"#
+            )
+        });
+        let lines = log.lines();
+        assert_eq!(lines.len(), 2, "{lines:?}");
+        for (line, end) in lines.iter().zip(expected) {
+            assert!(line.ends_with(end.trim_start_matches("WARN ")), "{line}");
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -1,9 +1,11 @@
 use std::{
     fmt, io,
+    pin::{Pin, pin},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
@@ -11,12 +13,18 @@ use smtpd_core::{
     parameter::{Parameters, Size},
     reply::Reply,
 };
-use tokio::{runtime::Handle, time::Instant};
+use tokio::{
+    runtime::Handle,
+    sync::Notify,
+    time::{Instant, timeout},
+};
+use tower_layer::Layer;
+use tower_service::Service;
 
 use crate::{
     disk::DiskPermits,
     fault::quietly,
-    layer::{Admit, compose::rule_layer},
+    layer::{Admit, AnswerFuture},
     phase::{Data, Mail, Request},
 };
 
@@ -28,9 +36,13 @@ use crate::{
 /// as well.
 ///
 /// The disk is measured by a function of yours, in another thread, when a request comes and the last measurement is older than 5
-/// seconds. Requests do not wait for it. Before the first one has ended, and if the function fails, messages are accepted; the
-/// services behind reply 452 themselves if the disk is full. A warning is logged when messages begin to be deferred, and one line
-/// when that is over, which takes a quarter more space.
+/// seconds. Only the first requests wait for it, for up to 5 seconds: until the disk was measured once, the services are not ready.
+/// [Measure](Self::measure) it when the server starts, and nobody waits. If the function fails, messages are accepted; the services
+/// behind reply 452 themselves if the disk is full. A warning is logged when messages begin to be deferred, and one line when that is
+/// over, which takes a quarter more space.
+///
+/// Clones share what was measured, also if they [keep](Self::keep) another number of bytes. Keep a clone when you
+/// [replace](crate::server::ReloadableServer::replace) a server, so that the new one knows what the old one has known.
 ///
 /// ```
 /// use smtpd_tower::{Data, Pipeline, Request, handler_fn, layer::FreeSpaceLayer};
@@ -62,6 +74,9 @@ pub struct FreeSpaceLayer {
 struct Disk {
     measure: Box<dyn Fn() -> io::Result<u64> + Send + Sync>,
     state: Mutex<State>,
+    /// A measurement has ended, well or not.
+    tried: AtomicBool,
+    first: Notify,
     refused: AtomicU64,
 }
 
@@ -70,9 +85,14 @@ struct State {
     /// What the last measurement found, unless it failed.
     free: Option<u64>,
     measured: Option<Instant>,
+    /// There is a [`Measuring`].
     measuring: bool,
     short: bool,
+    fails: bool,
 }
+
+/// A measurement that a request has begun. There is one at a time, and however it ends, the next one can begin.
+struct Measuring(FreeSpaceLayer);
 
 /// How long a measurement is used.
 const FRESH: Duration = Duration::from_secs(5);
@@ -87,6 +107,8 @@ impl FreeSpaceLayer {
             disk: Arc::new(Disk {
                 measure: Box::new(measure),
                 state: Mutex::default(),
+                tried: AtomicBool::new(false),
+                first: Notify::new(),
                 refused: AtomicU64::new(0),
             }),
             keep: Self::DEFAULT_KEEP,
@@ -139,9 +161,9 @@ impl FreeSpaceLayer {
 
     fn note(&self, measured: &io::Result<u64>) {
         let mut state = self.disk.lock();
-        let was_short = state.short;
-        state.measuring = false;
+        let (was_short, has_failed) = (state.short, state.fails);
         state.measured = Some(Instant::now());
+        state.fails = measured.is_err();
         state.free = measured.as_ref().ok().copied();
         let enough = match was_short {
             true => self.keep.saturating_add(self.keep / 4),
@@ -150,8 +172,10 @@ impl FreeSpaceLayer {
         state.short = state.free.is_some_and(|free| free < enough);
         let is_short = state.short;
         drop(state);
+        self.disk.tried();
         let keep = self.keep;
         quietly(|| match (measured, was_short, is_short) {
+            (Err(_), ..) if has_failed => {}
             (Err(error), ..) => {
                 let error = error.to_string();
                 tracing::warn!(error = %error.escape_debug(), "free space cannot be measured");
@@ -173,13 +197,11 @@ impl FreeSpaceLayer {
     /// Decides about a message that declares this size, and measures anew if the last measurement is old.
     fn decide(&self, declared: Option<&Parameters>) -> Result<(), Reply> {
         let mut state = self.disk.lock();
-        let is_fresh = state.measured.is_some_and(|then| then.elapsed() < FRESH);
-        let is_due = !is_fresh && !state.measuring;
-        state.measuring |= is_due;
+        let is_due = state.begin_if_due();
         let (free, short) = (state.free, state.short);
         drop(state);
         if is_due {
-            self.measure_again();
+            Measuring(self.clone()).spawn();
         }
         let size = declared.and_then(|all| all.get::<Size>());
         let needed = size
@@ -192,24 +214,149 @@ impl FreeSpaceLayer {
         Err(Reply::storage_full())
     }
 
-    fn measure_again(&self) {
-        match Handle::try_current() {
-            Ok(runtime) => {
-                let layer = self.clone();
-                runtime.spawn(async move { layer.measure().await });
-            }
-            Err(_) => self.disk.lock().measuring = false,
+    /// Returns when the disk was measured once, or when that has failed or takes too long. Without a runtime, it cannot be measured.
+    fn first(&self) -> First {
+        if self.disk.lock().begin_if_due() {
+            Measuring(self.clone()).spawn();
         }
+        let disk = self.disk.clone();
+        Box::pin(async move {
+            let mut measured = pin!(disk.first.notified());
+            measured.as_mut().enable();
+            if !disk.is_tried() && Handle::try_current().is_ok() {
+                let _ = timeout(FRESH, measured).await;
+            }
+        })
+    }
+}
+
+impl State {
+    /// Returns whether the last measurement is old, and nobody has begun another one. The caller begins it.
+    fn begin_if_due(&mut self) -> bool {
+        let is_fresh = self.measured.is_some_and(|then| then.elapsed() < FRESH);
+        let is_due = !is_fresh && !self.measuring;
+        self.measuring |= is_due;
+        is_due
+    }
+}
+
+impl Measuring {
+    /// Measures in a task. Without a runtime, nothing is measured.
+    fn spawn(self) {
+        if let Ok(runtime) = Handle::try_current() {
+            runtime.spawn(self.run());
+        }
+    }
+
+    async fn run(self) {
+        // The error was logged.
+        let _ = self.0.measure().await;
+    }
+}
+
+impl Drop for Measuring {
+    fn drop(&mut self) {
+        let disk = &self.0.disk;
+        disk.lock().measuring = false;
+        // If it was dropped before its end, nobody waits in vain.
+        disk.tried();
     }
 }
 
 impl Disk {
+    fn is_tried(&self) -> bool {
+        self.tried.load(Ordering::Acquire)
+    }
+
+    /// Lets those go on that wait for the first measurement.
+    fn tried(&self) {
+        if !self.tried.swap(true, Ordering::AcqRel) {
+            self.first.notify_waiters();
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-rule_layer!(FreeSpaceLayer);
+impl<S> Layer<S> for FreeSpaceLayer {
+    type Service = FreeSpace<S>;
+
+    fn layer(&self, inner: S) -> FreeSpace<S> {
+        FreeSpace {
+            inner,
+            rule: self.clone(),
+            first: None,
+        }
+    }
+}
+
+/// The service of [`FreeSpaceLayer`].
+pub struct FreeSpace<S> {
+    inner: S,
+    rule: FreeSpaceLayer,
+    /// It waits for the first measurement.
+    first: Option<First>,
+}
+
+type First = Pin<Box<dyn Future<Output = ()> + Send + Sync>>;
+
+impl<S> FreeSpace<S> {
+    /// Ready when the disk was measured once.
+    fn poll_first(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.rule.disk.is_tried() {
+            return Poll::Ready(());
+        }
+        let rule = &self.rule;
+        let first = self.first.get_or_insert_with(|| rule.first());
+        ready!(first.as_mut().poll(cx));
+        self.first = None;
+        Poll::Ready(())
+    }
+}
+
+impl<S, P> Service<Request<P>> for FreeSpace<S>
+where
+    S: Service<Request<P>>,
+    S::Response: From<Reply>,
+    FreeSpaceLayer: Admit<P>,
+{
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = AnswerFuture<S::Future, S::Response>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        ready!(self.poll_first(cx));
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<P>) -> Self::Future {
+        match self.rule.admit(&request) {
+            Ok(()) => AnswerFuture::inner(self.inner.call(request)),
+            Err(reply) => AnswerFuture::answer(reply.or_origin(self.rule.name()).into()),
+        }
+    }
+}
+
+impl<S: Clone> Clone for FreeSpace<S> {
+    fn clone(&self) -> Self {
+        Self {
+            inner: self.inner.clone(),
+            rule: self.rule.clone(),
+            first: None,
+        }
+    }
+}
+
+impl<S: fmt::Debug> fmt::Debug for FreeSpace<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FreeSpace")
+            .field("inner", &self.inner)
+            .field("rule", &self.rule)
+            .finish_non_exhaustive()
+    }
+}
 
 impl Admit<Mail> for FreeSpaceLayer {
     fn admit(&self, request: &Request<Mail>) -> Result<(), Reply> {
@@ -234,10 +381,16 @@ impl fmt::Debug for FreeSpaceLayer {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::AtomicUsize;
+    use std::{
+        convert::Infallible,
+        num::NonZero,
+        sync::{atomic::AtomicUsize, mpsc},
+    };
 
     use smtpd_core::address::ReversePath;
     use tokio::time::advance;
+    use tokio_test::{assert_pending, assert_ready, task};
+    use tower::{ServiceExt, service_fn};
 
     use super::*;
     use crate::session::Session;
@@ -274,6 +427,12 @@ mod tests {
             mail = mail.with_parameters(size.parse().unwrap());
         }
         Request::new(Session::local(), mail)
+    }
+
+    fn space(
+        layer: &FreeSpaceLayer,
+    ) -> FreeSpace<impl Service<Request<Mail>, Response = Reply, Error = Infallible>> {
+        layer.layer(service_fn(async |_| Ok::<_, Infallible>(Reply::OK)))
     }
 
     /// Lets a measurement that was begun end.
@@ -343,7 +502,111 @@ mod tests {
     #[test]
     fn without_a_runtime_a_message_is_accepted() {
         let layer = Model::default().layer();
+        let mut waiting = layer.layer(());
+        assert_ready!(task::spawn(()).enter(|cx, _| waiting.poll_first(cx)));
         assert!(layer.admit(&mail(None)).is_ok());
         assert!(!layer.disk.lock().measuring);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_first_message_is_accepted_by_a_disk_that_is_full() {
+        let model = Model::default();
+        let layer = model.layer();
+        let reply = space(&layer).oneshot(mail(None)).await.unwrap();
+        assert_eq!(reply.code().as_u16(), 452);
+        assert_eq!(model.measured.load(Ordering::Relaxed), 1);
+        // A disk that hangs does not stop the mail, nor does one that cannot be measured.
+        let (release, hang) = mpsc::channel::<()>();
+        let hang = Mutex::new(hang);
+        let hanging = FreeSpaceLayer::new(move || {
+            let _ = hang.lock().unwrap().recv();
+            Ok(0)
+        });
+        let mut asking = task::spawn(space(&hanging).oneshot(mail(None)));
+        assert_pending!(asking.poll());
+        advance(FRESH).await;
+        assert_eq!(assert_ready!(asking.poll()).unwrap(), Reply::OK);
+        drop(release);
+        let broken = FreeSpaceLayer::new(|| panic!("on purpose"));
+        let reply = space(&broken).oneshot(mail(None)).await.unwrap();
+        assert_eq!(reply, Reply::OK);
+    }
+
+    /// Wherever a measurement is dropped, as when its runtime ends.
+    #[tokio::test(start_paused = true)]
+    async fn a_measurement_that_is_dropped_is_the_last_one() {
+        let permits = DiskPermits::new(NonZero::<usize>::MIN);
+        let (release, hang) = mpsc::channel::<()>();
+        let hang = Mutex::new(hang);
+        let layer = FreeSpaceLayer::new(move || {
+            let _ = hang.lock().unwrap().recv();
+            Ok(1 << 30)
+        })
+        .disk_permits(permits.clone());
+        let begin = || {
+            assert!(layer.disk.lock().begin_if_due(), "none is in progress");
+            assert!(!layer.disk.lock().begin_if_due());
+            task::spawn(Measuring(layer.clone()).run())
+        };
+        drop(begin());
+        // It waits for its permit.
+        let (holds, held) = mpsc::channel::<()>();
+        let other = tokio::spawn(async move { permits.run(move || held.recv()).await });
+        tokio::task::yield_now().await;
+        let mut waits = begin();
+        assert_pending!(waits.poll());
+        drop(waits);
+        drop(holds);
+        other.await.unwrap().unwrap().unwrap_err();
+        // It waits for the disk.
+        let mut measures = begin();
+        assert_pending!(measures.poll());
+        drop(measures);
+        drop(release);
+        begin().await;
+        assert_eq!(layer.free(), Some(1 << 30));
+        assert!(!layer.disk.lock().measuring);
+        assert!(!layer.disk.lock().begin_if_due(), "it is fresh");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_waits_for_the_first_measurement_waits_for_one_that_was_dropped() {
+        let layer = Model::default().layer();
+        assert!(layer.disk.lock().begin_if_due());
+        let measuring = Measuring(layer.clone());
+        let mut waiting: Vec<_> = (0..3)
+            .map(|_| task::spawn(space(&layer).oneshot(mail(None))))
+            .collect();
+        for asking in &mut waiting {
+            assert_pending!(asking.poll());
+        }
+        // One that gives up does not take anything from the others.
+        drop(waiting.pop());
+        drop(measuring);
+        for mut asking in waiting {
+            assert!(asking.is_woken());
+            assert_eq!(assert_ready!(asking.poll()).unwrap(), Reply::OK);
+        }
+        settle(&layer).await;
+        assert!(is_deferred(&layer).await, "the next one is judged");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_clone_that_keeps_more_begins_anew() {
+        let model = Model::default();
+        model.set(1500);
+        let layer = model.layer();
+        layer.measure().await.unwrap();
+        let stricter = layer.clone().keep(2000);
+        assert_eq!(stricter.free(), Some(1500), "it knows what the other knew");
+        assert!(is_deferred(&stricter).await && layer.is_short());
+        model.fails.store(1, Ordering::Relaxed);
+        for _ in 0..3 {
+            assert!(layer.measure().await.is_err());
+            assert!(layer.disk.lock().fails);
+        }
+        model.fails.store(0, Ordering::Relaxed);
+        layer.measure().await.unwrap();
+        assert!(!layer.disk.lock().fails);
     }
 }

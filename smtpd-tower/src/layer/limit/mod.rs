@@ -13,7 +13,7 @@ mod watch;
 
 pub use self::{
     concurrency::{Concurrency, ConcurrencyFuture, ConcurrencyLayer},
-    free_space::FreeSpaceLayer,
+    free_space::{FreeSpace, FreeSpaceLayer},
     key::{FindKey, LimitKey, PerIdentity, PerIp, PerRequest, PerSession},
     max_recipients::MaxRecipientsLayer,
     rate_limit::{

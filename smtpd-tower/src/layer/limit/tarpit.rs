@@ -393,8 +393,8 @@ mod tests {
         let verdict = Verdict::of(&answer);
         let mut answer = Some(answer);
         let inner = service_fn(move |_: Request<P>| std::future::ready(answer.take().unwrap()));
-        let heard = layer.layer(inner).oneshot(request).await;
-        assert_eq!(Verdict::of(&heard), verdict);
+        let received = layer.layer(inner).oneshot(request).await;
+        assert_eq!(Verdict::of(&received), verdict);
         start.elapsed().as_millis()
     }
 
@@ -644,23 +644,13 @@ mod sessions {
         Ok(reply.code().as_u16())
     }
 
-    const ALL: [PhaseKind; 7] = [
-        PhaseKind::Connect,
-        PhaseKind::Helo,
-        PhaseKind::Auth,
-        PhaseKind::Mail,
-        PhaseKind::Rcpt,
-        PhaseKind::Data,
-        PhaseKind::Command,
-    ];
-
     fn stranger(server: &Server) -> Client {
         Client::from_peer(server, ([192, 0, 2, 1], 4711))
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_delay_over_the_limit_of_a_call_turns_a_rejection_into_a_deferral() {
-        for phase in ALL {
+        for phase in PhaseKind::ALL {
             let mut client = stranger(&server(phase));
             let start = Instant::now();
             let code = code_at(&mut client, phase).await.unwrap();
@@ -672,7 +662,7 @@ mod sessions {
 
     #[tokio::test(start_paused = true)]
     async fn a_shutdown_during_a_delay_turns_a_rejection_into_a_deferral() {
-        for phase in ALL {
+        for phase in PhaseKind::ALL {
             let server = server(phase);
             let mut client = stranger(&server);
             let start = Instant::now();

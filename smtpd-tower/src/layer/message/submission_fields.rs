@@ -170,7 +170,7 @@ mod tests {
                     let service = SubmissionFieldsLayer::new().layer(inbox.clone());
                     let chunks = message.as_bytes().chunks(size);
                     let body = crate::body::in_pieces(chunks, Ok(()));
-                    let data = Data::new(smtpd_core::Envelope::default(), body);
+                    let data = Data::new(smtpd_core::envelope::Envelope::default(), body);
                     let request = Request::new(crate::session::Session::local(), data);
                     tower::ServiceExt::oneshot(service, request).await.unwrap();
                     let mail = inbox.next().await;

@@ -2,28 +2,18 @@
 
 use std::{
     fs,
-    net::SocketAddr,
     path::{Path, PathBuf},
-    sync::Arc,
 };
 
 use rcgen::{DnType, SerialNumber};
-use support::pki::{Authority, Issued, TLS13};
+use support::pki::{Anybody, Authority, Issued, TLS13, connect_tls, handshake, shown};
 use tokio::net::TcpStream;
-use tokio_rustls::{
-    TlsConnector,
-    client::TlsStream,
-    rustls::{
-        ClientConfig, DigitallySignedStruct, Error, SignatureScheme,
-        client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
-        crypto::{CryptoProvider, ring},
-        pki_types::{CertificateDer, ServerName, UnixTime, pem::PemObject},
-    },
+use tokio_rustls::rustls::{
+    SignatureScheme,
+    pki_types::{CertificateDer, pem::PemObject},
 };
 
-use super::{Client, Reference, announced, codes_of, message, start};
-
-type TlsClient = Client<TlsStream<TcpStream>>;
+use super::{Reference, announced, codes_of, message, start};
 
 /// What is written for a certificate and its key.
 fn options_of(cert: &Path, key: &Path) -> [String; 2] {
@@ -33,26 +23,9 @@ fn options_of(cert: &Path, key: &Path) -> [String; 2] {
     ]
 }
 
-pub(super) async fn connect_tls(
-    address: SocketAddr,
-    config: &ClientConfig,
-    name: &str,
-) -> TlsClient {
-    let io = TcpStream::connect(address).await.unwrap();
-    let name = ServerName::try_from(name.to_owned()).unwrap();
-    let connector = TlsConnector::from(Arc::new(config.clone()));
-    let mut client = Client::over(connector.connect(name, io).await.unwrap());
-    client.expect("220").await;
-    client
-}
-
-fn shown(client: &TlsClient) -> CertificateDer<'static> {
-    client.io().get_ref().1.peer_certificates().unwrap()[0].clone()
-}
-
 /// The certificate that a server shows for that name.
 async fn certificate_for(server: &Reference, name: &str) -> CertificateDer<'static> {
-    shown(&connect_tls(server.address("smtps"), &trusting_anybody(), name).await)
+    shown(&connect_tls(server.address("smtps"), &Anybody::new().client(), name).await)
 }
 
 fn start_tls(options: &[&str]) -> Reference {
@@ -84,26 +57,20 @@ async fn each_client_receives_the_certificate_that_it_can_verify() {
     let options = files.each_ref().map(|(cert, key)| options_of(cert, key));
     let options: Vec<_> = options.iter().flatten().map(String::as_str).collect();
     let server = start_tls(&options);
-    for (kind, cert) in [("ECDSA", 0), ("ED25519", 0), ("RSA", 1)] {
-        let provider = ring::default_provider();
-        let can_verify = TrustAnybody(Arc::new(provider.clone()), kind);
-        let config = ClientConfig::builder_with_provider(Arc::new(provider))
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .dangerous()
-            .with_custom_certificate_verifier(Arc::new(can_verify))
-            .with_no_client_auth();
+    for (scheme, cert) in [
+        (SignatureScheme::ECDSA_NISTP256_SHA256, Some(0)),
+        (SignatureScheme::ED25519, None),
+        (SignatureScheme::RSA_PSS_SHA256, Some(1)),
+    ] {
+        let config = Anybody::signing_by(&[scheme]).client();
         let io = TcpStream::connect(server.address("smtps")).await.unwrap();
-        let name = ServerName::try_from("127.0.0.1").unwrap();
-        let connected = TlsConnector::from(Arc::new(config)).connect(name, io).await;
-        if kind == "ED25519" {
-            assert!(connected.is_err(), "{kind}");
-            continue;
-        }
-        let connected = connected.unwrap();
-        let received = &connected.get_ref().1.peer_certificates().unwrap()[0];
-        let expected = CertificateDer::from_pem_file(&files[cert].0).unwrap();
-        assert!(*received == expected, "{kind}");
+        let received = handshake(io, &config, "127.0.0.1")
+            .await
+            .as_ref()
+            .map(shown)
+            .ok();
+        let expected = cert.map(|cert| CertificateDer::from_pem_file(&files[cert].0).unwrap());
+        assert!(received == expected, "{scheme:?}");
     }
 }
 
@@ -286,9 +253,7 @@ pub(super) async fn ignore_alpn() {
         let dir = tempfile::tempdir().unwrap();
         let server = start_for(&authority, dir.path(), &[option]);
         let io = TcpStream::connect(server.address("smtps")).await.unwrap();
-        let name = ServerName::try_from("mx.test").unwrap();
-        let connector = TlsConnector::from(Arc::new(config.clone()));
-        let connected = connector.connect(name, io).await;
+        let connected = handshake(io, &config, "mx.test").await;
         assert_eq!(connected.is_ok(), welcome, "{option}");
     }
 }
@@ -303,57 +268,5 @@ pub(super) async fn require_tls() {
     ] {
         let server = start(&[&["--tls-self-signed"], options].concat());
         assert_eq!(codes_of(&server, &text).await[2], code, "{options:?}");
-    }
-}
-
-/// A client that trusts anybody: what it looks at is the certificate itself.
-pub(super) fn trusting_anybody() -> ClientConfig {
-    let provider = Arc::new(ring::default_provider());
-    ClientConfig::builder_with_provider(provider.clone())
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::new(TrustAnybody(provider, "")))
-        .with_no_client_auth()
-}
-
-/// With keys of that kind only, if it is not empty.
-#[derive(Debug)]
-struct TrustAnybody(Arc<CryptoProvider>, &'static str);
-
-impl ServerCertVerifier for TrustAnybody {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        let mut schemes = self.0.signature_verification_algorithms.supported_schemes();
-        schemes.retain(|scheme| format!("{scheme:?}").starts_with(self.1));
-        schemes
     }
 }

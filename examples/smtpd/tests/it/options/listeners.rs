@@ -2,13 +2,10 @@
 
 use std::{fs, os::unix::fs::MetadataExt as _, path::PathBuf};
 
+use support::pki::{Anybody, connect_tls};
 use tokio::net::{TcpStream, UnixStream};
 
-use super::{
-    Client, ENVELOPE, Reference, announced,
-    certificates::{connect_tls, trusting_anybody},
-    codes_of, greeted, message, said, start,
-};
+use super::{Client, ENVELOPE, Reference, announced, codes_of, greeted, message, said, start};
 
 /// What a listener for users requires: TLS, and AUTH within it.
 const USERS: [&str; 2] = ["--user=alice:secret", "--tls-self-signed"];
@@ -65,7 +62,8 @@ async fn an_ipv4_client_of_a_dual_stack_listener_is_logged_as_such() {
 
 pub(super) async fn listen_tls() {
     let server = Reference::start(1, &["--listen-tls=127.0.0.1:0", "--tls-self-signed"]);
-    let mut client = connect_tls(server.address("smtps"), &trusting_anybody(), "mx.test").await;
+    let mut client =
+        connect_tls(server.address("smtps"), &Anybody::new().client(), "mx.test").await;
     let announced = client.cmd("EHLO c", "250").await;
     assert!(!announced.contains("STARTTLS"), "{announced}");
 }
@@ -83,7 +81,7 @@ pub(super) async fn listen_submissions() {
     let options = [&["--listen-submissions=127.0.0.1:0"], &USERS[..]].concat();
     let server = Reference::start(1, &options);
     let address = server.address("submissions");
-    let mut client = connect_tls(address, &trusting_anybody(), "mx.test").await;
+    let mut client = connect_tls(address, &Anybody::new().client(), "mx.test").await;
     client.cmd("EHLO c", "250").await;
     client.cmd("MAIL FROM:<alice@example.com>", "530").await;
     client.cmd(ALICE, "235").await;
@@ -221,4 +219,26 @@ fn thread_names(server: &Reference) -> impl Iterator<Item = String> {
     let tasks = fs::read_dir(format!("/proc/{}/task", server.process.id())).expect("this is Linux");
     let names = tasks.map(|task| -> PathBuf { task.unwrap().path().join("comm") });
     names.map(|name| fs::read_to_string(name).unwrap().trim().to_owned())
+}
+
+#[test]
+fn an_address_that_is_in_use_is_told_without_a_hint() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let listen = format!("--listen={}", taken.local_addr().unwrap());
+    for (listen, hint) in [
+        (listen.as_str(), "; another program listens there"),
+        (
+            "--listen=192.0.2.1:2525",
+            "; this machine does not have that address",
+        ),
+    ] {
+        let output = Reference::command(&dir, &[listen]).output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(
+            said.contains("smtpd: --listen: cannot listen on ") && said.contains(hint),
+            "{said}"
+        );
+    }
 }

@@ -6,6 +6,7 @@ mod certificates;
 mod check;
 mod clients;
 mod guard;
+mod limits;
 mod listeners;
 mod logs;
 mod messages;
@@ -43,6 +44,7 @@ macro_rules! effects {
 effects! {
     "--config" => sessions::config,
     "--check" => check::check,
+    "--sockets" => check::sockets,
     "--help" => sessions::help,
     "--version" => sessions::version,
     "--hostname" => sessions::hostname,
@@ -78,6 +80,39 @@ effects! {
     "--message-rate" => clients::message_rate,
     "--recipient-rate" => clients::recipient_rate,
     "--max-sessions-per-client" => clients::max_sessions_per_client,
+    "--max-header-size" => limits::max_header_size,
+    "--max-header-lines" => limits::max_header_lines,
+    "--max-recipient-domains" => limits::max_recipient_domains,
+    "--max-command-line" => limits::max_command_line,
+    "--max-messages" => limits::max_messages,
+    "--max-session-bytes" => limits::max_session_bytes,
+    "--max-drain" => limits::max_drain,
+    "--max-rejected-recipients" => limits::max_rejected_recipients,
+    "--max-deferred-recipients" => limits::max_deferred_recipients,
+    "--max-prompt-refusals" => limits::max_prompt_refusals,
+    "--max-idle-commands" => limits::max_idle_commands,
+    "--max-after-refusal" => limits::max_after_refusal,
+    "--memory-budget" => limits::memory_budget,
+    "--min-free-space" => limits::min_free_space,
+    "--greeting-delay" => limits::greeting_delay,
+    "--refuse-early-talkers" => limits::refuse_early_talkers,
+    "--strict-pipelining" => limits::strict_pipelining,
+    "--guard" => limits::guard,
+    "--guard-capacity" => limits::guard_capacity,
+    "--timeout-command" => limits::timeout_command,
+    "--timeout-line" => limits::timeout_line,
+    "--timeout-data" => limits::timeout_data,
+    "--timeout-transfer" => limits::timeout_transfer,
+    "--min-rate" => limits::min_rate,
+    "--timeout-session" => limits::timeout_session,
+    "--timeout-without-message" => limits::timeout_without_message,
+    "--timeout-without-login" => limits::timeout_without_login,
+    "--timeout-handshake" => limits::timeout_handshake,
+    "--timeout-write" => limits::timeout_write,
+    "--timeout-after-refusal" => limits::timeout_after_refusal,
+    "--timeout-linger" => limits::timeout_linger,
+    "--timeout-call" => limits::timeout_call,
+    "--timeout-delivery" => limits::timeout_delivery,
     "--guard-exempt" => guard::guard_exempt,
     "--guard-sessions" => guard::guard_sessions,
     "--guard-new-sessions" => guard::guard_new_sessions,

@@ -193,7 +193,10 @@ fn refusal(options: &[&str]) -> String {
 /// The key is root's alone: it is read before the server becomes somebody else. The messages are of its user.
 pub(super) async fn user_id() {
     let said = refusal(&["--user-id=no-such-user"]);
-    assert!(said.contains("there is no user no-such-user"), "{said}");
+    assert!(
+        said.contains("the system has no user named no-such-user"),
+        "{said}"
+    );
     if !is_root() {
         let said = refusal(&["--user-id=0", "--group-id=0"]);
         assert!(said.contains("--user-id needs root"), "{said}");
@@ -235,7 +238,10 @@ pub(super) async fn user_id() {
 /// Also of a user that the system knows, the supplementary groups are gone.
 pub(super) async fn group_id() {
     let said = refusal(&["--user-id=1", "--group-id=no-such-group"]);
-    assert!(said.contains("there is no group no-such-group"), "{said}");
+    assert!(
+        said.contains("the system has no group named no-such-group"),
+        "{said}"
+    );
     if !is_root() {
         return;
     }

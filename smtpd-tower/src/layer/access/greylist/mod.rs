@@ -574,8 +574,8 @@ mod tests {
             .policy(GreylistPolicy::new().with_delay(MINUTE * 5));
         for minutes in 0..6 {
             let expected = if minutes < 5 { 450 } else { 250 };
-            let heard = code(&layer, stranger("192.0.2.1")).await;
-            assert_eq!(heard, expected, "{minutes}");
+            let received = code(&layer, stranger("192.0.2.1")).await;
+            assert_eq!(received, expected, "{minutes}");
             advance(MINUTE).await;
         }
         assert_eq!(layer.store().tracked(), 2, "the message and its client");
@@ -622,8 +622,8 @@ mod tests {
                 layer = layer.client_by(|_| None);
             }
             for (session, expected) in attempts(is_confirmed).zip(expected) {
-                let heard = code(&layer, session.clone()).await;
-                assert_eq!(heard, expected, "{is_confirmed} {session:?}");
+                let received = code(&layer, session.clone()).await;
+                assert_eq!(received, expected, "{is_confirmed} {session:?}");
                 advance(MINUTE).await;
             }
         }
@@ -685,8 +685,8 @@ mod tests {
                 450
             );
             advance(MINUTE).await;
-            let heard = ask(&layer, client(), "a@b.example", "Bob+y@d.example").await;
-            assert_eq!(heard, expected);
+            let received = ask(&layer, client(), "a@b.example", "Bob+y@d.example").await;
+            assert_eq!(received, expected);
         }
     }
 
@@ -730,10 +730,10 @@ mod tests {
         let exact = layer.clone().normalize_senders(false);
         for n in 0..5 {
             let sender = format!("list-return-{n}-b=example.org@lists.example");
-            let heard = ask(&layer, stranger("192.0.2.1"), &sender, "b@example.org").await;
-            assert_eq!(heard, if n == 0 { 450 } else { 250 }, "{n}");
-            let heard = ask(&exact, stranger("192.0.2.1"), &sender, "b@example.org").await;
-            assert_eq!(heard, 450, "{n}");
+            let received = ask(&layer, stranger("192.0.2.1"), &sender, "b@example.org").await;
+            assert_eq!(received, if n == 0 { 450 } else { 250 }, "{n}");
+            let received = ask(&exact, stranger("192.0.2.1"), &sender, "b@example.org").await;
+            assert_eq!(received, 450, "{n}");
             advance(MINUTE).await;
         }
     }
@@ -751,10 +751,10 @@ mod tests {
             ("b@postmaster.example", 450),
         ] {
             let sender = "a@example.com";
-            let heard = ask(&layer, stranger("192.0.2.1"), sender, recipient).await;
-            assert_eq!(heard, expected, "{recipient}");
-            let heard = ask(&strict, stranger("192.0.2.1"), sender, recipient).await;
-            assert_eq!(heard, 450, "{recipient}");
+            let received = ask(&layer, stranger("192.0.2.1"), sender, recipient).await;
+            assert_eq!(received, expected, "{recipient}");
+            let received = ask(&strict, stranger("192.0.2.1"), sender, recipient).await;
+            assert_eq!(received, 450, "{recipient}");
         }
     }
 
@@ -834,18 +834,18 @@ mod tests {
             ("", "b@example.org", 450),
             ("", "b@example.net", 250),
         ] {
-            let heard = ask(&layer, stranger("192.0.2.1"), sender, recipient).await;
-            assert_eq!(heard, expected, "{sender} {recipient}");
+            let received = ask(&layer, stranger("192.0.2.1"), sender, recipient).await;
+            assert_eq!(received, expected, "{sender} {recipient}");
         }
         recipients.set(Addresses::parse(["<>"]).unwrap());
-        let heard = ask(
+        let received = ask(
             &layer,
             stranger("192.0.2.1"),
             "a@example.com",
             "b@example.net",
         )
         .await;
-        assert_eq!(heard, 450, "the list was replaced");
+        assert_eq!(received, 450, "the list was replaced");
         let null = layer.exempt_senders(recipients);
         assert_eq!(
             ask(&null, stranger("192.0.2.1"), "", "b@example.org").await,
@@ -868,15 +868,15 @@ mod tests {
     async fn the_reply_says_when_to_come_again() {
         let layer = GreylistLayer::new()
             .reply_with(|after| Reply::mailbox_busy(format!("In {} seconds", after.as_secs())));
-        let mut heard = Vec::new();
+        let mut received = Vec::new();
         for _ in 0..3 {
             let request = request(stranger("192.0.2.1"), "a@example.com", "b@example.org");
             let service = layer.layer(handler_fn(async |_: Request<Rcpt>| {}));
-            heard.push(service.oneshot(request).await.unwrap().to_string());
+            received.push(service.oneshot(request).await.unwrap().to_string());
             advance(MINUTE / 2).await;
         }
-        assert!(heard[0].ends_with("In 60 seconds"), "{heard:?}");
-        assert!(heard[1].ends_with("In 30 seconds"), "{heard:?}");
-        assert!(heard[2].starts_with("250"), "{heard:?}");
+        assert!(received[0].ends_with("In 60 seconds"), "{received:?}");
+        assert!(received[1].ends_with("In 30 seconds"), "{received:?}");
+        assert!(received[2].starts_with("250"), "{received:?}");
     }
 }

@@ -1,25 +1,35 @@
-//! Certificates, and clients that have some.
+//! Certificates, and clients that trust some, have some, or trust anybody.
 
-use std::{path::PathBuf, sync::Arc};
+mod anybody;
+
+use std::{io, net::SocketAddr, path::PathBuf, sync::Arc};
 
 use rcgen::{
-    BasicConstraints, CertificateParams, CertificateRevocationListParams, CertifiedIssuer, DnType,
-    IsCa, KeyIdMethod, KeyPair, RevokedCertParams, SanType, SerialNumber, SigningKey,
-    date_time_ymd,
+    BasicConstraints, Certificate, CertificateParams, CertificateRevocationListParams,
+    CertifiedIssuer, DnType, IsCa, KeyIdMethod, KeyPair, RevokedCertParams, SanType, SerialNumber,
+    SigningKey, date_time_ymd,
 };
-use smtpd_tower::{Server, tls::ServerCertificate};
-use tokio::io::DuplexStream;
+use smtpd_tower::{
+    Server,
+    tls::{ServerCertificate, TlsConfig},
+};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, DuplexStream},
+    net::TcpStream,
+};
 use tokio_rustls::{
     TlsConnector,
     client::TlsStream,
     rustls::{
-        self, ClientConfig, RootCertStore, ServerConfig, SignatureScheme, SupportedProtocolVersion,
-        client::ResolvesClientCert,
+        self, ClientConfig, ConfigBuilder, RootCertStore, ServerConfig, SignatureScheme,
+        SupportedProtocolVersion,
+        client::{ResolvesClientCert, WantsClientCert},
         pki_types::{CertificateDer, PrivateKeyDer, ServerName},
         sign::CertifiedKey,
     },
 };
 
+pub use self::anybody::Anybody;
 use crate::Client;
 
 pub type Versions<'a> = &'a [&'static SupportedProtocolVersion];
@@ -137,13 +147,7 @@ impl Authority {
         params.distinguished_name.push(DnType::CommonName, "tested");
         change(&mut params);
         let key = KeyPair::generate().unwrap();
-        let certificate = params.signed_by(&key, &self.0).unwrap();
-        Issued {
-            der: certificate.der().clone(),
-            pem: certificate.pem(),
-            key_pem: key.serialize_pem(),
-            key: PrivateKeyDer::try_from(key.serialize_der()).unwrap(),
-        }
+        Issued::new(&params.signed_by(&key, &self.0).unwrap(), &key)
     }
 
     /// A client that trusts this authority, and shows that certificate if there is one.
@@ -154,18 +158,26 @@ impl Authority {
 
     /// The same, with whatever is to be shown.
     pub fn client_showing(&self, versions: Versions<'_>, shown: Option<Shown>) -> ClientConfig {
-        let mut roots = RootCertStore::empty();
-        roots.add(self.0.der().clone()).unwrap();
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let builder = ClientConfig::builder_with_provider(provider)
-            .with_protocol_versions(versions)
-            .unwrap()
-            .with_root_certificates(roots);
+        let builder = trusting(self.der(), versions);
         match shown {
             Some(shown) => builder.with_client_cert_resolver(Arc::new(shown)),
             None => builder.with_no_client_auth(),
         }
     }
+}
+
+/// The settings of a client that trusts whatever that certificate vouches for.
+fn trusting(
+    root: CertificateDer<'static>,
+    versions: Versions<'_>,
+) -> ConfigBuilder<ClientConfig, WantsClientCert> {
+    let mut roots = RootCertStore::empty();
+    roots.add(root).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(versions)
+        .unwrap()
+        .with_root_certificates(roots)
 }
 
 /// What a client shows, whether its parts fit each other or not.
@@ -192,6 +204,41 @@ impl ResolvesClientCert for Shown {
 }
 
 impl Issued {
+    fn new(certificate: &Certificate, key: &KeyPair) -> Self {
+        Self {
+            der: certificate.der().clone(),
+            pem: certificate.pem(),
+            key_pem: key.serialize_pem(),
+            key: PrivateKeyDer::try_from(key.serialize_der()).unwrap(),
+        }
+    }
+
+    /// One for that host that no authority has signed.
+    pub fn alone(host: &str) -> Self {
+        Self::alone_with(host, &KeyPair::generate().unwrap(), |_| {})
+    }
+
+    /// The same, with that key and changed so.
+    pub fn alone_with(
+        host: &str,
+        key: &KeyPair,
+        change: impl FnOnce(&mut CertificateParams),
+    ) -> Self {
+        let mut params = CertificateParams::new([host.to_owned()]).unwrap();
+        change(&mut params);
+        Self::new(&params.self_signed(key).unwrap(), key)
+    }
+
+    /// The settings of a server that has it, and else the defaults.
+    pub fn tls(&self) -> TlsConfig {
+        TlsConfig::from_pem(self.pem.as_bytes(), self.key_pem.as_bytes()).unwrap()
+    }
+
+    /// A client that trusts this certificate by itself.
+    pub fn client(&self, versions: Versions<'_>) -> ClientConfig {
+        trusting(self.der.clone(), versions).with_no_client_auth()
+    }
+
     pub fn source(&self) -> ServerCertificate {
         ServerCertificate::from_pem(&*self.pem, &*self.key_pem)
     }
@@ -225,19 +272,39 @@ pub async fn secured(
     server: &Server,
     client: &ClientConfig,
     name: &str,
-) -> std::io::Result<Client<TlsStream<DuplexStream>>> {
+) -> io::Result<Client<TlsStream<DuplexStream>>> {
     let mut plain = Client::greeted(server).await;
     plain.cmd("EHLO c", "250").await;
     plain.cmd("STARTTLS", "220").await;
+    handshake(plain.into_io(), client, name).await
+}
+
+/// Over TCP with TLS from the first byte on, up to the greeting.
+pub async fn connect_tls(
+    address: SocketAddr,
+    client: &ClientConfig,
+    name: &str,
+) -> Client<TlsStream<TcpStream>> {
+    let io = TcpStream::connect(address).await.unwrap();
+    let mut client = handshake(io, client, name).await.unwrap();
+    client.expect("220").await;
+    client
+}
+
+/// The handshake alone.
+pub async fn handshake<IO: AsyncRead + AsyncWrite + Unpin>(
+    io: IO,
+    client: &ClientConfig,
+    name: &str,
+) -> io::Result<Client<TlsStream<IO>>> {
     let name = ServerName::try_from(name.to_owned()).unwrap();
     let connector = TlsConnector::from(Arc::new(client.clone()));
-    connector
-        .connect(name, plain.into_io())
-        .await
-        .map(Client::over)
+    connector.connect(name, io).await.map(Client::over)
 }
 
 /// The certificate that the server has shown.
-pub fn shown(client: &Client<TlsStream<DuplexStream>>) -> CertificateDer<'static> {
+pub fn shown<IO: AsyncRead + AsyncWrite + Unpin>(
+    client: &Client<TlsStream<IO>>,
+) -> CertificateDer<'static> {
     client.io().get_ref().1.peer_certificates().unwrap()[0].clone()
 }

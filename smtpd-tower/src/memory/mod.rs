@@ -1,5 +1,8 @@
 //! How many bytes of messages the process holds: [`MemoryBudget`].
 
+mod client;
+mod reservation;
+
 use std::{
     fmt,
     sync::{
@@ -8,9 +11,13 @@ use std::{
     },
 };
 
-use bytes::Bytes;
 use smtpd_core::reply::Reply;
 
+pub(crate) use self::client::ClientMemory;
+use self::client::{Claim, Clients};
+#[cfg(feature = "spool")]
+pub(crate) use self::reservation::InFile;
+pub use self::reservation::Reservation;
 use crate::fault::quietly;
 
 /// A limit on the bytes of messages in memory, for all sessions together. Clones share it.
@@ -31,6 +38,23 @@ use crate::fault::quietly;
 /// Each byte is given back when the memory is freed, however its session ends. The server logs a warning when it begins to defer
 /// messages, and one line when that is over.
 ///
+/// # The share of a client
+///
+/// The messages of one client, over all of its sessions, may take a quarter of what is free. A client that is alone has a fifth
+/// of the limit. The more clients want memory, the less each of them may take: eight that take all they can leave a third of the
+/// limit to others. A message that is the only one of its client may take up to half of the limit, so a large message gets
+/// through although the share is smaller. A message that would take more receives 452 4.3.1 at its end, or is spooled to a file,
+/// and a client that has three quarters of its share receives that for further messages at DATA and the first BDAT. Neither
+/// defers the messages of others. Thus, one client that opens many sessions and sends its messages slowly does not keep others
+/// from delivering mail.
+///
+/// A client is what the [`Guard`](crate::guard::Guard) counts: an IPv4 address or an IPv6 /64. The clients that it does not count
+/// have no share: those on this machine and in other [exempt](crate::guard::Guard::exempt) networks, those of LMTP, and everybody
+/// if it is [off](crate::guard::Guard::off). Exempt the proxies that do not name their clients.
+///
+/// What a service keeps of a message after the reply, such as an inbox, counts against the share until the session begins another
+/// message or ends. What a service [reserves](Self::reserve) itself counts only against the limit.
+///
 /// The default is [`shared`](Self::shared), with 512 MiB for the process. It does not depend on the machine, because the memory
 /// of a machine is not what a process in a container or beside others may use. Set about half of what the process may use.
 ///
@@ -44,8 +68,27 @@ use crate::fault::quietly;
 /// ```
 #[derive(Clone)]
 pub struct MemoryBudget {
-    /// `None` is the one that the process shares, of which a clone costs nothing.
-    own: Option<Arc<Account>>,
+    /// `None` is the one that the process shares, of which a clone costs nothing. One pointer, since every request with a message
+    /// carries it.
+    part: Option<Arc<Part>>,
+}
+
+/// What a handle counts for.
+#[derive(Debug)]
+struct Part {
+    /// `None` is the one that the process shares.
+    account: Option<Arc<Account>>,
+    /// The message of a client that the guard counts.
+    claim: Option<Claim>,
+}
+
+/// Why a message may not take more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Excess {
+    /// There is no memory.
+    OfAll,
+    /// Its client has its share.
+    OfClient,
 }
 
 #[derive(Debug)]
@@ -58,6 +101,7 @@ struct Account {
     refused: AtomicU64,
     /// Messages are deferred until there is room again.
     short: AtomicBool,
+    clients: Clients,
 }
 
 static SHARED: Account = Account::new(MemoryBudget::DEFAULT_LIMIT);
@@ -68,18 +112,29 @@ impl MemoryBudget {
 
     /// Creates a budget of `limit` bytes.
     pub fn new(limit: u64) -> Self {
-        Self {
-            own: Some(Arc::new(Account::new(limit))),
-        }
+        Self::counting(Some(Arc::new(Account::new(limit))), None)
     }
 
     /// Returns the budget that all servers of this process share by default.
     pub const fn shared() -> Self {
-        Self { own: None }
+        Self { part: None }
+    }
+
+    fn counting(account: Option<Arc<Account>>, claim: Option<Claim>) -> Self {
+        let part = Part { account, claim };
+        Self {
+            part: Some(Arc::new(part)),
+        }
     }
 
     fn account(&self) -> &Account {
-        self.own.as_deref().unwrap_or(&SHARED)
+        let part = self.part.as_ref();
+        let own = part.and_then(|part| part.account.as_deref());
+        own.unwrap_or(&SHARED)
+    }
+
+    fn claim(&self) -> Option<&Claim> {
+        self.part.as_ref()?.claim.as_ref()
     }
 
     /// Returns the limit in bytes.
@@ -102,7 +157,7 @@ impl MemoryBudget {
         self.account().in_files.load(Relaxed)
     }
 
-    /// Returns how many times a client was told with 452 that there is no room for its message.
+    /// Returns how many times a client was told with 452 that there is no room for its message, or that it has its share.
     pub fn deferred(&self) -> u64 {
         self.account().deferred.load(Relaxed)
     }
@@ -140,23 +195,79 @@ impl MemoryBudget {
     /// # Errors
     ///
     /// Returns the reply 452 4.3.1.
+    #[inline]
     pub(crate) fn admit_message(&self) -> Result<(), Reply> {
         let account = self.account();
         let used = account.used.load(Relaxed);
+        if used > account.limit / 2 || account.short.load(Relaxed) {
+            self.admit_late_message(used)?;
+        }
+        match self.claim() {
+            Some(claim) if !claim.admits(account) => Err(self.defer(Excess::OfClient)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Returns whether a new message may come although half of the limit is in use, or was short.
+    #[cold]
+    fn admit_late_message(&self, used: u64) -> Result<(), Reply> {
+        let account = self.account();
         let limit = account.limit;
         match account.short.load(Relaxed) {
-            false if used < limit - limit / 4 => return Ok(()),
+            false if used < limit - limit / 4 => Ok(()),
             true if used <= limit / 2 => {
                 if account.short.swap(false, Relaxed) {
                     quietly(|| tracing::info!(used, limit, "messages are accepted again"));
                 }
-                return Ok(());
+                Ok(())
             }
-            _ => {}
+            _ => Err(self.defer(Excess::OfAll)),
         }
+    }
+
+    /// Counts a message that is deferred. Returns the reply.
+    #[cold]
+    fn defer(&self, excess: Excess) -> Reply {
+        let account = self.account();
         account.deferred.fetch_add(1, Relaxed);
-        account.ran_short(used);
-        Err(Reply::storage_full())
+        match excess {
+            Excess::OfAll => {
+                account.ran_short(account.used.load(Relaxed));
+                storage_full()
+            }
+            Excess::OfClient => storage_full()
+                .with_text("Too many bytes of your messages at a time, try again later"),
+        }
+    }
+
+    /// Adds bytes that are in memory in any case.
+    fn add(&self, bytes: u64) {
+        self.account().add(bytes);
+        if let Some(claim) = self.claim() {
+            claim.add(bytes);
+        }
+    }
+
+    /// Adds bytes unless they exceed the limit, or the share of the client.
+    fn try_add(&self, bytes: u64) -> Result<(), Excess> {
+        let (account, claim) = (self.account(), self.claim());
+        if claim.is_some_and(|claim| !claim.try_add(bytes, account)) {
+            return Err(Excess::OfClient);
+        }
+        if account.try_add(bytes) {
+            return Ok(());
+        }
+        if let Some(claim) = claim {
+            claim.sub(bytes);
+        }
+        Err(Excess::OfAll)
+    }
+
+    fn sub(&self, bytes: u64) {
+        self.account().used.fetch_sub(bytes, Relaxed);
+        if let Some(claim) = self.claim() {
+            claim.sub(bytes);
+        }
     }
 
     /// Returns whether a new session may begin.
@@ -172,6 +283,11 @@ impl MemoryBudget {
     }
 }
 
+/// Returns the reply to a message that there is no memory for. Its origin tells it from that of a disk that is full.
+fn storage_full() -> Reply {
+    Reply::storage_full().with_origin("MemoryBudget")
+}
+
 impl Account {
     const fn new(limit: u64) -> Self {
         Self {
@@ -182,6 +298,7 @@ impl Account {
             deferred: AtomicU64::new(0),
             refused: AtomicU64::new(0),
             short: AtomicBool::new(false),
+            clients: Clients::new(),
         }
     }
 
@@ -202,6 +319,11 @@ impl Account {
             self.peak.fetch_max(before + bytes, Relaxed);
         }
         added.is_ok()
+    }
+
+    /// Returns how many bytes a client may hold now.
+    fn share(&self) -> u64 {
+        self.limit.saturating_sub(self.used.load(Relaxed)) / 4
     }
 
     fn ran_short(&self, used: u64) {
@@ -234,145 +356,10 @@ impl fmt::Debug for MemoryBudget {
     }
 }
 
-/// Bytes of a message in memory, which are given back when this is dropped; see [`MemoryBudget::reserve`].
-#[derive(Debug, Default)]
-pub struct Reservation {
-    budget: MemoryBudget,
-    bytes: u64,
-}
-
-impl Reservation {
-    pub(crate) const fn empty(budget: MemoryBudget) -> Self {
-        Self { budget, bytes: 0 }
-    }
-
-    #[cfg(feature = "spool")]
-    pub(crate) const fn budget(&self) -> &MemoryBudget {
-        &self.budget
-    }
-
-    /// Returns how many bytes are reserved.
-    pub const fn bytes(&self) -> u64 {
-        self.bytes
-    }
-
-    /// Reserves more.
-    ///
-    /// # Errors
-    ///
-    /// Returns the reply 452 4.3.1, and changes nothing, if that exceeds the limit.
-    pub fn grow(&mut self, bytes: u64) -> Result<(), Reply> {
-        if self.try_grow(bytes) {
-            return Ok(());
-        }
-        let account = self.budget.account();
-        account.deferred.fetch_add(1, Relaxed);
-        account.ran_short(account.used.load(Relaxed));
-        Err(Reply::storage_full())
-    }
-
-    /// Reserves more if there is room. Returns whether there was.
-    pub(crate) fn try_grow(&mut self, bytes: u64) -> bool {
-        let fits = bytes == 0 || self.budget.account().try_add(bytes);
-        if fits {
-            self.bytes += bytes;
-        }
-        fits
-    }
-
-    /// Makes sure that at least so many bytes are counted, which are in memory in any case.
-    pub(crate) fn cover(&mut self, bytes: u64) {
-        if bytes > self.bytes {
-            self.budget.account().add(bytes - self.bytes);
-            self.bytes = bytes;
-        }
-    }
-
-    /// Gives back what exceeds `bytes`.
-    pub fn shrink_to(&mut self, bytes: u64) {
-        if bytes < self.bytes {
-            let account = self.budget.account();
-            account.used.fetch_sub(self.bytes - bytes, Relaxed);
-            self.bytes = bytes;
-        }
-    }
-
-    /// Takes all of it, and leaves an empty one.
-    #[cfg(feature = "spool")]
-    pub(crate) fn take(&mut self) -> Self {
-        let empty = Self::empty(self.budget.clone());
-        std::mem::replace(self, empty)
-    }
-
-    /// Returns these bytes, which keep the reservation until the last clone of them is dropped.
-    pub(crate) fn attach_to(self, bytes: Bytes) -> Bytes {
-        match self.bytes {
-            0 => bytes,
-            _ => Bytes::from_owner(Attached {
-                bytes,
-                _reservation: self,
-            }),
-        }
-    }
-}
-
-impl Drop for Reservation {
-    fn drop(&mut self) {
-        self.shrink_to(0);
-    }
-}
-
-struct Attached {
-    bytes: Bytes,
-    _reservation: Reservation,
-}
-
-impl AsRef<[u8]> for Attached {
-    fn as_ref(&self) -> &[u8] {
-        &self.bytes
-    }
-}
-
-/// Bytes of a message in a temporary file, which are given back when this is dropped.
-#[cfg(feature = "spool")]
-#[derive(Debug, Default)]
-pub(crate) struct InFile {
-    budget: MemoryBudget,
-    bytes: u64,
-}
-
-#[cfg(feature = "spool")]
-impl InFile {
-    pub(crate) const fn empty(budget: MemoryBudget) -> Self {
-        Self { budget, bytes: 0 }
-    }
-
-    pub(crate) const fn budget(&self) -> &MemoryBudget {
-        &self.budget
-    }
-
-    pub(crate) fn grow(&mut self, bytes: u64) {
-        self.budget.account().in_files.fetch_add(bytes, Relaxed);
-        self.bytes += bytes;
-    }
-
-    /// Takes all of it, and leaves an empty one.
-    pub(crate) fn take(&mut self) -> Self {
-        let empty = Self::empty(self.budget.clone());
-        std::mem::replace(self, empty)
-    }
-}
-
-#[cfg(feature = "spool")]
-impl Drop for InFile {
-    fn drop(&mut self) {
-        let account = self.budget.account();
-        account.in_files.fetch_sub(self.bytes, Relaxed);
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use smtpd_core::reply::Origin;
+
     use super::*;
 
     fn figures(budget: &MemoryBudget) -> [u64; 4] {
@@ -390,7 +377,9 @@ mod tests {
         let mut held = budget.reserve(599).unwrap();
         assert!(budget.admit_message().is_ok());
         held.grow(1).unwrap();
-        assert_eq!(budget.admit_message(), Err(Reply::storage_full()));
+        let refused = budget.admit_message().unwrap_err();
+        assert_eq!(refused, Reply::storage_full());
+        assert_eq!(refused.origin(), Some(Origin::Layer("MemoryBudget")));
         assert!(budget.admits_session());
         held.grow(100).unwrap();
         assert!(!budget.admits_session());

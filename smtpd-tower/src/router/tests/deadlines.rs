@@ -10,11 +10,11 @@ use smtpd_core::{envelope::Envelope, reply::Reply};
 use tokio::time::{Instant, sleep};
 use tower::{ServiceBuilder, ServiceExt};
 
-use super::Router;
 use crate::{
     body::{Body, BodyError},
     layer::{Next, TarpitLayer, from_fn},
     phase::{Data, Deadline, Request},
+    router::Router,
     service::{PhaseService, handler_fn},
     session::Session,
 };

@@ -25,13 +25,13 @@ use tokio::{
 use tower::BoxError;
 use tower_service::Service;
 
-use super::{Router, SplitFuture};
 use crate::{
     body::{Body, BodyError, Feed, Pieces, Served, incoming},
     fault::{local_error, timed_out},
     net::PeerAddr,
     phase::{Data, Request},
     reply::recover,
+    router::{Router, SplitFuture},
     session::{ListenerFacts, Session, SessionError},
 };
 

@@ -7,7 +7,7 @@ use std::{
 
 use mail_parser::{Message, MessageParser, PartType};
 
-use super::{
+use crate::mime::{
     MimeError, Parsed,
     check::{Limits, check},
 };
