@@ -2,8 +2,39 @@ use std::sync::Arc;
 
 use smtpd_core::{address::ClientName, config::Protocol, connection::Greeting, sasl::Identity};
 
-use super::{ListenerFacts, Profile, Session, TlsInfo};
+use super::{ListenerFacts, Profile, Session, SessionFacts, TlsInfo};
 use crate::net::PeerAddr;
+
+/// # For stored messages
+impl Session {
+    /// Creates a session for a message that was stored earlier, from what was kept of its own session. There is no client: the
+    /// state is empty, nothing is negotiated any more, and errors are only logged.
+    pub fn stored(facts: SessionFacts) -> Self {
+        let listener = ListenerFacts {
+            hostname: facts.hostname,
+            app_name: "smtpd".to_owned(),
+            profile: facts.profile,
+            ..Default::default()
+        };
+        let mut session = Self::new(
+            facts.client,
+            facts.local,
+            Arc::new(listener),
+            facts.protocol,
+        );
+        session.update(|session| session.id = facts.id);
+        if let Some(tls) = facts.tls {
+            session.set_tls(tls);
+        }
+        if let Some((name, greeting)) = facts.helo {
+            session.greeted(name, greeting);
+        }
+        if let Some(identity) = facts.identity {
+            session.authenticated(identity);
+        }
+        session
+    }
+}
 
 /// # For tests
 ///

@@ -1,8 +1,6 @@
-use std::sync::Arc;
-
 use smtpd_core::{address::ClientName, config::Protocol, connection::Greeting, sasl::Identity};
 
-use super::{ListenerFacts, Profile, Session, TlsInfo};
+use super::{Profile, Session, TlsInfo};
 use crate::net::PeerAddr;
 
 /// What is worth keeping of a session with a message that is stored, so that whoever delivers it later knows where it came from.
@@ -68,35 +66,6 @@ impl SessionFacts {
     }
 }
 
-/// # For stored messages
-impl Session {
-    /// Creates a session for a message that was stored earlier, from what was kept of its own session. There is no client: the
-    /// state is empty, nothing is negotiated any more, and errors are only logged.
-    pub fn stored(facts: SessionFacts) -> Self {
-        let listener = ListenerFacts {
-            hostname: facts.hostname,
-            app_name: "smtpd".to_owned(),
-            profile: facts.profile,
-            ..Default::default()
-        };
-        let mut session = Self::new(
-            facts.client,
-            facts.local,
-            Arc::new(listener),
-            facts.protocol,
-        );
-        if let Some(tls) = facts.tls {
-            session.set_tls(tls);
-        }
-        session.update(|session| {
-            session.id = facts.id;
-            session.helo = facts.helo;
-            session.identity = facts.identity;
-        });
-        session
-    }
-}
-
 impl From<&Session> for SessionFacts {
     fn from(session: &Session) -> Self {
         let helo = session.helo().cloned().zip(session.greeting());
@@ -116,6 +85,8 @@ impl From<&Session> for SessionFacts {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
     use crate::session::TlsVersion;
 

@@ -46,8 +46,12 @@ fn options() -> BTreeMap<String, String> {
     let mut options = BTreeMap::new();
     let mut current = String::new();
     for line in help().lines() {
+        // Descriptions, which may name other options, are further to the right.
+        let begins = line
+            .find('-')
+            .is_some_and(|at| at <= 6 && line[..at].trim().is_empty());
         let option = line.trim_start().split(", ").last().unwrap_or_default();
-        if let Some(option) = option.strip_prefix("--") {
+        if let Some(option) = option.strip_prefix("--").filter(|_| begins) {
             let end = option.find([' ', '[', '=']).unwrap_or(option.len());
             current = option[..end].to_owned();
         }
