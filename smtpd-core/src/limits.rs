@@ -42,8 +42,8 @@ pub struct Limits {
     /// The maximum length of a command line in bytes, including its CRLF. RFC 5321 section 4.5.3.1.4 requires 512, and more with
     /// extensions. Extensions that are off by default add what they require. Default: 2,048.
     pub command_line: usize,
-    /// The number of client errors that ends the session: the last of them is answered with 421. A deferred AUTH (454) counts as
-    /// an error. Default: 20.
+    /// The number of client errors that ends the session: the last of them is answered with 421. As many AUTH commands may
+    /// be deferred (454), which are counted by themselves. Default: 20.
     pub errors: u32,
     /// The number of client errors, and of rejected recipients since the last accepted message, that are answered at once. Each
     /// further one is held back for one more second, up to three, and nothing is read from the client meanwhile: a client that

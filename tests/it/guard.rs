@@ -9,7 +9,7 @@ use std::{
 };
 
 use smtpd_tower::{
-    Auth, Pipeline, Rcpt, Reply, Request, Server,
+    Auth, Data, Pipeline, Rcpt, Reply, Request, Server,
     guard::{Guard, GuardReason, GuardStage},
     handler_fn,
     limiter::ClientKey,
@@ -333,6 +333,137 @@ async fn a_session_that_has_begun_before_goes_on_guessing() {
     client.expect_close().await;
 }
 
+/// A server without limits for one session, whose RCPT service rejects everybody, at once or a moment later.
+fn rejecting(guard: Guard, is_slow: bool) -> (Server, Guard) {
+    let rcpt = handler_fn(move |_: Request<Rcpt>| async move {
+        if is_slow {
+            sleep(Duration::from_millis(1)).await;
+        }
+        Err::<(), _>(Reply::no_such_user())
+    });
+    let data = async |request: Request<Data>| request.into_body().discard().await;
+    let server = server(pipeline(data).rcpt(rcpt)).configure(|config| {
+        config.limits(|limits| {
+            (limits.prompt_refusals, limits.rejected_recipients) = (u32::MAX, u32::MAX);
+            limits.errors = u32::MAX;
+        })
+    });
+    (server.guard(guard.clone()), guard)
+}
+
+/// Returns the replies until the connection is closed.
+async fn last_replies(mut client: Client) -> Vec<String> {
+    let session = client.take_session();
+    let mut replies = Vec::new();
+    loop {
+        replies.push(client.reply().await);
+        if replies.last().unwrap().starts_with("421") {
+            client.expect_close().await;
+            drop(client);
+            session.await.unwrap();
+            return replies;
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_sends_all_its_guesses_at_once_is_answered_to_the_end() {
+    for is_slow in [false, true] {
+        for (command, code) in [
+            ("RCPT TO:<guess@example.com>", "550"),
+            ("FROBNICATE", "500"),
+        ] {
+            let (server, guard) = rejecting(Guard::new(), is_slow);
+            // Without a report of each, several errors may be answered before the guard learns of them.
+            let server = server.on_reply(|_, _| {});
+            let (mut client, _) = connect(&server, CLIENT).await;
+            client.cmd("HELO c", "250").await;
+            client.cmd("MAIL FROM:<a@example.net>", "250").await;
+            client.send(format!("{command}\r\n").repeat(1000)).await;
+            let replies = last_replies(client).await;
+            let (last, others) = replies.split_last().unwrap();
+            assert_eq!(others.len(), 200, "{command}, {last}");
+            assert!(others.iter().all(|reply| reply.starts_with(code)));
+            refusal(last);
+            assert_eq!(guard.stats().total(), 1);
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_message_that_is_being_received_is_cut_off_by_the_guard() {
+    let one = smtpd_tower::limiter::Rate::per_hour(1).unwrap();
+    let (server, guard) = guarded(Guard::new().errors(one));
+    let (mut client, _) = connect(&server, CLIENT).await;
+    client.cmd("EHLO c", "250").await;
+    client.cmd("MAIL FROM:<a@example.net>", "250").await;
+    client.cmd("RCPT TO:<b@example.net>", "250").await;
+    client.send("BDAT 3\r\nabc").await;
+    client.expect("250").await;
+    client
+        .send("FROBNICATE\r\nFROBNICATE\r\nBDAT 3 LAST\r\ndef")
+        .await;
+    for code in ["500", "500", "250"] {
+        client.expect(code).await;
+    }
+    refusal(&client.reply().await);
+    client.expect_close().await;
+    assert_eq!(guard.stats().total(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_ends_after_its_message_because_of_limits_that_do_not_apply_any_more() {
+    let one = smtpd_tower::limiter::Rate::per_hour(1).unwrap();
+    let (server, guard) = guarded(Guard::new().errors(one));
+    let (mut client, _) = connect(&server, CLIENT).await;
+    client.cmd("EHLO c", "250").await;
+    client.cmd("MAIL FROM:<a@example.net>", "250").await;
+    client.cmd("RCPT TO:<b@example.net>", "250").await;
+    client
+        .send("BDAT 3\r\nabcFROBNICATE\r\nBDAT 6 LAST\r\ndef")
+        .await;
+    for code in ["250", "500"] {
+        client.expect(code).await;
+    }
+    settle().await;
+    guard.reload(&Guard::off());
+    client.send("ghi").await;
+    client.expect("250").await;
+    client.cmd("NOOP", "250").await;
+    assert_eq!(guard.stats().total(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refusal_that_nobody_receives_is_counted() {
+    let one = smtpd_tower::limiter::Rate::per_hour(1).unwrap();
+    // The session ends by itself, with the reply that exceeds the limit of the guard.
+    let (server, guard) = guarded(Guard::new().errors(one));
+    let server = server.configure(|config| config.limits(|limits| limits.errors = 1));
+    let (mut client, _) = connect(&server, CLIENT).await;
+    client
+        .cmd(
+            "FROBNICATE",
+            "421 4.7.0 mx.test smtpd too many errors, closing",
+        )
+        .await;
+    client.expect_close().await;
+    assert_eq!(guard.stats().total(), 0);
+    let (_, reply) = connect(&server, CLIENT).await;
+    assert_eq!(refusal(&reply), "too many errors, try again later");
+    assert_eq!(guard.stats().total(), 1);
+
+    // The client is lost before.
+    let (server, guard) = rejecting(Guard::new().rejected_recipients(one), true);
+    let (mut client, _) = connect(&server, CLIENT).await;
+    client.cmd("HELO c", "250").await;
+    client.cmd("MAIL FROM:<a@example.net>", "250").await;
+    client.send("RCPT TO:<guess@example.com>\r\n").await;
+    let session = client.take_session();
+    drop(client);
+    session.await.unwrap();
+    assert_eq!(guard.stats().total(), 0);
+}
+
 #[tokio::test(start_paused = true)]
 async fn errors_are_made_in_one_session_after_the_other() {
     let (server, guard) = guarded(Guard::new());
@@ -531,9 +662,11 @@ async fn each_refusal_is_an_event_of_its_own() {
     guard.reload(&Guard::new());
     let _ = connect(&server, ([192, 0, 2, 3], 1)).await;
     let mut events = Vec::new();
-    while let Ok(event) = told.try_recv() {
-        events.push(event);
+    for _ in 0..5 {
+        events.push(told.recv().await.unwrap());
     }
+    sleep(SECOND).await;
+    assert!(told.try_recv().is_err());
     events.sort_by_key(|(client, ..)| *client);
     assert_eq!(
         events,

@@ -2,6 +2,7 @@
 //! file. A test that needs its own process has a separate binary, whose first lines say why.
 
 mod accept;
+mod admission;
 mod architecture;
 mod body_errors;
 mod channels;
@@ -15,6 +16,7 @@ mod greylist;
 mod guard;
 mod identities;
 mod layers;
+mod logins;
 mod metrics;
 mod on_reply;
 mod packages;

@@ -27,7 +27,7 @@ use tower::{ServiceBuilder, service_fn};
 
 /// A recorder that keeps what is described and registered.
 #[derive(Default)]
-struct Recorded {
+pub(crate) struct Recorded {
     /// The type and the unit of each name.
     described: Mutex<BTreeMap<String, (&'static str, &'static str)>>,
     values: Mutex<BTreeMap<String, Arc<AtomicU64>>>,
@@ -46,7 +46,7 @@ impl HistogramFn for Count {
 
 impl Recorded {
     /// Records what happens on this thread until the guard is dropped. The recorder of a test lasts as long as the process.
-    fn listen() -> (&'static Self, LocalRecorderGuard<'static>) {
+    pub(crate) fn listen() -> (&'static Self, LocalRecorderGuard<'static>) {
         let recorded = &*Box::leak(Box::<Self>::default());
         (recorded, set_default_local_recorder(recorded))
     }
@@ -71,7 +71,7 @@ impl Recorded {
         self.values.lock().unwrap().entry(name).or_default().clone()
     }
 
-    fn value(&self, name: &str) -> u64 {
+    pub(crate) fn value(&self, name: &str) -> u64 {
         let values = self.values.lock().unwrap();
         values.get(name).map_or(0, |value| value.load(Relaxed))
     }
@@ -81,7 +81,7 @@ impl Recorded {
     }
 
     /// The metrics that have a value and begin so.
-    fn with_values(&self, start: &str) -> Vec<String> {
+    pub(crate) fn with_values(&self, start: &str) -> Vec<String> {
         let values = self.values.lock().unwrap();
         let all = values.iter().filter(|(name, _)| name.starts_with(start));
         let all = all.filter(|(_, value)| value.load(Relaxed) > 0);
@@ -298,6 +298,7 @@ async fn a_metric_appears_with_its_first_event() {
     let before: BTreeSet<_> = recorded.values.lock().unwrap().keys().cloned().collect();
     for name in [
         "smtp.server.auth mechanism=LOGIN outcome=failed",
+        "smtp.server.connections.refused limit=all_handshakes",
         "smtp.server.connections.refused limit=idle_sessions",
         "smtp.server.connections.refused limit=max_sessions",
         "smtp.server.connections.refused limit=memory_budget",

@@ -245,8 +245,9 @@ impl World {
             trace.violate(format!("{left} of {all} permits are given back"));
         }
         let guard = &self.built.guard;
-        let counted = (guard.counted_sessions(), guard.counted_handshakes());
-        if counted != (0, 0) {
+        let logins = guard.counted_logins();
+        let counted = (guard.counted_sessions(), guard.counted_handshakes(), logins);
+        if counted != (0, 0, 0) {
             trace.violate(format!("the guard still counts {counted:?}"));
         }
         let Some(layer) = &self.built.per_ip else {

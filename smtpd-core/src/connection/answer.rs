@@ -14,7 +14,7 @@ use super::{
     replies::PLAIN,
     session::{Mode, Session},
     state::State,
-    transfer::{AfterChunk, AfterMessage, Part, Refusal},
+    transfer::{AfterChunk, AfterMessage, Part, UnreadReply},
 };
 use crate::{
     helo::Greeting,
@@ -285,13 +285,13 @@ impl Session {
     /// Replies, and ends the session because what was refused is too long to be read to its end.
     fn close_unread(&mut self, reason: CloseReason) {
         match self.transfer.refusal() {
-            Some(Refusal::Message(replies)) => {
+            Some(UnreadReply::Message(replies)) => {
                 let recipients = self.transaction.recipients();
                 let envelope = self.transaction.envelope().map(Arc::as_ref);
                 self.replies.put_data_reply(&replies, recipients, envelope);
                 self.close(reason);
             }
-            Some(Refusal::Chunk(reply)) => self.close_with(reply, reason),
+            Some(UnreadReply::Chunk(reply)) => self.close_with(reply, reason),
             None => {}
         }
     }
@@ -406,7 +406,7 @@ impl Session {
             self.idle_commands = 0;
             self.idle = Nanos::ZERO;
             self.transaction.succeeded();
-            self.refusals.succeeded();
+            self.tally.succeeded();
         }
         let recipients = self.transaction.recipients();
         let envelope = self.transaction.envelope().map(Arc::as_ref);

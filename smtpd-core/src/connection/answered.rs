@@ -141,6 +141,8 @@ pub(super) struct AnsweredLog {
     subject: Subject,
     argument: Argument,
     user: Option<String>,
+    /// Whether the reply to the command is held back.
+    is_held: bool,
     /// When the command arrived.
     since: Moment,
     now: Moment,
@@ -165,9 +167,18 @@ impl AnsweredLog {
         self.restart(verb.map_or(Subject::Unknown, |verb| Subject::Command(verb.as_str())));
     }
 
-    /// Notes the line of a command that was answered at once. Only a line whose reply refuses is looked at.
+    /// Notes that the reply to the command is sent later.
+    pub(super) const fn hold(&mut self) {
+        self.is_held = true;
+    }
+
+    /// Notes the line of a command that was answered at once, or whose reply is held back. Only a line whose reply refuses is
+    /// looked at.
     #[inline]
     pub(super) fn complete(&mut self, line: &[u8], mechanisms: &Mechanisms) {
+        if self.is_held && self.argument == Argument::Unknown {
+            self.argument = Argument::Other(redact::argument(line, mechanisms));
+        }
         for answered in &mut self.waiting {
             if answered.argument == Argument::Unknown {
                 answered.argument = Argument::Other(redact::argument(line, mechanisms));
@@ -195,6 +206,7 @@ impl AnsweredLog {
         self.subject = subject;
         self.argument = Argument::Unknown;
         self.user = None;
+        self.is_held = false;
         self.arrived();
     }
 

@@ -3,7 +3,7 @@
 use super::{event::AuthOutcome, fixed, session::Refused, subject::AuthRequest, waiting::TlsFacts};
 use crate::{
     config::Config,
-    reply::{Code, Reply},
+    reply::{Code, Origin, Reply},
     sasl::{
         self, ChannelBindings, Exchange, ExchangeContext, Identity, MechanismFactory,
         MechanismName, NONCE_LEN, SaslError,
@@ -138,7 +138,8 @@ impl Authentication {
             });
         }
         let Some(mut exchange) = start(config, factory, self.bindings_for(factory, config)) else {
-            return Progress::fault(Reply::auth_unavailable());
+            let reply = Reply::auth_unavailable().with_origin(Origin::Fault);
+            return Progress::Refused(Refused::Login(reply));
         };
         let step = exchange.handle_initial(initial);
         self.exchange = Some(Box::new(Running {
@@ -229,14 +230,16 @@ impl Authentication {
 
     /// Counts a refusal, and answers with `reply` unless the session ends.
     fn refuse(&mut self, refusal: &Reply, reply: Reply, config: &Config) -> Progress {
+        if refusal.blames_client() {
+            self.failures += 1;
+        }
         if refusal.closes() {
             return Progress::Refused(Refused::because_it_closes(refusal.clone()));
         }
-        if refusal.code().is_transient() {
-            // Nothing was guessed, because the fault is on this side. It counts as an error, or a session could try forever.
-            return Progress::fault(reply);
+        if !refusal.blames_client() {
+            // Nothing was guessed.
+            return Progress::Refused(Refused::Login(reply));
         }
-        self.failures += 1;
         Progress::Refused(match self.failures >= config.limits.auth_failures {
             true => Refused::OverLimit(fixed::TOO_MANY_FAILURES),
             false => Refused::Answered(reply),

@@ -149,7 +149,7 @@ impl Session {
     }
 
     pub(super) fn answer_other(&mut self, reply: Reply) {
-        if reply.code().is_permanent() {
+        if reply.blames_client() {
             self.fault(reply)
         } else {
             self.put(&reply)

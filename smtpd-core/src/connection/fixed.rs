@@ -48,6 +48,7 @@ replies! {
     TOO_MANY_DEFERRED = SERVICE_UNAVAILABLE POLICY "too many deferred recipients, closing the connection";
     TOO_MANY_ERRORS = SERVICE_UNAVAILABLE POLICY "too many errors, closing the connection";
     TOO_MANY_FAILURES = SERVICE_UNAVAILABLE POLICY "too many failed authentications, closing the connection";
+    TOO_MANY_LOGINS = SERVICE_UNAVAILABLE POLICY "too many deferred authentications, closing the connection";
     TOO_MANY_MESSAGES = SERVICE_UNAVAILABLE SYSTEM_BUSY "too many messages, closing the connection";
     TOO_MANY_REJECTED = SERVICE_UNAVAILABLE POLICY "too many rejected recipients, closing the connection";
     UNKNOWN = SYNTAX_ERROR INVALID_COMMAND "Command not recognized";

@@ -253,6 +253,13 @@ impl Replies {
         }
     }
 
+    /// Notes that the reply to the command is held back.
+    pub(super) fn hold(&mut self) {
+        if let Some(answered) = self.answered() {
+            answered.hold();
+        }
+    }
+
     /// Notes that what follows answers no command.
     pub(super) fn begin_nothing(&mut self) {
         if let Some(answered) = self.answered() {

@@ -11,9 +11,9 @@ use super::{
     fixed,
     offer::Offer,
     question::{Asked, Question},
-    refusals::{Refusals, When},
     replies::Replies,
     state::State,
+    tally::{Tally, When},
     transaction::Transaction,
     transfer::Transfer,
     waiting::TlsFacts,
@@ -43,8 +43,8 @@ pub(super) struct Session {
     pub(super) closed: Option<CloseReason>,
     /// Client errors.
     pub(super) errors: u32,
-    /// Refused recipients, and a reply that is held back.
-    pub(super) refusals: Refusals,
+    /// What was refused, and a reply that is held back.
+    pub(super) tally: Tally,
     /// Commands since the last accepted message that may have led to none, or since a greeting of 5yz.
     pub(super) idle_commands: u32,
     /// Accepted messages.
@@ -98,6 +98,8 @@ pub(super) enum Refused {
     Answered(Reply),
     /// It was not wrong, but it is a recipient, and those are counted.
     Recipient(Reply),
+    /// It was not wrong, but it is an attempt to authenticate, and those are counted.
+    Login(Reply),
     /// It exceeds a limit of the session, which ends.
     OverLimit(Reply),
     /// The session ends.
@@ -121,7 +123,7 @@ impl Session {
             tls: false,
             closed: None,
             errors: 0,
-            refusals: Refusals::default(),
+            tally: Tally::default(),
             idle_commands: 0,
             messages: 0,
             received: 0,
@@ -329,9 +331,10 @@ impl Session {
     /// Sends the reply to a recipient that is refused, and ends the session if the limit is reached.
     pub(super) fn refuse_recipient(&mut self, reply: Reply) {
         let limits = &self.config.settings.limits;
-        let (when, too_many) = match reply.code().is_transient() {
-            true => (self.refusals.deferred(limits), fixed::TOO_MANY_DEFERRED),
-            false => (self.refusals.rejected(limits), fixed::TOO_MANY_REJECTED),
+        let tally = &mut self.tally;
+        let (when, too_many) = match reply.blames_client() {
+            true => (tally.rejected_recipient(limits), fixed::TOO_MANY_REJECTED),
+            false => (tally.deferred_recipient(limits), fixed::TOO_MANY_DEFERRED),
         };
         self.put_when(when, reply, &too_many);
     }
@@ -340,14 +343,17 @@ impl Session {
     fn put_when(&mut self, when: When, reply: Reply, too_many: &Reply) {
         match when {
             When::Now => self.put(&reply),
-            When::After(delay) => self.refusals.hold(reply, delay),
+            When::After(delay) => {
+                self.tally.hold(reply, delay);
+                self.replies.hold();
+            }
             When::Never => self.close_over_limit(too_many),
         }
     }
 
     /// Sends the reply that was held back, if any.
     pub(super) fn release(&mut self) {
-        if let Some(reply) = self.refusals.release() {
+        if let Some(reply) = self.tally.release() {
             self.put(&reply);
         }
     }
@@ -358,6 +364,11 @@ impl Session {
             Refused::Fault(reply) => self.fault(reply),
             Refused::Answered(reply) => self.put(&reply),
             Refused::Recipient(reply) => self.refuse_recipient(reply),
+            Refused::Login(reply) => {
+                let when = self.tally.deferred_login(&self.config.settings.limits);
+                let too_many = fixed::TOO_MANY_LOGINS.or_origin_of(reply.origin());
+                self.put_when(when, reply, &too_many);
+            }
             Refused::OverLimit(reply) => self.close_over_limit(&reply),
             Refused::Closed(reply, reason) => self.close_with(reply, reason),
         }
@@ -365,7 +376,8 @@ impl Session {
 
     /// Notes that the session ends by itself, which answers no command unless one is being answered.
     pub(super) fn interrupt(&mut self) {
-        if self.question.asked().is_none() && self.reading == Mode::Commands {
+        let is_answering = self.question.asked().is_some() || self.tally.is_holding();
+        if !is_answering && self.reading == Mode::Commands {
             self.replies.begin_nothing();
         }
     }
@@ -421,7 +433,7 @@ impl Session {
         self.reading = Mode::Closed;
         self.give_up(reason);
         self.question.forget();
-        self.refusals.release();
+        self.tally.release();
         self.authentication.cancel();
         self.end_transaction();
     }

@@ -78,7 +78,7 @@ pub(super) enum Part {
     Bytes(Bytes),
     /// Bytes that the caller does not receive.
     Dropped,
-    /// More such bytes than are worth reading. The [`Refusal`] can no longer change.
+    /// More such bytes than are worth reading. The [`UnreadReply`] can no longer change.
     Drained,
     /// The chunk has ended, but not the message.
     ChunkEnd,
@@ -101,7 +101,7 @@ pub(super) enum AfterChunk {
 
 /// The reply to what is not read to its end.
 #[derive(Debug)]
-pub(super) enum Refusal {
+pub(super) enum UnreadReply {
     /// To a message: each recipient may have a reply.
     Message(DataReply),
     /// To a chunk that is not the last, or that was not allowed.
@@ -222,18 +222,18 @@ impl Transfer {
     }
 
     /// Returns the reply that further bytes can no longer change.
-    pub(super) fn refusal(&self) -> Option<Refusal> {
+    pub(super) fn refusal(&self) -> Option<UnreadReply> {
         let message = self.0.as_ref().filter(|message| message.is_refused())?;
         let reply = match &message.fate {
             Fate::Wanted => return None,
-            Fate::Void(reply) => return Some(Refusal::Chunk(reply.clone())),
+            Fate::Void(reply) => return Some(UnreadReply::Chunk(reply.clone())),
             Fate::Faulty(error) => error.reply().into(),
             Fate::Answered(reply, None) => reply.clone(),
             Fate::Answered(reply, Some(error)) => error.refuse(reply.clone()),
         };
         Some(match message.is_whole() {
-            true => Refusal::Message(reply),
-            false => Refusal::Chunk(reply.merged().clone()),
+            true => UnreadReply::Message(reply),
+            false => UnreadReply::Chunk(reply.merged().clone()),
         })
     }
 

@@ -86,7 +86,7 @@ impl Connection {
             self.pause(now);
             return self.await_answer(now);
         }
-        if self.session.refusals.is_holding() {
+        if self.session.tally.is_holding() {
             self.pause(now);
             return self.await_release(now);
         }
@@ -324,7 +324,7 @@ impl Connection {
 
     /// Waits until the reply that is held back may be sent, which a shutdown does not wait for.
     fn await_release(&mut self, now: Moment) -> Option<Wait> {
-        let until = self.session.refusals.held_until(now)?;
+        let until = self.session.tally.held_until(now)?;
         if until <= now || self.draining {
             self.session.release();
             return None;

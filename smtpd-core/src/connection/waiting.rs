@@ -106,7 +106,7 @@ impl<'c> Answering<'c> {
     /// Returns whether a reply is held back until then, because the client was refused [too
     /// often](crate::Limits::prompt_refusals), and no answer is needed.
     pub fn holds_reply(&self) -> bool {
-        self.connection.session.refusals.is_holding()
+        self.connection.session.tally.is_holding()
     }
 
     /// Returns the session, to [resume](Connection::resume) the question, or to notify it of an event.

@@ -37,6 +37,22 @@ pub enum Origin {
 }
 
 impl Origin {
+    /// Returns whether the reply decides about what the client has sent: by a rule, a layer or a service. Such a 5yz is a mistake
+    /// of the client. The others are not: limits over all of its sessions, faults, timeouts and the shutdown of the server.
+    ///
+    /// ```
+    /// use smtpd_core::reply::Origin;
+    ///
+    /// assert!(Origin::Layer("my-filter").is_decision());
+    /// assert!(!Origin::Fault.is_decision());
+    /// ```
+    pub const fn is_decision(self) -> bool {
+        match self {
+            Self::Protocol | Self::Layer(_) | Self::Service => true,
+            Self::Guard | Self::Fault | Self::Timeout | Self::Shutdown => false,
+        }
+    }
+
     /// Returns a word for logs and labels of metrics: the name of a [`Layer`](Self::Layer), and otherwise that of the variant in
     /// lower case.
     pub const fn as_str(self) -> &'static str {
@@ -102,6 +118,11 @@ impl Reply {
     pub fn or_origin(mut self, origin: impl Into<Origin>) -> Self {
         self.sign(origin.into());
         self
+    }
+
+    /// Returns whether the client has made a mistake: the reply rejects what it has sent, and not because of a fault.
+    pub(crate) fn blames_client(&self) -> bool {
+        self.code().is_permanent() && self.origin.is_none_or(Origin::is_decision)
     }
 
     /// Returns the reply with the origin of another one, in place of which it is sent, if it refuses and has none of its own.

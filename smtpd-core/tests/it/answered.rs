@@ -26,6 +26,8 @@ struct Driver {
     /// How long the answer to RCPT takes.
     slow: Duration,
     deferred: Option<(Deferred<ask_kind::Rcpt>, Reply)>,
+    /// The reply to what is bad.
+    refusal: Reply,
 }
 
 /// A report in one line: what was answered, the code, and who refused.
@@ -83,6 +85,7 @@ impl Driver {
             replies: String::new(),
             slow: Duration::ZERO,
             deferred: None,
+            refusal: Reply::rejected("No"),
         }
     }
 
@@ -95,8 +98,9 @@ impl Driver {
 
     fn step(&mut self) -> bool {
         let now = self.now;
+        let refusal = self.refusal.clone();
         let answer = |is_bad| match is_bad {
-            true => Reply::rejected("No"),
+            true => refusal.clone(),
             false => Reply::OK,
         };
         match self.connection.poll(now, &mut self.input) {
@@ -121,6 +125,7 @@ impl Driver {
             Step::Helo(helo, ask) => ask.reply(answer(helo.name().as_str().contains("bad"))),
             Step::Auth(request, ask) => match request.credentials().username() {
                 "forgotten" => drop(ask),
+                "closed" => ask.refuse(refusal),
                 _ => ask.verify(Secret::password("secret")),
             },
             Step::Mail(mail, ask) => ask.reply(answer(mail.sender().as_str().contains("bad"))),
@@ -128,7 +133,10 @@ impl Driver {
                 let is_bad = rcpt.recipient().as_str().contains("bad");
                 self.deferred = Some((ask.defer(), answer(is_bad)));
             }
-            Step::Command(line, ask) => ask.reply(line.default_reply().clone()),
+            Step::Command(line, ask) => ask.reply(match refusal.origin() {
+                Some(_) => refusal,
+                None => line.default_reply().clone(),
+            }),
             Step::StartTls(ask) => ask.refuse(Reply::auth_unavailable()),
             Step::Data(ask) => ask.receive(),
             Step::ChunkEnd(ask) => ask.accept(),
@@ -220,6 +228,65 @@ fn a_failed_login_is_reported_with_the_claimed_name_and_without_secrets() {
     driver
         .play("AUTH PLAIN AGFsaWNlAHdyb25n\r\n")
         .expect(&["AUTH PLAIN user=alice: 421 by protocol"]);
+}
+
+#[test]
+fn a_reply_that_is_held_back_loses_what_it_answers() {
+    let config = config().limits(|limits| limits.prompt_refusals = 1);
+    let mut driver = Driver::new(driver_of(config));
+    driver.play("EHLO a.example\r\nRSET x\r\nRSET y\r\nNOOP\r\n");
+    driver.expect(&["RSET x: 501 by protocol"]).now += Duration::from_secs(1);
+    driver.play("").expect(&["RSET y: 501 by protocol"]);
+    driver.play("MAIL FROM:<a@b>\r\nRCPT TO:<bad1@d>\r\nRCPT TO:<bad2@d>\r\nNOOP\r\n");
+    driver.play("").expect(&["RCPT <bad1@d>: 554 by my-filter"]);
+    driver.now += Duration::from_secs(1);
+    driver.play("").expect(&["RCPT <bad2@d>: 554 by my-filter"]);
+    let latency = |driver: &Driver| driver.answered[0].latency().as_secs();
+    driver.play("RSET z\r\n").now += Duration::from_secs(2);
+    assert_eq!(latency(driver.play("")), 2);
+    driver.expect(&["RSET z: 501 by protocol"]);
+
+    // What ends the session instead is the reply to the same command.
+    driver.play("RSET z\r\n").connection.end(Reply::busy());
+    driver.play("").expect(&["RSET z: 451 by service"]);
+}
+
+#[test]
+fn a_fault_of_the_server_is_an_error_of_the_client() {
+    let mut driver = smtp();
+    driver.play("EHLO a.example\r\n");
+    // Both limits are 2, but the client has made no mistake.
+    for _ in 0..3 {
+        let said = "AUTH PLAIN AGZvcmdvdHRlbgB4\r\n";
+        driver
+            .play(said)
+            .expect(&["AUTH PLAIN user=forgotten: 454 by fault"]);
+    }
+    for origin in [Origin::Fault, Origin::Guard, Origin::Timeout] {
+        driver.refusal = Reply::rejected("No").with_origin(origin);
+        driver.play("MAIL FROM:<a@b>\r\nRCPT TO:<bad@d>\r\nRSET\r\nEXPN list\r\n");
+        driver.play("AUTH PLAIN AGNsb3NlZAB4\r\n");
+        let by = |what: &str| format!("{what}: 554 by {origin}");
+        let all = ["RCPT <bad@d>", "EXPN list", "AUTH PLAIN user=closed"].map(by);
+        driver.expect(&all.each_ref().map(String::as_str));
+    }
+    let connection = &driver.connection;
+    let counted = [
+        connection.errors(),
+        connection.rejected_recipients(),
+        connection.auth_failures(),
+    ];
+    assert_eq!(counted, [0; 3]);
+    for _ in 0..100 {
+        driver.play("AUTH PLAIN AGZvcmdvdHRlbgB4\r\n").now += Duration::from_secs(3);
+    }
+    assert!(
+        driver.connection.is_closed(),
+        "a session tries for ever, because nothing is counted"
+    );
+    let last = driver.answered.last().map(|last| Shown(last).to_string());
+    let expected = "AUTH PLAIN user=forgotten: 421 by fault";
+    assert_eq!(last.as_deref(), Some(expected));
 }
 
 #[test]

@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use super::{
     ask::{Call, Outcome, resolve},
     derive::authenticate,
+    updates,
     work::{After, Asking, Desk, Panic, Polled},
 };
 use crate::{
@@ -63,6 +64,17 @@ where
 pub(super) fn connect(
     cx: &mut Context<'_>,
     pipeline: &Pipeline,
+    session: &mut Session,
+    ask: Ask<'_, kind::Connect>,
+) -> After {
+    updates::heard(session, ask.connection());
+    greet(cx, pipeline, session, ask)
+}
+
+/// Asks whether the client is greeted: one that has connected, or whom XCLIENT has named.
+pub(super) fn greet(
+    cx: &mut Context<'_>,
+    pipeline: &Pipeline,
     session: &Session,
     ask: Ask<'_, kind::Connect>,
 ) -> After {
@@ -70,7 +82,6 @@ pub(super) fn connect(
     call(cx, service, session, Connect::new(), ask, reply)
 }
 
-/// STARTTLS is offered only with a configuration for it, so nobody has to be asked.
 pub(super) fn start_tls(ask: Ask<'_, kind::StartTls>) -> After {
     ask.accept();
     After::Done
@@ -85,12 +96,13 @@ pub(super) fn refuse<K>(ask: Ask<'_, K>, reply: Reply) -> After {
 pub(super) fn helo(
     cx: &mut Context<'_>,
     pipeline: &Pipeline,
-    session: &Session,
+    session: &mut Session,
     helo: smtpd_core::connection::Helo,
     ask: Ask<'_, kind::Helo>,
 ) -> After {
+    updates::heard(session, ask.connection());
     let service = pipeline.helo.as_ref();
-    call(cx, service, session, Helo::of(helo), ask, greet)
+    call(cx, service, session, Helo::of(helo), ask, greeted)
 }
 
 pub(super) fn auth(
@@ -174,7 +186,7 @@ fn measure_recipient(session: &Session, answer: &Reply) {
     session.meters().recipient(Verdict::outcome(answer));
 }
 
-fn greet(ask: Ask<'_, kind::Helo>, _: &Session, reply: Reply) -> After {
+fn greeted(ask: Ask<'_, kind::Helo>, _: &Session, reply: Reply) -> After {
     // An intermediate reply does not accept HELO.
     let is_accepted = reply.is_positive() && !reply.code().is_intermediate();
     ask.reply(reply);

@@ -7,7 +7,7 @@ use std::{
 
 use smtpd_core::{
     connection::{Ask, AuthOutcome, Deferred, ask_kind as kind},
-    reply::Reply,
+    reply::{Origin, Reply},
     sasl::{Credentials, Derivation, Secret},
 };
 
@@ -27,7 +27,9 @@ impl Asking for Deriving {
     fn poll(&mut self, cx: &mut Context<'_>, desk: Desk<'_>) -> Poll<After> {
         let outcome = match ready!(self.secret.as_mut().poll(cx)) {
             Ok(secret) => AuthOutcome::Verify(secret),
-            Err(Unavailable) => AuthOutcome::Refuse(Reply::auth_unavailable()),
+            Err(Unavailable) => {
+                AuthOutcome::Refuse(Reply::auth_unavailable().with_origin(Origin::Timeout))
+            }
         };
         let question = self.question.take();
         if let Some(ask) = question.and_then(|question| desk.connection.resume(question)) {
@@ -82,7 +84,15 @@ fn derive(ask: Ask<'_, kind::Auth>, session: &Session, derivation: Derivation) -
 #[cfg(test)]
 #[cfg(feature = "test")]
 mod tests {
-    use std::{net::IpAddr, sync::Arc, thread, time::Duration};
+    use std::{
+        net::IpAddr,
+        sync::{
+            Arc,
+            atomic::{AtomicUsize, Ordering},
+        },
+        thread,
+        time::Duration,
+    };
 
     use smtpd_core::{
         connection::AuthOutcome,
@@ -92,6 +102,7 @@ mod tests {
     use tokio::task;
 
     use crate::{
+        guard::Guard,
         permits::Permit,
         phase::{Auth, Request},
         server::Server,
@@ -130,7 +141,14 @@ mod tests {
     }
 
     async fn greeted(server: &Server) -> Client {
-        let mut client = Client::connect(server);
+        greet(Client::connect(server)).await
+    }
+
+    async fn greeted_from(server: &Server, ip: [u8; 4]) -> Client {
+        greet(Client::from_peer(server, (ip, 4711))).await
+    }
+
+    async fn greet(mut client: Client) -> Client {
         client.greeting().await.unwrap();
         client.ehlo("client.test").await.unwrap();
         client
@@ -180,6 +198,45 @@ mod tests {
         drop(permits);
         let reply = client.auth_plain("alice", "pencil").await.unwrap();
         reply.expect_code(235).unwrap();
+    }
+
+    /// All of them wait before the honest client does. No time passes, so it is turns that count.
+    #[tokio::test(start_paused = true)]
+    async fn two_hundred_guessers_keep_an_honest_client_from_its_login() {
+        let of_one: fn(u8) -> [u8; 4] = |_| [192, 0, 2, 1];
+        let of_a_network: fn(u8) -> [u8; 4] = |n| [192, 0, 2, n];
+        for address in [of_one, of_a_network] {
+            let server = server().guard(Guard::off());
+            let permits = all_permits(&server).await;
+            let processors = permits.len();
+            let answered = Arc::new(AtomicUsize::new(0));
+            let mut guessers = task::JoinSet::new();
+            for n in 0..200 {
+                let mut client = greeted_from(&server, address(n)).await;
+                let answered = answered.clone();
+                guessers.spawn(async move {
+                    client.auth_plain("alice", "guess").await.unwrap();
+                    answered.fetch_add(1, Ordering::Relaxed);
+                    client
+                });
+            }
+            let own = server.own_permits();
+            let waiting = |ip: [u8; 4]| own.waiting(IpAddr::from(ip).into());
+            while (0..=255).map(|n| waiting([192, 0, 2, n])).sum::<usize>() < 200 {
+                task::yield_now().await;
+            }
+            let mut honest = greeted_from(&server, [198, 51, 100, 77]).await;
+            let login = task::spawn(async move { honest.auth_plain("alice", "pencil").await });
+            while waiting([198, 51, 100, 77]) == 0 {
+                task::yield_now().await;
+            }
+            drop(permits);
+            login.await.unwrap().unwrap().expect_code(235).unwrap();
+            // It has the second turn; others may be answered while its keys are derived.
+            let before = answered.load(Ordering::Relaxed);
+            assert!(before <= 4 * processors, "after {before} guesses");
+            guessers.shutdown().await;
+        }
     }
 
     #[tokio::test]

@@ -7,13 +7,14 @@ mod accepted;
 mod ask;
 mod close;
 mod commands;
+mod data_call;
 mod derive;
 mod guarding;
 mod hooks;
 mod pace;
 #[cfg(feature = "proxy")]
 mod proxied;
-mod refusals;
+mod refusal_log;
 #[cfg(feature = "tls")]
 mod secure;
 mod shutdown;
@@ -45,7 +46,7 @@ use self::{
     close::Closing,
     guarding::Guarding,
     pace::Pace,
-    refusals::Refusals,
+    refusal_log::RefusalLog,
     shutdown::{Order, Shutdown},
     step::Next,
     stream::{Io, Stream},
@@ -55,7 +56,7 @@ use self::{
 };
 use crate::{
     fault::{self, caught, quietly},
-    guard::{Guard, GuardReason, Visit},
+    guard::Guard,
     lifetime::{SessionPermit, later},
     meter::CANCELLED,
     net::{PeerAddr, TrustedPeers},
@@ -95,7 +96,7 @@ struct Driver<IO: Io> {
     guarding: Guarding,
     work: Work<IO>,
     transfer: Transfer,
-    refusals: Refusals,
+    refusal_log: RefusalLog,
     /// The state of closing the connection, once the protocol is over.
     closing: Option<Closing>,
     started: Instant,
@@ -124,37 +125,7 @@ impl Engine {
             false => accepted,
         };
         let connection = accepted.connection(self.config.clone(), implicit_tls);
-        let Accepted {
-            io,
-            peer,
-            local,
-            tls,
-            visit,
-        } = accepted;
-        let mut session = Session::new(peer, local, self.listener.clone(), self.protocol);
-        if let Some(tls) = tls {
-            session = session.with_tls(tls);
-        }
-        session.meters().session_begins();
-        let mechanisms = self.config.get_config().get_mechanisms();
-        let may_authenticate = mechanisms.is_some_and(|all| !all.is_empty());
-        let mut driver = Driver {
-            connection,
-            wire: Wire::new(Stream::Plain(io), may_authenticate),
-            session,
-            engine: self,
-            pace: Pace::new(),
-            shutdown: Shutdown::new(permit),
-            guarding: Guarding::new(visit),
-            work: Work::new(),
-            transfer: Transfer::default(),
-            refusals: Refusals::default(),
-            closing: None,
-            started: Instant::now(),
-            needs_input: false,
-            broken: false,
-            ended: false,
-        };
+        let mut driver = Driver::new(self, accepted, connection, permit);
         driver.begin();
         driver
     }
@@ -172,22 +143,6 @@ impl Engine {
             return true;
         }
         Self::trusts(&self.xclient_from, peer)
-    }
-
-    /// Counts a session of the peer that has connected. Returns why it is refused, if it is.
-    pub(crate) fn admit(&self, peer: &PeerAddr) -> Result<Option<Box<Visit>>, GuardReason> {
-        match self.is_proxy(peer) {
-            true => Ok(None),
-            false => self.enter(peer),
-        }
-    }
-
-    /// Counts a session. A client of LMTP is a server that delivers for others, so what it does is theirs.
-    fn enter(&self, client: &PeerAddr) -> Result<Option<Box<Visit>>, GuardReason> {
-        if self.protocol == Protocol::Lmtp {
-            return Ok(None);
-        }
-        self.guard.enter(client).map(|visit| visit.map(Box::new))
     }
 
     /// Returns whether the session's peer is one of these.
@@ -228,6 +183,45 @@ impl<IO: Io> Future for Driver<IO> {
 }
 
 impl<IO: Io> Driver<IO> {
+    fn new(
+        engine: Arc<Engine>,
+        accepted: Accepted<IO>,
+        connection: Connection,
+        permit: SessionPermit,
+    ) -> Self {
+        let Accepted {
+            io,
+            peer,
+            local,
+            tls,
+            visit,
+        } = accepted;
+        let mut session = Session::new(peer, local, engine.listener.clone(), engine.protocol);
+        if let Some(tls) = tls {
+            session = session.with_tls(tls);
+        }
+        session.meters().session_begins();
+        let mechanisms = engine.config.get_config().get_mechanisms();
+        let may_authenticate = mechanisms.is_some_and(|all| !all.is_empty());
+        Self {
+            connection,
+            wire: Wire::new(Stream::Plain(io), may_authenticate),
+            session,
+            engine,
+            pace: Pace::new(),
+            shutdown: Shutdown::new(permit),
+            guarding: Guarding::new(visit),
+            work: Work::new(),
+            transfer: Transfer::default(),
+            refusal_log: RefusalLog::default(),
+            closing: None,
+            started: Instant::now(),
+            needs_input: false,
+            broken: false,
+            ended: false,
+        }
+    }
+
     fn begin(&mut self) {
         #[cfg(feature = "proxy")]
         if let Some(proxy) = &self.engine.proxy
@@ -280,6 +274,10 @@ impl<IO: Io> Driver<IO> {
     fn advance(&mut self, cx: &mut Context<'_>) -> Next {
         loop {
             match self.step(cx) {
+                // What follows may be here already, so the session need not wait before the guard ends it.
+                Next::Again if self.guarding.is_behind(&self.connection) => {
+                    let _ = self.check_guard();
+                }
                 Next::Again => {}
                 next => return next,
             }
@@ -434,7 +432,7 @@ impl<IO: Io> Driver<IO> {
         let bytes = [summary.received, summary.sent];
         let meters = self.session.meters();
         meters.session_ends(reason.as_str(), summary.duration, bytes);
-        self.refusals.end(&self.session);
+        self.refusal_log.end(&self.session);
         quietly(|| {
             tracing::debug!(session = self.session.id(), peer = %self.session.client_addr(), %reason, summary.messages, "session closed");
         });

@@ -8,7 +8,7 @@ use smtpd_core::connection::{CloseReason, Handshaking, Step, Writing};
 use tokio::time::Instant;
 
 use super::{
-    Driver, commands, guarding,
+    Driver, closing, commands,
     stream::Io,
     updates,
     wait::{Wait, Want},
@@ -17,13 +17,13 @@ use super::{
 };
 #[cfg(feature = "tls")]
 use super::{secure::handshake, stream::Stream};
-#[cfg(feature = "tls")]
-use crate::tls::Secured;
 use crate::{
     fault::quietly,
     phase_kind::PhaseKind,
     session::{EndReason, SessionError},
 };
+#[cfg(feature = "tls")]
+use crate::{guard::GuardReason, tls::Secured};
 
 /// What to do after a step.
 pub(super) enum Next {
@@ -120,35 +120,15 @@ impl<IO: Io> Driver<IO> {
             }
             Step::Closed(reason) => return Taken::Closed(reason),
             Step::Handshake(tls) => return Taken::of_handshake(tls),
-            Step::StartTls(ask) => match self.guarding.begin_handshake() {
-                Ok(()) => commands::start_tls(ask),
-                Err(reason) => commands::refuse(ask, reason.deferring()),
-            },
-            Step::Connect(ask) => {
-                updates::heard(session, ask.connection());
-                commands::connect(cx, pipeline, session, ask)
-            }
+            Step::StartTls(ask) => self.guarding.start_tls(ask),
+            Step::Connect(ask) => commands::connect(cx, pipeline, session, ask),
             Step::XClient(client, ask) => {
                 updates::impersonated(session, &mut self.transfer, *client);
-                let named = self
-                    .guarding
-                    .name_client(&self.engine, session, ask.connection());
-                match named {
-                    Ok(()) => commands::connect(cx, pipeline, session, ask),
-                    Err(reply) => commands::refuse(ask, reply),
-                }
+                let log = &mut self.refusal_log;
+                self.guarding.xclient(cx, &self.engine, session, log, ask)
             }
-            Step::Helo(helo, ask) => {
-                updates::heard(session, ask.connection());
-                commands::helo(cx, pipeline, session, helo, ask)
-            }
-            Step::Auth(request, ask) => match self.guarding.refuses_login(ask.connection()) {
-                None => {
-                    updates::authenticates(session, &request);
-                    commands::auth(cx, pipeline, session, request, ask)
-                }
-                Some(reason) => guarding::refuse_login(ask, reason),
-            },
+            Step::Helo(helo, ask) => commands::helo(cx, pipeline, session, helo, ask),
+            Step::Auth(request, ask) => self.guarding.auth(cx, &self.engine, session, request, ask),
             Step::Mail(mail, ask) => {
                 updates::begun(session, &mut self.transfer);
                 commands::mail(cx, pipeline, session, mail, ask)
@@ -169,8 +149,8 @@ impl<IO: Io> Driver<IO> {
             Step::XForward(forwarded) => updates::forwarded(session, *forwarded),
             Step::Line(line) => updates::line(&self.engine.hooks, session, &line),
             Step::Answered(answered) => {
-                self.refusals.report(&self.engine.hooks, session, answered);
-                After::Done
+                self.refusal_log
+                    .report(&self.engine.hooks, session, answered)
             }
             Step::Overdue(_) => return Taken::Overdue,
         };
@@ -218,6 +198,7 @@ impl<IO: Io> Driver<IO> {
             connection: &mut self.connection,
             session: &self.session,
             pace: &mut self.pace,
+            guarding: &mut self.guarding,
         };
         let (after, call) = ready!(self.work.poll_call(cx, desk));
         self.follow_up(after);
@@ -231,6 +212,7 @@ impl<IO: Io> Driver<IO> {
             connection: &mut self.connection,
             session: &self.session,
             pace: &mut self.pace,
+            guarding: &mut self.guarding,
         };
         let after = ready!(self.transfer.poll(cx, desk));
         self.follow_up(after);
@@ -322,7 +304,7 @@ impl<IO: Io> Driver<IO> {
     fn handshake(&mut self, until: Instant) -> Next {
         if !self.work.is_some() {
             if let Err(reason) = self.guarding.begin_handshake() {
-                self.handshake_failed(std::io::Error::other(reason.as_str()));
+                self.handshake_refused(reason);
                 return Next::Again;
             }
             let meter = self.session.meters().handshake();
@@ -341,6 +323,10 @@ impl<IO: Io> Driver<IO> {
     }
 
     pub(super) fn poll_handshake(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.work.is_handshake() && self.guarding.poll_handshake_given_up(cx).is_ready() {
+            self.handshake_refused(GuardReason::AllHandshakes);
+            return Poll::Ready(());
+        }
         match ready!(self.work.poll_handshake(cx)) {
             Ok(secured) => self.secured(secured),
             Err(error) => self.handshake_failed(error),
@@ -361,6 +347,16 @@ impl<IO: Io> Driver<IO> {
         if let Step::Handshake(handshake) = self.connection.poll(now, &mut self.wire.input) {
             handshake.done(&mut self.wire.input, facts);
         }
+    }
+
+    /// Ends the session without a handshake, or within it. There is no reply: the client would read it as part of the handshake.
+    fn handshake_refused(&mut self, reason: GuardReason) {
+        self.guarding.end_handshake();
+        self.engine.connection_refused(reason);
+        self.refusal_log.not_admitted();
+        self.give_up_task();
+        self.connection.end(closing(reason, &self.engine.listener));
+        self.lost(None);
     }
 
     /// Ends the session after a failed handshake: it never continues in plaintext.
@@ -417,6 +413,7 @@ impl<IO: Io> Driver<IO> {
             .guarding
             .name_client(&self.engine, &self.session, &self.connection);
         if let Err(reply) = named {
+            self.refusal_log.not_admitted();
             self.connection.end(reply);
         }
     }

@@ -8,17 +8,18 @@ use std::{
 use bytes::Bytes;
 use smtpd_core::{
     config::Protocol,
-    connection::{Ask, Connection, Deferred, MessageError, Receiving, ask_kind as kind},
+    connection::{Ask, Connection, MessageError, Receiving, ask_kind as kind},
     reply::DataReply,
 };
 use tokio::time::Instant;
 
 use super::{
     ask::{Call, Failure, Outcome, resolve},
+    data_call::{DataCall, Question},
     work::{After, Desk, Panic},
 };
 use crate::{
-    body::{Body, BodyError, Feed, Pieces, Served, incoming},
+    body::{Body, BodyError, Served, incoming},
     fault::{caught, quietly},
     memory::{MemoryBudget, Reservation},
     meter::CANCELLED,
@@ -35,38 +36,6 @@ pub(super) struct Transfer {
     call: Option<Box<DataCall>>,
     /// The transaction's message was answered, whatever the client sends of it from now on.
     answered: bool,
-}
-
-/// A running call of the data service, and the message that it reads.
-pub(super) struct DataCall {
-    call: Call<Data>,
-    feed: Feed,
-    /// What the connection waits for, and the service has to provide.
-    question: Question,
-    /// Chunks of the message that have arrived and were not handed over.
-    pieces: Pieces,
-    /// Their bytes.
-    unread: u64,
-    /// As much as has been in memory at a time since the service last waited.
-    reserved: Reservation,
-    /// The number of bytes that have arrived.
-    received: u64,
-    /// The session is over, and the service has until then to clean up.
-    abandoned: Option<Instant>,
-    /// It was polled since the session was woken, and was given nothing since.
-    polled: bool,
-}
-
-/// The state of a message between the connection and the service.
-enum Question {
-    /// The service has not requested the message.
-    Start(Deferred<kind::Data>),
-    /// The client is to send more.
-    None,
-    /// The service has not read what there is.
-    Taken(Deferred<kind::Chunk>),
-    /// The message has ended.
-    End(Deferred<kind::Message>),
 }
 
 /// How long a service whose client is lost may take to clean up.
@@ -119,22 +88,8 @@ impl Transfer {
                 then: self.reply_unread(session, ask, result),
             })),
             Outcome::Pending(call) => {
-                let question = if call.is_waiting() {
-                    ask.queue()
-                } else {
-                    ask.defer()
-                };
-                self.call = Some(Box::new(DataCall {
-                    call,
-                    feed,
-                    question: Question::Start(question),
-                    pieces: Pieces::default(),
-                    unread: 0,
-                    reserved: Reservation::empty(memory.clone()),
-                    received: 0,
-                    abandoned: None,
-                    polled: true,
-                }));
+                let reserved = Reservation::empty(memory.clone());
+                self.call = Some(Box::new(DataCall::new(call, feed, reserved, ask)));
                 After::Given
             }
         }
@@ -397,78 +352,4 @@ fn warn_of_unread(session: &Session) {
     quietly(
         || tracing::warn!(session, %peer, "a message was accepted without being read to its end"),
     );
-}
-
-impl DataCall {
-    /// Polls the service. Also returns whether it was called just now, after it had not been ready.
-    fn poll(&mut self, cx: &mut Context<'_>) -> (Poll<Served<Result<DataReply, Failure>>>, bool) {
-        let waited = self.call.is_waiting();
-        let served = if std::mem::replace(&mut self.polled, true) {
-            self.feed.poll_wanted(cx).map(|()| Served::Wanted)
-        } else {
-            let call = &mut self.call;
-            self.feed.poll_service(cx, |cx| call.poll(cx))
-        };
-        (served, waited && !self.call.is_waiting())
-    }
-
-    /// Returns how many bytes of the message have arrived.
-    pub(super) const fn received(&self) -> u64 {
-        self.received
-    }
-
-    const fn is_asking(&self) -> bool {
-        self.abandoned.is_some() || !matches!(self.question, Question::None)
-    }
-
-    /// Continues when the service waits for more of the message.
-    fn go_on(&mut self, connection: &mut Connection) {
-        self.reserved.shrink_to(0);
-        match std::mem::replace(&mut self.question, Question::None) {
-            Question::Start(question) => {
-                self.feed.set_due(None);
-                if let Some(ask) = connection.resume(question) {
-                    ask.receive();
-                }
-            }
-            Question::Taken(question) => {
-                self.feed.set_due(None);
-                if let Some(ask) = connection.resume(question) {
-                    ask.accept();
-                }
-            }
-            // The end was handed over: there is no more.
-            end => self.question = end,
-        }
-    }
-
-    /// Hands over what has arrived, and pauses the message until the service has read it.
-    fn give(&mut self, message: Option<Receiving<'_>>, cx: &Context<'_>) {
-        if let Some(message) = message {
-            let until = message.until();
-            if let Some(question) = message.hold() {
-                self.feed.set_due(Some(Instant::from_std(until)));
-                self.question = Question::Taken(question);
-            }
-        }
-        self.hand_over(None, cx);
-    }
-
-    /// Gives the memory of the message back once the service has read it to its end: what it keeps, it counts itself.
-    fn release_read(&mut self) {
-        if self.reserved.bytes() > 0
-            && matches!(self.question, Question::End(_))
-            && self.feed.is_read()
-        {
-            self.reserved.shrink_to(0);
-        }
-    }
-
-    /// Gives the service what has arrived. The service has to be polled afterwards.
-    fn hand_over(&mut self, end: Option<Result<(), BodyError>>, cx: &Context<'_>) {
-        let pieces = std::mem::take(&mut self.pieces);
-        self.unread = 0;
-        self.feed.hand_over(pieces, end, cx);
-        self.polled = false;
-    }
 }

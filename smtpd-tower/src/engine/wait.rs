@@ -88,15 +88,16 @@ impl<IO: Io> Driver<IO> {
     }
 
     /// Lets the guard learn what the client has done. Ready when that has ended the session.
-    fn check_guard(&mut self) -> Poll<()> {
-        let learnt = self.guarding.learn(&self.connection, &self.engine.listener);
-        let Some(reply) = learnt else {
-            return Poll::Pending;
-        };
-        // What was accepted is finished first. The next session is refused.
-        if self.work.is_some() || self.connection.is_receiving() {
+    pub(super) fn check_guard(&mut self) -> Poll<()> {
+        self.guarding.learn(&self.connection);
+        // What was accepted is finished first.
+        let is_busy = self.work.is_some() || self.connection.is_receiving();
+        if is_busy || self.connection.is_closed() {
             return Poll::Pending;
         }
+        let Some(reply) = self.guarding.end_session(&self.engine.listener) else {
+            return Poll::Pending;
+        };
         self.connection.end(reply);
         Poll::Ready(())
     }

@@ -9,11 +9,11 @@ use std::{
 
 use smtpd_core::connection::Connection;
 
-use super::pace::Pace;
 #[cfg(feature = "proxy")]
 use super::proxied::ProxyHeader;
 #[cfg(feature = "tls")]
 use super::secure::Handshake;
+use super::{guarding::Guarding, pace::Pace};
 #[cfg(feature = "tls")]
 use crate::tls::Secured;
 use crate::{phase_kind::PhaseKind, session::Session};
@@ -54,6 +54,7 @@ pub(super) struct Desk<'a> {
     pub(super) connection: &'a mut Connection,
     pub(super) session: &'a Session,
     pub(super) pace: &'a mut Pace,
+    pub(super) guarding: &'a mut Guarding,
 }
 
 /// A service that has not answered at once, and what to do when it has.

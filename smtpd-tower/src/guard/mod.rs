@@ -11,6 +11,9 @@
 //! | [`GuardUsage`] | what one client has used of its limits |
 //! | [`GuardStats`] | how often something was refused, for metrics |
 
+mod handshakes;
+mod login;
+mod outbox;
 mod reason;
 mod report;
 mod settings;
@@ -18,10 +21,11 @@ mod table;
 mod usage;
 mod visit;
 
-use std::{fmt, num::NonZeroUsize, sync::Arc};
+use std::{fmt, net::IpAddr, num::NonZeroUsize, sync::Arc};
 
-pub(crate) use self::visit::Visit;
+pub(crate) use self::{login::LoginPermit, visit::Visit};
 use self::{
+    outbox::Outbox,
     reason::Counters,
     report::{Listeners, Reports},
     settings::{Counted, Settings},
@@ -51,8 +55,8 @@ use crate::{
 /// | [`sessions`](Self::sessions) at a time | 50 | 421 4.7.0 instead of the greeting |
 /// | [`new_sessions`](Self::new_sessions) | 1,000 a minute | the same |
 /// | [`handshakes`](Self::handshakes) at a time | 20 | 454 4.7.0 to STARTTLS; where TLS comes first, the connection is closed |
-/// | [`all_handshakes`](Self::all_handshakes) at a time, of all clients | 256 | the same |
-/// | [`failed_logins`](Self::failed_logins) | 10 in ten minutes | 454 4.7.0 to AUTH, after 5 seconds and before the AUTH service is called |
+/// | [`all_handshakes`](Self::all_handshakes) at a time, of all clients | 256 | the same, or nothing: a client that has more gives one up |
+/// | [`failed_logins`](Self::failed_logins) | 10 in ten minutes, with those in progress | 454 4.7.0 to AUTH, after 5 seconds and before the AUTH service is called |
 /// | [`rejected_recipients`](Self::rejected_recipients) | 200 in ten minutes | 421 4.7.0, in its sessions and instead of the greeting |
 /// | [`errors`](Self::errors) | 200 in ten minutes | the same |
 /// | [`idle_sessions`](Self::idle_sessions), which lead to no message and no login | 100 in ten minutes | 421 4.7.0 instead of the greeting |
@@ -107,6 +111,7 @@ struct Shared {
     table: Table,
     counters: Counters,
     reports: Reports,
+    outbox: Arc<Outbox>,
 }
 
 impl Guard {
@@ -132,6 +137,7 @@ impl Guard {
                 table: Table::new(capacity),
                 counters: Counters::default(),
                 reports: Reports::default(),
+                outbox: Arc::default(),
             }),
         }
     }
@@ -166,8 +172,11 @@ impl Guard {
     /// Sets how many TLS handshakes all clients together may have in progress at a time. Default: 256. At 0.5 ms each, they take
     /// a processor for an eighth of a second.
     ///
-    /// A client that does nothing keeps its handshake for up to [`Timeouts::handshake`](smtpd_core::Timeouts::handshake), so
-    /// lower that if many do.
+    /// A client can begin a handshake and then do nothing until [`Timeouts::handshake`](smtpd_core::Timeouts::handshake) is over,
+    /// or stop in the middle of it, so a few clients could use this limit up. That does not keep the others out: when it is
+    /// reached, the client with the most handshakes in progress gives up its oldest one for a client that has fewer. If it would
+    /// then have as many as that client, it does so only if the oldest has taken more than two seconds, because a handshake is
+    /// over after two round trips. The connection of a handshake that is given up is closed, and counts as refused to its client.
     #[must_use]
     pub fn all_handshakes(self, n: u32) -> Self {
         self.set(|settings| settings.all_handshakes = n)
@@ -177,8 +186,15 @@ impl Guard {
     /// Default: 10 in ten minutes. fail2ban bans after 5 in ten minutes, but a client here may be an office whose users share an
     /// address.
     ///
-    /// After that, AUTH receives 454 4.7.0 (RFC 4954 section 6: the password may well be right), 5 seconds later. The AUTH
-    /// service is not called, so no password is compared.
+    /// After that, AUTH receives 454 4.7.0 (RFC 4954 section 6: the password may well be right), 5 seconds later, or after half of
+    /// [`Timeouts::ready`](smtpd_core::Timeouts::ready) if that is less. The AUTH service is not called, so no password is compared.
+    ///
+    /// A login in progress counts as if it had failed, until it has ended: otherwise, all sessions of a client could try a password
+    /// at the same time. A client with more logins at a time than may still fail, such as an office whose programs all connect in
+    /// the morning, waits until one of them has succeeded, and receives 454 only if that takes longer than the time above.
+    ///
+    /// Only rejections are counted: 5yz of the AUTH service or of the mechanism that compares the password. A fault or a timeout of
+    /// the service, its 4yz, and an exchange that the client cancels before its result are no failures.
     #[must_use]
     pub fn failed_logins(self, rate: impl Into<Option<Rate>>) -> Self {
         self.set_rate(Counted::FailedLogin, rate.into())
@@ -193,7 +209,11 @@ impl Guard {
     }
 
     /// Sets how many errors a client may make, such as unknown commands. `None` means no limit. Default: 200 in ten minutes, as
-    /// many as ten sessions may make that end because of [`Limits::errors`](smtpd_core::Limits::errors).
+    /// many as ten sessions may make that end because of [`Limits::errors`](smtpd_core::Limits::errors). What is refused for now, or
+    /// because of a fault on this side, is no error of the client.
+    ///
+    /// If a limit on errors or recipients is exceeded, the session ends although the client may have sent more commands already. A
+    /// message that is being received is finished first.
     #[must_use]
     pub fn errors(self, rate: impl Into<Option<Rate>>) -> Self {
         self.set_rate(Counted::Error, rate.into())
@@ -220,14 +240,28 @@ impl Guard {
     /// refused to it for a minute. The same is [logged](crate::guide::logs_and_metrics). If more than 1,000 clients are being
     /// refused at a time, the others are only [counted](Self::stats).
     ///
-    /// There is no task behind it: what has changed is told with the next connection or refusal.
+    /// What has changed is noticed with the next connection or refusal. The functions are then called in a blocking thread of the
+    /// runtime, one event after the other, so they may block, for example to change the rules of a firewall: neither sessions nor
+    /// new connections wait for them. They must return some day, because a runtime that is dropped waits for them. Up to 4,096
+    /// events wait for a function that is slow. The others are lost, which is logged and [counted](GuardStats::lost_events): a
+    /// function that keeps a list should then compare it with [`usage`](Self::usage).
     #[must_use]
     pub fn on_event(mut self, function: impl Fn(&GuardEvent) + Send + Sync + 'static) -> Self {
         self.listeners.add(function);
         self
     }
 
-    /// Applies the limits and the exempt networks of `other` from now on, to this guard and its clones. What was counted stays.
+    /// Applies the limits and the exempt networks of `other` from now on, to this guard and its clones, and to sessions that are
+    /// open. What was counted stays.
+    ///
+    /// - A lower number of sessions ends none: the client gets no other until enough have ended. The same goes for handshakes.
+    /// - A lower rate applies to what the client has done already, so it may end the client's sessions.
+    /// - A login that waits for others is tried again when one of them ends, and before it is refused.
+    /// - A client that is exempt from now on, or every client if `other` is [off](Self::off), is no longer counted or refused. A
+    ///   session, handshake or login that was counted when it began stays counted among those of its client until it ends, so
+    ///   that the number is right should the limit apply again.
+    /// - A client that is no longer exempt is counted by what it does from now on. The sessions that it has open are not counted
+    ///   among those at a time, nor are its handshakes and logins in progress.
     ///
     /// ```
     /// use smtpd_tower::guard::Guard;
@@ -279,7 +313,8 @@ impl Guard {
 
     /// Returns how often something was refused.
     pub fn stats(&self) -> GuardStats {
-        self.shared.counters.stats()
+        let lost = self.shared.outbox.lost();
+        self.shared.counters.stats(lost)
     }
 
     /// Returns how many clients are remembered now, for metrics. This includes clients that are not limited.
@@ -294,35 +329,40 @@ impl Guard {
 
     /// Returns the number of TLS handshakes that are counted now. Those of exempt clients are not.
     pub fn counted_handshakes(&self) -> u32 {
-        self.shared.table.live().handshakes
+        self.shared.table.handshakes.len()
+    }
+
+    /// Returns the number of logins in progress that are counted now. Those of exempt clients are not.
+    pub fn counted_logins(&self) -> u32 {
+        self.shared.table.live().logins
     }
 }
 
 /// For the engine.
 impl Guard {
-    /// Begins a session of that client. Returns `None` if nothing of it is counted, and why it is refused if it is.
+    /// Begins a session of that client. Returns `None` if the client has no address to count it by, and why it is refused if it
+    /// is.
     pub(crate) fn enter(&self, client: &PeerAddr) -> Result<Option<Visit>, GuardReason> {
         let Some(ip) = client.ip().filter(|ip| !ip.is_unspecified()) else {
             return Ok(None);
         };
         let table = &self.shared.table;
-        let entered = self.settings.with(|settings| {
-            if !settings.is_on || settings.exempt.contains(ip) {
-                return Ok(None);
-            }
-            let known = table.find(ClientKey::new(ip));
-            match table.enter(known, settings) {
-                Ok(()) => Ok(Some(known)),
-                Err(reason) => Err((known, reason)),
-            }
-        });
-        for event in self.shared.reports.due(table.now()) {
-            self.listeners.tell(&event);
-        }
+        let known = table.find(ClientKey::new(ip));
+        let entered = self.limits(ip, |table, settings| table.enter(known, settings));
+        let due = self.shared.reports.due(table.now());
+        self.shared.outbox.send(&self.listeners, due);
         match entered {
-            Ok(known) => Ok(known.map(|known| Visit::new(self.clone(), known))),
-            Err((known, reason)) => Err(self.refused(known, reason)),
+            Some(Err(reason)) => Err(self.refused(known, reason)),
+            counted => Ok(Some(Visit::new(self.clone(), ip, known, counted.is_some()))),
         }
+    }
+
+    /// Returns the result of `f` for the current limits, if they apply to that client.
+    fn limits<R>(&self, ip: IpAddr, f: impl FnOnce(&Table, &Settings) -> R) -> Option<R> {
+        self.settings.with(|settings| {
+            let applies = settings.is_on && !settings.exempt.contains(ip);
+            applies.then(|| f(&self.shared.table, settings))
+        })
     }
 
     /// Notes a refusal. Returns the reason.
@@ -331,12 +371,14 @@ impl Guard {
             table,
             counters,
             reports,
+            outbox,
         } = &*self.shared;
         counters.count(reason);
         table.refused(known);
-        if let Some(event) = reports.refused(known.client, reason, table.now()) {
-            self.listeners.tell(&event);
-        }
+        outbox.send(
+            &self.listeners,
+            reports.refused(known.client, reason, table.now()),
+        );
         reason
     }
 }
@@ -359,7 +401,10 @@ impl fmt::Debug for Guard {
 
 #[cfg(test)]
 mod tests {
-    use std::{net::IpAddr, time::Duration};
+    use std::{
+        task::{Context, Waker},
+        time::Duration,
+    };
 
     use tokio::time::advance;
 
@@ -389,15 +434,18 @@ mod tests {
         ];
         for (ip, is_counted) in table {
             let visit = guard.enter(&peer(ip)).unwrap();
-            assert_eq!(visit.is_some(), is_counted, "{ip}");
+            let counted = visit.as_ref().is_some_and(Visit::is_counted);
+            assert_eq!(counted, is_counted, "{ip}");
+            assert_eq!(guard.counted_sessions(), u32::from(is_counted), "{ip}");
         }
         for peer in [PeerAddr::Unix(None), PeerAddr::Unknown] {
             assert!(guard.enter(&peer).unwrap().is_none());
         }
         let strict = guard.clone().exempt(CidrSet::parse::<&str>([]).unwrap());
-        assert!(strict.enter(&peer("127.0.0.1")).unwrap().is_some());
-        let off = Guard::off();
-        assert!(off.enter(&peer("192.0.2.1")).unwrap().is_none());
+        let visit = strict.enter(&peer("127.0.0.1")).unwrap();
+        assert!(visit.unwrap().is_counted());
+        let visit = Guard::off().enter(&peer("192.0.2.1")).unwrap();
+        assert!(!visit.unwrap().is_counted());
         assert_eq!(guard.counted_sessions(), 0);
     }
 
@@ -457,8 +505,9 @@ mod tests {
         let refused = guard.enter(&peer("192.0.2.1"));
         assert_eq!(refused.err(), Some(GuardReason::Sessions));
         guard.reload(&Guard::off());
-        assert!(guard.enter(&peer("192.0.2.1")).unwrap().is_none());
-        drop(visit);
+        let uncounted = guard.enter(&peer("192.0.2.1")).unwrap();
+        assert_eq!(guard.counted_sessions(), 1);
+        drop((visit, uncounted));
         assert_eq!(guard.counted_sessions(), 0);
         let top = guard.top(10);
         assert_eq!(top.len(), 1);
@@ -468,28 +517,103 @@ mod tests {
         assert!(guard.top(10).is_empty());
     }
 
+    /// Returns a visit of that client, which wants a handshake, and whether that may begin.
+    fn handshake(guard: &Guard, ip: &str) -> (Visit, Result<(), GuardReason>) {
+        let mut visit = guard.enter(&peer(ip)).unwrap().unwrap();
+        let begun = visit.begin_handshake();
+        (visit, begun)
+    }
+
+    fn is_given_up(visit: &Visit) -> bool {
+        let cx = Context::from_waker(Waker::noop());
+        visit.poll_handshake_given_up(&cx).is_ready()
+    }
+
     #[tokio::test(start_paused = true)]
     async fn one_client_takes_all_handshakes() {
         let guard = Guard::new().handshakes(2).all_handshakes(3);
-        let mut visits: Vec<_> = [
-            "192.0.2.1",
-            "192.0.2.1",
-            "192.0.2.1",
-            "192.0.2.2",
-            "192.0.2.3",
-        ]
-        .map(|ip| guard.enter(&peer(ip)).unwrap().unwrap())
-        .into();
-        let begun: Vec<_> = visits.iter_mut().map(Visit::begin_handshake).collect();
         let (one, all) = (GuardReason::Handshakes, GuardReason::AllHandshakes);
-        assert_eq!(begun, [Ok(()), Ok(()), Err(one), Ok(()), Err(all)]);
-        visits[0].end_handshake();
-        visits[0].end_handshake();
-        assert_eq!(visits[4].begin_handshake(), Ok(()));
-        assert_eq!(guard.counted_handshakes(), 3);
-        drop(visits);
+        let (mut first, begun) = handshake(&guard, "192.0.2.1");
+        assert_eq!(begun, Ok(()));
+        let (second, begun) = handshake(&guard, "192.0.2.1");
+        assert_eq!(begun, Ok(()));
+        assert_eq!(handshake(&guard, "192.0.2.1").1, Err(one));
+        let (third, begun) = handshake(&guard, "192.0.2.2");
+        assert_eq!(begun, Ok(()));
+        // It would have as many as the one that has the most.
+        let (fourth, begun) = handshake(&guard, "192.0.2.3");
+        assert_eq!(begun, Ok(()));
+        assert!(is_given_up(&first) && !is_given_up(&second) && !is_given_up(&third));
+        let usage = |ip| guard.usage(key(ip));
+        assert_eq!(usage("192.0.2.1").handshakes(), 1);
+        assert_eq!(usage("192.0.2.1").refused(), 2);
+        assert_eq!(handshake(&guard, "192.0.2.4").1, Err(all));
+        first.end_handshake();
+        first.end_handshake();
+        assert_eq!(guard.counted_handshakes(), 3, "it was not counted any more");
+        drop((first, second, third, fourth));
         assert_eq!(guard.counted_handshakes(), 0);
-        let visit = guard.enter(&peer("192.0.2.3")).unwrap();
-        assert_eq!(visit.unwrap().begin_handshake(), Ok(()));
+        assert_eq!(handshake(&guard, "192.0.2.3").1, Ok(()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn as_many_clients_as_there_are_permits_keep_a_handshake_for_half_a_minute() {
+        let guard = Guard::new().all_handshakes(3);
+        let silent: Vec<_> = (1..4)
+            .map(|n| handshake(&guard, &format!("192.0.2.{n}")).0)
+            .collect();
+        advance(Duration::from_millis(1999)).await;
+        let (_, begun) = handshake(&guard, "198.51.100.1");
+        assert_eq!(begun, Err(GuardReason::AllHandshakes));
+        assert!(!silent.iter().any(is_given_up));
+        advance(Duration::from_millis(1)).await;
+        let (_honest, begun) = handshake(&guard, "198.51.100.1");
+        assert_eq!(begun, Ok(()));
+        let given_up: Vec<_> = silent.iter().map(is_given_up).collect();
+        assert_eq!(given_up, [true, false, false]);
+        // It has one, so nobody has more.
+        let (_, begun) = handshake(&guard, "198.51.100.1");
+        assert_eq!(begun, Err(GuardReason::AllHandshakes));
+        let none = guard.clone();
+        none.reload(&Guard::new().all_handshakes(0));
+        assert!(handshake(&none, "198.51.100.2").1.is_err());
+    }
+
+    /// Whatever the settings are when a session begins and ends, what was counted is given back.
+    #[tokio::test(start_paused = true)]
+    async fn a_change_of_the_limits_loses_a_permit() {
+        fn on() -> Guard {
+            let logins = Rate::per_hour(2).unwrap();
+            Guard::new().sessions(2).handshakes(2).failed_logins(logins)
+        }
+        let begin = |guard: &Guard| {
+            let (mut visit, begun) = handshake(guard, "192.0.2.1");
+            let login = visit.begin_login();
+            (visit, begun.and(login))
+        };
+        let exempt = || Guard::new().exempt(CidrSet::parse(["192.0.2.0/24"]).unwrap());
+        let settings: [fn() -> Guard; 3] = [on, Guard::off, exempt];
+        for order in 0..settings.len().pow(4) {
+            let guard = on();
+            let at = |step: u32| settings[order / settings.len().pow(step) % settings.len()]();
+            guard.reload(&at(0));
+            let (first, begun) = begin(&guard);
+            assert_eq!(begun, Ok(()));
+            guard.reload(&at(1));
+            let (second, begun) = begin(&guard);
+            assert_eq!(begun, Ok(()));
+            guard.reload(&at(2));
+            drop(first);
+            guard.reload(&at(3));
+            drop(second);
+            assert_eq!(guard.counted_sessions(), 0, "{order}");
+            assert_eq!(guard.counted_handshakes(), 0, "{order}");
+            assert_eq!(guard.counted_logins(), 0, "{order}");
+            guard.reload(&on());
+            let mut again = [(); 2].map(|()| begin(&guard));
+            assert!(again.iter().all(|(_, begun)| begun.is_ok()), "{order}");
+            assert!(again[0].0.begin_login().is_err(), "{order}");
+            assert!(guard.enter(&peer("192.0.2.1")).is_err(), "{order}");
+        }
     }
 }

@@ -19,6 +19,8 @@ pub enum GuardReason {
     AllHandshakes,
     /// It has failed to authenticate too often.
     FailedLogins,
+    /// It has as many logins in progress as may still fail.
+    Logins,
     /// Too many of its recipients were rejected.
     RejectedRecipients,
     /// It has made too many errors.
@@ -29,12 +31,13 @@ pub enum GuardReason {
 
 impl GuardReason {
     /// All reasons, for metrics.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Sessions,
         Self::NewSessions,
         Self::Handshakes,
         Self::AllHandshakes,
         Self::FailedLogins,
+        Self::Logins,
         Self::RejectedRecipients,
         Self::Errors,
         Self::IdleSessions,
@@ -48,10 +51,17 @@ impl GuardReason {
             Self::Handshakes => "handshakes",
             Self::AllHandshakes => "all_handshakes",
             Self::FailedLogins => "failed_logins",
+            Self::Logins => "logins",
             Self::RejectedRecipients => "rejected_recipients",
             Self::Errors => "errors",
             Self::IdleSessions => "idle_sessions",
         }
+    }
+
+    /// Returns whether a connection may be refused for it, and not only a command.
+    #[cfg(feature = "metrics")]
+    pub(crate) const fn refuses_connections(self) -> bool {
+        !matches!(self, Self::FailedLogins | Self::Logins)
     }
 
     /// Returns the reply that ends the session: 421 4.7.0 with the names of the host and the program, which `signed` adds.
@@ -62,7 +72,9 @@ impl GuardReason {
             Self::RejectedRecipients => "too many rejected recipients, try again later",
             Self::Errors => "too many errors, try again later",
             Self::IdleSessions => "too many connections without mail, try again later",
-            Self::Handshakes | Self::AllHandshakes | Self::FailedLogins => "try again later",
+            Self::Handshakes | Self::AllHandshakes | Self::FailedLogins | Self::Logins => {
+                "try again later"
+            }
         };
         Reply::new(Code::SERVICE_UNAVAILABLE, Status::POLICY, signed(text))
             .with_origin(Origin::Guard)
@@ -73,6 +85,7 @@ impl GuardReason {
     pub(crate) fn deferring(self) -> Reply {
         let text = match self {
             Self::FailedLogins => "Too many failed authentications, try again later",
+            Self::Logins => "Too many authentications at a time, try again later",
             _ => "TLS is not available now, try again later",
         };
         Reply::new(Code::TLS_UNAVAILABLE, Status::POLICY, text).with_origin(Origin::Guard)
@@ -89,6 +102,7 @@ impl fmt::Display for GuardReason {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct GuardStats {
     refused: [u64; GuardReason::ALL.len()],
+    lost_events: u64,
 }
 
 impl GuardStats {
@@ -102,6 +116,11 @@ impl GuardStats {
     pub fn total(&self) -> u64 {
         self.refused.iter().sum()
     }
+
+    /// Returns how many events [`on_event`](super::Guard::on_event) was not called for, because it was too slow for them.
+    pub const fn lost_events(&self) -> u64 {
+        self.lost_events
+    }
 }
 
 /// The counters behind [`GuardStats`].
@@ -113,8 +132,9 @@ impl Counters {
         self.0[reason as usize].fetch_add(1, Ordering::Relaxed);
     }
 
-    pub(super) fn stats(&self) -> GuardStats {
+    pub(super) fn stats(&self, lost_events: u64) -> GuardStats {
         GuardStats {
+            lost_events,
             refused: std::array::from_fn(|n| self.0[n].load(Ordering::Relaxed)),
         }
     }
@@ -136,9 +156,9 @@ mod tests {
         let counters = Counters::default();
         counters.count(GuardReason::Errors);
         counters.count(GuardReason::Errors);
-        let stats = counters.stats();
+        let stats = counters.stats(3);
         assert_eq!(stats.refused(GuardReason::Errors), 2);
         assert_eq!(stats.refused(GuardReason::Sessions), 0);
-        assert_eq!(stats.total(), 2);
+        assert_eq!((stats.total(), stats.lost_events()), (2, 3));
     }
 }

@@ -1,16 +1,14 @@
 use std::{
     num::NonZeroUsize,
-    sync::{
-        Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU32, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
-use tokio::time::Instant;
+use tokio::{sync::Notify, time::Instant};
 
 use super::{
     GuardReason,
+    handshakes::Handshakes,
     settings::{Counted, Settings},
 };
 use crate::limiter::{ClientKey, Debt, KeyHash, KeyHasher, KeyMap};
@@ -28,8 +26,7 @@ pub(super) struct Table {
     shard_capacity: usize,
     epoch: Instant,
     hasher: KeyHasher,
-    /// The handshakes in progress, of all clients.
-    handshakes: AtomicU32,
+    pub(super) handshakes: Handshakes,
     shards: Box<[Mutex<Shard>]>,
 }
 
@@ -40,11 +37,17 @@ pub(super) struct Known {
     key: KeyHash,
 }
 
+impl Known {
+    pub(super) const fn key(&self) -> KeyHash {
+        self.key
+    }
+}
+
 /// What a client has at a time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Live {
     pub(super) sessions: u32,
-    pub(super) handshakes: u32,
+    pub(super) logins: u32,
 }
 
 /// What a client has done, for its owner.
@@ -52,6 +55,7 @@ pub(super) struct Live {
 pub(super) struct Facts {
     pub(super) client: ClientKey,
     pub(super) live: Live,
+    pub(super) handshakes: u32,
     /// By [`Counted`].
     pub(super) counts: [u64; Counted::ALL],
     pub(super) refused: u64,
@@ -64,7 +68,7 @@ impl Table {
             shard_capacity: capacity.get() / shards,
             epoch: Instant::now(),
             hasher: KeyHasher::default(),
-            handshakes: AtomicU32::new(0),
+            handshakes: Handshakes::default(),
             shards: (0..shards).map(|_| Mutex::default()).collect(),
         }
     }
@@ -115,29 +119,50 @@ impl Table {
         });
     }
 
-    /// Begins a TLS handshake, unless there are too many.
-    pub(super) fn begin_handshake(
-        &self,
-        known: Known,
-        settings: &Settings,
-    ) -> Result<(), GuardReason> {
+    /// Begins a login, unless the client would be over its limit if this one and those in progress failed.
+    pub(super) fn begin_login(&self, known: Known, settings: &Settings) -> Result<(), GuardReason> {
+        let now = self.nanos();
         let mut shard = self.shard(known);
-        if shard.live(known).handshakes >= settings.handshakes {
-            return Err(GuardReason::Handshakes);
+        if shard.is_over(known, Counted::FailedLogin, settings, now) {
+            return Err(GuardReason::FailedLogins);
         }
-        let more = |all: u32| (all < settings.all_handshakes).then_some(all + 1);
-        self.handshakes
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, more)
-            .map_err(|_| GuardReason::AllHandshakes)?;
-        shard.live.entry(known.key).or_default().handshakes += 1;
+        let all = shard.live(known).logins.saturating_add(1);
+        if !shard.has_left(known, Counted::FailedLogin, all, settings, now) {
+            return Err(GuardReason::Logins);
+        }
+        shard.live.entry(known.key).or_default().logins = all;
         Ok(())
     }
 
-    pub(super) fn end_handshake(&self, known: Known) {
-        self.handshakes.fetch_sub(1, Ordering::Relaxed);
-        self.shard(known).set_live(known, |live| {
-            live.handshakes = live.handshakes.saturating_sub(1);
-        });
+    /// Ends a login. A failure was counted before.
+    pub(super) fn end_login(&self, known: Known) {
+        let mut shard = self.shard(known);
+        shard.set_live(known, |live| live.logins = live.logins.saturating_sub(1));
+        let queue = shard.queues.get(&known.key);
+        let ended = queue.map(|queue| queue.ended.clone());
+        drop(shard);
+        if let Some(ended) = ended {
+            ended.notify_one();
+        }
+    }
+
+    /// Begins to wait for the end of a login. Returns what is notified of it.
+    pub(super) fn join_queue(&self, known: Known) -> Arc<Notify> {
+        let mut shard = self.shard(known);
+        let queue = shard.queues.entry(known.key).or_default();
+        queue.len += 1;
+        queue.ended.clone()
+    }
+
+    /// Stops waiting for the end of a login.
+    pub(super) fn leave_queue(&self, known: Known) {
+        let mut shard = self.shard(known);
+        if let Some(queue) = shard.queues.get_mut(&known.key) {
+            queue.len -= 1;
+            if queue.len == 0 {
+                shard.queues.remove(&known.key);
+            }
+        }
     }
 
     /// Counts what a client has done. Returns whether it is now over its limit.
@@ -181,10 +206,12 @@ impl Table {
     pub(super) fn facts(&self, known: Known) -> Facts {
         let now = self.nanos();
         let shard = self.shard(known);
-        match shard.entry(known) {
+        let facts = match shard.entry(known) {
             Some(entry) => shard.facts(entry, now),
             None => shard.facts(&Entry::new(known), now),
-        }
+        };
+        drop(shard);
+        self.with_handshakes(known, facts)
     }
 
     /// Returns the `n` clients that were refused most often.
@@ -194,11 +221,27 @@ impl Table {
         for shard in &self.shards {
             let shard = lock(shard);
             let refused = shard.entries.iter().filter(|entry| entry.refused > 0);
-            all.extend(refused.map(|entry| shard.facts(entry, now)));
+            all.extend(refused.map(|entry| (entry.known, shard.facts(entry, now))));
         }
-        all.sort_by_key(|facts| (std::cmp::Reverse(facts.refused), facts.client));
+        all.sort_by_key(|(_, facts)| (std::cmp::Reverse(facts.refused), facts.client));
         all.truncate(n);
-        all
+        let all = all.into_iter();
+        all.map(|(known, facts)| self.with_handshakes(known, facts))
+            .collect()
+    }
+
+    fn with_handshakes(&self, known: Known, facts: Facts) -> Facts {
+        Facts {
+            handshakes: self.handshakes.of(known),
+            ..facts
+        }
+    }
+
+    /// Returns how many clients have logins that wait.
+    #[cfg(test)]
+    pub(super) fn queues(&self) -> usize {
+        let shards = self.shards.iter();
+        shards.map(|shard| lock(shard).queues.len()).sum()
     }
 
     pub(super) fn tracked(&self) -> usize {
@@ -206,13 +249,13 @@ impl Table {
         shards.map(|shard| lock(shard).entries.len()).sum()
     }
 
-    /// Returns what all clients have at a time.
+    /// Returns what all clients have at a time, without handshakes.
     pub(super) fn live(&self) -> Live {
         let mut all = Live::default();
         for shard in &self.shards {
             for live in lock(shard).live.values() {
                 all.sessions += live.sessions;
-                all.handshakes += live.handshakes;
+                all.logins += live.logins;
             }
         }
         all
@@ -236,8 +279,18 @@ struct Shard {
     /// What is counted at a time. It is apart from the entries, because none of it may be forgotten; there are no more of these
     /// than sessions.
     live: KeyMap<Live>,
+    /// Of each client with logins that wait. They are apart from `live`, because sessions that are not counted may wait, too.
+    queues: KeyMap<LoginQueue>,
     /// Where the next inspection begins. It wraps around, so every entry is inspected in turn.
     hand: usize,
+}
+
+/// The logins of a client that wait for others of it to end.
+#[derive(Default)]
+struct LoginQueue {
+    len: usize,
+    /// Notified when a login ends.
+    ended: Arc<Notify>,
 }
 
 struct Entry {
@@ -286,16 +339,30 @@ impl Shard {
     }
 
     fn is_over(&mut self, known: Known, counted: Counted, settings: &Settings, now: u64) -> bool {
-        let debt = self
-            .entry_mut(known)
-            .map(|entry| &mut entry.debts[counted as usize]);
-        match (debt, settings.pace(counted)) {
-            (Some(Some(debt)), Some(pace)) => {
-                debt.align(pace, now);
-                debt.wait(now, u64::from(pace.burst() - 1)) > 0
-            }
-            _ => false,
-        }
+        !self.has_left(known, counted, 1, settings, now)
+    }
+
+    /// Returns whether the client may do something `n` more times.
+    fn has_left(
+        &mut self,
+        known: Known,
+        counted: Counted,
+        n: u32,
+        settings: &Settings,
+        now: u64,
+    ) -> bool {
+        let Some(pace) = settings.pace(counted) else {
+            return true;
+        };
+        let Some(most) = pace.burst().checked_sub(n) else {
+            return false;
+        };
+        let entry = self.entry_mut(known);
+        let debt = entry.and_then(|entry| entry.debts[counted as usize].as_mut());
+        debt.is_none_or(|debt| {
+            debt.align(pace, now);
+            debt.wait(now, most.into()) == 0
+        })
     }
 
     /// Counts `n` events, but no more than the limit: a client that goes on is refused no longer than one that stops.
@@ -352,6 +419,7 @@ impl Shard {
         Facts {
             client: entry.known.client,
             live: self.live(entry.known),
+            handshakes: 0,
             counts: std::array::from_fn(|counted| count(&entry.debts[counted])),
             refused: entry.refused,
         }

@@ -26,7 +26,12 @@ impl GuardUsage {
 
     /// Returns how many TLS handshakes it has in progress now.
     pub const fn handshakes(&self) -> u32 {
-        self.facts.live.handshakes
+        self.facts.handshakes
+    }
+
+    /// Returns how many logins it has in progress now.
+    pub const fn logins(&self) -> u32 {
+        self.facts.live.logins
     }
 
     /// Returns how many sessions it has begun.

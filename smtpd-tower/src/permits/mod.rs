@@ -17,14 +17,14 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-use self::{refusals::Refusals, turns::Turns};
+use self::{report::RefusalReports, turns::Turns};
 use crate::{
     fault::{panic_message, quietly},
     meter::waits_for_processor,
     net::Cidr,
 };
 
-mod refusals;
+mod report;
 mod turns;
 
 /// How long a client waits for its permits. Clients wait for minutes (RFC 5321 section 4.5.3.2), so they receive the 454 before
@@ -46,7 +46,7 @@ struct Queue {
     turns: Turns<oneshot::Sender<Permit>>,
     /// How many have given up and may be among them, so that each arrival need not search for them.
     given_up: usize,
-    refusals: Refusals,
+    reports: RefusalReports,
 }
 
 /// A waiting request. Dropping it gives up.
@@ -74,7 +74,7 @@ impl Permits {
             free: permits.get(),
             turns: Turns::new(),
             given_up: 0,
-            refusals: Refusals::default(),
+            reports: RefusalReports::default(),
         })))
     }
 
@@ -129,6 +129,23 @@ impl Permits {
     /// Waits for a permit. Networks, and clients within them, take turns, however many each waits for, and those that have had no
     /// turn go before the others. If too many wait, the network with the most of them loses one.
     pub(crate) async fn acquire(&self, client: Option<Cidr>) -> Result<Permit, Unavailable> {
+        self.acquire_with(client, waits_for_processor).await
+    }
+
+    /// Like [`acquire`](Self::acquire), but for other work than comparing passwords.
+    pub(crate) async fn acquire_unmeasured(
+        &self,
+        client: Option<Cidr>,
+    ) -> Result<Permit, Unavailable> {
+        self.acquire_with(client, || ()).await
+    }
+
+    /// `waits` measures the wait until its result is dropped, if there is one.
+    async fn acquire_with<W>(
+        &self,
+        client: Option<Cidr>,
+        waits: impl FnOnce() -> W,
+    ) -> Result<Permit, Unavailable> {
         let mut turned_away = Vec::new();
         let granted = {
             let mut queue = self.lock();
@@ -140,7 +157,7 @@ impl Permits {
         };
         // This wakes their tasks, which may run code that wants a permit itself, so the lock must not be held.
         drop(turned_away);
-        let _waits = waits_for_processor();
+        let _waits = waits();
         let mut waiting = Waiting {
             permits: self,
             granted,
@@ -150,7 +167,7 @@ impl Permits {
 
     /// Warns now and then that no permit was free in time.
     fn report_refusal(&self) {
-        let refusals = self.lock().refusals.count(Instant::now());
+        let refusals = self.lock().reports.count(Instant::now());
         if let Some(refusals) = refusals {
             quietly(|| {
                 tracing::warn!(
@@ -159,6 +176,12 @@ impl Permits {
                 );
             });
         }
+    }
+
+    /// Returns how many are free.
+    #[cfg(test)]
+    pub(crate) fn free(&self) -> usize {
+        self.lock().free
     }
 
     /// Returns whether these are the same permits, not just as many.
@@ -497,7 +520,7 @@ mod tests {
             };
             let (done, ()) = tokio::join!(waiting, waited);
             assert_eq!((done, begun.elapsed()), (Err(Unavailable), MAX_WAIT));
-            let reported = all.lock().refusals.count(Instant::now());
+            let reported = all.lock().reports.count(Instant::now());
             assert_eq!(reported, None, "the log has it already");
             drop(held);
             let done = all.compute(client(1), own.as_ref(), || 1).await;

@@ -1,6 +1,5 @@
 use std::{io, sync::Arc, time::Duration};
 
-use smtpd_core::reply::Reply;
 use tokio::{
     io::{AsyncRead, AsyncWrite, AsyncWriteExt},
     task::{coop::consume_budget, yield_now},
@@ -8,11 +7,14 @@ use tokio::{
 };
 use tokio_util::either::Either;
 
-use super::{Listener, latest::Latest};
+use super::{
+    Listener,
+    farewell::{Farewells, Refused},
+    latest::Latest,
+};
 use crate::{
-    engine::{Accepted, Engine, closing},
+    engine::{Accepted, Engine},
     fault::{caught, quietly},
-    guard::GuardReason,
     lifetime::{Registry, SessionPermit},
     net::PeerAddr,
 };
@@ -24,45 +26,7 @@ pub(super) struct Acceptor {
     pub(super) registry: Arc<Registry>,
     pub(super) max_sessions: usize,
     pub(super) implicit_tls: bool,
-}
-
-/// Why there is no session for a connection.
-#[derive(Clone, Copy, Debug)]
-enum Refused {
-    /// There are too many sessions.
-    Full,
-    /// There is too little memory for more messages. The budget has logged it.
-    NoMemory,
-    ByGuard(GuardReason),
-}
-
-impl Refused {
-    /// All reasons, for metrics. Those that are missing are reasons of the guard to refuse a command.
-    #[cfg(feature = "metrics")]
-    const ALL: [Self; 7] = [
-        Self::Full,
-        Self::NoMemory,
-        Self::ByGuard(GuardReason::Sessions),
-        Self::ByGuard(GuardReason::NewSessions),
-        Self::ByGuard(GuardReason::RejectedRecipients),
-        Self::ByGuard(GuardReason::Errors),
-        Self::ByGuard(GuardReason::IdleSessions),
-    ];
-
-    /// Returns the value of a label of a metric.
-    const fn as_str(self) -> &'static str {
-        match self {
-            Self::Full => "max_sessions",
-            Self::NoMemory => "memory_budget",
-            Self::ByGuard(reason) => reason.as_str(),
-        }
-    }
-}
-
-/// Returns the words for why a connection is refused.
-#[cfg(feature = "metrics")]
-pub(super) fn limits() -> impl Iterator<Item = &'static str> {
-    Refused::ALL.into_iter().map(Refused::as_str)
+    pub(super) farewells: Arc<Farewells>,
 }
 
 impl Acceptor {
@@ -119,7 +83,7 @@ impl Acceptor {
                 };
                 // The listener's own code may panic.
                 if let Ok(Err(io)) = caught(|| L::refuse(accepted.io, reply.as_bytes())) {
-                    tokio::spawn(self.clone().say(io, reply));
+                    tokio::spawn(self.clone().say(io, reply.to_owned()));
                 }
             }
         }
@@ -136,7 +100,7 @@ impl Acceptor {
         match self.admit(&mut accepted) {
             Ok(permit) => Either::Left(self.engine.serve(accepted, self.implicit_tls, permit)),
             Err(refused) => Either::Right(Box::pin(async move {
-                if let Some(reply) = self.reply(&accepted, refused) {
+                if let Some(reply) = self.reply(&accepted, refused).map(str::to_owned) {
                     self.say(accepted.io, reply).await;
                 }
             })),
@@ -146,9 +110,9 @@ impl Acceptor {
     /// Returns the permit for a session, or why there is none.
     fn admit<IO>(&self, accepted: &mut Accepted<IO>) -> Result<SessionPermit, Refused> {
         let admitted = self.permit(accepted);
-        if let Err(refused) = admitted {
+        if let Some(limit) = admitted.as_ref().err().and_then(|refused| refused.limit()) {
             let meters = &self.engine.listener.meters;
-            meters.connection_refused(refused.as_str());
+            meters.connection_refused(limit);
         }
         admitted
     }
@@ -161,9 +125,15 @@ impl Acceptor {
             return Err(self.full(&accepted.peer));
         };
         // The guard comes last: that the server is full is not to be counted against the client.
-        let visit = self.engine.admit(&accepted.peer);
+        let begins_tls = self.begins_tls(accepted);
+        let visit = self.engine.admit(&accepted.peer, begins_tls);
         accepted.visit = visit.map_err(Refused::ByGuard)?;
         Ok(permit)
+    }
+
+    /// Returns whether the client has to begin with a TLS handshake.
+    const fn begins_tls<IO>(&self, accepted: &Accepted<IO>) -> bool {
+        self.implicit_tls && accepted.tls.is_none()
     }
 
     /// Notes that there are too many sessions. A line of the log for each client would be too many as well.
@@ -180,21 +150,11 @@ impl Acceptor {
 
     /// Returns the reply to a connection that is refused. Where TLS comes first, there is none: the client would read it as part
     /// of the handshake.
-    fn reply<IO>(&self, accepted: &Accepted<IO>, refused: Refused) -> Option<String> {
-        if self.implicit_tls && accepted.tls.is_none() {
+    fn reply<IO>(&self, accepted: &Accepted<IO>, refused: Refused) -> Option<&str> {
+        if self.begins_tls(accepted) {
             return None;
         }
-        let listener = &self.engine.listener;
-        let reply = match refused {
-            Refused::Full => {
-                Reply::closing(listener.signed("has too many sessions, try again later"))
-            }
-            Refused::NoMemory => {
-                Reply::closing(listener.signed("is short of memory, try again later"))
-            }
-            Refused::ByGuard(reason) => closing(reason, listener),
-        };
-        Some(format!("{reply}\r\n"))
+        Some(self.farewells.reply(refused, &self.engine.listener))
     }
 
     /// Sends a last reply. Without a permit for it, the connection is closed without a reply.

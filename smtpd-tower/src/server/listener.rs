@@ -116,7 +116,12 @@ impl Listener for TcpListener {
 
     fn refuse(io: TcpStream, reply: &[u8]) -> Result<(), TcpStream> {
         // tokio does not know yet whether it is writable, and the system does. If it is broken, nobody waits for the reply.
-        let _ = io.into_std().and_then(|mut io| io.write(reply));
+        let _ = io.into_std().and_then(|mut io| {
+            // The reply leaves together with the end of the connection, in one packet.
+            #[cfg(target_os = "linux")]
+            socket2::SockRef::from(&io).set_tcp_cork(true)?;
+            io.write(reply)
+        });
         Ok(())
     }
 }

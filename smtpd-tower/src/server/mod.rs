@@ -12,6 +12,7 @@
 //! | `UnixSocket` (on Unix) | binds a Unix socket with a mode and a group |
 
 mod accept;
+mod farewell;
 mod getters;
 mod handle;
 mod hostname;
@@ -252,9 +253,10 @@ impl Server {
     /// reply, and who has produced it. It sees what no layer sees, because the session itself refuses bad syntax, wrong order and
     /// what exceeds its limits, and decides last about a password.
     ///
-    /// In LMTP, it is called for each recipient for whom a message is refused. It is called just before the reply is
-    /// written. A connection that is refused because of [`max_sessions`](Self::max_sessions) has no
-    /// session.
+    /// In LMTP, it is called for each recipient for whom a message is refused. It is called just before the reply is written. It
+    /// is not called for 2yz and 3yz, nor for connections that are refused because of [`max_sessions`](Self::max_sessions) or the
+    /// [memory](Self::memory_budget), or that the [guard](Self::guard) does not admit; [the
+    /// guide](crate::guide::hooks#who-has-refused) says what shows those.
     ///
     /// ```
     /// # #[cfg(feature = "test")]
@@ -464,6 +466,7 @@ impl Server {
             implicit_tls: self.settings.begins_with_tls(),
             engine: Arc::new(self.settings.engine(self.registry.shutting_down())?),
             registry: self.registry,
+            farewells: Arc::default(),
         })
     }
 }

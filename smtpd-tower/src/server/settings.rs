@@ -10,7 +10,7 @@ use tower::BoxError;
 use tower_layer::Layer;
 
 #[cfg(feature = "metrics")]
-use super::accept;
+use super::farewell;
 #[cfg(feature = "proxy")]
 use crate::proxy::ProxyProtocol;
 use crate::{
@@ -162,7 +162,7 @@ impl Settings {
             mechanisms: mechanisms.collect(),
             ends: EndReason::ALL.map(EndReason::as_str).into(),
             faults: &SessionError::KINDS,
-            limits: accept::limits().collect(),
+            limits: farewell::limits().collect(),
         })
     }
 

@@ -10,9 +10,10 @@ use crate::{fault::quietly, phase_kind::PhaseKind};
 
 /// A reply that refuses, and what it answers, as passed to [`Server::on_reply`](crate::server::Server::on_reply).
 ///
-/// It reports every 4yz and 5yz of a session, whoever has produced it: the protocol, a layer, a service, a fault, a timeout or the
-/// shutdown of the server. A 2yz or 3yz is plain success or only a step, such as the challenges of AUTH and the 354 to DATA, and is
-/// not reported. In LMTP, each recipient for whom a message is refused is reported.
+/// It reports every 4yz and 5yz of a session, whoever has produced it: the protocol, the guard, a layer, a service, a fault, a
+/// timeout or the shutdown of the server. A 2yz or 3yz is plain success or only a step, such as the challenges of AUTH and the 354
+/// to DATA, and is not reported, nor is what was to be sent to a client that is lost. In LMTP, each recipient for whom a message is
+/// refused is reported. [The guide](crate::guide::hooks#who-has-refused) lists the refusals that have no session.
 ///
 /// Text of the client is without secrets, and what could end a line of a log is escaped.
 #[derive(Clone, Debug)]
@@ -85,12 +86,10 @@ impl Answered {
     /// Returns whether the client has claimed to be a user, and has not proved it. A refusal because of a fault or a limit is no
     /// failure of the client.
     pub fn is_failed_login(&self) -> bool {
-        let is_counted = self.reply().code().is_permanent() || self.reply().closes();
-        let by_client = matches!(
-            self.origin(),
-            Origin::Protocol | Origin::Service | Origin::Layer(_)
-        );
-        self.user().is_some() && is_counted && by_client
+        // The last failure receives 421, because of a limit of the session.
+        let is_last = self.reply().closes() && self.origin() == Origin::Protocol;
+        let is_rejected = self.reply().code().is_permanent() && self.origin().is_decision();
+        self.user().is_some() && (is_last || is_rejected)
     }
 
     /// Logs the reply.

@@ -227,6 +227,7 @@ impl Client {
             authenticated: connection.identity().is_some(),
             messages: connection.messages(),
             failures: connection.auth_failures(),
+            errors: connection.errors(),
             transaction: envelope.map(|envelope| envelope.recipients().len()),
         }
     }

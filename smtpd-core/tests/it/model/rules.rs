@@ -84,6 +84,7 @@ pub(super) struct Facts {
     pub(super) authenticated: bool,
     pub(super) messages: u32,
     pub(super) failures: u32,
+    pub(super) errors: u32,
     /// The recipients of the open transaction.
     pub(super) transaction: Option<usize>,
 }
@@ -93,7 +94,8 @@ pub(super) struct Model {
     rules: Rules,
     state: State,
     facts: Facts,
-    errors: u32,
+    /// Attempts to authenticate that were deferred.
+    deferred: u32,
     idle: u32,
     mails: u32,
     /// Whether MAIL was tried since the last message or reset.
@@ -109,7 +111,7 @@ impl Model {
             rules,
             state: Start,
             facts: Facts::default(),
-            errors: 0,
+            deferred: 0,
             idle: 0,
             mails: 0,
             attempted: false,
@@ -236,7 +238,7 @@ impl Model {
         }
     }
 
-    /// RFC 4954 section 4. A fault of the server is not a wrong password, but counts as an error.
+    /// RFC 4954 section 4. A fault of the server is neither a wrong password nor an error, but there may be as many as errors.
     fn auth(&mut self) {
         if self.facts.authenticated {
             return self.fault(503);
@@ -246,7 +248,13 @@ impl Model {
                 self.facts.authenticated = true;
                 self.say(235);
             }
-            Defer => self.fault(454),
+            Defer => {
+                self.deferred += 1;
+                match self.deferred < self.rules.errors {
+                    true => self.say(454),
+                    false => self.close(421),
+                }
+            }
             Reject => {
                 self.facts.failures += 1;
                 match self.facts.failures < self.rules.auth_failures {
@@ -378,10 +386,10 @@ impl Model {
 
     /// The reply to a client error. Too many end the session, and so does anything but QUIT after a greeting of 5yz.
     fn fault(&mut self, code: u16) {
-        self.errors += 1;
+        self.facts.errors += 1;
         self.idle += u32::from(self.state == Refused);
         let stays = self.state == Refused && self.idle > self.rules.after_refusal;
-        match self.errors >= self.rules.errors || stays {
+        match self.facts.errors >= self.rules.errors || stays {
             true => self.close(421),
             false => self.say(code),
         }

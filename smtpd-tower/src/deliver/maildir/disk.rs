@@ -313,6 +313,27 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_maildir_that_hangs_keeps_the_deliveries_to_another_waiting() {
+        let permits = permits(4);
+        let (slow, mut enters, end) = hanging(|call, _| call == Call::SyncFile);
+        let (slow, other) = (slow.permits(&permits), Watched::new().permits(&permits));
+        let deliveries: Vec<_> = (0..10).map(|_| tokio::spawn(slow.deliver())).collect();
+        for _ in 0..3 {
+            enters.recv().await.unwrap();
+        }
+        for _ in 0..5 {
+            let delivered = timeout(HANGS, other.deliver()).await;
+            assert!(delivered.unwrap().unwrap().is_positive());
+        }
+        assert!(deliveries.iter().all(|delivery| !delivery.is_finished()));
+        drop(end);
+        for delivery in deliveries {
+            assert!(delivery.await.unwrap().unwrap().is_positive());
+        }
+        until(|| permits.available() == 4).await;
+    }
+
+    #[tokio::test]
     async fn a_delivery_that_is_dropped_while_it_waits_for_a_permit_leaves_nothing() {
         // Nothing of the message is written yet, or a part of it.
         for size in [10, 100 * 1024] {

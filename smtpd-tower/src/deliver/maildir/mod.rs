@@ -183,7 +183,7 @@ impl Maildir {
                 delivered_to: true,
             },
             newline: Newline::default(),
-            permits: DiskPermits::shared(),
+            permits: DiskPermits::shared().apart(),
         }
     }
 
@@ -267,7 +267,7 @@ impl Maildir {
     /// Sets the limit on how many of its jobs work on the disk at a time. Default: [`DiskPermits::shared`].
     #[must_use]
     pub fn disk_permits(mut self, permits: DiskPermits) -> Self {
-        self.permits = permits;
+        self.permits = permits.apart();
         self
     }
 

@@ -20,7 +20,7 @@ struct Open {
 }
 
 /// Closes the span of a session when it is dropped.
-struct Guard(SessionSpan);
+struct CloseOnDrop(SessionSpan);
 
 impl SessionSpan {
     /// Runs a function within the span of the session, if a subscriber enables that. The first request of a session opens it.
@@ -60,7 +60,7 @@ impl SessionSpan {
             is_secured: AtomicBool::new(false),
         }));
         session.insert(opened.clone());
-        session.hold(Guard(opened.clone()));
+        session.hold(CloseOnDrop(opened.clone()));
         opened
     }
 
@@ -80,7 +80,7 @@ impl SessionSpan {
     }
 }
 
-impl Drop for Guard {
+impl Drop for CloseOnDrop {
     fn drop(&mut self) {
         let Self(SessionSpan(open)) = self;
         let span = open

@@ -47,12 +47,12 @@ impl AtLimit {
 #[derive(Clone)]
 pub(super) struct Watch {
     name: NameOf,
-    refusals: Arc<Mutex<Refusals>>,
+    names: Arc<Mutex<RefusedNames>>,
 }
 
 type NameOf = Arc<dyn Fn(&Session) -> Option<String> + Send + Sync>;
 
-struct Refusals {
+struct RefusedNames {
     capacity: usize,
     slots: HashMap<Arc<str>, usize>,
     entries: Vec<Refused>,
@@ -71,7 +71,7 @@ impl Watch {
         capacity: NonZeroUsize,
         name: impl Fn(&Session) -> Option<String> + Send + Sync + 'static,
     ) -> Self {
-        let refusals = Refusals {
+        let names = RefusedNames {
             capacity: capacity.get(),
             slots: HashMap::new(),
             entries: Vec::new(),
@@ -79,7 +79,7 @@ impl Watch {
         };
         Self {
             name: Arc::new(name),
-            refusals: Arc::new(Mutex::new(refusals)),
+            names: Arc::new(Mutex::new(names)),
         }
     }
 
@@ -91,28 +91,28 @@ impl Watch {
         let end = ends.find(|&end| name.is_char_boundary(end));
         name.truncate(end.unwrap_or(0));
         let name = Arc::from(name);
-        let mut refusals = self.refusals.lock().unwrap_or_else(PoisonError::into_inner);
-        refusals.count(name);
+        let mut names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
+        names.count(name);
     }
 
     /// Returns the `n` names with the most refusals.
     pub(super) fn top(&self, n: usize) -> Vec<AtLimit> {
-        let refusals = self.refusals.lock().unwrap_or_else(PoisonError::into_inner);
+        let names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
-        let all = refusals.entries.iter().map(|entry| AtLimit {
+        let all = names.entries.iter().map(|entry| AtLimit {
             name: Arc::clone(&entry.name),
             refused: entry.count,
             ago: now.duration_since(entry.last),
         });
         let mut all: Vec<_> = all.collect();
-        drop(refusals);
+        drop(names);
         all.sort_by_key(|entry| (std::cmp::Reverse(entry.refused), entry.ago));
         all.truncate(n);
         all
     }
 }
 
-impl Refusals {
+impl RefusedNames {
     fn count(&mut self, name: Arc<str>) {
         let last = Instant::now();
         let known = self.slots.get(&name).copied();
@@ -151,10 +151,10 @@ impl Refusals {
 // By hand: a closure has no Debug.
 impl fmt::Debug for Watch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let refusals = self.refusals.lock().unwrap_or_else(PoisonError::into_inner);
+        let names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
         f.debug_struct("Watch")
-            .field("capacity", &refusals.capacity)
-            .field("names", &refusals.entries.len())
+            .field("capacity", &names.capacity)
+            .field("names", &names.entries.len())
             .finish()
     }
 }
@@ -201,8 +201,8 @@ mod tests {
             refuse(&watch, &format!("{n} {}", "ä".repeat(1000)));
             advance(Duration::from_millis(1)).await;
         }
-        let refusals = watch.refusals.lock().unwrap();
-        assert_eq!((refusals.entries.len(), refusals.slots.len()), (100, 100));
-        assert!(refusals.entries.iter().all(|entry| entry.name.len() <= 256));
+        let names = watch.names.lock().unwrap();
+        assert_eq!((names.entries.len(), names.slots.len()), (100, 100));
+        assert!(names.entries.iter().all(|entry| entry.name.len() <= 256));
     }
 }

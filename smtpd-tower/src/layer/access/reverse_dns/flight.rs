@@ -4,17 +4,20 @@ use std::{
     future::poll_fn,
     net::IpAddr,
     pin::Pin,
-    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
 
 use tokio::{
-    sync::{Mutex, OwnedSemaphorePermit, Semaphore},
+    sync::Mutex,
     time::{Instant, timeout},
 };
 
-use super::{Settings, cache::Waiter};
+use super::{
+    Settings,
+    cache::Waiter,
+    lookups::{LookupPermit, Lookups},
+};
 use crate::{fault::caught, session::ReverseName};
 
 pub(super) type Lookup = Pin<Box<dyn Future<Output = Option<String>> + Send>>;
@@ -32,27 +35,39 @@ struct State {
 struct Running {
     lookup: Lookup,
     since: Instant,
-    _permit: OwnedSemaphorePermit,
+    _permit: LookupPermit,
+}
+
+/// What becomes of a lookup.
+enum Outcome {
+    Name(Option<String>),
+    /// Too many wait for their turn.
+    NotBegun,
+    Panicked(String),
 }
 
 impl State {
-    /// Starts the lookup if it has not begun, and waits for it. Returns the message of a panic as an error.
+    /// Starts the lookup if it has not begun, and waits for it.
     async fn run(
         &mut self,
         ip: IpAddr,
         resolver: impl FnOnce(IpAddr) -> Lookup,
-        permits: Arc<Semaphore>,
+        lookups: &Lookups,
         limit: Duration,
-    ) -> Result<Option<String>, String> {
+    ) -> Outcome {
         let since = match &self.running {
             Some(running) => running.since,
             None => {
-                let Ok(permit) = permits.acquire_owned().await else {
-                    return Ok(None); // never closed
+                let Some(permit) = lookups.acquire(ip).await else {
+                    return Outcome::NotBegun;
+                };
+                let lookup = match caught(|| resolver(ip)) {
+                    Ok(lookup) => lookup,
+                    Err(panic) => return Outcome::Panicked(panic),
                 };
                 let since = Instant::now();
                 self.running = Some(Running {
-                    lookup: caught(|| resolver(ip))?,
+                    lookup,
                     since,
                     _permit: permit,
                 });
@@ -62,7 +77,11 @@ impl State {
         let rest = limit.saturating_sub(since.elapsed());
         let found = timeout(rest, poll_fn(|cx| self.poll(cx))).await;
         self.running = None;
-        found.unwrap_or(Ok(None))
+        match found {
+            Ok(Ok(name)) => Outcome::Name(name),
+            Ok(Err(panic)) => Outcome::Panicked(panic),
+            Err(_) => Outcome::Name(None),
+        }
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<String>, String>> {
@@ -90,28 +109,34 @@ impl State {
 pub(super) async fn look_up(
     waiter: Waiter,
     resolver: impl FnOnce(IpAddr) -> Lookup,
-    permits: Arc<Semaphore>,
+    lookups: Lookups,
     settings: Settings,
 ) -> Result<Option<ReverseName>, String> {
     let mut state = waiter.flight.0.lock().await;
     if let Some(found) = &state.found {
         return Ok(found.clone());
     }
-    let found = state
-        .run(waiter.ip, resolver, permits, settings.limit)
+    let outcome = state
+        .run(waiter.ip, resolver, &lookups, settings.limit)
         .await;
-    let panic = found.as_ref().err().cloned();
-    let name = found.ok().flatten().and_then(ReverseName::new);
+    let name = match &outcome {
+        Outcome::Name(Some(name)) => ReverseName::new(name.clone()),
+        _ => None,
+    };
     let name = name.map(|name| name.with_confirmed(settings.confirms));
     // Whoever has waited for a lookup that has timed out or panicked does not start another.
     state.found = Some(name.clone());
-    match panic {
-        None => {
+    match outcome {
+        Outcome::Name(_) => {
             let keep = settings.keep(name.is_some());
             waiter.landed(name.clone(), keep, settings.capacity);
             Ok(name)
         }
-        Some(panic) => {
+        Outcome::NotBegun => {
+            waiter.crashed();
+            Ok(None)
+        }
+        Outcome::Panicked(panic) => {
             waiter.crashed();
             Err(panic)
         }

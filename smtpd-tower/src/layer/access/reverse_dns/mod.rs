@@ -2,6 +2,7 @@
 
 mod cache;
 mod flight;
+mod lookups;
 
 use std::{
     any::type_name,
@@ -15,16 +16,14 @@ use std::{
 };
 
 use pin_project::pin_project;
-use tokio::{
-    sync::Semaphore,
-    time::{Timeout, timeout},
-};
+use tokio::time::{Timeout, timeout};
 use tower_layer::Layer;
 use tower_service::Service;
 
 use self::{
     cache::{Cache, Entry},
     flight::{Lookup, look_up},
+    lookups::Lookups,
 };
 use crate::{
     phase::{Connect, PhaseKind, Request},
@@ -46,8 +45,9 @@ use crate::{
 /// Names are remembered by address, for [10 minutes](Self::keep_found), and for [one minute](Self::keep_missing) if there was
 /// none. The cache has at most [10,000 addresses](Self::capacity) of up to half a kilobyte each; the oldest go first. Connections
 /// of one address share one lookup: if the one that has begun it ends, the others go on with it. At most
-/// [100 lookups](Self::max_lookups) are in flight. A connection that waits for its turn does so within the same
-/// [timeout](Self::timeout).
+/// [100 lookups](Self::max_lookups) are in flight, and a quarter of them for addresses of one network (an IPv4 /24 or an IPv6
+/// /48): its name servers may never answer. Networks, and clients within them, take turns. A connection that waits for its turn
+/// does so within the same [timeout](Self::timeout); if more than 1,024 wait, the network with the most of them loses one.
 ///
 /// All clones of a layer, and all services that they make, share the cache and the limit.
 ///
@@ -89,7 +89,7 @@ use crate::{
 pub struct ReverseDnsLayer<R> {
     resolver: R,
     settings: Settings,
-    permits: Arc<Semaphore>,
+    lookups: Lookups,
     cache: Arc<Cache>,
 }
 
@@ -117,7 +117,10 @@ const CAPACITY: NonZeroUsize = match NonZeroUsize::new(10_000) {
     None => NonZeroUsize::MIN,
 };
 
-const MAX_LOOKUPS: usize = 100;
+const MAX_LOOKUPS: NonZeroUsize = match NonZeroUsize::new(100) {
+    Some(lookups) => lookups,
+    None => NonZeroUsize::MIN,
+};
 
 impl<R> ReverseDnsLayer<R> {
     /// Looks names up with `resolver`.
@@ -131,7 +134,7 @@ impl<R> ReverseDnsLayer<R> {
                 capacity: CAPACITY,
                 confirms: false,
             },
-            permits: Arc::new(Semaphore::new(MAX_LOOKUPS)),
+            lookups: Lookups::new(MAX_LOOKUPS),
             cache: Arc::default(),
         }
     }
@@ -188,7 +191,7 @@ impl<R> ReverseDnsLayer<R> {
                 confirms: true,
                 ..self.settings
             },
-            permits: self.permits,
+            lookups: self.lookups,
             cache: Arc::default(),
         }
     }
@@ -225,12 +228,12 @@ impl<R> ReverseDnsLayer<R> {
         self.set(|settings| settings.capacity = addresses)
     }
 
-    /// Sets how many lookups may be in flight at a time. Default: 100.
+    /// Sets how many lookups may be in flight at a time, of which one network has a quarter at most, but at least one. Default:
+    /// 100.
     #[must_use]
     pub fn max_lookups(self, lookups: NonZeroUsize) -> Self {
-        let lookups = lookups.get().min(Semaphore::MAX_PERMITS);
         Self {
-            permits: Arc::new(Semaphore::new(lookups)),
+            lookups: Lookups::new(lookups),
             ..self
         }
     }
@@ -313,12 +316,12 @@ where
         let ReverseDnsLayer {
             resolver,
             settings,
-            permits,
+            lookups,
             ..
         } = self.lookup.clone();
         let resolver = move |ip| -> Lookup { Box::pin(resolver(ip)) };
         // The box is for connections of unknown addresses only, and nothing beside their lookup.
-        let lookup: Waiting = Box::pin(look_up(waiter, resolver, permits, settings));
+        let lookup: Waiting = Box::pin(look_up(waiter, resolver, lookups, settings));
         // The instance that was made ready is the one to call; its clone may not be ready.
         let clone = self.inner.clone();
         let ready = std::mem::replace(&mut self.inner, clone);
@@ -619,7 +622,7 @@ mod tests {
         }
         assert_eq!(layer.cache.counts(), (0, 0));
         assert_eq!(slow.in_flight.load(Relaxed), 0);
-        assert_eq!(layer.permits.available_permits(), 1);
+        assert_eq!(layer.lookups.counts(), (1, 0));
         assert_eq!(seen(layer, "192.0.2.2").await.1, 1);
     }
 
@@ -629,20 +632,66 @@ mod tests {
         let layer = ReverseDnsLayer::new(slow.clone().resolve(SECOND))
             .max_lookups(NonZeroUsize::new(10).unwrap());
         let connections: Vec<_> = (0..100)
-            .map(|n| tokio::spawn(seen(layer.clone(), format!("198.51.100.{n}"))))
+            .map(|n| tokio::spawn(seen(layer.clone(), format!("198.{n}.100.1"))))
             .collect();
-        let mut names = 0;
-        for (n, connection) in connections.into_iter().enumerate() {
+        let (mut names, mut waited) = (0, [0; 6]);
+        for connection in connections {
             let (name, seconds) = connection.await.unwrap();
             names += usize::from(name.is_some());
-            // After five seconds, half of them go on without a name.
-            assert_eq!(seconds, (n as u64 / 10 + 1).min(5), "{n}");
+            waited[seconds as usize] += 1;
         }
         assert_eq!(slow.most_in_flight.load(Relaxed), 10);
+        // After five seconds, half of them go on without a name.
+        assert_eq!(waited, [0, 10, 10, 10, 10, 60]);
         assert!((40..=50).contains(&names), "{names}");
         // Those that have not been looked up are not remembered as without a name.
         assert_eq!(seen(layer.clone(), "198.51.100.99").await.1, 1);
-        assert_eq!(layer.permits.available_permits(), 10);
+        assert_eq!(layer.lookups.counts(), (10, 0));
+    }
+
+    /// Its name servers never answer, and it has more addresses than there are lookups.
+    #[tokio::test(start_paused = true)]
+    async fn one_network_has_all_lookups() {
+        for (flood, expected) in [("192.0.2.", 25), ("2001:db8:1:1::", 25)] {
+            let in_flight = Arc::new(AtomicUsize::new(0));
+            let flying = in_flight.clone();
+            let hangs = move |ip: IpAddr| -> Lookup {
+                if ip == IpAddr::from([198, 51, 100, 1]) {
+                    return Box::pin(ready(Some("mx.example.org".to_owned())));
+                }
+                flying.fetch_add(1, Relaxed);
+                Box::pin(pending())
+            };
+            let layer = ReverseDnsLayer::new(hangs);
+            let connections: Vec<_> = (0..200)
+                .map(|n| tokio::spawn(seen(layer.clone(), format!("{flood}{n}"))))
+                .collect();
+            tokio::task::yield_now().await;
+            assert_eq!(in_flight.load(Relaxed), expected, "{flood}");
+            let honest = seen(layer.clone(), "198.51.100.1").await;
+            assert_eq!(honest, (Some("mx.example.org".into()), 0), "{flood}");
+            for connection in connections {
+                assert_eq!(connection.await.unwrap(), (None, 5));
+            }
+            assert_eq!(layer.lookups.counts(), (100, 0));
+        }
+    }
+
+    /// Whatever floods it, a connection of another network is not the last of those that wait.
+    #[tokio::test(start_paused = true)]
+    async fn a_lookup_waits_behind_all_those_of_a_flood() {
+        let slow = Slow::default();
+        let layer = ReverseDnsLayer::new(slow.clone().resolve(SECOND))
+            .max_lookups(NonZeroUsize::MIN)
+            .timeout(SECOND * 100);
+        let flood: Vec<_> = (0..50)
+            .map(|n| tokio::spawn(seen(layer.clone(), format!("192.0.2.{n}"))))
+            .collect();
+        tokio::task::yield_now().await;
+        let (name, seconds) = seen(layer.clone(), "198.51.100.1").await;
+        assert!(name.is_some());
+        assert!(seconds <= 3, "{seconds}");
+        flood.iter().for_each(tokio::task::JoinHandle::abort);
     }
 
     #[tokio::test(start_paused = true)]
@@ -657,7 +706,7 @@ mod tests {
         assert_eq!(slow.calls(), 1);
         advance(SECOND * 60).await;
         assert_eq!(seen(layer.clone(), "192.0.2.1").await, (None, 5));
-        assert_eq!(layer.permits.available_permits(), 100);
+        assert_eq!(layer.lookups.counts(), (100, 0));
     }
 
     #[tokio::test(start_paused = true)]
@@ -685,7 +734,7 @@ mod tests {
         let seen = seen(layer.clone(), "192.0.2.1").await;
         assert_eq!(seen, (Some("mx.example.org".into()), 0));
         assert_eq!(calls.load(Relaxed), 3);
-        assert_eq!(layer.permits.available_permits(), 100);
+        assert_eq!(layer.lookups.counts(), (100, 0));
     }
 
     #[tokio::test(start_paused = true)]

@@ -2,7 +2,7 @@
 
 use smtpd_core::connection;
 
-use super::hooks::Hooks;
+use super::{hooks::Hooks, work::After};
 use crate::{
     fault::quietly,
     session::{Answered, Session},
@@ -10,23 +10,34 @@ use crate::{
 
 /// The log of a session's refusals. A client can cause many in a second, so only the first ones have an event each.
 #[derive(Debug, Default)]
-pub(super) struct Refusals {
+pub(super) struct RefusalLog {
     logged: u32,
     unlogged: u32,
+    /// The guard has refused the client, and reports that itself.
+    is_not_admitted: bool,
 }
 
 /// The maximum number of refusals of a session that are logged. Failed authentications are not counted: the protocol limits them,
 /// and what bans guessers has to see them.
 const MAX_LOGGED: u32 = 50;
 
-impl Refusals {
+impl RefusalLog {
+    /// Reports nothing more: the guard has refused the client before its session has begun. It has logged that, as for clients
+    /// that it refuses when they connect, for which there is no session either.
+    pub(super) const fn not_admitted(&mut self) {
+        self.is_not_admitted = true;
+    }
+
     /// Logs and reports a reply.
     pub(super) fn report(
         &mut self,
         hooks: &Hooks,
         session: &Session,
         answered: Box<connection::Answered>,
-    ) {
+    ) -> After {
+        if self.is_not_admitted {
+            return After::Done;
+        }
         let answered = Answered::new(answered);
         measure(session, &answered);
         if answered.is_failed_login() {
@@ -38,6 +49,7 @@ impl Refusals {
             self.unlogged = self.unlogged.saturating_add(1);
         }
         hooks.on_reply(session, &answered);
+        After::Done
     }
 
     /// Logs how many had no event, at the end of the session.

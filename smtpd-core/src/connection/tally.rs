@@ -1,4 +1,4 @@
-//! The recipients that the client was refused, and the reply that is held back because that was often.
+//! What the client was refused, and the reply that is held back because that was often.
 
 use crate::{
     limits::Limits,
@@ -16,10 +16,10 @@ const MOST_MILLIS: u64 = 3000;
 /// After how many deferred recipients the client has to wait for a moment.
 const DEFERRED_AT_ONCE: u32 = 1000;
 
-/// The refused recipients of a session.
+/// What a session was refused, as far as it is counted here.
 #[derive(Debug, Default)]
-pub(super) struct Refusals {
-    /// Boxed, because most sessions have none.
+pub(super) struct Tally {
+    /// Boxed, because most sessions are refused nothing.
     counts: Option<Box<Counts>>,
 }
 
@@ -31,6 +31,8 @@ struct Counts {
     rejected: u32,
     /// Recipients that were deferred since the last accepted message.
     deferred: u32,
+    /// Authentications that were deferred, in the whole session.
+    logins: u32,
     held: Option<Held>,
 }
 
@@ -53,7 +55,7 @@ pub(super) enum When {
 }
 
 impl When {
-    /// Decides by the number of client errors so far.
+    /// Decides by the number of client errors so far, or of deferred authentications.
     pub(super) fn of_error(number: u32, limits: &Limits) -> Self {
         Self::decide(number, limits.prompt_refusals, limits.errors)
     }
@@ -72,9 +74,9 @@ impl When {
     }
 }
 
-impl Refusals {
+impl Tally {
     /// Counts a rejected recipient.
-    pub(super) fn rejected(&mut self, limits: &Limits) -> When {
+    pub(super) fn rejected_recipient(&mut self, limits: &Limits) -> When {
         let counts = self.counts.get_or_insert_default();
         counts.all_rejected = counts.all_rejected.saturating_add(1);
         counts.rejected = counts.rejected.saturating_add(1);
@@ -85,7 +87,7 @@ impl Refusals {
     /// Counts a deferred recipient. A mailing list has many more recipients than a message may have, and tries the rest again
     /// after the message (RFC 5321 section 4.5.3.1.10), so they are answered at once, except that the client has to wait for a
     /// moment now and then.
-    pub(super) fn deferred(&mut self, limits: &Limits) -> When {
+    pub(super) fn deferred_recipient(&mut self, limits: &Limits) -> When {
         let counts = self.counts.get_or_insert_default();
         counts.deferred = counts.deferred.saturating_add(1);
         match counts.deferred {
@@ -97,6 +99,13 @@ impl Refusals {
         }
     }
 
+    /// Counts a deferred authentication. The client has guessed nothing, but without a limit, a session could try forever.
+    pub(super) fn deferred_login(&mut self, limits: &Limits) -> When {
+        let counts = self.counts.get_or_insert_default();
+        counts.logins = counts.logins.saturating_add(1);
+        When::of_error(counts.logins, limits)
+    }
+
     /// Notes that a message was accepted.
     pub(super) const fn succeeded(&mut self) {
         if let Some(counts) = &mut self.counts {
@@ -104,7 +113,7 @@ impl Refusals {
         }
     }
 
-    pub(super) const fn all_rejected(&self) -> u32 {
+    pub(super) const fn rejected_recipients(&self) -> u32 {
         match &self.counts {
             Some(counts) => counts.all_rejected,
             None => 0,
@@ -147,14 +156,14 @@ mod tests {
     fn the_first_refusals_are_prompt_and_the_others_up_to_three_seconds_late() {
         let after = |seconds: u64| When::After(Nanos::from_millis(1000 * seconds));
         let limits = Limits::default();
-        let mut refusals = Refusals::default();
+        let mut tally = Tally::default();
         let all: Vec<_> = (1..=20).map(|n| When::of_error(n, &limits)).collect();
         assert!(all[..10].iter().all(|when| *when == When::Now));
         for (number, when) in (1_u64..).zip(&all[10..19]) {
             assert_eq!(*when, after(number.min(3)));
         }
         assert_eq!(all[19], When::Never);
-        let all: Vec<_> = (0..50).map(|_| refusals.rejected(&limits)).collect();
+        let all: Vec<_> = (0..50).map(|_| tally.rejected_recipient(&limits)).collect();
         assert_eq!(
             (all[9], all[10], all[48], all[49]),
             (When::Now, after(1), after(3), When::Never)
@@ -164,13 +173,13 @@ mod tests {
     #[test]
     fn a_long_list_of_recipients_is_not_held_back() {
         let limits = Limits::default();
-        let mut refusals = Refusals::default();
+        let mut tally = Tally::default();
         // A thousand at a hundred in each message.
         for message in 1..=9 {
             for _ in 0..1000 - 100 * message {
-                assert_eq!(refusals.deferred(&limits), When::Now);
+                assert_eq!(tally.deferred_recipient(&limits), When::Now);
             }
-            refusals.succeeded();
+            tally.succeeded();
         }
     }
 

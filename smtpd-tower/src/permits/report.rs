@@ -6,12 +6,12 @@ use tokio::time::Instant;
 
 /// Counts refusals, so that the log has a line now and then and not one each time: clients decide how often that is.
 #[derive(Debug, Default)]
-pub(super) struct Refusals {
+pub(super) struct RefusalReports {
     since_reported: u64,
     reported: Option<Instant>,
 }
 
-impl Refusals {
+impl RefusalReports {
     /// The shortest time between two reports.
     const PERIOD: Duration = Duration::from_secs(60);
 
@@ -34,8 +34,8 @@ mod tests {
     /// Clients that guess passwords would fill the log.
     #[test]
     fn refusals_are_reported_once_a_minute_and_none_is_forgotten() {
-        let (start, mut refusals) = (Instant::now(), Refusals::default());
-        let mut count = |second| refusals.count(start + Duration::from_secs(second));
+        let (start, mut reports) = (Instant::now(), RefusalReports::default());
+        let mut count = |second| reports.count(start + Duration::from_secs(second));
         let reports = [0, 1, 59, 60, 61, 119, 130, 500].map(&mut count);
         let expected = [Some(1), None, None, Some(3), None, None, Some(3), Some(1)];
         assert_eq!(reports, expected);

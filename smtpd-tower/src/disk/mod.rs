@@ -1,31 +1,44 @@
 //! Permits for work on disks: [`DiskPermits`].
 
+mod pool;
+
 #[cfg(feature = "spool")]
 use std::pin::Pin;
 use std::{
     io,
     num::NonZero,
-    sync::{Arc, LazyLock},
+    sync::{
+        Arc, LazyLock,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 #[cfg(any(unix, feature = "spool"))]
 use tokio::runtime::Handle;
-use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore},
-    task,
-};
+use tokio::task;
 
+use self::pool::{Permit, Pool, User};
 use crate::meter::waits_for_disk;
 
 /// A limit on how many jobs work on disks at a time, such as the fsyncs of deliveries. Clones share it.
 ///
 /// Such a job blocks a thread. tokio has 512 of these by default, and also compares passwords and looks up host names there: if
 /// deliveries to a slow disk could take all of them, every login would wait behind mail. A job that waits for its permit needs no
-/// thread, and jobs begin in the order in which they were submitted.
+/// thread.
 ///
 /// The default is [`shared`](Self::shared): all [`Maildir`](crate::deliver::Maildir)s and all messages that are spooled share 64
-/// permits. Give a slow disk a limit of its own, so that others do not wait for it. Keep the sum below the runtime's
+/// permits. Keep the sum of all limits below the runtime's
 /// [`max_blocking_threads`](tokio::runtime::Builder::max_blocking_threads).
+///
+/// # Fairness
+///
+/// A disk that hangs must not stop the deliveries to others, so no user of the permits can have all of them. Each `Maildir` with
+/// its clones is a user, so is what is spooled, and [`apart`](Self::apart) makes another one for deliveries of your own. A user
+/// may have three times as many permits as are free: one that is alone has up to three quarters of them, a second one three
+/// quarters of the rest, and so on. Users whose jobs wait take turns, and the jobs of one begin in the order in which they were
+/// submitted. With fewer than four permits, one user can have all.
+///
+/// A limit of its own for a slow disk keeps it apart altogether.
 ///
 /// ```
 /// use std::num::NonZero;
@@ -49,12 +62,15 @@ use crate::meter::waits_for_disk;
 /// # Ok(()) }
 /// ```
 #[derive(Clone, Debug)]
-pub struct DiskPermits(Arc<Semaphore>);
+pub struct DiskPermits {
+    pool: Arc<Pool>,
+    user: User,
+}
 
 /// One of the permits, until it is dropped.
 #[derive(Debug)]
 pub(crate) struct DiskPermit {
-    _permit: OwnedSemaphorePermit,
+    _permit: Permit,
 }
 
 /// A job whose result is awaited by a future that is polled by hand.
@@ -67,20 +83,35 @@ impl DiskPermits {
 
     /// Creates a limit of so many jobs at a time.
     pub fn new(jobs: NonZero<usize>) -> Self {
-        let jobs = jobs.get().min(Semaphore::MAX_PERMITS);
-        Self(Arc::new(Semaphore::new(jobs)))
+        Self {
+            pool: Pool::new(jobs.get()),
+            user: User(0),
+        }
     }
 
     /// Returns the limit that all disk work of this process shares by default: 64 jobs at a time.
     pub fn shared() -> Self {
-        static SHARED: LazyLock<DiskPermits> =
-            LazyLock::new(|| DiskPermits(Arc::new(Semaphore::new(DiskPermits::SHARED))));
-        SHARED.clone()
+        static SHARED: LazyLock<Arc<Pool>> = LazyLock::new(|| Pool::new(DiskPermits::SHARED));
+        Self {
+            pool: SHARED.clone(),
+            user: User(0),
+        }
     }
 
-    /// Returns how many jobs could begin now.
+    /// Returns the same permits for another user, such as a directory that may be on another disk: they have the same limit, but
+    /// neither of them can [have all](Self#fairness). Clones of the result are the same user.
+    #[must_use]
+    pub fn apart(&self) -> Self {
+        static USERS: AtomicU64 = AtomicU64::new(1);
+        Self {
+            pool: self.pool.clone(),
+            user: User(USERS.fetch_add(1, Ordering::Relaxed)),
+        }
+    }
+
+    /// Returns how many permits are free.
     pub fn available(&self) -> usize {
-        self.0.available_permits()
+        self.pool.free()
     }
 
     /// Waits for a permit, and runs a job that blocks in another thread.
@@ -111,16 +142,16 @@ impl DiskPermits {
         &self,
         job: impl FnOnce(DiskPermit) -> T + Send + 'static,
     ) -> io::Result<T> {
-        let permit = match self.0.clone().try_acquire_owned() {
-            Ok(permit) => Ok(permit),
-            Err(_) => {
+        let permit = match self.pool.acquire(self.user) {
+            Ok(permit) => Some(permit),
+            Err(waiting) => {
                 let _waits = waits_for_disk();
-                self.0.clone().acquire_owned().await
+                waiting.granted().await
             }
         };
-        let permit = DiskPermit {
-            _permit: permit.map_err(io::Error::other)?,
-        };
+        // There always is one.
+        let permit = permit.ok_or_else(|| io::Error::other("no permit for the disk"))?;
+        let permit = DiskPermit { _permit: permit };
         let done = task::spawn_blocking(move || job(permit)).await;
         done.map_err(io::Error::other)
     }
