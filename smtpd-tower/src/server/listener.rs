@@ -1,6 +1,7 @@
 use std::{
     future::Future,
     io::{self, Write},
+    net::Shutdown,
 };
 
 use tokio::{
@@ -120,7 +121,9 @@ impl Listener for TcpListener {
             // The reply leaves together with the end of the connection, in one packet.
             #[cfg(target_os = "linux")]
             socket2::SockRef::from(&io).set_tcp_cork(true)?;
-            io.write(reply)
+            io.write(reply)?;
+            // Closing would throw away what is held back if the client has sent something, which nobody reads.
+            io.shutdown(Shutdown::Write)
         });
         Ok(())
     }
@@ -143,5 +146,30 @@ impl Listener for tokio::net::UnixListener {
     fn refuse(io: Self::Io, reply: &[u8]) -> Result<(), Self::Io> {
         let _ = io.into_std().and_then(|mut io| io.write(reply));
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+
+    use tokio::io::AsyncWriteExt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_client_that_has_talked_already_loses_the_reply_of_a_refusal() {
+        let mut listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        let mut client = TcpStream::connect(addr).await.unwrap();
+        let (server, _) = Listener::accept(&mut listener).await.unwrap();
+        client.write_all(b"QUIT\r\n").await.unwrap();
+        server.readable().await.unwrap();
+        assert!(<TcpListener as Listener>::refuse(server, b"421 Go\r\n").is_ok());
+        let mut client = client.into_std().unwrap();
+        client.set_nonblocking(false).unwrap();
+        let mut reply = [0; 8];
+        client.read_exact(&mut reply).unwrap();
+        assert_eq!(&reply, b"421 Go\r\n");
     }
 }
