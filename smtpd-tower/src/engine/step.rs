@@ -8,7 +8,7 @@ use smtpd_core::connection::{CloseReason, Handshaking, Step, Writing};
 use tokio::time::Instant;
 
 use super::{
-    Driver, closing, commands,
+    Driver, commands,
     stream::Io,
     updates,
     wait::{Wait, Want},
@@ -16,7 +16,7 @@ use super::{
     work::{After, Desk, Panic},
 };
 #[cfg(feature = "tls")]
-use super::{secure::handshake, stream::Stream};
+use super::{closing, secure::handshake, stream::Stream};
 use crate::{
     fault::quietly,
     phase_kind::PhaseKind,

@@ -121,7 +121,7 @@ impl Listener for TcpListener {
             // The reply leaves together with the end of the connection, in one packet.
             #[cfg(target_os = "linux")]
             socket2::SockRef::from(&io).set_tcp_cork(true)?;
-            io.write(reply)?;
+            io.write_all(reply)?;
             // Closing would throw away what is held back if the client has sent something, which nobody reads.
             io.shutdown(Shutdown::Write)
         });
