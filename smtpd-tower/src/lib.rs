@@ -85,6 +85,7 @@
 //! | `password-hash` | `PasswordHash` and `PasswordVerifier`: compare passwords with their Argon2 hashes | |
 //! | `proxy` | the PROXY protocol: `ProxyProtocol`, `ProxyInfo` | |
 //! | `spool` | `Body::spool`, `SpoolLayer`: messages in memory, or in temporary files above a limit | |
+//! | `queue` | the module `queue`: messages in a durable queue on disk; includes `spool` | |
 //! | `metrics` | `MetricsLayer` and `Server::metrics`: metrics by the facade `metrics` | |
 //! | `mime` | the module `mime`: messages parsed by mail-parser | |
 //! | `test` | the module `test`: a client, a recorder, transcripts, injected faults; for `[dev-dependencies]` | |
@@ -124,6 +125,8 @@ pub mod phase;
 mod phase_kind;
 #[cfg(feature = "proxy")]
 pub mod proxy;
+#[cfg(feature = "queue")]
+pub mod queue;
 pub mod reload;
 pub mod reply;
 pub mod router;

@@ -44,6 +44,8 @@ use sync_wrapper::SyncWrapper;
 use self::incoming::Incoming;
 #[cfg(feature = "spool")]
 pub(crate) use self::spool::check as check_spool;
+#[cfg(feature = "queue")]
+pub(crate) use self::spooled::ReadAt;
 pub(crate) use self::{
     beginning::{Beginning, Begins},
     error::{known_reply, thrown_reply},

@@ -36,6 +36,24 @@ enum Kept {
     Memory(Bytes),
     Blocks(Arc<Several>),
     File(SharedFile),
+    #[cfg(feature = "queue")]
+    Part(Part),
+}
+
+/// A file that is read at any position, by many at the same time.
+#[cfg(feature = "queue")]
+pub(crate) trait ReadAt: Send + Sync {
+    /// Fills the buffer, or fails.
+    fn read_at(&self, at: u64, buffer: &mut [u8]) -> io::Result<()>;
+}
+
+/// A message within a file that has others too.
+#[cfg(feature = "queue")]
+#[derive(Clone)]
+struct Part {
+    file: Arc<dyn ReadAt>,
+    start: u64,
+    permits: DiskPermits,
 }
 
 /// A message in several blocks.
@@ -123,6 +141,59 @@ impl Spooled {
         Ok(spooled)
     }
 
+    /// Returns the message of these bytes, which are counted.
+    #[cfg(feature = "queue")]
+    pub(crate) fn of_bytes(bytes: Bytes, reserved: Reservation) -> Self {
+        let (len, budget) = (bytes.len() as u64, reserved.budget().clone());
+        let kept = Kept::Memory(reserved.attach_to(bytes));
+        Self { kept, len, budget }
+    }
+
+    /// Returns the message of `len` bytes that begins at `start` in a file.
+    #[cfg(feature = "queue")]
+    pub(crate) fn part_of(
+        file: Arc<dyn ReadAt>,
+        start: u64,
+        len: u64,
+        permits: DiskPermits,
+    ) -> Self {
+        let part = Part {
+            file,
+            start,
+            permits,
+        };
+        Self {
+            kept: Kept::Part(part),
+            len,
+            budget: MemoryBudget::shared(),
+        }
+    }
+
+    /// Returns some bytes from this position on, at least one unless it is the end. It works on the disk, so it must not be
+    /// called in a task.
+    #[cfg(feature = "queue")]
+    pub(crate) fn blocking_chunk(&self, at: u64) -> io::Result<Bytes> {
+        let len = CHUNK.min(self.len.saturating_sub(at));
+        match &self.kept {
+            Kept::Memory(bytes) => Ok(rest_of(bytes, at)),
+            Kept::Blocks(several) => {
+                let mut at = at;
+                for block in &several.blocks {
+                    if at < block.len() as u64 {
+                        return Ok(rest_of(block, at));
+                    }
+                    at -= block.len() as u64;
+                }
+                Ok(Bytes::new())
+            }
+            Kept::File(shared) => {
+                let mut file = shared.file.blocking_lock();
+                read(file.get_mut(), shared.start + at, len).map(Bytes::from)
+            }
+            Kept::Part(part) => part.read(at, len).map(Bytes::from),
+        }
+    }
+
     /// Returns its length in bytes.
     pub const fn len(&self) -> u64 {
         self.len
@@ -154,6 +225,13 @@ impl Spooled {
                 end: self.len,
                 reading: None,
             }),
+            #[cfg(feature = "queue")]
+            Kept::Part(part) => Body::new(InFile {
+                file: part.clone(),
+                at: 0,
+                end: self.len,
+                reading: None,
+            }),
         };
         body.with_budget(self.budget.clone())
     }
@@ -162,7 +240,7 @@ impl Spooled {
     pub(crate) fn into_body(self) -> Body {
         match self.kept {
             Kept::Memory(bytes) => Body::from(bytes).with_budget(self.budget),
-            Kept::Blocks(_) | Kept::File(_) => self.body(),
+            _ => self.body(),
         }
     }
 
@@ -196,15 +274,46 @@ impl Stream for InMemory {
     }
 }
 
-struct InFile {
-    file: SharedFile,
+struct InFile<F> {
+    file: F,
     at: u64,
     end: u64,
     reading: Option<Job<io::Result<Vec<u8>>>>,
 }
 
-impl SharedFile {
-    fn read(&self, at: u64, len: u64) -> Job<io::Result<Vec<u8>>> {
+/// Reads a part of a message as a job.
+trait ReadJob {
+    fn read_job(&self, at: u64, len: u64) -> Job<io::Result<Vec<u8>>>;
+}
+
+#[cfg(feature = "queue")]
+impl Part {
+    fn read(&self, at: u64, len: u64) -> io::Result<Vec<u8>> {
+        let mut bytes = vec![0; usize::try_from(len).unwrap_or_default()];
+        self.file.read_at(self.start + at, &mut bytes)?;
+        Ok(bytes)
+    }
+}
+
+#[cfg(feature = "queue")]
+impl ReadJob for Part {
+    fn read_job(&self, at: u64, len: u64) -> Job<io::Result<Vec<u8>>> {
+        let part = self.clone();
+        Box::pin(async move {
+            let permits = part.permits.clone();
+            permits.run(move || part.read(at, len)).await
+        })
+    }
+}
+
+#[cfg(feature = "queue")]
+fn rest_of(bytes: &Bytes, at: u64) -> Bytes {
+    let at = usize::try_from(at).unwrap_or(usize::MAX).min(bytes.len());
+    bytes.slice(at..)
+}
+
+impl ReadJob for SharedFile {
+    fn read_job(&self, at: u64, len: u64) -> Job<io::Result<Vec<u8>>> {
         let Self {
             file,
             start,
@@ -233,7 +342,7 @@ fn read(file: Option<&mut File>, at: u64, len: u64) -> io::Result<Vec<u8>> {
     }
 }
 
-impl Stream for InFile {
+impl<F: ReadJob + Unpin> Stream for InFile<F> {
     type Item = Result<Bytes, BodyError>;
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
@@ -244,7 +353,7 @@ impl Stream for InFile {
         let len = CHUNK.min(this.end - this.at);
         let job = match &mut this.reading {
             Some(job) => job,
-            none => none.insert(this.file.read(this.at, len)),
+            none => none.insert(this.file.read_job(this.at, len)),
         };
         let read = ready!(job.as_mut().poll(cx)).and_then(|done| done);
         this.reading = None;

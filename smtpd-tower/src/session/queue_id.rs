@@ -35,7 +35,7 @@ use crate::serial;
 /// assert!(data.oneshot(request).await?.merged().text().starts_with("Queued as "));
 /// # Ok(()) }
 /// ```
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct QueueId(Arc<str>);
 
 impl QueueId {
@@ -46,6 +46,14 @@ impl QueueId {
     /// one microsecond with a probability of one in a billion.
     pub fn unique() -> Self {
         Self::at(SystemTime::now())
+    }
+
+    /// Returns the name that a store has kept, unless it cannot be one.
+    #[cfg(feature = "queue")]
+    pub(crate) fn stored(text: &[u8]) -> Option<Self> {
+        let text = std::str::from_utf8(text).ok()?;
+        let is_name = |byte: u8| byte.is_ascii_digit() || byte.is_ascii_uppercase();
+        ((1..=64).contains(&text.len()) && text.bytes().all(is_name)).then(|| Self(text.into()))
     }
 
     pub(crate) fn at(time: SystemTime) -> Self {

@@ -66,6 +66,7 @@ const TOWER: Layers = Layers {
         ("layer",         "what stands around services: access, limits, messages, composition"),
         ("router",        "services by recipient"),
         ("deliver",       "services that store messages"),
+        ("queue",         "messages that wait on disk"),
         ("tls",           "certificates, keys and handshakes"),
         ("lifetime",      "the sessions of a server, and the stages of its end"),
         ("engine",        "a session driven over a stream"),
