@@ -6,7 +6,7 @@ mod index;
 mod reading;
 mod scan;
 #[cfg(test)]
-mod test;
+mod tests;
 mod tidy;
 mod writer;
 

@@ -47,7 +47,7 @@ async fn program() {
 
 /// Runs the program until it has said so many words, and returns all it has said.
 fn run(path: &std::path::Path, words: usize) -> Vec<(String, String)> {
-    let name = "queue::file::test::killed::program";
+    let name = "queue::file::tests::killed::program";
     let mut program = Command::new(env::current_exe().unwrap())
         .args(["--exact", name, "--ignored", "--nocapture"])
         .env(DIRECTORY, path)
