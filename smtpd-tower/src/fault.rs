@@ -147,14 +147,25 @@ impl Drop for Entered<'_> {
 pub(crate) mod test {
     use std::{
         io,
-        sync::{Arc, Mutex},
+        sync::{Arc, LazyLock, Mutex},
     };
 
     use tracing::{
-        Event, Level, Metadata, Subscriber,
+        Dispatch, Event, Level, Metadata, Subscriber,
         span::{Attributes, Id, Record},
-        subscriber::{DefaultGuard, Interest},
+        subscriber::{DefaultGuard, Interest, NoSubscriber},
     };
+
+    /// Makes a subscriber current on this thread until the guard is dropped.
+    ///
+    /// While a process has a single subscriber, tracing asks only the thread that reaches an event first whether anybody wants it, and
+    /// remembers the answer for all threads: a test without a subscriber could silence the events of this one. A second subscriber,
+    /// which wants nothing, makes tracing ask all of them.
+    fn log_by(subscriber: impl Subscriber + Send + Sync + 'static) -> DefaultGuard {
+        static SECOND: LazyLock<Dispatch> = LazyLock::new(|| Dispatch::new(NoSubscriber::new()));
+        LazyLock::force(&SECOND);
+        tracing::subscriber::set_default(subscriber)
+    }
 
     /// Where a subscriber may panic.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -183,7 +194,7 @@ pub(crate) mod test {
     impl Panicking {
         /// Makes it current on this thread until the guard is dropped.
         pub(crate) fn listen(at: At) -> DefaultGuard {
-            tracing::subscriber::set_default(Self(at))
+            log_by(Self(at))
         }
 
         fn pass(&self, at: At) {
@@ -245,7 +256,7 @@ pub(crate) mod test {
                 .with_max_level(level)
                 .with_writer(move || writer.clone())
                 .finish();
-            (log, tracing::subscriber::set_default(subscriber))
+            (log, log_by(subscriber))
         }
 
         /// Returns the lines since the last call.

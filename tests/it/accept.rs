@@ -141,7 +141,7 @@ async fn connections_that_are_refused_and_dropped_do_not_keep_others_from_their_
 
 #[tokio::test(start_paused = true)]
 async fn a_log_that_panics_does_not_keep_a_client_from_its_421() {
-    let _log = tracing::subscriber::set_default(PanickingLog);
+    let _log = log_by(PanickingLog);
     let server = collecting().max_sessions(0);
     Client::connect(&server).expect("421 4.3.2").await;
 }

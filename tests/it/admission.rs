@@ -232,7 +232,7 @@ async fn a_refusal_is_measured_logged_and_reported_in_another_way_at_each_entran
         let (recorded, _recorder) = Recorded::listen();
         let log = Log::default();
         let subscriber = tracing_subscriber::fmt().with_writer(log.clone()).finish();
-        let _log = tracing::subscriber::set_default(subscriber);
+        let _log = log_by(subscriber);
         let (tell, mut told) = mpsc::unbounded_channel();
         let guard = match reason {
             GuardReason::Sessions => Guard::new().sessions(0),

@@ -241,7 +241,7 @@ async fn logged(data: impl PhaseService<Data>, reply: &str) -> String {
         .with_max_level(tracing::Level::WARN)
         .with_writer(move || writer.clone())
         .finish();
-    let _guard = tracing::subscriber::set_default(subscriber);
+    let _guard = log_by(subscriber);
     let mut client = with_envelope(&into(data)).await;
     client.cmd("DATA", "354").await;
     client.cmd("Subject: secret\r\n\r\ntext\r\n.", reply).await;
@@ -348,7 +348,7 @@ async fn a_client_that_goes_away_is_no_reason_to_warn_of_its_message() {
         .with_max_level(tracing::Level::WARN)
         .with_writer(move || writer.clone())
         .finish();
-    let _guard = tracing::subscriber::set_default(subscriber);
+    let _guard = log_by(subscriber);
     let patient = handler_fn(async |mut request: Request<Data>| {
         let _ = request.body_mut().chunk().await;
         tokio::time::sleep(Duration::from_secs(5)).await;

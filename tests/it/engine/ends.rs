@@ -14,7 +14,7 @@ use smtpd_tower::{
     Connect, Data, Mail, Pipeline, Reply, Request, Server, Session, handler_fn,
     session::{CloseReason, EndReason},
 };
-use support::{Client, accept_rcpt, server};
+use support::{Client, accept_rcpt, log_by, server};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     time::{Instant, sleep},
@@ -420,7 +420,7 @@ async fn a_panic_that_nothing_else_has_caught_costs_a_421() {
 
 #[tokio::test(start_paused = true)]
 async fn a_log_that_panics_costs_no_reply() {
-    let _guard = tracing::subscriber::set_default(PanickingLog);
+    let _guard = log_by(PanickingLog);
     let stored = Arc::default();
     let (server, ends) = noting(storing(&stored));
     let received = deliver(&server).await;

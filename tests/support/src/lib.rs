@@ -18,7 +18,7 @@ use std::{
     pin::Pin,
     process::{self, Command},
     sync::{
-        Arc, Mutex, Once, PoisonError,
+        Arc, LazyLock, Mutex, Once, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
     task::{Context, Poll},
@@ -35,6 +35,10 @@ use tokio::{
     io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf},
     net::{TcpListener, TcpStream},
     task::JoinHandle,
+};
+use tracing::{
+    Dispatch, Subscriber,
+    subscriber::{DefaultGuard, NoSubscriber},
 };
 
 /// How long all tests of a binary may take together, from the first client or server on: less than .ci/run gives them.
@@ -297,4 +301,16 @@ impl<IO: AsyncWrite + Unpin> AsyncWrite for Counting<IO> {
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.io).poll_shutdown(cx)
     }
+}
+
+/// Makes a subscriber current on this thread until the guard is dropped.
+///
+/// While a process has a single subscriber, tracing asks only the thread that reaches an event first whether anybody wants it, and
+/// remembers the answer for all threads: a test without a subscriber could silence the events of this one. A second subscriber,
+/// which wants nothing, makes tracing ask all of them.
+#[must_use]
+pub fn log_by(subscriber: impl Subscriber + Send + Sync + 'static) -> DefaultGuard {
+    static SECOND: LazyLock<Dispatch> = LazyLock::new(|| Dispatch::new(NoSubscriber::new()));
+    LazyLock::force(&SECOND);
+    tracing::subscriber::set_default(subscriber)
 }
