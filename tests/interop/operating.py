@@ -124,8 +124,14 @@ class System:
     def fails(self, commands, expected):
         status, said = self.try_run(commands)
         assert status != 0, "no failure of %s" % commands
-        said += self.run("journalctl --no-pager -o cat -n 30 -u smtpd.service -u 'smtpd*.socket'")
-        assert expected in said, (expected, said)
+        # A line of the log may come after the reply, and the journal takes it later still.
+        end = time.monotonic() + 20
+        while True:
+            log = self.run("journalctl --no-pager -o cat -n 30 -u smtpd.service -u 'smtpd*.socket'")
+            if expected in said + log:
+                return
+            assert time.monotonic() < end, (expected, said, log)
+            time.sleep(0.2)
 
 
 def blocks():
