@@ -119,6 +119,7 @@ statuses! {
     SYSTEM_BUSY = 3 . 2, "system not accepting network messages, RFC 3463 section 3.4";
     NOT_CAPABLE = 3 . 3, "system not capable of selected features, RFC 3463 section 3.4";
     MESSAGE_TOO_BIG = 3 . 4, "message too big for system, RFC 3463 section 3.4";
+    MISCONFIGURED = 3 . 5, "system incorrectly configured, RFC 3463 section 3.4";
     BAD_CONNECTION = 4 . 2, "bad connection, RFC 3463 section 3.5";
     ROUTING_LOOP = 4 . 6, "routing loop detected, RFC 3463 section 3.5";
     INVALID_COMMAND = 5 . 1, "invalid command, RFC 3463 section 3.6";

@@ -2,7 +2,7 @@ use std::sync::Arc;
 
 use smtpd_core::reply::Reply;
 
-use super::{Maildir, MaildirError, draft::Draft, folders::Folders, newline::Lines};
+use super::{super::newline::Lines, Maildir, MaildirError, draft::Draft, folders::Folders};
 use crate::{
     body::{Body, BodyError},
     disk::OnDisk,

@@ -4,9 +4,7 @@ mod disk;
 mod draft;
 mod error;
 mod folders;
-mod header;
 mod name;
-mod newline;
 mod size;
 
 use std::{
@@ -18,13 +16,15 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use smtpd_core::{parameter::BodyType, reply::Reply};
+use smtpd_core::reply::Reply;
 use tower_service::Service;
 
-use self::{
-    delivery::Delivery, draft::Draft, folders::Folders, header::HeaderLines, newline::Lines,
+pub use self::error::MaildirError;
+use self::{delivery::Delivery, draft::Draft, folders::Folders};
+use super::{
+    header::HeaderLines,
+    newline::{Lines, Newline},
 };
-pub use self::{error::MaildirError, newline::Newline};
 use crate::{
     disk::{DiskPermit, DiskPermits},
     phase::{Data, Request},
@@ -255,15 +255,6 @@ impl Maildir {
         self
     }
 
-    /// Returns how lines end in the file of a message.
-    fn lines_of(&self, data: &Data) -> Lines {
-        let body = data.envelope().parameters().get::<BodyType>();
-        Lines::new(match body {
-            Some(BodyType::BinaryMime) => Newline::CrLf,
-            _ => self.newline,
-        })
-    }
-
     /// Sets the limit on how many of its jobs work on the disk at a time. Default: [`DiskPermits::shared`].
     #[must_use]
     pub fn disk_permits(mut self, permits: DiskPermits) -> Self {
@@ -333,7 +324,7 @@ impl Service<Request<Data>> for Maildir {
         // The name by which the trace header and the log know it, if there is one.
         let known = request.session().transaction().get::<QueueId>();
         let (session, data) = request.into_parts();
-        let newlines = self.lines_of(&data);
+        let newlines = Lines::of(data.envelope(), self.newline);
         let body = data.into_body().prepend_header(lines);
         let delivery = Delivery::new(self.clone(), newlines).run(body);
         MaildirFuture(Some(Box::pin(async move {

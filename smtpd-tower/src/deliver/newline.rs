@@ -1,4 +1,6 @@
-/// How lines end in the files of a [`Maildir`](super::Maildir).
+use smtpd_core::{envelope::Envelope, parameter::BodyType};
+
+/// How lines end where a message is delivered.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Newline {
@@ -9,7 +11,7 @@ pub enum Newline {
     Lf,
 }
 
-/// Turns the chunks of a message into what its file holds.
+/// Turns the chunks of a message into what is delivered.
 #[derive(Debug)]
 pub(super) struct Lines {
     newline: Newline,
@@ -18,6 +20,14 @@ pub(super) struct Lines {
 }
 
 impl Lines {
+    /// Returns the lines of a message. In BINARYMIME, not every CR and LF is the end of a line (RFC 3030 section 3).
+    pub(super) fn of(envelope: &Envelope, newline: Newline) -> Self {
+        Self::new(match envelope.parameters().get::<BodyType>() {
+            Some(BodyType::BinaryMime) => Newline::CrLf,
+            _ => newline,
+        })
+    }
+
     pub(super) const fn new(newline: Newline) -> Self {
         Self {
             newline,
