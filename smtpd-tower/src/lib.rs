@@ -48,7 +48,7 @@
 //! | the services of a session | [`Pipeline`], [`Request`], the phases [`Connect`], [`Helo`], [`Auth`], [`Mail`], [`Rcpt`], [`Data`] and [`Command`], [`handler_fn`], [`service`] |
 //! | what a service knows | [`Session`], [`Envelope`], [`address`], [`parameter`], [`session`] |
 //! | what a service answers | [`Reply`], [`DataReply`], [`phase::AuthOutcome`], [`recover`], [`reply`] |
-//! | messages | [`Body`], [`BodyError`], [`body`], [`deliver`] (Maildir, commands, inbox, discard), [`disk`] (how much work at a time), [`memory`] (how many bytes at a time) |
+//! | messages | [`Body`], [`BodyError`], [`body`], [`deliver`] (Maildir, commands, web services, inbox, discard), [`disk`] (how much work at a time), [`memory`] (how many bytes at a time) |
 //! | policy | [`guard`] (limits for each client), [`layer`] (access, limits, messages), [`limiter`], [`router`], [`domains`], [`addresses`], [`net`] (networks, addresses of peers), [`dns`], [`reload`] (lists that change) |
 //! | authentication | [`Identity`], [`Secret`], [`sasl`], and `password_hash` with its feature |
 //! | extensions of SMTP | [`extension`], [`proxied`] (XCLIENT, XFORWARD), and `tls`, `proxy`, `mime` with their features |
@@ -87,6 +87,7 @@
 //! | `spool` | `Body::spool`, `SpoolLayer`: messages in memory, or in temporary files above a limit | |
 //! | `queue` | the module `queue`: messages in a durable queue on disk; includes `spool` | |
 //! | `pipe` | `deliver::Pipe`: messages on the standard input of a command, on Unix | |
+//! | `webhook` | `deliver::Webhook`: messages to a web service; `https` with the features of TLS | |
 //! | `metrics` | `MetricsLayer` and `Server::metrics`: metrics by the facade `metrics` | |
 //! | `mime` | the module `mime`: messages parsed by mail-parser | |
 //! | `test` | the module `test`: a client, a recorder, transcripts, injected faults; for `[dev-dependencies]` | |

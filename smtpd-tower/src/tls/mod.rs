@@ -141,6 +141,8 @@ mod parts;
 mod pem;
 mod provider;
 mod revocation;
+#[cfg(feature = "webhook")]
+mod roots;
 mod sni;
 mod source;
 mod warning;
@@ -148,6 +150,8 @@ mod watch;
 
 pub use tokio_rustls::rustls;
 
+#[cfg(feature = "webhook")]
+pub use self::roots::Roots;
 pub use self::{
     builder::TlsBuilder,
     certificate::CertificateNames,

@@ -5,7 +5,7 @@ mod group;
 mod output;
 mod running;
 mod status;
-#[cfg(all(test, target_os = "linux"))]
+#[cfg(test)]
 mod tests;
 
 use std::{

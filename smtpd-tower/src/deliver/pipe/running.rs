@@ -1,9 +1,6 @@
 use std::{io, os::unix::process::ExitStatusExt, process::ExitStatus, time::Duration};
 
-use tokio::{
-    process::Command,
-    time::{Instant, timeout},
-};
+use tokio::process::Command;
 
 use super::{
     error::Problem,
@@ -12,7 +9,11 @@ use super::{
 };
 use crate::{
     body::{Body, BodyError},
-    deliver::{gate::Place, newline::Lines},
+    deliver::{
+        gate::Place,
+        newline::Lines,
+        patience::{Exhausted, Patience},
+    },
 };
 
 /// How many bytes are written at a time, if there are so many.
@@ -24,13 +25,6 @@ pub(super) struct Running {
     group: Group,
     output: Output,
     patience: Patience,
-}
-
-/// How long a command may keep the server waiting.
-#[derive(Debug)]
-struct Patience {
-    left: Duration,
-    limit: Duration,
 }
 
 /// Why a message has not gone through a command.
@@ -53,7 +47,7 @@ impl Running {
             Ok(Self {
                 output: Output::new(reader, max_output)?,
                 group: Group::start(command, writer, place)?,
-                patience: Patience { left: limit, limit },
+                patience: Patience::new(limit),
             })
         };
         started().map_err(|error| Failure::Command(Problem::Start(error)))
@@ -102,12 +96,9 @@ impl Running {
     }
 }
 
-impl Patience {
-    async fn within<F: Future>(&mut self, future: F) -> Result<F::Output, Failure> {
-        let start = Instant::now();
-        let result = timeout(self.left, future).await;
-        self.left = self.left.saturating_sub(start.elapsed());
-        result.map_err(|_| Failure::Command(Problem::TimedOut(self.limit)))
+impl From<Exhausted> for Failure {
+    fn from(Exhausted(limit): Exhausted) -> Self {
+        Self::Command(Problem::TimedOut(limit))
     }
 }
 
