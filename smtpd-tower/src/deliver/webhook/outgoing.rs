@@ -59,10 +59,10 @@ impl Outgoing {
 impl Feed {
     /// Waits until the connection is open, and the body is about to be sent. Does not end if the request is dropped.
     pub(super) async fn wanted(&mut self) {
-        if let Some(wanted) = self.wanted.take() {
-            if wanted.await.is_err() {
-                std::future::pending().await
-            }
+        if let Some(wanted) = self.wanted.take()
+            && wanted.await.is_err()
+        {
+            std::future::pending().await
         }
     }
 
