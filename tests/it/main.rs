@@ -7,6 +7,7 @@ mod architecture;
 mod body_errors;
 mod channels;
 mod data_service;
+mod deliver;
 mod docs;
 mod durations;
 mod engine;

@@ -55,7 +55,7 @@ impl Roots {
         let certificates = pem::certificates(&source.read()?);
         let mut store = RootCertStore::empty();
         store.add_parsable_certificates(certificates.map_err(|problem| source.blame(problem))?);
-        Ok(store.into())
+        Ok(Self::of(store))
     }
 
     /// Reads authorities from a PEM file.
@@ -83,6 +83,13 @@ impl Roots {
         self
     }
 
+    fn of(store: RootCertStore) -> Self {
+        Self {
+            store: Arc::new(store),
+            provider: None,
+        }
+    }
+
     fn read(source: &Pem) -> Result<Self, TlsError> {
         let blame = |problem| source.blame(problem);
         let certificates = pem::certificates(&source.read()?).map_err(blame)?;
@@ -91,7 +98,7 @@ impl Roots {
             let added = store.add(certificate);
             added.map_err(|error| blame(Problem::CertificateUnusable(n, error)))?;
         }
-        Ok(store.into())
+        Ok(Self::of(store))
     }
 
     /// Returns the settings of a client that verifies servers with these.
@@ -111,15 +118,6 @@ impl Roots {
                 .with_root_certificates(self.store.clone())
                 .with_no_client_auth(),
         )
-    }
-}
-
-impl From<RootCertStore> for Roots {
-    fn from(store: RootCertStore) -> Self {
-        Self {
-            store: Arc::new(store),
-            provider: None,
-        }
     }
 }
 
