@@ -9,8 +9,8 @@
 //! ```
 //!
 //! by `sqlite3 tenants.db`, and `curl --crlf smtp://127.0.0.1:2525 --mail-rcpt you@example.org -T README.md`. Addresses are in
-//! lower case; `postmaster` is the one without a domain. The web service receives the message as it is, with the envelope in
-//! the fields `envelope-from` and `envelope-to`, and in `attachments` the directory with its attachments. Whatever goes wrong, the
+//! lower case; `postmaster` is the one without a domain. The web service receives the message as it is, with the envelope in the
+//! fields `envelope-from` and `envelope-to`, and in `attachments` the directory with its attachments. Whatever goes wrong, the
 //! client receives 451 and tries again.
 
 use std::{

@@ -38,20 +38,23 @@ pub struct Roots {
 }
 
 impl Roots {
-    /// Reads the authorities that the system trusts, from the file that the variable `SSL_CERT_FILE` names, or else from the first
-    /// that exists of those where systems on Unix keep them, such as `/etc/ssl/certs/ca-certificates.crt`. Certificates that cannot
-    /// be used are ignored.
+    /// Reads the authorities that the system trusts, from the file that the variable `SSL_CERT_FILE` names, or else from the
+    /// first that exists of those where systems on Unix keep them, such as `/etc/ssl/certs/ca-certificates.crt`. Certificates
+    /// that cannot be used are ignored.
     ///
     /// # Errors
     ///
     /// Returns an error if there is no such file, or no certificate in it.
     pub fn system() -> Result<Self, TlsError> {
         let named = std::env::var_os("SSL_CERT_FILE").map(PathBuf::from);
-        let mut known = OF_SYSTEMS.iter().map(PathBuf::from);
-        let path = named
-            .or_else(|| known.find(|path| path.exists()))
-            .unwrap_or_else(|| OF_SYSTEMS[0].into());
-        let source = Pem::File(path);
+        Self::of_system(named, &OF_SYSTEMS)
+    }
+
+    fn of_system(named: Option<PathBuf>, known: &[&str]) -> Result<Self, TlsError> {
+        let mut paths = known.iter().map(PathBuf::from);
+        let first = paths.clone().next().unwrap_or_default();
+        let path = named.or_else(|| paths.find(|path| path.exists()));
+        let source = Pem::File(path.unwrap_or(first));
         let certificates = pem::certificates(&source.read()?);
         let mut store = RootCertStore::empty();
         store.add_parsable_certificates(certificates.map_err(|problem| source.blame(problem))?);
@@ -126,5 +129,45 @@ impl fmt::Debug for Roots {
         f.debug_struct("Roots")
             .field("certificates", &self.store.len())
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    fn certificate() -> String {
+        let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]);
+        made.unwrap().cert.pem()
+    }
+
+    #[test]
+    fn the_first_file_that_exists_is_that_of_the_system_unless_one_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+        let (none, two, one) = (path("none"), path("two"), path("one"));
+        let unusable = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+        fs::write(&two, certificate() + unusable + &certificate()).unwrap();
+        fs::write(&one, certificate()).unwrap();
+        let found = |named: Option<&String>, known: &[&str]| {
+            Roots::of_system(named.map(PathBuf::from), known).map(|roots| roots.store.len())
+        };
+        assert_eq!(found(None, &[&none, &two, &one]).unwrap(), 2);
+        assert_eq!(found(Some(&one), &[&two]).unwrap(), 1);
+        for named in [None, Some(&none)] {
+            let error = found(named, &[&none]).unwrap_err();
+            assert_eq!(error.path().unwrap(), Path::new(&none));
+        }
+    }
+
+    #[test]
+    fn one_of_your_own_that_cannot_be_used_is_an_error() {
+        let unusable = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+        assert!(Roots::from_pem(certificate() + unusable).is_err());
+        assert!(Roots::from_pem("no certificate").is_err());
+        assert!(Roots::from_file("/no/such/file").is_err());
+        assert_eq!(Roots::from_pem(certificate()).unwrap().store.len(), 1);
     }
 }

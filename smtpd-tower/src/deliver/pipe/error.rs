@@ -5,7 +5,8 @@ use std::{
     time::Duration,
 };
 
-/// A fault of a command that a [`Pipe`](super::Pipe) runs. Its text names the program and what that wrote: it is for the log only.
+/// A fault of a command that a [`Pipe`](super::Pipe) runs. Its text names the program and what that wrote: it is for the log
+/// only.
 #[derive(Debug)]
 pub struct PipeError {
     program: PathBuf,

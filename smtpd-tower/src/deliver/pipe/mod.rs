@@ -102,8 +102,8 @@ const PATH: &str = "/usr/local/bin:/usr/bin:/bin";
 /// | cannot be started for another reason | 451 4.3.0, a fault |
 /// | no [place](Self::concurrency) for it in time | 451 4.3.2 |
 ///
-/// A fault is reported as a [`PipeError`] to the log and to [`Server::on_error`](crate::server::Server::on_error). Postfix rejects
-/// messages for good for statuses that are faults here; a server whose command is broken should not lose mail.
+/// A fault is reported as a [`PipeError`] to the log and to [`Server::on_error`](crate::server::Server::on_error). Postfix
+/// rejects messages for good for statuses that are faults here; a server whose command is broken should not lose mail.
 ///
 /// A command that exits before it has read everything decides in the same way: with status 0, the rest of the message is read
 /// and dropped before the client receives 250, and with any other the client receives the reply at once.

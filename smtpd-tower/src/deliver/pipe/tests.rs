@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -201,10 +202,10 @@ async fn the_environment_holds_the_message_and_nothing_of_the_server() {
         })
         .collect();
     lines.sort_unstable();
-    let directory = concat!("CARGO_MANIFEST_DIR=", env!("CARGO_MANIFEST_DIR"));
+    let inherited =
+        std::env::var("CARGO_MANIFEST_DIR").map(|path| format!("CARGO_MANIFEST_DIR={path}"));
     let session = format!("SESSION_ID={id}");
-    let mut expected = [
-        directory,
+    let mut expected = vec![
         "CLIENT_ADDRESS=192.0.2.7",
         "FOLDER=in",
         "ORIGINAL_RECIPIENT=list+owner@example.org",
@@ -215,6 +216,7 @@ async fn the_environment_holds_the_message_and_nothing_of_the_server() {
         "SENDER=a@example.com",
         &session,
     ];
+    expected.extend(inherited.as_deref());
     expected.sort_unstable();
     assert_eq!(lines, expected);
 }
@@ -441,6 +443,19 @@ async fn a_fault_is_reported_with_what_the_command_wrote() {
         lines.contains("sh exited with status 70: no") && !lines.contains('\x1b'),
         "{lines}"
     );
+}
+
+#[tokio::test]
+async fn the_command_runs_as_another_user_without_further_groups() {
+    let fixture = Fixture::new("echo $(id -u) $(id -g) $(id -G)")
+        .map(|pipe| pipe.output_as_reply(true).user(65_533, 65_534));
+    let executable = fs::Permissions::from_mode(0o755);
+    fs::set_permissions(fixture.dir.path(), executable).unwrap();
+    let expected = match rustix::process::geteuid().is_root() {
+        true => "250 2.0.0 65533 65534 65534",
+        false => "451 4.3.5 Local configuration error",
+    };
+    assert_eq!(fixture.reply("message").await, expected);
 }
 
 #[tokio::test]

@@ -136,8 +136,8 @@ const RESERVED: [&str; 9] = [
 /// In memory, messages count against the [`MemoryBudget`](crate::memory::MemoryBudget), and may have at most
 /// [`max_size`](Self::max_size) bytes.
 ///
-/// A message that breaks off while it is streamed does not look whole: the connection ends without the last chunk of the body, and
-/// HTTP servers report an error (RFC 9112 section 8).
+/// A message that breaks off while it is streamed does not look whole: the connection ends without the last chunk of the body,
+/// and HTTP servers report an error (RFC 9112 section 8).
 ///
 /// # Signatures and duplicates
 ///
@@ -162,8 +162,8 @@ const RESERVED: [&str; 9] = [
 /// | 2xx before the message has ended | 451 4.3.0, a fault |
 /// | no [place](Self::concurrency) for a request in time | 451 4.3.2 |
 ///
-/// A fault is reported as a [`WebhookError`] to the log and to [`Server::on_error`](crate::server::Server::on_error). 401, 403, 404
-/// and 410 say that the URL or the authorization is wrong, not the message, so they lose no mail. `Retry-After` is ignored,
+/// A fault is reported as a [`WebhookError`] to the log and to [`Server::on_error`](crate::server::Server::on_error). 401, 403,
+/// 404 and 410 say that the URL or the authorization is wrong, not the message, so they lose no mail. `Retry-After` is ignored,
 /// because SMTP has no way to pass it on.
 ///
 /// A refusal before the end of a streamed message is sent to the client at once.
@@ -181,7 +181,8 @@ const RESERVED: [&str; 9] = [
 /// | body of a response that is read | 16 KiB |
 /// | idle connections | 16, for 15 seconds |
 ///
-/// Clones share the places and the connections. Requests are HTTP/1.1.
+/// Clones share the places and the connections. A streamed request takes as long as the client sends: put a `SpoolLayer` (feature
+/// `spool`) in front if clients are slow or not trusted. Requests are HTTP/1.1, and no proxy is asked.
 #[derive(Clone)]
 pub struct Webhook {
     settings: Arc<Settings>,
@@ -202,8 +203,8 @@ struct Settings {
 }
 
 impl Webhook {
-    /// Creates a service that sends messages to a URL. With `https`, which needs the feature `tls`, it verifies the server with the
-    /// authorities that [the system](crate::tls::Roots::system) trusts.
+    /// Creates a service that sends messages to a URL. With `https`, which needs the feature `tls`, it verifies the server with
+    /// the authorities that [the system](crate::tls::Roots::system) trusts.
     ///
     /// # Errors
     ///
@@ -301,15 +302,15 @@ impl Webhook {
         }))
     }
 
-    /// Adds a key with which requests are signed. With several, requests have a signature of each, so that keys can be changed while
-    /// the service accepts both. Default: none.
+    /// Adds a key with which requests are signed. With several, requests have a signature of each, so that keys can be changed
+    /// while the service accepts both. Default: none.
     #[must_use]
     pub fn secret(self, secret: WebhookSecret) -> Self {
         self.with(|settings| settings.secrets.push(secret))
     }
 
-    /// Sets whether a text in the response becomes the text of the reply, unless that is a fault: the member `message` of an object
-    /// in JSON. Default: false.
+    /// Sets whether a text in the response becomes the text of the reply, unless that is a fault: the member `message` of an
+    /// object in JSON. Default: false.
     ///
     /// The text has at most 200 characters, and what is not printable ASCII becomes `?`.
     #[must_use]

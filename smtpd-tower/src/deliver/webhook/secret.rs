@@ -17,8 +17,8 @@ const TOLERANCE: Duration = Duration::from_secs(5 * 60);
 /// A key that a [`Webhook`](super::Webhook) signs its requests with, as [Standard
 /// Webhooks](https://www.standardwebhooks.com) specifies: HMAC-SHA256 of `id.timestamp.body`.
 ///
-/// Its text form is `whsec_` and the base64 of 24 to 64 random bytes. The service verifies the signature with one of the libraries
-/// for Standard Webhooks, or with [`verify`](Self::verify):
+/// Its text form is `whsec_` and the base64 of 24 to 64 random bytes. The service verifies the signature with one of the
+/// libraries for Standard Webhooks, or with [`verify`](Self::verify):
 ///
 /// ```
 /// use std::time::{Duration, UNIX_EPOCH};
