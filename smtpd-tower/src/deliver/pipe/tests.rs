@@ -61,19 +61,16 @@ impl Fixture {
 
     /// Waits for a file with a line, and returns that.
     async fn line(&self, name: &str) -> String {
-        loop {
-            match fs::read_to_string(self.file(name)) {
-                Ok(text) if text.ends_with('\n') => return text.trim().to_owned(),
-                _ => sleep(Duration::from_millis(5)).await,
-            }
-        }
+        let read = || fs::read_to_string(self.file(name)).ok();
+        wait_for(|| read().filter(|text| text.ends_with('\n')))
+            .await
+            .trim()
+            .to_owned()
     }
 
     /// Waits until no command has a place.
     async fn is_idle(&self) {
-        while self.pipe.gate.free() != 20 {
-            sleep(Duration::from_millis(5)).await;
-        }
+        wait_for(|| (self.pipe.gate.free() == 20).then_some(())).await;
     }
 }
 
@@ -89,9 +86,18 @@ fn envelope(sender: &str, recipients: &[&str]) -> Envelope {
 
 /// Waits until there is no process of this number, not even one that was not waited for.
 async fn is_gone(pid: &str) {
-    while Path::new("/proc").join(pid).exists() {
-        sleep(Duration::from_millis(5)).await;
+    let path = Path::new("/proc").join(pid);
+    wait_for(|| (!path.exists()).then_some(())).await;
+}
+
+async fn wait_for<T>(mut done: impl FnMut() -> Option<T>) -> T {
+    for _ in 0..10_000 {
+        match done() {
+            Some(done) => return done,
+            None => sleep(Duration::from_millis(5)).await,
+        }
     }
+    panic!("it did not happen");
 }
 
 async fn push(feed: &crate::body::Feed, chunk: impl Into<Bytes>) {
