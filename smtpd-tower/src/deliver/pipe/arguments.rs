@@ -1,6 +1,6 @@
-use std::{error::Error, ffi::OsString, fmt, path::PathBuf};
+use std::{error::Error, ffi::OsString, fmt, path::PathBuf, str::FromStr};
 
-use super::facts::Facts;
+use super::{Pipe, facts::Facts};
 
 /// An argument of the command that a [`Pipe`](super::Pipe) runs: a fixed text, or a value of the message.
 ///
@@ -121,8 +121,32 @@ impl fmt::Display for PipeCommandError {
 
 impl Error for PipeCommandError {}
 
-/// Parses a program and its arguments.
-pub(super) fn parse(text: &str) -> Result<(PathBuf, Vec<PipeArgument>), PipeCommandError> {
+/// Parses a program and its arguments, separated by white space.
+///
+/// Text in single quotes is taken as it is, and in double quotes or without quotes a backslash takes the next character as it is.
+/// Nothing else is special, as there is no shell. An argument without quotes that is the name of a [`PipeArgument`] in braces,
+/// such as `{sender}`, stands for its value; other braces have to be quoted.
+///
+/// ```
+/// use smtpd_tower::deliver::{Pipe, PipeCommandError};
+///
+/// let pipe: Pipe =
+///     "/usr/lib/dovecot/deliver -f {sender} -d {recipient}".parse()?;
+/// let error = "sendmail -f {sendr}".parse::<Pipe>().unwrap_err();
+/// assert_eq!(error.to_string(), "no placeholder \"{sendr}\"");
+/// # Ok::<(), PipeCommandError>(())
+/// ```
+impl FromStr for Pipe {
+    type Err = PipeCommandError;
+
+    fn from_str(text: &str) -> Result<Self, PipeCommandError> {
+        let (program, arguments) = parse(text)?;
+        Ok(arguments.into_iter().fold(Self::new(program), Self::arg))
+    }
+}
+
+/// Returns the program and its arguments.
+fn parse(text: &str) -> Result<(PathBuf, Vec<PipeArgument>), PipeCommandError> {
     if text.contains('\0') {
         return Err(PipeCommandError(Fault::Nul));
     }

@@ -11,11 +11,10 @@ mod tests;
 use std::{
     convert::Infallible,
     ffi::OsString,
-    fmt, io,
+    fmt,
     num::NonZeroUsize,
     path::PathBuf,
     pin::Pin,
-    str::FromStr,
     sync::Arc,
     task::{Context, Poll, ready},
     time::Duration,
@@ -46,7 +45,7 @@ use super::{
 };
 use crate::{
     body::Body,
-    fault::{local_error, quietly},
+    fault::quietly,
     phase::{Data, Request},
     phase_kind::PhaseKind,
     session::{QueueId, Session},
@@ -63,8 +62,8 @@ const PATH: &str = "/usr/local/bin:/usr/bin:/bin";
 /// nobody wants it any more (the client has gone, a timeout), or if the command takes too long, the command is killed with
 /// everything that it has started, first by SIGTERM and two seconds later by SIGKILL, while its input is still open.
 ///
-/// There is no shell. The program is started with the arguments as they are; [`FromStr`] parses a command line from a
-/// configuration.
+/// There is no shell. The program is started with the arguments as they are; [`FromStr`](std::str::FromStr) parses a command line
+/// from a configuration.
 ///
 /// ```
 /// use smtpd_tower::{Body, Data, Envelope, Request, Session, deliver::Pipe};
@@ -399,7 +398,7 @@ impl Settings {
     ) -> Reply {
         let (reply, problem) = match result {
             Err(Failure::Body(error)) => return session.reply_to(error),
-            Err(Failure::Command(problem)) => (reply_to(&problem), problem),
+            Err(Failure::Command(problem)) => (status::of_problem(&problem), problem),
             Ok(status) => match Meaning::of(status) {
                 Meaning::Fault(reply) => (reply, Problem::Exited(status)),
                 Meaning::Decision(reply) => {
@@ -426,43 +425,6 @@ impl Settings {
             Some(text) => reply.with_text(text),
             None => reply,
         }
-    }
-}
-
-fn reply_to(problem: &Problem) -> Reply {
-    use io::ErrorKind::{InvalidInput, NotADirectory, NotFound, PermissionDenied};
-    match problem {
-        Problem::Start(error)
-            if [InvalidInput, NotADirectory, NotFound, PermissionDenied]
-                .contains(&error.kind()) =>
-        {
-            status::misconfigured()
-        }
-        _ => local_error(),
-    }
-}
-
-/// Parses a program and its arguments, separated by white space.
-///
-/// Text in single quotes is taken as it is, and in double quotes or without quotes a backslash takes the next character as it is.
-/// Nothing else is special, as there is no shell. An argument without quotes that is the name of a [`PipeArgument`] in braces,
-/// such as `{sender}`, stands for its value; other braces have to be quoted.
-///
-/// ```
-/// use smtpd_tower::deliver::{Pipe, PipeCommandError};
-///
-/// let pipe: Pipe =
-///     "/usr/lib/dovecot/deliver -f {sender} -d {recipient}".parse()?;
-/// let error = "sendmail -f {sendr}".parse::<Pipe>().unwrap_err();
-/// assert_eq!(error.to_string(), "no placeholder \"{sendr}\"");
-/// # Ok::<(), PipeCommandError>(())
-/// ```
-impl FromStr for Pipe {
-    type Err = PipeCommandError;
-
-    fn from_str(text: &str) -> Result<Self, PipeCommandError> {
-        let (program, arguments) = arguments::parse(text)?;
-        Ok(Self::new(program).with(|settings| settings.arguments = arguments))
     }
 }
 

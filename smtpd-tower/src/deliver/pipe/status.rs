@@ -1,7 +1,10 @@
 //! Exit statuses, as `sysexits.h` names them, and their replies.
 
+use std::io;
+
 use smtpd_core::reply::{Code, Origin, Reply, Status};
 
+use super::error::Problem;
 use crate::fault::local_error;
 
 /// What an exit status means.
@@ -42,13 +45,27 @@ fn rejected(code: Code, status: Status, text: &'static str) -> Meaning {
 }
 
 /// Returns the reply if the command cannot work as it is configured.
-pub(super) fn misconfigured() -> Reply {
+fn misconfigured() -> Reply {
     Reply::new(
         Code::LOCAL_ERROR,
         Status::MISCONFIGURED,
         "Local configuration error",
     )
     .with_origin(Origin::Fault)
+}
+
+/// Returns the reply to a fault.
+pub(super) fn of_problem(problem: &Problem) -> Reply {
+    use io::ErrorKind::{InvalidInput, NotADirectory, NotFound, PermissionDenied};
+    match problem {
+        Problem::Start(error)
+            if [InvalidInput, NotADirectory, NotFound, PermissionDenied]
+                .contains(&error.kind()) =>
+        {
+            misconfigured()
+        }
+        _ => local_error(),
+    }
 }
 
 #[cfg(test)]

@@ -8,8 +8,11 @@ use std::{
 
 use hyper::Uri;
 use hyper_util::{
-    client::legacy::connect::{Connected, Connection},
-    rt::TokioIo,
+    client::legacy::{
+        Client,
+        connect::{Connected, Connection},
+    },
+    rt::{TokioExecutor, TokioIo, TokioTimer},
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
@@ -18,7 +21,13 @@ use tokio::{
 };
 use tower_service::Service;
 
-use super::url::Url;
+use super::{outgoing::Outgoing, url::Url};
+
+/// How many idle connections are kept, and how long.
+const IDLE: (usize, Duration) = (16, Duration::from_secs(15));
+
+/// How much of a response's header is read.
+const MAX_HEAD: usize = 64 * 1024;
 
 /// Opens connections to the one service.
 #[derive(Clone)]
@@ -63,6 +72,17 @@ impl Connector {
         }
         Ok(Stream::Plain(stream))
     }
+}
+
+/// Returns a client that keeps connections.
+pub(super) fn client(connector: &Connector) -> Client<Connector, Outgoing> {
+    let (connections, time) = IDLE;
+    Client::builder(TokioExecutor::new())
+        .pool_timer(TokioTimer::new())
+        .pool_idle_timeout(time)
+        .pool_max_idle_per_host(connections)
+        .http1_max_buf_size(MAX_HEAD)
+        .build(connector.clone())
 }
 
 impl Service<Uri> for Connector {

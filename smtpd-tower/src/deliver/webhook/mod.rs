@@ -22,12 +22,8 @@ use std::{
     time::Duration,
 };
 
-use hyper::header::{HeaderMap, HeaderName, HeaderValue};
-use hyper_util::{
-    client::legacy::Client,
-    rt::{TokioExecutor, TokioTimer},
-};
-use serde_json::Value;
+use hyper::header::{HeaderMap, HeaderValue};
+use hyper_util::client::legacy::Client;
 use smtpd_core::reply::Reply;
 use tower_service::Service;
 
@@ -51,25 +47,6 @@ use crate::{
     phase_kind::PhaseKind,
     session::{QueueId, Session},
 };
-
-/// How many idle connections are kept, and how long.
-const IDLE: (usize, Duration) = (16, Duration::from_secs(15));
-
-/// How much of a response's header is read.
-const MAX_HEAD: usize = 64 * 1024;
-
-/// Fields that cannot be set.
-const RESERVED: [&str; 9] = [
-    "connection",
-    "content-length",
-    "content-type",
-    "expect",
-    "host",
-    "idempotency-key",
-    "te",
-    "transfer-encoding",
-    "upgrade",
-];
 
 /// POSTs each message to a web service, and replies as its response says.
 ///
@@ -262,7 +239,7 @@ impl Webhook {
         };
         Self {
             settings: Arc::new(settings),
-            client: client(&connector),
+            client: connect::client(&connector),
             connector,
             gate: Gate::new(32),
         }
@@ -289,10 +266,7 @@ impl Webhook {
     /// # Ok::<(), smtpd_tower::deliver::WebhookError>(())
     /// ```
     pub fn header(self, name: &str, value: &str) -> Result<Self, WebhookError> {
-        let known = HeaderName::try_from(name).ok().filter(|name| {
-            let name = name.as_str();
-            !RESERVED.contains(&name) && !name.starts_with("smtp-") && !name.starts_with("webhook-")
-        });
+        let known = request::field_name(name);
         let (Some(known), Ok(mut value)) = (known, HeaderValue::from_str(value)) else {
             return Err(WebhookError::new(Problem::Header(name.to_owned())));
         };
@@ -322,7 +296,7 @@ impl Webhook {
     #[must_use]
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
         self.connector.timeout = timeout;
-        self.client = client(&self.connector);
+        self.client = connect::client(&self.connector);
         self
     }
 
@@ -421,33 +395,16 @@ impl Settings {
                 return fault(&subject.session, reply, WebhookError::new(problem));
             }
         };
-        match text(&answer.body).filter(|_| self.shows_response) {
+        match outcome::text(&answer.body).filter(|_| self.shows_response) {
             Some(text) => reply.with_text(text),
             None => reply,
         }
     }
 }
 
-fn client(connector: &Connector) -> Client<Connector, Outgoing> {
-    let (connections, time) = IDLE;
-    Client::builder(TokioExecutor::new())
-        .pool_timer(TokioTimer::new())
-        .pool_idle_timeout(time)
-        .pool_max_idle_per_host(connections)
-        .http1_max_buf_size(MAX_HEAD)
-        .build(connector.clone())
-}
-
 fn fault(session: &Session, reply: Reply, error: WebhookError) -> Reply {
     session.report_fault(PhaseKind::Data, error);
     reply
-}
-
-/// Returns the text that a response has for the client.
-fn text(body: &[u8]) -> Option<String> {
-    let object: Value = serde_json::from_slice(body).ok()?;
-    let message = object.get("message")?.as_str()?;
-    shown::in_reply(message.as_bytes())
 }
 
 impl fmt::Debug for Webhook {

@@ -1,8 +1,9 @@
 //! HTTP statuses and their replies.
 
+use serde_json::Value;
 use smtpd_core::reply::{Code, Origin, Reply, Status};
 
-use crate::fault::local_error;
+use crate::{deliver::shown, fault::local_error};
 
 /// What a status means.
 #[derive(Debug, PartialEq, Eq)]
@@ -38,6 +39,13 @@ fn misconfigured() -> Reply {
         "Local configuration error",
     )
     .with_origin(Origin::Fault)
+}
+
+/// Returns the text that a response has for the client.
+pub(super) fn text(body: &[u8]) -> Option<String> {
+    let object: Value = serde_json::from_slice(body).ok()?;
+    let message = object.get("message")?.as_str()?;
+    shown::in_reply(message.as_bytes())
 }
 
 #[cfg(test)]

@@ -24,6 +24,19 @@ use crate::{
     session::{QueueId, Session},
 };
 
+/// Fields that cannot be set.
+const RESERVED: [&str; 9] = [
+    "connection",
+    "content-length",
+    "content-type",
+    "expect",
+    "host",
+    "idempotency-key",
+    "te",
+    "transfer-encoding",
+    "upgrade",
+];
+
 /// A message that is known but for its content.
 pub(super) struct Subject {
     pub(super) session: Session,
@@ -119,6 +132,14 @@ pub(super) fn sign(fields: &mut HeaderMap, id: &QueueId, body: &[u8], secrets: &
     let signatures: Vec<_> = signatures.collect();
     set(fields, "webhook-timestamp", &timestamp);
     set(fields, "webhook-signature", &signatures.join(" "));
+}
+
+/// Returns the name of a field that a user may set.
+pub(super) fn field_name(name: &str) -> Option<HeaderName> {
+    HeaderName::try_from(name).ok().filter(|name| {
+        let name = name.as_str();
+        !RESERVED.contains(&name) && !name.starts_with("smtp-") && !name.starts_with("webhook-")
+    })
 }
 
 pub(super) fn post(uri: &Uri, fields: HeaderMap, body: Outgoing) -> Request<Outgoing> {

@@ -1,7 +1,7 @@
 use std::{net::SocketAddr, time::SystemTime};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
-use serde_json::json;
+use serde_json::{Value, json};
 use smtpd_core::{
     envelope::{Envelope, Recipient},
     parameter::Parameters,
