@@ -9,7 +9,7 @@ use std::{
 use smtpd_core::reply::Reply;
 use tower_service::Service;
 
-use super::{Durability, DurabilityError, Job, QueueError, Store};
+use super::{Durability, DurabilityError, Job, QueueError, Store, terms::Terms};
 use crate::{
     body::{BodyError, Spooled},
     phase::{Data, Request},
@@ -117,6 +117,8 @@ impl<S: Store + Clone> Enqueue<S> {
         if let Some(id) = unused_id(&session) {
             job = job.with_id(id);
         }
+        let released = Terms::of(&job).released;
+        job = job.with_due(released);
         let (bytes, recipients) = (message.len(), job.envelope().recipients().len());
         let id = self.store.put(job, message).await?;
         let reply = Reply::queued(&id);
@@ -231,6 +233,10 @@ mod tests {
 
         fn next_due(&self) -> StoreFuture<Option<SystemTime>> {
             Box::pin(async { Ok(None) })
+        }
+
+        fn changed(&self) -> StoreFuture<()> {
+            Box::pin(std::future::pending())
         }
     }
 

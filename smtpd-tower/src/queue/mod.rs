@@ -56,13 +56,18 @@
 //! even where the beginning of a record is lost.
 
 mod codec;
+mod dsn;
 mod durability;
 mod enqueue;
 mod error;
+mod event;
 #[cfg(unix)]
 mod file;
 mod job;
+mod schedule;
 mod store;
+mod terms;
+mod worker;
 
 #[cfg(unix)]
 pub use self::file::{FileStore, QueueEntry, QueueStats};
@@ -70,6 +75,9 @@ pub use self::{
     durability::Durability,
     enqueue::{Enqueue, EnqueueFuture, Queued},
     error::{DurabilityError, QueueError},
+    event::QueueEvent,
     job::{Job, Outcome, RecipientState, RecipientStatus},
+    schedule::Schedule,
     store::{Leased, Store, StoreFuture},
+    worker::{Disposition, RunWorker, Worker},
 };

@@ -172,8 +172,11 @@ async fn a_message_for_which_nobody_waits_is_not_kept() {
     let world = World::default();
     let store = FileStore::start(world.disk(), SEGMENT).unwrap();
     let mut put = tokio_test::task::spawn(store.put(job(1), message("dropped").await));
+    // The writer needs the index, so it has not answered yet.
+    let index = store.index();
     let _ = put.poll();
     drop(put);
+    drop(index);
     store.put(job(1), message("kept").await).await.unwrap();
     assert_eq!(bodies(&store).await, ["kept"]);
     store.close().await;
