@@ -85,6 +85,8 @@ struct Shared {
     inbox: Inbox,
     /// A message was added or released.
     changed: watch::Sender<()>,
+    #[cfg(feature = "metrics")]
+    meters: std::sync::OnceLock<crate::meter::StoreMeters>,
 }
 
 impl Shared {
@@ -162,6 +164,8 @@ impl FileStore {
             index: Mutex::new(index),
             inbox: Inbox::new(),
             changed: watch::Sender::default(),
+            #[cfg(feature = "metrics")]
+            meters: std::sync::OnceLock::new(),
         });
         let writer = Writer::new(disk, shared.clone(), segment_size);
         committer::start(writer).map_err(|error| QueueError::io("start its thread", error))?;
@@ -169,6 +173,20 @@ impl FileStore {
             shared,
             permits: DiskPermits::shared(),
         })))
+    }
+
+    /// Records metrics by the facade `metrics`, for all clones: [the guide](crate::guide::metrics#a-queue) lists them. They are
+    /// registered now, so install the recorder before.
+    #[cfg(feature = "metrics")]
+    #[must_use]
+    pub fn metrics(self) -> Self {
+        let shared = &self.0.shared;
+        if let Some(meters) = crate::meter::StoreMeters::new() {
+            meters.messages(shared.index().entries().len());
+            // A second call changes nothing.
+            let _ = shared.meters.set(meters);
+        }
+        self
     }
 
     /// Completes when all operations are done and synced and the directory is unlocked. Later operations return

@@ -135,9 +135,16 @@ impl Writer {
         // Nobody waits any more, so the client will send the message again.
         ops.retain(|op| !(op.change.is_put() && op.answer.is_closed()));
         if !ops.is_empty() {
+            #[cfg(feature = "metrics")]
+            let start = Instant::now();
             match self.write(ops) {
                 Ok(written) => self.apply(written),
                 Err(failed) => self.fail(failed),
+            }
+            #[cfg(feature = "metrics")]
+            if let Some(meters) = self.shared.meters.get() {
+                meters.committed(start.elapsed());
+                meters.messages(self.index().entries().len());
             }
         }
         if self.patience().is_some_and(|left| left.is_zero()) {

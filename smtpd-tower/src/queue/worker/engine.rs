@@ -331,6 +331,10 @@ where
             took,
             fault,
         } = attempt;
+        #[cfg(feature = "metrics")]
+        self.settings
+            .meters
+            .attempt(outcome_of(&reply, fault.is_some()), took);
         self.settings.events.tell(&QueueEvent::Attempted {
             id: unit.id.clone(),
             destination: unit.site.clone(),
@@ -438,5 +442,16 @@ where
                 }
             }
         }
+    }
+}
+
+/// The word for an attempt in metrics.
+#[cfg(feature = "metrics")]
+fn outcome_of(reply: &DataReply, is_fault: bool) -> &'static str {
+    match reply.code() {
+        _ if is_fault => "unreachable",
+        code if code.is_positive() => "accepted",
+        code if code.is_permanent() => "rejected",
+        _ => "deferred",
     }
 }

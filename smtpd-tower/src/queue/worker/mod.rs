@@ -197,6 +197,14 @@ impl<T, S> Worker<T, S> {
         self
     }
 
+    /// Records metrics by the facade `metrics`: [the guide](crate::guide::metrics#a-queue) lists them. They are registered now, so
+    /// install the recorder before.
+    #[cfg(feature = "metrics")]
+    pub fn metrics(mut self) -> Self {
+        self.settings.meters = crate::meter::WorkerMeters::new();
+        self
+    }
+
     #[cfg(test)]
     fn clock(mut self, clock: Clock) -> Self {
         self.clock = clock;

@@ -23,6 +23,8 @@ pub(super) struct Settings {
     pub(super) return_limit: usize,
     pub(super) key: Key,
     pub(super) events: Events,
+    #[cfg(feature = "metrics")]
+    pub(super) meters: crate::meter::WorkerMeters,
 }
 
 /// The limits of each destination.
@@ -54,6 +56,8 @@ impl Default for Settings {
             return_limit: 64 * 1024,
             key: Arc::new(domain_of),
             events: Events::default(),
+            #[cfg(feature = "metrics")]
+            meters: crate::meter::WorkerMeters::default(),
         }
     }
 }

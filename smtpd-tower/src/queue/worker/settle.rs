@@ -43,6 +43,8 @@ pub(super) async fn settle<T: Store>(
         }
     }
     while !record(&store, &lease, &conclusion, &mut pause).await {}
+    #[cfg(feature = "metrics")]
+    count(&settings, leased.job(), &conclusion, now);
     report(&settings, leased.job(), conclusion);
 }
 
@@ -108,6 +110,22 @@ async fn tell<T: Store>(
     let about = job.id().clone();
     settings.events.tell(&QueueEvent::Queued { id, about });
     Ok(())
+}
+
+/// Counts what has become of each recipient.
+#[cfg(feature = "metrics")]
+fn count(settings: &Settings, job: &Job, conclusion: &Conclusion, now: SystemTime) {
+    for (number, outcome) in &conclusion.outcomes {
+        let (word, is_end) = match outcome {
+            Outcome::Delivered(_) => ("delivered", true),
+            Outcome::Failed(_) if conclusion.expired.contains(number) => ("expired", true),
+            Outcome::Failed(_) => ("bounced", true),
+            Outcome::Deferred { .. } => ("deferred", false),
+            Outcome::Postponed { .. } => continue,
+        };
+        let age = now.duration_since(job.created()).unwrap_or_default();
+        settings.meters.recipient(word, is_end.then_some(age));
+    }
 }
 
 /// Tells what has become of each recipient.

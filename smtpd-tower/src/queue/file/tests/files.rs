@@ -255,6 +255,26 @@ async fn the_most_urgent_of_what_is_due_comes_first_and_what_was_put_off_comes_l
 }
 
 #[tokio::test]
+async fn a_damaged_message_is_not_made_valid_by_being_copied() {
+    let world = World::default();
+    let store = FileStore::start(world.disk(), 1000).unwrap();
+    let id = store.put(job(1), message("damaged").await).await.unwrap();
+    let (number, mut bytes) = world.segments().into_iter().next().unwrap();
+    let at = memchr::memmem::find(&bytes, b"damaged").unwrap();
+    bytes[at] ^= 1;
+    world.set(number, &bytes);
+    for _ in 0..50 {
+        let put = store.put(job(1), message("other").await);
+        let other = put.await.unwrap();
+        store.delete(&other).await.unwrap();
+    }
+    assert!(store.show(&id).await.is_err());
+    // Its segment is kept, for whoever wants to look at it.
+    assert!(world.segments().contains_key(&number));
+    store.close().await;
+}
+
+#[tokio::test]
 async fn who_waits_for_a_change_misses_none() {
     let store = FileStore::start(World::default().disk(), SEGMENT).unwrap();
     let changed = store.changed();
