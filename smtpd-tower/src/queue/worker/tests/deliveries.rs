@@ -225,7 +225,7 @@ async fn a_delivery_that_takes_longer_than_its_lease_is_not_made_twice() {
     assert!(store.state().renewals > 10);
     // The store has forgotten the lease, as after a suspension.
     store.crash();
-    sleep(100 * SECOND).await;
+    sleep(300 * SECOND).await;
     assert_eq!(events.words(), ["to r.example", "delivered r@r.example"]);
     assert_eq!(store.len(), 0);
     running.abort();
