@@ -19,6 +19,7 @@
 //! | [`tls`] | Certificates, their renewal, client certificates, channel binding |
 //! | [`bodies`] | Streaming, filters, copies, spools, MIME, and the memory of each |
 //! | [`responsibility`] | What 250 promises: syncing, queues, duplicates, several recipients |
+//! | [`queueing`] | Accept now and deliver later: retries, notifications, destinations |
 //!
 //! **A server on the internet**
 //!
@@ -97,6 +98,13 @@ pub mod bodies {}
 
 #[doc = include_str!("../docs/responsibility.md")]
 pub mod responsibility {}
+
+#[cfg_attr(
+    not(all(unix, feature = "queue")),
+    allow(rustdoc::broken_intra_doc_links)
+)]
+#[doc = include_str!("../docs/queueing.md")]
+pub mod queueing {}
 
 #[doc = include_str!("../docs/order_of_layers.md")]
 pub mod order_of_layers {}

@@ -279,6 +279,59 @@ async fn the_page_lists_every_metric_and_no_other() {
     assert_eq!(registered, described);
 }
 
+#[cfg(unix)]
+#[tokio::test]
+async fn the_page_lists_every_metric_of_a_queue_and_no_other() {
+    use smtpd_tower::{
+        Body, Envelope, Session,
+        queue::{FileStore, Job, Store, Worker},
+        session::SessionFacts,
+    };
+    let (recorded, _guard) = Recorded::listen();
+    let dir = tempfile::tempdir().unwrap();
+    let store = FileStore::open(dir.path().join("queue")).await.unwrap();
+    let store = store.metrics();
+    let service = service_fn(async |_: Request<Data>| Ok::<_, BoxError>(Reply::no_such_user()));
+    let running = tokio::spawn(Worker::new(store.clone(), service).metrics().run());
+    let before = recorded.value("smtp.queue.commit.duration");
+    let envelope = Envelope::default().with_recipient("b@example.org".parse().unwrap());
+    let job = Job::new(SessionFacts::from(&Session::local()), envelope);
+    let message = Body::from("Hello\r\n").spool(99).await.unwrap();
+    store.put(job, message).await.unwrap();
+    while recorded.value("smtp.queue.recipients outcome=bounced") == 0 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    running.abort();
+    store.close().await;
+    assert!(recorded.value("smtp.queue.commit.duration") > before);
+    assert_eq!(recorded.value("smtp.queue.attempts outcome=rejected"), 1);
+    assert_eq!(recorded.value("smtp.queue.age"), 1);
+    assert_eq!(recorded.gauge("smtp.queue.messages"), 0.0);
+
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("smtpd-tower/docs/metrics.md");
+    let page = fs::read_to_string(page).unwrap();
+    let rows = page.lines().filter(|row| row.starts_with("| `smtp.queue."));
+    let (described, labels) = (
+        recorded.described.lock().unwrap(),
+        recorded.labels.lock().unwrap(),
+    );
+    let mut listed = BTreeSet::new();
+    for row in rows {
+        let cells: Vec<_> = row
+            .split('|')
+            .map(|cell| cell.trim().replace('`', ""))
+            .collect();
+        let name = &cells[1];
+        let (kind, unit) = described[name];
+        assert_eq!((&*cells[2], &*cells[3]), (kind, unit), "{name}");
+        let own: Vec<_> = labels[name].iter().cloned().collect();
+        assert_eq!(own.join(", "), cells[4], "{name}");
+        listed.insert(name.clone());
+    }
+    let all: BTreeSet<_> = described.keys().cloned().collect();
+    assert_eq!(listed, all);
+}
+
 /// A dashboard cannot tell what has not happened from what does not exist.
 #[tokio::test]
 async fn a_metric_appears_with_its_first_event() {

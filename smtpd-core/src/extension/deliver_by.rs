@@ -9,7 +9,7 @@ use crate::{
 /// DELIVERBY (RFC 2852): [`BY=`](By) on MAIL, the time within which the message is to be delivered.
 ///
 /// If you turn it on, your server must return the messages that it could not deliver in time, or report that they are late
-/// (RFC 2852 section 4.1).
+/// (RFC 2852 section 4.1). The queue of `smtpd-tower` does.
 ///
 /// ```
 /// use std::time::Duration;

@@ -11,7 +11,8 @@ use crate::{
 /// not be released. It is for submission only (RFC 4865 section 4.2), so enable it only on such a listener.
 ///
 /// The extension checks what needs no clock: that MAIL does not have both parameters, that neither exceeds its maximum, and
-/// that `HOLDFOR` does not exceed `BY`. Call [`HoldUntil::resolve`] in your service for the rest.
+/// that `HOLDFOR` does not exceed `BY`. Call [`HoldUntil::resolve`] in your service for the rest. The queue of `smtpd-tower` holds the
+/// messages.
 ///
 /// ```
 /// use smtpd_core::{

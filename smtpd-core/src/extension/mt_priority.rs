@@ -9,7 +9,7 @@ use crate::{
 /// MT-PRIORITY (RFC 6710): [`MT-PRIORITY=`](Priority) on MAIL, the urgency of the message.
 ///
 /// A priority above 0 is accepted only from clients that have authenticated (RFC 6710 section 4.1), unless others are trusted
-/// too. From all other clients, it is rejected with 550 5.7.1.
+/// too. From all other clients, it is rejected with 550 5.7.1. The queue of `smtpd-tower` delivers more urgent messages first.
 ///
 /// ```
 /// use smtpd_core::extension::{Extensions, MtPriority, PriorityPolicy};

@@ -6,6 +6,8 @@
 mod names;
 #[cfg(not(feature = "metrics"))]
 mod nothing;
+#[cfg(all(feature = "metrics", feature = "queue"))]
+mod queue;
 #[cfg(feature = "metrics")]
 mod recording;
 
@@ -13,6 +15,10 @@ mod recording;
 pub(crate) use self::nothing::HandshakeMeter;
 #[cfg(not(feature = "metrics"))]
 pub(crate) use self::nothing::{Meters, waits_for_disk, waits_for_processor};
+#[cfg(all(feature = "metrics", feature = "queue", unix))]
+pub(crate) use self::queue::StoreMeters;
+#[cfg(all(feature = "metrics", feature = "queue"))]
+pub(crate) use self::queue::WorkerMeters;
 #[cfg(all(feature = "tls", feature = "metrics"))]
 pub(crate) use self::recording::HandshakeMeter;
 #[cfg(feature = "metrics")]

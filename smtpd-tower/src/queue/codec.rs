@@ -138,6 +138,7 @@ pub(super) fn encode_states(states: &[RecipientState]) -> Vec<u8> {
     let mut out = Vec::with_capacity(states.len() * 18);
     for state in states {
         let status = match state.status {
+            RecipientStatus::Pending if state.told => 3,
             RecipientStatus::Pending => 0,
             RecipientStatus::Delivered => 1,
             RecipientStatus::Failed => 2,
@@ -312,8 +313,9 @@ fn decode_state(value: &[u8]) -> Option<RecipientState> {
     let (status, rest) = value.split_first()?;
     let (tries, rest) = rest.split_first_chunk()?;
     let (due, reply) = rest.split_first_chunk()?;
+    let told = *status == 3;
     let status = match status {
-        0 => RecipientStatus::Pending,
+        0 | 3 => RecipientStatus::Pending,
         1 => RecipientStatus::Delivered,
         2 => RecipientStatus::Failed,
         _ => return None,
@@ -327,6 +329,7 @@ fn decode_state(value: &[u8]) -> Option<RecipientState> {
         tries: u32::from_le_bytes(*tries),
         due: u64::from_le_bytes(*due),
         reply,
+        told,
     })
 }
 
@@ -373,6 +376,7 @@ mod tests {
         let later = Outcome::Deferred {
             reply: Reply::multiline(Code::LOCAL_ERROR, Status::MAIL_SYSTEM, ["one", "two"]),
             until: crate::queue::job::time(1_900_000_000_123),
+            told: true,
         };
         let failed = Outcome::Failed(Reply::no_such_user());
         let done = Outcome::Delivered(Reply::OK);

@@ -6,10 +6,12 @@ use std::{
     task::{Context, Poll},
 };
 
-use smtpd_core::reply::Reply;
+use smtpd_core::reply::{Code, Reply, Status};
 use tower_service::Service;
 
-use super::{Durability, DurabilityError, Job, QueueError, Store};
+use super::{
+    Durability, DurabilityError, Job, QueueError, Store, hops::received_fields, terms::Terms,
+};
 use crate::{
     body::{BodyError, Spooled},
     phase::{Data, Request},
@@ -18,6 +20,9 @@ use crate::{
 
 /// How large a message may be to wait in memory until it is written.
 const IN_MEMORY: usize = 64 * 1024;
+
+/// How many Received fields a message may have: RFC 5321 section 6.3 recommends at least 100.
+const MAX_RECEIVED: usize = 100;
 
 /// Puts each message into a [`Store`], and replies 250 with its id once it is as durable as the store says.
 ///
@@ -28,16 +33,21 @@ const IN_MEMORY: usize = 64 * 1024;
 /// | failure | reply |
 /// |---|---|
 /// | the message itself, see [`BodyError`] | its [reply](BodyError::reply) |
+/// | the message has [more than 100](Self::max_received) Received fields | 554 5.4.6 |
 /// | the disk of the store is full | 452 4.3.1 |
 /// | anything else | 451 4.3.0 |
 ///
 /// Each [`QueueError`] is a fault, so its text goes to the log and to [`Server::on_error`](crate::server::Server::on_error).
+///
+/// A message with `HOLDFOR=` or `HOLDUNTIL=` (RFC 4865) is due only then, and one with `MT-PRIORITY=` (RFC 6710) is delivered before
+/// others that are less urgent. A [`Worker`](super::Worker) follows what `BY=` (RFC 2852) says.
 ///
 /// [The module](super) has an example.
 #[derive(Clone)]
 pub struct Enqueue<S> {
     on_queued: Hook<Queued>,
     directory: Option<Arc<PathBuf>>,
+    max_received: usize,
     store: S,
 }
 
@@ -63,6 +73,7 @@ impl<S: Store + Clone> Enqueue<S> {
         Self {
             on_queued: Hook::default(),
             directory: None,
+            max_received: MAX_RECEIVED,
             store,
         }
     }
@@ -85,6 +96,15 @@ impl<S: Store + Clone> Enqueue<S> {
     pub fn spool_directory(self, directory: impl Into<PathBuf>) -> Self {
         Self {
             directory: Some(Arc::new(directory.into())),
+            ..self
+        }
+    }
+
+    /// Sets how many Received fields a message may have. One with more goes in a circle (RFC 5321 section 6.3). Default: 100.
+    #[must_use]
+    pub fn max_received(self, fields: usize) -> Self {
+        Self {
+            max_received: fields,
             ..self
         }
     }
@@ -113,10 +133,17 @@ impl<S: Store + Clone> Enqueue<S> {
             Ok(message) => message,
             Err(error) => return Ok(session.reply_to(error)),
         };
+        match received_fields(message.body(), self.max_received.saturating_add(1)).await {
+            Ok(fields) if fields > self.max_received => return Ok(loops()),
+            Ok(_) => {}
+            Err(error) => return Ok(session.reply_to(error)),
+        }
         let mut job = Job::new(SessionFacts::from(&session), envelope);
         if let Some(id) = unused_id(&session) {
             job = job.with_id(id);
         }
+        let released = Terms::of(&job).released;
+        job = job.with_due(released);
         let (bytes, recipients) = (message.len(), job.envelope().recipients().len());
         let id = self.store.put(job, message).await?;
         let reply = Reply::queued(&id);
@@ -128,6 +155,11 @@ impl<S: Store + Clone> Enqueue<S> {
         self.on_queued.call("on_queued", &session, &queued);
         Ok(reply)
     }
+}
+
+fn loops() -> Reply {
+    let status = Status::new(4, 6).unwrap_or_default();
+    Reply::new(Code::TRANSACTION_FAILED, status, "Too many hops")
 }
 
 /// The id of the transaction, for the first who asks.
@@ -232,6 +264,10 @@ mod tests {
         fn next_due(&self) -> StoreFuture<Option<SystemTime>> {
             Box::pin(async { Ok(None) })
         }
+
+        fn changed(&self) -> StoreFuture<()> {
+            Box::pin(std::future::pending())
+        }
     }
 
     fn request(session: &Session, body: Body) -> Request<Data> {
@@ -296,6 +332,36 @@ mod tests {
         let reply = enqueue.oneshot(request(&Session::local(), Body::new(Broken)));
         assert_eq!(reply.await.unwrap(), BodyError::Incomplete.reply());
         assert!(store.jobs.lock().unwrap().is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_message_that_goes_in_a_circle_is_not_put_into_the_store() {
+        let enqueue = Enqueue::new(Arc::new(Fake::default())).max_received(2);
+        let store = enqueue.store().clone();
+        for (fields, code) in [(2, 250), (3, 554)] {
+            let message = "Received: x\r\n".repeat(fields) + "\r\nReceived: x\r\n";
+            let request = request(&Session::local(), Body::from(message.into_bytes()));
+            let reply = enqueue.clone().oneshot(request).await.unwrap();
+            assert_eq!(reply.code().as_u16(), code);
+        }
+        assert_eq!(store.jobs.lock().unwrap().len(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_message_that_is_to_be_held_is_not_due_before() {
+        let enqueue = Enqueue::new(Arc::new(Fake::default()));
+        let store = enqueue.store().clone();
+        let envelope = Envelope::default()
+            .with_parameters("HOLDFOR=3600".parse().unwrap())
+            .with_recipient("b@example.org".parse().unwrap());
+        let data = Data::new(envelope, Body::from("Hello\r\n"));
+        let reply = enqueue.oneshot(Request::new(Session::local(), data));
+        assert!(reply.await.unwrap().is_positive());
+        let jobs = store.jobs.lock().unwrap();
+        let (job, _) = &jobs[0];
+        let (_, _, state) = job.pending().next().unwrap();
+        let held = state.due().duration_since(job.created()).unwrap();
+        assert_eq!(held.as_secs(), 3600);
     }
 
     #[test]

@@ -8,6 +8,7 @@ use smtpd_core::{
     reply::Reply,
 };
 
+use super::terms::Terms;
 use crate::session::{QueueId, SessionFacts};
 
 /// A message in the queue without its bytes: where it came from, its envelope, and how far the delivery to each recipient is.
@@ -42,6 +43,8 @@ pub struct RecipientState {
     pub(super) tries: u32,
     pub(super) due: u64,
     pub(super) reply: Option<Reply>,
+    /// Whether the sender was told that the message is late.
+    pub(super) told: bool,
 }
 
 /// Whether anything is still to be done for a recipient.
@@ -68,6 +71,15 @@ pub enum Outcome {
         reply: Reply,
         /// When the next attempt is due.
         until: SystemTime,
+        /// Whether the sender was told that the message is late.
+        told: bool,
+    },
+    /// Nothing was tried, and no attempt is counted. A store may forget it if the process ends, unless the sender was told.
+    Postponed {
+        /// When the next attempt is due.
+        until: SystemTime,
+        /// Whether the sender was told that the message is late.
+        told: bool,
     },
     /// The message cannot be delivered, for this reason.
     Failed(Reply),
@@ -82,6 +94,7 @@ impl Job {
             tries: 0,
             due: created,
             reply: None,
+            told: false,
         };
         Self {
             id: QueueId::unique(),
@@ -126,6 +139,11 @@ impl Job {
     /// Returns the envelope with all recipients, also those that are done.
     pub const fn envelope(&self) -> &Arc<Envelope> {
         &self.envelope
+    }
+
+    /// Returns the priority, from -9 to 9 (RFC 6710), by the parameter of MAIL. A higher number is more urgent.
+    pub fn priority(&self) -> i8 {
+        Terms::of(self).priority
     }
 
     /// Returns the recipients with their states, in the order of the envelope.
@@ -185,19 +203,29 @@ impl RecipientState {
         self.reply.as_ref()
     }
 
+    /// Returns whether the sender was told that the message is late.
+    pub const fn is_told(&self) -> bool {
+        self.told
+    }
+
     pub(super) const fn is_pending(&self) -> bool {
         matches!(self.status, RecipientStatus::Pending)
     }
 
     fn settle(&mut self, outcome: &Outcome) {
-        self.tries = self.tries.saturating_add(1);
         let reply = match outcome {
+            Outcome::Postponed { until, told } => {
+                self.due = millis(*until);
+                self.told |= told;
+                return;
+            }
             Outcome::Delivered(reply) => {
                 self.status = RecipientStatus::Delivered;
                 reply
             }
-            Outcome::Deferred { reply, until } => {
+            Outcome::Deferred { reply, until, told } => {
                 self.due = millis(*until);
+                self.told |= told;
                 reply
             }
             Outcome::Failed(reply) => {
@@ -205,6 +233,7 @@ impl RecipientState {
                 reply
             }
         };
+        self.tries = self.tries.saturating_add(1);
         self.reply = Some(reply.clone());
     }
 }

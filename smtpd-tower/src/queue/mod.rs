@@ -1,12 +1,14 @@
 //! A durable queue on disk: 250 is sent when the message is synced.
 //!
-//! [`Enqueue`] is the data service that puts messages into a [`Store`]. [`FileStore`] is the store of this crate, on Unix. Needs the
-//! feature `queue`.
+//! [`Enqueue`] is the data service that puts messages into a [`Store`], and a [`Worker`] delivers what is due in it. [`FileStore`]
+//! is the store of this crate, on Unix. Needs the feature `queue`. [The guide](crate::guide::queueing) shows them together.
 //!
 //! | type | what it is |
 //! |---|---|
 //! | [`Enqueue`] | puts each message into a store, and replies 250 with its id |
 //! | [`Store`], [`Leased`], [`Outcome`] | where messages wait; how they are taken out, and what became of them |
+//! | [`Worker`], [`Schedule`], [`Disposition`] | delivers what is due, by any data service |
+//! | [`QueueEvent`] | what happens to messages in the queue |
 //! | [`FileStore`] | a store in the files of a directory, and its administration |
 //! | [`Job`], [`RecipientState`] | a message without its bytes, and how far the delivery to each recipient is |
 //! | [`Durability`] | what a message in a store outlives |
@@ -16,7 +18,7 @@
 //!
 //! # Leases
 //!
-//! Whoever delivers messages [leases](Store::lease) those that are due, delivers each, and [settles](Store::settle) the lease with
+//! A [`Worker`] does this for you. Whoever delivers messages [leases](Store::lease) those that are due, delivers each, and [settles](Store::settle) the lease with
 //! an [`Outcome`] for each recipient. The state is kept for each recipient: the number of attempts, the last reply, and when the next
 //! attempt is due. A lease ends at its deadline, or with the process, and then the message is leased again. A message that has no
 //! pending recipient left is removed.
@@ -56,13 +58,19 @@
 //! even where the beginning of a record is lost.
 
 mod codec;
+mod dsn;
 mod durability;
 mod enqueue;
 mod error;
+mod event;
 #[cfg(unix)]
 mod file;
+mod hops;
 mod job;
+mod schedule;
 mod store;
+mod terms;
+mod worker;
 
 #[cfg(unix)]
 pub use self::file::{FileStore, QueueEntry, QueueStats};
@@ -70,6 +78,9 @@ pub use self::{
     durability::Durability,
     enqueue::{Enqueue, EnqueueFuture, Queued},
     error::{DurabilityError, QueueError},
+    event::QueueEvent,
     job::{Job, Outcome, RecipientState, RecipientStatus},
+    schedule::Schedule,
     store::{Leased, Store, StoreFuture},
+    worker::{Disposition, RunWorker, Worker},
 };

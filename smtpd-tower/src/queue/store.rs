@@ -22,8 +22,9 @@ pub trait Store: Send + Sync + 'static {
     /// If the future is dropped before it completes, the message may be in the store or not.
     fn put(&self, job: Job, message: Spooled) -> StoreFuture<QueueId>;
 
-    /// Leases up to `most` messages that are due at `now`, until a deadline, those first that have been due for longest. Messages
-    /// that are held or leased are not among them.
+    /// Leases up to `most` messages that are due at `now`, until a deadline: first those of the highest
+    /// [priority](Job::priority), and among these first those that have been due for longest. Messages that are held or leased
+    /// are not among them.
     ///
     /// A message that cannot be read is logged and left out, and comes again after the deadline. If the future is dropped, its
     /// leases end at the deadline.
@@ -46,6 +47,10 @@ pub trait Store: Send + Sync + 'static {
 
     /// Returns when the next message is due or the next lease ends, if there is any.
     fn next_due(&self) -> StoreFuture<Option<SystemTime>>;
+
+    /// Returns a future that completes when a message was added or released after this call, so that something may be due before
+    /// [`next_due`](Self::next_due) had said.
+    fn changed(&self) -> StoreFuture<()>;
 }
 
 impl<S: Store + ?Sized> Store for Arc<S> {
@@ -71,6 +76,10 @@ impl<S: Store + ?Sized> Store for Arc<S> {
 
     fn next_due(&self) -> StoreFuture<Option<SystemTime>> {
         (**self).next_due()
+    }
+
+    fn changed(&self) -> StoreFuture<()> {
+        (**self).changed()
     }
 }
 

@@ -66,6 +66,10 @@ impl Inbox {
         self.wake.notify_one();
     }
 
+    pub(super) fn is_closed(&self) -> bool {
+        self.state().closed
+    }
+
     /// Waits until the writer has ended.
     pub(super) async fn ended(&self) {
         loop {

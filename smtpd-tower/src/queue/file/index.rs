@@ -2,6 +2,7 @@
 //! number of recipients.
 
 use std::{
+    cmp::Reverse,
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
 };
@@ -15,8 +16,8 @@ use crate::{queue::QueueError, session::QueueId};
 #[derive(Default)]
 pub(super) struct Index {
     entries: BTreeMap<QueueId, Entry>,
-    /// When each message that is not held is due, or its lease ends.
-    wanted: BTreeSet<(u64, QueueId)>,
+    /// When each message that is not held is due, or its lease ends, by priority. No set is empty.
+    wanted: BTreeMap<Reverse<i8>, BTreeSet<(u64, QueueId)>>,
     segments: BTreeMap<u64, Segment>,
     /// How many leases there were.
     leases: u64,
@@ -36,6 +37,9 @@ pub(super) struct Entry {
     pub(super) due_instead: Option<u64>,
     pub(super) held: bool,
     pub(super) pending: u32,
+    pub(super) priority: i8,
+    /// It was put off until then, which only this process knows.
+    not_before: u64,
     lease: Option<Lease>,
 }
 
@@ -66,7 +70,13 @@ impl Segment {
 }
 
 impl Entry {
-    pub(super) const fn new(put: Place, created: u64, due: u64, pending: u32) -> Self {
+    pub(super) const fn new(
+        put: Place,
+        created: u64,
+        due: u64,
+        pending: u32,
+        priority: i8,
+    ) -> Self {
         Self {
             put,
             states: None,
@@ -76,6 +86,8 @@ impl Entry {
             due_instead: None,
             held: false,
             pending,
+            priority,
+            not_before: 0,
             lease: None,
         }
     }
@@ -84,7 +96,7 @@ impl Entry {
         match self.lease {
             _ if self.held => None,
             Some(lease) => Some(lease.until),
-            None => Some(self.next_due()),
+            None => Some(self.next_due().max(self.not_before)),
         }
     }
 
@@ -121,9 +133,7 @@ impl Index {
         }
         self.bytes += put.header.body_len;
         self.add_live(put);
-        if let Some(wanted) = entry.wanted() {
-            self.wanted.insert((wanted, id.clone()));
-        }
+        self.want(id, entry.priority, entry.wanted());
         self.entries.insert(id.clone(), entry);
     }
 
@@ -132,8 +142,24 @@ impl Index {
         if let Some(entry) = self.entries.remove(id) {
             self.bytes -= entry.put.header.body_len;
             entry.places().for_each(|place| self.drop_live(place));
-            if let Some(wanted) = entry.wanted() {
-                self.wanted.remove(&(wanted, id.clone()));
+            self.unwant(id, entry.priority, entry.wanted());
+        }
+    }
+
+    fn want(&mut self, id: &QueueId, priority: i8, wanted: Option<u64>) {
+        if let Some(wanted) = wanted {
+            let class = self.wanted.entry(Reverse(priority)).or_default();
+            class.insert((wanted, id.clone()));
+        }
+    }
+
+    fn unwant(&mut self, id: &QueueId, priority: i8, wanted: Option<u64>) {
+        if let Some(wanted) = wanted
+            && let Some(class) = self.wanted.get_mut(&Reverse(priority))
+        {
+            class.remove(&(wanted, id.clone()));
+            if class.is_empty() {
+                self.wanted.remove(&Reverse(priority));
             }
         }
     }
@@ -144,6 +170,7 @@ impl Index {
             entry.states = Some(place);
             entry.due = due;
             entry.due_instead = None;
+            entry.not_before = 0;
             entry.pending = pending;
             entry.lease = None;
         });
@@ -154,6 +181,7 @@ impl Index {
             entry.hold = Some(place);
             entry.held = held;
             entry.due_instead = due;
+            entry.not_before = 0;
         });
     }
 
@@ -176,12 +204,8 @@ impl Index {
         change(entry);
         let after = entry.clone();
         if before.wanted() != after.wanted() {
-            if let Some(wanted) = before.wanted() {
-                self.wanted.remove(&(wanted, id.clone()));
-            }
-            if let Some(wanted) = after.wanted() {
-                self.wanted.insert((wanted, id.clone()));
-            }
+            self.unwant(id, before.priority, before.wanted());
+            self.want(id, after.priority, after.wanted());
         }
         before.places().for_each(|place| self.drop_live(place));
         after.places().for_each(|place| self.add_live(place));
@@ -216,7 +240,8 @@ impl Index {
 impl Index {
     /// Leases what is due. Returns the token of each lease.
     pub(super) fn lease(&mut self, now: u64, most: usize, until: u64) -> Vec<(QueueId, u64)> {
-        let due = self.wanted.iter().take_while(|(due, _)| *due <= now);
+        let classes = self.wanted.values();
+        let due = classes.flat_map(|class| class.iter().take_while(|(due, _)| *due <= now));
         let due: Vec<_> = due.take(most).map(|(_, id)| id.clone()).collect();
         let leased = due.into_iter().map(|id| {
             self.leases += 1;
@@ -243,8 +268,17 @@ impl Index {
         });
     }
 
+    /// Ends a lease. The message is due at a certain time, which is forgotten when the process ends.
+    pub(super) fn postpone(&mut self, id: &QueueId, until: u64) {
+        self.replace(id, |entry| {
+            entry.lease = None;
+            entry.not_before = until;
+        });
+    }
+
     pub(super) fn next_due(&self) -> Option<u64> {
-        self.wanted.first().map(|(due, _)| *due)
+        let firsts = self.wanted.values().filter_map(BTreeSet::first);
+        firsts.map(|(due, _)| *due).min()
     }
 }
 
@@ -313,8 +347,14 @@ impl Index {
     #[cfg(test)]
     pub(super) fn verify(&self) {
         let wanted = self.entries.iter();
-        let wanted = wanted.filter_map(|(id, entry)| Some((entry.wanted()?, id.clone())));
-        assert!(wanted.collect::<BTreeSet<_>>() == self.wanted);
+        let wanted = wanted.filter_map(|(id, entry)| {
+            Some((Reverse(entry.priority), (entry.wanted()?, id.clone())))
+        });
+        let mut classes = BTreeMap::<_, BTreeSet<_>>::new();
+        for (class, one) in wanted {
+            classes.entry(class).or_default().insert(one);
+        }
+        assert!(classes == self.wanted);
         for (number, segment) in &self.segments {
             let places = self.entries.values().flat_map(Entry::places);
             let places = places.filter(|place| place.segment == *number);

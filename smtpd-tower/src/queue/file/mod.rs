@@ -17,7 +17,7 @@ use std::{
     time::SystemTime,
 };
 
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 use self::{
     committer::Inbox,
@@ -83,6 +83,10 @@ struct Handle {
 struct Shared {
     index: Mutex<Index>,
     inbox: Inbox,
+    /// A message was added or released.
+    changed: watch::Sender<()>,
+    #[cfg(feature = "metrics")]
+    meters: std::sync::OnceLock<crate::meter::StoreMeters>,
 }
 
 impl Shared {
@@ -159,6 +163,9 @@ impl FileStore {
         let shared = Arc::new(Shared {
             index: Mutex::new(index),
             inbox: Inbox::new(),
+            changed: watch::Sender::default(),
+            #[cfg(feature = "metrics")]
+            meters: std::sync::OnceLock::new(),
         });
         let writer = Writer::new(disk, shared.clone(), segment_size);
         committer::start(writer).map_err(|error| QueueError::io("start its thread", error))?;
@@ -166,6 +173,20 @@ impl FileStore {
             shared,
             permits: DiskPermits::shared(),
         })))
+    }
+
+    /// Records metrics by the facade `metrics`, for all clones: [the guide](crate::guide::metrics#a-queue) lists them. They are
+    /// registered now, so install the recorder before.
+    #[cfg(feature = "metrics")]
+    #[must_use]
+    pub fn metrics(self) -> Self {
+        let shared = &self.0.shared;
+        if let Some(meters) = crate::meter::StoreMeters::new() {
+            meters.messages(shared.index().entries().len());
+            // A second call changes nothing.
+            let _ = shared.meters.set(meters);
+        }
+        self
     }
 
     /// Completes when all operations are done and synced and the directory is unlocked. Later operations return
@@ -293,11 +314,15 @@ impl Store for FileStore {
             created: job.created,
             due: Job::due(&job.states).unwrap_or(job.created),
             pending: scan::pending(&job.states),
+            priority: job.priority(),
         };
         self.change(job.id, put)
     }
 
     fn lease(&self, now: SystemTime, most: usize, until: SystemTime) -> StoreFuture<Vec<Leased>> {
+        if self.0.shared.inbox.is_closed() {
+            return Box::pin(async { Err(QueueError::Closed) });
+        }
         let leased = self.index().lease(millis(now), most, millis(until));
         let records = leased.into_iter();
         let records = records.filter_map(|(id, token)| Some((self.record(&id)?, token)));
@@ -323,15 +348,18 @@ impl Store for FileStore {
 
     fn settle(&self, leased: Leased, outcomes: Vec<(usize, Outcome)>) -> StoreFuture<()> {
         let (id, token) = (leased.job().id().clone(), leased.token());
-        if outcomes.is_empty() {
+        let states = leased.job().after(&outcomes);
+        let is_put_off =
+            |(_, outcome): &_| matches!(outcome, Outcome::Postponed { told: false, .. });
+        if outcomes.iter().all(is_put_off) {
+            let until = Job::due(&states).unwrap_or_default();
             let mut index = self.index();
             let ended = index.check(&id, token);
             if ended.is_ok() {
-                index.renew(&id, token, None);
+                index.postpone(&id, until);
             }
             return Box::pin(async move { ended });
         }
-        let states = leased.job().after(&outcomes);
         let change = match Job::due(&states) {
             Some(due) => Change::States {
                 token,
@@ -348,6 +376,11 @@ impl Store for FileStore {
     fn next_due(&self) -> StoreFuture<Option<SystemTime>> {
         let due = self.index().next_due().map(time);
         Box::pin(async move { Ok(due) })
+    }
+
+    fn changed(&self) -> StoreFuture<()> {
+        let mut changed = self.0.shared.changed.subscribe();
+        Box::pin(async move { changed.changed().await.map_err(|_| QueueError::Closed) })
     }
 }
 

@@ -126,7 +126,7 @@ impl Scan<'_> {
                 let job = codec::decode(id.clone(), head)?;
                 let due = Job::due(&job.states).unwrap_or(job.created);
                 let pending = pending(&job.states);
-                let entry = Entry::new(place, job.created, due, pending);
+                let entry = Entry::new(place, job.created, due, pending, job.priority());
                 self.index.put(&id, entry);
             }
             Kind::States => {

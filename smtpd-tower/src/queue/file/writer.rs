@@ -37,6 +37,7 @@ pub(super) enum Change {
         created: u64,
         due: u64,
         pending: u32,
+        priority: i8,
     },
     /// Ends a lease.
     States {
@@ -134,9 +135,16 @@ impl Writer {
         // Nobody waits any more, so the client will send the message again.
         ops.retain(|op| !(op.change.is_put() && op.answer.is_closed()));
         if !ops.is_empty() {
+            #[cfg(feature = "metrics")]
+            let start = Instant::now();
             match self.write(ops) {
                 Ok(written) => self.apply(written),
                 Err(failed) => self.fail(failed),
+            }
+            #[cfg(feature = "metrics")]
+            if let Some(meters) = self.shared.meters.get() {
+                meters.committed(start.elapsed());
+                meters.messages(self.index().entries().len());
             }
         }
         if self.patience().is_some_and(|left| left.is_zero()) {
@@ -350,15 +358,21 @@ impl Writer {
     }
 
     fn apply(&mut self, written: Vec<Written>) {
+        let mut has_changed = false;
         for (op, place) in written {
             let Op { id, change, answer } = op;
             let is_put = change.is_put();
+            let may_be_due = change.is_synced();
             change.apply(&id, place, &mut self.index());
+            has_changed |= may_be_due;
             if answer.send(Ok(id.clone())).is_err() && is_put {
                 // Nobody waits any more: the client will send the message again.
                 self.index().remove(&id);
                 self.owed.push(Small::removal(id));
             }
+        }
+        if has_changed {
+            self.shared.changed.send_replace(());
         }
     }
 
@@ -474,8 +488,9 @@ impl Change {
                 created,
                 due,
                 pending,
+                priority,
                 ..
-            } => index.put(id, Entry::new(place, created, due, pending)),
+            } => index.put(id, Entry::new(place, created, due, pending, priority)),
             Self::States { due, pending, .. } => index.set_states(id, place, due, pending),
             Self::Remove { .. } => index.remove(id),
             Self::Hold { held, due } => index.set_hold(id, place, held, due),

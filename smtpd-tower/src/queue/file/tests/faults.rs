@@ -100,6 +100,7 @@ impl Model {
                     Outcome::Deferred {
                         reply: Reply::busy(),
                         until: now,
+                        told: false,
                     },
                 )],
                 false => delivered(&leased),

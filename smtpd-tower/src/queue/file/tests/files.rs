@@ -1,6 +1,11 @@
 //! Segments that are cut or damaged.
 
-use std::time::{Duration, SystemTime};
+use std::{
+    sync::{Arc, Mutex},
+    time::{Duration, SystemTime},
+};
+
+use smtpd_core::envelope::Envelope;
 
 use super::{
     super::{FileStore, SEGMENT},
@@ -8,8 +13,8 @@ use super::{
     world::{Crash, World},
 };
 use crate::{
-    queue::{QueueError, Store},
-    session::QueueId,
+    queue::{Job, Outcome, QueueError, Store},
+    session::{QueueId, Session, SessionFacts},
 };
 
 async fn bodies(store: &FileStore) -> Vec<String> {
@@ -172,8 +177,11 @@ async fn a_message_for_which_nobody_waits_is_not_kept() {
     let world = World::default();
     let store = FileStore::start(world.disk(), SEGMENT).unwrap();
     let mut put = tokio_test::task::spawn(store.put(job(1), message("dropped").await));
+    // The writer needs the index, so it has not answered yet.
+    let index = store.index();
     let _ = put.poll();
     drop(put);
+    drop(index);
     store.put(job(1), message("kept").await).await.unwrap();
     assert_eq!(bodies(&store).await, ["kept"]);
     store.close().await;
@@ -184,6 +192,100 @@ async fn a_message_for_which_nobody_waits_is_not_kept() {
     closed.close().await;
     let error = closed.put(job(1), message("late").await).await.unwrap_err();
     assert!(matches!(error, QueueError::Closed));
+}
+
+#[tokio::test]
+async fn a_message_for_which_nobody_waits_any_more_once_it_is_written_does_not_come_back() {
+    let world = World::default();
+    let store = FileStore::start(world.disk(), SEGMENT).unwrap();
+    store.put(job(1), message("first").await).await.unwrap();
+    let put = tokio_test::task::spawn(store.put(job(1), message("dropped").await));
+    let slot = Arc::new(Mutex::new(Some(put)));
+    let later = slot.clone();
+    world.on_sync(move || drop(later.lock().unwrap().take()));
+    // The slot is locked until the future has been polled.
+    let _ = slot.lock().unwrap().as_mut().unwrap().poll();
+    while slot.lock().unwrap().is_some() {
+        std::thread::yield_now();
+    }
+    store.put(job(1), message("kept").await).await.unwrap();
+    assert_eq!(bodies(&store).await, ["first", "kept"]);
+    store.close().await;
+    world.crash(Crash::Everything);
+    let store = FileStore::start(world.disk(), SEGMENT).unwrap();
+    assert_eq!(bodies(&store).await, ["first", "kept"]);
+}
+
+#[tokio::test]
+async fn the_most_urgent_of_what_is_due_comes_first_and_what_was_put_off_comes_later() {
+    let store = FileStore::start(World::default().disk(), SEGMENT).unwrap();
+    let now = SystemTime::now();
+    let until = now + Duration::from_secs(600);
+    for (body, priority) in [("low", "-4"), ("none", "0"), ("later", "9"), ("high", "4")] {
+        let envelope = Envelope::clone(job(1).envelope());
+        let parameters = format!("MT-PRIORITY={priority}").parse().unwrap();
+        let facts = SessionFacts::from(&Session::local());
+        let due = if body == "later" { until } else { now };
+        let job = Job::new(facts, envelope.with_parameters(parameters)).with_due(due);
+        store.put(job, message(body).await).await.unwrap();
+    }
+    let lease = async |most| {
+        let mut bodies = Vec::new();
+        let leased = store.lease(now, most, until).await.unwrap();
+        for leased in &leased {
+            let body = leased.message().body().collect().await.unwrap();
+            bodies.push(String::from_utf8(body.to_vec()).unwrap());
+        }
+        (leased, bodies)
+    };
+    let (mut first, bodies) = lease(2).await;
+    assert_eq!(bodies, ["high", "none"]);
+    let put_off = Outcome::Postponed {
+        until: now + Duration::from_secs(60),
+        told: false,
+    };
+    store
+        .settle(first.remove(0), vec![(0, put_off)])
+        .await
+        .unwrap();
+    assert_eq!(lease(9).await.1, ["low"]);
+    let due = store.next_due().await.unwrap().unwrap();
+    let wait = due.duration_since(now).unwrap();
+    assert!((59..=60).contains(&wait.as_secs()), "{wait:?}");
+}
+
+#[tokio::test]
+async fn a_damaged_message_is_not_made_valid_by_being_copied() {
+    let world = World::default();
+    let store = FileStore::start(world.disk(), 1000).unwrap();
+    let id = store.put(job(1), message("damaged").await).await.unwrap();
+    let (number, mut bytes) = world.segments().into_iter().next().unwrap();
+    let at = memchr::memmem::find(&bytes, b"damaged").unwrap();
+    bytes[at] ^= 1;
+    world.set(number, &bytes);
+    for _ in 0..50 {
+        let put = store.put(job(1), message("other").await);
+        let other = put.await.unwrap();
+        store.delete(&other).await.unwrap();
+    }
+    assert!(store.show(&id).await.is_err());
+    // Its segment is kept, for whoever wants to look at it.
+    assert!(world.segments().contains_key(&number));
+    store.close().await;
+}
+
+#[tokio::test]
+async fn who_waits_for_a_change_misses_none() {
+    let store = FileStore::start(World::default().disk(), SEGMENT).unwrap();
+    let changed = store.changed();
+    let id = store.put(job(1), message("one").await).await.unwrap();
+    changed.await.unwrap();
+    let changed = store.changed();
+    store.release(&id).await.unwrap();
+    changed.await.unwrap();
+    store.close().await;
+    let closed = store.lease(SystemTime::now(), 1, SystemTime::now()).await;
+    assert!(matches!(closed, Err(QueueError::Closed)));
 }
 
 #[tokio::test]

@@ -1,5 +1,6 @@
 //! A disk in memory that fails when it is told to, and a model of what must be on it.
 
+mod delivering;
 mod faults;
 mod files;
 mod killed;

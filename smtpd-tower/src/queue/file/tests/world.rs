@@ -42,6 +42,8 @@ struct State {
     /// Handles of an earlier life work no more.
     life: usize,
     begun: Vec<Fault>,
+    /// Called when the next sync begins.
+    on_sync: Option<Box<dyn FnOnce() + Send>>,
 }
 
 #[derive(Clone, Default)]
@@ -84,6 +86,11 @@ impl World {
 
     pub(super) fn has_failed(&self) -> bool {
         !self.lock().begun.is_empty()
+    }
+
+    /// Calls a function in the thread of the writer when it syncs next.
+    pub(super) fn on_sync(&self, function: impl FnOnce() + Send + 'static) {
+        self.lock().on_sync = Some(Box::new(function));
     }
 
     /// Mends the disk.
@@ -314,6 +321,10 @@ impl DiskFile for FakeFile {
     }
 
     fn sync(&self) -> io::Result<()> {
+        let hook = self.world.lock().on_sync.take();
+        if let Some(hook) = hook {
+            hook();
+        }
         let mut state = self.world.lock();
         let done = state.step(self.life, Needs::Nothing);
         if self.life == state.life {
