@@ -96,8 +96,16 @@ impl EnvelopeEdit {
         self.replace(index, [])
     }
 
-    /// Replaces the recipient with that index in the original envelope, or all that it was replaced with, by others. They keep
-    /// its parameters, which is what RFC 3461 section 5.2.7 requires of an alias. Returns whether there was one.
+    /// Replaces the recipient with that index in the original envelope, or all that it was replaced with, by others. Returns
+    /// whether there was one.
+    ///
+    /// The others keep its parameters, which RFC 3461 section 5.2.7.2 recommends for an alias. If there are several, they lose
+    /// `NOTIFY=SUCCESS`, because a sender who has named one recipient does not expect a notification from each of them; without any
+    /// other keyword, it becomes `NOTIFY=NEVER`. That is one of the ways of section 5.2.7.3. A service that expands an alias and
+    /// sends notifications itself tells the sender that the message was expanded, if SUCCESS was asked for.
+    ///
+    /// For a mailing list, whose sender is another one, the parameters must not be kept (section 5.2.7.1): [remove](Self::remove)
+    /// the recipient and [add](Self::add) the others.
     ///
     /// The client receives one reply for them, as [`DataReply::merged`] chooses it: if one of them is refused for now, the client
     /// tries again for all of them.
@@ -110,11 +118,16 @@ impl EnvelopeEdit {
             .iter()
             .take_while(|o| is_it(o))
             .count();
-        let parameters = self.changed.recipients[first].parameters.clone();
-        let paths = paths.into_iter();
-        let others: Vec<_> = paths
-            .map(|path| Recipient::new(path, parameters.clone()))
-            .collect();
+        let paths: Vec<_> = paths.into_iter().collect();
+        let parameters = &self.changed.recipients[first].parameters;
+        let parameters = match paths.len() {
+            ..=1 => parameters.clone(),
+            _ => parameters.without_success(),
+        };
+        let others = paths
+            .into_iter()
+            .map(|path| Recipient::new(path, parameters.clone()));
+        let others: Vec<_> = others.collect();
         let span = first..first + count;
         self.origins
             .splice(span.clone(), others.iter().map(|_| Some(index)));
@@ -213,6 +226,37 @@ mod tests {
         assert!(edit.remove(1));
         assert!(edit.envelope().recipients().is_empty());
         assert_eq!(replies(&edit, &["x"]), ["OK", "OK"]);
+    }
+
+    #[test]
+    fn one_recipient_is_reported_as_delivered_by_several() {
+        let replaced = |parameters: &str, paths: &[&str]| {
+            let mut original = Envelope::default();
+            original.push(Recipient::new(path("a@x"), parameters.parse().unwrap()));
+            let mut edit = original.edit();
+            edit.replace(0, paths.iter().map(|one| path(one)));
+            let recipients = edit.into_envelope().recipients().to_vec();
+            let words = |(keyword, value): (&str, Option<&str>)| match value {
+                Some(value) => format!("{keyword}={value}"),
+                None => keyword.to_owned(),
+            };
+            let parameters = recipients.iter().map(|one| one.parameters().iter());
+            let mut parameters = parameters.map(|all| all.map(words).collect::<Vec<_>>().join(" "));
+            let first = parameters.next().unwrap();
+            assert!(parameters.all(|other| other == first));
+            first
+        };
+        let all = "ORCPT=rfc822;a@x NOTIFY=success,DELAY XOWN";
+        assert_eq!(replaced(all, &["1@y"]), all);
+        assert_eq!(
+            replaced(all, &["1@y", "2@y"]),
+            "ORCPT=rfc822;a@x NOTIFY=DELAY XOWN"
+        );
+        assert_eq!(replaced("notify=SUCCESS", &["1@y", "2@y"]), "notify=NEVER");
+        assert_eq!(
+            replaced("NOTIFY=FAILURE", &["1@y", "2@y"]),
+            "NOTIFY=FAILURE"
+        );
     }
 
     #[test]

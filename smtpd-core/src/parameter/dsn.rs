@@ -1,6 +1,6 @@
 //! Delivery status notifications (RFC 3461 section 4).
 
-use super::{Parameter, ParameterError, unitext, xtext};
+use super::{Parameter, ParameterError, Parameters, unitext, xtext};
 
 /// `RET=` on MAIL: how much of the message a failure report should return (RFC 3461 section 4.3).
 ///
@@ -159,6 +159,39 @@ impl Parameter for Notify {
             _ => Err(ParameterError::Malformed),
         };
         value.split(',').try_fold(Self::NEVER, add)
+    }
+}
+
+impl Parameters {
+    /// The parameters for each of several recipients that replace one: without `SUCCESS` in `NOTIFY`.
+    pub(crate) fn without_success(&self) -> Self {
+        if !self.get::<Notify>().is_some_and(Notify::has_success) {
+            return self.clone();
+        }
+        let mut text = String::new();
+        for (keyword, value) in self.iter() {
+            text.push_str(if text.is_empty() { "" } else { " " });
+            text.push_str(keyword);
+            if let Some(value) = value {
+                text.push('=');
+                match keyword.eq_ignore_ascii_case(Notify::KEYWORD) {
+                    true => push_without_success(&mut text, value),
+                    false => text.push_str(value),
+                }
+            }
+        }
+        Self::of_text(&text)
+    }
+}
+
+fn push_without_success(text: &mut String, value: &str) {
+    let others = value
+        .split(',')
+        .filter(|word| !word.eq_ignore_ascii_case("SUCCESS"));
+    let others: Vec<_> = others.collect();
+    match others.is_empty() {
+        true => text.push_str("NEVER"),
+        false => text.push_str(&others.join(",")),
     }
 }
 

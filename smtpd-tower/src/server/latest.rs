@@ -62,8 +62,8 @@ impl ReloadableServer {
     ///
     /// The new server goes on counting the sessions of the old one. It also keeps the guard of the old one, with its limits and with
     /// what was counted, unless its own was [set](Server::guard). To change the limits and keep the counts, set a changed clone of
-    /// the old guard, or [reload](crate::guard::Guard::reload) it. Handles and clones of the new server that were made before this call do not
-    /// belong to it.
+    /// the old guard, or [reload](crate::guard::Guard::reload) it. Handles and clones of the new server that were made before this
+    /// call do not belong to it.
     ///
     /// Check the new server with [`Server::check`] first. If it cannot be served, an error is logged, and the connections are served
     /// as before.

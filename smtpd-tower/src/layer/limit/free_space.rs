@@ -41,7 +41,7 @@ use crate::{
 /// behind reply 452 themselves if the disk is full. A warning is logged when messages begin to be deferred, and one line when that is
 /// over, which takes a quarter more space.
 ///
-/// Clones share what was measured, also if they [keep](Self::keep) another number of bytes. Keep a clone when you
+/// Clones share what was measured, and each compares it with what it [keeps](Self::keep) itself. Keep a clone when you
 /// [replace](crate::server::ReloadableServer::replace) a server, so that the new one knows what the old one has known.
 ///
 /// ```
@@ -68,6 +68,8 @@ use crate::{
 pub struct FreeSpaceLayer {
     disk: Arc<Disk>,
     keep: u64,
+    /// Messages are deferred: less was free than is kept, and since then not a quarter more. Of clones that keep the same.
+    short: Arc<AtomicBool>,
     permits: DiskPermits,
 }
 
@@ -87,7 +89,6 @@ struct State {
     measured: Option<Instant>,
     /// There is a [`Measuring`].
     measuring: bool,
-    short: bool,
     fails: bool,
 }
 
@@ -112,6 +113,7 @@ impl FreeSpaceLayer {
                 refused: AtomicU64::new(0),
             }),
             keep: Self::DEFAULT_KEEP,
+            short: Arc::default(),
             permits: DiskPermits::shared(),
         }
     }
@@ -121,6 +123,7 @@ impl FreeSpaceLayer {
     #[must_use]
     pub fn keep(mut self, bytes: u64) -> Self {
         self.keep = bytes;
+        self.short = Arc::default();
         self
     }
 
@@ -151,7 +154,7 @@ impl FreeSpaceLayer {
 
     /// Returns whether messages are deferred now, whatever their size.
     pub fn is_short(&self) -> bool {
-        self.disk.lock().short
+        self.is_too_little(self.free())
     }
 
     /// Returns how many requests were deferred.
@@ -161,44 +164,59 @@ impl FreeSpaceLayer {
 
     fn note(&self, measured: &io::Result<u64>) {
         let mut state = self.disk.lock();
-        let (was_short, has_failed) = (state.short, state.fails);
+        let has_failed = state.fails;
         state.measured = Some(Instant::now());
         state.fails = measured.is_err();
         state.free = measured.as_ref().ok().copied();
-        let enough = match was_short {
+        let free = state.free;
+        drop(state);
+        self.disk.tried();
+        self.judge(free);
+        if let Err(error) = measured
+            && !has_failed
+        {
+            quietly(|| {
+                let error = error.to_string();
+                tracing::warn!(error = %error.escape_debug(), "free space cannot be measured");
+            });
+        }
+    }
+
+    /// Whether so many free bytes are too few. A shortage ends with a quarter more than is kept.
+    fn is_too_little(&self, free: Option<u64>) -> bool {
+        let enough = match self.short.load(Ordering::Relaxed) {
             true => self.keep.saturating_add(self.keep / 4),
             false => self.keep,
         };
-        state.short = state.free.is_some_and(|free| free < enough);
-        let is_short = state.short;
-        drop(state);
-        self.disk.tried();
-        let keep = self.keep;
-        quietly(|| match (measured, was_short, is_short) {
-            (Err(_), ..) if has_failed => {}
-            (Err(error), ..) => {
-                let error = error.to_string();
-                tracing::warn!(error = %error.escape_debug(), "free space cannot be measured");
-            }
-            (Ok(free), false, true) => {
+        free.is_some_and(|free| free < enough)
+    }
+
+    /// Returns whether the disk is short of space, and logs when that begins and ends. Each clone judges for itself what any of them
+    /// has measured.
+    fn judge(&self, free: Option<u64>) -> bool {
+        let (is_short, keep) = (self.is_too_little(free), self.keep);
+        let was_short = self.short.swap(is_short, Ordering::Relaxed);
+        match free {
+            Some(free) if is_short && !was_short => quietly(|| {
                 tracing::warn!(free, keep, "the disk is nearly full, messages are deferred");
-            }
-            (Ok(free), true, false) => {
+            }),
+            Some(free) if was_short && !is_short => quietly(|| {
                 tracing::info!(
                     free,
                     keep,
                     "the disk has space again, messages are accepted"
                 );
-            }
+            }),
             _ => {}
-        });
+        }
+        is_short
     }
 
     /// Decides about a message that declares this size, and measures anew if the last measurement is old.
     fn decide(&self, declared: Option<&Parameters>) -> Result<(), Reply> {
         let mut state = self.disk.lock();
         let is_due = state.begin_if_due();
-        let (free, short) = (state.free, state.short);
+        let free = state.free;
         drop(state);
         if is_due {
             Measuring(self.clone()).spawn();
@@ -207,7 +225,7 @@ impl FreeSpaceLayer {
         let needed = size
             .map_or(0, |size| size.bytes())
             .saturating_add(self.keep);
-        if !short && free.is_none_or(|free| free >= needed) {
+        if !self.judge(free) && free.is_none_or(|free| free >= needed) {
             return Ok(());
         }
         self.disk.refused.fetch_add(1, Ordering::Relaxed);
@@ -223,8 +241,10 @@ impl FreeSpaceLayer {
         Box::pin(async move {
             let mut measured = pin!(disk.first.notified());
             measured.as_mut().enable();
-            if !disk.is_tried() && Handle::try_current().is_ok() {
-                let _ = timeout(FRESH, measured).await;
+            let waits = !disk.is_tried() && Handle::try_current().is_ok();
+            if waits && timeout(FRESH, measured).await.is_err() {
+                // A disk that hangs delays only those that came first.
+                disk.tried();
             }
         })
     }
@@ -472,6 +492,41 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn a_clone_that_keeps_less_ends_the_shortage_of_another() {
+        let model = Model::default();
+        let layer = model.layer();
+        let modest = layer.clone().keep(10);
+        model.set(500);
+        layer.measure().await.unwrap();
+        assert!(layer.is_short() && !modest.is_short());
+        modest.measure().await.unwrap();
+        for _ in 0..2 {
+            assert!(layer.admit(&mail(None)).is_err() && modest.admit(&mail(None)).is_ok());
+        }
+        // Nor does it begin anew with each measurement: a quarter more than 1000 is needed, and 12 bytes are enough here.
+        model.set(1100);
+        modest.measure().await.unwrap();
+        assert!(layer.admit(&mail(None)).is_err() && layer.clone().is_short());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_disk_that_hangs_delays_every_message() {
+        let (release, hang) = mpsc::channel::<()>();
+        let hang = Mutex::new(hang);
+        let hanging = FreeSpaceLayer::new(move || {
+            let _ = hang.lock().unwrap().recv();
+            Ok(0)
+        });
+        let mut first = task::spawn(space(&hanging).oneshot(mail(None)));
+        assert_pending!(first.poll());
+        advance(FRESH).await;
+        assert_eq!(assert_ready!(first.poll()).unwrap(), Reply::OK);
+        let mut second = task::spawn(space(&hanging).oneshot(mail(None)));
+        assert_eq!(assert_ready!(second.poll()).unwrap(), Reply::OK);
+        drop(release);
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn every_message_asks_the_disk() {
         let model = Model::default();
         model.set(5000);
@@ -599,7 +654,7 @@ mod tests {
         layer.measure().await.unwrap();
         let stricter = layer.clone().keep(2000);
         assert_eq!(stricter.free(), Some(1500), "it knows what the other knew");
-        assert!(is_deferred(&stricter).await && layer.is_short());
+        assert!(is_deferred(&stricter).await && !layer.is_short());
         model.fails.store(1, Ordering::Relaxed);
         for _ in 0..3 {
             assert!(layer.measure().await.is_err());

@@ -9,7 +9,10 @@ use std::{
 
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot};
 
-use super::writer::{Change, Op, Writer};
+use super::{
+    change::{Change, Op},
+    writer::Writer,
+};
 use crate::{fault::caught, queue::QueueError, session::QueueId};
 
 /// How many operations may wait. More wait for their turn without any memory of the writer.

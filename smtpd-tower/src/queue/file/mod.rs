@@ -1,4 +1,5 @@
 mod append;
+mod change;
 mod committer;
 mod disk;
 mod frame;
@@ -20,10 +21,11 @@ use std::{
 use tokio::sync::{oneshot, watch};
 
 use self::{
+    change::Change,
     committer::Inbox,
     disk::{Directory, Disk},
     index::Index,
-    writer::{Change, Writer},
+    writer::Writer,
 };
 use super::{
     Durability, Job, Leased, Outcome, QueueError, Store, StoreFuture, codec,

@@ -7,54 +7,20 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::sync::oneshot;
-
 use super::{
     Shared,
     append::{Appender, Failure},
+    change::{Change, Op},
     disk::{Disk, DiskFile},
     frame::{self, Marker, Place, START, Small},
-    index::{Entry, Index, Segment},
+    index::{Index, Segment},
 };
-use crate::{body::Spooled, queue::QueueError, session::QueueId};
+use crate::{queue::QueueError, session::QueueId};
 
 /// How long something may be written but not synced.
 const LAZY: Duration = Duration::from_secs(1);
 /// How many bytes may be written but not synced.
 const MOST_UNSYNCED: usize = 4 << 20;
-
-/// An operation that waits to be written.
-pub(super) struct Op {
-    pub(super) id: QueueId,
-    pub(super) change: Change,
-    pub(super) answer: oneshot::Sender<Result<QueueId, QueueError>>,
-}
-
-pub(super) enum Change {
-    Put {
-        head: Vec<u8>,
-        message: Spooled,
-        created: u64,
-        due: u64,
-        pending: u32,
-        priority: i8,
-    },
-    /// Ends a lease.
-    States {
-        token: u64,
-        head: Vec<u8>,
-        due: u64,
-        pending: u32,
-    },
-    /// Ends a lease, if there is a token.
-    Remove {
-        token: Option<u64>,
-    },
-    Hold {
-        held: bool,
-        due: Option<u64>,
-    },
-}
 
 /// The segment that is written.
 pub(super) struct Head {
@@ -465,35 +431,4 @@ fn append(appender: &mut Appender, op: &Op, small: &mut Vec<Small>) -> Result<Pl
 /// The operations of what was written.
 fn ops_of(written: Vec<Written>) -> Vec<Op> {
     written.into_iter().map(|(op, _)| op).collect()
-}
-
-impl Change {
-    const fn is_put(&self) -> bool {
-        matches!(self, Self::Put { .. })
-    }
-
-    /// Whether it has to be durable before it is answered. The end of a lease need not: if it is lost, so is only the knowledge
-    /// that something was delivered.
-    const fn is_synced(&self) -> bool {
-        match self {
-            Self::Put { .. } | Self::Hold { .. } => true,
-            Self::States { .. } => false,
-            Self::Remove { token } => token.is_none(),
-        }
-    }
-
-    fn apply(self, id: &QueueId, place: Place, index: &mut Index) {
-        match self {
-            Self::Put {
-                created,
-                due,
-                pending,
-                priority,
-                ..
-            } => index.put(id, Entry::new(place, created, due, pending, priority)),
-            Self::States { due, pending, .. } => index.set_states(id, place, due, pending),
-            Self::Remove { .. } => index.remove(id),
-            Self::Hold { held, due } => index.set_hold(id, place, held, due),
-        }
-    }
 }
