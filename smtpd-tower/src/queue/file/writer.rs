@@ -163,21 +163,25 @@ impl Writer {
     }
 
     /// Checks whether an operation is possible, and gives a new message an id that no other has.
-    fn check(&self, op: &mut Op, ids: &mut HashSet<QueueId>) -> Result<(), QueueError> {
+    fn check(
+        &self,
+        Op { id, change, .. }: &mut Op,
+        ids: &mut HashSet<QueueId>,
+    ) -> Result<(), QueueError> {
         let index = self.index();
-        match op.change {
+        match change {
             Change::Put { .. } => {
-                while index.get(&op.id).is_some() || !ids.insert(op.id.clone()) {
-                    op.id = QueueId::unique();
+                while index.get(id).is_some() || !ids.insert(id.clone()) {
+                    *id = QueueId::unique();
                 }
                 Ok(())
             }
             Change::States { token, .. } | Change::Remove { token: Some(token) } => {
-                index.check(&op.id, token)
+                index.check(id, *token)
             }
-            Change::Remove { token: None } | Change::Hold { .. } => match index.get(&op.id) {
+            Change::Remove { token: None } | Change::Hold { .. } => match index.get(id) {
                 Some(_) => Ok(()),
-                None => Err(QueueError::NotFound(op.id.clone())),
+                None => Err(QueueError::NotFound(id.clone())),
             },
         }
     }
