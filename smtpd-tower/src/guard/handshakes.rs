@@ -3,6 +3,7 @@
 #[cfg(any(test, feature = "tls"))]
 use std::task::{Context, Poll};
 use std::{
+    cmp::Ordering::{Equal, Greater, Less},
     collections::BTreeMap,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -17,9 +18,13 @@ use crate::{
     waker::WakerSlot,
 };
 
-/// How long a handshake is left alone if its client has hardly more of them than the one that wants another. It is over after two
-/// round trips, so one that takes longer usually waits for a client that does nothing.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// How long a handshake is left alone, while all are in progress, if its client has hardly more of them than the one that wants
+/// another. It is over after two round trips, so one that takes longer usually waits for a client that does nothing.
+///
+/// A flood of clients that all begin one handshake and do nothing occupies all of them. Each is given up after this time, so with
+/// 256 of them, up to 1,024 such clients a second keep nobody out, and with `n` times as many, one in `n` handshakes begins. With
+/// a longer time, a smaller flood would do; with a shorter one, clients far away would not come to an end during a flood.
+const PATIENCE: Duration = Duration::from_millis(250);
 
 /// The TLS handshakes in progress, of all clients.
 ///
@@ -51,10 +56,15 @@ impl Handshake {
     #[cfg(any(test, feature = "tls"))]
     pub(super) fn poll_given_up(&self, cx: &Context<'_>) -> Poll<()> {
         self.waker.register(cx);
-        match self.is_given_up.load(Ordering::Acquire) {
+        match self.is_given_up() {
             true => Poll::Ready(()),
             false => Poll::Pending,
         }
+    }
+
+    /// Returns whether it has to end, because another client needs its permit.
+    pub(super) fn is_given_up(&self) -> bool {
+        self.is_given_up.load(Ordering::Acquire)
     }
 
     /// Notifies its session that it has to end. This runs code of the executor, so no lock may be held.
@@ -65,29 +75,31 @@ impl Handshake {
 }
 
 impl Handshakes {
-    /// Begins a handshake of the client at that time. Those that have to be given up for it are added to `given_up`.
+    /// Begins a handshake of the client at that time. Returns it, and the one that has to be given up for it.
     ///
-    /// If all clients together have too many, the client that has the most gives up its oldest, as long as it has more than the
-    /// other would have then. So does one that would have as many, if its oldest has taken unusually long.
+    /// If all clients together have as many as they may, the client that has the most gives up its oldest, as long as it has more
+    /// than the other would have then. So does one that would have as many, if its oldest has taken unusually long. If they have
+    /// more, because the limit was lowered, none is given up.
     pub(super) fn begin(
         &self,
         known: Known,
         settings: &Settings,
         now: Duration,
-        given_up: &mut Vec<Arc<Handshake>>,
-    ) -> Result<Arc<Handshake>, GuardReason> {
+    ) -> Result<(Arc<Handshake>, Option<Arc<Handshake>>), GuardReason> {
         let mut all = self.lock();
         let own = all.of(known.key());
         if own >= settings.handshakes as usize {
             return Err(GuardReason::Handshakes);
         }
-        while all.len >= settings.all_handshakes as usize {
-            let oldest = all.oldest_in_excess(own, now);
-            let oldest = oldest.ok_or(GuardReason::AllHandshakes)?;
-            all.remove(&oldest);
-            given_up.push(oldest);
-        }
-        Ok(all.insert(known, now))
+        let limit = settings.all_handshakes as usize;
+        let oldest = match all.len.cmp(&limit) {
+            Less => return Ok((all.insert(known, now), None)),
+            Equal => all.oldest_in_excess(own, now),
+            Greater => None,
+        };
+        let oldest = oldest.ok_or(GuardReason::AllHandshakes)?;
+        all.remove(&oldest);
+        Ok((all.insert(known, now), Some(oldest)))
     }
 
     /// Ends a handshake, unless it was given up.

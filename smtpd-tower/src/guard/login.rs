@@ -28,8 +28,8 @@ impl LoginPermit {
         }))
     }
 
-    /// Begins a login as soon as others of the client have ended without a failure. They proceed in the order in which they
-    /// began to wait.
+    /// Begins a login as soon as others of the client have ended without a failure. Those that wait are woken in the order in which
+    /// they began to; one that begins in that moment may come before them.
     pub(super) async fn wait(guard: Guard, ip: IpAddr, known: Known) -> Option<Self> {
         let queued = Queued::new(&guard, known);
         loop {

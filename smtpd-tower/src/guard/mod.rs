@@ -175,8 +175,10 @@ impl Guard {
     /// A client can begin a handshake and then do nothing until [`Timeouts::handshake`](smtpd_core::Timeouts::handshake) is over,
     /// or stop in the middle of it, so a few clients could use this limit up. That does not keep the others out: when it is
     /// reached, the client with the most handshakes in progress gives up its oldest one for a client that has fewer. If it would
-    /// then have as many as that client, it does so only if the oldest has taken more than two seconds, because a handshake is
-    /// over after two round trips. The connection of a handshake that is given up is closed, and counts as refused to its client.
+    /// then have as many as that client, it does so only if the oldest has taken more than a quarter of a second, because a
+    /// handshake is over after two round trips. So it takes more than 1,024 new clients a second to keep others out, or four times
+    /// as many as this limit. The connection of a handshake that is given up is closed, and counts as refused to its client, but
+    /// not as a session that [led to nothing](Self::idle_sessions).
     #[must_use]
     pub fn all_handshakes(self, n: u32) -> Self {
         self.set(|settings| settings.all_handshakes = n)
@@ -349,11 +351,12 @@ impl Guard {
         let table = &self.shared.table;
         let known = table.find(ClientKey::new(ip));
         let entered = self.limits(ip, |table, settings| table.enter(known, settings));
-        let due = self.shared.reports.due(table.now());
-        self.shared.outbox.send(&self.listeners, due);
         match entered {
             Some(Err(reason)) => Err(self.refused(known, reason)),
-            counted => Ok(Some(Visit::new(self.clone(), ip, known, counted.is_some()))),
+            counted => {
+                self.report();
+                Ok(Some(Visit::new(self.clone(), ip, known, counted.is_some())))
+            }
         }
     }
 
@@ -363,6 +366,17 @@ impl Guard {
             let applies = settings.is_on && !settings.exempt.contains(ip);
             applies.then(|| f(&self.shared.table, settings))
         })
+    }
+
+    /// Tells of what has changed for clients that were refused.
+    fn report(&self) {
+        let Shared {
+            table,
+            reports,
+            outbox,
+            ..
+        } = &*self.shared;
+        outbox.send(&self.listeners, reports.due(table.now()));
     }
 
     /// Notes a refusal. Returns the reason.
@@ -375,10 +389,9 @@ impl Guard {
         } = &*self.shared;
         counters.count(reason);
         table.refused(known);
-        outbox.send(
-            &self.listeners,
-            reports.refused(known.client, reason, table.now()),
-        );
+        let event = reports.refused(known.client, reason, table.now());
+        outbox.send(&self.listeners, event);
+        self.report();
         reason
     }
 }
@@ -557,12 +570,92 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn a_lower_limit_ends_handshakes_that_are_in_progress() {
+        let guard = Guard::new().all_handshakes(4);
+        let open = [1, 1, 1, 2].map(|n| handshake(&guard, &format!("192.0.2.{n}")).0);
+        guard.reload(&Guard::new().all_handshakes(2));
+        let (_, begun) = handshake(&guard, "192.0.2.3");
+        assert_eq!(begun, Err(GuardReason::AllHandshakes));
+        assert!(!open.iter().any(is_given_up));
+        assert_eq!(guard.counted_handshakes(), 4);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_is_charged_for_the_load_of_others() {
+        let guard = Guard::new()
+            .all_handshakes(1)
+            .idle_sessions(Rate::per_hour(1).unwrap());
+        let silent = handshake(&guard, "192.0.2.1").0;
+        for _ in 0..3 {
+            let (refused, begun) = handshake(&guard, "192.0.2.2");
+            assert_eq!(begun, Err(GuardReason::AllHandshakes));
+            drop(refused);
+        }
+        advance(Duration::from_millis(250)).await;
+        let (second, begun) = handshake(&guard, "192.0.2.3");
+        assert_eq!(begun, Ok(()));
+        assert!(is_given_up(&silent));
+        drop((silent, second));
+        // The one that has led to nothing by itself is charged.
+        assert!(guard.enter(&peer("192.0.2.1")).is_ok());
+        assert!(guard.enter(&peer("192.0.2.2")).is_ok());
+        let reason = guard.enter(&peer("192.0.2.3")).err();
+        assert_eq!(reason, Some(GuardReason::IdleSessions));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nothing_is_told_of_refusals_while_nobody_connects() {
+        let (sender, events) = std::sync::mpsc::channel();
+        let guard = Guard::new().all_handshakes(0).on_event(move |event| {
+            let _ = sender.send((event.stage(), event.refused()));
+        });
+        let (mut visit, _) = handshake(&guard, "192.0.2.1");
+        for _ in 0..2 {
+            advance(Duration::from_secs(30)).await;
+            assert!(visit.begin_handshake().is_err());
+        }
+        let next = || events.recv_timeout(Duration::from_secs(20)).unwrap();
+        assert_eq!(next(), (GuardStage::Began, 1));
+        assert_eq!(next(), (GuardStage::Continued, 2));
+    }
+
+    /// A thousand new clients a second begin a handshake and do nothing; others take a tenth of a second for theirs.
+    #[tokio::test(start_paused = true)]
+    async fn a_flood_of_new_clients_keeps_others_from_tls() {
+        let guard = Guard::new();
+        let mut flood = std::collections::VecDeque::new();
+        let mut honest = std::collections::VecDeque::new();
+        let (mut begun, mut done) = (0, 0);
+        for tick in 0..3000_u32 {
+            advance(Duration::from_millis(1)).await;
+            let [_, a, b, c] = tick.to_be_bytes();
+            flood.push_back(handshake(&guard, &format!("10.{a}.{b}.{c}")).0);
+            while flood.len() > 1000 || flood.front().is_some_and(is_given_up) {
+                flood.pop_front();
+            }
+            if tick % 50 == 0 {
+                begun += 1;
+                let (visit, may) = handshake(&guard, &format!("11.{a}.{b}.{c}"));
+                honest.extend(may.is_ok().then_some((tick + 100, visit)));
+            }
+            while honest.front().is_some_and(|(end, _)| *end <= tick) {
+                let ended = honest.pop_front();
+                done += u32::from(ended.is_some_and(|(_, visit)| !is_given_up(&visit)));
+            }
+            assert!(guard.counted_handshakes() <= 256);
+        }
+        assert!(done * 10 >= begun * 9, "{done} of {begun}");
+        drop((flood, honest));
+        assert_eq!(guard.counted_handshakes(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn as_many_clients_as_there_are_permits_keep_a_handshake_for_half_a_minute() {
         let guard = Guard::new().all_handshakes(3);
         let silent: Vec<_> = (1..4)
             .map(|n| handshake(&guard, &format!("192.0.2.{n}")).0)
             .collect();
-        advance(Duration::from_millis(1999)).await;
+        advance(Duration::from_millis(249)).await;
         let (_, begun) = handshake(&guard, "198.51.100.1");
         assert_eq!(begun, Err(GuardReason::AllHandshakes));
         assert!(!silent.iter().any(is_given_up));

@@ -23,6 +23,8 @@ pub(crate) struct Visit {
     seen: Seen,
     /// It has led to a message or a login.
     is_of_use: bool,
+    /// The server had no permit left for its handshake, so it could not lead to anything.
+    is_excused: bool,
     handshake: Option<Arc<Handshake>>,
     /// The login in progress, if it is counted.
     login: Option<LoginPermit>,
@@ -63,6 +65,7 @@ impl Visit {
             is_counted,
             seen: Seen::default(),
             is_of_use: false,
+            is_excused: false,
             handshake: None,
             login: None,
             over: None,
@@ -134,7 +137,7 @@ impl Visit {
     /// Returns why the session ends, if it has to. Only what the client receives counts as refused.
     pub(crate) fn end_session(&mut self) -> Option<GuardReason> {
         let reason = self.over.take()?;
-        // A message may have been received in the meantime.
+        // The limits may have changed in the meantime.
         let ends = self.is_limited();
         ends.then(|| self.guard.refused(self.known, reason))
     }
@@ -169,18 +172,23 @@ impl Visit {
         if self.handshake.is_some() {
             return Ok(());
         }
-        let mut given_up = Vec::new();
         let begun = self.limits(|table, settings| {
-            table
-                .handshakes
-                .begin(self.known, settings, table.now(), &mut given_up)
+            let handshakes = &table.handshakes;
+            handshakes.begin(self.known, settings, table.now())
         });
-        for other in given_up {
+        let (handshake, given_up) = match begun {
+            None => return Ok(()),
+            Some(Ok(begun)) => begun,
+            Some(Err(reason)) => {
+                self.is_excused |= reason == GuardReason::AllHandshakes;
+                return Err(self.guard.refused(self.known, reason));
+            }
+        };
+        self.handshake = Some(handshake);
+        if let Some(other) = given_up {
             self.guard.refused(other.known, GuardReason::AllHandshakes);
             other.give_up();
         }
-        let begun = begun.transpose();
-        self.handshake = begun.map_err(|reason| self.guard.refused(self.known, reason))?;
         Ok(())
     }
 
@@ -195,6 +203,7 @@ impl Visit {
 
     pub(crate) fn end_handshake(&mut self) {
         if let Some(handshake) = self.handshake.take() {
+            self.is_excused |= handshake.is_given_up();
             self.guard.shared.table.handshakes.end(&handshake);
         }
     }
@@ -223,7 +232,7 @@ impl Drop for Visit {
     fn drop(&mut self) {
         self.end_handshake();
         self.login = None;
-        if !self.is_of_use {
+        if !self.is_of_use && !self.is_excused {
             self.count(Counted::IdleSession, 1);
         }
         if self.is_counted {
