@@ -1,10 +1,13 @@
 //! The names of the metrics. The page of the guide lists them, and a test compares it with what is registered.
 
+use std::fmt;
+
 use metrics::{
     Counter, Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge,
 };
 #[cfg(feature = "tls")]
 use metrics::{Histogram, histogram};
+use smtpd_core::reply::{Reply, Status};
 
 pub(super) const SESSIONS_ACTIVE: &str = "smtp.server.sessions.active";
 pub(super) const SESSION_DURATION: &str = "smtp.server.session.duration";
@@ -34,12 +37,15 @@ const COMMON_REFUSALS: [[&str; 3]; 9] = [
     ["shutdown", "none", "4.3.2"],
 ];
 
+/// The highest detail of each subject that is registered for enhanced status codes (RFC 5248, the registry of IANA).
+const REGISTERED_DETAILS: [u16; 8] = [0, 10, 4, 6, 7, 6, 10, 30];
+
 /// Registers what does not belong to a listener, or has labels of which only some values are known before anything happens.
 pub(super) fn register() {
     let _ = gauge!(PASSWORDS_WAITING);
     let _ = gauge!(DISK_WAITING);
     for [origin, phase, status] in COMMON_REFUSALS {
-        let _ = refusals(origin, phase, status.to_owned());
+        let _ = refusals(origin, phase, status);
     }
     #[cfg(feature = "tls")]
     for (version, outcome) in [("TLSv1.2", "done"), ("TLSv1.3", "done"), ("none", "failed")] {
@@ -47,8 +53,41 @@ pub(super) fn register() {
     }
 }
 
-pub(super) fn refusals(origin: &'static str, phase: &'static str, status: String) -> Counter {
-    counter!(REFUSALS, "origin" => origin, "phase" => phase, "status" => status)
+pub(super) fn refusals(
+    origin: &'static str,
+    phase: &'static str,
+    status: impl fmt::Display,
+) -> Counter {
+    counter!(REFUSALS, "origin" => origin, "phase" => phase, "status" => status.to_string())
+}
+
+/// The enhanced status code of a reply as a label. A reply may be that of another server, which could make up codes without end, so
+/// those that are not registered share one label.
+pub(super) struct StatusLabel {
+    class: u16,
+    status: Option<Status>,
+}
+
+impl StatusLabel {
+    pub(super) fn of(reply: &Reply) -> Self {
+        let is_registered = |status: &Status| {
+            let highest = REGISTERED_DETAILS.get(usize::from(status.subject()));
+            highest.is_some_and(|highest| status.detail() <= *highest)
+        };
+        Self {
+            class: reply.code().as_u16() / 100,
+            status: Some(reply.status()).filter(is_registered),
+        }
+    }
+}
+
+impl fmt::Display for StatusLabel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.status {
+            Some(status) => write!(f, "{}.{status}", self.class),
+            None => f.write_str("other"),
+        }
+    }
 }
 
 #[cfg(feature = "tls")]
@@ -84,7 +123,7 @@ pub(super) fn describe() {
     describe_counter!(
         CONNECTIONS_REFUSED,
         Unit::Count,
-        "Connections that were refused before a session began"
+        "Connections that were refused"
     );
     describe_gauge!(
         PASSWORDS_WAITING,
@@ -92,4 +131,28 @@ pub(super) fn describe() {
         "Comparisons of passwords that wait for a processor"
     );
     describe_gauge!(DISK_WAITING, Unit::Count, "Jobs that wait for a disk");
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use smtpd_core::reply::Code;
+
+    use super::*;
+
+    #[test]
+    fn a_server_that_makes_up_status_codes_adds_series_without_end() {
+        let label = |status| {
+            let reply = Reply::new(Code::MAILBOX_UNAVAILABLE, status, "Relayed");
+            StatusLabel::of(&reply).to_string()
+        };
+        let made_up = (0..1000).flat_map(|subject| (0..1000).step_by(7).map(move |d| (subject, d)));
+        let made_up = made_up.filter_map(|(subject, detail)| Status::new(subject, detail));
+        let labels: BTreeSet<_> = made_up.map(label).collect();
+        assert!(labels.len() < 100, "{labels:?}");
+        assert_eq!(label(Status::new(7, 31).unwrap()), "other");
+        assert_eq!(label(Status::new(7, 30).unwrap()), "5.7.30");
+        assert_eq!(label(Status::BAD_MAILBOX), "5.1.1");
+    }
 }

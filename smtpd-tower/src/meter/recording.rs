@@ -10,7 +10,10 @@ use smtpd_core::reply::Reply;
 #[cfg(feature = "tls")]
 use tokio::time::Instant;
 
-use super::{CANCELLED, FAILED, Labels, names};
+use super::{
+    CANCELLED, FAILED, Labels,
+    names::{self, StatusLabel},
+};
 use crate::{
     fault::{caught, quietly},
     phase_kind::PhaseKind,
@@ -171,8 +174,7 @@ impl Meters {
     pub(crate) fn refused(&self, origin: &'static str, phase: Option<PhaseKind>, reply: &Reply) {
         self.record(|_| {
             let phase = phase.map_or("none", PhaseKind::as_str);
-            let status = format!("{}.{}", reply.code().as_u16() / 100, reply.status());
-            names::refusals(origin, phase, status).increment(1);
+            names::refusals(origin, phase, StatusLabel::of(reply)).increment(1);
         });
     }
 
