@@ -83,7 +83,7 @@ pub(crate) struct LimitOptions {
     #[arg(long, value_name = "N", value_parser = amounts::count, help_heading = LIMITS)]
     max_idle_commands: Option<NonZeroU32>,
 
-    /// Number of commands but QUIT that a client may send after a greeting of 5yz [default: 3]
+    /// Number of commands, other than QUIT, that a client may send after it was refused with a greeting of 5yz [default: 3]
     #[arg(long, value_name = "N", value_parser = amounts::count, help_heading = LIMITS)]
     max_after_refusal: Option<NonZeroU32>,
 

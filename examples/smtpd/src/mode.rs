@@ -9,7 +9,7 @@ use crate::{faults::Fault, mechanisms, options::Options, sockets::Passing};
 pub(crate) enum Mode {
     /// Other servers: mail for --domain, which must be given, and no AUTH
     Mx,
-    /// Users: neither AUTH before TLS nor mail before AUTH. They write to anybody, under their own name: alice as
+    /// Users: neither AUTH before TLS nor mail before AUTH. They may write to any recipient, but only under their own name: alice as
     /// alice@DOMAIN, of any domain without --domain. A Date and a Message-ID are added to their messages if missing
     Submission,
 }

@@ -292,7 +292,7 @@ pub(crate) struct Options {
     #[arg(long, value_name = "DURATION", value_parser = amounts::duration, help_heading = CLIENTS)]
     pub(crate) greylist: Option<Duration>,
 
-    /// Where to keep what --greylist has learned: read at the start, written each ten minutes and at the end
+    /// Where to keep what --greylist has learned: read at the start, and written every ten minutes and at the end
     #[arg(long, value_name = "FILE", help_heading = CLIENTS)]
     pub(crate) greylist_file: Option<PathBuf>,
 
